@@ -1,0 +1,183 @@
+//! Events and the envelopes they travel in: CloudEvents 1.0 attributes plus what the host needs to bound a journey.
+//!
+//! Bounds: an envelope carries its hop count (so that a cycle ends) and its absolute expiry.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// Event types that start with this are the host's own; stages may consume but never emit them.
+pub const HOST_EVENT_PREFIX: &str = "postrider.";
+/// Published for every death of a delivery, with the stage as attribute.
+pub const DEAD_LETTERED: &str = "postrider.dead-lettered";
+/// An order was accepted. Its subject is the order id.
+pub const ORDER_CREATED: &str = "order.created";
+/// Stock arrived for a product. Its subject is the SKU.
+pub const PRODUCT_STOCKED: &str = "product.stocked";
+
+/// An event, as CloudEvents 1.0 has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Unique per source.
+    pub id: String,
+    /// For example `order.created`.
+    pub event_type: String,
+    /// Who produced it: a URI reference such as `/orders/stages/payment`.
+    pub source: String,
+    /// What it is about: the order id.
+    pub subject: String,
+    /// When it happened, milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// Media type of `data`.
+    pub content_type: String,
+    /// The payload.
+    pub data: Bytes,
+    /// CloudEvents extension attributes.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// An event on its journey.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The event itself.
+    pub event: Event,
+    /// The order whose story this event belongs to; inherited from its cause.
+    pub order_id: Option<String>,
+    /// The event that began the chain.
+    pub correlation_id: String,
+    /// The event that caused this one; none for the first of a chain.
+    pub cause: Option<EventKey>,
+    /// Stages between the first event of the chain and this one.
+    pub hops: u32,
+    /// From then on the host dead-letters it instead of running a stage; milliseconds since 1970-01-01 UTC.
+    pub expires_at_ms: u64,
+}
+
+impl Envelope {
+    /// The key under which this event is known.
+    pub fn key(&self) -> EventKey {
+        EventKey {
+            source: self.event.source.clone(),
+            id: self.event.id.clone(),
+        }
+    }
+}
+
+/// Names an event: ids are unique per source only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EventKey {
+    /// The event's source.
+    pub source: String,
+    /// The event's id.
+    pub id: String,
+}
+
+/// Names a delivery: one event at one stage.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryKey {
+    /// The stage.
+    pub stage: Arc<str>,
+    /// The event.
+    pub event: EventKey,
+}
+
+/// The same on every try and replay of this event in this stage, new for another event.
+pub fn idempotency_key(delivery: &DeliveryKey) -> String {
+    hash_id(&["idempotency", &delivery.stage, &delivery.event.source, &delivery.event.id])
+}
+
+/// The id of the `position`-th event that a stage emits for an incoming event: a retry repeats it.
+pub fn emitted_id(delivery: &DeliveryKey, position: usize) -> String {
+    hash_id(&[
+        "emitted",
+        &delivery.stage,
+        &delivery.event.source,
+        &delivery.event.id,
+        &position.to_string(),
+    ])
+}
+
+/// The id of the `postrider.dead-lettered` event of one round of a delivery.
+pub fn death_id(delivery: &DeliveryKey, round: u32) -> String {
+    hash_id(&[
+        "death",
+        &delivery.stage,
+        &delivery.event.source,
+        &delivery.event.id,
+        &round.to_string(),
+    ])
+}
+
+/// 128 bits of SHA-256 over the length-prefixed parts, in hex.
+fn hash_id(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hex(&hash.finalize()[..16])
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Whether an AMQP topic pattern (`*` one word, `#` any number of words) covers an event type.
+pub fn topic_matches(pattern: &str, event_type: &str) -> bool {
+    fn matches(pattern: &[&str], words: &[&str]) -> bool {
+        match (pattern.split_first(), words.split_first()) {
+            (None, None) => true,
+            (Some((&"#", rest)), _) => matches(rest, words) || (!words.is_empty() && matches(pattern, &words[1..])),
+            (Some((&"*", rest)), Some((_, words))) => matches(rest, words),
+            (Some((literal, rest)), Some((word, words))) => literal == word && matches(rest, words),
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+    let (pattern, words): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), event_type.split('.').collect());
+    matches(&pattern, &words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topic_patterns_follow_amqp() {
+        for (pattern, event_type, expected) in [
+            ("order.created", "order.created", true),
+            ("order.created", "order.created.v2", false),
+            ("order.*", "order.created", true),
+            ("order.*", "order", false),
+            ("payment.#", "payment", true),
+            ("payment.#", "payment.refunded.late", true),
+            ("#", "anything.at.all", true),
+            ("*.created", "order.created", true),
+            ("#.created", "a.b.created", true),
+            ("*", "order.created", false),
+        ] {
+            assert_eq!(topic_matches(pattern, event_type), expected, "{pattern} on {event_type}");
+        }
+    }
+
+    #[test]
+    fn derived_ids_repeat_and_differ() {
+        let key = |stage: &str, id: &str| DeliveryKey {
+            stage: stage.into(),
+            event: EventKey {
+                source: "/s".into(),
+                id: id.into(),
+            },
+        };
+        assert_eq!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("payment", "1"), 0));
+        assert_ne!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("payment", "1"), 1));
+        assert_ne!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("shipping", "1"), 0));
+        assert_ne!(idempotency_key(&key("a", "bc")), idempotency_key(&key("ab", "c")));
+    }
+}

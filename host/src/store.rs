@@ -1,0 +1,463 @@
+//! The store: orders, events, outbox, deliveries, state and dead letters. One method is one transaction.
+//!
+//! Guarantees carried here: an accepted order is durable when `accept` returns; every outcome of a delivery is a compare-and-set
+//! on (round, attempt, open) in the transaction that also writes its state and events; versions of all state read or written are
+//! checked in that transaction.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::event::{DeliveryKey, Envelope, EventKey};
+
+pub mod sqlite;
+
+/// Version of a state key: 0 means that it never existed; versions grow for ever, also over a removal.
+pub type Version = i64;
+
+/// Why the store did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, is full, is read-only or is being shut down: try again later, no attempt is burned.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// What is stored cannot be understood: a bug or a foreign file.
+    #[error("the store holds something unexpected: {0}")]
+    Corrupt(String),
+}
+
+/// An event to be written, with the stages it is routed to.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// The event.
+    pub envelope: Arc<Envelope>,
+    /// Stages that consume it, by the topology of the moment: each gets an open delivery.
+    pub routed_to: Vec<Arc<str>>,
+    /// Not sent before then.
+    pub due_at_ms: u64,
+    /// The stage and digest that produced it; none for the API's own.
+    pub producer: Option<(Arc<str>, Arc<str>)>,
+    /// Sent to this stage's queue alone (an edited replay); none: published by its type.
+    pub only_stage: Option<Arc<str>>,
+}
+
+/// What a relay sends: an outbox row with its event.
+#[derive(Debug, Clone)]
+pub struct OutboxRow {
+    /// Row id.
+    pub id: i64,
+    /// The event.
+    pub envelope: Arc<Envelope>,
+    /// Straight to one stage's queue with its round and attempt (retry, replay, reconciliation); none: published by its type.
+    pub direct: Option<Direct>,
+}
+
+/// Address of a delivery that is sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Direct {
+    /// The stage.
+    pub stage: Arc<str>,
+    /// Replays so far, from 1.
+    pub round: u32,
+    /// Attempt that this sending is for, from 1.
+    pub attempt: u32,
+}
+
+/// A new order.
+#[derive(Debug, Clone)]
+pub struct NewOrder {
+    /// The id.
+    pub id: String,
+    /// Who ordered, where it was said.
+    pub customer: Option<String>,
+    /// The normalised body.
+    pub body: Value,
+    /// SHA-256 of the canonical submitted body, in hex: tells the same order from another with its id.
+    pub fingerprint: String,
+    /// Status at the beginning.
+    pub status: String,
+    /// Its first event.
+    pub event: NewEvent,
+}
+
+/// What became of a new order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Accepted {
+    /// Written now.
+    New(Order),
+    /// The same order was there already.
+    Same(Order),
+    /// Another order has this id.
+    Different,
+}
+
+/// An order as stored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Order {
+    /// The id.
+    pub id: String,
+    /// Who ordered.
+    pub customer: Option<String>,
+    /// Status by the configured transitions.
+    pub status: String,
+    /// The normalised body.
+    pub body: Value,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub created_at_ms: u64,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub updated_at_ms: u64,
+}
+
+/// Filters of the order list; `after` is the cursor: the last order id of the page before.
+#[derive(Debug, Clone, Default)]
+pub struct OrderFilter {
+    /// Only this status.
+    pub status: Option<String>,
+    /// Only this customer.
+    pub customer: Option<String>,
+    /// Cursor: position (`rowid`-like, growing) of the last order seen; newest first.
+    pub before: Option<i64>,
+    /// Page size.
+    pub limit: u32,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, Serialize)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// Cursor of the next page; none at the end.
+    pub next: Option<i64>,
+}
+
+/// An event of the log.
+#[derive(Debug, Clone)]
+pub struct LoggedEvent {
+    /// Position in the log, growing.
+    pub seq: i64,
+    /// The event.
+    pub envelope: Envelope,
+    /// The stage that produced it.
+    pub stage: Option<String>,
+    /// Digest of the plugin that produced it.
+    pub digest: Option<String>,
+    /// Stages it was routed to.
+    pub routed_to: Vec<String>,
+}
+
+/// One failed try.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FailedAttempt {
+    /// Replays so far, from 1.
+    pub round: u32,
+    /// From 1.
+    pub attempt: u32,
+    /// Short and stable.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Symbolised guest backtrace.
+    pub backtrace: Option<String>,
+    /// Digest of the plugin that failed.
+    pub digest: String,
+    /// Microseconds spent in the stage.
+    pub duration_us: u64,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub at_ms: u64,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryStatus {
+    /// Not settled yet.
+    Open,
+    /// The stage decided.
+    Done,
+    /// Not for this version of the stage, or overtaken by a cancel.
+    Skipped,
+    /// Dead-lettered.
+    Dead,
+    /// Dead-lettered and replayed as an edited event.
+    Replaced,
+}
+
+/// One event at one stage, with its story.
+#[derive(Debug, Clone)]
+pub struct DeliveryRecord {
+    /// The stage.
+    pub stage: String,
+    /// The event.
+    pub event: EventKey,
+    /// Its type.
+    pub event_type: String,
+    /// Where it stands.
+    pub status: DeliveryStatus,
+    /// Replays so far, from 1.
+    pub round: u32,
+    /// Attempt under way or last made, from 1.
+    pub attempt: u32,
+    /// Plugin version that settled it.
+    pub version: Option<String>,
+    /// Digest that settled it.
+    pub digest: Option<String>,
+    /// Microseconds spent in the stage on the settling try.
+    pub duration_us: Option<u64>,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub created_at_ms: u64,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub settled_at_ms: Option<u64>,
+    /// Ids of the events it emitted.
+    pub emitted: Vec<String>,
+    /// Failed tries, oldest first.
+    pub failures: Vec<FailedAttempt>,
+}
+
+/// A key of a stage's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateRow {
+    /// The key.
+    pub key: String,
+    /// None: removed; the version lives on.
+    pub value: Option<Bytes>,
+    /// Its version.
+    pub version: Version,
+}
+
+/// What one delivery came to.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// The stage decided: these events follow.
+    Done(Vec<NewEvent>),
+    /// Try again at this time.
+    Retry {
+        /// Milliseconds since 1970-01-01 UTC.
+        due_at_ms: u64,
+    },
+    /// Dead-lettered; the event announces it.
+    Dead {
+        /// Short and stable.
+        code: String,
+        /// For people.
+        message: String,
+        /// `postrider.dead-lettered`.
+        announcement: NewEvent,
+    },
+    /// Settled without running.
+    Skipped,
+    /// Back to the queue later, the same attempt again: nothing was tried.
+    Deferred {
+        /// Milliseconds since 1970-01-01 UTC.
+        due_at_ms: u64,
+    },
+}
+
+/// One delivery's part of a batch.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// Which delivery.
+    pub delivery: DeliveryKey,
+    /// Its event: written if the store has not seen it (published by another program).
+    pub envelope: Arc<Envelope>,
+    /// Round that was run.
+    pub round: u32,
+    /// Attempt that was run.
+    pub attempt: u32,
+    /// What it came to.
+    pub verdict: Verdict,
+    /// Version of the plugin that ran.
+    pub version: String,
+    /// Digest of the plugin that ran.
+    pub digest: Arc<str>,
+    /// Time spent in the stage.
+    pub duration_us: u64,
+    /// The failed try, for `Retry` and for a death with a try behind it.
+    pub failure: Option<FailedAttempt>,
+}
+
+/// All outcomes of a lane's batch: committed together or not at all.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The stage.
+    pub stage: Arc<str>,
+    /// Its deliveries, each at most once.
+    pub settlements: Vec<Settlement>,
+    /// Versions that the batch relied upon.
+    pub reads: Vec<(String, Version)>,
+    /// Final state writes; `None` removes.
+    pub writes: Vec<(String, Option<Bytes>)>,
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub enum Commit {
+    /// Written and durable.
+    Done {
+        /// Versions assigned to the written keys, in the order of the batch's writes.
+        versions: Vec<Version>,
+        /// Outbox rows that are due now and leased to this host: hand them to the relay.
+        outbox: Vec<OutboxRow>,
+    },
+    /// Nothing was written: run the batch again without `stale`, with `conflicts` read anew.
+    Again {
+        /// Deliveries that were settled, or moved on, by somebody else.
+        stale: Vec<DeliveryKey>,
+        /// Keys whose version was no longer the one relied upon.
+        conflicts: Vec<String>,
+    },
+}
+
+/// A dead letter.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// Its id.
+    pub id: i64,
+    /// The delivery that died.
+    pub stage: String,
+    /// The event that died.
+    pub envelope: Envelope,
+    /// Round in which it died.
+    pub round: u32,
+    /// Short and stable.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Digest of the plugin.
+    pub digest: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub died_at_ms: u64,
+    /// `open`, `replayed` or `discarded`.
+    pub status: DeadLetterStatus,
+    /// Why it was discarded.
+    pub note: Option<String>,
+    /// Failed tries of the delivery, oldest first.
+    pub attempts: Vec<FailedAttempt>,
+}
+
+/// Where a dead letter stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeadLetterStatus {
+    /// Waits for somebody.
+    Open,
+    /// Was replayed.
+    Replayed,
+    /// Was discarded.
+    Discarded,
+}
+
+/// Filters of the dead-letter list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterFilter {
+    /// Only this stage.
+    pub stage: Option<String>,
+    /// Only this code.
+    pub code: Option<String>,
+    /// Only this status.
+    pub status: Option<DeadLetterStatus>,
+    /// Cursor: the last id of the page before.
+    pub before: Option<i64>,
+    /// Page size.
+    pub limit: u32,
+}
+
+/// What became of a replay or a discard.
+#[derive(Debug)]
+pub enum DeadLetterAction {
+    /// Done; rows to hand to the relay.
+    Done(Vec<OutboxRow>),
+    /// It was replayed or discarded before: nothing was changed.
+    AlreadySettled(DeadLetterStatus),
+    /// There is none of this id.
+    NotFound,
+}
+
+/// A load of a plugin on this host.
+#[derive(Debug, Clone, Serialize)]
+pub struct PluginLoad {
+    /// The stage.
+    pub stage: String,
+    /// SHA-256 of the file.
+    pub digest: String,
+    /// What it calls itself.
+    pub version: String,
+    /// The host.
+    pub host: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub loaded_at_ms: u64,
+}
+
+/// Deliveries of a stage that are not settled, by what the reconciler asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Lost {
+    /// Only those handed over for sending before then.
+    pub queued_before_ms: u64,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// The database. Postgres and `SQLite` implement it; a conformance suite runs the same exercises on both.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Writes an order, its first event, its open deliveries and an outbox row. Returns the rows for the relay when new.
+    async fn accept_order(&self, order: NewOrder) -> Result<(Accepted, Vec<OutboxRow>), StoreError>;
+    /// Writes an event that does not come from a stage. `false` when its key was known: nothing changed.
+    async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError>;
+    /// Settles a batch: every compare-and-set and version check, then every write, in one transaction.
+    async fn commit(&self, batch: Batch) -> Result<Commit, StoreError>;
+
+    /// Leases up to `limit` due outbox rows that nobody holds.
+    async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError>;
+    /// Deletes rows whose sending was confirmed.
+    async fn outbox_sent(&self, ids: Vec<i64>) -> Result<(), StoreError>;
+    /// Gives rows back, to be claimed again at `due_at_ms`.
+    async fn outbox_postponed(&self, ids: Vec<i64>, due_at_ms: u64) -> Result<(), StoreError>;
+    /// When the next unleased row falls due.
+    async fn outbox_next_due(&self) -> Result<Option<u64>, StoreError>;
+
+    /// Writes outbox rows (leased to this host, returned) for open deliveries of `stage` that have none; marks them as queued now.
+    async fn requeue_lost(&self, stage: &str, lost: Lost) -> Result<Vec<OutboxRow>, StoreError>;
+
+    /// One key.
+    async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError>;
+    /// All keys (removed ones included) under any of the folders, each ending in `/`.
+    async fn state_folders(&self, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError>;
+    /// Present keys with `prefix` after `after`, in byte order.
+    async fn state_keys(&self, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError>;
+
+    /// Deliveries among `keys` that are settled, or past the given round and attempt.
+    async fn already_settled(&self, keys: Vec<(DeliveryKey, u32, u32)>) -> Result<Vec<DeliveryKey>, StoreError>;
+
+    /// One order.
+    async fn order(&self, id: &str) -> Result<Option<Order>, StoreError>;
+    /// Orders, newest first.
+    async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError>;
+    /// An order's events in the order of the log, after position `after`.
+    async fn order_events(&self, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError>;
+    /// An order's deliveries in the order of their creation, with failed tries.
+    async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError>;
+
+    /// Dead letters, newest first.
+    async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError>;
+    /// One dead letter.
+    async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError>;
+    /// Reopens the delivery with round + 1, attempt 1. Harmless when done twice.
+    async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError>;
+    /// Replaces the delivery by `event`, sent to the same stage only.
+    async fn replay_edited(&self, id: i64, event: NewEvent) -> Result<DeadLetterAction, StoreError>;
+    /// Closes it for good.
+    async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError>;
+
+    /// Notes that this host serves a stage with a digest.
+    async fn record_plugin_load(&self, load: PluginLoad) -> Result<(), StoreError>;
+    /// Load history of a stage, newest first.
+    async fn plugin_loads(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError>;
+
+    /// Whether it can be written to now.
+    async fn ping(&self) -> Result<(), StoreError>;
+    /// Finishes what is under way and closes.
+    async fn close(&self);
+}
