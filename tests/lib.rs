@@ -1,1 +1,1 @@
-//! x
+//! Nothing here: the tests are in `main.rs`, one binary.

@@ -1,1 +1,13 @@
-//! x
+//! The integration tests: one binary, real stores, real guests. `harness` starts hosts; every other module is one area.
+
+mod harness;
+
+mod contract;
+mod crash;
+mod dead_letters;
+mod embedding;
+mod hostile;
+mod orders;
+mod reload;
+mod stock;
+mod structure;

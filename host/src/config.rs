@@ -1,1 +1,422 @@
-//! To be written.
+//! The configuration: a TOML file, then the environment (`POSTRIDER_HTTP__LISTEN=…`), checked as a whole before anything starts.
+//!
+//! Every problem is reported at once, each with its key. Every bound of the host has its place here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::decide::RetryPolicy;
+use crate::http::HttpSettings;
+use crate::runtime::{InstanceMode, RuntimeSettings, StageLimits};
+use crate::store::status::StatusRules;
+
+/// The file that is read when none is named and it exists.
+pub const DEFAULT_FILE: &str = "config/postrider.toml";
+
+/// The whole configuration.
+#[derive(Debug, Clone, Serialize)]
+pub struct Config {
+    /// First word of everything that is named outside: event sources, queues.
+    pub namespace: String,
+    /// The API.
+    pub http: HttpSettings,
+    /// The database.
+    pub store: StoreConfig,
+    /// The queues.
+    pub broker: BrokerConfig,
+    /// The plugins folder.
+    pub plugins: PluginsConfig,
+    /// The WebAssembly engine.
+    pub runtime: RuntimeSettings,
+    /// Orders and their status.
+    pub orders: OrdersConfig,
+    /// Where product reads come from.
+    pub products: ProductsConfig,
+    /// Stopping.
+    pub shutdown: ShutdownConfig,
+    /// What holds for every stage that does not say otherwise.
+    pub defaults: StageConfig,
+    /// The operator's word on single stages.
+    pub stages: BTreeMap<String, StageConfig>,
+}
+
+/// The database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// `sqlite:<path>`.
+    pub url: String,
+    /// An outbox row that a host took and did not finish is taken again after this long.
+    pub lease_ms: u64,
+    /// Most operations that share one transaction.
+    pub group_max_ops: usize,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { url: "sqlite:data/postrider.db".into(), lease_ms: 10_000, group_max_ops: 256 }
+    }
+}
+
+/// The queues.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// `embedded:`.
+    pub url: String,
+    /// Messages that one embedded queue holds in memory; the rest waits in the store.
+    pub queue_capacity: u32,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self { url: "embedded:".into(), queue_capacity: 10_000 }
+    }
+}
+
+/// The plugins folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PluginsConfig {
+    /// Every `*.wasm` in it is a stage.
+    pub dir: PathBuf,
+    /// Changes are gathered for this long before files are read.
+    pub debounce_ms: u64,
+}
+
+impl Default for PluginsConfig {
+    fn default() -> Self {
+        Self { dir: "plugins".into(), debounce_ms: 100 }
+    }
+}
+
+/// Orders and their status.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OrdersConfig {
+    /// Which events move an order to which status.
+    pub status: StatusRules,
+    /// An event that was due this long ago is dead-lettered instead of run.
+    pub expiry_ms: u64,
+    /// Longest chain of events.
+    pub hops_max: u32,
+}
+
+impl Default for OrdersConfig {
+    fn default() -> Self {
+        Self { status: StatusRules::default(), expiry_ms: 24 * 60 * 60 * 1_000, hops_max: 64 }
+    }
+}
+
+/// Where product reads come from: a stage's own state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProductsConfig {
+    /// The stage.
+    pub stage: String,
+    /// Prefix of its keys; the rest of a key is the SKU.
+    pub prefix: String,
+}
+
+impl Default for ProductsConfig {
+    fn default() -> Self {
+        Self { stage: "inventory".into(), prefix: "stock/".into() }
+    }
+}
+
+/// Stopping.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShutdownConfig {
+    /// Work in flight may take this long to finish; what is left goes back to the queue.
+    pub grace_ms: u64,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self { grace_ms: 10_000 }
+    }
+}
+
+/// The operator's word on a stage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StageConfig {
+    /// Plugin file; default: the one whose `describe` gives the stage's name.
+    pub plugin: Option<String>,
+    /// Topic patterns instead of the plugin's own.
+    pub consumes: Option<Vec<String>>,
+    /// Messages run at once, split by subject.
+    pub lanes: u32,
+    /// Most messages in one transaction.
+    pub batch_max: u32,
+    /// A batch is committed when it has run this long.
+    pub batch_time_ms: u64,
+    /// Most messages held, those in flight included.
+    pub prefetch: u32,
+    /// State keys that a lane remembers between batches.
+    pub state_cache_keys: u32,
+    /// Fresh instance per message, or warm ones.
+    pub instances: InstanceMode,
+    /// Calls after which a warm instance is replaced.
+    pub warm_calls_max: u32,
+    /// Retries.
+    pub retry: RetryPolicy,
+    /// Limits of one call.
+    pub limits: StageLimits,
+    /// What `config.get` answers.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Default for StageConfig {
+    fn default() -> Self {
+        Self {
+            plugin: None,
+            consumes: None,
+            lanes: 1,
+            batch_max: 128,
+            batch_time_ms: 50,
+            prefetch: 512,
+            state_cache_keys: 10_000,
+            instances: InstanceMode::default(),
+            warm_calls_max: 1_000,
+            retry: RetryPolicy::default(),
+            limits: StageLimits::default(),
+            settings: BTreeMap::new(),
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration has {} problem(s):\n{}", .0.len(), .0.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            namespace: "orders".into(),
+            http: HttpSettings::default(),
+            store: StoreConfig::default(),
+            broker: BrokerConfig::default(),
+            plugins: PluginsConfig::default(),
+            runtime: RuntimeSettings::default(),
+            orders: OrdersConfig::default(),
+            products: ProductsConfig::default(),
+            shutdown: ShutdownConfig::default(),
+            defaults: StageConfig::default(),
+            stages: BTreeMap::new(),
+        }
+    }
+}
+
+const SECTIONS: [&str; 11] =
+    ["namespace", "http", "store", "broker", "plugins", "runtime", "orders", "products", "shutdown", "defaults", "stages"];
+
+impl Config {
+    /// Reads `file` (or the default file where it exists, else the built-in defaults), then the environment.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let figment = match file {
+            Some(file) if !file.is_file() => return Err(ConfigError(vec![format!("{}: there is no such file", file.display())])),
+            Some(file) => Figment::from(Toml::file_exact(file)),
+            None => Figment::from(Toml::file(DEFAULT_FILE)),
+        };
+        Self::from_figment(&figment.merge(Env::prefixed("POSTRIDER_").split("__").ignore(&["config", "url", "log_format"])))
+    }
+
+    /// Reads a TOML text, without the environment.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        Self::from_figment(&Figment::from(Toml::string(text)))
+    }
+
+    fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
+        let mut reader = Reader { figment, problems: Vec::new() };
+        reader.refuse_unknown_sections();
+        let defaults: StageConfig = reader.section("defaults");
+        let config = Self {
+            namespace: reader.value("namespace", "orders".to_owned()),
+            http: reader.section("http"),
+            store: reader.section("store"),
+            broker: reader.section("broker"),
+            plugins: reader.section("plugins"),
+            runtime: reader.section("runtime"),
+            orders: reader.section("orders"),
+            products: reader.section("products"),
+            shutdown: reader.section("shutdown"),
+            stages: reader.stages(&defaults),
+            defaults,
+        };
+        config.validate(&mut reader.problems);
+        if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError(reader.problems)) }
+    }
+
+    fn validate(&self, problems: &mut Vec<String>) {
+        if !is_name(&self.namespace) {
+            problems.push(format!("namespace: `{}` must match [a-z][a-z0-9-]{{0,39}}", self.namespace));
+        }
+        if self.store.url.strip_prefix("sqlite:").is_none_or(str::is_empty) {
+            problems.push(format!("store.url: `{}` must be `sqlite:<path>`", self.store.url));
+        }
+        if self.broker.url != "embedded:" {
+            problems.push(format!("broker.url: `{}` must be `embedded:`", self.broker.url));
+        }
+        for (key, value) in [
+            ("store.lease_ms", self.store.lease_ms),
+            ("store.group_max_ops", self.store.group_max_ops as u64),
+            ("broker.queue_capacity", u64::from(self.broker.queue_capacity)),
+            ("orders.expiry_ms", self.orders.expiry_ms),
+            ("orders.hops_max", u64::from(self.orders.hops_max)),
+        ] {
+            at_least_one(key, value, problems);
+        }
+        self.defaults.validate("defaults", problems);
+        for (name, stage) in &self.stages {
+            if !is_name(name) {
+                problems.push(format!("stages.{name}: the name must match [a-z][a-z0-9-]{{0,39}}"));
+            }
+            stage.validate(&format!("stages.{name}"), problems);
+        }
+    }
+}
+
+impl StageConfig {
+    fn validate(&self, key: &str, problems: &mut Vec<String>) {
+        for (name, value) in [
+            ("lanes", self.lanes),
+            ("batch_max", self.batch_max),
+            ("prefetch", self.prefetch),
+            ("warm_calls_max", self.warm_calls_max),
+            ("retry.max_attempts", self.retry.max_attempts),
+        ] {
+            at_least_one(&format!("{key}.{name}"), u64::from(value), problems);
+        }
+        if self.lanes > 64 {
+            problems.push(format!("{key}.lanes: {} is more than 64", self.lanes));
+        }
+        if !(0.0..=1.0).contains(&self.retry.jitter) {
+            problems.push(format!("{key}.retry.jitter: {} must be between 0 and 1", self.retry.jitter));
+        }
+        if !(1.0..=100.0).contains(&self.retry.multiplier) {
+            problems.push(format!("{key}.retry.multiplier: {} must be between 1 and 100", self.retry.multiplier));
+        }
+        if self.plugin.as_ref().is_some_and(|file| file.contains('/') || !Path::new(file).extension().is_some_and(|end| end == "wasm")) {
+            problems.push(format!("{key}.plugin: must be the name of a .wasm file in the plugins folder, without a path"));
+        }
+        if self.consumes.as_ref().is_some_and(|patterns| patterns.is_empty() || patterns.iter().any(String::is_empty)) {
+            problems.push(format!("{key}.consumes: name at least one event type or pattern, none of them empty"));
+        }
+    }
+}
+
+/// Whether a stage or namespace may be called so.
+pub fn is_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    name.len() <= 40
+        && bytes.next().is_some_and(|first| first.is_ascii_lowercase())
+        && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+fn at_least_one(key: &str, value: u64, problems: &mut Vec<String>) {
+    if value == 0 {
+        problems.push(format!("{key}: must be at least 1"));
+    }
+}
+
+/// Reads sections one by one, so that a mistake in one does not hide those in another.
+struct Reader<'a> {
+    figment: &'a Figment,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn refuse_unknown_sections(&mut self) {
+        match self.figment.extract::<figment::value::Dict>() {
+            Ok(all) => {
+                let unknown = all.keys().filter(|key| !SECTIONS.contains(&key.as_str()));
+                self.problems.extend(unknown.map(|key| format!("{key}: unknown; expected one of {}", SECTIONS.join(", "))));
+            }
+            Err(errors) => self.problems.extend(errors.into_iter().map(|error| error.to_string())),
+        }
+    }
+
+    fn value<T: DeserializeOwned>(&mut self, key: &str, default: T) -> T {
+        if self.figment.find_value(key).is_err() {
+            return default;
+        }
+        self.figment.extract_inner(key).unwrap_or_else(|errors| {
+            self.note(key, errors);
+            default
+        })
+    }
+
+    fn section<T: DeserializeOwned + Default>(&mut self, key: &str) -> T {
+        self.value(key, T::default())
+    }
+
+    fn stages(&mut self, defaults: &StageConfig) -> BTreeMap<String, StageConfig> {
+        let named: BTreeMap<String, figment::value::Value> = self.section("stages");
+        let mut stages = BTreeMap::new();
+        for (name, value) in named {
+            let merged = Figment::from(Serialized::defaults(defaults)).merge(Serialized::defaults(value));
+            match merged.extract() {
+                Ok(stage) => _ = stages.insert(name, stage),
+                Err(errors) => self.note(&format!("stages.{name}"), errors),
+            }
+        }
+        stages
+    }
+
+    fn note(&mut self, key: &str, errors: figment::Error) {
+        self.problems.extend(errors.into_iter().map(|error| {
+            let path = error.path.strip_prefix(key.split('.').map(str::to_owned).collect::<Vec<_>>().as_slice()).unwrap_or(&error.path);
+            let place = std::iter::once(key).chain(path.iter().map(String::as_str)).collect::<Vec<_>>().join(".");
+            format!("{place}: {}", error.kind)
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = Config::from_toml("").unwrap();
+        assert_eq!(config.http.listen, HttpSettings::default().listen);
+        assert_eq!(config.namespace, "orders");
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_with_its_key() {
+        let text = r#"
+            namespace = "Orders!"
+            surprise = 1
+            [http]
+            listen = 7
+            [store]
+            url = "mysql://x"
+            [stages.payment]
+            lanes = 0
+            retry = { jitter = 3.0 }
+            [stages.shipping]
+            colour = "red"
+        "#;
+        let ConfigError(problems) = Config::from_toml(text).unwrap_err();
+        for key in ["namespace:", "surprise:", "http.listen:", "store.url:", "stages.payment.lanes:", "stages.payment.retry.jitter:", "stages.shipping"] {
+            assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is missing from {problems:#?}");
+        }
+    }
+
+    #[test]
+    fn a_stage_inherits_the_defaults() {
+        let config = Config::from_toml("[defaults]\nlanes = 3\n[stages.payment.retry]\nmax_attempts = 2\n").unwrap();
+        assert_eq!(config.stages["payment"].lanes, 3);
+        assert_eq!(config.stages["payment"].retry.max_attempts, 2);
+        assert_eq!(config.stages["payment"].retry.initial_ms, RetryPolicy::default().initial_ms);
+    }
+}

@@ -1,1 +1,208 @@
-//! To be written.
+//! The host: builds everything a configuration asks for, runs it, and stops it in two phases.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use postrider::{config::Config, host::Host};
+//! let host = Host::builder(Config::load(None)?).build().await?;
+//! host.run_until(async { _ = tokio::signal::ctrl_c().await }).await
+//! # }
+//! ```
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::Broker;
+use crate::broker::embedded::Embedded;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::handler::{Native, NativeStage, StageHandler};
+use crate::http;
+use crate::pipeline::Pipeline;
+use crate::pipeline::supervisor::{Files, Supervisor};
+use crate::plugins::PluginFolder;
+use crate::reconciler::Reconciler;
+use crate::relay::Relay;
+use crate::runtime::Runtime;
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{Accepted, Store};
+use crate::worker::Services;
+
+mod api;
+pub use api::{App, SubmitError};
+
+/// Plugin changes that wait for the supervisor.
+const CHANGES_MAX: usize = 64;
+
+/// Collects what a host is made of.
+pub struct HostBuilder {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    stages: Vec<Arc<dyn StageHandler>>,
+    listener: Option<TcpListener>,
+}
+
+impl HostBuilder {
+    /// Adds a stage that is a Rust value, under the name it describes.
+    #[must_use]
+    pub fn stage(mut self, stage: impl NativeStage) -> Self {
+        self.stages.push(Arc::new(Native::new(stage)));
+        self
+    }
+
+    /// Replaces the operating system's clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Serves on a listener that is bound already, instead of the configured address.
+    #[must_use]
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// Opens the store, loads every plugin in the folder, and binds the address. Nothing is consumed yet.
+    pub async fn build(self) -> anyhow::Result<Host> {
+        let Self { config, clock, stages, listener } = self;
+        let host_name = format!("{}-{}", std::env::var("HOSTNAME").unwrap_or_else(|_| "host".into()), std::process::id());
+        let store: Arc<dyn Store> = open_store(&config, &host_name, &clock).await?;
+        let runtime = Runtime::new(config.runtime.clone()).context("the WebAssembly engine could not be started")?;
+        let broker: Arc<dyn Broker> = Embedded::new(config.broker.queue_capacity, Arc::clone(&clock));
+        let (relay, relay_handle) = Relay::new(Arc::clone(&store), Arc::clone(&broker), Arc::clone(&clock));
+        let pipeline = Pipeline::new(&config);
+        let services = Services { store, broker, relay: relay_handle, pipeline, clock };
+
+        let listener = match listener {
+            Some(listener) => listener,
+            None => TcpListener::bind(&config.http.listen).await.with_context(|| format!("http.listen: cannot bind {}", config.http.listen))?,
+        };
+        let files = Arc::new(Files::default());
+        let (changed, changes) = mpsc::channel(CHANGES_MAX);
+        let mut supervisor = Supervisor::new(services.clone(), Arc::clone(&files), host_name, changes);
+        for stage in stages {
+            let name = stage.description().name.clone();
+            supervisor.install(&name, stage, None).await.map_err(anyhow::Error::msg)?;
+        }
+        let folder = PluginFolder { dir: config.plugins.dir.clone(), debounce_ms: config.plugins.debounce_ms };
+        let watching = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(folder.run(runtime, changed, watching.clone()));
+        supervisor.finish_first_scan().await;
+        for warning in services.pipeline.topology().warnings {
+            tracing::warn!("{warning}");
+        }
+        let app = Arc::new(App::new(&config, services, files));
+        Ok(Host { config, app, relay, supervisor, listener, watching, tasks })
+    }
+}
+
+async fn open_store(config: &Config, host_name: &str, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<SqliteStore>> {
+    let path = config.store.url.strip_prefix("sqlite:").unwrap_or(&config.store.url);
+    let options = SqliteOptions {
+        path: path.trim_start_matches("//").into(),
+        host_name: host_name.to_owned(),
+        clock: Arc::clone(clock),
+        status: Arc::new(config.orders.status.clone()),
+        lease_ms: config.store.lease_ms,
+        group_max_ops: config.store.group_max_ops,
+    };
+    SqliteStore::open(options).await.context("store.url: the store could not be opened")
+}
+
+/// A built host.
+pub struct Host {
+    config: Config,
+    app: Arc<App>,
+    relay: Relay,
+    supervisor: Supervisor,
+    listener: TcpListener,
+    watching: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Host {
+    /// Begins a host.
+    pub fn builder(config: Config) -> HostBuilder {
+        HostBuilder { config, clock: Arc::new(SystemClock), stages: Vec::new(), listener: None }
+    }
+
+    /// Where the API listens.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// What the API does, for callers in this process; also usable while the host runs.
+    pub fn app(&self) -> Arc<App> {
+        Arc::clone(&self.app)
+    }
+
+    /// Accepts an order as `POST /orders` does: when it returns, the order is durable.
+    pub async fn submit(&self, order: Value) -> Result<Accepted, SubmitError> {
+        self.app.submit(order).await
+    }
+
+    /// Runs until `shutdown` resolves, then stops: no new work first, then hard when the grace is over.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+        let Self { config, app, relay, supervisor, listener, watching, tasks } = self;
+        let services = app.services().clone();
+        let reconciler = Reconciler {
+            store: Arc::clone(&services.store),
+            broker: Arc::clone(&services.broker),
+            relay: services.relay.clone(),
+            pipeline: Arc::clone(&services.pipeline),
+            clock: Arc::clone(&services.clock),
+            gaps: std::collections::HashMap::new(),
+            swept_at_ms: services.clock.now_ms(),
+        };
+        let (intake, work) = (CancellationToken::new(), CancellationToken::new());
+        tasks.spawn(reconciler.run(intake.clone()));
+        tasks.spawn(supervisor.run(intake.clone()));
+        // The relay stops last, so that what the others still commit is sent.
+        let relaying = TaskTracker::new();
+        relaying.spawn(relay.run(work.clone()));
+        relaying.close();
+        let address = listener.local_addr()?;
+        let router = http::router(Arc::clone(&app) as Arc<dyn http::Api>, config.http.clone());
+        let mut serving = tokio::spawn(http::serve(listener, router, intake.clone()));
+        tracing::info!(%address, stages = %services.pipeline.consuming().join(","), "serving");
+
+        let failed = tokio::select! {
+            () = shutdown => None,
+            ended = &mut serving => Some(ended),
+        };
+        tracing::info!("stopping: finishing work in flight");
+        app.stopping();
+        intake.cancel();
+        watching.cancel();
+        tasks.close();
+        let grace = Duration::from_millis(config.shutdown.grace_ms);
+        let drained = tokio::time::timeout(grace, async {
+            if failed.is_none() {
+                let _ = (&mut serving).await;
+            }
+            tasks.wait().await;
+            work.cancel();
+            relaying.wait().await;
+        });
+        if drained.await.is_err() {
+            tracing::warn!(grace_ms = config.shutdown.grace_ms, "the grace is over; what is left is run again after the next start");
+            work.cancel();
+        }
+        services.store.close().await;
+        match failed {
+            Some(ended) => ended.context("the API server panicked")?.context("the API server ended"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,1 +1,208 @@
-//! To be written.
+//! The pipeline: which stages there are, what runs them now, and which event types reach them.
+//!
+//! It is what the plugins say, overridden by what the operator says. Swapping a handler is atomic: a batch takes one handler and
+//! keeps it, so a message in flight finishes on the version it began with.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use serde::Serialize;
+
+use crate::config::{Config, StageConfig};
+use crate::decide::{Routes, StagePolicy};
+use crate::event::topic_matches;
+use crate::handler::StageHandler;
+
+pub mod supervisor;
+
+/// What runs a stage now.
+pub struct Running {
+    /// The handler.
+    pub handler: Arc<dyn StageHandler>,
+    /// What decisions need to know.
+    pub policy: StagePolicy,
+    /// Plugin file; none for a native stage.
+    pub file: Option<String>,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub loaded_at_ms: u64,
+}
+
+/// A stage of the pipeline.
+pub struct Stage {
+    /// The name under which the operator runs it.
+    pub name: Arc<str>,
+    /// The operator's configuration of it.
+    pub config: StageConfig,
+    /// Settings as a guest asks for them.
+    pub settings: Arc<HashMap<String, String>>,
+    running: ArcSwapOption<Running>,
+}
+
+impl Stage {
+    /// What runs it now; none after its plugin was removed.
+    pub fn running(&self) -> Option<Arc<Running>> {
+        self.running.load_full()
+    }
+}
+
+type RouteTable = Vec<(Arc<str>, Vec<String>)>;
+
+/// All stages of this host.
+pub struct Pipeline {
+    namespace: String,
+    hops_max: u32,
+    expiry_ms: u64,
+    configured: BTreeMap<String, StageConfig>,
+    default: StageConfig,
+    stages: RwLock<BTreeMap<Arc<str>, Arc<Stage>>>,
+    routes: ArcSwap<RouteTable>,
+}
+
+impl Pipeline {
+    /// A pipeline without stages.
+    pub fn new(config: &Config) -> Arc<Self> {
+        Arc::new(Self {
+            namespace: config.namespace.clone(),
+            hops_max: config.orders.hops_max,
+            expiry_ms: config.orders.expiry_ms,
+            configured: config.stages.clone(),
+            default: config.defaults.clone(),
+            stages: RwLock::default(),
+            routes: ArcSwap::default(),
+        })
+    }
+
+    /// Configured stages that run `file`; when there is none, the stage is the one the plugin names.
+    pub fn names_for(&self, file: &str, described: &str) -> Vec<String> {
+        let configured: Vec<String> =
+            self.configured.iter().filter(|(_, stage)| stage.plugin.as_deref() == Some(file)).map(|(name, _)| name.clone()).collect();
+        if configured.is_empty() { vec![described.to_owned()] } else { configured }
+    }
+
+    /// The stage of this name, known or new; a new one has no routes and runs nothing yet.
+    pub fn stage(&self, name: &str) -> Arc<Stage> {
+        if let Some(stage) = self.find(name) {
+            return stage;
+        }
+        let mut stages = self.stages.write().unwrap_or_else(PoisonError::into_inner);
+        let name: Arc<str> = name.into();
+        let stage = stages.entry(Arc::clone(&name)).or_insert_with(|| {
+            let config = self.config_of(&name);
+            let settings = Arc::new(config.settings.clone().into_iter().collect());
+            Arc::new(Stage { name, config, settings, running: ArcSwapOption::empty() })
+        });
+        Arc::clone(stage)
+    }
+
+    /// A known stage.
+    pub fn find(&self, name: &str) -> Option<Arc<Stage>> {
+        self.stages.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// All known stages by name.
+    pub fn stages(&self) -> Vec<Arc<Stage>> {
+        self.stages.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Stages that have something to run.
+    pub fn consuming(&self) -> Vec<Arc<str>> {
+        self.stages().into_iter().filter(|stage| stage.running.load().is_some()).map(|stage| Arc::clone(&stage.name)).collect()
+    }
+
+    /// The operator's configuration of a stage.
+    pub fn config_of(&self, name: &str) -> StageConfig {
+        self.configured.get(name).unwrap_or(&self.default).clone()
+    }
+
+    /// Topic patterns of a stage: the operator's, else the plugin's.
+    pub fn patterns(&self, name: &str, handler: &dyn StageHandler) -> Vec<String> {
+        self.config_of(name).consumes.unwrap_or_else(|| handler.description().consumes.clone())
+    }
+
+    /// Routes `patterns` to the stage from the next commit on.
+    pub fn route(&self, stage: &Stage, patterns: Vec<String>) {
+        self.routes.rcu(|routes| {
+            let mut routes: RouteTable = routes.iter().filter(|(name, _)| *name != stage.name).cloned().collect();
+            routes.push((Arc::clone(&stage.name), patterns.clone()));
+            routes
+        });
+    }
+
+    /// Lets `handler` run the stage from the next batch on.
+    pub fn swap(&self, stage: &Stage, handler: Arc<dyn StageHandler>, file: Option<String>, now_ms: u64) {
+        let policy = StagePolicy {
+            name: Arc::clone(&stage.name),
+            source: format!("/{}/stages/{}", self.namespace, stage.name),
+            consumes: self.patterns(&stage.name, &*handler),
+            emits: handler.description().emits.clone(),
+            retry: stage.config.retry,
+            hops_max: self.hops_max,
+            expiry_ms: self.expiry_ms,
+        };
+        stage.running.store(Some(Arc::new(Running { handler, policy, file, loaded_at_ms: now_ms })));
+    }
+
+    /// The stage runs nothing from the next batch on; its queue and routes stay.
+    pub fn clear(&self, stage: &Stage) {
+        stage.running.store(None);
+    }
+
+    /// The pipeline as a drawing needs it, with what looks wrong about it.
+    pub fn topology(&self) -> Topology {
+        let nodes: Vec<TopologyStage> = self.stages().iter().filter_map(|stage| Some(TopologyStage::of(&*stage.running()?))).collect();
+        let sources = [crate::event::ORDER_CREATED, crate::event::PRODUCT_STOCKED, crate::event::DEAD_LETTERED];
+        let emitted = |pattern: &str| {
+            sources.iter().any(|event_type| topic_matches(pattern, event_type))
+                || nodes.iter().flat_map(|node| &node.emits).any(|event_type| topic_matches(pattern, event_type))
+        };
+        let warnings = nodes
+            .iter()
+            .flat_map(|node| node.consumes.iter().map(move |pattern| (node, pattern)))
+            .filter(|(_, pattern)| !emitted(pattern))
+            .map(|(node, pattern)| format!("stage `{}` consumes `{pattern}`, which nobody here emits", node.name))
+            .collect();
+        Topology { stages: nodes, warnings }
+    }
+}
+
+impl Routes for Pipeline {
+    fn stages_for(&self, event_type: &str) -> Vec<Arc<str>> {
+        let routes = self.routes.load();
+        let reached = |(_, patterns): &&(Arc<str>, Vec<String>)| patterns.iter().any(|pattern| topic_matches(pattern, event_type));
+        routes.iter().filter(reached).map(|(stage, _)| Arc::clone(stage)).collect()
+    }
+}
+
+/// The pipeline as stages and the event types between them.
+#[derive(Debug, Serialize)]
+pub struct Topology {
+    /// Stages by name.
+    pub stages: Vec<TopologyStage>,
+    /// What cannot be reached.
+    pub warnings: Vec<String>,
+}
+
+/// A stage of a drawing.
+#[derive(Debug, Serialize)]
+pub struct TopologyStage {
+    /// Its name.
+    pub name: String,
+    /// Version of its plugin.
+    pub version: String,
+    /// Topic patterns.
+    pub consumes: Vec<String>,
+    /// Event types.
+    pub emits: Vec<String>,
+}
+
+impl TopologyStage {
+    fn of(running: &Running) -> Self {
+        Self {
+            name: running.policy.name.to_string(),
+            version: running.handler.description().version.clone(),
+            consumes: running.policy.consumes.clone(),
+            emits: running.policy.emits.clone(),
+        }
+    }
+}

@@ -1,1 +1,31 @@
-//! To be written.
+//! Logs: pretty on a terminal, JSON elsewhere. `RUST_LOG` selects what is logged; default `info`.
+
+use std::io::IsTerminal as _;
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Sends log lines to standard error. Only the first call of a process has an effect.
+pub fn init(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let json = match format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Pretty => false,
+        LogFormat::Json => true,
+    };
+    // A second initialisation in one process (tests, embedders with their own subscriber) is no error.
+    let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.with_target(false).try_init() };
+}

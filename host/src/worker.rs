@@ -1,1 +1,103 @@
-//! To be written.
+//! A stage's worker: it consumes the stage's queue and feeds lanes.
+//!
+//! Bounds: at most `prefetch` messages are held; each lane has one batch in flight. Messages are split by subject, so two events of
+//! one (stage, subject) never run at once in this host. A lane that stops gives its messages back: no attempt is burned.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Acker, Broker, Consumer, Incoming};
+use crate::clock::Clock;
+use crate::pipeline::{Pipeline, Stage};
+use crate::relay::RelayHandle;
+use crate::store::Store;
+
+mod lane;
+
+/// Pause before a consumer that could not be opened, or ended, is opened again.
+const REOPEN: Duration = Duration::from_millis(200);
+
+/// What every worker of the host shares.
+#[derive(Clone)]
+pub struct Services {
+    /// Truth.
+    pub store: Arc<dyn Store>,
+    /// Queues.
+    pub broker: Arc<dyn Broker>,
+    /// Sends what was committed.
+    pub relay: RelayHandle,
+    /// Routes of emitted events.
+    pub pipeline: Arc<Pipeline>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Consumes one stage's queue.
+pub struct StageWorker {
+    /// The stage.
+    pub stage: Arc<Stage>,
+    /// Shared by all workers.
+    pub services: Services,
+}
+
+impl StageWorker {
+    /// Consumes until cancelled; a lost consumer is opened again, for ever.
+    pub async fn run(self, cancel: CancellationToken) {
+        while !cancel.is_cancelled() {
+            match self.services.broker.consume(&self.stage.name, self.stage.config.prefetch).await {
+                Ok(consumer) => self.consume(consumer, &cancel).await,
+                Err(error) => tracing::warn!(stage = %self.stage.name, %error, "the queue cannot be consumed; trying again"),
+            }
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = tokio::time::sleep(REOPEN) => {}
+            }
+        }
+    }
+
+    async fn consume(&self, mut consumer: Box<dyn Consumer>, cancel: &CancellationToken) {
+        let mut lanes = JoinSet::new();
+        let senders = self.spawn_lanes(&mut lanes, &consumer.acker(), cancel);
+        loop {
+            let received = tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                received = consumer.receive(self.stage.config.prefetch as usize) => received,
+            };
+            let Some(messages) = received else { break };
+            for message in messages {
+                let lane = &senders[lane_of(&message.envelope.event.subject, senders.len())];
+                if lane.send(message).await.is_err() {
+                    // The lane died of a host bug: start all over with a new consumer, which gives every message back.
+                    return;
+                }
+            }
+        }
+        drop(senders);
+        while lanes.join_next().await.is_some() {}
+    }
+
+    fn spawn_lanes(&self, lanes: &mut JoinSet<()>, acker: &Arc<dyn Acker>, cancel: &CancellationToken) -> Vec<mpsc::Sender<Incoming>> {
+        let count = self.stage.config.lanes.max(1) as usize;
+        (0..count)
+            .map(|_| {
+                let (sender, messages) = mpsc::channel(self.stage.config.prefetch.max(1) as usize);
+                let lane = lane::Lane::new(Arc::clone(&self.stage), self.services.clone(), Arc::clone(acker));
+                lanes.spawn(lane.run(messages, cancel.clone()));
+                sender
+            })
+            .collect()
+    }
+}
+
+fn lane_of(subject: &str, lanes: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    subject.hash(&mut hasher);
+    (hasher.finish() % lanes as u64) as usize
+}

@@ -1,1 +1,240 @@
-//! To be written.
+//! The embedded broker: queues in memory, made durable by the store.
+//!
+//! A queue here is a bounded window over the open deliveries of its stage. Whatever it does not hold (after a restart, or because it
+//! was full) it reports as a gap, and the reconciler refills it from the store: the same mechanism that refills a wiped `RabbitMQ`.
+//! So nothing is written twice, and a backlog of any length costs a bounded amount of memory.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::{Acker, Binding, Broker, BrokerError, Consumer, Gap, Incoming, Outgoing};
+use crate::clock::Clock;
+use crate::event::topic_matches;
+
+/// Queues in this process.
+pub struct Embedded {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    /// Most messages that one queue holds, unacknowledged ones included.
+    capacity: u32,
+    state: Mutex<State>,
+    gap: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queues: HashMap<Arc<str>, Queue>,
+    gaps: Vec<Gap>,
+}
+
+struct Queue {
+    patterns: Vec<String>,
+    ready: VecDeque<Incoming>,
+    unacked: HashMap<u64, Incoming>,
+    next_tag: u64,
+    /// A message was turned away: the queue is refilled from the store once it is empty.
+    overflowed: bool,
+    arrived: Arc<Notify>,
+}
+
+impl Embedded {
+    /// Queues of at most `capacity` messages each.
+    pub fn new(capacity: u32, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let shared = Shared { clock, capacity, state: Mutex::default(), gap: Notify::new() };
+        Arc::new(Self { shared: Arc::new(shared) })
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report(&self, state: &mut State, stage: &Arc<str>) {
+        state.gaps.push(Gap { stage: Arc::clone(stage), before_ms: self.clock.now_ms() + 1, room: Some(self.capacity) });
+        self.gap.notify_one();
+    }
+
+    fn settle(&self, stage: &Arc<str>, tags: &[u64], put_back: bool) {
+        let mut state = self.lock();
+        let Some(queue) = state.queues.get_mut(stage) else { return };
+        for tag in tags {
+            if let Some(mut message) = queue.unacked.remove(tag)
+                && put_back
+            {
+                message.redelivered = true;
+                queue.ready.push_front(message);
+            }
+        }
+        if put_back {
+            queue.arrived.notify_one();
+        }
+        if queue.overflowed && queue.ready.is_empty() && queue.unacked.is_empty() {
+            queue.overflowed = false;
+            self.report(&mut state, stage);
+        }
+    }
+}
+
+impl Queue {
+    fn push(&mut self, message: &Outgoing, capacity: u32) {
+        if self.ready.len() + self.unacked.len() >= capacity as usize {
+            self.overflowed = true;
+            return;
+        }
+        let (round, attempt) = message.direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
+        self.next_tag += 1;
+        let envelope = Arc::clone(&message.envelope);
+        self.ready.push_back(Incoming { envelope, round, attempt, redelivered: false, tag: self.next_tag });
+        self.arrived.notify_one();
+    }
+}
+
+#[async_trait]
+impl Broker for Embedded {
+    async fn declare(&self, binding: Binding) -> Result<(), BrokerError> {
+        let mut state = self.shared.lock();
+        if let Some(queue) = state.queues.get_mut(&binding.stage) {
+            queue.patterns = binding.patterns;
+            return Ok(());
+        }
+        let queue = Queue {
+            patterns: binding.patterns,
+            ready: VecDeque::new(),
+            unacked: HashMap::new(),
+            next_tag: 0,
+            overflowed: false,
+            arrived: Arc::new(Notify::new()),
+        };
+        state.queues.insert(Arc::clone(&binding.stage), queue);
+        self.shared.report(&mut state, &binding.stage);
+        Ok(())
+    }
+
+    async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>> {
+        let mut state = self.shared.lock();
+        for message in &messages {
+            match &message.direct {
+                // A queue that is not declared yet is filled from the store when it is.
+                Some(direct) => {
+                    if let Some(queue) = state.queues.get_mut(&direct.stage) {
+                        queue.push(message, self.shared.capacity);
+                    }
+                }
+                None => {
+                    let event_type = &message.envelope.event.event_type;
+                    for queue in state.queues.values_mut() {
+                        if queue.patterns.iter().any(|pattern| topic_matches(pattern, event_type)) {
+                            queue.push(message, self.shared.capacity);
+                        }
+                    }
+                }
+            }
+        }
+        messages.iter().map(|_| Ok(())).collect()
+    }
+
+    async fn consume(&self, stage: &Arc<str>, prefetch: u32) -> Result<Box<dyn Consumer>, BrokerError> {
+        let state = self.shared.lock();
+        let queue = state.queues.get(stage).ok_or_else(|| BrokerError::Unavailable(format!("queue `{stage}` is not declared")))?;
+        let settled = Arc::new(Notify::new());
+        let acker = Arc::new(EmbeddedAcker { stage: Arc::clone(stage), shared: Arc::clone(&self.shared), settled: Arc::clone(&settled) });
+        Ok(Box::new(EmbeddedConsumer { acker, prefetch: prefetch as usize, arrived: Arc::clone(&queue.arrived), settled }))
+    }
+
+    fn take_gaps(&self) -> Vec<Gap> {
+        std::mem::take(&mut self.shared.lock().gaps)
+    }
+
+    async fn gap(&self) {
+        self.shared.gap.notified().await;
+    }
+
+    async fn depth(&self, stage: &str) -> Result<u64, BrokerError> {
+        Ok(self.shared.lock().queues.get(stage).map_or(0, |queue| queue.ready.len() as u64))
+    }
+
+    fn has_outside_consumers(&self) -> bool {
+        false
+    }
+
+    async fn ping(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+}
+
+struct EmbeddedConsumer {
+    acker: Arc<EmbeddedAcker>,
+    prefetch: usize,
+    arrived: Arc<Notify>,
+    settled: Arc<Notify>,
+}
+
+impl EmbeddedConsumer {
+    fn take(&self, max: usize) -> Option<Vec<Incoming>> {
+        let mut state = self.acker.shared.lock();
+        let queue = state.queues.get_mut(&self.acker.stage)?;
+        let room = self.prefetch.saturating_sub(queue.unacked.len()).min(max).min(queue.ready.len());
+        let taken: Vec<Incoming> = queue.ready.drain(..room).collect();
+        queue.unacked.extend(taken.iter().map(|message| (message.tag, message.clone())));
+        Some(taken)
+    }
+}
+
+#[async_trait]
+impl Consumer for EmbeddedConsumer {
+    async fn receive(&mut self, max: usize) -> Option<Vec<Incoming>> {
+        loop {
+            let taken = self.take(max)?;
+            if !taken.is_empty() {
+                return Some(taken);
+            }
+            tokio::select! {
+                () = self.arrived.notified() => {}
+                () = self.settled.notified() => {}
+            }
+        }
+    }
+
+    fn acker(&self) -> Arc<dyn Acker> {
+        Arc::clone(&self.acker) as Arc<dyn Acker>
+    }
+}
+
+impl Drop for EmbeddedConsumer {
+    fn drop(&mut self) {
+        let tags: Vec<u64> = {
+            let state = self.acker.shared.lock();
+            let Some(queue) = state.queues.get(&self.acker.stage) else { return };
+            let mut tags: Vec<u64> = queue.unacked.keys().copied().collect();
+            tags.sort_unstable_by(|a, b| b.cmp(a));
+            tags
+        };
+        self.acker.shared.settle(&self.acker.stage, &tags, true);
+    }
+}
+
+struct EmbeddedAcker {
+    stage: Arc<str>,
+    shared: Arc<Shared>,
+    settled: Arc<Notify>,
+}
+
+#[async_trait]
+impl Acker for EmbeddedAcker {
+    async fn ack(&self, tags: &[u64]) {
+        self.shared.settle(&self.stage, tags, false);
+        self.settled.notify_one();
+    }
+
+    async fn requeue(&self, tags: &[u64]) {
+        self.shared.settle(&self.stage, tags, true);
+        self.settled.notify_one();
+    }
+}

@@ -1,0 +1,252 @@
+//! A lane: take what is ready, run it message after message, commit all outcomes in one transaction, acknowledge, take the next.
+//!
+//! One batch in flight, so nothing ever builds on an uncommitted batch. There is no timer: under low load a batch is one message,
+//! under high load batches grow. The guarantees are the commit's compare-and-set and version check; a batch that they refuse is run
+//! again, and none of that is an attempt.
+
+use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Services;
+use crate::broker::{Acker, Incoming};
+use crate::decide::{self, Moment, Tried};
+use crate::event::{DeliveryKey, idempotency_key};
+use crate::handler::{Call, CallContext};
+use crate::pipeline::{Running, Stage};
+use crate::state::{BatchState, LaneCache};
+use crate::store::{Batch, Commit, Settlement, StoreError, Verdict, Version};
+
+/// Times that a refused batch is run again as a whole; after that its messages are committed one by one.
+const RERUNS_MAX: u32 = 3;
+/// Pause after the store did not answer, doubled up to [`STORE_BACKOFF_MAX`].
+const STORE_BACKOFF: Duration = Duration::from_millis(50);
+const STORE_BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// A delivery in this lane's hands, with every copy of it that the broker handed out.
+struct Work {
+    key: DeliveryKey,
+    message: Incoming,
+    tags: Vec<u64>,
+}
+
+pub(super) struct Lane {
+    stage: Arc<Stage>,
+    services: Services,
+    acker: Arc<dyn Acker>,
+    cache: LaneCache,
+}
+
+/// What running a batch produced.
+struct Ran {
+    batch: Batch,
+    state: Arc<BatchState>,
+    /// How many of the messages were run; the rest comes with the next batch.
+    count: usize,
+}
+
+impl Lane {
+    pub(super) fn new(stage: Arc<Stage>, services: Services, acker: Arc<dyn Acker>) -> Self {
+        let cache = new_cache(&stage);
+        Self { stage, services, acker, cache }
+    }
+
+    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Incoming>, cancel: CancellationToken) {
+        let mut received = Vec::new();
+        loop {
+            let count = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                count = messages.recv_many(&mut received, self.stage.config.batch_max as usize) => count,
+            };
+            let Some(running) = (count > 0).then(|| self.stage.running()).flatten() else { return };
+            let work = self.admit(received.drain(..), &cancel).await;
+            self.settle_all(work, &running, &cancel).await;
+        }
+    }
+
+    /// Joins copies of one delivery and acknowledges what was settled before.
+    async fn admit(&self, received: impl Iterator<Item = Incoming>, cancel: &CancellationToken) -> Vec<Work> {
+        let mut places: HashMap<(DeliveryKey, u32, u32), usize> = HashMap::new();
+        let mut work: Vec<Work> = Vec::new();
+        for message in received {
+            let key = DeliveryKey { stage: Arc::clone(&self.stage.name), event: message.envelope.key() };
+            let place = *places.entry((key.clone(), message.round, message.attempt)).or_insert(work.len());
+            match work.get_mut(place) {
+                Some(first) => first.tags.push(message.tag),
+                None => work.push(Work { key, tags: vec![message.tag], message }),
+            }
+        }
+        if work.iter().any(|work| work.message.redelivered) {
+            self.drop_settled(&mut work, cancel).await;
+        }
+        work
+    }
+
+    /// Asks the store which deliveries are settled, waiting out an outage, and acknowledges those.
+    async fn drop_settled(&self, work: &mut Vec<Work>, cancel: &CancellationToken) {
+        let mut backoff = STORE_BACKOFF;
+        loop {
+            let keys = work.iter().map(|work| (work.key.clone(), work.message.round, work.message.attempt)).collect();
+            match self.services.store.already_settled(keys).await {
+                Ok(settled) => return self.drop_keys(work, &settled).await,
+                Err(error) if pause(&mut backoff, cancel).await => tracing::debug!(%error, "waiting for the store"),
+                Err(_) => return work.clear(),
+            }
+        }
+    }
+
+    async fn drop_keys(&self, work: &mut Vec<Work>, keys: &[DeliveryKey]) {
+        let (dropped, kept): (Vec<Work>, Vec<Work>) = std::mem::take(work).into_iter().partition(|work| keys.contains(&work.key));
+        *work = kept;
+        self.ack(&dropped).await;
+    }
+
+    async fn ack(&self, work: &[Work]) {
+        let tags: Vec<u64> = work.iter().flat_map(|work| work.tags.iter().copied()).collect();
+        if !tags.is_empty() {
+            self.acker.ack(&tags).await;
+        }
+    }
+
+    /// Runs and commits until every message is settled, or the lane is stopped (then the broker delivers the rest again).
+    async fn settle_all(&mut self, mut work: Vec<Work>, running: &Running, cancel: &CancellationToken) {
+        let mut reruns = 0;
+        let mut backoff = STORE_BACKOFF;
+        while !work.is_empty() && !cancel.is_cancelled() {
+            let most = if reruns > RERUNS_MAX { 1 } else { work.len() };
+            match self.attempt(&work[..most], running).await {
+                Ok((Commit::Done { outbox, .. }, count)) => {
+                    self.services.relay.hand_over(outbox);
+                    let settled: Vec<Work> = work.drain(..count).collect();
+                    self.ack(&settled).await;
+                    backoff = STORE_BACKOFF;
+                }
+                Ok((Commit::Again { stale, conflicts }, _)) => {
+                    tracing::debug!(stage = %self.stage.name, stale = stale.len(), conflicts = conflicts.len(), "batch refused");
+                    self.cache.forget(&conflicts);
+                    self.drop_keys(&mut work, &stale).await;
+                    reruns += 1;
+                }
+                Err(error) => {
+                    // The commit may or may not have happened: forget what was cached and ask before running again.
+                    tracing::warn!(stage = %self.stage.name, %error, "a batch could not be committed; trying again");
+                    self.cache.clear();
+                    if !pause(&mut backoff, cancel).await {
+                        return;
+                    }
+                    self.drop_settled(&mut work, cancel).await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(&mut self, work: &[Work], running: &Running) -> Result<(Commit, usize), StoreError> {
+        let Ran { batch, state, count } = self.run_batch(work, running).await?;
+        let mut batch = batch;
+        let (reads, writes, cache) = state.finish();
+        self.cache = cache;
+        batch.reads = reads.into_iter().collect();
+        batch.writes = writes.into_iter().collect();
+        let written = batch.writes.clone();
+        let commit = self.services.store.commit(batch).await?;
+        if let Commit::Done { versions, .. } = &commit {
+            let learned = written.into_iter().zip(versions).map(|((key, value), version): (_, &Version)| (key, value, *version));
+            self.cache.learn(learned);
+        }
+        Ok((commit, count))
+    }
+
+    /// Runs messages one after another until the batch's time is up.
+    async fn run_batch(&mut self, work: &[Work], running: &Running) -> Result<Ran, StoreError> {
+        let cache = std::mem::replace(&mut self.cache, new_cache(&self.stage));
+        let limits = self.stage.config.limits.state_limits();
+        let state = BatchState::new(Arc::clone(&self.stage.name), Arc::clone(&self.services.store), limits, cache);
+        let subjects: BTreeSet<String> = work.iter().map(|work| work.message.envelope.event.subject.clone()).collect();
+        state.prefetch(&subjects).await?;
+        let budget = Duration::from_millis(self.stage.config.batch_time_ms);
+        let began = Instant::now();
+        let mut settlements = Vec::with_capacity(work.len());
+        for work in work {
+            settlements.push(self.run_one(work, running, &state).await);
+            if began.elapsed() >= budget {
+                break;
+            }
+        }
+        let count = settlements.len();
+        let batch = Batch { stage: Arc::clone(&self.stage.name), settlements, reads: Vec::new(), writes: Vec::new() };
+        Ok(Ran { batch, state, count })
+    }
+
+    async fn run_one(&self, work: &Work, running: &Running, state: &Arc<BatchState>) -> Settlement {
+        let Incoming { envelope, round, attempt, .. } = &work.message;
+        let digest: Arc<str> = running.handler.digest().into();
+        let mut tried = Tried { delivery: work.key.clone(), round: *round, attempt: *attempt, digest, duration_us: 0 };
+        let routes = &*self.services.pipeline;
+        let early = decide::before_running(&running.policy, routes, envelope, &tried, self.moment());
+        let (verdict, failure) = match early {
+            Some(verdict) => (verdict, None),
+            None => {
+                let handled = running.handler.handle(self.call(work, state)).await;
+                tried.duration_us = handled.duration.as_micros() as u64;
+                let (verdict, failure) = decide::decide(&running.policy, routes, envelope, &tried, handled.outcome, self.moment());
+                if matches!(verdict, Verdict::Done(_)) {
+                    state.merge(handled.writes);
+                }
+                (verdict, failure)
+            }
+        };
+        if let Some(failure) = &failure {
+            let event = &envelope.event;
+            tracing::warn!(
+                stage = %self.stage.name, event = %event.id, event_type = %event.event_type, order = envelope.order_id.as_deref(),
+                attempt, code = %failure.code, dead = matches!(verdict, Verdict::Dead { .. }), "{}", failure.message
+            );
+        }
+        Settlement {
+            delivery: work.key.clone(),
+            envelope: Arc::clone(envelope),
+            round: *round,
+            attempt: *attempt,
+            verdict,
+            version: running.handler.description().version.clone(),
+            digest: tried.digest,
+            duration_us: tried.duration_us,
+            failure,
+        }
+    }
+
+    fn call(&self, work: &Work, state: &Arc<BatchState>) -> Call {
+        let context = CallContext {
+            stage: Arc::clone(&self.stage.name),
+            attempt: work.message.attempt,
+            idempotency_key: idempotency_key(&work.key),
+            now_ms: self.services.clock.now_ms(),
+            trace_headers: Vec::new(),
+            settings: Arc::clone(&self.stage.settings),
+        };
+        Call { envelope: Arc::clone(&work.message.envelope), context, state: state.view() }
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now_ms: self.services.clock.now_ms(), random: rand::random() }
+    }
+}
+
+fn new_cache(stage: &Stage) -> LaneCache {
+    LaneCache::new(NonZeroUsize::new(stage.config.state_cache_keys as usize).unwrap_or(NonZeroUsize::MIN))
+}
+
+/// Waits before the store is asked again; false when the lane is being stopped.
+async fn pause(backoff: &mut Duration, cancel: &CancellationToken) -> bool {
+    let wait = *backoff;
+    *backoff = (wait * 2).min(STORE_BACKOFF_MAX);
+    tokio::select! {
+        () = cancel.cancelled() => false,
+        () = tokio::time::sleep(wait) => true,
+    }
+}

@@ -1,0 +1,185 @@
+//! A host in this process on a folder of its own, with real guests, and the means to wait for what it does.
+//!
+//! Nothing sleeps for a fixed time: [`eventually`] polls a condition until it holds or a generous limit is over.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use postrider::config::Config;
+use postrider::host::{Host, HostBuilder};
+use reqwest::StatusCode;
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// The stages that every checkout ships.
+pub(crate) const SHIPPED: [&str; 4] = ["payment", "inventory", "shipping", "notification"];
+
+/// The checkout's root.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+}
+
+/// A built guest: a shipped stage or a fixture.
+pub(crate) fn guest(name: &str) -> Result<PathBuf> {
+    let places = [root().join("plugins").join(format!("{name}.wasm")), root().join("target/fixtures").join(format!("{name}.wasm"))];
+    let found = places.into_iter().find(|place| place.is_file());
+    found.with_context(|| format!("the guest `{name}` is not built: run `cargo xtask plugins`"))
+}
+
+/// Polls until `condition` gives a value; fails after a minute.
+pub(crate) async fn eventually<T, F: Future<Output = Result<Option<T>>>>(what: &str, mut condition: impl FnMut() -> F) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = condition().await? {
+            return Ok(value);
+        }
+        ensure!(began.elapsed() < Duration::from_secs(60), "waited a minute for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A folder with a configuration, plugins and data.
+pub(crate) struct Site {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) toml: String,
+}
+
+impl Site {
+    /// With the shipped stages, and `toml` added to a configuration that retries quickly.
+    pub(crate) fn shipped(toml: &str) -> Result<Self> {
+        let site = Self::empty(toml)?;
+        for stage in SHIPPED {
+            site.add(stage, stage)?;
+        }
+        Ok(site)
+    }
+
+    /// Without stages.
+    pub(crate) fn empty(toml: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        std::fs::create_dir(folder.path().join("plugins"))?;
+        Ok(Self { folder, toml: toml.to_owned() })
+    }
+
+    pub(crate) fn plugins(&self) -> PathBuf {
+        self.folder.path().join("plugins")
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.folder.path().join("data/postrider.db")
+    }
+
+    /// Puts the guest `name` into the folder as `<file>.wasm`, at once.
+    pub(crate) fn add(&self, name: &str, file: &str) -> Result<()> {
+        let temporary = self.folder.path().join(format!("{file}.part"));
+        std::fs::copy(guest(name)?, &temporary)?;
+        std::fs::rename(temporary, self.plugins().join(format!("{file}.wasm")))?;
+        Ok(())
+    }
+
+    /// The whole configuration text.
+    pub(crate) fn config_text(&self) -> String {
+        let folder = self.folder.path().display();
+        // One compile cache for all tests: a guest is compiled once.
+        let cache = root().join("target/test-cache");
+        format!(
+            "store.url = \"sqlite:{folder}/data/postrider.db\"\nplugins.dir = \"{folder}/plugins\"\nplugins.debounce_ms = 20\n\
+             runtime.cache_dir = \"{}\"\n{}",
+            cache.display(),
+            self.toml
+        )
+    }
+
+    pub(crate) fn config(&self) -> Result<Config> {
+        Ok(Config::from_toml(&self.config_text())?)
+    }
+
+    /// Starts a host on this folder.
+    pub(crate) async fn start(&self) -> Result<Running> {
+        self.start_with(|builder| builder).await
+    }
+
+    /// Starts a host, given a say in how it is built.
+    pub(crate) async fn start_with(&self, adapt: impl FnOnce(HostBuilder) -> HostBuilder) -> Result<Running> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let host = adapt(Host::builder(self.config()?).listener(listener)).build().await?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(host.run_until(async { _ = stopped.await }));
+        let running = Running { client: Client::new(url), stop: Some(stop), task: Some(task) };
+        running.client.ready().await?;
+        Ok(running)
+    }
+}
+
+/// A host that runs in this process.
+pub(crate) struct Running {
+    pub(crate) client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<Result<()>>>,
+}
+
+impl Running {
+    /// Stops gracefully; an error of the host is the test's.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        drop(self.stop.take());
+        self.task.take().expect("stopped once").await?
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        assert!(self.task.is_none() || std::thread::panicking(), "a test ended without `stop`: its host's errors would go unseen");
+    }
+}
+
+/// Talks to a host's API.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) url: String,
+    http: reqwest::Client,
+}
+
+impl Client {
+    pub(crate) fn new(url: String) -> Self {
+        Self { url, http: reqwest::Client::new() }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<(StatusCode, Value)> {
+        let response = self.http.get(format!("{}{path}", self.url)).send().await?;
+        Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
+        let response = self.http.post(format!("{}{path}", self.url)).json(body).send().await?;
+        Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
+    }
+
+    /// As `post`, with any body and content type.
+    pub(crate) async fn post_raw(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Result<(StatusCode, Value)> {
+        let request = self.http.post(format!("{}{path}", self.url)).header("content-type", content_type).body(body);
+        let response = request.send().await?;
+        Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
+    }
+
+    /// Waits until the host says it is ready.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        eventually("the host to be ready", || async {
+            let up = self.http.get(format!("{}/health", self.url)).send().await.is_ok_and(|response| response.status().is_success());
+            Ok(up.then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until an order has `status`; gives the whole answer.
+    pub(crate) async fn order_in(&self, id: &str, status: &str) -> Result<Value> {
+        eventually(&format!("order {id} to be {status}"), || async {
+            let (_, order) = self.get(&format!("/orders/{id}")).await?;
+            Ok((order["status"] == status).then_some(order))
+        })
+        .await
+    }
+}

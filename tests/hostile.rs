@@ -1,0 +1,97 @@
+//! Hostile guests: each hurts only its own message, dies with the name of what it did, and costs the healthy stages nothing.
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::harness::{Site, eventually};
+
+/// Every way to misbehave, and the code under which its message ends.
+const MISDEEDS: [(&str, &str); 11] = [
+    ("loop", "trap:timeout"),
+    ("eat-memory", "limit:memory"),
+    ("recurse", "trap:"),
+    ("panic", "trap:unreachable"),
+    ("big-output", "limit:"),
+    ("undeclared", "undeclared-event"),
+    ("big-key", "limit:state-key"),
+    ("big-value", "limit:state-value"),
+    ("many-events", "limit:events"),
+    ("log-flood", "limit:log"),
+    ("reject", "rejected"),
+];
+
+/// The hostile guest listens to `order.created` here, beside the healthy pipeline.
+fn config(mode: &str) -> String {
+    format!(
+        "[stages.inventory.settings]\ndefault_stock = \"1000000\"\n[stages.hostile]\nplugin = \"hostile.wasm\"\n\
+         consumes = [\"order.created\"]\nretry = {{ max_attempts = 1 }}\nlimits = {{ deadline_ms = 200 }}\nsettings = {{ mode = \"{mode}\" }}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_misdeed_ends_its_own_message_only() -> Result<()> {
+    for (mode, expected) in MISDEEDS {
+        let site = Site::shipped(&config(mode))?;
+        site.add("hostile", "hostile")?;
+        let host = site.start().await?;
+        for id in 0..3 {
+            let order = json!({ "order_id": format!("h-{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
+            host.client.post("/orders", &order).await?;
+        }
+        let letters = eventually(&format!("three dead letters of {mode}"), || async {
+            let (_, letters) = host.client.get("/dead-letters?stage=hostile").await?;
+            Ok(letters["items"].as_array().filter(|items| items.len() == 3).cloned())
+        })
+        .await?;
+        for letter in &letters {
+            assert!(letter["code"].as_str().is_some_and(|code| code.starts_with(expected)), "{mode}: {letter}");
+        }
+        for id in 0..3 {
+            eventually("the healthy stages", || async {
+                let (_, story) = host.client.get(&format!("/orders/h-{id}")).await?;
+                let done = |stage: &str| story["timeline"].as_array().is_some_and(|all| all.iter().any(|entry| entry["stage"] == stage && entry["status"] == "done"));
+                Ok(crate::harness::SHIPPED.iter().all(|stage| done(stage)).then_some(()))
+            })
+            .await?;
+        }
+        host.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_shows_its_text_and_a_backtrace_that_names_the_function() -> Result<()> {
+    let site = Site::empty(&config("panic"))?;
+    site.add("hostile", "hostile")?;
+    let host = site.start().await?;
+    host.client.post("/orders", &json!({ "order_id": "p", "user_id": "1", "items": ["Book"] })).await?;
+    let letter = eventually("the dead letter", || async {
+        let (_, letters) = host.client.get("/dead-letters").await?;
+        let Some(id) = letters["items"][0]["id"].as_i64() else { return Ok(None) };
+        Ok(Some(host.client.get(&format!("/dead-letters/{id}")).await?.1))
+    })
+    .await?;
+    let attempt = &letter["attempts"][0];
+    assert!(attempt["message"].as_str().is_some_and(|text| text.contains("deliberate")), "{attempt}");
+    assert!(attempt["backtrace"].as_str().is_some_and(|text| text.contains("misbehave")), "{attempt}");
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_file_is_refused_with_its_reason() -> Result<()> {
+    let site = Site::shipped("")?;
+    std::fs::write(site.plugins().join("noise.wasm"), [0x13, 0x37].repeat(500))?;
+    std::fs::write(site.plugins().join("empty-module.wasm"), b"\0asm\x01\0\0\0")?;
+    std::fs::write(site.plugins().join("empty-component.wasm"), b"\0asm\x0d\0\x01\0")?;
+    let host = site.start().await?;
+    let (_, plugins) = host.client.get("/plugins").await?;
+    for file in ["noise.wasm", "empty-module.wasm", "empty-component.wasm"] {
+        let items = plugins["items"].as_array().cloned().unwrap_or_default();
+        let refused = items.iter().find(|plugin| plugin["file"] == file).cloned().unwrap_or_default();
+        assert_eq!(refused["state"], "failed", "{file}: {plugins}");
+        assert!(refused["last_error"].as_str().is_some_and(|reason| reason.len() > 20), "{refused}");
+    }
+    host.client.post("/orders", &json!({ "order_id": "w", "user_id": "1", "items": ["Book"] })).await?;
+    host.client.order_in("w", "refunded").await?;
+    host.stop().await
+}

@@ -1,0 +1,115 @@
+//! Plugins come, change and go while orders flow; a bad file never replaces a good one.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Site, eventually};
+
+const PLENTY: &str = "[stages.inventory.settings]\ndefault_stock = \"1000000\"\n";
+
+async fn plugin(client: &Client, stage: &str) -> Result<Value> {
+    let (_, plugins) = client.get("/plugins").await?;
+    let items = plugins["items"].as_array().cloned().unwrap_or_default();
+    Ok(items.into_iter().find(|plugin| plugin["stage"] == stage).unwrap_or(Value::Null))
+}
+
+async fn post(client: &Client, from: usize, to: usize) -> Result<()> {
+    for id in from..to {
+        let order = json!({ "order_id": format!("r-{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
+        anyhow::ensure!(client.post("/orders", &order).await?.0.is_success());
+    }
+    Ok(())
+}
+
+async fn audited(site: &Site) -> Result<(i64, i64)> {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(site.database()).read_only(true);
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await?;
+    let count = "SELECT (SELECT count(*) FROM events WHERE type = 'audit.noted'), \
+                 (SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done')";
+    Ok(sqlx::query_as(count).fetch_one(&mut connection).await?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing() -> Result<()> {
+    let site = Site::shipped(PLENTY)?;
+    let host = site.start().await?;
+    post(&host.client, 0, 50).await?;
+    site.add("fifth", "fifth")?;
+    eventually("the fifth stage", || async { Ok((plugin(&host.client, "audit").await?["state"] == "serving").then_some(())) }).await?;
+
+    let load = tokio::spawn({
+        let client = host.client.clone();
+        async move { post(&client, 1_000, 1_500).await }
+    });
+    for round in 0..50 {
+        let variant = if round % 2 == 0 { "fifth-next" } else { "fifth" };
+        let before = plugin(&host.client, "audit").await?["digest"].clone();
+        site.add(variant, "fifth")?;
+        let swapped = || async { Ok((plugin(&host.client, "audit").await?["digest"] != before).then_some(())) };
+        eventually("the swap", swapped).await?;
+    }
+    load.await??;
+    for id in 1_000..1_500 {
+        host.client.order_in(&format!("r-{id}"), "ready").await?;
+    }
+    // Orders posted before the stage joined may or may not have reached it; those after it did, each once.
+    let (events, done) = eventually("every audit", || async {
+        let (events, done) = audited(&site).await?;
+        Ok((done >= 500).then_some((events, done)))
+    })
+    .await?;
+    assert_eq!(events, done, "each audited delivery emits exactly one event");
+    assert!((500..=550).contains(&done), "{done}");
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_file_is_shown_and_the_old_version_keeps_serving() -> Result<()> {
+    let site = Site::shipped(PLENTY)?;
+    let host = site.start().await?;
+    std::fs::write(site.plugins().join("payment.wasm"), b"this is not WebAssembly")?;
+    let shown = eventually("the error", || async {
+        let plugin = plugin(&host.client, "payment").await?;
+        Ok(plugin["last_error"].is_string().then_some(plugin))
+    })
+    .await?;
+    assert_eq!(shown["state"], "serving");
+    post(&host.client, 0, 1).await?;
+    host.client.order_in("r-0", "ready").await?;
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_stage_keeps_its_messages_until_it_returns() -> Result<()> {
+    let site = Site::shipped(PLENTY)?;
+    let host = site.start().await?;
+    std::fs::remove_file(site.plugins().join("shipping.wasm"))?;
+    eventually("the removal", || async { Ok((plugin(&host.client, "shipping").await?["state"] == "removed").then_some(())) }).await?;
+    post(&host.client, 0, 5).await?;
+    for id in 0..5 {
+        host.client.order_in(&format!("r-{id}"), "reserved").await?;
+    }
+    site.add("shipping", "shipping")?;
+    for id in 0..5 {
+        host.client.order_in(&format!("r-{id}"), "ready").await?;
+    }
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_written_file_waits_until_it_is_whole() -> Result<()> {
+    use std::io::Write as _;
+    let site = Site::shipped(PLENTY)?;
+    let host = site.start().await?;
+    let bytes = std::fs::read(crate::harness::guest("fifth")?)?;
+    let mut file = std::fs::File::create(site.plugins().join("fifth.wasm"))?;
+    for part in bytes.chunks(bytes.len() / 5 + 1) {
+        file.write_all(part)?;
+        file.sync_all()?;
+        // Let the watcher look at the half file: another stage's answer proves that it had its turn.
+        plugin(&host.client, "payment").await?;
+    }
+    drop(file);
+    eventually("the fifth stage", || async { Ok((plugin(&host.client, "audit").await?["state"] == "serving").then_some(())) }).await?;
+    host.stop().await
+}

@@ -1,0 +1,59 @@
+//! Stock is never oversold, however many orders race for it, and each refusal refunds its payment once.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::harness::{Client, Site, eventually};
+
+async fn statuses(client: &Client) -> Result<BTreeMap<String, usize>> {
+    let mut counts = BTreeMap::new();
+    let mut path = "/orders?limit=200".to_owned();
+    loop {
+        let (_, page) = client.get(&path).await?;
+        for order in page["items"].as_array().into_iter().flatten() {
+            *counts.entry(order["status"].as_str().unwrap_or("?").to_owned()).or_default() += 1;
+        }
+        match page["next"].as_i64() {
+            Some(cursor) => path = format!("/orders?limit=200&cursor={cursor}"),
+            None => return Ok(counts),
+        }
+    }
+}
+
+async fn post_all(client: &Client) -> Result<()> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for worker in 0..10 {
+        let client = client.clone();
+        tasks.spawn(async move {
+            for index in 0..100 {
+                let id = format!("o-{}", worker * 100 + index);
+                let order = json!({ "order_id": id, "user_id": "1", "items": [{ "sku": "Lamp", "quantity": 1 }], "total": 5 });
+                anyhow::ensure!(client.post("/orders", &order).await?.0.is_success());
+            }
+            Ok(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_orders_for_ten_lamps_reserve_exactly_ten() -> Result<()> {
+    let site = Site::shipped("[stages.inventory]\nlanes = 2\n")?;
+    let host = site.start().await?;
+    host.client.post("/products", &json!({ "sku": "Lamp", "stock": 10 })).await?;
+    eventually("the stock", || async { Ok((host.client.get("/products/Lamp").await?.1["available"] == 10).then_some(())) }).await?;
+    post_all(&host.client).await?;
+    let expected = BTreeMap::from([("ready".to_owned(), 10), ("refunded".to_owned(), 990)]);
+    for _again in 0..2 {
+        eventually("10 ready and 990 refunded", || async { Ok((statuses(&host.client).await? == expected).then_some(())) }).await?;
+        assert_eq!(host.client.get("/products/Lamp").await?.1["available"], 0);
+        post_all(&host.client).await?;
+    }
+    assert_eq!(statuses(&host.client).await?, expected);
+    host.stop().await
+}
