@@ -1,1 +1,129 @@
-//! To be written.
+//! The WebAssembly runtime: compile once, link once, instantiate per message. `wasmtime` is used nowhere else.
+//!
+//! What bounds a guest: memory and tables summed over its store ([`StageLimits::memory_max_bytes`]), time by epochs (a busy guest
+//! yields every tick and ends at its deadline) with a time-out over host calls, the stack by the engine, output, events, state and
+//! log lines by count and bytes. What it costs: a compilation per digest, cached on disk; an instance per message.
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::StateLimits;
+
+mod artifact;
+mod engine;
+mod guest;
+mod load;
+mod wasm_stage;
+
+pub use engine::Runtime;
+pub use load::{Linked, LoadError};
+pub use wasm_stage::WasmStage;
+
+/// The WebAssembly engine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuntimeSettings {
+    /// Most instances alive at once in the pool.
+    pub instances_max: u32,
+    /// How often a busy guest yields, and how exactly a deadline is kept.
+    pub epoch_tick_ms: u64,
+    /// Compiled code is kept here; none: compiled anew at each start.
+    pub cache_dir: Option<std::path::PathBuf>,
+    /// Stack of a guest.
+    pub stack_max_bytes: usize,
+    /// Where instances come from.
+    pub pool: Pool,
+}
+
+impl Default for RuntimeSettings {
+    fn default() -> Self {
+        Self { instances_max: 64, epoch_tick_ms: 5, cache_dir: None, stack_max_bytes: 512 << 10, pool: Pool::Auto }
+    }
+}
+
+/// Where instances come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pool {
+    /// Preallocated slots where the address space allows it, else on demand.
+    Auto,
+    /// Allocated for each instance.
+    OnDemand,
+}
+
+/// Fresh instance per message, or warm ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceMode {
+    /// No order can see another's memory.
+    #[default]
+    Fresh,
+    /// An instance serves many messages, one after another; memory may survive a call.
+    Warm,
+}
+
+/// How a stage's instances live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstancePolicy {
+    /// One message each.
+    Fresh,
+    /// Many messages, one after another.
+    Warm {
+        /// Calls after which an instance is replaced.
+        calls_max: u32,
+    },
+}
+
+/// Limits of one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StageLimits {
+    /// Time for one try.
+    pub deadline_ms: u64,
+    /// Linear memories and tables of one instance, summed.
+    pub memory_max_bytes: usize,
+    /// Payloads of all returned events, summed.
+    pub output_max_bytes: usize,
+    /// Returned events.
+    pub events_max: usize,
+    /// Log lines.
+    pub log_lines_max: u32,
+    /// Log text.
+    pub log_bytes_max: usize,
+    /// Longest state key.
+    pub key_max_bytes: usize,
+    /// Largest state value.
+    pub value_max_bytes: usize,
+    /// State written by one call, keys included.
+    pub state_max_bytes: usize,
+    /// Most keys that one `list-keys` returns.
+    pub list_max: u32,
+}
+
+impl Default for StageLimits {
+    fn default() -> Self {
+        Self {
+            deadline_ms: 1_000,
+            memory_max_bytes: 64 << 20,
+            output_max_bytes: 1 << 20,
+            events_max: 100,
+            log_lines_max: 100,
+            log_bytes_max: 64 << 10,
+            key_max_bytes: 512,
+            value_max_bytes: 256 << 10,
+            state_max_bytes: 1 << 20,
+            list_max: 1_000,
+        }
+    }
+}
+
+impl StageLimits {
+    /// The part that concerns state.
+    pub fn state_limits(&self) -> StateLimits {
+        StateLimits {
+            key_max_bytes: self.key_max_bytes,
+            value_max_bytes: self.value_max_bytes,
+            call_max_bytes: self.state_max_bytes,
+            list_max: self.list_max,
+        }
+    }
+}

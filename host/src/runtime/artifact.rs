@@ -1,0 +1,65 @@
+//! From a plugin file's bytes to compiled code, with a cache on disk that only saves work.
+//!
+//! An artifact's name holds the digest of the file and the engine's compatibility hash, so another engine never reads it. Only files
+//! that this program wrote are deserialised; one that cannot be read is compiled anew.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::load::LoadError;
+
+/// A component: as it is, or made from a core module that carries its component type.
+pub(super) fn as_component(bytes: &[u8]) -> Result<std::borrow::Cow<'_, [u8]>, LoadError> {
+    match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', 0x0d, 0, 1, 0]) => Ok(bytes.into()),
+        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => encode(bytes).map(Into::into),
+        _ => Err(LoadError::NotWasm),
+    }
+}
+
+fn encode(module: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let refuse = |error: &dyn std::fmt::Display| LoadError::NotEncodable(format!("{error:#}"));
+    let mut encoder = wit_component::ComponentEncoder::default().validate(true).module(module).map_err(|error| refuse(&error))?;
+    encoder.encode().map_err(|error| refuse(&error))
+}
+
+/// Compiles, or takes from the cache.
+pub(super) fn compile(engine: &Engine, cache_dir: Option<&Path>, digest: &str, bytes: &[u8]) -> Result<Component, LoadError> {
+    let place = cache_dir.map(|folder| place(engine, folder, digest));
+    if let Some(component) = place.as_deref().filter(|place| place.is_file()).and_then(|place| read(engine, place)) {
+        return Ok(component);
+    }
+    let component = Component::from_binary(engine, &as_component(bytes)?).map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+    if let Some(place) = place
+        && let Err(error) = write(&place, &component)
+    {
+        tracing::warn!(%error, place = %place.display(), "compiled code could not be kept; it is compiled again at the next start");
+    }
+    Ok(component)
+}
+
+fn place(engine: &Engine, folder: &Path, digest: &str) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    folder.join(format!("{digest}-{:016x}.cwasm", hasher.finish()))
+}
+
+fn read(engine: &Engine, place: &Path) -> Option<Component> {
+    // SAFETY: the folder is the host's own; its files were written by `write` from code that this engine compiled.
+    #[expect(unsafe_code, reason = "deserialisation trusts the file")]
+    let component = unsafe { Component::deserialize_file(engine, place) };
+    component.inspect_err(|error| tracing::warn!(%error, place = %place.display(), "kept code is unreadable; compiling again")).ok()
+}
+
+fn write(place: &Path, component: &Component) -> anyhow::Result<()> {
+    let folder = place.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let code = component.serialize().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    std::io::Write::write_all(&mut file, &code)?;
+    file.persist(place)?;
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! One engine a host: its settings, the pool with its fall-back, and the thread that moves the epoch.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::Linker;
+use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::guest::{Guest, bindings};
+use super::load::LoadError;
+use super::{Pool, RuntimeSettings};
+
+/// Slots that a guest may take of the pool: what componentised Python needs (38 core instances, 2 memories, tables of 7,700 elements).
+const CORE_INSTANCES_PER_COMPONENT: u32 = 64;
+const TABLES_PER_COMPONENT: u32 = 16;
+const MEMORIES_PER_COMPONENT: u32 = 8;
+const TABLE_ELEMENTS_MAX: usize = 20_000;
+/// Address space of one memory slot; what a guest may use of it is its own limit.
+const MEMORY_SLOT_BYTES: usize = 1 << 30;
+/// Memory that stays mapped in a slot between instances: saves page faults.
+const KEEP_RESIDENT_BYTES: usize = 256 << 10;
+
+/// The engine, the linkers and the compile cache.
+pub struct Runtime {
+    pub(super) engine: Engine,
+    /// The contract's imports only.
+    pub(super) plain: Linker<Guest>,
+    /// The contract's imports and WASI with nothing granted.
+    pub(super) wasi: Linker<Guest>,
+    pub(super) cache_dir: Option<PathBuf>,
+}
+
+impl Runtime {
+    /// Starts an engine; pooled where the address space allows it.
+    pub fn new(settings: RuntimeSettings) -> Result<Arc<Self>, LoadError> {
+        let engine = match settings.pool {
+            Pool::OnDemand => build(&settings, false)?,
+            Pool::Auto => build(&settings, true).or_else(|error| {
+                tracing::warn!(%error, "no instance pool: instances are allocated on demand");
+                build(&settings, false)
+            })?,
+        };
+        let plain = linker(&engine)?;
+        let mut wasi = linker(&engine)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut wasi).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        tick(engine.weak(), Duration::from_millis(settings.epoch_tick_ms.max(1)))?;
+        Ok(Arc::new(Self { engine, plain, wasi, cache_dir: settings.cache_dir }))
+    }
+}
+
+fn linker(engine: &Engine) -> Result<Linker<Guest>, LoadError> {
+    let mut linker = Linker::new(engine);
+    bindings::Stage::add_to_linker::<_, wasmtime::component::HasSelf<Guest>>(&mut linker, |guest| guest)
+        .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+    Ok(linker)
+}
+
+fn build(settings: &RuntimeSettings, pooled: bool) -> Result<Engine, LoadError> {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .memory_init_cow(true)
+        .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Enable)
+        .max_wasm_stack(settings.stack_max_bytes)
+        .async_stack_size(settings.stack_max_bytes + (1 << 20));
+    if pooled {
+        let instances = settings.instances_max.max(1);
+        let mut pool = PoolingAllocationConfig::default();
+        pool.total_component_instances(instances)
+            .total_core_instances(instances * 4)
+            .total_memories(instances * 2)
+            .total_tables(instances * 4)
+            .total_stacks(instances)
+            .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
+            .max_memories_per_component(MEMORIES_PER_COMPONENT)
+            .max_tables_per_component(TABLES_PER_COMPONENT)
+            .table_elements(TABLE_ELEMENTS_MAX)
+            .max_core_instance_size(4 << 20)
+            .max_component_instance_size(4 << 20)
+            .max_memory_size(MEMORY_SLOT_BYTES)
+            .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+            .table_keep_resident(KEEP_RESIDENT_BYTES);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    }
+    Engine::new(&config).map_err(|error| LoadError::Engine(format!("{error:#}")))
+}
+
+/// Moves the epoch on a thread of its own (a blocked runtime must not stop deadlines) until the engine is gone.
+fn tick(engine: EngineWeak, every: Duration) -> Result<(), LoadError> {
+    let ticker = move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(every);
+        }
+    };
+    let spawned = std::thread::Builder::new().name("postrider-epoch".into()).spawn(ticker);
+    spawned.map(drop).map_err(|error| LoadError::Engine(format!("no thread for epochs: {error}")))
+}

@@ -1,0 +1,238 @@
+//! What a guest sees of the host: the imports of the contract, on the data of one call.
+//!
+//! Host calls return no errors to the guest: breaking a limit or losing the store ends the call with a [`Stop`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wasmtime::ResourceLimiter;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+
+use super::StageLimits;
+use crate::event::Envelope;
+use crate::handler::{CallContext, Limit};
+use crate::state::{StateError, StateView};
+
+/// Generated from the contract.
+#[allow(missing_docs, clippy::pedantic, unreachable_pub, reason = "generated code")]
+pub(super) mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "stage",
+        imports: {
+            "postrider:stage/state.get": async | trappable,
+            "postrider:stage/state.list-keys": async | trappable,
+            default: trappable,
+        },
+        exports: { default: async },
+    });
+}
+
+use bindings::postrider::stage::{config, delivery, log, state};
+
+/// Why the host ended a call.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stop {
+    #[error("{1}")]
+    Limit(Limit, String),
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("the time of this try is over")]
+    Deadline,
+    #[error("`describe` may not use `{0}`: it must be pure, only `log` is open to it")]
+    DescribeOnly(&'static str),
+}
+
+impl From<StateError> for Stop {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Limit { limit, message } => Self::Limit(limit, message),
+            StateError::Store(error) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// One message in a guest's hands.
+pub(super) struct CallData {
+    pub(super) context: CallContext,
+    pub(super) envelope: Arc<Envelope>,
+    pub(super) state: StateView,
+}
+
+/// The data of a wasmtime store: one instance, and the call it serves.
+pub(super) struct Guest {
+    pub(super) call: Option<CallData>,
+    pub(super) limits: StageLimits,
+    pub(super) deadline: Instant,
+    /// The last line that the guest logged as an error: a panic hook's, when a trap follows.
+    pub(super) last_error: Option<String>,
+    memory_bytes: usize,
+    log_lines: u32,
+    log_bytes: usize,
+    wasi: Option<Wasi>,
+}
+
+struct Wasi {
+    ctx: WasiCtx,
+    table: ResourceTable,
+    stderr: MemoryOutputPipe,
+}
+
+impl Guest {
+    /// For one instance; `wasi` gives it a WASI without any grant, its standard error captured.
+    pub(super) fn new(limits: StageLimits, wasi: bool) -> Self {
+        let wasi = wasi.then(|| {
+            let stderr = MemoryOutputPipe::new(limits.log_bytes_max);
+            let ctx = WasiCtxBuilder::new().stderr(stderr.clone()).build();
+            Wasi { ctx, table: ResourceTable::new(), stderr }
+        });
+        let deadline = Instant::now() + Duration::from_millis(limits.deadline_ms);
+        Self { call: None, limits, deadline, last_error: None, memory_bytes: 0, log_lines: 0, log_bytes: 0, wasi }
+    }
+
+    /// Begins a call: budgets that are per call start anew.
+    pub(super) fn begin(&mut self, call: CallData) {
+        self.call = Some(call);
+        self.deadline = Instant::now() + Duration::from_millis(self.limits.deadline_ms);
+        (self.log_lines, self.log_bytes, self.last_error) = (0, 0, None);
+    }
+
+    /// What the guest wrote to its standard error.
+    pub(super) fn stderr(&self) -> Option<String> {
+        let text = self.wasi.as_ref().map(|wasi| wasi.stderr.contents())?;
+        (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn call(&mut self, import: &'static str) -> wasmtime::Result<&mut CallData> {
+        self.call.as_mut().ok_or_else(|| wasmtime::Error::new(Stop::DescribeOnly(import)))
+    }
+
+    fn grow(&mut self, by: usize) -> wasmtime::Result<()> {
+        self.memory_bytes = self.memory_bytes.saturating_add(by);
+        let max = self.limits.memory_max_bytes;
+        if self.memory_bytes > max {
+            let message = format!("the guest asked for {} bytes of memory; the limit is {max}", self.memory_bytes);
+            return Err(wasmtime::Error::new(Stop::Limit(Limit::Memory, message)));
+        }
+        Ok(())
+    }
+}
+
+impl ResourceLimiter for Guest {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        self.grow(desired.saturating_sub(current)).map(|()| true)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        self.grow(desired.saturating_sub(current).saturating_mul(size_of::<usize>())).map(|()| true)
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let limits = self.limits;
+        let wasi = self.wasi.get_or_insert_with(|| {
+            let stderr = MemoryOutputPipe::new(limits.log_bytes_max);
+            Wasi { ctx: WasiCtxBuilder::new().build(), table: ResourceTable::new(), stderr }
+        });
+        WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
+    }
+}
+
+impl bindings::postrider::stage::types::Host for Guest {}
+
+impl delivery::Host for Guest {
+    fn stage(&mut self) -> wasmtime::Result<String> {
+        Ok(self.call("delivery")?.context.stage.to_string())
+    }
+
+    fn attempt(&mut self) -> wasmtime::Result<u32> {
+        Ok(self.call("delivery")?.context.attempt)
+    }
+
+    fn idempotency_key(&mut self) -> wasmtime::Result<String> {
+        Ok(self.call("delivery")?.context.idempotency_key.clone())
+    }
+
+    fn now_ms(&mut self) -> wasmtime::Result<u64> {
+        Ok(self.call("delivery")?.context.now_ms)
+    }
+
+    fn remaining_ms(&mut self) -> wasmtime::Result<u32> {
+        self.call("delivery")?;
+        Ok(self.deadline.saturating_duration_since(Instant::now()).as_millis() as u32)
+    }
+
+    fn trace_headers(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
+        Ok(self.call("delivery")?.context.trace_headers.clone())
+    }
+}
+
+impl state::Host for Guest {
+    async fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
+        let value = self.call("state")?.state.get(&key).await.map_err(stop)?;
+        Ok(value.map(Vec::from))
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<()> {
+        self.call("state")?.state.set(key, value.into()).map_err(stop)
+    }
+
+    fn remove(&mut self, key: String) -> wasmtime::Result<()> {
+        self.call("state")?.state.remove(key).map_err(stop)
+    }
+
+    async fn list_keys(&mut self, prefix: String, after: String, limit: u32) -> wasmtime::Result<Vec<String>> {
+        self.call("state")?.state.list_keys(&prefix, &after, limit).await.map_err(stop)
+    }
+}
+
+fn stop(error: StateError) -> wasmtime::Error {
+    wasmtime::Error::new(Stop::from(error))
+}
+
+impl config::Host for Guest {
+    fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
+        Ok(self.call("config")?.context.settings.get(&key).cloned())
+    }
+}
+
+impl log::Host for Guest {
+    fn log(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
+        self.log_lines += 1;
+        self.log_bytes += message.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let (lines, bytes) = (self.limits.log_lines_max, self.limits.log_bytes_max);
+        if self.log_lines > lines || self.log_bytes > bytes {
+            let message = format!("the call logged more than {lines} lines or {bytes} bytes");
+            return Err(wasmtime::Error::new(Stop::Limit(Limit::Log, message)));
+        }
+        emit(self.call.as_ref(), level, &message, &fields);
+        if matches!(level, log::Level::Error) {
+            self.last_error = Some(message);
+        }
+        Ok(())
+    }
+}
+
+/// A guest's line with what it belongs to, without the guest having to say so.
+fn emit(call: Option<&CallData>, level: log::Level, message: &str, fields: &[(String, String)]) {
+    let stage = call.map(|call| &*call.context.stage);
+    let attempt = call.map(|call| call.context.attempt);
+    let event = call.map(|call| call.envelope.event.id.as_str());
+    let order = call.and_then(|call| call.envelope.order_id.as_deref());
+    let fields = (!fields.is_empty()).then(|| fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "));
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(target: "postrider::guest", stage, order, event, attempt, fields, "{message}")
+        };
+    }
+    match level {
+        log::Level::Trace => line!(trace),
+        log::Level::Debug => line!(debug),
+        log::Level::Info => line!(info),
+        log::Level::Warn => line!(warn),
+        log::Level::Error => line!(error),
+    }
+}

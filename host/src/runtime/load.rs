@@ -1,0 +1,175 @@
+//! Loading: verify → compile → link → describe. Every reason for a refusal says what does not fit and how to mend it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::Store;
+use wasmtime::component::Component;
+
+use super::guest::{Guest, Stop, bindings};
+use super::{Runtime, StageLimits, artifact};
+use crate::config::is_name;
+use crate::event::{HOST_EVENT_PREFIX, hex};
+use crate::handler::Description;
+
+/// Contract version that this host speaks: a guest built for an older 1.x links as well.
+pub const CONTRACT: &str = "postrider:stage@1.0.0";
+const HANDLER: &str = "postrider:stage/handler@1.0.0";
+/// Time that a `describe` may take.
+const DESCRIBE_MAX: Duration = Duration::from_secs(10);
+
+/// Why a plugin file cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Something is wrong with the engine, not with the file.
+    #[error("the WebAssembly engine: {0}")]
+    Engine(String),
+    /// Neither a component nor a core module.
+    #[error("not WebAssembly: the file begins with neither the header of a component nor that of a core module")]
+    NotWasm,
+    /// A core module without, or with an unusable, component type.
+    #[error("a core module that cannot become a component: {0}; build it with wit-bindgen against {CONTRACT}, or as a component")]
+    NotEncodable(String),
+    /// A component that does not validate.
+    #[error("not a valid component: {0}")]
+    Invalid(String),
+    /// It wants what the host does not offer.
+    #[error("it imports `{import}`: {remedy}")]
+    Import {
+        /// What it wants.
+        import: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// It does not offer the handler.
+    #[error("it does not export `{HANDLER}` (it exports: {0}); build it for the world `stage` of {CONTRACT}")]
+    Export(String),
+    /// Imports or exports have other types than the contract's.
+    #[error("it does not fit the contract {CONTRACT}: {0}")]
+    Link(String),
+    /// `describe` failed.
+    #[error("`describe` failed: {0}")]
+    Describe(String),
+    /// `describe` said something unusable; every problem.
+    #[error("`describe` is unusable: {}", .0.join("; "))]
+    Description(Vec<String>),
+}
+
+/// A plugin that can be instantiated.
+#[derive(Clone)]
+pub struct Linked {
+    pub(super) pre: bindings::StagePre<Guest>,
+    pub(super) wasi: bool,
+    /// SHA-256 of the file, in hex.
+    pub digest: Arc<str>,
+    /// What it said about itself.
+    pub description: Arc<Description>,
+    /// Everything it imports.
+    pub imports: Vec<String>,
+}
+
+impl Runtime {
+    /// Compiles (off the async threads), links and describes a plugin file.
+    pub async fn load(self: &Arc<Self>, bytes: Vec<u8>) -> Result<Linked, LoadError> {
+        let runtime = Arc::clone(self);
+        let compiled = tokio::task::spawn_blocking(move || {
+            let digest = hex(&Sha256::digest(&bytes));
+            let component = artifact::compile(&runtime.engine, runtime.cache_dir.as_deref(), &digest, &bytes)?;
+            Ok::<_, LoadError>((digest, component))
+        });
+        let (digest, component) = compiled.await.map_err(|error| LoadError::Engine(error.to_string()))??;
+        self.link(&component, digest.into()).await
+    }
+
+    async fn link(&self, component: &Component, digest: Arc<str>) -> Result<Linked, LoadError> {
+        let kind = component.component_type();
+        let imports: Vec<String> = kind.imports(&self.engine).map(|(name, _)| name.to_owned()).collect();
+        for import in &imports {
+            check_import(import)?;
+        }
+        let exports: Vec<String> = kind.exports(&self.engine).map(|(name, _)| name.to_owned()).collect();
+        if !exports.iter().any(|export| export.starts_with("postrider:stage/handler@1.")) {
+            return Err(LoadError::Export(if exports.is_empty() { "nothing".into() } else { exports.join(", ") }));
+        }
+        let wasi = imports.iter().any(|import| import.starts_with("wasi:"));
+        let linker = if wasi { &self.wasi } else { &self.plain };
+        let pre = linker.instantiate_pre(component).map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let pre = bindings::StagePre::new(pre).map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let description = self.describe(&pre, wasi).await?;
+        check_description(&description)?;
+        Ok(Linked { pre, wasi, digest, description: Arc::new(description), imports })
+    }
+
+    /// Asks an instance of its own, in which every import but `log` traps.
+    async fn describe(&self, pre: &bindings::StagePre<Guest>, wasi: bool) -> Result<Description, LoadError> {
+        let limits = StageLimits { deadline_ms: DESCRIBE_MAX.as_millis() as u64, ..StageLimits::default() };
+        let mut store = new_store(&self.engine, Guest::new(limits, wasi));
+        let asked = async {
+            let instance = pre.instantiate_async(&mut store).await?;
+            instance.postrider_stage_handler().call_describe(&mut store).await
+        };
+        let described = tokio::time::timeout(DESCRIBE_MAX, asked).await.map_err(|_| LoadError::Describe("it took too long".into()))?;
+        let described = described.map_err(|error| {
+            let said = store.data().last_error.clone();
+            LoadError::Describe(said.unwrap_or_else(|| error.downcast_ref::<Stop>().map_or_else(|| error.to_string(), ToString::to_string)))
+        })?;
+        let bindings::exports::postrider::stage::handler::Description { name, version, summary, consumes, emits, attributes } = described;
+        Ok(Description { name, version, summary, consumes, emits, attributes })
+    }
+}
+
+/// A store whose epoch deadline, limiter and host-call allowance are set before anything runs in it.
+pub(super) fn new_store(engine: &wasmtime::Engine, guest: Guest) -> Store<Guest> {
+    let fuel = guest.limits.memory_max_bytes;
+    let mut store = Store::new(engine, guest);
+    store.limiter(|guest| guest);
+    store.set_hostcall_fuel(fuel);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|cx| {
+        if std::time::Instant::now() >= cx.data().deadline {
+            return Err(wasmtime::Error::new(Stop::Deadline));
+        }
+        Ok(wasmtime::UpdateDeadline::Yield(1))
+    });
+    store
+}
+
+fn check_import(import: &str) -> Result<(), LoadError> {
+    let refuse = |remedy: &str| Err(LoadError::Import { import: import.to_owned(), remedy: remedy.to_owned() });
+    if let Some(version) = import.strip_prefix("postrider:stage/").and_then(|rest| rest.split_once('@')).map(|(_, version)| version) {
+        let minor = version.split('.').nth(1).unwrap_or("?");
+        return match version.split('.').next() {
+            Some("1") if minor == "0" => Ok(()),
+            Some(major) => refuse(&format!("needs Postrider {major}.{minor}; this host speaks {CONTRACT}")),
+            None => refuse("it names no version"),
+        };
+    }
+    if import.starts_with("wasi:http/") {
+        return refuse("needs an HTTP grant, which this host cannot give");
+    }
+    if import.starts_with("wasi:") {
+        return Ok(());
+    }
+    refuse(&format!("a stage may import only {CONTRACT} and WASI"))
+}
+
+fn check_description(description: &Description) -> Result<(), LoadError> {
+    let mut problems = Vec::new();
+    if !is_name(&description.name) {
+        problems.push(format!("the name `{}` must match [a-z][a-z0-9-]{{0,39}}", description.name));
+    }
+    if description.consumes.is_empty() {
+        problems.push("it consumes no event type".to_owned());
+    }
+    let wrong = |text: &str| text.is_empty() || text.len() > 200 || text.split('.').any(str::is_empty);
+    problems.extend(description.consumes.iter().filter(|text| wrong(text)).map(|text| format!("`{text}` in `consumes` is no event type or pattern")));
+    for event_type in &description.emits {
+        if wrong(event_type) || event_type.contains(['*', '#']) {
+            problems.push(format!("`{event_type}` in `emits` is no event type"));
+        } else if event_type.starts_with(HOST_EVENT_PREFIX) {
+            problems.push(format!("`{event_type}` in `emits`: types that start with `{HOST_EVENT_PREFIX}` are the host's"));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(LoadError::Description(problems)) }
+}

@@ -1,0 +1,223 @@
+//! A stage in WebAssembly: one message in, one outcome out.
+//!
+//! A fresh instance for each message unless the stage asked for warm ones. An instance serves one message at a time; one that
+//! trapped, ran out of time or broke a limit is dropped and never used again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
+
+use super::guest::{CallData, Guest, Stop, bindings};
+use super::load::{Linked, new_store};
+use super::{InstancePolicy, StageLimits};
+use crate::handler::{Call, Description, Emitted, Failure, Handled, Limit, Outcome, StageHandler};
+use crate::state::StateWrites;
+
+use bindings::exports::postrider::stage::handler as contract;
+
+/// Host calls may take this much longer than the guest's deadline before the call is cut off.
+const HOST_CALL_GRACE: Duration = Duration::from_millis(250);
+
+struct Instance {
+    store: Store<Guest>,
+    bindings: bindings::Stage,
+    calls: u32,
+}
+
+/// A plugin under the limits of one stage.
+pub struct WasmStage {
+    linked: Linked,
+    limits: StageLimits,
+    policy: InstancePolicy,
+    idle: Mutex<Vec<Instance>>,
+}
+
+impl WasmStage {
+    /// Lets `linked` serve under these limits.
+    pub fn new(linked: &Linked, limits: StageLimits, policy: InstancePolicy) -> Self {
+        Self { linked: linked.clone(), limits, policy, idle: Mutex::default() }
+    }
+
+    async fn instance(&self) -> Result<Instance, Outcome> {
+        if let Some(warm) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(warm);
+        }
+        let guest = Guest::new(self.limits, self.linked.wasi);
+        let mut store = new_store(self.linked.pre.engine(), guest);
+        match self.linked.pre.instantiate_async(&mut store).await {
+            Ok(bindings) => Ok(Instance { store, bindings, calls: 0 }),
+            Err(error) => Err(self.explain(&error, None)),
+        }
+    }
+
+    /// Keeps a healthy instance when the policy wants it.
+    fn retire(&self, mut instance: Instance) {
+        instance.calls += 1;
+        if let InstancePolicy::Warm { calls_max } = self.policy
+            && instance.calls < calls_max
+        {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
+        }
+    }
+
+    async fn run(&self, call: Call) -> (Outcome, StateWrites) {
+        let mut instance = match self.instance().await {
+            Ok(instance) => instance,
+            Err(outcome) => return (outcome, StateWrites::new()),
+        };
+        let event = event(&call);
+        let data = CallData { context: call.context, envelope: call.envelope, state: call.state };
+        instance.store.data_mut().begin(data);
+        instance.store.set_epoch_deadline(1);
+        let patience = Duration::from_millis(self.limits.deadline_ms) + HOST_CALL_GRACE;
+        let handler = instance.bindings.postrider_stage_handler();
+        let answer = tokio::time::timeout(patience, handler.call_handle(&mut instance.store, &event)).await;
+        let guest = instance.store.data_mut();
+        let said = guest.last_error.take().or_else(|| guest.stderr());
+        let writes = guest.call.take().map(|call| call.state.into_writes()).unwrap_or_default();
+        let outcome = match answer {
+            Ok(Ok(answer)) => {
+                self.retire(instance);
+                self.accept(answer)
+            }
+            Ok(Err(error)) => self.explain(&error, said),
+            Err(_) => self.timed_out(None),
+        };
+        (outcome, writes)
+    }
+
+    fn accept(&self, answer: Result<Vec<contract::Emitted>, contract::Failure>) -> Outcome {
+        let emitted = match answer {
+            Ok(emitted) => emitted,
+            Err(contract::Failure { retryable, code, message, retry_after_ms }) => {
+                return Outcome::Failed(Failure { retryable, code, message, retry_after_ms });
+            }
+        };
+        let max = self.limits.events_max;
+        if emitted.len() > max {
+            let message = format!("returned {} events; the limit is {max}", emitted.len());
+            return Outcome::LimitBroken { limit: Limit::Events, message };
+        }
+        let (bytes, max) = (emitted.iter().map(weight).sum::<usize>(), self.limits.output_max_bytes);
+        if bytes > max {
+            let message = format!("returned events of {bytes} bytes; the limit is {max}");
+            return Outcome::LimitBroken { limit: Limit::Output, message };
+        }
+        Outcome::Done(emitted.into_iter().map(from_contract).collect())
+    }
+
+    fn timed_out(&self, backtrace: Option<String>) -> Outcome {
+        let message = format!("the stage did not answer within {} ms", self.limits.deadline_ms);
+        Outcome::Trapped { kind: "timeout".into(), message, backtrace }
+    }
+
+    /// An outcome from what ended a call: by type, never by text.
+    fn explain(&self, error: &wasmtime::Error, said: Option<String>) -> Outcome {
+        let backtrace = error.downcast_ref::<WasmBacktrace>().map(symbolise);
+        if let Some(stop) = error.downcast_ref::<Stop>() {
+            return match stop {
+                Stop::Limit(limit, message) => Outcome::LimitBroken { limit: *limit, message: message.clone() },
+                Stop::Unavailable(reason) => Outcome::Unavailable(reason.clone()),
+                Stop::Deadline => self.timed_out(backtrace),
+                Stop::DescribeOnly(_) => Outcome::Trapped { kind: "host".into(), message: stop.to_string(), backtrace },
+            };
+        }
+        if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+            return Outcome::Unavailable("no instance is free: raise runtime.instances_max".into());
+        }
+        let (kind, what) = match error.downcast_ref::<Trap>() {
+            Some(trap) => (trap_kind(*trap), trap.to_string()),
+            None => ("abi", error.root_cause().to_string()),
+        };
+        let message = said.map_or(what, |said| said.trim_end().to_owned());
+        Outcome::Trapped { kind: kind.into(), message, backtrace }
+    }
+}
+
+#[async_trait]
+impl StageHandler for WasmStage {
+    fn description(&self) -> &Description {
+        &self.linked.description
+    }
+
+    fn digest(&self) -> &str {
+        &self.linked.digest
+    }
+
+    async fn handle(&self, call: Call) -> Handled {
+        let began = Instant::now();
+        let (outcome, writes) = self.run(call).await;
+        Handled { outcome, writes, duration: began.elapsed() }
+    }
+}
+
+fn event(call: &Call) -> contract::Event {
+    let event = &call.envelope.event;
+    let mut attributes = event.attributes.clone();
+    attributes.push(("correlationid".into(), call.envelope.correlation_id.clone()));
+    if let Some(cause) = &call.envelope.cause {
+        attributes.push(("causationid".into(), cause.id.clone()));
+    }
+    contract::Event {
+        id: event.id.clone(),
+        event_type: event.event_type.clone(),
+        source: event.source.clone(),
+        subject: event.subject.clone(),
+        time_ms: event.time_ms,
+        content_type: event.content_type.clone(),
+        data: event.data.to_vec(),
+        attributes,
+    }
+}
+
+/// Bytes that an emitted event hands to the host.
+fn weight(emitted: &contract::Emitted) -> usize {
+    let attributes: usize = emitted.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    emitted.data.len() + emitted.event_type.len() + emitted.content_type.len() + emitted.subject.as_ref().map_or(0, String::len) + attributes
+}
+
+fn from_contract(emitted: contract::Emitted) -> Emitted {
+    let contract::Emitted { event_type, content_type, data, subject, delay_ms, attributes } = emitted;
+    Emitted { event_type, content_type, data: data.into(), subject, delay_ms, attributes }
+}
+
+fn trap_kind(trap: Trap) -> &'static str {
+    match trap {
+        Trap::StackOverflow => "stack-overflow",
+        Trap::MemoryOutOfBounds => "memory-out-of-bounds",
+        Trap::TableOutOfBounds => "table-out-of-bounds",
+        Trap::IndirectCallToNull => "indirect-call-to-null",
+        Trap::BadSignature => "bad-signature",
+        Trap::IntegerOverflow => "integer-overflow",
+        Trap::IntegerDivisionByZero => "integer-division-by-zero",
+        Trap::BadConversionToInteger => "bad-conversion-to-integer",
+        Trap::UnreachableCodeReached => "unreachable",
+        Trap::Interrupt => "timeout",
+        _ => "other",
+    }
+}
+
+/// One frame a line, innermost first: function, then file and line where the toolchain kept them.
+fn symbolise(backtrace: &WasmBacktrace) -> String {
+    let mut lines = Vec::new();
+    for frame in backtrace.frames() {
+        if frame.symbols().is_empty() {
+            lines.push(frame.func_name().map_or_else(|| format!("<function {}>", frame.func_index()), ToOwned::to_owned));
+        }
+        for symbol in frame.symbols() {
+            let name = symbol.name().or(frame.func_name()).unwrap_or("<unknown>");
+            let place = symbol.file().map(|file| format!(" at {file}:{}", symbol.line().unwrap_or(0)));
+            lines.push(format!("{name}{}", place.unwrap_or_default()));
+        }
+    }
+    lines.join("\n")
+}
+
+/// Shared by tests and benches that need a handler behind a pointer.
+impl From<WasmStage> for Arc<dyn StageHandler> {
+    fn from(stage: WasmStage) -> Self {
+        Arc::new(stage)
+    }
+}
