@@ -13,7 +13,10 @@ use serde_json::Value;
 
 use crate::event::{DeliveryKey, Envelope, EventKey};
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod sqlite;
+pub mod status;
 
 /// Version of a state key: 0 means that it never existed; versions grow for ever, also over a removal.
 pub type Version = i64;

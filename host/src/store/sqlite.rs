@@ -1,1 +1,287 @@
-//! To be written.
+//! The store in one `SQLite` file, for a single host: one writer that commits in groups, readers beside it.
+//!
+//! Bounds: the writer's queue ([`committer`]), four readers, the caller's page sizes. Guarantees: `synchronous = FULL`, so that what
+//! was answered is on disk; a lock file keeps a second host off. Costs: a group is one fsync and a constant number of statements,
+//! whatever the number of operations in it.
+
+mod committer;
+mod known;
+mod letters;
+mod open;
+mod outbox;
+mod plan;
+mod read;
+mod rows;
+mod settle;
+mod sql;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqlitePool;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use self::committer::{Committer, Job, Op, QUEUE_OPS, Reply};
+pub use self::open::OpenError;
+use self::plan::Context;
+use self::sql::{args, column, fetch};
+use super::status::StatusRules;
+use super::{
+    Accepted, Batch, Commit, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LoggedEvent, Lost, NewEvent, NewOrder,
+    Order, OrderFilter, OutboxRow, Page, PluginLoad, StateRow, Store, StoreError,
+};
+use crate::clock::Clock;
+use crate::event::DeliveryKey;
+
+/// How to open the store.
+pub struct SqliteOptions {
+    /// The database file; it and its folder are created.
+    pub path: PathBuf,
+    /// Owner of outbox leases: the same after a restart.
+    pub host_name: String,
+    /// Time for leases and for what is written.
+    pub clock: Arc<dyn Clock>,
+    /// Order status by events.
+    pub status: Arc<StatusRules>,
+    /// How long an outbox row is held for sending.
+    pub lease_ms: u64,
+    /// Most operations in one transaction.
+    pub group_max_ops: usize,
+}
+
+/// The store.
+pub struct SqliteStore {
+    readers: SqlitePool,
+    clock: Arc<dyn Clock>,
+    /// None once closed.
+    writer: Mutex<Option<mpsc::Sender<Job>>>,
+    committer: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SqliteStore {
+    /// Opens the file, brings its schema up to date and starts the writer. Leases of an earlier run of this host are released.
+    pub async fn open(options: SqliteOptions) -> Result<Arc<Self>, OpenError> {
+        let opened = open::open(&options.path).await?;
+        let mut conn = opened.writer;
+        let failed = |error: StoreError| open::database(&options.path, error);
+        outbox::release(&mut conn, &options.host_name).await.map_err(failed)?;
+        let (last_event, last_outbox) = last_ids(&mut conn).await.map_err(failed)?;
+        let committer = Committer {
+            conn,
+            options: opened.writer_options,
+            context: Context {
+                host: options.host_name,
+                lease_ms: options.lease_ms,
+                status: options.status,
+                last_event,
+                last_outbox,
+            },
+            clock: Arc::clone(&options.clock),
+            group_max_ops: options.group_max_ops.max(1),
+            lock: opened.lock,
+        };
+        let (sender, receiver) = mpsc::channel(QUEUE_OPS);
+        let task = tokio::spawn(committer.run(receiver));
+        Ok(Arc::new(Self {
+            readers: opened.readers,
+            clock: options.clock,
+            writer: Mutex::new(Some(sender)),
+            committer: tokio::sync::Mutex::new(Some(task)),
+        }))
+    }
+
+    fn sender(&self) -> Result<mpsc::Sender<Job>, StoreError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.clone().filter(|writer| !writer.is_closed()).ok_or_else(closed)
+    }
+
+    /// Hands an operation to the writer and waits for its commit. It is carried out even if the caller stops waiting.
+    async fn ask(&self, op: Op) -> Result<Reply, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.sender()?.send(Job { op, reply }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    async fn ask_rows(&self, op: Op) -> Result<Vec<OutboxRow>, StoreError> {
+        match self.ask(op).await? {
+            Reply::Rows(rows) => Ok(rows),
+            other => Err(mixed_up(&other)),
+        }
+    }
+
+    async fn ask_letter(&self, op: Op) -> Result<DeadLetterAction, StoreError> {
+        match self.ask(op).await? {
+            Reply::Letter(action) => Ok(action),
+            other => Err(mixed_up(&other)),
+        }
+    }
+
+    async fn ask_written(&self, op: Op) -> Result<(), StoreError> {
+        match self.ask(op).await? {
+            Reply::Written => Ok(()),
+            other => Err(mixed_up(&other)),
+        }
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".to_owned())
+}
+
+fn mixed_up(reply: &Reply) -> StoreError {
+    StoreError::Corrupt(format!("the writer answered another question: {reply:?}"))
+}
+
+/// Where the numbering of events and outbox rows goes on: the writer counts, since nobody else writes.
+async fn last_ids(conn: &mut SqliteConnection) -> Result<(i64, i64), StoreError> {
+    let sql = "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0), \
+               coalesce((SELECT max(seq) FROM events), 0)), coalesce((SELECT max(id) FROM outbox), 0)";
+    let rows = fetch(conn, sql, args![]).await?;
+    rows.first().map_or(Ok((0, 0)), |row| Ok((column(row, 0)?, column(row, 1)?)))
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn accept_order(&self, order: NewOrder) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
+        match self.ask(Op::AcceptOrder(Box::new(order))).await? {
+            Reply::Order(accepted, rows) => Ok((accepted, rows)),
+            other => Err(mixed_up(&other)),
+        }
+    }
+
+    async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError> {
+        match self.ask(Op::AcceptEvent(Box::new(event))).await? {
+            Reply::Event(new, rows) => Ok((new, rows)),
+            other => Err(mixed_up(&other)),
+        }
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Commit, StoreError> {
+        match self.ask(Op::Commit(batch)).await? {
+            Reply::Commit(commit) => Ok(commit),
+            other => Err(mixed_up(&other)),
+        }
+    }
+
+    async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+        if limit == 0 || !outbox::claimable(&self.readers, self.clock.now_ms()).await? {
+            return Ok(Vec::new());
+        }
+        self.ask_rows(Op::Claim { limit }).await
+    }
+
+    async fn outbox_sent(&self, ids: Vec<i64>) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.ask_written(Op::Sent(ids)).await
+    }
+
+    async fn outbox_postponed(&self, ids: Vec<i64>, due_at_ms: u64) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.ask_written(Op::Postponed { ids, due_at_ms }).await
+    }
+
+    async fn outbox_next_due(&self) -> Result<Option<u64>, StoreError> {
+        outbox::next_due(&self.readers).await
+    }
+
+    async fn requeue_lost(&self, stage: &str, lost: Lost) -> Result<Vec<OutboxRow>, StoreError> {
+        let events = outbox::lost(&self.readers, stage, lost.queued_before_ms, lost.limit).await?;
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (stage, queued_before_ms) = (stage.to_owned(), lost.queued_before_ms);
+        self.ask_rows(Op::Requeue {
+            stage,
+            events,
+            queued_before_ms,
+        })
+        .await
+    }
+
+    async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
+        read::state_get(&self.readers, stage, key).await
+    }
+
+    async fn state_folders(&self, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
+        read::state_folders(&self.readers, stage, folders).await
+    }
+
+    async fn state_keys(&self, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
+        read::state_keys(&self.readers, stage, prefix, after, limit).await
+    }
+
+    async fn already_settled(&self, keys: Vec<(DeliveryKey, u32, u32)>) -> Result<Vec<DeliveryKey>, StoreError> {
+        read::already_settled(&self.readers, &keys).await
+    }
+
+    async fn order(&self, id: &str) -> Result<Option<Order>, StoreError> {
+        read::order_by_id(&self.readers, id).await
+    }
+
+    async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError> {
+        read::orders(&self.readers, &filter).await
+    }
+
+    async fn order_events(&self, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
+        read::order_events(&self.readers, order_id, after, limit).await
+    }
+
+    async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
+        read::order_deliveries(&self.readers, order_id).await
+    }
+
+    async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
+        read::dead_letters(&self.readers, &filter).await
+    }
+
+    async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
+        read::dead_letter(&self.readers, id).await
+    }
+
+    async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {
+        self.ask_letter(Op::Replay { id, expires_at_ms }).await
+    }
+
+    async fn replay_edited(&self, id: i64, event: NewEvent) -> Result<DeadLetterAction, StoreError> {
+        let event = Box::new(event);
+        self.ask_letter(Op::ReplayEdited { id, event }).await
+    }
+
+    async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError> {
+        self.ask_letter(Op::Discard { id, reason }).await
+    }
+
+    async fn record_plugin_load(&self, load: PluginLoad) -> Result<(), StoreError> {
+        self.ask_written(Op::PluginLoaded(load)).await
+    }
+
+    async fn plugin_loads(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
+        read::plugin_loads(&self.readers, stage, limit).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.sender()?;
+        fetch(&self.readers, "SELECT 1", args![]).await.map(|_| ())
+    }
+
+    async fn close(&self) {
+        // The writer ends when the last sender is gone: those of calls under way are dropped once they were answered.
+        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+        // Readers first: an open one would keep the log from being taken back into the file.
+        self.readers.close().await;
+        if let Some(task) = self.committer.lock().await.take()
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the store's writer panicked");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The one writer: a task that owns the only connection which writes, and merges all waiting operations into one transaction.
+//!
+//! Bounds: [`QUEUE_OPS`] operations wait, after that their callers do; a group has at most `group_max_ops`. Guarantees: an operation
+//! is answered only after the commit that holds it; one that makes its group fail is run again alone, so it costs nobody else.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+
+use super::known::Known;
+use super::plan::{Context, Plan};
+use super::sql::{args, execute, store_error};
+use super::{letters, outbox, settle};
+use crate::clock::Clock;
+use crate::store::{
+    Accepted, Batch, Commit, DeadLetterAction, NewEvent, NewOrder, OutboxRow, PluginLoad, StoreError,
+};
+
+/// Operations that wait for the writer before their callers have to.
+pub(super) const QUEUE_OPS: usize = 1024;
+
+/// Something to write.
+#[derive(Debug)]
+pub(super) enum Op {
+    AcceptOrder(Box<NewOrder>),
+    AcceptEvent(Box<NewEvent>),
+    Commit(Batch),
+    Sent(Vec<i64>),
+    Postponed { ids: Vec<i64>, due_at_ms: u64 },
+    Claim { limit: u32 },
+    Requeue { stage: String, events: Vec<i64>, queued_before_ms: u64 },
+    Replay { id: i64, expires_at_ms: u64 },
+    ReplayEdited { id: i64, event: Box<NewEvent> },
+    Discard { id: i64, reason: String },
+    PluginLoaded(PluginLoad),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Order(Accepted, Vec<OutboxRow>),
+    Event(bool, Vec<OutboxRow>),
+    Commit(Commit),
+    Rows(Vec<OutboxRow>),
+    Letter(DeadLetterAction),
+    Written,
+}
+
+/// An operation and who waits for it.
+pub(super) struct Job {
+    pub(super) op: Op,
+    pub(super) reply: oneshot::Sender<Result<Reply, StoreError>>,
+}
+
+/// The task.
+pub(super) struct Committer {
+    pub(super) conn: SqliteConnection,
+    /// To connect anew should the connection break.
+    pub(super) options: SqliteConnectOptions,
+    pub(super) context: Context,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) group_max_ops: usize,
+    /// Keeps other hosts off the file for as long as there is a writer.
+    pub(super) lock: File,
+}
+
+impl Committer {
+    /// Runs until the last sender is gone and the queue is empty.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut jobs = Vec::with_capacity(self.group_max_ops);
+        while queue.recv_many(&mut jobs, self.group_max_ops).await > 0 {
+            self.tick(&mut jobs).await;
+        }
+        if let Err(error) = execute(&mut self.conn, "PRAGMA wal_checkpoint(TRUNCATE)", args![]).await {
+            tracing::warn!(%error, "the write-ahead log was left for the next start");
+        }
+        if let Err(error) = self.conn.close().await {
+            tracing::warn!(%error, "the database was not closed cleanly");
+        }
+        drop(self.lock);
+    }
+
+    /// Writes one group and answers it.
+    async fn tick(&mut self, jobs: &mut Vec<Job>) {
+        let ops: Vec<&Op> = jobs.iter().map(|job| &job.op).collect();
+        let replies: Vec<Result<Reply, StoreError>> = match self.transaction(&ops).await {
+            Ok(replies) => replies.into_iter().map(Ok).collect(),
+            Err(Failed::Begin(error)) => ops.iter().map(|_| Err(again(&error))).collect(),
+            Err(Failed::Group(error)) if ops.len() == 1 => vec![Err(error)],
+            Err(Failed::Group(error)) => {
+                tracing::debug!(%error, operations = ops.len(), "a group failed: each of its operations is run alone");
+                let mut replies = Vec::with_capacity(ops.len());
+                for op in &ops {
+                    replies.push(self.alone(op).await);
+                }
+                replies
+            }
+        };
+        for (job, reply) in jobs.drain(..).zip(replies) {
+            // The caller may have gone; what was written stays written.
+            let _ = job.reply.send(reply);
+        }
+    }
+
+    async fn alone(&mut self, op: &Op) -> Result<Reply, StoreError> {
+        let missing = || StoreError::Corrupt("an operation was left without an answer".to_owned());
+        match self.transaction(&[op]).await {
+            Ok(replies) => replies.into_iter().next().ok_or_else(missing),
+            Err(Failed::Begin(error) | Failed::Group(error)) => Err(error),
+        }
+    }
+
+    async fn transaction(&mut self, ops: &[&Op]) -> Result<Vec<Reply>, Failed> {
+        execute(&mut self.conn, "BEGIN IMMEDIATE", args![]).await.map_err(Failed::Begin)?;
+        let now_ms = self.clock.now_ms();
+        let result = match group(&mut self.conn, &mut self.context, now_ms, ops).await {
+            Ok(replies) => execute(&mut self.conn, "COMMIT", args![]).await.map(|_| replies),
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(replies) => Ok(replies),
+            Err(error) => {
+                self.roll_back().await;
+                Err(Failed::Group(error))
+            }
+        }
+    }
+
+    /// Leaves the connection without a transaction: `SQLite` rolls some errors back by itself, and a broken connection is replaced.
+    async fn roll_back(&mut self) {
+        let rolled_back = execute(&mut self.conn, "ROLLBACK", args![]).await;
+        if rolled_back.is_ok() || self.conn.ping().await.is_ok() && execute(&mut self.conn, "BEGIN", args![]).await.is_ok() {
+            if rolled_back.is_err() {
+                let _ = execute(&mut self.conn, "ROLLBACK", args![]).await;
+            }
+            return;
+        }
+        match self.options.connect().await {
+            Ok(conn) => self.conn = conn,
+            Err(error) => tracing::error!(error = %store_error(&error), "the database cannot be opened again"),
+        }
+    }
+}
+
+/// Where a transaction failed.
+enum Failed {
+    /// Before it began: nobody's fault.
+    Begin(StoreError),
+    /// Underway.
+    Group(StoreError),
+}
+
+fn again(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
+        StoreError::Corrupt(why) => StoreError::Corrupt(why.clone()),
+    }
+}
+
+/// All operations of a group. They wait at the same time, so any order is a fair one: those that share statements come first.
+async fn group(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64, ops: &[&Op]) -> Result<Vec<Reply>, StoreError> {
+    let mut known = Known::load(conn, ops).await?;
+    let mut plan = Plan::new(context, now_ms);
+    let mut replies = Vec::with_capacity(ops.len());
+    for op in ops {
+        replies.push(shared(&mut known, &mut plan, op));
+    }
+    plan.flush(conn).await?;
+    let mut answered = Vec::with_capacity(ops.len());
+    for (op, reply) in ops.iter().zip(replies) {
+        answered.push(match reply {
+            Some(reply) => reply,
+            None => single(conn, context, now_ms, op).await?,
+        });
+    }
+    Ok(answered)
+}
+
+/// The operations that come often: they share their statements with the whole group.
+fn shared<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, op: &'a Op) -> Option<Reply> {
+    match op {
+        Op::AcceptOrder(order) => {
+            let (accepted, rows) = settle::order(known, plan, order);
+            Some(Reply::Order(accepted, rows))
+        }
+        Op::AcceptEvent(event) => {
+            let (new, rows) = settle::event(known, plan, event);
+            Some(Reply::Event(new, rows))
+        }
+        Op::Commit(batch) => Some(Reply::Commit(settle::batch(known, plan, batch))),
+        Op::Sent(ids) => {
+            plan.sent.extend(ids);
+            Some(Reply::Written)
+        }
+        _ => None,
+    }
+}
+
+/// The others.
+async fn single(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64, op: &Op) -> Result<Reply, StoreError> {
+    match op {
+        Op::AcceptOrder(_) | Op::AcceptEvent(_) | Op::Commit(_) | Op::Sent(_) => {
+            Err(StoreError::Corrupt("a shared operation was left over".to_owned()))
+        }
+        Op::Postponed { ids, due_at_ms } => outbox::postpone(conn, ids, *due_at_ms).await.map(|()| Reply::Written),
+        Op::Claim { limit } => outbox::claim(conn, context, now_ms, *limit).await.map(Reply::Rows),
+        Op::Requeue {
+            stage,
+            events,
+            queued_before_ms,
+        } => {
+            let lost = outbox::Candidates {
+                stage,
+                events,
+                queued_before_ms: *queued_before_ms,
+            };
+            outbox::requeue(conn, context, now_ms, lost).await.map(Reply::Rows)
+        }
+        Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms)).await.map(Reply::Letter),
+        Op::ReplayEdited { id, event } => letters::replay_edited(conn, context, now_ms, (*id, event)).await.map(Reply::Letter),
+        Op::Discard { id, reason } => letters::discard(conn, *id, reason).await.map(Reply::Letter),
+        Op::PluginLoaded(load) => letters::plugin_loaded(conn, load).await.map(|()| Reply::Written),
+    }
+}

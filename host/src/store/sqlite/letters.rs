@@ -1,0 +1,127 @@
+//! Dead letters and plugin loads, written one at a time: these are rare and made by people.
+//!
+//! Guarantee: a dead letter is replayed or discarded once; the check and the change are one transaction.
+
+use std::sync::Arc;
+
+use sqlx::SqliteConnection;
+
+use super::plan::{Context, Plan};
+use super::read;
+use super::sql::{args, column, execute, fetch, small};
+use crate::event::Envelope;
+use crate::store::{DeadLetterAction, DeadLetterStatus, Direct, NewEvent, PluginLoad, StoreError};
+
+/// A dead letter that may be settled.
+struct Letter {
+    seq: i64,
+    stage: Arc<str>,
+    round: u32,
+    envelope: Envelope,
+}
+
+/// The letter, or why nothing can be done with it.
+async fn open_letter(conn: &mut SqliteConnection, id: i64) -> Result<Result<Letter, DeadLetterAction>, StoreError> {
+    let sql = concat!(
+        "SELECT l.status, l.event_seq, l.stage, l.round, coalesce(d.status = 'dead' AND d.round = l.round, 0), ",
+        read::envelope_columns!(),
+        " FROM dead_letters l JOIN events e ON e.seq = l.event_seq \
+         LEFT JOIN deliveries d ON d.event_seq = l.event_seq AND d.stage = l.stage WHERE l.id = ?1"
+    );
+    let rows = fetch(conn, sql, args![id]).await?;
+    let Some(row) = rows.first() else {
+        return Ok(Err(DeadLetterAction::NotFound));
+    };
+    let status = read::letter_status(column(row, 0)?)?;
+    if status != DeadLetterStatus::Open {
+        return Ok(Err(DeadLetterAction::AlreadySettled(status)));
+    }
+    if !column::<bool, _>(row, 4)? {
+        return Err(StoreError::Corrupt(format!("dead letter {id} is open but its delivery is not dead")));
+    }
+    Ok(Ok(Letter {
+        seq: column(row, 1)?,
+        stage: column::<&str, _>(row, 2)?.into(),
+        round: small(row, 3)?,
+        envelope: read::envelope(row, 5)?,
+    }))
+}
+
+async fn close_letter(conn: &mut SqliteConnection, id: i64, status: &str, note: Option<&str>) -> Result<(), StoreError> {
+    let sql = "UPDATE dead_letters SET status = ?2, note = ?3 WHERE id = ?1";
+    execute(conn, sql, args![id, status, note]).await?;
+    Ok(())
+}
+
+/// Opens the delivery again, a round further.
+pub(super) async fn replay(
+    conn: &mut SqliteConnection,
+    context: &mut Context,
+    now_ms: u64,
+    (id, expires_at_ms): (i64, u64),
+) -> Result<DeadLetterAction, StoreError> {
+    let mut letter = match open_letter(conn, id).await? {
+        Ok(letter) => letter,
+        Err(action) => return Ok(action),
+    };
+    close_letter(conn, id, "replayed", None).await?;
+    letter.envelope.expires_at_ms = expires_at_ms;
+    let sql = "UPDATE events SET expires_ms = ?2 WHERE seq = ?1";
+    execute(conn, sql, args![letter.seq, expires_at_ms as i64]).await?;
+    let sql = "UPDATE deliveries SET status = 'open', round = ?3, attempt = 1, version = NULL, digest = NULL, duration_us = NULL, \
+               settled_ms = NULL, queued_ms = ?4 WHERE event_seq = ?1 AND stage = ?2";
+    let round = letter.round + 1;
+    execute(conn, sql, args![letter.seq, &*letter.stage, i64::from(round), now_ms as i64]).await?;
+    let direct = Direct {
+        stage: letter.stage,
+        round,
+        attempt: 1,
+    };
+    let mut plan = Plan::new(context, now_ms);
+    let sent = plan.send(letter.seq, &Arc::new(letter.envelope), Some(direct), now_ms);
+    plan.flush(conn).await?;
+    Ok(DeadLetterAction::Done(sent.into_iter().collect()))
+}
+
+/// Puts an edited event in the place of the one that died, for the same stage alone.
+pub(super) async fn replay_edited(
+    conn: &mut SqliteConnection,
+    context: &mut Context,
+    now_ms: u64,
+    (id, event): (i64, &NewEvent),
+) -> Result<DeadLetterAction, StoreError> {
+    let letter = match open_letter(conn, id).await? {
+        Ok(letter) => letter,
+        Err(action) => return Ok(action),
+    };
+    close_letter(conn, id, "replayed", None).await?;
+    let sql = "UPDATE deliveries SET status = 'replaced' WHERE event_seq = ?1 AND stage = ?2";
+    execute(conn, sql, args![letter.seq, &*letter.stage]).await?;
+    // Whatever the caller filled in: an edited event is for the stage that could not digest the old one.
+    let event = NewEvent {
+        routed_to: vec![Arc::clone(&letter.stage)],
+        only_stage: Some(letter.stage),
+        ..event.clone()
+    };
+    let mut plan = Plan::new(context, now_ms);
+    let sent = plan.event(&event);
+    plan.flush(conn).await?;
+    Ok(DeadLetterAction::Done(sent.into_iter().collect()))
+}
+
+/// Closes it for good.
+pub(super) async fn discard(conn: &mut SqliteConnection, id: i64, reason: &str) -> Result<DeadLetterAction, StoreError> {
+    if let Err(action) = open_letter(conn, id).await? {
+        return Ok(action);
+    }
+    close_letter(conn, id, "discarded", Some(reason)).await?;
+    Ok(DeadLetterAction::Done(Vec::new()))
+}
+
+/// Notes a load.
+pub(super) async fn plugin_loaded(conn: &mut SqliteConnection, load: &PluginLoad) -> Result<(), StoreError> {
+    let sql = "INSERT INTO plugin_loads (stage, digest, version, host, loaded_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let (stage, digest, version) = (load.stage.as_str(), load.digest.as_str(), load.version.as_str());
+    execute(conn, sql, args![stage, digest, version, load.host.as_str(), load.loaded_at_ms as i64]).await?;
+    Ok(())
+}

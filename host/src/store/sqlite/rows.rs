@@ -1,0 +1,265 @@
+//! Rows as they are written, one multi-row statement shape per table.
+//!
+//! Nothing is decided here: the plan has decided, these functions only bind.
+
+use super::sql::{Shape, Statement, json, push};
+use crate::event::Envelope;
+use crate::store::{DeliveryStatus, Direct, FailedAttempt, NewOrder, Version};
+
+/// A new order.
+pub(super) struct OrderRow<'a>(pub(super) &'a NewOrder);
+
+/// An event of the log.
+pub(super) struct EventRow<'a> {
+    pub(super) seq: i64,
+    pub(super) envelope: &'a Envelope,
+    pub(super) routed_to: Vec<&'a str>,
+    pub(super) producer: Option<(&'a str, &'a str)>,
+}
+
+/// A delivery that begins.
+pub(super) struct OpenedRow<'a> {
+    pub(super) seq: i64,
+    pub(super) stage: &'a str,
+    pub(super) queued_ms: u64,
+}
+
+/// A delivery after a try, whole.
+pub(super) struct DeliveryRow<'a> {
+    pub(super) seq: i64,
+    pub(super) stage: &'a str,
+    pub(super) round: u32,
+    pub(super) attempt: u32,
+    pub(super) status: DeliveryStatus,
+    pub(super) settled: Option<SettledBy<'a>>,
+    pub(super) emitted: Vec<&'a str>,
+    pub(super) created_ms: u64,
+    pub(super) queued_ms: u64,
+}
+
+/// Who settled a delivery, and when.
+pub(super) struct SettledBy<'a> {
+    pub(super) version: &'a str,
+    pub(super) digest: &'a str,
+    pub(super) duration_us: u64,
+    pub(super) at_ms: u64,
+}
+
+/// An outbox row.
+pub(super) struct OutboxInsert {
+    pub(super) id: i64,
+    pub(super) seq: i64,
+    pub(super) due_ms: u64,
+    pub(super) leased: bool,
+    pub(super) direct: Option<Direct>,
+}
+
+/// A state key after a write.
+pub(super) struct StateRow<'a> {
+    pub(super) stage: &'a str,
+    pub(super) key: &'a str,
+    pub(super) value: Option<&'a [u8]>,
+    pub(super) version: Version,
+}
+
+/// A failed try.
+pub(super) struct AttemptRow<'a> {
+    pub(super) seq: i64,
+    pub(super) stage: &'a str,
+    pub(super) failure: &'a FailedAttempt,
+}
+
+/// A new dead letter.
+pub(super) struct DeadRow<'a> {
+    pub(super) seq: i64,
+    pub(super) stage: &'a str,
+    pub(super) round: u32,
+    pub(super) code: &'a str,
+    pub(super) message: &'a str,
+    pub(super) digest: &'a str,
+}
+
+/// An event that may move an order's status.
+pub(super) struct Move<'a> {
+    pub(super) seq: i64,
+    pub(super) order: &'a str,
+    pub(super) event_type: &'a str,
+}
+
+/// How a status is stored.
+pub(super) fn status_name(status: DeliveryStatus) -> &'static str {
+    match status {
+        DeliveryStatus::Open => "open",
+        DeliveryStatus::Done => "done",
+        DeliveryStatus::Skipped => "skipped",
+        DeliveryStatus::Dead => "dead",
+        DeliveryStatus::Replaced => "replaced",
+    }
+}
+
+fn list(items: &[&str]) -> Option<String> {
+    (!items.is_empty()).then(|| json(items))
+}
+
+pub(super) fn orders(rows: &[OrderRow<'_>], now_ms: u64) -> Vec<Statement> {
+    let shape = Shape {
+        head: "INSERT INTO orders (id, customer, status, body, fingerprint, created_ms, updated_ms)",
+        columns: 7,
+        tail: "",
+    };
+    shape.statements(rows, |OrderRow(order), args| {
+        push(args, order.id.as_str());
+        push(args, order.customer.as_deref());
+        push(args, order.status.as_str());
+        push(args, order.body.to_string());
+        push(args, order.fingerprint.as_str());
+        push(args, now_ms as i64);
+        push(args, now_ms as i64);
+    })
+}
+
+pub(super) fn events(rows: &[EventRow<'_>]) -> Vec<Statement> {
+    let shape = Shape {
+        head: "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, attributes, order_id, \
+               correlation_id, cause_source, cause_id, hops, expires_ms, stage, digest, routed_to)",
+        columns: 18,
+        tail: "ON CONFLICT DO NOTHING",
+    };
+    shape.statements(rows, |row, args| {
+        let (envelope, event) = (row.envelope, &row.envelope.event);
+        push(args, row.seq);
+        push(args, event.id.as_str());
+        push(args, event.source.as_str());
+        push(args, event.event_type.as_str());
+        push(args, event.subject.as_str());
+        push(args, event.time_ms as i64);
+        push(args, event.content_type.as_str());
+        push(args, &event.data[..]);
+        push(args, (!event.attributes.is_empty()).then(|| json(&event.attributes)));
+        push(args, envelope.order_id.as_deref());
+        push(args, envelope.correlation_id.as_str());
+        push(args, envelope.cause.as_ref().map(|cause| cause.source.as_str()));
+        push(args, envelope.cause.as_ref().map(|cause| cause.id.as_str()));
+        push(args, i64::from(envelope.hops));
+        push(args, envelope.expires_at_ms as i64);
+        push(args, row.producer.map(|producer| producer.0));
+        push(args, row.producer.map(|producer| producer.1));
+        push(args, list(&row.routed_to));
+    })
+}
+
+pub(super) fn opened(rows: &[OpenedRow<'_>], now_ms: u64) -> Vec<Statement> {
+    let shape = Shape {
+        head: "INSERT INTO deliveries (event_seq, stage, round, attempt, status, created_ms, queued_ms)",
+        columns: 7,
+        tail: "ON CONFLICT DO NOTHING",
+    };
+    shape.statements(rows, |row, args| {
+        push(args, row.seq);
+        push(args, row.stage);
+        push(args, 1_i64);
+        push(args, 1_i64);
+        push(args, status_name(DeliveryStatus::Open));
+        push(args, now_ms as i64);
+        push(args, row.queued_ms as i64);
+    })
+}
+
+pub(super) fn deliveries(rows: &[DeliveryRow<'_>]) -> Vec<Statement> {
+    let shape = Shape {
+        head: "INSERT INTO deliveries (event_seq, stage, round, attempt, status, version, digest, duration_us, emitted, \
+               created_ms, queued_ms, settled_ms)",
+        columns: 12,
+        tail: "ON CONFLICT (event_seq, stage) DO UPDATE SET round = excluded.round, attempt = excluded.attempt, \
+               status = excluded.status, version = excluded.version, digest = excluded.digest, \
+               duration_us = excluded.duration_us, emitted = excluded.emitted, queued_ms = excluded.queued_ms, \
+               settled_ms = excluded.settled_ms",
+    };
+    shape.statements(rows, |row, args| {
+        let settled = row.settled.as_ref();
+        push(args, row.seq);
+        push(args, row.stage);
+        push(args, i64::from(row.round));
+        push(args, i64::from(row.attempt));
+        push(args, status_name(row.status));
+        push(args, settled.map(|by| by.version));
+        push(args, settled.map(|by| by.digest));
+        push(args, settled.map(|by| by.duration_us as i64));
+        push(args, list(&row.emitted));
+        push(args, row.created_ms as i64);
+        push(args, row.queued_ms as i64);
+        push(args, settled.map(|by| by.at_ms as i64));
+    })
+}
+
+pub(super) fn outbox(rows: &[OutboxInsert], (host, lease_until_ms): (&str, u64)) -> Vec<Statement> {
+    let shape = Shape {
+        head: "INSERT INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, attempt)",
+        columns: 8,
+        tail: "",
+    };
+    shape.statements(rows, |row, args| {
+        let direct = row.direct.as_ref();
+        push(args, row.id);
+        push(args, row.seq);
+        push(args, row.due_ms as i64);
+        push(args, row.leased.then_some(host));
+        push(args, row.leased.then_some(lease_until_ms as i64));
+        push(args, direct.map(|direct| &*direct.stage));
+        push(args, direct.map(|direct| i64::from(direct.round)));
+        push(args, direct.map(|direct| i64::from(direct.attempt)));
+    })
+}
+
+pub(super) fn state(rows: &[StateRow<'_>]) -> Vec<Statement> {
+    let shape = Shape {
+        head: "INSERT INTO state (stage, key, value, version)",
+        columns: 4,
+        tail: "ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, version = excluded.version",
+    };
+    shape.statements(rows, |row, args| {
+        push(args, row.stage);
+        push(args, row.key);
+        push(args, row.value);
+        push(args, row.version);
+    })
+}
+
+pub(super) fn attempts(rows: &[AttemptRow<'_>]) -> Vec<Statement> {
+    let shape = Shape {
+        head: "INSERT INTO attempts (event_seq, stage, round, attempt, code, message, backtrace, digest, duration_us, at_ms)",
+        columns: 10,
+        tail: "ON CONFLICT DO NOTHING",
+    };
+    shape.statements(rows, |row, args| {
+        let failure = row.failure;
+        push(args, row.seq);
+        push(args, row.stage);
+        push(args, i64::from(failure.round));
+        push(args, i64::from(failure.attempt));
+        push(args, failure.code.as_str());
+        push(args, failure.message.as_str());
+        push(args, failure.backtrace.as_deref());
+        push(args, failure.digest.as_str());
+        push(args, failure.duration_us as i64);
+        push(args, failure.at_ms as i64);
+    })
+}
+
+pub(super) fn dead(rows: &[DeadRow<'_>], now_ms: u64) -> Vec<Statement> {
+    let shape = Shape {
+        head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, died_ms, status)",
+        columns: 8,
+        tail: "",
+    };
+    shape.statements(rows, |row, args| {
+        push(args, row.seq);
+        push(args, row.stage);
+        push(args, i64::from(row.round));
+        push(args, row.code);
+        push(args, row.message);
+        push(args, row.digest);
+        push(args, now_ms as i64);
+        push(args, "open");
+    })
+}

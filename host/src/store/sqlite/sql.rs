@@ -1,0 +1,160 @@
+//! The thin layer over sqlx: binding, multi-row statements, and what a database error means to a caller.
+//!
+//! Bounds: a multi-row statement has at most [`CHUNKS`]`[0]` rows, and there are few sizes, so that every statement is prepared once
+//! per connection. Guarantee: an error is `Corrupt` only when trying again cannot help.
+
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Arguments as _, AssertSqlSafe, ColumnIndex, Decode, Encode, Executor, Row as _, Sqlite, SqliteConnection, Type};
+
+use crate::store::StoreError;
+
+/// Rows per multi-row statement, largest first.
+const CHUNKS: [usize; 4] = [64, 16, 4, 1];
+
+/// Arguments in the order of the placeholders.
+macro_rules! args {
+    ($($value:expr),* $(,)?) => {{
+        #[allow(unused_mut)]
+        let mut args = sqlx::sqlite::SqliteArguments::default();
+        $( $crate::store::sqlite::sql::push(&mut args, $value); )*
+        args
+    }};
+}
+pub(super) use args;
+
+/// Binds the next placeholder.
+pub(super) fn push<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(args: &mut SqliteArguments, value: T) {
+    args.add(value).expect("integers, text and blobs always encode");
+}
+
+/// Runs a statement; gives the number of rows that it changed.
+pub(super) async fn execute(conn: &mut SqliteConnection, sql: &'static str, args: SqliteArguments) -> Result<u64, StoreError> {
+    let done = sqlx::query_with(sql, args).execute(conn).await.map_err(|error| store_error(&error))?;
+    Ok(done.rows_affected())
+}
+
+/// Runs a query.
+pub(super) async fn fetch<'e, E>(executor: E, sql: &'static str, args: SqliteArguments) -> Result<Vec<SqliteRow>, StoreError>
+where
+    E: Executor<'e, Database = Sqlite>,
+{
+    sqlx::query_with(sql, args)
+        .fetch_all(executor)
+        .await
+        .map_err(|error| store_error(&error))
+}
+
+/// Runs a query whose text was put together from constant parts.
+pub(super) async fn fetch_built<'e, E>(executor: E, sql: String, args: SqliteArguments) -> Result<Vec<SqliteRow>, StoreError>
+where
+    E: Executor<'e, Database = Sqlite>,
+{
+    sqlx::query_with(AssertSqlSafe(sql), args)
+        .fetch_all(executor)
+        .await
+        .map_err(|error| store_error(&error))
+}
+
+/// A column, or `Corrupt` when it is not of the type that was written.
+pub(super) fn column<'r, T, I>(row: &'r SqliteRow, index: I) -> Result<T, StoreError>
+where
+    T: Decode<'r, Sqlite> + Type<Sqlite>,
+    I: ColumnIndex<SqliteRow>,
+{
+    row.try_get(index).map_err(|error| store_error(&error))
+}
+
+/// The same for a count or a time, which is never negative.
+pub(super) fn unsigned(row: &SqliteRow, index: usize) -> Result<u64, StoreError> {
+    let value: i64 = column(row, index)?;
+    u64::try_from(value).map_err(|_| StoreError::Corrupt(format!("{value} where a count or a time belongs")))
+}
+
+/// The same for a small count.
+pub(super) fn small(row: &SqliteRow, index: usize) -> Result<u32, StoreError> {
+    let value: i64 = column(row, index)?;
+    u32::try_from(value).map_err(|_| StoreError::Corrupt(format!("{value} where a count belongs")))
+}
+
+/// JSON for `json_each`.
+pub(super) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).expect("lists of strings and numbers always serialise")
+}
+
+/// A column that holds JSON, or nothing for an empty list.
+pub(super) fn list<T: serde::de::DeserializeOwned>(row: &SqliteRow, index: usize) -> Result<Vec<T>, StoreError> {
+    let text: Option<&str> = column(row, index)?;
+    text.map_or(Ok(Vec::new()), |text| serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string())))
+}
+
+/// A statement that takes any number of rows: `head VALUES (…), (…) tail`.
+pub(super) struct Shape {
+    /// Up to the values.
+    pub(super) head: &'static str,
+    /// Placeholders of one row.
+    pub(super) columns: usize,
+    /// After the values.
+    pub(super) tail: &'static str,
+}
+
+impl Shape {
+    fn sql(&self, rows: usize) -> String {
+        let row = format!("({}?)", "?, ".repeat(self.columns - 1));
+        let values = format!("{}{row}", format!("{row}, ").repeat(rows - 1));
+        format!("{} VALUES {values} {}", self.head, self.tail)
+    }
+
+    /// Cuts rows into statements of the known sizes.
+    pub(super) fn statements<T>(&self, rows: &[T], bind: impl Fn(&T, &mut SqliteArguments)) -> Vec<Statement> {
+        let mut statements = Vec::new();
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let size = CHUNKS.into_iter().find(|size| *size <= rest.len()).unwrap_or(1);
+            let (chunk, after) = rest.split_at(size);
+            let mut args = SqliteArguments::default();
+            args.reserve(size * self.columns, 0);
+            chunk.iter().for_each(|row| bind(row, &mut args));
+            statements.push(Statement { sql: self.sql(size), args });
+            rest = after;
+        }
+        statements
+    }
+}
+
+/// A statement ready to run.
+pub(super) struct Statement {
+    sql: String,
+    args: SqliteArguments,
+}
+
+/// Runs statements one after another; gives the number of rows that they changed.
+pub(super) async fn execute_all(conn: &mut SqliteConnection, statements: Vec<Statement>) -> Result<u64, StoreError> {
+    let mut changed = 0;
+    for Statement { sql, args } in statements {
+        let done = sqlx::query_with(AssertSqlSafe(sql), args).execute(&mut *conn).await;
+        changed += done.map_err(|error| store_error(&error))?.rows_affected();
+    }
+    Ok(changed)
+}
+
+/// `SQLite`'s primary result code of an error, where it has one: <https://sqlite.org/rescode.html>.
+pub(super) fn result_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?;
+    code.parse::<u32>().ok().map(|extended| extended & 0xff)
+}
+
+/// Sorts an error by whether trying again can help.
+pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
+    /// Busy, locked, out of memory, read-only, interrupted, I/O, full, cannot open, locking protocol.
+    const PASSING: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
+    match result_code(error) {
+        Some(code) if PASSING.contains(&code) => StoreError::Unavailable(error.to_string()),
+        Some(_) => StoreError::Corrupt(error.to_string()),
+        None => match error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnIndexOutOfBounds { .. } => {
+                StoreError::Corrupt(error.to_string())
+            }
+            _ => StoreError::Unavailable(error.to_string()),
+        },
+    }
+}
