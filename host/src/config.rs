@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::RetryPolicy;
 use crate::http::HttpSettings;
-use crate::runtime::{InstanceMode, RuntimeSettings, StageLimits};
+use crate::runtime::{InstanceMode, InstancePolicy, RuntimeSettings, StageLimits};
 use crate::store::status::StatusRules;
 
 /// The file that is read when none is named and it exists.
@@ -285,6 +285,14 @@ impl Config {
 }
 
 impl StageConfig {
+    /// How the stage's instances live.
+    pub fn instance_policy(&self) -> InstancePolicy {
+        match self.instances {
+            InstanceMode::Fresh => InstancePolicy::Fresh,
+            InstanceMode::Warm => InstancePolicy::Warm { calls_max: self.warm_calls_max },
+        }
+    }
+
     fn validate(&self, key: &str, problems: &mut Vec<String>) {
         for (name, value) in [
             ("lanes", self.lanes),

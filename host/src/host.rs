@@ -37,7 +37,7 @@ use crate::store::{Accepted, Store};
 use crate::worker::Services;
 
 mod api;
-pub use api::{App, SubmitError};
+pub use api::{App, OrderStory, PluginStatus, Readiness, SubmitError};
 
 /// Plugin changes that wait for the supervisor.
 const CHANGES_MAX: usize = 64;
@@ -173,7 +173,7 @@ impl Host {
         relaying.spawn(relay.run(work.clone()));
         relaying.close();
         let address = listener.local_addr()?;
-        let router = http::router(Arc::clone(&app) as Arc<dyn http::Api>, config.http.clone());
+        let router = http::router(Arc::clone(&app), &config.http);
         let mut serving = tokio::spawn(http::serve(listener, router, intake.clone()));
         tracing::info!(%address, stages = %services.pipeline.consuming().join(","), "serving");
 

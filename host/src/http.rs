@@ -1,1 +1,95 @@
-//! To be written.
+//! The HTTP API: one route table, one handler per file, every error a problem document (RFC 9457).
+//!
+//! Bounds: size of a body, time of a request, requests under way at once (beyond that: 503, never a queue).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::host::App;
+
+mod dead_letters;
+mod health;
+mod json;
+mod limits;
+mod orders;
+mod plugins;
+mod problem;
+mod products;
+
+/// The API.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpSettings {
+    /// Address and port.
+    pub listen: String,
+    /// Largest body.
+    pub body_max_bytes: usize,
+    /// Longest request.
+    pub request_timeout_ms: u64,
+    /// Most requests under way at once.
+    pub concurrency_max: usize,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8000".into(), body_max_bytes: 1 << 20, request_timeout_ms: 10_000, concurrency_max: 1_024 }
+    }
+}
+
+/// What handlers share.
+type Shared = Arc<App>;
+
+/// Every route of the API.
+pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
+    let business = Router::new()
+        .route("/orders", post(orders::create).get(orders::list))
+        .route("/orders/{id}", get(orders::show))
+        .route("/orders/{id}/events", get(orders::events))
+        .route("/products", post(products::stock).get(products::list))
+        .route("/products/{sku}", get(products::show));
+    let operation = Router::new()
+        .route("/dead-letters", get(dead_letters::list))
+        .route("/dead-letters/{id}", get(dead_letters::show))
+        .route("/dead-letters/{id}/replay", post(dead_letters::replay))
+        .route("/dead-letters/{id}/discard", post(dead_letters::discard))
+        .route("/plugins", get(plugins::list))
+        .route("/topology", get(plugins::topology));
+    let health = Router::new()
+        .route("/health", get(health::live))
+        .route("/health/db", get(health::store))
+        .route("/health/queue", get(health::broker))
+        .route("/ready", get(health::ready));
+
+    let slots = Arc::new(Semaphore::new(settings.concurrency_max));
+    let timeout = Duration::from_millis(settings.request_timeout_ms);
+    let limited = Router::new()
+        .nest("/api/v1", business.clone())
+        .merge(business)
+        .merge(operation)
+        .layer(DefaultBodyLimit::max(settings.body_max_bytes))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout))
+        .layer(axum::middleware::from_fn_with_state(slots, limits::admit));
+    limited
+        .merge(health)
+        .fallback(problem::no_such_route)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(axum::middleware::from_fn(problem::dress))
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .with_state(app)
+}
+
+/// Serves until cancelled, then finishes what is under way.
+pub async fn serve(listener: TcpListener, router: Router, cancel: CancellationToken) -> std::io::Result<()> {
+    axum::serve(listener, router).with_graceful_shutdown(async move { cancel.cancelled().await }).await
+}

@@ -1,2 +1,102 @@
-//! x
-fn main() {}
+//! Everything a developer does with this repository: `cargo xtask plugins | run | test | ci`.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, Subcommand};
+
+mod guests;
+
+#[derive(Parser)]
+#[command(about = "Builds, runs and tests Postrider")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build every stage to plugins/<name>.wasm, and the test guests.
+    Plugins,
+    /// Build stages and host (release) and serve with the embedded store and queue.
+    Run {
+        /// Passed to `postrider`; default: `serve`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// All tests: the stages' own, unit tests, integration tests.
+    Test,
+    /// What CI does: formatting, lints, documentation, dependencies, all tests.
+    Ci,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().task {
+        Task::Plugins => guests::build_all(),
+        Task::Run { args } => run(&args),
+        Task::Test => test(),
+        Task::Ci => ci(),
+    }
+}
+
+fn run(args: &[String]) -> Result<()> {
+    guests::build_all()?;
+    say("building the host (the first time takes several minutes)");
+    call(cargo().args(["build", "--release", "--package", "postrider"]))?;
+    let args = if args.is_empty() { &["serve".to_owned()] } else { args };
+    call(Command::new(root().join("target/release/postrider")).args(args).current_dir(root()))
+}
+
+fn test() -> Result<()> {
+    guests::build_all()?;
+    guests::test_all()?;
+    say("building and running the host's tests (the first time takes several minutes)");
+    // The crash tests start this program.
+    call(cargo().args(["build", "--package", "postrider"]))?;
+    call(cargo().args(["test", "--workspace"]))
+}
+
+fn ci() -> Result<()> {
+    call(cargo().args(["fmt", "--all", "--check"]))?;
+    call(cargo().args(["fmt", "--all", "--check", "--manifest-path", "plugins/Cargo.toml"]))?;
+    call(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    call(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    if !runs(cargo().args(["deny", "--version"])) {
+        say("installing cargo-deny");
+        call(cargo().args(["install", "cargo-deny", "--locked"]))?;
+    }
+    // Advisories are a download: they are checked where the network allows it, not here.
+    call(cargo().args(["deny", "check", "licenses", "bans", "sources"]))?;
+    test()
+}
+
+/// One line that says what is going on.
+pub(crate) fn say(what: &str) {
+    eprintln!("xtask: {what}");
+}
+
+/// The repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository").to_owned()
+}
+
+/// The cargo that runs this, in the repository.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").as_deref().unwrap_or(OsStr::new("cargo")));
+    command.current_dir(root());
+    command
+}
+
+/// Runs a command; its failure is an error that names it.
+pub(crate) fn call(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "{command:?} failed: {status}");
+    Ok(())
+}
+
+/// Whether a command runs and succeeds; what it prints is dropped.
+pub(crate) fn runs(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}

@@ -126,8 +126,8 @@ impl Supervisor {
 
     async fn apply(&mut self, change: PluginChange) {
         match change {
-            PluginChange::Loaded(plugin) => self.load(plugin).await,
-            PluginChange::Failed { file, error, .. } => {
+            PluginChange::Loaded(plugin) => self.load(*plugin).await,
+            PluginChange::Failed { file, error } => {
                 tracing::error!(%file, %error, "the plugin was refused; what served before keeps serving");
                 self.files.update(&file, |status| status.error = Some(error));
             }

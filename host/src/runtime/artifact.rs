@@ -22,7 +22,8 @@ pub(super) fn as_component(bytes: &[u8]) -> Result<std::borrow::Cow<'_, [u8]>, L
 
 fn encode(module: &[u8]) -> Result<Vec<u8>, LoadError> {
     let refuse = |error: &dyn std::fmt::Display| LoadError::NotEncodable(format!("{error:#}"));
-    let mut encoder = wit_component::ComponentEncoder::default().validate(true).module(module).map_err(|error| refuse(&error))?;
+    let mut encoder = wit_component::ComponentEncoder::default();
+    encoder.validate(true).module(module).map_err(|error| refuse(&error))?;
     encoder.encode().map_err(|error| refuse(&error))
 }
 

@@ -1,0 +1,280 @@
+//! What a host does for its callers, whether they come over HTTP or from the embedding program.
+//!
+//! Writes go through the store and, once committed, to the relay. Nothing here keeps state of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::decide::Routes as _;
+use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED};
+use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
+use crate::pipeline::supervisor::Files;
+use crate::store::{Accepted, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, OutboxRow, Order, StoreError};
+use crate::worker::Services;
+
+/// Why an order was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The body is no order; every problem.
+    #[error("not an order: {}", .0.iter().map(|problem| format!("{} {}", problem.pointer, problem.detail)).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<Problem>),
+    /// The store could not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An order with everything that happened to it.
+pub struct OrderStory {
+    /// The order.
+    pub order: Order,
+    /// Its deliveries, oldest first.
+    pub deliveries: Vec<DeliveryRecord>,
+}
+
+/// A stage, or a file that serves none, for whoever operates the host.
+#[derive(Debug, Serialize)]
+pub struct PluginStatus {
+    /// The stage; none for a file that was refused before it had one.
+    pub stage: Option<String>,
+    /// Plugin file; none for a native stage.
+    pub file: Option<String>,
+    /// Version that serves.
+    pub version: Option<String>,
+    /// Digest that serves.
+    pub digest: Option<String>,
+    /// `serving`, `removed` or `failed`.
+    pub state: &'static str,
+    /// Why the newest content of the file does not serve.
+    pub last_error: Option<String>,
+    /// Since when this version serves, milliseconds since 1970-01-01 UTC.
+    pub loaded_at_ms: Option<u64>,
+    /// Topic patterns.
+    pub consumes: Vec<String>,
+    /// Event types.
+    pub emits: Vec<String>,
+}
+
+/// Whether a host can do its work.
+#[derive(Debug, Serialize)]
+pub struct Readiness {
+    /// All of the below.
+    pub ready: bool,
+    /// What is wrong with the store.
+    pub store: Option<String>,
+    /// What is wrong with the broker.
+    pub broker: Option<String>,
+    /// Stages that have nothing to run.
+    pub stages_without_plugin: Vec<String>,
+    /// The host is stopping.
+    pub stopping: bool,
+}
+
+/// What the API does.
+pub struct App {
+    services: Services,
+    files: Arc<Files>,
+    namespace: String,
+    initial_status: String,
+    expiry_ms: u64,
+    products_stage: String,
+    products_prefix: String,
+    stopping: AtomicBool,
+}
+
+impl App {
+    pub(super) fn new(config: &Config, services: Services, files: Arc<Files>) -> Self {
+        let initial = config.orders.status.transitions.get(ORDER_CREATED).map(|transition| transition.status.clone());
+        Self {
+            services,
+            files,
+            namespace: config.namespace.clone(),
+            initial_status: initial.unwrap_or_else(|| "received".into()),
+            expiry_ms: config.orders.expiry_ms,
+            products_stage: config.products.stage.clone(),
+            products_prefix: config.products.prefix.clone(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Store, broker and the rest.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// From now on the host is not ready.
+    pub(super) fn stopping(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Accepts an order as `POST /orders` does.
+    pub async fn submit(&self, order: Value) -> Result<Accepted, SubmitError> {
+        let order = parse_order(order, None).map_err(SubmitError::Invalid)?;
+        Ok(self.accept(order).await?)
+    }
+
+    /// Accepts a parsed order: when it returns, the order is durable.
+    pub async fn accept(&self, order: ParsedOrder) -> Result<Accepted, StoreError> {
+        let ParsedOrder { id, customer, body, fingerprint } = order;
+        let event = self.new_event(format!("order-{id}"), ORDER_CREATED, &id, body.to_string().into(), Some(id.clone()));
+        let order = NewOrder { id, customer, body, fingerprint, status: self.initial_status.clone(), event };
+        let (accepted, rows) = self.services.store.accept_order(order).await?;
+        self.services.relay.hand_over(rows);
+        Ok(accepted)
+    }
+
+    /// Announces stock that arrived; the same `idempotency_key` counts once.
+    pub async fn stock(&self, stock: ParsedStock, idempotency_key: Option<&str>) -> Result<(), StoreError> {
+        let id = idempotency_key.map_or_else(|| uuid::Uuid::now_v7().to_string(), |key| format!("stock-{key}"));
+        let event = self.new_event(id, PRODUCT_STOCKED, &stock.sku, stock.body.to_string().into(), None);
+        let (_, rows) = self.services.store.accept_event(event).await?;
+        self.services.relay.hand_over(rows);
+        Ok(())
+    }
+
+    fn new_event(&self, id: String, event_type: &str, subject: &str, data: Bytes, order_id: Option<String>) -> NewEvent {
+        let now_ms = self.services.clock.now_ms();
+        let event = Event {
+            event_type: event_type.to_owned(),
+            source: format!("/{}/api", self.namespace),
+            subject: subject.to_owned(),
+            time_ms: now_ms,
+            content_type: "application/json".to_owned(),
+            data,
+            attributes: Vec::new(),
+            id: id.clone(),
+        };
+        let envelope = Envelope { event, order_id, correlation_id: id, cause: None, hops: 0, expires_at_ms: now_ms + self.expiry_ms };
+        let routed_to = self.services.pipeline.stages_for(event_type);
+        NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None }
+    }
+
+    /// The status of an order.
+    pub async fn status(&self, id: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.services.store.order(id).await?.map(|order| order.status))
+    }
+
+    /// An order with everything that happened to it.
+    pub async fn story(&self, id: &str) -> Result<Option<OrderStory>, StoreError> {
+        let Some(order) = self.services.store.order(id).await? else { return Ok(None) };
+        Ok(Some(OrderStory { order, deliveries: self.services.store.order_deliveries(id).await? }))
+    }
+
+    /// A product as its stage keeps it.
+    pub async fn product(&self, sku: &str) -> Result<Option<Value>, StoreError> {
+        let row = self.services.store.state_get(&self.products_stage, &format!("{}{sku}", self.products_prefix)).await?;
+        Ok(row.and_then(|row| row.value).map(|bytes| as_json(&bytes)))
+    }
+
+    /// Products by SKU after `after`.
+    pub async fn products(&self, after: &str, limit: u32) -> Result<Vec<Value>, StoreError> {
+        let after = if after.is_empty() { String::new() } else { format!("{}{after}", self.products_prefix) };
+        let keys = self.services.store.state_keys(&self.products_stage, &self.products_prefix, &after, limit).await?;
+        let mut products = Vec::with_capacity(keys.len());
+        for key in keys {
+            products.extend(self.product(key.strip_prefix(&self.products_prefix).unwrap_or(&key)).await?);
+        }
+        Ok(products)
+    }
+
+    /// Runs a dead delivery again, as it was or with another payload.
+    pub async fn replay(&self, id: i64, data: Option<Value>) -> Result<DeadLetterAction, StoreError> {
+        let action = match data {
+            None => self.services.store.replay(id, self.services.clock.now_ms() + self.expiry_ms).await?,
+            Some(data) => {
+                let Some(letter) = self.services.store.dead_letter(id).await? else { return Ok(DeadLetterAction::NotFound) };
+                let old = letter.envelope;
+                let mut event = self.new_event(
+                    uuid::Uuid::now_v7().to_string(),
+                    &old.event.event_type,
+                    &old.event.subject,
+                    data.to_string().into(),
+                    old.order_id.clone(),
+                );
+                let stage: Arc<str> = letter.stage.into();
+                let cause = Some(old.key());
+                let edited = (*event.envelope).clone();
+                event.envelope = Arc::new(Envelope { cause, correlation_id: old.correlation_id, hops: old.hops, ..edited });
+                event.routed_to = vec![Arc::clone(&stage)];
+                event.only_stage = Some(stage);
+                self.services.store.replay_edited(id, event).await?
+            }
+        };
+        Ok(self.sent(action))
+    }
+
+    /// Closes a dead letter for good.
+    pub async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError> {
+        self.services.store.discard(id, reason).await
+    }
+
+    fn sent(&self, action: DeadLetterAction) -> DeadLetterAction {
+        match action {
+            DeadLetterAction::Done(rows) => {
+                self.services.relay.hand_over(rows);
+                DeadLetterAction::Done(Vec::<OutboxRow>::new())
+            }
+            other => other,
+        }
+    }
+
+    /// Stages and refused files.
+    pub fn plugins(&self) -> Vec<PluginStatus> {
+        let files = self.files.all();
+        let mut plugins: Vec<PluginStatus> = Vec::new();
+        for stage in self.services.pipeline.stages() {
+            let Some(running) = stage.running() else { continue };
+            let description = running.handler.description();
+            plugins.push(PluginStatus {
+                stage: Some(stage.name.to_string()),
+                file: running.file.clone(),
+                version: Some(description.version.clone()),
+                digest: Some(running.handler.digest().to_owned()),
+                state: "serving",
+                last_error: running.file.as_ref().and_then(|file| files.get(file)).and_then(|status| status.error.clone()),
+                loaded_at_ms: Some(running.loaded_at_ms),
+                consumes: running.policy.consumes.clone(),
+                emits: running.policy.emits.clone(),
+            });
+        }
+        for (file, status) in files {
+            if plugins.iter().any(|plugin| plugin.file.as_ref() == Some(&file)) {
+                continue;
+            }
+            let state = if status.removed { "removed" } else { "failed" };
+            let stages: Vec<Option<String>> = if status.stages.is_empty() { vec![None] } else { status.stages.into_iter().map(Some).collect() };
+            plugins.extend(stages.into_iter().map(|stage| PluginStatus {
+                stage,
+                file: Some(file.clone()),
+                version: None,
+                digest: None,
+                state,
+                last_error: status.error.clone(),
+                loaded_at_ms: None,
+                consumes: Vec::new(),
+                emits: Vec::new(),
+            }));
+        }
+        plugins
+    }
+
+    /// Whether this host can do its work.
+    pub async fn readiness(&self) -> Readiness {
+        let store = self.services.store.ping().await.err().map(|error| error.to_string());
+        let broker = self.services.broker.ping().await.err().map(|error| error.to_string());
+        let without = self.services.pipeline.stages().into_iter().filter(|stage| stage.running().is_none());
+        let stages_without_plugin: Vec<String> = without.map(|stage| stage.name.to_string()).collect();
+        let stopping = self.stopping.load(Ordering::SeqCst);
+        let ready = store.is_none() && broker.is_none() && stages_without_plugin.is_empty() && !stopping;
+        Readiness { ready, store, broker, stages_without_plugin, stopping }
+    }
+}
+
+/// JSON as it is; anything else as text.
+fn as_json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
+}

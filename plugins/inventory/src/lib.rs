@@ -1,0 +1,192 @@
+//! Inventory: reserves all of an order's items or none, and gives back what a cancelled order held. Never oversells.
+//!
+//! State: `stock/<sku>` (also what product reads show) and `order/<id>/reservation`.
+
+use std::collections::BTreeMap;
+
+use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Keeps the stock.
+pub struct Inventory;
+
+export!(Inventory);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Stock {
+    sku: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    available: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "kebab-case")]
+enum Reservation {
+    Held { items: BTreeMap<String, u64> },
+    Rejected,
+    Released,
+    /// The cancel came before the payment.
+    CancelledBefore,
+}
+
+#[derive(Debug, Deserialize)]
+struct Stocked {
+    sku: String,
+    name: Option<String>,
+    quantity: u64,
+}
+
+impl Stage for Inventory {
+    fn describe() -> Description {
+        Description::new("inventory", env!("CARGO_PKG_VERSION"), "Reserves and releases stock")
+            .consumes(&["payment.authorized", "order.cancelled", "product.stocked"])
+            .emits(&["inventory.reserved", "inventory.rejected", "inventory.released"])
+    }
+
+    fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {
+        if event.event_type == "product.stocked" {
+            return restock(cx, event.data()?);
+        }
+        let key = format!("order/{}/reservation", event.subject);
+        let reservation: Option<Reservation> = cx.get(&key)?;
+        match event.event_type.as_str() {
+            "payment.authorized" => reserve(cx, &key, reservation, event.data()?),
+            _ => release(cx, &key, reservation, &event.subject),
+        }
+    }
+}
+
+fn restock(cx: &mut Context<'_>, stocked: Stocked) -> Result<Vec<Emit>, Failure> {
+    let key = format!("stock/{}", stocked.sku);
+    let before: Option<Stock> = cx.get(&key)?;
+    let (name, available) = before.map_or((None, 0), |stock| (stock.name, stock.available));
+    let stock = Stock { sku: stocked.sku, name: stocked.name.or(name), available: available.saturating_add(stocked.quantity) };
+    cx.set(&key, &stock);
+    Ok(vec![])
+}
+
+/// The stock of a product; one that nobody stocked has the configured default.
+fn stock(cx: &Context<'_>, sku: &str) -> Result<Stock, Failure> {
+    match cx.get(&format!("stock/{sku}"))? {
+        Some(stock) => Ok(stock),
+        None => Ok(Stock { sku: sku.to_owned(), name: None, available: cx.setting("default_stock")?.unwrap_or(0) }),
+    }
+}
+
+fn reserve(cx: &mut Context<'_>, key: &str, reservation: Option<Reservation>, mut order: Value) -> Result<Vec<Emit>, Failure> {
+    match reservation {
+        None => {}
+        Some(Reservation::CancelledBefore) => return Ok(reject(cx, key, &order, "the order was cancelled")),
+        Some(_) => return Ok(vec![]),
+    }
+    let wanted = wanted(&order)?;
+    let mut left = Vec::with_capacity(wanted.len());
+    for (sku, quantity) in &wanted {
+        let mut stock = stock(cx, sku)?;
+        match stock.available.checked_sub(*quantity) {
+            Some(rest) => stock.available = rest,
+            None => return Ok(reject(cx, key, &order, &format!("insufficient stock of `{sku}`: {} left, {quantity} wanted", stock.available))),
+        }
+        left.push(stock);
+    }
+    for stock in left {
+        cx.set(&format!("stock/{}", stock.sku), &stock);
+    }
+    cx.set(key, &Reservation::Held { items: wanted });
+    order["reservation"] = json!({ "reservation_id": cx.idempotency_key() });
+    Ok(vec![Emit::json("inventory.reserved", &order)])
+}
+
+/// Quantities by SKU, lines of one SKU summed.
+fn wanted(order: &Value) -> Result<BTreeMap<String, u64>, Failure> {
+    let mut wanted = BTreeMap::new();
+    let items = order["items"].as_array().ok_or_else(|| Failure::reject("bad-data", "the order has no `items`"))?;
+    for item in items {
+        let sku = item["sku"].as_str().ok_or_else(|| Failure::reject("bad-data", "an item has no `sku`"))?;
+        let total: &mut u64 = wanted.entry(sku.to_owned()).or_default();
+        *total = total.saturating_add(item["quantity"].as_u64().unwrap_or(1));
+    }
+    Ok(wanted)
+}
+
+fn reject(cx: &mut Context<'_>, key: &str, order: &Value, reason: &str) -> Vec<Emit> {
+    cx.set(key, &Reservation::Rejected);
+    vec![Emit::json("inventory.rejected", &json!({ "order_id": order["order_id"], "reason": reason }))]
+}
+
+fn release(cx: &mut Context<'_>, key: &str, reservation: Option<Reservation>, order_id: &str) -> Result<Vec<Emit>, Failure> {
+    match reservation {
+        None => {
+            cx.set(key, &Reservation::CancelledBefore);
+            Ok(vec![])
+        }
+        Some(Reservation::Held { items }) => {
+            for (sku, quantity) in &items {
+                let mut stock = stock(cx, sku)?;
+                stock.available = stock.available.saturating_add(*quantity);
+                cx.set(&format!("stock/{sku}"), &stock);
+            }
+            cx.set(key, &Reservation::Released);
+            Ok(vec![Emit::json("inventory.released", &json!({ "order_id": order_id, "items": items }))])
+        }
+        Some(_) => Ok(vec![]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postrider_stage::testing::MemoryHost;
+
+    fn stocked(host: &mut MemoryHost, quantity: u64) {
+        host.handle::<Inventory>(&Event::json("product.stocked", "Lamp", &json!({ "sku": "Lamp", "quantity": quantity }))).unwrap();
+    }
+
+    fn authorized(order_id: &str, quantities: &[u64]) -> Event {
+        let items: Vec<Value> = quantities.iter().map(|quantity| json!({ "sku": "Lamp", "quantity": quantity })).collect();
+        Event::json("payment.authorized", order_id, &json!({ "order_id": order_id, "items": items }))
+    }
+
+    fn run(host: &mut MemoryHost, event: &Event) -> Vec<String> {
+        host.handle::<Inventory>(event).unwrap().into_iter().map(|event| event.event_type).collect()
+    }
+
+    fn available(host: &MemoryHost) -> u64 {
+        serde_json::from_slice::<Stock>(&host.state["stock/Lamp"]).unwrap().available
+    }
+
+    #[test]
+    fn never_oversells_and_sums_the_lines_of_one_product() {
+        let mut host = MemoryHost::default();
+        stocked(&mut host, 3);
+        assert_eq!(run(&mut host, &authorized("1", &[2])), ["inventory.reserved"]);
+        assert_eq!(run(&mut host, &authorized("2", &[1, 1])), ["inventory.rejected"]);
+        assert_eq!(run(&mut host, &authorized("3", &[1])), ["inventory.reserved"]);
+        assert_eq!(available(&host), 0);
+    }
+
+    #[test]
+    fn a_cancel_gives_back_once_and_one_that_came_first_rejects() {
+        let mut host = MemoryHost::default();
+        stocked(&mut host, 3);
+        run(&mut host, &authorized("1", &[2]));
+        let cancelled = |id: &str| Event::json("order.cancelled", id, &json!({}));
+        assert_eq!(run(&mut host, &cancelled("1")), ["inventory.released"]);
+        assert!(run(&mut host, &cancelled("1")).is_empty());
+        assert_eq!(available(&host), 3);
+        assert!(run(&mut host, &cancelled("2")).is_empty());
+        assert_eq!(run(&mut host, &authorized("2", &[1])), ["inventory.rejected"]);
+        assert_eq!(available(&host), 3);
+    }
+
+    #[test]
+    fn an_unstocked_product_has_the_default_and_a_stocked_one_does_not() {
+        let mut host = MemoryHost::default().with_setting("default_stock", "5");
+        assert_eq!(run(&mut host, &authorized("1", &[5])), ["inventory.reserved"]);
+        let mut host = MemoryHost::default().with_setting("default_stock", "5");
+        stocked(&mut host, 2);
+        assert_eq!(available(&host), 2);
+    }
+}

@@ -1,0 +1,48 @@
+//! Notification: tells the customer how it went. It writes to the log; a real channel needs a grant.
+
+use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export};
+use serde_json::{Value, json};
+
+/// Tells people.
+pub struct Notification;
+
+export!(Notification);
+
+impl Stage for Notification {
+    fn describe() -> Description {
+        Description::new("notification", env!("CARGO_PKG_VERSION"), "Tells the customer how the order went")
+            .consumes(&["shipping.ready", "payment.declined", "inventory.rejected", "payment.refunded", "order.cancelled"])
+            .emits(&["notification.sent"])
+    }
+
+    fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {
+        let data: Value = event.data()?;
+        let order = &event.subject;
+        let reason = data["reason"].as_str().unwrap_or("no reason given");
+        let (kind, text) = match event.event_type.as_str() {
+            "shipping.ready" => ("confirmation", format!("order {order} is on its way")),
+            "payment.declined" => ("decline", format!("the payment of order {order} was declined: {reason}")),
+            "inventory.rejected" => ("rejection", format!("order {order} cannot be fulfilled: {reason}")),
+            "payment.refunded" => ("receipt", format!("{} was refunded for order {order}", data["amount"])),
+            _ => ("cancellation", format!("order {order} was cancelled")),
+        };
+        cx.info(&text);
+        let sent = json!({ "order_id": order, "kind": kind, "text": text, "message_id": cx.idempotency_key() });
+        Ok(vec![Emit::json("notification.sent", &sent)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postrider_stage::testing::MemoryHost;
+
+    #[test]
+    fn says_what_happened_and_logs_it() {
+        let mut host = MemoryHost::default();
+        let declined = Event::json("payment.declined", "7", &json!({ "reason": "too much" }));
+        let events = host.handle::<Notification>(&declined).unwrap();
+        assert_eq!(events[0].value()["kind"], "decline");
+        assert!(host.log.borrow()[0].contains("too much"));
+    }
+}
