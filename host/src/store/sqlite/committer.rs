@@ -15,9 +15,7 @@ use super::plan::{Context, Plan};
 use super::sql::{args, execute, store_error};
 use super::{letters, outbox, settle};
 use crate::clock::Clock;
-use crate::store::{
-    Accepted, Batch, Commit, DeadLetterAction, NewEvent, NewOrder, OutboxRow, PluginLoad, StoreError,
-};
+use crate::store::{Accepted, Batch, Commit, DeadLetterAction, NewEvent, NewOrder, OutboxRow, PluginLoad, StoreError};
 
 /// Operations that wait for the writer before their callers have to.
 pub(super) const QUEUE_OPS: usize = 1024;
@@ -29,12 +27,30 @@ pub(super) enum Op {
     AcceptEvent(Box<NewEvent>),
     Commit(Batch),
     Sent(Vec<i64>),
-    Postponed { ids: Vec<i64>, due_at_ms: u64 },
-    Claim { limit: u32 },
-    Requeue { stage: String, events: Vec<i64>, queued_before_ms: u64 },
-    Replay { id: i64, expires_at_ms: u64 },
-    ReplayEdited { id: i64, event: Box<NewEvent> },
-    Discard { id: i64, reason: String },
+    Postponed {
+        ids: Vec<i64>,
+        due_at_ms: u64,
+    },
+    Claim {
+        limit: u32,
+    },
+    Requeue {
+        stage: String,
+        events: Vec<i64>,
+        queued_before_ms: u64,
+    },
+    Replay {
+        id: i64,
+        expires_at_ms: u64,
+    },
+    ReplayEdited {
+        id: i64,
+        event: Box<NewEvent>,
+    },
+    Discard {
+        id: i64,
+        reason: String,
+    },
     PluginLoaded(PluginLoad),
 }
 
@@ -219,7 +235,9 @@ async fn single(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64,
             };
             outbox::requeue(conn, context, now_ms, lost).await.map(Reply::Rows)
         }
-        Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms)).await.map(Reply::Letter),
+        Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms))
+            .await
+            .map(Reply::Letter),
         Op::ReplayEdited { id, event } => letters::replay_edited(conn, context, now_ms, (*id, event)).await.map(Reply::Letter),
         Op::Discard { id, reason } => letters::discard(conn, *id, reason).await.map(Reply::Letter),
         Op::PluginLoaded(load) => letters::plugin_loaded(conn, load).await.map(|()| Reply::Written),
