@@ -129,7 +129,7 @@ pub(super) fn settlement(event: &Arc<Envelope>, verdict: Verdict) -> Settlement 
 pub(super) fn emits(event: &Arc<Envelope>, event_type: &str, routed_to: &[&str]) -> Settlement {
     let delivery = key(event, "payment");
     let mut emitted = envelope(event_type, &emitted_id(&delivery, 0), event.order_id.as_deref());
-    emitted.event.source = "/orders/stages/payment".to_owned();
+    emitted.event.source = String::from("/orders/stages/payment");
     emitted.cause = Some(event.key());
     emitted.hops = event.hops + 1;
     let mut new = new_event(emitted, routed_to);

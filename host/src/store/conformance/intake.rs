@@ -53,7 +53,7 @@ pub(super) async fn an_event_is_accepted_once(bench: Bench) {
     assert!(rows.is_empty());
     // Ids are unique per source only.
     let mut other = envelope("product.stocked", "s1", None);
-    other.event.source = "/elsewhere".to_owned();
+    other.event.source = String::from("/elsewhere");
     // Without a stage there is nobody to send it to.
     let (new, rows) = bench.store.accept_event(new_event(other, &[])).await.unwrap();
     assert!(new);

@@ -4,12 +4,12 @@ use super::build::{batch, emits, envelope, new_event, retry, settlement};
 use super::{Bench, LEASE_MS, START_MS};
 use crate::store::{DeliveryStatus, Direct, Lost, Settlement, Verdict};
 
-fn direct(round: u32, attempt: u32) -> Option<Direct> {
-    Some(Direct {
+fn direct(round: u32, attempt: u32) -> Direct {
+    Direct {
         stage: "payment".into(),
         round,
         attempt,
-    })
+    }
 }
 
 pub(super) async fn a_retry_waits_for_its_time(bench: Bench) {
@@ -29,7 +29,7 @@ pub(super) async fn a_retry_waits_for_its_time(bench: Bench) {
     bench.clock.advance(1);
     let rows = bench.store.claim_outbox(10).await.unwrap();
     assert_eq!(rows.len(), 1);
-    assert_eq!(rows[0].direct, direct(1, 2));
+    assert_eq!(rows[0].direct, Some(direct(1, 2)));
     assert_eq!(rows[0].envelope, event);
     bench.sent(&rows).await;
     assert_eq!(bench.store.outbox_next_due().await.unwrap(), None);
@@ -54,11 +54,11 @@ pub(super) async fn a_deferral_is_no_attempt(bench: Bench) {
     );
     bench.clock.advance(50);
     let rows = bench.store.claim_outbox(10).await.unwrap();
-    assert_eq!(rows[0].direct, direct(1, 1));
+    assert_eq!(rows[0].direct, Some(direct(1, 1)));
     // Due at once: handed over with the answer.
     let due_at_ms = START_MS;
     let (_, rows) = bench.done(batch(vec![settlement(&event, Verdict::Deferred { due_at_ms })])).await;
-    assert_eq!(rows[0].direct, direct(1, 1));
+    assert_eq!(rows[0].direct, Some(direct(1, 1)));
     bench.done(batch(vec![settlement(&event, Verdict::Skipped)])).await;
 }
 
@@ -125,7 +125,7 @@ pub(super) async fn lost_deliveries_are_sent_again(bench: Bench) {
     assert!(bench.store.requeue_lost("inventory", all).await.unwrap().is_empty());
     let rows = bench.store.requeue_lost("payment", all).await.unwrap();
     assert_eq!(rows.len(), 1, "{rows:?}");
-    assert_eq!((&rows[0].envelope, &rows[0].direct), (&lost, &direct(1, 1)));
+    assert_eq!((&rows[0].envelope, &rows[0].direct), (&lost, &Some(direct(1, 1))));
     // Now it has a row, and after that row was sent it was queued just now.
     assert!(bench.store.requeue_lost("payment", all).await.unwrap().is_empty());
     bench.sent(&rows).await;
@@ -135,5 +135,5 @@ pub(super) async fn lost_deliveries_are_sent_again(bench: Bench) {
     bench.sent(&sent).await;
     let rows = bench.store.requeue_lost("payment", all).await.unwrap();
     assert_eq!(rows.len(), 1);
-    assert_eq!((&rows[0].envelope, &rows[0].direct), (&retried, &direct(1, 2)));
+    assert_eq!((&rows[0].envelope, &rows[0].direct), (&retried, &Some(direct(1, 2))));
 }

@@ -114,7 +114,7 @@ pub(super) async fn batches_at_the_same_time_settle_once(bench: Bench) {
 pub(super) async fn an_event_from_elsewhere_is_adopted(bench: Bench) {
     bench.order("1").await;
     let mut foreign = envelope("order.flagged", "f1", Some("1"));
-    foreign.event.source = "/fraud-desk".to_owned();
+    foreign.event.source = String::from("/fraud-desk");
     let foreign = Arc::new(foreign);
     // A second round of something unknown is not a first meeting.
     let late = Settlement {

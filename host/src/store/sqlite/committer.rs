@@ -130,7 +130,10 @@ impl Committer {
     }
 
     async fn transaction(&mut self, ops: &[&Op]) -> Result<Vec<Reply>, Failed> {
-        execute(&mut self.conn, "BEGIN IMMEDIATE", args![]).await.map_err(Failed::Begin)?;
+        if let Err(error) = execute(&mut self.conn, "BEGIN IMMEDIATE", args![]).await {
+            self.roll_back().await;
+            return Err(Failed::Begin(error));
+        }
         let now_ms = self.clock.now_ms();
         let result = match group(&mut self.conn, &mut self.context, now_ms, ops).await {
             Ok(replies) => execute(&mut self.conn, "COMMIT", args![]).await.map(|_| replies),
@@ -145,13 +148,10 @@ impl Committer {
         }
     }
 
-    /// Leaves the connection without a transaction: `SQLite` rolls some errors back by itself, and a broken connection is replaced.
+    /// Leaves the connection without a transaction. `SQLite` rolls back by itself after some errors (a full disk), and then refuses
+    /// a ROLLBACK; since that looks like a broken connection, the connection is replaced in both cases.
     async fn roll_back(&mut self) {
-        let rolled_back = execute(&mut self.conn, "ROLLBACK", args![]).await;
-        if rolled_back.is_ok() || self.conn.ping().await.is_ok() && execute(&mut self.conn, "BEGIN", args![]).await.is_ok() {
-            if rolled_back.is_err() {
-                let _ = execute(&mut self.conn, "ROLLBACK", args![]).await;
-            }
+        if execute(&mut self.conn, "ROLLBACK", args![]).await.is_ok() {
             return;
         }
         match self.options.connect().await {

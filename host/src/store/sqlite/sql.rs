@@ -118,7 +118,9 @@ impl Shape {
             let (chunk, after) = rest.split_at(size);
             let mut args = SqliteArguments::default();
             args.reserve(size * self.columns, 0);
-            chunk.iter().for_each(|row| bind(row, &mut args));
+            for row in chunk {
+                bind(row, &mut args);
+            }
             statements.push(Statement { sql: self.sql(size), args });
             rest = after;
         }

@@ -90,3 +90,28 @@ async fn a_poisoned_operation_costs_nobody_else() {
     assert_eq!(store.state_keys("payment", "", "", 10).await.unwrap(), ["a", "b", "c"]);
     store.close().await;
 }
+
+#[tokio::test]
+async fn closing_finishes_what_is_under_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.db");
+    let clock = Arc::new(ManualClock::at(START_MS));
+    let store = open(&path, Arc::clone(&clock)).await;
+    let keys: Vec<String> = (0..200).map(|number| format!("{number:03}")).collect();
+    let commits = futures::future::join_all(keys.iter().map(|key| store.commit(state(key, "v"))));
+    let (commits, ()) = futures::future::join(commits, store.close()).await;
+    let written: Vec<_> = keys
+        .iter()
+        .zip(&commits)
+        .filter(|(_, commit)| commit.is_ok())
+        .map(|(key, _)| key.clone())
+        .collect();
+    assert!(!written.is_empty());
+    assert!(
+        commits
+            .iter()
+            .all(|commit| matches!(commit, Ok(_) | Err(StoreError::Unavailable(_))))
+    );
+    let store = open(&path, clock).await;
+    assert_eq!(store.state_keys("payment", "", "", 1_000).await.unwrap(), written);
+}
