@@ -1,1 +1,98 @@
-//! stub
+//! What every [`Store`] must do, as exercises that run on any implementation.
+//!
+//! The list is [`EXERCISES`]. Each exercise gets an empty store and a clock that stands still until the exercise moves it, so nothing
+//! here waits for time to pass. An exercise fails by panicking.
+
+mod build;
+mod deaths;
+mod intake;
+mod outbox;
+mod reading;
+mod settling;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use super::Store;
+use crate::clock::ManualClock;
+
+/// Where the clock stands when an exercise begins.
+pub const START_MS: u64 = 1_700_000_000_000;
+/// The length of leases that the store must be made with.
+pub const LEASE_MS: u64 = 30_000;
+
+/// What an exercise works with.
+#[derive(Clone)]
+pub struct Bench {
+    /// An empty store, with [`LEASE_MS`], the default status rules and `clock`.
+    pub store: Arc<dyn Store>,
+    /// Its clock, at [`START_MS`].
+    pub clock: Arc<ManualClock>,
+}
+
+/// An exercise and its name.
+pub struct Exercise {
+    /// What it shows.
+    pub name: &'static str,
+    /// Shows it, or panics.
+    pub run: fn(Bench) -> BoxFuture<'static, ()>,
+}
+
+macro_rules! exercises {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        /// All exercises.
+        pub const EXERCISES: &[Exercise] = &[
+            $( Exercise { name: stringify!($name), run: |bench| Box::pin($module::$name(bench)) }, )*
+        ];
+    };
+}
+
+exercises![
+    intake::an_order_is_accepted_once,
+    intake::two_orders_of_one_id_at_the_same_time,
+    intake::an_event_is_accepted_once,
+    settling::a_batch_is_committed_with_its_effects,
+    settling::a_settled_delivery_is_stale,
+    settling::a_changed_version_is_a_conflict,
+    settling::a_removed_key_keeps_its_version,
+    settling::a_rejected_batch_writes_nothing,
+    settling::batches_at_the_same_time_settle_once,
+    settling::an_event_from_elsewhere_is_adopted,
+    settling::a_skip_settles,
+    settling::status_follows_the_events,
+    outbox::a_retry_waits_for_its_time,
+    outbox::a_deferral_is_no_attempt,
+    outbox::a_delayed_event_waits_for_its_time,
+    outbox::a_lease_runs_out,
+    outbox::a_postponed_row_comes_back,
+    outbox::lost_deliveries_are_sent_again,
+    deaths::a_death_is_written_and_announced,
+    deaths::a_replay_reopens_the_delivery_once,
+    deaths::an_edited_replay_replaces_the_delivery,
+    deaths::a_discard_is_final,
+    deaths::dead_letters_are_listed_in_pages,
+    reading::orders_are_listed_in_pages,
+    reading::an_order_tells_its_story,
+    reading::state_is_found_by_folder_and_prefix,
+    reading::settled_deliveries_are_recognised,
+    reading::plugin_loads_are_kept,
+    reading::a_closed_store_says_so,
+];
+
+/// An event without an order, due at [`START_MS`]: for tests that belong to one implementation.
+pub fn sample_event(id: &str, routed_to: &[&str]) -> super::NewEvent {
+    build::new_event(build::envelope("sample", id, None), routed_to)
+}
+
+/// Runs every exercise on a store of its own.
+pub async fn run(make: impl AsyncFn(Arc<ManualClock>) -> Arc<dyn Store>) {
+    for exercise in EXERCISES {
+        tracing::info!(exercise = exercise.name, "conformance");
+        let clock = Arc::new(ManualClock::at(START_MS));
+        let store = make(Arc::clone(&clock)).await;
+        let bench = Bench { store, clock };
+        (exercise.run)(bench.clone()).await;
+        bench.store.close().await;
+    }
+}

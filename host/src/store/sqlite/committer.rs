@@ -15,9 +15,7 @@ use super::plan::{Context, Plan};
 use super::sql::{args, execute, store_error};
 use super::{letters, outbox, settle};
 use crate::clock::Clock;
-use crate::store::{
-    Accepted, Batch, Commit, DeadLetterAction, NewEvent, NewOrder, OutboxRow, PluginLoad, StoreError,
-};
+use crate::store::{Accepted, Batch, Commit, DeadLetterAction, NewEvent, NewOrder, OutboxRow, PluginLoad, StoreError};
 
 /// Operations that wait for the writer before their callers have to.
 pub(super) const QUEUE_OPS: usize = 1024;
@@ -29,12 +27,30 @@ pub(super) enum Op {
     AcceptEvent(Box<NewEvent>),
     Commit(Batch),
     Sent(Vec<i64>),
-    Postponed { ids: Vec<i64>, due_at_ms: u64 },
-    Claim { limit: u32 },
-    Requeue { stage: String, events: Vec<i64>, queued_before_ms: u64 },
-    Replay { id: i64, expires_at_ms: u64 },
-    ReplayEdited { id: i64, event: Box<NewEvent> },
-    Discard { id: i64, reason: String },
+    Postponed {
+        ids: Vec<i64>,
+        due_at_ms: u64,
+    },
+    Claim {
+        limit: u32,
+    },
+    Requeue {
+        stage: String,
+        events: Vec<i64>,
+        queued_before_ms: u64,
+    },
+    Replay {
+        id: i64,
+        expires_at_ms: u64,
+    },
+    ReplayEdited {
+        id: i64,
+        event: Box<NewEvent>,
+    },
+    Discard {
+        id: i64,
+        reason: String,
+    },
     PluginLoaded(PluginLoad),
 }
 
@@ -114,7 +130,10 @@ impl Committer {
     }
 
     async fn transaction(&mut self, ops: &[&Op]) -> Result<Vec<Reply>, Failed> {
-        execute(&mut self.conn, "BEGIN IMMEDIATE", args![]).await.map_err(Failed::Begin)?;
+        if let Err(error) = execute(&mut self.conn, "BEGIN IMMEDIATE", args![]).await {
+            self.roll_back().await;
+            return Err(Failed::Begin(error));
+        }
         let now_ms = self.clock.now_ms();
         let result = match group(&mut self.conn, &mut self.context, now_ms, ops).await {
             Ok(replies) => execute(&mut self.conn, "COMMIT", args![]).await.map(|_| replies),
@@ -129,13 +148,10 @@ impl Committer {
         }
     }
 
-    /// Leaves the connection without a transaction: `SQLite` rolls some errors back by itself, and a broken connection is replaced.
+    /// Leaves the connection without a transaction. `SQLite` rolls back by itself after some errors (a full disk), and then refuses
+    /// a ROLLBACK; since that looks like a broken connection, the connection is replaced in both cases.
     async fn roll_back(&mut self) {
-        let rolled_back = execute(&mut self.conn, "ROLLBACK", args![]).await;
-        if rolled_back.is_ok() || self.conn.ping().await.is_ok() && execute(&mut self.conn, "BEGIN", args![]).await.is_ok() {
-            if rolled_back.is_err() {
-                let _ = execute(&mut self.conn, "ROLLBACK", args![]).await;
-            }
+        if execute(&mut self.conn, "ROLLBACK", args![]).await.is_ok() {
             return;
         }
         match self.options.connect().await {
@@ -219,7 +235,9 @@ async fn single(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64,
             };
             outbox::requeue(conn, context, now_ms, lost).await.map(Reply::Rows)
         }
-        Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms)).await.map(Reply::Letter),
+        Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms))
+            .await
+            .map(Reply::Letter),
         Op::ReplayEdited { id, event } => letters::replay_edited(conn, context, now_ms, (*id, event)).await.map(Reply::Letter),
         Op::Discard { id, reason } => letters::discard(conn, *id, reason).await.map(Reply::Letter),
         Op::PluginLoaded(load) => letters::plugin_loaded(conn, load).await.map(|()| Reply::Written),

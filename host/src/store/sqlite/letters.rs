@@ -37,7 +37,9 @@ async fn open_letter(conn: &mut SqliteConnection, id: i64) -> Result<Result<Lett
         return Ok(Err(DeadLetterAction::AlreadySettled(status)));
     }
     if !column::<bool, _>(row, 4)? {
-        return Err(StoreError::Corrupt(format!("dead letter {id} is open but its delivery is not dead")));
+        return Err(StoreError::Corrupt(format!(
+            "dead letter {id} is open but its delivery is not dead"
+        )));
     }
     Ok(Ok(Letter {
         seq: column(row, 1)?,
@@ -122,6 +124,11 @@ pub(super) async fn discard(conn: &mut SqliteConnection, id: i64, reason: &str) 
 pub(super) async fn plugin_loaded(conn: &mut SqliteConnection, load: &PluginLoad) -> Result<(), StoreError> {
     let sql = "INSERT INTO plugin_loads (stage, digest, version, host, loaded_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
     let (stage, digest, version) = (load.stage.as_str(), load.digest.as_str(), load.version.as_str());
-    execute(conn, sql, args![stage, digest, version, load.host.as_str(), load.loaded_at_ms as i64]).await?;
+    execute(
+        conn,
+        sql,
+        args![stage, digest, version, load.host.as_str(), load.loaded_at_ms as i64],
+    )
+    .await?;
     Ok(())
 }

@@ -129,7 +129,12 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     }
     // `SQLite` would open a file that it may not write read-only, and fail at the first order.
     let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true).open(path).map_err(not_writable(path))?;
+    options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(not_writable(path))?;
     Ok(file)
 }
 
@@ -218,13 +223,22 @@ mod tests {
     async fn other_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().join("text.db");
-        std::fs::write(&text, "not a database, whatever its name says, and longer than a header: ".repeat(20)).unwrap();
+        std::fs::write(
+            &text,
+            "not a database, whatever its name says, and longer than a header: ".repeat(20),
+        )
+        .unwrap();
         assert!(matches!(open(&text).await.err(), Some(OpenError::NotADatabase { .. })));
-        assert!(matches!(open(&text.join("below.db")).await.err(), Some(OpenError::NotWritable { .. })));
+        assert!(matches!(
+            open(&text.join("below.db")).await.err(),
+            Some(OpenError::NotWritable { .. })
+        ));
 
         let foreign = folder.path().join("foreign.db");
         let mut conn = writer_options(&foreign).create_if_missing(true).connect().await.unwrap();
-        super::super::sql::execute(&mut conn, "CREATE TABLE recipes (id)", args![]).await.unwrap();
+        super::super::sql::execute(&mut conn, "CREATE TABLE recipes (id)", args![])
+            .await
+            .unwrap();
         assert!(matches!(open(&foreign).await.err(), Some(OpenError::Foreign { .. })));
     }
 
@@ -233,7 +247,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("postrider.db");
         let mut opened = open(&path).await.unwrap();
-        let sql = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', 1, x'00', 0)";
+        let sql =
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', 1, x'00', 0)";
         super::super::sql::execute(&mut opened.writer, sql, args![]).await.unwrap();
         drop(opened);
         assert!(matches!(open(&path).await.err(), Some(OpenError::Newer { version: 99, .. })));

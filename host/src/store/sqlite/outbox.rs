@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::SqliteConnection;
+use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::plan::{Context, Plan};
 use super::read;

@@ -92,7 +92,8 @@ impl<'a> Plan<'a> {
         let producer = new.producer.as_ref().map(|(stage, digest)| (&**stage, &**digest));
         let seq = self.log(&new.envelope, routed_to, producer);
         let queued_ms = new.due_at_ms.max(self.now_ms);
-        self.opened.extend(new.routed_to.iter().map(|stage| OpenedRow { seq, stage, queued_ms }));
+        self.opened
+            .extend(new.routed_to.iter().map(|stage| OpenedRow { seq, stage, queued_ms }));
         if new.routed_to.is_empty() && new.only_stage.is_none() {
             return None;
         }
@@ -211,7 +212,11 @@ impl<'a> Plan<'a> {
                 (*status, *changed) = (next, true);
             }
         }
-        let changed: Vec<(i64, &str)> = present.values().filter(|(_, _, changed)| *changed).map(|row| (row.0, row.1)).collect();
+        let changed: Vec<(i64, &str)> = present
+            .values()
+            .filter(|(_, _, changed)| *changed)
+            .map(|row| (row.0, row.1))
+            .collect();
         if changed.is_empty() {
             return Ok(());
         }

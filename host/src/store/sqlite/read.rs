@@ -10,8 +10,8 @@ use sqlx::sqlite::{SqlitePool, SqliteRow};
 use super::sql::{args, column, fetch, fetch_built, json, list, push, small, unsigned};
 use crate::event::{DeliveryKey, Envelope, Event, EventKey};
 use crate::store::{
-    DeadLetter, DeadLetterFilter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, FailedAttempt, LoggedEvent, Order, OrderFilter,
-    Page, PluginLoad, StateRow, StoreError,
+    DeadLetter, DeadLetterFilter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, FailedAttempt, LoggedEvent, Order, OrderFilter, Page,
+    PluginLoad, StateRow, StoreError,
 };
 
 /// The columns that [`envelope`] reads, of `events e`: fourteen.
@@ -159,11 +159,7 @@ pub(super) async fn order_by_id(db: &SqlitePool, id: &str) -> Result<Option<Orde
 }
 
 /// A page, and one row more to know whether there is another.
-fn page<T>(
-    rows: &[SqliteRow],
-    limit: u32,
-    decode: impl Fn(&SqliteRow) -> Result<(i64, T), StoreError>,
-) -> Result<Page<T>, StoreError> {
+fn page<T>(rows: &[SqliteRow], limit: u32, decode: impl Fn(&SqliteRow) -> Result<(i64, T), StoreError>) -> Result<Page<T>, StoreError> {
     let decoded = rows.iter().take(limit as usize).map(decode).collect::<Result<Vec<_>, _>>()?;
     let more = rows.len() > decoded.len();
     let next = decoded.last().filter(|_| more).map(|(cursor, _)| *cursor);

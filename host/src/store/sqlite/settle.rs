@@ -47,11 +47,19 @@ pub(super) fn event<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, new: &'a New
 pub(super) fn batch<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, batch: &'a Batch) -> Commit {
     let stage: &'a str = &batch.stage;
     let version = |known: &Known<'a>, key: &'a str| known.versions.get(&(stage, key)).copied().unwrap_or(0);
-    let stale: Vec<_> = batch.settlements.iter().filter(|one| !fits(known, one)).map(|one| one.delivery.clone()).collect();
+    let overtaken: Vec<_> = batch
+        .settlements
+        .iter()
+        .filter(|one| !fits(known, one))
+        .map(|one| one.delivery.clone())
+        .collect();
     let changed = batch.reads.iter().filter(|(key, relied_upon)| version(known, key) != *relied_upon);
     let conflicts: Vec<_> = changed.map(|(key, _)| key.clone()).collect();
-    if !stale.is_empty() || !conflicts.is_empty() {
-        return Commit::Again { stale, conflicts };
+    if !overtaken.is_empty() || !conflicts.is_empty() {
+        return Commit::Again {
+            stale: overtaken,
+            conflicts,
+        };
     }
     let mut versions = Vec::with_capacity(batch.writes.len());
     for (key, value) in &batch.writes {

@@ -29,7 +29,10 @@ pub(super) fn push<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(args: &mut SqliteAr
 
 /// Runs a statement; gives the number of rows that it changed.
 pub(super) async fn execute(conn: &mut SqliteConnection, sql: &'static str, args: SqliteArguments) -> Result<u64, StoreError> {
-    let done = sqlx::query_with(sql, args).execute(conn).await.map_err(|error| store_error(&error))?;
+    let done = sqlx::query_with(sql, args)
+        .execute(conn)
+        .await
+        .map_err(|error| store_error(&error))?;
     Ok(done.rows_affected())
 }
 
@@ -84,7 +87,9 @@ pub(super) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
 /// A column that holds JSON, or nothing for an empty list.
 pub(super) fn list<T: serde::de::DeserializeOwned>(row: &SqliteRow, index: usize) -> Result<Vec<T>, StoreError> {
     let text: Option<&str> = column(row, index)?;
-    text.map_or(Ok(Vec::new()), |text| serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string())))
+    text.map_or(Ok(Vec::new()), |text| {
+        serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))
+    })
 }
 
 /// A statement that takes any number of rows: `head VALUES (…), (…) tail`.
@@ -113,7 +118,9 @@ impl Shape {
             let (chunk, after) = rest.split_at(size);
             let mut args = SqliteArguments::default();
             args.reserve(size * self.columns, 0);
-            chunk.iter().for_each(|row| bind(row, &mut args));
+            for row in chunk {
+                bind(row, &mut args);
+            }
             statements.push(Statement { sql: self.sql(size), args });
             rest = after;
         }

@@ -1,1 +1,117 @@
-//! stub
+//! The conformance suite on a file, and what only this store promises.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{SqliteOptions, SqliteStore};
+use crate::clock::{Clock, ManualClock};
+use crate::store::conformance::{self, LEASE_MS, START_MS};
+use crate::store::status::StatusRules;
+use crate::store::{Batch, Commit, Store, StoreError};
+
+async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStore> {
+    let options = SqliteOptions {
+        path: path.to_owned(),
+        host_name: "here".to_owned(),
+        clock,
+        status: Arc::new(StatusRules::default()),
+        lease_ms: LEASE_MS,
+        group_max_ops: 64,
+    };
+    SqliteStore::open(options).await.unwrap()
+}
+
+#[tokio::test]
+async fn it_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = std::sync::atomic::AtomicUsize::new(0);
+    conformance::run(async |clock| {
+        let number = made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let store: Arc<dyn Store> = open(&folder.path().join(format!("{number}.db")), clock).await;
+        store
+    })
+    .await;
+}
+
+fn state(key: &str, value: &str) -> Batch {
+    Batch {
+        stage: "payment".into(),
+        settlements: Vec::new(),
+        reads: Vec::new(),
+        writes: vec![(key.to_owned(), Some(value.to_owned().into()))],
+    }
+}
+
+#[tokio::test]
+async fn a_restart_finds_everything_and_frees_its_own_leases() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.db");
+    let clock = Arc::new(ManualClock::at(START_MS));
+    let store = open(&path, Arc::clone(&clock)).await;
+    store.commit(state("k", "v")).await.unwrap();
+    let event = conformance::sample_event("e1", &["payment"]);
+    let (_, leased) = store.accept_event(event).await.unwrap();
+    assert_eq!(leased.len(), 1);
+    store.close().await;
+
+    let store = open(&path, Arc::clone(&clock)).await;
+    assert_eq!(store.state_get("payment", "k").await.unwrap().unwrap().version, 1);
+    let claimed = store.claim_outbox(10).await.unwrap();
+    assert_eq!((claimed.len(), claimed[0].id), (1, leased[0].id));
+    // The numbering goes on where it was.
+    let (new, rows) = store.accept_event(conformance::sample_event("e2", &["payment"])).await.unwrap();
+    assert!(new && rows[0].id > leased[0].id);
+    assert_eq!(clock.now_ms(), START_MS);
+}
+
+#[tokio::test]
+async fn a_poisoned_operation_costs_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.db");
+    let store = open(&path, Arc::new(ManualClock::at(START_MS))).await;
+    // A trigger stands for whatever makes one row impossible to write.
+    let mut other = sqlx::ConnectOptions::connect(&sqlx::sqlite::SqliteConnectOptions::new().filename(&path))
+        .await
+        .unwrap();
+    let poison = "CREATE TRIGGER poison BEFORE INSERT ON state WHEN new.key = 'poison' BEGIN SELECT raise(ABORT, 'poison'); END";
+    super::sql::execute(&mut other, poison, super::sql::args![]).await.unwrap();
+    let keys = ["a", "poison", "b", "c"];
+    let commits = futures::future::join_all(keys.map(|key| store.commit(state(key, "v")))).await;
+    for (key, commit) in keys.into_iter().zip(commits) {
+        if key == "poison" {
+            assert!(matches!(commit, Err(StoreError::Corrupt(_))), "{commit:?}");
+        } else {
+            assert!(
+                matches!(commit, Ok(Commit::Done { ref versions, .. }) if *versions == [1]),
+                "{commit:?}"
+            );
+        }
+    }
+    assert_eq!(store.state_keys("payment", "", "", 10).await.unwrap(), ["a", "b", "c"]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn closing_finishes_what_is_under_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.db");
+    let clock = Arc::new(ManualClock::at(START_MS));
+    let store = open(&path, Arc::clone(&clock)).await;
+    let keys: Vec<String> = (0..200).map(|number| format!("{number:03}")).collect();
+    let commits = futures::future::join_all(keys.iter().map(|key| store.commit(state(key, "v"))));
+    let (commits, ()) = futures::future::join(commits, store.close()).await;
+    let written: Vec<_> = keys
+        .iter()
+        .zip(&commits)
+        .filter(|(_, commit)| commit.is_ok())
+        .map(|(key, _)| key.clone())
+        .collect();
+    assert!(!written.is_empty());
+    assert!(
+        commits
+            .iter()
+            .all(|commit| matches!(commit, Ok(_) | Err(StoreError::Unavailable(_))))
+    );
+    let store = open(&path, clock).await;
+    assert_eq!(store.state_keys("payment", "", "", 1_000).await.unwrap(), written);
+}

@@ -1,0 +1,198 @@
+//! Values for the exercises, and the few questions that most of them ask.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Bench, START_MS};
+use crate::event::DeliveryKey;
+use crate::event::{Envelope, Event, EventKey, emitted_id};
+use crate::store::{
+    Batch, Commit, DeadLetter, DeadLetterFilter, DeliveryRecord, FailedAttempt, NewEvent, NewOrder, OutboxRow, Settlement, Verdict, Version,
+};
+
+pub(super) const DAY_MS: u64 = 86_400_000;
+
+pub(super) fn envelope(event_type: &str, id: &str, order: Option<&str>) -> Envelope {
+    Envelope {
+        event: Event {
+            id: id.to_owned(),
+            event_type: event_type.to_owned(),
+            source: "/orders".to_owned(),
+            subject: order.unwrap_or("none").to_owned(),
+            time_ms: START_MS,
+            content_type: "application/octet-stream".to_owned(),
+            data: Bytes::from_static(b"\x00\xff not UTF-8"),
+            attributes: vec![("traceparent".to_owned(), "00-1-2-01".to_owned())],
+        },
+        order_id: order.map(str::to_owned),
+        correlation_id: "first".to_owned(),
+        cause: None,
+        hops: 0,
+        expires_at_ms: START_MS + DAY_MS,
+    }
+}
+
+pub(super) fn new_event(envelope: Envelope, routed_to: &[&str]) -> NewEvent {
+    NewEvent {
+        envelope: Arc::new(envelope),
+        routed_to: routed_to.iter().map(|stage| Arc::from(*stage)).collect(),
+        due_at_ms: START_MS,
+        producer: None,
+        only_stage: None,
+    }
+}
+
+pub(super) fn new_order(id: &str, fingerprint: &str) -> NewOrder {
+    NewOrder {
+        id: id.to_owned(),
+        customer: Some("42".to_owned()),
+        body: serde_json::json!({"items": ["Book"], "total": 20.0}),
+        fingerprint: fingerprint.to_owned(),
+        status: "received".to_owned(),
+        event: new_event(envelope("order.created", &format!("created-{id}"), Some(id)), &["payment"]),
+    }
+}
+
+impl Bench {
+    /// Accepts an order and confirms the sending of its first event, which is returned.
+    pub(super) async fn order(&self, id: &str) -> Arc<Envelope> {
+        let (_, rows) = self.store.accept_order(new_order(id, "same")).await.unwrap();
+        assert_eq!(rows.len(), 1);
+        self.sent(&rows).await;
+        Arc::clone(&rows[0].envelope)
+    }
+
+    pub(super) async fn sent(&self, rows: &[OutboxRow]) {
+        self.store.outbox_sent(rows.iter().map(|row| row.id).collect()).await.unwrap();
+    }
+
+    pub(super) async fn done(&self, batch: Batch) -> (Vec<Version>, Vec<OutboxRow>) {
+        match self.store.commit(batch).await.unwrap() {
+            Commit::Done { versions, outbox } => (versions, outbox),
+            again @ Commit::Again { .. } => panic!("the batch was refused: {again:?}"),
+        }
+    }
+
+    pub(super) async fn refused(&self, batch: Batch) -> (Vec<DeliveryKey>, Vec<String>) {
+        match self.store.commit(batch).await.unwrap() {
+            Commit::Again { stale, conflicts } => (stale, conflicts),
+            done @ Commit::Done { .. } => panic!("the batch was committed: {done:?}"),
+        }
+    }
+
+    pub(super) async fn delivery(&self, order: &str, stage: &str) -> DeliveryRecord {
+        let found = self.store.order_deliveries(order).await.unwrap();
+        found.into_iter().find(|record| record.stage == stage).expect("no such delivery")
+    }
+
+    pub(super) async fn status(&self, order: &str) -> String {
+        self.store.order(order).await.unwrap().expect("no such order").status
+    }
+
+    /// Lets the delivery of a new order at `payment` die; its dead letter.
+    pub(super) async fn death(&self, order: &str) -> DeadLetter {
+        let event = self.order(order).await;
+        let (_, rows) = self.done(batch(vec![dead(&event)])).await;
+        self.sent(&rows).await;
+        let page = DeadLetterFilter {
+            limit: 1,
+            ..DeadLetterFilter::default()
+        };
+        self.store.dead_letters(page).await.unwrap().items.remove(0)
+    }
+}
+
+pub(super) fn key(event: &Envelope, stage: &str) -> DeliveryKey {
+    DeliveryKey {
+        stage: stage.into(),
+        event: event.key(),
+    }
+}
+
+/// The first try of an event at `payment`.
+pub(super) fn settlement(event: &Arc<Envelope>, verdict: Verdict) -> Settlement {
+    Settlement {
+        delivery: key(event, "payment"),
+        envelope: Arc::clone(event),
+        round: 1,
+        attempt: 1,
+        verdict,
+        version: "1.2.3".to_owned(),
+        digest: "d1".into(),
+        duration_us: 55,
+        failure: None,
+    }
+}
+
+/// A try that emits one event of this type, routed to `routed_to`.
+pub(super) fn emits(event: &Arc<Envelope>, event_type: &str, routed_to: &[&str]) -> Settlement {
+    let delivery = key(event, "payment");
+    let mut emitted = envelope(event_type, &emitted_id(&delivery, 0), event.order_id.as_deref());
+    emitted.event.source = String::from("/orders/stages/payment");
+    emitted.cause = Some(event.key());
+    emitted.hops = event.hops + 1;
+    let mut new = new_event(emitted, routed_to);
+    new.producer = Some(("payment".into(), "d1".into()));
+    settlement(event, Verdict::Done(vec![new]))
+}
+
+pub(super) fn failure(round: u32, attempt: u32) -> FailedAttempt {
+    FailedAttempt {
+        round,
+        attempt,
+        code: "no-answer".to_owned(),
+        message: "the bank did not answer".to_owned(),
+        backtrace: Some("at pay".to_owned()),
+        digest: "d1".to_owned(),
+        duration_us: 77,
+        at_ms: START_MS,
+    }
+}
+
+/// A try after which the delivery dies.
+pub(super) fn dead(event: &Arc<Envelope>) -> Settlement {
+    let id = crate::event::death_id(&key(event, "payment"), 1);
+    let announcement = envelope(crate::event::DEAD_LETTERED, &id, event.order_id.as_deref());
+    let verdict = Verdict::Dead {
+        code: "no-answer".to_owned(),
+        message: "the bank did not answer".to_owned(),
+        announcement: new_event(announcement, &["watch"]),
+    };
+    Settlement {
+        failure: Some(failure(1, 1)),
+        ..settlement(event, verdict)
+    }
+}
+
+pub(super) fn retry(event: &Arc<Envelope>, due_at_ms: u64) -> Settlement {
+    Settlement {
+        failure: Some(failure(1, 1)),
+        ..settlement(event, Verdict::Retry { due_at_ms })
+    }
+}
+
+pub(super) fn batch(settlements: Vec<Settlement>) -> Batch {
+    Batch {
+        stage: "payment".into(),
+        settlements,
+        reads: Vec::new(),
+        writes: Vec::new(),
+    }
+}
+
+/// A batch that writes one key, having read it at `version`.
+pub(super) fn writing(settlements: Vec<Settlement>, key: &str, version: Version, value: Option<&str>) -> Batch {
+    Batch {
+        reads: vec![(key.to_owned(), version)],
+        writes: vec![(key.to_owned(), value.map(|text| Bytes::copy_from_slice(text.as_bytes())))],
+        ..batch(settlements)
+    }
+}
+
+pub(super) fn event_key(source: &str, id: &str) -> EventKey {
+    EventKey {
+        source: source.to_owned(),
+        id: id.to_owned(),
+    }
+}

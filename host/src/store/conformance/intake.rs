@@ -1,0 +1,61 @@
+//! Orders and events from outside.
+
+use super::Bench;
+use super::build::{envelope, new_event, new_order};
+use crate::store::{Accepted, DeliveryStatus};
+
+pub(super) async fn an_order_is_accepted_once(bench: Bench) {
+    let (accepted, rows) = bench.store.accept_order(new_order("1", "a")).await.unwrap();
+    let Accepted::New(order) = accepted else { panic!("{accepted:?}") };
+    assert_eq!((order.status.as_str(), order.created_at_ms), ("received", super::START_MS));
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].envelope.event.id, "created-1");
+    assert_eq!(rows[0].direct, None);
+    assert_eq!(bench.store.order("1").await.unwrap(), Some(order.clone()));
+    let delivery = bench.delivery("1", "payment").await;
+    assert_eq!((delivery.status, delivery.round, delivery.attempt), (DeliveryStatus::Open, 1, 1));
+    // The row is leased to whoever was given it.
+    assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
+
+    let (again, rows) = bench.store.accept_order(new_order("1", "a")).await.unwrap();
+    assert_eq!(again, Accepted::Same(order));
+    assert!(rows.is_empty());
+    let (other, rows) = bench.store.accept_order(new_order("1", "b")).await.unwrap();
+    assert_eq!(other, Accepted::Different);
+    assert!(rows.is_empty());
+    assert_eq!(bench.store.order_events("1", 0, 10).await.unwrap().len(), 1);
+}
+
+pub(super) async fn two_orders_of_one_id_at_the_same_time(bench: Bench) {
+    let accepts = (0..20).map(|number| bench.store.accept_order(new_order("1", if number % 2 == 0 { "a" } else { "b" })));
+    let accepted = futures::future::join_all(accepts).await;
+    let (mut new, mut same, mut different) = (0, 0, 0);
+    for (accepted, rows) in accepted.into_iter().map(Result::unwrap) {
+        match accepted {
+            Accepted::New(_) => new += 1,
+            Accepted::Same(_) => same += 1,
+            Accepted::Different => different += 1,
+        }
+        assert!(rows.len() <= 1);
+    }
+    assert_eq!((new, same, different), (1, 9, 10));
+    assert_eq!(bench.store.order_events("1", 0, 10).await.unwrap().len(), 1);
+}
+
+pub(super) async fn an_event_is_accepted_once(bench: Bench) {
+    let event = new_event(envelope("product.stocked", "s1", None), &["inventory", "notification"]);
+    let (new, rows) = bench.store.accept_event(event.clone()).await.unwrap();
+    assert!(new);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].envelope, event.envelope);
+    let (new, rows) = bench.store.accept_event(event).await.unwrap();
+    assert!(!new);
+    assert!(rows.is_empty());
+    // Ids are unique per source only.
+    let mut other = envelope("product.stocked", "s1", None);
+    other.event.source = String::from("/elsewhere");
+    // Without a stage there is nobody to send it to.
+    let (new, rows) = bench.store.accept_event(new_event(other, &[])).await.unwrap();
+    assert!(new);
+    assert!(rows.is_empty());
+}

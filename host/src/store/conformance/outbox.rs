@@ -1,0 +1,139 @@
+//! The outbox: due times, leases, and the refill of queues.
+
+use super::build::{batch, emits, envelope, new_event, retry, settlement};
+use super::{Bench, LEASE_MS, START_MS};
+use crate::store::{DeliveryStatus, Direct, Lost, Settlement, Verdict};
+
+fn direct(round: u32, attempt: u32) -> Direct {
+    Direct {
+        stage: "payment".into(),
+        round,
+        attempt,
+    }
+}
+
+pub(super) async fn a_retry_waits_for_its_time(bench: Bench) {
+    let event = bench.order("1").await;
+    let (_, outbox) = bench.done(batch(vec![retry(&event, START_MS + 1_000)])).await;
+    assert!(outbox.is_empty(), "not due yet");
+    assert_eq!(bench.store.outbox_next_due().await.unwrap(), Some(START_MS + 1_000));
+    let delivery = bench.delivery("1", "payment").await;
+    assert_eq!(
+        (delivery.status, delivery.attempt, delivery.failures.len()),
+        (DeliveryStatus::Open, 2, 1)
+    );
+    assert_eq!(delivery.failures[0], super::build::failure(1, 1));
+
+    bench.clock.advance(999);
+    assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
+    bench.clock.advance(1);
+    let rows = bench.store.claim_outbox(10).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].direct, Some(direct(1, 2)));
+    assert_eq!(rows[0].envelope, event);
+    bench.sent(&rows).await;
+    assert_eq!(bench.store.outbox_next_due().await.unwrap(), None);
+    // The first attempt is over; the second is not.
+    assert_eq!(bench.refused(batch(vec![settlement(&event, Verdict::Skipped)])).await.0.len(), 1);
+    let second = Settlement {
+        attempt: 2,
+        ..emits(&event, "payment.authorized", &[])
+    };
+    bench.done(batch(vec![second])).await;
+    assert_eq!(bench.delivery("1", "payment").await.failures.len(), 1);
+}
+
+pub(super) async fn a_deferral_is_no_attempt(bench: Bench) {
+    let event = bench.order("1").await;
+    let due_at_ms = START_MS + 50;
+    bench.done(batch(vec![settlement(&event, Verdict::Deferred { due_at_ms })])).await;
+    let delivery = bench.delivery("1", "payment").await;
+    assert_eq!(
+        (delivery.status, delivery.attempt, delivery.failures.len()),
+        (DeliveryStatus::Open, 1, 0)
+    );
+    bench.clock.advance(50);
+    let rows = bench.store.claim_outbox(10).await.unwrap();
+    assert_eq!(rows[0].direct, Some(direct(1, 1)));
+    // Due at once: handed over with the answer.
+    let due_at_ms = START_MS;
+    let (_, rows) = bench.done(batch(vec![settlement(&event, Verdict::Deferred { due_at_ms })])).await;
+    assert_eq!(rows[0].direct, Some(direct(1, 1)));
+    bench.done(batch(vec![settlement(&event, Verdict::Skipped)])).await;
+}
+
+pub(super) async fn a_delayed_event_waits_for_its_time(bench: Bench) {
+    let mut event = new_event(envelope("reminder", "r1", None), &["notification"]);
+    event.due_at_ms = START_MS + 10;
+    let (new, rows) = bench.store.accept_event(event.clone()).await.unwrap();
+    assert!(new && rows.is_empty());
+    bench.clock.advance(10);
+    let rows = bench.store.claim_outbox(10).await.unwrap();
+    assert_eq!((rows.len(), rows[0].direct.clone()), (1, None));
+    assert_eq!(rows[0].envelope, event.envelope);
+}
+
+pub(super) async fn a_lease_runs_out(bench: Bench) {
+    for (number, due_at_ms) in [START_MS + 3, START_MS + 1, START_MS + 2].into_iter().enumerate() {
+        let mut event = new_event(envelope("reminder", &format!("r{number}"), None), &["notification"]);
+        event.due_at_ms = due_at_ms;
+        bench.store.accept_event(event).await.unwrap();
+    }
+    bench.clock.advance(3);
+    let first = bench.store.claim_outbox(2).await.unwrap();
+    let ids: Vec<_> = first.iter().map(|row| row.envelope.event.id.as_str()).collect();
+    assert_eq!(ids, ["r1", "r2"], "the earliest first");
+    assert_eq!(bench.store.claim_outbox(2).await.unwrap().len(), 1);
+    assert!(bench.store.claim_outbox(2).await.unwrap().is_empty(), "all are held");
+    bench.sent(&first[..1]).await;
+    bench.clock.advance(LEASE_MS - 1);
+    assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
+    bench.clock.advance(1);
+    let again = bench.store.claim_outbox(10).await.unwrap();
+    let ids: Vec<_> = again.iter().map(|row| row.envelope.event.id.as_str()).collect();
+    assert_eq!(ids, ["r2", "r0"], "what was not confirmed is sent again");
+}
+
+pub(super) async fn a_postponed_row_comes_back(bench: Bench) {
+    let (_, rows) = bench.store.accept_order(super::build::new_order("1", "a")).await.unwrap();
+    bench.store.outbox_postponed(vec![rows[0].id], START_MS + 7).await.unwrap();
+    assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
+    assert_eq!(bench.store.outbox_next_due().await.unwrap(), Some(START_MS + 7));
+    bench.clock.advance(7);
+    let again = bench.store.claim_outbox(10).await.unwrap();
+    assert_eq!((again.len(), again[0].id), (1, rows[0].id));
+}
+
+pub(super) async fn lost_deliveries_are_sent_again(bench: Bench) {
+    // Sent and lost; sent, settled; not sent yet; waiting for its retry.
+    let lost = bench.order("lost").await;
+    let settled = bench.order("settled").await;
+    bench.done(batch(vec![settlement(&settled, Verdict::Skipped)])).await;
+    bench.store.accept_order(super::build::new_order("unsent", "a")).await.unwrap();
+    let retried = bench.order("retried").await;
+    bench.done(batch(vec![retry(&retried, START_MS + 1)])).await;
+    bench.clock.advance(100);
+    let all = Lost {
+        queued_before_ms: START_MS + 100,
+        limit: 10,
+    };
+    let earlier = Lost {
+        queued_before_ms: START_MS,
+        ..all
+    };
+    assert!(bench.store.requeue_lost("payment", earlier).await.unwrap().is_empty());
+    assert!(bench.store.requeue_lost("inventory", all).await.unwrap().is_empty());
+    let rows = bench.store.requeue_lost("payment", all).await.unwrap();
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!((&rows[0].envelope, &rows[0].direct), (&lost, &Some(direct(1, 1))));
+    // Now it has a row, and after that row was sent it was queued just now.
+    assert!(bench.store.requeue_lost("payment", all).await.unwrap().is_empty());
+    bench.sent(&rows).await;
+    assert!(bench.store.requeue_lost("payment", all).await.unwrap().is_empty());
+    // A retry that was sent and lost comes back as the attempt that it was.
+    let sent: Vec<_> = bench.store.claim_outbox(10).await.unwrap();
+    bench.sent(&sent).await;
+    let rows = bench.store.requeue_lost("payment", all).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!((&rows[0].envelope, &rows[0].direct), (&retried, &Some(direct(1, 2))));
+}

@@ -1,0 +1,141 @@
+//! Queries.
+
+use super::Bench;
+use super::build::{batch, emits, key, new_order, settlement};
+use crate::store::{Batch, OrderFilter, PluginLoad, StoreError, Verdict};
+
+pub(super) async fn orders_are_listed_in_pages(bench: Bench) {
+    for id in ["1", "2", "3", "4", "5"] {
+        let mut order = new_order(id, "a");
+        order.customer = (id != "3").then(|| "42".to_owned());
+        bench.store.accept_order(order).await.unwrap();
+    }
+    let mut filter = OrderFilter {
+        customer: Some("42".to_owned()),
+        limit: 2,
+        ..OrderFilter::default()
+    };
+    let mut pages = Vec::new();
+    loop {
+        let page = bench.store.orders(filter.clone()).await.unwrap();
+        pages.push(page.items.iter().map(|order| order.id.clone()).collect::<Vec<_>>());
+        filter.before = page.next;
+        if page.next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [["5", "4"], ["2", "1"]]);
+    filter.status = Some("declined".to_owned());
+    assert!(bench.store.orders(filter).await.unwrap().items.is_empty());
+}
+
+pub(super) async fn an_order_tells_its_story(bench: Bench) {
+    let event = bench.order("1").await;
+    bench.order("2").await;
+    bench.done(batch(vec![emits(&event, "payment.authorized", &["inventory"])])).await;
+    let events = bench.store.order_events("1", 0, 10).await.unwrap();
+    assert_eq!(events.len(), 2);
+    assert_eq!(events[0].envelope, *event);
+    assert_eq!(
+        (events[0].stage.as_deref(), events[0].routed_to.as_slice()),
+        (None, &["payment".to_owned()][..])
+    );
+    assert_eq!(
+        (events[1].stage.as_deref(), events[1].digest.as_deref()),
+        (Some("payment"), Some("d1"))
+    );
+    assert_eq!(events[1].envelope.cause, Some(event.key()));
+    assert_eq!(events[1].envelope.hops, 1);
+    let rest = bench.store.order_events("1", events[0].seq, 10).await.unwrap();
+    assert_eq!((rest.len(), rest[0].seq), (1, events[1].seq));
+    assert_eq!(bench.store.order_events("1", 0, 1).await.unwrap().len(), 1);
+    let stages: Vec<_> = bench
+        .store
+        .order_deliveries("1")
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|record| record.stage)
+        .collect();
+    assert_eq!(stages, ["payment", "inventory"]);
+    assert!(bench.store.order("3").await.unwrap().is_none());
+    assert!(bench.store.order_deliveries("3").await.unwrap().is_empty());
+}
+
+pub(super) async fn state_is_found_by_folder_and_prefix(bench: Bench) {
+    let keys = ["a/1", "a/2", "a/b/3", "a0", "b/1", "b/é", "b/ü"];
+    let batch = Batch {
+        writes: keys.map(|key| (key.to_owned(), Some("v".into()))).into(),
+        ..batch(Vec::new())
+    };
+    bench.done(batch).await;
+    bench.done(super::build::writing(Vec::new(), "a/2", 1, None)).await;
+    let folders = ["a/".to_owned(), "a/b/".to_owned()];
+    let rows = bench.store.state_folders("payment", &folders).await.unwrap();
+    let mut found: Vec<_> = rows
+        .iter()
+        .map(|row| (row.key.as_str(), row.value.is_some(), row.version))
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, [("a/1", true, 1), ("a/2", false, 2), ("a/b/3", true, 1)]);
+    assert!(bench.store.state_folders("shipping", &folders).await.unwrap().is_empty());
+    for (prefix, after, limit, expected) in [
+        ("a", "", 10, &["a/1", "a/b/3", "a0"][..]),
+        ("a/", "", 10, &["a/1", "a/b/3"]),
+        ("a/", "a/1", 10, &["a/b/3"]),
+        ("", "", 2, &["a/1", "a/b/3"]),
+        ("b/é", "", 10, &["b/é"]),
+        ("b/", "b/1", 10, &["b/é", "b/ü"]),
+        ("c", "", 10, &[]),
+    ] {
+        assert_eq!(
+            bench.store.state_keys("payment", prefix, after, limit).await.unwrap(),
+            expected,
+            "{prefix} after {after}"
+        );
+    }
+}
+
+pub(super) async fn settled_deliveries_are_recognised(bench: Bench) {
+    let (open, done, retried) = (bench.order("1").await, bench.order("2").await, bench.order("3").await);
+    bench.done(batch(vec![settlement(&done, Verdict::Skipped)])).await;
+    bench.done(batch(vec![super::build::retry(&retried, super::START_MS + 1)])).await;
+    let asked = vec![
+        (key(&open, "payment"), 1, 1),
+        (key(&done, "payment"), 1, 1),
+        (key(&retried, "payment"), 1, 1),
+        (key(&retried, "payment"), 1, 2),
+        (key(&done, "nowhere"), 1, 1),
+    ];
+    let settled = bench.store.already_settled(asked).await.unwrap();
+    assert_eq!(settled, [key(&done, "payment"), key(&retried, "payment")]);
+}
+
+pub(super) async fn plugin_loads_are_kept(bench: Bench) {
+    for digest in ["d1", "d2"] {
+        let load = PluginLoad {
+            stage: "payment".to_owned(),
+            digest: digest.to_owned(),
+            version: "1.0.0".to_owned(),
+            host: "here".to_owned(),
+            loaded_at_ms: super::START_MS,
+        };
+        bench.store.record_plugin_load(load).await.unwrap();
+    }
+    let loads = bench.store.plugin_loads("payment", 10).await.unwrap();
+    let digests: Vec<_> = loads.iter().map(|load| load.digest.as_str()).collect();
+    assert_eq!(digests, ["d2", "d1"]);
+    assert!(bench.store.plugin_loads("shipping", 10).await.unwrap().is_empty());
+}
+
+pub(super) async fn a_closed_store_says_so(bench: Bench) {
+    bench.store.ping().await.unwrap();
+    bench.store.close().await;
+    bench.store.close().await;
+    assert!(matches!(bench.store.ping().await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(
+        bench.store.accept_order(new_order("1", "a")).await,
+        Err(StoreError::Unavailable(_))
+    ));
+    assert!(matches!(bench.store.order("1").await, Err(StoreError::Unavailable(_))));
+}

@@ -1,0 +1,168 @@
+//! Commits: compare-and-set, versions, effects, order status.
+
+use std::sync::Arc;
+
+use super::Bench;
+use super::build::{batch, emits, envelope, event_key, key, new_event, settlement, writing};
+use crate::store::{Batch, Commit, DeliveryStatus, Settlement, Verdict};
+
+pub(super) async fn a_batch_is_committed_with_its_effects(bench: Bench) {
+    let (one, two) = (bench.order("1").await, bench.order("2").await);
+    let settlements = vec![
+        emits(&one, "payment.authorized", &["inventory", "notification"]),
+        emits(&two, "payment.authorized", &[]),
+    ];
+    let (versions, outbox) = bench.done(writing(settlements, "order/1/paid", 0, Some("yes"))).await;
+    assert_eq!(versions, [1]);
+    assert_eq!(outbox.len(), 1, "nobody consumes the second event");
+    assert_eq!(outbox[0].envelope.order_id.as_deref(), Some("1"));
+    let delivery = bench.delivery("1", "payment").await;
+    assert_eq!(delivery.status, DeliveryStatus::Done);
+    assert_eq!(
+        (delivery.version.as_deref(), delivery.digest.as_deref()),
+        (Some("1.2.3"), Some("d1"))
+    );
+    assert_eq!((delivery.duration_us, delivery.settled_at_ms), (Some(55), Some(super::START_MS)));
+    assert_eq!(delivery.emitted, [outbox[0].envelope.event.id.clone()]);
+    assert_eq!(bench.delivery("1", "inventory").await.status, DeliveryStatus::Open);
+    assert_eq!(bench.delivery("1", "notification").await.status, DeliveryStatus::Open);
+    let row = bench.store.state_get("payment", "order/1/paid").await.unwrap().unwrap();
+    assert_eq!((row.value.as_deref(), row.version), (Some(&b"yes"[..]), 1));
+    assert!(bench.store.state_get("inventory", "order/1/paid").await.unwrap().is_none());
+}
+
+pub(super) async fn a_settled_delivery_is_stale(bench: Bench) {
+    let event = bench.order("1").await;
+    bench.done(batch(vec![emits(&event, "payment.authorized", &["inventory"])])).await;
+    let (stale, conflicts) = bench.refused(batch(vec![emits(&event, "payment.declined", &[])])).await;
+    assert_eq!(stale, [key(&event, "payment")]);
+    assert!(conflicts.is_empty());
+    // Another attempt or round than the one that stands open is as stale.
+    let event = bench.order("2").await;
+    for (round, attempt) in [(1, 2), (2, 1)] {
+        let early = Settlement {
+            round,
+            attempt,
+            ..settlement(&event, Verdict::Skipped)
+        };
+        assert_eq!(bench.refused(batch(vec![early])).await.0.len(), 1);
+    }
+}
+
+pub(super) async fn a_changed_version_is_a_conflict(bench: Bench) {
+    let (one, two) = (bench.order("1").await, bench.order("2").await);
+    let skip = |event| vec![settlement(event, Verdict::Skipped)];
+    bench.done(writing(skip(&one), "count", 0, Some("1"))).await;
+    let (stale, conflicts) = bench.refused(writing(skip(&two), "count", 0, Some("1"))).await;
+    assert!(stale.is_empty());
+    assert_eq!(conflicts, ["count"]);
+    let (versions, _) = bench.done(writing(skip(&two), "count", 1, Some("2"))).await;
+    assert_eq!(versions, [2]);
+    // A blind write does not conflict, and versions come in the order of the writes.
+    let blind = Batch {
+        writes: ["new", "count"].map(|key| (key.to_owned(), Some("x".into()))).into(),
+        ..batch(Vec::new())
+    };
+    assert_eq!(bench.done(blind).await.0, [1, 3]);
+}
+
+pub(super) async fn a_removed_key_keeps_its_version(bench: Bench) {
+    bench.done(writing(Vec::new(), "k", 0, Some("1"))).await;
+    assert_eq!(bench.done(writing(Vec::new(), "k", 1, None)).await.0, [2]);
+    let row = bench.store.state_get("payment", "k").await.unwrap().expect("the version lives on");
+    assert_eq!((row.value, row.version), (None, 2));
+    assert_eq!(bench.refused(writing(Vec::new(), "k", 0, Some("3"))).await.1, ["k"]);
+    assert_eq!(bench.done(writing(Vec::new(), "k", 2, Some("3"))).await.0, [3]);
+}
+
+pub(super) async fn a_rejected_batch_writes_nothing(bench: Bench) {
+    let (one, two) = (bench.order("1").await, bench.order("2").await);
+    bench.done(batch(vec![settlement(&one, Verdict::Skipped)])).await;
+    let settlements = vec![
+        emits(&two, "payment.declined", &["notification"]),
+        emits(&one, "payment.declined", &["notification"]),
+    ];
+    bench.refused(writing(settlements, "k", 7, Some("1"))).await;
+    assert!(bench.store.state_get("payment", "k").await.unwrap().is_none());
+    assert_eq!(bench.delivery("2", "payment").await.status, DeliveryStatus::Open);
+    assert_eq!(bench.store.order_events("2", 0, 10).await.unwrap().len(), 1);
+    assert_eq!(bench.status("2").await, "received");
+    assert_eq!(bench.store.outbox_next_due().await.unwrap(), None);
+}
+
+pub(super) async fn batches_at_the_same_time_settle_once(bench: Bench) {
+    let event = bench.order("1").await;
+    let attempt = || writing(vec![emits(&event, "payment.authorized", &["inventory"])], "count", 0, Some("1"));
+    let commits = futures::future::join_all((0..10).map(|_| bench.store.commit(attempt()))).await;
+    let (mut done, mut again) = (0, 0);
+    for commit in commits {
+        match commit.unwrap() {
+            Commit::Done { versions, outbox } => {
+                assert_eq!((versions, outbox.len()), (vec![1], 1));
+                done += 1;
+            }
+            Commit::Again { stale, conflicts } => {
+                assert_eq!((stale.len(), conflicts.len()), (1, 1));
+                again += 1;
+            }
+        }
+    }
+    assert_eq!((done, again), (1, 9));
+    assert_eq!(bench.store.order_events("1", 0, 10).await.unwrap().len(), 2);
+}
+
+pub(super) async fn an_event_from_elsewhere_is_adopted(bench: Bench) {
+    bench.order("1").await;
+    let mut foreign = envelope("order.flagged", "f1", Some("1"));
+    foreign.event.source = String::from("/fraud-desk");
+    let foreign = Arc::new(foreign);
+    // A second round of something unknown is not a first meeting.
+    let late = Settlement {
+        round: 2,
+        ..settlement(&foreign, Verdict::Skipped)
+    };
+    assert_eq!(bench.refused(batch(vec![late])).await.0.len(), 1);
+    bench.done(batch(vec![emits(&foreign, "payment.authorized", &["inventory"])])).await;
+    let events = bench.store.order_events("1", 0, 10).await.unwrap();
+    let adopted = events
+        .iter()
+        .find(|logged| logged.envelope == *foreign)
+        .expect("the event was not written");
+    assert_eq!(adopted.routed_to, ["payment"]);
+    let deliveries = bench.store.order_deliveries("1").await.unwrap();
+    let record = deliveries.iter().find(|record| record.event == foreign.key()).expect("no delivery");
+    assert_eq!((record.status, record.event_type.as_str()), (DeliveryStatus::Done, "order.flagged"));
+    assert_eq!(bench.refused(batch(vec![settlement(&foreign, Verdict::Skipped)])).await.0.len(), 1);
+}
+
+pub(super) async fn a_skip_settles(bench: Bench) {
+    let event = bench.order("1").await;
+    let (_, outbox) = bench.done(batch(vec![settlement(&event, Verdict::Skipped)])).await;
+    assert!(outbox.is_empty());
+    assert_eq!(bench.delivery("1", "payment").await.status, DeliveryStatus::Skipped);
+    assert_eq!(bench.delivery("1", "payment").await.event, event_key("/orders", "created-1"));
+}
+
+pub(super) async fn status_follows_the_events(bench: Bench) {
+    let event = bench.order("1").await;
+    bench.clock.advance(5);
+    bench.done(batch(vec![emits(&event, "payment.authorized", &["inventory"])])).await;
+    assert_eq!(bench.status("1").await, "authorized");
+    let order = bench.store.order("1").await.unwrap().unwrap();
+    assert_eq!(order.updated_at_ms - order.created_at_ms, 5);
+    for (number, (event_type, expected)) in [
+        ("inventory.rejected", "rejected"),
+        ("something.unknown", "rejected"),
+        ("payment.refunded", "refunded"),
+        // Final: nothing that comes late moves it.
+        ("inventory.reserved", "refunded"),
+        ("postrider.dead-lettered", "refunded"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let event = envelope(event_type, &format!("e{number}"), Some("1"));
+        bench.store.accept_event(new_event(event, &[])).await.unwrap();
+        assert_eq!(bench.status("1").await, expected, "after {event_type}");
+    }
+}
