@@ -44,12 +44,19 @@ async fn each_misdeed_ends_its_own_message_only() -> Result<()> {
         })
         .await?;
         for letter in &letters {
-            assert!(letter["code"].as_str().is_some_and(|code| code.starts_with(expected)), "{mode}: {letter}");
+            assert!(
+                letter["code"].as_str().is_some_and(|code| code.starts_with(expected)),
+                "{mode}: {letter}"
+            );
         }
         for id in 0..3 {
             eventually("the healthy stages", || async {
                 let (_, story) = host.client.get(&format!("/orders/h-{id}")).await?;
-                let done = |stage: &str| story["timeline"].as_array().is_some_and(|all| all.iter().any(|entry| entry["stage"] == stage && entry["status"] == "done"));
+                let done = |stage: &str| {
+                    story["timeline"]
+                        .as_array()
+                        .is_some_and(|all| all.iter().any(|entry| entry["stage"] == stage && entry["status"] == "done"))
+                };
                 Ok(crate::harness::SHIPPED.iter().all(|stage| done(stage)).then_some(()))
             })
             .await?;
@@ -64,16 +71,26 @@ async fn a_panic_shows_its_text_and_a_backtrace_that_names_the_function() -> Res
     let site = Site::empty(&config("panic"))?;
     site.add("hostile", "hostile")?;
     let host = site.start().await?;
-    host.client.post("/orders", &json!({ "order_id": "p", "user_id": "1", "items": ["Book"] })).await?;
+    host.client
+        .post("/orders", &json!({ "order_id": "p", "user_id": "1", "items": ["Book"] }))
+        .await?;
     let letter = eventually("the dead letter", || async {
         let (_, letters) = host.client.get("/dead-letters").await?;
-        let Some(id) = letters["items"][0]["id"].as_i64() else { return Ok(None) };
+        let Some(id) = letters["items"][0]["id"].as_i64() else {
+            return Ok(None);
+        };
         Ok(Some(host.client.get(&format!("/dead-letters/{id}")).await?.1))
     })
     .await?;
     let attempt = &letter["attempts"][0];
-    assert!(attempt["message"].as_str().is_some_and(|text| text.contains("deliberate")), "{attempt}");
-    assert!(attempt["backtrace"].as_str().is_some_and(|text| text.contains("misbehave")), "{attempt}");
+    assert!(
+        attempt["message"].as_str().is_some_and(|text| text.contains("deliberate")),
+        "{attempt}"
+    );
+    assert!(
+        attempt["backtrace"].as_str().is_some_and(|text| text.contains("misbehave")),
+        "{attempt}"
+    );
     host.stop().await
 }
 
@@ -91,7 +108,9 @@ async fn a_wrong_file_is_refused_with_its_reason() -> Result<()> {
         assert_eq!(refused["state"], "failed", "{file}: {plugins}");
         assert!(refused["last_error"].as_str().is_some_and(|reason| reason.len() > 20), "{refused}");
     }
-    host.client.post("/orders", &json!({ "order_id": "w", "user_id": "1", "items": ["Book"] })).await?;
+    host.client
+        .post("/orders", &json!({ "order_id": "w", "user_id": "1", "items": ["Book"] }))
+        .await?;
     host.client.order_in("w", "refunded").await?;
     host.stop().await
 }

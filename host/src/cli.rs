@@ -1,1 +1,90 @@
-//! To be written.
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the host cannot be reached.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::telemetry::{self, LogFormat};
+
+mod bench;
+mod client;
+mod dlq;
+mod host;
+mod orders;
+mod plugin;
+
+/// Runs an order pipeline whose stages are sandboxed WebAssembly plugins.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Cli {
+    /// Configuration file; default: config/postrider.toml where it exists.
+    #[arg(long, global = true, env = "POSTRIDER_CONFIG")]
+    config: Option<PathBuf>,
+    /// How log lines look.
+    #[arg(long, global = true, env = "POSTRIDER_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the API and run the stages until told to stop.
+    Serve,
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Draw the pipeline that the plugins make.
+    Topology,
+    /// Look at a plugin file and try it, without any service.
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+    /// Submit orders and follow them.
+    #[command(subcommand)]
+    Orders(orders::OrdersCommand),
+    /// Dead letters: what needs a person.
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
+    /// Measure a host started for the purpose.
+    Bench(bench::BenchArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Report every problem; with --json print the whole configuration with its defaults.
+    Check,
+}
+
+/// Runs a command line.
+pub async fn run(cli: Cli) -> ExitCode {
+    telemetry::init(cli.log_format);
+    match dispatch(cli).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("postrider: {error:#}");
+            if error.is::<client::Unreachable>() {
+                ExitCode::from(3)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let config = cli.config.as_deref();
+    match cli.command {
+        Command::Serve => host::serve(config).await,
+        Command::Config(ConfigCommand::Check) => host::check_config(config, cli.json),
+        Command::Topology => host::topology(config, cli.json).await,
+        Command::Plugin(command) => plugin::run(command, cli.json).await,
+        Command::Orders(command) => orders::run(command, cli.json).await,
+        Command::Dlq(command) => dlq::run(command, cli.json).await,
+        Command::Bench(args) => bench::run(Config::load(config)?, args, cli.json).await,
+    }
+}

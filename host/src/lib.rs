@@ -32,4 +32,4 @@ pub mod reconciler;
 pub mod config;
 pub mod host;
 pub mod telemetry;
-//pub mod cli;
+pub mod cli;

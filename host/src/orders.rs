@@ -49,7 +49,9 @@ pub struct ParsedStock {
 /// Parses an order. Without an `order_id` it gets one from `idempotency_key` (the same for the same key), else a new `UUIDv7`.
 pub fn parse_order(body: Value, idempotency_key: Option<&str>) -> Result<ParsedOrder, Vec<Problem>> {
     let mut problems = Vec::new();
-    let Value::Object(mut fields) = body else { return Err(vec![problem("", "must be a JSON object")]) };
+    let Value::Object(mut fields) = body else {
+        return Err(vec![problem("", "must be a JSON object")]);
+    };
     let fingerprint = hex(&Sha256::digest(Value::Object(fields.clone()).to_string()));
     let id = take_id(&mut fields, &["order_id"], &mut problems).unwrap_or_else(|| new_id(idempotency_key));
     let customer = take_id(&mut fields, &["user_id", "customer_id"], &mut problems);
@@ -65,13 +67,20 @@ pub fn parse_order(body: Value, idempotency_key: Option<&str>) -> Result<ParsedO
         fields.insert("user_id".into(), json!(customer));
     }
     fields.insert("items".into(), Value::Array(items));
-    Ok(ParsedOrder { id, customer, body: Value::Object(fields), fingerprint })
+    Ok(ParsedOrder {
+        id,
+        customer,
+        body: Value::Object(fields),
+        fingerprint,
+    })
 }
 
 /// Parses stock for a product: `{sku | product_id | product_name, name?, stock | quantity}`.
 pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Problem>> {
     let mut problems = Vec::new();
-    let Value::Object(mut fields) = body else { return Err(vec![problem("", "must be a JSON object")]) };
+    let Value::Object(mut fields) = body else {
+        return Err(vec![problem("", "must be a JSON object")]);
+    };
     let name = fields.remove("product_name").or_else(|| fields.remove("name"));
     let name = name.and_then(|name| {
         let text = name.as_str().map(ToOwned::to_owned);
@@ -96,7 +105,14 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Problem>> {
     };
     let key = if fields.contains_key("stock") { "stock" } else { "quantity" };
     let quantity = quantity(fields.get(key), &format!("/{key}"), &mut problems);
-    if problems.is_empty() { Ok(ParsedStock { body: json!({ "sku": sku, "name": name, "quantity": quantity }), sku }) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(ParsedStock {
+            body: json!({ "sku": sku, "name": name, "quantity": quantity }),
+            sku,
+        })
+    } else {
+        Err(problems)
+    }
 }
 
 const ID_RULE: &str = "1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -";
@@ -113,14 +129,20 @@ fn new_id(idempotency_key: Option<&str>) -> String {
 }
 
 fn problem(pointer: &str, detail: &str) -> Problem {
-    Problem { pointer: pointer.to_owned(), detail: detail.to_owned() }
+    Problem {
+        pointer: pointer.to_owned(),
+        detail: detail.to_owned(),
+    }
 }
 
 /// Removes the first of `keys` that is there, as text; a number counts as its digits.
 fn take_id(fields: &mut Map<String, Value>, keys: &[&str], problems: &mut Vec<Problem>) -> Option<String> {
     let (key, value) = keys.iter().find_map(|key| fields.remove(*key).map(|value| (*key, value)))?;
     id_text(&value).or_else(|| {
-        problems.push(problem(&format!("/{key}"), &format!("must be a whole number or a string of {ID_RULE}")));
+        problems.push(problem(
+            &format!("/{key}"),
+            &format!("must be a whole number or a string of {ID_RULE}"),
+        ));
         None
     })
 }
@@ -135,9 +157,11 @@ fn id_text(value: &Value) -> Option<String> {
 
 fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Problem>) -> Vec<Value> {
     match fields.remove("items") {
-        Some(Value::Array(items)) if (1..=ITEMS_MAX).contains(&items.len()) => {
-            items.into_iter().enumerate().filter_map(|(index, item)| line(item, &format!("/items/{index}"), problems)).collect()
-        }
+        Some(Value::Array(items)) if (1..=ITEMS_MAX).contains(&items.len()) => items
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, item)| line(item, &format!("/items/{index}"), problems))
+            .collect(),
         Some(_) => {
             problems.push(problem("/items", &format!("must be a list of 1 to {ITEMS_MAX} items")));
             Vec::new()
@@ -163,7 +187,10 @@ fn line(item: Value, pointer: &str, problems: &mut Vec<Problem>) -> Option<Value
     let Value::Object(mut fields) = item else {
         let sku = id_text(&item).or_else(|| item.as_str().map(slug).filter(|sku| is_id(sku)));
         if sku.is_none() {
-            problems.push(problem(pointer, &format!("must be a product ({ID_RULE}) or an object with `sku` and `quantity`")));
+            problems.push(problem(
+                pointer,
+                &format!("must be a product ({ID_RULE}) or an object with `sku` and `quantity`"),
+            ));
         }
         return sku.map(|sku| json!({ "sku": sku, "quantity": 1 }));
     };
@@ -171,7 +198,10 @@ fn line(item: Value, pointer: &str, problems: &mut Vec<Problem>) -> Option<Value
     let key = if fields.contains_key("sku") { "sku" } else { "product_id" };
     let sku = fields.remove(key).as_ref().and_then(id_text);
     if sku.is_none() {
-        problems.push(problem(&format!("{pointer}/{key}"), &format!("must name the product: a whole number or a string of {ID_RULE}")));
+        problems.push(problem(
+            &format!("{pointer}/{key}"),
+            &format!("must name the product: a whole number or a string of {ID_RULE}"),
+        ));
     }
     let quantity = match fields.remove("quantity") {
         None => 1,
@@ -213,8 +243,14 @@ mod tests {
     #[test]
     fn the_three_shapes_become_lines() {
         for (body, items) in [
-            (json!({ "items": ["Book", "Red Lamp"] }), json!([{ "sku": "Book", "quantity": 1 }, { "sku": "Red-Lamp", "quantity": 1 }])),
-            (json!({ "items": [{ "product_id": 7, "quantity": 2, "unit_price": 1.5 }] }), json!([{ "sku": "7", "quantity": 2, "unit_price": 1.5 }])),
+            (
+                json!({ "items": ["Book", "Red Lamp"] }),
+                json!([{ "sku": "Book", "quantity": 1 }, { "sku": "Red-Lamp", "quantity": 1 }]),
+            ),
+            (
+                json!({ "items": [{ "product_id": 7, "quantity": 2, "unit_price": 1.5 }] }),
+                json!([{ "sku": "7", "quantity": 2, "unit_price": 1.5 }]),
+            ),
             (json!({ "product_id": 1, "quantity": 3 }), json!([{ "sku": "1", "quantity": 3 }])),
         ] {
             assert_eq!(parse_order(body, None).unwrap().body["items"], items);
@@ -230,10 +266,23 @@ mod tests {
 
     #[test]
     fn every_problem_is_named_at_once() {
-        let body = json!({ "order_id": "a/b", "user_id": [], "items": [{ "sku": "", "quantity": -1, "unit_price": "x" }, {}, 1.5], "total": -2 });
-        let pointers: Vec<String> = parse_order(body, None).unwrap_err().into_iter().map(|problem| problem.pointer).collect();
-        let expected =
-            ["/order_id", "/user_id", "/items/0/sku", "/items/0/quantity", "/items/0/unit_price", "/items/1/product_id", "/items/2", "/total"];
+        let body =
+            json!({ "order_id": "a/b", "user_id": [], "items": [{ "sku": "", "quantity": -1, "unit_price": "x" }, {}, 1.5], "total": -2 });
+        let pointers: Vec<String> = parse_order(body, None)
+            .unwrap_err()
+            .into_iter()
+            .map(|problem| problem.pointer)
+            .collect();
+        let expected = [
+            "/order_id",
+            "/user_id",
+            "/items/0/sku",
+            "/items/0/quantity",
+            "/items/0/unit_price",
+            "/items/1/product_id",
+            "/items/2",
+            "/total",
+        ];
         assert_eq!(pointers, expected);
         for body in [json!([]), json!({}), json!({ "items": [] }), json!({ "items": "Book" })] {
             assert_eq!(parse_order(body, None).unwrap_err().len(), 1);
@@ -253,7 +302,11 @@ mod tests {
         assert_eq!(parse_stock(json!({ "product_name": "iPhone", "stock": 50 })).unwrap().sku, "iPhone");
         let stock = parse_stock(json!({ "sku": "l-1", "name": "Lamp", "quantity": 2 })).unwrap();
         assert_eq!(stock.body, json!({ "sku": "l-1", "name": "Lamp", "quantity": 2 }));
-        let pointers: Vec<String> = parse_stock(json!({ "stock": 0 })).unwrap_err().into_iter().map(|problem| problem.pointer).collect();
+        let pointers: Vec<String> = parse_stock(json!({ "stock": 0 }))
+            .unwrap_err()
+            .into_iter()
+            .map(|problem| problem.pointer)
+            .collect();
         assert_eq!(pointers, ["/sku", "/stock"]);
     }
 }

@@ -15,7 +15,7 @@ mod load;
 mod wasm_stage;
 
 pub use engine::Runtime;
-pub use load::{Linked, LoadError};
+pub use load::{CONTRACT, Linked, LoadError};
 pub use wasm_stage::WasmStage;
 
 /// The WebAssembly engine.
@@ -36,7 +36,13 @@ pub struct RuntimeSettings {
 
 impl Default for RuntimeSettings {
     fn default() -> Self {
-        Self { instances_max: 64, epoch_tick_ms: 5, cache_dir: None, stack_max_bytes: 512 << 10, pool: Pool::Auto }
+        Self {
+            instances_max: 64,
+            epoch_tick_ms: 5,
+            cache_dir: None,
+            stack_max_bytes: 512 << 10,
+            pool: Pool::Auto,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use crate::handler::{Limit, Outcome};
-use crate::store::{StateRow, Store, StoreError, Version};
+use crate::store::{StateRow, StateSource, StoreError, Version};
 
 /// Bounds on what one call may write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl LaneCache {
 /// Shared by the messages of one batch.
 pub struct BatchState {
     stage: Arc<str>,
-    store: Arc<dyn Store>,
+    store: Arc<dyn StateSource>,
     limits: StateLimits,
     inner: Mutex<Inner>,
 }
@@ -108,7 +108,7 @@ struct Inner {
 
 impl BatchState {
     /// State for one batch; takes the lane's cache until [`BatchState::finish`].
-    pub fn new(stage: Arc<str>, store: Arc<dyn Store>, limits: StateLimits, cache: LaneCache) -> Arc<Self> {
+    pub fn new(stage: Arc<str>, store: Arc<dyn StateSource>, limits: StateLimits, cache: LaneCache) -> Arc<Self> {
         let inner = Inner {
             layer: BTreeMap::new(),
             reads: HashMap::new(),

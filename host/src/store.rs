@@ -15,6 +15,7 @@ use crate::event::{DeliveryKey, Envelope, EventKey};
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod memory;
 pub mod sqlite;
 pub mod status;
 
@@ -402,9 +403,20 @@ pub struct Lost {
     pub limit: u32,
 }
 
+/// Where a stage's state is read.
+#[async_trait]
+pub trait StateSource: Send + Sync + 'static {
+    /// One key.
+    async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError>;
+    /// All keys (removed ones included) under any of the folders, each ending in `/`.
+    async fn state_folders(&self, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError>;
+    /// Present keys with `prefix` after `after`, in byte order.
+    async fn state_keys(&self, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError>;
+}
+
 /// The database. Postgres and `SQLite` implement it; a conformance suite runs the same exercises on both.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: StateSource {
     /// Writes an order, its first event, its open deliveries and an outbox row. Returns the rows for the relay when new.
     async fn accept_order(&self, order: NewOrder) -> Result<(Accepted, Vec<OutboxRow>), StoreError>;
     /// Writes an event that does not come from a stage. `false` when its key was known: nothing changed.
@@ -423,13 +435,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// Writes outbox rows (leased to this host, returned) for open deliveries of `stage` that have none; marks them as queued now.
     async fn requeue_lost(&self, stage: &str, lost: Lost) -> Result<Vec<OutboxRow>, StoreError>;
-
-    /// One key.
-    async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError>;
-    /// All keys (removed ones included) under any of the folders, each ending in `/`.
-    async fn state_folders(&self, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError>;
-    /// Present keys with `prefix` after `after`, in byte order.
-    async fn state_keys(&self, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError>;
 
     /// Deliveries among `keys` that are settled, or past the given round and attempt.
     async fn already_settled(&self, keys: Vec<(DeliveryKey, u32, u32)>) -> Result<Vec<DeliveryKey>, StoreError>;

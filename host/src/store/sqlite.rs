@@ -32,8 +32,8 @@ use self::plan::Context;
 use self::sql::{args, column, fetch};
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Commit, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LoggedEvent, Lost, NewEvent, NewOrder,
-    Order, OrderFilter, OutboxRow, Page, PluginLoad, StateRow, Store, StoreError,
+    Accepted, Batch, Commit, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LoggedEvent, Lost, NewEvent, NewOrder, Order,
+    OrderFilter, OutboxRow, Page, PluginLoad, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -146,6 +146,21 @@ async fn last_ids(conn: &mut SqliteConnection) -> Result<(i64, i64), StoreError>
 }
 
 #[async_trait]
+impl StateSource for SqliteStore {
+    async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
+        read::state_get(&self.readers, stage, key).await
+    }
+
+    async fn state_folders(&self, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
+        read::state_folders(&self.readers, stage, folders).await
+    }
+
+    async fn state_keys(&self, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
+        read::state_keys(&self.readers, stage, prefix, after, limit).await
+    }
+}
+
+#[async_trait]
 impl Store for SqliteStore {
     async fn accept_order(&self, order: NewOrder) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
         match self.ask(Op::AcceptOrder(Box::new(order))).await? {
@@ -205,18 +220,6 @@ impl Store for SqliteStore {
             queued_before_ms,
         })
         .await
-    }
-
-    async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
-        read::state_get(&self.readers, stage, key).await
-    }
-
-    async fn state_folders(&self, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
-        read::state_folders(&self.readers, stage, folders).await
-    }
-
-    async fn state_keys(&self, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
-        read::state_keys(&self.readers, stage, prefix, after, limit).await
     }
 
     async fn already_settled(&self, keys: Vec<(DeliveryKey, u32, u32)>) -> Result<Vec<DeliveryKey>, StoreError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{SqliteOptions, SqliteStore};
 use crate::clock::{Clock, ManualClock};
+use crate::store::StateSource as _;
 use crate::store::conformance::{self, LEASE_MS, START_MS};
 use crate::store::status::StatusRules;
 use crate::store::{Batch, Commit, Store, StoreError};

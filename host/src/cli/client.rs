@@ -1,0 +1,85 @@
+//! Talks to a running host. An answer that is a problem document becomes one line.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use reqwest::Method;
+use serde_json::Value;
+
+/// Where the host is.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    /// The host's API.
+    #[arg(long, env = "POSTRIDER_URL", default_value = "http://127.0.0.1:8000")]
+    url: String,
+}
+
+/// The host does not answer: exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[error("no host answers at {url} ({reason}): start one with `postrider serve`, or give --url")]
+pub(super) struct Unreachable {
+    url: String,
+    reason: String,
+}
+
+/// Longest wait for an answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Target {
+    pub(super) async fn get(&self, path: &str) -> Result<Value> {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let mut request = client.request(method, format!("{}{path}", self.url.trim_end_matches('/')));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|error| {
+            let reason = if error.is_timeout() { "time-out" } else { "no connection" };
+            Unreachable {
+                url: self.url.clone(),
+                reason: reason.into(),
+            }
+        })?;
+        let status = response.status();
+        let answer: Value = response.json().await?;
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let errors = answer["errors"].as_array().into_iter().flatten();
+        let errors: Vec<String> = errors
+            .map(|error| format!("{} {}", text(&error["pointer"]), text(&error["detail"])))
+            .collect();
+        let detail = if errors.is_empty() {
+            text(&answer["detail"])
+        } else {
+            errors.join("; ")
+        };
+        bail!("{}: {detail}", text(&answer["title"]))
+    }
+}
+
+/// A string without its quotes; anything else as JSON.
+pub(super) fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
+}
+
+/// Reads JSON from a file, or from standard input for `-`.
+pub(super) fn read_json(place: &str) -> Result<Value> {
+    let bytes = match place {
+        "-" => {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes)?;
+            bytes
+        }
+        file => std::fs::read(file).map_err(|error| anyhow::anyhow!("{file}: {error}"))?,
+    };
+    serde_json::from_slice(&bytes).map_err(|error| anyhow::anyhow!("{place}: not JSON: {error}"))
+}
