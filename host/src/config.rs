@@ -434,14 +434,9 @@ impl Reader<'_> {
 
     fn note(&mut self, key: &str, errors: figment::Error) {
         self.problems.extend(errors.into_iter().map(|error| {
-            let path = error
-                .path
-                .strip_prefix(key.split('.').map(str::to_owned).collect::<Vec<_>>().as_slice())
-                .unwrap_or(&error.path);
-            let place = std::iter::once(key)
-                .chain(path.iter().map(String::as_str))
-                .collect::<Vec<_>>()
-                .join(".");
+            // `extract_inner` puts the section's own name behind the path inside it.
+            let inside = error.path.iter().map(String::as_str).filter(|part| *part != key);
+            let place = std::iter::once(key).chain(inside).collect::<Vec<_>>().join(".");
             format!("{place}: {}", error.kind)
         }));
     }
