@@ -2,71 +2,15 @@
 //!
 //! `POSTRIDER_CRASHES` sets how many kills (default 6; the acceptance run uses 50).
 
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rand::RngExt as _;
 use serde_json::json;
 
-use crate::harness::{Client, Site, eventually, root};
-
-/// A host in a process of its own, killed hard when dropped.
-struct Process(Child);
-
-impl Process {
-    fn start(site: &Site, port: u16) -> Result<Self> {
-        let config = site.folder.path().join("postrider.toml");
-        std::fs::write(&config, format!("http.listen = \"127.0.0.1:{port}\"\n{}", site.config_text()))?;
-        let program = binary()?;
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(site.folder.path().join("log"))?;
-        let child = Command::new(program)
-            .arg("--config")
-            .arg(config)
-            .arg("serve")
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()?;
-        Ok(Self(child))
-    }
-
-    fn kill(mut self) -> Result<()> {
-        self.0.kill()?;
-        self.0.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn binary() -> Result<std::path::PathBuf> {
-    let folder = std::env::current_exe()?
-        .parent()
-        .and_then(|deps| deps.parent())
-        .context("a target folder")?
-        .to_owned();
-    let program = folder.join("postrider");
-    ensure!(
-        program.is_file(),
-        "{} is missing: run `cargo build -p postrider` in {}",
-        program.display(),
-        root().display()
-    );
-    Ok(program)
-}
-
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
+use crate::harness::{Client, Site, eventually};
+use crate::process::{Process, free_port};
 
 async fn count(site: &Site, query: &'static str) -> Result<i64> {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(site.database()).read_only(true);
@@ -95,15 +39,12 @@ async fn load(client: Client, lane: usize, accepted: Arc<Mutex<Vec<String>>>, st
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_nine_loses_nothing_and_doubles_nothing() -> Result<()> {
-    let crashes: u32 = std::env::var("POSTRIDER_CRASHES")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(6);
+    let crashes: u32 = std::env::var("POSTRIDER_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
     let site = Site::shipped("[stages.inventory.settings]\ndefault_stock = \"1000000\"\n")?;
     let port = free_port()?;
     let client = Client::new(format!("http://127.0.0.1:{port}"));
     let (accepted, stop) = (Arc::new(Mutex::new(Vec::new())), tokio_util::sync::CancellationToken::new());
-    let mut process = Process::start(&site, port)?;
+    let mut process = Process::start(&site, port, None)?;
     client.ready().await?;
     let mut loads = tokio::task::JoinSet::new();
     for lane in 0..8 {
@@ -112,12 +53,9 @@ async fn kill_nine_loses_nothing_and_doubles_nothing() -> Result<()> {
     for _ in 0..crashes {
         let before = accepted.lock().expect("the list").len();
         let more = rand::rng().random_range(1..200);
-        eventually("orders to flow", || async {
-            Ok((accepted.lock().expect("the list").len() >= before + more).then_some(()))
-        })
-        .await?;
+        eventually("orders to flow", || async { Ok((accepted.lock().expect("the list").len() >= before + more).then_some(())) }).await?;
         process.kill()?;
-        process = Process::start(&site, port)?;
+        process = Process::start(&site, port, None)?;
         client.ready().await?;
     }
     stop.cancel();
@@ -126,10 +64,7 @@ async fn kill_nine_loses_nothing_and_doubles_nothing() -> Result<()> {
     }
     let ids = std::mem::take(&mut *accepted.lock().expect("the list"));
     for id in &ids {
-        client
-            .order_in(id, "ready")
-            .await
-            .with_context(|| format!("of {} accepted orders", ids.len()))?;
+        client.order_in(id, "ready").await.with_context(|| format!("of {} accepted orders", ids.len()))?;
     }
     eventually("nothing left to do", || async {
         Ok((count(&site, "SELECT count(*) FROM deliveries WHERE status = 'open'").await? == 0).then_some(()))
@@ -142,10 +77,7 @@ async fn kill_nine_loses_nothing_and_doubles_nothing() -> Result<()> {
         ("reservations", "SELECT count(*) FROM events WHERE type = 'inventory.reserved'"),
         ("shipments", "SELECT count(*) FROM events WHERE type = 'shipping.ready'"),
         ("notifications", "SELECT count(*) FROM events WHERE type = 'notification.sent'"),
-        (
-            "deliveries, four an order",
-            "SELECT count(*) / 4 FROM deliveries WHERE status = 'done'",
-        ),
+        ("deliveries, four an order", "SELECT count(*) / 4 FROM deliveries WHERE status = 'done'"),
     ] {
         assert_eq!(count(&site, query).await?, orders, "{what}");
     }

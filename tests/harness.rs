@@ -19,18 +19,12 @@ pub(crate) const SHIPPED: [&str; 4] = ["payment", "inventory", "shipping", "noti
 
 /// The checkout's root.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/ lies in the workspace")
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
 }
 
 /// A built guest: a shipped stage or a fixture.
 pub(crate) fn guest(name: &str) -> Result<PathBuf> {
-    let places = [
-        root().join("plugins").join(format!("{name}.wasm")),
-        root().join("target/fixtures").join(format!("{name}.wasm")),
-    ];
+    let places = [root().join("plugins").join(format!("{name}.wasm")), root().join("target/fixtures").join(format!("{name}.wasm"))];
     let found = places.into_iter().find(|place| place.is_file());
     found.with_context(|| format!("the guest `{name}` is not built: run `cargo xtask plugins`"))
 }
@@ -42,7 +36,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Result<Option<T>>>>(what: &
         if let Some(value) = condition().await? {
             return Ok(value);
         }
-        ensure!(began.elapsed() < Duration::from_secs(60), "waited a minute for: {what}");
+        ensure!(began.elapsed() < Duration::from_mins(1), "waited a minute for: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -67,10 +61,7 @@ impl Site {
     pub(crate) fn empty(toml: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::create_dir(folder.path().join("plugins"))?;
-        Ok(Self {
-            folder,
-            toml: toml.to_owned(),
-        })
+        Ok(Self { folder, toml: toml.to_owned() })
     }
 
     pub(crate) fn plugins(&self) -> PathBuf {
@@ -118,11 +109,7 @@ impl Site {
         let host = adapt(Host::builder(self.config()?).listener(listener)).build().await?;
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(host.run_until(async { _ = stopped.await }));
-        let running = Running {
-            client: Client::new(url),
-            stop: Some(stop),
-            task: Some(task),
-        };
+        let running = Running { client: Client::new(url), stop: Some(stop), task: Some(task) };
         running.client.ready().await?;
         Ok(running)
     }
@@ -145,10 +132,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        assert!(
-            self.task.is_none() || std::thread::panicking(),
-            "a test ended without `stop`: its host's errors would go unseen"
-        );
+        assert!(self.task.is_none() || std::thread::panicking(), "a test ended without `stop`: its host's errors would go unseen");
     }
 }
 
@@ -161,10 +145,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: String) -> Self {
-        Self {
-            url,
-            http: reqwest::Client::new(),
-        }
+        Self { url, http: reqwest::Client::new() }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<(StatusCode, Value)> {
@@ -179,11 +160,7 @@ impl Client {
 
     /// As `post`, with any body and content type.
     pub(crate) async fn post_raw(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Result<(StatusCode, Value)> {
-        let request = self
-            .http
-            .post(format!("{}{path}", self.url))
-            .header("content-type", content_type)
-            .body(body);
+        let request = self.http.post(format!("{}{path}", self.url)).header("content-type", content_type).body(body);
         let response = request.send().await?;
         Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
     }
@@ -191,12 +168,7 @@ impl Client {
     /// Waits until the host says it is ready.
     pub(crate) async fn ready(&self) -> Result<()> {
         eventually("the host to be ready", || async {
-            let up = self
-                .http
-                .get(format!("{}/health", self.url))
-                .send()
-                .await
-                .is_ok_and(|response| response.status().is_success());
+            let up = self.http.get(format!("{}/health", self.url)).send().await.is_ok_and(|response| response.status().is_success());
             Ok(up.then_some(()))
         })
         .await

@@ -44,10 +44,7 @@ async fn each_misdeed_ends_its_own_message_only() -> Result<()> {
         })
         .await?;
         for letter in &letters {
-            assert!(
-                letter["code"].as_str().is_some_and(|code| code.starts_with(expected)),
-                "{mode}: {letter}"
-            );
+            assert!(letter["code"].as_str().is_some_and(|code| code.starts_with(expected)), "{mode}: {letter}");
         }
         for id in 0..3 {
             eventually("the healthy stages", || async {
@@ -71,9 +68,7 @@ async fn a_panic_shows_its_text_and_a_backtrace_that_names_the_function() -> Res
     let site = Site::empty(&config("panic"))?;
     site.add("hostile", "hostile")?;
     let host = site.start().await?;
-    host.client
-        .post("/orders", &json!({ "order_id": "p", "user_id": "1", "items": ["Book"] }))
-        .await?;
+    host.client.post("/orders", &json!({ "order_id": "p", "user_id": "1", "items": ["Book"] })).await?;
     let letter = eventually("the dead letter", || async {
         let (_, letters) = host.client.get("/dead-letters").await?;
         let Some(id) = letters["items"][0]["id"].as_i64() else {
@@ -83,14 +78,8 @@ async fn a_panic_shows_its_text_and_a_backtrace_that_names_the_function() -> Res
     })
     .await?;
     let attempt = &letter["attempts"][0];
-    assert!(
-        attempt["message"].as_str().is_some_and(|text| text.contains("deliberate")),
-        "{attempt}"
-    );
-    assert!(
-        attempt["backtrace"].as_str().is_some_and(|text| text.contains("misbehave")),
-        "{attempt}"
-    );
+    assert!(attempt["message"].as_str().is_some_and(|text| text.contains("deliberate")), "{attempt}");
+    assert!(attempt["backtrace"].as_str().is_some_and(|text| text.contains("misbehave")), "{attempt}");
     host.stop().await
 }
 
@@ -108,9 +97,44 @@ async fn a_wrong_file_is_refused_with_its_reason() -> Result<()> {
         assert_eq!(refused["state"], "failed", "{file}: {plugins}");
         assert!(refused["last_error"].as_str().is_some_and(|reason| reason.len() > 20), "{refused}");
     }
-    host.client
-        .post("/orders", &json!({ "order_id": "w", "user_id": "1", "items": ["Book"] }))
-        .await?;
+    host.client.post("/orders", &json!({ "order_id": "w", "user_id": "1", "items": ["Book"] })).await?;
     host.client.order_in("w", "refunded").await?;
     host.stop().await
+}
+
+/// Posts orders at a fixed rate; gives the rate at which the healthy pipeline made them ready.
+async fn healthy_rate(mode: &str) -> Result<f64> {
+    const ORDERS: u64 = 80;
+    const EVERY: std::time::Duration = std::time::Duration::from_millis(25);
+    let site = Site::shipped(&config(mode))?;
+    site.add("hostile", "hostile")?;
+    let host = site.start().await?;
+    let mut ticks = tokio::time::interval(EVERY);
+    for id in 0..ORDERS {
+        ticks.tick().await;
+        host.client.post("/orders", &json!({ "order_id": format!("q-{id}"), "user_id": "1", "items": ["Book"], "total": 1 })).await?;
+    }
+    let (mut first, mut last) = (u64::MAX, 0);
+    for id in 0..ORDERS {
+        let (created, ready) = eventually("the order to be ready", || async {
+            let (_, events) = host.client.get(&format!("/orders/q-{id}/events")).await?;
+            let at = |kind: &str| events["items"].as_array()?.iter().find(|event| event["type"] == kind)?["time_ms"].as_u64();
+            Ok(at("order.created").zip(at("shipping.ready")))
+        })
+        .await?;
+        (first, last) = (first.min(created), last.max(ready));
+    }
+    host.stop().await?;
+    Ok(ORDERS as f64 * 1_000.0 / (last - first) as f64)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn healthy_stages_keep_their_rate_beside_a_hostile_one() -> Result<()> {
+    let alone = healthy_rate("ok").await?;
+    for mode in ["loop", "eat-memory", "recurse", "log-flood", "big-output"] {
+        let beside = healthy_rate(mode).await?;
+        println!("{mode}: {beside:.1} orders/s, {alone:.1} without");
+        assert!(beside >= 0.9 * alone, "beside `{mode}` the healthy stages made {beside:.1} orders/s, {alone:.1} without");
+    }
+    Ok(())
 }

@@ -21,37 +21,19 @@ async fn an_order_passes_four_stages_and_its_story_names_what_ran() -> Result<()
     host.client.order_in("123", "ready").await?;
     let story = crate::harness::eventually("the notification", || async {
         let (_, story) = host.client.get("/orders/123").await?;
-        let done = story["timeline"]
-            .as_array()
-            .is_some_and(|stages| stages.len() == 4 && stages.iter().all(|stage| stage["status"] == "done"));
+        let done =
+            story["timeline"].as_array().is_some_and(|stages| stages.len() == 4 && stages.iter().all(|stage| stage["status"] == "done"));
         Ok(done.then_some(story))
     })
     .await?;
     for (entry, stage) in story["timeline"].as_array().expect("a timeline").iter().zip(SHIPPED) {
         assert_eq!(entry["stage"], stage);
         assert_eq!(entry["plugin"]["digest"].as_str().map(str::len), Some(64), "{entry}");
-        assert!(
-            entry["plugin"]["version"].is_string() && entry["duration_ms"].is_number(),
-            "{entry}"
-        );
+        assert!(entry["plugin"]["version"].is_string() && entry["duration_ms"].is_number(), "{entry}");
     }
     let (_, events) = host.client.get("/orders/123/events").await?;
-    let types: Vec<&str> = events["items"]
-        .as_array()
-        .expect("events")
-        .iter()
-        .filter_map(|event| event["type"].as_str())
-        .collect();
-    assert_eq!(
-        types,
-        [
-            "order.created",
-            "payment.authorized",
-            "inventory.reserved",
-            "shipping.ready",
-            "notification.sent"
-        ]
-    );
+    let types: Vec<&str> = events["items"].as_array().expect("events").iter().filter_map(|event| event["type"].as_str()).collect();
+    assert_eq!(types, ["order.created", "payment.authorized", "inventory.reserved", "shipping.ready", "notification.sent"]);
     host.stop().await
 }
 
@@ -65,18 +47,10 @@ async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused() -
     let other = json!({ "order_id": "7", "user_id": "42", "items": ["Lamp"] });
     let (status, problem) = host.client.post("/orders", &other).await?;
     assert_eq!(status, StatusCode::CONFLICT);
-    assert!(
-        problem["type"].as_str().is_some_and(|uri| uri.starts_with("/problems/")),
-        "{problem}"
-    );
+    assert!(problem["type"].as_str().is_some_and(|uri| uri.starts_with("/problems/")), "{problem}");
     host.client.order_in("7", "ready").await?;
     let (_, events) = host.client.get("/orders/7/events").await?;
-    let created = events["items"]
-        .as_array()
-        .expect("events")
-        .iter()
-        .filter(|event| event["type"] == "order.created")
-        .count();
+    let created = events["items"].as_array().expect("events").iter().filter(|event| event["type"] == "order.created").count();
     assert_eq!(created, 1);
     host.stop().await
 }
@@ -88,19 +62,11 @@ async fn a_bad_body_is_answered_with_every_problem_and_changes_nothing() -> Resu
     let bad = json!({ "order_id": "a/b", "user_id": "42", "items": [], "total": -1 });
     let (status, problem) = host.client.post("/orders", &bad).await?;
     assert!(status.is_client_error(), "{status}");
-    let pointers: Vec<&str> = problem["errors"]
-        .as_array()
-        .expect("errors")
-        .iter()
-        .filter_map(|error| error["pointer"].as_str())
-        .collect();
+    let pointers: Vec<&str> = problem["errors"].as_array().expect("errors").iter().filter_map(|error| error["pointer"].as_str()).collect();
     assert_eq!(pointers, ["/order_id", "/items", "/total"]);
     for (content_type, body) in [
         ("application/json", "{\"items\": [".to_owned()),
-        (
-            "application/json",
-            "{\"user_id\":\"1\",\"items\":[\"Book\"],\"total\":1e999}".to_owned(),
-        ),
+        ("application/json", "{\"user_id\":\"1\",\"items\":[\"Book\"],\"total\":1e999}".to_owned()),
         ("application/json", "[1,2]".to_owned()),
         ("text/plain", "hello".to_owned()),
         ("application/json", format!("{{\"items\":[\"{}\"]}}", "x".repeat(3 << 20))),
@@ -133,11 +99,7 @@ async fn an_accepted_order_survives_a_restart_before_it_was_run() -> Result<()> 
 async fn a_second_host_on_the_same_file_is_refused() -> Result<()> {
     let site = Site::shipped(PLENTY)?;
     let host = site.start().await?;
-    let refused = postrider::host::Host::builder(site.config()?)
-        .build()
-        .await
-        .err()
-        .map(|error| format!("{error:#}"));
+    let refused = postrider::host::Host::builder(site.config()?).build().await.err().map(|error| format!("{error:#}"));
     assert!(refused.as_deref().is_some_and(|text| text.contains("postrider.db")), "{refused:?}");
     host.stop().await
 }

@@ -35,10 +35,7 @@ async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing() ->
     let host = site.start().await?;
     post(&host.client, 0, 50).await?;
     site.add("fifth", "fifth")?;
-    eventually("the fifth stage", || async {
-        Ok((plugin(&host.client, "audit").await?["state"] == "serving").then_some(()))
-    })
-    .await?;
+    eventually("the fifth stage", || async { Ok((plugin(&host.client, "audit").await?["state"] == "serving").then_some(())) }).await?;
 
     let load = tokio::spawn({
         let client = host.client.clone();
@@ -87,10 +84,7 @@ async fn a_removed_stage_keeps_its_messages_until_it_returns() -> Result<()> {
     let site = Site::shipped(PLENTY)?;
     let host = site.start().await?;
     std::fs::remove_file(site.plugins().join("shipping.wasm"))?;
-    eventually("the removal", || async {
-        Ok((plugin(&host.client, "shipping").await?["state"] == "removed").then_some(()))
-    })
-    .await?;
+    eventually("the removal", || async { Ok((plugin(&host.client, "shipping").await?["state"] == "removed").then_some(())) }).await?;
     post(&host.client, 0, 5).await?;
     for id in 0..5 {
         host.client.order_in(&format!("r-{id}"), "reserved").await?;
@@ -116,9 +110,6 @@ async fn a_half_written_file_waits_until_it_is_whole() -> Result<()> {
         plugin(&host.client, "payment").await?;
     }
     drop(file);
-    eventually("the fifth stage", || async {
-        Ok((plugin(&host.client, "audit").await?["state"] == "serving").then_some(()))
-    })
-    .await?;
+    eventually("the fifth stage", || async { Ok((plugin(&host.client, "audit").await?["state"] == "serving").then_some(())) }).await?;
     host.stop().await
 }

@@ -46,17 +46,11 @@ async fn a_thousand_orders_for_ten_lamps_reserve_exactly_ten() -> Result<()> {
     let site = Site::shipped("[stages.inventory]\nlanes = 2\n")?;
     let host = site.start().await?;
     host.client.post("/products", &json!({ "sku": "Lamp", "stock": 10 })).await?;
-    eventually("the stock", || async {
-        Ok((host.client.get("/products/Lamp").await?.1["available"] == 10).then_some(()))
-    })
-    .await?;
+    eventually("the stock", || async { Ok((host.client.get("/products/Lamp").await?.1["available"] == 10).then_some(())) }).await?;
     post_all(&host.client).await?;
     let expected = BTreeMap::from([("ready".to_owned(), 10), ("refunded".to_owned(), 990)]);
     for _again in 0..2 {
-        eventually("10 ready and 990 refunded", || async {
-            Ok((statuses(&host.client).await? == expected).then_some(()))
-        })
-        .await?;
+        eventually("10 ready and 990 refunded", || async { Ok((statuses(&host.client).await? == expected).then_some(())) }).await?;
         assert_eq!(host.client.get("/products/Lamp").await?.1["available"], 0);
         post_all(&host.client).await?;
     }

@@ -67,11 +67,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("postrider: {error:#}");
-            if error.is::<client::Unreachable>() {
-                ExitCode::from(3)
-            } else {
-                ExitCode::FAILURE
-            }
+            if error.is::<client::Unreachable>() { ExitCode::from(3) } else { ExitCode::FAILURE }
         }
     }
 }

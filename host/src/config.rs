@@ -59,11 +59,7 @@ pub struct StoreConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self {
-            url: "sqlite:data/postrider.db".into(),
-            lease_ms: 10_000,
-            group_max_ops: 256,
-        }
+        Self { url: "sqlite:data/postrider.db".into(), lease_ms: 10_000, group_max_ops: 256 }
     }
 }
 
@@ -79,10 +75,7 @@ pub struct BrokerConfig {
 
 impl Default for BrokerConfig {
     fn default() -> Self {
-        Self {
-            url: "embedded:".into(),
-            queue_capacity: 10_000,
-        }
+        Self { url: "embedded:".into(), queue_capacity: 10_000 }
     }
 }
 
@@ -98,10 +91,7 @@ pub struct PluginsConfig {
 
 impl Default for PluginsConfig {
     fn default() -> Self {
-        Self {
-            dir: "plugins".into(),
-            debounce_ms: 100,
-        }
+        Self { dir: "plugins".into(), debounce_ms: 100 }
     }
 }
 
@@ -119,11 +109,7 @@ pub struct OrdersConfig {
 
 impl Default for OrdersConfig {
     fn default() -> Self {
-        Self {
-            status: StatusRules::default(),
-            expiry_ms: 24 * 60 * 60 * 1_000,
-            hops_max: 64,
-        }
+        Self { status: StatusRules::default(), expiry_ms: 24 * 60 * 60 * 1_000, hops_max: 64 }
     }
 }
 
@@ -139,10 +125,7 @@ pub struct ProductsConfig {
 
 impl Default for ProductsConfig {
     fn default() -> Self {
-        Self {
-            stage: "inventory".into(),
-            prefix: "stock/".into(),
-        }
+        Self { stage: "inventory".into(), prefix: "stock/".into() }
     }
 }
 
@@ -232,19 +215,8 @@ impl Default for Config {
     }
 }
 
-const SECTIONS: [&str; 11] = [
-    "namespace",
-    "http",
-    "store",
-    "broker",
-    "plugins",
-    "runtime",
-    "orders",
-    "products",
-    "shutdown",
-    "defaults",
-    "stages",
-];
+const SECTIONS: [&str; 11] =
+    ["namespace", "http", "store", "broker", "plugins", "runtime", "orders", "products", "shutdown", "defaults", "stages"];
 
 impl Config {
     /// Reads `file` (or the default file where it exists, else the built-in defaults), then the environment.
@@ -263,10 +235,7 @@ impl Config {
     }
 
     fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
-        let mut reader = Reader {
-            figment,
-            problems: Vec::new(),
-        };
+        let mut reader = Reader { figment, problems: Vec::new() };
         reader.refuse_unknown_sections();
         let defaults: StageConfig = reader.section("defaults");
         let config = Self {
@@ -283,11 +252,7 @@ impl Config {
             defaults,
         };
         config.validate(&mut reader.problems);
-        if reader.problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError(reader.problems))
-        }
+        if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError(reader.problems)) }
     }
 
     fn validate(&self, problems: &mut Vec<String>) {
@@ -324,9 +289,7 @@ impl StageConfig {
     pub fn instance_policy(&self) -> InstancePolicy {
         match self.instances {
             InstanceMode::Fresh => InstancePolicy::Fresh,
-            InstanceMode::Warm => InstancePolicy::Warm {
-                calls_max: self.warm_calls_max,
-            },
+            InstanceMode::Warm => InstancePolicy::Warm { calls_max: self.warm_calls_max },
         }
     }
 
@@ -347,28 +310,13 @@ impl StageConfig {
             problems.push(format!("{key}.retry.jitter: {} must be between 0 and 1", self.retry.jitter));
         }
         if !(1.0..=100.0).contains(&self.retry.multiplier) {
-            problems.push(format!(
-                "{key}.retry.multiplier: {} must be between 1 and 100",
-                self.retry.multiplier
-            ));
+            problems.push(format!("{key}.retry.multiplier: {} must be between 1 and 100", self.retry.multiplier));
         }
-        if self
-            .plugin
-            .as_ref()
-            .is_some_and(|file| file.contains('/') || !Path::new(file).extension().is_some_and(|end| end == "wasm"))
-        {
-            problems.push(format!(
-                "{key}.plugin: must be the name of a .wasm file in the plugins folder, without a path"
-            ));
+        if self.plugin.as_ref().is_some_and(|file| file.contains('/') || Path::new(file).extension().is_none_or(|end| end != "wasm")) {
+            problems.push(format!("{key}.plugin: must be the name of a .wasm file in the plugins folder, without a path"));
         }
-        if self
-            .consumes
-            .as_ref()
-            .is_some_and(|patterns| patterns.is_empty() || patterns.iter().any(String::is_empty))
-        {
-            problems.push(format!(
-                "{key}.consumes: name at least one event type or pattern, none of them empty"
-            ));
+        if self.consumes.as_ref().is_some_and(|patterns| patterns.is_empty() || patterns.iter().any(String::is_empty)) {
+            problems.push(format!("{key}.consumes: name at least one event type or pattern, none of them empty"));
         }
     }
 }
@@ -398,8 +346,7 @@ impl Reader<'_> {
         match self.figment.extract::<figment::value::Dict>() {
             Ok(all) => {
                 let unknown = all.keys().filter(|key| !SECTIONS.contains(&key.as_str()));
-                self.problems
-                    .extend(unknown.map(|key| format!("{key}: unknown; expected one of {}", SECTIONS.join(", "))));
+                self.problems.extend(unknown.map(|key| format!("{key}: unknown; expected one of {}", SECTIONS.join(", "))));
             }
             Err(errors) => self.problems.extend(errors.into_iter().map(|error| error.to_string())),
         }
@@ -478,10 +425,7 @@ mod tests {
             "stages.payment.retry.jitter:",
             "stages.shipping",
         ] {
-            assert!(
-                problems.iter().any(|problem| problem.starts_with(key)),
-                "{key} is missing from {problems:#?}"
-            );
+            assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is missing from {problems:#?}");
         }
     }
 

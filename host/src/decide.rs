@@ -29,13 +29,7 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self {
-            max_attempts: 5,
-            initial_ms: 500,
-            max_ms: 60_000,
-            multiplier: 2.0,
-            jitter: 0.5,
-        }
+        Self { max_attempts: 5, initial_ms: 500, max_ms: 60_000, multiplier: 2.0, jitter: 0.5 }
     }
 }
 
@@ -103,10 +97,7 @@ pub fn before_running(stage: &StagePolicy, routes: &dyn Routes, envelope: &Envel
         let message = format!("expired {} ms ago", moment.now_ms - envelope.expires_at_ms);
         return Some(death(stage, routes, envelope, tried, moment, "expired", message));
     }
-    let consumed = stage
-        .consumes
-        .iter()
-        .any(|pattern| topic_matches(pattern, &envelope.event.event_type));
+    let consumed = stage.consumes.iter().any(|pattern| topic_matches(pattern, &envelope.event.event_type));
     (!consumed).then_some(Verdict::Skipped)
 }
 
@@ -131,12 +122,7 @@ pub fn decide(
         Outcome::Trapped { kind, message, backtrace } => (format!("trap:{kind}"), message, backtrace, Some(0)),
         Outcome::LimitBroken { limit, message } => (limit.code().to_owned(), message, None, None),
         Outcome::Unavailable(_) => {
-            return (
-                Verdict::Deferred {
-                    due_at_ms: moment.now_ms + DEFER_MS,
-                },
-                None,
-            );
+            return (Verdict::Deferred { due_at_ms: moment.now_ms + DEFER_MS }, None);
         }
     };
     let failure = FailedAttempt {
@@ -152,9 +138,7 @@ pub fn decide(
     let verdict = match retry {
         Some(at_least_ms) if tried.attempt < stage.retry.max_attempts => {
             let wait_ms = stage.retry.wait_ms(tried.attempt, moment.random).max(at_least_ms);
-            Verdict::Retry {
-                due_at_ms: moment.now_ms + wait_ms,
-            }
+            Verdict::Retry { due_at_ms: moment.now_ms + wait_ms }
         }
         _ => death(stage, routes, envelope, tried, moment, &code, message),
     };
@@ -168,29 +152,16 @@ const DEFER_MS: u64 = 1_000;
 fn refuse(stage: &StagePolicy, envelope: &Envelope, emitted: &[Emitted]) -> Option<(&'static str, String)> {
     if let Some(event) = emitted.iter().find(|event| !stage.emits.contains(&event.event_type)) {
         let declared = stage.emits.join(", ");
-        return Some((
-            "undeclared-event",
-            format!("emitted `{}`, but `describe` declares only: {declared}", event.event_type),
-        ));
+        return Some(("undeclared-event", format!("emitted `{}`, but `describe` declares only: {declared}", event.event_type)));
     }
     if let Some(event) = emitted.iter().find(|event| event.event_type.starts_with(HOST_EVENT_PREFIX)) {
         return Some((
             "reserved-event",
-            format!(
-                "emitted `{}`: types that start with `{HOST_EVENT_PREFIX}` are the host's",
-                event.event_type
-            ),
+            format!("emitted `{}`: types that start with `{HOST_EVENT_PREFIX}` are the host's", event.event_type),
         ));
     }
-    (!emitted.is_empty() && envelope.hops >= stage.hops_max).then(|| {
-        (
-            "hop-limit",
-            format!(
-                "the chain of events is {} stages long; the limit is {}",
-                envelope.hops, stage.hops_max
-            ),
-        )
-    })
+    (!emitted.is_empty() && envelope.hops >= stage.hops_max)
+        .then(|| ("hop-limit", format!("the chain of events is {} stages long; the limit is {}", envelope.hops, stage.hops_max)))
 }
 
 fn advance(
@@ -245,11 +216,7 @@ fn death(
         attributes: vec![("stage".to_owned(), stage.name.to_string())],
     };
     let announcement = follow(stage, routes, envelope, event, tried, moment.now_ms);
-    Verdict::Dead {
-        code: code.to_owned(),
-        message,
-        announcement,
-    }
+    Verdict::Dead { code: code.to_owned(), message, announcement }
 }
 
 /// An event caused by another one, with its routes.
@@ -264,13 +231,7 @@ fn follow(stage: &StagePolicy, routes: &dyn Routes, cause: &Envelope, event: Eve
         expires_at_ms: due_at_ms + stage.expiry_ms,
     };
     let producer = Some((Arc::clone(&stage.name), Arc::clone(&tried.digest)));
-    NewEvent {
-        envelope: Arc::new(envelope),
-        routed_to,
-        due_at_ms,
-        producer,
-        only_stage: None,
-    }
+    NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms, producer, only_stage: None }
 }
 
 #[cfg(test)]
@@ -292,13 +253,7 @@ mod tests {
             source: "/orders/stages/payment".into(),
             consumes: vec!["order.created".into()],
             emits: vec!["payment.authorized".into()],
-            retry: RetryPolicy {
-                max_attempts: 3,
-                initial_ms: 100,
-                max_ms: 1_000,
-                multiplier: 2.0,
-                jitter: 0.0,
-            },
+            retry: RetryPolicy { max_attempts: 3, initial_ms: 100, max_ms: 1_000, multiplier: 2.0, jitter: 0.0 },
             hops_max: 64,
             expiry_ms: 10_000,
         }
@@ -315,37 +270,15 @@ mod tests {
             data: "{}".into(),
             attributes: vec![],
         };
-        Envelope {
-            event,
-            order_id: Some("123".into()),
-            correlation_id: "e1".into(),
-            cause: None,
-            hops: 0,
-            expires_at_ms: 5_000,
-        }
+        Envelope { event, order_id: Some("123".into()), correlation_id: "e1".into(), cause: None, hops: 0, expires_at_ms: 5_000 }
     }
 
     fn tried(attempt: u32) -> Tried {
-        let delivery = DeliveryKey {
-            stage: "payment".into(),
-            event: EventKey {
-                source: "/orders/api".into(),
-                id: "e1".into(),
-            },
-        };
-        Tried {
-            delivery,
-            round: 1,
-            attempt,
-            digest: "d".into(),
-            duration_us: 7,
-        }
+        let delivery = DeliveryKey { stage: "payment".into(), event: EventKey { source: "/orders/api".into(), id: "e1".into() } };
+        Tried { delivery, round: 1, attempt, digest: "d".into(), duration_us: 7 }
     }
 
-    const NOW: Moment = Moment {
-        now_ms: 1_000,
-        random: 0.0,
-    };
+    const NOW: Moment = Moment { now_ms: 1_000, random: 0.0 };
 
     fn run(attempt: u32, outcome: Outcome) -> (Verdict, Option<FailedAttempt>) {
         decide(&stage(), &To("inventory"), &envelope(), &tried(attempt), outcome, NOW)
@@ -363,19 +296,12 @@ mod tests {
     }
 
     fn failed(retryable: bool, retry_after_ms: Option<u32>) -> Outcome {
-        Outcome::Failed(Failure {
-            retryable,
-            code: "gateway-timeout".into(),
-            message: "slow".into(),
-            retry_after_ms,
-        })
+        Outcome::Failed(Failure { retryable, code: "gateway-timeout".into(), message: "slow".into(), retry_after_ms })
     }
 
     #[test]
     fn done_advances_with_a_repeatable_id_and_inherits_the_story() {
-        let (Verdict::Done(events), None) = run(1, Outcome::Done(vec![emitted("payment.authorized")])) else {
-            panic!("not done")
-        };
+        let (Verdict::Done(events), None) = run(1, Outcome::Done(vec![emitted("payment.authorized")])) else { panic!("not done") };
         let next = &events[0];
         assert_eq!(next.due_at_ms, 1_050);
         assert_eq!(next.envelope.expires_at_ms, 11_050);
@@ -389,10 +315,7 @@ mod tests {
     fn a_retryable_failure_waits_longer_each_time_and_dies_at_the_limit() {
         for (attempt, due) in [(1, 1_100), (2, 1_200)] {
             let (verdict, failure) = run(attempt, failed(true, None));
-            assert!(
-                matches!(verdict, Verdict::Retry { due_at_ms } if due_at_ms == due),
-                "attempt {attempt}: {verdict:?}"
-            );
+            assert!(matches!(verdict, Verdict::Retry { due_at_ms } if due_at_ms == due), "attempt {attempt}: {verdict:?}");
             assert_eq!(failure.unwrap().code, "gateway-timeout");
         }
         let (verdict, failure) = run(3, failed(true, None));
@@ -408,18 +331,13 @@ mod tests {
 
     #[test]
     fn what_no_retry_can_mend_dies_at_once() {
-        let limit = Outcome::LimitBroken {
-            limit: Limit::StateKey,
-            message: "1 MB".into(),
-        };
+        let limit = Outcome::LimitBroken { limit: Limit::StateKey, message: "1 MB".into() };
         for (outcome, expected) in [
             (failed(false, None), "gateway-timeout"),
             (limit, "limit:state-key"),
             (Outcome::Done(vec![emitted("payment.stolen")]), "undeclared-event"),
         ] {
-            let (Verdict::Dead { code, announcement, .. }, Some(_)) = run(1, outcome) else {
-                panic!("not dead")
-            };
+            let (Verdict::Dead { code, announcement, .. }, Some(_)) = run(1, outcome) else { panic!("not dead") };
             assert_eq!(code, expected);
             assert_eq!(announcement.envelope.event.event_type, DEAD_LETTERED);
         }
@@ -427,11 +345,7 @@ mod tests {
 
     #[test]
     fn a_trap_is_an_attempt_and_an_outage_is_none() {
-        let trap = Outcome::Trapped {
-            kind: "timeout".into(),
-            message: "1000 ms".into(),
-            backtrace: None,
-        };
+        let trap = Outcome::Trapped { kind: "timeout".into(), message: "1000 ms".into(), backtrace: None };
         let (verdict, failure) = run(1, trap);
         assert!(matches!(verdict, Verdict::Retry { .. }));
         assert_eq!(failure.unwrap().code, "trap:timeout");
@@ -450,30 +364,18 @@ mod tests {
 
     #[test]
     fn expired_events_die_and_foreign_types_are_skipped_without_running() {
-        let late = Moment {
-            now_ms: 6_000,
-            random: 0.0,
-        };
+        let late = Moment { now_ms: 6_000, random: 0.0 };
         let verdict = before_running(&stage(), &To("x"), &envelope(), &tried(1), late);
         assert!(matches!(verdict, Some(Verdict::Dead { code, .. }) if code == "expired"));
         let mut foreign = envelope();
         foreign.event.event_type = "order.archived".into();
-        assert!(matches!(
-            before_running(&stage(), &To("x"), &foreign, &tried(1), NOW),
-            Some(Verdict::Skipped)
-        ));
+        assert!(matches!(before_running(&stage(), &To("x"), &foreign, &tried(1), NOW), Some(Verdict::Skipped)));
         assert!(before_running(&stage(), &To("x"), &envelope(), &tried(1), NOW).is_none());
     }
 
     #[test]
     fn jitter_only_shortens_and_the_wait_is_capped() {
-        let policy = RetryPolicy {
-            max_attempts: 99,
-            initial_ms: 100,
-            max_ms: 1_000,
-            multiplier: 2.0,
-            jitter: 0.5,
-        };
+        let policy = RetryPolicy { max_attempts: 99, initial_ms: 100, max_ms: 1_000, multiplier: 2.0, jitter: 0.5 };
         assert_eq!(policy.wait_ms(1, 0.0), 100);
         assert_eq!(policy.wait_ms(1, 0.999), 50);
         assert_eq!(policy.wait_ms(90, 0.0), 1_000);

@@ -59,10 +59,7 @@ pub struct Envelope {
 impl Envelope {
     /// The key under which this event is known.
     pub fn key(&self) -> EventKey {
-        EventKey {
-            source: self.event.source.clone(),
-            id: self.event.id.clone(),
-        }
+        EventKey { source: self.event.source.clone(), id: self.event.id.clone() }
     }
 }
 
@@ -91,24 +88,12 @@ pub fn idempotency_key(delivery: &DeliveryKey) -> String {
 
 /// The id of the `position`-th event that a stage emits for an incoming event: a retry repeats it.
 pub fn emitted_id(delivery: &DeliveryKey, position: usize) -> String {
-    hash_id(&[
-        "emitted",
-        &delivery.stage,
-        &delivery.event.source,
-        &delivery.event.id,
-        &position.to_string(),
-    ])
+    hash_id(&["emitted", &delivery.stage, &delivery.event.source, &delivery.event.id, &position.to_string()])
 }
 
 /// The id of the `postrider.dead-lettered` event of one round of a delivery.
 pub fn death_id(delivery: &DeliveryKey, round: u32) -> String {
-    hash_id(&[
-        "death",
-        &delivery.stage,
-        &delivery.event.source,
-        &delivery.event.id,
-        &round.to_string(),
-    ])
+    hash_id(&["death", &delivery.stage, &delivery.event.source, &delivery.event.id, &round.to_string()])
 }
 
 /// 128 bits of SHA-256 over the length-prefixed parts, in hex.
@@ -168,13 +153,7 @@ mod tests {
 
     #[test]
     fn derived_ids_repeat_and_differ() {
-        let key = |stage: &str, id: &str| DeliveryKey {
-            stage: stage.into(),
-            event: EventKey {
-                source: "/s".into(),
-                id: id.into(),
-            },
-        };
+        let key = |stage: &str, id: &str| DeliveryKey { stage: stage.into(), event: EventKey { source: "/s".into(), id: id.into() } };
         assert_eq!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("payment", "1"), 0));
         assert_ne!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("payment", "1"), 1));
         assert_ne!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("shipping", "1"), 0));

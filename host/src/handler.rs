@@ -225,28 +225,15 @@ impl<S: NativeStage> StageHandler for Native<S> {
     async fn handle(&self, call: Call) -> Handled {
         use futures::FutureExt as _;
         let began = std::time::Instant::now();
-        let mut cx = NativeContext {
-            call: call.context,
-            state: call.state,
-        };
-        let run = std::panic::AssertUnwindSafe(self.stage.handle(&mut cx, &call.envelope.event))
-            .catch_unwind()
-            .await;
+        let mut cx = NativeContext { call: call.context, state: call.state };
+        let run = std::panic::AssertUnwindSafe(self.stage.handle(&mut cx, &call.envelope.event)).catch_unwind().await;
         let outcome = match run {
             Ok(Ok(emitted)) => Outcome::Done(emitted),
             Ok(Err(NativeError::Failure(failure))) => Outcome::Failed(failure),
             Ok(Err(NativeError::State(error))) => error.into_outcome(),
-            Err(panic) => Outcome::Trapped {
-                kind: "panic".into(),
-                message: panic_text(panic.as_ref()),
-                backtrace: None,
-            },
+            Err(panic) => Outcome::Trapped { kind: "panic".into(), message: panic_text(panic.as_ref()), backtrace: None },
         };
-        Handled {
-            outcome,
-            writes: cx.state.into_writes(),
-            duration: began.elapsed(),
-        }
+        Handled { outcome, writes: cx.state.into_writes(), duration: began.elapsed() }
     }
 }
 

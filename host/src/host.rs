@@ -74,35 +74,20 @@ impl HostBuilder {
 
     /// Opens the store, loads every plugin in the folder, and binds the address. Nothing is consumed yet.
     pub async fn build(self) -> anyhow::Result<Host> {
-        let Self {
-            config,
-            clock,
-            stages,
-            listener,
-        } = self;
-        let host_name = format!(
-            "{}-{}",
-            std::env::var("HOSTNAME").unwrap_or_else(|_| "host".into()),
-            std::process::id()
-        );
+        let Self { config, clock, stages, listener } = self;
+        let host_name = format!("{}-{}", std::env::var("HOSTNAME").unwrap_or_else(|_| "host".into()), std::process::id());
         let store: Arc<dyn Store> = open_store(&config, &host_name, &clock).await?;
         let runtime = Runtime::new(config.runtime.clone()).context("the WebAssembly engine could not be started")?;
         let broker: Arc<dyn Broker> = Embedded::new(config.broker.queue_capacity, Arc::clone(&clock));
         let (relay, relay_handle) = Relay::new(Arc::clone(&store), Arc::clone(&broker), Arc::clone(&clock));
         let pipeline = Pipeline::new(&config);
-        let services = Services {
-            store,
-            broker,
-            relay: relay_handle,
-            pipeline,
-            clock,
-        };
+        let services = Services { store, broker, relay: relay_handle, pipeline, clock };
 
         let listener = match listener {
             Some(listener) => listener,
-            None => TcpListener::bind(&config.http.listen)
-                .await
-                .with_context(|| format!("http.listen: cannot bind {}", config.http.listen))?,
+            None => {
+                TcpListener::bind(&config.http.listen).await.with_context(|| format!("http.listen: cannot bind {}", config.http.listen))?
+            }
         };
         let files = Arc::new(Files::default());
         let (changed, changes) = mpsc::channel(CHANGES_MAX);
@@ -111,10 +96,7 @@ impl HostBuilder {
             let name = stage.description().name.clone();
             supervisor.install(&name, stage, None).await.map_err(anyhow::Error::msg)?;
         }
-        let folder = PluginFolder {
-            dir: config.plugins.dir.clone(),
-            debounce_ms: config.plugins.debounce_ms,
-        };
+        let folder = PluginFolder { dir: config.plugins.dir.clone(), debounce_ms: config.plugins.debounce_ms };
         let watching = CancellationToken::new();
         let tasks = TaskTracker::new();
         tasks.spawn(folder.run(runtime, changed, watching.clone()));
@@ -123,15 +105,7 @@ impl HostBuilder {
             tracing::warn!("{warning}");
         }
         let app = Arc::new(App::new(&config, services, files));
-        Ok(Host {
-            config,
-            app,
-            relay,
-            supervisor,
-            listener,
-            watching,
-            tasks,
-        })
+        Ok(Host { config, app, relay, supervisor, listener, watching, tasks })
     }
 }
 
@@ -162,12 +136,7 @@ pub struct Host {
 impl Host {
     /// Begins a host.
     pub fn builder(config: Config) -> HostBuilder {
-        HostBuilder {
-            config,
-            clock: Arc::new(SystemClock),
-            stages: Vec::new(),
-            listener: None,
-        }
+        HostBuilder { config, clock: Arc::new(SystemClock), stages: Vec::new(), listener: None }
     }
 
     /// Where the API listens.
@@ -187,15 +156,7 @@ impl Host {
 
     /// Runs until `shutdown` resolves, then stops: no new work first, then hard when the grace is over.
     pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
-        let Self {
-            config,
-            app,
-            relay,
-            supervisor,
-            listener,
-            watching,
-            tasks,
-        } = self;
+        let Self { config, app, relay, supervisor, listener, watching, tasks } = self;
         let services = app.services().clone();
         let reconciler = Reconciler {
             store: Arc::clone(&services.store),
@@ -237,10 +198,7 @@ impl Host {
             relaying.wait().await;
         });
         if drained.await.is_err() {
-            tracing::warn!(
-                grace_ms = config.shutdown.grace_ms,
-                "the grace is over; what is left is run again after the next start"
-            );
+            tracing::warn!(grace_ms = config.shutdown.grace_ms, "the grace is over; what is left is run again after the next start");
             work.cancel();
         }
         services.store.close().await;

@@ -43,12 +43,7 @@ pub struct HttpSettings {
 
 impl Default for HttpSettings {
     fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:8000".into(),
-            body_max_bytes: 1 << 20,
-            request_timeout_ms: 10_000,
-            concurrency_max: 1_024,
-        }
+        Self { listen: "127.0.0.1:8000".into(), body_max_bytes: 1 << 20, request_timeout_ms: 10_000, concurrency_max: 1_024 }
     }
 }
 
@@ -96,7 +91,5 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
 
 /// Serves until cancelled, then finishes what is under way.
 pub async fn serve(listener: TcpListener, router: Router, cancel: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move { cancel.cancelled().await })
-        .await
+    axum::serve(listener, router).with_graceful_shutdown(async move { cancel.cancelled().await }).await
 }

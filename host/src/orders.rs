@@ -67,12 +67,7 @@ pub fn parse_order(body: Value, idempotency_key: Option<&str>) -> Result<ParsedO
         fields.insert("user_id".into(), json!(customer));
     }
     fields.insert("items".into(), Value::Array(items));
-    Ok(ParsedOrder {
-        id,
-        customer,
-        body: Value::Object(fields),
-        fingerprint,
-    })
+    Ok(ParsedOrder { id, customer, body: Value::Object(fields), fingerprint })
 }
 
 /// Parses stock for a product: `{sku | product_id | product_name, name?, stock | quantity}`.
@@ -106,10 +101,7 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Problem>> {
     let key = if fields.contains_key("stock") { "stock" } else { "quantity" };
     let quantity = quantity(fields.get(key), &format!("/{key}"), &mut problems);
     if problems.is_empty() {
-        Ok(ParsedStock {
-            body: json!({ "sku": sku, "name": name, "quantity": quantity }),
-            sku,
-        })
+        Ok(ParsedStock { body: json!({ "sku": sku, "name": name, "quantity": quantity }), sku })
     } else {
         Err(problems)
     }
@@ -129,20 +121,14 @@ fn new_id(idempotency_key: Option<&str>) -> String {
 }
 
 fn problem(pointer: &str, detail: &str) -> Problem {
-    Problem {
-        pointer: pointer.to_owned(),
-        detail: detail.to_owned(),
-    }
+    Problem { pointer: pointer.to_owned(), detail: detail.to_owned() }
 }
 
 /// Removes the first of `keys` that is there, as text; a number counts as its digits.
 fn take_id(fields: &mut Map<String, Value>, keys: &[&str], problems: &mut Vec<Problem>) -> Option<String> {
     let (key, value) = keys.iter().find_map(|key| fields.remove(*key).map(|value| (*key, value)))?;
     id_text(&value).or_else(|| {
-        problems.push(problem(
-            &format!("/{key}"),
-            &format!("must be a whole number or a string of {ID_RULE}"),
-        ));
+        problems.push(problem(&format!("/{key}"), &format!("must be a whole number or a string of {ID_RULE}")));
         None
     })
 }
@@ -157,11 +143,9 @@ fn id_text(value: &Value) -> Option<String> {
 
 fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Problem>) -> Vec<Value> {
     match fields.remove("items") {
-        Some(Value::Array(items)) if (1..=ITEMS_MAX).contains(&items.len()) => items
-            .into_iter()
-            .enumerate()
-            .filter_map(|(index, item)| line(item, &format!("/items/{index}"), problems))
-            .collect(),
+        Some(Value::Array(items)) if (1..=ITEMS_MAX).contains(&items.len()) => {
+            items.into_iter().enumerate().filter_map(|(index, item)| line(item, &format!("/items/{index}"), problems)).collect()
+        }
         Some(_) => {
             problems.push(problem("/items", &format!("must be a list of 1 to {ITEMS_MAX} items")));
             Vec::new()
@@ -187,10 +171,7 @@ fn line(item: Value, pointer: &str, problems: &mut Vec<Problem>) -> Option<Value
     let Value::Object(mut fields) = item else {
         let sku = id_text(&item).or_else(|| item.as_str().map(slug).filter(|sku| is_id(sku)));
         if sku.is_none() {
-            problems.push(problem(
-                pointer,
-                &format!("must be a product ({ID_RULE}) or an object with `sku` and `quantity`"),
-            ));
+            problems.push(problem(pointer, &format!("must be a product ({ID_RULE}) or an object with `sku` and `quantity`")));
         }
         return sku.map(|sku| json!({ "sku": sku, "quantity": 1 }));
     };
@@ -198,10 +179,7 @@ fn line(item: Value, pointer: &str, problems: &mut Vec<Problem>) -> Option<Value
     let key = if fields.contains_key("sku") { "sku" } else { "product_id" };
     let sku = fields.remove(key).as_ref().and_then(id_text);
     if sku.is_none() {
-        problems.push(problem(
-            &format!("{pointer}/{key}"),
-            &format!("must name the product: a whole number or a string of {ID_RULE}"),
-        ));
+        problems.push(problem(&format!("{pointer}/{key}"), &format!("must name the product: a whole number or a string of {ID_RULE}")));
     }
     let quantity = match fields.remove("quantity") {
         None => 1,
@@ -243,10 +221,7 @@ mod tests {
     #[test]
     fn the_three_shapes_become_lines() {
         for (body, items) in [
-            (
-                json!({ "items": ["Book", "Red Lamp"] }),
-                json!([{ "sku": "Book", "quantity": 1 }, { "sku": "Red-Lamp", "quantity": 1 }]),
-            ),
+            (json!({ "items": ["Book", "Red Lamp"] }), json!([{ "sku": "Book", "quantity": 1 }, { "sku": "Red-Lamp", "quantity": 1 }])),
             (
                 json!({ "items": [{ "product_id": 7, "quantity": 2, "unit_price": 1.5 }] }),
                 json!([{ "sku": "7", "quantity": 2, "unit_price": 1.5 }]),
@@ -268,11 +243,7 @@ mod tests {
     fn every_problem_is_named_at_once() {
         let body =
             json!({ "order_id": "a/b", "user_id": [], "items": [{ "sku": "", "quantity": -1, "unit_price": "x" }, {}, 1.5], "total": -2 });
-        let pointers: Vec<String> = parse_order(body, None)
-            .unwrap_err()
-            .into_iter()
-            .map(|problem| problem.pointer)
-            .collect();
+        let pointers: Vec<String> = parse_order(body, None).unwrap_err().into_iter().map(|problem| problem.pointer).collect();
         let expected = [
             "/order_id",
             "/user_id",
@@ -302,11 +273,7 @@ mod tests {
         assert_eq!(parse_stock(json!({ "product_name": "iPhone", "stock": 50 })).unwrap().sku, "iPhone");
         let stock = parse_stock(json!({ "sku": "l-1", "name": "Lamp", "quantity": 2 })).unwrap();
         assert_eq!(stock.body, json!({ "sku": "l-1", "name": "Lamp", "quantity": 2 }));
-        let pointers: Vec<String> = parse_stock(json!({ "stock": 0 }))
-            .unwrap_err()
-            .into_iter()
-            .map(|problem| problem.pointer)
-            .collect();
+        let pointers: Vec<String> = parse_stock(json!({ "stock": 0 })).unwrap_err().into_iter().map(|problem| problem.pointer).collect();
         assert_eq!(pointers, ["/sku", "/stock"]);
     }
 }

@@ -75,17 +75,9 @@ impl Pipeline {
 
     /// Configured stages that run `file`; when there is none, the stage is the one the plugin names.
     pub fn names_for(&self, file: &str, described: &str) -> Vec<String> {
-        let configured: Vec<String> = self
-            .configured
-            .iter()
-            .filter(|(_, stage)| stage.plugin.as_deref() == Some(file))
-            .map(|(name, _)| name.clone())
-            .collect();
-        if configured.is_empty() {
-            vec![described.to_owned()]
-        } else {
-            configured
-        }
+        let configured: Vec<String> =
+            self.configured.iter().filter(|(_, stage)| stage.plugin.as_deref() == Some(file)).map(|(name, _)| name.clone()).collect();
+        if configured.is_empty() { vec![described.to_owned()] } else { configured }
     }
 
     /// The stage of this name, known or new; a new one has no routes and runs nothing yet.
@@ -98,12 +90,7 @@ impl Pipeline {
         let stage = stages.entry(Arc::clone(&name)).or_insert_with(|| {
             let config = self.config_of(&name);
             let settings = Arc::new(config.settings.clone().into_iter().collect());
-            Arc::new(Stage {
-                name,
-                config,
-                settings,
-                running: ArcSwapOption::empty(),
-            })
+            Arc::new(Stage { name, config, settings, running: ArcSwapOption::empty() })
         });
         Arc::clone(stage)
     }
@@ -115,21 +102,12 @@ impl Pipeline {
 
     /// All known stages by name.
     pub fn stages(&self) -> Vec<Arc<Stage>> {
-        self.stages
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.stages.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Stages that have something to run.
     pub fn consuming(&self) -> Vec<Arc<str>> {
-        self.stages()
-            .into_iter()
-            .filter(|stage| stage.running.load().is_some())
-            .map(|stage| Arc::clone(&stage.name))
-            .collect()
+        self.stages().into_iter().filter(|stage| stage.running.load().is_some()).map(|stage| Arc::clone(&stage.name)).collect()
     }
 
     /// The operator's configuration of a stage.
@@ -139,9 +117,7 @@ impl Pipeline {
 
     /// Topic patterns of a stage: the operator's, else the plugin's.
     pub fn patterns(&self, name: &str, handler: &dyn StageHandler) -> Vec<String> {
-        self.config_of(name)
-            .consumes
-            .unwrap_or_else(|| handler.description().consumes.clone())
+        self.config_of(name).consumes.unwrap_or_else(|| handler.description().consumes.clone())
     }
 
     /// Routes `patterns` to the stage from the next commit on.
@@ -164,12 +140,7 @@ impl Pipeline {
             hops_max: self.hops_max,
             expiry_ms: self.expiry_ms,
         };
-        stage.running.store(Some(Arc::new(Running {
-            handler,
-            policy,
-            file,
-            loaded_at_ms: now_ms,
-        })));
+        stage.running.store(Some(Arc::new(Running { handler, policy, file, loaded_at_ms: now_ms })));
     }
 
     /// The stage runs nothing from the next batch on; its queue and routes stay.
@@ -179,22 +150,11 @@ impl Pipeline {
 
     /// The pipeline as a drawing needs it, with what looks wrong about it.
     pub fn topology(&self) -> Topology {
-        let nodes: Vec<TopologyStage> = self
-            .stages()
-            .iter()
-            .filter_map(|stage| Some(TopologyStage::of(&*stage.running()?)))
-            .collect();
-        let sources = [
-            crate::event::ORDER_CREATED,
-            crate::event::PRODUCT_STOCKED,
-            crate::event::DEAD_LETTERED,
-        ];
+        let nodes: Vec<TopologyStage> = self.stages().iter().filter_map(|stage| Some(TopologyStage::of(&*stage.running()?))).collect();
+        let sources = [crate::event::ORDER_CREATED, crate::event::PRODUCT_STOCKED, crate::event::DEAD_LETTERED];
         let emitted = |pattern: &str| {
             sources.iter().any(|event_type| topic_matches(pattern, event_type))
-                || nodes
-                    .iter()
-                    .flat_map(|node| &node.emits)
-                    .any(|event_type| topic_matches(pattern, event_type))
+                || nodes.iter().flat_map(|node| &node.emits).any(|event_type| topic_matches(pattern, event_type))
         };
         let warnings = nodes
             .iter()

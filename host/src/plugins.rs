@@ -88,12 +88,7 @@ impl PluginFolder {
         let (hint, mut hints) = mpsc::channel(1);
         // Kept alive for as long as the folder is followed.
         let _watcher = watch(&self.dir, hint);
-        let mut scanner = Scanner {
-            dir: self.dir,
-            runtime,
-            changes,
-            known: BTreeMap::new(),
-        };
+        let mut scanner = Scanner { dir: self.dir, runtime, changes, known: BTreeMap::new() };
         scanner.tick().await;
         while scanner.settling() && !cancel.is_cancelled() {
             tokio::time::sleep(SETTLED / 10).await;
@@ -172,43 +167,19 @@ impl Scanner {
         let loaded = self.load(&file, look).await;
         // What was read counts only if the file is still the same.
         if look_at(&self.dir.join(&file)) != Some(look) {
-            self.known.insert(
-                file,
-                Known {
-                    look,
-                    digest: before,
-                    retry: true,
-                },
-            );
+            self.known.insert(file, Known { look, digest: before, retry: true });
             return;
         }
         let (digest, change) = match loaded {
             Ok(linked) if before.as_ref() == Some(&linked.digest) => (before, None),
-            Ok(linked) => (
-                Some(Arc::clone(&linked.digest)),
-                Some(loaded_change(&file, linked, look.size, began.elapsed())),
-            ),
+            Ok(linked) => (Some(Arc::clone(&linked.digest)), Some(loaded_change(&file, linked, look.size, began.elapsed()))),
             Err(_) if !settled => {
-                self.known.insert(
-                    file,
-                    Known {
-                        look,
-                        digest: before,
-                        retry: true,
-                    },
-                );
+                self.known.insert(file, Known { look, digest: before, retry: true });
                 return;
             }
             Err(error) => (None, Some(PluginChange::Failed { file: file.clone(), error })),
         };
-        self.known.insert(
-            file,
-            Known {
-                look,
-                digest,
-                retry: false,
-            },
-        );
+        self.known.insert(file, Known { look, digest, retry: false });
         if let Some(change) = change {
             let _ = self.changes.send(change).await;
         }
@@ -218,9 +189,7 @@ impl Scanner {
         if look.size > FILE_MAX_BYTES {
             return Err(format!("the file has {} bytes; the limit is {FILE_MAX_BYTES}", look.size));
         }
-        let bytes = tokio::fs::read(self.dir.join(file))
-            .await
-            .map_err(|error| format!("cannot be read: {error}"))?;
+        let bytes = tokio::fs::read(self.dir.join(file)).await.map_err(|error| format!("cannot be read: {error}"))?;
         self.runtime.load(bytes).await.map_err(|error| error.to_string())
     }
 }
@@ -255,9 +224,5 @@ fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Look>> {
 fn look_at(path: &Path) -> Option<Look> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
-    Some(Look {
-        size: metadata.len(),
-        modified: metadata.modified().ok(),
-        inode: metadata.ino(),
-    })
+    Some(Look { size: metadata.len(), modified: metadata.modified().ok(), inode: metadata.ino() })
 }

@@ -92,10 +92,7 @@ impl Reconciler {
         };
         while room > 0 {
             let limit = room.min(REFILL_MAX);
-            let lost = Lost {
-                queued_before_ms: gap.before_ms,
-                limit,
-            };
+            let lost = Lost { queued_before_ms: gap.before_ms, limit };
             let rows = self.store.requeue_lost(&gap.stage, lost).await?;
             let count = rows.len() as u32;
             if count > 0 {
@@ -115,10 +112,7 @@ impl Reconciler {
             if self.broker.depth(&stage).await != Ok(0) {
                 continue;
             }
-            let lost = Lost {
-                queued_before_ms: now_ms.saturating_sub(SWEEP_GRACE_MS),
-                limit: REFILL_MAX,
-            };
+            let lost = Lost { queued_before_ms: now_ms.saturating_sub(SWEEP_GRACE_MS), limit: REFILL_MAX };
             let rows = self.store.requeue_lost(&stage, lost).await?;
             if !rows.is_empty() {
                 tracing::warn!(%stage, deliveries = rows.len(), "found open deliveries that no queue held");

@@ -49,15 +49,7 @@ impl Relay {
     /// A relay and the handle that feeds it.
     pub fn new(store: Arc<dyn Store>, broker: Arc<dyn Broker>, clock: Arc<dyn Clock>) -> (Self, RelayHandle) {
         let (sender, rows) = mpsc::channel(HAND_OVER_MAX);
-        (
-            Self {
-                store,
-                broker,
-                clock,
-                rows,
-            },
-            RelayHandle(sender),
-        )
+        (Self { store, broker, clock, rows }, RelayHandle(sender))
     }
 
     /// Sends until cancelled.
@@ -110,13 +102,7 @@ impl Relay {
 
     async fn send(&self, rows: Vec<OutboxRow>, sent: &mpsc::Sender<Vec<i64>>) {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        let messages = rows
-            .into_iter()
-            .map(|row| Outgoing {
-                envelope: row.envelope,
-                direct: row.direct,
-            })
-            .collect();
+        let messages = rows.into_iter().map(|row| Outgoing { envelope: row.envelope, direct: row.direct }).collect();
         let answers = self.broker.publish(messages).await;
         let (mut confirmed, mut refused) = (Vec::with_capacity(ids.len()), Vec::new());
         for (id, answer) in ids.into_iter().zip(answers) {

@@ -36,13 +36,7 @@ pub struct RuntimeSettings {
 
 impl Default for RuntimeSettings {
     fn default() -> Self {
-        Self {
-            instances_max: 64,
-            epoch_tick_ms: 5,
-            cache_dir: None,
-            stack_max_bytes: 512 << 10,
-            pool: Pool::Auto,
-        }
+        Self { instances_max: 64, epoch_tick_ms: 5, cache_dir: None, stack_max_bytes: 512 << 10, pool: Pool::Auto }
     }
 }
 

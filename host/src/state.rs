@@ -109,19 +109,8 @@ struct Inner {
 impl BatchState {
     /// State for one batch; takes the lane's cache until [`BatchState::finish`].
     pub fn new(stage: Arc<str>, store: Arc<dyn StateSource>, limits: StateLimits, cache: LaneCache) -> Arc<Self> {
-        let inner = Inner {
-            layer: BTreeMap::new(),
-            reads: HashMap::new(),
-            cache,
-            folders: BTreeSet::new(),
-            prefetched: HashMap::new(),
-        };
-        Arc::new(Self {
-            stage,
-            store,
-            limits,
-            inner: Mutex::new(inner),
-        })
+        let inner = Inner { layer: BTreeMap::new(), reads: HashMap::new(), cache, folders: BTreeSet::new(), prefetched: HashMap::new() };
+        Arc::new(Self { stage, store, limits, inner: Mutex::new(inner) })
     }
 
     /// Reads every key under `order/<subject>/` for all subjects at once, so that the messages' own reads cost nothing.
@@ -129,20 +118,14 @@ impl BatchState {
         let folders: Vec<String> = subjects.iter().map(|subject| format!("order/{subject}/")).collect();
         let rows = self.store.state_folders(&self.stage, &folders).await?;
         let mut inner = self.lock();
-        inner
-            .prefetched
-            .extend(rows.into_iter().map(|row| (row.key, (row.value, row.version))));
+        inner.prefetched.extend(rows.into_iter().map(|row| (row.key, (row.value, row.version))));
         inner.folders.extend(folders);
         Ok(())
     }
 
     /// A view for one message.
     pub fn view(self: &Arc<Self>) -> StateView {
-        StateView {
-            batch: Arc::clone(self),
-            own: BTreeMap::new(),
-            bytes_written: 0,
-        }
+        StateView { batch: Arc::clone(self), own: BTreeMap::new(), bytes_written: 0 }
     }
 
     /// Adds a successful message's writes, visible to the messages after it.
@@ -154,11 +137,7 @@ impl BatchState {
     pub fn finish(&self) -> (HashMap<String, Version>, StateWrites, LaneCache) {
         let mut inner = self.lock();
         let empty = LaneCache::new(NonZeroUsize::MIN);
-        (
-            std::mem::take(&mut inner.reads),
-            std::mem::take(&mut inner.layer),
-            std::mem::replace(&mut inner.cache, empty),
-        )
+        (std::mem::take(&mut inner.reads), std::mem::take(&mut inner.layer), std::mem::replace(&mut inner.cache, empty))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -252,11 +231,7 @@ impl StateView {
             }
         }
         let removed = overlay.values().filter(|present| !**present).count();
-        let stored = self
-            .batch
-            .store
-            .state_keys(&self.batch.stage, prefix, after, (limit + removed) as u32)
-            .await?;
+        let stored = self.batch.store.state_keys(&self.batch.stage, prefix, after, (limit + removed) as u32).await?;
         let mut keys: BTreeSet<String> = stored.into_iter().filter(|key| overlay.get(key) != Some(&false)).collect();
         keys.extend(overlay.into_iter().filter_map(|(key, present)| present.then_some(key)));
         Ok(keys.into_iter().take(limit).collect())
@@ -271,10 +246,7 @@ impl StateView {
         let max = self.batch.limits.key_max_bytes;
         if key.len() > max {
             let message = format!("a state key has {} bytes; the limit is {max}", key.len());
-            return Err(StateError::Limit {
-                limit: Limit::StateKey,
-                message,
-            });
+            return Err(StateError::Limit { limit: Limit::StateKey, message });
         }
         Ok(())
     }
@@ -284,10 +256,7 @@ impl StateView {
         let max = self.batch.limits.call_max_bytes;
         if self.bytes_written > max {
             let message = format!("the call wrote {} bytes of state; the limit is {max}", self.bytes_written);
-            return Err(StateError::Limit {
-                limit: Limit::StateBytes,
-                message,
-            });
+            return Err(StateError::Limit { limit: Limit::StateBytes, message });
         }
         Ok(())
     }

@@ -27,9 +27,5 @@ pub fn init(format: LogFormat) {
         LogFormat::Json => true,
     };
     // A second initialisation in one process (tests, embedders with their own subscriber) is no error.
-    let _ = if json {
-        builder.json().flatten_event(true).try_init()
-    } else {
-        builder.with_target(false).try_init()
-    };
+    let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.with_target(false).try_init() };
 }

@@ -66,11 +66,7 @@ fn choose() -> Result<Way> {
 }
 
 fn sysroot() -> Result<PathBuf> {
-    let output = Command::new("rustc")
-        .args(["--print", "sysroot"])
-        .current_dir(root())
-        .output()
-        .context("rustc does not run")?;
+    let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()).output().context("rustc does not run")?;
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
@@ -85,22 +81,14 @@ fn debian_compiler() -> Option<()> {
 
 fn install_debian_compiler() -> Result<()> {
     let install = format!("apt-get install -y --no-install-recommends {}", PACKAGES.join(" "));
-    let is_root = Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
     if !is_root || !Path::new("/etc/debian_version").is_file() {
         bail!("no way to build for WebAssembly: run `rustup target add {TARGET}`, or as root on Debian `{install}`");
     }
     say("installing Debian's compiler for WebAssembly");
     call(Command::new("apt-get").args(["update", "-qq"]))?;
     let mut command = Command::new("apt-get");
-    call(
-        command
-            .args(["install", "-y", "--no-install-recommends"])
-            .args(PACKAGES)
-            .env("DEBIAN_FRONTEND", "noninteractive"),
-    )
+    call(command.args(["install", "-y", "--no-install-recommends"]).args(PACKAGES).env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
 fn build(way: &Way, env: &[(&str, &str)]) -> Result<()> {
@@ -115,34 +103,21 @@ fn build(way: &Way, env: &[(&str, &str)]) -> Result<()> {
                     command.env_remove(&*name);
                 }
             }
-            command
-                .env("RUSTC", "/usr/bin/rustc")
-                .env("RUSTC_BOOTSTRAP", "1")
-                .env("RUSTFLAGS", "-Clinker-flavor=wasm-ld");
+            command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Clinker-flavor=wasm-ld");
             command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
             command
         }
     };
-    command
-        .current_dir(root().join("plugins"))
-        .args(["build", "--release", "--target", TARGET]);
+    command.current_dir(root().join("plugins")).args(["build", "--release", "--target", TARGET]);
     if matches!(way, Way::Debian { .. }) {
         command.arg("-Zbuild-std=std,panic_abort");
     }
-    call(
-        command
-            .env("CARGO_TARGET_DIR", root().join("target/guests"))
-            .envs(env.iter().copied()),
-    )
+    call(command.env("CARGO_TARGET_DIR", root().join("target/guests")).envs(env.iter().copied()))
 }
 
 /// Copies a built guest to its place, at once, and only when it changed: a running host reloads what moves.
 fn keep(name: &str, place: &Path) -> Result<()> {
-    let built = root()
-        .join("target/guests")
-        .join(TARGET)
-        .join("release")
-        .join(format!("{name}.wasm"));
+    let built = root().join("target/guests").join(TARGET).join("release").join(format!("{name}.wasm"));
     let bytes = std::fs::read(&built).with_context(|| format!("{} was not built", built.display()))?;
     if std::fs::read(place).is_ok_and(|present| present == bytes) {
         return Ok(());

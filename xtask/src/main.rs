@@ -18,7 +18,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build every stage to plugins/<name>.wasm, and the test guests.
+    /// Build every stage to `plugins`, and the test guests.
     Plugins,
     /// Build stages and host (release) and serve with the embedded store and queue.
     Run {
@@ -79,10 +79,7 @@ pub(crate) fn say(what: &str) {
 
 /// The repository.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in the repository")
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository").to_owned()
 }
 
 /// The cargo that runs this, in the repository.

@@ -46,12 +46,7 @@ struct Queue {
 impl Embedded {
     /// Queues of at most `capacity` messages each.
     pub fn new(capacity: u32, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let shared = Shared {
-            clock,
-            capacity,
-            state: Mutex::default(),
-            gap: Notify::new(),
-        };
+        let shared = Shared { clock, capacity, state: Mutex::default(), gap: Notify::new() };
         Arc::new(Self { shared: Arc::new(shared) })
     }
 }
@@ -62,11 +57,7 @@ impl Shared {
     }
 
     fn report(&self, state: &mut State, stage: &Arc<str>) {
-        state.gaps.push(Gap {
-            stage: Arc::clone(stage),
-            before_ms: self.clock.now_ms() + 1,
-            room: Some(self.capacity),
-        });
+        state.gaps.push(Gap { stage: Arc::clone(stage), before_ms: self.clock.now_ms() + 1, room: Some(self.capacity) });
         self.gap.notify_one();
     }
 
@@ -100,13 +91,7 @@ impl Queue {
         let (round, attempt) = message.direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
         self.next_tag += 1;
         let envelope = Arc::clone(&message.envelope);
-        self.ready.push_back(Incoming {
-            envelope,
-            round,
-            attempt,
-            redelivered: false,
-            tag: self.next_tag,
-        });
+        self.ready.push_back(Incoming { envelope, round, attempt, redelivered: false, tag: self.next_tag });
         self.arrived.notify_one();
     }
 }
@@ -157,22 +142,10 @@ impl Broker for Embedded {
 
     async fn consume(&self, stage: &Arc<str>, prefetch: u32) -> Result<Box<dyn Consumer>, BrokerError> {
         let state = self.shared.lock();
-        let queue = state
-            .queues
-            .get(stage)
-            .ok_or_else(|| BrokerError::Unavailable(format!("queue `{stage}` is not declared")))?;
+        let queue = state.queues.get(stage).ok_or_else(|| BrokerError::Unavailable(format!("queue `{stage}` is not declared")))?;
         let settled = Arc::new(Notify::new());
-        let acker = Arc::new(EmbeddedAcker {
-            stage: Arc::clone(stage),
-            shared: Arc::clone(&self.shared),
-            settled: Arc::clone(&settled),
-        });
-        Ok(Box::new(EmbeddedConsumer {
-            acker,
-            prefetch: prefetch as usize,
-            arrived: Arc::clone(&queue.arrived),
-            settled,
-        }))
+        let acker = Arc::new(EmbeddedAcker { stage: Arc::clone(stage), shared: Arc::clone(&self.shared), settled: Arc::clone(&settled) });
+        Ok(Box::new(EmbeddedConsumer { acker, prefetch: prefetch as usize, arrived: Arc::clone(&queue.arrived), settled }))
     }
 
     fn take_gaps(&self) -> Vec<Gap> {

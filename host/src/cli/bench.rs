@@ -79,12 +79,7 @@ impl Quantiles {
     /// Of a histogram of microseconds.
     fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
-        Self {
-            p50: at(0.5),
-            p95: at(0.95),
-            p99: at(0.99),
-            max: histogram.max() as f64 / 1_000.0,
-        }
+        Self { p50: at(0.5), p95: at(0.95), p99: at(0.99), max: histogram.max() as f64 / 1_000.0 }
     }
 }
 
@@ -95,10 +90,7 @@ pub(super) async fn run(config: Config, args: BenchArgs, json: bool) -> Result<E
     let url = format!("http://{}", listener.local_addr()?);
     let host = Host::builder(adapt(config, &args, &folder)).listener(listener).build().await?;
     let app = host.app();
-    ensure!(
-        !app.services().pipeline.consuming().is_empty(),
-        "no plugins are loaded: build them with `cargo xtask plugins`"
-    );
+    ensure!(!app.services().pipeline.consuming().is_empty(), "no plugins are loaded: build them with `cargo xtask plugins`");
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(host.run_until(async { _ = stopped.await }));
     let measured = tokio::time::timeout(Duration::from_secs(args.time_limit_s), measure(&args, &url, &app)).await;
@@ -124,12 +116,7 @@ fn adapt(mut config: Config, args: &BenchArgs, folder: &tempfile::TempDir) -> Co
     };
     config.defaults.instances = mode;
     config.stages.values_mut().for_each(|stage| stage.instances = mode);
-    config
-        .stages
-        .entry("inventory".into())
-        .or_default()
-        .settings
-        .insert("default_stock".into(), "1000000000".into());
+    config.stages.entry("inventory".into()).or_default().settings.insert("default_stock".into(), "1000000000".into());
     config
 }
 
@@ -159,9 +146,7 @@ async fn measure(args: &BenchArgs, url: &str, app: &Arc<App>) -> Result<Report> 
 /// Posts `count` orders; the histogram holds microseconds from the time a request was due to its answer.
 async fn load(args: &BenchArgs, url: &str, prefix: &str, count: u64, progress: Option<&ProgressBar>) -> Result<Histogram<u64>> {
     let next = Arc::new(AtomicU64::new(0));
-    let client = reqwest::Client::builder()
-        .pool_max_idle_per_host(args.concurrency as usize)
-        .build()?;
+    let client = reqwest::Client::builder().pool_max_idle_per_host(args.concurrency as usize).build()?;
     let began = Instant::now();
     let mut tasks: JoinSet<Result<Histogram<u64>>> = JoinSet::new();
     for _ in 0..args.concurrency {
@@ -203,29 +188,14 @@ async fn finished(app: &App, prefix: &str, count: u64) -> Result<Vec<(u64, u64)>
     let prefix = format!("{prefix}-");
     loop {
         // The newest orders are looked at first: a full count is made only when they are through.
-        let newest = store
-            .orders(OrderFilter {
-                limit: 200,
-                ..OrderFilter::default()
-            })
-            .await?;
+        let newest = store.orders(OrderFilter { limit: 200, ..OrderFilter::default() }).await?;
         if newest.items.iter().all(|order| order.status == "ready") {
             let mut times = Vec::with_capacity(count as usize);
             let mut before = None;
             loop {
-                let page = store
-                    .orders(OrderFilter {
-                        status: Some("ready".into()),
-                        before,
-                        limit: 200,
-                        ..OrderFilter::default()
-                    })
-                    .await?;
+                let page = store.orders(OrderFilter { status: Some("ready".into()), before, limit: 200, ..OrderFilter::default() }).await?;
                 times.extend(
-                    page.items
-                        .iter()
-                        .filter(|order| order.id.starts_with(&prefix))
-                        .map(|order| (order.created_at_ms, order.updated_at_ms)),
+                    page.items.iter().filter(|order| order.id.starts_with(&prefix)).map(|order| (order.created_at_ms, order.updated_at_ms)),
                 );
                 before = page.next;
                 if before.is_none() {

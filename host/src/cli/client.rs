@@ -43,10 +43,7 @@ impl Target {
         }
         let response = request.send().await.map_err(|error| {
             let reason = if error.is_timeout() { "time-out" } else { "no connection" };
-            Unreachable {
-                url: self.url.clone(),
-                reason: reason.into(),
-            }
+            Unreachable { url: self.url.clone(), reason: reason.into() }
         })?;
         let status = response.status();
         let answer: Value = response.json().await?;
@@ -54,14 +51,8 @@ impl Target {
             return Ok(answer);
         }
         let errors = answer["errors"].as_array().into_iter().flatten();
-        let errors: Vec<String> = errors
-            .map(|error| format!("{} {}", text(&error["pointer"]), text(&error["detail"])))
-            .collect();
-        let detail = if errors.is_empty() {
-            text(&answer["detail"])
-        } else {
-            errors.join("; ")
-        };
+        let errors: Vec<String> = errors.map(|error| format!("{} {}", text(&error["pointer"]), text(&error["detail"]))).collect();
+        let detail = if errors.is_empty() { text(&answer["detail"]) } else { errors.join("; ") };
         bail!("{}: {detail}", text(&answer["title"]))
     }
 }

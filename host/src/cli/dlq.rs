@@ -56,24 +56,17 @@ pub(super) async fn run(command: DlqCommand, json: bool) -> Result<ExitCode> {
         }
         DlqCommand::Show { target, id } => (target.get(&format!("/dead-letters/{id}")).await?, letter),
         DlqCommand::Replay { target, id, data } => {
-            let body = data
-                .as_deref()
-                .map(read_json)
-                .transpose()?
-                .map_or(json!({}), |data| json!({ "data": data }));
+            let body = data.as_deref().map(read_json).transpose()?.map_or(json!({}), |data| json!({ "data": data }));
             (target.post(&format!("/dead-letters/{id}/replay"), &body).await?, settled)
         }
-        DlqCommand::Discard { target, id, reason } => (
-            target
-                .post(&format!("/dead-letters/{id}/discard"), &json!({ "reason": reason }))
-                .await?,
-            settled,
-        ),
+        DlqCommand::Discard { target, id, reason } => {
+            (target.post(&format!("/dead-letters/{id}/discard"), &json!({ "reason": reason })).await?, settled)
+        }
     };
     if json {
-        println!("{answer:#}")
+        println!("{answer:#}");
     } else {
-        show(&answer)
+        show(&answer);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -103,12 +96,7 @@ fn letter(letter: &Value) {
     line(letter);
     println!("  {}", text(&letter["message"]));
     for attempt in letter["attempts"].as_array().into_iter().flatten() {
-        println!(
-            "  attempt {}: {}: {}",
-            attempt["attempt"],
-            text(&attempt["code"]),
-            text(&attempt["message"])
-        );
+        println!("  attempt {}: {}: {}", attempt["attempt"], text(&attempt["code"]), text(&attempt["message"]));
         for frame in attempt["backtrace"].as_str().unwrap_or_default().lines() {
             println!("    {frame}");
         }

@@ -45,13 +45,7 @@ pub(super) async fn topology(config: Option<&Path>, json: bool) -> Result<ExitCo
 
 fn draw(topology: &Topology) -> String {
     let line = |stage: &crate::pipeline::TopologyStage| {
-        format!(
-            "{} {}\n  consumes {}\n  emits    {}\n",
-            stage.name,
-            stage.version,
-            stage.consumes.join(", "),
-            stage.emits.join(", ")
-        )
+        format!("{} {}\n  consumes {}\n  emits    {}\n", stage.name, stage.version, stage.consumes.join(", "), stage.emits.join(", "))
     };
     let stages: String = topology.stages.iter().map(line).collect();
     let warnings: String = topology.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();

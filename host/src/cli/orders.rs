@@ -42,9 +42,7 @@ pub(super) async fn run(command: OrdersCommand, json: bool) -> Result<ExitCode> 
     match command {
         OrdersCommand::Submit { target, body } => {
             let answer = target.post("/orders", &read_json(&body)?).await?;
-            print(&answer, json, |answer| {
-                println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"]))
-            });
+            print(&answer, json, |answer| println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"])));
         }
         OrdersCommand::Get { target, id } => print(&target.get(&format!("/orders/{id}")).await?, json, story),
         OrdersCommand::Watch { target, id } => watch(&target, &id, json).await?,
@@ -70,12 +68,7 @@ fn story(order: &Value) {
             step["duration_ms"]
         );
         for failure in step["failures"].as_array().into_iter().flatten() {
-            println!(
-                "    attempt {}: {}: {}",
-                failure["attempt"],
-                text(&failure["code"]),
-                text(&failure["message"])
-            );
+            println!("    attempt {}: {}: {}", failure["attempt"], text(&failure["code"]), text(&failure["message"]));
         }
     }
 }
@@ -89,15 +82,9 @@ async fn watch(target: &Target, id: &str, json: bool) -> Result<()> {
         let events = events["items"].as_array().cloned().unwrap_or_default();
         for event in &events {
             after = event["seq"].as_i64().unwrap_or(after);
-            print(event, json, |event| {
-                println!("{:<22} from {}", text(&event["type"]), text(&event["source"]))
-            });
+            print(event, json, |event| println!("{:<22} from {}", text(&event["type"]), text(&event["source"])));
         }
-        let open = order["timeline"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|step| step["status"] == "open");
+        let open = order["timeline"].as_array().into_iter().flatten().any(|step| step["status"] == "open");
         if events.is_empty() && !open {
             print(&order, json, |order| println!("order {id} is {}", text(&order["status"])));
             return Ok(());

@@ -61,9 +61,7 @@ pub(super) async fn run(command: PluginCommand, json: bool) -> Result<ExitCode> 
         PluginCommand::Check { file } => {
             let linked = load(&file).await?;
             let said = json!({ "ok": true, "stage": linked.description.name, "version": linked.description.version, "contract": CONTRACT });
-            show(&said, json, |said| {
-                println!("{} {} fits {CONTRACT}", text(&said["stage"]), text(&said["version"]))
-            });
+            show(&said, json, |said| println!("{} {} fits {CONTRACT}", text(&said["stage"]), text(&said["version"])));
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::Inspect { file } => {
@@ -82,10 +80,7 @@ fn show(said: &Value, json: bool, text: impl Fn(&Value)) {
 async fn load(file: &Path) -> Result<Linked> {
     let bytes = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
     let runtime = Runtime::new(RuntimeSettings::default())?;
-    runtime
-        .load(bytes)
-        .await
-        .with_context(|| format!("{} does not fit", file.display()))
+    runtime.load(bytes).await.with_context(|| format!("{} does not fit", file.display()))
 }
 
 fn inspect(linked: &Linked, size_bytes: u64) -> Value {
@@ -107,17 +102,9 @@ async fn run_one(args: RunArgs, json: bool) -> Result<ExitCode> {
     let before = before.into_iter().map(|(key, value)| (key, value.to_string().into())).collect();
     let name: Arc<str> = stage.description().name.as_str().into();
     let limits = StageLimits::default().state_limits();
-    let state = BatchState::new(
-        Arc::clone(&name),
-        Arc::new(MemoryState(before)),
-        limits,
-        LaneCache::new(NonZeroUsize::MIN),
-    );
+    let state = BatchState::new(Arc::clone(&name), Arc::new(MemoryState(before)), limits, LaneCache::new(NonZeroUsize::MIN));
     let envelope = Arc::new(envelope(&read_json(&args.event)?)?);
-    let key = DeliveryKey {
-        stage: Arc::clone(&name),
-        event: envelope.key(),
-    };
+    let key = DeliveryKey { stage: Arc::clone(&name), event: envelope.key() };
     let context = CallContext {
         stage: name,
         attempt: 1,
@@ -126,18 +113,9 @@ async fn run_one(args: RunArgs, json: bool) -> Result<ExitCode> {
         trace_headers: Vec::new(),
         settings: Arc::new(args.settings.into_iter().collect::<HashMap<_, _>>()),
     };
-    let handled = stage
-        .handle(Call {
-            envelope,
-            context,
-            state: state.view(),
-        })
-        .await;
-    let writes: BTreeMap<&String, Value> = handled
-        .writes
-        .iter()
-        .map(|(key, value)| (key, value.as_ref().map_or(Value::Null, |value| readable(value))))
-        .collect();
+    let handled = stage.handle(Call { envelope, context, state: state.view() }).await;
+    let writes: BTreeMap<&String, Value> =
+        handled.writes.iter().map(|(key, value)| (key, value.as_ref().map_or(Value::Null, |value| readable(value)))).collect();
     let done = matches!(handled.outcome, Outcome::Done(_));
     let said = json!({
         "outcome": outcome(&handled.outcome),
@@ -161,14 +139,7 @@ fn envelope(said: &Value) -> Result<Envelope> {
         data: said["data"].to_string().into(),
         attributes: Vec::new(),
     };
-    Ok(Envelope {
-        order_id: None,
-        correlation_id: event.id.clone(),
-        cause: None,
-        hops: 0,
-        expires_at_ms: u64::MAX,
-        event,
-    })
+    Ok(Envelope { order_id: None, correlation_id: event.id.clone(), cause: None, hops: 0, expires_at_ms: u64::MAX, event })
 }
 
 fn outcome(outcome: &Outcome) -> Value {

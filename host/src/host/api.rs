@@ -88,12 +88,7 @@ pub struct App {
 
 impl App {
     pub(super) fn new(config: &Config, services: Services, files: Arc<Files>) -> Self {
-        let initial = config
-            .orders
-            .status
-            .transitions
-            .get(ORDER_CREATED)
-            .map(|transition| transition.status.clone());
+        let initial = config.orders.status.transitions.get(ORDER_CREATED).map(|transition| transition.status.clone());
         Self {
             services,
             files,
@@ -124,21 +119,9 @@ impl App {
 
     /// Accepts a parsed order: when it returns, the order is durable.
     pub async fn accept(&self, order: ParsedOrder) -> Result<Accepted, StoreError> {
-        let ParsedOrder {
-            id,
-            customer,
-            body,
-            fingerprint,
-        } = order;
+        let ParsedOrder { id, customer, body, fingerprint } = order;
         let event = self.new_event(format!("order-{id}"), ORDER_CREATED, &id, body.to_string().into(), Some(id.clone()));
-        let order = NewOrder {
-            id,
-            customer,
-            body,
-            fingerprint,
-            status: self.initial_status.clone(),
-            event,
-        };
+        let order = NewOrder { id, customer, body, fingerprint, status: self.initial_status.clone(), event };
         let (accepted, rows) = self.services.store.accept_order(order).await?;
         self.services.relay.hand_over(rows);
         Ok(accepted)
@@ -165,22 +148,9 @@ impl App {
             attributes: Vec::new(),
             id: id.clone(),
         };
-        let envelope = Envelope {
-            event,
-            order_id,
-            correlation_id: id,
-            cause: None,
-            hops: 0,
-            expires_at_ms: now_ms + self.expiry_ms,
-        };
+        let envelope = Envelope { event, order_id, correlation_id: id, cause: None, hops: 0, expires_at_ms: now_ms + self.expiry_ms };
         let routed_to = self.services.pipeline.stages_for(event_type);
-        NewEvent {
-            envelope: Arc::new(envelope),
-            routed_to,
-            due_at_ms: now_ms,
-            producer: None,
-            only_stage: None,
-        }
+        NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None }
     }
 
     /// The status of an order.
@@ -193,34 +163,19 @@ impl App {
         let Some(order) = self.services.store.order(id).await? else {
             return Ok(None);
         };
-        Ok(Some(OrderStory {
-            order,
-            deliveries: self.services.store.order_deliveries(id).await?,
-        }))
+        Ok(Some(OrderStory { order, deliveries: self.services.store.order_deliveries(id).await? }))
     }
 
     /// A product as its stage keeps it.
     pub async fn product(&self, sku: &str) -> Result<Option<Value>, StoreError> {
-        let row = self
-            .services
-            .store
-            .state_get(&self.products_stage, &format!("{}{sku}", self.products_prefix))
-            .await?;
+        let row = self.services.store.state_get(&self.products_stage, &format!("{}{sku}", self.products_prefix)).await?;
         Ok(row.and_then(|row| row.value).map(|bytes| as_json(&bytes)))
     }
 
     /// Products by SKU after `after`.
     pub async fn products(&self, after: &str, limit: u32) -> Result<Vec<Value>, StoreError> {
-        let after = if after.is_empty() {
-            String::new()
-        } else {
-            format!("{}{after}", self.products_prefix)
-        };
-        let keys = self
-            .services
-            .store
-            .state_keys(&self.products_stage, &self.products_prefix, &after, limit)
-            .await?;
+        let after = if after.is_empty() { String::new() } else { format!("{}{after}", self.products_prefix) };
+        let keys = self.services.store.state_keys(&self.products_stage, &self.products_prefix, &after, limit).await?;
         let mut products = Vec::with_capacity(keys.len());
         for key in keys {
             products.extend(self.product(key.strip_prefix(&self.products_prefix).unwrap_or(&key)).await?);
@@ -231,12 +186,7 @@ impl App {
     /// Runs a dead delivery again, as it was or with another payload.
     pub async fn replay(&self, id: i64, data: Option<Value>) -> Result<DeadLetterAction, StoreError> {
         let action = match data {
-            None => {
-                self.services
-                    .store
-                    .replay(id, self.services.clock.now_ms() + self.expiry_ms)
-                    .await?
-            }
+            None => self.services.store.replay(id, self.services.clock.now_ms() + self.expiry_ms).await?,
             Some(data) => {
                 let Some(letter) = self.services.store.dead_letter(id).await? else {
                     return Ok(DeadLetterAction::NotFound);
@@ -252,12 +202,7 @@ impl App {
                 let stage: Arc<str> = letter.stage.into();
                 let cause = Some(old.key());
                 let edited = (*event.envelope).clone();
-                event.envelope = Arc::new(Envelope {
-                    cause,
-                    correlation_id: old.correlation_id,
-                    hops: old.hops,
-                    ..edited
-                });
+                event.envelope = Arc::new(Envelope { cause, correlation_id: old.correlation_id, hops: old.hops, ..edited });
                 event.routed_to = vec![Arc::clone(&stage)];
                 event.only_stage = Some(stage);
                 self.services.store.replay_edited(id, event).await?
@@ -294,11 +239,7 @@ impl App {
                 version: Some(description.version.clone()),
                 digest: Some(running.handler.digest().to_owned()),
                 state: "serving",
-                last_error: running
-                    .file
-                    .as_ref()
-                    .and_then(|file| files.get(file))
-                    .and_then(|status| status.error.clone()),
+                last_error: running.file.as_ref().and_then(|file| files.get(file)).and_then(|status| status.error.clone()),
                 loaded_at_ms: Some(running.loaded_at_ms),
                 consumes: running.policy.consumes.clone(),
                 emits: running.policy.emits.clone(),
@@ -309,11 +250,8 @@ impl App {
                 continue;
             }
             let state = if status.removed { "removed" } else { "failed" };
-            let stages: Vec<Option<String>> = if status.stages.is_empty() {
-                vec![None]
-            } else {
-                status.stages.into_iter().map(Some).collect()
-            };
+            let stages: Vec<Option<String>> =
+                if status.stages.is_empty() { vec![None] } else { status.stages.into_iter().map(Some).collect() };
             plugins.extend(stages.into_iter().map(|stage| PluginStatus {
                 stage,
                 file: Some(file.clone()),
@@ -333,22 +271,11 @@ impl App {
     pub async fn readiness(&self) -> Readiness {
         let store = self.services.store.ping().await.err().map(|error| error.to_string());
         let broker = self.services.broker.ping().await.err().map(|error| error.to_string());
-        let without = self
-            .services
-            .pipeline
-            .stages()
-            .into_iter()
-            .filter(|stage| stage.running().is_none());
+        let without = self.services.pipeline.stages().into_iter().filter(|stage| stage.running().is_none());
         let stages_without_plugin: Vec<String> = without.map(|stage| stage.name.to_string()).collect();
         let stopping = self.stopping.load(Ordering::SeqCst);
         let ready = store.is_none() && broker.is_none() && stages_without_plugin.is_empty() && !stopping;
-        Readiness {
-            ready,
-            store,
-            broker,
-            stages_without_plugin,
-            stopping,
-        }
+        Readiness { ready, store, broker, stages_without_plugin, stopping }
     }
 }
 

@@ -24,13 +24,7 @@ pub(super) struct ListQuery {
 pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Value>> {
     let Query(query) = query.map_err(|error| Problem::bad_query(error.body_text()))?;
     let limit = page_size(query.limit)?;
-    let filter = DeadLetterFilter {
-        stage: query.stage,
-        code: query.code,
-        status: query.status,
-        before: query.cursor,
-        limit,
-    };
+    let filter = DeadLetterFilter { stage: query.stage, code: query.code, status: query.status, before: query.cursor, limit };
     let page = app.services().store.dead_letters(filter).await?;
     let items: Vec<Value> = page.items.iter().map(summary).collect();
     Ok(Json(json!({ "items": items, "next": page.next })))
@@ -89,15 +83,8 @@ fn settle(id: i64, action: DeadLetterAction) -> Answer<()> {
         DeadLetterAction::Done(_) => Ok(()),
         DeadLetterAction::NotFound => Err(missing(id)),
         DeadLetterAction::AlreadySettled(status) => {
-            let detail = format!(
-                "dead letter {id} is {} already; nothing was changed",
-                json!(status).as_str().unwrap_or("settled")
-            );
-            Err(Problem::conflict(
-                "/problems/dead-letter-settled",
-                "The dead letter is settled",
-                detail,
-            ))
+            let detail = format!("dead letter {id} is {} already; nothing was changed", json!(status).as_str().unwrap_or("settled"));
+            Err(Problem::conflict("/problems/dead-letter-settled", "The dead letter is settled", detail))
         }
     }
 }

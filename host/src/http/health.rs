@@ -28,10 +28,7 @@ pub(super) async fn ready(State(app): State<Shared>) -> (StatusCode, Json<Value>
 
 fn answer(error: Option<String>) -> (StatusCode, Json<Value>) {
     let healthy = error.is_none();
-    (
-        status(healthy),
-        Json(json!({ "status": if healthy { "ok" } else { "failing" }, "error": error })),
-    )
+    (status(healthy), Json(json!({ "status": if healthy { "ok" } else { "failing" }, "error": error })))
 }
 
 fn status(healthy: bool) -> StatusCode {

@@ -24,17 +24,12 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
         if !is_json {
             return Err(Problem::media_type());
         }
-        serde_json::from_slice(&body)
-            .map(Self)
-            .map_err(|error| Problem::malformed(error.to_string()))
+        serde_json::from_slice(&body).map(Self).map_err(|error| Problem::malformed(error.to_string()))
     }
 }
 
 fn says_json(headers: &HeaderMap) -> bool {
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .unwrap_or_default();
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     kind.eq_ignore_ascii_case("application/json") || (kind.starts_with("application/") && kind.ends_with("+json"))
 }

@@ -46,12 +46,7 @@ pub(super) struct ListQuery {
 pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Value>> {
     let Query(query) = query.map_err(|error| Problem::bad_query(error.body_text()))?;
     let limit = page_size(query.limit)?;
-    let filter = OrderFilter {
-        status: query.status,
-        customer: query.customer,
-        before: query.cursor,
-        limit,
-    };
+    let filter = OrderFilter { status: query.status, customer: query.customer, before: query.cursor, limit };
     let page = app.services().store.orders(filter).await?;
     let items: Vec<Value> = page.items.iter().map(summary).collect();
     Ok(Json(json!({ "items": items, "next": page.next })))
@@ -76,10 +71,7 @@ fn summary(order: &crate::store::Order) -> Value {
 }
 
 pub(super) async fn show(State(app): State<Shared>, Path(id): Path<String>) -> Answer<Json<Value>> {
-    let story = app
-        .story(&id)
-        .await?
-        .ok_or_else(|| Problem::not_found(format!("no order `{id}`")))?;
+    let story = app.story(&id).await?.ok_or_else(|| Problem::not_found(format!("no order `{id}`")))?;
     let mut body = summary(&story.order);
     body["order"] = story.order.body;
     body["timeline"] = story.deliveries.iter().map(delivery).collect();
@@ -120,9 +112,7 @@ pub(super) async fn events(
         return Err(Problem::not_found(format!("no order `{id}`")));
     }
     let events = app.services().store.order_events(&id, query.after.unwrap_or(0), limit).await?;
-    let next = (events.len() == limit as usize)
-        .then(|| events.last().map(|event| event.seq))
-        .flatten();
+    let next = (events.len() == limit as usize).then(|| events.last().map(|event| event.seq)).flatten();
     let items: Vec<Value> = events.iter().map(event).collect();
     Ok(Json(json!({ "items": items, "next": next })))
 }

@@ -27,21 +27,12 @@ pub(super) type Answer<T> = Result<T, Problem>;
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            kind,
-            title,
-            status: status.as_u16(),
-            detail: detail.into(),
-            errors: Vec::new(),
-        }
+        Self { kind, title, status: status.as_u16(), detail: detail.into(), errors: Vec::new() }
     }
 
     pub(super) fn invalid(title: &'static str, errors: Vec<orders::Problem>) -> Self {
         let detail = format!("{} problem(s); see `errors`", errors.len());
-        Self {
-            errors,
-            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "/problems/invalid-body", title, detail)
-        }
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "/problems/invalid-body", title, detail) }
     }
 
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
@@ -49,32 +40,17 @@ impl Problem {
     }
 
     pub(super) fn bad_query(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "/problems/bad-query",
-            "The query cannot be understood",
-            detail,
-        )
+        Self::new(StatusCode::BAD_REQUEST, "/problems/bad-query", "The query cannot be understood", detail)
     }
 
     pub(super) fn media_type() -> Self {
         let detail = "send the header `content-type: application/json`";
-        Self::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "/problems/media-type",
-            "The body must be JSON",
-            detail,
-        )
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "/problems/media-type", "The body must be JSON", detail)
     }
 
     pub(super) fn too_large() -> Self {
         let detail = "the body is larger than the host takes (`http.body_max_bytes`)";
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "/problems/too-large",
-            "The body is too large",
-            detail,
-        )
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "/problems/too-large", "The body is too large", detail)
     }
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
@@ -86,12 +62,7 @@ impl Problem {
     }
 
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "/problems/unavailable",
-            "The host cannot do this now",
-            detail,
-        )
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "/problems/unavailable", "The host cannot do this now", detail)
     }
 }
 
@@ -133,21 +104,13 @@ pub(super) async fn no_such_route(request: Request) -> Problem {
 
 pub(super) async fn method_not_allowed(request: Request) -> Problem {
     let detail = format!("{} does not take {}", request.uri().path(), request.method());
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "/problems/method",
-        "The method is not allowed",
-        detail,
-    )
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "/problems/method", "The method is not allowed", detail)
 }
 
 /// Errors that the layers below made without a body get one.
 pub(super) async fn dress(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
-    let dressed = response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().ends_with(b"json"));
+    let dressed = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().ends_with(b"json"));
     match response.status() {
         status if dressed || !(status.is_client_error() || status.is_server_error()) => response,
         StatusCode::SERVICE_UNAVAILABLE => Problem::unavailable("the request took too long").into_response(),

@@ -17,8 +17,7 @@ pub(super) async fn stock(State(app): State<Shared>, headers: HeaderMap, JsonBod
     let stock = parse_stock(body).map_err(|errors| Problem::invalid("The body is no stock of a product", errors))?;
     let answer = json!({ "sku": stock.sku, "accepted": stock.body });
     let place = format!("/products/{}", stock.sku);
-    app.stock(stock, headers.get("idempotency-key").and_then(|key| key.to_str().ok()))
-        .await?;
+    app.stock(stock, headers.get("idempotency-key").and_then(|key| key.to_str().ok())).await?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
 }
 
@@ -31,15 +30,11 @@ pub(super) struct ListQuery {
 
 pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Value>> {
     let Query(query) = query.map_err(|error| Problem::bad_query(error.body_text()))?;
-    let products = app
-        .products(query.after.as_deref().unwrap_or_default(), page_size(query.limit)?)
-        .await?;
+    let products = app.products(query.after.as_deref().unwrap_or_default(), page_size(query.limit)?).await?;
     Ok(Json(json!({ "items": products })))
 }
 
 pub(super) async fn show(State(app): State<Shared>, Path(sku): Path<String>) -> Answer<Json<Value>> {
     let product = app.product(&sku).await?;
-    product
-        .map(Json)
-        .ok_or_else(|| Problem::not_found(format!("nobody has stocked `{sku}` and no order has asked for it")))
+    product.map(Json).ok_or_else(|| Problem::not_found(format!("nobody has stocked `{sku}` and no order has asked for it")))
 }

@@ -48,13 +48,7 @@ impl Files {
     }
 
     fn update(&self, file: &str, change: impl FnOnce(&mut FileStatus)) {
-        change(
-            self.0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .entry(file.to_owned())
-                .or_default(),
-        );
+        change(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(file.to_owned()).or_default());
     }
 }
 
@@ -76,14 +70,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor that listens to `changes`.
     pub fn new(services: Services, files: Arc<Files>, host_name: String, changes: mpsc::Receiver<PluginChange>) -> Self {
-        Self {
-            services,
-            files,
-            host_name,
-            changes,
-            workers: HashMap::new(),
-            tasks: TaskTracker::new(),
-        }
+        Self { services, files, host_name, changes, workers: HashMap::new(), tasks: TaskTracker::new() }
     }
 
     /// Takes changes until the first scan of the folder is complete.
@@ -131,15 +118,8 @@ impl Supervisor {
             ));
         }
         let patterns = pipeline.patterns(name, &*handler);
-        let binding = Binding {
-            stage: Arc::clone(&stage.name),
-            patterns: patterns.clone(),
-        };
-        self.services
-            .broker
-            .declare(binding)
-            .await
-            .map_err(|error| format!("its queue could not be declared: {error}"))?;
+        let binding = Binding { stage: Arc::clone(&stage.name), patterns: patterns.clone() };
+        self.services.broker.declare(binding).await.map_err(|error| format!("its queue could not be declared: {error}"))?;
         pipeline.route(&stage, patterns);
         self.note_load(&stage, &*handler).await;
         pipeline.swap(&stage, handler, file, self.services.clock.now_ms());
@@ -196,25 +176,14 @@ impl Supervisor {
             self.stop(name).await;
         }
         tracing::info!(%file, stages = %names.join(","), "plugin removed; its queue keeps the messages");
-        self.files.update(file, |status| {
-            *status = FileStatus {
-                removed: true,
-                stages: names,
-                ..FileStatus::default()
-            }
-        });
+        self.files.update(file, |status| *status = FileStatus { removed: true, stages: names, ..FileStatus::default() });
     }
 
     /// Stages that `file` served and no longer serves.
     fn abandoned(&self, file: &str, kept: &[String]) -> Vec<String> {
         let served = |stage: &Arc<Stage>| stage.running().is_some_and(|running| running.file.as_deref() == Some(file));
         let stages = self.services.pipeline.stages();
-        stages
-            .iter()
-            .filter(|stage| served(stage))
-            .map(|stage| stage.name.to_string())
-            .filter(|name| !kept.contains(name))
-            .collect()
+        stages.iter().filter(|stage| served(stage)).map(|stage| stage.name.to_string()).filter(|name| !kept.contains(name)).collect()
     }
 
     /// Lets the worker finish its batch, then leaves the stage without a handler.
@@ -233,10 +202,7 @@ impl Supervisor {
                 continue;
             }
             let stop = cancel.child_token();
-            let worker = StageWorker {
-                stage: Arc::clone(&stage),
-                services: self.services.clone(),
-            };
+            let worker = StageWorker { stage: Arc::clone(&stage), services: self.services.clone() };
             let task = self.tasks.spawn(worker.run(stop.clone()));
             self.workers.insert(Arc::clone(&stage.name), RunningWorker { stop, task });
         }

@@ -30,11 +30,7 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, LoadError> {
 /// Compiles, or takes from the cache.
 pub(super) fn compile(engine: &Engine, cache_dir: Option<&Path>, digest: &str, bytes: &[u8]) -> Result<Component, LoadError> {
     let place = cache_dir.map(|folder| place(engine, folder, digest));
-    if let Some(component) = place
-        .as_deref()
-        .filter(|place| place.is_file())
-        .and_then(|place| read(engine, place))
-    {
+    if let Some(component) = place.as_deref().filter(|place| place.is_file()).and_then(|place| read(engine, place)) {
         return Ok(component);
     }
     let component = Component::from_binary(engine, &as_component(bytes)?).map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
@@ -56,9 +52,7 @@ fn read(engine: &Engine, place: &Path) -> Option<Component> {
     // SAFETY: the folder is the host's own; its files were written by `write` from code that this engine compiled.
     #[expect(unsafe_code, reason = "deserialisation trusts the file")]
     let component = unsafe { Component::deserialize_file(engine, place) };
-    component
-        .inspect_err(|error| tracing::warn!(%error, place = %place.display(), "kept code is unreadable; compiling again"))
-        .ok()
+    component.inspect_err(|error| tracing::warn!(%error, place = %place.display(), "kept code is unreadable; compiling again")).ok()
 }
 
 fn write(place: &Path, component: &Component) -> anyhow::Result<()> {

@@ -45,12 +45,7 @@ impl Runtime {
         let mut wasi = linker(&engine)?;
         wasmtime_wasi::p2::add_to_linker_async(&mut wasi).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         tick(engine.weak(), Duration::from_millis(settings.epoch_tick_ms.max(1)))?;
-        Ok(Arc::new(Self {
-            engine,
-            plain,
-            wasi,
-            cache_dir: settings.cache_dir,
-        }))
+        Ok(Arc::new(Self { engine, plain, wasi, cache_dir: settings.cache_dir }))
     }
 }
 
@@ -103,7 +98,5 @@ fn tick(engine: EngineWeak, every: Duration) -> Result<(), LoadError> {
         }
     };
     let spawned = std::thread::Builder::new().name("postrider-epoch".into()).spawn(ticker);
-    spawned
-        .map(drop)
-        .map_err(|error| LoadError::Engine(format!("no thread for epochs: {error}")))
+    spawned.map(drop).map_err(|error| LoadError::Engine(format!("no thread for epochs: {error}")))
 }

@@ -86,23 +86,10 @@ impl Guest {
         let wasi = wasi.then(|| {
             let stderr = MemoryOutputPipe::new(limits.log_bytes_max);
             let ctx = WasiCtxBuilder::new().stderr(stderr.clone()).build();
-            Wasi {
-                ctx,
-                table: ResourceTable::new(),
-                stderr,
-            }
+            Wasi { ctx, table: ResourceTable::new(), stderr }
         });
         let deadline = Instant::now() + Duration::from_millis(limits.deadline_ms);
-        Self {
-            call: None,
-            limits,
-            deadline,
-            last_error: None,
-            memory_bytes: 0,
-            log_lines: 0,
-            log_bytes: 0,
-            wasi,
-        }
+        Self { call: None, limits, deadline, last_error: None, memory_bytes: 0, log_lines: 0, log_bytes: 0, wasi }
     }
 
     /// Begins a call: budgets that are per call start anew.
@@ -139,8 +126,7 @@ impl ResourceLimiter for Guest {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        self.grow(desired.saturating_sub(current).saturating_mul(size_of::<usize>()))
-            .map(|()| true)
+        self.grow(desired.saturating_sub(current).saturating_mul(size_of::<usize>())).map(|()| true)
     }
 }
 
@@ -149,16 +135,9 @@ impl WasiView for Guest {
         let limits = self.limits;
         let wasi = self.wasi.get_or_insert_with(|| {
             let stderr = MemoryOutputPipe::new(limits.log_bytes_max);
-            Wasi {
-                ctx: WasiCtxBuilder::new().build(),
-                table: ResourceTable::new(),
-                stderr,
-            }
+            Wasi { ctx: WasiCtxBuilder::new().build(), table: ResourceTable::new(), stderr }
         });
-        WasiCtxView {
-            ctx: &mut wasi.ctx,
-            table: &mut wasi.table,
-        }
+        WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
     }
 }
 
@@ -243,13 +222,7 @@ fn emit(call: Option<&CallData>, level: log::Level, message: &str, fields: &[(St
     let attempt = call.map(|call| call.context.attempt);
     let event = call.map(|call| call.envelope.event.id.as_str());
     let order = call.and_then(|call| call.envelope.order_id.as_deref());
-    let fields = (!fields.is_empty()).then(|| {
-        fields
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect::<Vec<_>>()
-            .join(" ")
-    });
+    let fields = (!fields.is_empty()).then(|| fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "));
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(target: "postrider::guest", stage, order, event, attempt, fields, "{message}")

@@ -90,63 +90,32 @@ impl Runtime {
         }
         let exports: Vec<String> = kind.exports(&self.engine).map(|(name, _)| name.to_owned()).collect();
         if !exports.iter().any(|export| export.starts_with("postrider:stage/handler@1.")) {
-            return Err(LoadError::Export(if exports.is_empty() {
-                "nothing".into()
-            } else {
-                exports.join(", ")
-            }));
+            return Err(LoadError::Export(if exports.is_empty() { "nothing".into() } else { exports.join(", ") }));
         }
         let wasi = imports.iter().any(|import| import.starts_with("wasi:"));
         let linker = if wasi { &self.wasi } else { &self.plain };
-        let pre = linker
-            .instantiate_pre(component)
-            .map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let pre = linker.instantiate_pre(component).map_err(|error| LoadError::Link(format!("{error:#}")))?;
         let pre = bindings::StagePre::new(pre).map_err(|error| LoadError::Link(format!("{error:#}")))?;
         let description = self.describe(&pre, wasi).await?;
         check_description(&description)?;
-        Ok(Linked {
-            pre,
-            wasi,
-            digest,
-            description: Arc::new(description),
-            imports,
-        })
+        Ok(Linked { pre, wasi, digest, description: Arc::new(description), imports })
     }
 
     /// Asks an instance of its own, in which every import but `log` traps.
     async fn describe(&self, pre: &bindings::StagePre<Guest>, wasi: bool) -> Result<Description, LoadError> {
-        let limits = StageLimits {
-            deadline_ms: DESCRIBE_MAX.as_millis() as u64,
-            ..StageLimits::default()
-        };
+        let limits = StageLimits { deadline_ms: DESCRIBE_MAX.as_millis() as u64, ..StageLimits::default() };
         let mut store = new_store(&self.engine, Guest::new(limits, wasi));
         let asked = async {
             let instance = pre.instantiate_async(&mut store).await?;
             instance.postrider_stage_handler().call_describe(&mut store).await
         };
-        let described = tokio::time::timeout(DESCRIBE_MAX, asked)
-            .await
-            .map_err(|_| LoadError::Describe("it took too long".into()))?;
+        let described = tokio::time::timeout(DESCRIBE_MAX, asked).await.map_err(|_| LoadError::Describe("it took too long".into()))?;
         let described = described.map_err(|error| {
             let said = store.data().last_error.clone();
             LoadError::Describe(said.unwrap_or_else(|| error.downcast_ref::<Stop>().map_or_else(|| error.to_string(), ToString::to_string)))
         })?;
-        let bindings::exports::postrider::stage::handler::Description {
-            name,
-            version,
-            summary,
-            consumes,
-            emits,
-            attributes,
-        } = described;
-        Ok(Description {
-            name,
-            version,
-            summary,
-            consumes,
-            emits,
-            attributes,
-        })
+        let bindings::exports::postrider::stage::handler::Description { name, version, summary, consumes, emits, attributes } = described;
+        Ok(Description { name, version, summary, consumes, emits, attributes })
     }
 }
 
@@ -167,17 +136,8 @@ pub(super) fn new_store(engine: &wasmtime::Engine, guest: Guest) -> Store<Guest>
 }
 
 fn check_import(import: &str) -> Result<(), LoadError> {
-    let refuse = |remedy: &str| {
-        Err(LoadError::Import {
-            import: import.to_owned(),
-            remedy: remedy.to_owned(),
-        })
-    };
-    if let Some(version) = import
-        .strip_prefix("postrider:stage/")
-        .and_then(|rest| rest.split_once('@'))
-        .map(|(_, version)| version)
-    {
+    let refuse = |remedy: &str| Err(LoadError::Import { import: import.to_owned(), remedy: remedy.to_owned() });
+    if let Some(version) = import.strip_prefix("postrider:stage/").and_then(|rest| rest.split_once('@')).map(|(_, version)| version) {
         let minor = version.split('.').nth(1).unwrap_or("?");
         return match version.split('.').next() {
             Some("1") if minor == "0" => Ok(()),
@@ -204,24 +164,14 @@ fn check_description(description: &Description) -> Result<(), LoadError> {
     }
     let wrong = |text: &str| text.is_empty() || text.len() > 200 || text.split('.').any(str::is_empty);
     problems.extend(
-        description
-            .consumes
-            .iter()
-            .filter(|text| wrong(text))
-            .map(|text| format!("`{text}` in `consumes` is no event type or pattern")),
+        description.consumes.iter().filter(|text| wrong(text)).map(|text| format!("`{text}` in `consumes` is no event type or pattern")),
     );
     for event_type in &description.emits {
         if wrong(event_type) || event_type.contains(['*', '#']) {
             problems.push(format!("`{event_type}` in `emits` is no event type"));
         } else if event_type.starts_with(HOST_EVENT_PREFIX) {
-            problems.push(format!(
-                "`{event_type}` in `emits`: types that start with `{HOST_EVENT_PREFIX}` are the host's"
-            ));
+            problems.push(format!("`{event_type}` in `emits`: types that start with `{HOST_EVENT_PREFIX}` are the host's"));
         }
     }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(LoadError::Description(problems))
-    }
+    if problems.is_empty() { Ok(()) } else { Err(LoadError::Description(problems)) }
 }

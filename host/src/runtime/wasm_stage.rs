@@ -37,12 +37,7 @@ pub struct WasmStage {
 impl WasmStage {
     /// Lets `linked` serve under these limits.
     pub fn new(linked: &Linked, limits: StageLimits, policy: InstancePolicy) -> Self {
-        Self {
-            linked: linked.clone(),
-            limits,
-            policy,
-            idle: Mutex::default(),
-        }
+        Self { linked: linked.clone(), limits, policy, idle: Mutex::default() }
     }
 
     async fn instance(&self) -> Result<Instance, Outcome> {
@@ -73,11 +68,7 @@ impl WasmStage {
             Err(outcome) => return (outcome, StateWrites::new()),
         };
         let event = event(&call);
-        let data = CallData {
-            context: call.context,
-            envelope: call.envelope,
-            state: call.state,
-        };
+        let data = CallData { context: call.context, envelope: call.envelope, state: call.state };
         instance.store.data_mut().begin(data);
         instance.store.set_epoch_deadline(1);
         let patience = Duration::from_millis(self.limits.deadline_ms) + HOST_CALL_GRACE;
@@ -100,46 +91,26 @@ impl WasmStage {
     fn accept(&self, answer: Result<Vec<contract::Emitted>, contract::Failure>) -> Outcome {
         let emitted = match answer {
             Ok(emitted) => emitted,
-            Err(contract::Failure {
-                retryable,
-                code,
-                message,
-                retry_after_ms,
-            }) => {
-                return Outcome::Failed(Failure {
-                    retryable,
-                    code,
-                    message,
-                    retry_after_ms,
-                });
+            Err(contract::Failure { retryable, code, message, retry_after_ms }) => {
+                return Outcome::Failed(Failure { retryable, code, message, retry_after_ms });
             }
         };
         let max = self.limits.events_max;
         if emitted.len() > max {
             let message = format!("returned {} events; the limit is {max}", emitted.len());
-            return Outcome::LimitBroken {
-                limit: Limit::Events,
-                message,
-            };
+            return Outcome::LimitBroken { limit: Limit::Events, message };
         }
         let (bytes, max) = (emitted.iter().map(weight).sum::<usize>(), self.limits.output_max_bytes);
         if bytes > max {
             let message = format!("returned events of {bytes} bytes; the limit is {max}");
-            return Outcome::LimitBroken {
-                limit: Limit::Output,
-                message,
-            };
+            return Outcome::LimitBroken { limit: Limit::Output, message };
         }
         Outcome::Done(emitted.into_iter().map(from_contract).collect())
     }
 
     fn timed_out(&self, backtrace: Option<String>) -> Outcome {
         let message = format!("the stage did not answer within {} ms", self.limits.deadline_ms);
-        Outcome::Trapped {
-            kind: "timeout".into(),
-            message,
-            backtrace,
-        }
+        Outcome::Trapped { kind: "timeout".into(), message, backtrace }
     }
 
     /// An outcome from what ended a call: by type, never by text.
@@ -147,17 +118,10 @@ impl WasmStage {
         let backtrace = error.downcast_ref::<WasmBacktrace>().map(symbolise);
         if let Some(stop) = error.downcast_ref::<Stop>() {
             return match stop {
-                Stop::Limit(limit, message) => Outcome::LimitBroken {
-                    limit: *limit,
-                    message: message.clone(),
-                },
+                Stop::Limit(limit, message) => Outcome::LimitBroken { limit: *limit, message: message.clone() },
                 Stop::Unavailable(reason) => Outcome::Unavailable(reason.clone()),
                 Stop::Deadline => self.timed_out(backtrace),
-                Stop::DescribeOnly(_) => Outcome::Trapped {
-                    kind: "host".into(),
-                    message: stop.to_string(),
-                    backtrace,
-                },
+                Stop::DescribeOnly(_) => Outcome::Trapped { kind: "host".into(), message: stop.to_string(), backtrace },
             };
         }
         if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
@@ -168,11 +132,7 @@ impl WasmStage {
             None => ("abi", error.root_cause().to_string()),
         };
         let message = said.map_or(what, |said| said.trim_end().to_owned());
-        Outcome::Trapped {
-            kind: kind.into(),
-            message,
-            backtrace,
-        }
+        Outcome::Trapped { kind: kind.into(), message, backtrace }
     }
 }
 
@@ -189,11 +149,7 @@ impl StageHandler for WasmStage {
     async fn handle(&self, call: Call) -> Handled {
         let began = Instant::now();
         let (outcome, writes) = self.run(call).await;
-        Handled {
-            outcome,
-            writes,
-            duration: began.elapsed(),
-        }
+        Handled { outcome, writes, duration: began.elapsed() }
     }
 }
 
@@ -227,22 +183,8 @@ fn weight(emitted: &contract::Emitted) -> usize {
 }
 
 fn from_contract(emitted: contract::Emitted) -> Emitted {
-    let contract::Emitted {
-        event_type,
-        content_type,
-        data,
-        subject,
-        delay_ms,
-        attributes,
-    } = emitted;
-    Emitted {
-        event_type,
-        content_type,
-        data: data.into(),
-        subject,
-        delay_ms,
-        attributes,
-    }
+    let contract::Emitted { event_type, content_type, data, subject, delay_ms, attributes } = emitted;
+    Emitted { event_type, content_type, data: data.into(), subject, delay_ms, attributes }
 }
 
 fn trap_kind(trap: Trap) -> &'static str {
@@ -266,11 +208,7 @@ fn symbolise(backtrace: &WasmBacktrace) -> String {
     let mut lines = Vec::new();
     for frame in backtrace.frames() {
         if frame.symbols().is_empty() {
-            lines.push(
-                frame
-                    .func_name()
-                    .map_or_else(|| format!("<function {}>", frame.func_index()), ToOwned::to_owned),
-            );
+            lines.push(frame.func_name().map_or_else(|| format!("<function {}>", frame.func_index()), ToOwned::to_owned));
         }
         for symbol in frame.symbols() {
             let name = symbol.name().or(frame.func_name()).unwrap_or("<unknown>");

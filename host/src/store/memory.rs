@@ -12,11 +12,7 @@ pub struct MemoryState(pub BTreeMap<String, Bytes>);
 
 impl MemoryState {
     fn row(key: &str, value: &Bytes) -> StateRow {
-        StateRow {
-            key: key.to_owned(),
-            value: Some(value.clone()),
-            version: 1,
-        }
+        StateRow { key: key.to_owned(), value: Some(value.clone()), version: 1 }
     }
 }
 
@@ -28,12 +24,7 @@ impl StateSource for MemoryState {
 
     async fn state_folders(&self, _: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
         let inside = |key: &String| folders.iter().any(|folder| key.starts_with(folder));
-        Ok(self
-            .0
-            .iter()
-            .filter(|(key, _)| inside(key))
-            .map(|(key, value)| Self::row(key, value))
-            .collect())
+        Ok(self.0.iter().filter(|(key, _)| inside(key)).map(|(key, value)| Self::row(key, value)).collect())
     }
 
     async fn state_keys(&self, _: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {

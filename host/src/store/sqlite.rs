@@ -74,13 +74,7 @@ impl SqliteStore {
         let committer = Committer {
             conn,
             options: opened.writer_options,
-            context: Context {
-                host: options.host_name,
-                lease_ms: options.lease_ms,
-                status: options.status,
-                last_event,
-                last_outbox,
-            },
+            context: Context { host: options.host_name, lease_ms: options.lease_ms, status: options.status, last_event, last_outbox },
             clock: Arc::clone(&options.clock),
             group_max_ops: options.group_max_ops.max(1),
             lock: opened.lock,
@@ -214,12 +208,7 @@ impl Store for SqliteStore {
             return Ok(Vec::new());
         }
         let (stage, queued_before_ms) = (stage.to_owned(), lost.queued_before_ms);
-        self.ask_rows(Op::Requeue {
-            stage,
-            events,
-            queued_before_ms,
-        })
-        .await
+        self.ask_rows(Op::Requeue { stage, events, queued_before_ms }).await
     }
 
     async fn already_settled(&self, keys: Vec<(DeliveryKey, u32, u32)>) -> Result<Vec<DeliveryKey>, StoreError> {

@@ -52,12 +52,7 @@ struct Ran {
 impl Lane {
     pub(super) fn new(stage: Arc<Stage>, services: Services, acker: Arc<dyn Acker>) -> Self {
         let cache = new_cache(&stage);
-        Self {
-            stage,
-            services,
-            acker,
-            cache,
-        }
+        Self { stage, services, acker, cache }
     }
 
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Incoming>, cancel: CancellationToken) {
@@ -81,18 +76,11 @@ impl Lane {
         let mut places: HashMap<(DeliveryKey, u32, u32), usize> = HashMap::new();
         let mut work: Vec<Work> = Vec::new();
         for message in received {
-            let key = DeliveryKey {
-                stage: Arc::clone(&self.stage.name),
-                event: message.envelope.key(),
-            };
+            let key = DeliveryKey { stage: Arc::clone(&self.stage.name), event: message.envelope.key() };
             let place = *places.entry((key.clone(), message.round, message.attempt)).or_insert(work.len());
             match work.get_mut(place) {
                 Some(first) => first.tags.push(message.tag),
-                None => work.push(Work {
-                    key,
-                    tags: vec![message.tag],
-                    message,
-                }),
+                None => work.push(Work { key, tags: vec![message.tag], message }),
             }
         }
         if work.iter().any(|work| work.message.redelivered) {
@@ -105,10 +93,7 @@ impl Lane {
     async fn drop_settled(&self, work: &mut Vec<Work>, cancel: &CancellationToken) {
         let mut backoff = STORE_BACKOFF;
         loop {
-            let keys = work
-                .iter()
-                .map(|work| (work.key.clone(), work.message.round, work.message.attempt))
-                .collect();
+            let keys = work.iter().map(|work| (work.key.clone(), work.message.round, work.message.attempt)).collect();
             match self.services.store.already_settled(keys).await {
                 Ok(settled) => return self.drop_keys(work, &settled).await,
                 Err(error) if pause(&mut backoff, cancel).await => tracing::debug!(%error, "waiting for the store"),
@@ -172,10 +157,7 @@ impl Lane {
         let written = batch.writes.clone();
         let commit = self.services.store.commit(batch).await?;
         if let Commit::Done { versions, .. } = &commit {
-            let learned = written
-                .into_iter()
-                .zip(versions)
-                .map(|((key, value), version): (_, &Version)| (key, value, *version));
+            let learned = written.into_iter().zip(versions).map(|((key, value), version): (_, &Version)| (key, value, *version));
             self.cache.learn(learned);
         }
         Ok((commit, count))
@@ -185,12 +167,7 @@ impl Lane {
     async fn run_batch(&mut self, work: &[Work], running: &Running) -> Result<Ran, StoreError> {
         let cache = std::mem::replace(&mut self.cache, new_cache(&self.stage));
         let limits = self.stage.config.limits.state_limits();
-        let state = BatchState::new(
-            Arc::clone(&self.stage.name),
-            Arc::clone(&self.services.store) as Arc<dyn StateSource>,
-            limits,
-            cache,
-        );
+        let state = BatchState::new(Arc::clone(&self.stage.name), Arc::clone(&self.services.store) as Arc<dyn StateSource>, limits, cache);
         let subjects: BTreeSet<String> = work.iter().map(|work| work.message.envelope.event.subject.clone()).collect();
         state.prefetch(&subjects).await?;
         let budget = Duration::from_millis(self.stage.config.batch_time_ms);
@@ -203,27 +180,14 @@ impl Lane {
             }
         }
         let count = settlements.len();
-        let batch = Batch {
-            stage: Arc::clone(&self.stage.name),
-            settlements,
-            reads: Vec::new(),
-            writes: Vec::new(),
-        };
+        let batch = Batch { stage: Arc::clone(&self.stage.name), settlements, reads: Vec::new(), writes: Vec::new() };
         Ok(Ran { batch, state, count })
     }
 
     async fn run_one(&self, work: &Work, running: &Running, state: &Arc<BatchState>) -> Settlement {
-        let Incoming {
-            envelope, round, attempt, ..
-        } = &work.message;
+        let Incoming { envelope, round, attempt, .. } = &work.message;
         let digest: Arc<str> = running.handler.digest().into();
-        let mut tried = Tried {
-            delivery: work.key.clone(),
-            round: *round,
-            attempt: *attempt,
-            digest,
-            duration_us: 0,
-        };
+        let mut tried = Tried { delivery: work.key.clone(), round: *round, attempt: *attempt, digest, duration_us: 0 };
         let routes = &*self.services.pipeline;
         let early = decide::before_running(&running.policy, routes, envelope, &tried, self.moment());
         let (verdict, failure) = match early {
@@ -267,18 +231,11 @@ impl Lane {
             trace_headers: Vec::new(),
             settings: Arc::clone(&self.stage.settings),
         };
-        Call {
-            envelope: Arc::clone(&work.message.envelope),
-            context,
-            state: state.view(),
-        }
+        Call { envelope: Arc::clone(&work.message.envelope), context, state: state.view() }
     }
 
     fn moment(&self) -> Moment {
-        Moment {
-            now_ms: self.services.clock.now_ms(),
-            random: rand::random(),
-        }
+        Moment { now_ms: self.services.clock.now_ms(), random: rand::random() }
     }
 }
 

@@ -24,7 +24,9 @@ struct Stock {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "kebab-case")]
 enum Reservation {
-    Held { items: BTreeMap<String, u64> },
+    Held {
+        items: BTreeMap<String, u64>,
+    },
     Rejected,
     Released,
     /// The cancel came before the payment.
@@ -87,7 +89,9 @@ fn reserve(cx: &mut Context<'_>, key: &str, reservation: Option<Reservation>, mu
         let mut stock = stock(cx, sku)?;
         match stock.available.checked_sub(*quantity) {
             Some(rest) => stock.available = rest,
-            None => return Ok(reject(cx, key, &order, &format!("insufficient stock of `{sku}`: {} left, {quantity} wanted", stock.available))),
+            None => {
+                return Ok(reject(cx, key, &order, &format!("insufficient stock of `{sku}`: {} left, {quantity} wanted", stock.available)));
+            }
         }
         left.push(stock);
     }

@@ -5,15 +5,7 @@ use std::sync::Once;
 
 use crate::{Context, Emit, Event, Failure, Host, Level, Stage};
 
-#[allow(
-    missing_docs,
-    unsafe_code,
-    unreachable_pub,
-    rust_2018_idioms,
-    clippy::all,
-    clippy::pedantic,
-    reason = "generated code"
-)]
+#[allow(missing_docs, unsafe_code, unreachable_pub, rust_2018_idioms, clippy::all, clippy::pedantic, reason = "generated code")]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../../wit",
@@ -32,79 +24,26 @@ pub struct Adapter<S>(PhantomData<S>);
 impl<S: Stage> contract::Guest for Adapter<S> {
     fn describe() -> contract::Description {
         show_panics();
-        let crate::Description {
-            name,
-            version,
-            summary,
-            consumes,
-            emits,
-        } = S::describe();
-        contract::Description {
-            name,
-            version,
-            summary,
-            consumes,
-            emits,
-            attributes: Vec::new(),
-        }
+        let crate::Description { name, version, summary, consumes, emits } = S::describe();
+        contract::Description { name, version, summary, consumes, emits, attributes: Vec::new() }
     }
 
     fn handle(event: contract::Event) -> Result<Vec<contract::Emitted>, contract::Failure> {
         show_panics();
-        let contract::Event {
-            id,
-            event_type,
-            source,
-            subject,
-            time_ms,
-            content_type,
-            data,
-            attributes,
-        } = event;
-        let event = Event {
-            id,
-            event_type,
-            source,
-            subject,
-            time_ms,
-            content_type,
-            data,
-            attributes,
-        };
+        let contract::Event { id, event_type, source, subject, time_ms, content_type, data, attributes } = event;
+        let event = Event { id, event_type, source, subject, time_ms, content_type, data, attributes };
         match S::handle(&mut Context(&mut Sandbox), &event) {
             Ok(emits) => Ok(emits.into_iter().map(to_contract).collect()),
-            Err(Failure {
-                retryable,
-                code,
-                message,
-                retry_after_ms,
-            }) => Err(contract::Failure {
-                retryable,
-                code,
-                message,
-                retry_after_ms,
-            }),
+            Err(Failure { retryable, code, message, retry_after_ms }) => {
+                Err(contract::Failure { retryable, code, message, retry_after_ms })
+            }
         }
     }
 }
 
 fn to_contract(emit: Emit) -> contract::Emitted {
-    let Emit {
-        event_type,
-        content_type,
-        data,
-        subject,
-        delay_ms,
-        attributes,
-    } = emit;
-    contract::Emitted {
-        event_type,
-        content_type,
-        data,
-        subject,
-        delay_ms,
-        attributes,
-    }
+    let Emit { event_type, content_type, data, subject, delay_ms, attributes } = emit;
+    contract::Emitted { event_type, content_type, data, subject, delay_ms, attributes }
 }
 
 /// A panic's text is lost where there is no standard error: it goes to the log before the trap.

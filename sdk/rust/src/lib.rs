@@ -71,12 +71,7 @@ pub struct Description {
 impl Description {
     /// A description that consumes and emits nothing yet.
     pub fn new(name: &str, version: &str, summary: &str) -> Self {
-        Self {
-            name: name.into(),
-            version: version.into(),
-            summary: summary.into(),
-            ..Self::default()
-        }
+        Self { name: name.into(), version: version.into(), summary: summary.into(), ..Self::default() }
     }
 
     /// Event types or AMQP topic patterns.
@@ -155,12 +150,7 @@ pub struct Emit {
 impl Emit {
     /// An event with a JSON payload about the subject of the incoming event.
     pub fn json(event_type: &str, data: &impl Serialize) -> Self {
-        Self {
-            event_type: event_type.into(),
-            content_type: "application/json".into(),
-            data: to_json(data),
-            ..Self::default()
-        }
+        Self { event_type: event_type.into(), content_type: "application/json".into(), data: to_json(data), ..Self::default() }
     }
 
     /// The payload as JSON, for tests.
@@ -189,20 +179,12 @@ pub struct Failure {
 impl Failure {
     /// Try again later.
     pub fn retry(code: &str, message: &str) -> Self {
-        Self {
-            retryable: true,
-            code: code.into(),
-            message: message.into(),
-            retry_after_ms: None,
-        }
+        Self { retryable: true, code: code.into(), message: message.into(), retry_after_ms: None }
     }
 
     /// A person must look.
     pub fn reject(code: &str, message: &str) -> Self {
-        Self {
-            retryable: false,
-            ..Self::retry(code, message)
-        }
+        Self { retryable: false, ..Self::retry(code, message) }
     }
 }
 
@@ -269,10 +251,8 @@ impl Context<'_> {
 
     /// The operator's setting under `key`, parsed; one that does not parse is a failure that says so.
     pub fn setting<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Failure> {
-        let parse = |text: String| {
-            text.parse()
-                .map_err(|_| Failure::reject("bad-setting", &format!("the setting `{key}` is unusable: `{text}`")))
-        };
+        let parse =
+            |text: String| text.parse().map_err(|_| Failure::reject("bad-setting", &format!("the setting `{key}` is unusable: `{text}`")));
         self.0.config(key).map(parse).transpose()
     }
 

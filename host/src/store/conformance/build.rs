@@ -95,19 +95,13 @@ impl Bench {
         let event = self.order(order).await;
         let (_, rows) = self.done(batch(vec![dead(&event)])).await;
         self.sent(&rows).await;
-        let page = DeadLetterFilter {
-            limit: 1,
-            ..DeadLetterFilter::default()
-        };
+        let page = DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() };
         self.store.dead_letters(page).await.unwrap().items.remove(0)
     }
 }
 
 pub(super) fn key(event: &Envelope, stage: &str) -> DeliveryKey {
-    DeliveryKey {
-        stage: stage.into(),
-        event: event.key(),
-    }
+    DeliveryKey { stage: stage.into(), event: event.key() }
 }
 
 /// The first try of an event at `payment`.
@@ -159,26 +153,15 @@ pub(super) fn dead(event: &Arc<Envelope>) -> Settlement {
         message: "the bank did not answer".to_owned(),
         announcement: new_event(announcement, &["watch"]),
     };
-    Settlement {
-        failure: Some(failure(1, 1)),
-        ..settlement(event, verdict)
-    }
+    Settlement { failure: Some(failure(1, 1)), ..settlement(event, verdict) }
 }
 
 pub(super) fn retry(event: &Arc<Envelope>, due_at_ms: u64) -> Settlement {
-    Settlement {
-        failure: Some(failure(1, 1)),
-        ..settlement(event, Verdict::Retry { due_at_ms })
-    }
+    Settlement { failure: Some(failure(1, 1)), ..settlement(event, Verdict::Retry { due_at_ms }) }
 }
 
 pub(super) fn batch(settlements: Vec<Settlement>) -> Batch {
-    Batch {
-        stage: "payment".into(),
-        settlements,
-        reads: Vec::new(),
-        writes: Vec::new(),
-    }
+    Batch { stage: "payment".into(), settlements, reads: Vec::new(), writes: Vec::new() }
 }
 
 /// A batch that writes one key, having read it at `version`.
@@ -191,8 +174,5 @@ pub(super) fn writing(settlements: Vec<Settlement>, key: &str, version: Version,
 }
 
 pub(super) fn event_key(source: &str, id: &str) -> EventKey {
-    EventKey {
-        source: source.to_owned(),
-        id: id.to_owned(),
-    }
+    EventKey { source: source.to_owned(), id: id.to_owned() }
 }

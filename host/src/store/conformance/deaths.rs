@@ -13,25 +13,13 @@ pub(super) async fn a_death_is_written_and_announced(bench: Bench) {
     assert_eq!(rows[0].envelope.event.event_type, "postrider.dead-lettered");
     assert_eq!(bench.status("1").await, "failed");
     assert_eq!(bench.delivery("1", "payment").await.status, DeliveryStatus::Dead);
-    let page = DeadLetterFilter {
-        limit: 10,
-        ..DeadLetterFilter::default()
-    };
+    let page = DeadLetterFilter { limit: 10, ..DeadLetterFilter::default() };
     let letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
-    assert_eq!(
-        (letter.stage.as_str(), letter.code.as_str(), letter.digest.as_str()),
-        ("payment", "no-answer", "d1")
-    );
-    assert_eq!(
-        (letter.status, letter.round, letter.died_at_ms),
-        (DeadLetterStatus::Open, 1, START_MS)
-    );
+    assert_eq!((letter.stage.as_str(), letter.code.as_str(), letter.digest.as_str()), ("payment", "no-answer", "d1"));
+    assert_eq!((letter.status, letter.round, letter.died_at_ms), (DeadLetterStatus::Open, 1, START_MS));
     assert_eq!(letter.envelope, *event);
     assert_eq!(letter.attempts, [super::build::failure(1, 1)]);
-    assert_eq!(
-        bench.refused(batch(vec![settlement(&event, Verdict::Skipped)])).await.0,
-        [key(&event, "payment")]
-    );
+    assert_eq!(bench.refused(batch(vec![settlement(&event, Verdict::Skipped)])).await.0, [key(&event, "payment")]);
 }
 
 pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
@@ -39,40 +27,25 @@ pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
     bench.clock.advance(10);
     let expires_at_ms = START_MS + 9 * DAY_MS;
     let action = bench.store.replay(letter.id, expires_at_ms).await.unwrap();
-    let DeadLetterAction::Done(rows) = action else {
-        panic!("{action:?}")
-    };
+    let DeadLetterAction::Done(rows) = action else { panic!("{action:?}") };
     assert_eq!(rows.len(), 1);
-    let expected = Direct {
-        stage: "payment".into(),
-        round: 2,
-        attempt: 1,
-    };
+    let expected = Direct { stage: "payment".into(), round: 2, attempt: 1 };
     assert_eq!(rows[0].direct, Some(expected));
     assert_eq!(rows[0].envelope.expires_at_ms, expires_at_ms);
     assert_eq!(rows[0].envelope.event, letter.envelope.event);
     let again = bench.store.replay(letter.id, expires_at_ms).await.unwrap();
-    assert!(
-        matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)),
-        "{again:?}"
-    );
+    assert!(matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)), "{again:?}");
     let delivery = bench.delivery("1", "payment").await;
     assert_eq!((delivery.status, delivery.round, delivery.attempt), (DeliveryStatus::Open, 2, 1));
     assert_eq!((delivery.digest, delivery.settled_at_ms), (None, None));
     // The first round is over; the second settles it.
     let event = Arc::clone(&rows[0].envelope);
     assert_eq!(bench.refused(batch(vec![settlement(&event, Verdict::Skipped)])).await.0.len(), 1);
-    let second = Settlement {
-        round: 2,
-        ..emits(&event, "payment.authorized", &[])
-    };
+    let second = Settlement { round: 2, ..emits(&event, "payment.authorized", &[]) };
     bench.done(batch(vec![second])).await;
     assert_eq!(bench.status("1").await, "authorized");
     let letter = bench.store.dead_letter(letter.id).await.unwrap().unwrap();
-    assert_eq!(
-        (letter.status, letter.envelope.expires_at_ms),
-        (DeadLetterStatus::Replayed, expires_at_ms)
-    );
+    assert_eq!((letter.status, letter.envelope.expires_at_ms), (DeadLetterStatus::Replayed, expires_at_ms));
     assert!(matches!(bench.store.replay(99, 0).await.unwrap(), DeadLetterAction::NotFound));
 }
 
@@ -83,30 +56,16 @@ pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
     let mut event = new_event(edited, &["payment"]);
     event.only_stage = Some("payment".into());
     let action = bench.store.replay_edited(letter.id, event.clone()).await.unwrap();
-    let DeadLetterAction::Done(rows) = action else {
-        panic!("{action:?}")
-    };
+    let DeadLetterAction::Done(rows) = action else { panic!("{action:?}") };
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].envelope, event.envelope);
-    assert_eq!(
-        rows[0].direct.as_ref().map(|direct| (&*direct.stage, direct.round, direct.attempt)),
-        Some(("payment", 1, 1))
-    );
+    assert_eq!(rows[0].direct.as_ref().map(|direct| (&*direct.stage, direct.round, direct.attempt)), Some(("payment", 1, 1)));
     let again = bench.store.replay_edited(letter.id, event.clone()).await.unwrap();
-    assert!(
-        matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)),
-        "{again:?}"
-    );
+    assert!(matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)), "{again:?}");
     let deliveries = bench.store.order_deliveries("1").await.unwrap();
-    let statuses: Vec<_> = deliveries
-        .iter()
-        .filter(|record| record.stage == "payment")
-        .map(|record| (record.event.id.as_str(), record.status))
-        .collect();
-    assert_eq!(
-        statuses,
-        [("created-1", DeliveryStatus::Replaced), ("edited", DeliveryStatus::Open)]
-    );
+    let statuses: Vec<_> =
+        deliveries.iter().filter(|record| record.stage == "payment").map(|record| (record.event.id.as_str(), record.status)).collect();
+    assert_eq!(statuses, [("created-1", DeliveryStatus::Replaced), ("edited", DeliveryStatus::Open)]);
     bench.done(batch(vec![emits(&event.envelope, "payment.authorized", &[])])).await;
 }
 
@@ -114,22 +73,15 @@ pub(super) async fn a_discard_is_final(bench: Bench) {
     let letter = bench.death("1").await;
     let action = bench.store.discard(letter.id, "a test order".to_owned()).await.unwrap();
     assert!(matches!(&action, DeadLetterAction::Done(rows) if rows.is_empty()), "{action:?}");
-    for action in [
-        bench.store.discard(letter.id, "again".to_owned()).await.unwrap(),
-        bench.store.replay(letter.id, START_MS).await.unwrap(),
-    ] {
-        assert!(
-            matches!(action, DeadLetterAction::AlreadySettled(DeadLetterStatus::Discarded)),
-            "{action:?}"
-        );
+    for action in
+        [bench.store.discard(letter.id, "again".to_owned()).await.unwrap(), bench.store.replay(letter.id, START_MS).await.unwrap()]
+    {
+        assert!(matches!(action, DeadLetterAction::AlreadySettled(DeadLetterStatus::Discarded)), "{action:?}");
     }
     let letter = bench.store.dead_letter(letter.id).await.unwrap().unwrap();
     assert_eq!(letter.note.as_deref(), Some("a test order"));
     assert_eq!(bench.delivery("1", "payment").await.status, DeliveryStatus::Dead);
-    assert!(matches!(
-        bench.store.discard(99, String::new()).await.unwrap(),
-        DeadLetterAction::NotFound
-    ));
+    assert!(matches!(bench.store.discard(99, String::new()).await.unwrap(), DeadLetterAction::NotFound));
 }
 
 pub(super) async fn dead_letters_are_listed_in_pages(bench: Bench) {

@@ -5,11 +5,7 @@ use super::{Bench, LEASE_MS, START_MS};
 use crate::store::{DeliveryStatus, Direct, Lost, Settlement, Verdict};
 
 fn direct(round: u32, attempt: u32) -> Direct {
-    Direct {
-        stage: "payment".into(),
-        round,
-        attempt,
-    }
+    Direct { stage: "payment".into(), round, attempt }
 }
 
 pub(super) async fn a_retry_waits_for_its_time(bench: Bench) {
@@ -18,10 +14,7 @@ pub(super) async fn a_retry_waits_for_its_time(bench: Bench) {
     assert!(outbox.is_empty(), "not due yet");
     assert_eq!(bench.store.outbox_next_due().await.unwrap(), Some(START_MS + 1_000));
     let delivery = bench.delivery("1", "payment").await;
-    assert_eq!(
-        (delivery.status, delivery.attempt, delivery.failures.len()),
-        (DeliveryStatus::Open, 2, 1)
-    );
+    assert_eq!((delivery.status, delivery.attempt, delivery.failures.len()), (DeliveryStatus::Open, 2, 1));
     assert_eq!(delivery.failures[0], super::build::failure(1, 1));
 
     bench.clock.advance(999);
@@ -35,10 +28,7 @@ pub(super) async fn a_retry_waits_for_its_time(bench: Bench) {
     assert_eq!(bench.store.outbox_next_due().await.unwrap(), None);
     // The first attempt is over; the second is not.
     assert_eq!(bench.refused(batch(vec![settlement(&event, Verdict::Skipped)])).await.0.len(), 1);
-    let second = Settlement {
-        attempt: 2,
-        ..emits(&event, "payment.authorized", &[])
-    };
+    let second = Settlement { attempt: 2, ..emits(&event, "payment.authorized", &[]) };
     bench.done(batch(vec![second])).await;
     assert_eq!(bench.delivery("1", "payment").await.failures.len(), 1);
 }
@@ -48,10 +38,7 @@ pub(super) async fn a_deferral_is_no_attempt(bench: Bench) {
     let due_at_ms = START_MS + 50;
     bench.done(batch(vec![settlement(&event, Verdict::Deferred { due_at_ms })])).await;
     let delivery = bench.delivery("1", "payment").await;
-    assert_eq!(
-        (delivery.status, delivery.attempt, delivery.failures.len()),
-        (DeliveryStatus::Open, 1, 0)
-    );
+    assert_eq!((delivery.status, delivery.attempt, delivery.failures.len()), (DeliveryStatus::Open, 1, 0));
     bench.clock.advance(50);
     let rows = bench.store.claim_outbox(10).await.unwrap();
     assert_eq!(rows[0].direct, Some(direct(1, 1)));
@@ -113,14 +100,8 @@ pub(super) async fn lost_deliveries_are_sent_again(bench: Bench) {
     let retried = bench.order("retried").await;
     bench.done(batch(vec![retry(&retried, START_MS + 1)])).await;
     bench.clock.advance(100);
-    let all = Lost {
-        queued_before_ms: START_MS + 100,
-        limit: 10,
-    };
-    let earlier = Lost {
-        queued_before_ms: START_MS,
-        ..all
-    };
+    let all = Lost { queued_before_ms: START_MS + 100, limit: 10 };
+    let earlier = Lost { queued_before_ms: START_MS, ..all };
     assert!(bench.store.requeue_lost("payment", earlier).await.unwrap().is_empty());
     assert!(bench.store.requeue_lost("inventory", all).await.unwrap().is_empty());
     let rows = bench.store.requeue_lost("payment", all).await.unwrap();

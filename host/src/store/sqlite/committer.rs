@@ -27,30 +27,12 @@ pub(super) enum Op {
     AcceptEvent(Box<NewEvent>),
     Commit(Batch),
     Sent(Vec<i64>),
-    Postponed {
-        ids: Vec<i64>,
-        due_at_ms: u64,
-    },
-    Claim {
-        limit: u32,
-    },
-    Requeue {
-        stage: String,
-        events: Vec<i64>,
-        queued_before_ms: u64,
-    },
-    Replay {
-        id: i64,
-        expires_at_ms: u64,
-    },
-    ReplayEdited {
-        id: i64,
-        event: Box<NewEvent>,
-    },
-    Discard {
-        id: i64,
-        reason: String,
-    },
+    Postponed { ids: Vec<i64>, due_at_ms: u64 },
+    Claim { limit: u32 },
+    Requeue { stage: String, events: Vec<i64>, queued_before_ms: u64 },
+    Replay { id: i64, expires_at_ms: u64 },
+    ReplayEdited { id: i64, event: Box<NewEvent> },
+    Discard { id: i64, reason: String },
     PluginLoaded(PluginLoad),
 }
 
@@ -223,21 +205,11 @@ async fn single(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64,
         }
         Op::Postponed { ids, due_at_ms } => outbox::postpone(conn, ids, *due_at_ms).await.map(|()| Reply::Written),
         Op::Claim { limit } => outbox::claim(conn, context, now_ms, *limit).await.map(Reply::Rows),
-        Op::Requeue {
-            stage,
-            events,
-            queued_before_ms,
-        } => {
-            let lost = outbox::Candidates {
-                stage,
-                events,
-                queued_before_ms: *queued_before_ms,
-            };
+        Op::Requeue { stage, events, queued_before_ms } => {
+            let lost = outbox::Candidates { stage, events, queued_before_ms: *queued_before_ms };
             outbox::requeue(conn, context, now_ms, lost).await.map(Reply::Rows)
         }
-        Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms))
-            .await
-            .map(Reply::Letter),
+        Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms)).await.map(Reply::Letter),
         Op::ReplayEdited { id, event } => letters::replay_edited(conn, context, now_ms, (*id, event)).await.map(Reply::Letter),
         Op::Discard { id, reason } => letters::discard(conn, *id, reason).await.map(Reply::Letter),
         Op::PluginLoaded(load) => letters::plugin_loaded(conn, load).await.map(|()| Reply::Written),

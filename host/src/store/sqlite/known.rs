@@ -70,11 +70,8 @@ impl<'a> Known<'a> {
         if ids.is_empty() {
             return Ok(());
         }
-        let sql = concat!(
-            "SELECT ",
-            read::order_columns!(),
-            ", o.fingerprint, k.key FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value"
-        );
+        let sql =
+            concat!("SELECT ", read::order_columns!(), ", o.fingerprint, k.key FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value");
         for row in &fetch(conn, sql, args![json(ids)]).await? {
             let id = pick(ids, column(row, 8)?)?;
             self.orders.insert(id, (read::order(row)?, column(row, 7)?));
@@ -124,10 +121,7 @@ impl<'a> Known<'a> {
                     queued_ms: unsigned(row, 6)?,
                 }),
             };
-            let seen = Seen {
-                seq: Some(column(row, 1)?),
-                row: present,
-            };
+            let seen = Seen { seq: Some(column(row, 1)?), row: present };
             self.deliveries.insert(pick(&refs, column(row, 0)?)?, seen);
         }
         Ok(())

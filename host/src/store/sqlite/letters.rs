@@ -37,9 +37,7 @@ async fn open_letter(conn: &mut SqliteConnection, id: i64) -> Result<Result<Lett
         return Ok(Err(DeadLetterAction::AlreadySettled(status)));
     }
     if !column::<bool, _>(row, 4)? {
-        return Err(StoreError::Corrupt(format!(
-            "dead letter {id} is open but its delivery is not dead"
-        )));
+        return Err(StoreError::Corrupt(format!("dead letter {id} is open but its delivery is not dead")));
     }
     Ok(Ok(Letter {
         seq: column(row, 1)?,
@@ -74,11 +72,7 @@ pub(super) async fn replay(
                settled_ms = NULL, queued_ms = ?4 WHERE event_seq = ?1 AND stage = ?2";
     let round = letter.round + 1;
     execute(conn, sql, args![letter.seq, &*letter.stage, i64::from(round), now_ms as i64]).await?;
-    let direct = Direct {
-        stage: letter.stage,
-        round,
-        attempt: 1,
-    };
+    let direct = Direct { stage: letter.stage, round, attempt: 1 };
     let mut plan = Plan::new(context, now_ms);
     let sent = plan.send(letter.seq, &Arc::new(letter.envelope), Some(direct), now_ms);
     plan.flush(conn).await?;
@@ -100,11 +94,7 @@ pub(super) async fn replay_edited(
     let sql = "UPDATE deliveries SET status = 'replaced' WHERE event_seq = ?1 AND stage = ?2";
     execute(conn, sql, args![letter.seq, &*letter.stage]).await?;
     // Whatever the caller filled in: an edited event is for the stage that could not digest the old one.
-    let event = NewEvent {
-        routed_to: vec![Arc::clone(&letter.stage)],
-        only_stage: Some(letter.stage),
-        ..event.clone()
-    };
+    let event = NewEvent { routed_to: vec![Arc::clone(&letter.stage)], only_stage: Some(letter.stage), ..event.clone() };
     let mut plan = Plan::new(context, now_ms);
     let sent = plan.event(&event);
     plan.flush(conn).await?;
@@ -124,11 +114,6 @@ pub(super) async fn discard(conn: &mut SqliteConnection, id: i64, reason: &str) 
 pub(super) async fn plugin_loaded(conn: &mut SqliteConnection, load: &PluginLoad) -> Result<(), StoreError> {
     let sql = "INSERT INTO plugin_loads (stage, digest, version, host, loaded_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
     let (stage, digest, version) = (load.stage.as_str(), load.digest.as_str(), load.version.as_str());
-    execute(
-        conn,
-        sql,
-        args![stage, digest, version, load.host.as_str(), load.loaded_at_ms as i64],
-    )
-    .await?;
+    execute(conn, sql, args![stage, digest, version, load.host.as_str(), load.loaded_at_ms as i64]).await?;
     Ok(())
 }

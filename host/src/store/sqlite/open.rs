@@ -86,10 +86,9 @@ pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
     let mut writer = writer_options.connect().await.map_err(|error| failed(path, error))?;
     check_ours(&mut writer, path).await?;
     migrator().run(&mut writer).await.map_err(|error| match error {
-        MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => OpenError::Newer {
-            path: path.to_owned(),
-            version,
-        },
+        MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
+            OpenError::Newer { path: path.to_owned(), version }
+        }
         other => database(path, other),
     })?;
     let readers = SqlitePoolOptions::new()
@@ -99,12 +98,7 @@ pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
         .connect_with(base_options(path).read_only(true))
         .await
         .map_err(|error| failed(path, error))?;
-    Ok(Opened {
-        lock,
-        writer,
-        writer_options,
-        readers,
-    })
+    Ok(Opened { lock, writer, writer_options, readers })
 }
 
 /// The lock is a file of its own: `SQLite` locks and unlocks the database file as it works.
@@ -129,12 +123,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     }
     // `SQLite` would open a file that it may not write read-only, and fail at the first order.
     let mut options = OpenOptions::new();
-    options
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(not_writable(path))?;
+    options.create(true).truncate(false).write(true).open(path).map_err(not_writable(path))?;
     Ok(file)
 }
 
@@ -161,13 +150,7 @@ fn writer_options(path: &Path) -> SqliteConnectOptions {
 
 fn migrator() -> Migrator {
     let init = include_str!("../../../../migrations/sqlite/0001_init.sql");
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "init".into(),
-        MigrationType::Simple,
-        init.into_sql_str(),
-        false,
-    )])
+    Migrator::with_migrations(vec![Migration::new(1, "init".into(), MigrationType::Simple, init.into_sql_str(), false)])
 }
 
 /// Refuses a database that holds tables but none of our migrations.
@@ -175,10 +158,8 @@ async fn check_ours(writer: &mut SqliteConnection, path: &Path) -> Result<(), Op
     let sql = "SELECT count(*), count(*) FILTER (WHERE name = '_sqlx_migrations') FROM sqlite_master WHERE type = 'table'";
     let rows = fetch(writer, sql, args![]).await.map_err(|error| database(path, error))?;
     let count = |index| rows.first().map_or(Ok(0), |row| column::<i64, _>(row, index));
-    let (tables, ours) = (
-        count(0).map_err(|error: StoreError| database(path, error))?,
-        count(1).map_err(|error: StoreError| database(path, error))?,
-    );
+    let (tables, ours) =
+        (count(0).map_err(|error: StoreError| database(path, error))?, count(1).map_err(|error: StoreError| database(path, error))?);
     if tables > 0 && ours == 0 {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
@@ -196,10 +177,7 @@ fn failed(path: &Path, error: sqlx::Error) -> OpenError {
 }
 
 pub(super) fn database(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> OpenError {
-    OpenError::Database {
-        path: path.to_owned(),
-        source: Box::new(source),
-    }
+    OpenError::Database { path: path.to_owned(), source: Box::new(source) }
 }
 
 #[cfg(test)]
@@ -223,22 +201,13 @@ mod tests {
     async fn other_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().join("text.db");
-        std::fs::write(
-            &text,
-            "not a database, whatever its name says, and longer than a header: ".repeat(20),
-        )
-        .unwrap();
+        std::fs::write(&text, "not a database, whatever its name says, and longer than a header: ".repeat(20)).unwrap();
         assert!(matches!(open(&text).await.err(), Some(OpenError::NotADatabase { .. })));
-        assert!(matches!(
-            open(&text.join("below.db")).await.err(),
-            Some(OpenError::NotWritable { .. })
-        ));
+        assert!(matches!(open(&text.join("below.db")).await.err(), Some(OpenError::NotWritable { .. })));
 
         let foreign = folder.path().join("foreign.db");
         let mut conn = writer_options(&foreign).create_if_missing(true).connect().await.unwrap();
-        super::super::sql::execute(&mut conn, "CREATE TABLE recipes (id)", args![])
-            .await
-            .unwrap();
+        super::super::sql::execute(&mut conn, "CREATE TABLE recipes (id)", args![]).await.unwrap();
         assert!(matches!(open(&foreign).await.err(), Some(OpenError::Foreign { .. })));
     }
 

@@ -54,17 +54,9 @@ fn outbox_row(row: &SqliteRow) -> Result<OutboxRow, StoreError> {
     let stage: Option<&str> = column(row, 1)?;
     let direct = match stage {
         None => None,
-        Some(stage) => Some(Direct {
-            stage: stage.into(),
-            round: small(row, 2)?,
-            attempt: small(row, 3)?,
-        }),
+        Some(stage) => Some(Direct { stage: stage.into(), round: small(row, 2)?, attempt: small(row, 3)? }),
     };
-    Ok(OutboxRow {
-        id: column(row, 0)?,
-        envelope: Arc::new(read::envelope(row, 4)?),
-        direct,
-    })
+    Ok(OutboxRow { id: column(row, 0)?, envelope: Arc::new(read::envelope(row, 4)?), direct })
 }
 
 /// Gives rows back.
@@ -97,11 +89,7 @@ macro_rules! is_lost {
 
 /// Looks for them on a reader: the search may be long where the outbox is, and must not hold up the writer.
 pub(super) async fn lost(readers: &SqlitePool, stage: &str, before_ms: u64, limit: u32) -> Result<Vec<i64>, StoreError> {
-    let sql = concat!(
-        "SELECT d.event_seq FROM deliveries d WHERE ",
-        is_lost!(),
-        " ORDER BY d.queued_ms, d.event_seq LIMIT ?3"
-    );
+    let sql = concat!("SELECT d.event_seq FROM deliveries d WHERE ", is_lost!(), " ORDER BY d.queued_ms, d.event_seq LIMIT ?3");
     let rows = fetch(readers, sql, args![stage, before_ms as i64, i64::from(limit)]).await?;
     rows.iter().map(|row| column(row, 0)).collect()
 }
@@ -128,11 +116,7 @@ pub(super) async fn requeue(
     let mut plan = Plan::new(context, now_ms);
     for row in &rows {
         let seq: i64 = column(row, 0)?;
-        let direct = Direct {
-            stage: Arc::clone(&stage),
-            round: small(row, 1)?,
-            attempt: small(row, 2)?,
-        };
+        let direct = Direct { stage: Arc::clone(&stage), round: small(row, 1)?, attempt: small(row, 2)? };
         let envelope = Arc::new(read::envelope(row, 3)?);
         sent.extend(plan.send(seq, &envelope, Some(direct), now_ms));
         events.push(seq);

@@ -77,11 +77,7 @@ impl<'a> Plan<'a> {
         // `first_event` gives this event the next position.
         let seq = self.context.last_event + 1;
         if let Some(order) = &envelope.order_id {
-            self.moves.push(Move {
-                seq,
-                order,
-                event_type: &envelope.event.event_type,
-            });
+            self.moves.push(Move { seq, order, event_type: &envelope.event.event_type });
         }
         self.first_event(new)
     }
@@ -92,28 +88,18 @@ impl<'a> Plan<'a> {
         let producer = new.producer.as_ref().map(|(stage, digest)| (&**stage, &**digest));
         let seq = self.log(&new.envelope, routed_to, producer);
         let queued_ms = new.due_at_ms.max(self.now_ms);
-        self.opened
-            .extend(new.routed_to.iter().map(|stage| OpenedRow { seq, stage, queued_ms }));
+        self.opened.extend(new.routed_to.iter().map(|stage| OpenedRow { seq, stage, queued_ms }));
         if new.routed_to.is_empty() && new.only_stage.is_none() {
             return None;
         }
-        let direct = new.only_stage.as_ref().map(|stage| Direct {
-            stage: Arc::clone(stage),
-            round: 1,
-            attempt: 1,
-        });
+        let direct = new.only_stage.as_ref().map(|stage| Direct { stage: Arc::clone(stage), round: 1, attempt: 1 });
         self.send(seq, &new.envelope, direct, new.due_at_ms)
     }
 
     fn log(&mut self, envelope: &'a Envelope, routed_to: Vec<&'a str>, producer: Option<(&'a str, &'a str)>) -> i64 {
         self.context.last_event += 1;
         let seq = self.context.last_event;
-        self.events.push(EventRow {
-            seq,
-            envelope,
-            routed_to,
-            producer,
-        });
+        self.events.push(EventRow { seq, envelope, routed_to, producer });
         seq
     }
 
@@ -122,18 +108,8 @@ impl<'a> Plan<'a> {
         self.context.last_outbox += 1;
         let id = self.context.last_outbox;
         let leased = due_at_ms <= self.now_ms;
-        self.outbox.push(OutboxInsert {
-            id,
-            seq,
-            due_ms: due_at_ms.max(self.now_ms),
-            leased,
-            direct: direct.clone(),
-        });
-        leased.then(|| OutboxRow {
-            id,
-            envelope: Arc::clone(envelope),
-            direct,
-        })
+        self.outbox.push(OutboxInsert { id, seq, due_ms: due_at_ms.max(self.now_ms), leased, direct: direct.clone() });
+        leased.then(|| OutboxRow { id, envelope: Arc::clone(envelope), direct })
     }
 
     /// Writes everything.
@@ -162,11 +138,8 @@ impl<'a> Plan<'a> {
 
     /// Planned position → position in the log, for the events that were known before.
     async fn known_positions(&self, conn: &mut SqliteConnection) -> Result<HashMap<i64, i64>, StoreError> {
-        let keys: Vec<(&str, &str, i64)> = self
-            .events
-            .iter()
-            .map(|row| (row.envelope.event.source.as_str(), row.envelope.event.id.as_str(), row.seq))
-            .collect();
+        let keys: Vec<(&str, &str, i64)> =
+            self.events.iter().map(|row| (row.envelope.event.source.as_str(), row.envelope.event.id.as_str(), row.seq)).collect();
         let sql = "SELECT k.value ->> 2, e.seq FROM json_each(?1) k CROSS JOIN events e \
                    ON e.id = k.value ->> 1 AND e.source = k.value ->> 0";
         let rows = fetch(conn, sql, args![json(&keys)]).await?;
@@ -212,11 +185,7 @@ impl<'a> Plan<'a> {
                 (*status, *changed) = (next, true);
             }
         }
-        let changed: Vec<(i64, &str)> = present
-            .values()
-            .filter(|(_, _, changed)| *changed)
-            .map(|row| (row.0, row.1))
-            .collect();
+        let changed: Vec<(i64, &str)> = present.values().filter(|(_, _, changed)| *changed).map(|row| (row.0, row.1)).collect();
         if changed.is_empty() {
             return Ok(());
         }

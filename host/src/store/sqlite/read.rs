@@ -105,11 +105,7 @@ fn delivery_status(name: &str) -> Result<DeliveryStatus, StoreError> {
 
 fn state_row(row: &SqliteRow) -> Result<StateRow, StoreError> {
     let value: Option<Vec<u8>> = column(row, 1)?;
-    Ok(StateRow {
-        key: column(row, 0)?,
-        value: value.map(Bytes::from),
-        version: column(row, 2)?,
-    })
+    Ok(StateRow { key: column(row, 0)?, value: value.map(Bytes::from), version: column(row, 2)? })
 }
 
 pub(super) async fn state_get(db: &SqlitePool, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
@@ -139,10 +135,7 @@ pub(super) async fn state_keys(db: &SqlitePool, stage: &str, prefix: &str, after
 }
 
 pub(super) async fn already_settled(db: &SqlitePool, keys: &[(DeliveryKey, u32, u32)]) -> Result<Vec<DeliveryKey>, StoreError> {
-    let asked: Vec<_> = keys
-        .iter()
-        .map(|(key, round, attempt)| (&*key.stage, &key.event.source, &key.event.id, round, attempt))
-        .collect();
+    let asked: Vec<_> = keys.iter().map(|(key, round, attempt)| (&*key.stage, &key.event.source, &key.event.id, round, attempt)).collect();
     let sql = "SELECT k.key FROM json_each(?1) k \
                CROSS JOIN events e ON e.id = k.value ->> 2 AND e.source = k.value ->> 1 \
                CROSS JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 0 \
@@ -163,10 +156,7 @@ fn page<T>(rows: &[SqliteRow], limit: u32, decode: impl Fn(&SqliteRow) -> Result
     let decoded = rows.iter().take(limit as usize).map(decode).collect::<Result<Vec<_>, _>>()?;
     let more = rows.len() > decoded.len();
     let next = decoded.last().filter(|_| more).map(|(cursor, _)| *cursor);
-    Ok(Page {
-        items: decoded.into_iter().map(|(_, item)| item).collect(),
-        next,
-    })
+    Ok(Page { items: decoded.into_iter().map(|(_, item)| item).collect(), next })
 }
 
 pub(super) async fn orders(db: &SqlitePool, filter: &OrderFilter) -> Result<Page<Order>, StoreError> {
@@ -248,20 +238,14 @@ pub(super) async fn order_deliveries(db: &SqlitePool, order_id: &str) -> Result<
                d.created_ms, d.settled_ms, d.emitted FROM events e CROSS JOIN deliveries d ON d.event_seq = e.seq \
                WHERE e.order_id = ?1 ORDER BY d.created_ms, d.event_seq, d.stage";
     let rows = fetch(db, sql, args![order_id]).await?;
-    let keys = rows
-        .iter()
-        .map(|row| Ok((column(row, 0)?, column(row, 1)?)))
-        .collect::<Result<Vec<(i64, String)>, StoreError>>()?;
+    let keys = rows.iter().map(|row| Ok((column(row, 0)?, column(row, 1)?))).collect::<Result<Vec<(i64, String)>, StoreError>>()?;
     let mut failures = attempts_of(db, &keys).await?;
     let mut records = Vec::with_capacity(rows.len());
     for (row, key) in rows.iter().zip(keys) {
         records.push(DeliveryRecord {
             failures: failures.remove(&key).unwrap_or_default(),
             stage: key.1,
-            event: EventKey {
-                source: column(row, 2)?,
-                id: column(row, 3)?,
-            },
+            event: EventKey { source: column(row, 2)?, id: column(row, 3)? },
             event_type: column(row, 4)?,
             status: delivery_status(column(row, 5)?)?,
             round: small(row, 6)?,

@@ -102,11 +102,8 @@ fn list(items: &[&str]) -> Option<String> {
 }
 
 pub(super) fn orders(rows: &[OrderRow<'_>], now_ms: u64) -> Vec<Statement> {
-    let shape = Shape {
-        head: "INSERT INTO orders (id, customer, status, body, fingerprint, created_ms, updated_ms)",
-        columns: 7,
-        tail: "",
-    };
+    let shape =
+        Shape { head: "INSERT INTO orders (id, customer, status, body, fingerprint, created_ms, updated_ms)", columns: 7, tail: "" };
     shape.statements(rows, |OrderRow(order), args| {
         push(args, order.id.as_str());
         push(args, order.customer.as_deref());
@@ -193,11 +190,8 @@ pub(super) fn deliveries(rows: &[DeliveryRow<'_>]) -> Vec<Statement> {
 }
 
 pub(super) fn outbox(rows: &[OutboxInsert], (host, lease_until_ms): (&str, u64)) -> Vec<Statement> {
-    let shape = Shape {
-        head: "INSERT INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, attempt)",
-        columns: 8,
-        tail: "",
-    };
+    let shape =
+        Shape { head: "INSERT INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, attempt)", columns: 8, tail: "" };
     shape.statements(rows, |row, args| {
         let direct = row.direct.as_ref();
         push(args, row.id);
@@ -247,11 +241,8 @@ pub(super) fn attempts(rows: &[AttemptRow<'_>]) -> Vec<Statement> {
 }
 
 pub(super) fn dead(rows: &[DeadRow<'_>], now_ms: u64) -> Vec<Statement> {
-    let shape = Shape {
-        head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, died_ms, status)",
-        columns: 8,
-        tail: "",
-    };
+    let shape =
+        Shape { head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, died_ms, status)", columns: 8, tail: "" };
     shape.statements(rows, |row, args| {
         push(args, row.seq);
         push(args, row.stage);

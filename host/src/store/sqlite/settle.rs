@@ -14,11 +14,7 @@ use crate::store::{Accepted, Batch, Commit, DeliveryStatus, Direct, NewEvent, Ne
 /// A new order: the first of its id wins, also within one group.
 pub(super) fn order<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, new: &'a NewOrder) -> (Accepted, Vec<OutboxRow>) {
     if let Some((present, fingerprint)) = known.orders.get(new.id.as_str()) {
-        let accepted = if *fingerprint == new.fingerprint {
-            Accepted::Same(present.clone())
-        } else {
-            Accepted::Different
-        };
+        let accepted = if *fingerprint == new.fingerprint { Accepted::Same(present.clone()) } else { Accepted::Different };
         return (accepted, Vec::new());
     }
     let order = Order {
@@ -47,31 +43,18 @@ pub(super) fn event<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, new: &'a New
 pub(super) fn batch<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, batch: &'a Batch) -> Commit {
     let stage: &'a str = &batch.stage;
     let version = |known: &Known<'a>, key: &'a str| known.versions.get(&(stage, key)).copied().unwrap_or(0);
-    let overtaken: Vec<_> = batch
-        .settlements
-        .iter()
-        .filter(|one| !fits(known, one))
-        .map(|one| one.delivery.clone())
-        .collect();
+    let overtaken: Vec<_> = batch.settlements.iter().filter(|one| !fits(known, one)).map(|one| one.delivery.clone()).collect();
     let changed = batch.reads.iter().filter(|(key, relied_upon)| version(known, key) != *relied_upon);
     let conflicts: Vec<_> = changed.map(|(key, _)| key.clone()).collect();
     if !overtaken.is_empty() || !conflicts.is_empty() {
-        return Commit::Again {
-            stale: overtaken,
-            conflicts,
-        };
+        return Commit::Again { stale: overtaken, conflicts };
     }
     let mut versions = Vec::with_capacity(batch.writes.len());
     for (key, value) in &batch.writes {
         let next = version(known, key) + 1;
         known.versions.insert((stage, key), next);
         versions.push(next);
-        plan.state.push(StateRow {
-            stage,
-            key,
-            value: value.as_deref(),
-            version: next,
-        });
+        plan.state.push(StateRow { stage, key, value: value.as_deref(), version: next });
     }
     let outbox = batch.settlements.iter().flat_map(|one| settle(known, plan, one)).collect();
     Commit::Done { versions, outbox }
@@ -107,11 +90,7 @@ fn next(settlement: &Settlement) -> Next {
         Verdict::Retry { due_at_ms } => (DeliveryStatus::Open, attempt + 1, Some(*due_at_ms)),
         Verdict::Deferred { due_at_ms } => (DeliveryStatus::Open, attempt, Some(*due_at_ms)),
     };
-    Next {
-        status,
-        attempt,
-        due_at_ms,
-    }
+    Next { status, attempt, due_at_ms }
 }
 
 fn settle<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, settlement: &'a Settlement) -> Vec<OutboxRow> {
@@ -128,10 +107,7 @@ fn settle<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, settlement: &'a Settle
         created_ms: before.row.map_or(now_ms, |row| row.created_ms),
         queued_ms: next.due_at_ms.or(before.row.map(|row| row.queued_ms)).unwrap_or(now_ms),
     };
-    let after = Seen {
-        seq: Some(seq),
-        row: Some(present),
-    };
+    let after = Seen { seq: Some(seq), row: Some(present) };
     known.deliveries.insert((stage, &settlement.delivery.event), after);
     if let Some(failure) = &settlement.failure {
         plan.attempts.push(AttemptRow { seq, stage, failure });
@@ -154,11 +130,7 @@ fn settle<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, settlement: &'a Settle
         queued_ms: present.queued_ms,
     });
     if let Some(due_at_ms) = next.due_at_ms {
-        let direct = Direct {
-            stage: Arc::clone(&settlement.delivery.stage),
-            round: settlement.round,
-            attempt: next.attempt,
-        };
+        let direct = Direct { stage: Arc::clone(&settlement.delivery.stage), round: settlement.round, attempt: next.attempt };
         outbox.extend(plan.send(seq, &settlement.envelope, Some(direct), due_at_ms));
     }
     outbox
@@ -171,11 +143,7 @@ fn consequences<'a>(plan: &mut Plan<'a>, settlement: &'a Settlement, seq: i64) -
             events.iter().map(|event| event.envelope.event.id.as_str()).collect(),
             events.iter().filter_map(|event| plan.event(event)).collect(),
         ),
-        Verdict::Dead {
-            code,
-            message,
-            announcement,
-        } => {
+        Verdict::Dead { code, message, announcement } => {
             plan.dead.push(DeadRow {
                 seq,
                 stage: &settlement.delivery.stage,

@@ -29,10 +29,7 @@ pub(super) fn push<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(args: &mut SqliteAr
 
 /// Runs a statement; gives the number of rows that it changed.
 pub(super) async fn execute(conn: &mut SqliteConnection, sql: &'static str, args: SqliteArguments) -> Result<u64, StoreError> {
-    let done = sqlx::query_with(sql, args)
-        .execute(conn)
-        .await
-        .map_err(|error| store_error(&error))?;
+    let done = sqlx::query_with(sql, args).execute(conn).await.map_err(|error| store_error(&error))?;
     Ok(done.rows_affected())
 }
 
@@ -41,10 +38,7 @@ pub(super) async fn fetch<'e, E>(executor: E, sql: &'static str, args: SqliteArg
 where
     E: Executor<'e, Database = Sqlite>,
 {
-    sqlx::query_with(sql, args)
-        .fetch_all(executor)
-        .await
-        .map_err(|error| store_error(&error))
+    sqlx::query_with(sql, args).fetch_all(executor).await.map_err(|error| store_error(&error))
 }
 
 /// Runs a query whose text was put together from constant parts.
@@ -52,10 +46,7 @@ pub(super) async fn fetch_built<'e, E>(executor: E, sql: String, args: SqliteArg
 where
     E: Executor<'e, Database = Sqlite>,
 {
-    sqlx::query_with(AssertSqlSafe(sql), args)
-        .fetch_all(executor)
-        .await
-        .map_err(|error| store_error(&error))
+    sqlx::query_with(AssertSqlSafe(sql), args).fetch_all(executor).await.map_err(|error| store_error(&error))
 }
 
 /// A column, or `Corrupt` when it is not of the type that was written.
@@ -87,9 +78,7 @@ pub(super) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
 /// A column that holds JSON, or nothing for an empty list.
 pub(super) fn list<T: serde::de::DeserializeOwned>(row: &SqliteRow, index: usize) -> Result<Vec<T>, StoreError> {
     let text: Option<&str> = column(row, index)?;
-    text.map_or(Ok(Vec::new()), |text| {
-        serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))
-    })
+    text.map_or(Ok(Vec::new()), |text| serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string())))
 }
 
 /// A statement that takes any number of rows: `head VALUES (…), (…) tail`.

@@ -71,9 +71,7 @@ async fn a_poisoned_operation_costs_nobody_else() {
     let path = folder.path().join("postrider.db");
     let store = open(&path, Arc::new(ManualClock::at(START_MS))).await;
     // A trigger stands for whatever makes one row impossible to write.
-    let mut other = sqlx::ConnectOptions::connect(&sqlx::sqlite::SqliteConnectOptions::new().filename(&path))
-        .await
-        .unwrap();
+    let mut other = sqlx::ConnectOptions::connect(&sqlx::sqlite::SqliteConnectOptions::new().filename(&path)).await.unwrap();
     let poison = "CREATE TRIGGER poison BEFORE INSERT ON state WHEN new.key = 'poison' BEGIN SELECT raise(ABORT, 'poison'); END";
     super::sql::execute(&mut other, poison, super::sql::args![]).await.unwrap();
     let keys = ["a", "poison", "b", "c"];
@@ -82,10 +80,7 @@ async fn a_poisoned_operation_costs_nobody_else() {
         if key == "poison" {
             assert!(matches!(commit, Err(StoreError::Corrupt(_))), "{commit:?}");
         } else {
-            assert!(
-                matches!(commit, Ok(Commit::Done { ref versions, .. }) if *versions == [1]),
-                "{commit:?}"
-            );
+            assert!(matches!(commit, Ok(Commit::Done { ref versions, .. }) if *versions == [1]), "{commit:?}");
         }
     }
     assert_eq!(store.state_keys("payment", "", "", 10).await.unwrap(), ["a", "b", "c"]);
@@ -101,18 +96,9 @@ async fn closing_finishes_what_is_under_way() {
     let keys: Vec<String> = (0..200).map(|number| format!("{number:03}")).collect();
     let commits = futures::future::join_all(keys.iter().map(|key| store.commit(state(key, "v"))));
     let (commits, ()) = futures::future::join(commits, store.close()).await;
-    let written: Vec<_> = keys
-        .iter()
-        .zip(&commits)
-        .filter(|(_, commit)| commit.is_ok())
-        .map(|(key, _)| key.clone())
-        .collect();
+    let written: Vec<_> = keys.iter().zip(&commits).filter(|(_, commit)| commit.is_ok()).map(|(key, _)| key.clone()).collect();
     assert!(!written.is_empty());
-    assert!(
-        commits
-            .iter()
-            .all(|commit| matches!(commit, Ok(_) | Err(StoreError::Unavailable(_))))
-    );
+    assert!(commits.iter().all(|commit| matches!(commit, Ok(_) | Err(StoreError::Unavailable(_)))));
     let store = open(&path, clock).await;
     assert_eq!(store.state_keys("payment", "", "", 1_000).await.unwrap(), written);
 }

@@ -1,0 +1,52 @@
+//! A host in a process of its own: for what cannot be done to one in the test's process.
+
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::harness::{Site, root};
+
+/// A host in a process of its own, killed hard when dropped.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts the program on a site; `file_max_blocks` (of 512 bytes) makes every larger file fail to grow, as on a full disk.
+    pub(crate) fn start(site: &Site, port: u16, file_max_blocks: Option<u32>) -> Result<Self> {
+        let config = site.folder.path().join("postrider.toml");
+        std::fs::write(&config, format!("http.listen = \"127.0.0.1:{port}\"\n{}", site.config_text()))?;
+        let program = binary()?;
+        let log = std::fs::File::options().create(true).append(true).open(site.folder.path().join("log"))?;
+        // The shell ignores the signal that the limit sends, and so does what it becomes: writes fail instead.
+        let limit = file_max_blocks.map(|blocks| format!("trap '' XFSZ; ulimit -f {blocks}; ")).unwrap_or_default();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("{limit}exec \"$0\" --config \"$1\" serve")).arg(program).arg(config);
+        let child = command.stdout(Stdio::null()).stderr(log).spawn()?;
+        Ok(Self(child))
+    }
+
+    /// Ends it hard, as `kill -9` does.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn binary() -> Result<std::path::PathBuf> {
+    let folder = std::env::current_exe()?.parent().and_then(|deps| deps.parent()).context("a target folder")?.to_owned();
+    let program = folder.join("postrider");
+    ensure!(program.is_file(), "{} is missing: run `cargo build -p postrider` in {}", program.display(), root().display());
+    Ok(program)
+}
+
+/// A port that nobody listened on a moment ago.
+pub(crate) fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
