@@ -158,15 +158,7 @@ impl Host {
     pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
         let Self { config, app, relay, supervisor, listener, watching, tasks } = self;
         let services = app.services().clone();
-        let reconciler = Reconciler {
-            store: Arc::clone(&services.store),
-            broker: Arc::clone(&services.broker),
-            relay: services.relay.clone(),
-            pipeline: Arc::clone(&services.pipeline),
-            clock: Arc::clone(&services.clock),
-            gaps: std::collections::HashMap::new(),
-            swept_at_ms: services.clock.now_ms(),
-        };
+        let reconciler = Reconciler::new(services.clone());
         let (intake, work) = (CancellationToken::new(), CancellationToken::new());
         tasks.spawn(reconciler.run(intake.clone()));
         tasks.spawn(supervisor.run(intake.clone()));

@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Gap};
-use crate::clock::Clock;
-use crate::pipeline::Pipeline;
-use crate::relay::RelayHandle;
-use crate::store::{Lost, Store, StoreError};
+use crate::broker::Gap;
+use crate::store::{Lost, StoreError};
+use crate::worker::Services;
 
 /// Deliveries refilled in one transaction.
 const REFILL_MAX: u32 = 500;
@@ -26,28 +24,24 @@ const SWEEP_GRACE_MS: u64 = 60_000;
 
 /// Refills queues.
 pub struct Reconciler {
-    /// Open deliveries are its truth.
-    pub store: Arc<dyn Store>,
-    /// Reports gaps.
-    pub broker: Arc<dyn Broker>,
-    /// Sends what was refilled.
-    pub relay: RelayHandle,
-    /// Which stages consume here.
-    pub pipeline: Arc<Pipeline>,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
+    services: Services,
     /// Gaps that are not refilled yet.
-    pub gaps: HashMap<Arc<str>, Gap>,
-    /// When the last sweep was.
-    pub swept_at_ms: u64,
+    gaps: HashMap<Arc<str>, Gap>,
+    swept_at_ms: u64,
 }
 
 impl Reconciler {
+    /// Knows of no gap yet; the first sweep is due after a while.
+    pub fn new(services: Services) -> Self {
+        let swept_at_ms = services.clock.now_ms();
+        Self { services, gaps: HashMap::new(), swept_at_ms }
+    }
+
     /// Refills until cancelled.
     pub async fn run(mut self, cancel: CancellationToken) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let broker = Arc::clone(&self.broker);
+        let broker = Arc::clone(&self.services.broker);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -62,7 +56,7 @@ impl Reconciler {
 
     /// One look at the gaps and, when it is time, at the idle stages.
     pub async fn tick(&mut self) -> Result<(), StoreError> {
-        for gap in self.broker.take_gaps() {
+        for gap in self.services.broker.take_gaps() {
             self.gaps.insert(Arc::clone(&gap.stage), gap);
         }
         for gap in self.gaps.values().cloned().collect::<Vec<_>>() {
@@ -70,7 +64,7 @@ impl Reconciler {
                 self.gaps.remove(&gap.stage);
             }
         }
-        let now = self.clock.now_ms();
+        let now = self.services.clock.now_ms();
         if now.saturating_sub(self.swept_at_ms) >= SWEEP_EVERY_MS {
             self.swept_at_ms = now;
             self.sweep(now).await?;
@@ -83,7 +77,7 @@ impl Reconciler {
         let mut room = match gap.room {
             None => u32::MAX,
             Some(room) => {
-                let depth = self.broker.depth(&gap.stage).await.unwrap_or(u64::from(room)) as u32;
+                let depth = self.services.broker.depth(&gap.stage).await.unwrap_or(u64::from(room)) as u32;
                 if depth > room / 2 {
                     return Ok(false);
                 }
@@ -93,12 +87,12 @@ impl Reconciler {
         while room > 0 {
             let limit = room.min(REFILL_MAX);
             let lost = Lost { queued_before_ms: gap.before_ms, limit };
-            let rows = self.store.requeue_lost(&gap.stage, lost).await?;
+            let rows = self.services.store.requeue_lost(&gap.stage, lost).await?;
             let count = rows.len() as u32;
             if count > 0 {
                 tracing::info!(stage = %gap.stage, deliveries = count, "refilled the queue from the store");
             }
-            self.relay.hand_over(rows);
+            self.services.relay.hand_over(rows);
             if count < limit {
                 return Ok(true);
             }
@@ -108,16 +102,16 @@ impl Reconciler {
     }
 
     async fn sweep(&self, now_ms: u64) -> Result<(), StoreError> {
-        for stage in self.pipeline.consuming() {
-            if self.broker.depth(&stage).await != Ok(0) {
+        for stage in self.services.pipeline.consuming() {
+            if self.services.broker.depth(&stage).await != Ok(0) {
                 continue;
             }
             let lost = Lost { queued_before_ms: now_ms.saturating_sub(SWEEP_GRACE_MS), limit: REFILL_MAX };
-            let rows = self.store.requeue_lost(&stage, lost).await?;
+            let rows = self.services.store.requeue_lost(&stage, lost).await?;
             if !rows.is_empty() {
                 tracing::warn!(%stage, deliveries = rows.len(), "found open deliveries that no queue held");
             }
-            self.relay.hand_over(rows);
+            self.services.relay.hand_over(rows);
         }
         Ok(())
     }
