@@ -45,7 +45,7 @@ async fn kill_nine_loses_nothing_and_doubles_nothing() -> Result<()> {
     let client = Client::new(format!("http://127.0.0.1:{port}"));
     let (accepted, stop) = (Arc::new(Mutex::new(Vec::new())), tokio_util::sync::CancellationToken::new());
     let mut process = Process::start(&site, port, None)?;
-    client.ready().await?;
+    process.ready(&client, &site).await?;
     let mut loads = tokio::task::JoinSet::new();
     for lane in 0..8 {
         loads.spawn(load(client.clone(), lane, Arc::clone(&accepted), stop.clone()));
@@ -56,7 +56,7 @@ async fn kill_nine_loses_nothing_and_doubles_nothing() -> Result<()> {
         eventually("orders to flow", || async { Ok((accepted.lock().expect("the list").len() >= before + more).then_some(())) }).await?;
         process.kill()?;
         process = Process::start(&site, port, None)?;
-        client.ready().await?;
+        process.ready(&client, &site).await?;
     }
     stop.cancel();
     while let Some(ended) = loads.join_next().await {

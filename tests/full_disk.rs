@@ -14,7 +14,7 @@ async fn a_full_disk_refuses_orders_and_loses_none() -> Result<()> {
     let client = Client::new(format!("http://127.0.0.1:{port}"));
     // The database may grow to 1 MB.
     let process = Process::start(&site, port, Some(2_000))?;
-    client.ready().await?;
+    process.ready(&client, &site).await?;
     let mut accepted = Vec::new();
     let refused = loop {
         let id = format!("d-{}", accepted.len());
@@ -30,7 +30,7 @@ async fn a_full_disk_refuses_orders_and_loses_none() -> Result<()> {
     assert_eq!(client.get("/health").await?.0, StatusCode::OK, "the process lives on");
     process.kill()?;
     let process = Process::start(&site, port, None)?;
-    client.ready().await?;
+    process.ready(&client, &site).await?;
     for id in &accepted {
         client.order_in(id, "ready").await?;
     }

@@ -103,3 +103,40 @@ async fn a_second_host_on_the_same_file_is_refused() -> Result<()> {
     assert!(refused.as_deref().is_some_and(|text| text.contains("postrider.db")), "{refused:?}");
     host.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_larger_than_the_queue_waits_in_the_store_and_completes() -> Result<()> {
+    let site = Site::shipped(&format!("broker.queue_capacity = 8\n{PLENTY}"))?;
+    let host = site.start().await?;
+    let mut posts = tokio::task::JoinSet::new();
+    for id in 0..300 {
+        let client = host.client.clone();
+        posts.spawn(async move { client.post("/orders", &book(&format!("b-{id}"))).await });
+    }
+    while let Some(answer) = posts.join_next().await {
+        assert_eq!(answer??.0, StatusCode::ACCEPTED);
+    }
+    for id in 0..300 {
+        host.client.order_in(&format!("b-{id}"), "ready").await?;
+    }
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saturated_host_refuses_at_once_and_still_answers_probes() -> Result<()> {
+    let site = Site::shipped("http.concurrency_max = 0\n")?;
+    let host = site.start().await?;
+    let (status, problem) = host.client.post("/orders", &book("1")).await?;
+    assert_eq!((status, problem["type"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("/problems/unavailable")));
+    assert_eq!(host.client.get("/health").await?.0, StatusCode::OK);
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_folder_that_cannot_be_written_is_named() -> Result<()> {
+    let site = Site::shipped("")?;
+    std::fs::write(site.folder.path().join("data"), b"a file where the folder should be")?;
+    let refused = postrider::host::Host::builder(site.config()?).build().await.err().map(|error| format!("{error:#}"));
+    assert!(refused.as_deref().is_some_and(|text| text.contains("data")), "{refused:?}");
+    Ok(())
+}

@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::harness::{Site, root};
+use crate::harness::{Client, Site, root};
 
 /// A host in a process of its own, killed hard when dropped.
 pub(crate) struct Process(Child);
@@ -22,6 +22,15 @@ impl Process {
         command.arg("-c").arg(format!("{limit}exec \"$0\" --config \"$1\" serve")).arg(program).arg(config);
         let child = command.stdout(Stdio::null()).stderr(log).spawn()?;
         Ok(Self(child))
+    }
+
+    /// Waits until it answers; what it logged last is in the error.
+    pub(crate) async fn ready(&self, client: &Client, site: &Site) -> Result<()> {
+        client.ready().await.with_context(|| {
+            let log = std::fs::read_to_string(site.folder.path().join("log")).unwrap_or_default();
+            let last: Vec<&str> = log.lines().rev().take(10).collect();
+            format!("the host's last lines, newest first:\n{}", last.join("\n"))
+        })
     }
 
     /// Ends it hard, as `kill -9` does.

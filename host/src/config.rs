@@ -226,7 +226,9 @@ impl Config {
             Some(file) => Figment::from(Toml::file_exact(file)),
             None => Figment::from(Toml::file(DEFAULT_FILE)),
         };
-        Self::from_figment(&figment.merge(Env::prefixed("POSTRIDER_").split("__").ignore(&["config", "url", "log_format"])))
+        // Only names with a section: orchestrators put names such as POSTRIDER_SERVICE_HOST into the environment, which are not for us.
+        let environment = Env::prefixed("POSTRIDER_").filter(|name| name.as_str().contains("__")).split("__");
+        Self::from_figment(&figment.merge(environment))
     }
 
     /// Reads a TOML text, without the environment.

@@ -80,14 +80,19 @@ struct Wasi {
     stderr: MemoryOutputPipe,
 }
 
+impl Wasi {
+    /// No files, no network, no arguments, no environment; standard error is captured.
+    fn without_grants(stderr_max_bytes: usize) -> Self {
+        let stderr = MemoryOutputPipe::new(stderr_max_bytes);
+        let ctx = WasiCtxBuilder::new().stderr(stderr.clone()).build();
+        Self { ctx, table: ResourceTable::new(), stderr }
+    }
+}
+
 impl Guest {
     /// For one instance; `wasi` gives it a WASI without any grant, its standard error captured.
     pub(super) fn new(limits: StageLimits, wasi: bool) -> Self {
-        let wasi = wasi.then(|| {
-            let stderr = MemoryOutputPipe::new(limits.log_bytes_max);
-            let ctx = WasiCtxBuilder::new().stderr(stderr.clone()).build();
-            Wasi { ctx, table: ResourceTable::new(), stderr }
-        });
+        let wasi = wasi.then(|| Wasi::without_grants(limits.log_bytes_max));
         let deadline = Instant::now() + Duration::from_millis(limits.deadline_ms);
         Self { call: None, limits, deadline, last_error: None, memory_bytes: 0, log_lines: 0, log_bytes: 0, wasi }
     }
@@ -132,11 +137,9 @@ impl ResourceLimiter for Guest {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let limits = self.limits;
-        let wasi = self.wasi.get_or_insert_with(|| {
-            let stderr = MemoryOutputPipe::new(limits.log_bytes_max);
-            Wasi { ctx: WasiCtxBuilder::new().build(), table: ResourceTable::new(), stderr }
-        });
+        // Only guests that import WASI reach this, and they were given one.
+        let max_bytes = self.limits.log_bytes_max;
+        let wasi = self.wasi.get_or_insert_with(|| Wasi::without_grants(max_bytes));
         WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
     }
 }

@@ -1,6 +1,6 @@
 //! The store in one `SQLite` file, for a single host: one writer that commits in groups, readers beside it.
 //!
-//! Bounds: the writer's queue ([`committer`]), four readers, the caller's page sizes. Guarantees: `synchronous = FULL`, so that what
+//! Bounds: the writer's queue (`committer`), four readers, the caller's page sizes. Guarantees: `synchronous = FULL`, so that what
 //! was answered is on disk; a lock file keeps a second host off. Costs: a group is one fsync and a constant number of statements,
 //! whatever the number of operations in it.
 
