@@ -12,12 +12,6 @@ use serde_json::json;
 use crate::harness::{Client, Site, eventually};
 use crate::process::{Process, free_port};
 
-async fn count(site: &Site, query: &'static str) -> Result<i64> {
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(site.database()).read_only(true);
-    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await?;
-    Ok(sqlx::query_scalar(query).fetch_one(&mut connection).await?)
-}
-
 /// Posts orders one after another for as long as the process lives; notes those that were accepted.
 async fn load(client: Client, lane: usize, accepted: Arc<Mutex<Vec<String>>>, stop: tokio_util::sync::CancellationToken) {
     for number in 0.. {
@@ -67,10 +61,10 @@ async fn kill_nine_loses_nothing_and_doubles_nothing() -> Result<()> {
         client.order_in(id, "ready").await.with_context(|| format!("of {} accepted orders", ids.len()))?;
     }
     eventually("nothing left to do", || async {
-        Ok((count(&site, "SELECT count(*) FROM deliveries WHERE status = 'open'").await? == 0).then_some(()))
+        Ok((site.count("SELECT count(*) FROM deliveries WHERE status = 'open'").await? == 0).then_some(()))
     })
     .await?;
-    let orders = count(&site, "SELECT count(*) FROM orders").await?;
+    let orders = site.count("SELECT count(*) FROM orders").await?;
     for (what, query) in [
         ("orders that are ready", "SELECT count(*) FROM orders WHERE status = 'ready'"),
         ("payments", "SELECT count(*) FROM events WHERE type = 'payment.authorized'"),
@@ -79,9 +73,9 @@ async fn kill_nine_loses_nothing_and_doubles_nothing() -> Result<()> {
         ("notifications", "SELECT count(*) FROM events WHERE type = 'notification.sent'"),
         ("deliveries, four an order", "SELECT count(*) / 4 FROM deliveries WHERE status = 'done'"),
     ] {
-        assert_eq!(count(&site, query).await?, orders, "{what}");
+        assert_eq!(site.count(query).await?, orders, "{what}");
     }
-    assert_eq!(count(&site, "SELECT count(*) FROM dead_letters").await?, 0);
+    assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
     let stock = client.get("/products/Lamp").await?.1["available"].as_i64();
     assert_eq!(stock, Some(1_000_000 - orders), "each order took one lamp");
     println!("{crashes} kills, {orders} orders, nothing lost, nothing doubled");

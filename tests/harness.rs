@@ -80,6 +80,13 @@ impl Site {
         Ok(())
     }
 
+    /// What the database itself says: one number.
+    pub(crate) async fn count(&self, query: &'static str) -> Result<i64> {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database()).read_only(true);
+        let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await?;
+        Ok(sqlx::query_scalar(query).fetch_one(&mut connection).await?)
+    }
+
     /// The whole configuration text.
     pub(crate) fn config_text(&self) -> String {
         let folder = self.folder.path().display();
