@@ -11,7 +11,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::decide::RetryPolicy;
-use crate::http::HttpSettings;
 use crate::runtime::{InstanceMode, InstancePolicy, RuntimeSettings, StageLimits};
 use crate::store::status::StatusRules;
 
@@ -43,6 +42,26 @@ pub struct Config {
     pub defaults: StageConfig,
     /// The operator's word on single stages.
     pub stages: BTreeMap<String, StageConfig>,
+}
+
+/// The API.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpSettings {
+    /// Address and port.
+    pub listen: String,
+    /// Largest body.
+    pub body_max_bytes: usize,
+    /// Longest request.
+    pub request_timeout_ms: u64,
+    /// Most requests under way at once.
+    pub concurrency_max: usize,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8000".into(), body_max_bytes: 1 << 20, request_timeout_ms: 10_000, concurrency_max: 1_024 }
+    }
 }
 
 /// The database.

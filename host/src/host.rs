@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::app::{App, SubmitError};
 use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
 use crate::clock::{Clock, SystemClock};
@@ -27,17 +28,14 @@ use crate::config::Config;
 use crate::handler::{Native, NativeStage, StageHandler};
 use crate::http;
 use crate::pipeline::Pipeline;
-use crate::pipeline::supervisor::{Files, Supervisor};
 use crate::plugins::PluginFolder;
 use crate::reconciler::Reconciler;
 use crate::relay::Relay;
 use crate::runtime::Runtime;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Accepted, Store};
+use crate::supervisor::{Files, Supervisor};
 use crate::worker::Services;
-
-mod api;
-pub use api::{App, OrderStory, PluginStatus, Readiness, SubmitError};
 
 /// Plugin changes that wait for the supervisor.
 const CHANGES_MAX: usize = 64;

@@ -9,14 +9,14 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use crate::host::App;
+use crate::app::App;
+use crate::config::HttpSettings;
 
 mod dead_letters;
 mod health;
@@ -26,26 +26,6 @@ mod orders;
 mod plugins;
 mod problem;
 mod products;
-
-/// The API.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HttpSettings {
-    /// Address and port.
-    pub listen: String,
-    /// Largest body.
-    pub body_max_bytes: usize,
-    /// Longest request.
-    pub request_timeout_ms: u64,
-    /// Most requests under way at once.
-    pub concurrency_max: usize,
-}
-
-impl Default for HttpSettings {
-    fn default() -> Self {
-        Self { listen: "127.0.0.1:8000".into(), body_max_bytes: 1 << 20, request_timeout_ms: 10_000, concurrency_max: 1_024 }
-    }
-}
 
 /// What handlers share.
 type Shared = Arc<App>;

@@ -14,8 +14,6 @@ use crate::decide::{Routes, StagePolicy};
 use crate::event::topic_matches;
 use crate::handler::StageHandler;
 
-pub mod supervisor;
-
 /// What runs a stage now.
 pub struct Running {
     /// The handler.

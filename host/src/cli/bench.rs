@@ -18,8 +18,9 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::app::App;
 use crate::config::Config;
-use crate::host::{App, Host};
+use crate::host::Host;
 use crate::runtime::InstanceMode;
 use crate::store::OrderFilter;
 

@@ -13,10 +13,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Stage;
 use crate::broker::Binding;
 use crate::config::is_name;
 use crate::handler::StageHandler;
+use crate::pipeline::Stage;
 use crate::plugins::{LoadedPlugin, PluginChange};
 use crate::runtime::WasmStage;
 use crate::store::PluginLoad;

@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::decide::Routes as _;
 use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED};
 use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
-use crate::pipeline::supervisor::Files;
 use crate::store::{Accepted, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, StoreError};
+use crate::supervisor::Files;
 use crate::worker::Services;
 
 /// Why an order was not accepted.
@@ -87,7 +87,7 @@ pub struct App {
 }
 
 impl App {
-    pub(super) fn new(config: &Config, services: Services, files: Arc<Files>) -> Self {
+    pub(crate) fn new(config: &Config, services: Services, files: Arc<Files>) -> Self {
         let initial = config.orders.status.transitions.get(ORDER_CREATED).map(|transition| transition.status.clone());
         Self {
             services,
@@ -107,7 +107,7 @@ impl App {
     }
 
     /// From now on the host is not ready.
-    pub(super) fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         self.stopping.store(true, Ordering::SeqCst);
     }
 
