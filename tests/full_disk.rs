@@ -34,5 +34,7 @@ async fn a_full_disk_refuses_orders_and_loses_none() -> Result<()> {
     for id in &accepted {
         client.order_in(id, "ready").await?;
     }
+    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0, "an outage burns no attempts");
+    assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
     process.kill()
 }

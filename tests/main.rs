@@ -3,6 +3,7 @@
 mod harness;
 mod process;
 
+mod capabilities;
 mod contract;
 mod crash;
 mod dead_letters;

@@ -77,13 +77,14 @@ async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing() ->
 async fn a_broken_file_is_shown_and_the_old_version_keeps_serving() -> Result<()> {
     let site = Site::shipped(PLENTY)?;
     let host = site.start().await?;
+    let before = plugin(&host.client, "payment").await?["digest"].clone();
     std::fs::write(site.plugins().join("payment.wasm"), b"this is not WebAssembly")?;
     let shown = eventually("the error", || async {
         let plugin = plugin(&host.client, "payment").await?;
         Ok(plugin["last_error"].is_string().then_some(plugin))
     })
     .await?;
-    assert_eq!(shown["state"], "serving");
+    assert_eq!((&shown["state"], &shown["digest"]), (&Value::from("serving"), &before));
     post(&host.client, 0, 1).await?;
     host.client.order_in("r-0", "ready").await?;
     host.stop().await
