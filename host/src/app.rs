@@ -88,12 +88,11 @@ pub struct App {
 
 impl App {
     pub(crate) fn new(config: &Config, services: Services, files: Arc<Files>) -> Self {
-        let initial = config.orders.status.transitions.get(ORDER_CREATED).map(|transition| transition.status.clone());
         Self {
             services,
             files,
             namespace: config.namespace.clone(),
-            initial_status: initial.unwrap_or_else(|| "received".into()),
+            initial_status: config.orders.status.initial(ORDER_CREATED).unwrap_or("received").to_owned(),
             expiry_ms: config.orders.expiry_ms,
             products_stage: config.products.stage.clone(),
             products_prefix: config.products.prefix.clone(),
@@ -280,6 +279,6 @@ impl App {
 }
 
 /// JSON as it is; anything else as text.
-fn as_json(bytes: &[u8]) -> Value {
+pub(crate) fn as_json(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
 }

@@ -12,7 +12,6 @@ use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::handler::Description;
 use crate::runtime::{Linked, Runtime};
 
 /// The folder is looked at this often even when nothing was reported: events can be lost.
@@ -26,14 +25,8 @@ const FILE_MAX_BYTES: u64 = 256 << 20;
 pub struct LoadedPlugin {
     /// File name.
     pub file: String,
-    /// SHA-256 of the file, in hex.
-    pub digest: String,
-    /// What it says about itself.
-    pub description: Arc<Description>,
-    /// Instantiable.
+    /// Instantiable; knows its digest and its description.
     pub linked: Linked,
-    /// Size of the file.
-    pub size_bytes: u64,
     /// Reading, compiling, linking and describing.
     pub load_time: Duration,
 }
@@ -172,7 +165,11 @@ impl Scanner {
         }
         let (digest, change) = match loaded {
             Ok(linked) if before.as_ref() == Some(&linked.digest) => (before, None),
-            Ok(linked) => (Some(Arc::clone(&linked.digest)), Some(loaded_change(&file, linked, look.size, began.elapsed()))),
+            Ok(linked) => {
+                let digest = Arc::clone(&linked.digest);
+                let plugin = LoadedPlugin { file: file.clone(), linked, load_time: began.elapsed() };
+                (Some(digest), Some(PluginChange::Loaded(Box::new(plugin))))
+            }
             Err(_) if !settled => {
                 self.known.insert(file, Known { look, digest: before, retry: true });
                 return;
@@ -192,17 +189,6 @@ impl Scanner {
         let bytes = tokio::fs::read(self.dir.join(file)).await.map_err(|error| format!("cannot be read: {error}"))?;
         self.runtime.load(bytes).await.map_err(|error| error.to_string())
     }
-}
-
-fn loaded_change(file: &str, linked: Linked, size_bytes: u64, load_time: Duration) -> PluginChange {
-    PluginChange::Loaded(Box::new(LoadedPlugin {
-        file: file.to_owned(),
-        digest: linked.digest.to_string(),
-        description: Arc::clone(&linked.description),
-        linked,
-        size_bytes,
-        load_time,
-    }))
 }
 
 /// Every `*.wasm` that is not hidden.

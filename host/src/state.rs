@@ -67,9 +67,9 @@ impl LaneCache {
         Self(LruCache::new(entries))
     }
 
-    /// Forgets everything: after a commit of unknown outcome.
-    pub fn clear(&mut self) {
-        self.0.clear();
+    /// Stands in for a cache that is lent to a batch; a full one would allocate its table for every batch.
+    pub fn placeholder() -> Self {
+        Self::new(NonZeroUsize::MIN)
     }
 
     /// Forgets keys that turned out stale.
@@ -136,8 +136,7 @@ impl BatchState {
     /// Ends the batch: versions relied upon, final writes, and the lane's cache.
     pub fn finish(&self) -> (HashMap<String, Version>, StateWrites, LaneCache) {
         let mut inner = self.lock();
-        let empty = LaneCache::new(NonZeroUsize::MIN);
-        (std::mem::take(&mut inner.reads), std::mem::take(&mut inner.layer), std::mem::replace(&mut inner.cache, empty))
+        (std::mem::take(&mut inner.reads), std::mem::take(&mut inner.layer), std::mem::replace(&mut inner.cache, LaneCache::placeholder()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -27,10 +27,6 @@ use crate::worker::{Services, StageWorker};
 pub struct FileStatus {
     /// Stages it serves.
     pub stages: Vec<String>,
-    /// Digest that serves.
-    pub digest: Option<String>,
-    /// Size of the file that serves.
-    pub size_bytes: u64,
     /// Why the newest content of the file does not serve.
     pub error: Option<String>,
     /// The file is gone.
@@ -141,7 +137,7 @@ impl Supervisor {
     async fn load(&mut self, plugin: LoadedPlugin) {
         let pipeline = Arc::clone(&self.services.pipeline);
         let (mut stages, mut problems) = (Vec::new(), Vec::new());
-        for name in pipeline.names_for(&plugin.file, &plugin.description.name) {
+        for name in pipeline.names_for(&plugin.file, &plugin.linked.description.name) {
             let config = pipeline.config_of(&name);
             let handler = Arc::new(WasmStage::new(&plugin.linked, config.limits, config.instance_policy()));
             match self.install(&name, handler, Some(plugin.file.clone())).await {
@@ -153,7 +149,7 @@ impl Supervisor {
             self.stop(&name).await;
         }
         tracing::info!(
-            file = %plugin.file, version = %plugin.description.version, digest = %short(&plugin.digest),
+            file = %plugin.file, version = %plugin.linked.description.version, digest = %short(&plugin.linked.digest),
             stages = %stages.join(","), load_ms = plugin.load_time.as_millis() as u64, "plugin loaded"
         );
         for problem in &problems {
@@ -162,8 +158,6 @@ impl Supervisor {
         self.files.update(&plugin.file, |status| {
             if !stages.is_empty() || problems.is_empty() {
                 status.stages = stages;
-                status.digest = Some(plugin.digest.clone());
-                status.size_bytes = plugin.size_bytes;
             }
             status.error = (!problems.is_empty()).then(|| problems.join("; "));
             status.removed = false;

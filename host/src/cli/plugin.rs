@@ -1,7 +1,6 @@
 //! `postrider plugin`: check, inspect and run a plugin file without any service.
 
 use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::{read_json, text};
+use crate::app::as_json;
 use crate::clock::{Clock as _, SystemClock};
 use crate::event::{DeliveryKey, Envelope, Event, idempotency_key};
 use crate::handler::{Call, CallContext, Outcome, StageHandler as _};
@@ -105,7 +105,7 @@ async fn run_one(args: RunArgs, json: bool) -> Result<ExitCode> {
     let before = before.into_iter().map(|(key, value)| (key, value.to_string().into())).collect();
     let name: Arc<str> = stage.description().name.as_str().into();
     let limits = StageLimits::default().state_limits();
-    let state = BatchState::new(Arc::clone(&name), Arc::new(MemoryState(before)), limits, LaneCache::new(NonZeroUsize::MIN));
+    let state = BatchState::new(Arc::clone(&name), Arc::new(MemoryState(before)), limits, LaneCache::placeholder());
     let envelope = Arc::new(envelope(&read_json(&args.event)?)?);
     let key = DeliveryKey { stage: Arc::clone(&name), event: envelope.key() };
     let context = CallContext {
@@ -125,7 +125,7 @@ async fn run_one(args: RunArgs, json: bool) -> Result<ExitCode> {
     durations.sort_unstable();
     let quantile = |share: f64| durations[((durations.len() - 1) as f64 * share) as usize].as_secs_f64() * 1_000.0;
     let writes: BTreeMap<&String, Value> =
-        handled.writes.iter().map(|(key, value)| (key, value.as_ref().map_or(Value::Null, |value| readable(value)))).collect();
+        handled.writes.iter().map(|(key, value)| (key, value.as_ref().map_or(Value::Null, |value| as_json(value)))).collect();
     let done = matches!(handled.outcome, Outcome::Done(_));
     let said = json!({
         "outcome": outcome(&handled.outcome),
@@ -157,7 +157,7 @@ fn outcome(outcome: &Outcome) -> Value {
         Outcome::Done(emitted) => {
             let events: Vec<Value> = emitted
                 .iter()
-                .map(|event| json!({ "type": event.event_type, "subject": event.subject, "delay_ms": event.delay_ms, "data": readable(&event.data) }))
+                .map(|event| json!({ "type": event.event_type, "subject": event.subject, "delay_ms": event.delay_ms, "data": as_json(&event.data) }))
                 .collect();
             json!({ "done": events })
         }
@@ -168,8 +168,4 @@ fn outcome(outcome: &Outcome) -> Value {
         Outcome::LimitBroken { limit, message } => json!({ "limit": { "name": limit.code(), "message": message } }),
         Outcome::Unavailable(reason) => json!({ "unavailable": reason }),
     }
-}
-
-fn readable(bytes: &[u8]) -> Value {
-    serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
 }

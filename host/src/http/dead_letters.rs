@@ -22,7 +22,7 @@ pub(super) struct ListQuery {
 }
 
 pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Value>> {
-    let Query(query) = query.map_err(|error| Problem::bad_query(error.body_text()))?;
+    let Query(query) = query?;
     let limit = page_size(query.limit)?;
     let filter = DeadLetterFilter { stage: query.stage, code: query.code, status: query.status, before: query.cursor, limit };
     let page = app.services().store.dead_letters(filter).await?;

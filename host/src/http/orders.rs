@@ -44,7 +44,7 @@ pub(super) struct ListQuery {
 }
 
 pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Value>> {
-    let Query(query) = query.map_err(|error| Problem::bad_query(error.body_text()))?;
+    let Query(query) = query?;
     let limit = page_size(query.limit)?;
     let filter = OrderFilter { status: query.status, customer: query.customer, before: query.cursor, limit };
     let page = app.services().store.orders(filter).await?;
@@ -106,7 +106,7 @@ pub(super) async fn events(
     Path(id): Path<String>,
     query: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Answer<Json<Value>> {
-    let Query(query) = query.map_err(|error| Problem::bad_query(error.body_text()))?;
+    let Query(query) = query?;
     let limit = page_size(query.limit)?;
     if app.status(&id).await?.is_none() {
         return Err(Problem::not_found(format!("no order `{id}`")));

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -73,6 +74,12 @@ impl From<StoreError> for Problem {
             StoreError::Unavailable(_) => Self::unavailable("the store does not answer; try again"),
             StoreError::Corrupt(_) => internal(),
         }
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad_query(rejection.body_text())
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct ListQuery {
 }
 
 pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Value>> {
-    let Query(query) = query.map_err(|error| Problem::bad_query(error.body_text()))?;
+    let Query(query) = query?;
     let products = app.products(query.after.as_deref().unwrap_or_default(), page_size(query.limit)?).await?;
     Ok(Json(json!({ "items": products })))
 }

@@ -3,7 +3,7 @@
 //! A fresh instance for each message unless the stage asked for warm ones. An instance serves one message at a time; one that
 //! trapped, ran out of time or broke a limit is dropped and never used again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -217,11 +217,4 @@ fn symbolise(backtrace: &WasmBacktrace) -> String {
         }
     }
     lines.join("\n")
-}
-
-/// Shared by tests and benches that need a handler behind a pointer.
-impl From<WasmStage> for Arc<dyn StageHandler> {
-    fn from(stage: WasmStage) -> Self {
-        Arc::new(stage)
-    }
 }

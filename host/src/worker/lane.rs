@@ -137,7 +137,7 @@ impl Lane {
                 Err(error) => {
                     // The commit may or may not have happened: forget what was cached and ask before running again.
                     tracing::warn!(stage = %self.stage.name, %error, "a batch could not be committed; trying again");
-                    self.cache.clear();
+                    self.cache = new_cache(&self.stage);
                     if !pause(&mut backoff, cancel).await {
                         return;
                     }
@@ -148,8 +148,7 @@ impl Lane {
     }
 
     async fn attempt(&mut self, work: &[Work], running: &Running) -> Result<(Commit, usize), StoreError> {
-        let Ran { batch, state, count } = self.run_batch(work, running).await?;
-        let mut batch = batch;
+        let Ran { mut batch, state, count } = self.run_batch(work, running).await?;
         let (reads, writes, cache) = state.finish();
         self.cache = cache;
         batch.reads = reads.into_iter().collect();
@@ -165,7 +164,7 @@ impl Lane {
 
     /// Runs messages one after another until the batch's time is up.
     async fn run_batch(&mut self, work: &[Work], running: &Running) -> Result<Ran, StoreError> {
-        let cache = std::mem::replace(&mut self.cache, new_cache(&self.stage));
+        let cache = std::mem::replace(&mut self.cache, LaneCache::placeholder());
         let limits = self.stage.config.limits.state_limits();
         let state = BatchState::new(Arc::clone(&self.stage.name), Arc::clone(&self.services.store) as Arc<dyn StateSource>, limits, cache);
         let subjects: BTreeSet<String> = work.iter().map(|work| work.message.envelope.event.subject.clone()).collect();
