@@ -11,6 +11,7 @@ mod embedding;
 mod full_disk;
 mod hostile;
 mod orders;
+mod outage;
 mod reload;
 mod stock;
 mod structure;
