@@ -116,6 +116,7 @@ async fn open_store(config: &Config, host_name: &str, clock: &Arc<dyn Clock>) ->
         status: Arc::new(config.orders.status.clone()),
         lease_ms: config.store.lease_ms,
         group_max_ops: config.store.group_max_ops,
+        publish_all: false,
     };
     SqliteStore::open(options).await.context("store.url: the store could not be opened")
 }

@@ -15,7 +15,11 @@ use crate::event::{DeliveryKey, Envelope, EventKey};
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod decode;
+mod group;
 pub mod memory;
+pub mod postgres;
+mod read;
 pub mod sqlite;
 pub mod status;
 
@@ -23,7 +27,7 @@ pub mod status;
 pub type Version = i64;
 
 /// Why the store did not answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// It cannot be reached, is full, is read-only or is being shut down: try again later, no attempt is burned.
     #[error("the store is unavailable: {0}")]
@@ -57,6 +61,8 @@ pub struct OutboxRow {
     pub envelope: Arc<Envelope>,
     /// Straight to one stage's queue with its round and attempt (retry, replay, reconciliation); none: published by its type.
     pub direct: Option<Direct>,
+    /// A stage of ours consumes it: a broker that finds no queue for it has not delivered it.
+    pub routed: bool,
 }
 
 /// Address of a delivery that is sent again.

@@ -5,17 +5,16 @@
 //! whatever the number of operations in it.
 
 mod committer;
-mod known;
 mod letters;
+mod load;
 mod open;
 mod outbox;
-mod plan;
 mod read;
 mod rows;
-mod settle;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,8 +27,10 @@ use tokio::task::JoinHandle;
 
 use self::committer::{Committer, Job, Op, QUEUE_OPS, Reply};
 pub use self::open::OpenError;
-use self::plan::Context;
-use self::sql::{args, column, fetch};
+use self::sql::{args, fetch};
+use super::decode::Columns as _;
+use super::group::{self, Numbers, Plan, Times};
+use super::read as questions;
 use super::status::StatusRules;
 use super::{
     Accepted, Batch, Commit, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LoggedEvent, Lost, NewEvent, NewOrder, Order,
@@ -52,6 +53,27 @@ pub struct SqliteOptions {
     pub lease_ms: u64,
     /// Most operations in one transaction.
     pub group_max_ops: usize,
+    /// Send events that no stage consumes, too: other programs may listen.
+    pub publish_all: bool,
+}
+
+/// Who writes.
+struct Context {
+    /// Owner of the leases.
+    host: String,
+    /// Length of a lease.
+    lease_ms: u64,
+    /// Order status by events.
+    status: Arc<StatusRules>,
+    publish_all: bool,
+    /// Nobody else writes, so the writer counts.
+    numbers: Numbers,
+}
+
+impl Context {
+    fn plan<'a>(&self, numbers: &'a mut Numbers, now_ms: u64) -> Plan<'a> {
+        Plan::new(numbers, Times { now_ms, due_ms: now_ms }, self.publish_all)
+    }
 }
 
 /// The store.
@@ -70,11 +92,17 @@ impl SqliteStore {
         let mut conn = opened.writer;
         let failed = |error: StoreError| open::database(&options.path, error);
         outbox::release(&mut conn, &options.host_name).await.map_err(failed)?;
-        let (last_event, last_outbox) = last_ids(&mut conn).await.map_err(failed)?;
+        let numbers = last_numbers(&mut conn).await.map_err(failed)?;
         let committer = Committer {
             conn,
             options: opened.writer_options,
-            context: Context { host: options.host_name, lease_ms: options.lease_ms, status: options.status, last_event, last_outbox },
+            context: Context {
+                host: options.host_name,
+                lease_ms: options.lease_ms,
+                status: options.status,
+                publish_all: options.publish_all,
+                numbers,
+            },
             clock: Arc::clone(&options.clock),
             group_max_ops: options.group_max_ops.max(1),
             lock: opened.lock,
@@ -132,17 +160,18 @@ fn mixed_up(reply: &Reply) -> StoreError {
 }
 
 /// Where the numbering of events and outbox rows goes on: the writer counts, since nobody else writes.
-async fn last_ids(conn: &mut SqliteConnection) -> Result<(i64, i64), StoreError> {
+async fn last_numbers(conn: &mut SqliteConnection) -> Result<Numbers, StoreError> {
     let sql = "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0), \
                coalesce((SELECT max(seq) FROM events), 0)), coalesce((SELECT max(id) FROM outbox), 0)";
     let rows = fetch(conn, sql, args![]).await?;
-    rows.first().map_or(Ok((0, 0)), |row| Ok((column(row, 0)?, column(row, 1)?)))
+    let row = rows.first().ok_or_else(|| StoreError::Corrupt("no row where one belongs".to_owned()))?;
+    Ok(Numbers { event: row.int(0)?, outbox: row.int(1)? })
 }
 
 #[async_trait]
 impl StateSource for SqliteStore {
     async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
-        read::state_get(&self.readers, stage, key).await
+        questions::state_get(&self.readers, stage, key).await
     }
 
     async fn state_folders(&self, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
@@ -150,29 +179,29 @@ impl StateSource for SqliteStore {
     }
 
     async fn state_keys(&self, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
-        read::state_keys(&self.readers, stage, prefix, after, limit).await
+        questions::state_keys(&self.readers, stage, prefix, after, limit).await
     }
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn accept_order(&self, order: NewOrder) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
-        match self.ask(Op::AcceptOrder(Box::new(order))).await? {
-            Reply::Order(accepted, rows) => Ok((accepted, rows)),
+        match self.ask(Op::Shared(group::Op::Order(Box::new(order)))).await? {
+            Reply::Shared(group::Reply::Order(accepted, rows)) => Ok((accepted, rows)),
             other => Err(mixed_up(&other)),
         }
     }
 
     async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError> {
-        match self.ask(Op::AcceptEvent(Box::new(event))).await? {
-            Reply::Event(new, rows) => Ok((new, rows)),
+        match self.ask(Op::Shared(group::Op::Event(Box::new(event)))).await? {
+            Reply::Shared(group::Reply::Event(new, rows)) => Ok((new, rows)),
             other => Err(mixed_up(&other)),
         }
     }
 
     async fn commit(&self, batch: Batch) -> Result<Commit, StoreError> {
-        match self.ask(Op::Commit(batch)).await? {
-            Reply::Commit(commit) => Ok(commit),
+        match self.ask(Op::Shared(group::Op::Commit(batch))).await? {
+            Reply::Shared(group::Reply::Commit(commit)) => Ok(commit),
             other => Err(mixed_up(&other)),
         }
     }
@@ -188,7 +217,10 @@ impl Store for SqliteStore {
         if ids.is_empty() {
             return Ok(());
         }
-        self.ask_written(Op::Sent(ids)).await
+        match self.ask(Op::Shared(group::Op::Sent(ids))).await? {
+            Reply::Shared(group::Reply::Sent) => Ok(()),
+            other => Err(mixed_up(&other)),
+        }
     }
 
     async fn outbox_postponed(&self, ids: Vec<i64>, due_at_ms: u64) -> Result<(), StoreError> {
@@ -216,27 +248,27 @@ impl Store for SqliteStore {
     }
 
     async fn order(&self, id: &str) -> Result<Option<Order>, StoreError> {
-        read::order_by_id(&self.readers, id).await
+        questions::order_by_id(&self.readers, id).await
     }
 
     async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError> {
-        read::orders(&self.readers, &filter).await
+        questions::orders(&self.readers, &filter).await
     }
 
     async fn order_events(&self, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
-        read::order_events(&self.readers, order_id, after, limit).await
+        questions::order_events(&self.readers, order_id, after, limit).await
     }
 
     async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
-        read::order_deliveries(&self.readers, order_id).await
+        questions::order_deliveries(&self.readers, order_id).await
     }
 
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
-        read::dead_letters(&self.readers, &filter).await
+        questions::dead_letters(&self.readers, &filter).await
     }
 
     async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
-        read::dead_letter(&self.readers, id).await
+        questions::dead_letter(&self.readers, id).await
     }
 
     async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {
@@ -257,7 +289,7 @@ impl Store for SqliteStore {
     }
 
     async fn plugin_loads(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
-        read::plugin_loads(&self.readers, stage, limit).await
+        questions::plugin_loads(&self.readers, stage, limit).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -10,12 +10,11 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
-use super::known::Known;
-use super::plan::{Context, Plan};
 use super::sql::{args, execute, store_error};
-use super::{letters, outbox, settle};
+use super::{Context, letters, load, outbox, write};
 use crate::clock::Clock;
-use crate::store::{Accepted, Batch, Commit, DeadLetterAction, NewEvent, NewOrder, OutboxRow, PluginLoad, StoreError};
+use crate::store::group::{self, Asked};
+use crate::store::{DeadLetterAction, NewEvent, OutboxRow, PluginLoad, StoreError};
 
 /// Operations that wait for the writer before their callers have to.
 pub(super) const QUEUE_OPS: usize = 1024;
@@ -23,25 +22,39 @@ pub(super) const QUEUE_OPS: usize = 1024;
 /// Something to write.
 #[derive(Debug)]
 pub(super) enum Op {
-    AcceptOrder(Box<NewOrder>),
-    AcceptEvent(Box<NewEvent>),
-    Commit(Batch),
-    Sent(Vec<i64>),
-    Postponed { ids: Vec<i64>, due_at_ms: u64 },
-    Claim { limit: u32 },
-    Requeue { stage: String, events: Vec<i64>, queued_before_ms: u64 },
-    Replay { id: i64, expires_at_ms: u64 },
-    ReplayEdited { id: i64, event: Box<NewEvent> },
-    Discard { id: i64, reason: String },
+    /// Shares its statements with the whole group.
+    Shared(group::Op),
+    Postponed {
+        ids: Vec<i64>,
+        due_at_ms: u64,
+    },
+    Claim {
+        limit: u32,
+    },
+    Requeue {
+        stage: String,
+        events: Vec<i64>,
+        queued_before_ms: u64,
+    },
+    Replay {
+        id: i64,
+        expires_at_ms: u64,
+    },
+    ReplayEdited {
+        id: i64,
+        event: Box<NewEvent>,
+    },
+    Discard {
+        id: i64,
+        reason: String,
+    },
     PluginLoaded(PluginLoad),
 }
 
 /// What came of it.
 #[derive(Debug)]
 pub(super) enum Reply {
-    Order(Accepted, Vec<OutboxRow>),
-    Event(bool, Vec<OutboxRow>),
-    Commit(Commit),
+    Shared(group::Reply),
     Rows(Vec<OutboxRow>),
     Letter(DeadLetterAction),
     Written,
@@ -86,7 +99,7 @@ impl Committer {
         let ops: Vec<&Op> = jobs.iter().map(|job| &job.op).collect();
         let replies: Vec<Result<Reply, StoreError>> = match self.transaction(&ops).await {
             Ok(replies) => replies.into_iter().map(Ok).collect(),
-            Err(Failed::Begin(error)) => ops.iter().map(|_| Err(again(&error))).collect(),
+            Err(Failed::Begin(error)) => ops.iter().map(|_| Err(error.clone())).collect(),
             Err(Failed::Group(error)) if ops.len() == 1 => vec![Err(error)],
             Err(Failed::Group(error)) => {
                 tracing::debug!(%error, operations = ops.len(), "a group failed: each of its operations is run alone");
@@ -151,22 +164,18 @@ enum Failed {
     Group(StoreError),
 }
 
-fn again(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
-        StoreError::Corrupt(why) => StoreError::Corrupt(why.clone()),
-    }
-}
-
-/// All operations of a group. They wait at the same time, so any order is a fair one: those that share statements come first.
+/// All operations of a group: those that share statements first.
 async fn group(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64, ops: &[&Op]) -> Result<Vec<Reply>, StoreError> {
-    let mut known = Known::load(conn, ops).await?;
-    let mut plan = Plan::new(context, now_ms);
+    let shared = ops.iter().filter_map(|op| if let Op::Shared(op) = op { Some(op) } else { None });
+    let mut known = load::load(conn, &Asked::by(shared)).await?;
+    let mut numbers = context.numbers;
+    let mut plan = context.plan(&mut numbers, now_ms);
     let mut replies = Vec::with_capacity(ops.len());
     for op in ops {
-        replies.push(shared(&mut known, &mut plan, op));
+        replies.push(if let Op::Shared(op) = op { Some(Reply::Shared(group::decide(&mut known, &mut plan, op))) } else { None });
     }
-    plan.flush(conn).await?;
+    write::write(conn, context, plan).await?;
+    context.numbers = numbers;
     let mut answered = Vec::with_capacity(ops.len());
     for (op, reply) in ops.iter().zip(replies) {
         answered.push(match reply {
@@ -177,32 +186,10 @@ async fn group(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64, 
     Ok(answered)
 }
 
-/// The operations that come often: they share their statements with the whole group.
-fn shared<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, op: &'a Op) -> Option<Reply> {
-    match op {
-        Op::AcceptOrder(order) => {
-            let (accepted, rows) = settle::order(known, plan, order);
-            Some(Reply::Order(accepted, rows))
-        }
-        Op::AcceptEvent(event) => {
-            let (new, rows) = settle::event(known, plan, event);
-            Some(Reply::Event(new, rows))
-        }
-        Op::Commit(batch) => Some(Reply::Commit(settle::batch(known, plan, batch))),
-        Op::Sent(ids) => {
-            plan.sent.extend(ids);
-            Some(Reply::Written)
-        }
-        _ => None,
-    }
-}
-
-/// The others.
+/// The operations that come one at a time.
 async fn single(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64, op: &Op) -> Result<Reply, StoreError> {
     match op {
-        Op::AcceptOrder(_) | Op::AcceptEvent(_) | Op::Commit(_) | Op::Sent(_) => {
-            Err(StoreError::Corrupt("a shared operation was left over".to_owned()))
-        }
+        Op::Shared(_) => Err(StoreError::Corrupt("a shared operation was left over".to_owned())),
         Op::Postponed { ids, due_at_ms } => outbox::postpone(conn, ids, *due_at_ms).await.map(|()| Reply::Written),
         Op::Claim { limit } => outbox::claim(conn, context, now_ms, *limit).await.map(Reply::Rows),
         Op::Requeue { stage, events, queued_before_ms } => {

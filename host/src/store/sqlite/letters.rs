@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use sqlx::SqliteConnection;
 
-use super::plan::{Context, Plan};
-use super::read;
-use super::sql::{args, column, execute, fetch, small};
+use super::sql::{args, execute, fetch};
+use super::{Context, write};
 use crate::event::Envelope;
+use crate::store::decode::{self, Columns as _, envelope_columns};
 use crate::store::{DeadLetterAction, DeadLetterStatus, Direct, NewEvent, PluginLoad, StoreError};
 
 /// A dead letter that may be settled.
@@ -24,7 +24,7 @@ struct Letter {
 async fn open_letter(conn: &mut SqliteConnection, id: i64) -> Result<Result<Letter, DeadLetterAction>, StoreError> {
     let sql = concat!(
         "SELECT l.status, l.event_seq, l.stage, l.round, coalesce(d.status = 'dead' AND d.round = l.round, 0), ",
-        read::envelope_columns!(),
+        envelope_columns!(),
         " FROM dead_letters l JOIN events e ON e.seq = l.event_seq \
          LEFT JOIN deliveries d ON d.event_seq = l.event_seq AND d.stage = l.stage WHERE l.id = ?1"
     );
@@ -32,19 +32,14 @@ async fn open_letter(conn: &mut SqliteConnection, id: i64) -> Result<Result<Lett
     let Some(row) = rows.first() else {
         return Ok(Err(DeadLetterAction::NotFound));
     };
-    let status = read::letter_status(column(row, 0)?)?;
+    let status = decode::letter_status(row.text(0)?)?;
     if status != DeadLetterStatus::Open {
         return Ok(Err(DeadLetterAction::AlreadySettled(status)));
     }
-    if !column::<bool, _>(row, 4)? {
+    if !row.flag(4)? {
         return Err(StoreError::Corrupt(format!("dead letter {id} is open but its delivery is not dead")));
     }
-    Ok(Ok(Letter {
-        seq: column(row, 1)?,
-        stage: column::<&str, _>(row, 2)?.into(),
-        round: small(row, 3)?,
-        envelope: read::envelope(row, 5)?,
-    }))
+    Ok(Ok(Letter { seq: row.int(1)?, stage: row.text(2)?.into(), round: row.small(3)?, envelope: decode::envelope(row, 5)? }))
 }
 
 async fn close_letter(conn: &mut SqliteConnection, id: i64, status: &str, note: Option<&str>) -> Result<(), StoreError> {
@@ -73,9 +68,11 @@ pub(super) async fn replay(
     let round = letter.round + 1;
     execute(conn, sql, args![letter.seq, &*letter.stage, i64::from(round), now_ms as i64]).await?;
     let direct = Direct { stage: letter.stage, round, attempt: 1 };
-    let mut plan = Plan::new(context, now_ms);
+    let mut numbers = context.numbers;
+    let mut plan = context.plan(&mut numbers, now_ms);
     let sent = plan.send(letter.seq, &Arc::new(letter.envelope), Some(direct), now_ms);
-    plan.flush(conn).await?;
+    write::write(conn, context, plan).await?;
+    context.numbers = numbers;
     Ok(DeadLetterAction::Done(sent.into_iter().collect()))
 }
 
@@ -95,9 +92,11 @@ pub(super) async fn replay_edited(
     execute(conn, sql, args![letter.seq, &*letter.stage]).await?;
     // Whatever the caller filled in: an edited event is for the stage that could not digest the old one.
     let event = NewEvent { routed_to: vec![Arc::clone(&letter.stage)], only_stage: Some(letter.stage), ..event.clone() };
-    let mut plan = Plan::new(context, now_ms);
+    let mut numbers = context.numbers;
+    let mut plan = context.plan(&mut numbers, now_ms);
     let sent = plan.event(&event);
-    plan.flush(conn).await?;
+    write::write(conn, context, plan).await?;
+    context.numbers = numbers;
     Ok(DeadLetterAction::Done(sent.into_iter().collect()))
 }
 

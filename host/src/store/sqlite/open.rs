@@ -10,8 +10,9 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqliteConnection};
 
-use super::sql::{args, column, fetch, result_code};
+use super::sql::{args, fetch, result_code};
 use crate::store::StoreError;
+use crate::store::decode::Columns as _;
 
 /// Connections that read at the same time.
 const READERS: u32 = 4;
@@ -157,7 +158,7 @@ fn migrator() -> Migrator {
 async fn check_ours(writer: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
     let sql = "SELECT count(*), count(*) FILTER (WHERE name = '_sqlx_migrations') FROM sqlite_master WHERE type = 'table'";
     let rows = fetch(writer, sql, args![]).await.map_err(|error| database(path, error))?;
-    let count = |index| rows.first().map_or(Ok(0), |row| column::<i64, _>(row, index));
+    let count = |index| rows.first().map_or(Ok(0), |row| row.int(index));
     let (tables, ours) =
         (count(0).map_err(|error: StoreError| database(path, error))?, count(1).map_err(|error: StoreError| database(path, error))?);
     if tables > 0 && ours == 0 {

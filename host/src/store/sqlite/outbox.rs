@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use sqlx::SqliteConnection;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::sqlite::SqlitePool;
 
-use super::plan::{Context, Plan};
-use super::read;
-use super::sql::{args, column, execute, fetch, json, small};
+use super::sql::{args, execute, fetch, json};
+use super::{Context, write};
+use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
 use crate::store::{Direct, OutboxRow, StoreError};
 
 /// Whether a claim would find anything: asked of a reader, so that an idle relay costs no write.
@@ -17,7 +17,7 @@ pub(super) async fn claimable(readers: &SqlitePool, now_ms: u64) -> Result<bool,
     let sql = "SELECT EXISTS (SELECT 1 FROM outbox WHERE owner IS NULL AND due_ms <= ?1) \
                OR EXISTS (SELECT 1 FROM outbox WHERE owner IS NOT NULL AND lease_until_ms <= ?1)";
     let rows = fetch(readers, sql, args![now_ms as i64]).await?;
-    rows.first().map_or(Ok(false), |row| column(row, 0))
+    rows.first().map_or(Ok(false), |row| row.flag(0))
 }
 
 /// When a row that nobody holds falls due, or a lease runs out.
@@ -25,7 +25,7 @@ pub(super) async fn next_due(readers: &SqlitePool) -> Result<Option<u64>, StoreE
     let sql = "SELECT min(at) FROM (SELECT min(due_ms) AS at FROM outbox WHERE owner IS NULL \
                UNION ALL SELECT min(lease_until_ms) FROM outbox WHERE owner IS NOT NULL)";
     let rows = fetch(readers, sql, args![]).await?;
-    let at: Option<i64> = rows.first().map_or(Ok(None), |row| column(row, 0))?;
+    let at: Option<i64> = rows.first().map_or(Ok(None), |row| row.maybe_int(0))?;
     Ok(at.map(|at| at as u64))
 }
 
@@ -34,13 +34,13 @@ pub(super) async fn claim(conn: &mut SqliteConnection, context: &Context, now_ms
     let sql = "UPDATE outbox SET owner = NULL, lease_until_ms = NULL WHERE owner IS NOT NULL AND lease_until_ms <= ?1";
     execute(conn, sql, args![now_ms as i64]).await?;
     let sql = concat!(
-        "SELECT o.id, o.stage, o.round, o.attempt, ",
-        read::envelope_columns!(),
+        "SELECT ",
+        outbox_columns!(),
         " FROM (SELECT * FROM outbox WHERE owner IS NULL AND due_ms <= ?1 ORDER BY due_ms, id LIMIT ?2) o \
          CROSS JOIN events e ON e.seq = o.event_seq ORDER BY o.due_ms, o.id"
     );
     let rows = fetch(&mut *conn, sql, args![now_ms as i64, i64::from(limit)]).await?;
-    let claimed = rows.iter().map(outbox_row).collect::<Result<Vec<_>, _>>()?;
+    let claimed = rows.iter().map(decode::outbox_row).collect::<Result<Vec<_>, _>>()?;
     if !claimed.is_empty() {
         let ids: Vec<i64> = claimed.iter().map(|row| row.id).collect();
         let until_ms = (now_ms + context.lease_ms) as i64;
@@ -48,15 +48,6 @@ pub(super) async fn claim(conn: &mut SqliteConnection, context: &Context, now_ms
         execute(conn, sql, args![context.host.as_str(), until_ms, json(&ids)]).await?;
     }
     Ok(claimed)
-}
-
-fn outbox_row(row: &SqliteRow) -> Result<OutboxRow, StoreError> {
-    let stage: Option<&str> = column(row, 1)?;
-    let direct = match stage {
-        None => None,
-        Some(stage) => Some(Direct { stage: stage.into(), round: small(row, 2)?, attempt: small(row, 3)? }),
-    };
-    Ok(OutboxRow { id: column(row, 0)?, envelope: Arc::new(read::envelope(row, 4)?), direct })
 }
 
 /// Gives rows back.
@@ -91,7 +82,7 @@ macro_rules! is_lost {
 pub(super) async fn lost(readers: &SqlitePool, stage: &str, before_ms: u64, limit: u32) -> Result<Vec<i64>, StoreError> {
     let sql = concat!("SELECT d.event_seq FROM deliveries d WHERE ", is_lost!(), " ORDER BY d.queued_ms, d.event_seq LIMIT ?3");
     let rows = fetch(readers, sql, args![stage, before_ms as i64, i64::from(limit)]).await?;
-    rows.iter().map(|row| column(row, 0)).collect()
+    rows.iter().map(|row| row.int(0)).collect()
 }
 
 /// Sends again those that are still lost.
@@ -103,7 +94,7 @@ pub(super) async fn requeue(
 ) -> Result<Vec<OutboxRow>, StoreError> {
     let sql = concat!(
         "SELECT d.event_seq, d.round, d.attempt, ",
-        read::envelope_columns!(),
+        envelope_columns!(),
         " FROM json_each(?3) k CROSS JOIN deliveries d ON d.event_seq = k.value CROSS JOIN events e ON e.seq = d.event_seq WHERE ",
         is_lost!(),
         " ORDER BY k.key"
@@ -113,15 +104,17 @@ pub(super) async fn requeue(
     let stage: Arc<str> = lost.stage.into();
     let mut events: Vec<i64> = Vec::with_capacity(rows.len());
     let mut sent = Vec::with_capacity(rows.len());
-    let mut plan = Plan::new(context, now_ms);
+    let mut numbers = context.numbers;
+    let mut plan = context.plan(&mut numbers, now_ms);
     for row in &rows {
-        let seq: i64 = column(row, 0)?;
-        let direct = Direct { stage: Arc::clone(&stage), round: small(row, 1)?, attempt: small(row, 2)? };
-        let envelope = Arc::new(read::envelope(row, 3)?);
+        let seq = row.int(0)?;
+        let direct = Direct { stage: Arc::clone(&stage), round: row.small(1)?, attempt: row.small(2)? };
+        let envelope = Arc::new(decode::envelope(row, 3)?);
         sent.extend(plan.send(seq, &envelope, Some(direct), now_ms));
         events.push(seq);
     }
-    plan.flush(conn).await?;
+    write::write(conn, context, plan).await?;
+    context.numbers = numbers;
     let sql = "UPDATE deliveries SET queued_ms = ?1 WHERE stage = ?2 AND event_seq IN (SELECT value FROM json_each(?3))";
     execute(conn, sql, args![now_ms as i64, lost.stage, json(&events)]).await?;
     Ok(sent)

@@ -4,7 +4,7 @@
 //! per connection. Guarantee: an error is `Corrupt` only when trying again cannot help.
 
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Arguments as _, AssertSqlSafe, ColumnIndex, Decode, Encode, Executor, Row as _, Sqlite, SqliteConnection, Type};
+use sqlx::{Arguments as _, AssertSqlSafe, Encode, Executor, Sqlite, SqliteConnection, Type};
 
 use crate::store::StoreError;
 
@@ -49,36 +49,9 @@ where
     sqlx::query_with(AssertSqlSafe(sql), args).fetch_all(executor).await.map_err(|error| store_error(&error))
 }
 
-/// A column, or `Corrupt` when it is not of the type that was written.
-pub(super) fn column<'r, T, I>(row: &'r SqliteRow, index: I) -> Result<T, StoreError>
-where
-    T: Decode<'r, Sqlite> + Type<Sqlite>,
-    I: ColumnIndex<SqliteRow>,
-{
-    row.try_get(index).map_err(|error| store_error(&error))
-}
-
-/// The same for a count or a time, which is never negative.
-pub(super) fn unsigned(row: &SqliteRow, index: usize) -> Result<u64, StoreError> {
-    let value: i64 = column(row, index)?;
-    u64::try_from(value).map_err(|_| StoreError::Corrupt(format!("{value} where a count or a time belongs")))
-}
-
-/// The same for a small count.
-pub(super) fn small(row: &SqliteRow, index: usize) -> Result<u32, StoreError> {
-    let value: i64 = column(row, index)?;
-    u32::try_from(value).map_err(|_| StoreError::Corrupt(format!("{value} where a count belongs")))
-}
-
 /// JSON for `json_each`.
 pub(super) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("lists of strings and numbers always serialise")
-}
-
-/// A column that holds JSON, or nothing for an empty list.
-pub(super) fn list<T: serde::de::DeserializeOwned>(row: &SqliteRow, index: usize) -> Result<Vec<T>, StoreError> {
-    let text: Option<&str> = column(row, index)?;
-    text.map_or(Ok(Vec::new()), |text| serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string())))
 }
 
 /// A statement that takes any number of rows: `head VALUES (…), (…) tail`.

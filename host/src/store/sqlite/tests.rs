@@ -18,6 +18,7 @@ async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStore> {
         status: Arc::new(StatusRules::default()),
         lease_ms: LEASE_MS,
         group_max_ops: 64,
+        publish_all: false,
     };
     SqliteStore::open(options).await.unwrap()
 }

@@ -56,6 +56,8 @@ pub(super) fn batch<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, batch: &'a B
         versions.push(next);
         plan.state.push(StateRow { stage, key, value: value.as_deref(), version: next });
     }
+    let only_read = batch.reads.iter().filter(|(key, _)| !batch.writes.iter().any(|(written, _)| written == key));
+    plan.relied_upon.extend(only_read.map(|(key, version)| StateRow { stage, key, value: None, version: *version }));
     let outbox = batch.settlements.iter().flat_map(|one| settle(known, plan, one)).collect();
     Commit::Done { versions, outbox }
 }
@@ -118,6 +120,7 @@ fn settle<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, settlement: &'a Settle
         stage,
         round: present.round,
         attempt: present.attempt,
+        expected: before.row.map(|row| (row.round, row.attempt)),
         status: next.status,
         settled: (!open).then(|| SettledBy {
             version: &settlement.version,

@@ -1,0 +1,288 @@
+//! Rows as values, for every database: the column lists of the queries and what their columns mean.
+//!
+//! Times and counts are never negative, JSON is always JSON: whatever is not, is `Corrupt`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::{
+    DeadLetter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LoggedEvent, Order, OutboxRow, Page, PluginLoad,
+    StateRow, StoreError,
+};
+use crate::event::{Envelope, Event, EventKey};
+
+/// The columns that [`envelope`] reads, of `events e`: fourteen.
+macro_rules! envelope_columns {
+    () => {
+        "e.source, e.id, e.type, e.subject, e.time_ms, e.content_type, e.data, e.attributes, e.order_id, e.correlation_id, \
+         e.cause_source, e.cause_id, e.hops, e.expires_ms"
+    };
+}
+pub(super) use envelope_columns;
+
+/// The columns that [`order`] reads, of `orders o`: seven, the last for the cursor.
+macro_rules! order_columns {
+    () => {
+        "o.id, o.customer, o.status, o.body, o.created_ms, o.updated_ms, o.pos"
+    };
+}
+pub(super) use order_columns;
+
+/// The columns that [`attempts`] reads, of `attempts a`.
+macro_rules! attempt_columns {
+    () => {
+        "a.event_seq, a.stage, a.round, a.attempt, a.code, a.message, a.backtrace, a.digest, a.duration_us, a.at_ms"
+    };
+}
+pub(super) use attempt_columns;
+
+/// The columns that [`outbox_row`] reads, of `outbox o` and `events e`.
+macro_rules! outbox_columns {
+    () => {
+        concat!("o.id, o.stage, o.round, o.attempt, e.routed_to IS NOT NULL, ", $crate::store::decode::envelope_columns!())
+    };
+}
+pub(super) use outbox_columns;
+
+/// A row of any database.
+pub(super) trait Columns {
+    fn int(&self, at: usize) -> Result<i64, StoreError>;
+    fn maybe_int(&self, at: usize) -> Result<Option<i64>, StoreError>;
+    fn text(&self, at: usize) -> Result<&str, StoreError>;
+    fn maybe_text(&self, at: usize) -> Result<Option<&str>, StoreError>;
+    fn blob(&self, at: usize) -> Result<&[u8], StoreError>;
+    fn maybe_blob(&self, at: usize) -> Result<Option<&[u8]>, StoreError>;
+    fn flag(&self, at: usize) -> Result<bool, StoreError>;
+    fn maybe_flag(&self, at: usize) -> Result<Option<bool>, StoreError>;
+
+    fn owned(&self, at: usize) -> Result<String, StoreError> {
+        self.text(at).map(str::to_owned)
+    }
+
+    fn maybe_owned(&self, at: usize) -> Result<Option<String>, StoreError> {
+        Ok(self.maybe_text(at)?.map(str::to_owned))
+    }
+
+    /// A count or a time.
+    fn unsigned(&self, at: usize) -> Result<u64, StoreError> {
+        let value = self.int(at)?;
+        u64::try_from(value).map_err(|_| StoreError::Corrupt(format!("{value} where a count or a time belongs")))
+    }
+
+    /// A small count.
+    fn small(&self, at: usize) -> Result<u32, StoreError> {
+        let value = self.int(at)?;
+        u32::try_from(value).map_err(|_| StoreError::Corrupt(format!("{value} where a count belongs")))
+    }
+
+    /// JSON, or nothing for an empty list.
+    fn list<T: DeserializeOwned>(&self, at: usize) -> Result<Vec<T>, StoreError> {
+        let text = self.maybe_text(at)?;
+        text.map_or(Ok(Vec::new()), |text| serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string())))
+    }
+}
+
+/// Implements [`Columns`] for a row of sqlx, given how its errors are read.
+macro_rules! columns_of {
+    ($row:ty, $error:path) => {
+        impl $crate::store::decode::Columns for $row {
+            $crate::store::decode::columns_of!(@get $error; int -> i64, maybe_int -> Option<i64>, text -> &str, maybe_text -> Option<&str>,
+                blob -> &[u8], maybe_blob -> Option<&[u8]>, flag -> bool, maybe_flag -> Option<bool>);
+        }
+    };
+    (@get $error:path; $($name:ident -> $type:ty),*) => {
+        $( fn $name(&self, at: usize) -> Result<$type, $crate::store::StoreError> {
+            sqlx::Row::try_get(self, at).map_err(|error| $error(&error))
+        } )*
+    };
+}
+pub(super) use columns_of;
+
+/// Decodes the envelope that begins at column `at`.
+pub(super) fn envelope(row: &impl Columns, at: usize) -> Result<Envelope, StoreError> {
+    let (cause_source, cause_id) = (row.maybe_owned(at + 10)?, row.maybe_owned(at + 11)?);
+    Ok(Envelope {
+        event: Event {
+            source: row.owned(at)?,
+            id: row.owned(at + 1)?,
+            event_type: row.owned(at + 2)?,
+            subject: row.owned(at + 3)?,
+            time_ms: row.unsigned(at + 4)?,
+            content_type: row.owned(at + 5)?,
+            data: Bytes::copy_from_slice(row.blob(at + 6)?),
+            attributes: row.list(at + 7)?,
+        },
+        order_id: row.maybe_owned(at + 8)?,
+        correlation_id: row.owned(at + 9)?,
+        cause: cause_source.zip(cause_id).map(|(source, id)| EventKey { source, id }),
+        hops: row.small(at + 12)?,
+        expires_at_ms: row.unsigned(at + 13)?,
+    })
+}
+
+/// Decodes an order.
+pub(super) fn order(row: &impl Columns) -> Result<Order, StoreError> {
+    Ok(Order {
+        id: row.owned(0)?,
+        customer: row.maybe_owned(1)?,
+        status: row.owned(2)?,
+        body: serde_json::from_str(row.text(3)?).map_err(|error| StoreError::Corrupt(error.to_string()))?,
+        created_at_ms: row.unsigned(4)?,
+        updated_at_ms: row.unsigned(5)?,
+    })
+}
+
+/// Decodes an event of the log: position, producer's stage and digest, routes, envelope.
+pub(super) fn logged_event(row: &impl Columns) -> Result<LoggedEvent, StoreError> {
+    Ok(LoggedEvent {
+        seq: row.int(0)?,
+        stage: row.maybe_owned(1)?,
+        digest: row.maybe_owned(2)?,
+        routed_to: row.list(3)?,
+        envelope: envelope(row, 4)?,
+    })
+}
+
+/// Decodes an outbox row with its event.
+pub(super) fn outbox_row(row: &impl Columns) -> Result<OutboxRow, StoreError> {
+    let direct = match row.maybe_text(1)? {
+        None => None,
+        Some(stage) => Some(Direct { stage: stage.into(), round: row.small(2)?, attempt: row.small(3)? }),
+    };
+    Ok(OutboxRow { id: row.int(0)?, envelope: Arc::new(envelope(row, 5)?), direct, routed: row.flag(4)? })
+}
+
+/// Decodes key, value and version.
+pub(super) fn state_row(row: &impl Columns) -> Result<StateRow, StoreError> {
+    Ok(StateRow { key: row.owned(0)?, value: row.maybe_blob(1)?.map(Bytes::copy_from_slice), version: row.int(2)? })
+}
+
+/// Decodes stage, digest, version, host and time.
+pub(super) fn plugin_load(row: &impl Columns) -> Result<PluginLoad, StoreError> {
+    Ok(PluginLoad {
+        stage: row.owned(0)?,
+        digest: row.owned(1)?,
+        version: row.owned(2)?,
+        host: row.owned(3)?,
+        loaded_at_ms: row.unsigned(4)?,
+    })
+}
+
+/// Failed tries by delivery (position of the event, stage), oldest first.
+pub(super) type Failures = HashMap<(i64, String), Vec<FailedAttempt>>;
+
+/// Decodes failed tries.
+pub(super) fn attempts(rows: &[impl Columns]) -> Result<Failures, StoreError> {
+    let mut failures = Failures::new();
+    for row in rows {
+        let failure = FailedAttempt {
+            round: row.small(2)?,
+            attempt: row.small(3)?,
+            code: row.owned(4)?,
+            message: row.owned(5)?,
+            backtrace: row.maybe_owned(6)?,
+            digest: row.owned(7)?,
+            duration_us: row.unsigned(8)?,
+            at_ms: row.unsigned(9)?,
+        };
+        failures.entry((row.int(0)?, row.owned(1)?)).or_default().push(failure);
+    }
+    Ok(failures)
+}
+
+/// Position and stage of a delivery, in columns `at` and `at + 1`.
+pub(super) fn delivery_keys(rows: &[impl Columns], at: usize) -> Result<Vec<(i64, String)>, StoreError> {
+    rows.iter().map(|row| Ok((row.int(at)?, row.owned(at + 1)?))).collect()
+}
+
+/// Decodes a delivery: position, stage, source, id, type, status, round, attempt, version, digest, duration, created, settled, emitted.
+pub(super) fn delivery_record(row: &impl Columns, failures: Vec<FailedAttempt>) -> Result<DeliveryRecord, StoreError> {
+    Ok(DeliveryRecord {
+        failures,
+        stage: row.owned(1)?,
+        event: EventKey { source: row.owned(2)?, id: row.owned(3)? },
+        event_type: row.owned(4)?,
+        status: delivery_status(row.text(5)?)?,
+        round: row.small(6)?,
+        attempt: row.small(7)?,
+        version: row.maybe_owned(8)?,
+        digest: row.maybe_owned(9)?,
+        duration_us: row.maybe_int(10)?.map(|value| value as u64),
+        created_at_ms: row.unsigned(11)?,
+        settled_at_ms: row.maybe_int(12)?.map(|value| value as u64),
+        emitted: row.list(13)?,
+    })
+}
+
+/// Decodes a dead letter: id, position, stage, round, code, message, digest, died, status, note, envelope.
+pub(super) fn dead_letter(row: &impl Columns, attempts: Vec<FailedAttempt>) -> Result<DeadLetter, StoreError> {
+    Ok(DeadLetter {
+        id: row.int(0)?,
+        attempts,
+        stage: row.owned(2)?,
+        round: row.small(3)?,
+        code: row.owned(4)?,
+        message: row.owned(5)?,
+        digest: row.owned(6)?,
+        died_at_ms: row.unsigned(7)?,
+        status: letter_status(row.text(8)?)?,
+        note: row.maybe_owned(9)?,
+        envelope: envelope(row, 10)?,
+    })
+}
+
+/// A page, given one row more than it holds when there is another one.
+pub(super) fn page<R: Columns, T>(
+    rows: &[R],
+    limit: u32,
+    decode: impl Fn(&R) -> Result<(i64, T), StoreError>,
+) -> Result<Page<T>, StoreError> {
+    let decoded = rows.iter().take(limit as usize).map(decode).collect::<Result<Vec<_>, _>>()?;
+    let more = rows.len() > decoded.len();
+    let next = decoded.last().filter(|_| more).map(|(cursor, _)| *cursor);
+    Ok(Page { items: decoded.into_iter().map(|(_, item)| item).collect(), next })
+}
+
+/// Decodes a dead letter's status.
+pub(super) fn letter_status(name: &str) -> Result<DeadLetterStatus, StoreError> {
+    match name {
+        "open" => Ok(DeadLetterStatus::Open),
+        "replayed" => Ok(DeadLetterStatus::Replayed),
+        "discarded" => Ok(DeadLetterStatus::Discarded),
+        _ => Err(StoreError::Corrupt(format!("dead letter status {name}"))),
+    }
+}
+
+/// How a dead letter's status is stored.
+pub(super) fn letter_status_name(status: DeadLetterStatus) -> &'static str {
+    match status {
+        DeadLetterStatus::Open => "open",
+        DeadLetterStatus::Replayed => "replayed",
+        DeadLetterStatus::Discarded => "discarded",
+    }
+}
+
+/// How a delivery's status is stored.
+pub(super) fn status_name(status: DeliveryStatus) -> &'static str {
+    match status {
+        DeliveryStatus::Open => "open",
+        DeliveryStatus::Done => "done",
+        DeliveryStatus::Skipped => "skipped",
+        DeliveryStatus::Dead => "dead",
+        DeliveryStatus::Replaced => "replaced",
+    }
+}
+
+fn delivery_status(name: &str) -> Result<DeliveryStatus, StoreError> {
+    match name {
+        "open" => Ok(DeliveryStatus::Open),
+        "done" => Ok(DeliveryStatus::Done),
+        "skipped" => Ok(DeliveryStatus::Skipped),
+        "dead" => Ok(DeliveryStatus::Dead),
+        "replaced" => Ok(DeliveryStatus::Replaced),
+        _ => Err(StoreError::Corrupt(format!("delivery status {name}"))),
+    }
+}

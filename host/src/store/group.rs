@@ -1,0 +1,53 @@
+//! What a group of operations comes to: decided here once, for every database.
+//!
+//! A store merges the operations that wait at the same time into one transaction. The database's own module asks what the group must
+//! know ([`Asked`] → [`Known`]), [`decide`] turns each operation into rows ([`Plan`]) and an answer, and the database's module writes
+//! the rows, a constant number of statements whatever the size of the group. Nothing in here does I/O.
+
+mod known;
+mod plan;
+mod rows;
+mod settle;
+
+pub(super) use self::known::{Asked, Known, Present, Seen, pick};
+pub(super) use self::plan::{Numbers, Plan, Times};
+pub(super) use self::rows::{AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, StateRow};
+use super::{Accepted, Batch, Commit, NewEvent, NewOrder, OutboxRow};
+
+/// The operations that come often.
+#[derive(Debug)]
+pub(super) enum Op {
+    Order(Box<NewOrder>),
+    Event(Box<NewEvent>),
+    Commit(Batch),
+    Sent(Vec<i64>),
+}
+
+/// What came of one.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Order(Accepted, Vec<OutboxRow>),
+    Event(bool, Vec<OutboxRow>),
+    Commit(Commit),
+    Sent,
+}
+
+/// Decides one operation: what it writes goes into the plan, and what it changes into `known`, so that the second of two operations
+/// on one row sees the first. They wait at the same time, so any order is a fair one.
+pub(super) fn decide<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, op: &'a Op) -> Reply {
+    match op {
+        Op::Order(order) => {
+            let (accepted, rows) = settle::order(known, plan, order);
+            Reply::Order(accepted, rows)
+        }
+        Op::Event(event) => {
+            let (new, rows) = settle::event(known, plan, event);
+            Reply::Event(new, rows)
+        }
+        Op::Commit(batch) => Reply::Commit(settle::batch(known, plan, batch)),
+        Op::Sent(ids) => {
+            plan.sent.extend(ids);
+            Reply::Sent
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What a group of operations writes, collected row by row and then written in a constant number of statements.
+//!
+//! The plan is only filled by operations whose checks have passed. It costs memory in proportion to the group, which the committer
+//! bounds; it carries no check of its own but one: an event whose key is known already keeps its old position in the log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::rows::{AttemptRow, DeadRow, DeliveryRow, EventRow, Move, OpenedRow, OrderRow, OutboxInsert, StateRow};
+use crate::event::Envelope;
+use crate::store::status::StatusRules;
+use crate::store::{Direct, NewEvent, OutboxRow};
+
+/// The last numbers that were given out; a plan takes the next ones.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct Numbers {
+    /// Position in the event log.
+    pub(in crate::store) event: i64,
+    /// Outbox id.
+    pub(in crate::store) outbox: i64,
+}
+
+/// When a plan is made.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct Times {
+    /// The store's clock: what is written, and what leases count by.
+    pub(in crate::store) now_ms: u64,
+    /// What fell due by then is sent at once. The host that asked may be ahead of the store's clock.
+    pub(in crate::store) due_ms: u64,
+}
+
+/// The rows.
+pub(in crate::store) struct Plan<'a> {
+    numbers: &'a mut Numbers,
+    times: Times,
+    /// Events that no stage consumes are sent too: other programs listen.
+    publish_all: bool,
+    pub(in crate::store) orders: Vec<OrderRow<'a>>,
+    pub(in crate::store) events: Vec<EventRow<'a>>,
+    pub(in crate::store) opened: Vec<OpenedRow<'a>>,
+    pub(in crate::store) settled: Vec<DeliveryRow<'a>>,
+    pub(in crate::store) outbox: Vec<OutboxInsert>,
+    pub(in crate::store) state: Vec<StateRow<'a>>,
+    /// Keys that a committed batch read and did not write, with the version it relied upon.
+    pub(in crate::store) relied_upon: Vec<StateRow<'a>>,
+    pub(in crate::store) attempts: Vec<AttemptRow<'a>>,
+    pub(in crate::store) dead: Vec<DeadRow<'a>>,
+    pub(in crate::store) moves: Vec<Move<'a>>,
+    pub(in crate::store) sent: Vec<i64>,
+}
+
+impl<'a> Plan<'a> {
+    pub(in crate::store) fn new(numbers: &'a mut Numbers, times: Times, publish_all: bool) -> Self {
+        Self {
+            numbers,
+            times,
+            publish_all,
+            orders: Vec::new(),
+            events: Vec::new(),
+            opened: Vec::new(),
+            settled: Vec::new(),
+            outbox: Vec::new(),
+            state: Vec::new(),
+            relied_upon: Vec::new(),
+            attempts: Vec::new(),
+            dead: Vec::new(),
+            moves: Vec::new(),
+            sent: Vec::new(),
+        }
+    }
+
+    pub(in crate::store) fn now_ms(&self) -> u64 {
+        self.times.now_ms
+    }
+
+    /// Writes an event that came from elsewhere; its position in the log.
+    pub(super) fn adopt(&mut self, envelope: &'a Envelope, stage: &'a str) -> i64 {
+        self.log(envelope, vec![stage], None)
+    }
+
+    /// Writes an event that moves its order's status, opens its deliveries and sends it.
+    pub(in crate::store) fn event(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
+        let envelope: &'a Envelope = &new.envelope;
+        // `first_event` gives this event the next position.
+        let seq = self.numbers.event + 1;
+        if let Some(order) = &envelope.order_id {
+            self.moves.push(Move { seq, order, event_type: &envelope.event.event_type });
+        }
+        self.first_event(new)
+    }
+
+    /// The same for an order's first event: the order is written with its status in the same plan.
+    pub(super) fn first_event(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
+        let routed_to: Vec<&'a str> = new.routed_to.iter().map(AsRef::as_ref).collect();
+        let producer = new.producer.as_ref().map(|(stage, digest)| (&**stage, &**digest));
+        let seq = self.log(&new.envelope, routed_to, producer);
+        let queued_ms = new.due_at_ms.max(self.times.now_ms);
+        self.opened.extend(new.routed_to.iter().map(|stage| OpenedRow { seq, stage, queued_ms }));
+        if new.routed_to.is_empty() && new.only_stage.is_none() && !self.publish_all {
+            return None;
+        }
+        let direct = new.only_stage.as_ref().map(|stage| Direct { stage: Arc::clone(stage), round: 1, attempt: 1 });
+        let row = self.send(seq, &new.envelope, direct, new.due_at_ms);
+        row.map(|row| OutboxRow { routed: !new.routed_to.is_empty(), ..row })
+    }
+
+    fn log(&mut self, envelope: &'a Envelope, routed_to: Vec<&'a str>, producer: Option<(&'a str, &'a str)>) -> i64 {
+        self.numbers.event += 1;
+        let seq = self.numbers.event;
+        self.events.push(EventRow { seq, envelope, routed_to, producer });
+        seq
+    }
+
+    /// Writes an outbox row. One that is due now is leased to this host and returned, to be handed to the relay.
+    pub(in crate::store) fn send(
+        &mut self,
+        seq: i64,
+        envelope: &Arc<Envelope>,
+        direct: Option<Direct>,
+        due_at_ms: u64,
+    ) -> Option<OutboxRow> {
+        self.numbers.outbox += 1;
+        let id = self.numbers.outbox;
+        let leased = due_at_ms <= self.times.due_ms;
+        self.outbox.push(OutboxInsert { id, seq, due_ms: due_at_ms.max(self.times.now_ms), leased, direct: direct.clone() });
+        leased.then(|| OutboxRow { id, envelope: Arc::clone(envelope), direct, routed: true })
+    }
+
+    /// Puts everything that hangs on an event which was known before to its old position (planned → position in the log).
+    pub(in crate::store) fn renumber(&mut self, known: &HashMap<i64, i64>) {
+        let renumber = |seq: &mut i64| *seq = known.get(seq).copied().unwrap_or(*seq);
+        self.opened.iter_mut().for_each(|row| renumber(&mut row.seq));
+        self.settled.iter_mut().for_each(|row| renumber(&mut row.seq));
+        self.outbox.iter_mut().for_each(|row| renumber(&mut row.seq));
+        self.attempts.iter_mut().for_each(|row| renumber(&mut row.seq));
+        self.dead.iter_mut().for_each(|row| renumber(&mut row.seq));
+        // An event that was there before has moved its order before.
+        self.moves.retain(|row| !known.contains_key(&row.seq));
+    }
+
+    /// Orders that an event of this plan may move.
+    pub(in crate::store) fn orders_to_move(&self, rules: &StatusRules) -> Vec<&'a str> {
+        self.moves.iter().filter(|row| rules.transitions.contains_key(row.event_type)).map(|row| row.order).collect()
+    }
+
+    /// The status of the orders that change, by position, given where they stand: id → (position, status).
+    pub(in crate::store) fn moved<'r>(&self, rules: &'r StatusRules, standing: &HashMap<&'r str, (i64, &'r str)>) -> Vec<(i64, &'r str)> {
+        let mut moved: HashMap<i64, &'r str> = HashMap::new();
+        for row in &self.moves {
+            let Some((pos, before)) = standing.get(row.order) else { continue };
+            let present = moved.get(pos).unwrap_or(before);
+            if let Some(next) = rules.next(present, row.event_type) {
+                moved.insert(*pos, next);
+            }
+        }
+        moved.into_iter().collect()
+    }
+}

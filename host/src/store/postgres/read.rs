@@ -1,0 +1,61 @@
+//! Queries, on the pool's connections: they see the last commit and wait for nobody.
+
+use sqlx::PgPool;
+use sqlx::postgres::PgRow;
+
+use super::sql::{args, columns, fetch, fetch_built, push, store_error};
+use crate::event::DeliveryKey;
+use crate::store::decode::{self, Columns as _, columns_of};
+use crate::store::read::{Arg, Reader};
+use crate::store::{StateRow, StoreError};
+
+columns_of!(PgRow, store_error);
+
+impl Reader for PgPool {
+    type Row = PgRow;
+    const DELIVERIES: &'static str = "unnest($1::int8[], $2::text[]) k (seq, stage)";
+
+    async fn rows(&self, sql: String, values: &[Arg<'_>]) -> Result<Vec<PgRow>, StoreError> {
+        let mut args = args![];
+        for value in values {
+            match value {
+                Arg::Int(value) => push(&mut args, *value),
+                Arg::Text(value) => push(&mut args, *value),
+                Arg::Deliveries(keys) => {
+                    push(&mut args, keys.iter().map(|key| key.0).collect::<Vec<_>>());
+                    push(&mut args, keys.iter().map(|key| key.1.as_str()).collect::<Vec<_>>());
+                }
+            }
+        }
+        fetch_built(self, sql, args).await.map_err(|error| store_error(&error))
+    }
+}
+
+pub(super) async fn state_folders(db: &PgPool, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
+    // '0' follows '/' in byte order: it ends the range of the keys in a folder.
+    let end = |folder: &String| format!("{}0", folder.strip_suffix('/').unwrap_or(folder));
+    let sql = "SELECT DISTINCT s.key, s.value, s.version FROM unnest($1::text[], $2::text[]) k (first, last) \
+               JOIN state s ON s.stage = $3 AND s.key >= k.first AND s.key < k.last WHERE s.version > 0 ORDER BY s.key";
+    let mut args = columns![folders; |folder| folder.as_str(), end];
+    push(&mut args, stage);
+    let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
+    rows.iter().map(decode::state_row).collect()
+}
+
+pub(super) async fn already_settled(db: &PgPool, keys: &[(DeliveryKey, u32, u32)]) -> Result<Vec<DeliveryKey>, StoreError> {
+    let sql = "SELECT k.at FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[], $5::int8[]) \
+               WITH ORDINALITY k (stage, source, id, round, attempt, at) \
+               JOIN events e ON e.id = k.id AND e.source = k.source \
+               JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.stage \
+               WHERE d.status <> 'open' OR (d.round, d.attempt) > (k.round, k.attempt)";
+    let args = columns![keys;
+        |key| &*key.0.stage,
+        |key| key.0.event.source.as_str(),
+        |key| key.0.event.id.as_str(),
+        |key| i64::from(key.1),
+        |key| i64::from(key.2),
+    ];
+    let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
+    let found = rows.iter().map(|row| Ok(keys.get(row.int(0)? as usize - 1).map(|(key, _, _)| key.clone())));
+    found.filter_map(Result::transpose).collect()
+}

@@ -1,0 +1,117 @@
+//! The thin layer over sqlx: binding, and what a database error means to a caller.
+//!
+//! Guarantee: an error is `Corrupt` only when trying again cannot help, and `Raced` only when the transaction left nothing behind.
+
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::{Arguments as _, AssertSqlSafe, Encode, Executor, PgConnection, Postgres, Type};
+
+use crate::store::StoreError;
+
+/// Arguments in the order of the placeholders.
+macro_rules! args {
+    ($($value:expr),* $(,)?) => {{
+        #[allow(unused_mut)]
+        let mut args = sqlx::postgres::PgArguments::default();
+        $( $crate::store::postgres::sql::push(&mut args, $value); )*
+        args
+    }};
+}
+pub(super) use args;
+
+/// One argument for each column: an array of that column over all rows.
+macro_rules! columns {
+    ($rows:expr; $($column:expr),* $(,)?) => {{
+        let rows = $rows;
+        $crate::store::postgres::sql::args![$( rows.iter().map($column).collect::<Vec<_>>() ),*]
+    }};
+}
+pub(super) use columns;
+
+/// Why a transaction did not come to its end.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Somebody else was faster, or a deadlock was broken: run it again.
+    Raced,
+    /// Anything else.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<sqlx::Error> for Refused {
+    fn from(error: sqlx::Error) -> Self {
+        // Class 40 is a transaction that was rolled back in favour of another one.
+        if sql_state(&error).is_some_and(|state| state.starts_with("40")) { Self::Raced } else { Self::Store(store_error(&error)) }
+    }
+}
+
+impl From<Refused> for StoreError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Raced => Self::Unavailable("too many others changed the same rows".to_owned()),
+            Refused::Store(error) => error,
+        }
+    }
+}
+
+/// Binds the next placeholder.
+pub(super) fn push<'t, T: Encode<'t, Postgres> + Type<Postgres>>(args: &mut PgArguments, value: T) {
+    args.add(value).expect("integers, text, blobs and arrays of them always encode");
+}
+
+/// Runs a statement; gives the number of rows that it changed.
+pub(super) async fn execute(conn: &mut PgConnection, sql: &'static str, args: PgArguments) -> Result<u64, sqlx::Error> {
+    Ok(sqlx::query_with(sql, args).execute(conn).await?.rows_affected())
+}
+
+/// Runs a query.
+pub(super) async fn fetch<'e, E>(executor: E, sql: &'static str, args: PgArguments) -> Result<Vec<PgRow>, sqlx::Error>
+where
+    E: Executor<'e, Database = Postgres>,
+{
+    sqlx::query_with(sql, args).fetch_all(executor).await
+}
+
+/// Runs a query whose text was put together from constant parts.
+pub(super) async fn fetch_built<'e, E>(executor: E, sql: String, args: PgArguments) -> Result<Vec<PgRow>, sqlx::Error>
+where
+    E: Executor<'e, Database = Postgres>,
+{
+    sqlx::query_with(AssertSqlSafe(sql), args).fetch_all(executor).await
+}
+
+/// Runs statements without arguments in one round trip; gives all their rows.
+pub(super) async fn script(conn: &mut PgConnection, sql: &'static str) -> Result<Vec<PgRow>, sqlx::Error> {
+    sqlx::raw_sql(sql).fetch_all(conn).await
+}
+
+/// JSON for a column that holds a list, or nothing for an empty one.
+pub(super) fn list<T: serde::Serialize>(items: &[T]) -> Option<String> {
+    (!items.is_empty()).then(|| serde_json::to_string(items).expect("lists of strings always serialise"))
+}
+
+/// The error's code: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn sql_state(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(|code| code.into_owned())
+}
+
+/// Sorts an error by whether trying again can help.
+pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
+    /// Connection, transaction rollback, insufficient resources, not in a usable state, operator intervention, system error.
+    const PASSING: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
+    /// The server became a standby: `read_only_sql_transaction`.
+    const READ_ONLY: &str = "25006";
+    match (sql_state(error), error) {
+        (Some(state), _) if state == READ_ONLY || PASSING.iter().any(|class| state.starts_with(class)) => {
+            StoreError::Unavailable(error.to_string())
+        }
+        (Some(_), _) | (None, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnIndexOutOfBounds { .. }) => {
+            StoreError::Corrupt(error.to_string())
+        }
+        (None, _) => StoreError::Unavailable(error.to_string()),
+    }
+}

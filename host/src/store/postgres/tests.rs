@@ -1,0 +1,155 @@
+//! The conformance suite on a database of its own, and what only this store promises.
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _};
+
+use super::{PostgresOptions, PostgresStore};
+use crate::clock::ManualClock;
+use crate::store::conformance::{self, LEASE_MS};
+use crate::store::status::StatusRules;
+use crate::store::{Batch, Commit, StateSource as _, Store};
+
+/// A server to make databases on: from the environment, else the one that listens on the default port.
+fn server() -> PgConnectOptions {
+    let url = std::env::var("POSTRIDER_TEST_POSTGRES").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".into());
+    PgConnectOptions::from_str(&url).expect("POSTRIDER_TEST_POSTGRES is a Postgres URL")
+}
+
+/// A database that is dropped at the end.
+struct Database {
+    name: String,
+}
+
+impl Database {
+    async fn create() -> Self {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("postrider_unit_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let mut conn = server().connect().await.expect("a Postgres server for tests: see docs/testing.md");
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut conn).await.unwrap();
+        Self { name }
+    }
+
+    /// A store in the default schema.
+    async fn open(&self, host: &str, clock: Arc<ManualClock>) -> Arc<PostgresStore> {
+        self.open_in("public", host, clock).await
+    }
+
+    /// A store in a schema of its own: much cheaper to make than a database.
+    async fn open_in(&self, schema: &str, host: &str, clock: Arc<ManualClock>) -> Arc<PostgresStore> {
+        let server = server().database(&self.name);
+        let mut conn = server.connect().await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"))).execute(&mut conn).await.unwrap();
+        let options = PostgresOptions {
+            url: with_schema(server, schema),
+            host_name: host.to_owned(),
+            clock,
+            host_time: true,
+            status: Arc::new(StatusRules::default()),
+            lease_ms: LEASE_MS,
+            group_max_ops: 64,
+            publish_all: false,
+            connections: 4,
+            timeout_ms: 10_000,
+            migrate: true,
+        };
+        PostgresStore::open(options).await.unwrap()
+    }
+}
+
+/// Also after a test that failed.
+impl Drop for Database {
+    fn drop(&mut self) {
+        let sql = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut conn = server().connect().await.unwrap();
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+            });
+        });
+        assert!(dropped.join().is_ok() || std::thread::panicking(), "a test database was left behind");
+    }
+}
+
+#[tokio::test]
+async fn it_conforms() {
+    let database = Database::create().await;
+    let made = AtomicUsize::new(0);
+    conformance::run(async |clock| {
+        let schema = format!("exercise_{}", made.fetch_add(1, Ordering::Relaxed));
+        let store: Arc<dyn Store> = database.open_in(&schema, "here", clock).await;
+        store
+    })
+    .await;
+}
+
+fn with_schema(server: PgConnectOptions, schema: &str) -> String {
+    let mut url = server.to_url_lossy();
+    url.query_pairs_mut().append_pair("options", &format!("-c search_path={schema}"));
+    url.to_string()
+}
+
+/// Batches of two hosts that add to one counter.
+async fn count(store: &PostgresStore, times: usize) -> usize {
+    let mut refused = 0;
+    for _ in 0..times {
+        loop {
+            let row = store.state_get("payment", "count").await.unwrap();
+            let (version, value) =
+                row.map_or((0, 0), |row| (row.version, std::str::from_utf8(&row.value.unwrap()).unwrap().parse().unwrap()));
+            let value: u64 = value;
+            let batch = Batch {
+                stage: "payment".into(),
+                settlements: Vec::new(),
+                reads: vec![("count".into(), version)],
+                writes: vec![("count".into(), Some((value + 1).to_string().into()))],
+            };
+            match store.commit(batch).await.unwrap() {
+                Commit::Done { .. } => break,
+                Commit::Again { conflicts, .. } => {
+                    assert_eq!(conflicts, ["count"]);
+                    refused += 1;
+                }
+            }
+        }
+    }
+    refused
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hosts_lose_no_update() {
+    let database = Database::create().await;
+    let clock = Arc::new(ManualClock::at(conformance::START_MS));
+    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    let (refused_here, refused_there) = tokio::join!(count(&one, 200), count(&other, 200));
+    let row = one.state_get("payment", "count").await.unwrap().unwrap();
+    assert_eq!((row.value.as_deref(), row.version), (Some(&b"400"[..]), 400));
+    assert!(refused_here + refused_there > 0, "the hosts never met");
+    one.close().await;
+    other.close().await;
+}
+
+/// Each host writes its own key after it found the other's absent: only one of the two may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_absence_that_was_relied_upon_holds() {
+    let database = Database::create().await;
+    let clock = Arc::new(ManualClock::at(conformance::START_MS));
+    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    for number in 0..50 {
+        let claim = |mine: &str, theirs: &str| Batch {
+            stage: "payment".into(),
+            settlements: Vec::new(),
+            reads: vec![(format!("{number}/{mine}"), 0), (format!("{number}/{theirs}"), 0)],
+            writes: vec![(format!("{number}/{mine}"), Some("taken".into()))],
+        };
+        let (here, there) = tokio::join!(one.commit(claim("a", "b")), other.commit(claim("b", "a")));
+        let won = [here.unwrap(), there.unwrap()].iter().filter(|commit| matches!(commit, Commit::Done { .. })).count();
+        assert_eq!(won, 1, "claim {number}");
+    }
+    one.close().await;
+    other.close().await;
+}

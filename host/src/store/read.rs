@@ -1,0 +1,153 @@
+//! Questions that the API asks, the same for every database: they see the last commit and never wait for a writer.
+//!
+//! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its hops.
+
+use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
+use super::{DeadLetter, DeadLetterFilter, DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, StateRow, StoreError};
+
+/// A value for a placeholder; those of a query are `$1`, `$2`, ….
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Arg<'a> {
+    Int(i64),
+    Text(&'a str),
+    /// Positions and stages of deliveries, for a `FROM` item of the database's own.
+    Deliveries(&'a [(i64, String)]),
+}
+
+/// Answers queries.
+pub(super) trait Reader: Sync {
+    /// A row of the answer.
+    type Row: Columns + Send + Sync;
+    /// A `FROM` item that makes a table `k (seq, stage)` of the first placeholder, an [`Arg::Deliveries`].
+    const DELIVERIES: &'static str;
+    /// Runs a query.
+    fn rows(&self, sql: String, args: &[Arg<'_>]) -> impl Future<Output = Result<Vec<Self::Row>, StoreError>> + Send;
+}
+
+pub(super) async fn state_get(db: &impl Reader, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
+    let sql = "SELECT key, value, version FROM state WHERE stage = $1 AND key = $2";
+    db.rows(sql.to_owned(), &[Arg::Text(stage), Arg::Text(key)]).await?.first().map(decode::state_row).transpose()
+}
+
+pub(super) async fn state_keys(db: &impl Reader, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
+    // The last code point, which no text uses, ends the range of any prefix.
+    let end = format!("{prefix}\u{10ffff}");
+    let sql = "SELECT key FROM state WHERE stage = $1 AND key >= $2 AND key < $3 AND key > $4 AND value IS NOT NULL ORDER BY key LIMIT $5";
+    let args = [Arg::Text(stage), Arg::Text(prefix), Arg::Text(&end), Arg::Text(after), Arg::Int(i64::from(limit))];
+    db.rows(sql.to_owned(), &args).await?.iter().map(|row| row.owned(0)).collect()
+}
+
+pub(super) async fn order_by_id(db: &impl Reader, id: &str) -> Result<Option<Order>, StoreError> {
+    let sql = concat!("SELECT ", order_columns!(), " FROM orders o WHERE o.id = $1");
+    db.rows(sql.to_owned(), &[Arg::Text(id)]).await?.first().map(decode::order).transpose()
+}
+
+/// Adds conditions, numbering their placeholders.
+struct Conditions<'a> {
+    sql: String,
+    args: Vec<Arg<'a>>,
+}
+
+impl<'a> Conditions<'a> {
+    fn after(sql: &str) -> Self {
+        Self { sql: sql.to_owned(), args: Vec::new() }
+    }
+
+    /// `condition` up to its placeholder.
+    fn and(&mut self, condition: &str, arg: Option<Arg<'a>>) {
+        if let Some(arg) = arg {
+            self.args.push(arg);
+            self.sql += &format!(" AND {condition} ${}", self.args.len());
+        }
+    }
+
+    /// One row more than the page holds, to know whether there is another.
+    fn newest_first(mut self, column: &str, limit: u32) -> (String, Vec<Arg<'a>>) {
+        self.args.push(Arg::Int(i64::from(limit) + 1));
+        self.sql += &format!(" ORDER BY {column} DESC LIMIT ${}", self.args.len());
+        (self.sql, self.args)
+    }
+}
+
+pub(super) async fn orders(db: &impl Reader, filter: &OrderFilter) -> Result<Page<Order>, StoreError> {
+    let mut query = Conditions::after(concat!("SELECT ", order_columns!(), " FROM orders o WHERE TRUE"));
+    query.and("o.status =", filter.status.as_deref().map(Arg::Text));
+    query.and("o.customer =", filter.customer.as_deref().map(Arg::Text));
+    query.and("o.pos <", filter.before.map(Arg::Int));
+    let (sql, args) = query.newest_first("o.pos", filter.limit);
+    let rows = db.rows(sql, &args).await?;
+    decode::page(&rows, filter.limit, |row| Ok((row.int(6)?, decode::order(row)?)))
+}
+
+pub(super) async fn order_events(db: &impl Reader, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
+    let sql = concat!(
+        "SELECT e.seq, e.stage, e.digest, e.routed_to, ",
+        envelope_columns!(),
+        " FROM events e WHERE e.order_id = $1 AND e.seq > $2 ORDER BY e.seq LIMIT $3"
+    );
+    let rows = db.rows(sql.to_owned(), &[Arg::Text(order_id), Arg::Int(after), Arg::Int(i64::from(limit))]).await?;
+    rows.iter().map(decode::logged_event).collect()
+}
+
+async fn attempts_of<R: Reader>(db: &R, deliveries: &[(i64, String)]) -> Result<decode::Failures, StoreError> {
+    if deliveries.is_empty() {
+        return Ok(decode::Failures::new());
+    }
+    let sql = format!(
+        "SELECT DISTINCT {} FROM {} CROSS JOIN attempts a WHERE a.event_seq = k.seq AND a.stage = k.stage \
+         ORDER BY a.event_seq, a.stage, a.round, a.attempt",
+        attempt_columns!(),
+        R::DELIVERIES
+    );
+    decode::attempts(&db.rows(sql, &[Arg::Deliveries(deliveries)]).await?)
+}
+
+pub(super) async fn order_deliveries(db: &impl Reader, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
+    let sql = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, d.duration_us, \
+               d.created_ms, d.settled_ms, d.emitted FROM events e CROSS JOIN deliveries d \
+               WHERE d.event_seq = e.seq AND e.order_id = $1 ORDER BY d.created_ms, d.event_seq, d.stage";
+    let rows = db.rows(sql.to_owned(), &[Arg::Text(order_id)]).await?;
+    let keys = decode::delivery_keys(&rows, 0)?;
+    let mut failures = attempts_of(db, &keys).await?;
+    let with_failures = |(row, key)| decode::delivery_record(row, failures.remove(&key).unwrap_or_default());
+    rows.iter().zip(keys).map(with_failures).collect()
+}
+
+const LETTERS: &str = concat!(
+    "SELECT l.id, l.event_seq, l.stage, l.round, l.code, l.message, l.digest, l.died_ms, l.status, l.note, ",
+    envelope_columns!(),
+    " FROM dead_letters l CROSS JOIN events e WHERE e.seq = l.event_seq"
+);
+
+/// Decodes dead letters and adds their failed tries. One delivery may have died in several rounds: each letter shows all tries.
+async fn letters<R: Reader>(db: &R, rows: &[R::Row]) -> Result<Vec<DeadLetter>, StoreError> {
+    let keys = decode::delivery_keys(rows, 1)?;
+    let failures = attempts_of(db, &keys).await?;
+    let with_failures = |(row, key): (_, &_)| decode::dead_letter(row, failures.get(key).cloned().unwrap_or_default());
+    rows.iter().zip(&keys).map(with_failures).collect()
+}
+
+pub(super) async fn dead_letters(db: &impl Reader, filter: &DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
+    let mut query = Conditions::after(LETTERS);
+    query.and("l.stage =", filter.stage.as_deref().map(Arg::Text));
+    query.and("l.code =", filter.code.as_deref().map(Arg::Text));
+    query.and("l.status =", filter.status.map(|status| Arg::Text(decode::letter_status_name(status))));
+    query.and("l.id <", filter.before.map(Arg::Int));
+    let (sql, args) = query.newest_first("l.id", filter.limit);
+    let rows = db.rows(sql, &args).await?;
+    let shown = &rows[..rows.len().min(filter.limit as usize)];
+    let items = letters(db, shown).await?;
+    let next = items.last().filter(|_| rows.len() > shown.len()).map(|letter| letter.id);
+    Ok(Page { items, next })
+}
+
+pub(super) async fn dead_letter(db: &impl Reader, id: i64) -> Result<Option<DeadLetter>, StoreError> {
+    let rows = db.rows(format!("{LETTERS} AND l.id = $1"), &[Arg::Int(id)]).await?;
+    Ok(letters(db, &rows).await?.into_iter().next())
+}
+
+pub(super) async fn plugin_loads(db: &impl Reader, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
+    let sql = "SELECT stage, digest, version, host, loaded_ms FROM plugin_loads WHERE stage = $1 ORDER BY id DESC LIMIT $2";
+    let rows = db.rows(sql.to_owned(), &[Arg::Text(stage), Arg::Int(i64::from(limit))]).await?;
+    rows.iter().map(decode::plugin_load).collect()
+}

@@ -1,0 +1,74 @@
+//! Writes a plan: a constant number of statements, whatever the size of the group.
+
+use std::collections::HashMap;
+
+use sqlx::SqliteConnection;
+
+use super::Context;
+use super::rows;
+use super::sql::{args, execute, execute_all, fetch, json};
+use crate::store::StoreError;
+use crate::store::decode::Columns as _;
+use crate::store::group::Plan;
+use crate::store::status::StatusRules;
+
+/// Writes everything.
+pub(super) async fn write(conn: &mut SqliteConnection, context: &Context, mut plan: Plan<'_>) -> Result<(), StoreError> {
+    let written = execute_all(conn, rows::events(&plan.events)).await?;
+    if written < plan.events.len() as u64 {
+        let known = known_positions(conn, &plan).await?;
+        plan.renumber(&known);
+    }
+    let now_ms = plan.now_ms();
+    execute_all(conn, rows::orders(&plan.orders, now_ms)).await?;
+    execute_all(conn, rows::opened(&plan.opened, now_ms)).await?;
+    execute_all(conn, rows::deliveries(&plan.settled)).await?;
+    execute_all(conn, rows::outbox(&plan.outbox, (context.host.as_str(), now_ms + context.lease_ms))).await?;
+    execute_all(conn, rows::state(&plan.state)).await?;
+    execute_all(conn, rows::attempts(&plan.attempts)).await?;
+    execute_all(conn, rows::dead(&plan.dead, now_ms)).await?;
+    move_orders(conn, &context.status, &plan).await?;
+    if !plan.sent.is_empty() {
+        let sql = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))";
+        execute(conn, sql, args![json(&plan.sent)]).await?;
+    }
+    Ok(())
+}
+
+/// Planned position → position in the log, for the events that were known before.
+async fn known_positions(conn: &mut SqliteConnection, plan: &Plan<'_>) -> Result<HashMap<i64, i64>, StoreError> {
+    let keys: Vec<(&str, &str, i64)> =
+        plan.events.iter().map(|row| (row.envelope.event.source.as_str(), row.envelope.event.id.as_str(), row.seq)).collect();
+    let sql = "SELECT k.value ->> 2, e.seq FROM json_each(?1) k CROSS JOIN events e \
+               ON e.id = k.value ->> 1 AND e.source = k.value ->> 0";
+    let rows = fetch(conn, sql, args![json(&keys)]).await?;
+    let mut known = HashMap::new();
+    for row in &rows {
+        let (planned, seq): (i64, i64) = (row.int(0)?, row.int(1)?);
+        if planned != seq {
+            known.insert(planned, seq);
+        }
+    }
+    Ok(known)
+}
+
+/// Brings the status of all concerned orders up to date: one query, the table of rules, one update.
+async fn move_orders(conn: &mut SqliteConnection, rules: &StatusRules, plan: &Plan<'_>) -> Result<(), StoreError> {
+    let ids = plan.orders_to_move(rules);
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let sql = "SELECT o.id, o.pos, o.status FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value";
+    let rows = fetch(&mut *conn, sql, args![json(&ids)]).await?;
+    let mut standing: HashMap<&str, (i64, &str)> = HashMap::new();
+    for row in &rows {
+        standing.insert(row.text(0)?, (row.int(1)?, row.text(2)?));
+    }
+    let moved = plan.moved(rules, &standing);
+    if moved.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE orders SET status = k.value ->> 1, updated_ms = ?2 FROM json_each(?1) k WHERE orders.pos = k.value ->> 0";
+    execute(conn, sql, args![json(&moved), plan.now_ms() as i64]).await?;
+    Ok(())
+}
