@@ -9,8 +9,10 @@ use anyhow::{Context as _, Result};
 use rand::RngExt as _;
 use serde_json::json;
 
-use crate::harness::{Client, Site, eventually};
+use crate::harness::{Backend, Client, Site, eventually, on_both_back_ends};
 use crate::process::{Process, free_port};
+
+on_both_back_ends![kill_nine_loses_nothing_and_doubles_nothing];
 
 /// Posts orders one after another for as long as the process lives; notes those that were accepted.
 async fn load(client: Client, lane: usize, accepted: Arc<Mutex<Vec<String>>>, stop: tokio_util::sync::CancellationToken) {
@@ -31,10 +33,9 @@ async fn load(client: Client, lane: usize, accepted: Arc<Mutex<Vec<String>>>, st
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kill_nine_loses_nothing_and_doubles_nothing() -> Result<()> {
+async fn kill_nine_loses_nothing_and_doubles_nothing(backend: Backend) -> Result<()> {
     let crashes: u32 = std::env::var("POSTRIDER_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
-    let site = Site::shipped("[stages.inventory.settings]\ndefault_stock = \"1000000\"\n")?;
+    let site = Site::shipped_on(backend, "[stages.inventory.settings]\ndefault_stock = \"1000000\"\n").await?;
     let port = free_port()?;
     let client = Client::new(format!("http://127.0.0.1:{port}"));
     let (accepted, stop) = (Arc::new(Mutex::new(Vec::new())), tokio_util::sync::CancellationToken::new());

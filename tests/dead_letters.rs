@@ -4,7 +4,12 @@ use anyhow::Result;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::harness::{Running, Site, eventually};
+use crate::harness::{Backend, Running, Site, eventually, on_both_back_ends};
+
+on_both_back_ends![
+    a_failing_order_is_retried_then_dead_and_completes_after_an_edited_replay,
+    an_unedited_replay_runs_again_and_a_discard_is_final
+];
 
 const QUICK: &str = "[stages.inventory.settings]\ndefault_stock = \"1000\"\n\
                      [stages.payment.retry]\nmax_attempts = 3\ninitial_ms = 20\nmax_ms = 50\n";
@@ -17,9 +22,8 @@ async fn dead_letter(host: &Running) -> Result<Value> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failing_order_is_retried_then_dead_and_completes_after_an_edited_replay() -> Result<()> {
-    let site = Site::shipped(QUICK)?;
+async fn a_failing_order_is_retried_then_dead_and_completes_after_an_edited_replay(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, QUICK).await?;
     let host = site.start().await?;
     let order = json!({ "order_id": "f1", "user_id": "42", "items": ["Book"], "total": 20.0, "force_fail": true });
     host.client.post("/orders", &order).await?;
@@ -40,9 +44,8 @@ async fn a_failing_order_is_retried_then_dead_and_completes_after_an_edited_repl
     host.stop().await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unedited_replay_runs_again_and_a_discard_is_final() -> Result<()> {
-    let site = Site::shipped(QUICK)?;
+async fn an_unedited_replay_runs_again_and_a_discard_is_final(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, QUICK).await?;
     let host = site.start().await?;
     let order = json!({ "order_id": "f2", "user_id": "42", "items": ["Book"], "force_fail": true });
     host.client.post("/orders", &order).await?;

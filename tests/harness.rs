@@ -14,6 +14,8 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::servers::Servers;
+
 /// The stages that every checkout ships.
 pub(crate) const SHIPPED: [&str; 4] = ["payment", "inventory", "shipping", "notification"];
 
@@ -41,10 +43,43 @@ pub(crate) async fn eventually<T, F: Future<Output = Result<Option<T>>>>(what: &
     }
 }
 
+/// A test on both back ends: each `async fn name(backend: Backend)` becomes two tests.
+macro_rules! on_both_back_ends {
+    ($($name:ident),* $(,)?) => {
+        mod embedded {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() -> anyhow::Result<()> {
+                    super::$name($crate::harness::Backend::Embedded).await
+                }
+            )*
+        }
+        mod servers {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() -> anyhow::Result<()> {
+                    super::$name($crate::harness::Backend::Servers).await
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_both_back_ends;
+
+/// What a host stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// The embedded store and queue.
+    Embedded,
+    /// Postgres and RabbitMQ: a database and a namespace of the site's own.
+    Servers,
+}
+
 /// A folder with a configuration, plugins and data.
 pub(crate) struct Site {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) toml: String,
+    pub(crate) servers: Option<Servers>,
 }
 
 impl Site {
@@ -57,11 +92,20 @@ impl Site {
         Ok(site)
     }
 
+    /// The same on a back end.
+    pub(crate) async fn shipped_on(backend: Backend, toml: &str) -> Result<Self> {
+        let mut site = Self::shipped(toml)?;
+        if backend == Backend::Servers {
+            site.servers = Some(Servers::create().await?);
+        }
+        Ok(site)
+    }
+
     /// Without stages.
     pub(crate) fn empty(toml: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::create_dir(folder.path().join("plugins"))?;
-        Ok(Self { folder, toml: toml.to_owned() })
+        Ok(Self { folder, toml: toml.to_owned(), servers: None })
     }
 
     pub(crate) fn plugins(&self) -> PathBuf {
@@ -82,6 +126,10 @@ impl Site {
 
     /// What the database itself says: one number.
     pub(crate) async fn count(&self, query: &'static str) -> Result<i64> {
+        if let Some(servers) = &self.servers {
+            let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&servers.database_url()).await?;
+            return Ok(sqlx::query_scalar(query).fetch_one(&mut connection).await?);
+        }
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database()).read_only(true);
         let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await?;
         Ok(sqlx::query_scalar(query).fetch_one(&mut connection).await?)
@@ -92,9 +140,12 @@ impl Site {
         let folder = self.folder.path().display();
         // One compile cache for all tests: a guest is compiled once.
         let cache = root().join("target/test-cache");
+        let back_end = match &self.servers {
+            None => format!("store.url = \"sqlite:{folder}/data/postrider.db\"\n"),
+            Some(servers) => servers.config_text(),
+        };
         format!(
-            "store.url = \"sqlite:{folder}/data/postrider.db\"\nplugins.dir = \"{folder}/plugins\"\nplugins.debounce_ms = 20\n\
-             runtime.cache_dir = \"{}\"\n{}",
+            "{back_end}plugins.dir = \"{folder}/plugins\"\nplugins.debounce_ms = 20\nruntime.cache_dir = \"{}\"\n{}",
             cache.display(),
             self.toml
         )

@@ -2,6 +2,7 @@
 
 mod harness;
 mod process;
+mod servers;
 
 mod capabilities;
 mod contract;

@@ -4,7 +4,12 @@ use anyhow::Result;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::harness::{SHIPPED, Site};
+use crate::harness::{Backend, SHIPPED, Site, on_both_back_ends};
+
+on_both_back_ends![
+    an_order_passes_four_stages_and_its_story_names_what_ran,
+    the_same_order_again_is_the_same_and_another_with_its_id_is_refused
+];
 
 fn book(id: &str) -> Value {
     json!({ "order_id": id, "user_id": "42", "items": ["Book"], "total": 20.0 })
@@ -12,9 +17,8 @@ fn book(id: &str) -> Value {
 
 const PLENTY: &str = "[stages.inventory.settings]\ndefault_stock = \"1000000\"\n";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_passes_four_stages_and_its_story_names_what_ran() -> Result<()> {
-    let site = Site::shipped(PLENTY)?;
+async fn an_order_passes_four_stages_and_its_story_names_what_ran(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
     let (status, accepted) = host.client.post("/orders", &book("123")).await?;
     assert_eq!((status, accepted["order_id"].as_str()), (StatusCode::ACCEPTED, Some("123")));
@@ -37,9 +41,8 @@ async fn an_order_passes_four_stages_and_its_story_names_what_ran() -> Result<()
     host.stop().await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused() -> Result<()> {
-    let site = Site::shipped(PLENTY)?;
+async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
     for expected in [StatusCode::ACCEPTED, StatusCode::OK, StatusCode::OK] {
         assert_eq!(host.client.post("/orders", &book("7")).await?.0, expected);

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::harness::{Client, Site, eventually};
+use crate::harness::{Backend, Client, Site, eventually, on_both_back_ends};
+
+on_both_back_ends![a_thousand_orders_for_ten_lamps_reserve_exactly_ten];
 
 async fn statuses(client: &Client) -> Result<BTreeMap<String, usize>> {
     let mut counts = BTreeMap::new();
@@ -41,9 +43,8 @@ async fn post_all(client: &Client) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_orders_for_ten_lamps_reserve_exactly_ten() -> Result<()> {
-    let site = Site::shipped("[stages.inventory]\nlanes = 2\n")?;
+async fn a_thousand_orders_for_ten_lamps_reserve_exactly_ten(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, "[stages.inventory]\nlanes = 2\n").await?;
     let host = site.start().await?;
     host.client.post("/products", &json!({ "sku": "Lamp", "stock": 10 })).await?;
     eventually("the stock", || async { Ok((host.client.get("/products/Lamp").await?.1["available"] == 10).then_some(())) }).await?;

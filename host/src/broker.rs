@@ -10,7 +10,10 @@ use async_trait::async_trait;
 use crate::event::Envelope;
 use crate::store::Direct;
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod embedded;
+pub mod rabbit;
 
 /// Why a message was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +21,12 @@ pub enum BrokerError {
     /// It cannot be reached: try again later.
     #[error("the broker is unavailable: {0}")]
     Unavailable(String),
+    /// No queue takes the message, though one of our stages consumes it: the queue is declared again, then it is tried again.
+    #[error("no queue takes the message: {0}")]
+    Unroutable(String),
+    /// The broker says no, and will say no again until somebody does something about it.
+    #[error("the broker refuses: {0}")]
+    Refused(String),
 }
 
 /// A message to be sent.
@@ -27,6 +36,8 @@ pub struct Outgoing {
     pub envelope: Arc<Envelope>,
     /// Straight to a stage's queue; none: published by its type.
     pub direct: Option<Direct>,
+    /// One of our stages consumes it: if no queue takes it, it was not delivered.
+    pub mandatory: bool,
 }
 
 /// A message as received.
@@ -40,6 +51,8 @@ pub struct Incoming {
     pub attempt: u32,
     /// Whether a copy may have been seen before: worth a look into the store before running it.
     pub redelivered: bool,
+    /// Times that the broker delivered it, this one included.
+    pub deliveries: u32,
     /// Names the delivery towards the broker.
     pub tag: u64,
 }
@@ -51,6 +64,23 @@ pub struct Binding {
     pub stage: Arc<str>,
     /// AMQP topic patterns.
     pub patterns: Vec<String>,
+}
+
+/// A message that the broker gave up on.
+#[derive(Debug, Clone)]
+pub struct Dead {
+    /// The event; of an unreadable message one that stands for it, with the message's body.
+    pub envelope: Arc<Envelope>,
+    /// Replays so far, from 1.
+    pub round: u32,
+    /// From 1.
+    pub attempt: u32,
+    /// Why it cannot be read.
+    pub unreadable: Option<String>,
+    /// Why the broker gave it up, in its words.
+    pub reason: String,
+    /// Names the delivery towards the broker.
+    pub tag: u64,
 }
 
 /// A queue that may miss messages published before `before_ms`.
@@ -67,12 +97,14 @@ pub struct Gap {
 /// A message broker.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
-    /// Declares a stage's queue and adds its bindings; bindings of the stage that are not listed are removed.
+    /// Declares a stage's queue and adds its bindings. A broker that is not there declares when it is.
     async fn declare(&self, binding: Binding) -> Result<(), BrokerError>;
     /// Sends; answers in order, when each is confirmed.
     async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>>;
     /// Consumes a declared queue, with at most `prefetch` messages unacknowledged. One consumer a stage and host.
     async fn consume(&self, stage: &Arc<str>, prefetch: u32) -> Result<Box<dyn Consumer>, BrokerError>;
+    /// Consumes what the broker gave up on for a stage; none when this broker never does.
+    async fn consume_dead(&self, stage: &Arc<str>) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError>;
     /// Queues that lost messages, or may have, since the last call.
     fn take_gaps(&self) -> Vec<Gap>;
     /// Waits until [`Broker::take_gaps`] has something.
@@ -81,8 +113,12 @@ pub trait Broker: Send + Sync + 'static {
     async fn depth(&self, stage: &str) -> Result<u64, BrokerError>;
     /// Whether other programs may listen, so that an event without a stage is worth publishing.
     fn has_outside_consumers(&self) -> bool;
+    /// Waits until messages are taken.
+    async fn up(&self);
     /// Whether it answers.
     async fn ping(&self) -> Result<(), BrokerError>;
+    /// Closes what is open; what was not acknowledged is delivered again.
+    async fn close(&self);
 }
 
 /// One consumer of a queue. Dropping it returns what was not acknowledged to the queue.
@@ -90,6 +126,15 @@ pub trait Broker: Send + Sync + 'static {
 pub trait Consumer: Send {
     /// Waits for messages; at most `max`, at least one. None when the queue is gone.
     async fn receive(&mut self, max: usize) -> Option<Vec<Incoming>>;
+    /// A handle that acknowledges.
+    fn acker(&self) -> Arc<dyn Acker>;
+}
+
+/// Consumes what the broker gave up on.
+#[async_trait]
+pub trait DeadConsumer: Send {
+    /// Waits for messages. None when the queue is gone.
+    async fn receive(&mut self) -> Option<Vec<Dead>>;
     /// A handle that acknowledges.
     fn acker(&self) -> Arc<dyn Acker>;
 }

@@ -68,17 +68,30 @@ impl Default for HttpSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// `sqlite:<path>`.
+    /// `sqlite:<path>`, or `postgres://user:password@host:port/database`.
     pub url: String,
     /// An outbox row that a host took and did not finish is taken again after this long.
     pub lease_ms: u64,
     /// Most operations that share one transaction.
     pub group_max_ops: usize,
+    /// Connections to Postgres beside the writer's.
+    pub connections: u32,
+    /// Longest wait for a connection to Postgres, and for a transaction.
+    pub timeout_ms: u64,
+    /// Bring the schema up to date at the start; otherwise `postrider migrate` does.
+    pub migrate: bool,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { url: "sqlite:data/postrider.db".into(), lease_ms: 10_000, group_max_ops: 256 }
+        Self {
+            url: "sqlite:data/postrider.db".into(),
+            lease_ms: 10_000,
+            group_max_ops: 256,
+            connections: 8,
+            timeout_ms: 5_000,
+            migrate: true,
+        }
     }
 }
 
@@ -86,7 +99,7 @@ impl Default for StoreConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerConfig {
-    /// `embedded:`.
+    /// `embedded:`, or `amqp://user:password@host:port/vhost`.
     pub url: String,
     /// Messages that one embedded queue holds in memory; the rest waits in the store.
     pub queue_capacity: u32,
@@ -247,7 +260,7 @@ impl Config {
         };
         // Only names with a section: orchestrators put names such as POSTRIDER_SERVICE_HOST into the environment, which are not for us.
         let environment = Env::prefixed("POSTRIDER_").filter(|name| name.as_str().contains("__")).split("__");
-        Self::from_figment(&figment.merge(environment))
+        Self::from_figment(&well_known(figment)?.merge(environment))
     }
 
     /// Reads a TOML text, without the environment.
@@ -280,15 +293,18 @@ impl Config {
         if !is_name(&self.namespace) {
             problems.push(format!("namespace: `{}` must match [a-z][a-z0-9-]{{0,39}}", self.namespace));
         }
-        if self.store.url.strip_prefix("sqlite:").is_none_or(str::is_empty) {
-            problems.push(format!("store.url: `{}` must be `sqlite:<path>`", self.store.url));
+        // A URL may hold a password: only its scheme is shown.
+        if StoreUrl::parse(&self.store.url).is_none() {
+            problems.push(format!("store.url: `{}…` must be `sqlite:<path>` or `postgres://…`", scheme(&self.store.url)));
         }
-        if self.broker.url != "embedded:" {
-            problems.push(format!("broker.url: `{}` must be `embedded:`", self.broker.url));
+        if BrokerUrl::parse(&self.broker.url).is_none() {
+            problems.push(format!("broker.url: `{}…` must be `embedded:` or `amqp://…`", scheme(&self.broker.url)));
         }
         for (key, value) in [
             ("store.lease_ms", self.store.lease_ms),
             ("store.group_max_ops", self.store.group_max_ops as u64),
+            ("store.connections", u64::from(self.store.connections)),
+            ("store.timeout_ms", self.store.timeout_ms),
             ("broker.queue_capacity", u64::from(self.broker.queue_capacity)),
             ("orders.expiry_ms", self.orders.expiry_ms),
             ("orders.hops_max", u64::from(self.orders.hops_max)),
@@ -340,6 +356,87 @@ impl StageConfig {
             problems.push(format!("{key}.consumes: name at least one event type or pattern, none of them empty"));
         }
     }
+}
+
+/// Which store a URL names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreUrl<'a> {
+    /// The path of the file.
+    Sqlite(&'a str),
+    /// The whole URL.
+    Postgres(&'a str),
+}
+
+impl<'a> StoreUrl<'a> {
+    /// None for anything else.
+    pub fn parse(url: &'a str) -> Option<Self> {
+        match url.split_once(':')? {
+            ("sqlite", path) => Some(Self::Sqlite(path.strip_prefix("//").unwrap_or(path))).filter(|_| !path.is_empty()),
+            ("postgres" | "postgresql", _) => Some(Self::Postgres(url)),
+            _ => None,
+        }
+    }
+}
+
+/// Which broker a URL names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokerUrl<'a> {
+    /// In this process.
+    Embedded,
+    /// `RabbitMQ`: the whole URL.
+    Amqp(&'a str),
+}
+
+impl<'a> BrokerUrl<'a> {
+    /// None for anything else.
+    pub fn parse(url: &'a str) -> Option<Self> {
+        match url.split_once(':')? {
+            ("embedded", "") => Some(Self::Embedded),
+            ("amqp", _) => Some(Self::Amqp(url)),
+            _ => None,
+        }
+    }
+}
+
+fn scheme(url: &str) -> &str {
+    url.split_inclusive(':').next().unwrap_or(url)
+}
+
+/// Variables that many deployments set for other programs as well, and the keys that they stand for.
+///
+/// `MAX_RETRY_ATTEMPTS` and `RETRY_DELAY_SECONDS` hold for every stage, whatever the file says about it.
+fn well_known(figment: Figment) -> Result<Figment, ConfigError> {
+    let mut figment = figment;
+    let mut problems = Vec::new();
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    for (name, key) in [("DATABASE_URL", "store.url"), ("AMQP_URL", "broker.url")] {
+        if let Some(url) = set(name) {
+            figment = figment.merge((key, url));
+        }
+    }
+    let stages: Vec<String> = figment
+        .extract_inner::<figment::value::Dict>("stages")
+        .map(|stages| stages.keys().map(|name| format!("stages.{name}")).collect())
+        .unwrap_or_default();
+    let everywhere: Vec<String> = stages.into_iter().chain(["defaults".to_owned()]).collect();
+    if let Some(text) = set("MAX_RETRY_ATTEMPTS") {
+        match text.parse::<u32>() {
+            Ok(attempts) => {
+                figment = everywhere.iter().fold(figment, |all, place| all.merge((format!("{place}.retry.max_attempts"), attempts)))
+            }
+            Err(error) => problems.push(format!("MAX_RETRY_ATTEMPTS: `{text}` is not a number of attempts: {error}")),
+        }
+    }
+    if let Some(text) = set("RETRY_DELAY_SECONDS") {
+        match text.parse::<f64>() {
+            Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => {
+                let initial_ms = (seconds * 1_000.0) as u64;
+                figment = everywhere.iter().fold(figment, |all, place| all.merge((format!("{place}.retry.initial_ms"), initial_ms)));
+            }
+            _ => problems.push(format!("RETRY_DELAY_SECONDS: `{text}` is not a number of seconds between 0 and 86400")),
+        }
+    }
+    if problems.is_empty() { Ok(figment) } else { Err(ConfigError(problems)) }
 }
 
 /// Whether a stage or namespace may be called so.

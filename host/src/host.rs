@@ -23,8 +23,9 @@ use tokio_util::task::TaskTracker;
 use crate::app::{App, SubmitError};
 use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
+use crate::broker::rabbit::{Rabbit, RabbitOptions};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{BrokerUrl, Config, StoreUrl};
 use crate::handler::{Native, NativeStage, StageHandler};
 use crate::http;
 use crate::pipeline::Pipeline;
@@ -32,6 +33,7 @@ use crate::plugins::PluginFolder;
 use crate::reconciler::Reconciler;
 use crate::relay::Relay;
 use crate::runtime::Runtime;
+use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Accepted, Store};
 use crate::supervisor::{Files, Supervisor};
@@ -74,9 +76,10 @@ impl HostBuilder {
     pub async fn build(self) -> anyhow::Result<Host> {
         let Self { config, clock, stages, listener } = self;
         let host_name = format!("{}-{}", std::env::var("HOSTNAME").unwrap_or_else(|_| "host".into()), std::process::id());
-        let store: Arc<dyn Store> = open_store(&config, &host_name, &clock).await?;
+        let identity = Identity { config: &config, name: &host_name, clock: &clock };
+        let broker = open_broker(&identity)?;
+        let store = open_store(&identity, broker.has_outside_consumers()).await?;
         let runtime = Runtime::new(config.runtime.clone()).context("the WebAssembly engine could not be started")?;
-        let broker: Arc<dyn Broker> = Embedded::new(config.broker.queue_capacity, Arc::clone(&clock));
         let (relay, relay_handle) = Relay::new(Arc::clone(&store), Arc::clone(&broker), Arc::clone(&clock));
         let pipeline = Pipeline::new(&config);
         let services = Services { store, broker, relay: relay_handle, pipeline, clock };
@@ -107,18 +110,62 @@ impl HostBuilder {
     }
 }
 
-async fn open_store(config: &Config, host_name: &str, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<SqliteStore>> {
-    let path = config.store.url.strip_prefix("sqlite:").unwrap_or(&config.store.url);
-    let options = SqliteOptions {
-        path: path.trim_start_matches("//").into(),
-        host_name: host_name.to_owned(),
-        clock: Arc::clone(clock),
-        status: Arc::new(config.orders.status.clone()),
-        lease_ms: config.store.lease_ms,
-        group_max_ops: config.store.group_max_ops,
-        publish_all: false,
-    };
-    SqliteStore::open(options).await.context("store.url: the store could not be opened")
+/// What the broker and the store are told of the host.
+struct Identity<'a> {
+    config: &'a Config,
+    name: &'a str,
+    clock: &'a Arc<dyn Clock>,
+}
+
+fn open_broker(host: &Identity<'_>) -> anyhow::Result<Arc<dyn Broker>> {
+    match BrokerUrl::parse(&host.config.broker.url).context("broker.url: unknown")? {
+        BrokerUrl::Embedded => Ok(Embedded::new(host.config.broker.queue_capacity, Arc::clone(host.clock))),
+        BrokerUrl::Amqp(url) => {
+            let options = RabbitOptions {
+                url: url.to_owned(),
+                namespace: host.config.namespace.clone(),
+                host_name: host.name.to_owned(),
+                clock: Arc::clone(host.clock),
+                expiry_ms: host.config.orders.expiry_ms,
+            };
+            Ok(Rabbit::connect(options).map_err(anyhow::Error::msg).context("broker.url")?)
+        }
+    }
+}
+
+async fn open_store(host: &Identity<'_>, publish_all: bool) -> anyhow::Result<Arc<dyn Store>> {
+    let store = &host.config.store;
+    let status = Arc::new(host.config.orders.status.clone());
+    match StoreUrl::parse(&store.url).context("store.url: unknown")? {
+        StoreUrl::Sqlite(path) => {
+            let options = SqliteOptions {
+                path: path.into(),
+                host_name: host.name.to_owned(),
+                clock: Arc::clone(host.clock),
+                status,
+                lease_ms: store.lease_ms,
+                group_max_ops: store.group_max_ops,
+                publish_all,
+            };
+            Ok(SqliteStore::open(options).await.context("store.url: the store could not be opened")?)
+        }
+        StoreUrl::Postgres(url) => {
+            let options = PostgresOptions {
+                url: url.to_owned(),
+                host_name: host.name.to_owned(),
+                clock: Arc::clone(host.clock),
+                host_time: false,
+                status,
+                lease_ms: store.lease_ms,
+                group_max_ops: store.group_max_ops,
+                publish_all,
+                connections: store.connections,
+                timeout_ms: store.timeout_ms,
+                migrate: store.migrate,
+            };
+            Ok(PostgresStore::open(options).await.context("store.url: the store could not be opened")?)
+        }
+    }
 }
 
 /// A built host.
@@ -192,6 +239,7 @@ impl Host {
             tracing::warn!(grace_ms = config.shutdown.grace_ms, "the grace is over; what is left is run again after the next start");
             work.cancel();
         }
+        services.broker.close().await;
         services.store.close().await;
         match failed {
             Some(ended) => ended.context("the API server panicked")?.context("the API server ended"),

@@ -31,6 +31,7 @@ pub mod plugins;
 pub mod supervisor;
 pub mod decide;
 pub mod reconciler;
+pub mod undertaker;
 pub mod config;
 pub mod host;
 pub mod telemetry;

@@ -1,15 +1,18 @@
 //! The relay: everything that leaves the process leaves through the outbox, and the relay is what empties it.
 //!
 //! The outbox row carries the guarantee (at-least-once, with a stable message id); the hand-over in memory only saves reading it
-//! back. What does not fit into the hand-over stays leased until the lease ends and is then claimed like any other row.
+//! back. What does not fit into the hand-over stays leased until the lease ends and is then claimed like any other row. Bounds:
+//! [`IN_FLIGHT_MAX`] sendings at once, of [`SEND_MAX`] rows. While the broker takes nothing, nothing is claimed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Outgoing};
+use crate::broker::{Broker, BrokerError, Outgoing};
 use crate::clock::Clock;
 use crate::store::{OutboxRow, Store};
 
@@ -17,6 +20,8 @@ use crate::store::{OutboxRow, Store};
 const HAND_OVER_MAX: usize = 1_024;
 /// Rows sent at once.
 const SEND_MAX: usize = 1_000;
+/// Sendings that wait for their confirms.
+const IN_FLIGHT_MAX: usize = 8;
 /// How often rows that fell due are looked for.
 const POLL: Duration = Duration::from_millis(100);
 /// A row that the broker did not take is tried again after this long.
@@ -39,9 +44,7 @@ impl RelayHandle {
 
 /// Sends outbox rows.
 pub struct Relay {
-    store: Arc<dyn Store>,
-    broker: Arc<dyn Broker>,
-    clock: Arc<dyn Clock>,
+    outlet: Outlet,
     rows: mpsc::Receiver<Vec<OutboxRow>>,
 }
 
@@ -49,78 +52,108 @@ impl Relay {
     /// A relay and the handle that feeds it.
     pub fn new(store: Arc<dyn Store>, broker: Arc<dyn Broker>, clock: Arc<dyn Clock>) -> (Self, RelayHandle) {
         let (sender, rows) = mpsc::channel(HAND_OVER_MAX);
-        (Self { store, broker, clock, rows }, RelayHandle(sender))
+        (Self { outlet: Outlet { store, broker, clock }, rows }, RelayHandle(sender))
     }
 
-    /// Sends until cancelled.
-    pub async fn run(mut self, cancel: CancellationToken) {
+    /// Sends until cancelled; what is under way then is finished.
+    pub async fn run(self, cancel: CancellationToken) {
+        let Self { outlet, mut rows } = self;
         let (sent, confirmed) = mpsc::channel(HAND_OVER_MAX);
-        let deleting = delete_sent(Arc::clone(&self.store), confirmed);
+        let deleting = delete_sent(Arc::clone(&outlet.store), confirmed);
         let sending = async {
             let mut poll = tokio::time::interval(POLL);
             poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut in_flight = FuturesUnordered::new();
             loop {
+                let room = in_flight.len() < IN_FLIGHT_MAX;
                 tokio::select! {
                     biased;
                     () = cancel.cancelled() => break,
-                    Some(rows) = self.rows.recv() => {
-                        let rows = self.gather(rows);
-                        self.send(rows, &sent).await;
+                    Some::<bool>(taken) = in_flight.next(), if !in_flight.is_empty() => {
+                        if !taken {
+                            tokio::select! {
+                                () = cancel.cancelled() => break,
+                                () = outlet.broker.up() => {}
+                            }
+                        }
                     }
-                    _ = poll.tick() => self.tick(&sent).await,
+                    Some(group) = rows.recv(), if room => in_flight.push(outlet.send(gather(group, &mut rows), &sent)),
+                    _ = poll.tick(), if room => {
+                        let due = outlet.claim().await;
+                        // A full claim is followed by another one at once.
+                        if due.len() == SEND_MAX {
+                            poll.reset_immediately();
+                        }
+                        if !due.is_empty() {
+                            in_flight.push(outlet.send(due, &sent));
+                        }
+                    }
                 }
             }
+            while in_flight.next().await.is_some() {}
+            drop(in_flight);
             drop(sent);
         };
         tokio::join!(sending, deleting);
     }
+}
 
-    /// Claims what is due and sends it, until nothing more is due.
-    async fn tick(&self, sent: &mpsc::Sender<Vec<i64>>) {
-        loop {
-            match self.store.claim_outbox(SEND_MAX as u32).await {
-                Ok(rows) if rows.is_empty() => return,
-                Ok(rows) => self.send(rows, sent).await,
-                Err(error) => {
-                    tracing::warn!(%error, "the outbox could not be read");
-                    tokio::time::sleep(STORE_BACKOFF).await;
-                    return;
-                }
+/// Takes what was handed over meanwhile.
+fn gather(mut group: Vec<OutboxRow>, rows: &mut mpsc::Receiver<Vec<OutboxRow>>) -> Vec<OutboxRow> {
+    while group.len() < SEND_MAX {
+        match rows.try_recv() {
+            Ok(more) => group.extend(more),
+            Err(_) => break,
+        }
+    }
+    group
+}
+
+/// Where rows go.
+struct Outlet {
+    store: Arc<dyn Store>,
+    broker: Arc<dyn Broker>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Outlet {
+    /// Rows that fell due.
+    async fn claim(&self) -> Vec<OutboxRow> {
+        match self.store.claim_outbox(SEND_MAX as u32).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(%error, "the outbox could not be read");
+                tokio::time::sleep(STORE_BACKOFF).await;
+                Vec::new()
             }
         }
     }
 
-    fn gather(&mut self, mut rows: Vec<OutboxRow>) -> Vec<OutboxRow> {
-        while rows.len() < SEND_MAX {
-            match self.rows.try_recv() {
-                Ok(more) => rows.extend(more),
-                Err(_) => break,
-            }
-        }
-        rows
-    }
-
-    async fn send(&self, rows: Vec<OutboxRow>, sent: &mpsc::Sender<Vec<i64>>) {
+    /// Sends rows and waits for their confirms; false when the broker takes nothing.
+    async fn send(&self, rows: Vec<OutboxRow>, sent: &mpsc::Sender<Vec<i64>>) -> bool {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        let messages = rows.into_iter().map(|row| Outgoing { envelope: row.envelope, direct: row.direct }).collect();
-        let answers = self.broker.publish(messages).await;
-        let (mut confirmed, mut refused) = (Vec::with_capacity(ids.len()), Vec::new());
+        let outgoing = |row: OutboxRow| Outgoing { envelope: row.envelope, direct: row.direct, mandatory: row.routed };
+        let answers = self.broker.publish(rows.into_iter().map(outgoing).collect()).await;
+        let (mut confirmed, mut refused, mut why) = (Vec::with_capacity(ids.len()), Vec::new(), None);
         for (id, answer) in ids.into_iter().zip(answers) {
             match answer {
                 Ok(()) => confirmed.push(id),
-                Err(_) => refused.push(id),
+                Err(error) => {
+                    refused.push(id);
+                    why = Some(error);
+                }
             }
         }
         if !confirmed.is_empty() {
             // A full or closed channel costs nothing but a second sending when the lease ends.
             let _ = sent.send(confirmed).await;
         }
-        if !refused.is_empty() {
-            tracing::warn!(rows = refused.len(), "the broker did not take some messages; they are sent again");
-            if let Err(error) = self.store.outbox_postponed(refused, self.clock.now_ms() + POSTPONE_MS).await {
-                tracing::warn!(%error, "rows could not be postponed; they are claimed again when their lease ends");
-            }
+        let Some(why) = why else { return true };
+        tracing::warn!(rows = refused.len(), error = %why, "the broker did not take some messages; they are sent again");
+        if let Err(error) = self.store.outbox_postponed(refused, self.clock.now_ms() + POSTPONE_MS).await {
+            tracing::warn!(%error, "rows could not be postponed; they are claimed again when their lease ends");
         }
+        !matches!(why, BrokerError::Unavailable(_))
     }
 }
 

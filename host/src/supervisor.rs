@@ -20,6 +20,7 @@ use crate::pipeline::Stage;
 use crate::plugins::{LoadedPlugin, PluginChange};
 use crate::runtime::WasmStage;
 use crate::store::PluginLoad;
+use crate::undertaker::Undertaker;
 use crate::worker::{Services, StageWorker};
 
 /// What became of one plugin file.
@@ -198,6 +199,8 @@ impl Supervisor {
             let stop = cancel.child_token();
             let worker = StageWorker { stage: Arc::clone(&stage), services: self.services.clone() };
             let task = self.tasks.spawn(worker.run(stop.clone()));
+            let undertaker = Undertaker { stage: Arc::clone(&stage), services: self.services.clone() };
+            self.tasks.spawn(undertaker.run(stop.clone()));
             self.workers.insert(Arc::clone(&stage.name), RunningWorker { stop, task });
         }
     }

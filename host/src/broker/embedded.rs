@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{Acker, Binding, Broker, BrokerError, Consumer, Gap, Incoming, Outgoing};
+use super::{Acker, Binding, Broker, BrokerError, Consumer, DeadConsumer, Gap, Incoming, Outgoing};
 use crate::clock::Clock;
 use crate::event::topic_matches;
 
@@ -69,6 +69,7 @@ impl Shared {
                 && put_back
             {
                 message.redelivered = true;
+                message.deliveries += 1;
                 queue.ready.push_front(message);
             }
         }
@@ -91,7 +92,7 @@ impl Queue {
         let (round, attempt) = message.direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
         self.next_tag += 1;
         let envelope = Arc::clone(&message.envelope);
-        self.ready.push_back(Incoming { envelope, round, attempt, redelivered: false, tag: self.next_tag });
+        self.ready.push_back(Incoming { envelope, round, attempt, redelivered: false, deliveries: 1, tag: self.next_tag });
         self.arrived.notify_one();
     }
 }
@@ -148,6 +149,10 @@ impl Broker for Embedded {
         Ok(Box::new(EmbeddedConsumer { acker, prefetch: prefetch as usize, arrived: Arc::clone(&queue.arrived), settled }))
     }
 
+    async fn consume_dead(&self, _: &Arc<str>) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError> {
+        Ok(None)
+    }
+
     fn take_gaps(&self) -> Vec<Gap> {
         std::mem::take(&mut self.shared.lock().gaps)
     }
@@ -164,9 +169,13 @@ impl Broker for Embedded {
         false
     }
 
+    async fn up(&self) {}
+
     async fn ping(&self) -> Result<(), BrokerError> {
         Ok(())
     }
+
+    async fn close(&self) {}
 }
 
 struct EmbeddedConsumer {
@@ -236,5 +245,21 @@ impl Acker for EmbeddedAcker {
     async fn requeue(&self, tags: &[u64]) {
         self.shared.settle(&self.stage, tags, true);
         self.settled.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::conformance;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn it_conforms() {
+        conformance::run(async |_| {
+            let broker: Arc<dyn Broker> = Embedded::new(10_000, Arc::new(SystemClock));
+            broker
+        })
+        .await;
     }
 }

@@ -23,6 +23,8 @@ use crate::store::{Batch, Commit, Settlement, StateSource, StoreError, Verdict, 
 
 /// Times that a refused batch is run again as a whole; after that its messages are committed one by one.
 const RERUNS_MAX: u32 = 3;
+/// From this broker delivery on a message runs alone.
+const ALONE_FROM: u32 = 3;
 /// Pause after the store did not answer, doubled up to [`STORE_BACKOFF_MAX`].
 const STORE_BACKOFF: Duration = Duration::from_millis(50);
 const STORE_BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -120,7 +122,7 @@ impl Lane {
         let mut reruns = 0;
         let mut backoff = STORE_BACKOFF;
         while !work.is_empty() && !cancel.is_cancelled() {
-            let most = if reruns > RERUNS_MAX { 1 } else { work.len() };
+            let most = if reruns > RERUNS_MAX { 1 } else { together(&work) };
             match self.attempt(&work[..most], running).await {
                 Ok((Commit::Done { outbox, .. }, count)) => {
                     self.services.relay.hand_over(outbox);
@@ -236,6 +238,11 @@ impl Lane {
     fn moment(&self) -> Moment {
         Moment { now_ms: self.services.clock.now_ms(), random: rand::random() }
     }
+}
+
+/// How many of the next messages run in one batch. One that was delivered so often that it may be what ends its hosts runs alone.
+fn together(work: &[Work]) -> usize {
+    work.iter().position(|work| work.message.deliveries >= ALONE_FROM).map_or(work.len(), |first| first.max(1))
 }
 
 fn new_cache(stage: &Stage) -> LaneCache {

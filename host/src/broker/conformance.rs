@@ -1,0 +1,209 @@
+//! What every [`Broker`] must do, as exercises that run on any implementation.
+//!
+//! The list is [`EXERCISES`]. Each exercise gets a broker without queues. It waits for messages, never for time to pass; one that
+//! waits in vain fails after [`PATIENCE`]. An exercise fails by panicking.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::time::timeout;
+
+use super::{Binding, Broker, Consumer, Incoming, Outgoing};
+use crate::event::{Envelope, Event};
+use crate::store::Direct;
+
+/// Longest wait for a message that must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An exercise and its name.
+pub struct Exercise {
+    /// What it shows.
+    pub name: &'static str,
+    /// Shows it, or panics.
+    pub run: fn(Arc<dyn Broker>) -> BoxFuture<'static, ()>,
+}
+
+macro_rules! exercises {
+    ($($name:ident),* $(,)?) => {
+        /// All exercises.
+        pub const EXERCISES: &[Exercise] = &[$( Exercise { name: stringify!($name), run: |broker| Box::pin($name(broker)) } ),*];
+    };
+}
+
+exercises![
+    an_event_reaches_every_stage_that_is_bound_to_its_type,
+    a_direct_message_reaches_one_stage_with_its_round_and_attempt,
+    messages_arrive_whole_and_in_order,
+    no_more_than_the_prefetch_is_handed_out,
+    what_was_not_acknowledged_comes_back,
+    what_is_put_back_comes_again,
+    a_new_queue_is_a_gap,
+    a_binding_may_be_added_later,
+    the_depth_counts_what_waits,
+];
+
+/// Runs every exercise on a broker of its own.
+pub async fn run(make: impl AsyncFn(&'static str) -> Arc<dyn Broker>) {
+    for exercise in EXERCISES {
+        let broker = make(exercise.name).await;
+        timeout(PATIENCE, broker.up()).await.expect("the broker never came up");
+        (exercise.run)(Arc::clone(&broker)).await;
+        broker.close().await;
+    }
+}
+
+/// An event of a type, whose data is its id.
+pub(super) fn event(event_type: &str, id: usize) -> Outgoing {
+    let event = Event {
+        id: id.to_string(),
+        event_type: event_type.to_owned(),
+        source: "/exercise".to_owned(),
+        subject: "s".to_owned(),
+        time_ms: 1_700_000_000_000,
+        content_type: "text/plain".to_owned(),
+        data: id.to_string().into(),
+        attributes: vec![("colour".to_owned(), "green".to_owned())],
+    };
+    let envelope = Envelope { event, order_id: None, correlation_id: "c".into(), cause: None, hops: 1, expires_at_ms: 1_800_000_000_000 };
+    Outgoing { envelope: Arc::new(envelope), direct: None, mandatory: true }
+}
+
+pub(super) async fn bound(broker: &Arc<dyn Broker>, stage: &str, patterns: &[&str]) -> Arc<str> {
+    let stage: Arc<str> = stage.into();
+    let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+    broker.declare(Binding { stage: Arc::clone(&stage), patterns }).await.unwrap();
+    stage
+}
+
+pub(super) async fn sent(broker: &Arc<dyn Broker>, messages: Vec<Outgoing>) {
+    for answer in broker.publish(messages).await {
+        answer.unwrap();
+    }
+}
+
+/// Takes exactly `count` messages.
+pub(super) async fn received(consumer: &mut Box<dyn Consumer>, count: usize) -> Vec<Incoming> {
+    let mut messages = Vec::new();
+    while messages.len() < count {
+        let more = timeout(PATIENCE, consumer.receive(count - messages.len())).await;
+        messages.extend(more.expect("a message never came").expect("the consumer ended"));
+    }
+    messages
+}
+
+fn ids(messages: &[Incoming]) -> Vec<usize> {
+    messages.iter().map(|message| message.envelope.event.id.parse().unwrap()).collect()
+}
+
+async fn an_event_reaches_every_stage_that_is_bound_to_its_type(broker: Arc<dyn Broker>) {
+    let one = bound(&broker, "one", &["order.created", "order.cancelled"]).await;
+    let all = bound(&broker, "all", &["order.*"]).await;
+    sent(&broker, vec![event("order.created", 1), event("order.shipped", 2), event("order.cancelled", 3)]).await;
+    let mut consumer = broker.consume(&one, 10).await.unwrap();
+    assert_eq!(ids(&received(&mut consumer, 2).await), [1, 3]);
+    let mut consumer = broker.consume(&all, 10).await.unwrap();
+    assert_eq!(ids(&received(&mut consumer, 3).await), [1, 2, 3]);
+}
+
+async fn a_direct_message_reaches_one_stage_with_its_round_and_attempt(broker: Arc<dyn Broker>) {
+    let one = bound(&broker, "one", &["x"]).await;
+    let other = bound(&broker, "other", &["x"]).await;
+    let direct = Direct { stage: Arc::clone(&one), round: 2, attempt: 5 };
+    sent(&broker, vec![Outgoing { direct: Some(direct), ..event("x", 1) }, event("x", 2)]).await;
+    let mut consumer = broker.consume(&other, 10).await.unwrap();
+    assert_eq!(ids(&received(&mut consumer, 1).await), [2]);
+    let mut consumer = broker.consume(&one, 10).await.unwrap();
+    let messages = received(&mut consumer, 2).await;
+    assert_eq!(ids(&messages), [1, 2]);
+    let numbers: Vec<_> = messages.iter().map(|message| (message.round, message.attempt, message.deliveries)).collect();
+    assert_eq!(numbers, [(2, 5, 1), (1, 1, 1)]);
+}
+
+async fn messages_arrive_whole_and_in_order(broker: Arc<dyn Broker>) {
+    let stage = bound(&broker, "one", &["x"]).await;
+    let mut consumer = broker.consume(&stage, 100).await.unwrap();
+    let acker = consumer.acker();
+    for batch in 0..5 {
+        sent(&broker, (batch * 200..batch * 200 + 200).map(|id| event("x", id)).collect()).await;
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 1_000 {
+        let messages = received(&mut consumer, 1).await;
+        assert_eq!(messages[0].envelope, event("x", seen.len()).envelope);
+        seen.extend(ids(&messages));
+        acker.ack(&messages.iter().map(|message| message.tag).collect::<Vec<_>>()).await;
+    }
+    assert_eq!(seen, (0..1_000).collect::<Vec<_>>());
+}
+
+async fn no_more_than_the_prefetch_is_handed_out(broker: Arc<dyn Broker>) {
+    let stage = bound(&broker, "one", &["x"]).await;
+    sent(&broker, (0..6).map(|id| event("x", id)).collect()).await;
+    let mut consumer = broker.consume(&stage, 4).await.unwrap();
+    let first = received(&mut consumer, 4).await;
+    let more = timeout(Duration::from_millis(200), consumer.receive(10)).await;
+    assert!(more.is_err(), "a fifth message was handed out: {more:?}");
+    // Two in the middle are settled: two more come, and the rest stays where it is.
+    consumer.acker().ack(&[first[1].tag, first[2].tag]).await;
+    assert_eq!(ids(&received(&mut consumer, 2).await), [4, 5]);
+}
+
+async fn what_was_not_acknowledged_comes_back(broker: Arc<dyn Broker>) {
+    let stage = bound(&broker, "one", &["x"]).await;
+    sent(&broker, (0..3).map(|id| event("x", id)).collect()).await;
+    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let messages = received(&mut consumer, 3).await;
+    assert!(messages.iter().all(|message| !message.redelivered));
+    consumer.acker().ack(&[messages[1].tag]).await;
+    drop(consumer);
+    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let again = received(&mut consumer, 2).await;
+    assert_eq!(ids(&again), [0, 2]);
+    assert!(again.iter().all(|message| message.redelivered && message.deliveries == 2), "{again:?}");
+    consumer.acker().ack(&again.iter().map(|message| message.tag).collect::<Vec<_>>()).await;
+}
+
+async fn what_is_put_back_comes_again(broker: Arc<dyn Broker>) {
+    let stage = bound(&broker, "one", &["x"]).await;
+    sent(&broker, vec![event("x", 1), event("x", 2)]).await;
+    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let messages = received(&mut consumer, 2).await;
+    consumer.acker().requeue(&[messages[0].tag]).await;
+    consumer.acker().ack(&[messages[1].tag]).await;
+    let again = received(&mut consumer, 1).await;
+    assert_eq!((ids(&again), again[0].redelivered), (vec![1], true));
+}
+
+async fn a_new_queue_is_a_gap(broker: Arc<dyn Broker>) {
+    assert!(broker.take_gaps().is_empty());
+    let stage = bound(&broker, "one", &["x"]).await;
+    timeout(PATIENCE, broker.gap()).await.expect("nobody was woken");
+    let gaps = broker.take_gaps();
+    assert_eq!(gaps.iter().map(|gap| &gap.stage).collect::<Vec<_>>(), [&stage]);
+    assert!(broker.take_gaps().is_empty(), "a gap is reported once");
+    bound(&broker, "one", &["x"]).await;
+    assert!(broker.take_gaps().is_empty(), "the queue was there");
+}
+
+async fn a_binding_may_be_added_later(broker: Arc<dyn Broker>) {
+    let stage = bound(&broker, "one", &["x"]).await;
+    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    bound(&broker, "one", &["x", "y"]).await;
+    sent(&broker, vec![event("x", 1), event("y", 2)]).await;
+    assert_eq!(ids(&received(&mut consumer, 2).await), [1, 2]);
+}
+
+async fn the_depth_counts_what_waits(broker: Arc<dyn Broker>) {
+    let stage = bound(&broker, "one", &["x"]).await;
+    assert_eq!(broker.depth(&stage).await, Ok(0));
+    sent(&broker, (0..3).map(|id| event("x", id)).collect()).await;
+    // A broker may count behind its confirms.
+    timeout(PATIENCE, async {
+        while broker.depth(&stage).await != Ok(3) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the depth never became 3");
+}

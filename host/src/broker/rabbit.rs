@@ -1,0 +1,205 @@
+//! `RabbitMQ`: a topic exchange for events, a quorum queue for each stage, everything named `<namespace>.…` (3.10 and 4.x).
+//!
+//! Two connections, one for publishing and one for consuming, each rebuilt for ever after any error ([`link`]). What is declared is
+//! remembered, so a host starts and goes on without the broker: it declares when the broker is there. A queue that is missing when it
+//! is consumed is created, and reported as a gap that the reconciler refills from the store.
+
+mod consumer;
+mod link;
+mod message;
+mod publisher;
+#[cfg(test)]
+mod tests;
+mod topology;
+
+use std::collections::BTreeMap;
+use std::str::FromStr as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use lapin::Channel;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use lapin::uri::AMQPUri;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::consumer::{RabbitConsumer, RabbitDead, Reading};
+use self::link::{Link, within};
+use self::publisher::Publisher;
+use self::topology::{Found, Names};
+use super::{Binding, Broker, BrokerError, Consumer, DeadConsumer, Gap, Outgoing};
+use crate::clock::Clock;
+
+/// A queue that was created again may miss what was published up to now, by clocks that differ this much.
+const GAP_MARGIN_MS: u64 = 5_000;
+
+/// How to use the broker.
+pub struct RabbitOptions {
+    /// `amqp://user:password@host:port/vhost`.
+    pub url: String,
+    /// First part of every name.
+    pub namespace: String,
+    /// Shown by the broker's management pages.
+    pub host_name: String,
+    /// Time for events that do not say when they happened.
+    pub clock: Arc<dyn Clock>,
+    /// Life of an event of another program.
+    pub expiry_ms: u64,
+}
+
+/// The broker.
+pub struct Rabbit {
+    names: Names,
+    publisher: Publisher,
+    publishing: Link,
+    consuming: Link,
+    reading: Reading,
+    /// What is to be declared, by stage.
+    bindings: Mutex<BTreeMap<Arc<str>, Binding>>,
+    /// For questions about depths.
+    questions: tokio::sync::Mutex<Option<Channel>>,
+    gaps: Mutex<Vec<Gap>>,
+    gap: Notify,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Rabbit {
+    /// Starts connecting; an error only when the URL cannot be understood.
+    pub fn connect(options: RabbitOptions) -> Result<Arc<Self>, String> {
+        let uri = AMQPUri::from_str(&options.url)
+            .map_err(|error| format!("{error}; it looks like amqp://user:password@host:5672/vhost, with `%2f` for the default vhost"))?;
+        let (publishing, publish_task) = Link::new(uri.clone(), format!("postrider {} publish", options.host_name));
+        let (consuming, consume_task) = Link::new(uri, format!("postrider {} consume", options.host_name));
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(publish_task.run(stop.clone()));
+        tasks.spawn(consume_task.run(stop.clone()));
+        let names = Names::new(&options.namespace);
+        Ok(Arc::new(Self {
+            publisher: Publisher::new(publishing.clone(), names.clone()),
+            names,
+            publishing,
+            consuming,
+            reading: Reading { clock: options.clock, expiry_ms: options.expiry_ms },
+            bindings: Mutex::default(),
+            questions: tokio::sync::Mutex::default(),
+            gaps: Mutex::default(),
+            gap: Notify::new(),
+            stop,
+            tasks,
+        }))
+    }
+
+    fn bindings(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Binding>> {
+        self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Declares what is remembered of a stage, and reports a queue that was not there.
+    async fn ensure(&self, binding: &Binding) -> Result<(), BrokerError> {
+        if topology::ensure(&self.consuming, &self.names, binding).await? == Found::Created {
+            let before_ms = self.reading.clock.now_ms() + GAP_MARGIN_MS;
+            let gap = Gap { stage: Arc::clone(&binding.stage), before_ms, room: None };
+            self.gaps.lock().unwrap_or_else(PoisonError::into_inner).push(gap);
+            self.gap.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Declares everything again: a queue that should take messages is missing.
+    async fn ensure_all(&self) {
+        let bindings: Vec<Binding> = self.bindings().values().cloned().collect();
+        for binding in bindings {
+            if let Err(error) = self.ensure(&binding).await {
+                tracing::warn!(stage = %binding.stage, %error, "the queue could not be declared");
+            }
+        }
+    }
+
+    fn binding(&self, stage: &str) -> Result<Binding, BrokerError> {
+        let declared = self.bindings().get(stage).cloned();
+        declared.ok_or_else(|| BrokerError::Unavailable(format!("queue `{stage}` is not declared")))
+    }
+
+    async fn question(&self) -> Result<Channel, BrokerError> {
+        let mut open = self.questions.lock().await;
+        if let Some(channel) = open.as_ref().filter(|channel| channel.status().connected()) {
+            return Ok(channel.clone());
+        }
+        let channel = self.consuming.channel().await?;
+        *open = Some(channel.clone());
+        Ok(channel)
+    }
+}
+
+#[async_trait]
+impl Broker for Rabbit {
+    async fn declare(&self, binding: Binding) -> Result<(), BrokerError> {
+        self.bindings().insert(Arc::clone(&binding.stage), binding.clone());
+        match self.ensure(&binding).await {
+            // It is declared before it is consumed, whenever the broker is back.
+            Err(BrokerError::Unavailable(why)) => {
+                tracing::warn!(stage = %binding.stage, error = why, "the queue will be declared when RabbitMQ is there");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>> {
+        let answers = self.publisher.publish(&messages).await;
+        if answers.iter().any(|answer| matches!(answer, Err(BrokerError::Unroutable(_)))) {
+            self.ensure_all().await;
+        }
+        answers
+    }
+
+    async fn consume(&self, stage: &Arc<str>, prefetch: u32) -> Result<Box<dyn Consumer>, BrokerError> {
+        self.ensure(&self.binding(stage)?).await?;
+        let consumer = RabbitConsumer::open(&self.consuming, self.names.queue(stage), prefetch, self.reading.clone()).await?;
+        Ok(Box::new(consumer))
+    }
+
+    async fn consume_dead(&self, stage: &Arc<str>) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError> {
+        self.ensure(&self.binding(stage)?).await?;
+        Ok(Some(Box::new(RabbitDead::open(&self.consuming, self.names.dead_queue(stage), self.reading.clone()).await?)))
+    }
+
+    fn take_gaps(&self) -> Vec<Gap> {
+        std::mem::take(&mut self.gaps.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn gap(&self) {
+        self.gap.notified().await;
+    }
+
+    async fn depth(&self, stage: &str) -> Result<u64, BrokerError> {
+        let channel = self.question().await?;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = within(channel.queue_declare(self.names.queue(stage), passive, FieldTable::default())).await?;
+        Ok(u64::from(queue.message_count()))
+    }
+
+    fn has_outside_consumers(&self) -> bool {
+        true
+    }
+
+    async fn up(&self) {
+        self.publishing.up().await;
+        self.consuming.up().await;
+    }
+
+    async fn ping(&self) -> Result<(), BrokerError> {
+        match self.publishing.trouble().or_else(|| self.consuming.trouble()) {
+            None => Ok(()),
+            Some(trouble) => Err(BrokerError::Unavailable(trouble)),
+        }
+    }
+
+    async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

@@ -1,0 +1,258 @@
+//! Consuming one queue on a channel of its own, with the prefetch set before the first message.
+//!
+//! Bounds: the broker hands out at most `prefetch` messages that are not acknowledged. A message that cannot be read is rejected and
+//! comes back through the stage's dead-letter queue, together with its reason.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use futures::{FutureExt as _, StreamExt as _};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel};
+
+use super::link::{Link, within};
+use super::message::{self, Defaults};
+use crate::broker::{Acker, BrokerError, Consumer, Dead, DeadConsumer, Incoming};
+use crate::clock::Clock;
+
+/// Dead messages are few: this many at a time.
+const DEAD_PREFETCH: u16 = 32;
+
+/// What a message without the host's own headers gets.
+#[derive(Clone)]
+pub(super) struct Reading {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) expiry_ms: u64,
+}
+
+impl Reading {
+    fn defaults(&self) -> Defaults {
+        let now_ms = self.clock.now_ms();
+        Defaults { now_ms, expires_at_ms: now_ms + self.expiry_ms }
+    }
+}
+
+/// A channel that consumes, and what it has not acknowledged.
+struct Subscription {
+    consumer: lapin::Consumer,
+    acker: Arc<RabbitAcker>,
+}
+
+async fn subscribe(link: &Link, queue: ShortString, prefetch: u16) -> Result<Subscription, BrokerError> {
+    let channel = link.channel().await?;
+    within(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+    let tag = ShortString::default();
+    let consumer = within(channel.basic_consume(queue, tag, BasicConsumeOptions::default(), FieldTable::default())).await?;
+    Ok(Subscription { consumer, acker: Arc::new(RabbitAcker { channel, open: Mutex::default() }) })
+}
+
+impl Subscription {
+    /// Waits for one message, then takes what is there already. None when the channel or the consumer is gone.
+    async fn receive(&mut self, max: usize) -> Option<Vec<Delivery>> {
+        let mut taken = vec![self.next().await?];
+        while taken.len() < max {
+            match self.consumer.next().now_or_never() {
+                Some(Some(Ok(delivery))) => taken.push(delivery),
+                // What was received before the end is worth nothing any more: the broker delivers it again.
+                Some(Some(Err(_)) | None) => return None,
+                None => break,
+            }
+        }
+        let mut open = self.acker.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.extend(taken.iter().map(|delivery| (delivery.delivery_tag, false)));
+        drop(open);
+        Some(taken)
+    }
+
+    async fn next(&mut self) -> Option<Delivery> {
+        match self.consumer.next().await? {
+            Ok(delivery) => Some(delivery),
+            Err(error) => {
+                tracing::debug!(%error, "a consumer ended");
+                None
+            }
+        }
+    }
+}
+
+pub(super) struct RabbitConsumer {
+    subscription: Subscription,
+    reading: Reading,
+}
+
+impl RabbitConsumer {
+    pub(super) async fn open(link: &Link, queue: ShortString, prefetch: u32, reading: Reading) -> Result<Self, BrokerError> {
+        let prefetch = u16::try_from(prefetch).unwrap_or(u16::MAX);
+        Ok(Self { subscription: subscribe(link, queue, prefetch).await?, reading })
+    }
+
+    async fn read(&self, delivery: Delivery) -> Option<Incoming> {
+        let deliveries = delivery_count(&delivery.properties) + 1;
+        let tag = delivery.delivery_tag;
+        match message::decode(&delivery.properties, delivery.data, self.reading.defaults()) {
+            Ok(decoded) => Some(Incoming {
+                envelope: decoded.envelope,
+                round: decoded.round,
+                attempt: decoded.attempt,
+                redelivered: delivery.redelivered,
+                deliveries,
+                tag,
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "a message cannot be read; it becomes a dead letter");
+                self.subscription.acker.reject(tag).await;
+                None
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Consumer for RabbitConsumer {
+    async fn receive(&mut self, max: usize) -> Option<Vec<Incoming>> {
+        loop {
+            let mut messages = Vec::new();
+            for delivery in self.subscription.receive(max).await? {
+                messages.extend(self.read(delivery).await);
+            }
+            if !messages.is_empty() {
+                return Some(messages);
+            }
+        }
+    }
+
+    fn acker(&self) -> Arc<dyn Acker> {
+        Arc::clone(&self.subscription.acker) as Arc<dyn Acker>
+    }
+}
+
+/// Consumes a stage's dead-letter queue.
+pub(super) struct RabbitDead {
+    subscription: Subscription,
+    reading: Reading,
+}
+
+impl RabbitDead {
+    pub(super) async fn open(link: &Link, queue: ShortString, reading: Reading) -> Result<Self, BrokerError> {
+        Ok(Self { subscription: subscribe(link, queue, DEAD_PREFETCH).await?, reading })
+    }
+}
+
+#[async_trait]
+impl DeadConsumer for RabbitDead {
+    async fn receive(&mut self) -> Option<Vec<Dead>> {
+        let deliveries = self.subscription.receive(usize::from(DEAD_PREFETCH)).await?;
+        let defaults = self.reading.defaults();
+        let read = |delivery: Delivery| {
+            let tag = delivery.delivery_tag;
+            match message::decode(&delivery.properties, delivery.data.clone(), defaults) {
+                Ok(decoded) => Dead {
+                    envelope: decoded.envelope,
+                    round: decoded.round,
+                    attempt: decoded.attempt,
+                    unreadable: None,
+                    reason: first_death(&delivery.properties),
+                    tag,
+                },
+                Err(error) => Dead {
+                    envelope: Arc::new(message::stand_in(&delivery.properties, &delivery.data, defaults)),
+                    round: 1,
+                    attempt: 1,
+                    unreadable: Some(error.to_string()),
+                    reason: first_death(&delivery.properties),
+                    tag,
+                },
+            }
+        };
+        Some(deliveries.into_iter().map(read).collect())
+    }
+
+    fn acker(&self) -> Arc<dyn Acker> {
+        Arc::clone(&self.subscription.acker) as Arc<dyn Acker>
+    }
+}
+
+/// Deliveries of a message before this one, as a quorum queue counts them.
+fn delivery_count(properties: &BasicProperties) -> u32 {
+    let count = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-delivery-count"));
+    match count {
+        Some(AMQPValue::LongLongInt(count)) => u32::try_from(*count).unwrap_or(0),
+        Some(AMQPValue::LongInt(count)) => u32::try_from(*count).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// Why the broker dead-lettered a message: `rejected`, `delivery_limit`, ….
+fn first_death(properties: &BasicProperties) -> String {
+    let reason = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-first-death-reason"));
+    match reason {
+        Some(AMQPValue::LongString(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+        _ => "unknown".to_owned(),
+    }
+}
+
+struct RabbitAcker {
+    channel: Channel,
+    /// Tags that the broker waits for, and whether they are settled.
+    open: Mutex<BTreeMap<u64, bool>>,
+}
+
+impl RabbitAcker {
+    /// Marks tags as settled. Gives the highest tag up to which all are settled, and the settled ones behind it.
+    fn settle(&self, tags: &[u64]) -> (Option<u64>, Vec<u64>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for tag in tags {
+            open.entry(*tag).and_modify(|settled| *settled = true);
+        }
+        let mut front = None;
+        while let Some(entry) = open.first_entry().filter(|entry| *entry.get()) {
+            front = Some(*entry.key());
+            entry.remove();
+        }
+        let behind: Vec<u64> = tags.iter().copied().filter(|tag| open.remove(tag).is_some()).collect();
+        (front, behind)
+    }
+
+    async fn reject(&self, tag: u64) {
+        self.forget(&[tag]);
+        let rejected = self.channel.basic_reject(tag, BasicRejectOptions { requeue: false }).await;
+        log(rejected);
+    }
+
+    fn forget(&self, tags: &[u64]) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for tag in tags {
+            open.remove(tag);
+        }
+    }
+}
+
+/// An acknowledgement that did not get through is no loss: the broker delivers again, and the store knows the delivery.
+fn log(result: lapin::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "an acknowledgement did not get through");
+    }
+}
+
+#[async_trait]
+impl Acker for RabbitAcker {
+    async fn ack(&self, tags: &[u64]) {
+        let (front, behind) = self.settle(tags);
+        if let Some(front) = front {
+            log(self.channel.basic_ack(front, BasicAckOptions { multiple: true }).await);
+        }
+        for tag in behind {
+            log(self.channel.basic_ack(tag, BasicAckOptions { multiple: false }).await);
+        }
+    }
+
+    async fn requeue(&self, tags: &[u64]) {
+        self.forget(tags);
+        for tag in tags {
+            log(self.channel.basic_nack(*tag, BasicNackOptions { multiple: false, requeue: true }).await);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! One connection to `RabbitMQ`, kept alive for ever: any error, and everything is dropped and built anew.
+//!
+//! lapin's own recovery stays off: it restores consumers without their prefetch. Bounds: one connection at a time, a time-out on
+//! connecting, heartbeats every [`HEARTBEAT_S`] seconds so that a silent network is noticed, a wait between attempts that grows to
+//! [`BACKOFF_MAX`] with jitter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use futures::StreamExt as _;
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties, Event};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::BrokerError;
+
+/// Seconds; used when the URL does not name another interval.
+const HEARTBEAT_S: u16 = 5;
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer on a connection that stands.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// First and longest pause between two attempts.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// Where the connection stands.
+#[derive(Clone)]
+enum State {
+    /// Why there is none.
+    Down(String),
+    /// The server takes no messages for now (its disk or memory is short), and says why.
+    Blocked(Arc<Connection>, String),
+    Up(Arc<Connection>),
+}
+
+/// A handle to the connection of the moment.
+#[derive(Clone)]
+pub(super) struct Link {
+    state: watch::Receiver<State>,
+}
+
+impl Link {
+    /// The handle, and the task that keeps the connection.
+    pub(super) fn new(mut uri: AMQPUri, name: String) -> (Self, LinkTask) {
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+        let (sender, state) = watch::channel(State::Down("not connected yet".to_owned()));
+        (Self { state }, LinkTask { uri, name, state: sender })
+    }
+
+    /// A new channel on the connection of the moment.
+    pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
+        let connection = match &*self.state.borrow() {
+            State::Down(why) => return Err(BrokerError::Unavailable(why.clone())),
+            State::Blocked(connection, _) | State::Up(connection) => Arc::clone(connection),
+        };
+        within(connection.create_channel()).await
+    }
+
+    /// What keeps messages from being taken; none when nothing does.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match &*self.state.borrow() {
+            State::Down(why) => Some(why.clone()),
+            State::Blocked(_, why) => Some(format!("RabbitMQ blocks publishers: {why}")),
+            State::Up(_) => None,
+        }
+    }
+
+    /// Waits until messages are taken.
+    pub(super) async fn up(&self) {
+        // The task outlives every handle but at the end of the process: then there is nothing to wait for.
+        let _ = self.state.clone().wait_for(|state| matches!(state, State::Up(_))).await;
+    }
+}
+
+/// Keeps the connection.
+pub(super) struct LinkTask {
+    uri: AMQPUri,
+    name: String,
+    state: watch::Sender<State>,
+}
+
+impl LinkTask {
+    /// Connects, watches, connects anew, until cancelled.
+    pub(super) async fn run(self, cancel: CancellationToken) {
+        let backoff =
+            ExponentialBuilder::default().with_min_delay(BACKOFF_MIN).with_max_delay(BACKOFF_MAX).with_jitter().without_max_times();
+        let mut waits = backoff.build();
+        let mut said = String::new();
+        loop {
+            let connected = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                connected = self.connect() => connected,
+            };
+            let why = match connected {
+                Ok(connection) => {
+                    tracing::info!(connection = %self.name, "connected to RabbitMQ");
+                    (waits, said) = (backoff.build(), String::new());
+                    let Some(why) = self.watch(connection, &cancel).await else { return };
+                    why
+                }
+                Err(why) => why,
+            };
+            if why != said {
+                tracing::warn!(connection = %self.name, error = %why, "no connection to RabbitMQ; trying again");
+                said.clone_from(&why);
+            }
+            self.state.send_replace(State::Down(why));
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(waits.next().unwrap_or(BACKOFF_MAX)) => {}
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, String> {
+        let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
+        match tokio::time::timeout(CONNECT_TIMEOUT, Connection::connect_uri(self.uri.clone(), properties)).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
+        }
+    }
+
+    /// Follows a connection to its end; why it ended, or none when it was closed here.
+    async fn watch(&self, connection: Connection, cancel: &CancellationToken) -> Option<String> {
+        let mut events = Box::pin(connection.events_listener());
+        let connection = Arc::new(connection);
+        self.state.send_replace(State::Up(Arc::clone(&connection)));
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = cancel.cancelled() => {
+                    let _ = tokio::time::timeout(ANSWER_TIMEOUT, connection.close(200, "the host stops".into())).await;
+                    return None;
+                }
+                event = events.next() => event,
+            };
+            match event {
+                Some(Event::ConnectionBlocked(why)) => {
+                    tracing::warn!(connection = %self.name, %why, "RabbitMQ blocks publishers");
+                    self.state.send_replace(State::Blocked(Arc::clone(&connection), why));
+                }
+                Some(Event::ConnectionUnblocked) => {
+                    tracing::info!(connection = %self.name, "RabbitMQ takes messages again");
+                    self.state.send_replace(State::Up(Arc::clone(&connection)));
+                }
+                Some(Event::Error(error)) if !connection.status().connected() => return Some(error.to_string()),
+                None => return Some("the connection ended".to_owned()),
+                Some(_) if !connection.status().connected() => return Some("the connection ended".to_owned()),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// Bounds an answer of the server.
+pub(super) async fn within<T>(answer: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(BrokerError::Unavailable(error.to_string())),
+        Err(_) => Err(BrokerError::Unavailable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+    }
+}

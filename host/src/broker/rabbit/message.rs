@@ -1,0 +1,320 @@
+//! Envelopes as AMQP messages and back: CloudEvents 1.0 in binary mode (attributes in headers), structured mode read as well.
+//!
+//! The host's own headers carry what CloudEvents has no attribute for; a message without them comes from another program and begins a
+//! chain of its own. Pure: no connection is needed here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, LongString};
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::broker::Outgoing;
+use crate::event::{Envelope, Event, EventKey, hex};
+
+/// Prefix of CloudEvents attributes in headers; the colon form is read as well.
+const CLOUD_EVENTS: &str = "cloudEvents_";
+const CLOUD_EVENTS_COLON: &str = "cloudEvents:";
+/// Media type of structured mode.
+const STRUCTURED: &str = "application/cloudevents+json";
+/// W3C trace context travels under its own name, too: <https://www.w3.org/TR/trace-context/>.
+const TRACE: [&str; 2] = ["traceparent", "tracestate"];
+
+const ORDER: &str = "postrider-order";
+const CORRELATION: &str = "postrider-correlation";
+const CAUSE_SOURCE: &str = "postrider-cause-source";
+const CAUSE_ID: &str = "postrider-cause-id";
+const HOPS: &str = "postrider-hops";
+const EXPIRES_MS: &str = "postrider-expires-ms";
+const ROUND: &str = "postrider-round";
+const ATTEMPT: &str = "postrider-attempt";
+
+/// Persistent.
+const DELIVERY_MODE: u8 = 2;
+
+/// Properties of a message; its payload is the event's data.
+pub(super) fn encode(message: &Outgoing) -> BasicProperties {
+    let (envelope, event) = (&*message.envelope, &message.envelope.event);
+    let mut headers = FieldTable::default();
+    let mut put = |key: &str, value: &str| {
+        headers.insert(key.into(), AMQPValue::LongString(LongString::from(value)));
+    };
+    put("cloudEvents_specversion", "1.0");
+    put("cloudEvents_id", &event.id);
+    put("cloudEvents_source", &event.source);
+    put("cloudEvents_type", &event.event_type);
+    put("cloudEvents_subject", &event.subject);
+    put("cloudEvents_time", &time_text(event.time_ms));
+    for (name, value) in &event.attributes {
+        // A name that does not fit into a header is not one that CloudEvents allows.
+        if name.len() <= 64 {
+            put(&format!("{CLOUD_EVENTS}{name}"), value);
+            if TRACE.contains(&name.as_str()) {
+                put(name, value);
+            }
+        }
+    }
+    if let Some(order) = &envelope.order_id {
+        put(ORDER, order);
+    }
+    put(CORRELATION, &envelope.correlation_id);
+    if let Some(cause) = &envelope.cause {
+        put(CAUSE_SOURCE, &cause.source);
+        put(CAUSE_ID, &cause.id);
+    }
+    put(HOPS, &envelope.hops.to_string());
+    put(EXPIRES_MS, &envelope.expires_at_ms.to_string());
+    if let Some(direct) = &message.direct {
+        put(ROUND, &direct.round.to_string());
+        put(ATTEMPT, &direct.attempt.to_string());
+    }
+    let properties = BasicProperties::default().with_delivery_mode(DELIVERY_MODE).with_headers(headers);
+    match lapin::types::ShortString::try_new(event.content_type.as_str()) {
+        Ok(content_type) => properties.with_content_type(content_type),
+        Err(_) => properties,
+    }
+}
+
+/// A message as it was understood.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) envelope: Arc<Envelope>,
+    pub(super) round: u32,
+    pub(super) attempt: u32,
+}
+
+/// Why a message is not an event.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error("the CloudEvents attribute `{0}` is missing")]
+    Missing(&'static str),
+    #[error("the CloudEvents attribute `{0}` is not what it must be: {1}")]
+    Invalid(&'static str, String),
+    #[error("the body is not a CloudEvent in JSON")]
+    Json(#[from] serde_json::Error),
+    #[error("the header `{0}` is not a number")]
+    Number(&'static str),
+}
+
+/// What a message without the host's own headers gets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Defaults {
+    pub(super) now_ms: u64,
+    pub(super) expires_at_ms: u64,
+}
+
+/// Reads a message of this program or of another one.
+pub(super) fn decode(properties: &BasicProperties, body: Vec<u8>, defaults: Defaults) -> Result<Decoded, Unreadable> {
+    let empty = FieldTable::default();
+    let headers = properties.headers().as_ref().unwrap_or(&empty);
+    let content_type = properties.content_type().as_ref().map(|value| value.as_str());
+    let event = match content_type {
+        Some(content_type) if content_type.starts_with(STRUCTURED) => structured(&body, defaults)?,
+        _ => binary(headers, content_type, body, defaults)?,
+    };
+    let own = |key| header(headers, key);
+    let cause = own(CAUSE_SOURCE).zip(own(CAUSE_ID)).map(|(source, id)| EventKey { source, id });
+    let envelope = Envelope {
+        // Events of other programs are about the order that they name.
+        order_id: own(ORDER).or_else(|| (own(CORRELATION).is_none() && !event.subject.is_empty()).then(|| event.subject.clone())),
+        correlation_id: own(CORRELATION).unwrap_or_else(|| event.id.clone()),
+        cause,
+        hops: number(headers, HOPS)?.unwrap_or(0) as u32,
+        expires_at_ms: number(headers, EXPIRES_MS)?.unwrap_or(defaults.expires_at_ms),
+        event,
+    };
+    let (round, attempt) = (number(headers, ROUND)?.unwrap_or(1) as u32, number(headers, ATTEMPT)?.unwrap_or(1) as u32);
+    Ok(Decoded { envelope: Arc::new(envelope), round, attempt })
+}
+
+/// An event that stands for a message nobody can read: its key is a hash of headers and body, so the same message is the same event.
+pub(super) fn stand_in(properties: &BasicProperties, body: &[u8], defaults: Defaults) -> Envelope {
+    let mut hash = Sha256::new();
+    // A table is sorted by key, and prints the same every time.
+    hash.update(format!("{:?}", properties.headers()));
+    hash.update(body);
+    let id = hex(&hash.finalize()[..16]);
+    let event = Event {
+        id: id.clone(),
+        event_type: "postrider.unreadable".to_owned(),
+        source: "/postrider/unreadable".to_owned(),
+        subject: String::new(),
+        time_ms: defaults.now_ms,
+        content_type: properties.content_type().as_ref().map_or("application/octet-stream", |value| value.as_str()).to_owned(),
+        data: Bytes::copy_from_slice(body),
+        attributes: Vec::new(),
+    };
+    Envelope { event, order_id: None, correlation_id: id, cause: None, hops: 0, expires_at_ms: defaults.expires_at_ms }
+}
+
+fn binary(headers: &FieldTable, content_type: Option<&str>, body: Vec<u8>, defaults: Defaults) -> Result<Event, Unreadable> {
+    let mut attributes: BTreeMap<String, String> = BTreeMap::new();
+    for (key, value) in headers.inner() {
+        let name = key.as_str().strip_prefix(CLOUD_EVENTS).or_else(|| key.as_str().strip_prefix(CLOUD_EVENTS_COLON));
+        if let Some((name, value)) = name.zip(plain(value)) {
+            attributes.insert(name.to_owned(), value);
+        }
+    }
+    for name in TRACE {
+        if let Some(value) = header(headers, name) {
+            attributes.entry(name.to_owned()).or_insert(value);
+        }
+    }
+    attributes.remove("specversion");
+    let time_ms = time_of(attributes.remove("time"), defaults)?;
+    let mut required = |name: &'static str| attributes.remove(name).filter(|value| !value.is_empty()).ok_or(Unreadable::Missing(name));
+    Ok(Event {
+        id: required("id")?,
+        source: required("source")?,
+        event_type: required("type")?,
+        subject: attributes.remove("subject").unwrap_or_default(),
+        time_ms,
+        content_type: content_type.unwrap_or("application/json").to_owned(),
+        data: body.into(),
+        attributes: attributes.into_iter().collect(),
+    })
+}
+
+/// A CloudEvent in JSON: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
+#[derive(Deserialize)]
+struct Structured {
+    id: Option<String>,
+    source: Option<String>,
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    subject: Option<String>,
+    time: Option<String>,
+    datacontenttype: Option<String>,
+    data: Option<Value>,
+    data_base64: Option<String>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+fn structured(body: &[u8], defaults: Defaults) -> Result<Event, Unreadable> {
+    let event: Structured = serde_json::from_slice(body)?;
+    let content_type = event.datacontenttype.unwrap_or_else(|| "application/json".to_owned());
+    let data = match (event.data_base64, event.data) {
+        (Some(text), _) => {
+            let decoded = base64::engine::general_purpose::STANDARD.decode(text);
+            decoded.map_err(|error| Unreadable::Invalid("data_base64", error.to_string()))?
+        }
+        (None, Some(Value::String(text))) if !content_type.contains("json") => text.into_bytes(),
+        (None, Some(value)) => value.to_string().into_bytes(),
+        (None, None) => Vec::new(),
+    };
+    let required = |name: &'static str, value: Option<String>| value.filter(|text| !text.is_empty()).ok_or(Unreadable::Missing(name));
+    let text = |value: Value| if let Value::String(text) = value { text } else { value.to_string() };
+    Ok(Event {
+        id: required("id", event.id)?,
+        source: required("source", event.source)?,
+        event_type: required("type", event.event_type)?,
+        subject: event.subject.unwrap_or_default(),
+        time_ms: time_of(event.time, defaults)?,
+        content_type,
+        data: data.into(),
+        attributes: event.rest.into_iter().filter(|(name, _)| name != "specversion").map(|(name, value)| (name, text(value))).collect(),
+    })
+}
+
+fn time_text(time_ms: u64) -> String {
+    jiff::Timestamp::from_millisecond(time_ms as i64).map(|time| time.to_string()).unwrap_or_default()
+}
+
+fn time_of(text: Option<String>, defaults: Defaults) -> Result<u64, Unreadable> {
+    let Some(text) = text else { return Ok(defaults.now_ms) };
+    let time: jiff::Timestamp = text.parse().map_err(|error: jiff::Error| Unreadable::Invalid("time", error.to_string()))?;
+    Ok(u64::try_from(time.as_millisecond()).unwrap_or(0))
+}
+
+fn plain(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+        AMQPValue::Boolean(value) => Some(value.to_string()),
+        AMQPValue::LongInt(value) => Some(value.to_string()),
+        AMQPValue::LongLongInt(value) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+fn header(headers: &FieldTable, key: &str) -> Option<String> {
+    headers.inner().get(key).and_then(plain)
+}
+
+fn number(headers: &FieldTable, key: &'static str) -> Result<Option<u64>, Unreadable> {
+    header(headers, key).map(|text| text.parse().map_err(|_| Unreadable::Number(key))).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Direct;
+
+    const DEFAULTS: Defaults = Defaults { now_ms: 1_700_000_000_123, expires_at_ms: 1_700_000_500_000 };
+
+    fn envelope() -> Envelope {
+        Envelope {
+            event: Event {
+                id: "e1".into(),
+                event_type: "payment.authorized".into(),
+                source: "/orders/stages/payment".into(),
+                subject: "o-1".into(),
+                time_ms: 1_700_000_000_007,
+                content_type: "application/octet-stream".into(),
+                data: Bytes::from_static(b"\x00\xff"),
+                attributes: vec![("traceparent".into(), "00-a-b-01".into()), ("zone".into(), "ä".into())],
+            },
+            order_id: Some("o-1".into()),
+            correlation_id: "c".into(),
+            cause: Some(EventKey { source: "/orders/api".into(), id: "e0".into() }),
+            hops: 3,
+            expires_at_ms: 1_700_000_900_000,
+        }
+    }
+
+    #[test]
+    fn what_is_sent_is_what_arrives() {
+        let message =
+            Outgoing { envelope: Arc::new(envelope()), direct: Some(Direct { stage: "x".into(), round: 2, attempt: 7 }), mandatory: true };
+        let decoded = decode(&encode(&message), message.envelope.event.data.to_vec(), DEFAULTS).unwrap();
+        assert_eq!((&*decoded.envelope, decoded.round, decoded.attempt), (&envelope(), 2, 7));
+    }
+
+    fn properties(content_type: &str, headers: &[(&str, &str)]) -> BasicProperties {
+        let mut table = FieldTable::default();
+        for (key, value) in headers {
+            table.insert((*key).into(), AMQPValue::LongString((*value).into()));
+        }
+        BasicProperties::default().with_content_type(content_type.into()).with_headers(table)
+    }
+
+    #[test]
+    fn events_of_other_programs_are_read_in_both_modes() {
+        let headers =
+            [("cloudEvents:id", "9"), ("cloudEvents:source", "/desk"), ("cloudEvents:type", "order.flagged"), ("cloudEvents:subject", "7")];
+        let binary = decode(&properties("text/plain", &headers), b"hello".to_vec(), DEFAULTS).unwrap();
+        let body = br#"{"specversion":"1.0","id":"9","source":"/desk","type":"order.flagged","subject":"7","datacontenttype":"text/plain","data":"hello"}"#;
+        let structured = decode(&properties("application/cloudevents+json; charset=utf-8", &[]), body.to_vec(), DEFAULTS).unwrap();
+        assert_eq!(binary.envelope, structured.envelope);
+        let envelope = &binary.envelope;
+        assert_eq!((envelope.event.data.as_ref(), envelope.order_id.as_deref()), (&b"hello"[..], Some("7")));
+        assert_eq!((envelope.correlation_id.as_str(), envelope.hops, envelope.expires_at_ms), ("9", 0, DEFAULTS.expires_at_ms));
+        assert_eq!((envelope.event.time_ms, binary.round, binary.attempt), (DEFAULTS.now_ms, 1, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why_and_keeps_its_key() {
+        let nothing = properties("application/json", &[("cloudEvents_id", "1"), ("cloudEvents_source", "/x")]);
+        assert!(matches!(decode(&nothing, Vec::new(), DEFAULTS), Err(Unreadable::Missing("type"))));
+        let garbage = properties(STRUCTURED, &[]);
+        assert!(matches!(decode(&garbage, b"{".to_vec(), DEFAULTS), Err(Unreadable::Json(_))));
+        assert_eq!(stand_in(&garbage, b"{", DEFAULTS).event.id, stand_in(&garbage, b"{", DEFAULTS).event.id);
+        assert_ne!(stand_in(&garbage, b"{", DEFAULTS).event.id, stand_in(&nothing, b"{", DEFAULTS).event.id);
+    }
+}

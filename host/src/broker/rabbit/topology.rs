@@ -1,0 +1,147 @@
+//! Names and arguments of exchanges and queues: permanent once published.
+//!
+//! The arguments are few and never tunable, because `RabbitMQ` refuses to declare a queue again with other ones (406). Bounded by
+//! `x-delivery-limit`: a last resort against messages that kill the host. Expiry is the host's.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::{Channel, ErrorKind, ExchangeKind};
+
+use super::link::{Link, within};
+use crate::broker::{Binding, BrokerError};
+
+/// Deliveries of one message to consumers that died with it, before the broker dead-letters it.
+const DELIVERY_LIMIT: i64 = 100;
+
+/// Everything is named `<namespace>.…`.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    namespace: String,
+}
+
+impl Names {
+    pub(super) fn new(namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned() }
+    }
+
+    /// The topic exchange that every event is published to.
+    pub(super) fn events(&self) -> ShortString {
+        short(format!("{}.events", self.namespace))
+    }
+
+    /// The exchange that dead-lettered messages go through.
+    pub(super) fn dead(&self) -> ShortString {
+        short(format!("{}.dlx", self.namespace))
+    }
+
+    /// A stage's queue.
+    pub(super) fn queue(&self, stage: &str) -> ShortString {
+        short(format!("{}.stage.{stage}", self.namespace))
+    }
+
+    /// Where the broker puts what it could not deliver to the stage.
+    pub(super) fn dead_queue(&self, stage: &str) -> ShortString {
+        short(format!("{}.stage.{stage}.dlq", self.namespace))
+    }
+}
+
+/// Namespaces and stage names have at most 40 characters, so these names have at most 91.
+fn short(name: String) -> ShortString {
+    name.into()
+}
+
+fn table(entries: impl IntoIterator<Item = (&'static str, AMQPValue)>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (key, value) in entries {
+        table.insert(key.into(), value);
+    }
+    table
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(value))
+}
+
+/// Whether a stage's queue was there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Existed,
+    Created,
+}
+
+/// Makes sure that exchanges, the stage's two queues and its bindings are there. Bindings are only added: other hosts may need the rest.
+pub(super) async fn ensure(link: &Link, names: &Names, binding: &Binding) -> Result<Found, BrokerError> {
+    let stage = &*binding.stage;
+    // A passive declaration of a queue that is missing closes its channel.
+    let probe = link.channel().await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let probed = probe.queue_declare(names.queue(stage), passive, FieldTable::default()).await;
+    let (found, channel) = match probed {
+        Ok(_) => (Found::Existed, probe),
+        Err(error) if soft_error(&error) == Some(AMQPSoftError::NOTFOUND) => (Found::Created, link.channel().await?),
+        Err(error) => return Err(BrokerError::Unavailable(error.to_string())),
+    };
+    exchanges(&channel, names).await?;
+    queue(&channel, names.dead_queue(stage), table([("x-queue-type", text("quorum"))])).await?;
+    bind(&channel, names.dead_queue(stage), names.dead(), stage).await?;
+    let arguments = table([
+        ("x-queue-type", text("quorum")),
+        ("x-dead-letter-exchange", text(names.dead().as_str())),
+        ("x-dead-letter-routing-key", text(stage)),
+        ("x-dead-letter-strategy", text("at-least-once")),
+        ("x-overflow", text("reject-publish")),
+        ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT)),
+    ]);
+    queue(&channel, names.queue(stage), arguments).await?;
+    for pattern in &binding.patterns {
+        bind(&channel, names.queue(stage), names.events(), pattern).await?;
+    }
+    let _ = channel.close(200, "declared".into()).await;
+    Ok(found)
+}
+
+/// Makes sure that the two exchanges are there.
+pub(super) async fn exchanges(channel: &Channel, names: &Names) -> Result<(), BrokerError> {
+    exchange(channel, names.events(), ExchangeKind::Topic).await?;
+    exchange(channel, names.dead(), ExchangeKind::Direct).await
+}
+
+async fn exchange(channel: &Channel, name: ShortString, kind: ExchangeKind) -> Result<(), BrokerError> {
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let declared = channel.exchange_declare(name.clone(), kind, options, FieldTable::default()).await;
+    declared.map_err(|error| explain(&error, "exchange", &name))
+}
+
+async fn queue(channel: &Channel, name: ShortString, arguments: FieldTable) -> Result<(), BrokerError> {
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(name.clone(), options, arguments).await;
+    declared.map(|_| ()).map_err(|error| explain(&error, "queue", &name))
+}
+
+async fn bind(channel: &Channel, queue: ShortString, exchange: ShortString, pattern: &str) -> Result<(), BrokerError> {
+    let key = ShortString::try_new(pattern).map_err(|error| BrokerError::Refused(format!("`{pattern}` cannot be bound: {error}")))?;
+    within(channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default())).await
+}
+
+fn soft_error(error: &lapin::Error) -> Option<AMQPSoftError> {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    match error.kind() {
+        AMQPErrorKind::Soft(soft) => Some(soft.clone()),
+        AMQPErrorKind::Hard(_) => None,
+    }
+}
+
+/// A 406 says which argument differs; what it does not say is what to do.
+fn explain(error: &lapin::Error, what: &str, name: &ShortString) -> BrokerError {
+    match soft_error(error) {
+        Some(AMQPSoftError::PRECONDITIONFAILED) => BrokerError::Refused(format!(
+            "{error}. The {what} `{name}` exists and was declared otherwise, by an older Postrider or by hand. Delete it while the hosts \
+             are stopped (`rabbitmqctl delete_queue {name}` for a queue); it is declared again and refilled from the store"
+        )),
+        Some(AMQPSoftError::ACCESSREFUSED) => {
+            BrokerError::Refused(format!("{error}. The user of broker.url needs configure, write and read permission on `{name}`"))
+        }
+        _ => BrokerError::Unavailable(error.to_string()),
+    }
+}
