@@ -3,6 +3,8 @@
 //! A handler runs outside any transaction. It reads through a [`StateView`] and returns its writes and events; the worker commits
 //! them together or not at all. A handler never returns an error of its own: all that can happen is an [`Outcome`].
 
+pub mod sdk;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

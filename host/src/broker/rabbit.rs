@@ -92,6 +92,15 @@ impl Rabbit {
         }))
     }
 
+    /// Deletes the exchanges of a namespace and the queues of these stages, with whatever is in them: after a measurement.
+    pub async fn delete_namespace(options: RabbitOptions, stages: &[Arc<str>]) -> Result<(), String> {
+        let rabbit = Self::connect(options)?;
+        rabbit.up().await;
+        let deleted = topology::delete(&rabbit.consuming, &rabbit.names, stages).await;
+        rabbit.close().await;
+        deleted.map_err(|error| error.to_string())
+    }
+
     fn bindings(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Binding>> {
         self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
     }

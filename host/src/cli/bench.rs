@@ -3,7 +3,7 @@
 //! Throughput and end-to-end times are what the store says (first order accepted to last order final), not what the client hoped.
 //! Bounded: a fixed number of orders, loopback only, and a limit on the whole run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,10 +19,17 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::app::App;
+use crate::broker::rabbit::{Rabbit, RabbitOptions};
+use crate::clock::SystemClock;
 use crate::config::Config;
+#[cfg(feature = "reference-stages")]
+use crate::handler::sdk::SdkStage;
 use crate::host::Host;
+#[cfg(feature = "reference-stages")]
+use crate::host::HostBuilder;
 use crate::runtime::InstanceMode;
 use crate::store::OrderFilter;
+use crate::store::postgres::Scratch;
 
 /// Measure a host started for the purpose.
 #[derive(Debug, Args)]
@@ -39,9 +46,15 @@ pub(super) struct BenchArgs {
     /// Orders per second offered (open loop); without it, as many as the host answers (closed loop).
     #[arg(long)]
     rate: Option<f64>,
-    /// Fresh instance per message, or warm ones.
+    /// Fresh instance per message, warm ones, or the same stages without a sandbox.
     #[arg(long, value_enum, default_value_t = Instances::Fresh)]
     instances: Instances,
+    /// Store to measure, in a schema of its own: `postgres://…`; default: a file of its own.
+    #[arg(long)]
+    store: Option<String>,
+    /// Broker to measure, in a namespace of its own: `amqp://…`; default: embedded.
+    #[arg(long)]
+    broker: Option<String>,
     /// Different products ordered; 1 makes one hot key.
     #[arg(long, default_value_t = 100)]
     products: u64,
@@ -57,6 +70,8 @@ pub(super) struct BenchArgs {
 enum Instances {
     Fresh,
     Warm,
+    #[cfg(feature = "reference-stages")]
+    Native,
 }
 
 /// What was measured.
@@ -87,17 +102,24 @@ impl Quantiles {
 /// Runs the measurement and prints the report.
 pub(super) async fn run(config: Config, args: BenchArgs, json: bool) -> Result<ExitCode> {
     let folder = tempfile::tempdir().context("no temporary folder")?;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?);
-    let host = Host::builder(adapt(config, &args, &folder)).listener(listener).build().await?;
-    let app = host.app();
-    ensure!(!app.services().pipeline.consuming().is_empty(), "no plugins are loaded: build them with `cargo xtask plugins`");
-    let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(host.run_until(async { _ = stopped.await }));
-    let measured = tokio::time::timeout(Duration::from_secs(args.time_limit_s), measure(&args, &url, &app)).await;
-    drop(stop);
-    serving.await??;
-    let report = measured.context("the time limit is over")??;
+    let name = format!("bench-{}", std::process::id());
+    let scratch = match &args.store {
+        Some(url) => Some(Scratch::create(url, &name.replace('-', "_")).await.context("--store")?),
+        None => None,
+    };
+    let store_url = scratch.as_ref().map_or_else(|| format!("sqlite:{}/bench.db", folder.path().display()), Scratch::url);
+    let config = adapt(config, &args, Place { name: &name, store_url, folder: folder.path() });
+    let measured = host(&args, config).await;
+    if let Some(url) = &args.broker {
+        let options =
+            RabbitOptions { url: url.clone(), namespace: name.clone(), host_name: name, clock: Arc::new(SystemClock), expiry_ms: 0 };
+        let stages = ["payment", "inventory", "shipping", "notification"].map(Arc::from);
+        Rabbit::delete_namespace(options, &stages).await.map_err(anyhow::Error::msg).context("--broker: the queues were left behind")?;
+    }
+    if let Some(scratch) = scratch {
+        scratch.remove().await.context("--store: the schema was left behind")?;
+    }
+    let report = measured?;
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -106,14 +128,56 @@ pub(super) async fn run(config: Config, args: BenchArgs, json: bool) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-fn adapt(mut config: Config, args: &BenchArgs, folder: &tempfile::TempDir) -> Config {
-    config.store.url = format!("sqlite:{}/bench.db", folder.path().display());
+/// Starts the host, measures it and stops it.
+async fn host(args: &BenchArgs, config: Config) -> Result<Report> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let builder = Host::builder(config).listener(listener);
+    #[cfg(feature = "reference-stages")]
+    let builder = if matches!(args.instances, Instances::Native) { with_reference_stages(builder) } else { builder };
+    let host = builder.build().await?;
+    let app = host.app();
+    ensure!(!app.services().pipeline.consuming().is_empty(), "no plugins are loaded: build them with `cargo xtask plugins`");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(host.run_until(async { _ = stopped.await }));
+    let measured = tokio::time::timeout(Duration::from_secs(args.time_limit_s), measure(args, &url, &app)).await;
+    drop(stop);
+    serving.await??;
+    measured.context("the time limit is over")?
+}
+
+#[cfg(feature = "reference-stages")]
+fn with_reference_stages(builder: HostBuilder) -> HostBuilder {
+    builder
+        .stage(SdkStage::<payment::Payment>::default())
+        .stage(SdkStage::<inventory::Inventory>::default())
+        .stage(SdkStage::<shipping::Shipping>::default())
+        .stage(SdkStage::<notification::Notification>::default())
+}
+
+/// Where a run keeps what it makes.
+struct Place<'a> {
+    name: &'a str,
+    store_url: String,
+    folder: &'a Path,
+}
+
+fn adapt(mut config: Config, args: &BenchArgs, place: Place<'_>) -> Config {
+    place.name.clone_into(&mut config.namespace);
+    config.store.url = place.store_url;
+    config.broker.url = args.broker.clone().unwrap_or_else(|| "embedded:".to_owned());
     if let Some(plugins) = &args.plugins {
         config.plugins.dir.clone_from(plugins);
     }
     let mode = match args.instances {
         Instances::Fresh => InstanceMode::Fresh,
         Instances::Warm => InstanceMode::Warm,
+        #[cfg(feature = "reference-stages")]
+        Instances::Native => {
+            // An empty folder: the native stages have the names.
+            config.plugins.dir = place.folder.to_owned();
+            InstanceMode::Fresh
+        }
     };
     config.defaults.instances = mode;
     config.stages.values_mut().for_each(|stage| stage.instances = mode);

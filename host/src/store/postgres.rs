@@ -10,6 +10,7 @@ mod load;
 mod open;
 mod outbox;
 mod read;
+mod scratch;
 mod sql;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use tokio::task::JoinHandle;
 use self::committer::{Committer, Job, QUEUE_OPS};
 use self::letters::Action;
 pub use self::open::OpenError;
+pub use self::scratch::Scratch;
 use self::sql::{Refused, args, fetch, store_error};
 use super::group::{Op, Reply};
 use super::read as questions;

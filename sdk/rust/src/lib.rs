@@ -44,11 +44,13 @@ pub trait Stage {
     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure>;
 }
 
-/// Makes a [`Stage`] the component's handler.
+/// Makes a [`Stage`] the component's handler. Elsewhere than in WebAssembly it does nothing: the stage is a library there.
 #[macro_export]
 macro_rules! export {
     ($stage:ident) => {
+        #[cfg(target_arch = "wasm32")]
         type PostriderStageAdapter = $crate::Adapter<$stage>;
+        #[cfg(target_arch = "wasm32")]
         $crate::bindings::export_stage!(PostriderStageAdapter with_types_in $crate::bindings);
     };
 }
@@ -223,6 +225,11 @@ pub trait Host {
     fn config(&self, key: &str) -> Option<String>;
     /// A log line.
     fn log(&self, level: Level, message: &str, fields: &[(String, String)]);
+}
+
+/// Runs a stage on an event: for hosts that run it as it is.
+pub fn run<S: Stage>(host: &mut dyn Host, event: &Event) -> Result<Vec<Emit>, Failure> {
+    S::handle(&mut Context(host), event)
 }
 
 /// The call in progress.

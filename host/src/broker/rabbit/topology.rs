@@ -3,7 +3,9 @@
 //! The arguments are few and never tunable, because `RabbitMQ` refuses to declare a queue again with other ones (406). Bounded by
 //! `x-delivery-limit`: a last resort against messages that kill the host. Expiry is the host's.
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use std::sync::Arc;
+
+use lapin::options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, ErrorKind, ExchangeKind};
@@ -105,6 +107,20 @@ pub(super) async fn ensure(link: &Link, names: &Names, binding: &Binding) -> Res
 pub(super) async fn exchanges(channel: &Channel, names: &Names) -> Result<(), BrokerError> {
     exchange(channel, names.events(), ExchangeKind::Topic).await?;
     exchange(channel, names.dead(), ExchangeKind::Direct).await
+}
+
+/// Deletes the queues of these stages, and the exchanges.
+pub(super) async fn delete(link: &Link, names: &Names, stages: &[Arc<str>]) -> Result<(), BrokerError> {
+    let channel = link.channel().await?;
+    for stage in stages {
+        for queue in [names.queue(stage), names.dead_queue(stage)] {
+            within(channel.queue_delete(queue, QueueDeleteOptions::default())).await?;
+        }
+    }
+    for exchange in [names.events(), names.dead()] {
+        within(channel.exchange_delete(exchange, ExchangeDeleteOptions::default())).await?;
+    }
+    Ok(())
 }
 
 async fn exchange(channel: &Channel, name: ShortString, kind: ExchangeKind) -> Result<(), BrokerError> {

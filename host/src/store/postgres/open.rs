@@ -116,7 +116,7 @@ fn options(settings: &Settings<'_>) -> Result<PgConnectOptions, OpenError> {
 }
 
 /// Says where, without the password.
-fn server(options: &PgConnectOptions) -> String {
+pub(super) fn server(options: &PgConnectOptions) -> String {
     format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(options.get_username()))
 }
 
