@@ -1,5 +1,7 @@
 //! Queries, on the pool's connections: they see the last commit and wait for nobody.
 
+use std::collections::BTreeMap;
+
 use sqlx::PgPool;
 use sqlx::postgres::PgRow;
 
@@ -34,12 +36,16 @@ impl Reader for PgPool {
 pub(super) async fn state_folders(db: &PgPool, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
     // '0' follows '/' in byte order: it ends the range of the keys in a folder.
     let end = |folder: &String| format!("{}0", folder.strip_suffix('/').unwrap_or(folder));
-    let sql = "SELECT DISTINCT s.key, s.value, s.version FROM unnest($1::text[], $2::text[]) k (first, last) \
-               JOIN state s ON s.stage = $3 AND s.key >= k.first AND s.key < k.last WHERE s.version > 0 ORDER BY s.key";
+    // One range of the index after another: joined the plain way, the planner reads all keys of the stage and compares them.
+    let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[], $2::text[]) k (first, last) CROSS JOIN LATERAL \
+               (SELECT * FROM state s WHERE s.stage = $3 AND s.key >= k.first AND s.key < k.last AND s.version > 0 OFFSET 0) s";
     let mut args = columns![folders; |folder| folder.as_str(), end];
     push(&mut args, stage);
     let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
-    rows.iter().map(decode::state_row).collect()
+    // A folder inside another one is found twice.
+    let rows: Result<BTreeMap<String, StateRow>, StoreError> =
+        rows.iter().map(decode::state_row).map(|row| row.map(|row| (row.key.clone(), row))).collect();
+    Ok(rows?.into_values().collect())
 }
 
 pub(super) async fn already_settled(db: &PgPool, keys: &[(DeliveryKey, u32, u32)]) -> Result<Vec<DeliveryKey>, StoreError> {
