@@ -126,13 +126,23 @@ impl Site {
 
     /// What the database itself says: one number.
     pub(crate) async fn count(&self, query: &'static str) -> Result<i64> {
-        if let Some(servers) = &self.servers {
-            let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&servers.database_url()).await?;
-            return Ok(sqlx::query_scalar(query).fetch_one(&mut connection).await?);
-        }
+        Ok(match &self.servers {
+            Some(servers) => sqlx::query_scalar(query).fetch_one(&mut servers.connect().await?).await?,
+            None => sqlx::query_scalar(query).fetch_one(&mut self.open_database().await?).await?,
+        })
+    }
+
+    /// What the database itself says: one text a row.
+    pub(crate) async fn texts(&self, query: &'static str) -> Result<Vec<String>> {
+        Ok(match &self.servers {
+            Some(servers) => sqlx::query_scalar(query).fetch_all(&mut servers.connect().await?).await?,
+            None => sqlx::query_scalar(query).fetch_all(&mut self.open_database().await?).await?,
+        })
+    }
+
+    async fn open_database(&self) -> Result<sqlx::SqliteConnection> {
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database()).read_only(true);
-        let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await?;
-        Ok(sqlx::query_scalar(query).fetch_one(&mut connection).await?)
+        Ok(<sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await?)
     }
 
     /// The whole configuration text.
@@ -214,6 +224,12 @@ impl Client {
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
         let response = self.http.post(format!("{}{path}", self.url)).json(body).send().await?;
         Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
+    }
+
+    /// As `post`, for what the answer says beside its body.
+    pub(crate) async fn post_for_headers(&self, path: &str, body: &Value) -> Result<(StatusCode, reqwest::header::HeaderMap)> {
+        let response = self.http.post(format!("{}{path}", self.url)).json(body).send().await?;
+        Ok((response.status(), response.headers().clone()))
     }
 
     /// As `post`, with any body and content type.

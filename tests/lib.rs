@@ -1,1 +1,3 @@
-//! Nothing here: the tests are in `main.rs`, one binary.
+//! Servers of one's own, for the integration tests and for `cargo xtask test`. The tests themselves are in `main.rs`.
+
+pub mod private;

@@ -1,7 +1,9 @@
 //! The integration tests: one binary, real stores, real guests. `harness` starts hosts; every other module is one area.
 
 mod harness;
+mod load;
 mod process;
+mod proxy;
 mod servers;
 
 mod capabilities;
@@ -9,6 +11,7 @@ mod contract;
 mod crash;
 mod dead_letters;
 mod embedding;
+mod faults;
 mod full_disk;
 mod hostile;
 mod orders;

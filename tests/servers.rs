@@ -26,27 +26,38 @@ pub(crate) fn amqp_url() -> String {
 /// A database and a namespace.
 pub(crate) struct Servers {
     name: String,
+    postgres: String,
+    amqp: String,
+    /// Servers of the test's own go away as a whole, and may be gone already.
+    shared: (bool, bool),
     /// How hosts reach the servers, where that is not how the test does: through a proxy.
     pub(crate) seen_by_hosts: Option<(String, String)>,
 }
 
 impl Servers {
     pub(crate) async fn create() -> Result<Self> {
+        Self::create_on(None, None).await
+    }
+
+    /// On servers of the test's own, where it names them.
+    pub(crate) async fn create_on(postgres: Option<String>, amqp: Option<String>) -> Result<Self> {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let name = format!("it-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        let servers = Self { name, seen_by_hosts: None };
-        let mut connection = PgConnection::connect(&postgres_url()).await.context("a Postgres server for tests: see docs/testing.md")?;
+        let shared = (postgres.is_none(), amqp.is_none());
+        let (postgres, amqp) = (postgres.unwrap_or_else(postgres_url), amqp.unwrap_or_else(amqp_url));
+        let servers = Self { name, postgres, amqp, shared, seen_by_hosts: None };
+        let mut connection = PgConnection::connect(&servers.postgres).await.context("a Postgres server for tests: see docs/testing.md")?;
         sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {}", servers.database()))).execute(&mut connection).await?;
         Ok(servers)
     }
 
     fn database(&self) -> String {
-        self.name.replace('-', "_")
+        database_of(&self.name)
     }
 
     /// The database, as the test reaches it.
-    pub(crate) fn database_url(&self) -> String {
-        with_database(&postgres_url(), &self.database())
+    pub(crate) async fn connect(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&with_database(&self.postgres, &self.database())).await?)
     }
 
     /// A stage's queue.
@@ -60,26 +71,9 @@ impl Servers {
     }
 
     pub(crate) fn config_text(&self) -> String {
-        let (postgres, amqp) = self.seen_by_hosts.clone().unwrap_or_else(|| (postgres_url(), amqp_url()));
+        let (postgres, amqp) = self.seen_by_hosts.clone().unwrap_or_else(|| (self.postgres.clone(), self.amqp.clone()));
         let store = with_database(&postgres, &self.database());
         format!("namespace = \"{}\"\nstore.url = \"{store}\"\nbroker.url = \"{amqp}\"\n", self.name)
-    }
-
-    async fn delete(name: String, database: String) -> Result<()> {
-        let connection = Connection::connect(&amqp_url(), ConnectionProperties::default()).await?;
-        let channel = connection.create_channel().await?;
-        for stage in STAGES {
-            for queue in [format!("{name}.stage.{stage}"), format!("{name}.stage.{stage}.dlq")] {
-                channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
-            }
-        }
-        for exchange in [format!("{name}.events"), format!("{name}.dlx")] {
-            channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
-        }
-        connection.close(200, "done".into()).await?;
-        let mut connection = PgConnection::connect(&postgres_url()).await?;
-        sqlx::raw_sql(AssertSqlSafe(format!("DROP DATABASE {database} WITH (FORCE)"))).execute(&mut connection).await?;
-        Ok(())
     }
 }
 
@@ -92,12 +86,51 @@ fn with_database(url: &str, database: &str) -> String {
 /// Also after a test that failed.
 impl Drop for Servers {
     fn drop(&mut self) {
-        let (name, database) = (self.name.clone(), self.database());
+        let names = Names {
+            name: self.name.clone(),
+            postgres: self.shared.0.then(|| self.postgres.clone()),
+            amqp: self.shared.1.then(|| self.amqp.clone()),
+        };
         let deleted = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(Self::delete(name, database))
+            runtime.block_on(names.delete())
         });
         let deleted = deleted.join().expect("the clean-up does not panic");
         assert!(deleted.is_ok() || std::thread::panicking(), "a database or queues were left behind: {deleted:?}");
     }
+}
+
+/// What is to be deleted, and where.
+struct Names {
+    name: String,
+    postgres: Option<String>,
+    amqp: Option<String>,
+}
+
+impl Names {
+    async fn delete(self) -> Result<()> {
+        let name = &self.name;
+        if let Some(amqp) = &self.amqp {
+            let connection = Connection::connect(amqp, ConnectionProperties::default()).await?;
+            let channel = connection.create_channel().await?;
+            for stage in STAGES {
+                for queue in [format!("{name}.stage.{stage}"), format!("{name}.stage.{stage}.dlq")] {
+                    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
+                }
+            }
+            for exchange in [format!("{name}.events"), format!("{name}.dlx")] {
+                channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
+            }
+            connection.close(200, "done".into()).await?;
+        }
+        if let Some(postgres) = &self.postgres {
+            let mut connection = PgConnection::connect(postgres).await?;
+            sqlx::raw_sql(AssertSqlSafe(format!("DROP DATABASE {} WITH (FORCE)", database_of(name)))).execute(&mut connection).await?;
+        }
+        Ok(())
+    }
+}
+
+fn database_of(name: &str) -> String {
+    name.replace('-', "_")
 }

@@ -111,7 +111,13 @@ fn options(settings: &Settings<'_>) -> Result<PgConnectOptions, OpenError> {
         // The server gives up when this host does: nothing goes on that nobody waits for.
         .options([("statement_timeout", timeout_ms.as_str()), ("idle_in_transaction_session_timeout", timeout_ms.as_str())])
         // Every statement here finds its rows by key: a plan made while the tables were small must not scan them when they are large.
-        .options([("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("enable_memoize", "off"), ("jit", "off")])
+        .options([
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("enable_memoize", "off"),
+            ("jit", "off"),
+        ])
         .disable_statement_logging())
 }
 

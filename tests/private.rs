@@ -1,0 +1,270 @@
+//! Postgres and RabbitMQ of one's own: installed programs, started on free ports with their data in a folder that goes away.
+//!
+//! For the fault tests, which stop, kill, freeze and wipe them; and for machines where the programs are installed and do not run. Only the
+//! standard library is used. Every wait is bounded.
+
+use std::ffi::OsString;
+use std::io::{Error, Result};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest wait for a server to come up.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A port that nobody listened on a moment ago.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Waits until somebody accepts connections.
+pub fn wait_for_port(port: u16) -> Result<()> {
+    let began = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if began.elapsed() > START_TIMEOUT {
+            return Err(Error::other(format!("nobody listens on port {port} after {} s", START_TIMEOUT.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::other(format!("{command:?} failed: {}\n{said}", output.status)))
+}
+
+/// A program on the path, or in one of the folders where Debian keeps it.
+fn program(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    folders.iter().cloned().chain(std::env::split_paths(&path)).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+fn missing(what: &str) -> Error {
+    Error::other(format!("{what} is not installed"))
+}
+
+/// A Postgres server.
+pub struct PrivatePostgres {
+    folder: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl PrivatePostgres {
+    /// Makes a data folder below `folder` and starts the server on it.
+    pub fn start(folder: &Path) -> Result<Self> {
+        let mut server = Self { folder: folder.join("postgres"), port: free_port()?, child: None };
+        std::fs::create_dir_all(&server.folder)?;
+        if is_root() {
+            // The server refuses to run as root; it gets a user and a folder of its own.
+            run(Command::new("chown").arg("postgres").arg(&server.folder))?;
+            run(Command::new("chmod").arg("a+rx").arg(folder))?;
+        }
+        let data = server.data();
+        run(server.command("initdb")?.args(["--auth=trust", "--username=postgres", "--no-sync", "--pgdata"]).arg(data))?;
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// As its clients reach it.
+    pub fn url(&self) -> String {
+        self.url_at(self.port)
+    }
+
+    /// As clients reach it through another port.
+    pub fn url_at(&self, port: u16) -> String {
+        format!("postgres://postgres@127.0.0.1:{port}/postgres")
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it (again) on its data.
+    pub fn resume(&mut self) -> Result<()> {
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.with_extension("log"))?;
+        let (data, port) = (self.data(), self.port.to_string());
+        let mut command = self.command("postgres")?;
+        command.arg("-D").arg(data).args(["-p", &port, "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]);
+        command.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
+        self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
+        wait_for_port(self.port)
+    }
+
+    /// Ends it hard, all its processes at once.
+    pub fn crash(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        let children = children(child.id())?;
+        child.kill()?;
+        signal("KILL", &children);
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Stops all its processes where they are: connections stand, nobody answers.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal_all("STOP")
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal_all("CONT")
+    }
+
+    fn signal_all(&self, name: &str) -> Result<()> {
+        let child = self.child.as_ref().ok_or_else(|| Error::other("the server does not run"))?;
+        let mut all = children(child.id())?;
+        all.push(child.id());
+        signal(name, &all);
+        Ok(())
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn command(&self, name: &str) -> Result<Command> {
+        let mut folders: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+            .map(|versions| versions.filter_map(|version| Some(version.ok()?.path().join("bin"))).collect())
+            .unwrap_or_default();
+        folders.sort();
+        folders.reverse();
+        let program = program(name, &folders).ok_or_else(|| missing("Postgres"))?;
+        let mut command = Command::new(if is_root() { "setpriv".into() } else { program.clone().into_os_string() });
+        if is_root() {
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
+        }
+        command.current_dir(&self.folder);
+        Ok(command)
+    }
+}
+
+impl Drop for PrivatePostgres {
+    fn drop(&mut self) {
+        let _ = self.crash();
+    }
+}
+
+/// A RabbitMQ broker.
+pub struct PrivateRabbit {
+    folder: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl PrivateRabbit {
+    /// Starts a broker whose data lies below `folder`.
+    pub fn start(folder: &Path) -> Result<Self> {
+        let mut broker = Self { folder: folder.join("rabbitmq"), port: free_port()?, child: None };
+        std::fs::create_dir_all(&broker.folder)?;
+        broker.resume()?;
+        Ok(broker)
+    }
+
+    /// As its clients reach it.
+    pub fn url(&self) -> String {
+        self.url_at(self.port)
+    }
+
+    /// As clients reach it through another port.
+    pub fn url_at(&self, port: u16) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it (again) on its data, and waits until it is whole.
+    pub fn resume(&mut self) -> Result<()> {
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.with_extension("log"))?;
+        let mut command = self.command("rabbitmq-server")?;
+        self.child = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
+        wait_for_port(self.port)?;
+        self.control(&["await_startup"])
+    }
+
+    /// `rabbitmqctl`.
+    pub fn control(&self, arguments: &[&str]) -> Result<()> {
+        run(self.command("rabbitmqctl")?.args(arguments))
+    }
+
+    /// `rabbitmqctl`, and what it prints.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command("rabbitmqctl")?.arg("-q").args(arguments).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Ends it hard.
+    pub fn crash(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        let mut all = children(child.id())?;
+        all.push(child.id());
+        signal("KILL", &all);
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Removes everything that it ever kept; it must not run.
+    pub fn wipe(&self) -> Result<()> {
+        std::fs::remove_dir_all(self.folder.join("data"))
+    }
+
+    fn command(&self, name: &str) -> Result<Command> {
+        // Debian's program on the path changes the user; the one behind it does not.
+        let program = program(name, &[PathBuf::from("/usr/lib/rabbitmq/bin")]).ok_or_else(|| missing("RabbitMQ"))?;
+        let mut command = Command::new(program);
+        let file = |name: &str| -> OsString { self.folder.join(name).into() };
+        let distribution = if self.port > 40_000 { self.port - 20_000 } else { self.port + 20_000 };
+        command
+            .current_dir(&self.folder)
+            .env("HOME", &self.folder)
+            .env("RABBITMQ_NODENAME", format!("postrider{}@localhost", self.port))
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", self.port.to_string())
+            .env("RABBITMQ_DIST_PORT", distribution.to_string())
+            .env("RABBITMQ_MNESIA_BASE", file("data"))
+            .env("RABBITMQ_LOG_BASE", file("logs"))
+            .env("RABBITMQ_PID_FILE", file("pid"))
+            .env("RABBITMQ_CONFIG_FILE", file("rabbitmq"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", file("enabled_plugins"));
+        Ok(command)
+    }
+}
+
+impl Drop for PrivateRabbit {
+    fn drop(&mut self) {
+        let _ = self.crash();
+    }
+}
+
+fn is_root() -> bool {
+    // The owner of one's own process folder is one's effective user.
+    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+/// A process's children and theirs.
+fn children(pid: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        let output = Command::new("pgrep").args(["-P", &parent.to_string()]).output()?;
+        let direct: Vec<u32> = String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| line.trim().parse().ok()).collect();
+        parents.extend(&direct);
+        found.extend(direct);
+    }
+    Ok(found)
+}
+
+fn signal(name: &str, pids: &[u32]) {
+    // One that has ended meanwhile is no failure.
+    let _ = Command::new("kill").arg(format!("-{name}")).args(pids.iter().map(u32::to_string)).stderr(Stdio::null()).status();
+}
