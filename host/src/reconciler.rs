@@ -22,11 +22,24 @@ const SWEEP_EVERY_MS: u64 = 30_000;
 /// A delivery is taken for lost when its queue is empty and it was handed over this long ago.
 const SWEEP_GRACE_MS: u64 = 60_000;
 
+/// A queue whose loss is known exactly is looked at again so long after its refill: what was confirmed just before the loss may still
+/// have had its outbox row then.
+const LOOK_AGAIN_MS: [u64; 3] = [2_000, 10_000, 30_000];
+
+/// A gap under repair.
+struct Repair {
+    gap: Gap,
+    /// Times that it was closed.
+    closed: usize,
+    /// Not looked at before then.
+    next_ms: u64,
+}
+
 /// Refills queues.
 pub struct Reconciler {
     services: Services,
-    /// Gaps that are not refilled yet.
-    gaps: HashMap<Arc<str>, Gap>,
+    /// By stage.
+    repairs: HashMap<Arc<str>, Repair>,
     swept_at_ms: u64,
 }
 
@@ -34,7 +47,7 @@ impl Reconciler {
     /// Knows of no gap yet; the first sweep is due after a while.
     pub fn new(services: Services) -> Self {
         let swept_at_ms = services.clock.now_ms();
-        Self { services, gaps: HashMap::new(), swept_at_ms }
+        Self { services, repairs: HashMap::new(), swept_at_ms }
     }
 
     /// Refills until cancelled.
@@ -56,20 +69,30 @@ impl Reconciler {
 
     /// One look at the gaps and, when it is time, at the idle stages.
     pub async fn tick(&mut self) -> Result<(), StoreError> {
+        let now = self.services.clock.now_ms();
         for gap in self.services.broker.take_gaps() {
-            self.gaps.insert(Arc::clone(&gap.stage), gap);
+            self.repairs.insert(Arc::clone(&gap.stage), Repair { gap, closed: 0, next_ms: now });
         }
-        for gap in self.gaps.values().cloned().collect::<Vec<_>>() {
+        let due = self.repairs.values().filter(|repair| repair.next_ms <= now).map(|repair| repair.gap.clone());
+        for gap in due.collect::<Vec<_>>() {
             if self.refill(&gap).await? {
-                self.gaps.remove(&gap.stage);
+                self.close(&gap, now);
             }
         }
-        let now = self.services.clock.now_ms();
         if now.saturating_sub(self.swept_at_ms) >= SWEEP_EVERY_MS {
             self.swept_at_ms = now;
             self.sweep(now).await?;
         }
         Ok(())
+    }
+
+    /// Notes that a gap is refilled; one of a queue without bound stays for another look or two.
+    fn close(&mut self, gap: &Gap, now_ms: u64) {
+        let Some(repair) = self.repairs.get_mut(&gap.stage) else { return };
+        match LOOK_AGAIN_MS.get(repair.closed).filter(|_| gap.room.is_none()) {
+            Some(wait_ms) => (repair.closed, repair.next_ms) = (repair.closed + 1, now_ms + wait_ms),
+            None => _ = self.repairs.remove(&gap.stage),
+        }
     }
 
     /// Refills a gap as far as the queue has room; whether it is closed.

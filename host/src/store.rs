@@ -420,6 +420,15 @@ pub trait StateSource: Send + Sync + 'static {
     async fn state_keys(&self, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError>;
 }
 
+/// Keys of a stage's state that nobody else writes until the batch which needs them is committed, or this is dropped.
+#[async_trait]
+pub trait LockedState: Send {
+    /// The locked keys as they stand; version 0: absent.
+    fn rows(&self) -> &[StateRow];
+    /// Settles the batch, as [`Store::commit`] does.
+    async fn commit(self: Box<Self>, batch: Batch) -> Result<Commit, StoreError>;
+}
+
 /// The database. Postgres and `SQLite` implement it; a conformance suite runs the same exercises on both.
 #[async_trait]
 pub trait Store: StateSource {
@@ -429,6 +438,8 @@ pub trait Store: StateSource {
     async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError>;
     /// Settles a batch: every compare-and-set and version check, then every write, in one transaction.
     async fn commit(&self, batch: Batch) -> Result<Commit, StoreError>;
+    /// Locks keys that several hosts write all the time, so that a batch need not be run again. None: there is only one host.
+    async fn lock_state(&self, stage: &str, keys: &[String]) -> Result<Option<Box<dyn LockedState>>, StoreError>;
 
     /// Leases up to `limit` due outbox rows that nobody holds.
     async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError>;

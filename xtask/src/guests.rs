@@ -80,15 +80,25 @@ fn debian_compiler() -> Option<()> {
 }
 
 fn install_debian_compiler() -> Result<()> {
-    let install = format!("apt-get install -y --no-install-recommends {}", PACKAGES.join(" "));
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
-    if !is_root || !Path::new("/etc/debian_version").is_file() {
+    if !can_install() {
+        let install = format!("apt-get install -y --no-install-recommends {}", PACKAGES.join(" "));
         bail!("no way to build for WebAssembly: run `rustup target add {TARGET}`, or as root on Debian `{install}`");
     }
     say("installing Debian's compiler for WebAssembly");
+    install(&PACKAGES)
+}
+
+/// Whether packages can be installed here: as root, on Debian.
+pub(crate) fn can_install() -> bool {
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+    is_root && Path::new("/etc/debian_version").is_file()
+}
+
+/// Installs Debian's packages.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     call(Command::new("apt-get").args(["update", "-qq"]))?;
     let mut command = Command::new("apt-get");
-    call(command.args(["install", "-y", "--no-install-recommends"]).args(PACKAGES).env("DEBIAN_FRONTEND", "noninteractive"))
+    call(command.args(["install", "-y", "--no-install-recommends"]).args(packages).env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
 fn build(way: &Way, env: &[(&str, &str)]) -> Result<()> {

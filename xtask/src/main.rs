@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
 
 mod guests;
+mod services;
 
 #[derive(Parser)]
 #[command(about = "Builds, runs and tests Postrider")]
@@ -26,7 +27,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// All tests: the stages' own, unit tests, integration tests.
+    /// All tests: the stages' own, unit tests, integration tests; finds or starts Postgres and RabbitMQ.
     Test,
     /// What CI does: formatting, lints, documentation, dependencies, all tests.
     Ci,
@@ -55,9 +56,12 @@ fn test() -> Result<()> {
     say("building and running the host's tests (the first time takes several minutes)");
     // The crash tests start this program.
     call(cargo().args(["build", "--package", "postrider"]))?;
-    call(cargo().args(["test", "--workspace"]))?;
-    say("measuring what hostile guests cost the healthy ones");
-    call(cargo().args(["test", "--package", "postrider-tests", "--", "--ignored", "--test-threads", "1"]))
+    let services = services::Services::find()?;
+    let environment = || services.environment.iter().cloned();
+    call(cargo().args(["test", "--workspace"]).envs(environment()))?;
+    say("tests that measure time, one after another: what hostile guests cost the healthy ones, what faults cost everybody");
+    let alone = ["test", "--package", "postrider-tests", "--", "--ignored", "--test-threads", "1"];
+    call(cargo().args(alone).envs(environment()))
 }
 
 fn ci() -> Result<()> {

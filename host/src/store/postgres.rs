@@ -7,6 +7,7 @@
 mod committer;
 mod letters;
 mod load;
+mod locked;
 mod open;
 mod outbox;
 mod read;
@@ -35,8 +36,8 @@ use super::group::{Op, Reply};
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Commit, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LoggedEvent, Lost, NewEvent, NewOrder, Order,
-    OrderFilter, OutboxRow, Page, PluginLoad, StateRow, StateSource, Store, StoreError,
+    Accepted, Batch, Commit, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LockedState, LoggedEvent, Lost, NewEvent,
+    NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -231,6 +232,11 @@ impl Store for PostgresStore {
             Reply::Commit(commit) => Ok(commit),
             other => Err(mixed_up(&other)),
         }
+    }
+
+    async fn lock_state(&self, stage: &str, keys: &[String]) -> Result<Option<Box<dyn LockedState>>, StoreError> {
+        let locked = self.within(locked::lock(&self.pool, &self.context, (stage, keys), self.timeout)).await?;
+        Ok(Some(Box::new(locked)))
     }
 
     async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {

@@ -33,8 +33,8 @@ use super::group::{self, Numbers, Plan, Times};
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Commit, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LoggedEvent, Lost, NewEvent, NewOrder, Order,
-    OrderFilter, OutboxRow, Page, PluginLoad, StateRow, StateSource, Store, StoreError,
+    Accepted, Batch, Commit, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LockedState, LoggedEvent, Lost, NewEvent,
+    NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -204,6 +204,11 @@ impl Store for SqliteStore {
             Reply::Shared(group::Reply::Commit(commit)) => Ok(commit),
             other => Err(mixed_up(&other)),
         }
+    }
+
+    /// One host, one writer: whoever was refused reads again and wins.
+    async fn lock_state(&self, _: &str, _: &[String]) -> Result<Option<Box<dyn LockedState>>, StoreError> {
+        Ok(None)
     }
 
     async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {

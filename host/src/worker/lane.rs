@@ -2,7 +2,7 @@
 //!
 //! One batch in flight, so nothing ever builds on an uncommitted batch. There is no timer: under low load a batch is one message,
 //! under high load batches grow. The guarantees are the commit's compare-and-set and version check; a batch that they refuse is run
-//! again, and none of that is an attempt.
+//! again, and none of that is an attempt. Keys that were in conflict with other hosts are locked before the next batches run.
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
@@ -19,10 +19,14 @@ use crate::event::{DeliveryKey, idempotency_key};
 use crate::handler::{Call, CallContext};
 use crate::pipeline::{Running, Stage};
 use crate::state::{BatchState, LaneCache};
-use crate::store::{Batch, Commit, Settlement, StateSource, StoreError, Verdict, Version};
+use crate::store::{Batch, Commit, LockedState, Settlement, StateSource, StoreError, Verdict, Version};
 
 /// Times that a refused batch is run again as a whole; after that its messages are committed one by one.
 const RERUNS_MAX: u32 = 3;
+/// Keys that a lane locks at most.
+const CONTENDED_MAX: usize = 64;
+/// Batches for which a key that was in conflict is locked.
+const CONTENDED_BATCHES: u32 = 64;
 /// From this broker delivery on a message runs alone.
 const ALONE_FROM: u32 = 3;
 /// Pause after the store did not answer, doubled up to [`STORE_BACKOFF_MAX`].
@@ -41,6 +45,36 @@ pub(super) struct Lane {
     services: Services,
     acker: Arc<dyn Acker>,
     cache: LaneCache,
+    contended: Contended,
+}
+
+/// Keys that other hosts write, too: they are locked before a batch runs, for a while.
+#[derive(Default)]
+struct Contended {
+    keys: BTreeSet<String>,
+    batches_left: u32,
+}
+
+impl Contended {
+    fn note(&mut self, conflicts: &[String]) {
+        if conflicts.is_empty() {
+            return;
+        }
+        if self.keys.len() + conflicts.len() > CONTENDED_MAX {
+            self.keys.clear();
+        }
+        self.keys.extend(conflicts.iter().take(CONTENDED_MAX).cloned());
+        self.batches_left = CONTENDED_BATCHES;
+    }
+
+    /// The keys to be locked for the next batch.
+    fn take_turn(&mut self) -> Vec<String> {
+        if self.batches_left == 0 {
+            self.keys.clear();
+        }
+        self.batches_left = self.batches_left.saturating_sub(1);
+        self.keys.iter().cloned().collect()
+    }
 }
 
 /// What running a batch produced.
@@ -54,7 +88,7 @@ struct Ran {
 impl Lane {
     pub(super) fn new(stage: Arc<Stage>, services: Services, acker: Arc<dyn Acker>) -> Self {
         let cache = new_cache(&stage);
-        Self { stage, services, acker, cache }
+        Self { stage, services, acker, cache, contended: Contended::default() }
     }
 
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Incoming>, cancel: CancellationToken) {
@@ -133,6 +167,7 @@ impl Lane {
                 Ok((Commit::Again { stale, conflicts }, _)) => {
                     tracing::debug!(stage = %self.stage.name, stale = stale.len(), conflicts = conflicts.len(), "batch refused");
                     self.cache.forget(&conflicts);
+                    self.contended.note(&conflicts);
                     self.drop_keys(&mut work, &stale).await;
                     reruns += 1;
                 }
@@ -150,18 +185,35 @@ impl Lane {
     }
 
     async fn attempt(&mut self, work: &[Work], running: &Running) -> Result<(Commit, usize), StoreError> {
+        let lock = self.lock_contended().await?;
         let Ran { mut batch, state, count } = self.run_batch(work, running).await?;
         let (reads, writes, cache) = state.finish();
         self.cache = cache;
         batch.reads = reads.into_iter().collect();
         batch.writes = writes.into_iter().collect();
         let written = batch.writes.clone();
-        let commit = self.services.store.commit(batch).await?;
+        let commit = match lock {
+            Some(lock) => lock.commit(batch).await?,
+            None => self.services.store.commit(batch).await?,
+        };
         if let Commit::Done { versions, .. } = &commit {
             let learned = written.into_iter().zip(versions).map(|((key, value), version): (_, &Version)| (key, value, *version));
             self.cache.learn(learned);
         }
         Ok((commit, count))
+    }
+
+    /// Locks what other hosts write, too, and learns how it stands.
+    async fn lock_contended(&mut self) -> Result<Option<Box<dyn LockedState>>, StoreError> {
+        let keys = self.contended.take_turn();
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        let lock = self.services.store.lock_state(&self.stage.name, &keys).await?;
+        if let Some(lock) = &lock {
+            self.cache.learn(lock.rows().iter().map(|row| (row.key.clone(), row.value.clone(), row.version)));
+        }
+        Ok(lock)
     }
 
     /// Runs messages one after another until the batch's time is up.

@@ -126,11 +126,22 @@ impl Committer {
 /// One attempt at a whole group.
 async fn attempt(conn: &mut PgConnection, context: &Context, ops: &[&Op]) -> Result<Vec<Reply>, Refused> {
     let (times, mut numbers) = begin(conn, context).await?;
+    let replies = settle(conn, context, ops, (times, &mut numbers)).await?;
+    execute(conn, "COMMIT", args![]).await?;
+    Ok(replies)
+}
+
+/// What a transaction that has begun does: asks, decides, writes.
+pub(super) async fn settle(
+    conn: &mut PgConnection,
+    context: &Context,
+    ops: &[&Op],
+    (times, numbers): (Times, &mut Numbers),
+) -> Result<Vec<Reply>, Refused> {
     let mut known = load::load(conn, &Asked::by(ops.iter().copied())).await?;
-    let mut plan = group::Plan::new(&mut numbers, times, context.publish_all);
+    let mut plan = group::Plan::new(numbers, times, context.publish_all);
     let replies = ops.iter().map(|op| group::decide(&mut known, &mut plan, op)).collect();
     write::write(conn, context, plan).await?;
-    execute(conn, "COMMIT", args![]).await?;
     Ok(replies)
 }
 

@@ -153,3 +153,35 @@ async fn an_absence_that_was_relied_upon_holds() {
     one.close().await;
     other.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_holds_a_lock_is_not_refused() {
+    let database = Database::create().await;
+    let clock = Arc::new(ManualClock::at(conformance::START_MS));
+    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    let write = |value: &str| Batch {
+        stage: "payment".into(),
+        settlements: Vec::new(),
+        reads: vec![("count".into(), 0)],
+        writes: vec![("count".into(), Some(value.to_owned().into()))],
+    };
+    let lock = one.lock_state("payment", &["count".to_owned()]).await.unwrap().unwrap();
+    assert_eq!(lock.rows().iter().map(|row| (row.key.as_str(), row.version)).collect::<Vec<_>>(), [("count", 0)]);
+    let rival = tokio::spawn({
+        let (other, batch) = (Arc::clone(&other), write("rival"));
+        async move { other.commit(batch).await }
+    });
+    // The rival waits in the database: that is the condition under which the holder must still win.
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let mut conn = server().database(&database.name).connect().await.unwrap();
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut conn).await.unwrap() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(lock.commit(write("holder")).await.unwrap(), Commit::Done { ref versions, .. } if *versions == [1]));
+    assert!(matches!(rival.await.unwrap().unwrap(), Commit::Again { ref conflicts, .. } if *conflicts == ["count"]));
+    // A lock that is given up leaves nothing behind.
+    drop(one.lock_state("payment", &["count".to_owned(), "never-written".to_owned()]).await.unwrap());
+    assert!(other.state_get("payment", "never-written").await.unwrap().is_none());
+    one.close().await;
+    other.close().await;
+}

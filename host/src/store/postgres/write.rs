@@ -172,16 +172,21 @@ async fn relied_upon(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Ref
         return Ok(());
     }
     let keys: BTreeSet<(&str, &str)> = plan.relied_upon.iter().chain(&plan.state).map(|row| (row.stage, row.key)).collect();
-    let keys: Vec<_> = keys.into_iter().collect();
-    // The condition never holds: a row that is there is locked and left as it is.
-    let sql = "INSERT INTO state AS s (stage, key, version) SELECT k.*, 0 FROM unnest($1::text[], $2::text[]) k (stage, key) \
-               ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET version = s.version WHERE FALSE";
-    execute(conn, sql, columns![&keys; |key| key.0, |key| key.1]).await?;
+    lock_keys(conn, &keys).await?;
     let sql = "SELECT count(*) FROM unnest($1::text[], $2::text[], $3::int8[]) k (stage, key, version) \
                JOIN state s ON s.stage = k.stage AND s.key = k.key AND s.version = k.version";
     let found = fetch(conn, sql, columns![&plan.relied_upon; |row| row.stage, |row| row.key, |row| row.version]).await?;
     let found = found.first().map_or(Ok(0), |row| row.unsigned(0))?;
     expect(found, plan.relied_upon.len())
+}
+
+/// Locks state keys in their order; an absent one gets a row of version 0.
+pub(super) async fn lock_keys(conn: &mut PgConnection, keys: &BTreeSet<(&str, &str)>) -> Result<(), Refused> {
+    // The condition never holds: a row that is there is locked and left as it is.
+    let sql = "INSERT INTO state AS s (stage, key, version) SELECT k.*, 0 FROM unnest($1::text[], $2::text[]) k (stage, key) \
+               ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET version = s.version WHERE FALSE";
+    execute(conn, sql, columns![&keys; |key| key.0, |key| key.1]).await?;
+    Ok(())
 }
 
 /// Writes each key over the version that stands there. A key that several batches of the group wrote is written several times, one
