@@ -12,6 +12,7 @@ mod crash;
 mod dead_letters;
 mod embedding;
 mod faults;
+mod foreign;
 mod full_disk;
 mod hostile;
 mod orders;

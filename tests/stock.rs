@@ -58,3 +58,20 @@ async fn a_thousand_orders_for_ten_lamps_reserve_exactly_ten(backend: Backend) -
     assert_eq!(statuses(&host.client).await?, expected);
     host.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hosts_share_one_hot_product_and_never_oversell() -> Result<()> {
+    let site = Site::shipped_on(Backend::Servers, "").await?;
+    let (one, other) = (site.start().await?, site.start().await?);
+    one.client.post("/products", &json!({ "sku": "Lamp", "stock": 10 })).await?;
+    eventually("the stock", || async { Ok((other.client.get("/products/Lamp").await?.1["available"] == 10).then_some(())) }).await?;
+    // Both post all orders: each is accepted once, and both hosts work on them.
+    tokio::try_join!(post_all(&one.client), post_all(&other.client))?;
+    let expected = BTreeMap::from([("ready".to_owned(), 10), ("refunded".to_owned(), 990)]);
+    eventually("10 ready and 990 refunded", || async { Ok((statuses(&one.client).await? == expected).then_some(())) }).await?;
+    assert_eq!(other.client.get("/products/Lamp").await?.1["available"], 0);
+    assert_eq!(site.count("SELECT count(*) FROM events WHERE type = 'order.created'").await?, 1_000);
+    assert_eq!(site.count("SELECT count(*) FROM events WHERE type = 'payment.refunded'").await?, 990);
+    one.stop().await?;
+    other.stop().await
+}
