@@ -8,6 +8,7 @@ mod servers;
 
 mod capabilities;
 mod contract;
+mod controls;
 mod crash;
 mod dead_letters;
 mod embedding;

@@ -13,9 +13,13 @@ use crate::config::Config;
 use crate::decide::Routes as _;
 use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED};
 use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
-use crate::store::{Accepted, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, StoreError};
+use crate::pipeline::Stage;
+use crate::store::{
+    Accepted, ControlState, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, StageControl, StoreError,
+};
 use crate::supervisor::Files;
 use crate::worker::Services;
+use crate::worker::breaker::BreakerState;
 
 /// Why an order was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +63,25 @@ pub struct PluginStatus {
     pub emits: Vec<String>,
 }
 
+/// How a stage stands.
+#[derive(Debug, Serialize)]
+pub struct StageStatus {
+    /// Its name.
+    pub stage: String,
+    /// Version of what runs it here; none when nothing does.
+    pub version: Option<String>,
+    /// What operators want of it.
+    pub control: ControlState,
+    /// Why.
+    pub reason: Option<String>,
+    /// When they said so, milliseconds since 1970-01-01 UTC.
+    pub since_ms: Option<u64>,
+    /// Its circuit breaker on this host.
+    pub breaker: BreakerState,
+    /// Messages in its queue; none when the broker does not say.
+    pub waiting: Option<u64>,
+}
+
 /// Whether a host can do its work.
 #[derive(Debug, Serialize)]
 pub struct Readiness {
@@ -70,6 +93,10 @@ pub struct Readiness {
     pub broker: Option<String>,
     /// Stages that have nothing to run.
     pub stages_without_plugin: Vec<String>,
+    /// Stages that an operator holds; the host is ready all the same.
+    pub held: Vec<String>,
+    /// Stages whose circuit breaker is not closed; the host is ready all the same.
+    pub breakers_open: Vec<String>,
     /// The host is stopping.
     pub stopping: bool,
 }
@@ -225,6 +252,33 @@ impl App {
         }
     }
 
+    /// Every stage that this host knows, and how it stands.
+    pub async fn stages(&self) -> Vec<StageStatus> {
+        let mut stages = Vec::new();
+        for stage in self.services.pipeline.stages() {
+            let waiting = self.services.broker.depth(&stage.name).await.ok();
+            let control = stage.control();
+            stages.push(StageStatus {
+                stage: stage.name.to_string(),
+                version: stage.running().map(|running| running.handler.description().version.clone()),
+                control: control.as_ref().map_or(ControlState::Running, |control| control.state),
+                reason: control.as_ref().and_then(|control| control.reason.clone()),
+                since_ms: control.map(|control| control.since_ms),
+                breaker: stage.breaker().state(),
+                waiting,
+            });
+        }
+        stages
+    }
+
+    /// Pauses, drains or resumes a stage on every host; none when this host does not know it.
+    pub async fn control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<Option<StageControl>, StoreError> {
+        let Some(stage) = self.services.pipeline.find(stage) else { return Ok(None) };
+        let control = self.services.store.set_stage_control(&stage.name, state, reason).await?;
+        stage.obey(Some(control.clone()));
+        Ok(Some(control))
+    }
+
     /// Stages and refused files.
     pub fn plugins(&self) -> Vec<PluginStatus> {
         let files = self.files.all();
@@ -272,9 +326,15 @@ impl App {
         let broker = self.services.broker.ping().await.err().map(|error| error.to_string());
         let without = self.services.pipeline.stages().into_iter().filter(|stage| stage.running().is_none());
         let stages_without_plugin: Vec<String> = without.map(|stage| stage.name.to_string()).collect();
+        let named = |pick: fn(&Stage) -> bool| {
+            let stages = self.services.pipeline.stages();
+            stages.iter().filter(|stage| pick(stage)).map(|stage| stage.name.to_string()).collect::<Vec<_>>()
+        };
+        let held = named(|stage| stage.control().is_some_and(|control| control.state != ControlState::Running));
+        let breakers_open = named(|stage| stage.breaker().state() != BreakerState::Closed);
         let stopping = self.stopping.load(Ordering::SeqCst);
         let ready = store.is_none() && broker.is_none() && stages_without_plugin.is_empty() && !stopping;
-        Readiness { ready, store, broker, stages_without_plugin, stopping }
+        Readiness { ready, store, broker, stages_without_plugin, held, breakers_open, stopping }
     }
 }
 

@@ -14,6 +14,7 @@ mod dlq;
 mod host;
 mod orders;
 mod plugin;
+mod stages;
 
 /// Runs an order pipeline whose stages are sandboxed WebAssembly plugins.
 #[derive(Debug, Parser)]
@@ -50,6 +51,11 @@ enum Command {
     /// Dead letters: what needs a person.
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Stages: how they stand; pause, drain and resume them.
+    #[command(subcommand)]
+    Stages(stages::StagesCommand),
+    /// Bring the schema of a Postgres store up to date, and nothing else.
+    Migrate,
     /// Measure a host started for the purpose.
     Bench(bench::BenchArgs),
 }
@@ -81,6 +87,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Plugin(command) => plugin::run(command, cli.json).await,
         Command::Orders(command) => orders::run(command, cli.json).await,
         Command::Dlq(command) => dlq::run(command, cli.json).await,
+        Command::Stages(command) => stages::run(command, cli.json).await,
+        Command::Migrate => host::migrate(config).await,
         Command::Bench(args) => bench::run(Config::load(config)?, args, cli.json).await,
     }
 }

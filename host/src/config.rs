@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::decide::RetryPolicy;
 use crate::runtime::{InstanceMode, InstancePolicy, RuntimeSettings, StageLimits};
 use crate::store::status::StatusRules;
+use crate::worker::breaker::BreakerPolicy;
 
 /// The file that is read when none is named and it exists.
 pub const DEFAULT_FILE: &str = "config/postrider.toml";
@@ -199,6 +200,10 @@ pub struct StageConfig {
     pub warm_calls_max: u32,
     /// Retries.
     pub retry: RetryPolicy,
+    /// When the stage is stopped because what it depends on is down.
+    pub breaker: BreakerPolicy,
+    /// Most messages per second on this host; none: as fast as it goes.
+    pub rate_per_s: Option<u32>,
     /// Limits of one call.
     pub limits: StageLimits,
     /// What `config.get` answers.
@@ -218,6 +223,8 @@ impl Default for StageConfig {
             instances: InstanceMode::default(),
             warm_calls_max: 1_000,
             retry: RetryPolicy::default(),
+            breaker: BreakerPolicy::default(),
+            rate_per_s: None,
             limits: StageLimits::default(),
             settings: BTreeMap::new(),
         }
@@ -342,6 +349,10 @@ impl StageConfig {
         }
         if self.lanes > 64 {
             problems.push(format!("{key}.lanes: {} is more than 64", self.lanes));
+        }
+        at_least_one(&format!("{key}.rate_per_s"), u64::from(self.rate_per_s.unwrap_or(1)), problems);
+        if !(0.0..=1.0).contains(&self.breaker.failure_share) {
+            problems.push(format!("{key}.breaker.failure_share: {} must be between 0 and 1", self.breaker.failure_share));
         }
         if !(0.0..=1.0).contains(&self.retry.jitter) {
             problems.push(format!("{key}.retry.jitter: {} must be between 0 and 1", self.retry.jitter));

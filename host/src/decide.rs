@@ -92,9 +92,15 @@ pub trait Routes {
 }
 
 /// What is settled without running the stage: an expired event dies, one that this version no longer consumes is skipped.
-pub fn before_running(stage: &StagePolicy, routes: &dyn Routes, envelope: &Envelope, tried: &Tried, moment: Moment) -> Option<Verdict> {
-    if envelope.expires_at_ms <= moment.now_ms {
-        let message = format!("expired {} ms ago", moment.now_ms - envelope.expires_at_ms);
+pub fn before_running(
+    stage: &StagePolicy,
+    routes: &dyn Routes,
+    envelope: &Envelope,
+    tried: &Tried,
+    (moment, expires_at_ms): (Moment, u64),
+) -> Option<Verdict> {
+    if expires_at_ms <= moment.now_ms {
+        let message = format!("expired {} ms ago", moment.now_ms - expires_at_ms);
         return Some(death(stage, routes, envelope, tried, moment, "expired", message));
     }
     let consumed = stage.consumes.iter().any(|pattern| topic_matches(pattern, &envelope.event.event_type));
@@ -365,12 +371,12 @@ mod tests {
     #[test]
     fn expired_events_die_and_foreign_types_are_skipped_without_running() {
         let late = Moment { now_ms: 6_000, random: 0.0 };
-        let verdict = before_running(&stage(), &To("x"), &envelope(), &tried(1), late);
+        let verdict = before_running(&stage(), &To("x"), &envelope(), &tried(1), (late, envelope().expires_at_ms));
         assert!(matches!(verdict, Some(Verdict::Dead { code, .. }) if code == "expired"));
         let mut foreign = envelope();
         foreign.event.event_type = "order.archived".into();
-        assert!(matches!(before_running(&stage(), &To("x"), &foreign, &tried(1), NOW), Some(Verdict::Skipped)));
-        assert!(before_running(&stage(), &To("x"), &envelope(), &tried(1), NOW).is_none());
+        assert!(matches!(before_running(&stage(), &To("x"), &foreign, &tried(1), (NOW, foreign.expires_at_ms)), Some(Verdict::Skipped)));
+        assert!(before_running(&stage(), &To("x"), &envelope(), &tried(1), (NOW, envelope().expires_at_ms)).is_none());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::event::{Envelope, Event};
 use crate::state::{StateError, StateView, StateWrites};
+use crate::worker::breaker::Health;
 
 /// What a stage says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -122,6 +123,19 @@ pub enum Outcome {
     },
     /// The host could not serve the call (store lost, no instance free): not an attempt.
     Unavailable(String),
+}
+
+impl Outcome {
+    /// What it says about what the stage depends on; nothing when the stage was not run. A trap is the plugin's fault, a time-out may be
+    /// its dependency's.
+    pub fn health(&self) -> Option<Health> {
+        match self {
+            Self::Failed(Failure { retryable: true, .. }) => Some(Health::Failing),
+            Self::Trapped { kind, .. } if kind == "timeout" => Some(Health::Failing),
+            Self::Done(_) | Self::Failed(_) | Self::Trapped { .. } | Self::LimitBroken { .. } => Some(Health::Good),
+            Self::Unavailable(_) => None,
+        }
+    }
 }
 
 /// One try's context.

@@ -26,6 +26,7 @@ use crate::broker::embedded::Embedded;
 use crate::broker::rabbit::{Rabbit, RabbitOptions};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{BrokerUrl, Config, StoreUrl};
+use crate::controls::Controls;
 use crate::handler::{Native, NativeStage, StageHandler};
 use crate::http;
 use crate::pipeline::Pipeline;
@@ -105,6 +106,8 @@ impl HostBuilder {
         for warning in services.pipeline.topology().warnings {
             tracing::warn!("{warning}");
         }
+        // A stage that is held must not run before the operators' word is known.
+        Controls::new(services.clone()).tick().await.context("the stages' controls could not be read")?;
         let app = Arc::new(App::new(&config, services, files));
         Ok(Host { config, app, relay, supervisor, listener, watching, tasks })
     }
@@ -207,6 +210,7 @@ impl Host {
         let reconciler = Reconciler::new(services.clone());
         let (intake, work) = (CancellationToken::new(), CancellationToken::new());
         tasks.spawn(reconciler.run(intake.clone()));
+        tasks.spawn(Controls::new(services.clone()).run(intake.clone()));
         tasks.spawn(supervisor.run(intake.clone()));
         // The relay stops last, so that what the others still commit is sent.
         let relaying = TaskTracker::new();

@@ -26,6 +26,7 @@ mod orders;
 mod plugins;
 mod problem;
 mod products;
+mod stages;
 
 /// What handlers share.
 type Shared = Arc<App>;
@@ -44,6 +45,10 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .route("/dead-letters/{id}/replay", post(dead_letters::replay))
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/plugins", get(plugins::list))
+        .route("/stages", get(stages::list))
+        .route("/stages/{stage}/pause", post(stages::pause))
+        .route("/stages/{stage}/drain", post(stages::drain))
+        .route("/stages/{stage}/resume", post(stages::resume))
         .route("/topology", get(plugins::topology));
     let health = Router::new()
         .route("/health", get(health::live))

@@ -32,6 +32,7 @@ pub mod supervisor;
 pub mod decide;
 pub mod reconciler;
 pub mod undertaker;
+pub mod controls;
 pub mod config;
 pub mod host;
 pub mod telemetry;

@@ -4,15 +4,18 @@
 //! keeps it, so a message in flight finishes on the version it began with.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::config::{Config, StageConfig};
 use crate::decide::{Routes, StagePolicy};
 use crate::event::topic_matches;
 use crate::handler::StageHandler;
+use crate::store::{ControlState, StageControl};
+use crate::worker::breaker::Breaker;
 
 /// What runs a stage now.
 pub struct Running {
@@ -35,9 +38,56 @@ pub struct Stage {
     /// Settings as a guest asks for them.
     pub settings: Arc<HashMap<String, String>>,
     running: ArcSwapOption<Running>,
+    /// The operators' word; none: it runs.
+    control: watch::Sender<Option<StageControl>>,
+    breaker: Mutex<Breaker>,
 }
 
 impl Stage {
+    fn new(name: Arc<str>, config: StageConfig) -> Self {
+        let settings = Arc::new(config.settings.clone().into_iter().collect());
+        let breaker = Mutex::new(Breaker::new(config.breaker));
+        Self { name, config, settings, running: ArcSwapOption::empty(), control: watch::Sender::new(None), breaker }
+    }
+
+    /// Takes the operators' word.
+    pub fn obey(&self, control: Option<StageControl>) {
+        self.control.send_if_modified(|present| {
+            let changed = *present != control;
+            if changed {
+                let state = control.as_ref().map_or(ControlState::Running, |control| control.state);
+                tracing::info!(stage = %self.name, ?state, "an operator spoke");
+                *present = control;
+            }
+            changed
+        });
+    }
+
+    /// What operators want of it.
+    pub fn control(&self) -> Option<StageControl> {
+        self.control.borrow().clone()
+    }
+
+    /// Follows what operators want of it.
+    pub fn controls(&self) -> watch::Receiver<Option<StageControl>> {
+        self.control.subscribe()
+    }
+
+    /// Its circuit breaker on this host.
+    pub fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When an event of this stage expires: one that did while the stage was held has a whole life more from the moment it was resumed.
+    pub fn expires_at_ms(&self, envelope_expires_at_ms: u64, expiry_ms: u64) -> u64 {
+        let control = self.control.borrow();
+        let held = control.as_ref().and_then(|control| Some((control.held_from_ms?, control.since_ms)));
+        match held {
+            Some((from_ms, until_ms)) if (from_ms..=until_ms).contains(&envelope_expires_at_ms) => until_ms + expiry_ms,
+            _ => envelope_expires_at_ms,
+        }
+    }
+
     /// What runs it now; none after its plugin was removed.
     pub fn running(&self) -> Option<Arc<Running>> {
         self.running.load_full()
@@ -87,8 +137,7 @@ impl Pipeline {
         let name: Arc<str> = name.into();
         let stage = stages.entry(Arc::clone(&name)).or_insert_with(|| {
             let config = self.config_of(&name);
-            let settings = Arc::new(config.settings.clone().into_iter().collect());
-            Arc::new(Stage { name, config, settings, running: ArcSwapOption::empty() })
+            Arc::new(Stage::new(name, config))
         });
         Arc::clone(stage)
     }

@@ -400,6 +400,33 @@ pub struct PluginLoad {
     pub loaded_at_ms: u64,
 }
 
+/// What an operator wants of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ControlState {
+    /// It works.
+    Running,
+    /// It finishes what is under way and holds the rest.
+    Paused,
+    /// It finishes what its hosts hold and takes nothing more.
+    Draining,
+}
+
+/// An operator's word about a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StageControl {
+    /// The stage.
+    pub stage: String,
+    /// What it shall do.
+    pub state: ControlState,
+    /// Why.
+    pub reason: Option<String>,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub since_ms: u64,
+    /// When it was held last: events that expired since then have until a whole expiry after it was resumed.
+    pub held_from_ms: Option<u64>,
+}
+
 /// Deliveries of a stage that are not settled, by what the reconciler asks.
 #[derive(Debug, Clone, Copy)]
 pub struct Lost {
@@ -480,6 +507,11 @@ pub trait Store: StateSource {
     async fn record_plugin_load(&self, load: PluginLoad) -> Result<(), StoreError>;
     /// Load history of a stage, newest first.
     async fn plugin_loads(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError>;
+
+    /// The operators' word about stages; a stage that is not listed runs.
+    async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError>;
+    /// Notes an operator's word.
+    async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError>;
 
     /// Whether it can be written to now.
     async fn ping(&self) -> Result<(), StoreError>;

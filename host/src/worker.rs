@@ -16,8 +16,10 @@ use crate::broker::{Acker, Broker, Consumer, Incoming};
 use crate::clock::Clock;
 use crate::pipeline::{Pipeline, Stage};
 use crate::relay::RelayHandle;
-use crate::store::Store;
+use crate::store::{ControlState, StageControl, Store};
 
+pub mod breaker;
+mod gate;
 mod lane;
 
 /// Pause before a consumer that could not be opened, or ended, is opened again.
@@ -49,7 +51,13 @@ pub struct StageWorker {
 impl StageWorker {
     /// Consumes until cancelled; a lost consumer is opened again, for ever.
     pub async fn run(self, cancel: CancellationToken) {
+        let mut control = self.stage.controls();
         while !cancel.is_cancelled() {
+            // A stage that drains takes nothing more; its lanes have finished what they held.
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                waited = control.wait_for(|control| !drains(control)) => drop(waited),
+            }
             match self.services.broker.consume(&self.stage.name, self.stage.config.prefetch).await {
                 Ok(consumer) => self.consume(consumer, &cancel).await,
                 Err(error) => tracing::warn!(stage = %self.stage.name, %error, "the queue cannot be consumed; trying again"),
@@ -64,10 +72,15 @@ impl StageWorker {
     async fn consume(&self, mut consumer: Box<dyn Consumer>, cancel: &CancellationToken) {
         let mut lanes = JoinSet::new();
         let senders = self.spawn_lanes(&mut lanes, &consumer.acker(), cancel);
+        let mut control = self.stage.controls();
         loop {
             let received = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
+                draining = control.wait_for(drains) => {
+                    drop(draining);
+                    break;
+                }
                 received = consumer.receive(self.stage.config.prefetch as usize) => received,
             };
             let Some(messages) = received else { break };
@@ -94,6 +107,10 @@ impl StageWorker {
             })
             .collect()
     }
+}
+
+fn drains(control: &Option<StageControl>) -> bool {
+    control.as_ref().is_some_and(|control| control.state == ControlState::Draining)
 }
 
 fn lane_of(subject: &str, lanes: usize) -> usize {

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::config::Config;
+use crate::config::{Config, StoreUrl};
 use crate::host::Host;
 use crate::pipeline::Topology;
+use crate::store::postgres::PostgresStore;
 
 /// Runs a host until it is told to stop (SIGINT or SIGTERM).
 pub(super) async fn serve(config: Option<&Path>) -> Result<ExitCode> {
@@ -18,11 +20,39 @@ pub(super) async fn serve(config: Option<&Path>) -> Result<ExitCode> {
 
 /// Says whether a configuration is valid, or prints it with every default.
 pub(super) fn check_config(config: Option<&Path>, json: bool) -> Result<ExitCode> {
-    let config = Config::load(config)?;
+    let mut config = Config::load(config)?;
     if json {
+        for url in [&mut config.store.url, &mut config.broker.url] {
+            *url = without_password(url);
+        }
         println!("{}", serde_json::to_string_pretty(&config)?);
     } else {
         println!("the configuration is valid");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is printed may be kept: a password is not printed.
+fn without_password(url: &str) -> String {
+    match reqwest::Url::parse(url) {
+        Ok(mut parsed) if parsed.password().is_some() => {
+            // It cannot fail: a URL with a password has a host.
+            let _ = parsed.set_password(Some("***"));
+            parsed.to_string()
+        }
+        _ => url.to_owned(),
+    }
+}
+
+/// Brings the schema up to date. The embedded store does that whenever it is opened.
+pub(super) async fn migrate(config: Option<&Path>) -> Result<ExitCode> {
+    let config = Config::load(config)?;
+    match StoreUrl::parse(&config.store.url) {
+        Some(StoreUrl::Postgres(url)) => {
+            PostgresStore::migrate(url, Duration::from_millis(config.store.timeout_ms)).await.context("store.url")?;
+            println!("the schema is up to date");
+        }
+        _ => println!("the embedded store brings its schema up to date when it is opened: nothing to do"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -32,6 +62,7 @@ pub(super) async fn topology(config: Option<&Path>, json: bool) -> Result<ExitCo
     let mut config = Config::load(config)?;
     let scratch = tempfile::tempdir().context("no temporary folder")?;
     config.store.url = format!("sqlite:{}/topology.db", scratch.path().display());
+    config.broker.url = "embedded:".to_owned();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let host = Host::builder(config).listener(listener).build().await?;
     let topology = host.app().services().pipeline.topology();

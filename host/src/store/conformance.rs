@@ -77,6 +77,7 @@ exercises![
     reading::state_is_found_by_folder_and_prefix,
     reading::settled_deliveries_are_recognised,
     reading::plugin_loads_are_kept,
+    reading::the_operators_word_is_kept,
     reading::a_closed_store_says_so,
 ];
 

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::{
-    DeadLetter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LoggedEvent, Order, OutboxRow, Page, PluginLoad,
-    StateRow, StoreError,
+    ControlState, DeadLetter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LoggedEvent, Order, OutboxRow, Page,
+    PluginLoad, StageControl, StateRow, StoreError,
 };
 use crate::event::{Envelope, Event, EventKey};
 
@@ -233,6 +233,34 @@ pub(super) fn dead_letter(row: &impl Columns, attempts: Vec<FailedAttempt>) -> R
         envelope: envelope(row, 10)?,
     })
 }
+
+/// Decodes stage, state, reason, since and held from.
+pub(super) fn stage_control(row: &impl Columns) -> Result<StageControl, StoreError> {
+    let state = match row.text(1)? {
+        "running" => ControlState::Running,
+        "paused" => ControlState::Paused,
+        "draining" => ControlState::Draining,
+        other => return Err(StoreError::Corrupt(format!("stage control {other}"))),
+    };
+    let held_from_ms = row.maybe_int(4)?.map(|value| value as u64);
+    Ok(StageControl { stage: row.owned(0)?, state, reason: row.maybe_owned(2)?, since_ms: row.unsigned(3)?, held_from_ms })
+}
+
+/// How an operator's word is stored.
+pub(super) fn control_name(state: ControlState) -> &'static str {
+    match state {
+        ControlState::Running => "running",
+        ControlState::Paused => "paused",
+        ControlState::Draining => "draining",
+    }
+}
+
+/// Writes an operator's word and gives it back: stage, state, reason, now.
+pub(super) const SET_STAGE_CONTROL: &str = "INSERT INTO stage_controls AS c (stage, state, reason, since_ms, held_from_ms) \
+     VALUES ($1, $2, $3, $4, CASE WHEN $2 = 'running' THEN NULL ELSE $4 END) ON CONFLICT (stage) DO UPDATE \
+     SET state = excluded.state, reason = excluded.reason, since_ms = excluded.since_ms, \
+     held_from_ms = CASE WHEN c.state = 'running' THEN excluded.held_from_ms ELSE c.held_from_ms END \
+     RETURNING stage, state, reason, since_ms, held_from_ms";
 
 /// A page, given one row more than it holds when there is another one.
 pub(super) fn page<R: Columns, T>(

@@ -36,8 +36,8 @@ use super::group::{Op, Reply};
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Commit, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LockedState, LoggedEvent, Lost, NewEvent,
-    NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, StateRow, StateSource, Store, StoreError,
+    Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LockedState, LoggedEvent, Lost,
+    NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -311,6 +311,15 @@ impl Store for PostgresStore {
 
     async fn plugin_loads(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
         self.within(questions::plugin_loads(&self.pool, stage, limit)).await
+    }
+
+    async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError> {
+        self.within(questions::stage_controls(&self.pool)).await
+    }
+
+    async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError> {
+        let word = (stage, state, reason.as_deref());
+        self.within(letters::set_stage_control(&self.pool, self.context.clock.now_ms(), word)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

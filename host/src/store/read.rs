@@ -3,7 +3,9 @@
 //! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its hops.
 
 use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
-use super::{DeadLetter, DeadLetterFilter, DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, StateRow, StoreError};
+use super::{
+    DeadLetter, DeadLetterFilter, DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, StageControl, StateRow, StoreError,
+};
 
 /// A value for a placeholder; those of a query are `$1`, `$2`, ….
 #[derive(Debug, Clone, Copy)]
@@ -150,4 +152,9 @@ pub(super) async fn plugin_loads(db: &impl Reader, stage: &str, limit: u32) -> R
     let sql = "SELECT stage, digest, version, host, loaded_ms FROM plugin_loads WHERE stage = $1 ORDER BY id DESC LIMIT $2";
     let rows = db.rows(sql.to_owned(), &[Arg::Text(stage), Arg::Int(i64::from(limit))]).await?;
     rows.iter().map(decode::plugin_load).collect()
+}
+
+pub(super) async fn stage_controls(db: &impl Reader) -> Result<Vec<StageControl>, StoreError> {
+    let sql = "SELECT stage, state, reason, since_ms, held_from_ms FROM stage_controls ORDER BY stage";
+    db.rows(sql.to_owned(), &[]).await?.iter().map(decode::stage_control).collect()
 }

@@ -33,8 +33,8 @@ use super::group::{self, Numbers, Plan, Times};
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Commit, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LockedState, LoggedEvent, Lost, NewEvent,
-    NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, StateRow, StateSource, Store, StoreError,
+    Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LockedState, LoggedEvent, Lost,
+    NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -295,6 +295,17 @@ impl Store for SqliteStore {
 
     async fn plugin_loads(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
         questions::plugin_loads(&self.readers, stage, limit).await
+    }
+
+    async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError> {
+        questions::stage_controls(&self.readers).await
+    }
+
+    async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError> {
+        match self.ask(Op::SetStageControl { stage: stage.to_owned(), state, reason }).await? {
+            Reply::Control(control) => Ok(control),
+            other => Err(mixed_up(&other)),
+        }
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -13,16 +13,20 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Services;
+use super::breaker::{Health, Permit};
+use super::gate::Gate;
 use crate::broker::{Acker, Incoming};
 use crate::decide::{self, Moment, Tried};
 use crate::event::{DeliveryKey, idempotency_key};
 use crate::handler::{Call, CallContext};
 use crate::pipeline::{Running, Stage};
 use crate::state::{BatchState, LaneCache};
-use crate::store::{Batch, Commit, LockedState, Settlement, StateSource, StoreError, Verdict, Version};
+use crate::store::{Batch, Commit, FailedAttempt, LockedState, Settlement, StateSource, StoreError, Verdict, Version};
 
 /// Times that a refused batch is run again as a whole; after that its messages are committed one by one.
 const RERUNS_MAX: u32 = 3;
+/// A message whose probe failed comes back after this long.
+const PROBE_DEFER_MS: u64 = 1_000;
 /// Keys that a lane locks at most.
 const CONTENDED_MAX: usize = 64;
 /// Batches for which a key that was in conflict is locked.
@@ -46,7 +50,11 @@ pub(super) struct Lane {
     acker: Arc<dyn Acker>,
     cache: LaneCache,
     contended: Contended,
+    gate: Gate,
 }
+
+/// A decision, with the failed try that led to it.
+type Decided = (Verdict, Option<FailedAttempt>);
 
 /// Keys that other hosts write, too: they are locked before a batch runs, for a while.
 #[derive(Default)]
@@ -88,7 +96,8 @@ struct Ran {
 impl Lane {
     pub(super) fn new(stage: Arc<Stage>, services: Services, acker: Arc<dyn Acker>) -> Self {
         let cache = new_cache(&stage);
-        Self { stage, services, acker, cache, contended: Contended::default() }
+        let gate = Gate::new(Arc::clone(&stage), Arc::clone(&services.clock));
+        Self { stage, services, acker, cache, contended: Contended::default(), gate }
     }
 
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Incoming>, cancel: CancellationToken) {
@@ -103,7 +112,7 @@ impl Lane {
                 return;
             };
             let work = self.admit(received.drain(..), &cancel).await;
-            self.settle_all(work, &running, &cancel).await;
+            self.settle_all(work, running, &cancel).await;
         }
     }
 
@@ -152,12 +161,23 @@ impl Lane {
     }
 
     /// Runs and commits until every message is settled, or the lane is stopped (then the broker delivers the rest again).
-    async fn settle_all(&mut self, mut work: Vec<Work>, running: &Running, cancel: &CancellationToken) {
+    async fn settle_all(&mut self, mut work: Vec<Work>, mut running: Arc<Running>, cancel: &CancellationToken) {
         let mut reruns = 0;
         let mut backoff = STORE_BACKOFF;
         while !work.is_empty() && !cancel.is_cancelled() {
-            let most = if reruns > RERUNS_MAX { 1 } else { together(&work) };
-            match self.attempt(&work[..most], running).await {
+            let Some(permit) = self.gate.pass(cancel).await else { return };
+            if self.gate.waited() {
+                // What waited runs on the version that serves now.
+                let Some(now) = self.stage.running() else { return };
+                running = now;
+            }
+            let most = if reruns > RERUNS_MAX || permit == Permit::Probe { 1 } else { together(&work) };
+            let attempt = self.attempt(&work[..most], &running, permit).await;
+            if permit == Permit::Probe {
+                // It may have come to nothing, or have been settled without running.
+                self.stage.breaker().give_up_probe(self.services.clock.now_ms());
+            }
+            match attempt {
                 Ok((Commit::Done { outbox, .. }, count)) => {
                     self.services.relay.hand_over(outbox);
                     let settled: Vec<Work> = work.drain(..count).collect();
@@ -184,9 +204,9 @@ impl Lane {
         }
     }
 
-    async fn attempt(&mut self, work: &[Work], running: &Running) -> Result<(Commit, usize), StoreError> {
+    async fn attempt(&mut self, work: &[Work], running: &Running, permit: Permit) -> Result<(Commit, usize), StoreError> {
         let lock = self.lock_contended().await?;
-        let Ran { mut batch, state, count } = self.run_batch(work, running).await?;
+        let Ran { mut batch, state, count } = self.run_batch(work, running, permit).await?;
         let (reads, writes, cache) = state.finish();
         self.cache = cache;
         batch.reads = reads.into_iter().collect();
@@ -217,7 +237,7 @@ impl Lane {
     }
 
     /// Runs messages one after another until the batch's time is up.
-    async fn run_batch(&mut self, work: &[Work], running: &Running) -> Result<Ran, StoreError> {
+    async fn run_batch(&mut self, work: &[Work], running: &Running, permit: Permit) -> Result<Ran, StoreError> {
         let cache = std::mem::replace(&mut self.cache, LaneCache::placeholder());
         let limits = self.stage.config.limits.state_limits();
         let state = BatchState::new(Arc::clone(&self.stage.name), Arc::clone(&self.services.store) as Arc<dyn StateSource>, limits, cache);
@@ -227,8 +247,12 @@ impl Lane {
         let began = Instant::now();
         let mut settlements = Vec::with_capacity(work.len());
         for work in work {
-            settlements.push(self.run_one(work, running, &state).await);
-            if began.elapsed() >= budget {
+            // The first message waits for its turn; the batch does not.
+            if !self.gate.allows_rate(settlements.is_empty()).await {
+                break;
+            }
+            settlements.push(self.run_one(work, running, &state, permit).await);
+            if began.elapsed() >= budget || !self.gate.is_open() {
                 break;
             }
         }
@@ -237,22 +261,24 @@ impl Lane {
         Ok(Ran { batch, state, count })
     }
 
-    async fn run_one(&self, work: &Work, running: &Running, state: &Arc<BatchState>) -> Settlement {
+    async fn run_one(&self, work: &Work, running: &Running, state: &Arc<BatchState>, permit: Permit) -> Settlement {
         let Incoming { envelope, round, attempt, .. } = &work.message;
         let digest: Arc<str> = running.handler.digest().into();
         let mut tried = Tried { delivery: work.key.clone(), round: *round, attempt: *attempt, digest, duration_us: 0 };
         let routes = &*self.services.pipeline;
-        let early = decide::before_running(&running.policy, routes, envelope, &tried, self.moment());
+        let expires_at_ms = self.stage.expires_at_ms(envelope.expires_at_ms, running.policy.expiry_ms);
+        let early = decide::before_running(&running.policy, routes, envelope, &tried, (self.moment(), expires_at_ms));
         let (verdict, failure) = match early {
             Some(verdict) => (verdict, None),
             None => {
                 let handled = running.handler.handle(self.call(work, state)).await;
                 tried.duration_us = handled.duration.as_micros() as u64;
+                let health = handled.outcome.health();
                 let (verdict, failure) = decide::decide(&running.policy, routes, envelope, &tried, handled.outcome, self.moment());
                 if matches!(verdict, Verdict::Done(_)) {
                     state.merge(handled.writes);
                 }
-                (verdict, failure)
+                self.report((verdict, failure), health, permit)
             }
         };
         if let Some(failure) = &failure {
@@ -273,6 +299,18 @@ impl Lane {
             duration_us: tried.duration_us,
             failure,
         }
+    }
+
+    /// Tells the breaker how it went. The failure of a probe is no attempt, for a while: what the stage depends on is known to be down.
+    fn report(&self, decided: Decided, health: Option<Health>, permit: Permit) -> Decided {
+        let Some(health) = health else { return decided };
+        let now_ms = self.services.clock.now_ms();
+        let mut breaker = self.stage.breaker();
+        let free = permit == Permit::Probe && health == Health::Failing && breaker.probe_is_free();
+        if breaker.report(health, now_ms) {
+            tracing::warn!(stage = %self.stage.name, state = ?breaker.state(), "the circuit breaker changed");
+        }
+        if free { (Verdict::Deferred { due_at_ms: now_ms + PROBE_DEFER_MS }, None) } else { decided }
     }
 
     fn call(&self, work: &Work, state: &Arc<BatchState>) -> Call {

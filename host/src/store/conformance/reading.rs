@@ -2,7 +2,7 @@
 
 use super::Bench;
 use super::build::{batch, emits, key, new_order, settlement};
-use crate::store::{Batch, OrderFilter, PluginLoad, StoreError, Verdict};
+use crate::store::{Batch, ControlState, OrderFilter, PluginLoad, StoreError, Verdict};
 
 pub(super) async fn orders_are_listed_in_pages(bench: Bench) {
     for id in ["1", "2", "3", "4", "5"] {
@@ -108,4 +108,20 @@ pub(super) async fn a_closed_store_says_so(bench: Bench) {
     assert!(matches!(bench.store.ping().await, Err(StoreError::Unavailable(_))));
     assert!(matches!(bench.store.accept_order(new_order("1", "a")).await, Err(StoreError::Unavailable(_))));
     assert!(matches!(bench.store.order("1").await, Err(StoreError::Unavailable(_))));
+}
+
+pub(super) async fn the_operators_word_is_kept(bench: Bench) {
+    assert!(bench.store.stage_controls().await.unwrap().is_empty());
+    let paused = bench.store.set_stage_control("payment", ControlState::Paused, Some("bank holiday".into())).await.unwrap();
+    assert_eq!((paused.state, paused.since_ms, paused.held_from_ms), (ControlState::Paused, super::START_MS, Some(super::START_MS)));
+    bench.clock.advance(10);
+    let draining = bench.store.set_stage_control("payment", ControlState::Draining, None).await.unwrap();
+    assert_eq!((draining.since_ms, draining.held_from_ms), (super::START_MS + 10, Some(super::START_MS)), "held all the time");
+    bench.clock.advance(10);
+    let running = bench.store.set_stage_control("payment", ControlState::Running, None).await.unwrap();
+    assert_eq!((running.state, running.held_from_ms), (ControlState::Running, Some(super::START_MS)), "what expired meanwhile is known");
+    bench.clock.advance(10);
+    let again = bench.store.set_stage_control("payment", ControlState::Paused, None).await.unwrap();
+    assert_eq!(again.held_from_ms, Some(super::START_MS + 30));
+    assert_eq!(bench.store.stage_controls().await.unwrap(), [again]);
 }

@@ -1,4 +1,4 @@
-//! Dead letters and plugin loads, written one at a time: these are rare and made by people.
+//! Dead letters, plugin loads and controls, written one at a time: these are rare and made by people.
 //!
 //! Guarantee: a dead letter is replayed or discarded once; its row is locked from the check to the commit.
 
@@ -12,7 +12,7 @@ use super::{committer, write};
 use crate::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
 use crate::store::group::Plan;
-use crate::store::{DeadLetterAction, DeadLetterStatus, Direct, NewEvent, PluginLoad, StoreError};
+use crate::store::{ControlState, DeadLetterAction, DeadLetterStatus, Direct, NewEvent, PluginLoad, StageControl, StoreError};
 
 /// A dead letter that may be settled.
 struct Letter {
@@ -115,4 +115,15 @@ pub(super) async fn plugin_loaded(db: &PgPool, load: &PluginLoad) -> Result<(), 
     let (stage, digest, version) = (load.stage.as_str(), load.digest.as_str(), load.version.as_str());
     let args = args![stage, digest, version, load.host.as_str(), load.loaded_at_ms as i64];
     fetch(db, sql, args).await.map(|_| ()).map_err(|error| store_error(&error))
+}
+
+/// Notes an operator's word about a stage.
+pub(super) async fn set_stage_control(
+    db: &PgPool,
+    now_ms: u64,
+    (stage, state, reason): (&str, ControlState, Option<&str>),
+) -> Result<StageControl, StoreError> {
+    let args = args![stage, decode::control_name(state), reason, now_ms as i64];
+    let rows = fetch(db, decode::SET_STAGE_CONTROL, args).await.map_err(|error| store_error(&error))?;
+    rows.first().map_or_else(|| Err(StoreError::Corrupt("no row where one belongs".to_owned())), decode::stage_control)
 }

@@ -14,7 +14,7 @@ use super::sql::{args, execute, store_error};
 use super::{Context, letters, load, outbox, write};
 use crate::clock::Clock;
 use crate::store::group::{self, Asked};
-use crate::store::{DeadLetterAction, NewEvent, OutboxRow, PluginLoad, StoreError};
+use crate::store::{ControlState, DeadLetterAction, NewEvent, OutboxRow, PluginLoad, StageControl, StoreError};
 
 /// Operations that wait for the writer before their callers have to.
 pub(super) const QUEUE_OPS: usize = 1024;
@@ -49,6 +49,11 @@ pub(super) enum Op {
         reason: String,
     },
     PluginLoaded(PluginLoad),
+    SetStageControl {
+        stage: String,
+        state: ControlState,
+        reason: Option<String>,
+    },
 }
 
 /// What came of it.
@@ -57,6 +62,7 @@ pub(super) enum Reply {
     Shared(group::Reply),
     Rows(Vec<OutboxRow>),
     Letter(DeadLetterAction),
+    Control(StageControl),
     Written,
 }
 
@@ -199,6 +205,10 @@ async fn single(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64,
         Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms)).await.map(Reply::Letter),
         Op::ReplayEdited { id, event } => letters::replay_edited(conn, context, now_ms, (*id, event)).await.map(Reply::Letter),
         Op::Discard { id, reason } => letters::discard(conn, *id, reason).await.map(Reply::Letter),
+        Op::SetStageControl { stage, state, reason } => {
+            let control = letters::set_stage_control(conn, now_ms, (stage, *state, reason.as_deref())).await?;
+            Ok(Reply::Control(control))
+        }
         Op::PluginLoaded(load) => letters::plugin_loaded(conn, load).await.map(|()| Reply::Written),
     }
 }

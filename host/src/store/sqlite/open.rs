@@ -151,7 +151,11 @@ fn writer_options(path: &Path) -> SqliteConnectOptions {
 
 fn migrator() -> Migrator {
     let init = include_str!("../../../../migrations/sqlite/0001_init.sql");
-    Migrator::with_migrations(vec![Migration::new(1, "init".into(), MigrationType::Simple, init.into_sql_str(), false)])
+    let controls = include_str!("../../../../migrations/sqlite/0002_stage_controls.sql");
+    let simple = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![simple(1, "init", init), simple(2, "stage controls", controls)])
 }
 
 /// Refuses a database that holds tables but none of our migrations.

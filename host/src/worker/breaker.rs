@@ -1,0 +1,237 @@
+//! The circuit breaker of one stage on this host: it stops the stage while what it depends on is down.
+//!
+//! Closed: calls are counted over a window; when enough of them failed in a way that a retry may mend, it opens. Open: nothing runs for a
+//! while. Then one message probes at a time: a success closes it, a failure opens it again for longer. Pure: time comes from outside.
+//! Bounds: one window of counts, one wait that grows to a limit, and so many probes whose failure costs their message no attempt.
+
+use serde::{Deserialize, Serialize};
+
+/// When it opens, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BreakerPolicy {
+    /// Calls in the window before it may open; 0: it never does.
+    pub min_calls: u32,
+    /// Share of the calls that failed, 0 to 1, from which on it opens.
+    pub failure_share: f64,
+    /// Length of the window of counts.
+    pub window_ms: u64,
+    /// It stays open this long the first time; twice as long each time after a failed probe.
+    pub open_ms: u64,
+    /// Longest time that it stays open.
+    pub open_max_ms: u64,
+    /// Failed probes in a row that are no attempt of their message.
+    pub free_probes: u32,
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        Self { min_calls: 20, failure_share: 0.5, window_ms: 10_000, open_ms: 1_000, open_max_ms: 30_000, free_probes: 20 }
+    }
+}
+
+/// Whether a lane may run something now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permit {
+    /// Whole batches.
+    Run,
+    /// One message; its outcome must be reported.
+    Probe,
+    /// Nothing before this time, milliseconds since 1970-01-01 UTC.
+    Wait {
+        /// When to ask again.
+        until_ms: u64,
+    },
+}
+
+/// How a call went, as far as the breaker cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// The stage decided, or the message itself was at fault.
+    Good,
+    /// It failed in a way that a retry may mend.
+    Failing,
+}
+
+/// What is shown of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerState {
+    /// Everything runs.
+    Closed,
+    /// Nothing runs.
+    Open,
+    /// One message runs.
+    HalfOpen,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Closed { since_ms: u64, calls: u32, failed: u32 },
+    Open { until_ms: u64 },
+    HalfOpen,
+}
+
+/// The breaker.
+#[derive(Debug)]
+pub struct Breaker {
+    policy: BreakerPolicy,
+    state: State,
+    failed_probes: u32,
+}
+
+impl Breaker {
+    /// Closed, with no calls counted.
+    pub fn new(policy: BreakerPolicy) -> Self {
+        Self { policy, state: State::Closed { since_ms: 0, calls: 0, failed: 0 }, failed_probes: 0 }
+    }
+
+    /// What is shown.
+    pub fn state(&self) -> BreakerState {
+        match self.state {
+            State::Closed { .. } => BreakerState::Closed,
+            State::Open { .. } => BreakerState::Open,
+            State::HalfOpen => BreakerState::HalfOpen,
+        }
+    }
+
+    /// Asked before a batch. Whoever gets the probe must report it, or give it up.
+    pub fn permit(&mut self, now_ms: u64) -> Permit {
+        match self.state {
+            State::Closed { .. } => Permit::Run,
+            State::Open { until_ms } if now_ms < until_ms => Permit::Wait { until_ms },
+            State::Open { .. } => {
+                self.state = State::HalfOpen;
+                Permit::Probe
+            }
+            State::HalfOpen => Permit::Wait { until_ms: now_ms + self.policy.open_ms },
+        }
+    }
+
+    /// A probe that came to no outcome: the next one who asks probes.
+    pub fn give_up_probe(&mut self, now_ms: u64) {
+        if let State::HalfOpen = self.state {
+            self.state = State::Open { until_ms: now_ms };
+        }
+    }
+
+    /// Whether the failure of a probe is no attempt of its message.
+    pub fn probe_is_free(&self) -> bool {
+        self.failed_probes < self.policy.free_probes
+    }
+
+    /// Reports a call; true when the state changed.
+    pub fn report(&mut self, call: Health, now_ms: u64) -> bool {
+        match (&mut self.state, call) {
+            (State::Closed { since_ms, calls, failed }, _) => {
+                if now_ms.saturating_sub(*since_ms) >= self.policy.window_ms {
+                    (*since_ms, *calls, *failed) = (now_ms, 0, 0);
+                }
+                *calls += 1;
+                *failed += u32::from(call == Health::Failing);
+                let enough = self.policy.min_calls > 0 && *calls >= self.policy.min_calls;
+                let opens = enough && f64::from(*failed) >= f64::from(*calls) * self.policy.failure_share;
+                if opens {
+                    self.open(now_ms);
+                }
+                opens
+            }
+            (State::HalfOpen, Health::Good) => {
+                self.failed_probes = 0;
+                self.state = State::Closed { since_ms: now_ms, calls: 0, failed: 0 };
+                true
+            }
+            (State::HalfOpen, Health::Failing) => {
+                self.failed_probes = self.failed_probes.saturating_add(1);
+                self.open(now_ms);
+                true
+            }
+            // The rest of a batch that was under way when it opened.
+            (State::Open { .. }, _) => false,
+        }
+    }
+
+    fn open(&mut self, now_ms: u64) {
+        let doubled = 1_u64 << self.failed_probes.min(16);
+        let wait_ms = self.policy.open_ms.saturating_mul(doubled).min(self.policy.open_max_ms);
+        self.state = State::Open { until_ms: now_ms + wait_ms };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: BreakerPolicy =
+        BreakerPolicy { min_calls: 4, failure_share: 0.5, window_ms: 1_000, open_ms: 100, open_max_ms: 300, free_probes: 2 };
+
+    fn opened_at(now_ms: u64) -> Breaker {
+        let mut breaker = Breaker::new(POLICY);
+        for _ in 0..4 {
+            breaker.report(Health::Failing, now_ms);
+        }
+        assert_eq!(breaker.state(), BreakerState::Open);
+        breaker
+    }
+
+    #[test]
+    fn it_opens_on_the_share_of_failures_over_enough_calls() {
+        let mut breaker = Breaker::new(POLICY);
+        for call in [Health::Failing, Health::Failing, Health::Good] {
+            assert!(!breaker.report(call, 5_000));
+        }
+        assert!(breaker.report(Health::Good, 5_000), "two of four");
+        assert_eq!(breaker.permit(5_050), Permit::Wait { until_ms: 5_100 });
+        let mut breaker = Breaker::new(POLICY);
+        for call in [Health::Failing, Health::Good, Health::Good, Health::Good, Health::Good] {
+            breaker.report(call, 5_000);
+        }
+        assert_eq!(breaker.state(), BreakerState::Closed, "one of five");
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_does_not_count() {
+        let mut breaker = Breaker::new(POLICY);
+        for _ in 0..3 {
+            breaker.report(Health::Failing, 5_000);
+        }
+        breaker.report(Health::Failing, 6_000);
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+
+    #[test]
+    fn one_probe_at_a_time_and_a_success_closes_it() {
+        let mut breaker = opened_at(5_000);
+        assert_eq!(breaker.permit(5_100), Permit::Probe);
+        assert!(matches!(breaker.permit(5_100), Permit::Wait { .. }), "a second probe");
+        assert!(breaker.report(Health::Good, 5_110));
+        assert_eq!((breaker.permit(5_110), breaker.state()), (Permit::Run, BreakerState::Closed));
+    }
+
+    #[test]
+    fn failed_probes_wait_longer_up_to_a_limit_and_cost_attempts_in_the_end() {
+        let mut breaker = opened_at(5_000);
+        let mut now_ms = 5_100;
+        for (wait_ms, free) in [(200, true), (300, true), (300, false)] {
+            assert_eq!(breaker.permit(now_ms), Permit::Probe);
+            assert_eq!(breaker.probe_is_free(), free);
+            breaker.report(Health::Failing, now_ms);
+            assert_eq!(breaker.permit(now_ms), Permit::Wait { until_ms: now_ms + wait_ms });
+            now_ms += wait_ms;
+        }
+    }
+
+    #[test]
+    fn a_probe_that_is_given_up_is_made_by_the_next() {
+        let mut breaker = opened_at(5_000);
+        assert_eq!(breaker.permit(5_100), Permit::Probe);
+        breaker.give_up_probe(5_150);
+        assert_eq!(breaker.permit(5_150), Permit::Probe);
+    }
+
+    #[test]
+    fn without_a_minimum_it_never_opens() {
+        let mut breaker = Breaker::new(BreakerPolicy { min_calls: 0, ..POLICY });
+        assert!((0..1_000).all(|_| !breaker.report(Health::Failing, 5_000)));
+    }
+}

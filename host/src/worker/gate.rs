@@ -1,0 +1,85 @@
+//! What a lane passes before it runs anything: the operators' word, the circuit breaker, the rate limit.
+//!
+//! What waits here is held, not given back: nothing is attempted, and nothing moves towards the broker's delivery limit.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::breaker::Permit;
+use crate::clock::Clock;
+use crate::pipeline::Stage;
+use crate::store::{ControlState, StageControl};
+
+/// Longest wait before the breaker is asked again: the host's clock may be moved.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+pub(super) struct Gate {
+    stage: Arc<Stage>,
+    clock: Arc<dyn Clock>,
+    control: watch::Receiver<Option<StageControl>>,
+    rate: Option<DefaultDirectRateLimiter>,
+    waited: bool,
+}
+
+impl Gate {
+    pub(super) fn new(stage: Arc<Stage>, clock: Arc<dyn Clock>) -> Self {
+        let lanes = NonZeroU32::new(stage.config.lanes).unwrap_or(NonZeroU32::MIN);
+        // The lanes of a stage share its rate.
+        let rate = stage.config.rate_per_s.map(|rate| NonZeroU32::new(rate / lanes).unwrap_or(NonZeroU32::MIN));
+        let rate = rate.map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN)));
+        Self { control: stage.controls(), stage, clock, rate, waited: false }
+    }
+
+    /// Waits until something may run; none when the lane is being stopped.
+    pub(super) async fn pass(&mut self, cancel: &CancellationToken) -> Option<Permit> {
+        self.waited = false;
+        loop {
+            let paused = |control: &Option<StageControl>| control.as_ref().is_some_and(|control| control.state == ControlState::Paused);
+            if paused(&self.control.borrow()) {
+                self.waited = true;
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return None,
+                    resumed = self.control.wait_for(|control| !paused(control)) => drop(resumed.ok()?),
+                }
+            }
+            let permit = self.stage.breaker().permit(self.clock.now_ms());
+            let Permit::Wait { until_ms } = permit else { return Some(permit) };
+            self.waited = true;
+            let wait = Duration::from_millis(until_ms.saturating_sub(self.clock.now_ms())).min(ASK_AGAIN);
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return None,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Whether the last passage took a wait.
+    pub(super) fn waited(&self) -> bool {
+        self.waited
+    }
+
+    /// Whether the batch under way may go on.
+    pub(super) fn is_open(&self) -> bool {
+        let held = self.control.borrow().as_ref().is_some_and(|control| control.state == ControlState::Paused);
+        !held && self.stage.breaker().state() == super::breaker::BreakerState::Closed
+    }
+
+    /// Whether the rate lets one more message run now; one that `may_wait` waits for its turn.
+    pub(super) async fn allows_rate(&self, may_wait: bool) -> bool {
+        match &self.rate {
+            None => true,
+            Some(rate) if may_wait => {
+                rate.until_ready().await;
+                true
+            }
+            Some(rate) => rate.check().is_ok(),
+        }
+    }
+}
