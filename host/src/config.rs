@@ -433,7 +433,7 @@ fn well_known(figment: Figment) -> Result<Figment, ConfigError> {
     if let Some(text) = set("MAX_RETRY_ATTEMPTS") {
         match text.parse::<u32>() {
             Ok(attempts) => {
-                figment = everywhere.iter().fold(figment, |all, place| all.merge((format!("{place}.retry.max_attempts"), attempts)))
+                figment = everywhere.iter().fold(figment, |all, place| all.merge((format!("{place}.retry.max_attempts"), attempts)));
             }
             Err(error) => problems.push(format!("MAX_RETRY_ATTEMPTS: `{text}` is not a number of attempts: {error}")),
         }

@@ -56,7 +56,7 @@ impl StageWorker {
             // A stage that drains takes nothing more; its lanes have finished what they held.
             tokio::select! {
                 () = cancel.cancelled() => return,
-                waited = control.wait_for(|control| !drains(control)) => drop(waited),
+                waited = control.wait_for(|control| !drains(control.as_ref())) => drop(waited),
             }
             match self.services.broker.consume(&self.stage.name, self.stage.config.prefetch).await {
                 Ok(consumer) => self.consume(consumer, &cancel).await,
@@ -77,7 +77,7 @@ impl StageWorker {
             let received = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
-                draining = control.wait_for(drains) => {
+                draining = control.wait_for(|control| drains(control.as_ref())) => {
                     drop(draining);
                     break;
                 }
@@ -109,8 +109,8 @@ impl StageWorker {
     }
 }
 
-fn drains(control: &Option<StageControl>) -> bool {
-    control.as_ref().is_some_and(|control| control.state == ControlState::Draining)
+fn drains(control: Option<&StageControl>) -> bool {
+    control.is_some_and(|control| control.state == ControlState::Draining)
 }
 
 fn lane_of(subject: &str, lanes: usize) -> usize {

@@ -62,7 +62,7 @@ pub(super) async fn topology(config: Option<&Path>, json: bool) -> Result<ExitCo
     let mut config = Config::load(config)?;
     let scratch = tempfile::tempdir().context("no temporary folder")?;
     config.store.url = format!("sqlite:{}/topology.db", scratch.path().display());
-    config.broker.url = "embedded:".to_owned();
+    "embedded:".clone_into(&mut config.broker.url);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let host = Host::builder(config).listener(listener).build().await?;
     let topology = host.app().services().pipeline.topology();

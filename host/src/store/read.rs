@@ -2,6 +2,8 @@
 //!
 //! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its hops.
 
+use std::fmt::Write as _;
+
 use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
 use super::{
     DeadLetter, DeadLetterFilter, DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, StageControl, StateRow, StoreError,
@@ -59,14 +61,16 @@ impl<'a> Conditions<'a> {
     fn and(&mut self, condition: &str, arg: Option<Arg<'a>>) {
         if let Some(arg) = arg {
             self.args.push(arg);
-            self.sql += &format!(" AND {condition} ${}", self.args.len());
+            let number = self.args.len();
+            let _ = write!(self.sql, " AND {condition} ${number}");
         }
     }
 
     /// One row more than the page holds, to know whether there is another.
     fn newest_first(mut self, column: &str, limit: u32) -> (String, Vec<Arg<'a>>) {
         self.args.push(Arg::Int(i64::from(limit) + 1));
-        self.sql += &format!(" ORDER BY {column} DESC LIMIT ${}", self.args.len());
+        let number = self.args.len();
+        let _ = write!(self.sql, " ORDER BY {column} DESC LIMIT ${number}");
         (self.sql, self.args)
     }
 }

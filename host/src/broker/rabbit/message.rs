@@ -112,7 +112,7 @@ pub(super) struct Defaults {
 pub(super) fn decode(properties: &BasicProperties, body: Vec<u8>, defaults: Defaults) -> Result<Decoded, Unreadable> {
     let empty = FieldTable::default();
     let headers = properties.headers().as_ref().unwrap_or(&empty);
-    let content_type = properties.content_type().as_ref().map(|value| value.as_str());
+    let content_type = properties.content_type().as_ref().map(lapin::types::ShortString::as_str);
     let event = match content_type {
         Some(content_type) if content_type.starts_with(STRUCTURED) => structured(&body, defaults)?,
         _ => binary(headers, content_type, body, defaults)?,
@@ -180,7 +180,7 @@ fn binary(headers: &FieldTable, content_type: Option<&str>, body: Vec<u8>, defau
     })
 }
 
-/// A CloudEvent in JSON: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
+/// A `CloudEvent` in JSON: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
 #[derive(Deserialize)]
 struct Structured {
     id: Option<String>,

@@ -89,7 +89,7 @@ fn adapt(mut config: Config, args: &BenchArgs, place: Place<'_>) -> Config {
         #[cfg(feature = "reference-stages")]
         Instances::Native => {
             // An empty folder: the native stages have the names.
-            config.plugins.dir = place.folder.to_owned();
+            place.folder.clone_into(&mut config.plugins.dir);
             InstanceMode::Fresh
         }
     };

@@ -48,7 +48,7 @@ async fn lock_or_race(
     let ordered: BTreeSet<(&str, &str)> = keys.iter().map(|key| (stage, key.as_str())).collect();
     write::lock_keys(&mut conn, &ordered).await?;
     let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[]) k (key) JOIN state s ON s.stage = $2 AND s.key = k.key";
-    let mut args = columns![keys; |key| key.as_str()];
+    let mut args = columns![keys; String::as_str];
     push(&mut args, stage);
     let rows = fetch(&mut *conn, sql, args).await?.iter().map(decode::state_row).collect::<Result<_, _>>()?;
     Ok(Locked { conn, context: Arc::clone(context), timeout, times, numbers, rows })

@@ -39,7 +39,7 @@ pub(super) async fn state_folders(db: &PgPool, stage: &str, folders: &[String]) 
     // One range of the index after another: joined the plain way, the planner reads all keys of the stage and compares them.
     let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[], $2::text[]) k (first, last) CROSS JOIN LATERAL \
                (SELECT * FROM state s WHERE s.stage = $3 AND s.key >= k.first AND s.key < k.last AND s.version > 0 OFFSET 0) s";
-    let mut args = columns![folders; |folder| folder.as_str(), end];
+    let mut args = columns![folders; String::as_str, end];
     push(&mut args, stage);
     let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
     // A folder inside another one is found twice.

@@ -96,7 +96,7 @@ pub(super) fn list<T: serde::Serialize>(items: &[T]) -> Option<String> {
 
 /// The error's code: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 fn sql_state(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error()?.code().map(|code| code.into_owned())
+    error.as_database_error()?.code().map(std::borrow::Cow::into_owned)
 }
 
 /// Sorts an error by whether trying again can help.

@@ -1,0 +1,23 @@
+# The host and its stages. The build has the compiler; what runs has neither compiler nor root.
+FROM rust:1.95-bookworm AS build
+RUN rustup target add wasm32-unknown-unknown
+WORKDIR /build
+COPY . .
+RUN cargo xtask plugins && cargo build --release --package postrider
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates curl \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --create-home --home-dir /app postrider
+WORKDIR /app
+COPY --from=build /build/target/release/postrider /usr/local/bin/postrider
+COPY --from=build /build/config/postrider.toml config/postrider.toml
+COPY --from=build /build/plugins/*.wasm plugins/
+RUN mkdir data && chown -R postrider data
+USER postrider
+ENV POSTRIDER_HTTP__LISTEN=0.0.0.0:8000
+EXPOSE 8000
+HEALTHCHECK --interval=5s --timeout=3s --start-period=30s CMD curl --fail --silent http://127.0.0.1:8000/health
+ENTRYPOINT ["postrider"]
+CMD ["serve"]
