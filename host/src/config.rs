@@ -37,6 +37,8 @@ pub struct Config {
     pub orders: OrdersConfig,
     /// Where product reads come from.
     pub products: ProductsConfig,
+    /// What becomes of what is finished and old.
+    pub retention: RetentionConfig,
     /// Stopping.
     pub shutdown: ShutdownConfig,
     /// What holds for every stage that does not say otherwise.
@@ -162,6 +164,24 @@ impl Default for ProductsConfig {
     }
 }
 
+/// What becomes of what is finished and old.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// Finished orders and events without an order are kept this long after their last change; 0: for ever.
+    pub keep_ms: u64,
+    /// How often what is old is looked for.
+    pub every_ms: u64,
+    /// Most orders removed in one transaction.
+    pub batch: u32,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { keep_ms: 90 * 24 * 60 * 60 * 1_000, every_ms: 60_000, batch: 100 }
+    }
+}
+
 /// Stopping.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -247,6 +267,7 @@ impl Default for Config {
             runtime: RuntimeSettings::default(),
             orders: OrdersConfig::default(),
             products: ProductsConfig::default(),
+            retention: RetentionConfig::default(),
             shutdown: ShutdownConfig::default(),
             defaults: StageConfig::default(),
             stages: BTreeMap::new(),
@@ -254,8 +275,8 @@ impl Default for Config {
     }
 }
 
-const SECTIONS: [&str; 11] =
-    ["namespace", "http", "store", "broker", "plugins", "runtime", "orders", "products", "shutdown", "defaults", "stages"];
+const SECTIONS: [&str; 12] =
+    ["namespace", "http", "store", "broker", "plugins", "runtime", "orders", "products", "retention", "shutdown", "defaults", "stages"];
 
 impl Config {
     /// Reads `file` (or the default file where it exists, else the built-in defaults), then the environment.
@@ -288,6 +309,7 @@ impl Config {
             runtime: reader.section("runtime"),
             orders: reader.section("orders"),
             products: reader.section("products"),
+            retention: reader.section("retention"),
             shutdown: reader.section("shutdown"),
             stages: reader.stages(&defaults),
             defaults,
@@ -313,10 +335,18 @@ impl Config {
             ("store.connections", u64::from(self.store.connections)),
             ("store.timeout_ms", self.store.timeout_ms),
             ("broker.queue_capacity", u64::from(self.broker.queue_capacity)),
+            ("retention.every_ms", self.retention.every_ms),
+            ("retention.batch", u64::from(self.retention.batch)),
             ("orders.expiry_ms", self.orders.expiry_ms),
             ("orders.hops_max", u64::from(self.orders.hops_max)),
         ] {
             at_least_one(key, value, problems);
+        }
+        // What was pruned is forgotten: a copy of its event that still came would be run again. So every copy must have expired.
+        if self.retention.keep_ms != 0 && self.retention.keep_ms < self.orders.expiry_ms.saturating_mul(2) {
+            let least_ms = self.orders.expiry_ms.saturating_mul(2);
+            problems
+                .push(format!("retention.keep_ms: {} must be 0 or at least twice orders.expiry_ms: {least_ms}", self.retention.keep_ms));
         }
         self.defaults.validate("defaults", problems);
         for (name, stage) in &self.stages {

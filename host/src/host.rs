@@ -33,6 +33,7 @@ use crate::pipeline::Pipeline;
 use crate::plugins::PluginFolder;
 use crate::reconciler::Reconciler;
 use crate::relay::Relay;
+use crate::retention::Retention;
 use crate::runtime::Runtime;
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
@@ -210,6 +211,7 @@ impl Host {
         let reconciler = Reconciler::new(services.clone());
         let (intake, work) = (CancellationToken::new(), CancellationToken::new());
         tasks.spawn(reconciler.run(intake.clone()));
+        tasks.spawn(Retention::new(services.clone(), config.retention).run(intake.clone()));
         tasks.spawn(Controls::new(services.clone()).run(intake.clone()));
         tasks.spawn(supervisor.run(intake.clone()));
         // The relay stops last, so that what the others still commit is sent.

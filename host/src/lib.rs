@@ -33,6 +33,7 @@ pub mod decide;
 pub mod reconciler;
 pub mod undertaker;
 pub mod controls;
+pub mod retention;
 pub mod config;
 pub mod host;
 pub mod telemetry;

@@ -427,6 +427,15 @@ pub struct StageControl {
     pub held_from_ms: Option<u64>,
 }
 
+/// What a batch of retention removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Orders, with all that hung on them.
+    pub orders: u64,
+    /// Events without an order.
+    pub events: u64,
+}
+
 /// Deliveries of a stage that are not settled, by what the reconciler asks.
 #[derive(Debug, Clone, Copy)]
 pub struct Lost {
@@ -512,6 +521,10 @@ pub trait Store: StateSource {
     async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError>;
     /// Notes an operator's word.
     async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError>;
+
+    /// Removes up to `limit` orders, and as many events without an order, that were last changed before then and of which nothing is
+    /// open. An order's id and fingerprint stay.
+    async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError>;
 
     /// Whether it can be written to now.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -7,6 +7,7 @@ mod build;
 mod deaths;
 mod intake;
 mod outbox;
+mod pruning;
 mod reading;
 mod settling;
 
@@ -78,6 +79,8 @@ exercises![
     reading::settled_deliveries_are_recognised,
     reading::plugin_loads_are_kept,
     reading::the_operators_word_is_kept,
+    pruning::what_is_finished_and_old_goes,
+    pruning::what_is_open_stays,
     reading::a_closed_store_says_so,
 ];
 

@@ -10,6 +10,7 @@ mod load;
 mod locked;
 mod open;
 mod outbox;
+mod prune;
 mod read;
 mod scratch;
 mod sql;
@@ -37,7 +38,7 @@ use super::read as questions;
 use super::status::StatusRules;
 use super::{
     Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LockedState, LoggedEvent, Lost,
-    NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, StageControl, StateRow, StateSource, Store, StoreError,
+    NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -320,6 +321,10 @@ impl Store for PostgresStore {
     async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError> {
         let word = (stage, state, reason.as_deref());
         self.within(letters::set_stage_control(&self.pool, self.context.clock.now_ms(), word)).await
+    }
+
+    async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {
+        self.within(prune::prune(&self.pool, &self.context, before_ms, limit)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@ mod letters;
 mod load;
 mod open;
 mod outbox;
+mod prune;
 mod read;
 mod rows;
 mod sql;
@@ -34,7 +35,7 @@ use super::read as questions;
 use super::status::StatusRules;
 use super::{
     Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LockedState, LoggedEvent, Lost,
-    NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, StageControl, StateRow, StateSource, Store, StoreError,
+    NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -304,6 +305,13 @@ impl Store for SqliteStore {
     async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError> {
         match self.ask(Op::SetStageControl { stage: stage.to_owned(), state, reason }).await? {
             Reply::Control(control) => Ok(control),
+            other => Err(mixed_up(&other)),
+        }
+    }
+
+    async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {
+        match self.ask(Op::Prune { before_ms, limit }).await? {
+            Reply::Pruned(pruned) => Ok(pruned),
             other => Err(mixed_up(&other)),
         }
     }

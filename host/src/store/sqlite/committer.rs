@@ -11,10 +11,10 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::sql::{args, execute, store_error};
-use super::{Context, letters, load, outbox, write};
+use super::{Context, letters, load, outbox, prune, write};
 use crate::clock::Clock;
 use crate::store::group::{self, Asked};
-use crate::store::{ControlState, DeadLetterAction, NewEvent, OutboxRow, PluginLoad, StageControl, StoreError};
+use crate::store::{ControlState, DeadLetterAction, NewEvent, OutboxRow, PluginLoad, Pruned, StageControl, StoreError};
 
 /// Operations that wait for the writer before their callers have to.
 pub(super) const QUEUE_OPS: usize = 1024;
@@ -49,6 +49,10 @@ pub(super) enum Op {
         reason: String,
     },
     PluginLoaded(PluginLoad),
+    Prune {
+        before_ms: u64,
+        limit: u32,
+    },
     SetStageControl {
         stage: String,
         state: ControlState,
@@ -63,6 +67,7 @@ pub(super) enum Reply {
     Rows(Vec<OutboxRow>),
     Letter(DeadLetterAction),
     Control(StageControl),
+    Pruned(Pruned),
     Written,
 }
 
@@ -205,6 +210,7 @@ async fn single(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64,
         Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms)).await.map(Reply::Letter),
         Op::ReplayEdited { id, event } => letters::replay_edited(conn, context, now_ms, (*id, event)).await.map(Reply::Letter),
         Op::Discard { id, reason } => letters::discard(conn, *id, reason).await.map(Reply::Letter),
+        Op::Prune { before_ms, limit } => prune::prune(conn, now_ms, *before_ms, *limit).await.map(Reply::Pruned),
         Op::SetStageControl { stage, state, reason } => {
             let control = letters::set_stage_control(conn, now_ms, (stage, *state, reason.as_deref())).await?;
             Ok(Reply::Control(control))

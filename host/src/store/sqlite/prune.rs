@@ -1,0 +1,65 @@
+//! Removes finished orders that are old, and old events without an order, one batch at a time on the writer's connection.
+
+use sqlx::SqliteConnection;
+
+use super::sql::{args, execute, fetch, json};
+use crate::store::decode::Columns as _;
+use crate::store::{Pruned, StoreError};
+
+/// Nothing of the events is open, waits for a person, or waits to be sent.
+macro_rules! nothing_open {
+    ($events:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM ",
+            $events,
+            " CROSS JOIN deliveries d ON d.event_seq = e.seq WHERE d.status = 'open') AND NOT EXISTS (SELECT 1 FROM ",
+            $events,
+            " CROSS JOIN dead_letters l ON l.event_seq = e.seq WHERE l.status = 'open') AND NOT EXISTS (SELECT 1 FROM ",
+            $events,
+            " CROSS JOIN outbox x ON x.event_seq = e.seq)"
+        )
+    };
+}
+
+pub(super) async fn prune(conn: &mut SqliteConnection, now_ms: u64, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {
+    let sql = concat!(
+        "SELECT o.id FROM orders o WHERE o.status <> 'pruned' AND o.updated_ms < ?1 AND ",
+        nothing_open!("(SELECT seq FROM events WHERE order_id = o.id) e"),
+        " ORDER BY o.updated_ms LIMIT ?2"
+    );
+    let rows = fetch(&mut *conn, sql, args![before_ms as i64, i64::from(limit)]).await?;
+    let orders = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
+    let sql = "SELECT e.seq FROM json_each(?1) k CROSS JOIN events e ON e.order_id = k.value";
+    let mut seqs = positions(conn, sql, args![json(&orders)]).await?;
+    let sql = concat!(
+        "SELECT o.seq FROM events o WHERE o.order_id IS NULL AND o.time_ms < ?1 AND ",
+        nothing_open!("(SELECT o.seq AS seq) e"),
+        " ORDER BY o.time_ms LIMIT ?2"
+    );
+    let others = positions(conn, sql, args![before_ms as i64, i64::from(limit)]).await?;
+    let events = others.len() as u64;
+    seqs.extend(others);
+    remove(conn, &orders, &seqs, now_ms).await?;
+    Ok(Pruned { orders: orders.len() as u64, events })
+}
+
+async fn positions(conn: &mut SqliteConnection, sql: &'static str, args: sqlx::sqlite::SqliteArguments) -> Result<Vec<i64>, StoreError> {
+    fetch(conn, sql, args).await?.iter().map(|row| row.int(0)).collect()
+}
+
+async fn remove(conn: &mut SqliteConnection, orders: &[String], seqs: &[i64], now_ms: u64) -> Result<(), StoreError> {
+    let (orders, seqs) = (json(orders), json(seqs));
+    let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM (SELECT DISTINCT d.stage, e.order_id \
+               FROM json_each(?1) k CROSS JOIN events e ON e.seq = k.value CROSS JOIN deliveries d ON d.event_seq = e.seq \
+               WHERE e.order_id IS NOT NULL) t CROSS JOIN state s ON s.stage = t.stage AND s.key >= 'order/' || t.order_id || '/' \
+               AND s.key < 'order/' || t.order_id || '0')";
+    execute(conn, sql, args![seqs.as_str()]).await?;
+    execute(conn, "DELETE FROM attempts WHERE event_seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
+    execute(conn, "DELETE FROM dead_letters WHERE event_seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
+    execute(conn, "DELETE FROM deliveries WHERE event_seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
+    execute(conn, "DELETE FROM events WHERE seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
+    let sql = "UPDATE orders SET status = 'pruned', body = 'null', customer = NULL, updated_ms = ?2 \
+               WHERE id IN (SELECT value FROM json_each(?1))";
+    execute(conn, sql, args![orders.as_str(), now_ms as i64]).await?;
+    Ok(())
+}
