@@ -114,6 +114,8 @@ async fn opened(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused>
 async fn deliveries(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
     let (standing, adopted): (Vec<&DeliveryRow<'_>>, Vec<&DeliveryRow<'_>>) = plan.settled.iter().partition(|row| row.expected.is_some());
     if !standing.is_empty() {
+        // Open is what was not settled. Asked for by its status, the planner would walk the index of all open deliveries, and over all
+        // those that were open since the last vacuum.
         let sql = "UPDATE deliveries d SET round = k.round, attempt = k.attempt, status = k.status, version = k.version, \
                    digest = k.digest, duration_us = k.duration_us, emitted = k.emitted, queued_ms = k.queued_ms, \
                    settled_ms = k.settled_ms \
@@ -121,7 +123,7 @@ async fn deliveries(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refu
                    $9::text[], $10::int8[], $11::int8[], $12::int8[], $13::int8[]) \
                    k (seq, stage, round, attempt, status, version, digest, duration_us, emitted, queued_ms, settled_ms, was_round, \
                    was_attempt) \
-                   WHERE d.event_seq = k.seq AND d.stage = k.stage AND d.status = 'open' AND d.round = k.was_round \
+                   WHERE d.event_seq = k.seq AND d.stage = k.stage AND d.settled_ms IS NULL AND d.round = k.was_round \
                    AND d.attempt = k.was_attempt";
         let args = columns![&standing;
             |row| row.seq,
