@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::decide::Routes as _;
-use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED};
+use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
 use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
 use crate::pipeline::Stage;
 use crate::store::{
@@ -239,7 +239,7 @@ impl App {
 
     /// Closes a dead letter for good.
     pub async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError> {
-        self.services.store.discard(id, reason).await
+        self.services.store.discard(id, without_nul(reason)).await
     }
 
     fn sent(&self, action: DeadLetterAction) -> DeadLetterAction {
@@ -274,7 +274,7 @@ impl App {
     /// Pauses, drains or resumes a stage on every host; none when this host does not know it.
     pub async fn control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<Option<StageControl>, StoreError> {
         let Some(stage) = self.services.pipeline.find(stage) else { return Ok(None) };
-        let control = self.services.store.set_stage_control(&stage.name, state, reason).await?;
+        let control = self.services.store.set_stage_control(&stage.name, state, reason.map(without_nul)).await?;
         stage.obey(Some(control.clone()));
         Ok(Some(control))
     }

@@ -288,7 +288,7 @@ impl Config {
         };
         // Only names with a section: orchestrators put names such as POSTRIDER_SERVICE_HOST into the environment, which are not for us.
         let environment = Env::prefixed("POSTRIDER_").filter(|name| name.as_str().contains("__")).split("__");
-        Self::from_figment(&well_known(figment)?.merge(environment))
+        Self::from_figment(&well_known(figment, |name| std::env::var(name).ok())?.merge(environment))
     }
 
     /// Reads a TOML text, without the environment.
@@ -446,10 +446,10 @@ fn scheme(url: &str) -> &str {
 /// Variables that many deployments set for other programs as well, and the keys that they stand for.
 ///
 /// `MAX_RETRY_ATTEMPTS` and `RETRY_DELAY_SECONDS` hold for every stage, whatever the file says about it.
-fn well_known(figment: Figment) -> Result<Figment, ConfigError> {
+fn well_known(figment: Figment, variable: impl Fn(&str) -> Option<String>) -> Result<Figment, ConfigError> {
     let mut figment = figment;
     let mut problems = Vec::new();
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
     for (name, key) in [("DATABASE_URL", "store.url"), ("AMQP_URL", "broker.url")] {
         if let Some(url) = set(name) {
             figment = figment.merge((key, url));
@@ -586,6 +586,31 @@ mod tests {
         ] {
             assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is missing from {problems:#?}");
         }
+    }
+
+    #[test]
+    fn well_known_variables_stand_for_their_keys_in_every_stage() {
+        let file = Figment::from(Toml::string("[stages.payment.retry]\nmax_attempts = 4\n"));
+        let variable = |name: &str| {
+            let value = match name {
+                "DATABASE_URL" => "postgres://u:secret@db/x",
+                "AMQP_URL" => "amqp://mq",
+                "MAX_RETRY_ATTEMPTS" => "7",
+                "RETRY_DELAY_SECONDS" => "0.25",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        let config = Config::from_figment(&well_known(file.clone(), variable).unwrap()).unwrap();
+        assert_eq!((config.store.url.as_str(), config.broker.url.as_str()), ("postgres://u:secret@db/x", "amqp://mq"));
+        for retry in [config.defaults.retry, config.stages["payment"].retry] {
+            assert_eq!((retry.max_attempts, retry.initial_ms), (7, 250));
+        }
+        let ConfigError(problems) = well_known(file, |_| Some("many".to_owned())).map(|_| ()).unwrap_err();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        // A mistyped URL may hold a password, which is not shown.
+        let ConfigError(problems) = Config::from_toml("store.url = \"mysql://u:secret@db/x\"").unwrap_err();
+        assert!(!problems[0].contains("secret"), "{problems:?}");
     }
 
     #[test]

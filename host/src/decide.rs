@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{DEAD_LETTERED, DeliveryKey, Envelope, Event, HOST_EVENT_PREFIX, death_id, emitted_id, topic_matches};
+use crate::event::{DEAD_LETTERED, DeliveryKey, Envelope, Event, HOST_EVENT_PREFIX, death_id, emitted_id, topic_matches, without_nul};
 use crate::handler::{Emitted, Outcome};
 use crate::store::{FailedAttempt, NewEvent, Verdict};
 
@@ -131,6 +131,8 @@ pub fn decide(
             return (Verdict::Deferred { due_at_ms: moment.now_ms + DEFER_MS }, None);
         }
     };
+    // What a guest says about itself may hold anything.
+    let (code, message, backtrace) = (without_nul(code), without_nul(message), backtrace.map(without_nul));
     let failure = FailedAttempt {
         round: tried.round,
         attempt: tried.attempt,
@@ -165,6 +167,13 @@ fn refuse(stage: &StagePolicy, envelope: &Envelope, emitted: &[Emitted]) -> Opti
             "reserved-event",
             format!("emitted `{}`: types that start with `{HOST_EVENT_PREFIX}` are the host's", event.event_type),
         ));
+    }
+    let texts = |event: &Emitted| {
+        let attributes = event.attributes.iter().any(|(name, value)| name.contains('\0') || value.contains('\0'));
+        attributes || event.content_type.contains('\0') || event.subject.as_ref().is_some_and(|subject| subject.contains('\0'))
+    };
+    if let Some(event) = emitted.iter().find(|event| texts(event)) {
+        return Some(("invalid-event", format!("emitted `{}` with a NUL character in its subject or attributes", event.event_type)));
     }
     (!emitted.is_empty() && envelope.hops >= stage.hops_max)
         .then(|| ("hop-limit", format!("the chain of events is {} stages long; the limit is {}", envelope.hops, stage.hops_max)))
@@ -366,6 +375,17 @@ mod tests {
         let outcome = Outcome::Done(vec![emitted("payment.authorized")]);
         let (verdict, _) = decide(&stage(), &To("inventory"), &long, &tried(1), outcome, NOW);
         assert!(matches!(verdict, Verdict::Dead { code, .. } if code == "hop-limit"));
+    }
+
+    #[test]
+    fn text_that_no_store_takes_is_the_guests_fault() {
+        let odd = Emitted { subject: Some("a\0b".into()), ..emitted("payment.authorized") };
+        let (verdict, _) = decide(&stage(), &To("inventory"), &envelope(), &tried(1), Outcome::Done(vec![odd]), NOW);
+        assert!(matches!(verdict, Verdict::Dead { code, .. } if code == "invalid-event"));
+        let failure = Failure { retryable: false, code: "c\0".into(), message: "m\0".into(), retry_after_ms: None };
+        let (_, failed) = decide(&stage(), &To("x"), &envelope(), &tried(1), Outcome::Failed(failure), NOW);
+        let failed = failed.unwrap();
+        assert_eq!((failed.code.as_str(), failed.message.as_str()), ("c\u{fffd}", "m\u{fffd}"));
     }
 
     #[test]

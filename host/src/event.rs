@@ -106,6 +106,11 @@ fn hash_id(parts: &[&str]) -> String {
     hex(&hash.finalize()[..16])
 }
 
+/// Text that every store takes: Postgres has no NUL in its texts.
+pub fn without_nul(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {

@@ -247,6 +247,9 @@ impl StateView {
             let message = format!("a state key has {} bytes; the limit is {max}", key.len());
             return Err(StateError::Limit { limit: Limit::StateKey, message });
         }
+        if key.contains('\0') {
+            return Err(StateError::Limit { limit: Limit::StateKey, message: "a state key has a NUL character".to_owned() });
+        }
         Ok(())
     }
 

@@ -522,8 +522,8 @@ pub trait Store: StateSource {
     /// Notes an operator's word.
     async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError>;
 
-    /// Removes up to `limit` orders, and as many events without an order, that were last changed before then and of which nothing is
-    /// open. An order's id and fingerprint stay.
+    /// Looks at the next `limit` orders, and as many events without an order, that were last changed before then, and removes those of
+    /// which nothing is open. Called again and again it comes to all. An order's id and fingerprint stay.
     async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError>;
 
     /// Whether it can be written to now.

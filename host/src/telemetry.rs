@@ -19,7 +19,12 @@ pub enum LogFormat {
 
 /// Sends log lines to standard error. Only the first call of a process has an effect.
 pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| "info".to_owned());
+    // The AMQP client logs as errors what the broker module expects and reports in its own words.
+    if !wanted.contains("lapin") {
+        wanted += ",lapin=off";
+    }
+    let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),

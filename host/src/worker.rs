@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Acker, Broker, Consumer, Incoming};
+use crate::broker::{Acker, Broker, BrokerError, Consumer, Incoming};
 use crate::clock::Clock;
 use crate::pipeline::{Pipeline, Stage};
 use crate::relay::RelayHandle;
@@ -52,6 +52,8 @@ impl StageWorker {
     /// Consumes until cancelled; a lost consumer is opened again, for ever.
     pub async fn run(self, cancel: CancellationToken) {
         let mut control = self.stage.controls();
+        // An outage is said once.
+        let mut said: Option<BrokerError> = None;
         while !cancel.is_cancelled() {
             // A stage that drains takes nothing more; its lanes have finished what they held.
             tokio::select! {
@@ -59,8 +61,16 @@ impl StageWorker {
                 waited = control.wait_for(|control| !drains(control.as_ref())) => drop(waited),
             }
             match self.services.broker.consume(&self.stage.name, self.stage.config.prefetch).await {
-                Ok(consumer) => self.consume(consumer, &cancel).await,
-                Err(error) => tracing::warn!(stage = %self.stage.name, %error, "the queue cannot be consumed; trying again"),
+                Ok(consumer) => {
+                    said = None;
+                    self.consume(consumer, &cancel).await;
+                }
+                Err(error) => {
+                    if said.as_ref() != Some(&error) {
+                        tracing::warn!(stage = %self.stage.name, %error, "the queue cannot be consumed; trying again");
+                    }
+                    said = Some(error);
+                }
             }
             tokio::select! {
                 () = cancel.cancelled() => {}

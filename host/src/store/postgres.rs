@@ -77,6 +77,7 @@ struct Context {
     publish_all: bool,
     clock: Arc<dyn Clock>,
     host_time: bool,
+    prune: prune::Cursors,
 }
 
 impl Context {
@@ -109,6 +110,7 @@ impl PostgresStore {
             publish_all: options.publish_all,
             clock: options.clock,
             host_time: options.host_time,
+            prune: prune::Cursors::default(),
         });
         let committer = Committer {
             options: opened.options,

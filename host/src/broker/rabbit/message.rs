@@ -117,6 +117,9 @@ pub(super) fn decode(properties: &BasicProperties, body: Vec<u8>, defaults: Defa
         Some(content_type) if content_type.starts_with(STRUCTURED) => structured(&body, defaults)?,
         _ => binary(headers, content_type, body, defaults)?,
     };
+    if [&event.id, &event.source, &event.event_type, &event.subject].iter().any(|text| text.contains('\0')) {
+        return Err(Unreadable::Invalid("id", "a NUL character in an attribute".to_owned()));
+    }
     let own = |key| header(headers, key);
     let cause = own(CAUSE_SOURCE).zip(own(CAUSE_ID)).map(|(source, id)| EventKey { source, id });
     let envelope = Envelope {

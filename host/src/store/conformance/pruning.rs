@@ -35,7 +35,7 @@ pub(super) async fn what_is_open_stays(bench: Bench) {
     let finished = bench.order("finished").await;
     bench.done(batch(vec![settlement(&finished, Verdict::Skipped)])).await;
     bench.clock.advance(1_000);
-    assert_eq!(bench.store.prune(LATER_MS, 1).await.unwrap().orders, 1, "the finished one");
+    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().orders, 1, "the finished one");
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().orders, 0);
     bench.store.discard(letter.id, "seen".into()).await.unwrap();
     // The announcement of the death is routed to a stage that has not settled it.

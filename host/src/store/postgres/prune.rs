@@ -1,6 +1,11 @@
 //! Removes finished orders that are old, and old events without an order, one batch in one transaction.
 //!
-//! Several hosts may do so at once: each takes orders that no other has locked.
+//! Several hosts may do so at once: each takes orders that no other has locked. What is old but not finished is passed over: a batch
+//! begins where the last one ended, and at the beginning again after the last one. Every question is put for a list of keys, one index
+//! search each, so that a batch costs the same however large the tables are.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool};
@@ -11,19 +16,20 @@ use super::sql::{Refused, args, execute, fetch};
 use crate::store::decode::Columns as _;
 use crate::store::{Pruned, StoreError};
 
-/// Nothing of the event `e` is open, waits for a person, or waits to be sent.
-macro_rules! nothing_open {
-    ($events:literal) => {
-        concat!(
-            "NOT EXISTS (SELECT 1 FROM ",
-            $events,
-            " JOIN deliveries d ON d.event_seq = e.seq WHERE d.status = 'open') AND NOT EXISTS (SELECT 1 FROM ",
-            $events,
-            " JOIN dead_letters l ON l.event_seq = e.seq WHERE l.status = 'open') AND NOT EXISTS (SELECT 1 FROM ",
-            $events,
-            " JOIN outbox x ON x.event_seq = e.seq)"
-        )
+/// Where the next batch begins, milliseconds since 1970-01-01 UTC.
+#[derive(Default)]
+pub(super) struct Cursors {
+    orders: AtomicI64,
+    events: AtomicI64,
+}
+
+/// The next place to begin, given the ages of a batch: behind the last one, or at the beginning when there were no more.
+fn advance(cursor: &AtomicI64, ages: &[i64], limit: u32) {
+    let next = match ages.last() {
+        Some(last) if ages.len() >= limit as usize => (cursor.load(Ordering::Relaxed) + 1).max(*last),
+        _ => 0,
     };
+    cursor.store(next, Ordering::Relaxed);
 }
 
 pub(super) async fn prune(db: &PgPool, context: &Context, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {
@@ -31,41 +37,77 @@ pub(super) async fn prune(db: &PgPool, context: &Context, before_ms: u64, limit:
 }
 
 async fn prune_or_race(db: &PgPool, context: &Context, before_ms: u64, limit: u32) -> Result<Pruned, Refused> {
+    let cursors = &context.prune;
     let mut conn = super::begin_on(db).await?;
     let (times, _) = committer::begin(&mut conn, context).await?;
-    let sql = concat!(
-        "SELECT o.id FROM orders o WHERE o.status <> 'pruned' AND o.updated_ms < $1 AND ",
-        nothing_open!("(SELECT seq FROM events WHERE order_id = o.id) e"),
-        " ORDER BY o.updated_ms LIMIT $2 FOR UPDATE OF o SKIP LOCKED"
-    );
-    let rows = fetch(&mut *conn, sql, args![before_ms as i64, i64::from(limit)]).await?;
-    let orders = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
-    let mut seqs = positions(&fetch(&mut *conn, "SELECT seq FROM events WHERE order_id = ANY($1)", args![&orders]).await?)?;
-    let sql = concat!(
-        "SELECT o.seq FROM events o WHERE o.order_id IS NULL AND o.time_ms < $1 AND ",
-        nothing_open!("(SELECT o.seq) e"),
-        " ORDER BY o.time_ms LIMIT $2 FOR UPDATE OF o SKIP LOCKED"
-    );
-    let others = positions(&fetch(&mut *conn, sql, args![before_ms as i64, i64::from(limit)]).await?)?;
-    let events = others.len() as u64;
-    seqs.extend(others);
+    let sql = "SELECT id, updated_ms FROM orders WHERE status <> 'pruned' AND updated_ms < $1 AND updated_ms >= $2 \
+               ORDER BY updated_ms LIMIT $3 FOR UPDATE SKIP LOCKED";
+    let from = cursors.orders.load(Ordering::Relaxed);
+    let rows = fetch(&mut *conn, sql, args![before_ms as i64, from, i64::from(limit)]).await?;
+    let candidates = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
+    advance(&cursors.orders, &numbers(&rows, 1)?, limit);
+    let rows = fetch(&mut *conn, "SELECT seq, order_id FROM events WHERE order_id = ANY($1)", args![&candidates]).await?;
+    let open = open_events(&mut conn, &numbers(&rows, 0)?).await?;
+    let mut kept: HashSet<&str> = HashSet::new();
+    for row in &rows {
+        if open.contains(&row.int(0)?) {
+            kept.insert(row.text(1)?);
+        }
+    }
+    let orders: Vec<&str> = candidates.iter().map(String::as_str).filter(|id| !kept.contains(id)).collect();
+    let mut seqs = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if !kept.contains(row.text(1)?) {
+            seqs.push(row.int(0)?);
+        }
+    }
+
+    let sql = "SELECT seq, time_ms FROM events WHERE order_id IS NULL AND time_ms < $1 AND time_ms >= $2 \
+               ORDER BY time_ms LIMIT $3 FOR UPDATE SKIP LOCKED";
+    let from = cursors.events.load(Ordering::Relaxed);
+    let rows = fetch(&mut *conn, sql, args![before_ms as i64, from, i64::from(limit)]).await?;
+    advance(&cursors.events, &numbers(&rows, 1)?, limit);
+    let lonely = numbers(&rows, 0)?;
+    let open = open_events(&mut conn, &lonely).await?;
+    let before = seqs.len();
+    seqs.extend(lonely.into_iter().filter(|seq| !open.contains(seq)));
+    let events = (seqs.len() - before) as u64;
     remove(&mut conn, &orders, &seqs, times.now_ms).await?;
     execute(&mut conn, "COMMIT", args![]).await?;
     conn.keep();
     Ok(Pruned { orders: orders.len() as u64, events })
 }
 
-fn positions(rows: &[PgRow]) -> Result<Vec<i64>, StoreError> {
-    rows.iter().map(|row| row.int(0)).collect()
+fn numbers(rows: &[PgRow], at: usize) -> Result<Vec<i64>, StoreError> {
+    rows.iter().map(|row| row.int(at)).collect()
 }
 
-async fn remove(conn: &mut PgConnection, orders: &[String], seqs: &[i64], now_ms: u64) -> Result<(), Refused> {
-    let sql = "WITH k AS (SELECT DISTINCT d.stage, e.order_id FROM deliveries d JOIN events e ON e.seq = d.event_seq \
-               WHERE d.event_seq = ANY($1) AND e.order_id = ANY($2)) \
-               DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM k CROSS JOIN LATERAL \
-               (SELECT * FROM state s WHERE s.stage = k.stage AND s.key >= 'order/' || k.order_id || '/' \
-               AND s.key < 'order/' || k.order_id || '0' OFFSET 0) s)";
-    execute(conn, sql, args![seqs, orders]).await?;
+/// Those of which a delivery is open, a dead letter waits for a person, or an outbox row waits to be sent.
+async fn open_events(conn: &mut PgConnection, seqs: &[i64]) -> Result<HashSet<i64>, Refused> {
+    let sql = "SELECT k.seq FROM unnest($1::int8[]) k (seq) CROSS JOIN LATERAL \
+               (SELECT 1 FROM deliveries d WHERE d.event_seq = k.seq AND d.settled_ms IS NULL OFFSET 0) open \
+               UNION ALL SELECT k.seq FROM unnest($1::int8[]) k (seq) CROSS JOIN LATERAL \
+               (SELECT 1 FROM outbox o WHERE o.event_seq = k.seq OFFSET 0) unsent \
+               UNION ALL SELECT event_seq FROM dead_letters WHERE status = 'open' AND event_seq = ANY($1)";
+    let rows = fetch(conn, sql, args![seqs]).await?;
+    rows.iter().map(|row| Ok(row.int(0)?)).collect()
+}
+
+async fn remove(conn: &mut PgConnection, orders: &[&str], seqs: &[i64], now_ms: u64) -> Result<(), Refused> {
+    let sql = "SELECT DISTINCT d.stage, e.order_id FROM unnest($1::int8[]) k (seq) CROSS JOIN LATERAL \
+               (SELECT order_id FROM events e WHERE e.seq = k.seq AND e.order_id IS NOT NULL OFFSET 0) e CROSS JOIN LATERAL \
+               (SELECT stage FROM deliveries d WHERE d.event_seq = k.seq OFFSET 0) d";
+    let rows = fetch(&mut *conn, sql, args![seqs]).await?;
+    let mut folders: Vec<(&str, String, String)> = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let (stage, order) = (row.text(0)?, row.text(1)?);
+        // '0' follows '/' in byte order.
+        folders.push((stage, format!("order/{order}/"), format!("order/{order}0")));
+    }
+    let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM unnest($1::text[], $2::text[], $3::text[]) \
+               k (stage, first, last) CROSS JOIN LATERAL \
+               (SELECT * FROM state s WHERE s.stage = k.stage AND s.key >= k.first AND s.key < k.last OFFSET 0) s)";
+    execute(conn, sql, super::sql::columns![&folders; |row| row.0, |row| row.1.as_str(), |row| row.2.as_str()]).await?;
     execute(conn, "DELETE FROM attempts WHERE event_seq = ANY($1)", args![seqs]).await?;
     execute(conn, "DELETE FROM dead_letters WHERE event_seq = ANY($1)", args![seqs]).await?;
     execute(conn, "DELETE FROM deliveries WHERE event_seq = ANY($1)", args![seqs]).await?;

@@ -8,9 +8,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sqlx::PgConnection;
+use sqlx::postgres::PgArguments;
 
 use super::Context;
-use super::sql::{Refused, args, columns, execute, fetch, list};
+use super::sql::{Refused, args, columns, execute, fetch, list, push};
 use crate::store::decode::{Columns as _, status_name};
 use crate::store::group::{DeliveryRow, Plan, StateRow};
 use crate::store::status::StatusRules;
@@ -95,7 +96,7 @@ async fn orders(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused>
         |row| row.0.body.to_string(),
         |row| row.0.fingerprint.as_str(),
     ];
-    super::sql::push(&mut args, plan.now_ms() as i64);
+    push(&mut args, plan.now_ms() as i64);
     expect(execute(conn, sql, args).await?, plan.orders.len())
 }
 
@@ -106,7 +107,7 @@ async fn opened(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused>
     let sql = "INSERT INTO deliveries (event_seq, stage, queued_ms, round, attempt, status, created_ms) \
                SELECT k.*, 1, 1, 'open', $4 FROM unnest($1::int8[], $2::text[], $3::int8[]) k ON CONFLICT DO NOTHING";
     let mut args = columns![&plan.opened; |row| row.seq, |row| row.stage, |row| row.queued_ms as i64];
-    super::sql::push(&mut args, plan.now_ms() as i64);
+    push(&mut args, plan.now_ms() as i64);
     execute(conn, sql, args).await?;
     Ok(())
 }
@@ -125,21 +126,9 @@ async fn deliveries(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refu
                    was_attempt) \
                    WHERE d.event_seq = k.seq AND d.stage = k.stage AND d.settled_ms IS NULL AND d.round = k.was_round \
                    AND d.attempt = k.was_attempt";
-        let args = columns![&standing;
-            |row| row.seq,
-            |row| row.stage,
-            |row| i64::from(row.round),
-            |row| i64::from(row.attempt),
-            |row| status_name(row.status),
-            |row| row.settled.as_ref().map(|by| by.version),
-            |row| row.settled.as_ref().map(|by| by.digest),
-            |row| row.settled.as_ref().map(|by| by.duration_us as i64),
-            |row| list(&row.emitted),
-            |row| row.queued_ms as i64,
-            |row| row.settled.as_ref().map(|by| by.at_ms as i64),
-            |row| row.expected.map(|was| i64::from(was.0)),
-            |row| row.expected.map(|was| i64::from(was.1)),
-        ];
+        let mut args = settled_columns(&standing);
+        push(&mut args, standing.iter().map(|row| row.expected.map(|was| i64::from(was.0))).collect::<Vec<_>>());
+        push(&mut args, standing.iter().map(|row| row.expected.map(|was| i64::from(was.1))).collect::<Vec<_>>());
         expect(execute(conn, sql, args).await?, standing.len())?;
     }
     if !adopted.is_empty() {
@@ -147,23 +136,28 @@ async fn deliveries(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refu
                    queued_ms, settled_ms, created_ms) \
                    SELECT * FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], $5::text[], $6::text[], $7::text[], \
                    $8::int8[], $9::text[], $10::int8[], $11::int8[], $12::int8[]) ON CONFLICT DO NOTHING";
-        let args = columns![&adopted;
-            |row| row.seq,
-            |row| row.stage,
-            |row| i64::from(row.round),
-            |row| i64::from(row.attempt),
-            |row| status_name(row.status),
-            |row| row.settled.as_ref().map(|by| by.version),
-            |row| row.settled.as_ref().map(|by| by.digest),
-            |row| row.settled.as_ref().map(|by| by.duration_us as i64),
-            |row| list(&row.emitted),
-            |row| row.queued_ms as i64,
-            |row| row.settled.as_ref().map(|by| by.at_ms as i64),
-            |row| row.created_ms as i64,
-        ];
+        let mut args = settled_columns(&adopted);
+        push(&mut args, adopted.iter().map(|row| row.created_ms as i64).collect::<Vec<_>>());
         expect(execute(conn, sql, args).await?, adopted.len())?;
     }
     Ok(())
+}
+
+/// What a delivery is after its try, one array a column.
+fn settled_columns(rows: &[&DeliveryRow<'_>]) -> PgArguments {
+    columns![rows;
+        |row| row.seq,
+        |row| row.stage,
+        |row| i64::from(row.round),
+        |row| i64::from(row.attempt),
+        |row| status_name(row.status),
+        |row| row.settled.as_ref().map(|by| by.version),
+        |row| row.settled.as_ref().map(|by| by.digest),
+        |row| row.settled.as_ref().map(|by| by.duration_us as i64),
+        |row| list(&row.emitted),
+        |row| row.queued_ms as i64,
+        |row| row.settled.as_ref().map(|by| by.at_ms as i64),
+    ]
 }
 
 /// Verifies the versions of what was read and not written. Everything that the group reads or writes is locked before, in one order,
@@ -261,7 +255,7 @@ async fn dead(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
                SELECT k.*, $7, 'open' FROM unnest($1::int8[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[]) k";
     let mut args = columns![&plan.dead;
         |row| row.seq, |row| row.stage, |row| i64::from(row.round), |row| row.code, |row| row.message, |row| row.digest];
-    super::sql::push(&mut args, plan.now_ms() as i64);
+    push(&mut args, plan.now_ms() as i64);
     execute(conn, sql, args).await?;
     Ok(())
 }
@@ -285,7 +279,7 @@ async fn move_orders(conn: &mut PgConnection, rules: &StatusRules, plan: &Plan<'
     let sql = "UPDATE orders o SET status = k.status, updated_ms = $3 FROM unnest($1::int8[], $2::text[]) k (pos, status) \
                WHERE o.pos = k.pos";
     let mut args = columns![&moved; |row| row.0, |row| row.1];
-    super::sql::push(&mut args, plan.now_ms() as i64);
+    push(&mut args, plan.now_ms() as i64);
     execute(conn, sql, args).await?;
     Ok(())
 }
