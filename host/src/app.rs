@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::breaker::BreakerState;
 use crate::config::Config;
 use crate::decide::Routes as _;
 use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
@@ -19,7 +20,6 @@ use crate::store::{
 };
 use crate::supervisor::Files;
 use crate::worker::Services;
-use crate::worker::breaker::BreakerState;
 
 /// Why an order was not accepted.
 #[derive(Debug, thiserror::Error)]

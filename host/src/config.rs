@@ -10,10 +10,10 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::breaker::BreakerPolicy;
 use crate::decide::RetryPolicy;
 use crate::runtime::{InstanceMode, InstancePolicy, RuntimeSettings, StageLimits};
 use crate::store::status::StatusRules;
-use crate::worker::breaker::BreakerPolicy;
 
 /// The file that is read when none is named and it exists.
 pub const DEFAULT_FILE: &str = "config/postrider.toml";

@@ -1,6 +1,6 @@
 //! What operators said about stages: pause, drain, resume. It lives in the store, holds on every host and survives restarts.
 //!
-//! Each host looks every [`POLL`]; a host that cannot look goes on as it was told last.
+//! Each host looks twice a second; a host that cannot look goes on as it was told last.
 
 use std::time::Duration;
 

@@ -12,9 +12,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 
+use crate::breaker::Health;
 use crate::event::{Envelope, Event};
 use crate::state::{StateError, StateView, StateWrites};
-use crate::worker::breaker::Health;
 
 /// What a stage says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -30,6 +30,7 @@ pub mod runtime;
 pub mod plugins;
 pub mod supervisor;
 pub mod decide;
+pub mod breaker;
 pub mod reconciler;
 pub mod undertaker;
 pub mod controls;

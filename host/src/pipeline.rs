@@ -10,12 +10,12 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::breaker::Breaker;
 use crate::config::{Config, StageConfig};
 use crate::decide::{Routes, StagePolicy};
 use crate::event::topic_matches;
 use crate::handler::StageHandler;
 use crate::store::{ControlState, StageControl};
-use crate::worker::breaker::Breaker;
 
 /// What runs a stage now.
 pub struct Running {

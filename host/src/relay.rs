@@ -2,7 +2,7 @@
 //!
 //! The outbox row carries the guarantee (at-least-once, with a stable message id); the hand-over in memory only saves reading it
 //! back. What does not fit into the hand-over stays leased until the lease ends and is then claimed like any other row. Bounds:
-//! [`IN_FLIGHT_MAX`] sendings at once, of [`SEND_MAX`] rows. While the broker takes nothing, nothing is claimed.
+//! eight sendings at once, of a thousand rows each. While the broker takes nothing, nothing is claimed.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,7 +18,6 @@ use crate::pipeline::{Pipeline, Stage};
 use crate::relay::RelayHandle;
 use crate::store::{ControlState, StageControl, Store};
 
-pub mod breaker;
 mod gate;
 mod lane;
 

@@ -1,6 +1,6 @@
 //! `RabbitMQ`: a topic exchange for events, a quorum queue for each stage, everything named `<namespace>.…` (3.10 and 4.x).
 //!
-//! Two connections, one for publishing and one for consuming, each rebuilt for ever after any error ([`link`]). What is declared is
+//! Two connections, one for publishing and one for consuming, each rebuilt for ever after any error (`link`). What is declared is
 //! remembered, so a host starts and goes on without the broker: it declares when the broker is there. A queue that is missing when it
 //! is consumed is created, and reported as a gap that the reconciler refills from the store.
 

@@ -10,7 +10,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::breaker::Permit;
+use crate::breaker::Permit;
 use crate::clock::Clock;
 use crate::pipeline::Stage;
 use crate::store::{ControlState, StageControl};
@@ -68,7 +68,7 @@ impl Gate {
     /// Whether the batch under way may go on.
     pub(super) fn is_open(&self) -> bool {
         let held = self.control.borrow().as_ref().is_some_and(|control| control.state == ControlState::Paused);
-        !held && self.stage.breaker().state() == super::breaker::BreakerState::Closed
+        !held && self.stage.breaker().state() == crate::breaker::BreakerState::Closed
     }
 
     /// Whether the rate lets one more message run now; one that `may_wait` waits for its turn.

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Services;
-use super::breaker::{Health, Permit};
 use super::gate::Gate;
+use crate::breaker::{Health, Permit};
 use crate::broker::{Acker, Incoming};
 use crate::decide::{self, Moment, Tried};
 use crate::event::{DeliveryKey, idempotency_key};
