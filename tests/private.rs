@@ -105,7 +105,7 @@ impl PrivatePostgres {
         child.kill()?;
         signal("KILL", &children);
         child.wait()?;
-        Ok(())
+        wait_for_end(&children)
     }
 
     /// Stops all its processes where they are: connections stand, nobody answers.
@@ -189,7 +189,14 @@ impl PrivateRabbit {
         let mut command = self.command("rabbitmq-server")?;
         self.child = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         wait_for_port(self.port)?;
-        self.control(&["await_startup"])
+        // It listens a moment before it can be asked.
+        let began = Instant::now();
+        while let Err(error) = self.control(&["await_startup"]) {
+            if began.elapsed() > START_TIMEOUT {
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// `rabbitmqctl`.
@@ -210,7 +217,7 @@ impl PrivateRabbit {
         all.push(child.id());
         signal("KILL", &all);
         child.wait()?;
-        Ok(())
+        wait_for_end(&all)
     }
 
     /// Removes everything that it ever kept; it must not run.
@@ -262,6 +269,20 @@ fn children(pid: u32) -> Result<Vec<u32>> {
         found.extend(direct);
     }
     Ok(found)
+}
+
+/// Waits until processes are gone, and with them the ports that they listened on.
+fn wait_for_end(pids: &[u32]) -> Result<()> {
+    let began = Instant::now();
+    // A zombie holds nothing any more: what it had open is closed.
+    let lives = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    while pids.iter().any(lives) {
+        if began.elapsed() > START_TIMEOUT {
+            return Err(Error::other(format!("processes {pids:?} do not end")));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 fn signal(name: &str, pids: &[u32]) {
