@@ -9,9 +9,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
 use super::{PostgresOptions, PostgresStore};
 use crate::clock::ManualClock;
+use crate::event::DeliveryKey;
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::status::StatusRules;
-use crate::store::{Batch, Commit, StateSource as _, Store};
+use crate::store::{Batch, Commit, Settlement, StateSource as _, Store, Verdict};
 
 /// A server to make databases on: from the environment, else the one that listens on the default port.
 fn server() -> PgConnectOptions {
@@ -182,6 +183,40 @@ async fn who_holds_a_lock_is_not_refused() {
     // A lock that is given up leaves nothing behind.
     drop(one.lock_state("payment", &["count".to_owned(), "never-written".to_owned()]).await.unwrap());
     assert!(other.state_get("payment", "never-written").await.unwrap().is_none());
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hosts_settle_a_delivery_once() {
+    let database = Database::create().await;
+    let clock = Arc::new(ManualClock::at(conformance::START_MS));
+    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    for number in 0..100 {
+        let event = conformance::sample_event(&number.to_string(), &["payment"]);
+        one.accept_event(event.clone()).await.unwrap();
+        let settle = || Batch {
+            stage: "payment".into(),
+            settlements: vec![Settlement {
+                delivery: DeliveryKey { stage: "payment".into(), event: event.envelope.key() },
+                envelope: Arc::clone(&event.envelope),
+                round: 1,
+                attempt: 1,
+                verdict: Verdict::Skipped,
+                version: "1.0.0".into(),
+                digest: "d".into(),
+                duration_us: 1,
+                failure: None,
+            }],
+            reads: Vec::new(),
+            writes: Vec::new(),
+        };
+        let (here, there) = tokio::join!(one.commit(settle()), other.commit(settle()));
+        let commits = [here.unwrap(), there.unwrap()];
+        let done = commits.iter().filter(|commit| matches!(commit, Commit::Done { .. })).count();
+        let stale = commits.iter().filter(|commit| matches!(commit, Commit::Again { stale, .. } if stale.len() == 1)).count();
+        assert_eq!((done, stale), (1, 1), "delivery {number}: {commits:?}");
+    }
     one.close().await;
     other.close().await;
 }
