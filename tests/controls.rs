@@ -128,6 +128,10 @@ async fn the_breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
     let dead = "SELECT count(*) FROM deliveries WHERE stage = 'bank' AND status = 'dead'";
     eventually("all orders", || async { Ok((site.count(settled).await? + site.count(dead).await? == 100).then_some(())) }).await?;
     assert_eq!(stage(&host.client, "bank").await?["breaker"], "closed");
+    // Both turns are events that anybody may listen to.
+    let said = site.texts("SELECT CAST(data AS TEXT) FROM events WHERE type = 'postrider.breaker-changed' ORDER BY seq").await?;
+    let states: Vec<Value> = said.iter().map(|data| Ok(serde_json::from_str::<Value>(data)?["state"].clone())).collect::<Result<_>>()?;
+    assert_eq!(states, ["open", "closed"]);
     host.stop().await
 }
 

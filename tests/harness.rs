@@ -232,6 +232,22 @@ impl Client {
         Ok((response.status(), response.headers().clone()))
     }
 
+    /// As `post`, with a header more.
+    pub(crate) async fn post_with(&self, path: &str, body: &Value, header: (&'static str, &str)) -> Result<(StatusCode, Value)> {
+        let response = self.http.post(format!("{}{path}", self.url)).json(body).header(header.0, header.1).send().await?;
+        Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
+    }
+
+    /// An answer's text.
+    pub(crate) async fn text(&self, path: &str) -> Result<String> {
+        Ok(self.http.get(format!("{}{path}", self.url)).send().await?.error_for_status()?.text().await?)
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<(StatusCode, Value)> {
+        let response = self.http.delete(format!("{}{path}", self.url)).send().await?;
+        Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
+    }
+
     /// As `post`, with any body and content type.
     pub(crate) async fn post_raw(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Result<(StatusCode, Value)> {
         let request = self.http.post(format!("{}{path}", self.url)).header("content-type", content_type).body(body);

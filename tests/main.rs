@@ -16,6 +16,8 @@ mod faults;
 mod foreign;
 mod full_disk;
 mod hostile;
+mod hosts;
+mod observed;
 mod orders;
 mod outage;
 mod reload;

@@ -9,16 +9,18 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::bindings::LIVE_MS;
 use crate::breaker::BreakerState;
 use crate::config::Config;
 use crate::decide::Routes as _;
 use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
 use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
-use crate::pipeline::Stage;
+use crate::pipeline::{Consumption, Stage};
 use crate::store::{
     Accepted, ControlState, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, StageControl, StoreError,
 };
 use crate::supervisor::Files;
+use crate::trace::Trace;
 use crate::worker::Services;
 
 /// Why an order was not accepted.
@@ -78,8 +80,21 @@ pub struct StageStatus {
     pub since_ms: Option<u64>,
     /// Its circuit breaker on this host.
     pub breaker: BreakerState,
+    /// Whether this host consumes its queue.
+    pub consumption: Consumption,
     /// Messages in its queue; none when the broker does not say.
     pub waiting: Option<u64>,
+}
+
+/// What became of the wish to forget a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgotten {
+    /// Nothing is routed to it any more.
+    Done,
+    /// A live host runs it.
+    InUse,
+    /// Nobody knows it.
+    NotFound,
 }
 
 /// Whether a host can do its work.
@@ -97,8 +112,20 @@ pub struct Readiness {
     pub held: Vec<String>,
     /// Stages whose circuit breaker is not closed; the host is ready all the same.
     pub breakers_open: Vec<String>,
+    /// Stages whose queue this host should consume and does not.
+    pub not_consuming: Vec<String>,
     /// The host is stopping.
     pub stopping: bool,
+}
+
+/// An event that the API writes.
+struct Draft<'a> {
+    id: String,
+    event_type: &'a str,
+    subject: &'a str,
+    data: Bytes,
+    order_id: Option<String>,
+    trace: Trace,
 }
 
 /// What the API does.
@@ -140,13 +167,20 @@ impl App {
     /// Accepts an order as `POST /orders` does.
     pub async fn submit(&self, order: Value) -> Result<Accepted, SubmitError> {
         let order = parse_order(order, None).map_err(SubmitError::Invalid)?;
-        Ok(self.accept(order).await?)
+        Ok(self.accept(order, Trace::begin()).await?)
     }
 
     /// Accepts a parsed order: when it returns, the order is durable.
-    pub async fn accept(&self, order: ParsedOrder) -> Result<Accepted, StoreError> {
+    pub async fn accept(&self, order: ParsedOrder, trace: Trace) -> Result<Accepted, StoreError> {
         let ParsedOrder { id, customer, body, fingerprint } = order;
-        let event = self.new_event(format!("order-{id}"), ORDER_CREATED, &id, body.to_string().into(), Some(id.clone()));
+        let event = self.new_event(Draft {
+            id: format!("order-{id}"),
+            event_type: ORDER_CREATED,
+            subject: &id,
+            data: body.to_string().into(),
+            order_id: Some(id.clone()),
+            trace,
+        });
         let order = NewOrder { id, customer, body, fingerprint, status: self.initial_status.clone(), event };
         let (accepted, rows) = self.services.store.accept_order(order).await?;
         self.services.relay.hand_over(rows);
@@ -154,15 +188,17 @@ impl App {
     }
 
     /// Announces stock that arrived; the same `idempotency_key` counts once.
-    pub async fn stock(&self, stock: ParsedStock, idempotency_key: Option<&str>) -> Result<(), StoreError> {
+    pub async fn stock(&self, stock: ParsedStock, idempotency_key: Option<&str>, trace: Trace) -> Result<(), StoreError> {
         let id = idempotency_key.map_or_else(|| uuid::Uuid::now_v7().to_string(), |key| format!("stock-{key}"));
-        let event = self.new_event(id, PRODUCT_STOCKED, &stock.sku, stock.body.to_string().into(), None);
+        let data = stock.body.to_string().into();
+        let event = self.new_event(Draft { id, event_type: PRODUCT_STOCKED, subject: &stock.sku, data, order_id: None, trace });
         let (_, rows) = self.services.store.accept_event(event).await?;
         self.services.relay.hand_over(rows);
         Ok(())
     }
 
-    fn new_event(&self, id: String, event_type: &str, subject: &str, data: Bytes, order_id: Option<String>) -> NewEvent {
+    fn new_event(&self, draft: Draft<'_>) -> NewEvent {
+        let Draft { id, event_type, subject, data, order_id, trace } = draft;
         let now_ms = self.services.clock.now_ms();
         let event = Event {
             event_type: event_type.to_owned(),
@@ -171,7 +207,7 @@ impl App {
             time_ms: now_ms,
             content_type: "application/json".to_owned(),
             data,
-            attributes: Vec::new(),
+            attributes: trace.headers(),
             id: id.clone(),
         };
         let envelope = Envelope { event, order_id, correlation_id: id, cause: None, hops: 0, expires_at_ms: now_ms + self.expiry_ms };
@@ -218,13 +254,14 @@ impl App {
                     return Ok(DeadLetterAction::NotFound);
                 };
                 let old = letter.envelope;
-                let mut event = self.new_event(
-                    uuid::Uuid::now_v7().to_string(),
-                    &old.event.event_type,
-                    &old.event.subject,
-                    data.to_string().into(),
-                    old.order_id.clone(),
-                );
+                let mut event = self.new_event(Draft {
+                    id: uuid::Uuid::now_v7().to_string(),
+                    event_type: &old.event.event_type,
+                    subject: &old.event.subject,
+                    data: data.to_string().into(),
+                    order_id: old.order_id.clone(),
+                    trace: Trace::of_event(&old.event),
+                });
                 let stage: Arc<str> = letter.stage.into();
                 let cause = Some(old.key());
                 let edited = (*event.envelope).clone();
@@ -265,6 +302,7 @@ impl App {
                 reason: control.as_ref().and_then(|control| control.reason.clone()),
                 since_ms: control.map(|control| control.since_ms),
                 breaker: stage.breaker().state(),
+                consumption: stage.consumption(),
                 waiting,
             });
         }
@@ -277,6 +315,26 @@ impl App {
         let control = self.services.store.set_stage_control(&stage.name, state, reason.map(without_nul)).await?;
         stage.obey(Some(control.clone()));
         Ok(Some(control))
+    }
+
+    /// Takes a stage out of the pipeline for good: nothing is routed to it any more. What is in its queue stays there.
+    pub async fn forget(&self, name: &str) -> anyhow::Result<Forgotten> {
+        let Services { store, broker, pipeline, .. } = &self.services;
+        let bindings = pipeline.bindings_of(name);
+        if bindings.is_empty() {
+            return Ok(Forgotten::NotFound);
+        }
+        if pipeline.find(name).is_some_and(|stage| stage.running().is_some()) {
+            return Ok(Forgotten::InUse);
+        }
+        for binding in bindings {
+            if !store.forget_binding(binding.clone(), LIVE_MS).await? {
+                return Ok(Forgotten::InUse);
+            }
+            broker.unbind(&binding.stage, &binding.pattern).await?;
+        }
+        pipeline.forget(name);
+        Ok(Forgotten::Done)
     }
 
     /// Stages and refused files.
@@ -332,9 +390,11 @@ impl App {
         };
         let held = named(|stage| stage.control().is_some_and(|control| control.state != ControlState::Running));
         let breakers_open = named(|stage| stage.breaker().state() != BreakerState::Closed);
+        let not_consuming = named(|stage| stage.consumption() == Consumption::Connecting);
         let stopping = self.stopping.load(Ordering::SeqCst);
-        let ready = store.is_none() && broker.is_none() && stages_without_plugin.is_empty() && !stopping;
-        Readiness { ready, store, broker, stages_without_plugin, held, breakers_open, stopping }
+        let complete = stages_without_plugin.is_empty() && not_consuming.is_empty();
+        let ready = store.is_none() && broker.is_none() && complete && !stopping;
+        Readiness { ready, store, broker, stages_without_plugin, held, breakers_open, not_consuming, stopping }
     }
 }
 

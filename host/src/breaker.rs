@@ -120,8 +120,8 @@ impl Breaker {
         self.failed_probes < self.policy.free_probes
     }
 
-    /// Reports a call; true when the state changed.
-    pub fn report(&mut self, call: Health, now_ms: u64) -> bool {
+    /// Reports a call; gives the new state when that opened or closed the breaker. A failed probe leaves it open.
+    pub fn report(&mut self, call: Health, now_ms: u64) -> Option<BreakerState> {
         match (&mut self.state, call) {
             (State::Closed { since_ms, calls, failed }, _) => {
                 if now_ms.saturating_sub(*since_ms) >= self.policy.window_ms {
@@ -134,20 +134,20 @@ impl Breaker {
                 if opens {
                     self.open(now_ms);
                 }
-                opens
+                opens.then_some(BreakerState::Open)
             }
             (State::HalfOpen, Health::Good) => {
                 self.failed_probes = 0;
                 self.state = State::Closed { since_ms: now_ms, calls: 0, failed: 0 };
-                true
+                Some(BreakerState::Closed)
             }
             (State::HalfOpen, Health::Failing) => {
                 self.failed_probes = self.failed_probes.saturating_add(1);
                 self.open(now_ms);
-                true
+                None
             }
             // The rest of a batch that was under way when it opened.
-            (State::Open { .. }, _) => false,
+            (State::Open { .. }, _) => None,
         }
     }
 
@@ -178,9 +178,9 @@ mod tests {
     fn it_opens_on_the_share_of_failures_over_enough_calls() {
         let mut breaker = Breaker::new(POLICY);
         for call in [Health::Failing, Health::Failing, Health::Good] {
-            assert!(!breaker.report(call, 5_000));
+            assert_eq!(breaker.report(call, 5_000), None);
         }
-        assert!(breaker.report(Health::Good, 5_000), "two of four");
+        assert_eq!(breaker.report(Health::Good, 5_000), Some(BreakerState::Open), "two of four");
         assert_eq!(breaker.permit(5_050), Permit::Wait { until_ms: 5_100 });
         let mut breaker = Breaker::new(POLICY);
         for call in [Health::Failing, Health::Good, Health::Good, Health::Good, Health::Good] {
@@ -204,7 +204,7 @@ mod tests {
         let mut breaker = opened_at(5_000);
         assert_eq!(breaker.permit(5_100), Permit::Probe);
         assert!(matches!(breaker.permit(5_100), Permit::Wait { .. }), "a second probe");
-        assert!(breaker.report(Health::Good, 5_110));
+        assert_eq!(breaker.report(Health::Good, 5_110), Some(BreakerState::Closed));
         assert_eq!((breaker.permit(5_110), breaker.state()), (Permit::Run, BreakerState::Closed));
     }
 
@@ -215,7 +215,7 @@ mod tests {
         for (wait_ms, free) in [(200, true), (300, true), (300, false)] {
             assert_eq!(breaker.permit(now_ms), Permit::Probe);
             assert_eq!(breaker.probe_is_free(), free);
-            breaker.report(Health::Failing, now_ms);
+            assert_eq!(breaker.report(Health::Failing, now_ms), None);
             assert_eq!(breaker.permit(now_ms), Permit::Wait { until_ms: now_ms + wait_ms });
             now_ms += wait_ms;
         }
@@ -232,6 +232,6 @@ mod tests {
     #[test]
     fn without_a_minimum_it_never_opens() {
         let mut breaker = Breaker::new(BreakerPolicy { min_calls: 0, ..POLICY });
-        assert!((0..1_000).all(|_| !breaker.report(Health::Failing, 5_000)));
+        assert!((0..1_000).all(|_| breaker.report(Health::Failing, 5_000).is_none()));
     }
 }

@@ -4,6 +4,7 @@
 //! it says so ([`Broker::take_gaps`]): the reconciler refills it from the open deliveries.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 
@@ -53,6 +54,8 @@ pub struct Incoming {
     pub redelivered: bool,
     /// Times that the broker delivered it, this one included.
     pub deliveries: u32,
+    /// When this host got it.
+    pub received: Instant,
     /// Names the delivery towards the broker.
     pub tag: u64,
 }
@@ -99,6 +102,10 @@ pub struct Gap {
 pub trait Broker: Send + Sync + 'static {
     /// Declares a stage's queue and adds its bindings. A broker that is not there declares when it is.
     async fn declare(&self, binding: Binding) -> Result<(), BrokerError>;
+    /// Lets an event type, or a pattern, reach a stage's queue from now on.
+    async fn bind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError>;
+    /// Keeps an event type, or a pattern, from the stage's queue from now on; what is in the queue stays.
+    async fn unbind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError>;
     /// Sends; answers in order, when each is confirmed.
     async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>>;
     /// Consumes a declared queue, with at most `prefetch` messages unacknowledged. One consumer a stage and host.

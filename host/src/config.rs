@@ -222,6 +222,8 @@ pub struct StageConfig {
     pub retry: RetryPolicy,
     /// When the stage is stopped because what it depends on is down.
     pub breaker: BreakerPolicy,
+    /// One host at a time consumes the stage; the others stand by.
+    pub single_active: bool,
     /// Most messages per second on this host; none: as fast as it goes.
     pub rate_per_s: Option<u32>,
     /// Limits of one call.
@@ -244,6 +246,7 @@ impl Default for StageConfig {
             warm_calls_max: 1_000,
             retry: RetryPolicy::default(),
             breaker: BreakerPolicy::default(),
+            single_active: false,
             rate_per_s: None,
             limits: StageLimits::default(),
             settings: BTreeMap::new(),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{DEAD_LETTERED, DeliveryKey, Envelope, Event, HOST_EVENT_PREFIX, death_id, emitted_id, topic_matches, without_nul};
 use crate::handler::{Emitted, Outcome};
 use crate::store::{FailedAttempt, NewEvent, Verdict};
+use crate::trace::Trace;
 
 /// When and how often a failed try is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -234,8 +235,9 @@ fn death(
     Verdict::Dead { code: code.to_owned(), message, announcement }
 }
 
-/// An event caused by another one, with its routes.
-fn follow(stage: &StagePolicy, routes: &dyn Routes, cause: &Envelope, event: Event, tried: &Tried, due_at_ms: u64) -> NewEvent {
+/// An event caused by another one, with its routes and its place in the trace.
+fn follow(stage: &StagePolicy, routes: &dyn Routes, cause: &Envelope, mut event: Event, tried: &Tried, due_at_ms: u64) -> NewEvent {
+    Trace::of_try(&cause.event, &tried.delivery, tried.round, tried.attempt).mark(&mut event.attributes);
     let routed_to = routes.stages_for(&event.event_type);
     let envelope = Envelope {
         event,

@@ -15,6 +15,8 @@ pub const HOST_EVENT_PREFIX: &str = "postrider.";
 pub const DEAD_LETTERED: &str = "postrider.dead-lettered";
 /// An order was accepted. Its subject is the order id.
 pub const ORDER_CREATED: &str = "order.created";
+/// The circuit breaker of a stage opened or closed on a host. Its subject is the stage.
+pub const BREAKER_CHANGED: &str = "postrider.breaker-changed";
 /// Stock arrived for a product. Its subject is the SKU.
 pub const PRODUCT_STOCKED: &str = "product.stocked";
 
@@ -96,14 +98,19 @@ pub fn death_id(delivery: &DeliveryKey, round: u32) -> String {
     hash_id(&["death", &delivery.stage, &delivery.event.source, &delivery.event.id, &round.to_string()])
 }
 
-/// 128 bits of SHA-256 over the length-prefixed parts, in hex.
 fn hash_id(parts: &[&str]) -> String {
+    hex(&hash(parts))
+}
+
+/// 128 bits of SHA-256 over the length-prefixed parts.
+pub(crate) fn hash(parts: &[&str]) -> [u8; 16] {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
-    hex(&hash.finalize()[..16])
+    let full: [u8; 32] = hash.finalize().into();
+    std::array::from_fn(|at| full[at])
 }
 
 /// Text that every store takes: Postgres has no NUL in its texts.

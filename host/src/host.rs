@@ -11,6 +11,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::{App, SubmitError};
+use crate::bindings::Bindings;
 use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
 use crate::broker::rabbit::{Rabbit, RabbitOptions};
@@ -77,14 +79,14 @@ impl HostBuilder {
     /// Opens the store, loads every plugin in the folder, and binds the address. Nothing is consumed yet.
     pub async fn build(self) -> anyhow::Result<Host> {
         let Self { config, clock, stages, listener } = self;
-        let host_name = format!("{}-{}", std::env::var("HOSTNAME").unwrap_or_else(|_| "host".into()), std::process::id());
+        let host_name = host_name();
         let identity = Identity { config: &config, name: &host_name, clock: &clock };
         let broker = open_broker(&identity)?;
         let store = open_store(&identity, broker.has_outside_consumers()).await?;
         let runtime = Runtime::new(config.runtime.clone()).context("the WebAssembly engine could not be started")?;
-        let (relay, relay_handle) = Relay::new(Arc::clone(&store), Arc::clone(&broker), Arc::clone(&clock));
         let pipeline = Pipeline::new(&config);
-        let services = Services { store, broker, relay: relay_handle, pipeline, clock };
+        let (relay, relay_handle) = Relay::new(Arc::clone(&store), Arc::clone(&broker), Arc::clone(&clock), Arc::clone(&pipeline));
+        let services = Services { store, broker, relay: relay_handle, pipeline, clock, host: host_name.as_str().into() };
 
         let listener = match listener {
             Some(listener) => listener,
@@ -111,6 +113,16 @@ impl HostBuilder {
         Controls::new(services.clone()).tick().await.context("the stages' controls could not be read")?;
         let app = Arc::new(App::new(&config, services, files));
         Ok(Host { config, app, relay, supervisor, listener, watching, tasks })
+    }
+}
+
+/// Tells this host from all others, also from others in this process: leases are held in its name.
+fn host_name() -> String {
+    static BUILT: AtomicUsize = AtomicUsize::new(0);
+    let machine = std::env::var("HOSTNAME").unwrap_or_else(|_| "host".into());
+    match BUILT.fetch_add(1, Ordering::Relaxed) {
+        0 => format!("{machine}-{}", std::process::id()),
+        before => format!("{machine}-{}-{}", std::process::id(), before + 1),
     }
 }
 
@@ -213,6 +225,7 @@ impl Host {
         tasks.spawn(reconciler.run(intake.clone()));
         tasks.spawn(Retention::new(services.clone(), config.retention).run(intake.clone()));
         tasks.spawn(Controls::new(services.clone()).run(intake.clone()));
+        tasks.spawn(Bindings::new(services.clone()).run(intake.clone()));
         tasks.spawn(supervisor.run(intake.clone()));
         // The relay stops last, so that what the others still commit is sent.
         let relaying = TaskTracker::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -18,10 +18,12 @@ use tower_http::timeout::TimeoutLayer;
 use crate::app::App;
 use crate::config::HttpSettings;
 
+mod caller;
 mod dead_letters;
 mod health;
 mod json;
 mod limits;
+mod metrics;
 mod orders;
 mod plugins;
 mod problem;
@@ -46,6 +48,7 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/plugins", get(plugins::list))
         .route("/stages", get(stages::list))
+        .route("/stages/{stage}", delete(stages::forget))
         .route("/stages/{stage}/pause", post(stages::pause))
         .route("/stages/{stage}/drain", post(stages::drain))
         .route("/stages/{stage}/resume", post(stages::resume))
@@ -54,7 +57,8 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .route("/health", get(health::live))
         .route("/health/db", get(health::store))
         .route("/health/queue", get(health::broker))
-        .route("/ready", get(health::ready));
+        .route("/ready", get(health::ready))
+        .route("/metrics", get(metrics::show));
 
     let slots = Arc::new(Semaphore::new(settings.concurrency_max));
     let timeout = Duration::from_millis(settings.request_timeout_ms);

@@ -16,6 +16,7 @@
 
 pub mod clock;
 pub mod event;
+pub mod trace;
 pub mod orders;
 pub mod http;
 pub mod app;
@@ -31,9 +32,11 @@ pub mod plugins;
 pub mod supervisor;
 pub mod decide;
 pub mod breaker;
+pub mod meter;
 pub mod reconciler;
 pub mod undertaker;
 pub mod controls;
+pub mod bindings;
 pub mod retention;
 pub mod config;
 pub mod host;

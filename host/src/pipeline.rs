@@ -3,7 +3,7 @@
 //! It is what the plugins say, overridden by what the operator says. Swapping a handler is atomic: a batch takes one handler and
 //! keeps it, so a message in flight finishes on the version it began with.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -15,7 +15,8 @@ use crate::config::{Config, StageConfig};
 use crate::decide::{Routes, StagePolicy};
 use crate::event::topic_matches;
 use crate::handler::StageHandler;
-use crate::store::{ControlState, StageControl};
+use crate::meter::Meter;
+use crate::store::{ControlState, StageBinding, StageControl};
 
 /// What runs a stage now.
 pub struct Running {
@@ -27,6 +28,23 @@ pub struct Running {
     pub file: Option<String>,
     /// Milliseconds since 1970-01-01 UTC.
     pub loaded_at_ms: u64,
+}
+
+/// Whether a host consumes a stage's queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Consumption {
+    /// Nothing runs the stage here.
+    #[default]
+    Idle,
+    /// It should, and the broker does not let it yet.
+    Connecting,
+    /// It does.
+    Consuming,
+    /// An operator drains the stage.
+    Drained,
+    /// Another host has the lease of a single-active stage.
+    Standby,
 }
 
 /// A stage of the pipeline.
@@ -41,13 +59,25 @@ pub struct Stage {
     /// The operators' word; none: it runs.
     control: watch::Sender<Option<StageControl>>,
     breaker: Mutex<Breaker>,
+    /// What it does here, counted.
+    pub meter: Meter,
+    consumption: Mutex<Consumption>,
 }
 
 impl Stage {
     fn new(name: Arc<str>, config: StageConfig) -> Self {
         let settings = Arc::new(config.settings.clone().into_iter().collect());
         let breaker = Mutex::new(Breaker::new(config.breaker));
-        Self { name, config, settings, running: ArcSwapOption::empty(), control: watch::Sender::new(None), breaker }
+        Self {
+            name,
+            config,
+            settings,
+            running: ArcSwapOption::empty(),
+            control: watch::Sender::new(None),
+            breaker,
+            meter: Meter::default(),
+            consumption: Mutex::default(),
+        }
     }
 
     /// Takes the operators' word.
@@ -88,6 +118,16 @@ impl Stage {
         }
     }
 
+    /// Whether this host consumes its queue.
+    pub fn consumption(&self) -> Consumption {
+        *self.consumption.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whether this host consumes its queue.
+    pub fn set_consumption(&self, consumption: Consumption) {
+        *self.consumption.lock().unwrap_or_else(PoisonError::into_inner) = consumption;
+    }
+
     /// What runs it now; none after its plugin was removed.
     pub fn running(&self) -> Option<Arc<Running>> {
         self.running.load_full()
@@ -104,7 +144,10 @@ pub struct Pipeline {
     configured: BTreeMap<String, StageConfig>,
     default: StageConfig,
     stages: RwLock<BTreeMap<Arc<str>, Arc<Stage>>>,
+    /// By what runs here.
     routes: ArcSwap<RouteTable>,
+    /// By what other hosts run, or ran: sorted.
+    elsewhere: ArcSwap<Vec<StageBinding>>,
 }
 
 impl Pipeline {
@@ -118,6 +161,7 @@ impl Pipeline {
             default: config.defaults.clone(),
             stages: RwLock::default(),
             routes: ArcSwap::default(),
+            elsewhere: ArcSwap::default(),
         })
     }
 
@@ -176,6 +220,45 @@ impl Pipeline {
         });
     }
 
+    /// Routes to stages as other hosts do, from the next commit on.
+    pub fn learn(&self, bindings: Vec<StageBinding>) {
+        if **self.elsewhere.load() != bindings {
+            self.elsewhere.store(Arc::new(bindings));
+        }
+    }
+
+    /// Everything that reaches a stage, here or elsewhere.
+    pub fn bindings_of(&self, name: &str) -> Vec<StageBinding> {
+        let routes = self.routes.load();
+        let here = routes.iter().filter(|(stage, _)| **stage == *name).flat_map(|(stage, patterns)| StageBinding::all(stage, patterns));
+        let elsewhere = self.elsewhere.load();
+        here.chain(elsewhere.iter().filter(|binding| *binding.stage == *name).cloned()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Routes nothing to a stage any more, and does not know it.
+    pub fn forget(&self, name: &str) {
+        self.routes.rcu(|routes| routes.iter().filter(|(stage, _)| **stage != *name).cloned().collect::<RouteTable>());
+        self.elsewhere.rcu(|elsewhere| elsewhere.iter().filter(|binding| *binding.stage != *name).cloned().collect::<Vec<_>>());
+        self.stages.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// Whether a stage that is declared here takes an event type: a certain one, or any.
+    pub fn takes(&self, stage: Option<&Arc<str>>, event_type: &str) -> bool {
+        let routes = self.routes.load();
+        match stage {
+            Some(stage) => routes.iter().any(|(name, _)| name == stage),
+            None => routes.iter().flat_map(|(_, patterns)| patterns).any(|pattern| topic_matches(pattern, event_type)),
+        }
+    }
+
+    /// Bindings of the stages that run here.
+    pub fn bindings(&self) -> Vec<StageBinding> {
+        let running = self.consuming();
+        let routes = self.routes.load();
+        let here = routes.iter().filter(|(stage, _)| running.contains(stage));
+        here.flat_map(|(stage, patterns)| StageBinding::all(stage, patterns)).collect()
+    }
+
     /// Lets `handler` run the stage from the next batch on.
     pub fn swap(&self, stage: &Stage, handler: Arc<dyn StageHandler>, file: Option<String>, now_ms: u64) {
         let policy = StagePolicy {
@@ -217,7 +300,13 @@ impl Routes for Pipeline {
     fn stages_for(&self, event_type: &str) -> Vec<Arc<str>> {
         let routes = self.routes.load();
         let reached = |(_, patterns): &&(Arc<str>, Vec<String>)| patterns.iter().any(|pattern| topic_matches(pattern, event_type));
-        routes.iter().filter(reached).map(|(stage, _)| Arc::clone(stage)).collect()
+        let mut stages: Vec<Arc<str>> = routes.iter().filter(reached).map(|(stage, _)| Arc::clone(stage)).collect();
+        for binding in self.elsewhere.load().iter() {
+            if !stages.contains(&binding.stage) && topic_matches(&binding.pattern, event_type) {
+                stages.push(Arc::clone(&binding.stage));
+            }
+        }
+        stages
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, BrokerError, Outgoing};
 use crate::clock::Clock;
+use crate::pipeline::Pipeline;
 use crate::store::{OutboxRow, Store};
 
 /// Groups of rows that wait for the relay.
@@ -50,9 +51,9 @@ pub struct Relay {
 
 impl Relay {
     /// A relay and the handle that feeds it.
-    pub fn new(store: Arc<dyn Store>, broker: Arc<dyn Broker>, clock: Arc<dyn Clock>) -> (Self, RelayHandle) {
+    pub fn new(store: Arc<dyn Store>, broker: Arc<dyn Broker>, clock: Arc<dyn Clock>, pipeline: Arc<Pipeline>) -> (Self, RelayHandle) {
         let (sender, rows) = mpsc::channel(HAND_OVER_MAX);
-        (Self { outlet: Outlet { store, broker, clock }, rows }, RelayHandle(sender))
+        (Self { outlet: Outlet { store, broker, clock, pipeline }, rows }, RelayHandle(sender))
     }
 
     /// Sends until cancelled; what is under way then is finished.
@@ -114,6 +115,7 @@ struct Outlet {
     store: Arc<dyn Store>,
     broker: Arc<dyn Broker>,
     clock: Arc<dyn Clock>,
+    pipeline: Arc<Pipeline>,
 }
 
 impl Outlet {
@@ -129,10 +131,15 @@ impl Outlet {
         }
     }
 
+    /// A stage that runs here takes it. The queue of one that runs nowhere may be gone; it is refilled from the store when it is back.
+    fn must_arrive(&self, row: &OutboxRow) -> bool {
+        row.routed && self.pipeline.takes(row.direct.as_ref().map(|direct| &direct.stage), &row.envelope.event.event_type)
+    }
+
     /// Sends rows and waits for their confirms; false when the broker takes nothing.
     async fn send(&self, rows: Vec<OutboxRow>, sent: &mpsc::Sender<Vec<i64>>) -> bool {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        let outgoing = |row: OutboxRow| Outgoing { envelope: row.envelope, direct: row.direct, mandatory: row.routed };
+        let outgoing = |row: OutboxRow| Outgoing { mandatory: self.must_arrive(&row), envelope: row.envelope, direct: row.direct };
         let answers = self.broker.publish(rows.into_iter().map(outgoing).collect()).await;
         let (mut confirmed, mut refused, mut why) = (Vec::with_capacity(ids.len()), Vec::new(), None);
         for (id, answer) in ids.into_iter().zip(answers) {

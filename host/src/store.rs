@@ -11,10 +11,12 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
+pub use self::bindings::{KnownBindings, StageBinding};
 use crate::event::{DeliveryKey, Envelope, EventKey};
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod bindings;
 mod decode;
 mod group;
 pub mod memory;
@@ -501,6 +503,9 @@ pub trait Store: StateSource {
     /// An order's deliveries in the order of their creation, with failed tries.
     async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError>;
 
+    /// One delivery, with failed tries.
+    async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError>;
+
     /// Dead letters, newest first.
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError>;
     /// One dead letter.
@@ -521,6 +526,15 @@ pub trait Store: StateSource {
     async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError>;
     /// Notes an operator's word.
     async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError>;
+
+    /// Notes the bindings that this host uses, and learns which all hosts do; one that said nothing for `live_ms` is gone.
+    async fn note_bindings(&self, used: Vec<StageBinding>, live_ms: u64) -> Result<KnownBindings, StoreError>;
+    /// Forgets a binding that no live host uses; false when one does again, and nothing was changed.
+    async fn forget_binding(&self, binding: StageBinding, live_ms: u64) -> Result<bool, StoreError>;
+    /// Takes or renews this host's lease of a stage, for `ttl_ms` from now; false when another host has it.
+    async fn lease_stage(&self, stage: &str, ttl_ms: u64) -> Result<bool, StoreError>;
+    /// Gives this host's lease of a stage back.
+    async fn release_stage(&self, stage: &str) -> Result<(), StoreError>;
 
     /// Looks at the next `limit` orders, and as many events without an order, that were last changed before then, and removes those of
     /// which nothing is open. Called again and again it comes to all. An order's id and fingerprint stay.

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bindings::Bindings;
 use crate::broker::Binding;
 use crate::config::is_name;
 use crate::handler::StageHandler;
@@ -116,6 +117,7 @@ impl Supervisor {
         }
         let patterns = pipeline.patterns(name, &*handler);
         let binding = Binding { stage: Arc::clone(&stage.name), patterns: patterns.clone() };
+        Bindings::announce(&self.services, &binding).await;
         self.services.broker.declare(binding).await.map_err(|error| format!("its queue could not be declared: {error}"))?;
         pipeline.route(&stage, patterns);
         self.note_load(&stage, &*handler).await;

@@ -1,25 +1,33 @@
 //! The undertaker: what the broker gave up on becomes an attempt or a dead letter in the store, through the same compare-and-set as any
 //! other outcome.
 //!
-//! A message that was delivered too often without being settled has killed its host or its connection each time: that is an attempt, and
-//! the stage's retry policy says what follows. A message that cannot be read is dead at once, with its body and the reason. Bounded by
-//! the broker's prefetch; it acknowledges only after the commit.
+//! A message that was delivered too often without being settled may have killed its host each time, or may only have been near others
+//! that did: it gets one run alone, noted before it begins, so that a message which ends this host, too, is dead when it comes back. A
+//! message that cannot be read is dead at once, with its body and the reason. Bounded by the broker's prefetch; it acknowledges only
+//! after the commit.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Dead, DeadConsumer};
+use crate::broker::{Dead, DeadConsumer, Incoming};
 use crate::decide::{self, Moment, Tried};
 use crate::event::DeliveryKey;
 use crate::handler::{Failure, Outcome};
 use crate::pipeline::{Running, Stage};
-use crate::store::{Batch, Commit, Settlement, StoreError};
-use crate::worker::Services;
+use crate::store::{Batch, Commit, FailedAttempt, Settlement, StoreError, Verdict};
+use crate::worker::{self, Services};
 
 /// Pause after the broker or the store did not answer.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// What the broker says of a message that was delivered too often.
+const DELIVERY_LIMIT: &str = "delivery_limit";
+/// The code of the attempt that such a message has behind it.
+const MARK: &str = "delivery-limit";
+/// A run alone that nobody finished is repeated after so long, if the broker does not bring the message back before.
+const MARK_MS: u64 = 60_000;
 
 /// Drains one stage's dead-letter queue.
 pub struct Undertaker {
@@ -53,19 +61,75 @@ impl Undertaker {
         while let Some(letters) = consumer.receive().await {
             for letter in letters {
                 let Some(running) = self.stage.running() else { return };
-                while let Err(error) = self.bury(&letter, &running).await {
-                    tracing::warn!(stage = %self.stage.name, %error, "a dead letter could not be written; trying again");
-                    tokio::time::sleep(PAUSE).await;
+                let alone = loop {
+                    match self.judge(&letter, &running).await {
+                        Ok(alone) => break alone,
+                        Err(error) => {
+                            tracing::warn!(stage = %self.stage.name, %error, "a dead letter could not be written; trying again");
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                    }
+                };
+                match alone {
+                    Some(message) => worker::run_alone(&self.stage, &self.services, &acker, message).await,
+                    None => acker.ack(&[letter.tag]).await,
                 }
-                acker.ack(&[letter.tag]).await;
             }
         }
+    }
+
+    /// Writes what the message comes to; gives it back when it is to be run alone.
+    async fn judge(&self, letter: &Dead, running: &Running) -> Result<Option<Incoming>, StoreError> {
+        if letter.unreadable.is_some() || letter.reason != DELIVERY_LIMIT {
+            self.bury(letter, running).await?;
+            return Ok(None);
+        }
+        let next = Dead { attempt: letter.attempt + 1, ..letter.clone() };
+        match self.services.store.delivery(&self.key(letter)).await? {
+            // Its run alone was begun, and nobody came back to say how it went.
+            Some(known) if known.attempt == next.attempt && known.failures.iter().any(|failure| is_marked(failure, letter)) => {
+                self.bury(&next, running).await?;
+                Ok(None)
+            }
+            _ if self.mark(letter, running).await? => Ok(Some(Incoming {
+                envelope: Arc::clone(&next.envelope),
+                round: next.round,
+                attempt: next.attempt,
+                redelivered: false,
+                deliveries: 1,
+                received: Instant::now(),
+                tag: next.tag,
+            })),
+            _ => Ok(None),
+        }
+    }
+
+    fn key(&self, letter: &Dead) -> DeliveryKey {
+        DeliveryKey { stage: Arc::clone(&self.stage.name), event: letter.envelope.key() }
+    }
+
+    /// Notes that the message is about to be run alone; false when somebody settled it meanwhile.
+    async fn mark(&self, letter: &Dead, running: &Running) -> Result<bool, StoreError> {
+        let now_ms = self.services.clock.now_ms();
+        let failure = FailedAttempt {
+            round: letter.round,
+            attempt: letter.attempt,
+            code: MARK.to_owned(),
+            message: "the broker gave the message up: too many hosts took it and went away; it is run alone, once".to_owned(),
+            backtrace: None,
+            digest: running.handler.digest().to_owned(),
+            duration_us: 0,
+            at_ms: now_ms,
+        };
+        // Should this host end now and the broker lose the message, the outbox brings it back.
+        let verdict = Verdict::Retry { due_at_ms: now_ms + MARK_MS };
+        self.settle(letter, running, (verdict, Some(failure))).await
     }
 
     /// Writes one; a delivery that somebody settled meanwhile stays as it is.
     async fn bury(&self, letter: &Dead, running: &Running) -> Result<(), StoreError> {
         let tried = Tried {
-            delivery: DeliveryKey { stage: Arc::clone(&self.stage.name), event: letter.envelope.key() },
+            delivery: self.key(letter),
             round: letter.round,
             attempt: letter.attempt,
             digest: running.handler.digest().into(),
@@ -74,39 +138,49 @@ impl Undertaker {
         let moment = Moment { now_ms: self.services.clock.now_ms(), random: rand::random() };
         let outcome = outcome(letter);
         let routes = &*self.services.pipeline;
-        let (verdict, failure) = decide::decide(&running.policy, routes, &letter.envelope, &tried, outcome, moment);
+        let decided = decide::decide(&running.policy, routes, &letter.envelope, &tried, outcome, moment);
+        self.settle(letter, running, decided).await.map(|_| ())
+    }
+
+    /// Commits what a message comes to; false when somebody settled it meanwhile.
+    async fn settle(&self, letter: &Dead, running: &Running, decided: (Verdict, Option<FailedAttempt>)) -> Result<bool, StoreError> {
         let settlement = Settlement {
-            delivery: tried.delivery,
+            delivery: self.key(letter),
             envelope: Arc::clone(&letter.envelope),
             round: letter.round,
             attempt: letter.attempt,
-            verdict,
+            verdict: decided.0,
             version: running.handler.description().version.clone(),
-            digest: tried.digest,
+            digest: running.handler.digest().into(),
             duration_us: 0,
-            failure,
+            failure: decided.1,
         };
         let batch = Batch { stage: Arc::clone(&self.stage.name), settlements: vec![settlement], reads: Vec::new(), writes: Vec::new() };
         match self.services.store.commit(batch).await? {
-            Commit::Done { outbox, .. } => self.services.relay.hand_over(outbox),
-            Commit::Again { .. } => tracing::debug!(stage = %self.stage.name, "a dead-lettered delivery was settled already"),
+            Commit::Done { outbox, .. } => {
+                self.services.relay.hand_over(outbox);
+                Ok(true)
+            }
+            Commit::Again { .. } => {
+                tracing::debug!(stage = %self.stage.name, "a dead-lettered delivery was settled already");
+                Ok(false)
+            }
         }
-        Ok(())
     }
 }
 
 fn outcome(letter: &Dead) -> Outcome {
-    match &letter.unreadable {
-        Some(why) => Outcome::Failed(Failure {
-            retryable: false,
-            code: "unreadable".to_owned(),
-            message: format!("the message cannot be read: {why}"),
-            retry_after_ms: None,
-        }),
-        None => Outcome::Trapped {
-            kind: letter.reason.replace('_', "-"),
-            message: format!("the broker gave the message up ({}): each host that took it went away without settling it", letter.reason),
-            backtrace: None,
-        },
-    }
+    let (code, message) = match &letter.unreadable {
+        Some(why) => ("unreadable".to_owned(), format!("the message cannot be read: {why}")),
+        None if letter.reason == DELIVERY_LIMIT => {
+            (MARK.to_owned(), "hosts that took the message went away, also when it ran alone".to_owned())
+        }
+        None => (letter.reason.replace('_', "-"), format!("the broker gave the message up ({})", letter.reason)),
+    };
+    Outcome::Failed(Failure { retryable: false, code, message, retry_after_ms: None })
+}
+
+/// Whether this is the note that [`Undertaker::mark`] left.
+fn is_marked(failure: &FailedAttempt, letter: &Dead) -> bool {
+    failure.code == MARK && (failure.round, failure.attempt) == (letter.round, letter.attempt)
 }

@@ -12,14 +12,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::lease::Lease;
 use crate::broker::{Acker, Broker, BrokerError, Consumer, Incoming};
 use crate::clock::Clock;
-use crate::pipeline::{Pipeline, Stage};
+use crate::pipeline::{Consumption, Pipeline, Stage};
 use crate::relay::RelayHandle;
 use crate::store::{ControlState, StageControl, Store};
 
 mod gate;
 mod lane;
+mod lease;
 
 /// Pause before a consumer that could not be opened, or ended, is opened again.
 const REOPEN: Duration = Duration::from_millis(200);
@@ -37,6 +39,8 @@ pub struct Services {
     pub pipeline: Arc<Pipeline>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// This host's name.
+    pub host: Arc<str>,
 }
 
 /// Consumes one stage's queue.
@@ -50,19 +54,57 @@ pub struct StageWorker {
 impl StageWorker {
     /// Consumes until cancelled; a lost consumer is opened again, for ever.
     pub async fn run(self, cancel: CancellationToken) {
+        if self.stage.config.single_active {
+            self.run_alone(&cancel).await;
+        } else {
+            self.run_here(&cancel).await;
+        }
+        self.stage.set_consumption(Consumption::Idle);
+    }
+
+    /// Consumes while this host has the stage's lease.
+    async fn run_alone(&self, cancel: &CancellationToken) {
+        let lease = Lease::new(Arc::clone(&self.stage), Arc::clone(&self.services.store));
+        while !cancel.is_cancelled() {
+            self.stage.set_consumption(Consumption::Standby);
+            if !lease.take(cancel).await {
+                return;
+            }
+            let held = cancel.child_token();
+            let keeping = async {
+                lease.keep().await;
+                held.cancel();
+                // The lanes finish their batch.
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = keeping => {}
+                () = self.run_here(&held) => {}
+            }
+            lease.release().await;
+        }
+    }
+
+    /// Consumes until cancelled.
+    async fn run_here(&self, cancel: &CancellationToken) {
         let mut control = self.stage.controls();
         // An outage is said once.
         let mut said: Option<BrokerError> = None;
         while !cancel.is_cancelled() {
+            if drains(control.borrow().as_ref()) {
+                self.stage.set_consumption(Consumption::Drained);
+            }
             // A stage that drains takes nothing more; its lanes have finished what they held.
             tokio::select! {
                 () = cancel.cancelled() => return,
                 waited = control.wait_for(|control| !drains(control.as_ref())) => drop(waited),
             }
+            self.stage.set_consumption(Consumption::Connecting);
             match self.services.broker.consume(&self.stage.name, self.stage.config.prefetch).await {
                 Ok(consumer) => {
                     said = None;
-                    self.consume(consumer, &cancel).await;
+                    self.stage.set_consumption(Consumption::Consuming);
+                    self.consume(consumer, cancel).await;
                 }
                 Err(error) => {
                     if said.as_ref() != Some(&error) {
@@ -116,6 +158,15 @@ impl StageWorker {
             })
             .collect()
     }
+}
+
+/// Runs one message in a batch of its own, until it is settled.
+pub(crate) async fn run_alone(stage: &Arc<Stage>, services: &Services, acker: &Arc<dyn Acker>, message: Incoming) {
+    let (sender, messages) = mpsc::channel(1);
+    // There is room for it.
+    let _ = sender.try_send(message);
+    drop(sender);
+    lane::Lane::new(Arc::clone(stage), services.clone(), Arc::clone(acker)).run(messages, CancellationToken::new()).await;
 }
 
 fn drains(control: Option<&StageControl>) -> bool {

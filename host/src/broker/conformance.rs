@@ -40,6 +40,7 @@ exercises![
     what_is_put_back_comes_again,
     a_new_queue_is_a_gap,
     a_binding_may_be_added_later,
+    a_binding_may_be_removed,
     the_depth_counts_what_waits,
 ];
 
@@ -192,6 +193,18 @@ async fn a_binding_may_be_added_later(broker: Arc<dyn Broker>) {
     bound(&broker, "one", &["x", "y"]).await;
     sent(&broker, vec![event("x", 1), event("y", 2)]).await;
     assert_eq!(ids(&received(&mut consumer, 2).await), [1, 2]);
+}
+
+async fn a_binding_may_be_removed(broker: Arc<dyn Broker>) {
+    let stage = bound(&broker, "one", &["x", "y"]).await;
+    broker.unbind(&stage, "never.bound").await.unwrap();
+    broker.unbind(&stage, "y").await.unwrap();
+    sent(&broker, vec![Outgoing { mandatory: false, ..event("y", 1) }, event("x", 2)]).await;
+    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    assert_eq!(ids(&received(&mut consumer, 1).await), [2]);
+    broker.bind(&stage, "y").await.unwrap();
+    sent(&broker, vec![event("y", 3)]).await;
+    assert_eq!(ids(&received(&mut consumer, 1).await), [3]);
 }
 
 async fn the_depth_counts_what_waits(broker: Arc<dyn Broker>) {

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
@@ -92,7 +93,8 @@ impl Queue {
         let (round, attempt) = message.direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
         self.next_tag += 1;
         let envelope = Arc::clone(&message.envelope);
-        self.ready.push_back(Incoming { envelope, round, attempt, redelivered: false, deliveries: 1, tag: self.next_tag });
+        let received = Instant::now();
+        self.ready.push_back(Incoming { envelope, round, attempt, redelivered: false, deliveries: 1, received, tag: self.next_tag });
         self.arrived.notify_one();
     }
 }
@@ -115,6 +117,22 @@ impl Broker for Embedded {
         };
         state.queues.insert(Arc::clone(&binding.stage), queue);
         self.shared.report(&mut state, &binding.stage);
+        Ok(())
+    }
+
+    async fn bind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError> {
+        if let Some(queue) = self.shared.lock().queues.get_mut(stage)
+            && !queue.patterns.iter().any(|bound| bound == pattern)
+        {
+            queue.patterns.push(pattern.to_owned());
+        }
+        Ok(())
+    }
+
+    async fn unbind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError> {
+        if let Some(queue) = self.shared.lock().queues.get_mut(stage) {
+            queue.patterns.retain(|bound| bound != pattern);
+        }
         Ok(())
     }
 
@@ -190,7 +208,8 @@ impl EmbeddedConsumer {
         let mut state = self.acker.shared.lock();
         let queue = state.queues.get_mut(&self.acker.stage)?;
         let room = self.prefetch.saturating_sub(queue.unacked.len()).min(max).min(queue.ready.len());
-        let taken: Vec<Incoming> = queue.ready.drain(..room).collect();
+        let received = Instant::now();
+        let taken: Vec<Incoming> = queue.ready.drain(..room).map(|message| Incoming { received, ..message }).collect();
         queue.unacked.extend(taken.iter().map(|message| (message.tag, message.clone())));
         Some(taken)
     }

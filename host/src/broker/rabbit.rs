@@ -156,6 +156,14 @@ impl Broker for Rabbit {
         }
     }
 
+    async fn bind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError> {
+        topology::bind(&self.question().await?, self.names.queue(stage), self.names.events(), pattern).await
+    }
+
+    async fn unbind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError> {
+        topology::unbind(&self.question().await?, self.names.queue(stage), self.names.events(), pattern).await
+    }
+
     async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>> {
         let answers = self.publisher.publish(&messages).await;
         if answers.iter().any(|answer| matches!(answer, Err(BrokerError::Unroutable(_)))) {

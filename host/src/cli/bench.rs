@@ -3,6 +3,7 @@
 //! Throughput and end-to-end times are what the store says (first order accepted to last order final), not what the client hoped.
 //! Bounded: a fixed number of orders, loopback only, and a limit on the whole run.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -69,6 +70,8 @@ struct Report {
     orders_per_s: f64,
     post_ms: Quantiles,
     end_to_end_ms: Quantiles,
+    /// From the receipt of a message to its acknowledgement, by stage; of a host of the bench's own.
+    stage_ms: BTreeMap<String, Quantiles>,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,7 +92,7 @@ impl Quantiles {
 
 /// Runs the measurement and prints the report.
 pub(super) async fn run(config: Config, args: BenchArgs, json: bool) -> Result<ExitCode> {
-    let report = if args.url.is_empty() { own::measure(config, &args).await? } else { load::measure(&args, &args.url).await? };
+    let report = if args.url.is_empty() { own::measure(config, &args).await? } else { load::measure(&args, &args.url, None).await? };
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -100,7 +103,8 @@ pub(super) async fn run(config: Config, args: BenchArgs, json: bool) -> Result<E
 
 fn print(report: &Report) {
     println!("{} orders, {:.0} orders/s end to end", report.orders, report.orders_per_s);
-    for (what, quantiles) in [("POST /orders", &report.post_ms), ("end to end", &report.end_to_end_ms)] {
+    let stages = report.stage_ms.iter().map(|(stage, quantiles)| (stage.as_str(), quantiles));
+    for (what, quantiles) in [("POST /orders", &report.post_ms), ("end to end", &report.end_to_end_ms)].into_iter().chain(stages) {
         let Quantiles { p50, p95, p99, max } = quantiles;
         println!("{what:<14} p50 {p50:.1} ms   p95 {p95:.1} ms   p99 {p99:.1} ms   max {max:.1} ms");
     }

@@ -35,6 +35,10 @@ impl Target {
         self.send(Method::POST, path, Some(body)).await
     }
 
+    pub(super) async fn delete(&self, path: &str) -> Result<Value> {
+        self.send(Method::DELETE, path, None).await
+    }
+
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
         let mut request = client.request(method, format!("{}{path}", self.url.trim_end_matches('/')));

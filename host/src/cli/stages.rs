@@ -22,6 +22,13 @@ pub(super) enum StagesCommand {
     Drain(Word),
     /// Go on.
     Resume(Word),
+    /// Route nothing to a stage any more that no host runs; what is in its queue stays there.
+    Forget {
+        #[command(flatten)]
+        target: Target,
+        /// The stage.
+        stage: String,
+    },
 }
 
 /// An operator's word.
@@ -48,6 +55,7 @@ pub(super) async fn run(command: StagesCommand, json: bool) -> Result<ExitCode> 
         StagesCommand::Pause(word) => (word.say("pause").await?, said),
         StagesCommand::Drain(word) => (word.say("drain").await?, said),
         StagesCommand::Resume(word) => (word.say("resume").await?, said),
+        StagesCommand::Forget { target, stage } => (target.delete(&format!("/stages/{stage}")).await?, said),
     };
     if json {
         println!("{}", serde_json::to_string_pretty(&answer)?);

@@ -1,5 +1,7 @@
 //! `/orders`: create, list, show with the whole timeline, events.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::{Path, Query, State, rejection::QueryRejection};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -8,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Shared;
+use super::caller::Caller;
 use super::json::{JsonBody, payload};
 use super::problem::{Answer, Problem};
 use crate::orders::parse_order;
@@ -17,11 +20,16 @@ use crate::store::{Accepted, DeliveryRecord, LoggedEvent, OrderFilter};
 const PAGE_MAX: u32 = 200;
 const PAGE: u32 = 50;
 
-pub(super) async fn create(State(app): State<Shared>, headers: HeaderMap, JsonBody(body): JsonBody) -> Answer<Response> {
+pub(super) async fn create(
+    State(app): State<Shared>,
+    Caller(trace): Caller,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody,
+) -> Answer<Response> {
     let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok());
     let order = parse_order(body, key).map_err(|errors| Problem::invalid("The body is not an order", errors))?;
     let id = order.id.clone();
-    let (status, order) = match app.accept(order).await? {
+    let (status, order) = match app.accept(order, trace).await? {
         Accepted::New(order) => (StatusCode::ACCEPTED, order),
         Accepted::Same(order) => (StatusCode::OK, order),
         Accepted::Different => {
@@ -127,6 +135,7 @@ fn event(logged: &LoggedEvent) -> Value {
         "subject": event.subject,
         "time_ms": event.time_ms,
         "data": payload(&event.data),
+        "attributes": event.attributes.iter().cloned().collect::<BTreeMap<_, _>>(),
         "correlation_id": logged.envelope.correlation_id,
         "cause": logged.envelope.cause,
         "stage": logged.stage,

@@ -62,6 +62,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, kind, title, detail)
     }
 
+    pub(super) fn internal() -> Self {
+        let detail = "the host has a bug; its log says more";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "/problems/internal", "The host failed", detail)
+    }
+
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "/problems/unavailable", "The host cannot do this now", detail)
     }
@@ -72,7 +77,7 @@ impl From<StoreError> for Problem {
         tracing::error!(%error, "a request failed in the store");
         match error {
             StoreError::Unavailable(_) => Self::unavailable("the store does not answer; try again"),
-            StoreError::Corrupt(_) => internal(),
+            StoreError::Corrupt(_) => Self::internal(),
         }
     }
 }
@@ -96,13 +101,8 @@ impl IntoResponse for Problem {
     }
 }
 
-fn internal() -> Problem {
-    let detail = "the host has a bug; its log says more";
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "/problems/internal", "The host failed", detail)
-}
-
 pub(super) fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {
-    internal().into_response()
+    Problem::internal().into_response()
 }
 
 pub(super) async fn no_such_route(request: Request) -> Problem {

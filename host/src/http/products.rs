@@ -8,16 +8,22 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Shared;
+use super::caller::Caller;
 use super::json::JsonBody;
 use super::orders::page_size;
 use super::problem::{Answer, Problem};
 use crate::orders::parse_stock;
 
-pub(super) async fn stock(State(app): State<Shared>, headers: HeaderMap, JsonBody(body): JsonBody) -> Answer<Response> {
+pub(super) async fn stock(
+    State(app): State<Shared>,
+    Caller(trace): Caller,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody,
+) -> Answer<Response> {
     let stock = parse_stock(body).map_err(|errors| Problem::invalid("The body is no stock of a product", errors))?;
     let answer = json!({ "sku": stock.sku, "accepted": stock.body });
     let place = format!("/products/{}", stock.sku);
-    app.stock(stock, headers.get("idempotency-key").and_then(|key| key.to_str().ok())).await?;
+    app.stock(stock, headers.get("idempotency-key").and_then(|key| key.to_str().ok()), trace).await?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
 }
 

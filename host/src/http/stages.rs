@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::json::JsonBody;
 use super::problem::{Answer, Problem};
+use crate::app::Forgotten;
 use crate::store::ControlState;
 
 pub(super) async fn list(State(app): State<Shared>) -> Json<Value> {
@@ -26,6 +27,18 @@ pub(super) async fn drain(app: State<Shared>, stage: Path<String>, body: JsonBod
 /// Goes on.
 pub(super) async fn resume(app: State<Shared>, stage: Path<String>, body: JsonBody) -> Answer<Json<Value>> {
     control(app, stage, body, ControlState::Running).await
+}
+
+/// Takes it out of the pipeline for good, when no host runs it.
+pub(super) async fn forget(State(app): State<Shared>, Path(stage): Path<String>) -> Answer<Json<Value>> {
+    match app.forget(&stage).await.map_err(|error| Problem::unavailable(format!("the stage could not be forgotten: {error}")))? {
+        Forgotten::Done => Ok(Json(json!({ "stage": stage, "state": "forgotten" }))),
+        Forgotten::NotFound => Err(Problem::not_found(format!("nothing is routed to a stage `{stage}`"))),
+        Forgotten::InUse => {
+            let detail = format!("a host runs `{stage}`, or did half a minute ago: remove its plugin first");
+            Err(Problem::conflict("/problems/stage-in-use", "The stage is in use", detail))
+        }
+    }
 }
 
 async fn control(

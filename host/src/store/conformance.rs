@@ -5,6 +5,7 @@
 
 mod build;
 mod deaths;
+mod hosts;
 mod intake;
 mod outbox;
 mod pruning;
@@ -76,9 +77,13 @@ exercises![
     reading::orders_are_listed_in_pages,
     reading::an_order_tells_its_story,
     reading::state_is_found_by_folder_and_prefix,
+    reading::a_delivery_is_found_by_its_key,
     reading::settled_deliveries_are_recognised,
     reading::plugin_loads_are_kept,
     reading::the_operators_word_is_kept,
+    hosts::a_binding_stays_while_it_is_used,
+    hosts::a_stage_that_nobody_runs_keeps_its_bindings,
+    hosts::a_lease_is_renewed_by_its_holder,
     pruning::what_is_finished_and_old_goes,
     pruning::what_is_open_stays,
     reading::a_closed_store_says_so,

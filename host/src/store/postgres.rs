@@ -5,6 +5,7 @@
 //! agreement beside the database. Costs: a group is one commit and a constant number of statements, whatever its size.
 
 mod committer;
+mod hosts;
 mod letters;
 mod load;
 mod locked;
@@ -37,8 +38,9 @@ use super::group::{Op, Reply};
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LockedState, LoggedEvent, Lost,
-    NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, StageControl, StateRow, StateSource, Store, StoreError,
+    Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings, LockedState,
+    LoggedEvent, Lost, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, StageBinding, StageControl, StateRow,
+    StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -288,6 +290,10 @@ impl Store for PostgresStore {
         self.within(questions::order_deliveries(&self.pool, order_id)).await
     }
 
+    async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {
+        self.within(questions::delivery(&self.pool, key)).await
+    }
+
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
         self.within(questions::dead_letters(&self.pool, &filter)).await
     }
@@ -323,6 +329,22 @@ impl Store for PostgresStore {
     async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError> {
         let word = (stage, state, reason.as_deref());
         self.within(letters::set_stage_control(&self.pool, self.context.clock.now_ms(), word)).await
+    }
+
+    async fn note_bindings(&self, used: Vec<StageBinding>, live_ms: u64) -> Result<KnownBindings, StoreError> {
+        self.within(hosts::note_bindings(&self.pool, &self.context, &used, live_ms)).await
+    }
+
+    async fn forget_binding(&self, binding: StageBinding, live_ms: u64) -> Result<bool, StoreError> {
+        self.within(hosts::forget_binding(&self.pool, &self.context, &binding, live_ms)).await
+    }
+
+    async fn lease_stage(&self, stage: &str, ttl_ms: u64) -> Result<bool, StoreError> {
+        self.within(hosts::lease_stage(&self.pool, &self.context, stage, ttl_ms)).await
+    }
+
+    async fn release_stage(&self, stage: &str) -> Result<(), StoreError> {
+        self.within(hosts::release_stage(&self.pool, &self.context, stage)).await
     }
 
     async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {

@@ -8,6 +8,7 @@ use super::decode::{self, Columns, attempt_columns, envelope_columns, order_colu
 use super::{
     DeadLetter, DeadLetterFilter, DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, StageControl, StateRow, StoreError,
 };
+use crate::event::DeliveryKey;
 
 /// A value for a placeholder; those of a query are `$1`, `$2`, ….
 #[derive(Debug, Clone, Copy)]
@@ -108,11 +109,22 @@ async fn attempts_of<R: Reader>(db: &R, deliveries: &[(i64, String)]) -> Result<
     decode::attempts(&db.rows(sql, &[Arg::Deliveries(deliveries)]).await?)
 }
 
+const DELIVERIES: &str = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, \
+     d.duration_us, d.created_ms, d.settled_ms, d.emitted FROM events e CROSS JOIN deliveries d WHERE d.event_seq = e.seq";
+
 pub(super) async fn order_deliveries(db: &impl Reader, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
-    let sql = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, d.duration_us, \
-               d.created_ms, d.settled_ms, d.emitted FROM events e CROSS JOIN deliveries d \
-               WHERE d.event_seq = e.seq AND e.order_id = $1 ORDER BY d.created_ms, d.event_seq, d.stage";
-    let rows = db.rows(sql.to_owned(), &[Arg::Text(order_id)]).await?;
+    let sql = format!("{DELIVERIES} AND e.order_id = $1 ORDER BY d.created_ms, d.event_seq, d.stage");
+    deliveries(db, db.rows(sql, &[Arg::Text(order_id)]).await?).await
+}
+
+pub(super) async fn delivery(db: &impl Reader, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {
+    let sql = format!("{DELIVERIES} AND e.id = $1 AND e.source = $2 AND d.stage = $3");
+    let rows = db.rows(sql, &[Arg::Text(&key.event.id), Arg::Text(&key.event.source), Arg::Text(&key.stage)]).await?;
+    Ok(deliveries(db, rows).await?.into_iter().next())
+}
+
+/// Decodes deliveries and adds their failed tries.
+async fn deliveries<R: Reader>(db: &R, rows: Vec<R::Row>) -> Result<Vec<DeliveryRecord>, StoreError> {
     let keys = decode::delivery_keys(&rows, 0)?;
     let mut failures = attempts_of(db, &keys).await?;
     let with_failures = |(row, key)| decode::delivery_record(row, failures.remove(&key).unwrap_or_default());

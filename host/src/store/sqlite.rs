@@ -5,6 +5,7 @@
 //! whatever the number of operations in it.
 
 mod committer;
+mod hosts;
 mod letters;
 mod load;
 mod open;
@@ -34,8 +35,9 @@ use super::group::{self, Numbers, Plan, Times};
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, LockedState, LoggedEvent, Lost,
-    NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, StageControl, StateRow, StateSource, Store, StoreError,
+    Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings, LockedState,
+    LoggedEvent, Lost, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, StageBinding, StageControl, StateRow,
+    StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -44,7 +46,7 @@ use crate::event::DeliveryKey;
 pub struct SqliteOptions {
     /// The database file; it and its folder are created.
     pub path: PathBuf,
-    /// Owner of outbox leases: the same after a restart.
+    /// Owner of outbox leases.
     pub host_name: String,
     /// Time for leases and for what is written.
     pub clock: Arc<dyn Clock>,
@@ -87,12 +89,12 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, brings its schema up to date and starts the writer. Leases of an earlier run of this host are released.
+    /// Opens the file, brings its schema up to date and starts the writer. What earlier runs held is released.
     pub async fn open(options: SqliteOptions) -> Result<Arc<Self>, OpenError> {
         let opened = open::open(&options.path).await?;
         let mut conn = opened.writer;
         let failed = |error: StoreError| open::database(&options.path, error);
-        outbox::release(&mut conn, &options.host_name).await.map_err(failed)?;
+        hosts::release(&mut conn).await.map_err(failed)?;
         let numbers = last_numbers(&mut conn).await.map_err(failed)?;
         let committer = Committer {
             conn,
@@ -269,6 +271,10 @@ impl Store for SqliteStore {
         questions::order_deliveries(&self.readers, order_id).await
     }
 
+    async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {
+        questions::delivery(&self.readers, key).await
+    }
+
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
         questions::dead_letters(&self.readers, &filter).await
     }
@@ -307,6 +313,29 @@ impl Store for SqliteStore {
             Reply::Control(control) => Ok(control),
             other => Err(mixed_up(&other)),
         }
+    }
+
+    async fn note_bindings(&self, used: Vec<StageBinding>, live_ms: u64) -> Result<KnownBindings, StoreError> {
+        match self.ask(Op::NoteBindings { used, live_ms }).await? {
+            Reply::Bindings(known) => Ok(known),
+            other => Err(mixed_up(&other)),
+        }
+    }
+
+    async fn forget_binding(&self, binding: StageBinding, live_ms: u64) -> Result<bool, StoreError> {
+        match self.ask(Op::ForgetBinding { binding, live_ms }).await? {
+            Reply::Forgotten(forgotten) => Ok(forgotten),
+            other => Err(mixed_up(&other)),
+        }
+    }
+
+    /// There is one host.
+    async fn lease_stage(&self, _: &str, _: u64) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    async fn release_stage(&self, _: &str) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {

@@ -14,14 +14,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::Services;
 use super::gate::Gate;
-use crate::breaker::{Health, Permit};
+use crate::breaker::{BreakerState, Health, Permit};
 use crate::broker::{Acker, Incoming};
-use crate::decide::{self, Moment, Tried};
-use crate::event::{DeliveryKey, idempotency_key};
+use crate::decide::{self, Moment, Routes as _, Tried};
+use crate::event::{BREAKER_CHANGED, DeliveryKey, Envelope, Event, idempotency_key};
 use crate::handler::{Call, CallContext};
+use crate::meter::Settled;
 use crate::pipeline::{Running, Stage};
 use crate::state::{BatchState, LaneCache};
-use crate::store::{Batch, Commit, FailedAttempt, LockedState, Settlement, StateSource, StoreError, Verdict, Version};
+use crate::store::{Batch, Commit, LockedState, NewEvent, Settlement, StateSource, StoreError, Verdict, Version};
+use crate::trace::Trace;
 
 /// Times that a refused batch is run again as a whole; after that its messages are committed one by one.
 const RERUNS_MAX: u32 = 3;
@@ -52,9 +54,6 @@ pub(super) struct Lane {
     contended: Contended,
     gate: Gate,
 }
-
-/// A decision, with the failed try that led to it.
-type Decided = (Verdict, Option<FailedAttempt>);
 
 /// Keys that other hosts write, too: they are locked before a batch runs, for a while.
 #[derive(Default)]
@@ -89,8 +88,8 @@ impl Contended {
 struct Ran {
     batch: Batch,
     state: Arc<BatchState>,
-    /// How many of the messages were run; the rest comes with the next batch.
-    count: usize,
+    /// What the messages that were run came to; the rest comes with the next batch.
+    settled: Vec<Settled>,
 }
 
 impl Lane {
@@ -178,10 +177,12 @@ impl Lane {
                 self.stage.breaker().give_up_probe(self.services.clock.now_ms());
             }
             match attempt {
-                Ok((Commit::Done { outbox, .. }, count)) => {
+                Ok((Commit::Done { outbox, .. }, came_to)) => {
                     self.services.relay.hand_over(outbox);
-                    let settled: Vec<Work> = work.drain(..count).collect();
+                    let settled: Vec<Work> = work.drain(..came_to.len()).collect();
                     self.ack(&settled).await;
+                    let times = settled.iter().map(|work| work.message.received.elapsed());
+                    self.stage.meter.note(came_to.into_iter().zip(times));
                     backoff = STORE_BACKOFF;
                 }
                 Ok((Commit::Again { stale, conflicts }, _)) => {
@@ -204,9 +205,9 @@ impl Lane {
         }
     }
 
-    async fn attempt(&mut self, work: &[Work], running: &Running, permit: Permit) -> Result<(Commit, usize), StoreError> {
+    async fn attempt(&mut self, work: &[Work], running: &Running, permit: Permit) -> Result<(Commit, Vec<Settled>), StoreError> {
         let lock = self.lock_contended().await?;
-        let Ran { mut batch, state, count } = self.run_batch(work, running, permit).await?;
+        let Ran { mut batch, state, settled } = self.run_batch(work, running, permit).await?;
         let (reads, writes, cache) = state.finish();
         self.cache = cache;
         batch.reads = reads.into_iter().collect();
@@ -220,7 +221,7 @@ impl Lane {
             let learned = written.into_iter().zip(versions).map(|((key, value), version): (_, &Version)| (key, value, *version));
             self.cache.learn(learned);
         }
-        Ok((commit, count))
+        Ok((commit, settled))
     }
 
     /// Locks what other hosts write, too, and learns how it stands.
@@ -245,40 +246,53 @@ impl Lane {
         state.prefetch(&subjects).await?;
         let budget = Duration::from_millis(self.stage.config.batch_time_ms);
         let began = Instant::now();
-        let mut settlements = Vec::with_capacity(work.len());
+        let (mut settlements, mut turned) = (Vec::with_capacity(work.len()), None);
         for work in work {
             // The first message waits for its turn; the batch does not.
             if !self.gate.allows_rate(settlements.is_empty()).await {
                 break;
             }
-            settlements.push(self.run_one(work, running, &state, permit).await);
+            let (settlement, turn) = self.run_one(work, running, &state, permit).await;
+            settlements.push(settlement);
+            turned = turn.or(turned);
             if began.elapsed() >= budget || !self.gate.is_open() {
                 break;
             }
         }
-        let count = settlements.len();
+        if let Some(state) = turned {
+            self.announce_breaker(state, running).await;
+        }
+        let settled = settlements.iter().map(|settlement| Settled::from(&settlement.verdict)).collect();
         let batch = Batch { stage: Arc::clone(&self.stage.name), settlements, reads: Vec::new(), writes: Vec::new() };
-        Ok(Ran { batch, state, count })
+        Ok(Ran { batch, state, settled })
     }
 
-    async fn run_one(&self, work: &Work, running: &Running, state: &Arc<BatchState>, permit: Permit) -> Settlement {
+    /// Runs one message. Gives the breaker's new state, too, when this opened or closed it.
+    async fn run_one(&self, work: &Work, running: &Running, state: &Arc<BatchState>, permit: Permit) -> (Settlement, Option<BreakerState>) {
         let Incoming { envelope, round, attempt, .. } = &work.message;
         let digest: Arc<str> = running.handler.digest().into();
         let mut tried = Tried { delivery: work.key.clone(), round: *round, attempt: *attempt, digest, duration_us: 0 };
         let routes = &*self.services.pipeline;
         let expires_at_ms = self.stage.expires_at_ms(envelope.expires_at_ms, running.policy.expiry_ms);
         let early = decide::before_running(&running.policy, routes, envelope, &tried, (self.moment(), expires_at_ms));
+        let mut turned = None;
         let (verdict, failure) = match early {
             Some(verdict) => (verdict, None),
             None => {
                 let handled = running.handler.handle(self.call(work, state)).await;
                 tried.duration_us = handled.duration.as_micros() as u64;
                 let health = handled.outcome.health();
+                let free = health.is_some_and(|health| self.is_free(health, permit));
+                turned = health.and_then(|health| self.stage.breaker().report(health, self.services.clock.now_ms()));
                 let (verdict, failure) = decide::decide(&running.policy, routes, envelope, &tried, handled.outcome, self.moment());
                 if matches!(verdict, Verdict::Done(_)) {
                     state.merge(handled.writes);
                 }
-                self.report((verdict, failure), health, permit)
+                if free {
+                    (Verdict::Deferred { due_at_ms: self.services.clock.now_ms() + PROBE_DEFER_MS }, None)
+                } else {
+                    (verdict, failure)
+                }
             }
         };
         if let Some(failure) = &failure {
@@ -288,7 +302,7 @@ impl Lane {
                 attempt, code = %failure.code, dead = matches!(verdict, Verdict::Dead { .. }), "{}", failure.message
             );
         }
-        Settlement {
+        let settlement = Settlement {
             delivery: work.key.clone(),
             envelope: Arc::clone(envelope),
             round: *round,
@@ -298,31 +312,51 @@ impl Lane {
             digest: tried.digest,
             duration_us: tried.duration_us,
             failure,
-        }
+        };
+        (settlement, turned)
     }
 
-    /// Tells the breaker how it went. The failure of a probe is no attempt, for a while: what the stage depends on is known to be down.
-    fn report(&self, decided: Decided, health: Option<Health>, permit: Permit) -> Decided {
-        let Some(health) = health else { return decided };
+    /// The failure of a probe is no attempt, for a while: what the stage depends on is known to be down.
+    fn is_free(&self, health: Health, permit: Permit) -> bool {
+        permit == Permit::Probe && health == Health::Failing && self.stage.breaker().probe_is_free()
+    }
+
+    /// Says that the breaker opened or closed: in the log, and as an event that anybody may listen to.
+    async fn announce_breaker(&self, state: BreakerState, running: &Running) {
+        tracing::warn!(stage = %self.stage.name, ?state, "the circuit breaker changed");
         let now_ms = self.services.clock.now_ms();
-        let mut breaker = self.stage.breaker();
-        let free = permit == Permit::Probe && health == Health::Failing && breaker.probe_is_free();
-        if breaker.report(health, now_ms) {
-            tracing::warn!(stage = %self.stage.name, state = ?breaker.state(), "the circuit breaker changed");
+        let data = serde_json::json!({ "stage": &*self.stage.name, "state": state, "host": &*self.services.host });
+        let event = Event {
+            id: uuid::Uuid::now_v7().to_string(),
+            event_type: BREAKER_CHANGED.to_owned(),
+            source: running.policy.source.clone(),
+            subject: self.stage.name.to_string(),
+            time_ms: now_ms,
+            content_type: "application/json".to_owned(),
+            data: data.to_string().into(),
+            attributes: vec![("stage".to_owned(), self.stage.name.to_string())],
+        };
+        let expires_at_ms = now_ms + running.policy.expiry_ms;
+        let envelope = Envelope { correlation_id: event.id.clone(), order_id: None, cause: None, hops: 0, expires_at_ms, event };
+        let routed_to = self.services.pipeline.stages_for(BREAKER_CHANGED);
+        let event = NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None };
+        match self.services.store.accept_event(event).await {
+            Ok((_, rows)) => self.services.relay.hand_over(rows),
+            Err(error) => tracing::warn!(%error, "the change of the circuit breaker could not be published"),
         }
-        if free { (Verdict::Deferred { due_at_ms: now_ms + PROBE_DEFER_MS }, None) } else { decided }
     }
 
     fn call(&self, work: &Work, state: &Arc<BatchState>) -> Call {
+        let message = &work.message;
         let context = CallContext {
             stage: Arc::clone(&self.stage.name),
-            attempt: work.message.attempt,
+            attempt: message.attempt,
             idempotency_key: idempotency_key(&work.key),
             now_ms: self.services.clock.now_ms(),
-            trace_headers: Vec::new(),
+            trace_headers: Trace::of_try(&message.envelope.event, &work.key, message.round, message.attempt).headers(),
             settings: Arc::clone(&self.stage.settings),
         };
-        Call { envelope: Arc::clone(&work.message.envelope), context, state: state.view() }
+        Call { envelope: Arc::clone(&message.envelope), context, state: state.view() }
     }
 
     fn moment(&self) -> Moment {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _};
@@ -99,6 +100,7 @@ impl RabbitConsumer {
                 attempt: decoded.attempt,
                 redelivered: delivery.redelivered,
                 deliveries,
+                received: Instant::now(),
                 tag,
             }),
             Err(error) => {

@@ -135,9 +135,15 @@ async fn queue(channel: &Channel, name: ShortString, arguments: FieldTable) -> R
     declared.map(|_| ()).map_err(|error| explain(&error, "queue", &name))
 }
 
-async fn bind(channel: &Channel, queue: ShortString, exchange: ShortString, pattern: &str) -> Result<(), BrokerError> {
+pub(super) async fn bind(channel: &Channel, queue: ShortString, exchange: ShortString, pattern: &str) -> Result<(), BrokerError> {
     let key = ShortString::try_new(pattern).map_err(|error| BrokerError::Refused(format!("`{pattern}` cannot be bound: {error}")))?;
     within(channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default())).await
+}
+
+/// Unbinding what is not bound is no error.
+pub(super) async fn unbind(channel: &Channel, queue: ShortString, exchange: ShortString, pattern: &str) -> Result<(), BrokerError> {
+    let key = ShortString::try_new(pattern).map_err(|error| BrokerError::Refused(format!("`{pattern}` cannot be unbound: {error}")))?;
+    within(channel.queue_unbind(queue, exchange, key, FieldTable::default())).await
 }
 
 fn soft_error(error: &lapin::Error) -> Option<AMQPSoftError> {

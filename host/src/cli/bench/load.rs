@@ -1,5 +1,6 @@
 //! Posting orders, and asking the hosts what became of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,14 +13,16 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{BenchArgs, Quantiles, Report};
+use crate::pipeline::Pipeline;
 
-/// Warms up, measures, and counts what the store says.
-pub(super) async fn measure(args: &BenchArgs, hosts: &[String]) -> Result<Report> {
+/// Warms up, measures, and counts what the store says; and what the stages say, where the host is in this process.
+pub(super) async fn measure(args: &BenchArgs, hosts: &[String], pipeline: Option<&Pipeline>) -> Result<Report> {
     let run = uuid::Uuid::now_v7().simple().to_string();
     let client = reqwest::Client::builder().pool_max_idle_per_host(args.concurrency as usize).build()?;
     let warm = Run { args, hosts, client: client.clone(), name: format!("{run}w"), count: args.warm_up };
     warm.post(None).await?;
     warm.finished().await?;
+    let warmed_up = stage_times(pipeline);
     let progress =
         ProgressBar::new(args.orders).with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} orders, {per_sec}, {eta} left")?);
     let measured = Run { args, hosts, client, name: run, count: args.orders };
@@ -37,7 +40,25 @@ pub(super) async fn measure(args: &BenchArgs, hosts: &[String]) -> Result<Report
         orders_per_s: args.orders as f64 * 1_000.0 / (last - first).max(1) as f64,
         post_ms: Quantiles::of(&post),
         end_to_end_ms: Quantiles::of(&end_to_end),
+        stage_ms: since(warmed_up, stage_times(pipeline))?,
     })
+}
+
+/// Times of each stage so far, microseconds.
+fn stage_times(pipeline: Option<&Pipeline>) -> BTreeMap<String, Histogram<u64>> {
+    let stages = pipeline.map(Pipeline::stages).unwrap_or_default();
+    stages.into_iter().map(|stage| (stage.name.to_string(), stage.meter.times())).collect()
+}
+
+fn since(before: BTreeMap<String, Histogram<u64>>, after: BTreeMap<String, Histogram<u64>>) -> Result<BTreeMap<String, Quantiles>> {
+    let mut times = BTreeMap::new();
+    for (stage, mut histogram) in after {
+        if let Some(before) = before.get(&stage) {
+            histogram.subtract(before)?;
+        }
+        times.insert(stage, Quantiles::of(&histogram));
+    }
+    Ok(times)
 }
 
 /// Orders that belong together: their customer is the run's name.

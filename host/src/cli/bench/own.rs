@@ -54,7 +54,8 @@ async fn host(args: &BenchArgs, config: Config) -> Result<Report> {
     ensure!(!app.services().pipeline.consuming().is_empty(), "no plugins are loaded: build them with `cargo xtask plugins`");
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(host.run_until(async { _ = stopped.await }));
-    let measured = tokio::time::timeout(Duration::from_secs(args.time_limit_s), load::measure(args, &[url])).await;
+    let measured =
+        tokio::time::timeout(Duration::from_secs(args.time_limit_s), load::measure(args, &[url], Some(&app.services().pipeline))).await;
     drop(stop);
     serving.await??;
     measured.context("the time limit is over")?

@@ -84,6 +84,15 @@ pub(super) async fn settled_deliveries_are_recognised(bench: Bench) {
     assert_eq!(settled, [key(&done, "payment"), key(&retried, "payment")]);
 }
 
+pub(super) async fn a_delivery_is_found_by_its_key(bench: Bench) {
+    let event = bench.order("1").await;
+    bench.order("2").await;
+    bench.done(batch(vec![super::build::retry(&event, super::START_MS + 1)])).await;
+    let found = bench.store.delivery(&key(&event, "payment")).await.unwrap().unwrap();
+    assert_eq!((found.event, found.attempt, found.failures.len()), (event.key(), 2, 1));
+    assert!(bench.store.delivery(&key(&event, "nowhere")).await.unwrap().is_none());
+}
+
 pub(super) async fn plugin_loads_are_kept(bench: Bench) {
     for digest in ["d1", "d2"] {
         let load = PluginLoad {

@@ -130,10 +130,16 @@ fn migrator() -> Migrator {
     let init = include_str!("../../../../migrations/postgres/0001_init.sql");
     let controls = include_str!("../../../../migrations/postgres/0002_stage_controls.sql");
     let retention = include_str!("../../../../migrations/postgres/0003_retention.sql");
+    let hosts = include_str!("../../../../migrations/postgres/0004_hosts.sql");
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![simple(1, "init", init), simple(2, "stage controls", controls), simple(3, "retention", retention)])
+    Migrator::with_migrations(vec![
+        simple(1, "init", init),
+        simple(2, "stage controls", controls),
+        simple(3, "retention", retention),
+        simple(4, "hosts", hosts),
+    ])
 }
 
 async fn migrate(writer: &mut PgConnection, server: &str) -> Result<(), OpenError> {

@@ -19,6 +19,7 @@ macro_rules! now {
         "coalesce($1::int8, (extract(epoch FROM statement_timestamp()) * 1000)::int8)"
     };
 }
+pub(super) use now;
 
 /// Leases rows that fell due, or whose lease ran out, the earliest first.
 pub(super) async fn claim(db: &PgPool, context: &Context, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {

@@ -12,7 +12,7 @@ use crate::clock::ManualClock;
 use crate::event::DeliveryKey;
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::status::StatusRules;
-use crate::store::{Batch, Commit, Settlement, StateSource as _, Store, Verdict};
+use crate::store::{Batch, Commit, Settlement, StageBinding, StateSource as _, Store, Verdict};
 
 /// A server to make databases on: from the environment, else the one that listens on the default port.
 fn server() -> PgConnectOptions {
@@ -217,6 +217,39 @@ async fn two_hosts_settle_a_delivery_once() {
         let stale = commits.iter().filter(|commit| matches!(commit, Commit::Again { stale, .. } if stale.len() == 1)).count();
         assert_eq!((done, stale), (1, 1), "delivery {number}: {commits:?}");
     }
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_host_at_a_time_has_a_lease_and_another_ones_bindings_stay() {
+    let database = Database::create().await;
+    let clock = Arc::new(ManualClock::at(conformance::START_MS));
+    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    assert!(one.lease_stage("payment", 1_000).await.unwrap());
+    assert!(!other.lease_stage("payment", 1_000).await.unwrap());
+    other.release_stage("payment").await.unwrap();
+    clock.advance(999);
+    assert!(!other.lease_stage("payment", 1_000).await.unwrap(), "only its holder gives a lease back");
+    clock.advance(1);
+    assert!(other.lease_stage("payment", 1_000).await.unwrap(), "it ran out");
+    assert!(!one.lease_stage("payment", 1_000).await.unwrap());
+    other.release_stage("payment").await.unwrap();
+    assert!(one.lease_stage("payment", 1_000).await.unwrap());
+
+    let binding = |pattern: &str| StageBinding { stage: "payment".into(), pattern: pattern.to_owned() };
+    one.note_bindings(vec![binding("a"), binding("b")], 100).await.unwrap();
+    clock.advance(1);
+    let known = other.note_bindings(vec![binding("b"), binding("c")], 100).await.unwrap();
+    assert_eq!((known.kept.len(), known.unused.len()), (3, 0), "{known:?}");
+    assert!(!other.forget_binding(binding("a"), 100).await.unwrap(), "a live host uses it");
+    // The first host is gone.
+    clock.advance(100);
+    let known = other.note_bindings(vec![binding("b"), binding("c")], 100).await.unwrap();
+    assert_eq!((known.kept, known.unused), (vec![binding("b"), binding("c")], vec![binding("a")]));
+    // It is back before the binding was forgotten.
+    one.note_bindings(vec![binding("a")], 100).await.unwrap();
+    assert!(!other.forget_binding(binding("a"), 100).await.unwrap());
     one.close().await;
     other.close().await;
 }

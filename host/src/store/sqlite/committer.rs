@@ -11,10 +11,12 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::sql::{args, execute, store_error};
-use super::{Context, letters, load, outbox, prune, write};
+use super::{Context, hosts, letters, load, outbox, prune, write};
 use crate::clock::Clock;
 use crate::store::group::{self, Asked};
-use crate::store::{ControlState, DeadLetterAction, NewEvent, OutboxRow, PluginLoad, Pruned, StageControl, StoreError};
+use crate::store::{
+    ControlState, DeadLetterAction, KnownBindings, NewEvent, OutboxRow, PluginLoad, Pruned, StageBinding, StageControl, StoreError,
+};
 
 /// Operations that wait for the writer before their callers have to.
 pub(super) const QUEUE_OPS: usize = 1024;
@@ -49,6 +51,14 @@ pub(super) enum Op {
         reason: String,
     },
     PluginLoaded(PluginLoad),
+    NoteBindings {
+        used: Vec<StageBinding>,
+        live_ms: u64,
+    },
+    ForgetBinding {
+        binding: StageBinding,
+        live_ms: u64,
+    },
     Prune {
         before_ms: u64,
         limit: u32,
@@ -68,6 +78,8 @@ pub(super) enum Reply {
     Letter(DeadLetterAction),
     Control(StageControl),
     Pruned(Pruned),
+    Bindings(KnownBindings),
+    Forgotten(bool),
     Written,
 }
 
@@ -210,6 +222,11 @@ async fn single(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64,
         Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms)).await.map(Reply::Letter),
         Op::ReplayEdited { id, event } => letters::replay_edited(conn, context, now_ms, (*id, event)).await.map(Reply::Letter),
         Op::Discard { id, reason } => letters::discard(conn, *id, reason).await.map(Reply::Letter),
+        Op::NoteBindings { used, live_ms } => {
+            let known = hosts::note_bindings(conn, context, now_ms, (used, *live_ms)).await?;
+            Ok(Reply::Bindings(known))
+        }
+        Op::ForgetBinding { binding, live_ms } => hosts::forget_binding(conn, now_ms, (binding, *live_ms)).await.map(Reply::Forgotten),
         Op::Prune { before_ms, limit } => prune::prune(conn, now_ms, *before_ms, *limit).await.map(Reply::Pruned),
         Op::SetStageControl { stage, state, reason } => {
             let control = letters::set_stage_control(conn, now_ms, (stage, *state, reason.as_deref())).await?;

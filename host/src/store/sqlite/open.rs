@@ -153,10 +153,16 @@ fn migrator() -> Migrator {
     let init = include_str!("../../../../migrations/sqlite/0001_init.sql");
     let controls = include_str!("../../../../migrations/sqlite/0002_stage_controls.sql");
     let retention = include_str!("../../../../migrations/sqlite/0003_retention.sql");
+    let hosts = include_str!("../../../../migrations/sqlite/0004_hosts.sql");
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![simple(1, "init", init), simple(2, "stage controls", controls), simple(3, "retention", retention)])
+    Migrator::with_migrations(vec![
+        simple(1, "init", init),
+        simple(2, "stage controls", controls),
+        simple(3, "retention", retention),
+        simple(4, "hosts", hosts),
+    ])
 }
 
 /// Refuses a database that holds tables but none of our migrations.

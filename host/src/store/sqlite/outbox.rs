@@ -57,12 +57,6 @@ pub(super) async fn postpone(conn: &mut SqliteConnection, ids: &[i64], due_at_ms
     Ok(())
 }
 
-/// Frees what an earlier run of this host held.
-pub(super) async fn release(conn: &mut SqliteConnection, host: &str) -> Result<u64, StoreError> {
-    let sql = "UPDATE outbox SET owner = NULL, lease_until_ms = NULL WHERE owner = ?1";
-    execute(conn, sql, args![host]).await
-}
-
 /// Open deliveries that a reader found without an outbox row.
 pub(super) struct Candidates<'a> {
     pub(super) stage: &'a str,

@@ -1,0 +1,94 @@
+//! What a stage does on this host, counted: for Prometheus and for the bench.
+//!
+//! Bounds: one histogram of fixed range per stage (1 µs to 1 h, two significant digits, about 30 kB), whatever the number of messages.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::store::Verdict;
+
+/// Longest time that is told from a longer one.
+const LONGEST_US: u64 = 3_600_000_000;
+
+/// What a delivery came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The stage decided.
+    Done,
+    /// It is tried again.
+    Retried,
+    /// It was dead-lettered.
+    Died,
+    /// It was not for this version of the stage.
+    Skipped,
+    /// Back to the queue; nothing was tried.
+    Deferred,
+}
+
+impl Settled {
+    /// Each with its name in metrics.
+    pub const ALL: [(Self, &'static str); 5] =
+        [(Self::Done, "done"), (Self::Retried, "retried"), (Self::Died, "died"), (Self::Skipped, "skipped"), (Self::Deferred, "deferred")];
+}
+
+impl From<&Verdict> for Settled {
+    fn from(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Done(_) => Self::Done,
+            Verdict::Retry { .. } => Self::Retried,
+            Verdict::Dead { .. } => Self::Died,
+            Verdict::Skipped => Self::Skipped,
+            Verdict::Deferred { .. } => Self::Deferred,
+        }
+    }
+}
+
+/// The numbers of one stage on this host, since it started.
+pub struct Meter {
+    settled: [AtomicU64; Settled::ALL.len()],
+    /// Microseconds, summed.
+    total_us: AtomicU64,
+    times: Mutex<Histogram<u64>>,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        let times = Histogram::new_with_bounds(1, LONGEST_US, 2).expect("the bounds are in order");
+        Self { settled: Default::default(), total_us: AtomicU64::new(0), times: Mutex::new(times) }
+    }
+}
+
+impl Meter {
+    fn times_mut(&self) -> MutexGuard<'_, Histogram<u64>> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes deliveries that were settled and acknowledged, with the time since each was received.
+    pub fn note(&self, settled: impl IntoIterator<Item = (Settled, Duration)>) {
+        let mut times = self.times_mut();
+        for (settled, time) in settled {
+            let micros = time.as_micros() as u64;
+            self.settled[settled as usize].fetch_add(1, Ordering::Relaxed);
+            self.total_us.fetch_add(micros, Ordering::Relaxed);
+            times.saturating_record(micros.max(1));
+        }
+    }
+
+    /// How many came to this.
+    pub fn count(&self, settled: Settled) -> u64 {
+        self.settled[settled as usize].load(Ordering::Relaxed)
+    }
+
+    /// Times from the receipt of a message to its acknowledgement, microseconds.
+    pub fn times(&self) -> Histogram<u64> {
+        self.times_mut().clone()
+    }
+
+    /// Their sum, microseconds.
+    pub fn total_us(&self) -> u64 {
+        self.total_us.load(Ordering::Relaxed)
+    }
+}
