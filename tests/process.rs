@@ -48,7 +48,7 @@ impl Drop for Process {
     }
 }
 
-fn binary() -> Result<std::path::PathBuf> {
+pub(crate) fn binary() -> Result<std::path::PathBuf> {
     let folder = std::env::current_exe()?.parent().and_then(|deps| deps.parent()).context("a target folder")?.to_owned();
     let program = folder.join("postrider");
     ensure!(program.is_file(), "{} is missing: run `cargo build -p postrider` in {}", program.display(), root().display());

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -17,9 +18,9 @@ use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul}
 use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
 use crate::pipeline::{Consumption, Stage};
 use crate::store::{
-    Accepted, ControlState, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, StageControl, StoreError,
+    Accepted, ControlState, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, PluginLoad, StageControl, StoreError,
 };
-use crate::supervisor::Files;
+use crate::supervisor::{Files, PluginPlaces};
 use crate::trace::Trace;
 use crate::worker::Services;
 
@@ -57,6 +58,8 @@ pub struct PluginStatus {
     pub state: &'static str,
     /// Why the newest content of the file does not serve.
     pub last_error: Option<String>,
+    /// Why this version serves in the place of a newer one.
+    pub put_back: Option<String>,
     /// Since when this version serves, milliseconds since 1970-01-01 UTC.
     pub loaded_at_ms: Option<u64>,
     /// Topic patterns.
@@ -85,6 +88,25 @@ pub struct StageStatus {
     /// Messages in its queue; none when the broker does not say.
     pub waiting: Option<u64>,
 }
+
+/// What became of a roll-back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RollBack {
+    /// This digest serves.
+    Done(String),
+    /// No plugin file runs such a stage here.
+    NotFound,
+    /// No such earlier version is kept, or several begin so.
+    NoSuchVersion,
+    /// The earlier version does not serve: why.
+    Refused(String),
+}
+
+/// Loads that are looked through for an earlier version.
+const HISTORY_MAX: u32 = 1_000;
+/// How long a version that was put back may take to serve.
+const TAKEN_MAX: Duration = Duration::from_secs(30);
+const TAKEN_POLL: Duration = Duration::from_millis(10);
 
 /// What became of the wish to forget a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +154,7 @@ struct Draft<'a> {
 pub struct App {
     services: Services,
     files: Arc<Files>,
+    places: PluginPlaces,
     namespace: String,
     initial_status: String,
     expiry_ms: u64,
@@ -141,10 +164,11 @@ pub struct App {
 }
 
 impl App {
-    pub(crate) fn new(config: &Config, services: Services, files: Arc<Files>) -> Self {
+    pub(crate) fn new(config: &Config, services: Services, files: Arc<Files>, places: PluginPlaces) -> Self {
         Self {
             services,
             files,
+            places,
             namespace: config.namespace.clone(),
             initial_status: config.orders.status.initial(ORDER_CREATED).unwrap_or("received").to_owned(),
             expiry_ms: config.orders.expiry_ms,
@@ -213,6 +237,19 @@ impl App {
         let envelope = Envelope { event, order_id, correlation_id: id, cause: None, hops: 0, expires_at_ms: now_ms + self.expiry_ms };
         let routed_to = self.services.pipeline.stages_for(event_type);
         NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None }
+    }
+
+    /// Sends an event to one stage alone, whatever else consumes its type; under a new id each time.
+    pub async fn send_to(&self, stage: &str, event: Event) -> Result<(), StoreError> {
+        let data = event.data.clone();
+        let id = uuid::Uuid::now_v7().to_string();
+        let (event_type, subject) = (event.event_type.as_str(), event.subject.as_str());
+        let mut sent = self.new_event(Draft { id, event_type, subject, data, order_id: None, trace: Trace::begin() });
+        sent.routed_to = vec![stage.into()];
+        sent.only_stage = Some(stage.into());
+        let (_, rows) = self.services.store.accept_event(sent).await?;
+        self.services.relay.hand_over(rows);
+        Ok(())
     }
 
     /// The status of an order.
@@ -337,6 +374,57 @@ impl App {
         Ok(Forgotten::Done)
     }
 
+    /// Which digests served a stage, newest first.
+    pub async fn plugin_history(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
+        self.services.store.plugin_loads(stage, limit).await
+    }
+
+    /// Puts an earlier version of a stage's plugin back on this host: the one with this digest (or the only one that begins so), or the
+    /// last one that was another.
+    pub async fn roll_back(&self, stage: &str, digest: Option<&str>) -> Result<RollBack, StoreError> {
+        let running = self.services.pipeline.find(stage).and_then(|stage| stage.running());
+        let Some((running, file)) = running.and_then(|running| running.file.clone().map(|file| (running, file))) else {
+            return Ok(RollBack::NotFound);
+        };
+        let present = running.handler.digest();
+        let loads = self.services.store.plugin_loads(stage, HISTORY_MAX).await?;
+        let mut known: Vec<String> = Vec::new();
+        for load in loads {
+            let wanted = digest.is_none_or(|wanted| load.digest.starts_with(wanted));
+            if wanted && load.digest != present && !known.contains(&load.digest) && self.places.kept.has(&load.digest) {
+                known.push(load.digest);
+            }
+        }
+        let ambiguous = digest.is_some() && known.len() > 1;
+        let Some(chosen) = known.into_iter().next().filter(|_| !ambiguous) else {
+            return Ok(RollBack::NoSuchVersion);
+        };
+        let (kept, place, again) = (self.places.kept.clone(), self.places.dir.join(&file), chosen.clone());
+        let restored = tokio::task::spawn_blocking(move || kept.put_back(&again, &place)).await.map_err(std::io::Error::other);
+        if let Err(error) = restored.and_then(|restored| restored) {
+            return Ok(RollBack::Refused(format!("{file} could not be replaced: {error}")));
+        }
+        Ok(self.taken(stage, &file, &chosen).await)
+    }
+
+    /// Waits until the host took a file's new content.
+    async fn taken(&self, stage: &str, file: &str, digest: &str) -> RollBack {
+        let took = async {
+            loop {
+                let plugins = self.plugins();
+                let plugin =
+                    plugins.into_iter().find(|plugin| plugin.file.as_deref() == Some(file) && plugin.stage.as_deref() == Some(stage));
+                match plugin {
+                    Some(plugin) if plugin.digest.as_deref() == Some(digest) => return RollBack::Done(digest.to_owned()),
+                    Some(PluginStatus { last_error: Some(error), .. }) => return RollBack::Refused(error),
+                    _ => tokio::time::sleep(TAKEN_POLL).await,
+                }
+            }
+        };
+        let late = || RollBack::Refused(format!("{file} was replaced, and is not loaded yet: look at GET /plugins"));
+        tokio::time::timeout(TAKEN_MAX, took).await.unwrap_or_else(|_| late())
+    }
+
     /// Stages and refused files.
     pub fn plugins(&self) -> Vec<PluginStatus> {
         let files = self.files.all();
@@ -344,13 +432,15 @@ impl App {
         for stage in self.services.pipeline.stages() {
             let Some(running) = stage.running() else { continue };
             let description = running.handler.description();
+            let file_status = running.file.as_ref().and_then(|file| files.get(file));
             plugins.push(PluginStatus {
                 stage: Some(stage.name.to_string()),
                 file: running.file.clone(),
                 version: Some(description.version.clone()),
                 digest: Some(running.handler.digest().to_owned()),
                 state: "serving",
-                last_error: running.file.as_ref().and_then(|file| files.get(file)).and_then(|status| status.error.clone()),
+                last_error: file_status.and_then(|status| status.error.clone()),
+                put_back: file_status.and_then(|status| status.put_back.as_ref().map(|(_, note)| note.clone())),
                 loaded_at_ms: Some(running.loaded_at_ms),
                 consumes: running.policy.consumes.clone(),
                 emits: running.policy.emits.clone(),
@@ -370,6 +460,7 @@ impl App {
                 digest: None,
                 state,
                 last_error: status.error.clone(),
+                put_back: None,
                 loaded_at_ms: None,
                 consumes: Vec::new(),
                 emits: Vec::new(),

@@ -10,6 +10,7 @@ use crate::telemetry::{self, LogFormat};
 
 mod bench;
 mod client;
+mod dev;
 mod dlq;
 mod host;
 mod orders;
@@ -37,6 +38,8 @@ pub struct Cli {
 enum Command {
     /// Serve the API and run the stages until told to stop.
     Serve,
+    /// Serve while stages are written: rebuild, reload and show outcomes at every save.
+    Dev(dev::DevArgs),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -82,6 +85,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = cli.config.as_deref();
     match cli.command {
         Command::Serve => host::serve(config).await,
+        Command::Dev(args) => dev::run(args).await,
         Command::Config(ConfigCommand::Check) => host::check_config(config, cli.json),
         Command::Topology => host::topology(config, cli.json).await,
         Command::Plugin(command) => plugin::run(command, cli.json).await,
@@ -90,5 +94,16 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Stages(command) => stages::run(command, cli.json).await,
         Command::Migrate => host::migrate(config).await,
         Command::Bench(args) => bench::run(Config::load(config)?, args, cli.json).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn no_option_clashes_with_another() {
+        Cli::command().debug_assert();
     }
 }

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::breaker::BreakerPolicy;
 use crate::decide::RetryPolicy;
-use crate::runtime::{InstanceMode, InstancePolicy, RuntimeSettings, StageLimits};
+use crate::guard::GuardPolicy;
+use crate::provenance::{Policy, Provenance};
+use crate::runtime::{InstanceMode, InstancePolicy, RuntimeSettings, StageLimits, WarmPolicy};
 use crate::store::status::StatusRules;
 
 /// The file that is read when none is named and it exists.
@@ -122,11 +124,33 @@ pub struct PluginsConfig {
     pub dir: PathBuf,
     /// Changes are gathered for this long before files are read.
     pub debounce_ms: u64,
+    /// Which files are loaded: `open`, `digest` or `signed`.
+    pub policy: Policy,
+    /// SHA-256 of the files that may be loaded, for the policy `digest`.
+    pub digests: Vec<String>,
+    /// Public keys (minisign) of who may sign files, for the policy `signed`.
+    pub publishers: Vec<String>,
+    /// What was loaded is kept here, for a roll-back.
+    pub keep_dir: PathBuf,
+}
+
+impl PluginsConfig {
+    /// Decides which files are loaded; every problem of these keys instead.
+    pub fn provenance(&self) -> Result<Provenance, Vec<String>> {
+        Provenance::new(self.policy, &self.digests, &self.publishers)
+    }
 }
 
 impl Default for PluginsConfig {
     fn default() -> Self {
-        Self { dir: "plugins".into(), debounce_ms: 100 }
+        Self {
+            dir: "plugins".into(),
+            debounce_ms: 100,
+            policy: Policy::Open,
+            digests: Vec::new(),
+            publishers: Vec::new(),
+            keep_dir: "data/plugins".into(),
+        }
     }
 }
 
@@ -216,12 +240,14 @@ pub struct StageConfig {
     pub state_cache_keys: u32,
     /// Fresh instance per message, or warm ones.
     pub instances: InstanceMode,
-    /// Calls after which a warm instance is replaced.
-    pub warm_calls_max: u32,
+    /// How long a warm instance lives.
+    pub warm: WarmPolicy,
     /// Retries.
     pub retry: RetryPolicy,
     /// When the stage is stopped because what it depends on is down.
     pub breaker: BreakerPolicy,
+    /// When a new version of its plugin is distrusted, and the one before put back.
+    pub guard: GuardPolicy,
     /// One host at a time consumes the stage; the others stand by.
     pub single_active: bool,
     /// Most messages per second on this host; none: as fast as it goes.
@@ -243,9 +269,10 @@ impl Default for StageConfig {
             prefetch: 512,
             state_cache_keys: 10_000,
             instances: InstanceMode::default(),
-            warm_calls_max: 1_000,
+            warm: WarmPolicy::default(),
             retry: RetryPolicy::default(),
             breaker: BreakerPolicy::default(),
+            guard: GuardPolicy::default(),
             single_active: false,
             rate_per_s: None,
             limits: StageLimits::default(),
@@ -325,6 +352,9 @@ impl Config {
         if !is_name(&self.namespace) {
             problems.push(format!("namespace: `{}` must match [a-z][a-z0-9-]{{0,39}}", self.namespace));
         }
+        if let Err(found) = self.plugins.provenance() {
+            problems.extend(found);
+        }
         // A URL may hold a password: only its scheme is shown.
         if StoreUrl::parse(&self.store.url).is_none() {
             problems.push(format!("store.url: `{}…` must be `sqlite:<path>` or `postgres://…`", scheme(&self.store.url)));
@@ -366,7 +396,7 @@ impl StageConfig {
     pub fn instance_policy(&self) -> InstancePolicy {
         match self.instances {
             InstanceMode::Fresh => InstancePolicy::Fresh,
-            InstanceMode::Warm => InstancePolicy::Warm { calls_max: self.warm_calls_max },
+            InstanceMode::Warm => InstancePolicy::Warm(self.warm),
         }
     }
 
@@ -375,7 +405,7 @@ impl StageConfig {
             ("lanes", self.lanes),
             ("batch_max", self.batch_max),
             ("prefetch", self.prefetch),
-            ("warm_calls_max", self.warm_calls_max),
+            ("warm.calls_max", self.warm.calls_max),
             ("retry.max_attempts", self.retry.max_attempts),
         ] {
             at_least_one(&format!("{key}.{name}"), u64::from(value), problems);

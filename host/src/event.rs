@@ -17,6 +17,8 @@ pub const DEAD_LETTERED: &str = "postrider.dead-lettered";
 pub const ORDER_CREATED: &str = "order.created";
 /// The circuit breaker of a stage opened or closed on a host. Its subject is the stage.
 pub const BREAKER_CHANGED: &str = "postrider.breaker-changed";
+/// A new version of a stage trapped too often on a host, and the one before was put back. Its subject is the stage.
+pub const PLUGIN_ROLLED_BACK: &str = "postrider.plugin-rolled-back";
 /// Stock arrived for a product. Its subject is the SKU.
 pub const PRODUCT_STOCKED: &str = "product.stocked";
 

@@ -6,7 +6,7 @@
 pub mod sdk;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -126,6 +126,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Whether the guest trapped or ran out of time.
+    pub fn is_trap(&self) -> bool {
+        matches!(self, Self::Trapped { .. })
+    }
+
     /// What it says about what the stage depends on; nothing when the stage was not run. A trap is the plugin's fault, a time-out may be
     /// its dependency's.
     pub fn health(&self) -> Option<Health> {
@@ -135,6 +140,33 @@ impl Outcome {
             Self::Done(_) | Self::Failed(_) | Self::Trapped { .. } | Self::LimitBroken { .. } => Some(Health::Good),
             Self::Unavailable(_) => None,
         }
+    }
+}
+
+/// A line that a stage logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogLine {
+    /// `trace` to `error`.
+    pub level: &'static str,
+    /// The text.
+    pub message: String,
+    /// What goes with it.
+    pub fields: Vec<(String, String)>,
+}
+
+/// Keeps what a stage logs for whoever runs it, instead of the host's log.
+#[derive(Debug, Clone, Default)]
+pub struct Logs(Arc<Mutex<Vec<LogLine>>>);
+
+impl Logs {
+    /// Adds a line.
+    pub fn push(&self, line: LogLine) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    /// Everything so far, and begins anew.
+    pub fn take(&self) -> Vec<LogLine> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -153,6 +185,8 @@ pub struct CallContext {
     pub trace_headers: Vec<(String, String)>,
     /// The operator's settings for the stage.
     pub settings: Arc<HashMap<String, String>>,
+    /// Where its log lines go; none: to the host's log.
+    pub logs: Option<Logs>,
 }
 
 /// One message for a handler.
@@ -173,6 +207,8 @@ pub struct Handled {
     pub writes: StateWrites,
     /// Time spent in the stage.
     pub duration: Duration,
+    /// Linear memories and tables that the guest had in the end; 0 for a native stage.
+    pub memory_bytes: u64,
 }
 
 /// A stage's logic. Two implementations: a WebAssembly component and [`Native`].
@@ -249,7 +285,7 @@ impl<S: NativeStage> StageHandler for Native<S> {
             Ok(Err(NativeError::State(error))) => error.into_outcome(),
             Err(panic) => Outcome::Trapped { kind: "panic".into(), message: panic_text(panic.as_ref()), backtrace: None },
         };
-        Handled { outcome, writes: cx.state.into_writes(), duration: began.elapsed() }
+        Handled { outcome, writes: cx.state.into_writes(), duration: began.elapsed(), memory_bytes: 0 }
     }
 }
 

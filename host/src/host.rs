@@ -33,15 +33,16 @@ use crate::handler::{Native, NativeStage, StageHandler};
 use crate::http;
 use crate::pipeline::Pipeline;
 use crate::plugins::PluginFolder;
+use crate::provenance::Kept;
 use crate::reconciler::Reconciler;
 use crate::relay::Relay;
 use crate::retention::Retention;
 use crate::runtime::Runtime;
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{Accepted, Store};
-use crate::supervisor::{Files, Supervisor};
-use crate::worker::Services;
+use crate::store::{Accepted, Settlement, Store};
+use crate::supervisor::{Files, PluginPlaces, Supervisor};
+use crate::worker::{Observer, Services};
 
 /// Plugin changes that wait for the supervisor.
 const CHANGES_MAX: usize = 64;
@@ -52,6 +53,7 @@ pub struct HostBuilder {
     clock: Arc<dyn Clock>,
     stages: Vec<Arc<dyn StageHandler>>,
     listener: Option<TcpListener>,
+    observer: Option<Observer>,
 }
 
 impl HostBuilder {
@@ -69,6 +71,13 @@ impl HostBuilder {
         self
     }
 
+    /// Tells `observer` of every delivery that this host settled, after its commit. It is called where stages run: it must be quick.
+    #[must_use]
+    pub fn observe(mut self, observer: impl Fn(&Settlement) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
     /// Serves on a listener that is bound already, instead of the configured address.
     #[must_use]
     pub fn listener(mut self, listener: TcpListener) -> Self {
@@ -78,7 +87,7 @@ impl HostBuilder {
 
     /// Opens the store, loads every plugin in the folder, and binds the address. Nothing is consumed yet.
     pub async fn build(self) -> anyhow::Result<Host> {
-        let Self { config, clock, stages, listener } = self;
+        let Self { config, clock, stages, listener, observer } = self;
         let host_name = host_name();
         let identity = Identity { config: &config, name: &host_name, clock: &clock };
         let broker = open_broker(&identity)?;
@@ -86,7 +95,17 @@ impl HostBuilder {
         let runtime = Runtime::new(config.runtime.clone()).context("the WebAssembly engine could not be started")?;
         let pipeline = Pipeline::new(&config);
         let (relay, relay_handle) = Relay::new(Arc::clone(&store), Arc::clone(&broker), Arc::clone(&clock), Arc::clone(&pipeline));
-        let services = Services { store, broker, relay: relay_handle, pipeline, clock, host: host_name.as_str().into() };
+        let (changed, changes) = mpsc::channel(CHANGES_MAX);
+        let services = Services {
+            plugins: changed.clone(),
+            store,
+            broker,
+            relay: relay_handle,
+            pipeline,
+            clock,
+            host: host_name.as_str().into(),
+            observer,
+        };
 
         let listener = match listener {
             Some(listener) => listener,
@@ -95,13 +114,18 @@ impl HostBuilder {
             }
         };
         let files = Arc::new(Files::default());
-        let (changed, changes) = mpsc::channel(CHANGES_MAX);
-        let mut supervisor = Supervisor::new(services.clone(), Arc::clone(&files), host_name, changes);
+        let places = PluginPlaces { dir: config.plugins.dir.clone(), kept: Kept::new(config.plugins.keep_dir.clone()) };
+        let mut supervisor = Supervisor::new(services.clone(), Arc::clone(&files), host_name, places.clone(), changes);
         for stage in stages {
             let name = stage.description().name.clone();
             supervisor.install(&name, stage, None).await.map_err(anyhow::Error::msg)?;
         }
-        let folder = PluginFolder { dir: config.plugins.dir.clone(), debounce_ms: config.plugins.debounce_ms };
+        let folder = PluginFolder {
+            dir: config.plugins.dir.clone(),
+            debounce_ms: config.plugins.debounce_ms,
+            provenance: config.plugins.provenance().map_err(|problems| anyhow::anyhow!(problems.join("; ")))?,
+            kept: places.kept.clone(),
+        };
         let watching = CancellationToken::new();
         let tasks = TaskTracker::new();
         tasks.spawn(folder.run(runtime, changed, watching.clone()));
@@ -111,7 +135,7 @@ impl HostBuilder {
         }
         // A stage that is held must not run before the operators' word is known.
         Controls::new(services.clone()).tick().await.context("the stages' controls could not be read")?;
-        let app = Arc::new(App::new(&config, services, files));
+        let app = Arc::new(App::new(&config, services, files, places));
         Ok(Host { config, app, relay, supervisor, listener, watching, tasks })
     }
 }
@@ -198,7 +222,7 @@ pub struct Host {
 impl Host {
     /// Begins a host.
     pub fn builder(config: Config) -> HostBuilder {
-        HostBuilder { config, clock: Arc::new(SystemClock), stages: Vec::new(), listener: None }
+        HostBuilder { config, clock: Arc::new(SystemClock), stages: Vec::new(), listener: None, observer: None }
     }
 
     /// Where the API listens.

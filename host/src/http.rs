@@ -47,6 +47,8 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .route("/dead-letters/{id}/replay", post(dead_letters::replay))
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/plugins", get(plugins::list))
+        .route("/plugins/{stage}/history", get(plugins::history))
+        .route("/plugins/{stage}/rollback", post(plugins::roll_back))
         .route("/stages", get(stages::list))
         .route("/stages/{stage}", delete(stages::forget))
         .route("/stages/{stage}/pause", post(stages::pause))

@@ -3,7 +3,7 @@
 //! It is what the plugins say, overridden by what the operator says. Swapping a handler is atomic: a batch takes one handler and
 //! keeps it, so a message in flight finishes on the version it began with.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -14,6 +14,7 @@ use crate::breaker::Breaker;
 use crate::config::{Config, StageConfig};
 use crate::decide::{Routes, StagePolicy};
 use crate::event::topic_matches;
+use crate::guard::{Finding, Guard};
 use crate::handler::StageHandler;
 use crate::meter::Meter;
 use crate::store::{ControlState, StageBinding, StageControl};
@@ -62,6 +63,18 @@ pub struct Stage {
     /// What it does here, counted.
     pub meter: Meter,
     consumption: Mutex<Consumption>,
+    trust: Mutex<Trust>,
+}
+
+/// What is known of the versions that ran here.
+#[derive(Default)]
+struct Trust {
+    /// The version under watch.
+    guard: Option<Guard<Running>>,
+    /// Digests that have shown themselves.
+    proven: HashSet<String>,
+    /// Digests that trapped too often.
+    distrusted: HashSet<String>,
 }
 
 impl Stage {
@@ -77,6 +90,7 @@ impl Stage {
             breaker,
             meter: Meter::default(),
             consumption: Mutex::default(),
+            trust: Mutex::default(),
         }
     }
 
@@ -126,6 +140,50 @@ impl Stage {
     /// Says whether this host consumes its queue.
     pub fn set_consumption(&self, consumption: Consumption) {
         *self.consumption.lock().unwrap_or_else(PoisonError::into_inner) = consumption;
+    }
+
+    fn trust(&self) -> MutexGuard<'_, Trust> {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports a message that ran on a version. When that version is distrusted by it, the one before runs from the next batch on, and
+    /// the reason is given.
+    pub fn ran(&self, digest: &str, trapped: bool) -> Option<String> {
+        let mut trust = self.trust();
+        match trust.guard.as_mut()?.report(digest, trapped) {
+            Finding::Watching => None,
+            Finding::Over => {
+                trust.guard = None;
+                trust.proven.insert(digest.to_owned());
+                None
+            }
+            Finding::Distrusted { previous, why } => {
+                trust.guard = None;
+                trust.distrusted.insert(digest.to_owned());
+                self.running.store(Some(previous));
+                Some(why)
+            }
+        }
+    }
+
+    /// Lets `next` run from the next batch on; a version that is new here is watched at first.
+    fn run_from_now(&self, next: Running) {
+        let mut trust = self.trust();
+        let before = self.running.load_full();
+        let watched = trust.guard.take().map(|guard| Arc::clone(guard.previous()));
+        let digest = next.handler.digest().to_owned();
+        // Of several unproven versions in a row, the last proven one is what to go back to.
+        let previous = watched.or(before).filter(|previous| {
+            let known = previous.handler.digest();
+            next.file.is_some() && known != digest && !trust.distrusted.contains(known)
+        });
+        match previous {
+            Some(previous) if self.config.guard.messages > 0 && !trust.proven.contains(&digest) => {
+                trust.guard = Some(Guard::new(self.config.guard, &digest, previous));
+            }
+            _ => _ = trust.proven.insert(digest),
+        }
+        self.running.store(Some(Arc::new(next)));
     }
 
     /// What runs it now; none after its plugin was removed.
@@ -270,7 +328,7 @@ impl Pipeline {
             hops_max: self.hops_max,
             expiry_ms: self.expiry_ms,
         };
-        stage.running.store(Some(Arc::new(Running { handler, policy, file, loaded_at_ms: now_ms })));
+        stage.run_from_now(Running { handler, policy, file, loaded_at_ms: now_ms });
     }
 
     /// The stage runs nothing from the next batch on; its queue and routes stay.

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use notify::{RecursiveMode, Watcher as _};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::event::hex;
+use crate::provenance::{Kept, Provenance, signature_of};
 use crate::runtime::{Linked, Runtime};
 
 /// The folder is looked at this often even when nothing was reported: events can be lost.
@@ -49,6 +52,15 @@ pub enum PluginChange {
     },
     /// Every file that was there at the start has been reported.
     ScanComplete,
+    /// The version that a stage ran trapped too often, and the one before runs again.
+    Distrusted {
+        /// The stage.
+        stage: Arc<str>,
+        /// The version that trapped.
+        digest: String,
+        /// What trapped, in numbers.
+        why: String,
+    },
 }
 
 /// A watched folder.
@@ -57,6 +69,10 @@ pub struct PluginFolder {
     pub dir: PathBuf,
     /// Changes are gathered for this long before files are read.
     pub debounce_ms: u64,
+    /// Which files are loaded.
+    pub provenance: Provenance,
+    /// Where what was loaded is kept.
+    pub kept: Kept,
 }
 
 /// What a file looked like; the same again means that nothing happened.
@@ -65,6 +81,7 @@ struct Look {
     size: u64,
     modified: Option<SystemTime>,
     inode: u64,
+    signed: Option<SystemTime>,
 }
 
 /// A file as it was last handled.
@@ -81,7 +98,8 @@ impl PluginFolder {
         let (hint, mut hints) = mpsc::channel(1);
         // Kept alive for as long as the folder is followed.
         let _watcher = watch(&self.dir, hint);
-        let mut scanner = Scanner { dir: self.dir, runtime, changes, known: BTreeMap::new() };
+        let Self { dir, debounce_ms, provenance, kept } = self;
+        let mut scanner = Scanner { dir, runtime, changes, provenance, kept, known: BTreeMap::new() };
         scanner.tick().await;
         while scanner.settling() && !cancel.is_cancelled() {
             tokio::time::sleep(SETTLED / 10).await;
@@ -94,7 +112,7 @@ impl PluginFolder {
             let look_again = if scanner.settling() { SETTLED / 10 } else { LOOK_ANYWAY };
             tokio::select! {
                 () = cancel.cancelled() => return,
-                Some(()) = hints.recv() => tokio::time::sleep(Duration::from_millis(self.debounce_ms)).await,
+                Some(()) = hints.recv() => tokio::time::sleep(Duration::from_millis(debounce_ms)).await,
                 () = tokio::time::sleep(look_again) => {}
             }
             scanner.tick().await;
@@ -122,6 +140,8 @@ struct Scanner {
     dir: PathBuf,
     runtime: Arc<Runtime>,
     changes: mpsc::Sender<PluginChange>,
+    provenance: Provenance,
+    kept: Kept,
     known: BTreeMap<String, Known>,
 }
 
@@ -186,8 +206,20 @@ impl Scanner {
         if look.size > FILE_MAX_BYTES {
             return Err(format!("the file has {} bytes; the limit is {FILE_MAX_BYTES}", look.size));
         }
-        let bytes = tokio::fs::read(self.dir.join(file)).await.map_err(|error| format!("cannot be read: {error}"))?;
-        self.runtime.load(bytes).await.map_err(|error| error.to_string())
+        let path = self.dir.join(file);
+        let bytes = tokio::fs::read(&path).await.map_err(|error| format!("cannot be read: {error}"))?;
+        let (provenance, kept) = (self.provenance.clone(), self.kept.clone());
+        let vetted = tokio::task::spawn_blocking(move || {
+            let digest = hex(&Sha256::digest(&bytes));
+            provenance.vet(&path, &bytes, &digest).map(|()| (path, bytes, digest))
+        });
+        let (path, bytes, digest) = vetted.await.map_err(|error| error.to_string())?.map_err(|refused| refused.to_string())?;
+        let linked = self.runtime.load(bytes.clone()).await.map_err(|error| error.to_string())?;
+        let keeping = tokio::task::spawn_blocking(move || kept.keep(&path, &bytes, &digest));
+        if let Err(error) = keeping.await.map_err(std::io::Error::other).and_then(|kept| kept) {
+            tracing::warn!(%file, %error, "the plugin could not be kept; it cannot be put back later");
+        }
+        Ok(linked)
     }
 }
 
@@ -210,5 +242,6 @@ fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Look>> {
 fn look_at(path: &Path) -> Option<Look> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
-    Some(Look { size: metadata.len(), modified: metadata.modified().ok(), inode: metadata.ino() })
+    let signed = std::fs::metadata(signature_of(path)).and_then(|signature| signature.modified()).ok();
+    Some(Look { size: metadata.len(), modified: metadata.modified().ok(), inode: metadata.ino(), signed })
 }

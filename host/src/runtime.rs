@@ -14,6 +14,7 @@ mod guest;
 mod load;
 mod wasm_stage;
 
+pub use artifact::producers;
 pub use engine::Runtime;
 pub use load::{CONTRACT, Linked, LoadError};
 pub use wasm_stage::WasmStage;
@@ -32,11 +33,13 @@ pub struct RuntimeSettings {
     pub stack_max_bytes: usize,
     /// Where instances come from.
     pub pool: Pool,
+    /// Keep compiled functions in memory, so that a plugin of which little changed is compiled quickly: for development.
+    pub incremental: bool,
 }
 
 impl Default for RuntimeSettings {
     fn default() -> Self {
-        Self { instances_max: 64, epoch_tick_ms: 5, cache_dir: None, stack_max_bytes: 512 << 10, pool: Pool::Auto }
+        Self { instances_max: 64, epoch_tick_ms: 5, cache_dir: None, stack_max_bytes: 512 << 10, pool: Pool::Auto, incremental: false }
     }
 }
 
@@ -67,10 +70,25 @@ pub enum InstancePolicy {
     /// One message each.
     Fresh,
     /// Many messages, one after another.
-    Warm {
-        /// Calls after which an instance is replaced.
-        calls_max: u32,
-    },
+    Warm(WarmPolicy),
+}
+
+/// How long a warm instance lives. One that trapped, ran out of time or broke a limit is never used again, whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WarmPolicy {
+    /// Calls after which it is replaced.
+    pub calls_max: u32,
+    /// It is replaced when its memories and tables have grown beyond this; its limit is `limits.memory_max_bytes`.
+    pub memory_max_bytes: usize,
+    /// It goes when it had nothing to do for this long.
+    pub idle_ms: u64,
+}
+
+impl Default for WarmPolicy {
+    fn default() -> Self {
+        Self { calls_max: 1_000, memory_max_bytes: 48 << 20, idle_ms: 60_000 }
+    }
 }
 
 /// Limits of one call.

@@ -5,6 +5,7 @@
 //! starts. A removed plugin stops the consumption; the queue and its messages stay.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -16,9 +17,11 @@ use tokio_util::task::TaskTracker;
 use crate::bindings::Bindings;
 use crate::broker::Binding;
 use crate::config::is_name;
+use crate::event::PLUGIN_ROLLED_BACK;
 use crate::handler::StageHandler;
 use crate::pipeline::Stage;
 use crate::plugins::{LoadedPlugin, PluginChange};
+use crate::provenance::Kept;
 use crate::runtime::WasmStage;
 use crate::store::PluginLoad;
 use crate::undertaker::Undertaker;
@@ -33,6 +36,17 @@ pub struct FileStatus {
     pub error: Option<String>,
     /// The file is gone.
     pub removed: bool,
+    /// The version that was put back after a newer one trapped, and what there is to say about it.
+    pub put_back: Option<(String, String)>,
+}
+
+/// Where plugin files are.
+#[derive(Debug, Clone)]
+pub struct PluginPlaces {
+    /// The plugins folder.
+    pub dir: PathBuf,
+    /// What was loaded before.
+    pub kept: Kept,
 }
 
 /// Plugin files by name, for whoever shows them.
@@ -60,6 +74,7 @@ pub struct Supervisor {
     services: Services,
     files: Arc<Files>,
     host_name: String,
+    places: PluginPlaces,
     changes: mpsc::Receiver<PluginChange>,
     workers: HashMap<Arc<str>, RunningWorker>,
     tasks: TaskTracker,
@@ -67,8 +82,14 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// A supervisor that listens to `changes`.
-    pub fn new(services: Services, files: Arc<Files>, host_name: String, changes: mpsc::Receiver<PluginChange>) -> Self {
-        Self { services, files, host_name, changes, workers: HashMap::new(), tasks: TaskTracker::new() }
+    pub fn new(
+        services: Services,
+        files: Arc<Files>,
+        host_name: String,
+        places: PluginPlaces,
+        changes: mpsc::Receiver<PluginChange>,
+    ) -> Self {
+        Self { services, files, host_name, places, changes, workers: HashMap::new(), tasks: TaskTracker::new() }
     }
 
     /// Takes changes until the first scan of the folder is complete.
@@ -134,7 +155,28 @@ impl Supervisor {
             }
             PluginChange::Removed { file } => self.remove(&file).await,
             PluginChange::ScanComplete => {}
+            PluginChange::Distrusted { stage, digest, why } => self.put_back(&stage, &digest, &why).await,
         }
+    }
+
+    /// The stage runs the version before again: puts its file back, too, and says so.
+    async fn put_back(&self, stage: &str, distrusted: &str, why: &str) {
+        let Some(running) = self.services.pipeline.find(stage).and_then(|stage| stage.running()) else { return };
+        let Some(file) = running.file.clone() else { return };
+        let digest = running.handler.digest().to_owned();
+        let note = format!("{} was put back in the place of {}: {why}", short(&digest), short(distrusted));
+        tracing::error!(stage, %file, "{note}");
+        let (kept, place, again) = (self.places.kept.clone(), self.places.dir.join(&file), digest.clone());
+        let restored = tokio::task::spawn_blocking(move || kept.put_back(&again, &place)).await.map_err(std::io::Error::other);
+        let note = match restored.and_then(|restored| restored) {
+            Ok(()) => note,
+            Err(error) => format!("{note}. Its file could not be put back ({error}): replace {file} before this host is started again"),
+        };
+        self.files.update(&file, |status| status.put_back = Some((digest.clone(), note)));
+        let data = serde_json::json!({
+            "stage": stage, "file": file, "digest": digest, "distrusted": distrusted, "reason": why, "host": self.host_name,
+        });
+        self.services.announce(&running.policy, PLUGIN_ROLLED_BACK, &data).await;
     }
 
     async fn load(&mut self, plugin: LoadedPlugin) {
@@ -164,6 +206,8 @@ impl Supervisor {
             }
             status.error = (!problems.is_empty()).then(|| problems.join("; "));
             status.removed = false;
+            // What was put back is told until something else comes.
+            status.put_back = status.put_back.take().filter(|(digest, _)| **digest == *plugin.linked.digest);
         });
     }
 

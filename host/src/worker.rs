@@ -15,9 +15,12 @@ use tokio_util::sync::CancellationToken;
 use self::lease::Lease;
 use crate::broker::{Acker, Broker, BrokerError, Consumer, Incoming};
 use crate::clock::Clock;
+use crate::decide::{Routes as _, StagePolicy};
+use crate::event::{Envelope, Event};
 use crate::pipeline::{Consumption, Pipeline, Stage};
+use crate::plugins::PluginChange;
 use crate::relay::RelayHandle;
-use crate::store::{ControlState, StageControl, Store};
+use crate::store::{ControlState, NewEvent, Settlement, StageControl, Store};
 
 mod gate;
 mod lane;
@@ -25,6 +28,9 @@ mod lease;
 
 /// Pause before a consumer that could not be opened, or ended, is opened again.
 const REOPEN: Duration = Duration::from_millis(200);
+
+/// Hears of deliveries as they are settled. It is called by the lanes: it must be quick.
+pub type Observer = Arc<dyn Fn(&Settlement) + Send + Sync>;
 
 /// What every worker of the host shares.
 #[derive(Clone)]
@@ -41,6 +47,35 @@ pub struct Services {
     pub clock: Arc<dyn Clock>,
     /// This host's name.
     pub host: Arc<str>,
+    /// Where a plugin that traps is reported.
+    pub plugins: mpsc::Sender<PluginChange>,
+    /// Told of every delivery that was settled here, after its commit.
+    pub observer: Option<Observer>,
+}
+
+impl Services {
+    /// Publishes an event of the host's own about a stage. It is news, not part of anybody's work: without the store it is not told.
+    pub(crate) async fn announce(&self, policy: &StagePolicy, event_type: &str, data: &serde_json::Value) {
+        let now_ms = self.clock.now_ms();
+        let event = Event {
+            id: uuid::Uuid::now_v7().to_string(),
+            event_type: event_type.to_owned(),
+            source: policy.source.clone(),
+            subject: policy.name.to_string(),
+            time_ms: now_ms,
+            content_type: "application/json".to_owned(),
+            data: data.to_string().into(),
+            attributes: vec![("stage".to_owned(), policy.name.to_string())],
+        };
+        let expires_at_ms = now_ms + policy.expiry_ms;
+        let envelope = Envelope { correlation_id: event.id.clone(), order_id: None, cause: None, hops: 0, expires_at_ms, event };
+        let routed_to = self.pipeline.stages_for(event_type);
+        let event = NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None };
+        match self.store.accept_event(event).await {
+            Ok((_, rows)) => self.relay.hand_over(rows),
+            Err(error) => tracing::warn!(%error, event_type, "the event could not be published"),
+        }
+    }
 }
 
 /// Consumes one stage's queue.

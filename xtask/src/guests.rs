@@ -24,6 +24,7 @@ enum Way {
 /// Builds the stages to `plugins/<name>.wasm` and the test guests to `target/fixtures/<name>.wasm`.
 pub(crate) fn build_all() -> Result<()> {
     let way = choose()?;
+    keep_wrapper(&way)?;
     say("building the stages (the first time takes some minutes)");
     build(&way, &[])?;
     for stage in STAGES {
@@ -34,6 +35,8 @@ pub(crate) fn build_all() -> Result<()> {
     keep("fifth", &fixtures.join("fifth.wasm"))?;
     build(&way, &[("FIFTH_VERSION", "1.1.0")])?;
     keep("fifth", &fixtures.join("fifth-next.wasm"))?;
+    build(&way, &[("FIFTH_VERSION", "1.2.0"), ("FIFTH_TRAPS", "1")])?;
+    keep("fifth", &fixtures.join("fifth-traps.wasm"))?;
     Ok(())
 }
 
@@ -45,6 +48,26 @@ pub(crate) fn test_all() -> Result<()> {
             .args(["test", "--quiet", "--manifest-path", "plugins/Cargo.toml"])
             .env("CARGO_TARGET_DIR", root().join("target/guests-native")),
     )
+}
+
+/// A `cargo` for stages that are built outside this repository, as their authors do, where the toolchain lacks the target. It is put
+/// before the others in `PATH`.
+fn keep_wrapper(way: &Way) -> Result<()> {
+    let Way::Debian { linker } = way else { return Ok(()) };
+    let folder = root().join("target/guest-bin");
+    std::fs::create_dir_all(&folder)?;
+    let place = folder.join("cargo");
+    let script = format!(
+        "#!/bin/sh\n\
+         # Debian's compiler for WebAssembly, the usual one for everything else.\n\
+         case \" $* \" in *\" --target {TARGET} \"*) ;; *) PATH=\"${{PATH#*:}}\" exec cargo \"$@\";; esac\n\
+         unset CARGO RUSTUP_TOOLCHAIN RUSTC_WRAPPER\n\
+         RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Clinker-flavor=wasm-ld CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER='{}' \\\n\
+         exec /usr/bin/cargo \"$@\" -Zbuild-std=std,panic_abort\n",
+        linker.display()
+    );
+    std::fs::write(&place, script)?;
+    Ok(std::fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o755))?)
 }
 
 fn choose() -> Result<Way> {

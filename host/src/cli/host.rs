@@ -63,6 +63,7 @@ pub(super) async fn topology(config: Option<&Path>, json: bool) -> Result<ExitCo
     let scratch = tempfile::tempdir().context("no temporary folder")?;
     config.store.url = format!("sqlite:{}/topology.db", scratch.path().display());
     "embedded:".clone_into(&mut config.broker.url);
+    config.plugins.keep_dir = scratch.path().join("kept");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let host = Host::builder(config).listener(listener).build().await?;
     let topology = host.app().services().pipeline.topology();
@@ -83,7 +84,7 @@ fn draw(topology: &Topology) -> String {
     stages + &warnings
 }
 
-fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
+pub(super) fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,26 +1,32 @@
-//! `postrider plugin`: check, inspect and run a plugin file without any service.
+//! `postrider plugin`: make, build, test and look at a plugin, without any service.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::{read_json, text};
-use crate::app::as_json;
+use self::trial::{Case, Trial, load};
+use super::client::{Target, read_json, text};
 use crate::clock::{Clock as _, SystemClock};
-use crate::event::{DeliveryKey, Envelope, Event, idempotency_key};
-use crate::handler::{Call, CallContext, Outcome, StageHandler as _};
-use crate::runtime::{CONTRACT, InstancePolicy, Linked, Runtime, RuntimeSettings, StageLimits, WasmStage};
-use crate::state::{BatchState, LaneCache};
-use crate::store::memory::MemoryState;
+use crate::runtime::{CONTRACT, Linked};
 
-/// Plugin files.
+mod bindings;
+mod new;
+pub(super) mod project;
+pub(super) mod test;
+pub(super) mod trial;
+
+/// Plugins.
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginCommand {
+    /// Make a folder with a working stage, in the language of choice.
+    New(new::NewArgs),
+    /// Run a stage's fixtures and compare what comes out with what was recorded. Exit code 1 when something differs.
+    Test(test::TestArgs),
+    /// Write the contract as source code.
+    Bindings(bindings::BindingsArgs),
     /// Say whether a host would take the file, and if not, why.
     Check {
         /// A component, or a core module that carries its component type.
@@ -31,6 +37,22 @@ pub(super) enum PluginCommand {
         /// A component, or a core module that carries its component type.
         file: PathBuf,
     },
+    /// Which versions served a stage of a running host, newest first.
+    History {
+        #[command(flatten)]
+        target: Target,
+        /// The stage.
+        stage: String,
+    },
+    /// Put an earlier version back on a running host: the last one that was another, or that of a digest.
+    Rollback {
+        #[command(flatten)]
+        target: Target,
+        /// The stage.
+        stage: String,
+        /// The digest, or its beginning.
+        digest: Option<String>,
+    },
     /// Run one event through it and show the outcome. Exit code 1 when it fails.
     Run(RunArgs),
 }
@@ -40,14 +62,14 @@ pub(super) enum PluginCommand {
 pub(super) struct RunArgs {
     /// The plugin.
     file: PathBuf,
-    /// The event: `{"type", "subject"?, "id"?, "data"}` as a JSON file, or - for standard input.
+    /// The event `{"type", "subject"?, "id"?, "data"}`, or a case of `plugin test`, as a JSON file, or - for standard input.
     #[arg(long)]
     event: String,
-    /// The stage's state before: a JSON object of keys and values.
+    /// The stage's state before: a JSON object of keys and values, added to the case's.
     #[arg(long)]
     state: Option<String>,
     /// A setting, as key=value; may be given often.
-    #[arg(long = "config", value_parser = setting)]
+    #[arg(long = "setting", value_parser = setting)]
     settings: Vec<(String, String)>,
     /// Run it so many times, each in a fresh instance on the same state, and say how long a call takes.
     #[arg(long, default_value_t = 1)]
@@ -61,6 +83,9 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 pub(super) async fn run(command: PluginCommand, json: bool) -> Result<ExitCode> {
     match command {
+        PluginCommand::New(args) => new::run(args, json),
+        PluginCommand::Test(args) => test::run(args, json).await,
+        PluginCommand::Bindings(args) => bindings::run(args),
         PluginCommand::Check { file } => {
             let linked = load(&file).await?;
             let said = json!({ "ok": true, "stage": linked.description.name, "version": linked.description.version, "contract": CONTRACT });
@@ -68,8 +93,18 @@ pub(super) async fn run(command: PluginCommand, json: bool) -> Result<ExitCode> 
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::Inspect { file } => {
-            let size = std::fs::metadata(&file)?.len();
-            show(&inspect(&load(&file).await?, size), json, |said| println!("{said:#}"));
+            let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
+            show(&inspect(&load(&file).await?, &bytes), json, |said| println!("{said:#}"));
+            Ok(ExitCode::SUCCESS)
+        }
+        PluginCommand::History { target, stage } => {
+            let answer = target.get(&format!("/plugins/{stage}/history")).await?;
+            show(&answer, json, history);
+            Ok(ExitCode::SUCCESS)
+        }
+        PluginCommand::Rollback { target, stage, digest } => {
+            let answer = target.post(&format!("/plugins/{stage}/rollback"), &json!({ "digest": digest })).await?;
+            show(&answer, json, |said| println!("{} serves {stage}", text(&said["digest"])));
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::Run(args) => run_one(args, json).await,
@@ -80,92 +115,36 @@ fn show(said: &Value, json: bool, text: impl Fn(&Value)) {
     if json { println!("{said:#}") } else { text(said) }
 }
 
-async fn load(file: &Path) -> Result<Linked> {
-    let bytes = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let runtime = Runtime::new(RuntimeSettings::default())?;
-    runtime.load(bytes).await.with_context(|| format!("{} does not fit", file.display()))
+fn history(answer: &Value) {
+    for load in answer["items"].as_array().into_iter().flatten() {
+        let at = load["loaded_at_ms"].as_i64().and_then(|at| jiff::Timestamp::from_millisecond(at).ok()).unwrap_or_default();
+        println!("{at:.0}  {:<10} {}  on {}", text(&load["version"]), text(&load["digest"]), text(&load["host"]));
+    }
 }
 
-fn inspect(linked: &Linked, size_bytes: u64) -> Value {
+fn inspect(linked: &Linked, bytes: &[u8]) -> Value {
     json!({
         "digest": &*linked.digest,
-        "size_bytes": size_bytes,
+        "size_bytes": bytes.len(),
         "description": &*linked.description,
         "imports": linked.imports,
         "contract": CONTRACT,
+        "made_with": crate::runtime::producers(bytes),
     })
 }
 
 async fn run_one(args: RunArgs, json: bool) -> Result<ExitCode> {
-    let stage = WasmStage::new(&load(&args.file).await?, StageLimits::default(), InstancePolicy::Fresh);
-    let before: BTreeMap<String, Value> = match &args.state {
-        Some(place) => serde_json::from_value(read_json(place)?).context("--state: expected a JSON object of keys and values")?,
-        None => BTreeMap::new(),
-    };
-    let before = before.into_iter().map(|(key, value)| (key, value.to_string().into())).collect();
-    let name: Arc<str> = stage.description().name.as_str().into();
-    let limits = StageLimits::default().state_limits();
-    let state = BatchState::new(Arc::clone(&name), Arc::new(MemoryState(before)), limits, LaneCache::placeholder());
-    let envelope = Arc::new(envelope(&read_json(&args.event)?)?);
-    let key = DeliveryKey { stage: Arc::clone(&name), event: envelope.key() };
-    let context = CallContext {
-        stage: name,
-        attempt: 1,
-        idempotency_key: idempotency_key(&key),
-        now_ms: SystemClock.now_ms(),
-        trace_headers: Vec::new(),
-        settings: Arc::new(args.settings.into_iter().collect::<HashMap<_, _>>()),
-    };
-    let call = || Call { envelope: Arc::clone(&envelope), context: context.clone(), state: state.view() };
-    let handled = stage.handle(call()).await;
-    let mut durations = vec![handled.duration];
-    for _ in 1..args.repeat {
-        durations.push(stage.handle(call()).await.duration);
+    let trial = Trial::load(&args.file).await?;
+    let mut case = Case::parse(read_json(&args.event)?).context("--event")?;
+    if let Some(place) = &args.state {
+        let state = serde_json::from_value(read_json(place)?).context("--state: expected a JSON object of keys and values")?;
+        case.state.append(&mut { state });
     }
-    durations.sort_unstable();
-    let quantile = |share: f64| durations[((durations.len() - 1) as f64 * share) as usize].as_secs_f64() * 1_000.0;
-    let writes: BTreeMap<&String, Value> =
-        handled.writes.iter().map(|(key, value)| (key, value.as_ref().map_or(Value::Null, |value| as_json(value)))).collect();
-    let done = matches!(handled.outcome, Outcome::Done(_));
-    let said = json!({
-        "outcome": outcome(&handled.outcome),
-        "state_changes": if done { json!(writes) } else { json!({}) },
-        "duration_ms": { "p50": quantile(0.5), "p95": quantile(0.95), "calls": durations.len() },
-    });
+    case.config.extend(args.settings);
+    let tried = trial.run(&case, SystemClock.now_ms(), args.repeat).await;
+    let mut said = tried.decision();
+    said["logs"] = tried.logs.clone();
+    said["cost"] = tried.cost();
     show(&said, json, |said| println!("{said:#}"));
-    Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn envelope(said: &Value) -> Result<Envelope> {
-    let event_type = said["type"].as_str().context("--event: `type` is missing")?;
-    let field = |key: &str, default: &str| said[key].as_str().unwrap_or(default).to_owned();
-    let event = Event {
-        id: field("id", "event-1"),
-        event_type: event_type.to_owned(),
-        source: field("source", "/cli"),
-        subject: field("subject", "subject-1"),
-        time_ms: SystemClock.now_ms(),
-        content_type: "application/json".to_owned(),
-        data: said["data"].to_string().into(),
-        attributes: Vec::new(),
-    };
-    Ok(Envelope { order_id: None, correlation_id: event.id.clone(), cause: None, hops: 0, expires_at_ms: u64::MAX, event })
-}
-
-fn outcome(outcome: &Outcome) -> Value {
-    match outcome {
-        Outcome::Done(emitted) => {
-            let events: Vec<Value> = emitted
-                .iter()
-                .map(|event| json!({ "type": event.event_type, "subject": event.subject, "delay_ms": event.delay_ms, "data": as_json(&event.data) }))
-                .collect();
-            json!({ "done": events })
-        }
-        Outcome::Failed(failure) => json!({ "failed": failure }),
-        Outcome::Trapped { kind, message, backtrace } => {
-            json!({ "trapped": { "kind": kind, "message": message, "backtrace": backtrace.as_ref().map(|text| text.lines().collect::<Vec<_>>()) } })
-        }
-        Outcome::LimitBroken { limit, message } => json!({ "limit": { "name": limit.code(), "message": message } }),
-        Outcome::Unavailable(reason) => json!({ "unavailable": reason }),
-    }
+    Ok(if tried.is_done() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -20,11 +20,36 @@ pub(super) fn as_component(bytes: &[u8]) -> Result<std::borrow::Cow<'_, [u8]>, L
     }
 }
 
+/// WASI preview 1, which C libraries and Go speak, is adapted to preview 2: what it asks for is then seen like any other import. A module
+/// that carries no component type (Go's) is taken for one of the contract's world.
 fn encode(module: &[u8]) -> Result<Vec<u8>, LoadError> {
-    let refuse = |error: &dyn std::fmt::Display| LoadError::NotEncodable(format!("{error:#}"));
-    let mut encoder = wit_component::ComponentEncoder::default();
-    encoder.validate(true).module(module).map_err(|error| refuse(&error))?;
-    encoder.encode().map_err(|error| refuse(&error))
+    let component = || {
+        let mut module = module.to_vec();
+        if !wasmparser::Parser::new(0).parse_all(&module).any(|part| is_component_type(part.as_ref())) {
+            let mut resolve = wit_parser::Resolve::default();
+            let package = resolve.push_str("stage.wit", include_str!("../../../wit/stage.wit"))?;
+            let world = resolve.select_world(&[package], Some("stage"))?;
+            wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8, false)?;
+        }
+        let adapter = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER;
+        let name = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
+        wit_component::ComponentEncoder::default().validate(true).module(&module)?.adapter(name, adapter)?.encode()
+    };
+    component().map_err(|error| LoadError::NotEncodable(format!("{error:#}")))
+}
+
+fn is_component_type<E>(part: Result<&wasmparser::Payload<'_>, E>) -> bool {
+    matches!(part, Ok(wasmparser::Payload::CustomSection(section)) if section.name().starts_with("component-type"))
+}
+
+/// Languages and tools that a file says it was made with.
+pub fn producers(bytes: &[u8]) -> Vec<String> {
+    let Ok(Some(producers)) = wasm_metadata::Producers::from_wasm(bytes) else { return Vec::new() };
+    let mut made_with = Vec::new();
+    for (field, values) in producers.iter() {
+        made_with.extend(values.iter().map(|(name, version)| format!("{field}: {name} {version}").trim_end().to_owned()));
+    }
+    made_with
 }
 
 /// Compiles, or takes from the cache.

@@ -1,25 +1,34 @@
 //! One engine a host: its settings, the pool with its fall-back, and the thread that moves the epoch.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use wasmtime::component::Linker;
-use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{CacheStore, Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::guest::{Guest, bindings};
 use super::load::LoadError;
 use super::{Pool, RuntimeSettings};
 
-/// Slots that a guest may take of the pool: what componentised Python needs (38 core instances, 2 memories, tables of 7,700 elements).
+/// Slots that a guest may take of the pool: more than what the largest known guests need (componentised Python: 14 core instances, or
+/// 38 without WASI, and tables of 5,800 elements; SpiderMonkey: tables of 7,700; QuickJS: 3 memories and 3 tables).
 const CORE_INSTANCES_PER_COMPONENT: u32 = 64;
 const TABLES_PER_COMPONENT: u32 = 16;
 const MEMORIES_PER_COMPONENT: u32 = 8;
+/// Slots of the whole pool for each instance that may live at once: what most guests need.
+const CORE_INSTANCES_EACH: u32 = 16;
+const MEMORIES_EACH: u32 = 4;
 const TABLE_ELEMENTS_MAX: usize = 20_000;
 /// Address space of one memory slot; what a guest may use of it is its own limit.
 const MEMORY_SLOT_BYTES: usize = 1 << 30;
 /// Memory that stays mapped in a slot between instances: saves page faults.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
+
+/// Compiled functions kept for the next compilation.
+const FUNCTIONS_MAX_BYTES: usize = 512 << 20;
 
 /// The engine, the linkers and the compile cache.
 pub struct Runtime {
@@ -66,13 +75,17 @@ fn build(settings: &RuntimeSettings, pooled: bool) -> Result<Engine, LoadError> 
         .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Enable)
         .max_wasm_stack(settings.stack_max_bytes)
         .async_stack_size(settings.stack_max_bytes + (1 << 20));
+    if settings.incremental {
+        let kept = config.enable_incremental_compilation(Arc::new(Functions::default()));
+        kept.map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+    }
     if pooled {
         let instances = settings.instances_max.max(1);
         let mut pool = PoolingAllocationConfig::default();
         pool.total_component_instances(instances)
-            .total_core_instances(instances * 4)
-            .total_memories(instances * 2)
-            .total_tables(instances * 4)
+            .total_core_instances(instances * CORE_INSTANCES_EACH)
+            .total_memories(instances * MEMORIES_EACH)
+            .total_tables(instances * MEMORIES_EACH)
             .total_stacks(instances)
             .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
             .max_memories_per_component(MEMORIES_PER_COMPONENT)
@@ -86,6 +99,28 @@ fn build(settings: &RuntimeSettings, pooled: bool) -> Result<Engine, LoadError> 
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
     Engine::new(&config).map_err(|error| LoadError::Engine(format!("{error:#}")))
+}
+
+/// Compiled functions by what they were compiled from, in memory, up to [`FUNCTIONS_MAX_BYTES`].
+#[derive(Debug, Default)]
+struct Functions(Mutex<(HashMap<Vec<u8>, Vec<u8>>, usize)>);
+
+impl CacheStore for Functions {
+    fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
+        let functions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        functions.0.get(key).cloned().map(Cow::Owned)
+    }
+
+    fn insert(&self, key: &[u8], value: Vec<u8>) -> bool {
+        let mut functions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = functions.1 + key.len() + value.len();
+        if bytes > FUNCTIONS_MAX_BYTES {
+            return false;
+        }
+        functions.1 = bytes;
+        functions.0.insert(key.to_owned(), value);
+        true
+    }
 }
 
 /// Moves the epoch on a thread of its own (a blocked runtime must not stop deadlines) until the engine is gone.

@@ -12,7 +12,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::StageLimits;
 use crate::event::Envelope;
-use crate::handler::{CallContext, Limit};
+use crate::handler::{CallContext, Limit, LogLine};
 use crate::state::{StateError, StateView};
 
 /// Generated from the contract.
@@ -68,7 +68,7 @@ pub(super) struct Guest {
     pub(super) deadline: Instant,
     /// The last line that the guest logged as an error: a panic hook's, when a trap follows.
     pub(super) last_error: Option<String>,
-    memory_bytes: usize,
+    pub(super) memory_bytes: usize,
     log_lines: u32,
     log_bytes: usize,
     wasi: Option<Wasi>,
@@ -78,6 +78,9 @@ struct Wasi {
     ctx: WasiCtx,
     table: ResourceTable,
     stderr: MemoryOutputPipe,
+    stderr_max_bytes: usize,
+    /// What earlier calls of the instance wrote.
+    stderr_before: usize,
 }
 
 impl Wasi {
@@ -85,7 +88,7 @@ impl Wasi {
     fn without_grants(stderr_max_bytes: usize) -> Self {
         let stderr = MemoryOutputPipe::new(stderr_max_bytes);
         let ctx = WasiCtxBuilder::new().stderr(stderr.clone()).build();
-        Self { ctx, table: ResourceTable::new(), stderr }
+        Self { ctx, table: ResourceTable::new(), stderr, stderr_max_bytes, stderr_before: 0 }
     }
 }
 
@@ -102,12 +105,29 @@ impl Guest {
         self.call = Some(call);
         self.deadline = Instant::now() + Duration::from_millis(self.limits.deadline_ms);
         (self.log_lines, self.log_bytes, self.last_error) = (0, 0, None);
+        if let Some(wasi) = &mut self.wasi {
+            wasi.stderr_before = wasi.stderr.contents().len();
+        }
     }
 
-    /// What the guest wrote to its standard error.
+    /// What the guest wrote to its standard error in this call.
     pub(super) fn stderr(&self) -> Option<String> {
-        let text = self.wasi.as_ref().map(|wasi| wasi.stderr.contents())?;
-        (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
+        let wasi = self.wasi.as_ref()?;
+        let all = wasi.stderr.contents();
+        let text = all.get(wasi.stderr_before..).filter(|text| !text.is_empty())?;
+        Some(String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// Makes log lines of it.
+    pub(super) fn log_stderr(&self, text: &str) {
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            emit(self.call.as_ref(), log::Level::Info, line, &[]);
+        }
+    }
+
+    /// Whether another call finds room for its standard error: it is bounded over the instance's life.
+    pub(super) fn has_room_to_write(&self) -> bool {
+        self.wasi.as_ref().is_none_or(|wasi| wasi.stderr.contents().len() <= wasi.stderr_max_bytes / 2)
     }
 
     fn call(&mut self, import: &'static str) -> wasmtime::Result<&mut CallData> {
@@ -219,12 +239,25 @@ impl log::Host for Guest {
     }
 }
 
+fn name(level: log::Level) -> &'static str {
+    match level {
+        log::Level::Trace => "trace",
+        log::Level::Debug => "debug",
+        log::Level::Info => "info",
+        log::Level::Warn => "warn",
+        log::Level::Error => "error",
+    }
+}
+
 /// A guest's line with what it belongs to, without the guest having to say so.
 fn emit(call: Option<&CallData>, level: log::Level, message: &str, fields: &[(String, String)]) {
     let stage = call.map(|call| &*call.context.stage);
     let attempt = call.map(|call| call.context.attempt);
     let event = call.map(|call| call.envelope.event.id.as_str());
     let order = call.and_then(|call| call.envelope.order_id.as_deref());
+    if let Some(logs) = call.and_then(|call| call.context.logs.as_ref()) {
+        return logs.push(LogLine { level: name(level), message: message.to_owned(), fields: fields.to_vec() });
+    }
     let fields = (!fields.is_empty()).then(|| fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "));
     macro_rules! line {
         ($level:ident) => {

@@ -3,11 +3,12 @@
 //! A fresh instance for each message unless the stage asked for warm ones. An instance serves one message at a time; one that
 //! trapped, ran out of time or broke a limit is dropped and never used again.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
 
 use super::guest::{CallData, Guest, Stop, bindings};
 use super::load::{Linked, new_store};
@@ -24,20 +25,28 @@ struct Instance {
     store: Store<Guest>,
     bindings: bindings::Stage,
     calls: u32,
+    used_at: Instant,
 }
+
+/// Warm instances that serve nobody at the moment, the one used last at the end.
+type Idle = Arc<Mutex<Vec<Instance>>>;
 
 /// A plugin under the limits of one stage.
 pub struct WasmStage {
     linked: Linked,
     limits: StageLimits,
     policy: InstancePolicy,
-    idle: Mutex<Vec<Instance>>,
+    idle: Idle,
 }
 
 impl WasmStage {
-    /// Lets `linked` serve under these limits.
+    /// Lets `linked` serve under these limits. With warm instances it must be called inside a tokio runtime.
     pub fn new(linked: &Linked, limits: StageLimits, policy: InstancePolicy) -> Self {
-        Self { linked: linked.clone(), limits, policy, idle: Mutex::default() }
+        let idle = Idle::default();
+        if let InstancePolicy::Warm(warm) = policy {
+            tokio::spawn(let_idle_go(Arc::downgrade(&idle), Duration::from_millis(warm.idle_ms.max(1))));
+        }
+        Self { linked: linked.clone(), limits, policy, idle }
     }
 
     async fn instance(&self) -> Result<Instance, Outcome> {
@@ -47,7 +56,7 @@ impl WasmStage {
         let guest = Guest::new(self.limits, self.linked.wasi);
         let mut store = new_store(self.linked.pre.engine(), guest);
         match self.linked.pre.instantiate_async(&mut store).await {
-            Ok(bindings) => Ok(Instance { store, bindings, calls: 0 }),
+            Ok(bindings) => Ok(Instance { store, bindings, calls: 0, used_at: Instant::now() }),
             Err(error) => Err(self.explain(&error, None)),
         }
     }
@@ -55,17 +64,20 @@ impl WasmStage {
     /// Keeps a healthy instance when the policy wants it.
     fn retire(&self, mut instance: Instance) {
         instance.calls += 1;
-        if let InstancePolicy::Warm { calls_max } = self.policy
-            && instance.calls < calls_max
+        instance.used_at = Instant::now();
+        if let InstancePolicy::Warm(warm) = self.policy
+            && instance.calls < warm.calls_max
+            && instance.store.data().memory_bytes <= warm.memory_max_bytes
+            && instance.store.data().has_room_to_write()
         {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
         }
     }
 
-    async fn run(&self, call: Call) -> (Outcome, StateWrites) {
+    async fn run(&self, call: Call) -> (Outcome, StateWrites, usize) {
         let mut instance = match self.instance().await {
             Ok(instance) => instance,
-            Err(outcome) => return (outcome, StateWrites::new()),
+            Err(outcome) => return (outcome, StateWrites::new(), 0),
         };
         let event = event(&call);
         let data = CallData { context: call.context, envelope: call.envelope, state: call.state };
@@ -75,7 +87,12 @@ impl WasmStage {
         let handler = instance.bindings.postrider_stage_handler();
         let answer = tokio::time::timeout(patience, handler.call_handle(&mut instance.store, &event)).await;
         let guest = instance.store.data_mut();
-        let said = guest.last_error.take().or_else(|| guest.stderr());
+        let stderr = guest.stderr();
+        if let Some(text) = &stderr {
+            guest.log_stderr(text);
+        }
+        let said = guest.last_error.take().or(stderr);
+        let memory_bytes = guest.memory_bytes;
         let writes = guest.call.take().map(|call| call.state.into_writes()).unwrap_or_default();
         let outcome = match answer {
             Ok(Ok(answer)) => {
@@ -85,7 +102,7 @@ impl WasmStage {
             Ok(Err(error)) => self.explain(&error, said),
             Err(_) => self.timed_out(None),
         };
-        (outcome, writes)
+        (outcome, writes, memory_bytes)
     }
 
     fn accept(&self, answer: Result<Vec<contract::Emitted>, contract::Failure>) -> Outcome {
@@ -127,12 +144,22 @@ impl WasmStage {
         if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
             return Outcome::Unavailable("no instance is free: raise runtime.instances_max".into());
         }
-        let (kind, what) = match error.downcast_ref::<Trap>() {
-            Some(trap) => (trap_kind(*trap), trap.to_string()),
-            None => ("abi", error.root_cause().to_string()),
+        let (kind, what) = match (error.downcast_ref::<Trap>(), error.downcast_ref::<I32Exit>()) {
+            (Some(trap), _) => (trap_kind(*trap), trap.to_string()),
+            (_, Some(exit)) => ("exit", format!("the guest ended itself with exit code {}", exit.0)),
+            _ => ("abi", error.root_cause().to_string()),
         };
         let message = said.map_or(what, |said| said.trim_end().to_owned());
         Outcome::Trapped { kind: kind.into(), message, backtrace }
+    }
+}
+
+/// Drops instances that had nothing to do for a while, until the stage is gone.
+async fn let_idle_go(idle: Weak<Mutex<Vec<Instance>>>, after: Duration) {
+    loop {
+        tokio::time::sleep(after / 2).await;
+        let Some(idle) = idle.upgrade() else { return };
+        idle.lock().unwrap_or_else(PoisonError::into_inner).retain(|instance| instance.used_at.elapsed() < after);
     }
 }
 
@@ -148,8 +175,8 @@ impl StageHandler for WasmStage {
 
     async fn handle(&self, call: Call) -> Handled {
         let began = Instant::now();
-        let (outcome, writes) = self.run(call).await;
-        Handled { outcome, writes, duration: began.elapsed() }
+        let (outcome, writes, memory_bytes) = self.run(call).await;
+        Handled { outcome, writes, duration: began.elapsed(), memory_bytes: memory_bytes as u64 }
     }
 }
 

@@ -23,7 +23,6 @@ pub(super) struct Gate {
     clock: Arc<dyn Clock>,
     control: watch::Receiver<Option<StageControl>>,
     rate: Option<DefaultDirectRateLimiter>,
-    waited: bool,
 }
 
 impl Gate {
@@ -32,16 +31,14 @@ impl Gate {
         // The lanes of a stage share its rate.
         let rate = stage.config.rate_per_s.map(|rate| NonZeroU32::new(rate / lanes).unwrap_or(NonZeroU32::MIN));
         let rate = rate.map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN)));
-        Self { control: stage.controls(), stage, clock, rate, waited: false }
+        Self { control: stage.controls(), stage, clock, rate }
     }
 
     /// Waits until something may run; none when the lane is being stopped.
     pub(super) async fn pass(&mut self, cancel: &CancellationToken) -> Option<Permit> {
-        self.waited = false;
         loop {
             let paused = |control: &Option<StageControl>| control.as_ref().is_some_and(|control| control.state == ControlState::Paused);
             if paused(&self.control.borrow()) {
-                self.waited = true;
                 tokio::select! {
                     biased;
                     () = cancel.cancelled() => return None,
@@ -50,7 +47,6 @@ impl Gate {
             }
             let permit = self.stage.breaker().permit(self.clock.now_ms());
             let Permit::Wait { until_ms } = permit else { return Some(permit) };
-            self.waited = true;
             let wait = Duration::from_millis(until_ms.saturating_sub(self.clock.now_ms())).min(ASK_AGAIN);
             tokio::select! {
                 biased;
@@ -58,11 +54,6 @@ impl Gate {
                 () = tokio::time::sleep(wait) => {}
             }
         }
-    }
-
-    /// Whether the last passage took a wait.
-    pub(super) fn waited(&self) -> bool {
-        self.waited
     }
 
     /// Whether the batch under way may go on.

@@ -16,13 +16,14 @@ use super::Services;
 use super::gate::Gate;
 use crate::breaker::{BreakerState, Health, Permit};
 use crate::broker::{Acker, Incoming};
-use crate::decide::{self, Moment, Routes as _, Tried};
-use crate::event::{BREAKER_CHANGED, DeliveryKey, Envelope, Event, idempotency_key};
-use crate::handler::{Call, CallContext};
+use crate::decide::{self, Moment, Tried};
+use crate::event::{BREAKER_CHANGED, DeliveryKey, idempotency_key};
+use crate::handler::{Call, CallContext, Outcome};
 use crate::meter::Settled;
 use crate::pipeline::{Running, Stage};
+use crate::plugins::PluginChange;
 use crate::state::{BatchState, LaneCache};
-use crate::store::{Batch, Commit, LockedState, NewEvent, Settlement, StateSource, StoreError, Verdict, Version};
+use crate::store::{Batch, Commit, LockedState, Settlement, StateSource, StoreError, Verdict, Version};
 use crate::trace::Trace;
 
 /// Times that a refused batch is run again as a whole; after that its messages are committed one by one.
@@ -107,11 +108,11 @@ impl Lane {
                 () = cancel.cancelled() => return,
                 count = messages.recv_many(&mut received, self.stage.config.batch_max as usize) => count,
             };
-            let Some(running) = (count > 0).then(|| self.stage.running()).flatten() else {
+            if count == 0 {
                 return;
-            };
+            }
             let work = self.admit(received.drain(..), &cancel).await;
-            self.settle_all(work, running, &cancel).await;
+            self.settle_all(work, &cancel).await;
         }
     }
 
@@ -160,16 +161,13 @@ impl Lane {
     }
 
     /// Runs and commits until every message is settled, or the lane is stopped (then the broker delivers the rest again).
-    async fn settle_all(&mut self, mut work: Vec<Work>, mut running: Arc<Running>, cancel: &CancellationToken) {
+    async fn settle_all(&mut self, mut work: Vec<Work>, cancel: &CancellationToken) {
         let mut reruns = 0;
         let mut backoff = STORE_BACKOFF;
         while !work.is_empty() && !cancel.is_cancelled() {
             let Some(permit) = self.gate.pass(cancel).await else { return };
-            if self.gate.waited() {
-                // What waited runs on the version that serves now.
-                let Some(now) = self.stage.running() else { return };
-                running = now;
-            }
+            // What is left of a batch, or has waited, runs on the version that serves now.
+            let Some(running) = self.stage.running() else { return };
             let most = if reruns > RERUNS_MAX || permit == Permit::Probe { 1 } else { together(&work) };
             let attempt = self.attempt(&work[..most], &running, permit).await;
             if permit == Permit::Probe {
@@ -213,6 +211,7 @@ impl Lane {
         batch.reads = reads.into_iter().collect();
         batch.writes = writes.into_iter().collect();
         let written = batch.writes.clone();
+        let observed = self.services.observer.as_ref().map(|observer| (observer, batch.settlements.clone()));
         let commit = match lock {
             Some(lock) => lock.commit(batch).await?,
             None => self.services.store.commit(batch).await?,
@@ -220,6 +219,9 @@ impl Lane {
         if let Commit::Done { versions, .. } = &commit {
             let learned = written.into_iter().zip(versions).map(|((key, value), version): (_, &Version)| (key, value, *version));
             self.cache.learn(learned);
+            if let Some((observer, settlements)) = observed {
+                settlements.iter().for_each(|settlement| observer(settlement));
+            }
         }
         Ok((commit, settled))
     }
@@ -255,7 +257,9 @@ impl Lane {
             let (settlement, turn) = self.run_one(work, running, &state, permit).await;
             settlements.push(settlement);
             turned = turn.or(turned);
-            if began.elapsed() >= budget || !self.gate.is_open() {
+            // What is left of the batch runs on the version that serves by then.
+            let replaced = !self.stage.running().is_some_and(|now| std::ptr::eq(&raw const *now, running));
+            if began.elapsed() >= budget || replaced || !self.gate.is_open() {
                 break;
             }
         }
@@ -281,7 +285,13 @@ impl Lane {
             None => {
                 let handled = running.handler.handle(self.call(work, state)).await;
                 tried.duration_us = handled.duration.as_micros() as u64;
+                if let Outcome::Unavailable(why) = &handled.outcome {
+                    tracing::warn!(stage = %self.stage.name, %why, "a message could not be run; it comes back");
+                }
                 let health = handled.outcome.health();
+                if let Some(why) = self.stage.ran(&tried.digest, handled.outcome.is_trap()) {
+                    self.distrust(&tried.digest, why);
+                }
                 let free = health.is_some_and(|health| self.is_free(health, permit));
                 turned = health.and_then(|health| self.stage.breaker().report(health, self.services.clock.now_ms()));
                 let (verdict, failure) = decide::decide(&running.policy, routes, envelope, &tried, handled.outcome, self.moment());
@@ -321,29 +331,21 @@ impl Lane {
         permit == Permit::Probe && health == Health::Failing && self.stage.breaker().probe_is_free()
     }
 
+    /// The version before runs again by now; the supervisor sees to its file.
+    fn distrust(&self, digest: &str, why: String) {
+        tracing::error!(stage = %self.stage.name, digest, why, "a new version traps: the one before runs again");
+        let change = PluginChange::Distrusted { stage: Arc::clone(&self.stage.name), digest: digest.to_owned(), why };
+        // The supervisor may be waiting for this very lane: it is told, never waited for.
+        if self.services.plugins.try_send(change).is_err() {
+            tracing::error!(stage = %self.stage.name, "the supervisor is too busy to put the file back, too");
+        }
+    }
+
     /// Says that the breaker opened or closed: in the log, and as an event that anybody may listen to.
     async fn announce_breaker(&self, state: BreakerState, running: &Running) {
         tracing::warn!(stage = %self.stage.name, ?state, "the circuit breaker changed");
-        let now_ms = self.services.clock.now_ms();
         let data = serde_json::json!({ "stage": &*self.stage.name, "state": state, "host": &*self.services.host });
-        let event = Event {
-            id: uuid::Uuid::now_v7().to_string(),
-            event_type: BREAKER_CHANGED.to_owned(),
-            source: running.policy.source.clone(),
-            subject: self.stage.name.to_string(),
-            time_ms: now_ms,
-            content_type: "application/json".to_owned(),
-            data: data.to_string().into(),
-            attributes: vec![("stage".to_owned(), self.stage.name.to_string())],
-        };
-        let expires_at_ms = now_ms + running.policy.expiry_ms;
-        let envelope = Envelope { correlation_id: event.id.clone(), order_id: None, cause: None, hops: 0, expires_at_ms, event };
-        let routed_to = self.services.pipeline.stages_for(BREAKER_CHANGED);
-        let event = NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None };
-        match self.services.store.accept_event(event).await {
-            Ok((_, rows)) => self.services.relay.hand_over(rows),
-            Err(error) => tracing::warn!(%error, "the change of the circuit breaker could not be published"),
-        }
+        self.services.announce(&running.policy, BREAKER_CHANGED, &data).await;
     }
 
     fn call(&self, work: &Work, state: &Arc<BatchState>) -> Call {
@@ -355,6 +357,7 @@ impl Lane {
             now_ms: self.services.clock.now_ms(),
             trace_headers: Trace::of_try(&message.envelope.event, &work.key, message.round, message.attempt).headers(),
             settings: Arc::clone(&self.stage.settings),
+            logs: None,
         };
         Call { envelope: Arc::clone(&message.envelope), context, state: state.view() }
     }

@@ -80,6 +80,7 @@ struct Place<'a> {
 fn adapt(mut config: Config, args: &BenchArgs, place: Place<'_>) -> Config {
     place.name.clone_into(&mut config.namespace);
     config.store.url = place.store_url;
+    config.plugins.keep_dir = place.folder.join("kept");
     config.broker.url = args.broker.clone().unwrap_or_else(|| "embedded:".to_owned());
     if let Some(plugins) = &args.plugins {
         config.plugins.dir.clone_from(plugins);

@@ -1,0 +1,105 @@
+//! The reload guard: the first messages of a new version are watched, and the version before comes back when too many of them trap.
+//!
+//! Pure. Only traps and time-outs count: a failure that a stage returns is its decision. What trapped was an attempt of its message, and
+//! is tried again on the version that came back.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// When a new version is distrusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GuardPolicy {
+    /// Messages of a new version that are watched; 0: none.
+    pub messages: u32,
+    /// So many of them may trap or time out.
+    pub traps_max: u32,
+}
+
+impl Default for GuardPolicy {
+    fn default() -> Self {
+        Self { messages: 100, traps_max: 4 }
+    }
+}
+
+/// Watches a version after it replaced another one.
+#[derive(Debug)]
+pub struct Guard<T> {
+    policy: GuardPolicy,
+    /// The version under watch.
+    digest: String,
+    /// What served before.
+    previous: Arc<T>,
+    seen: u32,
+    trapped: u32,
+}
+
+/// What the guard found.
+#[derive(Debug)]
+pub enum Finding<T> {
+    /// The watch goes on.
+    Watching,
+    /// The version has shown itself, or is not the one under watch.
+    Over,
+    /// Too many messages trapped: this served before.
+    Distrusted {
+        /// What to put back.
+        previous: Arc<T>,
+        /// For people.
+        why: String,
+    },
+}
+
+impl<T> Guard<T> {
+    /// Watches `digest`, which replaced `previous`.
+    pub fn new(policy: GuardPolicy, digest: &str, previous: Arc<T>) -> Self {
+        Self { policy, digest: digest.to_owned(), previous, seen: 0, trapped: 0 }
+    }
+
+    /// What served before the version under watch.
+    pub fn previous(&self) -> &Arc<T> {
+        &self.previous
+    }
+
+    /// Reports a message that ran on `digest`.
+    pub fn report(&mut self, digest: &str, trapped: bool) -> Finding<T> {
+        // A batch that began before the swap still reports the version before.
+        if digest != self.digest {
+            return Finding::Watching;
+        }
+        self.seen += 1;
+        self.trapped += u32::from(trapped);
+        if self.trapped > self.policy.traps_max {
+            let why = format!("{} of its first {} messages trapped or timed out", self.trapped, self.seen);
+            return Finding::Distrusted { previous: Arc::clone(&self.previous), why };
+        }
+        if self.seen >= self.policy.messages { Finding::Over } else { Finding::Watching }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: GuardPolicy = GuardPolicy { messages: 5, traps_max: 1 };
+
+    #[test]
+    fn a_version_that_traps_too_often_is_distrusted() {
+        let mut guard = Guard::new(POLICY, "new", Arc::new("old"));
+        assert!(matches!(guard.report("old", true), Finding::Watching), "the version before does not count");
+        assert!(matches!(guard.report("new", true), Finding::Watching));
+        assert!(matches!(guard.report("new", false), Finding::Watching));
+        let Finding::Distrusted { previous, why } = guard.report("new", true) else { panic!("still trusted") };
+        assert_eq!((*previous, why.as_str()), ("old", "2 of its first 3 messages trapped or timed out"));
+    }
+
+    #[test]
+    fn the_watch_ends() {
+        let mut guard = Guard::new(POLICY, "new", Arc::new("old"));
+        for number in 1..5 {
+            assert!(matches!(guard.report("new", number == 2), Finding::Watching));
+        }
+        assert!(matches!(guard.report("new", false), Finding::Over));
+    }
+}

@@ -1,0 +1,37 @@
+// {{name}}: checks an order's total against a limit and counts the orders of its customer.
+//
+// State: `customer/<user id>`, how many orders the customer has placed. Setting: `max_total`.
+
+import { Failure } from './postrider.js';
+
+export const description = {
+  name: '{{name}}',
+  version: '0.1.0',
+  summary: 'Checks the total of an order',
+  consumes: ['order.created'],
+  emits: ['{{name}}.checked'],
+};
+
+/** Decides about one event. What it returns is sent and what it wrote is kept, both or neither. */
+export function handle(event, cx) {
+  const order = event.object('bad-order');
+  if (order.force_fail === true) throw Failure.retry('forced', 'the order asks for a failure (`force_fail`)');
+
+  const key = `customer/${order.user_id ?? 'unknown'}`;
+  const customerOrders = (cx.get(key) ?? 0) + 1;
+  cx.set(key, customerOrders);
+
+  const verdict = check(order, cx.setting('max_total', 1000));
+  cx.info(verdict.ok ? 'the order is fine' : 'the order is refused', { total: verdict.total });
+  const data = { order_id: order.order_id ?? event.subject, customer_orders: customerOrders, ...verdict };
+  return { type: '{{name}}.checked', data };
+}
+
+/** Whether an order is within the limit. Pure. */
+export function check(order, maxTotal) {
+  const items = order.items ?? [];
+  const quantity = (item) => item.quantity ?? 1;
+  const units = items.reduce((sum, item) => sum + quantity(item), 0);
+  const total = order.total ?? items.reduce((sum, item) => sum + quantity(item) * (item.unit_price ?? 0), 0);
+  return { units, total, ok: total <= maxTotal };
+}
