@@ -11,6 +11,7 @@ mod contract;
 mod controls;
 mod crash;
 mod dead_letters;
+mod dev;
 mod embedding;
 mod faults;
 mod foreign;

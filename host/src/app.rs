@@ -104,9 +104,9 @@ pub enum RollBack {
 
 /// Loads that are looked through for an earlier version.
 const HISTORY_MAX: u32 = 1_000;
-/// How long a version that was put back may take to serve.
-const TAKEN_MAX: Duration = Duration::from_secs(30);
-const TAKEN_POLL: Duration = Duration::from_millis(10);
+/// How long a file that was replaced may take to serve: the largest are compiled for half a minute.
+const TAKEN_MAX: Duration = Duration::from_mins(2);
+const TAKEN_POLL: Duration = Duration::from_millis(2);
 
 /// What became of the wish to forget a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -400,28 +400,41 @@ impl App {
             return Ok(RollBack::NoSuchVersion);
         };
         let (kept, place, again) = (self.places.kept.clone(), self.places.dir.join(&file), chosen.clone());
+        let looks = self.looks_at(&file);
         let restored = tokio::task::spawn_blocking(move || kept.put_back(&again, &place)).await.map_err(std::io::Error::other);
         if let Err(error) = restored.and_then(|restored| restored) {
             return Ok(RollBack::Refused(format!("{file} could not be replaced: {error}")));
         }
-        Ok(self.taken(stage, &file, &chosen).await)
+        Ok(match self.taken(&file, &chosen, looks).await {
+            Ok(_) => RollBack::Done(chosen),
+            Err(why) => RollBack::Refused(why),
+        })
     }
 
-    /// Waits until the host took a file's new content.
-    async fn taken(&self, stage: &str, file: &str, digest: &str) -> RollBack {
+    /// How many times the host looked at new content of a plugin file: to be asked before the file is replaced, for [`App::taken`].
+    pub fn looks_at(&self, file: &str) -> u64 {
+        self.files.all().get(file).map_or(0, |status| status.looks)
+    }
+
+    /// Waits until the host serves the new content of a file, with this digest; gives the stages that it serves, or why it serves none.
+    pub async fn taken(&self, file: &str, digest: &str, looks_before: u64) -> Result<Vec<String>, String> {
         let took = async {
             loop {
-                let plugins = self.plugins();
-                let plugin =
-                    plugins.into_iter().find(|plugin| plugin.file.as_deref() == Some(file) && plugin.stage.as_deref() == Some(stage));
-                match plugin {
-                    Some(plugin) if plugin.digest.as_deref() == Some(digest) => return RollBack::Done(digest.to_owned()),
-                    Some(PluginStatus { last_error: Some(error), .. }) => return RollBack::Refused(error),
-                    _ => tokio::time::sleep(TAKEN_POLL).await,
+                let plugins: Vec<PluginStatus> = self.plugins().into_iter().filter(|plugin| plugin.file.as_deref() == Some(file)).collect();
+                let serving = plugins.iter().filter(|plugin| plugin.digest.as_deref() == Some(digest));
+                let stages: Vec<String> = serving.filter_map(|plugin| plugin.stage.clone()).collect();
+                if !stages.is_empty() {
+                    return Ok(stages);
                 }
+                if self.looks_at(file) > looks_before
+                    && let Some(error) = plugins.into_iter().find_map(|plugin| plugin.last_error)
+                {
+                    return Err(error);
+                }
+                tokio::time::sleep(TAKEN_POLL).await;
             }
         };
-        let late = || RollBack::Refused(format!("{file} was replaced, and is not loaded yet: look at GET /plugins"));
+        let late = || Err(format!("{file} was replaced, and is not loaded yet: look at GET /plugins"));
         tokio::time::timeout(TAKEN_MAX, took).await.unwrap_or_else(|_| late())
     }
 

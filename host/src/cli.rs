@@ -71,7 +71,9 @@ enum ConfigCommand {
 
 /// Runs a command line.
 pub async fn run(cli: Cli) -> ExitCode {
-    telemetry::init(cli.log_format);
+    // Whoever develops reads outcomes; of the log, what stages write and what goes wrong.
+    let default = if matches!(cli.command, Command::Dev(_)) { "error,postrider::guest=info" } else { telemetry::DEFAULT };
+    telemetry::init(cli.log_format, default);
     match dispatch(cli).await {
         Ok(code) => code,
         Err(error) => {

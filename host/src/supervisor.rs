@@ -36,6 +36,8 @@ pub struct FileStatus {
     pub error: Option<String>,
     /// The file is gone.
     pub removed: bool,
+    /// How many times the host looked at new content of it.
+    pub looks: u64,
     /// The version that was put back after a newer one trapped, and what there is to say about it.
     pub put_back: Option<(String, String)>,
 }
@@ -151,7 +153,10 @@ impl Supervisor {
             PluginChange::Loaded(plugin) => self.load(*plugin).await,
             PluginChange::Failed { file, error } => {
                 tracing::error!(%file, %error, "the plugin was refused; what served before keeps serving");
-                self.files.update(&file, |status| status.error = Some(error));
+                self.files.update(&file, |status| {
+                    status.error = Some(error);
+                    status.looks += 1;
+                });
             }
             PluginChange::Removed { file } => self.remove(&file).await,
             PluginChange::ScanComplete => {}
@@ -206,6 +211,7 @@ impl Supervisor {
             }
             status.error = (!problems.is_empty()).then(|| problems.join("; "));
             status.removed = false;
+            status.looks += 1;
             // What was put back is told until something else comes.
             status.put_back = status.put_back.take().filter(|(digest, _)| **digest == *plugin.linked.digest);
         });

@@ -17,9 +17,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends log lines to standard error. Only the first call of a process has an effect.
-pub fn init(format: LogFormat) {
-    let mut wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| "info".to_owned());
+/// What is logged unless `RUST_LOG` says otherwise.
+pub const DEFAULT: &str = "info";
+
+/// Sends log lines to standard error; `default` is what `RUST_LOG` may override. Only the first call of a process has an effect.
+pub fn init(format: LogFormat, default: &str) {
+    let mut wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| default.to_owned());
     // The AMQP client logs as errors what the broker module expects and reports in its own words.
     if !wanted.contains("lapin") {
         wanted += ",lapin=off";

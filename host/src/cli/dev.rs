@@ -32,8 +32,6 @@ const FOLDER: &str = ".postrider";
 const DEPTH: usize = 3;
 /// Changes are gathered for this long: an editor writes a file in several steps.
 const DEBOUNCE: Duration = Duration::from_millis(20);
-/// A new plugin that is not taken by then is reported.
-const TAKEN_MAX: Duration = Duration::from_mins(1);
 
 /// Serve, rebuild, reload.
 #[derive(Debug, Args)]
@@ -194,9 +192,9 @@ impl Workshop {
         std::fs::write(&part, bytes)?;
         let Some(app) = &self.app else { return Ok(std::fs::rename(part, place)?) };
         self.show.expect(&digest, saved, built.took);
+        let looks = app.looks_at(&file);
         std::fs::rename(part, place)?;
-        let taken = tokio::time::timeout(TAKEN_MAX, taken(app, &file, &digest)).await;
-        match taken.context("the host did not take the new plugin")? {
+        match app.taken(&file, &digest, looks).await {
             Ok(stages) => {
                 self.show.serves(&project.name(), saved.elapsed());
                 self.send_cases(app, project, &stages).await
@@ -225,22 +223,6 @@ impl Workshop {
 
 fn case_files(place: &Path) -> Result<Vec<PathBuf>> {
     if place.is_dir() { super::plugin::test::cases(place) } else { Ok(vec![place.to_owned()]) }
-}
-
-/// Waits until the host serves this content of a file, or refuses it; gives the stages it serves.
-async fn taken(app: &App, file: &str, digest: &str) -> Result<Vec<String>, String> {
-    loop {
-        let plugins: Vec<_> = app.plugins().into_iter().filter(|plugin| plugin.file.as_deref() == Some(file)).collect();
-        let serving = plugins.iter().filter(|plugin| plugin.digest.as_deref() == Some(digest));
-        let stages: Vec<String> = serving.filter_map(|plugin| plugin.stage.clone()).collect();
-        if !stages.is_empty() {
-            return Ok(stages);
-        }
-        if let Some(error) = plugins.into_iter().find_map(|plugin| plugin.last_error) {
-            return Err(error);
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
