@@ -44,3 +44,5 @@ pub mod config;
 pub mod host;
 pub mod telemetry;
 pub mod cli;
+#[cfg(test)]
+mod fuzz;

@@ -16,6 +16,8 @@ mod wasm_stage;
 
 pub use artifact::producers;
 pub use engine::Runtime;
+#[cfg(test)]
+pub(crate) use load::check_description;
 pub use load::{CONTRACT, Linked, LoadError};
 pub use wasm_stage::WasmStage;
 

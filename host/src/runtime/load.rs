@@ -154,7 +154,7 @@ fn check_import(import: &str) -> Result<(), LoadError> {
     refuse(&format!("a stage may import only {CONTRACT} and WASI"))
 }
 
-fn check_description(description: &Description) -> Result<(), LoadError> {
+pub(crate) fn check_description(description: &Description) -> Result<(), LoadError> {
     let mut problems = Vec::new();
     if !is_name(&description.name) {
         problems.push(format!("the name `{}` must match [a-z][a-z0-9-]{{0,39}}", description.name));

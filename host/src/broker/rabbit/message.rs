@@ -312,6 +312,39 @@ mod tests {
     }
 
     #[test]
+    fn whatever_arrives_is_read_or_refused() {
+        arbtest::arbtest(|u| {
+            let mut table = FieldTable::default();
+            let names = ["id", "source", "type", "subject", "time", "traceparent"].map(|name| format!("cloudEvents_{name}"));
+            for _ in 0..u.int_in_range(0..=8)? {
+                let own = [ORDER, CORRELATION, CAUSE_ID, HOPS, EXPIRES_MS, ROUND, ATTEMPT];
+                let key = if u.arbitrary()? { u.choose(&names)?.clone() } else { (*u.choose(&own)?).to_owned() };
+                let value = match u.int_in_range(0..=2)? {
+                    0 => AMQPValue::LongString(u.arbitrary::<String>()?.as_str().into()),
+                    1 => AMQPValue::LongLongInt(u.arbitrary()?),
+                    _ => AMQPValue::LongString(u.arbitrary::<u32>()?.to_string().as_str().into()),
+                };
+                table.insert(key.as_str().into(), value);
+            }
+            let kind = *u.choose(&["application/json", STRUCTURED, "text/plain"])?;
+            let properties = BasicProperties::default().with_content_type(kind.into()).with_headers(table);
+            let body: Vec<u8> = u.arbitrary()?;
+            let stand_in = stand_in(&properties, &body, DEFAULTS);
+            assert!(!stand_in.event.id.is_empty());
+            if let Ok(decoded) = decode(&properties, body, DEFAULTS) {
+                let event = &decoded.envelope.event;
+                assert!(!event.id.is_empty() && !event.event_type.is_empty() && !event.source.is_empty());
+                let direct = Some(Direct { stage: "x".into(), round: decoded.round, attempt: decoded.attempt });
+                let again = Outgoing { envelope: Arc::clone(&decoded.envelope), direct, mandatory: false };
+                let twice = decode(&encode(&again), event.data.to_vec(), DEFAULTS).expect("what was read can be sent and read again");
+                assert_eq!((twice.envelope, twice.round, twice.attempt), (decoded.envelope, decoded.round, decoded.attempt));
+            }
+            Ok(())
+        })
+        .budget(crate::fuzz::budget());
+    }
+
+    #[test]
     fn what_cannot_be_read_says_why_and_keeps_its_key() {
         let nothing = properties("application/json", &[("cloudEvents_id", "1"), ("cloudEvents_source", "/x")]);
         assert!(matches!(decode(&nothing, Vec::new(), DEFAULTS), Err(Unreadable::Missing("type"))));
