@@ -21,5 +21,6 @@ mod observed;
 mod orders;
 mod outage;
 mod reload;
+mod replay;
 mod stock;
 mod structure;

@@ -14,6 +14,7 @@ use crate::app::as_json;
 use crate::clock::{Clock as _, SystemClock};
 use crate::event::{DeliveryKey, Envelope, Event, idempotency_key};
 use crate::handler::{Call, CallContext, Outcome, StageHandler as _};
+use crate::recording::Recorder;
 use crate::runtime::{CONTRACT, InstancePolicy, Linked, Runtime, RuntimeSettings, StageLimits, WasmStage};
 use crate::state::{BatchState, LaneCache};
 use crate::store::memory::MemoryState;
@@ -115,6 +116,7 @@ async fn run_one(args: RunArgs, json: bool) -> Result<ExitCode> {
         now_ms: SystemClock.now_ms(),
         trace_headers: Vec::new(),
         settings: Arc::new(args.settings.into_iter().collect::<HashMap<_, _>>()),
+        recorder: Recorder::default(),
     };
     let call = || Call { envelope: Arc::clone(&envelope), context: context.clone(), state: state.view() };
     let handled = stage.handle(call()).await;
