@@ -46,7 +46,7 @@ async fn post(host: &Running, order: Value) -> Result<()> {
 }
 
 async fn the_same_plugin_decides_the_same(backend: Backend) -> Result<()> {
-    let toml = "[stages.inventory.settings]\ndefault_stock = \"12\"\n[stages.payment.settings]\nmax_total = \"1000\"\n\
+    let toml = "[stages.inventory.settings]\ndefault_stock = \"5\"\n[stages.payment.settings]\nmax_total = \"1000\"\n\
                 [stages.payment.retry]\nmax_attempts = 2\ninitial_ms = 1\nmax_ms = 5\n";
     let site = Site::shipped_on(backend, toml).await?;
     let host = site.start().await?;
