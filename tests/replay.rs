@@ -1,10 +1,12 @@
 //! Time travel: what was recorded goes through another build of a stage, and what it would have decided otherwise is told.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
+use postrider::clock::{Clock, ManualClock, SystemClock};
 use postrider::event::Event;
 use postrider::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
 use serde_json::{Value, json};
@@ -18,6 +20,7 @@ on_both_back_ends![
     a_changed_plugin_lists_exactly_what_it_would_decide_otherwise,
     a_plugin_that_reads_something_else_is_unknown,
     nothing_is_recorded_when_it_is_switched_off,
+    recordings_go_with_their_orders,
 ];
 
 /// Runs `postrider replay --json`; its exit code and what it says.
@@ -194,6 +197,22 @@ async fn nothing_is_recorded_when_it_is_switched_off(backend: Backend) -> Result
     assert_eq!((code, &said["events"]), (0, &json!(0)));
     let (code, _) = replay("payment", "payment", &["--strict", "--url", &host.client.url]).await?;
     assert_eq!(code, 1, "nothing is no proof");
+    host.stop().await
+}
+
+async fn recordings_go_with_their_orders(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, &format!("retention.every_ms = 20\n{PLENTY}")).await?;
+    let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
+    let host = site.start_with(|builder| builder.clock(Arc::clone(&clock) as Arc<dyn Clock>)).await?;
+    post(&host, json!({ "order_id": "g-1", "user_id": "1", "items": ["Book"], "total": 1 })).await?;
+    all_settled(&site).await?;
+    assert!(site.count("SELECT count(*) FROM recordings").await? >= 4);
+    clock.advance(91 * 24 * 60 * 60 * 1_000);
+    eventually("the order to be pruned", || async {
+        Ok((site.count("SELECT count(*) FROM deliveries").await? == 0).then_some(()))
+    })
+    .await?;
+    assert_eq!(site.count("SELECT count(*) FROM recordings").await?, 0);
     host.stop().await
 }
 

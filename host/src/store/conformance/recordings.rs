@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::build::{batch, dead, emits, envelope, recorded, retry, settlement};
 use super::{Bench, START_MS};
-use crate::store::{DeadLetterAction, RecordedDelivery, RecordingCursor, RecordingFilter, Settlement, Verdict};
+use crate::store::{Batch, DeadLetterAction, RecordedDelivery, RecordingCursor, RecordingFilter, Settlement, Verdict};
 
 fn all() -> RecordingFilter {
     RecordingFilter { stage: "payment".to_owned(), order: None, after: RecordingCursor::default(), limit: 100 }
@@ -76,11 +76,11 @@ pub(super) async fn an_adopted_event_has_its_recording(bench: Bench) {
     let mut foreign = envelope("order.flagged", "f1", None);
     foreign.event.source = String::from("/fraud-desk");
     let foreign = Arc::new(foreign);
-    bench.done(batch(vec![recorded(settlement(&foreign, Verdict::Done(Vec::new())), "here")])).await;
+    let here = batch(vec![recorded(settlement(&foreign, Verdict::Done(Vec::new())), "here")]);
     let mut elsewhere = recorded(settlement(&foreign, Verdict::Done(Vec::new())), "there");
     elsewhere.delivery.stage = "audit".into();
-    let there = crate::store::Batch { stage: "audit".into(), ..batch(vec![elsewhere]) };
-    bench.done(there).await;
+    let there = Batch { stage: "audit".into(), ..batch(vec![elsewhere]) };
+    futures::join!(bench.done(here), bench.done(there));
     assert_eq!(bodies(&list(&bench, all()).await), ["here"]);
     let found = list(&bench, RecordingFilter { stage: "audit".to_owned(), ..all() }).await;
     assert_eq!((bodies(&found), &found[0].envelope), (vec!["there"], &*foreign));
