@@ -339,8 +339,17 @@ mod tests {
             Decided::Done { writes, .. } => writes.digest(),
             Decided::Dead { .. } => unreachable!(),
         };
-        let all = [done(&[]), done(&[("k", None)]), done(&[("k", Some(""))]), done(&[("k", Some("v"))]), done(&[("kv", Some(""))])];
+        let all = [
+            done(&[]),
+            done(&[("k", None)]),
+            done(&[("k", Some(""))]),
+            done(&[("k", Some("v"))]),
+            done(&[("kv", Some(""))]),
+            // The same bytes one after another.
+            done(&[("a", Some("b")), ("c", Some("d"))]),
+            done(&[("a", Some("bcsetd"))]),
+        ];
         let digests: std::collections::BTreeSet<String> = all.into_iter().map(digest).collect();
-        assert_eq!(digests.len(), 5);
+        assert_eq!(digests.len(), 7);
     }
 }
