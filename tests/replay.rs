@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use postrider::clock::{Clock, ManualClock, SystemClock};
 use postrider::event::Event;
 use postrider::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::harness::{Backend, Running, SHIPPED, Site, eventually, guest, on_both_back_ends};
@@ -101,12 +102,14 @@ async fn a_changed_plugin_lists_exactly_what_it_would_decide_otherwise(backend: 
     let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
     for number in 1..=40 {
-        post(&host, json!({ "order_id": format!("c-{number}"), "user_id": "1", "items": ["Book"], "total": 2.5 * f64::from(number) })).await?;
+        post(&host, json!({ "order_id": format!("c-{number}"), "user_id": "1", "items": ["Book"], "total": 2.5 * f64::from(number) }))
+            .await?;
     }
     // It was declined, and would be, for another reason.
     post(&host, json!({ "order_id": "c-41", "user_id": "1", "items": ["Book"], "total": 99, "decline": true })).await?;
     all_settled(&site).await?;
     let before = everything(&site).await?;
+    assert_eq!(host.client.get("/stages/payment/recordings?cursor=x").await?.0, StatusCode::BAD_REQUEST);
     let lines = site.folder.path().join("payment.jsonl");
     let file = lines.to_str().context("a path that is text")?;
     let (code, said) = replay("payment", "payment-strict", &["--url", &host.client.url, "--save", file]).await?;
@@ -208,10 +211,8 @@ async fn recordings_go_with_their_orders(backend: Backend) -> Result<()> {
     all_settled(&site).await?;
     assert!(site.count("SELECT count(*) FROM recordings").await? >= 4);
     clock.advance(91 * 24 * 60 * 60 * 1_000);
-    eventually("the order to be pruned", || async {
-        Ok((site.count("SELECT count(*) FROM deliveries").await? == 0).then_some(()))
-    })
-    .await?;
+    eventually("the order to be pruned", || async { Ok((site.count("SELECT count(*) FROM deliveries").await? == 0).then_some(())) })
+        .await?;
     assert_eq!(site.count("SELECT count(*) FROM recordings").await?, 0);
     host.stop().await
 }

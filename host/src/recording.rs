@@ -263,9 +263,14 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{BatchState, LaneCache};
+    use crate::store::memory::MemoryState;
 
     fn done(writes: &[(&str, Option<&'static str>)]) -> Decided {
-        let writes = writes.iter().map(|(key, value)| ((*key).to_owned(), value.map(|text: &'static str| Bytes::from_static(text.as_bytes())))).collect();
+        let writes = writes
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), value.map(|text: &'static str| Bytes::from_static(text.as_bytes()))))
+            .collect();
         Decided::Done { writes: Writes::of(&writes), delays_ms: Vec::new() }
     }
 
@@ -304,6 +309,29 @@ mod tests {
         assert!(off.given().is_empty());
         assert!(off.finish(1, || panic!("nothing is asked")).is_none());
         assert!(Recorder::new(100).finish(1, || None).is_none(), "an open delivery has no recording");
+    }
+
+    #[tokio::test]
+    async fn a_call_is_recorded_as_it_saw_the_state_without_its_own_writes() {
+        let stored = ["a/1", "a/2", "k"].map(|key| (key.to_owned(), Bytes::from_static(b"stored")));
+        let limits = crate::runtime::StageLimits::default().state_limits();
+        let state = BatchState::new("s".into(), Arc::new(MemoryState(stored.into())), limits, LaneCache::placeholder());
+        // An earlier message of the batch.
+        state.merge(StateWrites::from([("k".to_owned(), Some(Bytes::from_static(b"earlier"))), ("a/1".to_owned(), None)]));
+        let recorder = Recorder::new(4_096);
+        let mut view = state.view_noted(recorder.clone());
+        view.set("own".to_owned(), Bytes::from_static(b"1")).unwrap();
+        view.set("a/0".to_owned(), Bytes::from_static(b"1")).unwrap();
+        view.get("own").await.unwrap();
+        view.get("k").await.unwrap();
+        view.set("k".to_owned(), Bytes::from_static(b"mine")).unwrap();
+        view.get("k").await.unwrap();
+        view.get("a/1").await.unwrap();
+        assert_eq!(view.list_keys("a/", "", 9).await.unwrap(), ["a/0", "a/2"]);
+        let given = recorder.given();
+        let expected = [("a/1", None), ("k", Some(Exact(Bytes::from_static(b"earlier"))))].map(|(key, value)| (key.to_owned(), value));
+        assert_eq!(given.reads, BTreeMap::from(expected));
+        assert_eq!(given.lists, [Listed { prefix: "a/".into(), after: String::new(), limit: 9, keys: vec!["a/2".into()] }]);
     }
 
     #[test]

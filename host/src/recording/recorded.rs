@@ -94,21 +94,9 @@ impl Recorded {
         let recording: Option<Recording> = serde_json::from_str(&delivery.recording)
             .inspect_err(|error| tracing::warn!(%stage, event = %id, %error, "a recording cannot be read"))
             .ok();
-        let outcome = recording.as_ref().and_then(|recording| outcome(&recording.decided, delivery.emitted?));
+        let outcome = recording.as_ref().zip(delivery.emitted).map(|(recording, emitted)| outcome(&recording.decided, emitted));
         let data = Exact(data);
-        let event = RecordedEvent {
-            id,
-            source,
-            event_type,
-            subject,
-            time_ms,
-            content_type,
-            data,
-            attributes,
-            correlation_id,
-            cause,
-            hops,
-        };
+        let event = RecordedEvent { id, source, event_type, subject, time_ms, content_type, data, attributes, correlation_id, cause, hops };
         Self {
             stage: stage.to_owned(),
             order_id,
@@ -152,12 +140,12 @@ impl Recorded {
     }
 }
 
-fn outcome(decided: &Decided, emitted: Vec<Event>) -> Option<RecordedOutcome> {
+fn outcome(decided: &Decided, emitted: Vec<Event>) -> RecordedOutcome {
     match decided {
-        Decided::Dead { code, .. } => Some(RecordedOutcome::Dead { code: code.clone() }),
+        Decided::Dead { code, .. } => RecordedOutcome::Dead { code: code.clone() },
         Decided::Done { delays_ms, .. } => {
             let delays = delays_ms.iter().copied().chain(std::iter::repeat(0));
-            Some(RecordedOutcome::Done(emitted.into_iter().zip(delays).map(|(event, delay_ms)| RecordedEmit::of(event, delay_ms)).collect()))
+            RecordedOutcome::Done(emitted.into_iter().zip(delays).map(|(event, delay_ms)| RecordedEmit::of(event, delay_ms)).collect())
         }
     }
 }

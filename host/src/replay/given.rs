@@ -33,9 +33,7 @@ impl GivenState {
 impl StateSource for GivenState {
     async fn state_get(&self, _: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
         match self.given.reads.get(key) {
-            Some(value) => {
-                Ok(value.as_ref().map(|value| StateRow { key: key.to_owned(), value: Some(value.0.clone()), version: 1 }))
-            }
+            Some(value) => Ok(value.as_ref().map(|value| StateRow { key: key.to_owned(), value: Some(value.0.clone()), version: 1 })),
             None => self.miss(format!("the state key `{key}` was not recorded")),
         }
     }

@@ -181,8 +181,7 @@ async fn emitted_by<R: Reader>(db: &R, named: &[(i64, String)]) -> Result<Vec<Op
     if named.is_empty() {
         return Ok(Vec::new());
     }
-    let sql =
-        format!("SELECT {} FROM {} CROSS JOIN events e WHERE e.id = k.name AND e.stage IS NOT NULL", envelope_columns!(), R::NAMED);
+    let sql = format!("SELECT {} FROM {} CROSS JOIN events e WHERE e.id = k.name AND e.stage IS NOT NULL", envelope_columns!(), R::NAMED);
     let mut found = HashMap::new();
     for row in &db.rows(sql, &[Arg::Named(named)]).await? {
         let event = decode::envelope(row, 0)?.event;

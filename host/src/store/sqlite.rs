@@ -36,8 +36,8 @@ use super::read as questions;
 use super::status::StatusRules;
 use super::{
     Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings, LockedState,
-    LoggedEvent, Lost, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, StageBinding, StageControl, StateRow,
-    StateSource, Store, StoreError,
+    LoggedEvent, Lost, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor,
+    RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;

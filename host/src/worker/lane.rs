@@ -288,8 +288,7 @@ impl Lane {
                 let free = health.is_some_and(|health| self.is_free(health, permit));
                 turned = health.and_then(|health| self.stage.breaker().report(health, self.services.clock.now_ms()));
                 let retryable = handled.outcome.is_retryable();
-                let (mut verdict, mut failure) =
-                    decide::decide(&running.policy, routes, envelope, &tried, handled.outcome, self.moment());
+                let (mut verdict, mut failure) = decide::decide(&running.policy, routes, envelope, &tried, handled.outcome, self.moment());
                 if free {
                     (verdict, failure) = (Verdict::Deferred { due_at_ms: self.services.clock.now_ms() + PROBE_DEFER_MS }, None);
                 }
