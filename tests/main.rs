@@ -24,5 +24,6 @@ mod orders;
 mod outage;
 mod provenance;
 mod reload;
+mod replay;
 mod stock;
 mod structure;

@@ -48,6 +48,13 @@ impl Drop for Process {
     }
 }
 
+/// Runs the program with a command that ends by itself: exit code, standard output, standard error.
+pub(crate) async fn postrider(args: &[&str]) -> Result<(i32, String, String)> {
+    let output = tokio::process::Command::new(binary()?).args(args).kill_on_drop(true).output().await?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((output.status.code().context("a signal ended it")?, text(&output.stdout), text(&output.stderr)))
+}
+
 pub(crate) fn binary() -> Result<std::path::PathBuf> {
     let folder = std::env::current_exe()?.parent().and_then(|deps| deps.parent()).context("a target folder")?.to_owned();
     let program = folder.join("postrider");

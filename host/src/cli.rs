@@ -15,6 +15,7 @@ mod dlq;
 mod host;
 mod orders;
 mod plugin;
+mod replay;
 mod stages;
 
 /// Runs an order pipeline whose stages are sandboxed WebAssembly plugins.
@@ -57,6 +58,10 @@ enum Command {
     /// Stages: how they stand; pause, drain and resume them.
     #[command(subcommand)]
     Stages(stages::StagesCommand),
+    /// Run recorded events through another build of their stage, and say what it would have decided otherwise.
+    ///
+    /// Nothing is written and nothing is sent. Exit code 1 when a decision differs.
+    Replay(replay::ReplayArgs),
     /// Bring the schema of a Postgres store up to date, and nothing else.
     Migrate,
     /// Measure a host started for the purpose.
@@ -94,6 +99,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Orders(command) => orders::run(command, cli.json).await,
         Command::Dlq(command) => dlq::run(command, cli.json).await,
         Command::Stages(command) => stages::run(command, cli.json).await,
+        Command::Replay(args) => replay::run(Config::load(config)?, args, cli.json).await,
         Command::Migrate => host::migrate(config).await,
         Command::Bench(args) => bench::run(Config::load(config)?, args, cli.json).await,
     }

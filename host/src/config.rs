@@ -39,6 +39,8 @@ pub struct Config {
     pub orders: OrdersConfig,
     /// Where product reads come from.
     pub products: ProductsConfig,
+    /// What is kept of each delivery, to run it again through another plugin.
+    pub recording: RecordingConfig,
     /// What becomes of what is finished and old.
     pub retention: RetentionConfig,
     /// Stopping.
@@ -188,6 +190,27 @@ impl Default for ProductsConfig {
     }
 }
 
+/// What is kept of each delivery, to run it again through another plugin (`postrider replay`). It goes with its order.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecordingConfig {
+    /// Keep what stages read and wrote; secrets never.
+    pub enabled: bool,
+    /// Most of it, for one delivery; one that does not fit is cut.
+    pub max_bytes: usize,
+}
+
+impl Default for RecordingConfig {
+    fn default() -> Self {
+        Self { enabled: true, max_bytes: 4_096 }
+    }
+}
+
+/// Least room for a recording: less would hold no decision.
+const RECORDING_MIN_BYTES: usize = 256;
+/// Most room for a recording: what a group of deliveries writes at once is held in memory.
+const RECORDING_MAX_BYTES: usize = 1 << 20;
+
 /// What becomes of what is finished and old.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -297,6 +320,7 @@ impl Default for Config {
             runtime: RuntimeSettings::default(),
             orders: OrdersConfig::default(),
             products: ProductsConfig::default(),
+            recording: RecordingConfig::default(),
             retention: RetentionConfig::default(),
             shutdown: ShutdownConfig::default(),
             defaults: StageConfig::default(),
@@ -305,8 +329,21 @@ impl Default for Config {
     }
 }
 
-const SECTIONS: [&str; 12] =
-    ["namespace", "http", "store", "broker", "plugins", "runtime", "orders", "products", "retention", "shutdown", "defaults", "stages"];
+const SECTIONS: [&str; 13] = [
+    "namespace",
+    "http",
+    "store",
+    "broker",
+    "plugins",
+    "runtime",
+    "orders",
+    "products",
+    "recording",
+    "retention",
+    "shutdown",
+    "defaults",
+    "stages",
+];
 
 impl Config {
     /// Reads `file` (or the default file where it exists, else the built-in defaults), then the environment.
@@ -339,6 +376,7 @@ impl Config {
             runtime: reader.section("runtime"),
             orders: reader.section("orders"),
             products: reader.section("products"),
+            recording: reader.section("recording"),
             retention: reader.section("retention"),
             shutdown: reader.section("shutdown"),
             stages: reader.stages(&defaults),
@@ -374,6 +412,10 @@ impl Config {
             ("orders.hops_max", u64::from(self.orders.hops_max)),
         ] {
             at_least_one(key, value, problems);
+        }
+        if !(RECORDING_MIN_BYTES..=RECORDING_MAX_BYTES).contains(&self.recording.max_bytes) {
+            let max_bytes = self.recording.max_bytes;
+            problems.push(format!("recording.max_bytes: {max_bytes} must be from {RECORDING_MIN_BYTES} to {RECORDING_MAX_BYTES}"));
         }
         // What was pruned is forgotten: a copy of its event that still came would be run again. So every copy must have expired.
         if self.retention.keep_ms != 0 && self.retention.keep_ms < self.orders.expiry_ms.saturating_mul(2) {
@@ -601,6 +643,8 @@ mod tests {
             listen = 7
             [store]
             url = "mysql://x"
+            [recording]
+            max_bytes = 1
             [stages.payment]
             lanes = 0
             retry = { jitter = 3.0 }
@@ -613,6 +657,7 @@ mod tests {
             "surprise:",
             "http.listen:",
             "store.url:",
+            "recording.max_bytes:",
             "stages.payment.lanes:",
             "stages.payment.retry.jitter:",
             "stages.shipping",

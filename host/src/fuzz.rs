@@ -172,7 +172,8 @@ fn whatever_a_guest_answers_is_decided_and_stored() {
             only_stage: None,
         };
         let (version, digest) = ("1".to_owned(), "d".into());
-        let settlement = Settlement { delivery, envelope, round: 1, attempt: 1, verdict, version, digest, duration_us: 1, failure };
+        let settlement =
+            Settlement { delivery, envelope, round: 1, attempt: 1, verdict, version, digest, duration_us: 1, failure, recording: None };
         let batch = Batch { stage: "x".into(), settlements: vec![settlement], reads: Vec::new(), writes: Vec::new() };
         let stored: std::result::Result<_, StoreError> = tokio.block_on(async {
             store.accept_event(arrived).await?;

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::breaker::Health;
 use crate::event::{Envelope, Event};
+use crate::recording::Recorder;
 use crate::state::{StateError, StateView, StateWrites};
 
 /// What a stage says about itself.
@@ -131,6 +132,15 @@ impl Outcome {
         matches!(self, Self::Trapped { .. })
     }
 
+    /// Whether another try may mend it, as long as there are tries left.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Failed(failure) => failure.retryable,
+            Self::Trapped { .. } | Self::Unavailable(_) => true,
+            Self::Done(_) | Self::LimitBroken { .. } => false,
+        }
+    }
+
     /// What it says about what the stage depends on; nothing when the stage was not run. A trap is the plugin's fault, a time-out may be
     /// its dependency's.
     pub fn health(&self) -> Option<Health> {
@@ -183,10 +193,21 @@ pub struct CallContext {
     pub now_ms: u64,
     /// W3C trace headers for calls the stage makes itself.
     pub trace_headers: Vec<(String, String)>,
-    /// The operator's settings for the stage.
+    /// The operator's settings for the stage; [`CallContext::setting`] reads one.
     pub settings: Arc<HashMap<String, String>>,
     /// Where its log lines go; none: to the host's log.
     pub logs: Option<Logs>,
+    /// Notes what the call is given.
+    pub recorder: Recorder,
+}
+
+impl CallContext {
+    /// The operator's setting under `key`. Plain settings are recorded here; a secret must not be.
+    pub fn setting(&self, key: &str) -> Option<&str> {
+        let value = self.settings.get(key).map(String::as_str);
+        self.recorder.setting(key, value);
+        value
+    }
 }
 
 /// One message for a handler.

@@ -28,6 +28,7 @@ mod orders;
 mod plugins;
 mod problem;
 mod products;
+mod recordings;
 mod stages;
 
 /// What handlers share.
@@ -54,6 +55,7 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .route("/stages/{stage}/pause", post(stages::pause))
         .route("/stages/{stage}/drain", post(stages::drain))
         .route("/stages/{stage}/resume", post(stages::resume))
+        .route("/stages/{stage}/recordings", get(recordings::list))
         .route("/topology", get(plugins::topology));
     let health = Router::new()
         .route("/health", get(health::live))

@@ -11,12 +11,13 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::breaker::Breaker;
-use crate::config::{Config, StageConfig};
+use crate::config::{Config, RecordingConfig, StageConfig};
 use crate::decide::{Routes, StagePolicy};
 use crate::event::topic_matches;
 use crate::guard::{Finding, Guard};
 use crate::handler::StageHandler;
 use crate::meter::Meter;
+use crate::recording::Recorder;
 use crate::store::{ControlState, StageBinding, StageControl};
 
 /// What runs a stage now.
@@ -56,6 +57,7 @@ pub struct Stage {
     pub config: StageConfig,
     /// Settings as a guest asks for them.
     pub settings: Arc<HashMap<String, String>>,
+    recording: RecordingConfig,
     running: ArcSwapOption<Running>,
     /// The operators' word; none: it runs.
     control: watch::Sender<Option<StageControl>>,
@@ -78,13 +80,14 @@ struct Trust {
 }
 
 impl Stage {
-    fn new(name: Arc<str>, config: StageConfig) -> Self {
+    fn new(name: Arc<str>, config: StageConfig, recording: RecordingConfig) -> Self {
         let settings = Arc::new(config.settings.clone().into_iter().collect());
         let breaker = Mutex::new(Breaker::new(config.breaker));
         Self {
             name,
             config,
             settings,
+            recording,
             running: ArcSwapOption::empty(),
             control: watch::Sender::new(None),
             breaker,
@@ -92,6 +95,11 @@ impl Stage {
             consumption: Mutex::default(),
             trust: Mutex::default(),
         }
+    }
+
+    /// Notes what one call is given, unless the operator wants none of it.
+    pub fn recorder(&self) -> Recorder {
+        if self.recording.enabled { Recorder::new(self.recording.max_bytes) } else { Recorder::default() }
     }
 
     /// Takes the operators' word.
@@ -201,6 +209,7 @@ pub struct Pipeline {
     expiry_ms: u64,
     configured: BTreeMap<String, StageConfig>,
     default: StageConfig,
+    recording: RecordingConfig,
     stages: RwLock<BTreeMap<Arc<str>, Arc<Stage>>>,
     /// By what runs here.
     routes: ArcSwap<RouteTable>,
@@ -217,6 +226,7 @@ impl Pipeline {
             expiry_ms: config.orders.expiry_ms,
             configured: config.stages.clone(),
             default: config.defaults.clone(),
+            recording: config.recording,
             stages: RwLock::default(),
             routes: ArcSwap::default(),
             elsewhere: ArcSwap::default(),
@@ -239,7 +249,7 @@ impl Pipeline {
         let name: Arc<str> = name.into();
         let stage = stages.entry(Arc::clone(&name)).or_insert_with(|| {
             let config = self.config_of(&name);
-            Arc::new(Stage::new(name, config))
+            Arc::new(Stage::new(name, config, self.recording))
         });
         Arc::clone(stage)
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use crate::handler::{Limit, Outcome};
+use crate::recording::Recorder;
 use crate::store::{StateRow, StateSource, StoreError, Version};
 
 /// Bounds on what one call may write.
@@ -125,7 +126,12 @@ impl BatchState {
 
     /// A view for one message.
     pub fn view(self: &Arc<Self>) -> StateView {
-        StateView { batch: Arc::clone(self), own: BTreeMap::new(), bytes_written: 0 }
+        self.view_noted(Recorder::default())
+    }
+
+    /// The same; what the message reads is noted.
+    pub fn view_noted(self: &Arc<Self>, recorder: Recorder) -> StateView {
+        StateView { batch: Arc::clone(self), own: BTreeMap::new(), bytes_written: 0, recorder }
     }
 
     /// Adds a successful message's writes, visible to the messages after it.
@@ -153,6 +159,32 @@ impl BatchState {
         inner.reads.entry(key.to_owned()).or_insert(version);
         inner.cache.0.put(key.to_owned(), (value.clone(), version));
         Ok(value)
+    }
+
+    async fn list_keys(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        let layer = Overlay::of(&self.lock().layer, prefix, after);
+        let stored = self.store.state_keys(&self.stage, prefix, after, (limit + layer.removed()) as u32).await?;
+        Ok(layer.over(stored, limit))
+    }
+}
+
+/// Writes that a list of keys must show: present or removed.
+struct Overlay(BTreeMap<String, bool>);
+
+impl Overlay {
+    fn of(writes: &StateWrites, prefix: &str, after: &str) -> Self {
+        let concerned = writes.iter().filter(|(key, _)| key.starts_with(prefix) && key.as_str() > after);
+        Self(concerned.map(|(key, value)| (key.clone(), value.is_some())).collect())
+    }
+
+    fn removed(&self) -> usize {
+        self.0.values().filter(|present| !**present).count()
+    }
+
+    fn over(self, below: Vec<String>, limit: usize) -> Vec<String> {
+        let mut keys: BTreeSet<String> = below.into_iter().filter(|key| self.0.get(key) != Some(&false)).collect();
+        keys.extend(self.0.into_iter().filter_map(|(key, present)| present.then_some(key)));
+        keys.into_iter().take(limit).collect()
     }
 }
 
@@ -185,6 +217,8 @@ pub struct StateView {
     batch: Arc<BatchState>,
     own: StateWrites,
     bytes_written: usize,
+    /// Notes what the call could not know by itself.
+    recorder: Recorder,
 }
 
 impl StateView {
@@ -193,7 +227,11 @@ impl StateView {
         self.check_key(key)?;
         match self.own.get(key) {
             Some(value) => Ok(value.clone()),
-            None => Ok(self.batch.get(key).await?),
+            None => {
+                let value = self.batch.get(key).await?;
+                self.recorder.read(key, value.as_ref());
+                Ok(value)
+            }
         }
     }
 
@@ -223,17 +261,11 @@ impl StateView {
     /// Keys with `prefix` that sort after `after`, at most `limit`: a snapshot, not checked at commit.
     pub async fn list_keys(&mut self, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StateError> {
         let limit = limit.min(self.batch.limits.list_max) as usize;
-        let mut overlay: BTreeMap<String, bool> = BTreeMap::new();
-        for (key, value) in self.batch.lock().layer.iter().chain(self.own.iter()) {
-            if key.starts_with(prefix) && key.as_str() > after {
-                overlay.insert(key.clone(), value.is_some());
-            }
-        }
-        let removed = overlay.values().filter(|present| !**present).count();
-        let stored = self.batch.store.state_keys(&self.batch.stage, prefix, after, (limit + removed) as u32).await?;
-        let mut keys: BTreeSet<String> = stored.into_iter().filter(|key| overlay.get(key) != Some(&false)).collect();
-        keys.extend(overlay.into_iter().filter_map(|(key, present)| present.then_some(key)));
-        Ok(keys.into_iter().take(limit).collect())
+        let own = Overlay::of(&self.own, prefix, after);
+        let asked = limit + own.removed();
+        let below = self.batch.list_keys(prefix, after, asked).await?;
+        self.recorder.listed((prefix, after, asked as u32), &below);
+        Ok(own.over(below, limit))
     }
 
     /// What this call wrote.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use self::bindings::{KnownBindings, StageBinding};
-use crate::event::{DeliveryKey, Envelope, EventKey};
+use crate::event::{DeliveryKey, Envelope, Event, EventKey};
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -288,6 +288,8 @@ pub struct Settlement {
     pub duration_us: u64,
     /// The failed try, for `Retry` and for a death with a try behind it.
     pub failure: Option<FailedAttempt>,
+    /// What the stage was given and decided, in JSON; kept when this settles the delivery.
+    pub recording: Option<String>,
 }
 
 /// All outcomes of a lane's batch: committed together or not at all.
@@ -385,6 +387,74 @@ pub enum DeadLetterAction {
     AlreadySettled(DeadLetterStatus),
     /// There is none of this id.
     NotFound,
+}
+
+/// A settled delivery of which there is a recording.
+#[derive(Debug, Clone)]
+pub struct RecordedDelivery {
+    /// Where it stands in the list.
+    pub at: RecordingCursor,
+    /// Its event.
+    pub envelope: Envelope,
+    /// Replays before, from 1.
+    pub round: u32,
+    /// The try that settled it, from 1.
+    pub attempt: u32,
+    /// Plugin version that settled it.
+    pub version: Option<String>,
+    /// Digest that settled it.
+    pub digest: Option<String>,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub settled_at_ms: u64,
+    /// See [`crate::recording::Recording`].
+    pub recording: String,
+    /// The events that it emitted, in their order; none when one of them is no longer in the log.
+    pub emitted: Option<Vec<Event>>,
+}
+
+/// A place in the list of a stage's recordings: they are in the order in which deliveries were settled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordingCursor {
+    /// When the delivery was settled, milliseconds since 1970-01-01 UTC.
+    pub settled_ms: i64,
+    /// Position of its event in the log.
+    pub event_seq: i64,
+}
+
+impl RecordingCursor {
+    /// Before everything that was settled at this time or later.
+    pub fn before(since_ms: u64) -> Self {
+        Self { settled_ms: i64::try_from(since_ms).unwrap_or(i64::MAX).saturating_sub(1), event_seq: i64::MAX }
+    }
+}
+
+impl std::fmt::Display for RecordingCursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.settled_ms, self.event_seq)
+    }
+}
+
+impl std::str::FromStr for RecordingCursor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('.').and_then(|(time, seq)| Some((time.parse().ok()?, seq.parse().ok()?)));
+        let (settled_ms, event_seq) = parts.ok_or_else(|| format!("`{text}` is no cursor of this list"))?;
+        Ok(Self { settled_ms, event_seq })
+    }
+}
+
+/// Filters of the list of recordings, oldest first.
+#[derive(Debug, Clone)]
+pub struct RecordingFilter {
+    /// The stage.
+    pub stage: String,
+    /// Only this order's.
+    pub order: Option<String>,
+    /// Only what comes after.
+    pub after: RecordingCursor,
+    /// Page size.
+    pub limit: u32,
 }
 
 /// A load of a plugin on this host.
@@ -505,6 +575,9 @@ pub trait Store: StateSource {
 
     /// One delivery, with failed tries.
     async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError>;
+
+    /// A page of a stage's recordings, oldest first, and where the next page begins; none at the end.
+    async fn recordings(&self, filter: RecordingFilter) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError>;
 
     /// Dead letters, newest first.
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError>;

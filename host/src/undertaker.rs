@@ -154,6 +154,7 @@ impl Undertaker {
             digest: running.handler.digest().into(),
             duration_us: 0,
             failure: decided.1,
+            recording: None,
         };
         let batch = Batch { stage: Arc::clone(&self.stage.name), settlements: vec![settlement], reads: Vec::new(), writes: Vec::new() };
         match self.services.store.commit(batch).await? {

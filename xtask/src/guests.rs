@@ -33,8 +33,9 @@ pub(crate) fn build_all() -> Result<()> {
     let fixtures = root().join("target/fixtures");
     keep("hostile", &fixtures.join("hostile.wasm"))?;
     keep("fifth", &fixtures.join("fifth.wasm"))?;
-    build(&way, &[("FIFTH_VERSION", "1.1.0")])?;
+    build(&way, &[("FIFTH_VERSION", "1.1.0"), ("PAYMENT_MAX_TOTAL", "50")])?;
     keep("fifth", &fixtures.join("fifth-next.wasm"))?;
+    keep("payment", &fixtures.join("payment-strict.wasm"))?;
     build(&way, &[("FIFTH_VERSION", "1.2.0"), ("FIFTH_TRAPS", "1")])?;
     keep("fifth", &fixtures.join("fifth-traps.wasm"))?;
     Ok(())

@@ -31,6 +31,17 @@ impl Target {
         self.send(Method::GET, path, None).await
     }
 
+    /// A path of any names, and a query of any values.
+    pub(super) async fn ask(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value> {
+        let mut url = reqwest::Url::parse("http://host/")?;
+        // Only a URL without a host has no path.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        url.query_pairs_mut().extend_pairs(query);
+        self.get(&format!("{}?{}", url.path(), url.query().unwrap_or_default())).await
+    }
+
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         self.send(Method::POST, path, Some(body)).await
     }

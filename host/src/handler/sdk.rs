@@ -129,7 +129,7 @@ impl sdk::Host for Here<'_> {
     }
 
     fn config(&self, key: &str) -> Option<String> {
-        self.cx.borrow().call.settings.get(key).cloned()
+        self.cx.borrow().call.setting(key).map(str::to_owned)
     }
 
     fn log(&self, level: sdk::Level, message: &str, fields: &[(String, String)]) {

@@ -218,7 +218,7 @@ fn stop(error: StateError) -> wasmtime::Error {
 
 impl config::Host for Guest {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
-        Ok(self.call("config")?.context.settings.get(&key).cloned())
+        Ok(self.call("config")?.context.setting(&key).map(str::to_owned))
     }
 }
 

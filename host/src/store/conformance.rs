@@ -10,6 +10,7 @@ mod intake;
 mod outbox;
 mod pruning;
 mod reading;
+mod recordings;
 mod settling;
 
 use std::sync::Arc;
@@ -78,6 +79,12 @@ exercises![
     reading::an_order_tells_its_story,
     reading::state_is_found_by_folder_and_prefix,
     reading::a_delivery_is_found_by_its_key,
+    recordings::what_was_recorded_is_listed_as_it_was_settled,
+    recordings::an_order_has_its_own_recordings,
+    recordings::only_what_is_settled_is_recorded,
+    recordings::an_adopted_event_has_its_recording,
+    recordings::a_reopened_delivery_is_recorded_anew,
+    recordings::they_go_with_their_order,
     reading::settled_deliveries_are_recognised,
     reading::plugin_loads_are_kept,
     reading::the_operators_word_is_kept,

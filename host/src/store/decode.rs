@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     ControlState, DeadLetter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LoggedEvent, Order, OutboxRow, Page,
-    PluginLoad, StageControl, StateRow, StoreError,
+    PluginLoad, RecordedDelivery, RecordingCursor, StageControl, StateRow, StoreError,
 };
 use crate::event::{Envelope, Event, EventKey};
 
@@ -214,6 +214,21 @@ pub(super) fn delivery_record(row: &impl Columns, failures: Vec<FailedAttempt>) 
         created_at_ms: row.unsigned(11)?,
         settled_at_ms: row.maybe_int(12)?.map(|value| value as u64),
         emitted: row.list(13)?,
+    })
+}
+
+/// Decodes a recording: settled, position, body, round, attempt, version, digest, ids emitted (not read here), envelope.
+pub(super) fn recorded_delivery(row: &impl Columns, emitted: Option<Vec<Event>>) -> Result<RecordedDelivery, StoreError> {
+    Ok(RecordedDelivery {
+        at: RecordingCursor { settled_ms: row.int(0)?, event_seq: row.int(1)? },
+        settled_at_ms: row.unsigned(0)?,
+        recording: row.owned(2)?,
+        round: row.small(3)?,
+        attempt: row.small(4)?,
+        version: row.maybe_owned(5)?,
+        digest: row.maybe_owned(6)?,
+        emitted,
+        envelope: envelope(row, 8)?,
     })
 }
 

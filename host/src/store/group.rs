@@ -11,7 +11,7 @@ mod settle;
 
 pub(super) use self::known::{Asked, Known, Present, Seen, pick};
 pub(super) use self::plan::{Numbers, Plan, Times};
-pub(super) use self::rows::{AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, StateRow};
+pub(super) use self::rows::{AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, RecordingRow, StateRow};
 use super::{Accepted, Batch, Commit, NewEvent, NewOrder, OutboxRow};
 
 /// The operations that come often.

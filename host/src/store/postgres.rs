@@ -39,8 +39,8 @@ use super::read as questions;
 use super::status::StatusRules;
 use super::{
     Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings, LockedState,
-    LoggedEvent, Lost, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, StageBinding, StageControl, StateRow,
-    StateSource, Store, StoreError,
+    LoggedEvent, Lost, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor,
+    RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -292,6 +292,10 @@ impl Store for PostgresStore {
 
     async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {
         self.within(questions::delivery(&self.pool, key)).await
+    }
+
+    async fn recordings(&self, filter: RecordingFilter) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
+        self.within(questions::recordings(&self.pool, &filter)).await
     }
 
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {

@@ -2,29 +2,31 @@
 //!
 //! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its hops.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
 use super::{
-    DeadLetter, DeadLetterFilter, DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, StageControl, StateRow, StoreError,
+    DeadLetter, DeadLetterFilter, DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, RecordedDelivery, RecordingCursor,
+    RecordingFilter, StageControl, StateRow, StoreError,
 };
-use crate::event::DeliveryKey;
+use crate::event::{DeliveryKey, Event};
 
 /// A value for a placeholder; those of a query are `$1`, `$2`, ….
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Arg<'a> {
     Int(i64),
     Text(&'a str),
-    /// Positions and stages of deliveries, for a `FROM` item of the database's own.
-    Deliveries(&'a [(i64, String)]),
+    /// Numbers and names, for a `FROM` item of the database's own.
+    Named(&'a [(i64, String)]),
 }
 
 /// Answers queries.
 pub(super) trait Reader: Sync {
     /// A row of the answer.
     type Row: Columns + Send + Sync;
-    /// A `FROM` item that makes a table `k (seq, stage)` of the first placeholder, an [`Arg::Deliveries`].
-    const DELIVERIES: &'static str;
+    /// A `FROM` item that makes a table `k (number, name)` of the only argument, an [`Arg::Named`].
+    const NAMED: &'static str;
     /// Runs a query.
     fn rows(&self, sql: String, args: &[Arg<'_>]) -> impl Future<Output = Result<Vec<Self::Row>, StoreError>> + Send;
 }
@@ -101,12 +103,12 @@ async fn attempts_of<R: Reader>(db: &R, deliveries: &[(i64, String)]) -> Result<
         return Ok(decode::Failures::new());
     }
     let sql = format!(
-        "SELECT DISTINCT {} FROM {} CROSS JOIN attempts a WHERE a.event_seq = k.seq AND a.stage = k.stage \
+        "SELECT DISTINCT {} FROM {} CROSS JOIN attempts a WHERE a.event_seq = k.number AND a.stage = k.name \
          ORDER BY a.event_seq, a.stage, a.round, a.attempt",
         attempt_columns!(),
-        R::DELIVERIES
+        R::NAMED
     );
-    decode::attempts(&db.rows(sql, &[Arg::Deliveries(deliveries)]).await?)
+    decode::attempts(&db.rows(sql, &[Arg::Named(deliveries)]).await?)
 }
 
 const DELIVERIES: &str = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, \
@@ -129,6 +131,63 @@ async fn deliveries<R: Reader>(db: &R, rows: Vec<R::Row>) -> Result<Vec<Delivery
     let mut failures = attempts_of(db, &keys).await?;
     let with_failures = |(row, key)| decode::delivery_record(row, failures.remove(&key).unwrap_or_default());
     rows.iter().zip(keys).map(with_failures).collect()
+}
+
+/// A stage's recordings after a place: a range of their key.
+const RECORDINGS: &str = "SELECT r.* FROM recordings r WHERE r.stage = $1 AND (r.settled_ms, r.event_seq) > ($2, $3) \
+     ORDER BY r.settled_ms, r.event_seq LIMIT $4";
+/// The same, of one order.
+const RECORDINGS_OF_ORDER: &str = "SELECT r.* FROM events e CROSS JOIN deliveries d CROSS JOIN recordings r \
+     WHERE e.order_id = $5 AND d.event_seq = e.seq AND d.stage = $1 \
+     AND r.stage = d.stage AND r.settled_ms = d.settled_ms AND r.event_seq = d.event_seq \
+     AND (r.settled_ms, r.event_seq) > ($2, $3) ORDER BY r.settled_ms, r.event_seq LIMIT $4";
+
+pub(super) async fn recordings<R: Reader>(
+    db: &R,
+    filter: &RecordingFilter,
+) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
+    let (after, limit) = (filter.after, filter.limit as usize);
+    let mut args =
+        vec![Arg::Text(&filter.stage), Arg::Int(after.settled_ms), Arg::Int(after.event_seq), Arg::Int(i64::from(filter.limit) + 1)];
+    args.extend(filter.order.as_deref().map(Arg::Text));
+    let picked = if filter.order.is_some() { RECORDINGS_OF_ORDER } else { RECORDINGS };
+    let sql = format!(
+        "SELECT r.settled_ms, r.event_seq, r.body, d.round, d.attempt, d.version, d.digest, d.emitted, {} \
+         FROM ({picked}) r CROSS JOIN deliveries d CROSS JOIN events e \
+         WHERE d.event_seq = r.event_seq AND d.stage = r.stage AND e.seq = r.event_seq ORDER BY r.settled_ms, r.event_seq",
+        envelope_columns!()
+    );
+    let rows = db.rows(sql, &args).await?;
+    let shown = &rows[..rows.len().min(limit)];
+    let mut named: Vec<(i64, String)> = Vec::new();
+    let mut ids = Vec::with_capacity(shown.len());
+    for (at, row) in shown.iter().enumerate() {
+        let emitted: Vec<String> = row.list(7)?;
+        ids.push(emitted.len());
+        named.extend(emitted.into_iter().map(|id| (at as i64, id)));
+    }
+    let mut emitted = emitted_by(db, &named).await?.into_iter();
+    let mut items = Vec::with_capacity(shown.len());
+    for (row, count) in shown.iter().zip(ids) {
+        let events: Vec<Option<Event>> = emitted.by_ref().take(count).collect();
+        items.push(decode::recorded_delivery(row, events.into_iter().collect())?);
+    }
+    let next = items.last().filter(|_| rows.len() > shown.len()).map(|item| item.at);
+    Ok((items, next))
+}
+
+/// Events by id, in the order of the question: an id that a stage gave is the only one of its kind.
+async fn emitted_by<R: Reader>(db: &R, named: &[(i64, String)]) -> Result<Vec<Option<Event>>, StoreError> {
+    if named.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!("SELECT {} FROM {} CROSS JOIN events e WHERE e.id = k.name AND e.stage IS NOT NULL", envelope_columns!(), R::NAMED);
+    let mut found = HashMap::new();
+    for row in &db.rows(sql, &[Arg::Named(named)]).await? {
+        let event = decode::envelope(row, 0)?.event;
+        found.insert(event.id.clone(), event);
+    }
+    Ok(named.iter().map(|(_, id)| found.remove(id)).collect())
 }
 
 const LETTERS: &str = concat!(

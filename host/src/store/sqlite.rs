@@ -36,8 +36,8 @@ use super::read as questions;
 use super::status::StatusRules;
 use super::{
     Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings, LockedState,
-    LoggedEvent, Lost, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, StageBinding, StageControl, StateRow,
-    StateSource, Store, StoreError,
+    LoggedEvent, Lost, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor,
+    RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -273,6 +273,10 @@ impl Store for SqliteStore {
 
     async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {
         questions::delivery(&self.readers, key).await
+    }
+
+    async fn recordings(&self, filter: RecordingFilter) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
+        questions::recordings(&self.readers, &filter).await
     }
 
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {

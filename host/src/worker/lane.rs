@@ -22,6 +22,7 @@ use crate::handler::{Call, CallContext, Outcome};
 use crate::meter::Settled;
 use crate::pipeline::{Running, Stage};
 use crate::plugins::PluginChange;
+use crate::recording::Decided;
 use crate::state::{BatchState, LaneCache};
 use crate::store::{Batch, Commit, LockedState, Settlement, StateSource, StoreError, Verdict, Version};
 use crate::trace::Trace;
@@ -279,11 +280,13 @@ impl Lane {
         let routes = &*self.services.pipeline;
         let expires_at_ms = self.stage.expires_at_ms(envelope.expires_at_ms, running.policy.expiry_ms);
         let early = decide::before_running(&running.policy, routes, envelope, &tried, (self.moment(), expires_at_ms));
-        let mut turned = None;
+        let (mut turned, mut recording) = (None, None);
         let (verdict, failure) = match early {
             Some(verdict) => (verdict, None),
             None => {
-                let handled = running.handler.handle(self.call(work, state)).await;
+                let call = self.call(work, state);
+                let (recorder, now_ms) = (call.context.recorder.clone(), call.context.now_ms);
+                let handled = running.handler.handle(call).await;
                 tried.duration_us = handled.duration.as_micros() as u64;
                 if let Outcome::Unavailable(why) = &handled.outcome {
                     tracing::warn!(stage = %self.stage.name, %why, "a message could not be run; it comes back");
@@ -294,15 +297,16 @@ impl Lane {
                 }
                 let free = health.is_some_and(|health| self.is_free(health, permit));
                 turned = health.and_then(|health| self.stage.breaker().report(health, self.services.clock.now_ms()));
-                let (verdict, failure) = decide::decide(&running.policy, routes, envelope, &tried, handled.outcome, self.moment());
+                let retryable = handled.outcome.is_retryable();
+                let (mut verdict, mut failure) = decide::decide(&running.policy, routes, envelope, &tried, handled.outcome, self.moment());
+                if free {
+                    (verdict, failure) = (Verdict::Deferred { due_at_ms: self.services.clock.now_ms() + PROBE_DEFER_MS }, None);
+                }
+                recording = recorder.finish(now_ms, || Decided::of(&verdict, retryable, &handled.writes));
                 if matches!(verdict, Verdict::Done(_)) {
                     state.merge(handled.writes);
                 }
-                if free {
-                    (Verdict::Deferred { due_at_ms: self.services.clock.now_ms() + PROBE_DEFER_MS }, None)
-                } else {
-                    (verdict, failure)
-                }
+                (verdict, failure)
             }
         };
         if let Some(failure) = &failure {
@@ -322,6 +326,7 @@ impl Lane {
             digest: tried.digest,
             duration_us: tried.duration_us,
             failure,
+            recording,
         };
         (settlement, turned)
     }
@@ -350,6 +355,7 @@ impl Lane {
 
     fn call(&self, work: &Work, state: &Arc<BatchState>) -> Call {
         let message = &work.message;
+        let recorder = self.stage.recorder();
         let context = CallContext {
             stage: Arc::clone(&self.stage.name),
             attempt: message.attempt,
@@ -358,8 +364,9 @@ impl Lane {
             trace_headers: Trace::of_try(&message.envelope.event, &work.key, message.round, message.attempt).headers(),
             settings: Arc::clone(&self.stage.settings),
             logs: None,
+            recorder: recorder.clone(),
         };
-        Call { envelope: Arc::clone(&message.envelope), context, state: state.view() }
+        Call { envelope: Arc::clone(&message.envelope), context, state: state.view_noted(recorder) }
     }
 
     fn moment(&self) -> Moment {

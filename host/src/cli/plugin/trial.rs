@@ -13,6 +13,7 @@ use crate::app::as_json;
 use crate::clock::{Clock as _, SystemClock};
 use crate::event::{DeliveryKey, Envelope, Event, idempotency_key};
 use crate::handler::{Call, CallContext, Handled, Logs, Outcome, StageHandler as _};
+use crate::recording::Recorder;
 use crate::runtime::{InstancePolicy, Linked, Runtime, RuntimeSettings, StageLimits, WasmStage};
 use crate::state::{BatchState, LaneCache};
 use crate::store::memory::MemoryState;
@@ -138,6 +139,7 @@ impl Trial {
             trace_headers: Vec::new(),
             settings: Arc::new(case.config.clone().into_iter().collect::<HashMap<_, _>>()),
             logs: Some(logs.clone()),
+            recorder: Recorder::default(),
         };
         let limits = self.limits.state_limits();
         let state = BatchState::new(name, Arc::new(MemoryState(before)), limits, LaneCache::placeholder());

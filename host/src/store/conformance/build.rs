@@ -116,7 +116,13 @@ pub(super) fn settlement(event: &Arc<Envelope>, verdict: Verdict) -> Settlement 
         digest: "d1".into(),
         duration_us: 55,
         failure: None,
+        recording: None,
     }
+}
+
+/// The same, with something recorded.
+pub(super) fn recorded(settlement: Settlement, body: &str) -> Settlement {
+    Settlement { recording: Some(body.to_owned()), ..settlement }
 }
 
 /// A try that emits one event of this type, routed to `routed_to`.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::rows::{AttemptRow, DeadRow, DeliveryRow, EventRow, Move, OpenedRow, OrderRow, OutboxInsert, StateRow};
+use super::rows::{AttemptRow, DeadRow, DeliveryRow, EventRow, Move, OpenedRow, OrderRow, OutboxInsert, RecordingRow, StateRow};
 use crate::event::Envelope;
 use crate::store::status::StatusRules;
 use crate::store::{Direct, NewEvent, OutboxRow};
@@ -45,6 +45,7 @@ pub(in crate::store) struct Plan<'a> {
     pub(in crate::store) relied_upon: Vec<StateRow<'a>>,
     pub(in crate::store) attempts: Vec<AttemptRow<'a>>,
     pub(in crate::store) dead: Vec<DeadRow<'a>>,
+    pub(in crate::store) recordings: Vec<RecordingRow<'a>>,
     pub(in crate::store) moves: Vec<Move<'a>>,
     pub(in crate::store) sent: Vec<i64>,
 }
@@ -64,6 +65,7 @@ impl<'a> Plan<'a> {
             relied_upon: Vec::new(),
             attempts: Vec::new(),
             dead: Vec::new(),
+            recordings: Vec::new(),
             moves: Vec::new(),
             sent: Vec::new(),
         }
@@ -134,6 +136,7 @@ impl<'a> Plan<'a> {
         self.outbox.iter_mut().for_each(|row| renumber(&mut row.seq));
         self.attempts.iter_mut().for_each(|row| renumber(&mut row.seq));
         self.dead.iter_mut().for_each(|row| renumber(&mut row.seq));
+        self.recordings.iter_mut().for_each(|row| renumber(&mut row.seq));
         // An event that was there before has moved its order before.
         self.moves.retain(|row| !known.contains_key(&row.seq));
     }

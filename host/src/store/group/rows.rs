@@ -68,6 +68,13 @@ pub(in crate::store) struct AttemptRow<'a> {
     pub(in crate::store) failure: &'a FailedAttempt,
 }
 
+/// What is kept of a settled delivery.
+pub(in crate::store) struct RecordingRow<'a> {
+    pub(in crate::store) seq: i64,
+    pub(in crate::store) stage: &'a str,
+    pub(in crate::store) body: &'a str,
+}
+
 /// A new dead letter.
 pub(in crate::store) struct DeadRow<'a> {
     pub(in crate::store) seq: i64,

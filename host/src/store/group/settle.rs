@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::known::{Known, Present, Seen, event_ref};
 use super::plan::Plan;
-use super::rows::{AttemptRow, DeadRow, DeliveryRow, OrderRow, SettledBy, StateRow};
+use super::rows::{AttemptRow, DeadRow, DeliveryRow, OrderRow, RecordingRow, SettledBy, StateRow};
 use crate::event::EventKey;
 use crate::store::{Accepted, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder, Order, OutboxRow, Settlement, Verdict};
 
@@ -113,6 +113,9 @@ fn settle<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, settlement: &'a Settle
     known.deliveries.insert((stage, &settlement.delivery.event), after);
     if let Some(failure) = &settlement.failure {
         plan.attempts.push(AttemptRow { seq, stage, failure });
+    }
+    if let Some(body) = settlement.recording.as_deref().filter(|_| !open) {
+        plan.recordings.push(RecordingRow { seq, stage, body });
     }
     let (emitted, mut outbox) = consequences(plan, settlement, seq);
     plan.settled.push(DeliveryRow {

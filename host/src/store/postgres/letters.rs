@@ -102,6 +102,10 @@ async fn act_or_race(db: &PgPool, context: &Context, id: i64, action: Action<'_>
 async fn reopen(conn: &mut PgConnection, mut letter: Letter, expires_at_ms: u64, now_ms: u64) -> Result<(i64, Direct, Envelope), Refused> {
     letter.envelope.expires_at_ms = expires_at_ms;
     execute(conn, "UPDATE events SET expires_ms = $2 WHERE seq = $1", args![letter.seq, expires_at_ms as i64]).await?;
+    // What comes of the next round is recorded in its place.
+    let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN \
+               (SELECT stage, settled_ms, event_seq FROM deliveries WHERE event_seq = $1 AND stage = $2)";
+    execute(conn, sql, args![letter.seq, &*letter.stage]).await?;
     let sql = "UPDATE deliveries SET status = 'open', round = $3, attempt = 1, version = NULL, digest = NULL, duration_us = NULL, \
                settled_ms = NULL, queued_ms = $4 WHERE event_seq = $1 AND stage = $2";
     let round = letter.round + 1;

@@ -131,6 +131,7 @@ fn migrator() -> Migrator {
     let controls = include_str!("../../../../migrations/postgres/0002_stage_controls.sql");
     let retention = include_str!("../../../../migrations/postgres/0003_retention.sql");
     let hosts = include_str!("../../../../migrations/postgres/0004_hosts.sql");
+    let recordings = include_str!("../../../../migrations/postgres/0005_recordings.sql");
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
@@ -139,6 +140,7 @@ fn migrator() -> Migrator {
         simple(2, "stage controls", controls),
         simple(3, "retention", retention),
         simple(4, "hosts", hosts),
+        simple(5, "recordings", recordings),
     ])
 }
 

@@ -110,6 +110,9 @@ async fn remove(conn: &mut PgConnection, orders: &[&str], seqs: &[i64], now_ms: 
     execute(conn, sql, super::sql::columns![&folders; |row| row.0, |row| row.1.as_str(), |row| row.2.as_str()]).await?;
     execute(conn, "DELETE FROM attempts WHERE event_seq = ANY($1)", args![seqs]).await?;
     execute(conn, "DELETE FROM dead_letters WHERE event_seq = ANY($1)", args![seqs]).await?;
+    let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.* FROM unnest($1::int8[]) k (seq) \
+               CROSS JOIN LATERAL (SELECT stage, settled_ms, event_seq FROM deliveries d WHERE d.event_seq = k.seq OFFSET 0) d)";
+    execute(conn, sql, args![seqs]).await?;
     execute(conn, "DELETE FROM deliveries WHERE event_seq = ANY($1)", args![seqs]).await?;
     execute(conn, "DELETE FROM events WHERE seq = ANY($1)", args![seqs]).await?;
     let sql = "UPDATE orders SET status = 'pruned', body = 'null', customer = NULL, updated_ms = $2 WHERE id = ANY($1)";

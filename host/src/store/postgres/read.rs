@@ -15,7 +15,7 @@ columns_of!(PgRow, store_error);
 
 impl Reader for PgPool {
     type Row = PgRow;
-    const DELIVERIES: &'static str = "unnest($1::int8[], $2::text[]) k (seq, stage)";
+    const NAMED: &'static str = "unnest($1::int8[], $2::text[]) k (number, name)";
 
     async fn rows(&self, sql: String, values: &[Arg<'_>]) -> Result<Vec<PgRow>, StoreError> {
         let mut args = args![];
@@ -23,7 +23,7 @@ impl Reader for PgPool {
             match value {
                 Arg::Int(value) => push(&mut args, *value),
                 Arg::Text(value) => push(&mut args, *value),
-                Arg::Deliveries(keys) => {
+                Arg::Named(keys) => {
                     push(&mut args, keys.iter().map(|key| key.0).collect::<Vec<_>>());
                     push(&mut args, keys.iter().map(|key| key.1.as_str()).collect::<Vec<_>>());
                 }

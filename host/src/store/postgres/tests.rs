@@ -207,6 +207,7 @@ async fn two_hosts_settle_a_delivery_once() {
                 digest: "d".into(),
                 duration_us: 1,
                 failure: None,
+                recording: None,
             }],
             reads: Vec::new(),
             writes: Vec::new(),

@@ -27,6 +27,7 @@ pub(super) async fn write(conn: &mut PgConnection, context: &Context, mut plan: 
     outbox(conn, context, &plan).await?;
     attempts(conn, &plan).await?;
     dead(conn, &plan).await?;
+    recordings(conn, &plan).await?;
     move_orders(conn, &context.status, &plan).await?;
     if !plan.sent.is_empty() {
         execute(conn, "DELETE FROM outbox WHERE id = ANY($1)", args![&plan.sent]).await?;
@@ -255,6 +256,18 @@ async fn dead(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
                SELECT k.*, $7, 'open' FROM unnest($1::int8[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[]) k";
     let mut args = columns![&plan.dead;
         |row| row.seq, |row| row.stage, |row| i64::from(row.round), |row| row.code, |row| row.message, |row| row.digest];
+    push(&mut args, plan.now_ms() as i64);
+    execute(conn, sql, args).await?;
+    Ok(())
+}
+
+async fn recordings(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
+    if plan.recordings.is_empty() {
+        return Ok(());
+    }
+    let sql = "INSERT INTO recordings (stage, event_seq, body, settled_ms) \
+               SELECT k.*, $4 FROM unnest($1::text[], $2::int8[], $3::text[]) k ON CONFLICT DO NOTHING";
+    let mut args = columns![&plan.recordings; |row| row.stage, |row| row.seq, |row| row.body];
     push(&mut args, plan.now_ms() as i64);
     execute(conn, sql, args).await?;
     Ok(())

@@ -63,6 +63,10 @@ pub(super) async fn replay(
     letter.envelope.expires_at_ms = expires_at_ms;
     let sql = "UPDATE events SET expires_ms = ?2 WHERE seq = ?1";
     execute(conn, sql, args![letter.seq, expires_at_ms as i64]).await?;
+    // What comes of the next round is recorded in its place.
+    let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN \
+               (SELECT stage, settled_ms, event_seq FROM deliveries WHERE event_seq = ?1 AND stage = ?2)";
+    execute(conn, sql, args![letter.seq, &*letter.stage]).await?;
     let sql = "UPDATE deliveries SET status = 'open', round = ?3, attempt = 1, version = NULL, digest = NULL, duration_us = NULL, \
                settled_ms = NULL, queued_ms = ?4 WHERE event_seq = ?1 AND stage = ?2";
     let round = letter.round + 1;

@@ -56,6 +56,9 @@ async fn remove(conn: &mut SqliteConnection, orders: &[String], seqs: &[i64], no
     execute(conn, sql, args![seqs.as_str()]).await?;
     execute(conn, "DELETE FROM attempts WHERE event_seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
     execute(conn, "DELETE FROM dead_letters WHERE event_seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
+    let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.stage, d.settled_ms, d.event_seq \
+               FROM json_each(?1) k CROSS JOIN deliveries d ON d.event_seq = k.value)";
+    execute(conn, sql, args![seqs.as_str()]).await?;
     execute(conn, "DELETE FROM deliveries WHERE event_seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
     execute(conn, "DELETE FROM events WHERE seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
     let sql = "UPDATE orders SET status = 'pruned', body = 'null', customer = NULL, updated_ms = ?2 \

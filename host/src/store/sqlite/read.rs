@@ -12,7 +12,7 @@ columns_of!(SqliteRow, store_error);
 
 impl Reader for SqlitePool {
     type Row = SqliteRow;
-    const DELIVERIES: &'static str = "(SELECT value ->> 0 AS seq, value ->> 1 AS stage FROM json_each($1)) k";
+    const NAMED: &'static str = "(SELECT value ->> 0 AS number, value ->> 1 AS name FROM json_each($1)) k";
 
     async fn rows(&self, sql: String, values: &[Arg<'_>]) -> Result<Vec<SqliteRow>, StoreError> {
         let mut args = args![];
@@ -20,7 +20,7 @@ impl Reader for SqlitePool {
             match value {
                 Arg::Int(value) => push(&mut args, *value),
                 Arg::Text(value) => push(&mut args, *value),
-                Arg::Deliveries(keys) => push(&mut args, json(keys)),
+                Arg::Named(keys) => push(&mut args, json(keys)),
             }
         }
         fetch_built(self, sql, args).await

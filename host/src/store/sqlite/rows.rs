@@ -5,7 +5,7 @@
 use super::sql::{Shape, Statement, json, push};
 use crate::store::DeliveryStatus;
 use crate::store::decode::status_name;
-use crate::store::group::{AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, StateRow};
+use crate::store::group::{AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, RecordingRow, StateRow};
 
 fn list(items: &[&str]) -> Option<String> {
     (!items.is_empty()).then(|| json(items))
@@ -147,6 +147,16 @@ pub(super) fn attempts(rows: &[AttemptRow<'_>]) -> Vec<Statement> {
         push(args, failure.digest.as_str());
         push(args, failure.duration_us as i64);
         push(args, failure.at_ms as i64);
+    })
+}
+
+pub(super) fn recordings(rows: &[RecordingRow<'_>], now_ms: u64) -> Vec<Statement> {
+    let shape = Shape { head: "INSERT INTO recordings (stage, settled_ms, event_seq, body)", columns: 4, tail: "ON CONFLICT DO NOTHING" };
+    shape.statements(rows, |row, args| {
+        push(args, row.stage);
+        push(args, now_ms as i64);
+        push(args, row.seq);
+        push(args, row.body);
     })
 }
 

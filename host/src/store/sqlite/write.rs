@@ -27,6 +27,7 @@ pub(super) async fn write(conn: &mut SqliteConnection, context: &Context, mut pl
     execute_all(conn, rows::state(&plan.state)).await?;
     execute_all(conn, rows::attempts(&plan.attempts)).await?;
     execute_all(conn, rows::dead(&plan.dead, now_ms)).await?;
+    execute_all(conn, rows::recordings(&plan.recordings, now_ms)).await?;
     move_orders(conn, &context.status, &plan).await?;
     if !plan.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))";

@@ -1,0 +1,113 @@
+//! What was recorded of settled deliveries: kept with them, listed in their order, gone with them.
+
+use std::sync::Arc;
+
+use super::build::{batch, dead, emits, envelope, recorded, retry, settlement};
+use super::{Bench, START_MS};
+use crate::store::{Batch, DeadLetterAction, RecordedDelivery, RecordingCursor, RecordingFilter, Settlement, Verdict};
+
+fn all() -> RecordingFilter {
+    RecordingFilter { stage: "payment".to_owned(), order: None, after: RecordingCursor::default(), limit: 100 }
+}
+
+async fn list(bench: &Bench, filter: RecordingFilter) -> Vec<RecordedDelivery> {
+    bench.store.recordings(filter).await.unwrap().0
+}
+
+fn bodies(found: &[RecordedDelivery]) -> Vec<&str> {
+    found.iter().map(|one| one.recording.as_str()).collect()
+}
+
+pub(super) async fn what_was_recorded_is_listed_as_it_was_settled(bench: Bench) {
+    let mut events = Vec::new();
+    for id in ["1", "2", "3", "4", "5"] {
+        events.push(bench.order(id).await);
+    }
+    // The last order is settled first.
+    for (number, event) in events.iter().enumerate().rev() {
+        let body = format!("{{\"n\":{number}}}");
+        bench.done(batch(vec![recorded(emits(event, "payment.authorized", &["inventory"]), &body)])).await;
+        bench.clock.advance(10);
+    }
+    let mut filter = RecordingFilter { limit: 2, ..all() };
+    let mut pages = Vec::new();
+    loop {
+        let (items, next) = bench.store.recordings(filter.clone()).await.unwrap();
+        pages.push(bodies(&items).join(" "));
+        let Some(next) = next else { break };
+        // As it is sent and comes back.
+        filter.after = next.to_string().parse().unwrap();
+    }
+    assert_eq!(pages, [r#"{"n":4} {"n":3}"#, r#"{"n":2} {"n":1}"#, r#"{"n":0}"#]);
+    let first = list(&bench, all()).await.remove(0);
+    assert_eq!(first.envelope, *events[4]);
+    assert_eq!((first.round, first.attempt, first.settled_at_ms), (1, 1, START_MS));
+    assert_eq!((first.version.as_deref(), first.digest.as_deref()), (Some("1.2.3"), Some("d1")));
+    let emitted = first.emitted.expect("its events are in the log");
+    let types: Vec<_> = emitted.iter().map(|event| event.event_type.as_str()).collect();
+    assert_eq!(types, ["payment.authorized"]);
+    let since = RecordingFilter { after: RecordingCursor::before(START_MS + 20), ..all() };
+    assert_eq!(bodies(&list(&bench, since).await), [r#"{"n":2}"#, r#"{"n":1}"#, r#"{"n":0}"#]);
+    assert!(list(&bench, RecordingFilter { stage: "shipping".to_owned(), ..all() }).await.is_empty());
+}
+
+pub(super) async fn an_order_has_its_own_recordings(bench: Bench) {
+    let (one, two) = (bench.order("1").await, bench.order("2").await);
+    bench.done(batch(vec![recorded(emits(&one, "payment.authorized", &[]), "1"), recorded(dead(&two), "2")])).await;
+    let of = |order: &str| RecordingFilter { order: Some(order.to_owned()), ..all() };
+    assert_eq!(bodies(&list(&bench, of("1")).await), ["1"]);
+    let died = list(&bench, of("2")).await.remove(0);
+    assert_eq!((died.recording.as_str(), died.emitted), ("2", Some(Vec::new())));
+    assert!(list(&bench, of("3")).await.is_empty());
+}
+
+pub(super) async fn only_what_is_settled_is_recorded(bench: Bench) {
+    let (retried, quiet) = (bench.order("1").await, bench.order("2").await);
+    bench.done(batch(vec![recorded(retry(&retried, START_MS + 1), "too early"), settlement(&quiet, Verdict::Skipped)])).await;
+    assert!(list(&bench, all()).await.is_empty());
+    let second = Settlement { attempt: 2, ..emits(&retried, "payment.authorized", &[]) };
+    bench.done(batch(vec![recorded(second, "settled")])).await;
+    let found = list(&bench, all()).await;
+    assert_eq!((bodies(&found), found[0].attempt), (vec!["settled"], 2));
+}
+
+pub(super) async fn an_adopted_event_has_its_recording(bench: Bench) {
+    // Two batches of one group meet the same foreign event for the first time; the log has it once.
+    let mut foreign = envelope("order.flagged", "f1", None);
+    foreign.event.source = String::from("/fraud-desk");
+    let foreign = Arc::new(foreign);
+    let here = batch(vec![recorded(settlement(&foreign, Verdict::Done(Vec::new())), "here")]);
+    let mut elsewhere = recorded(settlement(&foreign, Verdict::Done(Vec::new())), "there");
+    elsewhere.delivery.stage = "audit".into();
+    let there = Batch { stage: "audit".into(), ..batch(vec![elsewhere]) };
+    futures::join!(bench.done(here), bench.done(there));
+    assert_eq!(bodies(&list(&bench, all()).await), ["here"]);
+    let found = list(&bench, RecordingFilter { stage: "audit".to_owned(), ..all() }).await;
+    assert_eq!((bodies(&found), &found[0].envelope), (vec!["there"], &*foreign));
+}
+
+pub(super) async fn a_reopened_delivery_is_recorded_anew(bench: Bench) {
+    let event = bench.order("1").await;
+    bench.done(batch(vec![recorded(dead(&event), "died")])).await;
+    assert_eq!(bodies(&list(&bench, all()).await), ["died"]);
+    let page = crate::store::DeadLetterFilter { limit: 1, ..Default::default() };
+    let letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
+    bench.clock.advance(10);
+    let action = bench.store.replay(letter.id, START_MS + super::build::DAY_MS).await.unwrap();
+    let DeadLetterAction::Done(rows) = action else { panic!("{action:?}") };
+    assert!(list(&bench, all()).await.is_empty(), "it is open again");
+    let second = Settlement { round: 2, ..emits(&rows[0].envelope, "payment.authorized", &[]) };
+    bench.done(batch(vec![recorded(second, "went well")])).await;
+    let found = list(&bench, all()).await;
+    assert_eq!((bodies(&found), found[0].round), (vec!["went well"], 2));
+}
+
+pub(super) async fn they_go_with_their_order(bench: Bench) {
+    let (old, open) = (bench.order("1").await, bench.order("2").await);
+    let settlements =
+        vec![recorded(emits(&old, "payment.authorized", &[]), "old"), recorded(emits(&open, "payment.authorized", &["inventory"]), "open")];
+    bench.done(batch(settlements)).await;
+    bench.clock.advance(1_000);
+    assert_eq!(bench.store.prune(START_MS + 1_000, 10).await.unwrap().orders, 1);
+    assert_eq!(bodies(&list(&bench, all()).await), ["open"]);
+}
