@@ -11,6 +11,7 @@ use crate::telemetry::{self, LogFormat};
 mod bench;
 mod client;
 mod dlq;
+mod grants;
 mod host;
 mod orders;
 mod plugin;

@@ -5,7 +5,6 @@
 
 pub mod sdk;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use serde::Serialize;
 
 use crate::breaker::Health;
 use crate::event::{Envelope, Event};
+use crate::settings::Settings;
 use crate::state::{StateError, StateView, StateWrites};
 
 /// What a stage says about itself.
@@ -151,8 +151,8 @@ pub struct CallContext {
     pub now_ms: u64,
     /// W3C trace headers for calls the stage makes itself.
     pub trace_headers: Vec<(String, String)>,
-    /// The operator's settings for the stage.
-    pub settings: Arc<HashMap<String, String>>,
+    /// The operator's settings for the stage, secrets among them.
+    pub settings: Arc<Settings>,
 }
 
 /// One message for a handler.
@@ -241,6 +241,7 @@ impl<S: NativeStage> StageHandler for Native<S> {
     async fn handle(&self, call: Call) -> Handled {
         use futures::FutureExt as _;
         let began = std::time::Instant::now();
+        let settings = Arc::clone(&call.context.settings);
         let mut cx = NativeContext { call: call.context, state: call.state };
         let run = std::panic::AssertUnwindSafe(self.stage.handle(&mut cx, &call.envelope.event)).catch_unwind().await;
         let outcome = match run {
@@ -249,7 +250,8 @@ impl<S: NativeStage> StageHandler for Native<S> {
             Ok(Err(NativeError::State(error))) => error.into_outcome(),
             Err(panic) => Outcome::Trapped { kind: "panic".into(), message: panic_text(panic.as_ref()), backtrace: None },
         };
-        Handled { outcome, writes: cx.state.into_writes(), duration: began.elapsed() }
+        let writes = cx.state.into_writes();
+        Handled { outcome: settings.guard(outcome, &writes), writes, duration: began.elapsed() }
     }
 }
 

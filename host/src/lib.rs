@@ -28,6 +28,8 @@ pub mod worker;
 pub mod state;
 pub mod handler;
 pub mod runtime;
+pub mod egress;
+pub mod settings;
 pub mod plugins;
 pub mod supervisor;
 pub mod decide;

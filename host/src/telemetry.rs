@@ -24,6 +24,10 @@ pub fn init(format: LogFormat) {
     if !wanted.contains("lapin") {
         wanted += ",lapin=off";
     }
+    // The HTTP bindings trace what guests pass them, paths and queries included: secrets may be among it.
+    if !wanted.contains("wasmtime_wasi_http") {
+        wanted += ",wasmtime_wasi_http=info";
+    }
     let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let json = match format {

@@ -1,6 +1,6 @@
 //! `postrider plugin`: check, inspect and run a plugin file without any service.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,6 +25,12 @@ pub(super) enum PluginCommand {
     Check {
         /// A component, or a core module that carries its component type.
         file: PathBuf,
+        /// A configuration: show what the plugin asks for against what its stages are granted. Exit code 1 when something is missing.
+        #[arg(long, value_name = "CONFIG")]
+        grants: Option<PathBuf>,
+        /// Only as this stage; default: every stage that the configuration lets run the file.
+        #[arg(long, requires = "grants")]
+        stage: Option<String>,
     },
     /// Show what the file says about itself and what it asks for.
     Inspect {
@@ -61,7 +67,10 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 pub(super) async fn run(command: PluginCommand, json: bool) -> Result<ExitCode> {
     match command {
-        PluginCommand::Check { file } => {
+        PluginCommand::Check { file, grants: Some(config), stage } => {
+            super::grants::check(&load(&file).await?, &file, &config, stage.as_deref(), json)
+        }
+        PluginCommand::Check { file, .. } => {
             let linked = load(&file).await?;
             let said = json!({ "ok": true, "stage": linked.description.name, "version": linked.description.version, "contract": CONTRACT });
             show(&said, json, |said| println!("{} {} fits {CONTRACT}", text(&said["stage"]), text(&said["version"])));
@@ -114,7 +123,7 @@ async fn run_one(args: RunArgs, json: bool) -> Result<ExitCode> {
         idempotency_key: idempotency_key(&key),
         now_ms: SystemClock.now_ms(),
         trace_headers: Vec::new(),
-        settings: Arc::new(args.settings.into_iter().collect::<HashMap<_, _>>()),
+        settings: Arc::new(args.settings.into_iter().collect()),
     };
     let call = || Call { envelope: Arc::clone(&envelope), context: context.clone(), state: state.view() };
     let handled = stage.handle(call()).await;

@@ -3,7 +3,7 @@
 //! A fresh instance for each message unless the stage asked for warm ones. An instance serves one message at a time; one that
 //! trapped, ran out of time or broke a limit is dropped and never used again.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 use super::guest::{CallData, Guest, Stop, bindings};
 use super::load::{Linked, new_store};
 use super::{InstancePolicy, StageLimits};
+use crate::egress::Egress;
 use crate::handler::{Call, Description, Emitted, Failure, Handled, Limit, Outcome, StageHandler};
 use crate::state::StateWrites;
 
@@ -31,20 +32,28 @@ pub struct WasmStage {
     linked: Linked,
     limits: StageLimits,
     policy: InstancePolicy,
+    egress: Option<Arc<Egress>>,
     idle: Mutex<Vec<Instance>>,
 }
 
 impl WasmStage {
     /// Lets `linked` serve under these limits.
     pub fn new(linked: &Linked, limits: StageLimits, policy: InstancePolicy) -> Self {
-        Self { linked: linked.clone(), limits, policy, idle: Mutex::default() }
+        Self { linked: linked.clone(), limits, policy, egress: None, idle: Mutex::default() }
+    }
+
+    /// Lets it call what the stage was granted; without this it calls nobody.
+    #[must_use]
+    pub fn with_egress(mut self, egress: Option<Arc<Egress>>) -> Self {
+        self.egress = egress;
+        self
     }
 
     async fn instance(&self) -> Result<Instance, Outcome> {
         if let Some(warm) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Ok(warm);
         }
-        let guest = Guest::new(self.limits, self.linked.wasi);
+        let guest = Guest::new(self.limits, self.linked.wasi).with_egress(self.egress.clone());
         let mut store = new_store(self.linked.pre.engine(), guest);
         match self.linked.pre.instantiate_async(&mut store).await {
             Ok(bindings) => Ok(Instance { store, bindings, calls: 0 }),
@@ -148,7 +157,9 @@ impl StageHandler for WasmStage {
 
     async fn handle(&self, call: Call) -> Handled {
         let began = Instant::now();
+        let settings = Arc::clone(&call.context.settings);
         let (outcome, writes) = self.run(call).await;
+        let outcome = settings.guard(outcome, &writes);
         Handled { outcome, writes, duration: began.elapsed() }
     }
 }
