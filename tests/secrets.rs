@@ -52,7 +52,8 @@ fn holds(place: &str, text: &str) {
 
 async fn answers(client: &Client) -> Result<String> {
     let mut all = String::new();
-    let mut paths: Vec<String> = ["/orders", "/dead-letters", "/plugins", "/stages", "/topology", "/products", "/ready"].map(String::from).into();
+    let mut paths: Vec<String> =
+        ["/orders", "/dead-letters", "/plugins", "/stages", "/topology", "/products", "/ready"].map(String::from).into();
     paths.extend(LEAKS.iter().flat_map(|(leak, _)| [format!("/orders/{leak}"), format!("/orders/{leak}/events")]));
     let (_, letters) = client.get("/dead-letters").await?;
     paths.extend(letters["items"].as_array().context("letters")?.iter().map(|letter| format!("/dead-letters/{}", letter["id"])));

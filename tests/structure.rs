@@ -21,9 +21,14 @@ fn outside_worlds_stay_in_their_modules() {
     let mut files = Vec::new();
     sources(&source, &mut files);
     assert!(files.len() > 20, "found only {} source files", files.len());
-    for (world, home) in
-        [("sqlx::", "store"), ("wasmtime::", "runtime"), ("notify::", "plugins"), ("axum::", "http"), ("lapin::", "broker"), ("hyper::", "egress")]
-    {
+    for (world, home) in [
+        ("sqlx::", "store"),
+        ("wasmtime::", "runtime"),
+        ("notify::", "plugins"),
+        ("axum::", "http"),
+        ("lapin::", "broker"),
+        ("hyper::", "egress"),
+    ] {
         for file in &files {
             let inside = file.strip_prefix(&source).expect("below the source").to_string_lossy().into_owned();
             let text = std::fs::read_to_string(file).expect("a source file");

@@ -173,13 +173,9 @@ impl Settings {
         match outcome {
             Outcome::Done(emitted) => match self.leak(&emitted, writes) {
                 None => Outcome::Done(emitted),
-                Some(message) => {
-                    Outcome::Failed(Failure { retryable: false, code: SECRET_LEAK.to_owned(), message, retry_after_ms: None })
-                }
+                Some(message) => Outcome::Failed(Failure { retryable: false, code: SECRET_LEAK.to_owned(), message, retry_after_ms: None }),
             },
-            Outcome::Failed(failure) => {
-                Outcome::Failed(Failure { code: clean(failure.code), message: clean(failure.message), ..failure })
-            }
+            Outcome::Failed(failure) => Outcome::Failed(Failure { code: clean(failure.code), message: clean(failure.message), ..failure }),
             Outcome::Trapped { kind, message, backtrace } => {
                 Outcome::Trapped { kind, message: clean(message), backtrace: backtrace.map(clean) }
             }

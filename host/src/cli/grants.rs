@@ -44,7 +44,8 @@ pub(super) fn check(linked: &Linked, file: &Path, config: &Path, stage: Option<&
         ensure!(known, "--stage: the configuration knows no stage `{stage}`, and the plugin is `{}`", linked.description.name);
     }
     let schema = linked.description.attributes.iter().find(|(name, _)| name == SETTINGS_SCHEMA).map(|(_, schema)| schema.as_str());
-    let matched: Vec<Match> = stages.into_iter().map(|stage| compare(&stage, &linked.imports, schema, &pipeline.config_of(&stage))).collect();
+    let matched: Vec<Match> =
+        stages.into_iter().map(|stage| compare(&stage, &linked.imports, schema, &pipeline.config_of(&stage))).collect();
     let ok = matched.iter().all(|stage| stage.ok);
     if json {
         println!("{:#}", json!({ "ok": ok, "digest": &*linked.digest, "stages": matched }));

@@ -72,7 +72,8 @@ impl Egress {
                 }
             }
         };
-        let answer = timeout_at(within(patience.answer), exchange).await.map_err(|_| CallError::TimedOut(Phase::Answer))?.map_err(explain)?;
+        let answer =
+            timeout_at(within(patience.answer), exchange).await.map_err(|_| CallError::TimedOut(Phase::Answer))?.map_err(explain)?;
         let announced = answer.body().size_hint().lower();
         if announced > self.body_max_bytes as u64 {
             return Err(CallError::AnswerTooLarge(self.body_max_bytes));

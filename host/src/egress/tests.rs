@@ -15,7 +15,10 @@ type Asked = Arc<Mutex<Vec<String>>>;
 
 fn grant(scheme: &str, host: &str, port: u16, allow_private: bool) -> Grants {
     let methods = vec!["GET".into()];
-    Grants { http: vec![HttpGrant { scheme: scheme.into(), host: host.into(), port: Some(port), methods, allow_private }], ..Grants::default() }
+    Grants {
+        http: vec![HttpGrant { scheme: scheme.into(), host: host.into(), port: Some(port), methods, allow_private }],
+        ..Grants::default()
+    }
 }
 
 /// Every name resolves to `addresses`; what was looked up is kept.
