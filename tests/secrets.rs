@@ -78,7 +78,7 @@ async fn a_secret_is_found_nowhere(backend: Backend) -> Result<()> {
         file.display(),
         server.port
     );
-    let environment = [("RUST_LOG", "trace"), ("TEST_OTHER_KEY", OTHER)];
+    let environment = [("RUST_LOG", "trace,wasmtime_wasi_http::p2=trace"), ("TEST_OTHER_KEY", OTHER)];
     let port = free_port()?;
     let client = Client::new(format!("http://127.0.0.1:{port}"));
     let process = Process::start_with(&site, port, None, &environment)?;
