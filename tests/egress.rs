@@ -8,7 +8,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::harness::{Running, Site, eventually};
+use crate::harness::{Running, Site, eventually, guest};
+use crate::process::output;
 
 /// A server on this machine that answers by the path, and keeps the heads of what it was asked.
 pub(crate) struct Server {
@@ -268,4 +269,26 @@ async fn a_version_that_asks_for_more_than_was_granted_does_not_replace_the_old_
     host.client.post("/orders", &json!({ "order_id": "r-1", "user_id": "1", "items": ["Book"], "total": 1 })).await?;
     host.client.order_in("r-1", "ready").await?;
     host.stop().await
+}
+
+#[test]
+fn the_check_shows_what_is_asked_for_against_what_is_granted() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("config.toml");
+    std::fs::write(
+        &config,
+        "[stages.caller.secrets]\nkey = { env = \"NOT_SET_WHERE_THE_CHECK_RUNS\" }\n\
+         [stages.caller.grants]\nhttp = [{ host = \"api.example.com\", methods = [\"POST\"] }]\n[stages.other]\nplugin = \"other.wasm\"\n",
+    )?;
+    let (file, config) = (guest("caller")?.display().to_string(), config.display().to_string());
+    let granted = output(&["plugin", "check", &file, "--grants", &config], &[])?;
+    let said = String::from_utf8(granted.stdout)?;
+    assert!(granted.status.success() && said.contains("POST https://api.example.com"), "{said}");
+    let missing = output(&["--json", "plugin", "check", &file, "--grants", &config, "--stage", "other"], &[])?;
+    assert_eq!(missing.status.code(), Some(1));
+    let said: Value = serde_json::from_slice(&missing.stdout)?;
+    let asks = said["stages"][0]["asks"].as_array().context("asks")?;
+    let missing: Vec<&str> = asks.iter().filter(|ask| ask["granted"].is_null()).filter_map(|ask| ask["asked"].as_str()).collect();
+    assert!(said["ok"] == false && missing.len() == 2 && missing.iter().all(|import| import.starts_with("wasi:http/")), "{said}");
+    Ok(())
 }

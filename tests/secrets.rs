@@ -113,7 +113,10 @@ async fn a_secret_is_found_nowhere(backend: Backend) -> Result<()> {
     assert!(heads.iter().all(|head| head.contains(SECRET) && head.contains(OTHER)), "{heads:#?}");
 
     holds("the API", &answers(&client).await?);
-    holds("the database", &site.dump().await?);
+    let database = site.dump().await?;
+    let payload: String = "with_secret".bytes().map(|byte| format!("{byte:02x}")).collect();
+    assert!(database.contains("fail-code") && database.to_lowercase().contains(&payload), "texts or payloads are missing from the dump");
+    holds("the database", &database);
     process.kill()?;
     let log = std::fs::read_to_string(site.folder.path().join("log"))?;
     holds("the log", &log);
