@@ -58,7 +58,7 @@ async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>) -> Result<
     match head.split(' ').nth(1).unwrap_or_default() {
         "/moved" => stream.write_all(answer("302 Found", "location: /ok\r\n", "").as_bytes()).await?,
         // Says nothing until the other side goes away.
-        "/slow" => _ = stream.read_to_end(&mut Vec::new()).await,
+        "/slow" | "/swallow" => _ = stream.read_to_end(&mut Vec::new()).await,
         "/drip" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await?;
             _ = stream.read_to_end(&mut Vec::new()).await;
@@ -71,7 +71,6 @@ async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>) -> Result<
                 stream.write_all(chunk.as_bytes()).await?;
             }
         }
-        "/swallow" => _ = stream.read_to_end(&mut Vec::new()).await,
         "/broken" => stream.write_all(b"this is no HTTP\r\n\r\n").await?,
         _ => stream.write_all(answer("200 OK", "", "welcome").as_bytes()).await?,
     }

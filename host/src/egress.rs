@@ -173,9 +173,15 @@ impl CallError {
     /// Whether this host did not let the call happen, rather than the network.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::NotGranted(_) | Self::Nothing | Self::Address(_) | Self::TooManyCalls(_) | Self::Prohibited { .. } => true,
-            Self::Busy(_) | Self::RequestTooLarge(_) | Self::AnswerTooLarge(_) => true,
             Self::Name(_) | Self::Connect(_) | Self::Tls(_) | Self::TimedOut(_) | Self::Http(_) => false,
+            Self::NotGranted(_)
+            | Self::Nothing
+            | Self::Address(_)
+            | Self::TooManyCalls(_)
+            | Self::Prohibited { .. }
+            | Self::Busy(_)
+            | Self::RequestTooLarge(_)
+            | Self::AnswerTooLarge(_) => true,
         }
     }
 }

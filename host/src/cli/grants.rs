@@ -50,7 +50,7 @@ pub(super) fn check(linked: &Linked, file: &Path, config: &Path, stage: Option<&
     if json {
         println!("{:#}", json!({ "ok": ok, "digest": &*linked.digest, "stages": matched }));
     } else {
-        matched.iter().for_each(|stage| print!("{}", table(stage)));
+        print!("{}", matched.iter().map(table).collect::<String>());
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -24,7 +24,7 @@ const SPECIAL_V4: [([u8; 4], u32, &str); 16] = [
     ([240, 0, 0, 0], 4, "reserved"),
 ];
 
-/// What of IPv6 has a name of its own. Outside of 2000::/3 nothing is public, named here or not.
+/// What of IPv6 has a name of its own. Outside of `2000::/3` nothing is public, named here or not.
 const SPECIAL_V6: [([u16; 8], u32, &str); 11] = [
     ([0, 0, 0, 0, 0, 0, 0, 0], 128, "unspecified"),
     ([0, 0, 0, 0, 0, 0, 0, 1], 128, "loopback"),
@@ -68,7 +68,7 @@ fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
     named.or_else(|| (!inside([0x2000, 0, 0, 0, 0, 0, 0, 0], 3)).then_some("reserved"))
 }
 
-/// 64:ff9b::/96, RFC 6052.
+/// `64:ff9b::/96`, RFC 6052.
 fn behind_nat64(address: Ipv6Addr) -> Option<Ipv4Addr> {
     match address.segments() {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))),

@@ -35,7 +35,7 @@ fn egress(grants: &Grants, addresses: &[&str], roots: rustls::RootCertStore) -> 
     (Egress::with_dialer(grants, Dialer::with(Arc::new(resolve), roots)), asked)
 }
 
-const PATIENCE: Patience = Patience { whole: Duration::from_secs(60), connect: None, answer: None, between: None };
+const PATIENCE: Patience = Patience { whole: Duration::from_mins(1), connect: None, answer: None, between: None };
 
 /// The answer's body, or why there is none.
 async fn call(egress: &Egress, url: &str, patience: Patience) -> Result<String, CallError> {
