@@ -13,7 +13,7 @@ fn asks_for(import: &str) -> Result<Vec<u8>> {
 async fn an_ungranted_import_is_refused_with_its_remedy() -> Result<()> {
     let site = Site::shipped("")?;
     let cases = [
-        ("http.wasm", "wasi:http/outgoing-handler@0.2.0", "needs an HTTP grant"),
+        ("incoming.wasm", "wasi:http/incoming-handler@0.2.0", "of wasi:http a stage may import only"),
         ("newer.wasm", "postrider:stage/state@1.1.0", "needs Postrider 1.1"),
         ("next.wasm", "postrider:stage/state@2.0.0", "needs Postrider 2.0"),
         ("foreign.wasm", "acme:database/sql@1.0.0", "may import only"),

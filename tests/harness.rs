@@ -140,6 +140,30 @@ impl Site {
         })
     }
 
+    /// Everything that the database holds, as text: each row of each table, binary columns in hexadecimal.
+    pub(crate) async fn dump(&self) -> Result<String> {
+        let mut rows: Vec<String> = Vec::new();
+        match &self.servers {
+            Some(servers) => {
+                let mut database = servers.connect().await?;
+                let tables = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'";
+                for table in sqlx::query_scalar::<_, String>(tables).fetch_all(&mut database).await? {
+                    let all = sqlx::AssertSqlSafe(format!("SELECT row.*::text FROM {table} row"));
+                    rows.extend(sqlx::query_scalar::<_, String>(all).fetch_all(&mut database).await?);
+                }
+            }
+            None => {
+                let mut database = self.open_database().await?;
+                let columns = "SELECT 'SELECT coalesce(quote(\"' || c.name || '\"), '''') FROM \"' || t.name || '\"'
+                               FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'";
+                for column in sqlx::query_scalar::<_, String>(columns).fetch_all(&mut database).await? {
+                    rows.extend(sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(column)).fetch_all(&mut database).await?);
+                }
+            }
+        }
+        Ok(rows.join("\n"))
+    }
+
     async fn open_database(&self) -> Result<sqlx::SqliteConnection> {
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database()).read_only(true);
         Ok(<sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await?)

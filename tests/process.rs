@@ -12,6 +12,11 @@ pub(crate) struct Process(Child);
 impl Process {
     /// Starts the program on a site; `file_max_blocks` (of 512 bytes) makes every larger file fail to grow, as on a full disk.
     pub(crate) fn start(site: &Site, port: u16, file_max_blocks: Option<u32>) -> Result<Self> {
+        Self::start_with(site, port, file_max_blocks, &[])
+    }
+
+    /// The same with more environment.
+    pub(crate) fn start_with(site: &Site, port: u16, file_max_blocks: Option<u32>, environment: &[(&str, &str)]) -> Result<Self> {
         let config = site.folder.path().join("postrider.toml");
         std::fs::write(&config, format!("http.listen = \"127.0.0.1:{port}\"\n{}", site.config_text()))?;
         let program = binary()?;
@@ -20,6 +25,7 @@ impl Process {
         let limit = file_max_blocks.map(|blocks| format!("trap '' XFSZ; ulimit -f {blocks}; ")).unwrap_or_default();
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("{limit}exec \"$0\" --config \"$1\" serve")).arg(program).arg(config);
+        command.envs(environment.iter().copied());
         let child = command.stdout(Stdio::null()).stderr(log).spawn()?;
         Ok(Self(child))
     }
@@ -53,6 +59,11 @@ pub(crate) async fn postrider(args: &[&str]) -> Result<(i32, String, String)> {
     let output = tokio::process::Command::new(binary()?).args(args).kill_on_drop(true).output().await?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok((output.status.code().context("a signal ended it")?, text(&output.stdout), text(&output.stderr)))
+}
+
+/// What the program prints, run with arguments to its end.
+pub(crate) fn output(arguments: &[&str], environment: &[(&str, &str)]) -> Result<std::process::Output> {
+    Ok(Command::new(binary()?).args(arguments).envs(environment.iter().copied()).output()?)
 }
 
 pub(crate) fn binary() -> Result<std::path::PathBuf> {

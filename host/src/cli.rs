@@ -12,6 +12,7 @@ mod bench;
 mod client;
 mod dev;
 mod dlq;
+mod grants;
 mod host;
 mod orders;
 mod plugin;

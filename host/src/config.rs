@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::breaker::BreakerPolicy;
 use crate::decide::RetryPolicy;
+use crate::egress::Grants;
 use crate::guard::GuardPolicy;
 use crate::provenance::{Policy, Provenance};
 use crate::runtime::{InstanceMode, InstancePolicy, RuntimeSettings, StageLimits, WarmPolicy};
+use crate::settings::{SecretSource, Secrets};
 use crate::store::status::StatusRules;
 
 /// The file that is read when none is named and it exists.
@@ -279,6 +281,13 @@ pub struct StageConfig {
     pub limits: StageLimits,
     /// What `config.get` answers.
     pub settings: BTreeMap<String, String>,
+    /// What it may reach outside. Nothing by default.
+    pub grants: Grants,
+    /// What `config.get` answers besides, and nobody else is told: where each is found.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// The values, read when the configuration was loaded. Never written anywhere.
+    #[serde(skip)]
+    pub secret_values: Secrets,
 }
 
 impl Default for StageConfig {
@@ -300,6 +309,9 @@ impl Default for StageConfig {
             rate_per_s: None,
             limits: StageLimits::default(),
             settings: BTreeMap::new(),
+            grants: Grants::default(),
+            secrets: BTreeMap::new(),
+            secret_values: Secrets::default(),
         }
     }
 }
@@ -346,16 +358,15 @@ const SECTIONS: [&str; 13] = [
 ];
 
 impl Config {
-    /// Reads `file` (or the default file where it exists, else the built-in defaults), then the environment.
+    /// Reads `file` (or the default file where it exists, else the built-in defaults), then the environment, then the secrets.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let figment = match file {
-            Some(file) if !file.is_file() => return Err(ConfigError(vec![format!("{}: there is no such file", file.display())])),
-            Some(file) => Figment::from(Toml::file_exact(file)),
-            None => Figment::from(Toml::file(DEFAULT_FILE)),
-        };
-        // Only names with a section: orchestrators put names such as POSTRIDER_SERVICE_HOST into the environment, which are not for us.
-        let environment = Env::prefixed("POSTRIDER_").filter(|name| name.as_str().contains("__")).split("__");
-        Self::from_figment(&well_known(figment, |name| std::env::var(name).ok())?.merge(environment))
+        Self::from_figment(&sources(file)?)
+    }
+
+    /// The same without the secrets: for whoever only looks at what is granted.
+    pub fn declared(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let (config, problems) = Self::parse(&sources(file)?);
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
     }
 
     /// Reads a TOML text, without the environment.
@@ -364,6 +375,14 @@ impl Config {
     }
 
     fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
+        let (mut config, mut problems) = Self::parse(figment);
+        for (name, stage) in &mut config.stages {
+            stage.secret_values = Secrets::read(&stage.secrets, &format!("stages.{name}.secrets"), &mut problems);
+        }
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
+    }
+
+    fn parse(figment: &Figment) -> (Self, Vec<String>) {
         let mut reader = Reader { figment, problems: Vec::new() };
         reader.refuse_unknown_sections();
         let defaults: StageConfig = reader.section("defaults");
@@ -383,7 +402,7 @@ impl Config {
             defaults,
         };
         config.validate(&mut reader.problems);
-        if reader.problems.is_empty() { Ok(config) } else { Err(ConfigError(reader.problems)) }
+        (config, reader.problems)
     }
 
     fn validate(&self, problems: &mut Vec<String>) {
@@ -424,6 +443,12 @@ impl Config {
                 .push(format!("retention.keep_ms: {} must be 0 or at least twice orders.expiry_ms: {least_ms}", self.retention.keep_ms));
         }
         self.defaults.validate("defaults", problems);
+        // Whoever drops a file into the folder would be given these as well.
+        for (key, given) in [("grants.http", !self.defaults.grants.http.is_empty()), ("secrets", !self.defaults.secrets.is_empty())] {
+            if given {
+                problems.push(format!("defaults.{key}: is given stage by stage, under [stages.<name>]"));
+            }
+        }
         for (name, stage) in &self.stages {
             if !is_name(name) {
                 problems.push(format!("stages.{name}: the name must match [a-z][a-z0-9-]{{0,39}}"));
@@ -471,7 +496,22 @@ impl StageConfig {
         if self.consumes.as_ref().is_some_and(|patterns| patterns.is_empty() || patterns.iter().any(String::is_empty)) {
             problems.push(format!("{key}.consumes: name at least one event type or pattern, none of them empty"));
         }
+        self.grants.validate(&format!("{key}.grants"), problems);
+        let both = self.secrets.keys().filter(|name| self.settings.contains_key(*name));
+        problems.extend(both.map(|name| format!("{key}.secrets.{name}: {key}.settings has this name, too")));
     }
+}
+
+/// A file and the environment.
+fn sources(file: Option<&Path>) -> Result<Figment, ConfigError> {
+    let figment = match file {
+        Some(file) if !file.is_file() => return Err(ConfigError(vec![format!("{}: there is no such file", file.display())])),
+        Some(file) => Figment::from(Toml::file_exact(file)),
+        None => Figment::from(Toml::file(DEFAULT_FILE)),
+    };
+    // Only names with a section: orchestrators put names such as POSTRIDER_SERVICE_HOST into the environment, which are not for us.
+    let environment = Env::prefixed("POSTRIDER_").filter(|name| name.as_str().contains("__")).split("__");
+    Ok(well_known(figment, |name| std::env::var(name).ok())?.merge(environment))
 }
 
 /// Which store a URL names.
@@ -618,6 +658,10 @@ impl Reader<'_> {
             // `extract_inner` puts the section's own name behind the path inside it.
             let inside = error.path.iter().map(String::as_str).filter(|part| *part != key);
             let place = std::iter::once(key).chain(inside).collect::<Vec<_>>().join(".");
+            // What stands in the place of a source may be the secret itself.
+            if error.path.iter().any(|part| part == "secrets") {
+                return format!("{place}: must be {{ env = \"NAME\" }} or {{ file = \"/path\" }}");
+            }
             format!("{place}: {}", error.kind)
         }));
     }
@@ -689,6 +733,47 @@ mod tests {
         // A mistyped URL may hold a password, which is not shown.
         let ConfigError(problems) = Config::from_toml("store.url = \"mysql://u:secret@db/x\"").unwrap_err();
         assert!(!problems[0].contains("secret"), "{problems:?}");
+    }
+
+    #[test]
+    fn grants_and_secrets_are_checked_and_no_value_is_ever_shown() {
+        let text = r#"
+            [defaults.grants]
+            http = [{ host = "a.example", methods = ["GET"] }]
+            [defaults.secrets]
+            key = { env = "PATH" }
+            [stages.payment.grants]
+            http = [{ host = "a.example", methods = ["GET"] }, { scheme = "ftp", host = "*.com", methods = ["STEAL"] }]
+            http_calls_max = 0
+            [stages.payment.secrets]
+            twice = { env = "PATH" }
+            unset = { env = "POSTRIDER_TEST_NO_SUCH_SECRET" }
+            [stages.payment.settings]
+            twice = "on"
+        "#;
+        let ConfigError(problems) = Config::from_toml(text).unwrap_err();
+        for key in [
+            "defaults.grants.http:",
+            "defaults.secrets:",
+            "stages.payment.grants.http[1].scheme:",
+            "stages.payment.grants.http[1].host:",
+            "stages.payment.grants.http[1].methods:",
+            "stages.payment.grants.http_calls_max:",
+            "stages.payment.secrets.twice:",
+            "stages.payment.secrets.unset:",
+        ] {
+            assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is missing from {problems:#?}");
+        }
+        for mistake in ["key = \"plain-text\"", "key = { value = \"plain-text\" }", "key = { env = [\"plain-text\"] }"] {
+            let ConfigError(problems) = Config::from_toml(&format!("[stages.payment.secrets]\n{mistake}\n")).unwrap_err();
+            assert!(problems.len() == 1 && problems[0].contains("env = ") && !problems[0].contains("plain-text"), "{problems:?}");
+        }
+        let config = Config::from_toml("[stages.payment.secrets]\nkey = { env = \"PATH\" }\n").unwrap();
+        let value = std::env::var("PATH").unwrap();
+        assert_eq!(config.stages["payment"].secret_values, Secrets::from_iter([("key".to_owned(), value.clone())]));
+        let shown = format!("{config:?} {}", serde_json::to_string(&config).unwrap());
+        assert!(shown.contains(r#""key":{"env":"PATH"}"#) && !shown.contains(&value), "{shown}");
+        assert!(config.defaults.grants.http.is_empty());
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 pub mod sdk;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use serde::Serialize;
 use crate::breaker::Health;
 use crate::event::{Envelope, Event};
 use crate::recording::Recorder;
+use crate::settings::Settings;
 use crate::state::{StateError, StateView, StateWrites};
 
 /// What a stage says about itself.
@@ -193,8 +193,8 @@ pub struct CallContext {
     pub now_ms: u64,
     /// W3C trace headers for calls the stage makes itself.
     pub trace_headers: Vec<(String, String)>,
-    /// The operator's settings for the stage; [`CallContext::setting`] reads one.
-    pub settings: Arc<HashMap<String, String>>,
+    /// The operator's settings for the stage, secrets among them; [`CallContext::setting`] reads one.
+    pub settings: Arc<Settings>,
     /// Where its log lines go; none: to the host's log.
     pub logs: Option<Logs>,
     /// Notes what the call is given.
@@ -202,10 +202,12 @@ pub struct CallContext {
 }
 
 impl CallContext {
-    /// The operator's setting under `key`. Plain settings are recorded here; a secret must not be.
+    /// The operator's setting under `key`. What is no secret is recorded.
     pub fn setting(&self, key: &str) -> Option<&str> {
         let value = self.settings.get(key).map(String::as_str);
-        self.recorder.setting(key, value);
+        if !self.settings.is_secret(key) {
+            self.recorder.setting(key, value);
+        }
         value
     }
 }
@@ -298,6 +300,7 @@ impl<S: NativeStage> StageHandler for Native<S> {
     async fn handle(&self, call: Call) -> Handled {
         use futures::FutureExt as _;
         let began = std::time::Instant::now();
+        let settings = Arc::clone(&call.context.settings);
         let mut cx = NativeContext { call: call.context, state: call.state };
         let run = std::panic::AssertUnwindSafe(self.stage.handle(&mut cx, &call.envelope.event)).catch_unwind().await;
         let outcome = match run {
@@ -306,7 +309,8 @@ impl<S: NativeStage> StageHandler for Native<S> {
             Ok(Err(NativeError::State(error))) => error.into_outcome(),
             Err(panic) => Outcome::Trapped { kind: "panic".into(), message: panic_text(panic.as_ref()), backtrace: None },
         };
-        Handled { outcome, writes: cx.state.into_writes(), duration: began.elapsed(), memory_bytes: 0 }
+        let writes = cx.state.into_writes();
+        Handled { outcome: settings.guard(outcome, &writes), writes, duration: began.elapsed(), memory_bytes: 0 }
     }
 }
 

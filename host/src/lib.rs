@@ -29,6 +29,8 @@ pub mod state;
 pub mod recording;
 pub mod handler;
 pub mod runtime;
+pub mod egress;
+pub mod settings;
 pub mod plugins;
 pub mod provenance;
 pub mod supervisor;

@@ -3,7 +3,7 @@
 //! It is what the plugins say, overridden by what the operator says. Swapping a handler is atomic: a batch takes one handler and
 //! keeps it, so a message in flight finishes on the version it began with.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -13,11 +13,13 @@ use tokio::sync::watch;
 use crate::breaker::Breaker;
 use crate::config::{Config, RecordingConfig, StageConfig};
 use crate::decide::{Routes, StagePolicy};
+use crate::egress::Egress;
 use crate::event::topic_matches;
 use crate::guard::{Finding, Guard};
 use crate::handler::StageHandler;
 use crate::meter::Meter;
 use crate::recording::Recorder;
+use crate::settings::Settings;
 use crate::store::{ControlState, StageBinding, StageControl};
 
 /// What runs a stage now.
@@ -56,7 +58,9 @@ pub struct Stage {
     /// The operator's configuration of it.
     pub config: StageConfig,
     /// Settings as a guest asks for them.
-    pub settings: Arc<HashMap<String, String>>,
+    pub settings: Arc<Settings>,
+    /// Its calls to the outside; none: nothing was granted.
+    pub egress: Option<Arc<Egress>>,
     recording: RecordingConfig,
     running: ArcSwapOption<Running>,
     /// The operators' word; none: it runs.
@@ -81,13 +85,15 @@ struct Trust {
 
 impl Stage {
     fn new(name: Arc<str>, config: StageConfig, recording: RecordingConfig) -> Self {
-        let settings = Arc::new(config.settings.clone().into_iter().collect());
+        let settings = Arc::new(Settings::new(&config.settings, &config.secret_values));
+        let egress = Egress::new(&config.grants);
         let breaker = Mutex::new(Breaker::new(config.breaker));
         Self {
             name,
             config,
             settings,
             recording,
+            egress,
             running: ArcSwapOption::empty(),
             control: watch::Sender::new(None),
             breaker,

@@ -111,7 +111,7 @@ impl Replay {
             idempotency_key: idempotency_key(&key),
             now_ms: recording.now_ms,
             trace_headers: Trace::of_try(&envelope.event, &key, recorded.round, recorded.attempt).headers(),
-            settings: Arc::new(self.settings(&recording.given)),
+            settings: Arc::new(self.settings(&recording.given).into_iter().collect()),
             // What a build that is only asked logs is nobody's log.
             logs: Some(Logs::default()),
             recorder: recorder.clone(),

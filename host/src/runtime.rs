@@ -2,7 +2,8 @@
 //!
 //! What bounds a guest: memory and tables summed over its store ([`StageLimits::memory_max_bytes`]), time by epochs (a busy guest
 //! yields every tick and ends at its deadline) with a time-out over host calls, the stack by the engine, output, events, state and
-//! log lines by count and bytes. What it costs: a compilation per digest, cached on disk; an instance per message.
+//! log lines by count and bytes, calls to the outside by what `egress` grants. What it costs: a compilation per digest, cached on disk; an
+//! instance per message.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ use crate::state::StateLimits;
 mod artifact;
 mod engine;
 mod guest;
+mod http;
 mod load;
 mod wasm_stage;
 

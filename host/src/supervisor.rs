@@ -187,15 +187,23 @@ impl Supervisor {
     async fn load(&mut self, plugin: LoadedPlugin) {
         let pipeline = Arc::clone(&self.services.pipeline);
         let (mut stages, mut problems) = (Vec::new(), Vec::new());
-        for name in pipeline.names_for(&plugin.file, &plugin.linked.description.name) {
-            let config = pipeline.config_of(&name);
-            let handler = Arc::new(WasmStage::new(&plugin.linked, config.limits, config.instance_policy()));
-            match self.install(&name, handler, Some(plugin.file.clone())).await {
-                Ok(()) => stages.push(name),
+        let names = pipeline.names_for(&plugin.file, &plugin.linked.description.name);
+        for name in &names {
+            let config = pipeline.config_of(name);
+            if let Err(refused) = plugin.linked.check_grants(name, &config.grants) {
+                problems.push(format!("stage `{name}`: {refused}"));
+                continue;
+            }
+            let handler = WasmStage::new(&plugin.linked, config.limits, config.instance_policy());
+            let handler = Arc::new(handler.with_egress(pipeline.stage(name).egress.clone()));
+            match self.install(name, handler, Some(plugin.file.clone())).await {
+                Ok(()) => stages.push(name.clone()),
                 Err(problem) => problems.push(problem),
             }
         }
-        for name in self.abandoned(&plugin.file, &stages) {
+        // A stage whose new version was refused keeps its old one; so do all of them when nothing of the file was taken.
+        let kept = if stages.is_empty() { self.abandoned(&plugin.file, &[]) } else { names };
+        for name in self.abandoned(&plugin.file, &kept) {
             self.stop(&name).await;
         }
         tracing::info!(

@@ -33,6 +33,7 @@ pub(crate) fn build_all() -> Result<()> {
     let fixtures = root().join("target/fixtures");
     keep("hostile", &fixtures.join("hostile.wasm"))?;
     keep("fifth", &fixtures.join("fifth.wasm"))?;
+    keep("caller", &fixtures.join("caller.wasm"))?;
     build(&way, &[("FIFTH_VERSION", "1.1.0"), ("PAYMENT_MAX_TOTAL", "50")])?;
     keep("fifth", &fixtures.join("fifth-next.wasm"))?;
     keep("payment", &fixtures.join("payment-strict.wasm"))?;

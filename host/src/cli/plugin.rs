@@ -31,6 +31,12 @@ pub(super) enum PluginCommand {
     Check {
         /// A component, or a core module that carries its component type.
         file: PathBuf,
+        /// A configuration: show what the plugin asks for against what its stages are granted. Exit code 1 when something is missing.
+        #[arg(long, value_name = "CONFIG")]
+        grants: Option<PathBuf>,
+        /// Only as this stage; default: every stage that the configuration lets run the file.
+        #[arg(long, requires = "grants")]
+        stage: Option<String>,
     },
     /// Show what the file says about itself and what it asks for.
     Inspect {
@@ -86,7 +92,10 @@ pub(super) async fn run(command: PluginCommand, json: bool) -> Result<ExitCode> 
         PluginCommand::New(args) => new::run(args, json),
         PluginCommand::Test(args) => test::run(args, json).await,
         PluginCommand::Bindings(args) => bindings::run(args),
-        PluginCommand::Check { file } => {
+        PluginCommand::Check { file, grants: Some(config), stage } => {
+            super::grants::check(&load(&file).await?, &file, &config, stage.as_deref(), json)
+        }
+        PluginCommand::Check { file, .. } => {
             let linked = load(&file).await?;
             let said = json!({ "ok": true, "stage": linked.description.name, "version": linked.description.version, "contract": CONTRACT });
             show(&said, json, |said| println!("{} {} fits {CONTRACT}", text(&said["stage"]), text(&said["version"])));

@@ -135,6 +135,7 @@ impl sdk::Host for Here<'_> {
     fn log(&self, level: sdk::Level, message: &str, fields: &[(String, String)]) {
         let cx = self.cx.borrow();
         let stage = &*cx.call.stage;
+        let (message, fields) = cx.call.settings.redact_line(message.to_owned(), fields.to_vec());
         match level {
             sdk::Level::Trace => tracing::trace!(stage, ?fields, "{message}"),
             sdk::Level::Debug => tracing::debug!(stage, ?fields, "{message}"),

@@ -35,7 +35,7 @@ pub struct Runtime {
     pub(super) engine: Engine,
     /// The contract's imports only.
     pub(super) plain: Linker<Guest>,
-    /// The contract's imports and WASI with nothing granted.
+    /// The contract's imports, and WASI: it grants nothing by itself, and calls only what the guest's own grants cover.
     pub(super) wasi: Linker<Guest>,
     pub(super) cache_dir: Option<PathBuf>,
 }
@@ -53,6 +53,7 @@ impl Runtime {
         let plain = linker(&engine)?;
         let mut wasi = linker(&engine)?;
         wasmtime_wasi::p2::add_to_linker_async(&mut wasi).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut wasi).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         tick(engine.weak(), Duration::from_millis(settings.epoch_tick_ms.max(1)))?;
         Ok(Arc::new(Self { engine, plain, wasi, cache_dir: settings.cache_dir }))
     }

@@ -2,6 +2,7 @@
 //!
 //! Host calls return no errors to the guest: breaking a limit or losing the store ends the call with a [`Stop`].
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,11 @@ use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::StageLimits;
+use super::http::Http;
+use crate::egress::Egress;
 use crate::event::Envelope;
 use crate::handler::{CallContext, Limit, LogLine};
 use crate::state::{StateError, StateView};
@@ -72,7 +76,11 @@ pub(super) struct Guest {
     log_lines: u32,
     log_bytes: usize,
     wasi: Option<Wasi>,
+    http: Http,
 }
+
+/// Streams, requests, headers and the like that a guest may hold at once: they take memory of the host.
+const RESOURCES_MAX: usize = 1_000;
 
 struct Wasi {
     ctx: WasiCtx,
@@ -88,7 +96,9 @@ impl Wasi {
     fn without_grants(stderr_max_bytes: usize) -> Self {
         let stderr = MemoryOutputPipe::new(stderr_max_bytes);
         let ctx = WasiCtxBuilder::new().stderr(stderr.clone()).build();
-        Self { ctx, table: ResourceTable::new(), stderr, stderr_max_bytes, stderr_before: 0 }
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        Self { ctx, table, stderr, stderr_max_bytes, stderr_before: 0 }
     }
 }
 
@@ -97,13 +107,21 @@ impl Guest {
     pub(super) fn new(limits: StageLimits, wasi: bool) -> Self {
         let wasi = wasi.then(|| Wasi::without_grants(limits.log_bytes_max));
         let deadline = Instant::now() + Duration::from_millis(limits.deadline_ms);
-        Self { call: None, limits, deadline, last_error: None, memory_bytes: 0, log_lines: 0, log_bytes: 0, wasi }
+        let http = Http::without_grants();
+        Self { call: None, limits, deadline, last_error: None, memory_bytes: 0, log_lines: 0, log_bytes: 0, wasi, http }
+    }
+
+    /// Lets it call what the stage was granted.
+    pub(super) fn with_egress(mut self, egress: Option<Arc<Egress>>) -> Self {
+        self.http.grant(egress);
+        self
     }
 
     /// Begins a call: budgets that are per call start anew.
     pub(super) fn begin(&mut self, call: CallData) {
-        self.call = Some(call);
         self.deadline = Instant::now() + Duration::from_millis(self.limits.deadline_ms);
+        self.http.begin(&call, self.deadline);
+        self.call = Some(call);
         (self.log_lines, self.log_bytes, self.last_error) = (0, 0, None);
         if let Some(wasi) = &mut self.wasi {
             wasi.stderr_before = wasi.stderr.contents().len();
@@ -114,14 +132,21 @@ impl Guest {
     pub(super) fn stderr(&self) -> Option<String> {
         let wasi = self.wasi.as_ref()?;
         let all = wasi.stderr.contents();
-        let text = all.get(wasi.stderr_before..).filter(|text| !text.is_empty())?;
-        Some(String::from_utf8_lossy(text).into_owned())
+        let mut text = all.get(wasi.stderr_before..)?;
+        if all.len() >= self.limits.log_bytes_max {
+            // What was cut off may be the rest of a secret.
+            let longest = self.call.as_ref().map_or(0, |call| call.context.settings.secret_max_bytes());
+            text = &text[..text.len().saturating_sub(longest)];
+        }
+        (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
     }
 
     /// Makes log lines of it.
     pub(super) fn log_stderr(&self, text: &str) {
+        let call = self.call.as_ref();
+        let text = call.map_or(Cow::Borrowed(text), |call| call.context.settings.redact(text));
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            emit(self.call.as_ref(), log::Level::Info, line, &[]);
+            emit(call, log::Level::Info, line, &[]);
         }
     }
 
@@ -161,6 +186,14 @@ impl WasiView for Guest {
         let max_bytes = self.limits.log_bytes_max;
         let wasi = self.wasi.get_or_insert_with(|| Wasi::without_grants(max_bytes));
         WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let max_bytes = self.limits.log_bytes_max;
+        let wasi = self.wasi.get_or_insert_with(|| Wasi::without_grants(max_bytes));
+        self.http.view(&mut wasi.table)
     }
 }
 
@@ -231,6 +264,10 @@ impl log::Host for Guest {
             let message = format!("the call logged more than {lines} lines or {bytes} bytes");
             return Err(wasmtime::Error::new(Stop::Limit(Limit::Log, message)));
         }
+        let (message, fields) = match &self.call {
+            Some(call) => call.context.settings.redact_line(message, fields),
+            None => (message, fields),
+        };
         emit(self.call.as_ref(), level, &message, &fields);
         if matches!(level, log::Level::Error) {
             self.last_error = Some(message);

@@ -10,12 +10,16 @@ use wasmtime::component::Component;
 use super::guest::{Guest, Stop, bindings};
 use super::{Runtime, StageLimits, artifact};
 use crate::config::is_name;
+use crate::egress::Grants;
 use crate::event::{HOST_EVENT_PREFIX, hex};
 use crate::handler::Description;
 
 /// Contract version that this host speaks: a guest built for an older 1.x links as well.
 pub const CONTRACT: &str = "postrider:stage@1.0.0";
 const HANDLER: &str = "postrider:stage/handler@1.0.0";
+const HTTP: &str = "wasi:http/";
+const HTTP_OUT: &str = "wasi:http/outgoing-handler@0.2.";
+const HTTP_TYPES: &str = "wasi:http/types@0.2.";
 /// Time that a `describe` may take.
 const DESCRIBE_MAX: Duration = Duration::from_secs(10);
 
@@ -67,6 +71,27 @@ pub struct Linked {
     pub description: Arc<Description>,
     /// Everything it imports.
     pub imports: Vec<String>,
+}
+
+impl Linked {
+    /// The import by which it asks for HTTP, if it does.
+    pub fn asks_for_http(&self) -> Option<&str> {
+        let asked = |prefix: &str| self.imports.iter().find(|import| import.starts_with(prefix));
+        asked(HTTP_OUT).or_else(|| asked(HTTP)).map(String::as_str)
+    }
+
+    /// Whether the operator granted a stage what the file asks for.
+    pub fn check_grants(&self, stage: &str, grants: &Grants) -> Result<(), LoadError> {
+        match self.asks_for_http() {
+            Some(import) if grants.http.is_empty() => Err(LoadError::Import {
+                import: import.to_owned(),
+                remedy: format!(
+                    "needs an HTTP grant: [stages.{stage}.grants] http = [{{ scheme = \"https\", host = \"…\", methods = [\"POST\"] }}]"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Runtime {
@@ -145,8 +170,9 @@ fn check_import(import: &str) -> Result<(), LoadError> {
             None => refuse("it names no version"),
         };
     }
-    if import.starts_with("wasi:http/") {
-        return refuse("needs an HTTP grant, which this host cannot give");
+    let offered = |prefix: &str| import.starts_with(prefix);
+    if offered(HTTP) && !offered(HTTP_OUT) && !offered(HTTP_TYPES) {
+        return refuse("of wasi:http a stage may import only `outgoing-handler` and `types`, 0.2");
     }
     if import.starts_with("wasi:") {
         return Ok(());

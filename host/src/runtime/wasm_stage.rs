@@ -13,6 +13,7 @@ use wasmtime_wasi::I32Exit;
 use super::guest::{CallData, Guest, Stop, bindings};
 use super::load::{Linked, new_store};
 use super::{InstancePolicy, StageLimits};
+use crate::egress::Egress;
 use crate::handler::{Call, Description, Emitted, Failure, Handled, Limit, Outcome, StageHandler};
 use crate::state::StateWrites;
 
@@ -36,6 +37,7 @@ pub struct WasmStage {
     linked: Linked,
     limits: StageLimits,
     policy: InstancePolicy,
+    egress: Option<Arc<Egress>>,
     idle: Idle,
 }
 
@@ -46,14 +48,21 @@ impl WasmStage {
         if let InstancePolicy::Warm(warm) = policy {
             tokio::spawn(let_idle_go(Arc::downgrade(&idle), Duration::from_millis(warm.idle_ms.max(1))));
         }
-        Self { linked: linked.clone(), limits, policy, idle }
+        Self { linked: linked.clone(), limits, policy, egress: None, idle }
+    }
+
+    /// Lets it call what the stage was granted; without this it calls nobody.
+    #[must_use]
+    pub fn with_egress(mut self, egress: Option<Arc<Egress>>) -> Self {
+        self.egress = egress;
+        self
     }
 
     async fn instance(&self) -> Result<Instance, Outcome> {
         if let Some(warm) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Ok(warm);
         }
-        let guest = Guest::new(self.limits, self.linked.wasi);
+        let guest = Guest::new(self.limits, self.linked.wasi).with_egress(self.egress.clone());
         let mut store = new_store(self.linked.pre.engine(), guest);
         match self.linked.pre.instantiate_async(&mut store).await {
             Ok(bindings) => Ok(Instance { store, bindings, calls: 0, used_at: Instant::now() }),
@@ -175,7 +184,9 @@ impl StageHandler for WasmStage {
 
     async fn handle(&self, call: Call) -> Handled {
         let began = Instant::now();
+        let settings = Arc::clone(&call.context.settings);
         let (outcome, writes, memory_bytes) = self.run(call).await;
+        let outcome = settings.guard(outcome, &writes);
         Handled { outcome, writes, duration: began.elapsed(), memory_bytes: memory_bytes as u64 }
     }
 }

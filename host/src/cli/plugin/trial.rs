@@ -1,6 +1,6 @@
 //! One event through a plugin, without any service: what `plugin run` and `plugin test` share.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -137,7 +137,7 @@ impl Trial {
             idempotency_key: idempotency_key(&key),
             now_ms,
             trace_headers: Vec::new(),
-            settings: Arc::new(case.config.clone().into_iter().collect::<HashMap<_, _>>()),
+            settings: Arc::new(case.config.clone().into_iter().collect()),
             logs: Some(logs.clone()),
             recorder: Recorder::default(),
         };

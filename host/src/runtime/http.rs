@@ -1,0 +1,206 @@
+//! `wasi:http` for guests: requests are handed to `egress`, its answers and refusals come back in WASI's words.
+//!
+//! Every guest has this; without grants, and while it describes itself, each call is denied. A refusal is an error code to the guest and a
+//! line with the reason in the host's log, a bounded number of them for each try.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_body_util::BodyExt as _;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks};
+
+use super::guest::CallData;
+use crate::egress::{CallError, Egress, Patience, Phase, Target};
+use crate::settings::Settings;
+use crate::trace;
+
+/// Headers of one message, as they are held in memory.
+const FIELDS_MAX_BYTES: usize = 64 << 10;
+/// What a guest keeps of its time to say that a call took too long.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+/// Refusals of one try that are logged.
+const LOGGED_MAX: u32 = 10;
+
+type Sent = (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
+
+/// A guest's side of HTTP.
+pub(super) struct Http {
+    ctx: WasiHttpCtx,
+    outside: Outside,
+}
+
+/// What a guest may call, and for which message.
+struct Outside {
+    egress: Option<Arc<Egress>>,
+    about: Option<About>,
+}
+
+/// The call in progress.
+#[derive(Clone)]
+struct About {
+    stage: Arc<str>,
+    event: String,
+    settings: Arc<Settings>,
+    trace_headers: Vec<(String, String)>,
+    deadline: Instant,
+    calls: u32,
+    logged: u32,
+}
+
+impl Http {
+    pub(super) fn without_grants() -> Self {
+        let mut ctx = WasiHttpCtx::new();
+        ctx.set_field_size_limit(FIELDS_MAX_BYTES);
+        Self { ctx, outside: Outside { egress: None, about: None } }
+    }
+
+    pub(super) fn grant(&mut self, egress: Option<Arc<Egress>>) {
+        self.outside.egress = egress;
+    }
+
+    /// Budgets that are per call start anew.
+    pub(super) fn begin(&mut self, call: &CallData, deadline: Instant) {
+        if self.outside.egress.is_some() {
+            self.outside.about = Some(About {
+                stage: Arc::clone(&call.context.stage),
+                event: call.envelope.event.id.clone(),
+                settings: Arc::clone(&call.context.settings),
+                trace_headers: call.context.trace_headers.clone(),
+                deadline,
+                calls: 0,
+                logged: 0,
+            });
+        }
+    }
+
+    pub(super) fn view<'a>(&'a mut self, table: &'a mut ResourceTable) -> WasiHttpCtxView<'a> {
+        WasiHttpCtxView { hooks: &mut self.outside, table, ctx: &mut self.ctx }
+    }
+}
+
+impl Outside {
+    /// What a request is allowed to become: checks the grants, adds the trace.
+    fn admit(&mut self, parts: &mut http::request::Parts) -> Result<(Arc<Egress>, About, Target), CallError> {
+        let (Some(egress), Some(about)) = (&self.egress, &mut self.about) else { return Err(CallError::Nothing) };
+        about.calls = about.calls.saturating_add(1);
+        match egress.admit(parts, about.calls) {
+            Ok(target) => {
+                about.mark(&mut parts.headers);
+                Ok((Arc::clone(egress), about.clone(), target))
+            }
+            Err(error) => {
+                about.logged += 1;
+                if about.logged <= LOGGED_MAX {
+                    about.say(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl About {
+    /// The host's place in the trace, unless the guest said its own.
+    fn mark(&self, headers: &mut http::HeaderMap) {
+        if headers.contains_key(trace::NAMES[0]) {
+            return;
+        }
+        for (name, value) in &self.trace_headers {
+            if let (Ok(name), Ok(value)) = (http::HeaderName::try_from(name), http::HeaderValue::try_from(value)) {
+                headers.insert(name, value);
+            }
+        }
+    }
+
+    fn patience(&self, options: Option<RequestOptions>) -> Patience {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let options = options.unwrap_or_default();
+        Patience {
+            whole: left.saturating_sub(LAST_WORDS),
+            connect: options.connect_timeout,
+            answer: options.first_byte_timeout,
+            between: options.between_bytes_timeout,
+        }
+    }
+
+    fn say(&self, error: &CallError) {
+        let reason = self.settings.redact(chain(error));
+        let (stage, event) = (&*self.stage, self.event.as_str());
+        if error.is_refusal() {
+            tracing::warn!(target: "postrider::egress", stage, event, %reason, "a call to the outside was refused");
+        } else {
+            tracing::info!(target: "postrider::egress", stage, event, %reason, "a call to the outside failed");
+        }
+    }
+}
+
+/// An error with what caused it.
+fn chain(error: &CallError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+impl WasiHttpHooks for Outside {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _processed: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
+        let (mut parts, body) = request.into_parts();
+        let admitted = self.admit(&mut parts);
+        Box::new(async move {
+            let (egress, about, target) = admitted.map_err(in_wasi)?;
+            let request = http::Request::from_parts(parts, body);
+            let sent = egress.send(&target, request, about.patience(options)).await;
+            let (answer, driver) = sent.inspect_err(|error| about.say(error)).map_err(in_wasi)?;
+            let answer = answer.map(|body| {
+                let body = body.map_err(move |error| {
+                    about.say(&error);
+                    in_wasi(error)
+                });
+                body.boxed_unsync()
+            });
+            // What ends the connection early is an error of the body, which the guest reads.
+            let driver = async move {
+                let _ = driver.await;
+                Ok(())
+            };
+            Ok((answer, Box::new(driver) as Box<dyn Future<Output = _> + Send>))
+        })
+    }
+}
+
+/// What the guest is told.
+fn in_wasi(error: CallError) -> Error {
+    match error {
+        CallError::NotGranted(_) | CallError::Nothing | CallError::TooManyCalls(_) => Error::HttpRequestDenied,
+        CallError::Address(_) => Error::HttpRequestUriInvalid,
+        CallError::Prohibited { .. } => Error::DestinationIpProhibited,
+        CallError::Busy(_) => Error::ConnectionLimitReached,
+        CallError::Name(_) => Error::DnsError { rcode: None, info_code: None },
+        CallError::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Error::ConnectionRefused,
+        CallError::Connect(_) => Error::DestinationUnavailable,
+        CallError::Tls(error) => tls_in_wasi(&error),
+        CallError::TimedOut(Phase::Name) => Error::DnsTimeout,
+        CallError::TimedOut(Phase::Connect) => Error::ConnectionTimeout,
+        CallError::TimedOut(Phase::Answer | Phase::Body) => Error::HttpResponseTimeout,
+        CallError::RequestTooLarge(max) => Error::HttpRequestBodySize(Some(max as u64)),
+        CallError::AnswerTooLarge(max) => Error::HttpResponseBodySize(Some(max as u64)),
+        CallError::Http(error) if error.is_parse_too_large() => Error::HttpResponseHeaderSectionSize(None),
+        CallError::Http(error) if error.is_incomplete_message() || error.is_body_write_aborted() => Error::HttpResponseIncomplete,
+        CallError::Http(error) if error.is_closed() || error.is_canceled() => Error::ConnectionTerminated,
+        CallError::Http(_) => Error::HttpProtocolError,
+    }
+}
+
+fn tls_in_wasi(error: &std::io::Error) -> Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_)) => Error::TlsCertificateError,
+        Some(rustls::Error::AlertReceived(alert)) => {
+            Error::TlsAlertReceived { alert_id: Some(u8::from(*alert)), alert_message: Some(format!("{alert:?}")) }
+        }
+        _ => Error::TlsProtocolError,
+    }
+}
