@@ -2,7 +2,7 @@
 //!
 //! Policy: anything in the folder (`open`), files of listed digests (`digest`), or files with a signature of a known publisher
 //! (`signed`: minisign, <https://jedisct1.github.io/minisign/>, in `<file>.minisig` beside it). It is asked before anything of a file is
-//! compiled or run. What was loaded is kept under its digest, so that a stage can be rolled back; bounded by [`KEPT_MAX`] files.
+//! compiled or run. What was loaded is kept under its digest, so that a stage can be rolled back; bounded by their number.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -76,7 +76,7 @@ impl Provenance {
         match policy {
             Policy::Digest if digests.is_empty() => problems.push("plugins.digests: the policy `digest` needs at least one".to_owned()),
             Policy::Signed if publishers.is_empty() => {
-                problems.push("plugins.publishers: the policy `signed` needs at least one".to_owned())
+                problems.push("plugins.publishers: the policy `signed` needs at least one".to_owned());
             }
             _ => {}
         }

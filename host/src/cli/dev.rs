@@ -74,7 +74,7 @@ pub(super) async fn run(args: DevArgs) -> Result<ExitCode> {
     let host = Host::builder(config).observe(move |settlement| show.settled(settlement)).build().await?;
     let address = host.address()?;
     workshop.app = Some(host.app());
-    workshop.show.serving(address, &host.app().plugins());
+    Show::serving(address, &host.app().plugins());
     let working = tokio::spawn(workshop.run(changes));
     host.run_until(super::host::stop_signal()?).await?;
     working.abort();
@@ -166,7 +166,7 @@ impl Workshop {
             for project in projects {
                 let saved = waiting.iter().find(|change| change.project == project).map_or_else(Instant::now, |change| change.at);
                 if let Err(error) = self.rebuild(project, saved).await {
-                    self.show.trouble(&self.projects[project].name(), &format!("{error:#}"));
+                    Show::trouble(&self.projects[project].name(), &format!("{error:#}"));
                 }
             }
         }
@@ -177,14 +177,14 @@ impl Workshop {
         let project = &self.projects[at];
         let built = project.build().await?;
         if let Some(output) = built.failed {
-            self.show.trouble(&project.name(), &output);
+            Show::trouble(&project.name(), &output);
             return Ok(());
         }
         let bytes = std::fs::read(&project.artifact)?;
         let digest = hex(&Sha256::digest(&bytes));
         let file = format!("{}.wasm", project.name());
         let place = self.plugins.join(&file);
-        self.show.built(&project.name(), built.took, bytes.len());
+        Show::built(&project.name(), built.took, bytes.len());
         if std::fs::read(&place).is_ok_and(|present| present == bytes) {
             return Ok(());
         }
@@ -196,11 +196,11 @@ impl Workshop {
         std::fs::rename(part, place)?;
         match app.taken(&file, &digest, looks).await {
             Ok(stages) => {
-                self.show.serves(&project.name(), saved.elapsed());
+                Show::serves(&project.name(), saved.elapsed());
                 self.send_cases(app, project, &stages).await
             }
             Err(error) => {
-                self.show.trouble(&project.name(), &error);
+                Show::trouble(&project.name(), &error);
                 Ok(())
             }
         }

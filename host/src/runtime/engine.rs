@@ -14,7 +14,7 @@ use super::load::LoadError;
 use super::{Pool, RuntimeSettings};
 
 /// Slots that a guest may take of the pool: more than what the largest known guests need (componentised Python: 14 core instances, or
-/// 38 without WASI, and tables of 5,800 elements; SpiderMonkey: tables of 7,700; QuickJS: 3 memories and 3 tables).
+/// 38 without WASI, and tables of 5,800 elements; `SpiderMonkey`: tables of 7,700; `QuickJS`: 3 memories and 3 tables).
 const CORE_INSTANCES_PER_COMPONENT: u32 = 64;
 const TABLES_PER_COMPONENT: u32 = 16;
 const MEMORIES_PER_COMPONENT: u32 = 8;
@@ -104,22 +104,28 @@ fn build(settings: &RuntimeSettings, pooled: bool) -> Result<Engine, LoadError> 
 
 /// Compiled functions by what they were compiled from, in memory, up to [`FUNCTIONS_MAX_BYTES`].
 #[derive(Debug, Default)]
-struct Functions(Mutex<(HashMap<Vec<u8>, Vec<u8>>, usize)>);
+struct Functions(Mutex<Compiled>);
+
+#[derive(Debug, Default)]
+struct Compiled {
+    functions: HashMap<Vec<u8>, Vec<u8>>,
+    bytes: usize,
+}
 
 impl CacheStore for Functions {
     fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
-        let functions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        functions.0.get(key).cloned().map(Cow::Owned)
+        let compiled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        compiled.functions.get(key).cloned().map(Cow::Owned)
     }
 
     fn insert(&self, key: &[u8], value: Vec<u8>) -> bool {
-        let mut functions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = functions.1 + key.len() + value.len();
+        let mut compiled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = compiled.bytes + key.len() + value.len();
         if bytes > FUNCTIONS_MAX_BYTES {
             return false;
         }
-        functions.1 = bytes;
-        functions.0.insert(key.to_owned(), value);
+        compiled.bytes = bytes;
+        compiled.functions.insert(key.to_owned(), value);
         true
     }
 }

@@ -221,7 +221,9 @@ impl Lane {
             let learned = written.into_iter().zip(versions).map(|((key, value), version): (_, &Version)| (key, value, *version));
             self.cache.learn(learned);
             if let Some((observer, settlements)) = observed {
-                settlements.iter().for_each(|settlement| observer(settlement));
+                for settlement in &settlements {
+                    observer(settlement);
+                }
             }
         }
         Ok((commit, settled))

@@ -23,26 +23,26 @@ pub(super) struct Show {
 }
 
 impl Show {
-    pub(super) fn serving(&self, address: SocketAddr, plugins: &[PluginStatus]) {
+    pub(super) fn serving(address: SocketAddr, plugins: &[PluginStatus]) {
         println!("{} http://{address}; stop with Ctrl-C", style("serving").green().bold());
         for plugin in plugins {
             let name = plugin.stage.as_deref().or(plugin.file.as_deref()).unwrap_or("?");
             match &plugin.last_error {
                 None => println!("  {name} {} consumes {}", plugin.version.as_deref().unwrap_or(""), plugin.consumes.join(", ")),
-                Some(error) => self.trouble(name, error),
+                Some(error) => Self::trouble(name, error),
             }
         }
     }
 
-    pub(super) fn built(&self, name: &str, took: Duration, bytes: usize) {
+    pub(super) fn built(name: &str, took: Duration, bytes: usize) {
         println!("{} {name} in {} ({} kB)", style("built").green(), seconds(took), bytes / 1_000);
     }
 
-    pub(super) fn serves(&self, name: &str, since: Duration) {
+    pub(super) fn serves(name: &str, since: Duration) {
         println!("{} {name}, {} after it was saved", style("reloaded").green(), seconds(since));
     }
 
-    pub(super) fn trouble(&self, name: &str, what: &str) {
+    pub(super) fn trouble(name: &str, what: &str) {
         println!("{} {name}", style("failed").red().bold());
         println!("{}", indented(what));
     }

@@ -112,8 +112,8 @@ pub(crate) fn cases(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut cases = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if name.ends_with(".json") && !name.ends_with(".expected.json") {
+        let is_record = path.file_stem().is_some_and(|stem| Path::new(stem).extension().is_some_and(|end| end == "expected"));
+        if path.extension().is_some_and(|end| end == "json") && !is_record {
             cases.push(path);
         }
     }
