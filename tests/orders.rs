@@ -72,7 +72,8 @@ async fn a_bad_body_is_answered_with_every_problem_and_changes_nothing() -> Resu
         ("application/json", "{\"user_id\":\"1\",\"items\":[\"Book\"],\"total\":1e999}".to_owned()),
         ("application/json", "[1,2]".to_owned()),
         ("text/plain", "hello".to_owned()),
-        ("application/json", format!("{{\"items\":[\"{}\"]}}", "x".repeat(3 << 20))),
+        // Little more than the limit: the host answers without reading on, and what is still on its way then resets the connection.
+        ("application/json", format!("{{\"items\":[\"{}\"]}}", "x".repeat((1 << 20) + 1))),
     ] {
         let (status, problem) = host.client.post_raw("/orders", content_type, body).await?;
         assert!(status.is_client_error(), "{status}");
