@@ -52,7 +52,7 @@ async fn post(host: &Running, order: Value) -> Result<()> {
 async fn the_same_plugin_decides_the_same(backend: Backend) -> Result<()> {
     let toml = "[stages.inventory.settings]\ndefault_stock = \"5\"\n[stages.payment.settings]\nmax_total = \"1000\"\n\
                 [stages.payment.retry]\nmax_attempts = 2\ninitial_ms = 1\nmax_ms = 5\n";
-    let site = Site::shipped_on(backend, toml).await?;
+    let site = Site::shipped_on(backend, &format!("recording.enabled = true\n{toml}")).await?;
     let host = site.start().await?;
     // Ready, rejected for lack of stock and refunded, declined, dead.
     for number in 0..20 {
@@ -99,7 +99,7 @@ async fn everything(site: &Site) -> Result<Vec<Vec<String>>> {
 }
 
 async fn a_changed_plugin_lists_exactly_what_it_would_decide_otherwise(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
+    let site = Site::shipped_on(backend, &format!("recording.enabled = true\n{PLENTY}")).await?;
     let host = site.start().await?;
     for number in 1..=40 {
         post(&host, json!({ "order_id": format!("c-{number}"), "user_id": "1", "items": ["Book"], "total": 2.5 * f64::from(number) }))
@@ -176,7 +176,7 @@ impl NativeStage for Auditor {
 }
 
 async fn a_plugin_that_reads_something_else_is_unknown(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
+    let site = Site::shipped_on(backend, &format!("recording.enabled = true\n{PLENTY}")).await?;
     let host = site.start_with(|builder| builder.stage(Auditor)).await?;
     for number in 0..5 {
         post(&host, json!({ "order_id": format!("u-{number}"), "user_id": "1", "items": ["Book"], "total": 1 })).await?;
@@ -191,7 +191,7 @@ async fn a_plugin_that_reads_something_else_is_unknown(backend: Backend) -> Resu
 }
 
 async fn nothing_is_recorded_when_it_is_switched_off(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, &format!("recording.enabled = false\n{PLENTY}")).await?;
+    let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
     post(&host, json!({ "order_id": "o-1", "user_id": "1", "items": ["Book"], "total": 1 })).await?;
     all_settled(&site).await?;
@@ -204,7 +204,7 @@ async fn nothing_is_recorded_when_it_is_switched_off(backend: Backend) -> Result
 }
 
 async fn recordings_go_with_their_orders(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, &format!("retention.every_ms = 20\n{PLENTY}")).await?;
+    let site = Site::shipped_on(backend, &format!("recording.enabled = true\nretention.every_ms = 20\n{PLENTY}")).await?;
     let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
     let host = site.start_with(|builder| builder.clock(Arc::clone(&clock) as Arc<dyn Clock>)).await?;
     post(&host, json!({ "order_id": "g-1", "user_id": "1", "items": ["Book"], "total": 1 })).await?;
@@ -221,7 +221,7 @@ async fn recordings_go_with_their_orders(backend: Backend) -> Result<()> {
 #[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
 async fn ten_thousand_events_take_some_seconds() -> Result<()> {
     const ORDERS: usize = 10_000;
-    let site = Site::shipped(PLENTY)?;
+    let site = Site::shipped(&format!("recording.enabled = true\n{PLENTY}"))?;
     let host = site.start().await?;
     let mut senders = tokio::task::JoinSet::new();
     for sender in 0..32 {

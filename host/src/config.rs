@@ -196,7 +196,7 @@ impl Default for ProductsConfig {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecordingConfig {
-    /// Keep what stages read and wrote; secrets never.
+    /// Keep what stages read and wrote; secrets never. Off by default: it costs time, and it keeps what is in the state a second time.
     pub enabled: bool,
     /// Most of it, for one delivery; one that does not fit is cut.
     pub max_bytes: usize,
@@ -204,7 +204,7 @@ pub struct RecordingConfig {
 
 impl Default for RecordingConfig {
     fn default() -> Self {
-        Self { enabled: true, max_bytes: 4_096 }
+        Self { enabled: false, max_bytes: 4_096 }
     }
 }
 
