@@ -232,9 +232,9 @@ impl App {
             content_type: "application/json".to_owned(),
             data,
             attributes: trace.headers(),
-            id: id.clone(),
+            id,
         };
-        let envelope = Envelope { event, order_id, correlation_id: id, cause: None, hops: 0, expires_at_ms: now_ms + self.expiry_ms };
+        let envelope = Envelope::first(event, order_id, now_ms + self.expiry_ms);
         let routed_to = self.services.pipeline.stages_for(event_type);
         NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None }
     }
@@ -399,10 +399,8 @@ impl App {
         let Some(chosen) = known.into_iter().next().filter(|_| !ambiguous) else {
             return Ok(RollBack::NoSuchVersion);
         };
-        let (kept, place, again) = (self.places.kept.clone(), self.places.dir.join(&file), chosen.clone());
         let looks = self.looks_at(&file);
-        let restored = tokio::task::spawn_blocking(move || kept.put_back(&again, &place)).await.map_err(std::io::Error::other);
-        if let Err(error) = restored.and_then(|restored| restored) {
+        if let Err(error) = self.places.put_back(&chosen, &file).await {
             return Ok(RollBack::Refused(format!("{file} could not be replaced: {error}")));
         }
         Ok(match self.taken(&file, &chosen, looks).await {

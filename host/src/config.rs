@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
@@ -11,9 +12,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::breaker::BreakerPolicy;
-use crate::decide::RetryPolicy;
+use crate::decide::{RetryPolicy, StagePolicy};
 use crate::egress::Grants;
 use crate::guard::GuardPolicy;
+use crate::handler::Description;
 use crate::provenance::{Policy, Provenance};
 use crate::runtime::{InstanceMode, InstancePolicy, RuntimeSettings, StageLimits, WarmPolicy};
 use crate::settings::{SecretSource, Secrets};
@@ -358,6 +360,25 @@ const SECTIONS: [&str; 13] = [
 ];
 
 impl Config {
+    /// The operator's word on a stage: its own section, else the defaults.
+    pub fn stage(&self, name: &str) -> &StageConfig {
+        self.stages.get(name).unwrap_or(&self.defaults)
+    }
+
+    /// What decisions need to know of a stage that describes itself so.
+    pub fn stage_policy(&self, name: &Arc<str>, description: &Description) -> StagePolicy {
+        let operator = self.stage(name);
+        StagePolicy {
+            name: Arc::clone(name),
+            source: format!("/{}/stages/{name}", self.namespace),
+            consumes: operator.consumes.clone().unwrap_or_else(|| description.consumes.clone()),
+            emits: description.emits.clone(),
+            retry: operator.retry,
+            hops_max: self.orders.hops_max,
+            expiry_ms: self.orders.expiry_ms,
+        }
+    }
+
     /// Reads `file` (or the default file where it exists, else the built-in defaults), then the environment, then the secrets.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         Self::from_figment(&sources(file)?)

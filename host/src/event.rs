@@ -61,6 +61,11 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// Of an event that begins a chain.
+    pub fn first(event: Event, order_id: Option<String>, expires_at_ms: u64) -> Self {
+        Self { correlation_id: event.id.clone(), order_id, cause: None, hops: 0, expires_at_ms, event }
+    }
+
     /// The key under which this event is known.
     pub fn key(&self) -> EventKey {
         EventKey { source: self.event.source.clone(), id: self.event.id.clone() }

@@ -97,7 +97,7 @@ impl HostBuilder {
         let (relay, relay_handle) = Relay::new(Arc::clone(&store), Arc::clone(&broker), Arc::clone(&clock), Arc::clone(&pipeline));
         let (changed, changes) = mpsc::channel(CHANGES_MAX);
         let services = Services {
-            plugins: changed.clone(),
+            plugins: changed.downgrade(),
             store,
             broker,
             relay: relay_handle,

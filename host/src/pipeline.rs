@@ -210,12 +210,7 @@ type RouteTable = Vec<(Arc<str>, Vec<String>)>;
 
 /// All stages of this host.
 pub struct Pipeline {
-    namespace: String,
-    hops_max: u32,
-    expiry_ms: u64,
-    configured: BTreeMap<String, StageConfig>,
-    default: StageConfig,
-    recording: RecordingConfig,
+    config: Config,
     stages: RwLock<BTreeMap<Arc<str>, Arc<Stage>>>,
     /// By what runs here.
     routes: ArcSwap<RouteTable>,
@@ -226,23 +221,13 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline without stages.
     pub fn new(config: &Config) -> Arc<Self> {
-        Arc::new(Self {
-            namespace: config.namespace.clone(),
-            hops_max: config.orders.hops_max,
-            expiry_ms: config.orders.expiry_ms,
-            configured: config.stages.clone(),
-            default: config.defaults.clone(),
-            recording: config.recording,
-            stages: RwLock::default(),
-            routes: ArcSwap::default(),
-            elsewhere: ArcSwap::default(),
-        })
+        Arc::new(Self { config: config.clone(), stages: RwLock::default(), routes: ArcSwap::default(), elsewhere: ArcSwap::default() })
     }
 
     /// Configured stages that run `file`; when there is none, the stage is the one the plugin names.
     pub fn names_for(&self, file: &str, described: &str) -> Vec<String> {
         let configured: Vec<String> =
-            self.configured.iter().filter(|(_, stage)| stage.plugin.as_deref() == Some(file)).map(|(name, _)| name.clone()).collect();
+            self.config.stages.iter().filter(|(_, stage)| stage.plugin.as_deref() == Some(file)).map(|(name, _)| name.clone()).collect();
         if configured.is_empty() { vec![described.to_owned()] } else { configured }
     }
 
@@ -254,8 +239,8 @@ impl Pipeline {
         let mut stages = self.stages.write().unwrap_or_else(PoisonError::into_inner);
         let name: Arc<str> = name.into();
         let stage = stages.entry(Arc::clone(&name)).or_insert_with(|| {
-            let config = self.config_of(&name);
-            Arc::new(Stage::new(name, config, self.recording))
+            let config = self.config.stage(&name).clone();
+            Arc::new(Stage::new(name, config, self.config.recording))
         });
         Arc::clone(stage)
     }
@@ -276,13 +261,13 @@ impl Pipeline {
     }
 
     /// The operator's configuration of a stage.
-    pub fn config_of(&self, name: &str) -> StageConfig {
-        self.configured.get(name).unwrap_or(&self.default).clone()
+    pub fn config_of(&self, name: &str) -> &StageConfig {
+        self.config.stage(name)
     }
 
-    /// Topic patterns of a stage: the operator's, else the plugin's.
-    pub fn patterns(&self, name: &str, handler: &dyn StageHandler) -> Vec<String> {
-        self.config_of(name).consumes.unwrap_or_else(|| handler.description().consumes.clone())
+    /// What decisions need to know of a stage that `handler` runs.
+    pub fn policy(&self, stage: &Stage, handler: &dyn StageHandler) -> StagePolicy {
+        self.config.stage_policy(&stage.name, handler.description())
     }
 
     /// Routes `patterns` to the stage from the next commit on.
@@ -335,15 +320,7 @@ impl Pipeline {
 
     /// Lets `handler` run the stage from the next batch on.
     pub fn swap(&self, stage: &Stage, handler: Arc<dyn StageHandler>, file: Option<String>, now_ms: u64) {
-        let policy = StagePolicy {
-            name: Arc::clone(&stage.name),
-            source: format!("/{}/stages/{}", self.namespace, stage.name),
-            consumes: self.patterns(&stage.name, &*handler),
-            emits: handler.description().emits.clone(),
-            retry: stage.config.retry,
-            hops_max: self.hops_max,
-            expiry_ms: self.expiry_ms,
-        };
+        let policy = self.policy(stage, &*handler);
         stage.run_from_now(Running { handler, policy, file, loaded_at_ms: now_ms });
     }
 

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use notify::{RecursiveMode, Watcher as _};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::event::hex;
 use crate::provenance::{Kept, Provenance, signature_of};
 use crate::runtime::{Linked, Runtime};
 
@@ -207,15 +206,15 @@ impl Scanner {
             return Err(format!("the file has {} bytes; the limit is {FILE_MAX_BYTES}", look.size));
         }
         let path = self.dir.join(file);
-        let bytes = tokio::fs::read(&path).await.map_err(|error| format!("cannot be read: {error}"))?;
-        let (provenance, kept) = (self.provenance.clone(), self.kept.clone());
-        let vetted = tokio::task::spawn_blocking(move || {
-            let digest = hex(&Sha256::digest(&bytes));
-            provenance.vet(&path, &bytes, &digest).map(|()| (path, bytes, digest))
-        });
-        let (path, bytes, digest) = vetted.await.map_err(|error| error.to_string())?.map_err(|refused| refused.to_string())?;
-        let linked = self.runtime.load(bytes.clone()).await.map_err(|error| error.to_string())?;
-        let keeping = tokio::task::spawn_blocking(move || kept.keep(&path, &bytes, &digest));
+        let content: Bytes = tokio::fs::read(&path).await.map_err(|error| format!("cannot be read: {error}"))?.into();
+        let vetting = {
+            let (provenance, path, content) = (self.provenance.clone(), path.clone(), content.clone());
+            tokio::task::spawn_blocking(move || provenance.vet(&path, &content))
+        };
+        vetting.await.map_err(|error| error.to_string())?.map_err(|refused| refused.to_string())?;
+        let linked = self.runtime.load(content.clone()).await.map_err(|error| error.to_string())?;
+        let (kept, digest) = (self.kept.clone(), Arc::clone(&linked.digest));
+        let keeping = tokio::task::spawn_blocking(move || kept.keep(&path, &content, &digest));
         if let Err(error) = keeping.await.map_err(std::io::Error::other).and_then(|kept| kept) {
             tracing::warn!(%file, %error, "the plugin could not be kept; it cannot be put back later");
         }

@@ -11,6 +11,9 @@ use std::time::SystemTime;
 
 use minisign_verify::{PublicKey, Signature};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::event::hex;
 
 /// Files kept for a roll-back.
 const KEPT_MAX: usize = 50;
@@ -83,12 +86,14 @@ impl Provenance {
         if problems.is_empty() { Ok(Self { policy, digests: digests.iter().cloned().collect(), publishers: keys }) } else { Err(problems) }
     }
 
-    /// Whether the content of the file at `path`, with this digest, may be loaded.
-    pub fn vet(&self, path: &Path, content: &[u8], digest: &str) -> Result<(), Refused> {
+    /// Whether this content of the file at `path` may be loaded.
+    pub fn vet(&self, path: &Path, content: &[u8]) -> Result<(), Refused> {
         match self.policy {
             Policy::Open => Ok(()),
-            Policy::Digest if self.digests.contains(digest) => Ok(()),
-            Policy::Digest => Err(Refused::NotListed(digest.to_owned())),
+            Policy::Digest => {
+                let digest = hex(&Sha256::digest(content));
+                if self.digests.contains(&digest) { Ok(()) } else { Err(Refused::NotListed(digest)) }
+            }
             Policy::Signed => self.verify(path, content),
         }
     }
@@ -203,10 +208,10 @@ mod tests {
 
     #[test]
     fn only_listed_digests_are_loaded() {
-        let listed = "0".repeat(64);
-        let provenance = Provenance::new(Policy::Digest, std::slice::from_ref(&listed), &[]).unwrap();
-        assert_eq!(provenance.vet(Path::new("x.wasm"), b"", &listed), Ok(()));
-        assert_eq!(provenance.vet(Path::new("x.wasm"), b"", "1"), Err(Refused::NotListed("1".into())));
+        let [listed, other] = [b"listed", b"other!"].map(|content| hex(&Sha256::digest(content)));
+        let provenance = Provenance::new(Policy::Digest, &[listed], &[]).unwrap();
+        assert_eq!(provenance.vet(Path::new("x.wasm"), b"listed"), Ok(()));
+        assert_eq!(provenance.vet(Path::new("x.wasm"), b"other!"), Err(Refused::NotListed(other)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde::Serialize;
 pub use self::compare::{Change, Decision};
 use self::given::GivenState;
 use crate::config::Config;
-use crate::decide::{self, Moment, RetryPolicy, Routes, StagePolicy, Tried};
+use crate::decide::{self, Moment, Routes, StagePolicy, Tried};
 use crate::event::idempotency_key;
 use crate::handler::{Call, CallContext, Logs, Outcome, StageHandler};
 use crate::recording::{Decided, Given, Recorded, RecordedOutcome, Recorder, Recording, Writes};
@@ -60,19 +60,10 @@ impl Routes for Nowhere {
 impl Replay {
     /// Lets `handler` decide as `stage`, as `config` has it; `settings` count instead of the recorded ones.
     pub fn new(handler: Arc<dyn StageHandler>, stage: &str, config: &Config, settings: BTreeMap<String, String>) -> Self {
-        let operator = config.stages.get(stage).unwrap_or(&config.defaults);
-        let description = handler.description();
-        let policy = StagePolicy {
-            name: stage.into(),
-            source: format!("/{}/stages/{stage}", config.namespace),
-            consumes: operator.consumes.clone().unwrap_or_else(|| description.consumes.clone()),
-            emits: description.emits.clone(),
-            // There is one try: a failure is told as it is.
-            retry: RetryPolicy { max_attempts: 1, ..operator.retry },
-            hops_max: config.orders.hops_max,
-            expiry_ms: config.orders.expiry_ms,
-        };
-        Self { limits: operator.limits.state_limits(), handler, policy, settings }
+        let mut policy = config.stage_policy(&stage.into(), handler.description());
+        // There is one try: a failure is told as it is.
+        policy.retry.max_attempts = 1;
+        Self { limits: config.stage(stage).limits.state_limits(), handler, policy, settings }
     }
 
     /// Runs one recorded event and compares.

@@ -51,6 +51,14 @@ pub struct PluginPlaces {
     pub kept: Kept,
 }
 
+impl PluginPlaces {
+    /// Puts a kept version in the place of a plugin file.
+    pub async fn put_back(&self, digest: &str, file: &str) -> std::io::Result<()> {
+        let (kept, place, digest) = (self.kept.clone(), self.dir.join(file), digest.to_owned());
+        tokio::task::spawn_blocking(move || kept.put_back(&digest, &place)).await?
+    }
+}
+
 /// Plugin files by name, for whoever shows them.
 #[derive(Default)]
 pub struct Files(Mutex<BTreeMap<String, FileStatus>>);
@@ -138,7 +146,7 @@ impl Supervisor {
                 "stage `{name}` is served by {owner}: rename one of them, or give it a name of its own in the configuration"
             ));
         }
-        let patterns = pipeline.patterns(name, &*handler);
+        let patterns = pipeline.policy(&stage, &*handler).consumes;
         let binding = Binding { stage: Arc::clone(&stage.name), patterns: patterns.clone() };
         Bindings::announce(&self.services, &binding).await;
         self.services.broker.declare(binding).await.map_err(|error| format!("its queue could not be declared: {error}"))?;
@@ -171,9 +179,7 @@ impl Supervisor {
         let digest = running.handler.digest().to_owned();
         let note = format!("{} was put back in the place of {}: {why}", short(&digest), short(distrusted));
         tracing::error!(stage, %file, "{note}");
-        let (kept, place, again) = (self.places.kept.clone(), self.places.dir.join(&file), digest.clone());
-        let restored = tokio::task::spawn_blocking(move || kept.put_back(&again, &place)).await.map_err(std::io::Error::other);
-        let note = match restored.and_then(|restored| restored) {
+        let note = match self.places.put_back(&digest, &file).await {
             Ok(()) => note,
             Err(error) => format!("{note}. Its file could not be put back ({error}): replace {file} before this host is started again"),
         };

@@ -47,8 +47,8 @@ pub struct Services {
     pub clock: Arc<dyn Clock>,
     /// This host's name.
     pub host: Arc<str>,
-    /// Where a plugin that traps is reported.
-    pub plugins: mpsc::Sender<PluginChange>,
+    /// Where a plugin that traps is reported; weak, so that the supervisor sees when the folder is followed no more.
+    pub plugins: mpsc::WeakSender<PluginChange>,
     /// Told of every delivery that was settled here, after its commit.
     pub observer: Option<Observer>,
 }
@@ -67,8 +67,7 @@ impl Services {
             data: data.to_string().into(),
             attributes: vec![("stage".to_owned(), policy.name.to_string())],
         };
-        let expires_at_ms = now_ms + policy.expiry_ms;
-        let envelope = Envelope { correlation_id: event.id.clone(), order_id: None, cause: None, hops: 0, expires_at_ms, event };
+        let envelope = Envelope::first(event, None, now_ms + policy.expiry_ms);
         let routed_to = self.pipeline.stages_for(event_type);
         let event = NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None };
         match self.store.accept_event(event).await {

@@ -45,7 +45,7 @@ pub(super) fn check(linked: &Linked, file: &Path, config: &Path, stage: Option<&
     }
     let schema = linked.description.attributes.iter().find(|(name, _)| name == SETTINGS_SCHEMA).map(|(_, schema)| schema.as_str());
     let matched: Vec<Match> =
-        stages.into_iter().map(|stage| compare(&stage, &linked.imports, schema, &pipeline.config_of(&stage))).collect();
+        stages.into_iter().map(|stage| compare(&stage, &linked.imports, schema, pipeline.config_of(&stage))).collect();
     let ok = matched.iter().all(|stage| stage.ok);
     if json {
         println!("{:#}", json!({ "ok": ok, "digest": &*linked.digest, "stages": matched }));

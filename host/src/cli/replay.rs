@@ -97,7 +97,7 @@ async fn load(config: &Config, args: &ReplayArgs) -> Result<Replay> {
     // Not even compiled code is kept: the cache is the host's.
     let runtime = Runtime::new(RuntimeSettings { cache_dir: None, ..config.runtime.clone() })?;
     let linked = runtime.load(bytes).await.with_context(|| format!("{} does not fit", args.plugin.display()))?;
-    let limits = config.stages.get(&args.stage).unwrap_or(&config.defaults).limits;
+    let limits = config.stage(&args.stage).limits;
     let settings: BTreeMap<String, String> = args.settings.iter().cloned().collect();
     Ok(Replay::new(Arc::new(WasmStage::new(&linked, limits, InstancePolicy::Fresh)), &args.stage, config, settings))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use wasmtime::Store;
 use wasmtime::component::Component;
@@ -96,8 +97,8 @@ impl Linked {
 
 impl Runtime {
     /// Compiles (off the async threads), links and describes a plugin file.
-    pub async fn load(self: &Arc<Self>, bytes: Vec<u8>) -> Result<Linked, LoadError> {
-        let runtime = Arc::clone(self);
+    pub async fn load(self: &Arc<Self>, bytes: impl Into<Bytes>) -> Result<Linked, LoadError> {
+        let (runtime, bytes) = (Arc::clone(self), bytes.into());
         let compiled = tokio::task::spawn_blocking(move || {
             let digest = hex(&Sha256::digest(&bytes));
             let component = artifact::compile(&runtime.engine, runtime.cache_dir.as_deref(), &digest, &bytes)?;

@@ -343,7 +343,7 @@ impl Lane {
         tracing::error!(stage = %self.stage.name, digest, why, "a new version traps: the one before runs again");
         let change = PluginChange::Distrusted { stage: Arc::clone(&self.stage.name), digest: digest.to_owned(), why };
         // The supervisor may be waiting for this very lane: it is told, never waited for.
-        if self.services.plugins.try_send(change).is_err() {
+        if self.services.plugins.upgrade().is_none_or(|plugins| plugins.try_send(change).is_err()) {
             tracing::error!(stage = %self.stage.name, "the supervisor is too busy to put the file back, too");
         }
     }

@@ -143,7 +143,7 @@ pub(super) fn stand_in(properties: &BasicProperties, body: &[u8], defaults: Defa
     hash.update(body);
     let id = hex(&hash.finalize()[..16]);
     let event = Event {
-        id: id.clone(),
+        id,
         event_type: "postrider.unreadable".to_owned(),
         source: "/postrider/unreadable".to_owned(),
         subject: String::new(),
@@ -152,7 +152,7 @@ pub(super) fn stand_in(properties: &BasicProperties, body: &[u8], defaults: Defa
         data: Bytes::copy_from_slice(body),
         attributes: Vec::new(),
     };
-    Envelope { event, order_id: None, correlation_id: id, cause: None, hops: 0, expires_at_ms: defaults.expires_at_ms }
+    Envelope::first(event, None, defaults.expires_at_ms)
 }
 
 fn binary(headers: &FieldTable, content_type: Option<&str>, body: Vec<u8>, defaults: Defaults) -> Result<Event, Unreadable> {

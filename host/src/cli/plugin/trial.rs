@@ -106,7 +106,7 @@ impl Case {
             data: data.into(),
             attributes: said.attributes.clone().into_iter().collect(),
         };
-        Envelope { order_id: None, correlation_id: event.id.clone(), cause: None, hops: 0, expires_at_ms: u64::MAX, event }
+        Envelope::first(event, None, u64::MAX)
     }
 }
 
