@@ -1,11 +1,13 @@
 //! Calls of stages to the outside: what was granted works, everything else is refused before it is sent.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::harness::{Running, Site, eventually, guest};
@@ -18,16 +20,25 @@ pub(crate) struct Server {
     task: JoinHandle<()>,
 }
 
+/// Callers of `/together` wait until there are so many of them.
+const TOGETHER: usize = 8;
+
+struct Gathering {
+    closed: Semaphore,
+    callers: AtomicUsize,
+}
+
 impl Server {
     pub(crate) async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let heads = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&heads);
+        let together = Arc::new(Gathering { closed: Semaphore::new(0), callers: AtomicUsize::new(0) });
         let task = tokio::spawn(async move {
             let mut serving = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                serving.spawn(serve(stream, Arc::clone(&seen)));
+                serving.spawn(serve(stream, Arc::clone(&seen), Arc::clone(&together)));
             }
         });
         Ok(Self { port, heads, task })
@@ -44,7 +55,7 @@ impl Drop for Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>) -> Result<()> {
+async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>, together: Arc<Gathering>) -> Result<()> {
     let mut received = Vec::new();
     let end = loop {
         anyhow::ensure!(stream.read_buf(&mut received).await? > 0, "the head is cut");
@@ -62,6 +73,14 @@ async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>) -> Result<
         "/drip" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await?;
             _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+        "/together" => {
+            if together.callers.fetch_add(1, Ordering::SeqCst) + 1 == TOGETHER {
+                together.closed.close();
+            }
+            // It has no permits: what ends the wait is that it is closed.
+            _ = together.closed.acquire().await;
+            stream.write_all(answer("200 OK", "", "welcome").as_bytes()).await?;
         }
         "/announced" => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n").await?,
         "/endless" => {
@@ -118,6 +137,28 @@ async fn results(host: &Running, calls: &[Value]) -> Result<Vec<Value>> {
         Ok(done.and_then(|event| event["data"]["results"].as_array().cloned()))
     })
     .await
+}
+
+/// One message after another would wait for the eighth caller for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_call_the_outside_wait_side_by_side() -> Result<()> {
+    const ORDERS: usize = 8 * TOGETHER;
+    let server = Server::start().await?;
+    let (site, host) = site(&granted(&server, "http_concurrency = 16\nhttp_timeout_ms = 15000", "")).await?;
+    let calls = json!({ "calls": [get(&format!("127.0.0.1:{}", server.port), "/together")] });
+    for id in 0..ORDERS {
+        let (status, answer) = host.client.post("/orders", &order(&format!("t-{id}"), &calls)).await?;
+        anyhow::ensure!(status.is_success(), "{answer}");
+    }
+    let done = "SELECT count(*) FROM events WHERE type = 'caller.done' AND data LIKE '%welcome%'";
+    eventually("all calls to be answered", || async {
+        let (_, letters) = host.client.get("/dead-letters").await?;
+        anyhow::ensure!(letters["items"].as_array().is_none_or(Vec::is_empty), "{letters}");
+        Ok((site.count(done).await? == i64::try_from(ORDERS)?).then_some(()))
+    })
+    .await?;
+    assert_eq!(server.heads().len(), ORDERS, "a call was made twice");
+    host.stop().await
 }
 
 async fn letter(host: &Running) -> Result<Value> {

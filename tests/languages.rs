@@ -38,7 +38,7 @@ fn run(what: &str, command: &mut Command) -> Result<String> {
 }
 
 /// Builds a stage, runs its fixtures against what is recorded of them (or records it), and gives its plugin file.
-fn built(dir: &Path, accept: bool) -> Result<PathBuf> {
+pub(crate) fn built(dir: &Path, accept: bool) -> Result<PathBuf> {
     let mut test = command(binary()?)?;
     test.args(["--json", "plugin", "test", "--build"]).arg(dir);
     if accept {
@@ -52,14 +52,13 @@ fn built(dir: &Path, accept: bool) -> Result<PathBuf> {
 }
 
 /// Makes a stage of a template anew, but for the tools that were fetched before.
-fn new_stage(language: &str) -> Result<PathBuf> {
-    let name = format!("{language}-check");
-    let (fresh, kept) = (workshop().join("new"), workshop().join(&name));
+pub(crate) fn new_stage(language: &str, name: &str) -> Result<PathBuf> {
+    let (fresh, kept) = (workshop().join("new"), workshop().join(name));
     std::fs::remove_dir_all(&fresh).or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
     std::fs::create_dir_all(&fresh)?;
-    run("plugin new", command(binary()?)?.args(["plugin", "new", "--lang", language, &name, "--into"]).arg(&fresh))?;
+    run("plugin new", command(binary()?)?.args(["plugin", "new", "--lang", language, name, "--into"]).arg(&fresh))?;
     std::fs::create_dir_all(&kept)?;
-    run("cp", Command::new("cp").arg("-R").arg(fresh.join(&name).join(".")).arg(&kept))?;
+    run("cp", Command::new("cp").arg("-R").arg(fresh.join(name).join(".")).arg(&kept))?;
     Ok(kept)
 }
 
@@ -105,7 +104,7 @@ async fn an_order_reaches(stages: &[(String, PathBuf)]) -> Result<()> {
 async fn a_new_stage_in_each_language_joins_a_running_host() -> Result<()> {
     let mut stages = Vec::new();
     for language in ["rust", "js", "ts", "python", "c"] {
-        let dir = new_stage(language)?;
+        let dir = new_stage(language, &format!("{language}-check"))?;
         let began = std::time::Instant::now();
         let plugin = built(&dir, true)?;
         // What was recorded a moment ago holds without building again.

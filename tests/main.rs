@@ -18,6 +18,7 @@ mod faults;
 mod foreign;
 mod full_disk;
 mod hostile;
+mod hostile_languages;
 mod hosts;
 mod languages;
 mod observed;

@@ -39,6 +39,13 @@ impl Process {
         })
     }
 
+    /// Memory that it holds: its resident set.
+    pub(crate) fn memory_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no resident set")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? << 10)
+    }
+
     /// Ends it hard, as `kill -9` does.
     pub(crate) fn kill(mut self) -> Result<()> {
         self.0.kill()?;

@@ -255,9 +255,9 @@ pub struct StageConfig {
     pub plugin: Option<String>,
     /// Topic patterns instead of the plugin's own.
     pub consumes: Option<Vec<String>>,
-    /// Messages run at once, split by subject.
+    /// Messages run at once, split by subject; a stage with an HTTP grant has at least as many as `grants.http_concurrency`.
     pub lanes: u32,
-    /// Most messages in one transaction.
+    /// Most messages in one transaction; a stage with an HTTP grant commits each message by itself.
     pub batch_max: u32,
     /// A batch is committed when it has run this long.
     pub batch_time_ms: u64,
@@ -315,6 +315,24 @@ impl Default for StageConfig {
             secrets: BTreeMap::new(),
             secret_values: Secrets::default(),
         }
+    }
+}
+
+impl StageConfig {
+    /// Whether its messages wait for the outside: then each is committed by itself, so that none waits for another's call.
+    pub fn calls_out(&self) -> bool {
+        !self.grants.http.is_empty()
+    }
+
+    /// Messages that run at once on this host: as many as calls, for a stage that calls the outside.
+    pub fn at_once(&self) -> usize {
+        let calls = if self.calls_out() { self.grants.http_concurrency } else { 1 };
+        self.lanes.max(calls).max(1) as usize
+    }
+
+    /// Most messages in one transaction.
+    pub fn batch_most(&self) -> usize {
+        if self.calls_out() { 1 } else { self.batch_max.max(1) as usize }
     }
 }
 

@@ -176,8 +176,18 @@ fn refuse(stage: &StagePolicy, envelope: &Envelope, emitted: &[Emitted]) -> Opti
     if let Some(event) = emitted.iter().find(|event| texts(event)) {
         return Some(("invalid-event", format!("emitted `{}` with a NUL character in its subject or attributes", event.event_type)));
     }
+    if let Some((event, error)) = emitted.iter().find_map(|event| Some((event, json_error(event)?))) {
+        return Some(("invalid-event", format!("emitted `{}` with data that is not the JSON it says it is: {error}", event.event_type)));
+    }
     (!emitted.is_empty() && envelope.hops >= stage.hops_max)
         .then(|| ("hop-limit", format!("the chain of events is {} stages long; the limit is {}", envelope.hops, stage.hops_max)))
+}
+
+/// What is wrong with data that is said to be JSON: the next stages would stumble over it, far from its cause.
+fn json_error(event: &Emitted) -> Option<serde_json::Error> {
+    let media_type = event.content_type.split(';').next().unwrap_or_default().trim();
+    let is_json = media_type == "application/json" || media_type.ends_with("+json");
+    is_json.then(|| serde_json::from_slice::<serde::de::IgnoredAny>(&event.data).err()).flatten()
 }
 
 fn advance(
@@ -388,6 +398,21 @@ mod tests {
         let (_, failed) = decide(&stage(), &To("x"), &envelope(), &tried(1), Outcome::Failed(failure), NOW);
         let failed = failed.unwrap();
         assert_eq!((failed.code.as_str(), failed.message.as_str()), ("c\u{fffd}", "m\u{fffd}"));
+    }
+
+    #[test]
+    fn data_that_is_not_the_json_it_says_it_is_does_not_leave() {
+        for (content_type, refused) in [
+            ("application/json", true),
+            ("application/json; charset=utf-8", true),
+            ("application/cloudevents+json", true),
+            ("text/plain", false),
+        ] {
+            let broken = Emitted { data: "{\"a\": ".into(), content_type: content_type.into(), ..emitted("payment.authorized") };
+            let (verdict, _) = run(1, Outcome::Done(vec![broken]));
+            let died = matches!(&verdict, Verdict::Dead { code, message, .. } if code == "invalid-event" && message.contains("JSON"));
+            assert_eq!(died, refused, "{content_type}: {verdict:?}");
+        }
     }
 
     #[test]

@@ -7,11 +7,9 @@
 //! second of a stage on this host. What it costs: a connection for each call.
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::request::Parts;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -27,6 +25,7 @@ pub use call::{Driver, Patience, Reply};
 
 use self::dial::Dialer;
 use self::rule::Rule;
+use crate::rate::{self, Rate};
 
 /// What a stage may reach outside. Nothing by default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -230,7 +229,7 @@ pub struct Egress {
     body_max_bytes: usize,
     calls_max: u32,
     slots: Arc<Semaphore>,
-    rate: Option<DefaultDirectRateLimiter>,
+    rate: Option<Rate>,
     dialer: Dialer,
 }
 
@@ -242,14 +241,13 @@ impl Egress {
     }
 
     fn with_dialer(grants: &Grants, dialer: Dialer) -> Self {
-        let rate = grants.http_rate_per_s.and_then(NonZeroU32::new);
         Self {
             rules: grants.http.iter().filter_map(|grant| Rule::parse(grant).ok()).collect(),
             timeout: Duration::from_millis(grants.http_timeout_ms),
             body_max_bytes: grants.http_body_max_bytes,
             calls_max: grants.http_calls_max,
             slots: Arc::new(Semaphore::new(grants.http_concurrency as usize)),
-            rate: rate.map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN))),
+            rate: grants.http_rate_per_s.and_then(rate::per_second),
             dialer,
         }
     }

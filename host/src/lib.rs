@@ -37,6 +37,7 @@ pub mod supervisor;
 pub mod decide;
 pub mod replay;
 pub mod breaker;
+pub mod rate;
 pub mod guard;
 pub mod meter;
 pub mod reconciler;

@@ -18,6 +18,7 @@ use crate::event::topic_matches;
 use crate::guard::{Finding, Guard};
 use crate::handler::StageHandler;
 use crate::meter::Meter;
+use crate::rate::{self, Rate};
 use crate::recording::Recorder;
 use crate::settings::Settings;
 use crate::store::{ControlState, StageBinding, StageControl};
@@ -66,6 +67,8 @@ pub struct Stage {
     /// The operators' word; none: it runs.
     control: watch::Sender<Option<StageControl>>,
     breaker: Mutex<Breaker>,
+    /// Messages per second, shared by its lanes; none: as fast as it goes.
+    pub rate: Option<Rate>,
     /// What it does here, counted.
     pub meter: Meter,
     consumption: Mutex<Consumption>,
@@ -88,6 +91,7 @@ impl Stage {
         let settings = Arc::new(Settings::new(&config.settings, &config.secret_values));
         let egress = Egress::new(&config.grants);
         let breaker = Mutex::new(Breaker::new(config.breaker));
+        let rate = config.rate_per_s.and_then(rate::per_second);
         Self {
             name,
             config,
@@ -97,6 +101,7 @@ impl Stage {
             running: ArcSwapOption::empty(),
             control: watch::Sender::new(None),
             breaker,
+            rate,
             meter: Meter::default(),
             consumption: Mutex::default(),
             trust: Mutex::default(),

@@ -182,8 +182,7 @@ impl StageWorker {
     }
 
     fn spawn_lanes(&self, lanes: &mut JoinSet<()>, acker: &Arc<dyn Acker>, cancel: &CancellationToken) -> Vec<mpsc::Sender<Incoming>> {
-        let count = self.stage.config.lanes.max(1) as usize;
-        (0..count)
+        (0..self.stage.config.at_once())
             .map(|_| {
                 let (sender, messages) = mpsc::channel(self.stage.config.prefetch.max(1) as usize);
                 let lane = lane::Lane::new(Arc::clone(&self.stage), self.services.clone(), Arc::clone(acker));

@@ -2,11 +2,9 @@
 //!
 //! What waits here is held, not given back: nothing is attempted, and nothing moves towards the broker's delivery limit.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,16 +20,11 @@ pub(super) struct Gate {
     stage: Arc<Stage>,
     clock: Arc<dyn Clock>,
     control: watch::Receiver<Option<StageControl>>,
-    rate: Option<DefaultDirectRateLimiter>,
 }
 
 impl Gate {
     pub(super) fn new(stage: Arc<Stage>, clock: Arc<dyn Clock>) -> Self {
-        let lanes = NonZeroU32::new(stage.config.lanes).unwrap_or(NonZeroU32::MIN);
-        // The lanes of a stage share its rate.
-        let rate = stage.config.rate_per_s.map(|rate| NonZeroU32::new(rate / lanes).unwrap_or(NonZeroU32::MIN));
-        let rate = rate.map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(NonZeroU32::MIN)));
-        Self { control: stage.controls(), stage, clock, rate }
+        Self { control: stage.controls(), stage, clock }
     }
 
     /// Waits until something may run; none when the lane is being stopped.
@@ -64,7 +57,7 @@ impl Gate {
 
     /// Whether the rate lets one more message run now; one that `may_wait` waits for its turn.
     pub(super) async fn allows_rate(&self, may_wait: bool) -> bool {
-        match &self.rate {
+        match &self.stage.rate {
             None => true,
             Some(rate) if may_wait => {
                 rate.until_ready().await;

@@ -3,6 +3,9 @@
 //! One batch in flight, so nothing ever builds on an uncommitted batch. There is no timer: under low load a batch is one message,
 //! under high load batches grow. The guarantees are the commit's compare-and-set and version check; a batch that they refuse is run
 //! again, and none of that is an attempt. Keys that were in conflict with other hosts are locked before the next batches run.
+//!
+//! A stage that calls the outside has many lanes, and its batches are single messages: nobody waits for another's call, no call is made
+//! under a lock, and what it is decided by was committed (nothing is cached between messages).
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
@@ -107,7 +110,7 @@ impl Lane {
             let count = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                count = messages.recv_many(&mut received, self.stage.config.batch_max as usize) => count,
+                count = messages.recv_many(&mut received, self.stage.config.batch_most()) => count,
             };
             if count == 0 {
                 return;
@@ -205,6 +208,9 @@ impl Lane {
     }
 
     async fn attempt(&mut self, work: &[Work], running: &Running, permit: Permit) -> Result<(Commit, Vec<Settled>), StoreError> {
+        if self.stage.config.calls_out() {
+            self.cache = new_cache(&self.stage);
+        }
         let lock = self.lock_contended().await?;
         let Ran { mut batch, state, settled } = self.run_batch(work, running, permit).await?;
         let (reads, writes, cache) = state.finish();
@@ -232,7 +238,7 @@ impl Lane {
     /// Locks what other hosts write, too, and learns how it stands.
     async fn lock_contended(&mut self) -> Result<Option<Box<dyn LockedState>>, StoreError> {
         let keys = self.contended.take_turn();
-        if keys.is_empty() {
+        if keys.is_empty() || self.stage.config.calls_out() {
             return Ok(None);
         }
         let lock = self.services.store.lock_state(&self.stage.name, &keys).await?;
