@@ -12,6 +12,7 @@ mod controls;
 mod crash;
 mod dead_letters;
 mod dev;
+mod doctor;
 mod egress;
 mod embedding;
 mod faults;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::Config;
 use crate::telemetry::{self, LogFormat};
@@ -12,6 +12,7 @@ mod bench;
 mod client;
 mod dev;
 mod dlq;
+mod doctor;
 mod grants;
 mod host;
 mod orders;
@@ -47,6 +48,10 @@ enum Command {
     Config(ConfigCommand),
     /// Draw the pipeline that the plugins make.
     Topology,
+    /// Find what is wrong with the set-up, and how to mend it: configuration, store, broker, plugins, clock, disk.
+    ///
+    /// Changes nothing; a host may run meanwhile. Exit code 1 when something does not work.
+    Doctor,
     /// Look at a plugin file and try it, without any service.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -67,6 +72,11 @@ enum Command {
     Migrate,
     /// Measure a host started for the purpose.
     Bench(bench::BenchArgs),
+    /// Print what a shell needs to complete this program's commands: `postrider completions bash > …`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,7 +88,12 @@ enum ConfigCommand {
 /// Runs a command line.
 pub async fn run(cli: Cli) -> ExitCode {
     // Whoever develops reads outcomes; of the log, what stages write and what goes wrong.
-    let default = if matches!(cli.command, Command::Dev(_)) { "error,postrider::guest=info" } else { telemetry::DEFAULT };
+    let default = match cli.command {
+        Command::Dev(_) => "error,postrider::guest=info",
+        // What is wrong is its answer.
+        Command::Doctor => "off",
+        _ => telemetry::DEFAULT,
+    };
     telemetry::init(cli.log_format, default);
     match dispatch(cli).await {
         Ok(code) => code,
@@ -96,6 +111,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => dev::run(args).await,
         Command::Config(ConfigCommand::Check) => host::check_config(config, cli.json),
         Command::Topology => host::topology(config, cli.json).await,
+        Command::Doctor => doctor::run(config, cli.json).await,
         Command::Plugin(command) => plugin::run(command, cli.json).await,
         Command::Orders(command) => orders::run(command, cli.json).await,
         Command::Dlq(command) => dlq::run(command, cli.json).await,
@@ -103,13 +119,16 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(Config::load(config)?, args, cli.json).await,
         Command::Migrate => host::migrate(config).await,
         Command::Bench(args) => bench::run(Config::load(config)?, args, cli.json).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "postrider", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn no_option_clashes_with_another() {

@@ -47,6 +47,7 @@ pub mod bindings;
 pub mod retention;
 pub mod config;
 pub mod host;
+pub mod doctor;
 pub mod telemetry;
 pub mod cli;
 #[cfg(test)]

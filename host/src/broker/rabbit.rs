@@ -28,12 +28,18 @@ use tokio_util::task::TaskTracker;
 use self::consumer::{RabbitConsumer, RabbitDead, Reading};
 use self::link::{Link, within};
 use self::publisher::Publisher;
+pub use self::topology::QueueStanding;
 use self::topology::{Found, Names};
 use super::{Binding, Broker, BrokerError, Consumer, DeadConsumer, Gap, Outgoing};
 use crate::clock::Clock;
 
 /// A queue that was created again may miss what was published up to now, by clocks that differ this much.
 const GAP_MARGIN_MS: u64 = 5_000;
+
+fn parse(url: &str) -> Result<AMQPUri, String> {
+    AMQPUri::from_str(url)
+        .map_err(|error| format!("{error}; it looks like amqp://user:password@host:5672/vhost, with `%2f` for the default vhost"))
+}
 
 /// How to use the broker.
 pub struct RabbitOptions {
@@ -69,8 +75,7 @@ pub struct Rabbit {
 impl Rabbit {
     /// Starts connecting; an error only when the URL cannot be understood.
     pub fn connect(options: RabbitOptions) -> Result<Arc<Self>, String> {
-        let uri = AMQPUri::from_str(&options.url)
-            .map_err(|error| format!("{error}; it looks like amqp://user:password@host:5672/vhost, with `%2f` for the default vhost"))?;
+        let uri = parse(&options.url)?;
         let (publishing, publish_task) = Link::new(uri.clone(), format!("postrider {} publish", options.host_name));
         let (consuming, consume_task) = Link::new(uri, format!("postrider {} consume", options.host_name));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -90,6 +95,19 @@ impl Rabbit {
             stop,
             tasks,
         }))
+    }
+
+    /// Looks at the queues of these stages, each with its name, without changing anything; why there is no connection.
+    pub async fn examine(url: &str, namespace: &str, stages: &[Arc<str>]) -> Result<Vec<(String, QueueStanding)>, String> {
+        let names = Names::new(namespace);
+        let connection = link::connect(&parse(url)?, "postrider doctor").await?;
+        let mut queues = Vec::new();
+        for stage in stages {
+            let standing = topology::examine(&connection, &names, stage).await.map_err(|error| error.to_string())?;
+            queues.push((names.queue(stage).to_string(), standing));
+        }
+        let _ = within(connection.close(200, "examined".into())).await;
+        Ok(queues)
     }
 
     /// Deletes the exchanges of a namespace and the queues of these stages, with whatever is in them: after a measurement.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::config::{Config, StoreUrl};
+use crate::doctor::Rehearsal;
 use crate::host::Host;
 use crate::pipeline::Topology;
 use crate::store::postgres::PostgresStore;
@@ -59,14 +60,8 @@ pub(super) async fn migrate(config: Option<&Path>) -> Result<ExitCode> {
 
 /// Draws the pipeline that the plugins folder makes, without serving it.
 pub(super) async fn topology(config: Option<&Path>, json: bool) -> Result<ExitCode> {
-    let mut config = Config::load(config)?;
-    let scratch = tempfile::tempdir().context("no temporary folder")?;
-    config.store.url = format!("sqlite:{}/topology.db", scratch.path().display());
-    "embedded:".clone_into(&mut config.broker.url);
-    config.plugins.keep_dir = scratch.path().join("kept");
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let host = Host::builder(config).listener(listener).build().await?;
-    let topology = host.app().services().pipeline.topology();
+    let rehearsal = Rehearsal::of(Config::load(config)?).await?;
+    let topology = rehearsal.host.app().services().pipeline.topology();
     if json {
         println!("{}", serde_json::to_string_pretty(&topology)?);
     } else {

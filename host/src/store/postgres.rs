@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 
 use self::committer::{Committer, Job, QUEUE_OPS};
 use self::letters::Action;
-pub use self::open::OpenError;
+pub use self::open::{OpenError, Standing};
 pub use self::scratch::Scratch;
 use self::sql::{Refused, args, fetch, store_error};
 use super::group::{Op, Reply};
@@ -135,6 +135,11 @@ impl PostgresStore {
     /// Brings the schema up to date, and nothing else.
     pub async fn migrate(url: &str, timeout: Duration) -> Result<(), OpenError> {
         open::migrate_only(&open::Settings { url, connections: 1, timeout, migrate: true }).await
+    }
+
+    /// Looks at a database without changing it.
+    pub async fn examine(url: &str, timeout: Duration) -> Result<Standing, OpenError> {
+        open::examine(&open::Settings { url, connections: 1, timeout, migrate: false }).await
     }
 
     /// Hands an operation to the writer and waits for its commit. It is carried out even if the caller stops waiting.

@@ -18,7 +18,7 @@ mod sql;
 mod tests;
 mod write;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::committer::{Committer, Job, Op, QUEUE_OPS, Reply};
-pub use self::open::OpenError;
+pub use self::open::{OpenError, Standing};
 use self::sql::{args, fetch};
 use super::decode::Columns as _;
 use super::group::{self, Numbers, Plan, Times};
@@ -89,6 +89,11 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
+    /// Looks at a database file without changing it.
+    pub async fn examine(path: &Path) -> Result<Standing, OpenError> {
+        open::examine(path).await
+    }
+
     /// Opens the file, brings its schema up to date and starts the writer. What earlier runs held is released.
     pub async fn open(options: SqliteOptions) -> Result<Arc<Self>, OpenError> {
         let opened = open::open(&options.path).await?;

@@ -93,7 +93,7 @@ impl LinkTask {
             let connected = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                connected = self.connect() => connected,
+                connected = connect(&self.uri, &self.name) => connected,
             };
             let why = match connected {
                 Ok(connection) => {
@@ -113,15 +113,6 @@ impl LinkTask {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(waits.next().unwrap_or(BACKOFF_MAX)) => {}
             }
-        }
-    }
-
-    async fn connect(&self) -> Result<Connection, String> {
-        let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
-        match tokio::time::timeout(CONNECT_TIMEOUT, Connection::connect_uri(self.uri.clone(), properties)).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
         }
     }
 
@@ -154,6 +145,16 @@ impl LinkTask {
                 Some(_) => {}
             }
         }
+    }
+}
+
+/// One connection under a name; why there is none.
+pub(super) async fn connect(uri: &AMQPUri, name: &str) -> Result<Connection, String> {
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    match tokio::time::timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties)).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use lapin::options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use lapin::{Channel, ErrorKind, ExchangeKind};
+use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 
 use super::link::{Link, within};
 use crate::broker::{Binding, BrokerError};
@@ -87,20 +87,56 @@ pub(super) async fn ensure(link: &Link, names: &Names, binding: &Binding) -> Res
     exchanges(&channel, names).await?;
     queue(&channel, names.dead_queue(stage), table([("x-queue-type", text("quorum"))])).await?;
     bind(&channel, names.dead_queue(stage), names.dead(), stage).await?;
-    let arguments = table([
+    queue(&channel, names.queue(stage), arguments(names, stage)).await?;
+    for pattern in &binding.patterns {
+        bind(&channel, names.queue(stage), names.events(), pattern).await?;
+    }
+    let _ = channel.close(200, "declared".into()).await;
+    Ok(found)
+}
+
+/// Arguments of a stage's queue.
+fn arguments(names: &Names, stage: &str) -> FieldTable {
+    table([
         ("x-queue-type", text("quorum")),
         ("x-dead-letter-exchange", text(names.dead().as_str())),
         ("x-dead-letter-routing-key", text(stage)),
         ("x-dead-letter-strategy", text("at-least-once")),
         ("x-overflow", text("reject-publish")),
         ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT)),
-    ]);
-    queue(&channel, names.queue(stage), arguments).await?;
-    for pattern in &binding.patterns {
-        bind(&channel, names.queue(stage), names.events(), pattern).await?;
-    }
-    let _ = channel.close(200, "declared".into()).await;
-    Ok(found)
+    ])
+}
+
+/// How a stage's queue stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueueStanding {
+    /// It is not there yet.
+    Missing,
+    /// It is as a host would declare it.
+    Fits {
+        /// Messages that wait.
+        waiting: u32,
+        /// Who consumes it.
+        consumers: u32,
+    },
+    /// A host could not use it: why, and what to do.
+    Refused(String),
+}
+
+/// Looks at a stage's queue; one that is not there is not made.
+pub(super) async fn examine(connection: &Connection, names: &Names, stage: &str) -> Result<QueueStanding, BrokerError> {
+    let channel = within(connection.create_channel()).await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let found = match channel.queue_declare(names.queue(stage), passive, FieldTable::default()).await {
+        Ok(found) => found,
+        Err(error) if soft_error(&error) == Some(AMQPSoftError::NOTFOUND) => return Ok(QueueStanding::Missing),
+        Err(error) => return Ok(QueueStanding::Refused(error.to_string())),
+    };
+    // Declaring what is there changes nothing, and says whether it is what it should be.
+    Ok(match queue(&channel, names.queue(stage), arguments(names, stage)).await {
+        Ok(()) => QueueStanding::Fits { waiting: found.message_count(), consumers: found.consumer_count() },
+        Err(error) => QueueStanding::Refused(error.to_string()),
+    })
 }
 
 /// Makes sure that the two exchanges are there.

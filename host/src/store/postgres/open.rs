@@ -97,6 +97,37 @@ pub(super) async fn open(settings: &Settings<'_>) -> Result<Opened, OpenError> {
     Ok(Opened { options, writer, pool })
 }
 
+/// How a database stands.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Host, port and database.
+    pub server: String,
+    /// The first migration that is missing.
+    pub missing: Option<i64>,
+    /// By how much its clock differs from this machine's.
+    pub clock_ahead_ms: i64,
+}
+
+/// Looks at a database without changing it.
+pub(super) async fn examine(settings: &Settings<'_>) -> Result<Standing, OpenError> {
+    let options = options(settings)?;
+    let server = server(&options);
+    let look = async {
+        let connect = |source| OpenError::Connect { server: server.clone(), source };
+        let mut connection = options.connect().await.map_err(connect)?;
+        let asked = std::time::SystemTime::now();
+        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, to_regclass('_sqlx_migrations') IS NOT NULL";
+        let (theirs, ours): (i64, bool) = sqlx::query_as(sql).fetch_one(&mut connection).await.map_err(connect)?;
+        // They said it half-way between question and answer.
+        let middle = asked + asked.elapsed().unwrap_or_default() / 2;
+        let here = middle.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+        let missing = if ours { missing(&mut connection, &server).await? } else { Some(1) };
+        Ok(Standing { server: server.clone(), missing, clock_ahead_ms: theirs - here })
+    };
+    let silent = |_| OpenError::Silent { server: server.clone(), timeout_ms: settings.timeout.as_millis() as u64 };
+    timeout(settings.timeout, look).await.map_err(silent)?
+}
+
 /// Brings the schema of a database up to date, and nothing else.
 pub(super) async fn migrate_only(settings: &Settings<'_>) -> Result<(), OpenError> {
     open(&Settings { migrate: true, ..*settings }).await.map(|_| ())
@@ -156,15 +187,21 @@ async fn migrate(writer: &mut PgConnection, server: &str) -> Result<(), OpenErro
 /// Compares without changing anything.
 async fn check(writer: &mut PgConnection, server: &str) -> Result<(), OpenError> {
     let failed = |source| OpenError::Migration { server: server.to_owned(), source: Box::new(source) };
+    writer.ensure_migrations_table(&migrator().table_name).await.map_err(failed)?;
+    match missing(writer, server).await? {
+        None => Ok(()),
+        Some(version) => Err(OpenError::Older { server: server.to_owned(), version }),
+    }
+}
+
+/// The first migration that a database of ours lacks.
+async fn missing(connection: &mut PgConnection, server: &str) -> Result<Option<i64>, OpenError> {
+    let failed = |source| OpenError::Migration { server: server.to_owned(), source: Box::new(source) };
     let migrator = migrator();
-    writer.ensure_migrations_table(&migrator.table_name).await.map_err(failed)?;
-    let applied = writer.list_applied_migrations(&migrator.table_name).await.map_err(failed)?;
-    let known = |version| migrator.iter().any(|migration| migration.version == version);
-    if let Some(newer) = applied.iter().find(|applied| !known(applied.version)) {
+    let applied = connection.list_applied_migrations(&migrator.table_name).await.map_err(failed)?;
+    if let Some(newer) = applied.iter().find(|applied| !migrator.version_exists(applied.version)) {
         return Err(OpenError::Newer { server: server.to_owned(), version: newer.version });
     }
-    match migrator.iter().find(|migration| !applied.iter().any(|applied| applied.version == migration.version)) {
-        None => Ok(()),
-        Some(missing) => Err(OpenError::Older { server: server.to_owned(), version: missing.version }),
-    }
+    let lacks = |migration: &&Migration| !applied.iter().any(|applied| applied.version == migration.version);
+    Ok(migrator.iter().find(lacks).map(|migration| migration.version))
 }

@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqliteConnection};
 
@@ -102,6 +102,47 @@ pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
     Ok(Opened { lock, writer, writer_options, readers })
 }
 
+/// How a database file stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is not there, and can be made.
+    New,
+    /// A host has it.
+    InUse,
+    /// It has the schema of this program.
+    Current,
+    /// It is of an older program.
+    Older,
+}
+
+/// Looks at a database file without changing it.
+pub(super) async fn examine(path: &Path) -> Result<Standing, OpenError> {
+    let not_writable = |source| OpenError::NotWritable { path: path.to_owned(), source };
+    if !path.exists() {
+        let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
+        tempfile::tempfile_in(folder).map_err(not_writable)?;
+        return Ok(Standing::New);
+    }
+    if File::open(lock_path(path)).is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock))) {
+        return Ok(Standing::InUse);
+    }
+    OpenOptions::new().write(true).open(path).map_err(not_writable)?;
+    let mut reader = base_options(path).read_only(true).connect().await.map_err(|error| failed(path, error))?;
+    check_ours(&mut reader, path).await?;
+    let migrator = migrator();
+    let applied = reader.list_applied_migrations(&migrator.table_name).await.map_err(|error| database(path, error))?;
+    if let Some(newer) = applied.iter().find(|applied| !migrator.version_exists(applied.version)) {
+        return Err(OpenError::Newer { path: path.to_owned(), version: newer.version });
+    }
+    Ok(if applied.len() < migrator.iter().count() { Standing::Older } else { Standing::Current })
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
 /// The lock is a file of its own: `SQLite` locks and unlocks the database file as it works.
 fn lock(path: &Path) -> Result<File, OpenError> {
     let not_writable = |path: &Path| {
@@ -111,9 +152,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(not_writable(folder))?;
     }
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let lock_path = PathBuf::from(name);
+    let lock_path = lock_path(path);
     let mut options = OpenOptions::new();
     let file = options.create(true).truncate(false).write(true).open(&lock_path);
     let file = file.map_err(not_writable(&lock_path))?;
