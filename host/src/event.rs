@@ -133,19 +133,27 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Whether an AMQP topic pattern (`*` one word, `#` any number of words) covers an event type.
+/// Whether an AMQP topic pattern (`*` one word, `#` any number of words) covers an event type; takes at most words times words steps.
 pub fn topic_matches(pattern: &str, event_type: &str) -> bool {
-    fn matches(pattern: &[&str], words: &[&str]) -> bool {
-        match (pattern.split_first(), words.split_first()) {
-            (None, None) => true,
-            (Some((&"#", rest)), _) => matches(rest, words) || (!words.is_empty() && matches(pattern, &words[1..])),
-            (Some((&"*", rest)), Some((_, words))) => matches(rest, words),
-            (Some((literal, rest)), Some((word, words))) => literal == word && matches(rest, words),
-            (Some(_), None) | (None, Some(_)) => false,
+    let (pattern, words): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), event_type.split('.').collect());
+    let (mut at, mut word) = (0, 0);
+    // Behind the last `#`, and the first word that it has not taken: it takes as few as it can.
+    let mut last: Option<(usize, usize)> = None;
+    while word < words.len() {
+        match pattern.get(at) {
+            Some(&"#") => {
+                at += 1;
+                last = Some((at, word));
+            }
+            Some(&literal) if literal == "*" || literal == words[word] => (at, word) = (at + 1, word + 1),
+            _ => {
+                let Some((behind, from)) = last else { return false };
+                (at, word) = (behind, from + 1);
+                last = Some((behind, word));
+            }
         }
     }
-    let (pattern, words): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), event_type.split('.').collect());
-    matches(&pattern, &words)
+    pattern[at..].iter().all(|rest| *rest == "#")
 }
 
 #[cfg(test)]
@@ -165,9 +173,20 @@ mod tests {
             ("*.created", "order.created", true),
             ("#.created", "a.b.created", true),
             ("*", "order.created", false),
+            ("#.b.#.c", "a.b.b.c", true),
+            ("#.b.*.c", "a.b.b.c", true),
+            ("#.b.c", "a.b.b", false),
+            ("#.#", "a", true),
         ] {
             assert_eq!(topic_matches(pattern, event_type), expected, "{pattern} on {event_type}");
         }
+    }
+
+    #[test]
+    fn no_topic_pattern_takes_long() {
+        // The naive way takes longer than the universe is old.
+        let (pattern, event_type) = (format!("{}x", "#.".repeat(99)), vec!["a"; 100].join("."));
+        assert!(!topic_matches(&pattern, &event_type));
     }
 
     #[test]
