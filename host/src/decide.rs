@@ -119,7 +119,13 @@ pub fn decide(
 ) -> (Verdict, Option<FailedAttempt>) {
     let (code, message, backtrace, retry) = match outcome {
         Outcome::Done(emitted) => match refuse(stage, envelope, &emitted) {
-            None => return (Verdict::Done(advance(stage, routes, envelope, tried, emitted, moment)), None),
+            None => {
+                let events = advance(stage, routes, envelope, tried, emitted, moment);
+                match events.iter().find_map(|new| Some((&new.envelope.event.event_type, new.envelope.unfit()?))) {
+                    None => return (Verdict::Done(events), None),
+                    Some((event_type, why)) => ("invalid-event".to_owned(), format!("emitted `{event_type}` with {why}"), None, None),
+                }
+            }
             Some((code, message)) => (code.to_owned(), message, None, None),
         },
         Outcome::Failed(failure) => {
@@ -133,7 +139,8 @@ pub fn decide(
         }
     };
     // What a guest says about itself may hold anything.
-    let (code, message, backtrace) = (without_nul(code), without_nul(message), backtrace.map(without_nul));
+    let code = bounded(code, CODE_MAX_BYTES);
+    let (message, backtrace) = (bounded(message, MESSAGE_MAX_BYTES), backtrace.map(|text| bounded(text, MESSAGE_MAX_BYTES)));
     let failure = FailedAttempt {
         round: tried.round,
         attempt: tried.attempt,
@@ -157,6 +164,21 @@ pub fn decide(
 /// A message that the host could not serve comes back after this long, the same attempt again.
 const DEFER_MS: u64 = 1_000;
 
+/// Longest code of a failure: dead letters are indexed by it.
+const CODE_MAX_BYTES: usize = 200;
+/// Longest message and longest backtrace of a failure: the message goes on in an event.
+const MESSAGE_MAX_BYTES: usize = 64 << 10;
+
+/// A guest's text as every store takes it, cut off where it is too long.
+fn bounded(text: String, max_bytes: usize) -> String {
+    let mut text = without_nul(text);
+    if text.len() > max_bytes {
+        text.truncate(text.floor_char_boundary(max_bytes - '…'.len_utf8()));
+        text.push('…');
+    }
+    text
+}
+
 /// Why a list of emitted events may not leave, if it may not.
 fn refuse(stage: &StagePolicy, envelope: &Envelope, emitted: &[Emitted]) -> Option<(&'static str, String)> {
     if let Some(event) = emitted.iter().find(|event| !stage.emits.contains(&event.event_type)) {
@@ -168,13 +190,6 @@ fn refuse(stage: &StagePolicy, envelope: &Envelope, emitted: &[Emitted]) -> Opti
             "reserved-event",
             format!("emitted `{}`: types that start with `{HOST_EVENT_PREFIX}` are the host's", event.event_type),
         ));
-    }
-    let texts = |event: &Emitted| {
-        let attributes = event.attributes.iter().any(|(name, value)| name.contains('\0') || value.contains('\0'));
-        attributes || event.content_type.contains('\0') || event.subject.as_ref().is_some_and(|subject| subject.contains('\0'))
-    };
-    if let Some(event) = emitted.iter().find(|event| texts(event)) {
-        return Some(("invalid-event", format!("emitted `{}` with a NUL character in its subject or attributes", event.event_type)));
     }
     if let Some((event, error)) = emitted.iter().find_map(|event| Some((event, json_error(event)?))) {
         return Some(("invalid-event", format!("emitted `{}` with data that is not the JSON it says it is: {error}", event.event_type)));
@@ -254,7 +269,7 @@ fn follow(stage: &StagePolicy, routes: &dyn Routes, cause: &Envelope, mut event:
         order_id: cause.order_id.clone(),
         correlation_id: cause.correlation_id.clone(),
         cause: Some(cause.key()),
-        hops: cause.hops + 1,
+        hops: cause.hops.saturating_add(1),
         expires_at_ms: due_at_ms + stage.expiry_ms,
     };
     let producer = Some((Arc::clone(&stage.name), Arc::clone(&tried.digest)));
@@ -394,6 +409,9 @@ mod tests {
         let odd = Emitted { subject: Some("a\0b".into()), ..emitted("payment.authorized") };
         let (verdict, _) = decide(&stage(), &To("inventory"), &envelope(), &tried(1), Outcome::Done(vec![odd]), NOW);
         assert!(matches!(verdict, Verdict::Dead { code, .. } if code == "invalid-event"));
+        let forged = Emitted { attributes: vec![("type".into(), "order.cancelled".into())], ..emitted("payment.authorized") };
+        let (verdict, _) = decide(&stage(), &To("inventory"), &envelope(), &tried(1), Outcome::Done(vec![forged]), NOW);
+        assert!(matches!(verdict, Verdict::Dead { code, message, .. } if code == "invalid-event" && message.contains("`type`")));
         let failure = Failure { retryable: false, code: "c\0".into(), message: "m\0".into(), retry_after_ms: None };
         let (_, failed) = decide(&stage(), &To("x"), &envelope(), &tried(1), Outcome::Failed(failure), NOW);
         let failed = failed.unwrap();
@@ -413,6 +431,24 @@ mod tests {
             let died = matches!(&verdict, Verdict::Dead { code, message, .. } if code == "invalid-event" && message.contains("JSON"));
             assert_eq!(died, refused, "{content_type}: {verdict:?}");
         }
+    }
+
+    #[test]
+    fn what_a_guest_says_about_its_failure_is_cut_off() {
+        let failure = Failure { retryable: false, code: "c".repeat(201), message: "€".repeat(1 << 20), retry_after_ms: None };
+        let (verdict, failed) = decide(&stage(), &To("x"), &envelope(), &tried(1), Outcome::Failed(failure), NOW);
+        let failed = failed.unwrap();
+        assert_eq!((failed.code.len(), failed.code.ends_with("c…")), (200, true));
+        assert!((65_530..=65_536).contains(&failed.message.len()) && failed.message.ends_with("€…"));
+        assert!(matches!(verdict, Verdict::Dead { announcement, .. } if announcement.envelope.event.data.len() < 70_000));
+    }
+
+    #[test]
+    fn the_longest_chain_there_is_ends_too() {
+        let longest = Envelope { hops: u32::MAX, ..envelope() };
+        let outcome = Outcome::Done(vec![emitted("payment.authorized")]);
+        let (verdict, _) = decide(&stage(), &To("inventory"), &longest, &tried(1), outcome, NOW);
+        assert!(matches!(verdict, Verdict::Dead { announcement, .. } if announcement.envelope.hops == u32::MAX));
     }
 
     #[test]

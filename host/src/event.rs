@@ -22,6 +22,17 @@ pub const PLUGIN_ROLLED_BACK: &str = "postrider.plugin-rolled-back";
 /// Stock arrived for a product. Its subject is the SKU.
 pub const PRODUCT_STOCKED: &str = "product.stocked";
 
+/// Attributes of `CloudEvents` that are fields of [`Event`]: one of such a name among the others would pass for them in a message.
+const CONTEXT: [&str; 6] = ["id", "source", "type", "subject", "time", "specversion"];
+/// All texts of an envelope: they are headers of a message, some of them twice, and `RabbitMQ` takes 128 KiB of headers.
+const TEXTS_MAX_BYTES: usize = 32 << 10;
+/// Ids, sources and order ids, each: an entry of an index of Postgres has 2,704 bytes.
+const KEY_MAX_BYTES: usize = 1_000;
+/// What AMQP calls a short string.
+const SHORT_MAX_BYTES: usize = 255;
+/// The last moment that can be written as a timestamp.
+pub(crate) const TIME_MAX_MS: u64 = 253_402_207_200_999;
+
 /// An event, as CloudEvents 1.0 has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -64,6 +75,37 @@ impl Envelope {
     /// Of an event that begins a chain.
     pub fn first(event: Event, order_id: Option<String>, expires_at_ms: u64) -> Self {
         Self { correlation_id: event.id.clone(), order_id, cause: None, hops: 0, expires_at_ms, event }
+    }
+
+    /// Why some store or broker could not take it, if so: it would be in the way of everything behind it.
+    pub fn unfit(&self) -> Option<String> {
+        let Self { event, order_id, correlation_id, cause, expires_at_ms, .. } = self;
+        let mut texts = vec![&event.id, &event.source, &event.event_type, &event.subject, &event.content_type, correlation_id];
+        texts.extend(order_id);
+        texts.extend(cause.iter().flat_map(|cause| [&cause.source, &cause.id]));
+        texts.extend(event.attributes.iter().flat_map(|(name, value)| [name, value]));
+        if texts[..3].iter().any(|text| text.is_empty()) {
+            return Some("no id, no source or no type".to_owned());
+        }
+        if texts.iter().any(|text| text.contains('\0')) {
+            return Some("a NUL character in its subject or attributes".to_owned());
+        }
+        if let Some((name, _)) = event.attributes.iter().find(|(name, _)| CONTEXT.contains(&name.as_str())) {
+            return Some(format!("an attribute `{name}`, which is not its to set"));
+        }
+        let bytes: usize = texts.iter().map(|text| text.len()).sum();
+        if bytes > TEXTS_MAX_BYTES {
+            return Some(format!("{bytes} bytes in its subject and attributes; the limit is {TEXTS_MAX_BYTES}"));
+        }
+        let keys = [&event.id, &event.source].into_iter().chain(order_id);
+        if let Some(key) = keys.map(String::len).find(|length| *length > KEY_MAX_BYTES) {
+            return Some(format!("an id, a source or an order id of {key} bytes; the limit is {KEY_MAX_BYTES}"));
+        }
+        let shorts = [&event.event_type, &event.content_type];
+        if let Some(long) = shorts.iter().map(|text| text.len()).find(|length| *length > SHORT_MAX_BYTES) {
+            return Some(format!("a type or a content type of {long} bytes; the limit is {SHORT_MAX_BYTES}"));
+        }
+        (event.time_ms.max(*expires_at_ms) > TIME_MAX_MS).then(|| "a time after the year 9999".to_owned())
     }
 
     /// The key under which this event is known.
@@ -133,19 +175,27 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Whether an AMQP topic pattern (`*` one word, `#` any number of words) covers an event type.
+/// Whether an AMQP topic pattern (`*` one word, `#` any number of words) covers an event type; takes at most words times words steps.
 pub fn topic_matches(pattern: &str, event_type: &str) -> bool {
-    fn matches(pattern: &[&str], words: &[&str]) -> bool {
-        match (pattern.split_first(), words.split_first()) {
-            (None, None) => true,
-            (Some((&"#", rest)), _) => matches(rest, words) || (!words.is_empty() && matches(pattern, &words[1..])),
-            (Some((&"*", rest)), Some((_, words))) => matches(rest, words),
-            (Some((literal, rest)), Some((word, words))) => literal == word && matches(rest, words),
-            (Some(_), None) | (None, Some(_)) => false,
+    let (pattern, words): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), event_type.split('.').collect());
+    let (mut at, mut word) = (0, 0);
+    // Behind the last `#`, and the first word that it has not taken: it takes as few as it can.
+    let mut last: Option<(usize, usize)> = None;
+    while word < words.len() {
+        match pattern.get(at) {
+            Some(&"#") => {
+                at += 1;
+                last = Some((at, word));
+            }
+            Some(&literal) if literal == "*" || literal == words[word] => (at, word) = (at + 1, word + 1),
+            _ => {
+                let Some((behind, from)) = last else { return false };
+                (at, word) = (behind, from + 1);
+                last = Some((behind, word));
+            }
         }
     }
-    let (pattern, words): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), event_type.split('.').collect());
-    matches(&pattern, &words)
+    pattern[at..].iter().all(|rest| *rest == "#")
 }
 
 #[cfg(test)]
@@ -165,8 +215,54 @@ mod tests {
             ("*.created", "order.created", true),
             ("#.created", "a.b.created", true),
             ("*", "order.created", false),
+            ("#.b.#.c", "a.b.b.c", true),
+            ("#.b.*.c", "a.b.b.c", true),
+            ("#.b.c", "a.b.b", false),
+            ("#.#", "a", true),
         ] {
             assert_eq!(topic_matches(pattern, event_type), expected, "{pattern} on {event_type}");
+        }
+    }
+
+    #[test]
+    fn no_topic_pattern_takes_long() {
+        // The naive way takes longer than the universe is old.
+        let (pattern, event_type) = (format!("{}x", "#.".repeat(99)), vec!["a"; 100].join("."));
+        assert!(!topic_matches(&pattern, &event_type));
+    }
+
+    #[test]
+    fn what_a_store_or_a_broker_cannot_take_is_unfit() {
+        let fit = || {
+            let event = Event {
+                id: "1".into(),
+                event_type: "order.created".into(),
+                source: "/s".into(),
+                subject: "7".into(),
+                time_ms: 1,
+                content_type: "application/json".into(),
+                data: Bytes::new(),
+                attributes: vec![("zone".into(), "z".repeat(30_000))],
+            };
+            Envelope::first(event, Some("o".repeat(KEY_MAX_BYTES)), TIME_MAX_MS)
+        };
+        assert_eq!(fit().unfit(), None);
+        let cases: [(&str, fn(&mut Envelope)); 10] = [
+            ("no id", |envelope| envelope.event.event_type.clear()),
+            ("NUL", |envelope| envelope.event.attributes[0].1.push('\0')),
+            ("NUL", |envelope| envelope.cause = Some(EventKey { source: "\0".into(), id: "1".into() })),
+            ("an attribute `type`", |envelope| envelope.event.attributes.push(("type".into(), "order.cancelled".into()))),
+            ("bytes in its subject", |envelope| envelope.event.subject = "s".repeat(3_000)),
+            ("an id, a source or an order id", |envelope| envelope.event.id = "i".repeat(1_001)),
+            ("an id, a source or an order id", |envelope| envelope.order_id = Some("o".repeat(1_001))),
+            ("a content type", |envelope| envelope.event.content_type = "c".repeat(256)),
+            ("a time", |envelope| envelope.expires_at_ms = u64::MAX),
+            ("a time", |envelope| envelope.event.time_ms = TIME_MAX_MS + 1),
+        ];
+        for (expected, change) in cases {
+            let mut envelope = fit();
+            change(&mut envelope);
+            assert!(envelope.unfit().is_some_and(|why| why.contains(expected)), "{expected}: {:?}", envelope.unfit());
         }
     }
 

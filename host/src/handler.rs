@@ -314,10 +314,11 @@ impl<S: NativeStage> StageHandler for Native<S> {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()
         .map(ToString::to_string)
         .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "the stage panicked".into())
+        .unwrap_or_else(|| "a panic without a message".into())
 }

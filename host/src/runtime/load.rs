@@ -13,7 +13,7 @@ use super::{Runtime, StageLimits, artifact};
 use crate::config::is_name;
 use crate::egress::Grants;
 use crate::event::{HOST_EVENT_PREFIX, hex};
-use crate::handler::Description;
+use crate::handler::{Description, panic_text};
 
 /// Contract version that this host speaks: a guest built for an older 1.x links as well.
 pub const CONTRACT: &str = "postrider:stage@1.0.0";
@@ -39,6 +39,9 @@ pub enum LoadError {
     /// A component that does not validate.
     #[error("not a valid component: {0}")]
     Invalid(String),
+    /// What reads or compiles it panicked: a mistake there, but over this file.
+    #[error("it cannot be read: {0}; build it anew with current tools")]
+    Panicked(String),
     /// It wants what the host does not offer.
     #[error("it imports `{import}`: {remedy}")]
     Import {
@@ -104,7 +107,10 @@ impl Runtime {
             let component = artifact::compile(&runtime.engine, runtime.cache_dir.as_deref(), &digest, &bytes)?;
             Ok::<_, LoadError>((digest, component))
         });
-        let (digest, component) = compiled.await.map_err(|error| LoadError::Engine(error.to_string()))??;
+        let (digest, component) = compiled.await.map_err(|error| match error.try_into_panic() {
+            Ok(panic) => LoadError::Panicked(panic_text(panic.as_ref())),
+            Err(error) => LoadError::Engine(error.to_string()),
+        })??;
         self.link(&component, digest.into()).await
     }
 
@@ -199,6 +205,10 @@ pub(crate) fn check_description(description: &Description) -> Result<(), LoadErr
         } else if event_type.starts_with(HOST_EVENT_PREFIX) {
             problems.push(format!("`{event_type}` in `emits`: types that start with `{HOST_EVENT_PREFIX}` are the host's"));
         }
+    }
+    let texts = description.consumes.iter().chain(&description.emits).chain([&description.version]);
+    if texts.clone().any(|text| text.contains('\0')) {
+        problems.push("a version or an event type with a NUL character, which no database keeps".to_owned());
     }
     if problems.is_empty() { Ok(()) } else { Err(LoadError::Description(problems)) }
 }

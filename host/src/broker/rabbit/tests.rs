@@ -15,6 +15,7 @@ use super::{Rabbit, RabbitOptions};
 use crate::broker::conformance::{self, bound, event, received, sent};
 use crate::broker::{Broker, BrokerError};
 use crate::clock::SystemClock;
+use crate::event::Envelope;
 
 /// Names of its own on the broker of the environment, else on the one that listens on the default port; gone at the end.
 struct Namespace {
@@ -103,6 +104,29 @@ async fn a_message_that_no_queue_takes_is_not_delivered() {
     let answers = broker.publish(vec![wanted, unwanted, event("x", 2)]).await;
     assert!(matches!(answers[0], Err(BrokerError::Unroutable(_))), "{answers:?}");
     assert!(answers[1].is_ok() && answers[2].is_ok(), "{answers:?}");
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn the_longest_texts_that_fit_arrive() {
+    let namespace = Namespace::new(&["one"]);
+    let broker = namespace.open();
+    broker.up().await;
+    let stage = bound(&broker, "one", &["x"]).await;
+    let mut long = event("x", 1);
+    // Sent twice: as an attribute, and under its own name.
+    let mut envelope = Envelope::clone(&long.envelope);
+    envelope.event.attributes = vec![("tracestate".into(), String::new())];
+    while envelope.unfit().is_none() {
+        envelope.event.attributes[0].1.push_str("0123456789");
+    }
+    let length = envelope.event.attributes[0].1.len();
+    assert!(length > 30_000, "{:?}", envelope.unfit());
+    envelope.event.attributes[0].1.truncate(length - 10);
+    long.envelope = Arc::new(envelope);
+    sent(&broker, vec![long.clone()]).await;
+    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    assert_eq!(received(&mut consumer, 1).await[0].envelope.event.attributes, long.envelope.event.attributes);
     broker.close().await;
 }
 
