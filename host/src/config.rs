@@ -463,6 +463,7 @@ impl Config {
             problems
                 .push(format!("retention.keep_ms: {} must be 0 or at least twice orders.expiry_ms: {least_ms}", self.retention.keep_ms));
         }
+        self.orders.status.validate("orders.status", problems);
         self.defaults.validate("defaults", problems);
         // Whoever drops a file into the folder would be given these as well.
         for (key, given) in [("grants.http", !self.defaults.grants.http.is_empty()), ("secrets", !self.defaults.secrets.is_empty())] {
