@@ -26,6 +26,7 @@ mod outage;
 mod provenance;
 mod reload;
 mod replay;
+mod saga;
 mod secrets;
 mod stock;
 mod structure;

@@ -170,11 +170,13 @@ pub struct OrdersConfig {
     pub expiry_ms: u64,
     /// Longest chain of events.
     pub hops_max: u32,
+    /// Event types that other programs publish: a stage that waits for one waits for somebody.
+    pub outside: Vec<String>,
 }
 
 impl Default for OrdersConfig {
     fn default() -> Self {
-        Self { status: StatusRules::default(), expiry_ms: 24 * 60 * 60 * 1_000, hops_max: 64 }
+        Self { status: StatusRules::default(), expiry_ms: 24 * 60 * 60 * 1_000, hops_max: 64, outside: vec!["carrier.collected".into()] }
     }
 }
 
