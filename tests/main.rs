@@ -19,6 +19,7 @@ mod foreign;
 mod full_disk;
 mod hostile;
 mod hosts;
+mod interleavings;
 mod languages;
 mod observed;
 mod orders;

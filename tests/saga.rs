@@ -1,7 +1,5 @@
 //! Cancels at every point of an order's journey: what was done is undone once, what was not is never done, and too late is too late.
 
-use std::sync::Arc;
-
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use postrider::event::Event;
