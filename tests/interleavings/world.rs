@@ -198,8 +198,15 @@ impl World {
         let entries = NonZeroUsize::new(100).expect("not zero");
         let cache = self.caches.remove(&lane).unwrap_or_else(|| LaneCache::new(entries));
         let limits = bench.config.defaults.limits.state_limits();
-        let source = Arc::clone(&bench.store) as Arc<dyn StateSource>;
-        let state = BatchState::new(Arc::clone(&stage.policy.name), source, limits, cache);
+        let state = |cache| BatchState::new(Arc::clone(&stage.policy.name), Arc::clone(&bench.store) as Arc<dyn StateSource>, limits, cache);
+        // What a stage reads must be in the lane's memory: worlds share a thread, and a native stage would block it.
+        let warm = state(cache);
+        if &*stage.policy.name == "inventory" {
+            for sku in self.stocked.keys() {
+                warm.view().get(&format!("stock/{sku}")).await?;
+            }
+        }
+        let state = state(warm.finish().2);
         let subjects: BTreeSet<String> = work.iter().map(|message| message.envelope.event.subject.clone()).collect();
         state.prefetch(&subjects).await?;
         let mut settlements = Vec::new();

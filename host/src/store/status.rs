@@ -122,7 +122,8 @@ impl Default for StatusRules {
             ("inventory.reserved", "reserved", None),
             // Not final: the refund follows.
             ("inventory.rejected", "rejected", None),
-            ("payment.refunded", "refunded", named(&["rejected"])),
+            // A refund that died and was replayed comes from `failed`.
+            ("payment.refunded", "refunded", named(&["rejected", "failed"])),
             ("shipping.ready", "ready", None),
             // The point of no return.
             ("shipping.dispatched", "dispatched", named(&["ready"])),
@@ -163,6 +164,7 @@ mod tests {
             ("reserved", DEAD_LETTERED, Some("failed")),
             ("failed", "shipping.ready", Some("ready")),
             ("rejected", "payment.refunded", Some("refunded")),
+            ("failed", "payment.refunded", Some("refunded")),
             ("authorized", "payment.refunded", None),
             ("authorized", "something.else", None),
             ("ready", "shipping.dispatched", Some("dispatched")),
