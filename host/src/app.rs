@@ -20,9 +20,12 @@ use crate::pipeline::{Consumption, Stage};
 use crate::store::{
     Accepted, ControlState, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, PluginLoad, StageControl, StoreError,
 };
+use crate::store::status::StatusRules;
 use crate::supervisor::{Files, PluginPlaces};
 use crate::trace::Trace;
 use crate::worker::Services;
+
+mod cancel;
 
 /// Why an order was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +160,7 @@ pub struct App {
     places: PluginPlaces,
     namespace: String,
     initial_status: String,
+    status: StatusRules,
     expiry_ms: u64,
     products_stage: String,
     products_prefix: String,
@@ -171,6 +175,7 @@ impl App {
             places,
             namespace: config.namespace.clone(),
             initial_status: config.orders.status.initial(ORDER_CREATED).unwrap_or("received").to_owned(),
+            status: config.orders.status.clone(),
             expiry_ms: config.orders.expiry_ms,
             products_stage: config.products.stage.clone(),
             products_prefix: config.products.prefix.clone(),

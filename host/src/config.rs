@@ -170,11 +170,13 @@ pub struct OrdersConfig {
     pub expiry_ms: u64,
     /// Longest chain of events.
     pub hops_max: u32,
+    /// Event types that other programs publish: a stage that waits for one waits for somebody.
+    pub outside: Vec<String>,
 }
 
 impl Default for OrdersConfig {
     fn default() -> Self {
-        Self { status: StatusRules::default(), expiry_ms: 24 * 60 * 60 * 1_000, hops_max: 64 }
+        Self { status: StatusRules::default(), expiry_ms: 24 * 60 * 60 * 1_000, hops_max: 64, outside: vec!["carrier.collected".into()] }
     }
 }
 
@@ -481,6 +483,7 @@ impl Config {
             problems
                 .push(format!("retention.keep_ms: {} must be 0 or at least twice orders.expiry_ms: {least_ms}", self.retention.keep_ms));
         }
+        self.orders.status.validate("orders.status", problems);
         self.defaults.validate("defaults", problems);
         // Whoever drops a file into the folder would be given these as well.
         for (key, given) in [("grants.http", !self.defaults.grants.http.is_empty()), ("secrets", !self.defaults.secrets.is_empty())] {

@@ -15,6 +15,8 @@ pub const HOST_EVENT_PREFIX: &str = "postrider.";
 pub const DEAD_LETTERED: &str = "postrider.dead-lettered";
 /// An order was accepted. Its subject is the order id.
 pub const ORDER_CREATED: &str = "order.created";
+/// An order is to be cancelled: what was done for it is undone. Its subject is the order id.
+pub const ORDER_CANCELLED: &str = "order.cancelled";
 /// The circuit breaker of a stage opened or closed on a host. Its subject is the stage.
 pub const BREAKER_CHANGED: &str = "postrider.breaker-changed";
 /// A new version of a stage trapped too often on a host, and the one before was put back. Its subject is the stage.

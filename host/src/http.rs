@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::config::HttpSettings;
 
 mod caller;
+mod cancel;
 mod dead_letters;
 mod health;
 mod json;
@@ -40,6 +41,7 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .route("/orders", post(orders::create).get(orders::list))
         .route("/orders/{id}", get(orders::show))
         .route("/orders/{id}/events", get(orders::events))
+        .route("/orders/{id}/cancel", post(cancel::cancel))
         .route("/products", post(products::stock).get(products::list))
         .route("/products/{sku}", get(products::show));
     let operation = Router::new()

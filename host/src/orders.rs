@@ -12,6 +12,8 @@ use crate::event::hex;
 const ITEMS_MAX: usize = 1_000;
 /// Largest quantity of one line.
 const QUANTITY_MAX: u64 = 1_000_000;
+/// Longest reason of a cancel.
+const REASON_MAX: usize = 1_024;
 /// Longest id.
 const ID_MAX: usize = 128;
 
@@ -105,6 +107,25 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Problem>> {
     } else {
         Err(problems)
     }
+}
+
+/// Parses the body of a cancel, which may be empty: `{reason?}`; gives the reason.
+pub fn parse_cancel(body: Value) -> Result<Option<String>, Vec<Problem>> {
+    let fields = match body {
+        Value::Null => return Ok(None),
+        Value::Object(fields) => fields,
+        _ => return Err(vec![problem("", "must be a JSON object, or nothing")]),
+    };
+    let (mut reason, mut problems) = (None, Vec::new());
+    for (key, value) in fields {
+        match (key.as_str(), value) {
+            ("reason", Value::Null) => {}
+            ("reason", Value::String(text)) if text.len() <= REASON_MAX => reason = Some(text),
+            ("reason", _) => problems.push(problem("/reason", &format!("must be a string of at most {REASON_MAX} bytes"))),
+            _ => problems.push(problem(&format!("/{}", key.replace('~', "~0").replace('/', "~1")), "is unknown; expected `reason`")),
+        }
+    }
+    if problems.is_empty() { Ok(reason) } else { Err(problems) }
 }
 
 const ID_RULE: &str = "1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -";

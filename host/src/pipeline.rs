@@ -14,7 +14,7 @@ use crate::breaker::Breaker;
 use crate::config::{Config, RecordingConfig, StageConfig};
 use crate::decide::{Routes, StagePolicy};
 use crate::egress::Egress;
-use crate::event::topic_matches;
+use crate::event::{BREAKER_CHANGED, DEAD_LETTERED, ORDER_CANCELLED, ORDER_CREATED, PLUGIN_ROLLED_BACK, PRODUCT_STOCKED, topic_matches};
 use crate::guard::{Finding, Guard};
 use crate::handler::StageHandler;
 use crate::meter::Meter;
@@ -22,6 +22,9 @@ use crate::rate::{self, Rate};
 use crate::recording::Recorder;
 use crate::settings::Settings;
 use crate::store::{ControlState, StageBinding, StageControl};
+
+/// Event types that the host itself publishes.
+const HOST_EVENTS: [&str; 6] = [ORDER_CREATED, ORDER_CANCELLED, PRODUCT_STOCKED, DEAD_LETTERED, BREAKER_CHANGED, PLUGIN_ROLLED_BACK];
 
 /// What runs a stage now.
 pub struct Running {
@@ -337,7 +340,8 @@ impl Pipeline {
     /// The pipeline as a drawing needs it, with what looks wrong about it.
     pub fn topology(&self) -> Topology {
         let nodes: Vec<TopologyStage> = self.stages().iter().filter_map(|stage| Some(TopologyStage::of(&*stage.running()?))).collect();
-        let sources = [crate::event::ORDER_CREATED, crate::event::PRODUCT_STOCKED, crate::event::DEAD_LETTERED];
+        let outside = self.config.orders.outside.iter().map(String::as_str);
+        let sources: Vec<&str> = HOST_EVENTS.into_iter().chain(outside).collect();
         let emitted = |pattern: &str| {
             sources.iter().any(|event_type| topic_matches(pattern, event_type))
                 || nodes.iter().flat_map(|node| &node.emits).any(|event_type| topic_matches(pattern, event_type))

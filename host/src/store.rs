@@ -106,6 +106,28 @@ pub enum Accepted {
     Different,
 }
 
+/// The wish to cancel an order.
+#[derive(Debug, Clone)]
+pub struct NewCancel {
+    /// The order.
+    pub order_id: String,
+    /// `order.cancelled`, written with the new status or not at all.
+    pub event: NewEvent,
+}
+
+/// What became of the wish to cancel an order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cancelled {
+    /// Its status and its event were written now.
+    Begun(Order),
+    /// It was being cancelled, or is cancelled: nothing was changed.
+    Already(Order),
+    /// Its status allows no cancel: nothing was changed.
+    Refused(Order),
+    /// There is none of this id.
+    NotFound,
+}
+
 /// An order as stored.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Order {
@@ -322,6 +344,8 @@ pub enum Commit {
         /// Keys whose version was no longer the one relied upon.
         conflicts: Vec<String>,
     },
+    /// Nothing was written: the orders of these deliveries are cancelled. Run the batch again with them skipped.
+    Overtaken(Vec<DeliveryKey>),
 }
 
 /// A dead letter.
@@ -544,6 +568,8 @@ pub trait Store: StateSource {
     async fn accept_order(&self, order: NewOrder) -> Result<(Accepted, Vec<OutboxRow>), StoreError>;
     /// Writes an event that does not come from a stage. `false` when its key was known: nothing changed.
     async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError>;
+    /// Moves an order to its cancelling status and writes the event that says so, under the order's lock.
+    async fn cancel_order(&self, cancel: NewCancel) -> Result<(Cancelled, Vec<OutboxRow>), StoreError>;
     /// Settles a batch: every compare-and-set and version check, then every write, in one transaction.
     async fn commit(&self, batch: Batch) -> Result<Commit, StoreError>;
     /// Locks keys that several hosts write all the time, so that a batch need not be run again. None: there is only one host.

@@ -157,10 +157,14 @@ impl Undertaker {
             recording: None,
         };
         let batch = Batch { stage: Arc::clone(&self.stage.name), settlements: vec![settlement], reads: Vec::new(), writes: Vec::new() };
-        match self.services.store.commit(batch).await? {
+        match self.services.store.commit(batch.clone()).await? {
             Commit::Done { outbox, .. } => {
                 self.services.relay.hand_over(outbox);
                 Ok(true)
+            }
+            Commit::Overtaken(_) => {
+                self.services.store.commit(skipped(batch)).await?;
+                Ok(false)
             }
             Commit::Again { .. } => {
                 tracing::debug!(stage = %self.stage.name, "a dead-lettered delivery was settled already");
@@ -168,6 +172,14 @@ impl Undertaker {
             }
         }
     }
+}
+
+/// The same deliveries, settled without running: their order is cancelled.
+fn skipped(mut batch: Batch) -> Batch {
+    for settlement in &mut batch.settlements {
+        (settlement.verdict, settlement.failure) = (Verdict::Skipped, None);
+    }
+    batch
 }
 
 fn outcome(letter: &Dead) -> Outcome {

@@ -29,6 +29,16 @@ pub(super) enum OrdersCommand {
         /// Its id.
         id: String,
     },
+    /// Cancel an order; what was done for it is undone.
+    Cancel {
+        #[command(flatten)]
+        target: Target,
+        /// Its id.
+        id: String,
+        /// Why.
+        #[arg(long)]
+        reason: Option<String>,
+    },
     /// Follow an order's events until nothing is left to do.
     Watch {
         #[command(flatten)]
@@ -45,6 +55,10 @@ pub(super) async fn run(command: OrdersCommand, json: bool) -> Result<ExitCode> 
             print(&answer, json, |answer| println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"])));
         }
         OrdersCommand::Get { target, id } => print(&target.get(&format!("/orders/{id}")).await?, json, story),
+        OrdersCommand::Cancel { target, id, reason } => {
+            let answer = target.post(&format!("/orders/{id}/cancel"), &serde_json::json!({ "reason": reason })).await?;
+            print(&answer, json, |answer| println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"])));
+        }
         OrdersCommand::Watch { target, id } => watch(&target, &id, json).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -4,6 +4,7 @@
 //! here waits for time to pass. An exercise fails by panicking.
 
 mod build;
+pub(in crate::store) mod cancelling;
 mod deaths;
 mod hosts;
 mod intake;
@@ -64,6 +65,15 @@ exercises![
     settling::an_event_from_elsewhere_is_adopted,
     settling::a_skip_settles,
     settling::status_follows_the_events,
+    cancelling::a_cancel_is_written_with_its_event_once,
+    cancelling::a_cancel_that_comes_too_late_changes_nothing,
+    cancelling::cancels_at_the_same_time_begin_once,
+    cancelling::what_goes_forward_is_overtaken,
+    cancelling::an_order_is_cancelled_when_all_is_undone,
+    cancelling::an_order_that_nobody_undoes_is_cancelled_at_once,
+    cancelling::compensations_at_the_same_time_end_the_cancel,
+    cancelling::a_dead_compensation_holds_the_cancel,
+    cancelling::exactly_one_of_dispatch_and_cancel_wins,
     outbox::a_retry_waits_for_its_time,
     outbox::a_deferral_is_no_attempt,
     outbox::a_delayed_event_waits_for_its_time,

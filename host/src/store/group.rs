@@ -4,21 +4,24 @@
 //! know ([`Asked`] → [`Known`]), [`decide`] turns each operation into rows ([`Plan`]) and an answer, and the database's module writes
 //! the rows, a constant number of statements whatever the size of the group. Nothing in here does I/O.
 
+mod cancel;
 mod known;
 mod plan;
 mod rows;
 mod settle;
 
 pub(super) use self::known::{Asked, Known, Present, Seen, pick};
-pub(super) use self::plan::{Numbers, Plan, Times};
+pub(super) use self::plan::{Numbers, Plan, Standing, Times};
 pub(super) use self::rows::{AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, RecordingRow, StateRow};
-use super::{Accepted, Batch, Commit, NewEvent, NewOrder, OutboxRow};
+use super::status::StatusRules;
+use super::{Accepted, Batch, Cancelled, Commit, NewCancel, NewEvent, NewOrder, OutboxRow};
 
 /// The operations that come often.
 #[derive(Debug)]
 pub(super) enum Op {
     Order(Box<NewOrder>),
     Event(Box<NewEvent>),
+    Cancel(Box<NewCancel>),
     Commit(Batch),
     Sent(Vec<i64>),
 }
@@ -28,13 +31,14 @@ pub(super) enum Op {
 pub(super) enum Reply {
     Order(Accepted, Vec<OutboxRow>),
     Event(bool, Vec<OutboxRow>),
+    Cancel(Cancelled, Vec<OutboxRow>),
     Commit(Commit),
     Sent,
 }
 
 /// Decides one operation: what it writes goes into the plan, and what it changes into `known`, so that the second of two operations
 /// on one row sees the first. They wait at the same time, so any order is a fair one.
-pub(super) fn decide<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, op: &'a Op) -> Reply {
+pub(super) fn decide<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, rules: &StatusRules, op: &'a Op) -> Reply {
     match op {
         Op::Order(order) => {
             let (accepted, rows) = settle::order(known, plan, order);
@@ -44,7 +48,11 @@ pub(super) fn decide<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, op: &'a Op)
             let (new, rows) = settle::event(known, plan, event);
             Reply::Event(new, rows)
         }
-        Op::Commit(batch) => Reply::Commit(settle::batch(known, plan, batch)),
+        Op::Cancel(cancel) => {
+            let (cancelled, rows) = cancel::order(known, plan, rules, cancel);
+            Reply::Cancel(cancelled, rows)
+        }
+        Op::Commit(batch) => Reply::Commit(settle::batch(known, plan, rules, batch)),
         Op::Sent(ids) => {
             plan.sent.extend(ids);
             Reply::Sent

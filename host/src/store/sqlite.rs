@@ -35,8 +35,8 @@ use super::group::{self, Numbers, Plan, Times};
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings, LockedState,
-    LoggedEvent, Lost, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor,
+    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings, LockedState,
+    LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor,
     RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
@@ -203,6 +203,13 @@ impl Store for SqliteStore {
     async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError> {
         match self.ask(Op::Shared(group::Op::Event(Box::new(event)))).await? {
             Reply::Shared(group::Reply::Event(new, rows)) => Ok((new, rows)),
+            other => Err(mixed_up(&other)),
+        }
+    }
+
+    async fn cancel_order(&self, cancel: NewCancel) -> Result<(Cancelled, Vec<OutboxRow>), StoreError> {
+        match self.ask(Op::Shared(group::Op::Cancel(Box::new(cancel)))).await? {
+            Reply::Shared(group::Reply::Cancel(cancelled, rows)) => Ok((cancelled, rows)),
             other => Err(mixed_up(&other)),
         }
     }

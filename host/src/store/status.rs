@@ -1,13 +1,19 @@
 //! How an order's status follows from its events: a table from event type to status, with the statuses it may follow.
 //!
-//! Pure; the store applies it in the transaction that writes the event. Guarantee: a final status is left only by a transition that
-//! names it, whatever the order in which late events arrive.
+//! Pure; the store applies it in the transaction that writes the event. Guarantees: a final status is left only by a transition that
+//! names it, whatever the order in which late events arrive; a cancelled order leaves its two statuses by no event at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{DEAD_LETTERED, ORDER_CREATED};
+use super::StoreError;
+use crate::event::{DEAD_LETTERED, HOST_EVENT_PREFIX, ORDER_CANCELLED, ORDER_CREATED, topic_matches};
+
+mod check;
+
+/// The status of an order whose content retention has removed.
+const PRUNED: &str = "pruned";
 
 /// What one event type does to the status of its order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +35,30 @@ pub struct StatusRules {
     /// Statuses that only a transition naming them can leave.
     #[serde(default)]
     pub finals: BTreeSet<String>,
+    /// What goes on when an order is cancelled.
+    #[serde(default)]
+    pub cancel: CancelRules,
+}
+
+/// What goes on when an order is cancelled. The transition of `order.cancelled` says from which statuses, and what the status is until
+/// everything is undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CancelRules {
+    /// Topic patterns of the events by which stages undo: they are carried out in spite of the cancel, and when all of them were, the
+    /// order is cancelled. Every other event of the order is skipped.
+    pub compensations: Vec<String>,
+    /// Stages that are given every event of a cancelled order, because they only watch.
+    pub watchers: Vec<String>,
+    /// The status when everything is undone.
+    pub done: String,
+}
+
+impl Default for CancelRules {
+    fn default() -> Self {
+        let compensations = [ORDER_CANCELLED, "payment.refunded", "inventory.released", "shipping.recalled", "notification.sent"];
+        Self { compensations: compensations.map(String::from).to_vec(), watchers: Vec::new(), done: "cancelled".to_owned() }
+    }
 }
 
 impl StatusRules {
@@ -42,24 +72,62 @@ impl StatusRules {
         let transition = self.transitions.get(event_type)?;
         let allowed = match &transition.from {
             Some(from) => from.iter().any(|status| status == present),
-            None => !self.finals.contains(present),
+            None => !self.finals.contains(present) && present != PRUNED,
         };
-        (allowed && transition.status != present).then_some(transition.status.as_str())
+        (allowed && transition.status != present && !self.holds(present)).then_some(transition.status.as_str())
+    }
+
+    /// The status of an order whose cancel is under way; none: orders cannot be cancelled.
+    pub fn cancelling(&self) -> Option<&str> {
+        self.initial(ORDER_CANCELLED)
+    }
+
+    /// The statuses of a cancelled order: while it is undone, and then. Empty where orders cannot be cancelled.
+    pub fn held(&self) -> [&str; 2] {
+        self.cancelling().map_or([""; 2], |cancelling| [cancelling, &self.cancel.done])
+    }
+
+    /// Whether an order of this status is cancelled, or being cancelled: nothing goes forward with it.
+    pub fn holds(&self, status: &str) -> bool {
+        self.held().contains(&status)
+    }
+
+    /// Whether events of this type undo.
+    pub fn compensates(&self, event_type: &str) -> bool {
+        self.cancel.compensations.iter().any(|pattern| topic_matches(pattern, event_type))
+    }
+
+    /// Whether a stage is given this event although its order is cancelled.
+    pub fn runs_when_held(&self, stage: &str, event_type: &str) -> bool {
+        self.compensates(event_type) || event_type.starts_with(HOST_EVENT_PREFIX) || self.cancel.watchers.iter().any(|name| name == stage)
+    }
+
+    /// The orders among unfinished deliveries (order, event type) that have a compensation left.
+    pub(super) fn compensating<'a>(
+        &self,
+        unfinished: impl Iterator<Item = Result<(String, &'a str), StoreError>>,
+    ) -> Result<Vec<String>, StoreError> {
+        let left = unfinished.filter(|row| row.as_ref().map_or(true, |(_, event_type)| self.compensates(event_type)));
+        left.map(|row| row.map(|(order, _)| order)).collect()
     }
 }
 
 impl Default for StatusRules {
     fn default() -> Self {
-        let refundable = ["rejected", "cancelling", "cancelled"].map(String::from).to_vec();
-        let rules: [(&str, &str, Option<Vec<String>>); 8] = [
+        let named = |statuses: &[&str]| Some(statuses.iter().map(ToString::to_string).collect());
+        let rules: [(&str, &str, Option<Vec<String>>); 10] = [
             (ORDER_CREATED, "received", Some(Vec::new())),
             ("payment.authorized", "authorized", None),
             ("payment.declined", "declined", None),
             ("inventory.reserved", "reserved", None),
             // Not final: the refund follows.
             ("inventory.rejected", "rejected", None),
-            ("payment.refunded", "refunded", Some(refundable)),
+            // A refund that died and was replayed comes from `failed`.
+            ("payment.refunded", "refunded", named(&["rejected", "failed"])),
             ("shipping.ready", "ready", None),
+            // The point of no return.
+            ("shipping.dispatched", "dispatched", named(&["ready"])),
+            (ORDER_CANCELLED, "cancelling", named(&["received", "authorized", "reserved", "ready", "failed"])),
             // Not final: a replay goes on from here.
             (DEAD_LETTERED, "failed", None),
         ];
@@ -71,7 +139,8 @@ impl Default for StatusRules {
                     (event_type.to_owned(), Transition { status, from })
                 })
                 .collect(),
-            finals: ["declined", "refunded", "ready"].map(String::from).into(),
+            finals: ["declined", "refunded", "ready", "dispatched"].map(String::from).into(),
+            cancel: CancelRules::default(),
         }
     }
 }
@@ -95,11 +164,43 @@ mod tests {
             ("reserved", DEAD_LETTERED, Some("failed")),
             ("failed", "shipping.ready", Some("ready")),
             ("rejected", "payment.refunded", Some("refunded")),
+            ("failed", "payment.refunded", Some("refunded")),
             ("authorized", "payment.refunded", None),
             ("authorized", "something.else", None),
+            ("ready", "shipping.dispatched", Some("dispatched")),
+            ("reserved", "shipping.dispatched", None),
+            ("ready", ORDER_CANCELLED, Some("cancelling")),
+            ("failed", ORDER_CANCELLED, Some("cancelling")),
+            ("dispatched", ORDER_CANCELLED, None),
+            ("declined", ORDER_CANCELLED, None),
+            ("rejected", ORDER_CANCELLED, None),
+            // Nothing moves a cancelled order.
+            ("cancelling", "shipping.ready", None),
+            ("cancelling", DEAD_LETTERED, None),
+            ("cancelling", "payment.refunded", None),
+            ("cancelled", "payment.authorized", None),
+            ("pruned", "payment.authorized", None),
         ] {
             assert_eq!(rules.next(present, event_type), expected, "{event_type} on {present}");
         }
+    }
+
+    #[test]
+    fn what_a_cancel_stops_is_configured() {
+        let mut rules = StatusRules::default();
+        rules.cancel.watchers.push("audit".to_owned());
+        for (stage, event_type, expected) in [
+            ("inventory", "payment.authorized", false),
+            ("audit", "payment.authorized", true),
+            ("inventory", ORDER_CANCELLED, true),
+            ("notification", "payment.refunded", true),
+            ("alerts", DEAD_LETTERED, true),
+        ] {
+            assert_eq!(rules.runs_when_held(stage, event_type), expected, "{event_type} at {stage}");
+        }
+        assert_eq!(rules.held(), ["cancelling", "cancelled"]);
+        rules.transitions.remove(ORDER_CANCELLED);
+        assert!(!rules.holds("cancelled") && !rules.holds("cancelling"));
     }
 
     #[test]

@@ -49,6 +49,8 @@ struct Work {
     key: DeliveryKey,
     message: Incoming,
     tags: Vec<u64>,
+    /// Its order is cancelled: it is settled without running.
+    overtaken: bool,
 }
 
 pub(super) struct Lane {
@@ -129,7 +131,7 @@ impl Lane {
             let place = *places.entry((key.clone(), message.round, message.attempt)).or_insert(work.len());
             match work.get_mut(place) {
                 Some(first) => first.tags.push(message.tag),
-                None => work.push(Work { key, tags: vec![message.tag], message }),
+                None => work.push(Work { key, tags: vec![message.tag], message, overtaken: false }),
             }
         }
         if work.iter().any(|work| work.message.redelivered) {
@@ -193,6 +195,10 @@ impl Lane {
                     self.contended.note(&conflicts);
                     self.drop_keys(&mut work, &stale).await;
                     reruns += 1;
+                }
+                Ok((Commit::Overtaken(keys), _)) => {
+                    tracing::debug!(stage = %self.stage.name, deliveries = keys.len(), "orders were cancelled");
+                    work.iter_mut().filter(|work| keys.contains(&work.key)).for_each(|work| work.overtaken = true);
                 }
                 Err(error) => {
                     // The commit may or may not have happened: forget what was cached and ask before running again.
@@ -287,7 +293,10 @@ impl Lane {
         let mut tried = Tried { delivery: work.key.clone(), round: *round, attempt: *attempt, digest, duration_us: 0 };
         let routes = &*self.services.pipeline;
         let expires_at_ms = self.stage.expires_at_ms(envelope.expires_at_ms, running.policy.expiry_ms);
-        let early = decide::before_running(&running.policy, routes, envelope, &tried, (self.moment(), expires_at_ms));
+        let early = match work.overtaken {
+            true => Some(Verdict::Skipped),
+            false => decide::before_running(&running.policy, routes, envelope, &tried, (self.moment(), expires_at_ms)),
+        };
         let (mut turned, mut recording) = (None, None);
         let (verdict, failure) = match early {
             Some(verdict) => (verdict, None),

@@ -24,7 +24,7 @@ impl Stage for Notification {
             "payment.declined" => ("decline", format!("the payment of order {order} was declined: {reason}")),
             "inventory.rejected" => ("rejection", format!("order {order} cannot be fulfilled: {reason}")),
             "payment.refunded" => ("receipt", format!("{} was refunded for order {order}", data["amount"])),
-            _ => ("cancellation", format!("order {order} was cancelled")),
+            _ => ("cancellation", format!("order {order} was cancelled: {reason}")),
         };
         cx.info(&text);
         let sent = json!({ "order_id": order, "kind": kind, "text": text, "message_id": cx.idempotency_key() });
@@ -44,5 +44,8 @@ mod tests {
         let events = host.handle::<Notification>(&declined).unwrap();
         assert_eq!(events[0].value()["kind"], "decline");
         assert!(host.log.borrow()[0].contains("too much"));
+        let cancelled = Event::json("order.cancelled", "7", &json!({ "reason": null }));
+        let events = host.handle::<Notification>(&cancelled).unwrap();
+        assert_eq!((events[0].value()["kind"].as_str(), events[0].value()["text"].as_str()), (Some("cancellation"), Some("order 7 was cancelled: no reason given")));
     }
 }

@@ -1,6 +1,6 @@
-//! Shipping: makes a reserved order ready, and recalls it when the order is cancelled.
+//! Shipping: makes a reserved order ready, and recalls it when the order is cancelled. What the carrier has collected comes back no more.
 //!
-//! State: `order/<id>/shipment`.
+//! State: `order/<id>/shipment`. Every effect happens once, whatever the order of arrival.
 
 use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ export!(Shipping);
 #[serde(rename_all = "kebab-case")]
 enum Shipment {
     Ready,
+    /// The carrier has it: the point of no return.
+    Dispatched,
     Recalled,
     /// The cancel came before the reservation.
     CancelledBefore,
@@ -22,9 +24,9 @@ enum Shipment {
 
 impl Stage for Shipping {
     fn describe() -> Description {
-        Description::new("shipping", env!("CARGO_PKG_VERSION"), "Prepares and recalls shipments")
-            .consumes(&["inventory.reserved", "order.cancelled"])
-            .emits(&["shipping.ready", "shipping.recalled"])
+        Description::new("shipping", env!("CARGO_PKG_VERSION"), "Prepares, dispatches and recalls shipments")
+            .consumes(&["inventory.reserved", "carrier.collected", "order.cancelled"])
+            .emits(&["shipping.ready", "shipping.dispatched", "shipping.recalled"])
     }
 
     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {
@@ -37,6 +39,15 @@ impl Stage for Shipping {
                 let shipment_id = cx.idempotency_key();
                 let ready = json!({ "order_id": order["order_id"], "user_id": order["user_id"], "items": order["items"], "shipment_id": shipment_id });
                 Ok(vec![Emit::json("shipping.ready", &ready)])
+            }
+            ("carrier.collected", None) => Err(Failure::retry("not-ready", "the carrier collected what is not ready yet")),
+            ("carrier.collected", Some(Shipment::Ready)) => {
+                cx.set(&key, &Shipment::Dispatched);
+                Ok(vec![Emit::json("shipping.dispatched", &json!({ "order_id": event.subject }))])
+            }
+            ("carrier.collected", Some(Shipment::Recalled | Shipment::CancelledBefore)) => {
+                cx.warn(&format!("the carrier collected order {}, which is cancelled", event.subject));
+                Ok(vec![])
             }
             ("order.cancelled", None) => {
                 cx.set(&key, &Shipment::CancelledBefore);
@@ -68,6 +79,25 @@ mod tests {
         assert!(run(&mut host, "inventory.reserved").is_empty());
         assert_eq!(run(&mut host, "order.cancelled"), ["shipping.recalled"]);
         assert!(run(&mut host, "order.cancelled").is_empty());
+    }
+
+    #[test]
+    fn what_the_carrier_collected_is_dispatched_once_and_not_recalled() {
+        let mut host = MemoryHost::default();
+        let early = Event::json("carrier.collected", "7", &json!({}));
+        assert!(host.handle::<Shipping>(&early).unwrap_err().retryable, "the reservation may be on its way");
+        assert_eq!(run(&mut host, "inventory.reserved"), ["shipping.ready"]);
+        assert_eq!(run(&mut host, "carrier.collected"), ["shipping.dispatched"]);
+        assert!(run(&mut host, "carrier.collected").is_empty());
+        assert!(run(&mut host, "order.cancelled").is_empty());
+    }
+
+    #[test]
+    fn what_was_recalled_is_not_dispatched() {
+        let mut host = MemoryHost::default();
+        run(&mut host, "inventory.reserved");
+        assert_eq!(run(&mut host, "order.cancelled"), ["shipping.recalled"]);
+        assert!(run(&mut host, "carrier.collected").is_empty());
     }
 
     #[test]

@@ -70,14 +70,14 @@ impl Bench {
     pub(super) async fn done(&self, batch: Batch) -> (Vec<Version>, Vec<OutboxRow>) {
         match self.store.commit(batch).await.unwrap() {
             Commit::Done { versions, outbox } => (versions, outbox),
-            again @ Commit::Again { .. } => panic!("the batch was refused: {again:?}"),
+            refused => panic!("the batch was refused: {refused:?}"),
         }
     }
 
     pub(super) async fn refused(&self, batch: Batch) -> (Vec<DeliveryKey>, Vec<String>) {
         match self.store.commit(batch).await.unwrap() {
             Commit::Again { stale, conflicts } => (stale, conflicts),
-            done @ Commit::Done { .. } => panic!("the batch was committed: {done:?}"),
+            other => panic!("the batch was not sent back: {other:?}"),
         }
     }
 

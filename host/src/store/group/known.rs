@@ -21,6 +21,15 @@ pub(in crate::store) struct Present {
 pub(in crate::store) struct Seen {
     pub(in crate::store) seq: Option<i64>,
     pub(in crate::store) row: Option<Present>,
+    /// Its order is cancelled, or being cancelled.
+    pub(in crate::store) held: bool,
+}
+
+/// A delivery that somebody settles, and the order that its event belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct AskedDelivery<'a> {
+    pub(in crate::store) key: DeliveryRef<'a>,
+    pub(in crate::store) order: Option<&'a str>,
 }
 
 /// Names a delivery without owning it.
@@ -34,7 +43,7 @@ pub(in crate::store) struct Asked<'a> {
     /// Events by (source, id).
     pub(in crate::store) events: Vec<(&'a str, &'a str)>,
     /// Deliveries that somebody settles.
-    pub(in crate::store) deliveries: Vec<DeliveryRef<'a>>,
+    pub(in crate::store) deliveries: Vec<AskedDelivery<'a>>,
     /// State keys (stage, key), sorted.
     pub(in crate::store) versions: Vec<(&'a str, &'a str)>,
 }
@@ -48,8 +57,12 @@ impl<'a> Asked<'a> {
             match op {
                 Op::Order(order) => asked.orders.push(&order.id),
                 Op::Event(event) => asked.events.push(event_ref(event)),
+                Op::Cancel(cancel) => asked.orders.push(&cancel.order_id),
                 Op::Commit(batch) => {
-                    asked.deliveries.extend(batch.settlements.iter().map(|one| (&*one.delivery.stage, &one.delivery.event)));
+                    asked.deliveries.extend(batch.settlements.iter().map(|one| AskedDelivery {
+                        key: (&*one.delivery.stage, &one.delivery.event),
+                        order: one.envelope.order_id.as_deref(),
+                    }));
                     versions.extend(batch.reads.iter().map(|(key, _)| (&*batch.stage, key.as_str())));
                     versions.extend(batch.writes.iter().map(|(key, _)| (&*batch.stage, key.as_str())));
                 }
@@ -70,6 +83,8 @@ pub(in crate::store) struct Known<'a> {
     pub(in crate::store) events: HashSet<(&'a str, &'a str)>,
     /// Deliveries that somebody settles.
     pub(in crate::store) deliveries: HashMap<DeliveryRef<'a>, Seen>,
+    /// Orders that this group cancels.
+    pub(in crate::store) held: HashSet<&'a str>,
     /// Versions of state keys (stage, key); absent: 0.
     pub(in crate::store) versions: HashMap<(&'a str, &'a str), Version>,
 }

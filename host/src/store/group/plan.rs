@@ -3,11 +3,11 @@
 //! The plan is only filled by operations whose checks have passed. It costs memory in proportion to the group, which the committer
 //! bounds; it carries no check of its own but one: an event whose key is known already keeps its old position in the log.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::rows::{AttemptRow, DeadRow, DeliveryRow, EventRow, Move, OpenedRow, OrderRow, OutboxInsert, RecordingRow, StateRow};
-use crate::event::Envelope;
+use crate::event::{Envelope, ORDER_CANCELLED};
 use crate::store::status::StatusRules;
 use crate::store::{Direct, NewEvent, OutboxRow};
 
@@ -29,6 +29,9 @@ pub(in crate::store) struct Times {
     pub(in crate::store) due_ms: u64,
 }
 
+/// Where locked orders stand: id → (position, status).
+pub(in crate::store) type Standing<'a> = HashMap<&'a str, (i64, &'a str)>;
+
 /// The rows.
 pub(in crate::store) struct Plan<'a> {
     numbers: &'a mut Numbers,
@@ -47,6 +50,10 @@ pub(in crate::store) struct Plan<'a> {
     pub(in crate::store) dead: Vec<DeadRow<'a>>,
     pub(in crate::store) recordings: Vec<RecordingRow<'a>>,
     pub(in crate::store) moves: Vec<Move<'a>>,
+    /// Orders that must not be cancelled when this is written.
+    pub(super) forward: Vec<&'a str>,
+    /// Orders whose cancel may be through with this.
+    pub(super) ending: Vec<&'a str>,
     pub(in crate::store) sent: Vec<i64>,
 }
 
@@ -67,6 +74,8 @@ impl<'a> Plan<'a> {
             dead: Vec::new(),
             recordings: Vec::new(),
             moves: Vec::new(),
+            forward: Vec::new(),
+            ending: Vec::new(),
             sent: Vec::new(),
         }
     }
@@ -86,8 +95,20 @@ impl<'a> Plan<'a> {
         // `first_event` gives this event the next position.
         let seq = self.numbers.event + 1;
         if let Some(order) = &envelope.order_id {
-            self.moves.push(Move { seq, order, event_type: &envelope.event.event_type });
+            let event_type: &'a str = &envelope.event.event_type;
+            self.moves.push(Move { seq, order, event_type, must: false });
+            if event_type == ORDER_CANCELLED {
+                self.ending.push(order);
+            }
         }
+        self.first_event(new)
+    }
+
+    /// Writes the event that cancels an order; it must move the order's status.
+    pub(super) fn cancel(&mut self, order: &'a str, new: &'a NewEvent) -> Option<OutboxRow> {
+        self.moves.push(Move { seq: self.numbers.event + 1, order, event_type: &new.envelope.event.event_type, must: true });
+        // Nobody may have anything to undo.
+        self.ending.push(order);
         self.first_event(new)
     }
 
@@ -141,21 +162,49 @@ impl<'a> Plan<'a> {
         self.moves.retain(|row| !known.contains_key(&row.seq));
     }
 
-    /// Orders that an event of this plan may move.
-    pub(in crate::store) fn orders_to_move(&self, rules: &StatusRules) -> Vec<&'a str> {
-        self.moves.iter().filter(|row| rules.transitions.contains_key(row.event_type)).map(|row| row.order).collect()
+    /// Orders whose row must be locked: those that an event of this plan may move, and those whose cancel may be through.
+    pub(in crate::store) fn orders_to_lock(&self, rules: &StatusRules) -> Vec<&'a str> {
+        let moving = self.moves.iter().filter(|row| rules.transitions.contains_key(row.event_type)).map(|row| row.order);
+        moving.chain(self.ending.iter().copied()).collect()
     }
 
-    /// The status of the orders that change, by position, given where they stand: id → (position, status).
-    pub(in crate::store) fn moved<'r>(&self, rules: &'r StatusRules, standing: &HashMap<&'r str, (i64, &'r str)>) -> Vec<(i64, &'r str)> {
-        let mut moved: HashMap<i64, &'r str> = HashMap::new();
+    /// The status of an order that stands at `present`, after the events of this plan so far.
+    pub(super) fn status_of<'r>(&self, rules: &'r StatusRules, order: &str, present: &'r str) -> &'r str {
+        let events = self.moves.iter().filter(|row| row.order == order);
+        events.fold(present, |status, row| rules.next(status, row.event_type).unwrap_or(status))
+    }
+
+    /// The status of the orders that change, by position, given where they stand: id → (position, status). None when somebody was
+    /// faster: an order was cancelled meanwhile, or can be no more.
+    pub(in crate::store) fn moved<'r>(&self, rules: &'r StatusRules, standing: &Standing<'r>) -> Option<BTreeMap<i64, &'r str>> {
+        if self.forward.iter().any(|order| standing.get(order).is_some_and(|(_, status)| rules.holds(status))) {
+            return None;
+        }
+        let mut moved: BTreeMap<i64, &'r str> = BTreeMap::new();
         for row in &self.moves {
             let Some((pos, before)) = standing.get(row.order) else { continue };
             let present = moved.get(pos).unwrap_or(before);
-            if let Some(next) = rules.next(present, row.event_type) {
-                moved.insert(*pos, next);
+            match rules.next(present, row.event_type) {
+                Some(next) => _ = moved.insert(*pos, next),
+                None if row.must => return None,
+                None => {}
             }
         }
-        moved.into_iter().collect()
+        Some(moved)
+    }
+
+    /// Orders that are being cancelled, by position: their cancel is through when no compensation is left.
+    pub(in crate::store) fn may_end(
+        &self,
+        rules: &StatusRules,
+        standing: &Standing<'_>,
+        moved: &BTreeMap<i64, &str>,
+    ) -> BTreeMap<&'a str, i64> {
+        let place = |order: &&'a str| {
+            let (pos, before) = standing.get(order)?;
+            let present = moved.get(pos).unwrap_or(before);
+            (Some(*present) == rules.cancelling()).then_some((*order, *pos))
+        };
+        self.ending.iter().filter_map(place).collect()
     }
 }

@@ -90,4 +90,6 @@ pub(in crate::store) struct Move<'a> {
     pub(in crate::store) seq: i64,
     pub(in crate::store) order: &'a str,
     pub(in crate::store) event_type: &'a str,
+    /// An order that it does not move is a decision that no longer holds.
+    pub(in crate::store) must: bool,
 }

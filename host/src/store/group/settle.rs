@@ -1,14 +1,16 @@
 //! Decides what becomes of an operation, from what is known, without I/O: a rejected one leaves the plan as it was.
 //!
-//! Guarantee carried here: a delivery is settled by a compare-and-set on (open, round, attempt), and a batch only when every version
-//! that it relied upon is the present one.
+//! Guarantee carried here: a delivery is settled by a compare-and-set on (open, round, attempt), a batch only when every version that
+//! it relied upon is the present one, and what a cancel stops only when its order is not cancelled.
 
 use std::sync::Arc;
 
+use super::cancel::goes_forward;
 use super::known::{Known, Present, Seen, event_ref};
 use super::plan::Plan;
 use super::rows::{AttemptRow, DeadRow, DeliveryRow, OrderRow, RecordingRow, SettledBy, StateRow};
 use crate::event::EventKey;
+use crate::store::status::StatusRules;
 use crate::store::{Accepted, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder, Order, OutboxRow, Settlement, Verdict};
 
 /// A new order: the first of its id wins, also within one group.
@@ -40,14 +42,27 @@ pub(super) fn event<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, new: &'a New
 }
 
 /// A lane's batch.
-pub(super) fn batch<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, batch: &'a Batch) -> Commit {
+pub(super) fn batch<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, rules: &StatusRules, batch: &'a Batch) -> Commit {
     let stage: &'a str = &batch.stage;
     let version = |known: &Known<'a>, key: &'a str| known.versions.get(&(stage, key)).copied().unwrap_or(0);
-    let overtaken: Vec<_> = batch.settlements.iter().filter(|one| !fits(known, one)).map(|one| one.delivery.clone()).collect();
+    let stale: Vec<_> = batch.settlements.iter().filter(|one| !fits(known, one)).map(|one| one.delivery.clone()).collect();
     let changed = batch.reads.iter().filter(|(key, relied_upon)| version(known, key) != *relied_upon);
     let conflicts: Vec<_> = changed.map(|(key, _)| key.clone()).collect();
-    if !overtaken.is_empty() || !conflicts.is_empty() {
-        return Commit::Again { stale: overtaken, conflicts };
+    if !stale.is_empty() || !conflicts.is_empty() {
+        return Commit::Again { stale, conflicts };
+    }
+    let overtaken = batch.settlements.iter().filter(|one| is_held(known, one) && goes_forward(rules, one));
+    let overtaken: Vec<_> = overtaken.map(|one| one.delivery.clone()).collect();
+    if !overtaken.is_empty() {
+        return Commit::Overtaken(overtaken);
+    }
+    for settlement in &batch.settlements {
+        let Some(order) = settlement.envelope.order_id.as_deref() else { continue };
+        if is_held(known, settlement) {
+            plan.ending.push(order);
+        } else if goes_forward(rules, settlement) {
+            plan.forward.push(order);
+        }
     }
     let mut versions = Vec::with_capacity(batch.writes.len());
     for (key, value) in &batch.writes {
@@ -68,6 +83,11 @@ fn fits(known: &Known<'_>, settlement: &Settlement) -> bool {
         Some(row) => row.open && row.round == settlement.round && row.attempt == settlement.attempt,
         None => settlement.round == 1 && settlement.attempt >= 1,
     }
+}
+
+/// Whether the delivery's order is cancelled, or being cancelled.
+fn is_held(known: &Known<'_>, settlement: &Settlement) -> bool {
+    seen(known, settlement).held || settlement.envelope.order_id.as_deref().is_some_and(|order| known.held.contains(order))
 }
 
 fn seen(known: &Known<'_>, settlement: &Settlement) -> Seen {
@@ -109,7 +129,7 @@ fn settle<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, settlement: &'a Settle
         created_ms: before.row.map_or(now_ms, |row| row.created_ms),
         queued_ms: next.due_at_ms.or(before.row.map(|row| row.queued_ms)).unwrap_or(now_ms),
     };
-    let after = Seen { seq: Some(seq), row: Some(present) };
+    let after = Seen { seq: Some(seq), row: Some(present), held: before.held };
     known.deliveries.insert((stage, &settlement.delivery.event), after);
     if let Some(failure) = &settlement.failure {
         plan.attempts.push(AttemptRow { seq, stage, failure });

@@ -138,9 +138,9 @@ pub(super) async fn settle(
     ops: &[&Op],
     (times, numbers): (Times, &mut Numbers),
 ) -> Result<Vec<Reply>, Refused> {
-    let mut known = load::load(conn, &Asked::by(ops.iter().copied())).await?;
+    let mut known = load::load(conn, &context.status, &Asked::by(ops.iter().copied())).await?;
     let mut plan = group::Plan::new(numbers, times, context.publish_all);
-    let replies = ops.iter().map(|op| group::decide(&mut known, &mut plan, op)).collect();
+    let replies = ops.iter().map(|op| group::decide(&mut known, &mut plan, &context.status, op)).collect();
     write::write(conn, context, plan).await?;
     Ok(replies)
 }

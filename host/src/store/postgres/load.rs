@@ -4,16 +4,17 @@
 
 use sqlx::PgConnection;
 
-use super::sql::{Refused, args, columns, fetch};
+use super::sql::{Refused, args, columns, fetch, push};
 use crate::store::decode::{self, Columns as _, order_columns};
 use crate::store::group::{Asked, Known, Present, Seen, pick};
+use crate::store::status::StatusRules;
 
 /// Answers all that is asked.
-pub(super) async fn load<'a>(conn: &mut PgConnection, asked: &Asked<'a>) -> Result<Known<'a>, Refused> {
+pub(super) async fn load<'a>(conn: &mut PgConnection, rules: &StatusRules, asked: &Asked<'a>) -> Result<Known<'a>, Refused> {
     let mut known = Known::default();
     orders(conn, asked, &mut known).await?;
     events(conn, asked, &mut known).await?;
-    deliveries(conn, asked, &mut known).await?;
+    deliveries(conn, rules, asked, &mut known).await?;
     versions(conn, asked, &mut known).await?;
     Ok(known)
 }
@@ -42,15 +43,26 @@ async fn events<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Know
     Ok(())
 }
 
-async fn deliveries<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), Refused> {
+async fn deliveries<'a>(
+    conn: &mut PgConnection,
+    rules: &StatusRules,
+    asked: &Asked<'a>,
+    known: &mut Known<'a>,
+) -> Result<(), Refused> {
     if asked.deliveries.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT k.at, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, d.queued_ms \
-               FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY k (stage, source, id, at) \
-               JOIN events e ON e.id = k.id AND e.source = k.source \
-               LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.stage";
-    let args = columns![&asked.deliveries; |key| key.0, |key| key.1.source.as_str(), |key| key.1.id.as_str()];
+    let sql = "SELECT k.at, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, d.queued_ms, \
+               coalesce(o.status IN ($5, $6), FALSE) \
+               FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY k (stage, source, id, order_id, at) \
+               LEFT JOIN events e ON e.id = k.id AND e.source = k.source \
+               LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.stage \
+               LEFT JOIN orders o ON o.id = k.order_id";
+    let mut args = columns![&asked.deliveries;
+        |one| one.key.0, |one| one.key.1.source.as_str(), |one| one.key.1.id.as_str(), |one| one.order];
+    for status in rules.held() {
+        push(&mut args, status);
+    }
     for row in &fetch(conn, sql, args).await? {
         let present = match row.maybe_flag(2)? {
             None => None,
@@ -62,7 +74,8 @@ async fn deliveries<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut 
                 queued_ms: row.unsigned(6)?,
             }),
         };
-        known.deliveries.insert(pick(&asked.deliveries, row.int(0)? - 1)?, Seen { seq: Some(row.int(1)?), row: present });
+        let seen = Seen { seq: row.maybe_int(1)?, row: present, held: row.flag(7)? };
+        known.deliveries.insert(pick(&asked.deliveries, row.int(0)? - 1)?.key, seen);
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The conformance suite on a database of its own, and what only this store promises.
 
+mod cancelling;
+
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -115,6 +117,7 @@ async fn count(store: &PostgresStore, times: usize) -> usize {
                     assert_eq!(conflicts, ["count"]);
                     refused += 1;
                 }
+                Commit::Overtaken(_) => panic!("nobody cancelled anything"),
             }
         }
     }

@@ -5,7 +5,7 @@
 //! Rows of one statement are taken in the order of their keys, so two groups seldom wait for each other in a circle; when they do,
 //! the database breaks the circle and one of them runs again.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use sqlx::PgConnection;
 use sqlx::postgres::PgArguments;
@@ -13,7 +13,7 @@ use sqlx::postgres::PgArguments;
 use super::Context;
 use super::sql::{Refused, args, columns, execute, fetch, list, push};
 use crate::store::decode::{Columns as _, status_name};
-use crate::store::group::{DeliveryRow, Plan, StateRow};
+use crate::store::group::{DeliveryRow, Plan, Standing, StateRow};
 use crate::store::status::StatusRules;
 
 /// Writes everything.
@@ -273,26 +273,44 @@ async fn recordings(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refu
     Ok(())
 }
 
-/// Brings the status of all concerned orders up to date: one query that locks them, the table of rules, one update.
+/// Brings the status of all concerned orders up to date: one query that locks them, the table of rules, one update. Whoever settles the
+/// last compensation of a cancelled order sees, under the order's lock, that it is the last.
 async fn move_orders(conn: &mut PgConnection, rules: &StatusRules, plan: &Plan<'_>) -> Result<(), Refused> {
-    let ids = plan.orders_to_move(rules);
+    let ids = plan.orders_to_lock(rules);
     if ids.is_empty() {
         return Ok(());
     }
     let sql = "SELECT id, pos, status FROM orders WHERE id = ANY($1) ORDER BY pos FOR NO KEY UPDATE";
     let rows = fetch(&mut *conn, sql, args![&ids]).await?;
-    let mut standing: HashMap<&str, (i64, &str)> = HashMap::new();
+    let mut standing = Standing::new();
     for row in &rows {
         standing.insert(row.text(0)?, (row.int(1)?, row.text(2)?));
     }
-    let moved = plan.moved(rules, &standing);
+    let mut moved = plan.moved(rules, &standing).ok_or(Refused::Raced)?;
+    let mut ended = plan.may_end(rules, &standing, &moved);
+    for order in unfinished(conn, rules, &ended).await? {
+        ended.remove(order.as_str());
+    }
+    moved.extend(ended.into_values().map(|pos| (pos, rules.cancel.done.as_str())));
     if moved.is_empty() {
         return Ok(());
     }
     let sql = "UPDATE orders o SET status = k.status, updated_ms = $3 FROM unnest($1::int8[], $2::text[]) k (pos, status) \
                WHERE o.pos = k.pos";
-    let mut args = columns![&moved; |row| row.0, |row| row.1];
+    let mut args = columns![&moved; |row| *row.0, |row| *row.1];
     push(&mut args, plan.now_ms() as i64);
     execute(conn, sql, args).await?;
     Ok(())
+}
+
+/// Which of these orders have a compensation that waits or has died.
+async fn unfinished(conn: &mut PgConnection, rules: &StatusRules, orders: &BTreeMap<&str, i64>) -> Result<Vec<String>, Refused> {
+    if orders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT e.order_id, e.type FROM events e JOIN deliveries d ON d.event_seq = e.seq \
+               WHERE e.order_id = ANY($1) AND d.status IN ('open', 'dead')";
+    let ids: Vec<&str> = orders.keys().copied().collect();
+    let rows = fetch(conn, sql, args![&ids]).await?;
+    Ok(rules.compensating(rows.iter().map(|row| Ok((row.owned(0)?, row.text(1)?))))?)
 }

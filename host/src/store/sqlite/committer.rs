@@ -190,12 +190,13 @@ enum Failed {
 /// All operations of a group: those that share statements first.
 async fn group(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64, ops: &[&Op]) -> Result<Vec<Reply>, StoreError> {
     let shared = ops.iter().filter_map(|op| if let Op::Shared(op) = op { Some(op) } else { None });
-    let mut known = load::load(conn, &Asked::by(shared)).await?;
+    let mut known = load::load(conn, &context.status, &Asked::by(shared)).await?;
     let mut numbers = context.numbers;
     let mut plan = context.plan(&mut numbers, now_ms);
     let mut replies = Vec::with_capacity(ops.len());
     for op in ops {
-        replies.push(if let Op::Shared(op) = op { Some(Reply::Shared(group::decide(&mut known, &mut plan, op))) } else { None });
+        let reply = |op| Reply::Shared(group::decide(&mut known, &mut plan, &context.status, op));
+        replies.push(if let Op::Shared(op) = op { Some(op).map(reply) } else { None });
     }
     write::write(conn, context, plan).await?;
     context.numbers = numbers;

@@ -6,13 +6,14 @@ use super::sql::{args, fetch, json};
 use crate::store::StoreError;
 use crate::store::decode::{self, Columns as _, order_columns};
 use crate::store::group::{Asked, Known, Present, Seen, pick};
+use crate::store::status::StatusRules;
 
 /// Answers all that is asked.
-pub(super) async fn load<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>) -> Result<Known<'a>, StoreError> {
+pub(super) async fn load<'a>(conn: &mut SqliteConnection, rules: &StatusRules, asked: &Asked<'a>) -> Result<Known<'a>, StoreError> {
     let mut known = Known::default();
     orders(conn, asked, &mut known).await?;
     events(conn, asked, &mut known).await?;
-    deliveries(conn, asked, &mut known).await?;
+    deliveries(conn, rules, asked, &mut known).await?;
     versions(conn, asked, &mut known).await?;
     Ok(known)
 }
@@ -40,16 +41,24 @@ async fn events<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>, known: &mut 
     Ok(())
 }
 
-async fn deliveries<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), StoreError> {
+async fn deliveries<'a>(
+    conn: &mut SqliteConnection,
+    rules: &StatusRules,
+    asked: &Asked<'a>,
+    known: &mut Known<'a>,
+) -> Result<(), StoreError> {
     if asked.deliveries.is_empty() {
         return Ok(());
     }
-    let keys: Vec<(&str, &str, &str)> = asked.deliveries.iter().map(|(stage, event)| (*stage, &*event.source, &*event.id)).collect();
-    let sql = "SELECT k.key, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, d.queued_ms \
+    let keys: Vec<_> = asked.deliveries.iter().map(|one| (one.key.0, &*one.key.1.source, &*one.key.1.id, one.order)).collect();
+    let sql = "SELECT k.key, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, d.queued_ms, \
+               coalesce(o.status IN (?2, ?3), 0) \
                FROM json_each(?1) k \
-               CROSS JOIN events e ON e.id = k.value ->> 2 AND e.source = k.value ->> 1 \
-               LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 0";
-    for row in &fetch(conn, sql, args![json(&keys)]).await? {
+               LEFT JOIN events e ON e.id = k.value ->> 2 AND e.source = k.value ->> 1 \
+               LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 0 \
+               LEFT JOIN orders o ON o.id = k.value ->> 3";
+    let [cancelling, cancelled] = rules.held();
+    for row in &fetch(conn, sql, args![json(&keys), cancelling, cancelled]).await? {
         let present = match row.maybe_flag(2)? {
             None => None,
             Some(open) => Some(Present {
@@ -60,7 +69,8 @@ async fn deliveries<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>, known: &
                 queued_ms: row.unsigned(6)?,
             }),
         };
-        known.deliveries.insert(pick(&asked.deliveries, row.int(0)?)?, Seen { seq: Some(row.int(1)?), row: present });
+        let seen = Seen { seq: row.maybe_int(1)?, row: present, held: row.flag(7)? };
+        known.deliveries.insert(pick(&asked.deliveries, row.int(0)?)?.key, seen);
     }
     Ok(())
 }

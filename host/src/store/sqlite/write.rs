@@ -1,6 +1,6 @@
 //! Writes a plan: a constant number of statements, whatever the size of the group.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sqlx::SqliteConnection;
 
@@ -9,7 +9,7 @@ use super::rows;
 use super::sql::{args, execute, execute_all, fetch, json};
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
-use crate::store::group::Plan;
+use crate::store::group::{Plan, Standing};
 use crate::store::status::StatusRules;
 
 /// Writes everything.
@@ -55,21 +55,41 @@ async fn known_positions(conn: &mut SqliteConnection, plan: &Plan<'_>) -> Result
 
 /// Brings the status of all concerned orders up to date: one query, the table of rules, one update.
 async fn move_orders(conn: &mut SqliteConnection, rules: &StatusRules, plan: &Plan<'_>) -> Result<(), StoreError> {
-    let ids = plan.orders_to_move(rules);
+    let ids = plan.orders_to_lock(rules);
     if ids.is_empty() {
         return Ok(());
     }
     let sql = "SELECT o.id, o.pos, o.status FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value";
     let rows = fetch(&mut *conn, sql, args![json(&ids)]).await?;
-    let mut standing: HashMap<&str, (i64, &str)> = HashMap::new();
+    let mut standing = Standing::new();
     for row in &rows {
         standing.insert(row.text(0)?, (row.int(1)?, row.text(2)?));
     }
-    let moved = plan.moved(rules, &standing);
+    // Nobody else writes: what the decision rested on stands.
+    let raced = || StoreError::Corrupt("an order moved between a decision and its writing".to_owned());
+    let mut moved = plan.moved(rules, &standing).ok_or_else(raced)?;
+    let mut ended = plan.may_end(rules, &standing, &moved);
+    for order in unfinished(conn, rules, &ended).await? {
+        ended.remove(order.as_str());
+    }
+    moved.extend(ended.into_values().map(|pos| (pos, rules.cancel.done.as_str())));
     if moved.is_empty() {
         return Ok(());
     }
     let sql = "UPDATE orders SET status = k.value ->> 1, updated_ms = ?2 FROM json_each(?1) k WHERE orders.pos = k.value ->> 0";
+    let moved: Vec<(i64, &str)> = moved.into_iter().collect();
     execute(conn, sql, args![json(&moved), plan.now_ms() as i64]).await?;
     Ok(())
+}
+
+/// Which of these orders have a compensation that waits or has died.
+async fn unfinished(conn: &mut SqliteConnection, rules: &StatusRules, orders: &BTreeMap<&str, i64>) -> Result<Vec<String>, StoreError> {
+    if orders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT e.order_id, e.type FROM json_each(?1) k CROSS JOIN events e ON e.order_id = k.value \
+               CROSS JOIN deliveries d ON d.event_seq = e.seq WHERE d.status IN ('open', 'dead')";
+    let ids: Vec<&str> = orders.keys().copied().collect();
+    let rows = fetch(conn, sql, args![json(&ids)]).await?;
+    rules.compensating(rows.iter().map(|row| Ok((row.owned(0)?, row.text(1)?))))
 }

@@ -1,0 +1,150 @@
+//! The saga under generated schedules: orders, stock, cancels and the carrier at random moments, over the host's own decision function,
+//! the shipped stages and the embedded store; messages are doubled, lost, delayed and overtaken, tries fail, hosts forget what they did.
+//!
+//! Each case is a world of its own: its orders share products. A case is its seed: `POSTRIDER_SAGA_SEED` runs one alone and tells what
+//! happened in it, `POSTRIDER_SAGA_CASES` says how many are run (default 10,000). Bounds: faults per world, and rounds per batch of worlds.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+use postrider::store::{DeliveryStatus, StateSource as _, Store as _};
+use serde_json::Value;
+
+use self::stages::{Bench, Sabotage};
+use self::world::World;
+
+mod stages;
+mod world;
+
+/// Worlds that run side by side on one store.
+const TOGETHER: u64 = 100;
+/// Rounds after which a batch of worlds must have come to rest.
+const ROUNDS_MAX: u32 = 2_000;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_the_order_of_arrival_money_and_stock_are_right() -> Result<()> {
+    if let Some(seed) = number("POSTRIDER_SAGA_SEED") {
+        return batch(seed..seed + 1, Sabotage::None).await.map(|worlds| println!("{:#?}", worlds[0].trace));
+    }
+    let cases = number("POSTRIDER_SAGA_CASES").unwrap_or(10_000);
+    let began = Instant::now();
+    let first = rand::random::<u32>().into();
+    let mut statuses: BTreeMap<String, u64> = BTreeMap::new();
+    for start in (first..first + cases).step_by(TOGETHER as usize) {
+        for world in batch(start..(start + TOGETHER).min(first + cases), Sabotage::None).await? {
+            for status in world.ended {
+                *statuses.entry(status).or_default() += 1;
+            }
+        }
+    }
+    println!("{cases} cases in {:.1} s, from seed {first}; orders ended as {statuses:?}", began.elapsed().as_secs_f64());
+    for status in ["declined", "refunded", "ready", "dispatched", "cancelled"] {
+        ensure!(statuses.contains_key(status), "no schedule led to `{status}`: {statuses:?}");
+    }
+    Ok(())
+}
+
+/// The checks can fail: without one compensation they do, soon.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_compensation_is_found() -> Result<()> {
+    for (sabotage, expected) in [
+        (Sabotage::InventoryKeepsStock, "stock of"),
+        (Sabotage::PaymentKeepsMoney, "money:"),
+        (Sabotage::ShippingRecallsTwice, "twice"),
+    ] {
+        let found = batch(0..TOGETHER, sabotage).await.err().map(|error| format!("{error:#}"));
+        let found = found.ok_or_else(|| anyhow::anyhow!("{sabotage:?} was not found in {TOGETHER} cases"))?;
+        ensure!(found.contains(expected), "{sabotage:?} was found as: {found}");
+        println!("{sabotage:?}: {}", found.lines().next().unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// Runs worlds side by side until nothing is left to do, and checks each.
+async fn batch(seeds: std::ops::Range<u64>, sabotage: Sabotage) -> Result<Vec<World>> {
+    let bench = Bench::open(sabotage).await?;
+    let mut worlds: Vec<World> = seeds.map(World::new).collect();
+    for round in 0.. {
+        ensure!(round < ROUNDS_MAX, "some worlds never come to rest");
+        let busy = world::round(&bench, &mut worlds).await?;
+        if !busy && !world::wake(&bench, &mut worlds).await? {
+            break;
+        }
+    }
+    for (checked, world) in worlds.iter_mut().enumerate() {
+        if let Err(error) = check(&bench, world).await {
+            let (seed, trace) = (world.seed, world.trace.join("\n  "));
+            bail!("case {} (POSTRIDER_SAGA_SEED={seed}): {error:#}\n  {trace}", checked + 1);
+        }
+    }
+    bench.store.close().await;
+    Ok(worlds)
+}
+
+/// An order as it ended.
+struct Ended {
+    status: String,
+    events: BTreeMap<String, Vec<Value>>,
+}
+
+async fn ended(bench: &Bench, id: &str) -> Result<Ended> {
+    let order = bench.store.order(id).await?.ok_or_else(|| anyhow::anyhow!("order {id} is lost"))?;
+    let mut events: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for logged in bench.store.order_events(id, 0, 1_000).await? {
+        let event = logged.envelope.event;
+        events.entry(event.event_type).or_default().push(serde_json::from_slice(&event.data)?);
+    }
+    let deliveries = bench.store.order_deliveries(id).await?;
+    let left = deliveries.iter().find(|one| matches!(one.status, DeliveryStatus::Open | DeliveryStatus::Dead));
+    ensure!(left.is_none(), "order {id}: left to do: {left:?}");
+    Ok(Ended { status: order.status, events })
+}
+
+async fn check(bench: &Bench, world: &mut World) -> Result<()> {
+    let (mut money, mut owed) = (0, 0);
+    let mut taken: BTreeMap<String, u64> = BTreeMap::new();
+    for (id, order) in &world.orders {
+        let Ended { status, events } = ended(bench, id).await?;
+        let count = |event_type: &str| events.get(event_type).map_or(0, Vec::len);
+        let sum = |event_type: &str, place: &str| -> i64 {
+            let amounts = events.get(event_type).into_iter().flatten().filter_map(|data| data.pointer(place)?.as_f64());
+            amounts.map(|amount| amount as i64).sum()
+        };
+        let fulfilled = match status.as_str() {
+            "ready" | "dispatched" => true,
+            "declined" | "refunded" | "cancelled" => false,
+            other => bail!("order {id} came to rest as `{other}`"),
+        };
+        ensure!(order.cancelled == (status == "cancelled"), "order {id} is `{status}`; its cancel was accepted: {}", order.cancelled);
+        ensure!(!order.refused || ["declined", "refunded", "dispatched"].contains(&status.as_str()), "order {id}: cancel refused, {status}");
+        ensure!((count("shipping.dispatched") == 1) == (status == "dispatched"), "order {id} is `{status}`: {events:?}");
+        let twice = events.iter().find(|(event_type, all)| *event_type != "notification.sent" && !event_type.starts_with("postrider.") && all.len() > 1);
+        ensure!(twice.is_none(), "order {id}: twice: {twice:?}");
+        let notices = events.get("notification.sent").into_iter().flatten().filter(|data| data["kind"] == "cancellation").count();
+        ensure!(notices == usize::from(order.cancelled), "order {id} is `{status}`: {notices} cancellation notices");
+        money += sum("payment.authorized", "/payment/amount") - sum("payment.refunded", "/amount");
+        if fulfilled {
+            owed += order.total;
+            for (sku, quantity) in &order.items {
+                *taken.entry(sku.clone()).or_default() += quantity;
+            }
+        }
+        world.ended.push(status);
+    }
+    ensure!(money == owed, "money: {money} was taken and kept, {owed} is owed");
+    for (sku, stocked) in &world.stocked {
+        let row = bench.store.state_get("inventory", &format!("stock/{sku}")).await?;
+        let left = match row.and_then(|row| row.value) {
+            Some(value) => serde_json::from_slice::<Value>(&value)?["available"].as_u64().unwrap_or_default(),
+            None => 0,
+        };
+        let out = taken.get(sku).copied().unwrap_or_default();
+        ensure!(*stocked == out + left, "stock of {sku}: {stocked} came in, {out} went out, {left} is left");
+    }
+    Ok(())
+}

@@ -1,0 +1,458 @@
+//! One generated schedule: what its clients ask for, the messages on their way, and which of them is taken next.
+//!
+//! A step takes messages as a lane does (copies, a cache that may be stale, one commit for all), or does what a client does; up to three
+//! steps of a world are committed at the same time. The relay and the broker are a bag of messages from which any may come next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use futures::future::{BoxFuture, FutureExt as _, join_all};
+use postrider::clock::Clock as _;
+use postrider::decide::{self, Moment, Routes as _, Tried};
+use postrider::event::{DeliveryKey, Envelope, Event, ORDER_CANCELLED, ORDER_CREATED, PRODUCT_STOCKED, idempotency_key};
+use postrider::handler::{Call, CallContext, Failure, Outcome};
+use postrider::recording::Recorder;
+use postrider::settings::Settings;
+use postrider::state::{BatchState, LaneCache};
+use postrider::store::{
+    Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, Lost, NewCancel, NewEvent, NewOrder,
+    OutboxRow, Settlement, StateSource, Store as _, StoreError, Verdict,
+};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+
+use super::stages::{Bench, LEASE_MS, Stage};
+
+/// Tries of a world that fail although the stage would decide; losses and doubles are as many.
+const FAULTS: u32 = 6;
+/// Most messages of one step.
+const BATCH_MAX: usize = 3;
+
+/// A message on its way to a stage.
+#[derive(Clone)]
+struct Message {
+    stage: usize,
+    envelope: Arc<Envelope>,
+    round: u32,
+    attempt: u32,
+    overtaken: bool,
+}
+
+/// Something that a client does.
+#[derive(Debug, Clone)]
+enum Action {
+    Order(String),
+    Stock(String, u64),
+    Cancel(String),
+    Collect(String),
+}
+
+/// An order as its client knows it.
+pub(super) struct Ordered {
+    pub(super) total: i64,
+    pub(super) items: BTreeMap<String, u64>,
+    body: Value,
+    /// A cancel of it was accepted, or refused.
+    pub(super) cancelled: bool,
+    pub(super) refused: bool,
+}
+
+pub(super) struct World {
+    pub(super) seed: u64,
+    rng: StdRng,
+    bag: Vec<Message>,
+    actions: Vec<Action>,
+    faults: u32,
+    /// Two lanes for each stage.
+    caches: BTreeMap<(usize, bool), LaneCache>,
+    pub(super) orders: BTreeMap<String, Ordered>,
+    pub(super) stocked: BTreeMap<String, u64>,
+    pub(super) ended: Vec<String>,
+    pub(super) trace: Vec<String>,
+}
+
+/// A step whose reads are done: to be committed beside others.
+enum Step {
+    Client(Action),
+    Lane { lane: (usize, bool), work: Vec<Message>, batch: Batch, cache: LaneCache },
+}
+
+enum Answer {
+    Told,
+    Cancelled(String, Cancelled),
+    Committed { lane: (usize, bool), work: Vec<Message>, batch: Batch, cache: LaneCache, commit: Commit },
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut world = Self {
+            seed,
+            bag: Vec::new(),
+            actions: Vec::new(),
+            faults: FAULTS,
+            caches: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            stocked: BTreeMap::new(),
+            ended: Vec::new(),
+            trace: Vec::new(),
+            rng: StdRng::seed_from_u64(seed),
+        };
+        let skus = [format!("{seed}-a"), format!("{seed}-b")];
+        for sku in &skus {
+            let quantity = rng.random_range(0..6);
+            world.stocked.insert(sku.clone(), quantity);
+            if quantity > 0 {
+                world.actions.push(Action::Stock(sku.clone(), quantity));
+            }
+        }
+        for number in 0..rng.random_range(1..=3) {
+            let id = format!("{seed}-{number}");
+            world.actions.push(Action::Order(id.clone()));
+            for _ in 0..*[0, 1, 1, 2].choose(&mut rng).unwrap_or(&1) {
+                world.actions.push(Action::Cancel(id.clone()));
+            }
+            let items: BTreeMap<String, u64> = skus.iter().map(|sku| (sku.clone(), rng.random_range(0..3))).filter(|one| one.1 > 0).collect();
+            let total = rng.random_range(1..100);
+            let lines: Vec<Value> = items.iter().map(|(sku, quantity)| json!({ "sku": sku, "quantity": quantity })).collect();
+            let decline = rng.random_ratio(1, 10);
+            let body = json!({ "order_id": id, "items": lines, "total": total, "decline": decline });
+            world.orders.insert(id, Ordered { total, items, body, cancelled: false, refused: false });
+        }
+        world.rng = rng;
+        world
+    }
+
+    fn fault(&mut self, one_in: u32) -> bool {
+        let faulty = self.faults > 0 && self.rng.random_ratio(1, one_in);
+        self.faults -= u32::from(faulty);
+        faulty
+    }
+
+    /// Puts what the relay sends into the bag.
+    fn take(&mut self, bench: &Bench, row: &OutboxRow) {
+        let reached = match &row.direct {
+            Some(direct) => vec![(Arc::clone(&direct.stage), direct.round, direct.attempt)],
+            None => bench.stages_for(&row.envelope.event.event_type).into_iter().map(|stage| (stage, 1, 1)).collect(),
+        };
+        for (name, round, attempt) in reached {
+            let Some(stage) = bench.stages.iter().position(|stage| stage.policy.name == name) else { continue };
+            self.bag.push(Message { stage, envelope: Arc::clone(&row.envelope), round, attempt, overtaken: false });
+        }
+        if row.envelope.event.event_type == "shipping.ready" && row.direct.is_none() && self.rng.random_bool(0.6) {
+            self.actions.push(Action::Collect(row.envelope.event.subject.clone()));
+        }
+    }
+
+    /// A message from the bag; now and then a copy stays there, or it is lost.
+    fn draw(&mut self, at: usize) -> Option<Message> {
+        if self.fault(25) {
+            self.trace.push(format!("a copy of {}", self.bag[at].envelope.event.event_type));
+            return Some(self.bag[at].clone());
+        }
+        let message = self.bag.swap_remove(at);
+        if self.fault(40) {
+            self.trace.push(format!("lost: {}", message.envelope.event.event_type));
+            return None;
+        }
+        Some(message)
+    }
+
+    /// The next steps, with all that they read.
+    async fn steps(&mut self, bench: &Bench) -> Result<Vec<Step>> {
+        let mut steps = Vec::new();
+        for _ in 0..self.rng.random_range(1..=3) {
+            let choices = self.actions.len() + self.bag.len();
+            if choices == 0 {
+                break;
+            }
+            let chosen = self.rng.random_range(0..choices);
+            if chosen < self.actions.len() {
+                steps.push(Step::Client(self.actions.swap_remove(chosen)));
+                continue;
+            }
+            let mut at = Some(chosen - self.actions.len());
+            let stage = self.bag[chosen - self.actions.len()].stage;
+            let (most, mut work) = (self.rng.random_range(1..=BATCH_MAX), Vec::<Message>::new());
+            while let Some(next) = at.filter(|_| work.len() < most) {
+                // Copies of one delivery join: a lane has each once in a batch.
+                let same = |one: &Message, other: &Message| one.envelope.key() == other.envelope.key();
+                work.extend(self.draw(next).filter(|drawn| !work.iter().any(|one| same(one, drawn))));
+                at = self.bag.iter().position(|one| one.stage == stage && !work.iter().any(|drawn| same(one, drawn)));
+            }
+            if !work.is_empty() {
+                let lane = (stage, self.rng.random());
+                steps.push(self.run(bench, lane, work).await?);
+            }
+        }
+        Ok(steps)
+    }
+
+    /// Runs messages one after another as a lane does.
+    async fn run(&mut self, bench: &Bench, lane: (usize, bool), work: Vec<Message>) -> Result<Step> {
+        let stage = &bench.stages[lane.0];
+        let entries = NonZeroUsize::new(100).expect("not zero");
+        let cache = self.caches.remove(&lane).unwrap_or_else(|| LaneCache::new(entries));
+        let limits = bench.config.defaults.limits.state_limits();
+        let state = |cache| BatchState::new(Arc::clone(&stage.policy.name), Arc::clone(&bench.store) as Arc<dyn StateSource>, limits, cache);
+        // What a stage reads must be in the lane's memory: worlds share a thread, and a native stage would block it.
+        let warm = state(cache);
+        if &*stage.policy.name == "inventory" {
+            for sku in self.stocked.keys() {
+                warm.view().get(&format!("stock/{sku}")).await?;
+            }
+        }
+        let state = state(warm.finish().2);
+        let subjects: BTreeSet<String> = work.iter().map(|message| message.envelope.event.subject.clone()).collect();
+        state.prefetch(&subjects).await?;
+        let mut settlements = Vec::new();
+        for message in &work {
+            settlements.push(self.run_one(bench, stage, message, &state).await);
+        }
+        let (reads, writes, cache) = state.finish();
+        let (reads, writes) = (reads.into_iter().collect(), writes.into_iter().collect());
+        let batch = Batch { stage: Arc::clone(&stage.policy.name), settlements, reads, writes };
+        Ok(Step::Lane { lane, work, batch, cache })
+    }
+
+    async fn run_one(&mut self, bench: &Bench, stage: &Stage, message: &Message, state: &Arc<BatchState>) -> Settlement {
+        let delivery = DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
+        let digest: Arc<str> = stage.handler.digest().into();
+        let (round, attempt, envelope) = (message.round, message.attempt, &message.envelope);
+        let tried = Tried { delivery: delivery.clone(), round, attempt, digest: Arc::clone(&digest), duration_us: 1 };
+        let moment = Moment { now_ms: bench.clock.now_ms(), random: self.rng.random() };
+        let early = match message.overtaken {
+            true => Some(Verdict::Skipped),
+            false => decide::before_running(&stage.policy, bench, envelope, &tried, (moment, envelope.expires_at_ms)),
+        };
+        let (verdict, failure) = match early {
+            Some(verdict) => (verdict, None),
+            None => {
+                let handled = stage.handler.handle(call(bench, stage, message, state)).await;
+                let outcome = self.spoil(handled.outcome);
+                let (verdict, failure) = decide::decide(&stage.policy, bench, envelope, &tried, outcome, moment);
+                if matches!(verdict, Verdict::Done(_)) {
+                    state.merge(handled.writes);
+                }
+                (verdict, failure)
+            }
+        };
+        let (name, kind, subject) = (&stage.policy.name, &envelope.event.event_type, &envelope.event.subject);
+        self.trace.push(format!("{name} {kind} {subject} round {round} attempt {attempt}: {}", short(&verdict)));
+        let (envelope, version) = (Arc::clone(envelope), "1".to_owned());
+        Settlement { delivery, envelope, round, attempt, verdict, version, digest, duration_us: 1, failure, recording: None }
+    }
+
+    /// Now and then a stage fails after it decided.
+    fn spoil(&mut self, outcome: Outcome) -> Outcome {
+        if !self.fault(12) {
+            return outcome;
+        }
+        let failed = |retryable| Outcome::Failed(Failure { retryable, code: "x".into(), message: "x".into(), retry_after_ms: None });
+        match self.rng.random_range(0..4) {
+            0 => failed(false),
+            1 => Outcome::Unavailable("x".into()),
+            2 => Outcome::Trapped { kind: "unreachable".into(), message: "x".into(), backtrace: None },
+            _ => failed(true),
+        }
+    }
+
+    /// Takes what came of a step.
+    fn learn(&mut self, bench: &Bench, (answer, rows): (Answer, Vec<OutboxRow>)) {
+        match answer {
+            Answer::Told => {}
+            Answer::Cancelled(id, cancelled) => {
+                self.trace.push(format!("cancel of {id}: {}", format!("{cancelled:?}").split(['(', ' ']).next().unwrap_or_default()));
+                let order = self.orders.get_mut(&id).expect("an order of this world");
+                match cancelled {
+                    Cancelled::Begun(_) | Cancelled::Already(_) => order.cancelled = true,
+                    Cancelled::Refused(_) => order.refused = true,
+                    // The client is ahead of its own order.
+                    Cancelled::NotFound => self.actions.push(Action::Cancel(id)),
+                }
+            }
+            Answer::Committed { lane, mut work, batch, mut cache, commit } => {
+                let mut kept = true;
+                match commit {
+                    Commit::Done { versions, .. } => {
+                        let written = batch.writes.into_iter().zip(versions);
+                        cache.learn(written.map(|((key, value), version)| (key, value, version)));
+                        work.clear();
+                    }
+                    Commit::Again { stale, conflicts } => {
+                        self.trace.push(format!("again: {} stale, {} conflicts", stale.len(), conflicts.len()));
+                        cache.forget(&conflicts);
+                        work.retain(|message| !stale.iter().any(|key| key.event == message.envelope.key()));
+                        kept = !conflicts.is_empty() || !stale.is_empty();
+                    }
+                    Commit::Overtaken(keys) => {
+                        self.trace.push(format!("overtaken: {}", keys.len()));
+                        for message in &mut work {
+                            message.overtaken |= keys.iter().any(|key| key.event == message.envelope.key());
+                        }
+                    }
+                }
+                self.bag.extend(work);
+                if kept {
+                    self.caches.insert(lane, cache);
+                }
+            }
+        }
+        for row in &rows {
+            self.take(bench, row);
+        }
+    }
+}
+
+fn short(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Done(events) => events.iter().map(|event| event.envelope.event.event_type.as_str()).collect::<Vec<_>>().join(", "),
+        Verdict::Retry { .. } => "retry".into(),
+        Verdict::Dead { .. } => "dead".into(),
+        Verdict::Skipped => "skipped".into(),
+        Verdict::Deferred { .. } => "deferred".into(),
+    }
+}
+
+fn call(bench: &Bench, stage: &Stage, message: &Message, state: &Arc<BatchState>) -> Call {
+    let delivery = DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
+    let context = CallContext {
+        stage: Arc::clone(&stage.policy.name),
+        attempt: message.attempt,
+        idempotency_key: idempotency_key(&delivery),
+        now_ms: bench.clock.now_ms(),
+        trace_headers: Vec::new(),
+        settings: Arc::new(Settings::default()),
+        logs: None,
+        recorder: Recorder::default(),
+    };
+    Call { envelope: Arc::clone(&message.envelope), context, state: state.view() }
+}
+
+/// An event of a client's, as the API makes them.
+fn event(bench: &Bench, event_type: &str, id: &str, (subject, order): (&str, Option<&str>), data: &Value) -> NewEvent {
+    let now_ms = bench.clock.now_ms();
+    let event = Event {
+        id: format!("{event_type}-{id}"),
+        event_type: event_type.to_owned(),
+        source: "/orders/api".to_owned(),
+        subject: subject.to_owned(),
+        time_ms: now_ms,
+        content_type: "application/json".to_owned(),
+        data: data.to_string().into(),
+        attributes: Vec::new(),
+    };
+    let envelope = Envelope::first(event, order.map(str::to_owned), now_ms + bench.config.orders.expiry_ms);
+    let routed_to = bench.stages_for(event_type);
+    NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None }
+}
+
+type Committed = Result<(Answer, Vec<OutboxRow>), StoreError>;
+
+/// Does what a step decided, in the store.
+fn commit<'a>(bench: &'a Bench, orders: &'a BTreeMap<String, Ordered>, step: Step) -> BoxFuture<'a, Committed> {
+    let store = &bench.store;
+    async move {
+        Ok(match step {
+            Step::Client(Action::Order(id)) => {
+                let body = orders[&id].body.clone();
+                let created = event(bench, ORDER_CREATED, &id, (&id, Some(&id)), &body);
+                let (fingerprint, status) = (id.clone(), "received".to_owned());
+                let (_, rows) = store.accept_order(NewOrder { id, customer: None, body, fingerprint, status, event: created }).await?;
+                (Answer::Told, rows)
+            }
+            Step::Client(Action::Stock(sku, quantity)) => {
+                let data = json!({ "sku": sku, "quantity": quantity });
+                let (_, rows) = store.accept_event(event(bench, PRODUCT_STOCKED, &sku, (&sku, None), &data)).await?;
+                (Answer::Told, rows)
+            }
+            Step::Client(Action::Collect(id)) => {
+                let (_, rows) = store.accept_event(event(bench, "carrier.collected", &id, (&id, Some(&id)), &json!({}))).await?;
+                (Answer::Told, rows)
+            }
+            Step::Client(Action::Cancel(id)) => {
+                let cancelled = event(bench, ORDER_CANCELLED, &id, (&id, Some(&id)), &json!({ "reason": null }));
+                let (cancelled, rows) = store.cancel_order(NewCancel { order_id: id.clone(), event: cancelled }).await?;
+                (Answer::Cancelled(id, cancelled), rows)
+            }
+            Step::Lane { lane, work, batch, cache } => {
+                let commit = store.commit(batch.clone()).await?;
+                let rows = if let Commit::Done { outbox, .. } = &commit { outbox.clone() } else { Vec::new() };
+                (Answer::Committed { lane, work, batch, cache, commit }, rows)
+            }
+        })
+    }
+    .boxed()
+}
+
+/// One round: every world takes its next steps, all are committed side by side, and the relay sends what came of them. False when no
+/// world had anything to do.
+pub(super) async fn round(bench: &Bench, worlds: &mut [World]) -> Result<bool> {
+    bench.clock.advance(50);
+    let steps: Vec<Vec<Step>> = join_all(worlds.iter_mut().map(|world| world.steps(bench))).await.into_iter().collect::<Result<_>>()?;
+    let busy = steps.iter().any(|steps| !steps.is_empty()) || worlds.iter().any(|world| !world.bag.is_empty());
+    let orders: Vec<&BTreeMap<String, Ordered>> = worlds.iter().map(|world| &world.orders).collect();
+    let commits = steps.into_iter().zip(&orders).map(|(steps, orders)| join_all(steps.into_iter().map(|step| commit(bench, orders, step))));
+    let answers: Vec<Vec<Committed>> = join_all(commits).await;
+    let mut sent = Vec::new();
+    for (world, answers) in worlds.iter_mut().zip(answers) {
+        for answer in answers {
+            let (answer, rows) = answer?;
+            // A row whose confirm was lost is sent again when its lease ends.
+            sent.extend(rows.iter().filter(|_| !world.fault(40)).map(|row| row.id));
+            world.learn(bench, (answer, rows));
+        }
+    }
+    claim(bench, worlds, &mut sent).await?;
+    bench.store.outbox_sent(sent).await?;
+    Ok(busy)
+}
+
+/// Sends what fell due.
+async fn claim(bench: &Bench, worlds: &mut [World], sent: &mut Vec<i64>) -> Result<bool> {
+    let rows = bench.store.claim_outbox(10_000).await?;
+    for row in &rows {
+        hand_to(bench, worlds, row)?;
+        sent.push(row.id);
+    }
+    Ok(!rows.is_empty())
+}
+
+fn hand_to(bench: &Bench, worlds: &mut [World], row: &OutboxRow) -> Result<()> {
+    let subject = &row.envelope.event.subject;
+    let world = worlds.iter_mut().find(|world| subject.strip_prefix(&world.seed.to_string()).is_some_and(|rest| rest.starts_with('-')));
+    ensure!(world.is_some(), "an event about `{subject}`");
+    world.into_iter().for_each(|world| world.take(bench, row));
+    Ok(())
+}
+
+/// When nothing moves: waits for what falls due, looks for what was lost, replays what died. False when there was nothing of it.
+pub(super) async fn wake(bench: &Bench, worlds: &mut [World]) -> Result<bool> {
+    bench.clock.advance(LEASE_MS + 1);
+    let mut sent = Vec::new();
+    let mut woken = claim(bench, worlds, &mut sent).await?;
+    for stage in &bench.stages {
+        let lost = Lost { queued_before_ms: bench.clock.now_ms(), limit: 10_000 };
+        for row in bench.store.requeue_lost(&stage.policy.name, lost).await? {
+            hand_to(bench, worlds, &row)?;
+            sent.push(row.id);
+            woken = true;
+        }
+    }
+    let open = DeadLetterFilter { status: Some(DeadLetterStatus::Open), limit: 1_000, ..DeadLetterFilter::default() };
+    for letter in bench.store.dead_letters(open).await?.items {
+        let expires_at_ms = bench.clock.now_ms() + bench.config.orders.expiry_ms;
+        let DeadLetterAction::Done(rows) = bench.store.replay(letter.id, expires_at_ms).await? else { continue };
+        for row in &rows {
+            hand_to(bench, worlds, row)?;
+            sent.push(row.id);
+        }
+        woken = true;
+    }
+    bench.store.outbox_sent(sent).await?;
+    Ok(woken)
+}
