@@ -227,9 +227,10 @@ impl World {
         let (round, attempt, envelope) = (message.round, message.attempt, &message.envelope);
         let tried = Tried { delivery: delivery.clone(), round, attempt, digest: Arc::clone(&digest), duration_us: 1 };
         let moment = Moment { now_ms: bench.clock.now_ms(), random: self.rng.random() };
-        let early = match message.overtaken {
-            true => Some(Verdict::Skipped),
-            false => decide::before_running(&stage.policy, bench, envelope, &tried, (moment, envelope.expires_at_ms)),
+        let early = if message.overtaken {
+            Some(Verdict::Skipped)
+        } else {
+            decide::before_running(&stage.policy, bench, envelope, &tried, (moment, envelope.expires_at_ms))
         };
         let (verdict, failure) = match early {
             Some(verdict) => (verdict, None),
