@@ -10,6 +10,8 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use postrider::store::{DeliveryStatus, StateSource as _, Store as _};
 use serde_json::Value;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use self::stages::{Bench, Sabotage};
 use self::world::World;
@@ -18,7 +20,11 @@ mod stages;
 mod world;
 
 /// Worlds that run side by side on one store.
-const TOGETHER: u64 = 100;
+const TOGETHER: u64 = 500;
+/// Worlds in which a missing compensation must show.
+const SABOTAGED: u64 = 100;
+/// Batches that run at the same time, each on a store of its own.
+const BATCHES_AT_ONCE: usize = 2;
 /// Rounds after which a batch of worlds must have come to rest.
 const ROUNDS_MAX: u32 = 2_000;
 
@@ -33,13 +39,20 @@ async fn whatever_the_order_of_arrival_money_and_stock_are_right() -> Result<()>
     }
     let cases = number("POSTRIDER_SAGA_CASES").unwrap_or(10_000);
     let began = Instant::now();
-    let first = rand::random::<u32>().into();
+    let first = u64::from(rand::random::<u32>());
+    let mut starts = (first..first + cases).step_by(TOGETHER as usize);
     let mut statuses: BTreeMap<String, u64> = BTreeMap::new();
-    for start in (first..first + cases).step_by(TOGETHER as usize) {
-        for world in batch(start..(start + TOGETHER).min(first + cases), Sabotage::None).await? {
-            for status in world.ended {
-                *statuses.entry(status).or_default() += 1;
-            }
+    let mut batches = JoinSet::new();
+    loop {
+        let next = starts.by_ref().take(BATCHES_AT_ONCE - batches.len());
+        for start in next {
+            let seeds = start..(start + TOGETHER).min(first + cases);
+            // Worlds borrow from each other's batch: it stays on its thread.
+            batches.spawn_blocking(|| Handle::current().block_on(batch(seeds, Sabotage::None)));
+        }
+        let Some(done) = batches.join_next().await else { break };
+        for status in done??.into_iter().flat_map(|world| world.ended) {
+            *statuses.entry(status).or_default() += 1;
         }
     }
     println!("{cases} cases in {:.1} s, from seed {first}; orders ended as {statuses:?}", began.elapsed().as_secs_f64());
@@ -52,13 +65,11 @@ async fn whatever_the_order_of_arrival_money_and_stock_are_right() -> Result<()>
 /// The checks can fail: without one compensation they do, soon.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_compensation_is_found() -> Result<()> {
-    for (sabotage, expected) in [
-        (Sabotage::InventoryKeepsStock, "stock of"),
-        (Sabotage::PaymentKeepsMoney, "money:"),
-        (Sabotage::ShippingRecallsTwice, "twice"),
-    ] {
-        let found = batch(0..TOGETHER, sabotage).await.err().map(|error| format!("{error:#}"));
-        let found = found.ok_or_else(|| anyhow::anyhow!("{sabotage:?} was not found in {TOGETHER} cases"))?;
+    for (sabotage, expected) in
+        [(Sabotage::InventoryKeepsStock, "stock of"), (Sabotage::PaymentKeepsMoney, "money:"), (Sabotage::ShippingRecallsTwice, "twice")]
+    {
+        let found = batch(0..SABOTAGED, sabotage).await.err().map(|error| format!("{error:#}"));
+        let found = found.ok_or_else(|| anyhow::anyhow!("{sabotage:?} was not found in {SABOTAGED} cases"))?;
         ensure!(found.contains(expected), "{sabotage:?} was found as: {found}");
         println!("{sabotage:?}: {}", found.lines().next().unwrap_or_default());
     }
@@ -79,7 +90,7 @@ async fn batch(seeds: std::ops::Range<u64>, sabotage: Sabotage) -> Result<Vec<Wo
     for (checked, world) in worlds.iter_mut().enumerate() {
         if let Err(error) = check(&bench, world).await {
             let (seed, trace) = (world.seed, world.trace.join("\n  "));
-            bail!("case {} (POSTRIDER_SAGA_SEED={seed}): {error:#}\n  {trace}", checked + 1);
+            bail!("case {} of a batch (POSTRIDER_SAGA_SEED={seed}): {error:#}\n  {trace}", checked + 1);
         }
     }
     bench.store.close().await;
@@ -121,9 +132,12 @@ async fn check(bench: &Bench, world: &mut World) -> Result<()> {
             other => bail!("order {id} came to rest as `{other}`"),
         };
         ensure!(order.cancelled == (status == "cancelled"), "order {id} is `{status}`; its cancel was accepted: {}", order.cancelled);
-        ensure!(!order.refused || ["declined", "refunded", "dispatched"].contains(&status.as_str()), "order {id}: cancel refused, {status}");
+        // A rejected order whose refund died can be cancelled after all.
+        ensure!(!order.refused || status != "ready", "order {id} is `{status}`; its cancel was refused");
         ensure!((count("shipping.dispatched") == 1) == (status == "dispatched"), "order {id} is `{status}`: {events:?}");
-        let twice = events.iter().find(|(event_type, all)| *event_type != "notification.sent" && !event_type.starts_with("postrider.") && all.len() > 1);
+        let twice = events
+            .iter()
+            .find(|(event_type, all)| *event_type != "notification.sent" && !event_type.starts_with("postrider.") && all.len() > 1);
         ensure!(twice.is_none(), "order {id}: twice: {twice:?}");
         let notices = events.get("notification.sent").into_iter().flatten().filter(|data| data["kind"] == "cancellation").count();
         ensure!(notices == usize::from(order.cancelled), "order {id} is `{status}`: {notices} cancellation notices");

@@ -17,10 +17,10 @@ use crate::decide::Routes as _;
 use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
 use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
 use crate::pipeline::{Consumption, Stage};
+use crate::store::status::StatusRules;
 use crate::store::{
     Accepted, ControlState, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, PluginLoad, StageControl, StoreError,
 };
-use crate::store::status::StatusRules;
 use crate::supervisor::{Files, PluginPlaces};
 use crate::trace::Trace;
 use crate::worker::Services;

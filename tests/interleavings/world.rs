@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result};
 use futures::future::{BoxFuture, FutureExt as _, join_all};
 use postrider::clock::Clock as _;
 use postrider::decide::{self, Moment, Routes as _, Tried};
@@ -17,8 +17,8 @@ use postrider::recording::Recorder;
 use postrider::settings::Settings;
 use postrider::state::{BatchState, LaneCache};
 use postrider::store::{
-    Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, Lost, NewCancel, NewEvent, NewOrder,
-    OutboxRow, Settlement, StateSource, Store as _, StoreError, Verdict,
+    Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, Lost, NewCancel, NewEvent, NewOrder, OutboxRow,
+    Settlement, StateSource, Store as _, StoreError, Verdict,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -113,10 +113,11 @@ impl World {
         for number in 0..rng.random_range(1..=3) {
             let id = format!("{seed}-{number}");
             world.actions.push(Action::Order(id.clone()));
-            for _ in 0..*[0, 1, 1, 2].choose(&mut rng).unwrap_or(&1) {
+            for _ in 0..*[0, 0, 1, 2].choose(&mut rng).unwrap_or(&1) {
                 world.actions.push(Action::Cancel(id.clone()));
             }
-            let items: BTreeMap<String, u64> = skus.iter().map(|sku| (sku.clone(), rng.random_range(0..3))).filter(|one| one.1 > 0).collect();
+            let items: BTreeMap<String, u64> =
+                skus.iter().map(|sku| (sku.clone(), rng.random_range(0..3))).filter(|one| one.1 > 0).collect();
             let total = rng.random_range(1..100);
             let lines: Vec<Value> = items.iter().map(|(sku, quantity)| json!({ "sku": sku, "quantity": quantity })).collect();
             let decline = rng.random_ratio(1, 10);
@@ -198,7 +199,8 @@ impl World {
         let entries = NonZeroUsize::new(100).expect("not zero");
         let cache = self.caches.remove(&lane).unwrap_or_else(|| LaneCache::new(entries));
         let limits = bench.config.defaults.limits.state_limits();
-        let state = |cache| BatchState::new(Arc::clone(&stage.policy.name), Arc::clone(&bench.store) as Arc<dyn StateSource>, limits, cache);
+        let state =
+            |cache| BatchState::new(Arc::clone(&stage.policy.name), Arc::clone(&bench.store) as Arc<dyn StateSource>, limits, cache);
         // What a stage reads must be in the lane's memory: worlds share a thread, and a native stage would block it.
         let warm = state(cache);
         if &*stage.policy.name == "inventory" {
@@ -225,9 +227,10 @@ impl World {
         let (round, attempt, envelope) = (message.round, message.attempt, &message.envelope);
         let tried = Tried { delivery: delivery.clone(), round, attempt, digest: Arc::clone(&digest), duration_us: 1 };
         let moment = Moment { now_ms: bench.clock.now_ms(), random: self.rng.random() };
-        let early = match message.overtaken {
-            true => Some(Verdict::Skipped),
-            false => decide::before_running(&stage.policy, bench, envelope, &tried, (moment, envelope.expires_at_ms)),
+        let early = if message.overtaken {
+            Some(Verdict::Skipped)
+        } else {
+            decide::before_running(&stage.policy, bench, envelope, &tried, (moment, envelope.expires_at_ms))
         };
         let (verdict, failure) = match early {
             Some(verdict) => (verdict, None),
@@ -423,10 +426,11 @@ async fn claim(bench: &Bench, worlds: &mut [World], sent: &mut Vec<i64>) -> Resu
 }
 
 fn hand_to(bench: &Bench, worlds: &mut [World], row: &OutboxRow) -> Result<()> {
+    // Every subject begins with the seed of its world, and the seeds follow each other.
     let subject = &row.envelope.event.subject;
-    let world = worlds.iter_mut().find(|world| subject.strip_prefix(&world.seed.to_string()).is_some_and(|rest| rest.starts_with('-')));
-    ensure!(world.is_some(), "an event about `{subject}`");
-    world.into_iter().for_each(|world| world.take(bench, row));
+    let seed: u64 = subject.split('-').next().unwrap_or_default().parse().with_context(|| format!("an event about `{subject}`"))?;
+    let at = (seed - worlds[0].seed) as usize;
+    worlds[at].take(bench, row);
     Ok(())
 }
 

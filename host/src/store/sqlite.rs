@@ -35,9 +35,9 @@ use super::group::{self, Numbers, Plan, Times};
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings, LockedState,
-    LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor,
-    RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
+    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings,
+    LockedState, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
+    RecordedDelivery, RecordingCursor, RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;

@@ -293,9 +293,10 @@ impl Lane {
         let mut tried = Tried { delivery: work.key.clone(), round: *round, attempt: *attempt, digest, duration_us: 0 };
         let routes = &*self.services.pipeline;
         let expires_at_ms = self.stage.expires_at_ms(envelope.expires_at_ms, running.policy.expiry_ms);
-        let early = match work.overtaken {
-            true => Some(Verdict::Skipped),
-            false => decide::before_running(&running.policy, routes, envelope, &tried, (self.moment(), expires_at_ms)),
+        let early = if work.overtaken {
+            Some(Verdict::Skipped)
+        } else {
+            decide::before_running(&running.policy, routes, envelope, &tried, (self.moment(), expires_at_ms))
         };
         let (mut turned, mut recording) = (None, None);
         let (verdict, failure) = match early {

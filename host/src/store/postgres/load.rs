@@ -43,12 +43,7 @@ async fn events<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Know
     Ok(())
 }
 
-async fn deliveries<'a>(
-    conn: &mut PgConnection,
-    rules: &StatusRules,
-    asked: &Asked<'a>,
-    known: &mut Known<'a>,
-) -> Result<(), Refused> {
+async fn deliveries<'a>(conn: &mut PgConnection, rules: &StatusRules, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), Refused> {
     if asked.deliveries.is_empty() {
         return Ok(());
     }

@@ -195,8 +195,10 @@ async fn group(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64, 
     let mut plan = context.plan(&mut numbers, now_ms);
     let mut replies = Vec::with_capacity(ops.len());
     for op in ops {
-        let reply = |op| Reply::Shared(group::decide(&mut known, &mut plan, &context.status, op));
-        replies.push(if let Op::Shared(op) = op { Some(op).map(reply) } else { None });
+        replies.push(match op {
+            Op::Shared(op) => Some(Reply::Shared(group::decide(&mut known, &mut plan, &context.status, op))),
+            _ => None,
+        });
     }
     write::write(conn, context, plan).await?;
     context.numbers = numbers;

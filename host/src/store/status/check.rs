@@ -78,7 +78,8 @@ impl StatusRules {
         let others = self.transitions.iter().filter(|(event_type, _)| *event_type != ORDER_CANCELLED);
         for (event_type, transition) in others.filter(|(_, transition)| self.holds(&transition.status)) {
             let status = &transition.status;
-            problems.push(format!("{key}.transitions.\"{event_type}\".status: `{status}` is for cancelled orders, which only a cancel makes"));
+            problems
+                .push(format!("{key}.transitions.\"{event_type}\".status: `{status}` is for cancelled orders, which only a cancel makes"));
         }
         if !self.compensates(ORDER_CANCELLED) {
             problems.push(format!("{key}.cancel.compensations: must cover `{ORDER_CANCELLED}`, or nothing is undone"));
