@@ -2,13 +2,16 @@
 //!
 //! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its hops.
 
+mod letters;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+pub(super) use self::letters::{count_letters, dead_letter, dead_letters, letter_groups, letter_ids};
 use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
 use super::{
-    DeadLetter, DeadLetterFilter, DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, RecordedDelivery, RecordingCursor,
-    RecordingFilter, StageControl, StateRow, StoreError,
+    DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, RecordedDelivery, RecordingCursor, RecordingFilter, StageControl,
+    StateRow, StoreError,
 };
 use crate::event::{DeliveryKey, Event};
 
@@ -57,7 +60,12 @@ struct Conditions<'a> {
 
 impl<'a> Conditions<'a> {
     fn after(sql: &str) -> Self {
-        Self { sql: sql.to_owned(), args: Vec::new() }
+        Self::after_with(sql, Vec::new())
+    }
+
+    /// The same, of a query that has arguments already.
+    fn after_with(sql: &str, args: Vec<Arg<'a>>) -> Self {
+        Self { sql: sql.to_owned(), args }
     }
 
     /// `condition` up to its placeholder.
@@ -188,39 +196,6 @@ async fn emitted_by<R: Reader>(db: &R, named: &[(i64, String)]) -> Result<Vec<Op
         found.insert(event.id.clone(), event);
     }
     Ok(named.iter().map(|(_, id)| found.remove(id)).collect())
-}
-
-const LETTERS: &str = concat!(
-    "SELECT l.id, l.event_seq, l.stage, l.round, l.code, l.message, l.digest, l.died_ms, l.status, l.note, ",
-    envelope_columns!(),
-    " FROM dead_letters l CROSS JOIN events e WHERE e.seq = l.event_seq"
-);
-
-/// Decodes dead letters and adds their failed tries. One delivery may have died in several rounds: each letter shows all tries.
-async fn letters<R: Reader>(db: &R, rows: &[R::Row]) -> Result<Vec<DeadLetter>, StoreError> {
-    let keys = decode::delivery_keys(rows, 1)?;
-    let failures = attempts_of(db, &keys).await?;
-    let with_failures = |(row, key): (_, &_)| decode::dead_letter(row, failures.get(key).cloned().unwrap_or_default());
-    rows.iter().zip(&keys).map(with_failures).collect()
-}
-
-pub(super) async fn dead_letters(db: &impl Reader, filter: &DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
-    let mut query = Conditions::after(LETTERS);
-    query.and("l.stage =", filter.stage.as_deref().map(Arg::Text));
-    query.and("l.code =", filter.code.as_deref().map(Arg::Text));
-    query.and("l.status =", filter.status.map(|status| Arg::Text(decode::letter_status_name(status))));
-    query.and("l.id <", filter.before.map(Arg::Int));
-    let (sql, args) = query.newest_first("l.id", filter.limit);
-    let rows = db.rows(sql, &args).await?;
-    let shown = &rows[..rows.len().min(filter.limit as usize)];
-    let items = letters(db, shown).await?;
-    let next = items.last().filter(|_| rows.len() > shown.len()).map(|letter| letter.id);
-    Ok(Page { items, next })
-}
-
-pub(super) async fn dead_letter(db: &impl Reader, id: i64) -> Result<Option<DeadLetter>, StoreError> {
-    let rows = db.rows(format!("{LETTERS} AND l.id = $1"), &[Arg::Int(id)]).await?;
-    Ok(letters(db, &rows).await?.into_iter().next())
 }
 
 pub(super) async fn plugin_loads(db: &impl Reader, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
