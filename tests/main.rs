@@ -29,3 +29,4 @@ mod replay;
 mod secrets;
 mod stock;
 mod structure;
+mod workbench;

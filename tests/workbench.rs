@@ -122,22 +122,16 @@ const SILENT: &str = "bank <n> did not answer in <n> ms";
 /// Follows a job to its end; everything that was seen of it.
 async fn follow(client: &Client, job: &Value) -> Result<Vec<Value>> {
     let path = format!("/dead-letters/jobs/{}", job["id"].as_str().context("a job's id")?);
-    let mut seen = vec![job.clone()];
-    eventually("the job to end", || {
-        let path = path.clone();
-        async move {
-            let (status, job) = client.get(&path).await?;
-            ensure!(status == StatusCode::OK, "{job}");
-            Ok(Some(job))
-        }
+    let seen = std::cell::RefCell::new(vec![job.clone()]);
+    eventually("the job to end", || async {
+        let (status, job) = client.get(&path).await?;
+        ensure!(status == StatusCode::OK, "{job}");
+        let ended = !job["ended_at_ms"].is_null();
+        seen.borrow_mut().push(job);
+        Ok(ended.then_some(()))
     })
-    .await
-    .map(|job| seen.push(job))?;
-    while seen.last().is_some_and(|job| job["ended_at_ms"].is_null()) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        seen.push(client.get(&path).await?.1);
-    }
-    Ok(seen)
+    .await?;
+    Ok(seen.into_inner())
 }
 
 async fn start_job(client: &Client, verb: &str, body: &Value) -> Result<Value> {
@@ -180,7 +174,10 @@ async fn mend_a_group(backend: Backend, bursts: usize) -> Result<Duration> {
     assert!(settled.is_sorted() && seen.iter().all(|job| job["total"] == each), "{seen:?}");
     let last = seen.last().expect("an end");
     let came = |name: &str| last[name].as_u64();
-    assert_eq!((last["state"].as_str(), came("done"), came("skipped"), came("failed")), (Some("done"), Some(each as u64), Some(0), Some(0)));
+    assert_eq!(
+        (last["state"].as_str(), came("done"), came("skipped"), came("failed")),
+        (Some("done"), Some(each as u64), Some(0), Some(0))
+    );
 
     // The same wish again finds nothing to do.
     let again = start_job(&host.client, "replay", &body).await?;
@@ -356,7 +353,11 @@ async fn operators_work_on_the_command_line(backend: Backend) -> Result<()> {
         Ok(format!("sh {}", path.display()))
     };
     let broken = editor("echo '{' > \"$1\"")?;
-    let edit = |editor: &str| crate::process::output(&["dlq", "edit", &example, "--url", &url], &[("EDITOR", editor), ("VISUAL", "")]);
+    let folder = site.folder.path().display().to_string();
+    let edit = |editor: &str| {
+        let environment = [("EDITOR", editor), ("VISUAL", ""), ("TMPDIR", folder.as_str())];
+        crate::process::output(&["dlq", "edit", &example, "--url", &url], &environment)
+    };
     let failed = edit(&broken)?;
     assert_eq!((failed.status.code(), String::from_utf8_lossy(&failed.stderr).contains("not JSON")), (Some(1), true));
     let mended = edit(&editor("sed -i 's/\"wrong\": 0/\"right\": 0/' \"$1\"")?)?;
@@ -368,8 +369,7 @@ async fn operators_work_on_the_command_line(backend: Backend) -> Result<()> {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("19 of 19 replayed, 0 skipped, 0 failed"), "{said}");
     all_done_once(&site, 20).await?;
-    let (code, said, _) =
-        run(&["--json", "dlq", "discard", "--all", "--stage", "picky", "--reason", "tests", "--rate", "1000"]).await?;
+    let (code, said, _) = run(&["--json", "dlq", "discard", "--all", "--stage", "picky", "--reason", "tests", "--rate", "1000"]).await?;
     assert_eq!((code, &serde_json::from_str::<Value>(&said)?["done"]), (0, &json!(80)));
     // Neither a letter nor a filter: wrong usage. A letter that is settled: failed, in one line.
     assert_eq!(run(&["dlq", "replay"]).await?.0, 2);

@@ -28,8 +28,10 @@ pub(super) enum Arg<'a> {
 pub(super) trait Reader: Sync {
     /// A row of the answer.
     type Row: Columns + Send + Sync;
-    /// A `FROM` item that makes a table `k (number, name)` of the only argument, an [`Arg::Named`].
+    /// A `FROM` item that makes a table `k (number, name)` of the first argument, an [`Arg::Named`].
     const NAMED: &'static str;
+    /// Placeholders that such an argument takes.
+    const NAMED_WIDTH: usize;
     /// Runs a query.
     fn rows(&self, sql: String, args: &[Arg<'_>]) -> impl Future<Output = Result<Vec<Self::Row>, StoreError>> + Send;
 }
@@ -56,23 +58,25 @@ pub(super) async fn order_by_id(db: &impl Reader, id: &str) -> Result<Option<Ord
 struct Conditions<'a> {
     sql: String,
     args: Vec<Arg<'a>>,
+    /// Placeholders that the arguments before take beyond their number.
+    beyond: usize,
 }
 
 impl<'a> Conditions<'a> {
     fn after(sql: &str) -> Self {
-        Self::after_with(sql, Vec::new())
+        Self { sql: sql.to_owned(), args: Vec::new(), beyond: 0 }
     }
 
-    /// The same, of a query that has arguments already.
-    fn after_with(sql: &str, args: Vec<Arg<'a>>) -> Self {
-        Self { sql: sql.to_owned(), args }
+    /// The same, of a query that reads from [`Reader::NAMED`].
+    fn after_named<R: Reader>(sql: &str, named: &'a [(i64, String)]) -> Self {
+        Self { sql: sql.to_owned(), args: vec![Arg::Named(named)], beyond: R::NAMED_WIDTH - 1 }
     }
 
     /// `condition` up to its placeholder.
     fn and(&mut self, condition: &str, arg: Option<Arg<'a>>) {
         if let Some(arg) = arg {
             self.args.push(arg);
-            let number = self.args.len();
+            let number = self.args.len() + self.beyond;
             let _ = write!(self.sql, " AND {condition} ${number}");
         }
     }

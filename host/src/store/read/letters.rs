@@ -96,7 +96,7 @@ async fn groups<R: Reader>(db: &R, filter: &DeadLetterFilter, keys: &[(i64, Stri
          WHERE l.group_id = k.name",
         R::NAMED
     );
-    let mut query = Conditions::after_with(&counted, vec![Arg::Named(keys)]);
+    let mut query = Conditions::after_named::<R>(&counted, keys);
     pick(&mut query, filter);
     query.sql.push_str(" GROUP BY l.group_id, l.status, l.digest");
     for row in &db.rows(query.sql, &query.args).await? {
