@@ -47,7 +47,7 @@ pub(super) enum DlqCommand {
         /// New payload of the one: JSON file, or - for standard input.
         #[arg(long, conflicts_with_all = ["patch", "group", "all"])]
         data: Option<String>,
-        /// JSON merge patch (RFC 7396) for each payload, such as '{"force_fail": null}'; @FILE reads a file.
+        /// JSON merge patch (RFC 7396) for each payload, such as '{"total": 20}'; @FILE reads a file.
         #[arg(long, value_parser = patch)]
         patch: Option<Value>,
     },
