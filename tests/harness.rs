@@ -108,6 +108,15 @@ impl Site {
         Ok(Self { folder, toml: toml.to_owned(), servers: None })
     }
 
+    /// The same on a back end.
+    pub(crate) async fn empty_on(backend: Backend, toml: &str) -> Result<Self> {
+        let mut site = Self::empty(toml)?;
+        if backend == Backend::Servers {
+            site.servers = Some(Servers::create().await?);
+        }
+        Ok(site)
+    }
+
     pub(crate) fn plugins(&self) -> PathBuf {
         self.folder.path().join("plugins")
     }

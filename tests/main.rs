@@ -33,3 +33,4 @@ mod saga;
 mod secrets;
 mod stock;
 mod structure;
+mod workbench;

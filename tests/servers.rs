@@ -11,7 +11,7 @@ use lapin::{Connection, ConnectionProperties};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 /// Stages whose queues tests make.
-const STAGES: [&str; 7] = ["payment", "inventory", "shipping", "notification", "audit", "loyalty", "watcher"];
+const STAGES: [&str; 9] = ["payment", "inventory", "shipping", "notification", "audit", "loyalty", "watcher", "burst", "picky"];
 
 /// The Postgres server; the database that is named is only used to make others.
 pub(crate) fn postgres_url() -> String {

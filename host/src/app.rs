@@ -18,11 +18,10 @@ use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul}
 use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
 use crate::pipeline::{Consumption, Stage};
 use crate::store::status::StatusRules;
-use crate::store::{
-    Accepted, ControlState, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, PluginLoad, StageControl, StoreError,
-};
+use crate::store::{Accepted, ControlState, DeliveryRecord, NewEvent, NewOrder, Order, PluginLoad, StageControl, StoreError};
 use crate::supervisor::{Files, PluginPlaces};
 use crate::trace::Trace;
+use crate::workbench::Workbench;
 use crate::worker::Services;
 
 mod cancel;
@@ -156,6 +155,7 @@ struct Draft<'a> {
 /// What the API does.
 pub struct App {
     services: Services,
+    workbench: Arc<Workbench>,
     files: Arc<Files>,
     places: PluginPlaces,
     namespace: String,
@@ -169,7 +169,9 @@ pub struct App {
 
 impl App {
     pub(crate) fn new(config: &Config, services: Services, files: Arc<Files>, places: PluginPlaces) -> Self {
+        let workbench = Workbench::new(services.clone(), format!("/{}/api", config.namespace), config.orders.expiry_ms);
         Self {
+            workbench: Arc::new(workbench),
             services,
             files,
             places,
@@ -287,48 +289,9 @@ impl App {
         Ok(products)
     }
 
-    /// Runs a dead delivery again, as it was or with another payload.
-    pub async fn replay(&self, id: i64, data: Option<Value>) -> Result<DeadLetterAction, StoreError> {
-        let action = match data {
-            None => self.services.store.replay(id, self.services.clock.now_ms() + self.expiry_ms).await?,
-            Some(data) => {
-                let Some(letter) = self.services.store.dead_letter(id).await? else {
-                    return Ok(DeadLetterAction::NotFound);
-                };
-                let old = letter.envelope;
-                let mut event = self.new_event(Draft {
-                    id: uuid::Uuid::now_v7().to_string(),
-                    event_type: &old.event.event_type,
-                    subject: &old.event.subject,
-                    data: data.to_string().into(),
-                    order_id: old.order_id.clone(),
-                    trace: Trace::of_event(&old.event),
-                });
-                let stage: Arc<str> = letter.stage.into();
-                let cause = Some(old.key());
-                let edited = (*event.envelope).clone();
-                event.envelope = Arc::new(Envelope { cause, correlation_id: old.correlation_id, hops: old.hops, ..edited });
-                event.routed_to = vec![Arc::clone(&stage)];
-                event.only_stage = Some(stage);
-                self.services.store.replay_edited(id, event).await?
-            }
-        };
-        Ok(self.sent(action))
-    }
-
-    /// Closes a dead letter for good.
-    pub async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError> {
-        self.services.store.discard(id, without_nul(reason)).await
-    }
-
-    fn sent(&self, action: DeadLetterAction) -> DeadLetterAction {
-        match action {
-            DeadLetterAction::Done(rows) => {
-                self.services.relay.hand_over(rows);
-                DeadLetterAction::Done(Vec::<OutboxRow>::new())
-            }
-            other => other,
-        }
+    /// Dead letters: looked at, mended, run again, closed; one or many.
+    pub fn workbench(&self) -> &Arc<Workbench> {
+        &self.workbench
     }
 
     /// Every stage that this host knows, and how it stands.

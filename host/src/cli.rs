@@ -19,6 +19,7 @@ mod orders;
 mod plugin;
 mod replay;
 mod stages;
+mod table;
 
 /// Runs an order pipeline whose stages are sandboxed WebAssembly plugins.
 #[derive(Debug, Parser)]
@@ -60,7 +61,7 @@ enum Command {
     Orders(orders::OrdersCommand),
     /// Dead letters: what needs a person.
     #[command(subcommand)]
-    Dlq(dlq::DlqCommand),
+    Dlq(Box<dlq::DlqCommand>),
     /// Stages: how they stand; pause, drain and resume them.
     #[command(subcommand)]
     Stages(stages::StagesCommand),
@@ -114,7 +115,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor => doctor::run(config, cli.json).await,
         Command::Plugin(command) => plugin::run(command, cli.json).await,
         Command::Orders(command) => orders::run(command, cli.json).await,
-        Command::Dlq(command) => dlq::run(command, cli.json).await,
+        Command::Dlq(command) => dlq::run(*command, cli.json).await,
         Command::Stages(command) => stages::run(command, cli.json).await,
         Command::Replay(args) => replay::run(Config::load(config)?, args, cli.json).await,
         Command::Migrate => host::migrate(config).await,

@@ -250,6 +250,7 @@ impl Host {
         tasks.spawn(Retention::new(services.clone(), config.retention).run(intake.clone()));
         tasks.spawn(Controls::new(services.clone()).run(intake.clone()));
         tasks.spawn(Bindings::new(services.clone()).run(intake.clone()));
+        tasks.spawn(Arc::clone(app.workbench()).run(intake.clone()));
         tasks.spawn(supervisor.run(intake.clone()));
         // The relay stops last, so that what the others still commit is sent.
         let relaying = TaskTracker::new();

@@ -46,6 +46,11 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .route("/products/{sku}", get(products::show));
     let operation = Router::new()
         .route("/dead-letters", get(dead_letters::list))
+        .route("/dead-letters/groups", get(dead_letters::groups))
+        .route("/dead-letters/replay", post(dead_letters::replay_many))
+        .route("/dead-letters/discard", post(dead_letters::discard_many))
+        .route("/dead-letters/jobs", get(dead_letters::list_jobs))
+        .route("/dead-letters/jobs/{id}", get(dead_letters::show_job).delete(dead_letters::cancel_job))
         .route("/dead-letters/{id}", get(dead_letters::show))
         .route("/dead-letters/{id}/replay", post(dead_letters::replay))
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))

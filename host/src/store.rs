@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use self::bindings::{KnownBindings, StageBinding};
+pub use self::letters::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, LetterCount, LetterGroup};
 use crate::event::{DeliveryKey, Envelope, Event, EventKey};
 
 #[cfg(any(test, feature = "conformance"))]
@@ -19,6 +20,7 @@ pub mod conformance;
 mod bindings;
 mod decode;
 mod group;
+mod letters;
 pub mod memory;
 pub mod postgres;
 mod read;
@@ -348,71 +350,6 @@ pub enum Commit {
     Overtaken(Vec<DeliveryKey>),
 }
 
-/// A dead letter.
-#[derive(Debug, Clone)]
-pub struct DeadLetter {
-    /// Its id.
-    pub id: i64,
-    /// The delivery that died.
-    pub stage: String,
-    /// The event that died.
-    pub envelope: Envelope,
-    /// Round in which it died.
-    pub round: u32,
-    /// Short and stable.
-    pub code: String,
-    /// For people.
-    pub message: String,
-    /// Digest of the plugin.
-    pub digest: String,
-    /// Milliseconds since 1970-01-01 UTC.
-    pub died_at_ms: u64,
-    /// `open`, `replayed` or `discarded`.
-    pub status: DeadLetterStatus,
-    /// Why it was discarded.
-    pub note: Option<String>,
-    /// Failed tries of the delivery, oldest first.
-    pub attempts: Vec<FailedAttempt>,
-}
-
-/// Where a dead letter stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeadLetterStatus {
-    /// Waits for somebody.
-    Open,
-    /// Was replayed.
-    Replayed,
-    /// Was discarded.
-    Discarded,
-}
-
-/// Filters of the dead-letter list, newest first.
-#[derive(Debug, Clone, Default)]
-pub struct DeadLetterFilter {
-    /// Only this stage.
-    pub stage: Option<String>,
-    /// Only this code.
-    pub code: Option<String>,
-    /// Only this status.
-    pub status: Option<DeadLetterStatus>,
-    /// Cursor: the last id of the page before.
-    pub before: Option<i64>,
-    /// Page size.
-    pub limit: u32,
-}
-
-/// What became of a replay or a discard.
-#[derive(Debug)]
-pub enum DeadLetterAction {
-    /// Done; rows to hand to the relay.
-    Done(Vec<OutboxRow>),
-    /// It was replayed or discarded before: nothing was changed.
-    AlreadySettled(DeadLetterStatus),
-    /// There is none of this id.
-    NotFound,
-}
-
 /// A settled delivery of which there is a recording.
 #[derive(Debug, Clone)]
 pub struct RecordedDelivery {
@@ -609,6 +546,14 @@ pub trait Store: StateSource {
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError>;
     /// One dead letter.
     async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError>;
+    /// Groups of dead letters that died of the same, by their newest letter; `before` is that of the last group of the page before.
+    async fn letter_groups(&self, filter: DeadLetterFilter) -> Result<Page<LetterGroup>, StoreError>;
+    /// How many dead letters there are; page and cursor of the filter do not count.
+    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<LetterCount, StoreError>;
+    /// Ids of the next dead letters after `after`, oldest first.
+    async fn letter_ids(&self, filter: DeadLetterFilter, after: i64) -> Result<Vec<i64>, StoreError>;
+    /// Gives up to `limit` dead letters their cause that were written without one, by an earlier version; how many it gave.
+    async fn note_causes(&self, limit: u32) -> Result<u64, StoreError>;
     /// Reopens the delivery with round + 1, attempt 1. Harmless when done twice.
     async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError>;
     /// Replaces the delivery by `event`, sent to the same stage only.

@@ -265,7 +265,7 @@ impl Supervisor {
             let stop = cancel.child_token();
             let worker = StageWorker { stage: Arc::clone(&stage), services: self.services.clone() };
             let task = self.tasks.spawn(worker.run(stop.clone()));
-            let undertaker = Undertaker { stage: Arc::clone(&stage), services: self.services.clone() };
+            let undertaker = Undertaker::new(Arc::clone(&stage), self.services.clone());
             self.tasks.spawn(undertaker.run(stop.clone()));
             self.workers.insert(Arc::clone(&stage.name), RunningWorker { stop, task });
         }

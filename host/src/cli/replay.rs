@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::report::Report;
 use self::source::Source;
+pub(super) use self::source::milliseconds;
 use super::client::Target;
 use crate::config::Config;
 use crate::recording::Recorded;

@@ -1,12 +1,17 @@
-//! `postrider stages`: list, pause, drain, resume.
+//! `postrider stages`: list, pause, drain (and wait until it is), resume, forget.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::{Target, text};
+use super::table;
+
+/// How often `drain --wait` looks.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Stages of a running host.
 #[derive(Debug, Subcommand)]
@@ -19,7 +24,13 @@ pub(super) enum StagesCommand {
     /// Finish what is under way and hold the rest, on every host, until resumed.
     Pause(Word),
     /// Finish what the hosts hold and take nothing more.
-    Drain(Word),
+    Drain {
+        #[command(flatten)]
+        word: Word,
+        /// Wait until the host that is asked holds nothing of the stage any more. What is in the queue stays there.
+        #[arg(long)]
+        wait: bool,
+    },
     /// Go on.
     Resume(Word),
     /// Route nothing to a stage any more that no host runs; what is in its queue stays there.
@@ -44,8 +55,26 @@ pub(super) struct Word {
 }
 
 impl Word {
-    async fn say(self, verb: &str) -> Result<Value> {
+    async fn say(&self, verb: &str) -> Result<Value> {
         self.target.post(&format!("/stages/{}/{verb}", self.stage), &json!({ "reason": self.reason })).await
+    }
+
+    /// Follows the stage until it is drained; how it stands then.
+    async fn drained(&self) -> Result<Value> {
+        let progress = indicatif::ProgressBar::new_spinner().with_message(format!("{} finishes what it holds", self.stage));
+        loop {
+            let stages = self.target.get("/stages").await?;
+            let found = stages["items"].as_array().into_iter().flatten().find(|stage| stage["stage"] == self.stage.as_str());
+            let Some(stage) = found else { bail!("the host does not know the stage `{}` any more", self.stage) };
+            ensure!(stage["control"] == "draining", "somebody else said that `{}` be {}", self.stage, text(&stage["control"]));
+            // A stage that no plugin runs here holds nothing.
+            if matches!(stage["consumption"].as_str(), Some("drained" | "idle")) {
+                progress.finish_and_clear();
+                return Ok(stage.clone());
+            }
+            progress.tick();
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 
@@ -53,7 +82,11 @@ pub(super) async fn run(command: StagesCommand, json: bool) -> Result<ExitCode> 
     let (answer, show): (Value, fn(&Value)) = match command {
         StagesCommand::List { target } => (target.get("/stages").await?, list),
         StagesCommand::Pause(word) => (word.say("pause").await?, said),
-        StagesCommand::Drain(word) => (word.say("drain").await?, said),
+        StagesCommand::Drain { word, wait: false } => (word.say("drain").await?, said),
+        StagesCommand::Drain { word, wait: true } => {
+            word.say("drain").await?;
+            (word.drained().await?, drained)
+        }
         StagesCommand::Resume(word) => (word.say("resume").await?, said),
         StagesCommand::Forget { target, stage } => (target.delete(&format!("/stages/{stage}")).await?, said),
     };
@@ -66,17 +99,20 @@ pub(super) async fn run(command: StagesCommand, json: bool) -> Result<ExitCode> 
 }
 
 fn list(answer: &Value) {
-    for stage in answer["items"].as_array().into_iter().flatten() {
-        println!(
-            "{:<20} {:<10} {:<9} breaker {:<10} {} waiting  {}",
-            text(&stage["stage"]),
-            text(&stage["version"]),
-            text(&stage["control"]),
-            text(&stage["breaker"]),
-            stage["waiting"],
-            stage["reason"].as_str().unwrap_or(""),
-        );
-    }
+    let cell = |value: &Value| if value.is_null() { "-".to_owned() } else { text(value) };
+    let row = |stage: &Value| {
+        let mut row = vec![cell(&stage["stage"]), cell(&stage["version"])];
+        row.extend(["control", "consumption", "breaker"].map(|name| table::state(&text(&stage[name]))));
+        row.extend([cell(&stage["waiting"]), table::time(&stage["since_ms"]), stage["reason"].as_str().unwrap_or("").to_owned()]);
+        row
+    };
+    let rows: Vec<Vec<String>> = answer["items"].as_array().into_iter().flatten().map(row).collect();
+    table::print(&["STAGE", "VERSION", "CONTROL", "CONSUMPTION", "BREAKER", "WAITING", "SINCE", "REASON"], &rows);
+}
+
+fn drained(stage: &Value) {
+    let waiting = stage["waiting"].as_u64().map(|waiting| format!("; {waiting} messages wait in its queue")).unwrap_or_default();
+    println!("stage {} is drained on this host{waiting}", text(&stage["stage"]));
 }
 
 fn said(answer: &Value) {

@@ -13,6 +13,7 @@ mod pruning;
 mod reading;
 mod recordings;
 mod settling;
+mod workbench;
 
 use std::sync::Arc;
 
@@ -85,6 +86,11 @@ exercises![
     deaths::an_edited_replay_replaces_the_delivery,
     deaths::a_discard_is_final,
     deaths::dead_letters_are_listed_in_pages,
+    workbench::letters_that_died_of_the_same_are_one_group,
+    workbench::groups_are_listed_in_pages,
+    workbench::letters_are_picked_by_every_filter,
+    workbench::a_trap_is_grouped_by_its_place,
+    workbench::what_became_of_a_letter_is_kept,
     reading::orders_are_listed_in_pages,
     reading::an_order_tells_its_story,
     reading::state_is_found_by_folder_and_prefix,
@@ -109,6 +115,12 @@ exercises![
 /// An event without an order, due at [`START_MS`]: for tests that belong to one implementation.
 pub fn sample_event(id: &str, routed_to: &[&str]) -> super::NewEvent {
     build::new_event(build::envelope("sample", id, None), routed_to)
+}
+
+/// Letters that an earlier version wrote get their cause; `forget` runs a statement that takes it from those that are there.
+#[cfg(test)]
+pub(super) async fn earlier_letters(store: &Arc<dyn Store>, forget: impl AsyncFn(&'static str)) {
+    workbench::earlier_letters(Bench { store: Arc::clone(store), clock: Arc::new(ManualClock::at(START_MS)) }, forget).await;
 }
 
 /// Runs every exercise on a store of its own.

@@ -12,6 +12,7 @@ use super::{
     ControlState, DeadLetter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LoggedEvent, Order, OutboxRow, Page,
     PluginLoad, RecordedDelivery, RecordingCursor, StageControl, StateRow, StoreError,
 };
+use crate::cause::Cause;
 use crate::event::{Envelope, Event, EventKey};
 
 /// The columns that [`envelope`] reads, of `events e`: fourteen.
@@ -232,7 +233,8 @@ pub(super) fn recorded_delivery(row: &impl Columns, emitted: Option<Vec<Event>>)
     })
 }
 
-/// Decodes a dead letter: id, position, stage, round, code, message, digest, died, status, note, envelope.
+/// Decodes a dead letter: id, position, stage, round, code, message, digest, died, status, note, cause, group, settled, source and id of
+/// what it was replayed as, envelope.
 pub(super) fn dead_letter(row: &impl Columns, attempts: Vec<FailedAttempt>) -> Result<DeadLetter, StoreError> {
     Ok(DeadLetter {
         id: row.int(0)?,
@@ -245,8 +247,22 @@ pub(super) fn dead_letter(row: &impl Columns, attempts: Vec<FailedAttempt>) -> R
         died_at_ms: row.unsigned(7)?,
         status: letter_status(row.text(8)?)?,
         note: row.maybe_owned(9)?,
-        envelope: envelope(row, 10)?,
+        cause: row.maybe_owned(10)?,
+        group: row.maybe_owned(11)?,
+        settled_at_ms: row.maybe_int(12)?.map(|value| value as u64),
+        replayed_as: row.maybe_owned(13)?.zip(row.maybe_owned(14)?).map(|(source, id)| EventKey { source, id }),
+        envelope: envelope(row, 15)?,
     })
+}
+
+/// Dead letters without a cause, with what [`cause_of`] reads; the argument is how many.
+pub(super) const WITHOUT_CAUSE: &str = "SELECT l.id, l.stage, l.code, l.message, (SELECT a.backtrace FROM attempts a \
+     WHERE a.event_seq = l.event_seq AND a.stage = l.stage AND a.round = l.round ORDER BY a.attempt DESC LIMIT 1) \
+     FROM dead_letters l WHERE l.group_id IS NULL ORDER BY l.id LIMIT $1";
+
+/// The cause of a dead letter that was written without one: id, stage, code, message, backtrace.
+pub(super) fn cause_of(row: &impl Columns) -> Result<(i64, Cause), StoreError> {
+    Ok((row.int(0)?, Cause::of(row.text(1)?, (row.text(2)?, row.text(3)?), row.maybe_text(4)?)))
 }
 
 /// Decodes stage, state, reason, since and held from.

@@ -39,8 +39,9 @@ use super::read as questions;
 use super::status::StatusRules;
 use super::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings,
-    LockedState, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
-    RecordedDelivery, RecordingCursor, RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
+    LetterCount, LetterGroup, LockedState, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page,
+    PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store,
+    StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -316,6 +317,22 @@ impl Store for PostgresStore {
 
     async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
         self.within(questions::dead_letter(&self.pool, id)).await
+    }
+
+    async fn letter_groups(&self, filter: DeadLetterFilter) -> Result<Page<LetterGroup>, StoreError> {
+        self.within(questions::letter_groups(&self.pool, &filter)).await
+    }
+
+    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<LetterCount, StoreError> {
+        self.within(questions::count_letters(&self.pool, &filter)).await
+    }
+
+    async fn letter_ids(&self, filter: DeadLetterFilter, after: i64) -> Result<Vec<i64>, StoreError> {
+        self.within(questions::letter_ids(&self.pool, &filter, after)).await
+    }
+
+    async fn note_causes(&self, limit: u32) -> Result<u64, StoreError> {
+        self.within(letters::note_causes(&self.pool, limit)).await
     }
 
     async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {

@@ -2,13 +2,16 @@
 //!
 //! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its hops.
 
+mod letters;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+pub(super) use self::letters::{count_letters, dead_letter, dead_letters, letter_groups, letter_ids};
 use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
 use super::{
-    DeadLetter, DeadLetterFilter, DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, RecordedDelivery, RecordingCursor,
-    RecordingFilter, StageControl, StateRow, StoreError,
+    DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, RecordedDelivery, RecordingCursor, RecordingFilter, StageControl,
+    StateRow, StoreError,
 };
 use crate::event::{DeliveryKey, Event};
 
@@ -25,8 +28,10 @@ pub(super) enum Arg<'a> {
 pub(super) trait Reader: Sync {
     /// A row of the answer.
     type Row: Columns + Send + Sync;
-    /// A `FROM` item that makes a table `k (number, name)` of the only argument, an [`Arg::Named`].
+    /// A `FROM` item that makes a table `k (number, name)` of the first argument, an [`Arg::Named`].
     const NAMED: &'static str;
+    /// Placeholders that such an argument takes.
+    const NAMED_WIDTH: usize;
     /// Runs a query.
     fn rows(&self, sql: String, args: &[Arg<'_>]) -> impl Future<Output = Result<Vec<Self::Row>, StoreError>> + Send;
 }
@@ -53,18 +58,25 @@ pub(super) async fn order_by_id(db: &impl Reader, id: &str) -> Result<Option<Ord
 struct Conditions<'a> {
     sql: String,
     args: Vec<Arg<'a>>,
+    /// Placeholders that the arguments before take beyond their number.
+    beyond: usize,
 }
 
 impl<'a> Conditions<'a> {
     fn after(sql: &str) -> Self {
-        Self { sql: sql.to_owned(), args: Vec::new() }
+        Self { sql: sql.to_owned(), args: Vec::new(), beyond: 0 }
+    }
+
+    /// The same, of a query that reads from [`Reader::NAMED`].
+    fn after_named<R: Reader>(sql: &str, named: &'a [(i64, String)]) -> Self {
+        Self { sql: sql.to_owned(), args: vec![Arg::Named(named)], beyond: R::NAMED_WIDTH - 1 }
     }
 
     /// `condition` up to its placeholder.
     fn and(&mut self, condition: &str, arg: Option<Arg<'a>>) {
         if let Some(arg) = arg {
             self.args.push(arg);
-            let number = self.args.len();
+            let number = self.args.len() + self.beyond;
             let _ = write!(self.sql, " AND {condition} ${number}");
         }
     }
@@ -188,39 +200,6 @@ async fn emitted_by<R: Reader>(db: &R, named: &[(i64, String)]) -> Result<Vec<Op
         found.insert(event.id.clone(), event);
     }
     Ok(named.iter().map(|(_, id)| found.remove(id)).collect())
-}
-
-const LETTERS: &str = concat!(
-    "SELECT l.id, l.event_seq, l.stage, l.round, l.code, l.message, l.digest, l.died_ms, l.status, l.note, ",
-    envelope_columns!(),
-    " FROM dead_letters l CROSS JOIN events e WHERE e.seq = l.event_seq"
-);
-
-/// Decodes dead letters and adds their failed tries. One delivery may have died in several rounds: each letter shows all tries.
-async fn letters<R: Reader>(db: &R, rows: &[R::Row]) -> Result<Vec<DeadLetter>, StoreError> {
-    let keys = decode::delivery_keys(rows, 1)?;
-    let failures = attempts_of(db, &keys).await?;
-    let with_failures = |(row, key): (_, &_)| decode::dead_letter(row, failures.get(key).cloned().unwrap_or_default());
-    rows.iter().zip(&keys).map(with_failures).collect()
-}
-
-pub(super) async fn dead_letters(db: &impl Reader, filter: &DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
-    let mut query = Conditions::after(LETTERS);
-    query.and("l.stage =", filter.stage.as_deref().map(Arg::Text));
-    query.and("l.code =", filter.code.as_deref().map(Arg::Text));
-    query.and("l.status =", filter.status.map(|status| Arg::Text(decode::letter_status_name(status))));
-    query.and("l.id <", filter.before.map(Arg::Int));
-    let (sql, args) = query.newest_first("l.id", filter.limit);
-    let rows = db.rows(sql, &args).await?;
-    let shown = &rows[..rows.len().min(filter.limit as usize)];
-    let items = letters(db, shown).await?;
-    let next = items.last().filter(|_| rows.len() > shown.len()).map(|letter| letter.id);
-    Ok(Page { items, next })
-}
-
-pub(super) async fn dead_letter(db: &impl Reader, id: i64) -> Result<Option<DeadLetter>, StoreError> {
-    let rows = db.rows(format!("{LETTERS} AND l.id = $1"), &[Arg::Int(id)]).await?;
-    Ok(letters(db, &rows).await?.into_iter().next())
 }
 
 pub(super) async fn plugin_loads(db: &impl Reader, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {

@@ -36,8 +36,9 @@ use super::read as questions;
 use super::status::StatusRules;
 use super::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings,
-    LockedState, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
-    RecordedDelivery, RecordingCursor, RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
+    LetterCount, LetterGroup, LockedState, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page,
+    PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store,
+    StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -297,6 +298,28 @@ impl Store for SqliteStore {
 
     async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
         questions::dead_letter(&self.readers, id).await
+    }
+
+    async fn letter_groups(&self, filter: DeadLetterFilter) -> Result<Page<LetterGroup>, StoreError> {
+        questions::letter_groups(&self.readers, &filter).await
+    }
+
+    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<LetterCount, StoreError> {
+        questions::count_letters(&self.readers, &filter).await
+    }
+
+    async fn letter_ids(&self, filter: DeadLetterFilter, after: i64) -> Result<Vec<i64>, StoreError> {
+        questions::letter_ids(&self.readers, &filter, after).await
+    }
+
+    async fn note_causes(&self, limit: u32) -> Result<u64, StoreError> {
+        if !letters::any_without_cause(&self.readers).await? {
+            return Ok(0);
+        }
+        match self.ask(Op::NoteCauses { limit }).await? {
+            Reply::Count(count) => Ok(count),
+            other => Err(mixed_up(&other)),
+        }
     }
 
     async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {

@@ -155,9 +155,7 @@ pub(super) fn stand_in(properties: &BasicProperties, body: &[u8], defaults: Defa
         source: "/postrider/unreadable".to_owned(),
         subject: String::new(),
         time_ms: defaults.now_ms,
-        content_type: without_nul(
-            properties.content_type().as_ref().map_or("application/octet-stream", |value| value.as_str()).to_owned(),
-        ),
+        content_type: without_nul(properties.content_type().as_ref().map_or("application/octet-stream", |value| value.as_str()).to_owned()),
         data: Bytes::copy_from_slice(body),
         attributes: Vec::new(),
     };

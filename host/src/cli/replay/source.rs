@@ -138,7 +138,7 @@ fn create(place: &Path) -> Result<BufWriter<File>> {
 }
 
 /// A while, as people write it.
-pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
+pub(in crate::cli) fn milliseconds(text: &str) -> Result<u64, String> {
     let span: jiff::Span = text.parse().map_err(|error| format!("expected a while such as 90s, 30m, 1h or 2d: {error}"))?;
     let time = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|error| error.to_string())?;
     u64::try_from(time.as_millis()).map_err(|_| "a while ago, not in a while: it must not be negative".to_owned())

@@ -92,8 +92,8 @@ pub(super) async fn dead_letters_are_listed_in_pages(bench: Bench) {
         stage: Some("payment".to_owned()),
         code: Some("no-answer".to_owned()),
         status: Some(DeadLetterStatus::Open),
-        before: None,
         limit: 2,
+        ..DeadLetterFilter::default()
     };
     let first = bench.store.dead_letters(filter.clone()).await.unwrap();
     let orders =

@@ -1,5 +1,6 @@
 //! Rows as a plan holds them: what a database's module binds and writes.
 
+use crate::cause::Cause;
 use crate::event::Envelope;
 use crate::store::{DeliveryStatus, Direct, FailedAttempt, NewOrder, Version};
 
@@ -83,6 +84,7 @@ pub(in crate::store) struct DeadRow<'a> {
     pub(in crate::store) code: &'a str,
     pub(in crate::store) message: &'a str,
     pub(in crate::store) digest: &'a str,
+    pub(in crate::store) cause: Cause,
 }
 
 /// An event that may move an order's status.

@@ -9,6 +9,7 @@ use super::cancel::goes_forward;
 use super::known::{Known, Present, Seen, event_ref};
 use super::plan::Plan;
 use super::rows::{AttemptRow, DeadRow, DeliveryRow, OrderRow, RecordingRow, SettledBy, StateRow};
+use crate::cause::Cause;
 use crate::event::EventKey;
 use crate::store::status::StatusRules;
 use crate::store::{Accepted, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder, Order, OutboxRow, Settlement, Verdict};
@@ -170,13 +171,15 @@ fn consequences<'a>(plan: &mut Plan<'a>, settlement: &'a Settlement, seq: i64) -
             events.iter().filter_map(|event| plan.event(event)).collect(),
         ),
         Verdict::Dead { code, message, announcement } => {
+            let stage: &'a str = &settlement.delivery.stage;
             plan.dead.push(DeadRow {
                 seq,
-                stage: &settlement.delivery.stage,
+                stage,
                 round: settlement.round,
                 code,
                 message,
                 digest: &settlement.digest,
+                cause: Cause::of(stage, (code, message), settlement.failure.as_ref().and_then(|failure| failure.backtrace.as_deref())),
             });
             (Vec::new(), plan.event(announcement).into_iter().collect())
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sqlx::{PgConnection, PgPool};
 
 use super::Context;
-use super::sql::{Refused, args, execute, fetch, store_error};
+use super::sql::{Refused, args, columns, execute, fetch, store_error};
 use super::{committer, write};
 use crate::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
@@ -54,8 +54,19 @@ async fn open_letter(conn: &mut PgConnection, id: i64) -> Result<Result<Letter, 
     Ok(Ok(Letter { seq: row.int(1)?, stage: row.text(2)?.into(), round: row.small(3)?, envelope: decode::envelope(row, 5)? }))
 }
 
-async fn close_letter(conn: &mut PgConnection, id: i64, status: &str, note: Option<&str>) -> Result<(), Refused> {
-    execute(conn, "UPDATE dead_letters SET status = $2, note = $3 WHERE id = $1", args![id, status, note]).await?;
+/// How a letter ends.
+struct End<'a> {
+    status: DeadLetterStatus,
+    note: Option<&'a str>,
+    /// Source and id of the event in its place.
+    replayed_as: Option<(&'a str, &'a str)>,
+}
+
+async fn close_letter(conn: &mut PgConnection, id: i64, end: End<'_>, at_ms: u64) -> Result<(), Refused> {
+    let (source, event) = end.replayed_as.unzip();
+    let sql = "UPDATE dead_letters SET status = $2, note = $3, settled_ms = $4, replayed_source = $5, replayed_id = $6 WHERE id = $1";
+    let status = decode::letter_status_name(end.status);
+    execute(conn, sql, args![id, status, end.note, at_ms as i64, source, event]).await?;
     Ok(())
 }
 
@@ -75,12 +86,14 @@ async fn act_or_race(db: &PgPool, context: &Context, id: i64, action: Action<'_>
     let mut plan = Plan::new(&mut numbers, times, context.publish_all);
     let sent = match action {
         Action::Replay { expires_at_ms } => {
-            close_letter(&mut conn, id, "replayed", None).await?;
+            let end = End { status: DeadLetterStatus::Replayed, note: None, replayed_as: None };
+            close_letter(&mut conn, id, end, times.now_ms).await?;
             let (seq, direct, envelope) = reopen(&mut conn, letter, expires_at_ms, times.now_ms).await?;
             plan.send(seq, &Arc::new(envelope), Some(direct), times.now_ms)
         }
         Action::ReplayEdited(edited) => {
-            close_letter(&mut conn, id, "replayed", None).await?;
+            let replayed_as = Some((edited.envelope.event.source.as_str(), edited.envelope.event.id.as_str()));
+            close_letter(&mut conn, id, End { status: DeadLetterStatus::Replayed, note: None, replayed_as }, times.now_ms).await?;
             let sql = "UPDATE deliveries SET status = 'replaced' WHERE event_seq = $1 AND stage = $2";
             execute(&mut conn, sql, args![letter.seq, &*letter.stage]).await?;
             // Whatever the caller filled in: an edited event is for the stage that could not digest the old one.
@@ -88,7 +101,8 @@ async fn act_or_race(db: &PgPool, context: &Context, id: i64, action: Action<'_>
             plan.event(&event)
         }
         Action::Discard { reason } => {
-            close_letter(&mut conn, id, "discarded", Some(reason)).await?;
+            let end = End { status: DeadLetterStatus::Discarded, note: Some(reason), replayed_as: None };
+            close_letter(&mut conn, id, end, times.now_ms).await?;
             None
         }
     };
@@ -111,6 +125,21 @@ async fn reopen(conn: &mut PgConnection, mut letter: Letter, expires_at_ms: u64,
     let round = letter.round + 1;
     execute(conn, sql, args![letter.seq, &*letter.stage, i64::from(round), now_ms as i64]).await?;
     Ok((letter.seq, Direct { stage: letter.stage, round, attempt: 1 }, letter.envelope))
+}
+
+/// Gives letters their cause that have none. Two hosts that do so at the same time write the same.
+pub(super) async fn note_causes(db: &PgPool, limit: u32) -> Result<u64, StoreError> {
+    let failed = |error| store_error(&error);
+    let rows = fetch(db, decode::WITHOUT_CAUSE, args![i64::from(limit)]).await.map_err(failed)?;
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let causes = rows.iter().map(decode::cause_of).collect::<Result<Vec<_>, _>>()?;
+    let sql = "UPDATE dead_letters l SET cause = k.cause, group_id = k.group_id FROM unnest($1::int8[], $2::text[], $3::text[]) \
+               k (id, cause, group_id) WHERE l.id = k.id";
+    let args = columns![&causes; |row| row.0, |row| row.1.text.as_str(), |row| row.1.group.as_str()];
+    let mut conn = db.acquire().await.map_err(failed)?;
+    execute(&mut conn, sql, args).await.map_err(failed)
 }
 
 /// Notes a load.

@@ -16,6 +16,7 @@ columns_of!(PgRow, store_error);
 impl Reader for PgPool {
     type Row = PgRow;
     const NAMED: &'static str = "unnest($1::int8[], $2::text[]) k (number, name)";
+    const NAMED_WIDTH: usize = 2;
 
     async fn rows(&self, sql: String, values: &[Arg<'_>]) -> Result<Vec<PgRow>, StoreError> {
         let mut args = args![];

@@ -257,3 +257,15 @@ async fn one_host_at_a_time_has_a_lease_and_another_ones_bindings_stay() {
     one.close().await;
     other.close().await;
 }
+
+#[tokio::test]
+async fn letters_of_an_earlier_version_get_their_cause() {
+    let database = Database::create().await;
+    let store: Arc<dyn Store> = database.open("here", Arc::new(ManualClock::at(conformance::START_MS))).await;
+    conformance::earlier_letters(&store, async |sql| {
+        let mut conn = server().database(&database.name).connect().await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+    })
+    .await;
+    store.close().await;
+}

@@ -252,10 +252,19 @@ async fn dead(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
     if plan.dead.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, died_ms, status) \
-               SELECT k.*, $7, 'open' FROM unnest($1::int8[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[]) k";
+    let sql = "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, cause, group_id, died_ms, status) \
+               SELECT k.*, $9, 'open' FROM unnest($1::int8[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::text[], \
+               $8::text[]) k";
     let mut args = columns![&plan.dead;
-        |row| row.seq, |row| row.stage, |row| i64::from(row.round), |row| row.code, |row| row.message, |row| row.digest];
+        |row| row.seq,
+        |row| row.stage,
+        |row| i64::from(row.round),
+        |row| row.code,
+        |row| row.message,
+        |row| row.digest,
+        |row| row.cause.text.as_str(),
+        |row| row.cause.group.as_str(),
+    ];
     push(&mut args, plan.now_ms() as i64);
     execute(conn, sql, args).await?;
     Ok(())

@@ -50,6 +50,9 @@ pub(super) enum Op {
         id: i64,
         reason: String,
     },
+    NoteCauses {
+        limit: u32,
+    },
     PluginLoaded(PluginLoad),
     NoteBindings {
         used: Vec<StageBinding>,
@@ -80,6 +83,7 @@ pub(super) enum Reply {
     Pruned(Pruned),
     Bindings(KnownBindings),
     Forgotten(bool),
+    Count(u64),
     Written,
 }
 
@@ -224,7 +228,8 @@ async fn single(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64,
         }
         Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms)).await.map(Reply::Letter),
         Op::ReplayEdited { id, event } => letters::replay_edited(conn, context, now_ms, (*id, event)).await.map(Reply::Letter),
-        Op::Discard { id, reason } => letters::discard(conn, *id, reason).await.map(Reply::Letter),
+        Op::Discard { id, reason } => letters::discard(conn, now_ms, (*id, reason)).await.map(Reply::Letter),
+        Op::NoteCauses { limit } => letters::note_causes(conn, *limit).await.map(Reply::Count),
         Op::NoteBindings { used, live_ms } => {
             let known = hosts::note_bindings(conn, context, now_ms, (used, *live_ms)).await?;
             Ok(Reply::Bindings(known))

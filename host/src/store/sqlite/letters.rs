@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, SqlitePool};
 
-use super::sql::{args, execute, fetch};
+use super::sql::{args, execute, fetch, json};
 use super::{Context, write};
 use crate::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
@@ -42,9 +42,20 @@ async fn open_letter(conn: &mut SqliteConnection, id: i64) -> Result<Result<Lett
     Ok(Ok(Letter { seq: row.int(1)?, stage: row.text(2)?.into(), round: row.small(3)?, envelope: decode::envelope(row, 5)? }))
 }
 
-async fn close_letter(conn: &mut SqliteConnection, id: i64, status: &str, note: Option<&str>) -> Result<(), StoreError> {
-    let sql = "UPDATE dead_letters SET status = ?2, note = ?3 WHERE id = ?1";
-    execute(conn, sql, args![id, status, note]).await?;
+/// How a letter ends.
+struct End<'a> {
+    status: DeadLetterStatus,
+    note: Option<&'a str>,
+    /// Source and id of the event in its place.
+    replayed_as: Option<(&'a str, &'a str)>,
+    at_ms: u64,
+}
+
+async fn close_letter(conn: &mut SqliteConnection, id: i64, end: End<'_>) -> Result<(), StoreError> {
+    let (source, event) = end.replayed_as.unzip();
+    let sql = "UPDATE dead_letters SET status = ?2, note = ?3, settled_ms = ?4, replayed_source = ?5, replayed_id = ?6 WHERE id = ?1";
+    let status = decode::letter_status_name(end.status);
+    execute(conn, sql, args![id, status, end.note, end.at_ms as i64, source, event]).await?;
     Ok(())
 }
 
@@ -59,7 +70,7 @@ pub(super) async fn replay(
         Ok(letter) => letter,
         Err(action) => return Ok(action),
     };
-    close_letter(conn, id, "replayed", None).await?;
+    close_letter(conn, id, End { status: DeadLetterStatus::Replayed, note: None, replayed_as: None, at_ms: now_ms }).await?;
     letter.envelope.expires_at_ms = expires_at_ms;
     let sql = "UPDATE events SET expires_ms = ?2 WHERE seq = ?1";
     execute(conn, sql, args![letter.seq, expires_at_ms as i64]).await?;
@@ -91,7 +102,8 @@ pub(super) async fn replay_edited(
         Ok(letter) => letter,
         Err(action) => return Ok(action),
     };
-    close_letter(conn, id, "replayed", None).await?;
+    let replayed_as = Some((event.envelope.event.source.as_str(), event.envelope.event.id.as_str()));
+    close_letter(conn, id, End { status: DeadLetterStatus::Replayed, note: None, replayed_as, at_ms: now_ms }).await?;
     let sql = "UPDATE deliveries SET status = 'replaced' WHERE event_seq = ?1 AND stage = ?2";
     execute(conn, sql, args![letter.seq, &*letter.stage]).await?;
     // Whatever the caller filled in: an edited event is for the stage that could not digest the old one.
@@ -105,12 +117,28 @@ pub(super) async fn replay_edited(
 }
 
 /// Closes it for good.
-pub(super) async fn discard(conn: &mut SqliteConnection, id: i64, reason: &str) -> Result<DeadLetterAction, StoreError> {
+pub(super) async fn discard(conn: &mut SqliteConnection, now_ms: u64, (id, reason): (i64, &str)) -> Result<DeadLetterAction, StoreError> {
     if let Err(action) = open_letter(conn, id).await? {
         return Ok(action);
     }
-    close_letter(conn, id, "discarded", Some(reason)).await?;
+    let end = End { status: DeadLetterStatus::Discarded, note: Some(reason), replayed_as: None, at_ms: now_ms };
+    close_letter(conn, id, end).await?;
     Ok(DeadLetterAction::Done(Vec::new()))
+}
+
+/// Whether there are letters without a cause: asked of a reader, so that the writer is seldom asked in vain.
+pub(super) async fn any_without_cause(db: &SqlitePool) -> Result<bool, StoreError> {
+    Ok(!fetch(db, "SELECT 1 FROM dead_letters WHERE group_id IS NULL LIMIT 1", args![]).await?.is_empty())
+}
+
+/// Gives letters their cause that have none.
+pub(super) async fn note_causes(conn: &mut SqliteConnection, limit: u32) -> Result<u64, StoreError> {
+    let rows = fetch(&mut *conn, decode::WITHOUT_CAUSE, args![i64::from(limit)]).await?;
+    let causes = rows.iter().map(decode::cause_of).collect::<Result<Vec<_>, _>>()?;
+    let values: Vec<_> = causes.iter().map(|(id, cause)| (id, &cause.text, &cause.group)).collect();
+    let sql = "UPDATE dead_letters SET cause = k.value ->> 1, group_id = k.value ->> 2 FROM json_each(?1) k \
+               WHERE dead_letters.id = k.value ->> 0";
+    execute(conn, sql, args![json(&values)]).await
 }
 
 /// Notes a load.

@@ -13,6 +13,7 @@ columns_of!(SqliteRow, store_error);
 impl Reader for SqlitePool {
     type Row = SqliteRow;
     const NAMED: &'static str = "(SELECT value ->> 0 AS number, value ->> 1 AS name FROM json_each($1)) k";
+    const NAMED_WIDTH: usize = 1;
 
     async fn rows(&self, sql: String, values: &[Arg<'_>]) -> Result<Vec<SqliteRow>, StoreError> {
         let mut args = args![];

@@ -161,8 +161,11 @@ pub(super) fn recordings(rows: &[RecordingRow<'_>], now_ms: u64) -> Vec<Statemen
 }
 
 pub(super) fn dead(rows: &[DeadRow<'_>], now_ms: u64) -> Vec<Statement> {
-    let shape =
-        Shape { head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, died_ms, status)", columns: 8, tail: "" };
+    let shape = Shape {
+        head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, cause, group_id, died_ms, status)",
+        columns: 10,
+        tail: "",
+    };
     shape.statements(rows, |row, args| {
         push(args, row.seq);
         push(args, row.stage);
@@ -170,6 +173,8 @@ pub(super) fn dead(rows: &[DeadRow<'_>], now_ms: u64) -> Vec<Statement> {
         push(args, row.code);
         push(args, row.message);
         push(args, row.digest);
+        push(args, row.cause.text.as_str());
+        push(args, row.cause.group.as_str());
         push(args, now_ms as i64);
         push(args, "open");
     })

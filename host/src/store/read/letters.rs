@@ -1,0 +1,143 @@
+//! Questions about dead letters: pages of them, their groups, how many.
+//!
+//! A list of groups reads an index only; it costs in proportion to the letters that the filter leaves, which retention bounds.
+
+use std::collections::HashMap;
+
+use super::{Arg, Conditions, Reader, attempts_of};
+use crate::store::decode::{self, Columns as _, envelope_columns};
+use crate::store::{DeadLetter, DeadLetterFilter, DeadLetterStatus, LetterCount, LetterGroup, Page, StoreError};
+
+const LETTERS: &str = concat!(
+    "SELECT l.id, l.event_seq, l.stage, l.round, l.code, l.message, l.digest, l.died_ms, l.status, l.note, \
+     l.cause, l.group_id, l.settled_ms, l.replayed_source, l.replayed_id, ",
+    envelope_columns!(),
+    " FROM dead_letters l CROSS JOIN events e WHERE e.seq = l.event_seq"
+);
+
+/// Decodes dead letters and adds their failed tries. One delivery may have died in several rounds: each letter shows all tries.
+async fn letters<R: Reader>(db: &R, rows: &[R::Row]) -> Result<Vec<DeadLetter>, StoreError> {
+    let keys = decode::delivery_keys(rows, 1)?;
+    let failures = attempts_of(db, &keys).await?;
+    let with_failures = |(row, key): (_, &_)| decode::dead_letter(row, failures.get(key).cloned().unwrap_or_default());
+    rows.iter().zip(&keys).map(with_failures).collect()
+}
+
+pub(in crate::store) async fn dead_letters(db: &impl Reader, filter: &DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
+    let mut query = Conditions::after(LETTERS);
+    pick(&mut query, filter);
+    query.and("l.id <", filter.before.map(Arg::Int));
+    let (sql, args) = query.newest_first("l.id", filter.limit);
+    let rows = db.rows(sql, &args).await?;
+    let shown = &rows[..rows.len().min(filter.limit as usize)];
+    let items = letters(db, shown).await?;
+    let next = items.last().filter(|_| rows.len() > shown.len()).map(|letter| letter.id);
+    Ok(Page { items, next })
+}
+
+pub(in crate::store) async fn dead_letter(db: &impl Reader, id: i64) -> Result<Option<DeadLetter>, StoreError> {
+    let rows = db.rows(format!("{LETTERS} AND l.id = $1"), &[Arg::Int(id)]).await?;
+    Ok(letters(db, &rows).await?.into_iter().next())
+}
+
+/// What a filter says of `dead_letters l`, but for the page.
+fn pick<'a>(query: &mut Conditions<'a>, filter: &'a DeadLetterFilter) {
+    query.and("l.stage =", filter.stage.as_deref().map(Arg::Text));
+    query.and("l.code =", filter.code.as_deref().map(Arg::Text));
+    query.and("l.status =", filter.status.map(|status| Arg::Text(decode::letter_status_name(status))));
+    query.and("l.group_id =", filter.group.as_deref().map(Arg::Text));
+    query.and("l.died_ms >=", filter.since_ms.map(|time| Arg::Int(time as i64)));
+    query.and("l.died_ms <", filter.until_ms.map(|time| Arg::Int(time as i64)));
+    if let Some(order) = &filter.order {
+        query.and("l.event_seq IN (SELECT seq FROM events WHERE order_id =", Some(Arg::Text(order)));
+        query.sql.push(')');
+    }
+}
+
+pub(in crate::store) async fn letter_groups<R: Reader>(db: &R, filter: &DeadLetterFilter) -> Result<Page<LetterGroup>, StoreError> {
+    let mut query = Conditions::after("SELECT l.group_id, max(l.id) FROM dead_letters l WHERE l.group_id IS NOT NULL");
+    pick(&mut query, filter);
+    query.sql.push_str(" GROUP BY l.group_id HAVING TRUE");
+    query.and("max(l.id) <", filter.before.map(Arg::Int));
+    let (sql, args) = query.newest_first("max(l.id)", filter.limit);
+    let rows = db.rows(sql, &args).await?;
+    let shown = &rows[..rows.len().min(filter.limit as usize)];
+    let keys = shown.iter().map(|row| Ok((row.int(1)?, row.owned(0)?))).collect::<Result<Vec<(i64, String)>, StoreError>>()?;
+    let next = keys.last().filter(|_| rows.len() > shown.len()).map(|(newest, _)| *newest);
+    Ok(Page { items: groups(db, filter, &keys).await?, next })
+}
+
+/// These groups (newest letter, id), in their order.
+async fn groups<R: Reader>(db: &R, filter: &DeadLetterFilter, keys: &[(i64, String)]) -> Result<Vec<LetterGroup>, StoreError> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql =
+        format!("SELECT l.group_id, l.stage, l.code, l.cause, l.id FROM {} CROSS JOIN dead_letters l WHERE l.id = k.number", R::NAMED);
+    let mut groups: HashMap<String, LetterGroup> = HashMap::new();
+    for row in &db.rows(sql, &[Arg::Named(keys)]).await? {
+        let group = LetterGroup {
+            id: row.owned(0)?,
+            stage: row.owned(1)?,
+            code: row.owned(2)?,
+            cause: row.owned(3)?,
+            example: row.int(4)?,
+            open: 0,
+            replayed: 0,
+            discarded: 0,
+            first_at_ms: u64::MAX,
+            last_at_ms: 0,
+            digests: Vec::new(),
+        };
+        groups.insert(group.id.clone(), group);
+    }
+    let counted = format!(
+        "SELECT l.group_id, l.status, l.digest, count(*), min(l.died_ms), max(l.died_ms) FROM {} CROSS JOIN dead_letters l \
+         WHERE l.group_id = k.name",
+        R::NAMED
+    );
+    let mut query = Conditions::after_named::<R>(&counted, keys);
+    pick(&mut query, filter);
+    query.sql.push_str(" GROUP BY l.group_id, l.status, l.digest");
+    for row in &db.rows(query.sql, &query.args).await? {
+        if let Some(group) = groups.get_mut(row.text(0)?) {
+            let count = match decode::letter_status(row.text(1)?)? {
+                DeadLetterStatus::Open => &mut group.open,
+                DeadLetterStatus::Replayed => &mut group.replayed,
+                DeadLetterStatus::Discarded => &mut group.discarded,
+            };
+            *count += row.unsigned(3)?;
+            let digest = row.owned(2)?;
+            if !group.digests.contains(&digest) {
+                group.digests.push(digest);
+            }
+            group.first_at_ms = group.first_at_ms.min(row.unsigned(4)?);
+            group.last_at_ms = group.last_at_ms.max(row.unsigned(5)?);
+        }
+    }
+    // One that retention took between the questions is gone.
+    let found = keys.iter().filter_map(|(_, id)| groups.remove(id)).filter(|group| group.last_at_ms > 0);
+    Ok(found
+        .map(|mut group| {
+            group.digests.sort_unstable();
+            group
+        })
+        .collect())
+}
+
+pub(in crate::store) async fn count_letters(db: &impl Reader, filter: &DeadLetterFilter) -> Result<LetterCount, StoreError> {
+    let mut query = Conditions::after("SELECT count(*), coalesce(max(l.id), 0) FROM dead_letters l WHERE TRUE");
+    pick(&mut query, filter);
+    let rows = db.rows(query.sql, &query.args).await?;
+    rows.first().map_or(Ok(LetterCount::default()), |row| Ok(LetterCount { count: row.unsigned(0)?, last: row.int(1)? }))
+}
+
+pub(in crate::store) async fn letter_ids(db: &impl Reader, filter: &DeadLetterFilter, after: i64) -> Result<Vec<i64>, StoreError> {
+    let mut query = Conditions::after("SELECT l.id FROM dead_letters l WHERE TRUE");
+    pick(&mut query, filter);
+    query.and("l.id >", Some(Arg::Int(after)));
+    query.and("l.id <", filter.before.map(Arg::Int));
+    query.args.push(Arg::Int(i64::from(filter.limit)));
+    let sql = format!("{} ORDER BY l.id LIMIT ${}", query.sql, query.args.len());
+    db.rows(sql, &query.args).await?.iter().map(|row| row.int(0)).collect()
+}
