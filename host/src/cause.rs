@@ -2,7 +2,7 @@
 //!
 //! Pure. The cause is the code with the message in which everything that differs from letter to letter (ids, numbers, hexadecimal,
 //! quoted values, times) has become a placeholder; of a trap it is the guest's function and line. Computed once, when the letter is
-//! written. Bounds: [`READ_MAX`] bytes of a message are read, [`CAUSE_MAX`] characters are kept.
+//! written. Bounds: `READ_MAX` bytes of a message are read, `CAUSE_MAX` characters are kept.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
