@@ -2,11 +2,13 @@
 //!
 //! Writes go through the store and, once committed, to the relay. Nothing here keeps state of its own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -14,13 +16,16 @@ use crate::bindings::LIVE_MS;
 use crate::breaker::BreakerState;
 use crate::config::Config;
 use crate::decide::Routes as _;
-use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
+use crate::event::{Envelope, Event, EventKey, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
+use crate::ingress::Arrival;
 use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
 use crate::pipeline::{Consumption, Stage};
 use crate::store::{
-    Accepted, ControlState, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, PluginLoad, StageControl, StoreError,
+    Accepted, ControlState, DeadLetterAction, DeliveryRecord, LoggedEvent, NewEvent, NewOrder, Order, OutboxRow, PluginLoad, StageControl,
+    StoreError,
 };
 use crate::supervisor::{Files, PluginPlaces};
+use crate::tail::Tail;
 use crate::trace::Trace;
 use crate::worker::Services;
 
@@ -102,6 +107,9 @@ pub enum RollBack {
     Refused(String),
 }
 
+/// Orders that are looked up at once for events that name them.
+const ORDERS_ASKED_AT_ONCE: usize = 8;
+const TRACE_PARENT: &str = crate::trace::NAMES[0];
 /// Loads that are looked through for an earlier version.
 const HISTORY_MAX: u32 = 1_000;
 /// How long a file that was replaced may take to serve: the largest are compiled for half a minute.
@@ -140,6 +148,26 @@ pub struct Readiness {
     pub stopping: bool,
 }
 
+/// What an order is sent with, beside its body.
+#[derive(Debug)]
+pub struct Submission {
+    /// Where it stands in its caller's trace.
+    pub trace: Trace,
+    /// Names the request: the same key stands for the same body for ever.
+    pub idempotency_key: Option<String>,
+    /// When its journey begins, milliseconds since 1970-01-01 UTC; none: at once.
+    pub due_at_ms: Option<u64>,
+}
+
+/// What became of stock that was announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stocked {
+    /// It counts, or did so before.
+    Done,
+    /// The idempotency key stands for another announcement.
+    KeyReused,
+}
+
 /// An event that the API writes.
 struct Draft<'a> {
     id: String,
@@ -148,6 +176,7 @@ struct Draft<'a> {
     data: Bytes,
     order_id: Option<String>,
     trace: Trace,
+    due_at_ms: Option<u64>,
 }
 
 /// What the API does.
@@ -155,9 +184,12 @@ pub struct App {
     services: Services,
     files: Arc<Files>,
     places: PluginPlaces,
-    namespace: String,
+    /// CloudEvents source of what comes in through the API.
+    source: String,
     initial_status: String,
     expiry_ms: u64,
+    schedule_max_ms: u64,
+    tail: Arc<Tail>,
     products_stage: String,
     products_prefix: String,
     stopping: AtomicBool,
@@ -165,11 +197,14 @@ pub struct App {
 
 impl App {
     pub(crate) fn new(config: &Config, services: Services, files: Arc<Files>, places: PluginPlaces) -> Self {
+        let finals = config.orders.status.finals.clone();
         Self {
+            tail: Tail::new(Arc::clone(&services.store), finals, config.http.streams_max),
+            schedule_max_ms: config.orders.schedule_max_ms,
             services,
             files,
             places,
-            namespace: config.namespace.clone(),
+            source: format!("/{}/api", config.namespace),
             initial_status: config.orders.status.initial(ORDER_CREATED).unwrap_or("received").to_owned(),
             expiry_ms: config.orders.expiry_ms,
             products_stage: config.products.stage.clone(),
@@ -181,6 +216,21 @@ impl App {
     /// Store, broker and the rest.
     pub fn services(&self) -> &Services {
         &self.services
+    }
+
+    /// The live end of the event log.
+    pub fn tail(&self) -> &Arc<Tail> {
+        &self.tail
+    }
+
+    /// The status of an order at its beginning.
+    pub fn initial_status(&self) -> &str {
+        &self.initial_status
+    }
+
+    /// What is asked of events that come in.
+    pub fn ingress_rules(&self) -> crate::ingress::Rules<'_> {
+        crate::ingress::Rules { now_ms: self.services.clock.now_ms(), schedule_max_ms: self.schedule_max_ms, source: &self.source }
     }
 
     /// From now on the host is not ready.
@@ -196,6 +246,12 @@ impl App {
 
     /// Accepts a parsed order: when it returns, the order is durable.
     pub async fn accept(&self, order: ParsedOrder, trace: Trace) -> Result<Accepted, StoreError> {
+        self.accept_as(order, Submission { trace, idempotency_key: None, due_at_ms: None }).await
+    }
+
+    /// The same for an order that is sent with more than its body.
+    pub async fn accept_as(&self, order: ParsedOrder, submission: Submission) -> Result<Accepted, StoreError> {
+        let Submission { trace, idempotency_key, due_at_ms } = submission;
         let ParsedOrder { id, customer, body, fingerprint } = order;
         let event = self.new_event(Draft {
             id: format!("order-{id}"),
@@ -204,29 +260,84 @@ impl App {
             data: body.to_string().into(),
             order_id: Some(id.clone()),
             trace,
+            due_at_ms,
         });
-        let order = NewOrder { id, customer, body, fingerprint, status: self.initial_status.clone(), event };
+        let order = NewOrder { id, customer, body, fingerprint, status: self.initial_status.clone(), idempotency_key, event };
         let (accepted, rows) = self.services.store.accept_order(order).await?;
         self.services.relay.hand_over(rows);
         Ok(accepted)
     }
 
     /// Announces stock that arrived; the same `idempotency_key` counts once.
-    pub async fn stock(&self, stock: ParsedStock, idempotency_key: Option<&str>, trace: Trace) -> Result<(), StoreError> {
+    pub async fn stock(&self, stock: ParsedStock, idempotency_key: Option<&str>, trace: Trace) -> Result<Stocked, StoreError> {
         let id = idempotency_key.map_or_else(|| uuid::Uuid::now_v7().to_string(), |key| format!("stock-{key}"));
         let data = stock.body.to_string().into();
-        let event = self.new_event(Draft { id, event_type: PRODUCT_STOCKED, subject: &stock.sku, data, order_id: None, trace });
-        let (_, rows) = self.services.store.accept_event(event).await?;
+        let draft = Draft { id, event_type: PRODUCT_STOCKED, subject: &stock.sku, data, order_id: None, trace, due_at_ms: None };
+        let event = self.new_event(draft);
+        let (new, rows) = self.services.store.accept_event(event.clone()).await?;
         self.services.relay.hand_over(rows);
-        Ok(())
+        if new {
+            return Ok(Stocked::Done);
+        }
+        let known = self.event(&event.envelope.key()).await?;
+        let same = known.is_none_or(|known| known.envelope.event.data == event.envelope.event.data);
+        Ok(if same { Stocked::Done } else { Stocked::KeyReused })
+    }
+
+    /// An event of the log.
+    pub async fn event(&self, key: &EventKey) -> Result<Option<LoggedEvent>, StoreError> {
+        let found = self.services.store.events_by_id(&key.id).await?;
+        Ok(found.into_iter().find(|logged| logged.envelope.event.source == key.source))
+    }
+
+    /// Takes events in from outside; for each whether it is new, in their order. One that is known already counts once: when some were
+    /// not taken, all may be sent again.
+    pub async fn ingest(&self, arrivals: Vec<Arrival>, trace: &Trace) -> Result<Vec<bool>, StoreError> {
+        let orders = self.known_orders(&arrivals).await?;
+        let accepts = arrivals.into_iter().map(|arrival| {
+            let event = self.arrived(arrival, &orders, trace);
+            async move {
+                let (new, rows) = self.services.store.accept_event(event).await?;
+                self.services.relay.hand_over(rows);
+                Ok(new)
+            }
+        });
+        futures::future::join_all(accepts).await.into_iter().collect()
+    }
+
+    /// Orders that events name and that exist: an event about anything else is nobody's story.
+    async fn known_orders(&self, arrivals: &[Arrival]) -> Result<BTreeSet<String>, StoreError> {
+        let named: BTreeSet<String> = arrivals.iter().filter_map(|arrival| arrival.order_id.clone()).collect();
+        let asked = named.into_iter().map(async |id: String| self.services.store.order(&id).await);
+        let mut found = futures::stream::iter(asked).buffered(ORDERS_ASKED_AT_ONCE);
+        let mut known = BTreeSet::new();
+        while let Some(order) = found.next().await {
+            known.extend(order?.map(|order| order.id));
+        }
+        Ok(known)
+    }
+
+    fn arrived(&self, arrival: Arrival, orders: &BTreeSet<String>, trace: &Trace) -> NewEvent {
+        let Arrival { mut event, order_id, correlation_id, due_at_ms } = arrival;
+        // An event that carries a trace of its own goes on with it.
+        let own = |name: &str| event.attributes.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str());
+        let trace = if own(TRACE_PARENT).is_some() { Trace::enter(own) } else { trace.clone() };
+        trace.mark(&mut event.attributes);
+        let now_ms = self.services.clock.now_ms();
+        let due_at_ms = due_at_ms.unwrap_or(now_ms);
+        let routed_to = self.services.pipeline.stages_for(&event.event_type);
+        let mut envelope = Envelope::first(event, order_id.filter(|id| orders.contains(id)), due_at_ms + self.expiry_ms);
+        envelope.correlation_id = correlation_id.unwrap_or(envelope.correlation_id);
+        NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms, producer: None, only_stage: None }
     }
 
     fn new_event(&self, draft: Draft<'_>) -> NewEvent {
-        let Draft { id, event_type, subject, data, order_id, trace } = draft;
+        let Draft { id, event_type, subject, data, order_id, trace, due_at_ms } = draft;
         let now_ms = self.services.clock.now_ms();
+        let due_at_ms = due_at_ms.unwrap_or(now_ms);
         let event = Event {
             event_type: event_type.to_owned(),
-            source: format!("/{}/api", self.namespace),
+            source: self.source.clone(),
             subject: subject.to_owned(),
             time_ms: now_ms,
             content_type: "application/json".to_owned(),
@@ -234,9 +345,9 @@ impl App {
             attributes: trace.headers(),
             id,
         };
-        let envelope = Envelope::first(event, order_id, now_ms + self.expiry_ms);
+        let envelope = Envelope::first(event, order_id, due_at_ms + self.expiry_ms);
         let routed_to = self.services.pipeline.stages_for(event_type);
-        NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None }
+        NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms, producer: None, only_stage: None }
     }
 
     /// Sends an event to one stage alone, whatever else consumes its type; under a new id each time.
@@ -244,7 +355,7 @@ impl App {
         let data = event.data.clone();
         let id = uuid::Uuid::now_v7().to_string();
         let (event_type, subject) = (event.event_type.as_str(), event.subject.as_str());
-        let mut sent = self.new_event(Draft { id, event_type, subject, data, order_id: None, trace: Trace::begin() });
+        let mut sent = self.new_event(Draft { id, event_type, subject, data, order_id: None, trace: Trace::begin(), due_at_ms: None });
         sent.routed_to = vec![stage.into()];
         sent.only_stage = Some(stage.into());
         let (_, rows) = self.services.store.accept_event(sent).await?;
@@ -298,6 +409,7 @@ impl App {
                     data: data.to_string().into(),
                     order_id: old.order_id.clone(),
                     trace: Trace::of_event(&old.event),
+                    due_at_ms: None,
                 });
                 let stage: Arc<str> = letter.stage.into();
                 let cause = Some(old.key());

@@ -20,6 +20,8 @@ use crate::config::HttpSettings;
 
 mod caller;
 mod dead_letters;
+mod events;
+mod headers;
 mod health;
 mod json;
 mod limits;
@@ -30,6 +32,7 @@ mod problem;
 mod products;
 mod recordings;
 mod stages;
+mod streams;
 
 /// What handlers share.
 type Shared = Arc<App>;
@@ -40,6 +43,9 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .route("/orders", post(orders::create).get(orders::list))
         .route("/orders/{id}", get(orders::show))
         .route("/orders/{id}/events", get(orders::events))
+        .route("/events", post(events::ingest).get(events::list))
+        .route("/events/export", get(events::export))
+        .route("/events/{name}", post(events::send).get(events::show))
         .route("/products", post(products::stock).get(products::list))
         .route("/products/{sku}", get(products::show));
     let operation = Router::new()

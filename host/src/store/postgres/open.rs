@@ -132,6 +132,7 @@ fn migrator() -> Migrator {
     let retention = include_str!("../../../../migrations/postgres/0003_retention.sql");
     let hosts = include_str!("../../../../migrations/postgres/0004_hosts.sql");
     let recordings = include_str!("../../../../migrations/postgres/0005_recordings.sql");
+    let log = include_str!("../../../../migrations/postgres/0008_log.sql");
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
@@ -141,6 +142,7 @@ fn migrator() -> Migrator {
         simple(3, "retention", retention),
         simple(4, "hosts", hosts),
         simple(5, "recordings", recordings),
+        simple(8, "log", log),
     ])
 }
 
