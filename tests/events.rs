@@ -84,7 +84,7 @@ async fn an_event_comes_in_in_every_mode_and_counts_once(backend: Backend) -> Re
     let bad = json!([note, { "specversion": "0.3", "id": "", "source": "/desk", "type": "postrider.dead-lettered", "time": "soon" }, 1]);
     let (status, problem) = host.client.post_raw("/events", "application/cloudevents-batch+json", bad.to_string()).await?;
     let pointers: Vec<&str> = problem["errors"].as_array().into_iter().flatten().filter_map(|error| error["pointer"].as_str()).collect();
-    assert_eq!((status, pointers), (StatusCode::UNPROCESSABLE_ENTITY, vec!["/1/specversion", "/1/id", "/1/time", "/2"]), "{problem}");
+    assert_eq!((status, pointers), (StatusCode::UNPROCESSABLE_ENTITY, vec!["/1/specversion", "/1/id", "/1/time", "/1/type", "/2"]), "{problem}");
     for (path, kind, body, expected) in [
         ("/events/postrider.secret", "application/json", "{}", StatusCode::UNPROCESSABLE_ENTITY),
         ("/events/a..b", "application/json", "{}", StatusCode::UNPROCESSABLE_ENTITY),
@@ -210,7 +210,7 @@ async fn a_key_stands_for_one_request(backend: Backend) -> Result<()> {
     assert_eq!((status, &problem["type"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("/problems/key-reused")));
     let named = json!({ "order_id": "named", "user_id": "1", "items": ["Book"], "total": 1 });
     assert_eq!(post("/orders", &named, "k-1").await?.0, StatusCode::UNPROCESSABLE_ENTITY, "also when the body names another order");
-    for key in ["", "two words", "ä", &"x".repeat(129), "a\"b"] {
+    for key in ["", "two words", &"x".repeat(129), "a\"b"] {
         let (status, problem) = post("/orders", &order(1), key).await?;
         assert_eq!((status, &problem["type"]), (StatusCode::BAD_REQUEST, &json!("/problems/bad-header")), "{key}");
     }

@@ -2,13 +2,11 @@
 //!
 //! Writes go through the store and, once committed, to the relay. Nothing here keeps state of its own.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,18 +14,19 @@ use crate::bindings::LIVE_MS;
 use crate::breaker::BreakerState;
 use crate::config::Config;
 use crate::decide::Routes as _;
-use crate::event::{Envelope, Event, EventKey, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
-use crate::ingress::Arrival;
+use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
 use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
 use crate::pipeline::{Consumption, Stage};
 use crate::store::{
-    Accepted, ControlState, DeadLetterAction, DeliveryRecord, LoggedEvent, NewEvent, NewOrder, Order, OutboxRow, PluginLoad, StageControl,
+    Accepted, ControlState, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, PluginLoad, StageControl,
     StoreError,
 };
 use crate::supervisor::{Files, PluginPlaces};
 use crate::tail::Tail;
 use crate::trace::Trace;
 use crate::worker::Services;
+
+mod arrivals;
 
 /// Why an order was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -107,9 +106,6 @@ pub enum RollBack {
     Refused(String),
 }
 
-/// Orders that are looked up at once for events that name them.
-const ORDERS_ASKED_AT_ONCE: usize = 8;
-const TRACE_PARENT: &str = crate::trace::NAMES[0];
 /// Loads that are looked through for an earlier version.
 const HISTORY_MAX: u32 = 1_000;
 /// How long a file that was replaced may take to serve: the largest are compiled for half a minute.
@@ -282,53 +278,6 @@ impl App {
         let known = self.event(&event.envelope.key()).await?;
         let same = known.is_none_or(|known| known.envelope.event.data == event.envelope.event.data);
         Ok(if same { Stocked::Done } else { Stocked::KeyReused })
-    }
-
-    /// An event of the log.
-    pub async fn event(&self, key: &EventKey) -> Result<Option<LoggedEvent>, StoreError> {
-        let found = self.services.store.events_by_id(&key.id).await?;
-        Ok(found.into_iter().find(|logged| logged.envelope.event.source == key.source))
-    }
-
-    /// Takes events in from outside; for each whether it is new, in their order. One that is known already counts once: when some were
-    /// not taken, all may be sent again.
-    pub async fn ingest(&self, arrivals: Vec<Arrival>, trace: &Trace) -> Result<Vec<bool>, StoreError> {
-        let orders = self.known_orders(&arrivals).await?;
-        let accepts = arrivals.into_iter().map(|arrival| {
-            let event = self.arrived(arrival, &orders, trace);
-            async move {
-                let (new, rows) = self.services.store.accept_event(event).await?;
-                self.services.relay.hand_over(rows);
-                Ok(new)
-            }
-        });
-        futures::future::join_all(accepts).await.into_iter().collect()
-    }
-
-    /// Orders that events name and that exist: an event about anything else is nobody's story.
-    async fn known_orders(&self, arrivals: &[Arrival]) -> Result<BTreeSet<String>, StoreError> {
-        let named: BTreeSet<String> = arrivals.iter().filter_map(|arrival| arrival.order_id.clone()).collect();
-        let asked = named.into_iter().map(async |id: String| self.services.store.order(&id).await);
-        let mut found = futures::stream::iter(asked).buffered(ORDERS_ASKED_AT_ONCE);
-        let mut known = BTreeSet::new();
-        while let Some(order) = found.next().await {
-            known.extend(order?.map(|order| order.id));
-        }
-        Ok(known)
-    }
-
-    fn arrived(&self, arrival: Arrival, orders: &BTreeSet<String>, trace: &Trace) -> NewEvent {
-        let Arrival { mut event, order_id, correlation_id, due_at_ms } = arrival;
-        // An event that carries a trace of its own goes on with it.
-        let own = |name: &str| event.attributes.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str());
-        let trace = if own(TRACE_PARENT).is_some() { Trace::enter(own) } else { trace.clone() };
-        trace.mark(&mut event.attributes);
-        let now_ms = self.services.clock.now_ms();
-        let due_at_ms = due_at_ms.unwrap_or(now_ms);
-        let routed_to = self.services.pipeline.stages_for(&event.event_type);
-        let mut envelope = Envelope::first(event, order_id.filter(|id| orders.contains(id)), due_at_ms + self.expiry_ms);
-        envelope.correlation_id = correlation_id.unwrap_or(envelope.correlation_id);
-        NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms, producer: None, only_stage: None }
     }
 
     fn new_event(&self, draft: Draft<'_>) -> NewEvent {

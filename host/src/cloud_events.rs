@@ -35,7 +35,13 @@ const NAME_MAX: usize = 60;
 const VALUE_MAX: usize = 4_096;
 
 /// Reads an event; every problem instead. Says nothing about `specversion`, nor about what [`check`] asks for.
-pub fn read(mut fields: Map<String, Value>, now_ms: u64) -> Result<Event, Vec<Problem>> {
+pub fn read(fields: Map<String, Value>, now_ms: u64) -> Result<Event, Vec<Problem>> {
+    let (event, problems) = draft(fields, now_ms);
+    if problems.is_empty() { Ok(event) } else { Err(problems) }
+}
+
+/// The same, with what could be read of an event that has problems: so that more can be said about it.
+pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Problem>) {
     let mut problems = Vec::new();
     fields.remove("specversion");
     let id = text(&mut fields, "id", &mut problems);
@@ -69,8 +75,8 @@ pub fn read(mut fields: Map<String, Value>, now_ms: u64) -> Result<Event, Vec<Pr
         }
     }
     attributes.sort();
-    let (Some(id), Some(source), Some(event_type), true) = (id, source, event_type, problems.is_empty()) else { return Err(problems) };
-    Ok(Event { id, event_type, source, subject, time_ms, content_type, data: data.into(), attributes })
+    let (id, source, event_type) = (id.unwrap_or_default(), source.unwrap_or_default(), event_type.unwrap_or_default());
+    (Event { id, event_type, source, subject, time_ms, content_type, data: data.into(), attributes }, problems)
 }
 
 /// Removes an attribute that must be text where it is there; `null` is absence.

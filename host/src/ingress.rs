@@ -46,7 +46,8 @@ pub struct Arrival {
 pub fn structured(document: Value, rules: Rules<'_>) -> Result<Arrival, Vec<Problem>> {
     let Value::Object(fields) = document else { return Err(vec![problem("", "must be a JSON object: a CloudEvent")]) };
     let wrong_version = (fields.get("specversion") != Some(&Value::from("1.0"))).then(|| problem("/specversion", "must be \"1.0\""));
-    with_more(wrong_version.into_iter().collect(), cloud_events::read(fields, rules.now_ms).and_then(|event| arrival(event, rules)))
+    let (event, more) = cloud_events::draft(fields, rules.now_ms);
+    arrival(event, wrong_version.into_iter().chain(more).collect(), rules)
 }
 
 /// Several events in JSON.
@@ -91,24 +92,17 @@ pub fn binary(
     {
         problems.push(problem("", &format!("the body is not JSON, which its content type says it is: {error}")));
     }
-    let event = cloud_events::read(fields, rules.now_ms).and_then(|event| arrival(Event { data, ..event }, rules));
-    with_more(problems, event)
+    let (event, more) = cloud_events::draft(fields, rules.now_ms);
+    problems.extend(more);
+    arrival(Event { data, ..event }, problems, rules)
 }
 
-/// Adds problems that were found before.
-fn with_more<T>(mut before: Vec<Problem>, result: Result<T, Vec<Problem>>) -> Result<T, Vec<Problem>> {
-    match result {
-        Ok(value) if before.is_empty() => Ok(value),
-        Ok(_) => Err(before),
-        Err(more) => {
-            before.extend(more);
-            Err(before)
-        }
-    }
-}
-
-fn arrival(mut event: Event, rules: Rules<'_>) -> Result<Arrival, Vec<Problem>> {
-    let mut problems = cloud_events::check(&event);
+/// Checks what was read, given the problems of the reading.
+fn arrival(mut event: Event, mut problems: Vec<Problem>, rules: Rules<'_>) -> Result<Arrival, Vec<Problem>> {
+    // What is missing is not said to be too short as well.
+    let more = cloud_events::check(&event).into_iter().filter(|one| !problems.iter().any(|before| before.pointer == one.pointer));
+    let more: Vec<Problem> = more.collect();
+    problems.extend(more);
     let own = |event: &Event, wanted: &str| event.attributes.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
     let due_at_ms = schedule(own(&event, DELIVER_AT).as_deref(), None, rules).unwrap_or_else(|detail| {
         problems.push(problem("/deliverat", &detail));
@@ -168,6 +162,9 @@ mod tests {
         let problems = batch(json!([good, { "id": "1" }, 7, late]), RULES).unwrap_err();
         let pointers: Vec<&str> = problems.iter().map(|problem| problem.pointer.as_str()).collect();
         assert_eq!(pointers, ["/1/specversion", "/1/source", "/1/type", "/2", "/3/deliverat"]);
+        let reserved = json!({ "specversion": "1.0", "type": "postrider.x", "Bad": "x" });
+        let pointers: Vec<String> = structured(reserved, RULES).unwrap_err().into_iter().map(|problem| problem.pointer).collect();
+        assert_eq!(pointers, ["/id", "/source", "/type", "/Bad"]);
         assert!(batch(json!(vec![good; BATCH_MAX + 1]), RULES).is_err());
     }
 

@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use self::bindings::{KnownBindings, StageBinding};
-use crate::event::{DeliveryKey, Envelope, Event, EventKey, topic_matches};
+pub use self::log::{EventFilter, LogRange, Settled};
+use crate::event::{DeliveryKey, Envelope, Event, EventKey};
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -173,61 +174,6 @@ pub struct LoggedEvent {
     pub logged_at_ms: Option<u64>,
     /// When it falls due, if it was scheduled, milliseconds since 1970-01-01 UTC.
     pub due_at_ms: Option<u64>,
-}
-
-/// Which events of the log; all conditions hold at once.
-#[derive(Debug, Clone, Default)]
-pub struct EventFilter {
-    /// Only this order's.
-    pub order: Option<String>,
-    /// Only types that this topic pattern covers (`*` one word, `#` any number of words).
-    pub event_type: Option<String>,
-    /// Only of this source.
-    pub source: Option<String>,
-    /// Only produced by this stage.
-    pub stage: Option<String>,
-    /// Only of the chain that this event began.
-    pub correlation: Option<String>,
-    /// Only what entered the log then or later, milliseconds since 1970-01-01 UTC.
-    pub since_ms: Option<u64>,
-    /// Only what entered the log before then, milliseconds since 1970-01-01 UTC.
-    pub until_ms: Option<u64>,
-}
-
-impl EventFilter {
-    /// Whether an event is meant.
-    pub fn matches(&self, logged: &LoggedEvent) -> bool {
-        let (envelope, event) = (&logged.envelope, &logged.envelope.event);
-        let at_ms = logged.logged_at_ms.unwrap_or(event.time_ms);
-        let is = |wanted: &Option<String>, present: Option<&str>| wanted.as_deref().is_none_or(|wanted| Some(wanted) == present);
-        is(&self.order, envelope.order_id.as_deref())
-            && is(&self.source, Some(&event.source))
-            && is(&self.stage, logged.stage.as_deref())
-            && is(&self.correlation, Some(&envelope.correlation_id))
-            && self.event_type.as_deref().is_none_or(|pattern| topic_matches(pattern, &event.event_type))
-            && self.since_ms.is_none_or(|since_ms| at_ms >= since_ms)
-            && self.until_ms.is_none_or(|until_ms| at_ms < until_ms)
-    }
-}
-
-/// A part of the log: what comes after one position, up to another one.
-#[derive(Debug, Clone, Copy)]
-pub struct LogRange {
-    /// Only what comes after this position.
-    pub after: i64,
-    /// Nothing after this position: see [`Store::log_end`].
-    pub up_to: i64,
-    /// Page size.
-    pub limit: u32,
-}
-
-/// An order of which nothing is left to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settled {
-    /// The order.
-    pub order: String,
-    /// Where it came to rest.
-    pub status: String,
 }
 
 /// One failed try.

@@ -1,4 +1,4 @@
-//! Questions about the event log, the same for every database.
+//! Questions about the event log, the same for every database, and what they ask for.
 //!
 //! Positions grow along causes: what an event brings about stands after it. Bounds: one page looks at [`WINDOW`] events [`WINDOWS_MAX`]
 //! times at the most, so that a rare event costs no more than a frequent one; the caller goes on where the page ended. Nothing here
@@ -8,8 +8,63 @@ use std::fmt::Write as _;
 
 use super::decode::{self, Columns as _, logged_columns};
 use super::read::{Arg, Conditions, Reader};
-use super::{EventFilter, LogRange, LoggedEvent, Page, Settled, StoreError};
+use super::{LoggedEvent, Page, StoreError};
 use crate::event::topic_matches;
+
+/// Which events of the log; all conditions hold at once.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// Only this order's.
+    pub order: Option<String>,
+    /// Only types that this topic pattern covers (`*` one word, `#` any number of words).
+    pub event_type: Option<String>,
+    /// Only of this source.
+    pub source: Option<String>,
+    /// Only produced by this stage.
+    pub stage: Option<String>,
+    /// Only of the chain that this event began.
+    pub correlation: Option<String>,
+    /// Only what entered the log then or later, milliseconds since 1970-01-01 UTC.
+    pub since_ms: Option<u64>,
+    /// Only what entered the log before then, milliseconds since 1970-01-01 UTC.
+    pub until_ms: Option<u64>,
+}
+
+impl EventFilter {
+    /// Whether an event is meant.
+    pub fn matches(&self, logged: &LoggedEvent) -> bool {
+        let (envelope, event) = (&logged.envelope, &logged.envelope.event);
+        let at_ms = logged.logged_at_ms.unwrap_or(event.time_ms);
+        let is = |wanted: &Option<String>, present: Option<&str>| wanted.as_deref().is_none_or(|wanted| Some(wanted) == present);
+        is(&self.order, envelope.order_id.as_deref())
+            && is(&self.source, Some(&event.source))
+            && is(&self.stage, logged.stage.as_deref())
+            && is(&self.correlation, Some(&envelope.correlation_id))
+            && self.event_type.as_deref().is_none_or(|pattern| topic_matches(pattern, &event.event_type))
+            && self.since_ms.is_none_or(|since_ms| at_ms >= since_ms)
+            && self.until_ms.is_none_or(|until_ms| at_ms < until_ms)
+    }
+}
+
+/// A part of the log: what comes after one position, up to another one.
+#[derive(Debug, Clone, Copy)]
+pub struct LogRange {
+    /// Only what comes after this position.
+    pub after: i64,
+    /// Nothing after this position: see [`super::Store::log_end`].
+    pub up_to: i64,
+    /// Page size.
+    pub limit: u32,
+}
+
+/// An order of which nothing is left to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// The order.
+    pub order: String,
+    /// Where it came to rest.
+    pub status: String,
+}
 
 /// Events that are looked at in one query.
 const WINDOW: i64 = 2_000;
