@@ -84,7 +84,11 @@ async fn an_event_comes_in_in_every_mode_and_counts_once(backend: Backend) -> Re
     let bad = json!([note, { "specversion": "0.3", "id": "", "source": "/desk", "type": "postrider.dead-lettered", "time": "soon" }, 1]);
     let (status, problem) = host.client.post_raw("/events", "application/cloudevents-batch+json", bad.to_string()).await?;
     let pointers: Vec<&str> = problem["errors"].as_array().into_iter().flatten().filter_map(|error| error["pointer"].as_str()).collect();
-    assert_eq!((status, pointers), (StatusCode::UNPROCESSABLE_ENTITY, vec!["/1/specversion", "/1/id", "/1/time", "/1/type", "/2"]), "{problem}");
+    assert_eq!(
+        (status, pointers),
+        (StatusCode::UNPROCESSABLE_ENTITY, vec!["/1/specversion", "/1/id", "/1/time", "/1/type", "/2"]),
+        "{problem}"
+    );
     for (path, kind, body, expected) in [
         ("/events/postrider.secret", "application/json", "{}", StatusCode::UNPROCESSABLE_ENTITY),
         ("/events/a..b", "application/json", "{}", StatusCode::UNPROCESSABLE_ENTITY),

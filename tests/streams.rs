@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,11 +11,12 @@ use eventsource_stream::{Event as Message, Eventsource as _};
 use futures::{Stream, StreamExt as _, stream};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{Backend, Client, Site, eventually, on_both_back_ends};
 use crate::load::{Load, PLENTY};
-use crate::process::{Process, free_port, postrider};
+use crate::process::{Process, binary, free_port, postrider};
 
 on_both_back_ends![
     an_order_is_followed_to_its_end,
@@ -141,10 +143,10 @@ async fn an_order_is_followed_through_a_crash(backend: Backend) -> Result<()> {
     host.client.post("/stages/inventory/pause", &json!({})).await?;
     host.client.post("/orders", &order("s")).await?;
     let url = host.client.url.clone();
-    let watching = tokio::spawn({
-        let url = url.clone();
-        async move { postrider(&["orders", "watch", "s", "--json", "--url", &url]).await }
-    });
+    let watch = ["orders", "watch", "s", "--json", "--url", url.as_str()];
+    let mut watching = tokio::process::Command::new(binary()?).args(watch).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let mut told = BufReader::new(watching.stdout.take().context("its output")?).lines();
+    let mut lines = vec![told.next_line().await?.context("created")?, told.next_line().await?.context("authorized")?];
     let mut live = Listening::open(&url, "/orders/s/events", None).await?;
     let mut heard = vec![live.next().await?.context("created")?, live.next().await?.context("authorized")?];
     let host = host.crash().await?;
@@ -153,10 +155,12 @@ async fn an_order_is_followed_through_a_crash(backend: Backend) -> Result<()> {
     host.client.post("/stages/inventory/resume", &json!({})).await?;
     heard.extend(live.rest().await?);
     assert_eq!(kinds(&heard)?, STORY);
-    let (code, told, problems) = watching.await??;
-    let told: Vec<Value> = told.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    let types: Vec<&str> = told.iter().map(|line| line["type"].as_str().unwrap_or("end")).collect();
-    assert_eq!((code, types.as_slice()), (0, &STORY[..]), "{problems}");
+    while let Some(line) = told.next_line().await? {
+        lines.push(line);
+    }
+    let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line)).collect::<Result<_, _>>()?;
+    let types: Vec<&str> = lines.iter().map(|line| line["type"].as_str().unwrap_or("end")).collect();
+    assert_eq!((watching.wait().await?.code(), types.as_slice()), (Some(0), &STORY[..]));
     host.process.kill()
 }
 

@@ -18,8 +18,7 @@ use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul}
 use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
 use crate::pipeline::{Consumption, Stage};
 use crate::store::{
-    Accepted, ControlState, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, PluginLoad, StageControl,
-    StoreError,
+    Accepted, ControlState, DeadLetterAction, DeliveryRecord, NewEvent, NewOrder, Order, OutboxRow, PluginLoad, StageControl, StoreError,
 };
 use crate::supervisor::{Files, PluginPlaces};
 use crate::tail::Tail;

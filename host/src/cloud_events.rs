@@ -70,7 +70,7 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Problem
             Value::String(text) => attributes.push((name, text)),
             Value::Bool(_) | Value::Number(_) => attributes.push((name, value.to_string())),
             Value::Array(_) | Value::Object(_) => {
-                problems.push(problem(&name, "an extension attribute must be a string, a number or a boolean"))
+                problems.push(problem(&name, "an extension attribute must be a string, a number or a boolean"));
             }
         }
     }

@@ -146,7 +146,7 @@ mod tests {
         let document = json!({ "specversion": "1.0", "id": "9", "source": "/desk", "type": "order.flagged", "subject": "7", "data": {"a": 1},
             "deliverat": "2023-11-14T22:13:50Z", "zone": "x", "postriderorder": "o-7", "postriderstage": "payment" });
         let one = structured(document.clone(), RULES).unwrap();
-        assert_eq!(batch(json!([document]), RULES).unwrap(), [one.clone()]);
+        assert_eq!(batch(json!([document]), RULES).unwrap(), std::slice::from_ref(&one));
         let attributes = [("id", "9"), ("source", "/desk"), ("type", "order.flagged"), ("subject", "7"), ("zone", "x")];
         let mut attributes: BTreeMap<String, String> = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         attributes.extend([("deliverat".to_owned(), "1700000030000".to_owned()), ("postriderorder".to_owned(), "o-7".to_owned())]);

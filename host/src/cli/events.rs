@@ -27,7 +27,7 @@ const IMPORT_BYTES: usize = 512 << 10;
 pub(super) enum EventsCommand {
     /// Show events as they happen, until interrupted.
     Tail(Asked),
-    /// Write the log as JSON lines: one CloudEvent a line, oldest first.
+    /// Write the log as JSON lines: one event a line (CloudEvents), oldest first.
     Export {
         #[command(flatten)]
         asked: Asked,
@@ -179,7 +179,7 @@ async fn export(asked: &Asked, output: &str) -> Result<()> {
     // Broken off in the middle, the answer ends with an error.
     while let Some(chunk) = response.chunk().await.context("the host broke the export off; what was written is incomplete")? {
         out.write_all(&chunk)?;
-        progress.inc(chunk.iter().filter(|byte| **byte == b'\n').count() as u64);
+        progress.inc(memchr::memchr_iter(b'\n', &chunk).count() as u64);
     }
     out.flush()?;
     let count = progress.position();

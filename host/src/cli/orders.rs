@@ -151,9 +151,9 @@ async fn list(args: &ListArgs, json: bool) -> Result<()> {
         let page = args.target.ask(&["orders"], &query).await?;
         for order in page["items"].as_array().into_iter().flatten() {
             if json {
-                println!("{order}")
+                println!("{order}");
             } else {
-                println!("{}", row(order))
+                println!("{}", row(order));
             }
             left -= 1;
         }
@@ -177,9 +177,9 @@ async fn watch(target: &Target, id: &str, expect: Option<&str>, json: bool) -> R
     let order = target.ask(&["orders", id], &[]).await?;
     let status = text(&end["status"]);
     if json {
-        println!("{order}")
+        println!("{order}");
     } else {
-        println!("order {} is {}", style(id).bold(), colored(&status))
+        println!("order {} is {}", style(id).bold(), colored(&status));
     }
     let as_expected = expect.map_or(end["final"] == true, |expected| expected == status);
     Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -115,7 +115,7 @@ pub(super) async fn list(
     Ok(Json(json!({ "items": items, "next": page.next })).into_response())
 }
 
-/// The log as JSON lines: one CloudEvent a line, oldest first, up to now.
+/// The log as JSON lines: one `CloudEvent` a line, oldest first, up to now.
 pub(super) async fn export(State(app): State<Shared>, query: Result<Query<LogQuery>, QueryRejection>) -> Answer<Response> {
     let Query(query) = query?;
     let (filter, cursor, _) = query.read()?;

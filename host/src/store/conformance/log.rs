@@ -34,8 +34,8 @@ pub(super) async fn the_log_is_read_by_filters_in_pages(bench: Bench) {
     bench.done(batch(vec![emits(&first, "payment.authorized", &[]), emits(&second, "payment.declined", &[])])).await;
     bench.clock.advance(600_000);
     let mut other = envelope("desk.note", "n1", None);
-    other.event.source = "/desk".to_owned();
-    other.correlation_id = "n1".to_owned();
+    "/desk".clone_into(&mut other.event.source);
+    "n1".clone_into(&mut other.correlation_id);
     bench.store.accept_event(new_event(other, &[])).await.unwrap();
     let all = EventFilter::default;
     let types = |events: &[LoggedEvent]| events.iter().map(|event| event.envelope.event.event_type.clone()).collect::<Vec<_>>();
