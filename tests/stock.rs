@@ -17,7 +17,7 @@ async fn statuses(client: &Client) -> Result<BTreeMap<String, usize>> {
         for order in page["items"].as_array().into_iter().flatten() {
             *counts.entry(order["status"].as_str().unwrap_or("?").to_owned()).or_default() += 1;
         }
-        match page["next"].as_i64() {
+        match page["next"].as_str() {
             Some(cursor) => path = format!("/orders?limit=200&cursor={cursor}"),
             None => return Ok(counts),
         }

@@ -20,10 +20,12 @@ use crate::pipeline::{Consumption, Stage};
 use crate::store::status::StatusRules;
 use crate::store::{Accepted, ControlState, DeliveryRecord, NewEvent, NewOrder, Order, PluginLoad, StageControl, StoreError};
 use crate::supervisor::{Files, PluginPlaces};
+use crate::tail::Tail;
 use crate::trace::Trace;
 use crate::workbench::Workbench;
 use crate::worker::Services;
 
+mod arrivals;
 mod cancel;
 
 /// Why an order was not accepted.
@@ -142,6 +144,26 @@ pub struct Readiness {
     pub stopping: bool,
 }
 
+/// What an order is sent with, beside its body.
+#[derive(Debug)]
+pub struct Submission {
+    /// Where it stands in its caller's trace.
+    pub trace: Trace,
+    /// Names the request: the same key stands for the same body for ever.
+    pub idempotency_key: Option<String>,
+    /// When its journey begins, milliseconds since 1970-01-01 UTC; none: at once.
+    pub due_at_ms: Option<u64>,
+}
+
+/// What became of stock that was announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stocked {
+    /// It counts, or did so before.
+    Done,
+    /// The idempotency key stands for another announcement.
+    KeyReused,
+}
+
 /// An event that the API writes.
 struct Draft<'a> {
     id: String,
@@ -150,6 +172,7 @@ struct Draft<'a> {
     data: Bytes,
     order_id: Option<String>,
     trace: Trace,
+    due_at_ms: Option<u64>,
 }
 
 /// What the API does.
@@ -158,10 +181,13 @@ pub struct App {
     workbench: Arc<Workbench>,
     files: Arc<Files>,
     places: PluginPlaces,
-    namespace: String,
+    /// CloudEvents source of what comes in through the API.
+    source: String,
     initial_status: String,
     status: StatusRules,
     expiry_ms: u64,
+    schedule_max_ms: u64,
+    tail: Arc<Tail>,
     products_stage: String,
     products_prefix: String,
     stopping: AtomicBool,
@@ -169,13 +195,17 @@ pub struct App {
 
 impl App {
     pub(crate) fn new(config: &Config, services: Services, files: Arc<Files>, places: PluginPlaces) -> Self {
-        let workbench = Workbench::new(services.clone(), format!("/{}/api", config.namespace), config.orders.expiry_ms);
+        let source = format!("/{}/api", config.namespace);
+        let workbench = Workbench::new(services.clone(), source.clone(), config.orders.expiry_ms);
+        let finals = config.orders.status.finals.clone();
         Self {
             workbench: Arc::new(workbench),
+            tail: Tail::new(Arc::clone(&services.store), finals, config.http.streams_max),
+            schedule_max_ms: config.orders.schedule_max_ms,
             services,
             files,
             places,
-            namespace: config.namespace.clone(),
+            source,
             initial_status: config.orders.status.initial(ORDER_CREATED).unwrap_or("received").to_owned(),
             status: config.orders.status.clone(),
             expiry_ms: config.orders.expiry_ms,
@@ -188,6 +218,21 @@ impl App {
     /// Store, broker and the rest.
     pub fn services(&self) -> &Services {
         &self.services
+    }
+
+    /// The live end of the event log.
+    pub fn tail(&self) -> &Arc<Tail> {
+        &self.tail
+    }
+
+    /// The status of an order at its beginning.
+    pub fn initial_status(&self) -> &str {
+        &self.initial_status
+    }
+
+    /// What is asked of events that come in.
+    pub fn ingress_rules(&self) -> crate::ingress::Rules<'_> {
+        crate::ingress::Rules { now_ms: self.services.clock.now_ms(), schedule_max_ms: self.schedule_max_ms, source: &self.source }
     }
 
     /// From now on the host is not ready.
@@ -203,6 +248,12 @@ impl App {
 
     /// Accepts a parsed order: when it returns, the order is durable.
     pub async fn accept(&self, order: ParsedOrder, trace: Trace) -> Result<Accepted, StoreError> {
+        self.accept_as(order, Submission { trace, idempotency_key: None, due_at_ms: None }).await
+    }
+
+    /// The same for an order that is sent with more than its body.
+    pub async fn accept_as(&self, order: ParsedOrder, submission: Submission) -> Result<Accepted, StoreError> {
+        let Submission { trace, idempotency_key, due_at_ms } = submission;
         let ParsedOrder { id, customer, body, fingerprint } = order;
         let event = self.new_event(Draft {
             id: format!("order-{id}"),
@@ -211,29 +262,37 @@ impl App {
             data: body.to_string().into(),
             order_id: Some(id.clone()),
             trace,
+            due_at_ms,
         });
-        let order = NewOrder { id, customer, body, fingerprint, status: self.initial_status.clone(), event };
+        let order = NewOrder { id, customer, body, fingerprint, status: self.initial_status.clone(), idempotency_key, event };
         let (accepted, rows) = self.services.store.accept_order(order).await?;
         self.services.relay.hand_over(rows);
         Ok(accepted)
     }
 
     /// Announces stock that arrived; the same `idempotency_key` counts once.
-    pub async fn stock(&self, stock: ParsedStock, idempotency_key: Option<&str>, trace: Trace) -> Result<(), StoreError> {
+    pub async fn stock(&self, stock: ParsedStock, idempotency_key: Option<&str>, trace: Trace) -> Result<Stocked, StoreError> {
         let id = idempotency_key.map_or_else(|| uuid::Uuid::now_v7().to_string(), |key| format!("stock-{key}"));
         let data = stock.body.to_string().into();
-        let event = self.new_event(Draft { id, event_type: PRODUCT_STOCKED, subject: &stock.sku, data, order_id: None, trace });
-        let (_, rows) = self.services.store.accept_event(event).await?;
+        let draft = Draft { id, event_type: PRODUCT_STOCKED, subject: &stock.sku, data, order_id: None, trace, due_at_ms: None };
+        let event = self.new_event(draft);
+        let (new, rows) = self.services.store.accept_event(event.clone()).await?;
         self.services.relay.hand_over(rows);
-        Ok(())
+        if new {
+            return Ok(Stocked::Done);
+        }
+        let known = self.event(&event.envelope.key()).await?;
+        let same = known.is_none_or(|known| known.envelope.event.data == event.envelope.event.data);
+        Ok(if same { Stocked::Done } else { Stocked::KeyReused })
     }
 
     fn new_event(&self, draft: Draft<'_>) -> NewEvent {
-        let Draft { id, event_type, subject, data, order_id, trace } = draft;
+        let Draft { id, event_type, subject, data, order_id, trace, due_at_ms } = draft;
         let now_ms = self.services.clock.now_ms();
+        let due_at_ms = due_at_ms.unwrap_or(now_ms);
         let event = Event {
             event_type: event_type.to_owned(),
-            source: format!("/{}/api", self.namespace),
+            source: self.source.clone(),
             subject: subject.to_owned(),
             time_ms: now_ms,
             content_type: "application/json".to_owned(),
@@ -241,9 +300,9 @@ impl App {
             attributes: trace.headers(),
             id,
         };
-        let envelope = Envelope::first(event, order_id, now_ms + self.expiry_ms);
+        let envelope = Envelope::first(event, order_id, due_at_ms + self.expiry_ms);
         let routed_to = self.services.pipeline.stages_for(event_type);
-        NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None }
+        NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms, producer: None, only_stage: None }
     }
 
     /// Sends an event to one stage alone, whatever else consumes its type; under a new id each time.
@@ -251,7 +310,7 @@ impl App {
         let data = event.data.clone();
         let id = uuid::Uuid::now_v7().to_string();
         let (event_type, subject) = (event.event_type.as_str(), event.subject.as_str());
-        let mut sent = self.new_event(Draft { id, event_type, subject, data, order_id: None, trace: Trace::begin() });
+        let mut sent = self.new_event(Draft { id, event_type, subject, data, order_id: None, trace: Trace::begin(), due_at_ms: None });
         sent.routed_to = vec![stage.into()];
         sent.only_stage = Some(stage.into());
         let (_, rows) = self.services.store.accept_event(sent).await?;

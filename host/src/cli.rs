@@ -13,6 +13,8 @@ mod client;
 mod dev;
 mod dlq;
 mod doctor;
+mod events;
+mod follow;
 mod grants;
 mod host;
 mod orders;
@@ -56,9 +58,12 @@ enum Command {
     /// Look at a plugin file and try it, without any service.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
-    /// Submit orders and follow them.
+    /// Submit orders, list them and follow them.
     #[command(subcommand)]
     Orders(orders::OrdersCommand),
+    /// The event log: follow it, take it out, bring events in.
+    #[command(subcommand)]
+    Events(events::EventsCommand),
     /// Dead letters: what needs a person.
     #[command(subcommand)]
     Dlq(Box<dlq::DlqCommand>),
@@ -116,6 +121,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Plugin(command) => plugin::run(command, cli.json).await,
         Command::Orders(command) => orders::run(command, cli.json).await,
         Command::Dlq(command) => dlq::run(*command, cli.json).await,
+        Command::Events(command) => events::run(command, cli.json).await,
         Command::Stages(command) => stages::run(command, cli.json).await,
         Command::Replay(args) => replay::run(Config::load(config)?, args, cli.json).await,
         Command::Migrate => host::migrate(config).await,

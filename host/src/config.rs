@@ -67,11 +67,19 @@ pub struct HttpSettings {
     pub request_timeout_ms: u64,
     /// Most requests under way at once.
     pub concurrency_max: usize,
+    /// Most live streams and exports at once.
+    pub streams_max: usize,
 }
 
 impl Default for HttpSettings {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8000".into(), body_max_bytes: 1 << 20, request_timeout_ms: 10_000, concurrency_max: 1_024 }
+        Self {
+            listen: "127.0.0.1:8000".into(),
+            body_max_bytes: 1 << 20,
+            request_timeout_ms: 10_000,
+            concurrency_max: 1_024,
+            streams_max: 256,
+        }
     }
 }
 
@@ -172,11 +180,21 @@ pub struct OrdersConfig {
     pub hops_max: u32,
     /// Event types that other programs publish: a stage that waits for one waits for somebody.
     pub outside: Vec<String>,
+    /// What is sent with a time or a delay may be due this long ahead.
+    pub schedule_max_ms: u64,
 }
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 impl Default for OrdersConfig {
     fn default() -> Self {
-        Self { status: StatusRules::default(), expiry_ms: 24 * 60 * 60 * 1_000, hops_max: 64, outside: vec!["carrier.collected".into()] }
+        Self {
+            status: StatusRules::default(),
+            expiry_ms: DAY_MS,
+            hops_max: 64,
+            outside: vec!["carrier.collected".into()],
+            schedule_max_ms: 30 * DAY_MS,
+        }
     }
 }
 

@@ -247,6 +247,7 @@ impl Host {
         let reconciler = Reconciler::new(services.clone());
         let (intake, work) = (CancellationToken::new(), CancellationToken::new());
         tasks.spawn(reconciler.run(intake.clone()));
+        tasks.spawn(Arc::clone(app.tail()).run(intake.clone()));
         tasks.spawn(Retention::new(services.clone(), config.retention).run(intake.clone()));
         tasks.spawn(Controls::new(services.clone()).run(intake.clone()));
         tasks.spawn(Bindings::new(services.clone()).run(intake.clone()));

@@ -21,6 +21,8 @@ use crate::config::HttpSettings;
 mod caller;
 mod cancel;
 mod dead_letters;
+mod events;
+mod headers;
 mod health;
 mod json;
 mod limits;
@@ -31,6 +33,7 @@ mod problem;
 mod products;
 mod recordings;
 mod stages;
+mod streams;
 
 /// What handlers share.
 type Shared = Arc<App>;
@@ -42,6 +45,9 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .route("/orders/{id}", get(orders::show))
         .route("/orders/{id}/events", get(orders::events))
         .route("/orders/{id}/cancel", post(cancel::cancel))
+        .route("/events", post(events::ingest).get(events::list))
+        .route("/events/export", get(events::export))
+        .route("/events/{name}", post(events::send).get(events::show))
         .route("/products", post(products::stock).get(products::list))
         .route("/products/{sku}", get(products::show));
     let operation = Router::new()

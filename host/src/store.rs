@@ -13,6 +13,7 @@ use serde_json::Value;
 
 pub use self::bindings::{KnownBindings, StageBinding};
 pub use self::letters::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, LetterCount, LetterGroup};
+pub use self::log::{EventFilter, LogRange, Settled};
 use crate::event::{DeliveryKey, Envelope, Event, EventKey};
 
 #[cfg(any(test, feature = "conformance"))]
@@ -21,6 +22,7 @@ mod bindings;
 mod decode;
 mod group;
 mod letters;
+mod log;
 pub mod memory;
 pub mod postgres;
 mod read;
@@ -93,6 +95,8 @@ pub struct NewOrder {
     pub fingerprint: String,
     /// Status at the beginning.
     pub status: String,
+    /// What the sender named the request with: it stands for this body for ever.
+    pub idempotency_key: Option<String>,
     /// Its first event.
     pub event: NewEvent,
 }
@@ -106,6 +110,8 @@ pub enum Accepted {
     Same(Order),
     /// Another order has this id.
     Different,
+    /// The idempotency key stands for another body.
+    KeyReused,
 }
 
 /// The wish to cancel an order.
@@ -147,13 +153,19 @@ pub struct Order {
     pub updated_at_ms: u64,
 }
 
-/// Filters of the order list; `after` is the cursor: the last order id of the page before.
+/// Filters of the order list, newest first.
 #[derive(Debug, Clone, Default)]
 pub struct OrderFilter {
     /// Only this status.
     pub status: Option<String>,
     /// Only this customer.
     pub customer: Option<String>,
+    /// Only those with a delivery at this stage that is open, or dead and waits for a person.
+    pub stage: Option<String>,
+    /// Only those created then or later, milliseconds since 1970-01-01 UTC.
+    pub since_ms: Option<u64>,
+    /// Only those created before then, milliseconds since 1970-01-01 UTC.
+    pub until_ms: Option<u64>,
     /// Cursor: position (`rowid`-like, growing) of the last order seen; newest first.
     pub before: Option<i64>,
     /// Page size.
@@ -182,6 +194,10 @@ pub struct LoggedEvent {
     pub digest: Option<String>,
     /// Stages it was routed to.
     pub routed_to: Vec<String>,
+    /// When it entered the log, milliseconds since 1970-01-01 UTC; none in rows of older versions.
+    pub logged_at_ms: Option<u64>,
+    /// When it falls due, if it was scheduled, milliseconds since 1970-01-01 UTC.
+    pub due_at_ms: Option<u64>,
 }
 
 /// One failed try.
@@ -533,6 +549,18 @@ pub trait Store: StateSource {
     async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError>;
     /// An order's events in the order of the log, after position `after`.
     async fn order_events(&self, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError>;
+    /// The position up to which the log is complete: whatever is committed later stands after it, and whatever was committed before this
+    /// was asked stands before it, unless a writer is under way for longer than the store waits.
+    async fn log_end(&self) -> Result<i64, StoreError>;
+    /// Events of the log, oldest first, and where the next page begins; none: there is nothing more in the range. A page may be short,
+    /// or empty, before the end of the range: only so much of the log is looked at for one.
+    async fn events(&self, filter: EventFilter, range: LogRange) -> Result<Page<LoggedEvent>, StoreError>;
+    /// What comes after a position of each of these orders, oldest first, at most `limit` in all.
+    async fn events_of(&self, orders: &[(i64, String)], limit: u32) -> Result<Vec<LoggedEvent>, StoreError>;
+    /// The events of this id, one per source.
+    async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError>;
+    /// Those of the orders of which every delivery is settled.
+    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<Settled>, StoreError>;
     /// An order's deliveries in the order of their creation, with failed tries.
     async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError>;
 

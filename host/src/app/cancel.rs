@@ -16,6 +16,7 @@ impl App {
             data: serde_json::json!({ "order_id": id, "reason": reason }).to_string().into(),
             order_id: Some(id.to_owned()),
             trace,
+            due_at_ms: None,
         });
         let (cancelled, rows) = self.services.store.cancel_order(NewCancel { order_id: id.to_owned(), event }).await?;
         self.services.relay.hand_over(rows);

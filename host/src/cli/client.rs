@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use clap::Args;
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 /// Where the host is.
@@ -25,6 +25,8 @@ pub(super) struct Unreachable {
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// A live stream says something at least this often.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 impl Target {
     pub(super) async fn get(&self, path: &str) -> Result<Value> {
@@ -33,13 +35,25 @@ impl Target {
 
     /// A path of any names, and a query of any values.
     pub(super) async fn ask(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value> {
-        let mut url = reqwest::Url::parse("http://host/")?;
-        // Only a URL without a host has no path.
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
+        self.get(&place(path, query)?).await
+    }
+
+    /// An answer that is read bit by bit, for as long as it takes.
+    pub(super) async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
+        let client = reqwest::Client::builder().connect_timeout(TIMEOUT).read_timeout(SILENCE_MAX).build()?;
+        let request = headers.iter().fold(client.get(self.at(path)), |request, (name, value)| request.header(*name, *value));
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
         }
-        url.query_pairs_mut().extend_pairs(query);
-        self.get(&format!("{}?{}", url.path(), url.query().unwrap_or_default())).await
+        Err(refused(&response.json().await?))
+    }
+
+    /// A body of any kind.
+    pub(super) async fn post_body(&self, path: &str, headers: &[(&str, String)], body: Vec<u8>) -> Result<Value> {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let request = headers.iter().fold(client.post(self.at(path)), |request, (name, value)| request.header(*name, value));
+        self.answer(request.body(body)).await
     }
 
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
@@ -52,24 +66,47 @@ impl Target {
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
-        let mut request = client.request(method, format!("{}{path}", self.url.trim_end_matches('/')));
+        let mut request = client.request(method, self.at(path));
         if let Some(body) = body {
             request = request.json(body);
         }
-        let response = request.send().await.map_err(|error| {
-            let reason = if error.is_timeout() { "time-out" } else { "no connection" };
-            Unreachable { url: self.url.clone(), reason: reason.into() }
-        })?;
+        self.answer(request).await
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<Value> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         let answer: Value = response.json().await?;
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let errors = answer["errors"].as_array().into_iter().flatten();
-        let errors: Vec<String> = errors.map(|error| format!("{} {}", text(&error["pointer"]), text(&error["detail"]))).collect();
-        let detail = if errors.is_empty() { text(&answer["detail"]) } else { errors.join("; ") };
-        bail!("{}: {detail}", text(&answer["title"]))
+        if status.is_success() { Ok(answer) } else { Err(refused(&answer)) }
     }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.url.trim_end_matches('/'))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Unreachable {
+        let reason = if error.is_timeout() { "time-out" } else { "no connection" };
+        Unreachable { url: self.url.clone(), reason: reason.into() }
+    }
+}
+
+/// A path of any names with a query of any values, both encoded.
+pub(super) fn place(path: &[&str], query: &[(&str, &str)]) -> Result<String> {
+    let mut url = reqwest::Url::parse("http://host/")?;
+    // Only a URL without a host has no path.
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    url.query_pairs_mut().extend_pairs(query);
+    Ok(format!("{}?{}", url.path(), url.query().unwrap_or_default()))
+}
+
+/// A problem document as one line.
+fn refused(answer: &Value) -> anyhow::Error {
+    let errors = answer["errors"].as_array().into_iter().flatten();
+    let errors: Vec<String> = errors.map(|error| format!("{} {}", text(&error["pointer"]), text(&error["detail"]))).collect();
+    let detail = if errors.is_empty() { text(&answer["detail"]) } else { errors.join("; ") };
+    anyhow!("{}: {detail}", text(&answer["title"]))
 }
 
 /// A string without its quotes; anything else as JSON.

@@ -1,16 +1,15 @@
-//! `postrider orders`: submit, get, watch.
+//! `postrider orders`: submit, get, list, watch.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use console::style;
 use serde_json::Value;
 
-use super::client::{Target, read_json, text};
-
-/// How often `watch` looks.
-const LOOK: Duration = Duration::from_millis(200);
+use super::client::{Target, place, read_json, text};
+use super::events::line;
+use super::follow::follow;
 
 /// Orders.
 #[derive(Debug, Subcommand)]
@@ -21,6 +20,15 @@ pub(super) enum OrdersCommand {
         target: Target,
         /// JSON file, or - for standard input.
         body: String,
+        /// Names the request: sent again with the same key, the order counts once.
+        #[arg(long)]
+        idempotency_key: Option<String>,
+        /// Begin its journey then (RFC 3339).
+        #[arg(long, conflicts_with = "delay")]
+        deliver_at: Option<String>,
+        /// Begin its journey after this span: 90s, 30m, 1h, 2d.
+        #[arg(long)]
+        delay: Option<String>,
     },
     /// Show an order and what happened to it.
     Get {
@@ -39,27 +47,64 @@ pub(super) enum OrdersCommand {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// List orders, newest first.
+    List(ListArgs),
     /// Follow an order's events until nothing is left to do.
+    ///
+    /// Exit code 0 when it rests in a final status (or in the one that --expect names), 1 when it waits for a person.
     Watch {
         #[command(flatten)]
         target: Target,
         /// Its id.
         id: String,
+        /// The status that counts as success.
+        #[arg(long)]
+        expect: Option<String>,
     },
+}
+
+/// Which orders.
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Only this status.
+    #[arg(long)]
+    status: Option<String>,
+    /// Only this customer.
+    #[arg(long)]
+    customer: Option<String>,
+    /// Only those that wait at this stage: open there, or dead.
+    #[arg(long)]
+    stage: Option<String>,
+    /// Only those created since (RFC 3339).
+    #[arg(long)]
+    since: Option<String>,
+    /// Only those created before (RFC 3339).
+    #[arg(long)]
+    until: Option<String>,
+    /// At most so many.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
 }
 
 pub(super) async fn run(command: OrdersCommand, json: bool) -> Result<ExitCode> {
     match command {
-        OrdersCommand::Submit { target, body } => {
-            let answer = target.post("/orders", &read_json(&body)?).await?;
+        OrdersCommand::Submit { target, body, idempotency_key, deliver_at, delay } => {
+            let mut headers = vec![("content-type", "application/json".to_owned())];
+            headers.extend(idempotency_key.map(|key| ("idempotency-key", key)));
+            headers.extend(deliver_at.map(|at| ("deliver-at", at)));
+            headers.extend(delay.map(|delay| ("delay", delay)));
+            let answer = target.post_body("/orders", &headers, read_json(&body)?.to_string().into()).await?;
             print(&answer, json, |answer| println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"])));
         }
-        OrdersCommand::Get { target, id } => print(&target.get(&format!("/orders/{id}")).await?, json, story),
+        OrdersCommand::Get { target, id } => print(&target.ask(&["orders", &id], &[]).await?, json, story),
         OrdersCommand::Cancel { target, id, reason } => {
             let answer = target.post(&format!("/orders/{id}/cancel"), &serde_json::json!({ "reason": reason })).await?;
             print(&answer, json, |answer| println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"])));
         }
-        OrdersCommand::Watch { target, id } => watch(&target, &id, json).await?,
+        OrdersCommand::List(args) => list(&args, json).await?,
+        OrdersCommand::Watch { target, id, expect } => return watch(&target, &id, expect.as_deref(), json).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -68,8 +113,18 @@ fn print(answer: &Value, json: bool, text: impl Fn(&Value)) {
     if json { println!("{answer:#}") } else { text(answer) }
 }
 
+/// A status in its colour.
+fn colored(status: &str) -> console::StyledObject<String> {
+    let status = style(status.to_owned());
+    match status.to_string().as_str() {
+        "failed" => status.red(),
+        "declined" | "rejected" | "refunded" | "cancelled" | "cancelling" => status.yellow(),
+        _ => status.green(),
+    }
+}
+
 fn story(order: &Value) {
-    println!("order {} is {}", text(&order["order_id"]), text(&order["status"]));
+    println!("order {} is {}", style(text(&order["order_id"])).bold(), colored(&text(&order["status"])));
     for step in order["timeline"].as_array().into_iter().flatten() {
         let plugin = &step["plugin"];
         println!(
@@ -87,22 +142,59 @@ fn story(order: &Value) {
     }
 }
 
-async fn watch(target: &Target, id: &str, json: bool) -> Result<()> {
-    let mut after = 0;
-    loop {
-        // The order is read before its events: what is settled then has all its events in the log.
-        let order = target.get(&format!("/orders/{id}")).await?;
-        let events = target.get(&format!("/orders/{id}/events?after={after}&limit=200")).await?;
-        let events = events["items"].as_array().cloned().unwrap_or_default();
-        for event in &events {
-            after = event["seq"].as_i64().unwrap_or(after);
-            print(event, json, |event| println!("{:<22} from {}", text(&event["type"]), text(&event["source"])));
-        }
-        let open = order["timeline"].as_array().into_iter().flatten().any(|step| step["status"] == "open");
-        if events.is_empty() && !open {
-            print(&order, json, |order| println!("order {id} is {}", text(&order["status"])));
-            return Ok(());
-        }
-        tokio::time::sleep(LOOK).await;
+/// Page by page, up to the limit. In JSON one order a line.
+async fn list(args: &ListArgs, json: bool) -> Result<()> {
+    let mut left = args.limit;
+    let mut cursor: Option<String> = None;
+    if !json {
+        println!("{}", style(format!("{:<38} {:<12} {:<16} CREATED", "ORDER", "STATUS", "CUSTOMER")).dim());
     }
+    while left > 0 {
+        let limit = left.min(200).to_string();
+        let (status, customer, stage) = (args.status.as_deref(), args.customer.as_deref(), args.stage.as_deref());
+        let named = [
+            ("status", status),
+            ("customer", customer),
+            ("stage", stage),
+            ("since", args.since.as_deref()),
+            ("until", args.until.as_deref()),
+            ("cursor", cursor.as_deref()),
+            ("limit", Some(&limit)),
+        ];
+        let query: Vec<(&str, &str)> = named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let page = args.target.ask(&["orders"], &query).await?;
+        for order in page["items"].as_array().into_iter().flatten() {
+            if json {
+                println!("{order}");
+            } else {
+                println!("{}", row(order));
+            }
+            left -= 1;
+        }
+        cursor = page["next"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn row(order: &Value) -> String {
+    let created = crate::times::text(order["created_at_ms"].as_u64().unwrap_or_default());
+    let customer = order["customer"].as_str().unwrap_or("-");
+    format!("{:<38} {:<12} {customer:<16} {created}", text(&order["order_id"]), colored(&text(&order["status"])))
+}
+
+async fn watch(target: &Target, id: &str, expect: Option<&str>, json: bool) -> Result<ExitCode> {
+    let tell = |event: &Value| if json { println!("{event}") } else { println!("{}", line(event)) };
+    let end = follow(target, &place(&["orders", id, "events"], &[])?, tell).await?;
+    let order = target.ask(&["orders", id], &[]).await?;
+    let status = text(&end["status"]);
+    if json {
+        println!("{order}");
+    } else {
+        println!("order {} is {}", style(id).bold(), colored(&status));
+    }
+    let as_expected = expect.map_or(end["final"] == true, |expected| expected == status);
+    Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -9,6 +9,17 @@ use serde_json::Value;
 
 use super::problem::Problem;
 
+/// A body of any kind.
+pub(super) struct Body(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        Bytes::from_request(request, state).await.map(Self).map_err(refuse)
+    }
+}
+
 /// A JSON body; an empty one is `null`.
 pub(super) struct JsonBody(pub(super) Value);
 

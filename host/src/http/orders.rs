@@ -1,20 +1,24 @@
 //! `/orders`: create, list, show with the whole timeline, events.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::{Path, Query, State, rejection::QueryRejection};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Shared;
 use super::caller::Caller;
-use super::json::{JsonBody, payload};
+use super::events::{instant, shown};
+use super::headers::{IdempotencyKey, Schedule, last_event_id, wants_stream};
+use super::json::JsonBody;
 use super::problem::{Answer, Problem};
+use super::streams;
+use crate::app::Submission;
 use crate::orders::parse_order;
-use crate::store::{Accepted, DeliveryRecord, LoggedEvent, OrderFilter};
+use crate::store::{Accepted, DeliveryRecord, EventFilter, LogRange, Order, OrderFilter};
 
 /// Largest page of a list.
 const PAGE_MAX: u32 = 200;
@@ -23,19 +27,23 @@ const PAGE: u32 = 50;
 pub(super) async fn create(
     State(app): State<Shared>,
     Caller(trace): Caller,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
+    Schedule(due_at_ms): Schedule,
     JsonBody(body): JsonBody,
 ) -> Answer<Response> {
-    let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok());
-    let order = parse_order(body, key).map_err(|errors| Problem::invalid("The body is not an order", errors))?;
+    let order = parse_order(body, key.as_deref()).map_err(|errors| Problem::invalid("The body is not an order", errors))?;
     let id = order.id.clone();
-    let (status, order) = match app.accept(order, trace).await? {
+    let keyed = key.is_some();
+    let (status, order) = match app.accept_as(order, Submission { trace, idempotency_key: key, due_at_ms }).await? {
         Accepted::New(order) => (StatusCode::ACCEPTED, order),
+        // A request that is repeated under its key is answered as it was at first.
+        Accepted::Same(order) if keyed => (StatusCode::ACCEPTED, Order { status: app.initial_status().to_owned(), ..order }),
         Accepted::Same(order) => (StatusCode::OK, order),
         Accepted::Different => {
             let detail = format!("order `{id}` exists with another body");
             return Err(Problem::conflict("/problems/order-exists", "Another order has this id", detail));
         }
+        Accepted::KeyReused => return Err(Problem::key_reused()),
     };
     let body = json!({ "order_id": order.id, "status": order.status, "created_at_ms": order.created_at_ms });
     Ok((status, [(header::LOCATION, format!("/orders/{}", order.id))], Json(body)).into_response())
@@ -47,17 +55,45 @@ pub(super) struct ListQuery {
     status: Option<String>,
     #[serde(alias = "user_id", alias = "customer_id")]
     customer: Option<String>,
-    cursor: Option<i64>,
+    /// Orders that wait at this stage.
+    stage: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    cursor: Option<String>,
     limit: Option<u32>,
+}
+
+/// A place in the list; clients take it as it is.
+fn cursor(position: i64) -> String {
+    URL_SAFE_NO_PAD.encode(format!("orders:{position}"))
+}
+
+fn position(cursor: &str) -> Option<i64> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    text.strip_prefix("orders:")?.parse().ok()
 }
 
 pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Value>> {
     let Query(query) = query?;
-    let limit = page_size(query.limit)?;
-    let filter = OrderFilter { status: query.status, customer: query.customer, before: query.cursor, limit };
+    let mut problems = Vec::new();
+    let since_ms = instant("since", query.since.as_deref(), &mut problems);
+    let until_ms = instant("until", query.until.as_deref(), &mut problems);
+    let before = query.cursor.as_deref().and_then(position);
+    if query.cursor.is_some() && before.is_none() {
+        problems.push("cursor: is none of this list".to_owned());
+    }
+    let limit = page_size(query.limit).unwrap_or_else(|problem| {
+        problems.push(problem.detail().to_owned());
+        0
+    });
+    if !problems.is_empty() {
+        return Err(Problem::bad_query(problems.join("; ")));
+    }
+    let ListQuery { status, customer, stage, .. } = query;
+    let filter = OrderFilter { status, customer, stage, since_ms, until_ms, before, limit };
     let page = app.services().store.orders(filter).await?;
     let items: Vec<Value> = page.items.iter().map(summary).collect();
-    Ok(Json(json!({ "items": items, "next": page.next })))
+    Ok(Json(json!({ "items": items, "next": page.next.map(cursor) })))
 }
 
 /// A page size within the bounds.
@@ -113,33 +149,29 @@ pub(super) async fn events(
     State(app): State<Shared>,
     Path(id): Path<String>,
     query: Result<Query<EventsQuery>, QueryRejection>,
-) -> Answer<Json<Value>> {
+    headers: HeaderMap,
+) -> Answer<Response> {
     let Query(query) = query?;
     let limit = page_size(query.limit)?;
     if app.status(&id).await?.is_none() {
         return Err(Problem::not_found(format!("no order `{id}`")));
     }
-    let events = app.services().store.order_events(&id, query.after.unwrap_or(0), limit).await?;
-    let next = (events.len() == limit as usize).then(|| events.last().map(|event| event.seq)).flatten();
-    let items: Vec<Value> = events.iter().map(event).collect();
-    Ok(Json(json!({ "items": items, "next": next })))
-}
-
-fn event(logged: &LoggedEvent) -> Value {
-    let event = &logged.envelope.event;
-    json!({
-        "seq": logged.seq,
-        "id": event.id,
-        "type": event.event_type,
-        "source": event.source,
-        "subject": event.subject,
-        "time_ms": event.time_ms,
-        "data": payload(&event.data),
-        "attributes": event.attributes.iter().cloned().collect::<BTreeMap<_, _>>(),
-        "correlation_id": logged.envelope.correlation_id,
-        "cause": logged.envelope.cause,
-        "stage": logged.stage,
-        "digest": logged.digest,
-        "routed_to": logged.routed_to,
-    })
+    let store = &app.services().store;
+    let filter = EventFilter { order: Some(id.clone()), ..EventFilter::default() };
+    let (last, streams) = (last_event_id(&headers)?, wants_stream(&headers));
+    let after = last.filter(|_| streams).or(query.after).unwrap_or(0);
+    if streams && last.is_none() {
+        return streams::live(&app, filter, after);
+    }
+    // Asked before the events: what is settled then has them all in the log.
+    let settled = streams && !store.settled_orders(&[id]).await?.is_empty();
+    let page = store.events(filter.clone(), LogRange { after, up_to: store.log_end().await?, limit }).await?;
+    match (streams, settled && page.items.is_empty()) {
+        (true, true) => Ok(streams::nothing_more()),
+        (true, false) => streams::live(&app, filter, after),
+        (false, _) => {
+            let items: Vec<Value> = page.items.iter().map(shown).collect();
+            Ok(Json(json!({ "items": items, "next": page.next })).into_response())
+        }
+    }
 }

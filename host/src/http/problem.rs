@@ -44,6 +44,26 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "/problems/bad-query", "The query cannot be understood", detail)
     }
 
+    pub(super) fn bad_header(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "/problems/bad-header", "A header cannot be understood", detail)
+    }
+
+    pub(super) fn key_reused() -> Self {
+        let detail = "the `Idempotency-Key` was used with another body: give each request a key of its own";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "/problems/key-reused", "The key stands for another request", detail)
+    }
+
+    pub(super) fn not_cloud_events() -> Self {
+        let detail = "send `application/cloudevents+json`, `application/cloudevents-batch+json`, or `ce-…` headers; \
+                      or name the event's type in the path: `POST /events/{type}`";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "/problems/media-type", "The request must be a CloudEvent", detail)
+    }
+
+    /// What is wrong, in a sentence.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(super) fn media_type() -> Self {
         let detail = "send the header `content-type: application/json`";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "/problems/media-type", "The body must be JSON", detail)

@@ -2,28 +2,32 @@
 
 use axum::Json;
 use axum::extract::{Path, Query, State, rejection::QueryRejection};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Shared;
 use super::caller::Caller;
+use super::headers::IdempotencyKey;
 use super::json::JsonBody;
 use super::orders::page_size;
 use super::problem::{Answer, Problem};
+use crate::app::Stocked;
 use crate::orders::parse_stock;
 
 pub(super) async fn stock(
     State(app): State<Shared>,
     Caller(trace): Caller,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBody(body): JsonBody,
 ) -> Answer<Response> {
     let stock = parse_stock(body).map_err(|errors| Problem::invalid("The body is no stock of a product", errors))?;
     let answer = json!({ "sku": stock.sku, "accepted": stock.body });
     let place = format!("/products/{}", stock.sku);
-    app.stock(stock, headers.get("idempotency-key").and_then(|key| key.to_str().ok()), trace).await?;
+    if app.stock(stock, key.as_deref(), trace).await? == Stocked::KeyReused {
+        return Err(Problem::key_reused());
+    }
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
 }
 

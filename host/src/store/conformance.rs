@@ -8,6 +8,7 @@ pub(in crate::store) mod cancelling;
 mod deaths;
 mod hosts;
 mod intake;
+mod log;
 mod outbox;
 mod pruning;
 mod reading;
@@ -95,6 +96,12 @@ exercises![
     reading::an_order_tells_its_story,
     reading::state_is_found_by_folder_and_prefix,
     reading::a_delivery_is_found_by_its_key,
+    log::the_log_is_read_by_filters_in_pages,
+    log::events_are_found_by_order_and_id,
+    log::a_scheduled_event_shows_when_it_falls_due,
+    log::an_order_is_settled_when_nothing_of_it_is_open,
+    log::orders_are_found_by_time_and_by_where_they_wait,
+    log::an_idempotency_key_stands_for_one_body,
     recordings::what_was_recorded_is_listed_as_it_was_settled,
     recordings::an_order_has_its_own_recordings,
     recordings::only_what_is_settled_is_recorded,

@@ -24,6 +24,14 @@ macro_rules! envelope_columns {
 }
 pub(super) use envelope_columns;
 
+/// The columns that [`logged_event`] reads, of `events e`.
+macro_rules! logged_columns {
+    () => {
+        concat!("e.seq, e.stage, e.digest, e.routed_to, e.logged_ms, e.due_ms, ", $crate::store::decode::envelope_columns!())
+    };
+}
+pub(super) use logged_columns;
+
 /// The columns that [`order`] reads, of `orders o`: seven, the last for the cursor.
 macro_rules! order_columns {
     () => {
@@ -136,14 +144,16 @@ pub(super) fn order(row: &impl Columns) -> Result<Order, StoreError> {
     })
 }
 
-/// Decodes an event of the log: position, producer's stage and digest, routes, envelope.
+/// Decodes an event of the log: position, producer's stage and digest, routes, when it was logged and is due, envelope.
 pub(super) fn logged_event(row: &impl Columns) -> Result<LoggedEvent, StoreError> {
     Ok(LoggedEvent {
         seq: row.int(0)?,
         stage: row.maybe_owned(1)?,
         digest: row.maybe_owned(2)?,
         routed_to: row.list(3)?,
-        envelope: envelope(row, 4)?,
+        logged_at_ms: row.maybe_int(4)?.map(|value| value as u64),
+        due_at_ms: row.maybe_int(5)?.map(|value| value as u64),
+        envelope: envelope(row, 6)?,
     })
 }
 

@@ -9,6 +9,7 @@ mod hosts;
 mod letters;
 mod load;
 mod locked;
+mod log;
 mod open;
 mod outbox;
 mod prune;
@@ -35,13 +36,14 @@ pub use self::open::{OpenError, Standing};
 pub use self::scratch::Scratch;
 use self::sql::{Refused, args, fetch, store_error};
 use super::group::{Op, Reply};
+use super::log as logs;
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings,
-    LetterCount, LetterGroup, LockedState, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page,
-    PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store,
-    StoreError,
+    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, EventFilter,
+    KnownBindings, LetterCount, LetterGroup, LockedState, LogRange, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter,
+    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Settled, StageBinding, StageControl, StateRow,
+    StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -94,6 +96,7 @@ impl Context {
 pub struct PostgresStore {
     pool: PgPool,
     context: Arc<Context>,
+    log_end: log::End,
     timeout: Duration,
     /// None once closed.
     writer: Mutex<Option<mpsc::Sender<Job>>>,
@@ -127,6 +130,7 @@ impl PostgresStore {
         Ok(Arc::new(Self {
             pool: opened.pool,
             context,
+            log_end: log::End::default(),
             timeout,
             writer: Mutex::new(Some(sender)),
             committer: tokio::sync::Mutex::new(Some(task)),
@@ -297,6 +301,26 @@ impl Store for PostgresStore {
 
     async fn order_events(&self, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
         self.within(questions::order_events(&self.pool, order_id, after, limit)).await
+    }
+
+    async fn log_end(&self) -> Result<i64, StoreError> {
+        self.within(self.log_end.find(&self.pool)).await
+    }
+
+    async fn events(&self, filter: EventFilter, range: LogRange) -> Result<Page<LoggedEvent>, StoreError> {
+        self.within(logs::events(&self.pool, &filter, range)).await
+    }
+
+    async fn events_of(&self, orders: &[(i64, String)], limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
+        self.within(logs::events_of(&self.pool, orders, limit)).await
+    }
+
+    async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError> {
+        self.within(logs::events_by_id(&self.pool, id)).await
+    }
+
+    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<Settled>, StoreError> {
+        self.within(logs::settled_orders(&self.pool, orders)).await
     }
 
     async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 pub(super) use self::letters::{count_letters, dead_letter, dead_letters, letter_groups, letter_ids};
-use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
+use super::decode::{self, Columns, attempt_columns, envelope_columns, logged_columns, order_columns};
+use super::log::ORDERS;
 use super::{
     DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, RecordedDelivery, RecordingCursor, RecordingFilter, StageControl,
     StateRow, StoreError,
@@ -55,25 +56,25 @@ pub(super) async fn order_by_id(db: &impl Reader, id: &str) -> Result<Option<Ord
 }
 
 /// Adds conditions, numbering their placeholders.
-struct Conditions<'a> {
-    sql: String,
-    args: Vec<Arg<'a>>,
+pub(super) struct Conditions<'a> {
+    pub(super) sql: String,
+    pub(super) args: Vec<Arg<'a>>,
     /// Placeholders that the arguments before take beyond their number.
     beyond: usize,
 }
 
 impl<'a> Conditions<'a> {
-    fn after(sql: &str) -> Self {
+    pub(super) fn after(sql: &str) -> Self {
         Self { sql: sql.to_owned(), args: Vec::new(), beyond: 0 }
     }
 
     /// The same, of a query that reads from [`Reader::NAMED`].
-    fn after_named<R: Reader>(sql: &str, named: &'a [(i64, String)]) -> Self {
+    pub(super) fn after_named<R: Reader>(sql: &str, named: &'a [(i64, String)]) -> Self {
         Self { sql: sql.to_owned(), args: vec![Arg::Named(named)], beyond: R::NAMED_WIDTH - 1 }
     }
 
     /// `condition` up to its placeholder.
-    fn and(&mut self, condition: &str, arg: Option<Arg<'a>>) {
+    pub(super) fn and(&mut self, condition: &str, arg: Option<Arg<'a>>) {
         if let Some(arg) = arg {
             self.args.push(arg);
             let number = self.args.len() + self.beyond;
@@ -90,10 +91,35 @@ impl<'a> Conditions<'a> {
     }
 }
 
+/// Events that wait at a stage, given the number of its placeholder: their deliveries are open, or dead and wait for a person.
+fn waiting_at(stage: usize) -> String {
+    format!(
+        "SELECT d.event_seq FROM deliveries d WHERE d.stage = ${stage} AND d.status = 'open' \
+         UNION SELECT l.event_seq FROM dead_letters l WHERE l.stage = ${stage} AND l.status = 'open'"
+    )
+}
+
 pub(super) async fn orders(db: &impl Reader, filter: &OrderFilter) -> Result<Page<Order>, StoreError> {
     let mut query = Conditions::after(concat!("SELECT ", order_columns!(), " FROM orders o WHERE TRUE"));
     query.and("o.status =", filter.status.as_deref().map(Arg::Text));
     query.and("o.customer =", filter.customer.as_deref().map(Arg::Text));
+    if let Some(stage) = &filter.stage {
+        query.args.push(Arg::Text(stage));
+        let _ = write!(
+            query.sql,
+            " AND o.id IN (SELECT e.order_id FROM ({}) k CROSS JOIN events e WHERE e.seq = k.event_seq)",
+            waiting_at(query.args.len())
+        );
+    }
+    // Times grow with positions: the positions bound the search, the times decide.
+    if let Some(since_ms) = filter.since_ms {
+        query.and("o.pos >", Some(Arg::Int(ORDERS.before(db, since_ms).await?)));
+        query.and("o.created_ms >=", Some(Arg::Int(since_ms as i64)));
+    }
+    if let Some(until_ms) = filter.until_ms {
+        query.and("o.pos <=", Some(Arg::Int(ORDERS.after(db, until_ms).await?)));
+        query.and("o.created_ms <", Some(Arg::Int(until_ms as i64)));
+    }
     query.and("o.pos <", filter.before.map(Arg::Int));
     let (sql, args) = query.newest_first("o.pos", filter.limit);
     let rows = db.rows(sql, &args).await?;
@@ -101,11 +127,7 @@ pub(super) async fn orders(db: &impl Reader, filter: &OrderFilter) -> Result<Pag
 }
 
 pub(super) async fn order_events(db: &impl Reader, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
-    let sql = concat!(
-        "SELECT e.seq, e.stage, e.digest, e.routed_to, ",
-        envelope_columns!(),
-        " FROM events e WHERE e.order_id = $1 AND e.seq > $2 ORDER BY e.seq LIMIT $3"
-    );
+    let sql = concat!("SELECT ", logged_columns!(), " FROM events e WHERE e.order_id = $1 AND e.seq > $2 ORDER BY e.seq LIMIT $3");
     let rows = db.rows(sql.to_owned(), &[Arg::Text(order_id), Arg::Int(after), Arg::Int(i64::from(limit))]).await?;
     rows.iter().map(decode::logged_event).collect()
 }

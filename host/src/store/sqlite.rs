@@ -32,13 +32,14 @@ pub use self::open::{OpenError, Standing};
 use self::sql::{args, fetch};
 use super::decode::Columns as _;
 use super::group::{self, Numbers, Plan, Times};
+use super::log;
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, KnownBindings,
-    LetterCount, LetterGroup, LockedState, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter, OutboxRow, Page,
-    PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, StageBinding, StageControl, StateRow, StateSource, Store,
-    StoreError,
+    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, EventFilter,
+    KnownBindings, LetterCount, LetterGroup, LockedState, LogRange, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter,
+    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Settled, StageBinding, StageControl, StateRow,
+    StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -278,6 +279,28 @@ impl Store for SqliteStore {
 
     async fn order_events(&self, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
         questions::order_events(&self.readers, order_id, after, limit).await
+    }
+
+    /// There is one writer, so positions are committed in their order.
+    async fn log_end(&self) -> Result<i64, StoreError> {
+        let rows = fetch(&self.readers, "SELECT coalesce(max(seq), 0) FROM events", args![]).await?;
+        rows.first().map_or(Ok(0), |row| row.int(0))
+    }
+
+    async fn events(&self, filter: EventFilter, range: LogRange) -> Result<Page<LoggedEvent>, StoreError> {
+        log::events(&self.readers, &filter, range).await
+    }
+
+    async fn events_of(&self, orders: &[(i64, String)], limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
+        log::events_of(&self.readers, orders, limit).await
+    }
+
+    async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError> {
+        log::events_by_id(&self.readers, id).await
+    }
+
+    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<Settled>, StoreError> {
+        log::settled_orders(&self.readers, orders).await
     }
 
     async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {

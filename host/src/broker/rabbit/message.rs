@@ -6,22 +6,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base64::Engine as _;
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString};
-use serde::Deserialize;
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::broker::Outgoing;
+use crate::cloud_events::{self, STRUCTURED};
 use crate::event::{Envelope, Event, EventKey, TIME_MAX_MS, hex, without_nul};
+use crate::orders::Problem;
+use crate::times;
 
 /// Prefix of CloudEvents attributes in headers; the colon form is read as well.
 const CLOUD_EVENTS: &str = "cloudEvents_";
 const CLOUD_EVENTS_COLON: &str = "cloudEvents:";
-/// Media type of structured mode.
-const STRUCTURED: &str = "application/cloudevents+json";
 /// W3C trace context travels under its own name, too: <https://www.w3.org/TR/trace-context/>.
 const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
@@ -52,7 +50,7 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
     put("cloudEvents_source", &event.source);
     put("cloudEvents_type", &event.event_type);
     put("cloudEvents_subject", &event.subject);
-    put("cloudEvents_time", &time_text(event.time_ms));
+    put("cloudEvents_time", &times::text(event.time_ms));
     for (name, value) in &event.attributes {
         // A name that does not fit into a header is not one that CloudEvents allows.
         if name.len() <= 64 {
@@ -100,6 +98,8 @@ pub(super) enum Unreadable {
     Invalid(&'static str, String),
     #[error("the body is not a CloudEvent in JSON")]
     Json(#[from] serde_json::Error),
+    #[error("the body is not a CloudEvent: {0}")]
+    Event(String),
     #[error("the header `{0}` is not a number that it may be")]
     Number(&'static str),
     #[error("the event has {0}")]
@@ -190,50 +190,12 @@ fn binary(headers: &FieldTable, content_type: Option<&str>, body: Vec<u8>, defau
     })
 }
 
-/// A `CloudEvent` in JSON: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
-#[derive(Deserialize)]
-struct Structured {
-    id: Option<String>,
-    source: Option<String>,
-    #[serde(rename = "type")]
-    event_type: Option<String>,
-    subject: Option<String>,
-    time: Option<String>,
-    datacontenttype: Option<String>,
-    data: Option<Value>,
-    data_base64: Option<String>,
-    #[serde(flatten)]
-    rest: BTreeMap<String, Value>,
-}
-
 fn structured(body: &[u8], defaults: Defaults) -> Result<Event, Unreadable> {
-    let event: Structured = serde_json::from_slice(body)?;
-    let content_type = event.datacontenttype.unwrap_or_else(|| "application/json".to_owned());
-    let data = match (event.data_base64, event.data) {
-        (Some(text), _) => {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(text);
-            decoded.map_err(|error| Unreadable::Invalid("data_base64", error.to_string()))?
-        }
-        (None, Some(Value::String(text))) if !content_type.contains("json") => text.into_bytes(),
-        (None, Some(value)) => value.to_string().into_bytes(),
-        (None, None) => Vec::new(),
+    let told = |problems: Vec<Problem>| {
+        let told = problems.iter().map(|problem| format!("{} {}", problem.pointer.trim_start_matches('/'), problem.detail));
+        Unreadable::Event(told.collect::<Vec<_>>().join("; "))
     };
-    let required = |name: &'static str, value: Option<String>| value.filter(|text| !text.is_empty()).ok_or(Unreadable::Missing(name));
-    let text = |value: Value| if let Value::String(text) = value { text } else { value.to_string() };
-    Ok(Event {
-        id: required("id", event.id)?,
-        source: required("source", event.source)?,
-        event_type: required("type", event.event_type)?,
-        subject: event.subject.unwrap_or_default(),
-        time_ms: time_of(event.time, defaults)?,
-        content_type,
-        data: data.into(),
-        attributes: event.rest.into_iter().filter(|(name, _)| name != "specversion").map(|(name, value)| (name, text(value))).collect(),
-    })
-}
-
-fn time_text(time_ms: u64) -> String {
-    jiff::Timestamp::from_millisecond(time_ms as i64).map(|time| time.to_string()).unwrap_or_default()
+    cloud_events::read(serde_json::from_slice(body)?, defaults.now_ms).map_err(told)
 }
 
 fn time_of(text: Option<String>, defaults: Defaults) -> Result<u64, Unreadable> {

@@ -50,6 +50,7 @@ pub(super) fn new_order(id: &str, fingerprint: &str) -> NewOrder {
         body: serde_json::json!({"items": ["Book"], "total": 20.0}),
         fingerprint: fingerprint.to_owned(),
         status: "received".to_owned(),
+        idempotency_key: None,
         event: new_event(envelope("order.created", &format!("created-{id}"), Some(id)), &["payment"]),
     }
 }

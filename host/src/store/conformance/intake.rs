@@ -35,6 +35,7 @@ pub(super) async fn two_orders_of_one_id_at_the_same_time(bench: Bench) {
             Accepted::New(_) => new += 1,
             Accepted::Same(_) => same += 1,
             Accepted::Different => different += 1,
+            Accepted::KeyReused => panic!("there is no key"),
         }
         assert!(rows.len() <= 1);
     }

@@ -40,6 +40,8 @@ pub(in crate::store) type DeliveryRef<'a> = (&'a str, &'a EventKey);
 pub(in crate::store) struct Asked<'a> {
     /// Orders by id.
     pub(in crate::store) orders: Vec<&'a str>,
+    /// Orders by idempotency key.
+    pub(in crate::store) keys: Vec<&'a str>,
     /// Events by (source, id).
     pub(in crate::store) events: Vec<(&'a str, &'a str)>,
     /// Deliveries that somebody settles.
@@ -55,7 +57,10 @@ impl<'a> Asked<'a> {
         let mut versions: BTreeSet<(&'a str, &'a str)> = BTreeSet::new();
         for op in ops {
             match op {
-                Op::Order(order) => asked.orders.push(&order.id),
+                Op::Order(order) => {
+                    asked.orders.push(&order.id);
+                    asked.keys.extend(order.idempotency_key.as_deref());
+                }
                 Op::Event(event) => asked.events.push(event_ref(event)),
                 Op::Cancel(cancel) => asked.orders.push(&cancel.order_id),
                 Op::Commit(batch) => {
@@ -79,6 +84,8 @@ impl<'a> Asked<'a> {
 pub(in crate::store) struct Known<'a> {
     /// Orders by id, with their fingerprints.
     pub(in crate::store) orders: HashMap<&'a str, (Order, String)>,
+    /// Orders by idempotency key, with their fingerprints.
+    pub(in crate::store) keys: HashMap<&'a str, (Order, String)>,
     /// Events (source, id) that are in the log.
     pub(in crate::store) events: HashSet<(&'a str, &'a str)>,
     /// Deliveries that somebody settles.

@@ -86,7 +86,7 @@ impl<'a> Plan<'a> {
 
     /// Writes an event that came from elsewhere; its position in the log.
     pub(super) fn adopt(&mut self, envelope: &'a Envelope, stage: &'a str) -> i64 {
-        self.log(envelope, vec![stage], None)
+        self.log(envelope, vec![stage], None, None)
     }
 
     /// Writes an event that moves its order's status, opens its deliveries and sends it.
@@ -116,7 +116,8 @@ impl<'a> Plan<'a> {
     pub(super) fn first_event(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
         let routed_to: Vec<&'a str> = new.routed_to.iter().map(AsRef::as_ref).collect();
         let producer = new.producer.as_ref().map(|(stage, digest)| (&**stage, &**digest));
-        let seq = self.log(&new.envelope, routed_to, producer);
+        let due_ms = Some(new.due_at_ms).filter(|due_ms| *due_ms > self.times.due_ms);
+        let seq = self.log(&new.envelope, routed_to, producer, due_ms);
         let queued_ms = new.due_at_ms.max(self.times.now_ms);
         self.opened.extend(new.routed_to.iter().map(|stage| OpenedRow { seq, stage, queued_ms }));
         if new.routed_to.is_empty() && new.only_stage.is_none() && !self.publish_all {
@@ -127,10 +128,10 @@ impl<'a> Plan<'a> {
         row.map(|row| OutboxRow { routed: !new.routed_to.is_empty(), ..row })
     }
 
-    fn log(&mut self, envelope: &'a Envelope, routed_to: Vec<&'a str>, producer: Option<(&'a str, &'a str)>) -> i64 {
+    fn log(&mut self, envelope: &'a Envelope, routed_to: Vec<&'a str>, producer: Option<(&'a str, &'a str)>, due_ms: Option<u64>) -> i64 {
         self.numbers.event += 1;
         let seq = self.numbers.event;
-        self.events.push(EventRow { seq, envelope, routed_to, producer });
+        self.events.push(EventRow { seq, envelope, routed_to, producer, due_ms });
         seq
     }
 

@@ -13,6 +13,8 @@ pub(in crate::store) struct EventRow<'a> {
     pub(in crate::store) envelope: &'a Envelope,
     pub(in crate::store) routed_to: Vec<&'a str>,
     pub(in crate::store) producer: Option<(&'a str, &'a str)>,
+    /// When it falls due; none: at once.
+    pub(in crate::store) due_ms: Option<u64>,
 }
 
 /// A delivery that begins.

@@ -16,6 +16,11 @@ use crate::store::{Accepted, Batch, Commit, DeliveryStatus, Direct, NewEvent, Ne
 
 /// A new order: the first of its id wins, also within one group.
 pub(super) fn order<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, new: &'a NewOrder) -> (Accepted, Vec<OutboxRow>) {
+    let key = new.idempotency_key.as_deref();
+    if let Some((present, fingerprint)) = key.and_then(|key| known.keys.get(key)) {
+        let accepted = if *fingerprint == new.fingerprint { Accepted::Same(present.clone()) } else { Accepted::KeyReused };
+        return (accepted, Vec::new());
+    }
     if let Some((present, fingerprint)) = known.orders.get(new.id.as_str()) {
         let accepted = if *fingerprint == new.fingerprint { Accepted::Same(present.clone()) } else { Accepted::Different };
         return (accepted, Vec::new());
@@ -29,6 +34,7 @@ pub(super) fn order<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, new: &'a New
         updated_at_ms: plan.now_ms(),
     };
     known.orders.insert(&new.id, (order.clone(), new.fingerprint.clone()));
+    known.keys.extend(key.map(|key| (key, (order.clone(), new.fingerprint.clone()))));
     plan.orders.push(OrderRow(new));
     let outbox = plan.first_event(&new.event).into_iter().collect();
     (Accepted::New(order), outbox)

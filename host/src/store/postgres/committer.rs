@@ -145,9 +145,15 @@ pub(super) async fn settle(
     Ok(replies)
 }
 
-/// Begins a transaction; its time, and numbers that nobody else gets.
+/// Begins a transaction; its time, and numbers that nobody else gets. The lock, taken before the number, tells [`super::log`] who may
+/// still write at a position that was given out; nobody ever waits for it.
 pub(super) async fn begin(conn: &mut PgConnection, context: &Context) -> Result<(Times, Numbers), Refused> {
-    let rows = script(conn, "BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, nextval('numbers') << 20").await?;
+    let rows = script(
+        conn,
+        "BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, nextval('numbers') << 20 \
+                            FROM pg_advisory_xact_lock_shared(1886352244, 1)",
+    )
+    .await?;
     let row = rows.first().ok_or_else(|| StoreError::Corrupt("no row where one belongs".to_owned()))?;
     let here_ms = context.clock.now_ms();
     // In tests, and only there, the clock of the host is the clock of the store.

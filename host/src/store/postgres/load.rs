@@ -13,6 +13,7 @@ use crate::store::status::StatusRules;
 pub(super) async fn load<'a>(conn: &mut PgConnection, rules: &StatusRules, asked: &Asked<'a>) -> Result<Known<'a>, Refused> {
     let mut known = Known::default();
     orders(conn, asked, &mut known).await?;
+    keys(conn, asked, &mut known).await?;
     events(conn, asked, &mut known).await?;
     deliveries(conn, rules, asked, &mut known).await?;
     versions(conn, asked, &mut known).await?;
@@ -28,6 +29,22 @@ async fn orders<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Know
     for row in &fetch(conn, sql, args![&asked.orders]).await? {
         let id = pick(&asked.orders, row.int(8)? - 1)?;
         known.orders.insert(id, (decode::order(row)?, row.owned(7)?));
+    }
+    Ok(())
+}
+
+async fn keys<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), Refused> {
+    if asked.keys.is_empty() {
+        return Ok(());
+    }
+    let sql = concat!(
+        "SELECT ",
+        order_columns!(),
+        ", o.fingerprint, k.at FROM unnest($1) WITH ORDINALITY k (key, at) JOIN orders o ON o.idempotency_key = k.key"
+    );
+    for row in &fetch(conn, sql, args![&asked.keys]).await? {
+        let key = pick(&asked.keys, row.int(8)? - 1)?;
+        known.keys.insert(key, (decode::order(row)?, row.owned(7)?));
     }
     Ok(())
 }

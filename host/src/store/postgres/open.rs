@@ -164,6 +164,7 @@ fn migrator() -> Migrator {
     let hosts = include_str!("../../../../migrations/postgres/0004_hosts.sql");
     let recordings = include_str!("../../../../migrations/postgres/0005_recordings.sql");
     let workbench = include_str!("../../../../migrations/postgres/0007_workbench.sql");
+    let log = include_str!("../../../../migrations/postgres/0008_log.sql");
     let simple = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
@@ -174,6 +175,7 @@ fn migrator() -> Migrator {
         simple(4, "hosts", hosts),
         simple(5, "recordings", recordings),
         simple(7, "workbench", workbench),
+        simple(8, "log", log),
     ])
 }
 

@@ -14,7 +14,7 @@ use crate::clock::ManualClock;
 use crate::event::DeliveryKey;
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::status::StatusRules;
-use crate::store::{Batch, Commit, Settlement, StageBinding, StateSource as _, Store, Verdict};
+use crate::store::{Batch, Commit, EventFilter, LogRange, Settlement, StageBinding, StateSource as _, Store, Verdict};
 
 /// A server to make databases on: from the environment, else the one that listens on the default port.
 fn server() -> PgConnectOptions {
@@ -268,4 +268,66 @@ async fn letters_of_an_earlier_version_get_their_cause() {
     })
     .await;
     store.close().await;
+}
+
+/// Two hosts write while a third reader goes on from where the log was complete: it must meet every event, each once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_the_log_never_skips_what_another_host_commits() {
+    const EVENTS: usize = 400;
+    let database = Database::create().await;
+    let clock = Arc::new(ManualClock::at(conformance::START_MS));
+    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    let reader = database.open("reader", Arc::clone(&clock)).await;
+    let write = async |store: Arc<PostgresStore>, host: &str| {
+        for number in 0..EVENTS {
+            store.accept_event(conformance::sample_event(&format!("{host}-{number}"), &["payment"])).await.unwrap();
+        }
+    };
+    let read = async {
+        let mut seen: Vec<String> = Vec::new();
+        let (mut after, mut looks) = (0, 0);
+        while seen.len() < EVENTS * 2 {
+            let range = LogRange { after, up_to: reader.log_end().await.unwrap(), limit: 1_000 };
+            let page = reader.events(EventFilter::default(), range).await.unwrap();
+            after = range.up_to.max(after);
+            assert!(page.next.is_none(), "a page holds it all");
+            seen.extend(page.items.into_iter().map(|event| event.envelope.event.id));
+            looks += 1;
+            assert!(looks < 100_000, "only {} of the events are ever seen", seen.len());
+        }
+        (seen, looks)
+    };
+    let ((), (), (mut seen, looks)) = tokio::join!(write(Arc::clone(&one), "one"), write(Arc::clone(&other), "other"), read);
+    assert!(looks > 20, "the reader looked only {looks} times while the hosts wrote");
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), EVENTS * 2, "each once");
+    for store in [one, other, reader] {
+        store.close().await;
+    }
+}
+
+/// A position that was given out and not committed holds the end of the log back; what lies before can be read all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_ends_before_a_writer_that_is_under_way() {
+    let database = Database::create().await;
+    let clock = Arc::new(ManualClock::at(conformance::START_MS));
+    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    one.accept_event(conformance::sample_event("before", &["payment"])).await.unwrap();
+    let before = other.log_end().await.unwrap();
+    // A lock of state is a transaction with a position of its own; it is held for as long as its batch runs.
+    let lock = one.lock_state("payment", &["count".to_owned()]).await.unwrap().unwrap();
+    other.accept_event(conformance::sample_event("overtakes", &["payment"])).await.unwrap();
+    let all = LogRange { after: 0, up_to: i64::MAX, limit: 10 };
+    assert_eq!(other.events(EventFilter::default(), all).await.unwrap().items.len(), 2, "it is committed");
+    let held = other.log_end().await.unwrap();
+    assert_eq!(held, before, "the holder's position is not settled yet");
+    let batch =
+        Batch { stage: "payment".into(), settlements: Vec::new(), reads: Vec::new(), writes: vec![("count".into(), Some("1".into()))] };
+    assert!(matches!(lock.commit(batch).await.unwrap(), Commit::Done { .. }));
+    let up_to = other.log_end().await.unwrap();
+    let page = other.events(EventFilter::default(), LogRange { after: held, up_to, limit: 10 }).await.unwrap();
+    assert_eq!(page.items.iter().map(|event| event.envelope.event.id.as_str()).collect::<Vec<_>>(), ["overtakes"]);
+    one.close().await;
+    other.close().await;
 }

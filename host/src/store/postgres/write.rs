@@ -44,11 +44,11 @@ async fn events(conn: &mut PgConnection, plan: &mut Plan<'_>) -> Result<(), Refu
         return Ok(());
     }
     let sql = "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, attributes, order_id, correlation_id, \
-               cause_source, cause_id, hops, expires_ms, stage, digest, routed_to) \
-               SELECT * FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::text[], $8::bytea[], \
+               cause_source, cause_id, hops, expires_ms, stage, digest, routed_to, due_ms, logged_ms) \
+               SELECT k.*, $20 FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::text[], $8::bytea[], \
                $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::int8[], $15::int8[], $16::text[], $17::text[], \
-               $18::text[]) ON CONFLICT (id, source) DO NOTHING";
-    let args = columns![&plan.events;
+               $18::text[], $19::int8[]) k ON CONFLICT (id, source) DO NOTHING";
+    let mut args = columns![&plan.events;
         |row| row.seq,
         |row| row.envelope.event.id.as_str(),
         |row| row.envelope.event.source.as_str(),
@@ -67,7 +67,9 @@ async fn events(conn: &mut PgConnection, plan: &mut Plan<'_>) -> Result<(), Refu
         |row| row.producer.map(|producer| producer.0),
         |row| row.producer.map(|producer| producer.1),
         |row| list(&row.routed_to),
+        |row| row.due_ms.map(|due_ms| due_ms as i64),
     ];
+    push(&mut args, plan.now_ms() as i64);
     if execute(conn, sql, args).await? < plan.events.len() as u64 {
         let known = known_positions(conn, plan).await?;
         plan.renumber(&known);
@@ -88,14 +90,16 @@ async fn orders(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused>
     if plan.orders.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT INTO orders (id, customer, status, body, fingerprint, created_ms, updated_ms) \
-               SELECT k.*, $6, $6 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) k ON CONFLICT (id) DO NOTHING";
+    let sql = "INSERT INTO orders (id, customer, status, body, fingerprint, idempotency_key, created_ms, updated_ms) \
+               SELECT k.*, $7, $7 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) k \
+               ON CONFLICT DO NOTHING";
     let mut args = columns![&plan.orders;
         |row| row.0.id.as_str(),
         |row| row.0.customer.as_deref(),
         |row| row.0.status.as_str(),
         |row| row.0.body.to_string(),
         |row| row.0.fingerprint.as_str(),
+        |row| row.0.idempotency_key.as_deref(),
     ];
     push(&mut args, plan.now_ms() as i64);
     expect(execute(conn, sql, args).await?, plan.orders.len())

@@ -12,6 +12,7 @@ use crate::store::status::StatusRules;
 pub(super) async fn load<'a>(conn: &mut SqliteConnection, rules: &StatusRules, asked: &Asked<'a>) -> Result<Known<'a>, StoreError> {
     let mut known = Known::default();
     orders(conn, asked, &mut known).await?;
+    keys(conn, asked, &mut known).await?;
     events(conn, asked, &mut known).await?;
     deliveries(conn, rules, asked, &mut known).await?;
     versions(conn, asked, &mut known).await?;
@@ -26,6 +27,22 @@ async fn orders<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>, known: &mut 
     for row in &fetch(conn, sql, args![json(&asked.orders)]).await? {
         let id = pick(&asked.orders, row.int(8)?)?;
         known.orders.insert(id, (decode::order(row)?, row.owned(7)?));
+    }
+    Ok(())
+}
+
+async fn keys<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), StoreError> {
+    if asked.keys.is_empty() {
+        return Ok(());
+    }
+    let sql = concat!(
+        "SELECT ",
+        order_columns!(),
+        ", o.fingerprint, k.key FROM json_each(?1) k CROSS JOIN orders o ON o.idempotency_key = k.value"
+    );
+    for row in &fetch(conn, sql, args![json(&asked.keys)]).await? {
+        let key = pick(&asked.keys, row.int(8)?)?;
+        known.keys.insert(key, (decode::order(row)?, row.owned(7)?));
     }
     Ok(())
 }

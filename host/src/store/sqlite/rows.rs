@@ -12,8 +12,11 @@ fn list(items: &[&str]) -> Option<String> {
 }
 
 pub(super) fn orders(rows: &[OrderRow<'_>], now_ms: u64) -> Vec<Statement> {
-    let shape =
-        Shape { head: "INSERT INTO orders (id, customer, status, body, fingerprint, created_ms, updated_ms)", columns: 7, tail: "" };
+    let shape = Shape {
+        head: "INSERT INTO orders (id, customer, status, body, fingerprint, created_ms, updated_ms, idempotency_key)",
+        columns: 8,
+        tail: "",
+    };
     shape.statements(rows, |OrderRow(order), args| {
         push(args, order.id.as_str());
         push(args, order.customer.as_deref());
@@ -22,14 +25,16 @@ pub(super) fn orders(rows: &[OrderRow<'_>], now_ms: u64) -> Vec<Statement> {
         push(args, order.fingerprint.as_str());
         push(args, now_ms as i64);
         push(args, now_ms as i64);
+        push(args, order.idempotency_key.as_deref());
     })
 }
 
-pub(super) fn events(rows: &[EventRow<'_>]) -> Vec<Statement> {
+pub(super) fn events(rows: &[EventRow<'_>], now_ms: u64) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, attributes, order_id, \
-               correlation_id, cause_source, cause_id, hops, expires_ms, stage, digest, routed_to)",
-        columns: 18,
+               correlation_id, cause_source, cause_id, hops, expires_ms, stage, digest, routed_to, \
+               logged_ms, due_ms)",
+        columns: 20,
         tail: "ON CONFLICT DO NOTHING",
     };
     shape.statements(rows, |row, args| {
@@ -52,6 +57,8 @@ pub(super) fn events(rows: &[EventRow<'_>]) -> Vec<Statement> {
         push(args, row.producer.map(|producer| producer.0));
         push(args, row.producer.map(|producer| producer.1));
         push(args, list(&row.routed_to));
+        push(args, now_ms as i64);
+        push(args, row.due_ms.map(|due_ms| due_ms as i64));
     })
 }
 

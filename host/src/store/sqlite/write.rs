@@ -14,12 +14,12 @@ use crate::store::status::StatusRules;
 
 /// Writes everything.
 pub(super) async fn write(conn: &mut SqliteConnection, context: &Context, mut plan: Plan<'_>) -> Result<(), StoreError> {
-    let written = execute_all(conn, rows::events(&plan.events)).await?;
+    let now_ms = plan.now_ms();
+    let written = execute_all(conn, rows::events(&plan.events, now_ms)).await?;
     if written < plan.events.len() as u64 {
         let known = known_positions(conn, &plan).await?;
         plan.renumber(&known);
     }
-    let now_ms = plan.now_ms();
     execute_all(conn, rows::orders(&plan.orders, now_ms)).await?;
     execute_all(conn, rows::opened(&plan.opened, now_ms)).await?;
     execute_all(conn, rows::deliveries(&plan.settled)).await?;

@@ -1,0 +1,263 @@
+//! Questions about the event log, the same for every database, and what they ask for.
+//!
+//! Positions grow along causes: what an event brings about stands after it. Bounds: one page looks at [`WINDOW`] events [`WINDOWS_MAX`]
+//! times at the most, so that a rare event costs no more than a frequent one; the caller goes on where the page ended. Nothing here
+//! needs an index that a writer would have to keep: times grow with positions, so a time is found by halving.
+
+use std::fmt::Write as _;
+
+use super::decode::{self, Columns as _, logged_columns};
+use super::read::{Arg, Conditions, Reader};
+use super::{LoggedEvent, Page, StoreError};
+use crate::event::topic_matches;
+
+/// Which events of the log; all conditions hold at once.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// Only this order's.
+    pub order: Option<String>,
+    /// Only types that this topic pattern covers (`*` one word, `#` any number of words).
+    pub event_type: Option<String>,
+    /// Only of this source.
+    pub source: Option<String>,
+    /// Only produced by this stage.
+    pub stage: Option<String>,
+    /// Only of the chain that this event began.
+    pub correlation: Option<String>,
+    /// Only what entered the log then or later, milliseconds since 1970-01-01 UTC.
+    pub since_ms: Option<u64>,
+    /// Only what entered the log before then, milliseconds since 1970-01-01 UTC.
+    pub until_ms: Option<u64>,
+}
+
+impl EventFilter {
+    /// Whether an event is meant.
+    pub fn matches(&self, logged: &LoggedEvent) -> bool {
+        let (envelope, event) = (&logged.envelope, &logged.envelope.event);
+        let at_ms = logged.logged_at_ms.unwrap_or(event.time_ms);
+        let is = |wanted: &Option<String>, present: Option<&str>| wanted.as_deref().is_none_or(|wanted| Some(wanted) == present);
+        is(&self.order, envelope.order_id.as_deref())
+            && is(&self.source, Some(&event.source))
+            && is(&self.stage, logged.stage.as_deref())
+            && is(&self.correlation, Some(&envelope.correlation_id))
+            && self.event_type.as_deref().is_none_or(|pattern| topic_matches(pattern, &event.event_type))
+            && self.since_ms.is_none_or(|since_ms| at_ms >= since_ms)
+            && self.until_ms.is_none_or(|until_ms| at_ms < until_ms)
+    }
+}
+
+/// A part of the log: what comes after one position, up to another one.
+#[derive(Debug, Clone, Copy)]
+pub struct LogRange {
+    /// Only what comes after this position.
+    pub after: i64,
+    /// Nothing after this position: see [`super::Store::log_end`].
+    pub up_to: i64,
+    /// Page size.
+    pub limit: u32,
+}
+
+/// An order of which nothing is left to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// The order.
+    pub order: String,
+    /// Where it came to rest.
+    pub status: String,
+}
+
+/// Events that are looked at in one query.
+const WINDOW: i64 = 2_000;
+/// Queries for one page.
+const WINDOWS_MAX: usize = 25;
+/// How far the clocks of writers may stand apart without an event being missed.
+const SKEW_MS: u64 = 60_000;
+
+/// A table whose rows have times that grow with their positions, but for [`SKEW_MS`].
+pub(super) struct Timed {
+    /// First and last position.
+    ends: &'static str,
+    /// Time of the first row at or after a position.
+    probe: &'static str,
+}
+
+/// The log: when events entered it.
+const LOG: Timed = Timed {
+    ends: "SELECT min(seq), max(seq) FROM events",
+    probe: "SELECT coalesce(logged_ms, time_ms) FROM events WHERE seq >= $1 ORDER BY seq LIMIT 1",
+};
+/// Orders: when they were created.
+pub(super) const ORDERS: Timed =
+    Timed { ends: "SELECT min(pos), max(pos) FROM orders", probe: "SELECT created_ms FROM orders WHERE pos >= $1 ORDER BY pos LIMIT 1" };
+
+impl Timed {
+    /// A position such that everything from `since_ms` on stands after it.
+    pub(super) async fn before(&self, db: &impl Reader, since_ms: u64) -> Result<i64, StoreError> {
+        Ok(self.first_at(db, since_ms.saturating_sub(SKEW_MS)).await?.saturating_sub(1))
+    }
+
+    /// A position such that everything before `until_ms` stands at or before it.
+    pub(super) async fn after(&self, db: &impl Reader, until_ms: u64) -> Result<i64, StoreError> {
+        self.first_at(db, until_ms.saturating_add(SKEW_MS)).await
+    }
+
+    /// The first position with a row of this time or later; past the last one when there is none.
+    async fn first_at(&self, db: &impl Reader, at_ms: u64) -> Result<i64, StoreError> {
+        let rows = db.rows(self.ends.to_owned(), &[]).await?;
+        let ends = rows.first().map_or(Ok((None, None)), |row| Ok::<_, StoreError>((row.maybe_int(0)?, row.maybe_int(1)?)))?;
+        let (Some(mut low), Some(last)) = ends else { return Ok(1) };
+        let mut high = last.saturating_add(1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let rows = db.rows(self.probe.to_owned(), &[Arg::Int(middle)]).await?;
+            let earlier = rows.first().map_or(Ok(false), |row| Ok::<_, StoreError>(row.unsigned(0)? < at_ms))?;
+            if earlier { low = middle + 1 } else { high = middle }
+        }
+        Ok(low)
+    }
+}
+
+/// A page of the log.
+pub(super) async fn events(db: &impl Reader, filter: &EventFilter, range: LogRange) -> Result<Page<LoggedEvent>, StoreError> {
+    let Some(mut scan) = Scan::begin(db, filter, range).await? else { return Ok(Page { items: Vec::new(), next: None }) };
+    let limit = range.limit as usize;
+    let mut items = Vec::new();
+    for _ in 0..WINDOWS_MAX {
+        let Some(end) = scan.window(db).await? else { return Ok(Page { items, next: None }) };
+        let want = limit - items.len();
+        let found = scan.read(db, end, want).await?;
+        let full = found.len() == want;
+        scan.after = found.last().filter(|_| full).map_or(end, |last| last.seq);
+        items.extend(found.into_iter().filter(|event| filter.matches(event)));
+        if items.len() == limit {
+            break;
+        }
+    }
+    Ok(Page { items, next: Some(scan.after) })
+}
+
+/// A walk along the log.
+struct Scan<'a> {
+    filter: &'a EventFilter,
+    /// The order whose events are looked at, when only its can be meant.
+    order: Option<String>,
+    after: i64,
+    up_to: i64,
+}
+
+impl<'a> Scan<'a> {
+    /// None when nothing in the range can be meant.
+    async fn begin(db: &impl Reader, filter: &'a EventFilter, range: LogRange) -> Result<Option<Self>, StoreError> {
+        let LogRange { mut after, mut up_to, .. } = range;
+        let mut order = filter.order.clone();
+        if let Some(first) = &filter.correlation {
+            // A chain stands after the event that began it, and nearly always within its order.
+            let sql = "SELECT min(seq), count(*), min(order_id) FROM events WHERE id = $1";
+            let rows = db.rows(sql.to_owned(), &[Arg::Text(first)]).await?;
+            if let Some(row) = rows.first()
+                && let Some(seq) = row.maybe_int(0)?
+            {
+                after = after.max(seq - 1);
+                if row.int(1)? == 1 && order.is_none() {
+                    order = row.maybe_owned(2)?;
+                }
+            }
+        }
+        if order.is_none() {
+            if let Some(since_ms) = filter.since_ms {
+                after = after.max(LOG.before(db, since_ms).await?);
+            }
+            if let Some(until_ms) = filter.until_ms {
+                up_to = up_to.min(LOG.after(db, until_ms).await?);
+            }
+        }
+        Ok((after < up_to).then_some(Self { filter, order, after, up_to }))
+    }
+
+    /// Where the next window ends; none: there is nothing more.
+    async fn window(&self, db: &impl Reader) -> Result<Option<i64>, StoreError> {
+        let (sql, order) = match &self.order {
+            Some(order) => (
+                "SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 AND order_id = $4 ORDER BY seq LIMIT $3) k",
+                Some(order),
+            ),
+            None => ("SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3) k", None),
+        };
+        let mut args = vec![Arg::Int(self.after), Arg::Int(self.up_to), Arg::Int(WINDOW)];
+        args.extend(order.map(|order| Arg::Text(order)));
+        let rows = db.rows(sql.to_owned(), &args).await?;
+        rows.first().map_or(Ok(None), |row| row.maybe_int(0))
+    }
+
+    /// Events of a window that may be meant: the database leaves out what it can.
+    async fn read(&self, db: &impl Reader, end: i64, limit: usize) -> Result<Vec<LoggedEvent>, StoreError> {
+        let prefix = self.filter.event_type.as_deref().map(literal);
+        let last = prefix.as_ref().map(|prefix| format!("{prefix}\u{10ffff}"));
+        let mut query = Conditions::after(concat!("SELECT ", logged_columns!(), " FROM events e WHERE TRUE"));
+        query.and("e.order_id =", self.order.as_deref().map(Arg::Text));
+        query.and("e.seq >", Some(Arg::Int(self.after)));
+        query.and("e.seq <=", Some(Arg::Int(end)));
+        query.and("e.source =", self.filter.source.as_deref().map(Arg::Text));
+        query.and("e.stage =", self.filter.stage.as_deref().map(Arg::Text));
+        query.and("e.correlation_id =", self.filter.correlation.as_deref().map(Arg::Text));
+        query.and("e.type >=", prefix.as_deref().map(Arg::Text));
+        query.and("e.type <", last.as_deref().map(Arg::Text));
+        query.and("coalesce(e.logged_ms, e.time_ms) >=", self.filter.since_ms.map(|at_ms| Arg::Int(at_ms as i64)));
+        query.and("coalesce(e.logged_ms, e.time_ms) <", self.filter.until_ms.map(|at_ms| Arg::Int(at_ms as i64)));
+        let (mut sql, mut args) = (query.sql, query.args);
+        args.push(Arg::Int(limit as i64));
+        let _ = write!(sql, " ORDER BY e.seq LIMIT ${}", args.len());
+        db.rows(sql, &args).await?.iter().map(decode::logged_event).collect()
+    }
+}
+
+/// What every type begins with that a topic pattern covers.
+fn literal(pattern: &str) -> String {
+    let words: Vec<&str> = pattern.split('.').take_while(|word| !matches!(*word, "*" | "#")).collect();
+    let literal = words.join(".");
+    debug_assert!(!topic_matches(pattern, pattern) || pattern.starts_with(&literal), "a prefix of the pattern");
+    literal
+}
+
+pub(super) async fn events_of<R: Reader>(db: &R, orders: &[(i64, String)], limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
+    if orders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT {} FROM {} CROSS JOIN events e WHERE e.order_id = k.name AND e.seq > k.number ORDER BY e.seq LIMIT {limit}",
+        logged_columns!(),
+        R::NAMED
+    );
+    db.rows(sql, &[Arg::Named(orders)]).await?.iter().map(decode::logged_event).collect()
+}
+
+pub(super) async fn events_by_id(db: &impl Reader, id: &str) -> Result<Vec<LoggedEvent>, StoreError> {
+    let sql = concat!("SELECT ", logged_columns!(), " FROM events e WHERE e.id = $1 ORDER BY e.seq LIMIT 100");
+    db.rows(sql.to_owned(), &[Arg::Text(id)]).await?.iter().map(decode::logged_event).collect()
+}
+
+pub(super) async fn settled_orders<R: Reader>(db: &R, orders: &[String]) -> Result<Vec<Settled>, StoreError> {
+    if orders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let named: Vec<(i64, String)> = orders.iter().map(|order| (0, order.clone())).collect();
+    let sql = format!(
+        "SELECT o.id, o.status FROM {} CROSS JOIN orders o WHERE o.id = k.name AND NOT EXISTS \
+         (SELECT 1 FROM events e CROSS JOIN deliveries d WHERE e.order_id = o.id AND d.event_seq = e.seq AND d.settled_ms IS NULL)",
+        R::NAMED
+    );
+    let rows = db.rows(sql, &[Arg::Named(&named)]).await?;
+    rows.iter().map(|row| Ok(Settled { order: row.owned(0)?, status: row.owned(1)? })).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::literal;
+
+    #[test]
+    fn a_pattern_begins_with_its_words() {
+        for (pattern, expected) in [("a.b", "a.b"), ("a.*.c", "a"), ("a.#", "a"), ("#", ""), ("*.b", ""), ("a.b.#", "a.b")] {
+            assert_eq!(literal(pattern), expected, "{pattern}");
+        }
+    }
+}
