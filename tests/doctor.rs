@@ -81,11 +81,8 @@ async fn an_embedded_store_that_cannot_be() -> Result<()> {
 async fn a_postgres_that_is_not_there() -> Result<()> {
     let port = free_port()?;
     let elsewhere = |text: &str| {
-        let lines = text.lines().map(|line| match line.starts_with("store.url") {
-            true => format!("store.url = \"postgres://postgres@127.0.0.1:{port}/orders\"\n"),
-            false => format!("{line}\n"),
-        });
-        lines.collect()
+        let store = format!("store.url = \"postgres://postgres@127.0.0.1:{port}/orders\"");
+        text.lines().map(|line| if line.starts_with("store.url") { &store } else { line }).collect::<Vec<_>>().join("\n")
     };
     let (_site, text) = on_servers(elsewhere).await?;
     finds(&text, "store", "cannot connect to Postgres").await

@@ -365,7 +365,8 @@ fn commit<'a>(bench: &'a Bench, orders: &'a BTreeMap<String, Ordered>, step: Ste
                 let body = orders[&id].body.clone();
                 let created = event(bench, ORDER_CREATED, &id, (&id, Some(&id)), &body);
                 let (fingerprint, status) = (id.clone(), "received".to_owned());
-                let (_, rows) = store.accept_order(NewOrder { id, customer: None, body, fingerprint, status, event: created }).await?;
+                let order = NewOrder { id, customer: None, body, fingerprint, status, idempotency_key: None, event: created };
+                let (_, rows) = store.accept_order(order).await?;
                 (Answer::Told, rows)
             }
             Step::Client(Action::Stock(sku, quantity)) => {

@@ -21,10 +21,7 @@ const FILES_LEAST: u64 = 1_024;
 
 /// Whether the API can listen where it should.
 pub(super) async fn address(listen: &str) -> Finding {
-    let error = match TcpListener::bind(listen).await {
-        Ok(_) => return Finding::ok("address", format!("{listen} is free")),
-        Err(error) => error,
-    };
+    let Err(error) = TcpListener::bind(listen).await else { return Finding::ok("address", format!("{listen} is free")) };
     if error.kind() == ErrorKind::AddrInUse && serves(listen).await {
         return Finding::ok("address", format!("a host serves at {listen}"));
     }

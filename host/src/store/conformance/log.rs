@@ -20,7 +20,7 @@ impl Bench {
         }
     }
 
-    async fn ids(&self, filter: EventFilter) -> Vec<String> {
+    async fn event_ids(&self, filter: EventFilter) -> Vec<String> {
         let found = self.log(&filter, 2).await;
         assert!(found.iter().all(|event| filter.matches(event)), "what the store finds is what the filter means");
         found.into_iter().map(|event| event.envelope.event.id).collect()
@@ -45,21 +45,21 @@ pub(super) async fn the_log_is_read_by_filters_in_pages(bench: Bench) {
     assert_eq!((everything[0].logged_at_ms, everything[4].logged_at_ms), (Some(START_MS), Some(START_MS + 1_200_000)));
     assert!(everything[4].seq <= bench.store.log_end().await.unwrap());
     let of = |order: &str| EventFilter { order: Some(order.into()), ..all() };
-    assert_eq!(bench.ids(of("1")).await.len(), 2);
+    assert_eq!(bench.event_ids(of("1")).await.len(), 2);
     let typed = async |pattern: &str| types(&bench.log(&EventFilter { event_type: Some(pattern.into()), ..all() }, 1).await);
     assert_eq!(typed("payment.*").await, ["payment.authorized", "payment.declined"]);
     assert_eq!(typed("*.created").await, ["order.created", "order.created"]);
     assert_eq!(typed("desk.note").await, ["desk.note"]);
     assert!(typed("desk").await.is_empty());
-    assert_eq!(bench.ids(EventFilter { source: Some("/desk".into()), ..all() }).await, ["n1"]);
-    assert_eq!(bench.ids(EventFilter { stage: Some("payment".into()), ..all() }).await.len(), 2);
-    assert_eq!(bench.ids(EventFilter { correlation: Some("n1".into()), ..all() }).await, ["n1"]);
-    assert_eq!(bench.ids(EventFilter { correlation: Some("first".into()), ..all() }).await.len(), 4);
+    assert_eq!(bench.event_ids(EventFilter { source: Some("/desk".into()), ..all() }).await, ["n1"]);
+    assert_eq!(bench.event_ids(EventFilter { stage: Some("payment".into()), ..all() }).await.len(), 2);
+    assert_eq!(bench.event_ids(EventFilter { correlation: Some("n1".into()), ..all() }).await, ["n1"]);
+    assert_eq!(bench.event_ids(EventFilter { correlation: Some("first".into()), ..all() }).await.len(), 4);
     let between = |since_ms, until_ms| EventFilter { since_ms, until_ms, ..all() };
-    assert_eq!(bench.ids(between(Some(START_MS + 600_000), None)).await.len(), 4);
-    assert_eq!(bench.ids(between(None, Some(START_MS + 600_000))).await, ["created-1"]);
-    assert_eq!(bench.ids(between(Some(START_MS + 600_001), Some(START_MS + 1_200_000))).await.len(), 0);
-    assert_eq!(bench.ids(between(Some(START_MS + 900_000), Some(START_MS + 1_200_001))).await, ["n1"]);
+    assert_eq!(bench.event_ids(between(Some(START_MS + 600_000), None)).await.len(), 4);
+    assert_eq!(bench.event_ids(between(None, Some(START_MS + 600_000))).await, ["created-1"]);
+    assert_eq!(bench.event_ids(between(Some(START_MS + 600_001), Some(START_MS + 1_200_000))).await.len(), 0);
+    assert_eq!(bench.event_ids(between(Some(START_MS + 900_000), Some(START_MS + 1_200_001))).await, ["n1"]);
 }
 
 pub(super) async fn events_are_found_by_order_and_id(bench: Bench) {
