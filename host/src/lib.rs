@@ -48,5 +48,6 @@ pub mod config;
 pub mod host;
 pub mod telemetry;
 pub mod cli;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;

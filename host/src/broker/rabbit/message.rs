@@ -17,6 +17,9 @@ use sha2::{Digest as _, Sha256};
 use crate::broker::Outgoing;
 use crate::event::{Envelope, Event, EventKey, TIME_MAX_MS, hex, without_nul};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 /// Prefix of CloudEvents attributes in headers; the colon form is read as well.
 const CLOUD_EVENTS: &str = "cloudEvents_";
 const CLOUD_EVENTS_COLON: &str = "cloudEvents:";
@@ -155,9 +158,7 @@ pub(super) fn stand_in(properties: &BasicProperties, body: &[u8], defaults: Defa
         source: "/postrider/unreadable".to_owned(),
         subject: String::new(),
         time_ms: defaults.now_ms,
-        content_type: without_nul(
-            properties.content_type().as_ref().map_or("application/octet-stream", |value| value.as_str()).to_owned(),
-        ),
+        content_type: without_nul(properties.content_type().as_ref().map_or("application/octet-stream", |value| value.as_str()).to_owned()),
         data: Bytes::copy_from_slice(body),
         attributes: Vec::new(),
     };
