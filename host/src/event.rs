@@ -233,6 +233,7 @@ mod tests {
 
     #[test]
     fn what_a_store_or_a_broker_cannot_take_is_unfit() {
+        type Change = fn(&mut Envelope);
         let fit = || {
             let event = Event {
                 id: "1".into(),
@@ -247,7 +248,7 @@ mod tests {
             Envelope::first(event, Some("o".repeat(KEY_MAX_BYTES)), TIME_MAX_MS)
         };
         assert_eq!(fit().unfit(), None);
-        let cases: [(&str, fn(&mut Envelope)); 10] = [
+        let cases: [(&str, Change); 10] = [
             ("no id", |envelope| envelope.event.event_type.clear()),
             ("NUL", |envelope| envelope.event.attributes[0].1.push('\0')),
             ("NUL", |envelope| envelope.cause = Some(EventKey { source: "\0".into(), id: "1".into() })),

@@ -54,7 +54,9 @@ impl Contract {
                 (vec!["#".to_owned()], vec!["x.done".to_owned()])
             }
         };
-        consumes.iter().for_each(|pattern| is_matched(pattern, &event.event_type));
+        for pattern in &consumes {
+            is_matched(pattern, &event.event_type);
+        }
         let policy = policy(consumes, emits);
         let envelope = Envelope { hops: u.int_in_range(0..=65)?, ..envelope(u, event)? };
         if envelope.unfit().is_some() {

@@ -10,7 +10,7 @@ use arbitrary::{Result, Unstructured};
 use crate::runtime::{LoadError, Pool, Runtime, RuntimeSettings, as_component, producers};
 
 /// Longest time for one file, however busy the machine is.
-const LOAD_MAX: Duration = Duration::from_secs(120);
+const LOAD_MAX: Duration = Duration::from_mins(2);
 /// Compiled anew for each input.
 const FILE_MAX_BYTES: usize = 1 << 20;
 
