@@ -237,6 +237,7 @@ mod tests {
 
     #[test]
     fn what_a_store_or_a_broker_cannot_take_is_unfit() {
+        type Change = fn(&mut Envelope);
         let fit = || {
             let event = Event {
                 id: "1".into(),

@@ -56,5 +56,6 @@ pub mod host;
 pub mod doctor;
 pub mod telemetry;
 pub mod cli;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;

@@ -16,9 +16,11 @@ mod http;
 mod load;
 mod wasm_stage;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use artifact::as_component;
 pub use artifact::producers;
 pub use engine::Runtime;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use load::check_description;
 pub use load::{CONTRACT, Linked, LoadError};
 pub use wasm_stage::WasmStage;

@@ -1,4 +1,4 @@
-//! Everything a developer does with this repository: `cargo xtask plugins | run | test | ci`.
+//! Everything a developer does with this repository: `cargo xtask plugins | run | test | fuzz | ci`.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
 
+mod fuzz;
 mod guests;
 mod services;
 
@@ -29,6 +30,14 @@ enum Task {
     },
     /// All tests: the stages' own, unit tests, integration tests; finds or starts Postgres and RabbitMQ.
     Test,
+    /// Fuzz what comes from outside, with coverage, and minimise the corpus: docs/fuzzing.md.
+    Fuzz {
+        /// Default: all, one after another.
+        target: Option<fuzz::Target>,
+        /// For each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// What CI does: formatting, lints, documentation, dependencies, all tests.
     Ci,
 }
@@ -38,6 +47,7 @@ fn main() -> Result<()> {
         Task::Plugins => guests::build_all(),
         Task::Run { args } => run(&args),
         Task::Test => test(),
+        Task::Fuzz { target, seconds } => fuzz::fuzz(target, seconds),
         Task::Ci => ci(),
     }
 }

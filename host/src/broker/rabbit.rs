@@ -12,6 +12,9 @@ mod publisher;
 mod tests;
 mod topology;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use message::fuzz as message_fuzz;
+
 use std::collections::BTreeMap;
 use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -76,6 +76,10 @@ fn build(settings: &RuntimeSettings, pooled: bool) -> Result<Engine, LoadError> 
         .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Enable)
         .max_wasm_stack(settings.stack_max_bytes)
         .async_stack_size(settings.stack_max_bytes + (1 << 20));
+    if cfg!(fuzzing) {
+        // Many small compilations, each on the thread that is watched.
+        config.cranelift_opt_level(wasmtime::OptLevel::None).parallel_compilation(false);
+    }
     if settings.incremental {
         let kept = config.enable_incremental_compilation(Arc::new(Functions::default()));
         kept.map_err(|error| LoadError::Engine(format!("{error:#}")))?;

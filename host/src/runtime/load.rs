@@ -22,7 +22,7 @@ const HTTP: &str = "wasi:http/";
 const HTTP_OUT: &str = "wasi:http/outgoing-handler@0.2.";
 const HTTP_TYPES: &str = "wasi:http/types@0.2.";
 /// Time that a `describe` may take.
-const DESCRIBE_MAX: Duration = Duration::from_secs(10);
+const DESCRIBE_MAX: Duration = if cfg!(fuzzing) { Duration::from_millis(100) } else { Duration::from_secs(10) };
 
 /// Why a plugin file cannot serve.
 #[derive(Debug, thiserror::Error)]

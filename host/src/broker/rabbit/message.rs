@@ -17,6 +17,9 @@ use crate::event::{Envelope, Event, EventKey, TIME_MAX_MS, hex, without_nul};
 use crate::orders::Problem;
 use crate::times;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 /// Prefix of CloudEvents attributes in headers; the colon form is read as well.
 const CLOUD_EVENTS: &str = "cloudEvents_";
 const CLOUD_EVENTS_COLON: &str = "cloudEvents:";

@@ -1,0 +1,109 @@
+//! A store that everything is written to and read back from: what a target decided must not only be taken, it must not be in the way of
+//! what comes later.
+//!
+//! It begins anew now and then, so that a long run neither fills the disk nor slows down.
+
+use std::sync::Arc;
+
+use crate::clock::ManualClock;
+use crate::event::DeliveryKey;
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::status::StatusRules;
+use crate::store::{Batch, Commit, DeadLetterFilter, NewEvent, OutboxRow, Settlement, Store as _, StoreError};
+
+/// The present.
+pub(crate) const NOW_MS: u64 = 1_700_000_000_000;
+/// The store's own clock: every delay that a stage can ask for is over, so that what is to be sent is to be sent at once.
+const LATER_MS: u64 = NOW_MS + (u32::MAX as u64) + 1_000_000;
+/// Settlements before it begins anew.
+const SETTLEMENTS_MAX: u32 = 2_000;
+
+/// A store, and what it runs on.
+pub(crate) struct Stored {
+    pub(crate) tokio: tokio::runtime::Runtime,
+    open: Option<Open>,
+    settled: u32,
+}
+
+struct Open {
+    store: Arc<SqliteStore>,
+    _folder: tempfile::TempDir,
+}
+
+impl Stored {
+    pub(crate) fn new() -> Self {
+        Self { tokio: super::tokio(), open: None, settled: 0 }
+    }
+
+    /// Writes what a delivery came to, its event first if it did not come from a broker, and reads everything that others would read.
+    /// Gives the rows to be sent, all of them.
+    pub(crate) fn settle(&mut self, arrived: Option<NewEvent>, settlement: Settlement) -> Vec<OutboxRow> {
+        if self.settled == SETTLEMENTS_MAX {
+            self.close();
+        }
+        self.settled += 1;
+        let open = self.open.get_or_insert_with(|| Open::new(&self.tokio));
+        self.tokio.block_on(open.settle(arrived, settlement)).expect("what was decided can be stored and read")
+    }
+
+    fn close(&mut self) {
+        self.settled = 0;
+        if let Some(open) = self.open.take() {
+            self.tokio.block_on(open.store.close());
+        }
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Open {
+    fn new(tokio: &tokio::runtime::Runtime) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = SqliteOptions {
+            path: folder.path().join("fuzz.db"),
+            host_name: "here".to_owned(),
+            clock: Arc::new(ManualClock::at(LATER_MS)),
+            status: Arc::new(StatusRules::default()),
+            lease_ms: 1_000,
+            group_max_ops: 64,
+            publish_all: true,
+        };
+        let store = tokio.block_on(SqliteStore::open(options)).expect("a store");
+        Self { store, _folder: folder }
+    }
+
+    async fn settle(&self, arrived: Option<NewEvent>, settlement: Settlement) -> Result<Vec<OutboxRow>, StoreError> {
+        let Self { store, .. } = self;
+        let delivery: DeliveryKey = settlement.delivery.clone();
+        let order = settlement.envelope.order_id.clone();
+        let mut rows = Vec::new();
+        if let Some(arrived) = arrived {
+            rows.extend(store.accept_event(arrived).await?.1);
+        }
+        let batch = Batch { stage: Arc::clone(&delivery.stage), settlements: vec![settlement], reads: Vec::new(), writes: Vec::new() };
+        match store.commit(batch).await? {
+            Commit::Done { outbox, .. } => rows.extend(outbox),
+            Commit::Again { stale, .. } => assert!(stale.is_empty(), "nobody else settled {stale:?}"),
+        }
+        store.delivery(&delivery).await?.expect("the delivery that was settled");
+        if let Some(order) = order {
+            store.order_events(&order, 0, 10).await?;
+            store.order_deliveries(&order).await?;
+        }
+        store.dead_letters(DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() }).await?;
+        // As another host reads them, after this one has gone.
+        store.outbox_postponed(rows.iter().map(|row| row.id).collect(), NOW_MS).await?;
+        let read = store.claim_outbox(100).await?;
+        assert_eq!(read.len(), rows.len(), "rows of the outbox");
+        for row in &rows {
+            let read = read.iter().find(|read| read.id == row.id).expect("a row of the outbox");
+            assert_eq!((&read.envelope, &read.direct), (&row.envelope, &row.direct), "stored as it was decided");
+        }
+        store.outbox_sent(rows.iter().map(|row| row.id).collect()).await?;
+        Ok(rows)
+    }
+}
