@@ -88,6 +88,7 @@ impl Open {
         match store.commit(batch).await? {
             Commit::Done { outbox, .. } => rows.extend(outbox),
             Commit::Again { stale, .. } => assert!(stale.is_empty(), "nobody else settled {stale:?}"),
+            Commit::Overtaken(overtaken) => panic!("nobody cancelled the order of {overtaken:?}"),
         }
         store.delivery(&delivery).await?.expect("the delivery that was settled");
         if let Some(order) = order {
