@@ -233,8 +233,6 @@ mod tests {
         assert!(!topic_matches(&pattern, &event_type));
     }
 
-    type Change = fn(&mut Envelope);
-
     #[test]
     fn what_a_store_or_a_broker_cannot_take_is_unfit() {
         type Change = fn(&mut Envelope);

@@ -3,7 +3,7 @@
 //! A stream joins at the end of the log as the reader knows it, reads what lies before from the store, and is then told of what comes
 //! after. Guarantee: positions are passed on in their order, each once, because nothing is read beyond [`Store::log_end`]; a stream
 //! that goes on after position `n` sees what comes after `n`, also on another host or after a restart. Bounds: streams at once, news
-//! that wait for one stream ([`NEWS_MAX`]; who is slower reads from the store again), one look at the store every [`POLL`], and none
+//! that wait for one stream (`NEWS_MAX`; who is slower reads from the store again), one look at the store every `POLL`, and none
 //! while nobody listens.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -46,6 +46,9 @@ mod tests {
         assert!(host.log.borrow()[0].contains("too much"));
         let cancelled = Event::json("order.cancelled", "7", &json!({ "reason": null }));
         let events = host.handle::<Notification>(&cancelled).unwrap();
-        assert_eq!((events[0].value()["kind"].as_str(), events[0].value()["text"].as_str()), (Some("cancellation"), Some("order 7 was cancelled: no reason given")));
+        assert_eq!(
+            (events[0].value()["kind"].as_str(), events[0].value()["text"].as_str()),
+            (Some("cancellation"), Some("order 7 was cancelled: no reason given"))
+        );
     }
 }
