@@ -69,7 +69,20 @@ impl PrivatePostgres {
         let data = server.data();
         run(server.command("initdb")?.args(["--auth=trust", "--username=postgres", "--no-sync", "--pgdata"]).arg(data))?;
         server.resume()?;
+        server.wait_until_it_answers()?;
         Ok(server)
+    }
+
+    /// A server takes connections a moment before it answers.
+    fn wait_until_it_answers(&self) -> Result<()> {
+        let (began, port) = (Instant::now(), self.port.to_string());
+        while let Err(error) = run(self.command("pg_isready")?.args(["--quiet", "--host=127.0.0.1", "--port", &port])) {
+            if began.elapsed() > START_TIMEOUT {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// As its clients reach it.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloud_events::is_json;
 use crate::event::{DEAD_LETTERED, DeliveryKey, Envelope, Event, HOST_EVENT_PREFIX, death_id, emitted_id, topic_matches, without_nul};
 use crate::handler::{Emitted, Outcome};
 use crate::store::{FailedAttempt, NewEvent, Verdict};
@@ -200,9 +201,7 @@ fn refuse(stage: &StagePolicy, envelope: &Envelope, emitted: &[Emitted]) -> Opti
 
 /// What is wrong with data that is said to be JSON: the next stages would stumble over it, far from its cause.
 fn json_error(event: &Emitted) -> Option<serde_json::Error> {
-    let media_type = event.content_type.split(';').next().unwrap_or_default().trim();
-    let is_json = media_type == "application/json" || media_type.ends_with("+json");
-    is_json.then(|| serde_json::from_slice::<serde::de::IgnoredAny>(&event.data).err()).flatten()
+    is_json(&event.content_type).then(|| serde_json::from_slice::<serde::de::IgnoredAny>(&event.data).err()).flatten()
 }
 
 fn advance(
