@@ -23,11 +23,6 @@ async fn post(client: &Client, ids: std::ops::Range<usize>) -> Result<()> {
     Ok(())
 }
 
-async fn stage(client: &Client, name: &str) -> Result<Value> {
-    let (_, stages) = client.get("/stages").await?;
-    Ok(stages["items"].as_array().into_iter().flatten().find(|stage| stage["stage"] == name).cloned().unwrap_or(Value::Null))
-}
-
 async fn a_paused_stage_holds_its_messages_over_a_restart(backend: Backend) -> Result<()> {
     let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
@@ -42,7 +37,7 @@ async fn a_paused_stage_holds_its_messages_over_a_restart(backend: Backend) -> R
 
     // The word survives the host.
     let host = site.start().await?;
-    let paused = stage(&host.client, "inventory").await?;
+    let paused = host.client.stage("inventory").await?;
     assert_eq!((paused["control"].as_str(), paused["reason"].as_str()), (Some("paused"), Some("stock-taking")), "{paused}");
     assert_eq!(host.client.get("/ready").await?.1["held"], json!(["inventory"]));
     post(&host.client, 5..6).await?;
@@ -64,7 +59,7 @@ async fn a_drained_stage_takes_nothing_more(backend: Backend) -> Result<()> {
     for id in 0..3 {
         host.client.order_in(&format!("p-{id}"), "reserved").await?;
     }
-    let waits = || async { Ok((stage(&host.client, "shipping").await?["waiting"] == 3).then_some(())) };
+    let waits = || async { Ok((host.client.stage("shipping").await?["waiting"] == 3).then_some(())) };
     eventually("three messages to wait in the queue", waits).await?;
     host.client.post("/stages/shipping/resume", &json!({})).await?;
     for id in 0..3 {
@@ -112,7 +107,7 @@ async fn the_breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
     let host = site.start_with(|builder| builder.stage(bank)).await?;
     post(&host.client, 0..100).await?;
     let open = || async {
-        let state = stage(&host.client, "bank").await?;
+        let state = host.client.stage("bank").await?;
         Ok((state["breaker"] != "closed").then_some(()))
     };
     eventually("the breaker to open", open).await?;
@@ -127,7 +122,7 @@ async fn the_breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
     let settled = "SELECT count(*) FROM deliveries WHERE stage = 'bank' AND status = 'done'";
     let dead = "SELECT count(*) FROM deliveries WHERE stage = 'bank' AND status = 'dead'";
     eventually("all orders", || async { Ok((site.count(settled).await? + site.count(dead).await? == 100).then_some(())) }).await?;
-    assert_eq!(stage(&host.client, "bank").await?["breaker"], "closed");
+    assert_eq!(host.client.stage("bank").await?["breaker"], "closed");
     // Both turns are events that anybody may listen to.
     let said = site.texts("SELECT CAST(data AS TEXT) FROM events WHERE type = 'postrider.breaker-changed' ORDER BY seq").await?;
     let states: Vec<Value> = said.iter().map(|data| Ok(serde_json::from_str::<Value>(data)?["state"].clone())).collect::<Result<_>>()?;

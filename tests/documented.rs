@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use reqwest::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Backend, Site, eventually, on_both_back_ends};
 use crate::load::PLENTY;
@@ -44,6 +44,11 @@ async fn every_documented_request_is_served(backend: Backend) -> Result<()> {
     assert_eq!(items, [(&"prod_001".into(), &2.into()), (&"prod_002".into(), &1.into())]);
     eventually("the stock to be counted", || async { Ok((host.client.get("/products/iPhone").await?.0 == StatusCode::OK).then_some(())) })
         .await?;
+    // Held back, so that it is not ready before it is cancelled.
+    let order = json!({ "order_id": "1", "user_id": 1, "product_id": 1, "quantity": 1 });
+    assert_eq!(host.client.post_with("/orders", &order, ("Delay", "1h")).await?.0, StatusCode::ACCEPTED);
+    assert_eq!(host.client.post_raw("/orders/1/cancel", "application/json", "").await?.0, StatusCode::ACCEPTED);
+    host.client.order_in("1", "cancelled").await?;
     for path in ["/health", "/health/db", "/health/queue"] {
         assert_eq!(host.client.get(path).await?.0, StatusCode::OK, "{path}");
     }

@@ -257,6 +257,20 @@ impl Client {
         Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
     }
 
+    /// Every item of a list, page by page; `path` has a query already.
+    pub(crate) async fn all(&self, path: &str) -> Result<Vec<Value>> {
+        let (mut items, mut at) = (Vec::new(), String::new());
+        loop {
+            let (status, page) = self.get(&format!("{path}{at}")).await?;
+            ensure!(status.is_success(), "{page}");
+            items.extend(page["items"].as_array().into_iter().flatten().cloned());
+            match page["next"].as_i64() {
+                Some(next) => at = format!("&cursor={next}"),
+                None => return Ok(items),
+            }
+        }
+    }
+
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
         let response = self.http.post(format!("{}{path}", self.url)).json(body).send().await?;
         Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
@@ -296,6 +310,37 @@ impl Client {
         eventually("the host to be ready", || async {
             let up = self.http.get(format!("{}/health", self.url)).send().await.is_ok_and(|response| response.status().is_success());
             Ok(up.then_some(()))
+        })
+        .await
+    }
+
+    /// The item of a list whose `field` is `value`; null when there is none.
+    async fn item(&self, list: &str, field: &str, value: &str) -> Result<Value> {
+        let (_, answer) = self.get(list).await?;
+        Ok(answer["items"].as_array().into_iter().flatten().find(|item| item[field] == value).cloned().unwrap_or(Value::Null))
+    }
+
+    /// How a plugin file stands; null when nobody knows it.
+    pub(crate) async fn plugin(&self, file: &str) -> Result<Value> {
+        self.item("/plugins", "file", file).await
+    }
+
+    /// What runs a stage; null when nothing does.
+    pub(crate) async fn plugin_of(&self, stage: &str) -> Result<Value> {
+        self.item("/plugins", "stage", stage).await
+    }
+
+    /// How a stage stands; null when nobody knows it.
+    pub(crate) async fn stage(&self, name: &str) -> Result<Value> {
+        self.item("/stages", "stage", name).await
+    }
+
+    /// Waits until a plugin file serves; why it is refused is an error.
+    pub(crate) async fn serves(&self, file: &str) -> Result<()> {
+        eventually(&format!("{file} to serve"), || async {
+            let plugin = self.plugin(file).await?;
+            ensure!(plugin["last_error"].is_null(), "{plugin}");
+            Ok((plugin["state"] == "serving").then_some(()))
         })
         .await
     }

@@ -1,9 +1,12 @@
 //! Hostile guests: each hurts only its own message, dies with the name of what it did, and costs the healthy stages nothing.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::json;
 
 use crate::harness::{Site, eventually};
+use crate::load::{keep_their_rate, ready_rate};
 
 /// Every way to misbehave, and the code under which its message ends.
 const MISDEEDS: [(&str, &str); 11] = [
@@ -92,11 +95,9 @@ async fn a_wrong_file_is_refused_with_its_reason() -> Result<()> {
     std::fs::write(site.plugins().join("empty-module.wasm"), b"\0asm\x01\0\0\0")?;
     std::fs::write(site.plugins().join("empty-component.wasm"), b"\0asm\x0d\0\x01\0")?;
     let host = site.start().await?;
-    let (_, plugins) = host.client.get("/plugins").await?;
     for file in ["noise.wasm", "empty-module.wasm", "empty-component.wasm"] {
-        let items = plugins["items"].as_array().cloned().unwrap_or_default();
-        let refused = items.iter().find(|plugin| plugin["file"] == file).cloned().unwrap_or_default();
-        assert_eq!(refused["state"], "failed", "{file}: {plugins}");
+        let refused = host.client.plugin(file).await?;
+        assert_eq!(refused["state"], "failed", "{file}: {refused}");
         assert!(refused["last_error"].as_str().is_some_and(|reason| reason.len() > 20), "{refused}");
     }
     host.client.post("/orders", &json!({ "order_id": "w", "user_id": "1", "items": ["Book"] })).await?;
@@ -104,47 +105,22 @@ async fn a_wrong_file_is_refused_with_its_reason() -> Result<()> {
     host.stop().await
 }
 
-/// Posts orders at a fixed rate; gives the rate at which the healthy pipeline made them ready.
+/// The rate of the healthy stages beside the hostile one.
 async fn healthy_rate(mode: &str) -> Result<f64> {
-    const ORDERS: u64 = 80;
-    const EVERY: std::time::Duration = std::time::Duration::from_millis(25);
     let site = Site::shipped(&config(mode))?;
     site.add("hostile", "hostile")?;
     let host = site.start().await?;
-    let mut ticks = tokio::time::interval(EVERY);
-    for id in 0..ORDERS {
-        ticks.tick().await;
-        host.client.post("/orders", &json!({ "order_id": format!("q-{id}"), "user_id": "1", "items": ["Book"], "total": 1 })).await?;
-    }
-    let (mut first, mut last) = (u64::MAX, 0);
-    for id in 0..ORDERS {
-        let (created, ready) = eventually("the order to be ready", || async {
-            let (_, events) = host.client.get(&format!("/orders/q-{id}/events")).await?;
-            let at = |kind: &str| events["items"].as_array()?.iter().find(|event| event["type"] == kind)?["time_ms"].as_u64();
-            Ok(at("order.created").zip(at("shipping.ready")))
-        })
-        .await?;
-        (first, last) = (first.min(created), last.max(ready));
-    }
+    let order = |id: &str| json!({ "order_id": id, "user_id": "1", "items": ["Book"], "total": 1 });
+    let rate = ready_rate(&host.client, Duration::from_millis(25), order).await?;
     host.stop().await?;
-    Ok(ORDERS as f64 * 1_000.0 / (last - first) as f64)
+    Ok(rate)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
 async fn healthy_stages_keep_their_rate_beside_a_hostile_one() -> Result<()> {
     for mode in ["loop", "eat-memory", "recurse", "log-flood", "big-output"] {
-        // Pairs in one run, because machines are noisy: what the sandbox costs shows in each of them, what a neighbour costs does not.
-        let mut best: f64 = 0.0;
-        for _pair in 0..3 {
-            let (alone, beside) = (healthy_rate("ok").await?, healthy_rate(mode).await?);
-            println!("{mode}: {beside:.1} orders/s, {alone:.1} without");
-            best = best.max(beside / alone);
-            if best >= 0.9 {
-                break;
-            }
-        }
-        assert!(best >= 0.9, "beside `{mode}` the healthy stages kept {:.0} % of their rate", best * 100.0);
+        keep_their_rate(mode, async || healthy_rate("ok").await, async || healthy_rate(mode).await).await?;
     }
     Ok(())
 }

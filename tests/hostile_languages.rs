@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, SHIPPED, Site, eventually, root};
 use crate::languages::{built, new_stage};
-use crate::load::PLENTY;
+use crate::load::{PLENTY, keep_their_rate, ready_rate};
 use crate::process::{Process, free_port};
 
 /// A language, where its template keeps its tools, and what its guests cannot do at all.
@@ -79,20 +79,16 @@ async fn start(guest: &Path) -> Result<(Site, Process, Client)> {
     let process = Process::start(&site, port, None)?;
     let client = Client::new(format!("http://127.0.0.1:{port}"));
     process.ready(&client, &site).await?;
-    eventually("the hostile guest to serve", || async {
-        let (_, plugins) = client.get("/plugins").await?;
-        let plugin = plugins["items"].as_array().and_then(|all| all.iter().find(|plugin| plugin["file"] == "hostile.wasm").cloned());
-        let plugin = plugin.unwrap_or_default();
-        ensure!(plugin["last_error"].is_null(), "{plugin}");
-        Ok((plugin["state"] == "serving").then_some(()))
-    })
-    .await?;
+    client.serves("hostile.wasm").await?;
     Ok((site, process, client))
 }
 
+fn body(id: &str, misdeed: &str) -> Value {
+    json!({ "order_id": id, "user_id": "1", "items": ["Book"], "total": 1, "misdeed": misdeed })
+}
+
 async fn order(client: &Client, id: &str, misdeed: &str) -> Result<()> {
-    let order = json!({ "order_id": id, "user_id": "1", "items": ["Book"], "total": 1, "misdeed": misdeed });
-    let (status, answer) = client.post("/orders", &order).await?;
+    let (status, answer) = client.post("/orders", &body(id, misdeed)).await?;
     ensure!(status.is_success(), "{status}: {answer}");
     Ok(())
 }
@@ -152,28 +148,12 @@ async fn every_misdeed_in_every_language_is_contained() -> Result<()> {
     Ok(())
 }
 
-/// Posts orders at a fixed rate; gives the rate at which the healthy stages made them ready.
+/// The rate of the healthy stages beside the hostile one.
 async fn healthy_rate(guest: &Path, misdeed: &str) -> Result<f64> {
-    const ORDERS: u64 = 80;
-    const EVERY: Duration = Duration::from_millis(50);
     let (_site, process, client) = start(guest).await?;
-    let mut ticks = tokio::time::interval(EVERY);
-    for id in 0..ORDERS {
-        ticks.tick().await;
-        order(&client, &format!("q-{id}"), misdeed).await?;
-    }
-    let (mut first, mut last) = (u64::MAX, 0);
-    for id in 0..ORDERS {
-        let (created, ready) = eventually("the order to be ready", || async {
-            let (_, events) = client.get(&format!("/orders/q-{id}/events")).await?;
-            let at = |kind: &str| events["items"].as_array()?.iter().find(|event| event["type"] == kind)?["time_ms"].as_u64();
-            Ok(at("order.created").zip(at("shipping.ready")))
-        })
-        .await?;
-        (first, last) = (first.min(created), last.max(ready));
-    }
+    let rate = ready_rate(&client, Duration::from_millis(50), |id| body(id, misdeed)).await?;
     process.kill()?;
-    Ok(ORDERS as f64 * 1_000.0 / last.saturating_sub(first).max(1) as f64)
+    Ok(rate)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,17 +162,8 @@ async fn healthy_stages_keep_their_rate_beside_hostile_ones_of_every_language() 
     for language in &LANGUAGES {
         let guest = hostile(language)?;
         for misdeed in ["loop", "eat-memory", "print"] {
-            // Pairs in one run, because machines are noisy.
-            let mut best: f64 = 0.0;
-            for _pair in 0..3 {
-                let (alone, beside) = (healthy_rate(&guest, "").await?, healthy_rate(&guest, misdeed).await?);
-                println!("{} {misdeed}: {beside:.1} orders/s, {alone:.1} without", language.name);
-                best = best.max(beside / alone);
-                if best >= 0.9 {
-                    break;
-                }
-            }
-            assert!(best >= 0.9, "beside `{misdeed}` in {} the healthy stages kept {:.0} % of their rate", language.name, best * 100.0);
+            let what = format!("{} {misdeed}", language.name);
+            keep_their_rate(&what, async || healthy_rate(&guest, "").await, async || healthy_rate(&guest, misdeed).await).await?;
         }
     }
     Ok(())
@@ -211,9 +182,8 @@ async fn a_guest_that_traps_at_its_start_is_refused() -> Result<()> {
     let site = Site::shipped(PLENTY)?;
     std::fs::copy(dir.join("build/c-hostile.wasm"), site.plugins().join("hostile.wasm"))?;
     let host = site.start().await?;
-    let file = eventually("the file to be refused", || async {
-        let (_, plugins) = host.client.get("/plugins").await?;
-        Ok(plugins["items"].as_array().and_then(|all| all.iter().find(|plugin| plugin["file"] == "hostile.wasm").cloned()))
+    let file = eventually("the file to be looked at", || async {
+        Ok(Some(host.client.plugin("hostile.wasm").await?).filter(|file| !file.is_null()))
     })
     .await?;
     assert_eq!(file["state"], "failed", "{file}");

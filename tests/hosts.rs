@@ -10,7 +10,7 @@ use lapin::{Connection, ConnectionProperties};
 use postrider::event::Event;
 use postrider::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
 use reqwest::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{Backend, Client, Running, Site, eventually, on_both_back_ends};
 use crate::load::PLENTY;
@@ -26,13 +26,8 @@ async fn post(client: &Client, ids: std::ops::Range<usize>) -> Result<()> {
     Ok(())
 }
 
-async fn stage(client: &Client, name: &str) -> Result<Value> {
-    let (_, stages) = client.get("/stages").await?;
-    Ok(stages["items"].as_array().into_iter().flatten().find(|stage| stage["stage"] == name).cloned().unwrap_or(Value::Null))
-}
-
 async fn consumption(client: &Client, name: &str) -> Result<String> {
-    Ok(stage(client, name).await?["consumption"].as_str().unwrap_or("unknown").to_owned())
+    Ok(client.stage(name).await?["consumption"].as_str().unwrap_or("unknown").to_owned())
 }
 
 /// Waits until one of the hosts consumes the stage and the other stands by; the consuming one first.

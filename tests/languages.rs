@@ -46,9 +46,7 @@ pub(crate) fn built(dir: &Path, accept: bool) -> Result<PathBuf> {
     }
     let said: Value = serde_json::from_str(&run(&format!("plugin test {}", dir.display()), &mut test)?)?;
     ensure!(said["cases"].as_array().is_some_and(|cases| cases.len() >= 3), "{said}");
-    let stage = std::fs::read_to_string(dir.join("stage.toml"))?;
-    let artifact = stage.lines().find_map(|line| line.strip_prefix("artifact = ")).context("an artifact")?;
-    Ok(dir.join(artifact.trim_matches('"')))
+    Ok(said["artifact"].as_str().context("an artifact")?.into())
 }
 
 /// Makes a stage of a template anew, but for the tools that were fetched before.
@@ -73,15 +71,7 @@ async fn an_order_reaches(stages: &[(String, PathBuf)]) -> Result<()> {
         std::fs::rename(part, site.plugins().join(format!("{name}.wasm")))?;
     }
     for (name, _) in stages {
-        let serving = || async {
-            let (_, plugins) = host.client.get("/plugins").await?;
-            let plugin =
-                plugins["items"].as_array().and_then(|all| all.iter().find(|plugin| plugin["file"] == format!("{name}.wasm"))).cloned();
-            let plugin = plugin.unwrap_or_default();
-            ensure!(plugin["last_error"].is_null(), "{plugin}");
-            Ok((plugin["state"] == "serving").then_some(()))
-        };
-        eventually(&format!("{name} to serve"), serving).await?;
+        host.client.serves(&format!("{name}.wasm")).await?;
     }
     let order =
         json!({ "order_id": "l-1", "user_id": "7", "items": [{ "sku": "Book", "quantity": 2, "unit_price": 10.0 }], "total": 20.0 });

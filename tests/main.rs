@@ -26,6 +26,7 @@ mod hosts;
 mod interleavings;
 mod languages;
 mod observed;
+mod openapi;
 mod orders;
 mod outage;
 mod provenance;

@@ -5,17 +5,17 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::harness::{Backend, SHIPPED, Site, on_both_back_ends};
+use crate::load::PLENTY;
 
 on_both_back_ends![
     an_order_passes_four_stages_and_its_story_names_what_ran,
-    the_same_order_again_is_the_same_and_another_with_its_id_is_refused
+    the_same_order_again_is_the_same_and_another_with_its_id_is_refused,
+    a_nul_in_a_question_is_no_fault_of_the_host
 ];
 
 fn book(id: &str) -> Value {
     json!({ "order_id": id, "user_id": "42", "items": ["Book"], "total": 20.0 })
 }
-
-const PLENTY: &str = "[stages.inventory.settings]\ndefault_stock = \"1000000\"\n";
 
 async fn an_order_passes_four_stages_and_its_story_names_what_ran(backend: Backend) -> Result<()> {
     let site = Site::shipped_on(backend, PLENTY).await?;
@@ -55,6 +55,29 @@ async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused(bac
     let (_, events) = host.client.get("/orders/7/events").await?;
     let created = events["items"].as_array().expect("events").iter().filter(|event| event["type"] == "order.created").count();
     assert_eq!(created, 1);
+    host.stop().await
+}
+
+async fn a_nul_in_a_question_is_no_fault_of_the_host(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start().await?;
+    for path in ["/orders/%00", "/orders/%00/events", "/events/%00", "/events/a?source=%00", "/products/%00", "/plugins/%00/history"] {
+        assert_eq!(host.client.get(path).await?.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    for path in ["/orders?status=%00&customer=%00&stage=%00", "/events?order=%00&type=%00&source=%00&stage=%00&correlation=%00"] {
+        assert_eq!(host.client.get(path).await?.1["items"], json!([]), "{path}");
+    }
+    for path in ["/dead-letters?stage=%00&code=%00&group=%00&order=%00", "/dead-letters/groups?code=%00", "/products?after=%00"] {
+        assert_eq!(host.client.get(path).await?.0, StatusCode::OK, "{path}");
+    }
+    assert_eq!(host.client.get("/stages/%00/recordings?order=%00").await?.0, StatusCode::OK);
+    assert_eq!(host.client.post("/orders/%00/cancel", &json!({})).await?.0, StatusCode::NOT_FOUND);
+    assert_eq!(host.client.post("/stages/%00/pause", &json!({})).await?.0, StatusCode::NOT_FOUND);
+    let filter = json!({ "filter": { "stage": "\u{0}", "code": "\u{0}", "group": "\u{0}", "order": "\u{0}" } });
+    assert_eq!(host.client.post("/dead-letters/replay", &filter).await?.0, StatusCode::ACCEPTED);
+    let order = json!({ "order_id": "1", "user_id": "1", "items": ["Book"], "total": 1, "note": "\u{0}" });
+    let status = host.client.post("/orders", &order).await?.0;
+    assert!(status == StatusCode::ACCEPTED || status == StatusCode::UNPROCESSABLE_ENTITY, "{status}");
     host.stop().await
 }
 

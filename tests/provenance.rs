@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use minisign::KeyPair;
 use postrider::provenance::signature_of;
 use reqwest::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Backend, Client, Running, Site, eventually, guest, on_both_back_ends};
@@ -14,14 +14,8 @@ use crate::load::PLENTY;
 
 on_both_back_ends![a_version_that_traps_is_put_back_under_load, a_version_is_rolled_back_under_load];
 
-async fn plugin(client: &Client, file: &str) -> Result<Value> {
-    let (_, plugins) = client.get("/plugins").await?;
-    let items = plugins["items"].as_array().cloned().unwrap_or_default();
-    Ok(items.into_iter().find(|plugin| plugin["file"] == file).unwrap_or(Value::Null))
-}
-
 async fn version(client: &Client) -> Result<String> {
-    Ok(plugin(client, "fifth.wasm").await?["version"].as_str().unwrap_or("none").to_owned())
+    Ok(client.plugin("fifth.wasm").await?["version"].as_str().unwrap_or("none").to_owned())
 }
 
 async fn serves(client: &Client, wanted: &str) -> Result<()> {
@@ -42,7 +36,7 @@ async fn only_what_a_known_publisher_signed_is_loaded() -> Result<()> {
     let place = site.plugins().join("fifth.wasm");
     site.add("fifth", "fifth")?;
     let host = site.start().await?;
-    let refused = || async { Ok(plugin(&host.client, "fifth.wasm").await?["last_error"].as_str().map(str::to_owned)) };
+    let refused = || async { Ok(host.client.plugin("fifth.wasm").await?["last_error"].as_str().map(str::to_owned)) };
     let why = eventually("the refusal", refused).await?;
     assert!(why.contains("there is no fifth.wasm.minisig"), "{why}");
     // The signature may come after the file.
@@ -60,8 +54,7 @@ async fn only_what_a_known_publisher_signed_is_loaded() -> Result<()> {
     assert!(why.contains("no signature of this content"), "{why}");
     assert_eq!(version(&host.client).await?, "1.0.0", "what served keeps serving");
     sign(&ours, &place)?;
-    eventually("the changed file", || async { Ok(plugin(&host.client, "fifth.wasm").await?["last_error"].is_null().then_some(())) })
-        .await?;
+    eventually("the changed file", || async { Ok(host.client.plugin("fifth.wasm").await?["last_error"].is_null().then_some(())) }).await?;
     host.stop().await
 }
 
@@ -113,7 +106,7 @@ async fn a_version_that_traps_is_put_back_under_load(backend: Backend) -> Result
     .await?;
     site.add("fifth-traps", "fifth")?;
     let note = eventually("the version before to be put back", || async {
-        Ok(plugin(&host.client, "fifth.wasm").await?["put_back"].as_str().map(str::to_owned))
+        Ok(host.client.plugin("fifth.wasm").await?["put_back"].as_str().map(str::to_owned))
     })
     .await?;
     assert!(note.contains("5 of its first 5 messages trapped"), "{note}");

@@ -9,12 +9,6 @@ on_both_back_ends![a_fifth_stage_joins_and_fifty_replacements_lose_and_double_no
 
 const PLENTY: &str = "[stages.inventory.settings]\ndefault_stock = \"1000000\"\n";
 
-async fn plugin(client: &Client, stage: &str) -> Result<Value> {
-    let (_, plugins) = client.get("/plugins").await?;
-    let items = plugins["items"].as_array().cloned().unwrap_or_default();
-    Ok(items.into_iter().find(|plugin| plugin["stage"] == stage).unwrap_or(Value::Null))
-}
-
 async fn post(client: &Client, from: usize, to: usize) -> Result<()> {
     for id in from..to {
         let order = json!({ "order_id": format!("r-{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
@@ -38,7 +32,7 @@ async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing(back
     let host = site.start().await?;
     post(&host.client, 0, 50).await?;
     site.add("fifth", "fifth")?;
-    eventually("the fifth stage", || async { Ok((plugin(&host.client, "audit").await?["state"] == "serving").then_some(())) }).await?;
+    eventually("the fifth stage", || async { Ok((host.client.plugin_of("audit").await?["state"] == "serving").then_some(())) }).await?;
 
     // Orders flow until the last replacement is over, and at least 2,000 of them.
     let stop = tokio_util::sync::CancellationToken::new();
@@ -55,9 +49,9 @@ async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing(back
     });
     for round in 0..50 {
         let variant = if round % 2 == 0 { "fifth-next" } else { "fifth" };
-        let before = plugin(&host.client, "audit").await?["digest"].clone();
+        let before = host.client.plugin_of("audit").await?["digest"].clone();
         site.add(variant, "fifth")?;
-        let swapped = || async { Ok((plugin(&host.client, "audit").await?["digest"] != before).then_some(())) };
+        let swapped = || async { Ok((host.client.plugin_of("audit").await?["digest"] != before).then_some(())) };
         eventually("the swap", swapped).await?;
     }
     stop.cancel();
@@ -77,10 +71,10 @@ async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing(back
 async fn a_broken_file_is_shown_and_the_old_version_keeps_serving() -> Result<()> {
     let site = Site::shipped(PLENTY)?;
     let host = site.start().await?;
-    let before = plugin(&host.client, "payment").await?["digest"].clone();
+    let before = host.client.plugin_of("payment").await?["digest"].clone();
     std::fs::write(site.plugins().join("payment.wasm"), b"this is not WebAssembly")?;
     let shown = eventually("the error", || async {
-        let plugin = plugin(&host.client, "payment").await?;
+        let plugin = host.client.plugin_of("payment").await?;
         Ok(plugin["last_error"].is_string().then_some(plugin))
     })
     .await?;
@@ -94,7 +88,7 @@ async fn a_removed_stage_keeps_its_messages_until_it_returns(backend: Backend) -
     let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
     std::fs::remove_file(site.plugins().join("shipping.wasm"))?;
-    eventually("the removal", || async { Ok((plugin(&host.client, "shipping").await?["state"] == "removed").then_some(())) }).await?;
+    eventually("the removal", || async { Ok((host.client.plugin_of("shipping").await?["state"] == "removed").then_some(())) }).await?;
     post(&host.client, 0, 5).await?;
     for id in 0..5 {
         host.client.order_in(&format!("r-{id}"), "reserved").await?;
@@ -117,9 +111,9 @@ async fn a_half_written_file_waits_until_it_is_whole() -> Result<()> {
         file.write_all(part)?;
         file.sync_all()?;
         // Let the watcher look at the half file: another stage's answer proves that it had its turn.
-        plugin(&host.client, "payment").await?;
+        host.client.plugin_of("payment").await?;
     }
     drop(file);
-    eventually("the fifth stage", || async { Ok((plugin(&host.client, "audit").await?["state"] == "serving").then_some(())) }).await?;
+    eventually("the fifth stage", || async { Ok((host.client.plugin_of("audit").await?["state"] == "serving").then_some(())) }).await?;
     host.stop().await
 }

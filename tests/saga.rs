@@ -113,7 +113,7 @@ async fn a_cancel_answers_alike_twice_and_says_why_it_cannot(backend: Backend) -
 
     let (status, problem) = client.post("/orders/1/cancel", &json!({ "reason": 7, "why": "x" })).await?;
     let pointers: Vec<_> = problem["errors"].as_array().into_iter().flatten().map(|error| error["pointer"].clone()).collect();
-    assert_eq!((status, pointers), (StatusCode::UNPROCESSABLE_ENTITY, vec![json!("/reason"), json!("/why")]), "{problem}");
+    assert_eq!((status, pointers), (StatusCode::UNPROCESSABLE_ENTITY, vec![json!("/why"), json!("/reason")]), "{problem}");
 
     let declined = json!({ "order_id": "2", "user_id": "1", "items": ["Lamp"], "total": 1, "decline": true });
     client.post("/orders", &declined).await?;

@@ -11,17 +11,10 @@ on_both_back_ends![a_thousand_orders_for_ten_lamps_reserve_exactly_ten];
 
 async fn statuses(client: &Client) -> Result<BTreeMap<String, usize>> {
     let mut counts = BTreeMap::new();
-    let mut path = "/orders?limit=200".to_owned();
-    loop {
-        let (_, page) = client.get(&path).await?;
-        for order in page["items"].as_array().into_iter().flatten() {
-            *counts.entry(order["status"].as_str().unwrap_or("?").to_owned()).or_default() += 1;
-        }
-        match page["next"].as_str() {
-            Some(cursor) => path = format!("/orders?limit=200&cursor={cursor}"),
-            None => return Ok(counts),
-        }
+    for order in client.all("/orders?limit=200").await? {
+        *counts.entry(order["status"].as_str().unwrap_or("?").to_owned()).or_default() += 1;
     }
+    Ok(counts)
 }
 
 async fn post_all(client: &Client) -> Result<()> {

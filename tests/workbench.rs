@@ -225,7 +225,7 @@ async fn a_job_is_cancelled_and_what_it_left_is_open(backend: Backend) -> Result
     let path = format!("/dead-letters/jobs/{}", job["id"].as_str().expect("an id"));
     let progress = || async { Ok(host.client.get(&path).await?.1["done"].as_u64().filter(|done| *done >= 3)) };
     eventually("the job to come to some letters", progress).await?;
-    let (status, _) = host.client.delete(&path).await?;
+    let (status, _) = host.client.post(&format!("{path}/cancel"), &json!(null)).await?;
     assert_eq!(status, StatusCode::ACCEPTED);
     let ended = follow(&host.client, &job).await?.pop().expect("an end");
     let done = ended["done"].as_i64().expect("a count");
@@ -303,7 +303,7 @@ async fn a_letter_shows_what_it_became(backend: Backend) -> Result<()> {
     let (_, letter) = host.client.get(&path).await?;
     assert_eq!((letter["group"]["cause"].as_str(), &letter["replayed_as"]), (Some(SILENT), &Value::Null));
     let (status, _) = host.client.post(&format!("{path}/replay"), &json!({ "edit": {}, "data": {} })).await?;
-    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     // A patch that changes nothing is no edit: the same event runs again, and dies again.
     let (_, answer) = host.client.post(&format!("{path}/replay"), &json!({ "edit": { "absent": null } })).await?;
     assert_eq!(answer["edited"], false, "{answer}");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::bindings::LIVE_MS;
 use crate::breaker::BreakerState;
@@ -48,7 +49,7 @@ pub struct OrderStory {
 }
 
 /// A stage, or a file that serves none, for whoever operates the host.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct PluginStatus {
     /// The stage; none for a file that was refused before it had one.
     pub stage: Option<String>,
@@ -73,7 +74,7 @@ pub struct PluginStatus {
 }
 
 /// How a stage stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct StageStatus {
     /// Its name.
     pub stage: String,
@@ -124,7 +125,7 @@ pub enum Forgotten {
 }
 
 /// Whether a host can do its work.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Readiness {
     /// All of the below.
     pub ready: bool,
@@ -276,9 +277,7 @@ impl App {
         let data = stock.body.to_string().into();
         let draft = Draft { id, event_type: PRODUCT_STOCKED, subject: &stock.sku, data, order_id: None, trace, due_at_ms: None };
         let event = self.new_event(draft);
-        let (new, rows) = self.services.store.accept_event(event.clone()).await?;
-        self.services.relay.hand_over(rows);
-        if new {
+        if self.services.publish(event.clone()).await? {
             return Ok(Stocked::Done);
         }
         let known = self.event(&event.envelope.key()).await?;
@@ -313,9 +312,7 @@ impl App {
         let mut sent = self.new_event(Draft { id, event_type, subject, data, order_id: None, trace: Trace::begin(), due_at_ms: None });
         sent.routed_to = vec![stage.into()];
         sent.only_stage = Some(stage.into());
-        let (_, rows) = self.services.store.accept_event(sent).await?;
-        self.services.relay.hand_over(rows);
-        Ok(())
+        self.services.publish(sent).await.map(|_| ())
     }
 
     /// The status of an order.

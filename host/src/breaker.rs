@@ -5,6 +5,7 @@
 //! Bounds: one window of counts, one wait that grows to a limit, and so many probes whose failure costs their message no attempt.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// When it opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ pub enum Health {
 }
 
 /// What is shown of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BreakerState {
     /// Everything runs.

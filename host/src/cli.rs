@@ -19,6 +19,7 @@ mod grants;
 mod host;
 mod orders;
 mod plugin;
+mod progress;
 mod replay;
 mod stages;
 mod table;
@@ -78,6 +79,8 @@ enum Command {
     Migrate,
     /// Measure a host started for the purpose.
     Bench(bench::BenchArgs),
+    /// Print the OpenAPI 3.1 document of the HTTP API, as a host serves it at `/openapi.json`.
+    Openapi,
     /// Print what a shell needs to complete this program's commands: `postrider completions bash > …`.
     Completions {
         /// The shell.
@@ -126,6 +129,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(Config::load(config)?, args, cli.json).await,
         Command::Migrate => host::migrate(config).await,
         Command::Bench(args) => bench::run(Config::load(config)?, args, cli.json).await,
+        Command::Openapi => {
+            println!("{:#}", crate::http::document());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "postrider", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

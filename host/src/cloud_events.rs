@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::event::{Event, HOST_EVENT_PREFIX};
-use crate::orders::Problem;
+use crate::orders::{Problem, whole};
 use crate::store::LoggedEvent;
 use crate::times;
 
@@ -24,15 +24,23 @@ pub const HOST_ORDER: &str = "postriderorder";
 pub const HOST_CORRELATION: &str = "postridercorrelation";
 
 /// Longest type: it is a routing key, too.
-const TYPE_MAX: usize = 200;
-/// Longest id, source or subject.
-const TEXT_MAX: usize = 512;
+pub const TYPE_MAX: usize = 200;
+/// A type, as a regular expression.
+pub const TYPE_PATTERN: &str = "^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$";
+/// Longest id, source, subject or content type, characters: a row of the log's index must hold id and source.
+const TEXT_MAX: usize = 255;
+/// The same, as a regular expression.
+pub const TEXT_PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]{0,255}$";
 /// Most extension attributes.
 const ATTRIBUTES_MAX: usize = 64;
 /// Longest name of one.
 const NAME_MAX: usize = 60;
-/// Longest value of one.
-const VALUE_MAX: usize = 4_096;
+/// The name of one, as a regular expression.
+pub const ATTRIBUTE_PATTERN: &str = "^[a-z0-9]{1,60}$";
+/// Longest value of one, characters.
+const VALUE_MAX: usize = 1_024;
+/// The same, as a regular expression.
+pub const VALUE_PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]{0,1024}$";
 
 /// Reads an event; every problem instead. Says nothing about `specversion`, nor about what [`check`] asks for.
 pub fn read(fields: Map<String, Value>, now_ms: u64) -> Result<Event, Vec<Problem>> {
@@ -68,7 +76,10 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Problem
         match value {
             Value::Null => {}
             Value::String(text) => attributes.push((name, text)),
-            Value::Bool(_) | Value::Number(_) => attributes.push((name, value.to_string())),
+            Value::Bool(_) | Value::Number(_) => {
+                let text = whole(&value).map_or_else(|| value.to_string(), |number| number.to_string());
+                attributes.push((name, text));
+            }
             Value::Array(_) | Value::Object(_) => {
                 problems.push(problem(&name, "an extension attribute must be a string, a number or a boolean"));
             }
@@ -117,14 +128,10 @@ pub fn is_json(content_type: &str) -> bool {
 /// What the host asks of an event that comes in beside what CloudEvents asks; every problem.
 pub fn check(event: &Event) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (name, value, most) in [
-        ("id", &event.id, TEXT_MAX),
-        ("source", &event.source, TEXT_MAX),
-        ("subject", &event.subject, TEXT_MAX),
-        ("datacontenttype", &event.content_type, 255),
-    ] {
-        if value.len() > most || value.chars().any(char::is_control) {
-            problems.push(problem(name, &format!("must be at most {most} bytes long, without control characters")));
+    let texts = [("id", &event.id), ("source", &event.source), ("subject", &event.subject), ("datacontenttype", &event.content_type)];
+    for (name, value) in texts {
+        if !is_text(value, TEXT_MAX) {
+            problems.push(problem(name, &format!("must be at most {TEXT_MAX} characters long, none of them a control character")));
         }
     }
     if !is_type(&event.event_type) {
@@ -140,11 +147,15 @@ pub fn check(event: &Event) -> Vec<Problem> {
         let named = (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if !named {
             problems.push(problem(name, &format!("the name of an extension attribute is 1 to {NAME_MAX} of the characters a-z 0-9")));
-        } else if value.len() > VALUE_MAX || value.chars().any(char::is_control) {
-            problems.push(problem(name, &format!("must be at most {VALUE_MAX} bytes long, without control characters")));
+        } else if !is_text(value, VALUE_MAX) {
+            problems.push(problem(name, &format!("must be at most {VALUE_MAX} characters long, none of them a control character")));
         }
     }
     problems
+}
+
+fn is_text(text: &str, most: usize) -> bool {
+    text.chars().count() <= most && !text.chars().any(char::is_control)
 }
 
 /// Whether a type can be routed.

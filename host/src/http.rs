@@ -8,12 +8,15 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
 
 use crate::app::App;
 use crate::config::HttpSettings;
@@ -22,14 +25,18 @@ mod caller;
 mod cancel;
 mod dead_letters;
 mod events;
+mod fields;
 mod headers;
 mod health;
 mod json;
 mod limits;
+mod lists;
 mod metrics;
+mod openapi;
 mod orders;
 mod plugins;
 mod problem;
+mod problems;
 mod products;
 mod recordings;
 mod stages;
@@ -38,45 +45,73 @@ mod streams;
 /// What handlers share.
 type Shared = Arc<App>;
 
+/// Every route, by what it serves.
+struct Routes {
+    /// Orders, events and products; under `/api/v1` as well.
+    business: Router<Shared>,
+    operation: Router<Shared>,
+    /// Never turned away.
+    health: Router<Shared>,
+    document: Value,
+}
+
+fn routes() -> Routes {
+    let (business, mut document) = OpenApiRouter::default()
+        .routes(routes!(orders::create, orders::list))
+        .routes(routes!(orders::show))
+        .routes(routes!(orders::events))
+        .routes(routes!(cancel::cancel))
+        .routes(routes!(events::ingest, events::list))
+        .routes(routes!(events::export))
+        .routes(routes!(events::send, events::show))
+        .routes(routes!(products::stock, products::list))
+        .routes(routes!(products::show))
+        .split_for_parts();
+    let (operation, more) = OpenApiRouter::default()
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::groups))
+        .routes(routes!(dead_letters::replay_many))
+        .routes(routes!(dead_letters::discard_many))
+        .routes(routes!(dead_letters::list_jobs))
+        .routes(routes!(dead_letters::show_job))
+        .routes(routes!(dead_letters::cancel_job))
+        .routes(routes!(dead_letters::show))
+        .routes(routes!(dead_letters::replay))
+        .routes(routes!(dead_letters::discard))
+        .routes(routes!(plugins::list))
+        .routes(routes!(plugins::history))
+        .routes(routes!(plugins::roll_back))
+        .routes(routes!(plugins::topology))
+        .routes(routes!(stages::list))
+        .routes(routes!(stages::forget))
+        .routes(routes!(stages::pause))
+        .routes(routes!(stages::drain))
+        .routes(routes!(stages::resume))
+        .routes(routes!(recordings::list))
+        .split_for_parts();
+    document.merge(more);
+    let (health, more) = OpenApiRouter::default()
+        .routes(routes!(health::live))
+        .routes(routes!(health::store))
+        .routes(routes!(health::broker))
+        .routes(routes!(health::ready))
+        .routes(routes!(metrics::show))
+        .routes(routes!(problems::list))
+        .routes(routes!(problems::show))
+        .split_for_parts();
+    document.merge(more);
+    Routes { business, operation, health, document: openapi::complete(document) }
+}
+
+/// The OpenAPI 3.1 document of the API.
+pub fn document() -> Value {
+    routes().document
+}
+
 /// Every route of the API.
 pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
-    let business = Router::new()
-        .route("/orders", post(orders::create).get(orders::list))
-        .route("/orders/{id}", get(orders::show))
-        .route("/orders/{id}/events", get(orders::events))
-        .route("/orders/{id}/cancel", post(cancel::cancel))
-        .route("/events", post(events::ingest).get(events::list))
-        .route("/events/export", get(events::export))
-        .route("/events/{name}", post(events::send).get(events::show))
-        .route("/products", post(products::stock).get(products::list))
-        .route("/products/{sku}", get(products::show));
-    let operation = Router::new()
-        .route("/dead-letters", get(dead_letters::list))
-        .route("/dead-letters/groups", get(dead_letters::groups))
-        .route("/dead-letters/replay", post(dead_letters::replay_many))
-        .route("/dead-letters/discard", post(dead_letters::discard_many))
-        .route("/dead-letters/jobs", get(dead_letters::list_jobs))
-        .route("/dead-letters/jobs/{id}", get(dead_letters::show_job).delete(dead_letters::cancel_job))
-        .route("/dead-letters/{id}", get(dead_letters::show))
-        .route("/dead-letters/{id}/replay", post(dead_letters::replay))
-        .route("/dead-letters/{id}/discard", post(dead_letters::discard))
-        .route("/plugins", get(plugins::list))
-        .route("/plugins/{stage}/history", get(plugins::history))
-        .route("/plugins/{stage}/rollback", post(plugins::roll_back))
-        .route("/stages", get(stages::list))
-        .route("/stages/{stage}", delete(stages::forget))
-        .route("/stages/{stage}/pause", post(stages::pause))
-        .route("/stages/{stage}/drain", post(stages::drain))
-        .route("/stages/{stage}/resume", post(stages::resume))
-        .route("/stages/{stage}/recordings", get(recordings::list))
-        .route("/topology", get(plugins::topology));
-    let health = Router::new()
-        .route("/health", get(health::live))
-        .route("/health/db", get(health::store))
-        .route("/health/queue", get(health::broker))
-        .route("/ready", get(health::ready))
-        .route("/metrics", get(metrics::show));
-
+    let Routes { business, operation, health, document } = routes();
+    let pages = SwaggerUi::new(openapi::PAGE_PLACE).external_url_unchecked(openapi::PLACE, document);
     let slots = Arc::new(Semaphore::new(settings.concurrency_max));
     let timeout = Duration::from_millis(settings.request_timeout_ms);
     let limited = Router::new()
@@ -88,6 +123,7 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .layer(axum::middleware::from_fn_with_state(slots, limits::admit));
     limited
         .merge(health)
+        .merge(pages)
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(axum::middleware::from_fn(problem::dress))

@@ -9,16 +9,19 @@ use sha2::{Digest as _, Sha256};
 use crate::event::hex;
 
 /// Most lines of one order.
-const ITEMS_MAX: usize = 1_000;
+pub const ITEMS_MAX: usize = 1_000;
 /// Largest quantity of one line.
-const QUANTITY_MAX: u64 = 1_000_000;
-/// Longest reason of a cancel.
-const REASON_MAX: usize = 1_024;
+pub const QUANTITY_MAX: u64 = 1_000_000;
 /// Longest id.
 const ID_MAX: usize = 128;
+/// An id, as a regular expression.
+pub const ID_PATTERN: &str = "^[A-Za-z0-9._~:@-]{1,128}$";
+/// The name of a product that can serve as its id once the spaces within it are replaced, as a regular expression.
+pub const NAME_PATTERN: &str = "^ *[A-Za-z0-9._~:@-]([A-Za-z0-9._~:@ -]{0,126}[A-Za-z0-9._~:@-])? *$";
 
 /// One thing that is wrong with a body.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = Mistake)]
 pub struct Problem {
     /// JSON pointer (RFC 6901) to the place.
     pub pointer: String,
@@ -55,8 +58,8 @@ pub fn parse_order(body: Value, idempotency_key: Option<&str>) -> Result<ParsedO
         return Err(vec![problem("", "must be a JSON object")]);
     };
     let fingerprint = hex(&Sha256::digest(Value::Object(fields.clone()).to_string()));
-    let id = take_id(&mut fields, &["order_id"], &mut problems).unwrap_or_else(|| new_id(idempotency_key));
-    let customer = take_id(&mut fields, &["user_id", "customer_id"], &mut problems);
+    let id = take_only_id(&mut fields, "order_id", &mut problems).unwrap_or_else(|| new_id(idempotency_key));
+    let customer = take_id(&mut fields, ["user_id", "customer_id"], &mut problems);
     let items = take_items(&mut fields, &mut problems);
     if let Some(total) = fields.get("total") {
         check_money(total, "/total", &mut problems);
@@ -78,6 +81,8 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Problem>> {
     let Value::Object(mut fields) = body else {
         return Err(vec![problem("", "must be a JSON object")]);
     };
+    refuse_both(&fields, "product_name", "name", &mut problems);
+    refuse_both(&fields, "stock", "quantity", &mut problems);
     let name = fields.remove("product_name").or_else(|| fields.remove("name"));
     let name = name.and_then(|name| {
         let text = name.as_str().map(ToOwned::to_owned);
@@ -86,7 +91,7 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Problem>> {
         }
         text
     });
-    let sku = match take_id(&mut fields, &["sku", "product_id"], &mut problems) {
+    let sku = match take_id(&mut fields, ["sku", "product_id"], &mut problems) {
         Some(sku) => sku,
         None => match name.as_deref().map(|name| (name, is_id(name))) {
             Some((name, true)) => name.to_owned(),
@@ -109,28 +114,10 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Problem>> {
     }
 }
 
-/// Parses the body of a cancel, which may be empty: `{reason?}`; gives the reason.
-pub fn parse_cancel(body: Value) -> Result<Option<String>, Vec<Problem>> {
-    let fields = match body {
-        Value::Null => return Ok(None),
-        Value::Object(fields) => fields,
-        _ => return Err(vec![problem("", "must be a JSON object, or nothing")]),
-    };
-    let (mut reason, mut problems) = (None, Vec::new());
-    for (key, value) in fields {
-        match (key.as_str(), value) {
-            ("reason", Value::Null) => {}
-            ("reason", Value::String(text)) if text.len() <= REASON_MAX => reason = Some(text),
-            ("reason", _) => problems.push(problem("/reason", &format!("must be a string of at most {REASON_MAX} bytes"))),
-            _ => problems.push(problem(&format!("/{}", key.replace('~', "~0").replace('/', "~1")), "is unknown; expected `reason`")),
-        }
-    }
-    if problems.is_empty() { Ok(reason) } else { Err(problems) }
-}
-
 const ID_RULE: &str = "1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -";
 
-fn is_id(text: &str) -> bool {
+/// Whether an order or a product may be called so.
+pub(crate) fn is_id(text: &str) -> bool {
     (1..=ID_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._~:@-".contains(&byte))
 }
 
@@ -141,13 +128,33 @@ fn new_id(idempotency_key: Option<&str>) -> String {
     }
 }
 
+/// A whole number of at least 0, also where it is written with a point: `2.0` is 2 (JSON Schema, "integer").
+pub fn whole(value: &Value) -> Option<u64> {
+    // Every whole number of a float below 2^64 is one of a `u64`, exactly.
+    let of_float = |number: &f64| number.fract() == 0.0 && (0.0..18_446_744_073_709_551_616.0).contains(number);
+    value.as_u64().or_else(|| value.as_f64().filter(of_float).map(|number| number as u64))
+}
+
 fn problem(pointer: &str, detail: &str) -> Problem {
     Problem { pointer: pointer.to_owned(), detail: detail.to_owned() }
 }
 
-/// Removes the first of `keys` that is there, as text; a number counts as its digits.
-fn take_id(fields: &mut Map<String, Value>, keys: &[&str], problems: &mut Vec<Problem>) -> Option<String> {
-    let (key, value) = keys.iter().find_map(|key| fields.remove(*key).map(|value| (*key, value)))?;
+/// Refuses two fields that say the same thing.
+fn refuse_both(fields: &Map<String, Value>, one: &str, other: &str, problems: &mut Vec<Problem>) {
+    if fields.contains_key(one) && fields.contains_key(other) {
+        problems.push(problem(&format!("/{other}"), &format!("stands beside `{one}`: give one of the two")));
+    }
+}
+
+/// Removes the only one of two keys that is there, as text; a number counts as its digits.
+fn take_id(fields: &mut Map<String, Value>, keys: [&str; 2], problems: &mut Vec<Problem>) -> Option<String> {
+    refuse_both(fields, keys[0], keys[1], problems);
+    keys.into_iter().find_map(|key| take_only_id(fields, key, problems))
+}
+
+/// Removes an id, as text.
+fn take_only_id(fields: &mut Map<String, Value>, key: &str, problems: &mut Vec<Problem>) -> Option<String> {
+    let value = fields.remove(key)?;
     id_text(&value).or_else(|| {
         problems.push(problem(&format!("/{key}"), &format!("must be a whole number or a string of {ID_RULE}")));
         None
@@ -157,12 +164,17 @@ fn take_id(fields: &mut Map<String, Value>, keys: &[&str], problems: &mut Vec<Pr
 fn id_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if is_id(text) => Some(text.clone()),
-        Value::Number(number) if number.is_u64() => Some(number.to_string()),
-        _ => None,
+        _ => whole(value).map(|number| number.to_string()),
     }
 }
 
+/// What says of an order without `items` which line it has.
+const LINE: [&str; 4] = ["product_id", "sku", "quantity", "unit_price"];
+
 fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Problem>) -> Vec<Value> {
+    for key in LINE {
+        refuse_both(fields, "items", key, problems);
+    }
     match fields.remove("items") {
         Some(Value::Array(items)) if (1..=ITEMS_MAX).contains(&items.len()) => {
             items.into_iter().enumerate().filter_map(|(index, item)| line(item, &format!("/items/{index}"), problems)).collect()
@@ -173,7 +185,7 @@ fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Problem>) -> V
         }
         None if fields.contains_key("product_id") || fields.contains_key("sku") => {
             let mut item = Map::new();
-            for key in ["product_id", "sku", "quantity", "unit_price"] {
+            for key in LINE {
                 if let Some(value) = fields.remove(key) {
                     item.insert(key.into(), value);
                 }
@@ -197,6 +209,9 @@ fn line(item: Value, pointer: &str, problems: &mut Vec<Problem>) -> Option<Value
         return sku.map(|sku| json!({ "sku": sku, "quantity": 1 }));
     };
     let before = problems.len();
+    if fields.contains_key("sku") && fields.contains_key("product_id") {
+        problems.push(problem(&format!("{pointer}/product_id"), "stands beside `sku`: give one of the two"));
+    }
     let key = if fields.contains_key("sku") { "sku" } else { "product_id" };
     let sku = fields.remove(key).as_ref().and_then(id_text);
     if sku.is_none() {
@@ -216,11 +231,11 @@ fn line(item: Value, pointer: &str, problems: &mut Vec<Problem>) -> Option<Value
 
 /// A product name with spaces becomes an id.
 fn slug(name: &str) -> String {
-    name.trim().replace(' ', "-")
+    name.trim_matches(' ').replace(' ', "-")
 }
 
 fn quantity(value: Option<&Value>, pointer: &str, problems: &mut Vec<Problem>) -> u64 {
-    match value.and_then(Value::as_u64) {
+    match value.and_then(whole) {
         Some(quantity) if (1..=QUANTITY_MAX).contains(&quantity) => quantity,
         _ => {
             problems.push(problem(pointer, &format!("must be a whole number from 1 to {QUANTITY_MAX}")));
@@ -278,6 +293,41 @@ mod tests {
         assert_eq!(pointers, expected);
         for body in [json!([]), json!({}), json!({ "items": [] }), json!({ "items": "Book" })] {
             assert_eq!(parse_order(body, None).unwrap_err().len(), 1);
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_whole_however_they_are_written() {
+        let numbers = [json!(2), json!(2.0), json!(-0.0), json!(1e19), json!(u64::MAX), json!(2.5), json!(-1), json!(2e19), json!("2")];
+        let expected = [Some(2), Some(2), Some(0), Some(10_000_000_000_000_000_000), Some(u64::MAX), None, None, None, None];
+        assert_eq!(numbers.each_ref().map(whole), expected);
+        let order = parse_order(json!({ "order_id": 7.0, "items": [{ "sku": 1.0, "quantity": 3.0 }] }), None).unwrap();
+        assert_eq!((order.id.as_str(), &order.body["items"]), ("7", &json!([{ "sku": "1", "quantity": 3 }])));
+    }
+
+    #[test]
+    fn what_says_the_same_twice_is_refused() {
+        for (body, pointers) in [
+            (json!({ "user_id": 1, "customer_id": 1, "items": ["a"] }), vec!["/customer_id"]),
+            (json!({ "product_id": 1, "quantity": 1, "items": ["a"] }), vec!["/product_id", "/quantity"]),
+            (json!({ "product_id": 1, "sku": 1 }), vec!["/product_id"]),
+            (json!({ "items": [{ "product_id": 1, "sku": 1 }] }), vec!["/items/0/product_id"]),
+        ] {
+            let problems = parse_order(body, None).unwrap_err();
+            assert_eq!(problems.iter().map(|problem| problem.pointer.as_str()).collect::<Vec<_>>(), pointers);
+        }
+        let stock = json!({ "sku": 1, "product_id": 1, "product_name": "a", "name": "a", "stock": 1, "quantity": 1 });
+        let pointers: Vec<String> = parse_stock(stock).unwrap_err().into_iter().map(|problem| problem.pointer).collect();
+        assert_eq!(pointers, ["/name", "/quantity", "/product_id"]);
+    }
+
+    #[test]
+    fn the_patterns_say_what_the_parser_says() {
+        let (id, name) = (regex::Regex::new(ID_PATTERN).unwrap(), regex::Regex::new(NAME_PATTERN).unwrap());
+        let long = "x".repeat(128);
+        for text in ["", "a", "a b", " a  b ", " ", "a/b", "ä", "a\t", "A.b_c~d:e@f-9", &long, &format!("{long}y"), &format!(" {long} ")] {
+            assert_eq!(is_id(text), id.is_match(text), "{text}");
+            assert_eq!(line(json!(text), "", &mut Vec::new()).is_some(), name.is_match(text), "{text}");
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::Serialize;
 use tokio::sync::watch;
+use utoipa::ToSchema;
 
 use crate::breaker::Breaker;
 use crate::config::{Config, RecordingConfig, StageConfig};
@@ -39,7 +40,7 @@ pub struct Running {
 }
 
 /// Whether a host consumes a stage's queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Consumption {
     /// Nothing runs the stage here.
@@ -371,7 +372,7 @@ impl Routes for Pipeline {
 }
 
 /// The pipeline as stages and the event types between them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Topology {
     /// Stages by name.
     pub stages: Vec<TopologyStage>,
@@ -380,7 +381,7 @@ pub struct Topology {
 }
 
 /// A stage of a drawing.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct TopologyStage {
     /// Its name.
     pub name: String,

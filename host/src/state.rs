@@ -73,6 +73,11 @@ impl LaneCache {
         Self::new(NonZeroUsize::MIN)
     }
 
+    /// Forgets everything; the table stays.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// Forgets keys that turned out stale.
     pub fn forget<'a>(&mut self, keys: impl IntoIterator<Item = &'a String>) {
         for key in keys {

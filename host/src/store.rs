@@ -10,11 +10,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 pub use self::bindings::{KnownBindings, StageBinding};
 pub use self::letters::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, LetterCount, LetterGroup};
 pub use self::log::{EventFilter, LogRange, Settled};
-use crate::event::{DeliveryKey, Envelope, Event, EventKey};
+pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
+use crate::event::{DeliveryKey, Envelope, EventKey};
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -26,6 +28,7 @@ mod log;
 pub mod memory;
 pub mod postgres;
 mod read;
+mod recordings;
 pub mod sqlite;
 pub mod status;
 
@@ -201,7 +204,7 @@ pub struct LoggedEvent {
 }
 
 /// One failed try.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FailedAttempt {
     /// Replays so far, from 1.
     pub round: u32,
@@ -222,7 +225,7 @@ pub struct FailedAttempt {
 }
 
 /// Where a delivery stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryStatus {
     /// Not settled yet.
@@ -366,76 +369,8 @@ pub enum Commit {
     Overtaken(Vec<DeliveryKey>),
 }
 
-/// A settled delivery of which there is a recording.
-#[derive(Debug, Clone)]
-pub struct RecordedDelivery {
-    /// Where it stands in the list.
-    pub at: RecordingCursor,
-    /// Its event.
-    pub envelope: Envelope,
-    /// Replays before, from 1.
-    pub round: u32,
-    /// The try that settled it, from 1.
-    pub attempt: u32,
-    /// Plugin version that settled it.
-    pub version: Option<String>,
-    /// Digest that settled it.
-    pub digest: Option<String>,
-    /// Milliseconds since 1970-01-01 UTC.
-    pub settled_at_ms: u64,
-    /// See [`crate::recording::Recording`].
-    pub recording: String,
-    /// The events that it emitted, in their order; none when one of them is no longer in the log.
-    pub emitted: Option<Vec<Event>>,
-}
-
-/// A place in the list of a stage's recordings: they are in the order in which deliveries were settled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RecordingCursor {
-    /// When the delivery was settled, milliseconds since 1970-01-01 UTC.
-    pub settled_ms: i64,
-    /// Position of its event in the log.
-    pub event_seq: i64,
-}
-
-impl RecordingCursor {
-    /// Before everything that was settled at this time or later.
-    pub fn before(since_ms: u64) -> Self {
-        Self { settled_ms: i64::try_from(since_ms).unwrap_or(i64::MAX).saturating_sub(1), event_seq: i64::MAX }
-    }
-}
-
-impl std::fmt::Display for RecordingCursor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.settled_ms, self.event_seq)
-    }
-}
-
-impl std::str::FromStr for RecordingCursor {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('.').and_then(|(time, seq)| Some((time.parse().ok()?, seq.parse().ok()?)));
-        let (settled_ms, event_seq) = parts.ok_or_else(|| format!("`{text}` is no cursor of this list"))?;
-        Ok(Self { settled_ms, event_seq })
-    }
-}
-
-/// Filters of the list of recordings, oldest first.
-#[derive(Debug, Clone)]
-pub struct RecordingFilter {
-    /// The stage.
-    pub stage: String,
-    /// Only this order's.
-    pub order: Option<String>,
-    /// Only what comes after.
-    pub after: RecordingCursor,
-    /// Page size.
-    pub limit: u32,
-}
-
 /// A load of a plugin on this host.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct PluginLoad {
     /// The stage.
     pub stage: String,
@@ -450,7 +385,7 @@ pub struct PluginLoad {
 }
 
 /// What an operator wants of a stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ControlState {
     /// It works.
@@ -462,7 +397,7 @@ pub enum ControlState {
 }
 
 /// An operator's word about a stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StageControl {
     /// The stage.
     pub stage: String,

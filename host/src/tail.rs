@@ -191,7 +191,7 @@ impl Tail {
     /// Follows the log from behind a position on; none when there are too many streams. With an order in the filter the stream ends
     /// when nothing is left to do for it.
     pub fn follow(self: &Arc<Self>, filter: EventFilter, after: i64) -> Option<Follow> {
-        let permit = Arc::clone(&self.streams).try_acquire_owned().ok()?;
+        let permit = self.place()?;
         let tail = Arc::clone(self);
         Some(Follow { tail, filter, cursor: after, ready: VecDeque::new(), phase: Phase::Outside, _permit: permit })
     }

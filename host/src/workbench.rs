@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::jobs::Jobs;
 pub use self::jobs::{Job, JobFailure, JobState, JobStatus, RATE, RATE_MAX, StartError, Task, Work};
+use crate::cloud_events::is_json;
 use crate::event::{DeliveryKey, Envelope, Event, EventKey, without_nul};
 use crate::store::{
     DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryRecord, LetterGroup, NewEvent, OutboxRow, Page, StoreError,
@@ -32,6 +33,17 @@ pub enum Edit {
     Body(Value),
     /// With its body after this merge patch (RFC 7396).
     Patch(Value),
+}
+
+impl Edit {
+    /// The new body; none when there is nothing to change.
+    fn applied(&self, body: &[u8]) -> Result<Option<Value>, String> {
+        match self {
+            Self::None => Ok(None),
+            Self::Body(body) => Ok(Some(body.clone())),
+            Self::Patch(patch) => patched(body, patch),
+        }
+    }
 }
 
 /// What became of the wish to run a letter again.
@@ -190,17 +202,12 @@ impl Workbench {
         if letter.status != DeadLetterStatus::Open {
             return settled(DeadLetterAction::AlreadySettled(letter.status));
         }
-        let body = match edit {
-            Edit::None => return Ok(Ok(Prepared::AsItWas)),
-            Edit::Body(body) => body.clone(),
-            Edit::Patch(patch) => match patched(&letter.envelope.event.data, patch) {
-                Ok(Some(body)) => body,
-                // What was not changed keeps its id, and with it its idempotency key.
-                Ok(None) => return Ok(Ok(Prepared::AsItWas)),
-                Err(why) => return Ok(Err(Replayed::NotEditable(why))),
-            },
-        };
-        Ok(Ok(Prepared::Edited(Box::new(self.edited(letter, &body)))))
+        Ok(match edit.applied(&letter.envelope.event.data) {
+            Ok(Some(body)) => Ok(Prepared::Edited(Box::new(self.edited(letter, &body)))),
+            // What was not changed keeps its id, and with it its idempotency key.
+            Ok(None) => Ok(Prepared::AsItWas),
+            Err(why) => Err(Replayed::NotEditable(why)),
+        })
     }
 
     /// The event that takes the place of a letter's: caused by it, for the same stage alone.
@@ -211,7 +218,7 @@ impl Workbench {
         let cause = Some(old.key());
         let mut attributes = old.event.attributes.clone();
         Trace::of_event(&old.event).mark(&mut attributes);
-        let is_json = old.event.content_type.split(';').next().is_some_and(|kind| kind.trim().ends_with("json"));
+        let is_json = is_json(&old.event.content_type);
         let content_type = if is_json { old.event.content_type } else { "application/json".to_owned() };
         let event = Event {
             id: uuid::Uuid::now_v7().to_string(),

@@ -20,7 +20,7 @@ use crate::event::{Envelope, Event};
 use crate::pipeline::{Consumption, Pipeline, Stage};
 use crate::plugins::PluginChange;
 use crate::relay::RelayHandle;
-use crate::store::{ControlState, NewEvent, Settlement, StageControl, Store};
+use crate::store::{ControlState, NewEvent, Settlement, StageControl, Store, StoreError};
 
 mod gate;
 mod lane;
@@ -70,10 +70,16 @@ impl Services {
         let envelope = Envelope::first(event, None, now_ms + policy.expiry_ms);
         let routed_to = self.pipeline.stages_for(event_type);
         let event = NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None };
-        match self.store.accept_event(event).await {
-            Ok((_, rows)) => self.relay.hand_over(rows),
-            Err(error) => tracing::warn!(%error, event_type, "the event could not be published"),
+        if let Err(error) = self.publish(event).await {
+            tracing::warn!(%error, event_type, "the event could not be published");
         }
+    }
+
+    /// Writes an event that no stage emitted, and has it sent; false when it was known already.
+    pub(crate) async fn publish(&self, event: NewEvent) -> Result<bool, StoreError> {
+        let (new, rows) = self.store.accept_event(event).await?;
+        self.relay.hand_over(rows);
+        Ok(new)
     }
 }
 

@@ -29,15 +29,8 @@ impl App {
     /// not taken, all may be sent again.
     pub async fn ingest(&self, arrivals: Vec<Arrival>, trace: &Trace) -> Result<Vec<bool>, StoreError> {
         let orders = self.known_orders(&arrivals).await?;
-        let accepts = arrivals.into_iter().map(|arrival| {
-            let event = self.arrived(arrival, &orders, trace);
-            async move {
-                let (new, rows) = self.services.store.accept_event(event).await?;
-                self.services.relay.hand_over(rows);
-                Ok(new)
-            }
-        });
-        futures::future::join_all(accepts).await.into_iter().collect()
+        let published = arrivals.into_iter().map(|arrival| self.services.publish(self.arrived(arrival, &orders, trace)));
+        futures::future::join_all(published).await.into_iter().collect()
     }
 
     /// Orders that events name and that exist: an event about anything else is nobody's story.

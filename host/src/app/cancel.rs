@@ -2,12 +2,16 @@
 
 use super::{App, Draft};
 use crate::event::{ORDER_CANCELLED, without_nul};
+use crate::orders::is_id;
 use crate::store::{Cancelled, NewCancel, Order, StoreError};
 use crate::trace::Trace;
 
 impl App {
     /// Cancels an order: when it returns, nothing goes forward with it any more. Again, it changes nothing.
     pub async fn cancel(&self, id: &str, reason: Option<String>, trace: Trace) -> Result<Cancelled, StoreError> {
+        if !is_id(id) {
+            return Ok(Cancelled::NotFound);
+        }
         let reason = reason.map(without_nul);
         let event = self.new_event(Draft {
             id: uuid::Uuid::now_v7().to_string(),

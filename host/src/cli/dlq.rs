@@ -184,7 +184,7 @@ pub(super) async fn run(command: DlqCommand, json: bool) -> Result<ExitCode> {
         DlqCommand::Replay { which, patch, .. } => return bulk::run(which, &bulk::Work::Replay(patch), json).await,
         DlqCommand::Discard { which, reason } => return bulk::run(which, &bulk::Work::Discard(reason), json).await,
         DlqCommand::Jobs { target } => (target.get("/dead-letters/jobs").await?, show::jobs),
-        DlqCommand::Cancel { target, job } => (target.delete(&format!("/dead-letters/jobs/{job}")).await?, show::job),
+        DlqCommand::Cancel { target, job } => (target.post(&format!("/dead-letters/jobs/{job}/cancel"), &Value::Null).await?, show::job),
     };
     if json {
         println!("{answer:#}");

@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use console::style;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::Value;
 
 use super::client::{Target, place, text};
 use super::follow::follow;
+use super::progress;
 use crate::clock::{Clock as _, SystemClock};
 use crate::cloud_events::BATCH;
 use crate::times;
@@ -193,8 +194,8 @@ async fn export(asked: &Asked, output: &str) -> Result<()> {
 /// Shows how far something got; on a terminal only. Counts bytes when the whole is known, else events.
 fn bar(whole: Option<u64>) -> Result<ProgressBar> {
     let bar = match whole {
-        Some(bytes) => ProgressBar::new(bytes).with_style(ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}, {eta} left")?),
-        None => ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {pos} events, {per_sec}")?),
+        Some(bytes) => ProgressBar::new(bytes).with_style(progress::style("{bar:30} {bytes}/{total_bytes}, {eta} left")?),
+        None => ProgressBar::new_spinner().with_style(progress::style("{spinner} {pos} events, {rate}")?),
     };
     if std::io::stderr().is_terminal() {
         bar.enable_steady_tick(Duration::from_millis(100));

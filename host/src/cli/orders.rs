@@ -171,7 +171,7 @@ async fn list(args: &ListArgs, json: bool) -> Result<()> {
             }
             left -= 1;
         }
-        cursor = page["next"].as_str().map(str::to_owned);
+        cursor = page["next"].as_i64().map(|next| next.to_string());
         if cursor.is_none() {
             break;
         }

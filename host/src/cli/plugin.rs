@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use self::trial::{Case, Trial, load};
 use super::client::{Target, read_json, text};
 use crate::clock::{Clock as _, SystemClock};
-use crate::runtime::{CONTRACT, Linked};
+use crate::runtime::{CONTRACT, InstancePolicy, Linked, WarmPolicy};
 
 mod bindings;
 mod new;
@@ -77,9 +77,12 @@ pub(super) struct RunArgs {
     /// A setting, as key=value; may be given often.
     #[arg(long = "setting", value_parser = setting)]
     settings: Vec<(String, String)>,
-    /// Run it so many times, each in a fresh instance on the same state, and say how long a call takes.
+    /// Run it so many times, each on the same state, and say how long a call takes.
     #[arg(long, default_value_t = 1)]
     repeat: u32,
+    /// Keep the instance from call to call, as `instances = "warm"` does; otherwise each call has a fresh one.
+    #[arg(long)]
+    warm: bool,
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
@@ -143,7 +146,8 @@ fn inspect(linked: &Linked, bytes: &[u8]) -> Value {
 }
 
 async fn run_one(args: RunArgs, json: bool) -> Result<ExitCode> {
-    let trial = Trial::load(&args.file).await?;
+    let instances = if args.warm { InstancePolicy::Warm(WarmPolicy::default()) } else { InstancePolicy::Fresh };
+    let trial = Trial::load(&args.file, instances).await?;
     let mut case = Case::parse(read_json(&args.event)?).context("--event")?;
     if let Some(place) = &args.state {
         let state = serde_json::from_value(read_json(place)?).context("--state: expected a JSON object of keys and values")?;

@@ -14,13 +14,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use futures::StreamExt as _;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::report::Report;
 use self::source::Source;
 pub(super) use self::source::milliseconds;
 use super::client::Target;
+use super::progress;
 use crate::config::Config;
 use crate::recording::Recorded;
 use crate::replay::{Replay, Verdict};
@@ -71,7 +72,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
 pub(super) async fn run(config: Config, args: ReplayArgs, json: bool) -> Result<ExitCode> {
     let replay = Arc::new(load(&config, &args).await?);
     let mut source = Source::open(&args)?;
-    let progress = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {pos} events, {per_sec}")?);
+    let progress = ProgressBar::new_spinner().with_style(progress::style("{spinner} {pos} events, {rate}")?);
     let mut report = Report::new(args.show);
     let mut page = source.next().await?;
     while !page.is_empty() {

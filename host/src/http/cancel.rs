@@ -4,32 +4,55 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Shared;
 use super::caller::Caller;
+use super::fields::Fields;
 use super::json::JsonBody;
-use super::problem::{Answer, Problem};
-use crate::orders::parse_cancel;
+use super::problem::{Answer, Kind, Problem};
 use crate::store::Cancelled;
 
+/// How a cancel stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CancelReceipt {
+    order_id: String,
+    status: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    updated_at_ms: u64,
+}
+
+/// Cancels an order.
+///
+/// Stages undo what they did. Asked again, it answers how that stands.
+#[utoipa::path(post, path = "/orders/{id}/cancel", tag = "orders", params(("id" = String, Path, description = "The order's id")),
+    request_body = ref("#/components/schemas/Reason"),
+    responses(
+        (status = 202, description = "Begun; something is still to be undone", body = CancelReceipt, headers(("Location" = String, description = "The order"))),
+        (status = 200, description = "Cancelled, and all undone", body = CancelReceipt, headers(("Location" = String, description = "The order"))),
+        (status = 404, description = "No order has this id", body = Problem),
+        (status = 409, description = "Too late: `detail` says why", body = Problem),
+    ))]
 pub(super) async fn cancel(
     State(app): State<Shared>,
     Caller(trace): Caller,
     Path(id): Path<String>,
     JsonBody(body): JsonBody,
 ) -> Answer<Response> {
-    let reason = parse_cancel(body).map_err(|errors| Problem::invalid("The body is no cancel of an order", errors))?;
+    let mut fields = Fields::optional(body, &["reason"]);
+    let reason = fields.reason();
+    fields.finish("a cancel of an order")?;
     let order = match app.cancel(&id, reason, trace).await? {
         Cancelled::Begun(order) | Cancelled::Already(order) => order,
         Cancelled::Refused(order) => {
-            let (detail, title) = (app.why_not_cancelled(&order), "The order can no longer be cancelled");
-            return Err(Problem::conflict("/problems/order-not-cancellable", title, detail));
+            return Err(Problem::new(Kind::OrderNotCancellable, app.why_not_cancelled(&order)));
         }
         Cancelled::NotFound => return Err(Problem::not_found(format!("no order `{id}`"))),
     };
     // Over when everything is undone.
     let status = if app.is_cancelled(&order) { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let body = json!({ "order_id": order.id, "status": order.status, "updated_at_ms": order.updated_at_ms });
-    Ok((status, [(header::LOCATION, format!("/orders/{}", order.id))], Json(body)).into_response())
+    let place = format!("/orders/{}", order.id);
+    let receipt = CancelReceipt { order_id: order.id, status: order.status, updated_at_ms: order.updated_at_ms };
+    Ok((status, [(header::LOCATION, place)], Json(receipt)).into_response())
 }

@@ -4,155 +4,330 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::{Path, Query, State, rejection::QueryRejection};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
+use super::fields::Fields;
 use super::json::{JsonBody, payload};
-use super::orders::page_size;
-use super::problem::{Answer, Problem};
-use crate::store::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus};
-use crate::workbench::{Edit, Replayed, Successor};
+use super::lists::{Checked, Listing};
+use super::openapi::{instant_schema, page_size_schema, position_schema};
+use super::problem::{Answer, Kind, Problem};
+use crate::event::EventKey;
+use crate::store::{
+    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, FailedAttempt, LetterGroup,
+};
+use crate::workbench::{Edit, LetterStory, Replayed, Successor};
 
 mod jobs;
 
-pub(super) use self::jobs::{cancel_job, discard_many, list_jobs, replay_many, show_job};
+pub(super) use self::jobs::*;
 
 /// Which letters; also of groups.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// Only those of this stage.
     stage: Option<String>,
+    /// Only those with this code.
     code: Option<String>,
+    /// Only those that stand so.
     status: Option<DeadLetterStatus>,
+    /// Only those of this group.
     group: Option<String>,
+    /// Only those of this order.
     #[serde(alias = "order_id")]
     order: Option<String>,
+    /// Only those that died then or later.
+    #[param(schema_with = instant_schema)]
     since: Option<String>,
+    /// Only those that died before then.
+    #[param(schema_with = instant_schema)]
     until: Option<String>,
+    /// `next` of the page before.
+    #[param(schema_with = position_schema)]
     cursor: Option<i64>,
+    /// Most items of the page.
+    #[param(schema_with = page_size_schema)]
     limit: Option<u32>,
 }
 
 impl ListQuery {
+    /// Every problem of the query at once.
     fn filter(self) -> Answer<DeadLetterFilter> {
-        let limit = page_size(self.limit)?;
-        let at = |name: &str, text: Option<String>| {
-            text.map(|text| instant(&text)).transpose().map_err(|why| Problem::bad_query(format!("{name}: {why}")))
-        };
-        Ok(DeadLetterFilter {
-            since_ms: at("since", self.since)?,
-            until_ms: at("until", self.until)?,
+        let mut checked = Checked::default();
+        let filter = DeadLetterFilter {
+            since_ms: checked.instant("since", self.since.as_deref()),
+            until_ms: checked.instant("until", self.until.as_deref()),
+            before: checked.position("cursor", self.cursor),
+            limit: checked.limit(self.limit),
             stage: self.stage,
             code: self.code,
             status: self.status,
             group: self.group,
             order: self.order,
-            before: self.cursor,
-            limit,
-        })
+        };
+        checked.finish().map(|()| filter)
     }
 }
 
-/// A time, in either form.
-fn instant(text: &str) -> Result<u64, String> {
-    let parsed = text.parse::<u64>().ok().filter(|time| i64::try_from(*time).is_ok());
-    let stamp = || text.parse::<jiff::Timestamp>().ok().and_then(|time| u64::try_from(time.as_millisecond()).ok());
-    parsed.or_else(stamp).ok_or_else(|| format!("`{text}` is neither a time as in 2026-01-31T12:00:00Z nor milliseconds since 1970"))
+/// A dead letter in a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DeadLetterSummary {
+    id: i64,
+    stage: String,
+    /// Short and stable.
+    code: String,
+    message: String,
+    /// All that died of the same; none for one of an earlier version that nobody asked about yet.
+    group: Option<GroupReference>,
+    status: DeadLetterStatus,
+    /// Why it was discarded.
+    note: Option<String>,
+    order_id: Option<String>,
+    event: DeadEvent,
+    /// Round in which it died, from 1.
+    round: u32,
+    /// SHA-256 of the plugin's file.
+    digest: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    died_at_ms: u64,
+    /// When it was replayed or discarded, milliseconds since 1970-01-01 UTC.
+    settled_at_ms: Option<u64>,
 }
 
-pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Value>> {
+/// The group that a letter belongs to.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct GroupReference {
+    id: String,
+    /// What they died of.
+    cause: Option<String>,
+}
+
+/// The event that died.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DeadEvent {
+    #[serde(rename = "type")]
+    event_type: String,
+    id: String,
+    source: String,
+    subject: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    time_ms: u64,
+    content_type: String,
+    attributes: BTreeMap<String, String>,
+}
+
+/// A dead letter with all that is known of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DeadLetterView {
+    #[serde(flatten)]
+    summary: DeadLetterSummary,
+    /// The event's body: JSON as it is, anything else as text.
+    data: Value,
+    /// Failed tries, oldest first.
+    attempts: Vec<FailedAttempt>,
+    /// The event that began the chain.
+    correlation_id: String,
+    /// The event that this one came of.
+    cause: Option<EventKey>,
+    /// Milliseconds since 1970-01-01 UTC.
+    expires_at_ms: u64,
+    /// What became of a replayed one.
+    replayed_as: Option<SuccessorView>,
+}
+
+/// What a replayed letter became.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SuccessorView {
+    event: EventKey,
+    /// Whether the body was edited.
+    edited: bool,
+    /// How it goes; none when retention took it.
+    delivery: Option<SuccessorDelivery>,
+}
+
+/// How a replayed letter goes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SuccessorDelivery {
+    status: DeliveryStatus,
+    /// Replays so far, from 1.
+    round: u32,
+    /// Attempt under way or last made, from 1.
+    attempt: u32,
+    /// SHA-256 of the plugin's file that settled it.
+    digest: Option<String>,
+    /// Milliseconds since 1970-01-01 UTC.
+    settled_at_ms: Option<u64>,
+}
+
+impl DeadLetterSummary {
+    fn of(letter: &DeadLetter) -> Self {
+        let event = &letter.envelope.event;
+        Self {
+            id: letter.id,
+            stage: letter.stage.clone(),
+            code: letter.code.clone(),
+            message: letter.message.clone(),
+            group: letter.group.clone().map(|id| GroupReference { id, cause: letter.cause.clone() }),
+            status: letter.status,
+            note: letter.note.clone(),
+            order_id: letter.envelope.order_id.clone(),
+            event: DeadEvent {
+                event_type: event.event_type.clone(),
+                id: event.id.clone(),
+                source: event.source.clone(),
+                subject: event.subject.clone(),
+                time_ms: event.time_ms,
+                content_type: event.content_type.clone(),
+                attributes: event.attributes.iter().cloned().collect(),
+            },
+            round: letter.round,
+            digest: letter.digest.clone(),
+            died_at_ms: letter.died_at_ms,
+            settled_at_ms: letter.settled_at_ms,
+        }
+    }
+}
+
+impl DeadLetterView {
+    fn of(story: LetterStory) -> Self {
+        let LetterStory { letter, successor } = story;
+        Self {
+            summary: DeadLetterSummary::of(&letter),
+            data: payload(&letter.envelope.event.data),
+            attempts: letter.attempts,
+            correlation_id: letter.envelope.correlation_id,
+            cause: letter.envelope.cause,
+            expires_at_ms: letter.envelope.expires_at_ms,
+            replayed_as: successor.map(SuccessorView::of),
+        }
+    }
+}
+
+impl SuccessorView {
+    fn of(successor: Successor) -> Self {
+        let Successor { event, edited, delivery } = successor;
+        Self { event, edited, delivery: delivery.map(SuccessorDelivery::of) }
+    }
+}
+
+impl SuccessorDelivery {
+    fn of(delivery: DeliveryRecord) -> Self {
+        let DeliveryRecord { status, round, attempt, digest, settled_at_ms, .. } = delivery;
+        Self { status, round, attempt, digest, settled_at_ms }
+    }
+}
+
+/// Dead letters, newest first.
+#[utoipa::path(get, path = "/dead-letters", tag = "dead letters", params(ListQuery),
+    responses((status = 200, body = Listing<DeadLetterSummary>)))]
+pub(super) async fn list(
+    State(app): State<Shared>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Answer<Json<Listing<DeadLetterSummary>>> {
     let Query(query) = query?;
     let page = app.workbench().list(query.filter()?).await?;
-    let items: Vec<Value> = page.items.iter().map(summary).collect();
-    Ok(Json(json!({ "items": items, "next": page.next })))
+    Ok(Json(Listing { items: page.items.iter().map(DeadLetterSummary::of).collect(), next: page.next }))
 }
 
-pub(super) async fn groups(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Value>> {
+/// Groups of dead letters that died of the same, by their newest letter.
+#[utoipa::path(get, path = "/dead-letters/groups", tag = "dead letters", params(ListQuery),
+    responses((status = 200, body = Listing<LetterGroup>)))]
+pub(super) async fn groups(
+    State(app): State<Shared>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Answer<Json<Listing<LetterGroup>>> {
     let Query(query) = query?;
     let page = app.workbench().groups(query.filter()?).await?;
-    Ok(Json(json!({ "items": page.items, "next": page.next })))
+    Ok(Json(Listing { items: page.items, next: page.next }))
 }
 
-pub(super) async fn show(State(app): State<Shared>, Path(id): Path<i64>) -> Answer<Json<Value>> {
+/// One dead letter: its event, its tries, and what became of it.
+#[utoipa::path(get, path = "/dead-letters/{id}", tag = "dead letters", params(LetterId),
+    responses((status = 200, body = DeadLetterView), (status = 404, description = "No dead letter has this id", body = Problem)))]
+pub(super) async fn show(State(app): State<Shared>, Path(LetterId(id)): Path<LetterId>) -> Answer<Json<DeadLetterView>> {
     let story = app.workbench().letter(id).await?.ok_or_else(|| missing(id))?;
-    let (letter, event) = (&story.letter, &story.letter.envelope.event);
-    let mut body = summary(letter);
-    body["event"]["time_ms"] = json!(event.time_ms);
-    body["event"]["content_type"] = json!(event.content_type);
-    body["event"]["attributes"] = json!(event.attributes.iter().cloned().collect::<BTreeMap<_, _>>());
-    body["data"] = payload(&event.data);
-    body["attempts"] = json!(letter.attempts);
-    body["correlation_id"] = json!(letter.envelope.correlation_id);
-    body["cause"] = json!(letter.envelope.cause);
-    body["expires_at_ms"] = json!(letter.envelope.expires_at_ms);
-    body["replayed_as"] = story.successor.as_ref().map_or(Value::Null, successor);
-    Ok(Json(body))
-}
-
-fn summary(letter: &DeadLetter) -> Value {
-    let event = &letter.envelope.event;
-    json!({
-        "id": letter.id,
-        "stage": letter.stage,
-        "code": letter.code,
-        "message": letter.message,
-        "group": letter.group.as_ref().map(|group| json!({ "id": group, "cause": letter.cause })),
-        "status": letter.status,
-        "note": letter.note,
-        "order_id": letter.envelope.order_id,
-        "event": { "type": event.event_type, "id": event.id, "source": event.source, "subject": event.subject },
-        "round": letter.round,
-        "digest": letter.digest,
-        "died_at_ms": letter.died_at_ms,
-        "settled_at_ms": letter.settled_at_ms,
-    })
-}
-
-fn successor(successor: &Successor) -> Value {
-    let delivery = successor.delivery.as_ref().map(|delivery| {
-        json!({
-            "status": delivery.status,
-            "round": delivery.round,
-            "attempt": delivery.attempt,
-            "digest": delivery.digest,
-            "settled_at_ms": delivery.settled_at_ms,
-        })
-    });
-    json!({ "event": successor.event, "edited": successor.edited, "delivery": delivery })
+    Ok(Json(DeadLetterView::of(story)))
 }
 
 fn missing(id: i64) -> Problem {
     Problem::not_found(format!("no dead letter {id}"))
 }
 
-pub(super) async fn replay(State(app): State<Shared>, Path(id): Path<i64>, JsonBody(body): JsonBody) -> Answer<Json<Value>> {
-    let edit = match body {
-        Value::Null => Edit::None,
-        Value::Object(mut fields) => match (fields.remove("data"), fields.remove("edit")) {
-            (None, None) => Edit::None,
-            (Some(data), None) => Edit::Body(data),
-            (None, Some(patch)) => Edit::Patch(patch),
-            (Some(_), Some(_)) => return Err(Problem::malformed("send the new `data` or a merge patch in `edit`, not both")),
-        },
-        _ => return Err(Problem::malformed("send nothing, or an object with the new `data` or a merge patch in `edit`")),
+/// A letter that was replayed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LetterReplayed {
+    id: i64,
+    /// `replayed`.
+    status: &'static str,
+    /// Whether another event took its place.
+    edited: bool,
+    /// That event.
+    event: Option<EventKey>,
+}
+
+/// A letter that was discarded.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LetterDiscarded {
+    id: i64,
+    /// `discarded`.
+    status: &'static str,
+}
+
+/// Runs a dead letter again, as it was or with another body.
+#[utoipa::path(post, path = "/dead-letters/{id}/replay", tag = "dead letters", params(LetterId),
+    request_body = ref("#/components/schemas/Replay"),
+    responses(
+        (status = 200, body = LetterReplayed),
+        (status = 404, description = "No dead letter has this id", body = Problem),
+        (status = 409, description = "It is settled already, or its body cannot be patched", body = Problem),
+    ))]
+pub(super) async fn replay(
+    State(app): State<Shared>,
+    Path(LetterId(id)): Path<LetterId>,
+    JsonBody(body): JsonBody,
+) -> Answer<Json<LetterReplayed>> {
+    let mut fields = Fields::optional(body, &["data", "edit"]);
+    let edit = match (fields.take_any("data"), fields.take_any("edit")) {
+        (None, None) => Edit::None,
+        (Some(data), None) => Edit::Body(data),
+        (None, Some(patch)) => Edit::Patch(patch),
+        (Some(_), Some(_)) => {
+            fields.problem("/edit", "stands beside `data`: give the new body or a merge patch, not both");
+            Edit::None
+        }
     };
+    fields.finish("a wish to replay")?;
     match app.workbench().replay(id, &edit).await? {
         Replayed::Settled { action, event } => {
             settle(id, action)?;
-            Ok(Json(json!({ "id": id, "status": "replayed", "edited": event.is_some(), "event": event })))
+            Ok(Json(LetterReplayed { id, status: "replayed", edited: event.is_some(), event }))
         }
-        Replayed::NotEditable(why) => {
-            let detail = format!("dead letter {id}: {why}; nothing was changed");
-            Err(Problem::conflict("/problems/not-editable", "The body cannot be patched", detail))
-        }
+        Replayed::NotEditable(why) => Err(Problem::new(Kind::NotEditable, format!("dead letter {id}: {why}; nothing was changed"))),
     }
 }
 
-pub(super) async fn discard(State(app): State<Shared>, Path(id): Path<i64>, JsonBody(body): JsonBody) -> Answer<Json<Value>> {
-    let reason = body["reason"].as_str().unwrap_or("no reason given");
-    settle(id, app.workbench().discard(id, reason).await?)?;
-    Ok(Json(json!({ "id": id, "status": "discarded" })))
+/// Closes a dead letter for good.
+#[utoipa::path(post, path = "/dead-letters/{id}/discard", tag = "dead letters", params(LetterId),
+    request_body = ref("#/components/schemas/Reason"),
+    responses(
+        (status = 200, body = LetterDiscarded),
+        (status = 404, description = "No dead letter has this id", body = Problem),
+        (status = 409, description = "It is settled already", body = Problem),
+    ))]
+pub(super) async fn discard(
+    State(app): State<Shared>,
+    Path(LetterId(id)): Path<LetterId>,
+    JsonBody(body): JsonBody,
+) -> Answer<Json<LetterDiscarded>> {
+    let mut fields = Fields::optional(body, &["reason"]);
+    let reason = fields.reason();
+    fields.finish("a wish to discard")?;
+    settle(id, app.workbench().discard(id, reason.as_deref().unwrap_or("no reason given")).await?)?;
+    Ok(Json(LetterDiscarded { id, status: "discarded" }))
 }
 
 fn settle(id: i64, action: DeadLetterAction) -> Answer<()> {
@@ -161,7 +336,12 @@ fn settle(id: i64, action: DeadLetterAction) -> Answer<()> {
         DeadLetterAction::NotFound => Err(missing(id)),
         DeadLetterAction::AlreadySettled(status) => {
             let detail = format!("dead letter {id} is {} already; nothing was changed", json!(status).as_str().unwrap_or("settled"));
-            Err(Problem::conflict("/problems/dead-letter-settled", "The dead letter is settled", detail))
+            Err(Problem::new(Kind::DeadLetterSettled, detail))
         }
     }
 }
+
+/// The id of a letter, in a path.
+#[derive(Deserialize, IntoParams)]
+#[into_params(names("id"), parameter_in = Path)]
+pub(super) struct LetterId(#[param(schema_with = position_schema)] i64);

@@ -9,90 +9,132 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
 use super::caller::Caller;
 use super::headers::{IdempotencyKey, Schedule, last_event_id, wants_stream};
 use super::json::{Body as Sent, payload};
-use super::orders::page_size;
+use super::lists::{Checked, Listing};
+use super::openapi::{event_type_schema, instant_schema, page_size_schema, position_schema};
 use super::problem::{Answer, Problem};
 use super::streams;
 use crate::cloud_events;
-use crate::event::{Event, EventKey};
+use crate::event::{Envelope, Event, EventKey};
 use crate::ingress::{self, Arrival};
 use crate::store::{EventFilter, LogRange, LoggedEvent};
-use crate::times;
 
-/// An event for people and programs.
-pub(super) fn shown(logged: &LoggedEvent) -> Value {
-    let event = &logged.envelope.event;
-    json!({
-        "seq": logged.seq,
-        "id": event.id,
-        "type": event.event_type,
-        "source": event.source,
-        "subject": event.subject,
-        "order_id": logged.envelope.order_id,
-        "time_ms": event.time_ms,
-        "logged_at_ms": logged.logged_at_ms,
-        "due_at_ms": logged.due_at_ms,
-        "content_type": event.content_type,
-        "data": payload(&event.data),
-        "attributes": event.attributes.iter().cloned().collect::<BTreeMap<_, _>>(),
-        "correlation_id": logged.envelope.correlation_id,
-        "cause": logged.envelope.cause,
-        "stage": logged.stage,
-        "digest": logged.digest,
-        "routed_to": logged.routed_to,
-    })
+/// An event of the log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EventView {
+    /// Position in the log, growing.
+    seq: i64,
+    id: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    source: String,
+    subject: String,
+    order_id: Option<String>,
+    /// When it happened, milliseconds since 1970-01-01 UTC.
+    time_ms: u64,
+    /// When it entered the log, milliseconds since 1970-01-01 UTC; none in rows of older versions.
+    logged_at_ms: Option<u64>,
+    /// When it falls due, if it was scheduled, milliseconds since 1970-01-01 UTC.
+    due_at_ms: Option<u64>,
+    content_type: String,
+    /// JSON as it is, anything else as text.
+    data: Value,
+    /// CloudEvents extension attributes.
+    attributes: BTreeMap<String, String>,
+    /// The event that began the chain.
+    correlation_id: String,
+    /// The event that this one came of.
+    cause: Option<EventKey>,
+    /// The stage that produced it.
+    stage: Option<String>,
+    /// SHA-256 of the plugin's file that produced it.
+    digest: Option<String>,
+    /// Stages it was routed to.
+    routed_to: Vec<String>,
+}
+
+impl EventView {
+    pub(super) fn of(logged: LoggedEvent) -> Self {
+        let LoggedEvent { seq, envelope, stage, digest, routed_to, logged_at_ms, due_at_ms } = logged;
+        let Envelope { event, order_id, correlation_id, cause, .. } = envelope;
+        Self {
+            seq,
+            id: event.id,
+            event_type: event.event_type,
+            source: event.source,
+            subject: event.subject,
+            order_id,
+            time_ms: event.time_ms,
+            logged_at_ms,
+            due_at_ms,
+            content_type: event.content_type,
+            data: payload(&event.data),
+            attributes: event.attributes.into_iter().collect(),
+            correlation_id,
+            cause,
+            stage,
+            digest,
+            routed_to,
+        }
+    }
 }
 
 /// What of the log is asked for.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct LogQuery {
+    /// Only events of this order.
     order: Option<String>,
+    /// Only events of this type.
     #[serde(rename = "type")]
     event_type: Option<String>,
+    /// Only events of this source.
     source: Option<String>,
+    /// Only what this stage emitted.
     stage: Option<String>,
+    /// Only the chain that began with this event.
     correlation: Option<String>,
+    /// Only what was logged then or later.
+    #[param(schema_with = instant_schema)]
     since: Option<String>,
+    /// Only what was logged before then.
+    #[param(schema_with = instant_schema)]
     until: Option<String>,
-    /// The position after which the page begins.
+    /// `next` of the page before: the position in the log after which this one begins.
+    #[param(schema_with = position_schema)]
     cursor: Option<i64>,
+    /// Most items of the page.
+    #[param(schema_with = page_size_schema)]
     limit: Option<u32>,
 }
 
 impl LogQuery {
     /// Every problem of the query at once.
     fn read(self) -> Answer<(EventFilter, Option<i64>, u32)> {
-        let mut problems = Vec::new();
-        let since_ms = instant("since", self.since.as_deref(), &mut problems);
-        let until_ms = instant("until", self.until.as_deref(), &mut problems);
-        if self.cursor.is_some_and(|cursor| cursor < 0) {
-            problems.push("cursor: must be a position in the event log".to_owned());
-        }
-        let limit = page_size(self.limit).unwrap_or_else(|problem| {
-            problems.push(problem.detail().to_owned());
-            0
-        });
-        if !problems.is_empty() {
-            return Err(Problem::bad_query(problems.join("; ")));
-        }
-        let Self { order, event_type, source, stage, correlation, cursor, .. } = self;
+        let mut checked = Checked::default();
+        let since_ms = checked.instant("since", self.since.as_deref());
+        let until_ms = checked.instant("until", self.until.as_deref());
+        let cursor = checked.position("cursor", self.cursor);
+        let limit = checked.limit(self.limit);
+        checked.finish()?;
+        let Self { order, event_type, source, stage, correlation, .. } = self;
         Ok((EventFilter { order, event_type, source, stage, correlation, since_ms, until_ms }, cursor, limit))
     }
 }
 
-/// A time in a query.
-pub(super) fn instant(name: &str, text: Option<&str>, problems: &mut Vec<String>) -> Option<u64> {
-    text.map(times::instant_ms)?.map_err(|problem| problems.push(format!("{name}: {problem}"))).ok()
-}
-
-/// The log, oldest first; with `Accept: text/event-stream` it goes on live.
+/// The event log, oldest first.
+///
+/// With `Accept: text/event-stream` it comes as server-sent events and goes on live; `Last-Event-ID` goes on where a stream broke off.
+#[utoipa::path(get, path = "/events", tag = "events", params(LogQuery),
+    responses((status = 200, content((Listing<EventView> = "application/json"), (String = "text/event-stream")))))]
 pub(super) async fn list(
     State(app): State<Shared>,
     query: Result<Query<LogQuery>, QueryRejection>,
@@ -111,11 +153,14 @@ pub(super) async fn list(
     }
     let range = LogRange { after: cursor.unwrap_or(0), up_to: store.log_end().await?, limit };
     let page = store.events(filter, range).await?;
-    let items: Vec<Value> = page.items.iter().map(shown).collect();
-    Ok(Json(json!({ "items": items, "next": page.next })).into_response())
+    let items = page.items.into_iter().map(EventView::of).collect();
+    Ok(Json(Listing { items, next: page.next }).into_response())
 }
 
-/// The log as JSON lines: one `CloudEvent` a line, oldest first, up to now.
+/// The event log as JSON lines: one CloudEvent a line, oldest first, up to now.
+#[utoipa::path(get, path = "/events/export", tag = "events", params(LogQuery),
+    responses((status = 200, body = String, content_type = "application/x-ndjson",
+        headers(("Content-Disposition" = String, description = "A name for the file")))))]
 pub(super) async fn export(State(app): State<Shared>, query: Result<Query<LogQuery>, QueryRejection>) -> Answer<Response> {
     let Query(query) = query?;
     let (filter, cursor, _) = query.read()?;
@@ -124,18 +169,23 @@ pub(super) async fn export(State(app): State<Shared>, query: Result<Query<LogQue
     Ok((headers, Body::from_stream(lines)).into_response())
 }
 
-#[derive(Deserialize)]
+/// Which of several events with the same id.
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ShowQuery {
+    /// Its source; needed where several sources have an event of this id.
     source: Option<String>,
 }
 
 /// One event. Ids are unique per source only.
+#[utoipa::path(get, path = "/events/{name}", tag = "events", params(("name" = String, Path, description = "The event's id"), ShowQuery),
+    responses((status = 200, body = EventView), (status = 404, description = "The log holds no such event", body = Problem)))]
 pub(super) async fn show(
     State(app): State<Shared>,
     Path(id): Path<String>,
     query: Result<Query<ShowQuery>, QueryRejection>,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<EventView>> {
     let Query(ShowQuery { source }) = query?;
     let missing = || Problem::not_found(format!("no event `{id}`"));
     let found = match source {
@@ -148,13 +198,55 @@ pub(super) async fn show(
             found.pop().ok_or_else(missing)?
         }
     };
-    Ok(Json(shown(&found)))
+    Ok(Json(EventView::of(found)))
 }
 
-/// An event whose type is in the path and whose data is the body; everything else may be said in `ce-…` headers.
+/// An event that was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EventReceipt {
+    id: String,
+    source: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    /// When it falls due, if it is scheduled, milliseconds since 1970-01-01 UTC.
+    due_at_ms: Option<u64>,
+    /// Whether the log has an event of this source and id already: nothing was changed.
+    duplicate: bool,
+}
+
+/// Events that were accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BatchReceipt {
+    /// How many are new.
+    accepted: usize,
+    /// How many were here already.
+    duplicates: usize,
+    items: Vec<EventReceipt>,
+}
+
+/// The type of an event, in a path.
+#[derive(Deserialize, IntoParams)]
+#[into_params(names("name"), parameter_in = Path)]
+pub(super) struct TypeInPath(#[param(schema_with = event_type_schema)] String);
+
+/// One receipt, or those of a batch.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "stands for the two in the document")]
+enum EventsAccepted {
+    One(EventReceipt),
+    Batch(BatchReceipt),
+}
+
+/// Sends an event whose type is in the path and whose data is the body.
+///
+/// Everything else may be said in `ce-…` headers, as the binary mode of CloudEvents over HTTP has them.
+#[utoipa::path(post, path = "/events/{name}", tag = "events", params(TypeInPath, IdempotencyKey, Schedule),
+    request_body(content((ref("#/components/schemas/Json") = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"))),
+    responses((status = 202, description = "Accepted", body = EventReceipt, headers(("Location" = String, description = "The event")))))]
 pub(super) async fn send(
     State(app): State<Shared>,
-    Path(event_type): Path<String>,
+    Path(TypeInPath(event_type)): Path<TypeInPath>,
     Caller(trace): Caller,
     IdempotencyKey(key): IdempotencyKey,
     Schedule(due_at_ms): Schedule,
@@ -167,11 +259,19 @@ pub(super) async fn send(
         attributes.entry("id".to_owned()).or_insert(key);
     }
     let arrival = ingress::binary(attributes, content_type(&headers), body, app.ingress_rules());
-    let arrival = arrival.map_err(|errors| Problem::invalid("The request is not an event", errors))?;
+    let arrival = arrival.map_err(|errors| Problem::invalid("an event", errors))?;
     accept(&app, Arrival { due_at_ms: due_at_ms.or(arrival.due_at_ms), ..arrival }, &trace).await
 }
 
-/// `CloudEvents`: structured, batch and binary mode.
+/// Sends a CloudEvent, or several.
+///
+/// In structured or batch mode, as documented here, or in binary mode: its attributes in `ce-…` headers, its data as the body.
+#[utoipa::path(post, path = "/events", tag = "events", params(Schedule),
+    request_body(content(
+        (ref("#/components/schemas/CloudEvent") = "application/cloudevents+json"),
+        (ref("#/components/schemas/CloudEvents") = "application/cloudevents-batch+json"),
+    )),
+    responses((status = 202, description = "Accepted", body = inline(EventsAccepted), headers(("Location" = String, description = "The event, where it is one")))))]
 pub(super) async fn ingest(
     State(app): State<Shared>,
     Caller(trace): Caller,
@@ -183,8 +283,7 @@ pub(super) async fn ingest(
     let is = |wanted: &str| kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted);
     let rules = app.ingress_rules();
     if is(cloud_events::BATCH) {
-        let arrivals =
-            ingress::batch(document(&body)?, rules).map_err(|errors| Problem::invalid("The body is no batch of events", errors))?;
+        let arrivals = ingress::batch(document(&body)?, rules).map_err(|errors| Problem::invalid("a batch of events", errors))?;
         let arrivals = arrivals.into_iter().map(|one| Arrival { due_at_ms: due_at_ms.or(one.due_at_ms), ..one }).collect();
         return accept_all(&app, arrivals, &trace).await;
     }
@@ -198,9 +297,12 @@ pub(super) async fn ingest(
         let missing: Vec<_> = missing.collect();
         if missing.is_empty() { ingress::binary(attributes, content_type(&headers), body, rules) } else { Err(missing) }
     } else {
-        return Err(Problem::not_cloud_events());
+        return Err(Problem::media_type(
+            "send `application/cloudevents+json`, `application/cloudevents-batch+json`, or `ce-…` headers; or name the event's type in \
+             the path: `POST /events/{type}`",
+        ));
     };
-    let arrival = arrival.map_err(|errors| Problem::invalid("The request is not an event", errors))?;
+    let arrival = arrival.map_err(|errors| Problem::invalid("an event", errors))?;
     accept(&app, Arrival { due_at_ms: due_at_ms.or(arrival.due_at_ms), ..arrival }, &trace).await
 }
 
@@ -212,7 +314,7 @@ fn content_type(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::CONTENT_TYPE)?.to_str().ok()
 }
 
-/// Attributes in headers, as the HTTP binding of `CloudEvents` writes them: percent-encoded.
+/// Attributes in headers, as the HTTP binding of CloudEvents writes them: percent-encoded.
 fn attributes(headers: &HeaderMap) -> Answer<BTreeMap<String, String>> {
     let mut attributes = BTreeMap::new();
     for (header, value) in headers {
@@ -225,21 +327,18 @@ fn attributes(headers: &HeaderMap) -> Answer<BTreeMap<String, String>> {
 }
 
 async fn accept(app: &Shared, arrival: Arrival, trace: &crate::trace::Trace) -> Answer<Response> {
-    let (place, mut answer) = (place(&arrival.event), receipt(&arrival));
+    let (place, receipt) = (place(&arrival.event), EventReceipt::of(&arrival));
     let new = app.ingest(vec![arrival], trace).await?;
-    answer["duplicate"] = json!(new == [false]);
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
+    let receipt = EventReceipt { duplicate: new == [false], ..receipt };
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(receipt)).into_response())
 }
 
 async fn accept_all(app: &Shared, arrivals: Vec<Arrival>, trace: &crate::trace::Trace) -> Answer<Response> {
-    let mut items: Vec<Value> = arrivals.iter().map(receipt).collect();
+    let receipts: Vec<EventReceipt> = arrivals.iter().map(EventReceipt::of).collect();
     let new = app.ingest(arrivals, trace).await?;
     let accepted = new.iter().filter(|new| **new).count();
-    for (item, new) in items.iter_mut().zip(&new) {
-        item["duplicate"] = json!(!new);
-    }
-    let answer = json!({ "accepted": accepted, "duplicates": new.len() - accepted, "items": items });
-    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+    let items = receipts.into_iter().zip(&new).map(|(receipt, new)| EventReceipt { duplicate: !new, ..receipt }).collect();
+    Ok((StatusCode::ACCEPTED, Json(BatchReceipt { accepted, duplicates: new.len() - accepted, items })).into_response())
 }
 
 /// Where an event is found.
@@ -248,7 +347,9 @@ fn place(event: &Event) -> String {
     format!("/events/{}?source={}", encode(&event.id), encode(&event.source))
 }
 
-fn receipt(arrival: &Arrival) -> Value {
-    let event = &arrival.event;
-    json!({ "id": event.id, "source": event.source, "type": event.event_type, "due_at_ms": arrival.due_at_ms })
+impl EventReceipt {
+    fn of(arrival: &Arrival) -> Self {
+        let Event { id, source, event_type, .. } = arrival.event.clone();
+        Self { id, source, event_type, due_at_ms: arrival.due_at_ms, duplicate: false }
+    }
 }

@@ -4,7 +4,12 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+
 use super::Shared;
+use super::openapi::instant_schema;
 use super::problem::{Answer, Problem};
 use crate::ingress;
 
@@ -29,6 +34,14 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     }
 }
 
+impl IntoParams for IdempotencyKey {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let pattern = format!("^([!#-\\[\\]-~]{{1,{KEY_MAX}}}|\"[!#-\\[\\]-~]{{1,{KEY_MAX}}}\")$");
+        let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
+        vec![header("Idempotency-Key", "Names the request: sent again, it counts once", schema)]
+    }
+}
+
 /// `Deliver-At` (RFC 3339, or milliseconds since 1970) or `Delay` (`90s`, `2d`); none: at once.
 pub(super) struct Schedule(pub(super) Option<u64>);
 
@@ -40,6 +53,21 @@ impl FromRequestParts<Shared> for Schedule {
         let name = if at.is_some() { "Deliver-At" } else { "Delay" };
         ingress::schedule(at, delay, app.ingress_rules()).map(Self).map_err(|detail| Problem::bad_header(format!("{name}: {detail}")))
     }
+}
+
+impl IntoParams for Schedule {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let span = ObjectBuilder::new().schema_type(Type::String).examples(["90s", "2d"]);
+        vec![
+            header("Deliver-At", "When its journey begins; at the latest as far ahead as `orders.schedule_max_ms`", instant_schema()),
+            header("Delay", "Or how long from now: `90s`, `30m`, `2d`, or ISO 8601", span),
+        ]
+    }
+}
+
+fn header(name: &str, description: &str, schema: impl Into<Schema>) -> Parameter {
+    let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header).required(utoipa::openapi::Required::False);
+    parameter.description(Some(description)).schema(Some(schema.into())).build()
 }
 
 /// The position after which a stream goes on; none: it begins.

@@ -2,12 +2,13 @@
 
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use serde_json::Value;
 
 use super::problem::Problem;
+use crate::cloud_events::is_json;
 
 /// A body of any kind.
 pub(super) struct Body(pub(super) Bytes);
@@ -27,22 +28,17 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let is_json = says_json(request.headers());
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let is_json = kind.is_some_and(is_json);
         let body = Bytes::from_request(request, state).await.map_err(refuse)?;
         if body.is_empty() {
             return Ok(Self(Value::Null));
         }
         if !is_json {
-            return Err(Problem::media_type());
+            return Err(Problem::media_type("send the header `content-type: application/json`"));
         }
         serde_json::from_slice(&body).map(Self).map_err(|error| Problem::malformed(error.to_string()))
     }
-}
-
-fn says_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    kind.eq_ignore_ascii_case("application/json") || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
 fn refuse(rejection: BytesRejection) -> Problem {

@@ -24,6 +24,9 @@ use crate::store::ControlState;
 /// Upper bounds of the histograms' buckets, seconds.
 const BOUNDS_S: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, f64::INFINITY];
 
+/// What this host counts, in the `OpenMetrics` text format.
+#[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "health",
+    responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 pub(super) async fn show(State(app): State<Shared>) -> Answer<Response> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Stages(Arc::clone(&app.services().pipeline))));

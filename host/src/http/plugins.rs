@@ -2,43 +2,73 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Shared;
+use super::fields::Fields;
 use super::json::JsonBody;
-use super::problem::{Answer, Problem};
-use crate::app::RollBack;
+use super::lists::Items;
+use super::problem::{Answer, Kind, Problem};
+use crate::app::{PluginStatus, RollBack};
+use crate::pipeline::Topology;
+use crate::store::PluginLoad;
 
 /// Loads shown.
 const HISTORY: u32 = 100;
 
-pub(super) async fn list(State(app): State<Shared>) -> Json<Value> {
-    Json(json!({ "items": app.plugins() }))
+/// Stages with the plugins that run them, and files that serve none.
+#[utoipa::path(get, path = "/plugins", tag = "plugins", responses((status = 200, body = Items<PluginStatus>)))]
+pub(super) async fn list(State(app): State<Shared>) -> Json<Items<PluginStatus>> {
+    Json(Items { items: app.plugins() })
 }
 
-pub(super) async fn history(State(app): State<Shared>, Path(stage): Path<String>) -> Answer<Json<Value>> {
-    let loads = app.plugin_history(&stage, HISTORY).await?;
-    if loads.is_empty() {
+/// Which versions served a stage, newest first.
+#[utoipa::path(get, path = "/plugins/{stage}/history", tag = "plugins", params(("stage" = String, Path, description = "The stage's name")),
+    responses((status = 200, body = Items<PluginLoad>), (status = 404, description = "No plugin ever served such a stage", body = Problem)))]
+pub(super) async fn history(State(app): State<Shared>, Path(stage): Path<String>) -> Answer<Json<Items<PluginLoad>>> {
+    let items = app.plugin_history(&stage, HISTORY).await?;
+    if items.is_empty() {
         return Err(Problem::not_found(format!("no plugin was ever loaded for a stage `{stage}`")));
     }
-    Ok(Json(json!({ "items": loads })))
+    Ok(Json(Items { items }))
 }
 
-/// Puts an earlier version back on this host.
-pub(super) async fn roll_back(State(app): State<Shared>, Path(stage): Path<String>, JsonBody(body): JsonBody) -> Answer<Json<Value>> {
-    let digest = body["digest"].as_str();
+/// A version that was put back.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RolledBack {
+    stage: String,
+    /// SHA-256 of the file that serves now.
+    digest: String,
+}
+
+/// Puts an earlier version of a plugin back on this host: the one named, or the last one that was another.
+#[utoipa::path(post, path = "/plugins/{stage}/rollback", tag = "plugins", params(("stage" = String, Path, description = "The stage's name")),
+    request_body = ref("#/components/schemas/RollBack"),
+    responses(
+        (status = 200, body = RolledBack),
+        (status = 404, description = "No plugin file runs such a stage here", body = Problem),
+        (status = 409, description = "There is no such version, or it does not serve", body = Problem),
+    ))]
+pub(super) async fn roll_back(State(app): State<Shared>, Path(stage): Path<String>, JsonBody(body): JsonBody) -> Answer<Json<RolledBack>> {
+    let mut fields = Fields::optional(body, &["digest"]);
+    let digest = fields.text("digest");
+    fields.finish("a wish to roll back")?;
+    let digest = digest.as_deref();
     match app.roll_back(&stage, digest).await? {
-        RollBack::Done(digest) => Ok(Json(json!({ "stage": stage, "digest": digest }))),
+        RollBack::Done(digest) => Ok(Json(RolledBack { stage, digest })),
         RollBack::NotFound => Err(Problem::not_found(format!("no plugin file runs a stage `{stage}` on this host"))),
         RollBack::NoSuchVersion => {
             let which = digest.map_or_else(|| "no earlier version".to_owned(), |digest| format!("not exactly one version `{digest}…`"));
             let detail = format!("{which} of `{stage}` is kept on this host; GET /plugins/{stage}/history shows what served");
-            Err(Problem::conflict("/problems/no-such-version", "There is no such version", detail))
+            Err(Problem::new(Kind::NoSuchVersion, detail))
         }
-        RollBack::Refused(why) => Err(Problem::conflict("/problems/roll-back", "The earlier version does not serve", why)),
+        RollBack::Refused(why) => Err(Problem::new(Kind::RollBack, why)),
     }
 }
 
-pub(super) async fn topology(State(app): State<Shared>) -> Json<Value> {
-    Json(json!(app.services().pipeline.topology()))
+/// The pipeline as stages and the event types between them.
+#[utoipa::path(get, path = "/topology", tag = "plugins", responses((status = 200, body = Topology)))]
+pub(super) async fn topology(State(app): State<Shared>) -> Json<Topology> {
+    Json(app.services().pipeline.topology())
 }

@@ -7,88 +7,84 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+pub(super) use self::kind::{Kind, ProblemKind};
+use crate::cloud_events::is_json;
 use crate::orders;
 use crate::store::StoreError;
 
+mod kind;
+
 /// An error as the client sees it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Problem {
-    /// Stable; relative to this host.
+    /// Stable; relative to this host, which explains it there.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// The same for every problem of this type.
     title: &'static str,
+    /// HTTP status.
     status: u16,
+    /// What was wrong with this request, and what helps.
     detail: String,
+    /// Everything that is wrong with the body.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     errors: Vec<orders::Problem>,
 }
 
 pub(super) type Answer<T> = Result<T, Problem>;
 
+/// Media type of a problem.
+pub(super) const MEDIA_TYPE: &str = "application/problem+json";
+
 impl Problem {
-    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { kind, title, status: status.as_u16(), detail: detail.into(), errors: Vec::new() }
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        let described = kind.describe();
+        Self { kind: described.uri, title: described.title, status: described.status, detail: detail.into(), errors: Vec::new() }
     }
 
-    pub(super) fn invalid(title: &'static str, errors: Vec<orders::Problem>) -> Self {
-        let detail = format!("{} problem(s); see `errors`", errors.len());
-        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "/problems/invalid-body", title, detail) }
+    /// A body that is JSON and not what it must be; `wanted` names that.
+    pub(super) fn invalid(wanted: &str, errors: Vec<orders::Problem>) -> Self {
+        let detail = format!("the body is not {wanted}: {} problem(s), see `errors`", errors.len());
+        Self { errors, ..Self::new(Kind::InvalidBody, detail) }
     }
 
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "/problems/malformed-json", "The body is not JSON", detail)
+        Self::new(Kind::MalformedJson, detail)
     }
 
     pub(super) fn bad_query(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "/problems/bad-query", "The query cannot be understood", detail)
+        Self::new(Kind::BadQuery, detail)
     }
 
     pub(super) fn bad_header(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "/problems/bad-header", "A header cannot be understood", detail)
+        Self::new(Kind::BadHeader, detail)
     }
 
     pub(super) fn key_reused() -> Self {
-        let detail = "the `Idempotency-Key` was used with another body: give each request a key of its own";
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "/problems/key-reused", "The key stands for another request", detail)
+        Self::new(Kind::KeyReused, "the `Idempotency-Key` was used with another body: give each request a key of its own")
     }
 
-    pub(super) fn not_cloud_events() -> Self {
-        let detail = "send `application/cloudevents+json`, `application/cloudevents-batch+json`, or `ce-…` headers; \
-                      or name the event's type in the path: `POST /events/{type}`";
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "/problems/media-type", "The request must be a CloudEvent", detail)
-    }
-
-    /// What is wrong, in a sentence.
-    pub(super) fn detail(&self) -> &str {
-        &self.detail
-    }
-
-    pub(super) fn media_type() -> Self {
-        let detail = "send the header `content-type: application/json`";
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "/problems/media-type", "The body must be JSON", detail)
+    pub(super) fn media_type(detail: impl Into<String>) -> Self {
+        Self::new(Kind::MediaType, detail)
     }
 
     pub(super) fn too_large() -> Self {
-        let detail = "the body is larger than the host takes (`http.body_max_bytes`)";
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "/problems/too-large", "The body is too large", detail)
+        Self::new(Kind::TooLarge, "the body is larger than the host takes (`http.body_max_bytes`)")
     }
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "/problems/not-found", "There is no such thing", detail)
-    }
-
-    pub(super) fn conflict(kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, kind, title, detail)
+        Self::new(Kind::NotFound, detail)
     }
 
     pub(super) fn internal() -> Self {
-        let detail = "the host has a bug; its log says more";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "/problems/internal", "The host failed", detail)
+        Self::new(Kind::Internal, "the host has a bug; its log says more")
     }
 
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "/problems/unavailable", "The host cannot do this now", detail)
+        Self::new(Kind::Unavailable, detail)
     }
 }
 
@@ -113,7 +109,7 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, axum::Json(self)).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -130,18 +126,18 @@ pub(super) async fn no_such_route(request: Request) -> Problem {
 }
 
 pub(super) async fn method_not_allowed(request: Request) -> Problem {
-    let detail = format!("{} does not take {}", request.uri().path(), request.method());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "/problems/method", "The method is not allowed", detail)
+    Problem::new(Kind::Method, format!("{} does not take {}", request.uri().path(), request.method()))
 }
 
 /// Errors that the layers below made without a body get one.
 pub(super) async fn dress(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
-    let dressed = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().ends_with(b"json"));
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let dressed = kind.is_some_and(is_json);
     match response.status() {
         status if dressed || !(status.is_client_error() || status.is_server_error()) => response,
         StatusCode::SERVICE_UNAVAILABLE => Problem::unavailable("the request took too long").into_response(),
         StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large().into_response(),
-        status => Problem::new(status, "/problems/request", "The request cannot be served", status.to_string()).into_response(),
+        status => Problem { status: status.as_u16(), ..Problem::new(Kind::Request, status.to_string()) }.into_response(),
     }
 }

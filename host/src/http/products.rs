@@ -4,26 +4,40 @@ use axum::Json;
 use axum::extract::{Path, Query, State, rejection::QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
 use super::caller::Caller;
 use super::headers::IdempotencyKey;
 use super::json::JsonBody;
-use super::orders::page_size;
+use super::lists::{Items, page_size};
+use super::openapi::page_size_schema;
 use super::problem::{Answer, Problem};
 use crate::app::Stocked;
 use crate::orders::parse_stock;
 
+/// Stock that was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct StockReceipt {
+    sku: String,
+    /// What the stage that keeps the stock is told.
+    #[schema(value_type = Object)]
+    accepted: Value,
+}
+
+/// Announces stock that arrived.
+#[utoipa::path(post, path = "/products", tag = "products", params(IdempotencyKey), request_body = ref("#/components/schemas/Stock"),
+    responses((status = 202, description = "Accepted", body = StockReceipt, headers(("Location" = String, description = "The product")))))]
 pub(super) async fn stock(
     State(app): State<Shared>,
     Caller(trace): Caller,
     IdempotencyKey(key): IdempotencyKey,
     JsonBody(body): JsonBody,
 ) -> Answer<Response> {
-    let stock = parse_stock(body).map_err(|errors| Problem::invalid("The body is no stock of a product", errors))?;
-    let answer = json!({ "sku": stock.sku, "accepted": stock.body });
+    let stock = parse_stock(body).map_err(|errors| Problem::invalid("stock of a product", errors))?;
+    let answer = StockReceipt { sku: stock.sku.clone(), accepted: stock.body.clone() };
     let place = format!("/products/{}", stock.sku);
     if app.stock(stock, key.as_deref(), trace).await? == Stocked::KeyReused {
         return Err(Problem::key_reused());
@@ -31,18 +45,29 @@ pub(super) async fn stock(
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
 }
 
-#[derive(Deserialize)]
+/// Which products.
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// Only those whose SKU sorts after this.
     after: Option<String>,
+    /// Most items of the page.
+    #[param(schema_with = page_size_schema)]
     limit: Option<u32>,
 }
 
-pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Value>> {
+/// Products by SKU, each as its stage keeps it.
+#[utoipa::path(get, path = "/products", tag = "products", params(ListQuery), responses((status = 200, body = Items<Value>)))]
+pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Items<Value>>> {
     let Query(query) = query?;
-    let products = app.products(query.after.as_deref().unwrap_or_default(), page_size(query.limit)?).await?;
-    Ok(Json(json!({ "items": products })))
+    let items = app.products(query.after.as_deref().unwrap_or_default(), page_size(query.limit)?).await?;
+    Ok(Json(Items { items }))
 }
+
+/// One product as its stage keeps it.
+#[utoipa::path(get, path = "/products/{sku}", tag = "products", params(("sku" = String, Path, description = "The product's SKU")),
+    responses((status = 200, body = ref("#/components/schemas/Product")), (status = 404, description = "Nobody has stocked it", body = Problem)))]
 
 pub(super) async fn show(State(app): State<Shared>, Path(sku): Path<String>) -> Answer<Json<Value>> {
     let product = app.product(&sku).await?;

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
-use super::events::shown;
+use super::events::EventView;
 use super::problem::{Answer, Problem};
 use crate::cloud_events;
 use crate::store::{EventFilter, LogRange, LoggedEvent, Page, StoreError};
@@ -38,16 +38,18 @@ pub(super) fn live(app: &Shared, filter: EventFilter, after: i64) -> Answer<Resp
     let follow = app.tail().follow(filter, after).ok_or_else(full)?;
     let messages = stream::unfold((follow, true), |(mut follow, first)| async move {
         let news = follow.next().await?;
-        let message = message(&news);
+        let message = message(news);
         Some((Ok::<_, Infallible>(if first { message.retry(RETRY) } else { message }), (follow, false)))
     });
     let headers = [(header::CACHE_CONTROL, "no-cache"), (HeaderName::from_static("x-accel-buffering"), "no")];
     Ok((headers, Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response())
 }
 
-fn message(news: &News) -> Message {
+fn message(news: News) -> Message {
     match news {
-        News::Event(event) => Message::default().id(event.seq.to_string()).data(shown(event).to_string()),
+        News::Event(event) => {
+            Message::default().id(event.seq.to_string()).data(json!(EventView::of(LoggedEvent::clone(&event))).to_string())
+        }
         News::Settled { status, is_final } => {
             Message::default().event("end").data(json!({ "status": status, "final": is_final }).to_string())
         }

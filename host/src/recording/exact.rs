@@ -4,17 +4,29 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 /// A payload or a value, every byte of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Exact(pub Bytes);
 
-#[derive(Serialize, Deserialize)]
+/// Bytes: text as it is, anything else in Base64.
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = Exact)]
 enum Written<'a> {
     Text(std::borrow::Cow<'a, str>),
     Other { base64: String },
 }
+
+impl PartialSchema for Exact {
+    fn schema() -> RefOr<Schema> {
+        Written::schema()
+    }
+}
+
+impl ToSchema for Exact {}
 
 impl Serialize for Exact {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

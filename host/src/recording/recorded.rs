@@ -1,13 +1,14 @@
 //! A settled delivery with its event, its recording and its outcome: an item of the API's list, and a line of a file.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Decided, Exact, Recording};
 use crate::event::{DeliveryKey, Envelope, Event, EventKey};
 use crate::store::RecordedDelivery;
 
 /// A settled delivery.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Recorded {
     /// The stage.
     pub stage: String,
@@ -32,7 +33,7 @@ pub struct Recorded {
 }
 
 /// An event, every byte of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs, reason = "as CloudEvents has it; see `event::Envelope`")]
 pub struct RecordedEvent {
     pub id: String,
@@ -53,7 +54,7 @@ pub struct RecordedEvent {
 }
 
 /// What a stage decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RecordedOutcome {
     /// These events.
@@ -66,7 +67,7 @@ pub enum RecordedOutcome {
 }
 
 /// An event that a stage emitted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs, reason = "as `handler::Emitted` has it")]
 pub struct RecordedEmit {
     pub id: String,

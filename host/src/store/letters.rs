@@ -1,6 +1,7 @@
 //! Dead letters as every store keeps them: a letter, what picks several, and the groups of those that died of the same.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{FailedAttempt, OutboxRow};
 use crate::event::{Envelope, EventKey};
@@ -41,7 +42,7 @@ pub struct DeadLetter {
 }
 
 /// Where a dead letter stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeadLetterStatus {
     /// Waits for somebody.
@@ -87,7 +88,7 @@ pub enum DeadLetterAction {
 }
 
 /// Dead letters of one stage that died of the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LetterGroup {
     /// Its id: stable, and safe in a URL.
     pub id: String,

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::{Edit, Prepared, Replayed, Workbench};
 use crate::store::{DeadLetterAction, DeadLetterFilter, DeadLetterStatus, LetterCount, StoreError};
@@ -76,7 +77,7 @@ pub enum StartError {
 }
 
 /// How a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     /// Others run before it.
@@ -92,7 +93,7 @@ pub enum JobState {
 }
 
 /// A letter that a job could not settle; it is still open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct JobFailure {
     /// Its id.
     pub id: i64,
@@ -101,7 +102,7 @@ pub struct JobFailure {
 }
 
 /// How far a job is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct JobStatus {
     /// How it stands.
     pub state: JobState,

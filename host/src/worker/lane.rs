@@ -215,7 +215,7 @@ impl Lane {
 
     async fn attempt(&mut self, work: &[Work], running: &Running, permit: Permit) -> Result<(Commit, Vec<Settled>), StoreError> {
         if self.stage.config.calls_out() {
-            self.cache = new_cache(&self.stage);
+            self.cache.clear();
         }
         let lock = self.lock_contended().await?;
         let Ran { mut batch, state, settled } = self.run_batch(work, running, permit).await?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use lapin::options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
+use lapin::{Channel, Connection, ErrorKind, ExchangeKind, Queue};
 
 use super::link::{Link, within};
 use crate::broker::{Binding, BrokerError};
@@ -77,11 +77,9 @@ pub(super) async fn ensure(link: &Link, names: &Names, binding: &Binding) -> Res
     let stage = &*binding.stage;
     // A passive declaration of a queue that is missing closes its channel.
     let probe = link.channel().await?;
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let probed = probe.queue_declare(names.queue(stage), passive, FieldTable::default()).await;
-    let (found, channel) = match probed {
-        Ok(_) => (Found::Existed, probe),
-        Err(error) if soft_error(&error) == Some(AMQPSoftError::NOTFOUND) => (Found::Created, link.channel().await?),
+    let (found, channel) = match present(&probe, names.queue(stage)).await {
+        Ok(Some(_)) => (Found::Existed, probe),
+        Ok(None) => (Found::Created, link.channel().await?),
         Err(error) => return Err(BrokerError::Unavailable(error.to_string())),
     };
     exchanges(&channel, names).await?;
@@ -93,6 +91,16 @@ pub(super) async fn ensure(link: &Link, names: &Names, binding: &Binding) -> Res
     }
     let _ = channel.close(200, "declared".into()).await;
     Ok(found)
+}
+
+/// A queue that is there. One that is not closes the channel.
+async fn present(channel: &Channel, name: ShortString) -> lapin::Result<Option<Queue>> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    match channel.queue_declare(name, passive, FieldTable::default()).await {
+        Ok(queue) => Ok(Some(queue)),
+        Err(error) if soft_error(&error) == Some(AMQPSoftError::NOTFOUND) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Arguments of a stage's queue.
@@ -126,10 +134,9 @@ pub enum QueueStanding {
 /// Looks at a stage's queue; one that is not there is not made.
 pub(super) async fn examine(connection: &Connection, names: &Names, stage: &str) -> Result<QueueStanding, BrokerError> {
     let channel = within(connection.create_channel()).await?;
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let found = match channel.queue_declare(names.queue(stage), passive, FieldTable::default()).await {
-        Ok(found) => found,
-        Err(error) if soft_error(&error) == Some(AMQPSoftError::NOTFOUND) => return Ok(QueueStanding::Missing),
+    let found = match present(&channel, names.queue(stage)).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(QueueStanding::Missing),
         Err(error) => return Ok(QueueStanding::Refused(error.to_string())),
     };
     // Declaring what is there changes nothing, and says whether it is what it should be.

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{BenchArgs, Quantiles, Report};
+use crate::cli::progress;
 use crate::pipeline::Pipeline;
 
 /// Warms up, measures, and counts what the store says; and what the stages say, where the host is in this process.
@@ -23,8 +24,7 @@ pub(super) async fn measure(args: &BenchArgs, hosts: &[String], pipeline: Option
     warm.post(None).await?;
     warm.finished().await?;
     let warmed_up = stage_times(pipeline);
-    let progress =
-        ProgressBar::new(args.orders).with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} orders, {per_sec}, {eta} left")?);
+    let progress = ProgressBar::new(args.orders).with_style(progress::style("{bar:40} {pos}/{len} orders, {rate}, {eta} left")?);
     let measured = Run { args, hosts, client, name: run, count: args.orders };
     let post = measured.post(Some(&progress)).await?;
     let orders = measured.finished().await?;

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::{Which, agreed, show};
 use crate::cli::client::{Target, text};
+use crate::cli::progress;
 
 /// How often the job is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -76,7 +77,7 @@ async fn open_letters(target: &Target, filter: &serde_json::Map<String, Value>) 
 /// Shows progress until the job has ended.
 async fn follow(target: &Target, mut job: Value) -> Result<Value> {
     let path = format!("/dead-letters/jobs/{}", text(&job["id"]));
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} letters, {per_sec}, {eta} left {msg}")?;
+    let style = progress::style("{bar:40} {pos}/{len} letters, {rate}, {eta} left {msg}")?;
     let progress = ProgressBar::new(job["total"].as_u64().unwrap_or_default()).with_style(style);
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     while job["ended_at_ms"].is_null() {
@@ -88,7 +89,7 @@ async fn follow(target: &Target, mut job: Value) -> Result<Value> {
         tokio::select! {
             asked = &mut interrupted => {
                 asked?;
-                target.delete(&path).await?;
+                target.post(&format!("{path}/cancel"), &Value::Null).await?;
                 interrupted.set(tokio::signal::ctrl_c());
             }
             () = tokio::time::sleep(LOOK) => {}

@@ -11,6 +11,7 @@ use similar::TextDiff;
 use super::project::Project;
 use super::trial::{Case, Trial};
 use crate::cli::client::read_json;
+use crate::runtime::InstancePolicy;
 
 /// What a stage's clock shows in a test, unless the case says otherwise: 2023-11-14 22:13:20 UTC.
 const NOW_MS: u64 = 1_700_000_000_000;
@@ -32,7 +33,7 @@ pub(crate) struct TestArgs {
 pub(super) async fn run(args: TestArgs, json: bool) -> Result<ExitCode> {
     let project = Project::open(&args.dir)?;
     project.ensure_built(args.build).await?;
-    let trial = Trial::load(&project.artifact).await?;
+    let trial = Trial::load(&project.artifact, InstancePolicy::Fresh).await?;
     let cases = cases(&args.dir.join("fixtures"))?;
     let (mut results, mut failed) = (Vec::new(), 0);
     for case in &cases {
@@ -47,9 +48,9 @@ pub(super) async fn run(args: TestArgs, json: bool) -> Result<ExitCode> {
         results.push(json!({ "case": case.display().to_string(), "result": result.name(), "difference": result.difference() }));
     }
     if json {
-        println!("{:#}", json!({ "ok": failed == 0, "cases": results }));
+        println!("{:#}", json!({ "ok": failed == 0, "artifact": project.artifact, "cases": results }));
     } else {
-        println!("{} cases, {failed} not as recorded", cases.len());
+        println!("{} cases, {failed} not as recorded; the plugin is {}", cases.len(), project.artifact.display());
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

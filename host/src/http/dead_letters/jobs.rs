@@ -1,7 +1,6 @@
 //! `/dead-letters/replay`, `/dead-letters/discard`, `/dead-letters/jobs`: many letters at once, as a job of this host.
 //!
-//! A body that asks for something else than it says could close ten thousand letters: every field is checked, and no filter at all must
-//! be said with `"all": true`.
+//! No filter at all must be said with `"all": true`.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -10,167 +9,152 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::instant;
 use crate::http::Shared;
+use crate::http::fields::Fields;
 use crate::http::json::JsonBody;
+use crate::http::lists::Items;
 use crate::http::problem::{Answer, Problem};
-use crate::orders;
+use crate::orders::whole;
 use crate::store::DeadLetterFilter;
-use crate::workbench::{Job, RATE, RATE_MAX, StartError, Task, Work};
+use crate::workbench::{Job, JobStatus, RATE, RATE_MAX, StartError, Task, Work};
 
+/// A job of this host.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct JobView {
+    id: String,
+    /// `replay` or `discard`.
+    action: &'static str,
+    /// Merge patch (RFC 7396) that is applied to each body.
+    edit: Option<Value>,
+    /// Why letters are discarded.
+    reason: Option<String>,
+    /// Letters a second, at most.
+    rate_per_second: u32,
+    filter: JobFilter,
+    #[serde(flatten)]
+    status: JobStatus,
+}
+
+/// Which letters a job is about.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct JobFilter {
+    stage: Option<String>,
+    code: Option<String>,
+    group: Option<String>,
+    order: Option<String>,
+    /// Milliseconds since 1970-01-01 UTC.
+    since_ms: Option<u64>,
+    /// Milliseconds since 1970-01-01 UTC.
+    until_ms: Option<u64>,
+}
+
+/// Runs many dead letters again, at a bounded rate.
+#[utoipa::path(post, path = "/dead-letters/replay", tag = "dead letters", request_body = ref("#/components/schemas/ReplayMany"),
+    responses((status = 202, description = "The job is waiting or under way", body = JobView, headers(("Location" = String, description = "The job")))))]
 pub(in crate::http) async fn replay_many(State(app): State<Shared>, JsonBody(body): JsonBody) -> Answer<Response> {
-    let mut asked = Asked::new(body, &["filter", "rate_per_second", "edit"]);
+    let mut fields = Fields::required(body, &["filter", "rate_per_second", "edit"]);
     // A patch that is no object would put itself in the place of every body.
-    let patch = asked.fields.remove("edit").filter(|patch| !patch.is_null());
+    let patch = fields.take("edit");
     if patch.as_ref().is_some_and(|patch| !patch.is_object()) {
-        asked.problem("/edit", "must be an object: a JSON merge patch (RFC 7396)");
+        fields.problem("/edit", "must be an object: a JSON merge patch (RFC 7396)");
     }
-    start(&app, asked, Work::Replay { patch }).await
+    start(&app, fields, Work::Replay { patch }).await
 }
 
+/// Closes many dead letters for good.
+#[utoipa::path(post, path = "/dead-letters/discard", tag = "dead letters", request_body = ref("#/components/schemas/DiscardMany"),
+    responses((status = 202, description = "The job is waiting or under way", body = JobView, headers(("Location" = String, description = "The job")))))]
 pub(in crate::http) async fn discard_many(State(app): State<Shared>, JsonBody(body): JsonBody) -> Answer<Response> {
-    let mut asked = Asked::new(body, &["filter", "rate_per_second", "reason"]);
-    let reason = asked.text("", "reason").filter(|reason| !reason.trim().is_empty()).unwrap_or_default();
+    let mut fields = Fields::required(body, &["filter", "rate_per_second", "reason"]);
+    let reason = fields.reason().filter(|reason| !reason.trim().is_empty()).unwrap_or_default();
     if reason.is_empty() {
-        asked.problem("/reason", "must say why the letters are closed");
+        fields.problem("/reason", "must say why the letters are closed");
     }
-    start(&app, asked, Work::Discard { reason }).await
+    start(&app, fields, Work::Discard { reason }).await
 }
 
-async fn start(app: &Shared, asked: Asked, work: Work) -> Answer<Response> {
-    let (filter, rate_per_second) = asked.finish()?;
+async fn start(app: &Shared, fields: Fields, work: Work) -> Answer<Response> {
+    let (filter, rate_per_second) = asked(fields)?;
     let job = app.workbench().start(Task { filter, work, rate_per_second }).await?;
     let place = format!("/dead-letters/jobs/{}", job.id);
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(shown(&job))).into_response())
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(JobView::of(&job))).into_response())
 }
 
-pub(in crate::http) async fn list_jobs(State(app): State<Shared>) -> Json<Value> {
-    let items: Vec<Value> = app.workbench().jobs().iter().map(|job| shown(job)).collect();
-    Json(json!({ "items": items }))
+/// The filter and the rate, or all that is wrong with the body.
+fn asked(mut fields: Fields) -> Answer<(DeadLetterFilter, NonZeroU32)> {
+    let rate = rate(&mut fields);
+    fields.enter("filter", &["stage", "code", "group", "order", "since", "until", "all"]);
+    let filter = DeadLetterFilter {
+        stage: fields.text("stage"),
+        code: fields.text("code"),
+        group: fields.text("group"),
+        order: fields.text("order"),
+        since_ms: fields.time("since"),
+        until_ms: fields.time("until"),
+        ..DeadLetterFilter::default()
+    };
+    let all = fields.flag("all");
+    if fields.is_sound() && filter == DeadLetterFilter::default() && !all {
+        fields.problem("", "must say which letters; for every open one, `\"all\": true`");
+    }
+    fields.finish("a clear wish").map(|()| (filter, rate))
 }
 
-pub(in crate::http) async fn show_job(State(app): State<Shared>, Path(id): Path<String>) -> Answer<Json<Value>> {
-    Ok(Json(shown(&*find(&app, &id)?)))
+fn rate(fields: &mut Fields) -> NonZeroU32 {
+    let Some(rate) = fields.take("rate_per_second") else { return RATE };
+    let rate = whole(&rate).and_then(|rate| u32::try_from(rate).ok()).filter(|rate| *rate <= RATE_MAX).and_then(NonZeroU32::new);
+    rate.unwrap_or_else(|| {
+        fields.problem("/rate_per_second", format!("must be a whole number from 1 to {RATE_MAX}"));
+        RATE
+    })
 }
 
+/// Jobs of this host, newest first.
+#[utoipa::path(get, path = "/dead-letters/jobs", tag = "dead letters", responses((status = 200, body = Items<JobView>)))]
+pub(in crate::http) async fn list_jobs(State(app): State<Shared>) -> Json<Items<JobView>> {
+    Json(Items { items: app.workbench().jobs().iter().map(|job| JobView::of(job)).collect() })
+}
+
+/// How far a job is.
+#[utoipa::path(get, path = "/dead-letters/jobs/{id}", tag = "dead letters", params(("id" = String, Path, description = "The job's id")),
+    responses((status = 200, body = JobView), (status = 404, description = "This host knows no such job", body = Problem)))]
+pub(in crate::http) async fn show_job(State(app): State<Shared>, Path(id): Path<String>) -> Answer<Json<JobView>> {
+    Ok(Json(JobView::of(&*find(&app, &id)?)))
+}
+
+/// Cancels a job; what it did not settle is still open.
+#[utoipa::path(post, path = "/dead-letters/jobs/{id}/cancel", tag = "dead letters", params(("id" = String, Path, description = "The job's id")),
+    responses((status = 202, description = "It ends", body = JobView), (status = 404, description = "This host knows no such job", body = Problem)))]
 pub(in crate::http) async fn cancel_job(State(app): State<Shared>, Path(id): Path<String>) -> Answer<Response> {
     let job = find(&app, &id)?;
     job.cancel();
-    Ok((StatusCode::ACCEPTED, Json(shown(&job))).into_response())
+    Ok((StatusCode::ACCEPTED, Json(JobView::of(&job))).into_response())
 }
 
 fn find(app: &Shared, id: &str) -> Answer<Arc<Job>> {
     app.workbench().job(id).ok_or_else(|| Problem::not_found(format!("this host knows no job `{id}`: jobs end with their host")))
 }
 
-fn shown(job: &Job) -> Value {
-    let (action, patch, reason) = match &job.task.work {
-        Work::Replay { patch } => ("replay", patch.as_ref(), None),
-        Work::Discard { reason } => ("discard", None, Some(reason)),
-    };
-    let filter = &job.task.filter;
-    let mut body = json!(job.status());
-    body["id"] = json!(job.id);
-    body["action"] = json!(action);
-    body["edit"] = json!(patch);
-    body["reason"] = json!(reason);
-    body["rate_per_second"] = json!(job.task.rate_per_second);
-    body["filter"] = json!({
-        "stage": filter.stage,
-        "code": filter.code,
-        "group": filter.group,
-        "order": filter.order,
-        "since_ms": filter.since_ms,
-        "until_ms": filter.until_ms,
-    });
-    body
-}
-
-/// A body, taken apart field by field; every problem is kept.
-struct Asked {
-    fields: Map<String, Value>,
-    problems: Vec<orders::Problem>,
-}
-
-impl Asked {
-    fn new(body: Value, known: &[&str]) -> Self {
-        let mut asked = Self { fields: Map::new(), problems: Vec::new() };
-        match body {
-            Value::Object(fields) => asked.fields = fields,
-            _ => asked.problem("", "must be an object"),
-        }
-        asked.only("", known);
-        asked
-    }
-
-    fn problem(&mut self, pointer: &str, detail: impl Into<String>) {
-        self.problems.push(orders::Problem { pointer: pointer.to_owned(), detail: detail.into() });
-    }
-
-    fn only(&mut self, pointer: &str, known: &[&str]) {
-        let unknown: Vec<String> = self.fields.keys().filter(|name| !known.contains(&name.as_str())).cloned().collect();
-        for name in unknown {
-            self.problem(&format!("{pointer}/{name}"), format!("is unknown; known are {}", known.join(", ")));
-        }
-    }
-
-    fn text(&mut self, pointer: &str, name: &str) -> Option<String> {
-        match self.fields.remove(name) {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) => Some(text),
-            Some(_) => {
-                self.problem(&format!("{pointer}/{name}"), "must be a string");
-                None
-            }
-        }
-    }
-
-    fn time(&mut self, pointer: &str, name: &str) -> Option<u64> {
-        let said = match self.fields.remove(name)? {
-            Value::Null => return None,
-            Value::String(text) => instant(&text),
-            other => instant(&other.to_string()),
+impl JobView {
+    fn of(job: &Job) -> Self {
+        let (action, edit, reason) = match &job.task.work {
+            Work::Replay { patch } => ("replay", patch.clone(), None),
+            Work::Discard { reason } => ("discard", None, Some(reason.clone())),
         };
-        said.map_err(|why| self.problem(&format!("{pointer}/{name}"), why)).ok()
-    }
-
-    fn rate(&mut self) -> NonZeroU32 {
-        let Some(rate) = self.fields.remove("rate_per_second").filter(|rate| !rate.is_null()) else { return RATE };
-        let rate = rate.as_u64().and_then(|rate| u32::try_from(rate).ok()).filter(|rate| *rate <= RATE_MAX).and_then(NonZeroU32::new);
-        rate.unwrap_or_else(|| {
-            self.problem("/rate_per_second", format!("must be a whole number from 1 to {RATE_MAX}"));
-            RATE
-        })
-    }
-
-    /// The filter and the rate, or all that is wrong with the body.
-    fn finish(mut self) -> Answer<(DeadLetterFilter, NonZeroU32)> {
-        let rate = self.rate();
-        match self.fields.remove("filter") {
-            Some(Value::Object(fields)) => self.fields = fields,
-            Some(Value::Null) | None => self.fields = Map::new(),
-            Some(_) => {
-                self.problem("/filter", "must be an object");
-                self.fields = Map::new();
-            }
+        let DeadLetterFilter { stage, code, group, order, since_ms, until_ms, .. } = job.task.filter.clone();
+        Self {
+            id: job.id.clone(),
+            action,
+            edit,
+            reason,
+            rate_per_second: job.task.rate_per_second.get(),
+            filter: JobFilter { stage, code, group, order, since_ms, until_ms },
+            status: job.status(),
         }
-        self.only("/filter", &["stage", "code", "group", "order", "since", "until", "all"]);
-        let filter = DeadLetterFilter {
-            stage: self.text("/filter", "stage"),
-            code: self.text("/filter", "code"),
-            group: self.text("/filter", "group"),
-            order: self.text("/filter", "order"),
-            since_ms: self.time("/filter", "since"),
-            until_ms: self.time("/filter", "until"),
-            ..DeadLetterFilter::default()
-        };
-        let all = self.fields.remove("all").is_some_and(|all| all == true);
-        if self.problems.is_empty() && filter == DeadLetterFilter::default() && !all {
-            self.problem("/filter", "must say which letters; for every open one, `\"all\": true`");
-        }
-        if self.problems.is_empty() { Ok((filter, rate)) } else { Err(Problem::invalid("The body asks for nothing clear", self.problems)) }
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) async fn what_was_recorded_is_listed_as_it_was_settled(bench: Bench) 
     let emitted = first.emitted.expect("its events are in the log");
     let types: Vec<_> = emitted.iter().map(|event| event.event_type.as_str()).collect();
     assert_eq!(types, ["payment.authorized"]);
-    let since = RecordingFilter { after: RecordingCursor::before(START_MS + 20), ..all() };
+    let since = RecordingFilter { after: RecordingCursor::before(START_MS as i64 + 20), ..all() };
     assert_eq!(bodies(&list(&bench, since).await), [r#"{"n":2}"#, r#"{"n":1}"#, r#"{"n":0}"#]);
     assert!(list(&bench, RecordingFilter { stage: "shipping".to_owned(), ..all() }).await.is_empty());
 }

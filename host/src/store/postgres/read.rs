@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgRow;
 
 use super::sql::{args, columns, fetch, fetch_built, push, store_error};
-use crate::event::DeliveryKey;
+use crate::event::{DeliveryKey, without_nul};
 use crate::store::decode::{self, Columns as _, columns_of};
 use crate::store::read::{Arg, Reader};
 use crate::store::{StateRow, StoreError};
@@ -23,15 +23,20 @@ impl Reader for PgPool {
         for value in values {
             match value {
                 Arg::Int(value) => push(&mut args, *value),
-                Arg::Text(value) => push(&mut args, *value),
+                Arg::Text(value) => push(&mut args, as_kept(value)),
                 Arg::Named(keys) => {
                     push(&mut args, keys.iter().map(|key| key.0).collect::<Vec<_>>());
-                    push(&mut args, keys.iter().map(|key| key.1.as_str()).collect::<Vec<_>>());
+                    push(&mut args, keys.iter().map(|key| as_kept(&key.1)).collect::<Vec<_>>());
                 }
             }
         }
         fetch_built(self, sql, args).await.map_err(|error| store_error(&error))
     }
+}
+
+/// Postgres takes no NUL in text: what came with one was kept without it, and is asked for so.
+fn as_kept(text: &str) -> String {
+    without_nul(text.to_owned())
 }
 
 pub(super) async fn state_folders(db: &PgPool, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {

@@ -1,0 +1,145 @@
+//! What the operator says of one stage.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::at_least_one;
+use crate::breaker::BreakerPolicy;
+use crate::decide::RetryPolicy;
+use crate::egress::Grants;
+use crate::guard::GuardPolicy;
+use crate::runtime::{InstanceMode, InstancePolicy, StageLimits, WarmPolicy};
+use crate::settings::{SecretSource, Secrets};
+
+/// The operator's word on a stage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StageConfig {
+    /// Plugin file; default: the one whose `describe` gives the stage's name.
+    pub plugin: Option<String>,
+    /// Topic patterns instead of the plugin's own.
+    pub consumes: Option<Vec<String>>,
+    /// Messages run at once, split by subject; a stage with an HTTP grant has at least as many as `grants.http_concurrency`.
+    pub lanes: u32,
+    /// Most messages in one transaction; a stage with an HTTP grant commits each message by itself.
+    pub batch_max: u32,
+    /// A batch is committed when it has run this long.
+    pub batch_time_ms: u64,
+    /// Most messages held, those in flight included.
+    pub prefetch: u32,
+    /// State keys that a lane remembers between batches.
+    pub state_cache_keys: u32,
+    /// Fresh instance per message, or warm ones.
+    pub instances: InstanceMode,
+    /// How long a warm instance lives.
+    pub warm: WarmPolicy,
+    /// Retries.
+    pub retry: RetryPolicy,
+    /// When the stage is stopped because what it depends on is down.
+    pub breaker: BreakerPolicy,
+    /// When a new version of its plugin is distrusted, and the one before put back.
+    pub guard: GuardPolicy,
+    /// One host at a time consumes the stage; the others stand by.
+    pub single_active: bool,
+    /// Most messages per second on this host; none: as fast as it goes.
+    pub rate_per_s: Option<u32>,
+    /// Limits of one call.
+    pub limits: StageLimits,
+    /// What `config.get` answers.
+    pub settings: BTreeMap<String, String>,
+    /// What it may reach outside. Nothing by default.
+    pub grants: Grants,
+    /// What `config.get` answers besides, and nobody else is told: where each is found.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// The values, read when the configuration was loaded. Never written anywhere.
+    #[serde(skip)]
+    pub secret_values: Secrets,
+}
+
+impl Default for StageConfig {
+    fn default() -> Self {
+        Self {
+            plugin: None,
+            consumes: None,
+            lanes: 1,
+            batch_max: 128,
+            batch_time_ms: 50,
+            prefetch: 512,
+            state_cache_keys: 10_000,
+            instances: InstanceMode::default(),
+            warm: WarmPolicy::default(),
+            retry: RetryPolicy::default(),
+            breaker: BreakerPolicy::default(),
+            guard: GuardPolicy::default(),
+            single_active: false,
+            rate_per_s: None,
+            limits: StageLimits::default(),
+            settings: BTreeMap::new(),
+            grants: Grants::default(),
+            secrets: BTreeMap::new(),
+            secret_values: Secrets::default(),
+        }
+    }
+}
+
+impl StageConfig {
+    /// Whether its messages wait for the outside: then each is committed by itself, so that none waits for another's call.
+    pub fn calls_out(&self) -> bool {
+        !self.grants.http.is_empty()
+    }
+
+    /// Messages that run at once on this host: as many as calls, for a stage that calls the outside.
+    pub fn at_once(&self) -> usize {
+        let calls = if self.calls_out() { self.grants.http_concurrency } else { 1 };
+        self.lanes.max(calls).max(1) as usize
+    }
+
+    /// Most messages in one transaction.
+    pub fn batch_most(&self) -> usize {
+        if self.calls_out() { 1 } else { self.batch_max.max(1) as usize }
+    }
+
+    /// How the stage's instances live.
+    pub fn instance_policy(&self) -> InstancePolicy {
+        match self.instances {
+            InstanceMode::Fresh => InstancePolicy::Fresh,
+            InstanceMode::Warm => InstancePolicy::Warm(self.warm),
+        }
+    }
+
+    pub(super) fn validate(&self, key: &str, problems: &mut Vec<String>) {
+        for (name, value) in [
+            ("lanes", self.lanes),
+            ("batch_max", self.batch_max),
+            ("prefetch", self.prefetch),
+            ("warm.calls_max", self.warm.calls_max),
+            ("retry.max_attempts", self.retry.max_attempts),
+        ] {
+            at_least_one(&format!("{key}.{name}"), u64::from(value), problems);
+        }
+        if self.lanes > 64 {
+            problems.push(format!("{key}.lanes: {} is more than 64", self.lanes));
+        }
+        at_least_one(&format!("{key}.rate_per_s"), u64::from(self.rate_per_s.unwrap_or(1)), problems);
+        if !(0.0..=1.0).contains(&self.breaker.failure_share) {
+            problems.push(format!("{key}.breaker.failure_share: {} must be between 0 and 1", self.breaker.failure_share));
+        }
+        if !(0.0..=1.0).contains(&self.retry.jitter) {
+            problems.push(format!("{key}.retry.jitter: {} must be between 0 and 1", self.retry.jitter));
+        }
+        if !(1.0..=100.0).contains(&self.retry.multiplier) {
+            problems.push(format!("{key}.retry.multiplier: {} must be between 1 and 100", self.retry.multiplier));
+        }
+        if self.plugin.as_ref().is_some_and(|file| file.contains('/') || Path::new(file).extension().is_none_or(|end| end != "wasm")) {
+            problems.push(format!("{key}.plugin: must be the name of a .wasm file in the plugins folder, without a path"));
+        }
+        if self.consumes.as_ref().is_some_and(|patterns| patterns.is_empty() || patterns.iter().any(String::is_empty)) {
+            problems.push(format!("{key}.consumes: name at least one event type or pattern, none of them empty"));
+        }
+        self.grants.validate(&format!("{key}.grants"), problems);
+        let both = self.secrets.keys().filter(|name| self.settings.contains_key(*name));
+        problems.extend(both.map(|name| format!("{key}.secrets.{name}: {key}.settings has this name, too")));
+    }
+}

@@ -1,0 +1,71 @@
+//! Recordings as every store keeps them: one, what picks several, and the place in their list.
+
+use crate::event::{Envelope, Event};
+
+/// A settled delivery of which there is a recording.
+#[derive(Debug, Clone)]
+pub struct RecordedDelivery {
+    /// Where it stands in the list.
+    pub at: RecordingCursor,
+    /// Its event.
+    pub envelope: Envelope,
+    /// Replays before, from 1.
+    pub round: u32,
+    /// The try that settled it, from 1.
+    pub attempt: u32,
+    /// Plugin version that settled it.
+    pub version: Option<String>,
+    /// Digest that settled it.
+    pub digest: Option<String>,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub settled_at_ms: u64,
+    /// See [`crate::recording::Recording`].
+    pub recording: String,
+    /// The events that it emitted, in their order; none when one of them is no longer in the log.
+    pub emitted: Option<Vec<Event>>,
+}
+
+/// A place in the list of a stage's recordings: they are in the order in which deliveries were settled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordingCursor {
+    /// When the delivery was settled, milliseconds since 1970-01-01 UTC.
+    pub settled_ms: i64,
+    /// Position of its event in the log.
+    pub event_seq: i64,
+}
+
+impl RecordingCursor {
+    /// Before everything that was settled at this time or later.
+    pub fn before(since_ms: i64) -> Self {
+        Self { settled_ms: since_ms.saturating_sub(1), event_seq: i64::MAX }
+    }
+}
+
+impl std::fmt::Display for RecordingCursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.settled_ms, self.event_seq)
+    }
+}
+
+impl std::str::FromStr for RecordingCursor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('.').and_then(|(time, seq)| Some((time.parse().ok()?, seq.parse().ok()?)));
+        let (settled_ms, event_seq) = parts.ok_or_else(|| format!("`{text}` is no cursor of this list"))?;
+        Ok(Self { settled_ms, event_seq })
+    }
+}
+
+/// Filters of the list of recordings, oldest first.
+#[derive(Debug, Clone)]
+pub struct RecordingFilter {
+    /// The stage.
+    pub stage: String,
+    /// Only this order's.
+    pub order: Option<String>,
+    /// Only what comes after.
+    pub after: RecordingCursor,
+    /// Page size.
+    pub limit: u32,
+}
