@@ -91,7 +91,22 @@ async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>, together: 
             }
         }
         "/broken" => stream.write_all(b"this is no HTTP\r\n\r\n").await?,
-        _ => stream.write_all(answer("200 OK", "", "welcome").as_bytes()).await?,
+        _ => {
+            read_body(&mut stream, &head, received.split_off(end + 4)).await?;
+            stream.write_all(answer("200 OK", "", "welcome").as_bytes()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a request to its end: a connection that is closed with something unread is reset, and the caller may never see the answer.
+async fn read_body(stream: &mut TcpStream, head: &str, mut body: Vec<u8>) -> Result<()> {
+    let head = head.to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map(str::parse::<usize>).transpose()?;
+    let chunked = head.contains("\r\ntransfer-encoding: chunked");
+    let whole = |body: &[u8]| length.map_or(!chunked || body.ends_with(b"\r\n0\r\n\r\n"), |length| body.len() >= length);
+    while !whole(&body) {
+        anyhow::ensure!(stream.read_buf(&mut body).await? > 0, "the body is cut");
     }
     Ok(())
 }
