@@ -116,6 +116,15 @@ impl Breaker {
         }
     }
 
+    /// Another version runs from now on: the failures of the one before say nothing about it, and an open breaker lets it probe at once.
+    pub fn renew(&mut self) {
+        self.failed_probes = 0;
+        self.state = match self.state {
+            State::Closed { .. } => State::Closed { since_ms: 0, calls: 0, failed: 0 },
+            State::Open { .. } | State::HalfOpen => State::Open { until_ms: 0 },
+        };
+    }
+
     /// Whether the failure of a probe is no attempt of its message.
     pub fn probe_is_free(&self) -> bool {
         self.failed_probes < self.policy.free_probes
@@ -220,6 +229,24 @@ mod tests {
             assert_eq!(breaker.permit(now_ms), Permit::Wait { until_ms: now_ms + wait_ms });
             now_ms += wait_ms;
         }
+    }
+
+    #[test]
+    fn another_version_probes_at_once_and_begins_with_no_failures() {
+        let mut breaker = opened_at(5_000);
+        for now_ms in [5_100, 5_300] {
+            assert_eq!(breaker.permit(now_ms), Permit::Probe);
+            breaker.report(Health::Failing, now_ms);
+        }
+        assert_eq!(breaker.permit(5_301), Permit::Wait { until_ms: 5_600 });
+        breaker.renew();
+        assert_eq!((breaker.permit(5_301), breaker.probe_is_free()), (Permit::Probe, true));
+        assert_eq!(breaker.report(Health::Good, 5_302), Some(BreakerState::Closed));
+        for _ in 0..3 {
+            breaker.report(Health::Failing, 5_303);
+        }
+        breaker.renew();
+        assert_eq!(breaker.report(Health::Failing, 5_304), None, "the failures of the version before");
     }
 
     #[test]

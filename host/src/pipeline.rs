@@ -184,6 +184,7 @@ impl Stage {
                 trust.guard = None;
                 trust.distrusted.insert(digest.to_owned());
                 self.running.store(Some(previous));
+                self.breaker().renew();
                 Some(why)
             }
         }
@@ -207,6 +208,7 @@ impl Stage {
             _ => _ = trust.proven.insert(digest),
         }
         self.running.store(Some(Arc::new(next)));
+        self.breaker().renew();
     }
 
     /// What runs it now; none after its plugin was removed.

@@ -39,13 +39,14 @@ pub struct RuntimeSettings {
     pub stack_max_bytes: usize,
     /// Where instances come from.
     pub pool: Pool,
-    /// Keep compiled functions in memory, so that a plugin of which little changed is compiled quickly: for development.
-    pub incremental: bool,
+    /// Compile quickly rather than well: for development. No configuration may ask for it.
+    #[serde(skip)]
+    pub quick: bool,
 }
 
 impl Default for RuntimeSettings {
     fn default() -> Self {
-        Self { instances_max: 64, epoch_tick_ms: 5, cache_dir: None, stack_max_bytes: 512 << 10, pool: Pool::Auto, incremental: false }
+        Self { instances_max: 64, epoch_tick_ms: 5, cache_dir: None, stack_max_bytes: 512 << 10, pool: Pool::Auto, quick: false }
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn run(args: DevArgs) -> Result<ExitCode> {
     config.plugins.debounce_ms = 1;
     config.plugins.keep_dir = folder.join("kept");
     config.runtime.cache_dir = Some(folder.join("cache"));
-    config.runtime.incremental = true;
+    config.runtime.quick = true;
     config.recording.enabled = true;
     args.listen.clone_into(&mut config.http.listen);
     let host = Host::builder(config).observe(move |settlement| show.settled(settlement)).build().await?;

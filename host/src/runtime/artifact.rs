@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::Runtime;
 use super::load::LoadError;
 
 /// A component: as it is, or made from a core module that carries its component type.
@@ -52,19 +53,30 @@ pub fn producers(bytes: &[u8]) -> Vec<String> {
     made_with
 }
 
-/// Compiles, or takes from the cache.
-pub(super) fn compile(engine: &Engine, cache_dir: Option<&Path>, digest: &str, bytes: &[u8]) -> Result<Component, LoadError> {
-    let place = cache_dir.map(|folder| place(engine, folder, digest));
-    if let Some(component) = place.as_deref().filter(|place| place.is_file()).and_then(|place| read(engine, place)) {
-        return Ok(component);
+impl Runtime {
+    /// Compiles, or takes from the cache.
+    pub(super) fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Component, LoadError> {
+        let engine = &self.optimizing.engine;
+        let place = self.cache_dir.as_ref().map(|folder| place(engine, folder, digest));
+        if let Some(component) = place.as_deref().filter(|place| place.is_file()).and_then(|place| read(engine, place)) {
+            return Ok(component);
+        }
+        let bytes = as_component(bytes)?;
+        if let Some(quick) = &self.quick {
+            // What is wrong with a file is said by the other engine.
+            match Component::from_binary(&quick.engine, &bytes) {
+                Ok(component) => return Ok(component),
+                Err(error) => tracing::debug!(%error, "not compiled quickly; compiling well"),
+            }
+        }
+        let component = Component::from_binary(engine, &bytes).map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+        if let Some(place) = place
+            && let Err(error) = write(&place, &component)
+        {
+            tracing::warn!(%error, place = %place.display(), "compiled code could not be kept; it is compiled again at the next start");
+        }
+        Ok(component)
     }
-    let component = Component::from_binary(engine, &as_component(bytes)?).map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
-    if let Some(place) = place
-        && let Err(error) = write(&place, &component)
-    {
-        tracing::warn!(%error, place = %place.display(), "compiled code could not be kept; it is compiled again at the next start");
-    }
-    Ok(component)
 }
 
 fn place(engine: &Engine, folder: &Path, digest: &str) -> PathBuf {

@@ -1,13 +1,12 @@
-//! One engine a host: its settings, the pool with its fall-back, and the thread that moves the epoch.
+//! The host's engine: its settings, the pool with its fall-back, and the thread that moves the epoch. In development a second one stands
+//! before it, whose code runs slower and is compiled in a fraction of the time.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::component::Linker;
-use wasmtime::{CacheStore, Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
 
 use super::guest::{Guest, bindings};
 use super::load::LoadError;
@@ -27,27 +26,44 @@ const MEMORY_SLOT_BYTES: usize = 1 << 30;
 /// Memory that stays mapped in a slot between instances: saves page faults.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 
-/// Compiled functions kept for the next compilation.
-const FUNCTIONS_MAX_BYTES: usize = 512 << 20;
-
-/// The engine, the linkers and the compile cache.
+/// The engines and the compile cache.
 pub struct Runtime {
+    pub(super) optimizing: Platform,
+    /// Compiles first, where it can: [`RuntimeSettings::quick`].
+    pub(super) quick: Option<Platform>,
+    pub(super) cache_dir: Option<PathBuf>,
+}
+
+/// An engine, and what guests that it compiled may import.
+pub(super) struct Platform {
     pub(super) engine: Engine,
     /// The contract's imports only.
     pub(super) plain: Linker<Guest>,
     /// The contract's imports, and WASI: it grants nothing by itself, and calls only what the guest's own grants cover.
     pub(super) wasi: Linker<Guest>,
-    pub(super) cache_dir: Option<PathBuf>,
 }
 
 impl Runtime {
     /// Starts an engine; pooled where the address space allows it.
     pub fn new(settings: RuntimeSettings) -> Result<Arc<Self>, LoadError> {
+        let optimizing = Platform::new(&settings, Strategy::Cranelift)?;
+        let quick = settings.quick.then(|| Platform::new(&settings, Strategy::Winch)).transpose()?;
+        Ok(Arc::new(Self { optimizing, quick, cache_dir: settings.cache_dir }))
+    }
+
+    /// Where a component was compiled.
+    pub(super) fn platform(&self, component: &Component) -> &Platform {
+        self.quick.as_ref().filter(|quick| Engine::same(&quick.engine, component.engine())).unwrap_or(&self.optimizing)
+    }
+}
+
+impl Platform {
+    fn new(settings: &RuntimeSettings, strategy: Strategy) -> Result<Self, LoadError> {
         let engine = match settings.pool {
-            Pool::OnDemand => build(&settings, false)?,
-            Pool::Auto => build(&settings, true).or_else(|error| {
+            Pool::OnDemand => build(settings, strategy, false)?,
+            Pool::Auto => build(settings, strategy, true).or_else(|error| {
                 tracing::warn!(%error, "no instance pool: instances are allocated on demand");
-                build(&settings, false)
+                build(settings, strategy, false)
             })?,
         };
         let plain = linker(&engine)?;
@@ -55,7 +71,7 @@ impl Runtime {
         wasmtime_wasi::p2::add_to_linker_async(&mut wasi).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut wasi).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         tick(engine.weak(), Duration::from_millis(settings.epoch_tick_ms.max(1)))?;
-        Ok(Arc::new(Self { engine, plain, wasi, cache_dir: settings.cache_dir }))
+        Ok(Self { engine, plain, wasi })
     }
 }
 
@@ -66,9 +82,10 @@ fn linker(engine: &Engine) -> Result<Linker<Guest>, LoadError> {
     Ok(linker)
 }
 
-fn build(settings: &RuntimeSettings, pooled: bool) -> Result<Engine, LoadError> {
+fn build(settings: &RuntimeSettings, strategy: Strategy, pooled: bool) -> Result<Engine, LoadError> {
     let mut config = Config::new();
     config
+        .strategy(strategy)
         .wasm_component_model(true)
         .concurrency_support(false)
         .epoch_interruption(true)
@@ -76,13 +93,13 @@ fn build(settings: &RuntimeSettings, pooled: bool) -> Result<Engine, LoadError> 
         .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Enable)
         .max_wasm_stack(settings.stack_max_bytes)
         .async_stack_size(settings.stack_max_bytes + (1 << 20));
+    if strategy == Strategy::Winch || cfg!(fuzzing) {
+        // Winch leaves what stands between host and guest to Cranelift.
+        config.cranelift_opt_level(OptLevel::None);
+    }
     if cfg!(fuzzing) {
         // Many small compilations, each on the thread that is watched.
-        config.cranelift_opt_level(wasmtime::OptLevel::None).parallel_compilation(false);
-    }
-    if settings.incremental {
-        let kept = config.enable_incremental_compilation(Arc::new(Functions::default()));
-        kept.map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        config.parallel_compilation(false);
     }
     if pooled {
         let instances = settings.instances_max.max(1);
@@ -104,34 +121,6 @@ fn build(settings: &RuntimeSettings, pooled: bool) -> Result<Engine, LoadError> 
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
     Engine::new(&config).map_err(|error| LoadError::Engine(format!("{error:#}")))
-}
-
-/// Compiled functions by what they were compiled from, in memory, up to [`FUNCTIONS_MAX_BYTES`].
-#[derive(Debug, Default)]
-struct Functions(Mutex<Compiled>);
-
-#[derive(Debug, Default)]
-struct Compiled {
-    functions: HashMap<Vec<u8>, Vec<u8>>,
-    bytes: usize,
-}
-
-impl CacheStore for Functions {
-    fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
-        let compiled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        compiled.functions.get(key).cloned().map(Cow::Owned)
-    }
-
-    fn insert(&self, key: &[u8], value: Vec<u8>) -> bool {
-        let mut compiled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = compiled.bytes + key.len() + value.len();
-        if bytes > FUNCTIONS_MAX_BYTES {
-            return false;
-        }
-        compiled.bytes = bytes;
-        compiled.functions.insert(key.to_owned(), value);
-        true
-    }
 }
 
 /// Moves the epoch on a thread of its own (a blocked runtime must not stop deadlines) until the engine is gone.

@@ -9,7 +9,7 @@ use wasmtime::Store;
 use wasmtime::component::Component;
 
 use super::guest::{Guest, Stop, bindings};
-use super::{Runtime, StageLimits, artifact};
+use super::{Runtime, StageLimits};
 use crate::config::is_name;
 use crate::egress::Grants;
 use crate::event::{HOST_EVENT_PREFIX, hex};
@@ -104,7 +104,7 @@ impl Runtime {
         let (runtime, bytes) = (Arc::clone(self), bytes.into());
         let compiled = tokio::task::spawn_blocking(move || {
             let digest = hex(&Sha256::digest(&bytes));
-            let component = artifact::compile(&runtime.engine, runtime.cache_dir.as_deref(), &digest, &bytes)?;
+            let component = runtime.compile(&digest, &bytes)?;
             Ok::<_, LoadError>((digest, component))
         });
         let (digest, component) = compiled.await.map_err(|error| match error.try_into_panic() {
@@ -115,40 +115,40 @@ impl Runtime {
     }
 
     async fn link(&self, component: &Component, digest: Arc<str>) -> Result<Linked, LoadError> {
-        let kind = component.component_type();
-        let imports: Vec<String> = kind.imports(&self.engine).map(|(name, _)| name.to_owned()).collect();
+        let (kind, platform) = (component.component_type(), self.platform(component));
+        let imports: Vec<String> = kind.imports(&platform.engine).map(|(name, _)| name.to_owned()).collect();
         for import in &imports {
             check_import(import)?;
         }
-        let exports: Vec<String> = kind.exports(&self.engine).map(|(name, _)| name.to_owned()).collect();
+        let exports: Vec<String> = kind.exports(&platform.engine).map(|(name, _)| name.to_owned()).collect();
         if !exports.iter().any(|export| export.starts_with("postrider:stage/handler@1.")) {
             return Err(LoadError::Export(if exports.is_empty() { "nothing".into() } else { exports.join(", ") }));
         }
         let wasi = imports.iter().any(|import| import.starts_with("wasi:"));
-        let linker = if wasi { &self.wasi } else { &self.plain };
+        let linker = if wasi { &platform.wasi } else { &platform.plain };
         let pre = linker.instantiate_pre(component).map_err(|error| LoadError::Link(format!("{error:#}")))?;
         let pre = bindings::StagePre::new(pre).map_err(|error| LoadError::Link(format!("{error:#}")))?;
-        let description = self.describe(&pre, wasi).await?;
+        let description = describe(&pre, wasi).await?;
         check_description(&description)?;
         Ok(Linked { pre, wasi, digest, description: Arc::new(description), imports })
     }
+}
 
-    /// Asks an instance of its own, in which every import but `log` traps.
-    async fn describe(&self, pre: &bindings::StagePre<Guest>, wasi: bool) -> Result<Description, LoadError> {
-        let limits = StageLimits { deadline_ms: DESCRIBE_MAX.as_millis() as u64, ..StageLimits::default() };
-        let mut store = new_store(&self.engine, Guest::new(limits, wasi));
-        let asked = async {
-            let instance = pre.instantiate_async(&mut store).await?;
-            instance.postrider_stage_handler().call_describe(&mut store).await
-        };
-        let described = tokio::time::timeout(DESCRIBE_MAX, asked).await.map_err(|_| LoadError::Describe("it took too long".into()))?;
-        let described = described.map_err(|error| {
-            let said = store.data().last_error.clone();
-            LoadError::Describe(said.unwrap_or_else(|| error.downcast_ref::<Stop>().map_or_else(|| error.to_string(), ToString::to_string)))
-        })?;
-        let bindings::exports::postrider::stage::handler::Description { name, version, summary, consumes, emits, attributes } = described;
-        Ok(Description { name, version, summary, consumes, emits, attributes })
-    }
+/// Asks an instance of its own, in which every import but `log` traps.
+async fn describe(pre: &bindings::StagePre<Guest>, wasi: bool) -> Result<Description, LoadError> {
+    let limits = StageLimits { deadline_ms: DESCRIBE_MAX.as_millis() as u64, ..StageLimits::default() };
+    let mut store = new_store(pre.engine(), Guest::new(limits, wasi));
+    let asked = async {
+        let instance = pre.instantiate_async(&mut store).await?;
+        instance.postrider_stage_handler().call_describe(&mut store).await
+    };
+    let described = tokio::time::timeout(DESCRIBE_MAX, asked).await.map_err(|_| LoadError::Describe("it took too long".into()))?;
+    let described = described.map_err(|error| {
+        let said = store.data().last_error.clone();
+        LoadError::Describe(said.unwrap_or_else(|| error.downcast_ref::<Stop>().map_or_else(|| error.to_string(), ToString::to_string)))
+    })?;
+    let bindings::exports::postrider::stage::handler::Description { name, version, summary, consumes, emits, attributes } = described;
+    Ok(Description { name, version, summary, consumes, emits, attributes })
 }
 
 /// A store whose epoch deadline, limiter and host-call allowance are set before anything runs in it.
