@@ -76,8 +76,7 @@ async fn a_nul_in_a_question_is_no_fault_of_the_host(backend: Backend) -> Result
     let filter = json!({ "filter": { "stage": "\u{0}", "code": "\u{0}", "group": "\u{0}", "order": "\u{0}" } });
     assert_eq!(host.client.post("/dead-letters/replay", &filter).await?.0, StatusCode::ACCEPTED);
     let order = json!({ "order_id": "1", "user_id": "1", "items": ["Book"], "total": 1, "note": "\u{0}" });
-    let status = host.client.post("/orders", &order).await?.0;
-    assert!(status == StatusCode::ACCEPTED || status == StatusCode::UNPROCESSABLE_ENTITY, "{status}");
+    assert_eq!(host.client.post("/orders", &order).await?.0, StatusCode::ACCEPTED);
     host.stop().await
 }
 

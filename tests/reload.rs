@@ -4,10 +4,9 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::harness::{Backend, Client, Site, eventually, on_both_back_ends};
+use crate::load::PLENTY;
 
 on_both_back_ends![a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing, a_removed_stage_keeps_its_messages_until_it_returns];
-
-const PLENTY: &str = "[stages.inventory.settings]\ndefault_stock = \"1000000\"\n";
 
 async fn post(client: &Client, from: usize, to: usize) -> Result<()> {
     for id in from..to {

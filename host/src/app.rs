@@ -16,7 +16,8 @@ use crate::breaker::BreakerState;
 use crate::config::Config;
 use crate::decide::Routes as _;
 use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
-use crate::orders::{ParsedOrder, ParsedStock, Problem, parse_order};
+use crate::mistake::Mistake;
+use crate::orders::{ParsedOrder, ParsedStock, parse_order};
 use crate::pipeline::{Consumption, Stage};
 use crate::store::status::StatusRules;
 use crate::store::{Accepted, ControlState, DeliveryRecord, NewEvent, NewOrder, Order, PluginLoad, StageControl, StoreError};
@@ -34,7 +35,7 @@ mod cancel;
 pub enum SubmitError {
     /// The body is no order; every problem.
     #[error("not an order: {}", .0.iter().map(|problem| format!("{} {}", problem.pointer, problem.detail)).collect::<Vec<_>>().join("; "))]
-    Invalid(Vec<Problem>),
+    Invalid(Vec<Mistake>),
     /// The store could not take it.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -8,7 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::event::{Event, HOST_EVENT_PREFIX};
-use crate::orders::{Problem, whole};
+use crate::mistake::{Mistake, pointer};
+use crate::orders::whole;
 use crate::store::LoggedEvent;
 use crate::times;
 
@@ -43,13 +44,13 @@ const VALUE_MAX: usize = 1_024;
 pub const VALUE_PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]{0,1024}$";
 
 /// Reads an event; every problem instead. Says nothing about `specversion`, nor about what [`check`] asks for.
-pub fn read(fields: Map<String, Value>, now_ms: u64) -> Result<Event, Vec<Problem>> {
+pub fn read(fields: Map<String, Value>, now_ms: u64) -> Result<Event, Vec<Mistake>> {
     let (event, problems) = draft(fields, now_ms);
     if problems.is_empty() { Ok(event) } else { Err(problems) }
 }
 
 /// The same, with what could be read of an event that has problems: so that more can be said about it.
-pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Problem>) {
+pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Mistake>) {
     let mut problems = Vec::new();
     fields.remove("specversion");
     let id = text(&mut fields, "id", &mut problems);
@@ -57,7 +58,7 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Problem
     let event_type = text(&mut fields, "type", &mut problems);
     for (name, value) in [("id", &id), ("source", &source), ("type", &event_type)] {
         if value.as_deref().is_none_or(str::is_empty) && !problems.iter().any(|problem| problem.pointer == format!("/{name}")) {
-            problems.push(problem(name, "is missing"));
+            problems.push(Mistake::at(pointer(name), "is missing"));
         }
     }
     let subject = text(&mut fields, "subject", &mut problems).unwrap_or_default();
@@ -65,7 +66,7 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Problem
         None => now_ms,
         Some(Ok(time)) => u64::try_from(time.as_millisecond()).unwrap_or(0),
         Some(Err(_)) => {
-            problems.push(problem("time", "must be a time such as 2026-05-01T09:00:00Z (RFC 3339)"));
+            problems.push(Mistake::at("/time", "must be a time such as 2026-05-01T09:00:00Z (RFC 3339)"));
             now_ms
         }
     };
@@ -81,7 +82,7 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Problem
                 attributes.push((name, text));
             }
             Value::Array(_) | Value::Object(_) => {
-                problems.push(problem(&name, "an extension attribute must be a string, a number or a boolean"));
+                problems.push(Mistake::at(pointer(&name), "an extension attribute must be a string, a number or a boolean"));
             }
         }
     }
@@ -91,26 +92,26 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Problem
 }
 
 /// Removes an attribute that must be text where it is there; `null` is absence.
-fn text(fields: &mut Map<String, Value>, name: &str, problems: &mut Vec<Problem>) -> Option<String> {
+fn text(fields: &mut Map<String, Value>, name: &str, problems: &mut Vec<Mistake>) -> Option<String> {
     match fields.remove(name)? {
         Value::String(text) => Some(text),
         Value::Null => None,
         _ => {
-            problems.push(problem(name, "must be a string"));
+            problems.push(Mistake::at(pointer(name), "must be a string"));
             None
         }
     }
 }
 
-fn data(fields: &mut Map<String, Value>, content_type: &str, problems: &mut Vec<Problem>) -> Vec<u8> {
+fn data(fields: &mut Map<String, Value>, content_type: &str, problems: &mut Vec<Mistake>) -> Vec<u8> {
     let encoded = text(fields, "data_base64", problems);
     match (encoded, fields.remove("data")) {
         (Some(_), Some(_)) => {
-            problems.push(problem("data_base64", "stands beside `data`: give one of the two"));
+            problems.push(Mistake::at("/data_base64", "stands beside `data`: give one of the two"));
             Vec::new()
         }
         (Some(encoded), None) => STANDARD.decode(encoded).unwrap_or_else(|error| {
-            problems.push(problem("data_base64", &format!("is not Base64: {error}")));
+            problems.push(Mistake::at("/data_base64", format!("is not Base64: {error}")));
             Vec::new()
         }),
         (None, Some(Value::String(text))) if !is_json(content_type) => text.into_bytes(),
@@ -119,36 +120,46 @@ fn data(fields: &mut Map<String, Value>, content_type: &str, problems: &mut Vec<
     }
 }
 
+/// A media type without its parameters.
+pub fn media_type(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
 /// Whether a media type is JSON.
 pub fn is_json(content_type: &str) -> bool {
-    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    let kind = media_type(content_type);
     kind.eq_ignore_ascii_case("application/json") || kind.eq_ignore_ascii_case("text/json") || kind.to_ascii_lowercase().ends_with("+json")
 }
 
 /// What the host asks of an event that comes in beside what CloudEvents asks; every problem.
-pub fn check(event: &Event) -> Vec<Problem> {
+pub fn check(event: &Event) -> Vec<Mistake> {
     let mut problems = Vec::new();
     let texts = [("id", &event.id), ("source", &event.source), ("subject", &event.subject), ("datacontenttype", &event.content_type)];
     for (name, value) in texts {
         if !is_text(value, TEXT_MAX) {
-            problems.push(problem(name, &format!("must be at most {TEXT_MAX} characters long, none of them a control character")));
+            problems
+                .push(Mistake::at(pointer(name), format!("must be at most {TEXT_MAX} characters long, none of them a control character")));
         }
     }
     if !is_type(&event.event_type) {
         let rule = format!("must be words of the characters A-Z a-z 0-9 _ - with dots between them, at most {TYPE_MAX} bytes");
-        problems.push(problem("type", &rule));
+        problems.push(Mistake::at("/type", rule));
     } else if event.event_type.starts_with(HOST_EVENT_PREFIX) {
-        problems.push(problem("type", &format!("types that start with `{HOST_EVENT_PREFIX}` are the host's own")));
+        problems.push(Mistake::at("/type", format!("types that start with `{HOST_EVENT_PREFIX}` are the host's own")));
     }
     if event.attributes.len() > ATTRIBUTES_MAX {
-        problems.push(problem("", &format!("has {} extension attributes; the most is {ATTRIBUTES_MAX}", event.attributes.len())));
+        problems.push(Mistake::at("", format!("has {} extension attributes; the most is {ATTRIBUTES_MAX}", event.attributes.len())));
     }
     for (name, value) in &event.attributes {
         let named = (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if !named {
-            problems.push(problem(name, &format!("the name of an extension attribute is 1 to {NAME_MAX} of the characters a-z 0-9")));
+            problems.push(Mistake::at(
+                pointer(name),
+                format!("the name of an extension attribute is 1 to {NAME_MAX} of the characters a-z 0-9"),
+            ));
         } else if !is_text(value, VALUE_MAX) {
-            problems.push(problem(name, &format!("must be at most {VALUE_MAX} characters long, none of them a control character")));
+            problems
+                .push(Mistake::at(pointer(name), format!("must be at most {VALUE_MAX} characters long, none of them a control character")));
         }
     }
     problems
@@ -162,11 +173,6 @@ fn is_text(text: &str, most: usize) -> bool {
 fn is_type(text: &str) -> bool {
     let word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     text.len() <= TYPE_MAX && text.split('.').all(word)
-}
-
-fn problem(name: &str, detail: &str) -> Problem {
-    let pointer = if name.is_empty() { String::new() } else { format!("/{}", name.replace('~', "~0").replace('/', "~1")) };
-    Problem { pointer, detail: detail.to_owned() }
 }
 
 /// An event of the log as a document that [`read`] gives back.
@@ -217,7 +223,7 @@ mod tests {
         value.as_object().unwrap().clone()
     }
 
-    fn pointers(problems: &[Problem]) -> Vec<&str> {
+    fn pointers(problems: &[Mistake]) -> Vec<&str> {
         problems.iter().map(|problem| problem.pointer.as_str()).collect()
     }
 

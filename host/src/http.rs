@@ -34,6 +34,7 @@ mod lists;
 mod metrics;
 mod openapi;
 mod orders;
+mod paths;
 mod plugins;
 mod problem;
 mod problems;

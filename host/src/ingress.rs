@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::cloud_events::{self, HOST, HOST_CORRELATION, HOST_ORDER};
 use crate::event::Event;
-use crate::orders::Problem;
+use crate::mistake::Mistake;
 use crate::times;
 
 /// Most events in one batch.
@@ -43,25 +43,25 @@ pub struct Arrival {
 }
 
 /// One event in JSON.
-pub fn structured(document: Value, rules: Rules<'_>) -> Result<Arrival, Vec<Problem>> {
-    let Value::Object(fields) = document else { return Err(vec![problem("", "must be a JSON object: a CloudEvent")]) };
-    let wrong_version = (fields.get("specversion") != Some(&Value::from("1.0"))).then(|| problem("/specversion", "must be \"1.0\""));
+pub fn structured(document: Value, rules: Rules<'_>) -> Result<Arrival, Vec<Mistake>> {
+    let Value::Object(fields) = document else { return Err(vec![Mistake::at("", "must be a JSON object: a CloudEvent")]) };
+    let wrong_version = (fields.get("specversion") != Some(&Value::from("1.0"))).then(|| Mistake::at("/specversion", "must be \"1.0\""));
     let (event, more) = cloud_events::draft(fields, rules.now_ms);
     arrival(event, wrong_version.into_iter().chain(more).collect(), rules)
 }
 
 /// Several events in JSON.
-pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<Arrival>, Vec<Problem>> {
+pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<Arrival>, Vec<Mistake>> {
     let documents = match document {
         Value::Array(documents) if documents.len() <= BATCH_MAX => documents,
-        _ => return Err(vec![problem("", &format!("must be a JSON list of at most {BATCH_MAX} CloudEvents"))]),
+        _ => return Err(vec![Mistake::at("", format!("must be a JSON list of at most {BATCH_MAX} CloudEvents"))]),
     };
     let mut problems = Vec::new();
     let mut arrivals = Vec::with_capacity(documents.len());
     for (index, document) in documents.into_iter().enumerate() {
         match structured(document, rules) {
             Ok(arrival) => arrivals.push(arrival),
-            Err(found) => problems.extend(found.into_iter().map(|one| Problem { pointer: format!("/{index}{}", one.pointer), ..one })),
+            Err(found) => problems.extend(found.into_iter().map(|one| Mistake { pointer: format!("/{index}{}", one.pointer), ..one })),
         }
     }
     if problems.is_empty() { Ok(arrivals) } else { Err(problems) }
@@ -73,10 +73,10 @@ pub fn binary(
     content_type: Option<&str>,
     data: Bytes,
     rules: Rules<'_>,
-) -> Result<Arrival, Vec<Problem>> {
+) -> Result<Arrival, Vec<Mistake>> {
     let mut problems = Vec::new();
     if attributes.get("specversion").is_some_and(|version| version != "1.0") {
-        problems.push(problem("/specversion", "must be \"1.0\""));
+        problems.push(Mistake::at("/specversion", "must be \"1.0\""));
     }
     attributes.entry("id".to_owned()).or_insert_with(|| uuid::Uuid::now_v7().to_string());
     attributes.entry("source".to_owned()).or_insert_with(|| rules.source.to_owned());
@@ -90,7 +90,7 @@ pub fn binary(
         && !data.is_empty()
         && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&data)
     {
-        problems.push(problem("", &format!("the body is not JSON, which its content type says it is: {error}")));
+        problems.push(Mistake::at("", format!("the body is not JSON, which its content type says it is: {error}")));
     }
     let (event, more) = cloud_events::draft(fields, rules.now_ms);
     problems.extend(more);
@@ -98,14 +98,14 @@ pub fn binary(
 }
 
 /// Checks what was read, given the problems of the reading.
-fn arrival(mut event: Event, mut problems: Vec<Problem>, rules: Rules<'_>) -> Result<Arrival, Vec<Problem>> {
+fn arrival(mut event: Event, mut problems: Vec<Mistake>, rules: Rules<'_>) -> Result<Arrival, Vec<Mistake>> {
     // What is missing is not said to be too short as well.
     let more = cloud_events::check(&event).into_iter().filter(|one| !problems.iter().any(|before| before.pointer == one.pointer));
-    let more: Vec<Problem> = more.collect();
+    let more: Vec<Mistake> = more.collect();
     problems.extend(more);
     let own = |event: &Event, wanted: &str| event.attributes.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
     let due_at_ms = schedule(own(&event, DELIVER_AT).as_deref(), None, rules).unwrap_or_else(|detail| {
-        problems.push(problem("/deliverat", &detail));
+        problems.push(Mistake::at("/deliverat", detail));
         None
     });
     let correlation_id = own(&event, HOST_CORRELATION);
@@ -127,10 +127,6 @@ pub fn schedule(deliver_at: Option<&str>, delay: Option<&str>, rules: Rules<'_>)
         return Err(format!("the latest is {} (`orders.schedule_max_ms`)", times::text(last_ms)));
     }
     Ok((due_at_ms > rules.now_ms).then_some(due_at_ms))
-}
-
-fn problem(pointer: &str, detail: &str) -> Problem {
-    Problem { pointer: pointer.to_owned(), detail: detail.to_owned() }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 pub mod clock;
 pub mod event;
 pub mod trace;
+pub mod mistake;
 pub mod orders;
 pub mod times;
 pub mod cloud_events;

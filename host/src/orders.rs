@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::event::hex;
+use crate::mistake::Mistake;
 
 /// Most lines of one order.
 pub const ITEMS_MAX: usize = 1_000;
@@ -18,16 +19,6 @@ const ID_MAX: usize = 128;
 pub const ID_PATTERN: &str = "^[A-Za-z0-9._~:@-]{1,128}$";
 /// The name of a product that can serve as its id once the spaces within it are replaced, as a regular expression.
 pub const NAME_PATTERN: &str = "^ *[A-Za-z0-9._~:@-]([A-Za-z0-9._~:@ -]{0,126}[A-Za-z0-9._~:@-])? *$";
-
-/// One thing that is wrong with a body.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
-#[schema(as = Mistake)]
-pub struct Problem {
-    /// JSON pointer (RFC 6901) to the place.
-    pub pointer: String,
-    /// What is wrong there and what is expected.
-    pub detail: String,
-}
 
 /// An order that can be accepted.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,10 +43,10 @@ pub struct ParsedStock {
 }
 
 /// Parses an order. Without an `order_id` it gets one from `idempotency_key` (the same for the same key), else a new `UUIDv7`.
-pub fn parse_order(body: Value, idempotency_key: Option<&str>) -> Result<ParsedOrder, Vec<Problem>> {
+pub fn parse_order(body: Value, idempotency_key: Option<&str>) -> Result<ParsedOrder, Vec<Mistake>> {
     let mut problems = Vec::new();
     let Value::Object(mut fields) = body else {
-        return Err(vec![problem("", "must be a JSON object")]);
+        return Err(vec![Mistake::at("", "must be a JSON object")]);
     };
     let fingerprint = hex(&Sha256::digest(Value::Object(fields.clone()).to_string()));
     let id = take_only_id(&mut fields, "order_id", &mut problems).unwrap_or_else(|| new_id(idempotency_key));
@@ -76,10 +67,10 @@ pub fn parse_order(body: Value, idempotency_key: Option<&str>) -> Result<ParsedO
 }
 
 /// Parses stock for a product: `{sku | product_id | product_name, name?, stock | quantity}`.
-pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Problem>> {
+pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Mistake>> {
     let mut problems = Vec::new();
     let Value::Object(mut fields) = body else {
-        return Err(vec![problem("", "must be a JSON object")]);
+        return Err(vec![Mistake::at("", "must be a JSON object")]);
     };
     refuse_both(&fields, "product_name", "name", &mut problems);
     refuse_both(&fields, "stock", "quantity", &mut problems);
@@ -87,7 +78,7 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Problem>> {
     let name = name.and_then(|name| {
         let text = name.as_str().map(ToOwned::to_owned);
         if text.is_none() {
-            problems.push(problem("/product_name", "must be a string"));
+            problems.push(Mistake::at("/product_name", "must be a string"));
         }
         text
     });
@@ -96,11 +87,11 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Problem>> {
         None => match name.as_deref().map(|name| (name, is_id(name))) {
             Some((name, true)) => name.to_owned(),
             Some((_, false)) => {
-                problems.push(problem("/product_name", &format!("cannot serve as SKU ({ID_RULE}): give a `sku`")));
+                problems.push(Mistake::at("/product_name", format!("cannot serve as SKU ({ID_RULE}): give a `sku`")));
                 String::new()
             }
             None => {
-                problems.push(problem("/sku", "name the product: `sku`, `product_id` or `product_name`"));
+                problems.push(Mistake::at("/sku", "name the product: `sku`, `product_id` or `product_name`"));
                 String::new()
             }
         },
@@ -135,28 +126,24 @@ pub fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(of_float).map(|number| number as u64))
 }
 
-fn problem(pointer: &str, detail: &str) -> Problem {
-    Problem { pointer: pointer.to_owned(), detail: detail.to_owned() }
-}
-
 /// Refuses two fields that say the same thing.
-fn refuse_both(fields: &Map<String, Value>, one: &str, other: &str, problems: &mut Vec<Problem>) {
+fn refuse_both(fields: &Map<String, Value>, one: &str, other: &str, problems: &mut Vec<Mistake>) {
     if fields.contains_key(one) && fields.contains_key(other) {
-        problems.push(problem(&format!("/{other}"), &format!("stands beside `{one}`: give one of the two")));
+        problems.push(Mistake::at(format!("/{other}"), format!("stands beside `{one}`: give one of the two")));
     }
 }
 
 /// Removes the only one of two keys that is there, as text; a number counts as its digits.
-fn take_id(fields: &mut Map<String, Value>, keys: [&str; 2], problems: &mut Vec<Problem>) -> Option<String> {
+fn take_id(fields: &mut Map<String, Value>, keys: [&str; 2], problems: &mut Vec<Mistake>) -> Option<String> {
     refuse_both(fields, keys[0], keys[1], problems);
     keys.into_iter().find_map(|key| take_only_id(fields, key, problems))
 }
 
 /// Removes an id, as text.
-fn take_only_id(fields: &mut Map<String, Value>, key: &str, problems: &mut Vec<Problem>) -> Option<String> {
+fn take_only_id(fields: &mut Map<String, Value>, key: &str, problems: &mut Vec<Mistake>) -> Option<String> {
     let value = fields.remove(key)?;
     id_text(&value).or_else(|| {
-        problems.push(problem(&format!("/{key}"), &format!("must be a whole number or a string of {ID_RULE}")));
+        problems.push(Mistake::at(format!("/{key}"), format!("must be a whole number or a string of {ID_RULE}")));
         None
     })
 }
@@ -171,7 +158,7 @@ fn id_text(value: &Value) -> Option<String> {
 /// What says of an order without `items` which line it has.
 const LINE: [&str; 4] = ["product_id", "sku", "quantity", "unit_price"];
 
-fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Problem>) -> Vec<Value> {
+fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Mistake>) -> Vec<Value> {
     for key in LINE {
         refuse_both(fields, "items", key, problems);
     }
@@ -180,7 +167,7 @@ fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Problem>) -> V
             items.into_iter().enumerate().filter_map(|(index, item)| line(item, &format!("/items/{index}"), problems)).collect()
         }
         Some(_) => {
-            problems.push(problem("/items", &format!("must be a list of 1 to {ITEMS_MAX} items")));
+            problems.push(Mistake::at("/items", format!("must be a list of 1 to {ITEMS_MAX} items")));
             Vec::new()
         }
         None if fields.contains_key("product_id") || fields.contains_key("sku") => {
@@ -193,29 +180,29 @@ fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Problem>) -> V
             line(Value::Object(item), "", problems).into_iter().collect()
         }
         None => {
-            problems.push(problem("/items", "is missing: give `items`, or one `product_id` with a `quantity`"));
+            problems.push(Mistake::at("/items", "is missing: give `items`, or one `product_id` with a `quantity`"));
             Vec::new()
         }
     }
 }
 
 /// One line of an order as stages see it.
-fn line(item: Value, pointer: &str, problems: &mut Vec<Problem>) -> Option<Value> {
+fn line(item: Value, pointer: &str, problems: &mut Vec<Mistake>) -> Option<Value> {
     let Value::Object(mut fields) = item else {
         let sku = id_text(&item).or_else(|| item.as_str().map(slug).filter(|sku| is_id(sku)));
         if sku.is_none() {
-            problems.push(problem(pointer, &format!("must be a product ({ID_RULE}) or an object with `sku` and `quantity`")));
+            problems.push(Mistake::at(pointer, format!("must be a product ({ID_RULE}) or an object with `sku` and `quantity`")));
         }
         return sku.map(|sku| json!({ "sku": sku, "quantity": 1 }));
     };
     let before = problems.len();
     if fields.contains_key("sku") && fields.contains_key("product_id") {
-        problems.push(problem(&format!("{pointer}/product_id"), "stands beside `sku`: give one of the two"));
+        problems.push(Mistake::at(format!("{pointer}/product_id"), "stands beside `sku`: give one of the two"));
     }
     let key = if fields.contains_key("sku") { "sku" } else { "product_id" };
     let sku = fields.remove(key).as_ref().and_then(id_text);
     if sku.is_none() {
-        problems.push(problem(&format!("{pointer}/{key}"), &format!("must name the product: a whole number or a string of {ID_RULE}")));
+        problems.push(Mistake::at(format!("{pointer}/{key}"), format!("must name the product: a whole number or a string of {ID_RULE}")));
     }
     let quantity = match fields.remove("quantity") {
         None => 1,
@@ -234,19 +221,19 @@ fn slug(name: &str) -> String {
     name.trim_matches(' ').replace(' ', "-")
 }
 
-fn quantity(value: Option<&Value>, pointer: &str, problems: &mut Vec<Problem>) -> u64 {
+fn quantity(value: Option<&Value>, pointer: &str, problems: &mut Vec<Mistake>) -> u64 {
     match value.and_then(whole) {
         Some(quantity) if (1..=QUANTITY_MAX).contains(&quantity) => quantity,
         _ => {
-            problems.push(problem(pointer, &format!("must be a whole number from 1 to {QUANTITY_MAX}")));
+            problems.push(Mistake::at(pointer, format!("must be a whole number from 1 to {QUANTITY_MAX}")));
             0
         }
     }
 }
 
-fn check_money(value: &Value, pointer: &str, problems: &mut Vec<Problem>) {
+fn check_money(value: &Value, pointer: &str, problems: &mut Vec<Mistake>) {
     if !value.as_f64().is_some_and(|amount| amount.is_finite() && amount >= 0.0) {
-        problems.push(problem(pointer, "must be a number of at least 0"));
+        problems.push(Mistake::at(pointer, "must be a number of at least 0"));
     }
 }
 

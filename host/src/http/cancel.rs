@@ -11,6 +11,7 @@ use super::Shared;
 use super::caller::Caller;
 use super::fields::Fields;
 use super::json::JsonBody;
+use super::paths::OrderId;
 use super::problem::{Answer, Kind, Problem};
 use crate::store::Cancelled;
 
@@ -26,7 +27,7 @@ pub(super) struct CancelReceipt {
 /// Cancels an order.
 ///
 /// Stages undo what they did. Asked again, it answers how that stands.
-#[utoipa::path(post, path = "/orders/{id}/cancel", tag = "orders", params(("id" = String, Path, description = "The order's id")),
+#[utoipa::path(post, path = "/orders/{id}/cancel", tag = "orders", params(OrderId),
     request_body = ref("#/components/schemas/Reason"),
     responses(
         (status = 202, description = "Begun; something is still to be undone", body = CancelReceipt, headers(("Location" = String, description = "The order"))),
@@ -37,7 +38,7 @@ pub(super) struct CancelReceipt {
 pub(super) async fn cancel(
     State(app): State<Shared>,
     Caller(trace): Caller,
-    Path(id): Path<String>,
+    Path(OrderId(id)): Path<OrderId>,
     JsonBody(body): JsonBody,
 ) -> Answer<Response> {
     let mut fields = Fields::optional(body, &["reason"]);

@@ -13,6 +13,7 @@ use super::fields::Fields;
 use super::json::{JsonBody, payload};
 use super::lists::{Checked, Listing};
 use super::openapi::{instant_schema, page_size_schema, position_schema};
+use super::paths::LetterId;
 use super::problem::{Answer, Kind, Problem};
 use crate::event::EventKey;
 use crate::store::{
@@ -340,8 +341,3 @@ fn settle(id: i64, action: DeadLetterAction) -> Answer<()> {
         }
     }
 }
-
-/// The id of a letter, in a path.
-#[derive(Deserialize, IntoParams)]
-#[into_params(names("id"), parameter_in = Path)]
-pub(super) struct LetterId(#[param(schema_with = position_schema)] i64);

@@ -15,15 +15,17 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
 use super::caller::Caller;
-use super::headers::{IdempotencyKey, Schedule, last_event_id, wants_stream};
+use super::headers::{IdempotencyKey, Schedule, content_type, last_event_id, wants_stream};
 use super::json::{Body as Sent, payload};
 use super::lists::{Checked, Listing};
-use super::openapi::{event_type_schema, instant_schema, page_size_schema, position_schema};
+use super::openapi::{instant_schema, page_size_schema, position_schema};
+use super::paths::EventType;
 use super::problem::{Answer, Problem};
 use super::streams;
 use crate::cloud_events;
 use crate::event::{Envelope, Event, EventKey};
 use crate::ingress::{self, Arrival};
+use crate::mistake::Mistake;
 use crate::store::{EventFilter, LogRange, LoggedEvent};
 
 /// An event of the log.
@@ -224,11 +226,6 @@ pub(super) struct BatchReceipt {
     items: Vec<EventReceipt>,
 }
 
-/// The type of an event, in a path.
-#[derive(Deserialize, IntoParams)]
-#[into_params(names("name"), parameter_in = Path)]
-pub(super) struct TypeInPath(#[param(schema_with = event_type_schema)] String);
-
 /// One receipt, or those of a batch.
 #[derive(ToSchema)]
 #[serde(untagged)]
@@ -241,12 +238,12 @@ enum EventsAccepted {
 /// Sends an event whose type is in the path and whose data is the body.
 ///
 /// Everything else may be said in `ce-…` headers, as the binary mode of CloudEvents over HTTP has them.
-#[utoipa::path(post, path = "/events/{name}", tag = "events", params(TypeInPath, IdempotencyKey, Schedule),
+#[utoipa::path(post, path = "/events/{name}", tag = "events", params(EventType, IdempotencyKey, Schedule),
     request_body(content((ref("#/components/schemas/Json") = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"))),
     responses((status = 202, description = "Accepted", body = EventReceipt, headers(("Location" = String, description = "The event")))))]
 pub(super) async fn send(
     State(app): State<Shared>,
-    Path(TypeInPath(event_type)): Path<TypeInPath>,
+    Path(EventType(event_type)): Path<EventType>,
     Caller(trace): Caller,
     IdempotencyKey(key): IdempotencyKey,
     Schedule(due_at_ms): Schedule,
@@ -279,8 +276,8 @@ pub(super) async fn ingest(
     headers: HeaderMap,
     Sent(body): Sent,
 ) -> Answer<Response> {
-    let kind = content_type(&headers).unwrap_or_default();
-    let is = |wanted: &str| kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted);
+    let kind = cloud_events::media_type(content_type(&headers).unwrap_or_default());
+    let is = |wanted: &str| kind.eq_ignore_ascii_case(wanted);
     let rules = app.ingress_rules();
     if is(cloud_events::BATCH) {
         let arrivals = ingress::batch(document(&body)?, rules).map_err(|errors| Problem::invalid("a batch of events", errors))?;
@@ -292,8 +289,7 @@ pub(super) async fn ingest(
     } else if headers.keys().any(|name| name.as_str().starts_with("ce-")) {
         let attributes = attributes(&headers)?;
         let missing = ["specversion", "id", "source", "type"].into_iter().filter(|name| !attributes.contains_key(*name));
-        let missing = missing
-            .map(|name| crate::orders::Problem { pointer: format!("/{name}"), detail: format!("the header `ce-{name}` is missing") });
+        let missing = missing.map(|name| Mistake::at(format!("/{name}"), format!("the header `ce-{name}` is missing")));
         let missing: Vec<_> = missing.collect();
         if missing.is_empty() { ingress::binary(attributes, content_type(&headers), body, rules) } else { Err(missing) }
     } else {
@@ -308,10 +304,6 @@ pub(super) async fn ingest(
 
 fn document(body: &Bytes) -> Answer<Value> {
     serde_json::from_slice(body).map_err(|error| Problem::malformed(error.to_string()))
-}
-
-fn content_type(headers: &HeaderMap) -> Option<&str> {
-    headers.get(header::CONTENT_TYPE)?.to_str().ok()
 }
 
 /// Attributes in headers, as the HTTP binding of CloudEvents writes them: percent-encoded.

@@ -5,7 +5,8 @@
 use serde_json::{Map, Value};
 
 use super::problem::{Answer, Problem};
-use crate::orders::{self, whole};
+use crate::mistake::{Mistake, pointer};
+use crate::orders::whole;
 use crate::times;
 
 /// Longest reason that an operator or a customer gives, characters.
@@ -16,7 +17,7 @@ pub(super) struct Fields {
     left: Map<String, Value>,
     /// Where they stand in the body.
     pointer: String,
-    problems: Vec<orders::Problem>,
+    problems: Vec<Mistake>,
 }
 
 impl Fields {
@@ -50,7 +51,7 @@ impl Fields {
 
     /// Keeps a problem at a pointer below the object.
     pub(super) fn problem(&mut self, pointer: &str, detail: impl Into<String>) {
-        self.problems.push(orders::Problem { pointer: format!("{}{pointer}", self.pointer), detail: detail.into() });
+        self.problems.push(Mistake::at(format!("{}{pointer}", self.pointer), detail));
     }
 
     /// Whether nothing was wrong so far.
@@ -113,9 +114,4 @@ impl Fields {
     pub(super) fn finish(self, wanted: &str) -> Answer<()> {
         if self.problems.is_empty() { Ok(()) } else { Err(Problem::invalid(wanted, self.problems)) }
     }
-}
-
-/// The JSON pointer (RFC 6901) to a field.
-fn pointer(name: &str) -> String {
-    format!("/{}", name.replace('~', "~0").replace('/', "~1"))
 }

@@ -3,14 +3,14 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-
 use utoipa::IntoParams;
-use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::Shared;
-use super::openapi::instant_schema;
+use super::openapi::{instant_schema, parameter};
 use super::problem::{Answer, Problem};
+use crate::cloud_events::media_type;
 use crate::ingress;
 
 /// Longest idempotency key.
@@ -66,8 +66,7 @@ impl IntoParams for Schedule {
 }
 
 fn header(name: &str, description: &str, schema: impl Into<Schema>) -> Parameter {
-    let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header).required(utoipa::openapi::Required::False);
-    parameter.description(Some(description)).schema(Some(schema.into())).build()
+    parameter(ParameterIn::Header, name, description, schema)
 }
 
 /// The position after which a stream goes on; none: it begins.
@@ -77,13 +76,15 @@ pub(super) fn last_event_id(headers: &HeaderMap) -> Answer<Option<i64>> {
     position.map(Some).ok_or_else(|| Problem::bad_header(format!("Last-Event-ID: `{text}` is no position in the event log")))
 }
 
+/// The media type of a body, with its parameters.
+pub(super) fn content_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::CONTENT_TYPE)?.to_str().ok()
+}
+
 /// Whether the answer shall be a live stream of server-sent events.
 pub(super) fn wants_stream(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|value| value.split(',')).any(|kind| {
-        let kind = kind.split(';').next().unwrap_or_default().trim();
-        kind.eq_ignore_ascii_case("text/event-stream")
-    })
+    accepted.flat_map(|value| value.split(',')).any(|kind| media_type(kind).eq_ignore_ascii_case("text/event-stream"))
 }
 
 /// A header that may be given once, and is text.

@@ -2,11 +2,12 @@
 
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::headers::content_type;
 use super::problem::Problem;
 use crate::cloud_events::is_json;
 
@@ -28,8 +29,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let is_json = kind.is_some_and(is_json);
+        let is_json = content_type(request.headers()).is_some_and(is_json);
         let body = Bytes::from_request(request, state).await.map_err(refuse)?;
         if body.is_empty() {
             return Ok(Self(Value::Null));

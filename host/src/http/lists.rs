@@ -79,10 +79,3 @@ impl Checked {
         if self.problems.is_empty() { Ok(()) } else { Err(Problem::bad_query(self.problems.join("; "))) }
     }
 }
-
-/// A page size within the bounds.
-pub(super) fn page_size(asked: Option<u32>) -> Answer<u32> {
-    let mut checked = Checked::default();
-    let limit = checked.limit(asked);
-    checked.finish().map(|()| limit)
-}

@@ -1,6 +1,8 @@
 //! The OpenAPI 3.1 document: what the handlers say of themselves, the bodies that they take apart by hand, and what is true of all.
 
 use serde_json::{Map, Value, json};
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{AnyOfBuilder, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat, Type};
 
 use super::lists::{PAGE, PAGE_MAX};
@@ -17,6 +19,18 @@ pub(super) const PAGE_PLACE: &str = "/docs";
 const DESCRIPTION: &str = "Orders, their events and dead letters, and the stages that work on them.\n\n\
     Everything under `/orders`, `/events` and `/products` is served under `/api/v1` as well. Every error is a problem document \
     (RFC 9457) whose `type` this host explains. Times are milliseconds since 1970-01-01 UTC; parameters take RFC 3339, too.";
+
+/// A parameter that is described by hand; one in a path must be there.
+pub(super) fn parameter(place: ParameterIn, name: &str, description: &str, schema: impl Into<Schema>) -> Parameter {
+    let required = if place == ParameterIn::Path { Required::True } else { Required::False };
+    let parameter = ParameterBuilder::new().name(name).parameter_in(place).required(required);
+    parameter.description(Some(description)).schema(Some(schema.into())).build()
+}
+
+/// Any text.
+pub(super) fn text_schema() -> Object {
+    ObjectBuilder::new().schema_type(Type::String).build()
+}
 
 /// A time in a query or a header: RFC 3339, or milliseconds since 1970-01-01 UTC.
 pub(super) fn instant_schema() -> Schema {

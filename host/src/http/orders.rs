@@ -15,6 +15,7 @@ use super::headers::{IdempotencyKey, Schedule, last_event_id, wants_stream};
 use super::json::JsonBody;
 use super::lists::{Checked, Listing};
 use super::openapi::{instant_schema, page_size_schema, position_schema};
+use super::paths::OrderId;
 use super::problem::{Answer, Kind, Problem};
 use super::streams;
 use crate::app::Submission;
@@ -204,9 +205,9 @@ impl DeliveryView {
 }
 
 /// One order, with its timeline.
-#[utoipa::path(get, path = "/orders/{id}", tag = "orders", params(("id" = String, Path, description = "The order's id")),
+#[utoipa::path(get, path = "/orders/{id}", tag = "orders", params(OrderId),
     responses((status = 200, body = OrderView), (status = 404, description = "No order has this id", body = Problem)))]
-pub(super) async fn show(State(app): State<Shared>, Path(id): Path<String>) -> Answer<Json<OrderView>> {
+pub(super) async fn show(State(app): State<Shared>, Path(OrderId(id)): Path<OrderId>) -> Answer<Json<OrderView>> {
     let mut story = app.story(&id).await?.ok_or_else(|| Problem::not_found(format!("no order `{id}`")))?;
     let order = story.order.body.take();
     let timeline = story.deliveries.into_iter().map(DeliveryView::of).collect();
@@ -230,7 +231,7 @@ pub(super) struct EventsQuery {
 ///
 /// With `Accept: text/event-stream` they come as server-sent events and go on live, until one of type `end` says that the order is
 /// settled; `Last-Event-ID` goes on where a stream broke off.
-#[utoipa::path(get, path = "/orders/{id}/events", tag = "orders", params(("id" = String, Path, description = "The order's id"), EventsQuery),
+#[utoipa::path(get, path = "/orders/{id}/events", tag = "orders", params(OrderId, EventsQuery),
     responses(
         (status = 200, content((Listing<EventView> = "application/json"), (String = "text/event-stream"))),
         (status = 204, description = "To a stream that goes on: nothing more will be heard of this order"),
@@ -238,7 +239,7 @@ pub(super) struct EventsQuery {
     ))]
 pub(super) async fn events(
     State(app): State<Shared>,
-    Path(id): Path<String>,
+    Path(OrderId(id)): Path<OrderId>,
     query: Result<Query<EventsQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Answer<Response> {

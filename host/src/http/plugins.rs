@@ -9,6 +9,7 @@ use super::Shared;
 use super::fields::Fields;
 use super::json::JsonBody;
 use super::lists::Items;
+use super::paths::StageName;
 use super::problem::{Answer, Kind, Problem};
 use crate::app::{PluginStatus, RollBack};
 use crate::pipeline::Topology;
@@ -24,9 +25,9 @@ pub(super) async fn list(State(app): State<Shared>) -> Json<Items<PluginStatus>>
 }
 
 /// Which versions served a stage, newest first.
-#[utoipa::path(get, path = "/plugins/{stage}/history", tag = "plugins", params(("stage" = String, Path, description = "The stage's name")),
+#[utoipa::path(get, path = "/plugins/{stage}/history", tag = "plugins", params(StageName),
     responses((status = 200, body = Items<PluginLoad>), (status = 404, description = "No plugin ever served such a stage", body = Problem)))]
-pub(super) async fn history(State(app): State<Shared>, Path(stage): Path<String>) -> Answer<Json<Items<PluginLoad>>> {
+pub(super) async fn history(State(app): State<Shared>, Path(StageName(stage)): Path<StageName>) -> Answer<Json<Items<PluginLoad>>> {
     let items = app.plugin_history(&stage, HISTORY).await?;
     if items.is_empty() {
         return Err(Problem::not_found(format!("no plugin was ever loaded for a stage `{stage}`")));
@@ -43,14 +44,18 @@ pub(super) struct RolledBack {
 }
 
 /// Puts an earlier version of a plugin back on this host: the one named, or the last one that was another.
-#[utoipa::path(post, path = "/plugins/{stage}/rollback", tag = "plugins", params(("stage" = String, Path, description = "The stage's name")),
+#[utoipa::path(post, path = "/plugins/{stage}/rollback", tag = "plugins", params(StageName),
     request_body = ref("#/components/schemas/RollBack"),
     responses(
         (status = 200, body = RolledBack),
         (status = 404, description = "No plugin file runs such a stage here", body = Problem),
         (status = 409, description = "There is no such version, or it does not serve", body = Problem),
     ))]
-pub(super) async fn roll_back(State(app): State<Shared>, Path(stage): Path<String>, JsonBody(body): JsonBody) -> Answer<Json<RolledBack>> {
+pub(super) async fn roll_back(
+    State(app): State<Shared>,
+    Path(StageName(stage)): Path<StageName>,
+    JsonBody(body): JsonBody,
+) -> Answer<Json<RolledBack>> {
     let mut fields = Fields::optional(body, &["digest"]);
     let digest = fields.text("digest");
     fields.finish("a wish to roll back")?;

@@ -10,8 +10,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(super) use self::kind::{Kind, ProblemKind};
+use super::headers::content_type;
 use crate::cloud_events::is_json;
-use crate::orders;
+use crate::mistake::Mistake;
 use crate::store::StoreError;
 
 mod kind;
@@ -31,7 +32,7 @@ pub(super) struct Problem {
     /// Everything that is wrong with the body.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    errors: Vec<orders::Problem>,
+    errors: Vec<Mistake>,
 }
 
 pub(super) type Answer<T> = Result<T, Problem>;
@@ -46,7 +47,7 @@ impl Problem {
     }
 
     /// A body that is JSON and not what it must be; `wanted` names that.
-    pub(super) fn invalid(wanted: &str, errors: Vec<orders::Problem>) -> Self {
+    pub(super) fn invalid(wanted: &str, errors: Vec<Mistake>) -> Self {
         let detail = format!("the body is not {wanted}: {} problem(s), see `errors`", errors.len());
         Self { errors, ..Self::new(Kind::InvalidBody, detail) }
     }
@@ -132,8 +133,7 @@ pub(super) async fn method_not_allowed(request: Request) -> Problem {
 /// Errors that the layers below made without a body get one.
 pub(super) async fn dress(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
-    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let dressed = kind.is_some_and(is_json);
+    let dressed = content_type(response.headers()).is_some_and(is_json);
     match response.status() {
         status if dressed || !(status.is_client_error() || status.is_server_error()) => response,
         StatusCode::SERVICE_UNAVAILABLE => Problem::unavailable("the request took too long").into_response(),

@@ -12,7 +12,7 @@ use super::Shared;
 use super::caller::Caller;
 use super::headers::IdempotencyKey;
 use super::json::JsonBody;
-use super::lists::{Items, page_size};
+use super::lists::{Checked, Items};
 use super::openapi::page_size_schema;
 use super::problem::{Answer, Problem};
 use crate::app::Stocked;
@@ -61,14 +61,16 @@ pub(super) struct ListQuery {
 #[utoipa::path(get, path = "/products", tag = "products", params(ListQuery), responses((status = 200, body = Items<Value>)))]
 pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Items<Value>>> {
     let Query(query) = query?;
-    let items = app.products(query.after.as_deref().unwrap_or_default(), page_size(query.limit)?).await?;
+    let mut checked = Checked::default();
+    let limit = checked.limit(query.limit);
+    checked.finish()?;
+    let items = app.products(query.after.as_deref().unwrap_or_default(), limit).await?;
     Ok(Json(Items { items }))
 }
 
 /// One product as its stage keeps it.
 #[utoipa::path(get, path = "/products/{sku}", tag = "products", params(("sku" = String, Path, description = "The product's SKU")),
     responses((status = 200, body = ref("#/components/schemas/Product")), (status = 404, description = "Nobody has stocked it", body = Problem)))]
-
 pub(super) async fn show(State(app): State<Shared>, Path(sku): Path<String>) -> Answer<Json<Value>> {
     let product = app.product(&sku).await?;
     product.map(Json).ok_or_else(|| Problem::not_found(format!("nobody has stocked `{sku}` and no order has asked for it")))

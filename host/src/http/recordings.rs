@@ -8,6 +8,7 @@ use utoipa::IntoParams;
 use super::Shared;
 use super::lists::{Checked, OpaqueListing};
 use super::openapi::{page_size_schema, position_schema};
+use super::paths::StageName;
 use super::problem::Answer;
 use crate::recording::Recorded;
 use crate::store::{RecordingCursor, RecordingFilter};
@@ -33,11 +34,11 @@ pub(super) struct ListQuery {
 /// What a stage was given and decided, oldest first.
 #[utoipa::path(get, path = "/stages/{stage}/recordings",
     operation_id = "recordings", tag = "stages",
-    params(("stage" = String, Path, description = "The stage's name"), ListQuery),
+    params(StageName, ListQuery),
     responses((status = 200, body = OpaqueListing<Recorded>)))]
 pub(super) async fn list(
     State(app): State<Shared>,
-    Path(stage): Path<String>,
+    Path(StageName(stage)): Path<StageName>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer<Json<OpaqueListing<Recorded>>> {
     let Query(query) = query?;

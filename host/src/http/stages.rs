@@ -9,6 +9,7 @@ use super::Shared;
 use super::fields::Fields;
 use super::json::JsonBody;
 use super::lists::Items;
+use super::paths::StageName;
 use super::problem::{Answer, Kind, Problem};
 use crate::app::{Forgotten, StageStatus};
 use crate::store::{ControlState, StageControl};
@@ -20,26 +21,26 @@ pub(super) async fn list(State(app): State<Shared>) -> Json<Items<StageStatus>> 
 }
 
 /// Pauses a stage: it finishes what is under way and holds the rest, on every host.
-#[utoipa::path(post, path = "/stages/{stage}/pause", tag = "stages", params(("stage" = String, Path, description = "The stage's name")),
+#[utoipa::path(post, path = "/stages/{stage}/pause", tag = "stages", params(StageName),
     request_body = ref("#/components/schemas/Reason"),
     responses((status = 200, body = StageControl), (status = 404, description = "This host knows no such stage", body = Problem)))]
-pub(super) async fn pause(app: State<Shared>, stage: Path<String>, body: JsonBody) -> Answer<Json<StageControl>> {
+pub(super) async fn pause(app: State<Shared>, stage: Path<StageName>, body: JsonBody) -> Answer<Json<StageControl>> {
     control(app, stage, body, ControlState::Paused).await
 }
 
 /// Drains a stage: it finishes what the hosts hold and takes nothing more.
-#[utoipa::path(post, path = "/stages/{stage}/drain", tag = "stages", params(("stage" = String, Path, description = "The stage's name")),
+#[utoipa::path(post, path = "/stages/{stage}/drain", tag = "stages", params(StageName),
     request_body = ref("#/components/schemas/Reason"),
     responses((status = 200, body = StageControl), (status = 404, description = "This host knows no such stage", body = Problem)))]
-pub(super) async fn drain(app: State<Shared>, stage: Path<String>, body: JsonBody) -> Answer<Json<StageControl>> {
+pub(super) async fn drain(app: State<Shared>, stage: Path<StageName>, body: JsonBody) -> Answer<Json<StageControl>> {
     control(app, stage, body, ControlState::Draining).await
 }
 
 /// Resumes a stage.
-#[utoipa::path(post, path = "/stages/{stage}/resume", tag = "stages", params(("stage" = String, Path, description = "The stage's name")),
+#[utoipa::path(post, path = "/stages/{stage}/resume", tag = "stages", params(StageName),
     request_body = ref("#/components/schemas/Reason"),
     responses((status = 200, body = StageControl), (status = 404, description = "This host knows no such stage", body = Problem)))]
-pub(super) async fn resume(app: State<Shared>, stage: Path<String>, body: JsonBody) -> Answer<Json<StageControl>> {
+pub(super) async fn resume(app: State<Shared>, stage: Path<StageName>, body: JsonBody) -> Answer<Json<StageControl>> {
     control(app, stage, body, ControlState::Running).await
 }
 
@@ -52,13 +53,13 @@ pub(super) struct StageForgotten {
 }
 
 /// Takes a stage out of the pipeline for good, when no host runs it.
-#[utoipa::path(delete, path = "/stages/{stage}", tag = "stages", params(("stage" = String, Path, description = "The stage's name")),
+#[utoipa::path(delete, path = "/stages/{stage}", tag = "stages", params(StageName),
     responses(
         (status = 200, body = StageForgotten),
         (status = 404, description = "Nothing is routed to such a stage", body = Problem),
         (status = 409, description = "A host runs it", body = Problem),
     ))]
-pub(super) async fn forget(State(app): State<Shared>, Path(stage): Path<String>) -> Answer<Json<StageForgotten>> {
+pub(super) async fn forget(State(app): State<Shared>, Path(StageName(stage)): Path<StageName>) -> Answer<Json<StageForgotten>> {
     match app.forget(&stage).await.map_err(|error| Problem::unavailable(format!("the stage could not be forgotten: {error}")))? {
         Forgotten::Done => Ok(Json(StageForgotten { stage, state: "forgotten" })),
         Forgotten::NotFound => Err(Problem::not_found(format!("nothing is routed to a stage `{stage}`"))),
@@ -71,7 +72,7 @@ pub(super) async fn forget(State(app): State<Shared>, Path(stage): Path<String>)
 
 async fn control(
     State(app): State<Shared>,
-    Path(stage): Path<String>,
+    Path(StageName(stage)): Path<StageName>,
     JsonBody(body): JsonBody,
     state: ControlState,
 ) -> Answer<Json<StageControl>> {

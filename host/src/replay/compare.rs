@@ -147,7 +147,7 @@ impl Changes {
             (was, is) if was == is => {}
             (Some(Value::Object(was)), Some(Value::Object(is))) => {
                 for key in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
-                    let below = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
+                    let below = format!("{pointer}{}", crate::mistake::pointer(key));
                     self.json(name, &below, was.get(key), is.get(key));
                 }
             }

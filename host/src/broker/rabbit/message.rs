@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::broker::Outgoing;
 use crate::cloud_events::{self, STRUCTURED};
 use crate::event::{Envelope, Event, EventKey, TIME_MAX_MS, hex, without_nul};
-use crate::orders::Problem;
+use crate::mistake::Mistake;
 use crate::times;
 
 #[cfg(any(test, fuzzing))]
@@ -194,7 +194,7 @@ fn binary(headers: &FieldTable, content_type: Option<&str>, body: Vec<u8>, defau
 }
 
 fn structured(body: &[u8], defaults: Defaults) -> Result<Event, Unreadable> {
-    let told = |problems: Vec<Problem>| {
+    let told = |problems: Vec<Mistake>| {
         let told = problems.iter().map(|problem| format!("{} {}", problem.pointer.trim_start_matches('/'), problem.detail));
         Unreadable::Event(told.collect::<Vec<_>>().join("; "))
     };

@@ -17,6 +17,7 @@ use crate::http::Shared;
 use crate::http::fields::Fields;
 use crate::http::json::JsonBody;
 use crate::http::lists::Items;
+use crate::http::paths::JobId;
 use crate::http::problem::{Answer, Problem};
 use crate::orders::whole;
 use crate::store::DeadLetterFilter;
@@ -120,16 +121,16 @@ pub(in crate::http) async fn list_jobs(State(app): State<Shared>) -> Json<Items<
 }
 
 /// How far a job is.
-#[utoipa::path(get, path = "/dead-letters/jobs/{id}", tag = "dead letters", params(("id" = String, Path, description = "The job's id")),
+#[utoipa::path(get, path = "/dead-letters/jobs/{id}", tag = "dead letters", params(JobId),
     responses((status = 200, body = JobView), (status = 404, description = "This host knows no such job", body = Problem)))]
-pub(in crate::http) async fn show_job(State(app): State<Shared>, Path(id): Path<String>) -> Answer<Json<JobView>> {
+pub(in crate::http) async fn show_job(State(app): State<Shared>, Path(JobId(id)): Path<JobId>) -> Answer<Json<JobView>> {
     Ok(Json(JobView::of(&*find(&app, &id)?)))
 }
 
 /// Cancels a job; what it did not settle is still open.
-#[utoipa::path(post, path = "/dead-letters/jobs/{id}/cancel", tag = "dead letters", params(("id" = String, Path, description = "The job's id")),
+#[utoipa::path(post, path = "/dead-letters/jobs/{id}/cancel", tag = "dead letters", params(JobId),
     responses((status = 202, description = "It ends", body = JobView), (status = 404, description = "This host knows no such job", body = Problem)))]
-pub(in crate::http) async fn cancel_job(State(app): State<Shared>, Path(id): Path<String>) -> Answer<Response> {
+pub(in crate::http) async fn cancel_job(State(app): State<Shared>, Path(JobId(id)): Path<JobId>) -> Answer<Response> {
     let job = find(&app, &id)?;
     job.cancel();
     Ok((StatusCode::ACCEPTED, Json(JobView::of(&job))).into_response())
