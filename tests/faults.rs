@@ -64,20 +64,38 @@ impl Scene {
         let began = Instant::now();
         let before = eventually(&format!("an answer after: {what}"), || async { Ok(self.settled().await) }).await?;
         let more = || async { Ok(self.settled().await.filter(|settled| *settled > before + 20)) };
-        eventually(&format!("work after: {what}"), more).await?;
+        if let Err(error) = eventually(&format!("work after: {what}"), more).await {
+            return Err(error.context(self.standing().await));
+        }
         let took = began.elapsed();
         println!("{what}: working again after {:.1} s", took.as_secs_f64());
         ensure!(took < BACK_WITHIN, "{what}: working again only after {took:?}");
         self.load().flows(100).await
     }
 
+    /// What is to be known of hosts that do not go on.
+    async fn standing(&self) -> String {
+        let log = std::fs::read_to_string(self.site.folder.path().join("log")).unwrap_or_default();
+        let last: Vec<&str> = log.lines().filter(|line| !line.contains("postrider::guest")).rev().take(20).collect();
+        let accepted = self.load.as_ref().map(Load::accepted);
+        let mut said = vec![format!("accepted: {accepted:?}; the hosts' last lines, newest first:"), last.join("\n")];
+        for client in &self.clients {
+            said.push(format!("stages of {}: {:?}", client.url, client.get("/stages").await));
+        }
+        let sessions = "SELECT concat_ws(' | ', pid, state, wait_event_type, wait_event, now() - xact_start, now() - state_change, query) \
+                        FROM pg_stat_activity WHERE datname = current_database()";
+        said.push("sessions of the database:".to_owned());
+        said.extend(self.site.texts(sessions).await.unwrap_or_else(|error| vec![format!("{error:#}")]));
+        said.join("\n")
+    }
+
     async fn end(mut self, what: &str) -> Result<()> {
         let accepted = self.load.take().expect("stopped once").stop().await?;
-        let orders = nothing_lost_nothing_doubled(&self.site, &self.clients[0], &accepted).await.with_context(|| {
-            let log = std::fs::read_to_string(self.site.folder.path().join("log")).unwrap_or_default();
-            let last: Vec<&str> = log.lines().filter(|line| !line.contains("postrider::guest")).rev().take(20).collect();
-            format!("the hosts' last lines, newest first:\n{}", last.join("\n"))
-        })?;
+        let counted = nothing_lost_nothing_doubled(&self.site, &self.clients[0], &accepted).await;
+        let orders = match counted {
+            Ok(orders) => orders,
+            Err(error) => return Err(error.context(self.standing().await)),
+        };
         println!("{what}: {orders} orders, nothing lost, nothing doubled, no attempt burned");
         self.hosts.into_iter().try_for_each(Process::kill)
     }
