@@ -77,14 +77,7 @@ struct Bank {
 #[async_trait]
 impl NativeStage for Bank {
     fn describe(&self) -> Description {
-        Description {
-            name: "bank".into(),
-            version: "1.0.0".into(),
-            summary: "Asks a bank".into(),
-            consumes: vec!["order.created".into()],
-            emits: vec![],
-            attributes: vec![],
-        }
+        Description::new("bank", "1.0.0", "Asks a bank").consumes(["order.created"])
     }
 
     async fn handle(&self, _: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {
@@ -92,8 +85,7 @@ impl NativeStage for Bank {
         if !self.down.load(Ordering::SeqCst) {
             return Ok(vec![]);
         }
-        let failure = Failure { retryable: true, code: "bank-down".into(), message: "no answer".into(), retry_after_ms: None };
-        Err(NativeError::Failure(failure))
+        Err(NativeError::Failure(Failure::retry("bank-down", "no answer")))
     }
 }
 

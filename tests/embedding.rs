@@ -14,22 +14,13 @@ struct Loyalty;
 #[async_trait]
 impl NativeStage for Loyalty {
     fn describe(&self) -> Description {
-        Description {
-            name: "loyalty".into(),
-            version: "1.0.0".into(),
-            summary: "Counts shipments".into(),
-            consumes: vec!["shipping.ready".into()],
-            emits: vec!["loyalty.counted".into()],
-            attributes: vec![],
-        }
+        Description::new("loyalty", "1.0.0", "Counts shipments").consumes(["shipping.ready"]).emits(["loyalty.counted"])
     }
 
     async fn handle(&self, cx: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {
         let count = cx.state.get("count").await?.map_or(0, |bytes| String::from_utf8_lossy(&bytes).parse().unwrap_or(0)) + 1;
         cx.state.set("count".into(), count.to_string().into())?;
-        let data = json!({ "count": count }).to_string().into();
-        let content_type = "application/json".into();
-        Ok(vec![Emitted { event_type: "loyalty.counted".into(), content_type, data, subject: None, delay_ms: 0, attributes: vec![] }])
+        Ok(vec![Emitted::json("loyalty.counted", &json!({ "count": count }))])
     }
 }
 

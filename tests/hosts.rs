@@ -77,14 +77,7 @@ struct Watcher {
 #[async_trait]
 impl NativeStage for Watcher {
     fn describe(&self) -> Description {
-        Description {
-            name: "watcher".into(),
-            version: "1.0.0".into(),
-            summary: "Watches".into(),
-            consumes: vec!["order.created".into()],
-            emits: vec![],
-            attributes: vec![],
-        }
+        Description::new("watcher", "1.0.0", "Watches").consumes(["order.created"])
     }
 
     async fn handle(&self, _: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {

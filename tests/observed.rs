@@ -20,14 +20,7 @@ struct Watcher(Arc<Mutex<Vec<(String, String)>>>);
 #[async_trait]
 impl NativeStage for Watcher {
     fn describe(&self) -> Description {
-        Description {
-            name: "watcher".into(),
-            version: "1.0.0".into(),
-            summary: "Watches".into(),
-            consumes: vec!["shipping.ready".into()],
-            emits: vec![],
-            attributes: vec![],
-        }
+        Description::new("watcher", "1.0.0", "Watches").consumes(["shipping.ready"])
     }
 
     async fn handle(&self, cx: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {

@@ -22,14 +22,7 @@ struct Blocker {
 #[async_trait]
 impl NativeStage for Blocker {
     fn describe(&self) -> Description {
-        Description {
-            name: "blocker".into(),
-            version: "1.0.0".into(),
-            summary: "Blocks the database".into(),
-            consumes: vec!["order.created".into()],
-            emits: vec![],
-            attributes: vec![],
-        }
+        Description::new("blocker", "1.0.0", "Blocks the database").consumes(["order.created"])
     }
 
     async fn handle(&self, cx: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {

@@ -158,14 +158,7 @@ struct Auditor;
 #[async_trait]
 impl NativeStage for Auditor {
     fn describe(&self) -> Description {
-        Description {
-            name: "audit".into(),
-            version: "0.9.0".into(),
-            summary: "Counts under another name".into(),
-            consumes: vec!["shipping.ready".into()],
-            emits: vec!["audit.noted".into()],
-            attributes: vec![],
-        }
+        Description::new("audit", "0.9.0", "Counts under another name").consumes(["shipping.ready"]).emits(["audit.noted"])
     }
 
     async fn handle(&self, cx: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {

@@ -30,21 +30,13 @@ struct Carrier {
 #[async_trait]
 impl NativeStage for Carrier {
     fn describe(&self) -> Description {
-        Description {
-            name: "carrier".into(),
-            version: "1.0.0".into(),
-            summary: "Collects parcels".into(),
-            consumes: vec!["shipping.ready".into()],
-            emits: vec!["carrier.collected".into()],
-            attributes: vec![],
-        }
+        Description::new("carrier", "1.0.0", "Collects parcels").consumes(["shipping.ready"]).emits(["carrier.collected"])
     }
 
     async fn handle(&self, _: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {
         // A closed channel is the end of the test.
         let _ = self.may_collect.clone().wait_for(|may| *may).await;
-        let (event_type, content_type) = ("carrier.collected".into(), "application/json".into());
-        Ok(vec![Emitted { event_type, content_type, data: "{}".into(), subject: None, delay_ms: 0, attributes: vec![] }])
+        Ok(vec![Emitted::json("carrier.collected", &json!({}))])
     }
 }
 

@@ -57,14 +57,7 @@ struct Slow(Arc<Semaphore>);
 #[async_trait]
 impl NativeStage for Slow {
     fn describe(&self) -> Description {
-        Description {
-            name: "slow".into(),
-            version: "1.0.0".into(),
-            summary: "Takes its time".into(),
-            consumes: vec!["desk.note".into()],
-            emits: vec![],
-            attributes: vec![],
-        }
+        Description::new("slow", "1.0.0", "Takes its time").consumes(["desk.note"])
     }
 
     async fn handle(&self, _: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {

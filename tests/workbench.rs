@@ -33,14 +33,14 @@ struct Burst;
 #[async_trait]
 impl NativeStage for Burst {
     fn describe(&self) -> Description {
-        described("burst", "order.created", "work.asked")
+        Description::new("burst", "1.0.0", "Asks for much").consumes(["order.created"]).emits(["work.asked"])
     }
 
     async fn handle(&self, _: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {
         let work = |number: usize| {
             let data = json!({ "number": number, "order": event.subject, "wrong": number % CAUSES });
             let subject = Some(format!("{}-{number}", event.subject));
-            Emitted { subject, ..emitted("work.asked", &data) }
+            Emitted { subject, ..Emitted::json("work.asked", &data) }
         };
         Ok((0..BURST).map(work).collect())
     }
@@ -52,38 +52,22 @@ struct Picky;
 #[async_trait]
 impl NativeStage for Picky {
     fn describe(&self) -> Description {
-        described("picky", "work.asked", "work.done")
+        Description::new("picky", "1.0.0", "Does what it likes").consumes(["work.asked"]).emits(["work.done"])
     }
 
     async fn handle(&self, _: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {
         let asked: Value = serde_json::from_slice(&event.data).unwrap_or_default();
         let (number, subject) = (&asked["number"], &event.subject);
         let (code, message) = match asked["wrong"].as_u64() {
-            None => return Ok(vec![emitted("work.done", &json!({ "number": number }))]),
+            None => return Ok(vec![Emitted::json("work.done", &json!({ "number": number }))]),
             Some(0) => ("no-answer", format!("bank {number} did not answer in {number}.5 ms")),
             Some(1) => ("no-answer", format!("connection to 10.0.0.{number}:443 was refused")),
             Some(2) => ("unknown-product", format!("no product '{subject}'")),
             Some(3) => ("unknown-product", format!("product {subject} was withdrawn at 2026-01-02T03:04:05Z")),
             Some(_) => ("bad-total", format!("the total is {number}, not {}", event.id)),
         };
-        Err(NativeError::Failure(Failure { retryable: false, code: code.into(), message, retry_after_ms: None }))
+        Err(NativeError::Failure(Failure::reject(code, message)))
     }
-}
-
-fn described(name: &str, consumes: &str, emits: &str) -> Description {
-    Description {
-        name: name.into(),
-        version: "1.0.0".into(),
-        summary: name.into(),
-        consumes: vec![consumes.into()],
-        emits: vec![emits.into()],
-        attributes: vec![],
-    }
-}
-
-fn emitted(event_type: &str, data: &Value) -> Emitted {
-    let content_type = "application/json".into();
-    Emitted { event_type: event_type.into(), content_type, data: data.to_string().into(), subject: None, delay_ms: 0, attributes: vec![] }
 }
 
 async fn start(site: &Site) -> Result<Running> {

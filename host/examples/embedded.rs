@@ -15,26 +15,12 @@ struct Approve;
 #[async_trait]
 impl NativeStage for Approve {
     fn describe(&self) -> Description {
-        Description {
-            name: "approve".into(),
-            version: "1.0.0".into(),
-            summary: "Approves every order".into(),
-            consumes: vec!["order.created".into()],
-            emits: vec!["payment.authorized".into()],
-            attributes: vec![],
-        }
+        Description::new("approve", "1.0.0", "Approves every order").consumes(["order.created"]).emits(["payment.authorized"])
     }
 
     async fn handle(&self, _: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {
         println!("approving order {}", event.subject);
-        Ok(vec![Emitted {
-            event_type: "payment.authorized".into(),
-            content_type: event.content_type.clone(),
-            data: event.data.clone(),
-            subject: None,
-            delay_ms: 0,
-            attributes: vec![],
-        }])
+        Ok(vec![Emitted::json("payment.authorized", &json!({ "order_id": event.subject }))])
     }
 }
 

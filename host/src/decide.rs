@@ -411,7 +411,7 @@ mod tests {
         let forged = Emitted { attributes: vec![("type".into(), "order.cancelled".into())], ..emitted("payment.authorized") };
         let (verdict, _) = decide(&stage(), &To("inventory"), &envelope(), &tried(1), Outcome::Done(vec![forged]), NOW);
         assert!(matches!(verdict, Verdict::Dead { code, message, .. } if code == "invalid-event" && message.contains("`type`")));
-        let failure = Failure { retryable: false, code: "c\0".into(), message: "m\0".into(), retry_after_ms: None };
+        let failure = Failure::reject("c\0", "m\0");
         let (_, failed) = decide(&stage(), &To("x"), &envelope(), &tried(1), Outcome::Failed(failure), NOW);
         let failed = failed.unwrap();
         assert_eq!((failed.code.as_str(), failed.message.as_str()), ("c\u{fffd}", "m\u{fffd}"));
@@ -434,7 +434,7 @@ mod tests {
 
     #[test]
     fn what_a_guest_says_about_its_failure_is_cut_off() {
-        let failure = Failure { retryable: false, code: "c".repeat(201), message: "€".repeat(1 << 20), retry_after_ms: None };
+        let failure = Failure::reject("c".repeat(201), "€".repeat(1 << 20));
         let (verdict, failed) = decide(&stage(), &To("x"), &envelope(), &tried(1), Outcome::Failed(failure), NOW);
         let failed = failed.unwrap();
         assert_eq!((failed.code.len(), failed.code.ends_with("c…")), (200, true));

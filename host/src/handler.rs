@@ -34,6 +34,28 @@ pub struct Description {
     pub attributes: Vec<(String, String)>,
 }
 
+impl Description {
+    /// A stage that consumes and emits nothing yet.
+    pub fn new(name: impl Into<String>, version: impl Into<String>, summary: impl Into<String>) -> Self {
+        let (consumes, emits, attributes) = (Vec::new(), Vec::new(), Vec::new());
+        Self { name: name.into(), version: version.into(), summary: summary.into(), consumes, emits, attributes }
+    }
+
+    /// Consumes these event types or AMQP topic patterns, too.
+    #[must_use]
+    pub fn consumes<T: Into<String>>(mut self, patterns: impl IntoIterator<Item = T>) -> Self {
+        self.consumes.extend(patterns.into_iter().map(Into::into));
+        self
+    }
+
+    /// May emit these event types, too.
+    #[must_use]
+    pub fn emits<T: Into<String>>(mut self, event_types: impl IntoIterator<Item = T>) -> Self {
+        self.emits.extend(event_types.into_iter().map(Into::into));
+        self
+    }
+}
+
 /// An event that a stage wants sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Emitted {
@@ -51,6 +73,19 @@ pub struct Emitted {
     pub attributes: Vec<(String, String)>,
 }
 
+impl Emitted {
+    /// About the subject of the incoming event, at once.
+    pub fn new(event_type: impl Into<String>, content_type: impl Into<String>, data: impl Into<bytes::Bytes>) -> Self {
+        let (event_type, content_type, data) = (event_type.into(), content_type.into(), data.into());
+        Self { event_type, content_type, data, subject: None, delay_ms: 0, attributes: Vec::new() }
+    }
+
+    /// The same, with JSON as its payload.
+    pub fn json(event_type: impl Into<String>, data: &serde_json::Value) -> Self {
+        Self::new(event_type, "application/json", data.to_string())
+    }
+}
+
 /// The stage could not decide.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
@@ -62,6 +97,18 @@ pub struct Failure {
     pub message: String,
     /// Wait at least this long.
     pub retry_after_ms: Option<u32>,
+}
+
+impl Failure {
+    /// Try again later.
+    pub fn retry(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { retryable: true, code: code.into(), message: message.into(), retry_after_ms: None }
+    }
+
+    /// A person must look.
+    pub fn reject(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { retryable: false, ..Self::retry(code, message) }
+    }
 }
 
 /// A limit of the host that a guest broke.

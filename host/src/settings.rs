@@ -178,7 +178,7 @@ impl Settings {
         match outcome {
             Outcome::Done(emitted) => match self.leak(&emitted, writes) {
                 None => Outcome::Done(emitted),
-                Some(message) => Outcome::Failed(Failure { retryable: false, code: SECRET_LEAK.to_owned(), message, retry_after_ms: None }),
+                Some(message) => Outcome::Failed(Failure::reject(SECRET_LEAK, message)),
             },
             Outcome::Failed(failure) => Outcome::Failed(Failure { code: clean(failure.code), message: clean(failure.message), ..failure }),
             Outcome::Trapped { kind, message, backtrace } => {
@@ -233,14 +233,7 @@ mod tests {
     }
 
     fn emitted(data: &str) -> Emitted {
-        Emitted {
-            event_type: "a.b".into(),
-            content_type: "application/json".into(),
-            data: data.to_owned().into(),
-            subject: None,
-            delay_ms: 0,
-            attributes: vec![],
-        }
+        Emitted::new("a.b", "application/json", data.to_owned())
     }
 
     const KEY: &str = "sk-0123456789";

@@ -242,7 +242,7 @@ fn outcome(letter: &Dead) -> Outcome {
         }
         None => (letter.reason.replace('_', "-"), format!("the broker gave the message up ({})", letter.reason)),
     };
-    Outcome::Failed(Failure { retryable: false, code, message, retry_after_ms: None })
+    Outcome::Failed(Failure::reject(code, message))
 }
 
 /// Whether this is the note that [`Undertaker::mark`] left.
@@ -270,15 +270,7 @@ mod tests {
     #[async_trait::async_trait]
     impl NativeStage for Idle {
         fn describe(&self) -> Description {
-            let consumes = vec!["#".into()];
-            Description {
-                name: "idle".into(),
-                version: "1.0.0".into(),
-                summary: "Idles".into(),
-                consumes,
-                emits: vec![],
-                attributes: vec![],
-            }
+            Description::new("idle", "1.0.0", "Idles").consumes(["#"])
         }
 
         async fn handle(&self, _: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {

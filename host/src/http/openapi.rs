@@ -20,10 +20,9 @@ const DESCRIPTION: &str = "Orders, their events and dead letters, and the stages
     Everything under `/orders`, `/events` and `/products` is served under `/api/v1` as well. Every error is a problem document \
     (RFC 9457) whose `type` this host explains. Times are milliseconds since 1970-01-01 UTC; parameters take RFC 3339, too.";
 
-/// A parameter that is described by hand; one in a path must be there.
+/// A parameter that is described by hand. It may be left out, unless it is a part of the path.
 pub(super) fn parameter(place: ParameterIn, name: &str, description: &str, schema: impl Into<Schema>) -> Parameter {
-    let required = if place == ParameterIn::Path { Required::True } else { Required::False };
-    let parameter = ParameterBuilder::new().name(name).parameter_in(place).required(required);
+    let parameter = ParameterBuilder::new().name(name).parameter_in(place).required(Required::False);
     parameter.description(Some(description)).schema(Some(schema.into())).build()
 }
 
@@ -140,10 +139,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_have_names_of_their_own_and_every_reference_leads_somewhere() {
+    fn operations_have_names_of_their_own_and_what_they_need_is_there() {
         let document = crate::http::document();
         let operations =
             || document["paths"].as_object().into_iter().flat_map(Map::values).filter_map(Value::as_object).flat_map(Map::values);
+        let parameters = operations().filter_map(|operation| operation.get("parameters")?.as_array()).flatten();
+        let (in_path, elsewhere): (Vec<&Value>, Vec<&Value>) = parameters.partition(|parameter| parameter["in"] == "path");
+        assert!(in_path.iter().all(|parameter| parameter["required"] == true), "{in_path:?}");
+        assert!(elsewhere.iter().all(|parameter| parameter["required"] == false), "{elsewhere:?}");
         let names: BTreeSet<&str> = operations().filter_map(|operation| operation["operationId"].as_str()).collect();
         assert_eq!((names.len(), operations().count()), (40, 40), "{names:?}");
         let text = document.to_string();

@@ -12,27 +12,13 @@ use crate::recording::{Exact, Listed, RecordedEmit, RecordedEvent};
 struct Asks;
 
 fn said(text: impl Into<String>) -> Emitted {
-    Emitted {
-        event_type: "said".into(),
-        content_type: "text/plain".into(),
-        data: Bytes::from(text.into()),
-        subject: None,
-        delay_ms: 0,
-        attributes: vec![],
-    }
+    Emitted::new("said", "text/plain", text.into())
 }
 
 #[async_trait]
 impl NativeStage for Asks {
     fn describe(&self) -> Description {
-        Description {
-            name: "asks".into(),
-            version: "2.0.0".into(),
-            summary: "Asks".into(),
-            consumes: vec!["ask".into()],
-            emits: vec!["said".into()],
-            attributes: vec![],
-        }
+        Description::new("asks", "2.0.0", "Asks").consumes(["ask"]).emits(["said"])
     }
 
     async fn handle(&self, cx: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {
@@ -52,7 +38,7 @@ impl NativeStage for Asks {
             ["now"] => cx.call.now_ms.to_string(),
             ["attempt"] => cx.call.attempt.to_string(),
             _ => {
-                let failure = Failure { retryable: true, code: question.clone(), message: String::new(), retry_after_ms: None };
+                let failure = Failure::retry(question.clone(), "");
                 return Err(NativeError::Failure(failure));
             }
         };

@@ -135,3 +135,21 @@ fn tick(engine: EngineWeak, every: Duration) -> Result<(), LoadError> {
     let spawned = std::thread::Builder::new().name("postrider-epoch".into()).spawn(ticker);
     spawned.map(drop).map_err(|error| LoadError::Engine(format!("no thread for epochs: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_development_everything_is_compiled_quickly_that_can_be() {
+        let runtime = Runtime::new(RuntimeSettings { quick: true, pool: Pool::OnDemand, ..RuntimeSettings::default() }).unwrap();
+        let quick = &runtime.quick.as_ref().unwrap().engine;
+        for (body, engine) in [("call 0", quick), ("return_call 0", &runtime.optimizing.engine)] {
+            let component = wat::parse_str(format!("(component (core module (func (result i32) {body})))")).unwrap();
+            let compiled = runtime.compile("digest", &component).unwrap();
+            assert!(Engine::same(compiled.engine(), engine), "{body}");
+            assert!(Engine::same(&runtime.platform(&compiled).engine, engine), "{body}");
+        }
+        assert!(Runtime::new(RuntimeSettings::default()).unwrap().quick.is_none());
+    }
+}
