@@ -76,7 +76,7 @@ pub(crate) fn output(arguments: &[&str], environment: &[(&str, &str)]) -> Result
 pub(crate) fn binary() -> Result<std::path::PathBuf> {
     let folder = std::env::current_exe()?.parent().and_then(|deps| deps.parent()).context("a target folder")?.to_owned();
     let program = folder.join("postrider");
-    ensure!(program.is_file(), "{} is missing: run `cargo build -p postrider` in {}", program.display(), root().display());
+    ensure!(program.is_file(), "{} is missing: run `cargo build --workspace --all-targets` in {}", program.display(), root().display());
     Ok(program)
 }
 

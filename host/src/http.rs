@@ -25,6 +25,7 @@ mod caller;
 mod cancel;
 mod dead_letters;
 mod events;
+mod fallbacks;
 mod fields;
 mod headers;
 mod health;
@@ -125,10 +126,10 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
     limited
         .merge(health)
         .merge(pages)
-        .fallback(problem::no_such_route)
-        .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(axum::middleware::from_fn(problem::dress))
-        .layer(CatchPanicLayer::custom(problem::panicked))
+        .fallback(fallbacks::no_such_route)
+        .method_not_allowed_fallback(fallbacks::method_not_allowed)
+        .layer(axum::middleware::from_fn(fallbacks::dress))
+        .layer(CatchPanicLayer::custom(fallbacks::panicked))
         .with_state(app)
 }
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 
-use crate::handler::{Emitted, Failure, Outcome};
+use crate::handler::outcome::{Emitted, Failure, Outcome};
 use crate::state::StateWrites;
 
 /// Code of a message whose events or state contain a secret.

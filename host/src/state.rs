@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use lru::LruCache;
 
-use crate::handler::{Limit, Outcome};
+use crate::handler::outcome::{Limit, Outcome};
 use crate::recording::Recorder;
 use crate::store::{StateRow, StateSource, StoreError, Version};
 

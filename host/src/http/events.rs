@@ -16,77 +16,21 @@ use utoipa::{IntoParams, ToSchema};
 use super::Shared;
 use super::caller::Caller;
 use super::headers::{IdempotencyKey, Schedule, content_type, last_event_id, wants_stream};
-use super::json::{Body as Sent, payload};
+use super::json::Body as Sent;
 use super::lists::{Checked, Listing};
 use super::openapi::{instant_schema, page_size_schema, position_schema};
 use super::paths::EventType;
 use super::problem::{Answer, Problem};
 use super::streams;
 use crate::cloud_events;
-use crate::event::{Envelope, Event, EventKey};
+use crate::event::{Event, EventKey};
 use crate::ingress::{self, Arrival};
 use crate::mistake::Mistake;
-use crate::store::{EventFilter, LogRange, LoggedEvent};
+use crate::store::{EventFilter, LogRange};
 
-/// An event of the log.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct EventView {
-    /// Position in the log, growing.
-    seq: i64,
-    id: String,
-    #[serde(rename = "type")]
-    event_type: String,
-    source: String,
-    subject: String,
-    order_id: Option<String>,
-    /// When it happened, milliseconds since 1970-01-01 UTC.
-    time_ms: u64,
-    /// When it entered the log, milliseconds since 1970-01-01 UTC; none in rows of older versions.
-    logged_at_ms: Option<u64>,
-    /// When it falls due, if it was scheduled, milliseconds since 1970-01-01 UTC.
-    due_at_ms: Option<u64>,
-    content_type: String,
-    /// JSON as it is, anything else as text.
-    data: Value,
-    /// CloudEvents extension attributes.
-    attributes: BTreeMap<String, String>,
-    /// The event that began the chain.
-    correlation_id: String,
-    /// The event that this one came of.
-    cause: Option<EventKey>,
-    /// The stage that produced it.
-    stage: Option<String>,
-    /// SHA-256 of the plugin's file that produced it.
-    digest: Option<String>,
-    /// Stages it was routed to.
-    routed_to: Vec<String>,
-}
+use self::view::EventView;
 
-impl EventView {
-    pub(super) fn of(logged: LoggedEvent) -> Self {
-        let LoggedEvent { seq, envelope, stage, digest, routed_to, logged_at_ms, due_at_ms } = logged;
-        let Envelope { event, order_id, correlation_id, cause, .. } = envelope;
-        Self {
-            seq,
-            id: event.id,
-            event_type: event.event_type,
-            source: event.source,
-            subject: event.subject,
-            order_id,
-            time_ms: event.time_ms,
-            logged_at_ms,
-            due_at_ms,
-            content_type: event.content_type,
-            data: payload(&event.data),
-            attributes: event.attributes.into_iter().collect(),
-            correlation_id,
-            cause,
-            stage,
-            digest,
-            routed_to,
-        }
-    }
-}
+pub(super) mod view;
 
 /// What of the log is asked for.
 #[derive(Deserialize, IntoParams)]

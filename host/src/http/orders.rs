@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
 use super::caller::Caller;
-use super::events::EventView;
+use super::events::view::EventView;
 use super::headers::{IdempotencyKey, Schedule, last_event_id, wants_stream};
 use super::json::JsonBody;
 use super::lists::{Checked, Listing};

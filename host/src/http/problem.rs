@@ -1,17 +1,12 @@
 //! Problem documents (RFC 9457): `type`, `title`, `status`, `detail`, and every single error with its place.
 
-use axum::body::Body;
-use axum::extract::Request;
 use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(super) use self::kind::{Kind, ProblemKind};
-use super::headers::content_type;
-use crate::cloud_events::is_json;
 use crate::mistake::Mistake;
 use crate::store::StoreError;
 
@@ -87,6 +82,11 @@ impl Problem {
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(Kind::Unavailable, detail)
     }
+
+    /// A status that says all there is to say.
+    pub(super) fn of(status: StatusCode) -> Self {
+        Self { status: status.as_u16(), ..Self::new(Kind::Request, status.to_string()) }
+    }
 }
 
 impl From<StoreError> for Problem {
@@ -115,29 +115,5 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
-    }
-}
-
-pub(super) fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {
-    Problem::internal().into_response()
-}
-
-pub(super) async fn no_such_route(request: Request) -> Problem {
-    Problem::not_found(format!("no route {}", request.uri().path()))
-}
-
-pub(super) async fn method_not_allowed(request: Request) -> Problem {
-    Problem::new(Kind::Method, format!("{} does not take {}", request.uri().path(), request.method()))
-}
-
-/// Errors that the layers below made without a body get one.
-pub(super) async fn dress(request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
-    let dressed = content_type(response.headers()).is_some_and(is_json);
-    match response.status() {
-        status if dressed || !(status.is_client_error() || status.is_server_error()) => response,
-        StatusCode::SERVICE_UNAVAILABLE => Problem::unavailable("the request took too long").into_response(),
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large().into_response(),
-        status => Problem { status: status.as_u16(), ..Problem::new(Kind::Request, status.to_string()) }.into_response(),
     }
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
-use super::events::EventView;
+use super::events::view::EventView;
 use super::problem::{Answer, Problem};
 use crate::cloud_events;
 use crate::store::{EventFilter, LogRange, LoggedEvent, Page, StoreError};
