@@ -30,7 +30,7 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, LoadError> {
             let mut resolve = wit_parser::Resolve::default();
             let package = resolve.push_str("stage.wit", include_str!("../../../wit/stage.wit"))?;
             let world = resolve.select_world(&[package], Some("stage"))?;
-            wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8, false)?;
+            wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8)?;
         }
         let adapter = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER;
         let name = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
