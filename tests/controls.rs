@@ -85,7 +85,7 @@ impl NativeStage for Bank {
         if !self.down.load(Ordering::SeqCst) {
             return Ok(vec![]);
         }
-        Err(NativeError::Failure(Failure::retry("bank-down", "no answer")))
+        Err(Failure::retry("bank-down", "no answer").into())
     }
 }
 

@@ -66,7 +66,7 @@ impl NativeStage for Picky {
             Some(3) => ("unknown-product", format!("product {subject} was withdrawn at 2026-01-02T03:04:05Z")),
             Some(_) => ("bad-total", format!("the total is {number}, not {}", event.id)),
         };
-        Err(NativeError::Failure(Failure::reject(code, message)))
+        Err(Failure::reject(code, message).into())
     }
 }
 

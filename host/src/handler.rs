@@ -139,6 +139,12 @@ pub enum NativeError {
     State(#[from] StateError),
 }
 
+impl From<Failure> for NativeError {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
 /// Runs a [`NativeStage`] as a [`StageHandler`].
 pub struct Native<S> {
     stage: S,

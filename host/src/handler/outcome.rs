@@ -30,15 +30,15 @@ impl Description {
 
     /// Consumes these event types or AMQP topic patterns, too.
     #[must_use]
-    pub fn consumes<T: Into<String>>(mut self, patterns: impl IntoIterator<Item = T>) -> Self {
-        self.consumes.extend(patterns.into_iter().map(Into::into));
+    pub fn consumes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        self.consumes.extend(patterns.into_iter().map(|pattern| pattern.as_ref().to_owned()));
         self
     }
 
     /// May emit these event types, too.
     #[must_use]
-    pub fn emits<T: Into<String>>(mut self, event_types: impl IntoIterator<Item = T>) -> Self {
-        self.emits.extend(event_types.into_iter().map(Into::into));
+    pub fn emits(mut self, event_types: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        self.emits.extend(event_types.into_iter().map(|event_type| event_type.as_ref().to_owned()));
         self
     }
 }
