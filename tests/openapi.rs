@@ -22,7 +22,10 @@ const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 fn the_kept_document_is_the_code_s() -> Result<()> {
     let output = output(&["openapi"], &[])?;
     let kept = std::fs::read(root().join("docs/openapi.json"))?;
-    ensure!(kept == output.stdout, "the API has changed: run `cargo run -- openapi > docs/openapi.json`, and look at the difference");
+    ensure!(
+        kept == output.stdout,
+        "the API has changed: run `target/debug/postrider openapi > docs/openapi.json`, and look at the difference"
+    );
     Ok(())
 }
 

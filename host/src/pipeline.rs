@@ -183,8 +183,7 @@ impl Stage {
             Finding::Distrusted { previous, why } => {
                 trust.guard = None;
                 trust.distrusted.insert(digest.to_owned());
-                self.running.store(Some(previous));
-                self.breaker().renew();
+                self.run(previous);
                 Some(why)
             }
         }
@@ -207,7 +206,11 @@ impl Stage {
             }
             _ => _ = trust.proven.insert(digest),
         }
-        self.running.store(Some(Arc::new(next)));
+        self.run(Arc::new(next));
+    }
+
+    fn run(&self, next: Arc<Running>) {
+        self.running.store(Some(next));
         self.breaker().renew();
     }
 
