@@ -1,4 +1,5 @@
-//! A plugin gets only what the operator granted: what asks for more is refused when it is loaded, with the remedy.
+//! A plugin gets only what the operator granted: what asks for more is refused when it is loaded,
+//! with the remedy.
 
 use anyhow::Result;
 
@@ -13,7 +14,11 @@ fn asks_for(import: &str) -> Result<Vec<u8>> {
 async fn an_ungranted_import_is_refused_with_its_remedy() -> Result<()> {
     let site = Site::shipped("")?;
     let cases = [
-        ("incoming.wasm", "wasi:http/incoming-handler@0.2.0", "of wasi:http a stage may import only"),
+        (
+            "incoming.wasm",
+            "wasi:http/incoming-handler@0.2.0",
+            "of wasi:http a stage may import only",
+        ),
         ("newer.wasm", "postrider:stage/state@1.1.0", "needs Postrider 1.1"),
         ("next.wasm", "postrider:stage/state@2.0.0", "needs Postrider 2.0"),
         ("foreign.wasm", "acme:database/sql@1.0.0", "may import only"),
@@ -24,7 +29,9 @@ async fn an_ungranted_import_is_refused_with_its_remedy() -> Result<()> {
     let host = site.start().await?;
     let (_, plugins) = host.client.get("/plugins").await?;
     for (file, import, remedy) in cases {
-        let found = plugins["items"].as_array().and_then(|all| all.iter().find(|plugin| plugin["file"] == file));
+        let found = plugins["items"]
+            .as_array()
+            .and_then(|all| all.iter().find(|plugin| plugin["file"] == file));
         let reason = found.and_then(|plugin| plugin["last_error"].as_str()).unwrap_or_default();
         assert!(reason.contains(import) && reason.contains(remedy), "{file}: {reason}");
     }

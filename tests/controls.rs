@@ -1,4 +1,5 @@
-//! Operators hold, drain and resume stages; the circuit breaker stops one whose dependency is down. None of that is an attempt.
+//! Operators hold, drain and resume stages; the circuit breaker stops one whose dependency is down.
+//! None of that is an attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,11 +14,15 @@ use serde_json::{Value, json};
 use crate::harness::{Backend, Client, Site, eventually, on_both_back_ends};
 use crate::load::PLENTY;
 
-on_both_back_ends![a_paused_stage_holds_its_messages_over_a_restart, a_drained_stage_takes_nothing_more];
+on_both_back_ends![
+    a_paused_stage_holds_its_messages_over_a_restart,
+    a_drained_stage_takes_nothing_more
+];
 
 async fn post(client: &Client, ids: std::ops::Range<usize>) -> Result<()> {
     for id in ids {
-        let order = json!({ "order_id": format!("p-{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
+        let order =
+            json!({ "order_id": format!("p-{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
         anyhow::ensure!(client.post("/orders", &order).await?.0.is_success());
     }
     Ok(())
@@ -26,9 +31,13 @@ async fn post(client: &Client, ids: std::ops::Range<usize>) -> Result<()> {
 async fn a_paused_stage_holds_its_messages_over_a_restart(backend: Backend) -> Result<()> {
     let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
-    let (status, said) = host.client.post("/stages/inventory/pause", &json!({ "reason": "stock-taking" })).await?;
+    let (status, said) =
+        host.client.post("/stages/inventory/pause", &json!({ "reason": "stock-taking" })).await?;
     assert_eq!((status, said["state"].as_str()), (StatusCode::OK, Some("paused")), "{said}");
-    assert_eq!(host.client.post("/stages/nobody/pause", &json!({})).await?.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        host.client.post("/stages/nobody/pause", &json!({})).await?.0,
+        StatusCode::NOT_FOUND
+    );
     post(&host.client, 0..5).await?;
     for id in 0..5 {
         host.client.order_in(&format!("p-{id}"), "authorized").await?;
@@ -38,11 +47,21 @@ async fn a_paused_stage_holds_its_messages_over_a_restart(backend: Backend) -> R
     // The word survives the host.
     let host = site.start().await?;
     let paused = host.client.stage("inventory").await?;
-    assert_eq!((paused["control"].as_str(), paused["reason"].as_str()), (Some("paused"), Some("stock-taking")), "{paused}");
+    assert_eq!(
+        (paused["control"].as_str(), paused["reason"].as_str()),
+        (Some("paused"), Some("stock-taking")),
+        "{paused}"
+    );
     assert_eq!(host.client.get("/ready").await?.1["held"], json!(["inventory"]));
     post(&host.client, 5..6).await?;
     host.client.order_in("p-5", "authorized").await?;
-    assert_eq!(site.count("SELECT count(*) FROM deliveries WHERE stage = 'inventory' AND status <> 'open'").await?, 0);
+    assert_eq!(
+        site.count(
+            "SELECT count(*) FROM deliveries WHERE stage = 'inventory' AND status <> 'open'"
+        )
+        .await?,
+        0
+    );
     host.client.post("/stages/inventory/resume", &json!({})).await?;
     for id in 0..6 {
         host.client.order_in(&format!("p-{id}"), "ready").await?;
@@ -59,7 +78,8 @@ async fn a_drained_stage_takes_nothing_more(backend: Backend) -> Result<()> {
     for id in 0..3 {
         host.client.order_in(&format!("p-{id}"), "reserved").await?;
     }
-    let waits = || async { Ok((host.client.stage("shipping").await?["waiting"] == 3).then_some(())) };
+    let waits =
+        || async { Ok((host.client.stage("shipping").await?["waiting"] == 3).then_some(())) };
     eventually("three messages to wait in the queue", waits).await?;
     host.client.post("/stages/shipping/resume", &json!({})).await?;
     for id in 0..3 {
@@ -104,20 +124,34 @@ async fn the_breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
     };
     eventually("the breaker to open", open).await?;
     // Probes go on, one at a time, and cost nobody an attempt.
-    let (before, failures) = (calls.load(Ordering::SeqCst), site.count("SELECT count(*) FROM attempts").await?);
-    eventually("ten probes", || async { Ok((calls.load(Ordering::SeqCst) >= before + 10).then_some(())) }).await?;
-    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, failures, "a probe was an attempt");
+    let (before, failures) =
+        (calls.load(Ordering::SeqCst), site.count("SELECT count(*) FROM attempts").await?);
+    eventually("ten probes", || async {
+        Ok((calls.load(Ordering::SeqCst) >= before + 10).then_some(()))
+    })
+    .await?;
+    assert_eq!(
+        site.count("SELECT count(*) FROM attempts").await?,
+        failures,
+        "a probe was an attempt"
+    );
     assert!(failures < 100, "{failures} of 100 orders failed before the breaker opened");
     assert_eq!(host.client.get("/ready").await?.1["breakers_open"], json!(["bank"]));
 
     down.store(false, Ordering::SeqCst);
     let settled = "SELECT count(*) FROM deliveries WHERE stage = 'bank' AND status = 'done'";
     let dead = "SELECT count(*) FROM deliveries WHERE stage = 'bank' AND status = 'dead'";
-    eventually("all orders", || async { Ok((site.count(settled).await? + site.count(dead).await? == 100).then_some(())) }).await?;
+    eventually("all orders", || async {
+        Ok((site.count(settled).await? + site.count(dead).await? == 100).then_some(()))
+    })
+    .await?;
     assert_eq!(host.client.stage("bank").await?["breaker"], "closed");
     // Both turns are events that anybody may listen to.
     let said = site.texts("SELECT CAST(data AS TEXT) FROM events WHERE type = 'postrider.breaker-changed' ORDER BY seq").await?;
-    let states: Vec<Value> = said.iter().map(|data| Ok(serde_json::from_str::<Value>(data)?["state"].clone())).collect::<Result<_>>()?;
+    let states: Vec<Value> = said
+        .iter()
+        .map(|data| Ok(serde_json::from_str::<Value>(data)?["state"].clone()))
+        .collect::<Result<_>>()?;
     assert_eq!(states, ["open", "closed"]);
     host.stop().await
 }
@@ -129,10 +163,14 @@ async fn a_rate_is_kept() -> Result<()> {
     let bank = Bank { down, calls: Arc::clone(&calls) };
     let host = site.start_with(|builder| builder.stage(bank)).await?;
     post(&host.client, 0..30).await?;
-    eventually("all calls", || async { Ok((calls.load(Ordering::SeqCst) == 30).then_some(())) }).await?;
+    eventually("all calls", || async { Ok((calls.load(Ordering::SeqCst) == 30).then_some(())) })
+        .await?;
     let first = "SELECT min(settled_ms) FROM deliveries WHERE stage = 'bank'";
     let last = "SELECT max(settled_ms) FROM deliveries WHERE stage = 'bank'";
-    let spread = || async { Ok((site.count("SELECT count(*) FROM deliveries WHERE status = 'done'").await? == 30).then_some(())) };
+    let spread = || async {
+        Ok((site.count("SELECT count(*) FROM deliveries WHERE status = 'done'").await? == 30)
+            .then_some(()))
+    };
     eventually("all commits", spread).await?;
     let took_ms = site.count(last).await? - site.count(first).await?;
     assert!(took_ms >= 1_200, "30 messages at 20 a second took only {took_ms} ms");

@@ -22,18 +22,27 @@ async fn dead_letter(host: &Running) -> Result<Value> {
     .await
 }
 
-async fn a_failing_order_is_retried_then_dead_and_completes_after_an_edited_replay(backend: Backend) -> Result<()> {
+async fn a_failing_order_is_retried_then_dead_and_completes_after_an_edited_replay(
+    backend: Backend,
+) -> Result<()> {
     let site = Site::shipped_on(backend, QUICK).await?;
     let host = site.start().await?;
     let order = json!({ "order_id": "f1", "user_id": "42", "items": ["Book"], "total": 20.0, "force_fail": true });
     host.client.post("/orders", &order).await?;
     host.client.order_in("f1", "failed").await?;
     let letter = dead_letter(&host).await?;
-    assert_eq!((letter["stage"].as_str(), letter["code"].as_str()), (Some("payment"), Some("simulated-failure")));
+    assert_eq!(
+        (letter["stage"].as_str(), letter["code"].as_str()),
+        (Some("payment"), Some("simulated-failure"))
+    );
     let path = format!("/dead-letters/{}", letter["id"]);
     let (_, letter) = host.client.get(&path).await?;
-    let attempts: Vec<u64> =
-        letter["attempts"].as_array().expect("attempts").iter().filter_map(|attempt| attempt["attempt"].as_u64()).collect();
+    let attempts: Vec<u64> = letter["attempts"]
+        .as_array()
+        .expect("attempts")
+        .iter()
+        .filter_map(|attempt| attempt["attempt"].as_u64())
+        .collect();
     assert_eq!(attempts, [1, 2, 3]);
 
     let mended = json!({ "data": { "order_id": "f1", "user_id": "42", "items": [{ "sku": "Book", "quantity": 1 }], "total": 20.0 } });
@@ -50,15 +59,30 @@ async fn an_unedited_replay_runs_again_and_a_discard_is_final(backend: Backend) 
     let order = json!({ "order_id": "f2", "user_id": "42", "items": ["Book"], "force_fail": true });
     host.client.post("/orders", &order).await?;
     let first = dead_letter(&host).await?;
-    assert!(host.client.post(&format!("/dead-letters/{}/replay", first["id"]), &json!({})).await?.0.is_success());
+    assert!(
+        host.client
+            .post(&format!("/dead-letters/{}/replay", first["id"]), &json!({}))
+            .await?
+            .0
+            .is_success()
+    );
     let second = eventually("the second death", || async {
         let letter = dead_letter(&host).await?;
         Ok((letter["id"] != first["id"]).then_some(letter))
     })
     .await?;
     let path = format!("/dead-letters/{}", second["id"]);
-    assert!(host.client.post(&format!("{path}/discard"), &json!({ "reason": "a test" })).await?.0.is_success());
-    assert_eq!(host.client.post(&format!("{path}/replay"), &json!({})).await?.0, StatusCode::CONFLICT);
+    assert!(
+        host.client
+            .post(&format!("{path}/discard"), &json!({ "reason": "a test" }))
+            .await?
+            .0
+            .is_success()
+    );
+    assert_eq!(
+        host.client.post(&format!("{path}/replay"), &json!({})).await?.0,
+        StatusCode::CONFLICT
+    );
     assert_eq!(host.client.get("/dead-letters/999999").await?.0, StatusCode::NOT_FOUND);
     host.stop().await
 }

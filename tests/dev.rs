@@ -1,4 +1,5 @@
-//! `postrider dev`: what is saved is built, swapped in, and seen; a build that fails is shown, and what served keeps serving.
+//! `postrider dev`: what is saved is built, swapped in, and seen; a build that fails is shown, and
+//! what served keeps serving.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -39,12 +40,19 @@ async fn a_save_is_built_reloaded_and_seen() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let stage = folder.path().join("audit");
     std::fs::create_dir_all(stage.join("fixtures"))?;
-    std::fs::write(stage.join("stage.toml"), "build = 'cp \"$(cat choice)\" out.wasm'\nartifact = 'out.wasm'\nwatch = ['choice']\n")?;
-    std::fs::write(stage.join("fixtures/one.json"), r#"{ "event": { "type": "shipping.ready", "subject": "7", "data": {} } }"#)?;
+    std::fs::write(
+        stage.join("stage.toml"),
+        "build = 'cp \"$(cat choice)\" out.wasm'\nartifact = 'out.wasm'\nwatch = ['choice']\n",
+    )?;
+    std::fs::write(
+        stage.join("fixtures/one.json"),
+        r#"{ "event": { "type": "shipping.ready", "subject": "7", "data": {} } }"#,
+    )?;
     choose(&stage, &guest("fifth")?)?;
     let mut command = Command::new(binary()?);
     command.args(["dev", "--listen", "127.0.0.1:0", "--send", "fixtures"]).arg(folder.path());
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("its output")?).lines();
     until(&mut lines, "serving").await?;
 
@@ -61,7 +69,11 @@ async fn a_save_is_built_reloaded_and_seen() -> Result<()> {
     assert!(seen.contains("failed audit"), "{seen}");
     choose(&stage, &guest("fifth-traps")?)?;
     let seen = until(&mut lines, "this version traps").await?;
-    assert!(seen.contains("audit@1.2.0 shipping.ready 7 failed try 1") && seen.contains("fifth/src/lib.rs"), "{seen}");
+    assert!(
+        seen.contains("audit@1.2.0 shipping.ready 7 failed try 1")
+            && seen.contains("fifth/src/lib.rs"),
+        "{seen}"
+    );
     child.kill().await?;
     Ok(())
 }

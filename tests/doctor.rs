@@ -19,17 +19,23 @@ async fn doctor(config: &str) -> Result<(i32, Vec<Value>)> {
     std::fs::write(file.path(), config)?;
     let path = file.path().to_str().context("a path of letters")?;
     let (code, said, errors) = postrider(&["--json", "--config", path, "doctor"]).await?;
-    let findings: Vec<Value> = serde_json::from_str(&said).with_context(|| format!("{said}{errors}"))?;
+    let findings: Vec<Value> =
+        serde_json::from_str(&said).with_context(|| format!("{said}{errors}"))?;
     Ok((code, findings.into_iter().filter(|finding| finding["level"] != "ok").collect()))
 }
 
 /// The only problem that is found.
 async fn finds(config: &str, check: &str, words: &str) -> Result<()> {
     let (code, findings) = doctor(config).await?;
-    let named: Vec<&Value> = findings.iter().filter(|finding| finding["level"] == "problem").collect();
+    let named: Vec<&Value> =
+        findings.iter().filter(|finding| finding["level"] == "problem").collect();
     assert_eq!(named.len(), 1, "{check}: {findings:#?}");
     assert_eq!(named[0]["check"], check);
-    assert!(named[0]["found"].as_str().is_some_and(|found| found.contains(words)), "{check}: {}", named[0]);
+    assert!(
+        named[0]["found"].as_str().is_some_and(|found| found.contains(words)),
+        "{check}: {}",
+        named[0]
+    );
     assert_eq!(code, 1);
     Ok(())
 }
@@ -38,8 +44,15 @@ async fn finds(config: &str, check: &str, words: &str) -> Result<()> {
 async fn warns(config: &str, check: &str, words: &str) -> Result<()> {
     let (code, findings) = doctor(config).await?;
     let [finding] = &findings[..] else { panic!("{check}: {findings:#?}") };
-    assert_eq!((finding["level"].as_str(), finding["check"].as_str(), code), (Some("warning"), Some(check), 0));
-    assert!(finding["found"].as_str().is_some_and(|found| found.contains(words)) && finding["remedy"].is_string(), "{finding}");
+    assert_eq!(
+        (finding["level"].as_str(), finding["check"].as_str(), code),
+        (Some("warning"), Some(check), 0)
+    );
+    assert!(
+        finding["found"].as_str().is_some_and(|found| found.contains(words))
+            && finding["remedy"].is_string(),
+        "{finding}"
+    );
     Ok(())
 }
 
@@ -57,7 +70,8 @@ async fn nothing_is_wrong_before_or_beside_a_running_host(backend: Backend) -> R
     let port = free_port()?;
     let text = format!("http.listen = \"127.0.0.1:{port}\"\n{}", site.config_text());
     assert_eq!(doctor(&text).await?, (0, vec![]));
-    let (process, client) = (Process::start(&site, port, None)?, Client::new(format!("http://127.0.0.1:{port}")));
+    let (process, client) =
+        (Process::start(&site, port, None)?, Client::new(format!("http://127.0.0.1:{port}")));
     process.ready(&client, &site).await?;
     client.get("/ready").await?;
     assert_eq!(doctor(&text).await?, (0, vec![]));
@@ -67,7 +81,12 @@ async fn nothing_is_wrong_before_or_beside_a_running_host(backend: Backend) -> R
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configuration_that_is_wrong() -> Result<()> {
     finds("[http]\nlisten = \"127.0.0.1:0\"\nlisen = \"\"\n", "config", "lisen").await?;
-    finds("[stages.payment.secrets]\nkey = { env = \"POSTRIDER_TEST_NOT_SET\" }\n", "config", "POSTRIDER_TEST_NOT_SET").await
+    finds(
+        "[stages.payment.secrets]\nkey = { env = \"POSTRIDER_TEST_NOT_SET\" }\n",
+        "config",
+        "POSTRIDER_TEST_NOT_SET",
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,7 +101,10 @@ async fn a_postgres_that_is_not_there() -> Result<()> {
     let port = free_port()?;
     let elsewhere = |text: &str| {
         let store = format!("store.url = \"postgres://postgres@127.0.0.1:{port}/orders\"");
-        text.lines().map(|line| if line.starts_with("store.url") { &store } else { line }).collect::<Vec<_>>().join("\n")
+        text.lines()
+            .map(|line| if line.starts_with("store.url") { &store } else { line })
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     let (_site, text) = on_servers(elsewhere).await?;
     finds(&text, "store", "cannot connect to Postgres").await
@@ -105,7 +127,8 @@ async fn a_schema_that_is_missing_or_newer() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_refuses() -> Result<()> {
-    let stranger = |text: &str| text.replace(&amqp_url(), &amqp_url().replace("guest:guest@", "guest:wrong@"));
+    let stranger =
+        |text: &str| text.replace(&amqp_url(), &amqp_url().replace("guest:guest@", "guest:wrong@"));
     let (_site, text) = on_servers(stranger).await?;
     finds(&text, "broker", "ACCESS_REFUSED").await
 }
@@ -113,7 +136,11 @@ async fn a_broker_that_refuses() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_was_declared_otherwise() -> Result<()> {
     let (site, text) = on_servers(str::to_owned).await?;
-    let queue = site.servers.as_ref().map(|servers: &Servers| servers.queue("payment")).context("servers")?;
+    let queue = site
+        .servers
+        .as_ref()
+        .map(|servers: &Servers| servers.queue("payment"))
+        .context("servers")?;
     let connection = Connection::connect(&amqp_url(), ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
@@ -155,7 +182,10 @@ async fn a_pipeline_with_a_piece_missing() -> Result<()> {
     let site = Site::empty(ANYWHERE)?;
     site.add("shipping", "shipping")?;
     let (code, findings) = doctor(&site.config_text()).await?;
-    let named = |finding: &Value| finding["check"] == "pipeline" && finding["found"].to_string().contains("inventory.reserved");
+    let named = |finding: &Value| {
+        finding["check"] == "pipeline"
+            && finding["found"].to_string().contains("inventory.reserved")
+    };
     assert!(code == 0 && findings.iter().any(named), "{findings:#?}");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Calls of stages to the outside: what was granted works, everything else is refused before it is sent.
+//! Calls of stages to the outside: what was granted works, everything else is refused before it is
+//! sent.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,7 +35,8 @@ impl Server {
         let port = listener.local_addr()?.port();
         let heads = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&heads);
-        let together = Arc::new(Gathering { closed: Semaphore::new(0), callers: AtomicUsize::new(0) });
+        let together =
+            Arc::new(Gathering { closed: Semaphore::new(0), callers: AtomicUsize::new(0) });
         let task = tokio::spawn(async move {
             let mut serving = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
@@ -55,7 +57,11 @@ impl Drop for Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>, together: Arc<Gathering>) -> Result<()> {
+async fn serve(
+    mut stream: TcpStream,
+    heads: Arc<Mutex<Vec<String>>>,
+    together: Arc<Gathering>,
+) -> Result<()> {
     let mut received = Vec::new();
     let end = loop {
         anyhow::ensure!(stream.read_buf(&mut received).await? > 0, "the head is cut");
@@ -65,9 +71,13 @@ async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>, together: 
     };
     let head = String::from_utf8(received[..end].to_vec())?;
     heads.lock().unwrap_or_else(PoisonError::into_inner).push(head.clone());
-    let answer = |status: &str, more: &str, body: &str| format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{more}\r\n{body}", body.len());
+    let answer = |status: &str, more: &str, body: &str| {
+        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{more}\r\n{body}", body.len())
+    };
     match head.split(' ').nth(1).unwrap_or_default() {
-        "/moved" => stream.write_all(answer("302 Found", "location: /ok\r\n", "").as_bytes()).await?,
+        "/moved" => {
+            stream.write_all(answer("302 Found", "location: /ok\r\n", "").as_bytes()).await?
+        }
         // Says nothing until the other side goes away.
         "/slow" | "/swallow" => _ = stream.read_to_end(&mut Vec::new()).await,
         "/drip" => {
@@ -82,7 +92,9 @@ async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>, together: 
             _ = together.closed.acquire().await;
             stream.write_all(answer("200 OK", "", "welcome").as_bytes()).await?;
         }
-        "/announced" => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n").await?,
+        "/announced" => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n").await?
+        }
         "/endless" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
             let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
@@ -99,12 +111,19 @@ async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>, together: 
     Ok(())
 }
 
-/// Reads a request to its end: a connection that is closed with something unread is reset, and the caller may never see the answer.
+/// Reads a request to its end: a connection that is closed with something unread is reset, and the
+/// caller may never see the answer.
 async fn read_body(stream: &mut TcpStream, head: &str, mut body: Vec<u8>) -> Result<()> {
     let head = head.to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map(str::parse::<usize>).transpose()?;
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .map(str::parse::<usize>)
+        .transpose()?;
     let chunked = head.contains("\r\ntransfer-encoding: chunked");
-    let whole = |body: &[u8]| length.map_or(!chunked || body.ends_with(b"\r\n0\r\n\r\n"), |length| body.len() >= length);
+    let whole = |body: &[u8]| {
+        length.map_or(!chunked || body.ends_with(b"\r\n0\r\n\r\n"), |length| body.len() >= length)
+    };
     while !whole(&body) {
         anyhow::ensure!(stream.read_buf(&mut body).await? > 0, "the body is cut");
     }
@@ -142,13 +161,17 @@ fn get(authority: &str, path: &str) -> Value {
 
 /// What came of an order's calls.
 async fn results(host: &Running, calls: &[Value]) -> Result<Vec<Value>> {
-    let (status, answer) = host.client.post("/orders", &order("c-1", &json!({ "calls": calls }))).await?;
+    let (status, answer) =
+        host.client.post("/orders", &order("c-1", &json!({ "calls": calls }))).await?;
     anyhow::ensure!(status.is_success(), "{answer}");
     eventually("the calls' results", || async {
         let (_, letters) = host.client.get("/dead-letters").await?;
         anyhow::ensure!(letters["items"].as_array().is_none_or(Vec::is_empty), "{letters}");
         let (_, events) = host.client.get("/orders/c-1/events").await?;
-        let done = events["items"].as_array().and_then(|all| all.iter().find(|event| event["type"] == "caller.done")).cloned();
+        let done = events["items"]
+            .as_array()
+            .and_then(|all| all.iter().find(|event| event["type"] == "caller.done"))
+            .cloned();
         Ok(done.and_then(|event| event["data"]["results"].as_array().cloned()))
     })
     .await
@@ -159,10 +182,12 @@ async fn results(host: &Running, calls: &[Value]) -> Result<Vec<Value>> {
 async fn messages_that_call_the_outside_wait_side_by_side() -> Result<()> {
     const ORDERS: usize = 8 * TOGETHER;
     let server = Server::start().await?;
-    let (site, host) = site(&granted(&server, "http_concurrency = 16\nhttp_timeout_ms = 15000", "")).await?;
+    let (site, host) =
+        site(&granted(&server, "http_concurrency = 16\nhttp_timeout_ms = 15000", "")).await?;
     let calls = json!({ "calls": [get(&format!("127.0.0.1:{}", server.port), "/together")] });
     for id in 0..ORDERS {
-        let (status, answer) = host.client.post("/orders", &order(&format!("t-{id}"), &calls)).await?;
+        let (status, answer) =
+            host.client.post("/orders", &order(&format!("t-{id}"), &calls)).await?;
         anyhow::ensure!(status.is_success(), "{answer}");
     }
     let done = "SELECT count(*) FROM events WHERE type = 'caller.done' AND data LIKE '%welcome%'";
@@ -193,7 +218,8 @@ async fn what_is_granted_works_and_the_rest_is_refused_unsent() -> Result<()> {
     let own_trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let mut traced = get(&here, "/traced");
     traced["headers"] = json!([["traceparent", own_trace], ["x-own", "yes"]]);
-    let (mut posted, mut deleted, mut encrypted) = (get(&here, "/ok?x=1"), get(&here, "/ok"), get(&here, "/ok"));
+    let (mut posted, mut deleted, mut encrypted) =
+        (get(&here, "/ok?x=1"), get(&here, "/ok"), get(&here, "/ok"));
     (posted["method"], posted["body_bytes"]) = ("POST".into(), 10_000.into());
     deleted["method"] = "DELETE".into();
     encrypted["scheme"] = "https".into();
@@ -216,12 +242,28 @@ async fn what_is_granted_works_and_the_rest_is_refused_unsent() -> Result<()> {
     }
     let heads = server.heads();
     assert_eq!(heads.len(), 3, "only what was granted arrives: {heads:#?}");
-    assert!(heads.iter().all(|head| head.to_lowercase().contains(&format!("\r\nhost: {here}"))), "{heads:#?}");
+    assert!(
+        heads.iter().all(|head| head.to_lowercase().contains(&format!("\r\nhost: {here}"))),
+        "{heads:#?}"
+    );
     assert!(heads[1].starts_with("POST /ok?x=1 HTTP/1.1"), "{heads:#?}");
-    let parents: Vec<&str> = heads.iter().flat_map(|head| head.lines()).filter_map(|line| line.strip_prefix("traceparent: ")).collect();
+    let parents: Vec<&str> = heads
+        .iter()
+        .flat_map(|head| head.lines())
+        .filter_map(|line| line.strip_prefix("traceparent: "))
+        .collect();
     let (_, events) = host.client.get("/orders/c-1/events").await?;
-    let trace = events["items"][0]["attributes"]["traceparent"].as_str().and_then(|parent| parent.split('-').nth(1)).context("a trace")?;
-    assert!(parents.len() == 3 && parents[0].contains(trace) && parents[1] == parents[0] && parents[2] == own_trace, "{parents:?}");
+    let trace = events["items"][0]["attributes"]["traceparent"]
+        .as_str()
+        .and_then(|parent| parent.split('-').nth(1))
+        .context("a trace")?;
+    assert!(
+        parents.len() == 3
+            && parents[0].contains(trace)
+            && parents[1] == parents[0]
+            && parents[2] == own_trace,
+        "{parents:?}"
+    );
     host.stop().await
 }
 
@@ -230,7 +272,15 @@ async fn the_metadata_address_is_refused_and_a_redirect_is_not_followed() -> Res
     let server = Server::start().await?;
     let (_site, host) = site(&granted(&server, "", "")).await?;
     let here = format!("127.0.0.1:{}", server.port);
-    let results = results(&host, &[get("169.254.169.254", "/latest/meta-data/"), get(&here, "/moved"), get(&here, "/broken")]).await?;
+    let results = results(
+        &host,
+        &[
+            get("169.254.169.254", "/latest/meta-data/"),
+            get(&here, "/moved"),
+            get(&here, "/broken"),
+        ],
+    )
+    .await?;
     assert_eq!(results[0]["error"], "ErrorCode::DestinationIpProhibited");
     assert_eq!(results[1]["status"], 302);
     assert_eq!(results[2]["error"], "ErrorCode::HttpProtocolError");
@@ -244,7 +294,10 @@ async fn a_slow_server_is_a_failure_that_is_tried_again() -> Result<()> {
     for (grants, stage) in [("http_timeout_ms = 100", ""), ("", "limits.deadline_ms = 400")] {
         for path in ["/slow", "/drip"] {
             let server = Server::start().await?;
-            let toml = granted(&server, grants, "").replace("limits = { deadline_ms = 20000 }", if stage.is_empty() { "" } else { stage });
+            let toml = granted(&server, grants, "").replace(
+                "limits = { deadline_ms = 20000 }",
+                if stage.is_empty() { "" } else { stage },
+            );
             let (_site, host) = site(&toml).await?;
             let task = json!({ "retry": true, "calls": [get(&format!("127.0.0.1:{}", server.port), path)] });
             host.client.post("/orders", &order("s-1", &task)).await?;
@@ -267,11 +320,23 @@ async fn bodies_end_at_their_limit_in_both_directions() -> Result<()> {
     let here = format!("127.0.0.1:{}", server.port);
     let mut upload = get(&here, "/swallow");
     (upload["method"], upload["body_bytes"]) = ("POST".into(), 1_000_000.into());
-    let results = results(&host, &[get(&here, "/announced"), get(&here, "/endless"), upload]).await?;
+    let results =
+        results(&host, &[get(&here, "/announced"), get(&here, "/endless"), upload]).await?;
     // What ends a body that is being read comes through the stream, in words.
-    assert!(results[0]["error"].as_str().is_some_and(|error| error.contains("HttpResponseBodySize")), "{results:?}");
-    assert!(results[1]["error"].as_str().is_some_and(|error| error.contains("response body size exceeds limit")), "{results:?}");
-    assert!(results[2]["error"].as_str().is_some_and(|error| error.contains("HttpRequestBodySize")), "{results:?}");
+    assert!(
+        results[0]["error"].as_str().is_some_and(|error| error.contains("HttpResponseBodySize")),
+        "{results:?}"
+    );
+    assert!(
+        results[1]["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("response body size exceeds limit")),
+        "{results:?}"
+    );
+    assert!(
+        results[2]["error"].as_str().is_some_and(|error| error.contains("HttpRequestBodySize")),
+        "{results:?}"
+    );
     host.stop().await
 }
 
@@ -282,7 +347,8 @@ async fn one_try_makes_no_more_calls_than_it_may() -> Result<()> {
     let here = format!("127.0.0.1:{}", server.port);
     let call = || get(&here, "/ok");
     let results = results(&host, &[call(), call(), call(), call()]).await?;
-    let denied: Vec<bool> = results.iter().map(|result| result["error"] == "ErrorCode::HttpRequestDenied").collect();
+    let denied: Vec<bool> =
+        results.iter().map(|result| result["error"] == "ErrorCode::HttpRequestDenied").collect();
     assert_eq!(denied, [false, false, true, true], "{results:?}");
     assert_eq!(server.heads().len(), 2);
     host.stop().await
@@ -295,33 +361,51 @@ async fn plugins(host: &Running) -> Result<Vec<Value>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_serves_the_stages_that_were_granted_what_it_asks_for() -> Result<()> {
     let grant = "http = [{ host = \"api.example.com\", methods = [\"GET\"] }]";
-    let toml = format!("[stages.first]\nplugin = \"caller.wasm\"\ngrants = {{ {grant} }}\n[stages.second]\nplugin = \"caller.wasm\"\n");
+    let toml = format!(
+        "[stages.first]\nplugin = \"caller.wasm\"\ngrants = {{ {grant} }}\n[stages.second]\nplugin = \"caller.wasm\"\n"
+    );
     let (_site, host) = site(&toml).await?;
     let plugins = plugins(&host).await?;
-    let serving: Vec<&str> =
-        plugins.iter().filter(|plugin| plugin["state"] == "serving").filter_map(|plugin| plugin["stage"].as_str()).collect();
+    let serving: Vec<&str> = plugins
+        .iter()
+        .filter(|plugin| plugin["state"] == "serving")
+        .filter_map(|plugin| plugin["stage"].as_str())
+        .collect();
     assert_eq!(serving, ["first"]);
     let error = plugins[0]["last_error"].as_str().unwrap_or_default();
     assert!(
-        error.contains("imports `wasi:http/outgoing-handler@0.2.") && error.contains("needs an HTTP grant: [stages.second.grants] http = "),
+        error.contains("imports `wasi:http/outgoing-handler@0.2.")
+            && error.contains("needs an HTTP grant: [stages.second.grants] http = "),
         "{error}"
     );
     host.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_version_that_asks_for_more_than_was_granted_does_not_replace_the_old_one() -> Result<()> {
+async fn a_version_that_asks_for_more_than_was_granted_does_not_replace_the_old_one() -> Result<()>
+{
     let site = Site::shipped("")?;
     let host = site.start().await?;
-    let payment = || async { anyhow::Ok(plugins(&host).await?.into_iter().find(|plugin| plugin["stage"] == "payment")) };
+    let payment = || async {
+        anyhow::Ok(plugins(&host).await?.into_iter().find(|plugin| plugin["stage"] == "payment"))
+    };
     let before = payment().await?.context("payment")?;
     site.add("caller", "payment")?;
-    let refused = || async { Ok(payment().await?.filter(|plugin| plugin["last_error"].is_string())) };
+    let refused =
+        || async { Ok(payment().await?.filter(|plugin| plugin["last_error"].is_string())) };
     let after = eventually("the refusal", refused).await?;
-    assert!(after["last_error"].as_str().is_some_and(|error| error.contains("needs an HTTP grant")), "{after}");
+    assert!(
+        after["last_error"].as_str().is_some_and(|error| error.contains("needs an HTTP grant")),
+        "{after}"
+    );
     assert_eq!((&after["state"], &after["digest"]), (&json!("serving"), &before["digest"]));
     host.client.post("/products", &json!({ "sku": "Book", "stock": 10 })).await?;
-    host.client.post("/orders", &json!({ "order_id": "r-1", "user_id": "1", "items": ["Book"], "total": 1 })).await?;
+    host.client
+        .post(
+            "/orders",
+            &json!({ "order_id": "r-1", "user_id": "1", "items": ["Book"], "total": 1 }),
+        )
+        .await?;
     host.client.order_in("r-1", "ready").await?;
     host.stop().await
 }
@@ -339,11 +423,23 @@ fn the_check_shows_what_is_asked_for_against_what_is_granted() -> Result<()> {
     let granted = output(&["plugin", "check", &file, "--grants", &config], &[])?;
     let said = String::from_utf8(granted.stdout)?;
     assert!(granted.status.success() && said.contains("POST https://api.example.com"), "{said}");
-    let missing = output(&["--json", "plugin", "check", &file, "--grants", &config, "--stage", "other"], &[])?;
+    let missing = output(
+        &["--json", "plugin", "check", &file, "--grants", &config, "--stage", "other"],
+        &[],
+    )?;
     assert_eq!(missing.status.code(), Some(1));
     let said: Value = serde_json::from_slice(&missing.stdout)?;
     let asks = said["stages"][0]["asks"].as_array().context("asks")?;
-    let missing: Vec<&str> = asks.iter().filter(|ask| ask["granted"].is_null()).filter_map(|ask| ask["asked"].as_str()).collect();
-    assert!(said["ok"] == false && missing.len() == 2 && missing.iter().all(|import| import.starts_with("wasi:http/")), "{said}");
+    let missing: Vec<&str> = asks
+        .iter()
+        .filter(|ask| ask["granted"].is_null())
+        .filter_map(|ask| ask["asked"].as_str())
+        .collect();
+    assert!(
+        said["ok"] == false
+            && missing.len() == 2
+            && missing.iter().all(|import| import.starts_with("wasi:http/")),
+        "{said}"
+    );
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! Services that stop, die, hang, lose their data or their network under load, and hosts that die beside others. After each fault:
-//! nothing lost, nothing doubled, no attempt burned, and the hosts work again within seconds.
+//! Services that stop, die, hang, lose their data or their network under load, and hosts that die
+//! beside others. After each fault: nothing lost, nothing doubled, no attempt burned, and the hosts
+//! work again within seconds.
 //!
-//! The servers are the test's own. These tests measure time, so they run alone: `cargo xtask test` does that. The counts are in
-//! docs/faults.md.
+//! The servers are the test's own. These tests measure time, so they run alone: `cargo xtask test`
+//! does that. The counts are in docs/faults.md.
 
 use std::time::{Duration, Instant};
 
@@ -62,7 +63,9 @@ impl Scene {
     /// Waits until deliveries are settled again, which must be soon, and lets more orders flow.
     async fn works_again(&self, what: &str) -> Result<()> {
         let began = Instant::now();
-        let before = eventually(&format!("an answer after: {what}"), || async { Ok(self.settled().await) }).await?;
+        let before =
+            eventually(&format!("an answer after: {what}"), || async { Ok(self.settled().await) })
+                .await?;
         let more = || async { Ok(self.settled().await.filter(|settled| *settled > before + 20)) };
         if let Err(error) = eventually(&format!("work after: {what}"), more).await {
             return Err(error.context(self.standing().await));
@@ -76,16 +79,22 @@ impl Scene {
     /// What is to be known of hosts that do not go on.
     async fn standing(&self) -> String {
         let log = std::fs::read_to_string(self.site.folder.path().join("log")).unwrap_or_default();
-        let last: Vec<&str> = log.lines().filter(|line| !line.contains("postrider::guest")).rev().take(20).collect();
+        let last: Vec<&str> =
+            log.lines().filter(|line| !line.contains("postrider::guest")).rev().take(20).collect();
         let accepted = self.load.as_ref().map(Load::accepted);
-        let mut said = vec![format!("accepted: {accepted:?}; the hosts' last lines, newest first:"), last.join("\n")];
+        let mut said = vec![
+            format!("accepted: {accepted:?}; the hosts' last lines, newest first:"),
+            last.join("\n"),
+        ];
         for client in &self.clients {
             said.push(format!("stages of {}: {:?}", client.url, client.get("/stages").await));
         }
         let sessions = "SELECT concat_ws(' | ', pid, state, wait_event_type, wait_event, now() - xact_start, now() - state_change, query) \
                         FROM pg_stat_activity WHERE datname = current_database()";
         said.push("sessions of the database:".to_owned());
-        said.extend(self.site.texts(sessions).await.unwrap_or_else(|error| vec![format!("{error:#}")]));
+        said.extend(
+            self.site.texts(sessions).await.unwrap_or_else(|error| vec![format!("{error:#}")]),
+        );
         said.join("\n")
     }
 
@@ -159,7 +168,9 @@ async fn the_database_may_die_and_may_hang() -> Result<()> {
 
     postgres.crash()?;
     let refused = eventually("a refusal", || async {
-        let answer = scene.clients[0].post_for_headers("/orders", &serde_json::json!({ "user_id": "1", "items": ["Book"] })).await?;
+        let answer = scene.clients[0]
+            .post_for_headers("/orders", &serde_json::json!({ "user_id": "1", "items": ["Book"] }))
+            .await?;
         Ok((answer.0 == StatusCode::SERVICE_UNAVAILABLE).then_some(answer))
     })
     .await?;
@@ -181,9 +192,11 @@ async fn the_network_may_be_cut_and_slow() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let rabbit = PrivateRabbit::start(folder.path())?;
     let postgres = PrivatePostgres::start(folder.path())?;
-    let (to_rabbit, to_postgres) = (Proxy::to(rabbit.port()).await?, Proxy::to(postgres.port()).await?);
+    let (to_rabbit, to_postgres) =
+        (Proxy::to(rabbit.port()).await?, Proxy::to(postgres.port()).await?);
     let mut servers = Servers::create_on(Some(postgres.url()), Some(rabbit.url())).await?;
-    servers.seen_by_hosts = Some((postgres.url_at(to_postgres.port()), rabbit.url_at(to_rabbit.port())));
+    servers.seen_by_hosts =
+        Some((postgres.url_at(to_postgres.port()), rabbit.url_at(to_rabbit.port())));
     let scene = Scene::start(servers).await?;
     for (name, proxy) in [("broker", &to_rabbit), ("database", &to_postgres)] {
         proxy.cut();

@@ -1,4 +1,5 @@
-//! Events that other programs publish straight to the exchange: stages' input like any other, or dead letters with the reason.
+//! Events that other programs publish straight to the exchange: stages' input like any other, or
+//! dead letters with the reason.
 
 use anyhow::{Context as _, Result};
 use lapin::options::BasicPublishOptions;
@@ -23,10 +24,13 @@ async fn events_of_other_programs_are_run_and_unreadable_ones_are_dead_letters()
         "specversion": "1.0", "id": "s-1", "source": "/warehouse", "type": "product.stocked", "subject": "Globe",
         "datacontenttype": "application/json", "data": { "sku": "Globe", "quantity": 7 },
     });
-    let structured = BasicProperties::default().with_content_type("application/cloudevents+json".into());
+    let structured =
+        BasicProperties::default().with_content_type("application/cloudevents+json".into());
     let publish = async |key: &str, body: &[u8], properties: &BasicProperties| {
         let options = BasicPublishOptions::default();
-        channel.basic_publish(exchange.as_str().into(), key.into(), options, body, properties.clone()).await
+        channel
+            .basic_publish(exchange.as_str().into(), key.into(), options, body, properties.clone())
+            .await
     };
     // Twice: the second copy changes nothing.
     for _ in 0..2 {
@@ -47,7 +51,11 @@ async fn events_of_other_programs_are_run_and_unreadable_ones_are_dead_letters()
     })
     .await?;
     for letter in &letters {
-        assert_eq!((&letter["stage"], &letter["status"]), (&Value::from("inventory"), &Value::from("open")), "{letter}");
+        assert_eq!(
+            (&letter["stage"], &letter["status"]),
+            (&Value::from("inventory"), &Value::from("open")),
+            "{letter}"
+        );
     }
     assert_eq!(known().await?, Some(7), "a copy changed the stock");
     connection.close(200, "done".into()).await?;

@@ -1,4 +1,5 @@
-//! A full disk: orders are refused with 503 instead of being lost, nothing crashes, and what was accepted completes when there is room.
+//! A full disk: orders are refused with 503 instead of being lost, nothing crashes, and what was
+//! accepted completes when there is room.
 
 use anyhow::Result;
 use reqwest::StatusCode;
@@ -18,7 +19,8 @@ async fn a_full_disk_refuses_orders_and_loses_none() -> Result<()> {
     let mut accepted = Vec::new();
     let refused = loop {
         let id = format!("d-{}", accepted.len());
-        let order = json!({ "order_id": id, "user_id": "1", "items": ["Book"], "note": "x".repeat(2_000) });
+        let order =
+            json!({ "order_id": id, "user_id": "1", "items": ["Book"], "note": "x".repeat(2_000) });
         let (status, problem) = client.post("/orders", &order).await?;
         if !status.is_success() {
             break (status, problem);
@@ -34,7 +36,11 @@ async fn a_full_disk_refuses_orders_and_loses_none() -> Result<()> {
     for id in &accepted {
         client.order_in(id, "ready").await?;
     }
-    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0, "an outage burns no attempts");
+    assert_eq!(
+        site.count("SELECT count(*) FROM attempts").await?,
+        0,
+        "an outage burns no attempts"
+    );
     assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
     process.kill()
 }

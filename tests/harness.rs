@@ -1,6 +1,8 @@
-//! A host in this process on a folder of its own, with real guests, and the means to wait for what it does.
+//! A host in this process on a folder of its own, with real guests, and the means to wait for what
+//! it does.
 //!
-//! Nothing sleeps for a fixed time: [`eventually`] polls a condition until it holds or a generous limit is over.
+//! Nothing sleeps for a fixed time: [`eventually`] polls a condition until it holds or a generous
+//! limit is over.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -26,13 +28,20 @@ pub(crate) fn root() -> PathBuf {
 
 /// A built guest: a shipped stage or a fixture.
 pub(crate) fn guest(name: &str) -> Result<PathBuf> {
-    let places = [root().join("plugins").join(format!("{name}.wasm")), root().join("target/fixtures").join(format!("{name}.wasm"))];
+    let places = [
+        root().join("plugins").join(format!("{name}.wasm")),
+        root().join("target/fixtures").join(format!("{name}.wasm")),
+    ];
     let found = places.into_iter().find(|place| place.is_file());
     found.with_context(|| format!("the guest `{name}` is not built: run `cargo xtask plugins`"))
 }
 
-/// Polls until `condition` gives a value; fails after three minutes: machines may be busy with other things.
-pub(crate) async fn eventually<T, F: Future<Output = Result<Option<T>>>>(what: &str, mut condition: impl FnMut() -> F) -> Result<T> {
+/// Polls until `condition` gives a value; fails after three minutes: machines may be busy with
+/// other things.
+pub(crate) async fn eventually<T, F: Future<Output = Result<Option<T>>>>(
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> Result<T> {
     let began = Instant::now();
     loop {
         if let Some(value) = condition().await? {
@@ -136,7 +145,9 @@ impl Site {
     /// What the database itself says: one number.
     pub(crate) async fn count(&self, query: &'static str) -> Result<i64> {
         Ok(match &self.servers {
-            Some(servers) => sqlx::query_scalar(query).fetch_one(&mut servers.connect().await?).await?,
+            Some(servers) => {
+                sqlx::query_scalar(query).fetch_one(&mut servers.connect().await?).await?
+            }
             None => sqlx::query_scalar(query).fetch_one(&mut self.open_database().await?).await?,
         })
     }
@@ -144,29 +155,43 @@ impl Site {
     /// What the database itself says: one text a row.
     pub(crate) async fn texts(&self, query: &'static str) -> Result<Vec<String>> {
         Ok(match &self.servers {
-            Some(servers) => sqlx::query_scalar(query).fetch_all(&mut servers.connect().await?).await?,
+            Some(servers) => {
+                sqlx::query_scalar(query).fetch_all(&mut servers.connect().await?).await?
+            }
             None => sqlx::query_scalar(query).fetch_all(&mut self.open_database().await?).await?,
         })
     }
 
-    /// Everything that the database holds, as text: each row of each table, binary columns in hexadecimal.
+    /// Everything that the database holds, as text: each row of each table, binary columns in
+    /// hexadecimal.
     pub(crate) async fn dump(&self) -> Result<String> {
         let mut rows: Vec<String> = Vec::new();
         match &self.servers {
             Some(servers) => {
                 let mut database = servers.connect().await?;
-                let tables = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'";
-                for table in sqlx::query_scalar::<_, String>(tables).fetch_all(&mut database).await? {
+                let tables =
+                    "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'";
+                for table in
+                    sqlx::query_scalar::<_, String>(tables).fetch_all(&mut database).await?
+                {
                     let all = sqlx::AssertSqlSafe(format!("SELECT row.*::text FROM {table} row"));
-                    rows.extend(sqlx::query_scalar::<_, String>(all).fetch_all(&mut database).await?);
+                    rows.extend(
+                        sqlx::query_scalar::<_, String>(all).fetch_all(&mut database).await?,
+                    );
                 }
             }
             None => {
                 let mut database = self.open_database().await?;
                 let columns = "SELECT 'SELECT coalesce(quote(\"' || c.name || '\"), '''') FROM \"' || t.name || '\"'
                                FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'";
-                for column in sqlx::query_scalar::<_, String>(columns).fetch_all(&mut database).await? {
-                    rows.extend(sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(column)).fetch_all(&mut database).await?);
+                for column in
+                    sqlx::query_scalar::<_, String>(columns).fetch_all(&mut database).await?
+                {
+                    rows.extend(
+                        sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(column))
+                            .fetch_all(&mut database)
+                            .await?,
+                    );
                 }
             }
         }
@@ -174,7 +199,8 @@ impl Site {
     }
 
     async fn open_database(&self) -> Result<sqlx::SqliteConnection> {
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database()).read_only(true);
+        let options =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(self.database()).read_only(true);
         Ok(<sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await?)
     }
 
@@ -204,7 +230,10 @@ impl Site {
     }
 
     /// Starts a host, given a say in how it is built.
-    pub(crate) async fn start_with(&self, adapt: impl FnOnce(HostBuilder) -> HostBuilder) -> Result<Running> {
+    pub(crate) async fn start_with(
+        &self,
+        adapt: impl FnOnce(HostBuilder) -> HostBuilder,
+    ) -> Result<Running> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let host = adapt(Host::builder(self.config()?).listener(listener)).build().await?;
@@ -277,20 +306,42 @@ impl Client {
     }
 
     /// As `post`, for what the answer says beside its body.
-    pub(crate) async fn post_for_headers(&self, path: &str, body: &Value) -> Result<(StatusCode, reqwest::header::HeaderMap)> {
+    pub(crate) async fn post_for_headers(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<(StatusCode, reqwest::header::HeaderMap)> {
         let response = self.http.post(format!("{}{path}", self.url)).json(body).send().await?;
         Ok((response.status(), response.headers().clone()))
     }
 
     /// As `post`, with a header more.
-    pub(crate) async fn post_with(&self, path: &str, body: &Value, header: (&'static str, &str)) -> Result<(StatusCode, Value)> {
-        let response = self.http.post(format!("{}{path}", self.url)).json(body).header(header.0, header.1).send().await?;
+    pub(crate) async fn post_with(
+        &self,
+        path: &str,
+        body: &Value,
+        header: (&'static str, &str),
+    ) -> Result<(StatusCode, Value)> {
+        let response = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .json(body)
+            .header(header.0, header.1)
+            .send()
+            .await?;
         Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
     }
 
     /// An answer's text.
     pub(crate) async fn text(&self, path: &str) -> Result<String> {
-        Ok(self.http.get(format!("{}{path}", self.url)).send().await?.error_for_status()?.text().await?)
+        Ok(self
+            .http
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await?
+            .error_for_status()?
+            .text()
+            .await?)
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Result<(StatusCode, Value)> {
@@ -299,8 +350,17 @@ impl Client {
     }
 
     /// As `post`, with any body and content type.
-    pub(crate) async fn post_raw(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Result<(StatusCode, Value)> {
-        let request = self.http.post(format!("{}{path}", self.url)).header("content-type", content_type).body(body);
+    pub(crate) async fn post_raw(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Result<(StatusCode, Value)> {
+        let request = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .header("content-type", content_type)
+            .body(body);
         let response = request.send().await?;
         Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
     }
@@ -308,7 +368,12 @@ impl Client {
     /// Waits until the host says it is ready.
     pub(crate) async fn ready(&self) -> Result<()> {
         eventually("the host to be ready", || async {
-            let up = self.http.get(format!("{}/health", self.url)).send().await.is_ok_and(|response| response.status().is_success());
+            let up = self
+                .http
+                .get(format!("{}/health", self.url))
+                .send()
+                .await
+                .is_ok_and(|response| response.status().is_success());
             Ok(up.then_some(()))
         })
         .await
@@ -317,7 +382,13 @@ impl Client {
     /// The item of a list whose `field` is `value`; null when there is none.
     async fn item(&self, list: &str, field: &str, value: &str) -> Result<Value> {
         let (_, answer) = self.get(list).await?;
-        Ok(answer["items"].as_array().into_iter().flatten().find(|item| item[field] == value).cloned().unwrap_or(Value::Null))
+        Ok(answer["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|item| item[field] == value)
+            .cloned()
+            .unwrap_or(Value::Null))
     }
 
     /// How a plugin file stands; null when nobody knows it.

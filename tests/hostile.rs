@@ -1,4 +1,5 @@
-//! Hostile guests: each hurts only its own message, dies with the name of what it did, and costs the healthy stages nothing.
+//! Hostile guests: each hurts only its own message, dies with the name of what it did, and costs
+//! the healthy stages nothing.
 
 use std::time::Duration;
 
@@ -49,15 +50,18 @@ async fn each_misdeed_ends_its_own_message_only() -> Result<()> {
         })
         .await?;
         for letter in &letters {
-            assert!(letter["code"].as_str().is_some_and(|code| code.starts_with(expected)), "{mode}: {letter}");
+            assert!(
+                letter["code"].as_str().is_some_and(|code| code.starts_with(expected)),
+                "{mode}: {letter}"
+            );
         }
         for id in 0..3 {
             eventually("the healthy stages", || async {
                 let (_, story) = host.client.get(&format!("/orders/h-{id}")).await?;
                 let done = |stage: &str| {
-                    story["timeline"]
-                        .as_array()
-                        .is_some_and(|all| all.iter().any(|entry| entry["stage"] == stage && entry["status"] == "done"))
+                    story["timeline"].as_array().is_some_and(|all| {
+                        all.iter().any(|entry| entry["stage"] == stage && entry["status"] == "done")
+                    })
                 };
                 Ok(crate::harness::SHIPPED.iter().all(|stage| done(stage)).then_some(()))
             })
@@ -73,7 +77,9 @@ async fn a_panic_shows_its_text_and_a_backtrace_that_names_the_function() -> Res
     let site = Site::empty(&config("panic"))?;
     site.add("hostile", "hostile")?;
     let host = site.start().await?;
-    host.client.post("/orders", &json!({ "order_id": "p", "user_id": "1", "items": ["Book"] })).await?;
+    host.client
+        .post("/orders", &json!({ "order_id": "p", "user_id": "1", "items": ["Book"] }))
+        .await?;
     let letter = eventually("the dead letter", || async {
         let (_, letters) = host.client.get("/dead-letters").await?;
         let Some(id) = letters["items"][0]["id"].as_i64() else {
@@ -83,8 +89,14 @@ async fn a_panic_shows_its_text_and_a_backtrace_that_names_the_function() -> Res
     })
     .await?;
     let attempt = &letter["attempts"][0];
-    assert!(attempt["message"].as_str().is_some_and(|text| text.contains("deliberate")), "{attempt}");
-    assert!(attempt["backtrace"].as_str().is_some_and(|text| text.contains("misbehave")), "{attempt}");
+    assert!(
+        attempt["message"].as_str().is_some_and(|text| text.contains("deliberate")),
+        "{attempt}"
+    );
+    assert!(
+        attempt["backtrace"].as_str().is_some_and(|text| text.contains("misbehave")),
+        "{attempt}"
+    );
     host.stop().await
 }
 
@@ -98,9 +110,14 @@ async fn a_wrong_file_is_refused_with_its_reason() -> Result<()> {
     for file in ["noise.wasm", "empty-module.wasm", "empty-component.wasm"] {
         let refused = host.client.plugin(file).await?;
         assert_eq!(refused["state"], "failed", "{file}: {refused}");
-        assert!(refused["last_error"].as_str().is_some_and(|reason| reason.len() > 20), "{refused}");
+        assert!(
+            refused["last_error"].as_str().is_some_and(|reason| reason.len() > 20),
+            "{refused}"
+        );
     }
-    host.client.post("/orders", &json!({ "order_id": "w", "user_id": "1", "items": ["Book"] })).await?;
+    host.client
+        .post("/orders", &json!({ "order_id": "w", "user_id": "1", "items": ["Book"] }))
+        .await?;
     host.client.order_in("w", "refunded").await?;
     host.stop().await
 }
@@ -120,7 +137,8 @@ async fn healthy_rate(mode: &str) -> Result<f64> {
 #[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
 async fn healthy_stages_keep_their_rate_beside_a_hostile_one() -> Result<()> {
     for mode in ["loop", "eat-memory", "recurse", "log-flood", "big-output"] {
-        keep_their_rate(mode, async || healthy_rate("ok").await, async || healthy_rate(mode).await).await?;
+        keep_their_rate(mode, async || healthy_rate("ok").await, async || healthy_rate(mode).await)
+            .await?;
     }
     Ok(())
 }

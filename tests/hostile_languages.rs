@@ -1,6 +1,8 @@
-//! Hostile guests in JavaScript, Python and C: contained like those in Rust, in time and memory, whatever their language's runtime does.
+//! Hostile guests in JavaScript, Python and C: contained like those in Rust, in time and memory,
+//! whatever their language's runtime does.
 //!
-//! Built with the tools of their languages: see [`crate::languages`]. What they do is in `fixtures/hostile`.
+//! Built with the tools of their languages: see [`crate::languages`]. What they do is in
+//! `fixtures/hostile`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,10 +26,28 @@ struct Language {
 }
 
 const LANGUAGES: [Language; 3] = [
-    Language { name: "js", source: "stage.js", thrower: "throw", tools: &["node_modules"], cannot: &[] },
-    Language { name: "python", source: "stage.py", thrower: "throw", tools: &[".venv"], cannot: &[] },
+    Language {
+        name: "js",
+        source: "stage.js",
+        thrower: "throw",
+        tools: &["node_modules"],
+        cannot: &[],
+    },
+    Language {
+        name: "python",
+        source: "stage.py",
+        thrower: "throw",
+        tools: &[".venv"],
+        cannot: &[],
+    },
     // The C library of the sandbox has no sockets: such a guest does not link.
-    Language { name: "c", source: "stage.c", thrower: "pr_handle", tools: &[".venv", "vendor"], cannot: &["http"] },
+    Language {
+        name: "c",
+        source: "stage.c",
+        thrower: "pr_handle",
+        tools: &[".venv", "vendor"],
+        cannot: &["http"],
+    },
 ];
 
 /// Every way to misbehave, and the codes under which its message may end.
@@ -59,7 +79,10 @@ fn hostile(language: &Language) -> Result<PathBuf> {
             std::os::unix::fs::symlink(check.join(tool), link)?;
         }
     }
-    std::fs::copy(root().join("tests/fixtures/hostile").join(language.source), dir.join(language.source))?;
+    std::fs::copy(
+        root().join("tests/fixtures/hostile").join(language.source),
+        dir.join(language.source),
+    )?;
     built(&dir, true)
 }
 
@@ -97,8 +120,11 @@ async fn order(client: &Client, id: &str, misdeed: &str) -> Result<()> {
 async fn settled(client: &Client, id: &str) -> Result<Value> {
     eventually(&format!("all of order {id}"), || async {
         let (_, story) = client.get(&format!("/orders/{id}")).await?;
-        let entry = |stage: &str| story["timeline"].as_array()?.iter().find(|entry| entry["stage"] == stage).cloned();
-        let healthy = SHIPPED.iter().all(|stage| entry(stage).is_some_and(|entry| entry["status"] == "done"));
+        let entry = |stage: &str| {
+            story["timeline"].as_array()?.iter().find(|entry| entry["stage"] == stage).cloned()
+        };
+        let healthy =
+            SHIPPED.iter().all(|stage| entry(stage).is_some_and(|entry| entry["status"] == "done"));
         Ok(entry("hostile").filter(|entry| healthy && entry["status"] != "open"))
     })
     .await
@@ -106,7 +132,11 @@ async fn settled(client: &Client, id: &str) -> Result<Value> {
 
 /// What was thrown, and the function, file and line of it.
 fn names_its_place(language: &Language, failure: &Value) {
-    let told = format!("{}\n{}", failure["message"].as_str().unwrap_or_default(), failure["backtrace"].as_str().unwrap_or_default());
+    let told = format!(
+        "{}\n{}",
+        failure["message"].as_str().unwrap_or_default(),
+        failure["backtrace"].as_str().unwrap_or_default()
+    );
     let named = told.split(language.source).skip(1).any(|after| {
         let line = after.trim_start_matches(['"', ':', ',', ' ']).trim_start_matches("line ");
         line.starts_with(|first: char| first.is_ascii_digit())
@@ -129,7 +159,11 @@ async fn every_misdeed_in_every_language_is_contained() -> Result<()> {
                 let entry = settled(&client, &id).await?;
                 let code = entry["failures"][0]["code"].as_str().unwrap_or_default();
                 let as_expected = expected.iter().any(|expected| code.starts_with(expected));
-                assert!(entry["status"] == "dead" && as_expected, "{} {misdeed}: {entry:#}", language.name);
+                assert!(
+                    entry["status"] == "dead" && as_expected,
+                    "{} {misdeed}: {entry:#}",
+                    language.name
+                );
                 if *misdeed == "throw" {
                     names_its_place(language, &entry["failures"][0]);
                 }
@@ -138,7 +172,13 @@ async fn every_misdeed_in_every_language_is_contained() -> Result<()> {
             let bytes = process.memory_bytes()?;
             println!("{}: {} MB after round {round}", language.name, bytes >> 20);
             base = if round == 0 { bytes } else { base };
-            assert!(bytes < base + (48 << 20), "{}: the host grew from {} to {} MB", language.name, base >> 20, bytes >> 20);
+            assert!(
+                bytes < base + (48 << 20),
+                "{}: the host grew from {} to {} MB",
+                language.name,
+                base >> 20,
+                bytes >> 20
+            );
         }
         order(&client, "fine", "").await?;
         assert_eq!(settled(&client, "fine").await?["status"], "done");
@@ -163,7 +203,12 @@ async fn healthy_stages_keep_their_rate_beside_hostile_ones_of_every_language() 
         let guest = hostile(language)?;
         for misdeed in ["loop", "eat-memory", "print"] {
             let what = format!("{} {misdeed}", language.name);
-            keep_their_rate(&what, async || healthy_rate(&guest, "").await, async || healthy_rate(&guest, misdeed).await).await?;
+            keep_their_rate(
+                &what,
+                async || healthy_rate(&guest, "").await,
+                async || healthy_rate(&guest, misdeed).await,
+            )
+            .await?;
         }
     }
     Ok(())
@@ -187,7 +232,9 @@ async fn a_guest_that_traps_at_its_start_is_refused() -> Result<()> {
     })
     .await?;
     assert_eq!(file["state"], "failed", "{file}");
-    host.client.post("/orders", &json!({ "order_id": "s", "user_id": "1", "items": ["Book"], "total": 1 })).await?;
+    host.client
+        .post("/orders", &json!({ "order_id": "s", "user_id": "1", "items": ["Book"], "total": 1 }))
+        .await?;
     host.client.order_in("s", "ready").await?;
     host.stop().await
 }

@@ -1,8 +1,10 @@
-//! The saga under generated schedules: orders, stock, cancels and the carrier at random moments, over the host's own decision function,
-//! the shipped stages and the embedded store; messages are doubled, lost, delayed and overtaken, tries fail, hosts forget what they did.
+//! The saga under generated schedules: orders, stock, cancels and the carrier at random moments,
+//! over the host's own decision function, the shipped stages and the embedded store; messages are
+//! doubled, lost, delayed and overtaken, tries fail, hosts forget what they did.
 //!
-//! Each case is a world of its own: its orders share products. A case is its seed: `POSTRIDER_SAGA_SEED` runs one alone and tells what
-//! happened in it, `POSTRIDER_SAGA_CASES` says how many are run (default 10,000). Bounds: faults per world, and rounds per batch of worlds.
+//! Each case is a world of its own: its orders share products. A case is its seed:
+//! `POSTRIDER_SAGA_SEED` runs one alone and tells what happened in it, `POSTRIDER_SAGA_CASES` says
+//! how many are run (default 10,000). Bounds: faults per world, and rounds per batch of worlds.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -35,7 +37,9 @@ fn number(name: &str) -> Option<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_the_order_of_arrival_money_and_stock_are_right() -> Result<()> {
     if let Some(seed) = number("POSTRIDER_SAGA_SEED") {
-        return batch(seed..seed + 1, Sabotage::None).await.map(|worlds| println!("{:#?}", worlds[0].trace));
+        return batch(seed..seed + 1, Sabotage::None)
+            .await
+            .map(|worlds| println!("{:#?}", worlds[0].trace));
     }
     let cases = number("POSTRIDER_SAGA_CASES").unwrap_or(10_000);
     let began = Instant::now();
@@ -55,7 +59,10 @@ async fn whatever_the_order_of_arrival_money_and_stock_are_right() -> Result<()>
             *statuses.entry(status).or_default() += 1;
         }
     }
-    println!("{cases} cases in {:.1} s, from seed {first}; orders ended as {statuses:?}", began.elapsed().as_secs_f64());
+    println!(
+        "{cases} cases in {:.1} s, from seed {first}; orders ended as {statuses:?}",
+        began.elapsed().as_secs_f64()
+    );
     for status in ["declined", "refunded", "ready", "dispatched", "cancelled"] {
         ensure!(statuses.contains_key(status), "no schedule led to `{status}`: {statuses:?}");
     }
@@ -65,11 +72,14 @@ async fn whatever_the_order_of_arrival_money_and_stock_are_right() -> Result<()>
 /// The checks can fail: without one compensation they do, soon.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_compensation_is_found() -> Result<()> {
-    for (sabotage, expected) in
-        [(Sabotage::InventoryKeepsStock, "stock of"), (Sabotage::PaymentKeepsMoney, "money:"), (Sabotage::ShippingRecallsTwice, "twice")]
-    {
+    for (sabotage, expected) in [
+        (Sabotage::InventoryKeepsStock, "stock of"),
+        (Sabotage::PaymentKeepsMoney, "money:"),
+        (Sabotage::ShippingRecallsTwice, "twice"),
+    ] {
         let found = batch(0..SABOTAGED, sabotage).await.err().map(|error| format!("{error:#}"));
-        let found = found.ok_or_else(|| anyhow::anyhow!("{sabotage:?} was not found in {SABOTAGED} cases"))?;
+        let found = found
+            .ok_or_else(|| anyhow::anyhow!("{sabotage:?} was not found in {SABOTAGED} cases"))?;
         ensure!(found.contains(expected), "{sabotage:?} was found as: {found}");
         println!("{sabotage:?}: {}", found.lines().next().unwrap_or_default());
     }
@@ -90,7 +100,10 @@ async fn batch(seeds: std::ops::Range<u64>, sabotage: Sabotage) -> Result<Vec<Wo
     for (checked, world) in worlds.iter_mut().enumerate() {
         if let Err(error) = check(&bench, world).await {
             let (seed, trace) = (world.seed, world.trace.join("\n  "));
-            bail!("case {} of a batch (POSTRIDER_SAGA_SEED={seed}): {error:#}\n  {trace}", checked + 1);
+            bail!(
+                "case {} of a batch (POSTRIDER_SAGA_SEED={seed}): {error:#}\n  {trace}",
+                checked + 1
+            );
         }
     }
     bench.store.close().await;
@@ -104,14 +117,17 @@ struct Ended {
 }
 
 async fn ended(bench: &Bench, id: &str) -> Result<Ended> {
-    let order = bench.store.order(id).await?.ok_or_else(|| anyhow::anyhow!("order {id} is lost"))?;
+    let order =
+        bench.store.order(id).await?.ok_or_else(|| anyhow::anyhow!("order {id} is lost"))?;
     let mut events: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for logged in bench.store.order_events(id, 0, 1_000).await? {
         let event = logged.envelope.event;
         events.entry(event.event_type).or_default().push(serde_json::from_slice(&event.data)?);
     }
     let deliveries = bench.store.order_deliveries(id).await?;
-    let left = deliveries.iter().find(|one| matches!(one.status, DeliveryStatus::Open | DeliveryStatus::Dead));
+    let left = deliveries
+        .iter()
+        .find(|one| matches!(one.status, DeliveryStatus::Open | DeliveryStatus::Dead));
     ensure!(left.is_none(), "order {id}: left to do: {left:?}");
     Ok(Ended { status: order.status, events })
 }
@@ -123,7 +139,11 @@ async fn check(bench: &Bench, world: &mut World) -> Result<()> {
         let Ended { status, events } = ended(bench, id).await?;
         let count = |event_type: &str| events.get(event_type).map_or(0, Vec::len);
         let sum = |event_type: &str, place: &str| -> i64 {
-            let amounts = events.get(event_type).into_iter().flatten().filter_map(|data| data.pointer(place)?.as_f64());
+            let amounts = events
+                .get(event_type)
+                .into_iter()
+                .flatten()
+                .filter_map(|data| data.pointer(place)?.as_f64());
             amounts.map(|amount| amount as i64).sum()
         };
         let fulfilled = match status.as_str() {
@@ -131,16 +151,36 @@ async fn check(bench: &Bench, world: &mut World) -> Result<()> {
             "declined" | "refunded" | "cancelled" => false,
             other => bail!("order {id} came to rest as `{other}`"),
         };
-        ensure!(order.cancelled == (status == "cancelled"), "order {id} is `{status}`; its cancel was accepted: {}", order.cancelled);
+        ensure!(
+            order.cancelled == (status == "cancelled"),
+            "order {id} is `{status}`; its cancel was accepted: {}",
+            order.cancelled
+        );
         // A rejected order whose refund died can be cancelled after all.
-        ensure!(!order.refused || status != "ready", "order {id} is `{status}`; its cancel was refused");
-        ensure!((count("shipping.dispatched") == 1) == (status == "dispatched"), "order {id} is `{status}`: {events:?}");
-        let twice = events
-            .iter()
-            .find(|(event_type, all)| *event_type != "notification.sent" && !event_type.starts_with("postrider.") && all.len() > 1);
+        ensure!(
+            !order.refused || status != "ready",
+            "order {id} is `{status}`; its cancel was refused"
+        );
+        ensure!(
+            (count("shipping.dispatched") == 1) == (status == "dispatched"),
+            "order {id} is `{status}`: {events:?}"
+        );
+        let twice = events.iter().find(|(event_type, all)| {
+            *event_type != "notification.sent"
+                && !event_type.starts_with("postrider.")
+                && all.len() > 1
+        });
         ensure!(twice.is_none(), "order {id}: twice: {twice:?}");
-        let notices = events.get("notification.sent").into_iter().flatten().filter(|data| data["kind"] == "cancellation").count();
-        ensure!(notices == usize::from(order.cancelled), "order {id} is `{status}`: {notices} cancellation notices");
+        let notices = events
+            .get("notification.sent")
+            .into_iter()
+            .flatten()
+            .filter(|data| data["kind"] == "cancellation")
+            .count();
+        ensure!(
+            notices == usize::from(order.cancelled),
+            "order {id} is `{status}`: {notices} cancellation notices"
+        );
         money += sum("payment.authorized", "/payment/amount") - sum("payment.refunded", "/amount");
         if fulfilled {
             owed += order.total;
@@ -154,11 +194,16 @@ async fn check(bench: &Bench, world: &mut World) -> Result<()> {
     for (sku, stocked) in &world.stocked {
         let row = bench.store.state_get("inventory", &format!("stock/{sku}")).await?;
         let left = match row.and_then(|row| row.value) {
-            Some(value) => serde_json::from_slice::<Value>(&value)?["available"].as_u64().unwrap_or_default(),
+            Some(value) => {
+                serde_json::from_slice::<Value>(&value)?["available"].as_u64().unwrap_or_default()
+            }
             None => 0,
         };
         let out = taken.get(sku).copied().unwrap_or_default();
-        ensure!(*stocked == out + left, "stock of {sku}: {stocked} came in, {out} went out, {left} is left");
+        ensure!(
+            *stocked == out + left,
+            "stock of {sku}: {stocked} came in, {out} went out, {left} is left"
+        );
     }
     Ok(())
 }

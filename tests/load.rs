@@ -1,4 +1,5 @@
-//! Orders posted while something goes wrong, and the count afterwards: nothing lost, nothing doubled.
+//! Orders posted while something goes wrong, and the count afterwards: nothing lost, nothing
+//! doubled.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -24,9 +25,19 @@ pub(crate) struct Load {
 impl Load {
     /// Starts `lanes` senders; each pauses between two orders, and takes the hosts in turn.
     pub(crate) fn start(clients: &[Client], lanes: usize, pause: Duration) -> Self {
-        let mut load = Self { accepted: Arc::default(), stop: CancellationToken::new(), senders: JoinSet::new() };
+        let mut load = Self {
+            accepted: Arc::default(),
+            stop: CancellationToken::new(),
+            senders: JoinSet::new(),
+        };
         for lane in 0..lanes {
-            let sender = Sender { clients: clients.to_vec(), lane, pause, accepted: Arc::clone(&load.accepted), stop: load.stop.clone() };
+            let sender = Sender {
+                clients: clients.to_vec(),
+                lane,
+                pause,
+                accepted: Arc::clone(&load.accepted),
+                stop: load.stop.clone(),
+            };
             load.senders.spawn(sender.run());
         }
         load
@@ -40,7 +51,8 @@ impl Load {
     /// Waits until so many more orders are accepted.
     pub(crate) async fn flows(&self, more: usize) -> Result<()> {
         let target = self.accepted() + more;
-        eventually("orders to flow", || async { Ok((self.accepted() >= target).then_some(())) }).await
+        eventually("orders to flow", || async { Ok((self.accepted() >= target).then_some(())) })
+            .await
     }
 
     /// Stops the senders; the ids of all accepted orders.
@@ -67,14 +79,16 @@ impl Sender {
         for number in 0.. {
             let id = format!("c-{}-{number}", self.lane);
             let order = json!({ "order_id": id, "user_id": "1", "items": [{ "sku": "Lamp", "quantity": 1 }], "total": 3 });
-            // The same order is posted until somebody answers: a sender does not know whether it was accepted before the fault.
+            // The same order is posted until somebody answers: a sender does not know whether it
+            // was accepted before the fault.
             loop {
                 if self.stop.is_cancelled() {
                     return;
                 }
                 tries += 1;
                 let client = &self.clients[tries % self.clients.len()];
-                if client.post("/orders", &order).await.is_ok_and(|(status, _)| status.is_success()) {
+                if client.post("/orders", &order).await.is_ok_and(|(status, _)| status.is_success())
+                {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -86,9 +100,16 @@ impl Sender {
 }
 
 /// Waits until every order is through, then counts in the database. Gives the number of orders.
-pub(crate) async fn nothing_lost_nothing_doubled(site: &Site, client: &Client, accepted: &[String]) -> Result<i64> {
+pub(crate) async fn nothing_lost_nothing_doubled(
+    site: &Site,
+    client: &Client,
+    accepted: &[String],
+) -> Result<i64> {
     let open = "SELECT count(*) FROM deliveries WHERE status = 'open'";
-    let done = eventually("nothing left to do", || async { Ok((site.count(open).await? == 0).then_some(())) }).await;
+    let done = eventually("nothing left to do", || async {
+        Ok((site.count(open).await? == 0).then_some(()))
+    })
+    .await;
     done.with_context(|| format!("after {} accepted orders", accepted.len()))?;
     let stored: HashSet<String> = site.texts("SELECT id FROM orders").await?.into_iter().collect();
     let lost: Vec<&String> = accepted.iter().filter(|id| !stored.contains(*id)).collect();
@@ -112,7 +133,11 @@ pub(crate) async fn nothing_lost_nothing_doubled(site: &Site, client: &Client, a
 }
 
 /// Posts orders at a fixed rate; gives the rate at which the shipped stages made them ready.
-pub(crate) async fn ready_rate(client: &Client, every: Duration, order: impl Fn(&str) -> Value) -> Result<f64> {
+pub(crate) async fn ready_rate(
+    client: &Client,
+    every: Duration,
+    order: impl Fn(&str) -> Value,
+) -> Result<f64> {
     const ORDERS: u64 = 80;
     let mut ticks = tokio::time::interval(every);
     for id in 0..ORDERS {
@@ -124,7 +149,10 @@ pub(crate) async fn ready_rate(client: &Client, every: Duration, order: impl Fn(
     for id in 0..ORDERS {
         let (created, ready) = eventually("the order to be ready", || async {
             let (_, events) = client.get(&format!("/orders/q-{id}/events")).await?;
-            let at = |kind: &str| events["items"].as_array()?.iter().find(|event| event["type"] == kind)?["time_ms"].as_u64();
+            let at = |kind: &str| {
+                events["items"].as_array()?.iter().find(|event| event["type"] == kind)?["time_ms"]
+                    .as_u64()
+            };
             Ok(at("order.created").zip(at("shipping.ready")))
         })
         .await?;
@@ -133,9 +161,14 @@ pub(crate) async fn ready_rate(client: &Client, every: Duration, order: impl Fn(
     Ok(ORDERS as f64 * 1_000.0 / (last - first) as f64)
 }
 
-/// Whether the healthy stages keep nine tenths of their rate beside a hostile one: the best of three pairs in one run, because machines
-/// are noisy. What the sandbox costs shows in each pair, what a neighbour costs does not.
-pub(crate) async fn keep_their_rate(what: &str, alone: impl AsyncFn() -> Result<f64>, beside: impl AsyncFn() -> Result<f64>) -> Result<()> {
+/// Whether the healthy stages keep nine tenths of their rate beside a hostile one: the best of
+/// three pairs in one run, because machines are noisy. What the sandbox costs shows in each pair,
+/// what a neighbour costs does not.
+pub(crate) async fn keep_their_rate(
+    what: &str,
+    alone: impl AsyncFn() -> Result<f64>,
+    beside: impl AsyncFn() -> Result<f64>,
+) -> Result<()> {
     let mut best: f64 = 0.0;
     for _pair in 0..3 {
         let (alone, beside) = (alone().await?, beside().await?);
@@ -145,6 +178,10 @@ pub(crate) async fn keep_their_rate(what: &str, alone: impl AsyncFn() -> Result<
             break;
         }
     }
-    assert!(best >= 0.9, "beside `{what}` the healthy stages kept {:.0} % of their rate", best * 100.0);
+    assert!(
+        best >= 0.9,
+        "beside `{what}` the healthy stages kept {:.0} % of their rate",
+        best * 100.0
+    );
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The integration tests: one binary, real stores, real guests. `harness` starts hosts; every other module is one area.
+//! The integration tests: one binary, real stores, real guests. `harness` starts hosts; every other
+//! module is one area.
 
 mod harness;
 mod load;

@@ -39,15 +39,26 @@ async fn a_callers_trace_reaches_every_event_and_stage(backend: Backend) -> Resu
     let header = format!("00-{TRACE}-b7ad6b7169203331-01");
     host.client.post_with("/orders", &order, ("traceparent", &header)).await?;
     host.client.order_in("t-1", "ready").await?;
-    let headers =
-        eventually("the watcher", || async { Ok(Some(seen.lock().expect("no panic").clone()).filter(|seen| !seen.is_empty())) }).await?;
+    let headers = eventually("the watcher", || async {
+        Ok(Some(seen.lock().expect("no panic").clone()).filter(|seen| !seen.is_empty()))
+    })
+    .await?;
     let (_, events) = host.client.get("/orders/t-1/events").await?;
     let events = events["items"].as_array().context("events")?;
     assert!(events.len() >= 4, "{events:?}");
-    let parents: Vec<String> =
-        events.iter().map(|event| event["attributes"]["traceparent"].as_str().unwrap_or("none").to_owned()).collect();
-    let mut spans: Vec<&str> = parents.iter().chain([&headers[0].1]).filter_map(|parent| parent.split('-').nth(2)).collect();
-    assert!(parents.iter().chain([&headers[0].1]).all(|parent| parent.split('-').nth(1) == Some(TRACE)), "{parents:?} {headers:?}");
+    let parents: Vec<String> = events
+        .iter()
+        .map(|event| event["attributes"]["traceparent"].as_str().unwrap_or("none").to_owned())
+        .collect();
+    let mut spans: Vec<&str> = parents
+        .iter()
+        .chain([&headers[0].1])
+        .filter_map(|parent| parent.split('-').nth(2))
+        .collect();
+    assert!(
+        parents.iter().chain([&headers[0].1]).all(|parent| parent.split('-').nth(1) == Some(TRACE)),
+        "{parents:?} {headers:?}"
+    );
     spans.sort_unstable();
     spans.dedup();
     assert_eq!(spans.len(), events.len() + 1, "each event and each try is a span of its own");
@@ -60,7 +71,10 @@ async fn what_was_done_is_counted() -> Result<()> {
     let host = site.start().await?;
     let order = |id: &str, more: Value| {
         let mut order = json!({ "order_id": id, "user_id": "1", "items": ["Book"], "total": 1 });
-        order.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+        order
+            .as_object_mut()
+            .expect("an object")
+            .extend(more.as_object().cloned().unwrap_or_default());
         order
     };
     host.client.post("/products", &json!({ "sku": "Book", "stock": 10 })).await?;
@@ -82,7 +96,10 @@ async fn what_was_done_is_counted() -> Result<()> {
     ];
     let counted = || async {
         let text = host.client.text("/metrics").await?;
-        let missing: Vec<&str> = expected.into_iter().filter(|line| !text.lines().any(|present| present == *line)).collect();
+        let missing: Vec<&str> = expected
+            .into_iter()
+            .filter(|line| !text.lines().any(|present| present == *line))
+            .collect();
         Ok(if missing.is_empty() { Some(text) } else { None })
     };
     let text = eventually("the counts", counted).await?;

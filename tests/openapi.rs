@@ -1,4 +1,5 @@
-//! The OpenAPI document: it is what is kept in `docs/`, people can read it, and the API keeps to it, whatever is sent.
+//! The OpenAPI document: it is what is kept in `docs/`, people can read it, and the API keeps to
+//! it, whatever is sent.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,7 +14,8 @@ use crate::process::output;
 
 on_both_back_ends![the_api_keeps_to_its_document];
 
-/// Requests that are generated for each operation in each phase; `POSTRIDER_API_EXAMPLES` and `POSTRIDER_API_SEED` ask for others.
+/// Requests that are generated for each operation in each phase; `POSTRIDER_API_EXAMPLES` and
+/// `POSTRIDER_API_SEED` ask for others.
 const EXAMPLES: &str = "25";
 const SEED: &str = "1";
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
@@ -36,11 +38,21 @@ async fn people_can_read_the_document_without_the_network() -> Result<()> {
     let (status, served) = host.client.get("/openapi.json").await?;
     assert_eq!((status, served["openapi"].as_str()), (StatusCode::OK, Some("3.1.0")));
     let mut seen = String::new();
-    for path in ["/docs/", "/docs/swagger-initializer.js", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"] {
+    for path in [
+        "/docs/",
+        "/docs/swagger-initializer.js",
+        "/docs/swagger-ui.css",
+        "/docs/swagger-ui-bundle.js",
+    ] {
         let text = host.client.text(path).await?;
         seen.push_str(if path.ends_with("bundle.js") { "" } else { &text });
     }
-    assert!(seen.contains("/openapi.json") && !seen.contains("src=\"http") && !seen.contains("url(http"), "{seen}");
+    assert!(
+        seen.contains("/openapi.json")
+            && !seen.contains("src=\"http")
+            && !seen.contains("url(http"),
+        "{seen}"
+    );
     for kind in host.client.get("/problems").await?.1["items"].as_array().context("kinds")? {
         let place = kind["type"].as_str().context("a type")?;
         assert_eq!(&host.client.get(place).await?, &(StatusCode::OK, kind.clone()));
@@ -67,19 +79,24 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Schemathesis with all its checks: what fits the document is accepted, what does not is refused, answers look as they should.
+/// Schemathesis with all its checks: what fits the document is accepted, what does not is refused,
+/// answers look as they should.
 async fn the_api_keeps_to_its_document(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, &format!("{PLENTY}[defaults.retry]\nmax_attempts = 1\n")).await?;
+    let site =
+        Site::shipped_on(backend, &format!("{PLENTY}[defaults.retry]\nmax_attempts = 1\n")).await?;
     let host = site.start().await?;
     for id in ["1", "2", "3"] {
         let doomed = json!({ "order_id": id, "user_id": 1, "items": ["Book"], "total": 1, "force_fail": true });
         host.client.post("/orders", &doomed).await?;
         host.client.order_in(id, "failed").await?;
     }
-    let (place, folder) = (root().join("tests/fixtures/schemathesis"), site.folder.path().to_owned());
+    let (place, folder) =
+        (root().join("tests/fixtures/schemathesis"), site.folder.path().to_owned());
     let document = format!("{}/openapi.json", host.client.url);
-    let said = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
-    let (examples, seed) = (said("POSTRIDER_API_EXAMPLES", EXAMPLES), said("POSTRIDER_API_SEED", SEED));
+    let said =
+        |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+    let (examples, seed) =
+        (said("POSTRIDER_API_EXAMPLES", EXAMPLES), said("POSTRIDER_API_SEED", SEED));
     tokio::task::spawn_blocking(move || {
         let mut command = Command::new(schemathesis()?);
         command.arg("--config-file").arg(place.join("schemathesis.toml")).args([

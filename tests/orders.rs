@@ -1,4 +1,5 @@
-//! An order's journey as its sender sees it: accepted, idempotent, followed through four stages, listed.
+//! An order's journey as its sender sees it: accepted, idempotent, followed through four stages,
+//! listed.
 
 use anyhow::Result;
 use reqwest::StatusCode;
@@ -25,23 +26,43 @@ async fn an_order_passes_four_stages_and_its_story_names_what_ran(backend: Backe
     host.client.order_in("123", "ready").await?;
     let story = crate::harness::eventually("the notification", || async {
         let (_, story) = host.client.get("/orders/123").await?;
-        let done =
-            story["timeline"].as_array().is_some_and(|stages| stages.len() == 4 && stages.iter().all(|stage| stage["status"] == "done"));
+        let done = story["timeline"].as_array().is_some_and(|stages| {
+            stages.len() == 4 && stages.iter().all(|stage| stage["status"] == "done")
+        });
         Ok(done.then_some(story))
     })
     .await?;
     for (entry, stage) in story["timeline"].as_array().expect("a timeline").iter().zip(SHIPPED) {
         assert_eq!(entry["stage"], stage);
         assert_eq!(entry["plugin"]["digest"].as_str().map(str::len), Some(64), "{entry}");
-        assert!(entry["plugin"]["version"].is_string() && entry["duration_ms"].is_number(), "{entry}");
+        assert!(
+            entry["plugin"]["version"].is_string() && entry["duration_ms"].is_number(),
+            "{entry}"
+        );
     }
     let (_, events) = host.client.get("/orders/123/events").await?;
-    let types: Vec<&str> = events["items"].as_array().expect("events").iter().filter_map(|event| event["type"].as_str()).collect();
-    assert_eq!(types, ["order.created", "payment.authorized", "inventory.reserved", "shipping.ready", "notification.sent"]);
+    let types: Vec<&str> = events["items"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .filter_map(|event| event["type"].as_str())
+        .collect();
+    assert_eq!(
+        types,
+        [
+            "order.created",
+            "payment.authorized",
+            "inventory.reserved",
+            "shipping.ready",
+            "notification.sent"
+        ]
+    );
     host.stop().await
 }
 
-async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused(backend: Backend) -> Result<()> {
+async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused(
+    backend: Backend,
+) -> Result<()> {
     let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
     for expected in [StatusCode::ACCEPTED, StatusCode::OK, StatusCode::OK] {
@@ -53,7 +74,12 @@ async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused(bac
     assert!(problem["type"].as_str().is_some_and(|uri| uri.starts_with("/problems/")), "{problem}");
     host.client.order_in("7", "ready").await?;
     let (_, events) = host.client.get("/orders/7/events").await?;
-    let created = events["items"].as_array().expect("events").iter().filter(|event| event["type"] == "order.created").count();
+    let created = events["items"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .filter(|event| event["type"] == "order.created")
+        .count();
     assert_eq!(created, 1);
     host.stop().await
 }
@@ -61,13 +87,27 @@ async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused(bac
 async fn a_nul_in_a_question_is_no_fault_of_the_host(backend: Backend) -> Result<()> {
     let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
-    for path in ["/orders/%00", "/orders/%00/events", "/events/%00", "/events/a?source=%00", "/products/%00", "/plugins/%00/history"] {
+    for path in [
+        "/orders/%00",
+        "/orders/%00/events",
+        "/events/%00",
+        "/events/a?source=%00",
+        "/products/%00",
+        "/plugins/%00/history",
+    ] {
         assert_eq!(host.client.get(path).await?.0, StatusCode::NOT_FOUND, "{path}");
     }
-    for path in ["/orders?status=%00&customer=%00&stage=%00", "/events?order=%00&type=%00&source=%00&stage=%00&correlation=%00"] {
+    for path in [
+        "/orders?status=%00&customer=%00&stage=%00",
+        "/events?order=%00&type=%00&source=%00&stage=%00&correlation=%00",
+    ] {
         assert_eq!(host.client.get(path).await?.1["items"], json!([]), "{path}");
     }
-    for path in ["/dead-letters?stage=%00&code=%00&group=%00&order=%00", "/dead-letters/groups?code=%00", "/products?after=%00"] {
+    for path in [
+        "/dead-letters?stage=%00&code=%00&group=%00&order=%00",
+        "/dead-letters/groups?code=%00",
+        "/products?after=%00",
+    ] {
         assert_eq!(host.client.get(path).await?.0, StatusCode::OK, "{path}");
     }
     assert_eq!(host.client.get("/stages/%00/recordings?order=%00").await?.0, StatusCode::OK);
@@ -75,7 +115,8 @@ async fn a_nul_in_a_question_is_no_fault_of_the_host(backend: Backend) -> Result
     assert_eq!(host.client.post("/stages/%00/pause", &json!({})).await?.0, StatusCode::NOT_FOUND);
     let filter = json!({ "filter": { "stage": "\u{0}", "code": "\u{0}", "group": "\u{0}", "order": "\u{0}" } });
     assert_eq!(host.client.post("/dead-letters/replay", &filter).await?.0, StatusCode::ACCEPTED);
-    let order = json!({ "order_id": "1", "user_id": "1", "items": ["Book"], "total": 1, "note": "\u{0}" });
+    let order =
+        json!({ "order_id": "1", "user_id": "1", "items": ["Book"], "total": 1, "note": "\u{0}" });
     assert_eq!(host.client.post("/orders", &order).await?.0, StatusCode::ACCEPTED);
     host.stop().await
 }
@@ -87,14 +128,20 @@ async fn a_bad_body_is_answered_with_every_problem_and_changes_nothing() -> Resu
     let bad = json!({ "order_id": "a/b", "user_id": "42", "items": [], "total": -1 });
     let (status, problem) = host.client.post("/orders", &bad).await?;
     assert!(status.is_client_error(), "{status}");
-    let pointers: Vec<&str> = problem["errors"].as_array().expect("errors").iter().filter_map(|error| error["pointer"].as_str()).collect();
+    let pointers: Vec<&str> = problem["errors"]
+        .as_array()
+        .expect("errors")
+        .iter()
+        .filter_map(|error| error["pointer"].as_str())
+        .collect();
     assert_eq!(pointers, ["/order_id", "/items", "/total"]);
     for (content_type, body) in [
         ("application/json", "{\"items\": [".to_owned()),
         ("application/json", "{\"user_id\":\"1\",\"items\":[\"Book\"],\"total\":1e999}".to_owned()),
         ("application/json", "[1,2]".to_owned()),
         ("text/plain", "hello".to_owned()),
-        // Little more than the limit: the host answers without reading on, and what is still on its way then resets the connection.
+        // Little more than the limit: the host answers without reading on, and what is still on its
+        // way then resets the connection.
         ("application/json", format!("{{\"items\":[\"{}\"]}}", "x".repeat((1 << 20) + 1))),
     ] {
         let (status, problem) = host.client.post_raw("/orders", content_type, body).await?;
@@ -125,7 +172,11 @@ async fn an_accepted_order_survives_a_restart_before_it_was_run() -> Result<()> 
 async fn a_second_host_on_the_same_file_is_refused() -> Result<()> {
     let site = Site::shipped(PLENTY)?;
     let host = site.start().await?;
-    let refused = postrider::host::Host::builder(site.config()?).build().await.err().map(|error| format!("{error:#}"));
+    let refused = postrider::host::Host::builder(site.config()?)
+        .build()
+        .await
+        .err()
+        .map(|error| format!("{error:#}"));
     assert!(refused.as_deref().is_some_and(|text| text.contains("postrider.db")), "{refused:?}");
     host.stop().await
 }
@@ -153,7 +204,10 @@ async fn a_saturated_host_refuses_at_once_and_still_answers_probes() -> Result<(
     let site = Site::shipped("http.concurrency_max = 0\n")?;
     let host = site.start().await?;
     let (status, problem) = host.client.post("/orders", &book("1")).await?;
-    assert_eq!((status, problem["type"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("/problems/unavailable")));
+    assert_eq!(
+        (status, problem["type"].as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, Some("/problems/unavailable"))
+    );
     assert_eq!(host.client.get("/health").await?.0, StatusCode::OK);
     host.stop().await
 }
@@ -162,7 +216,11 @@ async fn a_saturated_host_refuses_at_once_and_still_answers_probes() -> Result<(
 async fn a_data_folder_that_cannot_be_written_is_named() -> Result<()> {
     let site = Site::shipped("")?;
     std::fs::write(site.folder.path().join("data"), b"a file where the folder should be")?;
-    let refused = postrider::host::Host::builder(site.config()?).build().await.err().map(|error| format!("{error:#}"));
+    let refused = postrider::host::Host::builder(site.config()?)
+        .build()
+        .await
+        .err()
+        .map(|error| format!("{error:#}"));
     assert!(refused.as_deref().is_some_and(|text| text.contains("data")), "{refused:?}");
     Ok(())
 }

@@ -12,7 +12,8 @@ use tokio::sync::Mutex;
 
 use crate::harness::{Site, eventually};
 
-/// Takes the database's write lock in its first call, so that the commit of that call fails, and gives it back in its second.
+/// Takes the database's write lock in its first call, so that the commit of that call fails, and
+/// gives it back in its second.
 struct Blocker {
     database: std::path::PathBuf,
     lock: Mutex<Option<SqliteConnection>>,
@@ -31,7 +32,8 @@ impl NativeStage for Blocker {
         match lock.take() {
             None => {
                 let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&self.database);
-                let mut connection = SqliteConnection::connect_with(&options).await.expect("the database opens");
+                let mut connection =
+                    SqliteConnection::connect_with(&options).await.expect("the database opens");
                 sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.expect("the lock");
                 *lock = Some(connection);
             }
@@ -45,9 +47,15 @@ impl NativeStage for Blocker {
 async fn a_store_that_does_not_answer_burns_no_attempt() -> Result<()> {
     let site = Site::empty("")?;
     let attempts = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let blocker = Blocker { database: site.database(), lock: Mutex::new(None), attempts: Arc::clone(&attempts) };
+    let blocker = Blocker {
+        database: site.database(),
+        lock: Mutex::new(None),
+        attempts: Arc::clone(&attempts),
+    };
     let host = site.start_with(|builder| builder.stage(blocker)).await?;
-    host.client.post("/orders", &json!({ "order_id": "1", "user_id": "1", "items": ["Book"] })).await?;
+    host.client
+        .post("/orders", &json!({ "order_id": "1", "user_id": "1", "items": ["Book"] }))
+        .await?;
     let order = eventually("the delivery to be settled", || async {
         let (_, order) = host.client.get("/orders/1").await?;
         Ok((order["timeline"][0]["status"] == "done").then_some(order))
@@ -56,6 +64,9 @@ async fn a_store_that_does_not_answer_burns_no_attempt() -> Result<()> {
     assert_eq!(*attempts.lock().expect("the list"), [1, 1], "the same try, twice");
     assert_eq!(order["timeline"][0]["attempt"], 1, "{order}");
     assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0);
-    assert_eq!(site.count("SELECT count(*) FROM deliveries WHERE attempt > 1 OR round > 1").await?, 0);
+    assert_eq!(
+        site.count("SELECT count(*) FROM deliveries WHERE attempt > 1 OR round > 1").await?,
+        0
+    );
     host.stop().await
 }

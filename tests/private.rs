@@ -1,7 +1,8 @@
-//! Postgres and RabbitMQ of one's own: installed programs, started on free ports with their data in a folder that goes away.
+//! Postgres and RabbitMQ of one's own: installed programs, started on free ports with their data in
+//! a folder that goes away.
 //!
-//! For the fault tests, which stop, kill, freeze and wipe them; and for machines where the programs are installed and do not run. Only the
-//! standard library is used. Every wait is bounded.
+//! For the fault tests, which stop, kill, freeze and wipe them; and for machines where the programs
+//! are installed and do not run. Only the standard library is used. Every wait is bounded.
 
 use std::ffi::OsString;
 use std::io::{Error, Result};
@@ -23,7 +24,10 @@ pub fn wait_for_port(port: u16) -> Result<()> {
     let began = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         if began.elapsed() > START_TIMEOUT {
-            return Err(Error::other(format!("nobody listens on port {port} after {} s", START_TIMEOUT.as_secs())));
+            return Err(Error::other(format!(
+                "nobody listens on port {port} after {} s",
+                START_TIMEOUT.as_secs()
+            )));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -42,7 +46,12 @@ fn run(command: &mut Command) -> Result<()> {
 /// A program on the path, or in one of the folders where Debian keeps it.
 fn program(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    folders.iter().cloned().chain(std::env::split_paths(&path)).map(|folder| folder.join(name)).find(|file| file.is_file())
+    folders
+        .iter()
+        .cloned()
+        .chain(std::env::split_paths(&path))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
 }
 
 fn missing(what: &str) -> Error {
@@ -67,7 +76,10 @@ impl PrivatePostgres {
             run(Command::new("chmod").arg("a+rx").arg(folder))?;
         }
         let data = server.data();
-        run(server.command("initdb")?.args(["--auth=trust", "--username=postgres", "--no-sync", "--pgdata"]).arg(data))?;
+        run(server
+            .command("initdb")?
+            .args(["--auth=trust", "--username=postgres", "--no-sync", "--pgdata"])
+            .arg(data))?;
         server.resume()?;
         server.wait_until_it_answers()?;
         Ok(server)
@@ -76,7 +88,9 @@ impl PrivatePostgres {
     /// A server takes connections a moment before it answers.
     fn wait_until_it_answers(&self) -> Result<()> {
         let (began, port) = (Instant::now(), self.port.to_string());
-        while let Err(error) = run(self.command("pg_isready")?.args(["--quiet", "--host=127.0.0.1", "--port", &port])) {
+        while let Err(error) =
+            run(self.command("pg_isready")?.args(["--quiet", "--host=127.0.0.1", "--port", &port]))
+        {
             if began.elapsed() > START_TIMEOUT {
                 return Err(error);
             }
@@ -102,10 +116,20 @@ impl PrivatePostgres {
 
     /// Starts it (again) on its data.
     pub fn resume(&mut self) -> Result<()> {
-        let log = std::fs::File::options().create(true).append(true).open(self.folder.with_extension("log"))?;
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.with_extension("log"))?;
         let (data, port) = (self.data(), self.port.to_string());
         let mut command = self.command("postgres")?;
-        command.arg("-D").arg(data).args(["-p", &port, "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]);
+        command.arg("-D").arg(data).args([
+            "-p",
+            &port,
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            "max_connections=200",
+        ]);
         command.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
         self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
         wait_for_port(self.port)
@@ -145,12 +169,18 @@ impl PrivatePostgres {
 
     fn command(&self, name: &str) -> Result<Command> {
         let mut folders: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
-            .map(|versions| versions.filter_map(|version| Some(version.ok()?.path().join("bin"))).collect())
+            .map(|versions| {
+                versions.filter_map(|version| Some(version.ok()?.path().join("bin"))).collect()
+            })
             .unwrap_or_default();
         folders.sort();
         folders.reverse();
         let program = program(name, &folders).ok_or_else(|| missing("Postgres"))?;
-        let mut command = Command::new(if is_root() { "setpriv".into() } else { program.clone().into_os_string() });
+        let mut command = Command::new(if is_root() {
+            "setpriv".into()
+        } else {
+            program.clone().into_os_string()
+        });
         if is_root() {
             command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
         }
@@ -198,9 +228,13 @@ impl PrivateRabbit {
 
     /// Starts it (again) on its data, and waits until it is whole.
     pub fn resume(&mut self) -> Result<()> {
-        let log = std::fs::File::options().create(true).append(true).open(self.folder.with_extension("log"))?;
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.with_extension("log"))?;
         let mut command = self.command("rabbitmq-server")?;
-        self.child = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
+        self.child =
+            Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         wait_for_port(self.port)?;
         // It listens a moment before it can be asked.
         let began = Instant::now();
@@ -240,7 +274,8 @@ impl PrivateRabbit {
 
     fn command(&self, name: &str) -> Result<Command> {
         // Debian's program on the path changes the user; the one behind it does not.
-        let program = program(name, &[PathBuf::from("/usr/lib/rabbitmq/bin")]).ok_or_else(|| missing("RabbitMQ"))?;
+        let program = program(name, &[PathBuf::from("/usr/lib/rabbitmq/bin")])
+            .ok_or_else(|| missing("RabbitMQ"))?;
         let mut command = Command::new(program);
         let file = |name: &str| -> OsString { self.folder.join(name).into() };
         let distribution = if self.port > 40_000 { self.port - 20_000 } else { self.port + 20_000 };
@@ -277,7 +312,10 @@ fn children(pid: u32) -> Result<Vec<u32>> {
     let mut parents = vec![pid];
     while let Some(parent) = parents.pop() {
         let output = Command::new("pgrep").args(["-P", &parent.to_string()]).output()?;
-        let direct: Vec<u32> = String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| line.trim().parse().ok()).collect();
+        let direct: Vec<u32> = String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter_map(|line| line.trim().parse().ok())
+            .collect();
         parents.extend(&direct);
         found.extend(direct);
     }
@@ -288,7 +326,10 @@ fn children(pid: u32) -> Result<Vec<u32>> {
 fn wait_for_end(pids: &[u32]) -> Result<()> {
     let began = Instant::now();
     // A zombie holds nothing any more: what it had open is closed.
-    let lives = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    let lives = |pid: &u32| {
+        std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| !stat.contains(") Z "))
+    };
     while pids.iter().any(lives) {
         if began.elapsed() > START_TIMEOUT {
             return Err(Error::other(format!("processes {pids:?} do not end")));
@@ -300,5 +341,9 @@ fn wait_for_end(pids: &[u32]) -> Result<()> {
 
 fn signal(name: &str, pids: &[u32]) {
     // One that has ended meanwhile is no failure.
-    let _ = Command::new("kill").arg(format!("-{name}")).args(pids.iter().map(u32::to_string)).stderr(Stdio::null()).status();
+    let _ = Command::new("kill")
+        .arg(format!("-{name}"))
+        .args(pids.iter().map(u32::to_string))
+        .stderr(Stdio::null())
+        .status();
 }

@@ -1,4 +1,5 @@
-//! Which plugin files are loaded, and how an earlier version comes back: by hand, or because a new one traps.
+//! Which plugin files are loaded, and how an earlier version comes back: by hand, or because a new
+//! one traps.
 
 use std::path::Path;
 
@@ -12,14 +13,20 @@ use tokio_util::sync::CancellationToken;
 use crate::harness::{Backend, Client, Running, Site, eventually, guest, on_both_back_ends};
 use crate::load::PLENTY;
 
-on_both_back_ends![a_version_that_traps_is_put_back_under_load, a_version_is_rolled_back_under_load];
+on_both_back_ends![
+    a_version_that_traps_is_put_back_under_load,
+    a_version_is_rolled_back_under_load
+];
 
 async fn version(client: &Client) -> Result<String> {
     Ok(client.plugin("fifth.wasm").await?["version"].as_str().unwrap_or("none").to_owned())
 }
 
 async fn serves(client: &Client, wanted: &str) -> Result<()> {
-    eventually(&format!("version {wanted}"), || async { Ok((version(client).await? == wanted).then_some(())) }).await
+    eventually(&format!("version {wanted}"), || async {
+        Ok((version(client).await? == wanted).then_some(()))
+    })
+    .await
 }
 
 fn sign(keys: &KeyPair, path: &Path) -> Result<()> {
@@ -30,13 +37,19 @@ fn sign(keys: &KeyPair, path: &Path) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_what_a_known_publisher_signed_is_loaded() -> Result<()> {
-    let (ours, theirs) = (KeyPair::generate_unencrypted_keypair()?, KeyPair::generate_unencrypted_keypair()?);
-    let toml = format!("plugins.policy = \"signed\"\nplugins.publishers = [\"{}\"]\n", ours.pk.to_base64());
+    let (ours, theirs) =
+        (KeyPair::generate_unencrypted_keypair()?, KeyPair::generate_unencrypted_keypair()?);
+    let toml = format!(
+        "plugins.policy = \"signed\"\nplugins.publishers = [\"{}\"]\n",
+        ours.pk.to_base64()
+    );
     let site = Site::empty(&toml)?;
     let place = site.plugins().join("fifth.wasm");
     site.add("fifth", "fifth")?;
     let host = site.start().await?;
-    let refused = || async { Ok(host.client.plugin("fifth.wasm").await?["last_error"].as_str().map(str::to_owned)) };
+    let refused = || async {
+        Ok(host.client.plugin("fifth.wasm").await?["last_error"].as_str().map(str::to_owned))
+    };
     let why = eventually("the refusal", refused).await?;
     assert!(why.contains("there is no fifth.wasm.minisig"), "{why}");
     // The signature may come after the file.
@@ -54,7 +67,10 @@ async fn only_what_a_known_publisher_signed_is_loaded() -> Result<()> {
     assert!(why.contains("no signature of this content"), "{why}");
     assert_eq!(version(&host.client).await?, "1.0.0", "what served keeps serving");
     sign(&ours, &place)?;
-    eventually("the changed file", || async { Ok(host.client.plugin("fifth.wasm").await?["last_error"].is_null().then_some(())) }).await?;
+    eventually("the changed file", || async {
+        Ok(host.client.plugin("fifth.wasm").await?["last_error"].is_null().then_some(()))
+    })
+    .await?;
     host.stop().await
 }
 
@@ -77,7 +93,9 @@ async fn all_audited_once(site: &Site, posted: usize) -> Result<()> {
     let posted = i64::try_from(posted)?;
     eventually("every audit", || async {
         let ready = site.count("SELECT count(*) FROM orders WHERE status = 'ready'").await?;
-        let done = site.count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'").await?;
+        let done = site
+            .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+            .await?;
         Ok((ready == posted && done == posted).then_some(()))
     })
     .await?;
@@ -87,7 +105,9 @@ async fn all_audited_once(site: &Site, posted: usize) -> Result<()> {
 }
 
 async fn start(backend: Backend) -> Result<(Site, Running)> {
-    let toml = format!("{PLENTY}[stages.audit]\nretry = {{ max_attempts = 6, initial_ms = 50, max_ms = 200 }}\n");
+    let toml = format!(
+        "{PLENTY}[stages.audit]\nretry = {{ max_attempts = 6, initial_ms = 50, max_ms = 200 }}\n"
+    );
     let site = Site::shipped_on(backend, &toml).await?;
     site.add("fifth", "fifth")?;
     let host = site.start().await?;
@@ -101,7 +121,11 @@ async fn a_version_that_traps_is_put_back_under_load(backend: Backend) -> Result
     let stop = CancellationToken::new();
     let posting = load(&host.client, &stop);
     eventually("some audits", || async {
-        Ok((site.count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'").await? >= 20).then_some(()))
+        Ok((site
+            .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+            .await?
+            >= 20)
+            .then_some(()))
     })
     .await?;
     site.add("fifth-traps", "fifth")?;
@@ -111,18 +135,32 @@ async fn a_version_that_traps_is_put_back_under_load(backend: Backend) -> Result
     .await?;
     assert!(note.contains("5 of its first 5 messages trapped"), "{note}");
     assert_eq!(version(&host.client).await?, "1.0.0");
-    let audited = site.count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'").await?;
+    let audited = site
+        .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+        .await?;
     eventually("audits to go on", || async {
-        Ok((site.count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'").await? >= audited + 20).then_some(()))
+        Ok((site
+            .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+            .await?
+            >= audited + 20)
+            .then_some(()))
     })
     .await?;
     stop.cancel();
     all_audited_once(&site, posting.await??).await?;
-    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 5, "only the watched messages were tried in vain");
-    let said = site.count("SELECT count(*) FROM events WHERE type = 'postrider.plugin-rolled-back'");
+    assert_eq!(
+        site.count("SELECT count(*) FROM attempts").await?,
+        5,
+        "only the watched messages were tried in vain"
+    );
+    let said =
+        site.count("SELECT count(*) FROM events WHERE type = 'postrider.plugin-rolled-back'");
     assert_eq!(said.await?, 1);
     // The file is the one before again: a restart serves it.
-    assert!(std::fs::read(site.plugins().join("fifth.wasm"))? == before, "the file was not put back");
+    assert!(
+        std::fs::read(site.plugins().join("fifth.wasm"))? == before,
+        "the file was not put back"
+    );
     host.stop().await
 }
 
@@ -131,20 +169,37 @@ async fn a_version_is_rolled_back_under_load(backend: Backend) -> Result<()> {
     let stop = CancellationToken::new();
     let posting = load(&host.client, &stop);
     let refused = host.client.post("/plugins/audit/rollback", &json!({})).await?;
-    assert_eq!(refused.0, StatusCode::CONFLICT, "there is no version before the first: {}", refused.1);
+    assert_eq!(
+        refused.0,
+        StatusCode::CONFLICT,
+        "there is no version before the first: {}",
+        refused.1
+    );
     site.add("fifth-next", "fifth")?;
     serves(&host.client, "1.1.0").await?;
     let (status, said) = host.client.post("/plugins/audit/rollback", &json!({})).await?;
     assert_eq!(status, StatusCode::OK, "{said}");
     assert_eq!(version(&host.client).await?, "1.0.0");
     let (_, history) = host.client.get("/plugins/audit/history").await?;
-    let versions: Vec<&str> = history["items"].as_array().context("history")?.iter().filter_map(|load| load["version"].as_str()).collect();
+    let versions: Vec<&str> = history["items"]
+        .as_array()
+        .context("history")?
+        .iter()
+        .filter_map(|load| load["version"].as_str())
+        .collect();
     assert_eq!(versions, ["1.0.0", "1.1.0", "1.0.0"]);
     let next = history["items"][1]["digest"].as_str().context("a digest")?;
-    let (status, said) = host.client.post("/plugins/audit/rollback", &json!({ "digest": &next[..10] })).await?;
+    let (status, said) =
+        host.client.post("/plugins/audit/rollback", &json!({ "digest": &next[..10] })).await?;
     assert_eq!((status, said["digest"].as_str()), (StatusCode::OK, Some(next)), "{said}");
-    assert_eq!(host.client.post("/plugins/audit/rollback", &json!({ "digest": "ffff" })).await?.0, StatusCode::CONFLICT);
-    assert_eq!(host.client.post("/plugins/nobody/rollback", &json!({})).await?.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        host.client.post("/plugins/audit/rollback", &json!({ "digest": "ffff" })).await?.0,
+        StatusCode::CONFLICT
+    );
+    assert_eq!(
+        host.client.post("/plugins/nobody/rollback", &json!({})).await?.0,
+        StatusCode::NOT_FOUND
+    );
     stop.cancel();
     all_audited_once(&site, posting.await??).await?;
     assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0);

@@ -30,12 +30,16 @@ impl Proxy {
     pub(crate) async fn to(target: u16) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
-        let (mode, seen) = watch::channel(Mode { silent: false, delay: Duration::ZERO, generation: 0 });
+        let (mode, seen) =
+            watch::channel(Mode { silent: false, delay: Duration::ZERO, generation: 0 });
         let accepting = tokio::spawn(async move {
             while let Ok((inbound, _)) = listener.accept().await {
-                let Ok(outbound) = TcpStream::connect(("127.0.0.1", target)).await else { continue };
+                let Ok(outbound) = TcpStream::connect(("127.0.0.1", target)).await else {
+                    continue;
+                };
                 let _ = (inbound.set_nodelay(true), outbound.set_nodelay(true));
-                let ((from_client, to_client), (from_server, to_server)) = (inbound.into_split(), outbound.into_split());
+                let ((from_client, to_client), (from_server, to_server)) =
+                    (inbound.into_split(), outbound.into_split());
                 tokio::spawn(carry(from_client, to_server, seen.clone()));
                 tokio::spawn(carry(from_server, to_client, seen.clone()));
             }
@@ -89,8 +93,10 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch:
         let Ok(count @ 1..) = read else { return };
         let delay = mode.borrow().delay;
         tokio::time::sleep(delay).await;
-        let open =
-            mode.wait_for(|mode| !mode.silent || mode.generation != generation).await.is_ok_and(|mode| mode.generation == generation);
+        let open = mode
+            .wait_for(|mode| !mode.silent || mode.generation != generation)
+            .await
+            .is_ok_and(|mode| mode.generation == generation);
         if !open || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }

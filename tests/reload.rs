@@ -6,11 +6,15 @@ use serde_json::{Value, json};
 use crate::harness::{Backend, Client, Site, eventually, on_both_back_ends};
 use crate::load::PLENTY;
 
-on_both_back_ends![a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing, a_removed_stage_keeps_its_messages_until_it_returns];
+on_both_back_ends![
+    a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing,
+    a_removed_stage_keeps_its_messages_until_it_returns
+];
 
 async fn post(client: &Client, from: usize, to: usize) -> Result<()> {
     for id in from..to {
-        let order = json!({ "order_id": format!("r-{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
+        let order =
+            json!({ "order_id": format!("r-{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
         anyhow::ensure!(client.post("/orders", &order).await?.0.is_success());
     }
     Ok(())
@@ -22,16 +26,23 @@ async fn ready(site: &Site) -> Result<i64> {
 
 async fn audited(site: &Site) -> Result<(i64, i64)> {
     let events = site.count("SELECT count(*) FROM events WHERE type = 'audit.noted'").await?;
-    let done = site.count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'").await?;
+    let done = site
+        .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+        .await?;
     Ok((events, done))
 }
 
-async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing(backend: Backend) -> Result<()> {
+async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing(
+    backend: Backend,
+) -> Result<()> {
     let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
     post(&host.client, 0, 50).await?;
     site.add("fifth", "fifth")?;
-    eventually("the fifth stage", || async { Ok((host.client.plugin_of("audit").await?["state"] == "serving").then_some(())) }).await?;
+    eventually("the fifth stage", || async {
+        Ok((host.client.plugin_of("audit").await?["state"] == "serving").then_some(()))
+    })
+    .await?;
 
     // Orders flow until the last replacement is over, and at least 2,000 of them.
     let stop = tokio_util::sync::CancellationToken::new();
@@ -50,16 +61,20 @@ async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing(back
         let variant = if round % 2 == 0 { "fifth-next" } else { "fifth" };
         let before = host.client.plugin_of("audit").await?["digest"].clone();
         site.add(variant, "fifth")?;
-        let swapped = || async { Ok((host.client.plugin_of("audit").await?["digest"] != before).then_some(())) };
+        let swapped = || async {
+            Ok((host.client.plugin_of("audit").await?["digest"] != before).then_some(()))
+        };
         eventually("the swap", swapped).await?;
     }
     stop.cancel();
     let posted = load.await??;
-    // Orders posted before the stage joined may or may not have reached it; those after it did, each once.
+    // Orders posted before the stage joined may or may not have reached it; those after it did,
+    // each once.
     let expected = i64::try_from(posted)?;
     let done = eventually("every audit, and as many events", || async {
         let (events, done) = audited(&site).await?;
-        Ok((events == done && done >= expected && ready(&site).await? == expected + 50).then_some(done))
+        Ok((events == done && done >= expected && ready(&site).await? == expected + 50)
+            .then_some(done))
     })
     .await?;
     assert!((expected..=expected + 50).contains(&done), "{done} audits of {posted} orders");
@@ -87,7 +102,10 @@ async fn a_removed_stage_keeps_its_messages_until_it_returns(backend: Backend) -
     let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
     std::fs::remove_file(site.plugins().join("shipping.wasm"))?;
-    eventually("the removal", || async { Ok((host.client.plugin_of("shipping").await?["state"] == "removed").then_some(())) }).await?;
+    eventually("the removal", || async {
+        Ok((host.client.plugin_of("shipping").await?["state"] == "removed").then_some(()))
+    })
+    .await?;
     post(&host.client, 0, 5).await?;
     for id in 0..5 {
         host.client.order_in(&format!("r-{id}"), "reserved").await?;
@@ -109,10 +127,14 @@ async fn a_half_written_file_waits_until_it_is_whole() -> Result<()> {
     for part in bytes.chunks(bytes.len() / 5 + 1) {
         file.write_all(part)?;
         file.sync_all()?;
-        // Let the watcher look at the half file: another stage's answer proves that it had its turn.
+        // Let the watcher look at the half file: another stage's answer proves that it had its
+        // turn.
         host.client.plugin_of("payment").await?;
     }
     drop(file);
-    eventually("the fifth stage", || async { Ok((host.client.plugin_of("audit").await?["state"] == "serving").then_some(())) }).await?;
+    eventually("the fifth stage", || async {
+        Ok((host.client.plugin_of("audit").await?["state"] == "serving").then_some(()))
+    })
+    .await?;
     host.stop().await
 }

@@ -1,4 +1,5 @@
-//! Time travel: what was recorded goes through another build of a stage, and what it would have decided otherwise is told.
+//! Time travel: what was recorded goes through another build of a stage, and what it would have
+//! decided otherwise is told.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ async fn replay(stage: &str, plugin: &str, more: &[&str]) -> Result<(i32, Value)
     let file = plugin.to_str().context("a path that is text")?;
     let args = [&["--json", "replay", "--stage", stage, "--plugin", file], more].concat();
     let (code, said, errors) = postrider(&args).await?;
-    let said = serde_json::from_str(&said).with_context(|| format!("exit code {code}: {said}{errors}"))?;
+    let said =
+        serde_json::from_str(&said).with_context(|| format!("exit code {code}: {said}{errors}"))?;
     Ok((code, said))
 }
 
@@ -59,11 +61,16 @@ async fn the_same_plugin_decides_the_same(backend: Backend) -> Result<()> {
         post(&host, json!({ "order_id": format!("p-{number}"), "user_id": "1", "items": ["Book"], "total": 100 * number })).await?;
     }
     for (field, id) in [("decline", "no"), ("force_fail", "dies")] {
-        post(&host, json!({ "order_id": id, "user_id": "1", "items": ["Lamp"], "total": 1, field: true })).await?;
+        post(
+            &host,
+            json!({ "order_id": id, "user_id": "1", "items": ["Lamp"], "total": 1, field: true }),
+        )
+        .await?;
     }
     host.client.order_in("dies", "failed").await?;
     all_settled(&site).await?;
-    let statuses: BTreeSet<String> = site.texts("SELECT DISTINCT status FROM orders").await?.into_iter().collect();
+    let statuses: BTreeSet<String> =
+        site.texts("SELECT DISTINCT status FROM orders").await?.into_iter().collect();
     for status in ["ready", "refunded", "declined", "failed"] {
         assert!(statuses.contains(status), "no order is {status}: {statuses:?}");
     }
@@ -78,7 +85,8 @@ async fn the_same_plugin_decides_the_same(backend: Backend) -> Result<()> {
     replayed.sort();
     assert_eq!(replayed, settled);
     // One order's.
-    let (_, said) = replay("payment", "payment", &["--order", "dies", "--url", &host.client.url]).await?;
+    let (_, said) =
+        replay("payment", "payment", &["--order", "dies", "--url", &host.client.url]).await?;
     assert_eq!((&said["events"], &said["equal"]), (&json!(1), &json!(1)), "{said:#}");
     host.stop().await
 }
@@ -98,7 +106,9 @@ async fn everything(site: &Site) -> Result<Vec<Vec<String>>> {
     ])
 }
 
-async fn a_changed_plugin_lists_exactly_what_it_would_decide_otherwise(backend: Backend) -> Result<()> {
+async fn a_changed_plugin_lists_exactly_what_it_would_decide_otherwise(
+    backend: Backend,
+) -> Result<()> {
     let site = Site::shipped_on(backend, &format!("recording.enabled = true\n{PLENTY}")).await?;
     let host = site.start().await?;
     for number in 1..=40 {
@@ -109,18 +119,30 @@ async fn a_changed_plugin_lists_exactly_what_it_would_decide_otherwise(backend: 
     post(&host, json!({ "order_id": "c-41", "user_id": "1", "items": ["Book"], "total": 99, "decline": true })).await?;
     all_settled(&site).await?;
     let before = everything(&site).await?;
-    assert_eq!(host.client.get("/stages/payment/recordings?cursor=x").await?.0, StatusCode::BAD_REQUEST);
+    assert_eq!(
+        host.client.get("/stages/payment/recordings?cursor=x").await?.0,
+        StatusCode::BAD_REQUEST
+    );
     let lines = site.folder.path().join("payment.jsonl");
     let file = lines.to_str().context("a path that is text")?;
-    let (code, said) = replay("payment", "payment-strict", &["--url", &host.client.url, "--save", file]).await?;
+    let (code, said) =
+        replay("payment", "payment-strict", &["--url", &host.client.url, "--save", file]).await?;
     assert_eq!(code, 1, "{said:#}");
-    assert_eq!((&said["events"], &said["unknown"], &said["failed"]), (&json!(41), &json!(0), &json!(0)), "{said:#}");
+    assert_eq!(
+        (&said["events"], &said["unknown"], &said["failed"]),
+        (&json!(41), &json!(0), &json!(0)),
+        "{said:#}"
+    );
     let listed = |said: &Value| -> Vec<String> {
         let differences = said["differences"].as_array().cloned().unwrap_or_default();
         differences.iter().filter_map(|told| told["order_id"].as_str().map(str::to_owned)).collect()
     };
     let found: BTreeSet<String> = listed(&said).into_iter().collect();
-    assert_eq!(found, (21..=40).map(|number| format!("c-{number}")).collect::<BTreeSet<_>>(), "those above 50");
+    assert_eq!(
+        found,
+        (21..=40).map(|number| format!("c-{number}")).collect::<BTreeSet<_>>(),
+        "those above 50"
+    );
     assert_eq!(found.len(), listed(&said).len(), "each once");
     assert_eq!(before, everything(&site).await?, "a replay writes nothing");
 
@@ -129,7 +151,17 @@ async fn a_changed_plugin_lists_exactly_what_it_would_decide_otherwise(backend: 
     let (code, from_file) = replay("payment", "payment-strict", &["--events", file]).await?;
     assert_eq!((code, &from_file), (1, &said));
     let plugin = guest("payment-strict")?;
-    let args = ["replay", "--stage", "payment", "--plugin", plugin.to_str().context("text")?, "--events", file, "--show", "1"];
+    let args = [
+        "replay",
+        "--stage",
+        "payment",
+        "--plugin",
+        plugin.to_str().context("text")?,
+        "--events",
+        file,
+        "--show",
+        "1",
+    ];
     let (code, text, _) = postrider(&args).await?;
     assert_eq!(code, 1);
     let order = from_file["differences"][0]["order_id"].as_str().context("an order")?;
@@ -147,7 +179,8 @@ async fn a_changed_plugin_lists_exactly_what_it_would_decide_otherwise(backend: 
         assert!(text.contains(part), "{part} is missing from:\n{text}");
     }
     // A what-if without another build: the operator's limit.
-    let (_, said) = replay("payment", "payment", &["--events", file, "--setting", "max_total=90"]).await?;
+    let (_, said) =
+        replay("payment", "payment", &["--events", file, "--setting", "max_total=90"]).await?;
     assert_eq!(listed(&said).len(), 4, "{said:#}");
     Ok(())
 }
@@ -158,10 +191,16 @@ struct Auditor;
 #[async_trait]
 impl NativeStage for Auditor {
     fn describe(&self) -> Description {
-        Description::new("audit", "0.9.0", "Counts under another name").consumes(["shipping.ready"]).emits(["audit.noted"])
+        Description::new("audit", "0.9.0", "Counts under another name")
+            .consumes(["shipping.ready"])
+            .emits(["audit.noted"])
     }
 
-    async fn handle(&self, cx: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {
+    async fn handle(
+        &self,
+        cx: &mut NativeContext,
+        event: &Event,
+    ) -> Result<Vec<Emitted>, NativeError> {
         cx.state.get("shipments").await?;
         cx.state.set(format!("seen/{}", event.id), "1".into())?;
         Ok(vec![])
@@ -186,7 +225,8 @@ async fn a_plugin_that_reads_something_else_is_unknown(backend: Backend) -> Resu
 async fn nothing_is_recorded_when_it_is_switched_off(backend: Backend) -> Result<()> {
     let site = Site::shipped_on(backend, PLENTY).await?;
     let host = site.start().await?;
-    post(&host, json!({ "order_id": "o-1", "user_id": "1", "items": ["Book"], "total": 1 })).await?;
+    post(&host, json!({ "order_id": "o-1", "user_id": "1", "items": ["Book"], "total": 1 }))
+        .await?;
     all_settled(&site).await?;
     assert_eq!(site.count("SELECT count(*) FROM recordings").await?, 0);
     let (code, said) = replay("payment", "payment", &["--url", &host.client.url]).await?;
@@ -197,15 +237,23 @@ async fn nothing_is_recorded_when_it_is_switched_off(backend: Backend) -> Result
 }
 
 async fn recordings_go_with_their_orders(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, &format!("recording.enabled = true\nretention.every_ms = 20\n{PLENTY}")).await?;
+    let site = Site::shipped_on(
+        backend,
+        &format!("recording.enabled = true\nretention.every_ms = 20\n{PLENTY}"),
+    )
+    .await?;
     let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
-    let host = site.start_with(|builder| builder.clock(Arc::clone(&clock) as Arc<dyn Clock>)).await?;
-    post(&host, json!({ "order_id": "g-1", "user_id": "1", "items": ["Book"], "total": 1 })).await?;
+    let host =
+        site.start_with(|builder| builder.clock(Arc::clone(&clock) as Arc<dyn Clock>)).await?;
+    post(&host, json!({ "order_id": "g-1", "user_id": "1", "items": ["Book"], "total": 1 }))
+        .await?;
     all_settled(&site).await?;
     assert!(site.count("SELECT count(*) FROM recordings").await? >= 4);
     clock.advance(91 * 24 * 60 * 60 * 1_000);
-    eventually("the order to be pruned", || async { Ok((site.count("SELECT count(*) FROM deliveries").await? == 0).then_some(())) })
-        .await?;
+    eventually("the order to be pruned", || async {
+        Ok((site.count("SELECT count(*) FROM deliveries").await? == 0).then_some(()))
+    })
+    .await?;
     assert_eq!(site.count("SELECT count(*) FROM recordings").await?, 0);
     host.stop().await
 }
@@ -233,13 +281,24 @@ async fn ten_thousand_events_take_some_seconds() -> Result<()> {
     all_settled(&site).await?;
     for (plugin, different) in [("payment", 0), ("payment-strict", ORDERS * 49 / 100)] {
         let began = Instant::now();
-        let (_, said) = replay("payment", plugin, &["--since", "1d", "--url", &host.client.url]).await?;
+        let (_, said) =
+            replay("payment", plugin, &["--since", "1d", "--url", &host.client.url]).await?;
         let took = began.elapsed();
         println!("{ORDERS} events through {plugin}: {:.1} s", took.as_secs_f64());
-        assert_eq!((&said["events"], &said["different"], &said["unknown"]), (&json!(ORDERS), &json!(different), &json!(0)));
+        assert_eq!(
+            (&said["events"], &said["different"], &said["unknown"]),
+            (&json!(ORDERS), &json!(different), &json!(0))
+        );
         assert!(took < Duration::from_secs(30), "{took:?}");
-        let totals = said["differences"].as_array().context("differences")?.iter().filter_map(|told| told["order_id"].as_str());
-        let above = totals.filter_map(|id| id.strip_prefix("m-")?.parse::<usize>().ok()).filter(|number| number % 100 > 50).count();
+        let totals = said["differences"]
+            .as_array()
+            .context("differences")?
+            .iter()
+            .filter_map(|told| told["order_id"].as_str());
+        let above = totals
+            .filter_map(|id| id.strip_prefix("m-")?.parse::<usize>().ok())
+            .filter(|number| number % 100 > 50)
+            .count();
         assert_eq!(above, different, "exactly those above the limit");
     }
     host.stop().await

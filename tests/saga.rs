@@ -1,4 +1,5 @@
-//! Cancels at every point of an order's journey: what was done is undone once, what was not is never done, and too late is too late.
+//! Cancels at every point of an order's journey: what was done is undone once, what was not is
+//! never done, and too late is too late.
 
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
@@ -30,7 +31,9 @@ struct Carrier {
 #[async_trait]
 impl NativeStage for Carrier {
     fn describe(&self) -> Description {
-        Description::new("carrier", "1.0.0", "Collects parcels").consumes(["shipping.ready"]).emits(["carrier.collected"])
+        Description::new("carrier", "1.0.0", "Collects parcels")
+            .consumes(["shipping.ready"])
+            .emits(["carrier.collected"])
     }
 
     async fn handle(&self, _: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {
@@ -58,7 +61,8 @@ async fn cancel(client: &Client, id: &str) -> Result<(StatusCode, Value)> {
 /// An order's events of these types, in the order of the log.
 async fn told(client: &Client, id: &str, types: &[&str]) -> Result<Vec<String>> {
     let (_, events) = client.get(&format!("/orders/{id}/events?limit=200")).await?;
-    let all = events["items"].as_array().into_iter().flatten().filter_map(|event| event["type"].as_str());
+    let all =
+        events["items"].as_array().into_iter().flatten().filter_map(|event| event["type"].as_str());
     Ok(all.filter(|event_type| types.contains(event_type)).map(str::to_owned).collect())
 }
 
@@ -75,7 +79,11 @@ async fn undone(client: &Client, id: &str) -> Result<Vec<String>> {
 async fn settled(client: &Client, id: &str) -> Result<Value> {
     eventually(&format!("order {id} to be settled"), || async {
         let (_, order) = client.get(&format!("/orders/{id}")).await?;
-        let open = order["timeline"].as_array().into_iter().flatten().any(|delivery| delivery["status"] == "open");
+        let open = order["timeline"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|delivery| delivery["status"] == "open");
         Ok((!open).then_some(order))
     })
     .await
@@ -89,13 +97,21 @@ async fn a_cancel_answers_alike_twice_and_says_why_it_cannot(backend: Backend) -
     let site = Site::shipped_on(backend, STOCK).await?;
     let host = site.start().await?;
     let client = &host.client;
-    assert_eq!(client.get("/topology").await?.1["warnings"], json!([]), "somebody emits what is consumed");
+    assert_eq!(
+        client.get("/topology").await?.1["warnings"],
+        json!([]),
+        "somebody emits what is consumed"
+    );
     assert_eq!(cancel(client, "1").await?.0, StatusCode::NOT_FOUND);
     client.post("/stages/payment/pause", &json!({})).await?;
     order(client, "1").await?;
     // Without a body, and under the other prefix.
-    let (status, begun) = client.post_raw("/api/v1/orders/1/cancel", "application/json", "").await?;
-    assert_eq!((status, begun["order_id"].as_str(), begun["status"].as_str()), (StatusCode::ACCEPTED, Some("1"), Some("cancelling")));
+    let (status, begun) =
+        client.post_raw("/api/v1/orders/1/cancel", "application/json", "").await?;
+    assert_eq!(
+        (status, begun["order_id"].as_str(), begun["status"].as_str()),
+        (StatusCode::ACCEPTED, Some("1"), Some("cancelling"))
+    );
     assert_eq!(cancel(client, "1").await?, (StatusCode::ACCEPTED, begun));
     client.post("/stages/payment/resume", &json!({})).await?;
     client.order_in("1", "cancelled").await?;
@@ -103,15 +119,29 @@ async fn a_cancel_answers_alike_twice_and_says_why_it_cannot(backend: Backend) -
     assert_eq!((status, done["status"].as_str()), (StatusCode::OK, Some("cancelled")));
     assert_eq!(told(client, "1", &["order.cancelled"]).await?.len(), 1);
 
-    let (status, problem) = client.post("/orders/1/cancel", &json!({ "reason": 7, "why": "x" })).await?;
-    let pointers: Vec<_> = problem["errors"].as_array().into_iter().flatten().map(|error| error["pointer"].clone()).collect();
-    assert_eq!((status, pointers), (StatusCode::UNPROCESSABLE_ENTITY, vec![json!("/why"), json!("/reason")]), "{problem}");
+    let (status, problem) =
+        client.post("/orders/1/cancel", &json!({ "reason": 7, "why": "x" })).await?;
+    let pointers: Vec<_> = problem["errors"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|error| error["pointer"].clone())
+        .collect();
+    assert_eq!(
+        (status, pointers),
+        (StatusCode::UNPROCESSABLE_ENTITY, vec![json!("/why"), json!("/reason")]),
+        "{problem}"
+    );
 
-    let declined = json!({ "order_id": "2", "user_id": "1", "items": ["Lamp"], "total": 1, "decline": true });
+    let declined =
+        json!({ "order_id": "2", "user_id": "1", "items": ["Lamp"], "total": 1, "decline": true });
     client.post("/orders", &declined).await?;
     client.order_in("2", "declined").await?;
     let (status, problem) = cancel(client, "2").await?;
-    assert_eq!((status, problem["type"].as_str()), (StatusCode::CONFLICT, Some("/problems/order-not-cancellable")));
+    assert_eq!(
+        (status, problem["type"].as_str()),
+        (StatusCode::CONFLICT, Some("/problems/order-not-cancellable"))
+    );
     let expected = "order `2` is `declined`; it can be cancelled while it is `received`, `authorized`, `reserved`, `ready` or `failed`";
     assert_eq!(problem["detail"], expected);
     host.stop().await
@@ -130,7 +160,9 @@ async fn a_cancel_before_any_stage_undoes_exactly_what_was_done(backend: Backend
         ("shipping", &["inventory.released", "payment.refunded"]),
         ("notification", &["inventory.released", "payment.refunded", "shipping.recalled"]),
     ];
-    for ((stage, expected), before) in points.into_iter().zip(["received", "authorized", "reserved", "ready"]) {
+    for ((stage, expected), before) in
+        points.into_iter().zip(["received", "authorized", "reserved", "ready"])
+    {
         client.post(&format!("/stages/{stage}/pause"), &json!({})).await?;
         order(client, stage).await?;
         client.order_in(stage, before).await?;
@@ -139,11 +171,19 @@ async fn a_cancel_before_any_stage_undoes_exactly_what_was_done(backend: Backend
         client.order_in(stage, "cancelled").await?;
         let story = settled(client, stage).await?;
         assert_eq!(undone(client, stage).await?, expected, "cancelled before {stage}");
-        let held = story["timeline"].as_array().into_iter().flatten().find(|one| one["stage"] == stage && one["status"] == "skipped");
+        let held = story["timeline"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|one| one["stage"] == stage && one["status"] == "skipped");
         assert!(held.is_some(), "what waited for {stage} was skipped: {story}");
         let (_, events) = client.get(&format!("/orders/{stage}/events?limit=200")).await?;
-        let notices: Vec<_> =
-            events["items"].as_array().into_iter().flatten().filter(|event| event["data"]["kind"] == "cancellation").collect();
+        let notices: Vec<_> = events["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|event| event["data"]["kind"] == "cancellation")
+            .collect();
         assert_eq!(notices.len(), 1, "one cancellation notice: {events}");
         assert_eq!(lamps(client).await?.unwrap_or(1_000), 1_000);
     }
@@ -158,12 +198,19 @@ async fn a_cancel_during_a_retry_ends_it(backend: Backend) -> Result<()> {
     let client = &host.client;
     let failing = json!({ "order_id": "1", "user_id": "1", "items": ["Lamp"], "total": 1, "force_fail": true });
     client.post("/orders", &failing).await?;
-    eventually("a failed try", || async { Ok((site.count("SELECT count(*) FROM attempts").await? == 1).then_some(())) }).await?;
+    eventually("a failed try", || async {
+        Ok((site.count("SELECT count(*) FROM attempts").await? == 1).then_some(()))
+    })
+    .await?;
     assert_eq!(cancel(client, "1").await?.0, StatusCode::ACCEPTED);
     // What waits to be tried again holds nothing up: it undoes nothing.
     client.order_in("1", "cancelled").await?;
     let story = settled(client, "1").await?;
-    assert_eq!((&story["timeline"][0]["stage"], &story["timeline"][0]["status"]), (&json!("payment"), &json!("skipped")), "{story}");
+    assert_eq!(
+        (&story["timeline"][0]["stage"], &story["timeline"][0]["status"]),
+        (&json!("payment"), &json!("skipped")),
+        "{story}"
+    );
     assert_eq!(story["status"], "cancelled");
     assert_eq!(undone(client, "1").await?, Vec::<String>::new());
     assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
@@ -201,15 +248,27 @@ async fn what_is_ready_is_recalled_and_what_is_dispatched_is_not(backend: Backen
     // The carrier comes for nothing.
     collect.send(true)?;
     assert_eq!(settled(client, "1").await?["status"], "cancelled");
-    assert_eq!(undone(client, "1").await?, ["inventory.released", "payment.refunded", "shipping.recalled"]);
-    assert_eq!(told(client, "1", &["carrier.collected", "shipping.dispatched"]).await?, Vec::<String>::new());
+    assert_eq!(
+        undone(client, "1").await?,
+        ["inventory.released", "payment.refunded", "shipping.recalled"]
+    );
+    assert_eq!(
+        told(client, "1", &["carrier.collected", "shipping.dispatched"]).await?,
+        Vec::<String>::new()
+    );
 
     order(client, "2").await?;
     client.order_in("2", "dispatched").await?;
     for _twice in 0..2 {
         let (status, problem) = cancel(client, "2").await?;
-        assert_eq!((status, problem["type"].as_str()), (StatusCode::CONFLICT, Some("/problems/order-not-cancellable")));
-        assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("`dispatched`")), "{problem}");
+        assert_eq!(
+            (status, problem["type"].as_str()),
+            (StatusCode::CONFLICT, Some("/problems/order-not-cancellable"))
+        );
+        assert!(
+            problem["detail"].as_str().is_some_and(|detail| detail.contains("`dispatched`")),
+            "{problem}"
+        );
     }
     assert_eq!(settled(client, "2").await?["status"], "dispatched");
     assert_eq!(undone(client, "2").await?, Vec::<String>::new());
@@ -217,7 +276,8 @@ async fn what_is_ready_is_recalled_and_what_is_dispatched_is_not(backend: Backen
     host.stop().await
 }
 
-/// Posts an order, lets it come as far as it likes, and cancels it twice at once. Whether it was cancelled.
+/// Posts an order, lets it come as far as it likes, and cancels it twice at once. Whether it was
+/// cancelled.
 async fn order_and_cancel(client: Client, id: String, patience: u32) -> Result<bool> {
     order(&client, &id).await?;
     for _ in 0..patience {
@@ -238,7 +298,9 @@ async fn cancels_and_the_events_they_race_never_both_win(backend: Backend) -> Re
     for number in 0..150 {
         let (client, id) = (host.client.clone(), format!("r-{number}"));
         let patience = rand::rng().random_range(0..25);
-        orders.spawn(async move { Ok::<_, anyhow::Error>((order_and_cancel(client, id.clone(), patience).await?, id)) });
+        orders.spawn(async move {
+            Ok::<_, anyhow::Error>((order_and_cancel(client, id.clone(), patience).await?, id))
+        });
     }
     let mut dispatched = 0;
     while let Some(done) = orders.join_next().await {
@@ -257,8 +319,13 @@ async fn cancels_and_the_events_they_race_never_both_win(backend: Backend) -> Re
         assert_eq!(site.count(query).await?, 0, "{query}");
     }
     let paid = site.count("SELECT count(*) FROM events WHERE type = 'payment.authorized'").await?;
-    let refunded = site.count("SELECT count(*) FROM events WHERE type = 'payment.refunded'").await?;
+    let refunded =
+        site.count("SELECT count(*) FROM events WHERE type = 'payment.refunded'").await?;
     assert_eq!(paid - refunded, dispatched, "only what was dispatched is paid for");
-    assert_eq!(lamps(&host.client).await?.unwrap_or(1_000), 1_000 - 2 * dispatched, "only what was dispatched left the stock");
+    assert_eq!(
+        lamps(&host.client).await?.unwrap_or(1_000),
+        1_000 - 2 * dispatched,
+        "only what was dispatched left the stock"
+    );
     host.stop().await
 }

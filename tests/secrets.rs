@@ -1,4 +1,5 @@
-//! A secret is for the stage and for whom it calls: nowhere else is it ever found, whatever the stage does with it.
+//! A secret is for the stage and for whom it calls: nowhere else is it ever found, whatever the
+//! stage does with it.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -35,16 +36,27 @@ fn forms(secret: &str) -> Vec<String> {
     let json = json.trim_matches('"').to_owned();
     let twice = Value::from(json.as_str()).to_string();
     let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let plain = [secret.to_owned(), json.clone(), twice.trim_matches('"').to_owned(), secret.to_lowercase(), format!("{secret:?}")];
+    let plain = [
+        secret.to_owned(),
+        json.clone(),
+        twice.trim_matches('"').to_owned(),
+        secret.to_lowercase(),
+        format!("{secret:?}"),
+    ];
     let coded = [hex(secret), hex(&json), hex(secret).to_uppercase(), hex(&json).to_uppercase()];
     // The shortest part that only the secret has, in case something cuts it.
-    plain.into_iter().chain(coded).chain(["LIVE-".to_owned(), hex("LIVE-"), hex("LIVE-").to_uppercase()]).collect()
+    plain
+        .into_iter()
+        .chain(coded)
+        .chain(["LIVE-".to_owned(), hex("LIVE-"), hex("LIVE-").to_uppercase()])
+        .collect()
 }
 
 fn holds(place: &str, text: &str) {
     for form in forms(SECRET).into_iter().chain(forms(OTHER)) {
         if let Some(at) = text.find(&form) {
-            let around: String = text[..at].chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
+            let around: String =
+                text[..at].chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
             panic!("{place} holds a secret as `{form}`, after: {around}");
         }
     }
@@ -53,10 +65,22 @@ fn holds(place: &str, text: &str) {
 async fn answers(client: &Client) -> Result<String> {
     let mut all = String::new();
     let mut paths: Vec<String> =
-        ["/orders", "/dead-letters", "/plugins", "/stages", "/topology", "/products", "/ready"].map(String::from).into();
-    paths.extend(LEAKS.iter().flat_map(|(leak, _)| [format!("/orders/{leak}"), format!("/orders/{leak}/events")]));
+        ["/orders", "/dead-letters", "/plugins", "/stages", "/topology", "/products", "/ready"]
+            .map(String::from)
+            .into();
+    paths.extend(
+        LEAKS
+            .iter()
+            .flat_map(|(leak, _)| [format!("/orders/{leak}"), format!("/orders/{leak}/events")]),
+    );
     let (_, letters) = client.get("/dead-letters").await?;
-    paths.extend(letters["items"].as_array().context("letters")?.iter().map(|letter| format!("/dead-letters/{}", letter["id"])));
+    paths.extend(
+        letters["items"]
+            .as_array()
+            .context("letters")?
+            .iter()
+            .map(|letter| format!("/dead-letters/{}", letter["id"])),
+    );
     for path in paths {
         all.push_str(&client.get(&path).await?.1.to_string());
     }
@@ -78,7 +102,8 @@ async fn a_secret_is_found_nowhere(backend: Backend) -> Result<()> {
         file.display(),
         server.port
     );
-    let environment = [("RUST_LOG", "trace,wasmtime_wasi_http::p2=trace"), ("TEST_OTHER_KEY", OTHER)];
+    let environment =
+        [("RUST_LOG", "trace,wasmtime_wasi_http::p2=trace"), ("TEST_OTHER_KEY", OTHER)];
     let port = free_port()?;
     let client = Client::new(format!("http://127.0.0.1:{port}"));
     let process = Process::start_with(&site, port, None, &environment)?;
@@ -97,13 +122,19 @@ async fn a_secret_is_found_nowhere(backend: Backend) -> Result<()> {
     })
     .await?;
     for (leak, code) in LEAKS.iter().filter_map(|(leak, code)| Some((leak, (*code)?))) {
-        let letter = letters.iter().find(|letter| letter["order_id"] == **leak).with_context(|| format!("{leak}: {letters:?}"))?;
+        let letter = letters
+            .iter()
+            .find(|letter| letter["order_id"] == **leak)
+            .with_context(|| format!("{leak}: {letters:?}"))?;
         assert_eq!(letter["code"], code, "{leak}: {letter}");
     }
     for leak in ["log", "log-field"] {
         eventually("a success", || async {
             let (_, events) = client.get(&format!("/orders/{leak}/events")).await?;
-            Ok(events["items"].as_array().is_some_and(|all| all.iter().any(|event| event["type"] == "caller.done")).then_some(()))
+            Ok(events["items"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|event| event["type"] == "caller.done"))
+                .then_some(()))
         })
         .await?;
     }
@@ -115,12 +146,18 @@ async fn a_secret_is_found_nowhere(backend: Backend) -> Result<()> {
     holds("the API", &answers(&client).await?);
     let database = site.dump().await?;
     let payload: String = "with_secret".bytes().map(|byte| format!("{byte:02x}")).collect();
-    assert!(database.contains("fail-code") && database.to_lowercase().contains(&payload), "texts or payloads are missing from the dump");
+    assert!(
+        database.contains("fail-code") && database.to_lowercase().contains(&payload),
+        "texts or payloads are missing from the dump"
+    );
     holds("the database", &database);
     process.kill()?;
     let log = std::fs::read_to_string(site.folder.path().join("log"))?;
     holds("the log", &log);
-    assert!(log.contains("the key is ***") && log.contains("key=***"), "the masked lines are missing");
+    assert!(
+        log.contains("the key is ***") && log.contains("key=***"),
+        "the masked lines are missing"
+    );
     assert!(log.contains("`GET http://evil.example` is not granted"), "the refusal is missing");
     let config = site.folder.path().join("postrider.toml");
     let config = config.to_string_lossy();

@@ -1,7 +1,8 @@
 //! Postgres and RabbitMQ for a test: a database and a namespace of its own, gone at its end.
 //!
-//! The servers are those that `POSTRIDER_TEST_POSTGRES` and `POSTRIDER_TEST_AMQP` name, else those on the default ports. A test that
-//! finds none fails; `cargo xtask test` sees to it that there are some.
+//! The servers are those that `POSTRIDER_TEST_POSTGRES` and `POSTRIDER_TEST_AMQP` name, else those
+//! on the default ports. A test that finds none fails; `cargo xtask test` sees to it that there are
+//! some.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,16 +12,28 @@ use lapin::{Connection, ConnectionProperties};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 /// Stages whose queues tests make.
-const STAGES: [&str; 9] = ["payment", "inventory", "shipping", "notification", "audit", "loyalty", "watcher", "burst", "picky"];
+const STAGES: [&str; 9] = [
+    "payment",
+    "inventory",
+    "shipping",
+    "notification",
+    "audit",
+    "loyalty",
+    "watcher",
+    "burst",
+    "picky",
+];
 
 /// The Postgres server; the database that is named is only used to make others.
 pub(crate) fn postgres_url() -> String {
-    std::env::var("POSTRIDER_TEST_POSTGRES").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".into())
+    std::env::var("POSTRIDER_TEST_POSTGRES")
+        .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".into())
 }
 
 /// The broker and its vhost.
 pub(crate) fn amqp_url() -> String {
-    std::env::var("POSTRIDER_TEST_AMQP").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into())
+    std::env::var("POSTRIDER_TEST_AMQP")
+        .unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into())
 }
 
 /// A database and a namespace.
@@ -44,10 +57,15 @@ impl Servers {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let name = format!("it-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let shared = (postgres.is_none(), amqp.is_none());
-        let (postgres, amqp) = (postgres.unwrap_or_else(postgres_url), amqp.unwrap_or_else(amqp_url));
+        let (postgres, amqp) =
+            (postgres.unwrap_or_else(postgres_url), amqp.unwrap_or_else(amqp_url));
         let servers = Self { name, postgres, amqp, shared, seen_by_hosts: None };
-        let mut connection = PgConnection::connect(&servers.postgres).await.context("a Postgres server for tests: see docs/testing.md")?;
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {}", servers.database()))).execute(&mut connection).await?;
+        let mut connection = PgConnection::connect(&servers.postgres)
+            .await
+            .context("a Postgres server for tests: see docs/testing.md")?;
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {}", servers.database())))
+            .execute(&mut connection)
+            .await?;
         Ok(servers)
     }
 
@@ -71,7 +89,10 @@ impl Servers {
     }
 
     pub(crate) fn config_text(&self) -> String {
-        let (postgres, amqp) = self.seen_by_hosts.clone().unwrap_or_else(|| (self.postgres.clone(), self.amqp.clone()));
+        let (postgres, amqp) = self
+            .seen_by_hosts
+            .clone()
+            .unwrap_or_else(|| (self.postgres.clone(), self.amqp.clone()));
         let store = with_database(&postgres, &self.database());
         format!("namespace = \"{}\"\nstore.url = \"{store}\"\nbroker.url = \"{amqp}\"\n", self.name)
     }
@@ -96,7 +117,10 @@ impl Drop for Servers {
             runtime.block_on(names.delete())
         });
         let deleted = deleted.join().expect("the clean-up does not panic");
-        assert!(deleted.is_ok() || std::thread::panicking(), "a database or queues were left behind: {deleted:?}");
+        assert!(
+            deleted.is_ok() || std::thread::panicking(),
+            "a database or queues were left behind: {deleted:?}"
+        );
     }
 }
 
@@ -114,7 +138,8 @@ impl Names {
             let connection = Connection::connect(amqp, ConnectionProperties::default()).await?;
             let channel = connection.create_channel().await?;
             for stage in STAGES {
-                for queue in [format!("{name}.stage.{stage}"), format!("{name}.stage.{stage}.dlq")] {
+                for queue in [format!("{name}.stage.{stage}"), format!("{name}.stage.{stage}.dlq")]
+                {
                     channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
                 }
             }
@@ -125,7 +150,12 @@ impl Names {
         }
         if let Some(postgres) = &self.postgres {
             let mut connection = PgConnection::connect(postgres).await?;
-            sqlx::raw_sql(AssertSqlSafe(format!("DROP DATABASE {} WITH (FORCE)", database_of(name)))).execute(&mut connection).await?;
+            sqlx::raw_sql(AssertSqlSafe(format!(
+                "DROP DATABASE {} WITH (FORCE)",
+                database_of(name)
+            )))
+            .execute(&mut connection)
+            .await?;
         }
         Ok(())
     }

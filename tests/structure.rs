@@ -1,4 +1,5 @@
-//! Each outside world is confined to its own module, so that it can be understood and replaced there.
+//! Each outside world is confined to its own module, so that it can be understood and replaced
+//! there.
 
 use std::path::{Path, PathBuf};
 
@@ -32,11 +33,18 @@ fn outside_worlds_stay_in_their_modules() {
     ];
     for (world, homes) in worlds {
         for file in &files {
-            let inside = file.strip_prefix(&source).expect("below the source").to_string_lossy().into_owned();
+            let inside = file
+                .strip_prefix(&source)
+                .expect("below the source")
+                .to_string_lossy()
+                .into_owned();
             let text = std::fs::read_to_string(file).expect("a source file");
-            let at_home = homes.iter().any(|home| inside.starts_with(&format!("{home}/")) || inside == format!("{home}.rs"));
-            let word =
-                text.match_indices(world).any(|(at, _)| !text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_'));
+            let at_home = homes.iter().any(|home| {
+                inside.starts_with(&format!("{home}/")) || inside == format!("{home}.rs")
+            });
+            let word = text.match_indices(world).any(|(at, _)| {
+                !text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
+            });
             assert!(at_home || !word, "{inside} uses {world} outside of {homes:?}");
         }
     }

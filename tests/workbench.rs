@@ -1,4 +1,5 @@
-//! Dead letters as a workbench: ten thousand of them are a handful of groups, and a group is edited, run again or closed as one.
+//! Dead letters as a workbench: ten thousand of them are a handful of groups, and a group is
+//! edited, run again or closed as one.
 
 use std::time::{Duration, Instant};
 
@@ -33,12 +34,19 @@ struct Burst;
 #[async_trait]
 impl NativeStage for Burst {
     fn describe(&self) -> Description {
-        Description::new("burst", "1.0.0", "Asks for much").consumes(["order.created"]).emits(["work.asked"])
+        Description::new("burst", "1.0.0", "Asks for much")
+            .consumes(["order.created"])
+            .emits(["work.asked"])
     }
 
-    async fn handle(&self, _: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {
+    async fn handle(
+        &self,
+        _: &mut NativeContext,
+        event: &Event,
+    ) -> Result<Vec<Emitted>, NativeError> {
         let work = |number: usize| {
-            let data = json!({ "number": number, "order": event.subject, "wrong": number % CAUSES });
+            let data =
+                json!({ "number": number, "order": event.subject, "wrong": number % CAUSES });
             let subject = Some(format!("{}-{number}", event.subject));
             Emitted { subject, ..Emitted::json("work.asked", &data) }
         };
@@ -46,16 +54,23 @@ impl NativeStage for Burst {
     }
 }
 
-/// Does what it is asked, unless something is wrong with it; then it fails in words that no two letters share.
+/// Does what it is asked, unless something is wrong with it; then it fails in words that no two
+/// letters share.
 struct Picky;
 
 #[async_trait]
 impl NativeStage for Picky {
     fn describe(&self) -> Description {
-        Description::new("picky", "1.0.0", "Does what it likes").consumes(["work.asked"]).emits(["work.done"])
+        Description::new("picky", "1.0.0", "Does what it likes")
+            .consumes(["work.asked"])
+            .emits(["work.done"])
     }
 
-    async fn handle(&self, _: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {
+    async fn handle(
+        &self,
+        _: &mut NativeContext,
+        event: &Event,
+    ) -> Result<Vec<Emitted>, NativeError> {
         let asked: Value = serde_json::from_slice(&event.data).unwrap_or_default();
         let (number, subject) = (&asked["number"], &event.subject);
         let (code, message) = match asked["wrong"].as_u64() {
@@ -63,7 +78,10 @@ impl NativeStage for Picky {
             Some(0) => ("no-answer", format!("bank {number} did not answer in {number}.5 ms")),
             Some(1) => ("no-answer", format!("connection to 10.0.0.{number}:443 was refused")),
             Some(2) => ("unknown-product", format!("no product '{subject}'")),
-            Some(3) => ("unknown-product", format!("product {subject} was withdrawn at 2026-01-02T03:04:05Z")),
+            Some(3) => (
+                "unknown-product",
+                format!("product {subject} was withdrawn at 2026-01-02T03:04:05Z"),
+            ),
             Some(_) => ("bad-total", format!("the total is {number}, not {}", event.id)),
         };
         Err(Failure::reject(code, message).into())
@@ -79,11 +97,14 @@ async fn letters_on(backend: Backend, bursts: usize) -> Result<(Site, Running)> 
     let site = Site::empty_on(backend, "").await?;
     let host = start(&site).await?;
     for id in 0..bursts {
-        let order = json!({ "order_id": format!("b{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
+        let order =
+            json!({ "order_id": format!("b{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
         ensure!(host.client.post("/orders", &order).await?.0.is_success());
     }
     let expected = i64::try_from(bursts * BURST)?;
-    let all = || async { Ok((site.count("SELECT count(*) FROM dead_letters").await? == expected).then_some(())) };
+    let all = || async {
+        Ok((site.count("SELECT count(*) FROM dead_letters").await? == expected).then_some(()))
+    };
     eventually("the dead letters", all).await?;
     Ok((site, host))
 }
@@ -128,15 +149,18 @@ async fn start_job(client: &Client, verb: &str, body: &Value) -> Result<Value> {
 async fn all_done_once(site: &Site, letters: i64) -> Result<()> {
     let done = "SELECT count(*) FROM events WHERE type = 'work.done'";
     let open = "SELECT count(*) FROM deliveries WHERE status = 'open'";
-    eventually("the replayed letters", || async { Ok((site.count(done).await? >= letters && site.count(open).await? == 0).then_some(())) })
-        .await?;
+    eventually("the replayed letters", || async {
+        Ok((site.count(done).await? >= letters && site.count(open).await? == 0).then_some(()))
+    })
+    .await?;
     assert_eq!(site.count(done).await?, letters, "some were done twice");
     let distinct = "SELECT count(DISTINCT subject) FROM events WHERE type = 'work.done'";
     assert_eq!(site.count(distinct).await?, letters);
     Ok(())
 }
 
-/// Lists the groups of `bursts` times a hundred letters, mends one of them; gives the time that the list took.
+/// Lists the groups of `bursts` times a hundred letters, mends one of them; gives the time that the
+/// list took.
 async fn mend_a_group(backend: Backend, bursts: usize) -> Result<Duration> {
     let (site, host) = letters_on(backend, bursts).await?;
     let each = bursts * BURST / CAUSES;
@@ -170,8 +194,18 @@ async fn mend_a_group(backend: Backend, bursts: usize) -> Result<Duration> {
     // What was edited is a new event in the place of the old one; the others are as they were.
     let replaced = "SELECT count(*) FROM deliveries WHERE status = 'replaced'";
     assert_eq!(site.count(replaced).await?, each as i64);
-    assert_eq!(site.count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await?, ((CAUSES - 1) * each) as i64);
-    assert_eq!(groups(&host.client).await?.iter().filter(|group| group["open"] == 0 && group["replayed"] == each).count(), 1);
+    assert_eq!(
+        site.count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await?,
+        ((CAUSES - 1) * each) as i64
+    );
+    assert_eq!(
+        groups(&host.client)
+            .await?
+            .iter()
+            .filter(|group| group["open"] == 0 && group["replayed"] == each)
+            .count(),
+        1
+    );
     host.stop().await?;
     Ok(took)
 }
@@ -204,10 +238,12 @@ async fn ten_thousand_letters_are_a_handful_of_groups_on_servers() -> Result<()>
 
 async fn a_job_is_cancelled_and_what_it_left_is_open(backend: Backend) -> Result<()> {
     let (site, host) = letters_on(backend, 1).await?;
-    let body = json!({ "filter": { "all": true }, "edit": { "wrong": null }, "rate_per_second": 5 });
+    let body =
+        json!({ "filter": { "all": true }, "edit": { "wrong": null }, "rate_per_second": 5 });
     let job = start_job(&host.client, "replay", &body).await?;
     let path = format!("/dead-letters/jobs/{}", job["id"].as_str().expect("an id"));
-    let progress = || async { Ok(host.client.get(&path).await?.1["done"].as_u64().filter(|done| *done >= 3)) };
+    let progress =
+        || async { Ok(host.client.get(&path).await?.1["done"].as_u64().filter(|done| *done >= 3)) };
     eventually("the job to come to some letters", progress).await?;
     let (status, _) = host.client.post(&format!("{path}/cancel"), &json!(null)).await?;
     assert_eq!(status, StatusCode::ACCEPTED);
@@ -215,7 +251,10 @@ async fn a_job_is_cancelled_and_what_it_left_is_open(backend: Backend) -> Result
     let done = ended["done"].as_i64().expect("a count");
     assert_eq!(ended["state"], "cancelled");
     assert!((3..100).contains(&done), "{ended}");
-    assert_eq!(site.count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await?, 100 - done);
+    assert_eq!(
+        site.count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await?,
+        100 - done
+    );
     all_done_once(&site, done).await?;
     assert_eq!(host.client.get("/dead-letters/jobs/nobody").await?.0, StatusCode::NOT_FOUND);
     host.stop().await
@@ -223,10 +262,12 @@ async fn a_job_is_cancelled_and_what_it_left_is_open(backend: Backend) -> Result
 
 async fn a_job_ends_with_its_host_and_can_be_asked_for_again(backend: Backend) -> Result<()> {
     let (site, host) = letters_on(backend, 1).await?;
-    let mut body = json!({ "filter": { "stage": "picky" }, "edit": { "wrong": null }, "rate_per_second": 5 });
+    let mut body =
+        json!({ "filter": { "stage": "picky" }, "edit": { "wrong": null }, "rate_per_second": 5 });
     let job = start_job(&host.client, "replay", &body).await?;
     let path = format!("/dead-letters/jobs/{}", job["id"].as_str().expect("an id"));
-    let progress = || async { Ok(host.client.get(&path).await?.1["done"].as_u64().filter(|done| *done >= 2)) };
+    let progress =
+        || async { Ok(host.client.get(&path).await?.1["done"].as_u64().filter(|done| *done >= 2)) };
     eventually("the job to come to some letters", progress).await?;
     // A hundred letters at five a second: it cannot be over.
     host.stop().await?;
@@ -251,9 +292,11 @@ async fn a_group_is_discarded(backend: Backend) -> Result<()> {
     assert_eq!((ended["state"].as_str(), ended["done"].as_u64()), (Some("done"), Some(20)));
     assert_eq!(site.count("SELECT count(*) FROM dead_letters WHERE status = 'discarded' AND note = 'the bank is gone'").await?, 20);
     // A letter that was closed is not run again, alone or with others.
-    let (status, _) = host.client.post(&format!("/dead-letters/{}/replay", group["example"]), &json!({})).await?;
+    let (status, _) =
+        host.client.post(&format!("/dead-letters/{}/replay", group["example"]), &json!({})).await?;
     assert_eq!(status, StatusCode::CONFLICT);
-    let job = start_job(&host.client, "replay", &json!({ "filter": { "group": group["id"] } })).await?;
+    let job =
+        start_job(&host.client, "replay", &json!({ "filter": { "group": group["id"] } })).await?;
     assert_eq!(job["total"], 0);
     host.stop().await
 }
@@ -263,9 +306,17 @@ async fn wishes_that_are_not_clear_are_refused(backend: Backend) -> Result<()> {
     let host = start(&site).await?;
     let wrong = json!({ "filter": { "stage": 7, "since": "yesterday", "colour": "red" }, "edit": [1], "rate_per_second": 0, "rates": 1 });
     let (status, problem) = host.client.post("/dead-letters/replay", &wrong).await?;
-    let pointers: Vec<&str> = problem["errors"].as_array().into_iter().flatten().filter_map(|error| error["pointer"].as_str()).collect();
+    let pointers: Vec<&str> = problem["errors"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|error| error["pointer"].as_str())
+        .collect();
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
-    assert_eq!(pointers, ["/rates", "/edit", "/rate_per_second", "/filter/colour", "/filter/stage", "/filter/since"]);
+    assert_eq!(
+        pointers,
+        ["/rates", "/edit", "/rate_per_second", "/filter/colour", "/filter/stage", "/filter/since"]
+    );
     for (path, body, pointer) in [
         ("/dead-letters/replay", json!({}), "/filter"),
         ("/dead-letters/replay", json!({ "filter": { "all": false } }), "/filter"),
@@ -273,7 +324,11 @@ async fn wishes_that_are_not_clear_are_refused(backend: Backend) -> Result<()> {
         ("/dead-letters/discard", json!({ "filter": [], "reason": "x" }), "/filter"),
     ] {
         let (status, problem) = host.client.post(path, &body).await?;
-        assert_eq!((status, &problem["errors"][0]["pointer"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(pointer)), "{path} {body}");
+        assert_eq!(
+            (status, &problem["errors"][0]["pointer"]),
+            (StatusCode::UNPROCESSABLE_ENTITY, &json!(pointer)),
+            "{path} {body}"
+        );
     }
     let (status, _) = host.client.get("/dead-letters?since=yesterday").await?;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -285,11 +340,16 @@ async fn a_letter_shows_what_it_became(backend: Backend) -> Result<()> {
     let example = group(&host.client, SILENT).await?["example"].clone();
     let path = format!("/dead-letters/{example}");
     let (_, letter) = host.client.get(&path).await?;
-    assert_eq!((letter["group"]["cause"].as_str(), &letter["replayed_as"]), (Some(SILENT), &Value::Null));
-    let (status, _) = host.client.post(&format!("{path}/replay"), &json!({ "edit": {}, "data": {} })).await?;
+    assert_eq!(
+        (letter["group"]["cause"].as_str(), &letter["replayed_as"]),
+        (Some(SILENT), &Value::Null)
+    );
+    let (status, _) =
+        host.client.post(&format!("{path}/replay"), &json!({ "edit": {}, "data": {} })).await?;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     // A patch that changes nothing is no edit: the same event runs again, and dies again.
-    let (_, answer) = host.client.post(&format!("{path}/replay"), &json!({ "edit": { "absent": null } })).await?;
+    let (_, answer) =
+        host.client.post(&format!("{path}/replay"), &json!({ "edit": { "absent": null } })).await?;
     assert_eq!(answer["edited"], false, "{answer}");
     let again = eventually("the second death", || async {
         let (_, page) = host.client.get("/dead-letters?status=open&limit=1").await?;
@@ -297,15 +357,22 @@ async fn a_letter_shows_what_it_became(backend: Backend) -> Result<()> {
     })
     .await?;
     let (_, letter) = host.client.get(&path).await?;
-    assert_eq!((&letter["replayed_as"]["event"]["id"], &letter["replayed_as"]["edited"]), (&letter["event"]["id"], &json!(false)));
+    assert_eq!(
+        (&letter["replayed_as"]["event"]["id"], &letter["replayed_as"]["edited"]),
+        (&letter["event"]["id"], &json!(false))
+    );
     assert_eq!(letter["replayed_as"]["delivery"]["status"], "dead");
 
     let path = format!("/dead-letters/{}", again["id"]);
-    let (_, answer) = host.client.post(&format!("{path}/replay"), &json!({ "edit": { "wrong": null } })).await?;
+    let (_, answer) =
+        host.client.post(&format!("{path}/replay"), &json!({ "edit": { "wrong": null } })).await?;
     assert_eq!(answer["edited"], true, "{answer}");
     all_done_once(&site, 1).await?;
     let (_, letter) = host.client.get(&path).await?;
-    assert_eq!((&letter["replayed_as"]["event"], &letter["replayed_as"]["delivery"]["status"]), (&answer["event"], &json!("done")));
+    assert_eq!(
+        (&letter["replayed_as"]["event"], &letter["replayed_as"]["delivery"]["status"]),
+        (&answer["event"], &json!("done"))
+    );
     // Its trace and its cause go on from the old one.
     let causes = "SELECT count(*) FROM events n JOIN events o ON n.cause_id = o.id AND n.cause_source = o.source \
                   AND n.correlation_id = o.correlation_id WHERE n.type = 'work.asked' AND o.type = 'work.asked'";
@@ -319,8 +386,13 @@ async fn operators_work_on_the_command_line(backend: Backend) -> Result<()> {
     let run = async |args: &[&str]| postrider(&[args, &["--url", &url]].concat()).await;
     let (code, said, _) = run(&["dlq", "groups"]).await?;
     assert_eq!((code, said.lines().count()), (0, 1 + CAUSES), "{said}");
-    assert!(said.contains(SILENT) && said.lines().nth(1).is_some_and(|line| line.contains(" 20 ")), "{said}");
-    let (code, said, _) = run(&["--json", "dlq", "list", "--stage", "picky", "--code", "bad-total", "--since", "1h"]).await?;
+    assert!(
+        said.contains(SILENT) && said.lines().nth(1).is_some_and(|line| line.contains(" 20 ")),
+        "{said}"
+    );
+    let (code, said, _) =
+        run(&["--json", "dlq", "list", "--stage", "picky", "--code", "bad-total", "--since", "1h"])
+            .await?;
     let page: Value = serde_json::from_str(&said)?;
     assert_eq!((code, page["items"].as_array().map(Vec::len)), (0, Some(20)));
     let group = group(&host.client, SILENT).await?;
@@ -343,17 +415,29 @@ async fn operators_work_on_the_command_line(backend: Backend) -> Result<()> {
         crate::process::output(&["dlq", "edit", &example, "--url", &url], &environment)
     };
     let failed = edit(&broken)?;
-    assert_eq!((failed.status.code(), String::from_utf8_lossy(&failed.stderr).contains("not JSON")), (Some(1), true));
+    assert_eq!(
+        (failed.status.code(), String::from_utf8_lossy(&failed.stderr).contains("not JSON")),
+        (Some(1), true)
+    );
     let mended = edit(&editor("sed -i 's/\"wrong\": 0/\"right\": 0/' \"$1\"")?)?;
     let said = String::from_utf8_lossy(&mended.stdout).into_owned();
-    assert!(mended.status.success() && said.contains("- ") && said.contains("+   \"right\": 0"), "{said}");
+    assert!(
+        mended.status.success() && said.contains("- ") && said.contains("+   \"right\": 0"),
+        "{said}"
+    );
     all_done_once(&site, 1).await?;
 
-    let (code, said, _) = run(&["dlq", "replay", "--group", id, "--patch", "{\"wrong\":null}", "--rate", "1000"]).await?;
+    let (code, said, _) =
+        run(&["dlq", "replay", "--group", id, "--patch", "{\"wrong\":null}", "--rate", "1000"])
+            .await?;
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("19 of 19 replayed, 0 skipped, 0 failed"), "{said}");
     all_done_once(&site, 20).await?;
-    let (code, said, _) = run(&["--json", "dlq", "discard", "--all", "--stage", "picky", "--reason", "tests", "--rate", "1000"]).await?;
+    let (code, said, _) = run(&[
+        "--json", "dlq", "discard", "--all", "--stage", "picky", "--reason", "tests", "--rate",
+        "1000",
+    ])
+    .await?;
     assert_eq!((code, &serde_json::from_str::<Value>(&said)?["done"]), (0, &json!(80)));
     // Neither a letter nor a filter: wrong usage. A letter that is settled: failed, in one line.
     assert_eq!(run(&["dlq", "replay"]).await?.0, 2);
@@ -366,7 +450,10 @@ async fn operators_work_on_the_command_line(backend: Backend) -> Result<()> {
     let (code, said, _) = run(&["stages", "drain", "picky", "--wait"]).await?;
     assert_eq!((code, said.contains("stage picky is drained")), (0, true), "{said}");
     let (_, said, _) = run(&["stages", "list"]).await?;
-    assert!(said.lines().any(|line| line.starts_with("picky") && line.contains("drained")), "{said}");
+    assert!(
+        said.lines().any(|line| line.starts_with("picky") && line.contains("drained")),
+        "{said}"
+    );
     assert_eq!(run(&["stages", "resume", "picky"]).await?.0, 0);
     host.stop().await
 }

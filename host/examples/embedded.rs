@@ -15,10 +15,16 @@ struct Approve;
 #[async_trait]
 impl NativeStage for Approve {
     fn describe(&self) -> Description {
-        Description::new("approve", "1.0.0", "Approves every order").consumes(["order.created"]).emits(["payment.authorized"])
+        Description::new("approve", "1.0.0", "Approves every order")
+            .consumes(["order.created"])
+            .emits(["payment.authorized"])
     }
 
-    async fn handle(&self, _: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {
+    async fn handle(
+        &self,
+        _: &mut NativeContext,
+        event: &Event,
+    ) -> Result<Vec<Emitted>, NativeError> {
         println!("approving order {}", event.subject);
         Ok(vec![Emitted::json("payment.authorized", &json!({ "order_id": event.subject }))])
     }

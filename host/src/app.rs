@@ -1,6 +1,7 @@
 //! What a host does for its callers, whether they come over HTTP or from the embedding program.
 //!
-//! Writes go through the store and, once committed, to the relay. Nothing here keeps state of its own.
+//! Writes go through the store and, once committed, to the relay. Nothing here keeps state of its
+//! own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,10 @@ use crate::mistake::Mistake;
 use crate::orders::{ParsedOrder, ParsedStock, parse_order};
 use crate::pipeline::{Consumption, Stage};
 use crate::store::status::StatusRules;
-use crate::store::{Accepted, ControlState, DeliveryRecord, NewEvent, NewOrder, Order, PluginLoad, StageControl, StoreError};
+use crate::store::{
+    Accepted, ControlState, DeliveryRecord, NewEvent, NewOrder, Order, PluginLoad, StageControl,
+    StoreError,
+};
 use crate::supervisor::{Files, PluginPlaces};
 use crate::tail::Tail;
 use crate::trace::Trace;
@@ -196,7 +200,12 @@ pub struct App {
 }
 
 impl App {
-    pub(crate) fn new(config: &Config, services: Services, files: Arc<Files>, places: PluginPlaces) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        services: Services,
+        files: Arc<Files>,
+        places: PluginPlaces,
+    ) -> Self {
         let source = format!("/{}/api", config.namespace);
         let workbench = Workbench::new(services.clone(), source.clone(), config.orders.expiry_ms);
         let finals = config.orders.status.finals.clone();
@@ -208,7 +217,12 @@ impl App {
             files,
             places,
             source,
-            initial_status: config.orders.status.initial(ORDER_CREATED).unwrap_or("received").to_owned(),
+            initial_status: config
+                .orders
+                .status
+                .initial(ORDER_CREATED)
+                .unwrap_or("received")
+                .to_owned(),
             status: config.orders.status.clone(),
             expiry_ms: config.orders.expiry_ms,
             products_stage: config.products.stage.clone(),
@@ -234,7 +248,11 @@ impl App {
 
     /// What is asked of events that come in.
     pub fn ingress_rules(&self) -> crate::ingress::Rules<'_> {
-        crate::ingress::Rules { now_ms: self.services.clock.now_ms(), schedule_max_ms: self.schedule_max_ms, source: &self.source }
+        crate::ingress::Rules {
+            now_ms: self.services.clock.now_ms(),
+            schedule_max_ms: self.schedule_max_ms,
+            source: &self.source,
+        }
     }
 
     /// From now on the host is not ready.
@@ -254,7 +272,11 @@ impl App {
     }
 
     /// The same for an order that is sent with more than its body.
-    pub async fn accept_as(&self, order: ParsedOrder, submission: Submission) -> Result<Accepted, StoreError> {
+    pub async fn accept_as(
+        &self,
+        order: ParsedOrder,
+        submission: Submission,
+    ) -> Result<Accepted, StoreError> {
         let Submission { trace, idempotency_key, due_at_ms } = submission;
         let ParsedOrder { id, customer, body, fingerprint } = order;
         let event = self.new_event(Draft {
@@ -266,17 +288,39 @@ impl App {
             trace,
             due_at_ms,
         });
-        let order = NewOrder { id, customer, body, fingerprint, status: self.initial_status.clone(), idempotency_key, event };
+        let order = NewOrder {
+            id,
+            customer,
+            body,
+            fingerprint,
+            status: self.initial_status.clone(),
+            idempotency_key,
+            event,
+        };
         let (accepted, rows) = self.services.store.accept_order(order).await?;
         self.services.relay.hand_over(rows);
         Ok(accepted)
     }
 
     /// Announces stock that arrived; the same `idempotency_key` counts once.
-    pub async fn stock(&self, stock: ParsedStock, idempotency_key: Option<&str>, trace: Trace) -> Result<Stocked, StoreError> {
-        let id = idempotency_key.map_or_else(|| uuid::Uuid::now_v7().to_string(), |key| format!("stock-{key}"));
+    pub async fn stock(
+        &self,
+        stock: ParsedStock,
+        idempotency_key: Option<&str>,
+        trace: Trace,
+    ) -> Result<Stocked, StoreError> {
+        let id = idempotency_key
+            .map_or_else(|| uuid::Uuid::now_v7().to_string(), |key| format!("stock-{key}"));
         let data = stock.body.to_string().into();
-        let draft = Draft { id, event_type: PRODUCT_STOCKED, subject: &stock.sku, data, order_id: None, trace, due_at_ms: None };
+        let draft = Draft {
+            id,
+            event_type: PRODUCT_STOCKED,
+            subject: &stock.sku,
+            data,
+            order_id: None,
+            trace,
+            due_at_ms: None,
+        };
         let event = self.new_event(draft);
         if self.services.publish(event.clone()).await? {
             return Ok(Stocked::Done);
@@ -302,15 +346,30 @@ impl App {
         };
         let envelope = Envelope::first(event, order_id, due_at_ms + self.expiry_ms);
         let routed_to = self.services.pipeline.stages_for(event_type);
-        NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms, producer: None, only_stage: None }
+        NewEvent {
+            envelope: Arc::new(envelope),
+            routed_to,
+            due_at_ms,
+            producer: None,
+            only_stage: None,
+        }
     }
 
-    /// Sends an event to one stage alone, whatever else consumes its type; under a new id each time.
+    /// Sends an event to one stage alone, whatever else consumes its type; under a new id each
+    /// time.
     pub async fn send_to(&self, stage: &str, event: Event) -> Result<(), StoreError> {
         let data = event.data.clone();
         let id = uuid::Uuid::now_v7().to_string();
         let (event_type, subject) = (event.event_type.as_str(), event.subject.as_str());
-        let mut sent = self.new_event(Draft { id, event_type, subject, data, order_id: None, trace: Trace::begin(), due_at_ms: None });
+        let mut sent = self.new_event(Draft {
+            id,
+            event_type,
+            subject,
+            data,
+            order_id: None,
+            trace: Trace::begin(),
+            due_at_ms: None,
+        });
         sent.routed_to = vec![stage.into()];
         sent.only_stage = Some(stage.into());
         self.services.publish(sent).await.map(|_| ())
@@ -331,17 +390,31 @@ impl App {
 
     /// A product as its stage keeps it.
     pub async fn product(&self, sku: &str) -> Result<Option<Value>, StoreError> {
-        let row = self.services.store.state_get(&self.products_stage, &format!("{}{sku}", self.products_prefix)).await?;
+        let row = self
+            .services
+            .store
+            .state_get(&self.products_stage, &format!("{}{sku}", self.products_prefix))
+            .await?;
         Ok(row.and_then(|row| row.value).map(|bytes| as_json(&bytes)))
     }
 
     /// Products by SKU after `after`.
     pub async fn products(&self, after: &str, limit: u32) -> Result<Vec<Value>, StoreError> {
-        let after = if after.is_empty() { String::new() } else { format!("{}{after}", self.products_prefix) };
-        let keys = self.services.store.state_keys(&self.products_stage, &self.products_prefix, &after, limit).await?;
+        let after = if after.is_empty() {
+            String::new()
+        } else {
+            format!("{}{after}", self.products_prefix)
+        };
+        let keys = self
+            .services
+            .store
+            .state_keys(&self.products_stage, &self.products_prefix, &after, limit)
+            .await?;
         let mut products = Vec::with_capacity(keys.len());
         for key in keys {
-            products.extend(self.product(key.strip_prefix(&self.products_prefix).unwrap_or(&key)).await?);
+            products.extend(
+                self.product(key.strip_prefix(&self.products_prefix).unwrap_or(&key)).await?,
+            );
         }
         Ok(products)
     }
@@ -359,7 +432,9 @@ impl App {
             let control = stage.control();
             stages.push(StageStatus {
                 stage: stage.name.to_string(),
-                version: stage.running().map(|running| running.handler.description().version.clone()),
+                version: stage
+                    .running()
+                    .map(|running| running.handler.description().version.clone()),
                 control: control.as_ref().map_or(ControlState::Running, |control| control.state),
                 reason: control.as_ref().and_then(|control| control.reason.clone()),
                 since_ms: control.map(|control| control.since_ms),
@@ -372,14 +447,24 @@ impl App {
     }
 
     /// Pauses, drains or resumes a stage on every host; none when this host does not know it.
-    pub async fn control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<Option<StageControl>, StoreError> {
+    pub async fn control(
+        &self,
+        stage: &str,
+        state: ControlState,
+        reason: Option<String>,
+    ) -> Result<Option<StageControl>, StoreError> {
         let Some(stage) = self.services.pipeline.find(stage) else { return Ok(None) };
-        let control = self.services.store.set_stage_control(&stage.name, state, reason.map(without_nul)).await?;
+        let control = self
+            .services
+            .store
+            .set_stage_control(&stage.name, state, reason.map(without_nul))
+            .await?;
         stage.obey(Some(control.clone()));
         Ok(Some(control))
     }
 
-    /// Takes a stage out of the pipeline for good: nothing is routed to it any more. What is in its queue stays there.
+    /// Takes a stage out of the pipeline for good: nothing is routed to it any more. What is in its
+    /// queue stays there.
     pub async fn forget(&self, name: &str) -> anyhow::Result<Forgotten> {
         let Services { store, broker, pipeline, .. } = &self.services;
         let bindings = pipeline.bindings_of(name);
@@ -400,15 +485,25 @@ impl App {
     }
 
     /// Which digests served a stage, newest first.
-    pub async fn plugin_history(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
+    pub async fn plugin_history(
+        &self,
+        stage: &str,
+        limit: u32,
+    ) -> Result<Vec<PluginLoad>, StoreError> {
         self.services.store.plugin_loads(stage, limit).await
     }
 
-    /// Puts an earlier version of a stage's plugin back on this host: the one with this digest (or the only one that begins so), or the
-    /// last one that was another.
-    pub async fn roll_back(&self, stage: &str, digest: Option<&str>) -> Result<RollBack, StoreError> {
+    /// Puts an earlier version of a stage's plugin back on this host: the one with this digest (or
+    /// the only one that begins so), or the last one that was another.
+    pub async fn roll_back(
+        &self,
+        stage: &str,
+        digest: Option<&str>,
+    ) -> Result<RollBack, StoreError> {
         let running = self.services.pipeline.find(stage).and_then(|stage| stage.running());
-        let Some((running, file)) = running.and_then(|running| running.file.clone().map(|file| (running, file))) else {
+        let Some((running, file)) =
+            running.and_then(|running| running.file.clone().map(|file| (running, file)))
+        else {
             return Ok(RollBack::NotFound);
         };
         let present = running.handler.digest();
@@ -416,7 +511,11 @@ impl App {
         let mut known: Vec<String> = Vec::new();
         for load in loads {
             let wanted = digest.is_none_or(|wanted| load.digest.starts_with(wanted));
-            if wanted && load.digest != present && !known.contains(&load.digest) && self.places.kept.has(&load.digest) {
+            if wanted
+                && load.digest != present
+                && !known.contains(&load.digest)
+                && self.places.kept.has(&load.digest)
+            {
                 known.push(load.digest);
             }
         }
@@ -434,18 +533,31 @@ impl App {
         })
     }
 
-    /// How many times the host looked at new content of a plugin file: to be asked before the file is replaced, for [`App::taken`].
+    /// How many times the host looked at new content of a plugin file: to be asked before the file
+    /// is replaced, for [`App::taken`].
     pub fn looks_at(&self, file: &str) -> u64 {
         self.files.all().get(file).map_or(0, |status| status.looks)
     }
 
-    /// Waits until the host serves the new content of a file, with this digest; gives the stages that it serves, or why it serves none.
-    pub async fn taken(&self, file: &str, digest: &str, looks_before: u64) -> Result<Vec<String>, String> {
+    /// Waits until the host serves the new content of a file, with this digest; gives the stages
+    /// that it serves, or why it serves none.
+    pub async fn taken(
+        &self,
+        file: &str,
+        digest: &str,
+        looks_before: u64,
+    ) -> Result<Vec<String>, String> {
         let took = async {
             loop {
-                let plugins: Vec<PluginStatus> = self.plugins().into_iter().filter(|plugin| plugin.file.as_deref() == Some(file)).collect();
-                let serving = plugins.iter().filter(|plugin| plugin.digest.as_deref() == Some(digest));
-                let stages: Vec<String> = serving.filter_map(|plugin| plugin.stage.clone()).collect();
+                let plugins: Vec<PluginStatus> = self
+                    .plugins()
+                    .into_iter()
+                    .filter(|plugin| plugin.file.as_deref() == Some(file))
+                    .collect();
+                let serving =
+                    plugins.iter().filter(|plugin| plugin.digest.as_deref() == Some(digest));
+                let stages: Vec<String> =
+                    serving.filter_map(|plugin| plugin.stage.clone()).collect();
                 if !stages.is_empty() {
                     return Ok(stages);
                 }
@@ -457,7 +569,8 @@ impl App {
                 tokio::time::sleep(TAKEN_POLL).await;
             }
         };
-        let late = || Err(format!("{file} was replaced, and is not loaded yet: look at GET /plugins"));
+        let late =
+            || Err(format!("{file} was replaced, and is not loaded yet: look at GET /plugins"));
         tokio::time::timeout(TAKEN_MAX, took).await.unwrap_or_else(|_| late())
     }
 
@@ -476,7 +589,8 @@ impl App {
                 digest: Some(running.handler.digest().to_owned()),
                 state: "serving",
                 last_error: file_status.and_then(|status| status.error.clone()),
-                put_back: file_status.and_then(|status| status.put_back.as_ref().map(|(_, note)| note.clone())),
+                put_back: file_status
+                    .and_then(|status| status.put_back.as_ref().map(|(_, note)| note.clone())),
                 loaded_at_ms: Some(running.loaded_at_ms),
                 consumes: running.policy.consumes.clone(),
                 emits: running.policy.emits.clone(),
@@ -487,8 +601,11 @@ impl App {
                 continue;
             }
             let state = if status.removed { "removed" } else { "failed" };
-            let stages: Vec<Option<String>> =
-                if status.stages.is_empty() { vec![None] } else { status.stages.into_iter().map(Some).collect() };
+            let stages: Vec<Option<String>> = if status.stages.is_empty() {
+                vec![None]
+            } else {
+                status.stages.into_iter().map(Some).collect()
+            };
             plugins.extend(stages.into_iter().map(|stage| PluginStatus {
                 stage,
                 file: Some(file.clone()),
@@ -509,23 +626,41 @@ impl App {
     pub async fn readiness(&self) -> Readiness {
         let store = self.services.store.ping().await.err().map(|error| error.to_string());
         let broker = self.services.broker.ping().await.err().map(|error| error.to_string());
-        let without = self.services.pipeline.stages().into_iter().filter(|stage| stage.running().is_none());
-        let stages_without_plugin: Vec<String> = without.map(|stage| stage.name.to_string()).collect();
+        let without =
+            self.services.pipeline.stages().into_iter().filter(|stage| stage.running().is_none());
+        let stages_without_plugin: Vec<String> =
+            without.map(|stage| stage.name.to_string()).collect();
         let named = |pick: fn(&Stage) -> bool| {
             let stages = self.services.pipeline.stages();
-            stages.iter().filter(|stage| pick(stage)).map(|stage| stage.name.to_string()).collect::<Vec<_>>()
+            stages
+                .iter()
+                .filter(|stage| pick(stage))
+                .map(|stage| stage.name.to_string())
+                .collect::<Vec<_>>()
         };
-        let held = named(|stage| stage.control().is_some_and(|control| control.state != ControlState::Running));
+        let held = named(|stage| {
+            stage.control().is_some_and(|control| control.state != ControlState::Running)
+        });
         let breakers_open = named(|stage| stage.breaker().state() != BreakerState::Closed);
         let not_consuming = named(|stage| stage.consumption() == Consumption::Connecting);
         let stopping = self.stopping.load(Ordering::SeqCst);
         let complete = stages_without_plugin.is_empty() && not_consuming.is_empty();
         let ready = store.is_none() && broker.is_none() && complete && !stopping;
-        Readiness { ready, store, broker, stages_without_plugin, held, breakers_open, not_consuming, stopping }
+        Readiness {
+            ready,
+            store,
+            broker,
+            stages_without_plugin,
+            held,
+            breakers_open,
+            not_consuming,
+            stopping,
+        }
     }
 }
 
 /// JSON as it is; anything else as text.
 pub(crate) fn as_json(bytes: &[u8]) -> Value {
-    serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
+    serde_json::from_slice(bytes)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
 }

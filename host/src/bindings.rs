@@ -1,8 +1,8 @@
-//! Bindings, agreed between hosts through the store: an event is routed to every stage that any of them runs, and a binding goes only
-//! when no live host uses it.
+//! Bindings, agreed between hosts through the store: an event is routed to every stage that any of
+//! them runs, and a binding goes only when no live host uses it.
 //!
-//! A stage that nobody runs keeps its bindings, also over a restart: its deliveries wait until it is back. Costs: one small transaction
-//! per host every few seconds.
+//! A stage that nobody runs keeps its bindings, also over a restart: its deliveries wait until it
+//! is back. Costs: one small transaction per host every few seconds.
 
 use std::time::Duration;
 
@@ -36,7 +36,10 @@ impl Bindings {
                 () = tokio::time::sleep(EVERY) => {}
             }
             if let Err(error) = self.tick().await {
-                tracing::warn!(error = format!("{error:#}"), "bindings could not be agreed with other hosts; trying again");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "bindings could not be agreed with other hosts; trying again"
+                );
             }
         }
     }
@@ -51,7 +54,8 @@ impl Bindings {
             if store.forget_binding(binding.clone(), LIVE_MS).await? {
                 tracing::info!(stage = %binding.stage, pattern = %binding.pattern, "no host uses this binding any more: it was removed");
             } else {
-                // A host began to use it a moment ago, and may have bound it before it was unbound here.
+                // A host began to use it a moment ago, and may have bound it before it was unbound
+                // here.
                 broker.bind(&binding.stage, &binding.pattern).await?;
             }
         }
@@ -65,7 +69,9 @@ impl Bindings {
         used.extend(StageBinding::all(&binding.stage, &binding.patterns));
         match services.store.note_bindings(used, LIVE_MS).await {
             Ok(known) => services.pipeline.learn(known.kept),
-            Err(error) => tracing::warn!(stage = %binding.stage, %error, "the bindings could not be told to other hosts yet"),
+            Err(error) => {
+                tracing::warn!(stage = %binding.stage, %error, "the bindings could not be told to other hosts yet")
+            }
         }
     }
 }

@@ -1,8 +1,11 @@
-//! The circuit breaker of one stage on this host: it stops the stage while what it depends on is down.
+//! The circuit breaker of one stage on this host: it stops the stage while what it depends on is
+//! down.
 //!
-//! Closed: calls are counted over a window; when enough of them failed in a way that a retry may mend, it opens. Open: nothing runs for a
-//! while. Then one message probes at a time: a success closes it, a failure opens it again for longer. Pure: time comes from outside.
-//! Bounds: one window of counts, one wait that grows to a limit, and so many probes whose failure costs their message no attempt.
+//! Closed: calls are counted over a window; when enough of them failed in a way that a retry may
+//! mend, it opens. Open: nothing runs for a while. Then one message probes at a time: a success
+//! closes it, a failure opens it again for longer. Pure: time comes from outside. Bounds: one
+//! window of counts, one wait that grows to a limit, and so many probes whose failure costs their
+//! message no attempt.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -27,7 +30,14 @@ pub struct BreakerPolicy {
 
 impl Default for BreakerPolicy {
     fn default() -> Self {
-        Self { min_calls: 20, failure_share: 0.5, window_ms: 10_000, open_ms: 1_000, open_max_ms: 30_000, free_probes: 20 }
+        Self {
+            min_calls: 20,
+            failure_share: 0.5,
+            window_ms: 10_000,
+            open_ms: 1_000,
+            open_max_ms: 30_000,
+            free_probes: 20,
+        }
     }
 }
 
@@ -116,7 +126,8 @@ impl Breaker {
         }
     }
 
-    /// Another version runs from now on: the failures of the one before say nothing about it, and an open breaker lets it probe at once.
+    /// Another version runs from now on: the failures of the one before say nothing about it, and
+    /// an open breaker lets it probe at once.
     pub fn renew(&mut self) {
         self.failed_probes = 0;
         self.state = match self.state {
@@ -130,7 +141,8 @@ impl Breaker {
         self.failed_probes < self.policy.free_probes
     }
 
-    /// Reports a call; gives the new state when that opened or closed the breaker. A failed probe leaves it open.
+    /// Reports a call; gives the new state when that opened or closed the breaker. A failed probe
+    /// leaves it open.
     pub fn report(&mut self, call: Health, now_ms: u64) -> Option<BreakerState> {
         match (&mut self.state, call) {
             (State::Closed { since_ms, calls, failed }, _) => {
@@ -140,7 +152,8 @@ impl Breaker {
                 *calls += 1;
                 *failed += u32::from(call == Health::Failing);
                 let enough = self.policy.min_calls > 0 && *calls >= self.policy.min_calls;
-                let opens = enough && f64::from(*failed) >= f64::from(*calls) * self.policy.failure_share;
+                let opens =
+                    enough && f64::from(*failed) >= f64::from(*calls) * self.policy.failure_share;
                 if opens {
                     self.open(now_ms);
                 }
@@ -172,8 +185,14 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    const POLICY: BreakerPolicy =
-        BreakerPolicy { min_calls: 4, failure_share: 0.5, window_ms: 1_000, open_ms: 100, open_max_ms: 300, free_probes: 2 };
+    const POLICY: BreakerPolicy = BreakerPolicy {
+        min_calls: 4,
+        failure_share: 0.5,
+        window_ms: 1_000,
+        open_ms: 100,
+        open_max_ms: 300,
+        free_probes: 2,
+    };
 
     fn opened_at(now_ms: u64) -> Breaker {
         let mut breaker = Breaker::new(POLICY);
@@ -246,7 +265,11 @@ mod tests {
             breaker.report(Health::Failing, 5_303);
         }
         breaker.renew();
-        assert_eq!(breaker.report(Health::Failing, 5_304), None, "the failures of the version before");
+        assert_eq!(
+            breaker.report(Health::Failing, 5_304),
+            None,
+            "the failures of the version before"
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The broker: queues of stages, bound to the event types they consume.
 //!
-//! A broker saves work and gives order; the guarantee that nothing is lost is the store's. So a queue may lose messages as long as
-//! it says so ([`Broker::take_gaps`]): the reconciler refills it from the open deliveries.
+//! A broker saves work and gives order; the guarantee that nothing is lost is the store's. So a
+//! queue may lose messages as long as it says so ([`Broker::take_gaps`]): the reconciler refills it
+//! from the open deliveries.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +23,8 @@ pub enum BrokerError {
     /// It cannot be reached: try again later.
     #[error("the broker is unavailable: {0}")]
     Unavailable(String),
-    /// No queue takes the message, though one of our stages consumes it: the queue is declared again, then it is tried again.
+    /// No queue takes the message, though one of our stages consumes it: the queue is declared
+    /// again, then it is tried again.
     #[error("no queue takes the message: {0}")]
     Unroutable(String),
     /// The broker says no, and will say no again until somebody does something about it.
@@ -100,18 +102,28 @@ pub struct Gap {
 /// A message broker.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
-    /// Declares a stage's queue and adds its bindings. A broker that is not there declares when it is.
+    /// Declares a stage's queue and adds its bindings. A broker that is not there declares when it
+    /// is.
     async fn declare(&self, binding: Binding) -> Result<(), BrokerError>;
     /// Lets an event type, or a pattern, reach a stage's queue from now on.
     async fn bind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError>;
-    /// Keeps an event type, or a pattern, from the stage's queue from now on; what is in the queue stays.
+    /// Keeps an event type, or a pattern, from the stage's queue from now on; what is in the queue
+    /// stays.
     async fn unbind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError>;
     /// Sends; answers in order, when each is confirmed.
     async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>>;
-    /// Consumes a declared queue, with at most `prefetch` messages unacknowledged. One consumer a stage and host.
-    async fn consume(&self, stage: &Arc<str>, prefetch: u32) -> Result<Box<dyn Consumer>, BrokerError>;
+    /// Consumes a declared queue, with at most `prefetch` messages unacknowledged. One consumer a
+    /// stage and host.
+    async fn consume(
+        &self,
+        stage: &Arc<str>,
+        prefetch: u32,
+    ) -> Result<Box<dyn Consumer>, BrokerError>;
     /// Consumes what the broker gave up on for a stage; none when this broker never does.
-    async fn consume_dead(&self, stage: &Arc<str>) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError>;
+    async fn consume_dead(
+        &self,
+        stage: &Arc<str>,
+    ) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError>;
     /// Queues that lost messages, or may have, since the last call.
     fn take_gaps(&self) -> Vec<Gap>;
     /// Waits until [`Broker::take_gaps`] has something.

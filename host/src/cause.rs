@@ -1,8 +1,9 @@
 //! What a dead letter died of: its cause, so that ten thousand letters are a handful of groups.
 //!
-//! Pure. The cause is the code with the message in which everything that differs from letter to letter (ids, numbers, hexadecimal,
-//! quoted values, times) has become a placeholder; of a trap it is the guest's function and line. Computed once, when the letter is
-//! written. Bounds: `READ_MAX` bytes of a message are read, `CAUSE_MAX` characters are kept.
+//! Pure. The cause is the code with the message in which everything that differs from letter to
+//! letter (ids, numbers, hexadecimal, quoted values, times) has become a placeholder; of a trap it
+//! is the guest's function and line. Computed once, when the letter is written. Bounds: `READ_MAX`
+//! bytes of a message are read, `CAUSE_MAX` characters are kept.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -33,12 +34,16 @@ static VARIABLE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// A number with at most a short unit behind it.
-static NUMBER: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^\d+(?:\.\d+)*(?:[eE][-+]?\d+)?(\p{L}{1,3})?$").expect("a constant expression that a test compiles"));
+static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"^\d+(?:\.\d+)*(?:[eE][-+]?\d+)?(\p{L}{1,3})?$")
+        .expect("a constant expression that a test compiles")
+});
 
 /// What the compiler adds to a function's name: `::h0123456789abcdef`.
-static NAME_HASH: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"::h[0-9a-f]{16}\b|\[[0-9a-f]{16}\]").expect("a constant expression that a test compiles"));
+static NAME_HASH: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"::h[0-9a-f]{16}\b|\[[0-9a-f]{16}\]")
+        .expect("a constant expression that a test compiles")
+});
 
 /// Placeholders of which a list of any length is one.
 const PLACEHOLDERS: [&str; 7] = ["<value>", "<uuid>", "<time>", "<email>", "<n>", "<hex>", "<id>"];
@@ -79,20 +84,26 @@ impl Cause {
     }
 }
 
-/// The function, and the line where it is known, in which a guest trapped. A guest that is out of time is stopped wherever it happens
-/// to be, and one that is out of stack wherever the stack ends: their place says nothing.
+/// The function, and the line where it is known, in which a guest trapped. A guest that is out of
+/// time is stopped wherever it happens to be, and one that is out of stack wherever the stack ends:
+/// their place says nothing.
 fn place(code: &str, backtrace: Option<&str>) -> Option<String> {
     let kind = code.strip_prefix("trap:")?;
     if matches!(kind, "timeout" | "stack-overflow") {
         return None;
     }
-    let frames: Vec<&str> = backtrace?.lines().map(|line| head(line, READ_MAX).trim()).filter(|line| !line.is_empty()).collect();
+    let frames: Vec<&str> = backtrace?
+        .lines()
+        .map(|line| head(line, READ_MAX).trim())
+        .filter(|line| !line.is_empty())
+        .collect();
     let own = frames.iter().find(|frame| !MACHINERY.iter().any(|start| frame.starts_with(start)));
     let frame = NAME_HASH.replace_all(own.or(frames.first())?, "").into_owned();
     Some(shorten(&format!("in {}", without_folders(&frame))))
 }
 
-/// The file without the folders of whoever built it: the same source is the same place, wherever it was built.
+/// The file without the folders of whoever built it: the same source is the same place, wherever it
+/// was built.
 fn without_folders(frame: &str) -> Cow<'_, str> {
     match frame.rsplit_once(" at ") {
         Some((function, file)) => {
@@ -120,7 +131,8 @@ pub fn normalise(message: &str) -> String {
 }
 
 fn placeholder(found: &Captures<'_>) -> String {
-    let named = ["value", "uuid", "time", "email"].into_iter().find(|name| found.name(name).is_some());
+    let named =
+        ["value", "uuid", "time", "email"].into_iter().find(|name| found.name(name).is_some());
     match named {
         Some(name) => format!("<{name}>"),
         None if found.name("thousands").is_some() => "<n>".to_owned(),
@@ -131,7 +143,8 @@ fn placeholder(found: &Captures<'_>) -> String {
 /// A word stays as it is, unless it holds a digit: then it is a number, or something's name.
 fn word(word: &str) -> String {
     let digits = word.chars().any(char::is_numeric);
-    let is_hex = |text: &str| !text.is_empty() && text.chars().all(|letter| letter.is_ascii_hexdigit());
+    let is_hex =
+        |text: &str| !text.is_empty() && text.chars().all(|letter| letter.is_ascii_hexdigit());
     if !digits {
         return word.to_owned();
     }
@@ -169,7 +182,10 @@ mod tests {
             ("no stock", "no stock"),
             ("", ""),
             ("order 123 is unknown", "order <n> is unknown"),
-            ("took 1500 ms, 20.5s or 3MB of 1,234,567.8 bytes", "took <n> ms, <n>s or <n>MB of <n> bytes"),
+            (
+                "took 1500 ms, 20.5s or 3MB of 1,234,567.8 bytes",
+                "took <n> ms, <n>s or <n>MB of <n> bytes",
+            ),
             ("HTTP 503 from 10.0.0.7:8080", "HTTP <n> from <n>:<n>"),
             ("no customer cust_123", "no customer <id>"),
             ("no customer c-9f or ORD-2024-77", "no customer <id> or <id>"),
@@ -181,7 +197,10 @@ mod tests {
             ("can't book 'a b' and won't", "can't book <value> and won't"),
             ("gave “x” for ‘y’", "gave <value> for <value>"),
             ("expired at 2026-01-02T03:04:05.678Z", "expired at <time>"),
-            ("closed since 2026-01-02 03:04+01:00, and on 2026-01-03", "closed since <time>, and on <time>"),
+            (
+                "closed since 2026-01-02 03:04+01:00, and on 2026-01-03",
+                "closed since <time>, and on <time>",
+            ),
             ("mail to jane.doe+x@mail.example.org bounced", "mail to <email> bounced"),
             ("GET /orders/123/items/a7 failed", "GET /orders/<n>/items/<id> failed"),
             ("missing: 1, 2, 3", "missing: <n>"),
@@ -217,9 +236,14 @@ mod tests {
         let rust = "__rust_start_panic at std/src/sys.rs:3\nrust_panic\ncore::panicking::panic_fmt::h0123456789abcdef at core/p.rs:1\n\
                     payment::charge::h0123456789abcdef at /home/jane/payment/src/lib.rs:40\npayment::handle";
         assert_eq!(of_trap("trap:unreachable", rust), "in payment::charge at src/lib.rs:40");
-        assert_eq!(of_trap("trap:integer-division-by-zero", "divide at c/tax.c:7\nmain"), "in divide at c/tax.c:7");
+        assert_eq!(
+            of_trap("trap:integer-division-by-zero", "divide at c/tax.c:7\nmain"),
+            "in divide at c/tax.c:7"
+        );
         assert_eq!(of_trap("trap:unreachable", "rust_panic\nabort"), "in rust_panic");
-        for (code, backtrace) in [("trap:timeout", "spin"), ("trap:stack-overflow", "recurse"), ("trap:other", "\n")] {
+        for (code, backtrace) in
+            [("trap:timeout", "spin"), ("trap:stack-overflow", "recurse"), ("trap:other", "\n")]
+        {
             assert_eq!(of_trap(code, backtrace), "wasm trap: about <n>", "{code}");
         }
     }

@@ -52,7 +52,8 @@ enum Command {
     Config(ConfigCommand),
     /// Draw the pipeline that the plugins make.
     Topology,
-    /// Find what is wrong with the set-up, and how to mend it: configuration, store, broker, plugins, clock, disk.
+    /// Find what is wrong with the set-up, and how to mend it: configuration, store, broker,
+    /// plugins, clock, disk.
     ///
     /// Changes nothing; a host may run meanwhile. Exit code 1 when something does not work.
     Doctor,
@@ -71,7 +72,8 @@ enum Command {
     /// Stages: how they stand; pause, drain and resume them.
     #[command(subcommand)]
     Stages(stages::StagesCommand),
-    /// Run recorded events through another build of their stage, and say what it would have decided otherwise.
+    /// Run recorded events through another build of their stage, and say what it would have decided
+    /// otherwise.
     ///
     /// Nothing is written and nothing is sent. Exit code 1 when a decision differs.
     Replay(replay::ReplayArgs),
@@ -81,7 +83,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Print the OpenAPI 3.1 document of the HTTP API, as a host serves it at `/openapi.json`.
     Openapi,
-    /// Print what a shell needs to complete this program's commands: `postrider completions bash > …`.
+    /// Print what a shell needs to complete this program's commands: `postrider completions bash >
+    /// …`.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -134,7 +137,12 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "postrider", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "postrider",
+                &mut std::io::stdout(),
+            );
             Ok(ExitCode::SUCCESS)
         }
     }

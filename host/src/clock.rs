@@ -1,4 +1,5 @@
-//! Time as a parameter. The host reads the wall clock only through [`Clock`], so that tests decide what time it is.
+//! Time as a parameter. The host reads the wall clock only through [`Clock`], so that tests decide
+//! what time it is.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,7 +1,9 @@
-//! CloudEvents 1.0 in JSON, in and out: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>. Pure.
+//! CloudEvents 1.0 in JSON, in and out:
+//! <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>. Pure.
 //!
-//! Used by everything that brings events in or takes them out: the API, the broker, export and import. What the host knows beside the
-//! event travels in extension attributes that begin with [`HOST`].
+//! Used by everything that brings events in or takes them out: the API, the broker, export and
+//! import. What the host knows beside the event travels in extension attributes that begin with
+//! [`HOST`].
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -28,7 +30,8 @@ pub const HOST_CORRELATION: &str = "postridercorrelation";
 pub const TYPE_MAX: usize = 200;
 /// A type, as a regular expression.
 pub const TYPE_PATTERN: &str = "^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$";
-/// Longest id, source, subject or content type, characters: a row of the log's index must hold id and source.
+/// Longest id, source, subject or content type, characters: a row of the log's index must hold id
+/// and source.
 const TEXT_MAX: usize = 255;
 /// The same, as a regular expression.
 pub const TEXT_PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]{0,255}$";
@@ -43,13 +46,15 @@ const VALUE_MAX: usize = 1_024;
 /// The same, as a regular expression.
 pub const VALUE_PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]{0,1024}$";
 
-/// Reads an event; every problem instead. Says nothing about `specversion`, nor about what [`check`] asks for.
+/// Reads an event; every problem instead. Says nothing about `specversion`, nor about what
+/// [`check`] asks for.
 pub fn read(fields: Map<String, Value>, now_ms: u64) -> Result<Event, Vec<Mistake>> {
     let (event, problems) = draft(fields, now_ms);
     if problems.is_empty() { Ok(event) } else { Err(problems) }
 }
 
-/// The same, with what could be read of an event that has problems: so that more can be said about it.
+/// The same, with what could be read of an event that has problems: so that more can be said about
+/// it.
 pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Mistake>) {
     let mut problems = Vec::new();
     fields.remove("specversion");
@@ -57,20 +62,28 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Mistake
     let source = text(&mut fields, "source", &mut problems);
     let event_type = text(&mut fields, "type", &mut problems);
     for (name, value) in [("id", &id), ("source", &source), ("type", &event_type)] {
-        if value.as_deref().is_none_or(str::is_empty) && !problems.iter().any(|problem| problem.pointer == format!("/{name}")) {
+        if value.as_deref().is_none_or(str::is_empty)
+            && !problems.iter().any(|problem| problem.pointer == format!("/{name}"))
+        {
             problems.push(Mistake::at(pointer(name), "is missing"));
         }
     }
     let subject = text(&mut fields, "subject", &mut problems).unwrap_or_default();
-    let time_ms = match text(&mut fields, "time", &mut problems).map(|text| text.parse::<jiff::Timestamp>()) {
+    let time_ms = match text(&mut fields, "time", &mut problems)
+        .map(|text| text.parse::<jiff::Timestamp>())
+    {
         None => now_ms,
         Some(Ok(time)) => u64::try_from(time.as_millisecond()).unwrap_or(0),
         Some(Err(_)) => {
-            problems.push(Mistake::at("/time", "must be a time such as 2026-05-01T09:00:00Z (RFC 3339)"));
+            problems.push(Mistake::at(
+                "/time",
+                "must be a time such as 2026-05-01T09:00:00Z (RFC 3339)",
+            ));
             now_ms
         }
     };
-    let content_type = text(&mut fields, "datacontenttype", &mut problems).unwrap_or_else(|| "application/json".to_owned());
+    let content_type = text(&mut fields, "datacontenttype", &mut problems)
+        .unwrap_or_else(|| "application/json".to_owned());
     let data = data(&mut fields, &content_type, &mut problems);
     let mut attributes = Vec::with_capacity(fields.len());
     for (name, value) in fields {
@@ -78,21 +91,42 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Mistake
             Value::Null => {}
             Value::String(text) => attributes.push((name, text)),
             Value::Bool(_) | Value::Number(_) => {
-                let text = whole(&value).map_or_else(|| value.to_string(), |number| number.to_string());
+                let text =
+                    whole(&value).map_or_else(|| value.to_string(), |number| number.to_string());
                 attributes.push((name, text));
             }
             Value::Array(_) | Value::Object(_) => {
-                problems.push(Mistake::at(pointer(&name), "an extension attribute must be a string, a number or a boolean"));
+                problems.push(Mistake::at(
+                    pointer(&name),
+                    "an extension attribute must be a string, a number or a boolean",
+                ));
             }
         }
     }
     attributes.sort();
-    let (id, source, event_type) = (id.unwrap_or_default(), source.unwrap_or_default(), event_type.unwrap_or_default());
-    (Event { id, event_type, source, subject, time_ms, content_type, data: data.into(), attributes }, problems)
+    let (id, source, event_type) =
+        (id.unwrap_or_default(), source.unwrap_or_default(), event_type.unwrap_or_default());
+    (
+        Event {
+            id,
+            event_type,
+            source,
+            subject,
+            time_ms,
+            content_type,
+            data: data.into(),
+            attributes,
+        },
+        problems,
+    )
 }
 
 /// Removes an attribute that must be text where it is there; `null` is absence.
-fn text(fields: &mut Map<String, Value>, name: &str, problems: &mut Vec<Mistake>) -> Option<String> {
+fn text(
+    fields: &mut Map<String, Value>,
+    name: &str,
+    problems: &mut Vec<Mistake>,
+) -> Option<String> {
     match fields.remove(name)? {
         Value::String(text) => Some(text),
         Value::Null => None,
@@ -103,7 +137,11 @@ fn text(fields: &mut Map<String, Value>, name: &str, problems: &mut Vec<Mistake>
     }
 }
 
-fn data(fields: &mut Map<String, Value>, content_type: &str, problems: &mut Vec<Mistake>) -> Vec<u8> {
+fn data(
+    fields: &mut Map<String, Value>,
+    content_type: &str,
+    problems: &mut Vec<Mistake>,
+) -> Vec<u8> {
     let encoded = text(fields, "data_base64", problems);
     match (encoded, fields.remove("data")) {
         (Some(_), Some(_)) => {
@@ -128,38 +166,65 @@ pub fn media_type(content_type: &str) -> &str {
 /// Whether a media type is JSON.
 pub fn is_json(content_type: &str) -> bool {
     let kind = media_type(content_type);
-    kind.eq_ignore_ascii_case("application/json") || kind.eq_ignore_ascii_case("text/json") || kind.to_ascii_lowercase().ends_with("+json")
+    kind.eq_ignore_ascii_case("application/json")
+        || kind.eq_ignore_ascii_case("text/json")
+        || kind.to_ascii_lowercase().ends_with("+json")
 }
 
 /// What the host asks of an event that comes in beside what CloudEvents asks; every problem.
 pub fn check(event: &Event) -> Vec<Mistake> {
     let mut problems = Vec::new();
-    let texts = [("id", &event.id), ("source", &event.source), ("subject", &event.subject), ("datacontenttype", &event.content_type)];
+    let texts = [
+        ("id", &event.id),
+        ("source", &event.source),
+        ("subject", &event.subject),
+        ("datacontenttype", &event.content_type),
+    ];
     for (name, value) in texts {
         if !is_text(value, TEXT_MAX) {
-            problems
-                .push(Mistake::at(pointer(name), format!("must be at most {TEXT_MAX} characters long, none of them a control character")));
+            problems.push(Mistake::at(
+                pointer(name),
+                format!(
+                    "must be at most {TEXT_MAX} characters long, none of them a control character"
+                ),
+            ));
         }
     }
     if !is_type(&event.event_type) {
-        let rule = format!("must be words of the characters A-Z a-z 0-9 _ - with dots between them, at most {TYPE_MAX} bytes");
+        let rule = format!(
+            "must be words of the characters A-Z a-z 0-9 _ - with dots between them, at most {TYPE_MAX} bytes"
+        );
         problems.push(Mistake::at("/type", rule));
     } else if event.event_type.starts_with(HOST_EVENT_PREFIX) {
-        problems.push(Mistake::at("/type", format!("types that start with `{HOST_EVENT_PREFIX}` are the host's own")));
+        problems.push(Mistake::at(
+            "/type",
+            format!("types that start with `{HOST_EVENT_PREFIX}` are the host's own"),
+        ));
     }
     if event.attributes.len() > ATTRIBUTES_MAX {
-        problems.push(Mistake::at("", format!("has {} extension attributes; the most is {ATTRIBUTES_MAX}", event.attributes.len())));
+        problems.push(Mistake::at(
+            "",
+            format!(
+                "has {} extension attributes; the most is {ATTRIBUTES_MAX}",
+                event.attributes.len()
+            ),
+        ));
     }
     for (name, value) in &event.attributes {
-        let named = (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let named = (1..=NAME_MAX).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if !named {
             problems.push(Mistake::at(
                 pointer(name),
                 format!("the name of an extension attribute is 1 to {NAME_MAX} of the characters a-z 0-9"),
             ));
         } else if !is_text(value, VALUE_MAX) {
-            problems
-                .push(Mistake::at(pointer(name), format!("must be at most {VALUE_MAX} characters long, none of them a control character")));
+            problems.push(Mistake::at(
+                pointer(name),
+                format!(
+                    "must be at most {VALUE_MAX} characters long, none of them a control character"
+                ),
+            ));
         }
     }
     problems
@@ -171,7 +236,10 @@ fn is_text(text: &str, most: usize) -> bool {
 
 /// Whether a type can be routed.
 fn is_type(text: &str) -> bool {
-    let word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    let word = |word: &str| {
+        !word.is_empty()
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
     text.len() <= TYPE_MAX && text.split('.').all(word)
 }
 
@@ -188,7 +256,11 @@ pub fn write(logged: &LoggedEvent) -> Value {
     }
     document.insert("time".into(), json!(times::text(event.time_ms)));
     document.insert("datacontenttype".into(), json!(event.content_type));
-    let as_json = || serde_json::from_slice::<Value>(&event.data).ok().filter(|value| value.to_string().as_bytes() == &event.data[..]);
+    let as_json = || {
+        serde_json::from_slice::<Value>(&event.data)
+            .ok()
+            .filter(|value| value.to_string().as_bytes() == &event.data[..])
+    };
     let as_text = || std::str::from_utf8(&event.data).ok().map(|text| json!(text));
     // Whatever would not come back as the same bytes travels in Base64.
     match if is_json(&event.content_type) { as_json() } else { as_text() } {
@@ -248,7 +320,8 @@ mod tests {
                 attributes: vec![("zone".into(), "ä".into())],
             };
             let cause = Some(EventKey { source: "/y".into(), id: "0".into() });
-            let envelope = Envelope { cause, ..Envelope::first(event.clone(), Some("o".into()), 0) };
+            let envelope =
+                Envelope { cause, ..Envelope::first(event.clone(), Some("o".into()), 0) };
             let logged = LoggedEvent {
                 seq: 7,
                 envelope,
@@ -268,9 +341,15 @@ mod tests {
     fn every_problem_is_named_at_once() {
         let document = json!({ "id": 7, "type": "", "time": "soon", "data": 1, "data_base64": "!", "ext": {} });
         let problems = read(object(document), 0).unwrap_err();
-        assert_eq!(pointers(&problems), ["/id", "/source", "/type", "/time", "/data_base64", "/ext"]);
+        assert_eq!(
+            pointers(&problems),
+            ["/id", "/source", "/type", "/time", "/data_base64", "/ext"]
+        );
         let document = json!({ "id": "x".repeat(600), "source": "/a\u{7}", "type": "a..b", "Bad": 1, "long": "x".repeat(5_000) });
-        assert_eq!(pointers(&check(&read(object(document), 0).unwrap())), ["/id", "/source", "/type", "/Bad", "/long"]);
+        assert_eq!(
+            pointers(&check(&read(object(document), 0).unwrap())),
+            ["/id", "/source", "/type", "/Bad", "/long"]
+        );
         let reserved = json!({ "id": "1", "source": "/a", "type": "postrider.dead-lettered" });
         assert_eq!(pointers(&check(&read(object(reserved), 0).unwrap())), ["/type"]);
     }

@@ -1,6 +1,8 @@
-//! The configuration: a TOML file, then the environment (`POSTRIDER_HTTP__LISTEN=…`), checked as a whole before anything starts.
+//! The configuration: a TOML file, then the environment (`POSTRIDER_HTTP__LISTEN=…`), checked as a
+//! whole before anything starts.
 //!
-//! Every problem is reported at once, each with its key. Every bound of the host has its place here.
+//! Every problem is reported at once, each with its key. Every bound of the host has its place
+//! here.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -220,11 +222,13 @@ impl Default for ProductsConfig {
     }
 }
 
-/// What is kept of each delivery, to run it again through another plugin (`postrider replay`). It goes with its order.
+/// What is kept of each delivery, to run it again through another plugin (`postrider replay`). It
+/// goes with its order.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecordingConfig {
-    /// Keep what stages read and wrote; secrets never. Off by default: it costs time, and it keeps what is in the state a second time.
+    /// Keep what stages read and wrote; secrets never. Off by default: it costs time, and it keeps
+    /// what is in the state a second time.
     pub enabled: bool,
     /// Most of it, for one delivery; one that does not fit is cut.
     pub max_bytes: usize,
@@ -245,7 +249,8 @@ const RECORDING_MAX_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetentionConfig {
-    /// Finished orders and events without an order are kept this long after their last change; 0: for ever.
+    /// Finished orders and events without an order are kept this long after their last change; 0:
+    /// for ever.
     pub keep_ms: u64,
     /// How often what is old is looked for.
     pub every_ms: u64,
@@ -318,7 +323,8 @@ impl Config {
         }
     }
 
-    /// Reads `file` (or the default file where it exists, else the built-in defaults), then the environment, then the secrets.
+    /// Reads `file` (or the default file where it exists, else the built-in defaults), then the
+    /// environment, then the secrets.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         Self::from_figment(&sources(file)?)
     }
@@ -337,7 +343,8 @@ impl Config {
     fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
         let (mut config, mut problems) = Self::parse(figment);
         for (name, stage) in &mut config.stages {
-            stage.secret_values = Secrets::read(&stage.secrets, &format!("stages.{name}.secrets"), &mut problems);
+            stage.secret_values =
+                Secrets::read(&stage.secrets, &format!("stages.{name}.secrets"), &mut problems);
         }
         if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
     }
@@ -367,17 +374,24 @@ impl Config {
 
     fn validate(&self, problems: &mut Vec<String>) {
         if !is_name(&self.namespace) {
-            problems.push(format!("namespace: `{}` must match [a-z][a-z0-9-]{{0,39}}", self.namespace));
+            problems
+                .push(format!("namespace: `{}` must match [a-z][a-z0-9-]{{0,39}}", self.namespace));
         }
         if let Err(found) = self.plugins.provenance() {
             problems.extend(found);
         }
         // A URL may hold a password: only its scheme is shown.
         if StoreUrl::parse(&self.store.url).is_none() {
-            problems.push(format!("store.url: `{}…` must be `sqlite:<path>` or `postgres://…`", scheme(&self.store.url)));
+            problems.push(format!(
+                "store.url: `{}…` must be `sqlite:<path>` or `postgres://…`",
+                scheme(&self.store.url)
+            ));
         }
         if BrokerUrl::parse(&self.broker.url).is_none() {
-            problems.push(format!("broker.url: `{}…` must be `embedded:` or `amqp://…`", scheme(&self.broker.url)));
+            problems.push(format!(
+                "broker.url: `{}…` must be `embedded:` or `amqp://…`",
+                scheme(&self.broker.url)
+            ));
         }
         for (key, value) in [
             ("store.lease_ms", self.store.lease_ms),
@@ -396,18 +410,28 @@ impl Config {
             let max_bytes = self.recording.max_bytes;
             problems.push(format!("recording.max_bytes: {max_bytes} must be from {RECORDING_MIN_BYTES} to {RECORDING_MAX_BYTES}"));
         }
-        // What was pruned is forgotten: a copy of its event that still came would be run again. So every copy must have expired.
-        if self.retention.keep_ms != 0 && self.retention.keep_ms < self.orders.expiry_ms.saturating_mul(2) {
+        // What was pruned is forgotten: a copy of its event that still came would be run again. So
+        // every copy must have expired.
+        if self.retention.keep_ms != 0
+            && self.retention.keep_ms < self.orders.expiry_ms.saturating_mul(2)
+        {
             let least_ms = self.orders.expiry_ms.saturating_mul(2);
-            problems
-                .push(format!("retention.keep_ms: {} must be 0 or at least twice orders.expiry_ms: {least_ms}", self.retention.keep_ms));
+            problems.push(format!(
+                "retention.keep_ms: {} must be 0 or at least twice orders.expiry_ms: {least_ms}",
+                self.retention.keep_ms
+            ));
         }
         self.orders.status.validate("orders.status", problems);
         self.defaults.validate("defaults", problems);
         // Whoever drops a file into the folder would be given these as well.
-        for (key, given) in [("grants.http", !self.defaults.grants.http.is_empty()), ("secrets", !self.defaults.secrets.is_empty())] {
+        for (key, given) in [
+            ("grants.http", !self.defaults.grants.http.is_empty()),
+            ("secrets", !self.defaults.secrets.is_empty()),
+        ] {
             if given {
-                problems.push(format!("defaults.{key}: is given stage by stage, under [stages.<name>]"));
+                problems.push(format!(
+                    "defaults.{key}: is given stage by stage, under [stages.<name>]"
+                ));
             }
         }
         for (name, stage) in &self.stages {

@@ -1,4 +1,5 @@
-//! What operators said about stages: pause, drain, resume. It lives in the store, holds on every host and survives restarts.
+//! What operators said about stages: pause, drain, resume. It lives in the store, holds on every
+//! host and survives restarts.
 //!
 //! Each host looks twice a second; a host that cannot look goes on as it was told last.
 

@@ -1,14 +1,18 @@
-//! The middle of the pipeline: what to do with an outcome. Pure: no I/O, no clock, no randomness of its own.
+//! The middle of the pipeline: what to do with an outcome. Pure: no I/O, no clock, no randomness of
+//! its own.
 //!
-//! `(stage, envelope, delivery, outcome, moment) → verdict`. Everything a delivery can come to is decided here, so that retries,
-//! deaths and expiry behave the same on every broker and store.
+//! `(stage, envelope, delivery, outcome, moment) → verdict`. Everything a delivery can come to is
+//! decided here, so that retries, deaths and expiry behave the same on every broker and store.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cloud_events::is_json;
-use crate::event::{DEAD_LETTERED, DeliveryKey, Envelope, Event, HOST_EVENT_PREFIX, death_id, emitted_id, topic_matches, without_nul};
+use crate::event::{
+    DEAD_LETTERED, DeliveryKey, Envelope, Event, HOST_EVENT_PREFIX, death_id, emitted_id,
+    topic_matches, without_nul,
+};
 use crate::handler::{Emitted, Outcome};
 use crate::store::{FailedAttempt, NewEvent, Verdict};
 use crate::trace::Trace;
@@ -93,7 +97,8 @@ pub trait Routes {
     fn stages_for(&self, event_type: &str) -> Vec<Arc<str>>;
 }
 
-/// What is settled without running the stage: an expired event dies, one that this version no longer consumes is skipped.
+/// What is settled without running the stage: an expired event dies, one that this version no
+/// longer consumes is skipped.
 pub fn before_running(
     stage: &StagePolicy,
     routes: &dyn Routes,
@@ -105,7 +110,8 @@ pub fn before_running(
         let message = format!("expired {} ms ago", moment.now_ms - expires_at_ms);
         return Some(death(stage, routes, envelope, tried, moment, "expired", message));
     }
-    let consumed = stage.consumes.iter().any(|pattern| topic_matches(pattern, &envelope.event.event_type));
+    let consumed =
+        stage.consumes.iter().any(|pattern| topic_matches(pattern, &envelope.event.event_type));
     (!consumed).then_some(Verdict::Skipped)
 }
 
@@ -122,9 +128,17 @@ pub fn decide(
         Outcome::Done(emitted) => match refuse(stage, envelope, &emitted) {
             None => {
                 let events = advance(stage, routes, envelope, tried, emitted, moment);
-                match events.iter().find_map(|new| Some((&new.envelope.event.event_type, new.envelope.unfit()?))) {
+                match events
+                    .iter()
+                    .find_map(|new| Some((&new.envelope.event.event_type, new.envelope.unfit()?)))
+                {
                     None => return (Verdict::Done(events), None),
-                    Some((event_type, why)) => ("invalid-event".to_owned(), format!("emitted `{event_type}` with {why}"), None, None),
+                    Some((event_type, why)) => (
+                        "invalid-event".to_owned(),
+                        format!("emitted `{event_type}` with {why}"),
+                        None,
+                        None,
+                    ),
                 }
             }
             Some((code, message)) => (code.to_owned(), message, None, None),
@@ -133,7 +147,9 @@ pub fn decide(
             let retry = failure.retryable.then(|| u64::from(failure.retry_after_ms.unwrap_or(0)));
             (failure.code, failure.message, None, retry)
         }
-        Outcome::Trapped { kind, message, backtrace } => (format!("trap:{kind}"), message, backtrace, Some(0)),
+        Outcome::Trapped { kind, message, backtrace } => {
+            (format!("trap:{kind}"), message, backtrace, Some(0))
+        }
         Outcome::LimitBroken { limit, message } => (limit.code().to_owned(), message, None, None),
         Outcome::Unavailable(_) => {
             return (Verdict::Deferred { due_at_ms: moment.now_ms + DEFER_MS }, None);
@@ -141,7 +157,10 @@ pub fn decide(
     };
     // What a guest says about itself may hold anything.
     let code = bounded(code, CODE_MAX_BYTES);
-    let (message, backtrace) = (bounded(message, MESSAGE_MAX_BYTES), backtrace.map(|text| bounded(text, MESSAGE_MAX_BYTES)));
+    let (message, backtrace) = (
+        bounded(message, MESSAGE_MAX_BYTES),
+        backtrace.map(|text| bounded(text, MESSAGE_MAX_BYTES)),
+    );
     let failure = FailedAttempt {
         round: tried.round,
         attempt: tried.attempt,
@@ -181,27 +200,56 @@ fn bounded(text: String, max_bytes: usize) -> String {
 }
 
 /// Why a list of emitted events may not leave, if it may not.
-fn refuse(stage: &StagePolicy, envelope: &Envelope, emitted: &[Emitted]) -> Option<(&'static str, String)> {
+fn refuse(
+    stage: &StagePolicy,
+    envelope: &Envelope,
+    emitted: &[Emitted],
+) -> Option<(&'static str, String)> {
     if let Some(event) = emitted.iter().find(|event| !stage.emits.contains(&event.event_type)) {
         let declared = stage.emits.join(", ");
-        return Some(("undeclared-event", format!("emitted `{}`, but `describe` declares only: {declared}", event.event_type)));
-    }
-    if let Some(event) = emitted.iter().find(|event| event.event_type.starts_with(HOST_EVENT_PREFIX)) {
         return Some((
-            "reserved-event",
-            format!("emitted `{}`: types that start with `{HOST_EVENT_PREFIX}` are the host's", event.event_type),
+            "undeclared-event",
+            format!("emitted `{}`, but `describe` declares only: {declared}", event.event_type),
         ));
     }
-    if let Some((event, error)) = emitted.iter().find_map(|event| Some((event, json_error(event)?))) {
-        return Some(("invalid-event", format!("emitted `{}` with data that is not the JSON it says it is: {error}", event.event_type)));
+    if let Some(event) =
+        emitted.iter().find(|event| event.event_type.starts_with(HOST_EVENT_PREFIX))
+    {
+        return Some((
+            "reserved-event",
+            format!(
+                "emitted `{}`: types that start with `{HOST_EVENT_PREFIX}` are the host's",
+                event.event_type
+            ),
+        ));
     }
-    (!emitted.is_empty() && envelope.hops >= stage.hops_max)
-        .then(|| ("hop-limit", format!("the chain of events is {} stages long; the limit is {}", envelope.hops, stage.hops_max)))
+    if let Some((event, error)) = emitted.iter().find_map(|event| Some((event, json_error(event)?)))
+    {
+        return Some((
+            "invalid-event",
+            format!(
+                "emitted `{}` with data that is not the JSON it says it is: {error}",
+                event.event_type
+            ),
+        ));
+    }
+    (!emitted.is_empty() && envelope.hops >= stage.hops_max).then(|| {
+        (
+            "hop-limit",
+            format!(
+                "the chain of events is {} stages long; the limit is {}",
+                envelope.hops, stage.hops_max
+            ),
+        )
+    })
 }
 
-/// What is wrong with data that is said to be JSON: the next stages would stumble over it, far from its cause.
+/// What is wrong with data that is said to be JSON: the next stages would stumble over it, far from
+/// its cause.
 fn json_error(event: &Emitted) -> Option<serde_json::Error> {
-    is_json(&event.content_type).then(|| serde_json::from_slice::<serde::de::IgnoredAny>(&event.data).err()).flatten()
+    is_json(&event.content_type)
+        .then(|| serde_json::from_slice::<serde::de::IgnoredAny>(&event.data).err())
+        .flatten()
 }
 
 fn advance(
@@ -260,8 +308,16 @@ fn death(
 }
 
 /// An event caused by another one, with its routes and its place in the trace.
-fn follow(stage: &StagePolicy, routes: &dyn Routes, cause: &Envelope, mut event: Event, tried: &Tried, due_at_ms: u64) -> NewEvent {
-    Trace::of_try(&cause.event, &tried.delivery, tried.round, tried.attempt).mark(&mut event.attributes);
+fn follow(
+    stage: &StagePolicy,
+    routes: &dyn Routes,
+    cause: &Envelope,
+    mut event: Event,
+    tried: &Tried,
+    due_at_ms: u64,
+) -> NewEvent {
+    Trace::of_try(&cause.event, &tried.delivery, tried.round, tried.attempt)
+        .mark(&mut event.attributes);
     let routed_to = routes.stages_for(&event.event_type);
     let envelope = Envelope {
         event,
@@ -294,7 +350,13 @@ mod tests {
             source: "/orders/stages/payment".into(),
             consumes: vec!["order.created".into()],
             emits: vec!["payment.authorized".into()],
-            retry: RetryPolicy { max_attempts: 3, initial_ms: 100, max_ms: 1_000, multiplier: 2.0, jitter: 0.0 },
+            retry: RetryPolicy {
+                max_attempts: 3,
+                initial_ms: 100,
+                max_ms: 1_000,
+                multiplier: 2.0,
+                jitter: 0.0,
+            },
             hops_max: 64,
             expiry_ms: 10_000,
         }
@@ -311,11 +373,21 @@ mod tests {
             data: "{}".into(),
             attributes: vec![],
         };
-        Envelope { event, order_id: Some("123".into()), correlation_id: "e1".into(), cause: None, hops: 0, expires_at_ms: 5_000 }
+        Envelope {
+            event,
+            order_id: Some("123".into()),
+            correlation_id: "e1".into(),
+            cause: None,
+            hops: 0,
+            expires_at_ms: 5_000,
+        }
     }
 
     fn tried(attempt: u32) -> Tried {
-        let delivery = DeliveryKey { stage: "payment".into(), event: EventKey { source: "/orders/api".into(), id: "e1".into() } };
+        let delivery = DeliveryKey {
+            stage: "payment".into(),
+            event: EventKey { source: "/orders/api".into(), id: "e1".into() },
+        };
         Tried { delivery, round: 1, attempt, digest: "d".into(), duration_us: 7 }
     }
 
@@ -337,12 +409,21 @@ mod tests {
     }
 
     fn failed(retryable: bool, retry_after_ms: Option<u32>) -> Outcome {
-        Outcome::Failed(Failure { retryable, code: "gateway-timeout".into(), message: "slow".into(), retry_after_ms })
+        Outcome::Failed(Failure {
+            retryable,
+            code: "gateway-timeout".into(),
+            message: "slow".into(),
+            retry_after_ms,
+        })
     }
 
     #[test]
     fn done_advances_with_a_repeatable_id_and_inherits_the_story() {
-        let (Verdict::Done(events), None) = run(1, Outcome::Done(vec![emitted("payment.authorized")])) else { panic!("not done") };
+        let (Verdict::Done(events), None) =
+            run(1, Outcome::Done(vec![emitted("payment.authorized")]))
+        else {
+            panic!("not done")
+        };
         let next = &events[0];
         assert_eq!(next.due_at_ms, 1_050);
         assert_eq!(next.envelope.expires_at_ms, 11_050);
@@ -356,7 +437,10 @@ mod tests {
     fn a_retryable_failure_waits_longer_each_time_and_dies_at_the_limit() {
         for (attempt, due) in [(1, 1_100), (2, 1_200)] {
             let (verdict, failure) = run(attempt, failed(true, None));
-            assert!(matches!(verdict, Verdict::Retry { due_at_ms } if due_at_ms == due), "attempt {attempt}: {verdict:?}");
+            assert!(
+                matches!(verdict, Verdict::Retry { due_at_ms } if due_at_ms == due),
+                "attempt {attempt}: {verdict:?}"
+            );
             assert_eq!(failure.unwrap().code, "gateway-timeout");
         }
         let (verdict, failure) = run(3, failed(true, None));
@@ -378,7 +462,9 @@ mod tests {
             (limit, "limit:state-key"),
             (Outcome::Done(vec![emitted("payment.stolen")]), "undeclared-event"),
         ] {
-            let (Verdict::Dead { code, announcement, .. }, Some(_)) = run(1, outcome) else { panic!("not dead") };
+            let (Verdict::Dead { code, announcement, .. }, Some(_)) = run(1, outcome) else {
+                panic!("not dead")
+            };
             assert_eq!(code, expected);
             assert_eq!(announcement.envelope.event.event_type, DEAD_LETTERED);
         }
@@ -386,7 +472,8 @@ mod tests {
 
     #[test]
     fn a_trap_is_an_attempt_and_an_outage_is_none() {
-        let trap = Outcome::Trapped { kind: "timeout".into(), message: "1000 ms".into(), backtrace: None };
+        let trap =
+            Outcome::Trapped { kind: "timeout".into(), message: "1000 ms".into(), backtrace: None };
         let (verdict, failure) = run(1, trap);
         assert!(matches!(verdict, Verdict::Retry { .. }));
         assert_eq!(failure.unwrap().code, "trap:timeout");
@@ -406,13 +493,33 @@ mod tests {
     #[test]
     fn text_that_no_store_takes_is_the_guests_fault() {
         let odd = Emitted { subject: Some("a\0b".into()), ..emitted("payment.authorized") };
-        let (verdict, _) = decide(&stage(), &To("inventory"), &envelope(), &tried(1), Outcome::Done(vec![odd]), NOW);
+        let (verdict, _) = decide(
+            &stage(),
+            &To("inventory"),
+            &envelope(),
+            &tried(1),
+            Outcome::Done(vec![odd]),
+            NOW,
+        );
         assert!(matches!(verdict, Verdict::Dead { code, .. } if code == "invalid-event"));
-        let forged = Emitted { attributes: vec![("type".into(), "order.cancelled".into())], ..emitted("payment.authorized") };
-        let (verdict, _) = decide(&stage(), &To("inventory"), &envelope(), &tried(1), Outcome::Done(vec![forged]), NOW);
-        assert!(matches!(verdict, Verdict::Dead { code, message, .. } if code == "invalid-event" && message.contains("`type`")));
+        let forged = Emitted {
+            attributes: vec![("type".into(), "order.cancelled".into())],
+            ..emitted("payment.authorized")
+        };
+        let (verdict, _) = decide(
+            &stage(),
+            &To("inventory"),
+            &envelope(),
+            &tried(1),
+            Outcome::Done(vec![forged]),
+            NOW,
+        );
+        assert!(
+            matches!(verdict, Verdict::Dead { code, message, .. } if code == "invalid-event" && message.contains("`type`"))
+        );
         let failure = Failure::reject("c\0", "m\0");
-        let (_, failed) = decide(&stage(), &To("x"), &envelope(), &tried(1), Outcome::Failed(failure), NOW);
+        let (_, failed) =
+            decide(&stage(), &To("x"), &envelope(), &tried(1), Outcome::Failed(failure), NOW);
         let failed = failed.unwrap();
         assert_eq!((failed.code.as_str(), failed.message.as_str()), ("c\u{fffd}", "m\u{fffd}"));
     }
@@ -425,7 +532,11 @@ mod tests {
             ("application/cloudevents+json", true),
             ("text/plain", false),
         ] {
-            let broken = Emitted { data: "{\"a\": ".into(), content_type: content_type.into(), ..emitted("payment.authorized") };
+            let broken = Emitted {
+                data: "{\"a\": ".into(),
+                content_type: content_type.into(),
+                ..emitted("payment.authorized")
+            };
             let (verdict, _) = run(1, Outcome::Done(vec![broken]));
             let died = matches!(&verdict, Verdict::Dead { code, message, .. } if code == "invalid-event" && message.contains("JSON"));
             assert_eq!(died, refused, "{content_type}: {verdict:?}");
@@ -435,11 +546,16 @@ mod tests {
     #[test]
     fn what_a_guest_says_about_its_failure_is_cut_off() {
         let failure = Failure::reject("c".repeat(201), "€".repeat(1 << 20));
-        let (verdict, failed) = decide(&stage(), &To("x"), &envelope(), &tried(1), Outcome::Failed(failure), NOW);
+        let (verdict, failed) =
+            decide(&stage(), &To("x"), &envelope(), &tried(1), Outcome::Failed(failure), NOW);
         let failed = failed.unwrap();
         assert_eq!((failed.code.len(), failed.code.ends_with("c…")), (200, true));
-        assert!((65_530..=65_536).contains(&failed.message.len()) && failed.message.ends_with("€…"));
-        assert!(matches!(verdict, Verdict::Dead { announcement, .. } if announcement.envelope.event.data.len() < 70_000));
+        assert!(
+            (65_530..=65_536).contains(&failed.message.len()) && failed.message.ends_with("€…")
+        );
+        assert!(
+            matches!(verdict, Verdict::Dead { announcement, .. } if announcement.envelope.event.data.len() < 70_000)
+        );
     }
 
     #[test]
@@ -447,23 +563,49 @@ mod tests {
         let longest = Envelope { hops: u32::MAX, ..envelope() };
         let outcome = Outcome::Done(vec![emitted("payment.authorized")]);
         let (verdict, _) = decide(&stage(), &To("inventory"), &longest, &tried(1), outcome, NOW);
-        assert!(matches!(verdict, Verdict::Dead { announcement, .. } if announcement.envelope.hops == u32::MAX));
+        assert!(
+            matches!(verdict, Verdict::Dead { announcement, .. } if announcement.envelope.hops == u32::MAX)
+        );
     }
 
     #[test]
     fn expired_events_die_and_foreign_types_are_skipped_without_running() {
         let late = Moment { now_ms: 6_000, random: 0.0 };
-        let verdict = before_running(&stage(), &To("x"), &envelope(), &tried(1), (late, envelope().expires_at_ms));
+        let verdict = before_running(
+            &stage(),
+            &To("x"),
+            &envelope(),
+            &tried(1),
+            (late, envelope().expires_at_ms),
+        );
         assert!(matches!(verdict, Some(Verdict::Dead { code, .. }) if code == "expired"));
         let mut foreign = envelope();
         foreign.event.event_type = "order.archived".into();
-        assert!(matches!(before_running(&stage(), &To("x"), &foreign, &tried(1), (NOW, foreign.expires_at_ms)), Some(Verdict::Skipped)));
-        assert!(before_running(&stage(), &To("x"), &envelope(), &tried(1), (NOW, envelope().expires_at_ms)).is_none());
+        assert!(matches!(
+            before_running(&stage(), &To("x"), &foreign, &tried(1), (NOW, foreign.expires_at_ms)),
+            Some(Verdict::Skipped)
+        ));
+        assert!(
+            before_running(
+                &stage(),
+                &To("x"),
+                &envelope(),
+                &tried(1),
+                (NOW, envelope().expires_at_ms)
+            )
+            .is_none()
+        );
     }
 
     #[test]
     fn jitter_only_shortens_and_the_wait_is_capped() {
-        let policy = RetryPolicy { max_attempts: 99, initial_ms: 100, max_ms: 1_000, multiplier: 2.0, jitter: 0.5 };
+        let policy = RetryPolicy {
+            max_attempts: 99,
+            initial_ms: 100,
+            max_ms: 1_000,
+            multiplier: 2.0,
+            jitter: 0.5,
+        };
         assert_eq!(policy.wait_ms(1, 0.0), 100);
         assert_eq!(policy.wait_ms(1, 0.999), 50);
         assert_eq!(policy.wait_ms(90, 0.0), 1_000);

@@ -1,6 +1,8 @@
-//! What is wrong with a set-up, found before orders find it: the configuration, what it names, and the machine.
+//! What is wrong with a set-up, found before orders find it: the configuration, what it names, and
+//! the machine.
 //!
-//! Bounds: every question has a time-out. Nothing is changed but the cache of compiled plugins; a host may run meanwhile.
+//! Bounds: every question has a time-out. Nothing is changed but the cache of compiled plugins; a
+//! host may run meanwhile.
 
 mod back_ends;
 mod machine;
@@ -44,11 +46,19 @@ impl Finding {
         Self { level: Level::Ok, check: check.into(), found: found.into(), remedy: None }
     }
 
-    fn warning(check: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    fn warning(
+        check: impl Into<String>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { level: Level::Warning, remedy: Some(remedy.into()), ..Self::ok(check, found) }
     }
 
-    fn problem(check: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    fn problem(
+        check: impl Into<String>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { level: Level::Problem, ..Self::warning(check, found, remedy) }
     }
 
@@ -64,10 +74,14 @@ pub async fn examine(config: Result<Config, ConfigError>) -> Vec<Finding> {
         Ok(config) => config,
         Err(ConfigError(problems)) => {
             let remedy = "mend the file or the variable; `postrider config check` says the same";
-            return problems.into_iter().map(|problem| Finding::problem("config", problem, remedy)).collect();
+            return problems
+                .into_iter()
+                .map(|problem| Finding::problem("config", problem, remedy))
+                .collect();
         }
     };
-    let mut findings = vec![Finding::ok("config", "every key is known, and every value within its bounds")];
+    let mut findings =
+        vec![Finding::ok("config", "every key is known, and every value within its bounds")];
     findings.extend(back_ends::store(&config).await);
     let (stages, of_plugins) = plugins::examine(&config).await;
     findings.extend(back_ends::broker(&config, &stages).await);

@@ -1,10 +1,13 @@
-//! Calls of a stage to the outside: what the operator granted, and how a call is made so that nothing else is reached.
+//! Calls of a stage to the outside: what the operator granted, and how a call is made so that
+//! nothing else is reached.
 //!
-//! What carries the guarantee: a call is matched with the grants by scheme, host, port and method before the network is asked anything.
-//! The host looks the name up itself, drops every address that is not public, and connects to the very address that it checked; the name
-//! serves TLS and `Host` only, so a name that is looked up differently a moment later gains nothing. Redirects are not followed: the stage
-//! sees them, and its next call is checked like the first. Bounds: time and bodies of a call, calls of one try, calls at once and per
-//! second of a stage on this host. What it costs: a connection for each call.
+//! What carries the guarantee: a call is matched with the grants by scheme, host, port and method
+//! before the network is asked anything. The host looks the name up itself, drops every address
+//! that is not public, and connects to the very address that it checked; the name serves TLS and
+//! `Host` only, so a name that is looked up differently a moment later gains nothing. Redirects are
+//! not followed: the stage sees them, and its next call is checked like the first. Bounds: time and
+//! bodies of a call, calls of one try, calls at once and per second of a stage on this host. What
+//! it costs: a connection for each call.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,7 +36,8 @@ use crate::rate::{self, Rate};
 pub struct Grants {
     /// Where it may call. Given stage by stage, never to all.
     pub http: Vec<HttpGrant>,
-    /// Longest call, from the lookup of the name to the last byte of the answer; never longer than the try has left.
+    /// Longest call, from the lookup of the name to the last byte of the answer; never longer than
+    /// the try has left.
     pub http_timeout_ms: u64,
     /// Largest body, of a request and of an answer.
     pub http_body_max_bytes: usize,
@@ -76,7 +80,13 @@ pub struct HttpGrant {
 
 impl Default for HttpGrant {
     fn default() -> Self {
-        Self { scheme: "https".into(), host: String::new(), port: None, methods: Vec::new(), allow_private: false }
+        Self {
+            scheme: "https".into(),
+            host: String::new(),
+            port: None,
+            methods: Vec::new(),
+            allow_private: false,
+        }
     }
 }
 
@@ -95,7 +105,11 @@ impl Grants {
     pub(crate) fn validate(&self, key: &str, problems: &mut Vec<String>) {
         for (place, grant) in self.http.iter().enumerate() {
             let wrong = Rule::parse(grant).err().unwrap_or_default();
-            problems.extend(wrong.into_iter().map(|(field, problem)| format!("{key}.http[{place}].{field}: {problem}")));
+            problems.extend(
+                wrong
+                    .into_iter()
+                    .map(|(field, problem)| format!("{key}.http[{place}].{field}: {problem}")),
+            );
         }
         for (name, value) in [
             ("http_timeout_ms", self.http_timeout_ms),
@@ -109,12 +123,16 @@ impl Grants {
             }
         }
         if self.http_concurrency > CONCURRENCY_MAX {
-            problems.push(format!("{key}.http_concurrency: {} is more than {CONCURRENCY_MAX}", self.http_concurrency));
+            problems.push(format!(
+                "{key}.http_concurrency: {} is more than {CONCURRENCY_MAX}",
+                self.http_concurrency
+            ));
         }
     }
 }
 
-/// Most calls at once that a stage may be given: each may hold a thread while its name is looked up.
+/// Most calls at once that a stage may be given: each may hold a thread while its name is looked
+/// up.
 const CONCURRENCY_MAX: u32 = 256;
 
 /// Why a call came to nothing.
@@ -172,7 +190,9 @@ impl CallError {
     /// Whether this host did not let the call happen, rather than the network.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Name(_) | Self::Connect(_) | Self::Tls(_) | Self::TimedOut(_) | Self::Http(_) => false,
+            Self::Name(_) | Self::Connect(_) | Self::Tls(_) | Self::TimedOut(_) | Self::Http(_) => {
+                false
+            }
             Self::NotGranted(_)
             | Self::Nothing
             | Self::Address(_)
@@ -234,10 +254,12 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// None when nothing is granted. The grants were checked with the configuration; what is wrong with one makes it grant nothing.
+    /// None when nothing is granted. The grants were checked with the configuration; what is wrong
+    /// with one makes it grant nothing.
     pub fn new(grants: &Grants) -> Option<Arc<Self>> {
         let secure = grants.http.iter().any(|grant| grant.scheme == "https");
-        (!grants.http.is_empty()).then(|| Arc::new(Self::with_dialer(grants, Dialer::system(secure))))
+        (!grants.http.is_empty())
+            .then(|| Arc::new(Self::with_dialer(grants, Dialer::system(secure))))
     }
 
     fn with_dialer(grants: &Grants, dialer: Dialer) -> Self {
@@ -252,13 +274,15 @@ impl Egress {
         }
     }
 
-    /// Where a call goes, when it is granted as the call number `number` (from 1) of its try. Asks nobody.
+    /// Where a call goes, when it is granted as the call number `number` (from 1) of its try. Asks
+    /// nobody.
     pub fn admit(&self, request: &Parts, number: u32) -> Result<Target, CallError> {
         if number > self.calls_max {
             return Err(CallError::TooManyCalls(self.calls_max));
         }
         let mut target = Target::of(&request.uri)?;
-        let mut covering = self.rules.iter().filter(|rule| rule.covers(&target, &request.method)).peekable();
+        let mut covering =
+            self.rules.iter().filter(|rule| rule.covers(&target, &request.method)).peekable();
         if covering.peek().is_none() {
             return Err(CallError::NotGranted(format!("{} {}", request.method, target.written)));
         }

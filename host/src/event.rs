@@ -1,4 +1,5 @@
-//! Events and the envelopes they travel in: CloudEvents 1.0 attributes plus what the host needs to bound a journey.
+//! Events and the envelopes they travel in: CloudEvents 1.0 attributes plus what the host needs to
+//! bound a journey.
 //!
 //! Bounds: an envelope carries its hop count (so that a cycle ends) and its absolute expiry.
 
@@ -20,14 +21,17 @@ pub const ORDER_CREATED: &str = "order.created";
 pub const ORDER_CANCELLED: &str = "order.cancelled";
 /// The circuit breaker of a stage opened or closed on a host. Its subject is the stage.
 pub const BREAKER_CHANGED: &str = "postrider.breaker-changed";
-/// A new version of a stage trapped too often on a host, and the one before was put back. Its subject is the stage.
+/// A new version of a stage trapped too often on a host, and the one before was put back. Its
+/// subject is the stage.
 pub const PLUGIN_ROLLED_BACK: &str = "postrider.plugin-rolled-back";
 /// Stock arrived for a product. Its subject is the SKU.
 pub const PRODUCT_STOCKED: &str = "product.stocked";
 
-/// Attributes of `CloudEvents` that are fields of [`Event`]: one of such a name among the others would pass for them in a message.
+/// Attributes of `CloudEvents` that are fields of [`Event`]: one of such a name among the others
+/// would pass for them in a message.
 const CONTEXT: [&str; 6] = ["id", "source", "type", "subject", "time", "specversion"];
-/// All texts of an envelope: they are headers of a message, some of them twice, and `RabbitMQ` takes 128 KiB of headers.
+/// All texts of an envelope: they are headers of a message, some of them twice, and `RabbitMQ`
+/// takes 128 KiB of headers.
 const TEXTS_MAX_BYTES: usize = 32 << 10;
 /// Ids, sources and order ids, each: an entry of an index of Postgres has 2,704 bytes.
 const KEY_MAX_BYTES: usize = 1_000;
@@ -70,20 +74,36 @@ pub struct Envelope {
     pub cause: Option<EventKey>,
     /// Stages between the first event of the chain and this one.
     pub hops: u32,
-    /// From then on the host dead-letters it instead of running a stage; milliseconds since 1970-01-01 UTC.
+    /// From then on the host dead-letters it instead of running a stage; milliseconds since
+    /// 1970-01-01 UTC.
     pub expires_at_ms: u64,
 }
 
 impl Envelope {
     /// Of an event that begins a chain.
     pub fn first(event: Event, order_id: Option<String>, expires_at_ms: u64) -> Self {
-        Self { correlation_id: event.id.clone(), order_id, cause: None, hops: 0, expires_at_ms, event }
+        Self {
+            correlation_id: event.id.clone(),
+            order_id,
+            cause: None,
+            hops: 0,
+            expires_at_ms,
+            event,
+        }
     }
 
-    /// Why some store or broker could not take it, if so: it would be in the way of everything behind it.
+    /// Why some store or broker could not take it, if so: it would be in the way of everything
+    /// behind it.
     pub fn unfit(&self) -> Option<String> {
         let Self { event, order_id, correlation_id, cause, expires_at_ms, .. } = self;
-        let mut texts = vec![&event.id, &event.source, &event.event_type, &event.subject, &event.content_type, correlation_id];
+        let mut texts = vec![
+            &event.id,
+            &event.source,
+            &event.event_type,
+            &event.subject,
+            &event.content_type,
+            correlation_id,
+        ];
         texts.extend(order_id);
         texts.extend(cause.iter().flat_map(|cause| [&cause.source, &cause.id]));
         texts.extend(event.attributes.iter().flat_map(|(name, value)| [name, value]));
@@ -93,22 +113,33 @@ impl Envelope {
         if texts.iter().any(|text| text.contains('\0')) {
             return Some("a NUL character in its subject or attributes".to_owned());
         }
-        if let Some((name, _)) = event.attributes.iter().find(|(name, _)| CONTEXT.contains(&name.as_str())) {
+        if let Some((name, _)) =
+            event.attributes.iter().find(|(name, _)| CONTEXT.contains(&name.as_str()))
+        {
             return Some(format!("an attribute `{name}`, which is not its to set"));
         }
         let bytes: usize = texts.iter().map(|text| text.len()).sum();
         if bytes > TEXTS_MAX_BYTES {
-            return Some(format!("{bytes} bytes in its subject and attributes; the limit is {TEXTS_MAX_BYTES}"));
+            return Some(format!(
+                "{bytes} bytes in its subject and attributes; the limit is {TEXTS_MAX_BYTES}"
+            ));
         }
         let keys = [&event.id, &event.source].into_iter().chain(order_id);
         if let Some(key) = keys.map(String::len).find(|length| *length > KEY_MAX_BYTES) {
-            return Some(format!("an id, a source or an order id of {key} bytes; the limit is {KEY_MAX_BYTES}"));
+            return Some(format!(
+                "an id, a source or an order id of {key} bytes; the limit is {KEY_MAX_BYTES}"
+            ));
         }
         let shorts = [&event.event_type, &event.content_type];
-        if let Some(long) = shorts.iter().map(|text| text.len()).find(|length| *length > SHORT_MAX_BYTES) {
-            return Some(format!("a type or a content type of {long} bytes; the limit is {SHORT_MAX_BYTES}"));
+        if let Some(long) =
+            shorts.iter().map(|text| text.len()).find(|length| *length > SHORT_MAX_BYTES)
+        {
+            return Some(format!(
+                "a type or a content type of {long} bytes; the limit is {SHORT_MAX_BYTES}"
+            ));
         }
-        (event.time_ms.max(*expires_at_ms) > TIME_MAX_MS).then(|| "a time after the year 9999".to_owned())
+        (event.time_ms.max(*expires_at_ms) > TIME_MAX_MS)
+            .then(|| "a time after the year 9999".to_owned())
     }
 
     /// The key under which this event is known.
@@ -142,12 +173,24 @@ pub fn idempotency_key(delivery: &DeliveryKey) -> String {
 
 /// The id of the `position`-th event that a stage emits for an incoming event: a retry repeats it.
 pub fn emitted_id(delivery: &DeliveryKey, position: usize) -> String {
-    hash_id(&["emitted", &delivery.stage, &delivery.event.source, &delivery.event.id, &position.to_string()])
+    hash_id(&[
+        "emitted",
+        &delivery.stage,
+        &delivery.event.source,
+        &delivery.event.id,
+        &position.to_string(),
+    ])
 }
 
 /// The id of the `postrider.dead-lettered` event of one round of a delivery.
 pub fn death_id(delivery: &DeliveryKey, round: u32) -> String {
-    hash_id(&["death", &delivery.stage, &delivery.event.source, &delivery.event.id, &round.to_string()])
+    hash_id(&[
+        "death",
+        &delivery.stage,
+        &delivery.event.source,
+        &delivery.event.id,
+        &round.to_string(),
+    ])
 }
 
 fn hash_id(parts: &[&str]) -> String {
@@ -178,9 +221,11 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Whether an AMQP topic pattern (`*` one word, `#` any number of words) covers an event type; takes at most words times words steps.
+/// Whether an AMQP topic pattern (`*` one word, `#` any number of words) covers an event type;
+/// takes at most words times words steps.
 pub fn topic_matches(pattern: &str, event_type: &str) -> bool {
-    let (pattern, words): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), event_type.split('.').collect());
+    let (pattern, words): (Vec<_>, Vec<_>) =
+        (pattern.split('.').collect(), event_type.split('.').collect());
     let (mut at, mut word) = (0, 0);
     // Behind the last `#`, and the first word that it has not taken: it takes as few as it can.
     let mut last: Option<(usize, usize)> = None;
@@ -190,7 +235,9 @@ pub fn topic_matches(pattern: &str, event_type: &str) -> bool {
                 at += 1;
                 last = Some((at, word));
             }
-            Some(&literal) if literal == "*" || literal == words[word] => (at, word) = (at + 1, word + 1),
+            Some(&literal) if literal == "*" || literal == words[word] => {
+                (at, word) = (at + 1, word + 1)
+            }
             _ => {
                 let Some((behind, from)) = last else { return false };
                 (at, word) = (behind, from + 1);
@@ -254,11 +301,17 @@ mod tests {
         let cases: [(&str, Change); 10] = [
             ("no id", |envelope| envelope.event.event_type.clear()),
             ("NUL", |envelope| envelope.event.attributes[0].1.push('\0')),
-            ("NUL", |envelope| envelope.cause = Some(EventKey { source: "\0".into(), id: "1".into() })),
-            ("an attribute `type`", |envelope| envelope.event.attributes.push(("type".into(), "order.cancelled".into()))),
+            ("NUL", |envelope| {
+                envelope.cause = Some(EventKey { source: "\0".into(), id: "1".into() })
+            }),
+            ("an attribute `type`", |envelope| {
+                envelope.event.attributes.push(("type".into(), "order.cancelled".into()))
+            }),
             ("bytes in its subject", |envelope| envelope.event.subject = "s".repeat(3_000)),
             ("an id, a source or an order id", |envelope| envelope.event.id = "i".repeat(1_001)),
-            ("an id, a source or an order id", |envelope| envelope.order_id = Some("o".repeat(1_001))),
+            ("an id, a source or an order id", |envelope| {
+                envelope.order_id = Some("o".repeat(1_001))
+            }),
             ("a content type", |envelope| envelope.event.content_type = "c".repeat(256)),
             ("a time", |envelope| envelope.expires_at_ms = u64::MAX),
             ("a time", |envelope| envelope.event.time_ms = TIME_MAX_MS + 1),
@@ -266,13 +319,20 @@ mod tests {
         for (expected, change) in cases {
             let mut envelope = fit();
             change(&mut envelope);
-            assert!(envelope.unfit().is_some_and(|why| why.contains(expected)), "{expected}: {:?}", envelope.unfit());
+            assert!(
+                envelope.unfit().is_some_and(|why| why.contains(expected)),
+                "{expected}: {:?}",
+                envelope.unfit()
+            );
         }
     }
 
     #[test]
     fn derived_ids_repeat_and_differ() {
-        let key = |stage: &str, id: &str| DeliveryKey { stage: stage.into(), event: EventKey { source: "/s".into(), id: id.into() } };
+        let key = |stage: &str, id: &str| DeliveryKey {
+            stage: stage.into(),
+            event: EventKey { source: "/s".into(), id: id.into() },
+        };
         assert_eq!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("payment", "1"), 0));
         assert_ne!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("payment", "1"), 1));
         assert_ne!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("shipping", "1"), 0));

@@ -1,7 +1,8 @@
-//! The reload guard: the first messages of a new version are watched, and the version before comes back when too many of them trap.
+//! The reload guard: the first messages of a new version are watched, and the version before comes
+//! back when too many of them trap.
 //!
-//! Pure. Only traps and time-outs count: a failure that a stage returns is its decision. What trapped was an attempt of its message, and
-//! is tried again on the version that came back.
+//! Pure. Only traps and time-outs count: a failure that a stage returns is its decision. What
+//! trapped was an attempt of its message, and is tried again on the version that came back.
 
 use std::sync::Arc;
 
@@ -71,7 +72,10 @@ impl<T> Guard<T> {
         self.seen += 1;
         self.trapped += u32::from(trapped);
         if self.trapped > self.policy.traps_max {
-            let why = format!("{} of its first {} messages trapped or timed out", self.trapped, self.seen);
+            let why = format!(
+                "{} of its first {} messages trapped or timed out",
+                self.trapped, self.seen
+            );
             return Finding::Distrusted { previous: Arc::clone(&self.previous), why };
         }
         if self.seen >= self.policy.messages { Finding::Over } else { Finding::Watching }
@@ -87,11 +91,19 @@ mod tests {
     #[test]
     fn a_version_that_traps_too_often_is_distrusted() {
         let mut guard = Guard::new(POLICY, "new", Arc::new("old"));
-        assert!(matches!(guard.report("old", true), Finding::Watching), "the version before does not count");
+        assert!(
+            matches!(guard.report("old", true), Finding::Watching),
+            "the version before does not count"
+        );
         assert!(matches!(guard.report("new", true), Finding::Watching));
         assert!(matches!(guard.report("new", false), Finding::Watching));
-        let Finding::Distrusted { previous, why } = guard.report("new", true) else { panic!("still trusted") };
-        assert_eq!((*previous, why.as_str()), ("old", "2 of its first 3 messages trapped or timed out"));
+        let Finding::Distrusted { previous, why } = guard.report("new", true) else {
+            panic!("still trusted")
+        };
+        assert_eq!(
+            (*previous, why.as_str()),
+            ("old", "2 of its first 3 messages trapped or timed out")
+        );
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! The stage handler: what a stage worker calls, whether the stage is a WebAssembly component or a Rust value of the embedder.
+//! The stage handler: what a stage worker calls, whether the stage is a WebAssembly component or a
+//! Rust value of the embedder.
 //!
-//! A handler runs outside any transaction. It reads through a [`StateView`] and returns its writes and events; the worker commits
-//! them together or not at all. A handler never returns an error of its own: all that can happen is an [`Outcome`].
+//! A handler runs outside any transaction. It reads through a [`StateView`] and returns its writes
+//! and events; the worker commits them together or not at all. A handler never returns an error of
+//! its own: all that can happen is an [`Outcome`].
 
 pub(crate) mod outcome;
 pub mod sdk;
@@ -59,7 +61,8 @@ pub struct CallContext {
     pub now_ms: u64,
     /// W3C trace headers for calls the stage makes itself.
     pub trace_headers: Vec<(String, String)>,
-    /// The operator's settings for the stage, secrets among them; [`CallContext::setting`] reads one.
+    /// The operator's settings for the stage, secrets among them; [`CallContext::setting`] reads
+    /// one.
     pub settings: Arc<Settings>,
     /// Where its log lines go; none: to the host's log.
     pub logs: Option<Logs>,
@@ -116,8 +119,13 @@ pub trait StageHandler: Send + Sync + 'static {
 pub trait NativeStage: Send + Sync + 'static {
     /// Asked once, when the stage is registered.
     fn describe(&self) -> Description;
-    /// Decides about one event. The rules of the plugin contract hold: effects only through `cx` and the returned events.
-    async fn handle(&self, cx: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError>;
+    /// Decides about one event. The rules of the plugin contract hold: effects only through `cx`
+    /// and the returned events.
+    async fn handle(
+        &self,
+        cx: &mut NativeContext,
+        event: &Event,
+    ) -> Result<Vec<Emitted>, NativeError>;
 }
 
 /// What a native stage may use during a call.
@@ -174,15 +182,26 @@ impl<S: NativeStage> StageHandler for Native<S> {
         let began = std::time::Instant::now();
         let settings = Arc::clone(&call.context.settings);
         let mut cx = NativeContext { call: call.context, state: call.state };
-        let run = std::panic::AssertUnwindSafe(self.stage.handle(&mut cx, &call.envelope.event)).catch_unwind().await;
+        let run = std::panic::AssertUnwindSafe(self.stage.handle(&mut cx, &call.envelope.event))
+            .catch_unwind()
+            .await;
         let outcome = match run {
             Ok(Ok(emitted)) => Outcome::Done(emitted),
             Ok(Err(NativeError::Failure(failure))) => Outcome::Failed(failure),
             Ok(Err(NativeError::State(error))) => error.into_outcome(),
-            Err(panic) => Outcome::Trapped { kind: "panic".into(), message: panic_text(panic.as_ref()), backtrace: None },
+            Err(panic) => Outcome::Trapped {
+                kind: "panic".into(),
+                message: panic_text(panic.as_ref()),
+                backtrace: None,
+            },
         };
         let writes = cx.state.into_writes();
-        Handled { outcome: settings.guard(outcome, &writes), writes, duration: began.elapsed(), memory_bytes: 0 }
+        Handled {
+            outcome: settings.guard(outcome, &writes),
+            writes,
+            duration: began.elapsed(),
+            memory_bytes: 0,
+        }
     }
 }
 

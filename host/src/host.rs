@@ -71,7 +71,8 @@ impl HostBuilder {
         self
     }
 
-    /// Tells `observer` of every delivery that this host settled, after its commit. It is called where stages run: it must be quick.
+    /// Tells `observer` of every delivery that this host settled, after its commit. It is called
+    /// where stages run: it must be quick.
     #[must_use]
     pub fn observe(mut self, observer: impl Fn(&Settlement) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -85,16 +86,23 @@ impl HostBuilder {
         self
     }
 
-    /// Opens the store, loads every plugin in the folder, and binds the address. Nothing is consumed yet.
+    /// Opens the store, loads every plugin in the folder, and binds the address. Nothing is
+    /// consumed yet.
     pub async fn build(self) -> anyhow::Result<Host> {
         let Self { config, clock, stages, listener, observer } = self;
         let host_name = host_name();
         let identity = Identity { config: &config, name: &host_name, clock: &clock };
         let broker = open_broker(&identity)?;
         let store = open_store(&identity, broker.has_outside_consumers()).await?;
-        let runtime = Runtime::new(config.runtime.clone()).context("the WebAssembly engine could not be started")?;
+        let runtime = Runtime::new(config.runtime.clone())
+            .context("the WebAssembly engine could not be started")?;
         let pipeline = Pipeline::new(&config);
-        let (relay, relay_handle) = Relay::new(Arc::clone(&store), Arc::clone(&broker), Arc::clone(&clock), Arc::clone(&pipeline));
+        let (relay, relay_handle) = Relay::new(
+            Arc::clone(&store),
+            Arc::clone(&broker),
+            Arc::clone(&clock),
+            Arc::clone(&pipeline),
+        );
         let (changed, changes) = mpsc::channel(CHANGES_MAX);
         let services = Services {
             plugins: changed.downgrade(),
@@ -109,13 +117,22 @@ impl HostBuilder {
 
         let listener = match listener {
             Some(listener) => listener,
-            None => {
-                TcpListener::bind(&config.http.listen).await.with_context(|| format!("http.listen: cannot bind {}", config.http.listen))?
-            }
+            None => TcpListener::bind(&config.http.listen)
+                .await
+                .with_context(|| format!("http.listen: cannot bind {}", config.http.listen))?,
         };
         let files = Arc::new(Files::default());
-        let places = PluginPlaces { dir: config.plugins.dir.clone(), kept: Kept::new(config.plugins.keep_dir.clone()) };
-        let mut supervisor = Supervisor::new(services.clone(), Arc::clone(&files), host_name, places.clone(), changes);
+        let places = PluginPlaces {
+            dir: config.plugins.dir.clone(),
+            kept: Kept::new(config.plugins.keep_dir.clone()),
+        };
+        let mut supervisor = Supervisor::new(
+            services.clone(),
+            Arc::clone(&files),
+            host_name,
+            places.clone(),
+            changes,
+        );
         for stage in stages {
             let name = stage.description().name.clone();
             supervisor.install(&name, stage, None).await.map_err(anyhow::Error::msg)?;
@@ -123,7 +140,10 @@ impl HostBuilder {
         let folder = PluginFolder {
             dir: config.plugins.dir.clone(),
             debounce_ms: config.plugins.debounce_ms,
-            provenance: config.plugins.provenance().map_err(|problems| anyhow::anyhow!(problems.join("; ")))?,
+            provenance: config
+                .plugins
+                .provenance()
+                .map_err(|problems| anyhow::anyhow!(problems.join("; ")))?,
             kept: places.kept.clone(),
         };
         let watching = CancellationToken::new();
@@ -134,7 +154,10 @@ impl HostBuilder {
             tracing::warn!("{warning}");
         }
         // A stage that is held must not run before the operators' word is known.
-        Controls::new(services.clone()).tick().await.context("the stages' controls could not be read")?;
+        Controls::new(services.clone())
+            .tick()
+            .await
+            .context("the stages' controls could not be read")?;
         let app = Arc::new(App::new(&config, services, files, places));
         Ok(Host { config, app, relay, supervisor, listener, watching, tasks })
     }
@@ -159,7 +182,9 @@ struct Identity<'a> {
 
 fn open_broker(host: &Identity<'_>) -> anyhow::Result<Arc<dyn Broker>> {
     match BrokerUrl::parse(&host.config.broker.url).context("broker.url: unknown")? {
-        BrokerUrl::Embedded => Ok(Embedded::new(host.config.broker.queue_capacity, Arc::clone(host.clock))),
+        BrokerUrl::Embedded => {
+            Ok(Embedded::new(host.config.broker.queue_capacity, Arc::clone(host.clock)))
+        }
         BrokerUrl::Amqp(url) => {
             let options = RabbitOptions {
                 url: url.to_owned(),
@@ -187,7 +212,9 @@ async fn open_store(host: &Identity<'_>, publish_all: bool) -> anyhow::Result<Ar
                 group_max_ops: store.group_max_ops,
                 publish_all,
             };
-            Ok(SqliteStore::open(options).await.context("store.url: the store could not be opened")?)
+            Ok(SqliteStore::open(options)
+                .await
+                .context("store.url: the store could not be opened")?)
         }
         StoreUrl::Postgres(url) => {
             let options = PostgresOptions {
@@ -203,7 +230,9 @@ async fn open_store(host: &Identity<'_>, publish_all: bool) -> anyhow::Result<Ar
                 timeout_ms: store.timeout_ms,
                 migrate: store.migrate,
             };
-            Ok(PostgresStore::open(options).await.context("store.url: the store could not be opened")?)
+            Ok(PostgresStore::open(options)
+                .await
+                .context("store.url: the store could not be opened")?)
         }
     }
 }
@@ -222,7 +251,13 @@ pub struct Host {
 impl Host {
     /// Begins a host.
     pub fn builder(config: Config) -> HostBuilder {
-        HostBuilder { config, clock: Arc::new(SystemClock), stages: Vec::new(), listener: None, observer: None }
+        HostBuilder {
+            config,
+            clock: Arc::new(SystemClock),
+            stages: Vec::new(),
+            listener: None,
+            observer: None,
+        }
     }
 
     /// Where the API listens.
@@ -240,7 +275,8 @@ impl Host {
         self.app.submit(order).await
     }
 
-    /// Runs until `shutdown` resolves, then stops: no new work first, then hard when the grace is over.
+    /// Runs until `shutdown` resolves, then stops: no new work first, then hard when the grace is
+    /// over.
     pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
         let Self { config, app, relay, supervisor, listener, watching, tasks } = self;
         let services = app.services().clone();
@@ -281,13 +317,18 @@ impl Host {
             relaying.wait().await;
         });
         if drained.await.is_err() {
-            tracing::warn!(grace_ms = config.shutdown.grace_ms, "the grace is over; what is left is run again after the next start");
+            tracing::warn!(
+                grace_ms = config.shutdown.grace_ms,
+                "the grace is over; what is left is run again after the next start"
+            );
             work.cancel();
         }
         services.broker.close().await;
         services.store.close().await;
         match failed {
-            Some(ended) => ended.context("the API server panicked")?.context("the API server ended"),
+            Some(ended) => {
+                ended.context("the API server panicked")?.context("the API server ended")
+            }
             None => Ok(()),
         }
     }

@@ -1,6 +1,7 @@
 //! The HTTP API: one route table, one handler per file, every error a problem document (RFC 9457).
 //!
-//! Bounds: size of a body, time of a request, requests under way at once (beyond that: 503, never a queue).
+//! Bounds: size of a body, time of a request, requests under way at once (beyond that: 503, never a
+//! queue).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,7 +114,8 @@ pub fn document() -> Value {
 /// Every route of the API.
 pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
     let Routes { business, operation, health, document } = routes();
-    let pages = SwaggerUi::new(openapi::PAGE_PLACE).external_url_unchecked(openapi::PLACE, document);
+    let pages =
+        SwaggerUi::new(openapi::PAGE_PLACE).external_url_unchecked(openapi::PLACE, document);
     let slots = Arc::new(Semaphore::new(settings.concurrency_max));
     let timeout = Duration::from_millis(settings.request_timeout_ms);
     let limited = Router::new()
@@ -134,6 +136,12 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
 }
 
 /// Serves until cancelled, then finishes what is under way.
-pub async fn serve(listener: TcpListener, router: Router, cancel: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(async move { cancel.cancelled().await }).await
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    cancel: CancellationToken,
+) -> std::io::Result<()> {
+    axum::serve(listener, router)
+        .with_graceful_shutdown(async move { cancel.cancelled().await })
+        .await
 }

@@ -1,7 +1,8 @@
-//! Events that arrive over HTTP, as CloudEvents has it: binary, structured and batch mode. Pure: parsed and checked in one go, every
-//! problem at once.
+//! Events that arrive over HTTP, as CloudEvents has it: binary, structured and batch mode. Pure:
+//! parsed and checked in one go, every problem at once.
 //!
-//! Bounds: [`BATCH_MAX`] events at once, the lengths of [`cloud_events::check`], and a schedule within the operator's horizon.
+//! Bounds: [`BATCH_MAX`] events at once, the lengths of [`cloud_events::check`], and a schedule
+//! within the operator's horizon.
 
 use std::collections::BTreeMap;
 
@@ -44,8 +45,11 @@ pub struct Arrival {
 
 /// One event in JSON.
 pub fn structured(document: Value, rules: Rules<'_>) -> Result<Arrival, Vec<Mistake>> {
-    let Value::Object(fields) = document else { return Err(vec![Mistake::at("", "must be a JSON object: a CloudEvent")]) };
-    let wrong_version = (fields.get("specversion") != Some(&Value::from("1.0"))).then(|| Mistake::at("/specversion", "must be \"1.0\""));
+    let Value::Object(fields) = document else {
+        return Err(vec![Mistake::at("", "must be a JSON object: a CloudEvent")]);
+    };
+    let wrong_version = (fields.get("specversion") != Some(&Value::from("1.0")))
+        .then(|| Mistake::at("/specversion", "must be \"1.0\""));
     let (event, more) = cloud_events::draft(fields, rules.now_ms);
     arrival(event, wrong_version.into_iter().chain(more).collect(), rules)
 }
@@ -54,20 +58,30 @@ pub fn structured(document: Value, rules: Rules<'_>) -> Result<Arrival, Vec<Mist
 pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<Arrival>, Vec<Mistake>> {
     let documents = match document {
         Value::Array(documents) if documents.len() <= BATCH_MAX => documents,
-        _ => return Err(vec![Mistake::at("", format!("must be a JSON list of at most {BATCH_MAX} CloudEvents"))]),
+        _ => {
+            return Err(vec![Mistake::at(
+                "",
+                format!("must be a JSON list of at most {BATCH_MAX} CloudEvents"),
+            )]);
+        }
     };
     let mut problems = Vec::new();
     let mut arrivals = Vec::with_capacity(documents.len());
     for (index, document) in documents.into_iter().enumerate() {
         match structured(document, rules) {
             Ok(arrival) => arrivals.push(arrival),
-            Err(found) => problems.extend(found.into_iter().map(|one| Mistake { pointer: format!("/{index}{}", one.pointer), ..one })),
+            Err(found) => problems.extend(
+                found
+                    .into_iter()
+                    .map(|one| Mistake { pointer: format!("/{index}{}", one.pointer), ..one }),
+            ),
         }
     }
     if problems.is_empty() { Ok(arrivals) } else { Err(problems) }
 }
 
-/// One event whose attributes came beside its data. An id and a source are given to one that has none.
+/// One event whose attributes came beside its data. An id and a source are given to one that has
+/// none.
 pub fn binary(
     mut attributes: BTreeMap<String, String>,
     content_type: Option<&str>,
@@ -83,14 +97,18 @@ pub fn binary(
     for name in ["data", "data_base64", "datacontenttype"] {
         attributes.remove(name);
     }
-    let mut fields: Map<String, Value> = attributes.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+    let mut fields: Map<String, Value> =
+        attributes.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
     let content_type = content_type.filter(|kind| !kind.is_empty()).unwrap_or("application/json");
     fields.insert("datacontenttype".into(), content_type.into());
     if cloud_events::is_json(content_type)
         && !data.is_empty()
         && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&data)
     {
-        problems.push(Mistake::at("", format!("the body is not JSON, which its content type says it is: {error}")));
+        problems.push(Mistake::at(
+            "",
+            format!("the body is not JSON, which its content type says it is: {error}"),
+        ));
     }
     let (event, more) = cloud_events::draft(fields, rules.now_ms);
     problems.extend(more);
@@ -98,24 +116,43 @@ pub fn binary(
 }
 
 /// Checks what was read, given the problems of the reading.
-fn arrival(mut event: Event, mut problems: Vec<Mistake>, rules: Rules<'_>) -> Result<Arrival, Vec<Mistake>> {
+fn arrival(
+    mut event: Event,
+    mut problems: Vec<Mistake>,
+    rules: Rules<'_>,
+) -> Result<Arrival, Vec<Mistake>> {
     // What is missing is not said to be too short as well.
-    let more = cloud_events::check(&event).into_iter().filter(|one| !problems.iter().any(|before| before.pointer == one.pointer));
+    let more = cloud_events::check(&event)
+        .into_iter()
+        .filter(|one| !problems.iter().any(|before| before.pointer == one.pointer));
     let more: Vec<Mistake> = more.collect();
     problems.extend(more);
-    let own = |event: &Event, wanted: &str| event.attributes.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
-    let due_at_ms = schedule(own(&event, DELIVER_AT).as_deref(), None, rules).unwrap_or_else(|detail| {
-        problems.push(Mistake::at("/deliverat", detail));
-        None
-    });
+    let own = |event: &Event, wanted: &str| {
+        event.attributes.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone())
+    };
+    let due_at_ms =
+        schedule(own(&event, DELIVER_AT).as_deref(), None, rules).unwrap_or_else(|detail| {
+            problems.push(Mistake::at("/deliverat", detail));
+            None
+        });
     let correlation_id = own(&event, HOST_CORRELATION);
-    let order_id = own(&event, HOST_ORDER).or_else(|| Some(event.subject.clone())).filter(|order| !order.is_empty());
+    let order_id = own(&event, HOST_ORDER)
+        .or_else(|| Some(event.subject.clone()))
+        .filter(|order| !order.is_empty());
     event.attributes.retain(|(name, _)| !name.starts_with(HOST) && name != DELIVER_AT);
-    if problems.is_empty() { Ok(Arrival { event, order_id, correlation_id, due_at_ms }) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(Arrival { event, order_id, correlation_id, due_at_ms })
+    } else {
+        Err(problems)
+    }
 }
 
 /// When something is to be delivered, said as a time or as a delay; none: at once.
-pub fn schedule(deliver_at: Option<&str>, delay: Option<&str>, rules: Rules<'_>) -> Result<Option<u64>, String> {
+pub fn schedule(
+    deliver_at: Option<&str>,
+    delay: Option<&str>,
+    rules: Rules<'_>,
+) -> Result<Option<u64>, String> {
     let due_at_ms = match (deliver_at, delay) {
         (None, None) => return Ok(None),
         (Some(_), Some(_)) => return Err("give a time or a delay, not both".to_owned()),
@@ -135,7 +172,8 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules<'_> = Rules { now_ms: 1_700_000_000_000, schedule_max_ms: 60_000, source: "/orders/api" };
+    const RULES: Rules<'_> =
+        Rules { now_ms: 1_700_000_000_000, schedule_max_ms: 60_000, source: "/orders/api" };
 
     #[test]
     fn the_three_modes_say_the_same() {
@@ -143,11 +181,24 @@ mod tests {
             "deliverat": "2023-11-14T22:13:50Z", "zone": "x", "postriderorder": "o-7", "postriderstage": "payment" });
         let one = structured(document.clone(), RULES).unwrap();
         assert_eq!(batch(json!([document]), RULES).unwrap(), std::slice::from_ref(&one));
-        let attributes = [("id", "9"), ("source", "/desk"), ("type", "order.flagged"), ("subject", "7"), ("zone", "x")];
-        let mut attributes: BTreeMap<String, String> = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        attributes.extend([("deliverat".to_owned(), "1700000030000".to_owned()), ("postriderorder".to_owned(), "o-7".to_owned())]);
+        let attributes = [
+            ("id", "9"),
+            ("source", "/desk"),
+            ("type", "order.flagged"),
+            ("subject", "7"),
+            ("zone", "x"),
+        ];
+        let mut attributes: BTreeMap<String, String> =
+            attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        attributes.extend([
+            ("deliverat".to_owned(), "1700000030000".to_owned()),
+            ("postriderorder".to_owned(), "o-7".to_owned()),
+        ]);
         assert_eq!(binary(attributes, None, "{\"a\":1}".into(), RULES).unwrap(), one);
-        assert_eq!((one.order_id.as_deref(), one.due_at_ms), (Some("o-7"), Some(1_700_000_030_000)));
+        assert_eq!(
+            (one.order_id.as_deref(), one.due_at_ms),
+            (Some("o-7"), Some(1_700_000_030_000))
+        );
         assert_eq!(one.event.attributes, [("zone".to_owned(), "x".to_owned())]);
     }
 
@@ -159,7 +210,11 @@ mod tests {
         let pointers: Vec<&str> = problems.iter().map(|problem| problem.pointer.as_str()).collect();
         assert_eq!(pointers, ["/1/specversion", "/1/source", "/1/type", "/2", "/3/deliverat"]);
         let reserved = json!({ "specversion": "1.0", "type": "postrider.x", "Bad": "x" });
-        let pointers: Vec<String> = structured(reserved, RULES).unwrap_err().into_iter().map(|problem| problem.pointer).collect();
+        let pointers: Vec<String> = structured(reserved, RULES)
+            .unwrap_err()
+            .into_iter()
+            .map(|problem| problem.pointer)
+            .collect();
         assert_eq!(pointers, ["/id", "/source", "/type", "/Bad"]);
         assert!(batch(json!(vec![good; BATCH_MAX + 1]), RULES).is_err());
     }
@@ -169,13 +224,19 @@ mod tests {
         assert_eq!(schedule(None, Some("30s"), RULES), Ok(Some(RULES.now_ms + 30_000)));
         assert_eq!(schedule(Some("2001-01-01T00:00:00Z"), None, RULES), Ok(None));
         assert!(schedule(None, Some("61s"), RULES).unwrap_err().contains("schedule_max_ms"));
-        assert!(schedule(Some("1"), Some("1s"), RULES).is_err() && schedule(None, Some("soon"), RULES).is_err());
+        assert!(
+            schedule(Some("1"), Some("1s"), RULES).is_err()
+                && schedule(None, Some("soon"), RULES).is_err()
+        );
     }
 
     #[test]
     fn what_says_that_it_is_json_is_json() {
         let attributes = || BTreeMap::from([("type".to_owned(), "a.b".to_owned())]);
-        assert_eq!(binary(attributes(), Some("application/json"), "{".into(), RULES).unwrap_err().len(), 1);
+        assert_eq!(
+            binary(attributes(), Some("application/json"), "{".into(), RULES).unwrap_err().len(),
+            1
+        );
         let arrival = binary(attributes(), Some("text/plain"), "{".into(), RULES).unwrap();
         assert_eq!((arrival.event.source.as_str(), arrival.order_id), ("/orders/api", None));
     }

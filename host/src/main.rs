@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use postrider::cli::{self, Cli};
 
-/// A host makes and drops many small values: this takes a sixth off what the system's allocator costs it.
+/// A host makes and drops many small values: this takes a sixth off what the system's allocator
+/// costs it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

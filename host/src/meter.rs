@@ -1,6 +1,7 @@
 //! What a stage does on this host, counted: for Prometheus and for the bench.
 //!
-//! Bounds: one histogram of fixed range per stage (1 µs to 1 h, two significant digits, about 30 kB), whatever the number of messages.
+//! Bounds: one histogram of fixed range per stage (1 µs to 1 h, two significant digits, about 30
+//! kB), whatever the number of messages.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,8 +31,13 @@ pub enum Settled {
 
 impl Settled {
     /// Each with its name in metrics.
-    pub const ALL: [(Self, &'static str); 5] =
-        [(Self::Done, "done"), (Self::Retried, "retried"), (Self::Died, "died"), (Self::Skipped, "skipped"), (Self::Deferred, "deferred")];
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Done, "done"),
+        (Self::Retried, "retried"),
+        (Self::Died, "died"),
+        (Self::Skipped, "skipped"),
+        (Self::Deferred, "deferred"),
+    ];
 }
 
 impl From<&Verdict> for Settled {

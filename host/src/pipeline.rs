@@ -1,7 +1,8 @@
 //! The pipeline: which stages there are, what runs them now, and which event types reach them.
 //!
-//! It is what the plugins say, overridden by what the operator says. Swapping a handler is atomic: a batch takes one handler and
-//! keeps it, so a message in flight finishes on the version it began with.
+//! It is what the plugins say, overridden by what the operator says. Swapping a handler is atomic:
+//! a batch takes one handler and keeps it, so a message in flight finishes on the version it began
+//! with.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -15,7 +16,10 @@ use crate::breaker::Breaker;
 use crate::config::{Config, RecordingConfig, StageConfig};
 use crate::decide::{Routes, StagePolicy};
 use crate::egress::Egress;
-use crate::event::{BREAKER_CHANGED, DEAD_LETTERED, ORDER_CANCELLED, ORDER_CREATED, PLUGIN_ROLLED_BACK, PRODUCT_STOCKED, topic_matches};
+use crate::event::{
+    BREAKER_CHANGED, DEAD_LETTERED, ORDER_CANCELLED, ORDER_CREATED, PLUGIN_ROLLED_BACK,
+    PRODUCT_STOCKED, topic_matches,
+};
 use crate::guard::{Finding, Guard};
 use crate::handler::StageHandler;
 use crate::meter::Meter;
@@ -25,7 +29,14 @@ use crate::settings::Settings;
 use crate::store::{ControlState, StageBinding, StageControl};
 
 /// Event types that the host itself publishes.
-const HOST_EVENTS: [&str; 6] = [ORDER_CREATED, ORDER_CANCELLED, PRODUCT_STOCKED, DEAD_LETTERED, BREAKER_CHANGED, PLUGIN_ROLLED_BACK];
+const HOST_EVENTS: [&str; 6] = [
+    ORDER_CREATED,
+    ORDER_CANCELLED,
+    PRODUCT_STOCKED,
+    DEAD_LETTERED,
+    BREAKER_CHANGED,
+    PLUGIN_ROLLED_BACK,
+];
 
 /// What runs a stage now.
 pub struct Running {
@@ -114,7 +125,11 @@ impl Stage {
 
     /// Notes what one call is given, unless the operator wants none of it.
     pub fn recorder(&self) -> Recorder {
-        if self.recording.enabled { Recorder::new(self.recording.max_bytes) } else { Recorder::default() }
+        if self.recording.enabled {
+            Recorder::new(self.recording.max_bytes)
+        } else {
+            Recorder::default()
+        }
     }
 
     /// Takes the operators' word.
@@ -145,12 +160,16 @@ impl Stage {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When an event of this stage expires: one that did while the stage was held has a whole life more from the moment it was resumed.
+    /// When an event of this stage expires: one that did while the stage was held has a whole life
+    /// more from the moment it was resumed.
     pub fn expires_at_ms(&self, envelope_expires_at_ms: u64, expiry_ms: u64) -> u64 {
         let control = self.control.borrow();
-        let held = control.as_ref().and_then(|control| Some((control.held_from_ms?, control.since_ms)));
+        let held =
+            control.as_ref().and_then(|control| Some((control.held_from_ms?, control.since_ms)));
         match held {
-            Some((from_ms, until_ms)) if (from_ms..=until_ms).contains(&envelope_expires_at_ms) => until_ms + expiry_ms,
+            Some((from_ms, until_ms)) if (from_ms..=until_ms).contains(&envelope_expires_at_ms) => {
+                until_ms + expiry_ms
+            }
             _ => envelope_expires_at_ms,
         }
     }
@@ -169,8 +188,8 @@ impl Stage {
         self.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports a message that ran on a version. When that version is distrusted by it, the one before runs from the next batch on, and
-    /// the reason is given.
+    /// Reports a message that ran on a version. When that version is distrusted by it, the one
+    /// before runs from the next batch on, and the reason is given.
     pub fn ran(&self, digest: &str, trapped: bool) -> Option<String> {
         let mut trust = self.trust();
         match trust.guard.as_mut()?.report(digest, trapped) {
@@ -235,13 +254,24 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline without stages.
     pub fn new(config: &Config) -> Arc<Self> {
-        Arc::new(Self { config: config.clone(), stages: RwLock::default(), routes: ArcSwap::default(), elsewhere: ArcSwap::default() })
+        Arc::new(Self {
+            config: config.clone(),
+            stages: RwLock::default(),
+            routes: ArcSwap::default(),
+            elsewhere: ArcSwap::default(),
+        })
     }
 
-    /// Configured stages that run `file`; when there is none, the stage is the one the plugin names.
+    /// Configured stages that run `file`; when there is none, the stage is the one the plugin
+    /// names.
     pub fn names_for(&self, file: &str, described: &str) -> Vec<String> {
-        let configured: Vec<String> =
-            self.config.stages.iter().filter(|(_, stage)| stage.plugin.as_deref() == Some(file)).map(|(name, _)| name.clone()).collect();
+        let configured: Vec<String> = self
+            .config
+            .stages
+            .iter()
+            .filter(|(_, stage)| stage.plugin.as_deref() == Some(file))
+            .map(|(name, _)| name.clone())
+            .collect();
         if configured.is_empty() { vec![described.to_owned()] } else { configured }
     }
 
@@ -271,7 +301,11 @@ impl Pipeline {
 
     /// Stages that have something to run.
     pub fn consuming(&self) -> Vec<Arc<str>> {
-        self.stages().into_iter().filter(|stage| stage.running.load().is_some()).map(|stage| Arc::clone(&stage.name)).collect()
+        self.stages()
+            .into_iter()
+            .filter(|stage| stage.running.load().is_some())
+            .map(|stage| Arc::clone(&stage.name))
+            .collect()
     }
 
     /// The operator's configuration of a stage.
@@ -287,7 +321,8 @@ impl Pipeline {
     /// Routes `patterns` to the stage from the next commit on.
     pub fn route(&self, stage: &Stage, patterns: Vec<String>) {
         self.routes.rcu(|routes| {
-            let mut routes: RouteTable = routes.iter().filter(|(name, _)| *name != stage.name).cloned().collect();
+            let mut routes: RouteTable =
+                routes.iter().filter(|(name, _)| *name != stage.name).cloned().collect();
             routes.push((Arc::clone(&stage.name), patterns.clone()));
             routes
         });
@@ -303,15 +338,25 @@ impl Pipeline {
     /// Everything that reaches a stage, here or elsewhere.
     pub fn bindings_of(&self, name: &str) -> Vec<StageBinding> {
         let routes = self.routes.load();
-        let here = routes.iter().filter(|(stage, _)| **stage == *name).flat_map(|(stage, patterns)| StageBinding::all(stage, patterns));
+        let here = routes
+            .iter()
+            .filter(|(stage, _)| **stage == *name)
+            .flat_map(|(stage, patterns)| StageBinding::all(stage, patterns));
         let elsewhere = self.elsewhere.load();
-        here.chain(elsewhere.iter().filter(|binding| *binding.stage == *name).cloned()).collect::<BTreeSet<_>>().into_iter().collect()
+        here.chain(elsewhere.iter().filter(|binding| *binding.stage == *name).cloned())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// Routes nothing to a stage any more, and does not know it.
     pub fn forget(&self, name: &str) {
-        self.routes.rcu(|routes| routes.iter().filter(|(stage, _)| **stage != *name).cloned().collect::<RouteTable>());
-        self.elsewhere.rcu(|elsewhere| elsewhere.iter().filter(|binding| *binding.stage != *name).cloned().collect::<Vec<_>>());
+        self.routes.rcu(|routes| {
+            routes.iter().filter(|(stage, _)| **stage != *name).cloned().collect::<RouteTable>()
+        });
+        self.elsewhere.rcu(|elsewhere| {
+            elsewhere.iter().filter(|binding| *binding.stage != *name).cloned().collect::<Vec<_>>()
+        });
         self.stages.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
@@ -320,7 +365,10 @@ impl Pipeline {
         let routes = self.routes.load();
         match stage {
             Some(stage) => routes.iter().any(|(name, _)| name == stage),
-            None => routes.iter().flat_map(|(_, patterns)| patterns).any(|pattern| topic_matches(pattern, event_type)),
+            None => routes
+                .iter()
+                .flat_map(|(_, patterns)| patterns)
+                .any(|pattern| topic_matches(pattern, event_type)),
         }
     }
 
@@ -333,7 +381,13 @@ impl Pipeline {
     }
 
     /// Lets `handler` run the stage from the next batch on.
-    pub fn swap(&self, stage: &Stage, handler: Arc<dyn StageHandler>, file: Option<String>, now_ms: u64) {
+    pub fn swap(
+        &self,
+        stage: &Stage,
+        handler: Arc<dyn StageHandler>,
+        file: Option<String>,
+        now_ms: u64,
+    ) {
         let policy = self.policy(stage, &*handler);
         stage.run_from_now(Running { handler, policy, file, loaded_at_ms: now_ms });
     }
@@ -345,18 +399,27 @@ impl Pipeline {
 
     /// The pipeline as a drawing needs it, with what looks wrong about it.
     pub fn topology(&self) -> Topology {
-        let nodes: Vec<TopologyStage> = self.stages().iter().filter_map(|stage| Some(TopologyStage::of(&*stage.running()?))).collect();
+        let nodes: Vec<TopologyStage> = self
+            .stages()
+            .iter()
+            .filter_map(|stage| Some(TopologyStage::of(&*stage.running()?)))
+            .collect();
         let outside = self.config.orders.outside.iter().map(String::as_str);
         let sources: Vec<&str> = HOST_EVENTS.into_iter().chain(outside).collect();
         let emitted = |pattern: &str| {
             sources.iter().any(|event_type| topic_matches(pattern, event_type))
-                || nodes.iter().flat_map(|node| &node.emits).any(|event_type| topic_matches(pattern, event_type))
+                || nodes
+                    .iter()
+                    .flat_map(|node| &node.emits)
+                    .any(|event_type| topic_matches(pattern, event_type))
         };
         let warnings = nodes
             .iter()
             .flat_map(|node| node.consumes.iter().map(move |pattern| (node, pattern)))
             .filter(|(_, pattern)| !emitted(pattern))
-            .map(|(node, pattern)| format!("stage `{}` consumes `{pattern}`, which nobody here emits", node.name))
+            .map(|(node, pattern)| {
+                format!("stage `{}` consumes `{pattern}`, which nobody here emits", node.name)
+            })
             .collect();
         Topology { stages: nodes, warnings }
     }
@@ -365,8 +428,11 @@ impl Pipeline {
 impl Routes for Pipeline {
     fn stages_for(&self, event_type: &str) -> Vec<Arc<str>> {
         let routes = self.routes.load();
-        let reached = |(_, patterns): &&(Arc<str>, Vec<String>)| patterns.iter().any(|pattern| topic_matches(pattern, event_type));
-        let mut stages: Vec<Arc<str>> = routes.iter().filter(reached).map(|(stage, _)| Arc::clone(stage)).collect();
+        let reached = |(_, patterns): &&(Arc<str>, Vec<String>)| {
+            patterns.iter().any(|pattern| topic_matches(pattern, event_type))
+        };
+        let mut stages: Vec<Arc<str>> =
+            routes.iter().filter(reached).map(|(stage, _)| Arc::clone(stage)).collect();
         for binding in self.elsewhere.load().iter() {
             if !stages.contains(&binding.stage) && topic_matches(&binding.pattern, event_type) {
                 stages.push(Arc::clone(&binding.stage));

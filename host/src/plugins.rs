@@ -1,7 +1,9 @@
-//! The plugins folder: what changes in it is compiled, linked and described before anybody hears of it.
+//! The plugins folder: what changes in it is compiled, linked and described before anybody hears of
+//! it.
 //!
-//! `notify` only says that it is worth looking; what counts is the content. A file that cannot be loaded while it was written a moment
-//! ago is looked at again until it stops changing, so a half-written file is never reported. Bounds: one file is read at a time.
+//! `notify` only says that it is worth looking; what counts is the content. A file that cannot be
+//! loaded while it was written a moment ago is looked at again until it stops changing, so a
+//! half-written file is never reported. Bounds: one file is read at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -93,12 +95,18 @@ struct Known {
 
 impl PluginFolder {
     /// Reports what is there, then every change, until cancelled.
-    pub async fn run(self, runtime: Arc<Runtime>, changes: mpsc::Sender<PluginChange>, cancel: CancellationToken) {
+    pub async fn run(
+        self,
+        runtime: Arc<Runtime>,
+        changes: mpsc::Sender<PluginChange>,
+        cancel: CancellationToken,
+    ) {
         let (hint, mut hints) = mpsc::channel(1);
         // Kept alive for as long as the folder is followed.
         let _watcher = watch(&self.dir, hint);
         let Self { dir, debounce_ms, provenance, kept } = self;
-        let mut scanner = Scanner { dir, runtime, changes, provenance, kept, known: BTreeMap::new() };
+        let mut scanner =
+            Scanner { dir, runtime, changes, provenance, kept, known: BTreeMap::new() };
         scanner.tick().await;
         while scanner.settling() && !cancel.is_cancelled() {
             tokio::time::sleep(SETTLED / 10).await;
@@ -127,7 +135,8 @@ fn watch(dir: &Path, hint: mpsc::Sender<()>) -> Option<notify::RecommendedWatche
             let _ = hint.try_send(());
         }
     });
-    let started = watcher.and_then(|mut watcher| watcher.watch(dir, RecursiveMode::NonRecursive).map(|()| watcher));
+    let started = watcher
+        .and_then(|mut watcher| watcher.watch(dir, RecursiveMode::NonRecursive).map(|()| watcher));
     started
         .inspect_err(
             |error| tracing::warn!(%error, dir = %dir.display(), "the plugins folder cannot be watched; it is looked at regularly"),
@@ -155,7 +164,8 @@ impl Scanner {
             }
         };
         let present: BTreeSet<&String> = listing.keys().collect();
-        let gone: Vec<String> = self.known.keys().filter(|file| !present.contains(file)).cloned().collect();
+        let gone: Vec<String> =
+            self.known.keys().filter(|file| !present.contains(file)).cloned().collect();
         for file in gone {
             self.known.remove(&file);
             let _ = self.changes.send(PluginChange::Removed { file }).await;
@@ -174,7 +184,8 @@ impl Scanner {
 
     async fn handle(&mut self, file: String, look: Look) {
         let began = Instant::now();
-        let settled = look.modified.and_then(|at| at.elapsed().ok()).is_none_or(|age| age >= SETTLED);
+        let settled =
+            look.modified.and_then(|at| at.elapsed().ok()).is_none_or(|age| age >= SETTLED);
         let before = self.known.get(&file).and_then(|known| known.digest.clone());
         let loaded = self.load(&file, look).await;
         // What was read counts only if the file is still the same.
@@ -186,7 +197,8 @@ impl Scanner {
             Ok(linked) if before.as_ref() == Some(&linked.digest) => (before, None),
             Ok(linked) => {
                 let digest = Arc::clone(&linked.digest);
-                let plugin = LoadedPlugin { file: file.clone(), linked, load_time: began.elapsed() };
+                let plugin =
+                    LoadedPlugin { file: file.clone(), linked, load_time: began.elapsed() };
                 (Some(digest), Some(PluginChange::Loaded(Box::new(plugin))))
             }
             Err(_) if !settled => {
@@ -206,9 +218,13 @@ impl Scanner {
             return Err(format!("the file has {} bytes; the limit is {FILE_MAX_BYTES}", look.size));
         }
         let path = self.dir.join(file);
-        let content: Bytes = tokio::fs::read(&path).await.map_err(|error| format!("cannot be read: {error}"))?.into();
+        let content: Bytes = tokio::fs::read(&path)
+            .await
+            .map_err(|error| format!("cannot be read: {error}"))?
+            .into();
         let vetting = {
-            let (provenance, path, content) = (self.provenance.clone(), path.clone(), content.clone());
+            let (provenance, path, content) =
+                (self.provenance.clone(), path.clone(), content.clone());
             tokio::task::spawn_blocking(move || provenance.vet(&path, &content))
         };
         vetting.await.map_err(|error| error.to_string())?.map_err(|refused| refused.to_string())?;
@@ -241,6 +257,12 @@ fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Look>> {
 fn look_at(path: &Path) -> Option<Look> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
-    let signed = std::fs::metadata(signature_of(path)).and_then(|signature| signature.modified()).ok();
-    Some(Look { size: metadata.len(), modified: metadata.modified().ok(), inode: metadata.ino(), signed })
+    let signed =
+        std::fs::metadata(signature_of(path)).and_then(|signature| signature.modified()).ok();
+    Some(Look {
+        size: metadata.len(),
+        modified: metadata.modified().ok(),
+        inode: metadata.ino(),
+        signed,
+    })
 }

@@ -1,8 +1,9 @@
 //! Where plugins come from: whether a file may be loaded at all, and the files that served before.
 //!
-//! Policy: anything in the folder (`open`), files of listed digests (`digest`), or files with a signature of a known publisher
-//! (`signed`: minisign, <https://jedisct1.github.io/minisign/>, in `<file>.minisig` beside it). It is asked before anything of a file is
-//! compiled or run. What was loaded is kept under its digest, so that a stage can be rolled back; bounded by their number.
+//! Policy: anything in the folder (`open`), files of listed digests (`digest`), or files with a
+//! signature of a known publisher (`signed`: minisign, <https://jedisct1.github.io/minisign/>, in
+//! `<file>.minisig` beside it). It is asked before anything of a file is compiled or run. What was
+//! loaded is kept under its digest, so that a stage can be rolled back; bounded by their number.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -60,10 +61,18 @@ pub struct Provenance {
 
 impl Provenance {
     /// Gives every problem of the configuration instead, each with its key.
-    pub fn new(policy: Policy, digests: &[String], publishers: &[String]) -> Result<Self, Vec<String>> {
+    pub fn new(
+        policy: Policy,
+        digests: &[String],
+        publishers: &[String],
+    ) -> Result<Self, Vec<String>> {
         let mut problems = Vec::new();
         for digest in digests {
-            if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)) {
+            if digest.len() != 64
+                || !digest
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+            {
                 problems.push(format!(
                     "plugins.digests: `{digest}` is no SHA-256 in lower-case hexadecimal (`postrider plugin inspect` shows it)"
                 ));
@@ -73,17 +82,26 @@ impl Provenance {
         for publisher in publishers {
             match PublicKey::from_base64(publisher) {
                 Ok(key) => keys.push(key),
-                Err(error) => problems.push(format!("plugins.publishers: `{publisher}` is no minisign public key: {error}")),
+                Err(error) => problems.push(format!(
+                    "plugins.publishers: `{publisher}` is no minisign public key: {error}"
+                )),
             }
         }
         match policy {
-            Policy::Digest if digests.is_empty() => problems.push("plugins.digests: the policy `digest` needs at least one".to_owned()),
+            Policy::Digest if digests.is_empty() => {
+                problems.push("plugins.digests: the policy `digest` needs at least one".to_owned())
+            }
             Policy::Signed if publishers.is_empty() => {
-                problems.push("plugins.publishers: the policy `signed` needs at least one".to_owned());
+                problems
+                    .push("plugins.publishers: the policy `signed` needs at least one".to_owned());
             }
             _ => {}
         }
-        if problems.is_empty() { Ok(Self { policy, digests: digests.iter().cloned().collect(), publishers: keys }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Self { policy, digests: digests.iter().cloned().collect(), publishers: keys })
+        } else {
+            Err(problems)
+        }
     }
 
     /// Whether this content of the file at `path` may be loaded.
@@ -92,7 +110,11 @@ impl Provenance {
             Policy::Open => Ok(()),
             Policy::Digest => {
                 let digest = hex(&Sha256::digest(content));
-                if self.digests.contains(&digest) { Ok(()) } else { Err(Refused::NotListed(digest)) }
+                if self.digests.contains(&digest) {
+                    Ok(())
+                } else {
+                    Err(Refused::NotListed(digest))
+                }
             }
             Policy::Signed => self.verify(path, content),
         }
@@ -100,13 +122,17 @@ impl Provenance {
 
     fn verify(&self, path: &Path, content: &[u8]) -> Result<(), Refused> {
         let place = signature_of(path);
-        let name = place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let small = std::fs::metadata(&place).is_ok_and(|metadata| metadata.len() <= SIGNATURE_MAX_BYTES);
+        let name =
+            place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let small =
+            std::fs::metadata(&place).is_ok_and(|metadata| metadata.len() <= SIGNATURE_MAX_BYTES);
         let Some(text) = small.then(|| std::fs::read_to_string(&place).ok()).flatten() else {
             return Err(Refused::NotSigned(name));
         };
-        let signature = Signature::decode(&text).map_err(|error| Refused::Unreadable(name.clone(), error.to_string()))?;
-        let known = self.publishers.iter().any(|key| key.verify(content, &signature, false).is_ok());
+        let signature = Signature::decode(&text)
+            .map_err(|error| Refused::Unreadable(name.clone(), error.to_string()))?;
+        let known =
+            self.publishers.iter().any(|key| key.verify(content, &signature, false).is_ok());
         if known { Ok(()) } else { Err(Refused::Untrusted(name)) }
     }
 }
@@ -172,7 +198,8 @@ impl Kept {
         self.place(digest).is_file()
     }
 
-    /// Puts a kept file in the place of another one, at once, with its signature; the host loads it like any file that changed.
+    /// Puts a kept file in the place of another one, at once, with its signature; the host loads it
+    /// like any file that changed.
     pub fn put_back(&self, digest: &str, path: &Path) -> io::Result<()> {
         let kept = self.place(digest);
         let content = std::fs::read(&kept)?;
@@ -200,10 +227,17 @@ mod tests {
 
     #[test]
     fn every_problem_of_the_configuration_is_told() {
-        let problems = Provenance::new(Policy::Digest, &["ABC".into()], &["key".into()]).unwrap_err();
+        let problems =
+            Provenance::new(Policy::Digest, &["ABC".into()], &["key".into()]).unwrap_err();
         assert_eq!(problems.len(), 2, "{problems:?}");
-        assert!(Provenance::new(Policy::Signed, &[], &[]).unwrap_err()[0].starts_with("plugins.publishers"));
-        assert!(Provenance::new(Policy::Digest, &[], &[]).unwrap_err()[0].starts_with("plugins.digests"));
+        assert!(
+            Provenance::new(Policy::Signed, &[], &[]).unwrap_err()[0]
+                .starts_with("plugins.publishers")
+        );
+        assert!(
+            Provenance::new(Policy::Digest, &[], &[]).unwrap_err()[0]
+                .starts_with("plugins.digests")
+        );
     }
 
     #[test]

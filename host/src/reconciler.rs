@@ -1,7 +1,9 @@
-//! The reconciler: the store knows every open delivery, so a queue that lost messages is refilled from it.
+//! The reconciler: the store knows every open delivery, so a queue that lost messages is refilled
+//! from it.
 //!
-//! It carries the guarantee that an accepted order survives the loss of the broker. Two causes wake it: a gap that the broker
-//! reports, and a sweep over stages whose queue is empty while old deliveries are open.
+//! It carries the guarantee that an accepted order survives the loss of the broker. Two causes wake
+//! it: a gap that the broker reports, and a sweep over stages whose queue is empty while old
+//! deliveries are open.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,8 +24,8 @@ const SWEEP_EVERY_MS: u64 = 30_000;
 /// A delivery is taken for lost when its queue is empty and it was handed over this long ago.
 const SWEEP_GRACE_MS: u64 = 60_000;
 
-/// A queue whose loss is known exactly is looked at again so long after its refill: what was confirmed just before the loss may still
-/// have had its outbox row then.
+/// A queue whose loss is known exactly is looked at again so long after its refill: what was
+/// confirmed just before the loss may still have had its outbox row then.
 const LOOK_AGAIN_MS: [u64; 3] = [2_000, 10_000, 30_000];
 
 /// A gap under repair.
@@ -73,7 +75,11 @@ impl Reconciler {
         for gap in self.services.broker.take_gaps() {
             self.repairs.insert(Arc::clone(&gap.stage), Repair { gap, closed: 0, next_ms: now });
         }
-        let due = self.repairs.values().filter(|repair| repair.next_ms <= now).map(|repair| repair.gap.clone());
+        let due = self
+            .repairs
+            .values()
+            .filter(|repair| repair.next_ms <= now)
+            .map(|repair| repair.gap.clone());
         for gap in due.collect::<Vec<_>>() {
             if self.refill(&gap).await? {
                 self.close(&gap, now);
@@ -90,7 +96,9 @@ impl Reconciler {
     fn close(&mut self, gap: &Gap, now_ms: u64) {
         let Some(repair) = self.repairs.get_mut(&gap.stage) else { return };
         match LOOK_AGAIN_MS.get(repair.closed).filter(|_| gap.room.is_none()) {
-            Some(wait_ms) => (repair.closed, repair.next_ms) = (repair.closed + 1, now_ms + wait_ms),
+            Some(wait_ms) => {
+                (repair.closed, repair.next_ms) = (repair.closed + 1, now_ms + wait_ms)
+            }
             None => _ = self.repairs.remove(&gap.stage),
         }
     }
@@ -100,7 +108,8 @@ impl Reconciler {
         let mut room = match gap.room {
             None => u32::MAX,
             Some(room) => {
-                let depth = self.services.broker.depth(&gap.stage).await.unwrap_or(u64::from(room)) as u32;
+                let depth =
+                    self.services.broker.depth(&gap.stage).await.unwrap_or(u64::from(room)) as u32;
                 if depth > room / 2 {
                     return Ok(false);
                 }
@@ -129,7 +138,8 @@ impl Reconciler {
             if self.services.broker.depth(&stage).await != Ok(0) {
                 continue;
             }
-            let lost = Lost { queued_before_ms: now_ms.saturating_sub(SWEEP_GRACE_MS), limit: REFILL_MAX };
+            let lost =
+                Lost { queued_before_ms: now_ms.saturating_sub(SWEEP_GRACE_MS), limit: REFILL_MAX };
             let rows = self.services.store.requeue_lost(&stage, lost).await?;
             if !rows.is_empty() {
                 tracing::warn!(%stage, deliveries = rows.len(), "found open deliveries that no queue held");

@@ -1,8 +1,10 @@
-//! Recordings: what a stage was given for one delivery, and what it decided, so that another build of it can be asked the same later.
+//! Recordings: what a stage was given for one delivery, and what it decided, so that another build
+//! of it can be asked the same later.
 //!
-//! A [`Recorder`] notes what a call asks for while it runs; what comes of it is one JSON document, committed with the delivery. Bounds:
-//! `recording.max_bytes` per delivery, for the notes and for the document; what does not fit is left out, and the recording says so.
-//! It carries no guarantee of the pipeline: recording never makes a call or a commit fail. Secrets are never recorded.
+//! A [`Recorder`] notes what a call asks for while it runs; what comes of it is one JSON document,
+//! committed with the delivery. Bounds: `recording.max_bytes` per delivery, for the notes and for
+//! the document; what does not fit is left out, and the recording says so. It carries no guarantee
+//! of the pipeline: recording never makes a call or a commit fail. Secrets are never recorded.
 
 mod exact;
 mod recorded;
@@ -100,16 +102,21 @@ pub enum Writes {
 }
 
 impl Listed {
-    /// Whether this is the answer to that question, too: a list that was not full holds all there is.
+    /// Whether this is the answer to that question, too: a list that was not full holds all there
+    /// is.
     pub fn answers(&self, prefix: &str, after: &str, limit: u32) -> bool {
-        self.prefix == prefix && self.after == after && (limit <= self.limit || self.keys.len() < self.limit as usize)
+        self.prefix == prefix
+            && self.after == after
+            && (limit <= self.limit || self.keys.len() < self.limit as usize)
     }
 }
 
 impl Writes {
     /// All of them.
     pub fn of(writes: &StateWrites) -> Self {
-        Self::All(writes.iter().map(|(key, value)| (key.clone(), value.clone().map(Exact))).collect())
+        Self::All(
+            writes.iter().map(|(key, value)| (key.clone(), value.clone().map(Exact))).collect(),
+        )
     }
 
     /// What two sets of writes have in common only when they are the same.
@@ -137,7 +144,9 @@ impl Decided {
     pub fn of(verdict: &Verdict, retryable: bool, writes: &StateWrites) -> Option<Self> {
         match verdict {
             Verdict::Done(events) => {
-                let delays = events.iter().map(|event| event.due_at_ms.saturating_sub(event.envelope.event.time_ms));
+                let delays = events
+                    .iter()
+                    .map(|event| event.due_at_ms.saturating_sub(event.envelope.event.time_ms));
                 let mut delays_ms: Vec<u64> = delays.collect();
                 if delays_ms.iter().all(|delay_ms| *delay_ms == 0) {
                     delays_ms.clear();
@@ -155,7 +164,8 @@ impl Given {
         *self == Self::default()
     }
 
-    /// Keeps the entries that fit into so many bytes of JSON, settings first, and says when one did not.
+    /// Keeps the entries that fit into so many bytes of JSON, settings first, and says when one did
+    /// not.
     fn cut(&mut self, max_bytes: usize) {
         let mut room = max_bytes;
         let mut lost = false;
@@ -182,7 +192,8 @@ impl Recording {
         if let Decided::Done { writes, .. } = &mut self.decided {
             *writes = Writes::Digest(writes.digest());
         }
-        let given = std::mem::replace(&mut self.given, Given { incomplete: true, ..Given::default() });
+        let given =
+            std::mem::replace(&mut self.given, Given { incomplete: true, ..Given::default() });
         // The names of the three parts, when they are not empty.
         let frame = json(&self).len() + r#""settings":{},"reads":{},"lists":[],"#.len();
         self.given = given;
@@ -215,21 +226,34 @@ impl Recorder {
     /// A value that was read from state, own writes excepted.
     pub(crate) fn read(&self, key: &str, value: Option<&Bytes>) {
         let size = key.len() + value.map_or(0, Bytes::len);
-        self.note(size, |given| !given.reads.contains_key(key), |given| _ = given.reads.insert(key.to_owned(), value.cloned().map(Exact)));
+        self.note(
+            size,
+            |given| !given.reads.contains_key(key),
+            |given| _ = given.reads.insert(key.to_owned(), value.cloned().map(Exact)),
+        );
     }
 
     /// An answer of `list-keys`, own writes excepted.
     pub(crate) fn listed(&self, (prefix, after, limit): (&str, &str, u32), keys: &[String]) {
-        let size = prefix.len() + after.len() + keys.iter().map(|key| key.len() + ENTRY_BYTES).sum::<usize>();
-        let is_new = |given: &Given| !given.lists.iter().any(|list| list.answers(prefix, after, limit));
-        let listed = || Listed { prefix: prefix.to_owned(), after: after.to_owned(), limit, keys: keys.to_vec() };
+        let size = prefix.len()
+            + after.len()
+            + keys.iter().map(|key| key.len() + ENTRY_BYTES).sum::<usize>();
+        let is_new =
+            |given: &Given| !given.lists.iter().any(|list| list.answers(prefix, after, limit));
+        let listed = || Listed {
+            prefix: prefix.to_owned(),
+            after: after.to_owned(),
+            limit,
+            keys: keys.to_vec(),
+        };
         self.note(size, is_new, |given| given.lists.push(listed()));
     }
 
     /// The answer to a question for a plain setting. A secret must not come here.
     pub(crate) fn setting(&self, key: &str, value: Option<&str>) {
         let size = key.len() + value.map_or(0, str::len);
-        let add = |given: &mut Given| _ = given.settings.insert(key.to_owned(), value.map(str::to_owned));
+        let add =
+            |given: &mut Given| _ = given.settings.insert(key.to_owned(), value.map(str::to_owned));
         self.note(size, |given| !given.settings.contains_key(key), add);
     }
 
@@ -250,11 +274,18 @@ impl Recorder {
 
     /// What was noted so far.
     pub(crate) fn given(&self) -> Given {
-        self.0.as_ref().map(|notes| notes.lock().unwrap_or_else(PoisonError::into_inner).given.clone()).unwrap_or_default()
+        self.0
+            .as_ref()
+            .map(|notes| notes.lock().unwrap_or_else(PoisonError::into_inner).given.clone())
+            .unwrap_or_default()
     }
 
     /// The document of a call that came to a decision, in JSON.
-    pub(crate) fn finish(self, now_ms: u64, decided: impl FnOnce() -> Option<Decided>) -> Option<String> {
+    pub(crate) fn finish(
+        self,
+        now_ms: u64,
+        decided: impl FnOnce() -> Option<Decided>,
+    ) -> Option<String> {
         let notes = self.0?;
         let decided = decided()?;
         let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -272,7 +303,12 @@ mod tests {
     fn done(writes: &[(&str, Option<&'static str>)]) -> Decided {
         let writes = writes
             .iter()
-            .map(|(key, value)| ((*key).to_owned(), value.map(|text: &'static str| Bytes::from_static(text.as_bytes()))))
+            .map(|(key, value)| {
+                (
+                    (*key).to_owned(),
+                    value.map(|text: &'static str| Bytes::from_static(text.as_bytes())),
+                )
+            })
             .collect();
         Decided::Done { writes: Writes::of(&writes), delays_ms: Vec::new() }
     }
@@ -311,16 +347,27 @@ mod tests {
         off.read("k", None);
         assert!(off.given().is_empty());
         assert!(off.finish(1, || panic!("nothing is asked")).is_none());
-        assert!(Recorder::new(100).finish(1, || None).is_none(), "an open delivery has no recording");
+        assert!(
+            Recorder::new(100).finish(1, || None).is_none(),
+            "an open delivery has no recording"
+        );
     }
 
     #[tokio::test]
     async fn a_call_is_recorded_as_it_saw_the_state_without_its_own_writes() {
         let stored = ["a/1", "a/2", "k"].map(|key| (key.to_owned(), Bytes::from_static(b"stored")));
         let limits = crate::runtime::StageLimits::default().state_limits();
-        let state = BatchState::new("s".into(), Arc::new(MemoryState(stored.into())), limits, LaneCache::placeholder());
+        let state = BatchState::new(
+            "s".into(),
+            Arc::new(MemoryState(stored.into())),
+            limits,
+            LaneCache::placeholder(),
+        );
         // An earlier message of the batch.
-        state.merge(StateWrites::from([("k".to_owned(), Some(Bytes::from_static(b"earlier"))), ("a/1".to_owned(), None)]));
+        state.merge(StateWrites::from([
+            ("k".to_owned(), Some(Bytes::from_static(b"earlier"))),
+            ("a/1".to_owned(), None),
+        ]));
         let recorder = Recorder::new(4_096);
         let mut view = state.view_noted(recorder.clone());
         view.set("own".to_owned(), Bytes::from_static(b"1")).unwrap();
@@ -332,9 +379,18 @@ mod tests {
         view.get("a/1").await.unwrap();
         assert_eq!(view.list_keys("a/", "", 9).await.unwrap(), ["a/0", "a/2"]);
         let given = recorder.given();
-        let expected = [("a/1", None), ("k", Some(Exact(Bytes::from_static(b"earlier"))))].map(|(key, value)| (key.to_owned(), value));
+        let expected = [("a/1", None), ("k", Some(Exact(Bytes::from_static(b"earlier"))))]
+            .map(|(key, value)| (key.to_owned(), value));
         assert_eq!(given.reads, BTreeMap::from(expected));
-        assert_eq!(given.lists, [Listed { prefix: "a/".into(), after: String::new(), limit: 9, keys: vec!["a/2".into()] }]);
+        assert_eq!(
+            given.lists,
+            [Listed {
+                prefix: "a/".into(),
+                after: String::new(),
+                limit: 9,
+                keys: vec!["a/2".into()]
+            }]
+        );
     }
 
     #[test]
@@ -350,7 +406,9 @@ mod tests {
         assert!(text.len() <= 300, "{} bytes", text.len());
         assert!(read.given.incomplete && !read.given.reads.contains_key("large"));
         assert_eq!((read.given.settings.len(), read.given.reads.len()), (1, 1), "{text}");
-        let Decided::Done { writes: Writes::Digest(digest), .. } = read.decided else { panic!("{text}") };
+        let Decided::Done { writes: Writes::Digest(digest), .. } = read.decided else {
+            panic!("{text}")
+        };
         assert_eq!(digest, Writes::of(&writes).digest());
         // Text that grows when it is written as JSON is cut when it is written.
         let recorder = Recorder::new(300);
@@ -358,7 +416,10 @@ mod tests {
             recorder.read(key, Some(&Bytes::from(vec![1; 60])));
         }
         let (text, read) = finish(recorder, done(&[])).unwrap();
-        assert!(text.len() <= 300 && read.given.incomplete && read.given.reads.is_empty(), "{text}");
+        assert!(
+            text.len() <= 300 && read.given.incomplete && read.given.reads.is_empty(),
+            "{text}"
+        );
         // Not even the decision fits.
         let decided = Decided::Dead { code: "c".repeat(400), retryable: true };
         assert!(finish(Recorder::new(300), decided).is_none());

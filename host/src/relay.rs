@@ -1,8 +1,10 @@
-//! The relay: everything that leaves the process leaves through the outbox, and the relay is what empties it.
+//! The relay: everything that leaves the process leaves through the outbox, and the relay is what
+//! empties it.
 //!
-//! The outbox row carries the guarantee (at-least-once, with a stable message id); the hand-over in memory only saves reading it
-//! back. What does not fit into the hand-over stays leased until the lease ends and is then claimed like any other row. Bounds:
-//! eight sendings at once, of a thousand rows each. While the broker takes nothing, nothing is claimed.
+//! The outbox row carries the guarantee (at-least-once, with a stable message id); the hand-over in
+//! memory only saves reading it back. What does not fit into the hand-over stays leased until the
+//! lease ends and is then claimed like any other row. Bounds: eight sendings at once, of a thousand
+//! rows each. While the broker takes nothing, nothing is claimed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +53,12 @@ pub struct Relay {
 
 impl Relay {
     /// A relay and the handle that feeds it.
-    pub fn new(store: Arc<dyn Store>, broker: Arc<dyn Broker>, clock: Arc<dyn Clock>, pipeline: Arc<Pipeline>) -> (Self, RelayHandle) {
+    pub fn new(
+        store: Arc<dyn Store>,
+        broker: Arc<dyn Broker>,
+        clock: Arc<dyn Clock>,
+        pipeline: Arc<Pipeline>,
+    ) -> (Self, RelayHandle) {
         let (sender, rows) = mpsc::channel(HAND_OVER_MAX);
         (Self { outlet: Outlet { store, broker, clock, pipeline }, rows }, RelayHandle(sender))
     }
@@ -131,17 +138,27 @@ impl Outlet {
         }
     }
 
-    /// A stage that runs here takes it. The queue of one that runs nowhere may be gone; it is refilled from the store when it is back.
+    /// A stage that runs here takes it. The queue of one that runs nowhere may be gone; it is
+    /// refilled from the store when it is back.
     fn must_arrive(&self, row: &OutboxRow) -> bool {
-        row.routed && self.pipeline.takes(row.direct.as_ref().map(|direct| &direct.stage), &row.envelope.event.event_type)
+        row.routed
+            && self.pipeline.takes(
+                row.direct.as_ref().map(|direct| &direct.stage),
+                &row.envelope.event.event_type,
+            )
     }
 
     /// Sends rows and waits for their confirms; false when the broker takes nothing.
     async fn send(&self, rows: Vec<OutboxRow>, sent: &mpsc::Sender<Vec<i64>>) -> bool {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        let outgoing = |row: OutboxRow| Outgoing { mandatory: self.must_arrive(&row), envelope: row.envelope, direct: row.direct };
+        let outgoing = |row: OutboxRow| Outgoing {
+            mandatory: self.must_arrive(&row),
+            envelope: row.envelope,
+            direct: row.direct,
+        };
         let answers = self.broker.publish(rows.into_iter().map(outgoing).collect()).await;
-        let (mut confirmed, mut refused, mut why) = (Vec::with_capacity(ids.len()), Vec::new(), None);
+        let (mut confirmed, mut refused, mut why) =
+            (Vec::with_capacity(ids.len()), Vec::new(), None);
         for (id, answer) in ids.into_iter().zip(answers) {
             match answer {
                 Ok(()) => confirmed.push(id),
@@ -157,7 +174,9 @@ impl Outlet {
         }
         let Some(why) = why else { return true };
         tracing::warn!(rows = refused.len(), error = %why, "the broker did not take some messages; they are sent again");
-        if let Err(error) = self.store.outbox_postponed(refused, self.clock.now_ms() + POSTPONE_MS).await {
+        if let Err(error) =
+            self.store.outbox_postponed(refused, self.clock.now_ms() + POSTPONE_MS).await
+        {
             tracing::warn!(%error, "rows could not be postponed; they are claimed again when their lease ends");
         }
         !matches!(why, BrokerError::Unavailable(_))

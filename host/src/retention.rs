@@ -1,7 +1,8 @@
 //! Retention: what is finished and old goes, in small batches, beside the flow.
 //!
-//! An order goes with its events, deliveries, tries, dead letters and state under `order/<id>/`, once nothing of it is open; its id and
-//! fingerprint stay. Guarantee: nothing goes that may still arrive, because events expire long before (the configuration sees to that).
+//! An order goes with its events, deliveries, tries, dead letters and state under `order/<id>/`,
+//! once nothing of it is open; its id and fingerprint stay. Guarantee: nothing goes that may still
+//! arrive, because events expire long before (the configuration sees to that).
 
 use std::time::Duration;
 
@@ -33,7 +34,9 @@ impl Retention {
         }
         loop {
             let wait = match self.tick().await {
-                Ok(pruned) if pruned.orders + pruned.events >= u64::from(self.config.batch) => BETWEEN,
+                Ok(pruned) if pruned.orders + pruned.events >= u64::from(self.config.batch) => {
+                    BETWEEN
+                }
                 Ok(_) => Duration::from_millis(self.config.every_ms),
                 Err(error) => {
                     tracing::warn!(%error, "nothing could be pruned");
@@ -52,7 +55,11 @@ impl Retention {
         let before_ms = self.services.clock.now_ms().saturating_sub(self.config.keep_ms);
         let pruned = self.services.store.prune(before_ms, self.config.batch).await?;
         if pruned.orders + pruned.events > 0 {
-            tracing::info!(orders = pruned.orders, events = pruned.events, "pruned what is finished and old");
+            tracing::info!(
+                orders = pruned.orders,
+                events = pruned.events,
+                "pruned what is finished and old"
+            );
         }
         Ok(pruned)
     }

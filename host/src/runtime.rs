@@ -1,9 +1,11 @@
-//! The WebAssembly runtime: compile once, link once, instantiate per message. `wasmtime` is used nowhere else.
+//! The WebAssembly runtime: compile once, link once, instantiate per message. `wasmtime` is used
+//! nowhere else.
 //!
-//! What bounds a guest: memory and tables summed over its store ([`StageLimits::memory_max_bytes`]), time by epochs (a busy guest
-//! yields every tick and ends at its deadline) with a time-out over host calls, the stack by the engine, output, events, state and
-//! log lines by count and bytes, calls to the outside by what `egress` grants. What it costs: a compilation per digest, cached on disk; an
-//! instance per message.
+//! What bounds a guest: memory and tables summed over its store
+//! ([`StageLimits::memory_max_bytes`]), time by epochs (a busy guest yields every tick and ends at
+//! its deadline) with a time-out over host calls, the stack by the engine, output, events, state
+//! and log lines by count and bytes, calls to the outside by what `egress` grants. What it costs: a
+//! compilation per digest, cached on disk; an instance per message.
 
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +48,14 @@ pub struct RuntimeSettings {
 
 impl Default for RuntimeSettings {
     fn default() -> Self {
-        Self { instances_max: 64, epoch_tick_ms: 5, cache_dir: None, stack_max_bytes: 512 << 10, pool: Pool::Auto, quick: false }
+        Self {
+            instances_max: 64,
+            epoch_tick_ms: 5,
+            cache_dir: None,
+            stack_max_bytes: 512 << 10,
+            pool: Pool::Auto,
+            quick: false,
+        }
     }
 }
 
@@ -80,13 +89,15 @@ pub enum InstancePolicy {
     Warm(WarmPolicy),
 }
 
-/// How long a warm instance lives. One that trapped, ran out of time or broke a limit is never used again, whatever this says.
+/// How long a warm instance lives. One that trapped, ran out of time or broke a limit is never used
+/// again, whatever this says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WarmPolicy {
     /// Calls after which it is replaced.
     pub calls_max: u32,
-    /// It is replaced when its memories and tables have grown beyond this; its limit is `limits.memory_max_bytes`.
+    /// It is replaced when its memories and tables have grown beyond this; its limit is
+    /// `limits.memory_max_bytes`.
     pub memory_max_bytes: usize,
     /// It goes when it had nothing to do for this long.
     pub idle_ms: u64,

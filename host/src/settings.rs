@@ -1,9 +1,12 @@
-//! What `config.get` answers: the operator's settings, and secrets. A secret's value never leaves the host in text or in what is stored.
+//! What `config.get` answers: the operator's settings, and secrets. A secret's value never leaves
+//! the host in text or in what is stored.
 //!
-//! Where a stage's words leave it (log lines, failures, trap messages, backtraces), a secret's value is replaced by `***`. Events and state
-//! that contain one are refused: the message becomes a dead letter with the code `secret-leak`. This carries no guarantee against a stage
-//! that encodes a secret on purpose; it keeps mistakes, which look like the value itself or like JSON, out of logs and databases. Calls to
-//! the outside are not searched: a secret is there to be sent to whom the operator granted.
+//! Where a stage's words leave it (log lines, failures, trap messages, backtraces), a secret's
+//! value is replaced by `***`. Events and state that contain one are refused: the message becomes a
+//! dead letter with the code `secret-leak`. This carries no guarantee against a stage that encodes
+//! a secret on purpose; it keeps mistakes, which look like the value itself or like JSON, out of
+//! logs and databases. Calls to the outside are not searched: a secret is there to be sent to whom
+//! the operator granted.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -41,8 +44,12 @@ impl SecretSource {
     fn read(&self) -> Result<String, String> {
         let value = match (&self.env, &self.file) {
             (Some(name), None) => std::env::var(name).map_err(|error| match error {
-                std::env::VarError::NotPresent => format!("the environment variable `{name}` is not set"),
-                std::env::VarError::NotUnicode(_) => format!("the environment variable `{name}` is not text"),
+                std::env::VarError::NotPresent => {
+                    format!("the environment variable `{name}` is not set")
+                }
+                std::env::VarError::NotUnicode(_) => {
+                    format!("the environment variable `{name}` is not text")
+                }
             })?,
             (None, Some(file)) => {
                 let place = file.display();
@@ -80,7 +87,11 @@ impl FromIterator<(String, String)> for Secrets {
 
 impl Secrets {
     /// Reads them all; every problem with the key of its secret below `key`.
-    pub fn read(sources: &BTreeMap<String, SecretSource>, key: &str, problems: &mut Vec<String>) -> Self {
+    pub fn read(
+        sources: &BTreeMap<String, SecretSource>,
+        key: &str,
+        problems: &mut Vec<String>,
+    ) -> Self {
         let mut read = BTreeMap::new();
         for (name, source) in sources {
             match source.read() {
@@ -126,10 +137,14 @@ impl FromIterator<(String, String)> for Settings {
 impl Settings {
     /// Settings, and secrets beside them.
     pub fn new(settings: &BTreeMap<String, String>, secrets: &Secrets) -> Self {
-        let both = settings.iter().chain(&secrets.0).map(|(name, value)| (name.clone(), value.clone()));
-        let mut secrets: Vec<Secret> = secrets.0.iter().map(|(name, value)| Secret::new(name, value)).collect();
+        let both =
+            settings.iter().chain(&secrets.0).map(|(name, value)| (name.clone(), value.clone()));
+        let mut secrets: Vec<Secret> =
+            secrets.0.iter().map(|(name, value)| Secret::new(name, value)).collect();
         // One that holds another is masked first, as a whole.
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.forms.iter().map(|form| form.text.len()).max()));
+        secrets.sort_by_key(|secret| {
+            std::cmp::Reverse(secret.forms.iter().map(|form| form.text.len()).max())
+        });
         Self { values: both.collect(), secrets }
     }
 
@@ -145,7 +160,12 @@ impl Settings {
 
     /// Length of the longest secret.
     pub fn secret_max_bytes(&self) -> usize {
-        self.secrets.iter().flat_map(|secret| &secret.forms).map(|form| form.text.len()).max().unwrap_or(0)
+        self.secrets
+            .iter()
+            .flat_map(|secret| &secret.forms)
+            .map(|form| form.text.len())
+            .max()
+            .unwrap_or(0)
     }
 
     /// A text of the stage without any secret's value.
@@ -160,12 +180,19 @@ impl Settings {
     }
 
     /// A log line without any secret's value.
-    pub fn redact_line(&self, message: String, fields: Vec<(String, String)>) -> (String, Vec<(String, String)>) {
+    pub fn redact_line(
+        &self,
+        message: String,
+        fields: Vec<(String, String)>,
+    ) -> (String, Vec<(String, String)>) {
         if self.secrets.is_empty() {
             return (message, fields);
         }
         let clean = |text: String| self.redact(text).into_owned();
-        (clean(message), fields.into_iter().map(|(name, value)| (clean(name), clean(value))).collect())
+        (
+            clean(message),
+            fields.into_iter().map(|(name, value)| (clean(name), clean(value))).collect(),
+        )
     }
 
     /// What leaves a stage: texts without secrets, and nothing stored that holds one.
@@ -180,11 +207,17 @@ impl Settings {
                 None => Outcome::Done(emitted),
                 Some(message) => Outcome::Failed(Failure::reject(SECRET_LEAK, message)),
             },
-            Outcome::Failed(failure) => Outcome::Failed(Failure { code: clean(failure.code), message: clean(failure.message), ..failure }),
+            Outcome::Failed(failure) => Outcome::Failed(Failure {
+                code: clean(failure.code),
+                message: clean(failure.message),
+                ..failure
+            }),
             Outcome::Trapped { kind, message, backtrace } => {
                 Outcome::Trapped { kind, message: clean(message), backtrace: backtrace.map(clean) }
             }
-            Outcome::LimitBroken { limit, message } => Outcome::LimitBroken { limit, message: clean(message) },
+            Outcome::LimitBroken { limit, message } => {
+                Outcome::LimitBroken { limit, message: clean(message) }
+            }
             Outcome::Unavailable(reason) => Outcome::Unavailable(clean(reason)),
         }
     }
@@ -192,33 +225,60 @@ impl Settings {
     /// Says which secret is where.
     fn leak(&self, emitted: &[Emitted], writes: &StateWrites) -> Option<String> {
         let in_event = |event: &Emitted| {
-            let attributes = event.attributes.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
-            let texts = [event.event_type.as_bytes(), event.content_type.as_bytes(), event.subject.as_deref().unwrap_or("").as_bytes()];
-            std::iter::once(&event.data[..]).chain(texts).chain(attributes).find_map(|bytes| self.held_by(bytes))
+            let attributes = event
+                .attributes
+                .iter()
+                .flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
+            let texts = [
+                event.event_type.as_bytes(),
+                event.content_type.as_bytes(),
+                event.subject.as_deref().unwrap_or("").as_bytes(),
+            ];
+            std::iter::once(&event.data[..])
+                .chain(texts)
+                .chain(attributes)
+                .find_map(|bytes| self.held_by(bytes))
         };
-        if let Some((place, name)) = emitted.iter().enumerate().find_map(|(place, event)| Some((place, in_event(event)?))) {
-            return Some(format!("the returned event number {} contains the secret `{name}`", place + 1));
+        if let Some((place, name)) =
+            emitted.iter().enumerate().find_map(|(place, event)| Some((place, in_event(event)?)))
+        {
+            return Some(format!(
+                "the returned event number {} contains the secret `{name}`",
+                place + 1
+            ));
         }
         let in_write = |(key, value): (&String, &Option<bytes::Bytes>)| {
-            self.held_by(key.as_bytes()).or_else(|| value.as_ref().and_then(|value| self.held_by(value)))
+            self.held_by(key.as_bytes())
+                .or_else(|| value.as_ref().and_then(|value| self.held_by(value)))
         };
         let name = writes.iter().find_map(in_write)?;
         Some(format!("the state that the stage wrote contains the secret `{name}`"))
     }
 
     fn held_by(&self, bytes: &[u8]) -> Option<&str> {
-        let holds = |form: &Form| form.text.len() >= LEAK_MIN_BYTES && form.finder.find(bytes).is_some();
-        self.secrets.iter().find(|secret| secret.forms.iter().any(holds)).map(|secret| secret.name.as_str())
+        let holds =
+            |form: &Form| form.text.len() >= LEAK_MIN_BYTES && form.finder.find(bytes).is_some();
+        self.secrets
+            .iter()
+            .find(|secret| secret.forms.iter().any(holds))
+            .map(|secret| secret.name.as_str())
     }
 }
 
 impl Secret {
     fn new(name: &str, value: &str) -> Self {
         let in_json = serde_json::Value::from(value).to_string();
-        let in_json = in_json.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(&in_json).to_owned();
+        let in_json = in_json
+            .strip_prefix('"')
+            .and_then(|text| text.strip_suffix('"'))
+            .unwrap_or(&in_json)
+            .to_owned();
         let mut texts = vec![in_json, value.to_owned()];
         texts.dedup();
-        let forms = texts.into_iter().map(|text| Form { finder: Finder::new(text.as_bytes()).into_owned(), text }).collect();
+        let forms = texts
+            .into_iter()
+            .map(|text| Form { finder: Finder::new(text.as_bytes()).into_owned(), text })
+            .collect();
         Self { name: name.to_owned(), forms }
     }
 }
@@ -228,7 +288,8 @@ mod tests {
     use super::*;
 
     fn settings(secrets: &[(&str, &str)]) -> Settings {
-        let secrets = secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let secrets =
+            secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Settings::new(&BTreeMap::from([("mode".to_owned(), "on".to_owned())]), &Secrets(secrets))
     }
 
@@ -241,20 +302,30 @@ mod tests {
     #[test]
     fn a_stage_is_answered_both_and_nobody_else_sees_a_secret() {
         let settings = settings(&[("key", KEY)]);
-        assert_eq!((settings.get("mode").map(String::as_str), settings.get("key").map(String::as_str)), (Some("on"), Some(KEY)));
+        assert_eq!(
+            (settings.get("mode").map(String::as_str), settings.get("key").map(String::as_str)),
+            (Some("on"), Some(KEY))
+        );
         assert_eq!(format!("{settings:?}"), "2 settings, 1 of them secret");
-        assert!(!format!("{:?}", Secrets(BTreeMap::from([("key".to_owned(), KEY.to_owned())]))).contains(KEY));
+        assert!(
+            !format!("{:?}", Secrets(BTreeMap::from([("key".to_owned(), KEY.to_owned())])))
+                .contains(KEY)
+        );
         assert_eq!(settings.redact(format!("a {KEY} and {KEY}")), "a *** and ***");
         assert!(matches!(settings.redact("nothing"), Cow::Borrowed("nothing")));
     }
 
     #[test]
     fn the_longest_secret_is_masked_first_and_json_is_read() {
-        let settings = settings(&[("inner", "0123456789"), ("key", KEY), ("quoted", "a\"b\\c\nd-and-more")]);
+        let settings =
+            settings(&[("inner", "0123456789"), ("key", KEY), ("quoted", "a\"b\\c\nd-and-more")]);
         assert_eq!(settings.redact(KEY), "***");
         let json = serde_json::json!({ "said": "a\"b\\c\nd-and-more" }).to_string();
         assert_eq!(settings.redact(&json), r#"{"said":"***"}"#);
-        assert!(matches!(settings.guard(Outcome::Done(vec![emitted(&json)]), &StateWrites::new()), Outcome::Failed(_)));
+        assert!(matches!(
+            settings.guard(Outcome::Done(vec![emitted(&json)]), &StateWrites::new()),
+            Outcome::Failed(_)
+        ));
         // Quotes at the ends of a value belong to it.
         let quoted = self::settings(&[("q", "\"quoted-secret\"")]);
         assert_eq!(quoted.redact(r#"x "quoted-secret" \"quoted-secret\" y"#), "x *** *** y");
@@ -263,31 +334,60 @@ mod tests {
     #[test]
     fn no_outcome_carries_a_secret() {
         let settings = settings(&[("key", KEY), ("pin", "1234")]);
-        let failed = Failure { retryable: true, code: format!("c-{KEY}"), message: format!("m {KEY} 1234"), retry_after_ms: Some(1) };
-        let trapped = Outcome::Trapped { kind: "unreachable".into(), message: KEY.into(), backtrace: Some(format!("at {KEY}")) };
-        let limit = Outcome::LimitBroken { limit: crate::handler::Limit::StateKey, message: KEY.into() };
+        let failed = Failure {
+            retryable: true,
+            code: format!("c-{KEY}"),
+            message: format!("m {KEY} 1234"),
+            retry_after_ms: Some(1),
+        };
+        let trapped = Outcome::Trapped {
+            kind: "unreachable".into(),
+            message: KEY.into(),
+            backtrace: Some(format!("at {KEY}")),
+        };
+        let limit =
+            Outcome::LimitBroken { limit: crate::handler::Limit::StateKey, message: KEY.into() };
         for outcome in [Outcome::Failed(failed), trapped, limit, Outcome::Unavailable(KEY.into())] {
             let guarded = format!("{:?}", settings.guard(outcome, &StateWrites::new()));
-            assert!(guarded.contains(MASK) && !guarded.contains(KEY) && !guarded.contains("1234"), "{guarded}");
+            assert!(
+                guarded.contains(MASK) && !guarded.contains(KEY) && !guarded.contains("1234"),
+                "{guarded}"
+            );
         }
     }
 
     #[test]
     fn what_would_be_stored_with_a_secret_is_refused() {
         let settings = settings(&[("key", KEY), ("pin", "1234")]);
-        let leaks = |emitted: Vec<Emitted>, writes: StateWrites| match settings.guard(Outcome::Done(emitted), &writes) {
+        let leaks = |emitted: Vec<Emitted>, writes: StateWrites| match settings
+            .guard(Outcome::Done(emitted), &writes)
+        {
             Outcome::Failed(Failure { retryable: false, code, message, .. }) => {
-                assert!(code == SECRET_LEAK && message.contains("`key`") && !message.contains(KEY), "{message}");
+                assert!(
+                    code == SECRET_LEAK && message.contains("`key`") && !message.contains(KEY),
+                    "{message}"
+                );
                 true
             }
             _ => false,
         };
         let held = format!("x{KEY}y");
-        let write = |key: &str, value: &str| StateWrites::from([(key.to_owned(), Some(value.to_owned().into()))]);
+        let write = |key: &str, value: &str| {
+            StateWrites::from([(key.to_owned(), Some(value.to_owned().into()))])
+        };
         assert!(leaks(vec![emitted("{}"), emitted(&held)], StateWrites::new()));
-        assert!(leaks(vec![Emitted { subject: Some(held.clone()), ..emitted("") }], StateWrites::new()));
-        assert!(leaks(vec![Emitted { attributes: vec![("a".into(), held.clone())], ..emitted("") }], StateWrites::new()));
-        assert!(leaks(vec![Emitted { event_type: held.clone(), ..emitted("") }], StateWrites::new()));
+        assert!(leaks(
+            vec![Emitted { subject: Some(held.clone()), ..emitted("") }],
+            StateWrites::new()
+        ));
+        assert!(leaks(
+            vec![Emitted { attributes: vec![("a".into(), held.clone())], ..emitted("") }],
+            StateWrites::new()
+        ));
+        assert!(leaks(
+            vec![Emitted { event_type: held.clone(), ..emitted("") }],
+            StateWrites::new()
+        ));
         assert!(leaks(vec![], write("k", &held)) && leaks(vec![], write(&held, "v")));
         assert!(leaks(vec![], StateWrites::from([(held, None)])));
         // A short one would be found everywhere.
@@ -313,14 +413,23 @@ mod tests {
         assert!(problems.is_empty(), "{problems:?}");
         let wrong = BTreeMap::from([
             ("a-neither".to_owned(), SecretSource::default()),
-            ("b-unset".to_owned(), SecretSource { env: Some("POSTRIDER_TEST_NO_SUCH_SECRET".into()), file: None }),
-            ("c-absent".to_owned(), SecretSource { env: None, file: Some(folder.path().join("absent")) }),
+            (
+                "b-unset".to_owned(),
+                SecretSource { env: Some("POSTRIDER_TEST_NO_SUCH_SECRET".into()), file: None },
+            ),
+            (
+                "c-absent".to_owned(),
+                SecretSource { env: None, file: Some(folder.path().join("absent")) },
+            ),
             ("d-empty".to_owned(), file("empty", b"\n")),
             ("e-binary".to_owned(), file("binary", &[0xff, 0xfe])),
             ("f-huge".to_owned(), file("huge", &vec![b'x'; 65 << 10])),
         ]);
         let read = Secrets::read(&wrong, "stages.x.secrets", &mut problems);
         assert!(read.0.is_empty() && problems.len() == 6, "{problems:#?}");
-        assert!(problems[1].starts_with("stages.x.secrets.b-unset: the environment variable"), "{problems:?}");
+        assert!(
+            problems[1].starts_with("stages.x.secrets.b-unset: the environment variable"),
+            "{problems:?}"
+        );
     }
 }

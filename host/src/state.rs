@@ -1,8 +1,10 @@
-//! A stage's state while a batch runs: a message's own layer over the batch's layer over the lane's cache over the store.
+//! A stage's state while a batch runs: a message's own layer over the batch's layer over the lane's
+//! cache over the store.
 //!
-//! What carries the guarantee is the version check in the store's commit; the cache here only saves reads. Every version that any
-//! message of the batch relied on is kept in [`BatchState`], those of failed and timed-out messages included, so that an outcome
-//! on stale data never counts. Bounds: keys, values and bytes per call by [`StateLimits`]; the cache by its number of entries.
+//! What carries the guarantee is the version check in the store's commit; the cache here only saves
+//! reads. Every version that any message of the batch relied on is kept in [`BatchState`], those of
+//! failed and timed-out messages included, so that an outcome on stale data never counts. Bounds:
+//! keys, values and bytes per call by [`StateLimits`]; the cache by its number of entries.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
@@ -68,7 +70,8 @@ impl LaneCache {
         Self(LruCache::new(entries))
     }
 
-    /// Stands in for a cache that is lent to a batch; a full one would allocate its table for every batch.
+    /// Stands in for a cache that is lent to a batch; a full one would allocate its table for every
+    /// batch.
     pub fn placeholder() -> Self {
         Self::new(NonZeroUsize::MIN)
     }
@@ -114,14 +117,27 @@ struct Inner {
 
 impl BatchState {
     /// State for one batch; takes the lane's cache until [`BatchState::finish`].
-    pub fn new(stage: Arc<str>, store: Arc<dyn StateSource>, limits: StateLimits, cache: LaneCache) -> Arc<Self> {
-        let inner = Inner { layer: BTreeMap::new(), reads: HashMap::new(), cache, folders: BTreeSet::new(), prefetched: HashMap::new() };
+    pub fn new(
+        stage: Arc<str>,
+        store: Arc<dyn StateSource>,
+        limits: StateLimits,
+        cache: LaneCache,
+    ) -> Arc<Self> {
+        let inner = Inner {
+            layer: BTreeMap::new(),
+            reads: HashMap::new(),
+            cache,
+            folders: BTreeSet::new(),
+            prefetched: HashMap::new(),
+        };
         Arc::new(Self { stage, store, limits, inner: Mutex::new(inner) })
     }
 
-    /// Reads every key under `order/<subject>/` for all subjects at once, so that the messages' own reads cost nothing.
+    /// Reads every key under `order/<subject>/` for all subjects at once, so that the messages' own
+    /// reads cost nothing.
     pub async fn prefetch(&self, subjects: &BTreeSet<String>) -> Result<(), StoreError> {
-        let folders: Vec<String> = subjects.iter().map(|subject| format!("order/{subject}/")).collect();
+        let folders: Vec<String> =
+            subjects.iter().map(|subject| format!("order/{subject}/")).collect();
         let rows = self.store.state_folders(&self.stage, &folders).await?;
         let mut inner = self.lock();
         inner.prefetched.extend(rows.into_iter().map(|row| (row.key, (row.value, row.version))));
@@ -147,7 +163,11 @@ impl BatchState {
     /// Ends the batch: versions relied upon, final writes, and the lane's cache.
     pub fn finish(&self) -> (HashMap<String, Version>, StateWrites, LaneCache) {
         let mut inner = self.lock();
-        (std::mem::take(&mut inner.reads), std::mem::take(&mut inner.layer), std::mem::replace(&mut inner.cache, LaneCache::placeholder()))
+        (
+            std::mem::take(&mut inner.reads),
+            std::mem::take(&mut inner.layer),
+            std::mem::replace(&mut inner.cache, LaneCache::placeholder()),
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -166,9 +186,17 @@ impl BatchState {
         Ok(value)
     }
 
-    async fn list_keys(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+    async fn list_keys(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
         let layer = Overlay::of(&self.lock().layer, prefix, after);
-        let stored = self.store.state_keys(&self.stage, prefix, after, (limit + layer.removed()) as u32).await?;
+        let stored = self
+            .store
+            .state_keys(&self.stage, prefix, after, (limit + layer.removed()) as u32)
+            .await?;
         Ok(layer.over(stored, limit))
     }
 }
@@ -178,7 +206,8 @@ struct Overlay(BTreeMap<String, bool>);
 
 impl Overlay {
     fn of(writes: &StateWrites, prefix: &str, after: &str) -> Self {
-        let concerned = writes.iter().filter(|(key, _)| key.starts_with(prefix) && key.as_str() > after);
+        let concerned =
+            writes.iter().filter(|(key, _)| key.starts_with(prefix) && key.as_str() > after);
         Self(concerned.map(|(key, value)| (key.clone(), value.is_some())).collect())
     }
 
@@ -187,7 +216,8 @@ impl Overlay {
     }
 
     fn over(self, below: Vec<String>, limit: usize) -> Vec<String> {
-        let mut keys: BTreeSet<String> = below.into_iter().filter(|key| self.0.get(key) != Some(&false)).collect();
+        let mut keys: BTreeSet<String> =
+            below.into_iter().filter(|key| self.0.get(key) != Some(&false)).collect();
         keys.extend(self.0.into_iter().filter_map(|(key, present)| present.then_some(key)));
         keys.into_iter().take(limit).collect()
     }
@@ -227,7 +257,8 @@ pub struct StateView {
 }
 
 impl StateView {
-    /// The value under `key`, as written by this call, by earlier messages of the batch, or as committed.
+    /// The value under `key`, as written by this call, by earlier messages of the batch, or as
+    /// committed.
     pub async fn get(&mut self, key: &str) -> Result<Option<Bytes>, StateError> {
         self.check_key(key)?;
         match self.own.get(key) {
@@ -247,7 +278,10 @@ impl StateView {
         if value.len() > max {
             return Err(StateError::Limit {
                 limit: Limit::StateValue,
-                message: format!("the value of `{key}` has {} bytes; the limit is {max}", value.len()),
+                message: format!(
+                    "the value of `{key}` has {} bytes; the limit is {max}",
+                    value.len()
+                ),
             });
         }
         self.count(key.len() + value.len())?;
@@ -263,8 +297,14 @@ impl StateView {
         Ok(())
     }
 
-    /// Keys with `prefix` that sort after `after`, at most `limit`: a snapshot, not checked at commit.
-    pub async fn list_keys(&mut self, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StateError> {
+    /// Keys with `prefix` that sort after `after`, at most `limit`: a snapshot, not checked at
+    /// commit.
+    pub async fn list_keys(
+        &mut self,
+        prefix: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StateError> {
         let limit = limit.min(self.batch.limits.list_max) as usize;
         let own = Overlay::of(&self.own, prefix, after);
         let asked = limit + own.removed();
@@ -285,7 +325,10 @@ impl StateView {
             return Err(StateError::Limit { limit: Limit::StateKey, message });
         }
         if key.contains('\0') {
-            return Err(StateError::Limit { limit: Limit::StateKey, message: "a state key has a NUL character".to_owned() });
+            return Err(StateError::Limit {
+                limit: Limit::StateKey,
+                message: "a state key has a NUL character".to_owned(),
+            });
         }
         Ok(())
     }
@@ -294,7 +337,8 @@ impl StateView {
         self.bytes_written += bytes;
         let max = self.batch.limits.call_max_bytes;
         if self.bytes_written > max {
-            let message = format!("the call wrote {} bytes of state; the limit is {max}", self.bytes_written);
+            let message =
+                format!("the call wrote {} bytes of state; the limit is {max}", self.bytes_written);
             return Err(StateError::Limit { limit: Limit::StateBytes, message });
         }
         Ok(())

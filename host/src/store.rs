@@ -1,8 +1,9 @@
-//! The store: orders, events, outbox, deliveries, state and dead letters. One method is one transaction.
+//! The store: orders, events, outbox, deliveries, state and dead letters. One method is one
+//! transaction.
 //!
-//! Guarantees carried here: an accepted order is durable when `accept` returns; every outcome of a delivery is a compare-and-set
-//! on (round, attempt, open) in the transaction that also writes its state and events; versions of all state read or written are
-//! checked in that transaction.
+//! Guarantees carried here: an accepted order is durable when `accept` returns; every outcome of a
+//! delivery is a compare-and-set on (round, attempt, open) in the transaction that also writes its
+//! state and events; versions of all state read or written are checked in that transaction.
 
 use std::sync::Arc;
 
@@ -13,7 +14,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 pub use self::bindings::{KnownBindings, StageBinding};
-pub use self::letters::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, LetterCount, LetterGroup};
+pub use self::letters::{
+    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, LetterCount, LetterGroup,
+};
 pub use self::log::{EventFilter, LogRange, Settled};
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
 use crate::event::{DeliveryKey, Envelope, EventKey};
@@ -32,13 +35,15 @@ mod recordings;
 pub mod sqlite;
 pub mod status;
 
-/// Version of a state key: 0 means that it never existed; versions grow for ever, also over a removal.
+/// Version of a state key: 0 means that it never existed; versions grow for ever, also over a
+/// removal.
 pub type Version = i64;
 
 /// Why the store did not answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// It cannot be reached, is full, is read-only or is being shut down: try again later, no attempt is burned.
+    /// It cannot be reached, is full, is read-only or is being shut down: try again later, no
+    /// attempt is burned.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
     /// What is stored cannot be understood: a bug or a foreign file.
@@ -68,7 +73,8 @@ pub struct OutboxRow {
     pub id: i64,
     /// The event.
     pub envelope: Arc<Envelope>,
-    /// Straight to one stage's queue with its round and attempt (retry, replay, reconciliation); none: published by its type.
+    /// Straight to one stage's queue with its round and attempt (retry, replay, reconciliation);
+    /// none: published by its type.
     pub direct: Option<Direct>,
     /// A stage of ours consumes it: a broker that finds no queue for it has not delivered it.
     pub routed: bool,
@@ -94,7 +100,8 @@ pub struct NewOrder {
     pub customer: Option<String>,
     /// The normalised body.
     pub body: Value,
-    /// SHA-256 of the canonical submitted body, in hex: tells the same order from another with its id.
+    /// SHA-256 of the canonical submitted body, in hex: tells the same order from another with its
+    /// id.
     pub fingerprint: String,
     /// Status at the beginning.
     pub status: String,
@@ -365,7 +372,8 @@ pub enum Commit {
         /// Keys whose version was no longer the one relied upon.
         conflicts: Vec<String>,
     },
-    /// Nothing was written: the orders of these deliveries are cancelled. Run the batch again with them skipped.
+    /// Nothing was written: the orders of these deliveries are cancelled. Run the batch again with
+    /// them skipped.
     Overtaken(Vec<DeliveryKey>),
 }
 
@@ -407,7 +415,8 @@ pub struct StageControl {
     pub reason: Option<String>,
     /// Milliseconds since 1970-01-01 UTC.
     pub since_ms: u64,
-    /// When it was held last: events that expired since then have until a whole expiry after it was resumed.
+    /// When it was held last: events that expired since then have until a whole expiry after it was
+    /// resumed.
     pub held_from_ms: Option<u64>,
 }
 
@@ -435,12 +444,23 @@ pub trait StateSource: Send + Sync + 'static {
     /// One key.
     async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError>;
     /// All keys (removed ones included) under any of the folders, each ending in `/`.
-    async fn state_folders(&self, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError>;
+    async fn state_folders(
+        &self,
+        stage: &str,
+        folders: &[String],
+    ) -> Result<Vec<StateRow>, StoreError>;
     /// Present keys with `prefix` after `after`, in byte order.
-    async fn state_keys(&self, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError>;
+    async fn state_keys(
+        &self,
+        stage: &str,
+        prefix: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError>;
 }
 
-/// Keys of a stage's state that nobody else writes until the batch which needs them is committed, or this is dropped.
+/// Keys of a stage's state that nobody else writes until the batch which needs them is committed,
+/// or this is dropped.
 #[async_trait]
 pub trait LockedState: Send {
     /// The locked keys as they stand; version 0: absent.
@@ -449,19 +469,33 @@ pub trait LockedState: Send {
     async fn commit(self: Box<Self>, batch: Batch) -> Result<Commit, StoreError>;
 }
 
-/// The database. Postgres and `SQLite` implement it; a conformance suite runs the same exercises on both.
+/// The database. Postgres and `SQLite` implement it; a conformance suite runs the same exercises on
+/// both.
 #[async_trait]
 pub trait Store: StateSource {
-    /// Writes an order, its first event, its open deliveries and an outbox row. Returns the rows for the relay when new.
-    async fn accept_order(&self, order: NewOrder) -> Result<(Accepted, Vec<OutboxRow>), StoreError>;
-    /// Writes an event that does not come from a stage. `false` when its key was known: nothing changed.
+    /// Writes an order, its first event, its open deliveries and an outbox row. Returns the rows
+    /// for the relay when new.
+    async fn accept_order(&self, order: NewOrder)
+    -> Result<(Accepted, Vec<OutboxRow>), StoreError>;
+    /// Writes an event that does not come from a stage. `false` when its key was known: nothing
+    /// changed.
     async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError>;
-    /// Moves an order to its cancelling status and writes the event that says so, under the order's lock.
-    async fn cancel_order(&self, cancel: NewCancel) -> Result<(Cancelled, Vec<OutboxRow>), StoreError>;
-    /// Settles a batch: every compare-and-set and version check, then every write, in one transaction.
+    /// Moves an order to its cancelling status and writes the event that says so, under the order's
+    /// lock.
+    async fn cancel_order(
+        &self,
+        cancel: NewCancel,
+    ) -> Result<(Cancelled, Vec<OutboxRow>), StoreError>;
+    /// Settles a batch: every compare-and-set and version check, then every write, in one
+    /// transaction.
     async fn commit(&self, batch: Batch) -> Result<Commit, StoreError>;
-    /// Locks keys that several hosts write all the time, so that a batch need not be run again. None: there is only one host.
-    async fn lock_state(&self, stage: &str, keys: &[String]) -> Result<Option<Box<dyn LockedState>>, StoreError>;
+    /// Locks keys that several hosts write all the time, so that a batch need not be run again.
+    /// None: there is only one host.
+    async fn lock_state(
+        &self,
+        stage: &str,
+        keys: &[String],
+    ) -> Result<Option<Box<dyn LockedState>>, StoreError>;
 
     /// Leases up to `limit` due outbox rows that nobody holds.
     async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError>;
@@ -472,26 +506,45 @@ pub trait Store: StateSource {
     /// When the next unleased row falls due.
     async fn outbox_next_due(&self) -> Result<Option<u64>, StoreError>;
 
-    /// Writes outbox rows (leased to this host, returned) for open deliveries of `stage` that have none; marks them as queued now.
+    /// Writes outbox rows (leased to this host, returned) for open deliveries of `stage` that have
+    /// none; marks them as queued now.
     async fn requeue_lost(&self, stage: &str, lost: Lost) -> Result<Vec<OutboxRow>, StoreError>;
 
     /// Deliveries among `keys` that are settled, or past the given round and attempt.
-    async fn already_settled(&self, keys: Vec<(DeliveryKey, u32, u32)>) -> Result<Vec<DeliveryKey>, StoreError>;
+    async fn already_settled(
+        &self,
+        keys: Vec<(DeliveryKey, u32, u32)>,
+    ) -> Result<Vec<DeliveryKey>, StoreError>;
 
     /// One order.
     async fn order(&self, id: &str) -> Result<Option<Order>, StoreError>;
     /// Orders, newest first.
     async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError>;
     /// An order's events in the order of the log, after position `after`.
-    async fn order_events(&self, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError>;
-    /// The position up to which the log is complete: whatever is committed later stands after it, and whatever was committed before this
-    /// was asked stands before it, unless a writer is under way for longer than the store waits.
+    async fn order_events(
+        &self,
+        order_id: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LoggedEvent>, StoreError>;
+    /// The position up to which the log is complete: whatever is committed later stands after it,
+    /// and whatever was committed before this was asked stands before it, unless a writer is under
+    /// way for longer than the store waits.
     async fn log_end(&self) -> Result<i64, StoreError>;
-    /// Events of the log, oldest first, and where the next page begins; none: there is nothing more in the range. A page may be short,
-    /// or empty, before the end of the range: only so much of the log is looked at for one.
-    async fn events(&self, filter: EventFilter, range: LogRange) -> Result<Page<LoggedEvent>, StoreError>;
+    /// Events of the log, oldest first, and where the next page begins; none: there is nothing more
+    /// in the range. A page may be short, or empty, before the end of the range: only so much of
+    /// the log is looked at for one.
+    async fn events(
+        &self,
+        filter: EventFilter,
+        range: LogRange,
+    ) -> Result<Page<LoggedEvent>, StoreError>;
     /// What comes after a position of each of these orders, oldest first, at most `limit` in all.
-    async fn events_of(&self, orders: &[(i64, String)], limit: u32) -> Result<Vec<LoggedEvent>, StoreError>;
+    async fn events_of(
+        &self,
+        orders: &[(i64, String)],
+        limit: u32,
+    ) -> Result<Vec<LoggedEvent>, StoreError>;
     /// The events of this id, one per source.
     async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError>;
     /// Those of the orders of which every delivery is settled.
@@ -502,25 +555,39 @@ pub trait Store: StateSource {
     /// One delivery, with failed tries.
     async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError>;
 
-    /// A page of a stage's recordings, oldest first, and where the next page begins; none at the end.
-    async fn recordings(&self, filter: RecordingFilter) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError>;
+    /// A page of a stage's recordings, oldest first, and where the next page begins; none at the
+    /// end.
+    async fn recordings(
+        &self,
+        filter: RecordingFilter,
+    ) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError>;
 
     /// Dead letters, newest first.
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError>;
     /// One dead letter.
     async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError>;
-    /// Groups of dead letters that died of the same, by their newest letter; `before` is that of the last group of the page before.
-    async fn letter_groups(&self, filter: DeadLetterFilter) -> Result<Page<LetterGroup>, StoreError>;
+    /// Groups of dead letters that died of the same, by their newest letter; `before` is that of
+    /// the last group of the page before.
+    async fn letter_groups(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<Page<LetterGroup>, StoreError>;
     /// How many dead letters there are; page and cursor of the filter do not count.
     async fn count_letters(&self, filter: DeadLetterFilter) -> Result<LetterCount, StoreError>;
     /// Ids of the next dead letters after `after`, oldest first.
-    async fn letter_ids(&self, filter: DeadLetterFilter, after: i64) -> Result<Vec<i64>, StoreError>;
-    /// Gives up to `limit` dead letters their cause that were written without one, by an earlier version; how many it gave.
+    async fn letter_ids(
+        &self,
+        filter: DeadLetterFilter,
+        after: i64,
+    ) -> Result<Vec<i64>, StoreError>;
+    /// Gives up to `limit` dead letters their cause that were written without one, by an earlier
+    /// version; how many it gave.
     async fn note_causes(&self, limit: u32) -> Result<u64, StoreError>;
     /// Reopens the delivery with round + 1, attempt 1. Harmless when done twice.
     async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError>;
     /// Replaces the delivery by `event`, sent to the same stage only.
-    async fn replay_edited(&self, id: i64, event: NewEvent) -> Result<DeadLetterAction, StoreError>;
+    async fn replay_edited(&self, id: i64, event: NewEvent)
+    -> Result<DeadLetterAction, StoreError>;
     /// Closes it for good.
     async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError>;
 
@@ -532,19 +599,33 @@ pub trait Store: StateSource {
     /// The operators' word about stages; a stage that is not listed runs.
     async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError>;
     /// Notes an operator's word.
-    async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError>;
+    async fn set_stage_control(
+        &self,
+        stage: &str,
+        state: ControlState,
+        reason: Option<String>,
+    ) -> Result<StageControl, StoreError>;
 
-    /// Notes the bindings that this host uses, and learns which all hosts do; one that said nothing for `live_ms` is gone.
-    async fn note_bindings(&self, used: Vec<StageBinding>, live_ms: u64) -> Result<KnownBindings, StoreError>;
-    /// Forgets a binding that no live host uses; false when one does again, and nothing was changed.
-    async fn forget_binding(&self, binding: StageBinding, live_ms: u64) -> Result<bool, StoreError>;
-    /// Takes or renews this host's lease of a stage, for `ttl_ms` from now; false when another host has it.
+    /// Notes the bindings that this host uses, and learns which all hosts do; one that said nothing
+    /// for `live_ms` is gone.
+    async fn note_bindings(
+        &self,
+        used: Vec<StageBinding>,
+        live_ms: u64,
+    ) -> Result<KnownBindings, StoreError>;
+    /// Forgets a binding that no live host uses; false when one does again, and nothing was
+    /// changed.
+    async fn forget_binding(&self, binding: StageBinding, live_ms: u64)
+    -> Result<bool, StoreError>;
+    /// Takes or renews this host's lease of a stage, for `ttl_ms` from now; false when another host
+    /// has it.
     async fn lease_stage(&self, stage: &str, ttl_ms: u64) -> Result<bool, StoreError>;
     /// Gives this host's lease of a stage back.
     async fn release_stage(&self, stage: &str) -> Result<(), StoreError>;
 
-    /// Looks at the next `limit` orders, and as many events without an order, that were last changed before then, and removes those of
-    /// which nothing is open. Called again and again it comes to all. An order's id and fingerprint stay.
+    /// Looks at the next `limit` orders, and as many events without an order, that were last
+    /// changed before then, and removes those of which nothing is open. Called again and again it
+    /// comes to all. An order's id and fingerprint stay.
     async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError>;
 
     /// Whether it can be written to now.

@@ -1,8 +1,9 @@
 //! The supervisor: turns changes in the plugins folder into stages that run, swap or stop.
 //!
-//! A bad plugin never replaces a good one: a file reaches this place only after it was compiled, linked and described; whatever is
-//! wrong with it is kept beside the file's name and shown, while the old one keeps serving. Bindings are added before a new version
-//! starts. A removed plugin stops the consumption; the queue and its messages stay.
+//! A bad plugin never replaces a good one: a file reaches this place only after it was compiled,
+//! linked and described; whatever is wrong with it is kept beside the file's name and shown, while
+//! the old one keeps serving. Bindings are added before a new version starts. A removed plugin
+//! stops the consumption; the queue and its messages stay.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -70,7 +71,13 @@ impl Files {
     }
 
     fn update(&self, file: &str, change: impl FnOnce(&mut FileStatus)) {
-        change(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(file.to_owned()).or_default());
+        change(
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(file.to_owned())
+                .or_default(),
+        );
     }
 }
 
@@ -99,7 +106,15 @@ impl Supervisor {
         places: PluginPlaces,
         changes: mpsc::Receiver<PluginChange>,
     ) -> Self {
-        Self { services, files, host_name, places, changes, workers: HashMap::new(), tasks: TaskTracker::new() }
+        Self {
+            services,
+            files,
+            host_name,
+            places,
+            changes,
+            workers: HashMap::new(),
+            tasks: TaskTracker::new(),
+        }
     }
 
     /// Takes changes until the first scan of the folder is complete.
@@ -112,7 +127,8 @@ impl Supervisor {
         }
     }
 
-    /// Runs a worker for every stage and follows the folder until cancelled; then waits for the workers.
+    /// Runs a worker for every stage and follows the folder until cancelled; then waits for the
+    /// workers.
     pub async fn run(mut self, cancel: CancellationToken) {
         self.start_workers(&cancel);
         loop {
@@ -134,9 +150,16 @@ impl Supervisor {
     }
 
     /// Makes `handler` serve the stage `name`.
-    pub async fn install(&self, name: &str, handler: Arc<dyn StageHandler>, file: Option<String>) -> Result<(), String> {
+    pub async fn install(
+        &self,
+        name: &str,
+        handler: Arc<dyn StageHandler>,
+        file: Option<String>,
+    ) -> Result<(), String> {
         if !is_name(name) {
-            return Err(format!("`{name}` cannot name a stage: it must match [a-z][a-z0-9-]{{0,39}}"));
+            return Err(format!(
+                "`{name}` cannot name a stage: it must match [a-z][a-z0-9-]{{0,39}}"
+            ));
         }
         let pipeline = &self.services.pipeline;
         let stage = pipeline.stage(name);
@@ -149,7 +172,11 @@ impl Supervisor {
         let patterns = pipeline.policy(&stage, &*handler).consumes;
         let binding = Binding { stage: Arc::clone(&stage.name), patterns: patterns.clone() };
         Bindings::announce(&self.services, &binding).await;
-        self.services.broker.declare(binding).await.map_err(|error| format!("its queue could not be declared: {error}"))?;
+        self.services
+            .broker
+            .declare(binding)
+            .await
+            .map_err(|error| format!("its queue could not be declared: {error}"))?;
         pipeline.route(&stage, patterns);
         self.note_load(&stage, &*handler).await;
         pipeline.swap(&stage, handler, file, self.services.clock.now_ms());
@@ -168,20 +195,28 @@ impl Supervisor {
             }
             PluginChange::Removed { file } => self.remove(&file).await,
             PluginChange::ScanComplete => {}
-            PluginChange::Distrusted { stage, digest, why } => self.put_back(&stage, &digest, &why).await,
+            PluginChange::Distrusted { stage, digest, why } => {
+                self.put_back(&stage, &digest, &why).await
+            }
         }
     }
 
     /// The stage runs the version before again: puts its file back, too, and says so.
     async fn put_back(&self, stage: &str, distrusted: &str, why: &str) {
-        let Some(running) = self.services.pipeline.find(stage).and_then(|stage| stage.running()) else { return };
+        let Some(running) = self.services.pipeline.find(stage).and_then(|stage| stage.running())
+        else {
+            return;
+        };
         let Some(file) = running.file.clone() else { return };
         let digest = running.handler.digest().to_owned();
-        let note = format!("{} was put back in the place of {}: {why}", short(&digest), short(distrusted));
+        let note =
+            format!("{} was put back in the place of {}: {why}", short(&digest), short(distrusted));
         tracing::error!(stage, %file, "{note}");
         let note = match self.places.put_back(&digest, &file).await {
             Ok(()) => note,
-            Err(error) => format!("{note}. Its file could not be put back ({error}): replace {file} before this host is started again"),
+            Err(error) => format!(
+                "{note}. Its file could not be put back ({error}): replace {file} before this host is started again"
+            ),
         };
         self.files.update(&file, |status| status.put_back = Some((digest.clone(), note)));
         let data = serde_json::json!({
@@ -207,7 +242,8 @@ impl Supervisor {
                 Err(problem) => problems.push(problem),
             }
         }
-        // A stage whose new version was refused keeps its old one; so do all of them when nothing of the file was taken.
+        // A stage whose new version was refused keeps its old one; so do all of them when nothing
+        // of the file was taken.
         let kept = if stages.is_empty() { self.abandoned(&plugin.file, &[]) } else { names };
         for name in self.abandoned(&plugin.file, &kept) {
             self.stop(&name).await;
@@ -227,7 +263,8 @@ impl Supervisor {
             status.removed = false;
             status.looks += 1;
             // What was put back is told until something else comes.
-            status.put_back = status.put_back.take().filter(|(digest, _)| **digest == *plugin.linked.digest);
+            status.put_back =
+                status.put_back.take().filter(|(digest, _)| **digest == *plugin.linked.digest);
         });
     }
 
@@ -237,14 +274,23 @@ impl Supervisor {
             self.stop(name).await;
         }
         tracing::info!(%file, stages = %names.join(","), "plugin removed; its queue keeps the messages");
-        self.files.update(file, |status| *status = FileStatus { removed: true, stages: names, ..FileStatus::default() });
+        self.files.update(file, |status| {
+            *status = FileStatus { removed: true, stages: names, ..FileStatus::default() }
+        });
     }
 
     /// Stages that `file` served and no longer serves.
     fn abandoned(&self, file: &str, kept: &[String]) -> Vec<String> {
-        let served = |stage: &Arc<Stage>| stage.running().is_some_and(|running| running.file.as_deref() == Some(file));
+        let served = |stage: &Arc<Stage>| {
+            stage.running().is_some_and(|running| running.file.as_deref() == Some(file))
+        };
         let stages = self.services.pipeline.stages();
-        stages.iter().filter(|stage| served(stage)).map(|stage| stage.name.to_string()).filter(|name| !kept.contains(name)).collect()
+        stages
+            .iter()
+            .filter(|stage| served(stage))
+            .map(|stage| stage.name.to_string())
+            .filter(|name| !kept.contains(name))
+            .collect()
     }
 
     /// Lets the worker finish its batch, then leaves the stage without a handler.

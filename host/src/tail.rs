@@ -1,10 +1,11 @@
 //! The live end of the event log: one reader per host, whatever the number of streams.
 //!
-//! A stream joins at the end of the log as the reader knows it, reads what lies before from the store, and is then told of what comes
-//! after. Guarantee: positions are passed on in their order, each once, because nothing is read beyond [`Store::log_end`]; a stream
-//! that goes on after position `n` sees what comes after `n`, also on another host or after a restart. Bounds: streams at once, news
-//! that wait for one stream (`NEWS_MAX`; who is slower reads from the store again), one look at the store every `POLL`, and none
-//! while nobody listens.
+//! A stream joins at the end of the log as the reader knows it, reads what lies before from the
+//! store, and is then told of what comes after. Guarantee: positions are passed on in their order,
+//! each once, because nothing is read beyond [`Store::log_end`]; a stream that goes on after
+//! position `n` sees what comes after `n`, also on another host or after a restart. Bounds: streams
+//! at once, news that wait for one stream (`NEWS_MAX`; who is slower reads from the store again),
+//! one look at the store every `POLL`, and none while nobody listens.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -81,15 +82,28 @@ impl Listeners {
     }
 
     fn orders(&self) -> Vec<String> {
-        self.all.iter().filter_map(|listener| listener.order.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+        self.all
+            .iter()
+            .filter_map(|listener| listener.order.clone())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 }
 
 impl Tail {
-    /// Over a store; at most `streams_max` streams at once. `finals` are the statuses in which an order rests for good.
+    /// Over a store; at most `streams_max` streams at once. `finals` are the statuses in which an
+    /// order rests for good.
     pub fn new(store: Arc<dyn Store>, finals: BTreeSet<String>, streams_max: usize) -> Arc<Self> {
         let streams = Arc::new(Semaphore::new(streams_max));
-        Arc::new(Self { store, finals, listeners: Mutex::default(), joined: Notify::new(), streams, closed: CancellationToken::new() })
+        Arc::new(Self {
+            store,
+            finals,
+            listeners: Mutex::default(),
+            joined: Notify::new(),
+            streams,
+            closed: CancellationToken::new(),
+        })
     }
 
     /// Reads until cancelled; then every stream ends.
@@ -125,7 +139,8 @@ impl Tail {
         }
         listeners.looks = listeners.looks.wrapping_add(1);
         let orders = listeners.orders();
-        // Asked before the end is looked for: what is settled then has all its events below that end.
+        // Asked before the end is looked for: what is settled then has all its events below that
+        // end.
         let ask = listeners.looks.is_multiple_of(SETTLED_EVERY);
         let mut settled = Vec::new();
         for chunk in orders.chunks(ORDERS_MAX).filter(|_| ask) {
@@ -168,11 +183,17 @@ impl Tail {
     }
 
     /// Only some orders are listened to: only theirs is read.
-    async fn pass_on(&self, listeners: &mut Listeners, orders: &[String], end: i64) -> Result<(), StoreError> {
+    async fn pass_on(
+        &self,
+        listeners: &mut Listeners,
+        orders: &[String],
+        end: i64,
+    ) -> Result<(), StoreError> {
         for chunk in orders.chunks(ORDERS_MAX) {
             let mut after = listeners.end;
             loop {
-                let asked: Vec<(i64, String)> = chunk.iter().map(|order| (after, order.clone())).collect();
+                let asked: Vec<(i64, String)> =
+                    chunk.iter().map(|order| (after, order.clone())).collect();
                 let events = self.store.events_of(&asked, PAGE).await?;
                 let full = events.len() == PAGE as usize;
                 let last = events.last().map_or(end, |event| event.seq);
@@ -188,15 +209,23 @@ impl Tail {
         Ok(())
     }
 
-    /// Follows the log from behind a position on; none when there are too many streams. With an order in the filter the stream ends
-    /// when nothing is left to do for it.
+    /// Follows the log from behind a position on; none when there are too many streams. With an
+    /// order in the filter the stream ends when nothing is left to do for it.
     pub fn follow(self: &Arc<Self>, filter: EventFilter, after: i64) -> Option<Follow> {
         let permit = self.place()?;
         let tail = Arc::clone(self);
-        Some(Follow { tail, filter, cursor: after, ready: VecDeque::new(), phase: Phase::Outside, _permit: permit })
+        Some(Follow {
+            tail,
+            filter,
+            cursor: after,
+            ready: VecDeque::new(),
+            phase: Phase::Outside,
+            _permit: permit,
+        })
     }
 
-    /// A place among the streams, for an answer that is written bit by bit; none when there are too many.
+    /// A place among the streams, for an answer that is written bit by bit; none when there are too
+    /// many.
     pub fn place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.streams).try_acquire_owned().ok()
     }
@@ -307,7 +336,8 @@ impl Follow {
     }
 }
 
-/// What a stream's listeners are counted by, for tests and metrics: order → streams; the empty name is the whole log.
+/// What a stream's listeners are counted by, for tests and metrics: order → streams; the empty name
+/// is the whole log.
 impl Tail {
     /// How many streams are told of what.
     pub async fn listening(&self) -> BTreeMap<String, usize> {

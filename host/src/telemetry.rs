@@ -20,14 +20,16 @@ pub enum LogFormat {
 /// What is logged unless `RUST_LOG` says otherwise.
 pub const DEFAULT: &str = "info";
 
-/// Sends log lines to standard error; `default` is what `RUST_LOG` may override. Only the first call of a process has an effect.
+/// Sends log lines to standard error; `default` is what `RUST_LOG` may override. Only the first
+/// call of a process has an effect.
 pub fn init(format: LogFormat, default: &str) {
     let mut wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| default.to_owned());
     // The AMQP client logs as errors what the broker module expects and reports in its own words.
     if !wanted.contains("lapin") {
         wanted += ",lapin=off";
     }
-    // The HTTP bindings trace what guests pass them, paths and queries included: secrets are among it, so nobody may ask for that.
+    // The HTTP bindings trace what guests pass them, paths and queries included: secrets are among
+    // it, so nobody may ask for that.
     let harmless = wanted.split(',').filter(|directive| !directive.contains("wasmtime_wasi_http"));
     let wanted = harmless.chain(["wasmtime_wasi_http=info"]).collect::<Vec<_>>().join(",");
     let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -37,6 +39,11 @@ pub fn init(format: LogFormat, default: &str) {
         LogFormat::Pretty => false,
         LogFormat::Json => true,
     };
-    // A second initialisation in one process (tests, embedders with their own subscriber) is no error.
-    let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.with_target(false).try_init() };
+    // A second initialisation in one process (tests, embedders with their own subscriber) is no
+    // error.
+    let _ = if json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_target(false).try_init()
+    };
 }

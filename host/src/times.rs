@@ -1,9 +1,12 @@
 //! Times as people and programs write them: instants and spans. Pure.
 
-/// An instant: RFC 3339 (`2026-05-01T09:00:00Z`), or milliseconds since 1970-01-01 UTC; in milliseconds. What is before counts as then.
+/// An instant: RFC 3339 (`2026-05-01T09:00:00Z`), or milliseconds since 1970-01-01 UTC; in
+/// milliseconds. What is before counts as then.
 pub fn instant_ms(text: &str) -> Result<u64, String> {
     if let Ok(ms) = text.parse::<u64>() {
-        return Ok(ms).and_then(|ms| if i64::try_from(ms).is_ok() { Ok(ms) } else { Err(format!("{ms} ms is too far away")) });
+        return Ok(ms).and_then(|ms| {
+            if i64::try_from(ms).is_ok() { Ok(ms) } else { Err(format!("{ms} ms is too far away")) }
+        });
     }
     let time: jiff::Timestamp = text
         .parse()
@@ -21,7 +24,9 @@ pub fn span_ms(text: &str) -> Result<u64, String> {
 
 /// An instant in RFC 3339; empty when it is beyond all calendars.
 pub fn text(at_ms: u64) -> String {
-    jiff::Timestamp::from_millisecond(i64::try_from(at_ms).unwrap_or(i64::MAX)).map(|time| time.to_string()).unwrap_or_default()
+    jiff::Timestamp::from_millisecond(i64::try_from(at_ms).unwrap_or(i64::MAX))
+        .map(|time| time.to_string())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -33,7 +38,13 @@ mod tests {
         assert_eq!(instant_ms("1700000000000"), Ok(1_700_000_000_000));
         assert_eq!(instant_ms("1970-01-01T01:00:00.5+01:00"), Ok(500));
         assert_eq!(instant_ms("1969-12-31T23:59:59Z"), Ok(0));
-        for (text, ms) in [("90s", 90_000), ("1h 30m", 5_400_000), ("2d", 172_800_000), ("PT90S", 90_000), ("250ms", 250)] {
+        for (text, ms) in [
+            ("90s", 90_000),
+            ("1h 30m", 5_400_000),
+            ("2d", 172_800_000),
+            ("PT90S", 90_000),
+            ("250ms", 250),
+        ] {
             assert_eq!(span_ms(text), Ok(ms), "{text}");
         }
         for text in ["", "soon", "-1", "18446744073709551615"] {

@@ -1,11 +1,13 @@
-//! The undertaker: what the broker gave up on becomes an attempt or a dead letter in the store, through the same compare-and-set as any
-//! other outcome.
+//! The undertaker: what the broker gave up on becomes an attempt or a dead letter in the store,
+//! through the same compare-and-set as any other outcome.
 //!
-//! A message that was delivered too often without being settled may have killed its host each time, or may only have been near others
-//! that did: it gets one run alone, noted before it begins, so that a message which ends this host, too, is dead when it comes back. The
-//! note names its author: this process remembers those of its notes that no run followed yet, so one whose commit was never answered is
-//! not taken for the note of a host that went away. A message that cannot be read is dead at once, with its body and the reason. Bounded
-//! by the broker's prefetch; it acknowledges only after the commit.
+//! A message that was delivered too often without being settled may have killed its host each time,
+//! or may only have been near others that did: it gets one run alone, noted before it begins, so
+//! that a message which ends this host, too, is dead when it comes back. The note names its author:
+//! this process remembers those of its notes that no run followed yet, so one whose commit was
+//! never answered is not taken for the note of a host that went away. A message that cannot be read
+//! is dead at once, with its body and the reason. Bounded by the broker's prefetch; it acknowledges
+//! only after the commit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +30,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 const DELIVERY_LIMIT: &str = "delivery_limit";
 /// The code of the attempt that such a message has behind it.
 const MARK: &str = "delivery-limit";
-/// A run alone that nobody finished is repeated after so long, if the broker does not bring the message back before.
+/// A run alone that nobody finished is repeated after so long, if the broker does not bring the
+/// message back before.
 const MARK_MS: u64 = 60_000;
 
 /// Drains one stage's dead-letter queue.
@@ -37,7 +40,8 @@ pub struct Undertaker {
     pub stage: Arc<Stage>,
     /// Shared by all workers.
     pub services: Services,
-    /// Notes that this process wrote, or may have written, before a run that has not begun: at most one for each message that it holds.
+    /// Notes that this process wrote, or may have written, before a run that has not begun: at most
+    /// one for each message that it holds.
     noted: HashMap<DeliveryKey, FailedAttempt>,
 }
 
@@ -57,7 +61,9 @@ impl Undertaker {
                 match self.services.broker.consume_dead(&self.stage.name).await {
                     Ok(None) => std::future::pending().await,
                     Ok(Some(consumer)) => self.drain(consumer).await,
-                    Err(error) => tracing::debug!(stage = %self.stage.name, %error, "the dead-letter queue cannot be consumed"),
+                    Err(error) => {
+                        tracing::debug!(stage = %self.stage.name, %error, "the dead-letter queue cannot be consumed")
+                    }
                 }
                 tokio::time::sleep(PAUSE).await;
             };
@@ -94,7 +100,11 @@ impl Undertaker {
     }
 
     /// Writes what the message comes to; gives it back when it is to be run alone.
-    async fn judge(&mut self, letter: &Dead, running: &Running) -> Result<Option<Incoming>, StoreError> {
+    async fn judge(
+        &mut self,
+        letter: &Dead,
+        running: &Running,
+    ) -> Result<Option<Incoming>, StoreError> {
         if letter.unreadable.is_some() || letter.reason != DELIVERY_LIMIT {
             self.bury(letter, running).await?;
             return Ok(None);
@@ -104,7 +114,8 @@ impl Undertaker {
         let mark = self.mark_of(letter).await?;
         let own = |mark: &FailedAttempt| self.noted.get(&key) == Some(mark);
         match mark {
-            // The note is this process's own, and no run followed it: its commit was never answered.
+            // The note is this process's own, and no run followed it: its commit was never
+            // answered.
             Some(mark) if own(&mark) => Ok(Some(alone(next))),
             // Its run alone was begun, and nobody came back to say how it went.
             Some(_) => {
@@ -114,7 +125,13 @@ impl Undertaker {
             }
             None if self.mark(letter, running).await? => Ok(Some(alone(next))),
             // Somebody settled it, or an earlier try to note it came through late.
-            None if self.mark_of(letter).await?.is_some_and(|mark| self.noted.get(&key) == Some(&mark)) => Ok(Some(alone(next))),
+            None if self
+                .mark_of(letter)
+                .await?
+                .is_some_and(|mark| self.noted.get(&key) == Some(&mark)) =>
+            {
+                Ok(Some(alone(next)))
+            }
             None => {
                 self.noted.remove(&key);
                 Ok(None)
@@ -124,8 +141,15 @@ impl Undertaker {
 
     /// The note that the message gets its run alone, if that is where its delivery stands.
     async fn mark_of(&self, letter: &Dead) -> Result<Option<FailedAttempt>, StoreError> {
-        let known = self.services.store.delivery(&self.key(letter)).await?.filter(|known| known.attempt == letter.attempt + 1);
-        Ok(known.and_then(|known| known.failures.into_iter().find(|failure| is_marked(failure, letter))))
+        let known = self
+            .services
+            .store
+            .delivery(&self.key(letter))
+            .await?
+            .filter(|known| known.attempt == letter.attempt + 1);
+        Ok(known.and_then(|known| {
+            known.failures.into_iter().find(|failure| is_marked(failure, letter))
+        }))
     }
 
     fn key(&self, letter: &Dead) -> DeliveryKey {
@@ -141,7 +165,8 @@ impl Undertaker {
         self.settle(letter, running, (verdict, Some(failure))).await
     }
 
-    /// The note, remembered before its commit, whose answer may be lost; a second try to write it writes the same.
+    /// The note, remembered before its commit, whose answer may be lost; a second try to write it
+    /// writes the same.
     fn note(&mut self, letter: &Dead, running: &Running) -> FailedAttempt {
         let key = self.key(letter);
         if let Some(noted) = self.noted.get(&key).filter(|noted| is_marked(noted, letter)) {
@@ -152,7 +177,9 @@ impl Undertaker {
             round: letter.round,
             attempt: letter.attempt,
             code: MARK.to_owned(),
-            message: format!("the broker gave the message up: too many hosts took it and went away; it is run alone, once, by {host}"),
+            message: format!(
+                "the broker gave the message up: too many hosts took it and went away; it is run alone, once, by {host}"
+            ),
             backtrace: None,
             digest: running.handler.digest().to_owned(),
             duration_us: 0,
@@ -177,12 +204,18 @@ impl Undertaker {
         let moment = Moment { now_ms: self.services.clock.now_ms(), random: rand::random() };
         let outcome = outcome(letter);
         let routes = &*self.services.pipeline;
-        let decided = decide::decide(&running.policy, routes, &letter.envelope, &tried, outcome, moment);
+        let decided =
+            decide::decide(&running.policy, routes, &letter.envelope, &tried, outcome, moment);
         self.settle(letter, running, decided).await.map(|_| ())
     }
 
     /// Commits what a message comes to; false when somebody settled it meanwhile.
-    async fn settle(&self, letter: &Dead, running: &Running, decided: (Verdict, Option<FailedAttempt>)) -> Result<bool, StoreError> {
+    async fn settle(
+        &self,
+        letter: &Dead,
+        running: &Running,
+        decided: (Verdict, Option<FailedAttempt>),
+    ) -> Result<bool, StoreError> {
         let settlement = Settlement {
             delivery: self.key(letter),
             envelope: Arc::clone(&letter.envelope),
@@ -195,7 +228,12 @@ impl Undertaker {
             failure: decided.1,
             recording: None,
         };
-        let batch = Batch { stage: Arc::clone(&self.stage.name), settlements: vec![settlement], reads: Vec::new(), writes: Vec::new() };
+        let batch = Batch {
+            stage: Arc::clone(&self.stage.name),
+            settlements: vec![settlement],
+            reads: Vec::new(),
+            writes: Vec::new(),
+        };
         match self.services.store.commit(batch.clone()).await? {
             Commit::Done { outbox, .. } => {
                 self.services.relay.hand_over(outbox);
@@ -237,10 +275,14 @@ fn alone(letter: Dead) -> Incoming {
 fn outcome(letter: &Dead) -> Outcome {
     let (code, message) = match &letter.unreadable {
         Some(why) => ("unreadable".to_owned(), format!("the message cannot be read: {why}")),
-        None if letter.reason == DELIVERY_LIMIT => {
-            (MARK.to_owned(), "hosts that took the message went away, also when it ran alone".to_owned())
-        }
-        None => (letter.reason.replace('_', "-"), format!("the broker gave the message up ({})", letter.reason)),
+        None if letter.reason == DELIVERY_LIMIT => (
+            MARK.to_owned(),
+            "hosts that took the message went away, also when it ran alone".to_owned(),
+        ),
+        None => (
+            letter.reason.replace('_', "-"),
+            format!("the broker gave the message up ({})", letter.reason),
+        ),
     };
     Outcome::Failed(Failure::reject(code, message))
 }
@@ -273,7 +315,11 @@ mod tests {
             Description::new("idle", "1.0.0", "Idles").consumes(["#"])
         }
 
-        async fn handle(&self, _: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {
+        async fn handle(
+            &self,
+            _: &mut NativeContext,
+            _: &Event,
+        ) -> Result<Vec<Emitted>, NativeError> {
             Ok(vec![])
         }
     }
@@ -303,8 +349,12 @@ mod tests {
             let broker = Embedded::new(16, Arc::clone(&clock) as Arc<_>);
             let pipeline = Pipeline::new(&Config::default());
             pipeline.swap(&pipeline.stage("idle"), Arc::new(Native::new(Idle)), None, START_MS);
-            let (relay, handle) =
-                Relay::new(Arc::clone(&store), Arc::clone(&broker) as Arc<_>, Arc::clone(&clock) as Arc<_>, Arc::clone(&pipeline));
+            let (relay, handle) = Relay::new(
+                Arc::clone(&store),
+                Arc::clone(&broker) as Arc<_>,
+                Arc::clone(&clock) as Arc<_>,
+                Arc::clone(&pipeline),
+            );
             let (_, rows) = store.accept_event(sample_event("e1", &["idle"])).await.unwrap();
             let letter = Dead {
                 envelope: Arc::clone(&rows[0].envelope),
@@ -315,7 +365,16 @@ mod tests {
                 tag: 7,
             };
             let plugins = tokio::sync::mpsc::channel(1).0.downgrade();
-            let services = Services { store, broker, relay: handle, pipeline, clock, host: "here".into(), plugins, observer: None };
+            let services = Services {
+                store,
+                broker,
+                relay: handle,
+                pipeline,
+                clock,
+                host: "here".into(),
+                plugins,
+                observer: None,
+            };
             Self { services, letter, _folder: folder, _relay: relay }
         }
 

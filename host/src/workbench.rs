@@ -1,7 +1,9 @@
-//! Dead letters as a workbench: look at what died, mend it, run it again or close it, one letter or many.
+//! Dead letters as a workbench: look at what died, mend it, run it again or close it, one letter or
+//! many.
 //!
-//! The API, the command line (over HTTP) and embedders use this one service. Guarantee: a letter is settled once; the store compares and
-//! sets it, so doing anything twice, here or on several hosts, is harmless. What comes in numbers is a job (`jobs`), bounded in its rate.
+//! The API, the command line (over HTTP) and embedders use this one service. Guarantee: a letter is
+//! settled once; the store compares and sets it, so doing anything twice, here or on several hosts,
+//! is harmless. What comes in numbers is a job (`jobs`), bounded in its rate.
 
 use std::sync::Arc;
 
@@ -9,18 +11,22 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use self::jobs::Jobs;
-pub use self::jobs::{Job, JobFailure, JobState, JobStatus, RATE, RATE_MAX, StartError, Task, Work};
+pub use self::jobs::{
+    Job, JobFailure, JobState, JobStatus, RATE, RATE_MAX, StartError, Task, Work,
+};
 use crate::cloud_events::is_json;
 use crate::event::{DeliveryKey, Envelope, Event, EventKey, without_nul};
 use crate::store::{
-    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryRecord, LetterGroup, NewEvent, OutboxRow, Page, StoreError,
+    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryRecord, LetterGroup,
+    NewEvent, OutboxRow, Page, StoreError,
 };
 use crate::trace::Trace;
 use crate::worker::Services;
 
 mod jobs;
 
-/// Letters of an earlier version that get their cause in one transaction, and how often before the rest has to wait for the next question.
+/// Letters of an earlier version that get their cause in one transaction, and how often before the
+/// rest has to wait for the next question.
 const CAUSES_AT_ONCE: u32 = 1_000;
 const CAUSES_ROUNDS: u32 = 20;
 
@@ -89,7 +95,8 @@ pub struct Workbench {
     jobs: Jobs,
 }
 
-/// How a letter is about to be run again: made once, so that it can be tried again without doing it twice.
+/// How a letter is about to be run again: made once, so that it can be tried again without doing it
+/// twice.
 enum Prepared {
     AsItWas,
     Edited(Box<NewEvent>),
@@ -159,8 +166,12 @@ impl Workbench {
     async fn replay_prepared(&self, id: i64, prepared: &Prepared) -> Result<Replayed, StoreError> {
         let store = &self.services.store;
         let (action, event) = match prepared {
-            Prepared::AsItWas => (store.replay(id, self.services.clock.now_ms() + self.expiry_ms).await?, None),
-            Prepared::Edited(event) => (store.replay_edited(id, (**event).clone()).await?, Some(event.envelope.key())),
+            Prepared::AsItWas => {
+                (store.replay(id, self.services.clock.now_ms() + self.expiry_ms).await?, None)
+            }
+            Prepared::Edited(event) => {
+                (store.replay_edited(id, (**event).clone()).await?, Some(event.envelope.key()))
+            }
         };
         Ok(Replayed::Settled { action: self.hand_over(action), event })
     }
@@ -170,7 +181,8 @@ impl Workbench {
         self.services.store.discard(id, without_nul(reason.to_owned())).await
     }
 
-    /// Begins work on all open letters that a filter leaves now; those that die later are not part of it.
+    /// Begins work on all open letters that a filter leaves now; those that die later are not part
+    /// of it.
     pub async fn start(&self, task: Task) -> Result<Arc<Job>, StartError> {
         if task.filter.group.is_some() {
             self.note_causes().await?;
@@ -191,7 +203,11 @@ impl Workbench {
     }
 
     /// Reads the letter where an edit needs it.
-    async fn prepare(&self, id: i64, edit: &Edit) -> Result<Result<Prepared, Replayed>, StoreError> {
+    async fn prepare(
+        &self,
+        id: i64,
+        edit: &Edit,
+    ) -> Result<Result<Prepared, Replayed>, StoreError> {
         if *edit == Edit::None {
             return Ok(Ok(Prepared::AsItWas));
         }
@@ -219,7 +235,8 @@ impl Workbench {
         let mut attributes = old.event.attributes.clone();
         Trace::of_event(&old.event).mark(&mut attributes);
         let is_json = is_json(&old.event.content_type);
-        let content_type = if is_json { old.event.content_type } else { "application/json".to_owned() };
+        let content_type =
+            if is_json { old.event.content_type } else { "application/json".to_owned() };
         let event = Event {
             id: uuid::Uuid::now_v7().to_string(),
             source: self.source.clone(),
@@ -260,7 +277,8 @@ impl Workbench {
 
 /// The body after the patch; none when the patch changes nothing in it.
 fn patched(body: &[u8], patch: &Value) -> Result<Option<Value>, String> {
-    let before: Value = serde_json::from_slice(body).map_err(|error| format!("the body is not JSON, so it cannot be patched: {error}"))?;
+    let before: Value = serde_json::from_slice(body)
+        .map_err(|error| format!("the body is not JSON, so it cannot be patched: {error}"))?;
     let mut after = before.clone();
     json_patch::merge(&mut after, patch);
     Ok((after != before).then_some(after))

@@ -1,7 +1,8 @@
 //! A stage's worker: it consumes the stage's queue and feeds lanes.
 //!
-//! Bounds: at most `prefetch` messages are held; each lane has one batch in flight. Messages are split by subject, so two events of
-//! one (stage, subject) never run at once in this host. A lane that stops gives its messages back: no attempt is burned.
+//! Bounds: at most `prefetch` messages are held; each lane has one batch in flight. Messages are
+//! split by subject, so two events of one (stage, subject) never run at once in this host. A lane
+//! that stops gives its messages back: no attempt is burned.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
@@ -47,15 +48,22 @@ pub struct Services {
     pub clock: Arc<dyn Clock>,
     /// This host's name.
     pub host: Arc<str>,
-    /// Where a plugin that traps is reported; weak, so that the supervisor sees when the folder is followed no more.
+    /// Where a plugin that traps is reported; weak, so that the supervisor sees when the folder is
+    /// followed no more.
     pub plugins: mpsc::WeakSender<PluginChange>,
     /// Told of every delivery that was settled here, after its commit.
     pub observer: Option<Observer>,
 }
 
 impl Services {
-    /// Publishes an event of the host's own about a stage. It is news, not part of anybody's work: without the store it is not told.
-    pub(crate) async fn announce(&self, policy: &StagePolicy, event_type: &str, data: &serde_json::Value) {
+    /// Publishes an event of the host's own about a stage. It is news, not part of anybody's work:
+    /// without the store it is not told.
+    pub(crate) async fn announce(
+        &self,
+        policy: &StagePolicy,
+        event_type: &str,
+        data: &serde_json::Value,
+    ) {
         let now_ms = self.clock.now_ms();
         let event = Event {
             id: uuid::Uuid::now_v7().to_string(),
@@ -69,7 +77,13 @@ impl Services {
         };
         let envelope = Envelope::first(event, None, now_ms + policy.expiry_ms);
         let routed_to = self.pipeline.stages_for(event_type);
-        let event = NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None };
+        let event = NewEvent {
+            envelope: Arc::new(envelope),
+            routed_to,
+            due_at_ms: now_ms,
+            producer: None,
+            only_stage: None,
+        };
         if let Err(error) = self.publish(event).await {
             tracing::warn!(%error, event_type, "the event could not be published");
         }
@@ -178,7 +192,8 @@ impl StageWorker {
             for message in messages {
                 let lane = &senders[lane_of(&message.envelope.event.subject, senders.len())];
                 if lane.send(message).await.is_err() {
-                    // The lane died of a host bug: start all over with a new consumer, which gives every message back.
+                    // The lane died of a host bug: start all over with a new consumer, which gives
+                    // every message back.
                     return;
                 }
             }
@@ -187,11 +202,20 @@ impl StageWorker {
         while lanes.join_next().await.is_some() {}
     }
 
-    fn spawn_lanes(&self, lanes: &mut JoinSet<()>, acker: &Arc<dyn Acker>, cancel: &CancellationToken) -> Vec<mpsc::Sender<Incoming>> {
+    fn spawn_lanes(
+        &self,
+        lanes: &mut JoinSet<()>,
+        acker: &Arc<dyn Acker>,
+        cancel: &CancellationToken,
+    ) -> Vec<mpsc::Sender<Incoming>> {
         (0..self.stage.config.at_once())
             .map(|_| {
                 let (sender, messages) = mpsc::channel(self.stage.config.prefetch.max(1) as usize);
-                let lane = lane::Lane::new(Arc::clone(&self.stage), self.services.clone(), Arc::clone(acker));
+                let lane = lane::Lane::new(
+                    Arc::clone(&self.stage),
+                    self.services.clone(),
+                    Arc::clone(acker),
+                );
                 lanes.spawn(lane.run(messages, cancel.clone()));
                 sender
             })
@@ -200,12 +224,19 @@ impl StageWorker {
 }
 
 /// Runs one message in a batch of its own, until it is settled.
-pub(crate) async fn run_alone(stage: &Arc<Stage>, services: &Services, acker: &Arc<dyn Acker>, message: Incoming) {
+pub(crate) async fn run_alone(
+    stage: &Arc<Stage>,
+    services: &Services,
+    acker: &Arc<dyn Acker>,
+    message: Incoming,
+) {
     let (sender, messages) = mpsc::channel(1);
     // There is room for it.
     let _ = sender.try_send(message);
     drop(sender);
-    lane::Lane::new(Arc::clone(stage), services.clone(), Arc::clone(acker)).run(messages, CancellationToken::new()).await;
+    lane::Lane::new(Arc::clone(stage), services.clone(), Arc::clone(acker))
+        .run(messages, CancellationToken::new())
+        .await;
 }
 
 fn drains(control: Option<&StageControl>) -> bool {

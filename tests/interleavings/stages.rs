@@ -1,4 +1,5 @@
-//! What the worlds run on: the embedded store, the shipped stages as they are, and the decisions' policies as a configuration gives them.
+//! What the worlds run on: the embedded store, the shipped stages as they are, and the decisions'
+//! policies as a configuration gives them.
 
 use std::sync::Arc;
 
@@ -9,7 +10,9 @@ use postrider::config::Config;
 use postrider::decide::{Routes, StagePolicy};
 use postrider::event::{Event, topic_matches};
 use postrider::handler::sdk::SdkStage;
-use postrider::handler::{Description, Emitted, Native, NativeContext, NativeError, NativeStage, StageHandler};
+use postrider::handler::{
+    Description, Emitted, Native, NativeContext, NativeError, NativeStage, StageHandler,
+};
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
 
 /// How long an outbox row is held for sending.
@@ -38,9 +41,15 @@ impl<S: NativeStage> NativeStage for Spoilt<S> {
         self.stage.describe()
     }
 
-    async fn handle(&self, cx: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {
+    async fn handle(
+        &self,
+        cx: &mut NativeContext,
+        event: &Event,
+    ) -> Result<Vec<Emitted>, NativeError> {
         match (self.sabotage, event.event_type.as_str()) {
-            (Sabotage::InventoryKeepsStock | Sabotage::PaymentKeepsMoney, "order.cancelled") => Ok(Vec::new()),
+            (Sabotage::InventoryKeepsStock | Sabotage::PaymentKeepsMoney, "order.cancelled") => {
+                Ok(Vec::new())
+            }
             (Sabotage::ShippingRecallsTwice, "order.cancelled") => {
                 let recalled = self.stage.handle(cx, event).await?;
                 Ok([recalled.clone(), recalled].concat())
@@ -82,8 +91,14 @@ impl Bench {
         let spoil = |with: Sabotage| if with == sabotage { with } else { Sabotage::None };
         let handlers: [Arc<dyn StageHandler>; 4] = [
             native(SdkStage::<payment::Payment>::default(), spoil(Sabotage::PaymentKeepsMoney)),
-            native(SdkStage::<inventory::Inventory>::default(), spoil(Sabotage::InventoryKeepsStock)),
-            native(SdkStage::<shipping::Shipping>::default(), spoil(Sabotage::ShippingRecallsTwice)),
+            native(
+                SdkStage::<inventory::Inventory>::default(),
+                spoil(Sabotage::InventoryKeepsStock),
+            ),
+            native(
+                SdkStage::<shipping::Shipping>::default(),
+                spoil(Sabotage::ShippingRecallsTwice),
+            ),
             native(SdkStage::<notification::Notification>::default(), Sabotage::None),
         ];
         let stage = |handler: Arc<dyn StageHandler>| {
@@ -101,7 +116,9 @@ fn native(stage: impl NativeStage, sabotage: Sabotage) -> Arc<dyn StageHandler> 
 
 impl Routes for Bench {
     fn stages_for(&self, event_type: &str) -> Vec<Arc<str>> {
-        let reached = self.stages.iter().filter(|stage| stage.policy.consumes.iter().any(|pattern| topic_matches(pattern, event_type)));
+        let reached = self.stages.iter().filter(|stage| {
+            stage.policy.consumes.iter().any(|pattern| topic_matches(pattern, event_type))
+        });
         reached.map(|stage| Arc::clone(&stage.policy.name)).collect()
     }
 }

@@ -1,7 +1,9 @@
-//! One generated schedule: what its clients ask for, the messages on their way, and which of them is taken next.
+//! One generated schedule: what its clients ask for, the messages on their way, and which of them
+//! is taken next.
 //!
-//! A step takes messages as a lane does (copies, a cache that may be stale, one commit for all), or does what a client does; up to three
-//! steps of a world are committed at the same time. The relay and the broker are a bag of messages from which any may come next.
+//! A step takes messages as a lane does (copies, a cache that may be stale, one commit for all), or
+//! does what a client does; up to three steps of a world are committed at the same time. The relay
+//! and the broker are a bag of messages from which any may come next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
@@ -11,14 +13,17 @@ use anyhow::{Context as _, Result};
 use futures::future::{BoxFuture, FutureExt as _, join_all};
 use postrider::clock::Clock as _;
 use postrider::decide::{self, Moment, Routes as _, Tried};
-use postrider::event::{DeliveryKey, Envelope, Event, ORDER_CANCELLED, ORDER_CREATED, PRODUCT_STOCKED, idempotency_key};
+use postrider::event::{
+    DeliveryKey, Envelope, Event, ORDER_CANCELLED, ORDER_CREATED, PRODUCT_STOCKED, idempotency_key,
+};
 use postrider::handler::{Call, CallContext, Failure, Outcome};
 use postrider::recording::Recorder;
 use postrider::settings::Settings;
 use postrider::state::{BatchState, LaneCache};
 use postrider::store::{
-    Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, Lost, NewCancel, NewEvent, NewOrder, OutboxRow,
-    Settlement, StateSource, Store as _, StoreError, Verdict,
+    Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, Lost,
+    NewCancel, NewEvent, NewOrder, OutboxRow, Settlement, StateSource, Store as _, StoreError,
+    Verdict,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -84,7 +89,13 @@ enum Step {
 enum Answer {
     Told,
     Cancelled(String, Cancelled),
-    Committed { lane: (usize, bool), work: Vec<Message>, batch: Batch, cache: LaneCache, commit: Commit },
+    Committed {
+        lane: (usize, bool),
+        work: Vec<Message>,
+        batch: Batch,
+        cache: LaneCache,
+        commit: Commit,
+    },
 }
 
 impl World {
@@ -116,13 +127,22 @@ impl World {
             for _ in 0..*[0, 0, 1, 2].choose(&mut rng).unwrap_or(&1) {
                 world.actions.push(Action::Cancel(id.clone()));
             }
-            let items: BTreeMap<String, u64> =
-                skus.iter().map(|sku| (sku.clone(), rng.random_range(0..3))).filter(|one| one.1 > 0).collect();
+            let items: BTreeMap<String, u64> = skus
+                .iter()
+                .map(|sku| (sku.clone(), rng.random_range(0..3)))
+                .filter(|one| one.1 > 0)
+                .collect();
             let total = rng.random_range(1..100);
-            let lines: Vec<Value> = items.iter().map(|(sku, quantity)| json!({ "sku": sku, "quantity": quantity })).collect();
+            let lines: Vec<Value> = items
+                .iter()
+                .map(|(sku, quantity)| json!({ "sku": sku, "quantity": quantity }))
+                .collect();
             let decline = rng.random_ratio(1, 10);
-            let body = json!({ "order_id": id, "items": lines, "total": total, "decline": decline });
-            world.orders.insert(id, Ordered { total, items, body, cancelled: false, refused: false });
+            let body =
+                json!({ "order_id": id, "items": lines, "total": total, "decline": decline });
+            world
+                .orders
+                .insert(id, Ordered { total, items, body, cancelled: false, refused: false });
         }
         world.rng = rng;
         world
@@ -138,13 +158,29 @@ impl World {
     fn take(&mut self, bench: &Bench, row: &OutboxRow) {
         let reached = match &row.direct {
             Some(direct) => vec![(Arc::clone(&direct.stage), direct.round, direct.attempt)],
-            None => bench.stages_for(&row.envelope.event.event_type).into_iter().map(|stage| (stage, 1, 1)).collect(),
+            None => bench
+                .stages_for(&row.envelope.event.event_type)
+                .into_iter()
+                .map(|stage| (stage, 1, 1))
+                .collect(),
         };
         for (name, round, attempt) in reached {
-            let Some(stage) = bench.stages.iter().position(|stage| stage.policy.name == name) else { continue };
-            self.bag.push(Message { stage, envelope: Arc::clone(&row.envelope), round, attempt, overtaken: false });
+            let Some(stage) = bench.stages.iter().position(|stage| stage.policy.name == name)
+            else {
+                continue;
+            };
+            self.bag.push(Message {
+                stage,
+                envelope: Arc::clone(&row.envelope),
+                round,
+                attempt,
+                overtaken: false,
+            });
         }
-        if row.envelope.event.event_type == "shipping.ready" && row.direct.is_none() && self.rng.random_bool(0.6) {
+        if row.envelope.event.event_type == "shipping.ready"
+            && row.direct.is_none()
+            && self.rng.random_bool(0.6)
+        {
             self.actions.push(Action::Collect(row.envelope.event.subject.clone()));
         }
     }
@@ -181,9 +217,14 @@ impl World {
             let (most, mut work) = (self.rng.random_range(1..=BATCH_MAX), Vec::<Message>::new());
             while let Some(next) = at.filter(|_| work.len() < most) {
                 // Copies of one delivery join: a lane has each once in a batch.
-                let same = |one: &Message, other: &Message| one.envelope.key() == other.envelope.key();
-                work.extend(self.draw(next).filter(|drawn| !work.iter().any(|one| same(one, drawn))));
-                at = self.bag.iter().position(|one| one.stage == stage && !work.iter().any(|drawn| same(one, drawn)));
+                let same =
+                    |one: &Message, other: &Message| one.envelope.key() == other.envelope.key();
+                work.extend(
+                    self.draw(next).filter(|drawn| !work.iter().any(|one| same(one, drawn))),
+                );
+                at = self.bag.iter().position(|one| {
+                    one.stage == stage && !work.iter().any(|drawn| same(one, drawn))
+                });
             }
             if !work.is_empty() {
                 let lane = (stage, self.rng.random());
@@ -194,14 +235,26 @@ impl World {
     }
 
     /// Runs messages one after another as a lane does.
-    async fn run(&mut self, bench: &Bench, lane: (usize, bool), work: Vec<Message>) -> Result<Step> {
+    async fn run(
+        &mut self,
+        bench: &Bench,
+        lane: (usize, bool),
+        work: Vec<Message>,
+    ) -> Result<Step> {
         let stage = &bench.stages[lane.0];
         let entries = NonZeroUsize::new(100).expect("not zero");
         let cache = self.caches.remove(&lane).unwrap_or_else(|| LaneCache::new(entries));
         let limits = bench.config.defaults.limits.state_limits();
-        let state =
-            |cache| BatchState::new(Arc::clone(&stage.policy.name), Arc::clone(&bench.store) as Arc<dyn StateSource>, limits, cache);
-        // What a stage reads must be in the lane's memory: worlds share a thread, and a native stage would block it.
+        let state = |cache| {
+            BatchState::new(
+                Arc::clone(&stage.policy.name),
+                Arc::clone(&bench.store) as Arc<dyn StateSource>,
+                limits,
+                cache,
+            )
+        };
+        // What a stage reads must be in the lane's memory: worlds share a thread, and a native
+        // stage would block it.
         let warm = state(cache);
         if &*stage.policy.name == "inventory" {
             for sku in self.stocked.keys() {
@@ -209,7 +262,8 @@ impl World {
             }
         }
         let state = state(warm.finish().2);
-        let subjects: BTreeSet<String> = work.iter().map(|message| message.envelope.event.subject.clone()).collect();
+        let subjects: BTreeSet<String> =
+            work.iter().map(|message| message.envelope.event.subject.clone()).collect();
         state.prefetch(&subjects).await?;
         let mut settlements = Vec::new();
         for message in &work {
@@ -221,33 +275,68 @@ impl World {
         Ok(Step::Lane { lane, work, batch, cache })
     }
 
-    async fn run_one(&mut self, bench: &Bench, stage: &Stage, message: &Message, state: &Arc<BatchState>) -> Settlement {
-        let delivery = DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
+    async fn run_one(
+        &mut self,
+        bench: &Bench,
+        stage: &Stage,
+        message: &Message,
+        state: &Arc<BatchState>,
+    ) -> Settlement {
+        let delivery =
+            DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
         let digest: Arc<str> = stage.handler.digest().into();
         let (round, attempt, envelope) = (message.round, message.attempt, &message.envelope);
-        let tried = Tried { delivery: delivery.clone(), round, attempt, digest: Arc::clone(&digest), duration_us: 1 };
+        let tried = Tried {
+            delivery: delivery.clone(),
+            round,
+            attempt,
+            digest: Arc::clone(&digest),
+            duration_us: 1,
+        };
         let moment = Moment { now_ms: bench.clock.now_ms(), random: self.rng.random() };
         let early = if message.overtaken {
             Some(Verdict::Skipped)
         } else {
-            decide::before_running(&stage.policy, bench, envelope, &tried, (moment, envelope.expires_at_ms))
+            decide::before_running(
+                &stage.policy,
+                bench,
+                envelope,
+                &tried,
+                (moment, envelope.expires_at_ms),
+            )
         };
         let (verdict, failure) = match early {
             Some(verdict) => (verdict, None),
             None => {
                 let handled = stage.handler.handle(call(bench, stage, message, state)).await;
                 let outcome = self.spoil(handled.outcome);
-                let (verdict, failure) = decide::decide(&stage.policy, bench, envelope, &tried, outcome, moment);
+                let (verdict, failure) =
+                    decide::decide(&stage.policy, bench, envelope, &tried, outcome, moment);
                 if matches!(verdict, Verdict::Done(_)) {
                     state.merge(handled.writes);
                 }
                 (verdict, failure)
             }
         };
-        let (name, kind, subject) = (&stage.policy.name, &envelope.event.event_type, &envelope.event.subject);
-        self.trace.push(format!("{name} {kind} {subject} round {round} attempt {attempt}: {}", short(&verdict)));
+        let (name, kind, subject) =
+            (&stage.policy.name, &envelope.event.event_type, &envelope.event.subject);
+        self.trace.push(format!(
+            "{name} {kind} {subject} round {round} attempt {attempt}: {}",
+            short(&verdict)
+        ));
         let (envelope, version) = (Arc::clone(envelope), "1".to_owned());
-        Settlement { delivery, envelope, round, attempt, verdict, version, digest, duration_us: 1, failure, recording: None }
+        Settlement {
+            delivery,
+            envelope,
+            round,
+            attempt,
+            verdict,
+            version,
+            digest,
+            duration_us: 1,
+            failure,
+            recording: None,
+        }
     }
 
     /// Now and then a stage fails after it decided.
@@ -255,11 +344,22 @@ impl World {
         if !self.fault(12) {
             return outcome;
         }
-        let failed = |retryable| Outcome::Failed(Failure { retryable, code: "x".into(), message: "x".into(), retry_after_ms: None });
+        let failed = |retryable| {
+            Outcome::Failed(Failure {
+                retryable,
+                code: "x".into(),
+                message: "x".into(),
+                retry_after_ms: None,
+            })
+        };
         match self.rng.random_range(0..4) {
             0 => failed(false),
             1 => Outcome::Unavailable("x".into()),
-            2 => Outcome::Trapped { kind: "unreachable".into(), message: "x".into(), backtrace: None },
+            2 => Outcome::Trapped {
+                kind: "unreachable".into(),
+                message: "x".into(),
+                backtrace: None,
+            },
             _ => failed(true),
         }
     }
@@ -269,7 +369,10 @@ impl World {
         match answer {
             Answer::Told => {}
             Answer::Cancelled(id, cancelled) => {
-                self.trace.push(format!("cancel of {id}: {}", format!("{cancelled:?}").split(['(', ' ']).next().unwrap_or_default()));
+                self.trace.push(format!(
+                    "cancel of {id}: {}",
+                    format!("{cancelled:?}").split(['(', ' ']).next().unwrap_or_default()
+                ));
                 let order = self.orders.get_mut(&id).expect("an order of this world");
                 match cancelled {
                     Cancelled::Begun(_) | Cancelled::Already(_) => order.cancelled = true,
@@ -287,15 +390,22 @@ impl World {
                         work.clear();
                     }
                     Commit::Again { stale, conflicts } => {
-                        self.trace.push(format!("again: {} stale, {} conflicts", stale.len(), conflicts.len()));
+                        self.trace.push(format!(
+                            "again: {} stale, {} conflicts",
+                            stale.len(),
+                            conflicts.len()
+                        ));
                         cache.forget(&conflicts);
-                        work.retain(|message| !stale.iter().any(|key| key.event == message.envelope.key()));
+                        work.retain(|message| {
+                            !stale.iter().any(|key| key.event == message.envelope.key())
+                        });
                         kept = !conflicts.is_empty() || !stale.is_empty();
                     }
                     Commit::Overtaken(keys) => {
                         self.trace.push(format!("overtaken: {}", keys.len()));
                         for message in &mut work {
-                            message.overtaken |= keys.iter().any(|key| key.event == message.envelope.key());
+                            message.overtaken |=
+                                keys.iter().any(|key| key.event == message.envelope.key());
                         }
                     }
                 }
@@ -313,7 +423,11 @@ impl World {
 
 fn short(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Done(events) => events.iter().map(|event| event.envelope.event.event_type.as_str()).collect::<Vec<_>>().join(", "),
+        Verdict::Done(events) => events
+            .iter()
+            .map(|event| event.envelope.event.event_type.as_str())
+            .collect::<Vec<_>>()
+            .join(", "),
         Verdict::Retry { .. } => "retry".into(),
         Verdict::Dead { .. } => "dead".into(),
         Verdict::Skipped => "skipped".into(),
@@ -322,7 +436,8 @@ fn short(verdict: &Verdict) -> String {
 }
 
 fn call(bench: &Bench, stage: &Stage, message: &Message, state: &Arc<BatchState>) -> Call {
-    let delivery = DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
+    let delivery =
+        DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
     let context = CallContext {
         stage: Arc::clone(&stage.policy.name),
         attempt: message.attempt,
@@ -337,7 +452,13 @@ fn call(bench: &Bench, stage: &Stage, message: &Message, state: &Arc<BatchState>
 }
 
 /// An event of a client's, as the API makes them.
-fn event(bench: &Bench, event_type: &str, id: &str, (subject, order): (&str, Option<&str>), data: &Value) -> NewEvent {
+fn event(
+    bench: &Bench,
+    event_type: &str,
+    id: &str,
+    (subject, order): (&str, Option<&str>),
+    data: &Value,
+) -> NewEvent {
     let now_ms = bench.clock.now_ms();
     let event = Event {
         id: format!("{event_type}-{id}"),
@@ -349,15 +470,26 @@ fn event(bench: &Bench, event_type: &str, id: &str, (subject, order): (&str, Opt
         data: data.to_string().into(),
         attributes: Vec::new(),
     };
-    let envelope = Envelope::first(event, order.map(str::to_owned), now_ms + bench.config.orders.expiry_ms);
+    let envelope =
+        Envelope::first(event, order.map(str::to_owned), now_ms + bench.config.orders.expiry_ms);
     let routed_to = bench.stages_for(event_type);
-    NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms: now_ms, producer: None, only_stage: None }
+    NewEvent {
+        envelope: Arc::new(envelope),
+        routed_to,
+        due_at_ms: now_ms,
+        producer: None,
+        only_stage: None,
+    }
 }
 
 type Committed = Result<(Answer, Vec<OutboxRow>), StoreError>;
 
 /// Does what a step decided, in the store.
-fn commit<'a>(bench: &'a Bench, orders: &'a BTreeMap<String, Ordered>, step: Step) -> BoxFuture<'a, Committed> {
+fn commit<'a>(
+    bench: &'a Bench,
+    orders: &'a BTreeMap<String, Ordered>,
+    step: Step,
+) -> BoxFuture<'a, Committed> {
     let store = &bench.store;
     async move {
         Ok(match step {
@@ -365,27 +497,57 @@ fn commit<'a>(bench: &'a Bench, orders: &'a BTreeMap<String, Ordered>, step: Ste
                 let body = orders[&id].body.clone();
                 let created = event(bench, ORDER_CREATED, &id, (&id, Some(&id)), &body);
                 let (fingerprint, status) = (id.clone(), "received".to_owned());
-                let order = NewOrder { id, customer: None, body, fingerprint, status, idempotency_key: None, event: created };
+                let order = NewOrder {
+                    id,
+                    customer: None,
+                    body,
+                    fingerprint,
+                    status,
+                    idempotency_key: None,
+                    event: created,
+                };
                 let (_, rows) = store.accept_order(order).await?;
                 (Answer::Told, rows)
             }
             Step::Client(Action::Stock(sku, quantity)) => {
                 let data = json!({ "sku": sku, "quantity": quantity });
-                let (_, rows) = store.accept_event(event(bench, PRODUCT_STOCKED, &sku, (&sku, None), &data)).await?;
+                let (_, rows) = store
+                    .accept_event(event(bench, PRODUCT_STOCKED, &sku, (&sku, None), &data))
+                    .await?;
                 (Answer::Told, rows)
             }
             Step::Client(Action::Collect(id)) => {
-                let (_, rows) = store.accept_event(event(bench, "carrier.collected", &id, (&id, Some(&id)), &json!({}))).await?;
+                let (_, rows) = store
+                    .accept_event(event(
+                        bench,
+                        "carrier.collected",
+                        &id,
+                        (&id, Some(&id)),
+                        &json!({}),
+                    ))
+                    .await?;
                 (Answer::Told, rows)
             }
             Step::Client(Action::Cancel(id)) => {
-                let cancelled = event(bench, ORDER_CANCELLED, &id, (&id, Some(&id)), &json!({ "reason": null }));
-                let (cancelled, rows) = store.cancel_order(NewCancel { order_id: id.clone(), event: cancelled }).await?;
+                let cancelled = event(
+                    bench,
+                    ORDER_CANCELLED,
+                    &id,
+                    (&id, Some(&id)),
+                    &json!({ "reason": null }),
+                );
+                let (cancelled, rows) = store
+                    .cancel_order(NewCancel { order_id: id.clone(), event: cancelled })
+                    .await?;
                 (Answer::Cancelled(id, cancelled), rows)
             }
             Step::Lane { lane, work, batch, cache } => {
                 let commit = store.commit(batch.clone()).await?;
-                let rows = if let Commit::Done { outbox, .. } = &commit { outbox.clone() } else { Vec::new() };
+                let rows = if let Commit::Done { outbox, .. } = &commit {
+                    outbox.clone()
+                } else {
+                    Vec::new()
+                };
                 (Answer::Committed { lane, work, batch, cache, commit }, rows)
             }
         })
@@ -393,14 +555,22 @@ fn commit<'a>(bench: &'a Bench, orders: &'a BTreeMap<String, Ordered>, step: Ste
     .boxed()
 }
 
-/// One round: every world takes its next steps, all are committed side by side, and the relay sends what came of them. False when no
-/// world had anything to do.
+/// One round: every world takes its next steps, all are committed side by side, and the relay sends
+/// what came of them. False when no world had anything to do.
 pub(super) async fn round(bench: &Bench, worlds: &mut [World]) -> Result<bool> {
     bench.clock.advance(50);
-    let steps: Vec<Vec<Step>> = join_all(worlds.iter_mut().map(|world| world.steps(bench))).await.into_iter().collect::<Result<_>>()?;
-    let busy = steps.iter().any(|steps| !steps.is_empty()) || worlds.iter().any(|world| !world.bag.is_empty());
-    let orders: Vec<&BTreeMap<String, Ordered>> = worlds.iter().map(|world| &world.orders).collect();
-    let commits = steps.into_iter().zip(&orders).map(|(steps, orders)| join_all(steps.into_iter().map(|step| commit(bench, orders, step))));
+    let steps: Vec<Vec<Step>> = join_all(worlds.iter_mut().map(|world| world.steps(bench)))
+        .await
+        .into_iter()
+        .collect::<Result<_>>()?;
+    let busy = steps.iter().any(|steps| !steps.is_empty())
+        || worlds.iter().any(|world| !world.bag.is_empty());
+    let orders: Vec<&BTreeMap<String, Ordered>> =
+        worlds.iter().map(|world| &world.orders).collect();
+    let commits = steps
+        .into_iter()
+        .zip(&orders)
+        .map(|(steps, orders)| join_all(steps.into_iter().map(|step| commit(bench, orders, step))));
     let answers: Vec<Vec<Committed>> = join_all(commits).await;
     let mut sent = Vec::new();
     for (world, answers) in worlds.iter_mut().zip(answers) {
@@ -429,13 +599,19 @@ async fn claim(bench: &Bench, worlds: &mut [World], sent: &mut Vec<i64>) -> Resu
 fn hand_to(bench: &Bench, worlds: &mut [World], row: &OutboxRow) -> Result<()> {
     // Every subject begins with the seed of its world, and the seeds follow each other.
     let subject = &row.envelope.event.subject;
-    let seed: u64 = subject.split('-').next().unwrap_or_default().parse().with_context(|| format!("an event about `{subject}`"))?;
+    let seed: u64 = subject
+        .split('-')
+        .next()
+        .unwrap_or_default()
+        .parse()
+        .with_context(|| format!("an event about `{subject}`"))?;
     let at = (seed - worlds[0].seed) as usize;
     worlds[at].take(bench, row);
     Ok(())
 }
 
-/// When nothing moves: waits for what falls due, looks for what was lost, replays what died. False when there was nothing of it.
+/// When nothing moves: waits for what falls due, looks for what was lost, replays what died. False
+/// when there was nothing of it.
 pub(super) async fn wake(bench: &Bench, worlds: &mut [World]) -> Result<bool> {
     bench.clock.advance(LEASE_MS + 1);
     let mut sent = Vec::new();
@@ -448,10 +624,17 @@ pub(super) async fn wake(bench: &Bench, worlds: &mut [World]) -> Result<bool> {
             woken = true;
         }
     }
-    let open = DeadLetterFilter { status: Some(DeadLetterStatus::Open), limit: 1_000, ..DeadLetterFilter::default() };
+    let open = DeadLetterFilter {
+        status: Some(DeadLetterStatus::Open),
+        limit: 1_000,
+        ..DeadLetterFilter::default()
+    };
     for letter in bench.store.dead_letters(open).await?.items {
         let expires_at_ms = bench.clock.now_ms() + bench.config.orders.expiry_ms;
-        let DeadLetterAction::Done(rows) = bench.store.replay(letter.id, expires_at_ms).await? else { continue };
+        let DeadLetterAction::Done(rows) = bench.store.replay(letter.id, expires_at_ms).await?
+        else {
+            continue;
+        };
         for row in &rows {
             hand_to(bench, worlds, row)?;
             sent.push(row.id);

@@ -1,6 +1,8 @@
-//! Fuzzing with coverage: `cargo fuzz` on the workspace's own, stable compiler, then the smallest corpus that reaches as much.
+//! Fuzzing with coverage: `cargo fuzz` on the workspace's own, stable compiler, then the smallest
+//! corpus that reaches as much.
 //!
-//! Bounds: the time asked for, for each target; inputs, memory and time of one run as [`Target`] says.
+//! Bounds: the time asked for, for each target; inputs, memory and time of one run as [`Target`]
+//! says.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,7 +46,9 @@ pub(crate) fn fuzz(target: Option<Target>, seconds: u32) -> Result<()> {
         say("installing cargo-fuzz");
         call(cargo().args(["install", "cargo-fuzz", "--locked"]))?;
     }
-    say("building the targets (the first time takes a good while: everything is compiled with coverage)");
+    say(
+        "building the targets (the first time takes a good while: everything is compiled with coverage)",
+    );
     call(cargo_fuzz("build").args(PLACES))?;
     let databases = Databases::new()?;
     target.as_ref().map_or(Target::value_variants(), std::slice::from_ref).iter().try_for_each(|target| {
@@ -62,10 +66,15 @@ pub(crate) fn fuzz(target: Option<Target>, seconds: u32) -> Result<()> {
 }
 
 /// Where the targets are, and where they are built. No sanitizer: the stable compiler has none.
-const PLACES: [&str; 6] = ["--sanitizer", "none", "--fuzz-dir", "host/fuzz", "--target-dir", "target/fuzz"];
+const PLACES: [&str; 6] =
+    ["--sanitizer", "none", "--fuzz-dir", "host/fuzz", "--target-dir", "target/fuzz"];
 
 fn limits() -> [String; 3] {
-    [format!("-max_len={INPUT_MAX_BYTES}"), format!("-rss_limit_mb={MEMORY_MAX_MB}"), format!("-timeout={INPUT_MAX_SECONDS}")]
+    [
+        format!("-max_len={INPUT_MAX_BYTES}"),
+        format!("-rss_limit_mb={MEMORY_MAX_MB}"),
+        format!("-timeout={INPUT_MAX_SECONDS}"),
+    ]
 }
 
 fn cargo_fuzz(command: &str) -> Command {
@@ -74,8 +83,8 @@ fn cargo_fuzz(command: &str) -> Command {
     fuzz
 }
 
-/// Where the targets write their databases: in memory where there is such a folder, so that no disk slows them down. libFuzzer ends
-/// without tidying up: all of it goes with this.
+/// Where the targets write their databases: in memory where there is such a folder, so that no disk
+/// slows them down. libFuzzer ends without tidying up: all of it goes with this.
 struct Databases(PathBuf);
 
 impl Databases {

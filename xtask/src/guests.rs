@@ -1,5 +1,5 @@
-//! Building guests: with the installed WebAssembly target, else with the one that rustup adds, else with Debian's compiler, which
-//! builds the standard library from its source.
+//! Building guests: with the installed WebAssembly target, else with the one that rustup adds, else
+//! with Debian's compiler, which builds the standard library from its source.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,8 +52,8 @@ pub(crate) fn test_all() -> Result<()> {
     )
 }
 
-/// A `cargo` for stages that are built outside this repository, as their authors do, where the toolchain lacks the target. It is put
-/// before the others in `PATH`.
+/// A `cargo` for stages that are built outside this repository, as their authors do, where the
+/// toolchain lacks the target. It is put before the others in `PATH`.
 fn keep_wrapper(way: &Way) -> Result<()> {
     let Way::Debian { linker } = way else { return Ok(()) };
     let folder = root().join("target/guest-bin");
@@ -77,7 +77,10 @@ fn choose() -> Result<Way> {
         say("stages are built with the installed target wasm32-unknown-unknown");
         return Ok(Way::Target);
     }
-    if debian_compiler().is_none() && runs(Command::new("rustup").args(["target", "add", TARGET]).current_dir(root())) && has_target()? {
+    if debian_compiler().is_none()
+        && runs(Command::new("rustup").args(["target", "add", TARGET]).current_dir(root()))
+        && has_target()?
+    {
         say("stages are built with the target wasm32-unknown-unknown, which rustup has just added");
         return Ok(Way::Target);
     }
@@ -91,7 +94,11 @@ fn choose() -> Result<Way> {
 }
 
 fn sysroot() -> Result<PathBuf> {
-    let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()).output().context("rustc does not run")?;
+    let output = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .current_dir(root())
+        .output()
+        .context("rustc does not run")?;
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
@@ -101,13 +108,16 @@ fn has_target() -> Result<bool> {
 
 fn debian_compiler() -> Option<()> {
     let source = Path::new("/usr/bin/rustc").is_file() && Path::new("/usr/bin/cargo").is_file();
-    (source && runs(Command::new("dpkg-query").args(["--show", PACKAGES[0], PACKAGES[2]]))).then_some(())
+    (source && runs(Command::new("dpkg-query").args(["--show", PACKAGES[0], PACKAGES[2]])))
+        .then_some(())
 }
 
 fn install_debian_compiler() -> Result<()> {
     if !can_install() {
         let install = format!("apt-get install -y --no-install-recommends {}", PACKAGES.join(" "));
-        bail!("no way to build for WebAssembly: run `rustup target add {TARGET}`, or as root on Debian `{install}`");
+        bail!(
+            "no way to build for WebAssembly: run `rustup target add {TARGET}`, or as root on Debian `{install}`"
+        );
     }
     say("installing Debian's compiler for WebAssembly");
     install(&PACKAGES)
@@ -115,7 +125,10 @@ fn install_debian_compiler() -> Result<()> {
 
 /// Whether packages can be installed here: as root, on Debian.
 pub(crate) fn can_install() -> bool {
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout.trim_ascii() == b"0");
     is_root && Path::new("/etc/debian_version").is_file()
 }
 
@@ -123,7 +136,12 @@ pub(crate) fn can_install() -> bool {
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     call(Command::new("apt-get").args(["update", "-qq"]))?;
     let mut command = Command::new("apt-get");
-    call(command.args(["install", "-y", "--no-install-recommends"]).args(packages).env("DEBIAN_FRONTEND", "noninteractive"))
+    call(
+        command
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
 }
 
 fn build(way: &Way, env: &[(&str, &str)]) -> Result<()> {
@@ -138,7 +156,10 @@ fn build(way: &Way, env: &[(&str, &str)]) -> Result<()> {
                     command.env_remove(&*name);
                 }
             }
-            command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Clinker-flavor=wasm-ld");
+            command
+                .env("RUSTC", "/usr/bin/rustc")
+                .env("RUSTC_BOOTSTRAP", "1")
+                .env("RUSTFLAGS", "-Clinker-flavor=wasm-ld");
             command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
             command
         }
@@ -150,10 +171,13 @@ fn build(way: &Way, env: &[(&str, &str)]) -> Result<()> {
     call(command.env("CARGO_TARGET_DIR", root().join("target/guests")).envs(env.iter().copied()))
 }
 
-/// Copies a built guest to its place, at once, and only when it changed: a running host reloads what moves.
+/// Copies a built guest to its place, at once, and only when it changed: a running host reloads
+/// what moves.
 fn keep(name: &str, place: &Path) -> Result<()> {
-    let built = root().join("target/guests").join(TARGET).join("release").join(format!("{name}.wasm"));
-    let bytes = std::fs::read(&built).with_context(|| format!("{} was not built", built.display()))?;
+    let built =
+        root().join("target/guests").join(TARGET).join("release").join(format!("{name}.wasm"));
+    let bytes =
+        std::fs::read(&built).with_context(|| format!("{} was not built", built.display()))?;
     if std::fs::read(place).is_ok_and(|present| present == bytes) {
         return Ok(());
     }

@@ -1,4 +1,5 @@
-//! Everything a developer does with this repository: `cargo xtask plugins | run | test | fuzz | ci`.
+//! Everything a developer does with this repository: `cargo xtask plugins | run | test | fuzz |
+//! ci`.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// All tests: the stages' own, unit tests, integration tests; finds or starts Postgres and RabbitMQ.
+    /// All tests: the stages' own, unit tests, integration tests; finds or starts Postgres and
+    /// RabbitMQ.
     Test,
     /// Fuzz what comes from outside, with coverage, and minimise the corpus: docs/fuzzing.md.
     Fuzz {
@@ -64,12 +66,15 @@ fn test() -> Result<()> {
     guests::build_all()?;
     guests::test_all()?;
     say("building and running the host's tests (the first time takes several minutes)");
-    // The crash tests start the program. Of everything at once, since a part of it would want its dependencies with other features.
+    // The crash tests start the program. Of everything at once, since a part of it would want its
+    // dependencies with other features.
     call(cargo().args(["build", "--workspace", "--all-targets"]))?;
     let services = services::Services::find()?;
     let environment = || services.environment.iter().cloned();
     call(cargo().args(["test", "--workspace"]).envs(environment()))?;
-    say("tests that measure time, one after another: what hostile guests cost the healthy ones, what faults cost everybody");
+    say(
+        "tests that measure time, one after another: what hostile guests cost the healthy ones, what faults cost everybody",
+    );
     let alone = ["test", "--package", "postrider-tests", "--", "--ignored", "--test-threads", "1"];
     call(cargo().args(alone).envs(environment()))
 }
@@ -101,7 +106,8 @@ pub(crate) fn root() -> PathBuf {
 
 /// The cargo that runs this, in the repository.
 pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").as_deref().unwrap_or(OsStr::new("cargo")));
+    let mut command =
+        Command::new(std::env::var_os("CARGO").as_deref().unwrap_or(OsStr::new("cargo")));
     command.current_dir(root());
     command
 }

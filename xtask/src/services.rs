@@ -1,5 +1,6 @@
-//! Postgres and RabbitMQ for the tests: those of the environment, else what listens on the default ports, else installed programs started
-//! privately, else Debian's packages, else `docker compose`. It says which; when none works, the tests do not run.
+//! Postgres and RabbitMQ for the tests: those of the environment, else what listens on the default
+//! ports, else installed programs started privately, else Debian's packages, else `docker compose`.
+//! It says which; when none works, the tests do not run.
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -79,7 +80,11 @@ impl Services {
         let (service, url) = kind.compose;
         if runs(Command::new("docker").args(["compose", "version"])) {
             say(&format!("{}: starting it with docker compose", kind.name));
-            call(Command::new("docker").args(["compose", "up", "--detach", "--wait", service]).current_dir(root()))?;
+            call(
+                Command::new("docker")
+                    .args(["compose", "up", "--detach", "--wait", service])
+                    .current_dir(root()),
+            )?;
             return Ok(url.to_owned());
         }
         bail!(
@@ -115,7 +120,9 @@ impl Drop for Services {
     fn drop(&mut self) {
         // The servers first: they write until they end.
         (self.postgres, self.rabbit) = (None, None);
-        let _ = std::fs::remove_dir_all(std::env::temp_dir().join(format!("postrider-test-{}", std::process::id())));
+        let _ = std::fs::remove_dir_all(
+            std::env::temp_dir().join(format!("postrider-test-{}", std::process::id())),
+        );
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use postrider::fuzz::Loader;
 
 static LOADER: LazyLock<Loader> = LazyLock::new(|| {
-    // The host survives a panic of the libraries that read a file, and refuses the file. Any other panic reaches libFuzzer.
+    // The host survives a panic of the libraries that read a file, and refuses the file. Any other
+    // panic reaches libFuzzer.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     Loader::new()
 });

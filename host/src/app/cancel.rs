@@ -7,8 +7,14 @@ use crate::store::{Cancelled, NewCancel, Order, StoreError};
 use crate::trace::Trace;
 
 impl App {
-    /// Cancels an order: when it returns, nothing goes forward with it any more. Again, it changes nothing.
-    pub async fn cancel(&self, id: &str, reason: Option<String>, trace: Trace) -> Result<Cancelled, StoreError> {
+    /// Cancels an order: when it returns, nothing goes forward with it any more. Again, it changes
+    /// nothing.
+    pub async fn cancel(
+        &self,
+        id: &str,
+        reason: Option<String>,
+        trace: Trace,
+    ) -> Result<Cancelled, StoreError> {
         if !is_id(id) {
             return Ok(Cancelled::NotFound);
         }
@@ -22,7 +28,8 @@ impl App {
             trace,
             due_at_ms: None,
         });
-        let (cancelled, rows) = self.services.store.cancel_order(NewCancel { order_id: id.to_owned(), event }).await?;
+        let (cancelled, rows) =
+            self.services.store.cancel_order(NewCancel { order_id: id.to_owned(), event }).await?;
         self.services.relay.hand_over(rows);
         Ok(cancelled)
     }
@@ -35,9 +42,20 @@ impl App {
     /// Why an order cannot be cancelled, for people.
     pub fn why_not_cancelled(&self, order: &Order) -> String {
         let Order { id, status, .. } = order;
-        match self.status.transitions.get(ORDER_CANCELLED).map(|transition| transition.from.as_deref()) {
-            None => "the configured table of statuses knows no cancel (`orders.status.transitions`)".to_owned(),
-            Some(Some(from)) => format!("order `{id}` is `{status}`; it can be cancelled while it is {}", one_of(from)),
+        match self
+            .status
+            .transitions
+            .get(ORDER_CANCELLED)
+            .map(|transition| transition.from.as_deref())
+        {
+            None => {
+                "the configured table of statuses knows no cancel (`orders.status.transitions`)"
+                    .to_owned()
+            }
+            Some(Some(from)) => format!(
+                "order `{id}` is `{status}`; it can be cancelled while it is {}",
+                one_of(from)
+            ),
             Some(None) => format!("order `{id}` is `{status}`, which is final"),
         }
     }

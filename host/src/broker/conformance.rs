@@ -1,7 +1,8 @@
 //! What every [`Broker`] must do, as exercises that run on any implementation.
 //!
-//! The list is [`EXERCISES`]. Each exercise gets a broker without queues. It waits for messages, never for time to pass; one that
-//! waits in vain fails after [`PATIENCE`]. An exercise fails by panicking.
+//! The list is [`EXERCISES`]. Each exercise gets a broker without queues. It waits for messages,
+//! never for time to pass; one that waits in vain fails after [`PATIENCE`]. An exercise fails by
+//! panicking.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +67,14 @@ pub(super) fn event(event_type: &str, id: usize) -> Outgoing {
         data: id.to_string().into(),
         attributes: vec![("colour".to_owned(), "green".to_owned())],
     };
-    let envelope = Envelope { event, order_id: None, correlation_id: "c".into(), cause: None, hops: 1, expires_at_ms: 1_800_000_000_000 };
+    let envelope = Envelope {
+        event,
+        order_id: None,
+        correlation_id: "c".into(),
+        cause: None,
+        hops: 1,
+        expires_at_ms: 1_800_000_000_000,
+    };
     Outgoing { envelope: Arc::new(envelope), direct: None, mandatory: true }
 }
 
@@ -100,7 +108,11 @@ fn ids(messages: &[Incoming]) -> Vec<usize> {
 async fn an_event_reaches_every_stage_that_is_bound_to_its_type(broker: Arc<dyn Broker>) {
     let one = bound(&broker, "one", &["order.created", "order.cancelled"]).await;
     let all = bound(&broker, "all", &["order.*"]).await;
-    sent(&broker, vec![event("order.created", 1), event("order.shipped", 2), event("order.cancelled", 3)]).await;
+    sent(
+        &broker,
+        vec![event("order.created", 1), event("order.shipped", 2), event("order.cancelled", 3)],
+    )
+    .await;
     let mut consumer = broker.consume(&one, 10).await.unwrap();
     assert_eq!(ids(&received(&mut consumer, 2).await), [1, 3]);
     let mut consumer = broker.consume(&all, 10).await.unwrap();
@@ -117,7 +129,10 @@ async fn a_direct_message_reaches_one_stage_with_its_round_and_attempt(broker: A
     let mut consumer = broker.consume(&one, 10).await.unwrap();
     let messages = received(&mut consumer, 2).await;
     assert_eq!(ids(&messages), [1, 2]);
-    let numbers: Vec<_> = messages.iter().map(|message| (message.round, message.attempt, message.deliveries)).collect();
+    let numbers: Vec<_> = messages
+        .iter()
+        .map(|message| (message.round, message.attempt, message.deliveries))
+        .collect();
     assert_eq!(numbers, [(2, 5, 1), (1, 1, 1)]);
 }
 
@@ -161,7 +176,10 @@ async fn what_was_not_acknowledged_comes_back(broker: Arc<dyn Broker>) {
     let mut consumer = broker.consume(&stage, 10).await.unwrap();
     let again = received(&mut consumer, 2).await;
     assert_eq!(ids(&again), [0, 2]);
-    assert!(again.iter().all(|message| message.redelivered && message.deliveries == 2), "{again:?}");
+    assert!(
+        again.iter().all(|message| message.redelivered && message.deliveries == 2),
+        "{again:?}"
+    );
     consumer.acker().ack(&again.iter().map(|message| message.tag).collect::<Vec<_>>()).await;
 }
 

@@ -1,8 +1,9 @@
 //! The embedded broker: queues in memory, made durable by the store.
 //!
-//! A queue here is a bounded window over the open deliveries of its stage. Whatever it does not hold (after a restart, or because it
-//! was full) it reports as a gap, and the reconciler refills it from the store: the same mechanism that refills a wiped `RabbitMQ`.
-//! So nothing is written twice, and a backlog of any length costs a bounded amount of memory.
+//! A queue here is a bounded window over the open deliveries of its stage. Whatever it does not
+//! hold (after a restart, or because it was full) it reports as a gap, and the reconciler refills
+//! it from the store: the same mechanism that refills a wiped `RabbitMQ`. So nothing is written
+//! twice, and a backlog of any length costs a bounded amount of memory.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,7 +59,11 @@ impl Shared {
     }
 
     fn report(&self, state: &mut State, stage: &Arc<str>) {
-        state.gaps.push(Gap { stage: Arc::clone(stage), before_ms: self.clock.now_ms() + 1, room: Some(self.capacity) });
+        state.gaps.push(Gap {
+            stage: Arc::clone(stage),
+            before_ms: self.clock.now_ms() + 1,
+            room: Some(self.capacity),
+        });
         self.gap.notify_one();
     }
 
@@ -90,11 +95,20 @@ impl Queue {
             self.overflowed = true;
             return;
         }
-        let (round, attempt) = message.direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
+        let (round, attempt) =
+            message.direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
         self.next_tag += 1;
         let envelope = Arc::clone(&message.envelope);
         let received = Instant::now();
-        self.ready.push_back(Incoming { envelope, round, attempt, redelivered: false, deliveries: 1, received, tag: self.next_tag });
+        self.ready.push_back(Incoming {
+            envelope,
+            round,
+            attempt,
+            redelivered: false,
+            deliveries: 1,
+            received,
+            tag: self.next_tag,
+        });
         self.arrived.notify_one();
     }
 }
@@ -159,15 +173,34 @@ impl Broker for Embedded {
         messages.iter().map(|_| Ok(())).collect()
     }
 
-    async fn consume(&self, stage: &Arc<str>, prefetch: u32) -> Result<Box<dyn Consumer>, BrokerError> {
+    async fn consume(
+        &self,
+        stage: &Arc<str>,
+        prefetch: u32,
+    ) -> Result<Box<dyn Consumer>, BrokerError> {
         let state = self.shared.lock();
-        let queue = state.queues.get(stage).ok_or_else(|| BrokerError::Unavailable(format!("queue `{stage}` is not declared")))?;
+        let queue = state
+            .queues
+            .get(stage)
+            .ok_or_else(|| BrokerError::Unavailable(format!("queue `{stage}` is not declared")))?;
         let settled = Arc::new(Notify::new());
-        let acker = Arc::new(EmbeddedAcker { stage: Arc::clone(stage), shared: Arc::clone(&self.shared), settled: Arc::clone(&settled) });
-        Ok(Box::new(EmbeddedConsumer { acker, prefetch: prefetch as usize, arrived: Arc::clone(&queue.arrived), settled }))
+        let acker = Arc::new(EmbeddedAcker {
+            stage: Arc::clone(stage),
+            shared: Arc::clone(&self.shared),
+            settled: Arc::clone(&settled),
+        });
+        Ok(Box::new(EmbeddedConsumer {
+            acker,
+            prefetch: prefetch as usize,
+            arrived: Arc::clone(&queue.arrived),
+            settled,
+        }))
     }
 
-    async fn consume_dead(&self, _: &Arc<str>) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError> {
+    async fn consume_dead(
+        &self,
+        _: &Arc<str>,
+    ) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError> {
         Ok(None)
     }
 
@@ -207,9 +240,11 @@ impl EmbeddedConsumer {
     fn take(&self, max: usize) -> Option<Vec<Incoming>> {
         let mut state = self.acker.shared.lock();
         let queue = state.queues.get_mut(&self.acker.stage)?;
-        let room = self.prefetch.saturating_sub(queue.unacked.len()).min(max).min(queue.ready.len());
+        let room =
+            self.prefetch.saturating_sub(queue.unacked.len()).min(max).min(queue.ready.len());
         let received = Instant::now();
-        let taken: Vec<Incoming> = queue.ready.drain(..room).map(|message| Incoming { received, ..message }).collect();
+        let taken: Vec<Incoming> =
+            queue.ready.drain(..room).map(|message| Incoming { received, ..message }).collect();
         queue.unacked.extend(taken.iter().map(|message| (message.tag, message.clone())));
         Some(taken)
     }

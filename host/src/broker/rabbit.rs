@@ -1,8 +1,10 @@
-//! `RabbitMQ`: a topic exchange for events, a quorum queue for each stage, everything named `<namespace>.…` (3.10 and 4.x).
+//! `RabbitMQ`: a topic exchange for events, a quorum queue for each stage, everything named
+//! `<namespace>.…` (3.10 and 4.x).
 //!
-//! Two connections, one for publishing and one for consuming, each rebuilt for ever after any error (`link`). What is declared is
-//! remembered, so a host starts and goes on without the broker: it declares when the broker is there. A queue that is missing when it
-//! is consumed is created, and reported as a gap that the reconciler refills from the store.
+//! Two connections, one for publishing and one for consuming, each rebuilt for ever after any error
+//! (`link`). What is declared is remembered, so a host starts and goes on without the broker: it
+//! declares when the broker is there. A queue that is missing when it is consumed is created, and
+//! reported as a gap that the reconciler refills from the store.
 
 mod consumer;
 mod link;
@@ -36,7 +38,8 @@ use self::topology::{Found, Names};
 use super::{Binding, Broker, BrokerError, Consumer, DeadConsumer, Gap, Outgoing};
 use crate::clock::Clock;
 
-/// A queue that was created again may miss what was published up to now, by clocks that differ this much.
+/// A queue that was created again may miss what was published up to now, by clocks that differ this
+/// much.
 const GAP_MARGIN_MS: u64 = 5_000;
 
 fn parse(url: &str) -> Result<AMQPUri, String> {
@@ -79,8 +82,10 @@ impl Rabbit {
     /// Starts connecting; an error only when the URL cannot be understood.
     pub fn connect(options: RabbitOptions) -> Result<Arc<Self>, String> {
         let uri = parse(&options.url)?;
-        let (publishing, publish_task) = Link::new(uri.clone(), format!("postrider {} publish", options.host_name));
-        let (consuming, consume_task) = Link::new(uri, format!("postrider {} consume", options.host_name));
+        let (publishing, publish_task) =
+            Link::new(uri.clone(), format!("postrider {} publish", options.host_name));
+        let (consuming, consume_task) =
+            Link::new(uri, format!("postrider {} consume", options.host_name));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(publish_task.run(stop.clone()));
         tasks.spawn(consume_task.run(stop.clone()));
@@ -100,21 +105,32 @@ impl Rabbit {
         }))
     }
 
-    /// Looks at the queues of these stages, each with its name, without changing anything; why there is no connection.
-    pub async fn examine(url: &str, namespace: &str, stages: &[Arc<str>]) -> Result<Vec<(String, QueueStanding)>, String> {
+    /// Looks at the queues of these stages, each with its name, without changing anything; why
+    /// there is no connection.
+    pub async fn examine(
+        url: &str,
+        namespace: &str,
+        stages: &[Arc<str>],
+    ) -> Result<Vec<(String, QueueStanding)>, String> {
         let names = Names::new(namespace);
         let connection = link::connect(&parse(url)?, "postrider doctor").await?;
         let mut queues = Vec::new();
         for stage in stages {
-            let standing = topology::examine(&connection, &names, stage).await.map_err(|error| error.to_string())?;
+            let standing = topology::examine(&connection, &names, stage)
+                .await
+                .map_err(|error| error.to_string())?;
             queues.push((names.queue(stage).to_string(), standing));
         }
         let _ = within(connection.close(200, "examined".into())).await;
         Ok(queues)
     }
 
-    /// Deletes the exchanges of a namespace and the queues of these stages, with whatever is in them: after a measurement.
-    pub async fn delete_namespace(options: RabbitOptions, stages: &[Arc<str>]) -> Result<(), String> {
+    /// Deletes the exchanges of a namespace and the queues of these stages, with whatever is in
+    /// them: after a measurement.
+    pub async fn delete_namespace(
+        options: RabbitOptions,
+        stages: &[Arc<str>],
+    ) -> Result<(), String> {
         let rabbit = Self::connect(options)?;
         rabbit.up().await;
         let deleted = topology::delete(&rabbit.consuming, &rabbit.names, stages).await;
@@ -178,11 +194,23 @@ impl Broker for Rabbit {
     }
 
     async fn bind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError> {
-        topology::bind(&self.question().await?, self.names.queue(stage), self.names.events(), pattern).await
+        topology::bind(
+            &self.question().await?,
+            self.names.queue(stage),
+            self.names.events(),
+            pattern,
+        )
+        .await
     }
 
     async fn unbind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError> {
-        topology::unbind(&self.question().await?, self.names.queue(stage), self.names.events(), pattern).await
+        topology::unbind(
+            &self.question().await?,
+            self.names.queue(stage),
+            self.names.events(),
+            pattern,
+        )
+        .await
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>> {
@@ -193,15 +221,31 @@ impl Broker for Rabbit {
         answers
     }
 
-    async fn consume(&self, stage: &Arc<str>, prefetch: u32) -> Result<Box<dyn Consumer>, BrokerError> {
+    async fn consume(
+        &self,
+        stage: &Arc<str>,
+        prefetch: u32,
+    ) -> Result<Box<dyn Consumer>, BrokerError> {
         self.ensure(&self.binding(stage)?).await?;
-        let consumer = RabbitConsumer::open(&self.consuming, self.names.queue(stage), prefetch, self.reading.clone()).await?;
+        let consumer = RabbitConsumer::open(
+            &self.consuming,
+            self.names.queue(stage),
+            prefetch,
+            self.reading.clone(),
+        )
+        .await?;
         Ok(Box::new(consumer))
     }
 
-    async fn consume_dead(&self, stage: &Arc<str>) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError> {
+    async fn consume_dead(
+        &self,
+        stage: &Arc<str>,
+    ) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError> {
         self.ensure(&self.binding(stage)?).await?;
-        Ok(Some(Box::new(RabbitDead::open(&self.consuming, self.names.dead_queue(stage), self.reading.clone()).await?)))
+        Ok(Some(Box::new(
+            RabbitDead::open(&self.consuming, self.names.dead_queue(stage), self.reading.clone())
+                .await?,
+        )))
     }
 
     fn take_gaps(&self) -> Vec<Gap> {
@@ -215,7 +259,9 @@ impl Broker for Rabbit {
     async fn depth(&self, stage: &str) -> Result<u64, BrokerError> {
         let channel = self.question().await?;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let queue = within(channel.queue_declare(self.names.queue(stage), passive, FieldTable::default())).await?;
+        let queue =
+            within(channel.queue_declare(self.names.queue(stage), passive, FieldTable::default()))
+                .await?;
         Ok(u64::from(queue.message_count()))
     }
 

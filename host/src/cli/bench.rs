@@ -1,7 +1,8 @@
 //! `postrider bench`: load on a host of its own, in a temporary folder, through the real API.
 //!
-//! Throughput and end-to-end times are what the store says (first order accepted to last order final), not what the client hoped.
-//! Bounded: a fixed number of orders, loopback only, and a limit on the whole run.
+//! Throughput and end-to-end times are what the store says (first order accepted to last order
+//! final), not what the client hoped. Bounded: a fixed number of orders, loopback only, and a limit
+//! on the whole run.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,7 +30,8 @@ pub(super) struct BenchArgs {
     /// Requests under way at once.
     #[arg(long, default_value_t = 32)]
     concurrency: u64,
-    /// Orders per second offered (open loop); without it, as many as the host answers (closed loop).
+    /// Orders per second offered (open loop); without it, as many as the host answers (closed
+    /// loop).
     #[arg(long)]
     rate: Option<f64>,
     /// Fresh instance per message, warm ones, or the same stages without a sandbox.
@@ -41,7 +43,8 @@ pub(super) struct BenchArgs {
     /// Broker to measure, in a namespace of its own: `amqp://…`; default: embedded.
     #[arg(long)]
     broker: Option<String>,
-    /// Measure hosts that run already instead, in turn: `http://…`, several times for several hosts.
+    /// Measure hosts that run already instead, in turn: `http://…`, several times for several
+    /// hosts.
     #[arg(long, conflicts_with_all = ["store", "broker", "plugins"])]
     url: Vec<String>,
     /// Different products ordered; 1 makes one hot key.
@@ -70,7 +73,8 @@ struct Report {
     orders_per_s: f64,
     post_ms: Quantiles,
     end_to_end_ms: Quantiles,
-    /// From the receipt of a message to its acknowledgement, by stage; of a host of the bench's own.
+    /// From the receipt of a message to its acknowledgement, by stage; of a host of the bench's
+    /// own.
     stage_ms: BTreeMap<String, Quantiles>,
 }
 
@@ -92,7 +96,11 @@ impl Quantiles {
 
 /// Runs the measurement and prints the report.
 pub(super) async fn run(config: Config, args: BenchArgs, json: bool) -> Result<ExitCode> {
-    let report = if args.url.is_empty() { own::measure(config, &args).await? } else { load::measure(&args, &args.url, None).await? };
+    let report = if args.url.is_empty() {
+        own::measure(config, &args).await?
+    } else {
+        load::measure(&args, &args.url, None).await?
+    };
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -104,8 +112,14 @@ pub(super) async fn run(config: Config, args: BenchArgs, json: bool) -> Result<E
 fn print(report: &Report) {
     println!("{} orders, {:.0} orders/s end to end", report.orders, report.orders_per_s);
     let stages = report.stage_ms.iter().map(|(stage, quantiles)| (stage.as_str(), quantiles));
-    for (what, quantiles) in [("POST /orders", &report.post_ms), ("end to end", &report.end_to_end_ms)].into_iter().chain(stages) {
+    for (what, quantiles) in
+        [("POST /orders", &report.post_ms), ("end to end", &report.end_to_end_ms)]
+            .into_iter()
+            .chain(stages)
+    {
         let Quantiles { p50, p95, p99, max } = quantiles;
-        println!("{what:<14} p50 {p50:.1} ms   p95 {p95:.1} ms   p99 {p99:.1} ms   max {max:.1} ms");
+        println!(
+            "{what:<14} p50 {p50:.1} ms   p95 {p95:.1} ms   p99 {p99:.1} ms   max {max:.1} ms"
+        );
     }
 }

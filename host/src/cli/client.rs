@@ -40,8 +40,13 @@ impl Target {
 
     /// An answer that is read bit by bit, for as long as it takes.
     pub(super) async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
-        let client = reqwest::Client::builder().connect_timeout(TIMEOUT).read_timeout(SILENCE_MAX).build()?;
-        let request = headers.iter().fold(client.get(self.at(path)), |request, (name, value)| request.header(*name, *value));
+        let client = reqwest::Client::builder()
+            .connect_timeout(TIMEOUT)
+            .read_timeout(SILENCE_MAX)
+            .build()?;
+        let request = headers.iter().fold(client.get(self.at(path)), |request, (name, value)| {
+            request.header(*name, *value)
+        });
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         if response.status().is_success() {
             return Ok(response);
@@ -50,9 +55,16 @@ impl Target {
     }
 
     /// A body of any kind.
-    pub(super) async fn post_body(&self, path: &str, headers: &[(&str, String)], body: Vec<u8>) -> Result<Value> {
+    pub(super) async fn post_body(
+        &self,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Vec<u8>,
+    ) -> Result<Value> {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
-        let request = headers.iter().fold(client.post(self.at(path)), |request, (name, value)| request.header(*name, value));
+        let request = headers.iter().fold(client.post(self.at(path)), |request, (name, value)| {
+            request.header(*name, value)
+        });
         self.answer(request.body(body)).await
     }
 
@@ -104,7 +116,9 @@ pub(super) fn place(path: &[&str], query: &[(&str, &str)]) -> Result<String> {
 /// A problem document as one line.
 fn refused(answer: &Value) -> anyhow::Error {
     let errors = answer["errors"].as_array().into_iter().flatten();
-    let errors: Vec<String> = errors.map(|error| format!("{} {}", text(&error["pointer"]), text(&error["detail"]))).collect();
+    let errors: Vec<String> = errors
+        .map(|error| format!("{} {}", text(&error["pointer"]), text(&error["detail"])))
+        .collect();
     let detail = if errors.is_empty() { text(&answer["detail"]) } else { errors.join("; ") };
     anyhow!("{}: {detail}", text(&answer["title"]))
 }

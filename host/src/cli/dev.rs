@@ -1,8 +1,9 @@
 //! `postrider dev`: edit a stage, save, see its new outcome.
 //!
-//! A host with the embedded store and queue runs in this process. Whatever a stage's `stage.toml` watches rebuilds the stage when it
-//! changes; what the build made goes into the host's plugins folder, which reloads it like any other. One build at a time; changes that
-//! come meanwhile are built once, after it.
+//! A host with the embedded store and queue runs in this process. Whatever a stage's `stage.toml`
+//! watches rebuilds the stage when it changes; what the build made goes into the host's plugins
+//! folder, which reloads it like any other. One build at a time; changes that come meanwhile are
+//! built once, after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -39,10 +40,12 @@ pub(super) struct DevArgs {
     /// A stage's folder, or one with several of them.
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// After each reload, send the stage these cases (of `plugin test`) again: files, or folders of them.
+    /// After each reload, send the stage these cases (of `plugin test`) again: files, or folders of
+    /// them.
     #[arg(long)]
     send: Vec<PathBuf>,
-    /// Plugins that run beside the stages under development: a folder of `.wasm` files; default: none.
+    /// Plugins that run beside the stages under development: a folder of `.wasm` files; default:
+    /// none.
     #[arg(long)]
     with: Option<PathBuf>,
     /// Address of the API.
@@ -52,14 +55,24 @@ pub(super) struct DevArgs {
 
 pub(super) async fn run(args: DevArgs) -> Result<ExitCode> {
     let projects = Project::find(&args.dir, DEPTH)?;
-    ensure!(!projects.is_empty(), "{} holds no stage: `postrider plugin new` makes one", args.dir.display());
+    ensure!(
+        !projects.is_empty(),
+        "{} holds no stage: `postrider plugin new` makes one",
+        args.dir.display()
+    );
     let folder = args.dir.join(FOLDER);
     let plugins = folder.join("plugins");
     prepare(&folder, &plugins, args.with.as_deref())?;
     let (changed, changes) = mpsc::channel(64);
     let _watcher = watch(&projects, changed)?;
     let show = Arc::new(Show::default());
-    let mut workshop = Workshop { projects, plugins: plugins.clone(), send: args.send, show: Arc::clone(&show), app: None };
+    let mut workshop = Workshop {
+        projects,
+        plugins: plugins.clone(),
+        send: args.send,
+        show: Arc::clone(&show),
+        app: None,
+    };
     for at in 0..workshop.projects.len() {
         workshop.rebuild(at, Instant::now()).await?;
     }
@@ -72,7 +85,8 @@ pub(super) async fn run(args: DevArgs) -> Result<ExitCode> {
     config.runtime.quick = true;
     config.recording.enabled = true;
     args.listen.clone_into(&mut config.http.listen);
-    let host = Host::builder(config).observe(move |settlement| show.settled(settlement)).build().await?;
+    let host =
+        Host::builder(config).observe(move |settlement| show.settled(settlement)).build().await?;
     let address = host.address()?;
     workshop.app = Some(host.app());
     Show::serving(address, &host.app().plugins());
@@ -107,7 +121,10 @@ struct Change {
     at: Instant,
 }
 
-fn watch(projects: &[Project], changed: mpsc::Sender<Change>) -> Result<notify::RecommendedWatcher> {
+fn watch(
+    projects: &[Project],
+    changed: mpsc::Sender<Change>,
+) -> Result<notify::RecommendedWatcher> {
     let mut roots: Vec<(usize, PathBuf)> = Vec::new();
     for (at, project) in projects.iter().enumerate() {
         for path in &project.watch {
@@ -123,8 +140,11 @@ fn watch(projects: &[Project], changed: mpsc::Sender<Change>) -> Result<notify::
         if event.kind.is_access() {
             return;
         }
-        let touched: BTreeSet<usize> =
-            known.iter().filter(|(_, root)| event.paths.iter().any(|path| path.starts_with(root))).map(|(at, _)| *at).collect();
+        let touched: BTreeSet<usize> = known
+            .iter()
+            .filter(|(_, root)| event.paths.iter().any(|path| path.starts_with(root)))
+            .map(|(at, _)| *at)
+            .collect();
         for project in touched {
             // A full channel already asks for a build.
             let _ = changed.try_send(Change { project, at: Instant::now() });
@@ -135,12 +155,15 @@ fn watch(projects: &[Project], changed: mpsc::Sender<Change>) -> Result<notify::
         if root.is_dir() {
             folders.insert(root, RecursiveMode::Recursive);
         } else if let Some(parent) = root.parent() {
-            // Editors put a new file in the place of the old one: the folder sees it, the file would not.
+            // Editors put a new file in the place of the old one: the folder sees it, the file
+            // would not.
             folders.entry(parent.to_owned()).or_insert(RecursiveMode::NonRecursive);
         }
     }
     for (folder, mode) in folders {
-        watcher.watch(&folder, mode).with_context(|| format!("{} cannot be watched", folder.display()))?;
+        watcher
+            .watch(&folder, mode)
+            .with_context(|| format!("{} cannot be watched", folder.display()))?;
     }
     Ok(watcher)
 }
@@ -165,7 +188,10 @@ impl Workshop {
             }
             let projects: BTreeSet<usize> = waiting.iter().map(|change| change.project).collect();
             for project in projects {
-                let saved = waiting.iter().find(|change| change.project == project).map_or_else(Instant::now, |change| change.at);
+                let saved = waiting
+                    .iter()
+                    .find(|change| change.project == project)
+                    .map_or_else(Instant::now, |change| change.at);
                 if let Err(error) = self.rebuild(project, saved).await {
                     Show::trouble(&self.projects[project].name(), &format!("{error:#}"));
                 }
@@ -210,9 +236,12 @@ impl Workshop {
     async fn send_cases(&self, app: &App, project: &Project, stages: &[String]) -> Result<()> {
         for place in &self.send {
             // A relative place is one in the stage's own folder, where there is one.
-            let place = Some(project.dir.join(place)).filter(|own| own.exists()).unwrap_or_else(|| place.clone());
+            let place = Some(project.dir.join(place))
+                .filter(|own| own.exists())
+                .unwrap_or_else(|| place.clone());
             for file in case_files(&place)? {
-                let case = Case::parse(super::client::read_json(&file.to_string_lossy())?).with_context(|| file.display().to_string())?;
+                let case = Case::parse(super::client::read_json(&file.to_string_lossy())?)
+                    .with_context(|| file.display().to_string())?;
                 for stage in stages {
                     app.send_to(stage, case.event()).await?;
                 }

@@ -1,6 +1,7 @@
 //! `postrider dlq`: list, groups, show, edit, replay, discard, jobs, cancel.
 //!
-//! What is done to many letters is a job of the host; `bulk` follows it. Exit code 1 when some letter could not be settled.
+//! What is done to many letters is a job of the host; `bulk` follows it. Exit code 1 when some
+//! letter could not be settled.
 
 use std::process::ExitCode;
 
@@ -47,7 +48,8 @@ pub(super) enum DlqCommand {
         /// New payload of the one: JSON file, or - for standard input.
         #[arg(long, conflicts_with_all = ["patch", "group", "all"])]
         data: Option<String>,
-        /// JSON merge patch (RFC 7396) for each payload, such as '{"total": 20}'; @FILE reads a file.
+        /// JSON merge patch (RFC 7396) for each payload, such as '{"total": 20}'; @FILE reads a
+        /// file.
         #[arg(long, value_parser = patch)]
         patch: Option<Value>,
     },
@@ -130,7 +132,8 @@ struct Filter {
     /// Only this order's.
     #[arg(long)]
     order: Option<String>,
-    /// Only what died in the last while (90s, 30m, 1h, 2d), or since a time such as 2026-01-31T12:00:00Z.
+    /// Only what died in the last while (90s, 30m, 1h, 2d), or since a time such as
+    /// 2026-01-31T12:00:00Z.
     #[arg(long, value_parser = moment)]
     since: Option<u64>,
     /// Only what died before a while ago, or before a time.
@@ -142,7 +145,8 @@ impl Filter {
     /// As fields of a body.
     fn fields(&self) -> Map<String, Value> {
         let texts = [("stage", &self.stage), ("code", &self.code), ("order", &self.order)];
-        let texts = texts.into_iter().filter_map(|(name, value)| Some((name, json!(value.as_ref()?))));
+        let texts =
+            texts.into_iter().filter_map(|(name, value)| Some((name, json!(value.as_ref()?))));
         let times = [("since", self.since), ("until", self.until)];
         let times = times.into_iter().filter_map(|(name, value)| Some((name, json!(value?))));
         texts.chain(times).map(|(name, value)| (name.to_owned(), value)).collect()
@@ -151,9 +155,14 @@ impl Filter {
 
 /// A time, or a while ago: milliseconds since 1970-01-01 UTC.
 fn moment(text: &str) -> Result<u64, String> {
-    let stamp = text.parse::<jiff::Timestamp>().ok().and_then(|time| u64::try_from(time.as_millisecond()).ok());
+    let stamp = text
+        .parse::<jiff::Timestamp>()
+        .ok()
+        .and_then(|time| u64::try_from(time.as_millisecond()).ok());
     let ago = || milliseconds(text).map(|ago| SystemClock.now_ms().saturating_sub(ago));
-    stamp.map_or_else(ago, Ok).map_err(|why| format!("{why}; or a time such as 2026-01-31T12:00:00Z"))
+    stamp
+        .map_or_else(ago, Ok)
+        .map_err(|why| format!("{why}; or a time such as 2026-01-31T12:00:00Z"))
 }
 
 fn patch(text: &str) -> Result<Value, String> {
@@ -161,14 +170,20 @@ fn patch(text: &str) -> Result<Value, String> {
         Some(file) => read_json(file).map_err(|error| error.to_string()),
         None => serde_json::from_str(text).map_err(|error| format!("not JSON: {error}")),
     };
-    parsed.and_then(|patch: Value| if patch.is_object() { Ok(patch) } else { Err("a merge patch is a JSON object".to_owned()) })
+    parsed.and_then(|patch: Value| {
+        if patch.is_object() { Ok(patch) } else { Err("a merge patch is a JSON object".to_owned()) }
+    })
 }
 
 pub(super) async fn run(command: DlqCommand, json: bool) -> Result<ExitCode> {
     let (answer, show): (Value, fn(&Value)) = match command {
         DlqCommand::List(args) => (list_page(&args, &["dead-letters"]).await?, show::list),
-        DlqCommand::Groups(args) => (list_page(&args, &["dead-letters", "groups"]).await?, show::groups),
-        DlqCommand::Show { target, id } => (target.get(&format!("/dead-letters/{id}")).await?, show::letter),
+        DlqCommand::Groups(args) => {
+            (list_page(&args, &["dead-letters", "groups"]).await?, show::groups)
+        }
+        DlqCommand::Show { target, id } => {
+            (target.get(&format!("/dead-letters/{id}")).await?, show::letter)
+        }
         DlqCommand::Edit { target, id, yes } => return edit::run(&target, id, yes, json).await,
         DlqCommand::Replay { which: Which { target, id: Some(id), .. }, data, patch } => {
             let body = match (data, patch) {
@@ -178,13 +193,23 @@ pub(super) async fn run(command: DlqCommand, json: bool) -> Result<ExitCode> {
             };
             (target.post(&format!("/dead-letters/{id}/replay"), &body).await?, show::settled)
         }
-        DlqCommand::Discard { which: Which { target, id: Some(id), .. }, reason } => {
-            (target.post(&format!("/dead-letters/{id}/discard"), &json!({ "reason": reason })).await?, show::settled)
+        DlqCommand::Discard { which: Which { target, id: Some(id), .. }, reason } => (
+            target
+                .post(&format!("/dead-letters/{id}/discard"), &json!({ "reason": reason }))
+                .await?,
+            show::settled,
+        ),
+        DlqCommand::Replay { which, patch, .. } => {
+            return bulk::run(which, &bulk::Work::Replay(patch), json).await;
         }
-        DlqCommand::Replay { which, patch, .. } => return bulk::run(which, &bulk::Work::Replay(patch), json).await,
-        DlqCommand::Discard { which, reason } => return bulk::run(which, &bulk::Work::Discard(reason), json).await,
+        DlqCommand::Discard { which, reason } => {
+            return bulk::run(which, &bulk::Work::Discard(reason), json).await;
+        }
         DlqCommand::Jobs { target } => (target.get("/dead-letters/jobs").await?, show::jobs),
-        DlqCommand::Cancel { target, job } => (target.post(&format!("/dead-letters/jobs/{job}/cancel"), &Value::Null).await?, show::job),
+        DlqCommand::Cancel { target, job } => (
+            target.post(&format!("/dead-letters/jobs/{job}/cancel"), &Value::Null).await?,
+            show::job,
+        ),
     };
     if json {
         println!("{answer:#}");
@@ -195,12 +220,14 @@ pub(super) async fn run(command: DlqCommand, json: bool) -> Result<ExitCode> {
 }
 
 async fn list_page(args: &ListArgs, path: &[&str]) -> Result<Value> {
-    let mut query: Vec<(String, String)> = args.filter.fields().iter().map(|(name, value)| (name.clone(), text(value))).collect();
+    let mut query: Vec<(String, String)> =
+        args.filter.fields().iter().map(|(name, value)| (name.clone(), text(value))).collect();
     query.push(("limit".to_owned(), args.limit.to_string()));
     query.extend(args.group.clone().map(|group| ("group".to_owned(), group)));
     query.extend(args.cursor.map(|cursor| ("cursor".to_owned(), cursor.to_string())));
     query.extend((args.status != "any").then(|| ("status".to_owned(), args.status.clone())));
-    let query: Vec<(&str, &str)> = query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let query: Vec<(&str, &str)> =
+        query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     args.target.ask(path, &query).await
 }
 

@@ -1,4 +1,5 @@
-//! `postrider doctor`: what is wrong with a set-up, and how to mend it. Exit code 1 when something does not work.
+//! `postrider doctor`: what is wrong with a set-up, and how to mend it. Exit code 1 when something
+//! does not work.
 
 use std::path::Path;
 use std::process::ExitCode;

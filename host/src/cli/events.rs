@@ -77,12 +77,15 @@ pub(super) struct Asked {
 
 /// A span before now, or a time.
 fn since(text: &str) -> Result<u64, String> {
-    times::span_ms(text).map(|span_ms| SystemClock.now_ms().saturating_sub(span_ms)).or_else(|_| times::instant_ms(text))
+    times::span_ms(text)
+        .map(|span_ms| SystemClock.now_ms().saturating_sub(span_ms))
+        .or_else(|_| times::instant_ms(text))
 }
 
 impl Asked {
     fn place(&self, path: &[&str]) -> Result<String> {
-        let (since, until) = (self.since.map(|ms| ms.to_string()), self.until.map(|ms| ms.to_string()));
+        let (since, until) =
+            (self.since.map(|ms| ms.to_string()), self.until.map(|ms| ms.to_string()));
         let all = [
             ("order", &self.order),
             ("type", &self.event_type),
@@ -92,7 +95,8 @@ impl Asked {
             ("since", &since),
             ("until", &until),
         ];
-        let query: Vec<(&str, &str)> = all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
+        let query: Vec<(&str, &str)> =
+            all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
         place(path, &query)
     }
 }
@@ -130,14 +134,20 @@ pub(super) struct SendArgs {
 pub(super) async fn run(command: EventsCommand, json: bool) -> Result<ExitCode> {
     match command {
         EventsCommand::Tail(asked) => {
-            let tell = |event: &Value| if json { println!("{event}") } else { println!("{}", line(event)) };
+            let tell = |event: &Value| {
+                if json { println!("{event}") } else { println!("{}", line(event)) }
+            };
             follow(&asked.target, &asked.place(&["events"])?, tell).await?;
         }
         EventsCommand::Export { asked, output } => export(&asked, &output).await?,
         EventsCommand::Import { target, file } => import(&target, &file, json).await?,
         EventsCommand::Send(args) => {
             let answer = send(args).await?;
-            if json { println!("{answer}") } else { println!("event {} is accepted{}", text(&answer["id"]), known(&answer)) }
+            if json {
+                println!("{answer}")
+            } else {
+                println!("event {} is accepted{}", text(&answer["id"]), known(&answer))
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -151,10 +161,17 @@ fn known(answer: &Value) -> &'static str {
 pub(super) fn line(event: &Value) -> String {
     let at_ms = event["logged_at_ms"].as_u64().or(event["time_ms"].as_u64()).unwrap_or_default();
     let kind = text(&event["type"]);
-    let from = event["stage"].as_str().map_or_else(|| text(&event["source"]), |stage| format!("stage {stage}"));
-    let due = event["due_at_ms"].as_u64().map(|due_ms| format!("  due {}", times::text(due_ms))).unwrap_or_default();
+    let from = event["stage"]
+        .as_str()
+        .map_or_else(|| text(&event["source"]), |stage| format!("stage {stage}"));
+    let due = event["due_at_ms"]
+        .as_u64()
+        .map(|due_ms| format!("  due {}", times::text(due_ms)))
+        .unwrap_or_default();
     let colored = match kind.as_str() {
-        bad if bad.starts_with("postrider.") || [".declined", ".rejected", ".failed"].iter().any(|end| bad.ends_with(end)) => {
+        bad if bad.starts_with("postrider.")
+            || [".declined", ".rejected", ".failed"].iter().any(|end| bad.ends_with(end)) =>
+        {
             style(kind).red()
         }
         _ => style(kind).green(),
@@ -174,11 +191,17 @@ async fn export(asked: &Asked, output: &str) -> Result<()> {
     let mut response = asked.target.open(&path, &[]).await?;
     let mut out: Box<dyn Write + Send> = match output {
         "-" => Box::new(std::io::stdout()),
-        file => Box::new(BufWriter::new(File::create(file).with_context(|| format!("{file} cannot be written"))?)),
+        file => Box::new(BufWriter::new(
+            File::create(file).with_context(|| format!("{file} cannot be written"))?,
+        )),
     };
     let progress = bar(None)?;
     // Broken off in the middle, the answer ends with an error.
-    while let Some(chunk) = response.chunk().await.context("the host broke the export off; what was written is incomplete")? {
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .context("the host broke the export off; what was written is incomplete")?
+    {
         out.write_all(&chunk)?;
         progress.inc(memchr::memchr_iter(b'\n', &chunk).count() as u64);
     }
@@ -191,11 +214,14 @@ async fn export(asked: &Asked, output: &str) -> Result<()> {
     Ok(())
 }
 
-/// Shows how far something got; on a terminal only. Counts bytes when the whole is known, else events.
+/// Shows how far something got; on a terminal only. Counts bytes when the whole is known, else
+/// events.
 fn bar(whole: Option<u64>) -> Result<ProgressBar> {
     let bar = match whole {
-        Some(bytes) => ProgressBar::new(bytes).with_style(progress::style("{bar:30} {bytes}/{total_bytes}, {eta} left")?),
-        None => ProgressBar::new_spinner().with_style(progress::style("{spinner} {pos} events, {rate}")?),
+        Some(bytes) => ProgressBar::new(bytes)
+            .with_style(progress::style("{bar:30} {bytes}/{total_bytes}, {eta} left")?),
+        None => ProgressBar::new_spinner()
+            .with_style(progress::style("{spinner} {pos} events, {rate}")?),
     };
     if std::io::stderr().is_terminal() {
         bar.enable_steady_tick(Duration::from_millis(100));
@@ -216,14 +242,17 @@ async fn import(target: &Target, file: &str, json: bool) -> Result<()> {
     let (mut accepted, mut duplicates, mut number) = (0, 0, 0_u64);
     loop {
         let first = number + 1;
-        let (batch, bytes) = next_batch(&mut *lines, &mut number).with_context(|| format!("{file}, line {number}"))?;
+        let (batch, bytes) = next_batch(&mut *lines, &mut number)
+            .with_context(|| format!("{file}, line {number}"))?;
         if batch.is_empty() {
             break;
         }
         progress.inc(if whole.is_some() { bytes } else { batch.len() as u64 });
         let body = serde_json::to_vec(&batch)?;
         let sent = target.post_body("/events", &[("content-type", BATCH.to_owned())], body).await;
-        let answer = sent.with_context(|| format!("{file}, lines {first} to {number}; what came before was taken"))?;
+        let answer = sent.with_context(|| {
+            format!("{file}, lines {first} to {number}; what came before was taken")
+        })?;
         accepted += answer["accepted"].as_u64().unwrap_or_default();
         duplicates += answer["duplicates"].as_u64().unwrap_or_default();
     }
@@ -268,7 +297,10 @@ async fn send(args: SendArgs) -> Result<Value> {
         bail!("`{}` is no event type", args.event_type);
     }
     // As the HTTP binding of CloudEvents has it.
-    let encode = |value: String| percent_encoding::utf8_percent_encode(&value, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let encode = |value: String| {
+        percent_encoding::utf8_percent_encode(&value, percent_encoding::NON_ALPHANUMERIC)
+            .to_string()
+    };
     let mut headers = vec![("content-type", args.content_type)];
     headers.extend(args.subject.map(|subject| ("ce-subject", encode(subject))));
     headers.extend(args.id.map(|id| ("ce-id", encode(id))));

@@ -1,4 +1,5 @@
-//! Follows a live stream of the host (server-sent events), also over a restart of the host: it goes on behind the last event seen.
+//! Follows a live stream of the host (server-sent events), also over a restart of the host: it goes
+//! on behind the last event seen.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,11 @@ const AGAIN: Duration = Duration::from_millis(250);
 const AWAY_MAX: Duration = Duration::from_mins(2);
 
 /// Tells `tell` every event; gives what the stream said at its end.
-pub(super) async fn follow(target: &Target, path: &str, mut tell: impl FnMut(&Value)) -> Result<Value> {
+pub(super) async fn follow(
+    target: &Target,
+    path: &str,
+    mut tell: impl FnMut(&Value),
+) -> Result<Value> {
     let mut last: Option<String> = None;
     let mut gone: Option<Instant> = None;
     let mut over = false;
@@ -25,15 +30,21 @@ pub(super) async fn follow(target: &Target, path: &str, mut tell: impl FnMut(&Va
         headers.extend(last.as_deref().map(|last| ("last-event-id", last)));
         match target.open(path, &headers).await {
             // Nothing more will come. How it ended is said at the end of the whole story.
-            Ok(response) if response.status() == StatusCode::NO_CONTENT => (over, last) = (true, None),
+            Ok(response) if response.status() == StatusCode::NO_CONTENT => {
+                (over, last) = (true, None)
+            }
             Ok(response) => {
                 let mut seen = None;
-                let (last, told) =
-                    if over { (&mut seen, &mut (|_: &Value| {}) as &mut dyn FnMut(&Value)) } else { (&mut last, &mut tell as _) };
+                let (last, told) = if over {
+                    (&mut seen, &mut (|_: &Value| {}) as &mut dyn FnMut(&Value))
+                } else {
+                    (&mut last, &mut tell as _)
+                };
                 if let Some(end) = listen(response, last, told).await? {
                     return Ok(end);
                 }
-                // The host stopped, or the connection broke: the time that it may be away begins anew.
+                // The host stopped, or the connection broke: the time that it may be away begins
+                // anew.
                 gone = Some(Instant::now());
             }
             // A host that is just starting or stopping, too, says that it cannot.
@@ -47,7 +58,11 @@ pub(super) async fn follow(target: &Target, path: &str, mut tell: impl FnMut(&Va
 }
 
 /// Reads one answer; what it said at its end, or nothing when it broke off.
-async fn listen(response: Response, last: &mut Option<String>, tell: &mut dyn FnMut(&Value)) -> Result<Option<Value>> {
+async fn listen(
+    response: Response,
+    last: &mut Option<String>,
+    tell: &mut dyn FnMut(&Value),
+) -> Result<Option<Value>> {
     let bytes = stream::unfold(response, |mut response| async move {
         let chunk = response.chunk().await.transpose()?;
         Some((chunk, response))
@@ -55,7 +70,8 @@ async fn listen(response: Response, last: &mut Option<String>, tell: &mut dyn Fn
     let mut messages = Box::pin(bytes.eventsource());
     while let Some(message) = messages.next().await {
         let Ok(message) = message else { return Ok(None) };
-        let data: Value = serde_json::from_str(&message.data).context("the host sent something that is not JSON")?;
+        let data: Value = serde_json::from_str(&message.data)
+            .context("the host sent something that is not JSON")?;
         if message.event == "end" {
             return Ok(Some(data));
         }

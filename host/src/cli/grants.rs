@@ -1,6 +1,8 @@
-//! `postrider plugin check --grants`: what a plugin asks for, against what a configuration grants its stages.
+//! `postrider plugin check --grants`: what a plugin asks for, against what a configuration grants
+//! its stages.
 //!
-//! No secret is read: whether a host could start with the configuration is `config check`'s question.
+//! No secret is read: whether a host could start with the configuration is `config check`'s
+//! question.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,19 +35,40 @@ struct Match {
     asks: Vec<Ask>,
 }
 
-/// Shows it for `stage`, else for every stage that would run the file. Exit code 1 when something is missing.
-pub(super) fn check(linked: &Linked, file: &Path, config: &Path, stage: Option<&str>, json: bool) -> Result<ExitCode> {
+/// Shows it for `stage`, else for every stage that would run the file. Exit code 1 when something
+/// is missing.
+pub(super) fn check(
+    linked: &Linked,
+    file: &Path,
+    config: &Path,
+    stage: Option<&str>,
+    json: bool,
+) -> Result<ExitCode> {
     let config = Config::declared(Some(config))?;
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let pipeline = Pipeline::new(&config);
-    let stages = stage.map_or_else(|| pipeline.names_for(&name, &linked.description.name), |stage| vec![stage.to_owned()]);
+    let stages = stage.map_or_else(
+        || pipeline.names_for(&name, &linked.description.name),
+        |stage| vec![stage.to_owned()],
+    );
     for stage in &stages {
         let known = config.stages.contains_key(stage) || *stage == linked.description.name;
-        ensure!(known, "--stage: the configuration knows no stage `{stage}`, and the plugin is `{}`", linked.description.name);
+        ensure!(
+            known,
+            "--stage: the configuration knows no stage `{stage}`, and the plugin is `{}`",
+            linked.description.name
+        );
     }
-    let schema = linked.description.attributes.iter().find(|(name, _)| name == SETTINGS_SCHEMA).map(|(_, schema)| schema.as_str());
-    let matched: Vec<Match> =
-        stages.into_iter().map(|stage| compare(&stage, &linked.imports, schema, pipeline.config_of(&stage))).collect();
+    let schema = linked
+        .description
+        .attributes
+        .iter()
+        .find(|(name, _)| name == SETTINGS_SCHEMA)
+        .map(|(_, schema)| schema.as_str());
+    let matched: Vec<Match> = stages
+        .into_iter()
+        .map(|stage| compare(&stage, &linked.imports, schema, pipeline.config_of(&stage)))
+        .collect();
     let ok = matched.iter().all(|stage| stage.ok);
     if json {
         println!("{:#}", json!({ "ok": ok, "digest": &*linked.digest, "stages": matched }));
@@ -57,8 +80,10 @@ pub(super) fn check(linked: &Linked, file: &Path, config: &Path, stage: Option<&
 
 fn compare(stage: &str, imports: &[String], schema: Option<&str>, config: &StageConfig) -> Match {
     let import = |import: &String| Ask { asked: import.clone(), granted: granted(import, config) };
-    let setting = |key: String| Ask { granted: answered(&key, config), asked: format!("config {key}") };
-    let asks: Vec<Ask> = imports.iter().map(import).chain(required(schema).into_iter().map(setting)).collect();
+    let setting =
+        |key: String| Ask { granted: answered(&key, config), asked: format!("config {key}") };
+    let asks: Vec<Ask> =
+        imports.iter().map(import).chain(required(schema).into_iter().map(setting)).collect();
     Match { stage: stage.to_owned(), ok: asks.iter().all(|ask| ask.granted.is_some()), asks }
 }
 
@@ -72,7 +97,9 @@ fn granted(import: &str, config: &StageConfig) -> Option<String> {
         "wasi:http/types" if !grants.http.is_empty() => Some("with the calls".to_owned()),
         name if name.starts_with("wasi:http/") => None,
         "wasi:cli/stderr" => Some("kept for trap messages".to_owned()),
-        name if name.starts_with("wasi:") => Some("without files, network, arguments or environment".to_owned()),
+        name if name.starts_with("wasi:") => {
+            Some("without files, network, arguments or environment".to_owned())
+        }
         _ => Some("the contract".to_owned()),
     }
 }
@@ -113,8 +140,12 @@ mod tests {
         Config::from_toml(toml).unwrap().stages.remove("mailer").unwrap_or_default()
     }
 
-    const IMPORTS: [&str; 4] =
-        ["postrider:stage/log@1.0.0", "wasi:cli/stderr@0.2.12", "wasi:http/types@0.2.12", "wasi:http/outgoing-handler@0.2.12"];
+    const IMPORTS: [&str; 4] = [
+        "postrider:stage/log@1.0.0",
+        "wasi:cli/stderr@0.2.12",
+        "wasi:http/types@0.2.12",
+        "wasi:http/outgoing-handler@0.2.12",
+    ];
     const SCHEMA: &str = r#"{ "type": "object", "required": ["from", "key"] }"#;
 
     fn shown(toml: &str) -> (bool, String) {
@@ -127,7 +158,11 @@ mod tests {
     fn what_is_missing_is_named_with_its_remedy() {
         let (ok, shown) = shown("[stages.mailer.settings]\nfrom = \"me\"\n");
         assert!(!ok && shown.starts_with("stage mailer would be refused\n"), "{shown}");
-        assert!(shown.contains("wasi:http/outgoing-handler@0.2.12  MISSING") && shown.contains("config key"), "{shown}");
+        assert!(
+            shown.contains("wasi:http/outgoing-handler@0.2.12  MISSING")
+                && shown.contains("config key"),
+            "{shown}"
+        );
         assert!(shown.contains("[stages.mailer.grants] http ="), "{shown}");
     }
 
@@ -137,7 +172,10 @@ mod tests {
             "[stages.mailer.settings]\nfrom = \"me\"\n[stages.mailer.secrets]\nkey = { env = \"PATH\" }\n\
              [stages.mailer.grants]\nhttp = [{ host = \"mail.example\", methods = [\"POST\"] }]\n",
         );
-        assert!(ok && shown.contains("POST https://mail.example\n") && !shown.contains("MISSING"), "{shown}");
+        assert!(
+            ok && shown.contains("POST https://mail.example\n") && !shown.contains("MISSING"),
+            "{shown}"
+        );
         assert!(shown.contains("a secret") && shown.contains("a setting"), "{shown}");
         assert!(!shown.contains(&std::env::var("PATH").unwrap()), "{shown}");
     }

@@ -50,10 +50,14 @@ pub(super) async fn migrate(config: Option<&Path>) -> Result<ExitCode> {
     let config = Config::load(config)?;
     match StoreUrl::parse(&config.store.url) {
         Some(StoreUrl::Postgres(url)) => {
-            PostgresStore::migrate(url, Duration::from_millis(config.store.timeout_ms)).await.context("store.url")?;
+            PostgresStore::migrate(url, Duration::from_millis(config.store.timeout_ms))
+                .await
+                .context("store.url")?;
             println!("the schema is up to date");
         }
-        _ => println!("the embedded store brings its schema up to date when it is opened: nothing to do"),
+        _ => println!(
+            "the embedded store brings its schema up to date when it is opened: nothing to do"
+        ),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -72,10 +76,17 @@ pub(super) async fn topology(config: Option<&Path>, json: bool) -> Result<ExitCo
 
 fn draw(topology: &Topology) -> String {
     let line = |stage: &crate::pipeline::TopologyStage| {
-        format!("{} {}\n  consumes {}\n  emits    {}\n", stage.name, stage.version, stage.consumes.join(", "), stage.emits.join(", "))
+        format!(
+            "{} {}\n  consumes {}\n  emits    {}\n",
+            stage.name,
+            stage.version,
+            stage.consumes.join(", "),
+            stage.emits.join(", ")
+        )
     };
     let stages: String = topology.stages.iter().map(line).collect();
-    let warnings: String = topology.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    let warnings: String =
+        topology.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
     stages + &warnings
 }
 

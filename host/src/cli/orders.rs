@@ -51,7 +51,8 @@ pub(super) enum OrdersCommand {
     List(ListArgs),
     /// Follow an order's events until nothing is left to do.
     ///
-    /// Exit code 0 when it rests in a final status (or in the one that --expect names), 1 when it waits for a person.
+    /// Exit code 0 when it rests in a final status (or in the one that --expect names), 1 when it
+    /// waits for a person.
     Watch {
         #[command(flatten)]
         target: Target,
@@ -95,16 +96,27 @@ pub(super) async fn run(command: OrdersCommand, json: bool) -> Result<ExitCode> 
             headers.extend(idempotency_key.map(|key| ("idempotency-key", key)));
             headers.extend(deliver_at.map(|at| ("deliver-at", at)));
             headers.extend(delay.map(|delay| ("delay", delay)));
-            let answer = target.post_body("/orders", &headers, read_json(&body)?.to_string().into()).await?;
-            print(&answer, json, |answer| println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"])));
+            let answer =
+                target.post_body("/orders", &headers, read_json(&body)?.to_string().into()).await?;
+            print(&answer, json, |answer| {
+                println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"]))
+            });
         }
-        OrdersCommand::Get { target, id } => print(&target.ask(&["orders", &id], &[]).await?, json, story),
+        OrdersCommand::Get { target, id } => {
+            print(&target.ask(&["orders", &id], &[]).await?, json, story)
+        }
         OrdersCommand::Cancel { target, id, reason } => {
-            let answer = target.post(&format!("/orders/{id}/cancel"), &serde_json::json!({ "reason": reason })).await?;
-            print(&answer, json, |answer| println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"])));
+            let answer = target
+                .post(&format!("/orders/{id}/cancel"), &serde_json::json!({ "reason": reason }))
+                .await?;
+            print(&answer, json, |answer| {
+                println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"]))
+            });
         }
         OrdersCommand::List(args) => list(&args, json).await?,
-        OrdersCommand::Watch { target, id, expect } => return watch(&target, &id, expect.as_deref(), json).await,
+        OrdersCommand::Watch { target, id, expect } => {
+            return watch(&target, &id, expect.as_deref(), json).await;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -124,7 +136,11 @@ fn colored(status: &str) -> console::StyledObject<String> {
 }
 
 fn story(order: &Value) {
-    println!("order {} is {}", style(text(&order["order_id"])).bold(), colored(&text(&order["status"])));
+    println!(
+        "order {} is {}",
+        style(text(&order["order_id"])).bold(),
+        colored(&text(&order["status"]))
+    );
     for step in order["timeline"].as_array().into_iter().flatten() {
         let plugin = &step["plugin"];
         println!(
@@ -137,7 +153,12 @@ fn story(order: &Value) {
             step["duration_ms"]
         );
         for failure in step["failures"].as_array().into_iter().flatten() {
-            println!("    attempt {}: {}: {}", failure["attempt"], text(&failure["code"]), text(&failure["message"]));
+            println!(
+                "    attempt {}: {}: {}",
+                failure["attempt"],
+                text(&failure["code"]),
+                text(&failure["message"])
+            );
         }
     }
 }
@@ -147,11 +168,15 @@ async fn list(args: &ListArgs, json: bool) -> Result<()> {
     let mut left = args.limit;
     let mut cursor: Option<String> = None;
     if !json {
-        println!("{}", style(format!("{:<38} {:<12} {:<16} CREATED", "ORDER", "STATUS", "CUSTOMER")).dim());
+        println!(
+            "{}",
+            style(format!("{:<38} {:<12} {:<16} CREATED", "ORDER", "STATUS", "CUSTOMER")).dim()
+        );
     }
     while left > 0 {
         let limit = left.min(200).to_string();
-        let (status, customer, stage) = (args.status.as_deref(), args.customer.as_deref(), args.stage.as_deref());
+        let (status, customer, stage) =
+            (args.status.as_deref(), args.customer.as_deref(), args.stage.as_deref());
         let named = [
             ("status", status),
             ("customer", customer),
@@ -161,7 +186,8 @@ async fn list(args: &ListArgs, json: bool) -> Result<()> {
             ("cursor", cursor.as_deref()),
             ("limit", Some(&limit)),
         ];
-        let query: Vec<(&str, &str)> = named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let query: Vec<(&str, &str)> =
+            named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         let page = args.target.ask(&["orders"], &query).await?;
         for order in page["items"].as_array().into_iter().flatten() {
             if json {
@@ -182,7 +208,11 @@ async fn list(args: &ListArgs, json: bool) -> Result<()> {
 fn row(order: &Value) -> String {
     let created = crate::times::text(order["created_at_ms"].as_u64().unwrap_or_default());
     let customer = order["customer"].as_str().unwrap_or("-");
-    format!("{:<38} {:<12} {customer:<16} {created}", text(&order["order_id"]), colored(&text(&order["status"])))
+    format!(
+        "{:<38} {:<12} {customer:<16} {created}",
+        text(&order["order_id"]),
+        colored(&text(&order["status"]))
+    )
 }
 
 async fn watch(target: &Target, id: &str, expect: Option<&str>, json: bool) -> Result<ExitCode> {

@@ -23,7 +23,8 @@ pub(super) mod trial;
 pub(super) enum PluginCommand {
     /// Make a folder with a working stage, in the language of choice.
     New(new::NewArgs),
-    /// Run a stage's fixtures and compare what comes out with what was recorded. Exit code 1 when something differs.
+    /// Run a stage's fixtures and compare what comes out with what was recorded. Exit code 1 when
+    /// something differs.
     Test(test::TestArgs),
     /// Write the contract as source code.
     Bindings(bindings::BindingsArgs),
@@ -31,7 +32,8 @@ pub(super) enum PluginCommand {
     Check {
         /// A component, or a core module that carries its component type.
         file: PathBuf,
-        /// A configuration: show what the plugin asks for against what its stages are granted. Exit code 1 when something is missing.
+        /// A configuration: show what the plugin asks for against what its stages are granted. Exit
+        /// code 1 when something is missing.
         #[arg(long, value_name = "CONFIG")]
         grants: Option<PathBuf>,
         /// Only as this stage; default: every stage that the configuration lets run the file.
@@ -50,7 +52,8 @@ pub(super) enum PluginCommand {
         /// The stage.
         stage: String,
     },
-    /// Put an earlier version back on a running host: the last one that was another, or that of a digest.
+    /// Put an earlier version back on a running host: the last one that was another, or that of a
+    /// digest.
     Rollback {
         #[command(flatten)]
         target: Target,
@@ -68,7 +71,8 @@ pub(super) enum PluginCommand {
 pub(super) struct RunArgs {
     /// The plugin.
     file: PathBuf,
-    /// The event `{"type", "subject"?, "id"?, "data"}`, or a case of `plugin test`, as a JSON file, or - for standard input.
+    /// The event `{"type", "subject"?, "id"?, "data"}`, or a case of `plugin test`, as a JSON file,
+    /// or - for standard input.
     #[arg(long)]
     event: String,
     /// The stage's state before: a JSON object of keys and values, added to the case's.
@@ -80,7 +84,8 @@ pub(super) struct RunArgs {
     /// Run it so many times, each on the same state, and say how long a call takes.
     #[arg(long, default_value_t = 1)]
     repeat: u32,
-    /// Keep the instance from call to call, as `instances = "warm"` does; otherwise each call has a fresh one.
+    /// Keep the instance from call to call, as `instances = "warm"` does; otherwise each call has a
+    /// fresh one.
     #[arg(long)]
     warm: bool,
 }
@@ -101,7 +106,9 @@ pub(super) async fn run(command: PluginCommand, json: bool) -> Result<ExitCode> 
         PluginCommand::Check { file, .. } => {
             let linked = load(&file).await?;
             let said = json!({ "ok": true, "stage": linked.description.name, "version": linked.description.version, "contract": CONTRACT });
-            show(&said, json, |said| println!("{} {} fits {CONTRACT}", text(&said["stage"]), text(&said["version"])));
+            show(&said, json, |said| {
+                println!("{} {} fits {CONTRACT}", text(&said["stage"]), text(&said["version"]))
+            });
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::Inspect { file } => {
@@ -115,7 +122,9 @@ pub(super) async fn run(command: PluginCommand, json: bool) -> Result<ExitCode> 
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::Rollback { target, stage, digest } => {
-            let answer = target.post(&format!("/plugins/{stage}/rollback"), &json!({ "digest": digest })).await?;
+            let answer = target
+                .post(&format!("/plugins/{stage}/rollback"), &json!({ "digest": digest }))
+                .await?;
             show(&answer, json, |said| println!("{} serves {stage}", text(&said["digest"])));
             Ok(ExitCode::SUCCESS)
         }
@@ -129,8 +138,16 @@ fn show(said: &Value, json: bool, text: impl Fn(&Value)) {
 
 fn history(answer: &Value) {
     for load in answer["items"].as_array().into_iter().flatten() {
-        let at = load["loaded_at_ms"].as_i64().and_then(|at| jiff::Timestamp::from_millisecond(at).ok()).unwrap_or_default();
-        println!("{at:.0}  {:<10} {}  on {}", text(&load["version"]), text(&load["digest"]), text(&load["host"]));
+        let at = load["loaded_at_ms"]
+            .as_i64()
+            .and_then(|at| jiff::Timestamp::from_millisecond(at).ok())
+            .unwrap_or_default();
+        println!(
+            "{at:.0}  {:<10} {}  on {}",
+            text(&load["version"]),
+            text(&load["digest"]),
+            text(&load["host"])
+        );
     }
 }
 
@@ -146,11 +163,13 @@ fn inspect(linked: &Linked, bytes: &[u8]) -> Value {
 }
 
 async fn run_one(args: RunArgs, json: bool) -> Result<ExitCode> {
-    let instances = if args.warm { InstancePolicy::Warm(WarmPolicy::default()) } else { InstancePolicy::Fresh };
+    let instances =
+        if args.warm { InstancePolicy::Warm(WarmPolicy::default()) } else { InstancePolicy::Fresh };
     let trial = Trial::load(&args.file, instances).await?;
     let mut case = Case::parse(read_json(&args.event)?).context("--event")?;
     if let Some(place) = &args.state {
-        let state = serde_json::from_value(read_json(place)?).context("--state: expected a JSON object of keys and values")?;
+        let state = serde_json::from_value(read_json(place)?)
+            .context("--state: expected a JSON object of keys and values")?;
         case.state.append(&mut { state });
     }
     case.config.extend(args.settings);

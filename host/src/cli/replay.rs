@@ -1,7 +1,9 @@
-//! `postrider replay`: recorded events through another build of their stage, and what it would have decided otherwise.
+//! `postrider replay`: recorded events through another build of their stage, and what it would have
+//! decided otherwise.
 //!
-//! The recordings come from a running host or from a file of JSON lines. Nothing is written there and nothing is sent. Bounds: at most
-//! `--limit` events, as many calls at once as there are cores, one page of recordings ahead.
+//! The recordings come from a running host or from a file of JSON lines. Nothing is written there
+//! and nothing is sent. Bounds: at most `--limit` events, as many calls at once as there are cores,
+//! one page of recordings ahead.
 
 mod report;
 mod source;
@@ -72,7 +74,8 @@ fn setting(text: &str) -> Result<(String, String), String> {
 pub(super) async fn run(config: Config, args: ReplayArgs, json: bool) -> Result<ExitCode> {
     let replay = Arc::new(load(&config, &args).await?);
     let mut source = Source::open(&args)?;
-    let progress = ProgressBar::new_spinner().with_style(progress::style("{spinner} {pos} events, {rate}")?);
+    let progress =
+        ProgressBar::new_spinner().with_style(progress::style("{spinner} {pos} events, {rate}")?);
     let mut report = Report::new(args.show);
     let mut page = source.next().await?;
     while !page.is_empty() {
@@ -95,17 +98,30 @@ pub(super) async fn run(config: Config, args: ReplayArgs, json: bool) -> Result<
 }
 
 async fn load(config: &Config, args: &ReplayArgs) -> Result<Replay> {
-    let bytes = std::fs::read(&args.plugin).with_context(|| format!("{} cannot be read", args.plugin.display()))?;
+    let bytes = std::fs::read(&args.plugin)
+        .with_context(|| format!("{} cannot be read", args.plugin.display()))?;
     // Not even compiled code is kept: the cache is the host's.
     let runtime = Runtime::new(RuntimeSettings { cache_dir: None, ..config.runtime.clone() })?;
-    let linked = runtime.load(bytes).await.with_context(|| format!("{} does not fit", args.plugin.display()))?;
+    let linked = runtime
+        .load(bytes)
+        .await
+        .with_context(|| format!("{} does not fit", args.plugin.display()))?;
     let limits = config.stage(&args.stage).limits;
     let settings: BTreeMap<String, String> = args.settings.iter().cloned().collect();
-    Ok(Replay::new(Arc::new(WasmStage::new(&linked, limits, InstancePolicy::Fresh)), &args.stage, config, settings))
+    Ok(Replay::new(
+        Arc::new(WasmStage::new(&linked, limits, InstancePolicy::Fresh)),
+        &args.stage,
+        config,
+        settings,
+    ))
 }
 
 /// Runs a page of events, as many at once as there are cores; in their order.
-async fn decide(replay: &Arc<Replay>, page: Vec<Recorded>, progress: &ProgressBar) -> Vec<(Recorded, Verdict)> {
+async fn decide(
+    replay: &Arc<Replay>,
+    page: Vec<Recorded>,
+    progress: &ProgressBar,
+) -> Vec<(Recorded, Verdict)> {
     let at_once = std::thread::available_parallelism().map_or(1, usize::from);
     let runs = page.into_iter().map(|recorded| {
         let replay = Arc::clone(replay);

@@ -27,7 +27,8 @@ pub(super) enum StagesCommand {
     Drain {
         #[command(flatten)]
         word: Word,
-        /// Wait until the host that is asked holds nothing of the stage any more. What is in the queue stays there.
+        /// Wait until the host that is asked holds nothing of the stage any more. What is in the
+        /// queue stays there.
         #[arg(long)]
         wait: bool,
     },
@@ -56,17 +57,31 @@ pub(super) struct Word {
 
 impl Word {
     async fn say(&self, verb: &str) -> Result<Value> {
-        self.target.post(&format!("/stages/{}/{verb}", self.stage), &json!({ "reason": self.reason })).await
+        self.target
+            .post(&format!("/stages/{}/{verb}", self.stage), &json!({ "reason": self.reason }))
+            .await
     }
 
     /// Follows the stage until it is drained; how it stands then.
     async fn drained(&self) -> Result<Value> {
-        let progress = indicatif::ProgressBar::new_spinner().with_message(format!("{} finishes what it holds", self.stage));
+        let progress = indicatif::ProgressBar::new_spinner()
+            .with_message(format!("{} finishes what it holds", self.stage));
         loop {
             let stages = self.target.get("/stages").await?;
-            let found = stages["items"].as_array().into_iter().flatten().find(|stage| stage["stage"] == self.stage.as_str());
-            let Some(stage) = found else { bail!("the host does not know the stage `{}` any more", self.stage) };
-            ensure!(stage["control"] == "draining", "somebody else said that `{}` be {}", self.stage, text(&stage["control"]));
+            let found = stages["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|stage| stage["stage"] == self.stage.as_str());
+            let Some(stage) = found else {
+                bail!("the host does not know the stage `{}` any more", self.stage)
+            };
+            ensure!(
+                stage["control"] == "draining",
+                "somebody else said that `{}` be {}",
+                self.stage,
+                text(&stage["control"])
+            );
             // A stage that no plugin runs here holds nothing.
             if matches!(stage["consumption"].as_str(), Some("drained" | "idle")) {
                 progress.finish_and_clear();
@@ -88,7 +103,9 @@ pub(super) async fn run(command: StagesCommand, json: bool) -> Result<ExitCode> 
             (word.drained().await?, drained)
         }
         StagesCommand::Resume(word) => (word.say("resume").await?, said),
-        StagesCommand::Forget { target, stage } => (target.delete(&format!("/stages/{stage}")).await?, said),
+        StagesCommand::Forget { target, stage } => {
+            (target.delete(&format!("/stages/{stage}")).await?, said)
+        }
     };
     if json {
         println!("{}", serde_json::to_string_pretty(&answer)?);
@@ -102,16 +119,29 @@ fn list(answer: &Value) {
     let cell = |value: &Value| if value.is_null() { "-".to_owned() } else { text(value) };
     let row = |stage: &Value| {
         let mut row = vec![cell(&stage["stage"]), cell(&stage["version"])];
-        row.extend(["control", "consumption", "breaker"].map(|name| table::state(&text(&stage[name]))));
-        row.extend([cell(&stage["waiting"]), table::time(&stage["since_ms"]), stage["reason"].as_str().unwrap_or("").to_owned()]);
+        row.extend(
+            ["control", "consumption", "breaker"].map(|name| table::state(&text(&stage[name]))),
+        );
+        row.extend([
+            cell(&stage["waiting"]),
+            table::time(&stage["since_ms"]),
+            stage["reason"].as_str().unwrap_or("").to_owned(),
+        ]);
         row
     };
-    let rows: Vec<Vec<String>> = answer["items"].as_array().into_iter().flatten().map(row).collect();
-    table::print(&["STAGE", "VERSION", "CONTROL", "CONSUMPTION", "BREAKER", "WAITING", "SINCE", "REASON"], &rows);
+    let rows: Vec<Vec<String>> =
+        answer["items"].as_array().into_iter().flatten().map(row).collect();
+    table::print(
+        &["STAGE", "VERSION", "CONTROL", "CONSUMPTION", "BREAKER", "WAITING", "SINCE", "REASON"],
+        &rows,
+    );
 }
 
 fn drained(stage: &Value) {
-    let waiting = stage["waiting"].as_u64().map(|waiting| format!("; {waiting} messages wait in its queue")).unwrap_or_default();
+    let waiting = stage["waiting"]
+        .as_u64()
+        .map(|waiting| format!("; {waiting} messages wait in its queue"))
+        .unwrap_or_default();
     println!("stage {} is drained on this host{waiting}", text(&stage["stage"]));
 }
 

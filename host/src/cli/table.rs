@@ -1,5 +1,5 @@
-//! Tables and times for people: columns as wide as what they hold, cut at the terminal's edge; where the output is no terminal, nothing
-//! is cut.
+//! Tables and times for people: columns as wide as what they hold, cut at the terminal's edge;
+//! where the output is no terminal, nothing is cut.
 
 use console::{Alignment, Term, measure_text_width, pad_str, style, truncate_str};
 use serde_json::Value;
@@ -17,10 +17,20 @@ pub(super) fn print(headings: &[&str], rows: &[Vec<String>]) {
 fn lines(headings: &[&str], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
     let headings: Vec<String> = headings.iter().map(ToString::to_string).collect();
     let all = || std::iter::once(&headings).chain(rows);
-    let widths: Vec<usize> =
-        (0..headings.len()).map(|at| all().filter_map(|row| row.get(at)).map(|cell| measure_text_width(cell)).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..headings.len())
+        .map(|at| {
+            all()
+                .filter_map(|row| row.get(at))
+                .map(|cell| measure_text_width(cell))
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
     let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| pad_str(cell, *width, Alignment::Left, None).into_owned());
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| pad_str(cell, *width, Alignment::Left, None).into_owned());
         let line = cells.collect::<Vec<_>>().join(GAP);
         let line = line.trim_end();
         width.map_or_else(|| line.to_owned(), |width| truncate_str(line, width, "…").into_owned())
@@ -39,7 +49,9 @@ pub(super) fn state(word: &str) -> String {
     let styled = match word {
         "open" | "failed" | "dead" => style(word).red(),
         "done" | "replayed" | "running" | "closed" | "consuming" => style(word).green(),
-        "paused" | "draining" | "drained" | "waiting" | "cancelled" | "stopped" => style(word).yellow(),
+        "paused" | "draining" | "drained" | "waiting" | "cancelled" | "stopped" => {
+            style(word).yellow()
+        }
         _ => style(word),
     };
     styled.to_string()
@@ -53,7 +65,10 @@ mod tests {
     fn columns_are_as_wide_as_they_must_be_and_lines_end_at_the_edge() {
         let rows = vec![vec!["1".to_owned(), "payment".to_owned(), "a long story".to_owned()]];
         let headings = ["ID", "STAGE", "CAUSE"];
-        assert_eq!(lines(&headings, &rows, None), ["ID  STAGE    CAUSE", "1   payment  a long story"]);
+        assert_eq!(
+            lines(&headings, &rows, None),
+            ["ID  STAGE    CAUSE", "1   payment  a long story"]
+        );
         assert_eq!(lines(&headings, &rows, Some(16))[1], "1   payment  a …");
     }
 

@@ -12,19 +12,28 @@ use super::{ConfigError, DEFAULT_FILE, StageConfig};
 /// A file and the environment.
 pub(super) fn sources(file: Option<&Path>) -> Result<Figment, ConfigError> {
     let figment = match file {
-        Some(file) if !file.is_file() => return Err(ConfigError(vec![format!("{}: there is no such file", file.display())])),
+        Some(file) if !file.is_file() => {
+            return Err(ConfigError(vec![format!("{}: there is no such file", file.display())]));
+        }
         Some(file) => Figment::from(Toml::file_exact(file)),
         None => Figment::from(Toml::file(DEFAULT_FILE)),
     };
-    // Only names with a section: orchestrators put names such as POSTRIDER_SERVICE_HOST into the environment, which are not for us.
-    let environment = Env::prefixed("POSTRIDER_").filter(|name| name.as_str().contains("__")).split("__");
+    // Only names with a section: orchestrators put names such as POSTRIDER_SERVICE_HOST into the
+    // environment, which are not for us.
+    let environment =
+        Env::prefixed("POSTRIDER_").filter(|name| name.as_str().contains("__")).split("__");
     Ok(well_known(figment, |name| std::env::var(name).ok())?.merge(environment))
 }
 
-/// Variables that many deployments set for other programs as well, and the keys that they stand for.
+/// Variables that many deployments set for other programs as well, and the keys that they stand
+/// for.
 ///
-/// `MAX_RETRY_ATTEMPTS` and `RETRY_DELAY_SECONDS` hold for every stage, whatever the file says about it.
-pub(super) fn well_known(figment: Figment, variable: impl Fn(&str) -> Option<String>) -> Result<Figment, ConfigError> {
+/// `MAX_RETRY_ATTEMPTS` and `RETRY_DELAY_SECONDS` hold for every stage, whatever the file says
+/// about it.
+pub(super) fn well_known(
+    figment: Figment,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Figment, ConfigError> {
     let mut figment = figment;
     let mut problems = Vec::new();
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
@@ -41,18 +50,25 @@ pub(super) fn well_known(figment: Figment, variable: impl Fn(&str) -> Option<Str
     if let Some(text) = set("MAX_RETRY_ATTEMPTS") {
         match text.parse::<u32>() {
             Ok(attempts) => {
-                figment = everywhere.iter().fold(figment, |all, place| all.merge((format!("{place}.retry.max_attempts"), attempts)));
+                figment = everywhere.iter().fold(figment, |all, place| {
+                    all.merge((format!("{place}.retry.max_attempts"), attempts))
+                });
             }
-            Err(error) => problems.push(format!("MAX_RETRY_ATTEMPTS: `{text}` is not a number of attempts: {error}")),
+            Err(error) => problems
+                .push(format!("MAX_RETRY_ATTEMPTS: `{text}` is not a number of attempts: {error}")),
         }
     }
     if let Some(text) = set("RETRY_DELAY_SECONDS") {
         match text.parse::<f64>() {
             Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => {
                 let initial_ms = (seconds * 1_000.0) as u64;
-                figment = everywhere.iter().fold(figment, |all, place| all.merge((format!("{place}.retry.initial_ms"), initial_ms)));
+                figment = everywhere.iter().fold(figment, |all, place| {
+                    all.merge((format!("{place}.retry.initial_ms"), initial_ms))
+                });
             }
-            _ => problems.push(format!("RETRY_DELAY_SECONDS: `{text}` is not a number of seconds between 0 and 86400")),
+            _ => problems.push(format!(
+                "RETRY_DELAY_SECONDS: `{text}` is not a number of seconds between 0 and 86400"
+            )),
         }
     }
     if problems.is_empty() { Ok(figment) } else { Err(ConfigError(problems)) }
@@ -85,7 +101,11 @@ impl Reader<'_> {
         match self.figment.extract::<figment::value::Dict>() {
             Ok(all) => {
                 let unknown = all.keys().filter(|key| !SECTIONS.contains(&key.as_str()));
-                self.problems.extend(unknown.map(|key| format!("{key}: unknown; expected one of {}", SECTIONS.join(", "))));
+                self.problems.extend(
+                    unknown.map(|key| {
+                        format!("{key}: unknown; expected one of {}", SECTIONS.join(", "))
+                    }),
+                );
             }
             Err(errors) => self.problems.extend(errors.into_iter().map(|error| error.to_string())),
         }
@@ -109,7 +129,8 @@ impl Reader<'_> {
         let named: BTreeMap<String, figment::value::Value> = self.section("stages");
         let mut stages = BTreeMap::new();
         for (name, value) in named {
-            let merged = Figment::from(Serialized::defaults(defaults)).merge(Serialized::defaults(value));
+            let merged =
+                Figment::from(Serialized::defaults(defaults)).merge(Serialized::defaults(value));
             match merged.extract() {
                 Ok(stage) => _ = stages.insert(name, stage),
                 Err(errors) => self.note(&format!("stages.{name}"), errors),

@@ -21,7 +21,8 @@ pub struct StageConfig {
     pub plugin: Option<String>,
     /// Topic patterns instead of the plugin's own.
     pub consumes: Option<Vec<String>>,
-    /// Messages run at once, split by subject; a stage with an HTTP grant has at least as many as `grants.http_concurrency`.
+    /// Messages run at once, split by subject; a stage with an HTTP grant has at least as many as
+    /// `grants.http_concurrency`.
     pub lanes: u32,
     /// Most messages in one transaction; a stage with an HTTP grant commits each message by itself.
     pub batch_max: u32,
@@ -85,12 +86,14 @@ impl Default for StageConfig {
 }
 
 impl StageConfig {
-    /// Whether its messages wait for the outside: then each is committed by itself, so that none waits for another's call.
+    /// Whether its messages wait for the outside: then each is committed by itself, so that none
+    /// waits for another's call.
     pub fn calls_out(&self) -> bool {
         !self.grants.http.is_empty()
     }
 
-    /// Messages that run at once on this host: as many as calls, for a stage that calls the outside.
+    /// Messages that run at once on this host: as many as calls, for a stage that calls the
+    /// outside.
     pub fn at_once(&self) -> usize {
         let calls = if self.calls_out() { self.grants.http_concurrency } else { 1 };
         self.lanes.max(calls).max(1) as usize
@@ -122,24 +125,45 @@ impl StageConfig {
         if self.lanes > 64 {
             problems.push(format!("{key}.lanes: {} is more than 64", self.lanes));
         }
-        at_least_one(&format!("{key}.rate_per_s"), u64::from(self.rate_per_s.unwrap_or(1)), problems);
+        at_least_one(
+            &format!("{key}.rate_per_s"),
+            u64::from(self.rate_per_s.unwrap_or(1)),
+            problems,
+        );
         if !(0.0..=1.0).contains(&self.breaker.failure_share) {
-            problems.push(format!("{key}.breaker.failure_share: {} must be between 0 and 1", self.breaker.failure_share));
+            problems.push(format!(
+                "{key}.breaker.failure_share: {} must be between 0 and 1",
+                self.breaker.failure_share
+            ));
         }
         if !(0.0..=1.0).contains(&self.retry.jitter) {
-            problems.push(format!("{key}.retry.jitter: {} must be between 0 and 1", self.retry.jitter));
+            problems
+                .push(format!("{key}.retry.jitter: {} must be between 0 and 1", self.retry.jitter));
         }
         if !(1.0..=100.0).contains(&self.retry.multiplier) {
-            problems.push(format!("{key}.retry.multiplier: {} must be between 1 and 100", self.retry.multiplier));
+            problems.push(format!(
+                "{key}.retry.multiplier: {} must be between 1 and 100",
+                self.retry.multiplier
+            ));
         }
-        if self.plugin.as_ref().is_some_and(|file| file.contains('/') || Path::new(file).extension().is_none_or(|end| end != "wasm")) {
+        if self.plugin.as_ref().is_some_and(|file| {
+            file.contains('/') || Path::new(file).extension().is_none_or(|end| end != "wasm")
+        }) {
             problems.push(format!("{key}.plugin: must be the name of a .wasm file in the plugins folder, without a path"));
         }
-        if self.consumes.as_ref().is_some_and(|patterns| patterns.is_empty() || patterns.iter().any(String::is_empty)) {
-            problems.push(format!("{key}.consumes: name at least one event type or pattern, none of them empty"));
+        if self
+            .consumes
+            .as_ref()
+            .is_some_and(|patterns| patterns.is_empty() || patterns.iter().any(String::is_empty))
+        {
+            problems.push(format!(
+                "{key}.consumes: name at least one event type or pattern, none of them empty"
+            ));
         }
         self.grants.validate(&format!("{key}.grants"), problems);
         let both = self.secrets.keys().filter(|name| self.settings.contains_key(*name));
-        problems.extend(both.map(|name| format!("{key}.secrets.{name}: {key}.settings has this name, too")));
+        problems.extend(
+            both.map(|name| format!("{key}.secrets.{name}: {key}.settings has this name, too")),
+        );
     }
 }

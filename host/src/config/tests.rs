@@ -39,7 +39,10 @@ fn every_problem_is_reported_at_once_with_its_key() {
         "stages.payment.retry.jitter:",
         "stages.shipping",
     ] {
-        assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is missing from {problems:#?}");
+        assert!(
+            problems.iter().any(|problem| problem.starts_with(key)),
+            "{key} is missing from {problems:#?}"
+        );
     }
 }
 
@@ -57,14 +60,19 @@ fn well_known_variables_stand_for_their_keys_in_every_stage() {
         Some(value.to_owned())
     };
     let config = Config::from_figment(&well_known(file.clone(), variable).unwrap()).unwrap();
-    assert_eq!((config.store.url.as_str(), config.broker.url.as_str()), ("postgres://u:secret@db/x", "amqp://mq"));
+    assert_eq!(
+        (config.store.url.as_str(), config.broker.url.as_str()),
+        ("postgres://u:secret@db/x", "amqp://mq")
+    );
     for retry in [config.defaults.retry, config.stages["payment"].retry] {
         assert_eq!((retry.max_attempts, retry.initial_ms), (7, 250));
     }
-    let ConfigError(problems) = well_known(file, |_| Some("many".to_owned())).map(|_| ()).unwrap_err();
+    let ConfigError(problems) =
+        well_known(file, |_| Some("many".to_owned())).map(|_| ()).unwrap_err();
     assert_eq!(problems.len(), 2, "{problems:?}");
     // A mistyped URL may hold a password, which is not shown.
-    let ConfigError(problems) = Config::from_toml("store.url = \"mysql://u:secret@db/x\"").unwrap_err();
+    let ConfigError(problems) =
+        Config::from_toml("store.url = \"mysql://u:secret@db/x\"").unwrap_err();
     assert!(!problems[0].contains("secret"), "{problems:?}");
 }
 
@@ -95,15 +103,31 @@ fn grants_and_secrets_are_checked_and_no_value_is_ever_shown() {
         "stages.payment.secrets.twice:",
         "stages.payment.secrets.unset:",
     ] {
-        assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is missing from {problems:#?}");
+        assert!(
+            problems.iter().any(|problem| problem.starts_with(key)),
+            "{key} is missing from {problems:#?}"
+        );
     }
-    for mistake in ["key = \"plain-text\"", "key = { value = \"plain-text\" }", "key = { env = [\"plain-text\"] }"] {
-        let ConfigError(problems) = Config::from_toml(&format!("[stages.payment.secrets]\n{mistake}\n")).unwrap_err();
-        assert!(problems.len() == 1 && problems[0].contains("env = ") && !problems[0].contains("plain-text"), "{problems:?}");
+    for mistake in [
+        "key = \"plain-text\"",
+        "key = { value = \"plain-text\" }",
+        "key = { env = [\"plain-text\"] }",
+    ] {
+        let ConfigError(problems) =
+            Config::from_toml(&format!("[stages.payment.secrets]\n{mistake}\n")).unwrap_err();
+        assert!(
+            problems.len() == 1
+                && problems[0].contains("env = ")
+                && !problems[0].contains("plain-text"),
+            "{problems:?}"
+        );
     }
     let config = Config::from_toml("[stages.payment.secrets]\nkey = { env = \"PATH\" }\n").unwrap();
     let value = std::env::var("PATH").unwrap();
-    assert_eq!(config.stages["payment"].secret_values, Secrets::from_iter([("key".to_owned(), value.clone())]));
+    assert_eq!(
+        config.stages["payment"].secret_values,
+        Secrets::from_iter([("key".to_owned(), value.clone())])
+    );
     let shown = format!("{config:?} {}", serde_json::to_string(&config).unwrap());
     assert!(shown.contains(r#""key":{"env":"PATH"}"#) && !shown.contains(&value), "{shown}");
     assert!(config.defaults.grants.http.is_empty());
@@ -111,7 +135,9 @@ fn grants_and_secrets_are_checked_and_no_value_is_ever_shown() {
 
 #[test]
 fn a_stage_inherits_the_defaults() {
-    let config = Config::from_toml("[defaults]\nlanes = 3\n[stages.payment.retry]\nmax_attempts = 2\n").unwrap();
+    let config =
+        Config::from_toml("[defaults]\nlanes = 3\n[stages.payment.retry]\nmax_attempts = 2\n")
+            .unwrap();
     assert_eq!(config.stages["payment"].lanes, 3);
     assert_eq!(config.stages["payment"].retry.max_attempts, 2);
     assert_eq!(config.stages["payment"].retry.initial_ms, RetryPolicy::default().initial_ms);

@@ -13,7 +13,8 @@ impl<'a> StoreUrl<'a> {
     /// None for anything else.
     pub fn parse(url: &'a str) -> Option<Self> {
         match url.split_once(':')? {
-            ("sqlite", path) => Some(Self::Sqlite(path.strip_prefix("//").unwrap_or(path))).filter(|_| !path.is_empty()),
+            ("sqlite", path) => Some(Self::Sqlite(path.strip_prefix("//").unwrap_or(path)))
+                .filter(|_| !path.is_empty()),
             ("postgres" | "postgresql", _) => Some(Self::Postgres(url)),
             _ => None,
         }

@@ -21,7 +21,9 @@ const FILES_LEAST: u64 = 1_024;
 
 /// Whether the API can listen where it should.
 pub(super) async fn address(listen: &str) -> Finding {
-    let Err(error) = TcpListener::bind(listen).await else { return Finding::ok("address", format!("{listen} is free")) };
+    let Err(error) = TcpListener::bind(listen).await else {
+        return Finding::ok("address", format!("{listen} is free"));
+    };
     if error.kind() == ErrorKind::AddrInUse && serves(listen).await {
         return Finding::ok("address", format!("a host serves at {listen}"));
     }
@@ -32,10 +34,17 @@ pub(super) async fn address(listen: &str) -> Finding {
 /// Whether a host of ours is there.
 async fn serves(listen: &str) -> bool {
     let asked = async {
-        let answer = reqwest::Client::builder().timeout(ANSWER_MAX).build()?.get(format!("http://{listen}/ready")).send().await?;
+        let answer = reqwest::Client::builder()
+            .timeout(ANSWER_MAX)
+            .build()?
+            .get(format!("http://{listen}/ready"))
+            .send()
+            .await?;
         answer.json::<serde_json::Value>().await
     };
-    asked.await.is_ok_and(|answer| answer.get("ready").is_some() && answer.get("stages_without_plugin").is_some())
+    asked.await.is_ok_and(|answer| {
+        answer.get("ready").is_some() && answer.get("stages_without_plugin").is_some()
+    })
 }
 
 /// Room where the host writes; one finding for each file system.
@@ -78,9 +87,16 @@ pub(super) fn open_files() -> Finding {
     match most {
         Some(most) if most < FILES_LEAST => {
             let found = format!("at most {most} files may be open");
-            Finding::warning("files", found, format!("raise the limit to {FILES_LEAST} or more (`ulimit -n`, LimitNOFILE)"))
+            Finding::warning(
+                "files",
+                found,
+                format!("raise the limit to {FILES_LEAST} or more (`ulimit -n`, LimitNOFILE)"),
+            )
         }
-        most => Finding::ok("files", most.map_or("no limit".to_owned(), |most| format!("at most {most} files may be open"))),
+        most => Finding::ok(
+            "files",
+            most.map_or("no limit".to_owned(), |most| format!("at most {most} files may be open")),
+        ),
     }
 }
 
@@ -91,7 +107,9 @@ mod tests {
 
     #[test]
     fn little_room_is_said_before_it_ends() {
-        for (bytes, level) in [(1 << 40, Level::Ok), (500 << 20, Level::Warning), (63 << 20, Level::Problem)] {
+        for (bytes, level) in
+            [(1 << 40, Level::Ok), (500 << 20, Level::Warning), (63 << 20, Level::Problem)]
+        {
             assert_eq!(room(Path::new("/data"), bytes).level, level, "{bytes}");
         }
     }

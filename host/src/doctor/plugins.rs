@@ -34,7 +34,10 @@ pub(super) async fn examine(config: &Config) -> (Stages, Vec<Finding>) {
     let dir = config.plugins.dir.display().to_string();
     if !config.plugins.dir.is_dir() {
         let remedy = "make the folder and put plugins into it, or set plugins.dir";
-        return (Vec::new(), vec![Finding::problem("plugins", format!("{dir} is no folder"), remedy)]);
+        return (
+            Vec::new(),
+            vec![Finding::problem("plugins", format!("{dir} is no folder"), remedy)],
+        );
     }
     let rehearsal = match Rehearsal::of(config.clone()).await {
         Ok(rehearsal) => rehearsal,
@@ -47,7 +50,9 @@ pub(super) async fn examine(config: &Config) -> (Stages, Vec<Finding>) {
         let check = format!("plugin {}", plugin.file.as_deref().unwrap_or_default());
         findings.push(match (plugin.last_error, plugin.stage, plugin.version) {
             (Some(error), _, _) => Finding::failed(&check, anyhow::Error::msg(error)),
-            (None, Some(stage), Some(version)) => Finding::ok(check, format!("stage {stage} {version}")),
+            (None, Some(stage), Some(version)) => {
+                Finding::ok(check, format!("stage {stage} {version}"))
+            }
             (None, _, _) => Finding::ok(check, plugin.state),
         });
     }
@@ -58,11 +63,20 @@ pub(super) async fn examine(config: &Config) -> (Stages, Vec<Finding>) {
     }
     let running: BTreeSet<&Arc<str>> = stages.iter().collect();
     for name in config.stages.keys().filter(|name| !running.contains(&Arc::from(name.as_str()))) {
-        let remedy = format!("put its plugin into {dir}, or take [stages.{name}] out of the configuration");
-        findings.push(Finding::warning(format!("stage {name}"), "it is configured, and no plugin runs it", remedy));
+        let remedy =
+            format!("put its plugin into {dir}, or take [stages.{name}] out of the configuration");
+        findings.push(Finding::warning(
+            format!("stage {name}"),
+            "it is configured, and no plugin runs it",
+            remedy,
+        ));
     }
     for warning in pipeline.topology().warnings {
-        findings.push(Finding::warning("pipeline", warning, "is a plugin missing, or the event type misspelt? See `postrider topology`"));
+        findings.push(Finding::warning(
+            "pipeline",
+            warning,
+            "is a plugin missing, or the event type misspelt? See `postrider topology`",
+        ));
     }
     (stages, findings)
 }

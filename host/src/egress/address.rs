@@ -1,6 +1,8 @@
-//! Which addresses are public. Pure; the tables follow the IANA registries of special-purpose addresses.
+//! Which addresses are public. Pure; the tables follow the IANA registries of special-purpose
+//! addresses.
 //!
-//! <https://www.iana.org/assignments/iana-ipv4-special-registry>, <https://www.iana.org/assignments/iana-ipv6-special-registry>
+//! <https://www.iana.org/assignments/iana-ipv4-special-registry>,
+//! <https://www.iana.org/assignments/iana-ipv6-special-registry>
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -52,7 +54,10 @@ fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
         let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
         address.to_bits() & mask == Ipv4Addr::from(network).to_bits()
     };
-    SPECIAL_V4.iter().find(|(network, length, _)| inside(*network, *length)).map(|(_, _, kind)| *kind)
+    SPECIAL_V4
+        .iter()
+        .find(|(network, length, _)| inside(*network, *length))
+        .map(|(_, _, kind)| *kind)
 }
 
 fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
@@ -64,14 +69,19 @@ fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
         let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
         address.to_bits() & mask == Ipv6Addr::from(network).to_bits()
     };
-    let named = SPECIAL_V6.iter().find(|(network, length, _)| inside(*network, *length)).map(|(_, _, kind)| *kind);
+    let named = SPECIAL_V6
+        .iter()
+        .find(|(network, length, _)| inside(*network, *length))
+        .map(|(_, _, kind)| *kind);
     named.or_else(|| (!inside([0x2000, 0, 0, 0, 0, 0, 0, 0], 3)).then_some("reserved"))
 }
 
 /// `64:ff9b::/96`, RFC 6052.
 fn behind_nat64(address: Ipv6Addr) -> Option<Ipv4Addr> {
     match address.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+        }
         _ => None,
     }
 }

@@ -41,23 +41,34 @@ pub type Driver = Pin<Box<dyn Future<Output = Result<(), CallError>> + Send>>;
 
 impl Egress {
     /// Calls a target that was admitted. The driver must run while the answer's body is read.
-    pub async fn send<B>(&self, target: &Target, request: Request<B>, patience: Patience) -> Result<(Response<Reply>, Driver), CallError>
+    pub async fn send<B>(
+        &self,
+        target: &Target,
+        request: Request<B>,
+        patience: Patience,
+    ) -> Result<(Response<Reply>, Driver), CallError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let began = Instant::now();
         let end = began + self.timeout.min(patience.whole);
-        let within = |limit: Option<Duration>| limit.map_or(end, |limit| end.min(Instant::now() + limit));
+        let within =
+            |limit: Option<Duration>| limit.map_or(end, |limit| end.min(Instant::now() + limit));
         let slot = self.turn(end).await?;
         let (wire, slot) = self.dialer.connect(target, slot, within(patience.connect)).await?;
 
         let too_large = Arc::new(AtomicBool::new(false));
         let request = self.bounded(target, request, &too_large)?;
         let explain = |error: hyper::Error| {
-            if too_large.load(Ordering::Relaxed) { CallError::RequestTooLarge(self.body_max_bytes) } else { CallError::Http(error) }
+            if too_large.load(Ordering::Relaxed) {
+                CallError::RequestTooLarge(self.body_max_bytes)
+            } else {
+                CallError::Http(error)
+            }
         };
-        let shaken = http1::Builder::new().max_buf_size(HEAD_MAX_BYTES).handshake(TokioIo::new(wire)).await;
+        let shaken =
+            http1::Builder::new().max_buf_size(HEAD_MAX_BYTES).handshake(TokioIo::new(wire)).await;
         let (mut sender, connection) = shaken.map_err(explain)?;
         let mut connection = Box::pin(connection);
         let mut ended = false;
@@ -72,14 +83,18 @@ impl Egress {
                 }
             }
         };
-        let answer =
-            timeout_at(within(patience.answer), exchange).await.map_err(|_| CallError::TimedOut(Phase::Answer))?.map_err(explain)?;
+        let answer = timeout_at(within(patience.answer), exchange)
+            .await
+            .map_err(|_| CallError::TimedOut(Phase::Answer))?
+            .map_err(explain)?;
         let announced = answer.body().size_hint().lower();
         if announced > self.body_max_bytes as u64 {
             return Err(CallError::AnswerTooLarge(self.body_max_bytes));
         }
-        let reply = |incoming| Reply::new(incoming, self.body_max_bytes, end, patience.between, slot);
-        let driver = async move { if ended { Ok(()) } else { connection.await.map_err(CallError::Http) } };
+        let reply =
+            |incoming| Reply::new(incoming, self.body_max_bytes, end, patience.between, slot);
+        let driver =
+            async move { if ended { Ok(()) } else { connection.await.map_err(CallError::Http) } };
         Ok((answer.map(reply), Box::pin(driver)))
     }
 
@@ -89,26 +104,39 @@ impl Egress {
         // It is never closed.
         let slot = slot.ok().and_then(Result::ok).ok_or(CallError::Busy("http_concurrency"))?;
         if let Some(rate) = &self.rate {
-            timeout_at(by, rate.until_ready()).await.map_err(|_| CallError::Busy("http_rate_per_s"))?;
+            timeout_at(by, rate.until_ready())
+                .await
+                .map_err(|_| CallError::Busy("http_rate_per_s"))?;
         }
         Ok(slot)
     }
 
     /// The request as it goes out: path only, our own `Host`, a body that ends at its limit.
-    fn bounded<B>(&self, target: &Target, request: Request<B>, too_large: &Arc<AtomicBool>) -> Result<Request<Upload<B>>, CallError>
+    fn bounded<B>(
+        &self,
+        target: &Target,
+        request: Request<B>,
+        too_large: &Arc<AtomicBool>,
+    ) -> Result<Request<Upload<B>>, CallError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let (mut parts, body) = request.into_parts();
-        let path = parts.uri.path_and_query().filter(|path| path.as_str().starts_with('/')).cloned();
+        let path =
+            parts.uri.path_and_query().filter(|path| path.as_str().starts_with('/')).cloned();
         parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
-        let host = HeaderValue::try_from(target.authority()).map_err(|_| CallError::Address("its host is no header"))?;
+        let host = HeaderValue::try_from(target.authority())
+            .map_err(|_| CallError::Address("its host is no header"))?;
         parts.headers.insert(HOST, host);
         if body.size_hint().lower() > self.body_max_bytes as u64 {
             return Err(CallError::RequestTooLarge(self.body_max_bytes));
         }
-        let body = Upload { inner: Box::pin(body), left: self.body_max_bytes, too_large: Arc::clone(too_large) };
+        let body = Upload {
+            inner: Box::pin(body),
+            left: self.body_max_bytes,
+            too_large: Arc::clone(too_large),
+        };
         Ok(Request::from_parts(parts, body))
     }
 }
@@ -128,7 +156,10 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = match ready!(self.inner.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
@@ -150,7 +181,8 @@ where
     }
 }
 
-/// An answer's body: ends with an error where it grows too large or takes too long. Holds its place among the calls at once.
+/// An answer's body: ends with an error where it grows too large or takes too long. Holds its place
+/// among the calls at once.
 pub struct Reply {
     incoming: Option<Incoming>,
     left: usize,
@@ -161,9 +193,23 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn new(incoming: Incoming, max: usize, end: Instant, between: Option<Duration>, slot: OwnedSemaphorePermit) -> Self {
-        let pause = between.map(|between| (between, Box::pin(sleep_until(Instant::now() + between))));
-        Self { incoming: Some(incoming), left: max, max, end: Box::pin(sleep_until(end)), pause, _slot: slot }
+    fn new(
+        incoming: Incoming,
+        max: usize,
+        end: Instant,
+        between: Option<Duration>,
+        slot: OwnedSemaphorePermit,
+    ) -> Self {
+        let pause =
+            between.map(|between| (between, Box::pin(sleep_until(Instant::now() + between))));
+        Self {
+            incoming: Some(incoming),
+            left: max,
+            max,
+            end: Box::pin(sleep_until(end)),
+            pause,
+            _slot: slot,
+        }
     }
 
     fn fail(&mut self, error: CallError) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
@@ -172,7 +218,8 @@ impl Reply {
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        let paused = self.pause.as_mut().is_some_and(|(_, pause)| pause.as_mut().poll(cx).is_ready());
+        let paused =
+            self.pause.as_mut().is_some_and(|(_, pause)| pause.as_mut().poll(cx).is_ready());
         paused || self.end.as_mut().poll(cx).is_ready()
     }
 }
@@ -181,7 +228,10 @@ impl Body for Reply {
     type Data = Bytes;
     type Error = CallError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
         let Some(incoming) = self.incoming.as_mut() else { return Poll::Ready(None) };
         match Pin::new(incoming).poll_frame(cx) {
             Poll::Ready(None) => Poll::Ready(None),

@@ -1,4 +1,5 @@
-//! From a name to a connection: look up, check every address, connect to what was checked, TLS by the name.
+//! From a name to a connection: look up, check every address, connect to what was checked, TLS by
+//! the name.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -32,7 +33,8 @@ pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 impl Dialer {
-    /// As the operating system resolves names and trusts certificates; `secure` when TLS is spoken at all.
+    /// As the operating system resolves names and trusts certificates; `secure` when TLS is spoken
+    /// at all.
     pub(super) fn system(secure: bool) -> Self {
         let resolve = |host: &str, port: u16| Ok((host, port).to_socket_addrs()?.collect());
         Self { resolve: Arc::new(resolve), tls: secure.then(trusting_the_system) }
@@ -44,8 +46,8 @@ impl Dialer {
         Self { resolve, tls: Some(trusting(roots)) }
     }
 
-    /// Connects before `by`. The slot is held while a lookup is under way, also when nobody waits for it any more: a lookup cannot be
-    /// stopped, and threads are bounded by slots.
+    /// Connects before `by`. The slot is held while a lookup is under way, also when nobody waits
+    /// for it any more: a lookup cannot be stopped, and threads are bounded by slots.
     pub(super) async fn connect(
         &self,
         target: &Target,
@@ -57,9 +59,14 @@ impl Dialer {
             let stream = connect_any(&addresses).await.map_err(CallError::Connect)?;
             // Only a small delay is lost when it is refused.
             let _ = stream.set_nodelay(true);
-            if target.secure { self.secure(target, stream).await } else { Ok(Box::new(stream) as Box<dyn Wire>) }
+            if target.secure {
+                self.secure(target, stream).await
+            } else {
+                Ok(Box::new(stream) as Box<dyn Wire>)
+            }
         };
-        let wire = timeout_at(by, connect).await.map_err(|_| CallError::TimedOut(Phase::Connect))??;
+        let wire =
+            timeout_at(by, connect).await.map_err(|_| CallError::TimedOut(Phase::Connect))??;
         Ok((wire, slot))
     }
 
@@ -93,19 +100,30 @@ impl Dialer {
     async fn secure(&self, target: &Target, stream: TcpStream) -> Result<Box<dyn Wire>, CallError> {
         let unusable = |error: &'static str| CallError::Tls(io::Error::other(error));
         let tls = self.tls.as_ref().ok_or_else(|| unusable("no certificates are trusted"))?;
-        let name = ServerName::try_from(target.host.clone()).map_err(|_| unusable("no certificate can be for this name"))?;
-        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(CallError::Tls)?;
+        let name = ServerName::try_from(target.host.clone())
+            .map_err(|_| unusable("no certificate can be for this name"))?;
+        let stream = TlsConnector::from(Arc::clone(tls))
+            .connect(name, stream)
+            .await
+            .map_err(CallError::Tls)?;
         Ok(Box::new(stream))
     }
 }
 
 /// Those of a host's addresses that the target may be connected to: at least one.
-pub(super) fn allowed(target: &Target, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, CallError> {
-    let prohibited = found.iter().find_map(|address| special(address.ip()).map(|kind| (address.ip(), kind)));
+pub(super) fn allowed(
+    target: &Target,
+    found: Vec<SocketAddr>,
+) -> Result<Vec<SocketAddr>, CallError> {
+    let prohibited =
+        found.iter().find_map(|address| special(address.ip()).map(|kind| (address.ip(), kind)));
     let allowed = |address: &SocketAddr| target.allow_private || special(address.ip()).is_none();
-    let addresses: Vec<SocketAddr> = found.into_iter().filter(allowed).take(ADDRESSES_MAX).collect();
+    let addresses: Vec<SocketAddr> =
+        found.into_iter().filter(allowed).take(ADDRESSES_MAX).collect();
     match (addresses.is_empty(), prohibited) {
-        (true, Some((address, kind))) => Err(CallError::Prohibited { target: target.written.clone(), address, kind }),
+        (true, Some((address, kind))) => {
+            Err(CallError::Prohibited { target: target.written.clone(), address, kind })
+        }
         (true, None) => Err(CallError::Name(io::ErrorKind::NotFound.into())),
         (false, _) => Ok(addresses),
     }
@@ -123,7 +141,8 @@ async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// The machine's trusted certificates, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name: read once.
+/// The machine's trusted certificates, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name: read
+/// once.
 fn trusting_the_system() -> Arc<ClientConfig> {
     static TRUST: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let read = || {
@@ -140,6 +159,12 @@ fn trusting_the_system() -> Arc<ClientConfig> {
 
 fn trusting(roots: rustls::RootCertStore) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    Arc::new(versions.expect("the provider speaks the default versions").with_root_certificates(roots).with_no_client_auth())
+    let versions =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Arc::new(
+        versions
+            .expect("the provider speaks the default versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth(),
+    )
 }

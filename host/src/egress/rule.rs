@@ -8,7 +8,15 @@ use http::{Method, Uri};
 use super::{CallError, HttpGrant, Target};
 
 /// Methods that can be granted; `CONNECT` and `TRACE` cannot.
-const METHODS: [Method; 7] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+const METHODS: [Method; 7] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+];
 /// RFC 1035, section 2.3.4.
 const NAME_MAX_BYTES: usize = 253;
 const LABEL_MAX_BYTES: usize = 63;
@@ -43,7 +51,9 @@ impl Rule {
                 true
             }
         };
-        let host = HostPattern::parse(&grant.host).map_err(|problem| problems.push(("host", problem))).ok();
+        let host = HostPattern::parse(&grant.host)
+            .map_err(|problem| problems.push(("host", problem)))
+            .ok();
         if grant.port == Some(0) {
             problems.push(("port", "must be at least 1".to_owned()));
         }
@@ -53,19 +63,30 @@ impl Rule {
         let known = |text: &String| METHODS.iter().find(|method| method.as_str() == text);
         let names = METHODS.map(|method| method.to_string()).join(", ");
         problems.extend(
-            grant.methods.iter().filter(|text| known(text).is_none()).map(|text| ("methods", format!("`{text}` must be one of {names}"))),
+            grant
+                .methods
+                .iter()
+                .filter(|text| known(text).is_none())
+                .map(|text| ("methods", format!("`{text}` must be one of {names}"))),
         );
         let methods = grant.methods.iter().filter_map(known).cloned().collect();
         match host {
-            Some(host) if problems.is_empty() => {
-                Ok(Self { secure, host, port: grant.port.unwrap_or(default_port(secure)), methods, allow_private: grant.allow_private })
-            }
+            Some(host) if problems.is_empty() => Ok(Self {
+                secure,
+                host,
+                port: grant.port.unwrap_or(default_port(secure)),
+                methods,
+                allow_private: grant.allow_private,
+            }),
             _ => Err(problems),
         }
     }
 
     pub(super) fn covers(&self, target: &Target, method: &Method) -> bool {
-        self.secure == target.secure && self.port == target.port && self.methods.contains(method) && self.host.covers(&target.host)
+        self.secure == target.secure
+            && self.port == target.port
+            && self.methods.contains(method)
+            && self.host.covers(&target.host)
     }
 }
 
@@ -75,17 +96,22 @@ impl HostPattern {
         if let Ok(address) = host.parse() {
             return Ok(Self::Address(address));
         }
-        let (name, labels_min) = host.strip_prefix("*.").map_or((host.as_str(), 1), |below| (below, 2));
+        let (name, labels_min) =
+            host.strip_prefix("*.").map_or((host.as_str(), 1), |below| (below, 2));
         let labels: Vec<&str> = name.split('.').collect();
         let is_label = |label: &&str| {
             let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
             !label.is_empty() && label.len() <= LABEL_MAX_BYTES && label.bytes().all(known)
         };
         if name.len() > NAME_MAX_BYTES || !labels.iter().all(is_label) {
-            return Err(format!("`{text}` must be a name, an address, or `*.` before a name; without scheme, port or path"));
+            return Err(format!(
+                "`{text}` must be a name, an address, or `*.` before a name; without scheme, port or path"
+            ));
         }
         if labels.len() < labels_min {
-            return Err(format!("`{text}` would cover a whole top-level domain: name at least two labels after `*.`"));
+            return Err(format!(
+                "`{text}` would cover a whole top-level domain: name at least two labels after `*.`"
+            ));
         }
         Ok(if name.len() == host.len() { Self::Name(host) } else { Self::Below(name.to_owned()) })
     }
@@ -95,7 +121,9 @@ impl HostPattern {
             Self::Address(address) => host.parse() == Ok(*address),
             Self::Name(name) => name == host,
             Self::Below(parent) => {
-                host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == parent) && host.parse::<IpAddr>().is_err()
+                host.split_once('.')
+                    .is_some_and(|(label, rest)| !label.is_empty() && rest == parent)
+                    && host.parse::<IpAddr>().is_err()
             }
         }
     }
@@ -120,7 +148,10 @@ impl Target {
         let after_host = &authority.as_str()[authority.host().len()..];
         let port = match after_host.strip_prefix(':') {
             None => default_port(secure),
-            Some(_) => authority.port_u16().filter(|port| *port != 0).ok_or(CallError::Address("its port is no port"))?,
+            Some(_) => authority
+                .port_u16()
+                .filter(|port| *port != 0)
+                .ok_or(CallError::Address("its port is no port"))?,
         };
         let written = format!("{}://{authority}", if secure { "https" } else { "http" });
         Ok(Self { secure, host, port, allow_private: false, written })
@@ -128,7 +159,8 @@ impl Target {
 
     /// What `Host` says: the port only where it is not the scheme's own.
     pub(super) fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == default_port(self.secure) { host } else { format!("{host}:{}", self.port) }
     }
 }
@@ -153,7 +185,8 @@ mod tests {
     }
 
     fn covers(grant: &HttpGrant, method: Method, url: &str) -> bool {
-        Target::of(&url.parse().unwrap()).is_ok_and(|target| Rule::parse(grant).unwrap().covers(&target, &method))
+        Target::of(&url.parse().unwrap())
+            .is_ok_and(|target| Rule::parse(grant).unwrap().covers(&target, &method))
     }
 
     #[test]
@@ -197,31 +230,60 @@ mod tests {
     #[test]
     fn an_address_is_granted_as_an_address() {
         let v6 = grant("http", "::1", Some(8080));
-        assert!(covers(&v6, Method::GET, "http://[::1]:8080/") && covers(&v6, Method::GET, "http://[0:0::1]:8080/"));
+        assert!(
+            covers(&v6, Method::GET, "http://[::1]:8080/")
+                && covers(&v6, Method::GET, "http://[0:0::1]:8080/")
+        );
         assert!(covers(&grant("http", "[::1]", Some(8080)), Method::GET, "http://[::1]:8080/"));
         let v4 = grant("http", "127.0.0.1", None);
         assert!(covers(&v4, Method::GET, "http://127.0.0.1/"));
         // Other spellings of an address are names, which nobody granted.
-        for url in ["http://2130706433/", "http://127.1/", "http://0x7f.0.0.1/", "http://[::ffff:127.0.0.1]/"] {
+        for url in [
+            "http://2130706433/",
+            "http://127.1/",
+            "http://0x7f.0.0.1/",
+            "http://[::ffff:127.0.0.1]/",
+        ] {
             assert!(!covers(&v4, Method::GET, url), "{url}");
         }
     }
 
     #[test]
     fn every_problem_of_a_grant_is_found() {
-        let wrong = HttpGrant { scheme: "ftp".into(), host: "https://x/y".into(), port: Some(0), methods: vec![], allow_private: false };
-        let fields: Vec<&str> = Rule::parse(&wrong).unwrap_err().into_iter().map(|(field, _)| field).collect();
+        let wrong = HttpGrant {
+            scheme: "ftp".into(),
+            host: "https://x/y".into(),
+            port: Some(0),
+            methods: vec![],
+            allow_private: false,
+        };
+        let fields: Vec<&str> =
+            Rule::parse(&wrong).unwrap_err().into_iter().map(|(field, _)| field).collect();
         assert_eq!(fields, ["scheme", "host", "port", "methods"]);
-        for host in ["", "*", "*.com", "*.*.example.com", "a.*.example.com", "a..b", "exa mple.com", "host:80", &"a".repeat(64)] {
+        for host in [
+            "",
+            "*",
+            "*.com",
+            "*.*.example.com",
+            "a.*.example.com",
+            "a..b",
+            "exa mple.com",
+            "host:80",
+            &"a".repeat(64),
+        ] {
             assert!(Rule::parse(&grant("https", host, None)).is_err(), "{host}");
         }
-        let connect = HttpGrant { methods: vec!["CONNECT".into(), "get".into()], ..grant("https", "a.example", None) };
+        let connect = HttpGrant {
+            methods: vec!["CONNECT".into(), "get".into()],
+            ..grant("https", "a.example", None)
+        };
         assert_eq!(Rule::parse(&connect).unwrap_err().len(), 2);
     }
 
     #[test]
     fn the_host_header_is_made_anew() {
-        let authority = |url: &str| Target::of(&url.parse().unwrap()).map(|target| target.authority()).ok();
+        let authority =
+            |url: &str| Target::of(&url.parse().unwrap()).map(|target| target.authority()).ok();
         assert_eq!(authority("https://A.example:443/").as_deref(), Some("a.example"));
         assert_eq!(authority("http://a.example:443/").as_deref(), Some("a.example:443"));
         assert_eq!(authority("http://[::1]:8080/").as_deref(), Some("[::1]:8080"));

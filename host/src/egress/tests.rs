@@ -16,7 +16,13 @@ type Asked = Arc<Mutex<Vec<String>>>;
 fn grant(scheme: &str, host: &str, port: u16, allow_private: bool) -> Grants {
     let methods = vec!["GET".into()];
     Grants {
-        http: vec![HttpGrant { scheme: scheme.into(), host: host.into(), port: Some(port), methods, allow_private }],
+        http: vec![HttpGrant {
+            scheme: scheme.into(),
+            host: host.into(),
+            port: Some(port),
+            methods,
+            allow_private,
+        }],
         ..Grants::default()
     }
 }
@@ -35,7 +41,8 @@ fn egress(grants: &Grants, addresses: &[&str], roots: rustls::RootCertStore) -> 
     (Egress::with_dialer(grants, Dialer::with(Arc::new(resolve), roots)), asked)
 }
 
-const PATIENCE: Patience = Patience { whole: Duration::from_mins(1), connect: None, answer: None, between: None };
+const PATIENCE: Patience =
+    Patience { whole: Duration::from_mins(1), connect: None, answer: None, between: None };
 
 /// The answer's body, or why there is none.
 async fn call(egress: &Egress, url: &str, patience: Patience) -> Result<String, CallError> {
@@ -78,31 +85,61 @@ fn no_roots() -> rustls::RootCertStore {
 #[tokio::test]
 async fn a_name_leads_only_to_addresses_that_were_checked() {
     let port = echo().await;
-    for private in ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "::ffff:127.0.0.1", "fd00::1", "0.0.0.0"] {
-        let (egress, asked) = egress(&grant("http", "api.example", port, false), &[private], no_roots());
-        let refused = call(&egress, &format!("http://api.example:{port}/"), PATIENCE).await.unwrap_err();
+    for private in [
+        "127.0.0.1",
+        "10.0.0.1",
+        "169.254.169.254",
+        "::1",
+        "::ffff:127.0.0.1",
+        "fd00::1",
+        "0.0.0.0",
+    ] {
+        let (egress, asked) =
+            egress(&grant("http", "api.example", port, false), &[private], no_roots());
+        let refused =
+            call(&egress, &format!("http://api.example:{port}/"), PATIENCE).await.unwrap_err();
         assert!(matches!(refused, CallError::Prohibited { .. }), "{private}: {refused}");
         assert_eq!(*asked.lock().unwrap(), ["api.example"]);
     }
     // Allowed, the same name leads there, and says so itself.
-    let (allowed, _) = egress(&grant("http", "api.example", port, true), &["127.0.0.1"], no_roots());
-    let head = call(&allowed, &format!("http://API.example:{port}/path?query"), PATIENCE).await.unwrap();
-    assert!(head.starts_with("GET /path?query HTTP/1.1\r\n") && head.contains(&format!("host: api.example:{port}\r\n")), "{head}");
+    let (allowed, _) =
+        egress(&grant("http", "api.example", port, true), &["127.0.0.1"], no_roots());
+    let head =
+        call(&allowed, &format!("http://API.example:{port}/path?query"), PATIENCE).await.unwrap();
+    assert!(
+        head.starts_with("GET /path?query HTTP/1.1\r\n")
+            && head.contains(&format!("host: api.example:{port}\r\n")),
+        "{head}"
+    );
     // An address that was granted as such is looked up nowhere, and is no exception.
-    let (literal, asked) = egress(&grant("http", "127.0.0.1", port, false), &["1.1.1.1"], no_roots());
-    assert!(matches!(call(&literal, &format!("http://127.0.0.1:{port}/"), PATIENCE).await, Err(CallError::Prohibited { .. })));
+    let (literal, asked) =
+        egress(&grant("http", "127.0.0.1", port, false), &["1.1.1.1"], no_roots());
+    assert!(matches!(
+        call(&literal, &format!("http://127.0.0.1:{port}/"), PATIENCE).await,
+        Err(CallError::Prohibited { .. })
+    ));
     assert!(asked.lock().unwrap().is_empty());
     // A name that leads nowhere.
     let (nowhere, _) = egress(&grant("http", "api.example", port, true), &[], no_roots());
-    assert!(matches!(call(&nowhere, &format!("http://api.example:{port}/"), PATIENCE).await, Err(CallError::Name(_))));
+    assert!(matches!(
+        call(&nowhere, &format!("http://api.example:{port}/"), PATIENCE).await,
+        Err(CallError::Name(_))
+    ));
 }
 
 #[test]
 fn a_private_address_among_public_ones_is_never_connected_to() {
-    let found = || ["10.0.0.1:443", "1.1.1.1:443", "[::1]:443", "[2606:4700::1]:443"].map(|address| address.parse().unwrap()).to_vec();
+    let found = || {
+        ["10.0.0.1:443", "1.1.1.1:443", "[::1]:443", "[2606:4700::1]:443"]
+            .map(|address| address.parse().unwrap())
+            .to_vec()
+    };
     let mut target = Target::of(&"https://api.example/".parse().unwrap()).unwrap();
     let public = dial::allowed(&target, found()).unwrap();
-    assert_eq!(public.iter().map(ToString::to_string).collect::<Vec<_>>(), ["1.1.1.1:443", "[2606:4700::1]:443"]);
+    assert_eq!(
+        public.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["1.1.1.1:443", "[2606:4700::1]:443"]
+    );
     target.allow_private = true;
     assert_eq!(dial::allowed(&target, found()).unwrap().len(), 4);
 }
@@ -113,8 +150,11 @@ async fn tls_is_spoken_with_the_name_not_the_address() {
     let certificate = signed.cert.der().clone();
     let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let server = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let server = server.with_no_client_auth().with_single_cert(vec![certificate.clone()], key).unwrap();
+    let server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let server =
+        server.with_no_client_auth().with_single_cert(vec![certificate.clone()], key).unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -126,22 +166,33 @@ async fn tls_is_spoken_with_the_name_not_the_address() {
                 let (stream, _) = listener.accept().await.unwrap();
                 // A client that does not trust it goes away.
                 let Ok(stream) = acceptor.accept(stream).await else { continue };
-                names.lock().unwrap().push(stream.get_ref().1.server_name().unwrap_or("none").to_owned());
+                names
+                    .lock()
+                    .unwrap()
+                    .push(stream.get_ref().1.server_name().unwrap_or("none").to_owned());
                 tokio::spawn(answer(stream));
             }
         }
     });
     let mut roots = no_roots();
     roots.add(certificate).unwrap();
-    let (trusted, _) = egress(&grant("https", "api.example", port, true), &["127.0.0.1"], roots.clone());
+    let (trusted, _) =
+        egress(&grant("https", "api.example", port, true), &["127.0.0.1"], roots.clone());
     let head = call(&trusted, &format!("https://api.example:{port}/"), PATIENCE).await.unwrap();
     assert!(head.contains(&format!("host: api.example:{port}\r\n")), "{head}");
     assert_eq!(*names.lock().unwrap(), ["api.example"]);
     // Its certificate is for another name, or from nobody that is trusted.
     let (other, _) = egress(&grant("https", "other.example", port, true), &["127.0.0.1"], roots);
-    assert!(matches!(call(&other, &format!("https://other.example:{port}/"), PATIENCE).await, Err(CallError::Tls(_))));
-    let (untrusted, _) = egress(&grant("https", "api.example", port, true), &["127.0.0.1"], no_roots());
-    assert!(matches!(call(&untrusted, &format!("https://api.example:{port}/"), PATIENCE).await, Err(CallError::Tls(_))));
+    assert!(matches!(
+        call(&other, &format!("https://other.example:{port}/"), PATIENCE).await,
+        Err(CallError::Tls(_))
+    ));
+    let (untrusted, _) =
+        egress(&grant("https", "api.example", port, true), &["127.0.0.1"], no_roots());
+    assert!(matches!(
+        call(&untrusted, &format!("https://api.example:{port}/"), PATIENCE).await,
+        Err(CallError::Tls(_))
+    ));
 }
 
 #[tokio::test]
@@ -176,10 +227,16 @@ async fn a_lookup_that_does_not_end_holds_its_place() {
     let one = Grants { http_concurrency: 1, ..grant("http", "api.example", 80, true) };
     let egress = Egress::with_dialer(&one, Dialer::with(Arc::new(resolve), no_roots()));
     let hasty = Patience { whole: Duration::from_millis(50), ..PATIENCE };
-    assert!(matches!(call(&egress, "http://api.example/", hasty).await, Err(CallError::TimedOut(Phase::Name))));
+    assert!(matches!(
+        call(&egress, "http://api.example/", hasty).await,
+        Err(CallError::TimedOut(Phase::Name))
+    ));
     assert!(matches!(call(&egress, "http://api.example/", hasty).await, Err(CallError::Busy(_))));
     drop(release);
-    assert!(matches!(call(&egress, "http://api.example/", PATIENCE).await, Err(CallError::Name(_))));
+    assert!(matches!(
+        call(&egress, "http://api.example/", PATIENCE).await,
+        Err(CallError::Name(_))
+    ));
 }
 
 #[test]
@@ -188,7 +245,15 @@ fn the_calls_of_a_try_are_counted_and_what_is_not_granted_is_named_as_written() 
     let (parts, ()) = Request::get("https://api.example/").body(()).unwrap().into_parts();
     assert!(egress.admit(&parts, 10).is_ok());
     assert!(matches!(egress.admit(&parts, 11), Err(CallError::TooManyCalls(10))));
-    let (parts, ()) = Request::builder().method(Method::POST).uri("https://API.example/secret").body(()).unwrap().into_parts();
-    assert_eq!(egress.admit(&parts, 1).unwrap_err().to_string(), "`POST https://API.example` is not granted");
+    let (parts, ()) = Request::builder()
+        .method(Method::POST)
+        .uri("https://API.example/secret")
+        .body(())
+        .unwrap()
+        .into_parts();
+    assert_eq!(
+        egress.admit(&parts, 1).unwrap_err().to_string(),
+        "`POST https://API.example` is not granted"
+    );
     assert!(Egress::new(&Grants::default()).is_none());
 }

@@ -1,4 +1,5 @@
-//! What outsiders may say, made from bytes: often what somebody would write, now and then anything, now and then too long.
+//! What outsiders may say, made from bytes: often what somebody would write, now and then anything,
+//! now and then too long.
 
 use arbitrary::{Result, Unstructured};
 
@@ -51,6 +52,9 @@ pub(crate) fn any_bytes(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
 }
 
 /// A short list.
-pub(crate) fn any_list<T>(u: &mut Unstructured<'_>, one: impl Fn(&mut Unstructured<'_>) -> Result<T>) -> Result<Vec<T>> {
+pub(crate) fn any_list<T>(
+    u: &mut Unstructured<'_>,
+    one: impl Fn(&mut Unstructured<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
     (0..u.int_in_range(0..=4)?).map(|_| one(u)).collect()
 }

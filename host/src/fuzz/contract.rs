@@ -1,7 +1,7 @@
 //! The target `contract`: any description, any event, any answer of a stage.
 //!
-//! A description is taken or refused. Whatever a stage answers is decided; what leaves is only what it declared, fits into every store and
-//! broker, arrives as it was sent, and is stored.
+//! A description is taken or refused. Whatever a stage answers is decided; what leaves is only what
+//! it declared, fits into every store and broker, arrives as it was sent, and is stored.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +13,9 @@ use super::{Stored, any_bytes, any_list, any_text};
 use crate::broker::rabbit::message_fuzz;
 use crate::config::is_name;
 use crate::decide::{self, Moment, RetryPolicy, Routes, StagePolicy, Tried};
-use crate::event::{DEAD_LETTERED, DeliveryKey, Envelope, Event, EventKey, HOST_EVENT_PREFIX, topic_matches};
+use crate::event::{
+    DEAD_LETTERED, DeliveryKey, Envelope, Event, EventKey, HOST_EVENT_PREFIX, topic_matches,
+};
 use crate::handler::{Description, Emitted, Failure, Limit, Outcome};
 use crate::runtime::check_description;
 use crate::store::{NewEvent, Settlement, Verdict};
@@ -70,7 +72,13 @@ impl Contract {
             producer: None,
             only_stage: None,
         };
-        decide_and_store(u, &mut self.stored, &policy, Given { envelope: Arc::clone(&arrived.envelope), round, attempt }, Some(arrived))
+        decide_and_store(
+            u,
+            &mut self.stored,
+            &policy,
+            Given { envelope: Arc::clone(&arrived.envelope), round, attempt },
+            Some(arrived),
+        )
     }
 }
 
@@ -91,9 +99,21 @@ pub(crate) fn decide_and_store(
 ) -> Result<()> {
     let Given { envelope, round, attempt } = given;
     let delivery = DeliveryKey { stage: Arc::clone(&policy.name), event: envelope.key() };
-    let tried = Tried { delivery: delivery.clone(), round, attempt, digest: "d".into(), duration_us: u.arbitrary::<u32>()?.into() };
+    let tried = Tried {
+        delivery: delivery.clone(),
+        round,
+        attempt,
+        digest: "d".into(),
+        duration_us: u.arbitrary::<u32>()?.into(),
+    };
     let moment = Moment { now_ms: NOW_MS, random: 0.5 };
-    let early = decide::before_running(policy, &Everywhere, &envelope, &tried, (moment, envelope.expires_at_ms));
+    let early = decide::before_running(
+        policy,
+        &Everywhere,
+        &envelope,
+        &tried,
+        (moment, envelope.expires_at_ms),
+    );
     let (verdict, failure) = match early {
         Some(verdict) => (verdict, None),
         None => decide::decide(policy, &Everywhere, &envelope, &tried, outcome(u)?, moment),
@@ -129,7 +149,10 @@ fn leaves_whole(policy: &StagePolicy, verdict: &Verdict) {
     let events: Vec<&NewEvent> = match verdict {
         Verdict::Done(events) => events.iter().collect(),
         Verdict::Dead { code, announcement, .. } => {
-            assert!(!code.contains('\0') && code.len() <= 1_000, "a code that Postgres cannot keep");
+            assert!(
+                !code.contains('\0') && code.len() <= 1_000,
+                "a code that Postgres cannot keep"
+            );
             vec![announcement]
         }
         Verdict::Retry { .. } | Verdict::Skipped | Verdict::Deferred { .. } => Vec::new(),
@@ -139,7 +162,8 @@ fn leaves_whole(policy: &StagePolicy, verdict: &Verdict) {
     for new in events {
         let event = &new.envelope.event;
         let own = matches!(verdict, Verdict::Dead { .. }) && event.event_type == DEAD_LETTERED;
-        let declared = policy.emits.contains(&event.event_type) && !event.event_type.starts_with(HOST_EVENT_PREFIX);
+        let declared = policy.emits.contains(&event.event_type)
+            && !event.event_type.starts_with(HOST_EVENT_PREFIX);
         assert!(own || declared, "`{}` left", event.event_type);
         is_fit(&new.envelope);
     }
@@ -148,29 +172,53 @@ fn leaves_whole(policy: &StagePolicy, verdict: &Verdict) {
 /// Every store and every broker can take it. Said in other words than the host's own check says it.
 pub(crate) fn is_fit(envelope: &Envelope) {
     let Envelope { event, order_id, correlation_id, cause, expires_at_ms, .. } = envelope;
-    let mut texts = vec![&event.id, &event.source, &event.event_type, &event.subject, &event.content_type, correlation_id];
+    let mut texts = vec![
+        &event.id,
+        &event.source,
+        &event.event_type,
+        &event.subject,
+        &event.content_type,
+        correlation_id,
+    ];
     texts.extend(order_id);
     texts.extend(cause.iter().flat_map(|cause| [&cause.id, &cause.source]));
     texts.extend(event.attributes.iter().flat_map(|(name, value)| [name, value]));
     assert!(!texts.iter().any(|text| text.contains('\0')), "Postgres has no NUL in its texts");
     // Trace context is sent twice.
     let bytes: usize = texts.iter().map(|text| text.len()).sum();
-    assert!(2 * bytes < 120_000, "{bytes} bytes of texts: more than a header frame of RabbitMQ holds");
+    assert!(
+        2 * bytes < 120_000,
+        "{bytes} bytes of texts: more than a header frame of RabbitMQ holds"
+    );
     assert!(event.id.len() + event.source.len() < 2_600, "a key that Postgres cannot index");
-    assert!(order_id.as_ref().is_none_or(|id| id.len() < 2_600), "an order id that Postgres cannot index");
+    assert!(
+        order_id.as_ref().is_none_or(|id| id.len() < 2_600),
+        "an order id that Postgres cannot index"
+    );
     assert!(event.event_type.len() <= 255, "a type that is no routing key");
-    assert!(i64::try_from(event.time_ms.max(*expires_at_ms)).is_ok(), "a time that no database holds");
+    assert!(
+        i64::try_from(event.time_ms.max(*expires_at_ms)).is_ok(),
+        "a time that no database holds"
+    );
 }
 
 fn is_usable(description: &Description) {
     assert!(is_name(&description.name) && !description.consumes.is_empty());
     assert!(!description.version.contains('\0'));
     for event_type in &description.emits {
-        assert!(!event_type.is_empty() && event_type.len() <= 255 && !event_type.contains(['*', '#', '\0']), "{event_type:?}");
+        assert!(
+            !event_type.is_empty()
+                && event_type.len() <= 255
+                && !event_type.contains(['*', '#', '\0']),
+            "{event_type:?}"
+        );
         assert!(!event_type.starts_with(HOST_EVENT_PREFIX));
     }
     for pattern in &description.consumes {
-        assert!(!pattern.is_empty() && pattern.len() <= 255 && !pattern.contains('\0'), "{pattern:?}");
+        assert!(
+            !pattern.is_empty() && pattern.len() <= 255 && !pattern.contains('\0'),
+            "{pattern:?}"
+        );
     }
 }
 
@@ -204,7 +252,9 @@ fn topic(u: &mut Unstructured<'_>) -> Result<String> {
     if u.ratio(1, 4)? {
         return any_text(u);
     }
-    let word = |u: &mut Unstructured<'_>| Ok(*u.choose(&["#", "*", "a", "x", "done", "order", "created", ""])?);
+    let word = |u: &mut Unstructured<'_>| {
+        Ok(*u.choose(&["#", "*", "a", "x", "done", "order", "created", ""])?)
+    };
     let words = (0..u.int_in_range(1..=100)?).map(|_| word(u)).collect::<Result<Vec<_>>>()?;
     Ok(words.join("."))
 }
@@ -239,7 +289,11 @@ fn event(u: &mut Unstructured<'_>, id: String) -> Result<Event> {
 
 fn envelope(u: &mut Unstructured<'_>, event: Event) -> Result<Envelope> {
     let order_id = if u.arbitrary()? { Some(any_text(u)?) } else { None };
-    let cause = if u.arbitrary()? { Some(EventKey { source: any_text(u)?, id: any_text(u)? }) } else { None };
+    let cause = if u.arbitrary()? {
+        Some(EventKey { source: any_text(u)?, id: any_text(u)? })
+    } else {
+        None
+    };
     let expires_at_ms = if u.ratio(1, 8)? { u.arbitrary()? } else { NOW_MS + 1 };
     Ok(Envelope { event, order_id, correlation_id: any_text(u)?, cause, hops: 0, expires_at_ms })
 }
@@ -274,7 +328,8 @@ fn outcome(u: &mut Unstructured<'_>) -> Result<Outcome> {
     })
 }
 
-/// Whether a pattern covers a type is known in time, whatever they are; the two agree where there are no wildcards.
+/// Whether a pattern covers a type is known in time, whatever they are; the two agree where there
+/// are no wildcards.
 fn is_matched(pattern: &str, event_type: &str) {
     let matched = topic_matches(pattern, event_type);
     assert!(pattern.contains(['*', '#']) || matched == (pattern == event_type));

@@ -23,7 +23,8 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// An input that begins with this says what is done to a good file; any other is the file itself.
+    /// An input that begins with this says what is done to a good file; any other is the file
+    /// itself.
     pub const DAMAGED: &[u8] = b"damaged:";
 
     /// Starts an engine.
@@ -32,15 +33,22 @@ impl Loader {
         let settings = RuntimeSettings { pool: Pool::OnDemand, ..RuntimeSettings::default() };
         let module = wat::parse_str(include_str!("../../fuzz/stage.wat")).expect("a module");
         let component = as_component(&module).expect("a component").into_owned();
-        let released = include_bytes!("../../../tests/fixtures/released/audit-for-1.0.0.wasm").to_vec();
-        Self { tokio: super::tokio(), runtime: Runtime::new(settings).expect("an engine"), whole: [module, component, released] }
+        let released =
+            include_bytes!("../../../tests/fixtures/released/audit-for-1.0.0.wasm").to_vec();
+        Self {
+            tokio: super::tokio(),
+            runtime: Runtime::new(settings).expect("an engine"),
+            whole: [module, component, released],
+        }
     }
 
     /// Loads what the input says.
     pub fn run(&self, input: &[u8]) {
         match input.strip_prefix(Self::DAMAGED) {
             // Too few bytes to say what is damaged: nothing is.
-            Some(damage) => drop(self.damaged(&mut Unstructured::new(damage)).map(|file| self.load(file))),
+            Some(damage) => {
+                drop(self.damaged(&mut Unstructured::new(damage)).map(|file| self.load(file)))
+            }
             None => self.load(input.to_vec()),
         }
     }

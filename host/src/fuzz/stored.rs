@@ -1,5 +1,5 @@
-//! A store that everything is written to and read back from: what a target decided must not only be taken, it must not be in the way of
-//! what comes later.
+//! A store that everything is written to and read back from: what a target decided must not only be
+//! taken, it must not be in the way of what comes later.
 //!
 //! It begins anew now and then, so that a long run neither fills the disk nor slows down.
 
@@ -9,11 +9,14 @@ use crate::clock::ManualClock;
 use crate::event::DeliveryKey;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::status::StatusRules;
-use crate::store::{Batch, Commit, DeadLetterFilter, NewEvent, OutboxRow, Settlement, Store as _, StoreError};
+use crate::store::{
+    Batch, Commit, DeadLetterFilter, NewEvent, OutboxRow, Settlement, Store as _, StoreError,
+};
 
 /// The present.
 pub(crate) const NOW_MS: u64 = 1_700_000_000_000;
-/// The store's own clock: every delay that a stage can ask for is over, so that what is to be sent is to be sent at once.
+/// The store's own clock: every delay that a stage can ask for is over, so that what is to be sent
+/// is to be sent at once.
 const LATER_MS: u64 = NOW_MS + (u32::MAX as u64) + 1_000_000;
 /// Settlements before it begins anew.
 const SETTLEMENTS_MAX: u32 = 2_000;
@@ -35,15 +38,21 @@ impl Stored {
         Self { tokio: super::tokio(), open: None, settled: 0 }
     }
 
-    /// Writes what a delivery came to, its event first if it did not come from a broker, and reads everything that others would read.
-    /// Gives the rows to be sent, all of them.
-    pub(crate) fn settle(&mut self, arrived: Option<NewEvent>, settlement: Settlement) -> Vec<OutboxRow> {
+    /// Writes what a delivery came to, its event first if it did not come from a broker, and reads
+    /// everything that others would read. Gives the rows to be sent, all of them.
+    pub(crate) fn settle(
+        &mut self,
+        arrived: Option<NewEvent>,
+        settlement: Settlement,
+    ) -> Vec<OutboxRow> {
         if self.settled == SETTLEMENTS_MAX {
             self.close();
         }
         self.settled += 1;
         let open = self.open.get_or_insert_with(|| Open::new(&self.tokio));
-        self.tokio.block_on(open.settle(arrived, settlement)).expect("what was decided can be stored and read")
+        self.tokio
+            .block_on(open.settle(arrived, settlement))
+            .expect("what was decided can be stored and read")
     }
 
     fn close(&mut self) {
@@ -76,7 +85,11 @@ impl Open {
         Self { store, _folder: folder }
     }
 
-    async fn settle(&self, arrived: Option<NewEvent>, settlement: Settlement) -> Result<Vec<OutboxRow>, StoreError> {
+    async fn settle(
+        &self,
+        arrived: Option<NewEvent>,
+        settlement: Settlement,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
         let Self { store, .. } = self;
         let delivery: DeliveryKey = settlement.delivery.clone();
         let order = settlement.envelope.order_id.clone();
@@ -84,10 +97,17 @@ impl Open {
         if let Some(arrived) = arrived {
             rows.extend(store.accept_event(arrived).await?.1);
         }
-        let batch = Batch { stage: Arc::clone(&delivery.stage), settlements: vec![settlement], reads: Vec::new(), writes: Vec::new() };
+        let batch = Batch {
+            stage: Arc::clone(&delivery.stage),
+            settlements: vec![settlement],
+            reads: Vec::new(),
+            writes: Vec::new(),
+        };
         match store.commit(batch).await? {
             Commit::Done { outbox, .. } => rows.extend(outbox),
-            Commit::Again { stale, .. } => assert!(stale.is_empty(), "nobody else settled {stale:?}"),
+            Commit::Again { stale, .. } => {
+                assert!(stale.is_empty(), "nobody else settled {stale:?}")
+            }
             Commit::Overtaken(overtaken) => panic!("nobody cancelled the order of {overtaken:?}"),
         }
         store.delivery(&delivery).await?.expect("the delivery that was settled");
@@ -102,7 +122,11 @@ impl Open {
         assert_eq!(read.len(), rows.len(), "rows of the outbox");
         for row in &rows {
             let read = read.iter().find(|read| read.id == row.id).expect("a row of the outbox");
-            assert_eq!((&read.envelope, &read.direct), (&row.envelope, &row.direct), "stored as it was decided");
+            assert_eq!(
+                (&read.envelope, &read.direct),
+                (&row.envelope, &row.direct),
+                "stored as it was decided"
+            );
         }
         store.outbox_sent(rows.iter().map(|row| row.id).collect()).await?;
         Ok(rows)

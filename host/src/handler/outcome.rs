@@ -23,9 +23,20 @@ pub struct Description {
 
 impl Description {
     /// A stage that consumes and emits nothing yet.
-    pub fn new(name: impl Into<String>, version: impl Into<String>, summary: impl Into<String>) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        version: impl Into<String>,
+        summary: impl Into<String>,
+    ) -> Self {
         let (consumes, emits, attributes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { name: name.into(), version: version.into(), summary: summary.into(), consumes, emits, attributes }
+        Self {
+            name: name.into(),
+            version: version.into(),
+            summary: summary.into(),
+            consumes,
+            emits,
+            attributes,
+        }
     }
 
     /// Consumes these event types or AMQP topic patterns, too.
@@ -62,8 +73,13 @@ pub struct Emitted {
 
 impl Emitted {
     /// About the subject of the incoming event, at once.
-    pub fn new(event_type: impl Into<String>, content_type: impl Into<String>, data: impl Into<bytes::Bytes>) -> Self {
-        let (event_type, content_type, data) = (event_type.into(), content_type.into(), data.into());
+    pub fn new(
+        event_type: impl Into<String>,
+        content_type: impl Into<String>,
+        data: impl Into<bytes::Bytes>,
+    ) -> Self {
+        let (event_type, content_type, data) =
+            (event_type.into(), content_type.into(), data.into());
         Self { event_type, content_type, data, subject: None, delay_ms: 0, attributes: Vec::new() }
     }
 
@@ -140,7 +156,8 @@ pub enum Outcome {
     Done(Vec<Emitted>),
     /// The stage could not decide.
     Failed(Failure),
-    /// The guest trapped or ran out of time: `kind` is short and stable (`unreachable`, `timeout`, `stack-overflow`).
+    /// The guest trapped or ran out of time: `kind` is short and stable (`unreachable`, `timeout`,
+    /// `stack-overflow`).
     Trapped {
         /// What kind of trap.
         kind: String,
@@ -175,13 +192,15 @@ impl Outcome {
         }
     }
 
-    /// What it says about what the stage depends on; nothing when the stage was not run. A trap is the plugin's fault, a time-out may be
-    /// its dependency's.
+    /// What it says about what the stage depends on; nothing when the stage was not run. A trap is
+    /// the plugin's fault, a time-out may be its dependency's.
     pub fn health(&self) -> Option<Health> {
         match self {
             Self::Failed(Failure { retryable: true, .. }) => Some(Health::Failing),
             Self::Trapped { kind, .. } if kind == "timeout" => Some(Health::Failing),
-            Self::Done(_) | Self::Failed(_) | Self::Trapped { .. } | Self::LimitBroken { .. } => Some(Health::Good),
+            Self::Done(_) | Self::Failed(_) | Self::Trapped { .. } | Self::LimitBroken { .. } => {
+                Some(Health::Good)
+            }
             Self::Unavailable(_) => None,
         }
     }

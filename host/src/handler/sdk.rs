@@ -1,7 +1,9 @@
-//! A stage written with the Rust SDK, run in the host as it is: the same source as the sandboxed plugin, without the sandbox.
+//! A stage written with the Rust SDK, run in the host as it is: the same source as the sandboxed
+//! plugin, without the sandbox.
 //!
-//! For embedders who trust their own stages, and for measuring what the sandbox costs. The SDK is synchronous: a read that is not in the
-//! lane's memory blocks its thread until the store has answered, so the runtime must have several.
+//! For embedders who trust their own stages, and for measuring what the sandbox costs. The SDK is
+//! synchronous: a read that is not in the lane's memory blocks its thread until the store has
+//! answered, so the runtime must have several.
 
 use std::marker::PhantomData;
 
@@ -30,7 +32,11 @@ impl<S: sdk::Stage + 'static> NativeStage for SdkStage<S> {
         Description { name, version, summary, consumes, emits, attributes: Vec::new() }
     }
 
-    async fn handle(&self, cx: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {
+    async fn handle(
+        &self,
+        cx: &mut NativeContext,
+        event: &Event,
+    ) -> Result<Vec<Emitted>, NativeError> {
         let event = sdk::Event {
             id: event.id.clone(),
             event_type: event.event_type.clone(),
@@ -41,7 +47,8 @@ impl<S: sdk::Stage + 'static> NativeStage for SdkStage<S> {
             data: event.data.to_vec(),
             attributes: event.attributes.clone(),
         };
-        let mut host = Here { cx: std::cell::RefCell::new(cx), broken: std::cell::RefCell::new(None) };
+        let mut host =
+            Here { cx: std::cell::RefCell::new(cx), broken: std::cell::RefCell::new(None) };
         let outcome = sdk::run::<S>(&mut host, &event);
         if let Some(error) = host.broken.into_inner() {
             return Err(error.into());
@@ -79,7 +86,9 @@ macro_rules! wait_for {
     ($future:expr) => {
         match $future.now_or_never() {
             Some(ready) => ready,
-            None => tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on($future)),
+            None => {
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on($future))
+            }
         }
     };
 }

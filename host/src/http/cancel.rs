@@ -1,4 +1,5 @@
-//! `/orders/{id}/cancel`: stops an order and undoes what was done for it. Asked again, it answers how that stands.
+//! `/orders/{id}/cancel`: stops an order and undoes what was done for it. Asked again, it answers
+//! how that stands.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -54,6 +55,10 @@ pub(super) async fn cancel(
     // Over when everything is undone.
     let status = if app.is_cancelled(&order) { StatusCode::OK } else { StatusCode::ACCEPTED };
     let place = format!("/orders/{}", order.id);
-    let receipt = CancelReceipt { order_id: order.id, status: order.status, updated_at_ms: order.updated_at_ms };
+    let receipt = CancelReceipt {
+        order_id: order.id,
+        status: order.status,
+        updated_at_ms: order.updated_at_ms,
+    };
     Ok((status, [(header::LOCATION, place)], Json(receipt)).into_response())
 }

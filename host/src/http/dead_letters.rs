@@ -1,4 +1,5 @@
-//! `/dead-letters`: what needs a person: list, groups, show, replay (as it was, or edited), discard; many at once in `jobs`.
+//! `/dead-letters`: what needs a person: list, groups, show, replay (as it was, or edited),
+//! discard; many at once in `jobs`.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,8 @@ use super::paths::LetterId;
 use super::problem::{Answer, Kind, Problem};
 use crate::event::EventKey;
 use crate::store::{
-    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, FailedAttempt, LetterGroup,
+    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryRecord,
+    DeliveryStatus, FailedAttempt, LetterGroup,
 };
 use crate::workbench::{Edit, LetterStory, Replayed, Successor};
 
@@ -172,7 +174,10 @@ impl DeadLetterSummary {
             stage: letter.stage.clone(),
             code: letter.code.clone(),
             message: letter.message.clone(),
-            group: letter.group.clone().map(|id| GroupReference { id, cause: letter.cause.clone() }),
+            group: letter
+                .group
+                .clone()
+                .map(|id| GroupReference { id, cause: letter.cause.clone() }),
             status: letter.status,
             note: letter.note.clone(),
             order_id: letter.envelope.order_id.clone(),
@@ -231,7 +236,10 @@ pub(super) async fn list(
 ) -> Answer<Json<Listing<DeadLetterSummary>>> {
     let Query(query) = query?;
     let page = app.workbench().list(query.filter()?).await?;
-    Ok(Json(Listing { items: page.items.iter().map(DeadLetterSummary::of).collect(), next: page.next }))
+    Ok(Json(Listing {
+        items: page.items.iter().map(DeadLetterSummary::of).collect(),
+        next: page.next,
+    }))
 }
 
 /// Groups of dead letters that died of the same, by their newest letter.
@@ -249,7 +257,10 @@ pub(super) async fn groups(
 /// One dead letter: its event, its tries, and what became of it.
 #[utoipa::path(get, path = "/dead-letters/{id}", tag = "dead letters", params(LetterId),
     responses((status = 200, body = DeadLetterView), (status = 404, description = "No dead letter has this id", body = Problem)))]
-pub(super) async fn show(State(app): State<Shared>, Path(LetterId(id)): Path<LetterId>) -> Answer<Json<DeadLetterView>> {
+pub(super) async fn show(
+    State(app): State<Shared>,
+    Path(LetterId(id)): Path<LetterId>,
+) -> Answer<Json<DeadLetterView>> {
     let story = app.workbench().letter(id).await?.ok_or_else(|| missing(id))?;
     Ok(Json(DeadLetterView::of(story)))
 }
@@ -297,7 +308,10 @@ pub(super) async fn replay(
         (Some(data), None) => Edit::Body(data),
         (None, Some(patch)) => Edit::Patch(patch),
         (Some(_), Some(_)) => {
-            fields.problem("/edit", "stands beside `data`: give the new body or a merge patch, not both");
+            fields.problem(
+                "/edit",
+                "stands beside `data`: give the new body or a merge patch, not both",
+            );
             Edit::None
         }
     };
@@ -307,7 +321,10 @@ pub(super) async fn replay(
             settle(id, action)?;
             Ok(Json(LetterReplayed { id, status: "replayed", edited: event.is_some(), event }))
         }
-        Replayed::NotEditable(why) => Err(Problem::new(Kind::NotEditable, format!("dead letter {id}: {why}; nothing was changed"))),
+        Replayed::NotEditable(why) => Err(Problem::new(
+            Kind::NotEditable,
+            format!("dead letter {id}: {why}; nothing was changed"),
+        )),
     }
 }
 
@@ -336,7 +353,10 @@ fn settle(id: i64, action: DeadLetterAction) -> Answer<()> {
         DeadLetterAction::Done(_) => Ok(()),
         DeadLetterAction::NotFound => Err(missing(id)),
         DeadLetterAction::AlreadySettled(status) => {
-            let detail = format!("dead letter {id} is {} already; nothing was changed", json!(status).as_str().unwrap_or("settled"));
+            let detail = format!(
+                "dead letter {id} is {} already; nothing was changed",
+                json!(status).as_str().unwrap_or("settled")
+            );
             Err(Problem::new(Kind::DeadLetterSettled, detail))
         }
     }

@@ -72,13 +72,18 @@ impl LogQuery {
         let limit = checked.limit(self.limit);
         checked.finish()?;
         let Self { order, event_type, source, stage, correlation, .. } = self;
-        Ok((EventFilter { order, event_type, source, stage, correlation, since_ms, until_ms }, cursor, limit))
+        Ok((
+            EventFilter { order, event_type, source, stage, correlation, since_ms, until_ms },
+            cursor,
+            limit,
+        ))
     }
 }
 
 /// The event log, oldest first.
 ///
-/// With `Accept: text/event-stream` it comes as server-sent events and goes on live; `Last-Event-ID` goes on where a stream broke off.
+/// With `Accept: text/event-stream` it comes as server-sent events and goes on live;
+/// `Last-Event-ID` goes on where a stream broke off.
 #[utoipa::path(get, path = "/events", tag = "events", params(LogQuery),
     responses((status = 200, content((Listing<EventView> = "application/json"), (String = "text/event-stream")))))]
 pub(super) async fn list(
@@ -107,11 +112,17 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/events/export", tag = "events", params(LogQuery),
     responses((status = 200, body = String, content_type = "application/x-ndjson",
         headers(("Content-Disposition" = String, description = "A name for the file")))))]
-pub(super) async fn export(State(app): State<Shared>, query: Result<Query<LogQuery>, QueryRejection>) -> Answer<Response> {
+pub(super) async fn export(
+    State(app): State<Shared>,
+    query: Result<Query<LogQuery>, QueryRejection>,
+) -> Answer<Response> {
     let Query(query) = query?;
     let (filter, cursor, _) = query.read()?;
     let lines = streams::lines(&app, filter, cursor.unwrap_or(0)).await?;
-    let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CONTENT_DISPOSITION, "attachment; filename=\"events.jsonl\"")];
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-ndjson"),
+        (header::CONTENT_DISPOSITION, "attachment; filename=\"events.jsonl\""),
+    ];
     Ok((headers, Body::from_stream(lines)).into_response())
 }
 
@@ -135,11 +146,16 @@ pub(super) async fn show(
     let Query(ShowQuery { source }) = query?;
     let missing = || Problem::not_found(format!("no event `{id}`"));
     let found = match source {
-        Some(source) => app.event(&EventKey { source, id: id.clone() }).await?.ok_or_else(missing)?,
+        Some(source) => {
+            app.event(&EventKey { source, id: id.clone() }).await?.ok_or_else(missing)?
+        }
         None => {
             let mut found = app.services().store.events_by_id(&id).await?;
             if found.len() > 1 {
-                return Err(Problem::bad_query(format!("source: {} sources have an event `{id}`; say which", found.len())));
+                return Err(Problem::bad_query(format!(
+                    "source: {} sources have an event `{id}`; say which",
+                    found.len()
+                )));
             }
             found.pop().ok_or_else(missing)?
         }
@@ -181,7 +197,8 @@ enum EventsAccepted {
 
 /// Sends an event whose type is in the path and whose data is the body.
 ///
-/// Everything else may be said in `ce-…` headers, as the binary mode of CloudEvents over HTTP has them.
+/// Everything else may be said in `ce-…` headers, as the binary mode of CloudEvents over HTTP has
+/// them.
 #[utoipa::path(post, path = "/events/{name}", tag = "events", params(EventType, IdempotencyKey, Schedule),
     request_body(content((ref("#/components/schemas/Json") = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"))),
     responses((status = 202, description = "Accepted", body = EventReceipt, headers(("Location" = String, description = "The event")))))]
@@ -206,7 +223,8 @@ pub(super) async fn send(
 
 /// Sends a CloudEvent, or several.
 ///
-/// In structured or batch mode, as documented here, or in binary mode: its attributes in `ce-…` headers, its data as the body.
+/// In structured or batch mode, as documented here, or in binary mode: its attributes in `ce-…`
+/// headers, its data as the body.
 #[utoipa::path(post, path = "/events", tag = "events", params(Schedule),
     request_body(content(
         (ref("#/components/schemas/CloudEvent") = "application/cloudevents+json"),
@@ -224,18 +242,30 @@ pub(super) async fn ingest(
     let is = |wanted: &str| kind.eq_ignore_ascii_case(wanted);
     let rules = app.ingress_rules();
     if is(cloud_events::BATCH) {
-        let arrivals = ingress::batch(document(&body)?, rules).map_err(|errors| Problem::invalid("a batch of events", errors))?;
-        let arrivals = arrivals.into_iter().map(|one| Arrival { due_at_ms: due_at_ms.or(one.due_at_ms), ..one }).collect();
+        let arrivals = ingress::batch(document(&body)?, rules)
+            .map_err(|errors| Problem::invalid("a batch of events", errors))?;
+        let arrivals = arrivals
+            .into_iter()
+            .map(|one| Arrival { due_at_ms: due_at_ms.or(one.due_at_ms), ..one })
+            .collect();
         return accept_all(&app, arrivals, &trace).await;
     }
     let arrival = if is(cloud_events::STRUCTURED) {
         ingress::structured(document(&body)?, rules)
     } else if headers.keys().any(|name| name.as_str().starts_with("ce-")) {
         let attributes = attributes(&headers)?;
-        let missing = ["specversion", "id", "source", "type"].into_iter().filter(|name| !attributes.contains_key(*name));
-        let missing = missing.map(|name| Mistake::at(format!("/{name}"), format!("the header `ce-{name}` is missing")));
+        let missing = ["specversion", "id", "source", "type"]
+            .into_iter()
+            .filter(|name| !attributes.contains_key(*name));
+        let missing = missing.map(|name| {
+            Mistake::at(format!("/{name}"), format!("the header `ce-{name}` is missing"))
+        });
         let missing: Vec<_> = missing.collect();
-        if missing.is_empty() { ingress::binary(attributes, content_type(&headers), body, rules) } else { Err(missing) }
+        if missing.is_empty() {
+            ingress::binary(attributes, content_type(&headers), body, rules)
+        } else {
+            Err(missing)
+        }
     } else {
         return Err(Problem::media_type(
             "send `application/cloudevents+json`, `application/cloudevents-batch+json`, or `ce-…` headers; or name the event's type in \
@@ -255,8 +285,11 @@ fn attributes(headers: &HeaderMap) -> Answer<BTreeMap<String, String>> {
     let mut attributes = BTreeMap::new();
     for (header, value) in headers {
         let Some(name) = header.as_str().strip_prefix("ce-") else { continue };
-        let value = value.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
-        let value = value.ok_or_else(|| Problem::bad_header(format!("{header}: must be visible ASCII, percent-encoded UTF-8")))?;
+        let value =
+            value.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
+        let value = value.ok_or_else(|| {
+            Problem::bad_header(format!("{header}: must be visible ASCII, percent-encoded UTF-8"))
+        })?;
         attributes.insert(name.to_owned(), value.into_owned());
     }
     Ok(attributes)
@@ -269,12 +302,24 @@ async fn accept(app: &Shared, arrival: Arrival, trace: &crate::trace::Trace) -> 
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(receipt)).into_response())
 }
 
-async fn accept_all(app: &Shared, arrivals: Vec<Arrival>, trace: &crate::trace::Trace) -> Answer<Response> {
+async fn accept_all(
+    app: &Shared,
+    arrivals: Vec<Arrival>,
+    trace: &crate::trace::Trace,
+) -> Answer<Response> {
     let receipts: Vec<EventReceipt> = arrivals.iter().map(EventReceipt::of).collect();
     let new = app.ingest(arrivals, trace).await?;
     let accepted = new.iter().filter(|new| **new).count();
-    let items = receipts.into_iter().zip(&new).map(|(receipt, new)| EventReceipt { duplicate: !new, ..receipt }).collect();
-    Ok((StatusCode::ACCEPTED, Json(BatchReceipt { accepted, duplicates: new.len() - accepted, items })).into_response())
+    let items = receipts
+        .into_iter()
+        .zip(&new)
+        .map(|(receipt, new)| EventReceipt { duplicate: !new, ..receipt })
+        .collect();
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(BatchReceipt { accepted, duplicates: new.len() - accepted, items }),
+    )
+        .into_response())
 }
 
 /// Where an event is found.

@@ -1,4 +1,5 @@
-//! Problem documents for what no handler answers: unknown routes and methods, panics, and what the layers below refuse.
+//! Problem documents for what no handler answers: unknown routes and methods, panics, and what the
+//! layers below refuse.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -19,7 +20,10 @@ pub(super) async fn no_such_route(request: Request) -> Problem {
 }
 
 pub(super) async fn method_not_allowed(request: Request) -> Problem {
-    Problem::new(Kind::Method, format!("{} does not take {}", request.uri().path(), request.method()))
+    Problem::new(
+        Kind::Method,
+        format!("{} does not take {}", request.uri().path(), request.method()),
+    )
 }
 
 /// Errors that the layers below made without a body get one.
@@ -28,7 +32,9 @@ pub(super) async fn dress(request: Request, next: Next) -> Response {
     let dressed = content_type(response.headers()).is_some_and(is_json);
     match response.status() {
         status if dressed || !(status.is_client_error() || status.is_server_error()) => response,
-        StatusCode::SERVICE_UNAVAILABLE => Problem::unavailable("the request took too long").into_response(),
+        StatusCode::SERVICE_UNAVAILABLE => {
+            Problem::unavailable("the request took too long").into_response()
+        }
         StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large().into_response(),
         status => Problem::of(status).into_response(),
     }

@@ -1,6 +1,7 @@
 //! A JSON object taken apart field by field, every problem kept.
 //!
-//! A body that asks for something else than it says could close ten thousand letters: what is not known is refused.
+//! A body that asks for something else than it says could close ten thousand letters: what is not
+//! known is refused.
 
 use serde_json::{Map, Value};
 

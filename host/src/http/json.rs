@@ -37,7 +37,9 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
         if !is_json {
             return Err(Problem::media_type("send the header `content-type: application/json`"));
         }
-        serde_json::from_slice(&body).map(Self).map_err(|error| Problem::malformed(error.to_string()))
+        serde_json::from_slice(&body)
+            .map(Self)
+            .map_err(|error| Problem::malformed(error.to_string()))
     }
 }
 

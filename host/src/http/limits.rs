@@ -9,7 +9,11 @@ use tokio::sync::Semaphore;
 
 use super::problem::{Answer, Problem};
 
-pub(super) async fn admit(State(slots): State<Arc<Semaphore>>, request: Request, next: Next) -> Answer<Response> {
+pub(super) async fn admit(
+    State(slots): State<Arc<Semaphore>>,
+    request: Request,
+    next: Next,
+) -> Answer<Response> {
     let Ok(_slot) = slots.try_acquire() else {
         return Err(Problem::unavailable("too many requests are under way; try again"));
     };

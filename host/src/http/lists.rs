@@ -49,7 +49,11 @@ impl Checked {
     }
 
     /// Whatever is read from text.
-    pub(super) fn parsed<T: FromStr<Err: Display>>(&mut self, name: &str, text: Option<&str>) -> Option<T> {
+    pub(super) fn parsed<T: FromStr<Err: Display>>(
+        &mut self,
+        name: &str,
+        text: Option<&str>,
+    ) -> Option<T> {
         self.kept(name, text?.parse())
     }
 
@@ -76,6 +80,10 @@ impl Checked {
 
     /// All that was wrong, if anything was.
     pub(super) fn finish(self) -> Answer<()> {
-        if self.problems.is_empty() { Ok(()) } else { Err(Problem::bad_query(self.problems.join("; "))) }
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::bad_query(self.problems.join("; ")))
+        }
     }
 }

@@ -22,7 +22,8 @@ use crate::pipeline::{Consumption, Pipeline, Stage};
 use crate::store::ControlState;
 
 /// Upper bounds of the histograms' buckets, seconds.
-const BOUNDS_S: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, f64::INFINITY];
+const BOUNDS_S: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, f64::INFINITY];
 
 /// What this host counts, in the `OpenMetrics` text format.
 #[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "health",
@@ -31,8 +32,13 @@ pub(super) async fn show(State(app): State<Shared>) -> Answer<Response> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Stages(Arc::clone(&app.services().pipeline))));
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).map_err(|_| Problem::internal())?;
-    Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
+    prometheus_client::encoding::text::encode(&mut text, &registry)
+        .map_err(|_| Problem::internal())?;
+    Ok((
+        [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+        text,
+    )
+        .into_response())
 }
 
 /// What stages count themselves, read when it is asked for.
@@ -46,10 +52,16 @@ impl fmt::Debug for Stages {
 
 impl Stages {
     /// A gauge per stage that is 1 or 0.
-    fn flag(&self, encoder: &mut DescriptorEncoder<'_>, (name, help): (&str, &str), is: fn(&Stage) -> bool) -> fmt::Result {
+    fn flag(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        (name, help): (&str, &str),
+        is: fn(&Stage) -> bool,
+    ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for stage in self.0.stages() {
-            ConstGauge::new(i64::from(is(&stage))).encode(metric.encode_family(&[("stage", &*stage.name)])?)?;
+            ConstGauge::new(i64::from(is(&stage)))
+                .encode(metric.encode_family(&[("stage", &*stage.name)])?)?;
         }
         Ok(())
     }
@@ -59,15 +71,22 @@ impl Collector for Stages {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let stages = self.0.stages();
         let help = "Deliveries settled and acknowledged by this host, by what they came to";
-        let mut metric = encoder.encode_descriptor("postrider_deliveries", help, None, MetricType::Counter)?;
+        let mut metric =
+            encoder.encode_descriptor("postrider_deliveries", help, None, MetricType::Counter)?;
         for stage in &stages {
             for (settled, name) in Settled::ALL {
                 let count = ConstCounter::new(stage.meter.count(settled));
-                count.encode(metric.encode_family(&[("stage", &*stage.name), ("outcome", name)])?)?;
+                count
+                    .encode(metric.encode_family(&[("stage", &*stage.name), ("outcome", name)])?)?;
             }
         }
         let help = "Time from the receipt of a message to its acknowledgement";
-        let mut metric = encoder.encode_descriptor("postrider_stage", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        let mut metric = encoder.encode_descriptor(
+            "postrider_stage",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
         for stage in &stages {
             let times = stage.meter.times();
             let sum = stage.meter.total_us() as f64 / 1e6;
@@ -75,11 +94,17 @@ impl Collector for Stages {
             let mut family = metric.encode_family(&labels)?;
             family.encode_histogram::<NoLabelSet>(sum, times.len(), &buckets(&times), None)?;
         }
-        let open = ("postrider_breaker_open", "Whether the circuit breaker of the stage on this host is not closed");
+        let open = (
+            "postrider_breaker_open",
+            "Whether the circuit breaker of the stage on this host is not closed",
+        );
         self.flag(&mut encoder, open, |stage| stage.breaker().state() != BreakerState::Closed)?;
         let held = ("postrider_stage_held", "Whether an operator paused or drains the stage");
-        self.flag(&mut encoder, held, |stage| stage.control().is_some_and(|control| control.state != ControlState::Running))?;
-        let consuming = ("postrider_stage_consuming", "Whether this host consumes the stage's queue");
+        self.flag(&mut encoder, held, |stage| {
+            stage.control().is_some_and(|control| control.state != ControlState::Running)
+        })?;
+        let consuming =
+            ("postrider_stage_consuming", "Whether this host consumes the stage's queue");
         self.flag(&mut encoder, consuming, |stage| stage.consumption() == Consumption::Consuming)
     }
 }
@@ -108,7 +133,8 @@ mod tests {
         for micros in [10, 900, 30_000, 49_000, 7_000_000, 60_000_000] {
             meter.note([(Settled::Done, Duration::from_micros(micros))]);
         }
-        let filled: Vec<(f64, u64)> = buckets(&meter.times()).into_iter().filter(|(_, count)| *count > 0).collect();
+        let filled: Vec<(f64, u64)> =
+            buckets(&meter.times()).into_iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(filled, [(0.001, 2), (0.05, 2), (10.0, 1), (f64::INFINITY, 1)]);
         assert_eq!((meter.count(Settled::Done), meter.count(Settled::Died)), (6, 0));
     }

@@ -21,7 +21,10 @@ use super::streams;
 use crate::app::Submission;
 use crate::event::EventKey;
 use crate::orders::parse_order;
-use crate::store::{Accepted, DeliveryRecord, DeliveryStatus, EventFilter, FailedAttempt, LogRange, Order, OrderFilter};
+use crate::store::{
+    Accepted, DeliveryRecord, DeliveryStatus, EventFilter, FailedAttempt, LogRange, Order,
+    OrderFilter,
+};
 
 /// An order that was accepted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -34,7 +37,8 @@ pub(super) struct OrderReceipt {
 
 /// Sends an order.
 ///
-/// Accepted means: durable, and on its way. The same `order_id` with the same body is answered with the order as it stands.
+/// Accepted means: durable, and on its way. The same `order_id` with the same body is answered with
+/// the order as it stands.
 #[utoipa::path(post, path = "/orders", tag = "orders", params(IdempotencyKey, Schedule),
     request_body = ref("#/components/schemas/NewOrder"),
     responses(
@@ -49,22 +53,30 @@ pub(super) async fn create(
     Schedule(due_at_ms): Schedule,
     JsonBody(body): JsonBody,
 ) -> Answer<Response> {
-    let order = parse_order(body, key.as_deref()).map_err(|errors| Problem::invalid("an order", errors))?;
+    let order =
+        parse_order(body, key.as_deref()).map_err(|errors| Problem::invalid("an order", errors))?;
     let id = order.id.clone();
     let keyed = key.is_some();
-    let (status, order) = match app.accept_as(order, Submission { trace, idempotency_key: key, due_at_ms }).await? {
-        Accepted::New(order) => (StatusCode::ACCEPTED, order),
-        // A request that is repeated under its key is answered as it was at first.
-        Accepted::Same(order) if keyed => (StatusCode::ACCEPTED, Order { status: app.initial_status().to_owned(), ..order }),
-        Accepted::Same(order) => (StatusCode::OK, order),
-        Accepted::Different => {
-            let detail = format!("order `{id}` exists with another body");
-            return Err(Problem::new(Kind::OrderExists, detail));
-        }
-        Accepted::KeyReused => return Err(Problem::key_reused()),
-    };
+    let (status, order) =
+        match app.accept_as(order, Submission { trace, idempotency_key: key, due_at_ms }).await? {
+            Accepted::New(order) => (StatusCode::ACCEPTED, order),
+            // A request that is repeated under its key is answered as it was at first.
+            Accepted::Same(order) if keyed => {
+                (StatusCode::ACCEPTED, Order { status: app.initial_status().to_owned(), ..order })
+            }
+            Accepted::Same(order) => (StatusCode::OK, order),
+            Accepted::Different => {
+                let detail = format!("order `{id}` exists with another body");
+                return Err(Problem::new(Kind::OrderExists, detail));
+            }
+            Accepted::KeyReused => return Err(Problem::key_reused()),
+        };
     let place = format!("/orders/{}", order.id);
-    let receipt = OrderReceipt { order_id: order.id, status: order.status, created_at_ms: order.created_at_ms };
+    let receipt = OrderReceipt {
+        order_id: order.id,
+        status: order.status,
+        created_at_ms: order.created_at_ms,
+    };
     Ok((status, [(header::LOCATION, place)], Json(receipt)).into_response())
 }
 
@@ -207,8 +219,12 @@ impl DeliveryView {
 /// One order, with its timeline.
 #[utoipa::path(get, path = "/orders/{id}", tag = "orders", params(OrderId),
     responses((status = 200, body = OrderView), (status = 404, description = "No order has this id", body = Problem)))]
-pub(super) async fn show(State(app): State<Shared>, Path(OrderId(id)): Path<OrderId>) -> Answer<Json<OrderView>> {
-    let mut story = app.story(&id).await?.ok_or_else(|| Problem::not_found(format!("no order `{id}`")))?;
+pub(super) async fn show(
+    State(app): State<Shared>,
+    Path(OrderId(id)): Path<OrderId>,
+) -> Answer<Json<OrderView>> {
+    let mut story =
+        app.story(&id).await?.ok_or_else(|| Problem::not_found(format!("no order `{id}`")))?;
     let order = story.order.body.take();
     let timeline = story.deliveries.into_iter().map(DeliveryView::of).collect();
     Ok(Json(OrderView { summary: OrderSummary::of(story.order), order, timeline }))
@@ -229,8 +245,8 @@ pub(super) struct EventsQuery {
 
 /// The events of an order, oldest first.
 ///
-/// With `Accept: text/event-stream` they come as server-sent events and go on live, until one of type `end` says that the order is
-/// settled; `Last-Event-ID` goes on where a stream broke off.
+/// With `Accept: text/event-stream` they come as server-sent events and go on live, until one of
+/// type `end` says that the order is settled; `Last-Event-ID` goes on where a stream broke off.
 #[utoipa::path(get, path = "/orders/{id}/events", tag = "orders", params(OrderId, EventsQuery),
     responses(
         (status = 200, content((Listing<EventView> = "application/json"), (String = "text/event-stream"))),
@@ -259,7 +275,9 @@ pub(super) async fn events(
     }
     // Asked before the events: what is settled then has them all in the log.
     let settled = streams && !store.settled_orders(&[id]).await?.is_empty();
-    let page = store.events(filter.clone(), LogRange { after, up_to: store.log_end().await?, limit }).await?;
+    let page = store
+        .events(filter.clone(), LogRange { after, up_to: store.log_end().await?, limit })
+        .await?;
     match (streams, settled && page.items.is_empty()) {
         (true, true) => Ok(streams::nothing_more()),
         (true, false) => streams::live(&app, filter, after),

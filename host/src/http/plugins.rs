@@ -27,7 +27,10 @@ pub(super) async fn list(State(app): State<Shared>) -> Json<Items<PluginStatus>>
 /// Which versions served a stage, newest first.
 #[utoipa::path(get, path = "/plugins/{stage}/history", tag = "plugins", params(StageName),
     responses((status = 200, body = Items<PluginLoad>), (status = 404, description = "No plugin ever served such a stage", body = Problem)))]
-pub(super) async fn history(State(app): State<Shared>, Path(StageName(stage)): Path<StageName>) -> Answer<Json<Items<PluginLoad>>> {
+pub(super) async fn history(
+    State(app): State<Shared>,
+    Path(StageName(stage)): Path<StageName>,
+) -> Answer<Json<Items<PluginLoad>>> {
     let items = app.plugin_history(&stage, HISTORY).await?;
     if items.is_empty() {
         return Err(Problem::not_found(format!("no plugin was ever loaded for a stage `{stage}`")));
@@ -43,7 +46,8 @@ pub(super) struct RolledBack {
     digest: String,
 }
 
-/// Puts an earlier version of a plugin back on this host: the one named, or the last one that was another.
+/// Puts an earlier version of a plugin back on this host: the one named, or the last one that was
+/// another.
 #[utoipa::path(post, path = "/plugins/{stage}/rollback", tag = "plugins", params(StageName),
     request_body = ref("#/components/schemas/RollBack"),
     responses(
@@ -62,10 +66,17 @@ pub(super) async fn roll_back(
     let digest = digest.as_deref();
     match app.roll_back(&stage, digest).await? {
         RollBack::Done(digest) => Ok(Json(RolledBack { stage, digest })),
-        RollBack::NotFound => Err(Problem::not_found(format!("no plugin file runs a stage `{stage}` on this host"))),
+        RollBack::NotFound => {
+            Err(Problem::not_found(format!("no plugin file runs a stage `{stage}` on this host")))
+        }
         RollBack::NoSuchVersion => {
-            let which = digest.map_or_else(|| "no earlier version".to_owned(), |digest| format!("not exactly one version `{digest}…`"));
-            let detail = format!("{which} of `{stage}` is kept on this host; GET /plugins/{stage}/history shows what served");
+            let which = digest.map_or_else(
+                || "no earlier version".to_owned(),
+                |digest| format!("not exactly one version `{digest}…`"),
+            );
+            let detail = format!(
+                "{which} of `{stage}` is kept on this host; GET /plugins/{stage}/history shows what served"
+            );
             Err(Problem::new(Kind::NoSuchVersion, detail))
         }
         RollBack::Refused(why) => Err(Problem::new(Kind::RollBack, why)),

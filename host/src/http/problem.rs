@@ -1,4 +1,5 @@
-//! Problem documents (RFC 9457): `type`, `title`, `status`, `detail`, and every single error with its place.
+//! Problem documents (RFC 9457): `type`, `title`, `status`, `detail`, and every single error with
+//! its place.
 
 use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -38,7 +39,13 @@ pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let described = kind.describe();
-        Self { kind: described.uri, title: described.title, status: described.status, detail: detail.into(), errors: Vec::new() }
+        Self {
+            kind: described.uri,
+            title: described.title,
+            status: described.status,
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
     }
 
     /// A body that is JSON and not what it must be; `wanted` names that.
@@ -60,7 +67,10 @@ impl Problem {
     }
 
     pub(super) fn key_reused() -> Self {
-        Self::new(Kind::KeyReused, "the `Idempotency-Key` was used with another body: give each request a key of its own")
+        Self::new(
+            Kind::KeyReused,
+            "the `Idempotency-Key` was used with another body: give each request a key of its own",
+        )
     }
 
     pub(super) fn media_type(detail: impl Into<String>) -> Self {

@@ -18,5 +18,7 @@ pub(super) async fn list() -> Json<Items<ProblemKind>> {
 pub(super) async fn show(Path(name): Path<String>) -> Answer<Json<ProblemKind>> {
     let mut kinds = Kind::ALL.map(Kind::describe).into_iter();
     let found = kinds.find(|kind| kind.uri.strip_prefix("/problems/") == Some(&*name));
-    found.map(Json).ok_or_else(|| Problem::not_found(format!("no kind of problem is called `{name}`")))
+    found
+        .map(Json)
+        .ok_or_else(|| Problem::not_found(format!("no kind of problem is called `{name}`")))
 }

@@ -36,7 +36,8 @@ pub(super) async fn stock(
     IdempotencyKey(key): IdempotencyKey,
     JsonBody(body): JsonBody,
 ) -> Answer<Response> {
-    let stock = parse_stock(body).map_err(|errors| Problem::invalid("stock of a product", errors))?;
+    let stock =
+        parse_stock(body).map_err(|errors| Problem::invalid("stock of a product", errors))?;
     let answer = StockReceipt { sku: stock.sku.clone(), accepted: stock.body.clone() };
     let place = format!("/products/{}", stock.sku);
     if app.stock(stock, key.as_deref(), trace).await? == Stocked::KeyReused {
@@ -59,7 +60,10 @@ pub(super) struct ListQuery {
 
 /// Products by SKU, each as its stage keeps it.
 #[utoipa::path(get, path = "/products", tag = "products", params(ListQuery), responses((status = 200, body = Items<Value>)))]
-pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer<Json<Items<Value>>> {
+pub(super) async fn list(
+    State(app): State<Shared>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Answer<Json<Items<Value>>> {
     let Query(query) = query?;
     let mut checked = Checked::default();
     let limit = checked.limit(query.limit);
@@ -71,7 +75,12 @@ pub(super) async fn list(State(app): State<Shared>, query: Result<Query<ListQuer
 /// One product as its stage keeps it.
 #[utoipa::path(get, path = "/products/{sku}", tag = "products", params(("sku" = String, Path, description = "The product's SKU")),
     responses((status = 200, body = ref("#/components/schemas/Product")), (status = 404, description = "Nobody has stocked it", body = Problem)))]
-pub(super) async fn show(State(app): State<Shared>, Path(sku): Path<String>) -> Answer<Json<Value>> {
+pub(super) async fn show(
+    State(app): State<Shared>,
+    Path(sku): Path<String>,
+) -> Answer<Json<Value>> {
     let product = app.product(&sku).await?;
-    product.map(Json).ok_or_else(|| Problem::not_found(format!("nobody has stocked `{sku}` and no order has asked for it")))
+    product.map(Json).ok_or_else(|| {
+        Problem::not_found(format!("nobody has stocked `{sku}` and no order has asked for it"))
+    })
 }

@@ -1,4 +1,5 @@
-//! `/stages/{stage}/recordings`: what a stage was given and decided, for running it again through another plugin.
+//! `/stages/{stage}/recordings`: what a stage was given and decided, for running it again through
+//! another plugin.
 
 use axum::Json;
 use axum::extract::{Path, Query, State, rejection::QueryRejection};
@@ -43,7 +44,10 @@ pub(super) async fn list(
 ) -> Answer<Json<OpaqueListing<Recorded>>> {
     let Query(query) = query?;
     let mut checked = Checked::default();
-    let since = checked.position("since_ms", query.since_ms).map(RecordingCursor::before).unwrap_or_default();
+    let since = checked
+        .position("since_ms", query.since_ms)
+        .map(RecordingCursor::before)
+        .unwrap_or_default();
     let cursor: Option<RecordingCursor> = checked.parsed("cursor", query.cursor.as_deref());
     let limit = checked.limit(query.limit);
     checked.finish()?;

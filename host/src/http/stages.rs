@@ -24,7 +24,11 @@ pub(super) async fn list(State(app): State<Shared>) -> Json<Items<StageStatus>> 
 #[utoipa::path(post, path = "/stages/{stage}/pause", tag = "stages", params(StageName),
     request_body = ref("#/components/schemas/Reason"),
     responses((status = 200, body = StageControl), (status = 404, description = "This host knows no such stage", body = Problem)))]
-pub(super) async fn pause(app: State<Shared>, stage: Path<StageName>, body: JsonBody) -> Answer<Json<StageControl>> {
+pub(super) async fn pause(
+    app: State<Shared>,
+    stage: Path<StageName>,
+    body: JsonBody,
+) -> Answer<Json<StageControl>> {
     control(app, stage, body, ControlState::Paused).await
 }
 
@@ -32,7 +36,11 @@ pub(super) async fn pause(app: State<Shared>, stage: Path<StageName>, body: Json
 #[utoipa::path(post, path = "/stages/{stage}/drain", tag = "stages", params(StageName),
     request_body = ref("#/components/schemas/Reason"),
     responses((status = 200, body = StageControl), (status = 404, description = "This host knows no such stage", body = Problem)))]
-pub(super) async fn drain(app: State<Shared>, stage: Path<StageName>, body: JsonBody) -> Answer<Json<StageControl>> {
+pub(super) async fn drain(
+    app: State<Shared>,
+    stage: Path<StageName>,
+    body: JsonBody,
+) -> Answer<Json<StageControl>> {
     control(app, stage, body, ControlState::Draining).await
 }
 
@@ -40,7 +48,11 @@ pub(super) async fn drain(app: State<Shared>, stage: Path<StageName>, body: Json
 #[utoipa::path(post, path = "/stages/{stage}/resume", tag = "stages", params(StageName),
     request_body = ref("#/components/schemas/Reason"),
     responses((status = 200, body = StageControl), (status = 404, description = "This host knows no such stage", body = Problem)))]
-pub(super) async fn resume(app: State<Shared>, stage: Path<StageName>, body: JsonBody) -> Answer<Json<StageControl>> {
+pub(super) async fn resume(
+    app: State<Shared>,
+    stage: Path<StageName>,
+    body: JsonBody,
+) -> Answer<Json<StageControl>> {
     control(app, stage, body, ControlState::Running).await
 }
 
@@ -59,12 +71,20 @@ pub(super) struct StageForgotten {
         (status = 404, description = "Nothing is routed to such a stage", body = Problem),
         (status = 409, description = "A host runs it", body = Problem),
     ))]
-pub(super) async fn forget(State(app): State<Shared>, Path(StageName(stage)): Path<StageName>) -> Answer<Json<StageForgotten>> {
-    match app.forget(&stage).await.map_err(|error| Problem::unavailable(format!("the stage could not be forgotten: {error}")))? {
+pub(super) async fn forget(
+    State(app): State<Shared>,
+    Path(StageName(stage)): Path<StageName>,
+) -> Answer<Json<StageForgotten>> {
+    match app.forget(&stage).await.map_err(|error| {
+        Problem::unavailable(format!("the stage could not be forgotten: {error}"))
+    })? {
         Forgotten::Done => Ok(Json(StageForgotten { stage, state: "forgotten" })),
-        Forgotten::NotFound => Err(Problem::not_found(format!("nothing is routed to a stage `{stage}`"))),
+        Forgotten::NotFound => {
+            Err(Problem::not_found(format!("nothing is routed to a stage `{stage}`")))
+        }
         Forgotten::InUse => {
-            let detail = format!("a host runs `{stage}`, or did half a minute ago: remove its plugin first");
+            let detail =
+                format!("a host runs `{stage}`, or did half a minute ago: remove its plugin first");
             Err(Problem::new(Kind::StageInUse, detail))
         }
     }
@@ -80,6 +100,7 @@ async fn control(
     let reason = fields.reason();
     fields.finish("a word about a stage")?;
     let control = app.control(&stage, state, reason).await?;
-    let control = control.ok_or_else(|| Problem::not_found(format!("no stage `{stage}` on this host")))?;
+    let control =
+        control.ok_or_else(|| Problem::not_found(format!("no stage `{stage}` on this host")))?;
     Ok(Json(control))
 }

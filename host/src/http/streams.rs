@@ -1,7 +1,8 @@
 //! Answers that are written bit by bit: server-sent events, and the log as JSON lines.
 //!
-//! Bounds: streams and exports at once (`http.streams_max`), one page of events in memory for each. A stream that has nothing to say
-//! sends a comment every [`KEEP_ALIVE`]. All of them end when the host stops.
+//! Bounds: streams and exports at once (`http.streams_max`), one page of events in memory for each.
+//! A stream that has nothing to say sends a comment every [`KEEP_ALIVE`]. All of them end when the
+//! host stops.
 
 use std::convert::Infallible;
 use std::io;
@@ -30,29 +31,37 @@ const RETRY: Duration = Duration::from_secs(1);
 const PAGE: u32 = 200;
 
 fn full() -> Problem {
-    Problem::unavailable("as many streams are open as the host allows (`http.streams_max`); try again")
+    Problem::unavailable(
+        "as many streams are open as the host allows (`http.streams_max`); try again",
+    )
 }
 
-/// The log from behind a position on, live. A message's id is the event's position: `Last-Event-ID` goes on behind it.
+/// The log from behind a position on, live. A message's id is the event's position: `Last-Event-ID`
+/// goes on behind it.
 pub(super) fn live(app: &Shared, filter: EventFilter, after: i64) -> Answer<Response> {
     let follow = app.tail().follow(filter, after).ok_or_else(full)?;
     let messages = stream::unfold((follow, true), |(mut follow, first)| async move {
         let news = follow.next().await?;
         let message = message(news);
-        Some((Ok::<_, Infallible>(if first { message.retry(RETRY) } else { message }), (follow, false)))
+        Some((
+            Ok::<_, Infallible>(if first { message.retry(RETRY) } else { message }),
+            (follow, false),
+        ))
     });
-    let headers = [(header::CACHE_CONTROL, "no-cache"), (HeaderName::from_static("x-accel-buffering"), "no")];
-    Ok((headers, Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response())
+    let headers =
+        [(header::CACHE_CONTROL, "no-cache"), (HeaderName::from_static("x-accel-buffering"), "no")];
+    Ok((headers, Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+        .into_response())
 }
 
 fn message(news: News) -> Message {
     match news {
-        News::Event(event) => {
-            Message::default().id(event.seq.to_string()).data(json!(EventView::of(LoggedEvent::clone(&event))).to_string())
-        }
-        News::Settled { status, is_final } => {
-            Message::default().event("end").data(json!({ "status": status, "final": is_final }).to_string())
-        }
+        News::Event(event) => Message::default()
+            .id(event.seq.to_string())
+            .data(json!(EventView::of(LoggedEvent::clone(&event))).to_string()),
+        News::Settled { status, is_final } => Message::default()
+            .event("end")
+            .data(json!({ "status": status, "final": is_final }).to_string()),
     }
 }
 
@@ -71,8 +80,13 @@ struct Export {
     _permit: OwnedSemaphorePermit,
 }
 
-/// The log up to now, one `CloudEvent` a line. What goes wrong later than at the first page breaks the answer off.
-pub(super) async fn lines(app: &Shared, filter: EventFilter, after: i64) -> Answer<impl Stream<Item = io::Result<Bytes>> + use<>> {
+/// The log up to now, one `CloudEvent` a line. What goes wrong later than at the first page breaks
+/// the answer off.
+pub(super) async fn lines(
+    app: &Shared,
+    filter: EventFilter,
+    after: i64,
+) -> Answer<impl Stream<Item = io::Result<Bytes>> + use<>> {
     let permit = app.tail().place().ok_or_else(full)?;
     let up_to = app.services().store.log_end().await?;
     let mut export = Export { app: app.clone(), filter, up_to, page: None, _permit: permit };

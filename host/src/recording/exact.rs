@@ -41,7 +41,10 @@ impl<'de> Deserialize<'de> for Exact {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Written::deserialize(deserializer)? {
             Written::Text(text) => Ok(Self(text.into_owned().into())),
-            Written::Other { base64 } => STANDARD.decode(base64).map(|bytes| Self(bytes.into())).map_err(serde::de::Error::custom),
+            Written::Other { base64 } => STANDARD
+                .decode(base64)
+                .map(|bytes| Self(bytes.into()))
+                .map_err(serde::de::Error::custom),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A settled delivery with its event, its recording and its outcome: an item of the API's list, and a line of a file.
+//! A settled delivery with its event, its recording and its outcome: an item of the API's list, and
+//! a line of a file.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -91,13 +92,31 @@ impl RecordedEmit {
 impl Recorded {
     pub(crate) fn of(stage: &str, delivery: RecordedDelivery) -> Self {
         let Envelope { event, order_id, correlation_id, cause, hops, .. } = delivery.envelope;
-        let Event { id, event_type, source, subject, time_ms, content_type, data, attributes } = event;
+        let Event { id, event_type, source, subject, time_ms, content_type, data, attributes } =
+            event;
         let recording: Option<Recording> = serde_json::from_str(&delivery.recording)
-            .inspect_err(|error| tracing::warn!(%stage, event = %id, %error, "a recording cannot be read"))
+            .inspect_err(
+                |error| tracing::warn!(%stage, event = %id, %error, "a recording cannot be read"),
+            )
             .ok();
-        let outcome = recording.as_ref().zip(delivery.emitted).map(|(recording, emitted)| outcome(&recording.decided, emitted));
+        let outcome = recording
+            .as_ref()
+            .zip(delivery.emitted)
+            .map(|(recording, emitted)| outcome(&recording.decided, emitted));
         let data = Exact(data);
-        let event = RecordedEvent { id, source, event_type, subject, time_ms, content_type, data, attributes, correlation_id, cause, hops };
+        let event = RecordedEvent {
+            id,
+            source,
+            event_type,
+            subject,
+            time_ms,
+            content_type,
+            data,
+            attributes,
+            correlation_id,
+            cause,
+            hops,
+        };
         Self {
             stage: stage.to_owned(),
             order_id,
@@ -146,7 +165,13 @@ fn outcome(decided: &Decided, emitted: Vec<Event>) -> RecordedOutcome {
         Decided::Dead { code, .. } => RecordedOutcome::Dead { code: code.clone() },
         Decided::Done { delays_ms, .. } => {
             let delays = delays_ms.iter().copied().chain(std::iter::repeat(0));
-            RecordedOutcome::Done(emitted.into_iter().zip(delays).map(|(event, delay_ms)| RecordedEmit::of(event, delay_ms)).collect())
+            RecordedOutcome::Done(
+                emitted
+                    .into_iter()
+                    .zip(delays)
+                    .map(|(event, delay_ms)| RecordedEmit::of(event, delay_ms))
+                    .collect(),
+            )
         }
     }
 }

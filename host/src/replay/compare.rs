@@ -1,6 +1,7 @@
 //! Two decisions side by side. Pure.
 //!
-//! Bounds: at most [`CHANGES_MAX`] changes of one event are told, each side in at most [`TEXT_MAX`] characters.
+//! Bounds: at most [`CHANGES_MAX`] changes of one event are told, each side in at most [`TEXT_MAX`]
+//! characters.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,8 +56,9 @@ impl Decision {
         match (decided, verdict) {
             (Decided::Done { writes, delays_ms }, store::Verdict::Done(events)) => {
                 let delays = delays_ms.into_iter().chain(std::iter::repeat(0));
-                let events =
-                    events.into_iter().zip(delays).map(|(event, delay_ms)| RecordedEmit::of(event.envelope.event.clone(), delay_ms));
+                let events = events.into_iter().zip(delays).map(|(event, delay_ms)| {
+                    RecordedEmit::of(event.envelope.event.clone(), delay_ms)
+                });
                 Some(Self::Done { events: events.collect(), writes })
             }
             (Decided::Dead { code, retryable }, _) => Some(Self::Fails { code, retryable }),
@@ -68,7 +70,8 @@ impl Decision {
         match self {
             Self::Done { events, .. } if events.is_empty() => "done, no events".to_owned(),
             Self::Done { events, .. } => {
-                let types: Vec<&str> = events.iter().map(|event| event.event_type.as_str()).collect();
+                let types: Vec<&str> =
+                    events.iter().map(|event| event.event_type.as_str()).collect();
                 format!("done: {}", types.join(", "))
             }
             Self::Fails { code, retryable: true } => format!("fails, to be tried again: {code}"),
@@ -97,7 +100,11 @@ struct Changes(Vec<Change>);
 impl Changes {
     fn note(&mut self, what: impl Into<String>, from: impl Into<String>, to: impl Into<String>) {
         if self.0.len() < CHANGES_MAX {
-            self.0.push(Change { what: shortened(what.into()), from: shortened(from.into()), to: shortened(to.into()) });
+            self.0.push(Change {
+                what: shortened(what.into()),
+                from: shortened(from.into()),
+                to: shortened(to.into()),
+            });
         }
     }
 
@@ -105,26 +112,40 @@ impl Changes {
         for at in 0..was.len().max(is.len()) {
             let name = format!("event {}", at + 1);
             match (was.get(at), is.get(at)) {
-                (Some(was), Some(is)) if was.event_type == is.event_type => self.event(&name, was, is),
+                (Some(was), Some(is)) if was.event_type == is.event_type => {
+                    self.event(&name, was, is)
+                }
                 (was, is) => self.note(name, whole(was), whole(is)),
             }
         }
     }
 
     fn event(&mut self, name: &str, was: &RecordedEmit, is: &RecordedEmit) {
-        for (part, was, is) in [("subject", &was.subject, &is.subject), ("content type", &was.content_type, &is.content_type)] {
+        for (part, was, is) in [
+            ("subject", &was.subject, &is.subject),
+            ("content type", &was.content_type, &is.content_type),
+        ] {
             if was != is {
                 self.note(format!("{name} {part}"), was, is);
             }
         }
         if was.delay_ms != is.delay_ms {
-            self.note(format!("{name} delay"), format!("{} ms", was.delay_ms), format!("{} ms", is.delay_ms));
+            self.note(
+                format!("{name} delay"),
+                format!("{} ms", was.delay_ms),
+                format!("{} ms", is.delay_ms),
+            );
         }
         let (had, has) = (attributes(was), attributes(is));
         for key in had.keys().chain(has.keys()).collect::<BTreeSet<_>>() {
             if had.get(*key) != has.get(*key) {
-                let text = |value: Option<&&str>| value.map_or("nothing", |value| *value).to_owned();
-                self.note(format!("{name} attribute {key}"), text(had.get(*key)), text(has.get(*key)));
+                let text =
+                    |value: Option<&&str>| value.map_or("nothing", |value| *value).to_owned();
+                self.note(
+                    format!("{name} attribute {key}"),
+                    text(had.get(*key)),
+                    text(has.get(*key)),
+                );
             }
         }
         self.data(name, &was.data, &is.data);
@@ -157,8 +178,11 @@ impl Changes {
                 }
             }
             (was, is) => {
-                let text = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
-                let what = if pointer.is_empty() { name.to_owned() } else { format!("{name} {pointer}") };
+                let text = |value: Option<&Value>| {
+                    value.map_or_else(|| "nothing".to_owned(), Value::to_string)
+                };
+                let what =
+                    if pointer.is_empty() { name.to_owned() } else { format!("{name} {pointer}") };
                 self.note(what, text(was), text(is));
             }
         }
@@ -189,7 +213,10 @@ fn attributes(event: &RecordedEmit) -> BTreeMap<&str, &str> {
 }
 
 fn whole(event: Option<&RecordedEmit>) -> String {
-    event.map_or_else(|| "nothing".to_owned(), |event| format!("{} {}", event.event_type, text(&event.data)))
+    event.map_or_else(
+        || "nothing".to_owned(),
+        |event| format!("{} {}", event.event_type, text(&event.data)),
+    )
 }
 
 fn written(value: Option<&Option<Exact>>) -> String {
@@ -208,7 +235,8 @@ fn summary(writes: &Writes) -> String {
 }
 
 fn text(value: &Exact) -> String {
-    std::str::from_utf8(&value.0).map_or_else(|_| format!("{} bytes that are no text", value.0.len()), str::to_owned)
+    std::str::from_utf8(&value.0)
+        .map_or_else(|_| format!("{} bytes that are no text", value.0.len()), str::to_owned)
 }
 
 fn shortened(text: String) -> String {
@@ -245,19 +273,29 @@ mod tests {
     }
 
     fn told(before: &Decision, after: &Decision) -> Vec<String> {
-        changes(before, after).into_iter().map(|change| format!("{}: {} -> {}", change.what, change.from, change.to)).collect()
+        changes(before, after)
+            .into_iter()
+            .map(|change| format!("{}: {} -> {}", change.what, change.from, change.to))
+            .collect()
     }
 
     #[test]
     fn what_means_the_same_is_the_same() {
-        let was = done(vec![event("a", r#"{"x": 1, "y": [1.0]}"#)], &[("k", Some(r#"{"a":1,"b":2}"#))]);
+        let was =
+            done(vec![event("a", r#"{"x": 1, "y": [1.0]}"#)], &[("k", Some(r#"{"a":1,"b":2}"#))]);
         let mut other = event("a", r#"{"y":[1.0],"x":1}"#);
         other.attributes = vec![("tracestate".into(), "x=y".into())];
         other.id = "2".into();
-        assert_eq!(told(&was, &done(vec![other], &[("k", Some(r#"{ "b": 2, "a": 1 }"#))])), [""; 0]);
+        assert_eq!(
+            told(&was, &done(vec![other], &[("k", Some(r#"{ "b": 2, "a": 1 }"#))])),
+            [""; 0]
+        );
         let fails = |retryable| Decision::Fails { code: "c".into(), retryable };
         assert_eq!(told(&fails(true), &fails(true)), [""; 0]);
-        assert_eq!(told(&fails(true), &fails(false)), ["outcome: fails, to be tried again: c -> fails for good: c"]);
+        assert_eq!(
+            told(&fails(true), &fails(false)),
+            ["outcome: fails, to be tried again: c -> fails for good: c"]
+        );
     }
 
     #[test]
@@ -289,20 +327,45 @@ mod tests {
     fn order_number_and_type_of_events_count() {
         let (a, b) = (event("a", "1"), event("b", "2"));
         let was = done(vec![a.clone(), b.clone()], &[]);
-        assert_eq!(told(&was, &done(vec![b.clone(), a.clone()], &[])), ["event 1: a 1 -> b 2", "event 2: b 2 -> a 1"]);
+        assert_eq!(
+            told(&was, &done(vec![b.clone(), a.clone()], &[])),
+            ["event 1: a 1 -> b 2", "event 2: b 2 -> a 1"]
+        );
         assert_eq!(told(&was, &done(vec![a], &[])), ["event 2: b 2 -> nothing"]);
-        assert_eq!(told(&was, &Decision::Skipped), ["outcome: done: a, b -> skipped: the type is not consumed"]);
+        assert_eq!(
+            told(&was, &Decision::Skipped),
+            ["outcome: done: a, b -> skipped: the type is not consumed"]
+        );
         let fails = Decision::Fails { code: "trap:unreachable".into(), retryable: true };
-        assert_eq!(told(&done(vec![], &[]), &fails), ["outcome: done, no events -> fails, to be tried again: trap:unreachable"]);
+        assert_eq!(
+            told(&done(vec![], &[]), &fails),
+            ["outcome: done, no events -> fails, to be tried again: trap:unreachable"]
+        );
     }
 
     #[test]
     fn every_write_counts() {
-        let was = done(vec![], &[("changed", Some("1")), ("dropped", Some("x")), ("removed", None), ("same", None)]);
-        let is = done(vec![], &[("changed", Some("2")), ("new", Some("n")), ("removed", Some("back")), ("same", None)]);
+        let was = done(
+            vec![],
+            &[("changed", Some("1")), ("dropped", Some("x")), ("removed", None), ("same", None)],
+        );
+        let is = done(
+            vec![],
+            &[
+                ("changed", Some("2")),
+                ("new", Some("n")),
+                ("removed", Some("back")),
+                ("same", None),
+            ],
+        );
         assert_eq!(
             told(&was, &is),
-            ["state changed: 1 -> 2", "state dropped: x -> not written", "state new: not written -> n", "state removed: removed -> back"]
+            [
+                "state changed: 1 -> 2",
+                "state dropped: x -> not written",
+                "state new: not written -> n",
+                "state removed: removed -> back"
+            ]
         );
         // A digest says no more than that something changed.
         let Decision::Done { writes, .. } = &was else { unreachable!() };
@@ -314,7 +377,8 @@ mod tests {
     #[test]
     fn what_is_told_is_bounded() {
         let many = |value: u32| {
-            let fields: BTreeMap<String, String> = (0..100).map(|at| (at.to_string(), value.to_string().repeat(1_000))).collect();
+            let fields: BTreeMap<String, String> =
+                (0..100).map(|at| (at.to_string(), value.to_string().repeat(1_000))).collect();
             done(vec![event("a", &serde_json::to_string(&fields).unwrap())], &[])
         };
         let changes = changes(&many(1), &many(2));

@@ -24,7 +24,10 @@ impl GivenState {
     }
 
     fn miss<T>(&self, what: String) -> Result<T, StoreError> {
-        self.missed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| what.clone());
+        self.missed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| what.clone());
         Err(StoreError::Unavailable(what))
     }
 }
@@ -33,7 +36,11 @@ impl GivenState {
 impl StateSource for GivenState {
     async fn state_get(&self, _: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
         match self.given.reads.get(key) {
-            Some(value) => Ok(value.as_ref().map(|value| StateRow { key: key.to_owned(), value: Some(value.0.clone()), version: 1 })),
+            Some(value) => Ok(value.as_ref().map(|value| StateRow {
+                key: key.to_owned(),
+                value: Some(value.0.clone()),
+                version: 1,
+            })),
             None => self.miss(format!("the state key `{key}` was not recorded")),
         }
     }
@@ -43,10 +50,18 @@ impl StateSource for GivenState {
         Ok(Vec::new())
     }
 
-    async fn state_keys(&self, _: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
+    async fn state_keys(
+        &self,
+        _: &str,
+        prefix: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError> {
         match self.given.lists.iter().find(|list| list.answers(prefix, after, limit)) {
             Some(list) => Ok(list.keys.iter().take(limit as usize).cloned().collect()),
-            None => self.miss(format!("the list of {limit} keys with `{prefix}` after `{after}` was not recorded")),
+            None => self.miss(format!(
+                "the list of {limit} keys with `{prefix}` after `{after}` was not recorded"
+            )),
         }
     }
 }

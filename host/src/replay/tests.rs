@@ -5,10 +5,13 @@ use bytes::Bytes;
 
 use super::*;
 use crate::event::Event;
-use crate::handler::{Description, Emitted, Failure, Native, NativeContext, NativeError, NativeStage};
+use crate::handler::{
+    Description, Emitted, Failure, Native, NativeContext, NativeError, NativeStage,
+};
 use crate::recording::{Exact, Listed, RecordedEmit, RecordedEvent};
 
-/// Asks what its event says: `get:<key>`, `list:<prefix>:<limit>`, `setting:<key>`, `now`, `attempt`, `fail`; answers with an event.
+/// Asks what its event says: `get:<key>`, `list:<prefix>:<limit>`, `setting:<key>`, `now`,
+/// `attempt`, `fail`; answers with an event.
 struct Asks;
 
 fn said(text: impl Into<String>) -> Emitted {
@@ -21,14 +24,20 @@ impl NativeStage for Asks {
         Description::new("asks", "2.0.0", "Asks").consumes(["ask"]).emits(["said"])
     }
 
-    async fn handle(&self, cx: &mut NativeContext, event: &Event) -> Result<Vec<Emitted>, NativeError> {
+    async fn handle(
+        &self,
+        cx: &mut NativeContext,
+        event: &Event,
+    ) -> Result<Vec<Emitted>, NativeError> {
         let question = String::from_utf8_lossy(&event.data).into_owned();
         let parts: Vec<&str> = question.split(':').collect();
         let answer = match parts.as_slice() {
             ["get", key] => {
                 cx.state.set("own".into(), "mine".into())?;
                 let value = cx.state.get(key).await?;
-                value.map_or("nothing".to_owned(), |value| String::from_utf8_lossy(&value).into_owned())
+                value.map_or("nothing".to_owned(), |value| {
+                    String::from_utf8_lossy(&value).into_owned()
+                })
             }
             ["list", prefix, limit] => {
                 cx.state.set("own".into(), "mine".into())?;
@@ -50,10 +59,21 @@ impl NativeStage for Asks {
 fn recorded(question: &str, answer: &str, wrote_own: bool) -> Recorded {
     let own = ("own".to_owned(), Some(Exact(Bytes::from_static(b"mine"))));
     let given = Given {
-        settings: BTreeMap::from([("limit".to_owned(), Some("10".to_owned())), ("absent".to_owned(), None)]),
-        reads: BTreeMap::from([("k".to_owned(), Some(Exact(Bytes::from_static(b"v")))), ("none".to_owned(), None)]),
+        settings: BTreeMap::from([
+            ("limit".to_owned(), Some("10".to_owned())),
+            ("absent".to_owned(), None),
+        ]),
+        reads: BTreeMap::from([
+            ("k".to_owned(), Some(Exact(Bytes::from_static(b"v")))),
+            ("none".to_owned(), None),
+        ]),
         lists: vec![
-            Listed { prefix: String::new(), after: String::new(), limit: 2, keys: vec!["a".into(), "z".into()] },
+            Listed {
+                prefix: String::new(),
+                after: String::new(),
+                limit: 2,
+                keys: vec!["a".into(), "z".into()],
+            },
             Listed { prefix: "p".into(), after: String::new(), limit: 5, keys: vec!["p1".into()] },
         ],
         incomplete: false,
@@ -89,7 +109,11 @@ fn recorded(question: &str, answer: &str, wrote_own: bool) -> Recorded {
         version: None,
         digest: None,
         settled_at_ms: 5,
-        recording: Some(Recording { now_ms: 4_711, given, decided: Decided::Done { writes, delays_ms: vec![] } }),
+        recording: Some(Recording {
+            now_ms: 4_711,
+            given,
+            decided: Decided::Done { writes, delays_ms: vec![] },
+        }),
         outcome: Some(RecordedOutcome::Done(vec![emit])),
     }
 }
@@ -112,9 +136,16 @@ async fn a_stage_is_given_what_it_was_given_then() {
         ("now", "4711", false),
         ("attempt", "3", false),
     ] {
-        assert_eq!(replay().run(&recorded(question, answer, wrote_own)).await, Verdict::Equal, "{question}");
+        assert_eq!(
+            replay().run(&recorded(question, answer, wrote_own)).await,
+            Verdict::Equal,
+            "{question}"
+        );
         let other = replay().run(&recorded(question, "something else", wrote_own)).await;
-        assert!(matches!(other, Verdict::Different(ref changes) if changes.len() == 1), "{question}: {other:?}");
+        assert!(
+            matches!(other, Verdict::Different(ref changes) if changes.len() == 1),
+            "{question}: {other:?}"
+        );
     }
 }
 
@@ -132,19 +163,28 @@ async fn what_was_not_recorded_is_unknown_and_never_equal() {
     let mut cut = recorded("get:other", "nothing", true);
     cut.recording.as_mut().unwrap().given.incomplete = true;
     let verdict = replay().run(&cut).await;
-    assert!(matches!(&verdict, Verdict::Unknown(why) if why.contains("recording.max_bytes")), "{verdict:?}");
+    assert!(
+        matches!(&verdict, Verdict::Unknown(why) if why.contains("recording.max_bytes")),
+        "{verdict:?}"
+    );
     // What it did ask for was recorded.
     let mut cut = recorded("get:k", "v", true);
     cut.recording.as_mut().unwrap().given.incomplete = true;
     assert_eq!(replay().run(&cut).await, Verdict::Equal);
-    for hole in [Recorded { recording: None, ..recorded("now", "", false) }, Recorded { outcome: None, ..recorded("now", "", false) }] {
+    for hole in [
+        Recorded { recording: None, ..recorded("now", "", false) },
+        Recorded { outcome: None, ..recorded("now", "", false) },
+    ] {
         assert!(matches!(replay().run(&hole).await, Verdict::Unknown(_)));
     }
 }
 
 #[tokio::test]
 async fn another_setting_is_a_what_if() {
-    let settings = BTreeMap::from([("limit".to_owned(), "99".to_owned()), ("other".to_owned(), "1".to_owned())]);
+    let settings = BTreeMap::from([
+        ("limit".to_owned(), "99".to_owned()),
+        ("other".to_owned(), "1".to_owned()),
+    ]);
     let replay = Replay::new(Arc::new(Native::new(Asks)), "asks", &Config::default(), settings);
     assert_eq!(replay.run(&recorded("setting:limit", "99", false)).await, Verdict::Equal);
     assert_eq!(replay.run(&recorded("setting:other", "1", false)).await, Verdict::Equal);
@@ -160,11 +200,19 @@ async fn a_failure_is_compared_by_code_and_an_undeclared_event_fails() {
         recorded
     };
     assert_eq!(replay().run(&died("bank-closed", "bank-closed")).await, Verdict::Equal);
-    for other in [died("bank-closed", "other"), died("now", "bank-closed"), recorded("bank-closed", "", false)] {
-        assert!(matches!(replay().run(&other).await, Verdict::Different(ref changes) if changes[0].what == "outcome"));
+    for other in [
+        died("bank-closed", "other"),
+        died("now", "bank-closed"),
+        recorded("bank-closed", "", false),
+    ] {
+        assert!(
+            matches!(replay().run(&other).await, Verdict::Different(ref changes) if changes[0].what == "outcome")
+        );
     }
     let mut foreign = recorded("now", "4711", false);
     foreign.event.event_type = "ask.v2".into();
-    let Verdict::Different(changes) = replay().run(&foreign).await else { panic!("it does not consume that") };
+    let Verdict::Different(changes) = replay().run(&foreign).await else {
+        panic!("it does not consume that")
+    };
     assert_eq!(changes[0].to, "skipped: the type is not consumed");
 }

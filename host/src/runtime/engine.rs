@@ -1,19 +1,24 @@
-//! The host's engine: its settings, the pool with its fall-back, and the thread that moves the epoch. In development a second one stands
-//! before it, whose code runs slower and is compiled in a fraction of the time.
+//! The host's engine: its settings, the pool with its fall-back, and the thread that moves the
+//! epoch. In development a second one stands before it, whose code runs slower and is compiled in a
+//! fraction of the time.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
+use wasmtime::{
+    Config, Engine, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    Strategy,
+};
 
 use super::guest::{Guest, bindings};
 use super::load::LoadError;
 use super::{Pool, RuntimeSettings};
 
-/// Slots that a guest may take of the pool: more than what the largest known guests need (componentised Python: 14 core instances, or
-/// 38 without WASI, and tables of 5,800 elements; `SpiderMonkey`: tables of 7,700; `QuickJS`: 3 memories and 3 tables).
+/// Slots that a guest may take of the pool: more than what the largest known guests need
+/// (componentised Python: 14 core instances, or 38 without WASI, and tables of 5,800 elements;
+/// `SpiderMonkey`: tables of 7,700; `QuickJS`: 3 memories and 3 tables).
 const CORE_INSTANCES_PER_COMPONENT: u32 = 64;
 const TABLES_PER_COMPONENT: u32 = 16;
 const MEMORIES_PER_COMPONENT: u32 = 8;
@@ -39,7 +44,8 @@ pub(super) struct Platform {
     pub(super) engine: Engine,
     /// The contract's imports only.
     pub(super) plain: Linker<Guest>,
-    /// The contract's imports, and WASI: it grants nothing by itself, and calls only what the guest's own grants cover.
+    /// The contract's imports, and WASI: it grants nothing by itself, and calls only what the
+    /// guest's own grants cover.
     pub(super) wasi: Linker<Guest>,
 }
 
@@ -47,13 +53,17 @@ impl Runtime {
     /// Starts an engine; pooled where the address space allows it.
     pub fn new(settings: RuntimeSettings) -> Result<Arc<Self>, LoadError> {
         let optimizing = Platform::new(&settings, Strategy::Cranelift)?;
-        let quick = settings.quick.then(|| Platform::new(&settings, Strategy::Winch)).transpose()?;
+        let quick =
+            settings.quick.then(|| Platform::new(&settings, Strategy::Winch)).transpose()?;
         Ok(Arc::new(Self { optimizing, quick, cache_dir: settings.cache_dir }))
     }
 
     /// Where a component was compiled.
     pub(super) fn platform(&self, component: &Component) -> &Platform {
-        self.quick.as_ref().filter(|quick| Engine::same(&quick.engine, component.engine())).unwrap_or(&self.optimizing)
+        self.quick
+            .as_ref()
+            .filter(|quick| Engine::same(&quick.engine, component.engine()))
+            .unwrap_or(&self.optimizing)
     }
 }
 
@@ -68,8 +78,10 @@ impl Platform {
         };
         let plain = linker(&engine)?;
         let mut wasi = linker(&engine)?;
-        wasmtime_wasi::p2::add_to_linker_async(&mut wasi).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut wasi).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut wasi)
+            .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut wasi)
+            .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         tick(engine.weak(), Duration::from_millis(settings.epoch_tick_ms.max(1)))?;
         Ok(Self { engine, plain, wasi })
     }
@@ -77,12 +89,19 @@ impl Platform {
 
 fn linker(engine: &Engine) -> Result<Linker<Guest>, LoadError> {
     let mut linker = Linker::new(engine);
-    bindings::Stage::add_to_linker::<_, wasmtime::component::HasSelf<Guest>>(&mut linker, |guest| guest)
-        .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+    bindings::Stage::add_to_linker::<_, wasmtime::component::HasSelf<Guest>>(
+        &mut linker,
+        |guest| guest,
+    )
+    .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
     Ok(linker)
 }
 
-fn build(settings: &RuntimeSettings, strategy: Strategy, pooled: bool) -> Result<Engine, LoadError> {
+fn build(
+    settings: &RuntimeSettings,
+    strategy: Strategy,
+    pooled: bool,
+) -> Result<Engine, LoadError> {
     let mut config = Config::new();
     config
         .strategy(strategy)
@@ -123,7 +142,8 @@ fn build(settings: &RuntimeSettings, strategy: Strategy, pooled: bool) -> Result
     Engine::new(&config).map_err(|error| LoadError::Engine(format!("{error:#}")))
 }
 
-/// Moves the epoch on a thread of its own (a blocked runtime must not stop deadlines) until the engine is gone.
+/// Moves the epoch on a thread of its own (a blocked runtime must not stop deadlines) until the
+/// engine is gone.
 fn tick(engine: EngineWeak, every: Duration) -> Result<(), LoadError> {
     let ticker = move || {
         while let Some(engine) = engine.upgrade() {
@@ -142,10 +162,17 @@ mod tests {
 
     #[test]
     fn in_development_everything_is_compiled_quickly_that_can_be() {
-        let runtime = Runtime::new(RuntimeSettings { quick: true, pool: Pool::OnDemand, ..RuntimeSettings::default() }).unwrap();
+        let runtime = Runtime::new(RuntimeSettings {
+            quick: true,
+            pool: Pool::OnDemand,
+            ..RuntimeSettings::default()
+        })
+        .unwrap();
         let quick = &runtime.quick.as_ref().unwrap().engine;
         for (body, engine) in [("call 0", quick), ("return_call 0", &runtime.optimizing.engine)] {
-            let component = wat::parse_str(format!("(component (core module (func (result i32) {body})))")).unwrap();
+            let component =
+                wat::parse_str(format!("(component (core module (func (result i32) {body})))"))
+                    .unwrap();
             let compiled = runtime.compile("digest", &component).unwrap();
             assert!(Engine::same(compiled.engine(), engine), "{body}");
             assert!(Engine::same(&runtime.platform(&compiled).engine, engine), "{body}");

@@ -1,6 +1,7 @@
 //! What a guest sees of the host: the imports of the contract, on the data of one call.
 //!
-//! Host calls return no errors to the guest: breaking a limit or losing the store ends the call with a [`Stop`].
+//! Host calls return no errors to the guest: breaking a limit or losing the store ends the call
+//! with a [`Stop`].
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -79,7 +80,8 @@ pub(super) struct Guest {
     http: Http,
 }
 
-/// Streams, requests, headers and the like that a guest may hold at once: they take memory of the host.
+/// Streams, requests, headers and the like that a guest may hold at once: they take memory of the
+/// host.
 const RESOURCES_MAX: usize = 1_000;
 
 struct Wasi {
@@ -108,7 +110,17 @@ impl Guest {
         let wasi = wasi.then(|| Wasi::without_grants(limits.log_bytes_max));
         let deadline = Instant::now() + Duration::from_millis(limits.deadline_ms);
         let http = Http::without_grants();
-        Self { call: None, limits, deadline, last_error: None, memory_bytes: 0, log_lines: 0, log_bytes: 0, wasi, http }
+        Self {
+            call: None,
+            limits,
+            deadline,
+            last_error: None,
+            memory_bytes: 0,
+            log_lines: 0,
+            log_bytes: 0,
+            wasi,
+            http,
+        }
     }
 
     /// Lets it call what the stage was granted.
@@ -135,7 +147,8 @@ impl Guest {
         let mut text = all.get(wasi.stderr_before..)?;
         if all.len() >= self.limits.log_bytes_max {
             // What was cut off may be the rest of a secret.
-            let longest = self.call.as_ref().map_or(0, |call| call.context.settings.secret_max_bytes());
+            let longest =
+                self.call.as_ref().map_or(0, |call| call.context.settings.secret_max_bytes());
             text = &text[..text.len().saturating_sub(longest)];
         }
         (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
@@ -150,9 +163,12 @@ impl Guest {
         }
     }
 
-    /// Whether another call finds room for its standard error: it is bounded over the instance's life.
+    /// Whether another call finds room for its standard error: it is bounded over the instance's
+    /// life.
     pub(super) fn has_room_to_write(&self) -> bool {
-        self.wasi.as_ref().is_none_or(|wasi| wasi.stderr.contents().len() <= wasi.stderr_max_bytes / 2)
+        self.wasi
+            .as_ref()
+            .is_none_or(|wasi| wasi.stderr.contents().len() <= wasi.stderr_max_bytes / 2)
     }
 
     fn call(&mut self, import: &'static str) -> wasmtime::Result<&mut CallData> {
@@ -163,7 +179,10 @@ impl Guest {
         self.memory_bytes = self.memory_bytes.saturating_add(by);
         let max = self.limits.memory_max_bytes;
         if self.memory_bytes > max {
-            let message = format!("the guest asked for {} bytes of memory; the limit is {max}", self.memory_bytes);
+            let message = format!(
+                "the guest asked for {} bytes of memory; the limit is {max}",
+                self.memory_bytes
+            );
             return Err(wasmtime::Error::new(Stop::Limit(Limit::Memory, message)));
         }
         Ok(())
@@ -171,11 +190,21 @@ impl Guest {
 }
 
 impl ResourceLimiter for Guest {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         self.grow(desired.saturating_sub(current)).map(|()| true)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         self.grow(desired.saturating_sub(current).saturating_mul(size_of::<usize>())).map(|()| true)
     }
 }
@@ -240,7 +269,12 @@ impl state::Host for Guest {
         self.call("state")?.state.remove(key).map_err(stop)
     }
 
-    async fn list_keys(&mut self, prefix: String, after: String, limit: u32) -> wasmtime::Result<Vec<String>> {
+    async fn list_keys(
+        &mut self,
+        prefix: String,
+        after: String,
+        limit: u32,
+    ) -> wasmtime::Result<Vec<String>> {
         self.call("state")?.state.list_keys(&prefix, &after, limit).await.map_err(stop)
     }
 }
@@ -256,9 +290,15 @@ impl config::Host for Guest {
 }
 
 impl log::Host for Guest {
-    fn log(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
+    fn log(
+        &mut self,
+        level: log::Level,
+        message: String,
+        fields: Vec<(String, String)>,
+    ) -> wasmtime::Result<()> {
         self.log_lines += 1;
-        self.log_bytes += message.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        self.log_bytes += message.len()
+            + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         let (lines, bytes) = (self.limits.log_lines_max, self.limits.log_bytes_max);
         if self.log_lines > lines || self.log_bytes > bytes {
             let message = format!("the call logged more than {lines} lines or {bytes} bytes");
@@ -293,9 +333,15 @@ fn emit(call: Option<&CallData>, level: log::Level, message: &str, fields: &[(St
     let event = call.map(|call| call.envelope.event.id.as_str());
     let order = call.and_then(|call| call.envelope.order_id.as_deref());
     if let Some(logs) = call.and_then(|call| call.context.logs.as_ref()) {
-        return logs.push(LogLine { level: name(level), message: message.to_owned(), fields: fields.to_vec() });
+        return logs.push(LogLine {
+            level: name(level),
+            message: message.to_owned(),
+            fields: fields.to_vec(),
+        });
     }
-    let fields = (!fields.is_empty()).then(|| fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "));
+    let fields = (!fields.is_empty()).then(|| {
+        fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    });
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(target: "postrider::guest", stage, order, event, attempt, fields, "{message}")

@@ -1,14 +1,18 @@
-//! `wasi:http` for guests: requests are handed to `egress`, its answers and refusals come back in WASI's words.
+//! `wasi:http` for guests: requests are handed to `egress`, its answers and refusals come back in
+//! WASI's words.
 //!
-//! Every guest has this; without grants, and while it describes itself, each call is denied. A refusal is an error code to the guest and a
-//! line with the reason in the host's log, a bounded number of them for each try.
+//! Every guest has this; without grants, and while it describes itself, each call is denied. A
+//! refusal is an error code to the guest and a line with the reason in the host's log, a bounded
+//! number of them for each try.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks};
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+};
 
 use super::guest::CallData;
 use crate::egress::{CallError, Egress, Patience, Phase, Target};
@@ -81,8 +85,13 @@ impl Http {
 
 impl Outside {
     /// What a request is allowed to become: checks the grants, adds the trace.
-    fn admit(&mut self, parts: &mut http::request::Parts) -> Result<(Arc<Egress>, About, Target), CallError> {
-        let (Some(egress), Some(about)) = (&self.egress, &mut self.about) else { return Err(CallError::Nothing) };
+    fn admit(
+        &mut self,
+        parts: &mut http::request::Parts,
+    ) -> Result<(Arc<Egress>, About, Target), CallError> {
+        let (Some(egress), Some(about)) = (&self.egress, &mut self.about) else {
+            return Err(CallError::Nothing);
+        };
         about.calls = about.calls.saturating_add(1);
         match egress.admit(parts, about.calls) {
             Ok(target) => {
@@ -107,7 +116,9 @@ impl About {
             return;
         }
         for (name, value) in &self.trace_headers {
-            if let (Ok(name), Ok(value)) = (http::HeaderName::try_from(name), http::HeaderValue::try_from(value)) {
+            if let (Ok(name), Ok(value)) =
+                (http::HeaderName::try_from(name), http::HeaderValue::try_from(value))
+            {
                 headers.insert(name, value);
             }
         }
@@ -175,12 +186,16 @@ impl WasiHttpHooks for Outside {
 /// What the guest is told.
 fn in_wasi(error: CallError) -> Error {
     match error {
-        CallError::NotGranted(_) | CallError::Nothing | CallError::TooManyCalls(_) => Error::HttpRequestDenied,
+        CallError::NotGranted(_) | CallError::Nothing | CallError::TooManyCalls(_) => {
+            Error::HttpRequestDenied
+        }
         CallError::Address(_) => Error::HttpRequestUriInvalid,
         CallError::Prohibited { .. } => Error::DestinationIpProhibited,
         CallError::Busy(_) => Error::ConnectionLimitReached,
         CallError::Name(_) => Error::DnsError { rcode: None, info_code: None },
-        CallError::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Error::ConnectionRefused,
+        CallError::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            Error::ConnectionRefused
+        }
         CallError::Connect(_) => Error::DestinationUnavailable,
         CallError::Tls(error) => tls_in_wasi(&error),
         CallError::TimedOut(Phase::Name) => Error::DnsTimeout,
@@ -188,9 +203,17 @@ fn in_wasi(error: CallError) -> Error {
         CallError::TimedOut(Phase::Answer | Phase::Body) => Error::HttpResponseTimeout,
         CallError::RequestTooLarge(max) => Error::HttpRequestBodySize(Some(max as u64)),
         CallError::AnswerTooLarge(max) => Error::HttpResponseBodySize(Some(max as u64)),
-        CallError::Http(error) if error.is_parse_too_large() => Error::HttpResponseHeaderSectionSize(None),
-        CallError::Http(error) if error.is_incomplete_message() || error.is_body_write_aborted() => Error::HttpResponseIncomplete,
-        CallError::Http(error) if error.is_closed() || error.is_canceled() => Error::ConnectionTerminated,
+        CallError::Http(error) if error.is_parse_too_large() => {
+            Error::HttpResponseHeaderSectionSize(None)
+        }
+        CallError::Http(error)
+            if error.is_incomplete_message() || error.is_body_write_aborted() =>
+        {
+            Error::HttpResponseIncomplete
+        }
+        CallError::Http(error) if error.is_closed() || error.is_canceled() => {
+            Error::ConnectionTerminated
+        }
         CallError::Http(_) => Error::HttpProtocolError,
     }
 }
@@ -198,9 +221,10 @@ fn in_wasi(error: CallError) -> Error {
 fn tls_in_wasi(error: &std::io::Error) -> Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(_)) => Error::TlsCertificateError,
-        Some(rustls::Error::AlertReceived(alert)) => {
-            Error::TlsAlertReceived { alert_id: Some(u8::from(*alert)), alert_message: Some(format!("{alert:?}")) }
-        }
+        Some(rustls::Error::AlertReceived(alert)) => Error::TlsAlertReceived {
+            alert_id: Some(u8::from(*alert)),
+            alert_message: Some(format!("{alert:?}")),
+        },
         _ => Error::TlsProtocolError,
     }
 }

@@ -1,4 +1,5 @@
-//! Loading: verify → compile → link → describe. Every reason for a refusal says what does not fit and how to mend it.
+//! Loading: verify → compile → link → describe. Every reason for a refusal says what does not fit
+//! and how to mend it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,8 @@ const HTTP: &str = "wasi:http/";
 const HTTP_OUT: &str = "wasi:http/outgoing-handler@0.2.";
 const HTTP_TYPES: &str = "wasi:http/types@0.2.";
 /// Time that a `describe` may take.
-const DESCRIBE_MAX: Duration = if cfg!(fuzzing) { Duration::from_millis(100) } else { Duration::from_secs(10) };
+const DESCRIBE_MAX: Duration =
+    if cfg!(fuzzing) { Duration::from_millis(100) } else { Duration::from_secs(10) };
 
 /// Why a plugin file cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -31,10 +33,14 @@ pub enum LoadError {
     #[error("the WebAssembly engine: {0}")]
     Engine(String),
     /// Neither a component nor a core module.
-    #[error("not WebAssembly: the file begins with neither the header of a component nor that of a core module")]
+    #[error(
+        "not WebAssembly: the file begins with neither the header of a component nor that of a core module"
+    )]
     NotWasm,
     /// A core module without, or with an unusable, component type.
-    #[error("a core module that cannot become a component: {0}; build it with wit-bindgen against {CONTRACT}, or as a component")]
+    #[error(
+        "a core module that cannot become a component: {0}; build it with wit-bindgen against {CONTRACT}, or as a component"
+    )]
     NotEncodable(String),
     /// A component that does not validate.
     #[error("not a valid component: {0}")]
@@ -51,7 +57,9 @@ pub enum LoadError {
         remedy: String,
     },
     /// It does not offer the handler.
-    #[error("it does not export `{HANDLER}` (it exports: {0}); build it for the world `stage` of {CONTRACT}")]
+    #[error(
+        "it does not export `{HANDLER}` (it exports: {0}); build it for the world `stage` of {CONTRACT}"
+    )]
     Export(String),
     /// Imports or exports have other types than the contract's.
     #[error("it does not fit the contract {CONTRACT}: {0}")]
@@ -107,27 +115,37 @@ impl Runtime {
             let component = runtime.compile(&digest, &bytes)?;
             Ok::<_, LoadError>((digest, component))
         });
-        let (digest, component) = compiled.await.map_err(|error| match error.try_into_panic() {
-            Ok(panic) => LoadError::Panicked(panic_text(panic.as_ref())),
-            Err(error) => LoadError::Engine(error.to_string()),
-        })??;
+        let (digest, component) =
+            compiled.await.map_err(|error| match error.try_into_panic() {
+                Ok(panic) => LoadError::Panicked(panic_text(panic.as_ref())),
+                Err(error) => LoadError::Engine(error.to_string()),
+            })??;
         self.link(&component, digest.into()).await
     }
 
     async fn link(&self, component: &Component, digest: Arc<str>) -> Result<Linked, LoadError> {
         let (kind, platform) = (component.component_type(), self.platform(component));
-        let imports: Vec<String> = kind.imports(&platform.engine).map(|(name, _)| name.to_owned()).collect();
+        let imports: Vec<String> =
+            kind.imports(&platform.engine).map(|(name, _)| name.to_owned()).collect();
         for import in &imports {
             check_import(import)?;
         }
-        let exports: Vec<String> = kind.exports(&platform.engine).map(|(name, _)| name.to_owned()).collect();
+        let exports: Vec<String> =
+            kind.exports(&platform.engine).map(|(name, _)| name.to_owned()).collect();
         if !exports.iter().any(|export| export.starts_with("postrider:stage/handler@1.")) {
-            return Err(LoadError::Export(if exports.is_empty() { "nothing".into() } else { exports.join(", ") }));
+            return Err(LoadError::Export(if exports.is_empty() {
+                "nothing".into()
+            } else {
+                exports.join(", ")
+            }));
         }
         let wasi = imports.iter().any(|import| import.starts_with("wasi:"));
         let linker = if wasi { &platform.wasi } else { &platform.plain };
-        let pre = linker.instantiate_pre(component).map_err(|error| LoadError::Link(format!("{error:#}")))?;
-        let pre = bindings::StagePre::new(pre).map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let pre = linker
+            .instantiate_pre(component)
+            .map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let pre =
+            bindings::StagePre::new(pre).map_err(|error| LoadError::Link(format!("{error:#}")))?;
         let description = describe(&pre, wasi).await?;
         check_description(&description)?;
         Ok(Linked { pre, wasi, digest, description: Arc::new(description), imports })
@@ -136,22 +154,35 @@ impl Runtime {
 
 /// Asks an instance of its own, in which every import but `log` traps.
 async fn describe(pre: &bindings::StagePre<Guest>, wasi: bool) -> Result<Description, LoadError> {
-    let limits = StageLimits { deadline_ms: DESCRIBE_MAX.as_millis() as u64, ..StageLimits::default() };
+    let limits =
+        StageLimits { deadline_ms: DESCRIBE_MAX.as_millis() as u64, ..StageLimits::default() };
     let mut store = new_store(pre.engine(), Guest::new(limits, wasi));
     let asked = async {
         let instance = pre.instantiate_async(&mut store).await?;
         instance.postrider_stage_handler().call_describe(&mut store).await
     };
-    let described = tokio::time::timeout(DESCRIBE_MAX, asked).await.map_err(|_| LoadError::Describe("it took too long".into()))?;
+    let described = tokio::time::timeout(DESCRIBE_MAX, asked)
+        .await
+        .map_err(|_| LoadError::Describe("it took too long".into()))?;
     let described = described.map_err(|error| {
         let said = store.data().last_error.clone();
-        LoadError::Describe(said.unwrap_or_else(|| error.downcast_ref::<Stop>().map_or_else(|| error.to_string(), ToString::to_string)))
+        LoadError::Describe(said.unwrap_or_else(|| {
+            error.downcast_ref::<Stop>().map_or_else(|| error.to_string(), ToString::to_string)
+        }))
     })?;
-    let bindings::exports::postrider::stage::handler::Description { name, version, summary, consumes, emits, attributes } = described;
+    let bindings::exports::postrider::stage::handler::Description {
+        name,
+        version,
+        summary,
+        consumes,
+        emits,
+        attributes,
+    } = described;
     Ok(Description { name, version, summary, consumes, emits, attributes })
 }
 
-/// A store whose epoch deadline, limiter and host-call allowance are set before anything runs in it.
+/// A store whose epoch deadline, limiter and host-call allowance are set before anything runs in
+/// it.
 pub(super) fn new_store(engine: &wasmtime::Engine, guest: Guest) -> Store<Guest> {
     let fuel = guest.limits.memory_max_bytes;
     let mut store = Store::new(engine, guest);
@@ -168,12 +199,20 @@ pub(super) fn new_store(engine: &wasmtime::Engine, guest: Guest) -> Store<Guest>
 }
 
 fn check_import(import: &str) -> Result<(), LoadError> {
-    let refuse = |remedy: &str| Err(LoadError::Import { import: import.to_owned(), remedy: remedy.to_owned() });
-    if let Some(version) = import.strip_prefix("postrider:stage/").and_then(|rest| rest.split_once('@')).map(|(_, version)| version) {
+    let refuse = |remedy: &str| {
+        Err(LoadError::Import { import: import.to_owned(), remedy: remedy.to_owned() })
+    };
+    if let Some(version) = import
+        .strip_prefix("postrider:stage/")
+        .and_then(|rest| rest.split_once('@'))
+        .map(|(_, version)| version)
+    {
         let minor = version.split('.').nth(1).unwrap_or("?");
         return match version.split('.').next() {
             Some("1") if minor == "0" => Ok(()),
-            Some(major) => refuse(&format!("needs Postrider {major}.{minor}; this host speaks {CONTRACT}")),
+            Some(major) => {
+                refuse(&format!("needs Postrider {major}.{minor}; this host speaks {CONTRACT}"))
+            }
             None => refuse("it names no version"),
         };
     }
@@ -195,9 +234,14 @@ pub(crate) fn check_description(description: &Description) -> Result<(), LoadErr
     if description.consumes.is_empty() {
         problems.push("it consumes no event type".to_owned());
     }
-    let wrong = |text: &str| text.is_empty() || text.len() > 200 || text.split('.').any(str::is_empty);
+    let wrong =
+        |text: &str| text.is_empty() || text.len() > 200 || text.split('.').any(str::is_empty);
     problems.extend(
-        description.consumes.iter().filter(|text| wrong(text)).map(|text| format!("`{text}` in `consumes` is no event type or pattern")),
+        description
+            .consumes
+            .iter()
+            .filter(|text| wrong(text))
+            .map(|text| format!("`{text}` in `consumes` is no event type or pattern")),
     );
     for event_type in &description.emits {
         if wrong(event_type) || event_type.contains(['*', '#']) {
@@ -208,7 +252,9 @@ pub(crate) fn check_description(description: &Description) -> Result<(), LoadErr
     }
     let texts = description.consumes.iter().chain(&description.emits).chain([&description.version]);
     if texts.clone().any(|text| text.contains('\0')) {
-        problems.push("a version or an event type with a NUL character, which no database keeps".to_owned());
+        problems.push(
+            "a version or an event type with a NUL character, which no database keeps".to_owned(),
+        );
     }
     if problems.is_empty() { Ok(()) } else { Err(LoadError::Description(problems)) }
 }

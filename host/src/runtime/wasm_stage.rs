@@ -1,7 +1,8 @@
 //! A stage in WebAssembly: one message in, one outcome out.
 //!
-//! A fresh instance for each message unless the stage asked for warm ones. An instance serves one message at a time; one that
-//! trapped, ran out of time or broke a limit is dropped and never used again.
+//! A fresh instance for each message unless the stage asked for warm ones. An instance serves one
+//! message at a time; one that trapped, ran out of time or broke a limit is dropped and never used
+//! again.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -42,11 +43,15 @@ pub struct WasmStage {
 }
 
 impl WasmStage {
-    /// Lets `linked` serve under these limits. With warm instances it must be called inside a tokio runtime.
+    /// Lets `linked` serve under these limits. With warm instances it must be called inside a tokio
+    /// runtime.
     pub fn new(linked: &Linked, limits: StageLimits, policy: InstancePolicy) -> Self {
         let idle = Idle::default();
         if let InstancePolicy::Warm(warm) = policy {
-            tokio::spawn(let_idle_go(Arc::downgrade(&idle), Duration::from_millis(warm.idle_ms.max(1))));
+            tokio::spawn(let_idle_go(
+                Arc::downgrade(&idle),
+                Duration::from_millis(warm.idle_ms.max(1)),
+            ));
         }
         Self { linked: linked.clone(), limits, policy, egress: None, idle }
     }
@@ -94,7 +99,8 @@ impl WasmStage {
         instance.store.set_epoch_deadline(1);
         let patience = Duration::from_millis(self.limits.deadline_ms) + HOST_CALL_GRACE;
         let handler = instance.bindings.postrider_stage_handler();
-        let answer = tokio::time::timeout(patience, handler.call_handle(&mut instance.store, &event)).await;
+        let answer =
+            tokio::time::timeout(patience, handler.call_handle(&mut instance.store, &event)).await;
         let guest = instance.store.data_mut();
         let stderr = guest.stderr();
         if let Some(text) = &stderr {
@@ -126,7 +132,8 @@ impl WasmStage {
             let message = format!("returned {} events; the limit is {max}", emitted.len());
             return Outcome::LimitBroken { limit: Limit::Events, message };
         }
-        let (bytes, max) = (emitted.iter().map(weight).sum::<usize>(), self.limits.output_max_bytes);
+        let (bytes, max) =
+            (emitted.iter().map(weight).sum::<usize>(), self.limits.output_max_bytes);
         if bytes > max {
             let message = format!("returned events of {bytes} bytes; the limit is {max}");
             return Outcome::LimitBroken { limit: Limit::Output, message };
@@ -144,10 +151,14 @@ impl WasmStage {
         let backtrace = error.downcast_ref::<WasmBacktrace>().map(symbolise);
         if let Some(stop) = error.downcast_ref::<Stop>() {
             return match stop {
-                Stop::Limit(limit, message) => Outcome::LimitBroken { limit: *limit, message: message.clone() },
+                Stop::Limit(limit, message) => {
+                    Outcome::LimitBroken { limit: *limit, message: message.clone() }
+                }
                 Stop::Unavailable(reason) => Outcome::Unavailable(reason.clone()),
                 Stop::Deadline => self.timed_out(backtrace),
-                Stop::DescribeOnly(_) => Outcome::Trapped { kind: "host".into(), message: stop.to_string(), backtrace },
+                Stop::DescribeOnly(_) => {
+                    Outcome::Trapped { kind: "host".into(), message: stop.to_string(), backtrace }
+                }
             };
         }
         if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
@@ -155,7 +166,9 @@ impl WasmStage {
         }
         let (kind, what) = match (error.downcast_ref::<Trap>(), error.downcast_ref::<I32Exit>()) {
             (Some(trap), _) => (trap_kind(*trap), trap.to_string()),
-            (_, Some(exit)) => ("exit", format!("the guest ended itself with exit code {}", exit.0)),
+            (_, Some(exit)) => {
+                ("exit", format!("the guest ended itself with exit code {}", exit.0))
+            }
             _ => ("abi", error.root_cause().to_string()),
         };
         let message = said.map_or(what, |said| said.trim_end().to_owned());
@@ -168,7 +181,9 @@ async fn let_idle_go(idle: Weak<Mutex<Vec<Instance>>>, after: Duration) {
     loop {
         tokio::time::sleep(after / 2).await;
         let Some(idle) = idle.upgrade() else { return };
-        idle.lock().unwrap_or_else(PoisonError::into_inner).retain(|instance| instance.used_at.elapsed() < after);
+        idle.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|instance| instance.used_at.elapsed() < after);
     }
 }
 
@@ -212,7 +227,8 @@ fn event(call: &Call) -> contract::Event {
 
 /// Bytes that an emitted event hands to the host.
 fn weight(emitted: &contract::Emitted) -> usize {
-    let attributes: usize = emitted.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let attributes: usize =
+        emitted.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     emitted.data.len()
         + emitted.event_type.len()
         + emitted.content_type.len()
@@ -221,7 +237,8 @@ fn weight(emitted: &contract::Emitted) -> usize {
 }
 
 fn from_contract(emitted: contract::Emitted) -> Emitted {
-    let contract::Emitted { event_type, content_type, data, subject, delay_ms, attributes } = emitted;
+    let contract::Emitted { event_type, content_type, data, subject, delay_ms, attributes } =
+        emitted;
     Emitted { event_type, content_type, data: data.into(), subject, delay_ms, attributes }
 }
 
@@ -246,11 +263,17 @@ fn symbolise(backtrace: &WasmBacktrace) -> String {
     let mut lines = Vec::new();
     for frame in backtrace.frames() {
         if frame.symbols().is_empty() {
-            lines.push(frame.func_name().map_or_else(|| format!("<function {}>", frame.func_index()), ToOwned::to_owned));
+            lines.push(
+                frame.func_name().map_or_else(
+                    || format!("<function {}>", frame.func_index()),
+                    ToOwned::to_owned,
+                ),
+            );
         }
         for symbol in frame.symbols() {
             let name = symbol.name().or(frame.func_name()).unwrap_or("<unknown>");
-            let place = symbol.file().map(|file| format!(" at {file}:{}", symbol.line().unwrap_or(0)));
+            let place =
+                symbol.file().map(|file| format!(" at {file}:{}", symbol.line().unwrap_or(0)));
             lines.push(format!("{name}{}", place.unwrap_or_default()));
         }
     }

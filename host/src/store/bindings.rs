@@ -1,7 +1,8 @@
 //! Which event types reach which stage, as all hosts of a store know it.
 //!
-//! A binding is in use while a live host runs its stage with it. One that nobody uses any more is let go once somebody runs the stage
-//! without it; while nobody runs the stage at all, everything stays, and its queue keeps the messages.
+//! A binding is in use while a live host runs its stage with it. One that nobody uses any more is
+//! let go once somebody runs the stage without it; while nobody runs the stage at all, everything
+//! stays, and its queue keeps the messages.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -34,20 +35,33 @@ pub struct KnownBindings {
     pub unused: Vec<StageBinding>,
 }
 
-/// Deletes what a host said long ago where another one says it still. Its placeholder: the time before which a host is not live.
+/// Deletes what a host said long ago where another one says it still. Its placeholder: the time
+/// before which a host is not live.
 pub(super) const FORGET_OUTLIVED: &str = "DELETE FROM bindings WHERE seen_ms <= $1 AND EXISTS (SELECT 1 FROM bindings o \
      WHERE o.stage = bindings.stage AND o.pattern = bindings.pattern AND o.seen_ms > $1)";
 
-/// Every binding and whether a live host uses it, for [`decode`]. Its placeholder: the time before which a host is not live.
+/// Every binding and whether a live host uses it, for [`decode`]. Its placeholder: the time before
+/// which a host is not live.
 pub(super) const KNOWN: &str = "SELECT stage, pattern, max(seen_ms) > $1 FROM bindings GROUP BY stage, pattern ORDER BY stage, pattern";
 
 pub(super) fn decode(rows: &[impl Columns]) -> Result<KnownBindings, StoreError> {
     let mut bindings = Vec::with_capacity(rows.len());
     for row in rows {
-        bindings.push((StageBinding { stage: row.text(0)?.into(), pattern: row.owned(1)? }, row.flag(2)?));
+        bindings.push((
+            StageBinding { stage: row.text(0)?.into(), pattern: row.owned(1)? },
+            row.flag(2)?,
+        ));
     }
-    let running: HashSet<Arc<str>> = bindings.iter().filter(|(_, live)| *live).map(|(binding, _)| Arc::clone(&binding.stage)).collect();
-    let (kept, unused): (Vec<_>, Vec<_>) = bindings.into_iter().partition(|(binding, live)| *live || !running.contains(&binding.stage));
-    let bare = |bindings: Vec<(StageBinding, bool)>| bindings.into_iter().map(|(binding, _)| binding).collect();
+    let running: HashSet<Arc<str>> = bindings
+        .iter()
+        .filter(|(_, live)| *live)
+        .map(|(binding, _)| Arc::clone(&binding.stage))
+        .collect();
+    let (kept, unused): (Vec<_>, Vec<_>) = bindings
+        .into_iter()
+        .partition(|(binding, live)| *live || !running.contains(&binding.stage));
+    let bare = |bindings: Vec<(StageBinding, bool)>| {
+        bindings.into_iter().map(|(binding, _)| binding).collect()
+    };
     Ok(KnownBindings { kept: bare(kept), unused: bare(unused) })
 }

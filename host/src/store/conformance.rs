@@ -1,7 +1,7 @@
 //! What every [`Store`] must do, as exercises that run on any implementation.
 //!
-//! The list is [`EXERCISES`]. Each exercise gets an empty store and a clock that stands still until the exercise moves it, so nothing
-//! here waits for time to pass. An exercise fails by panicking.
+//! The list is [`EXERCISES`]. Each exercise gets an empty store and a clock that stands still until
+//! the exercise moves it, so nothing here waits for time to pass. An exercise fails by panicking.
 
 mod build;
 pub(in crate::store) mod cancelling;
@@ -124,10 +124,15 @@ pub fn sample_event(id: &str, routed_to: &[&str]) -> super::NewEvent {
     build::new_event(build::envelope("sample", id, None), routed_to)
 }
 
-/// Letters that an earlier version wrote get their cause; `forget` runs a statement that takes it from those that are there.
+/// Letters that an earlier version wrote get their cause; `forget` runs a statement that takes it
+/// from those that are there.
 #[cfg(test)]
 pub(super) async fn earlier_letters(store: &Arc<dyn Store>, forget: impl AsyncFn(&'static str)) {
-    workbench::earlier_letters(Bench { store: Arc::clone(store), clock: Arc::new(ManualClock::at(START_MS)) }, forget).await;
+    workbench::earlier_letters(
+        Bench { store: Arc::clone(store), clock: Arc::new(ManualClock::at(START_MS)) },
+        forget,
+    )
+    .await;
 }
 
 /// Runs every exercise on a store of its own.

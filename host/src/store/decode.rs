@@ -9,8 +9,9 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::{
-    ControlState, DeadLetter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LoggedEvent, Order, OutboxRow, Page,
-    PluginLoad, RecordedDelivery, RecordingCursor, StageControl, StateRow, StoreError,
+    ControlState, DeadLetter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, Direct,
+    FailedAttempt, LoggedEvent, Order, OutboxRow, Page, PluginLoad, RecordedDelivery,
+    RecordingCursor, StageControl, StateRow, StoreError,
 };
 use crate::cause::Cause;
 use crate::event::{Envelope, Event, EventKey};
@@ -27,7 +28,10 @@ pub(super) use envelope_columns;
 /// The columns that [`logged_event`] reads, of `events e`.
 macro_rules! logged_columns {
     () => {
-        concat!("e.seq, e.stage, e.digest, e.routed_to, e.logged_ms, e.due_ms, ", $crate::store::decode::envelope_columns!())
+        concat!(
+            "e.seq, e.stage, e.digest, e.routed_to, e.logged_ms, e.due_ms, ",
+            $crate::store::decode::envelope_columns!()
+        )
     };
 }
 pub(super) use logged_columns;
@@ -51,7 +55,10 @@ pub(super) use attempt_columns;
 /// The columns that [`outbox_row`] reads, of `outbox o` and `events e`.
 macro_rules! outbox_columns {
     () => {
-        concat!("o.id, o.stage, o.round, o.attempt, e.routed_to IS NOT NULL, ", $crate::store::decode::envelope_columns!())
+        concat!(
+            "o.id, o.stage, o.round, o.attempt, e.routed_to IS NOT NULL, ",
+            $crate::store::decode::envelope_columns!()
+        )
     };
 }
 pub(super) use outbox_columns;
@@ -78,19 +85,23 @@ pub(super) trait Columns {
     /// A count or a time.
     fn unsigned(&self, at: usize) -> Result<u64, StoreError> {
         let value = self.int(at)?;
-        u64::try_from(value).map_err(|_| StoreError::Corrupt(format!("{value} where a count or a time belongs")))
+        u64::try_from(value)
+            .map_err(|_| StoreError::Corrupt(format!("{value} where a count or a time belongs")))
     }
 
     /// A small count.
     fn small(&self, at: usize) -> Result<u32, StoreError> {
         let value = self.int(at)?;
-        u32::try_from(value).map_err(|_| StoreError::Corrupt(format!("{value} where a count belongs")))
+        u32::try_from(value)
+            .map_err(|_| StoreError::Corrupt(format!("{value} where a count belongs")))
     }
 
     /// JSON, or nothing for an empty list.
     fn list<T: DeserializeOwned>(&self, at: usize) -> Result<Vec<T>, StoreError> {
         let text = self.maybe_text(at)?;
-        text.map_or(Ok(Vec::new()), |text| serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string())))
+        text.map_or(Ok(Vec::new()), |text| {
+            serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))
+        })
     }
 }
 
@@ -138,13 +149,15 @@ pub(super) fn order(row: &impl Columns) -> Result<Order, StoreError> {
         id: row.owned(0)?,
         customer: row.maybe_owned(1)?,
         status: row.owned(2)?,
-        body: serde_json::from_str(row.text(3)?).map_err(|error| StoreError::Corrupt(error.to_string()))?,
+        body: serde_json::from_str(row.text(3)?)
+            .map_err(|error| StoreError::Corrupt(error.to_string()))?,
         created_at_ms: row.unsigned(4)?,
         updated_at_ms: row.unsigned(5)?,
     })
 }
 
-/// Decodes an event of the log: position, producer's stage and digest, routes, when it was logged and is due, envelope.
+/// Decodes an event of the log: position, producer's stage and digest, routes, when it was logged
+/// and is due, envelope.
 pub(super) fn logged_event(row: &impl Columns) -> Result<LoggedEvent, StoreError> {
     Ok(LoggedEvent {
         seq: row.int(0)?,
@@ -161,14 +174,25 @@ pub(super) fn logged_event(row: &impl Columns) -> Result<LoggedEvent, StoreError
 pub(super) fn outbox_row(row: &impl Columns) -> Result<OutboxRow, StoreError> {
     let direct = match row.maybe_text(1)? {
         None => None,
-        Some(stage) => Some(Direct { stage: stage.into(), round: row.small(2)?, attempt: row.small(3)? }),
+        Some(stage) => {
+            Some(Direct { stage: stage.into(), round: row.small(2)?, attempt: row.small(3)? })
+        }
     };
-    Ok(OutboxRow { id: row.int(0)?, envelope: Arc::new(envelope(row, 5)?), direct, routed: row.flag(4)? })
+    Ok(OutboxRow {
+        id: row.int(0)?,
+        envelope: Arc::new(envelope(row, 5)?),
+        direct,
+        routed: row.flag(4)?,
+    })
 }
 
 /// Decodes key, value and version.
 pub(super) fn state_row(row: &impl Columns) -> Result<StateRow, StoreError> {
-    Ok(StateRow { key: row.owned(0)?, value: row.maybe_blob(1)?.map(Bytes::copy_from_slice), version: row.int(2)? })
+    Ok(StateRow {
+        key: row.owned(0)?,
+        value: row.maybe_blob(1)?.map(Bytes::copy_from_slice),
+        version: row.int(2)?,
+    })
 }
 
 /// Decodes stage, digest, version, host and time.
@@ -205,12 +229,19 @@ pub(super) fn attempts(rows: &[impl Columns]) -> Result<Failures, StoreError> {
 }
 
 /// Position and stage of a delivery, in columns `at` and `at + 1`.
-pub(super) fn delivery_keys(rows: &[impl Columns], at: usize) -> Result<Vec<(i64, String)>, StoreError> {
+pub(super) fn delivery_keys(
+    rows: &[impl Columns],
+    at: usize,
+) -> Result<Vec<(i64, String)>, StoreError> {
     rows.iter().map(|row| Ok((row.int(at)?, row.owned(at + 1)?))).collect()
 }
 
-/// Decodes a delivery: position, stage, source, id, type, status, round, attempt, version, digest, duration, created, settled, emitted.
-pub(super) fn delivery_record(row: &impl Columns, failures: Vec<FailedAttempt>) -> Result<DeliveryRecord, StoreError> {
+/// Decodes a delivery: position, stage, source, id, type, status, round, attempt, version, digest,
+/// duration, created, settled, emitted.
+pub(super) fn delivery_record(
+    row: &impl Columns,
+    failures: Vec<FailedAttempt>,
+) -> Result<DeliveryRecord, StoreError> {
     Ok(DeliveryRecord {
         failures,
         stage: row.owned(1)?,
@@ -228,8 +259,12 @@ pub(super) fn delivery_record(row: &impl Columns, failures: Vec<FailedAttempt>) 
     })
 }
 
-/// Decodes a recording: settled, position, body, round, attempt, version, digest, ids emitted (not read here), envelope.
-pub(super) fn recorded_delivery(row: &impl Columns, emitted: Option<Vec<Event>>) -> Result<RecordedDelivery, StoreError> {
+/// Decodes a recording: settled, position, body, round, attempt, version, digest, ids emitted (not
+/// read here), envelope.
+pub(super) fn recorded_delivery(
+    row: &impl Columns,
+    emitted: Option<Vec<Event>>,
+) -> Result<RecordedDelivery, StoreError> {
     Ok(RecordedDelivery {
         at: RecordingCursor { settled_ms: row.int(0)?, event_seq: row.int(1)? },
         settled_at_ms: row.unsigned(0)?,
@@ -243,9 +278,12 @@ pub(super) fn recorded_delivery(row: &impl Columns, emitted: Option<Vec<Event>>)
     })
 }
 
-/// Decodes a dead letter: id, position, stage, round, code, message, digest, died, status, note, cause, group, settled, source and id of
-/// what it was replayed as, envelope.
-pub(super) fn dead_letter(row: &impl Columns, attempts: Vec<FailedAttempt>) -> Result<DeadLetter, StoreError> {
+/// Decodes a dead letter: id, position, stage, round, code, message, digest, died, status, note,
+/// cause, group, settled, source and id of what it was replayed as, envelope.
+pub(super) fn dead_letter(
+    row: &impl Columns,
+    attempts: Vec<FailedAttempt>,
+) -> Result<DeadLetter, StoreError> {
     Ok(DeadLetter {
         id: row.int(0)?,
         attempts,
@@ -260,7 +298,10 @@ pub(super) fn dead_letter(row: &impl Columns, attempts: Vec<FailedAttempt>) -> R
         cause: row.maybe_owned(10)?,
         group: row.maybe_owned(11)?,
         settled_at_ms: row.maybe_int(12)?.map(|value| value as u64),
-        replayed_as: row.maybe_owned(13)?.zip(row.maybe_owned(14)?).map(|(source, id)| EventKey { source, id }),
+        replayed_as: row
+            .maybe_owned(13)?
+            .zip(row.maybe_owned(14)?)
+            .map(|(source, id)| EventKey { source, id }),
         envelope: envelope(row, 15)?,
     })
 }
@@ -284,7 +325,13 @@ pub(super) fn stage_control(row: &impl Columns) -> Result<StageControl, StoreErr
         other => return Err(StoreError::Corrupt(format!("stage control {other}"))),
     };
     let held_from_ms = row.maybe_int(4)?.map(|value| value as u64);
-    Ok(StageControl { stage: row.owned(0)?, state, reason: row.maybe_owned(2)?, since_ms: row.unsigned(3)?, held_from_ms })
+    Ok(StageControl {
+        stage: row.owned(0)?,
+        state,
+        reason: row.maybe_owned(2)?,
+        since_ms: row.unsigned(3)?,
+        held_from_ms,
+    })
 }
 
 /// How an operator's word is stored.

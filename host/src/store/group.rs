@@ -1,8 +1,9 @@
 //! What a group of operations comes to: decided here once, for every database.
 //!
-//! A store merges the operations that wait at the same time into one transaction. The database's own module asks what the group must
-//! know ([`Asked`] → [`Known`]), [`decide`] turns each operation into rows ([`Plan`]) and an answer, and the database's module writes
-//! the rows, a constant number of statements whatever the size of the group. Nothing in here does I/O.
+//! A store merges the operations that wait at the same time into one transaction. The database's
+//! own module asks what the group must know ([`Asked`] → [`Known`]), [`decide`] turns each
+//! operation into rows ([`Plan`]) and an answer, and the database's module writes the rows, a
+//! constant number of statements whatever the size of the group. Nothing in here does I/O.
 
 mod cancel;
 mod known;
@@ -12,7 +13,10 @@ mod settle;
 
 pub(super) use self::known::{Asked, Known, Present, Seen, pick};
 pub(super) use self::plan::{Numbers, Plan, Standing, Times};
-pub(super) use self::rows::{AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, RecordingRow, StateRow};
+pub(super) use self::rows::{
+    AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, RecordingRow,
+    StateRow,
+};
 use super::status::StatusRules;
 use super::{Accepted, Batch, Cancelled, Commit, NewCancel, NewEvent, NewOrder, OutboxRow};
 
@@ -36,9 +40,15 @@ pub(super) enum Reply {
     Sent,
 }
 
-/// Decides one operation: what it writes goes into the plan, and what it changes into `known`, so that the second of two operations
-/// on one row sees the first. They wait at the same time, so any order is a fair one.
-pub(super) fn decide<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, rules: &StatusRules, op: &'a Op) -> Reply {
+/// Decides one operation: what it writes goes into the plan, and what it changes into `known`, so
+/// that the second of two operations on one row sees the first. They wait at the same time, so any
+/// order is a fair one.
+pub(super) fn decide<'a>(
+    known: &mut Known<'a>,
+    plan: &mut Plan<'a>,
+    rules: &StatusRules,
+    op: &'a Op,
+) -> Reply {
     match op {
         Op::Order(order) => {
             let (accepted, rows) = settle::order(known, plan, order);

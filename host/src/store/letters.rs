@@ -1,4 +1,5 @@
-//! Dead letters as every store keeps them: a letter, what picks several, and the groups of those that died of the same.
+//! Dead letters as every store keeps them: a letter, what picks several, and the groups of those
+//! that died of the same.
 
 use serde::Serialize;
 use utoipa::ToSchema;

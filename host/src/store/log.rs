@@ -1,8 +1,9 @@
 //! Questions about the event log, the same for every database, and what they ask for.
 //!
-//! Positions grow along causes: what an event brings about stands after it. Bounds: one page looks at [`WINDOW`] events [`WINDOWS_MAX`]
-//! times at the most, so that a rare event costs no more than a frequent one; the caller goes on where the page ended. Nothing here
-//! needs an index that a writer would have to keep: times grow with positions, so a time is found by halving.
+//! Positions grow along causes: what an event brings about stands after it. Bounds: one page looks
+//! at [`WINDOW`] events [`WINDOWS_MAX`] times at the most, so that a rare event costs no more than
+//! a frequent one; the caller goes on where the page ended. Nothing here needs an index that a
+//! writer would have to keep: times grow with positions, so a time is found by halving.
 
 use std::fmt::Write as _;
 
@@ -35,12 +36,17 @@ impl EventFilter {
     pub fn matches(&self, logged: &LoggedEvent) -> bool {
         let (envelope, event) = (&logged.envelope, &logged.envelope.event);
         let at_ms = logged.logged_at_ms.unwrap_or(event.time_ms);
-        let is = |wanted: &Option<String>, present: Option<&str>| wanted.as_deref().is_none_or(|wanted| Some(wanted) == present);
+        let is = |wanted: &Option<String>, present: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| Some(wanted) == present)
+        };
         is(&self.order, envelope.order_id.as_deref())
             && is(&self.source, Some(&event.source))
             && is(&self.stage, logged.stage.as_deref())
             && is(&self.correlation, Some(&envelope.correlation_id))
-            && self.event_type.as_deref().is_none_or(|pattern| topic_matches(pattern, &event.event_type))
+            && self
+                .event_type
+                .as_deref()
+                .is_none_or(|pattern| topic_matches(pattern, &event.event_type))
             && self.since_ms.is_none_or(|since_ms| at_ms >= since_ms)
             && self.until_ms.is_none_or(|until_ms| at_ms < until_ms)
     }
@@ -87,8 +93,10 @@ const LOG: Timed = Timed {
     probe: "SELECT coalesce(logged_ms, time_ms) FROM events WHERE seq >= $1 ORDER BY seq LIMIT 1",
 };
 /// Orders: when they were created.
-pub(super) const ORDERS: Timed =
-    Timed { ends: "SELECT min(pos), max(pos) FROM orders", probe: "SELECT created_ms FROM orders WHERE pos >= $1 ORDER BY pos LIMIT 1" };
+pub(super) const ORDERS: Timed = Timed {
+    ends: "SELECT min(pos), max(pos) FROM orders",
+    probe: "SELECT created_ms FROM orders WHERE pos >= $1 ORDER BY pos LIMIT 1",
+};
 
 impl Timed {
     /// A position such that everything from `since_ms` on stands after it.
@@ -104,13 +112,17 @@ impl Timed {
     /// The first position with a row of this time or later; past the last one when there is none.
     async fn first_at(&self, db: &impl Reader, at_ms: u64) -> Result<i64, StoreError> {
         let rows = db.rows(self.ends.to_owned(), &[]).await?;
-        let ends = rows.first().map_or(Ok((None, None)), |row| Ok::<_, StoreError>((row.maybe_int(0)?, row.maybe_int(1)?)))?;
+        let ends = rows.first().map_or(Ok((None, None)), |row| {
+            Ok::<_, StoreError>((row.maybe_int(0)?, row.maybe_int(1)?))
+        })?;
         let (Some(mut low), Some(last)) = ends else { return Ok(1) };
         let mut high = last.saturating_add(1);
         while low < high {
             let middle = low + (high - low) / 2;
             let rows = db.rows(self.probe.to_owned(), &[Arg::Int(middle)]).await?;
-            let earlier = rows.first().map_or(Ok(false), |row| Ok::<_, StoreError>(row.unsigned(0)? < at_ms))?;
+            let earlier = rows
+                .first()
+                .map_or(Ok(false), |row| Ok::<_, StoreError>(row.unsigned(0)? < at_ms))?;
             if earlier { low = middle + 1 } else { high = middle }
         }
         Ok(low)
@@ -118,8 +130,14 @@ impl Timed {
 }
 
 /// A page of the log.
-pub(super) async fn events(db: &impl Reader, filter: &EventFilter, range: LogRange) -> Result<Page<LoggedEvent>, StoreError> {
-    let Some(mut scan) = Scan::begin(db, filter, range).await? else { return Ok(Page { items: Vec::new(), next: None }) };
+pub(super) async fn events(
+    db: &impl Reader,
+    filter: &EventFilter,
+    range: LogRange,
+) -> Result<Page<LoggedEvent>, StoreError> {
+    let Some(mut scan) = Scan::begin(db, filter, range).await? else {
+        return Ok(Page { items: Vec::new(), next: None });
+    };
     let limit = range.limit as usize;
     let mut items = Vec::new();
     for _ in 0..WINDOWS_MAX {
@@ -147,7 +165,11 @@ struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     /// None when nothing in the range can be meant.
-    async fn begin(db: &impl Reader, filter: &'a EventFilter, range: LogRange) -> Result<Option<Self>, StoreError> {
+    async fn begin(
+        db: &impl Reader,
+        filter: &'a EventFilter,
+        range: LogRange,
+    ) -> Result<Option<Self>, StoreError> {
         let LogRange { mut after, mut up_to, .. } = range;
         let mut order = filter.order.clone();
         if let Some(first) = &filter.correlation {
@@ -181,7 +203,10 @@ impl<'a> Scan<'a> {
                 "SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 AND order_id = $4 ORDER BY seq LIMIT $3) k",
                 Some(order),
             ),
-            None => ("SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3) k", None),
+            None => (
+                "SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3) k",
+                None,
+            ),
         };
         let mut args = vec![Arg::Int(self.after), Arg::Int(self.up_to), Arg::Int(WINDOW)];
         args.extend(order.map(|order| Arg::Text(order)));
@@ -190,10 +215,16 @@ impl<'a> Scan<'a> {
     }
 
     /// Events of a window that may be meant: the database leaves out what it can.
-    async fn read(&self, db: &impl Reader, end: i64, limit: usize) -> Result<Vec<LoggedEvent>, StoreError> {
+    async fn read(
+        &self,
+        db: &impl Reader,
+        end: i64,
+        limit: usize,
+    ) -> Result<Vec<LoggedEvent>, StoreError> {
         let prefix = self.filter.event_type.as_deref().map(literal);
         let last = prefix.as_ref().map(|prefix| format!("{prefix}\u{10ffff}"));
-        let mut query = Conditions::after(concat!("SELECT ", logged_columns!(), " FROM events e WHERE TRUE"));
+        let mut query =
+            Conditions::after(concat!("SELECT ", logged_columns!(), " FROM events e WHERE TRUE"));
         query.and("e.order_id =", self.order.as_deref().map(Arg::Text));
         query.and("e.seq >", Some(Arg::Int(self.after)));
         query.and("e.seq <=", Some(Arg::Int(end)));
@@ -202,8 +233,14 @@ impl<'a> Scan<'a> {
         query.and("e.correlation_id =", self.filter.correlation.as_deref().map(Arg::Text));
         query.and("e.type >=", prefix.as_deref().map(Arg::Text));
         query.and("e.type <", last.as_deref().map(Arg::Text));
-        query.and("coalesce(e.logged_ms, e.time_ms) >=", self.filter.since_ms.map(|at_ms| Arg::Int(at_ms as i64)));
-        query.and("coalesce(e.logged_ms, e.time_ms) <", self.filter.until_ms.map(|at_ms| Arg::Int(at_ms as i64)));
+        query.and(
+            "coalesce(e.logged_ms, e.time_ms) >=",
+            self.filter.since_ms.map(|at_ms| Arg::Int(at_ms as i64)),
+        );
+        query.and(
+            "coalesce(e.logged_ms, e.time_ms) <",
+            self.filter.until_ms.map(|at_ms| Arg::Int(at_ms as i64)),
+        );
         let (mut sql, mut args) = (query.sql, query.args);
         args.push(Arg::Int(limit as i64));
         let _ = write!(sql, " ORDER BY e.seq LIMIT ${}", args.len());
@@ -213,13 +250,21 @@ impl<'a> Scan<'a> {
 
 /// What every type begins with that a topic pattern covers.
 fn literal(pattern: &str) -> String {
-    let words: Vec<&str> = pattern.split('.').take_while(|word| !matches!(*word, "*" | "#")).collect();
+    let words: Vec<&str> =
+        pattern.split('.').take_while(|word| !matches!(*word, "*" | "#")).collect();
     let literal = words.join(".");
-    debug_assert!(!topic_matches(pattern, pattern) || pattern.starts_with(&literal), "a prefix of the pattern");
+    debug_assert!(
+        !topic_matches(pattern, pattern) || pattern.starts_with(&literal),
+        "a prefix of the pattern"
+    );
     literal
 }
 
-pub(super) async fn events_of<R: Reader>(db: &R, orders: &[(i64, String)], limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
+pub(super) async fn events_of<R: Reader>(
+    db: &R,
+    orders: &[(i64, String)],
+    limit: u32,
+) -> Result<Vec<LoggedEvent>, StoreError> {
     if orders.is_empty() {
         return Ok(Vec::new());
     }
@@ -231,12 +276,22 @@ pub(super) async fn events_of<R: Reader>(db: &R, orders: &[(i64, String)], limit
     db.rows(sql, &[Arg::Named(orders)]).await?.iter().map(decode::logged_event).collect()
 }
 
-pub(super) async fn events_by_id(db: &impl Reader, id: &str) -> Result<Vec<LoggedEvent>, StoreError> {
-    let sql = concat!("SELECT ", logged_columns!(), " FROM events e WHERE e.id = $1 ORDER BY e.seq LIMIT 100");
+pub(super) async fn events_by_id(
+    db: &impl Reader,
+    id: &str,
+) -> Result<Vec<LoggedEvent>, StoreError> {
+    let sql = concat!(
+        "SELECT ",
+        logged_columns!(),
+        " FROM events e WHERE e.id = $1 ORDER BY e.seq LIMIT 100"
+    );
     db.rows(sql.to_owned(), &[Arg::Text(id)]).await?.iter().map(decode::logged_event).collect()
 }
 
-pub(super) async fn settled_orders<R: Reader>(db: &R, orders: &[String]) -> Result<Vec<Settled>, StoreError> {
+pub(super) async fn settled_orders<R: Reader>(
+    db: &R,
+    orders: &[String],
+) -> Result<Vec<Settled>, StoreError> {
     if orders.is_empty() {
         return Ok(Vec::new());
     }
@@ -256,7 +311,9 @@ mod tests {
 
     #[test]
     fn a_pattern_begins_with_its_words() {
-        for (pattern, expected) in [("a.b", "a.b"), ("a.*.c", "a"), ("a.#", "a"), ("#", ""), ("*.b", ""), ("a.b.#", "a.b")] {
+        for (pattern, expected) in
+            [("a.b", "a.b"), ("a.*.c", "a"), ("a.#", "a"), ("#", ""), ("*.b", ""), ("a.b.#", "a.b")]
+        {
             assert_eq!(literal(pattern), expected, "{pattern}");
         }
     }

@@ -22,12 +22,27 @@ impl StateSource for MemoryState {
         Ok(self.0.get(key).map(|value| Self::row(key, value)))
     }
 
-    async fn state_folders(&self, _: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
+    async fn state_folders(
+        &self,
+        _: &str,
+        folders: &[String],
+    ) -> Result<Vec<StateRow>, StoreError> {
         let inside = |key: &String| folders.iter().any(|folder| key.starts_with(folder));
-        Ok(self.0.iter().filter(|(key, _)| inside(key)).map(|(key, value)| Self::row(key, value)).collect())
+        Ok(self
+            .0
+            .iter()
+            .filter(|(key, _)| inside(key))
+            .map(|(key, value)| Self::row(key, value))
+            .collect())
     }
 
-    async fn state_keys(&self, _: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
+    async fn state_keys(
+        &self,
+        _: &str,
+        prefix: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError> {
         let matching = self.0.keys().filter(|key| key.starts_with(prefix) && key.as_str() > after);
         Ok(matching.take(limit as usize).cloned().collect())
     }

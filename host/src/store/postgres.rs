@@ -1,8 +1,10 @@
-//! The store in Postgres, for any number of hosts: each has one writer that commits in groups, and a small pool beside it.
+//! The store in Postgres, for any number of hosts: each has one writer that commits in groups, and
+//! a small pool beside it.
 //!
-//! Bounds: the writer's queue (`committer`), the pool's connections, a time-out on everything, the caller's page sizes. Guarantees: an
-//! answer comes after the commit; what a decision rested on is verified in the transaction that writes its outcome, so hosts need no
-//! agreement beside the database. Costs: a group is one commit and a constant number of statements, whatever its size.
+//! Bounds: the writer's queue (`committer`), the pool's connections, a time-out on everything, the
+//! caller's page sizes. Guarantees: an answer comes after the commit; what a decision rested on is
+//! verified in the transaction that writes its outcome, so hosts need no agreement beside the
+//! database. Costs: a group is one commit and a constant number of statements, whatever its size.
 
 mod committer;
 mod hosts;
@@ -40,10 +42,11 @@ use super::log as logs;
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, EventFilter,
-    KnownBindings, LetterCount, LetterGroup, LockedState, LogRange, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter,
-    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Settled, StageBinding, StageControl, StateRow,
-    StateSource, Store, StoreError,
+    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
+    DeadLetterFilter, DeliveryRecord, EventFilter, KnownBindings, LetterCount, LetterGroup,
+    LockedState, LogRange, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter,
+    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
+    Settled, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -107,7 +110,12 @@ impl PostgresStore {
     /// Connects, brings the schema up to date and starts the writer.
     pub async fn open(options: PostgresOptions) -> Result<Arc<Self>, OpenError> {
         let timeout = Duration::from_millis(options.timeout_ms);
-        let settings = open::Settings { url: &options.url, connections: options.connections.max(2), timeout, migrate: options.migrate };
+        let settings = open::Settings {
+            url: &options.url,
+            connections: options.connections.max(2),
+            timeout,
+            migrate: options.migrate,
+        };
         let opened = open::open(&settings).await?;
         let context = Arc::new(Context {
             host: options.host_name,
@@ -147,19 +155,31 @@ impl PostgresStore {
         open::examine(&open::Settings { url, connections: 1, timeout, migrate: false }).await
     }
 
-    /// Hands an operation to the writer and waits for its commit. It is carried out even if the caller stops waiting.
+    /// Hands an operation to the writer and waits for its commit. It is carried out even if the
+    /// caller stops waiting.
     async fn ask(&self, op: Op) -> Result<Reply, StoreError> {
-        let sender = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)?;
+        let sender = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or_else(closed)?;
         let (reply, answer) = oneshot::channel();
         sender.send(Job { op, reply }).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 
     /// Bounds what runs on the pool.
-    async fn within<T>(&self, work: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
         match tokio::time::timeout(self.timeout, work).await {
             Ok(result) => result,
-            Err(_) => Err(StoreError::Unavailable(format!("no answer within {} ms", self.timeout.as_millis()))),
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "no answer within {} ms",
+                self.timeout.as_millis()
+            ))),
         }
     }
 }
@@ -172,7 +192,8 @@ fn mixed_up(reply: &Reply) -> StoreError {
     StoreError::Corrupt(format!("the writer answered another question: {reply:?}"))
 }
 
-/// A pooled connection with a transaction on it. Unless it is kept, it is closed, which rolls the transaction back.
+/// A pooled connection with a transaction on it. Unless it is kept, it is closed, which rolls the
+/// transaction back.
 struct Begun(Option<PoolConnection<Postgres>>);
 
 /// A connection for a transaction.
@@ -217,18 +238,31 @@ impl StateSource for PostgresStore {
         Ok(row.filter(|row| row.version > 0))
     }
 
-    async fn state_folders(&self, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
+    async fn state_folders(
+        &self,
+        stage: &str,
+        folders: &[String],
+    ) -> Result<Vec<StateRow>, StoreError> {
         self.within(read::state_folders(&self.pool, stage, folders)).await
     }
 
-    async fn state_keys(&self, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
+    async fn state_keys(
+        &self,
+        stage: &str,
+        prefix: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError> {
         self.within(questions::state_keys(&self.pool, stage, prefix, after, limit)).await
     }
 }
 
 #[async_trait]
 impl Store for PostgresStore {
-    async fn accept_order(&self, order: NewOrder) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
+    async fn accept_order(
+        &self,
+        order: NewOrder,
+    ) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
         match self.ask(Op::Order(Box::new(order))).await? {
             Reply::Order(accepted, rows) => Ok((accepted, rows)),
             other => Err(mixed_up(&other)),
@@ -242,7 +276,10 @@ impl Store for PostgresStore {
         }
     }
 
-    async fn cancel_order(&self, cancel: NewCancel) -> Result<(Cancelled, Vec<OutboxRow>), StoreError> {
+    async fn cancel_order(
+        &self,
+        cancel: NewCancel,
+    ) -> Result<(Cancelled, Vec<OutboxRow>), StoreError> {
         match self.ask(Op::Cancel(Box::new(cancel))).await? {
             Reply::Cancel(cancelled, rows) => Ok((cancelled, rows)),
             other => Err(mixed_up(&other)),
@@ -256,8 +293,14 @@ impl Store for PostgresStore {
         }
     }
 
-    async fn lock_state(&self, stage: &str, keys: &[String]) -> Result<Option<Box<dyn LockedState>>, StoreError> {
-        let locked = self.within(locked::lock(&self.pool, &self.context, (stage, keys), self.timeout)).await?;
+    async fn lock_state(
+        &self,
+        stage: &str,
+        keys: &[String],
+    ) -> Result<Option<Box<dyn LockedState>>, StoreError> {
+        let locked = self
+            .within(locked::lock(&self.pool, &self.context, (stage, keys), self.timeout))
+            .await?;
         Ok(Some(Box::new(locked)))
     }
 
@@ -287,7 +330,10 @@ impl Store for PostgresStore {
         self.within(outbox::requeue(&self.pool, &self.context, stage, lost)).await
     }
 
-    async fn already_settled(&self, keys: Vec<(DeliveryKey, u32, u32)>) -> Result<Vec<DeliveryKey>, StoreError> {
+    async fn already_settled(
+        &self,
+        keys: Vec<(DeliveryKey, u32, u32)>,
+    ) -> Result<Vec<DeliveryKey>, StoreError> {
         self.within(read::already_settled(&self.pool, &keys)).await
     }
 
@@ -299,7 +345,12 @@ impl Store for PostgresStore {
         self.within(questions::orders(&self.pool, &filter)).await
     }
 
-    async fn order_events(&self, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
+    async fn order_events(
+        &self,
+        order_id: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LoggedEvent>, StoreError> {
         self.within(questions::order_events(&self.pool, order_id, after, limit)).await
     }
 
@@ -307,11 +358,19 @@ impl Store for PostgresStore {
         self.within(self.log_end.find(&self.pool)).await
     }
 
-    async fn events(&self, filter: EventFilter, range: LogRange) -> Result<Page<LoggedEvent>, StoreError> {
+    async fn events(
+        &self,
+        filter: EventFilter,
+        range: LogRange,
+    ) -> Result<Page<LoggedEvent>, StoreError> {
         self.within(logs::events(&self.pool, &filter, range)).await
     }
 
-    async fn events_of(&self, orders: &[(i64, String)], limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
+    async fn events_of(
+        &self,
+        orders: &[(i64, String)],
+        limit: u32,
+    ) -> Result<Vec<LoggedEvent>, StoreError> {
         self.within(logs::events_of(&self.pool, orders, limit)).await
     }
 
@@ -331,7 +390,10 @@ impl Store for PostgresStore {
         self.within(questions::delivery(&self.pool, key)).await
     }
 
-    async fn recordings(&self, filter: RecordingFilter) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
+    async fn recordings(
+        &self,
+        filter: RecordingFilter,
+    ) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
         self.within(questions::recordings(&self.pool, &filter)).await
     }
 
@@ -343,7 +405,10 @@ impl Store for PostgresStore {
         self.within(questions::dead_letter(&self.pool, id)).await
     }
 
-    async fn letter_groups(&self, filter: DeadLetterFilter) -> Result<Page<LetterGroup>, StoreError> {
+    async fn letter_groups(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<Page<LetterGroup>, StoreError> {
         self.within(questions::letter_groups(&self.pool, &filter)).await
     }
 
@@ -351,7 +416,11 @@ impl Store for PostgresStore {
         self.within(questions::count_letters(&self.pool, &filter)).await
     }
 
-    async fn letter_ids(&self, filter: DeadLetterFilter, after: i64) -> Result<Vec<i64>, StoreError> {
+    async fn letter_ids(
+        &self,
+        filter: DeadLetterFilter,
+        after: i64,
+    ) -> Result<Vec<i64>, StoreError> {
         self.within(questions::letter_ids(&self.pool, &filter, after)).await
     }
 
@@ -360,15 +429,26 @@ impl Store for PostgresStore {
     }
 
     async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {
-        self.within(letters::act(&self.pool, &self.context, id, Action::Replay { expires_at_ms })).await
+        self.within(letters::act(&self.pool, &self.context, id, Action::Replay { expires_at_ms }))
+            .await
     }
 
-    async fn replay_edited(&self, id: i64, event: NewEvent) -> Result<DeadLetterAction, StoreError> {
+    async fn replay_edited(
+        &self,
+        id: i64,
+        event: NewEvent,
+    ) -> Result<DeadLetterAction, StoreError> {
         self.within(letters::act(&self.pool, &self.context, id, Action::ReplayEdited(&event))).await
     }
 
     async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError> {
-        self.within(letters::act(&self.pool, &self.context, id, Action::Discard { reason: &reason })).await
+        self.within(letters::act(
+            &self.pool,
+            &self.context,
+            id,
+            Action::Discard { reason: &reason },
+        ))
+        .await
     }
 
     async fn record_plugin_load(&self, load: PluginLoad) -> Result<(), StoreError> {
@@ -383,16 +463,29 @@ impl Store for PostgresStore {
         self.within(questions::stage_controls(&self.pool)).await
     }
 
-    async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError> {
+    async fn set_stage_control(
+        &self,
+        stage: &str,
+        state: ControlState,
+        reason: Option<String>,
+    ) -> Result<StageControl, StoreError> {
         let word = (stage, state, reason.as_deref());
         self.within(letters::set_stage_control(&self.pool, self.context.clock.now_ms(), word)).await
     }
 
-    async fn note_bindings(&self, used: Vec<StageBinding>, live_ms: u64) -> Result<KnownBindings, StoreError> {
+    async fn note_bindings(
+        &self,
+        used: Vec<StageBinding>,
+        live_ms: u64,
+    ) -> Result<KnownBindings, StoreError> {
         self.within(hosts::note_bindings(&self.pool, &self.context, &used, live_ms)).await
     }
 
-    async fn forget_binding(&self, binding: StageBinding, live_ms: u64) -> Result<bool, StoreError> {
+    async fn forget_binding(
+        &self,
+        binding: StageBinding,
+        live_ms: u64,
+    ) -> Result<bool, StoreError> {
         self.within(hosts::forget_binding(&self.pool, &self.context, &binding, live_ms)).await
     }
 
@@ -409,12 +502,18 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let asked = async { fetch(&self.pool, "SELECT 1", args![]).await.map(|_| ()).map_err(|error| store_error(&error)) };
+        let asked = async {
+            fetch(&self.pool, "SELECT 1", args![])
+                .await
+                .map(|_| ())
+                .map_err(|error| store_error(&error))
+        };
         self.within(asked).await
     }
 
     async fn close(&self) {
-        // The writer ends when the last sender is gone: those of calls under way are dropped once they were answered.
+        // The writer ends when the last sender is gone: those of calls under way are dropped once
+        // they were answered.
         drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(task) = self.committer.lock().await.take()
             && let Err(error) = task.await

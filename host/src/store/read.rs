@@ -1,18 +1,24 @@
-//! Questions that the API asks, the same for every database: they see the last commit and never wait for a writer.
+//! Questions that the API asks, the same for every database: they see the last commit and never
+//! wait for a writer.
 //!
-//! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its hops.
+//! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its
+//! hops.
 
 mod letters;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-pub(super) use self::letters::{count_letters, dead_letter, dead_letters, letter_groups, letter_ids};
-use super::decode::{self, Columns, attempt_columns, envelope_columns, logged_columns, order_columns};
+pub(super) use self::letters::{
+    count_letters, dead_letter, dead_letters, letter_groups, letter_ids,
+};
+use super::decode::{
+    self, Columns, attempt_columns, envelope_columns, logged_columns, order_columns,
+};
 use super::log::ORDERS;
 use super::{
-    DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, RecordedDelivery, RecordingCursor, RecordingFilter, StageControl,
-    StateRow, StoreError,
+    DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, RecordedDelivery,
+    RecordingCursor, RecordingFilter, StageControl, StateRow, StoreError,
 };
 use crate::event::{DeliveryKey, Event};
 
@@ -29,24 +35,49 @@ pub(super) enum Arg<'a> {
 pub(super) trait Reader: Sync {
     /// A row of the answer.
     type Row: Columns + Send + Sync;
-    /// A `FROM` item that makes a table `k (number, name)` of the first argument, an [`Arg::Named`].
+    /// A `FROM` item that makes a table `k (number, name)` of the first argument, an
+    /// [`Arg::Named`].
     const NAMED: &'static str;
     /// Placeholders that such an argument takes.
     const NAMED_WIDTH: usize;
     /// Runs a query.
-    fn rows(&self, sql: String, args: &[Arg<'_>]) -> impl Future<Output = Result<Vec<Self::Row>, StoreError>> + Send;
+    fn rows(
+        &self,
+        sql: String,
+        args: &[Arg<'_>],
+    ) -> impl Future<Output = Result<Vec<Self::Row>, StoreError>> + Send;
 }
 
-pub(super) async fn state_get(db: &impl Reader, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
+pub(super) async fn state_get(
+    db: &impl Reader,
+    stage: &str,
+    key: &str,
+) -> Result<Option<StateRow>, StoreError> {
     let sql = "SELECT key, value, version FROM state WHERE stage = $1 AND key = $2";
-    db.rows(sql.to_owned(), &[Arg::Text(stage), Arg::Text(key)]).await?.first().map(decode::state_row).transpose()
+    db.rows(sql.to_owned(), &[Arg::Text(stage), Arg::Text(key)])
+        .await?
+        .first()
+        .map(decode::state_row)
+        .transpose()
 }
 
-pub(super) async fn state_keys(db: &impl Reader, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
+pub(super) async fn state_keys(
+    db: &impl Reader,
+    stage: &str,
+    prefix: &str,
+    after: &str,
+    limit: u32,
+) -> Result<Vec<String>, StoreError> {
     // The last code point, which no text uses, ends the range of any prefix.
     let end = format!("{prefix}\u{10ffff}");
     let sql = "SELECT key FROM state WHERE stage = $1 AND key >= $2 AND key < $3 AND key > $4 AND value IS NOT NULL ORDER BY key LIMIT $5";
-    let args = [Arg::Text(stage), Arg::Text(prefix), Arg::Text(&end), Arg::Text(after), Arg::Int(i64::from(limit))];
+    let args = [
+        Arg::Text(stage),
+        Arg::Text(prefix),
+        Arg::Text(&end),
+        Arg::Text(after),
+        Arg::Int(i64::from(limit)),
+    ];
     db.rows(sql.to_owned(), &args).await?.iter().map(|row| row.owned(0)).collect()
 }
 
@@ -91,7 +122,8 @@ impl<'a> Conditions<'a> {
     }
 }
 
-/// Events that wait at a stage, given the number of its placeholder: their deliveries are open, or dead and wait for a person.
+/// Events that wait at a stage, given the number of its placeholder: their deliveries are open, or
+/// dead and wait for a person.
 fn waiting_at(stage: usize) -> String {
     format!(
         "SELECT d.event_seq FROM deliveries d WHERE d.stage = ${stage} AND d.status = 'open' \
@@ -99,8 +131,12 @@ fn waiting_at(stage: usize) -> String {
     )
 }
 
-pub(super) async fn orders(db: &impl Reader, filter: &OrderFilter) -> Result<Page<Order>, StoreError> {
-    let mut query = Conditions::after(concat!("SELECT ", order_columns!(), " FROM orders o WHERE TRUE"));
+pub(super) async fn orders(
+    db: &impl Reader,
+    filter: &OrderFilter,
+) -> Result<Page<Order>, StoreError> {
+    let mut query =
+        Conditions::after(concat!("SELECT ", order_columns!(), " FROM orders o WHERE TRUE"));
     query.and("o.status =", filter.status.as_deref().map(Arg::Text));
     query.and("o.customer =", filter.customer.as_deref().map(Arg::Text));
     if let Some(stage) = &filter.stage {
@@ -126,13 +162,27 @@ pub(super) async fn orders(db: &impl Reader, filter: &OrderFilter) -> Result<Pag
     decode::page(&rows, filter.limit, |row| Ok((row.int(6)?, decode::order(row)?)))
 }
 
-pub(super) async fn order_events(db: &impl Reader, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
-    let sql = concat!("SELECT ", logged_columns!(), " FROM events e WHERE e.order_id = $1 AND e.seq > $2 ORDER BY e.seq LIMIT $3");
-    let rows = db.rows(sql.to_owned(), &[Arg::Text(order_id), Arg::Int(after), Arg::Int(i64::from(limit))]).await?;
+pub(super) async fn order_events(
+    db: &impl Reader,
+    order_id: &str,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<LoggedEvent>, StoreError> {
+    let sql = concat!(
+        "SELECT ",
+        logged_columns!(),
+        " FROM events e WHERE e.order_id = $1 AND e.seq > $2 ORDER BY e.seq LIMIT $3"
+    );
+    let rows = db
+        .rows(sql.to_owned(), &[Arg::Text(order_id), Arg::Int(after), Arg::Int(i64::from(limit))])
+        .await?;
     rows.iter().map(decode::logged_event).collect()
 }
 
-async fn attempts_of<R: Reader>(db: &R, deliveries: &[(i64, String)]) -> Result<decode::Failures, StoreError> {
+async fn attempts_of<R: Reader>(
+    db: &R,
+    deliveries: &[(i64, String)],
+) -> Result<decode::Failures, StoreError> {
     if deliveries.is_empty() {
         return Ok(decode::Failures::new());
     }
@@ -148,22 +198,35 @@ async fn attempts_of<R: Reader>(db: &R, deliveries: &[(i64, String)]) -> Result<
 const DELIVERIES: &str = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, \
      d.duration_us, d.created_ms, d.settled_ms, d.emitted FROM events e CROSS JOIN deliveries d WHERE d.event_seq = e.seq";
 
-pub(super) async fn order_deliveries(db: &impl Reader, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
-    let sql = format!("{DELIVERIES} AND e.order_id = $1 ORDER BY d.created_ms, d.event_seq, d.stage");
+pub(super) async fn order_deliveries(
+    db: &impl Reader,
+    order_id: &str,
+) -> Result<Vec<DeliveryRecord>, StoreError> {
+    let sql =
+        format!("{DELIVERIES} AND e.order_id = $1 ORDER BY d.created_ms, d.event_seq, d.stage");
     deliveries(db, db.rows(sql, &[Arg::Text(order_id)]).await?).await
 }
 
-pub(super) async fn delivery(db: &impl Reader, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {
+pub(super) async fn delivery(
+    db: &impl Reader,
+    key: &DeliveryKey,
+) -> Result<Option<DeliveryRecord>, StoreError> {
     let sql = format!("{DELIVERIES} AND e.id = $1 AND e.source = $2 AND d.stage = $3");
-    let rows = db.rows(sql, &[Arg::Text(&key.event.id), Arg::Text(&key.event.source), Arg::Text(&key.stage)]).await?;
+    let rows = db
+        .rows(sql, &[Arg::Text(&key.event.id), Arg::Text(&key.event.source), Arg::Text(&key.stage)])
+        .await?;
     Ok(deliveries(db, rows).await?.into_iter().next())
 }
 
 /// Decodes deliveries and adds their failed tries.
-async fn deliveries<R: Reader>(db: &R, rows: Vec<R::Row>) -> Result<Vec<DeliveryRecord>, StoreError> {
+async fn deliveries<R: Reader>(
+    db: &R,
+    rows: Vec<R::Row>,
+) -> Result<Vec<DeliveryRecord>, StoreError> {
     let keys = decode::delivery_keys(&rows, 0)?;
     let mut failures = attempts_of(db, &keys).await?;
-    let with_failures = |(row, key)| decode::delivery_record(row, failures.remove(&key).unwrap_or_default());
+    let with_failures =
+        |(row, key)| decode::delivery_record(row, failures.remove(&key).unwrap_or_default());
     rows.iter().zip(keys).map(with_failures).collect()
 }
 
@@ -181,8 +244,12 @@ pub(super) async fn recordings<R: Reader>(
     filter: &RecordingFilter,
 ) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
     let (after, limit) = (filter.after, filter.limit as usize);
-    let mut args =
-        vec![Arg::Text(&filter.stage), Arg::Int(after.settled_ms), Arg::Int(after.event_seq), Arg::Int(i64::from(filter.limit) + 1)];
+    let mut args = vec![
+        Arg::Text(&filter.stage),
+        Arg::Int(after.settled_ms),
+        Arg::Int(after.event_seq),
+        Arg::Int(i64::from(filter.limit) + 1),
+    ];
     args.extend(filter.order.as_deref().map(Arg::Text));
     let picked = if filter.order.is_some() { RECORDINGS_OF_ORDER } else { RECORDINGS };
     let sql = format!(
@@ -211,11 +278,18 @@ pub(super) async fn recordings<R: Reader>(
 }
 
 /// Events by id, in the order of the question: an id that a stage gave is the only one of its kind.
-async fn emitted_by<R: Reader>(db: &R, named: &[(i64, String)]) -> Result<Vec<Option<Event>>, StoreError> {
+async fn emitted_by<R: Reader>(
+    db: &R,
+    named: &[(i64, String)],
+) -> Result<Vec<Option<Event>>, StoreError> {
     if named.is_empty() {
         return Ok(Vec::new());
     }
-    let sql = format!("SELECT {} FROM {} CROSS JOIN events e WHERE e.id = k.name AND e.stage IS NOT NULL", envelope_columns!(), R::NAMED);
+    let sql = format!(
+        "SELECT {} FROM {} CROSS JOIN events e WHERE e.id = k.name AND e.stage IS NOT NULL",
+        envelope_columns!(),
+        R::NAMED
+    );
     let mut found = HashMap::new();
     for row in &db.rows(sql, &[Arg::Named(named)]).await? {
         let event = decode::envelope(row, 0)?.event;
@@ -224,13 +298,18 @@ async fn emitted_by<R: Reader>(db: &R, named: &[(i64, String)]) -> Result<Vec<Op
     Ok(named.iter().map(|(_, id)| found.remove(id)).collect())
 }
 
-pub(super) async fn plugin_loads(db: &impl Reader, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
+pub(super) async fn plugin_loads(
+    db: &impl Reader,
+    stage: &str,
+    limit: u32,
+) -> Result<Vec<PluginLoad>, StoreError> {
     let sql = "SELECT stage, digest, version, host, loaded_ms FROM plugin_loads WHERE stage = $1 ORDER BY id DESC LIMIT $2";
     let rows = db.rows(sql.to_owned(), &[Arg::Text(stage), Arg::Int(i64::from(limit))]).await?;
     rows.iter().map(decode::plugin_load).collect()
 }
 
 pub(super) async fn stage_controls(db: &impl Reader) -> Result<Vec<StageControl>, StoreError> {
-    let sql = "SELECT stage, state, reason, since_ms, held_from_ms FROM stage_controls ORDER BY stage";
+    let sql =
+        "SELECT stage, state, reason, since_ms, held_from_ms FROM stage_controls ORDER BY stage";
     db.rows(sql.to_owned(), &[]).await?.iter().map(decode::stage_control).collect()
 }

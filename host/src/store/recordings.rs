@@ -25,7 +25,8 @@ pub struct RecordedDelivery {
     pub emitted: Option<Vec<Event>>,
 }
 
-/// A place in the list of a stage's recordings: they are in the order in which deliveries were settled.
+/// A place in the list of a stage's recordings: they are in the order in which deliveries were
+/// settled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordingCursor {
     /// When the delivery was settled, milliseconds since 1970-01-01 UTC.
@@ -51,8 +52,11 @@ impl std::str::FromStr for RecordingCursor {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('.').and_then(|(time, seq)| Some((time.parse().ok()?, seq.parse().ok()?)));
-        let (settled_ms, event_seq) = parts.ok_or_else(|| format!("`{text}` is no cursor of this list"))?;
+        let parts = text
+            .split_once('.')
+            .and_then(|(time, seq)| Some((time.parse().ok()?, seq.parse().ok()?)));
+        let (settled_ms, event_seq) =
+            parts.ok_or_else(|| format!("`{text}` is no cursor of this list"))?;
         Ok(Self { settled_ms, event_seq })
     }
 }

@@ -1,8 +1,10 @@
-//! The store in one `SQLite` file, for a single host: one writer that commits in groups, readers beside it.
+//! The store in one `SQLite` file, for a single host: one writer that commits in groups, readers
+//! beside it.
 //!
-//! Bounds: the writer's queue (`committer`), four readers, the caller's page sizes. Guarantees: `synchronous = FULL`, so that what
-//! was answered is on disk; a lock file keeps a second host off. Costs: a group is one fsync and a constant number of statements,
-//! whatever the number of operations in it.
+//! Bounds: the writer's queue (`committer`), four readers, the caller's page sizes. Guarantees:
+//! `synchronous = FULL`, so that what was answered is on disk; a lock file keeps a second host off.
+//! Costs: a group is one fsync and a constant number of statements, whatever the number of
+//! operations in it.
 
 mod committer;
 mod hosts;
@@ -36,10 +38,11 @@ use super::log;
 use super::read as questions;
 use super::status::StatusRules;
 use super::{
-    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction, DeadLetterFilter, DeliveryRecord, EventFilter,
-    KnownBindings, LetterCount, LetterGroup, LockedState, LogRange, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter,
-    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Settled, StageBinding, StageControl, StateRow,
-    StateSource, Store, StoreError,
+    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
+    DeadLetterFilter, DeliveryRecord, EventFilter, KnownBindings, LetterCount, LetterGroup,
+    LockedState, LogRange, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter,
+    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
+    Settled, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::event::DeliveryKey;
@@ -96,7 +99,8 @@ impl SqliteStore {
         open::examine(path).await
     }
 
-    /// Opens the file, brings its schema up to date and starts the writer. What earlier runs held is released.
+    /// Opens the file, brings its schema up to date and starts the writer. What earlier runs held
+    /// is released.
     pub async fn open(options: SqliteOptions) -> Result<Arc<Self>, OpenError> {
         let opened = open::open(&options.path).await?;
         let mut conn = opened.writer;
@@ -132,7 +136,8 @@ impl SqliteStore {
         writer.clone().filter(|writer| !writer.is_closed()).ok_or_else(closed)
     }
 
-    /// Hands an operation to the writer and waits for its commit. It is carried out even if the caller stops waiting.
+    /// Hands an operation to the writer and waits for its commit. It is carried out even if the
+    /// caller stops waiting.
     async fn ask(&self, op: Op) -> Result<Reply, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.sender()?.send(Job { op, reply }).await.map_err(|_| closed())?;
@@ -169,12 +174,14 @@ fn mixed_up(reply: &Reply) -> StoreError {
     StoreError::Corrupt(format!("the writer answered another question: {reply:?}"))
 }
 
-/// Where the numbering of events and outbox rows goes on: the writer counts, since nobody else writes.
+/// Where the numbering of events and outbox rows goes on: the writer counts, since nobody else
+/// writes.
 async fn last_numbers(conn: &mut SqliteConnection) -> Result<Numbers, StoreError> {
     let sql = "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0), \
                coalesce((SELECT max(seq) FROM events), 0)), coalesce((SELECT max(id) FROM outbox), 0)";
     let rows = fetch(conn, sql, args![]).await?;
-    let row = rows.first().ok_or_else(|| StoreError::Corrupt("no row where one belongs".to_owned()))?;
+    let row =
+        rows.first().ok_or_else(|| StoreError::Corrupt("no row where one belongs".to_owned()))?;
     Ok(Numbers { event: row.int(0)?, outbox: row.int(1)? })
 }
 
@@ -184,18 +191,31 @@ impl StateSource for SqliteStore {
         questions::state_get(&self.readers, stage, key).await
     }
 
-    async fn state_folders(&self, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
+    async fn state_folders(
+        &self,
+        stage: &str,
+        folders: &[String],
+    ) -> Result<Vec<StateRow>, StoreError> {
         read::state_folders(&self.readers, stage, folders).await
     }
 
-    async fn state_keys(&self, stage: &str, prefix: &str, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
+    async fn state_keys(
+        &self,
+        stage: &str,
+        prefix: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError> {
         questions::state_keys(&self.readers, stage, prefix, after, limit).await
     }
 }
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn accept_order(&self, order: NewOrder) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
+    async fn accept_order(
+        &self,
+        order: NewOrder,
+    ) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
         match self.ask(Op::Shared(group::Op::Order(Box::new(order)))).await? {
             Reply::Shared(group::Reply::Order(accepted, rows)) => Ok((accepted, rows)),
             other => Err(mixed_up(&other)),
@@ -209,7 +229,10 @@ impl Store for SqliteStore {
         }
     }
 
-    async fn cancel_order(&self, cancel: NewCancel) -> Result<(Cancelled, Vec<OutboxRow>), StoreError> {
+    async fn cancel_order(
+        &self,
+        cancel: NewCancel,
+    ) -> Result<(Cancelled, Vec<OutboxRow>), StoreError> {
         match self.ask(Op::Shared(group::Op::Cancel(Box::new(cancel)))).await? {
             Reply::Shared(group::Reply::Cancel(cancelled, rows)) => Ok((cancelled, rows)),
             other => Err(mixed_up(&other)),
@@ -224,7 +247,11 @@ impl Store for SqliteStore {
     }
 
     /// One host, one writer: whoever was refused reads again and wins.
-    async fn lock_state(&self, _: &str, _: &[String]) -> Result<Option<Box<dyn LockedState>>, StoreError> {
+    async fn lock_state(
+        &self,
+        _: &str,
+        _: &[String],
+    ) -> Result<Option<Box<dyn LockedState>>, StoreError> {
         Ok(None)
     }
 
@@ -265,7 +292,10 @@ impl Store for SqliteStore {
         self.ask_rows(Op::Requeue { stage, events, queued_before_ms }).await
     }
 
-    async fn already_settled(&self, keys: Vec<(DeliveryKey, u32, u32)>) -> Result<Vec<DeliveryKey>, StoreError> {
+    async fn already_settled(
+        &self,
+        keys: Vec<(DeliveryKey, u32, u32)>,
+    ) -> Result<Vec<DeliveryKey>, StoreError> {
         read::already_settled(&self.readers, &keys).await
     }
 
@@ -277,21 +307,35 @@ impl Store for SqliteStore {
         questions::orders(&self.readers, &filter).await
     }
 
-    async fn order_events(&self, order_id: &str, after: i64, limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
+    async fn order_events(
+        &self,
+        order_id: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LoggedEvent>, StoreError> {
         questions::order_events(&self.readers, order_id, after, limit).await
     }
 
     /// There is one writer, so positions are committed in their order.
     async fn log_end(&self) -> Result<i64, StoreError> {
-        let rows = fetch(&self.readers, "SELECT coalesce(max(seq), 0) FROM events", args![]).await?;
+        let rows =
+            fetch(&self.readers, "SELECT coalesce(max(seq), 0) FROM events", args![]).await?;
         rows.first().map_or(Ok(0), |row| row.int(0))
     }
 
-    async fn events(&self, filter: EventFilter, range: LogRange) -> Result<Page<LoggedEvent>, StoreError> {
+    async fn events(
+        &self,
+        filter: EventFilter,
+        range: LogRange,
+    ) -> Result<Page<LoggedEvent>, StoreError> {
         log::events(&self.readers, &filter, range).await
     }
 
-    async fn events_of(&self, orders: &[(i64, String)], limit: u32) -> Result<Vec<LoggedEvent>, StoreError> {
+    async fn events_of(
+        &self,
+        orders: &[(i64, String)],
+        limit: u32,
+    ) -> Result<Vec<LoggedEvent>, StoreError> {
         log::events_of(&self.readers, orders, limit).await
     }
 
@@ -311,7 +355,10 @@ impl Store for SqliteStore {
         questions::delivery(&self.readers, key).await
     }
 
-    async fn recordings(&self, filter: RecordingFilter) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
+    async fn recordings(
+        &self,
+        filter: RecordingFilter,
+    ) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
         questions::recordings(&self.readers, &filter).await
     }
 
@@ -323,7 +370,10 @@ impl Store for SqliteStore {
         questions::dead_letter(&self.readers, id).await
     }
 
-    async fn letter_groups(&self, filter: DeadLetterFilter) -> Result<Page<LetterGroup>, StoreError> {
+    async fn letter_groups(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<Page<LetterGroup>, StoreError> {
         questions::letter_groups(&self.readers, &filter).await
     }
 
@@ -331,7 +381,11 @@ impl Store for SqliteStore {
         questions::count_letters(&self.readers, &filter).await
     }
 
-    async fn letter_ids(&self, filter: DeadLetterFilter, after: i64) -> Result<Vec<i64>, StoreError> {
+    async fn letter_ids(
+        &self,
+        filter: DeadLetterFilter,
+        after: i64,
+    ) -> Result<Vec<i64>, StoreError> {
         questions::letter_ids(&self.readers, &filter, after).await
     }
 
@@ -349,7 +403,11 @@ impl Store for SqliteStore {
         self.ask_letter(Op::Replay { id, expires_at_ms }).await
     }
 
-    async fn replay_edited(&self, id: i64, event: NewEvent) -> Result<DeadLetterAction, StoreError> {
+    async fn replay_edited(
+        &self,
+        id: i64,
+        event: NewEvent,
+    ) -> Result<DeadLetterAction, StoreError> {
         let event = Box::new(event);
         self.ask_letter(Op::ReplayEdited { id, event }).await
     }
@@ -370,21 +428,34 @@ impl Store for SqliteStore {
         questions::stage_controls(&self.readers).await
     }
 
-    async fn set_stage_control(&self, stage: &str, state: ControlState, reason: Option<String>) -> Result<StageControl, StoreError> {
+    async fn set_stage_control(
+        &self,
+        stage: &str,
+        state: ControlState,
+        reason: Option<String>,
+    ) -> Result<StageControl, StoreError> {
         match self.ask(Op::SetStageControl { stage: stage.to_owned(), state, reason }).await? {
             Reply::Control(control) => Ok(control),
             other => Err(mixed_up(&other)),
         }
     }
 
-    async fn note_bindings(&self, used: Vec<StageBinding>, live_ms: u64) -> Result<KnownBindings, StoreError> {
+    async fn note_bindings(
+        &self,
+        used: Vec<StageBinding>,
+        live_ms: u64,
+    ) -> Result<KnownBindings, StoreError> {
         match self.ask(Op::NoteBindings { used, live_ms }).await? {
             Reply::Bindings(known) => Ok(known),
             other => Err(mixed_up(&other)),
         }
     }
 
-    async fn forget_binding(&self, binding: StageBinding, live_ms: u64) -> Result<bool, StoreError> {
+    async fn forget_binding(
+        &self,
+        binding: StageBinding,
+        live_ms: u64,
+    ) -> Result<bool, StoreError> {
         match self.ask(Op::ForgetBinding { binding, live_ms }).await? {
             Reply::Forgotten(forgotten) => Ok(forgotten),
             other => Err(mixed_up(&other)),
@@ -413,7 +484,8 @@ impl Store for SqliteStore {
     }
 
     async fn close(&self) {
-        // The writer ends when the last sender is gone: those of calls under way are dropped once they were answered.
+        // The writer ends when the last sender is gone: those of calls under way are dropped once
+        // they were answered.
         drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
         // Readers first: an open one would keep the log from being taken back into the file.
         self.readers.close().await;

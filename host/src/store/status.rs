@@ -1,14 +1,18 @@
-//! How an order's status follows from its events: a table from event type to status, with the statuses it may follow.
+//! How an order's status follows from its events: a table from event type to status, with the
+//! statuses it may follow.
 //!
-//! Pure; the store applies it in the transaction that writes the event. Guarantees: a final status is left only by a transition that
-//! names it, whatever the order in which late events arrive; a cancelled order leaves its two statuses by no event at all.
+//! Pure; the store applies it in the transaction that writes the event. Guarantees: a final status
+//! is left only by a transition that names it, whatever the order in which late events arrive; a
+//! cancelled order leaves its two statuses by no event at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use crate::event::{DEAD_LETTERED, HOST_EVENT_PREFIX, ORDER_CANCELLED, ORDER_CREATED, topic_matches};
+use crate::event::{
+    DEAD_LETTERED, HOST_EVENT_PREFIX, ORDER_CANCELLED, ORDER_CREATED, topic_matches,
+};
 
 mod check;
 
@@ -40,13 +44,14 @@ pub struct StatusRules {
     pub cancel: CancelRules,
 }
 
-/// What goes on when an order is cancelled. The transition of `order.cancelled` says from which statuses, and what the status is until
-/// everything is undone.
+/// What goes on when an order is cancelled. The transition of `order.cancelled` says from which
+/// statuses, and what the status is until everything is undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CancelRules {
-    /// Topic patterns of the events by which stages undo: they are carried out in spite of the cancel, and when all of them were, the
-    /// order is cancelled. Every other event of the order is skipped.
+    /// Topic patterns of the events by which stages undo: they are carried out in spite of the
+    /// cancel, and when all of them were, the order is cancelled. Every other event of the order is
+    /// skipped.
     pub compensations: Vec<String>,
     /// Stages that are given every event of a cancelled order, because they only watch.
     pub watchers: Vec<String>,
@@ -56,8 +61,18 @@ pub struct CancelRules {
 
 impl Default for CancelRules {
     fn default() -> Self {
-        let compensations = [ORDER_CANCELLED, "payment.refunded", "inventory.released", "shipping.recalled", "notification.sent"];
-        Self { compensations: compensations.map(String::from).to_vec(), watchers: Vec::new(), done: "cancelled".to_owned() }
+        let compensations = [
+            ORDER_CANCELLED,
+            "payment.refunded",
+            "inventory.released",
+            "shipping.recalled",
+            "notification.sent",
+        ];
+        Self {
+            compensations: compensations.map(String::from).to_vec(),
+            watchers: Vec::new(),
+            done: "cancelled".to_owned(),
+        }
     }
 }
 
@@ -74,7 +89,8 @@ impl StatusRules {
             Some(from) => from.iter().any(|status| status == present),
             None => !self.finals.contains(present) && present != PRUNED,
         };
-        (allowed && transition.status != present && !self.holds(present)).then_some(transition.status.as_str())
+        (allowed && transition.status != present && !self.holds(present))
+            .then_some(transition.status.as_str())
     }
 
     /// The status of an order whose cancel is under way; none: orders cannot be cancelled.
@@ -82,12 +98,14 @@ impl StatusRules {
         self.initial(ORDER_CANCELLED)
     }
 
-    /// The statuses of a cancelled order: while it is undone, and then. Empty where orders cannot be cancelled.
+    /// The statuses of a cancelled order: while it is undone, and then. Empty where orders cannot
+    /// be cancelled.
     pub fn held(&self) -> [&str; 2] {
         self.cancelling().map_or([""; 2], |cancelling| [cancelling, &self.cancel.done])
     }
 
-    /// Whether an order of this status is cancelled, or being cancelled: nothing goes forward with it.
+    /// Whether an order of this status is cancelled, or being cancelled: nothing goes forward with
+    /// it.
     pub fn holds(&self, status: &str) -> bool {
         self.held().contains(&status)
     }
@@ -99,7 +117,9 @@ impl StatusRules {
 
     /// Whether a stage is given this event although its order is cancelled.
     pub fn runs_when_held(&self, stage: &str, event_type: &str) -> bool {
-        self.compensates(event_type) || event_type.starts_with(HOST_EVENT_PREFIX) || self.cancel.watchers.iter().any(|name| name == stage)
+        self.compensates(event_type)
+            || event_type.starts_with(HOST_EVENT_PREFIX)
+            || self.cancel.watchers.iter().any(|name| name == stage)
     }
 
     /// The orders among unfinished deliveries (order, event type) that have a compensation left.
@@ -107,7 +127,9 @@ impl StatusRules {
         &self,
         unfinished: impl Iterator<Item = Result<(String, &'a str), StoreError>>,
     ) -> Result<Vec<String>, StoreError> {
-        let left = unfinished.filter(|row| row.as_ref().map_or(true, |(_, event_type)| self.compensates(event_type)));
+        let left = unfinished.filter(|row| {
+            row.as_ref().map_or(true, |(_, event_type)| self.compensates(event_type))
+        });
         left.map(|row| row.map(|(order, _)| order)).collect()
     }
 }
@@ -127,7 +149,11 @@ impl Default for StatusRules {
             ("shipping.ready", "ready", None),
             // The point of no return.
             ("shipping.dispatched", "dispatched", named(&["ready"])),
-            (ORDER_CANCELLED, "cancelling", named(&["received", "authorized", "reserved", "ready", "failed"])),
+            (
+                ORDER_CANCELLED,
+                "cancelling",
+                named(&["received", "authorized", "reserved", "ready", "failed"]),
+            ),
             // Not final: a replay goes on from here.
             (DEAD_LETTERED, "failed", None),
         ];
@@ -196,7 +222,11 @@ mod tests {
             ("notification", "payment.refunded", true),
             ("alerts", DEAD_LETTERED, true),
         ] {
-            assert_eq!(rules.runs_when_held(stage, event_type), expected, "{event_type} at {stage}");
+            assert_eq!(
+                rules.runs_when_held(stage, event_type),
+                expected,
+                "{event_type} at {stage}"
+            );
         }
         assert_eq!(rules.held(), ["cancelling", "cancelled"]);
         rules.transitions.remove(ORDER_CANCELLED);

@@ -1,8 +1,10 @@
-//! Work on many dead letters: a job takes the open letters of a filter, oldest first, and replays or discards them at a bounded rate.
+//! Work on many dead letters: a job takes the open letters of a filter, oldest first, and replays
+//! or discards them at a bounded rate.
 //!
-//! Bounds: [`RUNNING_MAX`] jobs run at once, [`WAITING_MAX`] wait, [`KEPT_MAX`] are remembered; a job holds one page of ids and has
-//! [`AT_ONCE`] letters under way. Jobs live in this host's memory and end with it. Nothing is lost by that: a letter that no job has
-//! come to is still open, and one that was settled meanwhile is passed over, so the same wish can be said again.
+//! Bounds: [`RUNNING_MAX`] jobs run at once, [`WAITING_MAX`] wait, [`KEPT_MAX`] are remembered; a
+//! job holds one page of ids and has [`AT_ONCE`] letters under way. Jobs live in this host's memory
+//! and end with it. Nothing is lost by that: a letter that no job has come to is still open, and
+//! one that was settled meanwhile is passed over, so the same wish can be said again.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -57,7 +59,8 @@ pub enum Work {
 /// What a job is asked to do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
-    /// The letters: those of them that are open when the job begins. Status, page and cursor do not count.
+    /// The letters: those of them that are open when the job begins. Status, page and cursor do not
+    /// count.
     pub filter: DeadLetterFilter,
     /// What is to be done.
     pub work: Work,
@@ -151,7 +154,13 @@ impl Job {
             ended_at_ms: None,
         };
         let id = uuid::Uuid::now_v7().to_string();
-        Self { id, task, before: last + 1, cancel: CancellationToken::new(), status: Mutex::new(status) }
+        Self {
+            id,
+            task,
+            before: last + 1,
+            cancel: CancellationToken::new(),
+            status: Mutex::new(status),
+        }
     }
 
     /// How far it is.
@@ -273,7 +282,9 @@ impl Workbench {
     async fn run_job(&self, job: &Job, stop: &CancellationToken) {
         let mut ending = Ending { job, workbench: self, state: JobState::Stopped };
         let now_ms = self.services.clock.now_ms();
-        job.change(|status| (status.state, status.started_at_ms) = (JobState::Running, Some(now_ms)));
+        job.change(|status| {
+            (status.state, status.started_at_ms) = (JobState::Running, Some(now_ms))
+        });
         // One token for both ways to end early: the job's own.
         let walk = self.walk(job);
         tokio::pin!(walk);
@@ -289,7 +300,9 @@ impl Workbench {
         ending.state = if complete { JobState::Done } else { JobState::Cancelled };
         if complete {
             // What was settled before the job came to its page was passed over, too.
-            job.change(|status| status.skipped = status.total.saturating_sub(status.done + status.failed));
+            job.change(|status| {
+                status.skipped = status.total.saturating_sub(status.done + status.failed)
+            });
         }
     }
 
@@ -322,7 +335,12 @@ impl Workbench {
     /// The next letters; none when the job was cancelled.
     async fn next_ids(&self, job: &Job, after: i64) -> Option<Vec<i64>> {
         let open = Some(DeadLetterStatus::Open);
-        let filter = DeadLetterFilter { status: open, before: Some(job.before), limit: PAGE, ..job.task.filter.clone() };
+        let filter = DeadLetterFilter {
+            status: open,
+            before: Some(job.before),
+            limit: PAGE,
+            ..job.task.filter.clone()
+        };
         let mut backoff = BACKOFF;
         while !job.cancel.is_cancelled() {
             match self.services.store.letter_ids(filter.clone(), after).await {
@@ -357,7 +375,12 @@ impl Workbench {
         }
     }
 
-    async fn try_settle(&self, job: &Job, id: i64, prepared: &mut Option<Prepared>) -> Result<Came, StoreError> {
+    async fn try_settle(
+        &self,
+        job: &Job,
+        id: i64,
+        prepared: &mut Option<Prepared>,
+    ) -> Result<Came, StoreError> {
         let action = match &job.task.work {
             Work::Discard { reason } => self.discard(id, reason).await?,
             Work::Replay { patch } => {

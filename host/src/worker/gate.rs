@@ -1,6 +1,8 @@
-//! What a lane passes before it runs anything: the operators' word, the circuit breaker, the rate limit.
+//! What a lane passes before it runs anything: the operators' word, the circuit breaker, the rate
+//! limit.
 //!
-//! What waits here is held, not given back: nothing is attempted, and nothing moves towards the broker's delivery limit.
+//! What waits here is held, not given back: nothing is attempted, and nothing moves towards the
+//! broker's delivery limit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +32,9 @@ impl Gate {
     /// Waits until something may run; none when the lane is being stopped.
     pub(super) async fn pass(&mut self, cancel: &CancellationToken) -> Option<Permit> {
         loop {
-            let paused = |control: &Option<StageControl>| control.as_ref().is_some_and(|control| control.state == ControlState::Paused);
+            let paused = |control: &Option<StageControl>| {
+                control.as_ref().is_some_and(|control| control.state == ControlState::Paused)
+            };
             if paused(&self.control.borrow()) {
                 tokio::select! {
                     biased;
@@ -40,7 +44,8 @@ impl Gate {
             }
             let permit = self.stage.breaker().permit(self.clock.now_ms());
             let Permit::Wait { until_ms } = permit else { return Some(permit) };
-            let wait = Duration::from_millis(until_ms.saturating_sub(self.clock.now_ms())).min(ASK_AGAIN);
+            let wait =
+                Duration::from_millis(until_ms.saturating_sub(self.clock.now_ms())).min(ASK_AGAIN);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return None,
@@ -51,7 +56,11 @@ impl Gate {
 
     /// Whether the batch under way may go on.
     pub(super) fn is_open(&self) -> bool {
-        let held = self.control.borrow().as_ref().is_some_and(|control| control.state == ControlState::Paused);
+        let held = self
+            .control
+            .borrow()
+            .as_ref()
+            .is_some_and(|control| control.state == ControlState::Paused);
         !held && self.stage.breaker().state() == crate::breaker::BreakerState::Closed
     }
 

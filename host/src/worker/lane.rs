@@ -1,11 +1,14 @@
-//! A lane: take what is ready, run it message after message, commit all outcomes in one transaction, acknowledge, take the next.
+//! A lane: take what is ready, run it message after message, commit all outcomes in one
+//! transaction, acknowledge, take the next.
 //!
-//! One batch in flight, so nothing ever builds on an uncommitted batch. There is no timer: under low load a batch is one message,
-//! under high load batches grow. The guarantees are the commit's compare-and-set and version check; a batch that they refuse is run
-//! again, and none of that is an attempt. Keys that were in conflict with other hosts are locked before the next batches run.
+//! One batch in flight, so nothing ever builds on an uncommitted batch. There is no timer: under
+//! low load a batch is one message, under high load batches grow. The guarantees are the commit's
+//! compare-and-set and version check; a batch that they refuse is run again, and none of that is an
+//! attempt. Keys that were in conflict with other hosts are locked before the next batches run.
 //!
-//! A stage that calls the outside has many lanes, and its batches are single messages: nobody waits for another's call, no call is made
-//! under a lock, and what it is decided by was committed (nothing is cached between messages).
+//! A stage that calls the outside has many lanes, and its batches are single messages: nobody waits
+//! for another's call, no call is made under a lock, and what it is decided by was committed
+//! (nothing is cached between messages).
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
@@ -27,10 +30,13 @@ use crate::pipeline::{Running, Stage};
 use crate::plugins::PluginChange;
 use crate::recording::Decided;
 use crate::state::{BatchState, LaneCache};
-use crate::store::{Batch, Commit, LockedState, Settlement, StateSource, StoreError, Verdict, Version};
+use crate::store::{
+    Batch, Commit, LockedState, Settlement, StateSource, StoreError, Verdict, Version,
+};
 use crate::trace::Trace;
 
-/// Times that a refused batch is run again as a whole; after that its messages are committed one by one.
+/// Times that a refused batch is run again as a whole; after that its messages are committed one by
+/// one.
 const RERUNS_MAX: u32 = 3;
 /// A message whose probe failed comes back after this long.
 const PROBE_DEFER_MS: u64 = 1_000;
@@ -106,7 +112,11 @@ impl Lane {
         Self { stage, services, acker, cache, contended: Contended::default(), gate }
     }
 
-    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Incoming>, cancel: CancellationToken) {
+    pub(super) async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Incoming>,
+        cancel: CancellationToken,
+    ) {
         let mut received = Vec::new();
         loop {
             let count = tokio::select! {
@@ -123,12 +133,18 @@ impl Lane {
     }
 
     /// Joins copies of one delivery and acknowledges what was settled before.
-    async fn admit(&self, received: impl Iterator<Item = Incoming>, cancel: &CancellationToken) -> Vec<Work> {
+    async fn admit(
+        &self,
+        received: impl Iterator<Item = Incoming>,
+        cancel: &CancellationToken,
+    ) -> Vec<Work> {
         let mut places: HashMap<(DeliveryKey, u32, u32), usize> = HashMap::new();
         let mut work: Vec<Work> = Vec::new();
         for message in received {
-            let key = DeliveryKey { stage: Arc::clone(&self.stage.name), event: message.envelope.key() };
-            let place = *places.entry((key.clone(), message.round, message.attempt)).or_insert(work.len());
+            let key =
+                DeliveryKey { stage: Arc::clone(&self.stage.name), event: message.envelope.key() };
+            let place =
+                *places.entry((key.clone(), message.round, message.attempt)).or_insert(work.len());
             match work.get_mut(place) {
                 Some(first) => first.tags.push(message.tag),
                 None => work.push(Work { key, tags: vec![message.tag], message, overtaken: false }),
@@ -144,17 +160,23 @@ impl Lane {
     async fn drop_settled(&self, work: &mut Vec<Work>, cancel: &CancellationToken) {
         let mut backoff = STORE_BACKOFF;
         loop {
-            let keys = work.iter().map(|work| (work.key.clone(), work.message.round, work.message.attempt)).collect();
+            let keys = work
+                .iter()
+                .map(|work| (work.key.clone(), work.message.round, work.message.attempt))
+                .collect();
             match self.services.store.already_settled(keys).await {
                 Ok(settled) => return self.drop_keys(work, &settled).await,
-                Err(error) if pause(&mut backoff, cancel).await => tracing::debug!(%error, "waiting for the store"),
+                Err(error) if pause(&mut backoff, cancel).await => {
+                    tracing::debug!(%error, "waiting for the store")
+                }
                 Err(_) => return work.clear(),
             }
         }
     }
 
     async fn drop_keys(&self, work: &mut Vec<Work>, keys: &[DeliveryKey]) {
-        let (dropped, kept): (Vec<Work>, Vec<Work>) = std::mem::take(work).into_iter().partition(|work| keys.contains(&work.key));
+        let (dropped, kept): (Vec<Work>, Vec<Work>) =
+            std::mem::take(work).into_iter().partition(|work| keys.contains(&work.key));
         *work = kept;
         self.ack(&dropped).await;
     }
@@ -166,7 +188,8 @@ impl Lane {
         }
     }
 
-    /// Runs and commits until every message is settled, or the lane is stopped (then the broker delivers the rest again).
+    /// Runs and commits until every message is settled, or the lane is stopped (then the broker
+    /// delivers the rest again).
     async fn settle_all(&mut self, mut work: Vec<Work>, cancel: &CancellationToken) {
         let mut reruns = 0;
         let mut backoff = STORE_BACKOFF;
@@ -174,7 +197,8 @@ impl Lane {
             let Some(permit) = self.gate.pass(cancel).await else { return };
             // What is left of a batch, or has waited, runs on the version that serves now.
             let Some(running) = self.stage.running() else { return };
-            let most = if reruns > RERUNS_MAX || permit == Permit::Probe { 1 } else { together(&work) };
+            let most =
+                if reruns > RERUNS_MAX || permit == Permit::Probe { 1 } else { together(&work) };
             let attempt = self.attempt(&work[..most], &running, permit).await;
             if permit == Permit::Probe {
                 // It may have come to nothing, or have been settled without running.
@@ -198,10 +222,13 @@ impl Lane {
                 }
                 Ok((Commit::Overtaken(keys), _)) => {
                     tracing::debug!(stage = %self.stage.name, deliveries = keys.len(), "orders were cancelled");
-                    work.iter_mut().filter(|work| keys.contains(&work.key)).for_each(|work| work.overtaken = true);
+                    work.iter_mut()
+                        .filter(|work| keys.contains(&work.key))
+                        .for_each(|work| work.overtaken = true);
                 }
                 Err(error) => {
-                    // The commit may or may not have happened: forget what was cached and ask before running again.
+                    // The commit may or may not have happened: forget what was cached and ask
+                    // before running again.
                     tracing::warn!(stage = %self.stage.name, %error, "a batch could not be committed; trying again");
                     self.cache = new_cache(&self.stage);
                     if !pause(&mut backoff, cancel).await {
@@ -213,7 +240,12 @@ impl Lane {
         }
     }
 
-    async fn attempt(&mut self, work: &[Work], running: &Running, permit: Permit) -> Result<(Commit, Vec<Settled>), StoreError> {
+    async fn attempt(
+        &mut self,
+        work: &[Work],
+        running: &Running,
+        permit: Permit,
+    ) -> Result<(Commit, Vec<Settled>), StoreError> {
         if self.stage.config.calls_out() {
             self.cache.clear();
         }
@@ -224,13 +256,17 @@ impl Lane {
         batch.reads = reads.into_iter().collect();
         batch.writes = writes.into_iter().collect();
         let written = batch.writes.clone();
-        let observed = self.services.observer.as_ref().map(|observer| (observer, batch.settlements.clone()));
+        let observed =
+            self.services.observer.as_ref().map(|observer| (observer, batch.settlements.clone()));
         let commit = match lock {
             Some(lock) => lock.commit(batch).await?,
             None => self.services.store.commit(batch).await?,
         };
         if let Commit::Done { versions, .. } = &commit {
-            let learned = written.into_iter().zip(versions).map(|((key, value), version): (_, &Version)| (key, value, *version));
+            let learned = written
+                .into_iter()
+                .zip(versions)
+                .map(|((key, value), version): (_, &Version)| (key, value, *version));
             self.cache.learn(learned);
             if let Some((observer, settlements)) = observed {
                 for settlement in &settlements {
@@ -249,17 +285,30 @@ impl Lane {
         }
         let lock = self.services.store.lock_state(&self.stage.name, &keys).await?;
         if let Some(lock) = &lock {
-            self.cache.learn(lock.rows().iter().map(|row| (row.key.clone(), row.value.clone(), row.version)));
+            self.cache.learn(
+                lock.rows().iter().map(|row| (row.key.clone(), row.value.clone(), row.version)),
+            );
         }
         Ok(lock)
     }
 
     /// Runs messages one after another until the batch's time is up.
-    async fn run_batch(&mut self, work: &[Work], running: &Running, permit: Permit) -> Result<Ran, StoreError> {
+    async fn run_batch(
+        &mut self,
+        work: &[Work],
+        running: &Running,
+        permit: Permit,
+    ) -> Result<Ran, StoreError> {
         let cache = std::mem::replace(&mut self.cache, LaneCache::placeholder());
         let limits = self.stage.config.limits.state_limits();
-        let state = BatchState::new(Arc::clone(&self.stage.name), Arc::clone(&self.services.store) as Arc<dyn StateSource>, limits, cache);
-        let subjects: BTreeSet<String> = work.iter().map(|work| work.message.envelope.event.subject.clone()).collect();
+        let state = BatchState::new(
+            Arc::clone(&self.stage.name),
+            Arc::clone(&self.services.store) as Arc<dyn StateSource>,
+            limits,
+            cache,
+        );
+        let subjects: BTreeSet<String> =
+            work.iter().map(|work| work.message.envelope.event.subject.clone()).collect();
         state.prefetch(&subjects).await?;
         let budget = Duration::from_millis(self.stage.config.batch_time_ms);
         let began = Instant::now();
@@ -273,7 +322,8 @@ impl Lane {
             settlements.push(settlement);
             turned = turn.or(turned);
             // What is left of the batch runs on the version that serves by then.
-            let replaced = !self.stage.running().is_some_and(|now| std::ptr::eq(&raw const *now, running));
+            let replaced =
+                !self.stage.running().is_some_and(|now| std::ptr::eq(&raw const *now, running));
             if began.elapsed() >= budget || replaced || !self.gate.is_open() {
                 break;
             }
@@ -281,22 +331,47 @@ impl Lane {
         if let Some(state) = turned {
             self.announce_breaker(state, running).await;
         }
-        let settled = settlements.iter().map(|settlement| Settled::from(&settlement.verdict)).collect();
-        let batch = Batch { stage: Arc::clone(&self.stage.name), settlements, reads: Vec::new(), writes: Vec::new() };
+        let settled =
+            settlements.iter().map(|settlement| Settled::from(&settlement.verdict)).collect();
+        let batch = Batch {
+            stage: Arc::clone(&self.stage.name),
+            settlements,
+            reads: Vec::new(),
+            writes: Vec::new(),
+        };
         Ok(Ran { batch, state, settled })
     }
 
     /// Runs one message. Gives the breaker's new state, too, when this opened or closed it.
-    async fn run_one(&self, work: &Work, running: &Running, state: &Arc<BatchState>, permit: Permit) -> (Settlement, Option<BreakerState>) {
+    async fn run_one(
+        &self,
+        work: &Work,
+        running: &Running,
+        state: &Arc<BatchState>,
+        permit: Permit,
+    ) -> (Settlement, Option<BreakerState>) {
         let Incoming { envelope, round, attempt, .. } = &work.message;
         let digest: Arc<str> = running.handler.digest().into();
-        let mut tried = Tried { delivery: work.key.clone(), round: *round, attempt: *attempt, digest, duration_us: 0 };
+        let mut tried = Tried {
+            delivery: work.key.clone(),
+            round: *round,
+            attempt: *attempt,
+            digest,
+            duration_us: 0,
+        };
         let routes = &*self.services.pipeline;
-        let expires_at_ms = self.stage.expires_at_ms(envelope.expires_at_ms, running.policy.expiry_ms);
+        let expires_at_ms =
+            self.stage.expires_at_ms(envelope.expires_at_ms, running.policy.expiry_ms);
         let early = if work.overtaken {
             Some(Verdict::Skipped)
         } else {
-            decide::before_running(&running.policy, routes, envelope, &tried, (self.moment(), expires_at_ms))
+            decide::before_running(
+                &running.policy,
+                routes,
+                envelope,
+                &tried,
+                (self.moment(), expires_at_ms),
+            )
         };
         let (mut turned, mut recording) = (None, None);
         let (verdict, failure) = match early {
@@ -314,13 +389,28 @@ impl Lane {
                     self.distrust(&tried.digest, why);
                 }
                 let free = health.is_some_and(|health| self.is_free(health, permit));
-                turned = health.and_then(|health| self.stage.breaker().report(health, self.services.clock.now_ms()));
+                turned = health.and_then(|health| {
+                    self.stage.breaker().report(health, self.services.clock.now_ms())
+                });
                 let retryable = handled.outcome.is_retryable();
-                let (mut verdict, mut failure) = decide::decide(&running.policy, routes, envelope, &tried, handled.outcome, self.moment());
+                let (mut verdict, mut failure) = decide::decide(
+                    &running.policy,
+                    routes,
+                    envelope,
+                    &tried,
+                    handled.outcome,
+                    self.moment(),
+                );
                 if free {
-                    (verdict, failure) = (Verdict::Deferred { due_at_ms: self.services.clock.now_ms() + PROBE_DEFER_MS }, None);
+                    (verdict, failure) = (
+                        Verdict::Deferred {
+                            due_at_ms: self.services.clock.now_ms() + PROBE_DEFER_MS,
+                        },
+                        None,
+                    );
                 }
-                recording = recorder.finish(now_ms, || Decided::of(&verdict, retryable, &handled.writes));
+                recording =
+                    recorder.finish(now_ms, || Decided::of(&verdict, retryable, &handled.writes));
                 if matches!(verdict, Verdict::Done(_)) {
                     state.merge(handled.writes);
                 }
@@ -349,7 +439,8 @@ impl Lane {
         (settlement, turned)
     }
 
-    /// The failure of a probe is no attempt, for a while: what the stage depends on is known to be down.
+    /// The failure of a probe is no attempt, for a while: what the stage depends on is known to be
+    /// down.
     fn is_free(&self, health: Health, permit: Permit) -> bool {
         permit == Permit::Probe && health == Health::Failing && self.stage.breaker().probe_is_free()
     }
@@ -357,14 +448,19 @@ impl Lane {
     /// The version before runs again by now; the supervisor sees to its file.
     fn distrust(&self, digest: &str, why: String) {
         tracing::error!(stage = %self.stage.name, digest, why, "a new version traps: the one before runs again");
-        let change = PluginChange::Distrusted { stage: Arc::clone(&self.stage.name), digest: digest.to_owned(), why };
+        let change = PluginChange::Distrusted {
+            stage: Arc::clone(&self.stage.name),
+            digest: digest.to_owned(),
+            why,
+        };
         // The supervisor may be waiting for this very lane: it is told, never waited for.
         if self.services.plugins.upgrade().is_none_or(|plugins| plugins.try_send(change).is_err()) {
             tracing::error!(stage = %self.stage.name, "the supervisor is too busy to put the file back, too");
         }
     }
 
-    /// Says that the breaker opened or closed: in the log, and as an event that anybody may listen to.
+    /// Says that the breaker opened or closed: in the log, and as an event that anybody may listen
+    /// to.
     async fn announce_breaker(&self, state: BreakerState, running: &Running) {
         tracing::warn!(stage = %self.stage.name, ?state, "the circuit breaker changed");
         let data = serde_json::json!({ "stage": &*self.stage.name, "state": state, "host": &*self.services.host });
@@ -379,7 +475,13 @@ impl Lane {
             attempt: message.attempt,
             idempotency_key: idempotency_key(&work.key),
             now_ms: self.services.clock.now_ms(),
-            trace_headers: Trace::of_try(&message.envelope.event, &work.key, message.round, message.attempt).headers(),
+            trace_headers: Trace::of_try(
+                &message.envelope.event,
+                &work.key,
+                message.round,
+                message.attempt,
+            )
+            .headers(),
             settings: Arc::clone(&self.stage.settings),
             logs: None,
             recorder: recorder.clone(),
@@ -392,13 +494,18 @@ impl Lane {
     }
 }
 
-/// How many of the next messages run in one batch. One that was delivered so often that it may be what ends its hosts runs alone.
+/// How many of the next messages run in one batch. One that was delivered so often that it may be
+/// what ends its hosts runs alone.
 fn together(work: &[Work]) -> usize {
-    work.iter().position(|work| work.message.deliveries >= ALONE_FROM).map_or(work.len(), |first| first.max(1))
+    work.iter()
+        .position(|work| work.message.deliveries >= ALONE_FROM)
+        .map_or(work.len(), |first| first.max(1))
 }
 
 fn new_cache(stage: &Stage) -> LaneCache {
-    LaneCache::new(NonZeroUsize::new(stage.config.state_cache_keys as usize).unwrap_or(NonZeroUsize::MIN))
+    LaneCache::new(
+        NonZeroUsize::new(stage.config.state_cache_keys as usize).unwrap_or(NonZeroUsize::MIN),
+    )
 }
 
 /// Waits before the store is asked again; false when the lane is being stopped.

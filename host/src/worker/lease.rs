@@ -1,8 +1,9 @@
 //! The lease of a single-active stage: one host at a time consumes it.
 //!
-//! A lease in the store, by the store's clock, so that it can be switched on and off between two starts. A host stops consuming well
-//! before its lease ends if it cannot renew it. What that cannot exclude is a call that outlasts the rest of the lease: effects happen
-//! once all the same, by the versions of what was read.
+//! A lease in the store, by the store's clock, so that it can be switched on and off between two
+//! starts. A host stops consuming well before its lease ends if it cannot renew it. What that
+//! cannot exclude is a call that outlasts the rest of the lease: effects happen once all the same,
+//! by the versions of what was read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,7 +60,9 @@ impl Lease {
             tokio::time::sleep(EVERY).await;
             let asked = Instant::now();
             // A store that hangs must not keep the host consuming.
-            if tokio::time::timeout(GIVE_UP.saturating_sub(renewed.elapsed()), self.ask()).await == Ok(true) {
+            if tokio::time::timeout(GIVE_UP.saturating_sub(renewed.elapsed()), self.ask()).await
+                == Ok(true)
+            {
                 renewed = asked;
             }
         }

@@ -1,4 +1,5 @@
-//! Inventory: reserves all of an order's items or none, and gives back what a cancelled order held. Never oversells.
+//! Inventory: reserves all of an order's items or none, and gives back what a cancelled order held.
+//! Never oversells.
 //!
 //! State: `stock/<sku>` (also what product reads show) and `order/<id>/reservation`.
 
@@ -64,7 +65,11 @@ fn restock(cx: &mut Context<'_>, stocked: Stocked) -> Result<Vec<Emit>, Failure>
     let key = format!("stock/{}", stocked.sku);
     let before: Option<Stock> = cx.get(&key)?;
     let (name, available) = before.map_or((None, 0), |stock| (stock.name, stock.available));
-    let stock = Stock { sku: stocked.sku, name: stocked.name.or(name), available: available.saturating_add(stocked.quantity) };
+    let stock = Stock {
+        sku: stocked.sku,
+        name: stocked.name.or(name),
+        available: available.saturating_add(stocked.quantity),
+    };
     cx.set(&key, &stock);
     Ok(vec![])
 }
@@ -73,14 +78,25 @@ fn restock(cx: &mut Context<'_>, stocked: Stocked) -> Result<Vec<Emit>, Failure>
 fn stock(cx: &Context<'_>, sku: &str) -> Result<Stock, Failure> {
     match cx.get(&format!("stock/{sku}"))? {
         Some(stock) => Ok(stock),
-        None => Ok(Stock { sku: sku.to_owned(), name: None, available: cx.setting("default_stock")?.unwrap_or(0) }),
+        None => Ok(Stock {
+            sku: sku.to_owned(),
+            name: None,
+            available: cx.setting("default_stock")?.unwrap_or(0),
+        }),
     }
 }
 
-fn reserve(cx: &mut Context<'_>, key: &str, reservation: Option<Reservation>, mut order: Value) -> Result<Vec<Emit>, Failure> {
+fn reserve(
+    cx: &mut Context<'_>,
+    key: &str,
+    reservation: Option<Reservation>,
+    mut order: Value,
+) -> Result<Vec<Emit>, Failure> {
     match reservation {
         None => {}
-        Some(Reservation::CancelledBefore) => return Ok(reject(cx, key, &order, "the order was cancelled")),
+        Some(Reservation::CancelledBefore) => {
+            return Ok(reject(cx, key, &order, "the order was cancelled"));
+        }
         Some(_) => return Ok(vec![]),
     }
     let wanted = wanted(&order)?;
@@ -90,7 +106,15 @@ fn reserve(cx: &mut Context<'_>, key: &str, reservation: Option<Reservation>, mu
         match stock.available.checked_sub(*quantity) {
             Some(rest) => stock.available = rest,
             None => {
-                return Ok(reject(cx, key, &order, &format!("insufficient stock of `{sku}`: {} left, {quantity} wanted", stock.available)));
+                return Ok(reject(
+                    cx,
+                    key,
+                    &order,
+                    &format!(
+                        "insufficient stock of `{sku}`: {} left, {quantity} wanted",
+                        stock.available
+                    ),
+                ));
             }
         }
         left.push(stock);
@@ -106,9 +130,13 @@ fn reserve(cx: &mut Context<'_>, key: &str, reservation: Option<Reservation>, mu
 /// Quantities by SKU, lines of one SKU summed.
 fn wanted(order: &Value) -> Result<BTreeMap<String, u64>, Failure> {
     let mut wanted = BTreeMap::new();
-    let items = order["items"].as_array().ok_or_else(|| Failure::reject("bad-data", "the order has no `items`"))?;
+    let items = order["items"]
+        .as_array()
+        .ok_or_else(|| Failure::reject("bad-data", "the order has no `items`"))?;
     for item in items {
-        let sku = item["sku"].as_str().ok_or_else(|| Failure::reject("bad-data", "an item has no `sku`"))?;
+        let sku = item["sku"]
+            .as_str()
+            .ok_or_else(|| Failure::reject("bad-data", "an item has no `sku`"))?;
         let total: &mut u64 = wanted.entry(sku.to_owned()).or_default();
         *total = total.saturating_add(item["quantity"].as_u64().unwrap_or(1));
     }
@@ -117,10 +145,18 @@ fn wanted(order: &Value) -> Result<BTreeMap<String, u64>, Failure> {
 
 fn reject(cx: &mut Context<'_>, key: &str, order: &Value, reason: &str) -> Vec<Emit> {
     cx.set(key, &Reservation::Rejected);
-    vec![Emit::json("inventory.rejected", &json!({ "order_id": order["order_id"], "reason": reason }))]
+    vec![Emit::json(
+        "inventory.rejected",
+        &json!({ "order_id": order["order_id"], "reason": reason }),
+    )]
 }
 
-fn release(cx: &mut Context<'_>, key: &str, reservation: Option<Reservation>, order_id: &str) -> Result<Vec<Emit>, Failure> {
+fn release(
+    cx: &mut Context<'_>,
+    key: &str,
+    reservation: Option<Reservation>,
+    order_id: &str,
+) -> Result<Vec<Emit>, Failure> {
     match reservation {
         None => {
             cx.set(key, &Reservation::CancelledBefore);
@@ -133,7 +169,10 @@ fn release(cx: &mut Context<'_>, key: &str, reservation: Option<Reservation>, or
                 cx.set(&format!("stock/{sku}"), &stock);
             }
             cx.set(key, &Reservation::Released);
-            Ok(vec![Emit::json("inventory.released", &json!({ "order_id": order_id, "items": items }))])
+            Ok(vec![Emit::json(
+                "inventory.released",
+                &json!({ "order_id": order_id, "items": items }),
+            )])
         }
         Some(_) => Ok(vec![]),
     }
@@ -145,12 +184,24 @@ mod tests {
     use postrider_stage::testing::MemoryHost;
 
     fn stocked(host: &mut MemoryHost, quantity: u64) {
-        host.handle::<Inventory>(&Event::json("product.stocked", "Lamp", &json!({ "sku": "Lamp", "quantity": quantity }))).unwrap();
+        host.handle::<Inventory>(&Event::json(
+            "product.stocked",
+            "Lamp",
+            &json!({ "sku": "Lamp", "quantity": quantity }),
+        ))
+        .unwrap();
     }
 
     fn authorized(order_id: &str, quantities: &[u64]) -> Event {
-        let items: Vec<Value> = quantities.iter().map(|quantity| json!({ "sku": "Lamp", "quantity": quantity })).collect();
-        Event::json("payment.authorized", order_id, &json!({ "order_id": order_id, "items": items }))
+        let items: Vec<Value> = quantities
+            .iter()
+            .map(|quantity| json!({ "sku": "Lamp", "quantity": quantity }))
+            .collect();
+        Event::json(
+            "payment.authorized",
+            order_id,
+            &json!({ "order_id": order_id, "items": items }),
+        )
     }
 
     fn run(host: &mut MemoryHost, event: &Event) -> Vec<String> {

@@ -1,4 +1,5 @@
-//! Notification: tells the customer how it went. It writes to the log; a real channel needs a grant.
+//! Notification: tells the customer how it went. It writes to the log; a real channel needs a
+//! grant.
 
 use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export};
 use serde_json::{Value, json};
@@ -10,9 +11,19 @@ export!(Notification);
 
 impl Stage for Notification {
     fn describe() -> Description {
-        Description::new("notification", env!("CARGO_PKG_VERSION"), "Tells the customer how the order went")
-            .consumes(&["shipping.ready", "payment.declined", "inventory.rejected", "payment.refunded", "order.cancelled"])
-            .emits(&["notification.sent"])
+        Description::new(
+            "notification",
+            env!("CARGO_PKG_VERSION"),
+            "Tells the customer how the order went",
+        )
+        .consumes(&[
+            "shipping.ready",
+            "payment.declined",
+            "inventory.rejected",
+            "payment.refunded",
+            "order.cancelled",
+        ])
+        .emits(&["notification.sent"])
     }
 
     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {
@@ -21,9 +32,15 @@ impl Stage for Notification {
         let reason = data["reason"].as_str().unwrap_or("no reason given");
         let (kind, text) = match event.event_type.as_str() {
             "shipping.ready" => ("confirmation", format!("order {order} is on its way")),
-            "payment.declined" => ("decline", format!("the payment of order {order} was declined: {reason}")),
-            "inventory.rejected" => ("rejection", format!("order {order} cannot be fulfilled: {reason}")),
-            "payment.refunded" => ("receipt", format!("{} was refunded for order {order}", data["amount"])),
+            "payment.declined" => {
+                ("decline", format!("the payment of order {order} was declined: {reason}"))
+            }
+            "inventory.rejected" => {
+                ("rejection", format!("order {order} cannot be fulfilled: {reason}"))
+            }
+            "payment.refunded" => {
+                ("receipt", format!("{} was refunded for order {order}", data["amount"]))
+            }
             _ => ("cancellation", format!("order {order} was cancelled: {reason}")),
         };
         cx.info(&text);

@@ -1,7 +1,8 @@
-//! Payment: authorises an order's total, declines what is too much, refunds what was rejected or cancelled.
+//! Payment: authorises an order's total, declines what is too much, refunds what was rejected or
+//! cancelled.
 //!
-//! State: `order/<id>/payment`. Every effect happens once, whatever the order of arrival: a cancel that overtakes its order leaves a
-//! mark, and the order that follows is declined.
+//! State: `order/<id>/payment`. Every effect happens once, whatever the order of arrival: a cancel
+//! that overtakes its order leaves a mark, and the order that follows is declined.
 
 use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export};
 use serde::{Deserialize, Serialize};
@@ -33,9 +34,13 @@ struct Record {
 
 impl Stage for Payment {
     fn describe() -> Description {
-        Description::new("payment", env!("CARGO_PKG_VERSION"), "Authorises, declines and refunds payments")
-            .consumes(&["order.created", "inventory.rejected", "order.cancelled"])
-            .emits(&["payment.authorized", "payment.declined", "payment.refunded"])
+        Description::new(
+            "payment",
+            env!("CARGO_PKG_VERSION"),
+            "Authorises, declines and refunds payments",
+        )
+        .consumes(&["order.created", "inventory.rejected", "order.cancelled"])
+        .emits(&["payment.authorized", "payment.declined", "payment.refunded"])
     }
 
     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {
@@ -52,20 +57,33 @@ impl Stage for Payment {
     }
 }
 
-fn authorize(cx: &mut Context<'_>, key: &str, record: Option<Record>, mut order: Value) -> Result<Vec<Emit>, Failure> {
+fn authorize(
+    cx: &mut Context<'_>,
+    key: &str,
+    record: Option<Record>,
+    mut order: Value,
+) -> Result<Vec<Emit>, Failure> {
     if order["force_fail"].as_bool() == Some(true) {
-        return Err(Failure::retry("simulated-failure", "the order asks for a failure (`force_fail`)"));
+        return Err(Failure::retry(
+            "simulated-failure",
+            "the order asks for a failure (`force_fail`)",
+        ));
     }
     let amount = order["total"].as_f64().unwrap_or_else(|| sum(&order));
     let reason = match record.map(|record| record.status) {
         Some(Status::CancelledBefore) => Some("the order was cancelled"),
         Some(_) => return Ok(vec![]),
-        None if order["decline"].as_bool() == Some(true) => Some("the order asks to be declined (`decline`)"),
+        None if order["decline"].as_bool() == Some(true) => {
+            Some("the order asks to be declined (`decline`)")
+        }
         None => max_total(cx)?.filter(|max| amount > *max).map(|_| "the total is above the limit"),
     };
     if let Some(reason) = reason {
         cx.set(key, &Record { status: Status::Declined, amount });
-        return Ok(vec![Emit::json("payment.declined", &json!({ "order_id": order["order_id"], "amount": amount, "reason": reason }))]);
+        return Ok(vec![Emit::json(
+            "payment.declined",
+            &json!({ "order_id": order["order_id"], "amount": amount, "reason": reason }),
+        )]);
     }
     cx.set(key, &Record { status: Status::Authorized, amount });
     order["payment"] = json!({ "payment_id": cx.idempotency_key(), "amount": amount });
@@ -78,7 +96,9 @@ fn max_total(cx: &Context<'_>) -> Result<Option<f64>, Failure> {
 
 /// What the items cost, where no total was given.
 fn sum(order: &Value) -> f64 {
-    let price = |item: &Value| item["unit_price"].as_f64().unwrap_or(0.0) * item["quantity"].as_f64().unwrap_or(1.0);
+    let price = |item: &Value| {
+        item["unit_price"].as_f64().unwrap_or(0.0) * item["quantity"].as_f64().unwrap_or(1.0)
+    };
     order["items"].as_array().map_or(0.0, |items| items.iter().map(price).sum())
 }
 
@@ -108,7 +128,8 @@ mod tests {
     #[test]
     fn authorizes_once_and_refunds_once() {
         let mut host = MemoryHost::default();
-        let created = event("order.created", json!({ "order_id": "7", "total": 20.0, "gift": true }));
+        let created =
+            event("order.created", json!({ "order_id": "7", "total": 20.0, "gift": true }));
         let events = host.handle::<Payment>(&created).unwrap();
         assert_eq!(events[0].value()["gift"], true, "unknown fields travel on");
         assert_eq!(events[0].value()["payment"]["amount"], 20.0);
@@ -121,15 +142,23 @@ mod tests {
     fn a_cancel_that_overtakes_its_order_declines_it() {
         let mut host = MemoryHost::default();
         assert!(host.handle::<Payment>(&event("order.cancelled", json!({}))).unwrap().is_empty());
-        assert_eq!(types(host.handle::<Payment>(&event("order.created", json!({}))).unwrap()), ["payment.declined"]);
+        assert_eq!(
+            types(host.handle::<Payment>(&event("order.created", json!({}))).unwrap()),
+            ["payment.declined"]
+        );
     }
 
     #[test]
     fn declines_above_the_limit_and_fails_when_asked_to() {
         let mut host = MemoryHost::default().with_setting("max_total", "10");
         let items = json!({ "items": [{ "sku": "a", "quantity": 3, "unit_price": 4.0 }] });
-        assert_eq!(types(host.handle::<Payment>(&event("order.created", items)).unwrap()), ["payment.declined"]);
-        let failure = MemoryHost::default().handle::<Payment>(&event("order.created", json!({ "force_fail": true }))).unwrap_err();
+        assert_eq!(
+            types(host.handle::<Payment>(&event("order.created", items)).unwrap()),
+            ["payment.declined"]
+        );
+        let failure = MemoryHost::default()
+            .handle::<Payment>(&event("order.created", json!({ "force_fail": true })))
+            .unwrap_err();
         assert!(failure.retryable);
     }
 }

@@ -1,4 +1,5 @@
-//! Shipping: makes a reserved order ready, and recalls it when the order is cancelled. What the carrier has collected comes back no more.
+//! Shipping: makes a reserved order ready, and recalls it when the order is cancelled. What the
+//! carrier has collected comes back no more.
 //!
 //! State: `order/<id>/shipment`. Every effect happens once, whatever the order of arrival.
 
@@ -24,9 +25,13 @@ enum Shipment {
 
 impl Stage for Shipping {
     fn describe() -> Description {
-        Description::new("shipping", env!("CARGO_PKG_VERSION"), "Prepares, dispatches and recalls shipments")
-            .consumes(&["inventory.reserved", "carrier.collected", "order.cancelled"])
-            .emits(&["shipping.ready", "shipping.dispatched", "shipping.recalled"])
+        Description::new(
+            "shipping",
+            env!("CARGO_PKG_VERSION"),
+            "Prepares, dispatches and recalls shipments",
+        )
+        .consumes(&["inventory.reserved", "carrier.collected", "order.cancelled"])
+        .emits(&["shipping.ready", "shipping.dispatched", "shipping.recalled"])
     }
 
     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {
@@ -40,13 +45,18 @@ impl Stage for Shipping {
                 let ready = json!({ "order_id": order["order_id"], "user_id": order["user_id"], "items": order["items"], "shipment_id": shipment_id });
                 Ok(vec![Emit::json("shipping.ready", &ready)])
             }
-            ("carrier.collected", None) => Err(Failure::retry("not-ready", "the carrier collected what is not ready yet")),
+            ("carrier.collected", None) => {
+                Err(Failure::retry("not-ready", "the carrier collected what is not ready yet"))
+            }
             ("carrier.collected", Some(Shipment::Ready)) => {
                 cx.set(&key, &Shipment::Dispatched);
                 Ok(vec![Emit::json("shipping.dispatched", &json!({ "order_id": event.subject }))])
             }
             ("carrier.collected", Some(Shipment::Recalled | Shipment::CancelledBefore)) => {
-                cx.warn(&format!("the carrier collected order {}, which is cancelled", event.subject));
+                cx.warn(&format!(
+                    "the carrier collected order {}, which is cancelled",
+                    event.subject
+                ));
                 Ok(vec![])
             }
             ("order.cancelled", None) => {
@@ -85,7 +95,10 @@ mod tests {
     fn what_the_carrier_collected_is_dispatched_once_and_not_recalled() {
         let mut host = MemoryHost::default();
         let early = Event::json("carrier.collected", "7", &json!({}));
-        assert!(host.handle::<Shipping>(&early).unwrap_err().retryable, "the reservation may be on its way");
+        assert!(
+            host.handle::<Shipping>(&early).unwrap_err().retryable,
+            "the reservation may be on its way"
+        );
         assert_eq!(run(&mut host, "inventory.reserved"), ["shipping.ready"]);
         assert_eq!(run(&mut host, "carrier.collected"), ["shipping.dispatched"]);
         assert!(run(&mut host, "carrier.collected").is_empty());

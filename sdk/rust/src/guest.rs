@@ -1,11 +1,20 @@
-//! The sandbox's side: bindings generated from the contract, and the adapter that turns a [`Stage`] into the component's handler.
+//! The sandbox's side: bindings generated from the contract, and the adapter that turns a [`Stage`]
+//! into the component's handler.
 
 use std::marker::PhantomData;
 use std::sync::Once;
 
 use crate::{Context, Emit, Event, Failure, Host, Level, Stage};
 
-#[allow(missing_docs, unsafe_code, unreachable_pub, rust_2018_idioms, clippy::all, clippy::pedantic, reason = "generated code")]
+#[allow(
+    missing_docs,
+    unsafe_code,
+    unreachable_pub,
+    rust_2018_idioms,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated code"
+)]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../../wit",
@@ -30,8 +39,18 @@ impl<S: Stage> contract::Guest for Adapter<S> {
 
     fn handle(event: contract::Event) -> Result<Vec<contract::Emitted>, contract::Failure> {
         show_panics();
-        let contract::Event { id, event_type, source, subject, time_ms, content_type, data, attributes } = event;
-        let event = Event { id, event_type, source, subject, time_ms, content_type, data, attributes };
+        let contract::Event {
+            id,
+            event_type,
+            source,
+            subject,
+            time_ms,
+            content_type,
+            data,
+            attributes,
+        } = event;
+        let event =
+            Event { id, event_type, source, subject, time_ms, content_type, data, attributes };
         match S::handle(&mut Context(&mut Sandbox), &event) {
             Ok(emits) => Ok(emits.into_iter().map(to_contract).collect()),
             Err(Failure { retryable, code, message, retry_after_ms }) => {
@@ -49,7 +68,9 @@ fn to_contract(emit: Emit) -> contract::Emitted {
 /// A panic's text is lost where there is no standard error: it goes to the log before the trap.
 fn show_panics() {
     static HOOK: Once = Once::new();
-    HOOK.call_once(|| std::panic::set_hook(Box::new(|info| log::log(log::Level::Error, &info.to_string(), &[]))));
+    HOOK.call_once(|| {
+        std::panic::set_hook(Box::new(|info| log::log(log::Level::Error, &info.to_string(), &[])))
+    });
 }
 
 /// The host as the sandbox sees it.

@@ -23,7 +23,8 @@
 //! # }
 //! ```
 //!
-//! A stage's logic sees the host only through [`Context`], so it is tested natively, without WebAssembly: see [`testing`].
+//! A stage's logic sees the host only through [`Context`], so it is tested natively, without
+//! WebAssembly: see [`testing`].
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,12 +40,14 @@ pub use guest::{Adapter, bindings};
 pub trait Stage {
     /// Asked once per file. Must be pure.
     fn describe() -> Description;
-    /// Decides about one event. Success commits the state writes and the returned events together; a failure discards both.
-    /// May run more than once per event, commits once. A business "no" is an event, not a failure.
+    /// Decides about one event. Success commits the state writes and the returned events together;
+    /// a failure discards both. May run more than once per event, commits once. A business "no" is
+    /// an event, not a failure.
     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure>;
 }
 
-/// Makes a [`Stage`] the component's handler. Elsewhere than in WebAssembly it does nothing: the stage is a library there.
+/// Makes a [`Stage`] the component's handler. Elsewhere than in WebAssembly it does nothing: the
+/// stage is a library there.
 #[macro_export]
 macro_rules! export {
     ($stage:ident) => {
@@ -73,7 +76,12 @@ pub struct Description {
 impl Description {
     /// A description that consumes and emits nothing yet.
     pub fn new(name: &str, version: &str, summary: &str) -> Self {
-        Self { name: name.into(), version: version.into(), summary: summary.into(), ..Self::default() }
+        Self {
+            name: name.into(),
+            version: version.into(),
+            summary: summary.into(),
+            ..Self::default()
+        }
     }
 
     /// Event types or AMQP topic patterns.
@@ -128,7 +136,8 @@ impl Event {
 
     /// The payload as JSON; data that does not fit is a failure that no retry can mend.
     pub fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.data).map_err(|error| Failure::reject("bad-data", &format!("{}: {error}", self.event_type)))
+        serde_json::from_slice(&self.data)
+            .map_err(|error| Failure::reject("bad-data", &format!("{}: {error}", self.event_type)))
     }
 }
 
@@ -152,7 +161,12 @@ pub struct Emit {
 impl Emit {
     /// An event with a JSON payload about the subject of the incoming event.
     pub fn json(event_type: &str, data: &impl Serialize) -> Self {
-        Self { event_type: event_type.into(), content_type: "application/json".into(), data: to_json(data), ..Self::default() }
+        Self {
+            event_type: event_type.into(),
+            content_type: "application/json".into(),
+            data: to_json(data),
+            ..Self::default()
+        }
     }
 
     /// The payload as JSON, for tests.
@@ -256,18 +270,29 @@ impl Context<'_> {
         self.0.attempt()
     }
 
-    /// The operator's setting under `key`, parsed; one that does not parse is a failure that says so.
+    /// The operator's setting under `key`, parsed; one that does not parse is a failure that says
+    /// so.
     pub fn setting<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Failure> {
-        let parse =
-            |text: String| text.parse().map_err(|_| Failure::reject("bad-setting", &format!("the setting `{key}` is unusable: `{text}`")));
+        let parse = |text: String| {
+            text.parse().map_err(|_| {
+                Failure::reject(
+                    "bad-setting",
+                    &format!("the setting `{key}` is unusable: `{text}`"),
+                )
+            })
+        };
         self.0.config(key).map(parse).transpose()
     }
 
     /// The JSON value under a state key; one that does not fit is a failure that says so.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {
         let parse = |bytes: Vec<u8>| {
-            serde_json::from_slice(&bytes)
-                .map_err(|error| Failure::reject("bad-state", &format!("the state under `{key}` is unusable: {error}")))
+            serde_json::from_slice(&bytes).map_err(|error| {
+                Failure::reject(
+                    "bad-state",
+                    &format!("the state under `{key}` is unusable: {error}"),
+                )
+            })
         };
         self.0.get(key).map(parse).transpose()
     }

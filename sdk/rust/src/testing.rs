@@ -1,4 +1,5 @@
-//! A host in memory, for `cargo test`: state survives from call to call, a failure discards what its call wrote.
+//! A host in memory, for `cargo test`: state survives from call to call, a failure discards what
+//! its call wrote.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -71,7 +72,8 @@ impl Host for MemoryHost {
     }
 
     fn list_keys(&self, prefix: &str, after: &str, limit: u32) -> Vec<String> {
-        let matching = self.state.keys().filter(|key| key.starts_with(prefix) && key.as_str() > after);
+        let matching =
+            self.state.keys().filter(|key| key.starts_with(prefix) && key.as_str() > after);
         matching.take(limit as usize).cloned().collect()
     }
 

@@ -1,7 +1,8 @@
 //! Consuming one queue on a channel of its own, with the prefetch set before the first message.
 //!
-//! Bounds: the broker hands out at most `prefetch` messages that are not acknowledged. A message that cannot be read is rejected and
-//! comes back through the stage's dead-letter queue, together with its reason.
+//! Bounds: the broker hands out at most `prefetch` messages that are not acknowledged. A message
+//! that cannot be read is rejected and comes back through the stage's dead-letter queue, together
+//! with its reason.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,9 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
+};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 
@@ -42,22 +45,34 @@ struct Subscription {
     acker: Arc<RabbitAcker>,
 }
 
-async fn subscribe(link: &Link, queue: ShortString, prefetch: u16) -> Result<Subscription, BrokerError> {
+async fn subscribe(
+    link: &Link,
+    queue: ShortString,
+    prefetch: u16,
+) -> Result<Subscription, BrokerError> {
     let channel = link.channel().await?;
     within(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
     let tag = ShortString::default();
-    let consumer = within(channel.basic_consume(queue, tag, BasicConsumeOptions::default(), FieldTable::default())).await?;
+    let consumer = within(channel.basic_consume(
+        queue,
+        tag,
+        BasicConsumeOptions::default(),
+        FieldTable::default(),
+    ))
+    .await?;
     Ok(Subscription { consumer, acker: Arc::new(RabbitAcker { channel, open: Mutex::default() }) })
 }
 
 impl Subscription {
-    /// Waits for one message, then takes what is there already. None when the channel or the consumer is gone.
+    /// Waits for one message, then takes what is there already. None when the channel or the
+    /// consumer is gone.
     async fn receive(&mut self, max: usize) -> Option<Vec<Delivery>> {
         let mut taken = vec![self.next().await?];
         while taken.len() < max {
             match self.consumer.next().now_or_never() {
                 Some(Some(Ok(delivery))) => taken.push(delivery),
-                // What was received before the end is worth nothing any more: the broker delivers it again.
+                // What was received before the end is worth nothing any more: the broker delivers
+                // it again.
                 Some(Some(Err(_)) | None) => return None,
                 None => break,
             }
@@ -85,7 +100,12 @@ pub(super) struct RabbitConsumer {
 }
 
 impl RabbitConsumer {
-    pub(super) async fn open(link: &Link, queue: ShortString, prefetch: u32, reading: Reading) -> Result<Self, BrokerError> {
+    pub(super) async fn open(
+        link: &Link,
+        queue: ShortString,
+        prefetch: u32,
+        reading: Reading,
+    ) -> Result<Self, BrokerError> {
         let prefetch = u16::try_from(prefetch).unwrap_or(u16::MAX);
         Ok(Self { subscription: subscribe(link, queue, prefetch).await?, reading })
     }
@@ -138,7 +158,11 @@ pub(super) struct RabbitDead {
 }
 
 impl RabbitDead {
-    pub(super) async fn open(link: &Link, queue: ShortString, reading: Reading) -> Result<Self, BrokerError> {
+    pub(super) async fn open(
+        link: &Link,
+        queue: ShortString,
+        reading: Reading,
+    ) -> Result<Self, BrokerError> {
         Ok(Self { subscription: subscribe(link, queue, DEAD_PREFETCH).await?, reading })
     }
 }
@@ -160,7 +184,11 @@ impl DeadConsumer for RabbitDead {
                     tag,
                 },
                 Err(error) => Dead {
-                    envelope: Arc::new(message::stand_in(&delivery.properties, &delivery.data, defaults)),
+                    envelope: Arc::new(message::stand_in(
+                        &delivery.properties,
+                        &delivery.data,
+                        defaults,
+                    )),
                     round: 1,
                     attempt: 1,
                     unreadable: Some(error.to_string()),
@@ -179,7 +207,8 @@ impl DeadConsumer for RabbitDead {
 
 /// Deliveries of a message before this one, as a quorum queue counts them.
 fn delivery_count(properties: &BasicProperties) -> u32 {
-    let count = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-delivery-count"));
+    let count =
+        properties.headers().as_ref().and_then(|headers| headers.inner().get("x-delivery-count"));
     match count {
         Some(AMQPValue::LongLongInt(count)) => u32::try_from(*count).unwrap_or(0),
         Some(AMQPValue::LongInt(count)) => u32::try_from(*count).unwrap_or(0),
@@ -189,7 +218,10 @@ fn delivery_count(properties: &BasicProperties) -> u32 {
 
 /// Why the broker dead-lettered a message: `rejected`, `delivery_limit`, ….
 fn first_death(properties: &BasicProperties) -> String {
-    let reason = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-first-death-reason"));
+    let reason = properties
+        .headers()
+        .as_ref()
+        .and_then(|headers| headers.inner().get("x-first-death-reason"));
     match reason {
         Some(AMQPValue::LongString(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
         _ => "unknown".to_owned(),
@@ -203,7 +235,8 @@ struct RabbitAcker {
 }
 
 impl RabbitAcker {
-    /// Marks tags as settled. Gives the highest tag up to which all are settled, and the settled ones behind it.
+    /// Marks tags as settled. Gives the highest tag up to which all are settled, and the settled
+    /// ones behind it.
     fn settle(&self, tags: &[u64]) -> (Option<u64>, Vec<u64>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         for tag in tags {
@@ -214,7 +247,8 @@ impl RabbitAcker {
             front = Some(*entry.key());
             entry.remove();
         }
-        let behind: Vec<u64> = tags.iter().copied().filter(|tag| open.remove(tag).is_some()).collect();
+        let behind: Vec<u64> =
+            tags.iter().copied().filter(|tag| open.remove(tag).is_some()).collect();
         (front, behind)
     }
 
@@ -232,7 +266,8 @@ impl RabbitAcker {
     }
 }
 
-/// An acknowledgement that did not get through is no loss: the broker delivers again, and the store knows the delivery.
+/// An acknowledgement that did not get through is no loss: the broker delivers again, and the store
+/// knows the delivery.
 fn log(result: lapin::Result<()>) {
     if let Err(error) = result {
         tracing::debug!(%error, "an acknowledgement did not get through");
@@ -254,7 +289,10 @@ impl Acker for RabbitAcker {
     async fn requeue(&self, tags: &[u64]) {
         self.forget(tags);
         for tag in tags {
-            log(self.channel.basic_nack(*tag, BasicNackOptions { multiple: false, requeue: true }).await);
+            log(self
+                .channel
+                .basic_nack(*tag, BasicNackOptions { multiple: false, requeue: true })
+                .await);
         }
     }
 }

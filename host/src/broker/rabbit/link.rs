@@ -1,8 +1,9 @@
-//! One connection to `RabbitMQ`, kept alive for ever: any error, and everything is dropped and built anew.
+//! One connection to `RabbitMQ`, kept alive for ever: any error, and everything is dropped and
+//! built anew.
 //!
-//! lapin's own recovery stays off: it restores consumers without their prefetch. Bounds: one connection at a time, a time-out on
-//! connecting, heartbeats every [`HEARTBEAT_S`] seconds so that a silent network is noticed, a wait between attempts that grows to
-//! [`BACKOFF_MAX`] with jitter.
+//! lapin's own recovery stays off: it restores consumers without their prefetch. Bounds: one
+//! connection at a time, a time-out on connecting, heartbeats every [`HEARTBEAT_S`] seconds so that
+//! a silent network is noticed, a wait between attempts that grows to [`BACKOFF_MAX`] with jitter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +71,8 @@ impl Link {
 
     /// Waits until messages are taken.
     pub(super) async fn up(&self) {
-        // The task outlives every handle but at the end of the process: then there is nothing to wait for.
+        // The task outlives every handle but at the end of the process: then there is nothing to
+        // wait for.
         let _ = self.state.clone().wait_for(|state| matches!(state, State::Up(_))).await;
     }
 }
@@ -85,8 +87,11 @@ pub(super) struct LinkTask {
 impl LinkTask {
     /// Connects, watches, connects anew, until cancelled.
     pub(super) async fn run(self, cancel: CancellationToken) {
-        let backoff =
-            ExponentialBuilder::default().with_min_delay(BACKOFF_MIN).with_max_delay(BACKOFF_MAX).with_jitter().without_max_times();
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(BACKOFF_MIN)
+            .with_max_delay(BACKOFF_MAX)
+            .with_jitter()
+            .without_max_times();
         let mut waits = backoff.build();
         let mut said = String::new();
         loop {
@@ -139,9 +144,13 @@ impl LinkTask {
                     tracing::info!(connection = %self.name, "RabbitMQ takes messages again");
                     self.state.send_replace(State::Up(Arc::clone(&connection)));
                 }
-                Some(Event::Error(error)) if !connection.status().connected() => return Some(error.to_string()),
+                Some(Event::Error(error)) if !connection.status().connected() => {
+                    return Some(error.to_string());
+                }
                 None => return Some("the connection ended".to_owned()),
-                Some(_) if !connection.status().connected() => return Some("the connection ended".to_owned()),
+                Some(_) if !connection.status().connected() => {
+                    return Some("the connection ended".to_owned());
+                }
                 Some(_) => {}
             }
         }
@@ -151,7 +160,9 @@ impl LinkTask {
 /// One connection under a name; why there is none.
 pub(super) async fn connect(uri: &AMQPUri, name: &str) -> Result<Connection, String> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    match tokio::time::timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties)).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties))
+        .await
+    {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
@@ -159,10 +170,15 @@ pub(super) async fn connect(uri: &AMQPUri, name: &str) -> Result<Connection, Str
 }
 
 /// Bounds an answer of the server.
-pub(super) async fn within<T>(answer: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
+pub(super) async fn within<T>(
+    answer: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, BrokerError> {
     match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(BrokerError::Unavailable(error.to_string())),
-        Err(_) => Err(BrokerError::Unavailable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+        Err(_) => Err(BrokerError::Unavailable(format!(
+            "no answer within {} s",
+            ANSWER_TIMEOUT.as_secs()
+        ))),
     }
 }

@@ -1,7 +1,8 @@
-//! Envelopes as AMQP messages and back: CloudEvents 1.0 in binary mode (attributes in headers), structured mode read as well.
+//! Envelopes as AMQP messages and back: CloudEvents 1.0 in binary mode (attributes in headers),
+//! structured mode read as well.
 //!
-//! The host's own headers carry what CloudEvents has no attribute for; a message without them comes from another program and begins a
-//! chain of its own. Pure: no connection is needed here.
+//! The host's own headers carry what CloudEvents has no attribute for; a message without them comes
+//! from another program and begins a chain of its own. Pure: no connection is needed here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,7 +78,8 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
         put(ROUND, &direct.round.to_string());
         put(ATTEMPT, &direct.attempt.to_string());
     }
-    let properties = BasicProperties::default().with_delivery_mode(DELIVERY_MODE).with_headers(headers);
+    let properties =
+        BasicProperties::default().with_delivery_mode(DELIVERY_MODE).with_headers(headers);
     match lapin::types::ShortString::try_new(event.content_type.as_str()) {
         Ok(content_type) => properties.with_content_type(content_type),
         Err(_) => properties,
@@ -117,25 +119,37 @@ pub(super) struct Defaults {
 }
 
 /// Reads a message of this program or of another one.
-pub(super) fn decode(properties: &BasicProperties, body: Vec<u8>, defaults: Defaults) -> Result<Decoded, Unreadable> {
+pub(super) fn decode(
+    properties: &BasicProperties,
+    body: Vec<u8>,
+    defaults: Defaults,
+) -> Result<Decoded, Unreadable> {
     let empty = FieldTable::default();
     let headers = properties.headers().as_ref().unwrap_or(&empty);
     let content_type = properties.content_type().as_ref().map(lapin::types::ShortString::as_str);
     // A message that carries an event in its headers may carry another one as its payload.
-    let in_headers = [CLOUD_EVENTS, CLOUD_EVENTS_COLON].iter().any(|prefix| header(headers, &format!("{prefix}id")).is_some());
+    let in_headers = [CLOUD_EVENTS, CLOUD_EVENTS_COLON]
+        .iter()
+        .any(|prefix| header(headers, &format!("{prefix}id")).is_some());
     let event = match content_type {
-        Some(content_type) if content_type.starts_with(STRUCTURED) && !in_headers => structured(&body, defaults)?,
+        Some(content_type) if content_type.starts_with(STRUCTURED) && !in_headers => {
+            structured(&body, defaults)?
+        }
         _ => binary(headers, content_type, body, defaults)?,
     };
     let own = |key| header(headers, key);
     let cause = own(CAUSE_SOURCE).zip(own(CAUSE_ID)).map(|(source, id)| EventKey { source, id });
     let envelope = Envelope {
         // Events of other programs are about the order that they name.
-        order_id: own(ORDER).or_else(|| (own(CORRELATION).is_none() && !event.subject.is_empty()).then(|| event.subject.clone())),
+        order_id: own(ORDER).or_else(|| {
+            (own(CORRELATION).is_none() && !event.subject.is_empty()).then(|| event.subject.clone())
+        }),
         correlation_id: own(CORRELATION).unwrap_or_else(|| event.id.clone()),
         cause,
         hops: number(headers, HOPS)?.map_or(0, |hops| u32::try_from(hops).unwrap_or(u32::MAX)),
-        expires_at_ms: number(headers, EXPIRES_MS)?.unwrap_or(defaults.expires_at_ms).min(TIME_MAX_MS),
+        expires_at_ms: number(headers, EXPIRES_MS)?
+            .unwrap_or(defaults.expires_at_ms)
+            .min(TIME_MAX_MS),
         event,
     };
     if let Some(why) = envelope.unfit() {
@@ -145,7 +159,8 @@ pub(super) fn decode(properties: &BasicProperties, body: Vec<u8>, defaults: Defa
     Ok(Decoded { envelope: Arc::new(envelope), round, attempt })
 }
 
-/// An event that stands for a message nobody can read: its key is a hash of headers and body, so the same message is the same event.
+/// An event that stands for a message nobody can read: its key is a hash of headers and body, so
+/// the same message is the same event.
 pub(super) fn stand_in(properties: &BasicProperties, body: &[u8], defaults: Defaults) -> Envelope {
     let mut hash = Sha256::new();
     // A table is sorted by key, and prints the same every time.
@@ -158,17 +173,31 @@ pub(super) fn stand_in(properties: &BasicProperties, body: &[u8], defaults: Defa
         source: "/postrider/unreadable".to_owned(),
         subject: String::new(),
         time_ms: defaults.now_ms,
-        content_type: without_nul(properties.content_type().as_ref().map_or("application/octet-stream", |value| value.as_str()).to_owned()),
+        content_type: without_nul(
+            properties
+                .content_type()
+                .as_ref()
+                .map_or("application/octet-stream", |value| value.as_str())
+                .to_owned(),
+        ),
         data: Bytes::copy_from_slice(body),
         attributes: Vec::new(),
     };
     Envelope::first(event, None, defaults.expires_at_ms)
 }
 
-fn binary(headers: &FieldTable, content_type: Option<&str>, body: Vec<u8>, defaults: Defaults) -> Result<Event, Unreadable> {
+fn binary(
+    headers: &FieldTable,
+    content_type: Option<&str>,
+    body: Vec<u8>,
+    defaults: Defaults,
+) -> Result<Event, Unreadable> {
     let mut attributes: BTreeMap<String, String> = BTreeMap::new();
     for (key, value) in headers.inner() {
-        let name = key.as_str().strip_prefix(CLOUD_EVENTS).or_else(|| key.as_str().strip_prefix(CLOUD_EVENTS_COLON));
+        let name = key
+            .as_str()
+            .strip_prefix(CLOUD_EVENTS)
+            .or_else(|| key.as_str().strip_prefix(CLOUD_EVENTS_COLON));
         if let Some((name, value)) = name.zip(plain(value)) {
             attributes.insert(name.to_owned(), value);
         }
@@ -180,7 +209,9 @@ fn binary(headers: &FieldTable, content_type: Option<&str>, body: Vec<u8>, defau
     }
     attributes.remove("specversion");
     let time_ms = time_of(attributes.remove("time"), defaults)?;
-    let mut required = |name: &'static str| attributes.remove(name).filter(|value| !value.is_empty()).ok_or(Unreadable::Missing(name));
+    let mut required = |name: &'static str| {
+        attributes.remove(name).filter(|value| !value.is_empty()).ok_or(Unreadable::Missing(name))
+    };
     Ok(Event {
         id: required("id")?,
         source: required("source")?,
@@ -195,7 +226,9 @@ fn binary(headers: &FieldTable, content_type: Option<&str>, body: Vec<u8>, defau
 
 fn structured(body: &[u8], defaults: Defaults) -> Result<Event, Unreadable> {
     let told = |problems: Vec<Mistake>| {
-        let told = problems.iter().map(|problem| format!("{} {}", problem.pointer.trim_start_matches('/'), problem.detail));
+        let told = problems.iter().map(|problem| {
+            format!("{} {}", problem.pointer.trim_start_matches('/'), problem.detail)
+        });
         Unreadable::Event(told.collect::<Vec<_>>().join("; "))
     };
     cloud_events::read(serde_json::from_slice(body)?, defaults.now_ms).map_err(told)
@@ -203,7 +236,9 @@ fn structured(body: &[u8], defaults: Defaults) -> Result<Event, Unreadable> {
 
 fn time_of(text: Option<String>, defaults: Defaults) -> Result<u64, Unreadable> {
     let Some(text) = text else { return Ok(defaults.now_ms) };
-    let time: jiff::Timestamp = text.parse().map_err(|error: jiff::Error| Unreadable::Invalid("time", error.to_string()))?;
+    let time: jiff::Timestamp = text
+        .parse()
+        .map_err(|error: jiff::Error| Unreadable::Invalid("time", error.to_string()))?;
     Ok(u64::try_from(time.as_millisecond()).unwrap_or(0))
 }
 
@@ -229,7 +264,10 @@ fn number(headers: &FieldTable, key: &'static str) -> Result<Option<u64>, Unread
 /// Rounds and attempts begin at 1, and there are fewer than anybody can count.
 fn count(headers: &FieldTable, key: &'static str) -> Result<u32, Unreadable> {
     let count = number(headers, key)?.unwrap_or(1);
-    u32::try_from(count).ok().filter(|count| (1..=COUNT_MAX).contains(count)).ok_or(Unreadable::Number(key))
+    u32::try_from(count)
+        .ok()
+        .filter(|count| (1..=COUNT_MAX).contains(count))
+        .ok_or(Unreadable::Number(key))
 }
 
 #[cfg(test)]
@@ -237,7 +275,8 @@ mod tests {
     use super::*;
     use crate::store::Direct;
 
-    const DEFAULTS: Defaults = Defaults { now_ms: 1_700_000_000_123, expires_at_ms: 1_700_000_500_000 };
+    const DEFAULTS: Defaults =
+        Defaults { now_ms: 1_700_000_000_123, expires_at_ms: 1_700_000_500_000 };
 
     fn envelope() -> Envelope {
         Envelope {
@@ -249,7 +288,10 @@ mod tests {
                 time_ms: 1_700_000_000_007,
                 content_type: "application/octet-stream".into(),
                 data: Bytes::from_static(b"\x00\xff"),
-                attributes: vec![("traceparent".into(), "00-a-b-01".into()), ("zone".into(), "ä".into())],
+                attributes: vec![
+                    ("traceparent".into(), "00-a-b-01".into()),
+                    ("zone".into(), "ä".into()),
+                ],
             },
             order_id: Some("o-1".into()),
             correlation_id: "c".into(),
@@ -261,9 +303,13 @@ mod tests {
 
     #[test]
     fn what_is_sent_is_what_arrives() {
-        let message =
-            Outgoing { envelope: Arc::new(envelope()), direct: Some(Direct { stage: "x".into(), round: 2, attempt: 7 }), mandatory: true };
-        let decoded = decode(&encode(&message), message.envelope.event.data.to_vec(), DEFAULTS).unwrap();
+        let message = Outgoing {
+            envelope: Arc::new(envelope()),
+            direct: Some(Direct { stage: "x".into(), round: 2, attempt: 7 }),
+            mandatory: true,
+        };
+        let decoded =
+            decode(&encode(&message), message.envelope.event.data.to_vec(), DEFAULTS).unwrap();
         assert_eq!((&*decoded.envelope, decoded.round, decoded.attempt), (&envelope(), 2, 7));
     }
 
@@ -277,23 +323,47 @@ mod tests {
 
     #[test]
     fn events_of_other_programs_are_read_in_both_modes() {
-        let headers =
-            [("cloudEvents:id", "9"), ("cloudEvents:source", "/desk"), ("cloudEvents:type", "order.flagged"), ("cloudEvents:subject", "7")];
-        let binary = decode(&properties("text/plain", &headers), b"hello".to_vec(), DEFAULTS).unwrap();
+        let headers = [
+            ("cloudEvents:id", "9"),
+            ("cloudEvents:source", "/desk"),
+            ("cloudEvents:type", "order.flagged"),
+            ("cloudEvents:subject", "7"),
+        ];
+        let binary =
+            decode(&properties("text/plain", &headers), b"hello".to_vec(), DEFAULTS).unwrap();
         let body = br#"{"specversion":"1.0","id":"9","source":"/desk","type":"order.flagged","subject":"7","datacontenttype":"text/plain","data":"hello"}"#;
-        let structured = decode(&properties("application/cloudevents+json; charset=utf-8", &[]), body.to_vec(), DEFAULTS).unwrap();
+        let structured = decode(
+            &properties("application/cloudevents+json; charset=utf-8", &[]),
+            body.to_vec(),
+            DEFAULTS,
+        )
+        .unwrap();
         assert_eq!(binary.envelope, structured.envelope);
         let envelope = &binary.envelope;
-        assert_eq!((envelope.event.data.as_ref(), envelope.order_id.as_deref()), (&b"hello"[..], Some("7")));
-        assert_eq!((envelope.correlation_id.as_str(), envelope.hops, envelope.expires_at_ms), ("9", 0, DEFAULTS.expires_at_ms));
+        assert_eq!(
+            (envelope.event.data.as_ref(), envelope.order_id.as_deref()),
+            (&b"hello"[..], Some("7"))
+        );
+        assert_eq!(
+            (envelope.correlation_id.as_str(), envelope.hops, envelope.expires_at_ms),
+            ("9", 0, DEFAULTS.expires_at_ms)
+        );
         assert_eq!((envelope.event.time_ms, binary.round, binary.attempt), (DEFAULTS.now_ms, 1, 1));
     }
 
     #[test]
     fn an_event_in_an_event_is_two() {
         let inner = br#"{"specversion":"1.0","id":"inner","source":"/x","type":"x"}"#;
-        let event = Event { content_type: STRUCTURED.into(), data: Bytes::from_static(inner), ..envelope().event };
-        let message = Outgoing { envelope: Arc::new(Envelope { event, ..envelope() }), direct: None, mandatory: false };
+        let event = Event {
+            content_type: STRUCTURED.into(),
+            data: Bytes::from_static(inner),
+            ..envelope().event
+        };
+        let message = Outgoing {
+            envelope: Arc::new(Envelope { event, ..envelope() }),
+            direct: None,
+            mandatory: false,
+        };
         let decoded = decode(&encode(&message), inner.to_vec(), DEFAULTS).unwrap();
         assert_eq!(decoded.envelope, message.envelope);
     }
@@ -301,33 +371,70 @@ mod tests {
     #[test]
     fn numbers_that_cannot_be_are_no_trouble_later() {
         let with = |key, value| {
-            let event = [("cloudEvents_id", "9"), ("cloudEvents_source", "/desk"), ("cloudEvents_type", "x"), (key, value)];
+            let event = [
+                ("cloudEvents_id", "9"),
+                ("cloudEvents_source", "/desk"),
+                ("cloudEvents_type", "x"),
+                (key, value),
+            ];
             decode(&properties("text/plain", &event), Vec::new(), DEFAULTS)
         };
-        for (key, value) in [(ROUND, "0"), (ATTEMPT, "0"), (ATTEMPT, "4294967297"), (ROUND, "one")] {
-            assert!(matches!(with(key, value), Err(Unreadable::Number(header)) if header == key), "{key}: {value}");
+        for (key, value) in [(ROUND, "0"), (ATTEMPT, "0"), (ATTEMPT, "4294967297"), (ROUND, "one")]
+        {
+            assert!(
+                matches!(with(key, value), Err(Unreadable::Number(header)) if header == key),
+                "{key}: {value}"
+            );
         }
         assert_eq!(with(HOPS, "4294967296").unwrap().envelope.hops, u32::MAX);
-        assert_eq!(with(EXPIRES_MS, "18446744073709551615").unwrap().envelope.expires_at_ms, TIME_MAX_MS);
+        assert_eq!(
+            with(EXPIRES_MS, "18446744073709551615").unwrap().envelope.expires_at_ms,
+            TIME_MAX_MS
+        );
     }
 
     #[test]
     fn what_no_store_takes_is_unreadable_and_can_be_buried() {
         let long = "s".repeat(100_000);
-        for (key, value) in [(ORDER, "a\0b"), ("cloudEvents_zone", "a\0b"), ("cloudEvents_subject", &long), (CORRELATION, &long)] {
-            let event = [("cloudEvents_id", "9"), ("cloudEvents_source", "/desk"), ("cloudEvents_type", "x"), (key, value)];
-            assert!(matches!(decode(&properties("text/plain", &event), Vec::new(), DEFAULTS), Err(Unreadable::Unfit(_))), "{key}");
+        for (key, value) in [
+            (ORDER, "a\0b"),
+            ("cloudEvents_zone", "a\0b"),
+            ("cloudEvents_subject", &long),
+            (CORRELATION, &long),
+        ] {
+            let event = [
+                ("cloudEvents_id", "9"),
+                ("cloudEvents_source", "/desk"),
+                ("cloudEvents_type", "x"),
+                (key, value),
+            ];
+            assert!(
+                matches!(
+                    decode(&properties("text/plain", &event), Vec::new(), DEFAULTS),
+                    Err(Unreadable::Unfit(_))
+                ),
+                "{key}"
+            );
         }
         assert_eq!(stand_in(&properties("a\0b", &[]), b"", DEFAULTS).unfit(), None);
     }
 
     #[test]
     fn what_cannot_be_read_says_why_and_keeps_its_key() {
-        let nothing = properties("application/json", &[("cloudEvents_id", "1"), ("cloudEvents_source", "/x")]);
+        let nothing = properties(
+            "application/json",
+            &[("cloudEvents_id", "1"), ("cloudEvents_source", "/x")],
+        );
         assert!(matches!(decode(&nothing, Vec::new(), DEFAULTS), Err(Unreadable::Missing("type"))));
         let garbage = properties(STRUCTURED, &[]);
         assert!(matches!(decode(&garbage, b"{".to_vec(), DEFAULTS), Err(Unreadable::Json(_))));
-        assert_eq!(stand_in(&garbage, b"{", DEFAULTS).event.id, stand_in(&garbage, b"{", DEFAULTS).event.id);
-        assert_ne!(stand_in(&garbage, b"{", DEFAULTS).event.id, stand_in(&nothing, b"{", DEFAULTS).event.id);
+        assert_eq!(
+            stand_in(&garbage, b"{", DEFAULTS).event.id,
+            stand_in(&garbage, b"{", DEFAULTS).event.id
+        );
+        assert_ne!(
+            stand_in(&garbage, b"{", DEFAULTS).event.id,
+            stand_in(&nothing, b"{", DEFAULTS).event.id
+        );
     }
 }

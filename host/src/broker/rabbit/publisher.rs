@@ -1,7 +1,9 @@
-//! Publishing with confirms: many in flight on one channel, each answered by the broker or given up in time.
+//! Publishing with confirms: many in flight on one channel, each answered by the broker or given up
+//! in time.
 //!
-//! Guarantee: `Ok` only after the broker's confirm, and, for a message that one of our stages consumes, only when a queue took it. What
-//! is given up may have arrived all the same; it is sent again with the same id, and the store knows it. Bound: [`CONFIRM_TIMEOUT`].
+//! Guarantee: `Ok` only after the broker's confirm, and, for a message that one of our stages
+//! consumes, only when a queue took it. What is given up may have arrived all the same; it is sent
+//! again with the same id, and the store knows it. Bound: [`CONFIRM_TIMEOUT`].
 
 use std::time::Duration;
 
@@ -20,7 +22,8 @@ use crate::broker::{BrokerError, Outgoing};
 /// Longest wait for the confirms of one call.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Publishes on a connection of its own, so that a broker which blocks publishers does not block acknowledgements.
+/// Publishes on a connection of its own, so that a broker which blocks publishers does not block
+/// acknowledgements.
 pub(super) struct Publisher {
     link: Link,
     names: Names,
@@ -54,21 +57,35 @@ impl Publisher {
             }
         });
         let answers = join_all(confirmed).await;
-        // A channel that owes confirms is not used again: what it owes would be counted against later messages.
+        // A channel that owes confirms is not used again: what it owes would be counted against
+        // later messages.
         if answers.iter().any(|answer| matches!(answer, Err(BrokerError::Unavailable(_)))) {
             self.channel.lock().await.take();
         }
         answers
     }
 
-    async fn send(&self, channel: &Channel, message: &Outgoing) -> Result<PublisherConfirm, BrokerError> {
+    async fn send(
+        &self,
+        channel: &Channel,
+        message: &Outgoing,
+    ) -> Result<PublisherConfirm, BrokerError> {
         let (exchange, key) = match &message.direct {
             // The default exchange routes by the name of the queue.
             Some(direct) => (ShortString::default(), self.names.queue(&direct.stage)),
             None => (self.names.events(), routing_key(&message.envelope.event.event_type)?),
         };
-        let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
-        let sent = channel.basic_publish(exchange, key, options, &message.envelope.event.data, message::encode(message)).await;
+        let options =
+            BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
+        let sent = channel
+            .basic_publish(
+                exchange,
+                key,
+                options,
+                &message.envelope.event.data,
+                message::encode(message),
+            )
+            .await;
         sent.map_err(|error| BrokerError::Unavailable(error.to_string()))
     }
 
@@ -81,7 +98,8 @@ impl Publisher {
             return Ok(channel.clone());
         }
         let channel = self.link.channel().await?;
-        // A broker that lost its data has no exchange, and closes the channel of whoever publishes to it.
+        // A broker that lost its data has no exchange, and closes the channel of whoever publishes
+        // to it.
         topology::exchanges(&channel, &self.names).await?;
         within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         *open = Some(channel.clone());
@@ -90,7 +108,9 @@ impl Publisher {
 }
 
 fn routing_key(event_type: &str) -> Result<ShortString, BrokerError> {
-    ShortString::try_new(event_type).map_err(|error| BrokerError::Refused(format!("`{event_type}` cannot be published: {error}")))
+    ShortString::try_new(event_type).map_err(|error| {
+        BrokerError::Refused(format!("`{event_type}` cannot be published: {error}"))
+    })
 }
 
 fn judge(confirmation: Confirmation) -> Result<(), BrokerError> {
@@ -99,7 +119,9 @@ fn judge(confirmation: Confirmation) -> Result<(), BrokerError> {
         Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
             Err(BrokerError::Unroutable(format!("{} {}", returned.reply_code, returned.reply_text)))
         }
-        Confirmation::Nack(None) => Err(BrokerError::Refused("the broker refused the message".to_owned())),
+        Confirmation::Nack(None) => {
+            Err(BrokerError::Refused("the broker refused the message".to_owned()))
+        }
     }
 }
 

@@ -17,19 +17,23 @@ use crate::broker::{Broker, BrokerError};
 use crate::clock::SystemClock;
 use crate::event::Envelope;
 
-/// Names of its own on the broker of the environment, else on the one that listens on the default port; gone at the end.
+/// Names of its own on the broker of the environment, else on the one that listens on the default
+/// port; gone at the end.
 struct Namespace {
     name: String,
     stages: Vec<&'static str>,
 }
 
 fn url() -> String {
-    std::env::var("POSTRIDER_TEST_AMQP").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into())
+    std::env::var("POSTRIDER_TEST_AMQP")
+        .unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into())
 }
 
 async fn direct_connection() -> Connection {
     let uri = AMQPUri::from_str(&url()).unwrap();
-    Connection::connect_uri(uri, ConnectionProperties::default()).await.expect("a RabbitMQ server for tests: see docs/testing.md")
+    Connection::connect_uri(uri, ConnectionProperties::default())
+        .await
+        .expect("a RabbitMQ server for tests: see docs/testing.md")
 }
 
 impl Namespace {
@@ -74,7 +78,8 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         let (names, stages) = (self.names(), std::mem::take(&mut self.stages));
         let deleted = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(Self::delete(names, stages));
         });
         assert!(deleted.join().is_ok() || std::thread::panicking(), "queues were left behind");
@@ -126,7 +131,10 @@ async fn the_longest_texts_that_fit_arrive() {
     long.envelope = Arc::new(envelope);
     sent(&broker, vec![long.clone()]).await;
     let mut consumer = broker.consume(&stage, 10).await.unwrap();
-    assert_eq!(received(&mut consumer, 1).await[0].envelope.event.attributes, long.envelope.event.attributes);
+    assert_eq!(
+        received(&mut consumer, 1).await[0].envelope.event.attributes,
+        long.envelope.event.attributes
+    );
     broker.close().await;
 }
 
@@ -139,14 +147,26 @@ async fn a_message_that_cannot_be_read_comes_back_with_its_reason() {
     let connection = direct_connection().await;
     let channel = connection.create_channel().await.unwrap();
     let options = BasicPublishOptions::default();
-    channel.basic_publish(namespace.names().events(), "x".into(), options, b"garbage", BasicProperties::default()).await.unwrap();
+    channel
+        .basic_publish(
+            namespace.names().events(),
+            "x".into(),
+            options,
+            b"garbage",
+            BasicProperties::default(),
+        )
+        .await
+        .unwrap();
     sent(&broker, vec![event("x", 2)]).await;
     let mut consumer = broker.consume(&stage, 10).await.unwrap();
     assert_eq!(received(&mut consumer, 1).await[0].envelope.event.id, "2");
     let mut dead = broker.consume_dead(&stage).await.unwrap().unwrap();
     let letters = timeout(Duration::from_secs(20), dead.receive()).await.unwrap().unwrap();
     assert_eq!(letters.len(), 1);
-    assert_eq!((letters[0].reason.as_str(), &letters[0].envelope.event.data[..]), ("rejected", &b"garbage"[..]));
+    assert_eq!(
+        (letters[0].reason.as_str(), &letters[0].envelope.event.data[..]),
+        ("rejected", &b"garbage"[..])
+    );
     assert!(letters[0].unreadable.as_ref().is_some_and(|why| why.contains("id")), "{letters:?}");
     dead.acker().ack(&[letters[0].tag]).await;
     broker.close().await;
@@ -162,7 +182,10 @@ async fn a_deleted_queue_ends_its_consumer_and_comes_back_as_a_gap() {
     let mut consumer = broker.consume(&stage, 10).await.unwrap();
     let connection = direct_connection().await;
     let channel = connection.create_channel().await.unwrap();
-    channel.queue_delete(namespace.names().queue("one"), QueueDeleteOptions::default()).await.unwrap();
+    channel
+        .queue_delete(namespace.names().queue("one"), QueueDeleteOptions::default())
+        .await
+        .unwrap();
     assert!(timeout(Duration::from_secs(20), consumer.receive(1)).await.unwrap().is_none());
     let mut consumer = broker.consume(&stage, 10).await.unwrap();
     assert_eq!(broker.take_gaps().len(), 1);
@@ -179,8 +202,13 @@ async fn a_queue_that_was_declared_otherwise_is_refused_with_the_remedy() {
     let connection = direct_connection().await;
     let channel = connection.create_channel().await.unwrap();
     let durable = lapin::options::QueueDeclareOptions::durable();
-    channel.queue_declare(namespace.names().queue("one"), durable, lapin::types::FieldTable::default()).await.unwrap();
-    let declared = broker.declare(crate::broker::Binding { stage: "one".into(), patterns: vec!["x".into()] }).await;
+    channel
+        .queue_declare(namespace.names().queue("one"), durable, lapin::types::FieldTable::default())
+        .await
+        .unwrap();
+    let declared = broker
+        .declare(crate::broker::Binding { stage: "one".into(), patterns: vec!["x".into()] })
+        .await;
     let Err(BrokerError::Refused(why)) = declared else { panic!("{declared:?}") };
     assert!(why.contains("inequivalent arg") && why.contains("delete_queue"), "{why}");
     broker.close().await;

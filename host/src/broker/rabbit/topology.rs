@@ -1,11 +1,15 @@
 //! Names and arguments of exchanges and queues: permanent once published.
 //!
-//! The arguments are few and never tunable, because `RabbitMQ` refuses to declare a queue again with other ones (406). Bounded by
-//! `x-delivery-limit`: a last resort against messages that kill the host. Expiry is the host's.
+//! The arguments are few and never tunable, because `RabbitMQ` refuses to declare a queue again
+//! with other ones (406). Bounded by `x-delivery-limit`: a last resort against messages that kill
+//! the host. Expiry is the host's.
 
 use std::sync::Arc;
 
-use lapin::options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, Connection, ErrorKind, ExchangeKind, Queue};
@@ -72,8 +76,13 @@ pub(super) enum Found {
     Created,
 }
 
-/// Makes sure that exchanges, the stage's two queues and its bindings are there. Bindings are only added: other hosts may need the rest.
-pub(super) async fn ensure(link: &Link, names: &Names, binding: &Binding) -> Result<Found, BrokerError> {
+/// Makes sure that exchanges, the stage's two queues and its bindings are there. Bindings are only
+/// added: other hosts may need the rest.
+pub(super) async fn ensure(
+    link: &Link,
+    names: &Names,
+    binding: &Binding,
+) -> Result<Found, BrokerError> {
     let stage = &*binding.stage;
     // A passive declaration of a queue that is missing closes its channel.
     let probe = link.channel().await?;
@@ -132,7 +141,11 @@ pub enum QueueStanding {
 }
 
 /// Looks at a stage's queue; one that is not there is not made.
-pub(super) async fn examine(connection: &Connection, names: &Names, stage: &str) -> Result<QueueStanding, BrokerError> {
+pub(super) async fn examine(
+    connection: &Connection,
+    names: &Names,
+    stage: &str,
+) -> Result<QueueStanding, BrokerError> {
     let channel = within(connection.create_channel()).await?;
     let found = match present(&channel, names.queue(stage)).await {
         Ok(Some(found)) => found,
@@ -141,7 +154,10 @@ pub(super) async fn examine(connection: &Connection, names: &Names, stage: &str)
     };
     // Declaring what is there changes nothing, and says whether it is what it should be.
     Ok(match queue(&channel, names.queue(stage), arguments(names, stage)).await {
-        Ok(()) => QueueStanding::Fits { waiting: found.message_count(), consumers: found.consumer_count() },
+        Ok(()) => QueueStanding::Fits {
+            waiting: found.message_count(),
+            consumers: found.consumer_count(),
+        },
         Err(error) => QueueStanding::Refused(error.to_string()),
     })
 }
@@ -153,7 +169,11 @@ pub(super) async fn exchanges(channel: &Channel, names: &Names) -> Result<(), Br
 }
 
 /// Deletes the queues of these stages, and the exchanges.
-pub(super) async fn delete(link: &Link, names: &Names, stages: &[Arc<str>]) -> Result<(), BrokerError> {
+pub(super) async fn delete(
+    link: &Link,
+    names: &Names,
+    stages: &[Arc<str>],
+) -> Result<(), BrokerError> {
     let channel = link.channel().await?;
     for stage in stages {
         for queue in [names.queue(stage), names.dead_queue(stage)] {
@@ -166,26 +186,54 @@ pub(super) async fn delete(link: &Link, names: &Names, stages: &[Arc<str>]) -> R
     Ok(())
 }
 
-async fn exchange(channel: &Channel, name: ShortString, kind: ExchangeKind) -> Result<(), BrokerError> {
+async fn exchange(
+    channel: &Channel,
+    name: ShortString,
+    kind: ExchangeKind,
+) -> Result<(), BrokerError> {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    let declared = channel.exchange_declare(name.clone(), kind, options, FieldTable::default()).await;
+    let declared =
+        channel.exchange_declare(name.clone(), kind, options, FieldTable::default()).await;
     declared.map_err(|error| explain(&error, "exchange", &name))
 }
 
-async fn queue(channel: &Channel, name: ShortString, arguments: FieldTable) -> Result<(), BrokerError> {
+async fn queue(
+    channel: &Channel,
+    name: ShortString,
+    arguments: FieldTable,
+) -> Result<(), BrokerError> {
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let declared = channel.queue_declare(name.clone(), options, arguments).await;
     declared.map(|_| ()).map_err(|error| explain(&error, "queue", &name))
 }
 
-pub(super) async fn bind(channel: &Channel, queue: ShortString, exchange: ShortString, pattern: &str) -> Result<(), BrokerError> {
-    let key = ShortString::try_new(pattern).map_err(|error| BrokerError::Refused(format!("`{pattern}` cannot be bound: {error}")))?;
-    within(channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default())).await
+pub(super) async fn bind(
+    channel: &Channel,
+    queue: ShortString,
+    exchange: ShortString,
+    pattern: &str,
+) -> Result<(), BrokerError> {
+    let key = ShortString::try_new(pattern)
+        .map_err(|error| BrokerError::Refused(format!("`{pattern}` cannot be bound: {error}")))?;
+    within(channel.queue_bind(
+        queue,
+        exchange,
+        key,
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    ))
+    .await
 }
 
 /// Unbinding what is not bound is no error.
-pub(super) async fn unbind(channel: &Channel, queue: ShortString, exchange: ShortString, pattern: &str) -> Result<(), BrokerError> {
-    let key = ShortString::try_new(pattern).map_err(|error| BrokerError::Refused(format!("`{pattern}` cannot be unbound: {error}")))?;
+pub(super) async fn unbind(
+    channel: &Channel,
+    queue: ShortString,
+    exchange: ShortString,
+    pattern: &str,
+) -> Result<(), BrokerError> {
+    let key = ShortString::try_new(pattern)
+        .map_err(|error| BrokerError::Refused(format!("`{pattern}` cannot be unbound: {error}")))?;
     within(channel.queue_unbind(queue, exchange, key, FieldTable::default())).await
 }
 
@@ -204,9 +252,9 @@ fn explain(error: &lapin::Error, what: &str, name: &ShortString) -> BrokerError 
             "{error}. The {what} `{name}` exists and was declared otherwise, by an older Postrider or by hand. Delete it while the hosts \
              are stopped (`rabbitmqctl delete_queue {name}` for a queue); it is declared again and refilled from the store"
         )),
-        Some(AMQPSoftError::ACCESSREFUSED) => {
-            BrokerError::Refused(format!("{error}. The user of broker.url needs configure, write and read permission on `{name}`"))
-        }
+        Some(AMQPSoftError::ACCESSREFUSED) => BrokerError::Refused(format!(
+            "{error}. The user of broker.url needs configure, write and read permission on `{name}`"
+        )),
         _ => BrokerError::Unavailable(error.to_string()),
     }
 }

@@ -16,15 +16,23 @@ use super::{BenchArgs, Quantiles, Report};
 use crate::cli::progress;
 use crate::pipeline::Pipeline;
 
-/// Warms up, measures, and counts what the store says; and what the stages say, where the host is in this process.
-pub(super) async fn measure(args: &BenchArgs, hosts: &[String], pipeline: Option<&Pipeline>) -> Result<Report> {
+/// Warms up, measures, and counts what the store says; and what the stages say, where the host is
+/// in this process.
+pub(super) async fn measure(
+    args: &BenchArgs,
+    hosts: &[String],
+    pipeline: Option<&Pipeline>,
+) -> Result<Report> {
     let run = uuid::Uuid::now_v7().simple().to_string();
-    let client = reqwest::Client::builder().pool_max_idle_per_host(args.concurrency as usize).build()?;
-    let warm = Run { args, hosts, client: client.clone(), name: format!("{run}w"), count: args.warm_up };
+    let client =
+        reqwest::Client::builder().pool_max_idle_per_host(args.concurrency as usize).build()?;
+    let warm =
+        Run { args, hosts, client: client.clone(), name: format!("{run}w"), count: args.warm_up };
     warm.post(None).await?;
     warm.finished().await?;
     let warmed_up = stage_times(pipeline);
-    let progress = ProgressBar::new(args.orders).with_style(progress::style("{bar:40} {pos}/{len} orders, {rate}, {eta} left")?);
+    let progress = ProgressBar::new(args.orders)
+        .with_style(progress::style("{bar:40} {pos}/{len} orders, {rate}, {eta} left")?);
     let measured = Run { args, hosts, client, name: run, count: args.orders };
     let post = measured.post(Some(&progress)).await?;
     let orders = measured.finished().await?;
@@ -50,7 +58,10 @@ fn stage_times(pipeline: Option<&Pipeline>) -> BTreeMap<String, Histogram<u64>> 
     stages.into_iter().map(|stage| (stage.name.to_string(), stage.meter.times())).collect()
 }
 
-fn since(before: BTreeMap<String, Histogram<u64>>, after: BTreeMap<String, Histogram<u64>>) -> Result<BTreeMap<String, Quantiles>> {
+fn since(
+    before: BTreeMap<String, Histogram<u64>>,
+    after: BTreeMap<String, Histogram<u64>>,
+) -> Result<BTreeMap<String, Quantiles>> {
     let mut times = BTreeMap::new();
     for (stage, mut histogram) in after {
         if let Some(before) = before.get(&stage) {
@@ -86,16 +97,25 @@ struct Listing {
 }
 
 impl Run<'_> {
-    /// Posts the orders; the histogram holds microseconds from the time a request was due to its answer.
+    /// Posts the orders; the histogram holds microseconds from the time a request was due to its
+    /// answer.
     async fn post(&self, progress: Option<&ProgressBar>) -> Result<Histogram<u64>> {
         let next = Arc::new(AtomicU64::new(0));
         let began = Instant::now();
         let mut tasks: JoinSet<Result<Histogram<u64>>> = JoinSet::new();
         for _ in 0..self.args.concurrency {
-            let (next, client, progress, name, count) =
-                (Arc::clone(&next), self.client.clone(), progress.cloned(), self.name.clone(), self.count);
-            let (urls, rate, products) =
-                (self.hosts.iter().map(|host| format!("{host}/orders")).collect::<Vec<_>>(), self.args.rate, self.args.products.max(1));
+            let (next, client, progress, name, count) = (
+                Arc::clone(&next),
+                self.client.clone(),
+                progress.cloned(),
+                self.name.clone(),
+                self.count,
+            );
+            let (urls, rate, products) = (
+                self.hosts.iter().map(|host| format!("{host}/orders")).collect::<Vec<_>>(),
+                self.args.rate,
+                self.args.products.max(1),
+            );
             tasks.spawn(async move {
                 let mut histogram = Histogram::new(3)?;
                 loop {

@@ -1,4 +1,5 @@
-//! A host of the bench's own: in a temporary folder, or in a schema and a namespace that are removed afterwards.
+//! A host of the bench's own: in a temporary folder, or in a schema and a namespace that are
+//! removed afterwards.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,14 +28,24 @@ pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> 
         Some(url) => Some(Scratch::create(url, &name.replace('-', "_")).await.context("--store")?),
         None => None,
     };
-    let store_url = scratch.as_ref().map_or_else(|| format!("sqlite:{}/bench.db", folder.path().display()), Scratch::url);
+    let store_url = scratch
+        .as_ref()
+        .map_or_else(|| format!("sqlite:{}/bench.db", folder.path().display()), Scratch::url);
     let config = adapt(config, args, Place { name: &name, store_url, folder: folder.path() });
     let measured = host(args, config).await;
     if let Some(url) = &args.broker {
-        let options =
-            RabbitOptions { url: url.clone(), namespace: name.clone(), host_name: name, clock: Arc::new(SystemClock), expiry_ms: 0 };
+        let options = RabbitOptions {
+            url: url.clone(),
+            namespace: name.clone(),
+            host_name: name,
+            clock: Arc::new(SystemClock),
+            expiry_ms: 0,
+        };
         let stages = ["payment", "inventory", "shipping", "notification"].map(Arc::from);
-        Rabbit::delete_namespace(options, &stages).await.map_err(anyhow::Error::msg).context("--broker: the queues were left behind")?;
+        Rabbit::delete_namespace(options, &stages)
+            .await
+            .map_err(anyhow::Error::msg)
+            .context("--broker: the queues were left behind")?;
     }
     if let Some(scratch) = scratch {
         scratch.remove().await.context("--store: the schema was left behind")?;
@@ -48,14 +59,24 @@ async fn host(args: &BenchArgs, config: Config) -> Result<Report> {
     let url = format!("http://{}", listener.local_addr()?);
     let builder = Host::builder(config).listener(listener);
     #[cfg(feature = "reference-stages")]
-    let builder = if matches!(args.instances, Instances::Native) { with_reference_stages(builder) } else { builder };
+    let builder = if matches!(args.instances, Instances::Native) {
+        with_reference_stages(builder)
+    } else {
+        builder
+    };
     let host = builder.build().await?;
     let app = host.app();
-    ensure!(!app.services().pipeline.consuming().is_empty(), "no plugins are loaded: build them with `cargo xtask plugins`");
+    ensure!(
+        !app.services().pipeline.consuming().is_empty(),
+        "no plugins are loaded: build them with `cargo xtask plugins`"
+    );
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(host.run_until(async { _ = stopped.await }));
-    let measured =
-        tokio::time::timeout(Duration::from_secs(args.time_limit_s), load::measure(args, &[url], Some(&app.services().pipeline))).await;
+    let measured = tokio::time::timeout(
+        Duration::from_secs(args.time_limit_s),
+        load::measure(args, &[url], Some(&app.services().pipeline)),
+    )
+    .await;
     drop(stop);
     serving.await??;
     measured.context("the time limit is over")?
@@ -97,6 +118,11 @@ fn adapt(mut config: Config, args: &BenchArgs, place: Place<'_>) -> Config {
     };
     config.defaults.instances = mode;
     config.stages.values_mut().for_each(|stage| stage.instances = mode);
-    config.stages.entry("inventory".into()).or_default().settings.insert("default_stock".into(), "1000000000".into());
+    config
+        .stages
+        .entry("inventory".into())
+        .or_default()
+        .settings
+        .insert("default_stock".into(), "1000000000".into());
     config
 }

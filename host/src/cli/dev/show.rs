@@ -18,7 +18,8 @@ const DATA_MAX: usize = 300;
 /// Prints; knows what was saved when.
 #[derive(Default)]
 pub(super) struct Show {
-    /// By digest: when its source was saved, and how long the build took. Taken by its first outcome.
+    /// By digest: when its source was saved, and how long the build took. Taken by its first
+    /// outcome.
     saved: Mutex<HashMap<String, (Instant, Duration)>>,
 }
 
@@ -28,7 +29,11 @@ impl Show {
         for plugin in plugins {
             let name = plugin.stage.as_deref().or(plugin.file.as_deref()).unwrap_or("?");
             match &plugin.last_error {
-                None => println!("  {name} {} consumes {}", plugin.version.as_deref().unwrap_or(""), plugin.consumes.join(", ")),
+                None => println!(
+                    "  {name} {} consumes {}",
+                    plugin.version.as_deref().unwrap_or(""),
+                    plugin.consumes.join(", ")
+                ),
                 Some(error) => Self::trouble(name, error),
             }
         }
@@ -56,7 +61,11 @@ impl Show {
         println!("{}", line(settlement));
         if let Some((saved, build)) = locked(&self.saved).remove(&*settlement.digest) {
             let whole = saved.elapsed();
-            println!("         {} after the save, {} of them the build", seconds(whole), seconds(build));
+            println!(
+                "         {} after the save, {} of them the build",
+                seconds(whole),
+                seconds(build)
+            );
         }
     }
 }
@@ -70,10 +79,13 @@ fn line(settlement: &Settlement) -> String {
     let _ = match &settlement.verdict {
         Verdict::Done(events) if events.is_empty() => write!(text, "→ nothing"),
         Verdict::Done(events) => {
-            let types: Vec<&str> = events.iter().map(|event| event.envelope.event.event_type.as_str()).collect();
+            let types: Vec<&str> =
+                events.iter().map(|event| event.envelope.event.event_type.as_str()).collect();
             write!(text, "→ {}", style(types.join(", ")).green())
         }
-        Verdict::Retry { .. } => write!(text, "{} try {}", style("failed").yellow(), settlement.attempt),
+        Verdict::Retry { .. } => {
+            write!(text, "{} try {}", style("failed").yellow(), settlement.attempt)
+        }
         Verdict::Dead { code, .. } => write!(text, "{} {code}", style("dead").red().bold()),
         Verdict::Skipped => write!(text, "skipped"),
         Verdict::Deferred { .. } => write!(text, "deferred"),
@@ -83,7 +95,11 @@ fn line(settlement: &Settlement) -> String {
         for event in events {
             let data = String::from_utf8_lossy(&event.envelope.event.data);
             let shown: String = data.chars().take(DATA_MAX).collect();
-            let _ = write!(text, "\n         {shown}{}", if data.len() > shown.len() { "…" } else { "" });
+            let _ = write!(
+                text,
+                "\n         {shown}{}",
+                if data.len() > shown.len() { "…" } else { "" }
+            );
         }
     }
     if let Some(failure) = &settlement.failure {
@@ -100,5 +116,9 @@ fn indented(text: &str) -> String {
 }
 
 fn seconds(time: Duration) -> String {
-    if time < Duration::from_secs(1) { format!("{} ms", time.as_millis()) } else { format!("{:.2} s", time.as_secs_f64()) }
+    if time < Duration::from_secs(1) {
+        format!("{} ms", time.as_millis())
+    } else {
+        format!("{:.2} s", time.as_secs_f64())
+    }
 }

@@ -1,4 +1,5 @@
-//! `dlq replay` and `dlq discard` of many letters: ask, start a job of the host, follow it to its end.
+//! `dlq replay` and `dlq discard` of many letters: ask, start a job of the host, follow it to its
+//! end.
 //!
 //! The job is the host's: when this program goes away it goes on, but for Ctrl-C, which cancels it.
 
@@ -66,11 +67,18 @@ pub(super) async fn run(which: Which, work: &Work, json: bool) -> Result<ExitCod
 
 /// How many letters the first two hundred groups hold.
 async fn open_letters(target: &Target, filter: &serde_json::Map<String, Value>) -> Result<String> {
-    let mut query: Vec<(&str, String)> = filter.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
+    let mut query: Vec<(&str, String)> =
+        filter.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
     query.extend([("status", "open".to_owned()), ("limit", "200".to_owned())]);
-    let query: Vec<(&str, &str)> = query.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let query: Vec<(&str, &str)> =
+        query.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let groups = target.ask(&["dead-letters", "groups"], &query).await?;
-    let open: u64 = groups["items"].as_array().into_iter().flatten().filter_map(|group| group["open"].as_u64()).sum();
+    let open: u64 = groups["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|group| group["open"].as_u64())
+        .sum();
     Ok(if groups["next"].is_null() { open.to_string() } else { format!("more than {open}") })
 }
 
@@ -81,7 +89,8 @@ async fn follow(target: &Target, mut job: Value) -> Result<Value> {
     let progress = ProgressBar::new(job["total"].as_u64().unwrap_or_default()).with_style(style);
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     while job["ended_at_ms"].is_null() {
-        let settled: u64 = ["done", "skipped", "failed"].iter().filter_map(|name| job[*name].as_u64()).sum();
+        let settled: u64 =
+            ["done", "skipped", "failed"].iter().filter_map(|name| job[*name].as_u64()).sum();
         progress.set_position(settled);
         if job["failed"] != 0 {
             progress.set_message(format!("({} failed)", job["failed"]));
@@ -94,7 +103,9 @@ async fn follow(target: &Target, mut job: Value) -> Result<Value> {
             }
             () = tokio::time::sleep(LOOK) => {}
         }
-        job = target.get(&path).await.context("the job is lost from sight; letters that it has not come to are still open")?;
+        job = target.get(&path).await.context(
+            "the job is lost from sight; letters that it has not come to are still open",
+        )?;
     }
     progress.finish_and_clear();
     Ok(job)

@@ -1,6 +1,7 @@
 //! `dlq edit`: the body of a letter in the editor, then the difference, then its replay.
 //!
-//! Nothing is sent before the text is JSON and differs; what was typed stays in its file when that is not so.
+//! Nothing is sent before the text is JSON and differs; what was typed stays in its file when that
+//! is not so.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -16,11 +17,17 @@ use crate::cli::client::Target;
 
 pub(super) async fn run(target: &Target, id: i64, yes: bool, json: bool) -> Result<ExitCode> {
     let letter = target.get(&format!("/dead-letters/{id}")).await?;
-    ensure!(letter["status"] == "open", "dead letter {id} is {} already", letter["status"].as_str().unwrap_or("settled"));
+    ensure!(
+        letter["status"] == "open",
+        "dead letter {id} is {} already",
+        letter["status"].as_str().unwrap_or("settled")
+    );
     let before = format!("{:#}\n", letter["data"]);
     let (after, data) = edited(&before)?;
     if data == letter["data"] {
-        eprintln!("the body is as it was; nothing was replayed (`dlq replay {id}` runs it again as it is)");
+        eprintln!(
+            "the body is as it was; nothing was replayed (`dlq replay {id}` runs it again as it is)"
+        );
         return Ok(ExitCode::SUCCESS);
     }
     if !json {
@@ -30,7 +37,8 @@ pub(super) async fn run(target: &Target, id: i64, yes: bool, json: bool) -> Resu
         eprintln!("nothing was replayed");
         return Ok(ExitCode::FAILURE);
     }
-    let answer = target.post(&format!("/dead-letters/{id}/replay"), &json!({ "data": data })).await?;
+    let answer =
+        target.post(&format!("/dead-letters/{id}/replay"), &json!({ "data": data })).await?;
     if json {
         println!("{answer:#}");
     } else {
@@ -47,14 +55,19 @@ fn edited(before: &str) -> Result<(String, Value)> {
     loop {
         open_editor(file.path())?;
         // The editor may have put another file in its place.
-        let after = std::fs::read_to_string(file.path()).with_context(|| format!("{} cannot be read", file.path().display()))?;
+        let after = std::fs::read_to_string(file.path())
+            .with_context(|| format!("{} cannot be read", file.path().display()))?;
         match serde_json::from_str(&after) {
             Ok(data) => return Ok((after, data)),
             Err(error) => {
-                let again = console::user_attended() && agreed(&format!("not JSON: {error}. Edit again?"))?;
+                let again =
+                    console::user_attended() && agreed(&format!("not JSON: {error}. Edit again?"))?;
                 if !again {
                     let (_, kept) = file.keep()?;
-                    bail!("not JSON: {error}; nothing was replayed, the text is in {}", kept.display());
+                    bail!(
+                        "not JSON: {error}; nothing was replayed, the text is in {}",
+                        kept.display()
+                    );
                 }
             }
         }
@@ -62,9 +75,13 @@ fn edited(before: &str) -> Result<(String, Value)> {
 }
 
 fn open_editor(path: &Path) -> Result<()> {
-    let editor = ["VISUAL", "EDITOR"].into_iter().filter_map(|name| std::env::var(name).ok()).find(|editor| !editor.trim().is_empty());
+    let editor = ["VISUAL", "EDITOR"]
+        .into_iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .find(|editor| !editor.trim().is_empty());
     let editor = editor.unwrap_or_else(|| "vi".to_owned());
-    let words = shlex::split(&editor).with_context(|| format!("$EDITOR: `{editor}` cannot be understood"))?;
+    let words = shlex::split(&editor)
+        .with_context(|| format!("$EDITOR: `{editor}` cannot be understood"))?;
     let (program, arguments) = words.split_first().context("$EDITOR names no program")?;
     let status = std::process::Command::new(program).args(arguments).arg(path).status();
     let status = status.with_context(|| format!("`{program}` cannot be started: set $EDITOR"))?;

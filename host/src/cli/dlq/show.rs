@@ -25,8 +25,18 @@ pub(super) fn list(answer: &Value) {
     let row = |letter: &Value| {
         let event = &letter["event"];
         let group = letter["group"]["id"].as_str().unwrap_or("-").to_owned();
-        let mut row = vec![text(&letter["id"]), table::time(&letter["died_at_ms"]), cell(&letter["stage"]), cell(&event["type"])];
-        row.extend([cell(&event["subject"]), group, cell(&letter["code"]), cell(&letter["message"]).replace('\n', " ")]);
+        let mut row = vec![
+            text(&letter["id"]),
+            table::time(&letter["died_at_ms"]),
+            cell(&letter["stage"]),
+            cell(&event["type"]),
+        ];
+        row.extend([
+            cell(&event["subject"]),
+            group,
+            cell(&letter["code"]),
+            cell(&letter["message"]).replace('\n', " "),
+        ]);
         row
     };
     let rows: Vec<Vec<String>> = items(answer).map(row).collect();
@@ -42,7 +52,12 @@ pub(super) fn groups(answer: &Value) {
     let row = |group: &Value| {
         let mut row = vec![cell(&group["id"]), cell(&group["stage"])];
         row.extend(["open", "replayed", "discarded"].map(|status| text(&group[status])));
-        row.extend([table::time(&group["last_at_ms"]), text(&group["example"]), cell(&group["code"]), cell(&group["cause"])]);
+        row.extend([
+            table::time(&group["last_at_ms"]),
+            text(&group["example"]),
+            cell(&group["code"]),
+            cell(&group["cause"]),
+        ]);
         row
     };
     let rows: Vec<Vec<String>> = items(answer).map(row).collect();
@@ -50,7 +65,10 @@ pub(super) fn groups(answer: &Value) {
         println!("no dead letters match");
         return;
     }
-    table::print(&["GROUP", "STAGE", "OPEN", "REPLAYED", "DISCARDED", "LAST", "EXAMPLE", "CODE", "CAUSE"], &rows);
+    table::print(
+        &["GROUP", "STAGE", "OPEN", "REPLAYED", "DISCARDED", "LAST", "EXAMPLE", "CODE", "CAUSE"],
+        &rows,
+    );
     more(answer);
 }
 
@@ -63,13 +81,23 @@ pub(super) fn letter(letter: &Value) {
     let status = table::state(&text(&letter["status"]));
     println!("{} {}, {status}", style("dead letter").bold(), style(&letter["id"]).bold());
     field("stage", &format!("{}, round {}", cell(&letter["stage"]), letter["round"]));
-    field("died", &format!("{} of {}", table::time(&letter["died_at_ms"]), style(cell(&letter["code"])).red()));
+    field(
+        "died",
+        &format!(
+            "{} of {}",
+            table::time(&letter["died_at_ms"]),
+            style(cell(&letter["code"])).red()
+        ),
+    );
     field("", &cell(&letter["message"]));
     if let Some(group) = letter["group"]["id"].as_str() {
         field("group", &format!("{group}: {}", cell(&letter["group"]["cause"])));
     }
     field("plugin", &cell(&letter["digest"]));
-    field("event", &format!("{} {} of {}", cell(&event["type"]), cell(&event["id"]), cell(&event["source"])));
+    field(
+        "event",
+        &format!("{} {} of {}", cell(&event["type"]), cell(&event["id"]), cell(&event["source"])),
+    );
     field("subject", &format!("{}, order {}", cell(&event["subject"]), cell(&letter["order_id"])));
     if letter["status"] != "open" {
         field("settled", &format!("{}{}", table::time(&letter["settled_at_ms"]), note(letter)));
@@ -90,7 +118,11 @@ fn successor(became: &Value) {
     }
     let how = if became["edited"] == true { "edited, as" } else { "as it was," };
     let delivery = &became["delivery"];
-    let stands = if delivery.is_null() { "gone".to_owned() } else { table::state(&text(&delivery["status"])) };
+    let stands = if delivery.is_null() {
+        "gone".to_owned()
+    } else {
+        table::state(&text(&delivery["status"]))
+    };
     field("replayed", &format!("{how} {}: {stands}", cell(&became["event"]["id"])));
 }
 
@@ -120,8 +152,11 @@ pub(super) fn settled(answer: &Value) {
 
 pub(super) fn jobs(answer: &Value) {
     let row = |job: &Value| {
-        let mut row = vec![cell(&job["id"]), cell(&job["action"]), table::state(&text(&job["state"]))];
-        row.extend(["total", "done", "skipped", "failed", "rate_per_second"].map(|name| text(&job[name])));
+        let mut row =
+            vec![cell(&job["id"]), cell(&job["action"]), table::state(&text(&job["state"]))];
+        row.extend(
+            ["total", "done", "skipped", "failed", "rate_per_second"].map(|name| text(&job[name])),
+        );
         row.push(table::time(&job["created_at_ms"]));
         row
     };
@@ -130,7 +165,10 @@ pub(super) fn jobs(answer: &Value) {
         println!("the host remembers no jobs");
         return;
     }
-    table::print(&["JOB", "ACTION", "STATE", "TOTAL", "DONE", "SKIPPED", "FAILED", "RATE", "CREATED"], &rows);
+    table::print(
+        &["JOB", "ACTION", "STATE", "TOTAL", "DONE", "SKIPPED", "FAILED", "RATE", "CREATED"],
+        &rows,
+    );
 }
 
 pub(super) fn job(job: &Value) {

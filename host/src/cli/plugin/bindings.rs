@@ -1,4 +1,5 @@
-//! `postrider plugin bindings`: the contract as source code, for languages whose own tools do not make it.
+//! `postrider plugin bindings`: the contract as source code, for languages whose own tools do not
+//! make it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,7 +34,8 @@ enum Language {
 
 pub(super) fn run(args: BindingsArgs) -> Result<ExitCode> {
     let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_path(&args.wit).with_context(|| args.wit.display().to_string())?;
+    let (package, _) =
+        resolve.push_path(&args.wit).with_context(|| args.wit.display().to_string())?;
     let world = resolve.select_world(&[package], args.world.as_deref())?;
     let mut files = Files::default();
     let mut generator: Box<dyn WorldGenerator> = match args.lang {

@@ -1,4 +1,5 @@
-//! `postrider plugin new`: a folder with a working stage, in the language of choice. The templates are in `sdk/templates`.
+//! `postrider plugin new`: a folder with a working stage, in the language of choice. The templates
+//! are in `sdk/templates`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -58,7 +59,9 @@ impl Language {
     /// What must be installed; the first build gets the rest.
     fn needs(self) -> &'static str {
         match self {
-            Self::Rust => "cargo, and the target wasm32-unknown-unknown (`rustup target add wasm32-unknown-unknown`)",
+            Self::Rust => {
+                "cargo, and the target wasm32-unknown-unknown (`rustup target add wasm32-unknown-unknown`)"
+            }
             Self::Js | Self::Ts => "Node 20 or later with npm",
             Self::Python => "Python 3.10 or later with pip",
             Self::C => "make, and Python with pip (which brings the compiler)",
@@ -75,7 +78,8 @@ pub(super) fn run(args: NewArgs, json: bool) -> Result<ExitCode> {
     ensure!(is_name(&name), "`{name}` cannot name a stage: it must match [a-z][a-z0-9-]{{0,39}}");
     let folder = args.into.join(&name);
     ensure!(!folder.exists(), "{} is there already", folder.display());
-    let template = TEMPLATES.get_dir(language.template()).context("this build has no such template")?;
+    let template =
+        TEMPLATES.get_dir(language.template()).context("this build has no such template")?;
     let files = render(template, &name, language)?;
     for (path, content) in &files {
         let place = folder.join(path);
@@ -85,10 +89,16 @@ pub(super) fn run(args: NewArgs, json: bool) -> Result<ExitCode> {
     }
     if json {
         let files: Vec<String> = files.iter().map(|(path, _)| path.display().to_string()).collect();
-        println!("{:#}", json!({ "folder": folder.display().to_string(), "files": files, "needs": language.needs() }));
+        println!(
+            "{:#}",
+            json!({ "folder": folder.display().to_string(), "files": files, "needs": language.needs() })
+        );
     } else {
         println!("{} holds a stage; it needs {}.", folder.display(), language.needs());
-        println!("Next: cd {} && postrider plugin test --build --accept, then README.md", folder.display());
+        println!(
+            "Next: cd {} && postrider plugin test --build --accept, then README.md",
+            folder.display()
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -96,7 +106,10 @@ pub(super) fn run(args: NewArgs, json: bool) -> Result<ExitCode> {
 fn list(json: bool) {
     let languages = Language::value_variants();
     if json {
-        let rows: Vec<_> = languages.iter().map(|language| json!({ "lang": language.template(), "needs": language.needs() })).collect();
+        let rows: Vec<_> = languages
+            .iter()
+            .map(|language| json!({ "lang": language.template(), "needs": language.needs() }))
+            .collect();
         println!("{:#}", json!(rows));
     } else {
         for language in languages {
@@ -120,15 +133,24 @@ fn render(template: &Dir<'_>, name: &str, language: Language) -> Result<Vec<(Pat
     Ok(files)
 }
 
-fn collect(dir: &Dir<'_>, base: &Path, into: &Path, files: &mut Vec<(PathBuf, String)>) -> Result<()> {
+fn collect(
+    dir: &Dir<'_>,
+    base: &Path,
+    into: &Path,
+    files: &mut Vec<(PathBuf, String)>,
+) -> Result<()> {
     for entry in dir.entries() {
         match entry {
             DirEntry::Dir(dir) => collect(dir, base, into, files)?,
             DirEntry::File(file) => {
-                let text = file.contents_utf8().with_context(|| format!("{} is no text", file.path().display()))?;
-                // A template's manifest must not look like one to cargo, which would take it for a part of this program.
+                let text = file
+                    .contents_utf8()
+                    .with_context(|| format!("{} is no text", file.path().display()))?;
+                // A template's manifest must not look like one to cargo, which would take it for a
+                // part of this program.
                 let path = into.join(file.path().strip_prefix(base)?);
-                let path = if path.ends_with("Cargo.toml.in") { path.with_extension("") } else { path };
+                let path =
+                    if path.ends_with("Cargo.toml.in") { path.with_extension("") } else { path };
                 files.push((path, text.to_owned()));
             }
         }
@@ -144,13 +166,24 @@ mod tests {
     #[test]
     fn every_language_has_a_template_without_leftovers() {
         for language in Language::value_variants() {
-            let template = TEMPLATES.get_dir(language.template()).unwrap_or_else(|| panic!("{language:?}"));
+            let template =
+                TEMPLATES.get_dir(language.template()).unwrap_or_else(|| panic!("{language:?}"));
             let files = render(template, "my-stage", *language).unwrap();
             let has = |path: &str| files.iter().any(|(place, _)| place == Path::new(path));
-            assert!(has(FILE) && has("README.md") && has("wit/stage.wit") && has(".gitignore"), "{language:?}: {files:?}");
-            assert!(files.iter().filter(|(place, _)| place.starts_with("fixtures")).count() >= 3, "{language:?}");
+            assert!(
+                has(FILE) && has("README.md") && has("wit/stage.wit") && has(".gitignore"),
+                "{language:?}: {files:?}"
+            );
+            assert!(
+                files.iter().filter(|(place, _)| place.starts_with("fixtures")).count() >= 3,
+                "{language:?}"
+            );
             for (place, content) in &files {
-                assert!(!content.contains("{{name}}") && !content.contains("{{ident}}"), "{}", place.display());
+                assert!(
+                    !content.contains("{{name}}") && !content.contains("{{ident}}"),
+                    "{}",
+                    place.display()
+                );
             }
         }
     }

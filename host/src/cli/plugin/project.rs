@@ -1,4 +1,5 @@
-//! A folder that holds a stage: `stage.toml` says how it is built, what comes out, and whose change rebuilds it.
+//! A folder that holds a stage: `stage.toml` says how it is built, what comes out, and whose change
+//! rebuilds it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -50,10 +51,21 @@ impl Project {
     /// Reads a stage's folder.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let file = dir.join(FILE);
-        ensure!(file.is_file(), "{} has no {FILE}: `postrider plugin new` makes a folder that does", dir.display());
-        let said: StageToml = Figment::from(Toml::file_exact(&file)).extract().with_context(|| file.display().to_string())?;
+        ensure!(
+            file.is_file(),
+            "{} has no {FILE}: `postrider plugin new` makes a folder that does",
+            dir.display()
+        );
+        let said: StageToml = Figment::from(Toml::file_exact(&file))
+            .extract()
+            .with_context(|| file.display().to_string())?;
         let watch = said.watch.iter().map(|path| dir.join(path)).collect();
-        Ok(Self { artifact: dir.join(said.artifact), dir: dir.to_owned(), build: said.build, watch })
+        Ok(Self {
+            artifact: dir.join(said.artifact),
+            dir: dir.to_owned(),
+            build: said.build,
+            watch,
+        })
     }
 
     /// All stages' folders under `dir`, itself included, at most `depth` folders down.
@@ -78,7 +90,8 @@ impl Project {
     /// What people call it.
     pub(crate) fn name(&self) -> String {
         let full = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
-        full.file_name().map_or_else(|| "stage".to_owned(), |name| name.to_string_lossy().into_owned())
+        full.file_name()
+            .map_or_else(|| "stage".to_owned(), |name| name.to_string_lossy().into_owned())
     }
 
     /// Runs the build; ended with it when the caller goes away.
@@ -86,12 +99,20 @@ impl Project {
         let began = Instant::now();
         let mut command = Command::new("sh");
         // One pipe for both, so that what belongs together stays together.
-        command.arg("-c").arg(format!("({}\n) 2>&1", self.build)).current_dir(&self.dir).kill_on_drop(true);
+        command
+            .arg("-c")
+            .arg(format!("({}\n) 2>&1", self.build))
+            .current_dir(&self.dir)
+            .kill_on_drop(true);
         // The stage's own tools may need this program.
         if let Ok(program) = std::env::current_exe() {
             command.env("POSTRIDER", program);
         }
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("no shell to build with")?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("no shell to build with")?;
         let mut output = Vec::new();
         if let Some(mut pipe) = child.stdout.take() {
             let mut piece = [0; 8192];
@@ -131,5 +152,7 @@ impl Project {
 
 fn is_hidden(path: &Path) -> bool {
     let names = ["node_modules", "target"];
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with('.') || names.contains(&name))
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with('.') || names.contains(&name))
 }

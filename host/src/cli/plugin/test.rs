@@ -37,7 +37,8 @@ pub(super) async fn run(args: TestArgs, json: bool) -> Result<ExitCode> {
     let cases = cases(&args.dir.join("fixtures"))?;
     let (mut results, mut failed) = (Vec::new(), 0);
     for case in &cases {
-        let parsed = Case::parse(read_json(&case.to_string_lossy())?).with_context(|| case.display().to_string())?;
+        let parsed = Case::parse(read_json(&case.to_string_lossy())?)
+            .with_context(|| case.display().to_string())?;
         let came = format!("{:#}\n", trial.run(&parsed, NOW_MS, 1).await.decision());
         let record = case.with_extension("expected.json");
         let result = judge(&came, &record, args.accept)?;
@@ -48,9 +49,16 @@ pub(super) async fn run(args: TestArgs, json: bool) -> Result<ExitCode> {
         results.push(json!({ "case": case.display().to_string(), "result": result.name(), "difference": result.difference() }));
     }
     if json {
-        println!("{:#}", json!({ "ok": failed == 0, "artifact": project.artifact, "cases": results }));
+        println!(
+            "{:#}",
+            json!({ "ok": failed == 0, "artifact": project.artifact, "cases": results })
+        );
     } else {
-        println!("{} cases, {failed} not as recorded; the plugin is {}", cases.len(), project.artifact.display());
+        println!(
+            "{} cases, {failed} not as recorded; the plugin is {}",
+            cases.len(),
+            project.artifact.display()
+        );
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -73,7 +81,12 @@ fn judge(came: &str, record: &Path, accept: bool) -> Result<Judged> {
         return Ok(Judged::Recorded);
     }
     Ok(expected.map_or(Judged::Unrecorded, |expected| {
-        Judged::Different(TextDiff::from_lines(&expected, came).unified_diff().header("recorded", "now").to_string())
+        Judged::Different(
+            TextDiff::from_lines(&expected, came)
+                .unified_diff()
+                .header("recorded", "now")
+                .to_string(),
+        )
     }))
 }
 
@@ -101,7 +114,9 @@ impl Judged {
         println!("{:<10} {}", self.name(), case.display());
         match self {
             Self::Different(difference) => println!("{difference}"),
-            Self::Unrecorded => println!("           nothing is recorded of it: look at `plugin run`, then record it with --accept"),
+            Self::Unrecorded => println!(
+                "           nothing is recorded of it: look at `plugin run`, then record it with --accept"
+            ),
             Self::Right | Self::Recorded => {}
         }
     }
@@ -109,11 +124,14 @@ impl Judged {
 
 /// Every `*.json` that is not a record, by name.
 pub(crate) fn cases(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(dir).with_context(|| format!("{}: no fixtures", dir.display()))?;
+    let entries =
+        std::fs::read_dir(dir).with_context(|| format!("{}: no fixtures", dir.display()))?;
     let mut cases = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        let is_record = path.file_stem().is_some_and(|stem| Path::new(stem).extension().is_some_and(|end| end == "expected"));
+        let is_record = path
+            .file_stem()
+            .is_some_and(|stem| Path::new(stem).extension().is_some_and(|end| end == "expected"));
         if path.extension().is_some_and(|end| end == "json") && !is_record {
             cases.push(path);
         }

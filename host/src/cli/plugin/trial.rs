@@ -123,9 +123,11 @@ impl Trial {
         Ok(Self { stage: WasmStage::new(&load(file).await?, limits, instances), limits })
     }
 
-    /// Runs the case `times` times, each on the same state. Gives what came of the first, and all durations.
+    /// Runs the case `times` times, each on the same state. Gives what came of the first, and all
+    /// durations.
     pub(super) async fn run(&self, case: &Case, now_ms: u64, times: u32) -> Tried {
-        let before: BTreeMap<String, Bytes> = case.state.iter().map(|(key, value)| (key.clone(), value.to_string().into())).collect();
+        let before: BTreeMap<String, Bytes> =
+            case.state.iter().map(|(key, value)| (key.clone(), value.to_string().into())).collect();
         let name: Arc<str> = self.stage.description().name.as_str().into();
         let now_ms = case.now_ms.unwrap_or(now_ms);
         let envelope = Arc::new(case.envelope(now_ms));
@@ -142,8 +144,13 @@ impl Trial {
             recorder: Recorder::default(),
         };
         let limits = self.limits.state_limits();
-        let state = BatchState::new(name, Arc::new(MemoryState(before)), limits, LaneCache::placeholder());
-        let call = || Call { envelope: Arc::clone(&envelope), context: context.clone(), state: state.view() };
+        let state =
+            BatchState::new(name, Arc::new(MemoryState(before)), limits, LaneCache::placeholder());
+        let call = || Call {
+            envelope: Arc::clone(&envelope),
+            context: context.clone(),
+            state: state.view(),
+        };
         let first = self.stage.handle(call()).await;
         let lines = logs.take();
         let first_ms = first.duration.as_secs_f64() * 1_000.0;
@@ -171,23 +178,31 @@ impl Tried {
 
     /// What does not differ from run to run: the outcome and the state changes.
     pub(super) fn decision(&self) -> Value {
-        let written = |(key, value): (&String, &Option<Bytes>)| (key.clone(), value.as_ref().map_or(Value::Null, |value| as_json(value)));
-        let writes: BTreeMap<String, Value> =
-            if self.is_done() { self.handled.writes.iter().map(written).collect() } else { BTreeMap::new() };
+        let written = |(key, value): (&String, &Option<Bytes>)| {
+            (key.clone(), value.as_ref().map_or(Value::Null, |value| as_json(value)))
+        };
+        let writes: BTreeMap<String, Value> = if self.is_done() {
+            self.handled.writes.iter().map(written).collect()
+        } else {
+            BTreeMap::new()
+        };
         json!({ "outcome": outcome(&self.handled.outcome), "state_changes": writes })
     }
 
     /// Time and memory.
     pub(super) fn cost(&self) -> Value {
-        let quantile = |share: f64| self.durations_ms[((self.durations_ms.len() - 1) as f64 * share) as usize];
+        let quantile =
+            |share: f64| self.durations_ms[((self.durations_ms.len() - 1) as f64 * share) as usize];
         let duration = json!({ "first": self.first_ms, "p50": quantile(0.5), "p95": quantile(0.95), "calls": self.durations_ms.len() });
         json!({ "duration_ms": duration, "memory_bytes": self.handled.memory_bytes })
     }
 }
 
-/// Loads a plugin file; compiled code is kept in the user's cache, so that a large plugin is compiled once.
+/// Loads a plugin file; compiled code is kept in the user's cache, so that a large plugin is
+/// compiled once.
 pub(super) async fn load(file: &Path) -> Result<Linked> {
-    let bytes = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let bytes =
+        std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
     let cache_dir = std::env::home_dir().map(|home| home.join(".cache/postrider"));
     let runtime = Runtime::new(RuntimeSettings { cache_dir, ..RuntimeSettings::default() })?;
     runtime.load(bytes).await.with_context(|| format!("{} does not fit", file.display()))
@@ -212,7 +227,9 @@ fn outcome(outcome: &Outcome) -> Value {
         Outcome::Trapped { kind, message, backtrace } => {
             json!({ "trapped": { "kind": kind, "message": message, "backtrace": backtrace.as_ref().map(|text| text.lines().collect::<Vec<_>>()) } })
         }
-        Outcome::LimitBroken { limit, message } => json!({ "limit": { "name": limit.code(), "message": message } }),
+        Outcome::LimitBroken { limit, message } => {
+            json!({ "limit": { "name": limit.code(), "message": message } })
+        }
         Outcome::Unavailable(reason) => json!({ "unavailable": reason }),
     }
 }
@@ -225,7 +242,10 @@ mod tests {
     fn an_event_alone_is_a_case() {
         let case = Case::parse(json!({ "type": "order.created", "data": { "a": 1 } })).unwrap();
         let envelope = case.envelope(7);
-        assert_eq!((&*envelope.event.data, envelope.event.time_ms, envelope.event.subject.as_str()), (&b"{\"a\":1}"[..], 7, "subject-1"));
+        assert_eq!(
+            (&*envelope.event.data, envelope.event.time_ms, envelope.event.subject.as_str()),
+            (&b"{\"a\":1}"[..], 7, "subject-1")
+        );
         let case = Case::parse(json!({ "event": { "type": "x", "content_type": "text/plain", "data": "hello" }, "attempt": 3 })).unwrap();
         assert_eq!((&*case.envelope(7).event.data, case.attempt), (&b"hello"[..], 3));
         let misspelt = Case::parse(json!({ "type": "x", "dta": 1 })).unwrap_err();

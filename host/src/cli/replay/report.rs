@@ -1,6 +1,7 @@
 //! What a replay came to, for people and as JSON.
 //!
-//! Bounds: all differences are kept for `--json` (there are at most as many as events), `--show` of them are printed for people.
+//! Bounds: all differences are kept for `--json` (there are at most as many as events), `--show` of
+//! them are printed for people.
 
 use std::fmt::Write as _;
 
@@ -72,7 +73,10 @@ impl<T> Told<T> {
 
     /// `order 7  order.created order-7  (decided by 1.0.0)`
     fn title(&self) -> String {
-        let about = self.order_id.as_ref().map_or_else(|| self.event.subject.clone(), |order| format!("order {order}"));
+        let about = self
+            .order_id
+            .as_ref()
+            .map_or_else(|| self.event.subject.clone(), |order| format!("order {order}"));
         let version = self.version.as_deref().unwrap_or("?");
         format!("{about}  {} {}  (decided by {version})", self.event.event_type, self.event.id)
     }
@@ -80,13 +84,22 @@ impl<T> Told<T> {
 
 impl Report {
     pub(super) fn new(show: usize) -> Self {
-        Self { show, equal: 0, different: Vec::new(), unknown: Vec::new(), failed: Vec::new(), more: false }
+        Self {
+            show,
+            equal: 0,
+            different: Vec::new(),
+            unknown: Vec::new(),
+            failed: Vec::new(),
+            more: false,
+        }
     }
 
     pub(super) fn note(&mut self, recorded: &Recorded, verdict: Verdict) {
         match verdict {
             Verdict::Equal => self.equal += 1,
-            Verdict::Different(changes) => self.different.push(Told::of(recorded, Differs { changes })),
+            Verdict::Different(changes) => {
+                self.different.push(Told::of(recorded, Differs { changes }))
+            }
             Verdict::Unknown(reason) => self.unknown.push(Told::of(recorded, Fails { reason })),
             Verdict::Failed(reason) => self.failed.push(Told::of(recorded, Fails { reason })),
         }
@@ -96,7 +109,8 @@ impl Report {
         self.equal + (self.different.len() + self.unknown.len() + self.failed.len()) as u64
     }
 
-    /// Nothing differs and everything ran; when strict, everything is known and there was something to know.
+    /// Nothing differs and everything ran; when strict, everything is known and there was something
+    /// to know.
     pub(super) fn is_clean(&self, strict: bool) -> bool {
         let known = self.unknown.is_empty() && self.count() > 0;
         self.different.is_empty() && self.failed.is_empty() && (known || !strict)
@@ -120,7 +134,13 @@ impl Report {
         let mut text = String::new();
         for told in self.different.iter().take(self.show) {
             let _ = writeln!(text, "{}", told.title());
-            let width = told.said.changes.iter().map(|change| change.what.chars().count()).max().unwrap_or(0);
+            let width = told
+                .said
+                .changes
+                .iter()
+                .map(|change| change.what.chars().count())
+                .max()
+                .unwrap_or(0);
             for change in &told.said.changes {
                 let _ = writeln!(text, "  {:<width$}  {}", change.what, change.from);
                 let _ = writeln!(text, "  {:<width$}  → {}", "", change.to);
@@ -134,12 +154,16 @@ impl Report {
             self.rest(&mut text, told.len(), what);
         }
         if self.count() == 0 {
-            let _ = writeln!(text, "nothing is recorded: no event of the stage was settled then, or recording.enabled is false");
+            let _ = writeln!(
+                text,
+                "nothing is recorded: no event of the stage was settled then, or recording.enabled is false"
+            );
         }
         if self.more {
             let _ = writeln!(text, "there are more events: raise --limit");
         }
-        let (different, unknown, failed) = (self.different.len(), self.unknown.len(), self.failed.len());
+        let (different, unknown, failed) =
+            (self.different.len(), self.unknown.len(), self.failed.len());
         let _ = writeln!(
             text,
             "{} events: {} equal, {different} different, {unknown} unknown, {failed} failed to run",

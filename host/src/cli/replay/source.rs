@@ -26,21 +26,40 @@ pub(super) struct Source<'a> {
 }
 
 enum Origin<'a> {
-    Host { target: &'a Target, stage: &'a str, filter: (&'static str, String), cursor: Option<String>, over: bool },
-    File { place: &'a str, stage: &'a str, lines: Box<dyn BufRead + Send>, number: usize },
+    Host {
+        target: &'a Target,
+        stage: &'a str,
+        filter: (&'static str, String),
+        cursor: Option<String>,
+        over: bool,
+    },
+    File {
+        place: &'a str,
+        stage: &'a str,
+        lines: Box<dyn BufRead + Send>,
+        number: usize,
+    },
 }
 
 impl<'a> Source<'a> {
     pub(super) fn open(args: &'a ReplayArgs) -> Result<Self> {
         let from = match &args.events {
-            Some(place) => Origin::File { place, stage: &args.stage, lines: lines(place)?, number: 0 },
+            Some(place) => {
+                Origin::File { place, stage: &args.stage, lines: lines(place)?, number: 0 }
+            }
             None => {
                 let since_ms = SystemClock.now_ms().saturating_sub(args.since.unwrap_or(SINCE_MS));
                 let filter = match &args.order {
                     Some(order) => ("order", order.clone()),
                     None => ("since_ms", since_ms.to_string()),
                 };
-                Origin::Host { target: &args.target, stage: &args.stage, filter, cursor: None, over: false }
+                Origin::Host {
+                    target: &args.target,
+                    stage: &args.stage,
+                    filter,
+                    cursor: None,
+                    over: false,
+                }
             }
         };
         let save = args.save.as_deref().map(create).transpose()?;
@@ -61,7 +80,9 @@ impl<'a> Source<'a> {
                 *cursor = next;
                 (page, !*over)
             }
-            Origin::File { place, stage, lines, number } => read(place, stage, lines, number, most)?,
+            Origin::File { place, stage, lines, number } => {
+                read(place, stage, lines, number, most)?
+            }
         };
         self.left -= page.len() as u64;
         self.has_more = more && self.left == 0;
@@ -100,19 +121,28 @@ async fn fetch(
     let limit = limit.to_string();
     query.push(("limit", &limit));
     let mut answer = target.ask(&["stages", stage, "recordings"], &query).await?;
-    let items = serde_json::from_value(answer["items"].take()).context("the host's recordings cannot be read; is it of this version?")?;
+    let items = serde_json::from_value(answer["items"].take())
+        .context("the host's recordings cannot be read; is it of this version?")?;
     Ok((items, answer["next"].as_str().map(str::to_owned)))
 }
 
 fn lines(place: &str) -> Result<Box<dyn BufRead + Send>> {
     Ok(match place {
         "-" => Box::new(BufReader::new(std::io::stdin())),
-        file => Box::new(BufReader::new(File::open(file).with_context(|| format!("{file} cannot be read"))?)),
+        file => Box::new(BufReader::new(
+            File::open(file).with_context(|| format!("{file} cannot be read"))?,
+        )),
     })
 }
 
 /// The next recordings of the stage, and whether there may be more.
-fn read(place: &str, stage: &str, lines: &mut dyn BufRead, number: &mut usize, most: u64) -> Result<(Vec<Recorded>, bool)> {
+fn read(
+    place: &str,
+    stage: &str,
+    lines: &mut dyn BufRead,
+    number: &mut usize,
+    most: u64,
+) -> Result<(Vec<Recorded>, bool)> {
     let mut page: VecDeque<Recorded> = VecDeque::new();
     let mut line = String::new();
     while (page.len() as u64) < most {
@@ -124,7 +154,8 @@ fn read(place: &str, stage: &str, lines: &mut dyn BufRead, number: &mut usize, m
         if line.trim().is_empty() {
             continue;
         }
-        let recorded: Recorded = serde_json::from_str(&line).with_context(|| format!("{place}, line {number}: not a recording"))?;
+        let recorded: Recorded = serde_json::from_str(&line)
+            .with_context(|| format!("{place}, line {number}: not a recording"))?;
         if recorded.stage == stage {
             page.push_back(recorded);
         }
@@ -134,14 +165,21 @@ fn read(place: &str, stage: &str, lines: &mut dyn BufRead, number: &mut usize, m
 }
 
 fn create(place: &Path) -> Result<BufWriter<File>> {
-    Ok(BufWriter::new(File::create(place).with_context(|| format!("{} cannot be written", place.display()))?))
+    Ok(BufWriter::new(
+        File::create(place).with_context(|| format!("{} cannot be written", place.display()))?,
+    ))
 }
 
 /// A while, as people write it.
 pub(in crate::cli) fn milliseconds(text: &str) -> Result<u64, String> {
-    let span: jiff::Span = text.parse().map_err(|error| format!("expected a while such as 90s, 30m, 1h or 2d: {error}"))?;
-    let time = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|error| error.to_string())?;
-    u64::try_from(time.as_millis()).map_err(|_| "a while ago, not in a while: it must not be negative".to_owned())
+    let span: jiff::Span = text
+        .parse()
+        .map_err(|error| format!("expected a while such as 90s, 30m, 1h or 2d: {error}"))?;
+    let time = span
+        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+        .map_err(|error| error.to_string())?;
+    u64::try_from(time.as_millis())
+        .map_err(|_| "a while ago, not in a while: it must not be negative".to_owned())
 }
 
 #[cfg(test)]
@@ -150,7 +188,13 @@ mod tests {
 
     #[test]
     fn a_while_is_read_as_people_write_it() {
-        for (text, expected) in [("90s", 90_000), ("30m", 1_800_000), ("1h", 3_600_000), ("2d", 172_800_000), ("1h30m", 5_400_000)] {
+        for (text, expected) in [
+            ("90s", 90_000),
+            ("30m", 1_800_000),
+            ("1h", 3_600_000),
+            ("2d", 172_800_000),
+            ("1h30m", 5_400_000),
+        ] {
             assert_eq!(milliseconds(text), Ok(expected), "{text}");
         }
         for wrong in ["", "1", "yesterday", "-1h", "1 month"] {

@@ -1,4 +1,5 @@
-//! `/dead-letters/replay`, `/dead-letters/discard`, `/dead-letters/jobs`: many letters at once, as a job of this host.
+//! `/dead-letters/replay`, `/dead-letters/discard`, `/dead-letters/jobs`: many letters at once, as
+//! a job of this host.
 //!
 //! No filter at all must be said with `"all": true`.
 
@@ -56,7 +57,10 @@ pub(in crate::http) struct JobFilter {
 /// Runs many dead letters again, at a bounded rate.
 #[utoipa::path(post, path = "/dead-letters/replay", tag = "dead letters", request_body = ref("#/components/schemas/ReplayMany"),
     responses((status = 202, description = "The job is waiting or under way", body = JobView, headers(("Location" = String, description = "The job")))))]
-pub(in crate::http) async fn replay_many(State(app): State<Shared>, JsonBody(body): JsonBody) -> Answer<Response> {
+pub(in crate::http) async fn replay_many(
+    State(app): State<Shared>,
+    JsonBody(body): JsonBody,
+) -> Answer<Response> {
     let mut fields = Fields::required(body, &["filter", "rate_per_second", "edit"]);
     // A patch that is no object would put itself in the place of every body.
     let patch = fields.take("edit");
@@ -69,7 +73,10 @@ pub(in crate::http) async fn replay_many(State(app): State<Shared>, JsonBody(bod
 /// Closes many dead letters for good.
 #[utoipa::path(post, path = "/dead-letters/discard", tag = "dead letters", request_body = ref("#/components/schemas/DiscardMany"),
     responses((status = 202, description = "The job is waiting or under way", body = JobView, headers(("Location" = String, description = "The job")))))]
-pub(in crate::http) async fn discard_many(State(app): State<Shared>, JsonBody(body): JsonBody) -> Answer<Response> {
+pub(in crate::http) async fn discard_many(
+    State(app): State<Shared>,
+    JsonBody(body): JsonBody,
+) -> Answer<Response> {
     let mut fields = Fields::required(body, &["filter", "rate_per_second", "reason"]);
     let reason = fields.reason().filter(|reason| !reason.trim().is_empty()).unwrap_or_default();
     if reason.is_empty() {
@@ -107,7 +114,10 @@ fn asked(mut fields: Fields) -> Answer<(DeadLetterFilter, NonZeroU32)> {
 
 fn rate(fields: &mut Fields) -> NonZeroU32 {
     let Some(rate) = fields.take("rate_per_second") else { return RATE };
-    let rate = whole(&rate).and_then(|rate| u32::try_from(rate).ok()).filter(|rate| *rate <= RATE_MAX).and_then(NonZeroU32::new);
+    let rate = whole(&rate)
+        .and_then(|rate| u32::try_from(rate).ok())
+        .filter(|rate| *rate <= RATE_MAX)
+        .and_then(NonZeroU32::new);
     rate.unwrap_or_else(|| {
         fields.problem("/rate_per_second", format!("must be a whole number from 1 to {RATE_MAX}"));
         RATE
@@ -123,21 +133,29 @@ pub(in crate::http) async fn list_jobs(State(app): State<Shared>) -> Json<Items<
 /// How far a job is.
 #[utoipa::path(get, path = "/dead-letters/jobs/{id}", tag = "dead letters", params(JobId),
     responses((status = 200, body = JobView), (status = 404, description = "This host knows no such job", body = Problem)))]
-pub(in crate::http) async fn show_job(State(app): State<Shared>, Path(JobId(id)): Path<JobId>) -> Answer<Json<JobView>> {
+pub(in crate::http) async fn show_job(
+    State(app): State<Shared>,
+    Path(JobId(id)): Path<JobId>,
+) -> Answer<Json<JobView>> {
     Ok(Json(JobView::of(&*find(&app, &id)?)))
 }
 
 /// Cancels a job; what it did not settle is still open.
 #[utoipa::path(post, path = "/dead-letters/jobs/{id}/cancel", tag = "dead letters", params(JobId),
     responses((status = 202, description = "It ends", body = JobView), (status = 404, description = "This host knows no such job", body = Problem)))]
-pub(in crate::http) async fn cancel_job(State(app): State<Shared>, Path(JobId(id)): Path<JobId>) -> Answer<Response> {
+pub(in crate::http) async fn cancel_job(
+    State(app): State<Shared>,
+    Path(JobId(id)): Path<JobId>,
+) -> Answer<Response> {
     let job = find(&app, &id)?;
     job.cancel();
     Ok((StatusCode::ACCEPTED, Json(JobView::of(&job))).into_response())
 }
 
 fn find(app: &Shared, id: &str) -> Answer<Arc<Job>> {
-    app.workbench().job(id).ok_or_else(|| Problem::not_found(format!("this host knows no job `{id}`: jobs end with their host")))
+    app.workbench().job(id).ok_or_else(|| {
+        Problem::not_found(format!("this host knows no job `{id}`: jobs end with their host"))
+    })
 }
 
 impl JobView {
@@ -146,7 +164,8 @@ impl JobView {
             Work::Replay { patch } => ("replay", patch.clone(), None),
             Work::Discard { reason } => ("discard", None, Some(reason.clone())),
         };
-        let DeadLetterFilter { stage, code, group, order, since_ms, until_ms, .. } = job.task.filter.clone();
+        let DeadLetterFilter { stage, code, group, order, since_ms, until_ms, .. } =
+            job.task.filter.clone();
         Self {
             id: job.id.clone(),
             action,

@@ -46,7 +46,8 @@ pub(in crate::http) struct EventView {
 
 impl EventView {
     pub(in crate::http) fn of(logged: LoggedEvent) -> Self {
-        let LoggedEvent { seq, envelope, stage, digest, routed_to, logged_at_ms, due_at_ms } = logged;
+        let LoggedEvent { seq, envelope, stage, digest, routed_to, logged_at_ms, due_at_ms } =
+            logged;
         let Envelope { event, order_id, correlation_id, cause, .. } = envelope;
         Self {
             seq,

@@ -1,4 +1,5 @@
-//! What no type says, as JSON Schema: bodies that are taken apart by hand, so that all that is wrong with one is said at once.
+//! What no type says, as JSON Schema: bodies that are taken apart by hand, so that all that is
+//! wrong with one is said at once.
 
 use serde_json::{Value, json};
 
@@ -10,11 +11,14 @@ use crate::workbench::{RATE, RATE_MAX};
 
 /// Whether the body may be left out.
 pub(super) fn is_optional(reference: &str) -> bool {
-    ["Reason", "RollBack", "Replay", "Json"].iter().any(|name| reference.strip_prefix("#/components/schemas/") == Some(name))
+    ["Reason", "RollBack", "Replay", "Json"]
+        .iter()
+        .any(|name| reference.strip_prefix("#/components/schemas/") == Some(name))
 }
 
 /// Standard Base64 with its padding, and no bits beyond the last byte.
-const BASE64_PATTERN: &str = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$";
+const BASE64_PATTERN: &str =
+    "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$";
 
 type Named = (&'static str, Value);
 

@@ -1,4 +1,5 @@
-//! Every kind of refusal: the URI that names it, its status, what it means and what helps. Served at `/problems`.
+//! Every kind of refusal: the URI that names it, its status, what it means and what helps. Served
+//! at `/problems`.
 
 use axum::http::StatusCode;
 use serde::Serialize;
@@ -195,14 +196,24 @@ mod tests {
     #[test]
     fn kinds_have_uris_of_their_own_and_are_documented() {
         let document = include_str!("../../../../docs/problems.md");
-        let told: Vec<&str> = document.lines().filter_map(|line| line.strip_prefix("| `/problems/")?.split('`').next()).collect();
+        let told: Vec<&str> = document
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `/problems/")?.split('`').next())
+            .collect();
         let kinds = Kind::ALL.map(Kind::describe);
-        let uris: Vec<&str> = kinds.iter().filter_map(|kind| kind.uri.strip_prefix("/problems/")).collect();
+        let uris: Vec<&str> =
+            kinds.iter().filter_map(|kind| kind.uri.strip_prefix("/problems/")).collect();
         assert_eq!(told, uris);
         assert!(uris.is_sorted_by(|one, next| one < next), "{uris:?}");
         for kind in &kinds {
-            let line = document.lines().find(|line| line.starts_with(&format!("| `{}` |", kind.uri))).unwrap();
-            assert!(line.contains(&format!("| {} |", kind.status)) && line.contains(kind.title), "{line}");
+            let line = document
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{}` |", kind.uri)))
+                .unwrap();
+            assert!(
+                line.contains(&format!("| {} |", kind.status)) && line.contains(kind.title),
+                "{line}"
+            );
         }
     }
 }

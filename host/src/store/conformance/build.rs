@@ -8,7 +8,8 @@ use super::{Bench, START_MS};
 use crate::event::DeliveryKey;
 use crate::event::{Envelope, Event, EventKey, emitted_id};
 use crate::store::{
-    Batch, Commit, DeadLetter, DeadLetterFilter, DeliveryRecord, FailedAttempt, NewEvent, NewOrder, OutboxRow, Settlement, Verdict, Version,
+    Batch, Commit, DeadLetter, DeadLetterFilter, DeliveryRecord, FailedAttempt, NewEvent, NewOrder,
+    OutboxRow, Settlement, Verdict, Version,
 };
 
 pub(super) const DAY_MS: u64 = 86_400_000;
@@ -51,7 +52,10 @@ pub(super) fn new_order(id: &str, fingerprint: &str) -> NewOrder {
         fingerprint: fingerprint.to_owned(),
         status: "received".to_owned(),
         idempotency_key: None,
-        event: new_event(envelope("order.created", &format!("created-{id}"), Some(id)), &["payment"]),
+        event: new_event(
+            envelope("order.created", &format!("created-{id}"), Some(id)),
+            &["payment"],
+        ),
     }
 }
 
@@ -172,7 +176,12 @@ pub(super) fn batch(settlements: Vec<Settlement>) -> Batch {
 }
 
 /// A batch that writes one key, having read it at `version`.
-pub(super) fn writing(settlements: Vec<Settlement>, key: &str, version: Version, value: Option<&str>) -> Batch {
+pub(super) fn writing(
+    settlements: Vec<Settlement>,
+    key: &str,
+    version: Version,
+    value: Option<&str>,
+) -> Batch {
     Batch {
         reads: vec![(key.to_owned(), version)],
         writes: vec![(key.to_owned(), value.map(|text| Bytes::copy_from_slice(text.as_bytes())))],

@@ -1,18 +1,25 @@
-//! Cancels: once, in time, before whatever else the order's stages do, and over when everything is undone.
+//! Cancels: once, in time, before whatever else the order's stages do, and over when everything is
+//! undone.
 
 use std::sync::Arc;
 
 use super::Bench;
-use super::build::{batch, dead, emits, envelope, key, new_event, new_order, retry, settlement, writing};
+use super::build::{
+    batch, dead, emits, envelope, key, new_event, new_order, retry, settlement, writing,
+};
 use crate::event::{Envelope, ORDER_CANCELLED};
 use crate::store::{
-    Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeliveryStatus, NewCancel, OutboxRow, Settlement, Store, Verdict,
+    Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeliveryStatus, NewCancel, OutboxRow,
+    Settlement, Store, Verdict,
 };
 
 fn wish(order: &str, routed_to: &[&str]) -> NewCancel {
     // Each wish has an event of its own.
     let id = uuid::Uuid::now_v7().to_string();
-    NewCancel { order_id: order.to_owned(), event: new_event(envelope(ORDER_CANCELLED, &id, Some(order)), routed_to) }
+    NewCancel {
+        order_id: order.to_owned(),
+        event: new_event(envelope(ORDER_CANCELLED, &id, Some(order)), routed_to),
+    }
 }
 
 /// Cancels an order that can be; its event.
@@ -43,15 +50,23 @@ fn done() -> Verdict {
 }
 
 async fn commit_at(bench: &Bench, stage: &str, settlement: Settlement) -> Commit {
-    bench.store.commit(crate::store::Batch { stage: stage.into(), ..batch(vec![settlement]) }).await.unwrap()
+    bench
+        .store
+        .commit(crate::store::Batch { stage: stage.into(), ..batch(vec![settlement]) })
+        .await
+        .unwrap()
 }
 
 pub(super) async fn a_cancel_is_written_with_its_event_once(bench: Bench) {
     bench.order("1").await;
     bench.clock.advance(5);
-    let (cancelled, rows) = bench.store.cancel_order(wish("1", &["payment", "inventory"])).await.unwrap();
+    let (cancelled, rows) =
+        bench.store.cancel_order(wish("1", &["payment", "inventory"])).await.unwrap();
     let Cancelled::Begun(order) = cancelled else { panic!("{cancelled:?}") };
-    assert_eq!((order.status.as_str(), order.updated_at_ms - order.created_at_ms), ("cancelling", 5));
+    assert_eq!(
+        (order.status.as_str(), order.updated_at_ms - order.created_at_ms),
+        ("cancelling", 5)
+    );
     assert_eq!(bench.store.order("1").await.unwrap(), Some(order.clone()));
     assert_eq!((rows.len(), rows[0].envelope.event.event_type.as_str()), (1, ORDER_CANCELLED));
     assert_eq!(bench.delivery("1", "inventory").await.status, DeliveryStatus::Open);
@@ -66,7 +81,10 @@ pub(super) async fn a_cancel_that_comes_too_late_changes_nothing(bench: Bench) {
     let event = bench.order("1").await;
     bench.done(batch(vec![emits(&event, "payment.declined", &[])])).await;
     let (cancelled, rows) = bench.store.cancel_order(wish("1", &["payment"])).await.unwrap();
-    assert!(matches!(&cancelled, Cancelled::Refused(order) if order.status == "declined"), "{cancelled:?}");
+    assert!(
+        matches!(&cancelled, Cancelled::Refused(order) if order.status == "declined"),
+        "{cancelled:?}"
+    );
     assert!(rows.is_empty());
     assert_eq!(bench.status("1").await, "declined");
     assert_eq!(bench.store.order_events("1", 0, 10).await.unwrap().len(), 2);
@@ -74,7 +92,10 @@ pub(super) async fn a_cancel_that_comes_too_late_changes_nothing(bench: Bench) {
 
 pub(super) async fn cancels_at_the_same_time_begin_once(bench: Bench) {
     bench.order("1").await;
-    let answers = futures::future::join_all((0..10).map(|_| bench.store.cancel_order(wish("1", &["payment"])))).await;
+    let answers = futures::future::join_all(
+        (0..10).map(|_| bench.store.cancel_order(wish("1", &["payment"]))),
+    )
+    .await;
     let (mut begun, mut already) = (0, 0);
     for answer in answers {
         match answer.unwrap().0 {
@@ -91,21 +112,43 @@ pub(super) async fn what_goes_forward_is_overtaken(bench: Bench) {
     let (one, two) = (bench.order("1").await, bench.order("2").await);
     cancel(&bench, "1", &["payment"]).await;
     // Whatever it came to, and the whole batch with it.
-    let mixed = vec![emits(&one, "payment.authorized", &["inventory"]), emits(&two, "payment.authorized", &["inventory"])];
+    let mixed = vec![
+        emits(&one, "payment.authorized", &["inventory"]),
+        emits(&two, "payment.authorized", &["inventory"]),
+    ];
     match bench.store.commit(writing(mixed, "k", 0, Some("1"))).await.unwrap() {
         Commit::Overtaken(deliveries) => assert_eq!(deliveries, [key(&one, "payment")]),
         other => panic!("{other:?}"),
     }
-    for verdict in [retry(&one, super::START_MS + 1), dead(&one), settlement(&one, Verdict::Deferred { due_at_ms: super::START_MS })] {
+    for verdict in [
+        retry(&one, super::START_MS + 1),
+        dead(&one),
+        settlement(&one, Verdict::Deferred { due_at_ms: super::START_MS }),
+    ] {
         assert_eq!(overtaken(&bench, vec![verdict]).await, 1);
     }
     assert!(bench.store.state_get("payment", "k").await.unwrap().is_none());
     assert_eq!(bench.delivery("2", "payment").await.status, DeliveryStatus::Open);
-    let skipped = vec![settlement(&one, Verdict::Skipped), emits(&two, "payment.authorized", &["inventory"])];
+    let skipped =
+        vec![settlement(&one, Verdict::Skipped), emits(&two, "payment.authorized", &["inventory"])];
     bench.done(batch(skipped)).await;
-    let statuses: Vec<_> = bench.store.order_deliveries("1").await.unwrap().into_iter().map(|one| one.status).collect();
-    assert_eq!(statuses, [DeliveryStatus::Skipped, DeliveryStatus::Open], "the first event's, and the cancel's");
-    assert_eq!((bench.status("1").await, bench.status("2").await), ("cancelling".to_owned(), "authorized".to_owned()));
+    let statuses: Vec<_> = bench
+        .store
+        .order_deliveries("1")
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|one| one.status)
+        .collect();
+    assert_eq!(
+        statuses,
+        [DeliveryStatus::Skipped, DeliveryStatus::Open],
+        "the first event's, and the cancel's"
+    );
+    assert_eq!(
+        (bench.status("1").await, bench.status("2").await),
+        ("cancelling".to_owned(), "authorized".to_owned())
+    );
     // An event from another program belongs to its order, too.
     let foreign = Arc::new(envelope("order.flagged", "f1", Some("1")));
     assert_eq!(overtaken(&bench, vec![settlement(&foreign, done())]).await, 1);
@@ -119,18 +162,30 @@ pub(super) async fn an_order_is_cancelled_when_all_is_undone(bench: Bench) {
     assert_eq!(bench.status("1").await, "cancelling");
     let events = bench.store.order_events("1", 0, 10).await.unwrap();
     let refunded = Arc::new(events.into_iter().last().unwrap().envelope);
-    assert!(matches!(commit_at(&bench, "notification", at("notification", &refunded, done())).await, Commit::Done { .. }));
+    assert!(matches!(
+        commit_at(&bench, "notification", at("notification", &refunded, done())).await,
+        Commit::Done { .. }
+    ));
     assert_eq!(bench.status("1").await, "cancelling");
     bench.clock.advance(7);
-    assert!(matches!(commit_at(&bench, "inventory", at("inventory", &event, done())).await, Commit::Done { .. }));
+    assert!(matches!(
+        commit_at(&bench, "inventory", at("inventory", &event, done())).await,
+        Commit::Done { .. }
+    ));
     // What went forward may still wait for its skip.
     let order = bench.store.order("1").await.unwrap().unwrap();
-    assert_eq!((order.status.as_str(), order.updated_at_ms - order.created_at_ms), ("cancelled", 7));
+    assert_eq!(
+        (order.status.as_str(), order.updated_at_ms - order.created_at_ms),
+        ("cancelled", 7)
+    );
     assert_eq!(overtaken(&bench, vec![settlement(&created, done())]).await, 1);
     bench.done(batch(vec![settlement(&created, Verdict::Skipped)])).await;
     assert_eq!(bench.status("1").await, "cancelled");
     let (again, _) = bench.store.cancel_order(wish("1", &["payment"])).await.unwrap();
-    assert!(matches!(&again, Cancelled::Already(order) if order.status == "cancelled"), "{again:?}");
+    assert!(
+        matches!(&again, Cancelled::Already(order) if order.status == "cancelled"),
+        "{again:?}"
+    );
 }
 
 pub(super) async fn an_order_that_nobody_undoes_is_cancelled_at_once(bench: Bench) {
@@ -149,11 +204,19 @@ pub(in crate::store) async fn undo_at_once(one: &dyn Store, other: &dyn Store, o
     for number in 0..orders {
         let id = format!("u-{number}");
         one.accept_order(new_order(&id, "a")).await.unwrap();
-        let (cancelled, rows) = one.cancel_order(wish(&id, &["payment", "inventory"])).await.unwrap();
+        let (cancelled, rows) =
+            one.cancel_order(wish(&id, &["payment", "inventory"])).await.unwrap();
         assert!(matches!(cancelled, Cancelled::Begun(_)), "{cancelled:?}");
-        let undo = |stage: &'static str| crate::store::Batch { stage: stage.into(), ..batch(vec![at(stage, &rows[0].envelope, done())]) };
-        let (here, there) = tokio::join!(one.commit(undo("payment")), other.commit(undo("inventory")));
-        assert!(matches!((here.unwrap(), there.unwrap()), (Commit::Done { .. }, Commit::Done { .. })));
+        let undo = |stage: &'static str| crate::store::Batch {
+            stage: stage.into(),
+            ..batch(vec![at(stage, &rows[0].envelope, done())])
+        };
+        let (here, there) =
+            tokio::join!(one.commit(undo("payment")), other.commit(undo("inventory")));
+        assert!(matches!(
+            (here.unwrap(), there.unwrap()),
+            (Commit::Done { .. }, Commit::Done { .. })
+        ));
         assert_eq!(one.order(&id).await.unwrap().unwrap().status, "cancelled", "order {id}");
     }
 }
@@ -166,7 +229,10 @@ pub(super) async fn a_dead_compensation_holds_the_cancel(bench: Bench) {
     let page = DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() };
     let letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
     let expires_at_ms = super::START_MS + super::build::DAY_MS;
-    assert!(matches!(bench.store.replay(letter.id, expires_at_ms).await.unwrap(), DeadLetterAction::Done(_)));
+    assert!(matches!(
+        bench.store.replay(letter.id, expires_at_ms).await.unwrap(),
+        DeadLetterAction::Done(_)
+    ));
     bench.done(batch(vec![Settlement { round: 2, ..settlement(&event, done()) }])).await;
     assert_eq!(bench.status("1").await, "cancelled");
 }
@@ -176,21 +242,35 @@ pub(super) async fn exactly_one_of_dispatch_and_cancel_wins(bench: Bench) {
 }
 
 /// `one` dispatches ready orders while `other` cancels them.
-pub(in crate::store) async fn race(one: &dyn Store, other: &dyn Store, prefix: &str, orders: usize) {
+pub(in crate::store) async fn race(
+    one: &dyn Store,
+    other: &dyn Store,
+    prefix: &str,
+    orders: usize,
+) {
     let mut dispatched = 0;
     for number in 0..orders {
         let id = format!("{prefix}-{number}");
         one.accept_order(new_order(&id, "a")).await.unwrap();
         let ready = new_event(envelope("shipping.ready", &format!("ready-{id}"), Some(&id)), &[]);
         one.accept_event(ready).await.unwrap();
-        let collected = new_event(envelope("carrier.collected", &format!("collected-{id}"), Some(&id)), &["payment"]);
+        let collected = new_event(
+            envelope("carrier.collected", &format!("collected-{id}"), Some(&id)),
+            &["payment"],
+        );
         let (_, rows): (_, Vec<OutboxRow>) = one.accept_event(collected).await.unwrap();
         let dispatch = || emits(&rows[0].envelope, "shipping.dispatched", &[]);
         // Now one is asked first, now the other.
         let (commit, cancelled) = if number % 2 == 0 {
-            tokio::join!(one.commit(batch(vec![dispatch()])), other.cancel_order(wish(&id, &["payment"])))
+            tokio::join!(
+                one.commit(batch(vec![dispatch()])),
+                other.cancel_order(wish(&id, &["payment"]))
+            )
         } else {
-            let (cancelled, commit) = tokio::join!(other.cancel_order(wish(&id, &["payment"])), one.commit(batch(vec![dispatch()])));
+            let (cancelled, commit) = tokio::join!(
+                other.cancel_order(wish(&id, &["payment"])),
+                one.commit(batch(vec![dispatch()]))
+            );
             (commit, cancelled)
         };
         let status = one.order(&id).await.unwrap().unwrap().status;

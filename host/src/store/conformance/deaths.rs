@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::build::{DAY_MS, batch, dead, emits, envelope, key, new_event, settlement};
 use super::{Bench, START_MS};
-use crate::store::{DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryStatus, Direct, Settlement, Verdict};
+use crate::store::{
+    DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryStatus, Direct, Settlement,
+    Verdict,
+};
 
 pub(super) async fn a_death_is_written_and_announced(bench: Bench) {
     let event = bench.order("1").await;
@@ -15,11 +18,20 @@ pub(super) async fn a_death_is_written_and_announced(bench: Bench) {
     assert_eq!(bench.delivery("1", "payment").await.status, DeliveryStatus::Dead);
     let page = DeadLetterFilter { limit: 10, ..DeadLetterFilter::default() };
     let letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
-    assert_eq!((letter.stage.as_str(), letter.code.as_str(), letter.digest.as_str()), ("payment", "no-answer", "d1"));
-    assert_eq!((letter.status, letter.round, letter.died_at_ms), (DeadLetterStatus::Open, 1, START_MS));
+    assert_eq!(
+        (letter.stage.as_str(), letter.code.as_str(), letter.digest.as_str()),
+        ("payment", "no-answer", "d1")
+    );
+    assert_eq!(
+        (letter.status, letter.round, letter.died_at_ms),
+        (DeadLetterStatus::Open, 1, START_MS)
+    );
     assert_eq!(letter.envelope, *event);
     assert_eq!(letter.attempts, [super::build::failure(1, 1)]);
-    assert_eq!(bench.refused(batch(vec![settlement(&event, Verdict::Skipped)])).await.0, [key(&event, "payment")]);
+    assert_eq!(
+        bench.refused(batch(vec![settlement(&event, Verdict::Skipped)])).await.0,
+        [key(&event, "payment")]
+    );
 }
 
 pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
@@ -34,7 +46,10 @@ pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
     assert_eq!(rows[0].envelope.expires_at_ms, expires_at_ms);
     assert_eq!(rows[0].envelope.event, letter.envelope.event);
     let again = bench.store.replay(letter.id, expires_at_ms).await.unwrap();
-    assert!(matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)), "{again:?}");
+    assert!(
+        matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)),
+        "{again:?}"
+    );
     let delivery = bench.delivery("1", "payment").await;
     assert_eq!((delivery.status, delivery.round, delivery.attempt), (DeliveryStatus::Open, 2, 1));
     assert_eq!((delivery.digest, delivery.settled_at_ms), (None, None));
@@ -45,7 +60,10 @@ pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
     bench.done(batch(vec![second])).await;
     assert_eq!(bench.status("1").await, "authorized");
     let letter = bench.store.dead_letter(letter.id).await.unwrap().unwrap();
-    assert_eq!((letter.status, letter.envelope.expires_at_ms), (DeadLetterStatus::Replayed, expires_at_ms));
+    assert_eq!(
+        (letter.status, letter.envelope.expires_at_ms),
+        (DeadLetterStatus::Replayed, expires_at_ms)
+    );
     assert!(matches!(bench.store.replay(99, 0).await.unwrap(), DeadLetterAction::NotFound));
 }
 
@@ -59,13 +77,25 @@ pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
     let DeadLetterAction::Done(rows) = action else { panic!("{action:?}") };
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].envelope, event.envelope);
-    assert_eq!(rows[0].direct.as_ref().map(|direct| (&*direct.stage, direct.round, direct.attempt)), Some(("payment", 1, 1)));
+    assert_eq!(
+        rows[0].direct.as_ref().map(|direct| (&*direct.stage, direct.round, direct.attempt)),
+        Some(("payment", 1, 1))
+    );
     let again = bench.store.replay_edited(letter.id, event.clone()).await.unwrap();
-    assert!(matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)), "{again:?}");
+    assert!(
+        matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)),
+        "{again:?}"
+    );
     let deliveries = bench.store.order_deliveries("1").await.unwrap();
-    let statuses: Vec<_> =
-        deliveries.iter().filter(|record| record.stage == "payment").map(|record| (record.event.id.as_str(), record.status)).collect();
-    assert_eq!(statuses, [("created-1", DeliveryStatus::Replaced), ("edited", DeliveryStatus::Open)]);
+    let statuses: Vec<_> = deliveries
+        .iter()
+        .filter(|record| record.stage == "payment")
+        .map(|record| (record.event.id.as_str(), record.status))
+        .collect();
+    assert_eq!(
+        statuses,
+        [("created-1", DeliveryStatus::Replaced), ("edited", DeliveryStatus::Open)]
+    );
     bench.done(batch(vec![emits(&event.envelope, "payment.authorized", &[])])).await;
 }
 
@@ -73,15 +103,22 @@ pub(super) async fn a_discard_is_final(bench: Bench) {
     let letter = bench.death("1").await;
     let action = bench.store.discard(letter.id, "a test order".to_owned()).await.unwrap();
     assert!(matches!(&action, DeadLetterAction::Done(rows) if rows.is_empty()), "{action:?}");
-    for action in
-        [bench.store.discard(letter.id, "again".to_owned()).await.unwrap(), bench.store.replay(letter.id, START_MS).await.unwrap()]
-    {
-        assert!(matches!(action, DeadLetterAction::AlreadySettled(DeadLetterStatus::Discarded)), "{action:?}");
+    for action in [
+        bench.store.discard(letter.id, "again".to_owned()).await.unwrap(),
+        bench.store.replay(letter.id, START_MS).await.unwrap(),
+    ] {
+        assert!(
+            matches!(action, DeadLetterAction::AlreadySettled(DeadLetterStatus::Discarded)),
+            "{action:?}"
+        );
     }
     let letter = bench.store.dead_letter(letter.id).await.unwrap().unwrap();
     assert_eq!(letter.note.as_deref(), Some("a test order"));
     assert_eq!(bench.delivery("1", "payment").await.status, DeliveryStatus::Dead);
-    assert!(matches!(bench.store.discard(99, String::new()).await.unwrap(), DeadLetterAction::NotFound));
+    assert!(matches!(
+        bench.store.discard(99, String::new()).await.unwrap(),
+        DeadLetterAction::NotFound
+    ));
 }
 
 pub(super) async fn dead_letters_are_listed_in_pages(bench: Bench) {
@@ -96,8 +133,9 @@ pub(super) async fn dead_letters_are_listed_in_pages(bench: Bench) {
         ..DeadLetterFilter::default()
     };
     let first = bench.store.dead_letters(filter.clone()).await.unwrap();
-    let orders =
-        |letters: &[crate::store::DeadLetter]| letters.iter().map(|one| one.envelope.order_id.clone().unwrap()).collect::<Vec<_>>();
+    let orders = |letters: &[crate::store::DeadLetter]| {
+        letters.iter().map(|one| one.envelope.order_id.clone().unwrap()).collect::<Vec<_>>()
+    };
     assert_eq!(orders(&first.items), ["3", "2"]);
     filter.before = first.next;
     let second = bench.store.dead_letters(filter.clone()).await.unwrap();

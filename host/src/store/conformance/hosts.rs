@@ -1,4 +1,5 @@
-//! What hosts tell each other. Here one host speaks; what several do to each other is for the stores that have several.
+//! What hosts tell each other. Here one host speaks; what several do to each other is for the
+//! stores that have several.
 
 use super::{Bench, START_MS};
 use crate::store::{KnownBindings, StageBinding};
@@ -6,7 +7,12 @@ use crate::store::{KnownBindings, StageBinding};
 const LIVE_MS: u64 = 30_000;
 
 fn bindings(of: &[(&str, &str)]) -> Vec<StageBinding> {
-    of.iter().map(|(stage, pattern)| StageBinding { stage: (*stage).into(), pattern: (*pattern).to_owned() }).collect()
+    of.iter()
+        .map(|(stage, pattern)| StageBinding {
+            stage: (*stage).into(),
+            pattern: (*pattern).to_owned(),
+        })
+        .collect()
 }
 
 impl Bench {
@@ -28,7 +34,10 @@ pub(super) async fn a_binding_stays_while_it_is_used(bench: Bench) {
     assert_eq!(known, KnownBindings { kept: bindings(&both[1..]), unused: bindings(&both[..1]) });
     assert!(!bench.forgets("payment", "order.created").await, "it is in use");
     assert!(bench.forgets("payment", "order.cancelled").await);
-    assert_eq!(bench.uses(&both[1..]).await, KnownBindings { kept: bindings(&both[1..]), unused: Vec::new() });
+    assert_eq!(
+        bench.uses(&both[1..]).await,
+        KnownBindings { kept: bindings(&both[1..]), unused: Vec::new() }
+    );
 }
 
 pub(super) async fn a_stage_that_nobody_runs_keeps_its_bindings(bench: Bench) {

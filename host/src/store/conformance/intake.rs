@@ -27,7 +27,9 @@ pub(super) async fn an_order_is_accepted_once(bench: Bench) {
 }
 
 pub(super) async fn two_orders_of_one_id_at_the_same_time(bench: Bench) {
-    let accepts = (0..20).map(|number| bench.store.accept_order(new_order("1", if number % 2 == 0 { "a" } else { "b" })));
+    let accepts = (0..20).map(|number| {
+        bench.store.accept_order(new_order("1", if number % 2 == 0 { "a" } else { "b" }))
+    });
     let accepted = futures::future::join_all(accepts).await;
     let (mut new, mut same, mut different) = (0, 0, 0);
     for (accepted, rows) in accepted.into_iter().map(Result::unwrap) {

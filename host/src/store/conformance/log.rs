@@ -2,7 +2,9 @@
 
 use super::build::{batch, dead, emits, envelope, new_event, new_order, settlement};
 use super::{Bench, START_MS};
-use crate::store::{Accepted, EventFilter, LogRange, LoggedEvent, NewEvent, OrderFilter, Settled, Verdict};
+use crate::store::{
+    Accepted, EventFilter, LogRange, LoggedEvent, NewEvent, OrderFilter, Settled, Verdict,
+};
 
 impl Bench {
     async fn log(&self, filter: &EventFilter, limit: u32) -> Vec<LoggedEvent> {
@@ -11,7 +13,9 @@ impl Bench {
         loop {
             let page = self.store.events(filter.clone(), range).await.unwrap();
             assert!(page.items.len() <= limit as usize);
-            assert!(page.items.iter().all(|event| event.seq > range.after && event.seq <= range.up_to));
+            assert!(
+                page.items.iter().all(|event| event.seq > range.after && event.seq <= range.up_to)
+            );
             events.extend(page.items);
             match page.next {
                 Some(next) => range.after = next,
@@ -22,7 +26,10 @@ impl Bench {
 
     async fn event_ids(&self, filter: EventFilter) -> Vec<String> {
         let found = self.log(&filter, 2).await;
-        assert!(found.iter().all(|event| filter.matches(event)), "what the store finds is what the filter means");
+        assert!(
+            found.iter().all(|event| filter.matches(event)),
+            "what the store finds is what the filter means"
+        );
         found.into_iter().map(|event| event.envelope.event.id).collect()
     }
 }
@@ -31,35 +38,68 @@ pub(super) async fn the_log_is_read_by_filters_in_pages(bench: Bench) {
     let first = bench.order("1").await;
     bench.clock.advance(600_000);
     let second = bench.order("2").await;
-    bench.done(batch(vec![emits(&first, "payment.authorized", &[]), emits(&second, "payment.declined", &[])])).await;
+    bench
+        .done(batch(vec![
+            emits(&first, "payment.authorized", &[]),
+            emits(&second, "payment.declined", &[]),
+        ]))
+        .await;
     bench.clock.advance(600_000);
     let mut other = envelope("desk.note", "n1", None);
     "/desk".clone_into(&mut other.event.source);
     "n1".clone_into(&mut other.correlation_id);
     bench.store.accept_event(new_event(other, &[])).await.unwrap();
     let all = EventFilter::default;
-    let types = |events: &[LoggedEvent]| events.iter().map(|event| event.envelope.event.event_type.clone()).collect::<Vec<_>>();
+    let types = |events: &[LoggedEvent]| {
+        events.iter().map(|event| event.envelope.event.event_type.clone()).collect::<Vec<_>>()
+    };
     let everything = bench.log(&all(), 2).await;
-    assert_eq!(types(&everything), ["order.created", "order.created", "payment.authorized", "payment.declined", "desk.note"]);
+    assert_eq!(
+        types(&everything),
+        ["order.created", "order.created", "payment.authorized", "payment.declined", "desk.note"]
+    );
     assert!(everything.is_sorted_by(|one, next| one.seq < next.seq));
-    assert_eq!((everything[0].logged_at_ms, everything[4].logged_at_ms), (Some(START_MS), Some(START_MS + 1_200_000)));
+    assert_eq!(
+        (everything[0].logged_at_ms, everything[4].logged_at_ms),
+        (Some(START_MS), Some(START_MS + 1_200_000))
+    );
     assert!(everything[4].seq <= bench.store.log_end().await.unwrap());
     let of = |order: &str| EventFilter { order: Some(order.into()), ..all() };
     assert_eq!(bench.event_ids(of("1")).await.len(), 2);
-    let typed = async |pattern: &str| types(&bench.log(&EventFilter { event_type: Some(pattern.into()), ..all() }, 1).await);
+    let typed = async |pattern: &str| {
+        types(&bench.log(&EventFilter { event_type: Some(pattern.into()), ..all() }, 1).await)
+    };
     assert_eq!(typed("payment.*").await, ["payment.authorized", "payment.declined"]);
     assert_eq!(typed("*.created").await, ["order.created", "order.created"]);
     assert_eq!(typed("desk.note").await, ["desk.note"]);
     assert!(typed("desk").await.is_empty());
-    assert_eq!(bench.event_ids(EventFilter { source: Some("/desk".into()), ..all() }).await, ["n1"]);
-    assert_eq!(bench.event_ids(EventFilter { stage: Some("payment".into()), ..all() }).await.len(), 2);
-    assert_eq!(bench.event_ids(EventFilter { correlation: Some("n1".into()), ..all() }).await, ["n1"]);
-    assert_eq!(bench.event_ids(EventFilter { correlation: Some("first".into()), ..all() }).await.len(), 4);
+    assert_eq!(
+        bench.event_ids(EventFilter { source: Some("/desk".into()), ..all() }).await,
+        ["n1"]
+    );
+    assert_eq!(
+        bench.event_ids(EventFilter { stage: Some("payment".into()), ..all() }).await.len(),
+        2
+    );
+    assert_eq!(
+        bench.event_ids(EventFilter { correlation: Some("n1".into()), ..all() }).await,
+        ["n1"]
+    );
+    assert_eq!(
+        bench.event_ids(EventFilter { correlation: Some("first".into()), ..all() }).await.len(),
+        4
+    );
     let between = |since_ms, until_ms| EventFilter { since_ms, until_ms, ..all() };
     assert_eq!(bench.event_ids(between(Some(START_MS + 600_000), None)).await.len(), 4);
     assert_eq!(bench.event_ids(between(None, Some(START_MS + 600_000))).await, ["created-1"]);
-    assert_eq!(bench.event_ids(between(Some(START_MS + 600_001), Some(START_MS + 1_200_000))).await.len(), 0);
-    assert_eq!(bench.event_ids(between(Some(START_MS + 900_000), Some(START_MS + 1_200_001))).await, ["n1"]);
+    assert_eq!(
+        bench.event_ids(between(Some(START_MS + 600_001), Some(START_MS + 1_200_000))).await.len(),
+        0
+    );
+    assert_eq!(
+        bench.event_ids(between(Some(START_MS + 900_000), Some(START_MS + 1_200_001))).await,
+        ["n1"]
+    );
 }
 
 pub(super) async fn events_are_found_by_order_and_id(bench: Bench) {
@@ -68,7 +108,8 @@ pub(super) async fn events_are_found_by_order_and_id(bench: Bench) {
     bench.done(batch(vec![emits(&first, "payment.authorized", &[])])).await;
     let all = bench.log(&EventFilter::default(), 100).await;
     let asked = [(all[0].seq, "1".to_owned()), (0, "2".to_owned()), (0, "nobody".to_owned())];
-    let found: Vec<i64> = bench.store.events_of(&asked, 10).await.unwrap().iter().map(|event| event.seq).collect();
+    let found: Vec<i64> =
+        bench.store.events_of(&asked, 10).await.unwrap().iter().map(|event| event.seq).collect();
     assert_eq!(found, [all[1].seq, all[2].seq]);
     assert_eq!(bench.store.events_of(&asked, 1).await.unwrap().len(), 1);
     assert!(bench.store.events_of(&[], 10).await.unwrap().is_empty());
@@ -77,10 +118,18 @@ pub(super) async fn events_are_found_by_order_and_id(bench: Bench) {
 }
 
 pub(super) async fn a_scheduled_event_shows_when_it_falls_due(bench: Bench) {
-    let later = NewEvent { due_at_ms: START_MS + 5_000, ..new_event(envelope("reminder", "r1", None), &["notification"]) };
+    let later = NewEvent {
+        due_at_ms: START_MS + 5_000,
+        ..new_event(envelope("reminder", "r1", None), &["notification"])
+    };
     bench.store.accept_event(later).await.unwrap();
-    bench.store.accept_event(new_event(envelope("reminder", "r2", None), &["notification"])).await.unwrap();
-    let due: Vec<_> = bench.log(&EventFilter::default(), 10).await.iter().map(|event| event.due_at_ms).collect();
+    bench
+        .store
+        .accept_event(new_event(envelope("reminder", "r2", None), &["notification"]))
+        .await
+        .unwrap();
+    let due: Vec<_> =
+        bench.log(&EventFilter::default(), 10).await.iter().map(|event| event.due_at_ms).collect();
     assert_eq!(due, [Some(START_MS + 5_000), None]);
 }
 
@@ -88,8 +137,14 @@ pub(super) async fn an_order_is_settled_when_nothing_of_it_is_open(bench: Bench)
     let (first, second) = (bench.order("1").await, bench.order("2").await);
     let both = ["1".to_owned(), "2".to_owned(), "nobody".to_owned()];
     assert!(bench.store.settled_orders(&both).await.unwrap().is_empty());
-    bench.done(batch(vec![emits(&first, "payment.authorized", &["inventory"]), settlement(&second, Verdict::Skipped)])).await;
-    let settled = |order: &str, status: &str| Settled { order: order.to_owned(), status: status.to_owned() };
+    bench
+        .done(batch(vec![
+            emits(&first, "payment.authorized", &["inventory"]),
+            settlement(&second, Verdict::Skipped),
+        ]))
+        .await;
+    let settled =
+        |order: &str, status: &str| Settled { order: order.to_owned(), status: status.to_owned() };
     assert_eq!(bench.store.settled_orders(&both).await.unwrap(), [settled("2", "received")]);
     assert!(bench.store.settled_orders(&[]).await.unwrap().is_empty());
 }
@@ -112,10 +167,18 @@ pub(super) async fn orders_are_found_by_time_and_by_where_they_wait(bench: Bench
     assert_eq!(found(at("payment")).await, ["3", "2", "1"]);
     let events = bench.log(&EventFilter::default(), 10).await;
     let event = |at: usize| std::sync::Arc::new(events[at].envelope.clone());
-    bench.done(batch(vec![emits(&event(0), "payment.authorized", &["inventory"]), dead(&event(1))])).await;
+    bench
+        .done(batch(vec![emits(&event(0), "payment.authorized", &["inventory"]), dead(&event(1))]))
+        .await;
     assert_eq!(found(at("payment")).await, ["3", "2"], "open, or dead and waiting for a person");
     assert_eq!(found(at("inventory")).await, ["1"]);
-    let letter = bench.store.dead_letters(crate::store::DeadLetterFilter { limit: 1, ..Default::default() }).await.unwrap().items.remove(0);
+    let letter = bench
+        .store
+        .dead_letters(crate::store::DeadLetterFilter { limit: 1, ..Default::default() })
+        .await
+        .unwrap()
+        .items
+        .remove(0);
     bench.store.discard(letter.id, "a test".to_owned()).await.unwrap();
     assert_eq!(found(at("payment")).await, ["3"]);
 }
@@ -127,17 +190,25 @@ pub(super) async fn an_idempotency_key_stands_for_one_body(bench: Bench) {
     };
     let accept = async |order| bench.store.accept_order(order).await.unwrap().0;
     assert!(matches!(accept(order("1", "a", Some("k"))).await, Accepted::New(_)));
-    assert!(matches!(accept(order("1", "a", Some("k"))).await, Accepted::Same(order) if order.id == "1"));
+    assert!(
+        matches!(accept(order("1", "a", Some("k"))).await, Accepted::Same(order) if order.id == "1")
+    );
     // The key counts, not the id that a repeated request may have been given.
-    assert!(matches!(accept(order("2", "a", Some("k"))).await, Accepted::Same(order) if order.id == "1"));
+    assert!(
+        matches!(accept(order("2", "a", Some("k"))).await, Accepted::Same(order) if order.id == "1")
+    );
     assert_eq!(accept(order("2", "b", Some("k"))).await, Accepted::KeyReused);
     assert_eq!(accept(order("1", "b", Some("other"))).await, Accepted::Different);
     assert!(matches!(accept(order("1", "a", Some("other"))).await, Accepted::Same(_)));
     assert!(bench.store.order("2").await.unwrap().is_none());
     // At the same time: one is written, whatever the others say.
-    let many = futures::future::join_all(
-        (0..20).map(|number| bench.store.accept_order(order(&format!("n{number}"), if number % 2 == 0 { "x" } else { "y" }, Some("race")))),
-    );
+    let many = futures::future::join_all((0..20).map(|number| {
+        bench.store.accept_order(order(
+            &format!("n{number}"),
+            if number % 2 == 0 { "x" } else { "y" },
+            Some("race"),
+        ))
+    }));
     let many: Vec<Accepted> = many.await.into_iter().map(|answer| answer.unwrap().0).collect();
     assert_eq!(many.iter().filter(|accepted| matches!(accepted, Accepted::New(_))).count(), 1);
     assert_eq!(many.iter().filter(|accepted| matches!(accepted, Accepted::KeyReused)).count(), 10);

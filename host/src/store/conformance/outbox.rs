@@ -14,7 +14,10 @@ pub(super) async fn a_retry_waits_for_its_time(bench: Bench) {
     assert!(outbox.is_empty(), "not due yet");
     assert_eq!(bench.store.outbox_next_due().await.unwrap(), Some(START_MS + 1_000));
     let delivery = bench.delivery("1", "payment").await;
-    assert_eq!((delivery.status, delivery.attempt, delivery.failures.len()), (DeliveryStatus::Open, 2, 1));
+    assert_eq!(
+        (delivery.status, delivery.attempt, delivery.failures.len()),
+        (DeliveryStatus::Open, 2, 1)
+    );
     assert_eq!(delivery.failures[0], super::build::failure(1, 1));
 
     bench.clock.advance(999);
@@ -38,13 +41,17 @@ pub(super) async fn a_deferral_is_no_attempt(bench: Bench) {
     let due_at_ms = START_MS + 50;
     bench.done(batch(vec![settlement(&event, Verdict::Deferred { due_at_ms })])).await;
     let delivery = bench.delivery("1", "payment").await;
-    assert_eq!((delivery.status, delivery.attempt, delivery.failures.len()), (DeliveryStatus::Open, 1, 0));
+    assert_eq!(
+        (delivery.status, delivery.attempt, delivery.failures.len()),
+        (DeliveryStatus::Open, 1, 0)
+    );
     bench.clock.advance(50);
     let rows = bench.store.claim_outbox(10).await.unwrap();
     assert_eq!(rows[0].direct, Some(direct(1, 1)));
     // Due at once: handed over with the answer.
     let due_at_ms = START_MS;
-    let (_, rows) = bench.done(batch(vec![settlement(&event, Verdict::Deferred { due_at_ms })])).await;
+    let (_, rows) =
+        bench.done(batch(vec![settlement(&event, Verdict::Deferred { due_at_ms })])).await;
     assert_eq!(rows[0].direct, Some(direct(1, 1)));
     bench.done(batch(vec![settlement(&event, Verdict::Skipped)])).await;
 }
@@ -62,7 +69,8 @@ pub(super) async fn a_delayed_event_waits_for_its_time(bench: Bench) {
 
 pub(super) async fn a_lease_runs_out(bench: Bench) {
     for (number, due_at_ms) in [START_MS + 3, START_MS + 1, START_MS + 2].into_iter().enumerate() {
-        let mut event = new_event(envelope("reminder", &format!("r{number}"), None), &["notification"]);
+        let mut event =
+            new_event(envelope("reminder", &format!("r{number}"), None), &["notification"]);
         event.due_at_ms = due_at_ms;
         bench.store.accept_event(event).await.unwrap();
     }

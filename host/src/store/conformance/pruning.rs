@@ -8,22 +8,42 @@ const LATER_MS: u64 = START_MS + 1_000;
 
 pub(super) async fn what_is_finished_and_old_goes(bench: Bench) {
     let event = bench.order("1").await;
-    bench.done(writing(vec![emits(&event, "payment.authorized", &[])], "order/1/paid", 0, Some("yes"))).await;
+    bench
+        .done(writing(
+            vec![emits(&event, "payment.authorized", &[])],
+            "order/1/paid",
+            0,
+            Some("yes"),
+        ))
+        .await;
     bench.done(writing(Vec::new(), "order/12/paid", 0, Some("yes"))).await;
     bench.done(writing(Vec::new(), "stock/1", 0, Some("7"))).await;
     bench.store.accept_event(sample_event("lonely", &[])).await.unwrap();
-    assert_eq!(bench.store.prune(START_MS, 10).await.unwrap(), Pruned::default(), "nothing is old enough");
+    assert_eq!(
+        bench.store.prune(START_MS, 10).await.unwrap(),
+        Pruned::default(),
+        "nothing is old enough"
+    );
     bench.clock.advance(1_000);
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap(), Pruned { orders: 1, events: 1 });
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap(), Pruned::default(), "it goes once");
     assert!(bench.store.order_events("1", 0, 10).await.unwrap().is_empty());
     assert!(bench.store.order_deliveries("1").await.unwrap().is_empty());
-    assert_eq!(bench.store.state_keys("payment", "", "", 10).await.unwrap(), ["order/12/paid", "stock/1"]);
+    assert_eq!(
+        bench.store.state_keys("payment", "", "", 10).await.unwrap(),
+        ["order/12/paid", "stock/1"]
+    );
     // The id is known for ever.
     let (again, rows) = bench.store.accept_order(new_order("1", "same")).await.unwrap();
-    assert!(matches!(again, Accepted::Same(ref order) if order.status == "pruned" && order.body.is_null()), "{again:?}");
+    assert!(
+        matches!(again, Accepted::Same(ref order) if order.status == "pruned" && order.body.is_null()),
+        "{again:?}"
+    );
     assert!(rows.is_empty());
-    assert_eq!(bench.store.accept_order(new_order("1", "other")).await.unwrap().0, Accepted::Different);
+    assert_eq!(
+        bench.store.accept_order(new_order("1", "other")).await.unwrap().0,
+        Accepted::Different
+    );
 }
 
 pub(super) async fn what_is_open_stays(bench: Bench) {

@@ -10,7 +10,8 @@ pub(super) async fn orders_are_listed_in_pages(bench: Bench) {
         order.customer = (id != "3").then(|| "42".to_owned());
         bench.store.accept_order(order).await.unwrap();
     }
-    let mut filter = OrderFilter { customer: Some("42".to_owned()), limit: 2, ..OrderFilter::default() };
+    let mut filter =
+        OrderFilter { customer: Some("42".to_owned()), limit: 2, ..OrderFilter::default() };
     let mut pages = Vec::new();
     loop {
         let page = bench.store.orders(filter.clone()).await.unwrap();
@@ -32,14 +33,27 @@ pub(super) async fn an_order_tells_its_story(bench: Bench) {
     let events = bench.store.order_events("1", 0, 10).await.unwrap();
     assert_eq!(events.len(), 2);
     assert_eq!(events[0].envelope, *event);
-    assert_eq!((events[0].stage.as_deref(), events[0].routed_to.as_slice()), (None, &["payment".to_owned()][..]));
-    assert_eq!((events[1].stage.as_deref(), events[1].digest.as_deref()), (Some("payment"), Some("d1")));
+    assert_eq!(
+        (events[0].stage.as_deref(), events[0].routed_to.as_slice()),
+        (None, &["payment".to_owned()][..])
+    );
+    assert_eq!(
+        (events[1].stage.as_deref(), events[1].digest.as_deref()),
+        (Some("payment"), Some("d1"))
+    );
     assert_eq!(events[1].envelope.cause, Some(event.key()));
     assert_eq!(events[1].envelope.hops, 1);
     let rest = bench.store.order_events("1", events[0].seq, 10).await.unwrap();
     assert_eq!((rest.len(), rest[0].seq), (1, events[1].seq));
     assert_eq!(bench.store.order_events("1", 0, 1).await.unwrap().len(), 1);
-    let stages: Vec<_> = bench.store.order_deliveries("1").await.unwrap().into_iter().map(|record| record.stage).collect();
+    let stages: Vec<_> = bench
+        .store
+        .order_deliveries("1")
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|record| record.stage)
+        .collect();
     assert_eq!(stages, ["payment", "inventory"]);
     assert!(bench.store.order("3").await.unwrap().is_none());
     assert!(bench.store.order_deliveries("3").await.unwrap().is_empty());
@@ -47,12 +61,16 @@ pub(super) async fn an_order_tells_its_story(bench: Bench) {
 
 pub(super) async fn state_is_found_by_folder_and_prefix(bench: Bench) {
     let keys = ["a/1", "a/2", "a/b/3", "a0", "b/1", "b/é", "b/ü"];
-    let batch = Batch { writes: keys.map(|key| (key.to_owned(), Some("v".into()))).into(), ..batch(Vec::new()) };
+    let batch = Batch {
+        writes: keys.map(|key| (key.to_owned(), Some("v".into()))).into(),
+        ..batch(Vec::new())
+    };
     bench.done(batch).await;
     bench.done(super::build::writing(Vec::new(), "a/2", 1, None)).await;
     let folders = ["a/".to_owned(), "a/b/".to_owned()];
     let rows = bench.store.state_folders("payment", &folders).await.unwrap();
-    let mut found: Vec<_> = rows.iter().map(|row| (row.key.as_str(), row.value.is_some(), row.version)).collect();
+    let mut found: Vec<_> =
+        rows.iter().map(|row| (row.key.as_str(), row.value.is_some(), row.version)).collect();
     found.sort_unstable();
     assert_eq!(found, [("a/1", true, 1), ("a/2", false, 2), ("a/b/3", true, 1)]);
     assert!(bench.store.state_folders("shipping", &folders).await.unwrap().is_empty());
@@ -65,12 +83,17 @@ pub(super) async fn state_is_found_by_folder_and_prefix(bench: Bench) {
         ("b/", "b/1", 10, &["b/é", "b/ü"]),
         ("c", "", 10, &[]),
     ] {
-        assert_eq!(bench.store.state_keys("payment", prefix, after, limit).await.unwrap(), expected, "{prefix} after {after}");
+        assert_eq!(
+            bench.store.state_keys("payment", prefix, after, limit).await.unwrap(),
+            expected,
+            "{prefix} after {after}"
+        );
     }
 }
 
 pub(super) async fn settled_deliveries_are_recognised(bench: Bench) {
-    let (open, done, retried) = (bench.order("1").await, bench.order("2").await, bench.order("3").await);
+    let (open, done, retried) =
+        (bench.order("1").await, bench.order("2").await, bench.order("3").await);
     bench.done(batch(vec![settlement(&done, Verdict::Skipped)])).await;
     bench.done(batch(vec![super::build::retry(&retried, super::START_MS + 1)])).await;
     let asked = vec![
@@ -115,20 +138,40 @@ pub(super) async fn a_closed_store_says_so(bench: Bench) {
     bench.store.close().await;
     bench.store.close().await;
     assert!(matches!(bench.store.ping().await, Err(StoreError::Unavailable(_))));
-    assert!(matches!(bench.store.accept_order(new_order("1", "a")).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(
+        bench.store.accept_order(new_order("1", "a")).await,
+        Err(StoreError::Unavailable(_))
+    ));
     assert!(matches!(bench.store.order("1").await, Err(StoreError::Unavailable(_))));
 }
 
 pub(super) async fn the_operators_word_is_kept(bench: Bench) {
     assert!(bench.store.stage_controls().await.unwrap().is_empty());
-    let paused = bench.store.set_stage_control("payment", ControlState::Paused, Some("bank holiday".into())).await.unwrap();
-    assert_eq!((paused.state, paused.since_ms, paused.held_from_ms), (ControlState::Paused, super::START_MS, Some(super::START_MS)));
+    let paused = bench
+        .store
+        .set_stage_control("payment", ControlState::Paused, Some("bank holiday".into()))
+        .await
+        .unwrap();
+    assert_eq!(
+        (paused.state, paused.since_ms, paused.held_from_ms),
+        (ControlState::Paused, super::START_MS, Some(super::START_MS))
+    );
     bench.clock.advance(10);
-    let draining = bench.store.set_stage_control("payment", ControlState::Draining, None).await.unwrap();
-    assert_eq!((draining.since_ms, draining.held_from_ms), (super::START_MS + 10, Some(super::START_MS)), "held all the time");
+    let draining =
+        bench.store.set_stage_control("payment", ControlState::Draining, None).await.unwrap();
+    assert_eq!(
+        (draining.since_ms, draining.held_from_ms),
+        (super::START_MS + 10, Some(super::START_MS)),
+        "held all the time"
+    );
     bench.clock.advance(10);
-    let running = bench.store.set_stage_control("payment", ControlState::Running, None).await.unwrap();
-    assert_eq!((running.state, running.held_from_ms), (ControlState::Running, Some(super::START_MS)), "what expired meanwhile is known");
+    let running =
+        bench.store.set_stage_control("payment", ControlState::Running, None).await.unwrap();
+    assert_eq!(
+        (running.state, running.held_from_ms),
+        (ControlState::Running, Some(super::START_MS)),
+        "what expired meanwhile is known"
+    );
     bench.clock.advance(10);
     let again = bench.store.set_stage_control("payment", ControlState::Paused, None).await.unwrap();
     assert_eq!(again.held_from_ms, Some(super::START_MS + 30));

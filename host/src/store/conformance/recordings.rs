@@ -4,10 +4,18 @@ use std::sync::Arc;
 
 use super::build::{batch, dead, emits, envelope, recorded, retry, settlement};
 use super::{Bench, START_MS};
-use crate::store::{Batch, DeadLetterAction, RecordedDelivery, RecordingCursor, RecordingFilter, Settlement, Verdict};
+use crate::store::{
+    Batch, DeadLetterAction, RecordedDelivery, RecordingCursor, RecordingFilter, Settlement,
+    Verdict,
+};
 
 fn all() -> RecordingFilter {
-    RecordingFilter { stage: "payment".to_owned(), order: None, after: RecordingCursor::default(), limit: 100 }
+    RecordingFilter {
+        stage: "payment".to_owned(),
+        order: None,
+        after: RecordingCursor::default(),
+        limit: 100,
+    }
 }
 
 async fn list(bench: &Bench, filter: RecordingFilter) -> Vec<RecordedDelivery> {
@@ -26,7 +34,9 @@ pub(super) async fn what_was_recorded_is_listed_as_it_was_settled(bench: Bench) 
     // The last order is settled first.
     for (number, event) in events.iter().enumerate().rev() {
         let body = format!("{{\"n\":{number}}}");
-        bench.done(batch(vec![recorded(emits(event, "payment.authorized", &["inventory"]), &body)])).await;
+        bench
+            .done(batch(vec![recorded(emits(event, "payment.authorized", &["inventory"]), &body)]))
+            .await;
         bench.clock.advance(10);
     }
     let mut filter = RecordingFilter { limit: 2, ..all() };
@@ -48,12 +58,19 @@ pub(super) async fn what_was_recorded_is_listed_as_it_was_settled(bench: Bench) 
     assert_eq!(types, ["payment.authorized"]);
     let since = RecordingFilter { after: RecordingCursor::before(START_MS as i64 + 20), ..all() };
     assert_eq!(bodies(&list(&bench, since).await), [r#"{"n":2}"#, r#"{"n":1}"#, r#"{"n":0}"#]);
-    assert!(list(&bench, RecordingFilter { stage: "shipping".to_owned(), ..all() }).await.is_empty());
+    assert!(
+        list(&bench, RecordingFilter { stage: "shipping".to_owned(), ..all() }).await.is_empty()
+    );
 }
 
 pub(super) async fn an_order_has_its_own_recordings(bench: Bench) {
     let (one, two) = (bench.order("1").await, bench.order("2").await);
-    bench.done(batch(vec![recorded(emits(&one, "payment.authorized", &[]), "1"), recorded(dead(&two), "2")])).await;
+    bench
+        .done(batch(vec![
+            recorded(emits(&one, "payment.authorized", &[]), "1"),
+            recorded(dead(&two), "2"),
+        ]))
+        .await;
     let of = |order: &str| RecordingFilter { order: Some(order.to_owned()), ..all() };
     assert_eq!(bodies(&list(&bench, of("1")).await), ["1"]);
     let died = list(&bench, of("2")).await.remove(0);
@@ -63,7 +80,12 @@ pub(super) async fn an_order_has_its_own_recordings(bench: Bench) {
 
 pub(super) async fn only_what_is_settled_is_recorded(bench: Bench) {
     let (retried, quiet) = (bench.order("1").await, bench.order("2").await);
-    bench.done(batch(vec![recorded(retry(&retried, START_MS + 1), "too early"), settlement(&quiet, Verdict::Skipped)])).await;
+    bench
+        .done(batch(vec![
+            recorded(retry(&retried, START_MS + 1), "too early"),
+            settlement(&quiet, Verdict::Skipped),
+        ]))
+        .await;
     assert!(list(&bench, all()).await.is_empty());
     let second = Settlement { attempt: 2, ..emits(&retried, "payment.authorized", &[]) };
     bench.done(batch(vec![recorded(second, "settled")])).await;
@@ -104,8 +126,10 @@ pub(super) async fn a_reopened_delivery_is_recorded_anew(bench: Bench) {
 
 pub(super) async fn they_go_with_their_order(bench: Bench) {
     let (old, open) = (bench.order("1").await, bench.order("2").await);
-    let settlements =
-        vec![recorded(emits(&old, "payment.authorized", &[]), "old"), recorded(emits(&open, "payment.authorized", &["inventory"]), "open")];
+    let settlements = vec![
+        recorded(emits(&old, "payment.authorized", &[]), "old"),
+        recorded(emits(&open, "payment.authorized", &["inventory"]), "open"),
+    ];
     bench.done(batch(settlements)).await;
     bench.clock.advance(1_000);
     assert_eq!(bench.store.prune(START_MS + 1_000, 10).await.unwrap().orders, 1);

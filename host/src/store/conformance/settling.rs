@@ -8,14 +8,20 @@ use crate::store::{Batch, Commit, DeliveryStatus, Settlement, Verdict};
 
 pub(super) async fn a_batch_is_committed_with_its_effects(bench: Bench) {
     let (one, two) = (bench.order("1").await, bench.order("2").await);
-    let settlements = vec![emits(&one, "payment.authorized", &["inventory", "notification"]), emits(&two, "payment.authorized", &[])];
+    let settlements = vec![
+        emits(&one, "payment.authorized", &["inventory", "notification"]),
+        emits(&two, "payment.authorized", &[]),
+    ];
     let (versions, outbox) = bench.done(writing(settlements, "order/1/paid", 0, Some("yes"))).await;
     assert_eq!(versions, [1]);
     assert_eq!(outbox.len(), 1, "nobody consumes the second event");
     assert_eq!(outbox[0].envelope.order_id.as_deref(), Some("1"));
     let delivery = bench.delivery("1", "payment").await;
     assert_eq!(delivery.status, DeliveryStatus::Done);
-    assert_eq!((delivery.version.as_deref(), delivery.digest.as_deref()), (Some("1.2.3"), Some("d1")));
+    assert_eq!(
+        (delivery.version.as_deref(), delivery.digest.as_deref()),
+        (Some("1.2.3"), Some("d1"))
+    );
     assert_eq!((delivery.duration_us, delivery.settled_at_ms), (Some(55), Some(super::START_MS)));
     assert_eq!(delivery.emitted, [outbox[0].envelope.event.id.clone()]);
     assert_eq!(bench.delivery("1", "inventory").await.status, DeliveryStatus::Open);
@@ -28,7 +34,8 @@ pub(super) async fn a_batch_is_committed_with_its_effects(bench: Bench) {
 pub(super) async fn a_settled_delivery_is_stale(bench: Bench) {
     let event = bench.order("1").await;
     bench.done(batch(vec![emits(&event, "payment.authorized", &["inventory"])])).await;
-    let (stale, conflicts) = bench.refused(batch(vec![emits(&event, "payment.declined", &[])])).await;
+    let (stale, conflicts) =
+        bench.refused(batch(vec![emits(&event, "payment.declined", &[])])).await;
     assert_eq!(stale, [key(&event, "payment")]);
     assert!(conflicts.is_empty());
     // Another attempt or round than the one that stands open is as stale.
@@ -49,7 +56,10 @@ pub(super) async fn a_changed_version_is_a_conflict(bench: Bench) {
     let (versions, _) = bench.done(writing(skip(&two), "count", 1, Some("2"))).await;
     assert_eq!(versions, [2]);
     // A blind write does not conflict, and versions come in the order of the writes.
-    let blind = Batch { writes: ["new", "count"].map(|key| (key.to_owned(), Some("x".into()))).into(), ..batch(Vec::new()) };
+    let blind = Batch {
+        writes: ["new", "count"].map(|key| (key.to_owned(), Some("x".into()))).into(),
+        ..batch(Vec::new())
+    };
     assert_eq!(bench.done(blind).await.0, [1, 3]);
 }
 
@@ -65,7 +75,10 @@ pub(super) async fn a_removed_key_keeps_its_version(bench: Bench) {
 pub(super) async fn a_rejected_batch_writes_nothing(bench: Bench) {
     let (one, two) = (bench.order("1").await, bench.order("2").await);
     bench.done(batch(vec![settlement(&one, Verdict::Skipped)])).await;
-    let settlements = vec![emits(&two, "payment.declined", &["notification"]), emits(&one, "payment.declined", &["notification"])];
+    let settlements = vec![
+        emits(&two, "payment.declined", &["notification"]),
+        emits(&one, "payment.declined", &["notification"]),
+    ];
     bench.refused(writing(settlements, "k", 7, Some("1"))).await;
     assert!(bench.store.state_get("payment", "k").await.unwrap().is_none());
     assert_eq!(bench.delivery("2", "payment").await.status, DeliveryStatus::Open);
@@ -76,7 +89,9 @@ pub(super) async fn a_rejected_batch_writes_nothing(bench: Bench) {
 
 pub(super) async fn batches_at_the_same_time_settle_once(bench: Bench) {
     let event = bench.order("1").await;
-    let attempt = || writing(vec![emits(&event, "payment.authorized", &["inventory"])], "count", 0, Some("1"));
+    let attempt = || {
+        writing(vec![emits(&event, "payment.authorized", &["inventory"])], "count", 0, Some("1"))
+    };
     let commits = futures::future::join_all((0..10).map(|_| bench.store.commit(attempt()))).await;
     let (mut done, mut again) = (0, 0);
     for commit in commits {
@@ -106,11 +121,18 @@ pub(super) async fn an_event_from_elsewhere_is_adopted(bench: Bench) {
     assert_eq!(bench.refused(batch(vec![late])).await.0.len(), 1);
     bench.done(batch(vec![emits(&foreign, "payment.authorized", &["inventory"])])).await;
     let events = bench.store.order_events("1", 0, 10).await.unwrap();
-    let adopted = events.iter().find(|logged| logged.envelope == *foreign).expect("the event was not written");
+    let adopted = events
+        .iter()
+        .find(|logged| logged.envelope == *foreign)
+        .expect("the event was not written");
     assert_eq!(adopted.routed_to, ["payment"]);
     let deliveries = bench.store.order_deliveries("1").await.unwrap();
-    let record = deliveries.iter().find(|record| record.event == foreign.key()).expect("no delivery");
-    assert_eq!((record.status, record.event_type.as_str()), (DeliveryStatus::Done, "order.flagged"));
+    let record =
+        deliveries.iter().find(|record| record.event == foreign.key()).expect("no delivery");
+    assert_eq!(
+        (record.status, record.event_type.as_str()),
+        (DeliveryStatus::Done, "order.flagged")
+    );
     assert_eq!(bench.refused(batch(vec![settlement(&foreign, Verdict::Skipped)])).await.0.len(), 1);
 }
 

@@ -2,7 +2,10 @@
 
 use super::build::{DAY_MS, batch, dead, envelope, failure, new_event};
 use super::{Bench, START_MS};
-use crate::store::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, FailedAttempt, LetterGroup, Settlement, Verdict};
+use crate::store::{
+    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, FailedAttempt, LetterGroup,
+    Settlement, Verdict,
+};
 
 fn filter() -> DeadLetterFilter {
     DeadLetterFilter { limit: 100, ..DeadLetterFilter::default() }
@@ -14,15 +17,33 @@ impl Bench {
         self.dies_in(order, (code, message), None, "d1").await
     }
 
-    async fn dies_in(&self, order: &str, (code, message): (&str, &str), backtrace: Option<&str>, digest: &str) -> DeadLetter {
+    async fn dies_in(
+        &self,
+        order: &str,
+        (code, message): (&str, &str),
+        backtrace: Option<&str>,
+        digest: &str,
+    ) -> DeadLetter {
         let event = self.order(order).await;
         let mut death = dead(&event);
         let Verdict::Dead { announcement, .. } = death.verdict else { panic!("no death") };
-        death.verdict = Verdict::Dead { code: code.to_owned(), message: message.to_owned(), announcement };
-        let failed = FailedAttempt { backtrace: backtrace.map(str::to_owned), digest: digest.to_owned(), ..failure(1, 1) };
-        let (_, rows) = self.done(batch(vec![Settlement { failure: Some(failed), digest: digest.into(), ..death }])).await;
+        death.verdict =
+            Verdict::Dead { code: code.to_owned(), message: message.to_owned(), announcement };
+        let failed = FailedAttempt {
+            backtrace: backtrace.map(str::to_owned),
+            digest: digest.to_owned(),
+            ..failure(1, 1)
+        };
+        let (_, rows) = self
+            .done(batch(vec![Settlement { failure: Some(failed), digest: digest.into(), ..death }]))
+            .await;
         self.sent(&rows).await;
-        self.store.dead_letters(DeadLetterFilter { limit: 1, ..filter() }).await.unwrap().items.remove(0)
+        self.store
+            .dead_letters(DeadLetterFilter { limit: 1, ..filter() })
+            .await
+            .unwrap()
+            .items
+            .remove(0)
     }
 
     async fn groups(&self, filter: DeadLetterFilter) -> Vec<LetterGroup> {
@@ -60,9 +81,11 @@ pub(super) async fn letters_that_died_of_the_same_are_one_group(bench: Bench) {
     assert_eq!(groups.len(), 2);
     assert_eq!((groups[0].code.as_str(), groups[0].open, &groups[1]), ("declined", 1, &expected));
     // A filter picks the letters that are counted.
-    let open = bench.groups(DeadLetterFilter { status: Some(DeadLetterStatus::Open), ..filter() }).await;
+    let open =
+        bench.groups(DeadLetterFilter { status: Some(DeadLetterStatus::Open), ..filter() }).await;
     assert_eq!((open[1].open, open[1].discarded, open[1].digests.len()), (1, 0, 1));
-    let of_code = bench.groups(DeadLetterFilter { code: Some("declined".to_owned()), ..filter() }).await;
+    let of_code =
+        bench.groups(DeadLetterFilter { code: Some("declined".to_owned()), ..filter() }).await;
     assert_eq!(of_code, groups[..1]);
 }
 
@@ -70,12 +93,22 @@ pub(super) async fn groups_are_listed_in_pages(bench: Bench) {
     for (order, code) in [("1", "a"), ("2", "b"), ("3", "c"), ("4", "a")] {
         bench.dies_of(order, code, "why").await;
     }
-    let codes = |groups: &[LetterGroup]| groups.iter().map(|group| group.code.clone()).collect::<Vec<_>>();
+    let codes =
+        |groups: &[LetterGroup]| groups.iter().map(|group| group.code.clone()).collect::<Vec<_>>();
     let first = bench.store.letter_groups(DeadLetterFilter { limit: 2, ..filter() }).await.unwrap();
     assert_eq!(codes(&first.items), ["a", "c"]);
-    let second = bench.store.letter_groups(DeadLetterFilter { limit: 2, before: first.next, ..filter() }).await.unwrap();
+    let second = bench
+        .store
+        .letter_groups(DeadLetterFilter { limit: 2, before: first.next, ..filter() })
+        .await
+        .unwrap();
     assert_eq!((codes(&second.items), second.next), (vec!["b".to_owned()], None));
-    assert!(bench.groups(DeadLetterFilter { stage: Some("shipping".to_owned()), ..filter() }).await.is_empty());
+    assert!(
+        bench
+            .groups(DeadLetterFilter { stage: Some("shipping".to_owned()), ..filter() })
+            .await
+            .is_empty()
+    );
 }
 
 pub(super) async fn letters_are_picked_by_every_filter(bench: Bench) {
@@ -92,7 +125,14 @@ pub(super) async fn letters_are_picked_by_every_filter(bench: Bench) {
         (DeadLetterFilter { order: Some("2".to_owned()), ..filter() }, vec![second]),
         (DeadLetterFilter { since_ms: Some(START_MS + 10), ..filter() }, vec![second, third]),
         (DeadLetterFilter { until_ms: Some(START_MS + 10), ..filter() }, vec![first]),
-        (DeadLetterFilter { status: Some(DeadLetterStatus::Open), code: Some("b".to_owned()), ..filter() }, vec![]),
+        (
+            DeadLetterFilter {
+                status: Some(DeadLetterStatus::Open),
+                code: Some("b".to_owned()),
+                ..filter()
+            },
+            vec![],
+        ),
         (DeadLetterFilter { before: Some(third), limit: 1, ..filter() }, vec![first]),
         (DeadLetterFilter { stage: Some("shipping".to_owned()), ..filter() }, vec![]),
     ] {
@@ -100,18 +140,42 @@ pub(super) async fn letters_are_picked_by_every_filter(bench: Bench) {
         if picked.limit > 1 {
             let listed = bench.store.dead_letters(picked.clone()).await.unwrap().items;
             let newest_first: Vec<i64> = expected.iter().rev().copied().collect();
-            assert_eq!(listed.iter().map(|letter| letter.id).collect::<Vec<_>>(), newest_first, "{picked:?}");
+            assert_eq!(
+                listed.iter().map(|letter| letter.id).collect::<Vec<_>>(),
+                newest_first,
+                "{picked:?}"
+            );
             let count = bench.store.count_letters(picked.clone()).await.unwrap();
-            assert_eq!((count.count, count.last), (expected.len() as u64, expected.last().copied().unwrap_or(0)), "{picked:?}");
+            assert_eq!(
+                (count.count, count.last),
+                (expected.len() as u64, expected.last().copied().unwrap_or(0)),
+                "{picked:?}"
+            );
         }
     }
     assert_eq!(bench.store.letter_ids(filter(), first).await.unwrap(), [second, third]);
 }
 
 pub(super) async fn a_trap_is_grouped_by_its_place(bench: Bench) {
-    let one = bench.dies_in("1", ("trap:unreachable", "about 1"), Some("rust_panic\npay::charge at src/lib.rs:4"), "d1").await;
-    let same = bench.dies_in("2", ("trap:unreachable", "otherwise"), Some("pay::charge at src/lib.rs:4\nhandle"), "d1").await;
-    let other = bench.dies_in("3", ("trap:unreachable", "about 1"), Some("pay::charge at src/lib.rs:9"), "d1").await;
+    let one = bench
+        .dies_in(
+            "1",
+            ("trap:unreachable", "about 1"),
+            Some("rust_panic\npay::charge at src/lib.rs:4"),
+            "d1",
+        )
+        .await;
+    let same = bench
+        .dies_in(
+            "2",
+            ("trap:unreachable", "otherwise"),
+            Some("pay::charge at src/lib.rs:4\nhandle"),
+            "d1",
+        )
+        .await;
+    let other = bench
+        .dies_in("3", ("trap:unreachable", "about 1"), Some("pay::charge at src/lib.rs:9"), "d1")
+        .await;
     assert_eq!(one.cause.as_deref(), Some("in pay::charge at src/lib.rs:4"));
     assert_eq!(one.group, same.group);
     assert_ne!(one.group, other.group);
@@ -129,7 +193,10 @@ pub(super) async fn what_became_of_a_letter_is_kept(bench: Bench) {
     let as_it_was = bench.store.dead_letter(as_it_was.id).await.unwrap().unwrap();
     assert_eq!((as_it_was.settled_at_ms, as_it_was.replayed_as), (Some(START_MS + 7), None));
     let edited = bench.store.dead_letter(edited.id).await.unwrap().unwrap();
-    assert_eq!((edited.settled_at_ms, edited.replayed_as), (Some(START_MS + 7), Some(event.envelope.key())));
+    assert_eq!(
+        (edited.settled_at_ms, edited.replayed_as),
+        (Some(START_MS + 7), Some(event.envelope.key()))
+    );
     let groups = bench.groups(filter()).await;
     assert_eq!((groups[0].open, groups[0].replayed), (0, 2));
 }

@@ -1,7 +1,7 @@
 //! Decides about a cancel, without I/O, and about what a cancel overtakes.
 //!
-//! Guarantee carried here: an order is cancelled at most once, and only from a status that allows it. What the database holds is
-//! verified under the order's lock when the plan is written.
+//! Guarantee carried here: an order is cancelled at most once, and only from a status that allows
+//! it. What the database holds is verified under the order's lock when the plan is written.
 
 use super::known::Known;
 use super::plan::Plan;
@@ -24,15 +24,19 @@ pub(super) fn order<'a>(
     if rules.holds(&order.status) {
         return (Cancelled::Already(order), Vec::new());
     }
-    let Some(next) = rules.next(&order.status, ORDER_CANCELLED) else { return (Cancelled::Refused(order), Vec::new()) };
+    let Some(next) = rules.next(&order.status, ORDER_CANCELLED) else {
+        return (Cancelled::Refused(order), Vec::new());
+    };
     known.held.insert(id);
     let order = Order { status: next.to_owned(), updated_at_ms: plan.now_ms(), ..order };
     let outbox = plan.cancel(id, &cancel.event).into_iter().collect();
     (Cancelled::Begun(order), outbox)
 }
 
-/// Whether the settlement takes part in what a cancel stops, so that its order must not be cancelled when it is written.
+/// Whether the settlement takes part in what a cancel stops, so that its order must not be
+/// cancelled when it is written.
 pub(super) fn goes_forward(rules: &StatusRules, settlement: &Settlement) -> bool {
     let event_type = &settlement.envelope.event.event_type;
-    !matches!(settlement.verdict, Verdict::Skipped) && !rules.runs_when_held(&settlement.delivery.stage, event_type)
+    !matches!(settlement.verdict, Verdict::Skipped)
+        && !rules.runs_when_held(&settlement.delivery.stage, event_type)
 }

@@ -1,4 +1,5 @@
-//! What a group of operations must know before it decides: one question per table, whatever the size of the group.
+//! What a group of operations must know before it decides: one question per table, whatever the
+//! size of the group.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -68,8 +69,10 @@ impl<'a> Asked<'a> {
                         key: (&*one.delivery.stage, &one.delivery.event),
                         order: one.envelope.order_id.as_deref(),
                     }));
-                    versions.extend(batch.reads.iter().map(|(key, _)| (&*batch.stage, key.as_str())));
-                    versions.extend(batch.writes.iter().map(|(key, _)| (&*batch.stage, key.as_str())));
+                    versions
+                        .extend(batch.reads.iter().map(|(key, _)| (&*batch.stage, key.as_str())));
+                    versions
+                        .extend(batch.writes.iter().map(|(key, _)| (&*batch.stage, key.as_str())));
                 }
                 Op::Sent(_) => {}
             }

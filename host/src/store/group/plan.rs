@@ -1,12 +1,17 @@
-//! What a group of operations writes, collected row by row and then written in a constant number of statements.
+//! What a group of operations writes, collected row by row and then written in a constant number of
+//! statements.
 //!
-//! The plan is only filled by operations whose checks have passed. It costs memory in proportion to the group, which the committer
-//! bounds; it carries no check of its own but one: an event whose key is known already keeps its old position in the log.
+//! The plan is only filled by operations whose checks have passed. It costs memory in proportion to
+//! the group, which the committer bounds; it carries no check of its own but one: an event whose
+//! key is known already keeps its old position in the log.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::rows::{AttemptRow, DeadRow, DeliveryRow, EventRow, Move, OpenedRow, OrderRow, OutboxInsert, RecordingRow, StateRow};
+use super::rows::{
+    AttemptRow, DeadRow, DeliveryRow, EventRow, Move, OpenedRow, OrderRow, OutboxInsert,
+    RecordingRow, StateRow,
+};
 use crate::event::{Envelope, ORDER_CANCELLED};
 use crate::store::status::StatusRules;
 use crate::store::{Direct, NewEvent, OutboxRow};
@@ -25,7 +30,8 @@ pub(in crate::store) struct Numbers {
 pub(in crate::store) struct Times {
     /// The store's clock: what is written, and what leases count by.
     pub(in crate::store) now_ms: u64,
-    /// What fell due by then is sent at once. The host that asked may be ahead of the store's clock.
+    /// What fell due by then is sent at once. The host that asked may be ahead of the store's
+    /// clock.
     pub(in crate::store) due_ms: u64,
 }
 
@@ -106,7 +112,12 @@ impl<'a> Plan<'a> {
 
     /// Writes the event that cancels an order; it must move the order's status.
     pub(super) fn cancel(&mut self, order: &'a str, new: &'a NewEvent) -> Option<OutboxRow> {
-        self.moves.push(Move { seq: self.numbers.event + 1, order, event_type: &new.envelope.event.event_type, must: true });
+        self.moves.push(Move {
+            seq: self.numbers.event + 1,
+            order,
+            event_type: &new.envelope.event.event_type,
+            must: true,
+        });
         // Nobody may have anything to undo.
         self.ending.push(order);
         self.first_event(new)
@@ -123,19 +134,30 @@ impl<'a> Plan<'a> {
         if new.routed_to.is_empty() && new.only_stage.is_none() && !self.publish_all {
             return None;
         }
-        let direct = new.only_stage.as_ref().map(|stage| Direct { stage: Arc::clone(stage), round: 1, attempt: 1 });
+        let direct = new.only_stage.as_ref().map(|stage| Direct {
+            stage: Arc::clone(stage),
+            round: 1,
+            attempt: 1,
+        });
         let row = self.send(seq, &new.envelope, direct, new.due_at_ms);
         row.map(|row| OutboxRow { routed: !new.routed_to.is_empty(), ..row })
     }
 
-    fn log(&mut self, envelope: &'a Envelope, routed_to: Vec<&'a str>, producer: Option<(&'a str, &'a str)>, due_ms: Option<u64>) -> i64 {
+    fn log(
+        &mut self,
+        envelope: &'a Envelope,
+        routed_to: Vec<&'a str>,
+        producer: Option<(&'a str, &'a str)>,
+        due_ms: Option<u64>,
+    ) -> i64 {
         self.numbers.event += 1;
         let seq = self.numbers.event;
         self.events.push(EventRow { seq, envelope, routed_to, producer, due_ms });
         seq
     }
 
-    /// Writes an outbox row. One that is due now is leased to this host and returned, to be handed to the relay.
+    /// Writes an outbox row. One that is due now is leased to this host and returned, to be handed
+    /// to the relay.
     pub(in crate::store) fn send(
         &mut self,
         seq: i64,
@@ -146,11 +168,18 @@ impl<'a> Plan<'a> {
         self.numbers.outbox += 1;
         let id = self.numbers.outbox;
         let leased = due_at_ms <= self.times.due_ms;
-        self.outbox.push(OutboxInsert { id, seq, due_ms: due_at_ms.max(self.times.now_ms), leased, direct: direct.clone() });
+        self.outbox.push(OutboxInsert {
+            id,
+            seq,
+            due_ms: due_at_ms.max(self.times.now_ms),
+            leased,
+            direct: direct.clone(),
+        });
         leased.then(|| OutboxRow { id, envelope: Arc::clone(envelope), direct, routed: true })
     }
 
-    /// Puts everything that hangs on an event which was known before to its old position (planned → position in the log).
+    /// Puts everything that hangs on an event which was known before to its old position (planned →
+    /// position in the log).
     pub(in crate::store) fn renumber(&mut self, known: &HashMap<i64, i64>) {
         let renumber = |seq: &mut i64| *seq = known.get(seq).copied().unwrap_or(*seq);
         self.opened.iter_mut().for_each(|row| renumber(&mut row.seq));
@@ -163,22 +192,40 @@ impl<'a> Plan<'a> {
         self.moves.retain(|row| !known.contains_key(&row.seq));
     }
 
-    /// Orders whose row must be locked: those that an event of this plan may move, and those whose cancel may be through.
+    /// Orders whose row must be locked: those that an event of this plan may move, and those whose
+    /// cancel may be through.
     pub(in crate::store) fn orders_to_lock(&self, rules: &StatusRules) -> Vec<&'a str> {
-        let moving = self.moves.iter().filter(|row| rules.transitions.contains_key(row.event_type)).map(|row| row.order);
+        let moving = self
+            .moves
+            .iter()
+            .filter(|row| rules.transitions.contains_key(row.event_type))
+            .map(|row| row.order);
         moving.chain(self.ending.iter().copied()).collect()
     }
 
     /// The status of an order that stands at `present`, after the events of this plan so far.
-    pub(super) fn status_of<'r>(&self, rules: &'r StatusRules, order: &str, present: &'r str) -> &'r str {
+    pub(super) fn status_of<'r>(
+        &self,
+        rules: &'r StatusRules,
+        order: &str,
+        present: &'r str,
+    ) -> &'r str {
         let events = self.moves.iter().filter(|row| row.order == order);
         events.fold(present, |status, row| rules.next(status, row.event_type).unwrap_or(status))
     }
 
-    /// The status of the orders that change, by position, given where they stand: id → (position, status). None when somebody was
-    /// faster: an order was cancelled meanwhile, or can be no more.
-    pub(in crate::store) fn moved<'r>(&self, rules: &'r StatusRules, standing: &Standing<'r>) -> Option<BTreeMap<i64, &'r str>> {
-        if self.forward.iter().any(|order| standing.get(order).is_some_and(|(_, status)| rules.holds(status))) {
+    /// The status of the orders that change, by position, given where they stand: id → (position,
+    /// status). None when somebody was faster: an order was cancelled meanwhile, or can be no more.
+    pub(in crate::store) fn moved<'r>(
+        &self,
+        rules: &'r StatusRules,
+        standing: &Standing<'r>,
+    ) -> Option<BTreeMap<i64, &'r str>> {
+        if self
+            .forward
+            .iter()
+            .any(|order| standing.get(order).is_some_and(|(_, status)| rules.holds(status)))
+        {
             return None;
         }
         let mut moved: BTreeMap<i64, &'r str> = BTreeMap::new();
@@ -194,7 +241,8 @@ impl<'a> Plan<'a> {
         Some(moved)
     }
 
-    /// Orders that are being cancelled, by position: their cancel is through when no compensation is left.
+    /// Orders that are being cancelled, by position: their cancel is through when no compensation
+    /// is left.
     pub(in crate::store) fn may_end(
         &self,
         rules: &StatusRules,

@@ -1,7 +1,9 @@
-//! Decides what becomes of an operation, from what is known, without I/O: a rejected one leaves the plan as it was.
+//! Decides what becomes of an operation, from what is known, without I/O: a rejected one leaves the
+//! plan as it was.
 //!
-//! Guarantee carried here: a delivery is settled by a compare-and-set on (open, round, attempt), a batch only when every version that
-//! it relied upon is the present one, and what a cancel stops only when its order is not cancelled.
+//! Guarantee carried here: a delivery is settled by a compare-and-set on (open, round, attempt), a
+//! batch only when every version that it relied upon is the present one, and what a cancel stops
+//! only when its order is not cancelled.
 
 use std::sync::Arc;
 
@@ -12,17 +14,32 @@ use super::rows::{AttemptRow, DeadRow, DeliveryRow, OrderRow, RecordingRow, Sett
 use crate::cause::Cause;
 use crate::event::EventKey;
 use crate::store::status::StatusRules;
-use crate::store::{Accepted, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder, Order, OutboxRow, Settlement, Verdict};
+use crate::store::{
+    Accepted, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder, Order, OutboxRow,
+    Settlement, Verdict,
+};
 
 /// A new order: the first of its id wins, also within one group.
-pub(super) fn order<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, new: &'a NewOrder) -> (Accepted, Vec<OutboxRow>) {
+pub(super) fn order<'a>(
+    known: &mut Known<'a>,
+    plan: &mut Plan<'a>,
+    new: &'a NewOrder,
+) -> (Accepted, Vec<OutboxRow>) {
     let key = new.idempotency_key.as_deref();
     if let Some((present, fingerprint)) = key.and_then(|key| known.keys.get(key)) {
-        let accepted = if *fingerprint == new.fingerprint { Accepted::Same(present.clone()) } else { Accepted::KeyReused };
+        let accepted = if *fingerprint == new.fingerprint {
+            Accepted::Same(present.clone())
+        } else {
+            Accepted::KeyReused
+        };
         return (accepted, Vec::new());
     }
     if let Some((present, fingerprint)) = known.orders.get(new.id.as_str()) {
-        let accepted = if *fingerprint == new.fingerprint { Accepted::Same(present.clone()) } else { Accepted::Different };
+        let accepted = if *fingerprint == new.fingerprint {
+            Accepted::Same(present.clone())
+        } else {
+            Accepted::Different
+        };
         return (accepted, Vec::new());
     }
     let order = Order {
@@ -41,7 +58,11 @@ pub(super) fn order<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, new: &'a New
 }
 
 /// An event from outside: the first of its key wins.
-pub(super) fn event<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, new: &'a NewEvent) -> (bool, Vec<OutboxRow>) {
+pub(super) fn event<'a>(
+    known: &mut Known<'a>,
+    plan: &mut Plan<'a>,
+    new: &'a NewEvent,
+) -> (bool, Vec<OutboxRow>) {
     if !known.events.insert(event_ref(new)) {
         return (false, Vec::new());
     }
@@ -49,16 +70,29 @@ pub(super) fn event<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, new: &'a New
 }
 
 /// A lane's batch.
-pub(super) fn batch<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, rules: &StatusRules, batch: &'a Batch) -> Commit {
+pub(super) fn batch<'a>(
+    known: &mut Known<'a>,
+    plan: &mut Plan<'a>,
+    rules: &StatusRules,
+    batch: &'a Batch,
+) -> Commit {
     let stage: &'a str = &batch.stage;
-    let version = |known: &Known<'a>, key: &'a str| known.versions.get(&(stage, key)).copied().unwrap_or(0);
-    let stale: Vec<_> = batch.settlements.iter().filter(|one| !fits(known, one)).map(|one| one.delivery.clone()).collect();
-    let changed = batch.reads.iter().filter(|(key, relied_upon)| version(known, key) != *relied_upon);
+    let version =
+        |known: &Known<'a>, key: &'a str| known.versions.get(&(stage, key)).copied().unwrap_or(0);
+    let stale: Vec<_> = batch
+        .settlements
+        .iter()
+        .filter(|one| !fits(known, one))
+        .map(|one| one.delivery.clone())
+        .collect();
+    let changed =
+        batch.reads.iter().filter(|(key, relied_upon)| version(known, key) != *relied_upon);
     let conflicts: Vec<_> = changed.map(|(key, _)| key.clone()).collect();
     if !stale.is_empty() || !conflicts.is_empty() {
         return Commit::Again { stale, conflicts };
     }
-    let overtaken = batch.settlements.iter().filter(|one| is_held(known, one) && goes_forward(rules, one));
+    let overtaken =
+        batch.settlements.iter().filter(|one| is_held(known, one) && goes_forward(rules, one));
     let overtaken: Vec<_> = overtaken.map(|one| one.delivery.clone()).collect();
     if !overtaken.is_empty() {
         return Commit::Overtaken(overtaken);
@@ -78,13 +112,22 @@ pub(super) fn batch<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, rules: &Stat
         versions.push(next);
         plan.state.push(StateRow { stage, key, value: value.as_deref(), version: next });
     }
-    let only_read = batch.reads.iter().filter(|(key, _)| !batch.writes.iter().any(|(written, _)| written == key));
-    plan.relied_upon.extend(only_read.map(|(key, version)| StateRow { stage, key, value: None, version: *version }));
+    let only_read = batch
+        .reads
+        .iter()
+        .filter(|(key, _)| !batch.writes.iter().any(|(written, _)| written == key));
+    plan.relied_upon.extend(only_read.map(|(key, version)| StateRow {
+        stage,
+        key,
+        value: None,
+        version: *version,
+    }));
     let outbox = batch.settlements.iter().flat_map(|one| settle(known, plan, one)).collect();
     Commit::Done { versions, outbox }
 }
 
-/// Whether the delivery still stands where the try found it. One that is not there at all came from elsewhere: its first round fits.
+/// Whether the delivery still stands where the try found it. One that is not there at all came from
+/// elsewhere: its first round fits.
 fn fits(known: &Known<'_>, settlement: &Settlement) -> bool {
     match seen(known, settlement).row {
         Some(row) => row.open && row.round == settlement.round && row.attempt == settlement.attempt,
@@ -94,7 +137,8 @@ fn fits(known: &Known<'_>, settlement: &Settlement) -> bool {
 
 /// Whether the delivery's order is cancelled, or being cancelled.
 fn is_held(known: &Known<'_>, settlement: &Settlement) -> bool {
-    seen(known, settlement).held || settlement.envelope.order_id.as_deref().is_some_and(|order| known.held.contains(order))
+    seen(known, settlement).held
+        || settlement.envelope.order_id.as_deref().is_some_and(|order| known.held.contains(order))
 }
 
 fn seen(known: &Known<'_>, settlement: &Settlement) -> Seen {
@@ -122,7 +166,11 @@ fn next(settlement: &Settlement) -> Next {
     Next { status, attempt, due_at_ms }
 }
 
-fn settle<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, settlement: &'a Settlement) -> Vec<OutboxRow> {
+fn settle<'a>(
+    known: &mut Known<'a>,
+    plan: &mut Plan<'a>,
+    settlement: &'a Settlement,
+) -> Vec<OutboxRow> {
     let stage: &'a str = &settlement.delivery.stage;
     let now_ms = plan.now_ms();
     let before = seen(known, settlement);
@@ -163,14 +211,22 @@ fn settle<'a>(known: &mut Known<'a>, plan: &mut Plan<'a>, settlement: &'a Settle
         queued_ms: present.queued_ms,
     });
     if let Some(due_at_ms) = next.due_at_ms {
-        let direct = Direct { stage: Arc::clone(&settlement.delivery.stage), round: settlement.round, attempt: next.attempt };
+        let direct = Direct {
+            stage: Arc::clone(&settlement.delivery.stage),
+            round: settlement.round,
+            attempt: next.attempt,
+        };
         outbox.extend(plan.send(seq, &settlement.envelope, Some(direct), due_at_ms));
     }
     outbox
 }
 
 /// The events that a verdict brings, and the dead letter.
-fn consequences<'a>(plan: &mut Plan<'a>, settlement: &'a Settlement, seq: i64) -> (Vec<&'a str>, Vec<OutboxRow>) {
+fn consequences<'a>(
+    plan: &mut Plan<'a>,
+    settlement: &'a Settlement,
+    seq: i64,
+) -> (Vec<&'a str>, Vec<OutboxRow>) {
     match &settlement.verdict {
         Verdict::Done(events) => (
             events.iter().map(|event| event.envelope.event.id.as_str()).collect(),
@@ -185,10 +241,16 @@ fn consequences<'a>(plan: &mut Plan<'a>, settlement: &'a Settlement, seq: i64) -
                 code,
                 message,
                 digest: &settlement.digest,
-                cause: Cause::of(stage, (code, message), settlement.failure.as_ref().and_then(|failure| failure.backtrace.as_deref())),
+                cause: Cause::of(
+                    stage,
+                    (code, message),
+                    settlement.failure.as_ref().and_then(|failure| failure.backtrace.as_deref()),
+                ),
             });
             (Vec::new(), plan.event(announcement).into_iter().collect())
         }
-        Verdict::Retry { .. } | Verdict::Skipped | Verdict::Deferred { .. } => (Vec::new(), Vec::new()),
+        Verdict::Retry { .. } | Verdict::Skipped | Verdict::Deferred { .. } => {
+            (Vec::new(), Vec::new())
+        }
     }
 }

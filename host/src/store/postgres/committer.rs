@@ -1,10 +1,13 @@
-//! The host's writer: a task with a connection of its own that merges all waiting operations into one transaction.
+//! The host's writer: a task with a connection of its own that merges all waiting operations into
+//! one transaction.
 //!
-//! Other hosts write beside it, so a group is verified while it is written and run again when somebody was faster ([`RACES_MAX`]
-//! times). Bounds: [`QUEUE_OPS`] operations wait, after that their callers do; a group has at most `group_max_ops`; a transaction that
-//! takes longer than the time-out is given up together with its connection. Guarantees: an operation is answered only after the commit
-//! that holds it; one that makes its group fail is run again alone; after a commit of unknown outcome the callers are told that the
-//! store is unavailable, and find out by asking again, which every operation allows.
+//! Other hosts write beside it, so a group is verified while it is written and run again when
+//! somebody was faster ([`RACES_MAX`] times). Bounds: [`QUEUE_OPS`] operations wait, after that
+//! their callers do; a group has at most `group_max_ops`; a transaction that takes longer than the
+//! time-out is given up together with its connection. Guarantees: an operation is answered only
+//! after the commit that holds it; one that makes its group fail is run again alone; after a commit
+//! of unknown outcome the callers are told that the store is unavailable, and find out by asking
+//! again, which every operation allows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +64,11 @@ impl Committer {
         let replies: Vec<Result<Reply, StoreError>> = match self.transaction(&ops).await {
             Ok(replies) => replies.into_iter().map(Ok).collect(),
             Err(StoreError::Corrupt(why)) if ops.len() > 1 => {
-                tracing::debug!(error = why, operations = ops.len(), "a group failed: each of its operations is run alone");
+                tracing::debug!(
+                    error = why,
+                    operations = ops.len(),
+                    "a group failed: each of its operations is run alone"
+                );
                 self.one_by_one(&ops).await
             }
             Err(error) => ops.iter().map(|_| Err(error.clone())).collect(),
@@ -80,8 +87,13 @@ impl Committer {
                 replies.push(Err(gone.clone()));
                 continue;
             }
-            let missing = || StoreError::Corrupt("an operation was left without an answer".to_owned());
-            replies.push(self.transaction(&[op]).await.and_then(|replies| replies.into_iter().next().ok_or_else(missing)));
+            let missing =
+                || StoreError::Corrupt("an operation was left without an answer".to_owned());
+            replies.push(
+                self.transaction(&[op])
+                    .await
+                    .and_then(|replies| replies.into_iter().next().ok_or_else(missing)),
+            );
         }
         replies
     }
@@ -96,15 +108,26 @@ impl Committer {
                 }
                 Ok(Err(refused)) => {
                     // A connection on which nothing can be rolled back is of no use.
-                    if timeout(self.timeout, execute(&mut conn, "ROLLBACK", args![])).await.is_ok_and(|rolled| rolled.is_ok()) {
+                    if timeout(self.timeout, execute(&mut conn, "ROLLBACK", args![]))
+                        .await
+                        .is_ok_and(|rolled| rolled.is_ok())
+                    {
                         self.conn = Some(conn);
                     }
                     match refused {
-                        Refused::Raced => tracing::debug!(operations = ops.len(), "another host was faster: the group is run again"),
+                        Refused::Raced => tracing::debug!(
+                            operations = ops.len(),
+                            "another host was faster: the group is run again"
+                        ),
                         Refused::Store(error) => return Err(error),
                     }
                 }
-                Err(_) => return Err(StoreError::Unavailable(format!("no answer within {} ms", self.timeout.as_millis()))),
+                Err(_) => {
+                    return Err(StoreError::Unavailable(format!(
+                        "no answer within {} ms",
+                        self.timeout.as_millis()
+                    )));
+                }
             }
         }
         Err(Refused::Raced.into())
@@ -118,13 +141,20 @@ impl Committer {
         match timeout(self.timeout, self.options.connect()).await {
             Ok(Ok(conn)) => Ok(conn),
             Ok(Err(error)) => Err(super::sql::store_error(&error)),
-            Err(_) => Err(StoreError::Unavailable(format!("no connection within {} ms", self.timeout.as_millis()))),
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "no connection within {} ms",
+                self.timeout.as_millis()
+            ))),
         }
     }
 }
 
 /// One attempt at a whole group.
-async fn attempt(conn: &mut PgConnection, context: &Context, ops: &[&Op]) -> Result<Vec<Reply>, Refused> {
+async fn attempt(
+    conn: &mut PgConnection,
+    context: &Context,
+    ops: &[&Op],
+) -> Result<Vec<Reply>, Refused> {
     let (times, mut numbers) = begin(conn, context).await?;
     let replies = settle(conn, context, ops, (times, &mut numbers)).await?;
     execute(conn, "COMMIT", args![]).await?;
@@ -140,21 +170,27 @@ pub(super) async fn settle(
 ) -> Result<Vec<Reply>, Refused> {
     let mut known = load::load(conn, &context.status, &Asked::by(ops.iter().copied())).await?;
     let mut plan = group::Plan::new(numbers, times, context.publish_all);
-    let replies = ops.iter().map(|op| group::decide(&mut known, &mut plan, &context.status, op)).collect();
+    let replies =
+        ops.iter().map(|op| group::decide(&mut known, &mut plan, &context.status, op)).collect();
     write::write(conn, context, plan).await?;
     Ok(replies)
 }
 
-/// Begins a transaction; its time, and numbers that nobody else gets. The lock, taken before the number, tells [`super::log`] who may
-/// still write at a position that was given out; nobody ever waits for it.
-pub(super) async fn begin(conn: &mut PgConnection, context: &Context) -> Result<(Times, Numbers), Refused> {
+/// Begins a transaction; its time, and numbers that nobody else gets. The lock, taken before the
+/// number, tells [`super::log`] who may still write at a position that was given out; nobody ever
+/// waits for it.
+pub(super) async fn begin(
+    conn: &mut PgConnection,
+    context: &Context,
+) -> Result<(Times, Numbers), Refused> {
     let rows = script(
         conn,
         "BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, nextval('numbers') << 20 \
                             FROM pg_advisory_xact_lock_shared(1886352244, 1)",
     )
     .await?;
-    let row = rows.first().ok_or_else(|| StoreError::Corrupt("no row where one belongs".to_owned()))?;
+    let row =
+        rows.first().ok_or_else(|| StoreError::Corrupt("no row where one belongs".to_owned()))?;
     let here_ms = context.clock.now_ms();
     // In tests, and only there, the clock of the host is the clock of the store.
     let now_ms = if context.host_time { here_ms } else { row.unsigned(0)? };

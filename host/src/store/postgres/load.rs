@@ -1,6 +1,8 @@
-//! Asks the database what a group of operations must know: one query per table, whatever the size of the group.
+//! Asks the database what a group of operations must know: one query per table, whatever the size
+//! of the group.
 //!
-//! Nothing is locked here. What was read is verified by the statements that write: each names the row it expects to find.
+//! Nothing is locked here. What was read is verified by the statements that write: each names the
+//! row it expects to find.
 
 use sqlx::PgConnection;
 
@@ -10,7 +12,11 @@ use crate::store::group::{Asked, Known, Present, Seen, pick};
 use crate::store::status::StatusRules;
 
 /// Answers all that is asked.
-pub(super) async fn load<'a>(conn: &mut PgConnection, rules: &StatusRules, asked: &Asked<'a>) -> Result<Known<'a>, Refused> {
+pub(super) async fn load<'a>(
+    conn: &mut PgConnection,
+    rules: &StatusRules,
+    asked: &Asked<'a>,
+) -> Result<Known<'a>, Refused> {
     let mut known = Known::default();
     orders(conn, asked, &mut known).await?;
     keys(conn, asked, &mut known).await?;
@@ -20,12 +26,19 @@ pub(super) async fn load<'a>(conn: &mut PgConnection, rules: &StatusRules, asked
     Ok(known)
 }
 
-async fn orders<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), Refused> {
+async fn orders<'a>(
+    conn: &mut PgConnection,
+    asked: &Asked<'a>,
+    known: &mut Known<'a>,
+) -> Result<(), Refused> {
     if asked.orders.is_empty() {
         return Ok(());
     }
-    let sql =
-        concat!("SELECT ", order_columns!(), ", o.fingerprint, k.at FROM unnest($1) WITH ORDINALITY k (id, at) JOIN orders o USING (id)");
+    let sql = concat!(
+        "SELECT ",
+        order_columns!(),
+        ", o.fingerprint, k.at FROM unnest($1) WITH ORDINALITY k (id, at) JOIN orders o USING (id)"
+    );
     for row in &fetch(conn, sql, args![&asked.orders]).await? {
         let id = pick(&asked.orders, row.int(8)? - 1)?;
         known.orders.insert(id, (decode::order(row)?, row.owned(7)?));
@@ -33,7 +46,11 @@ async fn orders<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Know
     Ok(())
 }
 
-async fn keys<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), Refused> {
+async fn keys<'a>(
+    conn: &mut PgConnection,
+    asked: &Asked<'a>,
+    known: &mut Known<'a>,
+) -> Result<(), Refused> {
     if asked.keys.is_empty() {
         return Ok(());
     }
@@ -49,7 +66,11 @@ async fn keys<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Known<
     Ok(())
 }
 
-async fn events<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), Refused> {
+async fn events<'a>(
+    conn: &mut PgConnection,
+    asked: &Asked<'a>,
+    known: &mut Known<'a>,
+) -> Result<(), Refused> {
     if asked.events.is_empty() {
         return Ok(());
     }
@@ -60,7 +81,12 @@ async fn events<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Know
     Ok(())
 }
 
-async fn deliveries<'a>(conn: &mut PgConnection, rules: &StatusRules, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), Refused> {
+async fn deliveries<'a>(
+    conn: &mut PgConnection,
+    rules: &StatusRules,
+    asked: &Asked<'a>,
+    known: &mut Known<'a>,
+) -> Result<(), Refused> {
     if asked.deliveries.is_empty() {
         return Ok(());
     }
@@ -92,7 +118,11 @@ async fn deliveries<'a>(conn: &mut PgConnection, rules: &StatusRules, asked: &As
     Ok(())
 }
 
-async fn versions<'a>(conn: &mut PgConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), Refused> {
+async fn versions<'a>(
+    conn: &mut PgConnection,
+    asked: &Asked<'a>,
+    known: &mut Known<'a>,
+) -> Result<(), Refused> {
     if asked.versions.is_empty() {
         return Ok(());
     }

@@ -1,7 +1,9 @@
-//! A batch whose hot keys are locked before it runs: hosts that write the same keys take turns instead of running batches in vain.
+//! A batch whose hot keys are locked before it runs: hosts that write the same keys take turns
+//! instead of running batches in vain.
 //!
-//! Bounds: one pooled connection for as long as the batch runs, which the server ends when nothing happens on it for longer than the
-//! time-out. Guarantee: the same checks as any other commit; the lock only saves work.
+//! Bounds: one pooled connection for as long as the batch runs, which the server ends when nothing
+//! happens on it for longer than the time-out. Guarantee: the same checks as any other commit; the
+//! lock only saves work.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,7 +52,11 @@ async fn lock_or_race(
     let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[]) k (key) JOIN state s ON s.stage = $2 AND s.key = k.key";
     let mut args = columns![keys; String::as_str];
     push(&mut args, stage);
-    let rows = fetch(&mut *conn, sql, args).await?.iter().map(decode::state_row).collect::<Result<_, _>>()?;
+    let rows = fetch(&mut *conn, sql, args)
+        .await?
+        .iter()
+        .map(decode::state_row)
+        .collect::<Result<_, _>>()?;
     Ok(Locked { conn, context: Arc::clone(context), timeout, times, numbers, rows })
 }
 
@@ -64,16 +70,29 @@ impl LockedState for Locked {
         let op = Op::Commit(batch);
         let limit = self.timeout;
         let settled = timeout(limit, async {
-            let replies = committer::settle(&mut self.conn, &self.context, &[&op], (self.times, &mut self.numbers)).await?;
+            let replies = committer::settle(
+                &mut self.conn,
+                &self.context,
+                &[&op],
+                (self.times, &mut self.numbers),
+            )
+            .await?;
             execute(&mut self.conn, "COMMIT", args![]).await?;
             Ok::<_, Refused>(replies)
         });
         let replies = match settled.await {
             Ok(Ok(replies)) => replies,
             // Another host was faster with something that was not locked: the batch is run again.
-            Ok(Err(Refused::Raced)) => return Ok(Commit::Again { stale: Vec::new(), conflicts: Vec::new() }),
+            Ok(Err(Refused::Raced)) => {
+                return Ok(Commit::Again { stale: Vec::new(), conflicts: Vec::new() });
+            }
             Ok(Err(Refused::Store(error))) => return Err(error),
-            Err(_) => return Err(StoreError::Unavailable(format!("no answer within {} ms", limit.as_millis()))),
+            Err(_) => {
+                return Err(StoreError::Unavailable(format!(
+                    "no answer within {} ms",
+                    limit.as_millis()
+                )));
+            }
         };
         self.conn.keep();
         match replies.into_iter().next() {

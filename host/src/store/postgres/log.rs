@@ -1,9 +1,12 @@
-//! Up to where the log is complete, although hosts commit in another order than that in which positions are given out.
+//! Up to where the log is complete, although hosts commit in another order than that in which
+//! positions are given out.
 //!
-//! A writer takes a shared advisory lock, then a number; its events stand at positions that follow from the number. So after the last
-//! number was read, whoever may still write at or below it is among the holders of the lock. Once they have ended, everything up to
-//! that number is either visible or will never be there. Readers never wait for a position, writers never wait for anybody. Bounds:
-//! one question at a time, [`WAIT_MAX`]; after that the answer is the last one that is certain.
+//! A writer takes a shared advisory lock, then a number; its events stand at positions that follow
+//! from the number. So after the last number was read, whoever may still write at or below it is
+//! among the holders of the lock. Once they have ended, everything up to that number is either
+//! visible or will never be there. Readers never wait for a position, writers never wait for
+//! anybody. Bounds: one question at a time, [`WAIT_MAX`]; after that the answer is the last one
+//! that is certain.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -33,7 +36,8 @@ struct Known {
 }
 
 impl Known {
-    /// Takes a look into account: the last position that was given out, and who wrote a moment later.
+    /// Takes a look into account: the last position that was given out, and who wrote a moment
+    /// later.
     fn look(&mut self, end: i64, writers: &HashSet<String>) {
         if writers.is_empty() {
             self.settle(end);
@@ -80,7 +84,8 @@ impl End {
     }
 }
 
-/// The last position that was given out, then who holds the writers' lock. In this order: two statements of one round trip.
+/// The last position that was given out, then who holds the writers' lock. In this order: two
+/// statements of one round trip.
 async fn look(db: &PgPool) -> Result<(i64, HashSet<String>), StoreError> {
     let mut conn = db.acquire().await.map_err(|error| store_error(&error))?;
     let sql = "SELECT (CASE WHEN is_called THEN last_value + 1 ELSE last_value END << 20) - 1, NULL::text FROM numbers; \
@@ -113,7 +118,11 @@ mod tests {
         known.look(20, &writers(&["b", "c"]));
         assert_eq!(known.certain, 3, "b may still write below 10");
         known.look(30, &writers(&["c"]));
-        assert_eq!((known.certain, known.awaited.is_none()), (10, true), "c began after 10 was given out");
+        assert_eq!(
+            (known.certain, known.awaited.is_none()),
+            (10, true),
+            "c began after 10 was given out"
+        );
         known.look(40, &writers(&[]));
         assert_eq!(known.certain, 40);
     }

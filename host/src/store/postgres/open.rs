@@ -17,10 +17,14 @@ const STATEMENTS: usize = 128;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL cannot be understood.
-    #[error("this is not a Postgres URL; it looks like postgres://user:password@host:5432/database")]
+    #[error(
+        "this is not a Postgres URL; it looks like postgres://user:password@host:5432/database"
+    )]
     Url(#[source] sqlx::Error),
     /// Nobody answers, or the user may not connect.
-    #[error("cannot connect to Postgres at {server}; check that it runs, and the user, password and database of the URL")]
+    #[error(
+        "cannot connect to Postgres at {server}; check that it runs, and the user, password and database of the URL"
+    )]
     Connect {
         /// Host, port and database.
         server: String,
@@ -37,7 +41,9 @@ pub enum OpenError {
         timeout_ms: u64,
     },
     /// It was written by a newer Postrider.
-    #[error("{server} has schema {version}, which this version of Postrider does not know; run a newer one")]
+    #[error(
+        "{server} has schema {version}, which this version of Postrider does not know; run a newer one"
+    )]
     Newer {
         /// Host, port and database.
         server: String,
@@ -45,7 +51,9 @@ pub enum OpenError {
         version: i64,
     },
     /// The schema is older than this program, and the host was told not to change it.
-    #[error("{server} lacks schema {version}; run `postrider migrate`, or set store.migrate = true")]
+    #[error(
+        "{server} lacks schema {version}; run `postrider migrate`, or set store.migrate = true"
+    )]
     Older {
         /// Host, port and database.
         server: String,
@@ -84,16 +92,22 @@ pub(super) struct Settings<'a> {
 pub(super) async fn open(settings: &Settings<'_>) -> Result<Opened, OpenError> {
     let options = options(settings)?;
     let server = server(&options);
-    let silent = |_| OpenError::Silent { server: server.clone(), timeout_ms: settings.timeout.as_millis() as u64 };
+    let silent = |_| OpenError::Silent {
+        server: server.clone(),
+        timeout_ms: settings.timeout.as_millis() as u64,
+    };
     let connect = |source| OpenError::Connect { server: server.clone(), source };
-    let mut writer = timeout(settings.timeout, options.connect()).await.map_err(silent)?.map_err(connect)?;
+    let mut writer =
+        timeout(settings.timeout, options.connect()).await.map_err(silent)?.map_err(connect)?;
     if settings.migrate {
         migrate(&mut writer, &server).await?;
     } else {
         check(&mut writer, &server).await?;
     }
-    let pool =
-        PgPoolOptions::new().max_connections(settings.connections).acquire_timeout(settings.timeout).connect_lazy_with(options.clone());
+    let pool = PgPoolOptions::new()
+        .max_connections(settings.connections)
+        .acquire_timeout(settings.timeout)
+        .connect_lazy_with(options.clone());
     Ok(Opened { options, writer, pool })
 }
 
@@ -117,14 +131,19 @@ pub(super) async fn examine(settings: &Settings<'_>) -> Result<Standing, OpenErr
         let mut connection = options.connect().await.map_err(connect)?;
         let asked = std::time::SystemTime::now();
         let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, to_regclass('_sqlx_migrations') IS NOT NULL";
-        let (theirs, ours): (i64, bool) = sqlx::query_as(sql).fetch_one(&mut connection).await.map_err(connect)?;
+        let (theirs, ours): (i64, bool) =
+            sqlx::query_as(sql).fetch_one(&mut connection).await.map_err(connect)?;
         // They said it half-way between question and answer.
         let middle = asked + asked.elapsed().unwrap_or_default() / 2;
-        let here = middle.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+        let here =
+            middle.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
         let missing = if ours { missing(&mut connection, &server).await? } else { Some(1) };
         Ok(Standing { server: server.clone(), missing, clock_ahead_ms: theirs - here })
     };
-    let silent = |_| OpenError::Silent { server: server.clone(), timeout_ms: settings.timeout.as_millis() as u64 };
+    let silent = |_| OpenError::Silent {
+        server: server.clone(),
+        timeout_ms: settings.timeout.as_millis() as u64,
+    };
     timeout(settings.timeout, look).await.map_err(silent)?
 }
 
@@ -140,8 +159,12 @@ fn options(settings: &Settings<'_>) -> Result<PgConnectOptions, OpenError> {
         .application_name("postrider")
         .statement_cache_capacity(STATEMENTS)
         // The server gives up when this host does: nothing goes on that nobody waits for.
-        .options([("statement_timeout", timeout_ms.as_str()), ("idle_in_transaction_session_timeout", timeout_ms.as_str())])
-        // Every statement here finds its rows by key: a plan made while the tables were small must not scan them when they are large.
+        .options([
+            ("statement_timeout", timeout_ms.as_str()),
+            ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
+        ])
+        // Every statement here finds its rows by key: a plan made while the tables were small must
+        // not scan them when they are large.
         .options([
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
@@ -154,7 +177,12 @@ fn options(settings: &Settings<'_>) -> Result<PgConnectOptions, OpenError> {
 
 /// Says where, without the password.
 pub(super) fn server(options: &PgConnectOptions) -> String {
-    format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(options.get_username()))
+    format!(
+        "{}:{}/{}",
+        options.get_host(),
+        options.get_port(),
+        options.get_database().unwrap_or(options.get_username())
+    )
 }
 
 fn migrator() -> Migrator {
@@ -190,7 +218,8 @@ async fn migrate(writer: &mut PgConnection, server: &str) -> Result<(), OpenErro
 
 /// Compares without changing anything.
 async fn check(writer: &mut PgConnection, server: &str) -> Result<(), OpenError> {
-    let failed = |source| OpenError::Migration { server: server.to_owned(), source: Box::new(source) };
+    let failed =
+        |source| OpenError::Migration { server: server.to_owned(), source: Box::new(source) };
     writer.ensure_migrations_table(&migrator().table_name).await.map_err(failed)?;
     match missing(writer, server).await? {
         None => Ok(()),
@@ -200,12 +229,15 @@ async fn check(writer: &mut PgConnection, server: &str) -> Result<(), OpenError>
 
 /// The first migration that a database of ours lacks.
 async fn missing(connection: &mut PgConnection, server: &str) -> Result<Option<i64>, OpenError> {
-    let failed = |source| OpenError::Migration { server: server.to_owned(), source: Box::new(source) };
+    let failed =
+        |source| OpenError::Migration { server: server.to_owned(), source: Box::new(source) };
     let migrator = migrator();
     let applied = connection.list_applied_migrations(&migrator.table_name).await.map_err(failed)?;
     if let Some(newer) = applied.iter().find(|applied| !migrator.version_exists(applied.version)) {
         return Err(OpenError::Newer { server: server.to_owned(), version: newer.version });
     }
-    let lacks = |migration: &&Migration| !applied.iter().any(|applied| applied.version == migration.version);
+    let lacks = |migration: &&Migration| {
+        !applied.iter().any(|applied| applied.version == migration.version)
+    };
     Ok(migrator.iter().find(lacks).map(|migration| migration.version))
 }

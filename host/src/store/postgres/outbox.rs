@@ -1,6 +1,8 @@
-//! The outbox and the refill of queues: leases by the database's clock, so that hosts need not agree about the time.
+//! The outbox and the refill of queues: leases by the database's clock, so that hosts need not
+//! agree about the time.
 //!
-//! Guarantee: a row is held by one lease at a time, and a lease that ran out frees its row. Bounded by the caller's limit.
+//! Guarantee: a row is held by one lease at a time, and a lease that ran out frees its row. Bounded
+//! by the caller's limit.
 
 use std::sync::Arc;
 
@@ -22,7 +24,11 @@ macro_rules! now {
 pub(super) use now;
 
 /// Leases rows that fell due, or whose lease ran out, the earliest first.
-pub(super) async fn claim(db: &PgPool, context: &Context, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+pub(super) async fn claim(
+    db: &PgPool,
+    context: &Context,
+    limit: u32,
+) -> Result<Vec<OutboxRow>, StoreError> {
     let sql = concat!(
         "WITH due AS (SELECT id FROM outbox WHERE coalesce(lease_until_ms, due_ms) <= ",
         now!(),
@@ -33,7 +39,12 @@ pub(super) async fn claim(db: &PgPool, context: &Context, limit: u32) -> Result<
         outbox_columns!(),
         ", o.due_ms"
     );
-    let args = args![context.fixed_time(), i64::from(limit), context.host.as_str(), context.lease_ms as i64];
+    let args = args![
+        context.fixed_time(),
+        i64::from(limit),
+        context.host.as_str(),
+        context.lease_ms as i64
+    ];
     let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -45,23 +56,40 @@ pub(super) async fn claim(db: &PgPool, context: &Context, limit: u32) -> Result<
 
 /// When a row that nobody holds falls due, or a lease runs out.
 pub(super) async fn next_due(db: &PgPool) -> Result<Option<u64>, StoreError> {
-    let rows = fetch(db, "SELECT min(coalesce(lease_until_ms, due_ms)) FROM outbox", args![]).await.map_err(|error| store_error(&error))?;
+    let rows = fetch(db, "SELECT min(coalesce(lease_until_ms, due_ms)) FROM outbox", args![])
+        .await
+        .map_err(|error| store_error(&error))?;
     let at = rows.first().map_or(Ok(None), |row| row.maybe_int(0))?;
     Ok(at.map(|at| at as u64))
 }
 
 /// Gives rows back.
 pub(super) async fn postpone(db: &PgPool, ids: &[i64], due_at_ms: u64) -> Result<(), StoreError> {
-    let sql = "UPDATE outbox SET owner = NULL, lease_until_ms = NULL, due_ms = $1 WHERE id = ANY($2)";
-    fetch(db, sql, args![due_at_ms as i64, ids]).await.map(|_| ()).map_err(|error| store_error(&error))
+    let sql =
+        "UPDATE outbox SET owner = NULL, lease_until_ms = NULL, due_ms = $1 WHERE id = ANY($2)";
+    fetch(db, sql, args![due_at_ms as i64, ids])
+        .await
+        .map(|_| ())
+        .map_err(|error| store_error(&error))
 }
 
-/// Sends again open deliveries that were handed over long ago and that no outbox row will bring back.
-pub(super) async fn requeue(db: &PgPool, context: &Context, stage: &str, lost: Lost) -> Result<Vec<OutboxRow>, StoreError> {
+/// Sends again open deliveries that were handed over long ago and that no outbox row will bring
+/// back.
+pub(super) async fn requeue(
+    db: &PgPool,
+    context: &Context,
+    stage: &str,
+    lost: Lost,
+) -> Result<Vec<OutboxRow>, StoreError> {
     Ok(requeue_or_race(db, context, stage, lost).await?)
 }
 
-async fn requeue_or_race(db: &PgPool, context: &Context, stage: &str, lost: Lost) -> Result<Vec<OutboxRow>, Refused> {
+async fn requeue_or_race(
+    db: &PgPool,
+    context: &Context,
+    stage: &str,
+    lost: Lost,
+) -> Result<Vec<OutboxRow>, Refused> {
     let mut conn = super::begin_on(db).await?;
     let (times, mut numbers) = committer::begin(&mut conn, context).await?;
     let sql = concat!(
@@ -74,14 +102,16 @@ async fn requeue_or_race(db: &PgPool, context: &Context, stage: &str, lost: Lost
          RETURNING lost.was_queued_ms, d.event_seq, d.round, d.attempt, ",
         envelope_columns!()
     );
-    let args = args![stage, lost.queued_before_ms as i64, i64::from(lost.limit), times.now_ms as i64];
+    let args =
+        args![stage, lost.queued_before_ms as i64, i64::from(lost.limit), times.now_ms as i64];
     let mut rows = fetch(&mut *conn, sql, args).await?;
     rows.sort_by_key(|row| (row.int(0).ok(), row.int(1).ok()));
     let stage: Arc<str> = stage.into();
     let mut plan = Plan::new(&mut numbers, times, context.publish_all);
     let mut sent = Vec::with_capacity(rows.len());
     for row in &rows {
-        let direct = Direct { stage: Arc::clone(&stage), round: row.small(2)?, attempt: row.small(3)? };
+        let direct =
+            Direct { stage: Arc::clone(&stage), round: row.small(2)?, attempt: row.small(3)? };
         let envelope = Arc::new(decode::envelope(row, 4)?);
         sent.extend(plan.send(row.int(1)?, &envelope, Some(direct), times.now_ms));
     }

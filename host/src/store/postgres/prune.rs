@@ -1,8 +1,10 @@
-//! Removes finished orders that are old, and old events without an order, one batch in one transaction.
+//! Removes finished orders that are old, and old events without an order, one batch in one
+//! transaction.
 //!
-//! Several hosts may do so at once: each takes orders that no other has locked. What is old but not finished is passed over: a batch
-//! begins where the last one ended, and at the beginning again after the last one. Every question is put for a list of keys, one index
-//! search each, so that a batch costs the same however large the tables are.
+//! Several hosts may do so at once: each takes orders that no other has locked. What is old but not
+//! finished is passed over: a batch begins where the last one ended, and at the beginning again
+//! after the last one. Every question is put for a list of keys, one index search each, so that a
+//! batch costs the same however large the tables are.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -23,20 +25,33 @@ pub(super) struct Cursors {
     events: AtomicI64,
 }
 
-/// The next place to begin, given the ages of a batch: behind the last one, or at the beginning when there were no more.
+/// The next place to begin, given the ages of a batch: behind the last one, or at the beginning
+/// when there were no more.
 fn advance(cursor: &AtomicI64, ages: &[i64], limit: u32) {
     let next = match ages.last() {
-        Some(last) if ages.len() >= limit as usize => (cursor.load(Ordering::Relaxed) + 1).max(*last),
+        Some(last) if ages.len() >= limit as usize => {
+            (cursor.load(Ordering::Relaxed) + 1).max(*last)
+        }
         _ => 0,
     };
     cursor.store(next, Ordering::Relaxed);
 }
 
-pub(super) async fn prune(db: &PgPool, context: &Context, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {
+pub(super) async fn prune(
+    db: &PgPool,
+    context: &Context,
+    before_ms: u64,
+    limit: u32,
+) -> Result<Pruned, StoreError> {
     Ok(prune_or_race(db, context, before_ms, limit).await?)
 }
 
-async fn prune_or_race(db: &PgPool, context: &Context, before_ms: u64, limit: u32) -> Result<Pruned, Refused> {
+async fn prune_or_race(
+    db: &PgPool,
+    context: &Context,
+    before_ms: u64,
+    limit: u32,
+) -> Result<Pruned, Refused> {
     let cursors = &context.prune;
     let mut conn = super::begin_on(db).await?;
     let (times, _) = committer::begin(&mut conn, context).await?;
@@ -46,7 +61,12 @@ async fn prune_or_race(db: &PgPool, context: &Context, before_ms: u64, limit: u3
     let rows = fetch(&mut *conn, sql, args![before_ms as i64, from, i64::from(limit)]).await?;
     let candidates = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
     advance(&cursors.orders, &numbers(&rows, 1)?, limit);
-    let rows = fetch(&mut *conn, "SELECT seq, order_id FROM events WHERE order_id = ANY($1)", args![&candidates]).await?;
+    let rows = fetch(
+        &mut *conn,
+        "SELECT seq, order_id FROM events WHERE order_id = ANY($1)",
+        args![&candidates],
+    )
+    .await?;
     let open = open_events(&mut conn, &numbers(&rows, 0)?).await?;
     let mut kept: HashSet<&str> = HashSet::new();
     for row in &rows {
@@ -54,7 +74,8 @@ async fn prune_or_race(db: &PgPool, context: &Context, before_ms: u64, limit: u3
             kept.insert(row.text(1)?);
         }
     }
-    let orders: Vec<&str> = candidates.iter().map(String::as_str).filter(|id| !kept.contains(id)).collect();
+    let orders: Vec<&str> =
+        candidates.iter().map(String::as_str).filter(|id| !kept.contains(id)).collect();
     let mut seqs = Vec::with_capacity(rows.len());
     for row in &rows {
         if !kept.contains(row.text(1)?) {
@@ -82,7 +103,8 @@ fn numbers(rows: &[PgRow], at: usize) -> Result<Vec<i64>, StoreError> {
     rows.iter().map(|row| row.int(at)).collect()
 }
 
-/// Those of which a delivery is open, a dead letter waits for a person, or an outbox row waits to be sent.
+/// Those of which a delivery is open, a dead letter waits for a person, or an outbox row waits to
+/// be sent.
 async fn open_events(conn: &mut PgConnection, seqs: &[i64]) -> Result<HashSet<i64>, Refused> {
     let sql = "SELECT k.seq FROM unnest($1::int8[]) k (seq) CROSS JOIN LATERAL \
                (SELECT 1 FROM deliveries d WHERE d.event_seq = k.seq AND d.settled_ms IS NULL OFFSET 0) open \
@@ -93,7 +115,12 @@ async fn open_events(conn: &mut PgConnection, seqs: &[i64]) -> Result<HashSet<i6
     rows.iter().map(|row| Ok(row.int(0)?)).collect()
 }
 
-async fn remove(conn: &mut PgConnection, orders: &[&str], seqs: &[i64], now_ms: u64) -> Result<(), Refused> {
+async fn remove(
+    conn: &mut PgConnection,
+    orders: &[&str],
+    seqs: &[i64],
+    now_ms: u64,
+) -> Result<(), Refused> {
     let sql = "SELECT DISTINCT d.stage, e.order_id FROM unnest($1::int8[]) k (seq) CROSS JOIN LATERAL \
                (SELECT order_id FROM events e WHERE e.seq = k.seq AND e.order_id IS NOT NULL OFFSET 0) e CROSS JOIN LATERAL \
                (SELECT stage FROM deliveries d WHERE d.event_seq = k.seq OFFSET 0) d";
@@ -107,7 +134,12 @@ async fn remove(conn: &mut PgConnection, orders: &[&str], seqs: &[i64], now_ms: 
     let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM unnest($1::text[], $2::text[], $3::text[]) \
                k (stage, first, last) CROSS JOIN LATERAL \
                (SELECT * FROM state s WHERE s.stage = k.stage AND s.key >= k.first AND s.key < k.last OFFSET 0) s)";
-    execute(conn, sql, super::sql::columns![&folders; |row| row.0, |row| row.1.as_str(), |row| row.2.as_str()]).await?;
+    execute(
+        conn,
+        sql,
+        super::sql::columns![&folders; |row| row.0, |row| row.1.as_str(), |row| row.2.as_str()],
+    )
+    .await?;
     execute(conn, "DELETE FROM attempts WHERE event_seq = ANY($1)", args![seqs]).await?;
     execute(conn, "DELETE FROM dead_letters WHERE event_seq = ANY($1)", args![seqs]).await?;
     let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.* FROM unnest($1::int8[]) k (seq) \

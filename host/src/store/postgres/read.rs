@@ -39,22 +39,33 @@ fn as_kept(text: &str) -> String {
     without_nul(text.to_owned())
 }
 
-pub(super) async fn state_folders(db: &PgPool, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
+pub(super) async fn state_folders(
+    db: &PgPool,
+    stage: &str,
+    folders: &[String],
+) -> Result<Vec<StateRow>, StoreError> {
     // '0' follows '/' in byte order: it ends the range of the keys in a folder.
     let end = |folder: &String| format!("{}0", folder.strip_suffix('/').unwrap_or(folder));
-    // One range of the index after another: joined the plain way, the planner reads all keys of the stage and compares them.
+    // One range of the index after another: joined the plain way, the planner reads all keys of the
+    // stage and compares them.
     let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[], $2::text[]) k (first, last) CROSS JOIN LATERAL \
                (SELECT * FROM state s WHERE s.stage = $3 AND s.key >= k.first AND s.key < k.last AND s.version > 0 OFFSET 0) s";
     let mut args = columns![folders; String::as_str, end];
     push(&mut args, stage);
     let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
     // A folder inside another one is found twice.
-    let rows: Result<BTreeMap<String, StateRow>, StoreError> =
-        rows.iter().map(decode::state_row).map(|row| row.map(|row| (row.key.clone(), row))).collect();
+    let rows: Result<BTreeMap<String, StateRow>, StoreError> = rows
+        .iter()
+        .map(decode::state_row)
+        .map(|row| row.map(|row| (row.key.clone(), row)))
+        .collect();
     Ok(rows?.into_values().collect())
 }
 
-pub(super) async fn already_settled(db: &PgPool, keys: &[(DeliveryKey, u32, u32)]) -> Result<Vec<DeliveryKey>, StoreError> {
+pub(super) async fn already_settled(
+    db: &PgPool,
+    keys: &[(DeliveryKey, u32, u32)],
+) -> Result<Vec<DeliveryKey>, StoreError> {
     let sql = "SELECT k.at FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[], $5::int8[]) \
                WITH ORDINALITY k (stage, source, id, round, attempt, at) \
                JOIN events e ON e.id = k.id AND e.source = k.source \
@@ -68,6 +79,8 @@ pub(super) async fn already_settled(db: &PgPool, keys: &[(DeliveryKey, u32, u32)
         |key| i64::from(key.2),
     ];
     let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
-    let found = rows.iter().map(|row| Ok(keys.get(row.int(0)? as usize - 1).map(|(key, _, _)| key.clone())));
+    let found = rows
+        .iter()
+        .map(|row| Ok(keys.get(row.int(0)? as usize - 1).map(|(key, _, _)| key.clone())));
     found.filter_map(Result::transpose).collect()
 }

@@ -33,7 +33,8 @@ impl Scratch {
     }
 
     async fn run(&self, sql: String) -> Result<(), OpenError> {
-        let connect = |source| OpenError::Connect { server: super::open::server(&self.options), source };
+        let connect =
+            |source| OpenError::Connect { server: super::open::server(&self.options), source };
         let mut conn = self.options.connect().await.map_err(connect)?;
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.map_err(connect)?;
         Ok(())

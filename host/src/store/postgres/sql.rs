@@ -1,6 +1,7 @@
 //! The thin layer over sqlx: binding, and what a database error means to a caller.
 //!
-//! Guarantee: an error is `Corrupt` only when trying again cannot help, and `Raced` only when the transaction left nothing behind.
+//! Guarantee: an error is `Corrupt` only when trying again cannot help, and `Raced` only when the
+//! transaction left nothing behind.
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Encode, Executor, PgConnection, Postgres, Type};
@@ -45,7 +46,11 @@ impl From<StoreError> for Refused {
 impl From<sqlx::Error> for Refused {
     fn from(error: sqlx::Error) -> Self {
         // Class 40 is a transaction that was rolled back in favour of another one.
-        if sql_state(&error).is_some_and(|state| state.starts_with("40")) { Self::Raced } else { Self::Store(store_error(&error)) }
+        if sql_state(&error).is_some_and(|state| state.starts_with("40")) {
+            Self::Raced
+        } else {
+            Self::Store(store_error(&error))
+        }
     }
 }
 
@@ -64,12 +69,20 @@ pub(super) fn push<'t, T: Encode<'t, Postgres> + Type<Postgres>>(args: &mut PgAr
 }
 
 /// Runs a statement; gives the number of rows that it changed.
-pub(super) async fn execute(conn: &mut PgConnection, sql: &'static str, args: PgArguments) -> Result<u64, sqlx::Error> {
+pub(super) async fn execute(
+    conn: &mut PgConnection,
+    sql: &'static str,
+    args: PgArguments,
+) -> Result<u64, sqlx::Error> {
     Ok(sqlx::query_with(sql, args).execute(conn).await?.rows_affected())
 }
 
 /// Runs a query.
-pub(super) async fn fetch<'e, E>(executor: E, sql: &'static str, args: PgArguments) -> Result<Vec<PgRow>, sqlx::Error>
+pub(super) async fn fetch<'e, E>(
+    executor: E,
+    sql: &'static str,
+    args: PgArguments,
+) -> Result<Vec<PgRow>, sqlx::Error>
 where
     E: Executor<'e, Database = Postgres>,
 {
@@ -77,7 +90,11 @@ where
 }
 
 /// Runs a query whose text was put together from constant parts.
-pub(super) async fn fetch_built<'e, E>(executor: E, sql: String, args: PgArguments) -> Result<Vec<PgRow>, sqlx::Error>
+pub(super) async fn fetch_built<'e, E>(
+    executor: E,
+    sql: String,
+    args: PgArguments,
+) -> Result<Vec<PgRow>, sqlx::Error>
 where
     E: Executor<'e, Database = Postgres>,
 {
@@ -85,13 +102,17 @@ where
 }
 
 /// Runs statements without arguments in one round trip; gives all their rows.
-pub(super) async fn script(conn: &mut PgConnection, sql: &'static str) -> Result<Vec<PgRow>, sqlx::Error> {
+pub(super) async fn script(
+    conn: &mut PgConnection,
+    sql: &'static str,
+) -> Result<Vec<PgRow>, sqlx::Error> {
     sqlx::raw_sql(sql).fetch_all(conn).await
 }
 
 /// JSON for a column that holds a list, or nothing for an empty one.
 pub(super) fn list<T: serde::Serialize>(items: &[T]) -> Option<String> {
-    (!items.is_empty()).then(|| serde_json::to_string(items).expect("lists of strings always serialise"))
+    (!items.is_empty())
+        .then(|| serde_json::to_string(items).expect("lists of strings always serialise"))
 }
 
 /// The error's code: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
@@ -101,17 +122,24 @@ fn sql_state(error: &sqlx::Error) -> Option<String> {
 
 /// Sorts an error by whether trying again can help.
 pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
-    /// Connection, transaction rollback, insufficient resources, not in a usable state, operator intervention, system error.
+    /// Connection, transaction rollback, insufficient resources, not in a usable state, operator
+    /// intervention, system error.
     const PASSING: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
     /// The server became a standby: `read_only_sql_transaction`.
     const READ_ONLY: &str = "25006";
     match (sql_state(error), error) {
-        (Some(state), _) if state == READ_ONLY || PASSING.iter().any(|class| state.starts_with(class)) => {
+        (Some(state), _)
+            if state == READ_ONLY || PASSING.iter().any(|class| state.starts_with(class)) =>
+        {
             StoreError::Unavailable(error.to_string())
         }
-        (Some(_), _) | (None, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnIndexOutOfBounds { .. }) => {
-            StoreError::Corrupt(error.to_string())
-        }
+        (Some(_), _)
+        | (
+            None,
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::ColumnIndexOutOfBounds { .. },
+        ) => StoreError::Corrupt(error.to_string()),
         (None, _) => StoreError::Unavailable(error.to_string()),
     }
 }

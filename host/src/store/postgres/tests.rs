@@ -14,11 +14,16 @@ use crate::clock::ManualClock;
 use crate::event::DeliveryKey;
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::status::StatusRules;
-use crate::store::{Batch, Commit, EventFilter, LogRange, Settlement, StageBinding, StateSource as _, Store, Verdict};
+use crate::store::{
+    Batch, Commit, EventFilter, LogRange, Settlement, StageBinding, StateSource as _, Store,
+    Verdict,
+};
 
-/// A server to make databases on: from the environment, else the one that listens on the default port.
+/// A server to make databases on: from the environment, else the one that listens on the default
+/// port.
 fn server() -> PgConnectOptions {
-    let url = std::env::var("POSTRIDER_TEST_POSTGRES").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".into());
+    let url = std::env::var("POSTRIDER_TEST_POSTGRES")
+        .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".into());
     PgConnectOptions::from_str(&url).expect("POSTRIDER_TEST_POSTGRES is a Postgres URL")
 }
 
@@ -30,9 +35,17 @@ struct Database {
 impl Database {
     async fn create() -> Self {
         static MADE: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("postrider_unit_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        let mut conn = server().connect().await.expect("a Postgres server for tests: see docs/testing.md");
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut conn).await.unwrap();
+        let name = format!(
+            "postrider_unit_{}_{}",
+            std::process::id(),
+            MADE.fetch_add(1, Ordering::Relaxed)
+        );
+        let mut conn =
+            server().connect().await.expect("a Postgres server for tests: see docs/testing.md");
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&mut conn)
+            .await
+            .unwrap();
         Self { name }
     }
 
@@ -42,10 +55,18 @@ impl Database {
     }
 
     /// A store in a schema of its own: much cheaper to make than a database.
-    async fn open_in(&self, schema: &str, host: &str, clock: Arc<ManualClock>) -> Arc<PostgresStore> {
+    async fn open_in(
+        &self,
+        schema: &str,
+        host: &str,
+        clock: Arc<ManualClock>,
+    ) -> Arc<PostgresStore> {
         let server = server().database(&self.name);
         let mut conn = server.connect().await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"))).execute(&mut conn).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}")))
+            .execute(&mut conn)
+            .await
+            .unwrap();
         let options = PostgresOptions {
             url: with_schema(server, schema),
             host_name: host.to_owned(),
@@ -68,13 +89,17 @@ impl Drop for Database {
     fn drop(&mut self) {
         let sql = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let mut conn = server().connect().await.unwrap();
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
             });
         });
-        assert!(dropped.join().is_ok() || std::thread::panicking(), "a test database was left behind");
+        assert!(
+            dropped.join().is_ok() || std::thread::panicking(),
+            "a test database was left behind"
+        );
     }
 }
 
@@ -102,8 +127,9 @@ async fn count(store: &PostgresStore, times: usize) -> usize {
     for _ in 0..times {
         loop {
             let row = store.state_get("payment", "count").await.unwrap();
-            let (version, value) =
-                row.map_or((0, 0), |row| (row.version, std::str::from_utf8(&row.value.unwrap()).unwrap().parse().unwrap()));
+            let (version, value) = row.map_or((0, 0), |row| {
+                (row.version, std::str::from_utf8(&row.value.unwrap()).unwrap().parse().unwrap())
+            });
             let value: u64 = value;
             let batch = Batch {
                 stage: "payment".into(),
@@ -128,7 +154,10 @@ async fn count(store: &PostgresStore, times: usize) -> usize {
 async fn two_hosts_lose_no_update() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
-    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    let (one, other) = tokio::join!(
+        database.open("one", Arc::clone(&clock)),
+        database.open("other", Arc::clone(&clock))
+    );
     let (refused_here, refused_there) = tokio::join!(count(&one, 200), count(&other, 200));
     let row = one.state_get("payment", "count").await.unwrap().unwrap();
     assert_eq!((row.value.as_deref(), row.version), (Some(&b"400"[..]), 400));
@@ -142,7 +171,10 @@ async fn two_hosts_lose_no_update() {
 async fn an_absence_that_was_relied_upon_holds() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
-    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    let (one, other) = tokio::join!(
+        database.open("one", Arc::clone(&clock)),
+        database.open("other", Arc::clone(&clock))
+    );
     for number in 0..50 {
         let claim = |mine: &str, theirs: &str| Batch {
             stage: "payment".into(),
@@ -150,8 +182,12 @@ async fn an_absence_that_was_relied_upon_holds() {
             reads: vec![(format!("{number}/{mine}"), 0), (format!("{number}/{theirs}"), 0)],
             writes: vec![(format!("{number}/{mine}"), Some("taken".into()))],
         };
-        let (here, there) = tokio::join!(one.commit(claim("a", "b")), other.commit(claim("b", "a")));
-        let won = [here.unwrap(), there.unwrap()].iter().filter(|commit| matches!(commit, Commit::Done { .. })).count();
+        let (here, there) =
+            tokio::join!(one.commit(claim("a", "b")), other.commit(claim("b", "a")));
+        let won = [here.unwrap(), there.unwrap()]
+            .iter()
+            .filter(|commit| matches!(commit, Commit::Done { .. }))
+            .count();
         assert_eq!(won, 1, "claim {number}");
     }
     one.close().await;
@@ -162,7 +198,10 @@ async fn an_absence_that_was_relied_upon_holds() {
 async fn who_holds_a_lock_is_not_refused() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
-    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    let (one, other) = tokio::join!(
+        database.open("one", Arc::clone(&clock)),
+        database.open("other", Arc::clone(&clock))
+    );
     let write = |value: &str| Batch {
         stage: "payment".into(),
         settlements: Vec::new(),
@@ -170,7 +209,10 @@ async fn who_holds_a_lock_is_not_refused() {
         writes: vec![("count".into(), Some(value.to_owned().into()))],
     };
     let lock = one.lock_state("payment", &["count".to_owned()]).await.unwrap().unwrap();
-    assert_eq!(lock.rows().iter().map(|row| (row.key.as_str(), row.version)).collect::<Vec<_>>(), [("count", 0)]);
+    assert_eq!(
+        lock.rows().iter().map(|row| (row.key.as_str(), row.version)).collect::<Vec<_>>(),
+        [("count", 0)]
+    );
     let rival = tokio::spawn({
         let (other, batch) = (Arc::clone(&other), write("rival"));
         async move { other.commit(batch).await }
@@ -181,10 +223,16 @@ async fn who_holds_a_lock_is_not_refused() {
     while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut conn).await.unwrap() == 0 {
         tokio::task::yield_now().await;
     }
-    assert!(matches!(lock.commit(write("holder")).await.unwrap(), Commit::Done { ref versions, .. } if *versions == [1]));
-    assert!(matches!(rival.await.unwrap().unwrap(), Commit::Again { ref conflicts, .. } if *conflicts == ["count"]));
+    assert!(
+        matches!(lock.commit(write("holder")).await.unwrap(), Commit::Done { ref versions, .. } if *versions == [1])
+    );
+    assert!(
+        matches!(rival.await.unwrap().unwrap(), Commit::Again { ref conflicts, .. } if *conflicts == ["count"])
+    );
     // A lock that is given up leaves nothing behind.
-    drop(one.lock_state("payment", &["count".to_owned(), "never-written".to_owned()]).await.unwrap());
+    drop(
+        one.lock_state("payment", &["count".to_owned(), "never-written".to_owned()]).await.unwrap(),
+    );
     assert!(other.state_get("payment", "never-written").await.unwrap().is_none());
     one.close().await;
     other.close().await;
@@ -194,7 +242,10 @@ async fn who_holds_a_lock_is_not_refused() {
 async fn two_hosts_settle_a_delivery_once() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
-    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    let (one, other) = tokio::join!(
+        database.open("one", Arc::clone(&clock)),
+        database.open("other", Arc::clone(&clock))
+    );
     for number in 0..100 {
         let event = conformance::sample_event(&number.to_string(), &["payment"]);
         one.accept_event(event.clone()).await.unwrap();
@@ -218,7 +269,10 @@ async fn two_hosts_settle_a_delivery_once() {
         let (here, there) = tokio::join!(one.commit(settle()), other.commit(settle()));
         let commits = [here.unwrap(), there.unwrap()];
         let done = commits.iter().filter(|commit| matches!(commit, Commit::Done { .. })).count();
-        let stale = commits.iter().filter(|commit| matches!(commit, Commit::Again { stale, .. } if stale.len() == 1)).count();
+        let stale = commits
+            .iter()
+            .filter(|commit| matches!(commit, Commit::Again { stale, .. } if stale.len() == 1))
+            .count();
         assert_eq!((done, stale), (1, 1), "delivery {number}: {commits:?}");
     }
     one.close().await;
@@ -229,19 +283,26 @@ async fn two_hosts_settle_a_delivery_once() {
 async fn one_host_at_a_time_has_a_lease_and_another_ones_bindings_stay() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
-    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    let (one, other) = tokio::join!(
+        database.open("one", Arc::clone(&clock)),
+        database.open("other", Arc::clone(&clock))
+    );
     assert!(one.lease_stage("payment", 1_000).await.unwrap());
     assert!(!other.lease_stage("payment", 1_000).await.unwrap());
     other.release_stage("payment").await.unwrap();
     clock.advance(999);
-    assert!(!other.lease_stage("payment", 1_000).await.unwrap(), "only its holder gives a lease back");
+    assert!(
+        !other.lease_stage("payment", 1_000).await.unwrap(),
+        "only its holder gives a lease back"
+    );
     clock.advance(1);
     assert!(other.lease_stage("payment", 1_000).await.unwrap(), "it ran out");
     assert!(!one.lease_stage("payment", 1_000).await.unwrap());
     other.release_stage("payment").await.unwrap();
     assert!(one.lease_stage("payment", 1_000).await.unwrap());
 
-    let binding = |pattern: &str| StageBinding { stage: "payment".into(), pattern: pattern.to_owned() };
+    let binding =
+        |pattern: &str| StageBinding { stage: "payment".into(), pattern: pattern.to_owned() };
     one.note_bindings(vec![binding("a"), binding("b")], 100).await.unwrap();
     clock.advance(1);
     let known = other.note_bindings(vec![binding("b"), binding("c")], 100).await.unwrap();
@@ -261,7 +322,8 @@ async fn one_host_at_a_time_has_a_lease_and_another_ones_bindings_stay() {
 #[tokio::test]
 async fn letters_of_an_earlier_version_get_their_cause() {
     let database = Database::create().await;
-    let store: Arc<dyn Store> = database.open("here", Arc::new(ManualClock::at(conformance::START_MS))).await;
+    let store: Arc<dyn Store> =
+        database.open("here", Arc::new(ManualClock::at(conformance::START_MS))).await;
     conformance::earlier_letters(&store, async |sql| {
         let mut conn = server().database(&database.name).connect().await.unwrap();
         sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
@@ -270,17 +332,24 @@ async fn letters_of_an_earlier_version_get_their_cause() {
     store.close().await;
 }
 
-/// Two hosts write while a third reader goes on from where the log was complete: it must meet every event, each once.
+/// Two hosts write while a third reader goes on from where the log was complete: it must meet every
+/// event, each once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_of_the_log_never_skips_what_another_host_commits() {
     const EVENTS: usize = 400;
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
-    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    let (one, other) = tokio::join!(
+        database.open("one", Arc::clone(&clock)),
+        database.open("other", Arc::clone(&clock))
+    );
     let reader = database.open("reader", Arc::clone(&clock)).await;
     let write = async |store: Arc<PostgresStore>, host: &str| {
         for number in 0..EVENTS {
-            store.accept_event(conformance::sample_event(&format!("{host}-{number}"), &["payment"])).await.unwrap();
+            store
+                .accept_event(conformance::sample_event(&format!("{host}-{number}"), &["payment"]))
+                .await
+                .unwrap();
         }
     };
     let read = async {
@@ -297,7 +366,8 @@ async fn a_reader_of_the_log_never_skips_what_another_host_commits() {
         }
         (seen, looks)
     };
-    let ((), (), (mut seen, looks)) = tokio::join!(write(Arc::clone(&one), "one"), write(Arc::clone(&other), "other"), read);
+    let ((), (), (mut seen, looks)) =
+        tokio::join!(write(Arc::clone(&one), "one"), write(Arc::clone(&other), "other"), read);
     assert!(looks > 20, "the reader looked only {looks} times while the hosts wrote");
     seen.sort();
     seen.dedup();
@@ -307,27 +377,46 @@ async fn a_reader_of_the_log_never_skips_what_another_host_commits() {
     }
 }
 
-/// A position that was given out and not committed holds the end of the log back; what lies before can be read all the same.
+/// A position that was given out and not committed holds the end of the log back; what lies before
+/// can be read all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_ends_before_a_writer_that_is_under_way() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
-    let (one, other) = tokio::join!(database.open("one", Arc::clone(&clock)), database.open("other", Arc::clone(&clock)));
+    let (one, other) = tokio::join!(
+        database.open("one", Arc::clone(&clock)),
+        database.open("other", Arc::clone(&clock))
+    );
     one.accept_event(conformance::sample_event("before", &["payment"])).await.unwrap();
     let before = other.log_end().await.unwrap();
-    // A lock of state is a transaction with a position of its own; it is held for as long as its batch runs.
+    // A lock of state is a transaction with a position of its own; it is held for as long as its
+    // batch runs.
     let lock = one.lock_state("payment", &["count".to_owned()]).await.unwrap().unwrap();
     other.accept_event(conformance::sample_event("overtakes", &["payment"])).await.unwrap();
     let all = LogRange { after: 0, up_to: i64::MAX, limit: 10 };
-    assert_eq!(other.events(EventFilter::default(), all).await.unwrap().items.len(), 2, "it is committed");
+    assert_eq!(
+        other.events(EventFilter::default(), all).await.unwrap().items.len(),
+        2,
+        "it is committed"
+    );
     let held = other.log_end().await.unwrap();
     assert_eq!(held, before, "the holder's position is not settled yet");
-    let batch =
-        Batch { stage: "payment".into(), settlements: Vec::new(), reads: Vec::new(), writes: vec![("count".into(), Some("1".into()))] };
+    let batch = Batch {
+        stage: "payment".into(),
+        settlements: Vec::new(),
+        reads: Vec::new(),
+        writes: vec![("count".into(), Some("1".into()))],
+    };
     assert!(matches!(lock.commit(batch).await.unwrap(), Commit::Done { .. }));
     let up_to = other.log_end().await.unwrap();
-    let page = other.events(EventFilter::default(), LogRange { after: held, up_to, limit: 10 }).await.unwrap();
-    assert_eq!(page.items.iter().map(|event| event.envelope.event.id.as_str()).collect::<Vec<_>>(), ["overtakes"]);
+    let page = other
+        .events(EventFilter::default(), LogRange { after: held, up_to, limit: 10 })
+        .await
+        .unwrap();
+    assert_eq!(
+        page.items.iter().map(|event| event.envelope.event.id.as_str()).collect::<Vec<_>>(),
+        ["overtakes"]
+    );
     one.close().await;
     other.close().await;
 }

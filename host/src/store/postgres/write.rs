@@ -1,9 +1,11 @@
-//! Writes a plan: a constant number of statements, whatever the size of the group, tables always in the same order.
+//! Writes a plan: a constant number of statements, whatever the size of the group, tables always in
+//! the same order.
 //!
-//! Guarantee carried here: every row that a decision rested on is verified by the statement that writes or locks it. A statement that
-//! does not find what it expects makes the whole group `Raced`: it is rolled back, and decided again from what stands there now.
-//! Rows of one statement are taken in the order of their keys, so two groups seldom wait for each other in a circle; when they do,
-//! the database breaks the circle and one of them runs again.
+//! Guarantee carried here: every row that a decision rested on is verified by the statement that
+//! writes or locks it. A statement that does not find what it expects makes the whole group
+//! `Raced`: it is rolled back, and decided again from what stands there now. Rows of one statement
+//! are taken in the order of their keys, so two groups seldom wait for each other in a circle; when
+//! they do, the database breaks the circle and one of them runs again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -17,7 +19,11 @@ use crate::store::group::{DeliveryRow, Plan, Standing, StateRow};
 use crate::store::status::StatusRules;
 
 /// Writes everything.
-pub(super) async fn write(conn: &mut PgConnection, context: &Context, mut plan: Plan<'_>) -> Result<(), Refused> {
+pub(super) async fn write(
+    conn: &mut PgConnection,
+    context: &Context,
+    mut plan: Plan<'_>,
+) -> Result<(), Refused> {
     events(conn, &mut plan).await?;
     orders(conn, &plan).await?;
     opened(conn, &plan).await?;
@@ -78,7 +84,10 @@ async fn events(conn: &mut PgConnection, plan: &mut Plan<'_>) -> Result<(), Refu
 }
 
 /// Planned position → position in the log, for the events that were known before.
-async fn known_positions(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<HashMap<i64, i64>, Refused> {
+async fn known_positions(
+    conn: &mut PgConnection,
+    plan: &Plan<'_>,
+) -> Result<HashMap<i64, i64>, Refused> {
     let sql = "SELECT k.seq, e.seq FROM unnest($1::text[], $2::text[], $3::int8[]) k (source, id, seq) \
                JOIN events e ON e.id = k.id AND e.source = k.source WHERE e.seq <> k.seq";
     let args = columns![&plan.events; |row| row.envelope.event.source.as_str(), |row| row.envelope.event.id.as_str(), |row| row.seq];
@@ -111,17 +120,19 @@ async fn opened(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused>
     }
     let sql = "INSERT INTO deliveries (event_seq, stage, queued_ms, round, attempt, status, created_ms) \
                SELECT k.*, 1, 1, 'open', $4 FROM unnest($1::int8[], $2::text[], $3::int8[]) k ON CONFLICT DO NOTHING";
-    let mut args = columns![&plan.opened; |row| row.seq, |row| row.stage, |row| row.queued_ms as i64];
+    let mut args =
+        columns![&plan.opened; |row| row.seq, |row| row.stage, |row| row.queued_ms as i64];
     push(&mut args, plan.now_ms() as i64);
     execute(conn, sql, args).await?;
     Ok(())
 }
 
 async fn deliveries(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
-    let (standing, adopted): (Vec<&DeliveryRow<'_>>, Vec<&DeliveryRow<'_>>) = plan.settled.iter().partition(|row| row.expected.is_some());
+    let (standing, adopted): (Vec<&DeliveryRow<'_>>, Vec<&DeliveryRow<'_>>) =
+        plan.settled.iter().partition(|row| row.expected.is_some());
     if !standing.is_empty() {
-        // Open is what was not settled. Asked for by its status, the planner would walk the index of all open deliveries, and over all
-        // those that were open since the last vacuum.
+        // Open is what was not settled. Asked for by its status, the planner would walk the index
+        // of all open deliveries, and over all those that were open since the last vacuum.
         let sql = "UPDATE deliveries d SET round = k.round, attempt = k.attempt, status = k.status, version = k.version, \
                    digest = k.digest, duration_us = k.duration_us, emitted = k.emitted, queued_ms = k.queued_ms, \
                    settled_ms = k.settled_ms \
@@ -132,8 +143,14 @@ async fn deliveries(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refu
                    WHERE d.event_seq = k.seq AND d.stage = k.stage AND d.settled_ms IS NULL AND d.round = k.was_round \
                    AND d.attempt = k.was_attempt";
         let mut args = settled_columns(&standing);
-        push(&mut args, standing.iter().map(|row| row.expected.map(|was| i64::from(was.0))).collect::<Vec<_>>());
-        push(&mut args, standing.iter().map(|row| row.expected.map(|was| i64::from(was.1))).collect::<Vec<_>>());
+        push(
+            &mut args,
+            standing.iter().map(|row| row.expected.map(|was| i64::from(was.0))).collect::<Vec<_>>(),
+        );
+        push(
+            &mut args,
+            standing.iter().map(|row| row.expected.map(|was| i64::from(was.1))).collect::<Vec<_>>(),
+        );
         expect(execute(conn, sql, args).await?, standing.len())?;
     }
     if !adopted.is_empty() {
@@ -165,24 +182,34 @@ fn settled_columns(rows: &[&DeliveryRow<'_>]) -> PgArguments {
     ]
 }
 
-/// Verifies the versions of what was read and not written. Everything that the group reads or writes is locked before, in one order,
-/// so that two groups never wait for each other in a circle. A key that was absent gets a row, so that there is something to lock:
-/// nobody else can bring it into being before this commit. A group that only reads what it writes needs none of this.
+/// Verifies the versions of what was read and not written. Everything that the group reads or
+/// writes is locked before, in one order, so that two groups never wait for each other in a circle.
+/// A key that was absent gets a row, so that there is something to lock: nobody else can bring it
+/// into being before this commit. A group that only reads what it writes needs none of this.
 async fn relied_upon(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
     if plan.relied_upon.is_empty() {
         return Ok(());
     }
-    let keys: BTreeSet<(&str, &str)> = plan.relied_upon.iter().chain(&plan.state).map(|row| (row.stage, row.key)).collect();
+    let keys: BTreeSet<(&str, &str)> =
+        plan.relied_upon.iter().chain(&plan.state).map(|row| (row.stage, row.key)).collect();
     lock_keys(conn, &keys).await?;
     let sql = "SELECT count(*) FROM unnest($1::text[], $2::text[], $3::int8[]) k (stage, key, version) \
                JOIN state s ON s.stage = k.stage AND s.key = k.key AND s.version = k.version";
-    let found = fetch(conn, sql, columns![&plan.relied_upon; |row| row.stage, |row| row.key, |row| row.version]).await?;
+    let found = fetch(
+        conn,
+        sql,
+        columns![&plan.relied_upon; |row| row.stage, |row| row.key, |row| row.version],
+    )
+    .await?;
     let found = found.first().map_or(Ok(0), |row| row.unsigned(0))?;
     expect(found, plan.relied_upon.len())
 }
 
 /// Locks state keys in their order; an absent one gets a row of version 0.
-pub(super) async fn lock_keys(conn: &mut PgConnection, keys: &BTreeSet<(&str, &str)>) -> Result<(), Refused> {
+pub(super) async fn lock_keys(
+    conn: &mut PgConnection,
+    keys: &BTreeSet<(&str, &str)>,
+) -> Result<(), Refused> {
     // The condition never holds: a row that is there is locked and left as it is.
     let sql = "INSERT INTO state AS s (stage, key, version) SELECT k.*, 0 FROM unnest($1::text[], $2::text[]) k (stage, key) \
                ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET version = s.version WHERE FALSE";
@@ -190,8 +217,8 @@ pub(super) async fn lock_keys(conn: &mut PgConnection, keys: &BTreeSet<(&str, &s
     Ok(())
 }
 
-/// Writes each key over the version that stands there. A key that several batches of the group wrote is written several times, one
-/// statement after another.
+/// Writes each key over the version that stands there. A key that several batches of the group
+/// wrote is written several times, one statement after another.
 async fn state(conn: &mut PgConnection, rows: &[StateRow<'_>]) -> Result<(), Refused> {
     let sql = "INSERT INTO state AS s (stage, key, value, version) \
                SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::int8[]) k (stage, key, value, version) \
@@ -200,15 +227,21 @@ async fn state(conn: &mut PgConnection, rows: &[StateRow<'_>]) -> Result<(), Ref
     let mut rest: Vec<&StateRow<'_>> = rows.iter().collect();
     while !rest.is_empty() {
         let mut taken = HashSet::new();
-        let (now, later): (Vec<_>, Vec<_>) = rest.into_iter().partition(|row| taken.insert((row.stage, row.key)));
-        let args = columns![&now; |row| row.stage, |row| row.key, |row| row.value, |row| row.version];
+        let (now, later): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|row| taken.insert((row.stage, row.key)));
+        let args =
+            columns![&now; |row| row.stage, |row| row.key, |row| row.value, |row| row.version];
         expect(execute(conn, sql, args).await?, now.len())?;
         rest = later;
     }
     Ok(())
 }
 
-async fn outbox(conn: &mut PgConnection, context: &Context, plan: &Plan<'_>) -> Result<(), Refused> {
+async fn outbox(
+    conn: &mut PgConnection,
+    context: &Context,
+    plan: &Plan<'_>,
+) -> Result<(), Refused> {
     if plan.outbox.is_empty() {
         return Ok(());
     }
@@ -286,14 +319,20 @@ async fn recordings(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refu
     Ok(())
 }
 
-/// Brings the status of all concerned orders up to date: one query that locks them, the table of rules, one update. Whoever settles the
-/// last compensation of a cancelled order sees, under the order's lock, that it is the last.
-async fn move_orders(conn: &mut PgConnection, rules: &StatusRules, plan: &Plan<'_>) -> Result<(), Refused> {
+/// Brings the status of all concerned orders up to date: one query that locks them, the table of
+/// rules, one update. Whoever settles the last compensation of a cancelled order sees, under the
+/// order's lock, that it is the last.
+async fn move_orders(
+    conn: &mut PgConnection,
+    rules: &StatusRules,
+    plan: &Plan<'_>,
+) -> Result<(), Refused> {
     let ids = plan.orders_to_lock(rules);
     if ids.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT id, pos, status FROM orders WHERE id = ANY($1) ORDER BY pos FOR NO KEY UPDATE";
+    let sql =
+        "SELECT id, pos, status FROM orders WHERE id = ANY($1) ORDER BY pos FOR NO KEY UPDATE";
     let rows = fetch(&mut *conn, sql, args![&ids]).await?;
     let mut standing = Standing::new();
     for row in &rows {
@@ -317,7 +356,11 @@ async fn move_orders(conn: &mut PgConnection, rules: &StatusRules, plan: &Plan<'
 }
 
 /// Which of these orders have a compensation that waits or has died.
-async fn unfinished(conn: &mut PgConnection, rules: &StatusRules, orders: &BTreeMap<&str, i64>) -> Result<Vec<String>, Refused> {
+async fn unfinished(
+    conn: &mut PgConnection,
+    rules: &StatusRules,
+    orders: &BTreeMap<&str, i64>,
+) -> Result<Vec<String>, Refused> {
     if orders.is_empty() {
         return Ok(Vec::new());
     }

@@ -1,12 +1,15 @@
 //! Questions about dead letters: pages of them, their groups, how many.
 //!
-//! A list of groups reads an index only; it costs in proportion to the letters that the filter leaves, which retention bounds.
+//! A list of groups reads an index only; it costs in proportion to the letters that the filter
+//! leaves, which retention bounds.
 
 use std::collections::HashMap;
 
 use super::{Arg, Conditions, Reader, attempts_of};
 use crate::store::decode::{self, Columns as _, envelope_columns};
-use crate::store::{DeadLetter, DeadLetterFilter, DeadLetterStatus, LetterCount, LetterGroup, Page, StoreError};
+use crate::store::{
+    DeadLetter, DeadLetterFilter, DeadLetterStatus, LetterCount, LetterGroup, Page, StoreError,
+};
 
 const LETTERS: &str = concat!(
     "SELECT l.id, l.event_seq, l.stage, l.round, l.code, l.message, l.digest, l.died_ms, l.status, l.note, \
@@ -15,15 +18,21 @@ const LETTERS: &str = concat!(
     " FROM dead_letters l CROSS JOIN events e WHERE e.seq = l.event_seq"
 );
 
-/// Decodes dead letters and adds their failed tries. One delivery may have died in several rounds: each letter shows all tries.
+/// Decodes dead letters and adds their failed tries. One delivery may have died in several rounds:
+/// each letter shows all tries.
 async fn letters<R: Reader>(db: &R, rows: &[R::Row]) -> Result<Vec<DeadLetter>, StoreError> {
     let keys = decode::delivery_keys(rows, 1)?;
     let failures = attempts_of(db, &keys).await?;
-    let with_failures = |(row, key): (_, &_)| decode::dead_letter(row, failures.get(key).cloned().unwrap_or_default());
+    let with_failures = |(row, key): (_, &_)| {
+        decode::dead_letter(row, failures.get(key).cloned().unwrap_or_default())
+    };
     rows.iter().zip(&keys).map(with_failures).collect()
 }
 
-pub(in crate::store) async fn dead_letters(db: &impl Reader, filter: &DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
+pub(in crate::store) async fn dead_letters(
+    db: &impl Reader,
+    filter: &DeadLetterFilter,
+) -> Result<Page<DeadLetter>, StoreError> {
     let mut query = Conditions::after(LETTERS);
     pick(&mut query, filter);
     query.and("l.id <", filter.before.map(Arg::Int));
@@ -35,7 +44,10 @@ pub(in crate::store) async fn dead_letters(db: &impl Reader, filter: &DeadLetter
     Ok(Page { items, next })
 }
 
-pub(in crate::store) async fn dead_letter(db: &impl Reader, id: i64) -> Result<Option<DeadLetter>, StoreError> {
+pub(in crate::store) async fn dead_letter(
+    db: &impl Reader,
+    id: i64,
+) -> Result<Option<DeadLetter>, StoreError> {
     let rows = db.rows(format!("{LETTERS} AND l.id = $1"), &[Arg::Int(id)]).await?;
     Ok(letters(db, &rows).await?.into_iter().next())
 }
@@ -44,36 +56,54 @@ pub(in crate::store) async fn dead_letter(db: &impl Reader, id: i64) -> Result<O
 fn pick<'a>(query: &mut Conditions<'a>, filter: &'a DeadLetterFilter) {
     query.and("l.stage =", filter.stage.as_deref().map(Arg::Text));
     query.and("l.code =", filter.code.as_deref().map(Arg::Text));
-    query.and("l.status =", filter.status.map(|status| Arg::Text(decode::letter_status_name(status))));
+    query.and(
+        "l.status =",
+        filter.status.map(|status| Arg::Text(decode::letter_status_name(status))),
+    );
     query.and("l.group_id =", filter.group.as_deref().map(Arg::Text));
     query.and("l.died_ms >=", filter.since_ms.map(|time| Arg::Int(time as i64)));
     query.and("l.died_ms <", filter.until_ms.map(|time| Arg::Int(time as i64)));
     if let Some(order) = &filter.order {
-        query.and("l.event_seq IN (SELECT seq FROM events WHERE order_id =", Some(Arg::Text(order)));
+        query
+            .and("l.event_seq IN (SELECT seq FROM events WHERE order_id =", Some(Arg::Text(order)));
         query.sql.push(')');
     }
 }
 
-pub(in crate::store) async fn letter_groups<R: Reader>(db: &R, filter: &DeadLetterFilter) -> Result<Page<LetterGroup>, StoreError> {
-    let mut query = Conditions::after("SELECT l.group_id, max(l.id) FROM dead_letters l WHERE l.group_id IS NOT NULL");
+pub(in crate::store) async fn letter_groups<R: Reader>(
+    db: &R,
+    filter: &DeadLetterFilter,
+) -> Result<Page<LetterGroup>, StoreError> {
+    let mut query = Conditions::after(
+        "SELECT l.group_id, max(l.id) FROM dead_letters l WHERE l.group_id IS NOT NULL",
+    );
     pick(&mut query, filter);
     query.sql.push_str(" GROUP BY l.group_id HAVING TRUE");
     query.and("max(l.id) <", filter.before.map(Arg::Int));
     let (sql, args) = query.newest_first("max(l.id)", filter.limit);
     let rows = db.rows(sql, &args).await?;
     let shown = &rows[..rows.len().min(filter.limit as usize)];
-    let keys = shown.iter().map(|row| Ok((row.int(1)?, row.owned(0)?))).collect::<Result<Vec<(i64, String)>, StoreError>>()?;
+    let keys = shown
+        .iter()
+        .map(|row| Ok((row.int(1)?, row.owned(0)?)))
+        .collect::<Result<Vec<(i64, String)>, StoreError>>()?;
     let next = keys.last().filter(|_| rows.len() > shown.len()).map(|(newest, _)| *newest);
     Ok(Page { items: groups(db, filter, &keys).await?, next })
 }
 
 /// These groups (newest letter, id), in their order.
-async fn groups<R: Reader>(db: &R, filter: &DeadLetterFilter, keys: &[(i64, String)]) -> Result<Vec<LetterGroup>, StoreError> {
+async fn groups<R: Reader>(
+    db: &R,
+    filter: &DeadLetterFilter,
+    keys: &[(i64, String)],
+) -> Result<Vec<LetterGroup>, StoreError> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let sql =
-        format!("SELECT l.group_id, l.stage, l.code, l.cause, l.id FROM {} CROSS JOIN dead_letters l WHERE l.id = k.number", R::NAMED);
+    let sql = format!(
+        "SELECT l.group_id, l.stage, l.code, l.cause, l.id FROM {} CROSS JOIN dead_letters l WHERE l.id = k.number",
+        R::NAMED
+    );
     let mut groups: HashMap<String, LetterGroup> = HashMap::new();
     for row in &db.rows(sql, &[Arg::Named(keys)]).await? {
         let group = LetterGroup {
@@ -116,7 +146,8 @@ async fn groups<R: Reader>(db: &R, filter: &DeadLetterFilter, keys: &[(i64, Stri
         }
     }
     // One that retention took between the questions is gone.
-    let found = keys.iter().filter_map(|(_, id)| groups.remove(id)).filter(|group| group.last_at_ms > 0);
+    let found =
+        keys.iter().filter_map(|(_, id)| groups.remove(id)).filter(|group| group.last_at_ms > 0);
     Ok(found
         .map(|mut group| {
             group.digests.sort_unstable();
@@ -125,14 +156,24 @@ async fn groups<R: Reader>(db: &R, filter: &DeadLetterFilter, keys: &[(i64, Stri
         .collect())
 }
 
-pub(in crate::store) async fn count_letters(db: &impl Reader, filter: &DeadLetterFilter) -> Result<LetterCount, StoreError> {
-    let mut query = Conditions::after("SELECT count(*), coalesce(max(l.id), 0) FROM dead_letters l WHERE TRUE");
+pub(in crate::store) async fn count_letters(
+    db: &impl Reader,
+    filter: &DeadLetterFilter,
+) -> Result<LetterCount, StoreError> {
+    let mut query =
+        Conditions::after("SELECT count(*), coalesce(max(l.id), 0) FROM dead_letters l WHERE TRUE");
     pick(&mut query, filter);
     let rows = db.rows(query.sql, &query.args).await?;
-    rows.first().map_or(Ok(LetterCount::default()), |row| Ok(LetterCount { count: row.unsigned(0)?, last: row.int(1)? }))
+    rows.first().map_or(Ok(LetterCount::default()), |row| {
+        Ok(LetterCount { count: row.unsigned(0)?, last: row.int(1)? })
+    })
 }
 
-pub(in crate::store) async fn letter_ids(db: &impl Reader, filter: &DeadLetterFilter, after: i64) -> Result<Vec<i64>, StoreError> {
+pub(in crate::store) async fn letter_ids(
+    db: &impl Reader,
+    filter: &DeadLetterFilter,
+    after: i64,
+) -> Result<Vec<i64>, StoreError> {
     let mut query = Conditions::after("SELECT l.id FROM dead_letters l WHERE TRUE");
     pick(&mut query, filter);
     query.and("l.id >", Some(Arg::Int(after)));

@@ -1,7 +1,9 @@
-//! The one writer: a task that owns the only connection which writes, and merges all waiting operations into one transaction.
+//! The one writer: a task that owns the only connection which writes, and merges all waiting
+//! operations into one transaction.
 //!
-//! Bounds: [`QUEUE_OPS`] operations wait, after that their callers do; a group has at most `group_max_ops`. Guarantees: an operation
-//! is answered only after the commit that holds it; one that makes its group fail is run again alone, so it costs nobody else.
+//! Bounds: [`QUEUE_OPS`] operations wait, after that their callers do; a group has at most
+//! `group_max_ops`. Guarantees: an operation is answered only after the commit that holds it; one
+//! that makes its group fail is run again alone, so it costs nobody else.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use super::{Context, hosts, letters, load, outbox, prune, write};
 use crate::clock::Clock;
 use crate::store::group::{self, Asked};
 use crate::store::{
-    ControlState, DeadLetterAction, KnownBindings, NewEvent, OutboxRow, PluginLoad, Pruned, StageBinding, StageControl, StoreError,
+    ControlState, DeadLetterAction, KnownBindings, NewEvent, OutboxRow, PluginLoad, Pruned,
+    StageBinding, StageControl, StoreError,
 };
 
 /// Operations that wait for the writer before their callers have to.
@@ -112,7 +115,9 @@ impl Committer {
         while queue.recv_many(&mut jobs, self.group_max_ops).await > 0 {
             self.tick(&mut jobs).await;
         }
-        if let Err(error) = execute(&mut self.conn, "PRAGMA wal_checkpoint(TRUNCATE)", args![]).await {
+        if let Err(error) =
+            execute(&mut self.conn, "PRAGMA wal_checkpoint(TRUNCATE)", args![]).await
+        {
             tracing::warn!(%error, "the write-ahead log was left for the next start");
         }
         if let Err(error) = self.conn.close().await {
@@ -170,15 +175,18 @@ impl Committer {
         }
     }
 
-    /// Leaves the connection without a transaction. `SQLite` rolls back by itself after some errors (a full disk), and then refuses
-    /// a ROLLBACK; since that looks like a broken connection, the connection is replaced in both cases.
+    /// Leaves the connection without a transaction. `SQLite` rolls back by itself after some errors
+    /// (a full disk), and then refuses a ROLLBACK; since that looks like a broken connection, the
+    /// connection is replaced in both cases.
     async fn roll_back(&mut self) {
         if execute(&mut self.conn, "ROLLBACK", args![]).await.is_ok() {
             return;
         }
         match self.options.connect().await {
             Ok(conn) => self.conn = conn,
-            Err(error) => tracing::error!(error = %store_error(&error), "the database cannot be opened again"),
+            Err(error) => {
+                tracing::error!(error = %store_error(&error), "the database cannot be opened again")
+            }
         }
     }
 }
@@ -192,7 +200,12 @@ enum Failed {
 }
 
 /// All operations of a group: those that share statements first.
-async fn group(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64, ops: &[&Op]) -> Result<Vec<Reply>, StoreError> {
+async fn group(
+    conn: &mut SqliteConnection,
+    context: &mut Context,
+    now_ms: u64,
+    ops: &[&Op],
+) -> Result<Vec<Reply>, StoreError> {
     let shared = ops.iter().filter_map(|op| if let Op::Shared(op) = op { Some(op) } else { None });
     let mut known = load::load(conn, &context.status, &Asked::by(shared)).await?;
     let mut numbers = context.numbers;
@@ -200,7 +213,9 @@ async fn group(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64, 
     let mut replies = Vec::with_capacity(ops.len());
     for op in ops {
         replies.push(match op {
-            Op::Shared(op) => Some(Reply::Shared(group::decide(&mut known, &mut plan, &context.status, op))),
+            Op::Shared(op) => {
+                Some(Reply::Shared(group::decide(&mut known, &mut plan, &context.status, op)))
+            }
             _ => None,
         });
     }
@@ -217,27 +232,46 @@ async fn group(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64, 
 }
 
 /// The operations that come one at a time.
-async fn single(conn: &mut SqliteConnection, context: &mut Context, now_ms: u64, op: &Op) -> Result<Reply, StoreError> {
+async fn single(
+    conn: &mut SqliteConnection,
+    context: &mut Context,
+    now_ms: u64,
+    op: &Op,
+) -> Result<Reply, StoreError> {
     match op {
         Op::Shared(_) => Err(StoreError::Corrupt("a shared operation was left over".to_owned())),
-        Op::Postponed { ids, due_at_ms } => outbox::postpone(conn, ids, *due_at_ms).await.map(|()| Reply::Written),
+        Op::Postponed { ids, due_at_ms } => {
+            outbox::postpone(conn, ids, *due_at_ms).await.map(|()| Reply::Written)
+        }
         Op::Claim { limit } => outbox::claim(conn, context, now_ms, *limit).await.map(Reply::Rows),
         Op::Requeue { stage, events, queued_before_ms } => {
             let lost = outbox::Candidates { stage, events, queued_before_ms: *queued_before_ms };
             outbox::requeue(conn, context, now_ms, lost).await.map(Reply::Rows)
         }
-        Op::Replay { id, expires_at_ms } => letters::replay(conn, context, now_ms, (*id, *expires_at_ms)).await.map(Reply::Letter),
-        Op::ReplayEdited { id, event } => letters::replay_edited(conn, context, now_ms, (*id, event)).await.map(Reply::Letter),
-        Op::Discard { id, reason } => letters::discard(conn, now_ms, (*id, reason)).await.map(Reply::Letter),
+        Op::Replay { id, expires_at_ms } => {
+            letters::replay(conn, context, now_ms, (*id, *expires_at_ms)).await.map(Reply::Letter)
+        }
+        Op::ReplayEdited { id, event } => {
+            letters::replay_edited(conn, context, now_ms, (*id, event)).await.map(Reply::Letter)
+        }
+        Op::Discard { id, reason } => {
+            letters::discard(conn, now_ms, (*id, reason)).await.map(Reply::Letter)
+        }
         Op::NoteCauses { limit } => letters::note_causes(conn, *limit).await.map(Reply::Count),
         Op::NoteBindings { used, live_ms } => {
             let known = hosts::note_bindings(conn, context, now_ms, (used, *live_ms)).await?;
             Ok(Reply::Bindings(known))
         }
-        Op::ForgetBinding { binding, live_ms } => hosts::forget_binding(conn, now_ms, (binding, *live_ms)).await.map(Reply::Forgotten),
-        Op::Prune { before_ms, limit } => prune::prune(conn, now_ms, *before_ms, *limit).await.map(Reply::Pruned),
+        Op::ForgetBinding { binding, live_ms } => {
+            hosts::forget_binding(conn, now_ms, (binding, *live_ms)).await.map(Reply::Forgotten)
+        }
+        Op::Prune { before_ms, limit } => {
+            prune::prune(conn, now_ms, *before_ms, *limit).await.map(Reply::Pruned)
+        }
         Op::SetStageControl { stage, state, reason } => {
-            let control = letters::set_stage_control(conn, now_ms, (stage, *state, reason.as_deref())).await?;
+            let control =
+                letters::set_stage_control(conn, now_ms, (stage, *state, reason.as_deref()))
+                    .await?;
             Ok(Reply::Control(control))
         }
         Op::PluginLoaded(load) => letters::plugin_loaded(conn, load).await.map(|()| Reply::Written),

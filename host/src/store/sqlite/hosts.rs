@@ -9,7 +9,12 @@ use crate::store::bindings::{self, KnownBindings, StageBinding};
 
 /// Frees what earlier runs held: outbox rows, and bindings in use.
 pub(super) async fn release(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    execute(conn, "UPDATE outbox SET owner = NULL, lease_until_ms = NULL WHERE owner IS NOT NULL", args![]).await?;
+    execute(
+        conn,
+        "UPDATE outbox SET owner = NULL, lease_until_ms = NULL WHERE owner IS NOT NULL",
+        args![],
+    )
+    .await?;
     execute(conn, "UPDATE bindings SET seen_ms = 0", args![]).await?;
     Ok(())
 }
@@ -21,7 +26,8 @@ pub(super) async fn note_bindings(
     now_ms: u64,
     (used, live_ms): (&[StageBinding], u64),
 ) -> Result<KnownBindings, StoreError> {
-    let (host, now_ms, cut_ms) = (context.host.as_str(), now_ms as i64, now_ms.saturating_sub(live_ms) as i64);
+    let (host, now_ms, cut_ms) =
+        (context.host.as_str(), now_ms as i64, now_ms.saturating_sub(live_ms) as i64);
     for binding in used {
         let sql = "INSERT INTO bindings (stage, pattern, host, seen_ms) VALUES ($1, $2, $3, $4) \
                    ON CONFLICT (stage, pattern, host) DO UPDATE SET seen_ms = excluded.seen_ms";
@@ -45,5 +51,11 @@ pub(super) async fn forget_binding(
     let (stage, pattern) = (&*binding.stage, binding.pattern.as_str());
     let sql = "DELETE FROM bindings WHERE stage = $1 AND pattern = $2 AND seen_ms <= $3";
     execute(conn, sql, args![stage, pattern, now_ms.saturating_sub(live_ms) as i64]).await?;
-    Ok(fetch(conn, "SELECT 1 FROM bindings WHERE stage = $1 AND pattern = $2", args![stage, pattern]).await?.is_empty())
+    Ok(fetch(
+        conn,
+        "SELECT 1 FROM bindings WHERE stage = $1 AND pattern = $2",
+        args![stage, pattern],
+    )
+    .await?
+    .is_empty())
 }

@@ -1,6 +1,8 @@
-//! Dead letters, plugin loads and controls, written one at a time: these are rare and made by people.
+//! Dead letters, plugin loads and controls, written one at a time: these are rare and made by
+//! people.
 //!
-//! Guarantee: a dead letter is replayed or discarded once; the check and the change are one transaction.
+//! Guarantee: a dead letter is replayed or discarded once; the check and the change are one
+//! transaction.
 
 use std::sync::Arc;
 
@@ -10,7 +12,10 @@ use super::sql::{args, execute, fetch, json};
 use super::{Context, write};
 use crate::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
-use crate::store::{ControlState, DeadLetterAction, DeadLetterStatus, Direct, NewEvent, PluginLoad, StageControl, StoreError};
+use crate::store::{
+    ControlState, DeadLetterAction, DeadLetterStatus, Direct, NewEvent, PluginLoad, StageControl,
+    StoreError,
+};
 
 /// A dead letter that may be settled.
 struct Letter {
@@ -21,7 +26,10 @@ struct Letter {
 }
 
 /// The letter, or why nothing can be done with it.
-async fn open_letter(conn: &mut SqliteConnection, id: i64) -> Result<Result<Letter, DeadLetterAction>, StoreError> {
+async fn open_letter(
+    conn: &mut SqliteConnection,
+    id: i64,
+) -> Result<Result<Letter, DeadLetterAction>, StoreError> {
     let sql = concat!(
         "SELECT l.status, l.event_seq, l.stage, l.round, coalesce(d.status = 'dead' AND d.round = l.round, 0), ",
         envelope_columns!(),
@@ -37,9 +45,16 @@ async fn open_letter(conn: &mut SqliteConnection, id: i64) -> Result<Result<Lett
         return Ok(Err(DeadLetterAction::AlreadySettled(status)));
     }
     if !row.flag(4)? {
-        return Err(StoreError::Corrupt(format!("dead letter {id} is open but its delivery is not dead")));
+        return Err(StoreError::Corrupt(format!(
+            "dead letter {id} is open but its delivery is not dead"
+        )));
     }
-    Ok(Ok(Letter { seq: row.int(1)?, stage: row.text(2)?.into(), round: row.small(3)?, envelope: decode::envelope(row, 5)? }))
+    Ok(Ok(Letter {
+        seq: row.int(1)?,
+        stage: row.text(2)?.into(),
+        round: row.small(3)?,
+        envelope: decode::envelope(row, 5)?,
+    }))
 }
 
 /// How a letter ends.
@@ -51,7 +66,11 @@ struct End<'a> {
     at_ms: u64,
 }
 
-async fn close_letter(conn: &mut SqliteConnection, id: i64, end: End<'_>) -> Result<(), StoreError> {
+async fn close_letter(
+    conn: &mut SqliteConnection,
+    id: i64,
+    end: End<'_>,
+) -> Result<(), StoreError> {
     let (source, event) = end.replayed_as.unzip();
     let sql = "UPDATE dead_letters SET status = ?2, note = ?3, settled_ms = ?4, replayed_source = ?5, replayed_id = ?6 WHERE id = ?1";
     let status = decode::letter_status_name(end.status);
@@ -70,7 +89,12 @@ pub(super) async fn replay(
         Ok(letter) => letter,
         Err(action) => return Ok(action),
     };
-    close_letter(conn, id, End { status: DeadLetterStatus::Replayed, note: None, replayed_as: None, at_ms: now_ms }).await?;
+    close_letter(
+        conn,
+        id,
+        End { status: DeadLetterStatus::Replayed, note: None, replayed_as: None, at_ms: now_ms },
+    )
+    .await?;
     letter.envelope.expires_at_ms = expires_at_ms;
     let sql = "UPDATE events SET expires_ms = ?2 WHERE seq = ?1";
     execute(conn, sql, args![letter.seq, expires_at_ms as i64]).await?;
@@ -102,12 +126,23 @@ pub(super) async fn replay_edited(
         Ok(letter) => letter,
         Err(action) => return Ok(action),
     };
-    let replayed_as = Some((event.envelope.event.source.as_str(), event.envelope.event.id.as_str()));
-    close_letter(conn, id, End { status: DeadLetterStatus::Replayed, note: None, replayed_as, at_ms: now_ms }).await?;
+    let replayed_as =
+        Some((event.envelope.event.source.as_str(), event.envelope.event.id.as_str()));
+    close_letter(
+        conn,
+        id,
+        End { status: DeadLetterStatus::Replayed, note: None, replayed_as, at_ms: now_ms },
+    )
+    .await?;
     let sql = "UPDATE deliveries SET status = 'replaced' WHERE event_seq = ?1 AND stage = ?2";
     execute(conn, sql, args![letter.seq, &*letter.stage]).await?;
-    // Whatever the caller filled in: an edited event is for the stage that could not digest the old one.
-    let event = NewEvent { routed_to: vec![Arc::clone(&letter.stage)], only_stage: Some(letter.stage), ..event.clone() };
+    // Whatever the caller filled in: an edited event is for the stage that could not digest the old
+    // one.
+    let event = NewEvent {
+        routed_to: vec![Arc::clone(&letter.stage)],
+        only_stage: Some(letter.stage),
+        ..event.clone()
+    };
     let mut numbers = context.numbers;
     let mut plan = context.plan(&mut numbers, now_ms);
     let sent = plan.event(&event);
@@ -117,22 +152,37 @@ pub(super) async fn replay_edited(
 }
 
 /// Closes it for good.
-pub(super) async fn discard(conn: &mut SqliteConnection, now_ms: u64, (id, reason): (i64, &str)) -> Result<DeadLetterAction, StoreError> {
+pub(super) async fn discard(
+    conn: &mut SqliteConnection,
+    now_ms: u64,
+    (id, reason): (i64, &str),
+) -> Result<DeadLetterAction, StoreError> {
     if let Err(action) = open_letter(conn, id).await? {
         return Ok(action);
     }
-    let end = End { status: DeadLetterStatus::Discarded, note: Some(reason), replayed_as: None, at_ms: now_ms };
+    let end = End {
+        status: DeadLetterStatus::Discarded,
+        note: Some(reason),
+        replayed_as: None,
+        at_ms: now_ms,
+    };
     close_letter(conn, id, end).await?;
     Ok(DeadLetterAction::Done(Vec::new()))
 }
 
-/// Whether there are letters without a cause: asked of a reader, so that the writer is seldom asked in vain.
+/// Whether there are letters without a cause: asked of a reader, so that the writer is seldom asked
+/// in vain.
 pub(super) async fn any_without_cause(db: &SqlitePool) -> Result<bool, StoreError> {
-    Ok(!fetch(db, "SELECT 1 FROM dead_letters WHERE group_id IS NULL LIMIT 1", args![]).await?.is_empty())
+    Ok(!fetch(db, "SELECT 1 FROM dead_letters WHERE group_id IS NULL LIMIT 1", args![])
+        .await?
+        .is_empty())
 }
 
 /// Gives letters their cause that have none.
-pub(super) async fn note_causes(conn: &mut SqliteConnection, limit: u32) -> Result<u64, StoreError> {
+pub(super) async fn note_causes(
+    conn: &mut SqliteConnection,
+    limit: u32,
+) -> Result<u64, StoreError> {
     let rows = fetch(&mut *conn, decode::WITHOUT_CAUSE, args![i64::from(limit)]).await?;
     let causes = rows.iter().map(decode::cause_of).collect::<Result<Vec<_>, _>>()?;
     let values: Vec<_> = causes.iter().map(|(id, cause)| (id, &cause.text, &cause.group)).collect();
@@ -142,10 +192,15 @@ pub(super) async fn note_causes(conn: &mut SqliteConnection, limit: u32) -> Resu
 }
 
 /// Notes a load.
-pub(super) async fn plugin_loaded(conn: &mut SqliteConnection, load: &PluginLoad) -> Result<(), StoreError> {
+pub(super) async fn plugin_loaded(
+    conn: &mut SqliteConnection,
+    load: &PluginLoad,
+) -> Result<(), StoreError> {
     let sql = "INSERT INTO plugin_loads (stage, digest, version, host, loaded_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
-    let (stage, digest, version) = (load.stage.as_str(), load.digest.as_str(), load.version.as_str());
-    execute(conn, sql, args![stage, digest, version, load.host.as_str(), load.loaded_at_ms as i64]).await?;
+    let (stage, digest, version) =
+        (load.stage.as_str(), load.digest.as_str(), load.version.as_str());
+    execute(conn, sql, args![stage, digest, version, load.host.as_str(), load.loaded_at_ms as i64])
+        .await?;
     Ok(())
 }
 
@@ -155,6 +210,14 @@ pub(super) async fn set_stage_control(
     now_ms: u64,
     (stage, state, reason): (&str, ControlState, Option<&str>),
 ) -> Result<StageControl, StoreError> {
-    let rows = fetch(conn, decode::SET_STAGE_CONTROL, args![stage, decode::control_name(state), reason, now_ms as i64]).await?;
-    rows.first().map_or_else(|| Err(StoreError::Corrupt("no row where one belongs".to_owned())), decode::stage_control)
+    let rows = fetch(
+        conn,
+        decode::SET_STAGE_CONTROL,
+        args![stage, decode::control_name(state), reason, now_ms as i64],
+    )
+    .await?;
+    rows.first().map_or_else(
+        || Err(StoreError::Corrupt("no row where one belongs".to_owned())),
+        decode::stage_control,
+    )
 }

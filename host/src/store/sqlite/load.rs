@@ -1,4 +1,5 @@
-//! Asks the database what a group of operations must know: one query per table, whatever the size of the group.
+//! Asks the database what a group of operations must know: one query per table, whatever the size
+//! of the group.
 
 use sqlx::SqliteConnection;
 
@@ -9,7 +10,11 @@ use crate::store::group::{Asked, Known, Present, Seen, pick};
 use crate::store::status::StatusRules;
 
 /// Answers all that is asked.
-pub(super) async fn load<'a>(conn: &mut SqliteConnection, rules: &StatusRules, asked: &Asked<'a>) -> Result<Known<'a>, StoreError> {
+pub(super) async fn load<'a>(
+    conn: &mut SqliteConnection,
+    rules: &StatusRules,
+    asked: &Asked<'a>,
+) -> Result<Known<'a>, StoreError> {
     let mut known = Known::default();
     orders(conn, asked, &mut known).await?;
     keys(conn, asked, &mut known).await?;
@@ -19,11 +24,19 @@ pub(super) async fn load<'a>(conn: &mut SqliteConnection, rules: &StatusRules, a
     Ok(known)
 }
 
-async fn orders<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), StoreError> {
+async fn orders<'a>(
+    conn: &mut SqliteConnection,
+    asked: &Asked<'a>,
+    known: &mut Known<'a>,
+) -> Result<(), StoreError> {
     if asked.orders.is_empty() {
         return Ok(());
     }
-    let sql = concat!("SELECT ", order_columns!(), ", o.fingerprint, k.key FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value");
+    let sql = concat!(
+        "SELECT ",
+        order_columns!(),
+        ", o.fingerprint, k.key FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value"
+    );
     for row in &fetch(conn, sql, args![json(&asked.orders)]).await? {
         let id = pick(&asked.orders, row.int(8)?)?;
         known.orders.insert(id, (decode::order(row)?, row.owned(7)?));
@@ -31,7 +44,11 @@ async fn orders<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>, known: &mut 
     Ok(())
 }
 
-async fn keys<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), StoreError> {
+async fn keys<'a>(
+    conn: &mut SqliteConnection,
+    asked: &Asked<'a>,
+    known: &mut Known<'a>,
+) -> Result<(), StoreError> {
     if asked.keys.is_empty() {
         return Ok(());
     }
@@ -47,7 +64,11 @@ async fn keys<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>, known: &mut Kn
     Ok(())
 }
 
-async fn events<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), StoreError> {
+async fn events<'a>(
+    conn: &mut SqliteConnection,
+    asked: &Asked<'a>,
+    known: &mut Known<'a>,
+) -> Result<(), StoreError> {
     if asked.events.is_empty() {
         return Ok(());
     }
@@ -67,7 +88,11 @@ async fn deliveries<'a>(
     if asked.deliveries.is_empty() {
         return Ok(());
     }
-    let keys: Vec<_> = asked.deliveries.iter().map(|one| (one.key.0, &*one.key.1.source, &*one.key.1.id, one.order)).collect();
+    let keys: Vec<_> = asked
+        .deliveries
+        .iter()
+        .map(|one| (one.key.0, &*one.key.1.source, &*one.key.1.id, one.order))
+        .collect();
     let sql = "SELECT k.key, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, d.queued_ms, \
                coalesce(o.status IN (?2, ?3), 0) \
                FROM json_each(?1) k \
@@ -92,7 +117,11 @@ async fn deliveries<'a>(
     Ok(())
 }
 
-async fn versions<'a>(conn: &mut SqliteConnection, asked: &Asked<'a>, known: &mut Known<'a>) -> Result<(), StoreError> {
+async fn versions<'a>(
+    conn: &mut SqliteConnection,
+    asked: &Asked<'a>,
+    known: &mut Known<'a>,
+) -> Result<(), StoreError> {
     if asked.versions.is_empty() {
         return Ok(());
     }

@@ -1,13 +1,16 @@
 //! Opens the database file: one host per file, migrations, and errors that say what to do.
 //!
-//! Guarantee: while the returned lock lives, no other host that goes through here writes to the file.
+//! Guarantee: while the returned lock lives, no other host that goes through here writes to the
+//! file.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqliteConnection};
 
 use super::sql::{args, fetch, result_code};
@@ -119,18 +122,25 @@ pub enum Standing {
 pub(super) async fn examine(path: &Path) -> Result<Standing, OpenError> {
     let not_writable = |source| OpenError::NotWritable { path: path.to_owned(), source };
     if !path.exists() {
-        let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
+        let folder =
+            path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
         tempfile::tempfile_in(folder).map_err(not_writable)?;
         return Ok(Standing::New);
     }
-    if File::open(lock_path(path)).is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock))) {
+    if File::open(lock_path(path))
+        .is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+    {
         return Ok(Standing::InUse);
     }
     OpenOptions::new().write(true).open(path).map_err(not_writable)?;
-    let mut reader = base_options(path).read_only(true).connect().await.map_err(|error| failed(path, error))?;
+    let mut reader =
+        base_options(path).read_only(true).connect().await.map_err(|error| failed(path, error))?;
     check_ours(&mut reader, path).await?;
     let migrator = migrator();
-    let applied = reader.list_applied_migrations(&migrator.table_name).await.map_err(|error| database(path, error))?;
+    let applied = reader
+        .list_applied_migrations(&migrator.table_name)
+        .await
+        .map_err(|error| database(path, error))?;
     if let Some(newer) = applied.iter().find(|applied| !migrator.version_exists(applied.version)) {
         return Err(OpenError::Newer { path: path.to_owned(), version: newer.version });
     }
@@ -180,7 +190,8 @@ fn writer_options(path: &Path) -> SqliteConnectOptions {
     base_options(path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        // A checkpoint every 16 MB of log, and no more than 64 MB of it left on disk after a long read held it up.
+        // A checkpoint every 16 MB of log, and no more than 64 MB of it left on disk after a long
+        // read held it up.
         .pragma("wal_autocheckpoint", "4000")
         .pragma("journal_size_limit", "67108864")
         // 64 MB of pages.
@@ -215,8 +226,10 @@ async fn check_ours(writer: &mut SqliteConnection, path: &Path) -> Result<(), Op
     let sql = "SELECT count(*), count(*) FILTER (WHERE name = '_sqlx_migrations') FROM sqlite_master WHERE type = 'table'";
     let rows = fetch(writer, sql, args![]).await.map_err(|error| database(path, error))?;
     let count = |index| rows.first().map_or(Ok(0), |row| row.int(index));
-    let (tables, ours) =
-        (count(0).map_err(|error: StoreError| database(path, error))?, count(1).map_err(|error: StoreError| database(path, error))?);
+    let (tables, ours) = (
+        count(0).map_err(|error: StoreError| database(path, error))?,
+        count(1).map_err(|error: StoreError| database(path, error))?,
+    );
     if tables > 0 && ours == 0 {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
@@ -233,7 +246,10 @@ fn failed(path: &Path, error: sqlx::Error) -> OpenError {
     }
 }
 
-pub(super) fn database(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> OpenError {
+pub(super) fn database(
+    path: &Path,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> OpenError {
     OpenError::Database { path: path.to_owned(), source: Box::new(source) }
 }
 
@@ -258,9 +274,16 @@ mod tests {
     async fn other_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().join("text.db");
-        std::fs::write(&text, "not a database, whatever its name says, and longer than a header: ".repeat(20)).unwrap();
+        std::fs::write(
+            &text,
+            "not a database, whatever its name says, and longer than a header: ".repeat(20),
+        )
+        .unwrap();
         assert!(matches!(open(&text).await.err(), Some(OpenError::NotADatabase { .. })));
-        assert!(matches!(open(&text.join("below.db")).await.err(), Some(OpenError::NotWritable { .. })));
+        assert!(matches!(
+            open(&text.join("below.db")).await.err(),
+            Some(OpenError::NotWritable { .. })
+        ));
 
         let foreign = folder.path().join("foreign.db");
         let mut conn = writer_options(&foreign).create_if_missing(true).connect().await.unwrap();
@@ -273,8 +296,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("postrider.db");
         let mut opened = open(&path).await.unwrap();
-        let sql =
-            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', 1, x'00', 0)";
+        let sql = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', 1, x'00', 0)";
         super::super::sql::execute(&mut opened.writer, sql, args![]).await.unwrap();
         drop(opened);
         assert!(matches!(open(&path).await.err(), Some(OpenError::Newer { version: 99, .. })));

@@ -1,6 +1,7 @@
 //! The outbox and the refill of queues: leases by the host's clock, on the writer's connection.
 //!
-//! Guarantee: a row is held by one lease at a time, and a lease that ran out frees its row. Bounded by the caller's limit.
+//! Guarantee: a row is held by one lease at a time, and a lease that ran out frees its row. Bounded
+//! by the caller's limit.
 
 use std::sync::Arc;
 
@@ -30,7 +31,12 @@ pub(super) async fn next_due(readers: &SqlitePool) -> Result<Option<u64>, StoreE
 }
 
 /// Leases due rows, the earliest first.
-pub(super) async fn claim(conn: &mut SqliteConnection, context: &Context, now_ms: u64, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+pub(super) async fn claim(
+    conn: &mut SqliteConnection,
+    context: &Context,
+    now_ms: u64,
+    limit: u32,
+) -> Result<Vec<OutboxRow>, StoreError> {
     let sql = "UPDATE outbox SET owner = NULL, lease_until_ms = NULL WHERE owner IS NOT NULL AND lease_until_ms <= ?1";
     execute(conn, sql, args![now_ms as i64]).await?;
     let sql = concat!(
@@ -51,7 +57,11 @@ pub(super) async fn claim(conn: &mut SqliteConnection, context: &Context, now_ms
 }
 
 /// Gives rows back.
-pub(super) async fn postpone(conn: &mut SqliteConnection, ids: &[i64], due_at_ms: u64) -> Result<(), StoreError> {
+pub(super) async fn postpone(
+    conn: &mut SqliteConnection,
+    ids: &[i64],
+    due_at_ms: u64,
+) -> Result<(), StoreError> {
     let sql = "UPDATE outbox SET owner = NULL, lease_until_ms = NULL, due_ms = ?1 WHERE id IN (SELECT value FROM json_each(?2))";
     execute(conn, sql, args![due_at_ms as i64, json(ids)]).await?;
     Ok(())
@@ -72,9 +82,19 @@ macro_rules! is_lost {
     };
 }
 
-/// Looks for them on a reader: the search may be long where the outbox is, and must not hold up the writer.
-pub(super) async fn lost(readers: &SqlitePool, stage: &str, before_ms: u64, limit: u32) -> Result<Vec<i64>, StoreError> {
-    let sql = concat!("SELECT d.event_seq FROM deliveries d WHERE ", is_lost!(), " ORDER BY d.queued_ms, d.event_seq LIMIT ?3");
+/// Looks for them on a reader: the search may be long where the outbox is, and must not hold up the
+/// writer.
+pub(super) async fn lost(
+    readers: &SqlitePool,
+    stage: &str,
+    before_ms: u64,
+    limit: u32,
+) -> Result<Vec<i64>, StoreError> {
+    let sql = concat!(
+        "SELECT d.event_seq FROM deliveries d WHERE ",
+        is_lost!(),
+        " ORDER BY d.queued_ms, d.event_seq LIMIT ?3"
+    );
     let rows = fetch(readers, sql, args![stage, before_ms as i64, i64::from(limit)]).await?;
     rows.iter().map(|row| row.int(0)).collect()
 }
@@ -102,7 +122,8 @@ pub(super) async fn requeue(
     let mut plan = context.plan(&mut numbers, now_ms);
     for row in &rows {
         let seq = row.int(0)?;
-        let direct = Direct { stage: Arc::clone(&stage), round: row.small(1)?, attempt: row.small(2)? };
+        let direct =
+            Direct { stage: Arc::clone(&stage), round: row.small(1)?, attempt: row.small(2)? };
         let envelope = Arc::new(decode::envelope(row, 3)?);
         sent.extend(plan.send(seq, &envelope, Some(direct), now_ms));
         events.push(seq);

@@ -1,4 +1,5 @@
-//! Removes finished orders that are old, and old events without an order, one batch at a time on the writer's connection.
+//! Removes finished orders that are old, and old events without an order, one batch at a time on
+//! the writer's connection.
 
 use sqlx::SqliteConnection;
 
@@ -21,7 +22,12 @@ macro_rules! nothing_open {
     };
 }
 
-pub(super) async fn prune(conn: &mut SqliteConnection, now_ms: u64, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {
+pub(super) async fn prune(
+    conn: &mut SqliteConnection,
+    now_ms: u64,
+    before_ms: u64,
+    limit: u32,
+) -> Result<Pruned, StoreError> {
     let sql = concat!(
         "SELECT o.id FROM orders o WHERE o.status <> 'pruned' AND o.updated_ms < ?1 AND ",
         nothing_open!("(SELECT seq FROM events WHERE order_id = o.id) e"),
@@ -43,24 +49,53 @@ pub(super) async fn prune(conn: &mut SqliteConnection, now_ms: u64, before_ms: u
     Ok(Pruned { orders: orders.len() as u64, events })
 }
 
-async fn positions(conn: &mut SqliteConnection, sql: &'static str, args: sqlx::sqlite::SqliteArguments) -> Result<Vec<i64>, StoreError> {
+async fn positions(
+    conn: &mut SqliteConnection,
+    sql: &'static str,
+    args: sqlx::sqlite::SqliteArguments,
+) -> Result<Vec<i64>, StoreError> {
     fetch(conn, sql, args).await?.iter().map(|row| row.int(0)).collect()
 }
 
-async fn remove(conn: &mut SqliteConnection, orders: &[String], seqs: &[i64], now_ms: u64) -> Result<(), StoreError> {
+async fn remove(
+    conn: &mut SqliteConnection,
+    orders: &[String],
+    seqs: &[i64],
+    now_ms: u64,
+) -> Result<(), StoreError> {
     let (orders, seqs) = (json(orders), json(seqs));
     let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM (SELECT DISTINCT d.stage, e.order_id \
                FROM json_each(?1) k CROSS JOIN events e ON e.seq = k.value CROSS JOIN deliveries d ON d.event_seq = e.seq \
                WHERE e.order_id IS NOT NULL) t CROSS JOIN state s ON s.stage = t.stage AND s.key >= 'order/' || t.order_id || '/' \
                AND s.key < 'order/' || t.order_id || '0')";
     execute(conn, sql, args![seqs.as_str()]).await?;
-    execute(conn, "DELETE FROM attempts WHERE event_seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
-    execute(conn, "DELETE FROM dead_letters WHERE event_seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
+    execute(
+        conn,
+        "DELETE FROM attempts WHERE event_seq IN (SELECT value FROM json_each(?1))",
+        args![seqs.as_str()],
+    )
+    .await?;
+    execute(
+        conn,
+        "DELETE FROM dead_letters WHERE event_seq IN (SELECT value FROM json_each(?1))",
+        args![seqs.as_str()],
+    )
+    .await?;
     let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.stage, d.settled_ms, d.event_seq \
                FROM json_each(?1) k CROSS JOIN deliveries d ON d.event_seq = k.value)";
     execute(conn, sql, args![seqs.as_str()]).await?;
-    execute(conn, "DELETE FROM deliveries WHERE event_seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
-    execute(conn, "DELETE FROM events WHERE seq IN (SELECT value FROM json_each(?1))", args![seqs.as_str()]).await?;
+    execute(
+        conn,
+        "DELETE FROM deliveries WHERE event_seq IN (SELECT value FROM json_each(?1))",
+        args![seqs.as_str()],
+    )
+    .await?;
+    execute(
+        conn,
+        "DELETE FROM events WHERE seq IN (SELECT value FROM json_each(?1))",
+        args![seqs.as_str()],
+    )
+    .await?;
     let sql = "UPDATE orders SET status = 'pruned', body = 'null', customer = NULL, updated_ms = ?2 \
                WHERE id IN (SELECT value FROM json_each(?1))";
     execute(conn, sql, args![orders.as_str(), now_ms as i64]).await?;

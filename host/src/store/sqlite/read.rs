@@ -12,7 +12,8 @@ columns_of!(SqliteRow, store_error);
 
 impl Reader for SqlitePool {
     type Row = SqliteRow;
-    const NAMED: &'static str = "(SELECT value ->> 0 AS number, value ->> 1 AS name FROM json_each($1)) k";
+    const NAMED: &'static str =
+        "(SELECT value ->> 0 AS number, value ->> 1 AS name FROM json_each($1)) k";
     const NAMED_WIDTH: usize = 1;
 
     async fn rows(&self, sql: String, values: &[Arg<'_>]) -> Result<Vec<SqliteRow>, StoreError> {
@@ -28,7 +29,11 @@ impl Reader for SqlitePool {
     }
 }
 
-pub(super) async fn state_folders(db: &SqlitePool, stage: &str, folders: &[String]) -> Result<Vec<StateRow>, StoreError> {
+pub(super) async fn state_folders(
+    db: &SqlitePool,
+    stage: &str,
+    folders: &[String],
+) -> Result<Vec<StateRow>, StoreError> {
     // '0' follows '/' in byte order: it ends the range of the keys in a folder.
     let mut ranges: Vec<(&str, String)> = Vec::with_capacity(folders.len());
     for folder in folders {
@@ -41,13 +46,22 @@ pub(super) async fn state_folders(db: &SqlitePool, stage: &str, folders: &[Strin
     rows.iter().map(decode::state_row).collect()
 }
 
-pub(super) async fn already_settled(db: &SqlitePool, keys: &[(DeliveryKey, u32, u32)]) -> Result<Vec<DeliveryKey>, StoreError> {
-    let asked: Vec<_> = keys.iter().map(|(key, round, attempt)| (&*key.stage, &key.event.source, &key.event.id, round, attempt)).collect();
+pub(super) async fn already_settled(
+    db: &SqlitePool,
+    keys: &[(DeliveryKey, u32, u32)],
+) -> Result<Vec<DeliveryKey>, StoreError> {
+    let asked: Vec<_> = keys
+        .iter()
+        .map(|(key, round, attempt)| {
+            (&*key.stage, &key.event.source, &key.event.id, round, attempt)
+        })
+        .collect();
     let sql = "SELECT k.key FROM json_each(?1) k \
                CROSS JOIN events e ON e.id = k.value ->> 2 AND e.source = k.value ->> 1 \
                CROSS JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 0 \
                WHERE d.status <> 'open' OR (d.round, d.attempt) > (k.value ->> 3, k.value ->> 4)";
     let rows = fetch(db, sql, args![json(&asked)]).await?;
-    let found = rows.iter().map(|row| Ok(keys.get(row.int(0)? as usize).map(|(key, _, _)| key.clone())));
+    let found =
+        rows.iter().map(|row| Ok(keys.get(row.int(0)? as usize).map(|(key, _, _)| key.clone())));
     found.filter_map(Result::transpose).collect()
 }

@@ -5,7 +5,10 @@
 use super::sql::{Shape, Statement, json, push};
 use crate::store::DeliveryStatus;
 use crate::store::decode::status_name;
-use crate::store::group::{AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, RecordingRow, StateRow};
+use crate::store::group::{
+    AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, RecordingRow,
+    StateRow,
+};
 
 fn list(items: &[&str]) -> Option<String> {
     (!items.is_empty()).then(|| json(items))
@@ -107,8 +110,11 @@ pub(super) fn deliveries(rows: &[DeliveryRow<'_>]) -> Vec<Statement> {
 }
 
 pub(super) fn outbox(rows: &[OutboxInsert], (host, lease_until_ms): (&str, u64)) -> Vec<Statement> {
-    let shape =
-        Shape { head: "INSERT INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, attempt)", columns: 8, tail: "" };
+    let shape = Shape {
+        head: "INSERT INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, attempt)",
+        columns: 8,
+        tail: "",
+    };
     shape.statements(rows, |row, args| {
         let direct = row.direct.as_ref();
         push(args, row.id);
@@ -158,7 +164,11 @@ pub(super) fn attempts(rows: &[AttemptRow<'_>]) -> Vec<Statement> {
 }
 
 pub(super) fn recordings(rows: &[RecordingRow<'_>], now_ms: u64) -> Vec<Statement> {
-    let shape = Shape { head: "INSERT INTO recordings (stage, settled_ms, event_seq, body)", columns: 4, tail: "ON CONFLICT DO NOTHING" };
+    let shape = Shape {
+        head: "INSERT INTO recordings (stage, settled_ms, event_seq, body)",
+        columns: 4,
+        tail: "ON CONFLICT DO NOTHING",
+    };
     shape.statements(rows, |row, args| {
         push(args, row.stage);
         push(args, now_ms as i64);

@@ -1,7 +1,9 @@
-//! The thin layer over sqlx: binding, multi-row statements, and what a database error means to a caller.
+//! The thin layer over sqlx: binding, multi-row statements, and what a database error means to a
+//! caller.
 //!
-//! Bounds: a multi-row statement has at most [`CHUNKS`]`[0]` rows, and there are few sizes, so that every statement is prepared once
-//! per connection. Guarantee: an error is `Corrupt` only when trying again cannot help.
+//! Bounds: a multi-row statement has at most [`CHUNKS`]`[0]` rows, and there are few sizes, so that
+//! every statement is prepared once per connection. Guarantee: an error is `Corrupt` only when
+//! trying again cannot help.
 
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Encode, Executor, Sqlite, SqliteConnection, Type};
@@ -28,13 +30,22 @@ pub(super) fn push<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(args: &mut SqliteAr
 }
 
 /// Runs a statement; gives the number of rows that it changed.
-pub(super) async fn execute(conn: &mut SqliteConnection, sql: &'static str, args: SqliteArguments) -> Result<u64, StoreError> {
-    let done = sqlx::query_with(sql, args).execute(conn).await.map_err(|error| store_error(&error))?;
+pub(super) async fn execute(
+    conn: &mut SqliteConnection,
+    sql: &'static str,
+    args: SqliteArguments,
+) -> Result<u64, StoreError> {
+    let done =
+        sqlx::query_with(sql, args).execute(conn).await.map_err(|error| store_error(&error))?;
     Ok(done.rows_affected())
 }
 
 /// Runs a query.
-pub(super) async fn fetch<'e, E>(executor: E, sql: &'static str, args: SqliteArguments) -> Result<Vec<SqliteRow>, StoreError>
+pub(super) async fn fetch<'e, E>(
+    executor: E,
+    sql: &'static str,
+    args: SqliteArguments,
+) -> Result<Vec<SqliteRow>, StoreError>
 where
     E: Executor<'e, Database = Sqlite>,
 {
@@ -42,11 +53,18 @@ where
 }
 
 /// Runs a query whose text was put together from constant parts.
-pub(super) async fn fetch_built<'e, E>(executor: E, sql: String, args: SqliteArguments) -> Result<Vec<SqliteRow>, StoreError>
+pub(super) async fn fetch_built<'e, E>(
+    executor: E,
+    sql: String,
+    args: SqliteArguments,
+) -> Result<Vec<SqliteRow>, StoreError>
 where
     E: Executor<'e, Database = Sqlite>,
 {
-    sqlx::query_with(AssertSqlSafe(sql), args).fetch_all(executor).await.map_err(|error| store_error(&error))
+    sqlx::query_with(AssertSqlSafe(sql), args)
+        .fetch_all(executor)
+        .await
+        .map_err(|error| store_error(&error))
 }
 
 /// JSON for `json_each`.
@@ -72,7 +90,11 @@ impl Shape {
     }
 
     /// Cuts rows into statements of the known sizes.
-    pub(super) fn statements<T>(&self, rows: &[T], bind: impl Fn(&T, &mut SqliteArguments)) -> Vec<Statement> {
+    pub(super) fn statements<T>(
+        &self,
+        rows: &[T],
+        bind: impl Fn(&T, &mut SqliteArguments),
+    ) -> Vec<Statement> {
         let mut statements = Vec::new();
         let mut rest = rows;
         while !rest.is_empty() {
@@ -97,7 +119,10 @@ pub(super) struct Statement {
 }
 
 /// Runs statements one after another; gives the number of rows that they changed.
-pub(super) async fn execute_all(conn: &mut SqliteConnection, statements: Vec<Statement>) -> Result<u64, StoreError> {
+pub(super) async fn execute_all(
+    conn: &mut SqliteConnection,
+    statements: Vec<Statement>,
+) -> Result<u64, StoreError> {
     let mut changed = 0;
     for Statement { sql, args } in statements {
         let done = sqlx::query_with(AssertSqlSafe(sql), args).execute(&mut *conn).await;
@@ -114,15 +139,16 @@ pub(super) fn result_code(error: &sqlx::Error) -> Option<u32> {
 
 /// Sorts an error by whether trying again can help.
 pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
-    /// Busy, locked, out of memory, read-only, interrupted, I/O, full, cannot open, locking protocol.
+    /// Busy, locked, out of memory, read-only, interrupted, I/O, full, cannot open, locking
+    /// protocol.
     const PASSING: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
     match result_code(error) {
         Some(code) if PASSING.contains(&code) => StoreError::Unavailable(error.to_string()),
         Some(_) => StoreError::Corrupt(error.to_string()),
         None => match error {
-            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnIndexOutOfBounds { .. } => {
-                StoreError::Corrupt(error.to_string())
-            }
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::ColumnIndexOutOfBounds { .. } => StoreError::Corrupt(error.to_string()),
             _ => StoreError::Unavailable(error.to_string()),
         },
     }

@@ -61,7 +61,8 @@ async fn a_restart_finds_everything_and_frees_its_own_leases() {
     let claimed = store.claim_outbox(10).await.unwrap();
     assert_eq!((claimed.len(), claimed[0].id), (1, leased[0].id));
     // The numbering goes on where it was.
-    let (new, rows) = store.accept_event(conformance::sample_event("e2", &["payment"])).await.unwrap();
+    let (new, rows) =
+        store.accept_event(conformance::sample_event("e2", &["payment"])).await.unwrap();
     assert!(new && rows[0].id > leased[0].id);
     assert_eq!(clock.now_ms(), START_MS);
 }
@@ -72,7 +73,10 @@ async fn a_poisoned_operation_costs_nobody_else() {
     let path = folder.path().join("postrider.db");
     let store = open(&path, Arc::new(ManualClock::at(START_MS))).await;
     // A trigger stands for whatever makes one row impossible to write.
-    let mut other = sqlx::ConnectOptions::connect(&sqlx::sqlite::SqliteConnectOptions::new().filename(&path)).await.unwrap();
+    let mut other =
+        sqlx::ConnectOptions::connect(&sqlx::sqlite::SqliteConnectOptions::new().filename(&path))
+            .await
+            .unwrap();
     let poison = "CREATE TRIGGER poison BEFORE INSERT ON state WHEN new.key = 'poison' BEGIN SELECT raise(ABORT, 'poison'); END";
     super::sql::execute(&mut other, poison, super::sql::args![]).await.unwrap();
     let keys = ["a", "poison", "b", "c"];
@@ -81,7 +85,10 @@ async fn a_poisoned_operation_costs_nobody_else() {
         if key == "poison" {
             assert!(matches!(commit, Err(StoreError::Corrupt(_))), "{commit:?}");
         } else {
-            assert!(matches!(commit, Ok(Commit::Done { ref versions, .. }) if *versions == [1]), "{commit:?}");
+            assert!(
+                matches!(commit, Ok(Commit::Done { ref versions, .. }) if *versions == [1]),
+                "{commit:?}"
+            );
         }
     }
     assert_eq!(store.state_keys("payment", "", "", 10).await.unwrap(), ["a", "b", "c"]);
@@ -97,7 +104,12 @@ async fn closing_finishes_what_is_under_way() {
     let keys: Vec<String> = (0..200).map(|number| format!("{number:03}")).collect();
     let commits = futures::future::join_all(keys.iter().map(|key| store.commit(state(key, "v"))));
     let (commits, ()) = futures::future::join(commits, store.close()).await;
-    let written: Vec<_> = keys.iter().zip(&commits).filter(|(_, commit)| commit.is_ok()).map(|(key, _)| key.clone()).collect();
+    let written: Vec<_> = keys
+        .iter()
+        .zip(&commits)
+        .filter(|(_, commit)| commit.is_ok())
+        .map(|(key, _)| key.clone())
+        .collect();
     assert!(!written.is_empty());
     assert!(commits.iter().all(|commit| matches!(commit, Ok(_) | Err(StoreError::Unavailable(_)))));
     let store = open(&path, clock).await;
@@ -111,7 +123,8 @@ async fn letters_of_an_earlier_version_get_their_cause() {
     let store: Arc<dyn Store> = open(&path, Arc::new(ManualClock::at(START_MS))).await;
     conformance::earlier_letters(&store, async |sql| {
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
-        let mut conn = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
+        let mut conn =
+            <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
         sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
     })
     .await;

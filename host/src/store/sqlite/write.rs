@@ -13,7 +13,11 @@ use crate::store::group::{Plan, Standing};
 use crate::store::status::StatusRules;
 
 /// Writes everything.
-pub(super) async fn write(conn: &mut SqliteConnection, context: &Context, mut plan: Plan<'_>) -> Result<(), StoreError> {
+pub(super) async fn write(
+    conn: &mut SqliteConnection,
+    context: &Context,
+    mut plan: Plan<'_>,
+) -> Result<(), StoreError> {
     let now_ms = plan.now_ms();
     let written = execute_all(conn, rows::events(&plan.events, now_ms)).await?;
     if written < plan.events.len() as u64 {
@@ -23,7 +27,11 @@ pub(super) async fn write(conn: &mut SqliteConnection, context: &Context, mut pl
     execute_all(conn, rows::orders(&plan.orders, now_ms)).await?;
     execute_all(conn, rows::opened(&plan.opened, now_ms)).await?;
     execute_all(conn, rows::deliveries(&plan.settled)).await?;
-    execute_all(conn, rows::outbox(&plan.outbox, (context.host.as_str(), now_ms + context.lease_ms))).await?;
+    execute_all(
+        conn,
+        rows::outbox(&plan.outbox, (context.host.as_str(), now_ms + context.lease_ms)),
+    )
+    .await?;
     execute_all(conn, rows::state(&plan.state)).await?;
     execute_all(conn, rows::attempts(&plan.attempts)).await?;
     execute_all(conn, rows::dead(&plan.dead, now_ms)).await?;
@@ -37,9 +45,15 @@ pub(super) async fn write(conn: &mut SqliteConnection, context: &Context, mut pl
 }
 
 /// Planned position → position in the log, for the events that were known before.
-async fn known_positions(conn: &mut SqliteConnection, plan: &Plan<'_>) -> Result<HashMap<i64, i64>, StoreError> {
-    let keys: Vec<(&str, &str, i64)> =
-        plan.events.iter().map(|row| (row.envelope.event.source.as_str(), row.envelope.event.id.as_str(), row.seq)).collect();
+async fn known_positions(
+    conn: &mut SqliteConnection,
+    plan: &Plan<'_>,
+) -> Result<HashMap<i64, i64>, StoreError> {
+    let keys: Vec<(&str, &str, i64)> = plan
+        .events
+        .iter()
+        .map(|row| (row.envelope.event.source.as_str(), row.envelope.event.id.as_str(), row.seq))
+        .collect();
     let sql = "SELECT k.value ->> 2, e.seq FROM json_each(?1) k CROSS JOIN events e \
                ON e.id = k.value ->> 1 AND e.source = k.value ->> 0";
     let rows = fetch(conn, sql, args![json(&keys)]).await?;
@@ -54,19 +68,25 @@ async fn known_positions(conn: &mut SqliteConnection, plan: &Plan<'_>) -> Result
 }
 
 /// Brings the status of all concerned orders up to date: one query, the table of rules, one update.
-async fn move_orders(conn: &mut SqliteConnection, rules: &StatusRules, plan: &Plan<'_>) -> Result<(), StoreError> {
+async fn move_orders(
+    conn: &mut SqliteConnection,
+    rules: &StatusRules,
+    plan: &Plan<'_>,
+) -> Result<(), StoreError> {
     let ids = plan.orders_to_lock(rules);
     if ids.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT o.id, o.pos, o.status FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value";
+    let sql =
+        "SELECT o.id, o.pos, o.status FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value";
     let rows = fetch(&mut *conn, sql, args![json(&ids)]).await?;
     let mut standing = Standing::new();
     for row in &rows {
         standing.insert(row.text(0)?, (row.int(1)?, row.text(2)?));
     }
     // Nobody else writes: what the decision rested on stands.
-    let raced = || StoreError::Corrupt("an order moved between a decision and its writing".to_owned());
+    let raced =
+        || StoreError::Corrupt("an order moved between a decision and its writing".to_owned());
     let mut moved = plan.moved(rules, &standing).ok_or_else(raced)?;
     let mut ended = plan.may_end(rules, &standing, &moved);
     for order in unfinished(conn, rules, &ended).await? {
@@ -83,7 +103,11 @@ async fn move_orders(conn: &mut SqliteConnection, rules: &StatusRules, plan: &Pl
 }
 
 /// Which of these orders have a compensation that waits or has died.
-async fn unfinished(conn: &mut SqliteConnection, rules: &StatusRules, orders: &BTreeMap<&str, i64>) -> Result<Vec<String>, StoreError> {
+async fn unfinished(
+    conn: &mut SqliteConnection,
+    rules: &StatusRules,
+    orders: &BTreeMap<&str, i64>,
+) -> Result<Vec<String>, StoreError> {
     if orders.is_empty() {
         return Ok(Vec::new());
     }

@@ -1,7 +1,8 @@
 //! Checks the table of statuses before anything runs: every problem at once, each with its key.
 //!
-//! Pure. It finds what can never happen (a status that nothing leads to, a transition that no order can take) and what would break a
-//! promise (a way back from a cancelled order, an order that stays where it is for ever without being final).
+//! Pure. It finds what can never happen (a status that nothing leads to, a transition that no order
+//! can take) and what would break a promise (a way back from a cancelled order, an order that stays
+//! where it is for ever without being final).
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,8 @@ use crate::config::is_name;
 use crate::event::{ORDER_CANCELLED, ORDER_CREATED};
 
 impl StatusRules {
-    /// Adds all that is wrong with the table to `problems`; `key` is where it stands in the configuration.
+    /// Adds all that is wrong with the table to `problems`; `key` is where it stands in the
+    /// configuration.
     pub(crate) fn validate(&self, key: &str, problems: &mut Vec<String>) {
         self.check_transitions(key, problems);
         self.check_reach(key, problems);
@@ -31,17 +33,24 @@ impl StatusRules {
         for (event_type, transition) in &self.transitions {
             let place = format!("{key}.transitions.\"{event_type}\"");
             if !is_name(&transition.status) || transition.status == PRUNED {
-                problems.push(format!("{place}.status: `{}` must match [a-z][a-z0-9-]{{0,39}} and not be `{PRUNED}`", transition.status));
+                problems.push(format!(
+                    "{place}.status: `{}` must match [a-z][a-z0-9-]{{0,39}} and not be `{PRUNED}`",
+                    transition.status
+                ));
             }
             let from = transition.from.iter().flatten();
             for status in from.clone().filter(|status| !known.contains(status.as_str())) {
                 problems.push(format!("{place}.from: nothing leads to `{status}`"));
             }
             for status in from.filter(|status| self.holds(status)) {
-                problems.push(format!("{place}.from: `{status}` is left by no event: the order is cancelled"));
+                problems.push(format!(
+                    "{place}.from: `{status}` is left by no event: the order is cancelled"
+                ));
             }
             if event_type != ORDER_CREATED && transition.from.as_ref().is_some_and(Vec::is_empty) {
-                problems.push(format!("{place}.from: is empty: only `{ORDER_CREATED}` begins an order"));
+                problems.push(format!(
+                    "{place}.from: is empty: only `{ORDER_CREATED}` begins an order"
+                ));
             }
         }
         for status in self.finals.iter().filter(|status| !known.contains(status.as_str())) {
@@ -54,12 +63,17 @@ impl StatusRules {
         let Some(first) = self.initial(ORDER_CREATED) else { return };
         let (mut reached, mut waiting) = (BTreeSet::from([first]), vec![first]);
         while let Some(status) = waiting.pop() {
-            let mut next: Vec<&str> = self.transitions.keys().filter_map(|event_type| self.next(status, event_type)).collect();
+            let mut next: Vec<&str> = self
+                .transitions
+                .keys()
+                .filter_map(|event_type| self.next(status, event_type))
+                .collect();
             if Some(status) == self.cancelling() {
                 next.push(&self.cancel.done);
             }
             if next.is_empty() && !self.finals.contains(status) && !self.holds(status) {
-                problems.push(format!("{key}.finals: no event leaves `{status}`, and it is not final"));
+                problems
+                    .push(format!("{key}.finals: no event leaves `{status}`, and it is not final"));
             }
             waiting.extend(next.into_iter().filter(|status| reached.insert(status)));
         }
@@ -72,17 +86,24 @@ impl StatusRules {
         let Some(cancelling) = self.cancelling() else { return };
         let done = self.cancel.done.as_str();
         if !is_name(done) || done == PRUNED || done == cancelling {
-            let rule = format!("must match [a-z][a-z0-9-]{{0,39}} and be neither `{PRUNED}` nor `{cancelling}`");
+            let rule = format!(
+                "must match [a-z][a-z0-9-]{{0,39}} and be neither `{PRUNED}` nor `{cancelling}`"
+            );
             problems.push(format!("{key}.cancel.done: `{done}` {rule}"));
         }
-        let others = self.transitions.iter().filter(|(event_type, _)| *event_type != ORDER_CANCELLED);
-        for (event_type, transition) in others.filter(|(_, transition)| self.holds(&transition.status)) {
+        let others =
+            self.transitions.iter().filter(|(event_type, _)| *event_type != ORDER_CANCELLED);
+        for (event_type, transition) in
+            others.filter(|(_, transition)| self.holds(&transition.status))
+        {
             let status = &transition.status;
             problems
                 .push(format!("{key}.transitions.\"{event_type}\".status: `{status}` is for cancelled orders, which only a cancel makes"));
         }
         if !self.compensates(ORDER_CANCELLED) {
-            problems.push(format!("{key}.cancel.compensations: must cover `{ORDER_CANCELLED}`, or nothing is undone"));
+            problems.push(format!(
+                "{key}.cancel.compensations: must cover `{ORDER_CANCELLED}`, or nothing is undone"
+            ));
         }
         if self.cancel.compensations.iter().any(String::is_empty) {
             problems.push(format!("{key}.cancel.compensations: a pattern is empty"));
@@ -140,7 +161,10 @@ mod tests {
             "orders.status.cancel.compensations: a pattern is empty",
             "orders.status.cancel.watchers: `Audit!`",
         ] {
-            assert!(found.iter().any(|problem| problem.starts_with(expected)), "`{expected}` is missing from {found:#?}");
+            assert!(
+                found.iter().any(|problem| problem.starts_with(expected)),
+                "`{expected}` is missing from {found:#?}"
+            );
         }
         let found = problems(&serde_json::json!({
             "transitions": {"order.created": {"status": "received", "from": []}, "c": {"status": "stuck", "from": ["received"]}},

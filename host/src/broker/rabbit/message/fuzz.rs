@@ -1,6 +1,7 @@
 //! The target `message`: any headers and any body as a message from the broker.
 //!
-//! It is read or it becomes a dead letter. What was read can be decided, stored, and sent again as it is.
+//! It is read or it becomes a dead letter. What was read can be decided, stored, and sent again as
+//! it is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,12 +11,14 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, ShortString};
 
 use super::{
-    ATTEMPT, CAUSE_ID, CAUSE_SOURCE, CLOUD_EVENTS, CLOUD_EVENTS_COLON, CORRELATION, Defaults, EXPIRES_MS, HOPS, ORDER, ROUND, STRUCTURED,
-    decode, encode, stand_in,
+    ATTEMPT, CAUSE_ID, CAUSE_SOURCE, CLOUD_EVENTS, CLOUD_EVENTS_COLON, CORRELATION, Defaults,
+    EXPIRES_MS, HOPS, ORDER, ROUND, STRUCTURED, decode, encode, stand_in,
 };
 use crate::broker::Outgoing;
 use crate::event::{Envelope, Event};
-use crate::fuzz::{Given, Stored, any_bytes, any_list, any_stage, any_text, decide_and_store, is_fit};
+use crate::fuzz::{
+    Given, Stored, any_bytes, any_list, any_stage, any_text, decide_and_store, is_fit,
+};
 use crate::store::Direct;
 
 const DEFAULTS: Defaults = Defaults { now_ms: 1_700_000_000_123, expires_at_ms: 1_700_000_500_000 };
@@ -61,7 +64,13 @@ impl Message {
         }
         let event = Event { id: self.number.to_string(), ..event.clone() };
         let envelope = Arc::new(Envelope { event, ..Envelope::clone(&envelope) });
-        decide_and_store(u, &mut self.stored, &any_stage(), Given { envelope, round, attempt }, None)
+        decide_and_store(
+            u,
+            &mut self.stored,
+            &any_stage(),
+            Given { envelope, round, attempt },
+            None,
+        )
     }
 }
 
@@ -77,15 +86,22 @@ pub(crate) fn arrives_as_sent(envelope: Arc<Envelope>, direct: Option<Direct>) {
 
 /// Attributes in headers have no order, one value each, and names that fit.
 fn normal(envelope: &Envelope) -> Envelope {
-    let named: BTreeMap<_, _> = envelope.event.attributes.iter().filter(|(name, _)| name.len() <= 64).cloned().collect();
-    Envelope { event: Event { attributes: named.into_iter().collect(), ..envelope.event.clone() }, ..envelope.clone() }
+    let named: BTreeMap<_, _> =
+        envelope.event.attributes.iter().filter(|(name, _)| name.len() <= 64).cloned().collect();
+    Envelope {
+        event: Event { attributes: named.into_iter().collect(), ..envelope.event.clone() },
+        ..envelope.clone()
+    }
 }
 
 fn message(u: &mut Unstructured<'_>) -> Result<(BasicProperties, Vec<u8>)> {
     let mut table = FieldTable::default();
     if u.ratio(3, 4)? {
         for name in ["id", "source", "type"] {
-            table.insert(format!("{CLOUD_EVENTS}{name}").as_str().into(), AMQPValue::LongString(any_text(u)?.as_str().into()));
+            table.insert(
+                format!("{CLOUD_EVENTS}{name}").as_str().into(),
+                AMQPValue::LongString(any_text(u)?.as_str().into()),
+            );
         }
     }
     for _ in 0..u.int_in_range(0..=8)? {
@@ -99,13 +115,28 @@ fn message(u: &mut Unstructured<'_>) -> Result<(BasicProperties, Vec<u8>)> {
             properties = properties.with_content_type(kind);
         }
     }
-    let body = if structured && u.ratio(7, 8)? { json_event(u)?.to_string().into_bytes() } else { any_bytes(u)? };
+    let body = if structured && u.ratio(7, 8)? {
+        json_event(u)?.to_string().into_bytes()
+    } else {
+        any_bytes(u)?
+    };
     Ok((properties, body))
 }
 
 /// Most of them mean something.
 fn name(u: &mut Unstructured<'_>) -> Result<ShortString> {
-    let own = [ORDER, CORRELATION, CAUSE_SOURCE, CAUSE_ID, HOPS, EXPIRES_MS, ROUND, ATTEMPT, "traceparent", "tracestate"];
+    let own = [
+        ORDER,
+        CORRELATION,
+        CAUSE_SOURCE,
+        CAUSE_ID,
+        HOPS,
+        EXPIRES_MS,
+        ROUND,
+        ATTEMPT,
+        "traceparent",
+        "tracestate",
+    ];
     let name = match u.int_in_range(0..=3)? {
         0 => format!("{CLOUD_EVENTS}{}", any_text(u)?),
         1 => format!("{CLOUD_EVENTS_COLON}{}", any_text(u)?),
@@ -119,7 +150,9 @@ fn value(u: &mut Unstructured<'_>, depth: u8) -> Result<AMQPValue> {
         0..=2 => AMQPValue::LongString(any_text(u)?.as_str().into()),
         3 => AMQPValue::LongString(u.arbitrary::<u64>()?.to_string().as_str().into()),
         4 => AMQPValue::LongString(u.arbitrary::<Vec<u8>>()?.into()),
-        5 => AMQPValue::ShortString(ShortString::try_new(any_text(u)?.as_str()).unwrap_or_default()),
+        5 => {
+            AMQPValue::ShortString(ShortString::try_new(any_text(u)?.as_str()).unwrap_or_default())
+        }
         6 => AMQPValue::Boolean(u.arbitrary()?),
         7 => AMQPValue::LongInt(u.arbitrary()?),
         8 => AMQPValue::LongLongInt(u.arbitrary()?),
@@ -127,7 +160,9 @@ fn value(u: &mut Unstructured<'_>, depth: u8) -> Result<AMQPValue> {
         10 => AMQPValue::Double(u.arbitrary()?),
         11 => AMQPValue::Timestamp(u.arbitrary()?),
         12 => AMQPValue::ByteArray(ByteArray::from(u.arbitrary::<Vec<u8>>()?)),
-        13 => AMQPValue::DecimalValue(DecimalValue { scale: u.arbitrary()?, value: u.arbitrary()? }),
+        13 => {
+            AMQPValue::DecimalValue(DecimalValue { scale: u.arbitrary()?, value: u.arbitrary()? })
+        }
         14 => AMQPValue::Void,
         15 => AMQPValue::FieldArray(FieldArray::from(any_list(u, |u| value(u, depth + 1))?)),
         _ => {
@@ -149,7 +184,8 @@ fn json_event(u: &mut Unstructured<'_>) -> Result<serde_json::Value> {
         }
     }
     for _ in 0..u.int_in_range(0..=6)? {
-        let known = ["subject", "time", "datacontenttype", "data", "data_base64", "specversion", "id"];
+        let known =
+            ["subject", "time", "datacontenttype", "data", "data_base64", "specversion", "id"];
         let name = if u.ratio(3, 4)? { (*u.choose(&known)?).to_owned() } else { any_text(u)? };
         event.insert(name, json(u, 0)?);
     }
@@ -163,6 +199,9 @@ fn json(u: &mut Unstructured<'_>, depth: u8) -> Result<serde_json::Value> {
         3 => u.arbitrary::<f64>()?.into(),
         4 => serde_json::Value::Null,
         5 => any_list(u, |u| json(u, depth + 1))?.into(),
-        _ => any_list(u, |u| Ok((any_text(u)?, json(u, depth + 1)?)))?.into_iter().collect::<serde_json::Map<_, _>>().into(),
+        _ => any_list(u, |u| Ok((any_text(u)?, json(u, depth + 1)?)))?
+            .into_iter()
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
     })
 }
