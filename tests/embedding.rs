@@ -3,8 +3,8 @@
 
 use anyhow::Result;
 use async_trait::async_trait;
-use postrider::event::Event;
-use postrider::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::domain::event::Event;
+use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
 use serde_json::json;
 
 use crate::harness::{Site, eventually};

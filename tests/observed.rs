@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
-use postrider::event::Event;
-use postrider::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::domain::event::Event;
+use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
 use serde_json::{Value, json};
 
 use crate::harness::{Backend, Site, eventually, on_both_back_ends};

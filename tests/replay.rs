@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
-use postrider::clock::{Clock, ManualClock, SystemClock};
-use postrider::event::Event;
-use postrider::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::domain::clock::{Clock, ManualClock, SystemClock};
+use postrider::domain::event::Event;
+use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
-use postrider::clock::{Clock as _, ManualClock, SystemClock};
-use postrider::event::Event;
-use postrider::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::domain::clock::{Clock as _, ManualClock, SystemClock};
+use postrider::domain::event::Event;
+use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::egress::Server;
+use crate::runtime::egress::Server;
 use crate::harness::{Backend, Client, Site, eventually, on_both_back_ends};
 use crate::process::{Process, free_port, output};
 

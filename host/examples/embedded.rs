@@ -4,8 +4,8 @@
 
 use async_trait::async_trait;
 use postrider::config::Config;
-use postrider::event::Event;
-use postrider::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::domain::event::Event;
+use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
 use postrider::host::Host;
 use serde_json::json;
 

@@ -12,26 +12,28 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::bindings::LIVE_MS;
-use crate::breaker::BreakerState;
+use crate::background::binding_sync::LIVE_MS;
+use crate::stage::circuit_breaker::BreakerState;
 use crate::config::Config;
-use crate::decide::Routes as _;
-use crate::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
-use crate::mistake::Mistake;
-use crate::orders::{ParsedOrder, ParsedStock, parse_order};
+use crate::pipeline::routes::Routes as _;
+use crate::domain::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
+use crate::domain::field_error::Mistake;
+use crate::domain::order::{ParsedOrder, ParsedStock, parse_order};
 use crate::pipeline::{Consumption, Stage};
-use crate::store::status::StatusRules;
+use crate::domain::order_status::StatusRules;
 use crate::store::{
     Accepted, ControlState, DeliveryRecord, NewEvent, NewOrder, Order, PluginLoad, StageControl,
     StoreError,
 };
-use crate::supervisor::{Files, PluginPlaces};
-use crate::tail::Tail;
-use crate::trace::Trace;
-use crate::workbench::Workbench;
-use crate::worker::Services;
+use crate::plugins::supervisor::{Files, PluginPlaces};
+use crate::app::event_feed::Tail;
+use crate::domain::trace_context::Trace;
+use crate::app::dead_letters::Workbench;
+use crate::services::Services;
 
-mod arrivals;
+pub mod dead_letters;
+pub mod event_feed;
+mod ingest;
 mod cancel;
 
 /// Why an order was not accepted.
@@ -247,8 +249,8 @@ impl App {
     }
 
     /// What is asked of events that come in.
-    pub fn ingress_rules(&self) -> crate::ingress::Rules<'_> {
-        crate::ingress::Rules {
+    pub fn ingress_rules(&self) -> crate::domain::cloud_events::http_binding::Rules<'_> {
+        crate::domain::cloud_events::http_binding::Rules {
             now_ms: self.services.clock.now_ms(),
             schedule_max_ms: self.schedule_max_ms,
             source: &self.source,

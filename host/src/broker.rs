@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use crate::event::Envelope;
+use crate::domain::event::Envelope;
 use crate::store::Direct;
 
 #[cfg(any(test, feature = "conformance"))]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::Config;
-use crate::telemetry::{self, LogFormat};
+use crate::cli::telemetry::{self, LogFormat};
 
 mod bench;
 mod client;
@@ -23,6 +23,7 @@ mod progress;
 mod replay;
 mod stages;
 mod table;
+mod telemetry;
 
 /// Runs an order pipeline whose stages are sandboxed WebAssembly plugins.
 #[derive(Debug, Parser)]

@@ -16,12 +16,12 @@ use self::sources::{Reader, sources};
 pub use self::stage::StageConfig;
 use self::urls::scheme;
 pub use self::urls::{BrokerUrl, StoreUrl};
-use crate::decide::StagePolicy;
-use crate::handler::Description;
-use crate::provenance::{Policy, Provenance};
+use crate::stage::policy::StagePolicy;
+use crate::stage::handler::Description;
+use crate::runtime::provenance::{Policy, Provenance};
 use crate::runtime::RuntimeSettings;
-use crate::settings::Secrets;
-use crate::store::status::StatusRules;
+use crate::stage::settings::Secrets;
+use crate::domain::order_status::StatusRules;
 
 mod sources;
 mod stage;
@@ -441,14 +441,6 @@ impl Config {
             stage.validate(&format!("stages.{name}"), problems);
         }
     }
-}
-
-/// Whether a stage or namespace may be called so.
-pub fn is_name(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    name.len() <= 40
-        && bytes.next().is_some_and(|first| first.is_ascii_lowercase())
-        && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 fn at_least_one(key: &str, value: u64, problems: &mut Vec<String>) {

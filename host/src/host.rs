@@ -22,26 +22,26 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::{App, SubmitError};
-use crate::bindings::Bindings;
+use crate::background::binding_sync::Bindings;
 use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
 use crate::broker::rabbit::{Rabbit, RabbitOptions};
-use crate::clock::{Clock, SystemClock};
+use crate::domain::clock::{Clock, SystemClock};
 use crate::config::{BrokerUrl, Config, StoreUrl};
-use crate::controls::Controls;
-use crate::handler::{Native, NativeStage, StageHandler};
+use crate::background::control_sync::Controls;
+use crate::stage::handler::{Native, NativeStage, StageHandler};
 use crate::http;
 use crate::pipeline::Pipeline;
-use crate::plugins::PluginFolder;
-use crate::provenance::Kept;
-use crate::reconciler::Reconciler;
+use crate::plugins::watcher::PluginFolder;
+use crate::runtime::provenance::Kept;
+use crate::background::reconciler::Reconciler;
 use crate::relay::Relay;
-use crate::retention::Retention;
+use crate::background::retention::Retention;
 use crate::runtime::Runtime;
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Accepted, Settlement, Store};
-use crate::supervisor::{Files, PluginPlaces, Supervisor};
+use crate::plugins::supervisor::{Files, PluginPlaces, Supervisor};
 use crate::worker::{Observer, Services};
 
 /// Plugin changes that wait for the supervisor.

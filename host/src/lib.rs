@@ -14,48 +14,21 @@
 //!
 //! The modules stand in the order of the flow.
 
-pub mod clock;
-pub mod event;
-pub mod trace;
-pub mod mistake;
-pub mod orders;
-pub mod times;
-pub mod cloud_events;
-pub mod ingress;
+pub mod domain;
 pub mod http;
 pub mod app;
 pub mod store;
-pub mod tail;
 pub mod relay;
 pub mod broker;
 pub mod pipeline;
+pub mod services;
 pub mod worker;
-pub mod state;
-pub mod recording;
-pub mod handler;
+pub mod stage;
 pub mod runtime;
-pub mod egress;
-pub mod settings;
 pub mod plugins;
-pub mod provenance;
-pub mod supervisor;
-pub mod decide;
-pub mod cause;
-pub mod replay;
-pub mod breaker;
-pub mod rate;
-pub mod guard;
-pub mod meter;
-pub mod reconciler;
-pub mod undertaker;
-pub mod workbench;
-pub mod controls;
-pub mod bindings;
-pub mod retention;
+pub mod background;
 pub mod config;
 pub mod host;
-pub mod doctor;
-pub mod telemetry;
 pub mod cli;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

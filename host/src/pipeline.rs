@@ -4,6 +4,10 @@
 //! a batch takes one handler and keeps it, so a message in flight finishes on the version it began
 //! with.
 
+pub mod metrics;
+pub mod plugin_change;
+pub mod routes;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -12,20 +16,21 @@ use serde::Serialize;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-use crate::breaker::Breaker;
+use crate::stage::circuit_breaker::Breaker;
 use crate::config::{Config, RecordingConfig, StageConfig};
-use crate::decide::{Routes, StagePolicy};
-use crate::egress::Egress;
-use crate::event::{
+use crate::pipeline::routes::Routes;
+use crate::stage::policy::StagePolicy;
+use crate::runtime::egress::Egress;
+use crate::domain::event::{
     BREAKER_CHANGED, DEAD_LETTERED, ORDER_CANCELLED, ORDER_CREATED, PLUGIN_ROLLED_BACK,
     PRODUCT_STOCKED, topic_matches,
 };
-use crate::guard::{Finding, Guard};
-use crate::handler::StageHandler;
-use crate::meter::Meter;
-use crate::rate::{self, Rate};
-use crate::recording::Recorder;
-use crate::settings::Settings;
+use crate::stage::rollout_guard::{Finding, Guard};
+use crate::stage::handler::StageHandler;
+use crate::pipeline::metrics::Meter;
+use crate::stage::rate_limit::{self, Rate};
+use crate::stage::recording::Recorder;
+use crate::stage::settings::Settings;
 use crate::store::{ControlState, StageBinding, StageControl};
 
 /// Event types that the host itself publishes.

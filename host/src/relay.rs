@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, BrokerError, Outgoing};
-use crate::clock::Clock;
+use crate::domain::clock::Clock;
 use crate::pipeline::Pipeline;
 use crate::store::{OutboxRow, Store};
 

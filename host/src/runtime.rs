@@ -9,13 +9,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::state::StateLimits;
+use crate::stage::state::StateLimits;
 
 mod artifact;
+pub mod egress;
 mod engine;
 mod guest;
 mod http;
 mod load;
+pub mod provenance;
 mod wasm_stage;
 
 #[cfg(any(test, fuzzing))]

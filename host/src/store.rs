@@ -14,26 +14,25 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 pub use self::bindings::{KnownBindings, StageBinding};
-pub use self::letters::{
+pub use self::dead_letters::{
     DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, LetterCount, LetterGroup,
 };
 pub use self::log::{EventFilter, LogRange, Settled};
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
-use crate::event::{DeliveryKey, Envelope, EventKey};
+use crate::domain::event::{LoggedEvent, DeliveryKey, Envelope, EventKey};
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod bindings;
 mod decode;
-mod group;
-mod letters;
+mod transaction;
+mod dead_letters;
 mod log;
 pub mod memory;
 pub mod postgres;
-mod read;
+mod queries;
 mod recordings;
 pub mod sqlite;
-pub mod status;
 
 /// Version of a state key: 0 means that it never existed; versions grow for ever, also over a
 /// removal.
@@ -189,25 +188,6 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Cursor of the next page; none at the end.
     pub next: Option<i64>,
-}
-
-/// An event of the log.
-#[derive(Debug, Clone)]
-pub struct LoggedEvent {
-    /// Position in the log, growing.
-    pub seq: i64,
-    /// The event.
-    pub envelope: Envelope,
-    /// The stage that produced it.
-    pub stage: Option<String>,
-    /// Digest of the plugin that produced it.
-    pub digest: Option<String>,
-    /// Stages it was routed to.
-    pub routed_to: Vec<String>,
-    /// When it entered the log, milliseconds since 1970-01-01 UTC; none in rows of older versions.
-    pub logged_at_ms: Option<u64>,
-    /// When it falls due, if it was scheduled, milliseconds since 1970-01-01 UTC.
-    pub due_at_ms: Option<u64>,
 }
 
 /// One failed try.

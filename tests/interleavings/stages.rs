@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use async_trait::async_trait;
-use postrider::clock::ManualClock;
+use postrider::domain::clock::ManualClock;
 use postrider::config::Config;
-use postrider::decide::{Routes, StagePolicy};
-use postrider::event::{Event, topic_matches};
-use postrider::handler::sdk::SdkStage;
-use postrider::handler::{
+use postrider::worker::decide::{Routes, StagePolicy};
+use postrider::domain::event::{Event, topic_matches};
+use postrider::stage::sdk::SdkStage;
+use postrider::stage::handler::{
     Description, Emitted, Native, NativeContext, NativeError, NativeStage, StageHandler,
 };
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};

@@ -11,15 +11,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use futures::future::{BoxFuture, FutureExt as _, join_all};
-use postrider::clock::Clock as _;
-use postrider::decide::{self, Moment, Routes as _, Tried};
-use postrider::event::{
+use postrider::domain::clock::Clock as _;
+use postrider::worker::decide::{self, Moment, Routes as _, Tried};
+use postrider::domain::event::{
     DeliveryKey, Envelope, Event, ORDER_CANCELLED, ORDER_CREATED, PRODUCT_STOCKED, idempotency_key,
 };
-use postrider::handler::{Call, CallContext, Failure, Outcome};
-use postrider::recording::Recorder;
-use postrider::settings::Settings;
-use postrider::state::{BatchState, LaneCache};
+use postrider::stage::handler::{Call, CallContext, Failure, Outcome};
+use postrider::stage::recording::Recorder;
+use postrider::stage::settings::Settings;
+use postrider::stage::state::{BatchState, LaneCache};
 use postrider::store::{
     Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, Lost,
     NewCancel, NewEvent, NewOrder, OutboxRow, Settlement, StateSource, Store as _, StoreError,

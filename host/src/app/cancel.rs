@@ -1,10 +1,10 @@
 //! Cancelling an order, and why it may be too late. The store decides, under the order's lock.
 
 use super::{App, Draft};
-use crate::event::{ORDER_CANCELLED, without_nul};
-use crate::orders::is_id;
+use crate::domain::event::{ORDER_CANCELLED, without_nul};
+use crate::domain::order::is_id;
 use crate::store::{Cancelled, NewCancel, Order, StoreError};
-use crate::trace::Trace;
+use crate::domain::trace_context::Trace;
 
 impl App {
     /// Cancels an order: when it returns, nothing goes forward with it any more. Again, it changes

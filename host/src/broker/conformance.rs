@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::{Binding, Broker, Consumer, Incoming, Outgoing};
-use crate::event::{Envelope, Event};
+use crate::domain::event::{Envelope, Event};
 use crate::store::Direct;
 
 /// Longest wait for a message that must come.

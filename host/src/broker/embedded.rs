@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::{Acker, Binding, Broker, BrokerError, Consumer, DeadConsumer, Gap, Incoming, Outgoing};
-use crate::clock::Clock;
-use crate::event::topic_matches;
+use crate::domain::clock::Clock;
+use crate::domain::event::topic_matches;
 
 /// Queues in this process.
 pub struct Embedded {
@@ -306,7 +306,7 @@ impl Acker for EmbeddedAcker {
 mod tests {
     use super::*;
     use crate::broker::conformance;
-    use crate::clock::SystemClock;
+    use crate::domain::clock::SystemClock;
 
     #[tokio::test]
     async fn it_conforms() {

@@ -36,7 +36,7 @@ use self::publisher::Publisher;
 pub use self::topology::QueueStanding;
 use self::topology::{Found, Names};
 use super::{Binding, Broker, BrokerError, Consumer, DeadConsumer, Gap, Outgoing};
-use crate::clock::Clock;
+use crate::domain::clock::Clock;
 
 /// A queue that was created again may miss what was published up to now, by clocks that differ this
 /// much.

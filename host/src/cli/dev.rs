@@ -22,7 +22,7 @@ use super::plugin::project::Project;
 use super::plugin::trial::Case;
 use crate::app::App;
 use crate::config::Config;
-use crate::event::hex;
+use crate::domain::event::hex;
 use crate::host::Host;
 
 mod show;

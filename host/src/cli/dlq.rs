@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Target, read_json, text};
 use super::replay::milliseconds;
-use crate::clock::{Clock as _, SystemClock};
+use crate::domain::clock::{Clock as _, SystemClock};
 
 mod bulk;
 mod edit;

@@ -1,6 +1,8 @@
 //! `postrider doctor`: what is wrong with a set-up, and how to mend it. Exit code 1 when something
 //! does not work.
 
+mod checks;
+
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,7 +10,7 @@ use anyhow::Result;
 use console::style;
 
 use crate::config::Config;
-use crate::doctor::{Finding, Level, examine};
+use crate::cli::doctor::checks::{Finding, Level, examine};
 
 pub(super) async fn run(config: Option<&Path>, json: bool) -> Result<ExitCode> {
     let findings = examine(Config::load(config)).await;

@@ -14,9 +14,9 @@ use serde_json::Value;
 use super::client::{Target, place, text};
 use super::follow::follow;
 use super::progress;
-use crate::clock::{Clock as _, SystemClock};
-use crate::cloud_events::BATCH;
-use crate::times;
+use crate::domain::clock::{Clock as _, SystemClock};
+use crate::domain::cloud_events::BATCH;
+use crate::domain::timestamp;
 
 /// Events sent at once by `import`.
 const IMPORT_LINES: usize = 200;

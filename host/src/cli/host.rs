@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::config::{Config, StoreUrl};
-use crate::doctor::Rehearsal;
+use crate::cli::doctor::checks::Rehearsal;
 use crate::host::Host;
 use crate::pipeline::Topology;
 use crate::store::postgres::PostgresStore;

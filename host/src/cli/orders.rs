@@ -206,7 +206,7 @@ async fn list(args: &ListArgs, json: bool) -> Result<()> {
 }
 
 fn row(order: &Value) -> String {
-    let created = crate::times::text(order["created_at_ms"].as_u64().unwrap_or_default());
+    let created = crate::domain::timestamp::text(order["created_at_ms"].as_u64().unwrap_or_default());
     let customer = order["customer"].as_str().unwrap_or("-");
     format!(
         "{:<38} {:<12} {customer:<16} {created}",

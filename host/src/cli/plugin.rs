@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use self::trial::{Case, Trial, load};
 use super::client::{Target, read_json, text};
-use crate::clock::{Clock as _, SystemClock};
+use crate::domain::clock::{Clock as _, SystemClock};
 use crate::runtime::{CONTRACT, InstancePolicy, Linked, WarmPolicy};
 
 mod bindings;

@@ -5,6 +5,7 @@
 //! and nothing is sent. Bounds: at most `--limit` events, as many calls at once as there are cores,
 //! one page of recordings ahead.
 
+mod engine;
 mod report;
 mod source;
 
@@ -25,8 +26,8 @@ pub(super) use self::source::milliseconds;
 use super::client::Target;
 use super::progress;
 use crate::config::Config;
-use crate::recording::Recorded;
-use crate::replay::{Replay, Verdict};
+use crate::stage::recording::Recorded;
+use crate::cli::replay::engine::{Replay, Verdict};
 use crate::runtime::{InstancePolicy, Runtime, RuntimeSettings, WasmStage};
 
 /// Another build of a stage, and the events that it is asked about.

@@ -6,12 +6,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::at_least_one;
-use crate::breaker::BreakerPolicy;
-use crate::decide::RetryPolicy;
-use crate::egress::Grants;
-use crate::guard::GuardPolicy;
+use crate::stage::circuit_breaker::BreakerPolicy;
+use crate::stage::policy::RetryPolicy;
+use crate::runtime::egress::Grants;
+use crate::stage::rollout_guard::GuardPolicy;
 use crate::runtime::{InstanceMode, InstancePolicy, StageLimits, WarmPolicy};
-use crate::settings::{SecretSource, Secrets};
+use crate::stage::settings::{SecretSource, Secrets};
 
 /// The operator's word on a stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use super::sources::well_known;
 use super::*;
-use crate::decide::RetryPolicy;
+use crate::stage::policy::RetryPolicy;
 
 #[test]
 fn an_empty_file_is_the_default() {

@@ -11,12 +11,14 @@ use arbitrary::{Result, Unstructured};
 use super::stored::NOW_MS;
 use super::{Stored, any_bytes, any_list, any_text};
 use crate::broker::rabbit::message_fuzz;
-use crate::config::is_name;
-use crate::decide::{self, Moment, RetryPolicy, Routes, StagePolicy, Tried};
-use crate::event::{
+use crate::domain::name::is_name;
+use crate::pipeline::routes::Routes;
+use crate::stage::policy::{RetryPolicy, StagePolicy};
+use crate::worker::decide::{self, Moment, Tried};
+use crate::domain::event::{
     DEAD_LETTERED, DeliveryKey, Envelope, Event, EventKey, HOST_EVENT_PREFIX, topic_matches,
 };
-use crate::handler::{Description, Emitted, Failure, Limit, Outcome};
+use crate::stage::handler::{Description, Emitted, Failure, Limit, Outcome};
 use crate::runtime::check_description;
 use crate::store::{NewEvent, Settlement, Verdict};
 

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use crate::clock::ManualClock;
-use crate::event::DeliveryKey;
+use crate::domain::clock::ManualClock;
+use crate::domain::event::DeliveryKey;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::status::StatusRules;
+use crate::domain::order_status::StatusRules;
 use crate::store::{
     Batch, Commit, DeadLetterFilter, NewEvent, OutboxRow, Settlement, Store as _, StoreError,
 };

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
-use crate::trace::Trace;
+use crate::domain::trace_context::Trace;
 
 /// The trace that a request belongs to; every request has one.
 pub(super) struct Caller(pub(super) Trace);

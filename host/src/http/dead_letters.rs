@@ -16,12 +16,12 @@ use super::lists::{Checked, Listing};
 use super::openapi::{instant_schema, page_size_schema, position_schema};
 use super::paths::LetterId;
 use super::problem::{Answer, Kind, Problem};
-use crate::event::EventKey;
+use crate::domain::event::EventKey;
 use crate::store::{
     DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryRecord,
     DeliveryStatus, FailedAttempt, LetterGroup,
 };
-use crate::workbench::{Edit, LetterStory, Replayed, Successor};
+use crate::app::dead_letters::{Edit, LetterStory, Replayed, Successor};
 
 mod jobs;
 

@@ -22,10 +22,10 @@ use super::openapi::{instant_schema, page_size_schema, position_schema};
 use super::paths::EventType;
 use super::problem::{Answer, Problem};
 use super::streams;
-use crate::cloud_events;
-use crate::event::{Event, EventKey};
-use crate::ingress::{self, Arrival};
-use crate::mistake::Mistake;
+use crate::domain::cloud_events;
+use crate::domain::event::{Event, EventKey};
+use crate::domain::cloud_events::http_binding::{self, Arrival};
+use crate::domain::field_error::Mistake;
 use crate::store::{EventFilter, LogRange};
 
 use self::view::EventView;
@@ -295,7 +295,7 @@ fn attributes(headers: &HeaderMap) -> Answer<BTreeMap<String, String>> {
     Ok(attributes)
 }
 
-async fn accept(app: &Shared, arrival: Arrival, trace: &crate::trace::Trace) -> Answer<Response> {
+async fn accept(app: &Shared, arrival: Arrival, trace: &crate::domain::trace_context::Trace) -> Answer<Response> {
     let (place, receipt) = (place(&arrival.event), EventReceipt::of(&arrival));
     let new = app.ingest(vec![arrival], trace).await?;
     let receipt = EventReceipt { duplicate: new == [false], ..receipt };
@@ -305,7 +305,7 @@ async fn accept(app: &Shared, arrival: Arrival, trace: &crate::trace::Trace) -> 
 async fn accept_all(
     app: &Shared,
     arrivals: Vec<Arrival>,
-    trace: &crate::trace::Trace,
+    trace: &crate::domain::trace_context::Trace,
 ) -> Answer<Response> {
     let receipts: Vec<EventReceipt> = arrivals.iter().map(EventReceipt::of).collect();
     let new = app.ingest(arrivals, trace).await?;

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::headers::content_type;
 use super::problem::{Kind, Problem};
-use crate::cloud_events::is_json;
+use crate::domain::cloud_events::is_json;
 
 pub(super) fn panicked(_: Box<dyn std::any::Any + Send>) -> Response<Body> {
     Problem::internal().into_response()

@@ -6,9 +6,9 @@
 use serde_json::{Map, Value};
 
 use super::problem::{Answer, Problem};
-use crate::mistake::{Mistake, pointer};
-use crate::orders::whole;
-use crate::times;
+use crate::domain::field_error::{Mistake, pointer};
+use crate::domain::order::whole;
+use crate::domain::timestamp;
 
 /// Longest reason that an operator or a customer gives, characters.
 pub(super) const REASON_MAX: usize = 1_024;

@@ -11,8 +11,8 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use super::Shared;
 use super::openapi::{instant_schema, parameter};
 use super::problem::{Answer, Problem};
-use crate::cloud_events::media_type;
-use crate::ingress;
+use crate::domain::cloud_events::media_type;
+use crate::domain::cloud_events::http_binding;
 
 /// Longest idempotency key.
 const KEY_MAX: usize = 128;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::headers::content_type;
 use super::problem::Problem;
-use crate::cloud_events::is_json;
+use crate::domain::cloud_events::is_json;
 
 /// A body of any kind.
 pub(super) struct Body(pub(super) Bytes);

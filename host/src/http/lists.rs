@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::{Answer, Problem};
-use crate::times;
+use crate::domain::timestamp;
 
 /// Largest page of a list.
 pub(super) const PAGE_MAX: u32 = 200;

@@ -16,8 +16,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::Shared;
 use super::problem::{Answer, Problem};
-use crate::breaker::BreakerState;
-use crate::meter::Settled;
+use crate::stage::circuit_breaker::BreakerState;
+use crate::pipeline::metrics::Settled;
 use crate::pipeline::{Consumption, Pipeline, Stage};
 use crate::store::ControlState;
 
@@ -125,7 +125,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::meter::Meter;
+    use crate::pipeline::metrics::Meter;
 
     #[test]
     fn a_time_is_counted_in_its_bucket() {

@@ -10,7 +10,7 @@ use utoipa::openapi::schema::{
 
 use super::lists::{PAGE, PAGE_MAX};
 use super::problem::{Kind, MEDIA_TYPE};
-use crate::cloud_events::{TYPE_MAX, TYPE_PATTERN};
+use crate::domain::cloud_events::{TYPE_MAX, TYPE_PATTERN};
 
 mod schemas;
 

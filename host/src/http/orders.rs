@@ -19,8 +19,8 @@ use super::paths::OrderId;
 use super::problem::{Answer, Kind, Problem};
 use super::streams;
 use crate::app::Submission;
-use crate::event::EventKey;
-use crate::orders::parse_order;
+use crate::domain::event::EventKey;
+use crate::domain::order::parse_order;
 use crate::store::{
     Accepted, DeliveryRecord, DeliveryStatus, EventFilter, FailedAttempt, LogRange, Order,
     OrderFilter,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(super) use self::kind::{Kind, ProblemKind};
-use crate::mistake::Mistake;
+use crate::domain::field_error::Mistake;
 use crate::store::StoreError;
 
 mod kind;

@@ -16,7 +16,7 @@ use super::lists::{Checked, Items};
 use super::openapi::page_size_schema;
 use super::problem::{Answer, Problem};
 use crate::app::Stocked;
-use crate::orders::parse_stock;
+use crate::domain::order::parse_stock;
 
 /// Stock that was accepted.
 #[derive(Debug, Serialize, ToSchema)]

@@ -11,7 +11,7 @@ use super::lists::{Checked, OpaqueListing};
 use super::openapi::{page_size_schema, position_schema};
 use super::paths::StageName;
 use super::problem::Answer;
-use crate::recording::Recorded;
+use crate::stage::recording::Recorded;
 use crate::store::{RecordingCursor, RecordingFilter};
 
 /// Which recordings.

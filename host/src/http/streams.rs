@@ -19,9 +19,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Shared;
 use super::events::view::EventView;
 use super::problem::{Answer, Problem};
-use crate::cloud_events;
-use crate::store::{EventFilter, LogRange, LoggedEvent, Page, StoreError};
-use crate::tail::News;
+use crate::domain::cloud_events;
+use crate::store::{EventFilter, LogRange, Page, StoreError};
+use crate::app::event_feed::News;
 
 /// Between two comments.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

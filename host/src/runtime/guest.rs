@@ -15,10 +15,10 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::StageLimits;
 use super::http::Http;
-use crate::egress::Egress;
-use crate::event::Envelope;
-use crate::handler::{CallContext, Limit, LogLine};
-use crate::state::{StateError, StateView};
+use crate::runtime::egress::Egress;
+use crate::domain::event::Envelope;
+use crate::stage::handler::{CallContext, Limit, LogLine};
+use crate::stage::state::{StateError, StateView};
 
 /// Generated from the contract.
 #[allow(missing_docs, clippy::pedantic, unreachable_pub, reason = "generated code")]

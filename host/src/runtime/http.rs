@@ -15,9 +15,9 @@ use wasmtime_wasi_http::{
 };
 
 use super::guest::CallData;
-use crate::egress::{CallError, Egress, Patience, Phase, Target};
-use crate::settings::Settings;
-use crate::trace;
+use crate::runtime::egress::{CallError, Egress, Patience, Phase, Target};
+use crate::stage::settings::Settings;
+use crate::domain::trace_context;
 
 /// Headers of one message, as they are held in memory.
 const FIELDS_MAX_BYTES: usize = 64 << 10;
@@ -139,9 +139,9 @@ impl About {
         let reason = self.settings.redact(chain(error));
         let (stage, event) = (&*self.stage, self.event.as_str());
         if error.is_refusal() {
-            tracing::warn!(target: "postrider::egress", stage, event, %reason, "a call to the outside was refused");
+            tracing::warn!(target: "postrider::runtime::egress", stage, event, %reason, "a call to the outside was refused");
         } else {
-            tracing::info!(target: "postrider::egress", stage, event, %reason, "a call to the outside failed");
+            tracing::info!(target: "postrider::runtime::egress", stage, event, %reason, "a call to the outside failed");
         }
     }
 }

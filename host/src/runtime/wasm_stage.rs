@@ -14,9 +14,9 @@ use wasmtime_wasi::I32Exit;
 use super::guest::{CallData, Guest, Stop, bindings};
 use super::load::{Linked, new_store};
 use super::{InstancePolicy, StageLimits};
-use crate::egress::Egress;
-use crate::handler::{Call, Description, Emitted, Failure, Handled, Limit, Outcome, StageHandler};
-use crate::state::StateWrites;
+use crate::runtime::egress::Egress;
+use crate::stage::handler::{Call, Description, Emitted, Failure, Handled, Limit, Outcome, StageHandler};
+use crate::stage::state::StateWrites;
 
 use bindings::exports::postrider::stage::handler as contract;
 

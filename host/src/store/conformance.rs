@@ -21,7 +21,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 
 use super::Store;
-use crate::clock::ManualClock;
+use crate::domain::clock::ManualClock;
 
 /// Where the clock stands when an exercise begins.
 pub const START_MS: u64 = 1_700_000_000_000;

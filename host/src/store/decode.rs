@@ -13,8 +13,8 @@ use super::{
     FailedAttempt, LoggedEvent, Order, OutboxRow, Page, PluginLoad, RecordedDelivery,
     RecordingCursor, StageControl, StateRow, StoreError,
 };
-use crate::cause::Cause;
-use crate::event::{Envelope, Event, EventKey};
+use crate::domain::failure_fingerprint::Cause;
+use crate::domain::event::{Envelope, Event, EventKey};
 
 /// The columns that [`envelope`] reads, of `events e`: fourteen.
 macro_rules! envelope_columns {

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use super::decode::{self, Columns as _, logged_columns};
 use super::read::{Arg, Conditions, Reader};
 use super::{LoggedEvent, Page, StoreError};
-use crate::event::topic_matches;
+use crate::domain::event::topic_matches;
 
 /// Which events of the log; all conditions hold at once.
 #[derive(Debug, Clone, Default)]

@@ -37,10 +37,10 @@ use self::letters::Action;
 pub use self::open::{OpenError, Standing};
 pub use self::scratch::Scratch;
 use self::sql::{Refused, args, fetch, store_error};
-use super::group::{Op, Reply};
+use super::transaction::{Op, Reply};
 use super::log as logs;
 use super::read as questions;
-use super::status::StatusRules;
+use crate::domain::order_status::StatusRules;
 use super::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
     DeadLetterFilter, DeliveryRecord, EventFilter, KnownBindings, LetterCount, LetterGroup,
@@ -48,8 +48,8 @@ use super::{
     OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
     Settled, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
 };
-use crate::clock::Clock;
-use crate::event::DeliveryKey;
+use crate::domain::clock::Clock;
+use crate::domain::event::DeliveryKey;
 
 /// How to open the store.
 pub struct PostgresOptions {

@@ -1,6 +1,6 @@
 //! Recordings as every store keeps them: one, what picks several, and the place in their list.
 
-use crate::event::{Envelope, Event};
+use crate::domain::event::{Envelope, Event};
 
 /// A settled delivery of which there is a recording.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub struct RecordedDelivery {
     pub digest: Option<String>,
     /// Milliseconds since 1970-01-01 UTC.
     pub settled_at_ms: u64,
-    /// See [`crate::recording::Recording`].
+    /// See [`crate::stage::recording::Recording`].
     pub recording: String,
     /// The events that it emitted, in their order; none when one of them is no longer in the log.
     pub emitted: Option<Vec<Event>>,

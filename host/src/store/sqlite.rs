@@ -33,10 +33,10 @@ use self::committer::{Committer, Job, Op, QUEUE_OPS, Reply};
 pub use self::open::{OpenError, Standing};
 use self::sql::{args, fetch};
 use super::decode::Columns as _;
-use super::group::{self, Numbers, Plan, Times};
+use super::transaction::{self, Numbers, Plan, Times};
 use super::log;
 use super::read as questions;
-use super::status::StatusRules;
+use crate::domain::order_status::StatusRules;
 use super::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
     DeadLetterFilter, DeliveryRecord, EventFilter, KnownBindings, LetterCount, LetterGroup,
@@ -44,8 +44,8 @@ use super::{
     OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
     Settled, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
 };
-use crate::clock::Clock;
-use crate::event::DeliveryKey;
+use crate::domain::clock::Clock;
+use crate::domain::event::DeliveryKey;
 
 /// How to open the store.
 pub struct SqliteOptions {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::breaker::Permit;
-use crate::clock::Clock;
+use crate::stage::circuit_breaker::Permit;
+use crate::domain::clock::Clock;
 use crate::pipeline::Stage;
 use crate::store::{ControlState, StageControl};
 
@@ -61,7 +61,7 @@ impl Gate {
             .borrow()
             .as_ref()
             .is_some_and(|control| control.state == ControlState::Paused);
-        !held && self.stage.breaker().state() == crate::breaker::BreakerState::Closed
+        !held && self.stage.breaker().state() == crate::stage::circuit_breaker::BreakerState::Closed
     }
 
     /// Whether the rate lets one more message run now; one that `may_wait` waits for its turn.

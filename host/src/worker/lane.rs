@@ -20,20 +20,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::Services;
 use super::gate::Gate;
-use crate::breaker::{BreakerState, Health, Permit};
+use crate::stage::circuit_breaker::{BreakerState, Health, Permit};
 use crate::broker::{Acker, Incoming};
-use crate::decide::{self, Moment, Tried};
-use crate::event::{BREAKER_CHANGED, DeliveryKey, idempotency_key};
-use crate::handler::{Call, CallContext, Outcome};
-use crate::meter::Settled;
+use crate::worker::decide::{self, Moment, Tried};
+use crate::domain::event::{BREAKER_CHANGED, DeliveryKey, idempotency_key};
+use crate::stage::handler::{Call, CallContext, Outcome};
+use crate::pipeline::metrics::Settled;
 use crate::pipeline::{Running, Stage};
-use crate::plugins::PluginChange;
-use crate::recording::Decided;
-use crate::state::{BatchState, LaneCache};
+use crate::pipeline::plugin_change::PluginChange;
+use crate::stage::recording::Decided;
+use crate::stage::state::{BatchState, LaneCache};
 use crate::store::{
     Batch, Commit, LockedState, Settlement, StateSource, StoreError, Verdict, Version,
 };
-use crate::trace::Trace;
+use crate::domain::trace_context::Trace;
 
 /// Times that a refused batch is run again as a whole; after that its messages are committed one by
 /// one.

@@ -54,7 +54,7 @@ macro_rules! export {
         #[cfg(target_arch = "wasm32")]
         type PostriderStageAdapter = $crate::Adapter<$stage>;
         #[cfg(target_arch = "wasm32")]
-        $crate::bindings::export_stage!(PostriderStageAdapter with_types_in $crate::bindings);
+        $crate::background::binding_sync::export_stage!(PostriderStageAdapter with_types_in $crate::background::binding_sync);
     };
 }
 

@@ -20,7 +20,7 @@ use lapin::{BasicProperties, Channel};
 use super::link::{Link, within};
 use super::message::{self, Defaults};
 use crate::broker::{Acker, BrokerError, Consumer, Dead, DeadConsumer, Incoming};
-use crate::clock::Clock;
+use crate::domain::clock::Clock;
 
 /// Dead messages are few: this many at a time.
 const DEAD_PREFETCH: u16 = 32;

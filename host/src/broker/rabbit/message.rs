@@ -13,10 +13,10 @@ use lapin::types::{AMQPValue, FieldTable, LongString};
 use sha2::{Digest as _, Sha256};
 
 use crate::broker::Outgoing;
-use crate::cloud_events::{self, STRUCTURED};
-use crate::event::{Envelope, Event, EventKey, TIME_MAX_MS, hex, without_nul};
-use crate::mistake::Mistake;
-use crate::times;
+use crate::domain::cloud_events::{self, STRUCTURED};
+use crate::domain::event::{Envelope, Event, EventKey, TIME_MAX_MS, hex, without_nul};
+use crate::domain::field_error::Mistake;
+use crate::domain::timestamp;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;

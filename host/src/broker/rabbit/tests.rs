@@ -14,8 +14,8 @@ use super::topology::Names;
 use super::{Rabbit, RabbitOptions};
 use crate::broker::conformance::{self, bound, event, received, sent};
 use crate::broker::{Broker, BrokerError};
-use crate::clock::SystemClock;
-use crate::event::Envelope;
+use crate::domain::clock::SystemClock;
+use crate::domain::event::Envelope;
 
 /// Names of its own on the broker of the environment, else on the one that listens on the default
 /// port; gone at the end.

@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 
 use super::{BenchArgs, Instances, Report, load};
 use crate::broker::rabbit::{Rabbit, RabbitOptions};
-use crate::clock::SystemClock;
+use crate::domain::clock::SystemClock;
 use crate::config::Config;
 #[cfg(feature = "reference-stages")]
-use crate::handler::sdk::SdkStage;
+use crate::stage::sdk::SdkStage;
 use crate::host::Host;
 #[cfg(feature = "reference-stages")]
 use crate::host::HostBuilder;

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use include_dir::{Dir, DirEntry, include_dir};
 use serde_json::json;
 
-use crate::config::is_name;
+use crate::domain::name::is_name;
 
 static TEMPLATES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../sdk/templates");
 /// The Rust SDK goes along with a Rust stage.

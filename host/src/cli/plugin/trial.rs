@@ -10,12 +10,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::app::as_json;
-use crate::clock::{Clock as _, SystemClock};
-use crate::event::{DeliveryKey, Envelope, Event, idempotency_key};
-use crate::handler::{Call, CallContext, Handled, Logs, Outcome, StageHandler as _};
-use crate::recording::Recorder;
+use crate::domain::clock::{Clock as _, SystemClock};
+use crate::domain::event::{DeliveryKey, Envelope, Event, idempotency_key};
+use crate::stage::handler::{Call, CallContext, Handled, Logs, Outcome, StageHandler as _};
+use crate::stage::recording::Recorder;
 use crate::runtime::{InstancePolicy, Linked, Runtime, RuntimeSettings, StageLimits, WasmStage};
-use crate::state::{BatchState, LaneCache};
+use crate::stage::state::{BatchState, LaneCache};
 use crate::store::memory::MemoryState;
 
 /// A case: an event, and what the stage finds when it gets it.

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::recording::Recorded;
-use crate::replay::{Change, Verdict};
+use crate::stage::recording::Recorded;
+use crate::cli::replay::engine::{Change, Verdict};
 
 /// Counts, and what is worth a look.
 pub(super) struct Report {

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 
 use super::super::client::Target;
 use super::ReplayArgs;
-use crate::clock::{Clock as _, SystemClock};
-use crate::recording::Recorded;
+use crate::domain::clock::{Clock as _, SystemClock};
+use crate::stage::recording::Recorded;
 
 /// Recordings fetched, or read, at once.
 const PAGE: u64 = 200;

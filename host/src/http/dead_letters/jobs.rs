@@ -20,9 +20,9 @@ use crate::http::json::JsonBody;
 use crate::http::lists::Items;
 use crate::http::paths::JobId;
 use crate::http::problem::{Answer, Problem};
-use crate::orders::whole;
+use crate::domain::order::whole;
 use crate::store::DeadLetterFilter;
-use crate::workbench::{Job, JobStatus, RATE, RATE_MAX, StartError, Task, Work};
+use crate::app::dead_letters::{Job, JobStatus, RATE, RATE_MAX, StartError, Task, Work};
 
 /// A job of this host.
 #[derive(Debug, Serialize, ToSchema)]

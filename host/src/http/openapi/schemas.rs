@@ -3,11 +3,11 @@
 
 use serde_json::{Value, json};
 
-use crate::cloud_events::{ATTRIBUTE_PATTERN, TEXT_PATTERN, VALUE_PATTERN};
+use crate::domain::cloud_events::{ATTRIBUTE_PATTERN, TEXT_PATTERN, VALUE_PATTERN};
 use crate::http::fields::REASON_MAX;
-use crate::ingress::BATCH_MAX;
-use crate::orders::{ID_PATTERN, ITEMS_MAX, NAME_PATTERN, QUANTITY_MAX};
-use crate::workbench::{RATE, RATE_MAX};
+use crate::domain::cloud_events::http_binding::BATCH_MAX;
+use crate::domain::order::{ID_PATTERN, ITEMS_MAX, NAME_PATTERN, QUANTITY_MAX};
+use crate::app::dead_letters::{RATE, RATE_MAX};
 
 /// Whether the body may be left out.
 pub(super) fn is_optional(reference: &str) -> bool {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Bench, START_MS};
-use crate::event::DeliveryKey;
-use crate::event::{Envelope, Event, EventKey, emitted_id};
+use crate::domain::event::DeliveryKey;
+use crate::domain::event::{Envelope, Event, EventKey, emitted_id};
 use crate::store::{
     Batch, Commit, DeadLetter, DeadLetterFilter, DeliveryRecord, FailedAttempt, NewEvent, NewOrder,
     OutboxRow, Settlement, Verdict, Version,
@@ -157,8 +157,8 @@ pub(super) fn failure(round: u32, attempt: u32) -> FailedAttempt {
 
 /// A try after which the delivery dies.
 pub(super) fn dead(event: &Arc<Envelope>) -> Settlement {
-    let id = crate::event::death_id(&key(event, "payment"), 1);
-    let announcement = envelope(crate::event::DEAD_LETTERED, &id, event.order_id.as_deref());
+    let id = crate::domain::event::death_id(&key(event, "payment"), 1);
+    let announcement = envelope(crate::domain::event::DEAD_LETTERED, &id, event.order_id.as_deref());
     let verdict = Verdict::Dead {
         code: "no-answer".to_owned(),
         message: "the bank did not answer".to_owned(),

@@ -7,7 +7,7 @@ use super::Bench;
 use super::build::{
     batch, dead, emits, envelope, key, new_event, new_order, retry, settlement, writing,
 };
-use crate::event::{Envelope, ORDER_CANCELLED};
+use crate::domain::event::{Envelope, ORDER_CANCELLED};
 use crate::store::{
     Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeliveryStatus, NewCancel, OutboxRow,
     Settlement, Store, Verdict,

@@ -23,7 +23,7 @@ use super::sql::{Refused, args, execute, script};
 use super::write;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
-use crate::store::group::{self, Asked, Numbers, Op, Reply, Times};
+use crate::store::transaction::{self, Asked, Numbers, Op, Reply, Times};
 
 /// Operations that wait for the writer before their callers have to.
 pub(super) const QUEUE_OPS: usize = 1024;

@@ -8,8 +8,8 @@ use sqlx::PgConnection;
 
 use super::sql::{Refused, args, columns, fetch, push};
 use crate::store::decode::{self, Columns as _, order_columns};
-use crate::store::group::{Asked, Known, Present, Seen, pick};
-use crate::store::status::StatusRules;
+use crate::store::transaction::{Asked, Known, Present, Seen, pick};
+use crate::domain::order_status::StatusRules;
 
 /// Answers all that is asked.
 pub(super) async fn load<'a>(

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::sql::{Refused, args, columns, execute, fetch, push};
 use super::{Begun, Context, committer, write};
 use crate::store::decode;
-use crate::store::group::{Numbers, Op, Reply, Times};
+use crate::store::transaction::{Numbers, Op, Reply, Times};
 use crate::store::{Batch, Commit, LockedState, StateRow, StoreError};
 
 /// A transaction that holds the keys.

@@ -12,7 +12,7 @@ use super::Context;
 use super::sql::{Refused, args, execute, fetch, store_error};
 use super::{committer, write};
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
-use crate::store::group::Plan;
+use crate::store::transaction::Plan;
 use crate::store::{Direct, Lost, OutboxRow, StoreError};
 
 /// The time by which leases count: the first placeholder, or the database's own.

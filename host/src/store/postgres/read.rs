@@ -6,9 +6,9 @@ use sqlx::PgPool;
 use sqlx::postgres::PgRow;
 
 use super::sql::{args, columns, fetch, fetch_built, push, store_error};
-use crate::event::{DeliveryKey, without_nul};
+use crate::domain::event::{DeliveryKey, without_nul};
 use crate::store::decode::{self, Columns as _, columns_of};
-use crate::store::read::{Arg, Reader};
+use crate::store::queries::{Arg, Reader};
 use crate::store::{StateRow, StoreError};
 
 columns_of!(PgRow, store_error);

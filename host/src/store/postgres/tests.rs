@@ -10,10 +10,10 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
 use super::{PostgresOptions, PostgresStore};
-use crate::clock::ManualClock;
-use crate::event::DeliveryKey;
+use crate::domain::clock::ManualClock;
+use crate::domain::event::DeliveryKey;
 use crate::store::conformance::{self, LEASE_MS};
-use crate::store::status::StatusRules;
+use crate::domain::order_status::StatusRules;
 use crate::store::{
     Batch, Commit, EventFilter, LogRange, Settlement, StageBinding, StateSource as _, Store,
     Verdict,

@@ -15,8 +15,8 @@ use sqlx::postgres::PgArguments;
 use super::Context;
 use super::sql::{Refused, args, columns, execute, fetch, list, push};
 use crate::store::decode::{Columns as _, status_name};
-use crate::store::group::{DeliveryRow, Plan, Standing, StateRow};
-use crate::store::status::StatusRules;
+use crate::store::transaction::{DeliveryRow, Plan, Standing, StateRow};
+use crate::domain::order_status::StatusRules;
 
 /// Writes everything.
 pub(super) async fn write(

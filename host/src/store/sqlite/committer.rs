@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::sql::{args, execute, store_error};
 use super::{Context, hosts, letters, load, outbox, prune, write};
-use crate::clock::Clock;
-use crate::store::group::{self, Asked};
+use crate::domain::clock::Clock;
+use crate::store::transaction::{self, Asked};
 use crate::store::{
     ControlState, DeadLetterAction, KnownBindings, NewEvent, OutboxRow, PluginLoad, Pruned,
     StageBinding, StageControl, StoreError,

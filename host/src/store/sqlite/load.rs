@@ -6,8 +6,8 @@ use sqlx::SqliteConnection;
 use super::sql::{args, fetch, json};
 use crate::store::StoreError;
 use crate::store::decode::{self, Columns as _, order_columns};
-use crate::store::group::{Asked, Known, Present, Seen, pick};
-use crate::store::status::StatusRules;
+use crate::store::transaction::{Asked, Known, Present, Seen, pick};
+use crate::domain::order_status::StatusRules;
 
 /// Answers all that is asked.
 pub(super) async fn load<'a>(

@@ -3,9 +3,9 @@
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::sql::{args, fetch, fetch_built, json, push, store_error};
-use crate::event::DeliveryKey;
+use crate::domain::event::DeliveryKey;
 use crate::store::decode::{self, Columns as _, columns_of};
-use crate::store::read::{Arg, Reader};
+use crate::store::queries::{Arg, Reader};
 use crate::store::{StateRow, StoreError};
 
 columns_of!(SqliteRow, store_error);

@@ -5,7 +5,7 @@
 use super::sql::{Shape, Statement, json, push};
 use crate::store::DeliveryStatus;
 use crate::store::decode::status_name;
-use crate::store::group::{
+use crate::store::transaction::{
     AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, RecordingRow,
     StateRow,
 };

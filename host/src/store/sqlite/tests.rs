@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{SqliteOptions, SqliteStore};
-use crate::clock::{Clock, ManualClock};
+use crate::domain::clock::{Clock, ManualClock};
 use crate::store::StateSource as _;
 use crate::store::conformance::{self, LEASE_MS, START_MS};
-use crate::store::status::StatusRules;
+use crate::domain::order_status::StatusRules;
 use crate::store::{Batch, Commit, Store, StoreError};
 
 async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStore> {

@@ -9,8 +9,8 @@ use super::rows;
 use super::sql::{args, execute, execute_all, fetch, json};
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
-use crate::store::group::{Plan, Standing};
-use crate::store::status::StatusRules;
+use crate::store::transaction::{Plan, Standing};
+use crate::domain::order_status::StatusRules;
 
 /// Writes everything.
 pub(super) async fn write(

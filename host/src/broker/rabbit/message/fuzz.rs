@@ -15,7 +15,7 @@ use super::{
     EXPIRES_MS, HOPS, ORDER, ROUND, STRUCTURED, decode, encode, stand_in,
 };
 use crate::broker::Outgoing;
-use crate::event::{Envelope, Event};
+use crate::domain::event::{Envelope, Event};
 use crate::fuzz::{
     Given, Stored, any_bytes, any_list, any_stage, any_text, decide_and_store, is_fit,
 };

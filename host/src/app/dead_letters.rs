@@ -1,0 +1,302 @@
+//! Dead letters as a workbench: look at what died, mend it, run it again or close it, one letter or
+//! many.
+//!
+//! The API, the command line (over HTTP) and embedders use this one service. Guarantee: a letter is
+//! settled once; the store compares and sets it, so doing anything twice, here or on several hosts,
+//! is harmless. What comes in numbers is a job (`jobs`), bounded in its rate.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use self::jobs::Jobs;
+pub use self::jobs::{
+    Job, JobFailure, JobState, JobStatus, RATE, RATE_MAX, StartError, Task, Work,
+};
+use crate::domain::cloud_events::is_json;
+use crate::domain::event::{DeliveryKey, Envelope, Event, EventKey, without_nul};
+use crate::store::{
+    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryRecord, LetterGroup,
+    NewEvent, OutboxRow, Page, StoreError,
+};
+use crate::domain::trace_context::Trace;
+use crate::services::Services;
+
+mod jobs;
+
+/// Letters of an earlier version that get their cause in one transaction, and how often before the
+/// rest has to wait for the next question.
+const CAUSES_AT_ONCE: u32 = 1_000;
+const CAUSES_ROUNDS: u32 = 20;
+
+/// How a letter is run again.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Edit {
+    /// As it was.
+    None,
+    /// With this body.
+    Body(Value),
+    /// With its body after this merge patch (RFC 7396).
+    Patch(Value),
+}
+
+impl Edit {
+    /// The new body; none when there is nothing to change.
+    fn applied(&self, body: &[u8]) -> Result<Option<Value>, String> {
+        match self {
+            Self::None => Ok(None),
+            Self::Body(body) => Ok(Some(body.clone())),
+            Self::Patch(patch) => patched(body, patch),
+        }
+    }
+}
+
+/// What became of the wish to run a letter again.
+#[derive(Debug)]
+pub enum Replayed {
+    /// The store's word; the rows are with the relay already.
+    Settled {
+        /// See there.
+        action: DeadLetterAction,
+        /// The event that took its place; none: it runs again as it was.
+        event: Option<EventKey>,
+    },
+    /// The patch does not fit the body: why. Nothing was changed.
+    NotEditable(String),
+}
+
+/// What a replayed letter became.
+#[derive(Debug)]
+pub struct Successor {
+    /// The event: the same one, or the edited one.
+    pub event: EventKey,
+    /// Whether it was edited.
+    pub edited: bool,
+    /// How it goes; none when retention took it.
+    pub delivery: Option<DeliveryRecord>,
+}
+
+/// A letter with what it was replayed as.
+#[derive(Debug)]
+pub struct LetterStory {
+    /// The letter.
+    pub letter: DeadLetter,
+    /// What became of it, for a replayed one.
+    pub successor: Option<Successor>,
+}
+
+/// The service.
+pub struct Workbench {
+    services: Services,
+    /// Source of edited events.
+    source: String,
+    expiry_ms: u64,
+    jobs: Jobs,
+}
+
+/// How a letter is about to be run again: made once, so that it can be tried again without doing it
+/// twice.
+enum Prepared {
+    AsItWas,
+    Edited(Box<NewEvent>),
+}
+
+impl Workbench {
+    pub(crate) fn new(services: Services, source: String, expiry_ms: u64) -> Self {
+        Self { services, source, expiry_ms, jobs: Jobs::default() }
+    }
+
+    /// Runs jobs until cancelled; what a job has not replayed by then is still open.
+    pub(crate) async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        jobs::run(self, cancel).await;
+    }
+
+    /// Letters, newest first.
+    pub async fn list(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
+        if filter.group.is_some() {
+            self.note_causes().await?;
+        }
+        self.services.store.dead_letters(filter).await
+    }
+
+    /// Groups of the letters that the filter leaves, by their newest letter.
+    pub async fn groups(&self, filter: DeadLetterFilter) -> Result<Page<LetterGroup>, StoreError> {
+        self.note_causes().await?;
+        self.services.store.letter_groups(filter).await
+    }
+
+    /// Older versions wrote letters without a cause, and may still do so on another host.
+    async fn note_causes(&self) -> Result<(), StoreError> {
+        for _ in 0..CAUSES_ROUNDS {
+            if self.services.store.note_causes(CAUSES_AT_ONCE).await? < u64::from(CAUSES_AT_ONCE) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One letter, and what became of it.
+    pub async fn letter(&self, id: i64) -> Result<Option<LetterStory>, StoreError> {
+        let Some(letter) = self.services.store.dead_letter(id).await? else { return Ok(None) };
+        let successor = match letter.status {
+            DeadLetterStatus::Replayed => Some(self.successor(&letter).await?),
+            DeadLetterStatus::Open | DeadLetterStatus::Discarded => None,
+        };
+        Ok(Some(LetterStory { letter, successor }))
+    }
+
+    async fn successor(&self, letter: &DeadLetter) -> Result<Successor, StoreError> {
+        let edited = letter.replayed_as.is_some();
+        let event = letter.replayed_as.clone().unwrap_or_else(|| letter.envelope.key());
+        let key = DeliveryKey { stage: letter.stage.as_str().into(), event: event.clone() };
+        let delivery = self.services.store.delivery(&key).await?;
+        Ok(Successor { event, edited, delivery })
+    }
+
+    /// Runs a letter again.
+    pub async fn replay(&self, id: i64, edit: &Edit) -> Result<Replayed, StoreError> {
+        let prepared = match self.prepare(id, edit).await? {
+            Ok(prepared) => prepared,
+            Err(refused) => return Ok(refused),
+        };
+        self.replay_prepared(id, &prepared).await
+    }
+
+    async fn replay_prepared(&self, id: i64, prepared: &Prepared) -> Result<Replayed, StoreError> {
+        let store = &self.services.store;
+        let (action, event) = match prepared {
+            Prepared::AsItWas => {
+                (store.replay(id, self.services.clock.now_ms() + self.expiry_ms).await?, None)
+            }
+            Prepared::Edited(event) => {
+                (store.replay_edited(id, (**event).clone()).await?, Some(event.envelope.key()))
+            }
+        };
+        Ok(Replayed::Settled { action: self.hand_over(action), event })
+    }
+
+    /// Closes a letter for good.
+    pub async fn discard(&self, id: i64, reason: &str) -> Result<DeadLetterAction, StoreError> {
+        self.services.store.discard(id, without_nul(reason.to_owned())).await
+    }
+
+    /// Begins work on all open letters that a filter leaves now; those that die later are not part
+    /// of it.
+    pub async fn start(&self, task: Task) -> Result<Arc<Job>, StartError> {
+        if task.filter.group.is_some() {
+            self.note_causes().await?;
+        }
+        let open = DeadLetterFilter { status: Some(DeadLetterStatus::Open), ..task.filter.clone() };
+        let count = self.services.store.count_letters(open).await?;
+        self.jobs.add(Job::new(task, count, self.services.clock.now_ms()))
+    }
+
+    /// A job of this host.
+    pub fn job(&self, id: &str) -> Option<Arc<Job>> {
+        self.jobs.find(id)
+    }
+
+    /// The jobs that this host remembers, newest first.
+    pub fn jobs(&self) -> Vec<Arc<Job>> {
+        self.jobs.all()
+    }
+
+    /// Reads the letter where an edit needs it.
+    async fn prepare(
+        &self,
+        id: i64,
+        edit: &Edit,
+    ) -> Result<Result<Prepared, Replayed>, StoreError> {
+        if *edit == Edit::None {
+            return Ok(Ok(Prepared::AsItWas));
+        }
+        let settled = |action| Ok(Err(Replayed::Settled { action, event: None }));
+        let Some(letter) = self.services.store.dead_letter(id).await? else {
+            return settled(DeadLetterAction::NotFound);
+        };
+        if letter.status != DeadLetterStatus::Open {
+            return settled(DeadLetterAction::AlreadySettled(letter.status));
+        }
+        Ok(match edit.applied(&letter.envelope.event.data) {
+            Ok(Some(body)) => Ok(Prepared::Edited(Box::new(self.edited(letter, &body)))),
+            // What was not changed keeps its id, and with it its idempotency key.
+            Ok(None) => Ok(Prepared::AsItWas),
+            Err(why) => Err(Replayed::NotEditable(why)),
+        })
+    }
+
+    /// The event that takes the place of a letter's: caused by it, for the same stage alone.
+    fn edited(&self, letter: DeadLetter, body: &Value) -> NewEvent {
+        let now_ms = self.services.clock.now_ms();
+        let stage: Arc<str> = letter.stage.into();
+        let old = letter.envelope;
+        let cause = Some(old.key());
+        let mut attributes = old.event.attributes.clone();
+        Trace::of_event(&old.event).mark(&mut attributes);
+        let is_json = is_json(&old.event.content_type);
+        let content_type =
+            if is_json { old.event.content_type } else { "application/json".to_owned() };
+        let event = Event {
+            id: uuid::Uuid::now_v7().to_string(),
+            source: self.source.clone(),
+            time_ms: now_ms,
+            data: body.to_string().into(),
+            content_type,
+            attributes,
+            event_type: old.event.event_type,
+            subject: old.event.subject,
+        };
+        let envelope = Envelope {
+            event,
+            cause,
+            order_id: old.order_id,
+            correlation_id: old.correlation_id,
+            hops: old.hops,
+            expires_at_ms: now_ms + self.expiry_ms,
+        };
+        NewEvent {
+            envelope: Arc::new(envelope),
+            routed_to: vec![Arc::clone(&stage)],
+            due_at_ms: now_ms,
+            producer: None,
+            only_stage: Some(stage),
+        }
+    }
+
+    fn hand_over(&self, action: DeadLetterAction) -> DeadLetterAction {
+        match action {
+            DeadLetterAction::Done(rows) => {
+                self.services.relay.hand_over(rows);
+                DeadLetterAction::Done(Vec::<OutboxRow>::new())
+            }
+            other => other,
+        }
+    }
+}
+
+/// The body after the patch; none when the patch changes nothing in it.
+fn patched(body: &[u8], patch: &Value) -> Result<Option<Value>, String> {
+    let before: Value = serde_json::from_slice(body)
+        .map_err(|error| format!("the body is not JSON, so it cannot be patched: {error}"))?;
+    let mut after = before.clone();
+    json_patch::merge(&mut after, patch);
+    Ok((after != before).then_some(after))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_patch_changes_what_it_names() {
+        let body = br#"{"total": 20, "force_fail": true, "user": {"id": 1, "name": "a"}}"#;
+        let patch = json!({ "force_fail": null, "user": { "name": "b" } });
+        let expected = json!({ "total": 20, "user": { "id": 1, "name": "b" } });
+        assert_eq!(patched(body, &patch).unwrap(), Some(expected));
+        assert_eq!(patched(body, &json!({ "total": 20, "absent": null })).unwrap(), None);
+        assert!(patched(b"\xff", &patch).unwrap_err().contains("not JSON"));
+    }
+}

@@ -1,0 +1,13 @@
+//! The vocabulary of the pipeline: events, orders, time and names. Pure: no I/O, and it knows no other
+//! module of the crate.
+
+pub mod clock;
+pub mod event;
+pub mod trace_context;
+pub mod name;
+pub mod field_error;
+pub mod timestamp;
+pub mod cloud_events;
+pub mod order;
+pub mod order_status;
+pub mod failure_fingerprint;

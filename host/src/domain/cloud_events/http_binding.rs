@@ -1,0 +1,243 @@
+//! Events that arrive over HTTP, as CloudEvents has it: binary, structured and batch mode. Pure:
+//! parsed and checked in one go, every problem at once.
+//!
+//! Bounds: [`BATCH_MAX`] events at once, the lengths of [`cloud_events::check`], and a schedule
+//! within the operator's horizon.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use crate::domain::cloud_events::{self, HOST, HOST_CORRELATION, HOST_ORDER};
+use crate::domain::event::Event;
+use crate::domain::field_error::Mistake;
+use crate::domain::timestamp;
+
+/// Most events in one batch.
+pub const BATCH_MAX: usize = 1_000;
+/// The extension attribute that schedules an event.
+const DELIVER_AT: &str = "deliverat";
+
+/// What the checks need to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// Milliseconds since 1970-01-01 UTC.
+    pub now_ms: u64,
+    /// Nothing is scheduled further ahead.
+    pub schedule_max_ms: u64,
+    /// Source of an event that names none.
+    pub source: &'a str,
+}
+
+/// An event that can be accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arrival {
+    /// The event.
+    pub event: Event,
+    /// The order that it says it is about.
+    pub order_id: Option<String>,
+    /// The event that began its chain, where it says so.
+    pub correlation_id: Option<String>,
+    /// When it shall be delivered; none: at once.
+    pub due_at_ms: Option<u64>,
+}
+
+/// One event in JSON.
+pub fn structured(document: Value, rules: Rules<'_>) -> Result<Arrival, Vec<Mistake>> {
+    let Value::Object(fields) = document else {
+        return Err(vec![Mistake::at("", "must be a JSON object: a CloudEvent")]);
+    };
+    let wrong_version = (fields.get("specversion") != Some(&Value::from("1.0")))
+        .then(|| Mistake::at("/specversion", "must be \"1.0\""));
+    let (event, more) = cloud_events::draft(fields, rules.now_ms);
+    arrival(event, wrong_version.into_iter().chain(more).collect(), rules)
+}
+
+/// Several events in JSON.
+pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<Arrival>, Vec<Mistake>> {
+    let documents = match document {
+        Value::Array(documents) if documents.len() <= BATCH_MAX => documents,
+        _ => {
+            return Err(vec![Mistake::at(
+                "",
+                format!("must be a JSON list of at most {BATCH_MAX} CloudEvents"),
+            )]);
+        }
+    };
+    let mut problems = Vec::new();
+    let mut arrivals = Vec::with_capacity(documents.len());
+    for (index, document) in documents.into_iter().enumerate() {
+        match structured(document, rules) {
+            Ok(arrival) => arrivals.push(arrival),
+            Err(found) => problems.extend(
+                found
+                    .into_iter()
+                    .map(|one| Mistake { pointer: format!("/{index}{}", one.pointer), ..one }),
+            ),
+        }
+    }
+    if problems.is_empty() { Ok(arrivals) } else { Err(problems) }
+}
+
+/// One event whose attributes came beside its data. An id and a source are given to one that has
+/// none.
+pub fn binary(
+    mut attributes: BTreeMap<String, String>,
+    content_type: Option<&str>,
+    data: Bytes,
+    rules: Rules<'_>,
+) -> Result<Arrival, Vec<Mistake>> {
+    let mut problems = Vec::new();
+    if attributes.get("specversion").is_some_and(|version| version != "1.0") {
+        problems.push(Mistake::at("/specversion", "must be \"1.0\""));
+    }
+    attributes.entry("id".to_owned()).or_insert_with(|| uuid::Uuid::now_v7().to_string());
+    attributes.entry("source".to_owned()).or_insert_with(|| rules.source.to_owned());
+    for name in ["data", "data_base64", "datacontenttype"] {
+        attributes.remove(name);
+    }
+    let mut fields: Map<String, Value> =
+        attributes.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+    let content_type = content_type.filter(|kind| !kind.is_empty()).unwrap_or("application/json");
+    fields.insert("datacontenttype".into(), content_type.into());
+    if cloud_events::is_json(content_type)
+        && !data.is_empty()
+        && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&data)
+    {
+        problems.push(Mistake::at(
+            "",
+            format!("the body is not JSON, which its content type says it is: {error}"),
+        ));
+    }
+    let (event, more) = cloud_events::draft(fields, rules.now_ms);
+    problems.extend(more);
+    arrival(Event { data, ..event }, problems, rules)
+}
+
+/// Checks what was read, given the problems of the reading.
+fn arrival(
+    mut event: Event,
+    mut problems: Vec<Mistake>,
+    rules: Rules<'_>,
+) -> Result<Arrival, Vec<Mistake>> {
+    // What is missing is not said to be too short as well.
+    let more = cloud_events::check(&event)
+        .into_iter()
+        .filter(|one| !problems.iter().any(|before| before.pointer == one.pointer));
+    let more: Vec<Mistake> = more.collect();
+    problems.extend(more);
+    let own = |event: &Event, wanted: &str| {
+        event.attributes.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone())
+    };
+    let due_at_ms =
+        schedule(own(&event, DELIVER_AT).as_deref(), None, rules).unwrap_or_else(|detail| {
+            problems.push(Mistake::at("/deliverat", detail));
+            None
+        });
+    let correlation_id = own(&event, HOST_CORRELATION);
+    let order_id = own(&event, HOST_ORDER)
+        .or_else(|| Some(event.subject.clone()))
+        .filter(|order| !order.is_empty());
+    event.attributes.retain(|(name, _)| !name.starts_with(HOST) && name != DELIVER_AT);
+    if problems.is_empty() {
+        Ok(Arrival { event, order_id, correlation_id, due_at_ms })
+    } else {
+        Err(problems)
+    }
+}
+
+/// When something is to be delivered, said as a time or as a delay; none: at once.
+pub fn schedule(
+    deliver_at: Option<&str>,
+    delay: Option<&str>,
+    rules: Rules<'_>,
+) -> Result<Option<u64>, String> {
+    let due_at_ms = match (deliver_at, delay) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => return Err("give a time or a delay, not both".to_owned()),
+        (Some(at), None) => times::instant_ms(at)?,
+        (None, Some(delay)) => rules.now_ms.saturating_add(times::span_ms(delay)?),
+    };
+    let last_ms = rules.now_ms.saturating_add(rules.schedule_max_ms);
+    if due_at_ms > last_ms {
+        return Err(format!("the latest is {} (`orders.schedule_max_ms`)", times::text(last_ms)));
+    }
+    Ok((due_at_ms > rules.now_ms).then_some(due_at_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const RULES: Rules<'_> =
+        Rules { now_ms: 1_700_000_000_000, schedule_max_ms: 60_000, source: "/orders/api" };
+
+    #[test]
+    fn the_three_modes_say_the_same() {
+        let document = json!({ "specversion": "1.0", "id": "9", "source": "/desk", "type": "order.flagged", "subject": "7", "data": {"a": 1},
+            "deliverat": "2023-11-14T22:13:50Z", "zone": "x", "postriderorder": "o-7", "postriderstage": "payment" });
+        let one = structured(document.clone(), RULES).unwrap();
+        assert_eq!(batch(json!([document]), RULES).unwrap(), std::slice::from_ref(&one));
+        let attributes = [
+            ("id", "9"),
+            ("source", "/desk"),
+            ("type", "order.flagged"),
+            ("subject", "7"),
+            ("zone", "x"),
+        ];
+        let mut attributes: BTreeMap<String, String> =
+            attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        attributes.extend([
+            ("deliverat".to_owned(), "1700000030000".to_owned()),
+            ("postriderorder".to_owned(), "o-7".to_owned()),
+        ]);
+        assert_eq!(binary(attributes, None, "{\"a\":1}".into(), RULES).unwrap(), one);
+        assert_eq!(
+            (one.order_id.as_deref(), one.due_at_ms),
+            (Some("o-7"), Some(1_700_000_030_000))
+        );
+        assert_eq!(one.event.attributes, [("zone".to_owned(), "x".to_owned())]);
+    }
+
+    #[test]
+    fn a_batch_names_every_problem_with_its_place() {
+        let good = json!({ "specversion": "1.0", "id": "1", "source": "/a", "type": "a" });
+        let late = json!({ "specversion": "1.0", "id": "1", "source": "/a", "type": "a", "deliverat": "2100-01-01T00:00:00Z" });
+        let problems = batch(json!([good, { "id": "1" }, 7, late]), RULES).unwrap_err();
+        let pointers: Vec<&str> = problems.iter().map(|problem| problem.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/1/specversion", "/1/source", "/1/type", "/2", "/3/deliverat"]);
+        let reserved = json!({ "specversion": "1.0", "type": "postrider.x", "Bad": "x" });
+        let pointers: Vec<String> = structured(reserved, RULES)
+            .unwrap_err()
+            .into_iter()
+            .map(|problem| problem.pointer)
+            .collect();
+        assert_eq!(pointers, ["/id", "/source", "/type", "/Bad"]);
+        assert!(batch(json!(vec![good; BATCH_MAX + 1]), RULES).is_err());
+    }
+
+    #[test]
+    fn a_schedule_is_bounded_and_the_past_is_now() {
+        assert_eq!(schedule(None, Some("30s"), RULES), Ok(Some(RULES.now_ms + 30_000)));
+        assert_eq!(schedule(Some("2001-01-01T00:00:00Z"), None, RULES), Ok(None));
+        assert!(schedule(None, Some("61s"), RULES).unwrap_err().contains("schedule_max_ms"));
+        assert!(
+            schedule(Some("1"), Some("1s"), RULES).is_err()
+                && schedule(None, Some("soon"), RULES).is_err()
+        );
+    }
+
+    #[test]
+    fn what_says_that_it_is_json_is_json() {
+        let attributes = || BTreeMap::from([("type".to_owned(), "a.b".to_owned())]);
+        assert_eq!(
+            binary(attributes(), Some("application/json"), "{".into(), RULES).unwrap_err().len(),
+            1
+        );
+        let arrival = binary(attributes(), Some("text/plain"), "{".into(), RULES).unwrap();
+        assert_eq!((arrival.event.source.as_str(), arrival.order_id), ("/orders/api", None));
+    }
+}

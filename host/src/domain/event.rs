@@ -1,0 +1,360 @@
+//! Events and the envelopes they travel in: CloudEvents 1.0 attributes plus what the host needs to
+//! bound a journey.
+//!
+//! Bounds: an envelope carries its hop count (so that a cycle ends) and its absolute expiry.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use utoipa::ToSchema;
+
+/// Event types that start with this are the host's own; stages may consume but never emit them.
+pub const HOST_EVENT_PREFIX: &str = "postrider.";
+/// Published for every death of a delivery, with the stage as attribute.
+pub const DEAD_LETTERED: &str = "postrider.dead-lettered";
+/// An order was accepted. Its subject is the order id.
+pub const ORDER_CREATED: &str = "order.created";
+/// An order is to be cancelled: what was done for it is undone. Its subject is the order id.
+pub const ORDER_CANCELLED: &str = "order.cancelled";
+/// The circuit breaker of a stage opened or closed on a host. Its subject is the stage.
+pub const BREAKER_CHANGED: &str = "postrider.breaker-changed";
+/// A new version of a stage trapped too often on a host, and the one before was put back. Its
+/// subject is the stage.
+pub const PLUGIN_ROLLED_BACK: &str = "postrider.plugin-rolled-back";
+/// Stock arrived for a product. Its subject is the SKU.
+pub const PRODUCT_STOCKED: &str = "product.stocked";
+
+/// Attributes of `CloudEvents` that are fields of [`Event`]: one of such a name among the others
+/// would pass for them in a message.
+const CONTEXT: [&str; 6] = ["id", "source", "type", "subject", "time", "specversion"];
+/// All texts of an envelope: they are headers of a message, some of them twice, and `RabbitMQ`
+/// takes 128 KiB of headers.
+const TEXTS_MAX_BYTES: usize = 32 << 10;
+/// Ids, sources and order ids, each: an entry of an index of Postgres has 2,704 bytes.
+const KEY_MAX_BYTES: usize = 1_000;
+/// What AMQP calls a short string.
+const SHORT_MAX_BYTES: usize = 255;
+/// The last moment that can be written as a timestamp.
+pub(crate) const TIME_MAX_MS: u64 = 253_402_207_200_999;
+
+/// An event, as CloudEvents 1.0 has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Unique per source.
+    pub id: String,
+    /// For example `order.created`.
+    pub event_type: String,
+    /// Who produced it: a URI reference such as `/orders/stages/payment`.
+    pub source: String,
+    /// What it is about: the order id.
+    pub subject: String,
+    /// When it happened, milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// Media type of `data`.
+    pub content_type: String,
+    /// The payload.
+    pub data: Bytes,
+    /// CloudEvents extension attributes.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// An event on its journey.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The event itself.
+    pub event: Event,
+    /// The order whose story this event belongs to; inherited from its cause.
+    pub order_id: Option<String>,
+    /// The event that began the chain.
+    pub correlation_id: String,
+    /// The event that caused this one; none for the first of a chain.
+    pub cause: Option<EventKey>,
+    /// Stages between the first event of the chain and this one.
+    pub hops: u32,
+    /// From then on the host dead-letters it instead of running a stage; milliseconds since
+    /// 1970-01-01 UTC.
+    pub expires_at_ms: u64,
+}
+
+impl Envelope {
+    /// Of an event that begins a chain.
+    pub fn first(event: Event, order_id: Option<String>, expires_at_ms: u64) -> Self {
+        Self {
+            correlation_id: event.id.clone(),
+            order_id,
+            cause: None,
+            hops: 0,
+            expires_at_ms,
+            event,
+        }
+    }
+
+    /// Why some store or broker could not take it, if so: it would be in the way of everything
+    /// behind it.
+    pub fn unfit(&self) -> Option<String> {
+        let Self { event, order_id, correlation_id, cause, expires_at_ms, .. } = self;
+        let mut texts = vec![
+            &event.id,
+            &event.source,
+            &event.event_type,
+            &event.subject,
+            &event.content_type,
+            correlation_id,
+        ];
+        texts.extend(order_id);
+        texts.extend(cause.iter().flat_map(|cause| [&cause.source, &cause.id]));
+        texts.extend(event.attributes.iter().flat_map(|(name, value)| [name, value]));
+        if texts[..3].iter().any(|text| text.is_empty()) {
+            return Some("no id, no source or no type".to_owned());
+        }
+        if texts.iter().any(|text| text.contains('\0')) {
+            return Some("a NUL character in its subject or attributes".to_owned());
+        }
+        if let Some((name, _)) =
+            event.attributes.iter().find(|(name, _)| CONTEXT.contains(&name.as_str()))
+        {
+            return Some(format!("an attribute `{name}`, which is not its to set"));
+        }
+        let bytes: usize = texts.iter().map(|text| text.len()).sum();
+        if bytes > TEXTS_MAX_BYTES {
+            return Some(format!(
+                "{bytes} bytes in its subject and attributes; the limit is {TEXTS_MAX_BYTES}"
+            ));
+        }
+        let keys = [&event.id, &event.source].into_iter().chain(order_id);
+        if let Some(key) = keys.map(String::len).find(|length| *length > KEY_MAX_BYTES) {
+            return Some(format!(
+                "an id, a source or an order id of {key} bytes; the limit is {KEY_MAX_BYTES}"
+            ));
+        }
+        let shorts = [&event.event_type, &event.content_type];
+        if let Some(long) =
+            shorts.iter().map(|text| text.len()).find(|length| *length > SHORT_MAX_BYTES)
+        {
+            return Some(format!(
+                "a type or a content type of {long} bytes; the limit is {SHORT_MAX_BYTES}"
+            ));
+        }
+        (event.time_ms.max(*expires_at_ms) > TIME_MAX_MS)
+            .then(|| "a time after the year 9999".to_owned())
+    }
+
+    /// The key under which this event is known.
+    pub fn key(&self) -> EventKey {
+        EventKey { source: self.event.source.clone(), id: self.event.id.clone() }
+    }
+}
+
+/// Names an event: ids are unique per source only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub struct EventKey {
+    /// The event's source.
+    pub source: String,
+    /// The event's id.
+    pub id: String,
+}
+
+/// Names a delivery: one event at one stage.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryKey {
+    /// The stage.
+    pub stage: Arc<str>,
+    /// The event.
+    pub event: EventKey,
+}
+
+/// An event of the log.
+#[derive(Debug, Clone)]
+pub struct LoggedEvent {
+    /// Position in the log, growing.
+    pub seq: i64,
+    /// The event.
+    pub envelope: Envelope,
+    /// The stage that produced it.
+    pub stage: Option<String>,
+    /// Digest of the plugin that produced it.
+    pub digest: Option<String>,
+    /// Stages it was routed to.
+    pub routed_to: Vec<String>,
+    /// When it entered the log, milliseconds since 1970-01-01 UTC; none in rows of older versions.
+    pub logged_at_ms: Option<u64>,
+    /// When it falls due, if it was scheduled, milliseconds since 1970-01-01 UTC.
+    pub due_at_ms: Option<u64>,
+}
+
+/// The same on every try and replay of this event in this stage, new for another event.
+pub fn idempotency_key(delivery: &DeliveryKey) -> String {
+    hash_id(&["idempotency", &delivery.stage, &delivery.event.source, &delivery.event.id])
+}
+
+/// The id of the `position`-th event that a stage emits for an incoming event: a retry repeats it.
+pub fn emitted_id(delivery: &DeliveryKey, position: usize) -> String {
+    hash_id(&[
+        "emitted",
+        &delivery.stage,
+        &delivery.event.source,
+        &delivery.event.id,
+        &position.to_string(),
+    ])
+}
+
+/// The id of the `postrider.dead-lettered` event of one round of a delivery.
+pub fn death_id(delivery: &DeliveryKey, round: u32) -> String {
+    hash_id(&[
+        "death",
+        &delivery.stage,
+        &delivery.event.source,
+        &delivery.event.id,
+        &round.to_string(),
+    ])
+}
+
+fn hash_id(parts: &[&str]) -> String {
+    hex(&hash(parts))
+}
+
+/// 128 bits of SHA-256 over the length-prefixed parts.
+pub(crate) fn hash(parts: &[&str]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    let full: [u8; 32] = hash.finalize().into();
+    std::array::from_fn(|at| full[at])
+}
+
+/// Text that every store takes: Postgres has no NUL in its texts.
+pub fn without_nul(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Whether an AMQP topic pattern (`*` one word, `#` any number of words) covers an event type;
+/// takes at most words times words steps.
+pub fn topic_matches(pattern: &str, event_type: &str) -> bool {
+    let (pattern, words): (Vec<_>, Vec<_>) =
+        (pattern.split('.').collect(), event_type.split('.').collect());
+    let (mut at, mut word) = (0, 0);
+    // Behind the last `#`, and the first word that it has not taken: it takes as few as it can.
+    let mut last: Option<(usize, usize)> = None;
+    while word < words.len() {
+        match pattern.get(at) {
+            Some(&"#") => {
+                at += 1;
+                last = Some((at, word));
+            }
+            Some(&literal) if literal == "*" || literal == words[word] => {
+                (at, word) = (at + 1, word + 1)
+            }
+            _ => {
+                let Some((behind, from)) = last else { return false };
+                (at, word) = (behind, from + 1);
+                last = Some((behind, word));
+            }
+        }
+    }
+    pattern[at..].iter().all(|rest| *rest == "#")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topic_patterns_follow_amqp() {
+        for (pattern, event_type, expected) in [
+            ("order.created", "order.created", true),
+            ("order.created", "order.created.v2", false),
+            ("order.*", "order.created", true),
+            ("order.*", "order", false),
+            ("payment.#", "payment", true),
+            ("payment.#", "payment.refunded.late", true),
+            ("#", "anything.at.all", true),
+            ("*.created", "order.created", true),
+            ("#.created", "a.b.created", true),
+            ("*", "order.created", false),
+            ("#.b.#.c", "a.b.b.c", true),
+            ("#.b.*.c", "a.b.b.c", true),
+            ("#.b.c", "a.b.b", false),
+            ("#.#", "a", true),
+        ] {
+            assert_eq!(topic_matches(pattern, event_type), expected, "{pattern} on {event_type}");
+        }
+    }
+
+    #[test]
+    fn no_topic_pattern_takes_long() {
+        // The naive way takes longer than the universe is old.
+        let (pattern, event_type) = (format!("{}x", "#.".repeat(99)), vec!["a"; 100].join("."));
+        assert!(!topic_matches(&pattern, &event_type));
+    }
+
+    #[test]
+    fn what_a_store_or_a_broker_cannot_take_is_unfit() {
+        type Change = fn(&mut Envelope);
+        let fit = || {
+            let event = Event {
+                id: "1".into(),
+                event_type: "order.created".into(),
+                source: "/s".into(),
+                subject: "7".into(),
+                time_ms: 1,
+                content_type: "application/json".into(),
+                data: Bytes::new(),
+                attributes: vec![("zone".into(), "z".repeat(30_000))],
+            };
+            Envelope::first(event, Some("o".repeat(KEY_MAX_BYTES)), TIME_MAX_MS)
+        };
+        assert_eq!(fit().unfit(), None);
+        let cases: [(&str, Change); 10] = [
+            ("no id", |envelope| envelope.event.event_type.clear()),
+            ("NUL", |envelope| envelope.event.attributes[0].1.push('\0')),
+            ("NUL", |envelope| {
+                envelope.cause = Some(EventKey { source: "\0".into(), id: "1".into() })
+            }),
+            ("an attribute `type`", |envelope| {
+                envelope.event.attributes.push(("type".into(), "order.cancelled".into()))
+            }),
+            ("bytes in its subject", |envelope| envelope.event.subject = "s".repeat(3_000)),
+            ("an id, a source or an order id", |envelope| envelope.event.id = "i".repeat(1_001)),
+            ("an id, a source or an order id", |envelope| {
+                envelope.order_id = Some("o".repeat(1_001))
+            }),
+            ("a content type", |envelope| envelope.event.content_type = "c".repeat(256)),
+            ("a time", |envelope| envelope.expires_at_ms = u64::MAX),
+            ("a time", |envelope| envelope.event.time_ms = TIME_MAX_MS + 1),
+        ];
+        for (expected, change) in cases {
+            let mut envelope = fit();
+            change(&mut envelope);
+            assert!(
+                envelope.unfit().is_some_and(|why| why.contains(expected)),
+                "{expected}: {:?}",
+                envelope.unfit()
+            );
+        }
+    }
+
+    #[test]
+    fn derived_ids_repeat_and_differ() {
+        let key = |stage: &str, id: &str| DeliveryKey {
+            stage: stage.into(),
+            event: EventKey { source: "/s".into(), id: id.into() },
+        };
+        assert_eq!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("payment", "1"), 0));
+        assert_ne!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("payment", "1"), 1));
+        assert_ne!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("shipping", "1"), 0));
+        assert_ne!(idempotency_key(&key("a", "bc")), idempotency_key(&key("ab", "c")));
+    }
+}

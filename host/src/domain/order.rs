@@ -1,0 +1,456 @@
+//! Orders and products as they are sent: parsed and checked in one go, every problem at once. Pure.
+//!
+//! A body may say its items as names (`["Book"]`), as lines (`[{"sku": …, "quantity": …}]`) or as
+//! one `product_id` with a `quantity`; stages see only lines. Unknown fields travel on to the
+//! stages.
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::event::hex;
+use crate::domain::field_error::Mistake;
+
+/// Most lines of one order.
+pub const ITEMS_MAX: usize = 1_000;
+/// Largest quantity of one line.
+pub const QUANTITY_MAX: u64 = 1_000_000;
+/// Longest id.
+const ID_MAX: usize = 128;
+/// An id, as a regular expression.
+pub const ID_PATTERN: &str = "^[A-Za-z0-9._~:@-]{1,128}$";
+/// The name of a product that can serve as its id once the spaces within it are replaced, as a
+/// regular expression.
+pub const NAME_PATTERN: &str =
+    "^ *[A-Za-z0-9._~:@-]([A-Za-z0-9._~:@ -]{0,126}[A-Za-z0-9._~:@-])? *$";
+
+/// An order that can be accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParsedOrder {
+    /// Its id.
+    pub id: String,
+    /// Who ordered.
+    pub customer: Option<String>,
+    /// The body as stages see it.
+    pub body: Value,
+    /// Tells the same body from another one: SHA-256 of its canonical form, in hex.
+    pub fingerprint: String,
+}
+
+/// Stock that arrived.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParsedStock {
+    /// The product.
+    pub sku: String,
+    /// The payload of `product.stocked`.
+    pub body: Value,
+}
+
+/// Parses an order. Without an `order_id` it gets one from `idempotency_key` (the same for the same
+/// key), else a new `UUIDv7`.
+pub fn parse_order(
+    body: Value,
+    idempotency_key: Option<&str>,
+) -> Result<ParsedOrder, Vec<Mistake>> {
+    let mut problems = Vec::new();
+    let Value::Object(mut fields) = body else {
+        return Err(vec![Mistake::at("", "must be a JSON object")]);
+    };
+    let fingerprint = hex(&Sha256::digest(Value::Object(fields.clone()).to_string()));
+    let id = take_only_id(&mut fields, "order_id", &mut problems)
+        .unwrap_or_else(|| new_id(idempotency_key));
+    let customer = take_id(&mut fields, ["user_id", "customer_id"], &mut problems);
+    let items = take_items(&mut fields, &mut problems);
+    if let Some(total) = fields.get("total") {
+        check_money(total, "/total", &mut problems);
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    fields.insert("order_id".into(), json!(id));
+    if let Some(customer) = &customer {
+        fields.insert("user_id".into(), json!(customer));
+    }
+    fields.insert("items".into(), Value::Array(items));
+    Ok(ParsedOrder { id, customer, body: Value::Object(fields), fingerprint })
+}
+
+/// Parses stock for a product: `{sku | product_id | product_name, name?, stock | quantity}`.
+pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Mistake>> {
+    let mut problems = Vec::new();
+    let Value::Object(mut fields) = body else {
+        return Err(vec![Mistake::at("", "must be a JSON object")]);
+    };
+    refuse_both(&fields, "product_name", "name", &mut problems);
+    refuse_both(&fields, "stock", "quantity", &mut problems);
+    let name = fields.remove("product_name").or_else(|| fields.remove("name"));
+    let name = name.and_then(|name| {
+        let text = name.as_str().map(ToOwned::to_owned);
+        if text.is_none() {
+            problems.push(Mistake::at("/product_name", "must be a string"));
+        }
+        text
+    });
+    let sku = match take_id(&mut fields, ["sku", "product_id"], &mut problems) {
+        Some(sku) => sku,
+        None => match name.as_deref().map(|name| (name, is_id(name))) {
+            Some((name, true)) => name.to_owned(),
+            Some((_, false)) => {
+                problems.push(Mistake::at(
+                    "/product_name",
+                    format!("cannot serve as SKU ({ID_RULE}): give a `sku`"),
+                ));
+                String::new()
+            }
+            None => {
+                problems.push(Mistake::at(
+                    "/sku",
+                    "name the product: `sku`, `product_id` or `product_name`",
+                ));
+                String::new()
+            }
+        },
+    };
+    let key = if fields.contains_key("stock") { "stock" } else { "quantity" };
+    let quantity = quantity(fields.get(key), &format!("/{key}"), &mut problems);
+    if problems.is_empty() {
+        Ok(ParsedStock { body: json!({ "sku": sku, "name": name, "quantity": quantity }), sku })
+    } else {
+        Err(problems)
+    }
+}
+
+const ID_RULE: &str = "1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -";
+
+/// Whether an order or a product may be called so.
+pub(crate) fn is_id(text: &str) -> bool {
+    (1..=ID_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._~:@-".contains(&byte))
+}
+
+fn new_id(idempotency_key: Option<&str>) -> String {
+    match idempotency_key {
+        Some(key) => uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, key.as_bytes()).to_string(),
+        None => uuid::Uuid::now_v7().to_string(),
+    }
+}
+
+/// A whole number of at least 0, also where it is written with a point: `2.0` is 2 (JSON Schema,
+/// "integer").
+pub fn whole(value: &Value) -> Option<u64> {
+    // Every whole number of a float below 2^64 is one of a `u64`, exactly.
+    let of_float = |number: &f64| {
+        number.fract() == 0.0 && (0.0..18_446_744_073_709_551_616.0).contains(number)
+    };
+    value.as_u64().or_else(|| value.as_f64().filter(of_float).map(|number| number as u64))
+}
+
+/// Refuses two fields that say the same thing.
+fn refuse_both(fields: &Map<String, Value>, one: &str, other: &str, problems: &mut Vec<Mistake>) {
+    if fields.contains_key(one) && fields.contains_key(other) {
+        problems.push(Mistake::at(
+            format!("/{other}"),
+            format!("stands beside `{one}`: give one of the two"),
+        ));
+    }
+}
+
+/// Removes the only one of two keys that is there, as text; a number counts as its digits.
+fn take_id(
+    fields: &mut Map<String, Value>,
+    keys: [&str; 2],
+    problems: &mut Vec<Mistake>,
+) -> Option<String> {
+    refuse_both(fields, keys[0], keys[1], problems);
+    keys.into_iter().find_map(|key| take_only_id(fields, key, problems))
+}
+
+/// Removes an id, as text.
+fn take_only_id(
+    fields: &mut Map<String, Value>,
+    key: &str,
+    problems: &mut Vec<Mistake>,
+) -> Option<String> {
+    let value = fields.remove(key)?;
+    id_text(&value).or_else(|| {
+        problems.push(Mistake::at(
+            format!("/{key}"),
+            format!("must be a whole number or a string of {ID_RULE}"),
+        ));
+        None
+    })
+}
+
+fn id_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if is_id(text) => Some(text.clone()),
+        _ => whole(value).map(|number| number.to_string()),
+    }
+}
+
+/// What says of an order without `items` which line it has.
+const LINE: [&str; 4] = ["product_id", "sku", "quantity", "unit_price"];
+
+fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Mistake>) -> Vec<Value> {
+    for key in LINE {
+        refuse_both(fields, "items", key, problems);
+    }
+    match fields.remove("items") {
+        Some(Value::Array(items)) if (1..=ITEMS_MAX).contains(&items.len()) => items
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, item)| line(item, &format!("/items/{index}"), problems))
+            .collect(),
+        Some(_) => {
+            problems
+                .push(Mistake::at("/items", format!("must be a list of 1 to {ITEMS_MAX} items")));
+            Vec::new()
+        }
+        None if fields.contains_key("product_id") || fields.contains_key("sku") => {
+            let mut item = Map::new();
+            for key in LINE {
+                if let Some(value) = fields.remove(key) {
+                    item.insert(key.into(), value);
+                }
+            }
+            line(Value::Object(item), "", problems).into_iter().collect()
+        }
+        None => {
+            problems.push(Mistake::at(
+                "/items",
+                "is missing: give `items`, or one `product_id` with a `quantity`",
+            ));
+            Vec::new()
+        }
+    }
+}
+
+/// One line of an order as stages see it.
+fn line(item: Value, pointer: &str, problems: &mut Vec<Mistake>) -> Option<Value> {
+    let Value::Object(mut fields) = item else {
+        let sku = id_text(&item).or_else(|| item.as_str().map(slug).filter(|sku| is_id(sku)));
+        if sku.is_none() {
+            problems.push(Mistake::at(
+                pointer,
+                format!("must be a product ({ID_RULE}) or an object with `sku` and `quantity`"),
+            ));
+        }
+        return sku.map(|sku| json!({ "sku": sku, "quantity": 1 }));
+    };
+    let before = problems.len();
+    if fields.contains_key("sku") && fields.contains_key("product_id") {
+        problems.push(Mistake::at(
+            format!("{pointer}/product_id"),
+            "stands beside `sku`: give one of the two",
+        ));
+    }
+    let key = if fields.contains_key("sku") { "sku" } else { "product_id" };
+    let sku = fields.remove(key).as_ref().and_then(id_text);
+    if sku.is_none() {
+        problems.push(Mistake::at(
+            format!("{pointer}/{key}"),
+            format!("must name the product: a whole number or a string of {ID_RULE}"),
+        ));
+    }
+    let quantity = match fields.remove("quantity") {
+        None => 1,
+        given => quantity(given.as_ref(), &format!("{pointer}/quantity"), problems),
+    };
+    if let Some(price) = fields.get("unit_price") {
+        check_money(price, &format!("{pointer}/unit_price"), problems);
+    }
+    fields.insert("sku".into(), json!(sku));
+    fields.insert("quantity".into(), json!(quantity));
+    (problems.len() == before).then_some(Value::Object(fields))
+}
+
+/// A product name with spaces becomes an id.
+fn slug(name: &str) -> String {
+    name.trim_matches(' ').replace(' ', "-")
+}
+
+fn quantity(value: Option<&Value>, pointer: &str, problems: &mut Vec<Mistake>) -> u64 {
+    match value.and_then(whole) {
+        Some(quantity) if (1..=QUANTITY_MAX).contains(&quantity) => quantity,
+        _ => {
+            problems.push(Mistake::at(
+                pointer,
+                format!("must be a whole number from 1 to {QUANTITY_MAX}"),
+            ));
+            0
+        }
+    }
+}
+
+fn check_money(value: &Value, pointer: &str, problems: &mut Vec<Mistake>) {
+    if !value.as_f64().is_some_and(|amount| amount.is_finite() && amount >= 0.0) {
+        problems.push(Mistake::at(pointer, "must be a number of at least 0"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_shapes_become_lines() {
+        for (body, items) in [
+            (
+                json!({ "items": ["Book", "Red Lamp"] }),
+                json!([{ "sku": "Book", "quantity": 1 }, { "sku": "Red-Lamp", "quantity": 1 }]),
+            ),
+            (
+                json!({ "items": [{ "product_id": 7, "quantity": 2, "unit_price": 1.5 }] }),
+                json!([{ "sku": "7", "quantity": 2, "unit_price": 1.5 }]),
+            ),
+            (json!({ "product_id": 1, "quantity": 3 }), json!([{ "sku": "1", "quantity": 3 }])),
+        ] {
+            assert_eq!(parse_order(body, None).unwrap().body["items"], items);
+        }
+    }
+
+    #[test]
+    fn ids_may_be_numbers_and_unknown_fields_travel_on() {
+        let order = parse_order(
+            json!({ "order_id": 1, "user_id": 42, "items": ["a"], "force_fail": true }),
+            None,
+        )
+        .unwrap();
+        assert_eq!((order.id.as_str(), order.customer.as_deref()), ("1", Some("42")));
+        assert_eq!(order.body["force_fail"], true);
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let body = json!({ "order_id": "a/b", "user_id": [], "items": [{ "sku": "", "quantity": -1, "unit_price": "x" }, {}, 1.5], "total": -2 });
+        let pointers: Vec<String> = parse_order(body, None)
+            .unwrap_err()
+            .into_iter()
+            .map(|problem| problem.pointer)
+            .collect();
+        let expected = [
+            "/order_id",
+            "/user_id",
+            "/items/0/sku",
+            "/items/0/quantity",
+            "/items/0/unit_price",
+            "/items/1/product_id",
+            "/items/2",
+            "/total",
+        ];
+        assert_eq!(pointers, expected);
+        for body in [json!([]), json!({}), json!({ "items": [] }), json!({ "items": "Book" })] {
+            assert_eq!(parse_order(body, None).unwrap_err().len(), 1);
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_whole_however_they_are_written() {
+        let numbers = [
+            json!(2),
+            json!(2.0),
+            json!(-0.0),
+            json!(1e19),
+            json!(u64::MAX),
+            json!(2.5),
+            json!(-1),
+            json!(2e19),
+            json!("2"),
+        ];
+        let expected = [
+            Some(2),
+            Some(2),
+            Some(0),
+            Some(10_000_000_000_000_000_000),
+            Some(u64::MAX),
+            None,
+            None,
+            None,
+            None,
+        ];
+        assert_eq!(numbers.each_ref().map(whole), expected);
+        let order = parse_order(
+            json!({ "order_id": 7.0, "items": [{ "sku": 1.0, "quantity": 3.0 }] }),
+            None,
+        )
+        .unwrap();
+        assert_eq!(
+            (order.id.as_str(), &order.body["items"]),
+            ("7", &json!([{ "sku": "1", "quantity": 3 }]))
+        );
+    }
+
+    #[test]
+    fn what_says_the_same_twice_is_refused() {
+        for (body, pointers) in [
+            (json!({ "user_id": 1, "customer_id": 1, "items": ["a"] }), vec!["/customer_id"]),
+            (
+                json!({ "product_id": 1, "quantity": 1, "items": ["a"] }),
+                vec!["/product_id", "/quantity"],
+            ),
+            (json!({ "product_id": 1, "sku": 1 }), vec!["/product_id"]),
+            (json!({ "items": [{ "product_id": 1, "sku": 1 }] }), vec!["/items/0/product_id"]),
+        ] {
+            let problems = parse_order(body, None).unwrap_err();
+            assert_eq!(
+                problems.iter().map(|problem| problem.pointer.as_str()).collect::<Vec<_>>(),
+                pointers
+            );
+        }
+        let stock = json!({ "sku": 1, "product_id": 1, "product_name": "a", "name": "a", "stock": 1, "quantity": 1 });
+        let pointers: Vec<String> =
+            parse_stock(stock).unwrap_err().into_iter().map(|problem| problem.pointer).collect();
+        assert_eq!(pointers, ["/name", "/quantity", "/product_id"]);
+    }
+
+    #[test]
+    fn the_patterns_say_what_the_parser_says() {
+        let (id, name) =
+            (regex::Regex::new(ID_PATTERN).unwrap(), regex::Regex::new(NAME_PATTERN).unwrap());
+        let long = "x".repeat(128);
+        for text in [
+            "",
+            "a",
+            "a b",
+            " a  b ",
+            " ",
+            "a/b",
+            "ä",
+            "a\t",
+            "A.b_c~d:e@f-9",
+            &long,
+            &format!("{long}y"),
+            &format!(" {long} "),
+        ] {
+            assert_eq!(is_id(text), id.is_match(text), "{text}");
+            assert_eq!(
+                line(json!(text), "", &mut Vec::new()).is_some(),
+                name.is_match(text),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_names_the_order_and_the_body_its_fingerprint() {
+        let parse = |item: &str, key| parse_order(json!({ "items": [item] }), key).unwrap();
+        assert_eq!(parse("a", Some("k")).id, parse("b", Some("k")).id);
+        assert_ne!(parse("a", Some("k")).fingerprint, parse("b", Some("k")).fingerprint);
+        assert_ne!(parse("a", None).id, parse("a", None).id);
+    }
+
+    #[test]
+    fn stock_may_be_named_in_three_ways() {
+        assert_eq!(
+            parse_stock(json!({ "product_name": "iPhone", "stock": 50 })).unwrap().sku,
+            "iPhone"
+        );
+        let stock = parse_stock(json!({ "sku": "l-1", "name": "Lamp", "quantity": 2 })).unwrap();
+        assert_eq!(stock.body, json!({ "sku": "l-1", "name": "Lamp", "quantity": 2 }));
+        let pointers: Vec<String> = parse_stock(json!({ "stock": 0 }))
+            .unwrap_err()
+            .into_iter()
+            .map(|problem| problem.pointer)
+            .collect();
+        assert_eq!(pointers, ["/sku", "/stock"]);
+    }
+}

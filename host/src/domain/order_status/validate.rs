@@ -1,0 +1,182 @@
+//! Checks the table of statuses before anything runs: every problem at once, each with its key.
+//!
+//! Pure. It finds what can never happen (a status that nothing leads to, a transition that no order
+//! can take) and what would break a promise (a way back from a cancelled order, an order that stays
+//! where it is for ever without being final).
+
+use std::collections::BTreeSet;
+
+use super::{PRUNED, StatusRules};
+use crate::domain::name::is_name;
+use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED};
+
+impl StatusRules {
+    /// Adds all that is wrong with the table to `problems`; `key` is where it stands in the
+    /// configuration.
+    pub(crate) fn validate(&self, key: &str, problems: &mut Vec<String>) {
+        self.check_transitions(key, problems);
+        self.check_reach(key, problems);
+        self.check_cancel(key, problems);
+    }
+
+    /// Statuses that some event, or the end of a cancel, leads to.
+    fn known(&self) -> BTreeSet<&str> {
+        let reached = self.transitions.values().map(|transition| transition.status.as_str());
+        reached.chain(self.cancelling().map(|_| self.cancel.done.as_str())).collect()
+    }
+
+    fn check_transitions(&self, key: &str, problems: &mut Vec<String>) {
+        let known = self.known();
+        if !self.transitions.contains_key(ORDER_CREATED) {
+            problems.push(format!("{key}.transitions: `{ORDER_CREATED}` is missing: an order would begin without a status"));
+        }
+        for (event_type, transition) in &self.transitions {
+            let place = format!("{key}.transitions.\"{event_type}\"");
+            if !is_name(&transition.status) || transition.status == PRUNED {
+                problems.push(format!(
+                    "{place}.status: `{}` must match [a-z][a-z0-9-]{{0,39}} and not be `{PRUNED}`",
+                    transition.status
+                ));
+            }
+            let from = transition.from.iter().flatten();
+            for status in from.clone().filter(|status| !known.contains(status.as_str())) {
+                problems.push(format!("{place}.from: nothing leads to `{status}`"));
+            }
+            for status in from.filter(|status| self.holds(status)) {
+                problems.push(format!(
+                    "{place}.from: `{status}` is left by no event: the order is cancelled"
+                ));
+            }
+            if event_type != ORDER_CREATED && transition.from.as_ref().is_some_and(Vec::is_empty) {
+                problems.push(format!(
+                    "{place}.from: is empty: only `{ORDER_CREATED}` begins an order"
+                ));
+            }
+        }
+        for status in self.finals.iter().filter(|status| !known.contains(status.as_str())) {
+            problems.push(format!("{key}.finals: nothing leads to `{status}`"));
+        }
+    }
+
+    /// Follows the table from where orders begin.
+    fn check_reach(&self, key: &str, problems: &mut Vec<String>) {
+        let Some(first) = self.initial(ORDER_CREATED) else { return };
+        let (mut reached, mut waiting) = (BTreeSet::from([first]), vec![first]);
+        while let Some(status) = waiting.pop() {
+            let mut next: Vec<&str> = self
+                .transitions
+                .keys()
+                .filter_map(|event_type| self.next(status, event_type))
+                .collect();
+            if Some(status) == self.cancelling() {
+                next.push(&self.cancel.done);
+            }
+            if next.is_empty() && !self.finals.contains(status) && !self.holds(status) {
+                problems
+                    .push(format!("{key}.finals: no event leaves `{status}`, and it is not final"));
+            }
+            waiting.extend(next.into_iter().filter(|status| reached.insert(status)));
+        }
+        for status in self.known().difference(&reached) {
+            problems.push(format!("{key}.transitions: no order can come to `{status}`"));
+        }
+    }
+
+    fn check_cancel(&self, key: &str, problems: &mut Vec<String>) {
+        let Some(cancelling) = self.cancelling() else { return };
+        let done = self.cancel.done.as_str();
+        if !is_name(done) || done == PRUNED || done == cancelling {
+            let rule = format!(
+                "must match [a-z][a-z0-9-]{{0,39}} and be neither `{PRUNED}` nor `{cancelling}`"
+            );
+            problems.push(format!("{key}.cancel.done: `{done}` {rule}"));
+        }
+        let others =
+            self.transitions.iter().filter(|(event_type, _)| *event_type != ORDER_CANCELLED);
+        for (event_type, transition) in
+            others.filter(|(_, transition)| self.holds(&transition.status))
+        {
+            let status = &transition.status;
+            problems
+                .push(format!("{key}.transitions.\"{event_type}\".status: `{status}` is for cancelled orders, which only a cancel makes"));
+        }
+        if !self.compensates(ORDER_CANCELLED) {
+            problems.push(format!(
+                "{key}.cancel.compensations: must cover `{ORDER_CANCELLED}`, or nothing is undone"
+            ));
+        }
+        if self.cancel.compensations.iter().any(String::is_empty) {
+            problems.push(format!("{key}.cancel.compensations: a pattern is empty"));
+        }
+        for name in self.cancel.watchers.iter().filter(|name| !is_name(name)) {
+            problems.push(format!("{key}.cancel.watchers: `{name}` is no name of a stage"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(rules: &serde_json::Value) -> Vec<String> {
+        let rules: StatusRules = serde_json::from_value(rules.clone()).expect("a table");
+        let mut problems = Vec::new();
+        rules.validate("orders.status", &mut problems);
+        problems
+    }
+
+    #[test]
+    fn the_default_table_is_sound() {
+        let mut problems = Vec::new();
+        StatusRules::default().validate("orders.status", &mut problems);
+        assert!(problems.is_empty(), "{problems:#?}");
+    }
+
+    #[test]
+    fn every_problem_is_found_at_once_with_its_key() {
+        let found = problems(&serde_json::json!({
+            "transitions": {
+                "order.created": {"status": "received", "from": []},
+                "a": {"status": "Bad Name"},
+                "b": {"status": "never", "from": ["nowhere"]},
+                "c": {"status": "stuck", "from": ["received"]},
+                "d": {"status": "begun", "from": []},
+                "e": {"status": "back", "from": ["cancelling"]},
+                "f": {"status": "cancelled", "from": ["received"]},
+                "order.cancelled": {"status": "cancelling", "from": ["received"]},
+            },
+            "finals": ["unknown", "Bad Name"],
+            "cancel": {"compensations": ["payment.*", ""], "watchers": ["Audit!"]},
+        }));
+        for expected in [
+            "orders.status.transitions.\"a\".status: `Bad Name`",
+            "orders.status.transitions.\"b\".from: nothing leads to `nowhere`",
+            "orders.status.transitions: no order can come to `never`",
+            "orders.status.finals: nothing leads to `unknown`",
+            "orders.status.transitions.\"d\".from: is empty",
+            "orders.status.transitions.\"e\".from: `cancelling` is left by no event",
+            "orders.status.transitions: no order can come to `back`",
+            "orders.status.transitions.\"f\".status: `cancelled` is for cancelled orders",
+            "orders.status.cancel.compensations: must cover `order.cancelled`",
+            "orders.status.cancel.compensations: a pattern is empty",
+            "orders.status.cancel.watchers: `Audit!`",
+        ] {
+            assert!(
+                found.iter().any(|problem| problem.starts_with(expected)),
+                "`{expected}` is missing from {found:#?}"
+            );
+        }
+        let found = problems(&serde_json::json!({
+            "transitions": {"order.created": {"status": "received", "from": []}, "c": {"status": "stuck", "from": ["received"]}},
+        }));
+        assert_eq!(found, ["orders.status.finals: no event leaves `stuck`, and it is not final"]);
+        let found = problems(&serde_json::json!({
+            "transitions": {
+                "order.created": {"status": "received", "from": []},
+                "order.cancelled": {"status": "cancelled", "from": ["received"]},
+            },
+        }));
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(problems(&serde_json::json!({"transitions": {}}))[0].contains("order.created"));
+    }
+}

@@ -1,0 +1,181 @@
+//! W3C trace context: one trace from the caller's request through every event and stage, and on
+//! into what a stage calls itself.
+//!
+//! Carried as the CloudEvents attributes `traceparent` and `tracestate`
+//! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/distributed-tracing.md>).
+//! Each try of a delivery is a span; its id is derived from the delivery, so a batch that is run
+//! again tells the same story.
+
+use std::collections::HashMap;
+
+use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+
+use crate::domain::event::{DeliveryKey, Event, hash};
+
+/// The names under which it travels, in headers and in attributes:
+/// <https://www.w3.org/TR/trace-context/>.
+pub const NAMES: [&str; 2] = ["traceparent", "tracestate"];
+
+/// A place in a trace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trace(SpanContext);
+
+impl Trace {
+    /// The host's own part of a caller's trace, or a new trace when the caller has none that is
+    /// valid.
+    pub fn enter<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> Self {
+        let caller = read(
+            NAMES
+                .iter()
+                .filter_map(|name| Some(((*name).to_owned(), header(name)?.to_owned())))
+                .collect(),
+        );
+        let span = SpanId::from_bytes(rand::random());
+        match caller {
+            Some(caller) => Self(caller).within(span),
+            None => Self(new(TraceId::from_bytes(rand::random()), span)),
+        }
+    }
+
+    /// A new trace.
+    pub fn begin() -> Self {
+        Self::enter(|_| None)
+    }
+
+    /// Of an event. One that carries none (of another program, or stored before there were any)
+    /// begins a trace of its own.
+    pub fn of_event(event: &Event) -> Self {
+        let marked = event
+            .attributes
+            .iter()
+            .filter(|(name, _)| NAMES.contains(&name.as_str()))
+            .cloned()
+            .collect();
+        Self(read(marked).unwrap_or_else(|| {
+            let trace = TraceId::from_bytes(hash(&["trace", &event.source, &event.id]));
+            new(trace, span_of(&["event", &event.source, &event.id]))
+        }))
+    }
+
+    /// The span of one try of a delivery, below the event that it is about.
+    pub fn of_try(event: &Event, delivery: &DeliveryKey, round: u32, attempt: u32) -> Self {
+        let try_number = format!("{round}.{attempt}");
+        Self::of_event(event).within(span_of(&[
+            "try",
+            &delivery.stage,
+            &delivery.event.source,
+            &delivery.event.id,
+            &try_number,
+        ]))
+    }
+
+    fn within(&self, span: SpanId) -> Self {
+        Self(SpanContext::new(
+            self.0.trace_id(),
+            span,
+            self.0.trace_flags(),
+            false,
+            self.0.trace_state().clone(),
+        ))
+    }
+
+    /// As headers of a call, or attributes of an event.
+    pub fn headers(&self) -> Vec<(String, String)> {
+        let mut headers = HashMap::new();
+        let context = opentelemetry::Context::new().with_remote_span_context(self.0.clone());
+        TraceContextPropagator::new().inject_context(&context, &mut headers);
+        NAMES
+            .iter()
+            .filter_map(|name| headers.remove_entry(*name))
+            .filter(|(_, value)| !value.is_empty())
+            .collect()
+    }
+
+    /// Marks an event's attributes; what they said before is replaced.
+    pub fn mark(&self, attributes: &mut Vec<(String, String)>) {
+        attributes.retain(|(name, _)| !NAMES.contains(&name.as_str()));
+        attributes.extend(self.headers());
+    }
+}
+
+fn new(trace: TraceId, span: SpanId) -> SpanContext {
+    SpanContext::new(trace, span, TraceFlags::SAMPLED, false, TraceState::NONE)
+}
+
+fn span_of(parts: &[&str]) -> SpanId {
+    let hash = hash(parts);
+    SpanId::from_bytes(std::array::from_fn(|at| hash[at]))
+}
+
+fn read(headers: HashMap<String, String>) -> Option<SpanContext> {
+    if headers.is_empty() {
+        return None;
+    }
+    let context = TraceContextPropagator::new()
+        .extract_with_context(&opentelemetry::Context::new(), &headers);
+    let span = context.span().span_context().clone();
+    span.is_valid().then_some(span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::EventKey;
+
+    const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn parent(headers: &[(String, String)]) -> Vec<&str> {
+        headers[0].1.split('-').collect()
+    }
+
+    fn event(attributes: Vec<(String, String)>) -> Event {
+        Event {
+            id: "e".into(),
+            event_type: "order.created".into(),
+            source: "/s".into(),
+            subject: "1".into(),
+            time_ms: 0,
+            content_type: "application/json".into(),
+            data: "{}".into(),
+            attributes,
+        }
+    }
+
+    #[test]
+    fn a_callers_trace_goes_on_with_a_span_of_our_own() {
+        let headers = Trace::enter(|name| (name == "traceparent").then_some(CALLER)).headers();
+        let (here, caller) = (parent(&headers), CALLER.split('-').collect::<Vec<_>>());
+        assert_eq!((here[1], here[3], headers.len()), (caller[1], caller[3], 1));
+        assert_ne!(here[2], caller[2]);
+        let with_state =
+            Trace::enter(|name| Some(if name == "traceparent" { CALLER } else { "vendor=1" }))
+                .headers();
+        assert_eq!(with_state[1], ("tracestate".to_owned(), "vendor=1".to_owned()));
+        // What is no trace context is not carried on.
+        let broken = Trace::enter(|_| Some("garbage")).headers();
+        assert_eq!((broken.len(), broken[0].1.len()), (1, CALLER.len()));
+    }
+
+    #[test]
+    fn a_try_is_a_span_of_its_own_that_repeats() {
+        let mut marked =
+            event(vec![("zone".into(), "x".into()), ("traceparent".into(), "old".into())]);
+        Trace::enter(|name| (name == "traceparent").then_some(CALLER)).mark(&mut marked.attributes);
+        assert_eq!(marked.attributes.len(), 2, "{:?}", marked.attributes);
+        let key = DeliveryKey {
+            stage: "payment".into(),
+            event: EventKey { source: "/s".into(), id: "e".into() },
+        };
+        let first = Trace::of_try(&marked, &key, 1, 1);
+        assert_eq!(first, Trace::of_try(&marked, &key, 1, 1));
+        assert_ne!(first, Trace::of_try(&marked, &key, 1, 2));
+        assert_eq!(parent(&first.headers())[1], CALLER.split('-').nth(1).unwrap());
+        // Without a mark the event itself begins the trace, the same each time it is asked.
+        assert_eq!(Trace::of_event(&event(vec![])), Trace::of_event(&event(vec![])));
+        assert!(Trace::of_event(&event(vec![])).0.is_valid());
+    }
+}

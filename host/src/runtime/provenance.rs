@@ -1,0 +1,267 @@
+//! Where plugins come from: whether a file may be loaded at all, and the files that served before.
+//!
+//! Policy: anything in the folder (`open`), files of listed digests (`digest`), or files with a
+//! signature of a known publisher (`signed`: minisign, <https://jedisct1.github.io/minisign/>, in
+//! `<file>.minisig` beside it). It is asked before anything of a file is compiled or run. What was
+//! loaded is kept under its digest, so that a stage can be rolled back; bounded by their number.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use minisign_verify::{PublicKey, Signature};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::event::hex;
+
+/// Files kept for a roll-back.
+const KEPT_MAX: usize = 50;
+/// A signature is a few lines.
+const SIGNATURE_MAX_BYTES: u64 = 16 << 10;
+
+/// Which plugin files are loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Whatever is in the folder.
+    #[default]
+    Open,
+    /// Only files whose digest is listed.
+    Digest,
+    /// Only files with a signature of a listed publisher.
+    Signed,
+}
+
+/// Why a file may not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Its digest is not in the list.
+    #[error("plugins.policy is `digest` and plugins.digests does not list {0}")]
+    NotListed(String),
+    /// There is no signature.
+    #[error("plugins.policy is `signed` and there is no {0}: sign it with `minisign -S -m <file>`")]
+    NotSigned(String),
+    /// The signature cannot be read.
+    #[error("{0} is no minisign signature: {1}")]
+    Unreadable(String, String),
+    /// Nobody known made the signature, or the file was changed after it was signed.
+    #[error("{0} is no signature of this content by a key in plugins.publishers")]
+    Untrusted(String),
+}
+
+/// Decides which files may be loaded.
+#[derive(Debug, Clone, Default)]
+pub struct Provenance {
+    policy: Policy,
+    digests: BTreeSet<String>,
+    publishers: Vec<PublicKey>,
+}
+
+impl Provenance {
+    /// Gives every problem of the configuration instead, each with its key.
+    pub fn new(
+        policy: Policy,
+        digests: &[String],
+        publishers: &[String],
+    ) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
+        for digest in digests {
+            if digest.len() != 64
+                || !digest
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+            {
+                problems.push(format!(
+                    "plugins.digests: `{digest}` is no SHA-256 in lower-case hexadecimal (`postrider plugin inspect` shows it)"
+                ));
+            }
+        }
+        let mut keys = Vec::new();
+        for publisher in publishers {
+            match PublicKey::from_base64(publisher) {
+                Ok(key) => keys.push(key),
+                Err(error) => problems.push(format!(
+                    "plugins.publishers: `{publisher}` is no minisign public key: {error}"
+                )),
+            }
+        }
+        match policy {
+            Policy::Digest if digests.is_empty() => {
+                problems.push("plugins.digests: the policy `digest` needs at least one".to_owned())
+            }
+            Policy::Signed if publishers.is_empty() => {
+                problems
+                    .push("plugins.publishers: the policy `signed` needs at least one".to_owned());
+            }
+            _ => {}
+        }
+        if problems.is_empty() {
+            Ok(Self { policy, digests: digests.iter().cloned().collect(), publishers: keys })
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// Whether this content of the file at `path` may be loaded.
+    pub fn vet(&self, path: &Path, content: &[u8]) -> Result<(), Refused> {
+        match self.policy {
+            Policy::Open => Ok(()),
+            Policy::Digest => {
+                let digest = hex(&Sha256::digest(content));
+                if self.digests.contains(&digest) {
+                    Ok(())
+                } else {
+                    Err(Refused::NotListed(digest))
+                }
+            }
+            Policy::Signed => self.verify(path, content),
+        }
+    }
+
+    fn verify(&self, path: &Path, content: &[u8]) -> Result<(), Refused> {
+        let place = signature_of(path);
+        let name =
+            place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let small =
+            std::fs::metadata(&place).is_ok_and(|metadata| metadata.len() <= SIGNATURE_MAX_BYTES);
+        let Some(text) = small.then(|| std::fs::read_to_string(&place).ok()).flatten() else {
+            return Err(Refused::NotSigned(name));
+        };
+        let signature = Signature::decode(&text)
+            .map_err(|error| Refused::Unreadable(name.clone(), error.to_string()))?;
+        let known =
+            self.publishers.iter().any(|key| key.verify(content, &signature, false).is_ok());
+        if known { Ok(()) } else { Err(Refused::Untrusted(name)) }
+    }
+}
+
+/// Where the signature of a file is.
+pub fn signature_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".minisig");
+    name.into()
+}
+
+/// Files that were loaded, by digest.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    dir: PathBuf,
+}
+
+impl Kept {
+    /// In this folder; it is made when something is kept.
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    fn place(&self, digest: &str) -> PathBuf {
+        self.dir.join(format!("{digest}.wasm"))
+    }
+
+    /// Keeps what was loaded, with its signature, and lets the oldest go.
+    pub fn keep(&self, path: &Path, content: &[u8], digest: &str) -> io::Result<()> {
+        let place = self.place(digest);
+        std::fs::create_dir_all(&self.dir)?;
+        if place.is_file() {
+            // Loaded again: young again.
+            std::fs::File::options().append(true).open(&place)?.set_modified(SystemTime::now())?;
+            return Ok(());
+        }
+        write(&place, content)?;
+        if let Ok(signature) = std::fs::read(signature_of(path)) {
+            write(&signature_of(&place), &signature)?;
+        }
+        self.forget_oldest()
+    }
+
+    fn forget_oldest(&self) -> io::Result<()> {
+        let mut files: Vec<(SystemTime, PathBuf)> = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|end| end == "wasm") {
+                files.push((std::fs::metadata(&path)?.modified()?, path));
+            }
+        }
+        files.sort();
+        let spare = files.len().saturating_sub(KEPT_MAX);
+        for (_, path) in files.into_iter().take(spare) {
+            std::fs::remove_file(&path)?;
+            let _ = std::fs::remove_file(signature_of(&path));
+        }
+        Ok(())
+    }
+
+    /// Whether this digest can be put back.
+    pub fn has(&self, digest: &str) -> bool {
+        self.place(digest).is_file()
+    }
+
+    /// Puts a kept file in the place of another one, at once, with its signature; the host loads it
+    /// like any file that changed.
+    pub fn put_back(&self, digest: &str, path: &Path) -> io::Result<()> {
+        let kept = self.place(digest);
+        let content = std::fs::read(&kept)?;
+        match std::fs::read(signature_of(&kept)) {
+            Ok(signature) => write(&signature_of(path), &signature)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        write(path, &content)
+    }
+}
+
+fn write(place: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = place.parent().unwrap_or(Path::new("."));
+    // Hidden, so that nobody takes it for a plugin before it is whole.
+    let mut file = tempfile::Builder::new().prefix(".kept-").tempfile_in(folder)?;
+    io::Write::write_all(&mut file, content)?;
+    file.persist(place)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_of_the_configuration_is_told() {
+        let problems =
+            Provenance::new(Policy::Digest, &["ABC".into()], &["key".into()]).unwrap_err();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(
+            Provenance::new(Policy::Signed, &[], &[]).unwrap_err()[0]
+                .starts_with("plugins.publishers")
+        );
+        assert!(
+            Provenance::new(Policy::Digest, &[], &[]).unwrap_err()[0]
+                .starts_with("plugins.digests")
+        );
+    }
+
+    #[test]
+    fn only_listed_digests_are_loaded() {
+        let [listed, other] = [b"listed", b"other!"].map(|content| hex(&Sha256::digest(content)));
+        let provenance = Provenance::new(Policy::Digest, &[listed], &[]).unwrap();
+        assert_eq!(provenance.vet(Path::new("x.wasm"), b"listed"), Ok(()));
+        assert_eq!(provenance.vet(Path::new("x.wasm"), b"other!"), Err(Refused::NotListed(other)));
+    }
+
+    #[test]
+    fn the_youngest_files_are_kept_and_can_be_put_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Kept::new(folder.path().join("kept"));
+        let plugin = folder.path().join("stage.wasm");
+        std::fs::write(signature_of(&plugin), "signature").unwrap();
+        for number in 0..KEPT_MAX + 5 {
+            kept.keep(&plugin, number.to_string().as_bytes(), &format!("digest-{number}")).unwrap();
+        }
+        assert!(kept.has("digest-54") && kept.has("digest-5") && !kept.has("digest-4"));
+        std::fs::remove_file(signature_of(&plugin)).unwrap();
+        kept.put_back("digest-7", &plugin).unwrap();
+        assert_eq!(std::fs::read_to_string(&plugin).unwrap(), "7");
+        assert_eq!(std::fs::read_to_string(signature_of(&plugin)).unwrap(), "signature");
+        assert!(kept.put_back("digest-4", &plugin).is_err());
+    }
+}

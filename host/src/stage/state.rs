@@ -1,0 +1,346 @@
+//! A stage's state while a batch runs: a message's own layer over the batch's layer over the lane's
+//! cache over the store.
+//!
+//! What carries the guarantee is the version check in the store's commit; the cache here only saves
+//! reads. Every version that any message of the batch relied on is kept in [`BatchState`], those of
+//! failed and timed-out messages included, so that an outcome on stale data never counts. Bounds:
+//! keys, values and bytes per call by [`StateLimits`]; the cache by its number of entries.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use crate::stage::outcome::{Limit, Outcome};
+use crate::stage::recording::Recorder;
+use crate::store::{StateRow, StateSource, StoreError, Version};
+
+/// Bounds on what one call may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateLimits {
+    /// Longest key, in bytes.
+    pub key_max_bytes: usize,
+    /// Largest value, in bytes.
+    pub value_max_bytes: usize,
+    /// Keys and values written by one call, in bytes.
+    pub call_max_bytes: usize,
+    /// Most keys that one `list_keys` returns.
+    pub list_max: u32,
+}
+
+/// Why a state operation ended the call.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The stage broke a limit: dead-lettered with its name.
+    #[error("{message}")]
+    Limit {
+        /// Which limit.
+        limit: Limit,
+        /// What was seen and what is allowed.
+        message: String,
+    },
+    /// The store could not be read: not an attempt.
+    #[error("the store could not be read")]
+    Store(#[from] StoreError),
+}
+
+impl StateError {
+    /// The outcome of a call that this error ended.
+    pub fn into_outcome(self) -> Outcome {
+        match self {
+            Self::Limit { limit, message } => Outcome::LimitBroken { limit, message },
+            Self::Store(error) => Outcome::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// The keys that one call wrote; `None` removes.
+pub type StateWrites = BTreeMap<String, Option<Bytes>>;
+
+type Cached = (Option<Bytes>, Version);
+
+/// Values that a lane keeps between batches. The next commit decides whether they were current.
+pub struct LaneCache(LruCache<String, Cached>);
+
+impl LaneCache {
+    /// Keeps at most `entries` keys.
+    pub fn new(entries: NonZeroUsize) -> Self {
+        Self(LruCache::new(entries))
+    }
+
+    /// Stands in for a cache that is lent to a batch; a full one would allocate its table for every
+    /// batch.
+    pub fn placeholder() -> Self {
+        Self::new(NonZeroUsize::MIN)
+    }
+
+    /// Forgets everything; the table stays.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Forgets keys that turned out stale.
+    pub fn forget<'a>(&mut self, keys: impl IntoIterator<Item = &'a String>) {
+        for key in keys {
+            self.0.pop(key);
+        }
+    }
+
+    /// Remembers what a commit wrote, with the versions it assigned.
+    pub fn learn(&mut self, written: impl IntoIterator<Item = (String, Option<Bytes>, Version)>) {
+        for (key, value, version) in written {
+            self.0.put(key, (value, version));
+        }
+    }
+}
+
+/// Shared by the messages of one batch.
+pub struct BatchState {
+    stage: Arc<str>,
+    store: Arc<dyn StateSource>,
+    limits: StateLimits,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// Writes of the messages that succeeded so far.
+    layer: StateWrites,
+    /// Versions relied upon, 0 for a key that never existed.
+    reads: HashMap<String, Version>,
+    cache: LaneCache,
+    /// Folders (`order/<id>/`) whose every stored key is in `cache` or known absent.
+    folders: BTreeSet<String>,
+    prefetched: HashMap<String, Cached>,
+}
+
+impl BatchState {
+    /// State for one batch; takes the lane's cache until [`BatchState::finish`].
+    pub fn new(
+        stage: Arc<str>,
+        store: Arc<dyn StateSource>,
+        limits: StateLimits,
+        cache: LaneCache,
+    ) -> Arc<Self> {
+        let inner = Inner {
+            layer: BTreeMap::new(),
+            reads: HashMap::new(),
+            cache,
+            folders: BTreeSet::new(),
+            prefetched: HashMap::new(),
+        };
+        Arc::new(Self { stage, store, limits, inner: Mutex::new(inner) })
+    }
+
+    /// Reads every key under `order/<subject>/` for all subjects at once, so that the messages' own
+    /// reads cost nothing.
+    pub async fn prefetch(&self, subjects: &BTreeSet<String>) -> Result<(), StoreError> {
+        let folders: Vec<String> =
+            subjects.iter().map(|subject| format!("order/{subject}/")).collect();
+        let rows = self.store.state_folders(&self.stage, &folders).await?;
+        let mut inner = self.lock();
+        inner.prefetched.extend(rows.into_iter().map(|row| (row.key, (row.value, row.version))));
+        inner.folders.extend(folders);
+        Ok(())
+    }
+
+    /// A view for one message.
+    pub fn view(self: &Arc<Self>) -> StateView {
+        self.view_noted(Recorder::default())
+    }
+
+    /// The same; what the message reads is noted.
+    pub fn view_noted(self: &Arc<Self>, recorder: Recorder) -> StateView {
+        StateView { batch: Arc::clone(self), own: BTreeMap::new(), bytes_written: 0, recorder }
+    }
+
+    /// Adds a successful message's writes, visible to the messages after it.
+    pub fn merge(&self, writes: StateWrites) {
+        self.lock().layer.extend(writes);
+    }
+
+    /// Ends the batch: versions relied upon, final writes, and the lane's cache.
+    pub fn finish(&self) -> (HashMap<String, Version>, StateWrites, LaneCache) {
+        let mut inner = self.lock();
+        (
+            std::mem::take(&mut inner.reads),
+            std::mem::take(&mut inner.layer),
+            std::mem::replace(&mut inner.cache, LaneCache::placeholder()),
+        )
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        if let Some(value) = self.lock().known(key) {
+            return Ok(value);
+        }
+        let row = self.store.state_get(&self.stage, key).await?;
+        let (value, version) = row.map_or((None, 0), |row: StateRow| (row.value, row.version));
+        let mut inner = self.lock();
+        inner.reads.entry(key.to_owned()).or_insert(version);
+        inner.cache.0.put(key.to_owned(), (value.clone(), version));
+        Ok(value)
+    }
+
+    async fn list_keys(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let layer = Overlay::of(&self.lock().layer, prefix, after);
+        let stored = self
+            .store
+            .state_keys(&self.stage, prefix, after, (limit + layer.removed()) as u32)
+            .await?;
+        Ok(layer.over(stored, limit))
+    }
+}
+
+/// Writes that a list of keys must show: present or removed.
+struct Overlay(BTreeMap<String, bool>);
+
+impl Overlay {
+    fn of(writes: &StateWrites, prefix: &str, after: &str) -> Self {
+        let concerned =
+            writes.iter().filter(|(key, _)| key.starts_with(prefix) && key.as_str() > after);
+        Self(concerned.map(|(key, value)| (key.clone(), value.is_some())).collect())
+    }
+
+    fn removed(&self) -> usize {
+        self.0.values().filter(|present| !**present).count()
+    }
+
+    fn over(self, below: Vec<String>, limit: usize) -> Vec<String> {
+        let mut keys: BTreeSet<String> =
+            below.into_iter().filter(|key| self.0.get(key) != Some(&false)).collect();
+        keys.extend(self.0.into_iter().filter_map(|(key, present)| present.then_some(key)));
+        keys.into_iter().take(limit).collect()
+    }
+}
+
+impl Inner {
+    fn known(&mut self, key: &str) -> Option<Option<Bytes>> {
+        if let Some(value) = self.layer.get(key) {
+            return Some(value.clone());
+        }
+        let (value, version) = self
+            .prefetched
+            .get(key)
+            .cloned()
+            .or_else(|| self.cache.0.get(key).cloned())
+            .or_else(|| self.in_fetched_folder(key).then_some((None, 0)))?;
+        self.reads.entry(key.to_owned()).or_insert(version);
+        Some(value)
+    }
+
+    fn in_fetched_folder(&self, key: &str) -> bool {
+        let mut parts = key.splitn(3, '/');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some("order"), Some(id), Some(_)) => self.folders.contains(&format!("order/{id}/")),
+            _ => false,
+        }
+    }
+}
+
+/// A stage's state as one message sees it.
+pub struct StateView {
+    batch: Arc<BatchState>,
+    own: StateWrites,
+    bytes_written: usize,
+    /// Notes what the call could not know by itself.
+    recorder: Recorder,
+}
+
+impl StateView {
+    /// The value under `key`, as written by this call, by earlier messages of the batch, or as
+    /// committed.
+    pub async fn get(&mut self, key: &str) -> Result<Option<Bytes>, StateError> {
+        self.check_key(key)?;
+        match self.own.get(key) {
+            Some(value) => Ok(value.clone()),
+            None => {
+                let value = self.batch.get(key).await?;
+                self.recorder.read(key, value.as_ref());
+                Ok(value)
+            }
+        }
+    }
+
+    /// Writes `value` under `key` when the call succeeds.
+    pub fn set(&mut self, key: String, value: Bytes) -> Result<(), StateError> {
+        self.check_key(&key)?;
+        let max = self.batch.limits.value_max_bytes;
+        if value.len() > max {
+            return Err(StateError::Limit {
+                limit: Limit::StateValue,
+                message: format!(
+                    "the value of `{key}` has {} bytes; the limit is {max}",
+                    value.len()
+                ),
+            });
+        }
+        self.count(key.len() + value.len())?;
+        self.own.insert(key, Some(value));
+        Ok(())
+    }
+
+    /// Removes `key` when the call succeeds.
+    pub fn remove(&mut self, key: String) -> Result<(), StateError> {
+        self.check_key(&key)?;
+        self.count(key.len())?;
+        self.own.insert(key, None);
+        Ok(())
+    }
+
+    /// Keys with `prefix` that sort after `after`, at most `limit`: a snapshot, not checked at
+    /// commit.
+    pub async fn list_keys(
+        &mut self,
+        prefix: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StateError> {
+        let limit = limit.min(self.batch.limits.list_max) as usize;
+        let own = Overlay::of(&self.own, prefix, after);
+        let asked = limit + own.removed();
+        let below = self.batch.list_keys(prefix, after, asked).await?;
+        self.recorder.listed((prefix, after, asked as u32), &below);
+        Ok(own.over(below, limit))
+    }
+
+    /// What this call wrote.
+    pub fn into_writes(self) -> StateWrites {
+        self.own
+    }
+
+    fn check_key(&self, key: &str) -> Result<(), StateError> {
+        let max = self.batch.limits.key_max_bytes;
+        if key.len() > max {
+            let message = format!("a state key has {} bytes; the limit is {max}", key.len());
+            return Err(StateError::Limit { limit: Limit::StateKey, message });
+        }
+        if key.contains('\0') {
+            return Err(StateError::Limit {
+                limit: Limit::StateKey,
+                message: "a state key has a NUL character".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), StateError> {
+        self.bytes_written += bytes;
+        let max = self.batch.limits.call_max_bytes;
+        if self.bytes_written > max {
+            let message =
+                format!("the call wrote {} bytes of state; the limit is {max}", self.bytes_written);
+            return Err(StateError::Limit { limit: Limit::StateBytes, message });
+        }
+        Ok(())
+    }
+}

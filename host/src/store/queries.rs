@@ -1,0 +1,315 @@
+//! Questions that the API asks, the same for every database: they see the last commit and never
+//! wait for a writer.
+//!
+//! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its
+//! hops.
+
+mod letters;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+pub(super) use self::letters::{
+    count_letters, dead_letter, dead_letters, letter_groups, letter_ids,
+};
+use super::decode::{
+    self, Columns, attempt_columns, envelope_columns, logged_columns, order_columns,
+};
+use super::log::ORDERS;
+use super::{
+    DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, RecordedDelivery,
+    RecordingCursor, RecordingFilter, StageControl, StateRow, StoreError,
+};
+use crate::domain::event::{DeliveryKey, Event};
+
+/// A value for a placeholder; those of a query are `$1`, `$2`, ….
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Arg<'a> {
+    Int(i64),
+    Text(&'a str),
+    /// Numbers and names, for a `FROM` item of the database's own.
+    Named(&'a [(i64, String)]),
+}
+
+/// Answers queries.
+pub(super) trait Reader: Sync {
+    /// A row of the answer.
+    type Row: Columns + Send + Sync;
+    /// A `FROM` item that makes a table `k (number, name)` of the first argument, an
+    /// [`Arg::Named`].
+    const NAMED: &'static str;
+    /// Placeholders that such an argument takes.
+    const NAMED_WIDTH: usize;
+    /// Runs a query.
+    fn rows(
+        &self,
+        sql: String,
+        args: &[Arg<'_>],
+    ) -> impl Future<Output = Result<Vec<Self::Row>, StoreError>> + Send;
+}
+
+pub(super) async fn state_get(
+    db: &impl Reader,
+    stage: &str,
+    key: &str,
+) -> Result<Option<StateRow>, StoreError> {
+    let sql = "SELECT key, value, version FROM state WHERE stage = $1 AND key = $2";
+    db.rows(sql.to_owned(), &[Arg::Text(stage), Arg::Text(key)])
+        .await?
+        .first()
+        .map(decode::state_row)
+        .transpose()
+}
+
+pub(super) async fn state_keys(
+    db: &impl Reader,
+    stage: &str,
+    prefix: &str,
+    after: &str,
+    limit: u32,
+) -> Result<Vec<String>, StoreError> {
+    // The last code point, which no text uses, ends the range of any prefix.
+    let end = format!("{prefix}\u{10ffff}");
+    let sql = "SELECT key FROM state WHERE stage = $1 AND key >= $2 AND key < $3 AND key > $4 AND value IS NOT NULL ORDER BY key LIMIT $5";
+    let args = [
+        Arg::Text(stage),
+        Arg::Text(prefix),
+        Arg::Text(&end),
+        Arg::Text(after),
+        Arg::Int(i64::from(limit)),
+    ];
+    db.rows(sql.to_owned(), &args).await?.iter().map(|row| row.owned(0)).collect()
+}
+
+pub(super) async fn order_by_id(db: &impl Reader, id: &str) -> Result<Option<Order>, StoreError> {
+    let sql = concat!("SELECT ", order_columns!(), " FROM orders o WHERE o.id = $1");
+    db.rows(sql.to_owned(), &[Arg::Text(id)]).await?.first().map(decode::order).transpose()
+}
+
+/// Adds conditions, numbering their placeholders.
+pub(super) struct Conditions<'a> {
+    pub(super) sql: String,
+    pub(super) args: Vec<Arg<'a>>,
+    /// Placeholders that the arguments before take beyond their number.
+    beyond: usize,
+}
+
+impl<'a> Conditions<'a> {
+    pub(super) fn after(sql: &str) -> Self {
+        Self { sql: sql.to_owned(), args: Vec::new(), beyond: 0 }
+    }
+
+    /// The same, of a query that reads from [`Reader::NAMED`].
+    pub(super) fn after_named<R: Reader>(sql: &str, named: &'a [(i64, String)]) -> Self {
+        Self { sql: sql.to_owned(), args: vec![Arg::Named(named)], beyond: R::NAMED_WIDTH - 1 }
+    }
+
+    /// `condition` up to its placeholder.
+    pub(super) fn and(&mut self, condition: &str, arg: Option<Arg<'a>>) {
+        if let Some(arg) = arg {
+            self.args.push(arg);
+            let number = self.args.len() + self.beyond;
+            let _ = write!(self.sql, " AND {condition} ${number}");
+        }
+    }
+
+    /// One row more than the page holds, to know whether there is another.
+    fn newest_first(mut self, column: &str, limit: u32) -> (String, Vec<Arg<'a>>) {
+        self.args.push(Arg::Int(i64::from(limit) + 1));
+        let number = self.args.len();
+        let _ = write!(self.sql, " ORDER BY {column} DESC LIMIT ${number}");
+        (self.sql, self.args)
+    }
+}
+
+/// Events that wait at a stage, given the number of its placeholder: their deliveries are open, or
+/// dead and wait for a person.
+fn waiting_at(stage: usize) -> String {
+    format!(
+        "SELECT d.event_seq FROM deliveries d WHERE d.stage = ${stage} AND d.status = 'open' \
+         UNION SELECT l.event_seq FROM dead_letters l WHERE l.stage = ${stage} AND l.status = 'open'"
+    )
+}
+
+pub(super) async fn orders(
+    db: &impl Reader,
+    filter: &OrderFilter,
+) -> Result<Page<Order>, StoreError> {
+    let mut query =
+        Conditions::after(concat!("SELECT ", order_columns!(), " FROM orders o WHERE TRUE"));
+    query.and("o.status =", filter.status.as_deref().map(Arg::Text));
+    query.and("o.customer =", filter.customer.as_deref().map(Arg::Text));
+    if let Some(stage) = &filter.stage {
+        query.args.push(Arg::Text(stage));
+        let _ = write!(
+            query.sql,
+            " AND o.id IN (SELECT e.order_id FROM ({}) k CROSS JOIN events e WHERE e.seq = k.event_seq)",
+            waiting_at(query.args.len())
+        );
+    }
+    // Times grow with positions: the positions bound the search, the times decide.
+    if let Some(since_ms) = filter.since_ms {
+        query.and("o.pos >", Some(Arg::Int(ORDERS.before(db, since_ms).await?)));
+        query.and("o.created_ms >=", Some(Arg::Int(since_ms as i64)));
+    }
+    if let Some(until_ms) = filter.until_ms {
+        query.and("o.pos <=", Some(Arg::Int(ORDERS.after(db, until_ms).await?)));
+        query.and("o.created_ms <", Some(Arg::Int(until_ms as i64)));
+    }
+    query.and("o.pos <", filter.before.map(Arg::Int));
+    let (sql, args) = query.newest_first("o.pos", filter.limit);
+    let rows = db.rows(sql, &args).await?;
+    decode::page(&rows, filter.limit, |row| Ok((row.int(6)?, decode::order(row)?)))
+}
+
+pub(super) async fn order_events(
+    db: &impl Reader,
+    order_id: &str,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<LoggedEvent>, StoreError> {
+    let sql = concat!(
+        "SELECT ",
+        logged_columns!(),
+        " FROM events e WHERE e.order_id = $1 AND e.seq > $2 ORDER BY e.seq LIMIT $3"
+    );
+    let rows = db
+        .rows(sql.to_owned(), &[Arg::Text(order_id), Arg::Int(after), Arg::Int(i64::from(limit))])
+        .await?;
+    rows.iter().map(decode::logged_event).collect()
+}
+
+async fn attempts_of<R: Reader>(
+    db: &R,
+    deliveries: &[(i64, String)],
+) -> Result<decode::Failures, StoreError> {
+    if deliveries.is_empty() {
+        return Ok(decode::Failures::new());
+    }
+    let sql = format!(
+        "SELECT DISTINCT {} FROM {} CROSS JOIN attempts a WHERE a.event_seq = k.number AND a.stage = k.name \
+         ORDER BY a.event_seq, a.stage, a.round, a.attempt",
+        attempt_columns!(),
+        R::NAMED
+    );
+    decode::attempts(&db.rows(sql, &[Arg::Named(deliveries)]).await?)
+}
+
+const DELIVERIES: &str = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, \
+     d.duration_us, d.created_ms, d.settled_ms, d.emitted FROM events e CROSS JOIN deliveries d WHERE d.event_seq = e.seq";
+
+pub(super) async fn order_deliveries(
+    db: &impl Reader,
+    order_id: &str,
+) -> Result<Vec<DeliveryRecord>, StoreError> {
+    let sql =
+        format!("{DELIVERIES} AND e.order_id = $1 ORDER BY d.created_ms, d.event_seq, d.stage");
+    deliveries(db, db.rows(sql, &[Arg::Text(order_id)]).await?).await
+}
+
+pub(super) async fn delivery(
+    db: &impl Reader,
+    key: &DeliveryKey,
+) -> Result<Option<DeliveryRecord>, StoreError> {
+    let sql = format!("{DELIVERIES} AND e.id = $1 AND e.source = $2 AND d.stage = $3");
+    let rows = db
+        .rows(sql, &[Arg::Text(&key.event.id), Arg::Text(&key.event.source), Arg::Text(&key.stage)])
+        .await?;
+    Ok(deliveries(db, rows).await?.into_iter().next())
+}
+
+/// Decodes deliveries and adds their failed tries.
+async fn deliveries<R: Reader>(
+    db: &R,
+    rows: Vec<R::Row>,
+) -> Result<Vec<DeliveryRecord>, StoreError> {
+    let keys = decode::delivery_keys(&rows, 0)?;
+    let mut failures = attempts_of(db, &keys).await?;
+    let with_failures =
+        |(row, key)| decode::delivery_record(row, failures.remove(&key).unwrap_or_default());
+    rows.iter().zip(keys).map(with_failures).collect()
+}
+
+/// A stage's recordings after a place: a range of their key.
+const RECORDINGS: &str = "SELECT r.* FROM recordings r WHERE r.stage = $1 AND (r.settled_ms, r.event_seq) > ($2, $3) \
+     ORDER BY r.settled_ms, r.event_seq LIMIT $4";
+/// The same, of one order.
+const RECORDINGS_OF_ORDER: &str = "SELECT r.* FROM events e CROSS JOIN deliveries d CROSS JOIN recordings r \
+     WHERE e.order_id = $5 AND d.event_seq = e.seq AND d.stage = $1 \
+     AND r.stage = d.stage AND r.settled_ms = d.settled_ms AND r.event_seq = d.event_seq \
+     AND (r.settled_ms, r.event_seq) > ($2, $3) ORDER BY r.settled_ms, r.event_seq LIMIT $4";
+
+pub(super) async fn recordings<R: Reader>(
+    db: &R,
+    filter: &RecordingFilter,
+) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
+    let (after, limit) = (filter.after, filter.limit as usize);
+    let mut args = vec![
+        Arg::Text(&filter.stage),
+        Arg::Int(after.settled_ms),
+        Arg::Int(after.event_seq),
+        Arg::Int(i64::from(filter.limit) + 1),
+    ];
+    args.extend(filter.order.as_deref().map(Arg::Text));
+    let picked = if filter.order.is_some() { RECORDINGS_OF_ORDER } else { RECORDINGS };
+    let sql = format!(
+        "SELECT r.settled_ms, r.event_seq, r.body, d.round, d.attempt, d.version, d.digest, d.emitted, {} \
+         FROM ({picked}) r CROSS JOIN deliveries d CROSS JOIN events e \
+         WHERE d.event_seq = r.event_seq AND d.stage = r.stage AND e.seq = r.event_seq ORDER BY r.settled_ms, r.event_seq",
+        envelope_columns!()
+    );
+    let rows = db.rows(sql, &args).await?;
+    let shown = &rows[..rows.len().min(limit)];
+    let mut named: Vec<(i64, String)> = Vec::new();
+    let mut ids = Vec::with_capacity(shown.len());
+    for (at, row) in shown.iter().enumerate() {
+        let emitted: Vec<String> = row.list(7)?;
+        ids.push(emitted.len());
+        named.extend(emitted.into_iter().map(|id| (at as i64, id)));
+    }
+    let mut emitted = emitted_by(db, &named).await?.into_iter();
+    let mut items = Vec::with_capacity(shown.len());
+    for (row, count) in shown.iter().zip(ids) {
+        let events: Vec<Option<Event>> = emitted.by_ref().take(count).collect();
+        items.push(decode::recorded_delivery(row, events.into_iter().collect())?);
+    }
+    let next = items.last().filter(|_| rows.len() > shown.len()).map(|item| item.at);
+    Ok((items, next))
+}
+
+/// Events by id, in the order of the question: an id that a stage gave is the only one of its kind.
+async fn emitted_by<R: Reader>(
+    db: &R,
+    named: &[(i64, String)],
+) -> Result<Vec<Option<Event>>, StoreError> {
+    if named.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT {} FROM {} CROSS JOIN events e WHERE e.id = k.name AND e.stage IS NOT NULL",
+        envelope_columns!(),
+        R::NAMED
+    );
+    let mut found = HashMap::new();
+    for row in &db.rows(sql, &[Arg::Named(named)]).await? {
+        let event = decode::envelope(row, 0)?.event;
+        found.insert(event.id.clone(), event);
+    }
+    Ok(named.iter().map(|(_, id)| found.remove(id)).collect())
+}
+
+pub(super) async fn plugin_loads(
+    db: &impl Reader,
+    stage: &str,
+    limit: u32,
+) -> Result<Vec<PluginLoad>, StoreError> {
+    let sql = "SELECT stage, digest, version, host, loaded_ms FROM plugin_loads WHERE stage = $1 ORDER BY id DESC LIMIT $2";
+    let rows = db.rows(sql.to_owned(), &[Arg::Text(stage), Arg::Int(i64::from(limit))]).await?;
+    rows.iter().map(decode::plugin_load).collect()
+}
+
+pub(super) async fn stage_controls(db: &impl Reader) -> Result<Vec<StageControl>, StoreError> {
+    let sql =
+        "SELECT stage, state, reason, since_ms, held_from_ms FROM stage_controls ORDER BY stage";
+    db.rows(sql.to_owned(), &[]).await?.iter().map(decode::stage_control).collect()
+}

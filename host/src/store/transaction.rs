@@ -1,0 +1,71 @@
+//! What a group of operations comes to: decided here once, for every database.
+//!
+//! A store merges the operations that wait at the same time into one transaction. The database's
+//! own module asks what the group must know ([`Asked`] → [`Known`]), [`decide`] turns each
+//! operation into rows ([`Plan`]) and an answer, and the database's module writes the rows, a
+//! constant number of statements whatever the size of the group. Nothing in here does I/O.
+
+mod cancel;
+mod read_set;
+mod write_set;
+mod rows;
+mod apply;
+
+pub(super) use self::read_set::{Asked, Known, Present, Seen, pick};
+pub(super) use self::write_set::{Numbers, Plan, Standing, Times};
+pub(super) use self::rows::{
+    AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, RecordingRow,
+    StateRow,
+};
+use crate::domain::order_status::StatusRules;
+use super::{Accepted, Batch, Cancelled, Commit, NewCancel, NewEvent, NewOrder, OutboxRow};
+
+/// The operations that come often.
+#[derive(Debug)]
+pub(super) enum Op {
+    Order(Box<NewOrder>),
+    Event(Box<NewEvent>),
+    Cancel(Box<NewCancel>),
+    Commit(Batch),
+    Sent(Vec<i64>),
+}
+
+/// What came of one.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Order(Accepted, Vec<OutboxRow>),
+    Event(bool, Vec<OutboxRow>),
+    Cancel(Cancelled, Vec<OutboxRow>),
+    Commit(Commit),
+    Sent,
+}
+
+/// Decides one operation: what it writes goes into the plan, and what it changes into `known`, so
+/// that the second of two operations on one row sees the first. They wait at the same time, so any
+/// order is a fair one.
+pub(super) fn decide<'a>(
+    known: &mut Known<'a>,
+    plan: &mut Plan<'a>,
+    rules: &StatusRules,
+    op: &'a Op,
+) -> Reply {
+    match op {
+        Op::Order(order) => {
+            let (accepted, rows) = apply::order(known, plan, order);
+            Reply::Order(accepted, rows)
+        }
+        Op::Event(event) => {
+            let (new, rows) = apply::event(known, plan, event);
+            Reply::Event(new, rows)
+        }
+        Op::Cancel(cancel) => {
+            let (cancelled, rows) = cancel::order(known, plan, rules, cancel);
+            Reply::Cancel(cancelled, rows)
+        }
+        Op::Commit(batch) => Reply::Commit(apply::batch(known, plan, rules, batch)),
+        Op::Sent(ids) => {
+            plan.sent.extend(ids);
+            Reply::Sent
+        }
+    }
+}
