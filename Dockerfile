@@ -3,7 +3,7 @@ FROM rust:1.95-bookworm AS build
 RUN rustup target add wasm32-unknown-unknown
 WORKDIR /build
 COPY . .
-RUN cargo xtask plugins && cargo build --release --package postrider
+RUN cargo xtask plugins && cargo build --release --package postrider-cli
 
 FROM debian:bookworm-slim
 RUN apt-get update \

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use anyhow::Result;
 use async_trait::async_trait;
 use postrider::domain::event::Event;
-use postrider::stage::handler::{Description, Emitted, Failure, NativeContext, NativeError, NativeStage};
+use postrider::stage::handler::{
+    Description, Emitted, Failure, NativeContext, NativeError, NativeStage,
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -112,7 +114,7 @@ impl NativeStage for Bank {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
     let toml = "[stages.bank]\nretry = { max_attempts = 2, initial_ms = 10, max_ms = 20 }\n\
-                breaker = { min_calls = 10, open_ms = 50, open_max_ms = 100, free_probes = 1000 }\n";
+                breaker = { min_calls = 10, open_ms = 50, open_max_ms = 100, uncounted_probes = 1000 }\n";
     let site = Site::empty(toml)?;
     let (down, calls) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
     let bank = Bank { down: Arc::clone(&down), calls: Arc::clone(&calls) };

@@ -16,8 +16,8 @@ const QUICK: &str = "[stages.inventory.settings]\ndefault_stock = \"1000\"\n\
 
 async fn dead_letter(host: &Running) -> Result<Value> {
     eventually("a dead letter", || async {
-        let (_, letters) = host.client.get("/dead-letters").await?;
-        Ok(letters["items"].get(0).cloned())
+        let (_, dead_letters) = host.client.get("/dead-letters").await?;
+        Ok(dead_letters["items"].get(0).cloned())
     })
     .await
 }
@@ -30,14 +30,14 @@ async fn a_failing_order_is_retried_then_dead_and_completes_after_an_edited_repl
     let order = json!({ "order_id": "f1", "user_id": "42", "items": ["Book"], "total": 20.0, "force_fail": true });
     host.client.post("/orders", &order).await?;
     host.client.order_in("f1", "failed").await?;
-    let letter = dead_letter(&host).await?;
+    let dead_letter = dead_letter(&host).await?;
     assert_eq!(
-        (letter["stage"].as_str(), letter["code"].as_str()),
+        (dead_letter["stage"].as_str(), dead_letter["code"].as_str()),
         (Some("payment"), Some("simulated-failure"))
     );
-    let path = format!("/dead-letters/{}", letter["id"]);
-    let (_, letter) = host.client.get(&path).await?;
-    let attempts: Vec<u64> = letter["attempts"]
+    let path = format!("/dead-letters/{}", dead_letter["id"]);
+    let (_, dead_letter) = host.client.get(&path).await?;
+    let attempts: Vec<u64> = dead_letter["attempts"]
         .as_array()
         .expect("attempts")
         .iter()
@@ -67,8 +67,8 @@ async fn an_unedited_replay_runs_again_and_a_discard_is_final(backend: Backend) 
             .is_success()
     );
     let second = eventually("the second death", || async {
-        let letter = dead_letter(&host).await?;
-        Ok((letter["id"] != first["id"]).then_some(letter))
+        let dead_letter = dead_letter(&host).await?;
+        Ok((dead_letter["id"] != first["id"]).then_some(dead_letter))
     })
     .await?;
     let path = format!("/dead-letters/{}", second["id"]);

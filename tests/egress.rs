@@ -165,8 +165,11 @@ async fn results(host: &Running, calls: &[Value]) -> Result<Vec<Value>> {
         host.client.post("/orders", &order("c-1", &json!({ "calls": calls }))).await?;
     anyhow::ensure!(status.is_success(), "{answer}");
     eventually("the calls' results", || async {
-        let (_, letters) = host.client.get("/dead-letters").await?;
-        anyhow::ensure!(letters["items"].as_array().is_none_or(Vec::is_empty), "{letters}");
+        let (_, dead_letters) = host.client.get("/dead-letters").await?;
+        anyhow::ensure!(
+            dead_letters["items"].as_array().is_none_or(Vec::is_empty),
+            "{dead_letters}"
+        );
         let (_, events) = host.client.get("/orders/c-1/events").await?;
         let done = events["items"]
             .as_array()
@@ -192,8 +195,11 @@ async fn messages_that_call_the_outside_wait_side_by_side() -> Result<()> {
     }
     let done = "SELECT count(*) FROM events WHERE type = 'caller.done' AND data LIKE '%welcome%'";
     eventually("all calls to be answered", || async {
-        let (_, letters) = host.client.get("/dead-letters").await?;
-        anyhow::ensure!(letters["items"].as_array().is_none_or(Vec::is_empty), "{letters}");
+        let (_, dead_letters) = host.client.get("/dead-letters").await?;
+        anyhow::ensure!(
+            dead_letters["items"].as_array().is_none_or(Vec::is_empty),
+            "{dead_letters}"
+        );
         Ok((site.count(done).await? == i64::try_from(ORDERS)?).then_some(()))
     })
     .await?;
@@ -201,10 +207,10 @@ async fn messages_that_call_the_outside_wait_side_by_side() -> Result<()> {
     host.stop().await
 }
 
-async fn letter(host: &Running) -> Result<Value> {
+async fn dead_letter(host: &Running) -> Result<Value> {
     let listed = eventually("a dead letter", || async {
-        let (_, letters) = host.client.get("/dead-letters?stage=caller").await?;
-        Ok(letters["items"].get(0).cloned())
+        let (_, dead_letters) = host.client.get("/dead-letters?stage=caller").await?;
+        Ok(dead_letters["items"].get(0).cloned())
     })
     .await?;
     Ok(host.client.get(&format!("/dead-letters/{}", listed["id"])).await?.1)
@@ -301,11 +307,14 @@ async fn a_slow_server_is_a_failure_that_is_tried_again() -> Result<()> {
             let (_site, host) = site(&toml).await?;
             let task = json!({ "retry": true, "calls": [get(&format!("127.0.0.1:{}", server.port), path)] });
             host.client.post("/orders", &order("s-1", &task)).await?;
-            let letter = letter(&host).await?;
-            assert_eq!(letter["code"], "call-failed", "{letter}");
-            let attempts = letter["attempts"].as_array().context("attempts")?;
-            assert_eq!(attempts.len(), 2, "{letter}");
-            assert!(attempts.iter().all(|attempt| attempt["code"] == "call-failed"), "{letter}");
+            let dead_letter = dead_letter(&host).await?;
+            assert_eq!(dead_letter["code"], "call-failed", "{dead_letter}");
+            let attempts = dead_letter["attempts"].as_array().context("attempts")?;
+            assert_eq!(attempts.len(), 2, "{dead_letter}");
+            assert!(
+                attempts.iter().all(|attempt| attempt["code"] == "call-failed"),
+                "{dead_letter}"
+            );
             assert_eq!(server.heads().len(), 2);
             host.stop().await?;
         }

@@ -25,7 +25,7 @@ fn types(events: &[Value]) -> Vec<&str> {
     events.iter().filter_map(|event| event["type"].as_str()).collect()
 }
 
-/// Runs an order to its end; its story is in the log then.
+/// Runs an order to its end; its history is in the log then.
 async fn ordered(host: &Running, id: &str, customer: &str) -> Result<()> {
     host.client
         .post(
@@ -33,7 +33,7 @@ async fn ordered(host: &Running, id: &str, customer: &str) -> Result<()> {
             &json!({ "order_id": id, "user_id": customer, "items": ["Book"], "total": 1 }),
         )
         .await?;
-    eventually("the whole story", || async {
+    eventually("the whole history", || async {
         let (_, events) = host.client.get(&format!("/orders/{id}/events")).await?;
         Ok((events["items"].as_array().map(Vec::len) == Some(5)).then_some(()))
     })
@@ -112,7 +112,7 @@ async fn an_event_comes_in_in_every_mode_and_counts_once(backend: Backend) -> Re
     assert_eq!(
         log(&host.client, "order=7&type=desk.note").await?.len(),
         1,
-        "it is part of the order's story"
+        "it is part of the order's history"
     );
 
     // What is wrong is said at once, and changes nothing.

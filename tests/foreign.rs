@@ -44,17 +44,17 @@ async fn events_of_other_programs_are_run_and_unreadable_ones_are_dead_letters()
     headers.insert("cloudEvents_id".into(), AMQPValue::LongString("x".into()));
     publish("product.stocked", b"{}", &BasicProperties::default().with_headers(headers)).await?;
     publish("product.stocked", b"not JSON", &structured).await?;
-    let letters = eventually("two dead letters", || async {
-        let (_, letters) = host.client.get("/dead-letters?code=unreadable").await?;
-        let items = letters["items"].as_array().cloned().unwrap_or_default();
+    let dead_letters = eventually("two dead letters", || async {
+        let (_, dead_letters) = host.client.get("/dead-letters?code=unreadable").await?;
+        let items = dead_letters["items"].as_array().cloned().unwrap_or_default();
         Ok((items.len() == 2).then_some(items))
     })
     .await?;
-    for letter in &letters {
+    for dead_letter in &dead_letters {
         assert_eq!(
-            (&letter["stage"], &letter["status"]),
+            (&dead_letter["stage"], &dead_letter["status"]),
             (&Value::from("inventory"), &Value::from("open")),
-            "{letter}"
+            "{dead_letter}"
         );
     }
     assert_eq!(known().await?, Some(7), "a copy changed the stock");

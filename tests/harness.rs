@@ -214,7 +214,7 @@ impl Site {
             Some(servers) => servers.config_text(),
         };
         format!(
-            "{back_end}plugins.dir = \"{folder}/plugins\"\nplugins.debounce_ms = 20\nplugins.keep_dir = \"{folder}/kept\"\nruntime.cache_dir = \"{}\"\n{}",
+            "{back_end}plugins.dir = \"{folder}/plugins\"\nplugins.debounce_ms = 20\nplugins.archive_dir = \"{folder}/kept\"\nruntime.cache_dir = \"{}\"\n{}",
             cache.display(),
             self.toml
         )

@@ -44,22 +44,22 @@ async fn each_misdeed_ends_its_own_message_only() -> Result<()> {
             let order = json!({ "order_id": format!("h-{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
             host.client.post("/orders", &order).await?;
         }
-        let letters = eventually(&format!("three dead letters of {mode}"), || async {
-            let (_, letters) = host.client.get("/dead-letters?stage=hostile").await?;
-            Ok(letters["items"].as_array().filter(|items| items.len() == 3).cloned())
+        let dead_letters = eventually(&format!("three dead letters of {mode}"), || async {
+            let (_, dead_letters) = host.client.get("/dead-letters?stage=hostile").await?;
+            Ok(dead_letters["items"].as_array().filter(|items| items.len() == 3).cloned())
         })
         .await?;
-        for letter in &letters {
+        for dead_letter in &dead_letters {
             assert!(
-                letter["code"].as_str().is_some_and(|code| code.starts_with(expected)),
-                "{mode}: {letter}"
+                dead_letter["code"].as_str().is_some_and(|code| code.starts_with(expected)),
+                "{mode}: {dead_letter}"
             );
         }
         for id in 0..3 {
             eventually("the healthy stages", || async {
-                let (_, story) = host.client.get(&format!("/orders/h-{id}")).await?;
+                let (_, history) = host.client.get(&format!("/orders/h-{id}")).await?;
                 let done = |stage: &str| {
-                    story["timeline"].as_array().is_some_and(|all| {
+                    history["timeline"].as_array().is_some_and(|all| {
                         all.iter().any(|entry| entry["stage"] == stage && entry["status"] == "done")
                     })
                 };
@@ -80,15 +80,15 @@ async fn a_panic_shows_its_text_and_a_backtrace_that_names_the_function() -> Res
     host.client
         .post("/orders", &json!({ "order_id": "p", "user_id": "1", "items": ["Book"] }))
         .await?;
-    let letter = eventually("the dead letter", || async {
-        let (_, letters) = host.client.get("/dead-letters").await?;
-        let Some(id) = letters["items"][0]["id"].as_i64() else {
+    let dead_letter = eventually("the dead letter", || async {
+        let (_, dead_letters) = host.client.get("/dead-letters").await?;
+        let Some(id) = dead_letters["items"][0]["id"].as_i64() else {
             return Ok(None);
         };
         Ok(Some(host.client.get(&format!("/dead-letters/{id}")).await?.1))
     })
     .await?;
-    let attempt = &letter["attempts"][0];
+    let attempt = &dead_letter["attempts"][0];
     assert!(
         attempt["message"].as_str().is_some_and(|text| text.contains("deliberate")),
         "{attempt}"

@@ -119,9 +119,9 @@ async fn order(client: &Client, id: &str, misdeed: &str) -> Result<()> {
 /// Waits until every stage has settled an order; what the hostile one came to.
 async fn settled(client: &Client, id: &str) -> Result<Value> {
     eventually(&format!("all of order {id}"), || async {
-        let (_, story) = client.get(&format!("/orders/{id}")).await?;
+        let (_, history) = client.get(&format!("/orders/{id}")).await?;
         let entry = |stage: &str| {
-            story["timeline"].as_array()?.iter().find(|entry| entry["stage"] == stage).cloned()
+            history["timeline"].as_array()?.iter().find(|entry| entry["stage"] == stage).cloned()
         };
         let healthy =
             SHIPPED.iter().all(|stage| entry(stage).is_some_and(|entry| entry["status"] == "done"));

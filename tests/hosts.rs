@@ -241,15 +241,15 @@ async fn what_the_broker_gave_up_runs_alone_once() -> Result<()> {
     .await?;
     host.stop().await?;
     let host = site.start_with(|builder| builder.stage(watcher.clone())).await?;
-    let letter = eventually("the dead letter", || async {
-        let (_, letters) = host.client.get("/dead-letters?stage=watcher").await?;
-        Ok(letters["items"].get(0).cloned())
+    let dead_letter = eventually("the dead letter", || async {
+        let (_, dead_letters) = host.client.get("/dead-letters?stage=watcher").await?;
+        Ok(dead_letters["items"].get(0).cloned())
     })
     .await?;
     assert_eq!(
-        (&letter["code"], watcher.calls.load(Ordering::SeqCst)),
+        (&dead_letter["code"], watcher.calls.load(Ordering::SeqCst)),
         (&json!("delivery-limit"), 2),
-        "{letter}"
+        "{dead_letter}"
     );
     host.stop().await
 }

@@ -39,4 +39,4 @@ mod secrets;
 mod stock;
 mod streams;
 mod structure;
-mod workbench;
+mod dead_letter_jobs;

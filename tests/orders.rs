@@ -24,15 +24,15 @@ async fn an_order_passes_four_stages_and_its_story_names_what_ran(backend: Backe
     let (status, accepted) = host.client.post("/orders", &book("123")).await?;
     assert_eq!((status, accepted["order_id"].as_str()), (StatusCode::ACCEPTED, Some("123")));
     host.client.order_in("123", "ready").await?;
-    let story = crate::harness::eventually("the notification", || async {
-        let (_, story) = host.client.get("/orders/123").await?;
-        let done = story["timeline"].as_array().is_some_and(|stages| {
+    let history = crate::harness::eventually("the notification", || async {
+        let (_, history) = host.client.get("/orders/123").await?;
+        let done = history["timeline"].as_array().is_some_and(|stages| {
             stages.len() == 4 && stages.iter().all(|stage| stage["status"] == "done")
         });
-        Ok(done.then_some(story))
+        Ok(done.then_some(history))
     })
     .await?;
-    for (entry, stage) in story["timeline"].as_array().expect("a timeline").iter().zip(SHIPPED) {
+    for (entry, stage) in history["timeline"].as_array().expect("a timeline").iter().zip(SHIPPED) {
         assert_eq!(entry["stage"], stage);
         assert_eq!(entry["plugin"]["digest"].as_str().map(str::len), Some(64), "{entry}");
         assert!(

@@ -100,7 +100,7 @@ async fn everything(site: &Site) -> Result<Vec<Vec<String>>> {
         site.texts("SELECT stage || ' ' || key || ' ' || version FROM state ORDER BY stage, key").await?,
         site.texts("SELECT stage || ' ' || event_seq || body FROM recordings ORDER BY 1").await?,
         site.texts("SELECT stage || digest FROM plugin_loads ORDER BY 1").await?,
-        site.texts("SELECT 'an attempt, a letter, a row to send' FROM attempts").await?,
+        site.texts("SELECT 'an attempt, a dead_letter, a row to send' FROM attempts").await?,
         site.texts("SELECT code FROM dead_letters").await?,
         site.texts("SELECT 'a row to send' FROM outbox").await?,
     ])
@@ -239,7 +239,7 @@ async fn nothing_is_recorded_when_it_is_switched_off(backend: Backend) -> Result
 async fn recordings_go_with_their_orders(backend: Backend) -> Result<()> {
     let site = Site::shipped_on(
         backend,
-        &format!("recording.enabled = true\nretention.every_ms = 20\n{PLENTY}"),
+        &format!("recording.enabled = true\nretention.interval_ms = 20\n{PLENTY}"),
     )
     .await?;
     let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));

@@ -169,14 +169,14 @@ async fn a_cancel_before_any_stage_undoes_exactly_what_was_done(backend: Backend
         assert_eq!(cancel(client, stage).await?.0, StatusCode::ACCEPTED);
         client.post(&format!("/stages/{stage}/resume"), &json!({})).await?;
         client.order_in(stage, "cancelled").await?;
-        let story = settled(client, stage).await?;
+        let history = settled(client, stage).await?;
         assert_eq!(undone(client, stage).await?, expected, "cancelled before {stage}");
-        let held = story["timeline"]
+        let held = history["timeline"]
             .as_array()
             .into_iter()
             .flatten()
             .find(|one| one["stage"] == stage && one["status"] == "skipped");
-        assert!(held.is_some(), "what waited for {stage} was skipped: {story}");
+        assert!(held.is_some(), "what waited for {stage} was skipped: {history}");
         let (_, events) = client.get(&format!("/orders/{stage}/events?limit=200")).await?;
         let notices: Vec<_> = events["items"]
             .as_array()
@@ -205,13 +205,13 @@ async fn a_cancel_during_a_retry_ends_it(backend: Backend) -> Result<()> {
     assert_eq!(cancel(client, "1").await?.0, StatusCode::ACCEPTED);
     // What waits to be tried again holds nothing up: it undoes nothing.
     client.order_in("1", "cancelled").await?;
-    let story = settled(client, "1").await?;
+    let history = settled(client, "1").await?;
     assert_eq!(
-        (&story["timeline"][0]["stage"], &story["timeline"][0]["status"]),
+        (&history["timeline"][0]["stage"], &history["timeline"][0]["status"]),
         (&json!("payment"), &json!("skipped")),
-        "{story}"
+        "{history}"
     );
-    assert_eq!(story["status"], "cancelled");
+    assert_eq!(history["status"], "cancelled");
     assert_eq!(undone(client, "1").await?, Vec::<String>::new());
     assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
     host.stop().await
@@ -227,13 +227,19 @@ async fn an_order_whose_payment_died_can_be_cancelled(backend: Backend) -> Resul
     assert_eq!(cancel(client, "1").await?.0, StatusCode::ACCEPTED);
     client.order_in("1", "cancelled").await?;
     // Nobody is charged by a replay that comes later.
-    let (_, letters) = client.get("/dead-letters?status=open").await?;
-    let letter = &letters["items"][0]["id"];
+    let (_, dead_letters) = client.get("/dead-letters?status=open").await?;
+    let dead_letter = &dead_letters["items"][0]["id"];
     let mended = json!({ "data": { "order_id": "1", "items": [{ "sku": "Lamp", "quantity": 1 }], "total": 1 } });
-    assert!(client.post(&format!("/dead-letters/{letter}/replay"), &mended).await?.0.is_success());
-    let story = settled(client, "1").await?;
-    assert_eq!(story["status"], "cancelled");
-    assert_eq!(told(client, "1", &["payment.authorized"]).await?, Vec::<String>::new(), "{story}");
+    assert!(
+        client.post(&format!("/dead-letters/{dead_letter}/replay"), &mended).await?.0.is_success()
+    );
+    let history = settled(client, "1").await?;
+    assert_eq!(history["status"], "cancelled");
+    assert_eq!(
+        told(client, "1", &["payment.authorized"]).await?,
+        Vec::<String>::new(),
+        "{history}"
+    );
     host.stop().await
 }
 

@@ -119,15 +119,15 @@ async fn what_waited_too_long_is_dead_with_its_own_reason() -> Result<()> {
     // just now.
     clock.advance(day_ms);
     permits.add_permits(3);
-    let letter = eventually("the dead letter", || async {
-        let (_, letters) = host.client.get("/dead-letters").await?;
-        Ok(letters["items"].get(0).cloned())
+    let dead_letter = eventually("the dead letter", || async {
+        let (_, dead_letters) = host.client.get("/dead-letters").await?;
+        Ok(dead_letters["items"].get(0).cloned())
     })
     .await?;
     assert_eq!(
-        (&letter["code"], &letter["event"]["id"]),
+        (&dead_letter["code"], &dead_letter["event"]["id"]),
         (&json!("expired"), &json!("behind-it")),
-        "{letter}"
+        "{dead_letter}"
     );
     eventually("the third", || async {
         Ok((site.count("SELECT count(*) FROM deliveries WHERE status = 'done'").await? == 2)

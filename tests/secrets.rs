@@ -4,13 +4,13 @@
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::runtime::egress::Server;
+use crate::egress::Server;
 use crate::harness::{Backend, Client, Site, eventually, on_both_back_ends};
 use crate::process::{Process, free_port, output};
 
 on_both_back_ends![a_secret_is_found_nowhere];
 
-/// In capitals and small letters, with what JSON and logs escape.
+/// In capitals and small dead letters, with what JSON and logs escape.
 const SECRET: &str = "sk-LIVE-\"0123\\456789\"-Zz";
 const OTHER: &str = "second-secret-ABCDEF";
 
@@ -73,13 +73,13 @@ async fn answers(client: &Client) -> Result<String> {
             .iter()
             .flat_map(|(leak, _)| [format!("/orders/{leak}"), format!("/orders/{leak}/events")]),
     );
-    let (_, letters) = client.get("/dead-letters").await?;
+    let (_, dead_letters) = client.get("/dead-letters").await?;
     paths.extend(
-        letters["items"]
+        dead_letters["items"]
             .as_array()
             .context("letters")?
             .iter()
-            .map(|letter| format!("/dead-letters/{}", letter["id"])),
+            .map(|dead_letter| format!("/dead-letters/{}", dead_letter["id"])),
     );
     for path in paths {
         all.push_str(&client.get(&path).await?.1.to_string());
@@ -115,18 +115,18 @@ async fn a_secret_is_found_nowhere(backend: Backend) -> Result<()> {
         let order = json!({ "order_id": leak, "user_id": "1", "items": ["Book"], "caller": { "leak": leak, "calls": calls } });
         assert!(client.post("/orders", &order).await?.0.is_success());
     }
-    let letters = eventually("the deaths", || async {
-        let (_, letters) = client.get("/dead-letters?stage=caller").await?;
+    let dead_letters = eventually("the deaths", || async {
+        let (_, dead_letters) = client.get("/dead-letters?stage=caller").await?;
         let deaths = LEAKS.iter().filter(|(_, code)| code.is_some()).count();
-        Ok(letters["items"].as_array().filter(|items| items.len() == deaths).cloned())
+        Ok(dead_letters["items"].as_array().filter(|items| items.len() == deaths).cloned())
     })
     .await?;
     for (leak, code) in LEAKS.iter().filter_map(|(leak, code)| Some((leak, (*code)?))) {
-        let letter = letters
+        let dead_letter = dead_letters
             .iter()
-            .find(|letter| letter["order_id"] == **leak)
-            .with_context(|| format!("{leak}: {letters:?}"))?;
-        assert_eq!(letter["code"], code, "{leak}: {letter}");
+            .find(|dead_letter| dead_letter["order_id"] == **leak)
+            .with_context(|| format!("{leak}: {dead_letters:?}"))?;
+        assert_eq!(dead_letter["code"], code, "{leak}: {dead_letter}");
     }
     for leak in ["log", "log-field"] {
         eventually("a success", || async {

@@ -5,8 +5,8 @@
 use async_trait::async_trait;
 use postrider::config::Config;
 use postrider::domain::event::Event;
-use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
 use postrider::host::Host;
+use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
 use serde_json::json;
 
 /// Approves every order.

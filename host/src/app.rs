@@ -12,24 +12,24 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::app::dead_letters::DeadLetterService;
+use crate::app::event_feed::EventFeed;
 use crate::background::binding_sync::LIVE_MS;
-use crate::stage::circuit_breaker::BreakerState;
 use crate::config::Config;
-use crate::pipeline::routes::Routes as _;
 use crate::domain::event::{Envelope, Event, ORDER_CREATED, PRODUCT_STOCKED, without_nul};
-use crate::domain::field_error::Mistake;
+use crate::domain::field_error::FieldError;
 use crate::domain::order::{ParsedOrder, ParsedStock, parse_order};
-use crate::pipeline::{Consumption, Stage};
 use crate::domain::order_status::StatusRules;
+use crate::domain::trace_context::TraceContext;
+use crate::pipeline::routes::Routes as _;
+use crate::pipeline::{Consumption, Stage};
+use crate::plugins::supervisor::{Files, PluginPlaces};
+use crate::services::Services;
+use crate::stage::circuit_breaker::BreakerState;
 use crate::store::{
     Accepted, ControlState, DeliveryRecord, NewEvent, NewOrder, Order, PluginLoad, StageControl,
     StoreError,
 };
-use crate::plugins::supervisor::{Files, PluginPlaces};
-use crate::app::event_feed::Tail;
-use crate::domain::trace_context::Trace;
-use crate::app::dead_letters::Workbench;
-use crate::services::Services;
 
 pub mod dead_letters;
 pub mod event_feed;
@@ -41,14 +41,14 @@ mod cancel;
 pub enum SubmitError {
     /// The body is no order; every problem.
     #[error("not an order: {}", .0.iter().map(|problem| format!("{} {}", problem.pointer, problem.detail)).collect::<Vec<_>>().join("; "))]
-    Invalid(Vec<Mistake>),
+    Invalid(Vec<FieldError>),
     /// The store could not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 /// An order with everything that happened to it.
-pub struct OrderStory {
+pub struct OrderHistory {
     /// The order.
     pub order: Order,
     /// Its deliveries, oldest first.
@@ -122,7 +122,7 @@ const TAKEN_POLL: Duration = Duration::from_millis(2);
 
 /// What became of the wish to forget a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forgotten {
+pub enum StageDeletion {
     /// Nothing is routed to it any more.
     Done,
     /// A live host runs it.
@@ -156,7 +156,7 @@ pub struct Readiness {
 #[derive(Debug)]
 pub struct Submission {
     /// Where it stands in its caller's trace.
-    pub trace: Trace,
+    pub trace: TraceContext,
     /// Names the request: the same key stands for the same body for ever.
     pub idempotency_key: Option<String>,
     /// When its journey begins, milliseconds since 1970-01-01 UTC; none: at once.
@@ -179,14 +179,14 @@ struct Draft<'a> {
     subject: &'a str,
     data: Bytes,
     order_id: Option<String>,
-    trace: Trace,
+    trace: TraceContext,
     due_at_ms: Option<u64>,
 }
 
 /// What the API does.
 pub struct App {
     services: Services,
-    workbench: Arc<Workbench>,
+    dead_letters: Arc<DeadLetterService>,
     files: Arc<Files>,
     places: PluginPlaces,
     /// CloudEvents source of what comes in through the API.
@@ -195,7 +195,7 @@ pub struct App {
     status: StatusRules,
     expiry_ms: u64,
     schedule_max_ms: u64,
-    tail: Arc<Tail>,
+    event_feed: Arc<EventFeed>,
     products_stage: String,
     products_prefix: String,
     stopping: AtomicBool,
@@ -209,11 +209,16 @@ impl App {
         places: PluginPlaces,
     ) -> Self {
         let source = format!("/{}/api", config.namespace);
-        let workbench = Workbench::new(services.clone(), source.clone(), config.orders.expiry_ms);
-        let finals = config.orders.status.finals.clone();
+        let dead_letters =
+            DeadLetterService::new(services.clone(), source.clone(), config.orders.expiry_ms);
+        let terminal = config.orders.status.terminal.clone();
         Self {
-            workbench: Arc::new(workbench),
-            tail: Tail::new(Arc::clone(&services.store), finals, config.http.streams_max),
+            dead_letters: Arc::new(dead_letters),
+            event_feed: EventFeed::new(
+                Arc::clone(&services.store),
+                terminal,
+                config.http.streams_max,
+            ),
             schedule_max_ms: config.orders.schedule_max_ms,
             services,
             files,
@@ -239,8 +244,8 @@ impl App {
     }
 
     /// The live end of the event log.
-    pub fn tail(&self) -> &Arc<Tail> {
-        &self.tail
+    pub fn event_feed(&self) -> &Arc<EventFeed> {
+        &self.event_feed
     }
 
     /// The status of an order at its beginning.
@@ -265,16 +270,20 @@ impl App {
     /// Accepts an order as `POST /orders` does.
     pub async fn submit(&self, order: Value) -> Result<Accepted, SubmitError> {
         let order = parse_order(order, None).map_err(SubmitError::Invalid)?;
-        Ok(self.accept(order, Trace::begin()).await?)
+        Ok(self.accept(order, TraceContext::begin()).await?)
     }
 
     /// Accepts a parsed order: when it returns, the order is durable.
-    pub async fn accept(&self, order: ParsedOrder, trace: Trace) -> Result<Accepted, StoreError> {
-        self.accept_as(order, Submission { trace, idempotency_key: None, due_at_ms: None }).await
+    pub async fn accept(
+        &self,
+        order: ParsedOrder,
+        trace: TraceContext,
+    ) -> Result<Accepted, StoreError> {
+        self.accept_with(order, Submission { trace, idempotency_key: None, due_at_ms: None }).await
     }
 
     /// The same for an order that is sent with more than its body.
-    pub async fn accept_as(
+    pub async fn accept_with(
         &self,
         order: ParsedOrder,
         submission: Submission,
@@ -300,7 +309,7 @@ impl App {
             event,
         };
         let (accepted, rows) = self.services.store.accept_order(order).await?;
-        self.services.relay.hand_over(rows);
+        self.services.relay.enqueue(rows);
         Ok(accepted)
     }
 
@@ -309,7 +318,7 @@ impl App {
         &self,
         stock: ParsedStock,
         idempotency_key: Option<&str>,
-        trace: Trace,
+        trace: TraceContext,
     ) -> Result<Stocked, StoreError> {
         let id = idempotency_key
             .map_or_else(|| uuid::Uuid::now_v7().to_string(), |key| format!("stock-{key}"));
@@ -369,7 +378,7 @@ impl App {
             subject,
             data,
             order_id: None,
-            trace: Trace::begin(),
+            trace: TraceContext::begin(),
             due_at_ms: None,
         });
         sent.routed_to = vec![stage.into()];
@@ -383,11 +392,14 @@ impl App {
     }
 
     /// An order with everything that happened to it.
-    pub async fn story(&self, id: &str) -> Result<Option<OrderStory>, StoreError> {
+    pub async fn history(&self, id: &str) -> Result<Option<OrderHistory>, StoreError> {
         let Some(order) = self.services.store.order(id).await? else {
             return Ok(None);
         };
-        Ok(Some(OrderStory { order, deliveries: self.services.store.order_deliveries(id).await? }))
+        Ok(Some(OrderHistory {
+            order,
+            deliveries: self.services.store.order_deliveries(id).await?,
+        }))
     }
 
     /// A product as its stage keeps it.
@@ -422,8 +434,8 @@ impl App {
     }
 
     /// Dead letters: looked at, mended, run again, closed; one or many.
-    pub fn workbench(&self) -> &Arc<Workbench> {
-        &self.workbench
+    pub fn dead_letters(&self) -> &Arc<DeadLetterService> {
+        &self.dead_letters
     }
 
     /// Every stage that this host knows, and how it stands.
@@ -461,29 +473,29 @@ impl App {
             .store
             .set_stage_control(&stage.name, state, reason.map(without_nul))
             .await?;
-        stage.obey(Some(control.clone()));
+        stage.apply_control(Some(control.clone()));
         Ok(Some(control))
     }
 
     /// Takes a stage out of the pipeline for good: nothing is routed to it any more. What is in its
     /// queue stays there.
-    pub async fn forget(&self, name: &str) -> anyhow::Result<Forgotten> {
+    pub async fn forget(&self, name: &str) -> anyhow::Result<StageDeletion> {
         let Services { store, broker, pipeline, .. } = &self.services;
         let bindings = pipeline.bindings_of(name);
         if bindings.is_empty() {
-            return Ok(Forgotten::NotFound);
+            return Ok(StageDeletion::NotFound);
         }
         if pipeline.find(name).is_some_and(|stage| stage.running().is_some()) {
-            return Ok(Forgotten::InUse);
+            return Ok(StageDeletion::InUse);
         }
         for binding in bindings {
             if !store.forget_binding(binding.clone(), LIVE_MS).await? {
-                return Ok(Forgotten::InUse);
+                return Ok(StageDeletion::InUse);
             }
             broker.unbind(&binding.stage, &binding.pattern).await?;
         }
         pipeline.forget(name);
-        Ok(Forgotten::Done)
+        Ok(StageDeletion::Done)
     }
 
     /// Which digests served a stage, newest first.
@@ -525,29 +537,29 @@ impl App {
         let Some(chosen) = known.into_iter().next().filter(|_| !ambiguous) else {
             return Ok(RollBack::NoSuchVersion);
         };
-        let looks = self.looks_at(&file);
+        let reload_count = self.reload_count(&file);
         if let Err(error) = self.places.put_back(&chosen, &file).await {
             return Ok(RollBack::Refused(format!("{file} could not be replaced: {error}")));
         }
-        Ok(match self.taken(&file, &chosen, looks).await {
+        Ok(match self.wait_until_loaded(&file, &chosen, reload_count).await {
             Ok(_) => RollBack::Done(chosen),
             Err(why) => RollBack::Refused(why),
         })
     }
 
     /// How many times the host looked at new content of a plugin file: to be asked before the file
-    /// is replaced, for [`App::taken`].
-    pub fn looks_at(&self, file: &str) -> u64 {
-        self.files.all().get(file).map_or(0, |status| status.looks)
+    /// is replaced, for [`App::wait_until_loaded`].
+    pub fn reload_count(&self, file: &str) -> u64 {
+        self.files.all().get(file).map_or(0, |status| status.reload_count)
     }
 
     /// Waits until the host serves the new content of a file, with this digest; gives the stages
     /// that it serves, or why it serves none.
-    pub async fn taken(
+    pub async fn wait_until_loaded(
         &self,
         file: &str,
         digest: &str,
-        looks_before: u64,
+        reload_count_before: u64,
     ) -> Result<Vec<String>, String> {
         let took = async {
             loop {
@@ -563,7 +575,7 @@ impl App {
                 if !stages.is_empty() {
                     return Ok(stages);
                 }
-                if self.looks_at(file) > looks_before
+                if self.reload_count(file) > reload_count_before
                     && let Some(error) = plugins.into_iter().find_map(|plugin| plugin.last_error)
                 {
                     return Err(error);
@@ -662,7 +674,7 @@ impl App {
 }
 
 /// JSON as it is; anything else as text.
-pub(crate) fn as_json(bytes: &[u8]) -> Value {
+pub fn as_json(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
 }

@@ -73,7 +73,7 @@ pub struct Binding {
 
 /// A message that the broker gave up on.
 #[derive(Debug, Clone)]
-pub struct Dead {
+pub struct RejectedMessage {
     /// The event; of an unreadable message one that stands for it, with the message's body.
     pub envelope: Arc<Envelope>,
     /// Replays so far, from 1.
@@ -123,7 +123,7 @@ pub trait Broker: Send + Sync + 'static {
     async fn consume_dead(
         &self,
         stage: &Arc<str>,
-    ) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError>;
+    ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError>;
     /// Queues that lost messages, or may have, since the last call.
     fn take_gaps(&self) -> Vec<Gap>;
     /// Waits until [`Broker::take_gaps`] has something.
@@ -151,9 +151,9 @@ pub trait Consumer: Send {
 
 /// Consumes what the broker gave up on.
 #[async_trait]
-pub trait DeadConsumer: Send {
+pub trait RejectedConsumer: Send {
     /// Waits for messages. None when the queue is gone.
-    async fn receive(&mut self) -> Option<Vec<Dead>>;
+    async fn receive(&mut self) -> Option<Vec<RejectedMessage>>;
     /// A handle that acknowledges.
     fn acker(&self) -> Arc<dyn Acker>;
 }

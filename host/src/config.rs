@@ -16,12 +16,13 @@ use self::sources::{Reader, sources};
 pub use self::stage::StageConfig;
 use self::urls::scheme;
 pub use self::urls::{BrokerUrl, StoreUrl};
-use crate::stage::policy::StagePolicy;
-use crate::stage::handler::Description;
-use crate::runtime::provenance::{Policy, Provenance};
-use crate::runtime::RuntimeSettings;
-use crate::stage::settings::Secrets;
+use crate::domain::name::is_name;
 use crate::domain::order_status::StatusRules;
+use crate::runtime::RuntimeSettings;
+use crate::runtime::provenance::{Policy, Provenance};
+use crate::stage::handler::Description;
+use crate::stage::policy::StagePolicy;
+use crate::stage::settings::Secrets;
 
 mod sources;
 mod stage;
@@ -35,7 +36,7 @@ pub const DEFAULT_FILE: &str = "config/postrider.toml";
 /// The whole configuration.
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
-    /// First word of everything that is named outside: event sources, queues.
+    /// First word of everything that is named external_event_types: event sources, queues.
     pub namespace: String,
     /// The API.
     pub http: HttpSettings,
@@ -153,7 +154,7 @@ pub struct PluginsConfig {
     /// Public keys (minisign) of who may sign files, for the policy `signed`.
     pub publishers: Vec<String>,
     /// What was loaded is kept here, for a roll-back.
-    pub keep_dir: PathBuf,
+    pub archive_dir: PathBuf,
 }
 
 impl PluginsConfig {
@@ -171,7 +172,7 @@ impl Default for PluginsConfig {
             policy: Policy::Open,
             digests: Vec::new(),
             publishers: Vec::new(),
-            keep_dir: "data/plugins".into(),
+            archive_dir: "data/plugins".into(),
         }
     }
 }
@@ -187,7 +188,7 @@ pub struct OrdersConfig {
     /// Longest chain of events.
     pub hops_max: u32,
     /// Event types that other programs publish: a stage that waits for one waits for somebody.
-    pub outside: Vec<String>,
+    pub external_event_types: Vec<String>,
     /// What is sent with a time or a delay may be due this long ahead.
     pub schedule_max_ms: u64,
 }
@@ -200,7 +201,7 @@ impl Default for OrdersConfig {
             status: StatusRules::default(),
             expiry_ms: DAY_MS,
             hops_max: 64,
-            outside: vec!["carrier.collected".into()],
+            external_event_types: vec!["carrier.collected".into()],
             schedule_max_ms: 30 * DAY_MS,
         }
     }
@@ -251,16 +252,16 @@ const RECORDING_MAX_BYTES: usize = 1 << 20;
 pub struct RetentionConfig {
     /// Finished orders and events without an order are kept this long after their last change; 0:
     /// for ever.
-    pub keep_ms: u64,
+    pub max_age_ms: u64,
     /// How often what is old is looked for.
-    pub every_ms: u64,
+    pub interval_ms: u64,
     /// Most orders removed in one transaction.
     pub batch: u32,
 }
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { keep_ms: 90 * 24 * 60 * 60 * 1_000, every_ms: 60_000, batch: 100 }
+        Self { max_age_ms: 90 * 24 * 60 * 60 * 1_000, interval_ms: 60_000, batch: 100 }
     }
 }
 
@@ -399,7 +400,7 @@ impl Config {
             ("store.connections", u64::from(self.store.connections)),
             ("store.timeout_ms", self.store.timeout_ms),
             ("broker.queue_capacity", u64::from(self.broker.queue_capacity)),
-            ("retention.every_ms", self.retention.every_ms),
+            ("retention.interval_ms", self.retention.interval_ms),
             ("retention.batch", u64::from(self.retention.batch)),
             ("orders.expiry_ms", self.orders.expiry_ms),
             ("orders.hops_max", u64::from(self.orders.hops_max)),
@@ -412,13 +413,13 @@ impl Config {
         }
         // What was pruned is forgotten: a copy of its event that still came would be run again. So
         // every copy must have expired.
-        if self.retention.keep_ms != 0
-            && self.retention.keep_ms < self.orders.expiry_ms.saturating_mul(2)
+        if self.retention.max_age_ms != 0
+            && self.retention.max_age_ms < self.orders.expiry_ms.saturating_mul(2)
         {
             let least_ms = self.orders.expiry_ms.saturating_mul(2);
             problems.push(format!(
-                "retention.keep_ms: {} must be 0 or at least twice orders.expiry_ms: {least_ms}",
-                self.retention.keep_ms
+                "retention.max_age_ms: {} must be 0 or at least twice orders.expiry_ms: {least_ms}",
+                self.retention.max_age_ms
             ));
         }
         self.orders.status.validate("orders.status", problems);

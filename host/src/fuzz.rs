@@ -13,7 +13,7 @@ mod stored;
 
 pub(crate) use any::{any_bytes, any_list, any_text};
 pub use contract::Contract;
-pub(crate) use contract::{Given, any_stage, decide_and_store, is_fit};
+pub(crate) use contract::{ReceivedMessage, any_stage, decide_and_store, is_fit};
 pub use loader::Loader;
 pub(crate) use stored::Stored;
 

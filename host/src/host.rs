@@ -22,27 +22,27 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::{App, SubmitError};
-use crate::background::binding_sync::Bindings;
+use crate::background::binding_sync::BindingSync;
+use crate::background::control_sync::ControlSync;
+use crate::background::reconciler::Reconciler;
+use crate::background::retention::Retention;
 use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
 use crate::broker::rabbit::{Rabbit, RabbitOptions};
-use crate::domain::clock::{Clock, SystemClock};
 use crate::config::{BrokerUrl, Config, StoreUrl};
-use crate::background::control_sync::Controls;
-use crate::stage::handler::{Native, NativeStage, StageHandler};
+use crate::domain::clock::{Clock, SystemClock};
 use crate::http;
 use crate::pipeline::Pipeline;
+use crate::plugins::supervisor::{Files, PluginPlaces, Supervisor};
 use crate::plugins::watcher::PluginFolder;
-use crate::runtime::provenance::Kept;
-use crate::background::reconciler::Reconciler;
 use crate::relay::Relay;
-use crate::background::retention::Retention;
 use crate::runtime::Runtime;
+use crate::runtime::provenance::PluginArchive;
+use crate::services::{Observer, Services};
+use crate::stage::handler::{Native, NativeStage, StageHandler};
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Accepted, Settlement, Store};
-use crate::plugins::supervisor::{Files, PluginPlaces, Supervisor};
-use crate::worker::{Observer, Services};
 
 /// Plugin changes that wait for the supervisor.
 const CHANGES_MAX: usize = 64;
@@ -124,7 +124,7 @@ impl HostBuilder {
         let files = Arc::new(Files::default());
         let places = PluginPlaces {
             dir: config.plugins.dir.clone(),
-            kept: Kept::new(config.plugins.keep_dir.clone()),
+            kept: PluginArchive::new(config.plugins.archive_dir.clone()),
         };
         let mut supervisor = Supervisor::new(
             services.clone(),
@@ -154,7 +154,7 @@ impl HostBuilder {
             tracing::warn!("{warning}");
         }
         // A stage that is held must not run before the operators' word is known.
-        Controls::new(services.clone())
+        ControlSync::new(services.clone())
             .tick()
             .await
             .context("the stages' controls could not be read")?;
@@ -283,11 +283,11 @@ impl Host {
         let reconciler = Reconciler::new(services.clone());
         let (intake, work) = (CancellationToken::new(), CancellationToken::new());
         tasks.spawn(reconciler.run(intake.clone()));
-        tasks.spawn(Arc::clone(app.tail()).run(intake.clone()));
+        tasks.spawn(Arc::clone(app.event_feed()).run(intake.clone()));
         tasks.spawn(Retention::new(services.clone(), config.retention).run(intake.clone()));
-        tasks.spawn(Controls::new(services.clone()).run(intake.clone()));
-        tasks.spawn(Bindings::new(services.clone()).run(intake.clone()));
-        tasks.spawn(Arc::clone(app.workbench()).run(intake.clone()));
+        tasks.spawn(ControlSync::new(services.clone()).run(intake.clone()));
+        tasks.spawn(BindingSync::new(services.clone()).run(intake.clone()));
+        tasks.spawn(Arc::clone(app.dead_letters()).run(intake.clone()));
         tasks.spawn(supervisor.run(intake.clone()));
         // The relay stops last, so that what the others still commit is sent.
         let relaying = TaskTracker::new();

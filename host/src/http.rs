@@ -22,7 +22,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::app::App;
 use crate::config::HttpSettings;
 
-mod caller;
+mod trace_context;
 mod cancel;
 mod dead_letters;
 mod events;
@@ -130,7 +130,7 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .merge(pages)
         .fallback(fallbacks::no_such_route)
         .method_not_allowed_fallback(fallbacks::method_not_allowed)
-        .layer(axum::middleware::from_fn(fallbacks::dress))
+        .layer(axum::middleware::from_fn(fallbacks::to_problem))
         .layer(CatchPanicLayer::custom(fallbacks::panicked))
         .with_state(app)
 }

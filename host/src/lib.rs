@@ -29,7 +29,6 @@ pub mod plugins;
 pub mod background;
 pub mod config;
 pub mod host;
-pub mod cli;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;

@@ -16,20 +16,20 @@ use serde::Serialize;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
-use crate::stage::circuit_breaker::Breaker;
 use crate::config::{Config, RecordingConfig, StageConfig};
-use crate::pipeline::routes::Routes;
-use crate::stage::policy::StagePolicy;
-use crate::runtime::egress::Egress;
 use crate::domain::event::{
     BREAKER_CHANGED, DEAD_LETTERED, ORDER_CANCELLED, ORDER_CREATED, PLUGIN_ROLLED_BACK,
     PRODUCT_STOCKED, topic_matches,
 };
-use crate::stage::rollout_guard::{Finding, Guard};
+use crate::pipeline::metrics::StageMetrics;
+use crate::pipeline::routes::Routes;
+use crate::runtime::egress::Egress;
+use crate::stage::circuit_breaker::CircuitBreaker;
 use crate::stage::handler::StageHandler;
-use crate::pipeline::metrics::Meter;
-use crate::stage::rate_limit::{self, Rate};
+use crate::stage::policy::StagePolicy;
+use crate::stage::rate_limit::{self, RateLimit};
 use crate::stage::recording::Recorder;
+use crate::stage::rollout_guard::{Finding, RolloutGuard};
 use crate::stage::settings::Settings;
 use crate::store::{ControlState, StageBinding, StageControl};
 
@@ -86,11 +86,11 @@ pub struct Stage {
     running: ArcSwapOption<Running>,
     /// The operators' word; none: it runs.
     control: watch::Sender<Option<StageControl>>,
-    breaker: Mutex<Breaker>,
+    breaker: Mutex<CircuitBreaker>,
     /// Messages per second, shared by its lanes; none: as fast as it goes.
-    pub rate: Option<Rate>,
+    pub rate: Option<RateLimit>,
     /// What it does here, counted.
-    pub meter: Meter,
+    pub meter: StageMetrics,
     consumption: Mutex<Consumption>,
     trust: Mutex<Trust>,
 }
@@ -99,7 +99,7 @@ pub struct Stage {
 #[derive(Default)]
 struct Trust {
     /// The version under watch.
-    guard: Option<Guard<Running>>,
+    guard: Option<RolloutGuard<Running>>,
     /// Digests that have shown themselves.
     proven: HashSet<String>,
     /// Digests that trapped too often.
@@ -110,8 +110,8 @@ impl Stage {
     fn new(name: Arc<str>, config: StageConfig, recording: RecordingConfig) -> Self {
         let settings = Arc::new(Settings::new(&config.settings, &config.secret_values));
         let egress = Egress::new(&config.grants);
-        let breaker = Mutex::new(Breaker::new(config.breaker));
-        let rate = config.rate_per_s.and_then(rate::per_second);
+        let breaker = Mutex::new(CircuitBreaker::new(config.breaker));
+        let rate = config.rate_per_s.and_then(rate_limit::per_second);
         Self {
             name,
             config,
@@ -122,7 +122,7 @@ impl Stage {
             control: watch::Sender::new(None),
             breaker,
             rate,
-            meter: Meter::default(),
+            meter: StageMetrics::default(),
             consumption: Mutex::default(),
             trust: Mutex::default(),
         }
@@ -138,7 +138,7 @@ impl Stage {
     }
 
     /// Takes the operators' word.
-    pub fn obey(&self, control: Option<StageControl>) {
+    pub fn apply_control(&self, control: Option<StageControl>) {
         self.control.send_if_modified(|present| {
             let changed = *present != control;
             if changed {
@@ -161,7 +161,7 @@ impl Stage {
     }
 
     /// Its circuit breaker on this host.
-    pub fn breaker(&self) -> MutexGuard<'_, Breaker> {
+    pub fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -199,12 +199,12 @@ impl Stage {
         let mut trust = self.trust();
         match trust.guard.as_mut()?.report(digest, trapped) {
             Finding::Watching => None,
-            Finding::Over => {
+            Finding::Passed => {
                 trust.guard = None;
                 trust.proven.insert(digest.to_owned());
                 None
             }
-            Finding::Distrusted { previous, why } => {
+            Finding::RolledBack { previous, why } => {
                 trust.guard = None;
                 trust.distrusted.insert(digest.to_owned());
                 self.run(previous);
@@ -226,7 +226,7 @@ impl Stage {
         });
         match previous {
             Some(previous) if self.config.guard.messages > 0 && !trust.proven.contains(&digest) => {
-                trust.guard = Some(Guard::new(self.config.guard, &digest, previous));
+                trust.guard = Some(RolloutGuard::new(self.config.guard, &digest, previous));
             }
             _ => _ = trust.proven.insert(digest),
         }
@@ -409,7 +409,7 @@ impl Pipeline {
             .iter()
             .filter_map(|stage| Some(TopologyStage::of(&*stage.running()?)))
             .collect();
-        let outside = self.config.orders.outside.iter().map(String::as_str);
+        let outside = self.config.orders.external_event_types.iter().map(String::as_str);
         let sources: Vec<&str> = HOST_EVENTS.into_iter().chain(outside).collect();
         let emitted = |pattern: &str| {
             sources.iter().any(|event_type| topic_matches(pattern, event_type))

@@ -20,7 +20,7 @@ use crate::pipeline::Pipeline;
 use crate::store::{OutboxRow, Store};
 
 /// Groups of rows that wait for the relay.
-const HAND_OVER_MAX: usize = 1_024;
+const QUEUE_MAX: usize = 1_024;
 /// Rows sent at once.
 const SEND_MAX: usize = 1_000;
 /// Sendings that wait for their confirms.
@@ -38,7 +38,7 @@ pub struct RelayHandle(mpsc::Sender<Vec<OutboxRow>>);
 
 impl RelayHandle {
     /// Hands committed rows to the relay; never waits.
-    pub fn hand_over(&self, rows: Vec<OutboxRow>) {
+    pub fn enqueue(&self, rows: Vec<OutboxRow>) {
         if !rows.is_empty() && self.0.try_send(rows).is_err() {
             tracing::debug!("the relay is behind; rows are claimed again when their lease ends");
         }
@@ -59,14 +59,14 @@ impl Relay {
         clock: Arc<dyn Clock>,
         pipeline: Arc<Pipeline>,
     ) -> (Self, RelayHandle) {
-        let (sender, rows) = mpsc::channel(HAND_OVER_MAX);
+        let (sender, rows) = mpsc::channel(QUEUE_MAX);
         (Self { outlet: Outlet { store, broker, clock, pipeline }, rows }, RelayHandle(sender))
     }
 
     /// Sends until cancelled; what is under way then is finished.
     pub async fn run(self, cancel: CancellationToken) {
         let Self { outlet, mut rows } = self;
-        let (sent, confirmed) = mpsc::channel(HAND_OVER_MAX);
+        let (sent, confirmed) = mpsc::channel(QUEUE_MAX);
         let deleting = delete_sent(Arc::clone(&outlet.store), confirmed);
         let sending = async {
             let mut poll = tokio::time::interval(POLL);
@@ -186,7 +186,7 @@ impl Outlet {
 /// Deletes confirmed rows beside the sending, in as few transactions as the store's pace asks for.
 async fn delete_sent(store: Arc<dyn Store>, mut confirmed: mpsc::Receiver<Vec<i64>>) {
     let mut groups = Vec::new();
-    while confirmed.recv_many(&mut groups, HAND_OVER_MAX).await > 0 {
+    while confirmed.recv_many(&mut groups, QUEUE_MAX).await > 0 {
         let ids: Vec<i64> = groups.drain(..).flatten().collect();
         if let Err(error) = store.outbox_sent(ids).await {
             tracing::warn!(%error, "sent rows could not be deleted; they are sent again when their lease ends");

@@ -76,8 +76,7 @@ impl Services {
     /// Writes an event that no stage emitted, and has it sent; false when it was known already.
     pub(crate) async fn publish(&self, event: NewEvent) -> Result<bool, StoreError> {
         let (new, rows) = self.store.accept_event(event).await?;
-        self.relay.hand_over(rows);
+        self.relay.enqueue(rows);
         Ok(new)
     }
 }
-

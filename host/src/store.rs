@@ -15,11 +15,12 @@ use utoipa::ToSchema;
 
 pub use self::bindings::{KnownBindings, StageBinding};
 pub use self::dead_letters::{
-    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, LetterCount, LetterGroup,
+    DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
+    DeadLetterStatus,
 };
-pub use self::log::{EventFilter, LogRange, Settled};
+pub use self::log::{EventFilter, LogRange, SettledOrder};
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
-use crate::domain::event::{LoggedEvent, DeliveryKey, Envelope, EventKey};
+use crate::domain::event::{DeliveryKey, Envelope, EventKey, LoggedEvent};
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -116,9 +117,9 @@ pub enum Accepted {
     /// Written now.
     New(Order),
     /// The same order was there already.
-    Same(Order),
+    Duplicate(Order),
     /// Another order has this id.
-    Different,
+    Conflict,
     /// The idempotency key stands for another body.
     KeyReused,
 }
@@ -288,7 +289,7 @@ pub enum Verdict {
         /// `postrider.dead-lettered`.
         announcement: NewEvent,
     },
-    /// Settled without running.
+    /// SettledOrder without running.
     Skipped,
     /// Back to the queue later, the same attempt again: nothing was tried.
     Deferred {
@@ -346,7 +347,7 @@ pub enum Commit {
         outbox: Vec<OutboxRow>,
     },
     /// Nothing was written: run the batch again without `stale`, with `conflicts` read anew.
-    Again {
+    Conflict {
         /// Deliveries that were settled, or moved on, by somebody else.
         stale: Vec<DeliveryKey>,
         /// Keys whose version was no longer the one relied upon.
@@ -354,7 +355,7 @@ pub enum Commit {
     },
     /// Nothing was written: the orders of these deliveries are cancelled. Run the batch again with
     /// them skipped.
-    Overtaken(Vec<DeliveryKey>),
+    OrderCancelled(Vec<DeliveryKey>),
 }
 
 /// A load of a plugin on this host.
@@ -528,7 +529,7 @@ pub trait Store: StateSource {
     /// The events of this id, one per source.
     async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError>;
     /// Those of the orders of which every delivery is settled.
-    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<Settled>, StoreError>;
+    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<SettledOrder>, StoreError>;
     /// An order's deliveries in the order of their creation, with failed tries.
     async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError>;
 
@@ -546,14 +547,14 @@ pub trait Store: StateSource {
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError>;
     /// One dead letter.
     async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError>;
-    /// Groups of dead letters that died of the same, by their newest letter; `before` is that of
+    /// Groups of dead letters that died of the same, by their newest dead letter; `before` is that of
     /// the last group of the page before.
     async fn letter_groups(
         &self,
         filter: DeadLetterFilter,
-    ) -> Result<Page<LetterGroup>, StoreError>;
+    ) -> Result<Page<DeadLetterGroup>, StoreError>;
     /// How many dead letters there are; page and cursor of the filter do not count.
-    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<LetterCount, StoreError>;
+    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<DeadLetterCount, StoreError>;
     /// Ids of the next dead letters after `after`, oldest first.
     async fn letter_ids(
         &self,

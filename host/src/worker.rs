@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 use self::lease::Lease;
 use crate::broker::{Acker, Broker, BrokerError, Consumer, Incoming};
 use crate::domain::clock::Clock;
-use crate::services::Services;
 use crate::domain::event::{Envelope, Event};
-use crate::pipeline::{Consumption, Pipeline, Stage};
 use crate::pipeline::plugin_change::PluginChange;
+use crate::pipeline::{Consumption, Pipeline, Stage};
 use crate::relay::RelayHandle;
+use crate::services::Services;
 use crate::store::{ControlState, NewEvent, Settlement, StageControl, Store, StoreError};
 
 pub mod decide;

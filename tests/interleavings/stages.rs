@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use async_trait::async_trait;
-use postrider::domain::clock::ManualClock;
 use postrider::config::Config;
-use postrider::worker::decide::{Routes, StagePolicy};
+use postrider::domain::clock::ManualClock;
 use postrider::domain::event::{Event, topic_matches};
-use postrider::stage::sdk::SdkStage;
+use postrider::pipeline::routes::Routes;
 use postrider::stage::handler::{
     Description, Emitted, Native, NativeContext, NativeError, NativeStage, StageHandler,
 };
+use postrider::stage::policy::StagePolicy;
+use postrider::stage::sdk::SdkStage;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
 
 /// How long an outbox row is held for sending.

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use futures::future::{BoxFuture, FutureExt as _, join_all};
 use postrider::domain::clock::Clock as _;
-use postrider::worker::decide::{self, Moment, Routes as _, Tried};
 use postrider::domain::event::{
     DeliveryKey, Envelope, Event, ORDER_CANCELLED, ORDER_CREATED, PRODUCT_STOCKED, idempotency_key,
 };
+use postrider::pipeline::routes::Routes as _;
 use postrider::stage::handler::{Call, CallContext, Failure, Outcome};
 use postrider::stage::recording::Recorder;
 use postrider::stage::settings::Settings;
@@ -25,6 +25,7 @@ use postrider::store::{
     NewCancel, NewEvent, NewOrder, OutboxRow, Settlement, StateSource, Store as _, StoreError,
     Verdict,
 };
+use postrider::worker::decide::{self, Attempt, DecisionTime};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -286,14 +287,14 @@ impl World {
             DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
         let digest: Arc<str> = stage.handler.digest().into();
         let (round, attempt, envelope) = (message.round, message.attempt, &message.envelope);
-        let tried = Tried {
+        let tried = Attempt {
             delivery: delivery.clone(),
             round,
             attempt,
             digest: Arc::clone(&digest),
             duration_us: 1,
         };
-        let moment = Moment { now_ms: bench.clock.now_ms(), random: self.rng.random() };
+        let moment = DecisionTime { now_ms: bench.clock.now_ms(), random: self.rng.random() };
         let early = if message.overtaken {
             Some(Verdict::Skipped)
         } else {
@@ -389,7 +390,7 @@ impl World {
                         cache.learn(written.map(|((key, value), version)| (key, value, version)));
                         work.clear();
                     }
-                    Commit::Again { stale, conflicts } => {
+                    Commit::Conflict { stale, conflicts } => {
                         self.trace.push(format!(
                             "again: {} stale, {} conflicts",
                             stale.len(),
@@ -401,7 +402,7 @@ impl World {
                         });
                         kept = !conflicts.is_empty() || !stale.is_empty();
                     }
-                    Commit::Overtaken(keys) => {
+                    Commit::OrderCancelled(keys) => {
                         self.trace.push(format!("overtaken: {}", keys.len()));
                         for message in &mut work {
                             message.overtaken |=
@@ -629,9 +630,10 @@ pub(super) async fn wake(bench: &Bench, worlds: &mut [World]) -> Result<bool> {
         limit: 1_000,
         ..DeadLetterFilter::default()
     };
-    for letter in bench.store.dead_letters(open).await?.items {
+    for dead_letter in bench.store.dead_letters(open).await?.items {
         let expires_at_ms = bench.clock.now_ms() + bench.config.orders.expiry_ms;
-        let DeadLetterAction::Done(rows) = bench.store.replay(letter.id, expires_at_ms).await?
+        let DeadLetterAction::Done(rows) =
+            bench.store.replay(dead_letter.id, expires_at_ms).await?
         else {
             continue;
         };

@@ -57,7 +57,7 @@ fn main() -> Result<()> {
 fn run(args: &[String]) -> Result<()> {
     guests::build_all()?;
     say("building the host (the first time takes several minutes)");
-    call(cargo().args(["build", "--release", "--package", "postrider"]))?;
+    call(cargo().args(["build", "--release", "--package", "postrider-cli"]))?;
     let args = if args.is_empty() { &["serve".to_owned()] } else { args };
     call(Command::new(root().join("target/release/postrider")).args(args).current_dir(root()))
 }

@@ -3,8 +3,8 @@
 use super::{App, Draft};
 use crate::domain::event::{ORDER_CANCELLED, without_nul};
 use crate::domain::order::is_id;
+use crate::domain::trace_context::TraceContext;
 use crate::store::{Cancelled, NewCancel, Order, StoreError};
-use crate::domain::trace_context::Trace;
 
 impl App {
     /// Cancels an order: when it returns, nothing goes forward with it any more. Again, it changes
@@ -13,7 +13,7 @@ impl App {
         &self,
         id: &str,
         reason: Option<String>,
-        trace: Trace,
+        trace: TraceContext,
     ) -> Result<Cancelled, StoreError> {
         if !is_id(id) {
             return Ok(Cancelled::NotFound);
@@ -30,7 +30,7 @@ impl App {
         });
         let (cancelled, rows) =
             self.services.store.cancel_order(NewCancel { order_id: id.to_owned(), event }).await?;
-        self.services.relay.hand_over(rows);
+        self.services.relay.enqueue(rows);
         Ok(cancelled)
     }
 

@@ -1,7 +1,7 @@
-//! Dead letters as a workbench: look at what died, mend it, run it again or close it, one letter or
+//! Dead letters as a workbench: look at what died, mend it, run it again or close it, one dead letter or
 //! many.
 //!
-//! The API, the command line (over HTTP) and embedders use this one service. Guarantee: a letter is
+//! The API, the command line (over HTTP) and embedders use this one service. Guarantee: a dead letter is
 //! settled once; the store compares and sets it, so doing anything twice, here or on several hosts,
 //! is harmless. What comes in numbers is a job (`jobs`), bounded in its rate.
 
@@ -16,12 +16,12 @@ pub use self::jobs::{
 };
 use crate::domain::cloud_events::is_json;
 use crate::domain::event::{DeliveryKey, Envelope, Event, EventKey, without_nul};
-use crate::store::{
-    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryRecord, LetterGroup,
-    NewEvent, OutboxRow, Page, StoreError,
-};
-use crate::domain::trace_context::Trace;
+use crate::domain::trace_context::TraceContext;
 use crate::services::Services;
+use crate::store::{
+    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterGroup, DeadLetterStatus,
+    DeliveryRecord, NewEvent, OutboxRow, Page, StoreError,
+};
 
 mod jobs;
 
@@ -30,7 +30,7 @@ mod jobs;
 const CAUSES_AT_ONCE: u32 = 1_000;
 const CAUSES_ROUNDS: u32 = 20;
 
-/// How a letter is run again.
+/// How a dead letter is run again.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Edit {
     /// As it was.
@@ -52,7 +52,7 @@ impl Edit {
     }
 }
 
-/// What became of the wish to run a letter again.
+/// What became of the wish to run a dead letter again.
 #[derive(Debug)]
 pub enum Replayed {
     /// The store's word; the rows are with the relay already.
@@ -66,7 +66,7 @@ pub enum Replayed {
     NotEditable(String),
 }
 
-/// What a replayed letter became.
+/// What a replayed dead letter became.
 #[derive(Debug)]
 pub struct Successor {
     /// The event: the same one, or the edited one.
@@ -77,17 +77,17 @@ pub struct Successor {
     pub delivery: Option<DeliveryRecord>,
 }
 
-/// A letter with what it was replayed as.
+/// A dead letter with what it was replayed as.
 #[derive(Debug)]
 pub struct LetterStory {
-    /// The letter.
-    pub letter: DeadLetter,
+    /// The dead letter.
+    pub dead_letter: DeadLetter,
     /// What became of it, for a replayed one.
     pub successor: Option<Successor>,
 }
 
 /// The service.
-pub struct Workbench {
+pub struct DeadLetterService {
     services: Services,
     /// Source of edited events.
     source: String,
@@ -95,14 +95,14 @@ pub struct Workbench {
     jobs: Jobs,
 }
 
-/// How a letter is about to be run again: made once, so that it can be tried again without doing it
+/// How a dead letter is about to be run again: made once, so that it can be tried again without doing it
 /// twice.
 enum Prepared {
     AsItWas,
     Edited(Box<NewEvent>),
 }
 
-impl Workbench {
+impl DeadLetterService {
     pub(crate) fn new(services: Services, source: String, expiry_ms: u64) -> Self {
         Self { services, source, expiry_ms, jobs: Jobs::default() }
     }
@@ -120,13 +120,16 @@ impl Workbench {
         self.services.store.dead_letters(filter).await
     }
 
-    /// Groups of the letters that the filter leaves, by their newest letter.
-    pub async fn groups(&self, filter: DeadLetterFilter) -> Result<Page<LetterGroup>, StoreError> {
+    /// Groups of the dead letters that the filter leaves, by their newest dead letter.
+    pub async fn groups(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<Page<DeadLetterGroup>, StoreError> {
         self.note_causes().await?;
         self.services.store.letter_groups(filter).await
     }
 
-    /// Older versions wrote letters without a cause, and may still do so on another host.
+    /// Older versions wrote dead letters without a cause, and may still do so on another host.
     async fn note_causes(&self) -> Result<(), StoreError> {
         for _ in 0..CAUSES_ROUNDS {
             if self.services.store.note_causes(CAUSES_AT_ONCE).await? < u64::from(CAUSES_AT_ONCE) {
@@ -136,25 +139,25 @@ impl Workbench {
         Ok(())
     }
 
-    /// One letter, and what became of it.
-    pub async fn letter(&self, id: i64) -> Result<Option<LetterStory>, StoreError> {
-        let Some(letter) = self.services.store.dead_letter(id).await? else { return Ok(None) };
-        let successor = match letter.status {
-            DeadLetterStatus::Replayed => Some(self.successor(&letter).await?),
+    /// One dead letter, and what became of it.
+    pub async fn dead_letter(&self, id: i64) -> Result<Option<LetterStory>, StoreError> {
+        let Some(dead_letter) = self.services.store.dead_letter(id).await? else { return Ok(None) };
+        let successor = match dead_letter.status {
+            DeadLetterStatus::Replayed => Some(self.successor(&dead_letter).await?),
             DeadLetterStatus::Open | DeadLetterStatus::Discarded => None,
         };
-        Ok(Some(LetterStory { letter, successor }))
+        Ok(Some(LetterStory { dead_letter, successor }))
     }
 
-    async fn successor(&self, letter: &DeadLetter) -> Result<Successor, StoreError> {
-        let edited = letter.replayed_as.is_some();
-        let event = letter.replayed_as.clone().unwrap_or_else(|| letter.envelope.key());
-        let key = DeliveryKey { stage: letter.stage.as_str().into(), event: event.clone() };
+    async fn successor(&self, dead_letter: &DeadLetter) -> Result<Successor, StoreError> {
+        let edited = dead_letter.replayed_as.is_some();
+        let event = dead_letter.replayed_as.clone().unwrap_or_else(|| dead_letter.envelope.key());
+        let key = DeliveryKey { stage: dead_letter.stage.as_str().into(), event: event.clone() };
         let delivery = self.services.store.delivery(&key).await?;
         Ok(Successor { event, edited, delivery })
     }
 
-    /// Runs a letter again.
+    /// Runs a dead letter again.
     pub async fn replay(&self, id: i64, edit: &Edit) -> Result<Replayed, StoreError> {
         let prepared = match self.prepare(id, edit).await? {
             Ok(prepared) => prepared,
@@ -173,15 +176,15 @@ impl Workbench {
                 (store.replay_edited(id, (**event).clone()).await?, Some(event.envelope.key()))
             }
         };
-        Ok(Replayed::Settled { action: self.hand_over(action), event })
+        Ok(Replayed::Settled { action: self.enqueue(action), event })
     }
 
-    /// Closes a letter for good.
+    /// Closes a dead letter for good.
     pub async fn discard(&self, id: i64, reason: &str) -> Result<DeadLetterAction, StoreError> {
         self.services.store.discard(id, without_nul(reason.to_owned())).await
     }
 
-    /// Begins work on all open letters that a filter leaves now; those that die later are not part
+    /// Begins work on all open dead letters that a filter leaves now; those that die later are not part
     /// of it.
     pub async fn start(&self, task: Task) -> Result<Arc<Job>, StartError> {
         if task.filter.group.is_some() {
@@ -202,7 +205,7 @@ impl Workbench {
         self.jobs.all()
     }
 
-    /// Reads the letter where an edit needs it.
+    /// Reads the dead letter where an edit needs it.
     async fn prepare(
         &self,
         id: i64,
@@ -212,28 +215,28 @@ impl Workbench {
             return Ok(Ok(Prepared::AsItWas));
         }
         let settled = |action| Ok(Err(Replayed::Settled { action, event: None }));
-        let Some(letter) = self.services.store.dead_letter(id).await? else {
+        let Some(dead_letter) = self.services.store.dead_letter(id).await? else {
             return settled(DeadLetterAction::NotFound);
         };
-        if letter.status != DeadLetterStatus::Open {
-            return settled(DeadLetterAction::AlreadySettled(letter.status));
+        if dead_letter.status != DeadLetterStatus::Open {
+            return settled(DeadLetterAction::AlreadySettled(dead_letter.status));
         }
-        Ok(match edit.applied(&letter.envelope.event.data) {
-            Ok(Some(body)) => Ok(Prepared::Edited(Box::new(self.edited(letter, &body)))),
+        Ok(match edit.applied(&dead_letter.envelope.event.data) {
+            Ok(Some(body)) => Ok(Prepared::Edited(Box::new(self.edited(dead_letter, &body)))),
             // What was not changed keeps its id, and with it its idempotency key.
             Ok(None) => Ok(Prepared::AsItWas),
             Err(why) => Err(Replayed::NotEditable(why)),
         })
     }
 
-    /// The event that takes the place of a letter's: caused by it, for the same stage alone.
-    fn edited(&self, letter: DeadLetter, body: &Value) -> NewEvent {
+    /// The event that takes the place of a dead letter's: caused by it, for the same stage alone.
+    fn edited(&self, dead_letter: DeadLetter, body: &Value) -> NewEvent {
         let now_ms = self.services.clock.now_ms();
-        let stage: Arc<str> = letter.stage.into();
-        let old = letter.envelope;
+        let stage: Arc<str> = dead_letter.stage.into();
+        let old = dead_letter.envelope;
         let cause = Some(old.key());
         let mut attributes = old.event.attributes.clone();
-        Trace::of_event(&old.event).mark(&mut attributes);
+        TraceContext::of_event(&old.event).mark(&mut attributes);
         let is_json = is_json(&old.event.content_type);
         let content_type =
             if is_json { old.event.content_type } else { "application/json".to_owned() };
@@ -264,10 +267,10 @@ impl Workbench {
         }
     }
 
-    fn hand_over(&self, action: DeadLetterAction) -> DeadLetterAction {
+    fn enqueue(&self, action: DeadLetterAction) -> DeadLetterAction {
         match action {
             DeadLetterAction::Done(rows) => {
-                self.services.relay.hand_over(rows);
+                self.services.relay.enqueue(rows);
                 DeadLetterAction::Done(Vec::<OutboxRow>::new())
             }
             other => other,

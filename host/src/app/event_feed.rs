@@ -4,7 +4,7 @@
 //! store, and is then told of what comes after. Guarantee: positions are passed on in their order,
 //! each once, because nothing is read beyond [`Store::log_end`]; a stream that goes on after
 //! position `n` sees what comes after `n`, also on another host or after a restart. Bounds: streams
-//! at once, news that wait for one stream (`NEWS_MAX`; who is slower reads from the store again),
+//! at once, news that wait for one stream (`FEED_ITEMS_MAX`; who is slower reads from the store again),
 //! one look at the store every `POLL`, and none while nobody listens.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::event::LoggedEvent;
 use crate::store::{EventFilter, LogRange, Page, Store, StoreError};
 
 /// How often the end of the log is looked for while somebody listens.
@@ -22,8 +23,8 @@ const POLL: Duration = Duration::from_millis(50);
 const SETTLED_EVERY: u32 = 5;
 /// Pause after the store did not answer.
 const BACKOFF: Duration = Duration::from_millis(500);
-/// News that wait for one stream.
-const NEWS_MAX: usize = 256;
+/// FeedItem that wait for one stream.
+const FEED_ITEMS_MAX: usize = 256;
 /// Events read at once.
 const PAGE: u32 = 200;
 /// Orders asked about in one query.
@@ -31,7 +32,7 @@ const ORDERS_MAX: usize = 500;
 
 /// What a stream is told.
 #[derive(Debug, Clone)]
-pub enum News {
+pub enum FeedItem {
     /// An event was logged.
     Event(Arc<LoggedEvent>),
     /// Nothing is left to do for the order that is followed: the stream is over.
@@ -44,9 +45,9 @@ pub enum News {
 }
 
 /// The reader and its listeners.
-pub struct Tail {
+pub struct EventFeed {
     store: Arc<dyn Store>,
-    finals: BTreeSet<String>,
+    terminal: BTreeSet<String>,
     listeners: Mutex<Listeners>,
     joined: Notify,
     streams: Arc<Semaphore>,
@@ -64,12 +65,12 @@ struct Listeners {
 struct Listener {
     /// The only order that it wants to hear of.
     order: Option<String>,
-    news: mpsc::Sender<News>,
+    news: mpsc::Sender<FeedItem>,
 }
 
 impl Listeners {
     /// Passes news on; who does not keep up is let go, and reads from the store.
-    fn tell(&mut self, order: Option<&str>, news: &News) {
+    fn tell(&mut self, order: Option<&str>, news: &FeedItem) {
         self.all.retain(|listener| {
             let meant = listener.order.is_none() || listener.order.as_deref() == order;
             !meant || listener.news.try_send(news.clone()).is_ok()
@@ -78,7 +79,7 @@ impl Listeners {
 
     fn tell_event(&mut self, event: LoggedEvent) {
         let order = event.envelope.order_id.clone();
-        self.tell(order.as_deref(), &News::Event(Arc::new(event)));
+        self.tell(order.as_deref(), &FeedItem::Event(Arc::new(event)));
     }
 
     fn orders(&self) -> Vec<String> {
@@ -91,14 +92,14 @@ impl Listeners {
     }
 }
 
-impl Tail {
-    /// Over a store; at most `streams_max` streams at once. `finals` are the statuses in which an
+impl EventFeed {
+    /// Over a store; at most `streams_max` streams at once. `terminal` are the statuses in which an
     /// order rests for good.
-    pub fn new(store: Arc<dyn Store>, finals: BTreeSet<String>, streams_max: usize) -> Arc<Self> {
+    pub fn new(store: Arc<dyn Store>, terminal: BTreeSet<String>, streams_max: usize) -> Arc<Self> {
         let streams = Arc::new(Semaphore::new(streams_max));
         Arc::new(Self {
             store,
-            finals,
+            terminal,
             listeners: Mutex::default(),
             joined: Notify::new(),
             streams,
@@ -156,8 +157,8 @@ impl Tail {
             listeners.end = end;
         }
         for one in settled {
-            let is_final = self.finals.contains(&one.status);
-            let news = News::Settled { status: one.status, is_final };
+            let is_final = self.terminal.contains(&one.status);
+            let news = FeedItem::Settled { status: one.status, is_final };
             listeners.all.retain(|listener| {
                 let meant = listener.order.as_ref() == Some(&one.order);
                 // It is over for those who were told, and those who could not be told come again.
@@ -211,10 +212,10 @@ impl Tail {
 
     /// Follows the log from behind a position on; none when there are too many streams. With an
     /// order in the filter the stream ends when nothing is left to do for it.
-    pub fn follow(self: &Arc<Self>, filter: EventFilter, after: i64) -> Option<Follow> {
+    pub fn follow(self: &Arc<Self>, filter: EventFilter, after: i64) -> Option<Subscription> {
         let permit = self.place()?;
         let tail = Arc::clone(self);
-        Some(Follow {
+        Some(Subscription {
             tail,
             filter,
             cursor: after,
@@ -236,8 +237,11 @@ impl Tail {
     }
 
     /// Where the reader stands, and what it will tell from there on.
-    async fn join(&self, order: Option<String>) -> Result<(i64, mpsc::Receiver<News>), StoreError> {
-        let (news, heard) = mpsc::channel(NEWS_MAX);
+    async fn join(
+        &self,
+        order: Option<String>,
+    ) -> Result<(i64, mpsc::Receiver<FeedItem>), StoreError> {
+        let (news, heard) = mpsc::channel(FEED_ITEMS_MAX);
         let mut listeners = self.listeners.lock().await;
         if listeners.all.is_empty() {
             // Nobody read the log meanwhile.
@@ -250,8 +254,8 @@ impl Tail {
 }
 
 /// One stream.
-pub struct Follow {
-    tail: Arc<Tail>,
+pub struct Subscription {
+    tail: Arc<EventFeed>,
     filter: EventFilter,
     /// The last position that was passed on or passed over.
     cursor: i64,
@@ -264,18 +268,18 @@ enum Phase {
     /// Nobody tells it anything.
     Outside,
     /// It reads from the store up to where it joined.
-    Behind {
+    CatchingUp {
         up_to: i64,
-        heard: mpsc::Receiver<News>,
+        heard: mpsc::Receiver<FeedItem>,
     },
     /// It is told.
-    Live(mpsc::Receiver<News>),
+    Live(mpsc::Receiver<FeedItem>),
     Over,
 }
 
-impl Follow {
+impl Subscription {
     /// The next news; none at the end of the stream. While the store is away it waits.
-    pub async fn next(&mut self) -> Option<News> {
+    pub async fn next(&mut self) -> Option<FeedItem> {
         let closed = self.tail.closed.clone();
         tokio::select! {
             biased;
@@ -284,19 +288,19 @@ impl Follow {
         }
     }
 
-    async fn advance(&mut self) -> Option<News> {
+    async fn advance(&mut self) -> Option<FeedItem> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 self.cursor = event.seq;
-                return Some(News::Event(Arc::new(event)));
+                return Some(FeedItem::Event(Arc::new(event)));
             }
             match &mut self.phase {
                 Phase::Outside => match self.tail.join(self.filter.order.clone()).await {
-                    Ok((up_to, heard)) => self.phase = Phase::Behind { up_to, heard },
+                    Ok((up_to, heard)) => self.phase = Phase::CatchingUp { up_to, heard },
                     Err(_) => tokio::time::sleep(BACKOFF).await,
                 },
-                Phase::Behind { up_to, .. } if self.cursor >= *up_to => self.go_live(),
-                Phase::Behind { up_to, .. } => {
+                Phase::CatchingUp { up_to, .. } if self.cursor >= *up_to => self.go_live(),
+                Phase::CatchingUp { up_to, .. } => {
                     let range = LogRange { after: self.cursor, up_to: *up_to, limit: PAGE };
                     match self.tail.store.events(self.filter.clone(), range).await {
                         Ok(Page { items, next }) => {
@@ -310,14 +314,14 @@ impl Follow {
                     }
                 }
                 Phase::Live(heard) => match heard.recv().await {
-                    Some(News::Event(event)) if event.seq > self.cursor => {
+                    Some(FeedItem::Event(event)) if event.seq > self.cursor => {
                         self.cursor = event.seq;
                         if self.filter.matches(&event) {
-                            return Some(News::Event(event));
+                            return Some(FeedItem::Event(event));
                         }
                     }
-                    Some(News::Event(_)) => {}
-                    Some(settled @ News::Settled { .. }) => {
+                    Some(FeedItem::Event(_)) => {}
+                    Some(settled @ FeedItem::Settled { .. }) => {
                         self.phase = Phase::Over;
                         return Some(settled);
                     }
@@ -330,7 +334,7 @@ impl Follow {
     }
 
     fn go_live(&mut self) {
-        if let Phase::Behind { heard, .. } = std::mem::replace(&mut self.phase, Phase::Over) {
+        if let Phase::CatchingUp { heard, .. } = std::mem::replace(&mut self.phase, Phase::Over) {
             self.phase = Phase::Live(heard);
         }
     }
@@ -338,7 +342,7 @@ impl Follow {
 
 /// What a stream's listeners are counted by, for tests and metrics: order → streams; the empty name
 /// is the whole log.
-impl Tail {
+impl EventFeed {
     /// How many streams are told of what.
     pub async fn listening(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 
 use super::App;
+use crate::domain::cloud_events::http_binding::IngestedEvent;
+use crate::domain::event::{Envelope, EventKey, LoggedEvent};
+use crate::domain::trace_context::{self, TraceContext};
 use crate::pipeline::routes::Routes as _;
-use crate::domain::event::{Envelope, EventKey};
-use crate::domain::cloud_events::http_binding::Arrival;
 use crate::store::{NewEvent, StoreError};
-use crate::domain::trace_context::{self, Trace};
 
 /// Orders that are looked up at once for events that name them.
 const ORDERS_ASKED_AT_ONCE: usize = 8;
-const TRACE_PARENT: &str = trace::NAMES[0];
+const TRACE_PARENT: &str = trace_context::NAMES[0];
 
 impl App {
     /// An event of the log.
@@ -30,8 +30,8 @@ impl App {
     /// already counts once: when some were not taken, all may be sent again.
     pub async fn ingest(
         &self,
-        arrivals: Vec<Arrival>,
-        trace: &Trace,
+        arrivals: Vec<IngestedEvent>,
+        trace: &TraceContext,
     ) -> Result<Vec<bool>, StoreError> {
         let orders = self.known_orders(&arrivals).await?;
         let published = arrivals
@@ -40,8 +40,11 @@ impl App {
         futures::future::join_all(published).await.into_iter().collect()
     }
 
-    /// Orders that events name and that exist: an event about anything else is nobody's story.
-    async fn known_orders(&self, arrivals: &[Arrival]) -> Result<BTreeSet<String>, StoreError> {
+    /// Orders that events name and that exist: an event about anything else is nobody's history.
+    async fn known_orders(
+        &self,
+        arrivals: &[IngestedEvent],
+    ) -> Result<BTreeSet<String>, StoreError> {
         let named: BTreeSet<String> =
             arrivals.iter().filter_map(|arrival| arrival.order_id.clone()).collect();
         let asked = named.into_iter().map(async |id: String| self.services.store.order(&id).await);
@@ -53,8 +56,13 @@ impl App {
         Ok(known)
     }
 
-    fn arrived(&self, arrival: Arrival, orders: &BTreeSet<String>, trace: &Trace) -> NewEvent {
-        let Arrival { mut event, order_id, correlation_id, due_at_ms } = arrival;
+    fn arrived(
+        &self,
+        arrival: IngestedEvent,
+        orders: &BTreeSet<String>,
+        trace: &TraceContext,
+    ) -> NewEvent {
+        let IngestedEvent { mut event, order_id, correlation_id, due_at_ms } = arrival;
         // An event that carries a trace of its own goes on with it.
         let own = |name: &str| {
             event
@@ -63,7 +71,8 @@ impl App {
                 .find(|(given, _)| given == name)
                 .map(|(_, value)| value.as_str())
         };
-        let trace = if own(TRACE_PARENT).is_some() { Trace::enter(own) } else { trace.clone() };
+        let trace =
+            if own(TRACE_PARENT).is_some() { TraceContext::enter(own) } else { trace.clone() };
         trace.mark(&mut event.attributes);
         let now_ms = self.services.clock.now_ms();
         let due_at_ms = due_at_ms.unwrap_or(now_ms);

@@ -1,4 +1,4 @@
-//! Bindings, agreed between hosts through the store: an event is routed to every stage that any of
+//! BindingSync, agreed between hosts through the store: an event is routed to every stage that any of
 //! them runs, and a binding goes only when no live host uses it.
 //!
 //! A stage that nobody runs keeps its bindings, also over a restart: its deliveries wait until it
@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Binding;
-use crate::store::StageBinding;
 use crate::services::Services;
+use crate::store::StageBinding;
 
 /// How often hosts tell each other.
 const EVERY: Duration = Duration::from_secs(5);
@@ -18,11 +18,11 @@ const EVERY: Duration = Duration::from_secs(5);
 pub(crate) const LIVE_MS: u64 = 30_000;
 
 /// Keeps this host's bindings known, and learns those of others.
-pub struct Bindings {
+pub struct BindingSync {
     services: Services,
 }
 
-impl Bindings {
+impl BindingSync {
     /// For these services.
     pub fn new(services: Services) -> Self {
         Self { services }

@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::store::StoreError;
 use crate::services::Services;
+use crate::store::StoreError;
 
 /// How often the store is asked.
 const POLL: Duration = Duration::from_millis(500);
 
 /// Follows the operators' word.
-pub struct Controls {
+pub struct ControlSync {
     services: Services,
 }
 
-impl Controls {
+impl ControlSync {
     /// For these services.
     pub fn new(services: Services) -> Self {
         Self { services }
@@ -42,7 +42,7 @@ impl Controls {
         let controls = self.services.store.stage_controls().await?;
         for stage in self.services.pipeline.stages() {
             let control = controls.iter().find(|control| control.stage == *stage.name).cloned();
-            stage.obey(control);
+            stage.apply_control(control);
         }
         Ok(())
     }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Gap;
-use crate::store::{Lost, StoreError};
 use crate::services::Services;
+use crate::store::{Lost, StoreError};
 
 /// Deliveries refilled in one transaction.
 const REFILL_MAX: u32 = 500;
@@ -124,7 +124,7 @@ impl Reconciler {
             if count > 0 {
                 tracing::info!(stage = %gap.stage, deliveries = count, "refilled the queue from the store");
             }
-            self.services.relay.hand_over(rows);
+            self.services.relay.enqueue(rows);
             if count < limit {
                 return Ok(true);
             }
@@ -144,7 +144,7 @@ impl Reconciler {
             if !rows.is_empty() {
                 tracing::warn!(%stage, deliveries = rows.len(), "found open deliveries that no queue held");
             }
-            self.services.relay.hand_over(rows);
+            self.services.relay.enqueue(rows);
         }
         Ok(())
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::RetentionConfig;
-use crate::store::{Pruned, StoreError};
 use crate::services::Services;
+use crate::store::{Pruned, StoreError};
 
 /// Pause between two batches, so that the flow has the store for itself most of the time.
 const BETWEEN: Duration = Duration::from_millis(50);
@@ -29,7 +29,7 @@ impl Retention {
 
     /// Removes until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
-        if self.config.keep_ms == 0 {
+        if self.config.max_age_ms == 0 {
             return;
         }
         loop {
@@ -37,10 +37,10 @@ impl Retention {
                 Ok(pruned) if pruned.orders + pruned.events >= u64::from(self.config.batch) => {
                     BETWEEN
                 }
-                Ok(_) => Duration::from_millis(self.config.every_ms),
+                Ok(_) => Duration::from_millis(self.config.interval_ms),
                 Err(error) => {
                     tracing::warn!(%error, "nothing could be pruned");
-                    Duration::from_millis(self.config.every_ms)
+                    Duration::from_millis(self.config.interval_ms)
                 }
             };
             tokio::select! {
@@ -52,7 +52,7 @@ impl Retention {
 
     /// One batch.
     pub async fn tick(&self) -> Result<Pruned, StoreError> {
-        let before_ms = self.services.clock.now_ms().saturating_sub(self.config.keep_ms);
+        let before_ms = self.services.clock.now_ms().saturating_sub(self.config.max_age_ms);
         let pruned = self.services.store.prune(before_ms, self.config.batch).await?;
         if pruned.orders + pruned.events > 0 {
             tracing::info!(

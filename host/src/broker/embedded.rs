@@ -12,7 +12,9 @@ use std::time::Instant;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{Acker, Binding, Broker, BrokerError, Consumer, DeadConsumer, Gap, Incoming, Outgoing};
+use super::{
+    Acker, Binding, Broker, BrokerError, Consumer, Gap, Incoming, Outgoing, RejectedConsumer,
+};
 use crate::domain::clock::Clock;
 use crate::domain::event::topic_matches;
 
@@ -200,7 +202,7 @@ impl Broker for Embedded {
     async fn consume_dead(
         &self,
         _: &Arc<str>,
-    ) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError> {
+    ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError> {
         Ok(None)
     }
 

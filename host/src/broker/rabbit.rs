@@ -33,9 +33,9 @@ use tokio_util::task::TaskTracker;
 use self::consumer::{RabbitConsumer, RabbitDead, Reading};
 use self::link::{Link, within};
 use self::publisher::Publisher;
-pub use self::topology::QueueStanding;
+pub use self::topology::QueueStatus;
 use self::topology::{Found, Names};
-use super::{Binding, Broker, BrokerError, Consumer, DeadConsumer, Gap, Outgoing};
+use super::{Binding, Broker, BrokerError, Consumer, Gap, Outgoing, RejectedConsumer};
 use crate::domain::clock::Clock;
 
 /// A queue that was created again may miss what was published up to now, by clocks that differ this
@@ -111,7 +111,7 @@ impl Rabbit {
         url: &str,
         namespace: &str,
         stages: &[Arc<str>],
-    ) -> Result<Vec<(String, QueueStanding)>, String> {
+    ) -> Result<Vec<(String, QueueStatus)>, String> {
         let names = Names::new(namespace);
         let connection = link::connect(&parse(url)?, "postrider doctor").await?;
         let mut queues = Vec::new();
@@ -240,7 +240,7 @@ impl Broker for Rabbit {
     async fn consume_dead(
         &self,
         stage: &Arc<str>,
-    ) -> Result<Option<Box<dyn DeadConsumer>>, BrokerError> {
+    ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError> {
         self.ensure(&self.binding(stage)?).await?;
         Ok(Some(Box::new(
             RabbitDead::open(&self.consuming, self.names.dead_queue(stage), self.reading.clone())

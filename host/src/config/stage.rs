@@ -6,11 +6,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::at_least_one;
+use crate::runtime::egress::Grants;
+use crate::runtime::{InstanceMode, InstancePolicy, StageLimits, WarmPolicy};
 use crate::stage::circuit_breaker::BreakerPolicy;
 use crate::stage::policy::RetryPolicy;
-use crate::runtime::egress::Grants;
-use crate::stage::rollout_guard::GuardPolicy;
-use crate::runtime::{InstanceMode, InstancePolicy, StageLimits, WarmPolicy};
+use crate::stage::rollout_guard::RolloutGuardPolicy;
 use crate::stage::settings::{SecretSource, Secrets};
 
 /// The operator's word on a stage.
@@ -41,7 +41,7 @@ pub struct StageConfig {
     /// When the stage is stopped because what it depends on is down.
     pub breaker: BreakerPolicy,
     /// When a new version of its plugin is distrusted, and the one before put back.
-    pub guard: GuardPolicy,
+    pub guard: RolloutGuardPolicy,
     /// One host at a time consumes the stage; the others stand by.
     pub single_active: bool,
     /// Most messages per second on this host; none: as fast as it goes.
@@ -73,7 +73,7 @@ impl Default for StageConfig {
             warm: WarmPolicy::default(),
             retry: RetryPolicy::default(),
             breaker: BreakerPolicy::default(),
-            guard: GuardPolicy::default(),
+            guard: RolloutGuardPolicy::default(),
             single_active: false,
             rate_per_s: None,
             limits: StageLimits::default(),

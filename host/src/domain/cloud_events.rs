@@ -11,10 +11,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use crate::domain::event::{Event, HOST_EVENT_PREFIX};
-use crate::domain::field_error::{Mistake, pointer};
-use crate::domain::order::whole;
 use crate::domain::event::LoggedEvent;
+use crate::domain::event::{Event, HOST_EVENT_PREFIX};
+use crate::domain::field_error::{FieldError, pointer};
+use crate::domain::order::whole;
 use crate::domain::timestamp;
 
 /// Media type of one event.
@@ -50,14 +50,14 @@ pub const VALUE_PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]{0,1024}$";
 
 /// Reads an event; every problem instead. Says nothing about `specversion`, nor about what
 /// [`check`] asks for.
-pub fn read(fields: Map<String, Value>, now_ms: u64) -> Result<Event, Vec<Mistake>> {
+pub fn read(fields: Map<String, Value>, now_ms: u64) -> Result<Event, Vec<FieldError>> {
     let (event, problems) = draft(fields, now_ms);
     if problems.is_empty() { Ok(event) } else { Err(problems) }
 }
 
 /// The same, with what could be read of an event that has problems: so that more can be said about
 /// it.
-pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Mistake>) {
+pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<FieldError>) {
     let mut problems = Vec::new();
     fields.remove("specversion");
     let id = text(&mut fields, "id", &mut problems);
@@ -67,7 +67,7 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Mistake
         if value.as_deref().is_none_or(str::is_empty)
             && !problems.iter().any(|problem| problem.pointer == format!("/{name}"))
         {
-            problems.push(Mistake::at(pointer(name), "is missing"));
+            problems.push(FieldError::at(pointer(name), "is missing"));
         }
     }
     let subject = text(&mut fields, "subject", &mut problems).unwrap_or_default();
@@ -77,7 +77,7 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Mistake
         None => now_ms,
         Some(Ok(time)) => u64::try_from(time.as_millisecond()).unwrap_or(0),
         Some(Err(_)) => {
-            problems.push(Mistake::at(
+            problems.push(FieldError::at(
                 "/time",
                 "must be a time such as 2026-05-01T09:00:00Z (RFC 3339)",
             ));
@@ -98,7 +98,7 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Mistake
                 attributes.push((name, text));
             }
             Value::Array(_) | Value::Object(_) => {
-                problems.push(Mistake::at(
+                problems.push(FieldError::at(
                     pointer(&name),
                     "an extension attribute must be a string, a number or a boolean",
                 ));
@@ -127,13 +127,13 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<Mistake
 fn text(
     fields: &mut Map<String, Value>,
     name: &str,
-    problems: &mut Vec<Mistake>,
+    problems: &mut Vec<FieldError>,
 ) -> Option<String> {
     match fields.remove(name)? {
         Value::String(text) => Some(text),
         Value::Null => None,
         _ => {
-            problems.push(Mistake::at(pointer(name), "must be a string"));
+            problems.push(FieldError::at(pointer(name), "must be a string"));
             None
         }
     }
@@ -142,16 +142,17 @@ fn text(
 fn data(
     fields: &mut Map<String, Value>,
     content_type: &str,
-    problems: &mut Vec<Mistake>,
+    problems: &mut Vec<FieldError>,
 ) -> Vec<u8> {
     let encoded = text(fields, "data_base64", problems);
     match (encoded, fields.remove("data")) {
         (Some(_), Some(_)) => {
-            problems.push(Mistake::at("/data_base64", "stands beside `data`: give one of the two"));
+            problems
+                .push(FieldError::at("/data_base64", "stands beside `data`: give one of the two"));
             Vec::new()
         }
         (Some(encoded), None) => STANDARD.decode(encoded).unwrap_or_else(|error| {
-            problems.push(Mistake::at("/data_base64", format!("is not Base64: {error}")));
+            problems.push(FieldError::at("/data_base64", format!("is not Base64: {error}")));
             Vec::new()
         }),
         (None, Some(Value::String(text))) if !is_json(content_type) => text.into_bytes(),
@@ -174,7 +175,7 @@ pub fn is_json(content_type: &str) -> bool {
 }
 
 /// What the host asks of an event that comes in beside what CloudEvents asks; every problem.
-pub fn check(event: &Event) -> Vec<Mistake> {
+pub fn check(event: &Event) -> Vec<FieldError> {
     let mut problems = Vec::new();
     let texts = [
         ("id", &event.id),
@@ -184,7 +185,7 @@ pub fn check(event: &Event) -> Vec<Mistake> {
     ];
     for (name, value) in texts {
         if !is_text(value, TEXT_MAX) {
-            problems.push(Mistake::at(
+            problems.push(FieldError::at(
                 pointer(name),
                 format!(
                     "must be at most {TEXT_MAX} characters long, none of them a control character"
@@ -196,15 +197,15 @@ pub fn check(event: &Event) -> Vec<Mistake> {
         let rule = format!(
             "must be words of the characters A-Z a-z 0-9 _ - with dots between them, at most {TYPE_MAX} bytes"
         );
-        problems.push(Mistake::at("/type", rule));
+        problems.push(FieldError::at("/type", rule));
     } else if event.event_type.starts_with(HOST_EVENT_PREFIX) {
-        problems.push(Mistake::at(
+        problems.push(FieldError::at(
             "/type",
             format!("types that start with `{HOST_EVENT_PREFIX}` are the host's own"),
         ));
     }
     if event.attributes.len() > ATTRIBUTES_MAX {
-        problems.push(Mistake::at(
+        problems.push(FieldError::at(
             "",
             format!(
                 "has {} extension attributes; the most is {ATTRIBUTES_MAX}",
@@ -216,12 +217,12 @@ pub fn check(event: &Event) -> Vec<Mistake> {
         let named = (1..=NAME_MAX).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if !named {
-            problems.push(Mistake::at(
+            problems.push(FieldError::at(
                 pointer(name),
                 format!("the name of an extension attribute is 1 to {NAME_MAX} of the characters a-z 0-9"),
             ));
         } else if !is_text(value, VALUE_MAX) {
-            problems.push(Mistake::at(
+            problems.push(FieldError::at(
                 pointer(name),
                 format!(
                     "must be at most {VALUE_MAX} characters long, none of them a control character"
@@ -256,7 +257,7 @@ pub fn write(logged: &LoggedEvent) -> Value {
     if !event.subject.is_empty() {
         document.insert("subject".into(), json!(event.subject));
     }
-    document.insert("time".into(), json!(times::text(event.time_ms)));
+    document.insert("time".into(), json!(timestamp::text(event.time_ms)));
     document.insert("datacontenttype".into(), json!(event.content_type));
     let as_json = || {
         serde_json::from_slice::<Value>(&event.data)
@@ -278,8 +279,8 @@ pub fn write(logged: &LoggedEvent) -> Value {
         ("postriderdigest", logged.digest.clone()),
         ("postridercausesource", envelope.cause.as_ref().map(|cause| cause.source.clone())),
         ("postridercauseid", envelope.cause.as_ref().map(|cause| cause.id.clone())),
-        ("postriderlogged", logged.logged_at_ms.map(times::text)),
-        ("postriderdue", logged.due_at_ms.map(times::text)),
+        ("postriderlogged", logged.logged_at_ms.map(timestamp::text)),
+        ("postriderdue", logged.due_at_ms.map(timestamp::text)),
     ];
     let host = host.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     for (name, value) in event.attributes.iter().cloned().chain(host) {
@@ -297,7 +298,7 @@ mod tests {
         value.as_object().unwrap().clone()
     }
 
-    fn pointers(problems: &[Mistake]) -> Vec<&str> {
+    fn pointers(problems: &[FieldError]) -> Vec<&str> {
         problems.iter().map(|problem| problem.pointer.as_str()).collect()
     }
 

@@ -94,7 +94,7 @@ impl Envelope {
 
     /// Why some store or broker could not take it, if so: it would be in the way of everything
     /// behind it.
-    pub fn unfit(&self) -> Option<String> {
+    pub fn validate(&self) -> Option<String> {
         let Self { event, order_id, correlation_id, cause, expires_at_ms, .. } = self;
         let mut texts = vec![
             &event.id,
@@ -316,7 +316,7 @@ mod tests {
             };
             Envelope::first(event, Some("o".repeat(KEY_MAX_BYTES)), TIME_MAX_MS)
         };
-        assert_eq!(fit().unfit(), None);
+        assert_eq!(fit().validate(), None);
         let cases: [(&str, Change); 10] = [
             ("no id", |envelope| envelope.event.event_type.clear()),
             ("NUL", |envelope| envelope.event.attributes[0].1.push('\0')),
@@ -339,9 +339,9 @@ mod tests {
             let mut envelope = fit();
             change(&mut envelope);
             assert!(
-                envelope.unfit().is_some_and(|why| why.contains(expected)),
+                envelope.validate().is_some_and(|why| why.contains(expected)),
                 "{expected}: {:?}",
-                envelope.unfit()
+                envelope.validate()
             );
         }
     }

@@ -1,8 +1,8 @@
-//! What a dead letter died of: its cause, so that ten thousand letters are a handful of groups.
+//! What a dead letter died of: its cause, so that ten thousand dead letters are a handful of groups.
 //!
-//! Pure. The cause is the code with the message in which everything that differs from letter to
-//! letter (ids, numbers, hexadecimal, quoted values, times) has become a placeholder; of a trap it
-//! is the guest's function and line. Computed once, when the letter is written. Bounds: `READ_MAX`
+//! Pure. The cause is the code with the message in which everything that differs from dead letter to
+//! dead letter (ids, numbers, hexadecimal, quoted values, times) has become a placeholder; of a trap it
+//! is the guest's function and line. Computed once, when the dead letter is written. Bounds: `READ_MAX`
 //! bytes of a message are read, `CAUSE_MAX` characters are kept.
 
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ const CAUSE_MAX: usize = 300;
 /// Hexadecimal of this length and above is no word and no count.
 const HEX_MIN: usize = 8;
 
-/// Everything that may differ from letter to letter, in the order in which it is looked for.
+/// Everything that may differ from dead letter to dead letter, in the order in which it is looked for.
 static VARIABLE: LazyLock<Regex> = LazyLock::new(|| {
     let parts = [
         // A value in quotes. An apostrophe inside a word opens nothing.
@@ -66,17 +66,17 @@ const MACHINERY: [&str; 14] = [
     "<function ",
 ];
 
-/// What a letter died of, and the group that it belongs to.
+/// What a dead letter died of, and the group that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cause {
-    /// For people; the same for all letters of the group.
+pub struct FailureFingerprint {
+    /// For people; the same for all dead letters of the group.
     pub text: String,
     /// Names the group: stage, code and text. Stable, and safe in a URL.
     pub group: String,
 }
 
-impl Cause {
-    /// Of a letter, and the symbolised backtrace of the last failed try behind it.
+impl FailureFingerprint {
+    /// Of a dead letter, and the symbolised backtrace of the last failed try behind it.
     pub fn of(stage: &str, (code, message): (&str, &str), backtrace: Option<&str>) -> Self {
         let text = place(code, backtrace).unwrap_or_else(|| normalise(message));
         let hash = hash(&["cause", stage, code, &text]);
@@ -115,7 +115,7 @@ fn without_folders(frame: &str) -> Cow<'_, str> {
     }
 }
 
-/// A message without what differs from letter to letter, on one line.
+/// A message without what differs from dead letter to dead letter, on one line.
 pub fn normalise(message: &str) -> String {
     let one_line = head(message, READ_MAX).split_whitespace().collect::<Vec<_>>().join(" ");
     let mut text = VARIABLE.replace_all(&one_line, placeholder).into_owned();
@@ -143,8 +143,9 @@ fn placeholder(found: &Captures<'_>) -> String {
 /// A word stays as it is, unless it holds a digit: then it is a number, or something's name.
 fn word(word: &str) -> String {
     let digits = word.chars().any(char::is_numeric);
-    let is_hex =
-        |text: &str| !text.is_empty() && text.chars().all(|letter| letter.is_ascii_hexdigit());
+    let is_hex = |text: &str| {
+        !text.is_empty() && text.chars().all(|dead_letter| dead_letter.is_ascii_hexdigit())
+    };
     if !digits {
         return word.to_owned();
     }
@@ -228,7 +229,7 @@ mod tests {
     }
 
     fn of_trap(code: &str, backtrace: &str) -> String {
-        Cause::of("payment", (code, "wasm trap: about 17"), Some(backtrace)).text
+        FailureFingerprint::of("payment", (code, "wasm trap: about 17"), Some(backtrace)).text
     }
 
     #[test]
@@ -250,10 +251,14 @@ mod tests {
 
     #[test]
     fn a_group_is_stage_code_and_cause() {
-        let group = |stage, code, message| Cause::of(stage, (code, message), None).group;
+        let group =
+            |stage, code, message| FailureFingerprint::of(stage, (code, message), None).group;
         let one = group("payment", "no-answer", "gateway 7 is silent");
         assert_eq!(one, group("payment", "no-answer", "gateway 8 is silent"));
-        assert_eq!((one.len(), one.chars().all(|letter| letter.is_ascii_hexdigit())), (16, true));
+        assert_eq!(
+            (one.len(), one.chars().all(|dead_letter| dead_letter.is_ascii_hexdigit())),
+            (16, true)
+        );
         for other in [
             group("shipping", "no-answer", "gateway 7 is silent"),
             group("payment", "declined", "gateway 7 is silent"),

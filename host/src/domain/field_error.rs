@@ -4,14 +4,14 @@ use serde::Serialize;
 
 /// One thing that is wrong with a body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-pub struct Mistake {
+pub struct FieldError {
     /// JSON pointer (RFC 6901) to the place.
     pub pointer: String,
     /// What is wrong there and what is expected.
     pub detail: String,
 }
 
-impl Mistake {
+impl FieldError {
     /// At a pointer; the empty one is the whole body.
     pub fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), detail: detail.into() }

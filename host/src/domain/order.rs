@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::event::hex;
-use crate::domain::field_error::Mistake;
+use crate::domain::field_error::FieldError;
 
 /// Most lines of one order.
 pub const ITEMS_MAX: usize = 1_000;
@@ -50,10 +50,10 @@ pub struct ParsedStock {
 pub fn parse_order(
     body: Value,
     idempotency_key: Option<&str>,
-) -> Result<ParsedOrder, Vec<Mistake>> {
+) -> Result<ParsedOrder, Vec<FieldError>> {
     let mut problems = Vec::new();
     let Value::Object(mut fields) = body else {
-        return Err(vec![Mistake::at("", "must be a JSON object")]);
+        return Err(vec![FieldError::at("", "must be a JSON object")]);
     };
     let fingerprint = hex(&Sha256::digest(Value::Object(fields.clone()).to_string()));
     let id = take_only_id(&mut fields, "order_id", &mut problems)
@@ -75,10 +75,10 @@ pub fn parse_order(
 }
 
 /// Parses stock for a product: `{sku | product_id | product_name, name?, stock | quantity}`.
-pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Mistake>> {
+pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<FieldError>> {
     let mut problems = Vec::new();
     let Value::Object(mut fields) = body else {
-        return Err(vec![Mistake::at("", "must be a JSON object")]);
+        return Err(vec![FieldError::at("", "must be a JSON object")]);
     };
     refuse_both(&fields, "product_name", "name", &mut problems);
     refuse_both(&fields, "stock", "quantity", &mut problems);
@@ -86,7 +86,7 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Mistake>> {
     let name = name.and_then(|name| {
         let text = name.as_str().map(ToOwned::to_owned);
         if text.is_none() {
-            problems.push(Mistake::at("/product_name", "must be a string"));
+            problems.push(FieldError::at("/product_name", "must be a string"));
         }
         text
     });
@@ -95,14 +95,14 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<Mistake>> {
         None => match name.as_deref().map(|name| (name, is_id(name))) {
             Some((name, true)) => name.to_owned(),
             Some((_, false)) => {
-                problems.push(Mistake::at(
+                problems.push(FieldError::at(
                     "/product_name",
                     format!("cannot serve as SKU ({ID_RULE}): give a `sku`"),
                 ));
                 String::new()
             }
             None => {
-                problems.push(Mistake::at(
+                problems.push(FieldError::at(
                     "/sku",
                     "name the product: `sku`, `product_id` or `product_name`",
                 ));
@@ -145,9 +145,14 @@ pub fn whole(value: &Value) -> Option<u64> {
 }
 
 /// Refuses two fields that say the same thing.
-fn refuse_both(fields: &Map<String, Value>, one: &str, other: &str, problems: &mut Vec<Mistake>) {
+fn refuse_both(
+    fields: &Map<String, Value>,
+    one: &str,
+    other: &str,
+    problems: &mut Vec<FieldError>,
+) {
     if fields.contains_key(one) && fields.contains_key(other) {
-        problems.push(Mistake::at(
+        problems.push(FieldError::at(
             format!("/{other}"),
             format!("stands beside `{one}`: give one of the two"),
         ));
@@ -158,7 +163,7 @@ fn refuse_both(fields: &Map<String, Value>, one: &str, other: &str, problems: &m
 fn take_id(
     fields: &mut Map<String, Value>,
     keys: [&str; 2],
-    problems: &mut Vec<Mistake>,
+    problems: &mut Vec<FieldError>,
 ) -> Option<String> {
     refuse_both(fields, keys[0], keys[1], problems);
     keys.into_iter().find_map(|key| take_only_id(fields, key, problems))
@@ -168,11 +173,11 @@ fn take_id(
 fn take_only_id(
     fields: &mut Map<String, Value>,
     key: &str,
-    problems: &mut Vec<Mistake>,
+    problems: &mut Vec<FieldError>,
 ) -> Option<String> {
     let value = fields.remove(key)?;
     id_text(&value).or_else(|| {
-        problems.push(Mistake::at(
+        problems.push(FieldError::at(
             format!("/{key}"),
             format!("must be a whole number or a string of {ID_RULE}"),
         ));
@@ -190,7 +195,7 @@ fn id_text(value: &Value) -> Option<String> {
 /// What says of an order without `items` which line it has.
 const LINE: [&str; 4] = ["product_id", "sku", "quantity", "unit_price"];
 
-fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Mistake>) -> Vec<Value> {
+fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<FieldError>) -> Vec<Value> {
     for key in LINE {
         refuse_both(fields, "items", key, problems);
     }
@@ -201,8 +206,10 @@ fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Mistake>) -> V
             .filter_map(|(index, item)| line(item, &format!("/items/{index}"), problems))
             .collect(),
         Some(_) => {
-            problems
-                .push(Mistake::at("/items", format!("must be a list of 1 to {ITEMS_MAX} items")));
+            problems.push(FieldError::at(
+                "/items",
+                format!("must be a list of 1 to {ITEMS_MAX} items"),
+            ));
             Vec::new()
         }
         None if fields.contains_key("product_id") || fields.contains_key("sku") => {
@@ -215,7 +222,7 @@ fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Mistake>) -> V
             line(Value::Object(item), "", problems).into_iter().collect()
         }
         None => {
-            problems.push(Mistake::at(
+            problems.push(FieldError::at(
                 "/items",
                 "is missing: give `items`, or one `product_id` with a `quantity`",
             ));
@@ -225,11 +232,11 @@ fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<Mistake>) -> V
 }
 
 /// One line of an order as stages see it.
-fn line(item: Value, pointer: &str, problems: &mut Vec<Mistake>) -> Option<Value> {
+fn line(item: Value, pointer: &str, problems: &mut Vec<FieldError>) -> Option<Value> {
     let Value::Object(mut fields) = item else {
         let sku = id_text(&item).or_else(|| item.as_str().map(slug).filter(|sku| is_id(sku)));
         if sku.is_none() {
-            problems.push(Mistake::at(
+            problems.push(FieldError::at(
                 pointer,
                 format!("must be a product ({ID_RULE}) or an object with `sku` and `quantity`"),
             ));
@@ -238,7 +245,7 @@ fn line(item: Value, pointer: &str, problems: &mut Vec<Mistake>) -> Option<Value
     };
     let before = problems.len();
     if fields.contains_key("sku") && fields.contains_key("product_id") {
-        problems.push(Mistake::at(
+        problems.push(FieldError::at(
             format!("{pointer}/product_id"),
             "stands beside `sku`: give one of the two",
         ));
@@ -246,7 +253,7 @@ fn line(item: Value, pointer: &str, problems: &mut Vec<Mistake>) -> Option<Value
     let key = if fields.contains_key("sku") { "sku" } else { "product_id" };
     let sku = fields.remove(key).as_ref().and_then(id_text);
     if sku.is_none() {
-        problems.push(Mistake::at(
+        problems.push(FieldError::at(
             format!("{pointer}/{key}"),
             format!("must name the product: a whole number or a string of {ID_RULE}"),
         ));
@@ -268,11 +275,11 @@ fn slug(name: &str) -> String {
     name.trim_matches(' ').replace(' ', "-")
 }
 
-fn quantity(value: Option<&Value>, pointer: &str, problems: &mut Vec<Mistake>) -> u64 {
+fn quantity(value: Option<&Value>, pointer: &str, problems: &mut Vec<FieldError>) -> u64 {
     match value.and_then(whole) {
         Some(quantity) if (1..=QUANTITY_MAX).contains(&quantity) => quantity,
         _ => {
-            problems.push(Mistake::at(
+            problems.push(FieldError::at(
                 pointer,
                 format!("must be a whole number from 1 to {QUANTITY_MAX}"),
             ));
@@ -281,9 +288,9 @@ fn quantity(value: Option<&Value>, pointer: &str, problems: &mut Vec<Mistake>) -
     }
 }
 
-fn check_money(value: &Value, pointer: &str, problems: &mut Vec<Mistake>) {
+fn check_money(value: &Value, pointer: &str, problems: &mut Vec<FieldError>) {
     if !value.as_f64().is_some_and(|amount| amount.is_finite() && amount >= 0.0) {
-        problems.push(Mistake::at(pointer, "must be a number of at least 0"));
+        problems.push(FieldError::at(pointer, "must be a number of at least 0"));
     }
 }
 

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
 use crate::domain::event::{
     DEAD_LETTERED, HOST_EVENT_PREFIX, ORDER_CANCELLED, ORDER_CREATED, topic_matches,
 };
@@ -38,7 +37,7 @@ pub struct StatusRules {
     pub transitions: BTreeMap<String, Transition>,
     /// Statuses that only a transition naming them can leave.
     #[serde(default)]
-    pub finals: BTreeSet<String>,
+    pub terminal: BTreeSet<String>,
     /// What goes on when an order is cancelled.
     #[serde(default)]
     pub cancel: CancelRules,
@@ -54,7 +53,7 @@ pub struct CancelRules {
     /// skipped.
     pub compensations: Vec<String>,
     /// Stages that are given every event of a cancelled order, because they only watch.
-    pub watchers: Vec<String>,
+    pub observers: Vec<String>,
     /// The status when everything is undone.
     pub done: String,
 }
@@ -70,7 +69,7 @@ impl Default for CancelRules {
         ];
         Self {
             compensations: compensations.map(String::from).to_vec(),
-            watchers: Vec::new(),
+            observers: Vec::new(),
             done: "cancelled".to_owned(),
         }
     }
@@ -87,7 +86,7 @@ impl StatusRules {
         let transition = self.transitions.get(event_type)?;
         let allowed = match &transition.from {
             Some(from) => from.iter().any(|status| status == present),
-            None => !self.finals.contains(present) && present != PRUNED,
+            None => !self.terminal.contains(present) && present != PRUNED,
         };
         (allowed && transition.status != present && !self.holds(present))
             .then_some(transition.status.as_str())
@@ -119,14 +118,14 @@ impl StatusRules {
     pub fn runs_when_held(&self, stage: &str, event_type: &str) -> bool {
         self.compensates(event_type)
             || event_type.starts_with(HOST_EVENT_PREFIX)
-            || self.cancel.watchers.iter().any(|name| name == stage)
+            || self.cancel.observers.iter().any(|name| name == stage)
     }
 
     /// The orders among unfinished deliveries (order, event type) that have a compensation left.
-    pub(super) fn compensating<'a>(
+    pub(crate) fn compensating<'a, E>(
         &self,
-        unfinished: impl Iterator<Item = Result<(String, &'a str), StoreError>>,
-    ) -> Result<Vec<String>, StoreError> {
+        unfinished: impl Iterator<Item = Result<(String, &'a str), E>>,
+    ) -> Result<Vec<String>, E> {
         let left = unfinished.filter(|row| {
             row.as_ref().map_or(true, |(_, event_type)| self.compensates(event_type))
         });
@@ -165,7 +164,7 @@ impl Default for StatusRules {
                     (event_type.to_owned(), Transition { status, from })
                 })
                 .collect(),
-            finals: ["declined", "refunded", "ready", "dispatched"].map(String::from).into(),
+            terminal: ["declined", "refunded", "ready", "dispatched"].map(String::from).into(),
             cancel: CancelRules::default(),
         }
     }
@@ -214,7 +213,7 @@ mod tests {
     #[test]
     fn what_a_cancel_stops_is_configured() {
         let mut rules = StatusRules::default();
-        rules.cancel.watchers.push("audit".to_owned());
+        rules.cancel.observers.push("audit".to_owned());
         for (stage, event_type, expected) in [
             ("inventory", "payment.authorized", false),
             ("audit", "payment.authorized", true),
@@ -237,7 +236,7 @@ mod tests {
     fn a_transition_that_names_a_final_status_leaves_it() {
         let rules: StatusRules = serde_json::from_value(serde_json::json!({
             "transitions": {"shipping.recalled": {"status": "recalled", "from": ["ready"]}},
-            "finals": ["ready"],
+            "terminal": ["ready"],
         }))
         .unwrap();
         assert_eq!(rules.next("ready", "shipping.recalled"), Some("recalled"));

@@ -22,9 +22,9 @@ pub const NAMES: [&str; 2] = ["traceparent", "tracestate"];
 
 /// A place in a trace.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Trace(SpanContext);
+pub struct TraceContext(SpanContext);
 
-impl Trace {
+impl TraceContext {
     /// The host's own part of a caller's trace, or a new trace when the caller has none that is
     /// valid.
     pub fn enter<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> Self {
@@ -147,16 +147,18 @@ mod tests {
 
     #[test]
     fn a_callers_trace_goes_on_with_a_span_of_our_own() {
-        let headers = Trace::enter(|name| (name == "traceparent").then_some(CALLER)).headers();
+        let headers =
+            TraceContext::enter(|name| (name == "traceparent").then_some(CALLER)).headers();
         let (here, caller) = (parent(&headers), CALLER.split('-').collect::<Vec<_>>());
         assert_eq!((here[1], here[3], headers.len()), (caller[1], caller[3], 1));
         assert_ne!(here[2], caller[2]);
-        let with_state =
-            Trace::enter(|name| Some(if name == "traceparent" { CALLER } else { "vendor=1" }))
-                .headers();
+        let with_state = TraceContext::enter(|name| {
+            Some(if name == "traceparent" { CALLER } else { "vendor=1" })
+        })
+        .headers();
         assert_eq!(with_state[1], ("tracestate".to_owned(), "vendor=1".to_owned()));
         // What is no trace context is not carried on.
-        let broken = Trace::enter(|_| Some("garbage")).headers();
+        let broken = TraceContext::enter(|_| Some("garbage")).headers();
         assert_eq!((broken.len(), broken[0].1.len()), (1, CALLER.len()));
     }
 
@@ -164,18 +166,19 @@ mod tests {
     fn a_try_is_a_span_of_its_own_that_repeats() {
         let mut marked =
             event(vec![("zone".into(), "x".into()), ("traceparent".into(), "old".into())]);
-        Trace::enter(|name| (name == "traceparent").then_some(CALLER)).mark(&mut marked.attributes);
+        TraceContext::enter(|name| (name == "traceparent").then_some(CALLER))
+            .mark(&mut marked.attributes);
         assert_eq!(marked.attributes.len(), 2, "{:?}", marked.attributes);
         let key = DeliveryKey {
             stage: "payment".into(),
             event: EventKey { source: "/s".into(), id: "e".into() },
         };
-        let first = Trace::of_try(&marked, &key, 1, 1);
-        assert_eq!(first, Trace::of_try(&marked, &key, 1, 1));
-        assert_ne!(first, Trace::of_try(&marked, &key, 1, 2));
+        let first = TraceContext::of_try(&marked, &key, 1, 1);
+        assert_eq!(first, TraceContext::of_try(&marked, &key, 1, 1));
+        assert_ne!(first, TraceContext::of_try(&marked, &key, 1, 2));
         assert_eq!(parent(&first.headers())[1], CALLER.split('-').nth(1).unwrap());
         // Without a mark the event itself begins the trace, the same each time it is asked.
-        assert_eq!(Trace::of_event(&event(vec![])), Trace::of_event(&event(vec![])));
-        assert!(Trace::of_event(&event(vec![])).0.is_valid());
+        assert_eq!(TraceContext::of_event(&event(vec![])), TraceContext::of_event(&event(vec![])));
+        assert!(TraceContext::of_event(&event(vec![])).0.is_valid());
     }
 }

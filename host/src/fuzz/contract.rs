@@ -11,16 +11,16 @@ use arbitrary::{Result, Unstructured};
 use super::stored::NOW_MS;
 use super::{Stored, any_bytes, any_list, any_text};
 use crate::broker::rabbit::message_fuzz;
-use crate::domain::name::is_name;
-use crate::pipeline::routes::Routes;
-use crate::stage::policy::{RetryPolicy, StagePolicy};
-use crate::worker::decide::{self, Moment, Tried};
 use crate::domain::event::{
     DEAD_LETTERED, DeliveryKey, Envelope, Event, EventKey, HOST_EVENT_PREFIX, topic_matches,
 };
-use crate::stage::handler::{Description, Emitted, Failure, Limit, Outcome};
+use crate::domain::name::is_name;
+use crate::pipeline::routes::Routes;
 use crate::runtime::check_description;
+use crate::stage::handler::{Description, Emitted, Failure, Limit, Outcome};
+use crate::stage::policy::{RetryPolicy, StagePolicy};
 use crate::store::{NewEvent, Settlement, Verdict};
+use crate::worker::decide::{self, Attempt, DecisionTime};
 
 /// Longest text about a failed try.
 const FAILURE_MAX_BYTES: usize = 256 << 10;
@@ -63,7 +63,7 @@ impl Contract {
         }
         let policy = policy(consumes, emits);
         let envelope = Envelope { hops: u.int_in_range(0..=65)?, ..envelope(u, event)? };
-        if envelope.unfit().is_some() {
+        if envelope.validate().is_some() {
             return Ok(());
         }
         let (round, attempt) = (1, 1);
@@ -78,14 +78,14 @@ impl Contract {
             u,
             &mut self.stored,
             &policy,
-            Given { envelope: Arc::clone(&arrived.envelope), round, attempt },
+            ReceivedMessage { envelope: Arc::clone(&arrived.envelope), round, attempt },
             Some(arrived),
         )
     }
 }
 
 /// A delivery to decide about.
-pub(crate) struct Given {
+pub(crate) struct ReceivedMessage {
     pub(crate) envelope: Arc<Envelope>,
     pub(crate) round: u32,
     pub(crate) attempt: u32,
@@ -96,19 +96,19 @@ pub(crate) fn decide_and_store(
     u: &mut Unstructured<'_>,
     stored: &mut Stored,
     policy: &StagePolicy,
-    given: Given,
+    given: ReceivedMessage,
     arrived: Option<NewEvent>,
 ) -> Result<()> {
-    let Given { envelope, round, attempt } = given;
+    let ReceivedMessage { envelope, round, attempt } = given;
     let delivery = DeliveryKey { stage: Arc::clone(&policy.name), event: envelope.key() };
-    let tried = Tried {
+    let tried = Attempt {
         delivery: delivery.clone(),
         round,
         attempt,
         digest: "d".into(),
         duration_us: u.arbitrary::<u32>()?.into(),
     };
-    let moment = Moment { now_ms: NOW_MS, random: 0.5 };
+    let moment = DecisionTime { now_ms: NOW_MS, random: 0.5 };
     let early = decide::before_running(
         policy,
         &Everywhere,
@@ -325,7 +325,7 @@ fn outcome(u: &mut Unstructured<'_>) -> Result<Outcome> {
             let backtrace = if u.arbitrary()? { Some(any_text(u)?) } else { None };
             Outcome::Trapped { kind: any_text(u)?, message: any_text(u)?, backtrace }
         }
-        6 => Outcome::LimitBroken { limit: Limit::Output, message: any_text(u)? },
+        6 => Outcome::LimitExceeded { limit: Limit::Output, message: any_text(u)? },
         _ => Outcome::Unavailable(any_text(u)?),
     })
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::domain::clock::ManualClock;
 use crate::domain::event::DeliveryKey;
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::domain::order_status::StatusRules;
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{
     Batch, Commit, DeadLetterFilter, NewEvent, OutboxRow, Settlement, Store as _, StoreError,
 };
@@ -105,10 +105,12 @@ impl Open {
         };
         match store.commit(batch).await? {
             Commit::Done { outbox, .. } => rows.extend(outbox),
-            Commit::Again { stale, .. } => {
+            Commit::Conflict { stale, .. } => {
                 assert!(stale.is_empty(), "nobody else settled {stale:?}")
             }
-            Commit::Overtaken(overtaken) => panic!("nobody cancelled the order of {overtaken:?}"),
+            Commit::OrderCancelled(overtaken) => {
+                panic!("nobody cancelled the order of {overtaken:?}")
+            }
         }
         store.delivery(&delivery).await?.expect("the delivery that was settled");
         if let Some(order) = order {

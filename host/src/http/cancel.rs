@@ -9,11 +9,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::caller::Caller;
 use super::fields::Fields;
 use super::json::JsonBody;
 use super::paths::OrderId;
 use super::problem::{Answer, Kind, Problem};
+use crate::domain::trace_context::TraceContext;
 use crate::store::Cancelled;
 
 /// How a cancel stands.
@@ -38,7 +38,7 @@ pub(super) struct CancelReceipt {
     ))]
 pub(super) async fn cancel(
     State(app): State<Shared>,
-    Caller(trace): Caller,
+    trace: TraceContext,
     Path(OrderId(id)): Path<OrderId>,
     JsonBody(body): JsonBody,
 ) -> Answer<Response> {

@@ -12,22 +12,22 @@ use utoipa::{IntoParams, ToSchema};
 use super::Shared;
 use super::fields::Fields;
 use super::json::{JsonBody, payload};
-use super::lists::{Checked, Listing};
+use super::lists::{Listing, QueryValidator};
 use super::openapi::{instant_schema, page_size_schema, position_schema};
 use super::paths::LetterId;
 use super::problem::{Answer, Kind, Problem};
+use crate::app::dead_letters::{Edit, LetterStory, Replayed, Successor};
 use crate::domain::event::EventKey;
 use crate::store::{
-    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryRecord,
-    DeliveryStatus, FailedAttempt, LetterGroup,
+    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterGroup, DeadLetterStatus,
+    DeliveryRecord, DeliveryStatus, FailedAttempt,
 };
-use crate::app::dead_letters::{Edit, LetterStory, Replayed, Successor};
 
 mod jobs;
 
 pub(super) use self::jobs::*;
 
-/// Which letters; also of groups.
+/// Which dead letters; also of groups.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -60,7 +60,7 @@ pub(super) struct ListQuery {
 impl ListQuery {
     /// Every problem of the query at once.
     fn filter(self) -> Answer<DeadLetterFilter> {
-        let mut checked = Checked::default();
+        let mut checked = QueryValidator::default();
         let filter = DeadLetterFilter {
             since_ms: checked.instant("since", self.since.as_deref()),
             until_ms: checked.instant("until", self.until.as_deref()),
@@ -101,7 +101,7 @@ pub(super) struct DeadLetterSummary {
     settled_at_ms: Option<u64>,
 }
 
-/// The group that a letter belongs to.
+/// The group that a dead letter belongs to.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct GroupReference {
     id: String,
@@ -142,7 +142,7 @@ pub(super) struct DeadLetterView {
     replayed_as: Option<SuccessorView>,
 }
 
-/// What a replayed letter became.
+/// What a replayed dead letter became.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SuccessorView {
     event: EventKey,
@@ -152,7 +152,7 @@ pub(super) struct SuccessorView {
     delivery: Option<SuccessorDelivery>,
 }
 
-/// How a replayed letter goes.
+/// How a replayed dead letter goes.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SuccessorDelivery {
     status: DeliveryStatus,
@@ -167,20 +167,20 @@ pub(super) struct SuccessorDelivery {
 }
 
 impl DeadLetterSummary {
-    fn of(letter: &DeadLetter) -> Self {
-        let event = &letter.envelope.event;
+    fn of(dead_letter: &DeadLetter) -> Self {
+        let event = &dead_letter.envelope.event;
         Self {
-            id: letter.id,
-            stage: letter.stage.clone(),
-            code: letter.code.clone(),
-            message: letter.message.clone(),
-            group: letter
+            id: dead_letter.id,
+            stage: dead_letter.stage.clone(),
+            code: dead_letter.code.clone(),
+            message: dead_letter.message.clone(),
+            group: dead_letter
                 .group
                 .clone()
-                .map(|id| GroupReference { id, cause: letter.cause.clone() }),
-            status: letter.status,
-            note: letter.note.clone(),
-            order_id: letter.envelope.order_id.clone(),
+                .map(|id| GroupReference { id, cause: dead_letter.cause.clone() }),
+            status: dead_letter.status,
+            note: dead_letter.note.clone(),
+            order_id: dead_letter.envelope.order_id.clone(),
             event: DeadEvent {
                 event_type: event.event_type.clone(),
                 id: event.id.clone(),
@@ -190,24 +190,24 @@ impl DeadLetterSummary {
                 content_type: event.content_type.clone(),
                 attributes: event.attributes.iter().cloned().collect(),
             },
-            round: letter.round,
-            digest: letter.digest.clone(),
-            died_at_ms: letter.died_at_ms,
-            settled_at_ms: letter.settled_at_ms,
+            round: dead_letter.round,
+            digest: dead_letter.digest.clone(),
+            died_at_ms: dead_letter.died_at_ms,
+            settled_at_ms: dead_letter.settled_at_ms,
         }
     }
 }
 
 impl DeadLetterView {
-    fn of(story: LetterStory) -> Self {
-        let LetterStory { letter, successor } = story;
+    fn of(history: LetterStory) -> Self {
+        let LetterStory { dead_letter, successor } = history;
         Self {
-            summary: DeadLetterSummary::of(&letter),
-            data: payload(&letter.envelope.event.data),
-            attempts: letter.attempts,
-            correlation_id: letter.envelope.correlation_id,
-            cause: letter.envelope.cause,
-            expires_at_ms: letter.envelope.expires_at_ms,
+            summary: DeadLetterSummary::of(&dead_letter),
+            data: payload(&dead_letter.envelope.event.data),
+            attempts: dead_letter.attempts,
+            correlation_id: dead_letter.envelope.correlation_id,
+            cause: dead_letter.envelope.cause,
+            expires_at_ms: dead_letter.envelope.expires_at_ms,
             replayed_as: successor.map(SuccessorView::of),
         }
     }
@@ -235,22 +235,22 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer<Json<Listing<DeadLetterSummary>>> {
     let Query(query) = query?;
-    let page = app.workbench().list(query.filter()?).await?;
+    let page = app.dead_letters().list(query.filter()?).await?;
     Ok(Json(Listing {
         items: page.items.iter().map(DeadLetterSummary::of).collect(),
         next: page.next,
     }))
 }
 
-/// Groups of dead letters that died of the same, by their newest letter.
+/// Groups of dead letters that died of the same, by their newest dead letter.
 #[utoipa::path(get, path = "/dead-letters/groups", tag = "dead letters", params(ListQuery),
-    responses((status = 200, body = Listing<LetterGroup>)))]
+    responses((status = 200, body = Listing<DeadLetterGroup>)))]
 pub(super) async fn groups(
     State(app): State<Shared>,
     query: Result<Query<ListQuery>, QueryRejection>,
-) -> Answer<Json<Listing<LetterGroup>>> {
+) -> Answer<Json<Listing<DeadLetterGroup>>> {
     let Query(query) = query?;
-    let page = app.workbench().groups(query.filter()?).await?;
+    let page = app.dead_letters().groups(query.filter()?).await?;
     Ok(Json(Listing { items: page.items, next: page.next }))
 }
 
@@ -261,15 +261,15 @@ pub(super) async fn show(
     State(app): State<Shared>,
     Path(LetterId(id)): Path<LetterId>,
 ) -> Answer<Json<DeadLetterView>> {
-    let story = app.workbench().letter(id).await?.ok_or_else(|| missing(id))?;
-    Ok(Json(DeadLetterView::of(story)))
+    let history = app.dead_letters().dead_letter(id).await?.ok_or_else(|| missing(id))?;
+    Ok(Json(DeadLetterView::of(history)))
 }
 
 fn missing(id: i64) -> Problem {
     Problem::not_found(format!("no dead letter {id}"))
 }
 
-/// A letter that was replayed.
+/// A dead letter that was replayed.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LetterReplayed {
     id: i64,
@@ -281,7 +281,7 @@ pub(super) struct LetterReplayed {
     event: Option<EventKey>,
 }
 
-/// A letter that was discarded.
+/// A dead letter that was discarded.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LetterDiscarded {
     id: i64,
@@ -316,7 +316,7 @@ pub(super) async fn replay(
         }
     };
     fields.finish("a wish to replay")?;
-    match app.workbench().replay(id, &edit).await? {
+    match app.dead_letters().replay(id, &edit).await? {
         Replayed::Settled { action, event } => {
             settle(id, action)?;
             Ok(Json(LetterReplayed { id, status: "replayed", edited: event.is_some(), event }))
@@ -344,7 +344,10 @@ pub(super) async fn discard(
     let mut fields = Fields::optional(body, &["reason"]);
     let reason = fields.reason();
     fields.finish("a wish to discard")?;
-    settle(id, app.workbench().discard(id, reason.as_deref().unwrap_or("no reason given")).await?)?;
+    settle(
+        id,
+        app.dead_letters().discard(id, reason.as_deref().unwrap_or("no reason given")).await?,
+    )?;
     Ok(Json(LetterDiscarded { id, status: "discarded" }))
 }
 

@@ -14,18 +14,18 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
-use super::caller::Caller;
 use super::headers::{IdempotencyKey, Schedule, content_type, last_event_id, wants_stream};
 use super::json::Body as Sent;
-use super::lists::{Checked, Listing};
+use super::lists::{Listing, QueryValidator};
 use super::openapi::{instant_schema, page_size_schema, position_schema};
 use super::paths::EventType;
 use super::problem::{Answer, Problem};
 use super::streams;
 use crate::domain::cloud_events;
+use crate::domain::cloud_events::http_binding::{self, IngestedEvent};
 use crate::domain::event::{Event, EventKey};
-use crate::domain::cloud_events::http_binding::{self, Arrival};
-use crate::domain::field_error::Mistake;
+use crate::domain::field_error::FieldError;
+use crate::domain::trace_context::TraceContext;
 use crate::store::{EventFilter, LogRange};
 
 use self::view::EventView;
@@ -65,7 +65,7 @@ pub(super) struct LogQuery {
 impl LogQuery {
     /// Every problem of the query at once.
     fn read(self) -> Answer<(EventFilter, Option<i64>, u32)> {
-        let mut checked = Checked::default();
+        let mut checked = QueryValidator::default();
         let since_ms = checked.instant("since", self.since.as_deref());
         let until_ms = checked.instant("until", self.until.as_deref());
         let cursor = checked.position("cursor", self.cursor);
@@ -205,7 +205,7 @@ enum EventsAccepted {
 pub(super) async fn send(
     State(app): State<Shared>,
     Path(EventType(event_type)): Path<EventType>,
-    Caller(trace): Caller,
+    trace: TraceContext,
     IdempotencyKey(key): IdempotencyKey,
     Schedule(due_at_ms): Schedule,
     headers: HeaderMap,
@@ -216,9 +216,11 @@ pub(super) async fn send(
     if let Some(key) = key {
         attributes.entry("id".to_owned()).or_insert(key);
     }
-    let arrival = ingress::binary(attributes, content_type(&headers), body, app.ingress_rules());
+    let arrival =
+        http_binding::binary(attributes, content_type(&headers), body, app.ingress_rules());
     let arrival = arrival.map_err(|errors| Problem::invalid("an event", errors))?;
-    accept(&app, Arrival { due_at_ms: due_at_ms.or(arrival.due_at_ms), ..arrival }, &trace).await
+    accept(&app, IngestedEvent { due_at_ms: due_at_ms.or(arrival.due_at_ms), ..arrival }, &trace)
+        .await
 }
 
 /// Sends a CloudEvent, or several.
@@ -233,7 +235,7 @@ pub(super) async fn send(
     responses((status = 202, description = "Accepted", body = inline(EventsAccepted), headers(("Location" = String, description = "The event, where it is one")))))]
 pub(super) async fn ingest(
     State(app): State<Shared>,
-    Caller(trace): Caller,
+    trace: TraceContext,
     Schedule(due_at_ms): Schedule,
     headers: HeaderMap,
     Sent(body): Sent,
@@ -242,27 +244,27 @@ pub(super) async fn ingest(
     let is = |wanted: &str| kind.eq_ignore_ascii_case(wanted);
     let rules = app.ingress_rules();
     if is(cloud_events::BATCH) {
-        let arrivals = ingress::batch(document(&body)?, rules)
+        let arrivals = http_binding::batch(document(&body)?, rules)
             .map_err(|errors| Problem::invalid("a batch of events", errors))?;
         let arrivals = arrivals
             .into_iter()
-            .map(|one| Arrival { due_at_ms: due_at_ms.or(one.due_at_ms), ..one })
+            .map(|one| IngestedEvent { due_at_ms: due_at_ms.or(one.due_at_ms), ..one })
             .collect();
         return accept_all(&app, arrivals, &trace).await;
     }
     let arrival = if is(cloud_events::STRUCTURED) {
-        ingress::structured(document(&body)?, rules)
+        http_binding::structured(document(&body)?, rules)
     } else if headers.keys().any(|name| name.as_str().starts_with("ce-")) {
         let attributes = attributes(&headers)?;
         let missing = ["specversion", "id", "source", "type"]
             .into_iter()
             .filter(|name| !attributes.contains_key(*name));
         let missing = missing.map(|name| {
-            Mistake::at(format!("/{name}"), format!("the header `ce-{name}` is missing"))
+            FieldError::at(format!("/{name}"), format!("the header `ce-{name}` is missing"))
         });
         let missing: Vec<_> = missing.collect();
         if missing.is_empty() {
-            ingress::binary(attributes, content_type(&headers), body, rules)
+            http_binding::binary(attributes, content_type(&headers), body, rules)
         } else {
             Err(missing)
         }
@@ -273,7 +275,8 @@ pub(super) async fn ingest(
         ));
     };
     let arrival = arrival.map_err(|errors| Problem::invalid("an event", errors))?;
-    accept(&app, Arrival { due_at_ms: due_at_ms.or(arrival.due_at_ms), ..arrival }, &trace).await
+    accept(&app, IngestedEvent { due_at_ms: due_at_ms.or(arrival.due_at_ms), ..arrival }, &trace)
+        .await
 }
 
 fn document(body: &Bytes) -> Answer<Value> {
@@ -295,7 +298,11 @@ fn attributes(headers: &HeaderMap) -> Answer<BTreeMap<String, String>> {
     Ok(attributes)
 }
 
-async fn accept(app: &Shared, arrival: Arrival, trace: &crate::domain::trace_context::Trace) -> Answer<Response> {
+async fn accept(
+    app: &Shared,
+    arrival: IngestedEvent,
+    trace: &crate::domain::trace_context::TraceContext,
+) -> Answer<Response> {
     let (place, receipt) = (place(&arrival.event), EventReceipt::of(&arrival));
     let new = app.ingest(vec![arrival], trace).await?;
     let receipt = EventReceipt { duplicate: new == [false], ..receipt };
@@ -304,8 +311,8 @@ async fn accept(app: &Shared, arrival: Arrival, trace: &crate::domain::trace_con
 
 async fn accept_all(
     app: &Shared,
-    arrivals: Vec<Arrival>,
-    trace: &crate::domain::trace_context::Trace,
+    arrivals: Vec<IngestedEvent>,
+    trace: &crate::domain::trace_context::TraceContext,
 ) -> Answer<Response> {
     let receipts: Vec<EventReceipt> = arrivals.iter().map(EventReceipt::of).collect();
     let new = app.ingest(arrivals, trace).await?;
@@ -329,7 +336,7 @@ fn place(event: &Event) -> String {
 }
 
 impl EventReceipt {
-    fn of(arrival: &Arrival) -> Self {
+    fn of(arrival: &IngestedEvent) -> Self {
         let Event { id, source, event_type, .. } = arrival.event.clone();
         Self { id, source, event_type, due_at_ms: arrival.due_at_ms, duplicate: false }
     }

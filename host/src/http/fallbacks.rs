@@ -27,7 +27,7 @@ pub(super) async fn method_not_allowed(request: Request) -> Problem {
 }
 
 /// Errors that the layers below made without a body get one.
-pub(super) async fn dress(request: Request, next: Next) -> Response {
+pub(super) async fn to_problem(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let dressed = content_type(response.headers()).is_some_and(is_json);
     match response.status() {

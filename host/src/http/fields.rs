@@ -1,12 +1,12 @@
 //! A JSON object taken apart field by field, every problem kept.
 //!
-//! A body that asks for something else than it says could close ten thousand letters: what is not
+//! A body that asks for something else than it says could close ten thousand dead letters: what is not
 //! known is refused.
 
 use serde_json::{Map, Value};
 
 use super::problem::{Answer, Problem};
-use crate::domain::field_error::{Mistake, pointer};
+use crate::domain::field_error::{FieldError, pointer};
 use crate::domain::order::whole;
 use crate::domain::timestamp;
 
@@ -18,7 +18,7 @@ pub(super) struct Fields {
     left: Map<String, Value>,
     /// Where they stand in the body.
     pointer: String,
-    problems: Vec<Mistake>,
+    problems: Vec<FieldError>,
 }
 
 impl Fields {
@@ -52,7 +52,7 @@ impl Fields {
 
     /// Keeps a problem at a pointer below the object.
     pub(super) fn problem(&mut self, pointer: &str, detail: impl Into<String>) {
-        self.problems.push(Mistake::at(format!("{}{pointer}", self.pointer), detail));
+        self.problems.push(FieldError::at(format!("{}{pointer}", self.pointer), detail));
     }
 
     /// Whether nothing was wrong so far.
@@ -108,7 +108,7 @@ impl Fields {
             Value::String(text) => text,
             other => whole(&other).map_or_else(|| other.to_string(), |ms| ms.to_string()),
         };
-        times::instant_ms(&said).map_err(|why| self.problem(&pointer(name), why)).ok()
+        timestamp::instant_ms(&said).map_err(|why| self.problem(&pointer(name), why)).ok()
     }
 
     /// All that was wrong, if anything was.

@@ -11,8 +11,8 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use super::Shared;
 use super::openapi::{instant_schema, parameter};
 use super::problem::{Answer, Problem};
-use crate::domain::cloud_events::media_type;
 use crate::domain::cloud_events::http_binding;
+use crate::domain::cloud_events::media_type;
 
 /// Longest idempotency key.
 const KEY_MAX: usize = 128;
@@ -56,7 +56,7 @@ impl FromRequestParts<Shared> for Schedule {
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Answer<Self> {
         let (at, delay) = (single(&parts.headers, "deliver-at")?, single(&parts.headers, "delay")?);
         let name = if at.is_some() { "Deliver-At" } else { "Delay" };
-        ingress::schedule(at, delay, app.ingress_rules())
+        http_binding::schedule(at, delay, app.ingress_rules())
             .map(Self)
             .map_err(|detail| Problem::bad_header(format!("{name}: {detail}")))
     }

@@ -38,14 +38,14 @@ pub(super) struct OpaqueListing<T> {
 
 /// What a query says, checked; every problem is kept.
 #[derive(Default)]
-pub(super) struct Checked {
+pub(super) struct QueryValidator {
     problems: Vec<String>,
 }
 
-impl Checked {
+impl QueryValidator {
     /// A time in either form, milliseconds since 1970-01-01 UTC.
     pub(super) fn instant(&mut self, name: &str, text: Option<&str>) -> Option<u64> {
-        self.kept(name, times::instant_ms(text?))
+        self.kept(name, timestamp::instant_ms(text?))
     }
 
     /// Whatever is read from text.

@@ -16,9 +16,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::Shared;
 use super::problem::{Answer, Problem};
-use crate::stage::circuit_breaker::BreakerState;
-use crate::pipeline::metrics::Settled;
+use crate::pipeline::metrics::OutcomeKind;
 use crate::pipeline::{Consumption, Pipeline, Stage};
+use crate::stage::circuit_breaker::BreakerState;
 use crate::store::ControlState;
 
 /// Upper bounds of the histograms' buckets, seconds.
@@ -74,7 +74,7 @@ impl Collector for Stages {
         let mut metric =
             encoder.encode_descriptor("postrider_deliveries", help, None, MetricType::Counter)?;
         for stage in &stages {
-            for (settled, name) in Settled::ALL {
+            for (settled, name) in OutcomeKind::ALL {
                 let count = ConstCounter::new(stage.meter.count(settled));
                 count
                     .encode(metric.encode_family(&[("stage", &*stage.name), ("outcome", name)])?)?;
@@ -125,17 +125,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::pipeline::metrics::Meter;
+    use crate::pipeline::metrics::StageMetrics;
 
     #[test]
     fn a_time_is_counted_in_its_bucket() {
-        let meter = Meter::default();
+        let meter = StageMetrics::default();
         for micros in [10, 900, 30_000, 49_000, 7_000_000, 60_000_000] {
-            meter.note([(Settled::Done, Duration::from_micros(micros))]);
+            meter.note([(OutcomeKind::Done, Duration::from_micros(micros))]);
         }
         let filled: Vec<(f64, u64)> =
             buckets(&meter.times()).into_iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(filled, [(0.001, 2), (0.05, 2), (10.0, 1), (f64::INFINITY, 1)]);
-        assert_eq!((meter.count(Settled::Done), meter.count(Settled::Died)), (6, 0));
+        assert_eq!((meter.count(OutcomeKind::Done), meter.count(OutcomeKind::Died)), (6, 0));
     }
 }

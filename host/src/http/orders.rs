@@ -9,11 +9,10 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
-use super::caller::Caller;
 use super::events::view::EventView;
 use super::headers::{IdempotencyKey, Schedule, last_event_id, wants_stream};
 use super::json::JsonBody;
-use super::lists::{Checked, Listing};
+use super::lists::{Listing, QueryValidator};
 use super::openapi::{instant_schema, page_size_schema, position_schema};
 use super::paths::OrderId;
 use super::problem::{Answer, Kind, Problem};
@@ -21,6 +20,7 @@ use super::streams;
 use crate::app::Submission;
 use crate::domain::event::EventKey;
 use crate::domain::order::parse_order;
+use crate::domain::trace_context::TraceContext;
 use crate::store::{
     Accepted, DeliveryRecord, DeliveryStatus, EventFilter, FailedAttempt, LogRange, Order,
     OrderFilter,
@@ -48,7 +48,7 @@ pub(super) struct OrderReceipt {
     ))]
 pub(super) async fn create(
     State(app): State<Shared>,
-    Caller(trace): Caller,
+    trace: TraceContext,
     IdempotencyKey(key): IdempotencyKey,
     Schedule(due_at_ms): Schedule,
     JsonBody(body): JsonBody,
@@ -57,20 +57,22 @@ pub(super) async fn create(
         parse_order(body, key.as_deref()).map_err(|errors| Problem::invalid("an order", errors))?;
     let id = order.id.clone();
     let keyed = key.is_some();
-    let (status, order) =
-        match app.accept_as(order, Submission { trace, idempotency_key: key, due_at_ms }).await? {
-            Accepted::New(order) => (StatusCode::ACCEPTED, order),
-            // A request that is repeated under its key is answered as it was at first.
-            Accepted::Same(order) if keyed => {
-                (StatusCode::ACCEPTED, Order { status: app.initial_status().to_owned(), ..order })
-            }
-            Accepted::Same(order) => (StatusCode::OK, order),
-            Accepted::Different => {
-                let detail = format!("order `{id}` exists with another body");
-                return Err(Problem::new(Kind::OrderExists, detail));
-            }
-            Accepted::KeyReused => return Err(Problem::key_reused()),
-        };
+    let (status, order) = match app
+        .accept_with(order, Submission { trace, idempotency_key: key, due_at_ms })
+        .await?
+    {
+        Accepted::New(order) => (StatusCode::ACCEPTED, order),
+        // A request that is repeated under its key is answered as it was at first.
+        Accepted::Duplicate(order) if keyed => {
+            (StatusCode::ACCEPTED, Order { status: app.initial_status().to_owned(), ..order })
+        }
+        Accepted::Duplicate(order) => (StatusCode::OK, order),
+        Accepted::Conflict => {
+            let detail = format!("order `{id}` exists with another body");
+            return Err(Problem::new(Kind::OrderExists, detail));
+        }
+        Accepted::KeyReused => return Err(Problem::key_reused()),
+    };
     let place = format!("/orders/{}", order.id);
     let receipt = OrderReceipt {
         order_id: order.id,
@@ -113,7 +115,7 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer<Json<Listing<OrderSummary>>> {
     let Query(query) = query?;
-    let mut checked = Checked::default();
+    let mut checked = QueryValidator::default();
     let since_ms = checked.instant("since", query.since.as_deref());
     let until_ms = checked.instant("until", query.until.as_deref());
     let before = checked.position("cursor", query.cursor);
@@ -223,11 +225,11 @@ pub(super) async fn show(
     State(app): State<Shared>,
     Path(OrderId(id)): Path<OrderId>,
 ) -> Answer<Json<OrderView>> {
-    let mut story =
-        app.story(&id).await?.ok_or_else(|| Problem::not_found(format!("no order `{id}`")))?;
-    let order = story.order.body.take();
-    let timeline = story.deliveries.into_iter().map(DeliveryView::of).collect();
-    Ok(Json(OrderView { summary: OrderSummary::of(story.order), order, timeline }))
+    let mut history =
+        app.history(&id).await?.ok_or_else(|| Problem::not_found(format!("no order `{id}`")))?;
+    let order = history.order.body.take();
+    let timeline = history.deliveries.into_iter().map(DeliveryView::of).collect();
+    Ok(Json(OrderView { summary: OrderSummary::of(history.order), order, timeline }))
 }
 
 /// Which events of an order.
@@ -260,7 +262,7 @@ pub(super) async fn events(
     headers: HeaderMap,
 ) -> Answer<Response> {
     let Query(query) = query?;
-    let mut checked = Checked::default();
+    let mut checked = QueryValidator::default();
     let (after, limit) = (checked.position("after", query.after), checked.limit(query.limit));
     checked.finish()?;
     if app.status(&id).await?.is_none() {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(super) use self::kind::{Kind, ProblemKind};
-use crate::domain::field_error::Mistake;
+use crate::domain::field_error::FieldError;
 use crate::store::StoreError;
 
 mod kind;
@@ -28,7 +28,7 @@ pub(super) struct Problem {
     /// Everything that is wrong with the body.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    errors: Vec<Mistake>,
+    errors: Vec<FieldError>,
 }
 
 pub(super) type Answer<T> = Result<T, Problem>;
@@ -49,7 +49,7 @@ impl Problem {
     }
 
     /// A body that is JSON and not what it must be; `wanted` names that.
-    pub(super) fn invalid(wanted: &str, errors: Vec<Mistake>) -> Self {
+    pub(super) fn invalid(wanted: &str, errors: Vec<FieldError>) -> Self {
         let detail = format!("the body is not {wanted}: {} problem(s), see `errors`", errors.len());
         Self { errors, ..Self::new(Kind::InvalidBody, detail) }
     }

@@ -9,14 +9,14 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
-use super::caller::Caller;
 use super::headers::IdempotencyKey;
 use super::json::JsonBody;
-use super::lists::{Checked, Items};
+use super::lists::{Items, QueryValidator};
 use super::openapi::page_size_schema;
 use super::problem::{Answer, Problem};
 use crate::app::Stocked;
 use crate::domain::order::parse_stock;
+use crate::domain::trace_context::TraceContext;
 
 /// Stock that was accepted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -32,7 +32,7 @@ pub(super) struct StockReceipt {
     responses((status = 202, description = "Accepted", body = StockReceipt, headers(("Location" = String, description = "The product")))))]
 pub(super) async fn stock(
     State(app): State<Shared>,
-    Caller(trace): Caller,
+    trace: TraceContext,
     IdempotencyKey(key): IdempotencyKey,
     JsonBody(body): JsonBody,
 ) -> Answer<Response> {
@@ -65,7 +65,7 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer<Json<Items<Value>>> {
     let Query(query) = query?;
-    let mut checked = Checked::default();
+    let mut checked = QueryValidator::default();
     let limit = checked.limit(query.limit);
     checked.finish()?;
     let items = app.products(query.after.as_deref().unwrap_or_default(), limit).await?;

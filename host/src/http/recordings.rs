@@ -7,7 +7,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Shared;
-use super::lists::{Checked, OpaqueListing};
+use super::lists::{OpaqueListing, QueryValidator};
 use super::openapi::{page_size_schema, position_schema};
 use super::paths::StageName;
 use super::problem::Answer;
@@ -43,7 +43,7 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Answer<Json<OpaqueListing<Recorded>>> {
     let Query(query) = query?;
-    let mut checked = Checked::default();
+    let mut checked = QueryValidator::default();
     let since = checked
         .position("since_ms", query.since_ms)
         .map(RecordingCursor::before)

@@ -11,7 +11,7 @@ use super::json::JsonBody;
 use super::lists::Items;
 use super::paths::StageName;
 use super::problem::{Answer, Kind, Problem};
-use crate::app::{Forgotten, StageStatus};
+use crate::app::{StageDeletion, StageStatus};
 use crate::store::{ControlState, StageControl};
 
 /// Every stage that this host knows, and how it stands.
@@ -78,11 +78,11 @@ pub(super) async fn forget(
     match app.forget(&stage).await.map_err(|error| {
         Problem::unavailable(format!("the stage could not be forgotten: {error}"))
     })? {
-        Forgotten::Done => Ok(Json(StageForgotten { stage, state: "forgotten" })),
-        Forgotten::NotFound => {
+        StageDeletion::Done => Ok(Json(StageForgotten { stage, state: "forgotten" })),
+        StageDeletion::NotFound => {
             Err(Problem::not_found(format!("nothing is routed to a stage `{stage}`")))
         }
-        Forgotten::InUse => {
+        StageDeletion::InUse => {
             let detail =
                 format!("a host runs `{stage}`, or did half a minute ago: remove its plugin first");
             Err(Problem::new(Kind::StageInUse, detail))

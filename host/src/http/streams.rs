@@ -19,9 +19,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Shared;
 use super::events::view::EventView;
 use super::problem::{Answer, Problem};
+use crate::app::event_feed::FeedItem;
 use crate::domain::cloud_events;
+use crate::domain::event::LoggedEvent;
 use crate::store::{EventFilter, LogRange, Page, StoreError};
-use crate::app::event_feed::News;
 
 /// Between two comments.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -39,7 +40,7 @@ fn full() -> Problem {
 /// The log from behind a position on, live. A message's id is the event's position: `Last-Event-ID`
 /// goes on behind it.
 pub(super) fn live(app: &Shared, filter: EventFilter, after: i64) -> Answer<Response> {
-    let follow = app.tail().follow(filter, after).ok_or_else(full)?;
+    let follow = app.event_feed().follow(filter, after).ok_or_else(full)?;
     let messages = stream::unfold((follow, true), |(mut follow, first)| async move {
         let news = follow.next().await?;
         let message = message(news);
@@ -54,12 +55,12 @@ pub(super) fn live(app: &Shared, filter: EventFilter, after: i64) -> Answer<Resp
         .into_response())
 }
 
-fn message(news: News) -> Message {
+fn message(news: FeedItem) -> Message {
     match news {
-        News::Event(event) => Message::default()
+        FeedItem::Event(event) => Message::default()
             .id(event.seq.to_string())
             .data(json!(EventView::of(LoggedEvent::clone(&event))).to_string()),
-        News::Settled { status, is_final } => Message::default()
+        FeedItem::Settled { status, is_final } => Message::default()
             .event("end")
             .data(json!({ "status": status, "final": is_final }).to_string()),
     }
@@ -87,13 +88,13 @@ pub(super) async fn lines(
     filter: EventFilter,
     after: i64,
 ) -> Answer<impl Stream<Item = io::Result<Bytes>> + use<>> {
-    let permit = app.tail().place().ok_or_else(full)?;
+    let permit = app.event_feed().place().ok_or_else(full)?;
     let up_to = app.services().store.log_end().await?;
     let mut export = Export { app: app.clone(), filter, up_to, page: None, _permit: permit };
     export.page = Some(export.read(after).await?);
     Ok(stream::try_unfold(export, |mut export| async move {
         let Some(page) = export.page.take() else { return Ok(None) };
-        if export.app.tail().is_closed() {
+        if export.app.event_feed().is_closed() {
             return Err(io::Error::other("the host stops"));
         }
         let mut text = String::new();

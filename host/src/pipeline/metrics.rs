@@ -16,7 +16,7 @@ const LONGEST_US: u64 = 3_600_000_000;
 
 /// What a delivery came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
+pub enum OutcomeKind {
     /// The stage decided.
     Done,
     /// It is tried again.
@@ -29,7 +29,7 @@ pub enum Settled {
     Deferred,
 }
 
-impl Settled {
+impl OutcomeKind {
     /// Each with its name in metrics.
     pub const ALL: [(Self, &'static str); 5] = [
         (Self::Done, "done"),
@@ -40,7 +40,7 @@ impl Settled {
     ];
 }
 
-impl From<&Verdict> for Settled {
+impl From<&Verdict> for OutcomeKind {
     fn from(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Done(_) => Self::Done,
@@ -53,27 +53,27 @@ impl From<&Verdict> for Settled {
 }
 
 /// The numbers of one stage on this host, since it started.
-pub struct Meter {
-    settled: [AtomicU64; Settled::ALL.len()],
+pub struct StageMetrics {
+    settled: [AtomicU64; OutcomeKind::ALL.len()],
     /// Microseconds, summed.
     total_us: AtomicU64,
     times: Mutex<Histogram<u64>>,
 }
 
-impl Default for Meter {
+impl Default for StageMetrics {
     fn default() -> Self {
         let times = Histogram::new_with_bounds(1, LONGEST_US, 2).expect("the bounds are in order");
         Self { settled: Default::default(), total_us: AtomicU64::new(0), times: Mutex::new(times) }
     }
 }
 
-impl Meter {
+impl StageMetrics {
     fn times_mut(&self) -> MutexGuard<'_, Histogram<u64>> {
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes deliveries that were settled and acknowledged, with the time since each was received.
-    pub fn note(&self, settled: impl IntoIterator<Item = (Settled, Duration)>) {
+    pub fn note(&self, settled: impl IntoIterator<Item = (OutcomeKind, Duration)>) {
         let mut times = self.times_mut();
         for (settled, time) in settled {
             let micros = time.as_micros() as u64;
@@ -84,7 +84,7 @@ impl Meter {
     }
 
     /// How many came to this.
-    pub fn count(&self, settled: Settled) -> u64 {
+    pub fn count(&self, settled: OutcomeKind) -> u64 {
         self.settled[settled as usize].load(Ordering::Relaxed)
     }
 

@@ -34,7 +34,7 @@ pub enum PluginChange {
     /// Every file that was there at the start has been reported.
     ScanComplete,
     /// The version that a stage ran trapped too often, and the one before runs again.
-    Distrusted {
+    RolledBack {
         /// The stage.
         stage: Arc<str>,
         /// The version that trapped.
@@ -43,4 +43,3 @@ pub enum PluginChange {
         why: String,
     },
 }
-

@@ -7,4 +7,3 @@ pub trait Routes {
     /// Stages, by the topology of the moment.
     fn stages_for(&self, event_type: &str) -> Vec<Arc<str>>;
 }
-

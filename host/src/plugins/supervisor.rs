@@ -2,7 +2,7 @@
 //!
 //! A bad plugin never replaces a good one: a file reaches this place only after it was compiled,
 //! linked and described; whatever is wrong with it is kept beside the file's name and shown, while
-//! the old one keeps serving. Bindings are added before a new version starts. A removed plugin
+//! the old one keeps serving. BindingSync are added before a new version starts. A removed plugin
 //! stops the consumption; the queue and its messages stay.
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,18 +15,19 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::background::binding_sync::Bindings;
+use crate::background::binding_sync::BindingSync;
 use crate::broker::Binding;
-use crate::domain::name::is_name;
 use crate::domain::event::PLUGIN_ROLLED_BACK;
-use crate::stage::handler::StageHandler;
+use crate::domain::name::is_name;
 use crate::pipeline::Stage;
-use crate::plugins::watcher::{LoadedPlugin, PluginChange};
-use crate::runtime::provenance::Kept;
+use crate::pipeline::plugin_change::{LoadedPlugin, PluginChange};
 use crate::runtime::WasmStage;
+use crate::runtime::provenance::PluginArchive;
+use crate::services::Services;
+use crate::stage::handler::StageHandler;
 use crate::store::PluginLoad;
-use crate::worker::poison_messages::Undertaker;
-use crate::worker::{Services, StageWorker};
+use crate::worker::StageWorker;
+use crate::worker::poison_messages::PoisonMessageHandler;
 
 /// What became of one plugin file.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -38,7 +39,7 @@ pub struct FileStatus {
     /// The file is gone.
     pub removed: bool,
     /// How many times the host looked at new content of it.
-    pub looks: u64,
+    pub reload_count: u64,
     /// The version that was put back after a newer one trapped, and what there is to say about it.
     pub put_back: Option<(String, String)>,
 }
@@ -49,7 +50,7 @@ pub struct PluginPlaces {
     /// The plugins folder.
     pub dir: PathBuf,
     /// What was loaded before.
-    pub kept: Kept,
+    pub kept: PluginArchive,
 }
 
 impl PluginPlaces {
@@ -171,7 +172,7 @@ impl Supervisor {
         }
         let patterns = pipeline.policy(&stage, &*handler).consumes;
         let binding = Binding { stage: Arc::clone(&stage.name), patterns: patterns.clone() };
-        Bindings::announce(&self.services, &binding).await;
+        BindingSync::announce(&self.services, &binding).await;
         self.services
             .broker
             .declare(binding)
@@ -190,12 +191,12 @@ impl Supervisor {
                 tracing::error!(%file, %error, "the plugin was refused; what served before keeps serving");
                 self.files.update(&file, |status| {
                     status.error = Some(error);
-                    status.looks += 1;
+                    status.reload_count += 1;
                 });
             }
             PluginChange::Removed { file } => self.remove(&file).await,
             PluginChange::ScanComplete => {}
-            PluginChange::Distrusted { stage, digest, why } => {
+            PluginChange::RolledBack { stage, digest, why } => {
                 self.put_back(&stage, &digest, &why).await
             }
         }
@@ -261,7 +262,7 @@ impl Supervisor {
             }
             status.error = (!problems.is_empty()).then(|| problems.join("; "));
             status.removed = false;
-            status.looks += 1;
+            status.reload_count += 1;
             // What was put back is told until something else comes.
             status.put_back =
                 status.put_back.take().filter(|(digest, _)| **digest == *plugin.linked.digest);
@@ -311,8 +312,8 @@ impl Supervisor {
             let stop = cancel.child_token();
             let worker = StageWorker { stage: Arc::clone(&stage), services: self.services.clone() };
             let task = self.tasks.spawn(worker.run(stop.clone()));
-            let undertaker = Undertaker::new(Arc::clone(&stage), self.services.clone());
-            self.tasks.spawn(undertaker.run(stop.clone()));
+            let handler = PoisonMessageHandler::new(Arc::clone(&stage), self.services.clone());
+            self.tasks.spawn(handler.run(stop.clone()));
             self.workers.insert(Arc::clone(&stage.name), RunningWorker { stop, task });
         }
     }

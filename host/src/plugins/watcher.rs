@@ -15,7 +15,8 @@ use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::provenance::{Kept, Provenance, signature_of};
+use crate::pipeline::plugin_change::{LoadedPlugin, PluginChange};
+use crate::runtime::provenance::{PluginArchive, Provenance, signature_of};
 use crate::runtime::{Linked, Runtime};
 
 /// The folder is looked at this often even when nothing was reported: events can be lost.
@@ -34,7 +35,7 @@ pub struct PluginFolder {
     /// Which files are loaded.
     pub provenance: Provenance,
     /// Where what was loaded is kept.
-    pub kept: Kept,
+    pub kept: PluginArchive,
 }
 
 /// What a file looked like; the same again means that nothing happened.
@@ -63,7 +64,7 @@ impl PluginFolder {
         cancel: CancellationToken,
     ) {
         let (hint, mut hints) = mpsc::channel(1);
-        // Kept alive for as long as the folder is followed.
+        // PluginArchive alive for as long as the folder is followed.
         let _watcher = watch(&self.dir, hint);
         let Self { dir, debounce_ms, provenance, kept } = self;
         let mut scanner =
@@ -110,7 +111,7 @@ struct Scanner {
     runtime: Arc<Runtime>,
     changes: mpsc::Sender<PluginChange>,
     provenance: Provenance,
-    kept: Kept,
+    kept: PluginArchive,
     known: BTreeMap<String, Known>,
 }
 
@@ -186,7 +187,7 @@ impl Scanner {
         let vetting = {
             let (provenance, path, content) =
                 (self.provenance.clone(), path.clone(), content.clone());
-            tokio::task::spawn_blocking(move || provenance.vet(&path, &content))
+            tokio::task::spawn_blocking(move || provenance.verify(&path, &content))
         };
         vetting.await.map_err(|error| error.to_string())?.map_err(|refused| refused.to_string())?;
         let linked = self.runtime.load(content.clone()).await.map_err(|error| error.to_string())?;

@@ -28,7 +28,7 @@ pub use call::{Driver, Patience, Reply};
 
 use self::dial::Dialer;
 use self::rule::Rule;
-use crate::stage::rate_limit::{self, Rate};
+use crate::stage::rate_limit::{self, RateLimit};
 
 /// What a stage may reach outside. Nothing by default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -249,7 +249,7 @@ pub struct Egress {
     body_max_bytes: usize,
     calls_max: u32,
     slots: Arc<Semaphore>,
-    rate: Option<Rate>,
+    rate: Option<RateLimit>,
     dialer: Dialer,
 }
 
@@ -269,7 +269,7 @@ impl Egress {
             body_max_bytes: grants.http_body_max_bytes,
             calls_max: grants.http_calls_max,
             slots: Arc::new(Semaphore::new(grants.http_concurrency as usize)),
-            rate: grants.http_rate_per_s.and_then(rate::per_second),
+            rate: grants.http_rate_per_s.and_then(rate_limit::per_second),
             dialer,
         }
     }

@@ -15,8 +15,8 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::StageLimits;
 use super::http::Http;
-use crate::runtime::egress::Egress;
 use crate::domain::event::Envelope;
+use crate::runtime::egress::Egress;
 use crate::stage::handler::{CallContext, Limit, LogLine};
 use crate::stage::state::{StateError, StateView};
 

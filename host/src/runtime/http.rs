@@ -15,9 +15,9 @@ use wasmtime_wasi_http::{
 };
 
 use super::guest::CallData;
+use crate::domain::trace_context;
 use crate::runtime::egress::{CallError, Egress, Patience, Phase, Target};
 use crate::stage::settings::Settings;
-use crate::domain::trace_context;
 
 /// Headers of one message, as they are held in memory.
 const FIELDS_MAX_BYTES: usize = 64 << 10;
@@ -112,7 +112,7 @@ impl Outside {
 impl About {
     /// The host's place in the trace, unless the guest said its own.
     fn mark(&self, headers: &mut http::HeaderMap) {
-        if headers.contains_key(trace::NAMES[0]) {
+        if headers.contains_key(trace_context::NAMES[0]) {
             return;
         }
         for (name, value) in &self.trace_headers {

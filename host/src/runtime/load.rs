@@ -11,9 +11,9 @@ use wasmtime::component::Component;
 
 use super::guest::{Guest, Stop, bindings};
 use super::{Runtime, StageLimits};
+use crate::domain::event::{HOST_EVENT_PREFIX, hex};
 use crate::domain::name::is_name;
 use crate::runtime::egress::Grants;
-use crate::domain::event::{HOST_EVENT_PREFIX, hex};
 use crate::stage::handler::{Description, panic_text};
 
 /// Contract version that this host speaks: a guest built for an older 1.x links as well.

@@ -105,7 +105,7 @@ impl Provenance {
     }
 
     /// Whether this content of the file at `path` may be loaded.
-    pub fn vet(&self, path: &Path, content: &[u8]) -> Result<(), Refused> {
+    pub fn verify(&self, path: &Path, content: &[u8]) -> Result<(), Refused> {
         match self.policy {
             Policy::Open => Ok(()),
             Policy::Digest => {
@@ -116,11 +116,11 @@ impl Provenance {
                     Err(Refused::NotListed(digest))
                 }
             }
-            Policy::Signed => self.verify(path, content),
+            Policy::Signed => self.verify_signature(path, content),
         }
     }
 
-    fn verify(&self, path: &Path, content: &[u8]) -> Result<(), Refused> {
+    fn verify_signature(&self, path: &Path, content: &[u8]) -> Result<(), Refused> {
         let place = signature_of(path);
         let name =
             place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -146,11 +146,11 @@ pub fn signature_of(path: &Path) -> PathBuf {
 
 /// Files that were loaded, by digest.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct PluginArchive {
     dir: PathBuf,
 }
 
-impl Kept {
+impl PluginArchive {
     /// In this folder; it is made when something is kept.
     pub fn new(dir: PathBuf) -> Self {
         Self { dir }
@@ -244,14 +244,17 @@ mod tests {
     fn only_listed_digests_are_loaded() {
         let [listed, other] = [b"listed", b"other!"].map(|content| hex(&Sha256::digest(content)));
         let provenance = Provenance::new(Policy::Digest, &[listed], &[]).unwrap();
-        assert_eq!(provenance.vet(Path::new("x.wasm"), b"listed"), Ok(()));
-        assert_eq!(provenance.vet(Path::new("x.wasm"), b"other!"), Err(Refused::NotListed(other)));
+        assert_eq!(provenance.verify(Path::new("x.wasm"), b"listed"), Ok(()));
+        assert_eq!(
+            provenance.verify(Path::new("x.wasm"), b"other!"),
+            Err(Refused::NotListed(other))
+        );
     }
 
     #[test]
     fn the_youngest_files_are_kept_and_can_be_put_back() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = Kept::new(folder.path().join("kept"));
+        let kept = PluginArchive::new(folder.path().join("kept"));
         let plugin = folder.path().join("stage.wasm");
         std::fs::write(signature_of(&plugin), "signature").unwrap();
         for number in 0..KEPT_MAX + 5 {

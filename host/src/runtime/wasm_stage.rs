@@ -15,7 +15,9 @@ use super::guest::{CallData, Guest, Stop, bindings};
 use super::load::{Linked, new_store};
 use super::{InstancePolicy, StageLimits};
 use crate::runtime::egress::Egress;
-use crate::stage::handler::{Call, Description, Emitted, Failure, Handled, Limit, Outcome, StageHandler};
+use crate::stage::handler::{
+    Call, Description, Emitted, Failure, Handled, Limit, Outcome, StageHandler,
+};
 use crate::stage::state::StateWrites;
 
 use bindings::exports::postrider::stage::handler as contract;
@@ -130,13 +132,13 @@ impl WasmStage {
         let max = self.limits.events_max;
         if emitted.len() > max {
             let message = format!("returned {} events; the limit is {max}", emitted.len());
-            return Outcome::LimitBroken { limit: Limit::Events, message };
+            return Outcome::LimitExceeded { limit: Limit::Events, message };
         }
         let (bytes, max) =
             (emitted.iter().map(weight).sum::<usize>(), self.limits.output_max_bytes);
         if bytes > max {
             let message = format!("returned events of {bytes} bytes; the limit is {max}");
-            return Outcome::LimitBroken { limit: Limit::Output, message };
+            return Outcome::LimitExceeded { limit: Limit::Output, message };
         }
         Outcome::Done(emitted.into_iter().map(from_contract).collect())
     }
@@ -152,7 +154,7 @@ impl WasmStage {
         if let Some(stop) = error.downcast_ref::<Stop>() {
             return match stop {
                 Stop::Limit(limit, message) => {
-                    Outcome::LimitBroken { limit: *limit, message: message.clone() }
+                    Outcome::LimitExceeded { limit: *limit, message: message.clone() }
                 }
                 Stop::Unavailable(reason) => Outcome::Unavailable(reason.clone()),
                 Stop::Deadline => self.timed_out(backtrace),

@@ -25,7 +25,7 @@ pub struct BreakerPolicy {
     /// Longest time that it stays open.
     pub open_max_ms: u64,
     /// Failed probes in a row that are no attempt of their message.
-    pub free_probes: u32,
+    pub uncounted_probes: u32,
 }
 
 impl Default for BreakerPolicy {
@@ -36,7 +36,7 @@ impl Default for BreakerPolicy {
             window_ms: 10_000,
             open_ms: 1_000,
             open_max_ms: 30_000,
-            free_probes: 20,
+            uncounted_probes: 20,
         }
     }
 }
@@ -85,13 +85,13 @@ enum State {
 
 /// The breaker.
 #[derive(Debug)]
-pub struct Breaker {
+pub struct CircuitBreaker {
     policy: BreakerPolicy,
     state: State,
     failed_probes: u32,
 }
 
-impl Breaker {
+impl CircuitBreaker {
     /// Closed, with no calls counted.
     pub fn new(policy: BreakerPolicy) -> Self {
         Self { policy, state: State::Closed { since_ms: 0, calls: 0, failed: 0 }, failed_probes: 0 }
@@ -138,7 +138,7 @@ impl Breaker {
 
     /// Whether the failure of a probe is no attempt of its message.
     pub fn probe_is_free(&self) -> bool {
-        self.failed_probes < self.policy.free_probes
+        self.failed_probes < self.policy.uncounted_probes
     }
 
     /// Reports a call; gives the new state when that opened or closed the breaker. A failed probe
@@ -191,11 +191,11 @@ mod tests {
         window_ms: 1_000,
         open_ms: 100,
         open_max_ms: 300,
-        free_probes: 2,
+        uncounted_probes: 2,
     };
 
-    fn opened_at(now_ms: u64) -> Breaker {
-        let mut breaker = Breaker::new(POLICY);
+    fn opened_at(now_ms: u64) -> CircuitBreaker {
+        let mut breaker = CircuitBreaker::new(POLICY);
         for _ in 0..4 {
             breaker.report(Health::Failing, now_ms);
         }
@@ -205,13 +205,13 @@ mod tests {
 
     #[test]
     fn it_opens_on_the_share_of_failures_over_enough_calls() {
-        let mut breaker = Breaker::new(POLICY);
+        let mut breaker = CircuitBreaker::new(POLICY);
         for call in [Health::Failing, Health::Failing, Health::Good] {
             assert_eq!(breaker.report(call, 5_000), None);
         }
         assert_eq!(breaker.report(Health::Good, 5_000), Some(BreakerState::Open), "two of four");
         assert_eq!(breaker.permit(5_050), Permit::Wait { until_ms: 5_100 });
-        let mut breaker = Breaker::new(POLICY);
+        let mut breaker = CircuitBreaker::new(POLICY);
         for call in [Health::Failing, Health::Good, Health::Good, Health::Good, Health::Good] {
             breaker.report(call, 5_000);
         }
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_is_older_than_the_window_does_not_count() {
-        let mut breaker = Breaker::new(POLICY);
+        let mut breaker = CircuitBreaker::new(POLICY);
         for _ in 0..3 {
             breaker.report(Health::Failing, 5_000);
         }
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn without_a_minimum_it_never_opens() {
-        let mut breaker = Breaker::new(BreakerPolicy { min_calls: 0, ..POLICY });
+        let mut breaker = CircuitBreaker::new(BreakerPolicy { min_calls: 0, ..POLICY });
         assert!((0..1_000).all(|_| breaker.report(Health::Failing, 5_000).is_none()));
     }
 }

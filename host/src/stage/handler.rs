@@ -5,9 +5,6 @@
 //! and events; the worker commits them together or not at all. A handler never returns an error of
 //! its own: all that can happen is an [`Outcome`].
 
-pub(crate) mod outcome;
-pub mod sdk;
-
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +16,7 @@ use crate::stage::recording::Recorder;
 use crate::stage::settings::Settings;
 use crate::stage::state::{StateError, StateView, StateWrites};
 
-pub use outcome::{Description, Emitted, Failure, Limit, Outcome};
+pub use crate::stage::outcome::{Description, Emitted, Failure, Limit, Outcome};
 
 /// A line that a stage logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -15,7 +15,7 @@ pub struct Description {
     pub summary: String,
     /// Event types or AMQP topic patterns.
     pub consumes: Vec<String>,
-    /// Exact event types.
+    /// JsonBytes event types.
     pub emits: Vec<String>,
     /// Open for growth.
     pub attributes: Vec<(String, String)>,
@@ -167,7 +167,7 @@ pub enum Outcome {
         backtrace: Option<String>,
     },
     /// The guest broke a limit of the host.
-    LimitBroken {
+    LimitExceeded {
         /// Which.
         limit: Limit,
         /// What was seen and what is allowed.
@@ -188,7 +188,7 @@ impl Outcome {
         match self {
             Self::Failed(failure) => failure.retryable,
             Self::Trapped { .. } | Self::Unavailable(_) => true,
-            Self::Done(_) | Self::LimitBroken { .. } => false,
+            Self::Done(_) | Self::LimitExceeded { .. } => false,
         }
     }
 
@@ -198,7 +198,7 @@ impl Outcome {
         match self {
             Self::Failed(Failure { retryable: true, .. }) => Some(Health::Failing),
             Self::Trapped { kind, .. } if kind == "timeout" => Some(Health::Failing),
-            Self::Done(_) | Self::Failed(_) | Self::Trapped { .. } | Self::LimitBroken { .. } => {
+            Self::Done(_) | Self::Failed(_) | Self::Trapped { .. } | Self::LimitExceeded { .. } => {
                 Some(Health::Good)
             }
             Self::Unavailable(_) => None,

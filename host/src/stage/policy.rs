@@ -53,4 +53,3 @@ pub struct StagePolicy {
     /// Life of an event after it falls due.
     pub expiry_ms: u64,
 }
-

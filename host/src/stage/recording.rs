@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
-pub use self::json_bytes::Exact;
+pub use self::json_bytes::JsonBytes;
 pub use self::recorded::{Recorded, RecordedEmit, RecordedEvent, RecordedOutcome};
 use crate::domain::event::hex;
 use crate::stage::state::StateWrites;
@@ -32,22 +32,22 @@ pub struct Recording {
     /// The clock as the stage saw it, milliseconds since 1970-01-01 UTC.
     pub now_ms: u64,
     /// Answers that the stage got.
-    #[serde(default, skip_serializing_if = "Given::is_empty")]
-    pub given: Given,
+    #[serde(default, skip_serializing_if = "RecordedInputs::is_empty")]
+    pub given: RecordedInputs,
     /// What it decided.
     pub decided: Decided,
 }
 
 /// Answers that a call got from its host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Given {
+pub struct RecordedInputs {
     /// Plain settings by key; none: not set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, Option<String>>,
     /// State as it stood before the call; none: absent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = Object)]
-    pub reads: BTreeMap<String, Option<Exact>>,
+    pub reads: BTreeMap<String, Option<JsonBytes>>,
     /// Answers of `list-keys`, without the call's own writes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lists: Vec<Listed>,
@@ -96,7 +96,7 @@ pub enum Decided {
 #[serde(rename_all = "lowercase")]
 pub enum Writes {
     /// Keys and values; none: removed.
-    All(BTreeMap<String, Option<Exact>>),
+    All(BTreeMap<String, Option<JsonBytes>>),
     /// SHA-256 over all of them, in hex: there was no room for more.
     Digest(String),
 }
@@ -115,7 +115,7 @@ impl Writes {
     /// All of them.
     pub fn of(writes: &StateWrites) -> Self {
         Self::All(
-            writes.iter().map(|(key, value)| (key.clone(), value.clone().map(Exact))).collect(),
+            writes.iter().map(|(key, value)| (key.clone(), value.clone().map(JsonBytes))).collect(),
         )
     }
 
@@ -159,7 +159,7 @@ impl Decided {
     }
 }
 
-impl Given {
+impl RecordedInputs {
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -192,8 +192,10 @@ impl Recording {
         if let Decided::Done { writes, .. } = &mut self.decided {
             *writes = Writes::Digest(writes.digest());
         }
-        let given =
-            std::mem::replace(&mut self.given, Given { incomplete: true, ..Given::default() });
+        let given = std::mem::replace(
+            &mut self.given,
+            RecordedInputs { incomplete: true, ..RecordedInputs::default() },
+        );
         // The names of the three parts, when they are not empty.
         let frame = json(&self).len() + r#""settings":{},"reads":{},"lists":[],"#.len();
         self.given = given;
@@ -214,13 +216,17 @@ pub struct Recorder(Option<Arc<Mutex<Notes>>>);
 struct Notes {
     max_bytes: usize,
     bytes: usize,
-    given: Given,
+    given: RecordedInputs,
 }
 
 impl Recorder {
     /// Notes at most `max_bytes`, and makes a document of at most so many.
     pub fn new(max_bytes: usize) -> Self {
-        Self(Some(Arc::new(Mutex::new(Notes { max_bytes, bytes: 0, given: Given::default() }))))
+        Self(Some(Arc::new(Mutex::new(Notes {
+            max_bytes,
+            bytes: 0,
+            given: RecordedInputs::default(),
+        }))))
     }
 
     /// A value that was read from state, own writes excepted.
@@ -229,7 +235,7 @@ impl Recorder {
         self.note(
             size,
             |given| !given.reads.contains_key(key),
-            |given| _ = given.reads.insert(key.to_owned(), value.cloned().map(Exact)),
+            |given| _ = given.reads.insert(key.to_owned(), value.cloned().map(JsonBytes)),
         );
     }
 
@@ -238,8 +244,9 @@ impl Recorder {
         let size = prefix.len()
             + after.len()
             + keys.iter().map(|key| key.len() + ENTRY_BYTES).sum::<usize>();
-        let is_new =
-            |given: &Given| !given.lists.iter().any(|list| list.answers(prefix, after, limit));
+        let is_new = |given: &RecordedInputs| {
+            !given.lists.iter().any(|list| list.answers(prefix, after, limit))
+        };
         let listed = || Listed {
             prefix: prefix.to_owned(),
             after: after.to_owned(),
@@ -252,12 +259,18 @@ impl Recorder {
     /// The answer to a question for a plain setting. A secret must not come here.
     pub(crate) fn setting(&self, key: &str, value: Option<&str>) {
         let size = key.len() + value.map_or(0, str::len);
-        let add =
-            |given: &mut Given| _ = given.settings.insert(key.to_owned(), value.map(str::to_owned));
+        let add = |given: &mut RecordedInputs| {
+            _ = given.settings.insert(key.to_owned(), value.map(str::to_owned))
+        };
         self.note(size, |given| !given.settings.contains_key(key), add);
     }
 
-    fn note(&self, size: usize, is_new: impl FnOnce(&Given) -> bool, add: impl FnOnce(&mut Given)) {
+    fn note(
+        &self,
+        size: usize,
+        is_new: impl FnOnce(&RecordedInputs) -> bool,
+        add: impl FnOnce(&mut RecordedInputs),
+    ) {
         let Some(notes) = &self.0 else { return };
         let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
         if !is_new(&notes.given) {
@@ -273,7 +286,7 @@ impl Recorder {
     }
 
     /// What was noted so far.
-    pub(crate) fn given(&self) -> Given {
+    pub fn given(&self) -> RecordedInputs {
         self.0
             .as_ref()
             .map(|notes| notes.lock().unwrap_or_else(PoisonError::into_inner).given.clone())
@@ -333,7 +346,7 @@ mod tests {
             text,
             r#"{"now_ms":7,"given":{"settings":{"limit":null},"reads":{"odd":{"base64":"/wA="},"stock/Book":"{\"n\":1}","stock/Lamp":null},"lists":[{"prefix":"a","after":"","limit":9,"keys":["ab"]}]},"decided":{"done":{"writes":{"all":{"gone":null,"k":"v"}}}}}"#
         );
-        assert_eq!(read.given.reads["odd"], Some(Exact(Bytes::from_static(b"\xff\x00"))));
+        assert_eq!(read.given.reads["odd"], Some(JsonBytes(Bytes::from_static(b"\xff\x00"))));
         assert_eq!(read.decided, done(&[("k", Some("v")), ("gone", None)]));
     }
 
@@ -379,7 +392,7 @@ mod tests {
         view.get("a/1").await.unwrap();
         assert_eq!(view.list_keys("a/", "", 9).await.unwrap(), ["a/0", "a/2"]);
         let given = recorder.given();
-        let expected = [("a/1", None), ("k", Some(Exact(Bytes::from_static(b"earlier"))))]
+        let expected = [("a/1", None), ("k", Some(JsonBytes(Bytes::from_static(b"earlier"))))]
             .map(|(key, value)| (key.to_owned(), value));
         assert_eq!(given.reads, BTreeMap::from(expected));
         assert_eq!(

@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 /// When a new version is distrusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct GuardPolicy {
+pub struct RolloutGuardPolicy {
     /// Messages of a new version that are watched; 0: none.
     pub messages: u32,
     /// So many of them may trap or time out.
     pub traps_max: u32,
 }
 
-impl Default for GuardPolicy {
+impl Default for RolloutGuardPolicy {
     fn default() -> Self {
         Self { messages: 100, traps_max: 4 }
     }
@@ -26,8 +26,8 @@ impl Default for GuardPolicy {
 
 /// Watches a version after it replaced another one.
 #[derive(Debug)]
-pub struct Guard<T> {
-    policy: GuardPolicy,
+pub struct RolloutGuard<T> {
+    policy: RolloutGuardPolicy,
     /// The version under watch.
     digest: String,
     /// What served before.
@@ -42,9 +42,9 @@ pub enum Finding<T> {
     /// The watch goes on.
     Watching,
     /// The version has shown itself, or is not the one under watch.
-    Over,
+    Passed,
     /// Too many messages trapped: this served before.
-    Distrusted {
+    RolledBack {
         /// What to put back.
         previous: Arc<T>,
         /// For people.
@@ -52,9 +52,9 @@ pub enum Finding<T> {
     },
 }
 
-impl<T> Guard<T> {
+impl<T> RolloutGuard<T> {
     /// Watches `digest`, which replaced `previous`.
-    pub fn new(policy: GuardPolicy, digest: &str, previous: Arc<T>) -> Self {
+    pub fn new(policy: RolloutGuardPolicy, digest: &str, previous: Arc<T>) -> Self {
         Self { policy, digest: digest.to_owned(), previous, seen: 0, trapped: 0 }
     }
 
@@ -76,9 +76,9 @@ impl<T> Guard<T> {
                 "{} of its first {} messages trapped or timed out",
                 self.trapped, self.seen
             );
-            return Finding::Distrusted { previous: Arc::clone(&self.previous), why };
+            return Finding::RolledBack { previous: Arc::clone(&self.previous), why };
         }
-        if self.seen >= self.policy.messages { Finding::Over } else { Finding::Watching }
+        if self.seen >= self.policy.messages { Finding::Passed } else { Finding::Watching }
     }
 }
 
@@ -86,18 +86,18 @@ impl<T> Guard<T> {
 mod tests {
     use super::*;
 
-    const POLICY: GuardPolicy = GuardPolicy { messages: 5, traps_max: 1 };
+    const POLICY: RolloutGuardPolicy = RolloutGuardPolicy { messages: 5, traps_max: 1 };
 
     #[test]
     fn a_version_that_traps_too_often_is_distrusted() {
-        let mut guard = Guard::new(POLICY, "new", Arc::new("old"));
+        let mut guard = RolloutGuard::new(POLICY, "new", Arc::new("old"));
         assert!(
             matches!(guard.report("old", true), Finding::Watching),
             "the version before does not count"
         );
         assert!(matches!(guard.report("new", true), Finding::Watching));
         assert!(matches!(guard.report("new", false), Finding::Watching));
-        let Finding::Distrusted { previous, why } = guard.report("new", true) else {
+        let Finding::RolledBack { previous, why } = guard.report("new", true) else {
             panic!("still trusted")
         };
         assert_eq!(
@@ -108,10 +108,10 @@ mod tests {
 
     #[test]
     fn the_watch_ends() {
-        let mut guard = Guard::new(POLICY, "new", Arc::new("old"));
+        let mut guard = RolloutGuard::new(POLICY, "new", Arc::new("old"));
         for number in 1..5 {
             assert!(matches!(guard.report("new", number == 2), Finding::Watching));
         }
-        assert!(matches!(guard.report("new", false), Finding::Over));
+        assert!(matches!(guard.report("new", false), Finding::Passed));
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use postrider_stage as sdk;
 
-use super::{Description, Emitted, Failure, NativeContext, NativeError, NativeStage};
+use super::handler::{Description, Emitted, Failure, NativeContext, NativeError, NativeStage};
 use crate::domain::event::Event;
 use crate::stage::state::StateError;
 

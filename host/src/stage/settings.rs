@@ -4,7 +4,7 @@
 //! Where a stage's words leave it (log lines, failures, trap messages, backtraces), a secret's
 //! value is replaced by `***`. Events and state that contain one are refused: the message becomes a
 //! dead letter with the code `secret-leak`. This carries no guarantee against a stage that encodes
-//! a secret on purpose; it keeps mistakes, which look like the value itself or like JSON, out of
+//! a secret on purpose; it keeps field_errors, which look like the value itself or like JSON, out of
 //! logs and databases. Calls to the outside are not searched: a secret is there to be sent to whom
 //! the operator granted.
 
@@ -215,8 +215,8 @@ impl Settings {
             Outcome::Trapped { kind, message, backtrace } => {
                 Outcome::Trapped { kind, message: clean(message), backtrace: backtrace.map(clean) }
             }
-            Outcome::LimitBroken { limit, message } => {
-                Outcome::LimitBroken { limit, message: clean(message) }
+            Outcome::LimitExceeded { limit, message } => {
+                Outcome::LimitExceeded { limit, message: clean(message) }
             }
             Outcome::Unavailable(reason) => Outcome::Unavailable(clean(reason)),
         }
@@ -345,8 +345,10 @@ mod tests {
             message: KEY.into(),
             backtrace: Some(format!("at {KEY}")),
         };
-        let limit =
-            Outcome::LimitBroken { limit: crate::stage::handler::Limit::StateKey, message: KEY.into() };
+        let limit = Outcome::LimitExceeded {
+            limit: crate::stage::handler::Limit::StateKey,
+            message: KEY.into(),
+        };
         for outcome in [Outcome::Failed(failed), trapped, limit, Outcome::Unavailable(KEY.into())] {
             let guarded = format!("{:?}", settings.guard(outcome, &StateWrites::new()));
             assert!(

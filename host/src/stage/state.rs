@@ -50,7 +50,7 @@ impl StateError {
     /// The outcome of a call that this error ended.
     pub fn into_outcome(self) -> Outcome {
         match self {
-            Self::Limit { limit, message } => Outcome::LimitBroken { limit, message },
+            Self::Limit { limit, message } => Outcome::LimitExceeded { limit, message },
             Self::Store(error) => Outcome::Unavailable(error.to_string()),
         }
     }

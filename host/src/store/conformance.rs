@@ -5,7 +5,7 @@
 
 mod build;
 pub(in crate::store) mod cancelling;
-mod deaths;
+mod dead_lettering;
 mod hosts;
 mod intake;
 mod log;
@@ -14,7 +14,7 @@ mod pruning;
 mod reading;
 mod recordings;
 mod settling;
-mod workbench;
+mod dead_letters;
 
 use std::sync::Arc;
 
@@ -82,16 +82,16 @@ exercises![
     outbox::a_lease_runs_out,
     outbox::a_postponed_row_comes_back,
     outbox::lost_deliveries_are_sent_again,
-    deaths::a_death_is_written_and_announced,
-    deaths::a_replay_reopens_the_delivery_once,
-    deaths::an_edited_replay_replaces_the_delivery,
-    deaths::a_discard_is_final,
-    deaths::dead_letters_are_listed_in_pages,
-    workbench::letters_that_died_of_the_same_are_one_group,
-    workbench::groups_are_listed_in_pages,
-    workbench::letters_are_picked_by_every_filter,
-    workbench::a_trap_is_grouped_by_its_place,
-    workbench::what_became_of_a_letter_is_kept,
+    dead_lettering::a_death_is_written_and_announced,
+    dead_lettering::a_replay_reopens_the_delivery_once,
+    dead_lettering::an_edited_replay_replaces_the_delivery,
+    dead_lettering::a_discard_is_final,
+    dead_lettering::dead_letters_are_listed_in_pages,
+    dead_letters::letters_that_died_of_the_same_are_one_group,
+    dead_letters::groups_are_listed_in_pages,
+    dead_letters::letters_are_picked_by_every_filter,
+    dead_letters::a_trap_is_grouped_by_its_place,
+    dead_letters::what_became_of_a_letter_is_kept,
     reading::orders_are_listed_in_pages,
     reading::an_order_tells_its_story,
     reading::state_is_found_by_folder_and_prefix,
@@ -128,7 +128,7 @@ pub fn sample_event(id: &str, routed_to: &[&str]) -> super::NewEvent {
 /// from those that are there.
 #[cfg(test)]
 pub(super) async fn earlier_letters(store: &Arc<dyn Store>, forget: impl AsyncFn(&'static str)) {
-    workbench::earlier_letters(
+    dead_letters::earlier_letters(
         Bench { store: Arc::clone(store), clock: Arc::new(ManualClock::at(START_MS)) },
         forget,
     )

@@ -1,4 +1,4 @@
-//! Dead letters as every store keeps them: a letter, what picks several, and the groups of those
+//! Dead letters as every store keeps them: a dead letter, what picks several, and the groups of those
 //! that died of the same.
 
 use serde::Serialize;
@@ -90,7 +90,7 @@ pub enum DeadLetterAction {
 
 /// Dead letters of one stage that died of the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct LetterGroup {
+pub struct DeadLetterGroup {
     /// Its id: stable, and safe in a URL.
     pub id: String,
     /// The stage.
@@ -117,7 +117,7 @@ pub struct LetterGroup {
 
 /// How many dead letters there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LetterCount {
+pub struct DeadLetterCount {
     /// So many.
     pub count: u64,
     /// Id of the newest; 0 when there are none.

@@ -13,8 +13,8 @@ use super::{
     FailedAttempt, LoggedEvent, Order, OutboxRow, Page, PluginLoad, RecordedDelivery,
     RecordingCursor, StageControl, StateRow, StoreError,
 };
-use crate::domain::failure_fingerprint::Cause;
 use crate::domain::event::{Envelope, Event, EventKey};
+use crate::domain::failure_fingerprint::FailureFingerprint;
 
 /// The columns that [`envelope`] reads, of `events e`: fourteen.
 macro_rules! envelope_columns {
@@ -312,8 +312,11 @@ pub(super) const WITHOUT_CAUSE: &str = "SELECT l.id, l.stage, l.code, l.message,
      FROM dead_letters l WHERE l.group_id IS NULL ORDER BY l.id LIMIT $1";
 
 /// The cause of a dead letter that was written without one: id, stage, code, message, backtrace.
-pub(super) fn cause_of(row: &impl Columns) -> Result<(i64, Cause), StoreError> {
-    Ok((row.int(0)?, Cause::of(row.text(1)?, (row.text(2)?, row.text(3)?), row.maybe_text(4)?)))
+pub(super) fn cause_of(row: &impl Columns) -> Result<(i64, FailureFingerprint), StoreError> {
+    Ok((
+        row.int(0)?,
+        FailureFingerprint::of(row.text(1)?, (row.text(2)?, row.text(3)?), row.maybe_text(4)?),
+    ))
 }
 
 /// Decodes stage, state, reason, since and held from.

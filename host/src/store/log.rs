@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use super::decode::{self, Columns as _, logged_columns};
-use super::read::{Arg, Conditions, Reader};
+use super::queries::{Arg, Conditions, Reader};
 use super::{LoggedEvent, Page, StoreError};
 use crate::domain::event::topic_matches;
 
@@ -65,7 +65,7 @@ pub struct LogRange {
 
 /// An order of which nothing is left to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settled {
+pub struct SettledOrder {
     /// The order.
     pub order: String,
     /// Where it came to rest.
@@ -291,7 +291,7 @@ pub(super) async fn events_by_id(
 pub(super) async fn settled_orders<R: Reader>(
     db: &R,
     orders: &[String],
-) -> Result<Vec<Settled>, StoreError> {
+) -> Result<Vec<SettledOrder>, StoreError> {
     if orders.is_empty() {
         return Ok(Vec::new());
     }
@@ -302,7 +302,9 @@ pub(super) async fn settled_orders<R: Reader>(
         R::NAMED
     );
     let rows = db.rows(sql, &[Arg::Named(&named)]).await?;
-    rows.iter().map(|row| Ok(Settled { order: row.owned(0)?, status: row.owned(1)? })).collect()
+    rows.iter()
+        .map(|row| Ok(SettledOrder { order: row.owned(0)?, status: row.owned(1)? }))
+        .collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 
 mod committer;
 mod hosts;
-mod letters;
+mod dead_letters;
 mod load;
 mod locked;
 mod log;
@@ -33,23 +33,23 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::committer::{Committer, Job, QUEUE_OPS};
-use self::letters::Action;
-pub use self::open::{OpenError, Standing};
+use self::dead_letters::Action;
+pub use self::open::{OpenError, SchemaStatus};
 pub use self::scratch::Scratch;
 use self::sql::{Refused, args, fetch, store_error};
-use super::transaction::{Op, Reply};
 use super::log as logs;
-use super::read as questions;
-use crate::domain::order_status::StatusRules;
+use super::queries;
+use super::transaction::{Op, Reply};
 use super::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
-    DeadLetterFilter, DeliveryRecord, EventFilter, KnownBindings, LetterCount, LetterGroup,
+    DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, KnownBindings,
     LockedState, LogRange, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter,
     OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
-    Settled, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
+    SettledOrder, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::domain::clock::Clock;
 use crate::domain::event::DeliveryKey;
+use crate::domain::order_status::StatusRules;
 
 /// How to open the store.
 pub struct PostgresOptions {
@@ -151,7 +151,7 @@ impl PostgresStore {
     }
 
     /// Looks at a database without changing it.
-    pub async fn examine(url: &str, timeout: Duration) -> Result<Standing, OpenError> {
+    pub async fn examine(url: &str, timeout: Duration) -> Result<SchemaStatus, OpenError> {
         open::examine(&open::Settings { url, connections: 1, timeout, migrate: false }).await
     }
 
@@ -233,7 +233,7 @@ impl Drop for Begun {
 #[async_trait]
 impl StateSource for PostgresStore {
     async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
-        let row = self.within(questions::state_get(&self.pool, stage, key)).await?;
+        let row = self.within(queries::state_get(&self.pool, stage, key)).await?;
         // Version 0 is a key that was only ever looked for.
         Ok(row.filter(|row| row.version > 0))
     }
@@ -253,7 +253,7 @@ impl StateSource for PostgresStore {
         after: &str,
         limit: u32,
     ) -> Result<Vec<String>, StoreError> {
-        self.within(questions::state_keys(&self.pool, stage, prefix, after, limit)).await
+        self.within(queries::state_keys(&self.pool, stage, prefix, after, limit)).await
     }
 }
 
@@ -338,11 +338,11 @@ impl Store for PostgresStore {
     }
 
     async fn order(&self, id: &str) -> Result<Option<Order>, StoreError> {
-        self.within(questions::order_by_id(&self.pool, id)).await
+        self.within(queries::order_by_id(&self.pool, id)).await
     }
 
     async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError> {
-        self.within(questions::orders(&self.pool, &filter)).await
+        self.within(queries::orders(&self.pool, &filter)).await
     }
 
     async fn order_events(
@@ -351,7 +351,7 @@ impl Store for PostgresStore {
         after: i64,
         limit: u32,
     ) -> Result<Vec<LoggedEvent>, StoreError> {
-        self.within(questions::order_events(&self.pool, order_id, after, limit)).await
+        self.within(queries::order_events(&self.pool, order_id, after, limit)).await
     }
 
     async fn log_end(&self) -> Result<i64, StoreError> {
@@ -378,42 +378,42 @@ impl Store for PostgresStore {
         self.within(logs::events_by_id(&self.pool, id)).await
     }
 
-    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<Settled>, StoreError> {
+    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<SettledOrder>, StoreError> {
         self.within(logs::settled_orders(&self.pool, orders)).await
     }
 
     async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
-        self.within(questions::order_deliveries(&self.pool, order_id)).await
+        self.within(queries::order_deliveries(&self.pool, order_id)).await
     }
 
     async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {
-        self.within(questions::delivery(&self.pool, key)).await
+        self.within(queries::delivery(&self.pool, key)).await
     }
 
     async fn recordings(
         &self,
         filter: RecordingFilter,
     ) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
-        self.within(questions::recordings(&self.pool, &filter)).await
+        self.within(queries::recordings(&self.pool, &filter)).await
     }
 
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
-        self.within(questions::dead_letters(&self.pool, &filter)).await
+        self.within(queries::dead_letters(&self.pool, &filter)).await
     }
 
     async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
-        self.within(questions::dead_letter(&self.pool, id)).await
+        self.within(queries::dead_letter(&self.pool, id)).await
     }
 
     async fn letter_groups(
         &self,
         filter: DeadLetterFilter,
-    ) -> Result<Page<LetterGroup>, StoreError> {
-        self.within(questions::letter_groups(&self.pool, &filter)).await
+    ) -> Result<Page<DeadLetterGroup>, StoreError> {
+        self.within(queries::letter_groups(&self.pool, &filter)).await
     }
 
-    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<LetterCount, StoreError> {
-        self.within(questions::count_letters(&self.pool, &filter)).await
+    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<DeadLetterCount, StoreError> {
+        self.within(queries::count_letters(&self.pool, &filter)).await
     }
 
     async fn letter_ids(
@@ -421,16 +421,21 @@ impl Store for PostgresStore {
         filter: DeadLetterFilter,
         after: i64,
     ) -> Result<Vec<i64>, StoreError> {
-        self.within(questions::letter_ids(&self.pool, &filter, after)).await
+        self.within(queries::letter_ids(&self.pool, &filter, after)).await
     }
 
     async fn note_causes(&self, limit: u32) -> Result<u64, StoreError> {
-        self.within(letters::note_causes(&self.pool, limit)).await
+        self.within(dead_letters::note_causes(&self.pool, limit)).await
     }
 
     async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {
-        self.within(letters::act(&self.pool, &self.context, id, Action::Replay { expires_at_ms }))
-            .await
+        self.within(dead_letters::act(
+            &self.pool,
+            &self.context,
+            id,
+            Action::Replay { expires_at_ms },
+        ))
+        .await
     }
 
     async fn replay_edited(
@@ -438,11 +443,12 @@ impl Store for PostgresStore {
         id: i64,
         event: NewEvent,
     ) -> Result<DeadLetterAction, StoreError> {
-        self.within(letters::act(&self.pool, &self.context, id, Action::ReplayEdited(&event))).await
+        self.within(dead_letters::act(&self.pool, &self.context, id, Action::ReplayEdited(&event)))
+            .await
     }
 
     async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError> {
-        self.within(letters::act(
+        self.within(dead_letters::act(
             &self.pool,
             &self.context,
             id,
@@ -452,15 +458,15 @@ impl Store for PostgresStore {
     }
 
     async fn record_plugin_load(&self, load: PluginLoad) -> Result<(), StoreError> {
-        self.within(letters::plugin_loaded(&self.pool, &load)).await
+        self.within(dead_letters::plugin_loaded(&self.pool, &load)).await
     }
 
     async fn plugin_loads(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
-        self.within(questions::plugin_loads(&self.pool, stage, limit)).await
+        self.within(queries::plugin_loads(&self.pool, stage, limit)).await
     }
 
     async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError> {
-        self.within(questions::stage_controls(&self.pool)).await
+        self.within(queries::stage_controls(&self.pool)).await
     }
 
     async fn set_stage_control(
@@ -470,7 +476,8 @@ impl Store for PostgresStore {
         reason: Option<String>,
     ) -> Result<StageControl, StoreError> {
         let word = (stage, state, reason.as_deref());
-        self.within(letters::set_stage_control(&self.pool, self.context.clock.now_ms(), word)).await
+        self.within(dead_letters::set_stage_control(&self.pool, self.context.clock.now_ms(), word))
+            .await
     }
 
     async fn note_bindings(

@@ -4,12 +4,12 @@
 //! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its
 //! hops.
 
-mod letters;
+mod dead_letters;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-pub(super) use self::letters::{
+pub(super) use self::dead_letters::{
     count_letters, dead_letter, dead_letters, letter_groups, letter_ids,
 };
 use super::decode::{

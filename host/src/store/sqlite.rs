@@ -8,7 +8,7 @@
 
 mod committer;
 mod hosts;
-mod letters;
+mod dead_letters;
 mod load;
 mod open;
 mod outbox;
@@ -30,22 +30,22 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::committer::{Committer, Job, Op, QUEUE_OPS, Reply};
-pub use self::open::{OpenError, Standing};
+pub use self::open::{OpenError, SchemaStatus};
 use self::sql::{args, fetch};
 use super::decode::Columns as _;
-use super::transaction::{self, Numbers, Plan, Times};
 use super::log;
-use super::read as questions;
-use crate::domain::order_status::StatusRules;
+use super::queries;
+use super::transaction::{self, Numbers, Times, WriteSet};
 use super::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
-    DeadLetterFilter, DeliveryRecord, EventFilter, KnownBindings, LetterCount, LetterGroup,
+    DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, KnownBindings,
     LockedState, LogRange, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter,
     OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
-    Settled, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
+    SettledOrder, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
 };
 use crate::domain::clock::Clock;
 use crate::domain::event::DeliveryKey;
+use crate::domain::order_status::StatusRules;
 
 /// How to open the store.
 pub struct SqliteOptions {
@@ -79,8 +79,8 @@ struct Context {
 }
 
 impl Context {
-    fn plan<'a>(&self, numbers: &'a mut Numbers, now_ms: u64) -> Plan<'a> {
-        Plan::new(numbers, Times { now_ms, due_ms: now_ms }, self.publish_all)
+    fn plan<'a>(&self, numbers: &'a mut Numbers, now_ms: u64) -> WriteSet<'a> {
+        WriteSet::new(numbers, Times { now_ms, due_ms: now_ms }, self.publish_all)
     }
 }
 
@@ -95,7 +95,7 @@ pub struct SqliteStore {
 
 impl SqliteStore {
     /// Looks at a database file without changing it.
-    pub async fn examine(path: &Path) -> Result<Standing, OpenError> {
+    pub async fn examine(path: &Path) -> Result<SchemaStatus, OpenError> {
         open::examine(path).await
     }
 
@@ -153,7 +153,7 @@ impl SqliteStore {
 
     async fn ask_letter(&self, op: Op) -> Result<DeadLetterAction, StoreError> {
         match self.ask(op).await? {
-            Reply::Letter(action) => Ok(action),
+            Reply::DeadLetter(action) => Ok(action),
             other => Err(mixed_up(&other)),
         }
     }
@@ -188,7 +188,7 @@ async fn last_numbers(conn: &mut SqliteConnection) -> Result<Numbers, StoreError
 #[async_trait]
 impl StateSource for SqliteStore {
     async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
-        questions::state_get(&self.readers, stage, key).await
+        queries::state_get(&self.readers, stage, key).await
     }
 
     async fn state_folders(
@@ -206,7 +206,7 @@ impl StateSource for SqliteStore {
         after: &str,
         limit: u32,
     ) -> Result<Vec<String>, StoreError> {
-        questions::state_keys(&self.readers, stage, prefix, after, limit).await
+        queries::state_keys(&self.readers, stage, prefix, after, limit).await
     }
 }
 
@@ -216,15 +216,15 @@ impl Store for SqliteStore {
         &self,
         order: NewOrder,
     ) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
-        match self.ask(Op::Shared(group::Op::Order(Box::new(order)))).await? {
-            Reply::Shared(group::Reply::Order(accepted, rows)) => Ok((accepted, rows)),
+        match self.ask(Op::Shared(transaction::Op::Order(Box::new(order)))).await? {
+            Reply::Shared(transaction::Reply::Order(accepted, rows)) => Ok((accepted, rows)),
             other => Err(mixed_up(&other)),
         }
     }
 
     async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError> {
-        match self.ask(Op::Shared(group::Op::Event(Box::new(event)))).await? {
-            Reply::Shared(group::Reply::Event(new, rows)) => Ok((new, rows)),
+        match self.ask(Op::Shared(transaction::Op::Event(Box::new(event)))).await? {
+            Reply::Shared(transaction::Reply::Event(new, rows)) => Ok((new, rows)),
             other => Err(mixed_up(&other)),
         }
     }
@@ -233,15 +233,15 @@ impl Store for SqliteStore {
         &self,
         cancel: NewCancel,
     ) -> Result<(Cancelled, Vec<OutboxRow>), StoreError> {
-        match self.ask(Op::Shared(group::Op::Cancel(Box::new(cancel)))).await? {
-            Reply::Shared(group::Reply::Cancel(cancelled, rows)) => Ok((cancelled, rows)),
+        match self.ask(Op::Shared(transaction::Op::Cancel(Box::new(cancel)))).await? {
+            Reply::Shared(transaction::Reply::Cancel(cancelled, rows)) => Ok((cancelled, rows)),
             other => Err(mixed_up(&other)),
         }
     }
 
     async fn commit(&self, batch: Batch) -> Result<Commit, StoreError> {
-        match self.ask(Op::Shared(group::Op::Commit(batch))).await? {
-            Reply::Shared(group::Reply::Commit(commit)) => Ok(commit),
+        match self.ask(Op::Shared(transaction::Op::Commit(batch))).await? {
+            Reply::Shared(transaction::Reply::Commit(commit)) => Ok(commit),
             other => Err(mixed_up(&other)),
         }
     }
@@ -266,8 +266,8 @@ impl Store for SqliteStore {
         if ids.is_empty() {
             return Ok(());
         }
-        match self.ask(Op::Shared(group::Op::Sent(ids))).await? {
-            Reply::Shared(group::Reply::Sent) => Ok(()),
+        match self.ask(Op::Shared(transaction::Op::Sent(ids))).await? {
+            Reply::Shared(transaction::Reply::Sent) => Ok(()),
             other => Err(mixed_up(&other)),
         }
     }
@@ -300,11 +300,11 @@ impl Store for SqliteStore {
     }
 
     async fn order(&self, id: &str) -> Result<Option<Order>, StoreError> {
-        questions::order_by_id(&self.readers, id).await
+        queries::order_by_id(&self.readers, id).await
     }
 
     async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError> {
-        questions::orders(&self.readers, &filter).await
+        queries::orders(&self.readers, &filter).await
     }
 
     async fn order_events(
@@ -313,7 +313,7 @@ impl Store for SqliteStore {
         after: i64,
         limit: u32,
     ) -> Result<Vec<LoggedEvent>, StoreError> {
-        questions::order_events(&self.readers, order_id, after, limit).await
+        queries::order_events(&self.readers, order_id, after, limit).await
     }
 
     /// There is one writer, so positions are committed in their order.
@@ -343,42 +343,42 @@ impl Store for SqliteStore {
         log::events_by_id(&self.readers, id).await
     }
 
-    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<Settled>, StoreError> {
+    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<SettledOrder>, StoreError> {
         log::settled_orders(&self.readers, orders).await
     }
 
     async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
-        questions::order_deliveries(&self.readers, order_id).await
+        queries::order_deliveries(&self.readers, order_id).await
     }
 
     async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {
-        questions::delivery(&self.readers, key).await
+        queries::delivery(&self.readers, key).await
     }
 
     async fn recordings(
         &self,
         filter: RecordingFilter,
     ) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
-        questions::recordings(&self.readers, &filter).await
+        queries::recordings(&self.readers, &filter).await
     }
 
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
-        questions::dead_letters(&self.readers, &filter).await
+        queries::dead_letters(&self.readers, &filter).await
     }
 
     async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
-        questions::dead_letter(&self.readers, id).await
+        queries::dead_letter(&self.readers, id).await
     }
 
     async fn letter_groups(
         &self,
         filter: DeadLetterFilter,
-    ) -> Result<Page<LetterGroup>, StoreError> {
-        questions::letter_groups(&self.readers, &filter).await
+    ) -> Result<Page<DeadLetterGroup>, StoreError> {
+        queries::letter_groups(&self.readers, &filter).await
     }
 
-    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<LetterCount, StoreError> {
-        questions::count_letters(&self.readers, &filter).await
+    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<DeadLetterCount, StoreError> {
+        queries::count_letters(&self.readers, &filter).await
     }
 
     async fn letter_ids(
@@ -386,11 +386,11 @@ impl Store for SqliteStore {
         filter: DeadLetterFilter,
         after: i64,
     ) -> Result<Vec<i64>, StoreError> {
-        questions::letter_ids(&self.readers, &filter, after).await
+        queries::letter_ids(&self.readers, &filter, after).await
     }
 
     async fn note_causes(&self, limit: u32) -> Result<u64, StoreError> {
-        if !letters::any_without_cause(&self.readers).await? {
+        if !dead_letters::any_without_cause(&self.readers).await? {
             return Ok(0);
         }
         match self.ask(Op::NoteCauses { limit }).await? {
@@ -421,11 +421,11 @@ impl Store for SqliteStore {
     }
 
     async fn plugin_loads(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
-        questions::plugin_loads(&self.readers, stage, limit).await
+        queries::plugin_loads(&self.readers, stage, limit).await
     }
 
     async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError> {
-        questions::stage_controls(&self.readers).await
+        queries::stage_controls(&self.readers).await
     }
 
     async fn set_stage_control(
@@ -457,7 +457,7 @@ impl Store for SqliteStore {
         live_ms: u64,
     ) -> Result<bool, StoreError> {
         match self.ask(Op::ForgetBinding { binding, live_ms }).await? {
-            Reply::Forgotten(forgotten) => Ok(forgotten),
+            Reply::StageDeletion(forgotten) => Ok(forgotten),
             other => Err(mixed_up(&other)),
         }
     }

@@ -1,8 +1,8 @@
 //! What a group of operations comes to: decided here once, for every database.
 //!
 //! A store merges the operations that wait at the same time into one transaction. The database's
-//! own module asks what the group must know ([`Asked`] → [`Known`]), [`decide`] turns each
-//! operation into rows ([`Plan`]) and an answer, and the database's module writes the rows, a
+//! own module asks what the group must know ([`ReadSet`] → [`Loaded`]), [`decide`] turns each
+//! operation into rows ([`WriteSet`]) and an answer, and the database's module writes the rows, a
 //! constant number of statements whatever the size of the group. Nothing in here does I/O.
 
 mod cancel;
@@ -11,14 +11,14 @@ mod write_set;
 mod rows;
 mod apply;
 
-pub(super) use self::read_set::{Asked, Known, Present, Seen, pick};
-pub(super) use self::write_set::{Numbers, Plan, Standing, Times};
+pub(super) use self::read_set::{Loaded, Present, ReadSet, Seen, pick};
 pub(super) use self::rows::{
     AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, RecordingRow,
     StateRow,
 };
-use crate::domain::order_status::StatusRules;
+pub(super) use self::write_set::{Numbers, Standing, Times, WriteSet};
 use super::{Accepted, Batch, Cancelled, Commit, NewCancel, NewEvent, NewOrder, OutboxRow};
+use crate::domain::order_status::StatusRules;
 
 /// The operations that come often.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ pub(super) enum Reply {
 /// that the second of two operations on one row sees the first. They wait at the same time, so any
 /// order is a fair one.
 pub(super) fn decide<'a>(
-    known: &mut Known<'a>,
-    plan: &mut Plan<'a>,
+    known: &mut Loaded<'a>,
+    plan: &mut WriteSet<'a>,
     rules: &StatusRules,
     op: &'a Op,
 ) -> Reply {

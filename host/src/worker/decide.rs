@@ -9,19 +9,18 @@ use std::sync::Arc;
 use crate::pipeline::routes::Routes;
 use crate::stage::policy::StagePolicy;
 
-
 use crate::domain::cloud_events::is_json;
 use crate::domain::event::{
     DEAD_LETTERED, DeliveryKey, Envelope, Event, HOST_EVENT_PREFIX, death_id, emitted_id,
     topic_matches, without_nul,
 };
+use crate::domain::trace_context::TraceContext;
 use crate::stage::handler::{Emitted, Outcome};
 use crate::store::{FailedAttempt, NewEvent, Verdict};
-use crate::domain::trace_context::Trace;
 
 /// The delivery under decision, and the try that was made.
 #[derive(Debug, Clone)]
-pub struct Tried {
+pub struct Attempt {
     /// Which.
     pub delivery: DeliveryKey,
     /// Replays so far, from 1.
@@ -36,7 +35,7 @@ pub struct Tried {
 
 /// Now, and a random number in `[0, 1)` for jitter.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
+pub struct DecisionTime {
     /// Milliseconds since 1970-01-01 UTC.
     pub now_ms: u64,
     /// In `[0, 1)`.
@@ -49,8 +48,8 @@ pub fn before_running(
     stage: &StagePolicy,
     routes: &dyn Routes,
     envelope: &Envelope,
-    tried: &Tried,
-    (moment, expires_at_ms): (Moment, u64),
+    tried: &Attempt,
+    (moment, expires_at_ms): (DecisionTime, u64),
 ) -> Option<Verdict> {
     if expires_at_ms <= moment.now_ms {
         let message = format!("expired {} ms ago", moment.now_ms - expires_at_ms);
@@ -66,18 +65,17 @@ pub fn decide(
     stage: &StagePolicy,
     routes: &dyn Routes,
     envelope: &Envelope,
-    tried: &Tried,
+    tried: &Attempt,
     outcome: Outcome,
-    moment: Moment,
+    moment: DecisionTime,
 ) -> (Verdict, Option<FailedAttempt>) {
     let (code, message, backtrace, retry) = match outcome {
         Outcome::Done(emitted) => match refuse(stage, envelope, &emitted) {
             None => {
                 let events = advance(stage, routes, envelope, tried, emitted, moment);
-                match events
-                    .iter()
-                    .find_map(|new| Some((&new.envelope.event.event_type, new.envelope.unfit()?)))
-                {
+                match events.iter().find_map(|new| {
+                    Some((&new.envelope.event.event_type, new.envelope.validate()?))
+                }) {
                     None => return (Verdict::Done(events), None),
                     Some((event_type, why)) => (
                         "invalid-event".to_owned(),
@@ -96,7 +94,7 @@ pub fn decide(
         Outcome::Trapped { kind, message, backtrace } => {
             (format!("trap:{kind}"), message, backtrace, Some(0))
         }
-        Outcome::LimitBroken { limit, message } => (limit.code().to_owned(), message, None, None),
+        Outcome::LimitExceeded { limit, message } => (limit.code().to_owned(), message, None, None),
         Outcome::Unavailable(_) => {
             return (Verdict::Deferred { due_at_ms: moment.now_ms + DEFER_MS }, None);
         }
@@ -202,9 +200,9 @@ fn advance(
     stage: &StagePolicy,
     routes: &dyn Routes,
     cause: &Envelope,
-    tried: &Tried,
+    tried: &Attempt,
     emitted: Vec<Emitted>,
-    moment: Moment,
+    moment: DecisionTime,
 ) -> Vec<NewEvent> {
     let build = |(position, emitted): (usize, Emitted)| {
         let due_at_ms = moment.now_ms + u64::from(emitted.delay_ms);
@@ -227,8 +225,8 @@ fn death(
     stage: &StagePolicy,
     routes: &dyn Routes,
     envelope: &Envelope,
-    tried: &Tried,
-    moment: Moment,
+    tried: &Attempt,
+    moment: DecisionTime,
     code: &str,
     message: String,
 ) -> Verdict {
@@ -259,10 +257,10 @@ fn follow(
     routes: &dyn Routes,
     cause: &Envelope,
     mut event: Event,
-    tried: &Tried,
+    tried: &Attempt,
     due_at_ms: u64,
 ) -> NewEvent {
-    Trace::of_try(&cause.event, &tried.delivery, tried.round, tried.attempt)
+    TraceContext::of_try(&cause.event, &tried.delivery, tried.round, tried.attempt)
         .mark(&mut event.attributes);
     let routed_to = routes.stages_for(&event.event_type);
     let envelope = Envelope {
@@ -282,6 +280,7 @@ mod tests {
     use super::*;
     use crate::domain::event::EventKey;
     use crate::stage::handler::{Failure, Limit};
+    use crate::stage::policy::RetryPolicy;
 
     struct To(&'static str);
     impl Routes for To {
@@ -329,15 +328,15 @@ mod tests {
         }
     }
 
-    fn tried(attempt: u32) -> Tried {
+    fn tried(attempt: u32) -> Attempt {
         let delivery = DeliveryKey {
             stage: "payment".into(),
             event: EventKey { source: "/orders/api".into(), id: "e1".into() },
         };
-        Tried { delivery, round: 1, attempt, digest: "d".into(), duration_us: 7 }
+        Attempt { delivery, round: 1, attempt, digest: "d".into(), duration_us: 7 }
     }
 
-    const NOW: Moment = Moment { now_ms: 1_000, random: 0.0 };
+    const NOW: DecisionTime = DecisionTime { now_ms: 1_000, random: 0.0 };
 
     fn run(attempt: u32, outcome: Outcome) -> (Verdict, Option<FailedAttempt>) {
         decide(&stage(), &To("inventory"), &envelope(), &tried(attempt), outcome, NOW)
@@ -402,7 +401,7 @@ mod tests {
 
     #[test]
     fn what_no_retry_can_mend_dies_at_once() {
-        let limit = Outcome::LimitBroken { limit: Limit::StateKey, message: "1 MB".into() };
+        let limit = Outcome::LimitExceeded { limit: Limit::StateKey, message: "1 MB".into() };
         for (outcome, expected) in [
             (failed(false, None), "gateway-timeout"),
             (limit, "limit:state-key"),
@@ -516,7 +515,7 @@ mod tests {
 
     #[test]
     fn expired_events_die_and_foreign_types_are_skipped_without_running() {
-        let late = Moment { now_ms: 6_000, random: 0.0 };
+        let late = DecisionTime { now_ms: 6_000, random: 0.0 };
         let verdict = before_running(
             &stage(),
             &To("x"),

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::stage::circuit_breaker::Permit;
 use crate::domain::clock::Clock;
 use crate::pipeline::Stage;
+use crate::stage::circuit_breaker::Permit;
 use crate::store::{ControlState, StageControl};
 
 /// Longest wait before the breaker is asked again: the host's clock may be moved.

@@ -20,20 +20,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::Services;
 use super::gate::Gate;
-use crate::stage::circuit_breaker::{BreakerState, Health, Permit};
 use crate::broker::{Acker, Incoming};
-use crate::worker::decide::{self, Moment, Tried};
 use crate::domain::event::{BREAKER_CHANGED, DeliveryKey, idempotency_key};
-use crate::stage::handler::{Call, CallContext, Outcome};
-use crate::pipeline::metrics::Settled;
-use crate::pipeline::{Running, Stage};
+use crate::domain::trace_context::TraceContext;
+use crate::pipeline::metrics::OutcomeKind;
 use crate::pipeline::plugin_change::PluginChange;
+use crate::pipeline::{Running, Stage};
+use crate::stage::circuit_breaker::{BreakerState, Health, Permit};
+use crate::stage::handler::{Call, CallContext, Outcome};
 use crate::stage::recording::Decided;
 use crate::stage::state::{BatchState, LaneCache};
 use crate::store::{
     Batch, Commit, LockedState, Settlement, StateSource, StoreError, Verdict, Version,
 };
-use crate::domain::trace_context::Trace;
+use crate::worker::decide::{self, Attempt, DecisionTime};
 
 /// Times that a refused batch is run again as a whole; after that its messages are committed one by
 /// one.
@@ -98,11 +98,11 @@ impl Contended {
 }
 
 /// What running a batch produced.
-struct Ran {
+struct BatchResult {
     batch: Batch,
     state: Arc<BatchState>,
     /// What the messages that were run came to; the rest comes with the next batch.
-    settled: Vec<Settled>,
+    settled: Vec<OutcomeKind>,
 }
 
 impl Lane {
@@ -198,29 +198,29 @@ impl Lane {
             // What is left of a batch, or has waited, runs on the version that serves now.
             let Some(running) = self.stage.running() else { return };
             let most =
-                if reruns > RERUNS_MAX || permit == Permit::Probe { 1 } else { together(&work) };
+                if reruns > RERUNS_MAX || permit == Permit::Probe { 1 } else { batch_len(&work) };
             let attempt = self.attempt(&work[..most], &running, permit).await;
             if permit == Permit::Probe {
                 // It may have come to nothing, or have been settled without running.
                 self.stage.breaker().give_up_probe(self.services.clock.now_ms());
             }
             match attempt {
-                Ok((Commit::Done { outbox, .. }, came_to)) => {
-                    self.services.relay.hand_over(outbox);
-                    let settled: Vec<Work> = work.drain(..came_to.len()).collect();
+                Ok((Commit::Done { outbox, .. }, outcomes)) => {
+                    self.services.relay.enqueue(outbox);
+                    let settled: Vec<Work> = work.drain(..outcomes.len()).collect();
                     self.ack(&settled).await;
                     let times = settled.iter().map(|work| work.message.received.elapsed());
-                    self.stage.meter.note(came_to.into_iter().zip(times));
+                    self.stage.meter.note(outcomes.into_iter().zip(times));
                     backoff = STORE_BACKOFF;
                 }
-                Ok((Commit::Again { stale, conflicts }, _)) => {
+                Ok((Commit::Conflict { stale, conflicts }, _)) => {
                     tracing::debug!(stage = %self.stage.name, stale = stale.len(), conflicts = conflicts.len(), "batch refused");
                     self.cache.forget(&conflicts);
                     self.contended.note(&conflicts);
                     self.drop_keys(&mut work, &stale).await;
                     reruns += 1;
                 }
-                Ok((Commit::Overtaken(keys), _)) => {
+                Ok((Commit::OrderCancelled(keys), _)) => {
                     tracing::debug!(stage = %self.stage.name, deliveries = keys.len(), "orders were cancelled");
                     work.iter_mut()
                         .filter(|work| keys.contains(&work.key))
@@ -245,12 +245,13 @@ impl Lane {
         work: &[Work],
         running: &Running,
         permit: Permit,
-    ) -> Result<(Commit, Vec<Settled>), StoreError> {
+    ) -> Result<(Commit, Vec<OutcomeKind>), StoreError> {
         if self.stage.config.calls_out() {
             self.cache.clear();
         }
         let lock = self.lock_contended().await?;
-        let Ran { mut batch, state, settled } = self.run_batch(work, running, permit).await?;
+        let BatchResult { mut batch, state, settled } =
+            self.run_batch(work, running, permit).await?;
         let (reads, writes, cache) = state.finish();
         self.cache = cache;
         batch.reads = reads.into_iter().collect();
@@ -298,7 +299,7 @@ impl Lane {
         work: &[Work],
         running: &Running,
         permit: Permit,
-    ) -> Result<Ran, StoreError> {
+    ) -> Result<BatchResult, StoreError> {
         let cache = std::mem::replace(&mut self.cache, LaneCache::placeholder());
         let limits = self.stage.config.limits.state_limits();
         let state = BatchState::new(
@@ -312,7 +313,7 @@ impl Lane {
         state.prefetch(&subjects).await?;
         let budget = Duration::from_millis(self.stage.config.batch_time_ms);
         let began = Instant::now();
-        let (mut settlements, mut turned) = (Vec::with_capacity(work.len()), None);
+        let (mut settlements, mut breaker_change) = (Vec::with_capacity(work.len()), None);
         for work in work {
             // The first message waits for its turn; the batch does not.
             if !self.gate.allows_rate(settlements.is_empty()).await {
@@ -320,7 +321,7 @@ impl Lane {
             }
             let (settlement, turn) = self.run_one(work, running, &state, permit).await;
             settlements.push(settlement);
-            turned = turn.or(turned);
+            breaker_change = turn.or(breaker_change);
             // What is left of the batch runs on the version that serves by then.
             let replaced =
                 !self.stage.running().is_some_and(|now| std::ptr::eq(&raw const *now, running));
@@ -328,18 +329,18 @@ impl Lane {
                 break;
             }
         }
-        if let Some(state) = turned {
+        if let Some(state) = breaker_change {
             self.announce_breaker(state, running).await;
         }
         let settled =
-            settlements.iter().map(|settlement| Settled::from(&settlement.verdict)).collect();
+            settlements.iter().map(|settlement| OutcomeKind::from(&settlement.verdict)).collect();
         let batch = Batch {
             stage: Arc::clone(&self.stage.name),
             settlements,
             reads: Vec::new(),
             writes: Vec::new(),
         };
-        Ok(Ran { batch, state, settled })
+        Ok(BatchResult { batch, state, settled })
     }
 
     /// Runs one message. Gives the breaker's new state, too, when this opened or closed it.
@@ -352,7 +353,7 @@ impl Lane {
     ) -> (Settlement, Option<BreakerState>) {
         let Incoming { envelope, round, attempt, .. } = &work.message;
         let digest: Arc<str> = running.handler.digest().into();
-        let mut tried = Tried {
+        let mut tried = Attempt {
             delivery: work.key.clone(),
             round: *round,
             attempt: *attempt,
@@ -373,7 +374,7 @@ impl Lane {
                 (self.moment(), expires_at_ms),
             )
         };
-        let (mut turned, mut recording) = (None, None);
+        let (mut breaker_change, mut recording) = (None, None);
         let (verdict, failure) = match early {
             Some(verdict) => (verdict, None),
             None => {
@@ -388,8 +389,8 @@ impl Lane {
                 if let Some(why) = self.stage.ran(&tried.digest, handled.outcome.is_trap()) {
                     self.distrust(&tried.digest, why);
                 }
-                let free = health.is_some_and(|health| self.is_free(health, permit));
-                turned = health.and_then(|health| {
+                let free = health.is_some_and(|health| self.is_uncounted(health, permit));
+                breaker_change = health.and_then(|health| {
                     self.stage.breaker().report(health, self.services.clock.now_ms())
                 });
                 let retryable = handled.outcome.is_retryable();
@@ -436,19 +437,19 @@ impl Lane {
             failure,
             recording,
         };
-        (settlement, turned)
+        (settlement, breaker_change)
     }
 
     /// The failure of a probe is no attempt, for a while: what the stage depends on is known to be
     /// down.
-    fn is_free(&self, health: Health, permit: Permit) -> bool {
+    fn is_uncounted(&self, health: Health, permit: Permit) -> bool {
         permit == Permit::Probe && health == Health::Failing && self.stage.breaker().probe_is_free()
     }
 
     /// The version before runs again by now; the supervisor sees to its file.
     fn distrust(&self, digest: &str, why: String) {
         tracing::error!(stage = %self.stage.name, digest, why, "a new version traps: the one before runs again");
-        let change = PluginChange::Distrusted {
+        let change = PluginChange::RolledBack {
             stage: Arc::clone(&self.stage.name),
             digest: digest.to_owned(),
             why,
@@ -475,7 +476,7 @@ impl Lane {
             attempt: message.attempt,
             idempotency_key: idempotency_key(&work.key),
             now_ms: self.services.clock.now_ms(),
-            trace_headers: Trace::of_try(
+            trace_headers: TraceContext::of_try(
                 &message.envelope.event,
                 &work.key,
                 message.round,
@@ -489,14 +490,14 @@ impl Lane {
         Call { envelope: Arc::clone(&message.envelope), context, state: state.view_noted(recorder) }
     }
 
-    fn moment(&self) -> Moment {
-        Moment { now_ms: self.services.clock.now_ms(), random: rand::random() }
+    fn moment(&self) -> DecisionTime {
+        DecisionTime { now_ms: self.services.clock.now_ms(), random: rand::random() }
     }
 }
 
 /// How many of the next messages run in one batch. One that was delivered so often that it may be
 /// what ends its hosts runs alone.
-fn together(work: &[Work]) -> usize {
+fn batch_len(work: &[Work]) -> usize {
     work.iter()
         .position(|work| work.message.deliveries >= ALONE_FROM)
         .map_or(work.len(), |first| first.max(1))

@@ -1,4 +1,4 @@
-//! The undertaker: what the broker gave up on becomes an attempt or a dead letter in the store,
+//! The handler: what the broker gave up on becomes an attempt or a dead letter in the store,
 //! through the same compare-and-set as any other outcome.
 //!
 //! A message that was delivered too often without being settled may have killed its host each time,
@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Dead, DeadConsumer, Incoming};
-use crate::worker::decide::{self, Moment, Tried};
+use crate::broker::{Incoming, RejectedConsumer, RejectedMessage};
 use crate::domain::event::DeliveryKey;
-use crate::stage::handler::{Failure, Outcome};
 use crate::pipeline::{Running, Stage};
+use crate::stage::handler::{Failure, Outcome};
 use crate::store::{Batch, Commit, FailedAttempt, Settlement, StoreError, Verdict};
+use crate::worker::decide::{self, Attempt, DecisionTime};
 use crate::worker::{self, Services};
 
 /// Pause after the broker or the store did not answer.
@@ -35,7 +35,7 @@ const MARK: &str = "delivery-limit";
 const MARK_MS: u64 = 60_000;
 
 /// Drains one stage's dead-letter queue.
-pub struct Undertaker {
+pub struct PoisonMessageHandler {
     /// The stage.
     pub stage: Arc<Stage>,
     /// Shared by all workers.
@@ -48,7 +48,7 @@ pub struct Undertaker {
 /// Notes that are remembered: more than a broker hands out at once.
 const NOTED_MAX: usize = 1_024;
 
-impl Undertaker {
+impl PoisonMessageHandler {
     /// For a stage.
     pub fn new(stage: Arc<Stage>, services: Services) -> Self {
         Self { stage, services, noted: HashMap::new() }
@@ -74,13 +74,13 @@ impl Undertaker {
         }
     }
 
-    async fn drain(&mut self, mut consumer: Box<dyn DeadConsumer>) {
+    async fn drain(&mut self, mut consumer: Box<dyn RejectedConsumer>) {
         let acker = consumer.acker();
-        while let Some(letters) = consumer.receive().await {
-            for letter in letters {
+        while let Some(dead_letters) = consumer.receive().await {
+            for dead_letter in dead_letters {
                 let Some(running) = self.stage.running() else { return };
                 let alone = loop {
-                    match self.judge(&letter, &running).await {
+                    match self.judge(&dead_letter, &running).await {
                         Ok(alone) => break alone,
                         Err(error) => {
                             tracing::warn!(stage = %self.stage.name, %error, "a dead letter could not be written; trying again");
@@ -90,10 +90,10 @@ impl Undertaker {
                 };
                 match alone {
                     Some(message) => {
-                        self.noted.remove(&self.key(&letter));
+                        self.noted.remove(&self.key(&dead_letter));
                         worker::run_alone(&self.stage, &self.services, &acker, message).await;
                     }
-                    None => acker.ack(&[letter.tag]).await,
+                    None => acker.ack(&[dead_letter.tag]).await,
                 }
             }
         }
@@ -102,16 +102,16 @@ impl Undertaker {
     /// Writes what the message comes to; gives it back when it is to be run alone.
     async fn judge(
         &mut self,
-        letter: &Dead,
+        dead_letter: &RejectedMessage,
         running: &Running,
     ) -> Result<Option<Incoming>, StoreError> {
-        if letter.unreadable.is_some() || letter.reason != DELIVERY_LIMIT {
-            self.bury(letter, running).await?;
+        if dead_letter.unreadable.is_some() || dead_letter.reason != DELIVERY_LIMIT {
+            self.bury(dead_letter, running).await?;
             return Ok(None);
         }
-        let next = Dead { attempt: letter.attempt + 1, ..letter.clone() };
-        let key = self.key(letter);
-        let mark = self.mark_of(letter).await?;
+        let next = RejectedMessage { attempt: dead_letter.attempt + 1, ..dead_letter.clone() };
+        let key = self.key(dead_letter);
+        let mark = self.mark_of(dead_letter).await?;
         let own = |mark: &FailedAttempt| self.noted.get(&key) == Some(mark);
         match mark {
             // The note is this process's own, and no run followed it: its commit was never
@@ -123,10 +123,10 @@ impl Undertaker {
                 self.noted.remove(&key);
                 Ok(None)
             }
-            None if self.mark(letter, running).await? => Ok(Some(alone(next))),
+            None if self.mark(dead_letter, running).await? => Ok(Some(alone(next))),
             // Somebody settled it, or an earlier try to note it came through late.
             None if self
-                .mark_of(letter)
+                .mark_of(dead_letter)
                 .await?
                 .is_some_and(|mark| self.noted.get(&key) == Some(&mark)) =>
             {
@@ -140,42 +140,49 @@ impl Undertaker {
     }
 
     /// The note that the message gets its run alone, if that is where its delivery stands.
-    async fn mark_of(&self, letter: &Dead) -> Result<Option<FailedAttempt>, StoreError> {
+    async fn mark_of(
+        &self,
+        dead_letter: &RejectedMessage,
+    ) -> Result<Option<FailedAttempt>, StoreError> {
         let known = self
             .services
             .store
-            .delivery(&self.key(letter))
+            .delivery(&self.key(dead_letter))
             .await?
-            .filter(|known| known.attempt == letter.attempt + 1);
+            .filter(|known| known.attempt == dead_letter.attempt + 1);
         Ok(known.and_then(|known| {
-            known.failures.into_iter().find(|failure| is_marked(failure, letter))
+            known.failures.into_iter().find(|failure| is_marked(failure, dead_letter))
         }))
     }
 
-    fn key(&self, letter: &Dead) -> DeliveryKey {
-        DeliveryKey { stage: Arc::clone(&self.stage.name), event: letter.envelope.key() }
+    fn key(&self, dead_letter: &RejectedMessage) -> DeliveryKey {
+        DeliveryKey { stage: Arc::clone(&self.stage.name), event: dead_letter.envelope.key() }
     }
 
     /// Notes that the message is about to be run alone; false when somebody settled it meanwhile.
-    async fn mark(&mut self, letter: &Dead, running: &Running) -> Result<bool, StoreError> {
-        let failure = self.note(letter, running);
+    async fn mark(
+        &mut self,
+        dead_letter: &RejectedMessage,
+        running: &Running,
+    ) -> Result<bool, StoreError> {
+        let failure = self.note(dead_letter, running);
         let due_at_ms = failure.at_ms + MARK_MS;
         // Should this host end now and the broker lose the message, the outbox brings it back.
         let verdict = Verdict::Retry { due_at_ms };
-        self.settle(letter, running, (verdict, Some(failure))).await
+        self.settle(dead_letter, running, (verdict, Some(failure))).await
     }
 
     /// The note, remembered before its commit, whose answer may be lost; a second try to write it
     /// writes the same.
-    fn note(&mut self, letter: &Dead, running: &Running) -> FailedAttempt {
-        let key = self.key(letter);
-        if let Some(noted) = self.noted.get(&key).filter(|noted| is_marked(noted, letter)) {
+    fn note(&mut self, dead_letter: &RejectedMessage, running: &Running) -> FailedAttempt {
+        let key = self.key(dead_letter);
+        if let Some(noted) = self.noted.get(&key).filter(|noted| is_marked(noted, dead_letter)) {
             return noted.clone();
         }
         let host = &self.services.host;
         let failure = FailedAttempt {
-            round: letter.round,
-            attempt: letter.attempt,
+            round: dead_letter.round,
+            attempt: dead_letter.attempt,
             code: MARK.to_owned(),
             message: format!(
                 "the broker gave the message up: too many hosts took it and went away; it is run alone, once, by {host}"
@@ -193,34 +200,38 @@ impl Undertaker {
     }
 
     /// Writes one; a delivery that somebody settled meanwhile stays as it is.
-    async fn bury(&self, letter: &Dead, running: &Running) -> Result<(), StoreError> {
-        let tried = Tried {
-            delivery: self.key(letter),
-            round: letter.round,
-            attempt: letter.attempt,
+    async fn bury(
+        &self,
+        dead_letter: &RejectedMessage,
+        running: &Running,
+    ) -> Result<(), StoreError> {
+        let tried = Attempt {
+            delivery: self.key(dead_letter),
+            round: dead_letter.round,
+            attempt: dead_letter.attempt,
             digest: running.handler.digest().into(),
             duration_us: 0,
         };
-        let moment = Moment { now_ms: self.services.clock.now_ms(), random: rand::random() };
-        let outcome = outcome(letter);
+        let moment = DecisionTime { now_ms: self.services.clock.now_ms(), random: rand::random() };
+        let outcome = outcome(dead_letter);
         let routes = &*self.services.pipeline;
         let decided =
-            decide::decide(&running.policy, routes, &letter.envelope, &tried, outcome, moment);
-        self.settle(letter, running, decided).await.map(|_| ())
+            decide::decide(&running.policy, routes, &dead_letter.envelope, &tried, outcome, moment);
+        self.settle(dead_letter, running, decided).await.map(|_| ())
     }
 
     /// Commits what a message comes to; false when somebody settled it meanwhile.
     async fn settle(
         &self,
-        letter: &Dead,
+        dead_letter: &RejectedMessage,
         running: &Running,
         decided: (Verdict, Option<FailedAttempt>),
     ) -> Result<bool, StoreError> {
         let settlement = Settlement {
-            delivery: self.key(letter),
-            envelope: Arc::clone(&letter.envelope),
-            round: letter.round,
-            attempt: letter.attempt,
+            delivery: self.key(dead_letter),
+            envelope: Arc::clone(&dead_letter.envelope),
+            round: dead_letter.round,
+            attempt: dead_letter.attempt,
             verdict: decided.0,
             version: running.handler.description().version.clone(),
             digest: running.handler.digest().into(),
@@ -236,14 +247,14 @@ impl Undertaker {
         };
         match self.services.store.commit(batch.clone()).await? {
             Commit::Done { outbox, .. } => {
-                self.services.relay.hand_over(outbox);
+                self.services.relay.enqueue(outbox);
                 Ok(true)
             }
-            Commit::Overtaken(_) => {
+            Commit::OrderCancelled(_) => {
                 self.services.store.commit(skipped(batch)).await?;
                 Ok(false)
             }
-            Commit::Again { .. } => {
+            Commit::Conflict { .. } => {
                 tracing::debug!(stage = %self.stage.name, "a dead-lettered delivery was settled already");
                 Ok(false)
             }
@@ -260,51 +271,54 @@ fn skipped(mut batch: Batch) -> Batch {
 }
 
 /// A message for its run alone.
-fn alone(letter: Dead) -> Incoming {
+fn alone(dead_letter: RejectedMessage) -> Incoming {
     Incoming {
-        envelope: letter.envelope,
-        round: letter.round,
-        attempt: letter.attempt,
+        envelope: dead_letter.envelope,
+        round: dead_letter.round,
+        attempt: dead_letter.attempt,
         redelivered: false,
         deliveries: 1,
         received: Instant::now(),
-        tag: letter.tag,
+        tag: dead_letter.tag,
     }
 }
 
-fn outcome(letter: &Dead) -> Outcome {
-    let (code, message) = match &letter.unreadable {
+fn outcome(dead_letter: &RejectedMessage) -> Outcome {
+    let (code, message) = match &dead_letter.unreadable {
         Some(why) => ("unreadable".to_owned(), format!("the message cannot be read: {why}")),
-        None if letter.reason == DELIVERY_LIMIT => (
+        None if dead_letter.reason == DELIVERY_LIMIT => (
             MARK.to_owned(),
             "hosts that took the message went away, also when it ran alone".to_owned(),
         ),
         None => (
-            letter.reason.replace('_', "-"),
-            format!("the broker gave the message up ({})", letter.reason),
+            dead_letter.reason.replace('_', "-"),
+            format!("the broker gave the message up ({})", dead_letter.reason),
         ),
     };
     Outcome::Failed(Failure::reject(code, message))
 }
 
-/// Whether this is the note that [`Undertaker::mark`] left.
-fn is_marked(failure: &FailedAttempt, letter: &Dead) -> bool {
-    failure.code == MARK && (failure.round, failure.attempt) == (letter.round, letter.attempt)
+/// Whether this is the note that [`PoisonMessageHandler::mark`] left.
+fn is_marked(failure: &FailedAttempt, dead_letter: &RejectedMessage) -> bool {
+    failure.code == MARK
+        && (failure.round, failure.attempt) == (dead_letter.round, dead_letter.attempt)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::broker::embedded::Embedded;
-    use crate::domain::clock::ManualClock;
     use crate::config::Config;
+    use crate::domain::clock::ManualClock;
     use crate::domain::event::Event;
-    use crate::stage::handler::{Description, Emitted, Native, NativeContext, NativeError, NativeStage};
+    use crate::domain::order_status::StatusRules;
     use crate::pipeline::Pipeline;
     use crate::relay::Relay;
+    use crate::stage::handler::{
+        Description, Emitted, Native, NativeContext, NativeError, NativeStage,
+    };
     use crate::store::conformance::{LEASE_MS, START_MS, sample_event};
     use crate::store::sqlite::{SqliteOptions, SqliteStore};
-    use crate::domain::order_status::StatusRules;
     use crate::store::{DeliveryStatus, Store};
 
     struct Idle;
@@ -327,7 +341,7 @@ mod tests {
     /// A store with one message of the stage `idle` that the broker gave up on.
     struct Bench {
         services: Services,
-        letter: Dead,
+        dead_letter: RejectedMessage,
         _folder: tempfile::TempDir,
         _relay: Relay,
     }
@@ -356,7 +370,7 @@ mod tests {
                 Arc::clone(&pipeline),
             );
             let (_, rows) = store.accept_event(sample_event("e1", &["idle"])).await.unwrap();
-            let letter = Dead {
+            let dead_letter = RejectedMessage {
                 envelope: Arc::clone(&rows[0].envelope),
                 round: 1,
                 attempt: 1,
@@ -375,21 +389,21 @@ mod tests {
                 plugins,
                 observer: None,
             };
-            Self { services, letter, _folder: folder, _relay: relay }
+            Self { services, dead_letter, _folder: folder, _relay: relay }
         }
 
         /// A process that takes the message up.
-        fn process(&self) -> Undertaker {
-            Undertaker::new(self.services.pipeline.stage("idle"), self.services.clone())
+        fn process(&self) -> PoisonMessageHandler {
+            PoisonMessageHandler::new(self.services.pipeline.stage("idle"), self.services.clone())
         }
 
-        async fn judge(&self, undertaker: &mut Undertaker) -> Option<u32> {
-            let running = undertaker.stage.running().unwrap();
-            undertaker.judge(&self.letter, &running).await.unwrap().map(|message| message.attempt)
+        async fn judge(&self, handler: &mut PoisonMessageHandler) -> Option<u32> {
+            let running = handler.stage.running().unwrap();
+            handler.judge(&self.dead_letter, &running).await.unwrap().map(|message| message.attempt)
         }
 
         async fn stands(&self) -> (DeliveryStatus, u32) {
-            let key = self.process().key(&self.letter);
+            let key = self.process().key(&self.dead_letter);
             let delivery = self.services.store.delivery(&key).await.unwrap().unwrap();
             (delivery.status, delivery.attempt)
         }
@@ -398,25 +412,25 @@ mod tests {
     #[tokio::test]
     async fn a_note_whose_commit_was_not_answered_is_followed_by_its_run() {
         let bench = Bench::new().await;
-        let mut undertaker = bench.process();
+        let mut handler = bench.process();
         // As when the answer is lost: the note is in the store, and the message is judged again.
-        let running = undertaker.stage.running().unwrap();
-        assert!(undertaker.mark(&bench.letter, &running).await.unwrap());
-        assert_eq!(bench.judge(&mut undertaker).await, Some(2), "it was buried without its run");
+        let running = handler.stage.running().unwrap();
+        assert!(handler.mark(&bench.dead_letter, &running).await.unwrap());
+        assert_eq!(bench.judge(&mut handler).await, Some(2), "it was buried without its run");
         assert_eq!(bench.stands().await, (DeliveryStatus::Open, 2));
     }
 
     #[tokio::test]
     async fn a_note_that_comes_through_late_is_followed_by_its_run() {
         let bench = Bench::new().await;
-        let mut undertaker = bench.process();
-        let running = undertaker.stage.running().unwrap();
-        let note = undertaker.note(&bench.letter, &running);
+        let mut handler = bench.process();
+        let running = handler.stage.running().unwrap();
+        let note = handler.note(&bench.dead_letter, &running);
         let late = (Verdict::Retry { due_at_ms: START_MS + MARK_MS }, Some(note));
         // The delivery is looked up, then the earlier commit lands, then the note is refused.
-        assert!(undertaker.settle(&bench.letter, &running, late).await.unwrap());
-        assert!(!undertaker.mark(&bench.letter, &running).await.unwrap());
-        assert_eq!(bench.judge(&mut undertaker).await, Some(2));
+        assert!(handler.settle(&bench.dead_letter, &running, late).await.unwrap());
+        assert!(!handler.mark(&bench.dead_letter, &running).await.unwrap());
+        assert_eq!(bench.judge(&mut handler).await, Some(2));
     }
 
     #[tokio::test]
@@ -431,11 +445,11 @@ mod tests {
     #[tokio::test]
     async fn one_process_runs_it_once() {
         let bench = Bench::new().await;
-        let mut undertaker = bench.process();
-        assert_eq!(bench.judge(&mut undertaker).await, Some(2));
+        let mut handler = bench.process();
+        assert_eq!(bench.judge(&mut handler).await, Some(2));
         // The run begins.
-        undertaker.noted.remove(&undertaker.key(&bench.letter));
-        assert_eq!(bench.judge(&mut undertaker).await, None);
+        handler.noted.remove(&handler.key(&bench.dead_letter));
+        assert_eq!(bench.judge(&mut handler).await, None);
         assert_eq!(bench.stands().await.0, DeliveryStatus::Dead);
     }
 }

@@ -1,9 +1,9 @@
-//! Work on many dead letters: a job takes the open letters of a filter, oldest first, and replays
+//! Work on many dead letters: a job takes the open dead letters of a filter, oldest first, and replays
 //! or discards them at a bounded rate.
 //!
 //! Bounds: [`RUNNING_MAX`] jobs run at once, [`WAITING_MAX`] wait, [`KEPT_MAX`] are remembered; a
-//! job holds one page of ids and has [`AT_ONCE`] letters under way. Jobs live in this host's memory
-//! and end with it. Nothing is lost by that: a letter that no job has come to is still open, and
+//! job holds one page of ids and has [`AT_ONCE`] dead letters under way. Jobs live in this host's memory
+//! and end with it. Nothing is lost by that: a dead letter that no job has come to is still open, and
 //! one that was settled meanwhile is passed over, so the same wish can be said again.
 
 use std::collections::VecDeque;
@@ -21,12 +21,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{Edit, Prepared, Replayed, Workbench};
-use crate::store::{DeadLetterAction, DeadLetterFilter, DeadLetterStatus, LetterCount, StoreError};
+use super::{DeadLetterService, Edit, Prepared, Replayed};
+use crate::store::{
+    DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterStatus, StoreError,
+};
 
 /// Letters a second where nothing else is said.
 pub const RATE: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
-/// Most letters a second.
+/// Most dead letters a second.
 pub const RATE_MAX: u32 = 10_000;
 
 const RUNNING_MAX: usize = 4;
@@ -41,7 +43,7 @@ const FAILURES_MAX: usize = 20;
 const BACKOFF: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// What is to be done with each letter.
+/// What is to be done with each dead letter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Work {
     /// Run it again; the merge patch (RFC 7396) is applied to each body.
@@ -59,7 +61,7 @@ pub enum Work {
 /// What a job is asked to do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
-    /// The letters: those of them that are open when the job begins. Status, page and cursor do not
+    /// The dead letters: those of them that are open when the job begins. Status, page and cursor do not
     /// count.
     pub filter: DeadLetterFilter,
     /// What is to be done.
@@ -87,7 +89,7 @@ pub enum JobState {
     Waiting,
     /// Under way.
     Running,
-    /// All letters were looked at.
+    /// All dead letters were looked at.
     Done,
     /// Somebody cancelled it; what was not settled is still open.
     Cancelled,
@@ -95,7 +97,7 @@ pub enum JobState {
     Stopped,
 }
 
-/// A letter that a job could not settle; it is still open.
+/// A dead letter that a job could not settle; it is still open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct JobFailure {
     /// Its id.
@@ -134,14 +136,18 @@ pub struct Job {
     pub id: String,
     /// What it was asked to do.
     pub task: Task,
-    /// Only letters below are part of it: what dies while it runs is not.
+    /// Only dead letters below are part of it: what dies while it runs is not.
     before: i64,
     cancel: CancellationToken,
     status: Mutex<JobStatus>,
 }
 
 impl Job {
-    pub(super) fn new(task: Task, LetterCount { count, last }: LetterCount, now_ms: u64) -> Self {
+    pub(super) fn new(
+        task: Task,
+        DeadLetterCount { count, last }: DeadLetterCount,
+        now_ms: u64,
+    ) -> Self {
         let status = JobStatus {
             state: JobState::Waiting,
             total: count,
@@ -222,7 +228,7 @@ impl Jobs {
 }
 
 /// Runs jobs as they come.
-pub(super) async fn run(workbench: Arc<Workbench>, stop: CancellationToken) {
+pub(super) async fn run(workbench: Arc<DeadLetterService>, stop: CancellationToken) {
     let queue = workbench.jobs.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(mut queue) = queue else { return };
     let mut running = JoinSet::new();
@@ -253,7 +259,7 @@ fn note_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// What became of one letter.
+/// What became of one dead letter.
 enum Came {
     Done,
     Skipped,
@@ -265,7 +271,7 @@ enum Came {
 /// Says how a job ended, also when it panicked.
 struct Ending<'a> {
     job: &'a Job,
-    workbench: &'a Workbench,
+    workbench: &'a DeadLetterService,
     state: JobState,
 }
 
@@ -278,7 +284,7 @@ impl Drop for Ending<'_> {
     }
 }
 
-impl Workbench {
+impl DeadLetterService {
     async fn run_job(&self, job: &Job, stop: &CancellationToken) {
         let mut ending = Ending { job, workbench: self, state: JobState::Stopped };
         let now_ms = self.services.clock.now_ms();
@@ -306,7 +312,7 @@ impl Workbench {
         }
     }
 
-    /// Goes through the letters; false when the job was cancelled.
+    /// Goes through the dead letters; false when the job was cancelled.
     async fn walk(&self, job: &Job) -> bool {
         let rate = job.task.rate_per_second;
         // A tenth of a second's worth at once: timers are coarse.
@@ -332,7 +338,7 @@ impl Workbench {
         false
     }
 
-    /// The next letters; none when the job was cancelled.
+    /// The next dead letters; none when the job was cancelled.
     async fn next_ids(&self, job: &Job, after: i64) -> Option<Vec<i64>> {
         let open = Some(DeadLetterStatus::Open);
         let filter = DeadLetterFilter {
@@ -351,7 +357,7 @@ impl Workbench {
         None
     }
 
-    /// Settles one letter, waiting for the store as long as the job is wanted.
+    /// Settles one dead letter, waiting for the store as long as the job is wanted.
     async fn settle(&self, job: &Job, id: i64) -> (i64, Came) {
         (id, self.settle_patiently(job, id).await)
     }
@@ -407,14 +413,14 @@ impl Workbench {
         })
     }
 
-    /// Whether a letter that is settled after a try without an answer is what this job wanted.
+    /// Whether a dead letter that is settled after a try without an answer is what this job wanted.
     async fn came_of(&self, job: &Job, id: i64) -> Came {
         let wanted = match job.task.work {
             Work::Replay { .. } => DeadLetterStatus::Replayed,
             Work::Discard { .. } => DeadLetterStatus::Discarded,
         };
         match self.services.store.dead_letter(id).await {
-            Ok(Some(letter)) if letter.status == wanted => Came::Done,
+            Ok(Some(dead_letter)) if dead_letter.status == wanted => Came::Done,
             _ => Came::Skipped,
         }
     }

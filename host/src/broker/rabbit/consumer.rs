@@ -19,10 +19,10 @@ use lapin::{BasicProperties, Channel};
 
 use super::link::{Link, within};
 use super::message::{self, Defaults};
-use crate::broker::{Acker, BrokerError, Consumer, Dead, DeadConsumer, Incoming};
+use crate::broker::{Acker, BrokerError, Consumer, Incoming, RejectedConsumer, RejectedMessage};
 use crate::domain::clock::Clock;
 
-/// Dead messages are few: this many at a time.
+/// RejectedMessage messages are few: this many at a time.
 const DEAD_PREFETCH: u16 = 32;
 
 /// What a message without the host's own headers gets.
@@ -168,14 +168,14 @@ impl RabbitDead {
 }
 
 #[async_trait]
-impl DeadConsumer for RabbitDead {
-    async fn receive(&mut self) -> Option<Vec<Dead>> {
+impl RejectedConsumer for RabbitDead {
+    async fn receive(&mut self) -> Option<Vec<RejectedMessage>> {
         let deliveries = self.subscription.receive(usize::from(DEAD_PREFETCH)).await?;
         let defaults = self.reading.defaults();
         let read = |delivery: Delivery| {
             let tag = delivery.delivery_tag;
             match message::decode(&delivery.properties, delivery.data.clone(), defaults) {
-                Ok(decoded) => Dead {
+                Ok(decoded) => RejectedMessage {
                     envelope: decoded.envelope,
                     round: decoded.round,
                     attempt: decoded.attempt,
@@ -183,7 +183,7 @@ impl DeadConsumer for RabbitDead {
                     reason: first_death(&delivery.properties),
                     tag,
                 },
-                Err(error) => Dead {
+                Err(error) => RejectedMessage {
                     envelope: Arc::new(message::stand_in(
                         &delivery.properties,
                         &delivery.data,

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::broker::Outgoing;
 use crate::domain::cloud_events::{self, STRUCTURED};
 use crate::domain::event::{Envelope, Event, EventKey, TIME_MAX_MS, hex, without_nul};
-use crate::domain::field_error::Mistake;
+use crate::domain::field_error::FieldError;
 use crate::domain::timestamp;
 
 #[cfg(any(test, fuzzing))]
@@ -54,7 +54,7 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
     put("cloudEvents_source", &event.source);
     put("cloudEvents_type", &event.event_type);
     put("cloudEvents_subject", &event.subject);
-    put("cloudEvents_time", &times::text(event.time_ms));
+    put("cloudEvents_time", &timestamp::text(event.time_ms));
     for (name, value) in &event.attributes {
         // A name that does not fit into a header is not one that CloudEvents allows.
         if name.len() <= 64 {
@@ -152,7 +152,7 @@ pub(super) fn decode(
             .min(TIME_MAX_MS),
         event,
     };
-    if let Some(why) = envelope.unfit() {
+    if let Some(why) = envelope.validate() {
         return Err(Unreadable::Unfit(why));
     }
     let (round, attempt) = (count(headers, ROUND)?, count(headers, ATTEMPT)?);
@@ -225,7 +225,7 @@ fn binary(
 }
 
 fn structured(body: &[u8], defaults: Defaults) -> Result<Event, Unreadable> {
-    let told = |problems: Vec<Mistake>| {
+    let told = |problems: Vec<FieldError>| {
         let told = problems.iter().map(|problem| {
             format!("{} {}", problem.pointer.trim_start_matches('/'), problem.detail)
         });
@@ -416,7 +416,7 @@ mod tests {
                 "{key}"
             );
         }
-        assert_eq!(stand_in(&properties("a\0b", &[]), b"", DEFAULTS).unfit(), None);
+        assert_eq!(stand_in(&properties("a\0b", &[]), b"", DEFAULTS).validate(), None);
     }
 
     #[test]

@@ -122,11 +122,11 @@ async fn the_longest_texts_that_fit_arrive() {
     // Sent twice: as an attribute, and under its own name.
     let mut envelope = Envelope::clone(&long.envelope);
     envelope.event.attributes = vec![("tracestate".into(), String::new())];
-    while envelope.unfit().is_none() {
+    while envelope.validate().is_none() {
         envelope.event.attributes[0].1.push_str("0123456789");
     }
     let length = envelope.event.attributes[0].1.len();
-    assert!(length > 30_000, "{:?}", envelope.unfit());
+    assert!(length > 30_000, "{:?}", envelope.validate());
     envelope.event.attributes[0].1.truncate(length - 10);
     long.envelope = Arc::new(envelope);
     sent(&broker, vec![long.clone()]).await;
@@ -161,14 +161,17 @@ async fn a_message_that_cannot_be_read_comes_back_with_its_reason() {
     let mut consumer = broker.consume(&stage, 10).await.unwrap();
     assert_eq!(received(&mut consumer, 1).await[0].envelope.event.id, "2");
     let mut dead = broker.consume_dead(&stage).await.unwrap().unwrap();
-    let letters = timeout(Duration::from_secs(20), dead.receive()).await.unwrap().unwrap();
-    assert_eq!(letters.len(), 1);
+    let dead_letters = timeout(Duration::from_secs(20), dead.receive()).await.unwrap().unwrap();
+    assert_eq!(dead_letters.len(), 1);
     assert_eq!(
-        (letters[0].reason.as_str(), &letters[0].envelope.event.data[..]),
+        (dead_letters[0].reason.as_str(), &dead_letters[0].envelope.event.data[..]),
         ("rejected", &b"garbage"[..])
     );
-    assert!(letters[0].unreadable.as_ref().is_some_and(|why| why.contains("id")), "{letters:?}");
-    dead.acker().ack(&[letters[0].tag]).await;
+    assert!(
+        dead_letters[0].unreadable.as_ref().is_some_and(|why| why.contains("id")),
+        "{dead_letters:?}"
+    );
+    dead.acker().ack(&[dead_letters[0].tag]).await;
     broker.close().await;
 }
 

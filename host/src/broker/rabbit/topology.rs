@@ -126,7 +126,7 @@ fn arguments(names: &Names, stage: &str) -> FieldTable {
 
 /// How a stage's queue stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum QueueStanding {
+pub enum QueueStatus {
     /// It is not there yet.
     Missing,
     /// It is as a host would declare it.
@@ -145,20 +145,19 @@ pub(super) async fn examine(
     connection: &Connection,
     names: &Names,
     stage: &str,
-) -> Result<QueueStanding, BrokerError> {
+) -> Result<QueueStatus, BrokerError> {
     let channel = within(connection.create_channel()).await?;
     let found = match present(&channel, names.queue(stage)).await {
         Ok(Some(found)) => found,
-        Ok(None) => return Ok(QueueStanding::Missing),
-        Err(error) => return Ok(QueueStanding::Refused(error.to_string())),
+        Ok(None) => return Ok(QueueStatus::Missing),
+        Err(error) => return Ok(QueueStatus::Refused(error.to_string())),
     };
     // Declaring what is there changes nothing, and says whether it is what it should be.
     Ok(match queue(&channel, names.queue(stage), arguments(names, stage)).await {
-        Ok(()) => QueueStanding::Fits {
-            waiting: found.message_count(),
-            consumers: found.consumer_count(),
-        },
-        Err(error) => QueueStanding::Refused(error.to_string()),
+        Ok(()) => {
+            QueueStatus::Fits { waiting: found.message_count(), consumers: found.consumer_count() }
+        }
+        Err(error) => QueueStatus::Refused(error.to_string()),
     })
 }
 

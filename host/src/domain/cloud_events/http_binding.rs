@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::cloud_events::{self, HOST, HOST_CORRELATION, HOST_ORDER};
 use crate::domain::event::Event;
-use crate::domain::field_error::Mistake;
+use crate::domain::field_error::FieldError;
 use crate::domain::timestamp;
 
 /// Most events in one batch.
@@ -32,7 +32,7 @@ pub struct Rules<'a> {
 
 /// An event that can be accepted.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Arrival {
+pub struct IngestedEvent {
     /// The event.
     pub event: Event,
     /// The order that it says it is about.
@@ -44,22 +44,22 @@ pub struct Arrival {
 }
 
 /// One event in JSON.
-pub fn structured(document: Value, rules: Rules<'_>) -> Result<Arrival, Vec<Mistake>> {
+pub fn structured(document: Value, rules: Rules<'_>) -> Result<IngestedEvent, Vec<FieldError>> {
     let Value::Object(fields) = document else {
-        return Err(vec![Mistake::at("", "must be a JSON object: a CloudEvent")]);
+        return Err(vec![FieldError::at("", "must be a JSON object: a CloudEvent")]);
     };
     let wrong_version = (fields.get("specversion") != Some(&Value::from("1.0")))
-        .then(|| Mistake::at("/specversion", "must be \"1.0\""));
+        .then(|| FieldError::at("/specversion", "must be \"1.0\""));
     let (event, more) = cloud_events::draft(fields, rules.now_ms);
     arrival(event, wrong_version.into_iter().chain(more).collect(), rules)
 }
 
 /// Several events in JSON.
-pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<Arrival>, Vec<Mistake>> {
+pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<IngestedEvent>, Vec<FieldError>> {
     let documents = match document {
         Value::Array(documents) if documents.len() <= BATCH_MAX => documents,
         _ => {
-            return Err(vec![Mistake::at(
+            return Err(vec![FieldError::at(
                 "",
                 format!("must be a JSON list of at most {BATCH_MAX} CloudEvents"),
             )]);
@@ -73,7 +73,7 @@ pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<Arrival>, Vec<Mist
             Err(found) => problems.extend(
                 found
                     .into_iter()
-                    .map(|one| Mistake { pointer: format!("/{index}{}", one.pointer), ..one }),
+                    .map(|one| FieldError { pointer: format!("/{index}{}", one.pointer), ..one }),
             ),
         }
     }
@@ -87,10 +87,10 @@ pub fn binary(
     content_type: Option<&str>,
     data: Bytes,
     rules: Rules<'_>,
-) -> Result<Arrival, Vec<Mistake>> {
+) -> Result<IngestedEvent, Vec<FieldError>> {
     let mut problems = Vec::new();
     if attributes.get("specversion").is_some_and(|version| version != "1.0") {
-        problems.push(Mistake::at("/specversion", "must be \"1.0\""));
+        problems.push(FieldError::at("/specversion", "must be \"1.0\""));
     }
     attributes.entry("id".to_owned()).or_insert_with(|| uuid::Uuid::now_v7().to_string());
     attributes.entry("source".to_owned()).or_insert_with(|| rules.source.to_owned());
@@ -105,7 +105,7 @@ pub fn binary(
         && !data.is_empty()
         && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&data)
     {
-        problems.push(Mistake::at(
+        problems.push(FieldError::at(
             "",
             format!("the body is not JSON, which its content type says it is: {error}"),
         ));
@@ -118,21 +118,21 @@ pub fn binary(
 /// Checks what was read, given the problems of the reading.
 fn arrival(
     mut event: Event,
-    mut problems: Vec<Mistake>,
+    mut problems: Vec<FieldError>,
     rules: Rules<'_>,
-) -> Result<Arrival, Vec<Mistake>> {
+) -> Result<IngestedEvent, Vec<FieldError>> {
     // What is missing is not said to be too short as well.
     let more = cloud_events::check(&event)
         .into_iter()
         .filter(|one| !problems.iter().any(|before| before.pointer == one.pointer));
-    let more: Vec<Mistake> = more.collect();
+    let more: Vec<FieldError> = more.collect();
     problems.extend(more);
     let own = |event: &Event, wanted: &str| {
         event.attributes.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone())
     };
     let due_at_ms =
         schedule(own(&event, DELIVER_AT).as_deref(), None, rules).unwrap_or_else(|detail| {
-            problems.push(Mistake::at("/deliverat", detail));
+            problems.push(FieldError::at("/deliverat", detail));
             None
         });
     let correlation_id = own(&event, HOST_CORRELATION);
@@ -141,7 +141,7 @@ fn arrival(
         .filter(|order| !order.is_empty());
     event.attributes.retain(|(name, _)| !name.starts_with(HOST) && name != DELIVER_AT);
     if problems.is_empty() {
-        Ok(Arrival { event, order_id, correlation_id, due_at_ms })
+        Ok(IngestedEvent { event, order_id, correlation_id, due_at_ms })
     } else {
         Err(problems)
     }
@@ -156,12 +156,15 @@ pub fn schedule(
     let due_at_ms = match (deliver_at, delay) {
         (None, None) => return Ok(None),
         (Some(_), Some(_)) => return Err("give a time or a delay, not both".to_owned()),
-        (Some(at), None) => times::instant_ms(at)?,
-        (None, Some(delay)) => rules.now_ms.saturating_add(times::span_ms(delay)?),
+        (Some(at), None) => timestamp::instant_ms(at)?,
+        (None, Some(delay)) => rules.now_ms.saturating_add(timestamp::span_ms(delay)?),
     };
     let last_ms = rules.now_ms.saturating_add(rules.schedule_max_ms);
     if due_at_ms > last_ms {
-        return Err(format!("the latest is {} (`orders.schedule_max_ms`)", times::text(last_ms)));
+        return Err(format!(
+            "the latest is {} (`orders.schedule_max_ms`)",
+            timestamp::text(last_ms)
+        ));
     }
     Ok((due_at_ms > rules.now_ms).then_some(due_at_ms))
 }

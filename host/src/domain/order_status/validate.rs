@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use super::{PRUNED, StatusRules};
-use crate::domain::name::is_name;
 use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED};
+use crate::domain::name::is_name;
 
 impl StatusRules {
     /// Adds all that is wrong with the table to `problems`; `key` is where it stands in the
@@ -53,8 +53,8 @@ impl StatusRules {
                 ));
             }
         }
-        for status in self.finals.iter().filter(|status| !known.contains(status.as_str())) {
-            problems.push(format!("{key}.finals: nothing leads to `{status}`"));
+        for status in self.terminal.iter().filter(|status| !known.contains(status.as_str())) {
+            problems.push(format!("{key}.terminal: nothing leads to `{status}`"));
         }
     }
 
@@ -71,9 +71,10 @@ impl StatusRules {
             if Some(status) == self.cancelling() {
                 next.push(&self.cancel.done);
             }
-            if next.is_empty() && !self.finals.contains(status) && !self.holds(status) {
-                problems
-                    .push(format!("{key}.finals: no event leaves `{status}`, and it is not final"));
+            if next.is_empty() && !self.terminal.contains(status) && !self.holds(status) {
+                problems.push(format!(
+                    "{key}.terminal: no event leaves `{status}`, and it is not final"
+                ));
             }
             waiting.extend(next.into_iter().filter(|status| reached.insert(status)));
         }
@@ -108,8 +109,8 @@ impl StatusRules {
         if self.cancel.compensations.iter().any(String::is_empty) {
             problems.push(format!("{key}.cancel.compensations: a pattern is empty"));
         }
-        for name in self.cancel.watchers.iter().filter(|name| !is_name(name)) {
-            problems.push(format!("{key}.cancel.watchers: `{name}` is no name of a stage"));
+        for name in self.cancel.observers.iter().filter(|name| !is_name(name)) {
+            problems.push(format!("{key}.cancel.observers: `{name}` is no name of a stage"));
         }
     }
 }
@@ -145,21 +146,21 @@ mod tests {
                 "f": {"status": "cancelled", "from": ["received"]},
                 "order.cancelled": {"status": "cancelling", "from": ["received"]},
             },
-            "finals": ["unknown", "Bad Name"],
-            "cancel": {"compensations": ["payment.*", ""], "watchers": ["Audit!"]},
+            "terminal": ["unknown", "Bad Name"],
+            "cancel": {"compensations": ["payment.*", ""], "observers": ["Audit!"]},
         }));
         for expected in [
             "orders.status.transitions.\"a\".status: `Bad Name`",
             "orders.status.transitions.\"b\".from: nothing leads to `nowhere`",
             "orders.status.transitions: no order can come to `never`",
-            "orders.status.finals: nothing leads to `unknown`",
+            "orders.status.terminal: nothing leads to `unknown`",
             "orders.status.transitions.\"d\".from: is empty",
             "orders.status.transitions.\"e\".from: `cancelling` is left by no event",
             "orders.status.transitions: no order can come to `back`",
             "orders.status.transitions.\"f\".status: `cancelled` is for cancelled orders",
             "orders.status.cancel.compensations: must cover `order.cancelled`",
             "orders.status.cancel.compensations: a pattern is empty",
-            "orders.status.cancel.watchers: `Audit!`",
+            "orders.status.cancel.observers: `Audit!`",
         ] {
             assert!(
                 found.iter().any(|problem| problem.starts_with(expected)),
@@ -169,7 +170,7 @@ mod tests {
         let found = problems(&serde_json::json!({
             "transitions": {"order.created": {"status": "received", "from": []}, "c": {"status": "stuck", "from": ["received"]}},
         }));
-        assert_eq!(found, ["orders.status.finals: no event leaves `stuck`, and it is not final"]);
+        assert_eq!(found, ["orders.status.terminal: no event leaves `stuck`, and it is not final"]);
         let found = problems(&serde_json::json!({
             "transitions": {
                 "order.created": {"status": "received", "from": []},

@@ -1,4 +1,4 @@
-//! `/dead-letters/replay`, `/dead-letters/discard`, `/dead-letters/jobs`: many letters at once, as
+//! `/dead-letters/replay`, `/dead-letters/discard`, `/dead-letters/jobs`: many dead letters at once, as
 //! a job of this host.
 //!
 //! No filter at all must be said with `"all": true`.
@@ -14,15 +14,15 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::app::dead_letters::{Job, JobStatus, RATE, RATE_MAX, StartError, Task, Work};
+use crate::domain::order::whole;
 use crate::http::Shared;
 use crate::http::fields::Fields;
 use crate::http::json::JsonBody;
 use crate::http::lists::Items;
 use crate::http::paths::JobId;
 use crate::http::problem::{Answer, Problem};
-use crate::domain::order::whole;
 use crate::store::DeadLetterFilter;
-use crate::app::dead_letters::{Job, JobStatus, RATE, RATE_MAX, StartError, Task, Work};
 
 /// A job of this host.
 #[derive(Debug, Serialize, ToSchema)]
@@ -32,7 +32,7 @@ pub(in crate::http) struct JobView {
     action: &'static str,
     /// Merge patch (RFC 7396) that is applied to each body.
     edit: Option<Value>,
-    /// Why letters are discarded.
+    /// Why dead letters are discarded.
     reason: Option<String>,
     /// Letters a second, at most.
     rate_per_second: u32,
@@ -41,7 +41,7 @@ pub(in crate::http) struct JobView {
     status: JobStatus,
 }
 
-/// Which letters a job is about.
+/// Which dead letters a job is about.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct JobFilter {
     stage: Option<String>,
@@ -80,14 +80,14 @@ pub(in crate::http) async fn discard_many(
     let mut fields = Fields::required(body, &["filter", "rate_per_second", "reason"]);
     let reason = fields.reason().filter(|reason| !reason.trim().is_empty()).unwrap_or_default();
     if reason.is_empty() {
-        fields.problem("/reason", "must say why the letters are closed");
+        fields.problem("/reason", "must say why the dead letters are closed");
     }
     start(&app, fields, Work::Discard { reason }).await
 }
 
 async fn start(app: &Shared, fields: Fields, work: Work) -> Answer<Response> {
     let (filter, rate_per_second) = asked(fields)?;
-    let job = app.workbench().start(Task { filter, work, rate_per_second }).await?;
+    let job = app.dead_letters().start(Task { filter, work, rate_per_second }).await?;
     let place = format!("/dead-letters/jobs/{}", job.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(JobView::of(&job))).into_response())
 }
@@ -107,7 +107,7 @@ fn asked(mut fields: Fields) -> Answer<(DeadLetterFilter, NonZeroU32)> {
     };
     let all = fields.flag("all");
     if fields.is_sound() && filter == DeadLetterFilter::default() && !all {
-        fields.problem("", "must say which letters; for every open one, `\"all\": true`");
+        fields.problem("", "must say which dead letters; for every open one, `\"all\": true`");
     }
     fields.finish("a clear wish").map(|()| (filter, rate))
 }
@@ -127,7 +127,7 @@ fn rate(fields: &mut Fields) -> NonZeroU32 {
 /// Jobs of this host, newest first.
 #[utoipa::path(get, path = "/dead-letters/jobs", tag = "dead letters", responses((status = 200, body = Items<JobView>)))]
 pub(in crate::http) async fn list_jobs(State(app): State<Shared>) -> Json<Items<JobView>> {
-    Json(Items { items: app.workbench().jobs().iter().map(|job| JobView::of(job)).collect() })
+    Json(Items { items: app.dead_letters().jobs().iter().map(|job| JobView::of(job)).collect() })
 }
 
 /// How far a job is.
@@ -153,7 +153,7 @@ pub(in crate::http) async fn cancel_job(
 }
 
 fn find(app: &Shared, id: &str) -> Answer<Arc<Job>> {
-    app.workbench().job(id).ok_or_else(|| {
+    app.dead_letters().job(id).ok_or_else(|| {
         Problem::not_found(format!("this host knows no job `{id}`: jobs end with their host"))
     })
 }

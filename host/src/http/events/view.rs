@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::domain::event::LoggedEvent;
 use crate::domain::event::{Envelope, EventKey};
 use crate::http::json::payload;
-use crate::domain::event::LoggedEvent;
 
 /// An event of the log.
 #[derive(Debug, Serialize, ToSchema)]

@@ -3,11 +3,11 @@
 
 use serde_json::{Value, json};
 
-use crate::domain::cloud_events::{ATTRIBUTE_PATTERN, TEXT_PATTERN, VALUE_PATTERN};
-use crate::http::fields::REASON_MAX;
-use crate::domain::cloud_events::http_binding::BATCH_MAX;
-use crate::domain::order::{ID_PATTERN, ITEMS_MAX, NAME_PATTERN, QUANTITY_MAX};
 use crate::app::dead_letters::{RATE, RATE_MAX};
+use crate::domain::cloud_events::http_binding::BATCH_MAX;
+use crate::domain::cloud_events::{ATTRIBUTE_PATTERN, TEXT_PATTERN, VALUE_PATTERN};
+use crate::domain::order::{ID_PATTERN, ITEMS_MAX, NAME_PATTERN, QUANTITY_MAX};
+use crate::http::fields::REASON_MAX;
 
 /// Whether the body may be left out.
 pub(super) fn is_optional(reference: &str) -> bool {
@@ -186,7 +186,7 @@ fn operation() -> [Named; 6] {
         (
             "LetterFilter",
             json!({
-                "description": "Which open letters; every one of them with `all`.",
+                "description": "Which open dead letters; every one of them with `all`.",
                 "type": "object",
                 "properties": {
                     "stage": text_or_nothing(),

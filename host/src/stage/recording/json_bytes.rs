@@ -9,26 +9,26 @@ use utoipa::{PartialSchema, ToSchema};
 
 /// A payload or a value, every byte of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Exact(pub Bytes);
+pub struct JsonBytes(pub Bytes);
 
 /// Bytes: text as it is, anything else in Base64.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[schema(as = Exact)]
+#[schema(as = JsonBytes)]
 enum Written<'a> {
     Text(std::borrow::Cow<'a, str>),
     Other { base64: String },
 }
 
-impl PartialSchema for Exact {
+impl PartialSchema for JsonBytes {
     fn schema() -> RefOr<Schema> {
         Written::schema()
     }
 }
 
-impl ToSchema for Exact {}
+impl ToSchema for JsonBytes {}
 
-impl Serialize for Exact {
+impl Serialize for JsonBytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(&self.0) {
             Ok(text) => serializer.serialize_str(text),
@@ -37,7 +37,7 @@ impl Serialize for Exact {
     }
 }
 
-impl<'de> Deserialize<'de> for Exact {
+impl<'de> Deserialize<'de> for JsonBytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Written::deserialize(deserializer)? {
             Written::Text(text) => Ok(Self(text.into_owned().into())),

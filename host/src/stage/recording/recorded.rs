@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Decided, Exact, Recording};
+use super::{Decided, JsonBytes, Recording};
 use crate::domain::event::{DeliveryKey, Envelope, Event, EventKey};
 use crate::store::RecordedDelivery;
 
@@ -44,7 +44,7 @@ pub struct RecordedEvent {
     pub subject: String,
     pub time_ms: u64,
     pub content_type: String,
-    pub data: Exact,
+    pub data: JsonBytes,
     #[serde(default)]
     pub attributes: Vec<(String, String)>,
     pub correlation_id: String,
@@ -76,21 +76,21 @@ pub struct RecordedEmit {
     pub event_type: String,
     pub subject: String,
     pub content_type: String,
-    pub data: Exact,
+    pub data: JsonBytes,
     pub delay_ms: u64,
     #[serde(default)]
     pub attributes: Vec<(String, String)>,
 }
 
 impl RecordedEmit {
-    pub(crate) fn of(event: Event, delay_ms: u64) -> Self {
+    pub fn of(event: Event, delay_ms: u64) -> Self {
         let Event { id, event_type, subject, content_type, data, attributes, .. } = event;
-        Self { id, event_type, subject, content_type, data: Exact(data), delay_ms, attributes }
+        Self { id, event_type, subject, content_type, data: JsonBytes(data), delay_ms, attributes }
     }
 }
 
 impl Recorded {
-    pub(crate) fn of(stage: &str, delivery: RecordedDelivery) -> Self {
+    pub fn of(stage: &str, delivery: RecordedDelivery) -> Self {
         let Envelope { event, order_id, correlation_id, cause, hops, .. } = delivery.envelope;
         let Event { id, event_type, source, subject, time_ms, content_type, data, attributes } =
             event;
@@ -103,7 +103,7 @@ impl Recorded {
             .as_ref()
             .zip(delivery.emitted)
             .map(|(recording, emitted)| outcome(&recording.decided, emitted));
-        let data = Exact(data);
+        let data = JsonBytes(data);
         let event = RecordedEvent {
             id,
             source,

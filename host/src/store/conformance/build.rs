@@ -81,7 +81,7 @@ impl Bench {
 
     pub(super) async fn refused(&self, batch: Batch) -> (Vec<DeliveryKey>, Vec<String>) {
         match self.store.commit(batch).await.unwrap() {
-            Commit::Again { stale, conflicts } => (stale, conflicts),
+            Commit::Conflict { stale, conflicts } => (stale, conflicts),
             other => panic!("the batch was not sent back: {other:?}"),
         }
     }
@@ -158,7 +158,8 @@ pub(super) fn failure(round: u32, attempt: u32) -> FailedAttempt {
 /// A try after which the delivery dies.
 pub(super) fn dead(event: &Arc<Envelope>) -> Settlement {
     let id = crate::domain::event::death_id(&key(event, "payment"), 1);
-    let announcement = envelope(crate::domain::event::DEAD_LETTERED, &id, event.order_id.as_deref());
+    let announcement =
+        envelope(crate::domain::event::DEAD_LETTERED, &id, event.order_id.as_deref());
     let verdict = Verdict::Dead {
         code: "no-answer".to_owned(),
         message: "the bank did not answer".to_owned(),

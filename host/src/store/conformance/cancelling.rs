@@ -35,7 +35,7 @@ async fn cancel(bench: &Bench, order: &str, routed_to: &[&str]) -> Arc<Envelope>
 
 async fn overtaken(bench: &Bench, settlements: Vec<Settlement>) -> usize {
     match bench.store.commit(batch(settlements)).await.unwrap() {
-        Commit::Overtaken(deliveries) => deliveries.len(),
+        Commit::OrderCancelled(deliveries) => deliveries.len(),
         other => panic!("not overtaken: {other:?}"),
     }
 }
@@ -117,7 +117,7 @@ pub(super) async fn what_goes_forward_is_overtaken(bench: Bench) {
         emits(&two, "payment.authorized", &["inventory"]),
     ];
     match bench.store.commit(writing(mixed, "k", 0, Some("1"))).await.unwrap() {
-        Commit::Overtaken(deliveries) => assert_eq!(deliveries, [key(&one, "payment")]),
+        Commit::OrderCancelled(deliveries) => assert_eq!(deliveries, [key(&one, "payment")]),
         other => panic!("{other:?}"),
     }
     for verdict in [
@@ -227,10 +227,10 @@ pub(super) async fn a_dead_compensation_holds_the_cancel(bench: Bench) {
     bench.done(batch(vec![dead(&event)])).await;
     assert_eq!(bench.status("1").await, "cancelling");
     let page = DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() };
-    let letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
+    let dead_letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
     let expires_at_ms = super::START_MS + super::build::DAY_MS;
     assert!(matches!(
-        bench.store.replay(letter.id, expires_at_ms).await.unwrap(),
+        bench.store.replay(dead_letter.id, expires_at_ms).await.unwrap(),
         DeadLetterAction::Done(_)
     ));
     bench.done(batch(vec![Settlement { round: 2, ..settlement(&event, done()) }])).await;
@@ -279,7 +279,7 @@ pub(in crate::store) async fn race(
                 assert_eq!((order.status.as_str(), status.as_str()), ("dispatched", "dispatched"));
                 dispatched += 1;
             }
-            (Commit::Overtaken(_), Cancelled::Begun(_)) => assert_eq!(status, "cancelling"),
+            (Commit::OrderCancelled(_), Cancelled::Begun(_)) => assert_eq!(status, "cancelling"),
             both => panic!("order {id}: {both:?}"),
         }
     }

@@ -17,17 +17,17 @@ pub(super) async fn a_death_is_written_and_announced(bench: Bench) {
     assert_eq!(bench.status("1").await, "failed");
     assert_eq!(bench.delivery("1", "payment").await.status, DeliveryStatus::Dead);
     let page = DeadLetterFilter { limit: 10, ..DeadLetterFilter::default() };
-    let letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
+    let dead_letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
     assert_eq!(
-        (letter.stage.as_str(), letter.code.as_str(), letter.digest.as_str()),
+        (dead_letter.stage.as_str(), dead_letter.code.as_str(), dead_letter.digest.as_str()),
         ("payment", "no-answer", "d1")
     );
     assert_eq!(
-        (letter.status, letter.round, letter.died_at_ms),
+        (dead_letter.status, dead_letter.round, dead_letter.died_at_ms),
         (DeadLetterStatus::Open, 1, START_MS)
     );
-    assert_eq!(letter.envelope, *event);
-    assert_eq!(letter.attempts, [super::build::failure(1, 1)]);
+    assert_eq!(dead_letter.envelope, *event);
+    assert_eq!(dead_letter.attempts, [super::build::failure(1, 1)]);
     assert_eq!(
         bench.refused(batch(vec![settlement(&event, Verdict::Skipped)])).await.0,
         [key(&event, "payment")]
@@ -35,17 +35,17 @@ pub(super) async fn a_death_is_written_and_announced(bench: Bench) {
 }
 
 pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
-    let letter = bench.death("1").await;
+    let dead_letter = bench.death("1").await;
     bench.clock.advance(10);
     let expires_at_ms = START_MS + 9 * DAY_MS;
-    let action = bench.store.replay(letter.id, expires_at_ms).await.unwrap();
+    let action = bench.store.replay(dead_letter.id, expires_at_ms).await.unwrap();
     let DeadLetterAction::Done(rows) = action else { panic!("{action:?}") };
     assert_eq!(rows.len(), 1);
     let expected = Direct { stage: "payment".into(), round: 2, attempt: 1 };
     assert_eq!(rows[0].direct, Some(expected));
     assert_eq!(rows[0].envelope.expires_at_ms, expires_at_ms);
-    assert_eq!(rows[0].envelope.event, letter.envelope.event);
-    let again = bench.store.replay(letter.id, expires_at_ms).await.unwrap();
+    assert_eq!(rows[0].envelope.event, dead_letter.envelope.event);
+    let again = bench.store.replay(dead_letter.id, expires_at_ms).await.unwrap();
     assert!(
         matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)),
         "{again:?}"
@@ -59,21 +59,21 @@ pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
     let second = Settlement { round: 2, ..emits(&event, "payment.authorized", &[]) };
     bench.done(batch(vec![second])).await;
     assert_eq!(bench.status("1").await, "authorized");
-    let letter = bench.store.dead_letter(letter.id).await.unwrap().unwrap();
+    let dead_letter = bench.store.dead_letter(dead_letter.id).await.unwrap().unwrap();
     assert_eq!(
-        (letter.status, letter.envelope.expires_at_ms),
+        (dead_letter.status, dead_letter.envelope.expires_at_ms),
         (DeadLetterStatus::Replayed, expires_at_ms)
     );
     assert!(matches!(bench.store.replay(99, 0).await.unwrap(), DeadLetterAction::NotFound));
 }
 
 pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
-    let letter = bench.death("1").await;
+    let dead_letter = bench.death("1").await;
     let mut edited = envelope("order.created", "edited", Some("1"));
-    edited.cause = Some(letter.envelope.key());
+    edited.cause = Some(dead_letter.envelope.key());
     let mut event = new_event(edited, &["payment"]);
     event.only_stage = Some("payment".into());
-    let action = bench.store.replay_edited(letter.id, event.clone()).await.unwrap();
+    let action = bench.store.replay_edited(dead_letter.id, event.clone()).await.unwrap();
     let DeadLetterAction::Done(rows) = action else { panic!("{action:?}") };
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].envelope, event.envelope);
@@ -81,7 +81,7 @@ pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
         rows[0].direct.as_ref().map(|direct| (&*direct.stage, direct.round, direct.attempt)),
         Some(("payment", 1, 1))
     );
-    let again = bench.store.replay_edited(letter.id, event.clone()).await.unwrap();
+    let again = bench.store.replay_edited(dead_letter.id, event.clone()).await.unwrap();
     assert!(
         matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)),
         "{again:?}"
@@ -100,20 +100,20 @@ pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
 }
 
 pub(super) async fn a_discard_is_final(bench: Bench) {
-    let letter = bench.death("1").await;
-    let action = bench.store.discard(letter.id, "a test order".to_owned()).await.unwrap();
+    let dead_letter = bench.death("1").await;
+    let action = bench.store.discard(dead_letter.id, "a test order".to_owned()).await.unwrap();
     assert!(matches!(&action, DeadLetterAction::Done(rows) if rows.is_empty()), "{action:?}");
     for action in [
-        bench.store.discard(letter.id, "again".to_owned()).await.unwrap(),
-        bench.store.replay(letter.id, START_MS).await.unwrap(),
+        bench.store.discard(dead_letter.id, "again".to_owned()).await.unwrap(),
+        bench.store.replay(dead_letter.id, START_MS).await.unwrap(),
     ] {
         assert!(
             matches!(action, DeadLetterAction::AlreadySettled(DeadLetterStatus::Discarded)),
             "{action:?}"
         );
     }
-    let letter = bench.store.dead_letter(letter.id).await.unwrap().unwrap();
-    assert_eq!(letter.note.as_deref(), Some("a test order"));
+    let dead_letter = bench.store.dead_letter(dead_letter.id).await.unwrap().unwrap();
+    assert_eq!(dead_letter.note.as_deref(), Some("a test order"));
     assert_eq!(bench.delivery("1", "payment").await.status, DeliveryStatus::Dead);
     assert!(matches!(
         bench.store.discard(99, String::new()).await.unwrap(),
@@ -133,8 +133,8 @@ pub(super) async fn dead_letters_are_listed_in_pages(bench: Bench) {
         ..DeadLetterFilter::default()
     };
     let first = bench.store.dead_letters(filter.clone()).await.unwrap();
-    let orders = |letters: &[crate::store::DeadLetter]| {
-        letters.iter().map(|one| one.envelope.order_id.clone().unwrap()).collect::<Vec<_>>()
+    let orders = |dead_letters: &[crate::store::DeadLetter]| {
+        dead_letters.iter().map(|one| one.envelope.order_id.clone().unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(orders(&first.items), ["3", "2"]);
     filter.before = first.next;

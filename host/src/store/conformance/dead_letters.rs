@@ -1,10 +1,10 @@
-//! Dead letters as a workbench: groups, filters, what became of a letter.
+//! Dead letters as a workbench: groups, filters, what became of a dead letter.
 
 use super::build::{DAY_MS, batch, dead, envelope, failure, new_event};
 use super::{Bench, START_MS};
 use crate::store::{
-    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, FailedAttempt, LetterGroup,
-    Settlement, Verdict,
+    DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterGroup, DeadLetterStatus,
+    FailedAttempt, Settlement, Verdict,
 };
 
 fn filter() -> DeadLetterFilter {
@@ -46,7 +46,7 @@ impl Bench {
             .remove(0)
     }
 
-    async fn groups(&self, filter: DeadLetterFilter) -> Vec<LetterGroup> {
+    async fn groups(&self, filter: DeadLetterFilter) -> Vec<DeadLetterGroup> {
         self.store.letter_groups(filter).await.unwrap().items
     }
 
@@ -65,7 +65,7 @@ pub(super) async fn letters_that_died_of_the_same_are_one_group(bench: Bench) {
     assert_ne!(second.group, other.group);
     bench.store.discard(first.id, "a test".to_owned()).await.unwrap();
     let groups = bench.groups(filter()).await;
-    let expected = LetterGroup {
+    let expected = DeadLetterGroup {
         id: first.group.clone().unwrap(),
         stage: "payment".to_owned(),
         code: "no-answer".to_owned(),
@@ -80,7 +80,7 @@ pub(super) async fn letters_that_died_of_the_same_are_one_group(bench: Bench) {
     };
     assert_eq!(groups.len(), 2);
     assert_eq!((groups[0].code.as_str(), groups[0].open, &groups[1]), ("declined", 1, &expected));
-    // A filter picks the letters that are counted.
+    // A filter picks the dead letters that are counted.
     let open =
         bench.groups(DeadLetterFilter { status: Some(DeadLetterStatus::Open), ..filter() }).await;
     assert_eq!((open[1].open, open[1].discarded, open[1].digests.len()), (1, 0, 1));
@@ -93,8 +93,9 @@ pub(super) async fn groups_are_listed_in_pages(bench: Bench) {
     for (order, code) in [("1", "a"), ("2", "b"), ("3", "c"), ("4", "a")] {
         bench.dies_of(order, code, "why").await;
     }
-    let codes =
-        |groups: &[LetterGroup]| groups.iter().map(|group| group.code.clone()).collect::<Vec<_>>();
+    let codes = |groups: &[DeadLetterGroup]| {
+        groups.iter().map(|group| group.code.clone()).collect::<Vec<_>>()
+    };
     let first = bench.store.letter_groups(DeadLetterFilter { limit: 2, ..filter() }).await.unwrap();
     assert_eq!(codes(&first.items), ["a", "c"]);
     let second = bench
@@ -112,16 +113,17 @@ pub(super) async fn groups_are_listed_in_pages(bench: Bench) {
 }
 
 pub(super) async fn letters_are_picked_by_every_filter(bench: Bench) {
-    let mut letters = Vec::new();
+    let mut dead_letters = Vec::new();
     for (order, code) in [("1", "a"), ("2", "b"), ("3", "a")] {
-        letters.push(bench.dies_of(order, code, "why").await);
+        dead_letters.push(bench.dies_of(order, code, "why").await);
         bench.clock.advance(10);
     }
-    let [first, second, third] = [&letters[0], &letters[1], &letters[2]].map(|letter| letter.id);
+    let [first, second, third] =
+        [&dead_letters[0], &dead_letters[1], &dead_letters[2]].map(|dead_letter| dead_letter.id);
     bench.store.discard(second, "a test".to_owned()).await.unwrap();
     for (picked, expected) in [
         (filter(), vec![first, second, third]),
-        (DeadLetterFilter { group: letters[0].group.clone(), ..filter() }, vec![first, third]),
+        (DeadLetterFilter { group: dead_letters[0].group.clone(), ..filter() }, vec![first, third]),
         (DeadLetterFilter { order: Some("2".to_owned()), ..filter() }, vec![second]),
         (DeadLetterFilter { since_ms: Some(START_MS + 10), ..filter() }, vec![second, third]),
         (DeadLetterFilter { until_ms: Some(START_MS + 10), ..filter() }, vec![first]),
@@ -141,7 +143,7 @@ pub(super) async fn letters_are_picked_by_every_filter(bench: Bench) {
             let listed = bench.store.dead_letters(picked.clone()).await.unwrap().items;
             let newest_first: Vec<i64> = expected.iter().rev().copied().collect();
             assert_eq!(
-                listed.iter().map(|letter| letter.id).collect::<Vec<_>>(),
+                listed.iter().map(|dead_letter| dead_letter.id).collect::<Vec<_>>(),
                 newest_first,
                 "{picked:?}"
             );
@@ -211,8 +213,8 @@ pub(super) async fn earlier_letters(bench: Bench, forget: impl AsyncFn(&'static 
     assert_eq!(bench.store.note_causes(1).await.unwrap(), 1);
     assert_eq!(bench.store.note_causes(10).await.unwrap(), 1);
     assert_eq!(bench.store.note_causes(10).await.unwrap(), 0);
-    for letter in [trapped, failed] {
-        let now = bench.store.dead_letter(letter.id).await.unwrap().unwrap();
-        assert_eq!((now.cause, now.group), (letter.cause, letter.group));
+    for dead_letter in [trapped, failed] {
+        let now = bench.store.dead_letter(dead_letter.id).await.unwrap().unwrap();
+        assert_eq!((now.cause, now.group), (dead_letter.cause, dead_letter.group));
     }
 }

@@ -18,10 +18,10 @@ pub(super) async fn an_order_is_accepted_once(bench: Bench) {
     assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
 
     let (again, rows) = bench.store.accept_order(new_order("1", "a")).await.unwrap();
-    assert_eq!(again, Accepted::Same(order));
+    assert_eq!(again, Accepted::Duplicate(order));
     assert!(rows.is_empty());
     let (other, rows) = bench.store.accept_order(new_order("1", "b")).await.unwrap();
-    assert_eq!(other, Accepted::Different);
+    assert_eq!(other, Accepted::Conflict);
     assert!(rows.is_empty());
     assert_eq!(bench.store.order_events("1", 0, 10).await.unwrap().len(), 1);
 }
@@ -35,8 +35,8 @@ pub(super) async fn two_orders_of_one_id_at_the_same_time(bench: Bench) {
     for (accepted, rows) in accepted.into_iter().map(Result::unwrap) {
         match accepted {
             Accepted::New(_) => new += 1,
-            Accepted::Same(_) => same += 1,
-            Accepted::Different => different += 1,
+            Accepted::Duplicate(_) => same += 1,
+            Accepted::Conflict => different += 1,
             Accepted::KeyReused => panic!("there is no key"),
         }
         assert!(rows.len() <= 1);

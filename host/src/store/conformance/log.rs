@@ -3,7 +3,7 @@
 use super::build::{batch, dead, emits, envelope, new_event, new_order, settlement};
 use super::{Bench, START_MS};
 use crate::store::{
-    Accepted, EventFilter, LogRange, LoggedEvent, NewEvent, OrderFilter, Settled, Verdict,
+    Accepted, EventFilter, LogRange, LoggedEvent, NewEvent, OrderFilter, SettledOrder, Verdict,
 };
 
 impl Bench {
@@ -143,8 +143,10 @@ pub(super) async fn an_order_is_settled_when_nothing_of_it_is_open(bench: Bench)
             settlement(&second, Verdict::Skipped),
         ]))
         .await;
-    let settled =
-        |order: &str, status: &str| Settled { order: order.to_owned(), status: status.to_owned() };
+    let settled = |order: &str, status: &str| SettledOrder {
+        order: order.to_owned(),
+        status: status.to_owned(),
+    };
     assert_eq!(bench.store.settled_orders(&both).await.unwrap(), [settled("2", "received")]);
     assert!(bench.store.settled_orders(&[]).await.unwrap().is_empty());
 }
@@ -172,14 +174,14 @@ pub(super) async fn orders_are_found_by_time_and_by_where_they_wait(bench: Bench
         .await;
     assert_eq!(found(at("payment")).await, ["3", "2"], "open, or dead and waiting for a person");
     assert_eq!(found(at("inventory")).await, ["1"]);
-    let letter = bench
+    let dead_letter = bench
         .store
         .dead_letters(crate::store::DeadLetterFilter { limit: 1, ..Default::default() })
         .await
         .unwrap()
         .items
         .remove(0);
-    bench.store.discard(letter.id, "a test".to_owned()).await.unwrap();
+    bench.store.discard(dead_letter.id, "a test".to_owned()).await.unwrap();
     assert_eq!(found(at("payment")).await, ["3"]);
 }
 
@@ -191,15 +193,15 @@ pub(super) async fn an_idempotency_key_stands_for_one_body(bench: Bench) {
     let accept = async |order| bench.store.accept_order(order).await.unwrap().0;
     assert!(matches!(accept(order("1", "a", Some("k"))).await, Accepted::New(_)));
     assert!(
-        matches!(accept(order("1", "a", Some("k"))).await, Accepted::Same(order) if order.id == "1")
+        matches!(accept(order("1", "a", Some("k"))).await, Accepted::Duplicate(order) if order.id == "1")
     );
     // The key counts, not the id that a repeated request may have been given.
     assert!(
-        matches!(accept(order("2", "a", Some("k"))).await, Accepted::Same(order) if order.id == "1")
+        matches!(accept(order("2", "a", Some("k"))).await, Accepted::Duplicate(order) if order.id == "1")
     );
     assert_eq!(accept(order("2", "b", Some("k"))).await, Accepted::KeyReused);
-    assert_eq!(accept(order("1", "b", Some("other"))).await, Accepted::Different);
-    assert!(matches!(accept(order("1", "a", Some("other"))).await, Accepted::Same(_)));
+    assert_eq!(accept(order("1", "b", Some("other"))).await, Accepted::Conflict);
+    assert!(matches!(accept(order("1", "a", Some("other"))).await, Accepted::Duplicate(_)));
     assert!(bench.store.order("2").await.unwrap().is_none());
     // At the same time: one is written, whatever the others say.
     let many = futures::future::join_all((0..20).map(|number| {

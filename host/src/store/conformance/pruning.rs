@@ -36,13 +36,13 @@ pub(super) async fn what_is_finished_and_old_goes(bench: Bench) {
     // The id is known for ever.
     let (again, rows) = bench.store.accept_order(new_order("1", "same")).await.unwrap();
     assert!(
-        matches!(again, Accepted::Same(ref order) if order.status == "pruned" && order.body.is_null()),
+        matches!(again, Accepted::Duplicate(ref order) if order.status == "pruned" && order.body.is_null()),
         "{again:?}"
     );
     assert!(rows.is_empty());
     assert_eq!(
         bench.store.accept_order(new_order("1", "other")).await.unwrap().0,
-        Accepted::Different
+        Accepted::Conflict
     );
 }
 
@@ -51,13 +51,13 @@ pub(super) async fn what_is_open_stays(bench: Bench) {
     bench.order("open").await;
     let unsent = bench.order("unsent").await;
     bench.done(batch(vec![emits(&unsent, "payment.authorized", &["inventory"])])).await;
-    let letter = bench.death("dead").await;
+    let dead_letter = bench.death("dead").await;
     let finished = bench.order("finished").await;
     bench.done(batch(vec![settlement(&finished, Verdict::Skipped)])).await;
     bench.clock.advance(1_000);
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().orders, 1, "the finished one");
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().orders, 0);
-    bench.store.discard(letter.id, "seen".into()).await.unwrap();
+    bench.store.discard(dead_letter.id, "seen".into()).await.unwrap();
     // The announcement of the death is routed to a stage that has not settled it.
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().orders, 0);
     for id in ["open", "unsent", "dead"] {

@@ -113,9 +113,9 @@ pub(super) async fn a_reopened_delivery_is_recorded_anew(bench: Bench) {
     bench.done(batch(vec![recorded(dead(&event), "died")])).await;
     assert_eq!(bodies(&list(&bench, all()).await), ["died"]);
     let page = crate::store::DeadLetterFilter { limit: 1, ..Default::default() };
-    let letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
+    let dead_letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
     bench.clock.advance(10);
-    let action = bench.store.replay(letter.id, START_MS + super::build::DAY_MS).await.unwrap();
+    let action = bench.store.replay(dead_letter.id, START_MS + super::build::DAY_MS).await.unwrap();
     let DeadLetterAction::Done(rows) = action else { panic!("{action:?}") };
     assert!(list(&bench, all()).await.is_empty(), "it is open again");
     let second = Settlement { round: 2, ..emits(&rows[0].envelope, "payment.authorized", &[]) };

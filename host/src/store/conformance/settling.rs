@@ -100,11 +100,11 @@ pub(super) async fn batches_at_the_same_time_settle_once(bench: Bench) {
                 assert_eq!((versions, outbox.len()), (vec![1], 1));
                 done += 1;
             }
-            Commit::Again { stale, conflicts } => {
+            Commit::Conflict { stale, conflicts } => {
                 assert_eq!((stale.len(), conflicts.len()), (1, 1));
                 again += 1;
             }
-            Commit::Overtaken(_) => panic!("nobody cancelled anything"),
+            Commit::OrderCancelled(_) => panic!("nobody cancelled anything"),
         }
     }
     assert_eq!((done, again), (1, 9));

@@ -23,7 +23,7 @@ use super::sql::{Refused, args, execute, script};
 use super::write;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
-use crate::store::transaction::{self, Asked, Numbers, Op, Reply, Times};
+use crate::store::transaction::{self, Numbers, Op, ReadSet, Reply, Times};
 
 /// Operations that wait for the writer before their callers have to.
 pub(super) const QUEUE_OPS: usize = 1024;
@@ -168,10 +168,12 @@ pub(super) async fn settle(
     ops: &[&Op],
     (times, numbers): (Times, &mut Numbers),
 ) -> Result<Vec<Reply>, Refused> {
-    let mut known = load::load(conn, &context.status, &Asked::by(ops.iter().copied())).await?;
-    let mut plan = group::Plan::new(numbers, times, context.publish_all);
-    let replies =
-        ops.iter().map(|op| group::decide(&mut known, &mut plan, &context.status, op)).collect();
+    let mut known = load::load(conn, &context.status, &ReadSet::by(ops.iter().copied())).await?;
+    let mut plan = transaction::WriteSet::new(numbers, times, context.publish_all);
+    let replies = ops
+        .iter()
+        .map(|op| transaction::decide(&mut known, &mut plan, &context.status, op))
+        .collect();
     write::write(conn, context, plan).await?;
     Ok(replies)
 }

@@ -13,21 +13,21 @@ use super::sql::{Refused, args, columns, execute, fetch, store_error};
 use super::{committer, write};
 use crate::domain::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
-use crate::store::transaction::Plan;
+use crate::store::transaction::WriteSet;
 use crate::store::{
     ControlState, DeadLetterAction, DeadLetterStatus, Direct, NewEvent, PluginLoad, StageControl,
     StoreError,
 };
 
 /// A dead letter that may be settled.
-struct Letter {
+struct DeadLetter {
     seq: i64,
     stage: Arc<str>,
     round: u32,
     envelope: Envelope,
 }
 
-/// What is to be done with a letter.
+/// What is to be done with a dead letter.
 pub(super) enum Action<'a> {
     /// Run it again as it was.
     Replay { expires_at_ms: u64 },
@@ -37,11 +37,11 @@ pub(super) enum Action<'a> {
     Discard { reason: &'a str },
 }
 
-/// The letter, or why nothing can be done with it.
+/// The dead letter, or why nothing can be done with it.
 async fn open_letter(
     conn: &mut PgConnection,
     id: i64,
-) -> Result<Result<Letter, DeadLetterAction>, Refused> {
+) -> Result<Result<DeadLetter, DeadLetterAction>, Refused> {
     let sql = concat!(
         "SELECT l.status, l.event_seq, l.stage, l.round, coalesce(d.status = 'dead' AND d.round = l.round, FALSE), ",
         envelope_columns!(),
@@ -62,7 +62,7 @@ async fn open_letter(
         ))
         .into());
     }
-    Ok(Ok(Letter {
+    Ok(Ok(DeadLetter {
         seq: row.int(1)?,
         stage: row.text(2)?.into(),
         round: row.small(3)?,
@@ -70,7 +70,7 @@ async fn open_letter(
     }))
 }
 
-/// How a letter ends.
+/// How a dead letter ends.
 struct End<'a> {
     status: DeadLetterStatus,
     note: Option<&'a str>,
@@ -91,7 +91,7 @@ async fn close_letter(
     Ok(())
 }
 
-/// Does it, if the letter is still open.
+/// Does it, if the dead letter is still open.
 pub(super) async fn act(
     db: &PgPool,
     context: &Context,
@@ -109,18 +109,18 @@ async fn act_or_race(
 ) -> Result<DeadLetterAction, Refused> {
     let mut conn = super::begin_on(db).await?;
     let (times, mut numbers) = committer::begin(&mut conn, context).await?;
-    let letter = match open_letter(&mut conn, id).await? {
-        Ok(letter) => letter,
+    let dead_letter = match open_letter(&mut conn, id).await? {
+        Ok(dead_letter) => dead_letter,
         Err(action) => return Ok(action),
     };
     let event;
-    let mut plan = Plan::new(&mut numbers, times, context.publish_all);
+    let mut plan = WriteSet::new(&mut numbers, times, context.publish_all);
     let sent = match action {
         Action::Replay { expires_at_ms } => {
             let end = End { status: DeadLetterStatus::Replayed, note: None, replayed_as: None };
             close_letter(&mut conn, id, end, times.now_ms).await?;
             let (seq, direct, envelope) =
-                reopen(&mut conn, letter, expires_at_ms, times.now_ms).await?;
+                reopen(&mut conn, dead_letter, expires_at_ms, times.now_ms).await?;
             plan.send(seq, &Arc::new(envelope), Some(direct), times.now_ms)
         }
         Action::ReplayEdited(edited) => {
@@ -135,12 +135,12 @@ async fn act_or_race(
             .await?;
             let sql =
                 "UPDATE deliveries SET status = 'replaced' WHERE event_seq = $1 AND stage = $2";
-            execute(&mut conn, sql, args![letter.seq, &*letter.stage]).await?;
+            execute(&mut conn, sql, args![dead_letter.seq, &*dead_letter.stage]).await?;
             // Whatever the caller filled in: an edited event is for the stage that could not digest
             // the old one.
             event = NewEvent {
-                routed_to: vec![Arc::clone(&letter.stage)],
-                only_stage: Some(letter.stage),
+                routed_to: vec![Arc::clone(&dead_letter.stage)],
+                only_stage: Some(dead_letter.stage),
                 ..edited.clone()
             };
             plan.event(&event)
@@ -161,29 +161,38 @@ async fn act_or_race(
 /// Opens the delivery again, a round further.
 async fn reopen(
     conn: &mut PgConnection,
-    mut letter: Letter,
+    mut dead_letter: DeadLetter,
     expires_at_ms: u64,
     now_ms: u64,
 ) -> Result<(i64, Direct, Envelope), Refused> {
-    letter.envelope.expires_at_ms = expires_at_ms;
+    dead_letter.envelope.expires_at_ms = expires_at_ms;
     execute(
         conn,
         "UPDATE events SET expires_ms = $2 WHERE seq = $1",
-        args![letter.seq, expires_at_ms as i64],
+        args![dead_letter.seq, expires_at_ms as i64],
     )
     .await?;
     // What comes of the next round is recorded in its place.
     let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN \
                (SELECT stage, settled_ms, event_seq FROM deliveries WHERE event_seq = $1 AND stage = $2)";
-    execute(conn, sql, args![letter.seq, &*letter.stage]).await?;
+    execute(conn, sql, args![dead_letter.seq, &*dead_letter.stage]).await?;
     let sql = "UPDATE deliveries SET status = 'open', round = $3, attempt = 1, version = NULL, digest = NULL, duration_us = NULL, \
                settled_ms = NULL, queued_ms = $4 WHERE event_seq = $1 AND stage = $2";
-    let round = letter.round + 1;
-    execute(conn, sql, args![letter.seq, &*letter.stage, i64::from(round), now_ms as i64]).await?;
-    Ok((letter.seq, Direct { stage: letter.stage, round, attempt: 1 }, letter.envelope))
+    let round = dead_letter.round + 1;
+    execute(
+        conn,
+        sql,
+        args![dead_letter.seq, &*dead_letter.stage, i64::from(round), now_ms as i64],
+    )
+    .await?;
+    Ok((
+        dead_letter.seq,
+        Direct { stage: dead_letter.stage, round, attempt: 1 },
+        dead_letter.envelope,
+    ))
 }
 
-/// Gives letters their cause that have none. Two hosts that do so at the same time write the same.
+/// Gives dead letters their cause that have none. Two hosts that do so at the same time write the same.
 pub(super) async fn note_causes(db: &PgPool, limit: u32) -> Result<u64, StoreError> {
     let failed = |error| store_error(&error);
     let rows = fetch(db, decode::WITHOUT_CAUSE, args![i64::from(limit)]).await.map_err(failed)?;

@@ -7,17 +7,17 @@
 use sqlx::PgConnection;
 
 use super::sql::{Refused, args, columns, fetch, push};
-use crate::store::decode::{self, Columns as _, order_columns};
-use crate::store::transaction::{Asked, Known, Present, Seen, pick};
 use crate::domain::order_status::StatusRules;
+use crate::store::decode::{self, Columns as _, order_columns};
+use crate::store::transaction::{Loaded, Present, ReadSet, Seen, pick};
 
 /// Answers all that is asked.
 pub(super) async fn load<'a>(
     conn: &mut PgConnection,
     rules: &StatusRules,
-    asked: &Asked<'a>,
-) -> Result<Known<'a>, Refused> {
-    let mut known = Known::default();
+    asked: &ReadSet<'a>,
+) -> Result<Loaded<'a>, Refused> {
+    let mut known = Loaded::default();
     orders(conn, asked, &mut known).await?;
     keys(conn, asked, &mut known).await?;
     events(conn, asked, &mut known).await?;
@@ -28,8 +28,8 @@ pub(super) async fn load<'a>(
 
 async fn orders<'a>(
     conn: &mut PgConnection,
-    asked: &Asked<'a>,
-    known: &mut Known<'a>,
+    asked: &ReadSet<'a>,
+    known: &mut Loaded<'a>,
 ) -> Result<(), Refused> {
     if asked.orders.is_empty() {
         return Ok(());
@@ -48,8 +48,8 @@ async fn orders<'a>(
 
 async fn keys<'a>(
     conn: &mut PgConnection,
-    asked: &Asked<'a>,
-    known: &mut Known<'a>,
+    asked: &ReadSet<'a>,
+    known: &mut Loaded<'a>,
 ) -> Result<(), Refused> {
     if asked.keys.is_empty() {
         return Ok(());
@@ -68,8 +68,8 @@ async fn keys<'a>(
 
 async fn events<'a>(
     conn: &mut PgConnection,
-    asked: &Asked<'a>,
-    known: &mut Known<'a>,
+    asked: &ReadSet<'a>,
+    known: &mut Loaded<'a>,
 ) -> Result<(), Refused> {
     if asked.events.is_empty() {
         return Ok(());
@@ -84,8 +84,8 @@ async fn events<'a>(
 async fn deliveries<'a>(
     conn: &mut PgConnection,
     rules: &StatusRules,
-    asked: &Asked<'a>,
-    known: &mut Known<'a>,
+    asked: &ReadSet<'a>,
+    known: &mut Loaded<'a>,
 ) -> Result<(), Refused> {
     if asked.deliveries.is_empty() {
         return Ok(());
@@ -120,8 +120,8 @@ async fn deliveries<'a>(
 
 async fn versions<'a>(
     conn: &mut PgConnection,
-    asked: &Asked<'a>,
-    known: &mut Known<'a>,
+    asked: &ReadSet<'a>,
+    known: &mut Loaded<'a>,
 ) -> Result<(), Refused> {
     if asked.versions.is_empty() {
         return Ok(());

@@ -84,7 +84,7 @@ impl LockedState for Locked {
             Ok(Ok(replies)) => replies,
             // Another host was faster with something that was not locked: the batch is run again.
             Ok(Err(Refused::Raced)) => {
-                return Ok(Commit::Again { stale: Vec::new(), conflicts: Vec::new() });
+                return Ok(Commit::Conflict { stale: Vec::new(), conflicts: Vec::new() });
             }
             Ok(Err(Refused::Store(error))) => return Err(error),
             Err(_) => {

@@ -25,17 +25,17 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// What is known of the end of the log.
 #[derive(Default)]
-pub(super) struct End(Mutex<Known>);
+pub(super) struct End(Mutex<Loaded>);
 
 #[derive(Default)]
-struct Known {
+struct Loaded {
     /// Everything up to here is there.
     certain: i64,
     /// A position, and the writers that may still write at or below it.
     awaited: Option<(i64, HashSet<String>)>,
 }
 
-impl Known {
+impl Loaded {
     /// Takes a look into account: the last position that was given out, and who wrote a moment
     /// later.
     fn look(&mut self, end: i64, writers: &HashSet<String>) {
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_is_awaited_is_certain_when_its_writers_have_ended() {
-        let mut known = Known { certain: 3, awaited: Some((10, writers(&["a", "b"]))) };
+        let mut known = Loaded { certain: 3, awaited: Some((10, writers(&["a", "b"]))) };
         known.look(20, &writers(&["b", "c"]));
         assert_eq!(known.certain, 3, "b may still write below 10");
         known.look(30, &writers(&["c"]));

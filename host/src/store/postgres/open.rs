@@ -113,7 +113,7 @@ pub(super) async fn open(settings: &Settings<'_>) -> Result<Opened, OpenError> {
 
 /// How a database stands.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct SchemaStatus {
     /// Host, port and database.
     pub server: String,
     /// The first migration that is missing.
@@ -123,7 +123,7 @@ pub struct Standing {
 }
 
 /// Looks at a database without changing it.
-pub(super) async fn examine(settings: &Settings<'_>) -> Result<Standing, OpenError> {
+pub(super) async fn examine(settings: &Settings<'_>) -> Result<SchemaStatus, OpenError> {
     let options = options(settings)?;
     let server = server(&options);
     let look = async {
@@ -138,7 +138,7 @@ pub(super) async fn examine(settings: &Settings<'_>) -> Result<Standing, OpenErr
         let here =
             middle.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
         let missing = if ours { missing(&mut connection, &server).await? } else { Some(1) };
-        Ok(Standing { server: server.clone(), missing, clock_ahead_ms: theirs - here })
+        Ok(SchemaStatus { server: server.clone(), missing, clock_ahead_ms: theirs - here })
     };
     let silent = |_| OpenError::Silent {
         server: server.clone(),

@@ -12,7 +12,7 @@ use super::Context;
 use super::sql::{Refused, args, execute, fetch, store_error};
 use super::{committer, write};
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
-use crate::store::transaction::Plan;
+use crate::store::transaction::WriteSet;
 use crate::store::{Direct, Lost, OutboxRow, StoreError};
 
 /// The time by which leases count: the first placeholder, or the database's own.
@@ -107,7 +107,7 @@ async fn requeue_or_race(
     let mut rows = fetch(&mut *conn, sql, args).await?;
     rows.sort_by_key(|row| (row.int(0).ok(), row.int(1).ok()));
     let stage: Arc<str> = stage.into();
-    let mut plan = Plan::new(&mut numbers, times, context.publish_all);
+    let mut plan = WriteSet::new(&mut numbers, times, context.publish_all);
     let mut sent = Vec::with_capacity(rows.len());
     for row in &rows {
         let direct =

@@ -12,8 +12,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use super::{PostgresOptions, PostgresStore};
 use crate::domain::clock::ManualClock;
 use crate::domain::event::DeliveryKey;
-use crate::store::conformance::{self, LEASE_MS};
 use crate::domain::order_status::StatusRules;
+use crate::store::conformance::{self, LEASE_MS};
 use crate::store::{
     Batch, Commit, EventFilter, LogRange, Settlement, StageBinding, StateSource as _, Store,
     Verdict,
@@ -139,11 +139,11 @@ async fn count(store: &PostgresStore, times: usize) -> usize {
             };
             match store.commit(batch).await.unwrap() {
                 Commit::Done { .. } => break,
-                Commit::Again { conflicts, .. } => {
+                Commit::Conflict { conflicts, .. } => {
                     assert_eq!(conflicts, ["count"]);
                     refused += 1;
                 }
-                Commit::Overtaken(_) => panic!("nobody cancelled anything"),
+                Commit::OrderCancelled(_) => panic!("nobody cancelled anything"),
             }
         }
     }
@@ -227,7 +227,7 @@ async fn who_holds_a_lock_is_not_refused() {
         matches!(lock.commit(write("holder")).await.unwrap(), Commit::Done { ref versions, .. } if *versions == [1])
     );
     assert!(
-        matches!(rival.await.unwrap().unwrap(), Commit::Again { ref conflicts, .. } if *conflicts == ["count"])
+        matches!(rival.await.unwrap().unwrap(), Commit::Conflict { ref conflicts, .. } if *conflicts == ["count"])
     );
     // A lock that is given up leaves nothing behind.
     drop(
@@ -271,7 +271,7 @@ async fn two_hosts_settle_a_delivery_once() {
         let done = commits.iter().filter(|commit| matches!(commit, Commit::Done { .. })).count();
         let stale = commits
             .iter()
-            .filter(|commit| matches!(commit, Commit::Again { stale, .. } if stale.len() == 1))
+            .filter(|commit| matches!(commit, Commit::Conflict { stale, .. } if stale.len() == 1))
             .count();
         assert_eq!((done, stale), (1, 1), "delivery {number}: {commits:?}");
     }

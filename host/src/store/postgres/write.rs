@@ -14,15 +14,15 @@ use sqlx::postgres::PgArguments;
 
 use super::Context;
 use super::sql::{Refused, args, columns, execute, fetch, list, push};
-use crate::store::decode::{Columns as _, status_name};
-use crate::store::transaction::{DeliveryRow, Plan, Standing, StateRow};
 use crate::domain::order_status::StatusRules;
+use crate::store::decode::{Columns as _, status_name};
+use crate::store::transaction::{DeliveryRow, Standing, StateRow, WriteSet};
 
 /// Writes everything.
 pub(super) async fn write(
     conn: &mut PgConnection,
     context: &Context,
-    mut plan: Plan<'_>,
+    mut plan: WriteSet<'_>,
 ) -> Result<(), Refused> {
     events(conn, &mut plan).await?;
     orders(conn, &plan).await?;
@@ -45,7 +45,7 @@ fn expect(found: u64, expected: usize) -> Result<(), Refused> {
     if found == expected as u64 { Ok(()) } else { Err(Refused::Raced) }
 }
 
-async fn events(conn: &mut PgConnection, plan: &mut Plan<'_>) -> Result<(), Refused> {
+async fn events(conn: &mut PgConnection, plan: &mut WriteSet<'_>) -> Result<(), Refused> {
     if plan.events.is_empty() {
         return Ok(());
     }
@@ -86,7 +86,7 @@ async fn events(conn: &mut PgConnection, plan: &mut Plan<'_>) -> Result<(), Refu
 /// Planned position → position in the log, for the events that were known before.
 async fn known_positions(
     conn: &mut PgConnection,
-    plan: &Plan<'_>,
+    plan: &WriteSet<'_>,
 ) -> Result<HashMap<i64, i64>, Refused> {
     let sql = "SELECT k.seq, e.seq FROM unnest($1::text[], $2::text[], $3::int8[]) k (source, id, seq) \
                JOIN events e ON e.id = k.id AND e.source = k.source WHERE e.seq <> k.seq";
@@ -95,7 +95,7 @@ async fn known_positions(
     rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect()
 }
 
-async fn orders(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
+async fn orders(conn: &mut PgConnection, plan: &WriteSet<'_>) -> Result<(), Refused> {
     if plan.orders.is_empty() {
         return Ok(());
     }
@@ -114,7 +114,7 @@ async fn orders(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused>
     expect(execute(conn, sql, args).await?, plan.orders.len())
 }
 
-async fn opened(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
+async fn opened(conn: &mut PgConnection, plan: &WriteSet<'_>) -> Result<(), Refused> {
     if plan.opened.is_empty() {
         return Ok(());
     }
@@ -127,11 +127,11 @@ async fn opened(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused>
     Ok(())
 }
 
-async fn deliveries(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
+async fn deliveries(conn: &mut PgConnection, plan: &WriteSet<'_>) -> Result<(), Refused> {
     let (standing, adopted): (Vec<&DeliveryRow<'_>>, Vec<&DeliveryRow<'_>>) =
         plan.settled.iter().partition(|row| row.expected.is_some());
     if !standing.is_empty() {
-        // Open is what was not settled. Asked for by its status, the planner would walk the index
+        // Open is what was not settled. ReadSet for by its status, the planner would walk the index
         // of all open deliveries, and over all those that were open since the last vacuum.
         let sql = "UPDATE deliveries d SET round = k.round, attempt = k.attempt, status = k.status, version = k.version, \
                    digest = k.digest, duration_us = k.duration_us, emitted = k.emitted, queued_ms = k.queued_ms, \
@@ -186,7 +186,7 @@ fn settled_columns(rows: &[&DeliveryRow<'_>]) -> PgArguments {
 /// writes is locked before, in one order, so that two groups never wait for each other in a circle.
 /// A key that was absent gets a row, so that there is something to lock: nobody else can bring it
 /// into being before this commit. A group that only reads what it writes needs none of this.
-async fn relied_upon(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
+async fn relied_upon(conn: &mut PgConnection, plan: &WriteSet<'_>) -> Result<(), Refused> {
     if plan.relied_upon.is_empty() {
         return Ok(());
     }
@@ -240,7 +240,7 @@ async fn state(conn: &mut PgConnection, rows: &[StateRow<'_>]) -> Result<(), Ref
 async fn outbox(
     conn: &mut PgConnection,
     context: &Context,
-    plan: &Plan<'_>,
+    plan: &WriteSet<'_>,
 ) -> Result<(), Refused> {
     if plan.outbox.is_empty() {
         return Ok(());
@@ -262,7 +262,7 @@ async fn outbox(
     Ok(())
 }
 
-async fn attempts(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
+async fn attempts(conn: &mut PgConnection, plan: &WriteSet<'_>) -> Result<(), Refused> {
     if plan.attempts.is_empty() {
         return Ok(());
     }
@@ -285,7 +285,7 @@ async fn attempts(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refuse
     Ok(())
 }
 
-async fn dead(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
+async fn dead(conn: &mut PgConnection, plan: &WriteSet<'_>) -> Result<(), Refused> {
     if plan.dead.is_empty() {
         return Ok(());
     }
@@ -307,7 +307,7 @@ async fn dead(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
     Ok(())
 }
 
-async fn recordings(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refused> {
+async fn recordings(conn: &mut PgConnection, plan: &WriteSet<'_>) -> Result<(), Refused> {
     if plan.recordings.is_empty() {
         return Ok(());
     }
@@ -325,7 +325,7 @@ async fn recordings(conn: &mut PgConnection, plan: &Plan<'_>) -> Result<(), Refu
 async fn move_orders(
     conn: &mut PgConnection,
     rules: &StatusRules,
-    plan: &Plan<'_>,
+    plan: &WriteSet<'_>,
 ) -> Result<(), Refused> {
     let ids = plan.orders_to_lock(rules);
     if ids.is_empty() {
@@ -368,5 +368,7 @@ async fn unfinished(
                WHERE e.order_id = ANY($1) AND d.status IN ('open', 'dead')";
     let ids: Vec<&str> = orders.keys().copied().collect();
     let rows = fetch(conn, sql, args![&ids]).await?;
-    Ok(rules.compensating(rows.iter().map(|row| Ok((row.owned(0)?, row.text(1)?))))?)
+    let unfinished =
+        rows.iter().map(|row| Ok::<_, crate::store::StoreError>((row.owned(0)?, row.text(1)?)));
+    Ok(rules.compensating(unfinished)?)
 }

@@ -1,6 +1,6 @@
 //! Questions about dead letters: pages of them, their groups, how many.
 //!
-//! A list of groups reads an index only; it costs in proportion to the letters that the filter
+//! A list of groups reads an index only; it costs in proportion to the dead letters that the filter
 //! leaves, which retention bounds.
 
 use std::collections::HashMap;
@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use super::{Arg, Conditions, Reader, attempts_of};
 use crate::store::decode::{self, Columns as _, envelope_columns};
 use crate::store::{
-    DeadLetter, DeadLetterFilter, DeadLetterStatus, LetterCount, LetterGroup, Page, StoreError,
+    DeadLetter, DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeadLetterStatus, Page,
+    StoreError,
 };
 
 const LETTERS: &str = concat!(
@@ -19,8 +20,8 @@ const LETTERS: &str = concat!(
 );
 
 /// Decodes dead letters and adds their failed tries. One delivery may have died in several rounds:
-/// each letter shows all tries.
-async fn letters<R: Reader>(db: &R, rows: &[R::Row]) -> Result<Vec<DeadLetter>, StoreError> {
+/// each dead letter shows all tries.
+async fn with_attempts<R: Reader>(db: &R, rows: &[R::Row]) -> Result<Vec<DeadLetter>, StoreError> {
     let keys = decode::delivery_keys(rows, 1)?;
     let failures = attempts_of(db, &keys).await?;
     let with_failures = |(row, key): (_, &_)| {
@@ -39,8 +40,8 @@ pub(in crate::store) async fn dead_letters(
     let (sql, args) = query.newest_first("l.id", filter.limit);
     let rows = db.rows(sql, &args).await?;
     let shown = &rows[..rows.len().min(filter.limit as usize)];
-    let items = letters(db, shown).await?;
-    let next = items.last().filter(|_| rows.len() > shown.len()).map(|letter| letter.id);
+    let items = with_attempts(db, shown).await?;
+    let next = items.last().filter(|_| rows.len() > shown.len()).map(|dead_letter| dead_letter.id);
     Ok(Page { items, next })
 }
 
@@ -49,7 +50,7 @@ pub(in crate::store) async fn dead_letter(
     id: i64,
 ) -> Result<Option<DeadLetter>, StoreError> {
     let rows = db.rows(format!("{LETTERS} AND l.id = $1"), &[Arg::Int(id)]).await?;
-    Ok(letters(db, &rows).await?.into_iter().next())
+    Ok(with_attempts(db, &rows).await?.into_iter().next())
 }
 
 /// What a filter says of `dead_letters l`, but for the page.
@@ -73,7 +74,7 @@ fn pick<'a>(query: &mut Conditions<'a>, filter: &'a DeadLetterFilter) {
 pub(in crate::store) async fn letter_groups<R: Reader>(
     db: &R,
     filter: &DeadLetterFilter,
-) -> Result<Page<LetterGroup>, StoreError> {
+) -> Result<Page<DeadLetterGroup>, StoreError> {
     let mut query = Conditions::after(
         "SELECT l.group_id, max(l.id) FROM dead_letters l WHERE l.group_id IS NOT NULL",
     );
@@ -91,12 +92,12 @@ pub(in crate::store) async fn letter_groups<R: Reader>(
     Ok(Page { items: groups(db, filter, &keys).await?, next })
 }
 
-/// These groups (newest letter, id), in their order.
+/// These groups (newest dead letter, id), in their order.
 async fn groups<R: Reader>(
     db: &R,
     filter: &DeadLetterFilter,
     keys: &[(i64, String)],
-) -> Result<Vec<LetterGroup>, StoreError> {
+) -> Result<Vec<DeadLetterGroup>, StoreError> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
@@ -104,9 +105,9 @@ async fn groups<R: Reader>(
         "SELECT l.group_id, l.stage, l.code, l.cause, l.id FROM {} CROSS JOIN dead_letters l WHERE l.id = k.number",
         R::NAMED
     );
-    let mut groups: HashMap<String, LetterGroup> = HashMap::new();
+    let mut groups: HashMap<String, DeadLetterGroup> = HashMap::new();
     for row in &db.rows(sql, &[Arg::Named(keys)]).await? {
-        let group = LetterGroup {
+        let group = DeadLetterGroup {
             id: row.owned(0)?,
             stage: row.owned(1)?,
             code: row.owned(2)?,
@@ -159,13 +160,13 @@ async fn groups<R: Reader>(
 pub(in crate::store) async fn count_letters(
     db: &impl Reader,
     filter: &DeadLetterFilter,
-) -> Result<LetterCount, StoreError> {
+) -> Result<DeadLetterCount, StoreError> {
     let mut query =
         Conditions::after("SELECT count(*), coalesce(max(l.id), 0) FROM dead_letters l WHERE TRUE");
     pick(&mut query, filter);
     let rows = db.rows(query.sql, &query.args).await?;
-    rows.first().map_or(Ok(LetterCount::default()), |row| {
-        Ok(LetterCount { count: row.unsigned(0)?, last: row.int(1)? })
+    rows.first().map_or(Ok(DeadLetterCount::default()), |row| {
+        Ok(DeadLetterCount { count: row.unsigned(0)?, last: row.int(1)? })
     })
 }
 

@@ -13,9 +13,9 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::sql::{args, execute, store_error};
-use super::{Context, hosts, letters, load, outbox, prune, write};
+use super::{Context, dead_letters, hosts, load, outbox, prune, write};
 use crate::domain::clock::Clock;
-use crate::store::transaction::{self, Asked};
+use crate::store::transaction::{self, ReadSet};
 use crate::store::{
     ControlState, DeadLetterAction, KnownBindings, NewEvent, OutboxRow, PluginLoad, Pruned,
     StageBinding, StageControl, StoreError,
@@ -28,7 +28,7 @@ pub(super) const QUEUE_OPS: usize = 1024;
 #[derive(Debug)]
 pub(super) enum Op {
     /// Shares its statements with the whole group.
-    Shared(group::Op),
+    Shared(transaction::Op),
     Postponed {
         ids: Vec<i64>,
         due_at_ms: u64,
@@ -79,13 +79,13 @@ pub(super) enum Op {
 /// What came of it.
 #[derive(Debug)]
 pub(super) enum Reply {
-    Shared(group::Reply),
+    Shared(transaction::Reply),
     Rows(Vec<OutboxRow>),
-    Letter(DeadLetterAction),
+    DeadLetter(DeadLetterAction),
     Control(StageControl),
     Pruned(Pruned),
     Bindings(KnownBindings),
-    Forgotten(bool),
+    StageDeletion(bool),
     Count(u64),
     Written,
 }
@@ -207,14 +207,14 @@ async fn group(
     ops: &[&Op],
 ) -> Result<Vec<Reply>, StoreError> {
     let shared = ops.iter().filter_map(|op| if let Op::Shared(op) = op { Some(op) } else { None });
-    let mut known = load::load(conn, &context.status, &Asked::by(shared)).await?;
+    let mut known = load::load(conn, &context.status, &ReadSet::by(shared)).await?;
     let mut numbers = context.numbers;
     let mut plan = context.plan(&mut numbers, now_ms);
     let mut replies = Vec::with_capacity(ops.len());
     for op in ops {
         replies.push(match op {
             Op::Shared(op) => {
-                Some(Reply::Shared(group::decide(&mut known, &mut plan, &context.status, op)))
+                Some(Reply::Shared(transaction::decide(&mut known, &mut plan, &context.status, op)))
             }
             _ => None,
         });
@@ -249,31 +249,37 @@ async fn single(
             outbox::requeue(conn, context, now_ms, lost).await.map(Reply::Rows)
         }
         Op::Replay { id, expires_at_ms } => {
-            letters::replay(conn, context, now_ms, (*id, *expires_at_ms)).await.map(Reply::Letter)
+            dead_letters::replay(conn, context, now_ms, (*id, *expires_at_ms))
+                .await
+                .map(Reply::DeadLetter)
         }
         Op::ReplayEdited { id, event } => {
-            letters::replay_edited(conn, context, now_ms, (*id, event)).await.map(Reply::Letter)
+            dead_letters::replay_edited(conn, context, now_ms, (*id, event))
+                .await
+                .map(Reply::DeadLetter)
         }
         Op::Discard { id, reason } => {
-            letters::discard(conn, now_ms, (*id, reason)).await.map(Reply::Letter)
+            dead_letters::discard(conn, now_ms, (*id, reason)).await.map(Reply::DeadLetter)
         }
-        Op::NoteCauses { limit } => letters::note_causes(conn, *limit).await.map(Reply::Count),
+        Op::NoteCauses { limit } => dead_letters::note_causes(conn, *limit).await.map(Reply::Count),
         Op::NoteBindings { used, live_ms } => {
             let known = hosts::note_bindings(conn, context, now_ms, (used, *live_ms)).await?;
             Ok(Reply::Bindings(known))
         }
         Op::ForgetBinding { binding, live_ms } => {
-            hosts::forget_binding(conn, now_ms, (binding, *live_ms)).await.map(Reply::Forgotten)
+            hosts::forget_binding(conn, now_ms, (binding, *live_ms)).await.map(Reply::StageDeletion)
         }
         Op::Prune { before_ms, limit } => {
             prune::prune(conn, now_ms, *before_ms, *limit).await.map(Reply::Pruned)
         }
         Op::SetStageControl { stage, state, reason } => {
             let control =
-                letters::set_stage_control(conn, now_ms, (stage, *state, reason.as_deref()))
+                dead_letters::set_stage_control(conn, now_ms, (stage, *state, reason.as_deref()))
                     .await?;
             Ok(Reply::Control(control))
         }
-        Op::PluginLoaded(load) => letters::plugin_loaded(conn, load).await.map(|()| Reply::Written),
+        Op::PluginLoaded(load) => {
+            dead_letters::plugin_loaded(conn, load).await.map(|()| Reply::Written)
+        }
     }
 }

@@ -18,18 +18,18 @@ use crate::store::{
 };
 
 /// A dead letter that may be settled.
-struct Letter {
+struct DeadLetter {
     seq: i64,
     stage: Arc<str>,
     round: u32,
     envelope: Envelope,
 }
 
-/// The letter, or why nothing can be done with it.
+/// The dead letter, or why nothing can be done with it.
 async fn open_letter(
     conn: &mut SqliteConnection,
     id: i64,
-) -> Result<Result<Letter, DeadLetterAction>, StoreError> {
+) -> Result<Result<DeadLetter, DeadLetterAction>, StoreError> {
     let sql = concat!(
         "SELECT l.status, l.event_seq, l.stage, l.round, coalesce(d.status = 'dead' AND d.round = l.round, 0), ",
         envelope_columns!(),
@@ -49,7 +49,7 @@ async fn open_letter(
             "dead letter {id} is open but its delivery is not dead"
         )));
     }
-    Ok(Ok(Letter {
+    Ok(Ok(DeadLetter {
         seq: row.int(1)?,
         stage: row.text(2)?.into(),
         round: row.small(3)?,
@@ -57,7 +57,7 @@ async fn open_letter(
     }))
 }
 
-/// How a letter ends.
+/// How a dead letter ends.
 struct End<'a> {
     status: DeadLetterStatus,
     note: Option<&'a str>,
@@ -85,8 +85,8 @@ pub(super) async fn replay(
     now_ms: u64,
     (id, expires_at_ms): (i64, u64),
 ) -> Result<DeadLetterAction, StoreError> {
-    let mut letter = match open_letter(conn, id).await? {
-        Ok(letter) => letter,
+    let mut dead_letter = match open_letter(conn, id).await? {
+        Ok(dead_letter) => dead_letter,
         Err(action) => return Ok(action),
     };
     close_letter(
@@ -95,21 +95,26 @@ pub(super) async fn replay(
         End { status: DeadLetterStatus::Replayed, note: None, replayed_as: None, at_ms: now_ms },
     )
     .await?;
-    letter.envelope.expires_at_ms = expires_at_ms;
+    dead_letter.envelope.expires_at_ms = expires_at_ms;
     let sql = "UPDATE events SET expires_ms = ?2 WHERE seq = ?1";
-    execute(conn, sql, args![letter.seq, expires_at_ms as i64]).await?;
+    execute(conn, sql, args![dead_letter.seq, expires_at_ms as i64]).await?;
     // What comes of the next round is recorded in its place.
     let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN \
                (SELECT stage, settled_ms, event_seq FROM deliveries WHERE event_seq = ?1 AND stage = ?2)";
-    execute(conn, sql, args![letter.seq, &*letter.stage]).await?;
+    execute(conn, sql, args![dead_letter.seq, &*dead_letter.stage]).await?;
     let sql = "UPDATE deliveries SET status = 'open', round = ?3, attempt = 1, version = NULL, digest = NULL, duration_us = NULL, \
                settled_ms = NULL, queued_ms = ?4 WHERE event_seq = ?1 AND stage = ?2";
-    let round = letter.round + 1;
-    execute(conn, sql, args![letter.seq, &*letter.stage, i64::from(round), now_ms as i64]).await?;
-    let direct = Direct { stage: letter.stage, round, attempt: 1 };
+    let round = dead_letter.round + 1;
+    execute(
+        conn,
+        sql,
+        args![dead_letter.seq, &*dead_letter.stage, i64::from(round), now_ms as i64],
+    )
+    .await?;
+    let direct = Direct { stage: dead_letter.stage, round, attempt: 1 };
     let mut numbers = context.numbers;
     let mut plan = context.plan(&mut numbers, now_ms);
-    let sent = plan.send(letter.seq, &Arc::new(letter.envelope), Some(direct), now_ms);
+    let sent = plan.send(dead_letter.seq, &Arc::new(dead_letter.envelope), Some(direct), now_ms);
     write::write(conn, context, plan).await?;
     context.numbers = numbers;
     Ok(DeadLetterAction::Done(sent.into_iter().collect()))
@@ -122,8 +127,8 @@ pub(super) async fn replay_edited(
     now_ms: u64,
     (id, event): (i64, &NewEvent),
 ) -> Result<DeadLetterAction, StoreError> {
-    let letter = match open_letter(conn, id).await? {
-        Ok(letter) => letter,
+    let dead_letter = match open_letter(conn, id).await? {
+        Ok(dead_letter) => dead_letter,
         Err(action) => return Ok(action),
     };
     let replayed_as =
@@ -135,12 +140,12 @@ pub(super) async fn replay_edited(
     )
     .await?;
     let sql = "UPDATE deliveries SET status = 'replaced' WHERE event_seq = ?1 AND stage = ?2";
-    execute(conn, sql, args![letter.seq, &*letter.stage]).await?;
+    execute(conn, sql, args![dead_letter.seq, &*dead_letter.stage]).await?;
     // Whatever the caller filled in: an edited event is for the stage that could not digest the old
     // one.
     let event = NewEvent {
-        routed_to: vec![Arc::clone(&letter.stage)],
-        only_stage: Some(letter.stage),
+        routed_to: vec![Arc::clone(&dead_letter.stage)],
+        only_stage: Some(dead_letter.stage),
         ..event.clone()
     };
     let mut numbers = context.numbers;
@@ -170,7 +175,7 @@ pub(super) async fn discard(
     Ok(DeadLetterAction::Done(Vec::new()))
 }
 
-/// Whether there are letters without a cause: asked of a reader, so that the writer is seldom asked
+/// Whether there are dead letters without a cause: asked of a reader, so that the writer is seldom asked
 /// in vain.
 pub(super) async fn any_without_cause(db: &SqlitePool) -> Result<bool, StoreError> {
     Ok(!fetch(db, "SELECT 1 FROM dead_letters WHERE group_id IS NULL LIMIT 1", args![])
@@ -178,7 +183,7 @@ pub(super) async fn any_without_cause(db: &SqlitePool) -> Result<bool, StoreErro
         .is_empty())
 }
 
-/// Gives letters their cause that have none.
+/// Gives dead letters their cause that have none.
 pub(super) async fn note_causes(
     conn: &mut SqliteConnection,
     limit: u32,

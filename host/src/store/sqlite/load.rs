@@ -4,18 +4,18 @@
 use sqlx::SqliteConnection;
 
 use super::sql::{args, fetch, json};
+use crate::domain::order_status::StatusRules;
 use crate::store::StoreError;
 use crate::store::decode::{self, Columns as _, order_columns};
-use crate::store::transaction::{Asked, Known, Present, Seen, pick};
-use crate::domain::order_status::StatusRules;
+use crate::store::transaction::{Loaded, Present, ReadSet, Seen, pick};
 
 /// Answers all that is asked.
 pub(super) async fn load<'a>(
     conn: &mut SqliteConnection,
     rules: &StatusRules,
-    asked: &Asked<'a>,
-) -> Result<Known<'a>, StoreError> {
-    let mut known = Known::default();
+    asked: &ReadSet<'a>,
+) -> Result<Loaded<'a>, StoreError> {
+    let mut known = Loaded::default();
     orders(conn, asked, &mut known).await?;
     keys(conn, asked, &mut known).await?;
     events(conn, asked, &mut known).await?;
@@ -26,8 +26,8 @@ pub(super) async fn load<'a>(
 
 async fn orders<'a>(
     conn: &mut SqliteConnection,
-    asked: &Asked<'a>,
-    known: &mut Known<'a>,
+    asked: &ReadSet<'a>,
+    known: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
     if asked.orders.is_empty() {
         return Ok(());
@@ -46,8 +46,8 @@ async fn orders<'a>(
 
 async fn keys<'a>(
     conn: &mut SqliteConnection,
-    asked: &Asked<'a>,
-    known: &mut Known<'a>,
+    asked: &ReadSet<'a>,
+    known: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
     if asked.keys.is_empty() {
         return Ok(());
@@ -66,8 +66,8 @@ async fn keys<'a>(
 
 async fn events<'a>(
     conn: &mut SqliteConnection,
-    asked: &Asked<'a>,
-    known: &mut Known<'a>,
+    asked: &ReadSet<'a>,
+    known: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
     if asked.events.is_empty() {
         return Ok(());
@@ -82,8 +82,8 @@ async fn events<'a>(
 async fn deliveries<'a>(
     conn: &mut SqliteConnection,
     rules: &StatusRules,
-    asked: &Asked<'a>,
-    known: &mut Known<'a>,
+    asked: &ReadSet<'a>,
+    known: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
     if asked.deliveries.is_empty() {
         return Ok(());
@@ -119,8 +119,8 @@ async fn deliveries<'a>(
 
 async fn versions<'a>(
     conn: &mut SqliteConnection,
-    asked: &Asked<'a>,
-    known: &mut Known<'a>,
+    asked: &ReadSet<'a>,
+    known: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
     if asked.versions.is_empty() {
         return Ok(());

@@ -107,7 +107,7 @@ pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
 
 /// How a database file stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum SchemaStatus {
     /// It is not there, and can be made.
     New,
     /// A host has it.
@@ -119,18 +119,18 @@ pub enum Standing {
 }
 
 /// Looks at a database file without changing it.
-pub(super) async fn examine(path: &Path) -> Result<Standing, OpenError> {
+pub(super) async fn examine(path: &Path) -> Result<SchemaStatus, OpenError> {
     let not_writable = |source| OpenError::NotWritable { path: path.to_owned(), source };
     if !path.exists() {
         let folder =
             path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
         tempfile::tempfile_in(folder).map_err(not_writable)?;
-        return Ok(Standing::New);
+        return Ok(SchemaStatus::New);
     }
     if File::open(lock_path(path))
         .is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     {
-        return Ok(Standing::InUse);
+        return Ok(SchemaStatus::InUse);
     }
     OpenOptions::new().write(true).open(path).map_err(not_writable)?;
     let mut reader =
@@ -144,7 +144,11 @@ pub(super) async fn examine(path: &Path) -> Result<Standing, OpenError> {
     if let Some(newer) = applied.iter().find(|applied| !migrator.version_exists(applied.version)) {
         return Err(OpenError::Newer { path: path.to_owned(), version: newer.version });
     }
-    Ok(if applied.len() < migrator.iter().count() { Standing::Older } else { Standing::Current })
+    Ok(if applied.len() < migrator.iter().count() {
+        SchemaStatus::Older
+    } else {
+        SchemaStatus::Current
+    })
 }
 
 fn lock_path(path: &Path) -> PathBuf {

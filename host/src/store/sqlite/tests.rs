@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::{SqliteOptions, SqliteStore};
 use crate::domain::clock::{Clock, ManualClock};
+use crate::domain::order_status::StatusRules;
 use crate::store::StateSource as _;
 use crate::store::conformance::{self, LEASE_MS, START_MS};
-use crate::domain::order_status::StatusRules;
 use crate::store::{Batch, Commit, Store, StoreError};
 
 async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStore> {

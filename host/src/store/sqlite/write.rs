@@ -7,16 +7,16 @@ use sqlx::SqliteConnection;
 use super::Context;
 use super::rows;
 use super::sql::{args, execute, execute_all, fetch, json};
+use crate::domain::order_status::StatusRules;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
-use crate::store::transaction::{Plan, Standing};
-use crate::domain::order_status::StatusRules;
+use crate::store::transaction::{Standing, WriteSet};
 
 /// Writes everything.
 pub(super) async fn write(
     conn: &mut SqliteConnection,
     context: &Context,
-    mut plan: Plan<'_>,
+    mut plan: WriteSet<'_>,
 ) -> Result<(), StoreError> {
     let now_ms = plan.now_ms();
     let written = execute_all(conn, rows::events(&plan.events, now_ms)).await?;
@@ -47,7 +47,7 @@ pub(super) async fn write(
 /// Planned position → position in the log, for the events that were known before.
 async fn known_positions(
     conn: &mut SqliteConnection,
-    plan: &Plan<'_>,
+    plan: &WriteSet<'_>,
 ) -> Result<HashMap<i64, i64>, StoreError> {
     let keys: Vec<(&str, &str, i64)> = plan
         .events
@@ -71,7 +71,7 @@ async fn known_positions(
 async fn move_orders(
     conn: &mut SqliteConnection,
     rules: &StatusRules,
-    plan: &Plan<'_>,
+    plan: &WriteSet<'_>,
 ) -> Result<(), StoreError> {
     let ids = plan.orders_to_lock(rules);
     if ids.is_empty() {

@@ -8,11 +8,11 @@
 use std::sync::Arc;
 
 use super::cancel::goes_forward;
-use super::read_set::{Known, Present, Seen, event_ref};
-use super::write_set::Plan;
+use super::read_set::{Loaded, Present, Seen, event_ref};
 use super::rows::{AttemptRow, DeadRow, DeliveryRow, OrderRow, RecordingRow, SettledBy, StateRow};
-use crate::domain::failure_fingerprint::Cause;
+use super::write_set::WriteSet;
 use crate::domain::event::EventKey;
+use crate::domain::failure_fingerprint::FailureFingerprint;
 use crate::domain::order_status::StatusRules;
 use crate::store::{
     Accepted, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder, Order, OutboxRow,
@@ -21,14 +21,14 @@ use crate::store::{
 
 /// A new order: the first of its id wins, also within one group.
 pub(super) fn order<'a>(
-    known: &mut Known<'a>,
-    plan: &mut Plan<'a>,
+    known: &mut Loaded<'a>,
+    plan: &mut WriteSet<'a>,
     new: &'a NewOrder,
 ) -> (Accepted, Vec<OutboxRow>) {
     let key = new.idempotency_key.as_deref();
     if let Some((present, fingerprint)) = key.and_then(|key| known.keys.get(key)) {
         let accepted = if *fingerprint == new.fingerprint {
-            Accepted::Same(present.clone())
+            Accepted::Duplicate(present.clone())
         } else {
             Accepted::KeyReused
         };
@@ -36,9 +36,9 @@ pub(super) fn order<'a>(
     }
     if let Some((present, fingerprint)) = known.orders.get(new.id.as_str()) {
         let accepted = if *fingerprint == new.fingerprint {
-            Accepted::Same(present.clone())
+            Accepted::Duplicate(present.clone())
         } else {
-            Accepted::Different
+            Accepted::Conflict
         };
         return (accepted, Vec::new());
     }
@@ -59,8 +59,8 @@ pub(super) fn order<'a>(
 
 /// An event from outside: the first of its key wins.
 pub(super) fn event<'a>(
-    known: &mut Known<'a>,
-    plan: &mut Plan<'a>,
+    known: &mut Loaded<'a>,
+    plan: &mut WriteSet<'a>,
     new: &'a NewEvent,
 ) -> (bool, Vec<OutboxRow>) {
     if !known.events.insert(event_ref(new)) {
@@ -71,14 +71,14 @@ pub(super) fn event<'a>(
 
 /// A lane's batch.
 pub(super) fn batch<'a>(
-    known: &mut Known<'a>,
-    plan: &mut Plan<'a>,
+    known: &mut Loaded<'a>,
+    plan: &mut WriteSet<'a>,
     rules: &StatusRules,
     batch: &'a Batch,
 ) -> Commit {
     let stage: &'a str = &batch.stage;
     let version =
-        |known: &Known<'a>, key: &'a str| known.versions.get(&(stage, key)).copied().unwrap_or(0);
+        |known: &Loaded<'a>, key: &'a str| known.versions.get(&(stage, key)).copied().unwrap_or(0);
     let stale: Vec<_> = batch
         .settlements
         .iter()
@@ -89,13 +89,13 @@ pub(super) fn batch<'a>(
         batch.reads.iter().filter(|(key, relied_upon)| version(known, key) != *relied_upon);
     let conflicts: Vec<_> = changed.map(|(key, _)| key.clone()).collect();
     if !stale.is_empty() || !conflicts.is_empty() {
-        return Commit::Again { stale, conflicts };
+        return Commit::Conflict { stale, conflicts };
     }
     let overtaken =
         batch.settlements.iter().filter(|one| is_held(known, one) && goes_forward(rules, one));
     let overtaken: Vec<_> = overtaken.map(|one| one.delivery.clone()).collect();
     if !overtaken.is_empty() {
-        return Commit::Overtaken(overtaken);
+        return Commit::OrderCancelled(overtaken);
     }
     for settlement in &batch.settlements {
         let Some(order) = settlement.envelope.order_id.as_deref() else { continue };
@@ -128,7 +128,7 @@ pub(super) fn batch<'a>(
 
 /// Whether the delivery still stands where the try found it. One that is not there at all came from
 /// elsewhere: its first round fits.
-fn fits(known: &Known<'_>, settlement: &Settlement) -> bool {
+fn fits(known: &Loaded<'_>, settlement: &Settlement) -> bool {
     match seen(known, settlement).row {
         Some(row) => row.open && row.round == settlement.round && row.attempt == settlement.attempt,
         None => settlement.round == 1 && settlement.attempt >= 1,
@@ -136,12 +136,12 @@ fn fits(known: &Known<'_>, settlement: &Settlement) -> bool {
 }
 
 /// Whether the delivery's order is cancelled, or being cancelled.
-fn is_held(known: &Known<'_>, settlement: &Settlement) -> bool {
+fn is_held(known: &Loaded<'_>, settlement: &Settlement) -> bool {
     seen(known, settlement).held
         || settlement.envelope.order_id.as_deref().is_some_and(|order| known.held.contains(order))
 }
 
-fn seen(known: &Known<'_>, settlement: &Settlement) -> Seen {
+fn seen(known: &Loaded<'_>, settlement: &Settlement) -> Seen {
     let key: (&str, &EventKey) = (&settlement.delivery.stage, &settlement.delivery.event);
     known.deliveries.get(&key).copied().unwrap_or_default()
 }
@@ -167,8 +167,8 @@ fn next(settlement: &Settlement) -> Next {
 }
 
 fn settle<'a>(
-    known: &mut Known<'a>,
-    plan: &mut Plan<'a>,
+    known: &mut Loaded<'a>,
+    plan: &mut WriteSet<'a>,
     settlement: &'a Settlement,
 ) -> Vec<OutboxRow> {
     let stage: &'a str = &settlement.delivery.stage;
@@ -223,7 +223,7 @@ fn settle<'a>(
 
 /// The events that a verdict brings, and the dead letter.
 fn consequences<'a>(
-    plan: &mut Plan<'a>,
+    plan: &mut WriteSet<'a>,
     settlement: &'a Settlement,
     seq: i64,
 ) -> (Vec<&'a str>, Vec<OutboxRow>) {
@@ -241,7 +241,7 @@ fn consequences<'a>(
                 code,
                 message,
                 digest: &settlement.digest,
-                cause: Cause::of(
+                cause: FailureFingerprint::of(
                     stage,
                     (code, message),
                     settlement.failure.as_ref().and_then(|failure| failure.backtrace.as_deref()),

@@ -3,16 +3,16 @@
 //! Guarantee carried here: an order is cancelled at most once, and only from a status that allows
 //! it. What the database holds is verified under the order's lock when the plan is written.
 
-use super::read_set::Known;
-use super::write_set::Plan;
+use super::read_set::Loaded;
+use super::write_set::WriteSet;
 use crate::domain::event::ORDER_CANCELLED;
 use crate::domain::order_status::StatusRules;
 use crate::store::{Cancelled, NewCancel, Order, OutboxRow, Settlement, Verdict};
 
 /// The wish to cancel an order.
 pub(super) fn order<'a>(
-    known: &mut Known<'a>,
-    plan: &mut Plan<'a>,
+    known: &mut Loaded<'a>,
+    plan: &mut WriteSet<'a>,
     rules: &StatusRules,
     cancel: &'a NewCancel,
 ) -> (Cancelled, Vec<OutboxRow>) {

@@ -38,7 +38,7 @@ pub(in crate::store) type DeliveryRef<'a> = (&'a str, &'a EventKey);
 
 /// The questions.
 #[derive(Default)]
-pub(in crate::store) struct Asked<'a> {
+pub(in crate::store) struct ReadSet<'a> {
     /// Orders by id.
     pub(in crate::store) orders: Vec<&'a str>,
     /// Orders by idempotency key.
@@ -51,21 +51,21 @@ pub(in crate::store) struct Asked<'a> {
     pub(in crate::store) versions: Vec<(&'a str, &'a str)>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> ReadSet<'a> {
     /// All that `ops` need to know.
     pub(in crate::store) fn by(ops: impl Iterator<Item = &'a Op>) -> Self {
-        let mut asked = Self::default();
+        let mut read_set = Self::default();
         let mut versions: BTreeSet<(&'a str, &'a str)> = BTreeSet::new();
         for op in ops {
             match op {
                 Op::Order(order) => {
-                    asked.orders.push(&order.id);
-                    asked.keys.extend(order.idempotency_key.as_deref());
+                    read_set.orders.push(&order.id);
+                    read_set.keys.extend(order.idempotency_key.as_deref());
                 }
-                Op::Event(event) => asked.events.push(event_ref(event)),
-                Op::Cancel(cancel) => asked.orders.push(&cancel.order_id),
+                Op::Event(event) => read_set.events.push(event_ref(event)),
+                Op::Cancel(cancel) => read_set.orders.push(&cancel.order_id),
                 Op::Commit(batch) => {
-                    asked.deliveries.extend(batch.settlements.iter().map(|one| AskedDelivery {
+                    read_set.deliveries.extend(batch.settlements.iter().map(|one| AskedDelivery {
                         key: (&*one.delivery.stage, &one.delivery.event),
                         order: one.envelope.order_id.as_deref(),
                     }));
@@ -77,14 +77,14 @@ impl<'a> Asked<'a> {
                 Op::Sent(_) => {}
             }
         }
-        asked.versions = versions.into_iter().collect();
-        asked
+        read_set.versions = versions.into_iter().collect();
+        read_set
     }
 }
 
 /// The answers.
 #[derive(Default)]
-pub(in crate::store) struct Known<'a> {
+pub(in crate::store) struct Loaded<'a> {
     /// Orders by id, with their fingerprints.
     pub(in crate::store) orders: HashMap<&'a str, (Order, String)>,
     /// Orders by idempotency key, with their fingerprints.
@@ -105,9 +105,9 @@ pub(super) fn event_ref(event: &NewEvent) -> (&str, &str) {
 }
 
 /// The question that an answer numbered `index` belongs to.
-pub(in crate::store) fn pick<T: Copy>(asked: &[T], index: i64) -> Result<T, StoreError> {
+pub(in crate::store) fn pick<T: Copy>(read_set: &[T], index: i64) -> Result<T, StoreError> {
     usize::try_from(index)
         .ok()
-        .and_then(|index| asked.get(index).copied())
-        .ok_or_else(|| StoreError::Corrupt(format!("row {index} was not asked for")))
+        .and_then(|index| read_set.get(index).copied())
+        .ok_or_else(|| StoreError::Corrupt(format!("row {index} was not read_set for")))
 }

@@ -1,7 +1,7 @@
 //! Rows as a plan holds them: what a database's module binds and writes.
 
-use crate::domain::failure_fingerprint::Cause;
 use crate::domain::event::Envelope;
+use crate::domain::failure_fingerprint::FailureFingerprint;
 use crate::store::{DeliveryStatus, Direct, FailedAttempt, NewOrder, Version};
 
 /// A new order.
@@ -86,7 +86,7 @@ pub(in crate::store) struct DeadRow<'a> {
     pub(in crate::store) code: &'a str,
     pub(in crate::store) message: &'a str,
     pub(in crate::store) digest: &'a str,
-    pub(in crate::store) cause: Cause,
+    pub(in crate::store) cause: FailureFingerprint,
 }
 
 /// An event that may move an order's status.

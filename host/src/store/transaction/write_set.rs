@@ -39,7 +39,7 @@ pub(in crate::store) struct Times {
 pub(in crate::store) type Standing<'a> = HashMap<&'a str, (i64, &'a str)>;
 
 /// The rows.
-pub(in crate::store) struct Plan<'a> {
+pub(in crate::store) struct WriteSet<'a> {
     numbers: &'a mut Numbers,
     times: Times,
     /// Events that no stage consumes are sent too: other programs listen.
@@ -63,7 +63,7 @@ pub(in crate::store) struct Plan<'a> {
     pub(in crate::store) sent: Vec<i64>,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> WriteSet<'a> {
     pub(in crate::store) fn new(numbers: &'a mut Numbers, times: Times, publish_all: bool) -> Self {
         Self {
             numbers,

@@ -17,7 +17,7 @@ use super::{
 use crate::broker::Outgoing;
 use crate::domain::event::{Envelope, Event};
 use crate::fuzz::{
-    Given, Stored, any_bytes, any_list, any_stage, any_text, decide_and_store, is_fit,
+    ReceivedMessage, Stored, any_bytes, any_list, any_stage, any_text, decide_and_store, is_fit,
 };
 use crate::store::Direct;
 
@@ -68,7 +68,7 @@ impl Message {
             u,
             &mut self.stored,
             &any_stage(),
-            Given { envelope, round, attempt },
+            ReceivedMessage { envelope, round, attempt },
             None,
         )
     }

@@ -1,0 +1,178 @@
+//! Posting orders, and asking the hosts what became of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use hdrhistogram::Histogram;
+use indicatif::ProgressBar;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::{BenchArgs, Quantiles, Report};
+use crate::progress;
+use postrider::pipeline::Pipeline;
+
+/// Warms up, measures, and counts what the store says; and what the stages say, where the host is
+/// in this process.
+pub(super) async fn measure(
+    args: &BenchArgs,
+    hosts: &[String],
+    pipeline: Option<&Pipeline>,
+) -> Result<Report> {
+    let run = uuid::Uuid::now_v7().simple().to_string();
+    let client =
+        reqwest::Client::builder().pool_max_idle_per_host(args.concurrency as usize).build()?;
+    let warm =
+        Run { args, hosts, client: client.clone(), name: format!("{run}w"), count: args.warm_up };
+    warm.post(None).await?;
+    warm.finished().await?;
+    let warmed_up = stage_times(pipeline);
+    let progress = ProgressBar::new(args.orders)
+        .with_style(progress::style("{bar:40} {pos}/{len} orders, {rate}, {eta} left")?);
+    let measured = Run { args, hosts, client, name: run, count: args.orders };
+    let post = measured.post(Some(&progress)).await?;
+    let orders = measured.finished().await?;
+    progress.finish_and_clear();
+    let first = orders.iter().map(|order| order.created_at_ms).min().unwrap_or(0);
+    let last = orders.iter().map(|order| order.updated_at_ms).max().unwrap_or(0);
+    let mut end_to_end = Histogram::new(3)?;
+    for order in &orders {
+        end_to_end.record((order.updated_at_ms - order.created_at_ms) * 1_000)?;
+    }
+    Ok(Report {
+        orders: args.orders,
+        orders_per_s: args.orders as f64 * 1_000.0 / (last - first).max(1) as f64,
+        post_ms: Quantiles::of(&post),
+        end_to_end_ms: Quantiles::of(&end_to_end),
+        stage_ms: since(warmed_up, stage_times(pipeline))?,
+    })
+}
+
+/// Times of each stage so far, microseconds.
+fn stage_times(pipeline: Option<&Pipeline>) -> BTreeMap<String, Histogram<u64>> {
+    let stages = pipeline.map(Pipeline::stages).unwrap_or_default();
+    stages.into_iter().map(|stage| (stage.name.to_string(), stage.meter.times())).collect()
+}
+
+fn since(
+    before: BTreeMap<String, Histogram<u64>>,
+    after: BTreeMap<String, Histogram<u64>>,
+) -> Result<BTreeMap<String, Quantiles>> {
+    let mut times = BTreeMap::new();
+    for (stage, mut histogram) in after {
+        if let Some(before) = before.get(&stage) {
+            histogram.subtract(before)?;
+        }
+        times.insert(stage, Quantiles::of(&histogram));
+    }
+    Ok(times)
+}
+
+/// Orders that belong together: their customer is the run's name.
+struct Run<'a> {
+    args: &'a BenchArgs,
+    hosts: &'a [String],
+    client: reqwest::Client,
+    name: String,
+    count: u64,
+}
+
+/// An order of the list.
+#[derive(Deserialize)]
+struct Listed {
+    status: String,
+    created_at_ms: u64,
+    updated_at_ms: u64,
+}
+
+/// A page of the list.
+#[derive(Deserialize)]
+struct Listing {
+    items: Vec<Listed>,
+    next: Option<i64>,
+}
+
+impl Run<'_> {
+    /// Posts the orders; the histogram holds microseconds from the time a request was due to its
+    /// answer.
+    async fn post(&self, progress: Option<&ProgressBar>) -> Result<Histogram<u64>> {
+        let next = Arc::new(AtomicU64::new(0));
+        let began = Instant::now();
+        let mut tasks: JoinSet<Result<Histogram<u64>>> = JoinSet::new();
+        for _ in 0..self.args.concurrency {
+            let (next, client, progress, name, count) = (
+                Arc::clone(&next),
+                self.client.clone(),
+                progress.cloned(),
+                self.name.clone(),
+                self.count,
+            );
+            let (urls, rate, products) = (
+                self.hosts.iter().map(|host| format!("{host}/orders")).collect::<Vec<_>>(),
+                self.args.rate,
+                self.args.products.max(1),
+            );
+            tasks.spawn(async move {
+                let mut histogram = Histogram::new(3)?;
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return Ok(histogram);
+                    }
+                    let mut due = Instant::now();
+                    if let Some(rate) = rate {
+                        due = began + Duration::from_secs_f64(number as f64 / rate);
+                        tokio::time::sleep_until(due.into()).await;
+                    }
+                    let sku = format!("sku-{}", number % products);
+                    let order = json!({ "order_id": format!("{name}-{number}"), "user_id": name, "items": [{ "sku": sku, "quantity": 1 }], "total": 20.0 });
+                    let response = client.post(&urls[number as usize % urls.len()]).json(&order).send().await?;
+                    ensure!(response.status().is_success(), "POST /orders answered {}", response.status());
+                    histogram.record(due.elapsed().as_micros() as u64)?;
+                    if let Some(progress) = &progress {
+                        progress.inc(1);
+                    }
+                }
+            });
+        }
+        let mut all = Histogram::new(3)?;
+        while let Some(done) = tasks.join_next().await {
+            all.add(done??)?;
+        }
+        Ok(all)
+    }
+
+    /// Waits until all orders are ready.
+    async fn finished(&self) -> Result<Vec<Listed>> {
+        loop {
+            // The newest orders are looked at first: all are read only when those are through.
+            if self.page(None).await?.items.iter().all(|order| order.status == "ready") {
+                let mut orders = Vec::with_capacity(self.count as usize);
+                let mut cursor = None;
+                loop {
+                    let page = self.page(cursor).await?;
+                    orders.extend(page.items.into_iter().filter(|order| order.status == "ready"));
+                    cursor = page.next;
+                    if cursor.is_none() {
+                        break;
+                    }
+                }
+                if orders.len() as u64 == self.count {
+                    return Ok(orders);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn page(&self, cursor: Option<i64>) -> Result<Listing> {
+        let url = format!("{}/orders", self.hosts[0]);
+        let mut query = vec![("customer", self.name.clone()), ("limit", "200".to_owned())];
+        query.extend(cursor.map(|cursor| ("cursor", cursor.to_string())));
+        Ok(self.client.get(url).query(&query).send().await?.error_for_status()?.json().await?)
+    }
+}

@@ -1,0 +1,194 @@
+//! Dead letters, groups and jobs as people read them.
+
+use console::style;
+use serde_json::Value;
+
+use crate::client::text;
+use crate::table;
+
+/// An empty cell for what is not there.
+fn cell(value: &Value) -> String {
+    if value.is_null() { "-".to_owned() } else { text(value) }
+}
+
+fn items(answer: &Value) -> impl Iterator<Item = &Value> {
+    answer["items"].as_array().into_iter().flatten()
+}
+
+fn more(answer: &Value) {
+    if let Some(next) = answer["next"].as_i64() {
+        println!("there are more: --cursor {next}");
+    }
+}
+
+pub(super) fn list(answer: &Value) {
+    let row = |dead_letter: &Value| {
+        let event = &dead_letter["event"];
+        let group = dead_letter["group"]["id"].as_str().unwrap_or("-").to_owned();
+        let mut row = vec![
+            text(&dead_letter["id"]),
+            table::time(&dead_letter["died_at_ms"]),
+            cell(&dead_letter["stage"]),
+            cell(&event["type"]),
+        ];
+        row.extend([
+            cell(&event["subject"]),
+            group,
+            cell(&dead_letter["code"]),
+            cell(&dead_letter["message"]).replace('\n', " "),
+        ]);
+        row
+    };
+    let rows: Vec<Vec<String>> = items(answer).map(row).collect();
+    if rows.is_empty() {
+        println!("no dead letters match");
+        return;
+    }
+    table::print(&["ID", "DIED", "STAGE", "EVENT", "SUBJECT", "GROUP", "CODE", "MESSAGE"], &rows);
+    more(answer);
+}
+
+pub(super) fn groups(answer: &Value) {
+    let row = |group: &Value| {
+        let mut row = vec![cell(&group["id"]), cell(&group["stage"])];
+        row.extend(["open", "replayed", "discarded"].map(|status| text(&group[status])));
+        row.extend([
+            table::time(&group["last_at_ms"]),
+            text(&group["example"]),
+            cell(&group["code"]),
+            cell(&group["cause"]),
+        ]);
+        row
+    };
+    let rows: Vec<Vec<String>> = items(answer).map(row).collect();
+    if rows.is_empty() {
+        println!("no dead letters match");
+        return;
+    }
+    table::print(
+        &["GROUP", "STAGE", "OPEN", "REPLAYED", "DISCARDED", "LAST", "EXAMPLE", "CODE", "CAUSE"],
+        &rows,
+    );
+    more(answer);
+}
+
+fn field(name: &str, value: &str) {
+    println!("{:<11} {value}", style(name).dim());
+}
+
+pub(super) fn dead_letter(dead_letter: &Value) {
+    let event = &dead_letter["event"];
+    let status = table::state(&text(&dead_letter["status"]));
+    println!("{} {}, {status}", style("dead letter").bold(), style(&dead_letter["id"]).bold());
+    field("stage", &format!("{}, round {}", cell(&dead_letter["stage"]), dead_letter["round"]));
+    field(
+        "died",
+        &format!(
+            "{} of {}",
+            table::time(&dead_letter["died_at_ms"]),
+            style(cell(&dead_letter["code"])).red()
+        ),
+    );
+    field("", &cell(&dead_letter["message"]));
+    if let Some(group) = dead_letter["group"]["id"].as_str() {
+        field("group", &format!("{group}: {}", cell(&dead_letter["group"]["cause"])));
+    }
+    field("plugin", &cell(&dead_letter["digest"]));
+    field(
+        "event",
+        &format!("{} {} of {}", cell(&event["type"]), cell(&event["id"]), cell(&event["source"])),
+    );
+    field(
+        "subject",
+        &format!("{}, order {}", cell(&event["subject"]), cell(&dead_letter["order_id"])),
+    );
+    if dead_letter["status"] != "open" {
+        field(
+            "settled",
+            &format!("{}{}", table::time(&dead_letter["settled_at_ms"]), note(dead_letter)),
+        );
+    }
+    successor(&dead_letter["replayed_as"]);
+    attempts(dead_letter);
+    println!("{}", style("payload").bold());
+    println!("{:#}", dead_letter["data"]);
+}
+
+fn note(dead_letter: &Value) -> String {
+    dead_letter["note"].as_str().map(|note| format!(": {note}")).unwrap_or_default()
+}
+
+fn successor(became: &Value) {
+    if became.is_null() {
+        return;
+    }
+    let how = if became["edited"] == true { "edited, as" } else { "as it was," };
+    let delivery = &became["delivery"];
+    let stands = if delivery.is_null() {
+        "gone".to_owned()
+    } else {
+        table::state(&text(&delivery["status"]))
+    };
+    field("replayed", &format!("{how} {}: {stands}", cell(&became["event"]["id"])));
+}
+
+fn attempts(dead_letter: &Value) {
+    println!("{}", style("attempts").bold());
+    for attempt in dead_letter["attempts"].as_array().into_iter().flatten() {
+        let took_ms = attempt["duration_us"].as_f64().unwrap_or_default() / 1_000.0;
+        let digest: String = cell(&attempt["digest"]).chars().take(12).collect();
+        println!(
+            "  {}.{}  {}  {took_ms:.1} ms  {digest}  {}: {}",
+            attempt["round"],
+            attempt["attempt"],
+            table::time(&attempt["at_ms"]),
+            style(cell(&attempt["code"])).red(),
+            cell(&attempt["message"]),
+        );
+        for frame in attempt["backtrace"].as_str().unwrap_or_default().lines() {
+            println!("       {}", style(frame).dim());
+        }
+    }
+}
+
+pub(super) fn settled(answer: &Value) {
+    let edited = if answer["edited"] == true { ", edited" } else { "" };
+    println!("dead letter {} is {}{edited}", answer["id"], text(&answer["status"]));
+}
+
+pub(super) fn jobs(answer: &Value) {
+    let row = |job: &Value| {
+        let mut row =
+            vec![cell(&job["id"]), cell(&job["action"]), table::state(&text(&job["state"]))];
+        row.extend(
+            ["total", "done", "skipped", "failed", "rate_per_second"].map(|name| text(&job[name])),
+        );
+        row.push(table::time(&job["created_at_ms"]));
+        row
+    };
+    let rows: Vec<Vec<String>> = items(answer).map(row).collect();
+    if rows.is_empty() {
+        println!("the host remembers no jobs");
+        return;
+    }
+    table::print(
+        &["JOB", "ACTION", "STATE", "TOTAL", "DONE", "SKIPPED", "FAILED", "RATE", "CREATED"],
+        &rows,
+    );
+}
+
+pub(super) fn job(job: &Value) {
+    let done = if job["action"] == "discard" { "discarded" } else { "replayed" };
+    println!(
+        "job {} is {}: {} of {} {done}, {} skipped, {} failed",
+        text(&job["id"]),
+        table::state(&text(&job["state"])),
+        job["done"],
+        job["total"],
+        job["skipped"],
+        job["failed"],
+    );
+    for failure in job["failures"].as_array().into_iter().flatten() {
+        println!("  dead letter {}: {}", failure["id"], text(&failure["reason"]));
+    }
+}

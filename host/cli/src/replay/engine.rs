@@ -1,0 +1,202 @@
+//! Time travel: recorded events through another build of their stage, in a sandbox that writes
+//! nothing and sends nothing.
+//!
+//! A stage is given what it was given then, and only that: whatever it asks for that was not
+//! recorded ends its call, and the verdict is [`Verdict::Unknown`], never [`Verdict::Equal`]. What
+//! it decides is decided by the same function as in the pipeline, then compared. Bounds: one call
+//! at a time per [`Replay::run`], under the limits of the stage.
+
+mod compare;
+mod recorded_state;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+pub use self::compare::{Change, Decision};
+use self::recorded_state::RecordedState;
+use postrider::config::Config;
+use postrider::domain::event::idempotency_key;
+use postrider::domain::trace_context::TraceContext;
+use postrider::pipeline::routes::Routes;
+use postrider::stage::handler::{Call, CallContext, Logs, Outcome, StageHandler};
+use postrider::stage::policy::StagePolicy;
+use postrider::stage::recording::{
+    Decided, Recorded, RecordedInputs, RecordedOutcome, Recorder, Recording, Writes,
+};
+use postrider::stage::state::{BatchState, LaneCache, StateLimits};
+use postrider::store::StateSource;
+use postrider::worker::decide::{self, Attempt, DecisionTime};
+
+/// Settings that one call may ask for, in bytes.
+const NOTED_MAX_BYTES: usize = 1 << 20;
+
+/// What came of one event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// The same decision.
+    Equal,
+    /// Another decision: what changed.
+    Different(Vec<Change>),
+    /// Nobody can say: it asked for something that was not recorded.
+    Unknown(String),
+    /// The host could not run it.
+    Failed(String),
+}
+
+/// Another build of a stage, and what its decisions follow.
+pub struct Replay {
+    handler: Arc<dyn StageHandler>,
+    policy: StagePolicy,
+    limits: StateLimits,
+    settings: BTreeMap<String, String>,
+}
+
+/// Nothing goes anywhere.
+struct Nowhere;
+
+impl Routes for Nowhere {
+    fn stages_for(&self, _: &str) -> Vec<Arc<str>> {
+        Vec::new()
+    }
+}
+
+impl Replay {
+    /// Lets `handler` decide as `stage`, as `config` has it; `settings` count instead of the
+    /// recorded ones.
+    pub fn new(
+        handler: Arc<dyn StageHandler>,
+        stage: &str,
+        config: &Config,
+        settings: BTreeMap<String, String>,
+    ) -> Self {
+        let mut policy = config.stage_policy(&stage.into(), handler.description());
+        // There is one try: a failure is told as it is.
+        policy.retry.max_attempts = 1;
+        Self { limits: config.stage(stage).limits.state_limits(), handler, policy, settings }
+    }
+
+    /// Runs one recorded event and compares.
+    pub async fn run(&self, recorded: &Recorded) -> Verdict {
+        let Some(recording) = &recorded.recording else {
+            return Verdict::Unknown("its recording cannot be read".to_owned());
+        };
+        let Some(before) = decision_then(recording, recorded.outcome.as_ref()) else {
+            return Verdict::Unknown("an event that it emitted is no longer in the log".to_owned());
+        };
+        match self.decide_again(recorded, recording).await {
+            Ok(after) => {
+                let changes = compare::changes(&before, &after);
+                if changes.is_empty() { Verdict::Equal } else { Verdict::Different(changes) }
+            }
+            Err(other) => other,
+        }
+    }
+
+    async fn decide_again(
+        &self,
+        recorded: &Recorded,
+        recording: &Recording,
+    ) -> Result<Decision, Verdict> {
+        let (key, envelope) = (recorded.key(), Arc::new(recorded.envelope()));
+        let digest = self.handler.digest().into();
+        let tried = Attempt {
+            delivery: key.clone(),
+            round: recorded.round,
+            attempt: recorded.attempt,
+            digest,
+            duration_us: 0,
+        };
+        let moment = DecisionTime { now_ms: recording.now_ms, random: 0.0 };
+        // It never expires: it did not then.
+        if decide::before_running(&self.policy, &Nowhere, &envelope, &tried, (moment, u64::MAX))
+            .is_some()
+        {
+            return Ok(Decision::Skipped);
+        }
+        let given = Arc::new(RecordedState::new(recording.given.clone()));
+        let recorder = Recorder::new(NOTED_MAX_BYTES);
+        let stage = Arc::clone(&key.stage);
+        let state = BatchState::new(
+            Arc::clone(&stage),
+            Arc::clone(&given) as Arc<dyn StateSource>,
+            self.limits,
+            LaneCache::placeholder(),
+        );
+        let context = CallContext {
+            stage,
+            attempt: recorded.attempt,
+            idempotency_key: idempotency_key(&key),
+            now_ms: recording.now_ms,
+            trace_headers: TraceContext::of_try(
+                &envelope.event,
+                &key,
+                recorded.round,
+                recorded.attempt,
+            )
+            .headers(),
+            settings: Arc::new(self.settings(&recording.given).into_iter().collect()),
+            // What a build that is only asked logs is nobody's log.
+            logs: Some(Logs::default()),
+            recorder: recorder.clone(),
+        };
+        let handled = self
+            .handler
+            .handle(Call { envelope: Arc::clone(&envelope), context, state: state.view() })
+            .await;
+        let missed =
+            given.missed().or_else(|| self.unknown_setting(&recorder.given(), &recording.given));
+        if let Some(missed) = missed {
+            let cut = if recording.given.incomplete {
+                "; the recording was cut: see recording.max_bytes"
+            } else {
+                ""
+            };
+            return Err(Verdict::Unknown(format!("{missed}{cut}")));
+        }
+        if let Outcome::Unavailable(reason) = handled.outcome {
+            return Err(Verdict::Failed(reason));
+        }
+        let retryable = handled.outcome.is_retryable();
+        let (verdict, _) =
+            decide::decide(&self.policy, &Nowhere, &envelope, &tried, handled.outcome, moment);
+        let decided = Decided::of(&verdict, retryable, &handled.writes);
+        let decision = decided.and_then(|decided| Decision::of_verdict(decided, verdict));
+        decision.ok_or_else(|| Verdict::Failed("the stage came to no decision".to_owned()))
+    }
+
+    fn settings(&self, given: &RecordedInputs) -> HashMap<String, String> {
+        let recorded =
+            given.settings.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+        recorded.chain(self.settings.clone()).collect()
+    }
+
+    fn unknown_setting(&self, asked: &RecordedInputs, given: &RecordedInputs) -> Option<String> {
+        if asked.incomplete {
+            return Some(format!("it asked for more than {NOTED_MAX_BYTES} bytes of settings"));
+        }
+        let unknown = asked
+            .settings
+            .keys()
+            .find(|key| !given.settings.contains_key(*key) && !self.settings.contains_key(*key));
+        unknown.map(|key| format!("the setting `{key}` was not recorded"))
+    }
+}
+
+/// What was decided then.
+fn decision_then(recording: &Recording, outcome: Option<&RecordedOutcome>) -> Option<Decision> {
+    match (&recording.decided, outcome?) {
+        (Decided::Done { writes, .. }, RecordedOutcome::Done(events)) => {
+            Some(Decision::Done { events: events.clone(), writes: writes.clone() })
+        }
+        (Decided::Dead { code, retryable }, RecordedOutcome::Dead { .. }) => {
+            Some(Decision::Fails { code: code.clone(), retryable: *retryable })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
