@@ -1,8 +1,8 @@
-//! Fuzzing with coverage: `cargo fuzz` on the workspace's own, stable compiler, then the smallest
-//! corpus that reaches as much.
+//! Fuzzing with coverage: runs `cargo fuzz` on the workspace's stable compiler, then minimises the
+//! corpus.
 //!
-//! Bounds: the time asked for, for each target; inputs, memory and time of one run as [`Target`]
-//! says.
+//! Bounds: the requested time per target; size, memory and time of one input by the constants
+//! below.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,14 +12,14 @@ use clap::ValueEnum;
 
 use crate::{call, cargo, runs, say};
 
-/// What is fuzzed; `host/src/fuzz.rs` says how.
+/// A fuzz target of `host/src/fuzz.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
     /// Plugin files.
     Loader,
     /// Descriptions, events and answers of stages.
     Contract,
-    /// Messages of other programs.
+    /// AMQP messages of other programs.
     Message,
 }
 
@@ -33,39 +33,50 @@ impl Target {
     }
 }
 
-/// An input is no longer than this: long ones are slow, and few of them are kept.
+/// Longer inputs are slow and rarely reach more.
 const INPUT_MAX_BYTES: u32 = 4_096;
-/// Memory of a run.
 const MEMORY_MAX_MB: u32 = 4_096;
-/// Longest time that one input may take.
 const INPUT_MAX_SECONDS: u32 = 120;
 
-/// Runs one target or all, each for so long, and minimises what is kept.
+/// Runs one target or all of them, each for `seconds`, and minimises its corpus.
 pub(crate) fn fuzz(target: Option<Target>, seconds: u32) -> Result<()> {
     if !runs(cargo().args(["fuzz", "--version"])) {
         say("installing cargo-fuzz");
         call(cargo().args(["install", "cargo-fuzz", "--locked"]))?;
     }
-    say(
-        "building the targets (the first time takes a good while: everything is compiled with coverage)",
-    );
+    say("building the targets (slow the first time: every crate is compiled with coverage)");
     call(cargo_fuzz("build").args(PLACES))?;
     let databases = Databases::new()?;
-    target.as_ref().map_or(Target::value_variants(), std::slice::from_ref).iter().try_for_each(|target| {
-        let name = target.name();
-        say(&format!("{name}: {seconds} s"));
-        let time = format!("-max_total_time={seconds}");
-        // Structured inputs gain nothing from beginning short.
-        let how = ["--", time.as_str(), "-len_control=0", "-print_final_stats=1"];
-        let run = call(cargo_fuzz("run").args(PLACES).arg(name).args(how).args(limits()).env("TMPDIR", &databases.0));
-        run.with_context(|| format!("move what was found from host/fuzz/artifacts/{name} to host/fuzz/found/{name}, and mend it"))?;
-        say(&format!("{name}: minimising host/fuzz/corpus/{name}"));
-        let how = ["--", "-set_cover_merge=1"];
-        call(cargo_fuzz("cmin").args(PLACES).arg(name).args(how).args(limits()).env("TMPDIR", &databases.0))
-    })
+    let targets = target.as_ref().map_or(Target::value_variants(), std::slice::from_ref);
+    targets.iter().try_for_each(|target| run(*target, seconds, &databases))
 }
 
-/// Where the targets are, and where they are built. No sanitizer: the stable compiler has none.
+fn run(target: Target, seconds: u32, databases: &Databases) -> Result<()> {
+    let name = target.name();
+    say(&format!("{name}: {seconds} s"));
+    // libFuzzer adds to the first folder and only reads the others.
+    let corpus = format!("host/fuzz/corpus/{name}");
+    std::fs::create_dir_all(&corpus)?;
+    let regressions = format!("host/fuzz/regressions/{name}");
+    let seeds = Path::new(&regressions).is_dir().then_some(regressions.as_str());
+    let time = format!("-max_total_time={seconds}");
+    // Structured inputs gain nothing from beginning short.
+    let options = ["--", time.as_str(), "-len_control=0", "-print_final_stats=1"];
+    let mut fuzz = cargo_fuzz("run");
+    fuzz.args(PLACES).arg(name).arg(&corpus).args(seeds).args(options).args(limits());
+    call(fuzz.env("TMPDIR", &databases.0)).with_context(|| {
+        format!(
+            "move the input from host/fuzz/artifacts/{name} to host/fuzz/regressions/{name} and \
+             fix the fault"
+        )
+    })?;
+    say(&format!("{name}: minimising {corpus}"));
+    let mut minimise = cargo_fuzz("cmin");
+    minimise.args(PLACES).arg(name).args(["--", "-set_cover_merge=1"]).args(limits());
+    call(minimise.env("TMPDIR", &databases.0))
+}
+
+/// Source and build folders of the targets. No sanitizer: the stable compiler has none.
 const PLACES: [&str; 6] =
     ["--sanitizer", "none", "--fuzz-dir", "host/fuzz", "--target-dir", "target/fuzz"];
 
@@ -83,8 +94,8 @@ fn cargo_fuzz(command: &str) -> Command {
     fuzz
 }
 
-/// Where the targets write their databases: in memory where there is such a folder, so that no disk
-/// slows them down. libFuzzer ends without tidying up: all of it goes with this.
+/// The folder for the targets' databases: in memory where possible, so that the disk does not slow
+/// them down. libFuzzer exits without cleaning up, so dropping this removes the folder.
 struct Databases(PathBuf);
 
 impl Databases {

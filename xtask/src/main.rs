@@ -32,7 +32,7 @@ enum Task {
     /// All tests: the stages' own, unit tests, integration tests; finds or starts Postgres and
     /// RabbitMQ.
     Test,
-    /// Fuzz what comes from outside, with coverage, and minimise the corpus: docs/fuzzing.md.
+    /// Fuzz untrusted input with coverage, and minimise the corpus: docs/fuzzing.md.
     Fuzz {
         /// Default: all, one after another.
         target: Option<fuzz::Target>,
