@@ -357,13 +357,7 @@ impl App {
         };
         let envelope = Envelope::first(event, order_id, due_at_ms + self.expiry_ms);
         let routed_to = self.services.pipeline.stages_for(event_type);
-        NewEvent {
-            envelope: Arc::new(envelope),
-            routed_to,
-            due_at_ms,
-            producer: None,
-            only_stage: None,
-        }
+        NewEvent::new(envelope, due_at_ms, routed_to)
     }
 
     /// Sends an event to one stage alone, whatever else consumes its type; under a new id each
@@ -372,7 +366,7 @@ impl App {
         let data = event.data.clone();
         let id = uuid::Uuid::now_v7().to_string();
         let (event_type, subject) = (event.event_type.as_str(), event.subject.as_str());
-        let mut sent = self.new_event(Draft {
+        let sent = self.new_event(Draft {
             id,
             event_type,
             subject,
@@ -381,9 +375,7 @@ impl App {
             trace: TraceContext::begin(),
             due_at_ms: None,
         });
-        sent.routed_to = vec![stage.into()];
-        sent.only_stage = Some(stage.into());
-        self.services.publish(sent).await.map(|_| ())
+        self.services.publish(sent.only_for(stage.into())).await.map(|_| ())
     }
 
     /// The status of an order.

@@ -61,13 +61,7 @@ impl Services {
         };
         let envelope = Envelope::first(event, None, now_ms + policy.expiry_ms);
         let routed_to = self.pipeline.stages_for(event_type);
-        let event = NewEvent {
-            envelope: Arc::new(envelope),
-            routed_to,
-            due_at_ms: now_ms,
-            producer: None,
-            only_stage: None,
-        };
+        let event = NewEvent::new(envelope, now_ms, routed_to);
         if let Err(error) = self.publish(event).await {
             tracing::warn!(%error, event_type, "the event could not be published");
         }

@@ -19,6 +19,7 @@ pub use self::dead_letters::{
     DeadLetterStatus,
 };
 pub use self::log::{EventFilter, LogRange, SettledOrder};
+pub use self::new_event::NewEvent;
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
 use crate::domain::event::{DeliveryKey, Envelope, EventKey, LoggedEvent};
 
@@ -30,6 +31,7 @@ mod transaction;
 mod dead_letters;
 mod log;
 pub mod memory;
+mod new_event;
 pub mod postgres;
 mod queries;
 mod recordings;
@@ -49,21 +51,6 @@ pub enum StoreError {
     /// What is stored cannot be understood: a bug or a foreign file.
     #[error("the store holds something unexpected: {0}")]
     Corrupt(String),
-}
-
-/// An event to be written, with the stages it is routed to.
-#[derive(Debug, Clone)]
-pub struct NewEvent {
-    /// The event.
-    pub envelope: Arc<Envelope>,
-    /// Stages that consume it, by the topology of the moment: each gets an open delivery.
-    pub routed_to: Vec<Arc<str>>,
-    /// Not sent before then.
-    pub due_at_ms: u64,
-    /// The stage and digest that produced it; none for the API's own.
-    pub producer: Option<(Arc<str>, Arc<str>)>,
-    /// Sent to this stage's queue alone (an edited replay); none: published by its type.
-    pub only_stage: Option<Arc<str>>,
 }
 
 /// What a relay sends: an outbox row with its event.

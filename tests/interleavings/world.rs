@@ -473,14 +473,7 @@ fn event(
     };
     let envelope =
         Envelope::first(event, order.map(str::to_owned), now_ms + bench.config.orders.expiry_ms);
-    let routed_to = bench.stages_for(event_type);
-    NewEvent {
-        envelope: Arc::new(envelope),
-        routed_to,
-        due_at_ms: now_ms,
-        producer: None,
-        only_stage: None,
-    }
+    NewEvent::new(envelope, now_ms, bench.stages_for(event_type))
 }
 
 type Committed = Result<(Answer, Vec<OutboxRow>), StoreError>;

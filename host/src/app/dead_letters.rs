@@ -234,12 +234,13 @@ impl DeadLetterService {
         let now_ms = self.services.clock.now_ms();
         let stage: Arc<str> = dead_letter.stage.into();
         let old = dead_letter.envelope;
-        let cause = Some(old.key());
         let mut attributes = old.event.attributes.clone();
         TraceContext::of_event(&old.event).mark(&mut attributes);
-        let is_json = is_json(&old.event.content_type);
-        let content_type =
-            if is_json { old.event.content_type } else { "application/json".to_owned() };
+        let content_type = if is_json(&old.event.content_type) {
+            old.event.content_type.clone()
+        } else {
+            "application/json".to_owned()
+        };
         let event = Event {
             id: uuid::Uuid::now_v7().to_string(),
             source: self.source.clone(),
@@ -247,24 +248,11 @@ impl DeadLetterService {
             data: body.to_string().into(),
             content_type,
             attributes,
-            event_type: old.event.event_type,
-            subject: old.event.subject,
+            event_type: old.event.event_type.clone(),
+            subject: old.event.subject.clone(),
         };
-        let envelope = Envelope {
-            event,
-            cause,
-            order_id: old.order_id,
-            correlation_id: old.correlation_id,
-            hops: old.hops,
-            expires_at_ms: now_ms + self.expiry_ms,
-        };
-        NewEvent {
-            envelope: Arc::new(envelope),
-            routed_to: vec![Arc::clone(&stage)],
-            due_at_ms: now_ms,
-            producer: None,
-            only_stage: Some(stage),
-        }
+        let envelope = Envelope::replacing(&old, event, now_ms + self.expiry_ms);
+        NewEvent::new(envelope, now_ms, Vec::new()).only_for(stage)
     }
 
     fn enqueue(&self, action: DeadLetterAction) -> DeadLetterAction {

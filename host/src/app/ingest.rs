@@ -4,7 +4,6 @@
 //! at the same time.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use futures::StreamExt as _;
 
@@ -83,12 +82,6 @@ impl App {
             due_at_ms + self.expiry_ms,
         );
         envelope.correlation_id = correlation_id.unwrap_or(envelope.correlation_id);
-        NewEvent {
-            envelope: Arc::new(envelope),
-            routed_to,
-            due_at_ms,
-            producer: None,
-            only_stage: None,
-        }
+        NewEvent::new(envelope, due_at_ms, routed_to)
     }
 }

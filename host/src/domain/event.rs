@@ -92,6 +92,23 @@ impl Envelope {
         }
     }
 
+    /// Of an event that `cause` led to: it inherits the order and the chain, one hop further.
+    pub fn caused_by(cause: &Self, event: Event, expires_at_ms: u64) -> Self {
+        Self { hops: cause.hops.saturating_add(1), ..Self::replacing(cause, event, expires_at_ms) }
+    }
+
+    /// Of an event that takes the place of `old`: it inherits the order and its place in the chain.
+    pub fn replacing(old: &Self, event: Event, expires_at_ms: u64) -> Self {
+        Self {
+            order_id: old.order_id.clone(),
+            correlation_id: old.correlation_id.clone(),
+            cause: Some(old.key()),
+            hops: old.hops,
+            expires_at_ms,
+            event,
+        }
+    }
+
     /// Why some store or broker could not take it, if so: it would be in the way of everything
     /// behind it.
     pub fn validate(&self) -> Option<String> {

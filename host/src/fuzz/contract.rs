@@ -67,13 +67,7 @@ impl Contract {
             return Ok(());
         }
         let (round, attempt) = (1, 1);
-        let arrived = NewEvent {
-            envelope: Arc::new(envelope),
-            routed_to: vec![Arc::clone(&policy.name)],
-            due_at_ms: NOW_MS,
-            producer: None,
-            only_stage: None,
-        };
+        let arrived = NewEvent::new(envelope, NOW_MS, vec![Arc::clone(&policy.name)]);
         decide_and_store(
             u,
             &mut self.stored,

@@ -263,16 +263,9 @@ fn follow(
     TraceContext::of_try(&cause.event, &tried.delivery, tried.round, tried.attempt)
         .mark(&mut event.attributes);
     let routed_to = routes.stages_for(&event.event_type);
-    let envelope = Envelope {
-        event,
-        order_id: cause.order_id.clone(),
-        correlation_id: cause.correlation_id.clone(),
-        cause: Some(cause.key()),
-        hops: cause.hops.saturating_add(1),
-        expires_at_ms: due_at_ms + stage.expiry_ms,
-    };
-    let producer = Some((Arc::clone(&stage.name), Arc::clone(&tried.digest)));
-    NewEvent { envelope: Arc::new(envelope), routed_to, due_at_ms, producer, only_stage: None }
+    let envelope = Envelope::caused_by(cause, event, due_at_ms + stage.expiry_ms);
+    NewEvent::new(envelope, due_at_ms, routed_to)
+        .produced_by(Arc::clone(&stage.name), Arc::clone(&tried.digest))
 }
 
 #[cfg(test)]

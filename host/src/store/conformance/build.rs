@@ -35,13 +35,8 @@ pub(super) fn envelope(event_type: &str, id: &str, order: Option<&str>) -> Envel
 }
 
 pub(super) fn new_event(envelope: Envelope, routed_to: &[&str]) -> NewEvent {
-    NewEvent {
-        envelope: Arc::new(envelope),
-        routed_to: routed_to.iter().map(|stage| Arc::from(*stage)).collect(),
-        due_at_ms: START_MS,
-        producer: None,
-        only_stage: None,
-    }
+    let routed_to = routed_to.iter().map(|stage| Arc::from(*stage)).collect();
+    NewEvent::new(envelope, START_MS, routed_to)
 }
 
 pub(super) fn new_order(id: &str, fingerprint: &str) -> NewOrder {
@@ -137,8 +132,7 @@ pub(super) fn emits(event: &Arc<Envelope>, event_type: &str, routed_to: &[&str])
     emitted.event.source = String::from("/orders/stages/payment");
     emitted.cause = Some(event.key());
     emitted.hops = event.hops + 1;
-    let mut new = new_event(emitted, routed_to);
-    new.producer = Some(("payment".into(), "d1".into()));
+    let new = new_event(emitted, routed_to).produced_by("payment".into(), "d1".into());
     settlement(event, Verdict::Done(vec![new]))
 }
 

@@ -138,11 +138,7 @@ async fn act_or_race(
             execute(&mut conn, sql, args![dead_letter.seq, &*dead_letter.stage]).await?;
             // Whatever the caller filled in: an edited event is for the stage that could not digest
             // the old one.
-            event = NewEvent {
-                routed_to: vec![Arc::clone(&dead_letter.stage)],
-                only_stage: Some(dead_letter.stage),
-                ..edited.clone()
-            };
+            event = edited.clone().only_for(dead_letter.stage);
             plan.event(&event)
         }
         Action::Discard { reason } => {

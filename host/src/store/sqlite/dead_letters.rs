@@ -143,11 +143,7 @@ pub(super) async fn replay_edited(
     execute(conn, sql, args![dead_letter.seq, &*dead_letter.stage]).await?;
     // Whatever the caller filled in: an edited event is for the stage that could not digest the old
     // one.
-    let event = NewEvent {
-        routed_to: vec![Arc::clone(&dead_letter.stage)],
-        only_stage: Some(dead_letter.stage),
-        ..event.clone()
-    };
+    let event = event.clone().only_for(dead_letter.stage);
     let mut numbers = context.numbers;
     let mut plan = context.plan(&mut numbers, now_ms);
     let sent = plan.event(&event);

@@ -1,0 +1,49 @@
+//! A new event: an envelope, when it falls due, and the stages it goes to.
+//!
+//! [`NewEvent::new`] is the only constructor. It does no I/O and decides nothing: the caller names
+//! the routes, and the envelope's own constructors set its place in the chain.
+
+use std::sync::Arc;
+
+use crate::domain::event::Envelope;
+
+/// An event to be written, with the stages it is routed to.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NewEvent {
+    /// The event.
+    pub envelope: Arc<Envelope>,
+    /// Stages that consume it, by the topology of the moment: each gets an open delivery.
+    pub routed_to: Vec<Arc<str>>,
+    /// Not sent before this time, milliseconds since 1970-01-01 UTC.
+    pub due_at_ms: u64,
+    /// The stage that emitted it and the digest of its plugin; none for the host's own events.
+    pub producer: Option<(Arc<str>, Arc<str>)>,
+    /// Sent to this stage's queue alone (an edited replay); none: published by its type.
+    pub only_stage: Option<Arc<str>>,
+}
+
+impl NewEvent {
+    /// An event that is published by its type at `due_at_ms`, with no producer.
+    pub fn new(envelope: Envelope, due_at_ms: u64, routed_to: Vec<Arc<str>>) -> Self {
+        Self {
+            envelope: Arc::new(envelope),
+            routed_to,
+            due_at_ms,
+            producer: None,
+            only_stage: None,
+        }
+    }
+
+    /// The same event, emitted by the plugin `digest` of `stage`.
+    #[must_use]
+    pub fn produced_by(self, stage: Arc<str>, digest: Arc<str>) -> Self {
+        Self { producer: Some((stage, digest)), ..self }
+    }
+
+    /// The same event, sent to the queue of `stage` alone, whatever else consumes its type.
+    #[must_use]
+    pub fn only_for(self, stage: Arc<str>) -> Self {
+        Self { routed_to: vec![Arc::clone(&stage)], only_stage: Some(stage), ..self }
+    }
+}
