@@ -1,4 +1,5 @@
-//! Servers of one's own, for the integration tests and for `cargo xtask test`. The tests themselves
-//! are in `main.rs`.
+//! Private Postgres and RabbitMQ servers, for the integration tests and for `cargo xtask test`. The
+//! tests themselves are in `main.rs`.
 
-pub mod private;
+#[path = "support/private_servers.rs"]
+pub mod private_servers;

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use postrider_tests::private::{PrivatePostgres, PrivateRabbit};
+use postrider_tests::private_servers::{PrivatePostgres, PrivateRabbit};
 
 use crate::{call, root, runs, say};
 

@@ -1,0 +1,5 @@
+//! Commands of `postrider`.
+
+mod dev;
+mod doctor;
+mod replay;

@@ -1,0 +1,200 @@
+//! `postrider doctor` finds what is wrong by name, and nothing where nothing is.
+
+use anyhow::{Context as _, Result};
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+use serde_json::Value;
+use sqlx::Connection as _;
+
+use crate::support::harness::{Backend, Client, Site, on_both_back_ends};
+use crate::support::process::{Process, free_port, postrider};
+use crate::support::servers::{Servers, amqp_url};
+
+const ANYWHERE: &str = "http.listen = \"127.0.0.1:0\"\n";
+
+/// What the doctor finds: exit code, and everything that is not well.
+async fn doctor(config: &str) -> Result<(i32, Vec<Value>)> {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile()?;
+    std::fs::write(file.path(), config)?;
+    let path = file.path().to_str().context("a path of letters")?;
+    let (code, said, errors) = postrider(&["--json", "--config", path, "doctor"]).await?;
+    let findings: Vec<Value> =
+        serde_json::from_str(&said).with_context(|| format!("{said}{errors}"))?;
+    Ok((code, findings.into_iter().filter(|finding| finding["level"] != "ok").collect()))
+}
+
+/// The only problem that is found.
+async fn finds(config: &str, check: &str, words: &str) -> Result<()> {
+    let (code, findings) = doctor(config).await?;
+    let named: Vec<&Value> =
+        findings.iter().filter(|finding| finding["level"] == "problem").collect();
+    assert_eq!(named.len(), 1, "{check}: {findings:#?}");
+    assert_eq!(named[0]["check"], check);
+    assert!(
+        named[0]["found"].as_str().is_some_and(|found| found.contains(words)),
+        "{check}: {}",
+        named[0]
+    );
+    assert_eq!(code, 1);
+    Ok(())
+}
+
+/// The only warning that is found, which is no failure.
+async fn warns(config: &str, check: &str, words: &str) -> Result<()> {
+    let (code, findings) = doctor(config).await?;
+    let [finding] = &findings[..] else { panic!("{check}: {findings:#?}") };
+    assert_eq!(
+        (finding["level"].as_str(), finding["check"].as_str(), code),
+        (Some("warning"), Some(check), 0)
+    );
+    assert!(
+        finding["found"].as_str().is_some_and(|found| found.contains(words))
+            && finding["remedy"].is_string(),
+        "{finding}"
+    );
+    Ok(())
+}
+
+/// A site on the servers whose text is changed.
+async fn on_servers(change: impl Fn(&str) -> String) -> Result<(Site, String)> {
+    let site = Site::shipped_on(Backend::Servers, ANYWHERE).await?;
+    let text = change(&site.config_text());
+    Ok((site, text))
+}
+
+on_both_back_ends!(nothing_is_wrong_before_or_beside_a_running_host);
+
+async fn nothing_is_wrong_before_or_beside_a_running_host(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, "").await?;
+    let port = free_port()?;
+    let text = format!("http.listen = \"127.0.0.1:{port}\"\n{}", site.config_text());
+    assert_eq!(doctor(&text).await?, (0, vec![]));
+    let (process, client) =
+        (Process::start(&site, port, None)?, Client::new(format!("http://127.0.0.1:{port}")));
+    process.ready(&client, &site).await?;
+    client.get("/ready").await?;
+    assert_eq!(doctor(&text).await?, (0, vec![]));
+    process.kill()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_that_is_wrong() -> Result<()> {
+    finds("[http]\nlisten = \"127.0.0.1:0\"\nlisen = \"\"\n", "config", "lisen").await?;
+    finds(
+        "[stages.payment.secrets]\nkey = { env = \"POSTRIDER_TEST_NOT_SET\" }\n",
+        "config",
+        "POSTRIDER_TEST_NOT_SET",
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedded_store_that_cannot_be() -> Result<()> {
+    let site = Site::shipped(ANYWHERE)?;
+    std::fs::write(site.folder.path().join("data"), "a file where the folder should be")?;
+    finds(&site.config_text(), "store", "cannot be created or written").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_that_is_not_there() -> Result<()> {
+    let port = free_port()?;
+    let elsewhere = |text: &str| {
+        let store = format!("store.url = \"postgres://postgres@127.0.0.1:{port}/orders\"");
+        text.lines()
+            .map(|line| if line.starts_with("store.url") { &store } else { line })
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let (_site, text) = on_servers(elsewhere).await?;
+    finds(&text, "store", "cannot connect to Postgres").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_is_missing_or_newer() -> Result<()> {
+    let (site, text) = on_servers(|text| format!("store.migrate = false\n{text}")).await?;
+    finds(&text, "store", "lacks schema 1").await?;
+    let file = site.folder.path().join("migrate.toml");
+    std::fs::write(&file, site.config_text())?;
+    postrider(&["--config", file.to_str().context("a path")?, "migrate"]).await?;
+    assert_eq!(doctor(&text).await?, (0, vec![]));
+    let mut connection = site.servers.as_ref().context("servers")?.connect().await?;
+    let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', true, '', 0)";
+    sqlx::query(later).execute(&mut connection).await?;
+    connection.close().await?;
+    finds(&text, "store", "run a newer one").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_refuses() -> Result<()> {
+    let stranger =
+        |text: &str| text.replace(&amqp_url(), &amqp_url().replace("guest:guest@", "guest:wrong@"));
+    let (_site, text) = on_servers(stranger).await?;
+    finds(&text, "broker", "ACCESS_REFUSED").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_was_declared_otherwise() -> Result<()> {
+    let (site, text) = on_servers(str::to_owned).await?;
+    let queue = site
+        .servers
+        .as_ref()
+        .map(|servers: &Servers| servers.queue("payment"))
+        .context("servers")?;
+    let connection = Connection::connect(&amqp_url(), ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.as_str().into(), durable, FieldTable::default()).await?;
+    connection.close(200, "declared".into()).await?;
+    finds(&text, &format!("queue {queue}"), "was declared otherwise").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plugins_that_do_not_serve() -> Result<()> {
+    let site = Site::shipped(ANYWHERE)?;
+    std::fs::write(site.plugins().join("noise.wasm"), [0x13, 0x37].repeat(500))?;
+    finds(&site.config_text(), "plugin noise.wasm", "not WebAssembly").await?;
+
+    let site = Site::shipped(ANYWHERE)?;
+    site.add("caller", "caller")?;
+    finds(&site.config_text(), "plugin caller.wasm", "needs an HTTP grant").await?;
+
+    let site = Site::shipped(ANYWHERE)?;
+    site.add("payment", "zz-copy")?;
+    finds(&site.config_text(), "plugin zz-copy.wasm", "payment").await?;
+
+    let site = Site::empty(ANYWHERE)?;
+    std::fs::remove_dir(site.plugins())?;
+    finds(&site.config_text(), "plugins", "is no folder").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_another_program_has() -> Result<()> {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let site = Site::shipped(&format!("http.listen = \"{}\"\n", taken.local_addr()?))?;
+    finds(&site.config_text(), "address", "cannot be listened at").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_with_a_piece_missing() -> Result<()> {
+    let site = Site::shipped(&format!("{ANYWHERE}[stages.fraud]\nplugin = \"fraud.wasm\"\n"))?;
+    warns(&site.config_text(), "stage fraud", "no plugin runs it").await?;
+    let site = Site::empty(ANYWHERE)?;
+    site.add("shipping", "shipping")?;
+    let (code, findings) = doctor(&site.config_text()).await?;
+    let named = |finding: &Value| {
+        finding["check"] == "pipeline"
+            && finding["found"].to_string().contains("inventory.reserved")
+    };
+    assert!(code == 0 && findings.iter().any(named), "{findings:#?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn completions_name_the_commands() -> Result<()> {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = postrider(&["completions", shell]).await?;
+        assert!(code == 0 && script.contains("doctor") && script.contains("rollback"), "{shell}");
+    }
+    Ok(())
+}

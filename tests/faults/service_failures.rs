@@ -1,0 +1,235 @@
+//! Services that stop, die, hang, lose their data or their network under load, and hosts that die
+//! beside others. After each fault: nothing lost, nothing doubled, no attempt burned, and the hosts
+//! work again within seconds.
+//!
+//! The servers are the test's own. These tests measure time, so they run alone: `cargo xtask test`
+//! does that. The counts are in docs/faults.md.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use postrider_tests::private_servers::{PrivatePostgres, PrivateRabbit};
+use rand::RngExt as _;
+use reqwest::StatusCode;
+
+use crate::faults::host_crashes::crashes;
+use crate::support::harness::{Backend, Client, Site, eventually};
+use crate::support::load::{Load, PLENTY, nothing_lost_nothing_doubled};
+use crate::support::process::{Process, free_port};
+use crate::support::proxy::Proxy;
+use crate::support::servers::Servers;
+
+/// The hosts consume again this soon after the service is back.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+/// How long a service stays away.
+const AWAY: Duration = Duration::from_secs(4);
+
+/// Two hosts under load on servers that may be harmed.
+struct Scene {
+    site: Site,
+    clients: Vec<Client>,
+    hosts: Vec<Process>,
+    load: Option<Load>,
+}
+
+impl Scene {
+    async fn start(servers: Servers) -> Result<Self> {
+        let mut site = Site::shipped(PLENTY)?;
+        site.servers = Some(servers);
+        let mut scene = Self { site, clients: Vec::new(), hosts: Vec::new(), load: None };
+        for _ in 0..2 {
+            let port = free_port()?;
+            let client = Client::new(format!("http://127.0.0.1:{port}"));
+            let host = Process::start(&scene.site, port, None)?;
+            host.ready(&client, &scene.site).await?;
+            scene.clients.push(client);
+            scene.hosts.push(host);
+        }
+        let load = Load::start(&scene.clients, 4, Duration::from_millis(5));
+        load.flows(200).await?;
+        scene.load = Some(load);
+        Ok(scene)
+    }
+
+    fn load(&self) -> &Load {
+        self.load.as_ref().expect("the load runs until the end")
+    }
+
+    /// None while the database does not answer.
+    async fn settled(&self) -> Option<i64> {
+        self.site.count("SELECT count(*) FROM deliveries WHERE status <> 'open'").await.ok()
+    }
+
+    /// Waits until deliveries are settled again, which must be soon, and lets more orders flow.
+    async fn works_again(&self, what: &str) -> Result<()> {
+        let began = Instant::now();
+        let before =
+            eventually(&format!("an answer after: {what}"), || async { Ok(self.settled().await) })
+                .await?;
+        let more = || async { Ok(self.settled().await.filter(|settled| *settled > before + 20)) };
+        if let Err(error) = eventually(&format!("work after: {what}"), more).await {
+            return Err(error.context(self.standing().await));
+        }
+        let took = began.elapsed();
+        println!("{what}: working again after {:.1} s", took.as_secs_f64());
+        ensure!(took < BACK_WITHIN, "{what}: working again only after {took:?}");
+        self.load().flows(100).await
+    }
+
+    /// What is to be known of hosts that do not go on.
+    async fn standing(&self) -> String {
+        let log = std::fs::read_to_string(self.site.folder.path().join("log")).unwrap_or_default();
+        let last: Vec<&str> =
+            log.lines().filter(|line| !line.contains("postrider::guest")).rev().take(20).collect();
+        let accepted = self.load.as_ref().map(Load::accepted);
+        let mut said = vec![
+            format!("accepted: {accepted:?}; the hosts' last lines, newest first:"),
+            last.join("\n"),
+        ];
+        for client in &self.clients {
+            said.push(format!("stages of {}: {:?}", client.url, client.get("/stages").await));
+        }
+        let sessions = "SELECT concat_ws(' | ', pid, state, wait_event_type, wait_event, now() - xact_start, now() - state_change, query) \
+                        FROM pg_stat_activity WHERE datname = current_database()";
+        said.push("sessions of the database:".to_owned());
+        said.extend(
+            self.site.texts(sessions).await.unwrap_or_else(|error| vec![format!("{error:#}")]),
+        );
+        said.join("\n")
+    }
+
+    async fn end(mut self, what: &str) -> Result<()> {
+        let accepted = self.load.take().expect("stopped once").stop().await?;
+        let counted = nothing_lost_nothing_doubled(&self.site, &self.clients[0], &accepted).await;
+        let orders = match counted {
+            Ok(orders) => orders,
+            Err(error) => return Err(error.context(self.standing().await)),
+        };
+        println!("{what}: {orders} orders, nothing lost, nothing doubled, no attempt burned");
+        self.hosts.into_iter().try_for_each(Process::kill)
+    }
+}
+
+fn prefetch_of_every_consumer(rabbit: &PrivateRabbit) -> Result<Vec<u32>> {
+    let table = rabbit.ask(&["list_consumers", "queue_name", "prefetch_count"])?;
+    let stages = table.lines().filter(|line| line.contains(".stage.") && !line.contains(".dlq"));
+    Ok(stages.filter_map(|line| line.split_whitespace().last()?.parse().ok()).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures time: `cargo xtask test` runs it alone, after the others"]
+async fn the_broker_may_fail_in_every_way() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut rabbit = PrivateRabbit::start(folder.path())?;
+    let servers = Servers::create_on(None, Some(rabbit.url())).await?;
+    let queue = servers.queue("payment");
+    let scene = Scene::start(servers).await?;
+
+    rabbit.control(&["stop_app"])?;
+    let before = scene.load().accepted();
+    tokio::time::sleep(AWAY).await;
+    ensure!(scene.load().accepted() > before + 100, "orders are accepted while the broker is away");
+    rabbit.control(&["start_app"])?;
+    scene.works_again("rabbitmqctl stop_app, start_app").await?;
+
+    rabbit.crash()?;
+    tokio::time::sleep(AWAY).await;
+    rabbit.resume()?;
+    scene.works_again("broker killed and restarted").await?;
+
+    for _ in 0..5 {
+        rabbit.control(&["close_all_connections", "fault test"])?;
+        scene.works_again("close_all_connections").await?;
+    }
+
+    rabbit.control(&["delete_queue", &queue])?;
+    scene.works_again("a stage's queue deleted").await?;
+
+    rabbit.crash()?;
+    rabbit.wipe()?;
+    rabbit.resume()?;
+    scene.works_again("the broker's data wiped").await?;
+
+    let prefetches = eventually("all consumers", || async {
+        let found = prefetch_of_every_consumer(&rabbit)?;
+        Ok((found.len() == 8).then_some(found))
+    })
+    .await?;
+    assert!(prefetches.iter().all(|prefetch| *prefetch == 512), "{prefetches:?}");
+    scene.end("the broker's faults").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures time: `cargo xtask test` runs it alone, after the others"]
+async fn the_database_may_die_and_may_hang() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut postgres = PrivatePostgres::start(folder.path())?;
+    let scene = Scene::start(Servers::create_on(Some(postgres.url()), None).await?).await?;
+
+    postgres.crash()?;
+    let refused = eventually("a refusal", || async {
+        let answer = scene.clients[0]
+            .post_for_headers("/orders", &serde_json::json!({ "user_id": "1", "items": ["Book"] }))
+            .await?;
+        Ok((answer.0 == StatusCode::SERVICE_UNAVAILABLE).then_some(answer))
+    })
+    .await?;
+    assert!(refused.1.contains_key("retry-after"), "{refused:?}");
+    tokio::time::sleep(AWAY).await;
+    postgres.resume()?;
+    scene.works_again("Postgres killed and restarted").await?;
+
+    postgres.freeze()?;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    postgres.thaw()?;
+    scene.works_again("Postgres frozen for 30 s").await?;
+    scene.end("the database's faults").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures time: `cargo xtask test` runs it alone, after the others"]
+async fn the_network_may_be_cut_and_slow() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let rabbit = PrivateRabbit::start(folder.path())?;
+    let postgres = PrivatePostgres::start(folder.path())?;
+    let (to_rabbit, to_postgres) =
+        (Proxy::to(rabbit.port()).await?, Proxy::to(postgres.port()).await?);
+    let mut servers = Servers::create_on(Some(postgres.url()), Some(rabbit.url())).await?;
+    servers.seen_by_hosts =
+        Some((postgres.url_at(to_postgres.port()), rabbit.url_at(to_rabbit.port())));
+    let scene = Scene::start(servers).await?;
+    for (name, proxy) in [("broker", &to_rabbit), ("database", &to_postgres)] {
+        proxy.cut();
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        proxy.pass();
+        scene.works_again(&format!("network to the {name} silent for 12 s")).await?;
+        proxy.reset();
+        scene.works_again(&format!("connections to the {name} reset")).await?;
+        proxy.slow(Duration::from_millis(50));
+        // A transaction is a dozen round trips: each sender gets an answer every other second.
+        scene.load().flows(20).await?;
+        proxy.pass();
+        scene.works_again(&format!("network to the {name} slowed by 50 ms")).await?;
+    }
+    scene.end("the network's faults").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures time: `cargo xtask test` runs it alone, after the others"]
+async fn one_of_two_hosts_may_be_killed() -> Result<()> {
+    let site = Site::shipped_on(Backend::Servers, PLENTY).await?;
+    let servers = site.servers.expect("servers");
+    let mut scene = Scene::start(servers).await?;
+    for kill in 0..crashes() as usize {
+        scene.load().flows(rand::rng().random_range(1..150)).await?;
+        let victim = kill % 2;
+        let port: u16 = scene.clients[victim].url.rsplit(':').next().context("a port")?.parse()?;
+        scene.hosts.remove(victim).kill()?;
+        // The other one goes on meanwhile.
+        scene.load().flows(20).await?;
+        let host = Process::start(&scene.site, port, None)?;
+        host.ready(&scene.clients[victim], &scene.site).await?;
+        scene.hosts.insert(victim, host);
+    }
+    scene.end(&format!("one of two hosts killed {} times", crashes())).await
+}

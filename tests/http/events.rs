@@ -1,0 +1,324 @@
+//! The event log and events of other programs: in over HTTP in every mode, found by filters, out
+//! and in again as JSON lines.
+
+use anyhow::{Context as _, Result};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::harness::{Backend, Client, Running, Site, eventually, on_both_back_ends};
+use crate::support::load::PLENTY;
+use crate::support::process::postrider;
+
+on_both_back_ends![
+    an_event_comes_in_in_every_mode_and_counts_once,
+    the_log_is_found_by_filters,
+    what_was_exported_is_imported_once,
+    orders_are_listed_by_filters_and_cursors,
+    a_key_stands_for_one_request
+];
+
+async fn log(client: &Client, query: &str) -> Result<Vec<Value>> {
+    client.all(&format!("/events?limit=3&{query}")).await
+}
+
+fn types(events: &[Value]) -> Vec<&str> {
+    events.iter().filter_map(|event| event["type"].as_str()).collect()
+}
+
+/// Runs an order to its end; its history is in the log then.
+async fn ordered(host: &Running, id: &str, customer: &str) -> Result<()> {
+    host.client
+        .post(
+            "/orders",
+            &json!({ "order_id": id, "user_id": customer, "items": ["Book"], "total": 1 }),
+        )
+        .await?;
+    eventually("the whole history", || async {
+        let (_, events) = host.client.get(&format!("/orders/{id}/events")).await?;
+        Ok((events["items"].as_array().map(Vec::len) == Some(5)).then_some(()))
+    })
+    .await
+}
+
+async fn an_event_comes_in_in_every_mode_and_counts_once(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start().await?;
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("{}{path}", host.client.url);
+    let stock = json!({ "sku": "Lamp", "name": null, "quantity": 3 });
+    // The type in the path; a stage takes it like any other event.
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let sent = http
+        .post(url("/events/product.stocked"))
+        .header("traceparent", trace)
+        .header("ce-subject", "Lamp%20one")
+        .json(&stock);
+    let answer = sent.send().await?;
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    let place = answer.headers()["location"].to_str()?.to_owned();
+    let (_, event) = host.client.get(&place).await?;
+    assert_eq!(
+        (&event["type"], &event["subject"], &event["data"]),
+        (&json!("product.stocked"), &json!("Lamp one"), &stock)
+    );
+    assert!(
+        event["attributes"]["traceparent"]
+            .as_str()
+            .is_some_and(|mine| mine.contains("0af7651916cd43dd8448eb211c80319c")),
+        "{event}"
+    );
+    assert_eq!(event["order_id"], Value::Null, "there is no such order");
+    eventually("the stock", || async {
+        Ok((host.client.get("/products/Lamp").await?.0 == StatusCode::OK).then_some(()))
+    })
+    .await?;
+
+    host.client
+        .post("/orders", &json!({ "order_id": "7", "user_id": "1", "items": ["Book"], "total": 1 }))
+        .await?;
+    let note = json!({ "specversion": "1.0", "id": "n1", "source": "/desk", "type": "desk.note", "subject": "7", "data": {"text": "hm"} });
+    let structured = "application/cloudevents+json; charset=utf-8";
+    let (status, first) = host.client.post_raw("/events", structured, note.to_string()).await?;
+    assert_eq!((status, &first["duplicate"]), (StatusCode::ACCEPTED, &json!(false)), "{first}");
+    let (_, again) = host.client.post_raw("/events", structured, note.to_string()).await?;
+    assert_eq!(again["duplicate"], true);
+    let binary = http
+        .post(url("/events"))
+        .header("ce-specversion", "1.0")
+        .header("ce-id", "n1")
+        .header("ce-source", "/desk");
+    let binary = binary
+        .header("ce-type", "desk.note")
+        .header("content-type", "text/plain")
+        .body("the same id")
+        .send()
+        .await?;
+    assert_eq!(binary.json::<Value>().await?["duplicate"], true, "the key counts, not the mode");
+    let batch =
+        json!([note, { "specversion": "1.0", "id": "n2", "source": "/desk", "type": "desk.note" }]);
+    let (status, answer) = host
+        .client
+        .post_raw("/events", "application/cloudevents-batch+json", batch.to_string())
+        .await?;
+    assert_eq!(
+        (status, &answer["accepted"], &answer["duplicates"]),
+        (StatusCode::ACCEPTED, &json!(1), &json!(1))
+    );
+    let notes = log(&host.client, "type=desk.%23").await?;
+    assert_eq!(
+        notes.iter().map(|event| &event["order_id"]).collect::<Vec<_>>(),
+        [&json!("7"), &Value::Null]
+    );
+    assert_eq!(
+        log(&host.client, "order=7&type=desk.note").await?.len(),
+        1,
+        "it is part of the order's history"
+    );
+
+    // What is wrong is said at once, and changes nothing.
+    let before = log(&host.client, "source=/desk").await?.len();
+    let bad = json!([note, { "specversion": "0.3", "id": "", "source": "/desk", "type": "postrider.dead-lettered", "time": "soon" }, 1]);
+    let (status, problem) = host
+        .client
+        .post_raw("/events", "application/cloudevents-batch+json", bad.to_string())
+        .await?;
+    let pointers: Vec<&str> = problem["errors"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|error| error["pointer"].as_str())
+        .collect();
+    assert_eq!(
+        (status, pointers),
+        (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            vec!["/1/specversion", "/1/id", "/1/time", "/1/type", "/2"]
+        ),
+        "{problem}"
+    );
+    for (path, kind, body, expected) in [
+        ("/events/postrider.secret", "application/json", "{}", StatusCode::UNPROCESSABLE_ENTITY),
+        ("/events/a..b", "application/json", "{}", StatusCode::UNPROCESSABLE_ENTITY),
+        ("/events/desk.note", "application/json", "{", StatusCode::UNPROCESSABLE_ENTITY),
+        ("/events", "application/json", "{}", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        ("/events", "application/cloudevents+json", "[", StatusCode::BAD_REQUEST),
+    ] {
+        let (status, problem) = host.client.post_raw(path, kind, body).await?;
+        assert_eq!(
+            (status, &problem["status"]),
+            (expected, &json!(expected.as_u16())),
+            "{path} {problem}"
+        );
+    }
+    assert_eq!(log(&host.client, "source=/desk").await?.len(), before);
+    host.stop().await
+}
+
+async fn the_log_is_found_by_filters(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start().await?;
+    for id in ["a", "b"] {
+        ordered(&host, id, "1").await?;
+    }
+    let all = log(&host.client, "").await?;
+    assert_eq!(all.len(), 10);
+    assert!(all.is_sorted_by_key(|event| event["seq"].as_i64()));
+    let of_a = log(&host.client, "order=a").await?;
+    assert_eq!(
+        types(&of_a),
+        [
+            "order.created",
+            "payment.authorized",
+            "inventory.reserved",
+            "shipping.ready",
+            "notification.sent"
+        ]
+    );
+    assert_eq!(types(&log(&host.client, "type=payment.*&order=b").await?), ["payment.authorized"]);
+    assert_eq!(
+        types(&log(&host.client, "stage=shipping").await?),
+        ["shipping.ready", "shipping.ready"]
+    );
+    let first = of_a[0]["id"].as_str().context("an id")?;
+    assert_eq!(log(&host.client, &format!("correlation={first}")).await?.len(), 5);
+    let last_ms = all[9]["logged_at_ms"].as_u64().context("a time")?;
+    assert!(log(&host.client, &format!("since={}", last_ms + 1)).await?.is_empty());
+    assert_eq!(log(&host.client, &format!("until={}", last_ms + 1)).await?.len(), 10);
+    assert!(!log(&host.client, &format!("since={last_ms}")).await?.is_empty());
+    let (status, problem) = host.client.get("/events?since=soon&until=never&limit=0").await?;
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(["since:", "until:", "limit:"].iter().all(|name| detail.contains(name)), "{problem}");
+    assert_eq!(host.client.get("/events/nothing").await?.0, StatusCode::NOT_FOUND);
+    host.stop().await
+}
+
+async fn what_was_exported_is_imported_once(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start().await?;
+    for id in 0..3 {
+        ordered(&host, &format!("x-{id}"), "1").await?;
+    }
+    let text = host.client.text("/events/export?order=x-1").await?;
+    let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    assert_eq!(lines.len(), 5);
+    assert!(
+        lines.iter().all(|event| event["specversion"] == "1.0" && event["postriderorder"] == "x-1"),
+        "{text}"
+    );
+    let file = site.folder.path().join("events.jsonl").display().to_string();
+    let (code, _, told) =
+        postrider(&["events", "export", "--url", &host.client.url, "--output", &file]).await?;
+    assert_eq!(code, 0, "{told}");
+    assert_eq!(std::fs::read_to_string(&file)?.lines().count(), 15);
+    let (code, answer, told) =
+        postrider(&["events", "import", "--json", "--url", &host.client.url, &file]).await?;
+    assert_eq!((code, answer.trim()), (0, r#"{"accepted":0,"duplicates":15}"#), "{told}");
+    assert_eq!(log(&host.client, "").await?.len(), 15);
+
+    // A host that does not know them runs them, and its stages' events are the same events.
+    let other = Site::shipped_on(backend, PLENTY).await?;
+    let fresh = other.start().await?;
+    std::fs::write(
+        &file,
+        text.lines().take(1).map(|line| format!("{line}\n\n")).collect::<String>(),
+    )?;
+    let (code, answer, told) =
+        postrider(&["events", "import", "--json", "--url", &fresh.client.url, &file]).await?;
+    assert_eq!((code, answer.trim()), (0, r#"{"accepted":1,"duplicates":0}"#), "{told}");
+    std::fs::write(&file, "{\"id\": 1}\nnot JSON\n")?;
+    let (code, _, told) =
+        postrider(&["events", "import", "--url", &fresh.client.url, &file]).await?;
+    assert!(code == 1 && told.contains("line 2"), "{told}");
+    fresh.stop().await?;
+    host.stop().await
+}
+
+async fn orders_are_listed_by_filters_and_cursors(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start().await?;
+    host.client.post("/stages/shipping/pause", &json!({})).await?;
+    for (id, customer) in [("a", "1"), ("b", "2"), ("c", "1")] {
+        host.client
+            .post(
+                "/orders",
+                &json!({ "order_id": id, "user_id": customer, "items": ["Book"], "total": 1 }),
+            )
+            .await?;
+        host.client.order_in(id, "reserved").await?;
+    }
+    let ids = async |query: &str| -> Result<Vec<String>> {
+        let orders = host.client.all(&format!("/orders?limit=1&{query}")).await?;
+        Ok(orders
+            .iter()
+            .filter_map(|order| order["order_id"].as_str().map(str::to_owned))
+            .collect())
+    };
+    assert_eq!(ids("").await?, ["c", "b", "a"]);
+    assert_eq!(ids("customer=1").await?, ["c", "a"]);
+    assert_eq!(ids("stage=shipping").await?, ["c", "b", "a"]);
+    assert_eq!(ids("stage=payment").await?, [""; 0]);
+    assert_eq!(ids("stage=shipping&status=reserved&customer=2").await?, ["b"]);
+    let (_, b) = host.client.get("/orders/b").await?;
+    let at_ms = b["created_at_ms"].as_u64().context("a time")?;
+    assert_eq!(ids(&format!("until={at_ms}")).await?, ["a"]);
+    assert_eq!(ids(&format!("since={at_ms}&until={}", at_ms + 1)).await?, ["b"]);
+    let (status, problem) = host.client.get("/orders?cursor=-7&since=soon").await?;
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    assert!(
+        status == StatusCode::BAD_REQUEST
+            && detail.contains("cursor:")
+            && detail.contains("since:"),
+        "{problem}"
+    );
+    let (code, listed, _) =
+        postrider(&["orders", "list", "--json", "--customer", "1", "--url", &host.client.url])
+            .await?;
+    assert_eq!((code, listed.lines().count()), (0, 2), "{listed}");
+    host.client.post("/stages/shipping/resume", &json!({})).await?;
+    host.client.order_in("a", "ready").await?;
+    host.stop().await
+}
+
+async fn a_key_stands_for_one_request(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start().await?;
+    let order = |total: u32| json!({ "user_id": "1", "items": ["Book"], "total": total });
+    let post = async |path: &str, body: &Value, key: &str| {
+        host.client.post_with(path, body, ("idempotency-key", key)).await
+    };
+    let (status, first) = post("/orders", &order(1), "k-1").await?;
+    assert_eq!(status, StatusCode::ACCEPTED);
+    host.client.order_in(first["order_id"].as_str().context("an id")?, "ready").await?;
+    // The order has gone on; the answer is that of the first request.
+    assert_eq!(post("/orders", &order(1), "\"k-1\"").await?, (StatusCode::ACCEPTED, first));
+    let (status, problem) = post("/orders", &order(2), "k-1").await?;
+    assert_eq!(
+        (status, &problem["type"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("/problems/key-reused"))
+    );
+    let named = json!({ "order_id": "named", "user_id": "1", "items": ["Book"], "total": 1 });
+    assert_eq!(
+        post("/orders", &named, "k-1").await?.0,
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "also when the body names another order"
+    );
+    for key in ["", "two words", &"x".repeat(129), "a\"b"] {
+        let (status, problem) = post("/orders", &order(1), key).await?;
+        assert_eq!(
+            (status, &problem["type"]),
+            (StatusCode::BAD_REQUEST, &json!("/problems/bad-header")),
+            "{key}"
+        );
+    }
+    let stock = |quantity: u32| json!({ "sku": "Lamp", "stock": quantity });
+    for (quantity, expected) in [
+        (1, StatusCode::ACCEPTED),
+        (1, StatusCode::ACCEPTED),
+        (2, StatusCode::UNPROCESSABLE_ENTITY),
+    ] {
+        assert_eq!(post("/products", &stock(quantity), "k-2").await?.0, expected);
+    }
+    assert_eq!(log(&host.client, "type=product.stocked").await?.len(), 1);
+    host.stop().await
+}

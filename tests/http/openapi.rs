@@ -1,0 +1,119 @@
+//! The OpenAPI document: it is what is kept in `docs/`, people can read it, and the API keeps to
+//! it, whatever is sent.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::support::harness::{Backend, Site, on_both_back_ends, root};
+use crate::support::load::PLENTY;
+use crate::support::process::output;
+
+on_both_back_ends![the_api_keeps_to_its_document];
+
+/// Requests that are generated for each operation in each phase; `POSTRIDER_API_EXAMPLES` and
+/// `POSTRIDER_API_SEED` ask for others.
+const EXAMPLES: &str = "25";
+const SEED: &str = "1";
+const SCHEMATHESIS: &str = "schemathesis==4.32.5";
+
+#[test]
+fn the_kept_document_is_the_code_s() -> Result<()> {
+    let output = output(&["openapi"], &[])?;
+    let kept = std::fs::read(root().join("docs/openapi.json"))?;
+    ensure!(
+        kept == output.stdout,
+        "the API has changed: run `target/debug/postrider openapi > docs/openapi.json`, and look at the difference"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn people_can_read_the_document_without_the_network() -> Result<()> {
+    let site = Site::empty("")?;
+    let host = site.start().await?;
+    let (status, served) = host.client.get("/openapi.json").await?;
+    assert_eq!((status, served["openapi"].as_str()), (StatusCode::OK, Some("3.1.0")));
+    let mut seen = String::new();
+    for path in [
+        "/docs/",
+        "/docs/swagger-initializer.js",
+        "/docs/swagger-ui.css",
+        "/docs/swagger-ui-bundle.js",
+    ] {
+        let text = host.client.text(path).await?;
+        seen.push_str(if path.ends_with("bundle.js") { "" } else { &text });
+    }
+    assert!(
+        seen.contains("/openapi.json")
+            && !seen.contains("src=\"http")
+            && !seen.contains("url(http"),
+        "{seen}"
+    );
+    for kind in host.client.get("/problems").await?.1["items"].as_array().context("kinds")? {
+        let place = kind["type"].as_str().context("a type")?;
+        assert_eq!(&host.client.get(place).await?, &(StatusCode::OK, kind.clone()));
+    }
+    host.stop().await
+}
+
+/// Where the tool is kept between runs.
+fn schemathesis() -> Result<PathBuf> {
+    let place = root().join("target/schemathesis");
+    let tool = place.join(format!("{SCHEMATHESIS}/bin/schemathesis"));
+    if !tool.is_file() {
+        let folder = place.join(SCHEMATHESIS);
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+        run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", SCHEMATHESIS]))?;
+    }
+    Ok(tool)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let said = [output.stdout, output.stderr].concat();
+    ensure!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&said));
+    Ok(())
+}
+
+/// Schemathesis with all its checks: what fits the document is accepted, what does not is refused,
+/// answers look as they should.
+async fn the_api_keeps_to_its_document(backend: Backend) -> Result<()> {
+    let site =
+        Site::shipped_on(backend, &format!("{PLENTY}[defaults.retry]\nmax_attempts = 1\n")).await?;
+    let host = site.start().await?;
+    for id in ["1", "2", "3"] {
+        let doomed = json!({ "order_id": id, "user_id": 1, "items": ["Book"], "total": 1, "force_fail": true });
+        host.client.post("/orders", &doomed).await?;
+        host.client.order_in(id, "failed").await?;
+    }
+    let (place, folder) =
+        (root().join("tests/fixtures/schemathesis"), site.folder.path().to_owned());
+    let document = format!("{}/openapi.json", host.client.url);
+    let said =
+        |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+    let (examples, seed) =
+        (said("POSTRIDER_API_EXAMPLES", EXAMPLES), said("POSTRIDER_API_SEED", SEED));
+    tokio::task::spawn_blocking(move || {
+        let mut command = Command::new(schemathesis()?);
+        command.arg("--config-file").arg(place.join("schemathesis.toml")).args([
+            "run",
+            "--checks",
+            "all",
+            "--max-examples",
+            &examples,
+            "--seed",
+            &seed,
+        ]);
+        // What it remembers of earlier runs is not for this one.
+        run(command
+            .args(["--no-color", &document])
+            .envs([("SCHEMATHESIS_HOOKS", "hooks".as_ref()), ("PYTHONPATH", place.as_os_str())])
+            .current_dir(folder))
+    })
+    .await??;
+    host.stop().await
+}

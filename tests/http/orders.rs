@@ -1,0 +1,226 @@
+//! An order's journey as its sender sees it: accepted, idempotent, followed through four stages,
+//! listed.
+
+use anyhow::Result;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::harness::{Backend, SHIPPED, Site, on_both_back_ends};
+use crate::support::load::PLENTY;
+
+on_both_back_ends![
+    an_order_passes_four_stages_and_its_story_names_what_ran,
+    the_same_order_again_is_the_same_and_another_with_its_id_is_refused,
+    a_nul_in_a_question_is_no_fault_of_the_host
+];
+
+fn book(id: &str) -> Value {
+    json!({ "order_id": id, "user_id": "42", "items": ["Book"], "total": 20.0 })
+}
+
+async fn an_order_passes_four_stages_and_its_story_names_what_ran(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start().await?;
+    let (status, accepted) = host.client.post("/orders", &book("123")).await?;
+    assert_eq!((status, accepted["order_id"].as_str()), (StatusCode::ACCEPTED, Some("123")));
+    host.client.order_in("123", "ready").await?;
+    let history = crate::support::harness::eventually("the notification", || async {
+        let (_, history) = host.client.get("/orders/123").await?;
+        let done = history["timeline"].as_array().is_some_and(|stages| {
+            stages.len() == 4 && stages.iter().all(|stage| stage["status"] == "done")
+        });
+        Ok(done.then_some(history))
+    })
+    .await?;
+    for (entry, stage) in history["timeline"].as_array().expect("a timeline").iter().zip(SHIPPED) {
+        assert_eq!(entry["stage"], stage);
+        assert_eq!(entry["plugin"]["digest"].as_str().map(str::len), Some(64), "{entry}");
+        assert!(
+            entry["plugin"]["version"].is_string() && entry["duration_ms"].is_number(),
+            "{entry}"
+        );
+    }
+    let (_, events) = host.client.get("/orders/123/events").await?;
+    let types: Vec<&str> = events["items"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .filter_map(|event| event["type"].as_str())
+        .collect();
+    assert_eq!(
+        types,
+        [
+            "order.created",
+            "payment.authorized",
+            "inventory.reserved",
+            "shipping.ready",
+            "notification.sent"
+        ]
+    );
+    host.stop().await
+}
+
+async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused(
+    backend: Backend,
+) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start().await?;
+    for expected in [StatusCode::ACCEPTED, StatusCode::OK, StatusCode::OK] {
+        assert_eq!(host.client.post("/orders", &book("7")).await?.0, expected);
+    }
+    let other = json!({ "order_id": "7", "user_id": "42", "items": ["Lamp"] });
+    let (status, problem) = host.client.post("/orders", &other).await?;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(problem["type"].as_str().is_some_and(|uri| uri.starts_with("/problems/")), "{problem}");
+    host.client.order_in("7", "ready").await?;
+    let (_, events) = host.client.get("/orders/7/events").await?;
+    let created = events["items"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .filter(|event| event["type"] == "order.created")
+        .count();
+    assert_eq!(created, 1);
+    host.stop().await
+}
+
+async fn a_nul_in_a_question_is_no_fault_of_the_host(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start().await?;
+    for path in [
+        "/orders/%00",
+        "/orders/%00/events",
+        "/events/%00",
+        "/events/a?source=%00",
+        "/products/%00",
+        "/plugins/%00/history",
+    ] {
+        assert_eq!(host.client.get(path).await?.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    for path in [
+        "/orders?status=%00&customer=%00&stage=%00",
+        "/events?order=%00&type=%00&source=%00&stage=%00&correlation=%00",
+    ] {
+        assert_eq!(host.client.get(path).await?.1["items"], json!([]), "{path}");
+    }
+    for path in [
+        "/dead-letters?stage=%00&code=%00&group=%00&order=%00",
+        "/dead-letters/groups?code=%00",
+        "/products?after=%00",
+    ] {
+        assert_eq!(host.client.get(path).await?.0, StatusCode::OK, "{path}");
+    }
+    assert_eq!(host.client.get("/stages/%00/recordings?order=%00").await?.0, StatusCode::OK);
+    assert_eq!(host.client.post("/orders/%00/cancel", &json!({})).await?.0, StatusCode::NOT_FOUND);
+    assert_eq!(host.client.post("/stages/%00/pause", &json!({})).await?.0, StatusCode::NOT_FOUND);
+    let filter = json!({ "filter": { "stage": "\u{0}", "code": "\u{0}", "group": "\u{0}", "order": "\u{0}" } });
+    assert_eq!(host.client.post("/dead-letters/replay", &filter).await?.0, StatusCode::ACCEPTED);
+    let order =
+        json!({ "order_id": "1", "user_id": "1", "items": ["Book"], "total": 1, "note": "\u{0}" });
+    assert_eq!(host.client.post("/orders", &order).await?.0, StatusCode::ACCEPTED);
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_body_is_answered_with_every_problem_and_changes_nothing() -> Result<()> {
+    let site = Site::shipped(PLENTY)?;
+    let host = site.start().await?;
+    let bad = json!({ "order_id": "a/b", "user_id": "42", "items": [], "total": -1 });
+    let (status, problem) = host.client.post("/orders", &bad).await?;
+    assert!(status.is_client_error(), "{status}");
+    let pointers: Vec<&str> = problem["errors"]
+        .as_array()
+        .expect("errors")
+        .iter()
+        .filter_map(|error| error["pointer"].as_str())
+        .collect();
+    assert_eq!(pointers, ["/order_id", "/items", "/total"]);
+    for (content_type, body) in [
+        ("application/json", "{\"items\": [".to_owned()),
+        ("application/json", "{\"user_id\":\"1\",\"items\":[\"Book\"],\"total\":1e999}".to_owned()),
+        ("application/json", "[1,2]".to_owned()),
+        ("text/plain", "hello".to_owned()),
+        // Little more than the limit: the host answers without reading on, and what is still on its
+        // way then resets the connection.
+        ("application/json", format!("{{\"items\":[\"{}\"]}}", "x".repeat((1 << 20) + 1))),
+    ] {
+        let (status, problem) = host.client.post_raw("/orders", content_type, body).await?;
+        assert!(status.is_client_error(), "{status}");
+        assert_eq!(problem["status"], status.as_u16(), "{problem}");
+    }
+    let (_, orders) = host.client.get("/orders").await?;
+    assert_eq!(orders["items"].as_array().map(Vec::len), Some(0));
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_accepted_order_survives_a_restart_before_it_was_run() -> Result<()> {
+    let site = Site::shipped(PLENTY)?;
+    let host = site.start().await?;
+    for id in 0..50 {
+        host.client.post("/orders", &book(&id.to_string())).await?;
+    }
+    host.stop().await?;
+    let host = site.start().await?;
+    for id in 0..50 {
+        host.client.order_in(&id.to_string(), "ready").await?;
+    }
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_host_on_the_same_file_is_refused() -> Result<()> {
+    let site = Site::shipped(PLENTY)?;
+    let host = site.start().await?;
+    let refused = postrider::host::Host::builder(site.config()?)
+        .build()
+        .await
+        .err()
+        .map(|error| format!("{error:#}"));
+    assert!(refused.as_deref().is_some_and(|text| text.contains("postrider.db")), "{refused:?}");
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_larger_than_the_queue_waits_in_the_store_and_completes() -> Result<()> {
+    let site = Site::shipped(&format!("broker.queue_capacity = 8\n{PLENTY}"))?;
+    let host = site.start().await?;
+    let mut posts = tokio::task::JoinSet::new();
+    for id in 0..300 {
+        let client = host.client.clone();
+        posts.spawn(async move { client.post("/orders", &book(&format!("b-{id}"))).await });
+    }
+    while let Some(answer) = posts.join_next().await {
+        assert_eq!(answer??.0, StatusCode::ACCEPTED);
+    }
+    for id in 0..300 {
+        host.client.order_in(&format!("b-{id}"), "ready").await?;
+    }
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saturated_host_refuses_at_once_and_still_answers_probes() -> Result<()> {
+    let site = Site::shipped("http.concurrency_max = 0\n")?;
+    let host = site.start().await?;
+    let (status, problem) = host.client.post("/orders", &book("1")).await?;
+    assert_eq!(
+        (status, problem["type"].as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, Some("/problems/unavailable"))
+    );
+    assert_eq!(host.client.get("/health").await?.0, StatusCode::OK);
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_folder_that_cannot_be_written_is_named() -> Result<()> {
+    let site = Site::shipped("")?;
+    std::fs::write(site.folder.path().join("data"), b"a file where the folder should be")?;
+    let refused = postrider::host::Host::builder(site.config()?)
+        .build()
+        .await
+        .err()
+        .map(|error| format!("{error:#}"));
+    assert!(refused.as_deref().is_some_and(|text| text.contains("data")), "{refused:?}");
+    Ok(())
+}

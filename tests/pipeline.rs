@@ -1,0 +1,12 @@
+//! Orders and events on their way through the stages.
+
+mod cancellation;
+mod dead_letter_jobs;
+mod dead_letters;
+mod embedding;
+mod external_events;
+mod interleavings;
+mod scheduling;
+mod several_hosts;
+mod stage_controls;
+mod stock;

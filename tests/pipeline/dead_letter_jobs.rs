@@ -1,0 +1,461 @@
+//! Dead letters as a workbench: ten thousand of them are a handful of groups, and a group is
+//! edited, run again or closed as one.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use async_trait::async_trait;
+use postrider::domain::event::Event;
+use postrider::stage::handler::{
+    Description, Emitted, Failure, NativeContext, NativeError, NativeStage,
+};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::harness::{Backend, Client, Running, Site, eventually, on_both_back_ends};
+use crate::support::process::postrider;
+
+on_both_back_ends![
+    a_group_is_patched_and_run_again_once,
+    a_job_is_cancelled_and_what_it_left_is_open,
+    a_job_ends_with_its_host_and_can_be_asked_for_again,
+    a_group_is_discarded,
+    wishes_that_are_not_clear_are_refused,
+    a_letter_shows_what_it_became,
+    operators_work_on_the_command_line,
+];
+
+/// How many causes there are.
+const CAUSES: usize = 5;
+/// Events that one order brings.
+const BURST: usize = 100;
+
+/// Turns an order into many events, each with something wrong.
+struct Burst;
+
+#[async_trait]
+impl NativeStage for Burst {
+    fn describe(&self) -> Description {
+        Description::new("burst", "1.0.0", "Asks for much")
+            .consumes(["order.created"])
+            .emits(["work.asked"])
+    }
+
+    async fn handle(
+        &self,
+        _: &mut NativeContext,
+        event: &Event,
+    ) -> Result<Vec<Emitted>, NativeError> {
+        let work = |number: usize| {
+            let data =
+                json!({ "number": number, "order": event.subject, "wrong": number % CAUSES });
+            let subject = Some(format!("{}-{number}", event.subject));
+            Emitted { subject, ..Emitted::json("work.asked", &data) }
+        };
+        Ok((0..BURST).map(work).collect())
+    }
+}
+
+/// Does what it is asked, unless something is wrong with it; then it fails in words that no two
+/// dead letters share.
+struct Picky;
+
+#[async_trait]
+impl NativeStage for Picky {
+    fn describe(&self) -> Description {
+        Description::new("picky", "1.0.0", "Does what it likes")
+            .consumes(["work.asked"])
+            .emits(["work.done"])
+    }
+
+    async fn handle(
+        &self,
+        _: &mut NativeContext,
+        event: &Event,
+    ) -> Result<Vec<Emitted>, NativeError> {
+        let asked: Value = serde_json::from_slice(&event.data).unwrap_or_default();
+        let (number, subject) = (&asked["number"], &event.subject);
+        let (code, message) = match asked["wrong"].as_u64() {
+            None => return Ok(vec![Emitted::json("work.done", &json!({ "number": number }))]),
+            Some(0) => ("no-answer", format!("bank {number} did not answer in {number}.5 ms")),
+            Some(1) => ("no-answer", format!("connection to 10.0.0.{number}:443 was refused")),
+            Some(2) => ("unknown-product", format!("no product '{subject}'")),
+            Some(3) => (
+                "unknown-product",
+                format!("product {subject} was withdrawn at 2026-01-02T03:04:05Z"),
+            ),
+            Some(_) => ("bad-total", format!("the total is {number}, not {}", event.id)),
+        };
+        Err(Failure::reject(code, message).into())
+    }
+}
+
+async fn start(site: &Site) -> Result<Running> {
+    site.start_with(|builder| builder.stage(Burst).stage(Picky)).await
+}
+
+/// A site, a host, and `bursts` times a hundred dead letters.
+async fn letters_on(backend: Backend, bursts: usize) -> Result<(Site, Running)> {
+    let site = Site::empty_on(backend, "").await?;
+    let host = start(&site).await?;
+    for id in 0..bursts {
+        let order =
+            json!({ "order_id": format!("b{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
+        ensure!(host.client.post("/orders", &order).await?.0.is_success());
+    }
+    let expected = i64::try_from(bursts * BURST)?;
+    let all = || async {
+        Ok((site.count("SELECT count(*) FROM dead_letters").await? == expected).then_some(()))
+    };
+    eventually("the dead letters", all).await?;
+    Ok((site, host))
+}
+
+async fn groups(client: &Client) -> Result<Vec<Value>> {
+    let (status, answer) = client.get("/dead-letters/groups").await?;
+    ensure!(status == StatusCode::OK, "{answer}");
+    Ok(answer["items"].as_array().cloned().unwrap_or_default())
+}
+
+/// The group of this cause.
+async fn group(client: &Client, cause: &str) -> Result<Value> {
+    let groups = groups(client).await?;
+    let found = groups.iter().find(|group| group["cause"] == cause).cloned();
+    found.with_context(|| format!("no group `{cause}` in {groups:?}"))
+}
+
+const SILENT: &str = "bank <n> did not answer in <n> ms";
+
+/// Follows a job to its end; everything that was seen of it.
+async fn follow(client: &Client, job: &Value) -> Result<Vec<Value>> {
+    let path = format!("/dead-letters/jobs/{}", job["id"].as_str().context("a job's id")?);
+    let seen = std::cell::RefCell::new(vec![job.clone()]);
+    eventually("the job to end", || async {
+        let (status, job) = client.get(&path).await?;
+        ensure!(status == StatusCode::OK, "{job}");
+        let ended = !job["ended_at_ms"].is_null();
+        seen.borrow_mut().push(job);
+        Ok(ended.then_some(()))
+    })
+    .await?;
+    Ok(seen.into_inner())
+}
+
+async fn start_job(client: &Client, verb: &str, body: &Value) -> Result<Value> {
+    let (status, job) = client.post(&format!("/dead-letters/{verb}"), body).await?;
+    ensure!(status == StatusCode::ACCEPTED, "{status} {job}");
+    Ok(job)
+}
+
+/// Waits until `dead letters` are through, and counts that none was twice.
+async fn all_done_once(site: &Site, dead_letters: i64) -> Result<()> {
+    let done = "SELECT count(*) FROM events WHERE type = 'work.done'";
+    let open = "SELECT count(*) FROM deliveries WHERE status = 'open'";
+    eventually("the replayed letters", || async {
+        Ok((site.count(done).await? >= dead_letters && site.count(open).await? == 0).then_some(()))
+    })
+    .await?;
+    assert_eq!(site.count(done).await?, dead_letters, "some were done twice");
+    let distinct = "SELECT count(DISTINCT subject) FROM events WHERE type = 'work.done'";
+    assert_eq!(site.count(distinct).await?, dead_letters);
+    Ok(())
+}
+
+/// Lists the groups of `bursts` times a hundred dead letters, mends one of them; gives the time that the
+/// list took.
+async fn mend_a_group(backend: Backend, bursts: usize) -> Result<Duration> {
+    let (site, host) = letters_on(backend, bursts).await?;
+    let each = bursts * BURST / CAUSES;
+    let mut took = Duration::MAX;
+    // The first question finds neither a plan nor a page in memory.
+    for _ in 0..5 {
+        let began = Instant::now();
+        let groups = groups(&host.client).await?;
+        took = took.min(began.elapsed());
+        assert_eq!(groups.len(), CAUSES, "{groups:#?}");
+        assert!(groups.iter().all(|group| group["open"] == each), "{groups:#?}");
+    }
+    let group = group(&host.client, SILENT).await?;
+    let body = json!({ "filter": { "group": group["id"] }, "edit": { "wrong": null }, "rate_per_second": 2_000 });
+    let job = start_job(&host.client, "replay", &body).await?;
+    assert_eq!(job["total"], each);
+    let seen = follow(&host.client, &job).await?;
+    let settled: Vec<u64> = seen.iter().filter_map(|job| job["done"].as_u64()).collect();
+    assert!(settled.is_sorted() && seen.iter().all(|job| job["total"] == each), "{seen:?}");
+    let last = seen.last().expect("an end");
+    let came = |name: &str| last[name].as_u64();
+    assert_eq!(
+        (last["state"].as_str(), came("done"), came("skipped"), came("failed")),
+        (Some("done"), Some(each as u64), Some(0), Some(0))
+    );
+
+    // The same wish again finds nothing to do.
+    let again = start_job(&host.client, "replay", &body).await?;
+    assert_eq!(follow(&host.client, &again).await?.last().expect("an end")["total"], 0);
+    all_done_once(&site, each as i64).await?;
+    // What was edited is a new event in the place of the old one; the others are as they were.
+    let replaced = "SELECT count(*) FROM deliveries WHERE status = 'replaced'";
+    assert_eq!(site.count(replaced).await?, each as i64);
+    assert_eq!(
+        site.count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await?,
+        ((CAUSES - 1) * each) as i64
+    );
+    assert_eq!(
+        groups(&host.client)
+            .await?
+            .iter()
+            .filter(|group| group["open"] == 0 && group["replayed"] == each)
+            .count(),
+        1
+    );
+    host.stop().await?;
+    Ok(took)
+}
+
+async fn a_group_is_patched_and_run_again_once(backend: Backend) -> Result<()> {
+    mend_a_group(backend, 3).await.map(drop)
+}
+
+/// The list of groups is to be as quick as a page is turned.
+const GROUPS_MAX: Duration = Duration::from_millis(200);
+
+async fn ten_thousand(backend: Backend) -> Result<()> {
+    let took = mend_a_group(backend, 100).await?;
+    println!("{backend:?}: the groups of 10,000 dead letters were listed in {took:?}");
+    assert!(took < GROUPS_MAX, "the list of groups took {took:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
+async fn ten_thousand_letters_are_a_handful_of_groups_embedded() -> Result<()> {
+    ten_thousand(Backend::Embedded).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
+async fn ten_thousand_letters_are_a_handful_of_groups_on_servers() -> Result<()> {
+    ten_thousand(Backend::Servers).await
+}
+
+async fn a_job_is_cancelled_and_what_it_left_is_open(backend: Backend) -> Result<()> {
+    let (site, host) = letters_on(backend, 1).await?;
+    let body =
+        json!({ "filter": { "all": true }, "edit": { "wrong": null }, "rate_per_second": 5 });
+    let job = start_job(&host.client, "replay", &body).await?;
+    let path = format!("/dead-letters/jobs/{}", job["id"].as_str().expect("an id"));
+    let progress =
+        || async { Ok(host.client.get(&path).await?.1["done"].as_u64().filter(|done| *done >= 3)) };
+    eventually("the job to come to some letters", progress).await?;
+    let (status, _) = host.client.post(&format!("{path}/cancel"), &json!(null)).await?;
+    assert_eq!(status, StatusCode::ACCEPTED);
+    let ended = follow(&host.client, &job).await?.pop().expect("an end");
+    let done = ended["done"].as_i64().expect("a count");
+    assert_eq!(ended["state"], "cancelled");
+    assert!((3..100).contains(&done), "{ended}");
+    assert_eq!(
+        site.count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await?,
+        100 - done
+    );
+    all_done_once(&site, done).await?;
+    assert_eq!(host.client.get("/dead-letters/jobs/nobody").await?.0, StatusCode::NOT_FOUND);
+    host.stop().await
+}
+
+async fn a_job_ends_with_its_host_and_can_be_asked_for_again(backend: Backend) -> Result<()> {
+    let (site, host) = letters_on(backend, 1).await?;
+    let mut body =
+        json!({ "filter": { "stage": "picky" }, "edit": { "wrong": null }, "rate_per_second": 5 });
+    let job = start_job(&host.client, "replay", &body).await?;
+    let path = format!("/dead-letters/jobs/{}", job["id"].as_str().expect("an id"));
+    let progress =
+        || async { Ok(host.client.get(&path).await?.1["done"].as_u64().filter(|done| *done >= 2)) };
+    eventually("the job to come to some letters", progress).await?;
+    // A hundred dead letters at five a second: it cannot be over.
+    host.stop().await?;
+    assert!(site.count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await? > 50);
+
+    let host = start(&site).await?;
+    assert_eq!(host.client.get(&path).await?.0, StatusCode::NOT_FOUND, "jobs end with their host");
+    body["rate_per_second"] = json!(1_000);
+    let job = start_job(&host.client, "replay", &body).await?;
+    let ended = follow(&host.client, &job).await?.pop().expect("an end");
+    assert_eq!((ended["state"].as_str(), &ended["done"]), (Some("done"), &job["total"]));
+    all_done_once(&site, 100).await?;
+    host.stop().await
+}
+
+async fn a_group_is_discarded(backend: Backend) -> Result<()> {
+    let (site, host) = letters_on(backend, 1).await?;
+    let group = group(&host.client, SILENT).await?;
+    let body = json!({ "filter": { "group": group["id"] }, "reason": "the bank is gone", "rate_per_second": 1_000 });
+    let job = start_job(&host.client, "discard", &body).await?;
+    let ended = follow(&host.client, &job).await?.pop().expect("an end");
+    assert_eq!((ended["state"].as_str(), ended["done"].as_u64()), (Some("done"), Some(20)));
+    assert_eq!(site.count("SELECT count(*) FROM dead_letters WHERE status = 'discarded' AND note = 'the bank is gone'").await?, 20);
+    // A dead letter that was closed is not run again, alone or with others.
+    let (status, _) =
+        host.client.post(&format!("/dead-letters/{}/replay", group["example"]), &json!({})).await?;
+    assert_eq!(status, StatusCode::CONFLICT);
+    let job =
+        start_job(&host.client, "replay", &json!({ "filter": { "group": group["id"] } })).await?;
+    assert_eq!(job["total"], 0);
+    host.stop().await
+}
+
+async fn wishes_that_are_not_clear_are_refused(backend: Backend) -> Result<()> {
+    let site = Site::empty_on(backend, "").await?;
+    let host = start(&site).await?;
+    let wrong = json!({ "filter": { "stage": 7, "since": "yesterday", "colour": "red" }, "edit": [1], "rate_per_second": 0, "rates": 1 });
+    let (status, problem) = host.client.post("/dead-letters/replay", &wrong).await?;
+    let pointers: Vec<&str> = problem["errors"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|error| error["pointer"].as_str())
+        .collect();
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(
+        pointers,
+        ["/rates", "/edit", "/rate_per_second", "/filter/colour", "/filter/stage", "/filter/since"]
+    );
+    for (path, body, pointer) in [
+        ("/dead-letters/replay", json!({}), "/filter"),
+        ("/dead-letters/replay", json!({ "filter": { "all": false } }), "/filter"),
+        ("/dead-letters/discard", json!({ "filter": { "all": true } }), "/reason"),
+        ("/dead-letters/discard", json!({ "filter": [], "reason": "x" }), "/filter"),
+    ] {
+        let (status, problem) = host.client.post(path, &body).await?;
+        assert_eq!(
+            (status, &problem["errors"][0]["pointer"]),
+            (StatusCode::UNPROCESSABLE_ENTITY, &json!(pointer)),
+            "{path} {body}"
+        );
+    }
+    let (status, _) = host.client.get("/dead-letters?since=yesterday").await?;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    host.stop().await
+}
+
+async fn a_letter_shows_what_it_became(backend: Backend) -> Result<()> {
+    let (site, host) = letters_on(backend, 1).await?;
+    let example = group(&host.client, SILENT).await?["example"].clone();
+    let path = format!("/dead-letters/{example}");
+    let (_, dead_letter) = host.client.get(&path).await?;
+    assert_eq!(
+        (dead_letter["group"]["cause"].as_str(), &dead_letter["replayed_as"]),
+        (Some(SILENT), &Value::Null)
+    );
+    let (status, _) =
+        host.client.post(&format!("{path}/replay"), &json!({ "edit": {}, "data": {} })).await?;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    // A patch that changes nothing is no edit: the same event runs again, and dies again.
+    let (_, answer) =
+        host.client.post(&format!("{path}/replay"), &json!({ "edit": { "absent": null } })).await?;
+    assert_eq!(answer["edited"], false, "{answer}");
+    let again = eventually("the second death", || async {
+        let (_, page) = host.client.get("/dead-letters?status=open&limit=1").await?;
+        Ok(page["items"].get(0).filter(|dead_letter| dead_letter["round"] == 2).cloned())
+    })
+    .await?;
+    let (_, dead_letter) = host.client.get(&path).await?;
+    assert_eq!(
+        (&dead_letter["replayed_as"]["event"]["id"], &dead_letter["replayed_as"]["edited"]),
+        (&dead_letter["event"]["id"], &json!(false))
+    );
+    assert_eq!(dead_letter["replayed_as"]["delivery"]["status"], "dead");
+
+    let path = format!("/dead-letters/{}", again["id"]);
+    let (_, answer) =
+        host.client.post(&format!("{path}/replay"), &json!({ "edit": { "wrong": null } })).await?;
+    assert_eq!(answer["edited"], true, "{answer}");
+    all_done_once(&site, 1).await?;
+    let (_, dead_letter) = host.client.get(&path).await?;
+    assert_eq!(
+        (&dead_letter["replayed_as"]["event"], &dead_letter["replayed_as"]["delivery"]["status"]),
+        (&answer["event"], &json!("done"))
+    );
+    // Its trace and its cause go on from the old one.
+    let causes = "SELECT count(*) FROM events n JOIN events o ON n.cause_id = o.id AND n.cause_source = o.source \
+                  AND n.correlation_id = o.correlation_id WHERE n.type = 'work.asked' AND o.type = 'work.asked'";
+    assert_eq!(site.count(causes).await?, 1);
+    host.stop().await
+}
+
+async fn operators_work_on_the_command_line(backend: Backend) -> Result<()> {
+    let (site, host) = letters_on(backend, 1).await?;
+    let url = host.client.url.clone();
+    let run = async |args: &[&str]| postrider(&[args, &["--url", &url]].concat()).await;
+    let (code, said, _) = run(&["dlq", "groups"]).await?;
+    assert_eq!((code, said.lines().count()), (0, 1 + CAUSES), "{said}");
+    assert!(
+        said.contains(SILENT) && said.lines().nth(1).is_some_and(|line| line.contains(" 20 ")),
+        "{said}"
+    );
+    let (code, said, _) =
+        run(&["--json", "dlq", "list", "--stage", "picky", "--code", "bad-total", "--since", "1h"])
+            .await?;
+    let page: Value = serde_json::from_str(&said)?;
+    assert_eq!((code, page["items"].as_array().map(Vec::len)), (0, Some(20)));
+    let group = group(&host.client, SILENT).await?;
+    let (id, example) = (group["id"].as_str().expect("an id"), group["example"].to_string());
+    let (_, said, _) = run(&["dlq", "show", &example]).await?;
+    for part in ["open", "no-answer", SILENT, "attempts", "\"wrong\": 0"] {
+        assert!(said.contains(part), "`{part}` is missing in {said}");
+    }
+
+    // The editor is a program that takes the fault out; one that writes no JSON changes nothing.
+    let editor = |script: &str| -> Result<String> {
+        let path = site.folder.path().join("editor.sh");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n"))?;
+        Ok(format!("sh {}", path.display()))
+    };
+    let broken = editor("echo '{' > \"$1\"")?;
+    let folder = site.folder.path().display().to_string();
+    let edit = |editor: &str| {
+        let environment = [("EDITOR", editor), ("VISUAL", ""), ("TMPDIR", folder.as_str())];
+        crate::support::process::output(&["dlq", "edit", &example, "--url", &url], &environment)
+    };
+    let failed = edit(&broken)?;
+    assert_eq!(
+        (failed.status.code(), String::from_utf8_lossy(&failed.stderr).contains("not JSON")),
+        (Some(1), true)
+    );
+    let mended = edit(&editor("sed -i 's/\"wrong\": 0/\"right\": 0/' \"$1\"")?)?;
+    let said = String::from_utf8_lossy(&mended.stdout).into_owned();
+    assert!(
+        mended.status.success() && said.contains("- ") && said.contains("+   \"right\": 0"),
+        "{said}"
+    );
+    all_done_once(&site, 1).await?;
+
+    let (code, said, _) =
+        run(&["dlq", "replay", "--group", id, "--patch", "{\"wrong\":null}", "--rate", "1000"])
+            .await?;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("19 of 19 replayed, 0 skipped, 0 failed"), "{said}");
+    all_done_once(&site, 20).await?;
+    let (code, said, _) = run(&[
+        "--json", "dlq", "discard", "--all", "--stage", "picky", "--reason", "tests", "--rate",
+        "1000",
+    ])
+    .await?;
+    assert_eq!((code, &serde_json::from_str::<Value>(&said)?["done"]), (0, &json!(80)));
+    // Neither a dead letter nor a filter: wrong usage. A dead letter that is settled: failed, in one line.
+    assert_eq!(run(&["dlq", "replay"]).await?.0, 2);
+    assert_eq!(run(&["dlq", "replay", "1", "--all"]).await?.0, 2);
+    let (code, _, error) = run(&["dlq", "replay", &example]).await?;
+    assert_eq!((code, error.lines().count()), (1, 1), "{error}");
+    let (_, said, _) = run(&["dlq", "jobs"]).await?;
+    assert_eq!(said.lines().filter(|line| line.contains("done")).count(), 2, "{said}");
+
+    let (code, said, _) = run(&["stages", "drain", "picky", "--wait"]).await?;
+    assert_eq!((code, said.contains("stage picky is drained")), (0, true), "{said}");
+    let (_, said, _) = run(&["stages", "list"]).await?;
+    assert!(
+        said.lines().any(|line| line.starts_with("picky") && line.contains("drained")),
+        "{said}"
+    );
+    assert_eq!(run(&["stages", "resume", "picky"]).await?.0, 0);
+    host.stop().await
+}

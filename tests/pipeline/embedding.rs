@@ -1,0 +1,62 @@
+//! The library as an embedder uses it: a native stage beside sandboxed ones, orders submitted in
+//! the process.
+
+use anyhow::Result;
+use async_trait::async_trait;
+use postrider::domain::event::Event;
+use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use serde_json::json;
+
+use crate::support::harness::{Site, eventually};
+
+/// Counts shipments per customer in its own state.
+struct Loyalty;
+
+#[async_trait]
+impl NativeStage for Loyalty {
+    fn describe(&self) -> Description {
+        Description::new("loyalty", "1.0.0", "Counts shipments")
+            .consumes(["shipping.ready"])
+            .emits(["loyalty.counted"])
+    }
+
+    async fn handle(&self, cx: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {
+        let count = cx
+            .state
+            .get("count")
+            .await?
+            .map_or(0, |bytes| String::from_utf8_lossy(&bytes).parse().unwrap_or(0))
+            + 1;
+        cx.state.set("count".into(), count.to_string().into())?;
+        Ok(vec![Emitted::json("loyalty.counted", &json!({ "count": count }))])
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_native_stage_shares_the_pipeline_with_sandboxed_ones() -> Result<()> {
+    let site = Site::shipped("[stages.inventory.settings]\ndefault_stock = \"100\"\n")?;
+    let host = site.start_with(|builder| builder.stage(Loyalty)).await?;
+    for id in 0..20 {
+        host.client
+            .post(
+                "/orders",
+                &json!({ "order_id": format!("n-{id}"), "user_id": "1", "items": ["Book"] }),
+            )
+            .await?;
+    }
+    let mut counts = Vec::new();
+    for id in 0..20 {
+        let count = eventually("the count", || async {
+            let (_, events) = host.client.get(&format!("/orders/n-{id}/events")).await?;
+            let counted = events["items"].as_array().and_then(|all| {
+                all.iter().find(|event| event["type"] == "loyalty.counted").cloned()
+            });
+            Ok(counted.and_then(|event| event["data"]["count"].as_i64()))
+        })
+        .await?;
+        counts.push(count);
+    }
+    counts.sort_unstable();
+    assert_eq!(counts, (1..=20).collect::<Vec<_>>(), "each shipment was counted once");
+    host.stop().await
+}

@@ -1,0 +1,255 @@
+//! Several hosts on one store and broker: single-active stages, different plugin sets; and stages
+//! that nobody runs for a while.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result};
+use async_trait::async_trait;
+use lapin::options::{BasicGetOptions, BasicNackOptions};
+use lapin::{Connection, ConnectionProperties};
+use postrider::domain::event::Event;
+use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::support::harness::{Backend, Client, Running, Site, eventually, on_both_back_ends};
+use crate::support::load::PLENTY;
+use crate::support::servers::amqp_url;
+
+on_both_back_ends![a_stage_without_its_plugin_at_a_restart_gets_what_it_missed];
+
+async fn post(client: &Client, ids: std::ops::Range<usize>) -> Result<()> {
+    for id in ids {
+        let order =
+            json!({ "order_id": format!("h-{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
+        anyhow::ensure!(client.post("/orders", &order).await?.0.is_success());
+    }
+    Ok(())
+}
+
+async fn consumption(client: &Client, name: &str) -> Result<String> {
+    Ok(client.stage(name).await?["consumption"].as_str().unwrap_or("unknown").to_owned())
+}
+
+/// Waits until one of the hosts consumes the stage and the other stands by; the consuming one
+/// first.
+async fn one_of(hosts: [Running; 2], name: &str) -> Result<[Running; 2]> {
+    let settled = || async {
+        let states = [
+            consumption(&hosts[0].client, name).await?,
+            consumption(&hosts[1].client, name).await?,
+        ];
+        Ok((states.contains(&"consuming".to_owned()) && states.contains(&"standby".to_owned()))
+            .then_some(states))
+    };
+    let states = eventually("one host to consume and one to stand by", settled).await?;
+    let [one, other] = hosts;
+    Ok(if states[0] == "consuming" { [one, other] } else { [other, one] })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_active_stage_runs_on_one_host_and_moves_on() -> Result<()> {
+    let site = Site::shipped_on(
+        Backend::Servers,
+        &format!("{PLENTY}[stages.shipping]\nsingle_active = true\n"),
+    )
+    .await?;
+    let [active, standby] = one_of([site.start().await?, site.start().await?], "shipping").await?;
+    post(&standby.client, 0..20).await?;
+    for id in 0..20 {
+        standby.client.order_in(&format!("h-{id}"), "ready").await?;
+    }
+    assert_eq!(consumption(&standby.client, "shipping").await?, "standby");
+    assert_eq!(
+        standby.client.get("/ready").await?.0,
+        StatusCode::OK,
+        "a host that stands by is ready"
+    );
+    // A rolling restart: what is posted while the active host goes is done by the other one.
+    let load = tokio::spawn({
+        let client = standby.client.clone();
+        async move { post(&client, 20..120).await }
+    });
+    active.stop().await?;
+    load.await??;
+    for id in 20..120 {
+        standby.client.order_in(&format!("h-{id}"), "ready").await?;
+    }
+    assert_eq!(consumption(&standby.client, "shipping").await?, "consuming");
+    assert_eq!(site.count("SELECT count(*) FROM events WHERE type = 'shipping.ready'").await?, 120);
+    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0);
+    standby.stop().await
+}
+
+/// Notes each order; hangs while it is told to.
+#[derive(Clone, Default)]
+struct Watcher {
+    calls: Arc<AtomicUsize>,
+    hangs: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl NativeStage for Watcher {
+    fn describe(&self) -> Description {
+        Description::new("watcher", "1.0.0", "Watches").consumes(["order.created"])
+    }
+
+    async fn handle(&self, _: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        Ok(vec![])
+    }
+}
+
+const WATCHED: &str = "SELECT count(*) FROM deliveries WHERE stage = 'watcher' AND status = 'done'";
+
+async fn watched(site: &Site, count: i64) -> Result<()> {
+    eventually(&format!("{count} watched orders"), || async {
+        Ok((site.count(WATCHED).await? == count).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_with_different_plugins_do_not_take_each_others_bindings() -> Result<()> {
+    let site = Site::shipped_on(Backend::Servers, PLENTY).await?;
+    let watching = site.start_with(|builder| builder.stage(Watcher::default())).await?;
+    let plain = site.start().await?;
+    post(&plain.client, 0..20).await?;
+    watched(&site, 20).await?;
+    // While nobody runs the stage, what comes for it waits.
+    watching.stop().await?;
+    post(&plain.client, 20..40).await?;
+    for id in 20..40 {
+        plain.client.order_in(&format!("h-{id}"), "ready").await?;
+    }
+    assert_eq!(
+        site.count("SELECT count(*) FROM deliveries WHERE stage = 'watcher' AND status = 'open'")
+            .await?,
+        20
+    );
+    let watching = site.start_with(|builder| builder.stage(Watcher::default())).await?;
+    watched(&site, 40).await?;
+    watching.stop().await?;
+    plain.stop().await
+}
+
+async fn a_stage_without_its_plugin_at_a_restart_gets_what_it_missed(
+    backend: Backend,
+) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start_with(|builder| builder.stage(Watcher::default())).await?;
+    host.stop().await?;
+    let host = site.start().await?;
+    post(&host.client, 0..5).await?;
+    for id in 0..5 {
+        host.client.order_in(&format!("h-{id}"), "ready").await?;
+    }
+    host.stop().await?;
+    let host = site.start_with(|builder| builder.stage(Watcher::default())).await?;
+    watched(&site, 5).await?;
+    assert_eq!(
+        host.client.delete("/stages/watcher").await?.0,
+        StatusCode::CONFLICT,
+        "this host runs it"
+    );
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stage_that_nobody_runs_can_be_forgotten() -> Result<()> {
+    let site = Site::shipped(PLENTY)?;
+    let host = site.start_with(|builder| builder.stage(Watcher::default())).await?;
+    host.stop().await?;
+    let host = site.start().await?;
+    post(&host.client, 0..1).await?;
+    assert_eq!(host.client.delete("/stages/nobody").await?.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        host.client.delete("/stages/watcher").await?,
+        (StatusCode::OK, json!({ "stage": "watcher", "state": "forgotten" }))
+    );
+    assert_eq!(host.client.delete("/stages/watcher").await?.0, StatusCode::NOT_FOUND);
+    post(&host.client, 1..2).await?;
+    for id in 0..2 {
+        host.client.order_in(&format!("h-{id}"), "ready").await?;
+    }
+    assert_eq!(
+        site.count("SELECT count(*) FROM deliveries WHERE stage = 'watcher'").await?,
+        1,
+        "the order from before"
+    );
+    host.stop().await
+}
+
+/// Takes a message and gives it back until the broker gives it up, as if host after host had gone
+/// away with it.
+async fn hand_out_too_often(queue: &str) -> Result<()> {
+    /// `x-delivery-limit`, and once more.
+    const TIMES: usize = 101;
+    let connection = Connection::connect(&amqp_url(), ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    for _ in 0..TIMES {
+        let taken =
+            || async { Ok(channel.basic_get(queue.into(), BasicGetOptions::default()).await?) };
+        let message = eventually("the message", taken).await?;
+        channel
+            .basic_nack(message.delivery_tag, BasicNackOptions { requeue: true, multiple: false })
+            .await?;
+    }
+    Ok(connection.close(200, "done".into()).await?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_broker_gave_up_runs_alone_once() -> Result<()> {
+    let site = Site::shipped_on(Backend::Servers, "shutdown.grace_ms = 200\n").await?;
+    let queue = site.servers.as_ref().context("servers")?.queue("watcher");
+    let watcher = Watcher::default();
+    let host = site.start_with(|builder| builder.stage(watcher.clone())).await?;
+    host.client.post("/stages/watcher/drain", &json!({})).await?;
+    eventually("the drain", || async {
+        Ok((consumption(&host.client, "watcher").await? == "drained").then_some(()))
+    })
+    .await?;
+    // An innocent one: its run alone settles it.
+    post(&host.client, 0..1).await?;
+    hand_out_too_often(&queue).await?;
+    watched(&site, 1).await?;
+    let (_, order) = host.client.get("/orders/h-0").await?;
+    let delivery = order["timeline"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|entry| entry["stage"] == "watcher")
+        .cloned()
+        .unwrap_or_default();
+    assert_eq!(
+        (&delivery["attempt"], &delivery["failures"][0]["code"]),
+        (&json!(2), &json!("delivery-limit")),
+        "{delivery}"
+    );
+
+    // One whose run alone ends the host: it is dead when it comes back.
+    watcher.hangs.store(true, Ordering::SeqCst);
+    post(&host.client, 1..2).await?;
+    hand_out_too_often(&queue).await?;
+    eventually("the run alone", || async {
+        Ok((watcher.calls.load(Ordering::SeqCst) == 2).then_some(()))
+    })
+    .await?;
+    host.stop().await?;
+    let host = site.start_with(|builder| builder.stage(watcher.clone())).await?;
+    let dead_letter = eventually("the dead letter", || async {
+        let (_, dead_letters) = host.client.get("/dead-letters?stage=watcher").await?;
+        Ok(dead_letters["items"].get(0).cloned())
+    })
+    .await?;
+    assert_eq!(
+        (&dead_letter["code"], watcher.calls.load(Ordering::SeqCst)),
+        (&json!("delivery-limit"), 2),
+        "{dead_letter}"
+    );
+    host.stop().await
+}

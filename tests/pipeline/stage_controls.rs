@@ -1,0 +1,180 @@
+//! Operators hold, drain and resume stages; the circuit breaker stops one whose dependency is down.
+//! None of that is an attempt.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::Result;
+use async_trait::async_trait;
+use postrider::domain::event::Event;
+use postrider::stage::handler::{
+    Description, Emitted, Failure, NativeContext, NativeError, NativeStage,
+};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::harness::{Backend, Client, Site, eventually, on_both_back_ends};
+use crate::support::load::PLENTY;
+
+on_both_back_ends![
+    a_paused_stage_holds_its_messages_over_a_restart,
+    a_drained_stage_takes_nothing_more
+];
+
+async fn post(client: &Client, ids: std::ops::Range<usize>) -> Result<()> {
+    for id in ids {
+        let order =
+            json!({ "order_id": format!("p-{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
+        anyhow::ensure!(client.post("/orders", &order).await?.0.is_success());
+    }
+    Ok(())
+}
+
+async fn a_paused_stage_holds_its_messages_over_a_restart(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start().await?;
+    let (status, said) =
+        host.client.post("/stages/inventory/pause", &json!({ "reason": "stock-taking" })).await?;
+    assert_eq!((status, said["state"].as_str()), (StatusCode::OK, Some("paused")), "{said}");
+    assert_eq!(
+        host.client.post("/stages/nobody/pause", &json!({})).await?.0,
+        StatusCode::NOT_FOUND
+    );
+    post(&host.client, 0..5).await?;
+    for id in 0..5 {
+        host.client.order_in(&format!("p-{id}"), "authorized").await?;
+    }
+    host.stop().await?;
+
+    // The word survives the host.
+    let host = site.start().await?;
+    let paused = host.client.stage("inventory").await?;
+    assert_eq!(
+        (paused["control"].as_str(), paused["reason"].as_str()),
+        (Some("paused"), Some("stock-taking")),
+        "{paused}"
+    );
+    assert_eq!(host.client.get("/ready").await?.1["held"], json!(["inventory"]));
+    post(&host.client, 5..6).await?;
+    host.client.order_in("p-5", "authorized").await?;
+    assert_eq!(
+        site.count(
+            "SELECT count(*) FROM deliveries WHERE stage = 'inventory' AND status <> 'open'"
+        )
+        .await?,
+        0
+    );
+    host.client.post("/stages/inventory/resume", &json!({})).await?;
+    for id in 0..6 {
+        host.client.order_in(&format!("p-{id}"), "ready").await?;
+    }
+    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0);
+    host.stop().await
+}
+
+async fn a_drained_stage_takes_nothing_more(backend: Backend) -> Result<()> {
+    let site = Site::shipped_on(backend, PLENTY).await?;
+    let host = site.start().await?;
+    host.client.post("/stages/shipping/drain", &json!({})).await?;
+    post(&host.client, 0..3).await?;
+    for id in 0..3 {
+        host.client.order_in(&format!("p-{id}"), "reserved").await?;
+    }
+    let waits =
+        || async { Ok((host.client.stage("shipping").await?["waiting"] == 3).then_some(())) };
+    eventually("three messages to wait in the queue", waits).await?;
+    host.client.post("/stages/shipping/resume", &json!({})).await?;
+    for id in 0..3 {
+        host.client.order_in(&format!("p-{id}"), "ready").await?;
+    }
+    host.stop().await
+}
+
+/// Fails for as long as its bank is down.
+struct Bank {
+    down: Arc<AtomicBool>,
+    calls: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl NativeStage for Bank {
+    fn describe(&self) -> Description {
+        Description::new("bank", "1.0.0", "Asks a bank").consumes(["order.created"])
+    }
+
+    async fn handle(&self, _: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if !self.down.load(Ordering::SeqCst) {
+            return Ok(vec![]);
+        }
+        Err(Failure::retry("bank-down", "no answer").into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
+    let toml = "[stages.bank]\nretry = { max_attempts = 2, initial_ms = 10, max_ms = 20 }\n\
+                breaker = { min_calls = 10, open_ms = 50, open_max_ms = 100, uncounted_probes = 1000 }\n";
+    let site = Site::empty(toml)?;
+    let (down, calls) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+    let bank = Bank { down: Arc::clone(&down), calls: Arc::clone(&calls) };
+    let host = site.start_with(|builder| builder.stage(bank)).await?;
+    post(&host.client, 0..100).await?;
+    let open = || async {
+        let state = host.client.stage("bank").await?;
+        Ok((state["breaker"] != "closed").then_some(()))
+    };
+    eventually("the breaker to open", open).await?;
+    // Probes go on, one at a time, and cost nobody an attempt.
+    let (before, failures) =
+        (calls.load(Ordering::SeqCst), site.count("SELECT count(*) FROM attempts").await?);
+    eventually("ten probes", || async {
+        Ok((calls.load(Ordering::SeqCst) >= before + 10).then_some(()))
+    })
+    .await?;
+    assert_eq!(
+        site.count("SELECT count(*) FROM attempts").await?,
+        failures,
+        "a probe was an attempt"
+    );
+    assert!(failures < 100, "{failures} of 100 orders failed before the breaker opened");
+    assert_eq!(host.client.get("/ready").await?.1["breakers_open"], json!(["bank"]));
+
+    down.store(false, Ordering::SeqCst);
+    let settled = "SELECT count(*) FROM deliveries WHERE stage = 'bank' AND status = 'done'";
+    let dead = "SELECT count(*) FROM deliveries WHERE stage = 'bank' AND status = 'dead'";
+    eventually("all orders", || async {
+        Ok((site.count(settled).await? + site.count(dead).await? == 100).then_some(()))
+    })
+    .await?;
+    assert_eq!(host.client.stage("bank").await?["breaker"], "closed");
+    // Both turns are events that anybody may listen to.
+    let said = site.texts("SELECT CAST(data AS TEXT) FROM events WHERE type = 'postrider.breaker-changed' ORDER BY seq").await?;
+    let states: Vec<Value> = said
+        .iter()
+        .map(|data| Ok(serde_json::from_str::<Value>(data)?["state"].clone()))
+        .collect::<Result<_>>()?;
+    assert_eq!(states, ["open", "closed"]);
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rate_is_kept() -> Result<()> {
+    let site = Site::empty("[stages.bank]\nrate_per_s = 20\n")?;
+    let (down, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let bank = Bank { down, calls: Arc::clone(&calls) };
+    let host = site.start_with(|builder| builder.stage(bank)).await?;
+    post(&host.client, 0..30).await?;
+    eventually("all calls", || async { Ok((calls.load(Ordering::SeqCst) == 30).then_some(())) })
+        .await?;
+    let first = "SELECT min(settled_ms) FROM deliveries WHERE stage = 'bank'";
+    let last = "SELECT max(settled_ms) FROM deliveries WHERE stage = 'bank'";
+    let spread = || async {
+        Ok((site.count("SELECT count(*) FROM deliveries WHERE status = 'done'").await? == 30)
+            .then_some(()))
+    };
+    eventually("all commits", spread).await?;
+    let took_ms = site.count(last).await? - site.count(first).await?;
+    assert!(took_ms >= 1_200, "30 messages at 20 a second took only {took_ms} ms");
+    host.stop().await
+}

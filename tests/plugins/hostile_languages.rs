@@ -1,0 +1,240 @@
+//! Hostile guests in JavaScript, Python and C: contained like those in Rust, in time and memory,
+//! whatever their language's runtime does.
+//!
+//! Built with the tools of their languages: see [`crate::languages`]. What they do is in
+//! `fixtures/hostile`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::plugins::languages::{built, new_stage};
+use crate::support::harness::{Client, SHIPPED, Site, eventually, root};
+use crate::support::load::{PLENTY, keep_their_rate, ready_rate};
+use crate::support::process::{Process, free_port};
+
+/// A language, where its template keeps its tools, and what its guests cannot do at all.
+struct Language {
+    name: &'static str,
+    source: &'static str,
+    /// The function that fails in `throw`.
+    thrower: &'static str,
+    tools: &'static [&'static str],
+    cannot: &'static [&'static str],
+}
+
+const LANGUAGES: [Language; 3] = [
+    Language {
+        name: "js",
+        source: "stage.js",
+        thrower: "throw",
+        tools: &["node_modules"],
+        cannot: &[],
+    },
+    Language {
+        name: "python",
+        source: "stage.py",
+        thrower: "throw",
+        tools: &[".venv"],
+        cannot: &[],
+    },
+    // The C library of the sandbox has no sockets: such a guest does not link.
+    Language {
+        name: "c",
+        source: "stage.c",
+        thrower: "pr_handle",
+        tools: &[".venv", "vendor"],
+        cannot: &["http"],
+    },
+];
+
+/// Every way to misbehave, and the codes under which its message may end.
+const MISDEEDS: [(&str, &[&str]); 12] = [
+    ("throw", &["trap:"]),
+    ("loop", &["trap:timeout"]),
+    ("recurse", &["trap:"]),
+    ("eat-memory", &["limit:memory"]),
+    ("log", &["limit:log"]),
+    // What is printed goes nowhere, or is cut: only the time ends it.
+    ("print", &["trap:timeout", "limit:log"]),
+    // On a busy machine the time may end it first.
+    ("many-events", &["limit:", "trap:timeout"]),
+    ("big-output", &["limit:", "trap:timeout"]),
+    ("bad-json", &["invalid-event"]),
+    ("undeclared", &["undeclared-event"]),
+    ("http", &["trap:"]),
+    ("reject", &["rejected"]),
+];
+
+/// Builds the hostile guest of a language with the tools that its template has fetched.
+fn hostile(language: &Language) -> Result<PathBuf> {
+    let check = new_stage(language.name, &format!("{}-check", language.name))?;
+    built(&check, true)?;
+    let dir = new_stage(language.name, &format!("{}-hostile", language.name))?;
+    for tool in language.tools {
+        let link = dir.join(tool);
+        if !link.exists() {
+            std::os::unix::fs::symlink(check.join(tool), link)?;
+        }
+    }
+    std::fs::copy(
+        root().join("tests/fixtures/hostile").join(language.source),
+        dir.join(language.source),
+    )?;
+    built(&dir, true)
+}
+
+/// Beside the healthy pipeline; a language's runtime needs more room than a stage in Rust.
+fn config() -> String {
+    format!(
+        "{PLENTY}[stages.hostile]\nplugin = \"hostile.wasm\"\nretry = {{ max_attempts = 1 }}\n\
+         limits = {{ deadline_ms = 2000, memory_max_bytes = 134217728 }}\nbreaker = {{ min_calls = 0 }}\n"
+    )
+}
+
+/// A host in a process of its own, with the hostile guest in its folder.
+async fn start(guest: &Path) -> Result<(Site, Process, Client)> {
+    let site = Site::shipped(&config())?;
+    std::fs::copy(guest, site.plugins().join("hostile.wasm"))?;
+    let port = free_port()?;
+    let process = Process::start(&site, port, None)?;
+    let client = Client::new(format!("http://127.0.0.1:{port}"));
+    process.ready(&client, &site).await?;
+    client.serves("hostile.wasm").await?;
+    Ok((site, process, client))
+}
+
+fn body(id: &str, misdeed: &str) -> Value {
+    json!({ "order_id": id, "user_id": "1", "items": ["Book"], "total": 1, "misdeed": misdeed })
+}
+
+async fn order(client: &Client, id: &str, misdeed: &str) -> Result<()> {
+    let (status, answer) = client.post("/orders", &body(id, misdeed)).await?;
+    ensure!(status.is_success(), "{status}: {answer}");
+    Ok(())
+}
+
+/// Waits until every stage has settled an order; what the hostile one came to.
+async fn settled(client: &Client, id: &str) -> Result<Value> {
+    eventually(&format!("all of order {id}"), || async {
+        let (_, history) = client.get(&format!("/orders/{id}")).await?;
+        let entry = |stage: &str| {
+            history["timeline"].as_array()?.iter().find(|entry| entry["stage"] == stage).cloned()
+        };
+        let healthy =
+            SHIPPED.iter().all(|stage| entry(stage).is_some_and(|entry| entry["status"] == "done"));
+        Ok(entry("hostile").filter(|entry| healthy && entry["status"] != "open"))
+    })
+    .await
+}
+
+/// What was thrown, and the function, file and line of it.
+fn names_its_place(language: &Language, failure: &Value) {
+    let told = format!(
+        "{}\n{}",
+        failure["message"].as_str().unwrap_or_default(),
+        failure["backtrace"].as_str().unwrap_or_default()
+    );
+    let named = told.split(language.source).skip(1).any(|after| {
+        let line = after.trim_start_matches(['"', ':', ',', ' ']).trim_start_matches("line ");
+        line.starts_with(|first: char| first.is_ascii_digit())
+    });
+    assert!(named && told.contains("deliberate") && told.contains(language.thrower), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "builds with the tools of several languages: `cargo xtask test` runs it alone, after the others"]
+async fn every_misdeed_in_every_language_is_contained() -> Result<()> {
+    for language in &LANGUAGES {
+        let guest = hostile(language)?;
+        let (site, process, client) = start(&guest).await?;
+        let misdeeds = MISDEEDS.iter().filter(|(misdeed, _)| !language.cannot.contains(misdeed));
+        let mut base = 0;
+        for round in 0..3 {
+            for (misdeed, expected) in misdeeds.clone() {
+                let id = format!("{misdeed}-{round}");
+                order(&client, &id, misdeed).await?;
+                let entry = settled(&client, &id).await?;
+                let code = entry["failures"][0]["code"].as_str().unwrap_or_default();
+                let as_expected = expected.iter().any(|expected| code.starts_with(expected));
+                assert!(
+                    entry["status"] == "dead" && as_expected,
+                    "{} {misdeed}: {entry:#}",
+                    language.name
+                );
+                if *misdeed == "throw" {
+                    names_its_place(language, &entry["failures"][0]);
+                }
+            }
+            // What the first round left is caches and pools; later rounds add nothing.
+            let bytes = process.memory_bytes()?;
+            println!("{}: {} MB after round {round}", language.name, bytes >> 20);
+            base = if round == 0 { bytes } else { base };
+            assert!(
+                bytes < base + (48 << 20),
+                "{}: the host grew from {} to {} MB",
+                language.name,
+                base >> 20,
+                bytes >> 20
+            );
+        }
+        order(&client, "fine", "").await?;
+        assert_eq!(settled(&client, "fine").await?["status"], "done");
+        process.kill()?;
+        drop(site);
+    }
+    Ok(())
+}
+
+/// The rate of the healthy stages beside the hostile one.
+async fn healthy_rate(guest: &Path, misdeed: &str) -> Result<f64> {
+    let (_site, process, client) = start(guest).await?;
+    let rate = ready_rate(&client, Duration::from_millis(50), |id| body(id, misdeed)).await?;
+    process.kill()?;
+    Ok(rate)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
+async fn healthy_stages_keep_their_rate_beside_hostile_ones_of_every_language() -> Result<()> {
+    for language in &LANGUAGES {
+        let guest = hostile(language)?;
+        for misdeed in ["loop", "eat-memory", "print"] {
+            let what = format!("{} {misdeed}", language.name);
+            keep_their_rate(
+                &what,
+                async || healthy_rate(&guest, "").await,
+                async || healthy_rate(&guest, misdeed).await,
+            )
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// What traps before it can say anything is refused, and the others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "builds with the tools of several languages: `cargo xtask test` runs it alone, after the others"]
+async fn a_guest_that_traps_at_its_start_is_refused() -> Result<()> {
+    hostile(&LANGUAGES[2])?;
+    let dir = new_stage("c", "c-hostile")?;
+    let source = std::fs::read_to_string(root().join("tests/fixtures/hostile/stage.c"))?;
+    std::fs::write(dir.join("stage.c"), format!("#define TRAP_AT_START\n{source}"))?;
+    let refused = built(&dir, true).err().context("a stage that traps at its start was taken")?;
+    assert!(format!("{refused:#}").contains("c-hostile.wasm!start"), "{refused:#}");
+    let site = Site::shipped(PLENTY)?;
+    std::fs::copy(dir.join("build/c-hostile.wasm"), site.plugins().join("hostile.wasm"))?;
+    let host = site.start().await?;
+    let file = eventually("the file to be looked at", || async {
+        Ok(Some(host.client.plugin("hostile.wasm").await?).filter(|file| !file.is_null()))
+    })
+    .await?;
+    assert_eq!(file["state"], "failed", "{file}");
+    host.client
+        .post("/orders", &json!({ "order_id": "s", "user_id": "1", "items": ["Book"], "total": 1 }))
+        .await?;
+    host.client.order_in("s", "ready").await?;
+    host.stop().await
+}

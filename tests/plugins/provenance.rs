@@ -1,0 +1,209 @@
+//! Which plugin files are loaded, and how an earlier version comes back: by hand, or because a new
+//! one traps.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use minisign::KeyPair;
+use postrider::runtime::provenance::signature_of;
+use reqwest::StatusCode;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::harness::{
+    Backend, Client, Running, Site, eventually, guest, on_both_back_ends,
+};
+use crate::support::load::PLENTY;
+
+on_both_back_ends![
+    a_version_that_traps_is_put_back_under_load,
+    a_version_is_rolled_back_under_load
+];
+
+async fn version(client: &Client) -> Result<String> {
+    Ok(client.plugin("fifth.wasm").await?["version"].as_str().unwrap_or("none").to_owned())
+}
+
+async fn serves(client: &Client, wanted: &str) -> Result<()> {
+    eventually(&format!("version {wanted}"), || async {
+        Ok((version(client).await? == wanted).then_some(()))
+    })
+    .await
+}
+
+fn sign(keys: &KeyPair, path: &Path) -> Result<()> {
+    let content = std::fs::File::open(path)?;
+    let signature = minisign::sign(Some(&keys.pk), &keys.sk, content, Some("a test"), None)?;
+    Ok(std::fs::write(signature_of(path), signature.into_string())?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_a_known_publisher_signed_is_loaded() -> Result<()> {
+    let (ours, theirs) =
+        (KeyPair::generate_unencrypted_keypair()?, KeyPair::generate_unencrypted_keypair()?);
+    let toml = format!(
+        "plugins.policy = \"signed\"\nplugins.publishers = [\"{}\"]\n",
+        ours.pk.to_base64()
+    );
+    let site = Site::empty(&toml)?;
+    let place = site.plugins().join("fifth.wasm");
+    site.add("fifth", "fifth")?;
+    let host = site.start().await?;
+    let refused = || async {
+        Ok(host.client.plugin("fifth.wasm").await?["last_error"].as_str().map(str::to_owned))
+    };
+    let why = eventually("the refusal", refused).await?;
+    assert!(why.contains("there is no fifth.wasm.minisig"), "{why}");
+    // The signature may come after the file.
+    sign(&ours, &place)?;
+    serves(&host.client, "1.0.0").await?;
+
+    // A changed byte: the section that is added at the end changes nothing else.
+    let mut changed = std::fs::read(guest("fifth")?)?;
+    changed.extend_from_slice(&[0, 2, 1, b'x']);
+    std::fs::write(&place, &changed)?;
+    let why = eventually("the refusal", refused).await?;
+    assert!(why.contains("no signature of this content"), "{why}");
+    sign(&theirs, &place)?;
+    let why = eventually("the refusal", refused).await?;
+    assert!(why.contains("no signature of this content"), "{why}");
+    assert_eq!(version(&host.client).await?, "1.0.0", "what served keeps serving");
+    sign(&ours, &place)?;
+    eventually("the changed file", || async {
+        Ok(host.client.plugin("fifth.wasm").await?["last_error"].is_null().then_some(()))
+    })
+    .await?;
+    host.stop().await
+}
+
+/// Orders flow until told to stop; gives how many.
+fn load(client: &Client, stop: &CancellationToken) -> tokio::task::JoinHandle<Result<usize>> {
+    let (client, stop) = (client.clone(), stop.clone());
+    tokio::spawn(async move {
+        let mut posted = 0;
+        while !stop.is_cancelled() {
+            let order = json!({ "order_id": format!("p-{posted}"), "user_id": "1", "items": ["Book"], "total": 1 });
+            anyhow::ensure!(client.post("/orders", &order).await?.0.is_success());
+            posted += 1;
+        }
+        Ok(posted)
+    })
+}
+
+/// Every order is ready and was audited once.
+async fn all_audited_once(site: &Site, posted: usize) -> Result<()> {
+    let posted = i64::try_from(posted)?;
+    eventually("every audit", || async {
+        let ready = site.count("SELECT count(*) FROM orders WHERE status = 'ready'").await?;
+        let done = site
+            .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+            .await?;
+        Ok((ready == posted && done == posted).then_some(()))
+    })
+    .await?;
+    assert_eq!(site.count("SELECT count(*) FROM events WHERE type = 'audit.noted'").await?, posted);
+    assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
+    Ok(())
+}
+
+async fn start(backend: Backend) -> Result<(Site, Running)> {
+    let toml = format!(
+        "{PLENTY}[stages.audit]\nretry = {{ max_attempts = 6, initial_ms = 50, max_ms = 200 }}\n"
+    );
+    let site = Site::shipped_on(backend, &toml).await?;
+    site.add("fifth", "fifth")?;
+    let host = site.start().await?;
+    serves(&host.client, "1.0.0").await?;
+    Ok((site, host))
+}
+
+async fn a_version_that_traps_is_put_back_under_load(backend: Backend) -> Result<()> {
+    let (site, host) = start(backend).await?;
+    let before = std::fs::read(site.plugins().join("fifth.wasm"))?;
+    let stop = CancellationToken::new();
+    let posting = load(&host.client, &stop);
+    eventually("some audits", || async {
+        Ok((site
+            .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+            .await?
+            >= 20)
+            .then_some(()))
+    })
+    .await?;
+    site.add("fifth-traps", "fifth")?;
+    let note = eventually("the version before to be put back", || async {
+        Ok(host.client.plugin("fifth.wasm").await?["put_back"].as_str().map(str::to_owned))
+    })
+    .await?;
+    assert!(note.contains("5 of its first 5 messages trapped"), "{note}");
+    assert_eq!(version(&host.client).await?, "1.0.0");
+    let audited = site
+        .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+        .await?;
+    eventually("audits to go on", || async {
+        Ok((site
+            .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+            .await?
+            >= audited + 20)
+            .then_some(()))
+    })
+    .await?;
+    stop.cancel();
+    all_audited_once(&site, posting.await??).await?;
+    assert_eq!(
+        site.count("SELECT count(*) FROM attempts").await?,
+        5,
+        "only the watched messages were tried in vain"
+    );
+    let said =
+        site.count("SELECT count(*) FROM events WHERE type = 'postrider.plugin-rolled-back'");
+    assert_eq!(said.await?, 1);
+    // The file is the one before again: a restart serves it.
+    assert!(
+        std::fs::read(site.plugins().join("fifth.wasm"))? == before,
+        "the file was not put back"
+    );
+    host.stop().await
+}
+
+async fn a_version_is_rolled_back_under_load(backend: Backend) -> Result<()> {
+    let (site, host) = start(backend).await?;
+    let stop = CancellationToken::new();
+    let posting = load(&host.client, &stop);
+    let refused = host.client.post("/plugins/audit/rollback", &json!({})).await?;
+    assert_eq!(
+        refused.0,
+        StatusCode::CONFLICT,
+        "there is no version before the first: {}",
+        refused.1
+    );
+    site.add("fifth-next", "fifth")?;
+    serves(&host.client, "1.1.0").await?;
+    let (status, said) = host.client.post("/plugins/audit/rollback", &json!({})).await?;
+    assert_eq!(status, StatusCode::OK, "{said}");
+    assert_eq!(version(&host.client).await?, "1.0.0");
+    let (_, history) = host.client.get("/plugins/audit/history").await?;
+    let versions: Vec<&str> = history["items"]
+        .as_array()
+        .context("history")?
+        .iter()
+        .filter_map(|load| load["version"].as_str())
+        .collect();
+    assert_eq!(versions, ["1.0.0", "1.1.0", "1.0.0"]);
+    let next = history["items"][1]["digest"].as_str().context("a digest")?;
+    let (status, said) =
+        host.client.post("/plugins/audit/rollback", &json!({ "digest": &next[..10] })).await?;
+    assert_eq!((status, said["digest"].as_str()), (StatusCode::OK, Some(next)), "{said}");
+    assert_eq!(
+        host.client.post("/plugins/audit/rollback", &json!({ "digest": "ffff" })).await?.0,
+        StatusCode::CONFLICT
+    );
+    assert_eq!(
+        host.client.post("/plugins/nobody/rollback", &json!({})).await?.0,
+        StatusCode::NOT_FOUND
+    );
+    stop.cancel();
+    all_audited_once(&site, posting.await??).await?;
+    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0);
+    host.stop().await
+}

@@ -1,0 +1,168 @@
+//! A secret is for the stage and for whom it calls: nowhere else is it ever found, whatever the
+//! stage does with it.
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::plugins::egress::Server;
+use crate::support::harness::{Backend, Client, Site, eventually, on_both_back_ends};
+use crate::support::process::{Process, free_port, output};
+
+on_both_back_ends![a_secret_is_found_nowhere];
+
+/// In capitals and small dead letters, with what JSON and logs escape.
+const SECRET: &str = "sk-LIVE-\"0123\\456789\"-Zz";
+const OTHER: &str = "second-secret-ABCDEF";
+
+/// How the stage lets it out, and the code under which its message ends; none: it succeeds.
+const LEAKS: [(&str, Option<&str>); 12] = [
+    ("log", None),
+    ("log-field", None),
+    ("fail", Some("told")),
+    ("fail-code", Some("***")),
+    ("panic", Some("trap:unreachable")),
+    ("stderr", Some("trap:unreachable")),
+    ("limit", Some("limit:state-key")),
+    ("emit", Some("secret-leak")),
+    ("attribute", Some("secret-leak")),
+    ("subject", Some("secret-leak")),
+    ("state", Some("secret-leak")),
+    ("state-key", Some("secret-leak")),
+];
+
+/// Every form in which it could be stored or shown.
+fn forms(secret: &str) -> Vec<String> {
+    let json = Value::from(secret).to_string();
+    let json = json.trim_matches('"').to_owned();
+    let twice = Value::from(json.as_str()).to_string();
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let plain = [
+        secret.to_owned(),
+        json.clone(),
+        twice.trim_matches('"').to_owned(),
+        secret.to_lowercase(),
+        format!("{secret:?}"),
+    ];
+    let coded = [hex(secret), hex(&json), hex(secret).to_uppercase(), hex(&json).to_uppercase()];
+    // The shortest part that only the secret has, in case something cuts it.
+    plain
+        .into_iter()
+        .chain(coded)
+        .chain(["LIVE-".to_owned(), hex("LIVE-"), hex("LIVE-").to_uppercase()])
+        .collect()
+}
+
+fn holds(place: &str, text: &str) {
+    for form in forms(SECRET).into_iter().chain(forms(OTHER)) {
+        if let Some(at) = text.find(&form) {
+            let around: String =
+                text[..at].chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
+            panic!("{place} holds a secret as `{form}`, after: {around}");
+        }
+    }
+}
+
+async fn answers(client: &Client) -> Result<String> {
+    let mut all = String::new();
+    let mut paths: Vec<String> =
+        ["/orders", "/dead-letters", "/plugins", "/stages", "/topology", "/products", "/ready"]
+            .map(String::from)
+            .into();
+    paths.extend(
+        LEAKS
+            .iter()
+            .flat_map(|(leak, _)| [format!("/orders/{leak}"), format!("/orders/{leak}/events")]),
+    );
+    let (_, dead_letters) = client.get("/dead-letters").await?;
+    paths.extend(
+        dead_letters["items"]
+            .as_array()
+            .context("letters")?
+            .iter()
+            .map(|dead_letter| format!("/dead-letters/{}", dead_letter["id"])),
+    );
+    for path in paths {
+        all.push_str(&client.get(&path).await?.1.to_string());
+    }
+    all.push_str(&client.text("/metrics").await?);
+    Ok(all)
+}
+
+async fn a_secret_is_found_nowhere(backend: Backend) -> Result<()> {
+    let server = Server::start().await?;
+    let mut site = Site::shipped_on(backend, "").await?;
+    site.add("caller", "caller")?;
+    let file = site.folder.path().join("secret");
+    std::fs::write(&file, format!("{SECRET}\n"))?;
+    site.toml = format!(
+        "[stages.caller]\nretry = {{ max_attempts = 1 }}\nlimits = {{ deadline_ms = 20000 }}\n\
+         [stages.caller.secrets]\napi_key = {{ file = \"{}\" }}\nother_key = {{ env = \"TEST_OTHER_KEY\" }}\n\
+         [stages.caller.grants]\n\
+         http = [{{ scheme = \"http\", host = \"127.0.0.1\", port = {}, methods = [\"GET\"], allow_private = true }}]\n",
+        file.display(),
+        server.port
+    );
+    let environment =
+        [("RUST_LOG", "trace,wasmtime_wasi_http::p2=trace"), ("TEST_OTHER_KEY", OTHER)];
+    let port = free_port()?;
+    let client = Client::new(format!("http://127.0.0.1:{port}"));
+    let process = Process::start_with(&site, port, None, &environment)?;
+    process.ready(&client, &site).await?;
+
+    let call = |authority: &str| json!({ "scheme": "http", "authority": authority, "path": "/ok", "with_secret": true });
+    let calls = [call(&format!("127.0.0.1:{}", server.port)), call("evil.example")];
+    for (leak, _) in LEAKS {
+        let order = json!({ "order_id": leak, "user_id": "1", "items": ["Book"], "caller": { "leak": leak, "calls": calls } });
+        assert!(client.post("/orders", &order).await?.0.is_success());
+    }
+    let dead_letters = eventually("the deaths", || async {
+        let (_, dead_letters) = client.get("/dead-letters?stage=caller").await?;
+        let deaths = LEAKS.iter().filter(|(_, code)| code.is_some()).count();
+        Ok(dead_letters["items"].as_array().filter(|items| items.len() == deaths).cloned())
+    })
+    .await?;
+    for (leak, code) in LEAKS.iter().filter_map(|(leak, code)| Some((leak, (*code)?))) {
+        let dead_letter = dead_letters
+            .iter()
+            .find(|dead_letter| dead_letter["order_id"] == **leak)
+            .with_context(|| format!("{leak}: {dead_letters:?}"))?;
+        assert_eq!(dead_letter["code"], code, "{leak}: {dead_letter}");
+    }
+    for leak in ["log", "log-field"] {
+        eventually("a success", || async {
+            let (_, events) = client.get(&format!("/orders/{leak}/events")).await?;
+            Ok(events["items"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|event| event["type"] == "caller.done"))
+                .then_some(()))
+        })
+        .await?;
+    }
+    // It is sent to whom the operator granted, and to nobody else.
+    let heads = server.heads();
+    assert_eq!(heads.len(), LEAKS.len());
+    assert!(heads.iter().all(|head| head.contains(SECRET) && head.contains(OTHER)), "{heads:#?}");
+
+    holds("the API", &answers(&client).await?);
+    let database = site.dump().await?;
+    let payload: String = "with_secret".bytes().map(|byte| format!("{byte:02x}")).collect();
+    assert!(
+        database.contains("fail-code") && database.to_lowercase().contains(&payload),
+        "texts or payloads are missing from the dump"
+    );
+    holds("the database", &database);
+    process.kill()?;
+    let log = std::fs::read_to_string(site.folder.path().join("log"))?;
+    holds("the log", &log);
+    assert!(
+        log.contains("the key is ***") && log.contains("key=***"),
+        "the masked lines are missing"
+    );
+    assert!(log.contains("`GET http://evil.example` is not granted"), "the refusal is missing");
+    let config = site.folder.path().join("postrider.toml");
+    let config = config.to_string_lossy();
+    let printed = output(&["--config", &config, "config", "check", "--json"], &environment)?;
+    assert!(printed.status.success());
+    holds("`config check`", &String::from_utf8(printed.stdout)?);
+    Ok(())
+}

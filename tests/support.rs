@@ -1,0 +1,7 @@
+//! The tests' tools: hosts, programs, servers, load.
+
+pub(crate) mod harness;
+pub(crate) mod load;
+pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod servers;

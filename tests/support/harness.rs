@@ -1,0 +1,427 @@
+//! A host in this process on a folder of its own, with real guests, and the means to wait for what
+//! it does.
+//!
+//! Nothing sleeps for a fixed time: [`eventually`] polls a condition until it holds or a generous
+//! limit is over.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use postrider::config::Config;
+use postrider::host::{Host, HostBuilder};
+use reqwest::StatusCode;
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::support::servers::Servers;
+
+/// The stages that every checkout ships.
+pub(crate) const SHIPPED: [&str; 4] = ["payment", "inventory", "shipping", "notification"];
+
+/// The checkout's root.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+}
+
+/// A built guest: a shipped stage or a fixture.
+pub(crate) fn guest(name: &str) -> Result<PathBuf> {
+    let places = [
+        root().join("plugins").join(format!("{name}.wasm")),
+        root().join("target/fixtures").join(format!("{name}.wasm")),
+    ];
+    let found = places.into_iter().find(|place| place.is_file());
+    found.with_context(|| format!("the guest `{name}` is not built: run `cargo xtask plugins`"))
+}
+
+/// Polls until `condition` gives a value; fails after three minutes: machines may be busy with
+/// other things.
+pub(crate) async fn eventually<T, F: Future<Output = Result<Option<T>>>>(
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = condition().await? {
+            return Ok(value);
+        }
+        ensure!(began.elapsed() < Duration::from_mins(3), "waited three minutes for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A test on both back ends: each `async fn name(backend: Backend)` becomes two tests.
+macro_rules! on_both_back_ends {
+    ($($name:ident),* $(,)?) => {
+        mod embedded {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() -> anyhow::Result<()> {
+                    super::$name($crate::support::harness::Backend::Embedded).await
+                }
+            )*
+        }
+        mod servers {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() -> anyhow::Result<()> {
+                    super::$name($crate::support::harness::Backend::Servers).await
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_both_back_ends;
+
+/// What a host stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// The embedded store and queue.
+    Embedded,
+    /// Postgres and RabbitMQ: a database and a namespace of the site's own.
+    Servers,
+}
+
+/// A folder with a configuration, plugins and data.
+pub(crate) struct Site {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) toml: String,
+    pub(crate) servers: Option<Servers>,
+}
+
+impl Site {
+    /// With the shipped stages, and `toml` added to a configuration that retries quickly.
+    pub(crate) fn shipped(toml: &str) -> Result<Self> {
+        let site = Self::empty(toml)?;
+        for stage in SHIPPED {
+            site.add(stage, stage)?;
+        }
+        Ok(site)
+    }
+
+    /// The same on a back end.
+    pub(crate) async fn shipped_on(backend: Backend, toml: &str) -> Result<Self> {
+        let mut site = Self::shipped(toml)?;
+        if backend == Backend::Servers {
+            site.servers = Some(Servers::create().await?);
+        }
+        Ok(site)
+    }
+
+    /// Without stages.
+    pub(crate) fn empty(toml: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        std::fs::create_dir(folder.path().join("plugins"))?;
+        Ok(Self { folder, toml: toml.to_owned(), servers: None })
+    }
+
+    /// The same on a back end.
+    pub(crate) async fn empty_on(backend: Backend, toml: &str) -> Result<Self> {
+        let mut site = Self::empty(toml)?;
+        if backend == Backend::Servers {
+            site.servers = Some(Servers::create().await?);
+        }
+        Ok(site)
+    }
+
+    pub(crate) fn plugins(&self) -> PathBuf {
+        self.folder.path().join("plugins")
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.folder.path().join("data/postrider.db")
+    }
+
+    /// Puts the guest `name` into the folder as `<file>.wasm`, at once.
+    pub(crate) fn add(&self, name: &str, file: &str) -> Result<()> {
+        let temporary = self.folder.path().join(format!("{file}.part"));
+        std::fs::copy(guest(name)?, &temporary)?;
+        std::fs::rename(temporary, self.plugins().join(format!("{file}.wasm")))?;
+        Ok(())
+    }
+
+    /// What the database itself says: one number.
+    pub(crate) async fn count(&self, query: &'static str) -> Result<i64> {
+        Ok(match &self.servers {
+            Some(servers) => {
+                sqlx::query_scalar(query).fetch_one(&mut servers.connect().await?).await?
+            }
+            None => sqlx::query_scalar(query).fetch_one(&mut self.open_database().await?).await?,
+        })
+    }
+
+    /// What the database itself says: one text a row.
+    pub(crate) async fn texts(&self, query: &'static str) -> Result<Vec<String>> {
+        Ok(match &self.servers {
+            Some(servers) => {
+                sqlx::query_scalar(query).fetch_all(&mut servers.connect().await?).await?
+            }
+            None => sqlx::query_scalar(query).fetch_all(&mut self.open_database().await?).await?,
+        })
+    }
+
+    /// Everything that the database holds, as text: each row of each table, binary columns in
+    /// hexadecimal.
+    pub(crate) async fn dump(&self) -> Result<String> {
+        let mut rows: Vec<String> = Vec::new();
+        match &self.servers {
+            Some(servers) => {
+                let mut database = servers.connect().await?;
+                let tables =
+                    "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'";
+                for table in
+                    sqlx::query_scalar::<_, String>(tables).fetch_all(&mut database).await?
+                {
+                    let all = sqlx::AssertSqlSafe(format!("SELECT row.*::text FROM {table} row"));
+                    rows.extend(
+                        sqlx::query_scalar::<_, String>(all).fetch_all(&mut database).await?,
+                    );
+                }
+            }
+            None => {
+                let mut database = self.open_database().await?;
+                let columns = "SELECT 'SELECT coalesce(quote(\"' || c.name || '\"), '''') FROM \"' || t.name || '\"'
+                               FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'";
+                for column in
+                    sqlx::query_scalar::<_, String>(columns).fetch_all(&mut database).await?
+                {
+                    rows.extend(
+                        sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(column))
+                            .fetch_all(&mut database)
+                            .await?,
+                    );
+                }
+            }
+        }
+        Ok(rows.join("\n"))
+    }
+
+    async fn open_database(&self) -> Result<sqlx::SqliteConnection> {
+        let options =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(self.database()).read_only(true);
+        Ok(<sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await?)
+    }
+
+    /// The whole configuration text.
+    pub(crate) fn config_text(&self) -> String {
+        let folder = self.folder.path().display();
+        // One compile cache for all tests: a guest is compiled once.
+        let cache = root().join("target/test-cache");
+        let back_end = match &self.servers {
+            None => format!("store.url = \"sqlite:{folder}/data/postrider.db\"\n"),
+            Some(servers) => servers.config_text(),
+        };
+        format!(
+            "{back_end}plugins.dir = \"{folder}/plugins\"\nplugins.debounce_ms = 20\nplugins.archive_dir = \"{folder}/kept\"\nruntime.cache_dir = \"{}\"\n{}",
+            cache.display(),
+            self.toml
+        )
+    }
+
+    pub(crate) fn config(&self) -> Result<Config> {
+        Ok(Config::from_toml(&self.config_text())?)
+    }
+
+    /// Starts a host on this folder.
+    pub(crate) async fn start(&self) -> Result<Running> {
+        self.start_with(|builder| builder).await
+    }
+
+    /// Starts a host, given a say in how it is built.
+    pub(crate) async fn start_with(
+        &self,
+        adapt: impl FnOnce(HostBuilder) -> HostBuilder,
+    ) -> Result<Running> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let host = adapt(Host::builder(self.config()?).listener(listener)).build().await?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(host.run_until(async { _ = stopped.await }));
+        let running = Running { client: Client::new(url), stop: Some(stop), task: Some(task) };
+        running.client.ready().await?;
+        Ok(running)
+    }
+}
+
+/// A host that runs in this process.
+pub(crate) struct Running {
+    pub(crate) client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<Result<()>>>,
+}
+
+impl Running {
+    /// Stops gracefully; an error of the host is the test's.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        drop(self.stop.take());
+        self.task.take().expect("stopped once").await?
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A test that ends early has an error of its own to tell: a panic here would hide it.
+        if self.task.is_some() {
+            eprintln!("a test ended without `stop`: its host's errors go unseen");
+        }
+    }
+}
+
+/// Talks to a host's API.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) url: String,
+    http: reqwest::Client,
+}
+
+impl Client {
+    pub(crate) fn new(url: String) -> Self {
+        Self { url, http: reqwest::Client::new() }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<(StatusCode, Value)> {
+        let response = self.http.get(format!("{}{path}", self.url)).send().await?;
+        Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
+    }
+
+    /// Every item of a list, page by page; `path` has a query already.
+    pub(crate) async fn all(&self, path: &str) -> Result<Vec<Value>> {
+        let (mut items, mut at) = (Vec::new(), String::new());
+        loop {
+            let (status, page) = self.get(&format!("{path}{at}")).await?;
+            ensure!(status.is_success(), "{page}");
+            items.extend(page["items"].as_array().into_iter().flatten().cloned());
+            match page["next"].as_i64() {
+                Some(next) => at = format!("&cursor={next}"),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
+        let response = self.http.post(format!("{}{path}", self.url)).json(body).send().await?;
+        Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
+    }
+
+    /// As `post`, for what the answer says beside its body.
+    pub(crate) async fn post_for_headers(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<(StatusCode, reqwest::header::HeaderMap)> {
+        let response = self.http.post(format!("{}{path}", self.url)).json(body).send().await?;
+        Ok((response.status(), response.headers().clone()))
+    }
+
+    /// As `post`, with a header more.
+    pub(crate) async fn post_with(
+        &self,
+        path: &str,
+        body: &Value,
+        header: (&'static str, &str),
+    ) -> Result<(StatusCode, Value)> {
+        let response = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .json(body)
+            .header(header.0, header.1)
+            .send()
+            .await?;
+        Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
+    }
+
+    /// An answer's text.
+    pub(crate) async fn text(&self, path: &str) -> Result<String> {
+        Ok(self
+            .http
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await?
+            .error_for_status()?
+            .text()
+            .await?)
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<(StatusCode, Value)> {
+        let response = self.http.delete(format!("{}{path}", self.url)).send().await?;
+        Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
+    }
+
+    /// As `post`, with any body and content type.
+    pub(crate) async fn post_raw(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Result<(StatusCode, Value)> {
+        let request = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .header("content-type", content_type)
+            .body(body);
+        let response = request.send().await?;
+        Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
+    }
+
+    /// Waits until the host says it is ready.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        eventually("the host to be ready", || async {
+            let up = self
+                .http
+                .get(format!("{}/health", self.url))
+                .send()
+                .await
+                .is_ok_and(|response| response.status().is_success());
+            Ok(up.then_some(()))
+        })
+        .await
+    }
+
+    /// The item of a list whose `field` is `value`; null when there is none.
+    async fn item(&self, list: &str, field: &str, value: &str) -> Result<Value> {
+        let (_, answer) = self.get(list).await?;
+        Ok(answer["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|item| item[field] == value)
+            .cloned()
+            .unwrap_or(Value::Null))
+    }
+
+    /// How a plugin file stands; null when nobody knows it.
+    pub(crate) async fn plugin(&self, file: &str) -> Result<Value> {
+        self.item("/plugins", "file", file).await
+    }
+
+    /// What runs a stage; null when nothing does.
+    pub(crate) async fn plugin_of(&self, stage: &str) -> Result<Value> {
+        self.item("/plugins", "stage", stage).await
+    }
+
+    /// How a stage stands; null when nobody knows it.
+    pub(crate) async fn stage(&self, name: &str) -> Result<Value> {
+        self.item("/stages", "stage", name).await
+    }
+
+    /// Waits until a plugin file serves; why it is refused is an error.
+    pub(crate) async fn serves(&self, file: &str) -> Result<()> {
+        eventually(&format!("{file} to serve"), || async {
+            let plugin = self.plugin(file).await?;
+            ensure!(plugin["last_error"].is_null(), "{plugin}");
+            Ok((plugin["state"] == "serving").then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until an order has `status`; gives the whole answer.
+    pub(crate) async fn order_in(&self, id: &str, status: &str) -> Result<Value> {
+        eventually(&format!("order {id} to be {status}"), || async {
+            let (_, order) = self.get(&format!("/orders/{id}")).await?;
+            Ok((order["status"] == status).then_some(order))
+        })
+        .await
+    }
+}

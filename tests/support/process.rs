@@ -1,0 +1,125 @@
+//! A host in a process of its own: for what cannot be done to one in the test's process.
+
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::support::harness::{Client, Site, root};
+
+/// A host in a process of its own, killed hard when dropped.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts the program on a site; `file_max_blocks` (of 512 bytes) makes every larger file fail
+    /// to grow, as on a full disk.
+    pub(crate) fn start(site: &Site, port: u16, file_max_blocks: Option<u32>) -> Result<Self> {
+        Self::start_with(site, port, file_max_blocks, &[])
+    }
+
+    /// The same with more environment.
+    pub(crate) fn start_with(
+        site: &Site,
+        port: u16,
+        file_max_blocks: Option<u32>,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
+        let config = site.folder.path().join("postrider.toml");
+        std::fs::write(
+            &config,
+            format!("http.listen = \"127.0.0.1:{port}\"\n{}", site.config_text()),
+        )?;
+        let program = binary()?;
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(site.folder.path().join("log"))?;
+        // The shell ignores the signal that the limit sends, and so does what it becomes: writes
+        // fail instead.
+        let limit = file_max_blocks
+            .map(|blocks| format!("trap '' XFSZ; ulimit -f {blocks}; "))
+            .unwrap_or_default();
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(format!("{limit}exec \"$0\" --config \"$1\" serve"))
+            .arg(program)
+            .arg(config);
+        command.envs(environment.iter().copied());
+        let child = command.stdout(Stdio::null()).stderr(log).spawn()?;
+        Ok(Self(child))
+    }
+
+    /// Waits until it answers; what it logged last is in the error.
+    pub(crate) async fn ready(&self, client: &Client, site: &Site) -> Result<()> {
+        client.ready().await.with_context(|| {
+            let log = std::fs::read_to_string(site.folder.path().join("log")).unwrap_or_default();
+            let last: Vec<&str> = log.lines().rev().take(10).collect();
+            format!("the host's last lines, newest first:\n{}", last.join("\n"))
+        })
+    }
+
+    /// Memory that it holds: its resident set.
+    pub(crate) fn memory_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no resident set")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? << 10)
+    }
+
+    /// Ends it hard, as `kill -9` does.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs the program with a command that ends by itself: exit code, standard output, standard error.
+pub(crate) async fn postrider(args: &[&str]) -> Result<(i32, String, String)> {
+    let output =
+        tokio::process::Command::new(binary()?).args(args).kill_on_drop(true).output().await?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((
+        output.status.code().context("a signal ended it")?,
+        text(&output.stdout),
+        text(&output.stderr),
+    ))
+}
+
+/// What the program prints, run with arguments to its end.
+pub(crate) fn output(
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<std::process::Output> {
+    Ok(Command::new(binary()?).args(arguments).envs(environment.iter().copied()).output()?)
+}
+
+pub(crate) fn binary() -> Result<std::path::PathBuf> {
+    let folder = std::env::current_exe()?
+        .parent()
+        .and_then(|deps| deps.parent())
+        .context("a target folder")?
+        .to_owned();
+    let program = folder.join("postrider");
+    ensure!(
+        program.is_file(),
+        "{} is missing: run `cargo build --workspace --all-targets` in {}",
+        program.display(),
+        root().display()
+    );
+    Ok(program)
+}
+
+/// A port that nobody listened on a moment ago.
+pub(crate) fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
