@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::app::{App, SubmitError};
+use crate::app::{App, SubmitError, Submitted};
 use crate::background::binding_sync::BindingSync;
 use crate::background::control_sync::ControlSync;
 use crate::background::reconciler::Reconciler;
@@ -42,7 +42,7 @@ use crate::services::{Observer, Services};
 use crate::stage::handler::{Native, NativeStage, StageHandler};
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{Accepted, Settlement, Store};
+use crate::store::{Settlement, Store};
 
 /// Plugin changes that wait for the supervisor.
 const CHANGES_MAX: usize = 64;
@@ -271,7 +271,11 @@ impl Host {
     }
 
     /// Accepts an order as `POST /orders` does: when it returns, the order is durable.
-    pub async fn submit(&self, order: Value) -> Result<Accepted, SubmitError> {
+    ///
+    /// # Errors
+    /// See [`SubmitError`]: an invalid order, a conflict with a stored one, a reused idempotency
+    /// key, or a store that failed.
+    pub async fn submit(&self, order: Value) -> Result<Submitted, SubmitError> {
         self.app.submit(order).await
     }
 

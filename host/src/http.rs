@@ -86,7 +86,7 @@ fn routes() -> Routes {
         .routes(routes!(plugins::roll_back))
         .routes(routes!(plugins::topology))
         .routes(routes!(stages::list))
-        .routes(routes!(stages::forget))
+        .routes(routes!(stages::delete))
         .routes(routes!(stages::pause))
         .routes(routes!(stages::drain))
         .routes(routes!(stages::resume))

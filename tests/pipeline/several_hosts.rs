@@ -169,7 +169,7 @@ async fn a_stage_that_nobody_runs_can_be_forgotten() -> Result<()> {
     assert_eq!(host.client.delete("/stages/nobody").await?.0, StatusCode::NOT_FOUND);
     assert_eq!(
         host.client.delete("/stages/watcher").await?,
-        (StatusCode::OK, json!({ "stage": "watcher", "state": "forgotten" }))
+        (StatusCode::OK, json!({ "stage": "watcher", "state": "deleted" }))
     );
     assert_eq!(host.client.delete("/stages/watcher").await?.0, StatusCode::NOT_FOUND);
     post(&host.client, 1..2).await?;

@@ -132,7 +132,7 @@ async fn a_version_that_traps_is_put_back_under_load(backend: Backend) -> Result
     .await?;
     site.add("fifth-traps", "fifth")?;
     let note = eventually("the version before to be put back", || async {
-        Ok(host.client.plugin("fifth.wasm").await?["put_back"].as_str().map(str::to_owned))
+        Ok(host.client.plugin("fifth.wasm").await?["rolled_back"].as_str().map(str::to_owned))
     })
     .await?;
     assert!(note.contains("5 of its first 5 messages trapped"), "{note}");

@@ -27,6 +27,44 @@ pub(super) struct ServiceHealth {
     error: Option<String>,
 }
 
+/// Whether the host can do its work.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Readiness)]
+pub(super) struct ReadinessView {
+    /// The store and the broker answer, every stage has a plugin and is consumed, and the host is
+    /// not stopping.
+    ready: bool,
+    /// Why the store does not answer.
+    store: Option<String>,
+    /// Why the broker does not answer.
+    broker: Option<String>,
+    /// Stages without a plugin.
+    stages_without_plugin: Vec<String>,
+    /// Stages that operators paused or drain; they do not affect readiness.
+    held: Vec<String>,
+    /// Stages whose circuit breaker is not closed; they do not affect readiness.
+    breakers_open: Vec<String>,
+    /// Stages whose queue this host should consume, but does not.
+    not_consuming: Vec<String>,
+    /// The host is stopping.
+    stopping: bool,
+}
+
+impl From<Readiness> for ReadinessView {
+    fn from(readiness: Readiness) -> Self {
+        Self {
+            ready: readiness.ready,
+            store: readiness.store,
+            broker: readiness.broker,
+            stages_without_plugin: readiness.stages_without_plugin,
+            held: readiness.held,
+            breakers_open: readiness.breakers_open,
+            not_consuming: readiness.not_consuming,
+            stopping: readiness.stopping,
+        }
+    }
+}
+
 /// Whether the process answers.
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Liveness)))]
 pub(super) async fn live() -> Json<Liveness> {
@@ -49,10 +87,10 @@ pub(super) async fn broker(State(app): State<Shared>) -> (StatusCode, Json<Servi
 
 /// Whether the host can do its work: store, broker, and something to run for every stage.
 #[utoipa::path(get, path = "/ready", tag = "health",
-    responses((status = 200, body = Readiness), (status = 503, description = "It cannot", body = Readiness)))]
-pub(super) async fn ready(State(app): State<Shared>) -> (StatusCode, Json<Readiness>) {
+    responses((status = 200, body = ReadinessView), (status = 503, description = "It cannot", body = ReadinessView)))]
+pub(super) async fn ready(State(app): State<Shared>) -> (StatusCode, Json<ReadinessView>) {
     let readiness = app.readiness().await;
-    (status(readiness.ready), Json(readiness))
+    (status(readiness.ready), Json(readiness.into()))
 }
 
 fn answer(error: Option<String>) -> (StatusCode, Json<ServiceHealth>) {

@@ -17,13 +17,11 @@ use super::openapi::{instant_schema, page_size_schema, position_schema};
 use super::paths::OrderId;
 use super::problem::{Answer, Kind, Problem};
 use super::streams;
-use crate::app::Submission;
+use crate::app::{Submission, SubmitError, Submitted};
 use crate::domain::event::EventKey;
-use crate::domain::order::parse_order;
 use crate::domain::trace_context::TraceContext;
 use crate::store::{
-    Accepted, DeliveryRecord, DeliveryStatus, EventFilter, FailedAttempt, LogRange, Order,
-    OrderFilter,
+    DeliveryRecord, DeliveryStatus, EventFilter, FailedAttempt, LogRange, Order, OrderFilter,
 };
 
 /// An order that was accepted.
@@ -53,25 +51,15 @@ pub(super) async fn create(
     Schedule(due_at_ms): Schedule,
     JsonBody(body): JsonBody,
 ) -> Answer<Response> {
-    let order =
-        parse_order(body, key.as_deref()).map_err(|errors| Problem::invalid("an order", errors))?;
-    let id = order.id.clone();
     let keyed = key.is_some();
-    let (status, order) = match app
-        .accept_with(order, Submission { trace, idempotency_key: key, due_at_ms })
-        .await?
-    {
-        Accepted::New(order) => (StatusCode::ACCEPTED, order),
-        // A request that is repeated under its key is answered as it was at first.
-        Accepted::Duplicate(order) if keyed => {
+    let submission = Submission { trace, idempotency_key: key, due_at_ms };
+    let (status, order) = match app.submit_with(body, submission).await? {
+        Submitted::New(order) => (StatusCode::ACCEPTED, order),
+        // A request that is repeated under its key gets the answer that it got at first.
+        Submitted::Duplicate(order) if keyed => {
             (StatusCode::ACCEPTED, Order { status: app.initial_status().to_owned(), ..order })
         }
-        Accepted::Duplicate(order) => (StatusCode::OK, order),
-        Accepted::Conflict => {
-            let detail = format!("order `{id}` exists with another body");
-            return Err(Problem::new(Kind::OrderExists, detail));
-        }
-        Accepted::KeyReused => return Err(Problem::key_reused()),
+        Submitted::Duplicate(order) => (StatusCode::OK, order),
     };
     let place = format!("/orders/{}", order.id);
     let receipt = OrderReceipt {
@@ -286,6 +274,19 @@ pub(super) async fn events(
         (false, _) => {
             let items = page.items.into_iter().map(EventView::of).collect();
             Ok(Json(Listing { items, next: page.next }).into_response())
+        }
+    }
+}
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Invalid(errors) => Self::invalid("an order", errors),
+            SubmitError::Conflict { id } => {
+                Self::new(Kind::OrderExists, format!("order `{id}` exists with a different body"))
+            }
+            SubmitError::KeyReused => Self::key_reused(),
+            SubmitError::Store(error) => error.into(),
         }
     }
 }

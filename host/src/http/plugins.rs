@@ -18,10 +18,53 @@ use crate::store::PluginLoad;
 /// Loads shown.
 const HISTORY: u32 = 100;
 
-/// Stages with the plugins that run them, and files that serve none.
-#[utoipa::path(get, path = "/plugins", tag = "plugins", responses((status = 200, body = Items<PluginStatus>)))]
-pub(super) async fn list(State(app): State<Shared>) -> Json<Items<PluginStatus>> {
-    Json(Items { items: app.plugins() })
+/// A stage with the plugin that serves it, or a file that serves none.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PluginStatus)]
+pub(super) struct PluginStatusView {
+    /// The stage; none for a file that was refused before its stage was known.
+    stage: Option<String>,
+    /// Plugin file; none for a native stage.
+    file: Option<String>,
+    /// Version that serves.
+    version: Option<String>,
+    /// SHA-256 of the file that serves.
+    digest: Option<String>,
+    /// `serving`, `removed` or `failed`.
+    state: &'static str,
+    /// Why the newest content of the file does not serve.
+    last_error: Option<String>,
+    /// Why the host rolled a newer version back to this one.
+    rolled_back: Option<String>,
+    /// When this version was loaded, milliseconds since 1970-01-01 UTC.
+    loaded_at_ms: Option<u64>,
+    /// Topic patterns that it consumes.
+    consumes: Vec<String>,
+    /// Event types that it emits.
+    emits: Vec<String>,
+}
+
+impl From<PluginStatus> for PluginStatusView {
+    fn from(status: PluginStatus) -> Self {
+        Self {
+            stage: status.stage,
+            file: status.file,
+            version: status.version,
+            digest: status.digest,
+            state: status.state.as_str(),
+            last_error: status.last_error,
+            rolled_back: status.rolled_back,
+            loaded_at_ms: status.loaded_at_ms,
+            consumes: status.consumes,
+            emits: status.emits,
+        }
+    }
+}
+
+/// Every stage with the plugin that serves it, and every file that serves none.
+#[utoipa::path(get, path = "/plugins", tag = "plugins", responses((status = 200, body = Items<PluginStatusView>)))]
+pub(super) async fn list(State(app): State<Shared>) -> Json<Items<PluginStatusView>> {
+    Json(Items { items: app.plugins().into_iter().map(Into::into).collect() })
 }
 
 /// Which versions served a stage, newest first.

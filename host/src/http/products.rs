@@ -14,7 +14,7 @@ use super::json::JsonBody;
 use super::lists::{Items, QueryValidator};
 use super::openapi::page_size_schema;
 use super::problem::{Answer, Problem};
-use crate::app::Stocked;
+use crate::app::StockError;
 use crate::domain::order::parse_stock;
 use crate::domain::trace_context::TraceContext;
 
@@ -40,9 +40,7 @@ pub(super) async fn stock(
         parse_stock(body).map_err(|errors| Problem::invalid("stock of a product", errors))?;
     let answer = StockReceipt { sku: stock.sku.clone(), accepted: stock.body.clone() };
     let place = format!("/products/{}", stock.sku);
-    if app.stock(stock, key.as_deref(), trace).await? == Stocked::KeyReused {
-        return Err(Problem::key_reused());
-    }
+    app.stock(stock, key.as_deref(), trace).await?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
 }
 
@@ -83,4 +81,13 @@ pub(super) async fn show(
     product.map(Json).ok_or_else(|| {
         Problem::not_found(format!("nobody has stocked `{sku}` and no order has asked for it"))
     })
+}
+
+impl From<StockError> for Problem {
+    fn from(error: StockError) -> Self {
+        match error {
+            StockError::KeyReused => Self::key_reused(),
+            StockError::Store(error) => error.into(),
+        }
+    }
 }

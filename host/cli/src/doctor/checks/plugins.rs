@@ -53,7 +53,7 @@ pub(super) async fn examine(config: &Config) -> (Stages, Vec<Finding>) {
             (None, Some(stage), Some(version)) => {
                 Finding::ok(check, format!("stage {stage} {version}"))
             }
-            (None, _, _) => Finding::ok(check, plugin.state),
+            (None, _, _) => Finding::ok(check, plugin.state.as_str()),
         });
     }
     let stages: Stages = pipeline.consuming();

@@ -1,0 +1,216 @@
+//! Orders: submit, show, cancel. The store decides under the order's lock; what it writes is
+//! durable before a method returns, and goes to the relay afterwards.
+
+use serde_json::Value;
+
+use super::{App, Draft};
+use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED, without_nul};
+use crate::domain::field_error::FieldError;
+use crate::domain::order::{ParsedOrder, is_id, parse_order};
+use crate::domain::trace_context::TraceContext;
+use crate::store::{Accepted, Cancelled, DeliveryRecord, NewCancel, NewOrder, Order, StoreError};
+
+/// An order that is durable.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use = "tells a new order from one that was submitted before"]
+pub enum Submitted {
+    /// It was written now, and its first event is on the way to the stages.
+    New(Order),
+    /// The same order was submitted before; it is returned as stored, and nothing was written.
+    Duplicate(Order),
+}
+
+impl Submitted {
+    /// The order, new or not.
+    pub fn into_order(self) -> Order {
+        match self {
+            Self::New(order) | Self::Duplicate(order) => order,
+        }
+    }
+}
+
+/// Why an order was not accepted. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The body is not a valid order; every problem of it.
+    #[error("invalid order: {}", summary(.0))]
+    Invalid(Vec<FieldError>),
+    /// An order with this id and a different body exists.
+    #[error("order `{id}` exists with a different body")]
+    Conflict {
+        /// The order's id.
+        id: String,
+    },
+    /// The idempotency key was used with a different request.
+    #[error("idempotency key reused with a different request")]
+    KeyReused,
+    /// The store failed. Whether the order was written is not known: submit it again with the same
+    /// id or idempotency key.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn summary(problems: &[FieldError]) -> String {
+    let problems: Vec<String> =
+        problems.iter().map(|problem| format!("{} {}", problem.pointer, problem.detail)).collect();
+    problems.join("; ")
+}
+
+/// What accompanies the body of an order.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// The trace that the order's events continue.
+    pub trace: TraceContext,
+    /// Names the request: repeated with the same body it is a duplicate, with another body an
+    /// error. Keys never expire.
+    pub idempotency_key: Option<String>,
+    /// When its first event is delivered, milliseconds since 1970-01-01 UTC; none: immediately.
+    pub due_at_ms: Option<u64>,
+}
+
+impl Default for Submission {
+    /// No key, due immediately, in a trace of its own.
+    fn default() -> Self {
+        Self { trace: TraceContext::begin(), idempotency_key: None, due_at_ms: None }
+    }
+}
+
+/// An order with its deliveries.
+#[derive(Debug, Clone)]
+pub struct OrderHistory {
+    /// The order.
+    pub order: Order,
+    /// Its deliveries, oldest first.
+    pub deliveries: Vec<DeliveryRecord>,
+}
+
+impl App {
+    /// The status of an order that was just accepted.
+    pub fn initial_status(&self) -> &str {
+        &self.initial_status
+    }
+
+    /// Accepts an order, as `POST /orders` does: when it returns, the order is durable.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; a conflict with a stored order is one of them.
+    pub async fn submit(&self, order: Value) -> Result<Submitted, SubmitError> {
+        self.submit_with(order, Submission::default()).await
+    }
+
+    /// Accepts an order with an idempotency key, a schedule or a trace of its caller.
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    pub async fn submit_with(
+        &self,
+        order: Value,
+        submission: Submission,
+    ) -> Result<Submitted, SubmitError> {
+        let Submission { trace, idempotency_key, due_at_ms } = submission;
+        let order = parse_order(order, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
+        let ParsedOrder { id, customer, body, fingerprint } = order;
+        let event = self.new_event(Draft {
+            id: format!("order-{id}"),
+            event_type: ORDER_CREATED,
+            subject: &id,
+            data: body.to_string().into(),
+            order_id: Some(id.clone()),
+            trace,
+            due_at_ms,
+        });
+        let order = NewOrder {
+            id: id.clone(),
+            customer,
+            body,
+            fingerprint,
+            status: self.initial_status.clone(),
+            idempotency_key,
+            event,
+        };
+        let (accepted, rows) = self.services.store.accept_order(order).await?;
+        self.services.relay.enqueue(rows);
+        match accepted {
+            Accepted::New(order) => Ok(Submitted::New(order)),
+            Accepted::Duplicate(order) => Ok(Submitted::Duplicate(order)),
+            Accepted::Conflict => Err(SubmitError::Conflict { id }),
+            Accepted::KeyReused => Err(SubmitError::KeyReused),
+        }
+    }
+
+    /// The status of an order; none when there is no such order.
+    pub async fn status(&self, id: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.services.store.order(id).await?.map(|order| order.status))
+    }
+
+    /// Returns the order with all its deliveries; none when there is no such order.
+    pub async fn history(&self, id: &str) -> Result<Option<OrderHistory>, StoreError> {
+        let Some(order) = self.services.store.order(id).await? else {
+            return Ok(None);
+        };
+        let deliveries = self.services.store.order_deliveries(id).await?;
+        Ok(Some(OrderHistory { order, deliveries }))
+    }
+
+    /// Cancels an order: when it returns, nothing goes forward with it any more. Again, it changes
+    /// nothing.
+    pub async fn cancel(
+        &self,
+        id: &str,
+        reason: Option<String>,
+        trace: TraceContext,
+    ) -> Result<Cancelled, StoreError> {
+        if !is_id(id) {
+            return Ok(Cancelled::NotFound);
+        }
+        let reason = reason.map(without_nul);
+        let event = self.new_event(Draft {
+            id: uuid::Uuid::now_v7().to_string(),
+            event_type: ORDER_CANCELLED,
+            subject: id,
+            data: serde_json::json!({ "order_id": id, "reason": reason }).to_string().into(),
+            order_id: Some(id.to_owned()),
+            trace,
+            due_at_ms: None,
+        });
+        let (cancelled, rows) =
+            self.services.store.cancel_order(NewCancel { order_id: id.to_owned(), event }).await?;
+        self.services.relay.enqueue(rows);
+        Ok(cancelled)
+    }
+
+    /// Whether everything is undone that was done for an order.
+    pub fn is_cancelled(&self, order: &Order) -> bool {
+        self.status.cancelling().is_some() && order.status == self.status.cancel.done
+    }
+
+    /// Why an order cannot be cancelled, for people.
+    pub fn why_not_cancelled(&self, order: &Order) -> String {
+        let Order { id, status, .. } = order;
+        match self
+            .status
+            .transitions
+            .get(ORDER_CANCELLED)
+            .map(|transition| transition.from.as_deref())
+        {
+            None => {
+                "the configured table of statuses knows no cancel (`orders.status.transitions`)"
+                    .to_owned()
+            }
+            Some(Some(from)) => format!(
+                "order `{id}` is `{status}`; it can be cancelled while it is {}",
+                one_of(from)
+            ),
+            Some(None) => format!("order `{id}` is `{status}`, which is final"),
+        }
+    }
+}
+
+fn one_of(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        Some((last, before @ [_, ..])) => format!("{} or {last}", before.join(", ")),
+        _ => quoted.concat(),
+    }
+}

@@ -1,0 +1,223 @@
+//! Plugins: what serves each stage, which versions served it before, and the way back to one.
+
+use std::time::Duration;
+
+use super::App;
+use crate::plugins::supervisor::FileStatus;
+use crate::store::{PluginLoad, StoreError};
+
+/// Loads that are searched for an earlier version.
+const HISTORY_MAX: u32 = 1_000;
+/// How long a replaced file may take to load: the largest compile for half a minute.
+const LOAD_TIMEOUT: Duration = Duration::from_mins(2);
+const LOAD_POLL: Duration = Duration::from_millis(2);
+
+/// Whether a plugin serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PluginState {
+    /// It serves its stage.
+    Serving,
+    /// Its file was removed from the folder.
+    Removed,
+    /// Its file was refused, and no earlier content serves.
+    Failed,
+}
+
+impl PluginState {
+    /// The name that the API and the command line use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Removed => "removed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A stage with the plugin that serves it, or a file that serves none.
+#[derive(Debug, Clone)]
+pub struct PluginStatus {
+    /// The stage; none for a file that was refused before its stage was known.
+    pub stage: Option<String>,
+    /// Plugin file; none for a native stage.
+    pub file: Option<String>,
+    /// Version that serves.
+    pub version: Option<String>,
+    /// SHA-256 of the file that serves.
+    pub digest: Option<String>,
+    /// Whether it serves.
+    pub state: PluginState,
+    /// Why the newest content of the file does not serve.
+    pub last_error: Option<String>,
+    /// Why the host rolled a newer version back to this one.
+    pub rolled_back: Option<String>,
+    /// When this version was loaded, milliseconds since 1970-01-01 UTC.
+    pub loaded_at_ms: Option<u64>,
+    /// Topic patterns that it consumes.
+    pub consumes: Vec<String>,
+    /// Event types that it emits.
+    pub emits: Vec<String>,
+}
+
+/// The result of a rollback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum RollBack {
+    /// The version with this digest serves.
+    Done(String),
+    /// No plugin file runs such a stage here.
+    NotFound,
+    /// No such earlier version is archived, or several digests start with the one given.
+    NoSuchVersion,
+    /// The earlier version does not serve: why.
+    Refused(String),
+}
+
+impl App {
+    /// Returns at most `limit` loads of a stage's plugin on any host, newest first.
+    pub async fn plugin_history(
+        &self,
+        stage: &str,
+        limit: u32,
+    ) -> Result<Vec<PluginLoad>, StoreError> {
+        self.services.store.plugin_loads(stage, limit).await
+    }
+
+    /// Rolls a stage's plugin back to an earlier version on this host: to the one with this digest
+    /// (or the only one that starts with it), or else to the version before the present one.
+    /// Returns once the file is loaded or refused.
+    pub async fn roll_back(
+        &self,
+        stage: &str,
+        digest: Option<&str>,
+    ) -> Result<RollBack, StoreError> {
+        let running = self.services.pipeline.find(stage).and_then(|stage| stage.running());
+        let Some((running, file)) =
+            running.and_then(|running| running.file.clone().map(|file| (running, file)))
+        else {
+            return Ok(RollBack::NotFound);
+        };
+        let present = running.handler.digest();
+        let loads = self.services.store.plugin_loads(stage, HISTORY_MAX).await?;
+        let mut known: Vec<String> = Vec::new();
+        for load in loads {
+            let wanted = digest.is_none_or(|wanted| load.digest.starts_with(wanted));
+            if wanted
+                && load.digest != present
+                && !known.contains(&load.digest)
+                && self.places.kept.has(&load.digest)
+            {
+                known.push(load.digest);
+            }
+        }
+        let ambiguous = digest.is_some() && known.len() > 1;
+        let Some(chosen) = known.into_iter().next().filter(|_| !ambiguous) else {
+            return Ok(RollBack::NoSuchVersion);
+        };
+        let reload_count = self.reload_count(&file);
+        if let Err(error) = self.places.put_back(&chosen, &file).await {
+            return Ok(RollBack::Refused(format!("{file} could not be replaced: {error}")));
+        }
+        Ok(match self.wait_until_loaded(&file, &chosen, reload_count).await {
+            Ok(_) => RollBack::Done(chosen),
+            Err(why) => RollBack::Refused(why),
+        })
+    }
+
+    /// How many times this host has loaded, or failed to load, a plugin file. Read it before the
+    /// file is replaced, and pass it to [`App::wait_until_loaded`].
+    pub fn reload_count(&self, file: &str) -> u64 {
+        self.files.all().get(file).map_or(0, |status| status.reload_count)
+    }
+
+    /// Waits until the host serves a file's new content, which has this digest. Returns the stages
+    /// that it serves.
+    ///
+    /// # Errors
+    /// Why the content was refused, or that it was not loaded within two minutes.
+    pub async fn wait_until_loaded(
+        &self,
+        file: &str,
+        digest: &str,
+        reload_count_before: u64,
+    ) -> Result<Vec<String>, String> {
+        let loaded = async {
+            loop {
+                let plugins: Vec<PluginStatus> = self
+                    .plugins()
+                    .into_iter()
+                    .filter(|plugin| plugin.file.as_deref() == Some(file))
+                    .collect();
+                let serving =
+                    plugins.iter().filter(|plugin| plugin.digest.as_deref() == Some(digest));
+                let stages: Vec<String> =
+                    serving.filter_map(|plugin| plugin.stage.clone()).collect();
+                if !stages.is_empty() {
+                    return Ok(stages);
+                }
+                if self.reload_count(file) > reload_count_before
+                    && let Some(error) = plugins.into_iter().find_map(|plugin| plugin.last_error)
+                {
+                    return Err(error);
+                }
+                tokio::time::sleep(LOAD_POLL).await;
+            }
+        };
+        let late = || Err(format!("{file} was replaced, but is not loaded yet: see GET /plugins"));
+        tokio::time::timeout(LOAD_TIMEOUT, loaded).await.unwrap_or_else(|_| late())
+    }
+
+    /// Returns every stage with the plugin that serves it, and every file that serves none.
+    pub fn plugins(&self) -> Vec<PluginStatus> {
+        let files = self.files.all();
+        let mut plugins: Vec<PluginStatus> = Vec::new();
+        for stage in self.services.pipeline.stages() {
+            let Some(running) = stage.running() else { continue };
+            let description = running.handler.description();
+            let file_status = running.file.as_ref().and_then(|file| files.get(file));
+            plugins.push(PluginStatus {
+                stage: Some(stage.name.to_string()),
+                file: running.file.clone(),
+                version: Some(description.version.clone()),
+                digest: Some(running.handler.digest().to_owned()),
+                state: PluginState::Serving,
+                last_error: file_status.and_then(|status| status.error.clone()),
+                rolled_back: file_status
+                    .and_then(|status| status.put_back.as_ref().map(|(_, note)| note.clone())),
+                loaded_at_ms: Some(running.loaded_at_ms),
+                consumes: running.policy.consumes.clone(),
+                emits: running.policy.emits.clone(),
+            });
+        }
+        for (file, status) in files {
+            if plugins.iter().all(|plugin| plugin.file.as_ref() != Some(&file)) {
+                plugins.extend(not_serving(&file, status));
+            }
+        }
+        plugins
+    }
+}
+
+/// A file that serves nothing: one entry for each stage it served, or one without a stage.
+fn not_serving(file: &str, status: FileStatus) -> impl Iterator<Item = PluginStatus> {
+    let FileStatus { stages, removed, error, .. } = status;
+    let stages = if stages.is_empty() {
+        vec![None]
+    } else {
+        stages.into_iter().map(Some).collect::<Vec<_>>()
+    };
+    let file = file.to_owned();
+    stages.into_iter().map(move |stage| PluginStatus {
+        stage,
+        file: Some(file.clone()),
+        version: None,
+        digest: None,
+        state: if removed { PluginState::Removed } else { PluginState::Failed },
+        last_error: error.clone(),
+        rolled_back: None,
+        loaded_at_ms: None,
+        consumes: Vec::new(),
+        emits: Vec::new(),
+    })
+}

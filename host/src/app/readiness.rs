@@ -1,0 +1,65 @@
+//! Readiness: whether this host can do its work, and what is in the way.
+
+use std::sync::atomic::Ordering;
+
+use super::App;
+use crate::pipeline::{Consumption, Stage};
+use crate::stage::circuit_breaker::BreakerState;
+use crate::store::ControlState;
+
+/// Whether a host can do its work.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    /// The store and the broker answer, every stage has a plugin and is consumed, and the host is
+    /// not stopping.
+    pub ready: bool,
+    /// Why the store does not answer.
+    pub store: Option<String>,
+    /// Why the broker does not answer.
+    pub broker: Option<String>,
+    /// Stages without a plugin.
+    pub stages_without_plugin: Vec<String>,
+    /// Stages that operators paused or drain; they do not affect readiness.
+    pub held: Vec<String>,
+    /// Stages whose circuit breaker is not closed; they do not affect readiness.
+    pub breakers_open: Vec<String>,
+    /// Stages whose queue this host should consume, but does not.
+    pub not_consuming: Vec<String>,
+    /// The host is stopping.
+    pub stopping: bool,
+}
+
+impl App {
+    /// Asks the store and the broker, and returns whether this host can do its work.
+    pub async fn readiness(&self) -> Readiness {
+        let store = self.services.store.ping().await.err().map(|error| error.to_string());
+        let broker = self.services.broker.ping().await.err().map(|error| error.to_string());
+        let stages_without_plugin = self.stages_that(|stage| stage.running().is_none());
+        let not_consuming =
+            self.stages_that(|stage| stage.consumption() == Consumption::Connecting);
+        let stopping = self.stopping.load(Ordering::SeqCst);
+        let ready = store.is_none()
+            && broker.is_none()
+            && stages_without_plugin.is_empty()
+            && not_consuming.is_empty()
+            && !stopping;
+        Readiness {
+            ready,
+            store,
+            broker,
+            stages_without_plugin,
+            held: self.stages_that(|stage| {
+                stage.control().is_some_and(|control| control.state != ControlState::Running)
+            }),
+            breakers_open: self
+                .stages_that(|stage| stage.breaker().state() != BreakerState::Closed),
+            not_consuming,
+            stopping,
+        }
+    }
+
+    fn stages_that(&self, applies: fn(&Stage) -> bool) -> Vec<String> {
+        let stages = self.services.pipeline.stages().into_iter();
+        stages.filter(|stage| applies(stage)).map(|stage| stage.name.to_string()).collect()
+    }
+}

@@ -1,0 +1,124 @@
+//! Stages: their state, pause, drain and resume, and deletion.
+
+use super::{App, Draft};
+use crate::background::binding_sync::LIVE_MS;
+use crate::domain::event::{Event, without_nul};
+use crate::domain::trace_context::TraceContext;
+use crate::pipeline::Consumption;
+use crate::services::Services;
+use crate::stage::circuit_breaker::BreakerState;
+use crate::store::{ControlState, StageControl, StoreError};
+
+/// The state of a stage on this host.
+#[derive(Debug, Clone)]
+pub struct StageStatus {
+    /// Its name.
+    pub stage: String,
+    /// Version that runs here; none when no plugin serves the stage.
+    pub version: Option<String>,
+    /// Whether operators paused or drain it.
+    pub control: ControlState,
+    /// Why, as they gave it.
+    pub reason: Option<String>,
+    /// When the control was last set, milliseconds since 1970-01-01 UTC.
+    pub since_ms: Option<u64>,
+    /// Its circuit breaker on this host.
+    pub breaker: BreakerState,
+    /// Whether this host consumes its queue.
+    pub consumption: Consumption,
+    /// Messages in its queue; none when the broker does not say.
+    pub waiting: Option<u64>,
+}
+
+/// The result of deleting a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum StageDeletion {
+    /// Nothing is routed to it any more.
+    Deleted,
+    /// A live host runs it; nothing was changed.
+    InUse,
+    /// Nothing is routed to such a stage.
+    NotFound,
+}
+
+impl App {
+    /// Returns every stage that this host knows, with its control, its breaker and its queue.
+    pub async fn stages(&self) -> Vec<StageStatus> {
+        let mut stages = Vec::new();
+        for stage in self.services.pipeline.stages() {
+            let waiting = self.services.broker.depth(&stage.name).await.ok();
+            let control = stage.control();
+            stages.push(StageStatus {
+                stage: stage.name.to_string(),
+                version: stage
+                    .running()
+                    .map(|running| running.handler.description().version.clone()),
+                control: control.as_ref().map_or(ControlState::Running, |control| control.state),
+                reason: control.as_ref().and_then(|control| control.reason.clone()),
+                since_ms: control.map(|control| control.since_ms),
+                breaker: stage.breaker().state(),
+                consumption: stage.consumption(),
+                waiting,
+            });
+        }
+        stages
+    }
+
+    /// Pauses, drains or resumes a stage on every host; none when this host does not know the
+    /// stage.
+    pub async fn set_control(
+        &self,
+        stage: &str,
+        state: ControlState,
+        reason: Option<String>,
+    ) -> Result<Option<StageControl>, StoreError> {
+        let Some(stage) = self.services.pipeline.find(stage) else { return Ok(None) };
+        let control = self
+            .services
+            .store
+            .set_stage_control(&stage.name, state, reason.map(without_nul))
+            .await?;
+        stage.apply_control(Some(control.clone()));
+        Ok(Some(control))
+    }
+
+    /// Deletes a stage from the pipeline: nothing is routed to it any more. Messages that are in
+    /// its queue stay there.
+    ///
+    /// # Errors
+    /// When the store or the broker fails. The stage may then be deleted in part: delete it again.
+    pub async fn delete_stage(&self, name: &str) -> anyhow::Result<StageDeletion> {
+        let Services { store, broker, pipeline, .. } = &self.services;
+        let bindings = pipeline.bindings_of(name);
+        if bindings.is_empty() {
+            return Ok(StageDeletion::NotFound);
+        }
+        if pipeline.find(name).is_some_and(|stage| stage.running().is_some()) {
+            return Ok(StageDeletion::InUse);
+        }
+        for binding in bindings {
+            if !store.forget_binding(binding.clone(), LIVE_MS).await? {
+                return Ok(StageDeletion::InUse);
+            }
+            broker.unbind(&binding.stage, &binding.pattern).await?;
+        }
+        pipeline.forget(name);
+        Ok(StageDeletion::Deleted)
+    }
+
+    /// Sends an event to one stage only, even if others consume its type. Every call sends it
+    /// under a new id.
+    pub async fn send_to(&self, stage: &str, event: Event) -> Result<(), StoreError> {
+        let sent = self.new_event(Draft {
+            id: uuid::Uuid::now_v7().to_string(),
+            event_type: &event.event_type,
+            subject: &event.subject,
+            data: event.data.clone(),
+            order_id: None,
+            trace: TraceContext::begin(),
+            due_at_ms: None,
+        });
+        self.services.publish(sent.only_for(stage.into())).await.map(|_| ())
+    }
+}
