@@ -51,7 +51,7 @@ fn outside_worlds_stay_in_their_modules() {
 }
 
 #[test]
-fn every_file_says_what_it_is() {
+fn every_file_starts_with_a_module_comment() {
     let mut files = Vec::new();
     for folder in ["host/src", "sdk/rust/src", "xtask/src", "tests"] {
         sources(&root().join(folder), &mut files);

@@ -36,7 +36,7 @@ fn choose(folder: &Path, plugin: &Path) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_save_is_built_reloaded_and_seen() -> Result<()> {
+async fn saved_source_is_rebuilt_and_reloaded() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let stage = folder.path().join("audit");
     std::fs::create_dir_all(stage.join("fixtures"))?;

@@ -7,8 +7,8 @@ use lapin::{Connection, ConnectionProperties};
 use serde_json::Value;
 use sqlx::Connection as _;
 
-use crate::support::harness::{Backend, Client, Site, on_both_back_ends};
-use crate::support::process::{Process, free_port, postrider};
+use crate::support::harness::{Backend, Client, TestEnv, on_both_back_ends};
+use crate::support::process::{HostProcess, postrider, unused_port};
 use crate::support::servers::{Servers, amqp_url};
 
 const ANYWHERE: &str = "http.listen = \"127.0.0.1:0\"\n";
@@ -56,30 +56,30 @@ async fn warns(config: &str, check: &str, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// A site on the servers whose text is changed.
-async fn on_servers(change: impl Fn(&str) -> String) -> Result<(Site, String)> {
-    let site = Site::shipped_on(Backend::Servers, ANYWHERE).await?;
-    let text = change(&site.config_text());
-    Ok((site, text))
+/// A test environment on the servers, and its configuration text after `change`.
+async fn on_servers(change: impl Fn(&str) -> String) -> Result<(TestEnv, String)> {
+    let env = TestEnv::shipped_on(Backend::Servers, ANYWHERE).await?;
+    let text = change(&env.config_text());
+    Ok((env, text))
 }
 
-on_both_back_ends!(nothing_is_wrong_before_or_beside_a_running_host);
+on_both_back_ends!(healthy_setup_passes_with_and_without_a_running_host);
 
-async fn nothing_is_wrong_before_or_beside_a_running_host(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, "").await?;
-    let port = free_port()?;
-    let text = format!("http.listen = \"127.0.0.1:{port}\"\n{}", site.config_text());
+async fn healthy_setup_passes_with_and_without_a_running_host(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, "").await?;
+    let port = unused_port()?;
+    let text = format!("http.listen = \"127.0.0.1:{port}\"\n{}", env.config_text());
     assert_eq!(doctor(&text).await?, (0, vec![]));
     let (process, client) =
-        (Process::start(&site, port, None)?, Client::new(format!("http://127.0.0.1:{port}")));
-    process.ready(&client, &site).await?;
+        (HostProcess::start(&env, port, None)?, Client::new(format!("http://127.0.0.1:{port}")));
+    process.wait_until_ready(&client, &env).await?;
     client.get("/ready").await?;
     assert_eq!(doctor(&text).await?, (0, vec![]));
     process.kill()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_configuration_that_is_wrong() -> Result<()> {
+async fn invalid_configuration_is_reported() -> Result<()> {
     finds("[http]\nlisten = \"127.0.0.1:0\"\nlisen = \"\"\n", "config", "lisen").await?;
     finds(
         "[stages.payment.secrets]\nkey = { env = \"POSTRIDER_TEST_NOT_SET\" }\n",
@@ -90,15 +90,15 @@ async fn a_configuration_that_is_wrong() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_embedded_store_that_cannot_be() -> Result<()> {
-    let site = Site::shipped(ANYWHERE)?;
-    std::fs::write(site.folder.path().join("data"), "a file where the folder should be")?;
-    finds(&site.config_text(), "store", "cannot be created or written").await
+async fn unusable_embedded_store_is_reported() -> Result<()> {
+    let env = TestEnv::shipped(ANYWHERE)?;
+    std::fs::write(env.folder.path().join("data"), "a file where the folder should be")?;
+    finds(&env.config_text(), "store", "cannot be created or written").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgres_that_is_not_there() -> Result<()> {
-    let port = free_port()?;
+async fn unreachable_postgres_is_reported() -> Result<()> {
+    let port = unused_port()?;
     let elsewhere = |text: &str| {
         let store = format!("store.url = \"postgres://postgres@127.0.0.1:{port}/orders\"");
         text.lines()
@@ -111,14 +111,14 @@ async fn a_postgres_that_is_not_there() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schema_that_is_missing_or_newer() -> Result<()> {
-    let (site, text) = on_servers(|text| format!("store.migrate = false\n{text}")).await?;
+async fn missing_or_newer_schema_is_reported() -> Result<()> {
+    let (env, text) = on_servers(|text| format!("store.migrate = false\n{text}")).await?;
     finds(&text, "store", "lacks schema 1").await?;
-    let file = site.folder.path().join("migrate.toml");
-    std::fs::write(&file, site.config_text())?;
+    let file = env.folder.path().join("migrate.toml");
+    std::fs::write(&file, env.config_text())?;
     postrider(&["--config", file.to_str().context("a path")?, "migrate"]).await?;
     assert_eq!(doctor(&text).await?, (0, vec![]));
-    let mut connection = site.servers.as_ref().context("servers")?.connect().await?;
+    let mut connection = env.servers.as_ref().context("servers")?.connect().await?;
     let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', true, '', 0)";
     sqlx::query(later).execute(&mut connection).await?;
     connection.close().await?;
@@ -126,7 +126,7 @@ async fn a_schema_that_is_missing_or_newer() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_refuses() -> Result<()> {
+async fn rejected_broker_credentials_are_reported() -> Result<()> {
     let stranger =
         |text: &str| text.replace(&amqp_url(), &amqp_url().replace("guest:guest@", "guest:wrong@"));
     let (_site, text) = on_servers(stranger).await?;
@@ -134,9 +134,9 @@ async fn a_broker_that_refuses() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_was_declared_otherwise() -> Result<()> {
-    let (site, text) = on_servers(str::to_owned).await?;
-    let queue = site
+async fn incompatible_queue_is_reported() -> Result<()> {
+    let (env, text) = on_servers(str::to_owned).await?;
+    let queue = env
         .servers
         .as_ref()
         .map(|servers: &Servers| servers.queue("payment"))
@@ -150,38 +150,38 @@ async fn a_queue_that_was_declared_otherwise() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plugins_that_do_not_serve() -> Result<()> {
-    let site = Site::shipped(ANYWHERE)?;
-    std::fs::write(site.plugins().join("noise.wasm"), [0x13, 0x37].repeat(500))?;
-    finds(&site.config_text(), "plugin noise.wasm", "not WebAssembly").await?;
+async fn rejected_plugins_are_reported() -> Result<()> {
+    let env = TestEnv::shipped(ANYWHERE)?;
+    std::fs::write(env.plugins().join("noise.wasm"), [0x13, 0x37].repeat(500))?;
+    finds(&env.config_text(), "plugin noise.wasm", "not WebAssembly").await?;
 
-    let site = Site::shipped(ANYWHERE)?;
-    site.add("caller", "caller")?;
-    finds(&site.config_text(), "plugin caller.wasm", "needs an HTTP grant").await?;
+    let env = TestEnv::shipped(ANYWHERE)?;
+    env.add_plugin("caller", "caller")?;
+    finds(&env.config_text(), "plugin caller.wasm", "needs an HTTP grant").await?;
 
-    let site = Site::shipped(ANYWHERE)?;
-    site.add("payment", "zz-copy")?;
-    finds(&site.config_text(), "plugin zz-copy.wasm", "payment").await?;
+    let env = TestEnv::shipped(ANYWHERE)?;
+    env.add_plugin("payment", "zz-copy")?;
+    finds(&env.config_text(), "plugin zz-copy.wasm", "payment").await?;
 
-    let site = Site::empty(ANYWHERE)?;
-    std::fs::remove_dir(site.plugins())?;
-    finds(&site.config_text(), "plugins", "is no folder").await
+    let env = TestEnv::empty(ANYWHERE)?;
+    std::fs::remove_dir(env.plugins())?;
+    finds(&env.config_text(), "plugins", "is no folder").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_that_another_program_has() -> Result<()> {
+async fn address_in_use_is_reported() -> Result<()> {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let site = Site::shipped(&format!("http.listen = \"{}\"\n", taken.local_addr()?))?;
-    finds(&site.config_text(), "address", "cannot be listened at").await
+    let env = TestEnv::shipped(&format!("http.listen = \"{}\"\n", taken.local_addr()?))?;
+    finds(&env.config_text(), "address", "cannot be listened at").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pipeline_with_a_piece_missing() -> Result<()> {
-    let site = Site::shipped(&format!("{ANYWHERE}[stages.fraud]\nplugin = \"fraud.wasm\"\n"))?;
-    warns(&site.config_text(), "stage fraud", "no plugin runs it").await?;
-    let site = Site::empty(ANYWHERE)?;
-    site.add("shipping", "shipping")?;
-    let (code, findings) = doctor(&site.config_text()).await?;
+async fn missing_stage_is_reported() -> Result<()> {
+    let env = TestEnv::shipped(&format!("{ANYWHERE}[stages.fraud]\nplugin = \"fraud.wasm\"\n"))?;
+    warns(&env.config_text(), "stage fraud", "no plugin runs it").await?;
+    let env = TestEnv::empty(ANYWHERE)?;
+    env.add_plugin("shipping", "shipping")?;
+    let (code, findings) = doctor(&env.config_text()).await?;
     let named = |finding: &Value| {
         finding["check"] == "pipeline"
             && finding["found"].to_string().contains("inventory.reserved")
@@ -191,7 +191,7 @@ async fn a_pipeline_with_a_piece_missing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn completions_name_the_commands() -> Result<()> {
+async fn completions_list_the_commands() -> Result<()> {
     for shell in ["bash", "zsh", "fish"] {
         let (code, script, _) = postrider(&["completions", shell]).await?;
         assert!(code == 0 && script.contains("doctor") && script.contains("rollback"), "{shell}");

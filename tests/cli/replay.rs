@@ -14,17 +14,17 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::harness::{
-    Backend, Running, SHIPPED, Site, eventually, guest, on_both_back_ends,
+    Backend, RunningHost, SHIPPED, TestEnv, eventually, guest, on_both_back_ends,
 };
-use crate::support::load::PLENTY;
+use crate::support::load::AMPLE_STOCK;
 use crate::support::process::postrider;
 
 on_both_back_ends![
-    the_same_plugin_decides_the_same,
-    a_changed_plugin_lists_exactly_what_it_would_decide_otherwise,
-    a_plugin_that_reads_something_else_is_unknown,
-    nothing_is_recorded_when_it_is_switched_off,
-    recordings_go_with_their_orders,
+    same_plugin_repeats_its_decisions,
+    changed_plugin_reports_exactly_the_changed_decisions,
+    plugin_that_reads_unrecorded_state_has_an_unknown_verdict,
+    nothing_is_recorded_when_recording_is_off,
+    recordings_are_deleted_with_their_orders,
 ];
 
 /// Runs `postrider replay --json`; its exit code and what it says.
@@ -38,26 +38,26 @@ async fn replay(stage: &str, plugin: &str, more: &[&str]) -> Result<(i32, Value)
     Ok((code, said))
 }
 
-async fn all_settled(site: &Site) -> Result<()> {
+async fn all_settled(env: &TestEnv) -> Result<()> {
     eventually("everything to be settled", || async {
-        let open = site.count("SELECT count(*) FROM deliveries WHERE status = 'open'").await?;
-        let unsent = site.count("SELECT count(*) FROM outbox").await?;
+        let open = env.query_count("SELECT count(*) FROM deliveries WHERE status = 'open'").await?;
+        let unsent = env.query_count("SELECT count(*) FROM outbox").await?;
         Ok((open + unsent == 0).then_some(()))
     })
     .await
 }
 
-async fn post(host: &Running, order: Value) -> Result<()> {
+async fn post(host: &RunningHost, order: Value) -> Result<()> {
     let (status, said) = host.client.post("/orders", &order).await?;
     ensure!(status.is_success(), "{said}");
     Ok(())
 }
 
-async fn the_same_plugin_decides_the_same(backend: Backend) -> Result<()> {
+async fn same_plugin_repeats_its_decisions(backend: Backend) -> Result<()> {
     let toml = "[stages.inventory.settings]\ndefault_stock = \"5\"\n[stages.payment.settings]\nmax_total = \"1000\"\n\
                 [stages.payment.retry]\nmax_attempts = 2\ninitial_ms = 1\nmax_ms = 5\n";
-    let site = Site::shipped_on(backend, &format!("recording.enabled = true\n{toml}")).await?;
-    let host = site.start().await?;
+    let env = TestEnv::shipped_on(backend, &format!("recording.enabled = true\n{toml}")).await?;
+    let host = env.start().await?;
     // Ready, rejected for lack of stock and refunded, declined, dead.
     for number in 0..20 {
         post(&host, json!({ "order_id": format!("p-{number}"), "user_id": "1", "items": ["Book"], "total": 100 * number })).await?;
@@ -69,15 +69,15 @@ async fn the_same_plugin_decides_the_same(backend: Backend) -> Result<()> {
         )
         .await?;
     }
-    host.client.order_in("dies", "failed").await?;
-    all_settled(&site).await?;
+    host.client.wait_for_status("dies", "failed").await?;
+    all_settled(&env).await?;
     let statuses: BTreeSet<String> =
-        site.texts("SELECT DISTINCT status FROM orders").await?.into_iter().collect();
+        env.query_texts("SELECT DISTINCT status FROM orders").await?.into_iter().collect();
     for status in ["ready", "refunded", "declined", "failed"] {
         assert!(statuses.contains(status), "no order is {status}: {statuses:?}");
     }
     let query = "SELECT stage || ' ' || count(*) FROM deliveries WHERE status IN ('done', 'dead') GROUP BY stage ORDER BY stage";
-    let settled = site.texts(query).await?;
+    let settled = env.query_texts(query).await?;
     let mut replayed = Vec::new();
     for stage in SHIPPED {
         let (code, said) = replay(stage, stage, &["--strict", "--url", &host.client.url]).await?;
@@ -94,38 +94,37 @@ async fn the_same_plugin_decides_the_same(backend: Backend) -> Result<()> {
 }
 
 /// Everything that a host keeps, without what it notes by the clock.
-async fn everything(site: &Site) -> Result<Vec<Vec<String>>> {
+async fn everything(env: &TestEnv) -> Result<Vec<Vec<String>>> {
     Ok(vec![
-        site.texts("SELECT id || ' ' || status || ' ' || updated_ms FROM orders ORDER BY id").await?,
-        site.texts("SELECT seq || ' ' || id || ' ' || type FROM events ORDER BY seq").await?,
-        site.texts("SELECT event_seq || stage || round || ' ' || attempt || status || settled_ms FROM deliveries ORDER BY 1").await?,
-        site.texts("SELECT stage || ' ' || key || ' ' || version FROM state ORDER BY stage, key").await?,
-        site.texts("SELECT stage || ' ' || event_seq || body FROM recordings ORDER BY 1").await?,
-        site.texts("SELECT stage || digest FROM plugin_loads ORDER BY 1").await?,
-        site.texts("SELECT 'an attempt, a dead_letter, a row to send' FROM attempts").await?,
-        site.texts("SELECT code FROM dead_letters").await?,
-        site.texts("SELECT 'a row to send' FROM outbox").await?,
+        env.query_texts("SELECT id || ' ' || status || ' ' || updated_ms FROM orders ORDER BY id").await?,
+        env.query_texts("SELECT seq || ' ' || id || ' ' || type FROM events ORDER BY seq").await?,
+        env.query_texts("SELECT event_seq || stage || round || ' ' || attempt || status || settled_ms FROM deliveries ORDER BY 1").await?,
+        env.query_texts("SELECT stage || ' ' || key || ' ' || version FROM state ORDER BY stage, key").await?,
+        env.query_texts("SELECT stage || ' ' || event_seq || body FROM recordings ORDER BY 1").await?,
+        env.query_texts("SELECT stage || digest FROM plugin_loads ORDER BY 1").await?,
+        env.query_texts("SELECT 'an attempt, a dead_letter, a row to send' FROM attempts").await?,
+        env.query_texts("SELECT code FROM dead_letters").await?,
+        env.query_texts("SELECT 'a row to send' FROM outbox").await?,
     ])
 }
 
-async fn a_changed_plugin_lists_exactly_what_it_would_decide_otherwise(
-    backend: Backend,
-) -> Result<()> {
-    let site = Site::shipped_on(backend, &format!("recording.enabled = true\n{PLENTY}")).await?;
-    let host = site.start().await?;
+async fn changed_plugin_reports_exactly_the_changed_decisions(backend: Backend) -> Result<()> {
+    let env =
+        TestEnv::shipped_on(backend, &format!("recording.enabled = true\n{AMPLE_STOCK}")).await?;
+    let host = env.start().await?;
     for number in 1..=40 {
         post(&host, json!({ "order_id": format!("c-{number}"), "user_id": "1", "items": ["Book"], "total": 2.5 * f64::from(number) }))
             .await?;
     }
     // It was declined, and would be, for another reason.
     post(&host, json!({ "order_id": "c-41", "user_id": "1", "items": ["Book"], "total": 99, "decline": true })).await?;
-    all_settled(&site).await?;
-    let before = everything(&site).await?;
+    all_settled(&env).await?;
+    let before = everything(&env).await?;
     assert_eq!(
         host.client.get("/stages/payment/recordings?cursor=x").await?.0,
         StatusCode::BAD_REQUEST
     );
-    let lines = site.folder.path().join("payment.jsonl");
+    let lines = env.folder.path().join("payment.jsonl");
     let file = lines.to_str().context("a path that is text")?;
     let (code, said) =
         replay("payment", "payment-strict", &["--url", &host.client.url, "--save", file]).await?;
@@ -146,7 +145,7 @@ async fn a_changed_plugin_lists_exactly_what_it_would_decide_otherwise(
         "those above 50"
     );
     assert_eq!(found.len(), listed(&said).len(), "each once");
-    assert_eq!(before, everything(&site).await?, "a replay writes nothing");
+    assert_eq!(before, everything(&env).await?, "a replay writes nothing");
 
     // The same from the file, without a host; and what a person reads.
     host.stop().await?;
@@ -209,13 +208,14 @@ impl NativeStage for Auditor {
     }
 }
 
-async fn a_plugin_that_reads_something_else_is_unknown(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, &format!("recording.enabled = true\n{PLENTY}")).await?;
-    let host = site.start_with(|builder| builder.stage(Auditor)).await?;
+async fn plugin_that_reads_unrecorded_state_has_an_unknown_verdict(backend: Backend) -> Result<()> {
+    let env =
+        TestEnv::shipped_on(backend, &format!("recording.enabled = true\n{AMPLE_STOCK}")).await?;
+    let host = env.start_with(|builder| builder.stage(Auditor)).await?;
     for number in 0..5 {
         post(&host, json!({ "order_id": format!("u-{number}"), "user_id": "1", "items": ["Book"], "total": 1 })).await?;
     }
-    all_settled(&site).await?;
+    all_settled(&env).await?;
     let (code, said) = replay("audit", "fifth", &["--url", &host.client.url]).await?;
     assert_eq!((code, &said["unknown"], &said["equal"]), (0, &json!(5), &json!(0)), "{said:#}");
     assert_eq!(said["unknowns"][0]["reason"], "the state key `count` was not recorded");
@@ -224,13 +224,13 @@ async fn a_plugin_that_reads_something_else_is_unknown(backend: Backend) -> Resu
     host.stop().await
 }
 
-async fn nothing_is_recorded_when_it_is_switched_off(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn nothing_is_recorded_when_recording_is_off(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     post(&host, json!({ "order_id": "o-1", "user_id": "1", "items": ["Book"], "total": 1 }))
         .await?;
-    all_settled(&site).await?;
-    assert_eq!(site.count("SELECT count(*) FROM recordings").await?, 0);
+    all_settled(&env).await?;
+    assert_eq!(env.query_count("SELECT count(*) FROM recordings").await?, 0);
     let (code, said) = replay("payment", "payment", &["--url", &host.client.url]).await?;
     assert_eq!((code, &said["events"]), (0, &json!(0)));
     let (code, _) = replay("payment", "payment", &["--strict", "--url", &host.client.url]).await?;
@@ -238,34 +238,34 @@ async fn nothing_is_recorded_when_it_is_switched_off(backend: Backend) -> Result
     host.stop().await
 }
 
-async fn recordings_go_with_their_orders(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(
+async fn recordings_are_deleted_with_their_orders(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(
         backend,
-        &format!("recording.enabled = true\nretention.interval_ms = 20\n{PLENTY}"),
+        &format!("recording.enabled = true\nretention.interval_ms = 20\n{AMPLE_STOCK}"),
     )
     .await?;
     let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
     let host =
-        site.start_with(|builder| builder.clock(Arc::clone(&clock) as Arc<dyn Clock>)).await?;
+        env.start_with(|builder| builder.clock(Arc::clone(&clock) as Arc<dyn Clock>)).await?;
     post(&host, json!({ "order_id": "g-1", "user_id": "1", "items": ["Book"], "total": 1 }))
         .await?;
-    all_settled(&site).await?;
-    assert!(site.count("SELECT count(*) FROM recordings").await? >= 4);
+    all_settled(&env).await?;
+    assert!(env.query_count("SELECT count(*) FROM recordings").await? >= 4);
     clock.advance(91 * 24 * 60 * 60 * 1_000);
     eventually("the order to be pruned", || async {
-        Ok((site.count("SELECT count(*) FROM deliveries").await? == 0).then_some(()))
+        Ok((env.query_count("SELECT count(*) FROM deliveries").await? == 0).then_some(()))
     })
     .await?;
-    assert_eq!(site.count("SELECT count(*) FROM recordings").await?, 0);
+    assert_eq!(env.query_count("SELECT count(*) FROM recordings").await?, 0);
     host.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
-async fn ten_thousand_events_take_some_seconds() -> Result<()> {
+async fn ten_thousand_events_replay_within_seconds() -> Result<()> {
     const ORDERS: usize = 10_000;
-    let site = Site::shipped(&format!("recording.enabled = true\n{PLENTY}"))?;
-    let host = site.start().await?;
+    let env = TestEnv::shipped(&format!("recording.enabled = true\n{AMPLE_STOCK}"))?;
+    let host = env.start().await?;
     let mut senders = tokio::task::JoinSet::new();
     for sender in 0..32 {
         let client = host.client.clone();
@@ -280,7 +280,7 @@ async fn ten_thousand_events_take_some_seconds() -> Result<()> {
     while let Some(sent) = senders.join_next().await {
         sent??;
     }
-    all_settled(&site).await?;
+    all_settled(&env).await?;
     for (plugin, different) in [("payment", 0), ("payment-strict", ORDERS * 49 / 100)] {
         let began = Instant::now();
         let (_, said) =

@@ -5,17 +5,17 @@ use anyhow::Result;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::support::harness::{Client, Site};
-use crate::support::process::{Process, free_port};
+use crate::support::harness::{Client, TestEnv};
+use crate::support::process::{HostProcess, unused_port};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_refuses_orders_and_loses_none() -> Result<()> {
-    let site = Site::shipped("[stages.inventory.settings]\ndefault_stock = \"1000000\"\n")?;
-    let port = free_port()?;
+async fn full_disk_refuses_orders_and_loses_none() -> Result<()> {
+    let env = TestEnv::shipped("[stages.inventory.settings]\ndefault_stock = \"1000000\"\n")?;
+    let port = unused_port()?;
     let client = Client::new(format!("http://127.0.0.1:{port}"));
     // The database may grow to 1 MB.
-    let process = Process::start(&site, port, Some(2_000))?;
-    process.ready(&client, &site).await?;
+    let process = HostProcess::start(&env, port, Some(2_000))?;
+    process.wait_until_ready(&client, &env).await?;
     let mut accepted = Vec::new();
     let refused = loop {
         let id = format!("d-{}", accepted.len());
@@ -31,16 +31,16 @@ async fn a_full_disk_refuses_orders_and_loses_none() -> Result<()> {
     assert_eq!(refused.0, StatusCode::SERVICE_UNAVAILABLE, "{}", refused.1);
     assert_eq!(client.get("/health").await?.0, StatusCode::OK, "the process lives on");
     process.kill()?;
-    let process = Process::start(&site, port, None)?;
-    process.ready(&client, &site).await?;
+    let process = HostProcess::start(&env, port, None)?;
+    process.wait_until_ready(&client, &env).await?;
     for id in &accepted {
-        client.order_in(id, "ready").await?;
+        client.wait_for_status(id, "ready").await?;
     }
     assert_eq!(
-        site.count("SELECT count(*) FROM attempts").await?,
+        env.query_count("SELECT count(*) FROM attempts").await?,
         0,
         "an outage burns no attempts"
     );
-    assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
+    assert_eq!(env.query_count("SELECT count(*) FROM dead_letters").await?, 0);
     process.kill()
 }

@@ -8,31 +8,34 @@ use std::time::Duration;
 use anyhow::Result;
 use rand::RngExt as _;
 
-use crate::support::harness::{Backend, Client, Site, on_both_back_ends};
-use crate::support::load::{Load, PLENTY, nothing_lost_nothing_doubled};
-use crate::support::process::{Process, free_port};
+use crate::support::harness::{Backend, Client, TestEnv, on_both_back_ends};
+use crate::support::load::{AMPLE_STOCK, Load, assert_nothing_lost_or_duplicated};
+use crate::support::process::{HostProcess, unused_port};
 
-on_both_back_ends![kill_nine_loses_nothing_and_doubles_nothing];
+on_both_back_ends![kill_nine_loses_and_duplicates_nothing];
 
-pub(crate) fn crashes() -> u32 {
+pub(crate) fn crash_count() -> u32 {
     std::env::var("POSTRIDER_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
 }
 
-async fn kill_nine_loses_nothing_and_doubles_nothing(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let port = free_port()?;
+async fn kill_nine_loses_and_duplicates_nothing(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let port = unused_port()?;
     let client = Client::new(format!("http://127.0.0.1:{port}"));
-    let mut process = Process::start(&site, port, None)?;
-    process.ready(&client, &site).await?;
+    let mut process = HostProcess::start(&env, port, None)?;
+    process.wait_until_ready(&client, &env).await?;
     let load = Load::start(std::slice::from_ref(&client), 8, Duration::ZERO);
-    for _ in 0..crashes() {
-        load.flows(rand::rng().random_range(1..200)).await?;
+    for _ in 0..crash_count() {
+        load.wait_for_accepted(rand::rng().random_range(1..200)).await?;
         process.kill()?;
-        process = Process::start(&site, port, None)?;
-        process.ready(&client, &site).await?;
+        process = HostProcess::start(&env, port, None)?;
+        process.wait_until_ready(&client, &env).await?;
     }
     let accepted = load.stop().await?;
-    let orders = nothing_lost_nothing_doubled(&site, &client, &accepted).await?;
-    println!("{backend:?}: {} kills, {orders} orders, nothing lost, nothing doubled", crashes());
+    let orders = assert_nothing_lost_or_duplicated(&env, &client, &accepted).await?;
+    println!(
+        "{backend:?}: {} kills, {orders} orders, nothing lost, nothing doubled",
+        crash_count()
+    );
     process.kill()
 }

@@ -12,43 +12,43 @@ use postrider_tests::private_servers::{PrivatePostgres, PrivateRabbit};
 use rand::RngExt as _;
 use reqwest::StatusCode;
 
-use crate::faults::host_crashes::crashes;
-use crate::support::harness::{Backend, Client, Site, eventually};
-use crate::support::load::{Load, PLENTY, nothing_lost_nothing_doubled};
-use crate::support::process::{Process, free_port};
+use crate::faults::host_crashes::crash_count;
+use crate::support::harness::{Backend, Client, TestEnv, eventually};
+use crate::support::load::{AMPLE_STOCK, Load, assert_nothing_lost_or_duplicated};
+use crate::support::process::{HostProcess, unused_port};
 use crate::support::proxy::Proxy;
 use crate::support::servers::Servers;
 
 /// The hosts consume again this soon after the service is back.
-const BACK_WITHIN: Duration = Duration::from_secs(5);
+const RECOVERY_MAX: Duration = Duration::from_secs(5);
 /// How long a service stays away.
-const AWAY: Duration = Duration::from_secs(4);
+const OUTAGE: Duration = Duration::from_secs(4);
 
 /// Two hosts under load on servers that may be harmed.
-struct Scene {
-    site: Site,
+struct FaultScenario {
+    env: TestEnv,
     clients: Vec<Client>,
-    hosts: Vec<Process>,
+    hosts: Vec<HostProcess>,
     load: Option<Load>,
 }
 
-impl Scene {
+impl FaultScenario {
     async fn start(servers: Servers) -> Result<Self> {
-        let mut site = Site::shipped(PLENTY)?;
-        site.servers = Some(servers);
-        let mut scene = Self { site, clients: Vec::new(), hosts: Vec::new(), load: None };
+        let mut env = TestEnv::shipped(AMPLE_STOCK)?;
+        env.servers = Some(servers);
+        let mut scenario = Self { env, clients: Vec::new(), hosts: Vec::new(), load: None };
         for _ in 0..2 {
-            let port = free_port()?;
+            let port = unused_port()?;
             let client = Client::new(format!("http://127.0.0.1:{port}"));
-            let host = Process::start(&scene.site, port, None)?;
-            host.ready(&client, &scene.site).await?;
-            scene.clients.push(client);
-            scene.hosts.push(host);
+            let host = HostProcess::start(&scenario.env, port, None)?;
+            host.wait_until_ready(&client, &scenario.env).await?;
+            scenario.clients.push(client);
+            scenario.hosts.push(host);
         }
-        let load = Load::start(&scene.clients, 4, Duration::from_millis(5));
-        load.flows(200).await?;
-        scene.load = Some(load);
-        Ok(scene)
+        let load = Load::start(&scenario.clients, 4, Duration::from_millis(5));
+        load.wait_for_accepted(200).await?;
+        scenario.load = Some(load);
+        Ok(scenario)
     }
 
     fn load(&self) -> &Load {
@@ -57,28 +57,28 @@ impl Scene {
 
     /// None while the database does not answer.
     async fn settled(&self) -> Option<i64> {
-        self.site.count("SELECT count(*) FROM deliveries WHERE status <> 'open'").await.ok()
+        self.env.query_count("SELECT count(*) FROM deliveries WHERE status <> 'open'").await.ok()
     }
 
     /// Waits until deliveries are settled again, which must be soon, and lets more orders flow.
-    async fn works_again(&self, what: &str) -> Result<()> {
+    async fn wait_until_recovered(&self, what: &str) -> Result<()> {
         let began = Instant::now();
         let before =
             eventually(&format!("an answer after: {what}"), || async { Ok(self.settled().await) })
                 .await?;
         let more = || async { Ok(self.settled().await.filter(|settled| *settled > before + 20)) };
         if let Err(error) = eventually(&format!("work after: {what}"), more).await {
-            return Err(error.context(self.standing().await));
+            return Err(error.context(self.diagnostics().await));
         }
         let took = began.elapsed();
         println!("{what}: working again after {:.1} s", took.as_secs_f64());
-        ensure!(took < BACK_WITHIN, "{what}: working again only after {took:?}");
-        self.load().flows(100).await
+        ensure!(took < RECOVERY_MAX, "{what}: working again only after {took:?}");
+        self.load().wait_for_accepted(100).await
     }
 
     /// What is to be known of hosts that do not go on.
-    async fn standing(&self) -> String {
-        let log = std::fs::read_to_string(self.site.folder.path().join("log")).unwrap_or_default();
+    async fn diagnostics(&self) -> String {
+        let log = std::fs::read_to_string(self.env.folder.path().join("log")).unwrap_or_default();
         let last: Vec<&str> =
             log.lines().filter(|line| !line.contains("postrider::guest")).rev().take(20).collect();
         let accepted = self.load.as_ref().map(Load::accepted);
@@ -93,20 +93,21 @@ impl Scene {
                         FROM pg_stat_activity WHERE datname = current_database()";
         said.push("sessions of the database:".to_owned());
         said.extend(
-            self.site.texts(sessions).await.unwrap_or_else(|error| vec![format!("{error:#}")]),
+            self.env.query_texts(sessions).await.unwrap_or_else(|error| vec![format!("{error:#}")]),
         );
         said.join("\n")
     }
 
     async fn end(mut self, what: &str) -> Result<()> {
         let accepted = self.load.take().expect("stopped once").stop().await?;
-        let counted = nothing_lost_nothing_doubled(&self.site, &self.clients[0], &accepted).await;
+        let counted =
+            assert_nothing_lost_or_duplicated(&self.env, &self.clients[0], &accepted).await;
         let orders = match counted {
             Ok(orders) => orders,
-            Err(error) => return Err(error.context(self.standing().await)),
+            Err(error) => return Err(error.context(self.diagnostics().await)),
         };
         println!("{what}: {orders} orders, nothing lost, nothing doubled, no attempt burned");
-        self.hosts.into_iter().try_for_each(Process::kill)
+        self.hosts.into_iter().try_for_each(HostProcess::kill)
     }
 }
 
@@ -118,37 +119,40 @@ fn prefetch_of_every_consumer(rabbit: &PrivateRabbit) -> Result<Vec<u32>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it measures time: `cargo xtask test` runs it alone, after the others"]
-async fn the_broker_may_fail_in_every_way() -> Result<()> {
+async fn hosts_recover_from_every_broker_failure() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut rabbit = PrivateRabbit::start(folder.path())?;
     let servers = Servers::create_on(None, Some(rabbit.url())).await?;
     let queue = servers.queue("payment");
-    let scene = Scene::start(servers).await?;
+    let scenario = FaultScenario::start(servers).await?;
 
     rabbit.control(&["stop_app"])?;
-    let before = scene.load().accepted();
-    tokio::time::sleep(AWAY).await;
-    ensure!(scene.load().accepted() > before + 100, "orders are accepted while the broker is away");
+    let before = scenario.load().accepted();
+    tokio::time::sleep(OUTAGE).await;
+    ensure!(
+        scenario.load().accepted() > before + 100,
+        "orders are accepted while the broker is away"
+    );
     rabbit.control(&["start_app"])?;
-    scene.works_again("rabbitmqctl stop_app, start_app").await?;
+    scenario.wait_until_recovered("rabbitmqctl stop_app, start_app").await?;
 
     rabbit.crash()?;
-    tokio::time::sleep(AWAY).await;
+    tokio::time::sleep(OUTAGE).await;
     rabbit.resume()?;
-    scene.works_again("broker killed and restarted").await?;
+    scenario.wait_until_recovered("broker killed and restarted").await?;
 
     for _ in 0..5 {
         rabbit.control(&["close_all_connections", "fault test"])?;
-        scene.works_again("close_all_connections").await?;
+        scenario.wait_until_recovered("close_all_connections").await?;
     }
 
     rabbit.control(&["delete_queue", &queue])?;
-    scene.works_again("a stage's queue deleted").await?;
+    scenario.wait_until_recovered("a stage's queue deleted").await?;
 
     rabbit.crash()?;
     rabbit.wipe()?;
     rabbit.resume()?;
-    scene.works_again("the broker's data wiped").await?;
+    scenario.wait_until_recovered("the broker's data wiped").await?;
 
     let prefetches = eventually("all consumers", || async {
         let found = prefetch_of_every_consumer(&rabbit)?;
@@ -156,80 +160,82 @@ async fn the_broker_may_fail_in_every_way() -> Result<()> {
     })
     .await?;
     assert!(prefetches.iter().all(|prefetch| *prefetch == 512), "{prefetches:?}");
-    scene.end("the broker's faults").await
+    scenario.end("the broker's faults").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it measures time: `cargo xtask test` runs it alone, after the others"]
-async fn the_database_may_die_and_may_hang() -> Result<()> {
+async fn hosts_recover_from_a_killed_or_frozen_database() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut postgres = PrivatePostgres::start(folder.path())?;
-    let scene = Scene::start(Servers::create_on(Some(postgres.url()), None).await?).await?;
+    let scenario =
+        FaultScenario::start(Servers::create_on(Some(postgres.url()), None).await?).await?;
 
     postgres.crash()?;
     let refused = eventually("a refusal", || async {
-        let answer = scene.clients[0]
+        let answer = scenario.clients[0]
             .post_for_headers("/orders", &serde_json::json!({ "user_id": "1", "items": ["Book"] }))
             .await?;
         Ok((answer.0 == StatusCode::SERVICE_UNAVAILABLE).then_some(answer))
     })
     .await?;
     assert!(refused.1.contains_key("retry-after"), "{refused:?}");
-    tokio::time::sleep(AWAY).await;
+    tokio::time::sleep(OUTAGE).await;
     postgres.resume()?;
-    scene.works_again("Postgres killed and restarted").await?;
+    scenario.wait_until_recovered("Postgres killed and restarted").await?;
 
     postgres.freeze()?;
     tokio::time::sleep(Duration::from_secs(30)).await;
     postgres.thaw()?;
-    scene.works_again("Postgres frozen for 30 s").await?;
-    scene.end("the database's faults").await
+    scenario.wait_until_recovered("Postgres frozen for 30 s").await?;
+    scenario.end("the database's faults").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it measures time: `cargo xtask test` runs it alone, after the others"]
-async fn the_network_may_be_cut_and_slow() -> Result<()> {
+async fn hosts_recover_from_a_cut_or_slow_network() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let rabbit = PrivateRabbit::start(folder.path())?;
     let postgres = PrivatePostgres::start(folder.path())?;
     let (to_rabbit, to_postgres) =
         (Proxy::to(rabbit.port()).await?, Proxy::to(postgres.port()).await?);
     let mut servers = Servers::create_on(Some(postgres.url()), Some(rabbit.url())).await?;
-    servers.seen_by_hosts =
+    servers.host_urls =
         Some((postgres.url_at(to_postgres.port()), rabbit.url_at(to_rabbit.port())));
-    let scene = Scene::start(servers).await?;
+    let scenario = FaultScenario::start(servers).await?;
     for (name, proxy) in [("broker", &to_rabbit), ("database", &to_postgres)] {
         proxy.cut();
         tokio::time::sleep(Duration::from_secs(12)).await;
         proxy.pass();
-        scene.works_again(&format!("network to the {name} silent for 12 s")).await?;
+        scenario.wait_until_recovered(&format!("network to the {name} silent for 12 s")).await?;
         proxy.reset();
-        scene.works_again(&format!("connections to the {name} reset")).await?;
+        scenario.wait_until_recovered(&format!("connections to the {name} reset")).await?;
         proxy.slow(Duration::from_millis(50));
         // A transaction is a dozen round trips: each sender gets an answer every other second.
-        scene.load().flows(20).await?;
+        scenario.load().wait_for_accepted(20).await?;
         proxy.pass();
-        scene.works_again(&format!("network to the {name} slowed by 50 ms")).await?;
+        scenario.wait_until_recovered(&format!("network to the {name} slowed by 50 ms")).await?;
     }
-    scene.end("the network's faults").await
+    scenario.end("the network's faults").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it measures time: `cargo xtask test` runs it alone, after the others"]
-async fn one_of_two_hosts_may_be_killed() -> Result<()> {
-    let site = Site::shipped_on(Backend::Servers, PLENTY).await?;
-    let servers = site.servers.expect("servers");
-    let mut scene = Scene::start(servers).await?;
-    for kill in 0..crashes() as usize {
-        scene.load().flows(rand::rng().random_range(1..150)).await?;
+async fn hosts_survive_the_kill_of_another_host() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, AMPLE_STOCK).await?;
+    let servers = env.servers.expect("servers");
+    let mut scenario = FaultScenario::start(servers).await?;
+    for kill in 0..crash_count() as usize {
+        scenario.load().wait_for_accepted(rand::rng().random_range(1..150)).await?;
         let victim = kill % 2;
-        let port: u16 = scene.clients[victim].url.rsplit(':').next().context("a port")?.parse()?;
-        scene.hosts.remove(victim).kill()?;
+        let port: u16 =
+            scenario.clients[victim].url.rsplit(':').next().context("a port")?.parse()?;
+        scenario.hosts.remove(victim).kill()?;
         // The other one goes on meanwhile.
-        scene.load().flows(20).await?;
-        let host = Process::start(&scene.site, port, None)?;
-        host.ready(&scene.clients[victim], &scene.site).await?;
-        scene.hosts.insert(victim, host);
+        scenario.load().wait_for_accepted(20).await?;
+        let host = HostProcess::start(&scenario.env, port, None)?;
+        host.wait_until_ready(&scenario.clients[victim], &scenario.env).await?;
+        scenario.hosts.insert(victim, host);
     }
-    scene.end(&format!("one of two hosts killed {} times", crashes())).await
+    scenario.end(&format!("one of two hosts killed {} times", crash_count())).await
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::Mutex;
 
-use crate::support::harness::{Site, eventually};
+use crate::support::harness::{TestEnv, eventually};
 
 /// Takes the database's write lock in its first call, so that the commit of that call fails, and
 /// gives it back in its second.
@@ -44,15 +44,15 @@ impl NativeStage for Blocker {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_does_not_answer_burns_no_attempt() -> Result<()> {
-    let site = Site::empty("")?;
+async fn unresponsive_store_uses_no_attempt() -> Result<()> {
+    let env = TestEnv::empty("")?;
     let attempts = Arc::new(std::sync::Mutex::new(Vec::new()));
     let blocker = Blocker {
-        database: site.database(),
+        database: env.database(),
         lock: Mutex::new(None),
         attempts: Arc::clone(&attempts),
     };
-    let host = site.start_with(|builder| builder.stage(blocker)).await?;
+    let host = env.start_with(|builder| builder.stage(blocker)).await?;
     host.client
         .post("/orders", &json!({ "order_id": "1", "user_id": "1", "items": ["Book"] }))
         .await?;
@@ -63,9 +63,9 @@ async fn a_store_that_does_not_answer_burns_no_attempt() -> Result<()> {
     .await?;
     assert_eq!(*attempts.lock().expect("the list"), [1, 1], "the same try, twice");
     assert_eq!(order["timeline"][0]["attempt"], 1, "{order}");
-    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0);
+    assert_eq!(env.query_count("SELECT count(*) FROM attempts").await?, 0);
     assert_eq!(
-        site.count("SELECT count(*) FROM deliveries WHERE attempt > 1 OR round > 1").await?,
+        env.query_count("SELECT count(*) FROM deliveries WHERE attempt > 1 OR round > 1").await?,
         0
     );
     host.stop().await

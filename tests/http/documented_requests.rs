@@ -5,8 +5,8 @@ use anyhow::Result;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::harness::{Backend, Site, eventually, on_both_back_ends};
-use crate::support::load::PLENTY;
+use crate::support::harness::{Backend, TestEnv, eventually, on_both_back_ends};
+use crate::support::load::AMPLE_STOCK;
 
 on_both_back_ends![every_documented_request_is_served];
 
@@ -27,9 +27,9 @@ const POSTED: [(&str, &str); 6] = [
 ];
 
 async fn every_documented_request_is_served(backend: Backend) -> Result<()> {
-    let quick = format!("{PLENTY}[stages.payment.retry]\nmax_attempts = 2\ninitial_ms = 10\n");
-    let site = Site::shipped_on(backend, &quick).await?;
-    let host = site.start().await?;
+    let quick = format!("{AMPLE_STOCK}[stages.payment.retry]\nmax_attempts = 2\ninitial_ms = 10\n");
+    let env = TestEnv::shipped_on(backend, &quick).await?;
+    let host = env.start().await?;
     let mut orders = Vec::new();
     for (path, body) in POSTED {
         let (status, answer) = host.client.post_raw(path, "application/json", body).await?;
@@ -39,7 +39,7 @@ async fn every_documented_request_is_served(backend: Backend) -> Result<()> {
     assert_eq!(orders.len(), 4);
     assert_eq!(orders[..2], ["123", "124"]);
     for (id, expected) in orders.iter().zip(["ready", "failed", "ready", "ready"]) {
-        host.client.order_in(id, expected).await?;
+        host.client.wait_for_status(id, expected).await?;
         assert_eq!(host.client.get(&format!("/api/v1/orders/{id}")).await?.0, StatusCode::OK);
     }
     let (_, order) = host.client.get(&format!("/orders/{}", orders[2])).await?;
@@ -57,14 +57,14 @@ async fn every_documented_request_is_served(backend: Backend) -> Result<()> {
     // Held back, so that it is not ready before it is cancelled.
     let order = json!({ "order_id": "1", "user_id": 1, "product_id": 1, "quantity": 1 });
     assert_eq!(
-        host.client.post_with("/orders", &order, ("Delay", "1h")).await?.0,
+        host.client.post_with_header("/orders", &order, ("Delay", "1h")).await?.0,
         StatusCode::ACCEPTED
     );
     assert_eq!(
         host.client.post_raw("/orders/1/cancel", "application/json", "").await?.0,
         StatusCode::ACCEPTED
     );
-    host.client.order_in("1", "cancelled").await?;
+    host.client.wait_for_status("1", "cancelled").await?;
     for path in ["/health", "/health/db", "/health/queue"] {
         assert_eq!(host.client.get(path).await?.0, StatusCode::OK, "{path}");
     }

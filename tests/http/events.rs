@@ -5,20 +5,22 @@ use anyhow::{Context as _, Result};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::harness::{Backend, Client, Running, Site, eventually, on_both_back_ends};
-use crate::support::load::PLENTY;
+use crate::support::harness::{
+    Backend, Client, RunningHost, TestEnv, eventually, on_both_back_ends,
+};
+use crate::support::load::AMPLE_STOCK;
 use crate::support::process::postrider;
 
 on_both_back_ends![
-    an_event_comes_in_in_every_mode_and_counts_once,
-    the_log_is_found_by_filters,
-    what_was_exported_is_imported_once,
-    orders_are_listed_by_filters_and_cursors,
-    a_key_stands_for_one_request
+    event_is_ingested_once_in_every_http_mode,
+    log_is_filtered,
+    exported_events_are_imported_once,
+    orders_are_listed_by_filter_and_cursor,
+    idempotency_key_belongs_to_one_request
 ];
 
 async fn log(client: &Client, query: &str) -> Result<Vec<Value>> {
-    client.all(&format!("/events?limit=3&{query}")).await
+    client.get_all(&format!("/events?limit=3&{query}")).await
 }
 
 fn types(events: &[Value]) -> Vec<&str> {
@@ -26,7 +28,7 @@ fn types(events: &[Value]) -> Vec<&str> {
 }
 
 /// Runs an order to its end; its history is in the log then.
-async fn ordered(host: &Running, id: &str, customer: &str) -> Result<()> {
+async fn ordered(host: &RunningHost, id: &str, customer: &str) -> Result<()> {
     host.client
         .post(
             "/orders",
@@ -40,9 +42,9 @@ async fn ordered(host: &Running, id: &str, customer: &str) -> Result<()> {
     .await
 }
 
-async fn an_event_comes_in_in_every_mode_and_counts_once(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn event_is_ingested_once_in_every_http_mode(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     let http = reqwest::Client::new();
     let url = |path: &str| format!("{}{path}", host.client.url);
     let stock = json!({ "sku": "Lamp", "name": null, "quantity": 3 });
@@ -154,9 +156,9 @@ async fn an_event_comes_in_in_every_mode_and_counts_once(backend: Backend) -> Re
     host.stop().await
 }
 
-async fn the_log_is_found_by_filters(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn log_is_filtered(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     for id in ["a", "b"] {
         ordered(&host, id, "1").await?;
     }
@@ -193,9 +195,9 @@ async fn the_log_is_found_by_filters(backend: Backend) -> Result<()> {
     host.stop().await
 }
 
-async fn what_was_exported_is_imported_once(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn exported_events_are_imported_once(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     for id in 0..3 {
         ordered(&host, &format!("x-{id}"), "1").await?;
     }
@@ -206,7 +208,7 @@ async fn what_was_exported_is_imported_once(backend: Backend) -> Result<()> {
         lines.iter().all(|event| event["specversion"] == "1.0" && event["postriderorder"] == "x-1"),
         "{text}"
     );
-    let file = site.folder.path().join("events.jsonl").display().to_string();
+    let file = env.folder.path().join("events.jsonl").display().to_string();
     let (code, _, told) =
         postrider(&["events", "export", "--url", &host.client.url, "--output", &file]).await?;
     assert_eq!(code, 0, "{told}");
@@ -217,7 +219,7 @@ async fn what_was_exported_is_imported_once(backend: Backend) -> Result<()> {
     assert_eq!(log(&host.client, "").await?.len(), 15);
 
     // A host that does not know them runs them, and its stages' events are the same events.
-    let other = Site::shipped_on(backend, PLENTY).await?;
+    let other = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
     let fresh = other.start().await?;
     std::fs::write(
         &file,
@@ -234,9 +236,9 @@ async fn what_was_exported_is_imported_once(backend: Backend) -> Result<()> {
     host.stop().await
 }
 
-async fn orders_are_listed_by_filters_and_cursors(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn orders_are_listed_by_filter_and_cursor(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     host.client.post("/stages/shipping/pause", &json!({})).await?;
     for (id, customer) in [("a", "1"), ("b", "2"), ("c", "1")] {
         host.client
@@ -245,10 +247,10 @@ async fn orders_are_listed_by_filters_and_cursors(backend: Backend) -> Result<()
                 &json!({ "order_id": id, "user_id": customer, "items": ["Book"], "total": 1 }),
             )
             .await?;
-        host.client.order_in(id, "reserved").await?;
+        host.client.wait_for_status(id, "reserved").await?;
     }
     let ids = async |query: &str| -> Result<Vec<String>> {
-        let orders = host.client.all(&format!("/orders?limit=1&{query}")).await?;
+        let orders = host.client.get_all(&format!("/orders?limit=1&{query}")).await?;
         Ok(orders
             .iter()
             .filter_map(|order| order["order_id"].as_str().map(str::to_owned))
@@ -276,20 +278,20 @@ async fn orders_are_listed_by_filters_and_cursors(backend: Backend) -> Result<()
             .await?;
     assert_eq!((code, listed.lines().count()), (0, 2), "{listed}");
     host.client.post("/stages/shipping/resume", &json!({})).await?;
-    host.client.order_in("a", "ready").await?;
+    host.client.wait_for_status("a", "ready").await?;
     host.stop().await
 }
 
-async fn a_key_stands_for_one_request(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn idempotency_key_belongs_to_one_request(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     let order = |total: u32| json!({ "user_id": "1", "items": ["Book"], "total": total });
     let post = async |path: &str, body: &Value, key: &str| {
-        host.client.post_with(path, body, ("idempotency-key", key)).await
+        host.client.post_with_header(path, body, ("idempotency-key", key)).await
     };
     let (status, first) = post("/orders", &order(1), "k-1").await?;
     assert_eq!(status, StatusCode::ACCEPTED);
-    host.client.order_in(first["order_id"].as_str().context("an id")?, "ready").await?;
+    host.client.wait_for_status(first["order_id"].as_str().context("an id")?, "ready").await?;
     // The order has gone on; the answer is that of the first request.
     assert_eq!(post("/orders", &order(1), "\"k-1\"").await?, (StatusCode::ACCEPTED, first));
     let (status, problem) = post("/orders", &order(2), "k-1").await?;

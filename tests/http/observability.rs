@@ -9,10 +9,10 @@ use postrider::domain::event::Event;
 use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
 use serde_json::{Value, json};
 
-use crate::support::harness::{Backend, Site, eventually, on_both_back_ends};
-use crate::support::load::PLENTY;
+use crate::support::harness::{Backend, TestEnv, eventually, on_both_back_ends};
+use crate::support::load::AMPLE_STOCK;
 
-on_both_back_ends![a_callers_trace_reaches_every_event_and_stage];
+on_both_back_ends![trace_of_a_caller_reaches_every_event_and_stage];
 
 /// Keeps the trace headers that it would send along.
 struct Watcher(Arc<Mutex<Vec<(String, String)>>>);
@@ -29,16 +29,16 @@ impl NativeStage for Watcher {
     }
 }
 
-async fn a_callers_trace_reaches_every_event_and_stage(backend: Backend) -> Result<()> {
+async fn trace_of_a_caller_reaches_every_event_and_stage(backend: Backend) -> Result<()> {
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
-    let site = Site::shipped_on(backend, PLENTY).await?;
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let watcher = Watcher(Arc::clone(&seen));
-    let host = site.start_with(|builder| builder.stage(watcher)).await?;
+    let host = env.start_with(|builder| builder.stage(watcher)).await?;
     let order = json!({ "order_id": "t-1", "user_id": "1", "items": ["Book"], "total": 1 });
     let header = format!("00-{TRACE}-b7ad6b7169203331-01");
-    host.client.post_with("/orders", &order, ("traceparent", &header)).await?;
-    host.client.order_in("t-1", "ready").await?;
+    host.client.post_with_header("/orders", &order, ("traceparent", &header)).await?;
+    host.client.wait_for_status("t-1", "ready").await?;
     let headers = eventually("the watcher", || async {
         Ok(Some(seen.lock().expect("no panic").clone()).filter(|seen| !seen.is_empty()))
     })
@@ -66,9 +66,9 @@ async fn a_callers_trace_reaches_every_event_and_stage(backend: Backend) -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_done_is_counted() -> Result<()> {
-    let site = Site::shipped("[stages.payment.retry]\nmax_attempts = 2\ninitial_ms = 1\n")?;
-    let host = site.start().await?;
+async fn metrics_count_outcomes() -> Result<()> {
+    let env = TestEnv::shipped("[stages.payment.retry]\nmax_attempts = 2\ninitial_ms = 1\n")?;
+    let host = env.start().await?;
     let order = |id: &str, more: Value| {
         let mut order = json!({ "order_id": id, "user_id": "1", "items": ["Book"], "total": 1 });
         order
@@ -83,7 +83,7 @@ async fn what_was_done_is_counted() -> Result<()> {
     }
     host.client.post("/orders", &order("4", json!({ "force_fail": true }))).await?;
     for id in ["1", "2", "3"] {
-        host.client.order_in(id, "ready").await?;
+        host.client.wait_for_status(id, "ready").await?;
     }
     let expected = [
         "postrider_deliveries_total{stage=\"payment\",outcome=\"done\"} 3",

@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result, ensure};
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::support::harness::{Backend, Site, on_both_back_ends, root};
-use crate::support::load::PLENTY;
+use crate::support::harness::{Backend, TestEnv, on_both_back_ends, root};
+use crate::support::load::AMPLE_STOCK;
 use crate::support::process::output;
 
-on_both_back_ends![the_api_keeps_to_its_document];
+on_both_back_ends![api_conforms_to_its_document];
 
 /// Requests that are generated for each operation in each phase; `POSTRIDER_API_EXAMPLES` and
 /// `POSTRIDER_API_SEED` ask for others.
@@ -21,7 +21,7 @@ const SEED: &str = "1";
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 
 #[test]
-fn the_kept_document_is_the_code_s() -> Result<()> {
+fn committed_document_matches_the_code() -> Result<()> {
     let output = output(&["openapi"], &[])?;
     let kept = std::fs::read(root().join("docs/openapi.json"))?;
     ensure!(
@@ -32,9 +32,9 @@ fn the_kept_document_is_the_code_s() -> Result<()> {
 }
 
 #[tokio::test]
-async fn people_can_read_the_document_without_the_network() -> Result<()> {
-    let site = Site::empty("")?;
-    let host = site.start().await?;
+async fn docs_page_works_offline() -> Result<()> {
+    let env = TestEnv::empty("")?;
+    let host = env.start().await?;
     let (status, served) = host.client.get("/openapi.json").await?;
     assert_eq!((status, served["openapi"].as_str()), (StatusCode::OK, Some("3.1.0")));
     let mut seen = String::new();
@@ -81,17 +81,18 @@ fn run(command: &mut Command) -> Result<()> {
 
 /// Schemathesis with all its checks: what fits the document is accepted, what does not is refused,
 /// answers look as they should.
-async fn the_api_keeps_to_its_document(backend: Backend) -> Result<()> {
-    let site =
-        Site::shipped_on(backend, &format!("{PLENTY}[defaults.retry]\nmax_attempts = 1\n")).await?;
-    let host = site.start().await?;
+async fn api_conforms_to_its_document(backend: Backend) -> Result<()> {
+    let env =
+        TestEnv::shipped_on(backend, &format!("{AMPLE_STOCK}[defaults.retry]\nmax_attempts = 1\n"))
+            .await?;
+    let host = env.start().await?;
     for id in ["1", "2", "3"] {
         let doomed = json!({ "order_id": id, "user_id": 1, "items": ["Book"], "total": 1, "force_fail": true });
         host.client.post("/orders", &doomed).await?;
-        host.client.order_in(id, "failed").await?;
+        host.client.wait_for_status(id, "failed").await?;
     }
     let (place, folder) =
-        (root().join("tests/fixtures/schemathesis"), site.folder.path().to_owned());
+        (root().join("tests/fixtures/schemathesis"), env.folder.path().to_owned());
     let document = format!("{}/openapi.json", host.client.url);
     let said =
         |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());

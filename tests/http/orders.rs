@@ -5,25 +5,25 @@ use anyhow::Result;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::harness::{Backend, SHIPPED, Site, on_both_back_ends};
-use crate::support::load::PLENTY;
+use crate::support::harness::{Backend, SHIPPED, TestEnv, on_both_back_ends};
+use crate::support::load::AMPLE_STOCK;
 
 on_both_back_ends![
-    an_order_passes_four_stages_and_its_story_names_what_ran,
-    the_same_order_again_is_the_same_and_another_with_its_id_is_refused,
-    a_nul_in_a_question_is_no_fault_of_the_host
+    order_history_names_the_stages_and_versions_that_ran,
+    duplicate_order_is_accepted_and_conflicting_order_is_refused,
+    nul_in_a_query_is_a_client_error
 ];
 
 fn book(id: &str) -> Value {
     json!({ "order_id": id, "user_id": "42", "items": ["Book"], "total": 20.0 })
 }
 
-async fn an_order_passes_four_stages_and_its_story_names_what_ran(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn order_history_names_the_stages_and_versions_that_ran(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     let (status, accepted) = host.client.post("/orders", &book("123")).await?;
     assert_eq!((status, accepted["order_id"].as_str()), (StatusCode::ACCEPTED, Some("123")));
-    host.client.order_in("123", "ready").await?;
+    host.client.wait_for_status("123", "ready").await?;
     let history = crate::support::harness::eventually("the notification", || async {
         let (_, history) = host.client.get("/orders/123").await?;
         let done = history["timeline"].as_array().is_some_and(|stages| {
@@ -60,11 +60,11 @@ async fn an_order_passes_four_stages_and_its_story_names_what_ran(backend: Backe
     host.stop().await
 }
 
-async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused(
+async fn duplicate_order_is_accepted_and_conflicting_order_is_refused(
     backend: Backend,
 ) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     for expected in [StatusCode::ACCEPTED, StatusCode::OK, StatusCode::OK] {
         assert_eq!(host.client.post("/orders", &book("7")).await?.0, expected);
     }
@@ -72,7 +72,7 @@ async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused(
     let (status, problem) = host.client.post("/orders", &other).await?;
     assert_eq!(status, StatusCode::CONFLICT);
     assert!(problem["type"].as_str().is_some_and(|uri| uri.starts_with("/problems/")), "{problem}");
-    host.client.order_in("7", "ready").await?;
+    host.client.wait_for_status("7", "ready").await?;
     let (_, events) = host.client.get("/orders/7/events").await?;
     let created = events["items"]
         .as_array()
@@ -84,9 +84,9 @@ async fn the_same_order_again_is_the_same_and_another_with_its_id_is_refused(
     host.stop().await
 }
 
-async fn a_nul_in_a_question_is_no_fault_of_the_host(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn nul_in_a_query_is_a_client_error(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     for path in [
         "/orders/%00",
         "/orders/%00/events",
@@ -122,9 +122,9 @@ async fn a_nul_in_a_question_is_no_fault_of_the_host(backend: Backend) -> Result
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_body_is_answered_with_every_problem_and_changes_nothing() -> Result<()> {
-    let site = Site::shipped(PLENTY)?;
-    let host = site.start().await?;
+async fn invalid_body_reports_every_field_error_and_changes_nothing() -> Result<()> {
+    let env = TestEnv::shipped(AMPLE_STOCK)?;
+    let host = env.start().await?;
     let bad = json!({ "order_id": "a/b", "user_id": "42", "items": [], "total": -1 });
     let (status, problem) = host.client.post("/orders", &bad).await?;
     assert!(status.is_client_error(), "{status}");
@@ -154,25 +154,25 @@ async fn a_bad_body_is_answered_with_every_problem_and_changes_nothing() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_accepted_order_survives_a_restart_before_it_was_run() -> Result<()> {
-    let site = Site::shipped(PLENTY)?;
-    let host = site.start().await?;
+async fn accepted_order_survives_a_restart() -> Result<()> {
+    let env = TestEnv::shipped(AMPLE_STOCK)?;
+    let host = env.start().await?;
     for id in 0..50 {
         host.client.post("/orders", &book(&id.to_string())).await?;
     }
     host.stop().await?;
-    let host = site.start().await?;
+    let host = env.start().await?;
     for id in 0..50 {
-        host.client.order_in(&id.to_string(), "ready").await?;
+        host.client.wait_for_status(&id.to_string(), "ready").await?;
     }
     host.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_host_on_the_same_file_is_refused() -> Result<()> {
-    let site = Site::shipped(PLENTY)?;
-    let host = site.start().await?;
-    let refused = postrider::host::Host::builder(site.config()?)
+async fn second_host_on_the_same_file_is_refused() -> Result<()> {
+    let env = TestEnv::shipped(AMPLE_STOCK)?;
+    let host = env.start().await?;
+    let refused = postrider::host::Host::builder(env.config()?)
         .build()
         .await
         .err()
@@ -182,9 +182,9 @@ async fn a_second_host_on_the_same_file_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_larger_than_the_queue_waits_in_the_store_and_completes() -> Result<()> {
-    let site = Site::shipped(&format!("broker.queue_capacity = 8\n{PLENTY}"))?;
-    let host = site.start().await?;
+async fn backlog_larger_than_the_queue_completes() -> Result<()> {
+    let env = TestEnv::shipped(&format!("broker.queue_capacity = 8\n{AMPLE_STOCK}"))?;
+    let host = env.start().await?;
     let mut posts = tokio::task::JoinSet::new();
     for id in 0..300 {
         let client = host.client.clone();
@@ -194,15 +194,15 @@ async fn a_backlog_larger_than_the_queue_waits_in_the_store_and_completes() -> R
         assert_eq!(answer??.0, StatusCode::ACCEPTED);
     }
     for id in 0..300 {
-        host.client.order_in(&format!("b-{id}"), "ready").await?;
+        host.client.wait_for_status(&format!("b-{id}"), "ready").await?;
     }
     host.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_saturated_host_refuses_at_once_and_still_answers_probes() -> Result<()> {
-    let site = Site::shipped("http.concurrency_max = 0\n")?;
-    let host = site.start().await?;
+async fn saturated_host_refuses_orders_and_answers_probes() -> Result<()> {
+    let env = TestEnv::shipped("http.concurrency_max = 0\n")?;
+    let host = env.start().await?;
     let (status, problem) = host.client.post("/orders", &book("1")).await?;
     assert_eq!(
         (status, problem["type"].as_str()),
@@ -213,10 +213,10 @@ async fn a_saturated_host_refuses_at_once_and_still_answers_probes() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_data_folder_that_cannot_be_written_is_named() -> Result<()> {
-    let site = Site::shipped("")?;
-    std::fs::write(site.folder.path().join("data"), b"a file where the folder should be")?;
-    let refused = postrider::host::Host::builder(site.config()?)
+async fn unwritable_data_folder_is_named_in_the_error() -> Result<()> {
+    let env = TestEnv::shipped("")?;
+    std::fs::write(env.folder.path().join("data"), b"a file where the folder should be")?;
+    let refused = postrider::host::Host::builder(env.config()?)
         .build()
         .await
         .err()

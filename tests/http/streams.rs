@@ -15,23 +15,23 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::support::harness::{Backend, Client, Site, eventually, on_both_back_ends};
-use crate::support::load::{Load, PLENTY};
-use crate::support::process::{Process, binary, free_port, postrider};
+use crate::support::harness::{Backend, Client, TestEnv, eventually, on_both_back_ends};
+use crate::support::load::{AMPLE_STOCK, Load};
+use crate::support::process::{HostProcess, binary, postrider, unused_port};
 
 on_both_back_ends![
-    an_order_is_followed_to_its_end,
-    an_order_is_followed_through_a_crash,
-    the_log_is_followed_through_a_crash_under_load,
-    a_stopping_host_ends_its_streams_and_their_number_is_bounded
+    order_stream_ends_with_the_order,
+    order_stream_resumes_after_a_crash,
+    log_stream_resumes_after_a_crash_under_load,
+    stopping_host_ends_its_streams_and_their_number_is_bounded
 ];
 
 /// A stream that is open.
-struct Listening(Pin<Box<dyn Stream<Item = Message> + Send>>);
+struct EventStream(Pin<Box<dyn Stream<Item = Message> + Send>>);
 
 /// What a host answered.
 enum Answer {
-    Stream(Listening),
+    Stream(EventStream),
     Other(StatusCode),
 }
 
@@ -51,10 +51,10 @@ async fn listen(url: &str, path: &str, last: Option<&str>) -> Result<Answer> {
         .eventsource()
         .take_while(|message| std::future::ready(message.is_ok()))
         .filter_map(async |message| message.ok());
-    Ok(Answer::Stream(Listening(Box::pin(messages))))
+    Ok(Answer::Stream(EventStream(Box::pin(messages))))
 }
 
-impl Listening {
+impl EventStream {
     async fn open(url: &str, path: &str, last: Option<&str>) -> Result<Self> {
         match listen(url, path, last).await? {
             Answer::Stream(listening) => Ok(listening),
@@ -104,13 +104,13 @@ fn order(id: &str) -> Value {
     json!({ "order_id": id, "user_id": "1", "items": ["Book"], "total": 1 })
 }
 
-async fn an_order_is_followed_to_its_end(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn order_stream_ends_with_the_order(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     let url = &host.client.url;
     host.client.post("/stages/shipping/pause", &json!({})).await?;
     host.client.post("/orders", &order("s")).await?;
-    let mut live = Listening::open(url, "/orders/s/events", None).await?;
+    let mut live = EventStream::open(url, "/orders/s/events", None).await?;
     let mut heard = Vec::new();
     for _ in 0..3 {
         heard.push(live.next().await?.context("a message")?);
@@ -132,9 +132,14 @@ async fn an_order_is_followed_to_its_end(backend: Backend) -> Result<()> {
         .collect();
     assert_eq!(heard[..5].iter().map(|message| message.id.clone()).collect::<Vec<_>>(), positions);
     // Once more, and from the middle on; after the last event there is nothing to come again for.
-    assert_eq!(kinds(&Listening::open(url, "/orders/s/events", None).await?.rest().await?)?, STORY);
     assert_eq!(
-        kinds(&Listening::open(url, "/orders/s/events", Some(&positions[2])).await?.rest().await?)?,
+        kinds(&EventStream::open(url, "/orders/s/events", None).await?.rest().await?)?,
+        STORY
+    );
+    assert_eq!(
+        kinds(
+            &EventStream::open(url, "/orders/s/events", Some(&positions[2])).await?.rest().await?
+        )?,
         STORY[3..]
     );
     assert!(matches!(
@@ -160,33 +165,33 @@ async fn an_order_is_followed_to_its_end(backend: Backend) -> Result<()> {
 }
 
 /// A host in a process of its own that can be killed.
-struct Killable {
-    site: Site,
+struct CrashableHost {
+    env: TestEnv,
     port: u16,
     client: Client,
-    process: Process,
+    process: HostProcess,
 }
 
-impl Killable {
+impl CrashableHost {
     async fn start(backend: Backend) -> Result<Self> {
-        let site = Site::shipped_on(backend, PLENTY).await?;
-        let port = free_port()?;
+        let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+        let port = unused_port()?;
         let client = Client::new(format!("http://127.0.0.1:{port}"));
-        let process = Process::start(&site, port, None)?;
-        process.ready(&client, &site).await?;
-        Ok(Self { site, port, client, process })
+        let process = HostProcess::start(&env, port, None)?;
+        process.wait_until_ready(&client, &env).await?;
+        Ok(Self { env, port, client, process })
     }
 
     async fn crash(self) -> Result<Self> {
         self.process.kill()?;
-        let process = Process::start(&self.site, self.port, None)?;
-        process.ready(&self.client, &self.site).await?;
+        let process = HostProcess::start(&self.env, self.port, None)?;
+        process.wait_until_ready(&self.client, &self.env).await?;
         Ok(Self { process, ..self })
     }
 }
 
-async fn an_order_is_followed_through_a_crash(backend: Backend) -> Result<()> {
-    let host = Killable::start(backend).await?;
+async fn order_stream_resumes_after_a_crash(backend: Backend) -> Result<()> {
+    let host = CrashableHost::start(backend).await?;
     host.client.post("/stages/inventory/pause", &json!({})).await?;
     host.client.post("/orders", &order("s")).await?;
     let url = host.client.url.clone();
@@ -201,12 +206,12 @@ async fn an_order_is_followed_through_a_crash(backend: Backend) -> Result<()> {
         told.next_line().await?.context("created")?,
         told.next_line().await?.context("authorized")?,
     ];
-    let mut live = Listening::open(&url, "/orders/s/events", None).await?;
+    let mut live = EventStream::open(&url, "/orders/s/events", None).await?;
     let mut heard =
         vec![live.next().await?.context("created")?, live.next().await?.context("authorized")?];
     let host = host.crash().await?;
     assert!(live.rest().await?.is_empty(), "nothing happened, and the connection is gone");
-    let mut live = Listening::open(&url, "/orders/s/events", Some(&heard[1].id)).await?;
+    let mut live = EventStream::open(&url, "/orders/s/events", Some(&heard[1].id)).await?;
     host.client.post("/stages/inventory/resume", &json!({})).await?;
     heard.extend(live.rest().await?);
     assert_eq!(kinds(&heard)?, STORY);
@@ -226,7 +231,7 @@ async fn an_order_is_followed_through_a_crash(backend: Backend) -> Result<()> {
 async fn note(url: String, heard: Arc<Mutex<Vec<i64>>>) -> Result<()> {
     let mut last = "0".to_owned();
     loop {
-        let open = || async { Ok(Listening::open(&url, "/events", Some(&last)).await.ok()) };
+        let open = || async { Ok(EventStream::open(&url, "/events", Some(&last)).await.ok()) };
         let mut live = eventually("the host to be back", open).await?;
         while let Some(message) = live.next().await? {
             heard.lock().expect("the list").push(message.id.parse()?);
@@ -235,23 +240,23 @@ async fn note(url: String, heard: Arc<Mutex<Vec<i64>>>) -> Result<()> {
     }
 }
 
-async fn the_log_is_followed_through_a_crash_under_load(backend: Backend) -> Result<()> {
-    let mut host = Killable::start(backend).await?;
+async fn log_stream_resumes_after_a_crash_under_load(backend: Backend) -> Result<()> {
+    let mut host = CrashableHost::start(backend).await?;
     let url = host.client.url.clone();
     let heard: Arc<Mutex<Vec<i64>>> = Arc::default();
     let following = AbortOnDropHandle::new(tokio::spawn(note(url, Arc::clone(&heard))));
     let load = Load::start(std::slice::from_ref(&host.client), 4, Duration::ZERO);
     for _ in 0..3 {
-        load.flows(60).await?;
+        load.wait_for_accepted(60).await?;
         host = host.crash().await?;
     }
     let accepted = load.stop().await?;
     let settled = "SELECT count(*) FROM deliveries WHERE status = 'open'";
     eventually("everything to settle", || async {
-        Ok((host.site.count(settled).await? == 0).then_some(()))
+        Ok((host.env.query_count(settled).await? == 0).then_some(()))
     })
     .await?;
-    let count = host.site.count("SELECT count(*) FROM events").await?;
+    let count = host.env.query_count("SELECT count(*) FROM events").await?;
     ensure!(
         count as usize >= accepted.len() * 5,
         "only {count} events of {} orders",
@@ -278,13 +283,13 @@ async fn the_log_is_followed_through_a_crash_under_load(backend: Backend) -> Res
     host.process.kill()
 }
 
-async fn a_stopping_host_ends_its_streams_and_their_number_is_bounded(
+async fn stopping_host_ends_its_streams_and_their_number_is_bounded(
     backend: Backend,
 ) -> Result<()> {
-    let site = Site::shipped_on(backend, &format!("http.streams_max = 1\n{PLENTY}")).await?;
-    let host = site.start().await?;
+    let env = TestEnv::shipped_on(backend, &format!("http.streams_max = 1\n{AMPLE_STOCK}")).await?;
+    let host = env.start().await?;
     let url = host.client.url.clone();
-    let mut live = Listening::open(&url, "/events", None).await?;
+    let mut live = EventStream::open(&url, "/events", None).await?;
     assert!(matches!(
         listen(&url, "/events", None).await?,
         Answer::Other(StatusCode::SERVICE_UNAVAILABLE)
@@ -301,10 +306,10 @@ async fn a_stopping_host_ends_its_streams_and_their_number_is_bounded(
 
 /// What one host takes is told by another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_tells_what_another_host_commits() -> Result<()> {
-    let site = Site::shipped_on(Backend::Servers, PLENTY).await?;
-    let (one, other) = (site.start().await?, site.start().await?);
-    let mut live = Listening::open(&other.client.url, "/events", Some("0")).await?;
+async fn stream_includes_commits_of_other_hosts() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, AMPLE_STOCK).await?;
+    let (one, other) = (env.start().await?, env.start().await?);
+    let mut live = EventStream::open(&other.client.url, "/events", Some("0")).await?;
     for id in 0..20 {
         one.client.post("/orders", &order(&format!("h-{id}"))).await?;
     }
@@ -313,7 +318,7 @@ async fn a_stream_tells_what_another_host_commits() -> Result<()> {
         heard.push(live.next().await?.context("a message")?.id.parse::<i64>()?);
     }
     assert!(heard.is_sorted_by(|one, next| one < next));
-    assert_eq!(site.count("SELECT count(*) FROM events").await?, 100);
+    assert_eq!(env.query_count("SELECT count(*) FROM events").await?, 100);
     one.stop().await?;
     other.stop().await
 }

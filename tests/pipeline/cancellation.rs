@@ -10,15 +10,17 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::support::harness::{Backend, Client, Running, Site, eventually, on_both_back_ends};
+use crate::support::harness::{
+    Backend, Client, RunningHost, TestEnv, eventually, on_both_back_ends,
+};
 
 on_both_back_ends![
-    a_cancel_answers_alike_twice_and_says_why_it_cannot,
-    a_cancel_before_any_stage_undoes_exactly_what_was_done,
-    a_cancel_during_a_retry_ends_it,
-    an_order_whose_payment_died_can_be_cancelled,
-    what_is_ready_is_recalled_and_what_is_dispatched_is_not,
-    cancels_and_the_events_they_race_never_both_win,
+    cancel_is_idempotent_and_explains_a_refusal,
+    cancel_before_any_stage_compensates_exactly_what_was_done,
+    cancel_ends_a_pending_retry,
+    order_with_a_dead_lettered_payment_can_be_cancelled,
+    cancel_recalls_a_ready_order_and_refuses_a_dispatched_one,
+    cancel_and_a_concurrent_event_never_both_win,
 ];
 
 const STOCK: &str = "[stages.inventory.settings]\ndefault_stock = \"1000\"\n";
@@ -43,9 +45,9 @@ impl NativeStage for Carrier {
     }
 }
 
-async fn start_with_carrier(site: &Site) -> Result<(Running, watch::Sender<bool>)> {
+async fn start_with_carrier(env: &TestEnv) -> Result<(RunningHost, watch::Sender<bool>)> {
     let (collect, may_collect) = watch::channel(false);
-    Ok((site.start_with(|builder| builder.stage(Carrier { may_collect })).await?, collect))
+    Ok((env.start_with(|builder| builder.stage(Carrier { may_collect })).await?, collect))
 }
 
 async fn order(client: &Client, id: &str) -> Result<()> {
@@ -59,7 +61,7 @@ async fn cancel(client: &Client, id: &str) -> Result<(StatusCode, Value)> {
 }
 
 /// An order's events of these types, in the order of the log.
-async fn told(client: &Client, id: &str, types: &[&str]) -> Result<Vec<String>> {
+async fn event_types_of(client: &Client, id: &str, types: &[&str]) -> Result<Vec<String>> {
     let (_, events) = client.get(&format!("/orders/{id}/events?limit=200")).await?;
     let all =
         events["items"].as_array().into_iter().flatten().filter_map(|event| event["type"].as_str());
@@ -70,7 +72,7 @@ const UNDONE: [&str; 3] = ["payment.refunded", "inventory.released", "shipping.r
 
 /// What was undone for an order, by name.
 async fn undone(client: &Client, id: &str) -> Result<Vec<String>> {
-    let mut undone = told(client, id, &UNDONE).await?;
+    let mut undone = event_types_of(client, id, &UNDONE).await?;
     undone.sort_unstable();
     Ok(undone)
 }
@@ -89,13 +91,13 @@ async fn settled(client: &Client, id: &str) -> Result<Value> {
     .await
 }
 
-async fn lamps(client: &Client) -> Result<Option<i64>> {
+async fn available_lamps(client: &Client) -> Result<Option<i64>> {
     Ok(client.get("/products/Lamp").await?.1["available"].as_i64())
 }
 
-async fn a_cancel_answers_alike_twice_and_says_why_it_cannot(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, STOCK).await?;
-    let host = site.start().await?;
+async fn cancel_is_idempotent_and_explains_a_refusal(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, STOCK).await?;
+    let host = env.start().await?;
     let client = &host.client;
     assert_eq!(
         client.get("/topology").await?.1["warnings"],
@@ -114,10 +116,10 @@ async fn a_cancel_answers_alike_twice_and_says_why_it_cannot(backend: Backend) -
     );
     assert_eq!(cancel(client, "1").await?, (StatusCode::ACCEPTED, begun));
     client.post("/stages/payment/resume", &json!({})).await?;
-    client.order_in("1", "cancelled").await?;
+    client.wait_for_status("1", "cancelled").await?;
     let (status, done) = cancel(client, "1").await?;
     assert_eq!((status, done["status"].as_str()), (StatusCode::OK, Some("cancelled")));
-    assert_eq!(told(client, "1", &["order.cancelled"]).await?.len(), 1);
+    assert_eq!(event_types_of(client, "1", &["order.cancelled"]).await?.len(), 1);
 
     let (status, problem) =
         client.post("/orders/1/cancel", &json!({ "reason": 7, "why": "x" })).await?;
@@ -136,7 +138,7 @@ async fn a_cancel_answers_alike_twice_and_says_why_it_cannot(backend: Backend) -
     let declined =
         json!({ "order_id": "2", "user_id": "1", "items": ["Lamp"], "total": 1, "decline": true });
     client.post("/orders", &declined).await?;
-    client.order_in("2", "declined").await?;
+    client.wait_for_status("2", "declined").await?;
     let (status, problem) = cancel(client, "2").await?;
     assert_eq!(
         (status, problem["type"].as_str()),
@@ -150,9 +152,9 @@ async fn a_cancel_answers_alike_twice_and_says_why_it_cannot(backend: Backend) -
 /// The stage that is held, what was undone in the end, and the lamps that are left.
 type Point = (&'static str, &'static [&'static str]);
 
-async fn a_cancel_before_any_stage_undoes_exactly_what_was_done(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, STOCK).await?;
-    let host = site.start().await?;
+async fn cancel_before_any_stage_compensates_exactly_what_was_done(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, STOCK).await?;
+    let host = env.start().await?;
     let client = &host.client;
     let points: [Point; 4] = [
         ("payment", &[]),
@@ -165,10 +167,10 @@ async fn a_cancel_before_any_stage_undoes_exactly_what_was_done(backend: Backend
     {
         client.post(&format!("/stages/{stage}/pause"), &json!({})).await?;
         order(client, stage).await?;
-        client.order_in(stage, before).await?;
+        client.wait_for_status(stage, before).await?;
         assert_eq!(cancel(client, stage).await?.0, StatusCode::ACCEPTED);
         client.post(&format!("/stages/{stage}/resume"), &json!({})).await?;
-        client.order_in(stage, "cancelled").await?;
+        client.wait_for_status(stage, "cancelled").await?;
         let history = settled(client, stage).await?;
         assert_eq!(undone(client, stage).await?, expected, "cancelled before {stage}");
         let held = history["timeline"]
@@ -185,26 +187,26 @@ async fn a_cancel_before_any_stage_undoes_exactly_what_was_done(backend: Backend
             .filter(|event| event["data"]["kind"] == "cancellation")
             .collect();
         assert_eq!(notices.len(), 1, "one cancellation notice: {events}");
-        assert_eq!(lamps(client).await?.unwrap_or(1_000), 1_000);
+        assert_eq!(available_lamps(client).await?.unwrap_or(1_000), 1_000);
     }
-    assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
+    assert_eq!(env.query_count("SELECT count(*) FROM dead_letters").await?, 0);
     host.stop().await
 }
 
-async fn a_cancel_during_a_retry_ends_it(backend: Backend) -> Result<()> {
+async fn cancel_ends_a_pending_retry(backend: Backend) -> Result<()> {
     let slow = "[stages.payment.retry]\nmax_attempts = 3\ninitial_ms = 1500\njitter = 0.0\n";
-    let site = Site::shipped_on(backend, slow).await?;
-    let host = site.start().await?;
+    let env = TestEnv::shipped_on(backend, slow).await?;
+    let host = env.start().await?;
     let client = &host.client;
     let failing = json!({ "order_id": "1", "user_id": "1", "items": ["Lamp"], "total": 1, "force_fail": true });
     client.post("/orders", &failing).await?;
     eventually("a failed try", || async {
-        Ok((site.count("SELECT count(*) FROM attempts").await? == 1).then_some(()))
+        Ok((env.query_count("SELECT count(*) FROM attempts").await? == 1).then_some(()))
     })
     .await?;
     assert_eq!(cancel(client, "1").await?.0, StatusCode::ACCEPTED);
     // What waits to be tried again holds nothing up: it undoes nothing.
-    client.order_in("1", "cancelled").await?;
+    client.wait_for_status("1", "cancelled").await?;
     let history = settled(client, "1").await?;
     assert_eq!(
         (&history["timeline"][0]["stage"], &history["timeline"][0]["status"]),
@@ -213,19 +215,19 @@ async fn a_cancel_during_a_retry_ends_it(backend: Backend) -> Result<()> {
     );
     assert_eq!(history["status"], "cancelled");
     assert_eq!(undone(client, "1").await?, Vec::<String>::new());
-    assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
+    assert_eq!(env.query_count("SELECT count(*) FROM dead_letters").await?, 0);
     host.stop().await
 }
 
-async fn an_order_whose_payment_died_can_be_cancelled(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, "[stages.payment.retry]\nmax_attempts = 1\n").await?;
-    let host = site.start().await?;
+async fn order_with_a_dead_lettered_payment_can_be_cancelled(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, "[stages.payment.retry]\nmax_attempts = 1\n").await?;
+    let host = env.start().await?;
     let client = &host.client;
     let failing = json!({ "order_id": "1", "user_id": "1", "items": ["Lamp"], "total": 1, "force_fail": true });
     client.post("/orders", &failing).await?;
-    client.order_in("1", "failed").await?;
+    client.wait_for_status("1", "failed").await?;
     assert_eq!(cancel(client, "1").await?.0, StatusCode::ACCEPTED);
-    client.order_in("1", "cancelled").await?;
+    client.wait_for_status("1", "cancelled").await?;
     // Nobody is charged by a replay that comes later.
     let (_, dead_letters) = client.get("/dead-letters?status=open").await?;
     let dead_letter = &dead_letters["items"][0]["id"];
@@ -236,21 +238,21 @@ async fn an_order_whose_payment_died_can_be_cancelled(backend: Backend) -> Resul
     let history = settled(client, "1").await?;
     assert_eq!(history["status"], "cancelled");
     assert_eq!(
-        told(client, "1", &["payment.authorized"]).await?,
+        event_types_of(client, "1", &["payment.authorized"]).await?,
         Vec::<String>::new(),
         "{history}"
     );
     host.stop().await
 }
 
-async fn what_is_ready_is_recalled_and_what_is_dispatched_is_not(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, STOCK).await?;
-    let (host, collect) = start_with_carrier(&site).await?;
+async fn cancel_recalls_a_ready_order_and_refuses_a_dispatched_one(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, STOCK).await?;
+    let (host, collect) = start_with_carrier(&env).await?;
     let client = &host.client;
     order(client, "1").await?;
-    client.order_in("1", "ready").await?;
+    client.wait_for_status("1", "ready").await?;
     assert_eq!(cancel(client, "1").await?.0, StatusCode::ACCEPTED);
-    client.order_in("1", "cancelled").await?;
+    client.wait_for_status("1", "cancelled").await?;
     // The carrier comes for nothing.
     collect.send(true)?;
     assert_eq!(settled(client, "1").await?["status"], "cancelled");
@@ -259,12 +261,12 @@ async fn what_is_ready_is_recalled_and_what_is_dispatched_is_not(backend: Backen
         ["inventory.released", "payment.refunded", "shipping.recalled"]
     );
     assert_eq!(
-        told(client, "1", &["carrier.collected", "shipping.dispatched"]).await?,
+        event_types_of(client, "1", &["carrier.collected", "shipping.dispatched"]).await?,
         Vec::<String>::new()
     );
 
     order(client, "2").await?;
-    client.order_in("2", "dispatched").await?;
+    client.wait_for_status("2", "dispatched").await?;
     for _twice in 0..2 {
         let (status, problem) = cancel(client, "2").await?;
         assert_eq!(
@@ -278,7 +280,7 @@ async fn what_is_ready_is_recalled_and_what_is_dispatched_is_not(backend: Backen
     }
     assert_eq!(settled(client, "2").await?["status"], "dispatched");
     assert_eq!(undone(client, "2").await?, Vec::<String>::new());
-    assert_eq!(lamps(client).await?, Some(998));
+    assert_eq!(available_lamps(client).await?, Some(998));
     host.stop().await
 }
 
@@ -296,9 +298,9 @@ async fn order_and_cancel(client: Client, id: String, patience: u32) -> Result<b
     Ok(won(&one))
 }
 
-async fn cancels_and_the_events_they_race_never_both_win(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, STOCK).await?;
-    let (host, collect) = start_with_carrier(&site).await?;
+async fn cancel_and_a_concurrent_event_never_both_win(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, STOCK).await?;
+    let (host, collect) = start_with_carrier(&env).await?;
     collect.send(true)?;
     let mut orders = tokio::task::JoinSet::new();
     for number in 0..150 {
@@ -312,7 +314,9 @@ async fn cancels_and_the_events_they_race_never_both_win(backend: Backend) -> Re
     while let Some(done) = orders.join_next().await {
         let (cancelled, id) = done??;
         dispatched += i64::from(!cancelled);
-        host.client.order_in(&id, if cancelled { "cancelled" } else { "dispatched" }).await?;
+        host.client
+            .wait_for_status(&id, if cancelled { "cancelled" } else { "dispatched" })
+            .await?;
         settled(&host.client, &id).await?;
     }
     println!("{backend:?}: {dispatched} of 150 were dispatched before they were cancelled");
@@ -322,14 +326,15 @@ async fn cancels_and_the_events_they_race_never_both_win(backend: Backend) -> Re
         "SELECT count(*) FROM orders o JOIN events e ON e.order_id = o.id WHERE o.status = 'dispatched' AND e.type = 'payment.refunded'",
         "SELECT count(*) FROM dead_letters",
     ] {
-        assert_eq!(site.count(query).await?, 0, "{query}");
+        assert_eq!(env.query_count(query).await?, 0, "{query}");
     }
-    let paid = site.count("SELECT count(*) FROM events WHERE type = 'payment.authorized'").await?;
+    let paid =
+        env.query_count("SELECT count(*) FROM events WHERE type = 'payment.authorized'").await?;
     let refunded =
-        site.count("SELECT count(*) FROM events WHERE type = 'payment.refunded'").await?;
+        env.query_count("SELECT count(*) FROM events WHERE type = 'payment.refunded'").await?;
     assert_eq!(paid - refunded, dispatched, "only what was dispatched is paid for");
     assert_eq!(
-        lamps(&host.client).await?.unwrap_or(1_000),
+        available_lamps(&host.client).await?.unwrap_or(1_000),
         1_000 - 2 * dispatched,
         "only what was dispatched left the stock"
     );

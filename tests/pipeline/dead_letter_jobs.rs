@@ -12,17 +12,19 @@ use postrider::stage::handler::{
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::harness::{Backend, Client, Running, Site, eventually, on_both_back_ends};
+use crate::support::harness::{
+    Backend, Client, RunningHost, TestEnv, eventually, on_both_back_ends,
+};
 use crate::support::process::postrider;
 
 on_both_back_ends![
-    a_group_is_patched_and_run_again_once,
-    a_job_is_cancelled_and_what_it_left_is_open,
-    a_job_ends_with_its_host_and_can_be_asked_for_again,
-    a_group_is_discarded,
-    wishes_that_are_not_clear_are_refused,
-    a_letter_shows_what_it_became,
-    operators_work_on_the_command_line,
+    group_is_patched_and_replayed_once,
+    cancelled_job_leaves_the_rest_open,
+    job_ends_with_its_host_and_can_be_restarted,
+    group_is_discarded,
+    ambiguous_job_requests_are_refused,
+    dead_letter_shows_the_result_of_its_replay,
+    command_line_lists_replays_and_discards_groups,
 ];
 
 /// How many causes there are.
@@ -90,14 +92,14 @@ impl NativeStage for Picky {
     }
 }
 
-async fn start(site: &Site) -> Result<Running> {
-    site.start_with(|builder| builder.stage(Burst).stage(Picky)).await
+async fn start(env: &TestEnv) -> Result<RunningHost> {
+    env.start_with(|builder| builder.stage(Burst).stage(Picky)).await
 }
 
-/// A site, a host, and `bursts` times a hundred dead letters.
-async fn letters_on(backend: Backend, bursts: usize) -> Result<(Site, Running)> {
-    let site = Site::empty_on(backend, "").await?;
-    let host = start(&site).await?;
+/// A test environment, a host, and `bursts` times a hundred dead letters.
+async fn env_with_dead_letters(backend: Backend, bursts: usize) -> Result<(TestEnv, RunningHost)> {
+    let env = TestEnv::empty_on(backend, "").await?;
+    let host = start(&env).await?;
     for id in 0..bursts {
         let order =
             json!({ "order_id": format!("b{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
@@ -105,10 +107,10 @@ async fn letters_on(backend: Backend, bursts: usize) -> Result<(Site, Running)> 
     }
     let expected = i64::try_from(bursts * BURST)?;
     let all = || async {
-        Ok((site.count("SELECT count(*) FROM dead_letters").await? == expected).then_some(()))
+        Ok((env.query_count("SELECT count(*) FROM dead_letters").await? == expected).then_some(()))
     };
     eventually("the dead letters", all).await?;
-    Ok((site, host))
+    Ok((env, host))
 }
 
 async fn groups(client: &Client) -> Result<Vec<Value>> {
@@ -148,26 +150,27 @@ async fn start_job(client: &Client, verb: &str, body: &Value) -> Result<Value> {
 }
 
 /// Waits until `dead letters` are through, and counts that none was twice.
-async fn all_done_once(site: &Site, dead_letters: i64) -> Result<()> {
+async fn all_done_once(env: &TestEnv, dead_letters: i64) -> Result<()> {
     let done = "SELECT count(*) FROM events WHERE type = 'work.done'";
     let open = "SELECT count(*) FROM deliveries WHERE status = 'open'";
     eventually("the replayed letters", || async {
-        Ok((site.count(done).await? >= dead_letters && site.count(open).await? == 0).then_some(()))
+        Ok((env.query_count(done).await? >= dead_letters && env.query_count(open).await? == 0)
+            .then_some(()))
     })
     .await?;
-    assert_eq!(site.count(done).await?, dead_letters, "some were done twice");
+    assert_eq!(env.query_count(done).await?, dead_letters, "some were done twice");
     let distinct = "SELECT count(DISTINCT subject) FROM events WHERE type = 'work.done'";
-    assert_eq!(site.count(distinct).await?, dead_letters);
+    assert_eq!(env.query_count(distinct).await?, dead_letters);
     Ok(())
 }
 
-/// Lists the groups of `bursts` times a hundred dead letters, mends one of them; gives the time that the
-/// list took.
-async fn mend_a_group(backend: Backend, bursts: usize) -> Result<Duration> {
-    let (site, host) = letters_on(backend, bursts).await?;
+/// Lists the groups of `bursts` times a hundred dead letters and replays one with a patch. Returns
+/// how long the list took.
+async fn replay_group_with_patch(backend: Backend, bursts: usize) -> Result<Duration> {
+    let (env, host) = env_with_dead_letters(backend, bursts).await?;
     let each = bursts * BURST / CAUSES;
     let mut took = Duration::MAX;
-    // The first question finds neither a plan nor a page in memory.
+    // The first query finds no plan and no page in memory.
     for _ in 0..5 {
         let began = Instant::now();
         let groups = groups(&host.client).await?;
@@ -192,12 +195,12 @@ async fn mend_a_group(backend: Backend, bursts: usize) -> Result<Duration> {
     // The same wish again finds nothing to do.
     let again = start_job(&host.client, "replay", &body).await?;
     assert_eq!(follow(&host.client, &again).await?.last().expect("an end")["total"], 0);
-    all_done_once(&site, each as i64).await?;
+    all_done_once(&env, each as i64).await?;
     // What was edited is a new event in the place of the old one; the others are as they were.
     let replaced = "SELECT count(*) FROM deliveries WHERE status = 'replaced'";
-    assert_eq!(site.count(replaced).await?, each as i64);
+    assert_eq!(env.query_count(replaced).await?, each as i64);
     assert_eq!(
-        site.count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await?,
+        env.query_count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await?,
         ((CAUSES - 1) * each) as i64
     );
     assert_eq!(
@@ -212,15 +215,15 @@ async fn mend_a_group(backend: Backend, bursts: usize) -> Result<Duration> {
     Ok(took)
 }
 
-async fn a_group_is_patched_and_run_again_once(backend: Backend) -> Result<()> {
-    mend_a_group(backend, 3).await.map(drop)
+async fn group_is_patched_and_replayed_once(backend: Backend) -> Result<()> {
+    replay_group_with_patch(backend, 3).await.map(drop)
 }
 
 /// The list of groups is to be as quick as a page is turned.
 const GROUPS_MAX: Duration = Duration::from_millis(200);
 
 async fn ten_thousand(backend: Backend) -> Result<()> {
-    let took = mend_a_group(backend, 100).await?;
+    let took = replay_group_with_patch(backend, 100).await?;
     println!("{backend:?}: the groups of 10,000 dead letters were listed in {took:?}");
     assert!(took < GROUPS_MAX, "the list of groups took {took:?}");
     Ok(())
@@ -228,18 +231,18 @@ async fn ten_thousand(backend: Backend) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
-async fn ten_thousand_letters_are_a_handful_of_groups_embedded() -> Result<()> {
+async fn ten_thousand_dead_letters_form_a_few_groups_embedded() -> Result<()> {
     ten_thousand(Backend::Embedded).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
-async fn ten_thousand_letters_are_a_handful_of_groups_on_servers() -> Result<()> {
+async fn ten_thousand_dead_letters_form_a_few_groups_on_servers() -> Result<()> {
     ten_thousand(Backend::Servers).await
 }
 
-async fn a_job_is_cancelled_and_what_it_left_is_open(backend: Backend) -> Result<()> {
-    let (site, host) = letters_on(backend, 1).await?;
+async fn cancelled_job_leaves_the_rest_open(backend: Backend) -> Result<()> {
+    let (env, host) = env_with_dead_letters(backend, 1).await?;
     let body =
         json!({ "filter": { "all": true }, "edit": { "wrong": null }, "rate_per_second": 5 });
     let job = start_job(&host.client, "replay", &body).await?;
@@ -254,16 +257,16 @@ async fn a_job_is_cancelled_and_what_it_left_is_open(backend: Backend) -> Result
     assert_eq!(ended["state"], "cancelled");
     assert!((3..100).contains(&done), "{ended}");
     assert_eq!(
-        site.count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await?,
+        env.query_count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await?,
         100 - done
     );
-    all_done_once(&site, done).await?;
+    all_done_once(&env, done).await?;
     assert_eq!(host.client.get("/dead-letters/jobs/nobody").await?.0, StatusCode::NOT_FOUND);
     host.stop().await
 }
 
-async fn a_job_ends_with_its_host_and_can_be_asked_for_again(backend: Backend) -> Result<()> {
-    let (site, host) = letters_on(backend, 1).await?;
+async fn job_ends_with_its_host_and_can_be_restarted(backend: Backend) -> Result<()> {
+    let (env, host) = env_with_dead_letters(backend, 1).await?;
     let mut body =
         json!({ "filter": { "stage": "picky" }, "edit": { "wrong": null }, "rate_per_second": 5 });
     let job = start_job(&host.client, "replay", &body).await?;
@@ -273,26 +276,26 @@ async fn a_job_ends_with_its_host_and_can_be_asked_for_again(backend: Backend) -
     eventually("the job to come to some letters", progress).await?;
     // A hundred dead letters at five a second: it cannot be over.
     host.stop().await?;
-    assert!(site.count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await? > 50);
+    assert!(env.query_count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await? > 50);
 
-    let host = start(&site).await?;
+    let host = start(&env).await?;
     assert_eq!(host.client.get(&path).await?.0, StatusCode::NOT_FOUND, "jobs end with their host");
     body["rate_per_second"] = json!(1_000);
     let job = start_job(&host.client, "replay", &body).await?;
     let ended = follow(&host.client, &job).await?.pop().expect("an end");
     assert_eq!((ended["state"].as_str(), &ended["done"]), (Some("done"), &job["total"]));
-    all_done_once(&site, 100).await?;
+    all_done_once(&env, 100).await?;
     host.stop().await
 }
 
-async fn a_group_is_discarded(backend: Backend) -> Result<()> {
-    let (site, host) = letters_on(backend, 1).await?;
+async fn group_is_discarded(backend: Backend) -> Result<()> {
+    let (env, host) = env_with_dead_letters(backend, 1).await?;
     let group = group(&host.client, SILENT).await?;
     let body = json!({ "filter": { "group": group["id"] }, "reason": "the bank is gone", "rate_per_second": 1_000 });
     let job = start_job(&host.client, "discard", &body).await?;
     let ended = follow(&host.client, &job).await?.pop().expect("an end");
     assert_eq!((ended["state"].as_str(), ended["done"].as_u64()), (Some("done"), Some(20)));
-    assert_eq!(site.count("SELECT count(*) FROM dead_letters WHERE status = 'discarded' AND note = 'the bank is gone'").await?, 20);
+    assert_eq!(env.query_count("SELECT count(*) FROM dead_letters WHERE status = 'discarded' AND note = 'the bank is gone'").await?, 20);
     // A dead letter that was closed is not run again, alone or with others.
     let (status, _) =
         host.client.post(&format!("/dead-letters/{}/replay", group["example"]), &json!({})).await?;
@@ -303,9 +306,9 @@ async fn a_group_is_discarded(backend: Backend) -> Result<()> {
     host.stop().await
 }
 
-async fn wishes_that_are_not_clear_are_refused(backend: Backend) -> Result<()> {
-    let site = Site::empty_on(backend, "").await?;
-    let host = start(&site).await?;
+async fn ambiguous_job_requests_are_refused(backend: Backend) -> Result<()> {
+    let env = TestEnv::empty_on(backend, "").await?;
+    let host = start(&env).await?;
     let wrong = json!({ "filter": { "stage": 7, "since": "yesterday", "colour": "red" }, "edit": [1], "rate_per_second": 0, "rates": 1 });
     let (status, problem) = host.client.post("/dead-letters/replay", &wrong).await?;
     let pointers: Vec<&str> = problem["errors"]
@@ -337,8 +340,8 @@ async fn wishes_that_are_not_clear_are_refused(backend: Backend) -> Result<()> {
     host.stop().await
 }
 
-async fn a_letter_shows_what_it_became(backend: Backend) -> Result<()> {
-    let (site, host) = letters_on(backend, 1).await?;
+async fn dead_letter_shows_the_result_of_its_replay(backend: Backend) -> Result<()> {
+    let (env, host) = env_with_dead_letters(backend, 1).await?;
     let example = group(&host.client, SILENT).await?["example"].clone();
     let path = format!("/dead-letters/{example}");
     let (_, dead_letter) = host.client.get(&path).await?;
@@ -369,7 +372,7 @@ async fn a_letter_shows_what_it_became(backend: Backend) -> Result<()> {
     let (_, answer) =
         host.client.post(&format!("{path}/replay"), &json!({ "edit": { "wrong": null } })).await?;
     assert_eq!(answer["edited"], true, "{answer}");
-    all_done_once(&site, 1).await?;
+    all_done_once(&env, 1).await?;
     let (_, dead_letter) = host.client.get(&path).await?;
     assert_eq!(
         (&dead_letter["replayed_as"]["event"], &dead_letter["replayed_as"]["delivery"]["status"]),
@@ -378,12 +381,12 @@ async fn a_letter_shows_what_it_became(backend: Backend) -> Result<()> {
     // Its trace and its cause go on from the old one.
     let causes = "SELECT count(*) FROM events n JOIN events o ON n.cause_id = o.id AND n.cause_source = o.source \
                   AND n.correlation_id = o.correlation_id WHERE n.type = 'work.asked' AND o.type = 'work.asked'";
-    assert_eq!(site.count(causes).await?, 1);
+    assert_eq!(env.query_count(causes).await?, 1);
     host.stop().await
 }
 
-async fn operators_work_on_the_command_line(backend: Backend) -> Result<()> {
-    let (site, host) = letters_on(backend, 1).await?;
+async fn command_line_lists_replays_and_discards_groups(backend: Backend) -> Result<()> {
+    let (env, host) = env_with_dead_letters(backend, 1).await?;
     let url = host.client.url.clone();
     let run = async |args: &[&str]| postrider(&[args, &["--url", &url]].concat()).await;
     let (code, said, _) = run(&["dlq", "groups"]).await?;
@@ -406,12 +409,12 @@ async fn operators_work_on_the_command_line(backend: Backend) -> Result<()> {
 
     // The editor is a program that takes the fault out; one that writes no JSON changes nothing.
     let editor = |script: &str| -> Result<String> {
-        let path = site.folder.path().join("editor.sh");
+        let path = env.folder.path().join("editor.sh");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n"))?;
         Ok(format!("sh {}", path.display()))
     };
     let broken = editor("echo '{' > \"$1\"")?;
-    let folder = site.folder.path().display().to_string();
+    let folder = env.folder.path().display().to_string();
     let edit = |editor: &str| {
         let environment = [("EDITOR", editor), ("VISUAL", ""), ("TMPDIR", folder.as_str())];
         crate::support::process::output(&["dlq", "edit", &example, "--url", &url], &environment)
@@ -427,21 +430,22 @@ async fn operators_work_on_the_command_line(backend: Backend) -> Result<()> {
         mended.status.success() && said.contains("- ") && said.contains("+   \"right\": 0"),
         "{said}"
     );
-    all_done_once(&site, 1).await?;
+    all_done_once(&env, 1).await?;
 
     let (code, said, _) =
         run(&["dlq", "replay", "--group", id, "--patch", "{\"wrong\":null}", "--rate", "1000"])
             .await?;
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("19 of 19 replayed, 0 skipped, 0 failed"), "{said}");
-    all_done_once(&site, 20).await?;
+    all_done_once(&env, 20).await?;
     let (code, said, _) = run(&[
         "--json", "dlq", "discard", "--all", "--stage", "picky", "--reason", "tests", "--rate",
         "1000",
     ])
     .await?;
     assert_eq!((code, &serde_json::from_str::<Value>(&said)?["done"]), (0, &json!(80)));
-    // Neither a dead letter nor a filter: wrong usage. A dead letter that is settled: failed, in one line.
+    // Neither a dead letter nor a filter is a usage error. A settled dead letter fails with one
+    // line.
     assert_eq!(run(&["dlq", "replay"]).await?.0, 2);
     assert_eq!(run(&["dlq", "replay", "1", "--all"]).await?.0, 2);
     let (code, _, error) = run(&["dlq", "replay", &example]).await?;

@@ -4,17 +4,17 @@ use anyhow::Result;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::harness::{Backend, Running, Site, eventually, on_both_back_ends};
+use crate::support::harness::{Backend, RunningHost, TestEnv, eventually, on_both_back_ends};
 
 on_both_back_ends![
-    a_failing_order_is_retried_then_dead_and_completes_after_an_edited_replay,
-    an_unedited_replay_runs_again_and_a_discard_is_final
+    failing_order_is_dead_lettered_after_retries_and_completes_after_an_edited_replay,
+    unedited_replay_runs_again_and_discard_is_final
 ];
 
 const QUICK: &str = "[stages.inventory.settings]\ndefault_stock = \"1000\"\n\
                      [stages.payment.retry]\nmax_attempts = 3\ninitial_ms = 20\nmax_ms = 50\n";
 
-async fn dead_letter(host: &Running) -> Result<Value> {
+async fn dead_letter(host: &RunningHost) -> Result<Value> {
     eventually("a dead letter", || async {
         let (_, dead_letters) = host.client.get("/dead-letters").await?;
         Ok(dead_letters["items"].get(0).cloned())
@@ -22,14 +22,14 @@ async fn dead_letter(host: &Running) -> Result<Value> {
     .await
 }
 
-async fn a_failing_order_is_retried_then_dead_and_completes_after_an_edited_replay(
+async fn failing_order_is_dead_lettered_after_retries_and_completes_after_an_edited_replay(
     backend: Backend,
 ) -> Result<()> {
-    let site = Site::shipped_on(backend, QUICK).await?;
-    let host = site.start().await?;
+    let env = TestEnv::shipped_on(backend, QUICK).await?;
+    let host = env.start().await?;
     let order = json!({ "order_id": "f1", "user_id": "42", "items": ["Book"], "total": 20.0, "force_fail": true });
     host.client.post("/orders", &order).await?;
-    host.client.order_in("f1", "failed").await?;
+    host.client.wait_for_status("f1", "failed").await?;
     let dead_letter = dead_letter(&host).await?;
     assert_eq!(
         (dead_letter["stage"].as_str(), dead_letter["code"].as_str()),
@@ -47,15 +47,15 @@ async fn a_failing_order_is_retried_then_dead_and_completes_after_an_edited_repl
 
     let mended = json!({ "data": { "order_id": "f1", "user_id": "42", "items": [{ "sku": "Book", "quantity": 1 }], "total": 20.0 } });
     assert!(host.client.post(&format!("{path}/replay"), &mended).await?.0.is_success());
-    host.client.order_in("f1", "ready").await?;
+    host.client.wait_for_status("f1", "ready").await?;
     let (status, _) = host.client.post(&format!("{path}/replay"), &json!({})).await?;
     assert_eq!(status, StatusCode::CONFLICT, "a second replay must change nothing");
     host.stop().await
 }
 
-async fn an_unedited_replay_runs_again_and_a_discard_is_final(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, QUICK).await?;
-    let host = site.start().await?;
+async fn unedited_replay_runs_again_and_discard_is_final(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, QUICK).await?;
+    let host = env.start().await?;
     let order = json!({ "order_id": "f2", "user_id": "42", "items": ["Book"], "force_fail": true });
     host.client.post("/orders", &order).await?;
     let first = dead_letter(&host).await?;

@@ -7,7 +7,7 @@ use postrider::domain::event::Event;
 use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
 use serde_json::json;
 
-use crate::support::harness::{Site, eventually};
+use crate::support::harness::{TestEnv, eventually};
 
 /// Counts shipments per customer in its own state.
 struct Loyalty;
@@ -33,9 +33,9 @@ impl NativeStage for Loyalty {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_native_stage_shares_the_pipeline_with_sandboxed_ones() -> Result<()> {
-    let site = Site::shipped("[stages.inventory.settings]\ndefault_stock = \"100\"\n")?;
-    let host = site.start_with(|builder| builder.stage(Loyalty)).await?;
+async fn native_stage_shares_the_pipeline_with_sandboxed_stages() -> Result<()> {
+    let env = TestEnv::shipped("[stages.inventory.settings]\ndefault_stock = \"100\"\n")?;
+    let host = env.start_with(|builder| builder.stage(Loyalty)).await?;
     for id in 0..20 {
         host.client
             .post(

@@ -7,15 +7,15 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
-use crate::support::harness::{Backend, Site, eventually};
-use crate::support::load::PLENTY;
+use crate::support::harness::{Backend, TestEnv, eventually};
+use crate::support::load::AMPLE_STOCK;
 use crate::support::servers::amqp_url;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_of_other_programs_are_run_and_unreadable_ones_are_dead_letters() -> Result<()> {
-    let site = Site::shipped_on(Backend::Servers, PLENTY).await?;
-    let host = site.start().await?;
-    let exchange = site.servers.as_ref().context("servers")?.exchange();
+async fn external_events_are_processed_and_unreadable_ones_are_dead_lettered() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, AMPLE_STOCK).await?;
+    let host = env.start().await?;
+    let exchange = env.servers.as_ref().context("servers")?.exchange();
     let connection = Connection::connect(&amqp_url(), ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
 

@@ -1,10 +1,10 @@
-//! The saga under generated schedules: orders, stock, cancels and the carrier at random moments,
-//! over the host's own decision function, the shipped stages and the embedded store; messages are
-//! doubled, lost, delayed and overtaken, tries fail, hosts forget what they did.
+//! The order saga under generated schedules. Orders, stock, cancels and the carrier act at random
+//! moments, over the host's own decision function, the shipped stages and the embedded store.
+//! Messages are duplicated, lost, delayed and reordered; attempts fail; hosts lose their memory.
 //!
-//! Each case is a world of its own: its orders share products. A case is its seed:
-//! `POSTRIDER_SAGA_SEED` runs one alone and tells what happened in it, `POSTRIDER_SAGA_CASES` says
-//! how many are run (default 10,000). Bounds: faults per world, and rounds per batch of worlds.
+//! Each case is one simulation whose orders share products, and is determined by its seed:
+//! `POSTRIDER_SAGA_SEED` runs one alone and prints its trace. `POSTRIDER_SAGA_CASES` sets the
+//! number of cases (default 10,000). Bounds: faults per simulation, rounds per batch.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -15,19 +15,19 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use self::stages::{Bench, Sabotage};
-use self::world::World;
+use self::fixture::{Fixture, Sabotage};
+use self::simulation::Simulation;
 
-mod stages;
-mod world;
+mod fixture;
+mod simulation;
 
 /// Worlds that run side by side on one store.
-const TOGETHER: u64 = 500;
+const SIMULATIONS_PER_BATCH: u64 = 500;
 /// Worlds in which a missing compensation must show.
 const SABOTAGED: u64 = 100;
 /// Batches that run at the same time, each on a store of its own.
-const BATCHES_AT_ONCE: usize = 2;
-/// Rounds after which a batch of worlds must have come to rest.
+const CONCURRENT_BATCHES: usize = 2;
+/// A batch of simulations must be idle after this many rounds.
 const ROUNDS_MAX: u32 = 2_000;
 
 fn number(name: &str) -> Option<u64> {
@@ -35,27 +35,27 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_the_order_of_arrival_money_and_stock_are_right() -> Result<()> {
+async fn money_and_stock_balance_under_any_interleaving() -> Result<()> {
     if let Some(seed) = number("POSTRIDER_SAGA_SEED") {
         return batch(seed..seed + 1, Sabotage::None)
             .await
-            .map(|worlds| println!("{:#?}", worlds[0].trace));
+            .map(|simulations| println!("{:#?}", simulations[0].trace));
     }
     let cases = number("POSTRIDER_SAGA_CASES").unwrap_or(10_000);
     let began = Instant::now();
     let first = u64::from(rand::random::<u32>());
-    let mut starts = (first..first + cases).step_by(TOGETHER as usize);
+    let mut starts = (first..first + cases).step_by(SIMULATIONS_PER_BATCH as usize);
     let mut statuses: BTreeMap<String, u64> = BTreeMap::new();
     let mut batches = JoinSet::new();
     loop {
-        let next = starts.by_ref().take(BATCHES_AT_ONCE - batches.len());
+        let next = starts.by_ref().take(CONCURRENT_BATCHES - batches.len());
         for start in next {
-            let seeds = start..(start + TOGETHER).min(first + cases);
+            let seeds = start..(start + SIMULATIONS_PER_BATCH).min(first + cases);
             // Worlds borrow from each other's batch: it stays on its thread.
             batches.spawn_blocking(|| Handle::current().block_on(batch(seeds, Sabotage::None)));
         }
         let Some(done) = batches.join_next().await else { break };
-        for status in done??.into_iter().flat_map(|world| world.ended) {
+        for status in done??.into_iter().flat_map(|simulation| simulation.ended) {
             *statuses.entry(status).or_default() += 1;
         }
     }
@@ -71,7 +71,7 @@ async fn whatever_the_order_of_arrival_money_and_stock_are_right() -> Result<()>
 
 /// The checks can fail: without one compensation they do, soon.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_compensation_is_found() -> Result<()> {
+async fn missing_compensation_is_detected() -> Result<()> {
     for (sabotage, expected) in [
         (Sabotage::InventoryKeepsStock, "stock of"),
         (Sabotage::PaymentKeepsMoney, "money:"),
@@ -86,28 +86,28 @@ async fn a_missing_compensation_is_found() -> Result<()> {
     Ok(())
 }
 
-/// Runs worlds side by side until nothing is left to do, and checks each.
-async fn batch(seeds: std::ops::Range<u64>, sabotage: Sabotage) -> Result<Vec<World>> {
-    let bench = Bench::open(sabotage).await?;
-    let mut worlds: Vec<World> = seeds.map(World::new).collect();
+/// Runs simulations concurrently until all are idle, and checks each.
+async fn batch(seeds: std::ops::Range<u64>, sabotage: Sabotage) -> Result<Vec<Simulation>> {
+    let fixture = Fixture::open(sabotage).await?;
+    let mut simulations: Vec<Simulation> = seeds.map(Simulation::new).collect();
     for round in 0.. {
         ensure!(round < ROUNDS_MAX, "some worlds never come to rest");
-        let busy = world::round(&bench, &mut worlds).await?;
-        if !busy && !world::wake(&bench, &mut worlds).await? {
+        let busy = simulation::round(&fixture, &mut simulations).await?;
+        if !busy && !simulation::wake(&fixture, &mut simulations).await? {
             break;
         }
     }
-    for (checked, world) in worlds.iter_mut().enumerate() {
-        if let Err(error) = check(&bench, world).await {
-            let (seed, trace) = (world.seed, world.trace.join("\n  "));
+    for (checked, simulation) in simulations.iter_mut().enumerate() {
+        if let Err(error) = check(&fixture, simulation).await {
+            let (seed, trace) = (simulation.seed, simulation.trace.join("\n  "));
             bail!(
                 "case {} of a batch (POSTRIDER_SAGA_SEED={seed}): {error:#}\n  {trace}",
                 checked + 1
             );
         }
     }
-    bench.store.close().await;
-    Ok(worlds)
+    fixture.store.close().await;
+    Ok(simulations)
 }
 
 /// An order as it ended.
@@ -116,15 +116,15 @@ struct Ended {
     events: BTreeMap<String, Vec<Value>>,
 }
 
-async fn ended(bench: &Bench, id: &str) -> Result<Ended> {
+async fn ended(fixture: &Fixture, id: &str) -> Result<Ended> {
     let order =
-        bench.store.order(id).await?.ok_or_else(|| anyhow::anyhow!("order {id} is lost"))?;
+        fixture.store.order(id).await?.ok_or_else(|| anyhow::anyhow!("order {id} is lost"))?;
     let mut events: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for logged in bench.store.order_events(id, 0, 1_000).await? {
+    for logged in fixture.store.order_events(id, 0, 1_000).await? {
         let event = logged.envelope.event;
         events.entry(event.event_type).or_default().push(serde_json::from_slice(&event.data)?);
     }
-    let deliveries = bench.store.order_deliveries(id).await?;
+    let deliveries = fixture.store.order_deliveries(id).await?;
     let left = deliveries
         .iter()
         .find(|one| matches!(one.status, DeliveryStatus::Open | DeliveryStatus::Dead));
@@ -132,11 +132,11 @@ async fn ended(bench: &Bench, id: &str) -> Result<Ended> {
     Ok(Ended { status: order.status, events })
 }
 
-async fn check(bench: &Bench, world: &mut World) -> Result<()> {
+async fn check(fixture: &Fixture, simulation: &mut Simulation) -> Result<()> {
     let (mut money, mut owed) = (0, 0);
     let mut taken: BTreeMap<String, u64> = BTreeMap::new();
-    for (id, order) in &world.orders {
-        let Ended { status, events } = ended(bench, id).await?;
+    for (id, order) in &simulation.orders {
+        let Ended { status, events } = ended(fixture, id).await?;
         let count = |event_type: &str| events.get(event_type).map_or(0, Vec::len);
         let sum = |event_type: &str, place: &str| -> i64 {
             let amounts = events
@@ -188,11 +188,11 @@ async fn check(bench: &Bench, world: &mut World) -> Result<()> {
                 *taken.entry(sku.clone()).or_default() += quantity;
             }
         }
-        world.ended.push(status);
+        simulation.ended.push(status);
     }
     ensure!(money == owed, "money: {money} was taken and kept, {owed} is owed");
-    for (sku, stocked) in &world.stocked {
-        let row = bench.store.state_get("inventory", &format!("stock/{sku}")).await?;
+    for (sku, stocked) in &simulation.stocked {
+        let row = fixture.store.state_get("inventory", &format!("stock/{sku}")).await?;
         let left = match row.and_then(|row| row.value) {
             Some(value) => {
                 serde_json::from_slice::<Value>(&value)?["available"].as_u64().unwrap_or_default()

@@ -12,22 +12,23 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::support::harness::{Backend, Site, eventually, on_both_back_ends};
-use crate::support::load::PLENTY;
+use crate::support::harness::{Backend, TestEnv, eventually, on_both_back_ends};
+use crate::support::load::AMPLE_STOCK;
 use crate::support::process::postrider;
 
-on_both_back_ends![what_is_scheduled_waits_over_a_restart_and_expires_from_then];
+on_both_back_ends![scheduled_event_survives_a_restart_and_expires_after_its_due_time];
 
-async fn what_is_scheduled_waits_over_a_restart_and_expires_from_then(
+async fn scheduled_event_survives_a_restart_and_expires_after_its_due_time(
     backend: Backend,
 ) -> Result<()> {
     // Counted from the request, it would have expired before it falls due.
-    let site = Site::shipped_on(backend, &format!("orders.expiry_ms = 1500\n{PLENTY}")).await?;
-    let host = site.start().await?;
+    let env =
+        TestEnv::shipped_on(backend, &format!("orders.expiry_ms = 1500\n{AMPLE_STOCK}")).await?;
+    let host = env.start().await?;
     let order = json!({ "order_id": "later", "user_id": "1", "items": ["Book"], "total": 1 });
-    let (status, _) = host.client.post_with("/orders", &order, ("delay", "2500ms")).await?;
+    let (status, _) = host.client.post_with_header("/orders", &order, ("delay", "2500ms")).await?;
     assert_eq!(status, StatusCode::ACCEPTED);
-    let file = site.folder.path().join("stock.json");
+    let file = env.folder.path().join("stock.json");
     std::fs::write(&file, json!({ "sku": "Lamp", "name": null, "quantity": 3 }).to_string())?;
     let (url, file) = (&host.client.url, file.display().to_string());
     let (code, sent, told) = postrider(&[
@@ -51,8 +52,8 @@ async fn what_is_scheduled_waits_over_a_restart_and_expires_from_then(
         events["items"][0]["due_at_ms"].as_u64().context("the log shows when it falls due")?;
     assert_eq!(host.client.get("/orders/later").await?.1["status"], "received");
     host.stop().await?;
-    let host = site.start().await?;
-    let done = host.client.order_in("later", "ready").await?;
+    let host = env.start().await?;
+    let done = host.client.wait_for_status("later", "ready").await?;
     let ran_ms = done["timeline"][0]["settled_at_ms"].as_u64().context("a time")?;
     assert!(ran_ms >= order_due_ms, "it ran {} ms before it was due", order_due_ms - ran_ms);
     eventually("the stock", || async {
@@ -60,14 +61,15 @@ async fn what_is_scheduled_waits_over_a_restart_and_expires_from_then(
     })
     .await?;
     assert!(SystemClock.now_ms() >= due_ms);
-    assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
+    assert_eq!(env.query_count("SELECT count(*) FROM dead_letters").await?, 0);
     for (header, value) in [
         ("delay", "31d"),
         ("delay", "soon"),
         ("deliver-at", "2999-01-01T00:00:00Z"),
         ("deliver-at", "tomorrow"),
     ] {
-        let (status, problem) = host.client.post_with("/orders", &order, (header, value)).await?;
+        let (status, problem) =
+            host.client.post_with_header("/orders", &order, (header, value)).await?;
         assert_eq!(
             (status, &problem["type"]),
             (StatusCode::BAD_REQUEST, &json!("/problems/bad-header")),
@@ -94,25 +96,25 @@ impl NativeStage for Slow {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_waited_too_long_is_dead_with_its_own_reason() -> Result<()> {
+async fn expired_event_is_dead_lettered_as_expired() -> Result<()> {
     const NOTE: &str = "/events/desk.note";
-    let site = Site::empty("[stages.slow]\nbatch_max = 1\n")?;
+    let env = TestEnv::empty("[stages.slow]\nbatch_max = 1\n")?;
     let clock = Arc::new(ManualClock::at(1_700_000_000_000));
     let permits = Arc::new(Semaphore::new(0));
-    let host = site
+    let host = env
         .start_with(|builder| {
             builder.clock(Arc::clone(&clock) as _).stage(Slow(Arc::clone(&permits)))
         })
         .await?;
     let day_ms = 24 * 60 * 60 * 1_000;
-    host.client.post_with(NOTE, &json!({}), ("ce-id", "at-once")).await?;
-    host.client.post_with(NOTE, &json!({}), ("ce-id", "behind-it")).await?;
+    host.client.post_with_header(NOTE, &json!({}), ("ce-id", "at-once")).await?;
+    host.client.post_with_header(NOTE, &json!({}), ("ce-id", "behind-it")).await?;
     let later = json!({ "specversion": "1.0", "id": "later", "source": "/desk", "type": "desk.note", "deliverat": "2023-11-15T22:13:20Z" });
     assert_eq!(
         host.client.post_raw("/events", "application/cloudevents+json", later.to_string()).await?.0,
         StatusCode::ACCEPTED
     );
-    let waiting = async || -> Result<i64> { site.count("SELECT count(*) FROM outbox").await };
+    let waiting = async || -> Result<i64> { env.query_count("SELECT count(*) FROM outbox").await };
     eventually("the two to be sent", || async { Ok((waiting().await? == 1).then_some(())) })
         .await?;
     // A day later (the default expiry): the first runs, the second has expired, the third falls due
@@ -130,7 +132,7 @@ async fn what_waited_too_long_is_dead_with_its_own_reason() -> Result<()> {
         "{dead_letter}"
     );
     eventually("the third", || async {
-        Ok((site.count("SELECT count(*) FROM deliveries WHERE status = 'done'").await? == 2)
+        Ok((env.query_count("SELECT count(*) FROM deliveries WHERE status = 'done'").await? == 2)
             .then_some(()))
     })
     .await?;

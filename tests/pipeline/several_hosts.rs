@@ -13,11 +13,13 @@ use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::support::harness::{Backend, Client, Running, Site, eventually, on_both_back_ends};
-use crate::support::load::PLENTY;
+use crate::support::harness::{
+    Backend, Client, RunningHost, TestEnv, eventually, on_both_back_ends,
+};
+use crate::support::load::AMPLE_STOCK;
 use crate::support::servers::amqp_url;
 
-on_both_back_ends![a_stage_without_its_plugin_at_a_restart_gets_what_it_missed];
+on_both_back_ends![stage_whose_plugin_was_missing_at_startup_receives_its_backlog];
 
 async fn post(client: &Client, ids: std::ops::Range<usize>) -> Result<()> {
     for id in ids {
@@ -34,7 +36,7 @@ async fn consumption(client: &Client, name: &str) -> Result<String> {
 
 /// Waits until one of the hosts consumes the stage and the other stands by; the consuming one
 /// first.
-async fn one_of(hosts: [Running; 2], name: &str) -> Result<[Running; 2]> {
+async fn one_of(hosts: [RunningHost; 2], name: &str) -> Result<[RunningHost; 2]> {
     let settled = || async {
         let states = [
             consumption(&hosts[0].client, name).await?,
@@ -49,16 +51,16 @@ async fn one_of(hosts: [Running; 2], name: &str) -> Result<[Running; 2]> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_single_active_stage_runs_on_one_host_and_moves_on() -> Result<()> {
-    let site = Site::shipped_on(
+async fn single_active_stage_runs_on_one_host_and_fails_over() -> Result<()> {
+    let env = TestEnv::shipped_on(
         Backend::Servers,
-        &format!("{PLENTY}[stages.shipping]\nsingle_active = true\n"),
+        &format!("{AMPLE_STOCK}[stages.shipping]\nsingle_active = true\n"),
     )
     .await?;
-    let [active, standby] = one_of([site.start().await?, site.start().await?], "shipping").await?;
+    let [active, standby] = one_of([env.start().await?, env.start().await?], "shipping").await?;
     post(&standby.client, 0..20).await?;
     for id in 0..20 {
-        standby.client.order_in(&format!("h-{id}"), "ready").await?;
+        standby.client.wait_for_status(&format!("h-{id}"), "ready").await?;
     }
     assert_eq!(consumption(&standby.client, "shipping").await?, "standby");
     assert_eq!(
@@ -74,11 +76,14 @@ async fn a_single_active_stage_runs_on_one_host_and_moves_on() -> Result<()> {
     active.stop().await?;
     load.await??;
     for id in 20..120 {
-        standby.client.order_in(&format!("h-{id}"), "ready").await?;
+        standby.client.wait_for_status(&format!("h-{id}"), "ready").await?;
     }
     assert_eq!(consumption(&standby.client, "shipping").await?, "consuming");
-    assert_eq!(site.count("SELECT count(*) FROM events WHERE type = 'shipping.ready'").await?, 120);
-    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0);
+    assert_eq!(
+        env.query_count("SELECT count(*) FROM events WHERE type = 'shipping.ready'").await?,
+        120
+    );
+    assert_eq!(env.query_count("SELECT count(*) FROM attempts").await?, 0);
     standby.stop().await
 }
 
@@ -106,51 +111,53 @@ impl NativeStage for Watcher {
 
 const WATCHED: &str = "SELECT count(*) FROM deliveries WHERE stage = 'watcher' AND status = 'done'";
 
-async fn watched(site: &Site, count: i64) -> Result<()> {
+async fn watched(env: &TestEnv, count: i64) -> Result<()> {
     eventually(&format!("{count} watched orders"), || async {
-        Ok((site.count(WATCHED).await? == count).then_some(()))
+        Ok((env.query_count(WATCHED).await? == count).then_some(()))
     })
     .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hosts_with_different_plugins_do_not_take_each_others_bindings() -> Result<()> {
-    let site = Site::shipped_on(Backend::Servers, PLENTY).await?;
-    let watching = site.start_with(|builder| builder.stage(Watcher::default())).await?;
-    let plain = site.start().await?;
+async fn hosts_with_different_plugins_keep_each_others_bindings() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, AMPLE_STOCK).await?;
+    let watching = env.start_with(|builder| builder.stage(Watcher::default())).await?;
+    let plain = env.start().await?;
     post(&plain.client, 0..20).await?;
-    watched(&site, 20).await?;
+    watched(&env, 20).await?;
     // While nobody runs the stage, what comes for it waits.
     watching.stop().await?;
     post(&plain.client, 20..40).await?;
     for id in 20..40 {
-        plain.client.order_in(&format!("h-{id}"), "ready").await?;
+        plain.client.wait_for_status(&format!("h-{id}"), "ready").await?;
     }
     assert_eq!(
-        site.count("SELECT count(*) FROM deliveries WHERE stage = 'watcher' AND status = 'open'")
-            .await?,
+        env.query_count(
+            "SELECT count(*) FROM deliveries WHERE stage = 'watcher' AND status = 'open'"
+        )
+        .await?,
         20
     );
-    let watching = site.start_with(|builder| builder.stage(Watcher::default())).await?;
-    watched(&site, 40).await?;
+    let watching = env.start_with(|builder| builder.stage(Watcher::default())).await?;
+    watched(&env, 40).await?;
     watching.stop().await?;
     plain.stop().await
 }
 
-async fn a_stage_without_its_plugin_at_a_restart_gets_what_it_missed(
+async fn stage_whose_plugin_was_missing_at_startup_receives_its_backlog(
     backend: Backend,
 ) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start_with(|builder| builder.stage(Watcher::default())).await?;
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start_with(|builder| builder.stage(Watcher::default())).await?;
     host.stop().await?;
-    let host = site.start().await?;
+    let host = env.start().await?;
     post(&host.client, 0..5).await?;
     for id in 0..5 {
-        host.client.order_in(&format!("h-{id}"), "ready").await?;
+        host.client.wait_for_status(&format!("h-{id}"), "ready").await?;
     }
     host.stop().await?;
-    let host = site.start_with(|builder| builder.stage(Watcher::default())).await?;
-    watched(&site, 5).await?;
+    let host = env.start_with(|builder| builder.stage(Watcher::default())).await?;
+    watched(&env, 5).await?;
     assert_eq!(
         host.client.delete("/stages/watcher").await?.0,
         StatusCode::CONFLICT,
@@ -160,11 +167,11 @@ async fn a_stage_without_its_plugin_at_a_restart_gets_what_it_missed(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stage_that_nobody_runs_can_be_forgotten() -> Result<()> {
-    let site = Site::shipped(PLENTY)?;
-    let host = site.start_with(|builder| builder.stage(Watcher::default())).await?;
+async fn unused_stage_can_be_deleted() -> Result<()> {
+    let env = TestEnv::shipped(AMPLE_STOCK)?;
+    let host = env.start_with(|builder| builder.stage(Watcher::default())).await?;
     host.stop().await?;
-    let host = site.start().await?;
+    let host = env.start().await?;
     post(&host.client, 0..1).await?;
     assert_eq!(host.client.delete("/stages/nobody").await?.0, StatusCode::NOT_FOUND);
     assert_eq!(
@@ -174,10 +181,10 @@ async fn a_stage_that_nobody_runs_can_be_forgotten() -> Result<()> {
     assert_eq!(host.client.delete("/stages/watcher").await?.0, StatusCode::NOT_FOUND);
     post(&host.client, 1..2).await?;
     for id in 0..2 {
-        host.client.order_in(&format!("h-{id}"), "ready").await?;
+        host.client.wait_for_status(&format!("h-{id}"), "ready").await?;
     }
     assert_eq!(
-        site.count("SELECT count(*) FROM deliveries WHERE stage = 'watcher'").await?,
+        env.query_count("SELECT count(*) FROM deliveries WHERE stage = 'watcher'").await?,
         1,
         "the order from before"
     );
@@ -186,7 +193,7 @@ async fn a_stage_that_nobody_runs_can_be_forgotten() -> Result<()> {
 
 /// Takes a message and gives it back until the broker gives it up, as if host after host had gone
 /// away with it.
-async fn hand_out_too_often(queue: &str) -> Result<()> {
+async fn exceed_delivery_limit(queue: &str) -> Result<()> {
     /// `x-delivery-limit`, and once more.
     const TIMES: usize = 101;
     let connection = Connection::connect(&amqp_url(), ConnectionProperties::default()).await?;
@@ -203,11 +210,11 @@ async fn hand_out_too_often(queue: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_broker_gave_up_runs_alone_once() -> Result<()> {
-    let site = Site::shipped_on(Backend::Servers, "shutdown.grace_ms = 200\n").await?;
-    let queue = site.servers.as_ref().context("servers")?.queue("watcher");
+async fn message_beyond_the_delivery_limit_runs_isolated_once() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, "shutdown.grace_ms = 200\n").await?;
+    let queue = env.servers.as_ref().context("servers")?.queue("watcher");
     let watcher = Watcher::default();
-    let host = site.start_with(|builder| builder.stage(watcher.clone())).await?;
+    let host = env.start_with(|builder| builder.stage(watcher.clone())).await?;
     host.client.post("/stages/watcher/drain", &json!({})).await?;
     eventually("the drain", || async {
         Ok((consumption(&host.client, "watcher").await? == "drained").then_some(()))
@@ -215,8 +222,8 @@ async fn what_the_broker_gave_up_runs_alone_once() -> Result<()> {
     .await?;
     // An innocent one: its run alone settles it.
     post(&host.client, 0..1).await?;
-    hand_out_too_often(&queue).await?;
-    watched(&site, 1).await?;
+    exceed_delivery_limit(&queue).await?;
+    watched(&env, 1).await?;
     let (_, order) = host.client.get("/orders/h-0").await?;
     let delivery = order["timeline"]
         .as_array()
@@ -234,13 +241,13 @@ async fn what_the_broker_gave_up_runs_alone_once() -> Result<()> {
     // One whose run alone ends the host: it is dead when it comes back.
     watcher.hangs.store(true, Ordering::SeqCst);
     post(&host.client, 1..2).await?;
-    hand_out_too_often(&queue).await?;
+    exceed_delivery_limit(&queue).await?;
     eventually("the run alone", || async {
         Ok((watcher.calls.load(Ordering::SeqCst) == 2).then_some(()))
     })
     .await?;
     host.stop().await?;
-    let host = site.start_with(|builder| builder.stage(watcher.clone())).await?;
+    let host = env.start_with(|builder| builder.stage(watcher.clone())).await?;
     let dead_letter = eventually("the dead letter", || async {
         let (_, dead_letters) = host.client.get("/dead-letters?stage=watcher").await?;
         Ok(dead_letters["items"].get(0).cloned())

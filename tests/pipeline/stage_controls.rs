@@ -13,12 +13,12 @@ use postrider::stage::handler::{
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::harness::{Backend, Client, Site, eventually, on_both_back_ends};
-use crate::support::load::PLENTY;
+use crate::support::harness::{Backend, Client, TestEnv, eventually, on_both_back_ends};
+use crate::support::load::AMPLE_STOCK;
 
 on_both_back_ends![
-    a_paused_stage_holds_its_messages_over_a_restart,
-    a_drained_stage_takes_nothing_more
+    paused_stage_holds_its_messages_across_a_restart,
+    drained_stage_starts_no_new_message
 ];
 
 async fn post(client: &Client, ids: std::ops::Range<usize>) -> Result<()> {
@@ -30,9 +30,9 @@ async fn post(client: &Client, ids: std::ops::Range<usize>) -> Result<()> {
     Ok(())
 }
 
-async fn a_paused_stage_holds_its_messages_over_a_restart(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn paused_stage_holds_its_messages_across_a_restart(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     let (status, said) =
         host.client.post("/stages/inventory/pause", &json!({ "reason": "stock-taking" })).await?;
     assert_eq!((status, said["state"].as_str()), (StatusCode::OK, Some("paused")), "{said}");
@@ -42,12 +42,12 @@ async fn a_paused_stage_holds_its_messages_over_a_restart(backend: Backend) -> R
     );
     post(&host.client, 0..5).await?;
     for id in 0..5 {
-        host.client.order_in(&format!("p-{id}"), "authorized").await?;
+        host.client.wait_for_status(&format!("p-{id}"), "authorized").await?;
     }
     host.stop().await?;
 
     // The word survives the host.
-    let host = site.start().await?;
+    let host = env.start().await?;
     let paused = host.client.stage("inventory").await?;
     assert_eq!(
         (paused["control"].as_str(), paused["reason"].as_str()),
@@ -56,9 +56,9 @@ async fn a_paused_stage_holds_its_messages_over_a_restart(backend: Backend) -> R
     );
     assert_eq!(host.client.get("/ready").await?.1["held"], json!(["inventory"]));
     post(&host.client, 5..6).await?;
-    host.client.order_in("p-5", "authorized").await?;
+    host.client.wait_for_status("p-5", "authorized").await?;
     assert_eq!(
-        site.count(
+        env.query_count(
             "SELECT count(*) FROM deliveries WHERE stage = 'inventory' AND status <> 'open'"
         )
         .await?,
@@ -66,26 +66,26 @@ async fn a_paused_stage_holds_its_messages_over_a_restart(backend: Backend) -> R
     );
     host.client.post("/stages/inventory/resume", &json!({})).await?;
     for id in 0..6 {
-        host.client.order_in(&format!("p-{id}"), "ready").await?;
+        host.client.wait_for_status(&format!("p-{id}"), "ready").await?;
     }
-    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0);
+    assert_eq!(env.query_count("SELECT count(*) FROM attempts").await?, 0);
     host.stop().await
 }
 
-async fn a_drained_stage_takes_nothing_more(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn drained_stage_starts_no_new_message(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     host.client.post("/stages/shipping/drain", &json!({})).await?;
     post(&host.client, 0..3).await?;
     for id in 0..3 {
-        host.client.order_in(&format!("p-{id}"), "reserved").await?;
+        host.client.wait_for_status(&format!("p-{id}"), "reserved").await?;
     }
     let waits =
         || async { Ok((host.client.stage("shipping").await?["waiting"] == 3).then_some(())) };
     eventually("three messages to wait in the queue", waits).await?;
     host.client.post("/stages/shipping/resume", &json!({})).await?;
     for id in 0..3 {
-        host.client.order_in(&format!("p-{id}"), "ready").await?;
+        host.client.wait_for_status(&format!("p-{id}"), "ready").await?;
     }
     host.stop().await
 }
@@ -112,13 +112,13 @@ impl NativeStage for Bank {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
+async fn breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
     let toml = "[stages.bank]\nretry = { max_attempts = 2, initial_ms = 10, max_ms = 20 }\n\
                 breaker = { min_calls = 10, open_ms = 50, open_max_ms = 100, uncounted_probes = 1000 }\n";
-    let site = Site::empty(toml)?;
+    let env = TestEnv::empty(toml)?;
     let (down, calls) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
     let bank = Bank { down: Arc::clone(&down), calls: Arc::clone(&calls) };
-    let host = site.start_with(|builder| builder.stage(bank)).await?;
+    let host = env.start_with(|builder| builder.stage(bank)).await?;
     post(&host.client, 0..100).await?;
     let open = || async {
         let state = host.client.stage("bank").await?;
@@ -127,13 +127,13 @@ async fn the_breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
     eventually("the breaker to open", open).await?;
     // Probes go on, one at a time, and cost nobody an attempt.
     let (before, failures) =
-        (calls.load(Ordering::SeqCst), site.count("SELECT count(*) FROM attempts").await?);
+        (calls.load(Ordering::SeqCst), env.query_count("SELECT count(*) FROM attempts").await?);
     eventually("ten probes", || async {
         Ok((calls.load(Ordering::SeqCst) >= before + 10).then_some(()))
     })
     .await?;
     assert_eq!(
-        site.count("SELECT count(*) FROM attempts").await?,
+        env.query_count("SELECT count(*) FROM attempts").await?,
         failures,
         "a probe was an attempt"
     );
@@ -144,12 +144,12 @@ async fn the_breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
     let settled = "SELECT count(*) FROM deliveries WHERE stage = 'bank' AND status = 'done'";
     let dead = "SELECT count(*) FROM deliveries WHERE stage = 'bank' AND status = 'dead'";
     eventually("all orders", || async {
-        Ok((site.count(settled).await? + site.count(dead).await? == 100).then_some(()))
+        Ok((env.query_count(settled).await? + env.query_count(dead).await? == 100).then_some(()))
     })
     .await?;
     assert_eq!(host.client.stage("bank").await?["breaker"], "closed");
     // Both turns are events that anybody may listen to.
-    let said = site.texts("SELECT CAST(data AS TEXT) FROM events WHERE type = 'postrider.breaker-changed' ORDER BY seq").await?;
+    let said = env.query_texts("SELECT CAST(data AS TEXT) FROM events WHERE type = 'postrider.breaker-changed' ORDER BY seq").await?;
     let states: Vec<Value> = said
         .iter()
         .map(|data| Ok(serde_json::from_str::<Value>(data)?["state"].clone()))
@@ -159,22 +159,22 @@ async fn the_breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rate_is_kept() -> Result<()> {
-    let site = Site::empty("[stages.bank]\nrate_per_s = 20\n")?;
+async fn rate_limit_is_enforced() -> Result<()> {
+    let env = TestEnv::empty("[stages.bank]\nrate_per_s = 20\n")?;
     let (down, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let bank = Bank { down, calls: Arc::clone(&calls) };
-    let host = site.start_with(|builder| builder.stage(bank)).await?;
+    let host = env.start_with(|builder| builder.stage(bank)).await?;
     post(&host.client, 0..30).await?;
     eventually("all calls", || async { Ok((calls.load(Ordering::SeqCst) == 30).then_some(())) })
         .await?;
     let first = "SELECT min(settled_ms) FROM deliveries WHERE stage = 'bank'";
     let last = "SELECT max(settled_ms) FROM deliveries WHERE stage = 'bank'";
     let spread = || async {
-        Ok((site.count("SELECT count(*) FROM deliveries WHERE status = 'done'").await? == 30)
+        Ok((env.query_count("SELECT count(*) FROM deliveries WHERE status = 'done'").await? == 30)
             .then_some(()))
     };
     eventually("all commits", spread).await?;
-    let took_ms = site.count(last).await? - site.count(first).await?;
+    let took_ms = env.query_count(last).await? - env.query_count(first).await?;
     assert!(took_ms >= 1_200, "30 messages at 20 a second took only {took_ms} ms");
     host.stop().await
 }

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::support::harness::{Backend, Client, Site, eventually, on_both_back_ends};
+use crate::support::harness::{Backend, Client, TestEnv, eventually, on_both_back_ends};
 
-on_both_back_ends![a_thousand_orders_for_ten_lamps_reserve_exactly_ten];
+on_both_back_ends![thousand_orders_for_ten_lamps_reserve_exactly_ten];
 
 async fn statuses(client: &Client) -> Result<BTreeMap<String, usize>> {
     let mut counts = BTreeMap::new();
-    for order in client.all("/orders?limit=200").await? {
+    for order in client.get_all("/orders?limit=200").await? {
         *counts.entry(order["status"].as_str().unwrap_or("?").to_owned()).or_default() += 1;
     }
     Ok(counts)
@@ -37,9 +37,9 @@ async fn post_all(client: &Client) -> Result<()> {
     Ok(())
 }
 
-async fn a_thousand_orders_for_ten_lamps_reserve_exactly_ten(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, "[stages.inventory]\nlanes = 2\n").await?;
-    let host = site.start().await?;
+async fn thousand_orders_for_ten_lamps_reserve_exactly_ten(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, "[stages.inventory]\nlanes = 2\n").await?;
+    let host = env.start().await?;
     host.client.post("/products", &json!({ "sku": "Lamp", "stock": 10 })).await?;
     eventually("the stock", || async {
         Ok((host.client.get("/products/Lamp").await?.1["available"] == 10).then_some(()))
@@ -60,9 +60,9 @@ async fn a_thousand_orders_for_ten_lamps_reserve_exactly_ten(backend: Backend) -
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hosts_share_one_hot_product_and_never_oversell() -> Result<()> {
-    let site = Site::shipped_on(Backend::Servers, "").await?;
-    let (one, other) = (site.start().await?, site.start().await?);
+async fn two_hosts_never_oversell_a_hot_product() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, "").await?;
+    let (one, other) = (env.start().await?, env.start().await?);
     one.client.post("/products", &json!({ "sku": "Lamp", "stock": 10 })).await?;
     eventually("the stock", || async {
         Ok((other.client.get("/products/Lamp").await?.1["available"] == 10).then_some(()))
@@ -77,11 +77,11 @@ async fn two_hosts_share_one_hot_product_and_never_oversell() -> Result<()> {
     .await?;
     assert_eq!(other.client.get("/products/Lamp").await?.1["available"], 0);
     assert_eq!(
-        site.count("SELECT count(*) FROM events WHERE type = 'order.created'").await?,
+        env.query_count("SELECT count(*) FROM events WHERE type = 'order.created'").await?,
         1_000
     );
     assert_eq!(
-        site.count("SELECT count(*) FROM events WHERE type = 'payment.refunded'").await?,
+        env.query_count("SELECT count(*) FROM events WHERE type = 'payment.refunded'").await?,
         990
     );
     one.stop().await?;

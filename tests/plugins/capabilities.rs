@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::support::harness::Site;
+use crate::support::harness::TestEnv;
 
 /// A component that asks for one import and nothing else.
 fn asks_for(import: &str) -> Result<Vec<u8>> {
@@ -11,8 +11,8 @@ fn asks_for(import: &str) -> Result<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_ungranted_import_is_refused_with_its_remedy() -> Result<()> {
-    let site = Site::shipped("")?;
+async fn ungranted_import_is_refused_with_its_remedy() -> Result<()> {
+    let env = TestEnv::shipped("")?;
     let cases = [
         (
             "incoming.wasm",
@@ -24,9 +24,9 @@ async fn an_ungranted_import_is_refused_with_its_remedy() -> Result<()> {
         ("foreign.wasm", "acme:database/sql@1.0.0", "may import only"),
     ];
     for (file, import, _) in cases {
-        std::fs::write(site.plugins().join(file), asks_for(import)?)?;
+        std::fs::write(env.plugins().join(file), asks_for(import)?)?;
     }
-    let host = site.start().await?;
+    let host = env.start().await?;
     let (_, plugins) = host.client.get("/plugins").await?;
     for (file, import, remedy) in cases {
         let found = plugins["items"]

@@ -3,7 +3,7 @@
 use crate::support::harness::root;
 
 #[test]
-fn the_published_wit_is_the_released_one() {
+fn published_wit_equals_the_released_wit() {
     let published = std::fs::read_to_string(root().join("wit/stage.wit")).expect("wit/stage.wit");
     let released = std::fs::read_to_string(root().join("tests/fixtures/released/stage-1.0.0.wit"))
         .expect("the released copy");
@@ -16,15 +16,15 @@ fn the_published_wit_is_the_released_one() {
 /// A guest that was compiled against 1.0.0 and is never built again: every later host must serve
 /// it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_guest_compiled_against_1_0_0_still_serves() -> anyhow::Result<()> {
-    let site = crate::support::harness::Site::shipped(
+async fn guest_compiled_against_1_0_0_still_serves() -> anyhow::Result<()> {
+    let env = crate::support::harness::TestEnv::shipped(
         "[stages.inventory.settings]\ndefault_stock = \"10\"\n",
     )?;
     std::fs::copy(
         root().join("tests/fixtures/released/audit-for-1.0.0.wasm"),
-        site.plugins().join("audit.wasm"),
+        env.plugins().join("audit.wasm"),
     )?;
-    let host = site.start().await?;
+    let host = env.start().await?;
     host.client
         .post("/orders", &serde_json::json!({ "order_id": "1", "user_id": "1", "items": ["Book"] }))
         .await?;

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::support::harness::{Running, Site, eventually, guest};
+use crate::support::harness::{RunningHost, TestEnv, eventually, guest};
 use crate::support::process::output;
 
 /// A server on this machine that answers by the path, and keeps the heads of what it was asked.
@@ -144,11 +144,11 @@ fn granted(server: &Server, grants: &str, stage: &str) -> String {
     )
 }
 
-async fn site(toml: &str) -> Result<(Site, Running)> {
-    let site = Site::empty(toml)?;
-    site.add("caller", "caller")?;
-    let host = site.start().await?;
-    Ok((site, host))
+async fn env(toml: &str) -> Result<(TestEnv, RunningHost)> {
+    let env = TestEnv::empty(toml)?;
+    env.add_plugin("caller", "caller")?;
+    let host = env.start().await?;
+    Ok((env, host))
 }
 
 fn order(id: &str, task: &Value) -> Value {
@@ -160,7 +160,7 @@ fn get(authority: &str, path: &str) -> Value {
 }
 
 /// What came of an order's calls.
-async fn results(host: &Running, calls: &[Value]) -> Result<Vec<Value>> {
+async fn results(host: &RunningHost, calls: &[Value]) -> Result<Vec<Value>> {
     let (status, answer) =
         host.client.post("/orders", &order("c-1", &json!({ "calls": calls }))).await?;
     anyhow::ensure!(status.is_success(), "{answer}");
@@ -182,11 +182,11 @@ async fn results(host: &Running, calls: &[Value]) -> Result<Vec<Value>> {
 
 /// One message after another would wait for the eighth caller for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_call_the_outside_wait_side_by_side() -> Result<()> {
+async fn messages_wait_for_egress_calls_concurrently() -> Result<()> {
     const ORDERS: usize = 8 * TOGETHER;
     let server = Server::start().await?;
-    let (site, host) =
-        site(&granted(&server, "http_concurrency = 16\nhttp_timeout_ms = 15000", "")).await?;
+    let (env, host) =
+        env(&granted(&server, "http_concurrency = 16\nhttp_timeout_ms = 15000", "")).await?;
     let calls = json!({ "calls": [get(&format!("127.0.0.1:{}", server.port), "/together")] });
     for id in 0..ORDERS {
         let (status, answer) =
@@ -200,14 +200,14 @@ async fn messages_that_call_the_outside_wait_side_by_side() -> Result<()> {
             dead_letters["items"].as_array().is_none_or(Vec::is_empty),
             "{dead_letters}"
         );
-        Ok((site.count(done).await? == i64::try_from(ORDERS)?).then_some(()))
+        Ok((env.query_count(done).await? == i64::try_from(ORDERS)?).then_some(()))
     })
     .await?;
     assert_eq!(server.heads().len(), ORDERS, "a call was made twice");
     host.stop().await
 }
 
-async fn dead_letter(host: &Running) -> Result<Value> {
+async fn dead_letter(host: &RunningHost) -> Result<Value> {
     let listed = eventually("a dead letter", || async {
         let (_, dead_letters) = host.client.get("/dead-letters?stage=caller").await?;
         Ok(dead_letters["items"].get(0).cloned())
@@ -217,9 +217,9 @@ async fn dead_letter(host: &Running) -> Result<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_granted_works_and_the_rest_is_refused_unsent() -> Result<()> {
+async fn granted_calls_succeed_and_others_are_refused_unsent() -> Result<()> {
     let server = Server::start().await?;
-    let (_site, host) = site(&granted(&server, "", "")).await?;
+    let (_site, host) = env(&granted(&server, "", "")).await?;
     let here = format!("127.0.0.1:{}", server.port);
     let own_trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let mut traced = get(&here, "/traced");
@@ -274,9 +274,9 @@ async fn what_is_granted_works_and_the_rest_is_refused_unsent() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_metadata_address_is_refused_and_a_redirect_is_not_followed() -> Result<()> {
+async fn metadata_address_is_refused_and_redirects_are_not_followed() -> Result<()> {
     let server = Server::start().await?;
-    let (_site, host) = site(&granted(&server, "", "")).await?;
+    let (_site, host) = env(&granted(&server, "", "")).await?;
     let here = format!("127.0.0.1:{}", server.port);
     let results = results(
         &host,
@@ -295,7 +295,7 @@ async fn the_metadata_address_is_refused_and_a_redirect_is_not_followed() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_server_is_a_failure_that_is_tried_again() -> Result<()> {
+async fn slow_server_is_a_retryable_failure() -> Result<()> {
     // The operator's limit; and the try's own, which leaves the stage time to say what happened.
     for (grants, stage) in [("http_timeout_ms = 100", ""), ("", "limits.deadline_ms = 400")] {
         for path in ["/slow", "/drip"] {
@@ -304,7 +304,7 @@ async fn a_slow_server_is_a_failure_that_is_tried_again() -> Result<()> {
                 "limits = { deadline_ms = 20000 }",
                 if stage.is_empty() { "" } else { stage },
             );
-            let (_site, host) = site(&toml).await?;
+            let (_site, host) = env(&toml).await?;
             let task = json!({ "retry": true, "calls": [get(&format!("127.0.0.1:{}", server.port), path)] });
             host.client.post("/orders", &order("s-1", &task)).await?;
             let dead_letter = dead_letter(&host).await?;
@@ -323,9 +323,9 @@ async fn a_slow_server_is_a_failure_that_is_tried_again() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_end_at_their_limit_in_both_directions() -> Result<()> {
+async fn request_and_response_bodies_are_limited() -> Result<()> {
     let server = Server::start().await?;
-    let (_site, host) = site(&granted(&server, "http_body_max_bytes = 50000", "")).await?;
+    let (_site, host) = env(&granted(&server, "http_body_max_bytes = 50000", "")).await?;
     let here = format!("127.0.0.1:{}", server.port);
     let mut upload = get(&here, "/swallow");
     (upload["method"], upload["body_bytes"]) = ("POST".into(), 1_000_000.into());
@@ -350,9 +350,9 @@ async fn bodies_end_at_their_limit_in_both_directions() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_try_makes_no_more_calls_than_it_may() -> Result<()> {
+async fn calls_per_attempt_are_limited() -> Result<()> {
     let server = Server::start().await?;
-    let (_site, host) = site(&granted(&server, "http_calls_max = 2", "")).await?;
+    let (_site, host) = env(&granted(&server, "http_calls_max = 2", "")).await?;
     let here = format!("127.0.0.1:{}", server.port);
     let call = || get(&here, "/ok");
     let results = results(&host, &[call(), call(), call(), call()]).await?;
@@ -363,17 +363,17 @@ async fn one_try_makes_no_more_calls_than_it_may() -> Result<()> {
     host.stop().await
 }
 
-async fn plugins(host: &Running) -> Result<Vec<Value>> {
+async fn plugins(host: &RunningHost) -> Result<Vec<Value>> {
     Ok(host.client.get("/plugins").await?.1["items"].as_array().cloned().unwrap_or_default())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_serves_the_stages_that_were_granted_what_it_asks_for() -> Result<()> {
+async fn plugin_serves_only_the_stages_with_its_grants() -> Result<()> {
     let grant = "http = [{ host = \"api.example.com\", methods = [\"GET\"] }]";
     let toml = format!(
         "[stages.first]\nplugin = \"caller.wasm\"\ngrants = {{ {grant} }}\n[stages.second]\nplugin = \"caller.wasm\"\n"
     );
-    let (_site, host) = site(&toml).await?;
+    let (_site, host) = env(&toml).await?;
     let plugins = plugins(&host).await?;
     let serving: Vec<&str> = plugins
         .iter()
@@ -391,15 +391,14 @@ async fn a_file_serves_the_stages_that_were_granted_what_it_asks_for() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_version_that_asks_for_more_than_was_granted_does_not_replace_the_old_one() -> Result<()>
-{
-    let site = Site::shipped("")?;
-    let host = site.start().await?;
+async fn version_that_needs_more_grants_does_not_replace_the_old_one() -> Result<()> {
+    let env = TestEnv::shipped("")?;
+    let host = env.start().await?;
     let payment = || async {
         anyhow::Ok(plugins(&host).await?.into_iter().find(|plugin| plugin["stage"] == "payment"))
     };
     let before = payment().await?.context("payment")?;
-    site.add("caller", "payment")?;
+    env.add_plugin("caller", "payment")?;
     let refused =
         || async { Ok(payment().await?.filter(|plugin| plugin["last_error"].is_string())) };
     let after = eventually("the refusal", refused).await?;
@@ -415,12 +414,12 @@ async fn a_version_that_asks_for_more_than_was_granted_does_not_replace_the_old_
             &json!({ "order_id": "r-1", "user_id": "1", "items": ["Book"], "total": 1 }),
         )
         .await?;
-    host.client.order_in("r-1", "ready").await?;
+    host.client.wait_for_status("r-1", "ready").await?;
     host.stop().await
 }
 
 #[test]
-fn the_check_shows_what_is_asked_for_against_what_is_granted() -> Result<()> {
+fn permission_check_compares_required_and_granted() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let config = folder.path().join("config.toml");
     std::fs::write(

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::support::harness::{Site, eventually};
-use crate::support::load::{keep_their_rate, ready_rate};
+use crate::support::harness::{TestEnv, eventually};
+use crate::support::load::{assert_rate_is_kept, measure_ready_rate};
 
 /// Every way to misbehave, and the code under which its message ends.
 const MISDEEDS: [(&str, &str); 11] = [
@@ -35,11 +35,11 @@ fn config(mode: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_misdeed_ends_its_own_message_only() -> Result<()> {
+async fn hostile_message_fails_alone() -> Result<()> {
     for (mode, expected) in MISDEEDS {
-        let site = Site::shipped(&config(mode))?;
-        site.add("hostile", "hostile")?;
-        let host = site.start().await?;
+        let env = TestEnv::shipped(&config(mode))?;
+        env.add_plugin("hostile", "hostile")?;
+        let host = env.start().await?;
         for id in 0..3 {
             let order = json!({ "order_id": format!("h-{id}"), "user_id": "1", "items": ["Book"], "total": 1 });
             host.client.post("/orders", &order).await?;
@@ -73,10 +73,10 @@ async fn each_misdeed_ends_its_own_message_only() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_shows_its_text_and_a_backtrace_that_names_the_function() -> Result<()> {
-    let site = Site::empty(&config("panic"))?;
-    site.add("hostile", "hostile")?;
-    let host = site.start().await?;
+async fn panic_reports_its_message_and_a_named_backtrace() -> Result<()> {
+    let env = TestEnv::empty(&config("panic"))?;
+    env.add_plugin("hostile", "hostile")?;
+    let host = env.start().await?;
     host.client
         .post("/orders", &json!({ "order_id": "p", "user_id": "1", "items": ["Book"] }))
         .await?;
@@ -101,12 +101,12 @@ async fn a_panic_shows_its_text_and_a_backtrace_that_names_the_function() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_file_is_refused_with_its_reason() -> Result<()> {
-    let site = Site::shipped("")?;
-    std::fs::write(site.plugins().join("noise.wasm"), [0x13, 0x37].repeat(500))?;
-    std::fs::write(site.plugins().join("empty-module.wasm"), b"\0asm\x01\0\0\0")?;
-    std::fs::write(site.plugins().join("empty-component.wasm"), b"\0asm\x0d\0\x01\0")?;
-    let host = site.start().await?;
+async fn invalid_file_is_refused_with_a_reason() -> Result<()> {
+    let env = TestEnv::shipped("")?;
+    std::fs::write(env.plugins().join("noise.wasm"), [0x13, 0x37].repeat(500))?;
+    std::fs::write(env.plugins().join("empty-module.wasm"), b"\0asm\x01\0\0\0")?;
+    std::fs::write(env.plugins().join("empty-component.wasm"), b"\0asm\x0d\0\x01\0")?;
+    let host = env.start().await?;
     for file in ["noise.wasm", "empty-module.wasm", "empty-component.wasm"] {
         let refused = host.client.plugin(file).await?;
         assert_eq!(refused["state"], "failed", "{file}: {refused}");
@@ -118,27 +118,31 @@ async fn a_wrong_file_is_refused_with_its_reason() -> Result<()> {
     host.client
         .post("/orders", &json!({ "order_id": "w", "user_id": "1", "items": ["Book"] }))
         .await?;
-    host.client.order_in("w", "refunded").await?;
+    host.client.wait_for_status("w", "refunded").await?;
     host.stop().await
 }
 
 /// The rate of the healthy stages beside the hostile one.
 async fn healthy_rate(mode: &str) -> Result<f64> {
-    let site = Site::shipped(&config(mode))?;
-    site.add("hostile", "hostile")?;
-    let host = site.start().await?;
+    let env = TestEnv::shipped(&config(mode))?;
+    env.add_plugin("hostile", "hostile")?;
+    let host = env.start().await?;
     let order = |id: &str| json!({ "order_id": id, "user_id": "1", "items": ["Book"], "total": 1 });
-    let rate = ready_rate(&host.client, Duration::from_millis(25), order).await?;
+    let rate = measure_ready_rate(&host.client, Duration::from_millis(25), order).await?;
     host.stop().await?;
     Ok(rate)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
-async fn healthy_stages_keep_their_rate_beside_a_hostile_one() -> Result<()> {
+async fn healthy_stages_keep_their_rate_beside_a_hostile_stage() -> Result<()> {
     for mode in ["loop", "eat-memory", "recurse", "log-flood", "big-output"] {
-        keep_their_rate(mode, async || healthy_rate("ok").await, async || healthy_rate(mode).await)
-            .await?;
+        assert_rate_is_kept(
+            mode,
+            async || healthy_rate("ok").await,
+            async || healthy_rate(mode).await,
+        )
+        .await?;
     }
     Ok(())
 }

@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::plugins::languages::{built, new_stage};
-use crate::support::harness::{Client, SHIPPED, Site, eventually, root};
-use crate::support::load::{PLENTY, keep_their_rate, ready_rate};
-use crate::support::process::{Process, free_port};
+use crate::support::harness::{Client, SHIPPED, TestEnv, eventually, root};
+use crate::support::load::{AMPLE_STOCK, assert_rate_is_kept, measure_ready_rate};
+use crate::support::process::{HostProcess, unused_port};
 
 /// A language, where its template keeps its tools, and what its guests cannot do at all.
 struct Language {
@@ -89,21 +89,21 @@ fn hostile(language: &Language) -> Result<PathBuf> {
 /// Beside the healthy pipeline; a language's runtime needs more room than a stage in Rust.
 fn config() -> String {
     format!(
-        "{PLENTY}[stages.hostile]\nplugin = \"hostile.wasm\"\nretry = {{ max_attempts = 1 }}\n\
+        "{AMPLE_STOCK}[stages.hostile]\nplugin = \"hostile.wasm\"\nretry = {{ max_attempts = 1 }}\n\
          limits = {{ deadline_ms = 2000, memory_max_bytes = 134217728 }}\nbreaker = {{ min_calls = 0 }}\n"
     )
 }
 
 /// A host in a process of its own, with the hostile guest in its folder.
-async fn start(guest: &Path) -> Result<(Site, Process, Client)> {
-    let site = Site::shipped(&config())?;
-    std::fs::copy(guest, site.plugins().join("hostile.wasm"))?;
-    let port = free_port()?;
-    let process = Process::start(&site, port, None)?;
+async fn start(guest: &Path) -> Result<(TestEnv, HostProcess, Client)> {
+    let env = TestEnv::shipped(&config())?;
+    std::fs::copy(guest, env.plugins().join("hostile.wasm"))?;
+    let port = unused_port()?;
+    let process = HostProcess::start(&env, port, None)?;
     let client = Client::new(format!("http://127.0.0.1:{port}"));
-    process.ready(&client, &site).await?;
-    client.serves("hostile.wasm").await?;
-    Ok((site, process, client))
+    process.wait_until_ready(&client, &env).await?;
+    client.wait_until_serving("hostile.wasm").await?;
+    Ok((env, process, client))
 }
 
 fn body(id: &str, misdeed: &str) -> Value {
@@ -131,7 +131,7 @@ async fn settled(client: &Client, id: &str) -> Result<Value> {
 }
 
 /// What was thrown, and the function, file and line of it.
-fn names_its_place(language: &Language, failure: &Value) {
+fn assert_names_its_location(language: &Language, failure: &Value) {
     let told = format!(
         "{}\n{}",
         failure["message"].as_str().unwrap_or_default(),
@@ -146,10 +146,10 @@ fn names_its_place(language: &Language, failure: &Value) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "builds with the tools of several languages: `cargo xtask test` runs it alone, after the others"]
-async fn every_misdeed_in_every_language_is_contained() -> Result<()> {
+async fn hostile_guests_of_every_language_are_contained() -> Result<()> {
     for language in &LANGUAGES {
         let guest = hostile(language)?;
-        let (site, process, client) = start(&guest).await?;
+        let (env, process, client) = start(&guest).await?;
         let misdeeds = MISDEEDS.iter().filter(|(misdeed, _)| !language.cannot.contains(misdeed));
         let mut base = 0;
         for round in 0..3 {
@@ -165,7 +165,7 @@ async fn every_misdeed_in_every_language_is_contained() -> Result<()> {
                     language.name
                 );
                 if *misdeed == "throw" {
-                    names_its_place(language, &entry["failures"][0]);
+                    assert_names_its_location(language, &entry["failures"][0]);
                 }
             }
             // What the first round left is caches and pools; later rounds add nothing.
@@ -183,7 +183,7 @@ async fn every_misdeed_in_every_language_is_contained() -> Result<()> {
         order(&client, "fine", "").await?;
         assert_eq!(settled(&client, "fine").await?["status"], "done");
         process.kill()?;
-        drop(site);
+        drop(env);
     }
     Ok(())
 }
@@ -191,19 +191,20 @@ async fn every_misdeed_in_every_language_is_contained() -> Result<()> {
 /// The rate of the healthy stages beside the hostile one.
 async fn healthy_rate(guest: &Path, misdeed: &str) -> Result<f64> {
     let (_site, process, client) = start(guest).await?;
-    let rate = ready_rate(&client, Duration::from_millis(50), |id| body(id, misdeed)).await?;
+    let rate =
+        measure_ready_rate(&client, Duration::from_millis(50), |id| body(id, misdeed)).await?;
     process.kill()?;
     Ok(rate)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
-async fn healthy_stages_keep_their_rate_beside_hostile_ones_of_every_language() -> Result<()> {
+async fn healthy_stages_keep_their_rate_beside_hostile_guests_of_every_language() -> Result<()> {
     for language in &LANGUAGES {
         let guest = hostile(language)?;
         for misdeed in ["loop", "eat-memory", "print"] {
             let what = format!("{} {misdeed}", language.name);
-            keep_their_rate(
+            assert_rate_is_kept(
                 &what,
                 async || healthy_rate(&guest, "").await,
                 async || healthy_rate(&guest, misdeed).await,
@@ -217,16 +218,16 @@ async fn healthy_stages_keep_their_rate_beside_hostile_ones_of_every_language() 
 /// What traps before it can say anything is refused, and the others go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "builds with the tools of several languages: `cargo xtask test` runs it alone, after the others"]
-async fn a_guest_that_traps_at_its_start_is_refused() -> Result<()> {
+async fn guest_that_traps_at_startup_is_refused() -> Result<()> {
     hostile(&LANGUAGES[2])?;
     let dir = new_stage("c", "c-hostile")?;
     let source = std::fs::read_to_string(root().join("tests/fixtures/hostile/stage.c"))?;
     std::fs::write(dir.join("stage.c"), format!("#define TRAP_AT_START\n{source}"))?;
     let refused = built(&dir, true).err().context("a stage that traps at its start was taken")?;
     assert!(format!("{refused:#}").contains("c-hostile.wasm!start"), "{refused:#}");
-    let site = Site::shipped(PLENTY)?;
-    std::fs::copy(dir.join("build/c-hostile.wasm"), site.plugins().join("hostile.wasm"))?;
-    let host = site.start().await?;
+    let env = TestEnv::shipped(AMPLE_STOCK)?;
+    std::fs::copy(dir.join("build/c-hostile.wasm"), env.plugins().join("hostile.wasm"))?;
+    let host = env.start().await?;
     let file = eventually("the file to be looked at", || async {
         Ok(Some(host.client.plugin("hostile.wasm").await?).filter(|file| !file.is_null()))
     })
@@ -235,6 +236,6 @@ async fn a_guest_that_traps_at_its_start_is_refused() -> Result<()> {
     host.client
         .post("/orders", &json!({ "order_id": "s", "user_id": "1", "items": ["Book"], "total": 1 }))
         .await?;
-    host.client.order_in("s", "ready").await?;
+    host.client.wait_for_status("s", "ready").await?;
     host.stop().await
 }

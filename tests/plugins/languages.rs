@@ -10,12 +10,12 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::support::harness::{Site, eventually, root};
-use crate::support::load::PLENTY;
+use crate::support::harness::{TestEnv, eventually, root};
+use crate::support::load::AMPLE_STOCK;
 use crate::support::process::binary;
 
 /// Where languages are built: kept between runs, so that tools are fetched once.
-fn workshop() -> PathBuf {
+fn build_folder() -> PathBuf {
     root().join("target/languages")
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn built(dir: &Path, accept: bool) -> Result<PathBuf> {
 
 /// Makes a stage of a template anew, but for the tools that were fetched before.
 pub(crate) fn new_stage(language: &str, name: &str) -> Result<PathBuf> {
-    let (fresh, kept) = (workshop().join("new"), workshop().join(name));
+    let (fresh, kept) = (build_folder().join("new"), build_folder().join(name));
     std::fs::remove_dir_all(&fresh).or_else(|error| {
         if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
     })?;
@@ -77,15 +77,15 @@ pub(crate) fn new_stage(language: &str, name: &str) -> Result<PathBuf> {
 /// Puts stages into a running host; an order reaches each of them.
 async fn an_order_reaches(stages: &[(String, PathBuf)]) -> Result<()> {
     let limits = "[defaults.limits]\ndeadline_ms = 10000\nmemory_max_bytes = 268435456\n";
-    let site = Site::shipped(&format!("{PLENTY}{limits}"))?;
-    let host = site.start().await?;
+    let env = TestEnv::shipped(&format!("{AMPLE_STOCK}{limits}"))?;
+    let host = env.start().await?;
     for (name, file) in stages {
-        let part = site.plugins().join(format!(".{name}.part"));
+        let part = env.plugins().join(format!(".{name}.part"));
         std::fs::copy(file, &part)?;
-        std::fs::rename(part, site.plugins().join(format!("{name}.wasm")))?;
+        std::fs::rename(part, env.plugins().join(format!("{name}.wasm")))?;
     }
     for (name, _) in stages {
-        host.client.serves(&format!("{name}.wasm")).await?;
+        host.client.wait_until_serving(&format!("{name}.wasm")).await?;
     }
     let order = json!({ "order_id": "l-1", "user_id": "7", "items": [{ "sku": "Book", "quantity": 2, "unit_price": 10.0 }], "total": 20.0 });
     host.client.post("/orders", &order).await?;
@@ -107,7 +107,7 @@ async fn an_order_reaches(stages: &[(String, PathBuf)]) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "builds with the tools of several languages: `cargo xtask test` runs it alone, after the others"]
-async fn a_new_stage_in_each_language_joins_a_running_host() -> Result<()> {
+async fn new_stage_of_each_language_joins_a_running_host() -> Result<()> {
     let mut stages = Vec::new();
     for language in ["rust", "js", "ts", "python", "c"] {
         let dir = new_stage(language, &format!("{language}-check"))?;
@@ -127,7 +127,7 @@ async fn a_new_stage_in_each_language_joins_a_running_host() -> Result<()> {
 
 /// A project has the SDK of its language in it; the examples' is the templates'.
 #[test]
-fn the_examples_have_the_sdk_of_the_templates() -> Result<()> {
+fn examples_contain_the_sdk_of_the_templates() -> Result<()> {
     for (example, template, file) in [
         ("loyalty", "js", "postrider.js"),
         ("loyalty", "js", "component.js"),
@@ -149,7 +149,7 @@ fn the_examples_have_the_sdk_of_the_templates() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "builds with the tools of several languages: `cargo xtask test` runs it alone, after the others"]
-async fn the_examples_do_what_is_recorded_of_them() -> Result<()> {
+async fn examples_repeat_their_recordings() -> Result<()> {
     let mut stages = Vec::new();
     for (name, own_tests) in [
         ("tax", &["make", "test"][..]),

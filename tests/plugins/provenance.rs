@@ -11,14 +11,11 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::harness::{
-    Backend, Client, Running, Site, eventually, guest, on_both_back_ends,
+    Backend, Client, RunningHost, TestEnv, eventually, guest, on_both_back_ends,
 };
-use crate::support::load::PLENTY;
+use crate::support::load::AMPLE_STOCK;
 
-on_both_back_ends![
-    a_version_that_traps_is_put_back_under_load,
-    a_version_is_rolled_back_under_load
-];
+on_both_back_ends![trapping_version_is_rolled_back_under_load, version_is_rolled_back_under_load];
 
 async fn version(client: &Client) -> Result<String> {
     Ok(client.plugin("fifth.wasm").await?["version"].as_str().unwrap_or("none").to_owned())
@@ -38,17 +35,17 @@ fn sign(keys: &KeyPair, path: &Path) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_what_a_known_publisher_signed_is_loaded() -> Result<()> {
+async fn only_plugins_signed_by_a_known_publisher_are_loaded() -> Result<()> {
     let (ours, theirs) =
         (KeyPair::generate_unencrypted_keypair()?, KeyPair::generate_unencrypted_keypair()?);
     let toml = format!(
         "plugins.policy = \"signed\"\nplugins.publishers = [\"{}\"]\n",
         ours.pk.to_base64()
     );
-    let site = Site::empty(&toml)?;
-    let place = site.plugins().join("fifth.wasm");
-    site.add("fifth", "fifth")?;
-    let host = site.start().await?;
+    let env = TestEnv::empty(&toml)?;
+    let place = env.plugins().join("fifth.wasm");
+    env.add_plugin("fifth", "fifth")?;
+    let host = env.start().await?;
     let refused = || async {
         Ok(host.client.plugin("fifth.wasm").await?["last_error"].as_str().map(str::to_owned))
     };
@@ -91,83 +88,92 @@ fn load(client: &Client, stop: &CancellationToken) -> tokio::task::JoinHandle<Re
 }
 
 /// Every order is ready and was audited once.
-async fn all_audited_once(site: &Site, posted: usize) -> Result<()> {
+async fn assert_audited_once(env: &TestEnv, posted: usize) -> Result<()> {
     let posted = i64::try_from(posted)?;
     eventually("every audit", || async {
-        let ready = site.count("SELECT count(*) FROM orders WHERE status = 'ready'").await?;
-        let done = site
-            .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+        let ready = env.query_count("SELECT count(*) FROM orders WHERE status = 'ready'").await?;
+        let done = env
+            .query_count(
+                "SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'",
+            )
             .await?;
         Ok((ready == posted && done == posted).then_some(()))
     })
     .await?;
-    assert_eq!(site.count("SELECT count(*) FROM events WHERE type = 'audit.noted'").await?, posted);
-    assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
+    assert_eq!(
+        env.query_count("SELECT count(*) FROM events WHERE type = 'audit.noted'").await?,
+        posted
+    );
+    assert_eq!(env.query_count("SELECT count(*) FROM dead_letters").await?, 0);
     Ok(())
 }
 
-async fn start(backend: Backend) -> Result<(Site, Running)> {
+async fn start(backend: Backend) -> Result<(TestEnv, RunningHost)> {
     let toml = format!(
-        "{PLENTY}[stages.audit]\nretry = {{ max_attempts = 6, initial_ms = 50, max_ms = 200 }}\n"
+        "{AMPLE_STOCK}[stages.audit]\nretry = {{ max_attempts = 6, initial_ms = 50, max_ms = 200 }}\n"
     );
-    let site = Site::shipped_on(backend, &toml).await?;
-    site.add("fifth", "fifth")?;
-    let host = site.start().await?;
+    let env = TestEnv::shipped_on(backend, &toml).await?;
+    env.add_plugin("fifth", "fifth")?;
+    let host = env.start().await?;
     serves(&host.client, "1.0.0").await?;
-    Ok((site, host))
+    Ok((env, host))
 }
 
-async fn a_version_that_traps_is_put_back_under_load(backend: Backend) -> Result<()> {
-    let (site, host) = start(backend).await?;
-    let before = std::fs::read(site.plugins().join("fifth.wasm"))?;
+async fn trapping_version_is_rolled_back_under_load(backend: Backend) -> Result<()> {
+    let (env, host) = start(backend).await?;
+    let before = std::fs::read(env.plugins().join("fifth.wasm"))?;
     let stop = CancellationToken::new();
     let posting = load(&host.client, &stop);
     eventually("some audits", || async {
-        Ok((site
-            .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+        Ok((env
+            .query_count(
+                "SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'",
+            )
             .await?
             >= 20)
             .then_some(()))
     })
     .await?;
-    site.add("fifth-traps", "fifth")?;
+    env.add_plugin("fifth-traps", "fifth")?;
     let note = eventually("the version before to be put back", || async {
         Ok(host.client.plugin("fifth.wasm").await?["rolled_back"].as_str().map(str::to_owned))
     })
     .await?;
     assert!(note.contains("5 of its first 5 messages trapped"), "{note}");
     assert_eq!(version(&host.client).await?, "1.0.0");
-    let audited = site
-        .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+    let audited = env
+        .query_count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
         .await?;
     eventually("audits to go on", || async {
-        Ok((site
-            .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+        Ok((env
+            .query_count(
+                "SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'",
+            )
             .await?
             >= audited + 20)
             .then_some(()))
     })
     .await?;
     stop.cancel();
-    all_audited_once(&site, posting.await??).await?;
+    assert_audited_once(&env, posting.await??).await?;
     assert_eq!(
-        site.count("SELECT count(*) FROM attempts").await?,
+        env.query_count("SELECT count(*) FROM attempts").await?,
         5,
         "only the watched messages were tried in vain"
     );
     let said =
-        site.count("SELECT count(*) FROM events WHERE type = 'postrider.plugin-rolled-back'");
+        env.query_count("SELECT count(*) FROM events WHERE type = 'postrider.plugin-rolled-back'");
     assert_eq!(said.await?, 1);
     // The file is the one before again: a restart serves it.
     assert!(
-        std::fs::read(site.plugins().join("fifth.wasm"))? == before,
+        std::fs::read(env.plugins().join("fifth.wasm"))? == before,
         "the file was not put back"
     );
     host.stop().await
 }
 
-async fn a_version_is_rolled_back_under_load(backend: Backend) -> Result<()> {
-    let (site, host) = start(backend).await?;
+async fn version_is_rolled_back_under_load(backend: Backend) -> Result<()> {
+    let (env, host) = start(backend).await?;
     let stop = CancellationToken::new();
     let posting = load(&host.client, &stop);
     let refused = host.client.post("/plugins/audit/rollback", &json!({})).await?;
@@ -177,7 +183,7 @@ async fn a_version_is_rolled_back_under_load(backend: Backend) -> Result<()> {
         "there is no version before the first: {}",
         refused.1
     );
-    site.add("fifth-next", "fifth")?;
+    env.add_plugin("fifth-next", "fifth")?;
     serves(&host.client, "1.1.0").await?;
     let (status, said) = host.client.post("/plugins/audit/rollback", &json!({})).await?;
     assert_eq!(status, StatusCode::OK, "{said}");
@@ -203,7 +209,7 @@ async fn a_version_is_rolled_back_under_load(backend: Backend) -> Result<()> {
         StatusCode::NOT_FOUND
     );
     stop.cancel();
-    all_audited_once(&site, posting.await??).await?;
-    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0);
+    assert_audited_once(&env, posting.await??).await?;
+    assert_eq!(env.query_count("SELECT count(*) FROM attempts").await?, 0);
     host.stop().await
 }

@@ -3,12 +3,12 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::support::harness::{Backend, Client, Site, eventually, on_both_back_ends};
-use crate::support::load::PLENTY;
+use crate::support::harness::{Backend, Client, TestEnv, eventually, on_both_back_ends};
+use crate::support::load::AMPLE_STOCK;
 
 on_both_back_ends![
-    a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing,
-    a_removed_stage_keeps_its_messages_until_it_returns
+    fifty_replacements_lose_and_duplicate_nothing,
+    removed_stage_keeps_its_messages_until_it_returns
 ];
 
 async fn post(client: &Client, from: usize, to: usize) -> Result<()> {
@@ -20,27 +20,25 @@ async fn post(client: &Client, from: usize, to: usize) -> Result<()> {
     Ok(())
 }
 
-async fn ready(site: &Site) -> Result<i64> {
-    site.count("SELECT count(*) FROM orders WHERE status = 'ready'").await
+async fn ready(env: &TestEnv) -> Result<i64> {
+    env.query_count("SELECT count(*) FROM orders WHERE status = 'ready'").await
 }
 
-async fn audited(site: &Site) -> Result<(i64, i64)> {
-    let events = site.count("SELECT count(*) FROM events WHERE type = 'audit.noted'").await?;
-    let done = site
-        .count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
+async fn audited(env: &TestEnv) -> Result<(i64, i64)> {
+    let events = env.query_count("SELECT count(*) FROM events WHERE type = 'audit.noted'").await?;
+    let done = env
+        .query_count("SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'")
         .await?;
     Ok((events, done))
 }
 
-async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing(
-    backend: Backend,
-) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
+async fn fifty_replacements_lose_and_duplicate_nothing(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
     post(&host.client, 0, 50).await?;
-    site.add("fifth", "fifth")?;
+    env.add_plugin("fifth", "fifth")?;
     eventually("the fifth stage", || async {
-        Ok((host.client.plugin_of("audit").await?["state"] == "serving").then_some(()))
+        Ok((host.client.plugin_of_stage("audit").await?["state"] == "serving").then_some(()))
     })
     .await?;
 
@@ -59,10 +57,10 @@ async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing(
     });
     for round in 0..50 {
         let variant = if round % 2 == 0 { "fifth-next" } else { "fifth" };
-        let before = host.client.plugin_of("audit").await?["digest"].clone();
-        site.add(variant, "fifth")?;
+        let before = host.client.plugin_of_stage("audit").await?["digest"].clone();
+        env.add_plugin(variant, "fifth")?;
         let swapped = || async {
-            Ok((host.client.plugin_of("audit").await?["digest"] != before).then_some(()))
+            Ok((host.client.plugin_of_stage("audit").await?["digest"] != before).then_some(()))
         };
         eventually("the swap", swapped).await?;
     }
@@ -72,8 +70,8 @@ async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing(
     // each once.
     let expected = i64::try_from(posted)?;
     let done = eventually("every audit, and as many events", || async {
-        let (events, done) = audited(&site).await?;
-        Ok((events == done && done >= expected && ready(&site).await? == expected + 50)
+        let (events, done) = audited(&env).await?;
+        Ok((events == done && done >= expected && ready(&env).await? == expected + 50)
             .then_some(done))
     })
     .await?;
@@ -82,58 +80,58 @@ async fn a_fifth_stage_joins_and_fifty_replacements_lose_and_double_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broken_file_is_shown_and_the_old_version_keeps_serving() -> Result<()> {
-    let site = Site::shipped(PLENTY)?;
-    let host = site.start().await?;
-    let before = host.client.plugin_of("payment").await?["digest"].clone();
-    std::fs::write(site.plugins().join("payment.wasm"), b"this is not WebAssembly")?;
+async fn broken_file_is_reported_and_the_old_version_keeps_serving() -> Result<()> {
+    let env = TestEnv::shipped(AMPLE_STOCK)?;
+    let host = env.start().await?;
+    let before = host.client.plugin_of_stage("payment").await?["digest"].clone();
+    std::fs::write(env.plugins().join("payment.wasm"), b"this is not WebAssembly")?;
     let shown = eventually("the error", || async {
-        let plugin = host.client.plugin_of("payment").await?;
+        let plugin = host.client.plugin_of_stage("payment").await?;
         Ok(plugin["last_error"].is_string().then_some(plugin))
     })
     .await?;
     assert_eq!((&shown["state"], &shown["digest"]), (&Value::from("serving"), &before));
     post(&host.client, 0, 1).await?;
-    host.client.order_in("r-0", "ready").await?;
+    host.client.wait_for_status("r-0", "ready").await?;
     host.stop().await
 }
 
-async fn a_removed_stage_keeps_its_messages_until_it_returns(backend: Backend) -> Result<()> {
-    let site = Site::shipped_on(backend, PLENTY).await?;
-    let host = site.start().await?;
-    std::fs::remove_file(site.plugins().join("shipping.wasm"))?;
+async fn removed_stage_keeps_its_messages_until_it_returns(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
+    std::fs::remove_file(env.plugins().join("shipping.wasm"))?;
     eventually("the removal", || async {
-        Ok((host.client.plugin_of("shipping").await?["state"] == "removed").then_some(()))
+        Ok((host.client.plugin_of_stage("shipping").await?["state"] == "removed").then_some(()))
     })
     .await?;
     post(&host.client, 0, 5).await?;
     for id in 0..5 {
-        host.client.order_in(&format!("r-{id}"), "reserved").await?;
+        host.client.wait_for_status(&format!("r-{id}"), "reserved").await?;
     }
-    site.add("shipping", "shipping")?;
+    env.add_plugin("shipping", "shipping")?;
     for id in 0..5 {
-        host.client.order_in(&format!("r-{id}"), "ready").await?;
+        host.client.wait_for_status(&format!("r-{id}"), "ready").await?;
     }
     host.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_written_file_waits_until_it_is_whole() -> Result<()> {
+async fn half_written_file_waits_until_it_is_complete() -> Result<()> {
     use std::io::Write as _;
-    let site = Site::shipped(PLENTY)?;
-    let host = site.start().await?;
+    let env = TestEnv::shipped(AMPLE_STOCK)?;
+    let host = env.start().await?;
     let bytes = std::fs::read(crate::support::harness::guest("fifth")?)?;
-    let mut file = std::fs::File::create(site.plugins().join("fifth.wasm"))?;
+    let mut file = std::fs::File::create(env.plugins().join("fifth.wasm"))?;
     for part in bytes.chunks(bytes.len() / 5 + 1) {
         file.write_all(part)?;
         file.sync_all()?;
         // Let the watcher look at the half file: another stage's answer proves that it had its
         // turn.
-        host.client.plugin_of("payment").await?;
+        host.client.plugin_of_stage("payment").await?;
     }
     drop(file);
     eventually("the fifth stage", || async {
-        Ok((host.client.plugin_of("audit").await?["state"] == "serving").then_some(()))
+        Ok((host.client.plugin_of_stage("audit").await?["state"] == "serving").then_some(()))
     })
     .await?;
     host.stop().await

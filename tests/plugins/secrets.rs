@@ -5,10 +5,10 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::plugins::egress::Server;
-use crate::support::harness::{Backend, Client, Site, eventually, on_both_back_ends};
-use crate::support::process::{Process, free_port, output};
+use crate::support::harness::{Backend, Client, TestEnv, eventually, on_both_back_ends};
+use crate::support::process::{HostProcess, output, unused_port};
 
-on_both_back_ends![a_secret_is_found_nowhere];
+on_both_back_ends![secret_leaves_the_host_nowhere];
 
 /// In capitals and small dead letters, with what JSON and logs escape.
 const SECRET: &str = "sk-LIVE-\"0123\\456789\"-Zz";
@@ -88,13 +88,13 @@ async fn answers(client: &Client) -> Result<String> {
     Ok(all)
 }
 
-async fn a_secret_is_found_nowhere(backend: Backend) -> Result<()> {
+async fn secret_leaves_the_host_nowhere(backend: Backend) -> Result<()> {
     let server = Server::start().await?;
-    let mut site = Site::shipped_on(backend, "").await?;
-    site.add("caller", "caller")?;
-    let file = site.folder.path().join("secret");
+    let mut env = TestEnv::shipped_on(backend, "").await?;
+    env.add_plugin("caller", "caller")?;
+    let file = env.folder.path().join("secret");
     std::fs::write(&file, format!("{SECRET}\n"))?;
-    site.toml = format!(
+    env.toml = format!(
         "[stages.caller]\nretry = {{ max_attempts = 1 }}\nlimits = {{ deadline_ms = 20000 }}\n\
          [stages.caller.secrets]\napi_key = {{ file = \"{}\" }}\nother_key = {{ env = \"TEST_OTHER_KEY\" }}\n\
          [stages.caller.grants]\n\
@@ -104,10 +104,10 @@ async fn a_secret_is_found_nowhere(backend: Backend) -> Result<()> {
     );
     let environment =
         [("RUST_LOG", "trace,wasmtime_wasi_http::p2=trace"), ("TEST_OTHER_KEY", OTHER)];
-    let port = free_port()?;
+    let port = unused_port()?;
     let client = Client::new(format!("http://127.0.0.1:{port}"));
-    let process = Process::start_with(&site, port, None, &environment)?;
-    process.ready(&client, &site).await?;
+    let process = HostProcess::start_with(&env, port, None, &environment)?;
+    process.wait_until_ready(&client, &env).await?;
 
     let call = |authority: &str| json!({ "scheme": "http", "authority": authority, "path": "/ok", "with_secret": true });
     let calls = [call(&format!("127.0.0.1:{}", server.port)), call("evil.example")];
@@ -144,7 +144,7 @@ async fn a_secret_is_found_nowhere(backend: Backend) -> Result<()> {
     assert!(heads.iter().all(|head| head.contains(SECRET) && head.contains(OTHER)), "{heads:#?}");
 
     holds("the API", &answers(&client).await?);
-    let database = site.dump().await?;
+    let database = env.dump().await?;
     let payload: String = "with_secret".bytes().map(|byte| format!("{byte:02x}")).collect();
     assert!(
         database.contains("fail-code") && database.to_lowercase().contains(&payload),
@@ -152,14 +152,14 @@ async fn a_secret_is_found_nowhere(backend: Backend) -> Result<()> {
     );
     holds("the database", &database);
     process.kill()?;
-    let log = std::fs::read_to_string(site.folder.path().join("log"))?;
+    let log = std::fs::read_to_string(env.folder.path().join("log"))?;
     holds("the log", &log);
     assert!(
         log.contains("the key is ***") && log.contains("key=***"),
         "the masked lines are missing"
     );
     assert!(log.contains("`GET http://evil.example` is not granted"), "the refusal is missing");
-    let config = site.folder.path().join("postrider.toml");
+    let config = env.folder.path().join("postrider.toml");
     let config = config.to_string_lossy();
     let printed = output(&["--config", &config, "config", "check", "--json"], &environment)?;
     assert!(printed.status.success());

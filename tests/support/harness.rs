@@ -75,39 +75,40 @@ macro_rules! on_both_back_ends {
 }
 pub(crate) use on_both_back_ends;
 
-/// What a host stands on.
+/// The store and broker of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// The embedded store and queue.
     Embedded,
-    /// Postgres and RabbitMQ: a database and a namespace of the site's own.
+    /// Postgres and RabbitMQ: a database and a namespace of the test's own.
     Servers,
 }
 
-/// A folder with a configuration, plugins and data.
-pub(crate) struct Site {
+/// A test environment: a folder with configuration, plugins and data, and what a host in it
+/// connects to.
+pub(crate) struct TestEnv {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) toml: String,
     pub(crate) servers: Option<Servers>,
 }
 
-impl Site {
+impl TestEnv {
     /// With the shipped stages, and `toml` added to a configuration that retries quickly.
     pub(crate) fn shipped(toml: &str) -> Result<Self> {
-        let site = Self::empty(toml)?;
+        let env = Self::empty(toml)?;
         for stage in SHIPPED {
-            site.add(stage, stage)?;
+            env.add_plugin(stage, stage)?;
         }
-        Ok(site)
+        Ok(env)
     }
 
     /// The same on a back end.
     pub(crate) async fn shipped_on(backend: Backend, toml: &str) -> Result<Self> {
-        let mut site = Self::shipped(toml)?;
+        let mut env = Self::shipped(toml)?;
         if backend == Backend::Servers {
-            site.servers = Some(Servers::create().await?);
+            env.servers = Some(Servers::create().await?);
         }
-        Ok(site)
+        Ok(env)
     }
 
     /// Without stages.
@@ -119,11 +120,11 @@ impl Site {
 
     /// The same on a back end.
     pub(crate) async fn empty_on(backend: Backend, toml: &str) -> Result<Self> {
-        let mut site = Self::empty(toml)?;
+        let mut env = Self::empty(toml)?;
         if backend == Backend::Servers {
-            site.servers = Some(Servers::create().await?);
+            env.servers = Some(Servers::create().await?);
         }
-        Ok(site)
+        Ok(env)
     }
 
     pub(crate) fn plugins(&self) -> PathBuf {
@@ -135,7 +136,7 @@ impl Site {
     }
 
     /// Puts the guest `name` into the folder as `<file>.wasm`, at once.
-    pub(crate) fn add(&self, name: &str, file: &str) -> Result<()> {
+    pub(crate) fn add_plugin(&self, name: &str, file: &str) -> Result<()> {
         let temporary = self.folder.path().join(format!("{file}.part"));
         std::fs::copy(guest(name)?, &temporary)?;
         std::fs::rename(temporary, self.plugins().join(format!("{file}.wasm")))?;
@@ -143,7 +144,7 @@ impl Site {
     }
 
     /// What the database itself says: one number.
-    pub(crate) async fn count(&self, query: &'static str) -> Result<i64> {
+    pub(crate) async fn query_count(&self, query: &'static str) -> Result<i64> {
         Ok(match &self.servers {
             Some(servers) => {
                 sqlx::query_scalar(query).fetch_one(&mut servers.connect().await?).await?
@@ -153,7 +154,7 @@ impl Site {
     }
 
     /// What the database itself says: one text a row.
-    pub(crate) async fn texts(&self, query: &'static str) -> Result<Vec<String>> {
+    pub(crate) async fn query_texts(&self, query: &'static str) -> Result<Vec<String>> {
         Ok(match &self.servers {
             Some(servers) => {
                 sqlx::query_scalar(query).fetch_all(&mut servers.connect().await?).await?
@@ -225,7 +226,7 @@ impl Site {
     }
 
     /// Starts a host on this folder.
-    pub(crate) async fn start(&self) -> Result<Running> {
+    pub(crate) async fn start(&self) -> Result<RunningHost> {
         self.start_with(|builder| builder).await
     }
 
@@ -233,26 +234,26 @@ impl Site {
     pub(crate) async fn start_with(
         &self,
         adapt: impl FnOnce(HostBuilder) -> HostBuilder,
-    ) -> Result<Running> {
+    ) -> Result<RunningHost> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let host = adapt(Host::builder(self.config()?).listener(listener)).build().await?;
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(host.run_until(async { _ = stopped.await }));
-        let running = Running { client: Client::new(url), stop: Some(stop), task: Some(task) };
-        running.client.ready().await?;
+        let running = RunningHost { client: Client::new(url), stop: Some(stop), task: Some(task) };
+        running.client.wait_until_ready().await?;
         Ok(running)
     }
 }
 
 /// A host that runs in this process.
-pub(crate) struct Running {
+pub(crate) struct RunningHost {
     pub(crate) client: Client,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<Result<()>>>,
 }
 
-impl Running {
+impl RunningHost {
     /// Stops gracefully; an error of the host is the test's.
     pub(crate) async fn stop(mut self) -> Result<()> {
         drop(self.stop.take());
@@ -260,7 +261,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningHost {
     fn drop(&mut self) {
         // A test that ends early has an error of its own to tell: a panic here would hide it.
         if self.task.is_some() {
@@ -287,7 +288,7 @@ impl Client {
     }
 
     /// Every item of a list, page by page; `path` has a query already.
-    pub(crate) async fn all(&self, path: &str) -> Result<Vec<Value>> {
+    pub(crate) async fn get_all(&self, path: &str) -> Result<Vec<Value>> {
         let (mut items, mut at) = (Vec::new(), String::new());
         loop {
             let (status, page) = self.get(&format!("{path}{at}")).await?;
@@ -316,7 +317,7 @@ impl Client {
     }
 
     /// As `post`, with a header more.
-    pub(crate) async fn post_with(
+    pub(crate) async fn post_with_header(
         &self,
         path: &str,
         body: &Value,
@@ -366,7 +367,7 @@ impl Client {
     }
 
     /// Waits until the host says it is ready.
-    pub(crate) async fn ready(&self) -> Result<()> {
+    pub(crate) async fn wait_until_ready(&self) -> Result<()> {
         eventually("the host to be ready", || async {
             let up = self
                 .http
@@ -397,7 +398,7 @@ impl Client {
     }
 
     /// What runs a stage; null when nothing does.
-    pub(crate) async fn plugin_of(&self, stage: &str) -> Result<Value> {
+    pub(crate) async fn plugin_of_stage(&self, stage: &str) -> Result<Value> {
         self.item("/plugins", "stage", stage).await
     }
 
@@ -407,7 +408,7 @@ impl Client {
     }
 
     /// Waits until a plugin file serves; why it is refused is an error.
-    pub(crate) async fn serves(&self, file: &str) -> Result<()> {
+    pub(crate) async fn wait_until_serving(&self, file: &str) -> Result<()> {
         eventually(&format!("{file} to serve"), || async {
             let plugin = self.plugin(file).await?;
             ensure!(plugin["last_error"].is_null(), "{plugin}");
@@ -417,7 +418,7 @@ impl Client {
     }
 
     /// Waits until an order has `status`; gives the whole answer.
-    pub(crate) async fn order_in(&self, id: &str, status: &str) -> Result<Value> {
+    pub(crate) async fn wait_for_status(&self, id: &str, status: &str) -> Result<Value> {
         eventually(&format!("order {id} to be {status}"), || async {
             let (_, order) = self.get(&format!("/orders/{id}")).await?;
             Ok((order["status"] == status).then_some(order))

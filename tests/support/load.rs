@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::harness::{Client, Site, eventually};
+use crate::support::harness::{Client, TestEnv, eventually};
 
 /// What the load needs of the pipeline's settings.
-pub(crate) const PLENTY: &str = "[stages.inventory.settings]\ndefault_stock = \"1000000\"\n";
+pub(crate) const AMPLE_STOCK: &str = "[stages.inventory.settings]\ndefault_stock = \"1000000\"\n";
 
 /// Senders that post orders until they are stopped.
 pub(crate) struct Load {
@@ -49,7 +49,7 @@ impl Load {
     }
 
     /// Waits until so many more orders are accepted.
-    pub(crate) async fn flows(&self, more: usize) -> Result<()> {
+    pub(crate) async fn wait_for_accepted(&self, more: usize) -> Result<()> {
         let target = self.accepted() + more;
         eventually("orders to flow", || async { Ok((self.accepted() >= target).then_some(())) })
             .await
@@ -100,18 +100,19 @@ impl Sender {
 }
 
 /// Waits until every order is through, then counts in the database. Gives the number of orders.
-pub(crate) async fn nothing_lost_nothing_doubled(
-    site: &Site,
+pub(crate) async fn assert_nothing_lost_or_duplicated(
+    env: &TestEnv,
     client: &Client,
     accepted: &[String],
 ) -> Result<i64> {
     let open = "SELECT count(*) FROM deliveries WHERE status = 'open'";
     let done = eventually("nothing left to do", || async {
-        Ok((site.count(open).await? == 0).then_some(()))
+        Ok((env.query_count(open).await? == 0).then_some(()))
     })
     .await;
     done.with_context(|| format!("after {} accepted orders", accepted.len()))?;
-    let stored: HashSet<String> = site.texts("SELECT id FROM orders").await?.into_iter().collect();
+    let stored: HashSet<String> =
+        env.query_texts("SELECT id FROM orders").await?.into_iter().collect();
     let lost: Vec<&String> = accepted.iter().filter(|id| !stored.contains(*id)).collect();
     assert!(lost.is_empty(), "accepted and lost: {lost:?}");
     let orders = i64::try_from(stored.len())?;
@@ -123,17 +124,21 @@ pub(crate) async fn nothing_lost_nothing_doubled(
         ("notifications", "SELECT count(*) FROM events WHERE type = 'notification.sent'"),
         ("deliveries, four an order", "SELECT count(*) / 4 FROM deliveries WHERE status = 'done'"),
     ] {
-        assert_eq!(site.count(query).await?, orders, "{what}");
+        assert_eq!(env.query_count(query).await?, orders, "{what}");
     }
-    assert_eq!(site.count("SELECT count(*) FROM attempts").await?, 0, "a fault burned attempts");
-    assert_eq!(site.count("SELECT count(*) FROM dead_letters").await?, 0);
+    assert_eq!(
+        env.query_count("SELECT count(*) FROM attempts").await?,
+        0,
+        "a fault burned attempts"
+    );
+    assert_eq!(env.query_count("SELECT count(*) FROM dead_letters").await?, 0);
     let stock = client.get("/products/Lamp").await?.1["available"].as_i64();
     assert_eq!(stock, Some(1_000_000 - orders), "each order took one lamp");
     Ok(orders)
 }
 
 /// Posts orders at a fixed rate; gives the rate at which the shipped stages made them ready.
-pub(crate) async fn ready_rate(
+pub(crate) async fn measure_ready_rate(
     client: &Client,
     every: Duration,
     order: impl Fn(&str) -> Value,
@@ -164,7 +169,7 @@ pub(crate) async fn ready_rate(
 /// Whether the healthy stages keep nine tenths of their rate beside a hostile one: the best of
 /// three pairs in one run, because machines are noisy. What the sandbox costs shows in each pair,
 /// what a neighbour costs does not.
-pub(crate) async fn keep_their_rate(
+pub(crate) async fn assert_rate_is_kept(
     what: &str,
     alone: impl AsyncFn() -> Result<f64>,
     beside: impl AsyncFn() -> Result<f64>,

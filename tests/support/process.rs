@@ -4,35 +4,35 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::support::harness::{Client, Site, root};
+use crate::support::harness::{Client, TestEnv, root};
 
 /// A host in a process of its own, killed hard when dropped.
-pub(crate) struct Process(Child);
+pub(crate) struct HostProcess(Child);
 
-impl Process {
-    /// Starts the program on a site; `file_max_blocks` (of 512 bytes) makes every larger file fail
-    /// to grow, as on a full disk.
-    pub(crate) fn start(site: &Site, port: u16, file_max_blocks: Option<u32>) -> Result<Self> {
-        Self::start_with(site, port, file_max_blocks, &[])
+impl HostProcess {
+    /// Starts the program in an environment. `file_max_blocks` (512 bytes each) limits the size of
+    /// every file, which simulates a full disk.
+    pub(crate) fn start(env: &TestEnv, port: u16, file_max_blocks: Option<u32>) -> Result<Self> {
+        Self::start_with(env, port, file_max_blocks, &[])
     }
 
     /// The same with more environment.
     pub(crate) fn start_with(
-        site: &Site,
+        env: &TestEnv,
         port: u16,
         file_max_blocks: Option<u32>,
         environment: &[(&str, &str)],
     ) -> Result<Self> {
-        let config = site.folder.path().join("postrider.toml");
+        let config = env.folder.path().join("postrider.toml");
         std::fs::write(
             &config,
-            format!("http.listen = \"127.0.0.1:{port}\"\n{}", site.config_text()),
+            format!("http.listen = \"127.0.0.1:{port}\"\n{}", env.config_text()),
         )?;
         let program = binary()?;
         let log = std::fs::File::options()
             .create(true)
             .append(true)
-            .open(site.folder.path().join("log"))?;
+            .open(env.folder.path().join("log"))?;
         // The shell ignores the signal that the limit sends, and so does what it becomes: writes
         // fail instead.
         let limit = file_max_blocks
@@ -50,9 +50,9 @@ impl Process {
     }
 
     /// Waits until it answers; what it logged last is in the error.
-    pub(crate) async fn ready(&self, client: &Client, site: &Site) -> Result<()> {
-        client.ready().await.with_context(|| {
-            let log = std::fs::read_to_string(site.folder.path().join("log")).unwrap_or_default();
+    pub(crate) async fn wait_until_ready(&self, client: &Client, env: &TestEnv) -> Result<()> {
+        client.wait_until_ready().await.with_context(|| {
+            let log = std::fs::read_to_string(env.folder.path().join("log")).unwrap_or_default();
             let last: Vec<&str> = log.lines().rev().take(10).collect();
             format!("the host's last lines, newest first:\n{}", last.join("\n"))
         })
@@ -76,7 +76,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for HostProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -120,6 +120,6 @@ pub(crate) fn binary() -> Result<std::path::PathBuf> {
 }
 
 /// A port that nobody listened on a moment ago.
-pub(crate) fn free_port() -> Result<u16> {
+pub(crate) fn unused_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

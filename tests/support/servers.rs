@@ -44,7 +44,7 @@ pub(crate) struct Servers {
     /// Servers of the test's own go away as a whole, and may be gone already.
     shared: (bool, bool),
     /// How hosts reach the servers, where that is not how the test does: through a proxy.
-    pub(crate) seen_by_hosts: Option<(String, String)>,
+    pub(crate) host_urls: Option<(String, String)>,
 }
 
 impl Servers {
@@ -59,7 +59,7 @@ impl Servers {
         let shared = (postgres.is_none(), amqp.is_none());
         let (postgres, amqp) =
             (postgres.unwrap_or_else(postgres_url), amqp.unwrap_or_else(amqp_url));
-        let servers = Self { name, postgres, amqp, shared, seen_by_hosts: None };
+        let servers = Self { name, postgres, amqp, shared, host_urls: None };
         let mut connection = PgConnection::connect(&servers.postgres)
             .await
             .context("a Postgres server for tests: see docs/testing.md")?;
@@ -89,10 +89,8 @@ impl Servers {
     }
 
     pub(crate) fn config_text(&self) -> String {
-        let (postgres, amqp) = self
-            .seen_by_hosts
-            .clone()
-            .unwrap_or_else(|| (self.postgres.clone(), self.amqp.clone()));
+        let (postgres, amqp) =
+            self.host_urls.clone().unwrap_or_else(|| (self.postgres.clone(), self.amqp.clone()));
         let store = with_database(&postgres, &self.database());
         format!("namespace = \"{}\"\nstore.url = \"{store}\"\nbroker.url = \"{amqp}\"\n", self.name)
     }

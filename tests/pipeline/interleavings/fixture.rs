@@ -1,5 +1,5 @@
-//! What the worlds run on: the embedded store, the shipped stages as they are, and the decisions'
-//! policies as a configuration gives them.
+//! The environment of the simulations: the embedded store, the shipped stages, and the policies
+//! that a configuration gives them.
 
 use std::sync::Arc;
 
@@ -31,13 +31,13 @@ pub(super) enum Sabotage {
 }
 
 /// A shipped stage, spoilt.
-struct Spoilt<S> {
+struct Sabotaged<S> {
     stage: S,
     sabotage: Sabotage,
 }
 
 #[async_trait]
-impl<S: NativeStage> NativeStage for Spoilt<S> {
+impl<S: NativeStage> NativeStage for Sabotaged<S> {
     fn describe(&self) -> Description {
         self.stage.describe()
     }
@@ -66,7 +66,7 @@ pub(super) struct Stage {
     pub(super) handler: Arc<dyn StageHandler>,
 }
 
-pub(super) struct Bench {
+pub(super) struct Fixture {
     pub(super) store: Arc<SqliteStore>,
     pub(super) clock: Arc<ManualClock>,
     pub(super) config: Config,
@@ -74,7 +74,7 @@ pub(super) struct Bench {
     _folder: tempfile::TempDir,
 }
 
-impl Bench {
+impl Fixture {
     pub(super) async fn open(sabotage: Sabotage) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let config = Config::from_toml(CONFIG)?;
@@ -89,16 +89,20 @@ impl Bench {
             publish_all: false,
         };
         let store = SqliteStore::open(options).await?;
-        let spoil = |with: Sabotage| if with == sabotage { with } else { Sabotage::None };
+        let sabotage_outcome =
+            |with: Sabotage| if with == sabotage { with } else { Sabotage::None };
         let handlers: [Arc<dyn StageHandler>; 4] = [
-            native(SdkStage::<payment::Payment>::default(), spoil(Sabotage::PaymentKeepsMoney)),
+            native(
+                SdkStage::<payment::Payment>::default(),
+                sabotage_outcome(Sabotage::PaymentKeepsMoney),
+            ),
             native(
                 SdkStage::<inventory::Inventory>::default(),
-                spoil(Sabotage::InventoryKeepsStock),
+                sabotage_outcome(Sabotage::InventoryKeepsStock),
             ),
             native(
                 SdkStage::<shipping::Shipping>::default(),
-                spoil(Sabotage::ShippingRecallsTwice),
+                sabotage_outcome(Sabotage::ShippingRecallsTwice),
             ),
             native(SdkStage::<notification::Notification>::default(), Sabotage::None),
         ];
@@ -112,10 +116,10 @@ impl Bench {
 }
 
 fn native(stage: impl NativeStage, sabotage: Sabotage) -> Arc<dyn StageHandler> {
-    Arc::new(Native::new(Spoilt { stage, sabotage }))
+    Arc::new(Native::new(Sabotaged { stage, sabotage }))
 }
 
-impl Routes for Bench {
+impl Routes for Fixture {
     fn stages_for(&self, event_type: &str) -> Vec<Arc<str>> {
         let reached = self.stages.iter().filter(|stage| {
             stage.policy.consumes.iter().any(|pattern| topic_matches(pattern, event_type))

@@ -1,9 +1,9 @@
-//! One generated schedule: what its clients ask for, the messages on their way, and which of them
-//! is taken next.
+//! One generated schedule: the requests of its clients, its messages in flight, and the choice of
+//! which comes next.
 //!
-//! A step takes messages as a lane does (copies, a cache that may be stale, one commit for all), or
-//! does what a client does; up to three steps of a world are committed at the same time. The relay
-//! and the broker are a bag of messages from which any may come next.
+//! A step either processes messages as a lane does (duplicates, a cache that may be stale, one
+//! commit for all), or acts as a client. Up to three steps of a simulation commit concurrently.
+//! The relay and the broker are a bag of messages; any of them may come next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
@@ -31,9 +31,9 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
-use super::stages::{Bench, LEASE_MS, Stage};
+use super::fixture::{Fixture, LEASE_MS, Stage};
 
-/// Tries of a world that fail although the stage would decide; losses and doubles are as many.
+/// Faults injected into one simulation: failed attempts, lost and duplicated messages.
 const FAULTS: u32 = 6;
 /// Most messages of one step.
 const BATCH_MAX: usize = 3;
@@ -67,7 +67,7 @@ pub(super) struct Ordered {
     pub(super) refused: bool,
 }
 
-pub(super) struct World {
+pub(super) struct Simulation {
     pub(super) seed: u64,
     rng: StdRng,
     bag: Vec<Message>,
@@ -99,10 +99,10 @@ enum Answer {
     },
 }
 
-impl World {
+impl Simulation {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut world = Self {
+        let mut simulation = Self {
             seed,
             bag: Vec::new(),
             actions: Vec::new(),
@@ -117,16 +117,16 @@ impl World {
         let skus = [format!("{seed}-a"), format!("{seed}-b")];
         for sku in &skus {
             let quantity = rng.random_range(0..6);
-            world.stocked.insert(sku.clone(), quantity);
+            simulation.stocked.insert(sku.clone(), quantity);
             if quantity > 0 {
-                world.actions.push(Action::Stock(sku.clone(), quantity));
+                simulation.actions.push(Action::Stock(sku.clone(), quantity));
             }
         }
         for number in 0..rng.random_range(1..=3) {
             let id = format!("{seed}-{number}");
-            world.actions.push(Action::Order(id.clone()));
+            simulation.actions.push(Action::Order(id.clone()));
             for _ in 0..*[0, 0, 1, 2].choose(&mut rng).unwrap_or(&1) {
-                world.actions.push(Action::Cancel(id.clone()));
+                simulation.actions.push(Action::Cancel(id.clone()));
             }
             let items: BTreeMap<String, u64> = skus
                 .iter()
@@ -141,12 +141,12 @@ impl World {
             let decline = rng.random_ratio(1, 10);
             let body =
                 json!({ "order_id": id, "items": lines, "total": total, "decline": decline });
-            world
+            simulation
                 .orders
                 .insert(id, Ordered { total, items, body, cancelled: false, refused: false });
         }
-        world.rng = rng;
-        world
+        simulation.rng = rng;
+        simulation
     }
 
     fn fault(&mut self, one_in: u32) -> bool {
@@ -155,18 +155,18 @@ impl World {
         faulty
     }
 
-    /// Puts what the relay sends into the bag.
-    fn take(&mut self, bench: &Bench, row: &OutboxRow) {
+    /// Puts the messages of an outbox row into the bag.
+    fn take(&mut self, fixture: &Fixture, row: &OutboxRow) {
         let reached = match &row.direct {
             Some(direct) => vec![(Arc::clone(&direct.stage), direct.round, direct.attempt)],
-            None => bench
+            None => fixture
                 .stages_for(&row.envelope.event.event_type)
                 .into_iter()
                 .map(|stage| (stage, 1, 1))
                 .collect(),
         };
         for (name, round, attempt) in reached {
-            let Some(stage) = bench.stages.iter().position(|stage| stage.policy.name == name)
+            let Some(stage) = fixture.stages.iter().position(|stage| stage.policy.name == name)
             else {
                 continue;
             };
@@ -186,7 +186,7 @@ impl World {
         }
     }
 
-    /// A message from the bag; now and then a copy stays there, or it is lost.
+    /// Draws a message from the bag. A fault leaves a duplicate behind, or loses the message.
     fn draw(&mut self, at: usize) -> Option<Message> {
         if self.fault(25) {
             self.trace.push(format!("a copy of {}", self.bag[at].envelope.event.event_type));
@@ -201,7 +201,7 @@ impl World {
     }
 
     /// The next steps, with all that they read.
-    async fn steps(&mut self, bench: &Bench) -> Result<Vec<Step>> {
+    async fn steps(&mut self, fixture: &Fixture) -> Result<Vec<Step>> {
         let mut steps = Vec::new();
         for _ in 0..self.rng.random_range(1..=3) {
             let choices = self.actions.len() + self.bag.len();
@@ -229,7 +229,7 @@ impl World {
             }
             if !work.is_empty() {
                 let lane = (stage, self.rng.random());
-                steps.push(self.run(bench, lane, work).await?);
+                steps.push(self.run(fixture, lane, work).await?);
             }
         }
         Ok(steps)
@@ -238,23 +238,23 @@ impl World {
     /// Runs messages one after another as a lane does.
     async fn run(
         &mut self,
-        bench: &Bench,
+        fixture: &Fixture,
         lane: (usize, bool),
         work: Vec<Message>,
     ) -> Result<Step> {
-        let stage = &bench.stages[lane.0];
+        let stage = &fixture.stages[lane.0];
         let entries = NonZeroUsize::new(100).expect("not zero");
         let cache = self.caches.remove(&lane).unwrap_or_else(|| LaneCache::new(entries));
-        let limits = bench.config.defaults.limits.state_limits();
+        let limits = fixture.config.defaults.limits.state_limits();
         let state = |cache| {
             BatchState::new(
                 Arc::clone(&stage.policy.name),
-                Arc::clone(&bench.store) as Arc<dyn StateSource>,
+                Arc::clone(&fixture.store) as Arc<dyn StateSource>,
                 limits,
                 cache,
             )
         };
-        // What a stage reads must be in the lane's memory: worlds share a thread, and a native
+        // What a stage reads must be in the lane's memory: simulations share a thread, and a native
         // stage would block it.
         let warm = state(cache);
         if &*stage.policy.name == "inventory" {
@@ -268,7 +268,7 @@ impl World {
         state.prefetch(&subjects).await?;
         let mut settlements = Vec::new();
         for message in &work {
-            settlements.push(self.run_one(bench, stage, message, &state).await);
+            settlements.push(self.run_one(fixture, stage, message, &state).await);
         }
         let (reads, writes, cache) = state.finish();
         let (reads, writes) = (reads.into_iter().collect(), writes.into_iter().collect());
@@ -278,7 +278,7 @@ impl World {
 
     async fn run_one(
         &mut self,
-        bench: &Bench,
+        fixture: &Fixture,
         stage: &Stage,
         message: &Message,
         state: &Arc<BatchState>,
@@ -294,13 +294,13 @@ impl World {
             digest: Arc::clone(&digest),
             duration_us: 1,
         };
-        let moment = DecisionTime { now_ms: bench.clock.now_ms(), random: self.rng.random() };
+        let moment = DecisionTime { now_ms: fixture.clock.now_ms(), random: self.rng.random() };
         let early = if message.overtaken {
             Some(Verdict::Skipped)
         } else {
             decide::before_running(
                 &stage.policy,
-                bench,
+                fixture,
                 envelope,
                 &tried,
                 (moment, envelope.expires_at_ms),
@@ -309,10 +309,10 @@ impl World {
         let (verdict, failure) = match early {
             Some(verdict) => (verdict, None),
             None => {
-                let handled = stage.handler.handle(call(bench, stage, message, state)).await;
-                let outcome = self.spoil(handled.outcome);
+                let handled = stage.handler.handle(call(fixture, stage, message, state)).await;
+                let outcome = self.sabotage_outcome(handled.outcome);
                 let (verdict, failure) =
-                    decide::decide(&stage.policy, bench, envelope, &tried, outcome, moment);
+                    decide::decide(&stage.policy, fixture, envelope, &tried, outcome, moment);
                 if matches!(verdict, Verdict::Done(_)) {
                     state.merge(handled.writes);
                 }
@@ -341,7 +341,7 @@ impl World {
     }
 
     /// Now and then a stage fails after it decided.
-    fn spoil(&mut self, outcome: Outcome) -> Outcome {
+    fn sabotage_outcome(&mut self, outcome: Outcome) -> Outcome {
         if !self.fault(12) {
             return outcome;
         }
@@ -366,7 +366,7 @@ impl World {
     }
 
     /// Takes what came of a step.
-    fn learn(&mut self, bench: &Bench, (answer, rows): (Answer, Vec<OutboxRow>)) {
+    fn learn(&mut self, fixture: &Fixture, (answer, rows): (Answer, Vec<OutboxRow>)) {
         match answer {
             Answer::Told => {}
             Answer::Cancelled(id, cancelled) => {
@@ -417,7 +417,7 @@ impl World {
             }
         }
         for row in &rows {
-            self.take(bench, row);
+            self.take(fixture, row);
         }
     }
 }
@@ -436,14 +436,14 @@ fn short(verdict: &Verdict) -> String {
     }
 }
 
-fn call(bench: &Bench, stage: &Stage, message: &Message, state: &Arc<BatchState>) -> Call {
+fn call(fixture: &Fixture, stage: &Stage, message: &Message, state: &Arc<BatchState>) -> Call {
     let delivery =
         DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
     let context = CallContext {
         stage: Arc::clone(&stage.policy.name),
         attempt: message.attempt,
         idempotency_key: idempotency_key(&delivery),
-        now_ms: bench.clock.now_ms(),
+        now_ms: fixture.clock.now_ms(),
         trace_headers: Vec::new(),
         settings: Arc::new(Settings::default()),
         logs: None,
@@ -454,13 +454,13 @@ fn call(bench: &Bench, stage: &Stage, message: &Message, state: &Arc<BatchState>
 
 /// An event of a client's, as the API makes them.
 fn event(
-    bench: &Bench,
+    fixture: &Fixture,
     event_type: &str,
     id: &str,
     (subject, order): (&str, Option<&str>),
     data: &Value,
 ) -> NewEvent {
-    let now_ms = bench.clock.now_ms();
+    let now_ms = fixture.clock.now_ms();
     let event = Event {
         id: format!("{event_type}-{id}"),
         event_type: event_type.to_owned(),
@@ -472,24 +472,24 @@ fn event(
         attributes: Vec::new(),
     };
     let envelope =
-        Envelope::first(event, order.map(str::to_owned), now_ms + bench.config.orders.expiry_ms);
-    NewEvent::new(envelope, now_ms, bench.stages_for(event_type))
+        Envelope::first(event, order.map(str::to_owned), now_ms + fixture.config.orders.expiry_ms);
+    NewEvent::new(envelope, now_ms, fixture.stages_for(event_type))
 }
 
 type Committed = Result<(Answer, Vec<OutboxRow>), StoreError>;
 
 /// Does what a step decided, in the store.
 fn commit<'a>(
-    bench: &'a Bench,
+    fixture: &'a Fixture,
     orders: &'a BTreeMap<String, Ordered>,
     step: Step,
 ) -> BoxFuture<'a, Committed> {
-    let store = &bench.store;
+    let store = &fixture.store;
     async move {
         Ok(match step {
             Step::Client(Action::Order(id)) => {
                 let body = orders[&id].body.clone();
-                let created = event(bench, ORDER_CREATED, &id, (&id, Some(&id)), &body);
+                let created = event(fixture, ORDER_CREATED, &id, (&id, Some(&id)), &body);
                 let (fingerprint, status) = (id.clone(), "received".to_owned());
                 let order = NewOrder {
                     id,
@@ -506,14 +506,14 @@ fn commit<'a>(
             Step::Client(Action::Stock(sku, quantity)) => {
                 let data = json!({ "sku": sku, "quantity": quantity });
                 let (_, rows) = store
-                    .accept_event(event(bench, PRODUCT_STOCKED, &sku, (&sku, None), &data))
+                    .accept_event(event(fixture, PRODUCT_STOCKED, &sku, (&sku, None), &data))
                     .await?;
                 (Answer::Told, rows)
             }
             Step::Client(Action::Collect(id)) => {
                 let (_, rows) = store
                     .accept_event(event(
-                        bench,
+                        fixture,
                         "carrier.collected",
                         &id,
                         (&id, Some(&id)),
@@ -524,7 +524,7 @@ fn commit<'a>(
             }
             Step::Client(Action::Cancel(id)) => {
                 let cancelled = event(
-                    bench,
+                    fixture,
                     ORDER_CANCELLED,
                     &id,
                     (&id, Some(&id)),
@@ -549,49 +549,53 @@ fn commit<'a>(
     .boxed()
 }
 
-/// One round: every world takes its next steps, all are committed side by side, and the relay sends
-/// what came of them. False when no world had anything to do.
-pub(super) async fn round(bench: &Bench, worlds: &mut [World]) -> Result<bool> {
-    bench.clock.advance(50);
-    let steps: Vec<Vec<Step>> = join_all(worlds.iter_mut().map(|world| world.steps(bench)))
-        .await
-        .into_iter()
-        .collect::<Result<_>>()?;
+/// One round: every simulation takes its next steps, all of them commit concurrently, and the
+/// relay sends the new outbox rows. Returns false when every simulation is idle.
+pub(super) async fn round(fixture: &Fixture, simulations: &mut [Simulation]) -> Result<bool> {
+    fixture.clock.advance(50);
+    let steps: Vec<Vec<Step>> =
+        join_all(simulations.iter_mut().map(|simulation| simulation.steps(fixture)))
+            .await
+            .into_iter()
+            .collect::<Result<_>>()?;
     let busy = steps.iter().any(|steps| !steps.is_empty())
-        || worlds.iter().any(|world| !world.bag.is_empty());
+        || simulations.iter().any(|simulation| !simulation.bag.is_empty());
     let orders: Vec<&BTreeMap<String, Ordered>> =
-        worlds.iter().map(|world| &world.orders).collect();
-    let commits = steps
-        .into_iter()
-        .zip(&orders)
-        .map(|(steps, orders)| join_all(steps.into_iter().map(|step| commit(bench, orders, step))));
+        simulations.iter().map(|simulation| &simulation.orders).collect();
+    let commits = steps.into_iter().zip(&orders).map(|(steps, orders)| {
+        join_all(steps.into_iter().map(|step| commit(fixture, orders, step)))
+    });
     let answers: Vec<Vec<Committed>> = join_all(commits).await;
     let mut sent = Vec::new();
-    for (world, answers) in worlds.iter_mut().zip(answers) {
+    for (simulation, answers) in simulations.iter_mut().zip(answers) {
         for answer in answers {
             let (answer, rows) = answer?;
             // A row whose confirm was lost is sent again when its lease ends.
-            sent.extend(rows.iter().filter(|_| !world.fault(40)).map(|row| row.id));
-            world.learn(bench, (answer, rows));
+            sent.extend(rows.iter().filter(|_| !simulation.fault(40)).map(|row| row.id));
+            simulation.learn(fixture, (answer, rows));
         }
     }
-    claim(bench, worlds, &mut sent).await?;
-    bench.store.outbox_sent(sent).await?;
+    claim(fixture, simulations, &mut sent).await?;
+    fixture.store.outbox_sent(sent).await?;
     Ok(busy)
 }
 
 /// Sends what fell due.
-async fn claim(bench: &Bench, worlds: &mut [World], sent: &mut Vec<i64>) -> Result<bool> {
-    let rows = bench.store.claim_outbox(10_000).await?;
+async fn claim(
+    fixture: &Fixture,
+    simulations: &mut [Simulation],
+    sent: &mut Vec<i64>,
+) -> Result<bool> {
+    let rows = fixture.store.claim_outbox(10_000).await?;
     for row in &rows {
-        hand_to(bench, worlds, row)?;
+        hand_to(fixture, simulations, row)?;
         sent.push(row.id);
     }
     Ok(!rows.is_empty())
 }
 
-fn hand_to(bench: &Bench, worlds: &mut [World], row: &OutboxRow) -> Result<()> {
-    // Every subject begins with the seed of its world, and the seeds follow each other.
+fn hand_to(fixture: &Fixture, simulations: &mut [Simulation], row: &OutboxRow) -> Result<()> {
+    // Every subject begins with the seed of its simulation, and the seeds follow each other.
     let subject = &row.envelope.event.subject;
     let seed: u64 = subject
         .split('-')
@@ -599,21 +603,21 @@ fn hand_to(bench: &Bench, worlds: &mut [World], row: &OutboxRow) -> Result<()> {
         .unwrap_or_default()
         .parse()
         .with_context(|| format!("an event about `{subject}`"))?;
-    let at = (seed - worlds[0].seed) as usize;
-    worlds[at].take(bench, row);
+    let at = (seed - simulations[0].seed) as usize;
+    simulations[at].take(fixture, row);
     Ok(())
 }
 
 /// When nothing moves: waits for what falls due, looks for what was lost, replays what died. False
 /// when there was nothing of it.
-pub(super) async fn wake(bench: &Bench, worlds: &mut [World]) -> Result<bool> {
-    bench.clock.advance(LEASE_MS + 1);
+pub(super) async fn wake(fixture: &Fixture, simulations: &mut [Simulation]) -> Result<bool> {
+    fixture.clock.advance(LEASE_MS + 1);
     let mut sent = Vec::new();
-    let mut woken = claim(bench, worlds, &mut sent).await?;
-    for stage in &bench.stages {
-        let lost = Lost { queued_before_ms: bench.clock.now_ms(), limit: 10_000 };
-        for row in bench.store.requeue_lost(&stage.policy.name, lost).await? {
-            hand_to(bench, worlds, &row)?;
+    let mut woken = claim(fixture, simulations, &mut sent).await?;
+    for stage in &fixture.stages {
+        let lost = Lost { queued_before_ms: fixture.clock.now_ms(), limit: 10_000 };
+        for row in fixture.store.requeue_lost(&stage.policy.name, lost).await? {
+            hand_to(fixture, simulations, &row)?;
             sent.push(row.id);
             woken = true;
         }
@@ -623,19 +627,19 @@ pub(super) async fn wake(bench: &Bench, worlds: &mut [World]) -> Result<bool> {
         limit: 1_000,
         ..DeadLetterFilter::default()
     };
-    for dead_letter in bench.store.dead_letters(open).await?.items {
-        let expires_at_ms = bench.clock.now_ms() + bench.config.orders.expiry_ms;
+    for dead_letter in fixture.store.dead_letters(open).await?.items {
+        let expires_at_ms = fixture.clock.now_ms() + fixture.config.orders.expiry_ms;
         let DeadLetterAction::Done(rows) =
-            bench.store.replay(dead_letter.id, expires_at_ms).await?
+            fixture.store.replay(dead_letter.id, expires_at_ms).await?
         else {
             continue;
         };
         for row in &rows {
-            hand_to(bench, worlds, row)?;
+            hand_to(fixture, simulations, row)?;
             sent.push(row.id);
         }
         woken = true;
     }
-    bench.store.outbox_sent(sent).await?;
+    fixture.store.outbox_sent(sent).await?;
     Ok(woken)
 }
