@@ -120,7 +120,7 @@ pub trait Broker: Send + Sync + 'static {
         prefetch: u32,
     ) -> Result<Box<dyn Consumer>, BrokerError>;
     /// Consumes what the broker gave up on for a stage; none when this broker never does.
-    async fn consume_dead(
+    async fn consume_rejected(
         &self,
         stage: &Arc<str>,
     ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError>;

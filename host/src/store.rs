@@ -18,7 +18,7 @@ pub use self::dead_letters::{
     DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
     DeadLetterStatus,
 };
-pub use self::log::{EventFilter, LogRange, SettledOrder};
+pub use self::log::{EventFilter, LogRange, OrderCursor, SettledOrder};
 pub use self::new_event::NewEvent;
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
 use crate::domain::event::{DeliveryKey, Envelope, EventKey, LoggedEvent};
@@ -399,7 +399,7 @@ pub struct Pruned {
 
 /// Deliveries of a stage that are not settled, by what the reconciler asks.
 #[derive(Debug, Clone, Copy)]
-pub struct Lost {
+pub struct LostDeliveries {
     /// Only those handed over for sending before then.
     pub queued_before_ms: u64,
     /// At most so many.
@@ -471,12 +471,14 @@ pub trait Store: StateSource {
     async fn outbox_sent(&self, ids: Vec<i64>) -> Result<(), StoreError>;
     /// Gives rows back, to be claimed again at `due_at_ms`.
     async fn outbox_postponed(&self, ids: Vec<i64>, due_at_ms: u64) -> Result<(), StoreError>;
-    /// When the next unleased row falls due.
-    async fn outbox_next_due(&self) -> Result<Option<u64>, StoreError>;
 
     /// Writes outbox rows (leased to this host, returned) for open deliveries of `stage` that have
     /// none; marks them as queued now.
-    async fn requeue_lost(&self, stage: &str, lost: Lost) -> Result<Vec<OutboxRow>, StoreError>;
+    async fn requeue_lost(
+        &self,
+        stage: &str,
+        lost: LostDeliveries,
+    ) -> Result<Vec<OutboxRow>, StoreError>;
 
     /// Deliveries among `keys` that are settled, or past the given round and attempt.
     async fn already_settled(
@@ -488,13 +490,6 @@ pub trait Store: StateSource {
     async fn order(&self, id: &str) -> Result<Option<Order>, StoreError>;
     /// Orders, newest first.
     async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError>;
-    /// An order's events in the order of the log, after position `after`.
-    async fn order_events(
-        &self,
-        order_id: &str,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<LoggedEvent>, StoreError>;
     /// The position up to which the log is complete: whatever is committed later stands after it,
     /// and whatever was committed before this was asked stands before it, unless a writer is under
     /// way for longer than the store waits.
@@ -507,10 +502,10 @@ pub trait Store: StateSource {
         filter: EventFilter,
         range: LogRange,
     ) -> Result<Page<LoggedEvent>, StoreError>;
-    /// What comes after a position of each of these orders, oldest first, at most `limit` in all.
-    async fn events_of(
+    /// Events of these orders after a position of each, oldest first, at most `limit` in all.
+    async fn events_of_orders(
         &self,
-        orders: &[(i64, String)],
+        orders: &[OrderCursor],
         limit: u32,
     ) -> Result<Vec<LoggedEvent>, StoreError>;
     /// The events of this id, one per source.
@@ -536,21 +531,21 @@ pub trait Store: StateSource {
     async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError>;
     /// Groups of dead letters that died of the same, by their newest dead letter; `before` is that of
     /// the last group of the page before.
-    async fn letter_groups(
+    async fn dead_letter_groups(
         &self,
         filter: DeadLetterFilter,
     ) -> Result<Page<DeadLetterGroup>, StoreError>;
     /// How many dead letters there are; page and cursor of the filter do not count.
-    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<DeadLetterCount, StoreError>;
+    async fn count_dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<DeadLetterCount, StoreError>;
     /// Ids of the next dead letters after `after`, oldest first.
-    async fn letter_ids(
+    async fn dead_letter_ids(
         &self,
         filter: DeadLetterFilter,
         after: i64,
     ) -> Result<Vec<i64>, StoreError>;
-    /// Gives up to `limit` dead letters their cause that were written without one, by an earlier
-    /// version; how many it gave.
-    async fn note_causes(&self, limit: u32) -> Result<u64, StoreError>;
     /// Reopens the delivery with round + 1, attempt 1. Harmless when done twice.
     async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError>;
     /// Replaces the delivery by `event`, sent to the same stage only.
@@ -576,14 +571,14 @@ pub trait Store: StateSource {
 
     /// Notes the bindings that this host uses, and learns which all hosts do; one that said nothing
     /// for `live_ms` is gone.
-    async fn note_bindings(
+    async fn record_bindings(
         &self,
         used: Vec<StageBinding>,
         live_ms: u64,
     ) -> Result<KnownBindings, StoreError>;
     /// Forgets a binding that no live host uses; false when one does again, and nothing was
     /// changed.
-    async fn forget_binding(&self, binding: StageBinding, live_ms: u64)
+    async fn delete_binding(&self, binding: StageBinding, live_ms: u64)
     -> Result<bool, StoreError>;
     /// Takes or renews this host's lease of a stage, for `ttl_ms` from now; false when another host
     /// has it.

@@ -1,9 +1,10 @@
--- The same tables as in migrations/sqlite. Deliveries, attempts, dead letters and outbox rows name their event by its position in the
--- log (`events.seq`). Keys that are searched by range or compared with bytes have the collation "C".
+-- The same tables as in migrations/sqlite. Deliveries, attempts, dead letters and outbox rows refer to their event by its position in
+-- the log (`events.seq`). Keys that are searched by range or compared byte by byte have the collation "C".
 
--- A group of operations takes one number; the positions of its events and its outbox ids follow from it (number << 20, counting up).
+-- A commit group takes one number; the positions of its events and its outbox ids follow from it (number << 20, counting up).
 CREATE SEQUENCE numbers CACHE 1 MAXVALUE 8796093022207;
 
+-- Retention sets the status of an order to `pruned` and empties its body and customer. The row stays, so its id is never reused.
 CREATE TABLE orders (
     pos BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id TEXT COLLATE "C" NOT NULL UNIQUE,
@@ -11,11 +12,15 @@ CREATE TABLE orders (
     status TEXT COLLATE "C" NOT NULL,
     body TEXT NOT NULL,
     fingerprint TEXT COLLATE "C" NOT NULL,
+    idempotency_key TEXT COLLATE "C",
     created_ms BIGINT NOT NULL,
     updated_ms BIGINT NOT NULL
 );
 CREATE INDEX orders_by_status ON orders (status, pos);
 CREATE INDEX orders_by_customer ON orders (customer, pos) WHERE customer IS NOT NULL;
+CREATE UNIQUE INDEX orders_by_idempotency_key ON orders (idempotency_key) WHERE idempotency_key IS NOT NULL;
+-- Retention reads the oldest orders first.
+CREATE INDEX orders_by_age ON orders (updated_ms) WHERE status <> 'pruned';
 
 CREATE TABLE events (
     seq BIGINT PRIMARY KEY,
@@ -23,10 +28,10 @@ CREATE TABLE events (
     source TEXT COLLATE "C" NOT NULL,
     type TEXT COLLATE "C" NOT NULL,
     subject TEXT NOT NULL,
-    time_ms BIGINT NOT NULL,
+    time_ms BIGINT NOT NULL,       -- set by the producer
     content_type TEXT NOT NULL,
     data BYTEA NOT NULL,
-    attributes TEXT,               -- JSON, a list of pairs; NULL when there are none
+    attributes TEXT,               -- JSON list of pairs; NULL: none
     order_id TEXT COLLATE "C",
     correlation_id TEXT NOT NULL,
     cause_source TEXT,
@@ -35,10 +40,14 @@ CREATE TABLE events (
     expires_ms BIGINT NOT NULL,
     stage TEXT,                    -- producer
     digest TEXT,                   -- producer
-    routed_to TEXT                 -- JSON, a list of stages; NULL when there are none
+    routed_to TEXT,                -- JSON list of stages; NULL: none
+    logged_ms BIGINT NOT NULL,     -- when the event entered this log
+    due_ms BIGINT                  -- when a scheduled event is sent; NULL: immediately
 );
 CREATE UNIQUE INDEX events_by_key ON events (id, source);
 CREATE INDEX events_by_order ON events (order_id, seq) WHERE order_id IS NOT NULL;
+-- Retention reads the oldest events first.
+CREATE INDEX events_without_order_by_age ON events (time_ms) WHERE order_id IS NULL;
 
 CREATE TABLE deliveries (
     event_seq BIGINT NOT NULL,
@@ -49,7 +58,7 @@ CREATE TABLE deliveries (
     version TEXT,
     digest TEXT,
     duration_us BIGINT,
-    emitted TEXT,                  -- JSON, a list of event ids; NULL when there are none
+    emitted TEXT,                  -- JSON list of event ids; NULL: none
     created_ms BIGINT NOT NULL,
     queued_ms BIGINT NOT NULL,
     settled_ms BIGINT,
@@ -57,6 +66,7 @@ CREATE TABLE deliveries (
 );
 CREATE INDEX deliveries_open ON deliveries (stage, queued_ms) WHERE status = 'open';
 
+-- Failed attempts only.
 CREATE TABLE attempts (
     event_seq BIGINT NOT NULL,
     stage TEXT COLLATE "C" NOT NULL,
@@ -71,6 +81,16 @@ CREATE TABLE attempts (
     PRIMARY KEY (event_seq, stage, round, attempt)
 );
 
+-- What a stage received and decided, for replays. A row is written when its delivery is settled, never changes, and is deleted with the
+-- delivery. The key is the order in which rows are read: a stage's deliveries as they were settled.
+CREATE TABLE recordings (
+    stage TEXT COLLATE "C" NOT NULL,
+    settled_ms BIGINT NOT NULL,    -- as in `deliveries`
+    event_seq BIGINT NOT NULL,
+    body TEXT NOT NULL,            -- JSON
+    PRIMARY KEY (stage, settled_ms, event_seq)
+);
+
 CREATE TABLE dead_letters (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     event_seq BIGINT NOT NULL,
@@ -79,32 +99,41 @@ CREATE TABLE dead_letters (
     code TEXT COLLATE "C" NOT NULL,
     message TEXT NOT NULL,
     digest TEXT NOT NULL,
-    died_ms BIGINT NOT NULL,
+    fingerprint TEXT NOT NULL,     -- the failure without its variable parts
+    group_id TEXT COLLATE "C" NOT NULL, -- dead letters of one stage with the same fingerprint
+    dead_lettered_ms BIGINT NOT NULL,
     status TEXT COLLATE "C" NOT NULL CHECK (status IN ('open', 'replayed', 'discarded')),
-    note TEXT
+    note TEXT,
+    settled_ms BIGINT,             -- when it was replayed or discarded
+    replayed_source TEXT,          -- the event that an edited replay created
+    replayed_id TEXT
 );
 CREATE INDEX dead_letters_by_stage ON dead_letters (stage, id);
 CREATE INDEX dead_letters_by_code ON dead_letters (code, id);
 CREATE INDEX dead_letters_by_status ON dead_letters (status, id);
+-- Covers every column that the list of groups counts, so the table itself is not read.
+CREATE INDEX dead_letters_by_group ON dead_letters (group_id, status, id, digest, dead_lettered_ms);
+-- Filters by order and retention search by event.
+CREATE INDEX dead_letters_by_event ON dead_letters (event_seq);
 
 CREATE TABLE outbox (
     id BIGINT PRIMARY KEY,
     event_seq BIGINT NOT NULL,
     due_ms BIGINT NOT NULL,
-    owner TEXT,                    -- the host that holds the lease; NULL: nobody
+    owner TEXT,                    -- the host that holds the lease; NULL: not leased
     lease_until_ms BIGINT,
-    stage TEXT COLLATE "C",        -- straight to this stage's queue; NULL: published by its type
+    stage TEXT COLLATE "C",        -- sent directly to this stage's queue; NULL: published by type
     round BIGINT,
     attempt BIGINT
 ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 10000);
--- When a row may be taken: when it falls due, or when the lease on it runs out.
+-- When a row can be claimed: when it is due, or when its lease expires.
 CREATE INDEX outbox_claimable ON outbox ((coalesce(lease_until_ms, due_ms)));
 CREATE INDEX outbox_by_event ON outbox (event_seq);
 
 CREATE TABLE state (
     stage TEXT COLLATE "C" NOT NULL,
     key TEXT COLLATE "C" NOT NULL,
-    value BYTEA,                   -- NULL: removed, or never there (version 0); the version lives on
+    value BYTEA,                   -- NULL: removed, or never written (version 0); the version keeps growing
     version BIGINT NOT NULL,
     PRIMARY KEY (stage, key)
 ) WITH (fillfactor = 70);
@@ -118,3 +147,28 @@ CREATE TABLE plugin_loads (
     loaded_ms BIGINT NOT NULL
 );
 CREATE INDEX plugin_loads_by_stage ON plugin_loads (stage, id);
+
+-- The state that operators set for a stage; a stage without a row runs.
+CREATE TABLE stage_controls (
+    stage TEXT COLLATE "C" PRIMARY KEY,
+    state TEXT COLLATE "C" NOT NULL CHECK (state IN ('running', 'paused', 'draining')),
+    reason TEXT,
+    since_ms BIGINT NOT NULL,
+    held_from_ms BIGINT            -- when the stage last stopped running; kept after a resume, which extends expiry by the pause
+);
+
+-- Which hosts use which binding of a stage's queue. A binding that no live host uses is kept until a live host runs the stage without it.
+CREATE TABLE bindings (
+    stage TEXT NOT NULL,
+    pattern TEXT NOT NULL,
+    host TEXT NOT NULL,
+    seen_ms BIGINT NOT NULL,
+    PRIMARY KEY (stage, pattern, host)
+);
+
+-- The host that runs a single-active stage. SQLite has a single host and no such table.
+CREATE TABLE stage_leases (
+    stage TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    until_ms BIGINT NOT NULL
+);

@@ -1,6 +1,7 @@
--- Deliveries, attempts, dead letters and outbox rows name their event by its position in the log (`events.seq`), which is as good as
--- (source, id) because that pair is unique, and keeps every table but `events` and `state` growing at its end.
+-- Deliveries, attempts, dead letters and outbox rows refer to their event by its position in the log (`events.seq`). That is equivalent to
+-- (source, id), which is unique, and keeps every table but `events` and `state` growing at its end.
 
+-- Retention sets the status of an order to `pruned` and empties its body and customer. The row stays, so its id is never reused.
 CREATE TABLE orders (
     pos INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -8,11 +9,15 @@ CREATE TABLE orders (
     status TEXT NOT NULL,
     body TEXT NOT NULL,
     fingerprint TEXT NOT NULL,
+    idempotency_key TEXT,
     created_ms INTEGER NOT NULL,
     updated_ms INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX orders_by_status ON orders (status);
 CREATE INDEX orders_by_customer ON orders (customer) WHERE customer IS NOT NULL;
+CREATE UNIQUE INDEX orders_by_idempotency_key ON orders (idempotency_key) WHERE idempotency_key IS NOT NULL;
+-- Retention reads the oldest orders first.
+CREATE INDEX orders_by_age ON orders (updated_ms) WHERE status <> 'pruned';
 
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -20,10 +25,10 @@ CREATE TABLE events (
     source TEXT NOT NULL,
     type TEXT NOT NULL,
     subject TEXT NOT NULL,
-    time_ms INTEGER NOT NULL,
+    time_ms INTEGER NOT NULL,      -- set by the producer
     content_type TEXT NOT NULL,
     data BLOB NOT NULL,
-    attributes TEXT,               -- JSON, a list of pairs; NULL when there are none
+    attributes TEXT,               -- JSON list of pairs; NULL: none
     order_id TEXT,
     correlation_id TEXT NOT NULL,
     cause_source TEXT,
@@ -32,11 +37,15 @@ CREATE TABLE events (
     expires_ms INTEGER NOT NULL,
     stage TEXT,                    -- producer
     digest TEXT,                   -- producer
-    routed_to TEXT                 -- JSON, a list of stages; NULL when there are none
+    routed_to TEXT,                -- JSON list of stages; NULL: none
+    logged_ms INTEGER NOT NULL,    -- when the event entered this log
+    due_ms INTEGER                 -- when a scheduled event is sent; NULL: immediately
 ) STRICT;
--- The id comes first because it tells rows apart sooner than the source does.
+-- The id comes first because it distinguishes rows sooner than the source does.
 CREATE UNIQUE INDEX events_by_key ON events (id, source);
 CREATE INDEX events_by_order ON events (order_id) WHERE order_id IS NOT NULL;
+-- Retention reads the oldest events first.
+CREATE INDEX events_without_order_by_age ON events (time_ms) WHERE order_id IS NULL;
 
 CREATE TABLE deliveries (
     event_seq INTEGER NOT NULL,
@@ -47,7 +56,7 @@ CREATE TABLE deliveries (
     version TEXT,
     digest TEXT,
     duration_us INTEGER,
-    emitted TEXT,                  -- JSON, a list of event ids; NULL when there are none
+    emitted TEXT,                  -- JSON list of event ids; NULL: none
     created_ms INTEGER NOT NULL,
     queued_ms INTEGER NOT NULL,
     settled_ms INTEGER,
@@ -55,6 +64,7 @@ CREATE TABLE deliveries (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX deliveries_open ON deliveries (stage, queued_ms) WHERE status = 'open';
 
+-- Failed attempts only.
 CREATE TABLE attempts (
     event_seq INTEGER NOT NULL,
     stage TEXT NOT NULL,
@@ -69,6 +79,16 @@ CREATE TABLE attempts (
     PRIMARY KEY (event_seq, stage, round, attempt)
 ) STRICT, WITHOUT ROWID;
 
+-- What a stage received and decided, for replays. A row is written when its delivery is settled, never changes, and is deleted with the
+-- delivery. The key is the order in which rows are read: a stage's deliveries as they were settled.
+CREATE TABLE recordings (
+    stage TEXT NOT NULL,
+    settled_ms INTEGER NOT NULL,   -- as in `deliveries`
+    event_seq INTEGER NOT NULL,
+    body TEXT NOT NULL,            -- JSON
+    PRIMARY KEY (stage, settled_ms, event_seq)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE dead_letters (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     event_seq INTEGER NOT NULL,
@@ -77,21 +97,30 @@ CREATE TABLE dead_letters (
     code TEXT NOT NULL,
     message TEXT NOT NULL,
     digest TEXT NOT NULL,
-    died_ms INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL,     -- the failure without its variable parts
+    group_id TEXT NOT NULL,        -- dead letters of one stage with the same fingerprint
+    dead_lettered_ms INTEGER NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('open', 'replayed', 'discarded')),
-    note TEXT
+    note TEXT,
+    settled_ms INTEGER,            -- when it was replayed or discarded
+    replayed_source TEXT,          -- the event that an edited replay created
+    replayed_id TEXT
 ) STRICT;
 CREATE INDEX dead_letters_by_stage ON dead_letters (stage);
 CREATE INDEX dead_letters_by_code ON dead_letters (code);
 CREATE INDEX dead_letters_by_status ON dead_letters (status);
+-- Covers every column that the list of groups counts, so the table itself is not read.
+CREATE INDEX dead_letters_by_group ON dead_letters (group_id, status, id, digest, dead_lettered_ms);
+-- Filters by order and retention search by event.
+CREATE INDEX dead_letters_by_event ON dead_letters (event_seq);
 
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY,
     event_seq INTEGER NOT NULL,
     due_ms INTEGER NOT NULL,
-    owner TEXT,                    -- the host that holds the lease; NULL: nobody
+    owner TEXT,                    -- the host that holds the lease; NULL: not leased
     lease_until_ms INTEGER,
-    stage TEXT,                    -- straight to this stage's queue; NULL: published by its type
+    stage TEXT,                    -- sent directly to this stage's queue; NULL: published by type
     round INTEGER,
     attempt INTEGER
 ) STRICT;
@@ -102,7 +131,7 @@ CREATE INDEX outbox_by_event ON outbox (event_seq);
 CREATE TABLE state (
     stage TEXT NOT NULL,
     key TEXT NOT NULL,
-    value BLOB,                    -- NULL: removed; the version lives on
+    value BLOB,                    -- NULL: removed; the version keeps growing
     version INTEGER NOT NULL,
     PRIMARY KEY (stage, key)
 ) STRICT, WITHOUT ROWID;
@@ -116,3 +145,21 @@ CREATE TABLE plugin_loads (
     loaded_ms INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX plugin_loads_by_stage ON plugin_loads (stage);
+
+-- The state that operators set for a stage; a stage without a row runs.
+CREATE TABLE stage_controls (
+    stage TEXT PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('running', 'paused', 'draining')),
+    reason TEXT,
+    since_ms INTEGER NOT NULL,
+    held_from_ms INTEGER           -- when the stage last stopped running; kept after a resume, which extends expiry by the pause
+) STRICT, WITHOUT ROWID;
+
+-- Which bindings of a stage's queue the host uses. An unused binding is kept until the host runs the stage without it.
+CREATE TABLE bindings (
+    stage TEXT NOT NULL,
+    pattern TEXT NOT NULL,
+    host TEXT NOT NULL,
+    seen_ms INTEGER NOT NULL,
+    PRIMARY KEY (stage, pattern, host)
+) STRICT, WITHOUT ROWID;

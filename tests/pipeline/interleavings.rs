@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use postrider::store::{DeliveryStatus, StateSource as _, Store as _};
+use postrider::store::{DeliveryStatus, OrderCursor, StateSource as _, Store as _};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -120,7 +120,11 @@ async fn ended(fixture: &Fixture, id: &str) -> Result<Ended> {
     let order =
         fixture.store.order(id).await?.ok_or_else(|| anyhow::anyhow!("order {id} is lost"))?;
     let mut events: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for logged in fixture.store.order_events(id, 0, 1_000).await? {
+    for logged in fixture
+        .store
+        .events_of_orders(&[OrderCursor { order: id.to_owned(), after: 0 }], 1_000)
+        .await?
+    {
         let event = logged.envelope.event;
         events.entry(event.event_type).or_default().push(serde_json::from_slice(&event.data)?);
     }

@@ -25,11 +25,6 @@ use crate::store::{
 
 mod jobs;
 
-/// Letters of an earlier version that get their cause in one transaction, and how often before the
-/// rest has to wait for the next question.
-const CAUSES_AT_ONCE: u32 = 1_000;
-const CAUSES_ROUNDS: u32 = 20;
-
 /// How a dead letter is run again.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Edit {
@@ -114,9 +109,6 @@ impl DeadLetterService {
 
     /// Letters, newest first.
     pub async fn list(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
-        if filter.group.is_some() {
-            self.note_causes().await?;
-        }
         self.services.store.dead_letters(filter).await
     }
 
@@ -125,18 +117,7 @@ impl DeadLetterService {
         &self,
         filter: DeadLetterFilter,
     ) -> Result<Page<DeadLetterGroup>, StoreError> {
-        self.note_causes().await?;
-        self.services.store.letter_groups(filter).await
-    }
-
-    /// Older versions wrote dead letters without a cause, and may still do so on another host.
-    async fn note_causes(&self) -> Result<(), StoreError> {
-        for _ in 0..CAUSES_ROUNDS {
-            if self.services.store.note_causes(CAUSES_AT_ONCE).await? < u64::from(CAUSES_AT_ONCE) {
-                break;
-            }
-        }
-        Ok(())
+        self.services.store.dead_letter_groups(filter).await
     }
 
     /// One dead letter, and what became of it.
@@ -187,11 +168,8 @@ impl DeadLetterService {
     /// Begins work on all open dead letters that a filter leaves now; those that die later are not part
     /// of it.
     pub async fn start(&self, task: Task) -> Result<Arc<Job>, StartError> {
-        if task.filter.group.is_some() {
-            self.note_causes().await?;
-        }
         let open = DeadLetterFilter { status: Some(DeadLetterStatus::Open), ..task.filter.clone() };
-        let count = self.services.store.count_letters(open).await?;
+        let count = self.services.store.count_dead_letters(open).await?;
         self.jobs.add(Job::new(task, count, self.services.clock.now_ms()))
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::event::LoggedEvent;
-use crate::store::{EventFilter, LogRange, Page, Store, StoreError};
+use crate::store::{EventFilter, LogRange, OrderCursor, Page, Store, StoreError};
 
 /// How often the end of the log is looked for while somebody listens.
 const POLL: Duration = Duration::from_millis(50);
@@ -193,9 +193,9 @@ impl EventFeed {
         for chunk in orders.chunks(ORDERS_MAX) {
             let mut after = listeners.end;
             loop {
-                let asked: Vec<(i64, String)> =
-                    chunk.iter().map(|order| (after, order.clone())).collect();
-                let events = self.store.events_of(&asked, PAGE).await?;
+                let cursors: Vec<OrderCursor> =
+                    chunk.iter().map(|order| OrderCursor { order: order.clone(), after }).collect();
+                let events = self.store.events_of_orders(&cursors, PAGE).await?;
                 let full = events.len() == PAGE as usize;
                 let last = events.last().map_or(end, |event| event.seq);
                 for event in events.into_iter().filter(|event| event.seq <= end) {

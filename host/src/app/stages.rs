@@ -98,7 +98,7 @@ impl App {
             return Ok(StageDeletion::InUse);
         }
         for binding in bindings {
-            if !store.forget_binding(binding.clone(), LIVE_MS).await? {
+            if !store.delete_binding(binding.clone(), LIVE_MS).await? {
                 return Ok(StageDeletion::InUse);
             }
             broker.unbind(&binding.stage, &binding.pattern).await?;

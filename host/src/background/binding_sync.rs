@@ -47,11 +47,11 @@ impl BindingSync {
     /// Once.
     pub async fn tick(&self) -> anyhow::Result<()> {
         let Services { store, broker, pipeline, .. } = &self.services;
-        let known = store.note_bindings(pipeline.bindings(), LIVE_MS).await?;
+        let known = store.record_bindings(pipeline.bindings(), LIVE_MS).await?;
         pipeline.learn(known.kept);
         for binding in known.unused {
             broker.unbind(&binding.stage, &binding.pattern).await?;
-            if store.forget_binding(binding.clone(), LIVE_MS).await? {
+            if store.delete_binding(binding.clone(), LIVE_MS).await? {
                 tracing::info!(stage = %binding.stage, pattern = %binding.pattern, "no host uses this binding any more: it was removed");
             } else {
                 // A host began to use it a moment ago, and may have bound it before it was unbound
@@ -67,7 +67,7 @@ impl BindingSync {
         let mut used = services.pipeline.bindings();
         used.retain(|present| present.stage != binding.stage);
         used.extend(StageBinding::all(&binding.stage, &binding.patterns));
-        match services.store.note_bindings(used, LIVE_MS).await {
+        match services.store.record_bindings(used, LIVE_MS).await {
             Ok(known) => services.pipeline.learn(known.kept),
             Err(error) => {
                 tracing::warn!(stage = %binding.stage, %error, "the bindings could not be told to other hosts yet")

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::Gap;
 use crate::services::Services;
-use crate::store::{Lost, StoreError};
+use crate::store::{LostDeliveries, StoreError};
 
 /// Deliveries refilled in one transaction.
 const REFILL_MAX: u32 = 500;
@@ -118,7 +118,7 @@ impl Reconciler {
         };
         while room > 0 {
             let limit = room.min(REFILL_MAX);
-            let lost = Lost { queued_before_ms: gap.before_ms, limit };
+            let lost = LostDeliveries { queued_before_ms: gap.before_ms, limit };
             let rows = self.services.store.requeue_lost(&gap.stage, lost).await?;
             let count = rows.len() as u32;
             if count > 0 {
@@ -138,8 +138,10 @@ impl Reconciler {
             if self.services.broker.depth(&stage).await != Ok(0) {
                 continue;
             }
-            let lost =
-                Lost { queued_before_ms: now_ms.saturating_sub(SWEEP_GRACE_MS), limit: REFILL_MAX };
+            let lost = LostDeliveries {
+                queued_before_ms: now_ms.saturating_sub(SWEEP_GRACE_MS),
+                limit: REFILL_MAX,
+            };
             let rows = self.services.store.requeue_lost(&stage, lost).await?;
             if !rows.is_empty() {
                 tracing::warn!(%stage, deliveries = rows.len(), "found open deliveries that no queue held");

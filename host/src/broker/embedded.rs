@@ -199,7 +199,7 @@ impl Broker for Embedded {
         }))
     }
 
-    async fn consume_dead(
+    async fn consume_rejected(
         &self,
         _: &Arc<str>,
     ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError> {

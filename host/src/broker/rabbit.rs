@@ -237,7 +237,7 @@ impl Broker for Rabbit {
         Ok(Box::new(consumer))
     }
 
-    async fn consume_dead(
+    async fn consume_rejected(
         &self,
         stage: &Arc<str>,
     ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError> {

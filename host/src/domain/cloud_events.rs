@@ -279,7 +279,7 @@ pub fn write(logged: &LoggedEvent) -> Value {
         ("postriderdigest", logged.digest.clone()),
         ("postridercausesource", envelope.cause.as_ref().map(|cause| cause.source.clone())),
         ("postridercauseid", envelope.cause.as_ref().map(|cause| cause.id.clone())),
-        ("postriderlogged", logged.logged_at_ms.map(timestamp::text)),
+        ("postriderlogged", Some(timestamp::text(logged.logged_at_ms))),
         ("postriderdue", logged.due_at_ms.map(timestamp::text)),
     ];
     let host = host.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
@@ -331,7 +331,7 @@ mod tests {
                 stage: Some("payment".into()),
                 digest: None,
                 routed_to: vec![],
-                logged_at_ms: Some(1),
+                logged_at_ms: 1,
                 due_at_ms: None,
             };
             let mut again = read(object(write(&logged)), 0).unwrap();

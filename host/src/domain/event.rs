@@ -196,8 +196,8 @@ pub struct LoggedEvent {
     pub digest: Option<String>,
     /// Stages it was routed to.
     pub routed_to: Vec<String>,
-    /// When it entered the log, milliseconds since 1970-01-01 UTC; none in rows of older versions.
-    pub logged_at_ms: Option<u64>,
+    /// When it entered the log, milliseconds since 1970-01-01 UTC.
+    pub logged_at_ms: u64,
     /// When it falls due, if it was scheduled, milliseconds since 1970-01-01 UTC.
     pub due_at_ms: Option<u64>,
 }
@@ -219,7 +219,7 @@ pub fn emitted_id(delivery: &DeliveryKey, position: usize) -> String {
 }
 
 /// The id of the `postrider.dead-lettered` event of one round of a delivery.
-pub fn death_id(delivery: &DeliveryKey, round: u32) -> String {
+pub fn dead_letter_event_id(delivery: &DeliveryKey, round: u32) -> String {
     hash_id(&[
         "death",
         &delivery.stage,

@@ -88,7 +88,7 @@ impl StatusRules {
             Some(from) => from.iter().any(|status| status == present),
             None => !self.terminal.contains(present) && present != PRUNED,
         };
-        (allowed && transition.status != present && !self.holds(present))
+        (allowed && transition.status != present && !self.is_cancelled(present))
             .then_some(transition.status.as_str())
     }
 
@@ -99,14 +99,14 @@ impl StatusRules {
 
     /// The statuses of a cancelled order: while it is undone, and then. Empty where orders cannot
     /// be cancelled.
-    pub fn held(&self) -> [&str; 2] {
+    pub fn cancelled_statuses(&self) -> [&str; 2] {
         self.cancelling().map_or([""; 2], |cancelling| [cancelling, &self.cancel.done])
     }
 
     /// Whether an order of this status is cancelled, or being cancelled: nothing goes forward with
     /// it.
-    pub fn holds(&self, status: &str) -> bool {
-        self.held().contains(&status)
+    pub fn is_cancelled(&self, status: &str) -> bool {
+        self.cancelled_statuses().contains(&status)
     }
 
     /// Whether events of this type undo.
@@ -115,7 +115,7 @@ impl StatusRules {
     }
 
     /// Whether a stage is given this event although its order is cancelled.
-    pub fn runs_when_held(&self, stage: &str, event_type: &str) -> bool {
+    pub fn runs_when_cancelled(&self, stage: &str, event_type: &str) -> bool {
         self.compensates(event_type)
             || event_type.starts_with(HOST_EVENT_PREFIX)
             || self.cancel.observers.iter().any(|name| name == stage)
@@ -222,14 +222,14 @@ mod tests {
             ("alerts", DEAD_LETTERED, true),
         ] {
             assert_eq!(
-                rules.runs_when_held(stage, event_type),
+                rules.runs_when_cancelled(stage, event_type),
                 expected,
                 "{event_type} at {stage}"
             );
         }
-        assert_eq!(rules.held(), ["cancelling", "cancelled"]);
+        assert_eq!(rules.cancelled_statuses(), ["cancelling", "cancelled"]);
         rules.transitions.remove(ORDER_CANCELLED);
-        assert!(!rules.holds("cancelled") && !rules.holds("cancelling"));
+        assert!(!rules.is_cancelled("cancelled") && !rules.is_cancelled("cancelling"));
     }
 
     #[test]

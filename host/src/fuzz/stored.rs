@@ -10,7 +10,8 @@ use crate::domain::event::DeliveryKey;
 use crate::domain::order_status::StatusRules;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{
-    Batch, Commit, DeadLetterFilter, NewEvent, OutboxRow, Settlement, Store as _, StoreError,
+    Batch, Commit, DeadLetterFilter, NewEvent, OrderCursor, OutboxRow, Settlement, Store as _,
+    StoreError,
 };
 
 /// The present.
@@ -114,8 +115,8 @@ impl Open {
         }
         store.delivery(&delivery).await?.expect("the delivery that was settled");
         if let Some(order) = order {
-            store.order_events(&order, 0, 10).await?;
             store.order_deliveries(&order).await?;
+            store.events_of_orders(&[OrderCursor { order, after: 0 }], 10).await?;
         }
         store.dead_letters(DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() }).await?;
         // As another host reads them, after this one has gone.

@@ -84,8 +84,8 @@ pub(super) struct DeadLetterSummary {
     /// Short and stable.
     code: String,
     message: String,
-    /// All that died of the same; none for one of an earlier version that nobody asked about yet.
-    group: Option<GroupReference>,
+    /// All dead letters of this stage, code and cause.
+    group: GroupReference,
     status: DeadLetterStatus,
     /// Why it was discarded.
     note: Option<String>,
@@ -106,7 +106,7 @@ pub(super) struct DeadLetterSummary {
 pub(super) struct GroupReference {
     id: String,
     /// What they died of.
-    cause: Option<String>,
+    cause: String,
 }
 
 /// The event that died.
@@ -174,10 +174,10 @@ impl DeadLetterSummary {
             stage: dead_letter.stage.clone(),
             code: dead_letter.code.clone(),
             message: dead_letter.message.clone(),
-            group: dead_letter
-                .group
-                .clone()
-                .map(|id| GroupReference { id, cause: dead_letter.cause.clone() }),
+            group: GroupReference {
+                id: dead_letter.group.clone(),
+                cause: dead_letter.fingerprint.clone(),
+            },
             status: dead_letter.status,
             note: dead_letter.note.clone(),
             order_id: dead_letter.envelope.order_id.clone(),
@@ -192,7 +192,7 @@ impl DeadLetterSummary {
             },
             round: dead_letter.round,
             digest: dead_letter.digest.clone(),
-            died_at_ms: dead_letter.died_at_ms,
+            died_at_ms: dead_letter.dead_lettered_at_ms,
             settled_at_ms: dead_letter.settled_at_ms,
         }
     }

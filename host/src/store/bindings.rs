@@ -37,7 +37,7 @@ pub struct KnownBindings {
 
 /// Deletes what a host said long ago where another one says it still. Its placeholder: the time
 /// before which a host is not live.
-pub(super) const FORGET_OUTLIVED: &str = "DELETE FROM bindings WHERE seen_ms <= $1 AND EXISTS (SELECT 1 FROM bindings o \
+pub(super) const DELETE_OUTLIVED: &str = "DELETE FROM bindings WHERE seen_ms <= $1 AND EXISTS (SELECT 1 FROM bindings o \
      WHERE o.stage = bindings.stage AND o.pattern = bindings.pattern AND o.seen_ms > $1)";
 
 /// Every binding and whether a live host uses it, for [`decode`]. Its placeholder: the time before

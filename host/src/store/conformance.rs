@@ -124,17 +124,6 @@ pub fn sample_event(id: &str, routed_to: &[&str]) -> super::NewEvent {
     build::new_event(build::envelope("sample", id, None), routed_to)
 }
 
-/// Letters that an earlier version wrote get their cause; `forget` runs a statement that takes it
-/// from those that are there.
-#[cfg(test)]
-pub(super) async fn earlier_letters(store: &Arc<dyn Store>, forget: impl AsyncFn(&'static str)) {
-    dead_letters::earlier_letters(
-        Bench { store: Arc::clone(store), clock: Arc::new(ManualClock::at(START_MS)) },
-        forget,
-    )
-    .await;
-}
-
 /// Runs every exercise on a store of its own.
 pub async fn run(make: impl AsyncFn(Arc<ManualClock>) -> Arc<dyn Store>) {
     for exercise in EXERCISES {

@@ -25,15 +25,15 @@ pub struct DeadLetter {
     /// Digest of the plugin.
     pub digest: String,
     /// Milliseconds since 1970-01-01 UTC.
-    pub died_at_ms: u64,
+    pub dead_lettered_at_ms: u64,
     /// `open`, `replayed` or `discarded`.
     pub status: DeadLetterStatus,
     /// Why it was discarded.
     pub note: Option<String>,
-    /// What it died of; none for one of an earlier version that nobody asked about yet.
-    pub cause: Option<String>,
-    /// The group of all that died of the same.
-    pub group: Option<String>,
+    /// The failure without its variable parts, for people.
+    pub fingerprint: String,
+    /// Id of the group: all dead letters of this stage, code and fingerprint.
+    pub group: String,
     /// When it was replayed or discarded, milliseconds since 1970-01-01 UTC.
     pub settled_at_ms: Option<u64>,
     /// The event that an edited replay put in its place.
@@ -97,8 +97,9 @@ pub struct DeadLetterGroup {
     pub stage: String,
     /// The code.
     pub code: String,
-    /// What they died of.
-    pub cause: String,
+    /// The failure without its variable parts, for people.
+    #[serde(rename = "cause")]
+    pub fingerprint: String,
     /// Letters that wait for somebody.
     pub open: u64,
     /// Letters that were replayed.

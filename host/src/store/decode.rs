@@ -14,7 +14,6 @@ use super::{
     RecordingCursor, StageControl, StateRow, StoreError,
 };
 use crate::domain::event::{Envelope, Event, EventKey};
-use crate::domain::failure_fingerprint::FailureFingerprint;
 
 /// The columns that [`envelope`] reads, of `events e`: fourteen.
 macro_rules! envelope_columns {
@@ -164,7 +163,7 @@ pub(super) fn logged_event(row: &impl Columns) -> Result<LoggedEvent, StoreError
         stage: row.maybe_owned(1)?,
         digest: row.maybe_owned(2)?,
         routed_to: row.list(3)?,
-        logged_at_ms: row.maybe_int(4)?.map(|value| value as u64),
+        logged_at_ms: row.unsigned(4)?,
         due_at_ms: row.maybe_int(5)?.map(|value| value as u64),
         envelope: envelope(row, 6)?,
     })
@@ -278,8 +277,8 @@ pub(super) fn recorded_delivery(
     })
 }
 
-/// Decodes a dead letter: id, position, stage, round, code, message, digest, died, status, note,
-/// cause, group, settled, source and id of what it was replayed as, envelope.
+/// Decodes a dead letter: id, position, stage, round, code, message, digest, dead-lettered, status,
+/// note, fingerprint, group, settled, source and id of what it was replayed as, envelope.
 pub(super) fn dead_letter(
     row: &impl Columns,
     attempts: Vec<FailedAttempt>,
@@ -292,11 +291,11 @@ pub(super) fn dead_letter(
         code: row.owned(4)?,
         message: row.owned(5)?,
         digest: row.owned(6)?,
-        died_at_ms: row.unsigned(7)?,
+        dead_lettered_at_ms: row.unsigned(7)?,
         status: letter_status(row.text(8)?)?,
         note: row.maybe_owned(9)?,
-        cause: row.maybe_owned(10)?,
-        group: row.maybe_owned(11)?,
+        fingerprint: row.owned(10)?,
+        group: row.owned(11)?,
         settled_at_ms: row.maybe_int(12)?.map(|value| value as u64),
         replayed_as: row
             .maybe_owned(13)?
@@ -304,19 +303,6 @@ pub(super) fn dead_letter(
             .map(|(source, id)| EventKey { source, id }),
         envelope: envelope(row, 15)?,
     })
-}
-
-/// Dead letters without a cause, with what [`cause_of`] reads; the argument is how many.
-pub(super) const WITHOUT_CAUSE: &str = "SELECT l.id, l.stage, l.code, l.message, (SELECT a.backtrace FROM attempts a \
-     WHERE a.event_seq = l.event_seq AND a.stage = l.stage AND a.round = l.round ORDER BY a.attempt DESC LIMIT 1) \
-     FROM dead_letters l WHERE l.group_id IS NULL ORDER BY l.id LIMIT $1";
-
-/// The cause of a dead letter that was written without one: id, stage, code, message, backtrace.
-pub(super) fn cause_of(row: &impl Columns) -> Result<(i64, FailureFingerprint), StoreError> {
-    Ok((
-        row.int(0)?,
-        FailureFingerprint::of(row.text(1)?, (row.text(2)?, row.text(3)?), row.maybe_text(4)?),
-    ))
 }
 
 /// Decodes stage, state, reason, since and held from.

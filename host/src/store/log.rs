@@ -35,7 +35,7 @@ impl EventFilter {
     /// Whether an event is meant.
     pub fn matches(&self, logged: &LoggedEvent) -> bool {
         let (envelope, event) = (&logged.envelope, &logged.envelope.event);
-        let at_ms = logged.logged_at_ms.unwrap_or(event.time_ms);
+        let at_ms = logged.logged_at_ms;
         let is = |wanted: &Option<String>, present: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| Some(wanted) == present)
         };
@@ -61,6 +61,15 @@ pub struct LogRange {
     pub up_to: i64,
     /// Page size.
     pub limit: u32,
+}
+
+/// A position in an order's events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderCursor {
+    /// The order's id.
+    pub order: String,
+    /// Only events after this position of the log; 0: all.
+    pub after: i64,
 }
 
 /// An order of which nothing is left to do.
@@ -90,7 +99,7 @@ pub(super) struct Timed {
 /// The log: when events entered it.
 const LOG: Timed = Timed {
     ends: "SELECT min(seq), max(seq) FROM events",
-    probe: "SELECT coalesce(logged_ms, time_ms) FROM events WHERE seq >= $1 ORDER BY seq LIMIT 1",
+    probe: "SELECT logged_ms FROM events WHERE seq >= $1 ORDER BY seq LIMIT 1",
 };
 /// Orders: when they were created.
 pub(super) const ORDERS: Timed = Timed {
@@ -233,14 +242,8 @@ impl<'a> Scan<'a> {
         query.and("e.correlation_id =", self.filter.correlation.as_deref().map(Arg::Text));
         query.and("e.type >=", prefix.as_deref().map(Arg::Text));
         query.and("e.type <", last.as_deref().map(Arg::Text));
-        query.and(
-            "coalesce(e.logged_ms, e.time_ms) >=",
-            self.filter.since_ms.map(|at_ms| Arg::Int(at_ms as i64)),
-        );
-        query.and(
-            "coalesce(e.logged_ms, e.time_ms) <",
-            self.filter.until_ms.map(|at_ms| Arg::Int(at_ms as i64)),
-        );
+        query.and("e.logged_ms >=", self.filter.since_ms.map(|at_ms| Arg::Int(at_ms as i64)));
+        query.and("e.logged_ms <", self.filter.until_ms.map(|at_ms| Arg::Int(at_ms as i64)));
         let (mut sql, mut args) = (query.sql, query.args);
         args.push(Arg::Int(limit as i64));
         let _ = write!(sql, " ORDER BY e.seq LIMIT ${}", args.len());
@@ -260,20 +263,22 @@ fn literal(pattern: &str) -> String {
     literal
 }
 
-pub(super) async fn events_of<R: Reader>(
+pub(super) async fn events_of_orders<R: Reader>(
     db: &R,
-    orders: &[(i64, String)],
+    orders: &[OrderCursor],
     limit: u32,
 ) -> Result<Vec<LoggedEvent>, StoreError> {
     if orders.is_empty() {
         return Ok(Vec::new());
     }
+    let named: Vec<(i64, String)> =
+        orders.iter().map(|cursor| (cursor.after, cursor.order.clone())).collect();
     let sql = format!(
         "SELECT {} FROM {} CROSS JOIN events e WHERE e.order_id = k.name AND e.seq > k.number ORDER BY e.seq LIMIT {limit}",
         logged_columns!(),
         R::NAMED
     );
-    db.rows(sql, &[Arg::Named(orders)]).await?.iter().map(decode::logged_event).collect()
+    db.rows(sql, &[Arg::Named(&named)]).await?.iter().map(decode::logged_event).collect()
 }
 
 pub(super) async fn events_by_id(

@@ -43,9 +43,10 @@ use super::transaction::{Op, Reply};
 use super::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
     DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, KnownBindings,
-    LockedState, LogRange, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter,
-    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
-    SettledOrder, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
+    LockedState, LogRange, LoggedEvent, LostDeliveries, NewCancel, NewEvent, NewOrder, Order,
+    OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery,
+    RecordingCursor, RecordingFilter, SettledOrder, StageBinding, StageControl, StateRow,
+    StateSource, Store, StoreError,
 };
 use crate::domain::clock::Clock;
 use crate::domain::event::DeliveryKey;
@@ -322,11 +323,11 @@ impl Store for PostgresStore {
         self.within(outbox::postpone(&self.pool, &ids, due_at_ms)).await
     }
 
-    async fn outbox_next_due(&self) -> Result<Option<u64>, StoreError> {
-        self.within(outbox::next_due(&self.pool)).await
-    }
-
-    async fn requeue_lost(&self, stage: &str, lost: Lost) -> Result<Vec<OutboxRow>, StoreError> {
+    async fn requeue_lost(
+        &self,
+        stage: &str,
+        lost: LostDeliveries,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
         self.within(outbox::requeue(&self.pool, &self.context, stage, lost)).await
     }
 
@@ -345,15 +346,6 @@ impl Store for PostgresStore {
         self.within(queries::orders(&self.pool, &filter)).await
     }
 
-    async fn order_events(
-        &self,
-        order_id: &str,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<LoggedEvent>, StoreError> {
-        self.within(queries::order_events(&self.pool, order_id, after, limit)).await
-    }
-
     async fn log_end(&self) -> Result<i64, StoreError> {
         self.within(self.log_end.find(&self.pool)).await
     }
@@ -366,12 +358,12 @@ impl Store for PostgresStore {
         self.within(logs::events(&self.pool, &filter, range)).await
     }
 
-    async fn events_of(
+    async fn events_of_orders(
         &self,
-        orders: &[(i64, String)],
+        orders: &[OrderCursor],
         limit: u32,
     ) -> Result<Vec<LoggedEvent>, StoreError> {
-        self.within(logs::events_of(&self.pool, orders, limit)).await
+        self.within(logs::events_of_orders(&self.pool, orders, limit)).await
     }
 
     async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError> {
@@ -405,27 +397,26 @@ impl Store for PostgresStore {
         self.within(queries::dead_letter(&self.pool, id)).await
     }
 
-    async fn letter_groups(
+    async fn dead_letter_groups(
         &self,
         filter: DeadLetterFilter,
     ) -> Result<Page<DeadLetterGroup>, StoreError> {
-        self.within(queries::letter_groups(&self.pool, &filter)).await
+        self.within(queries::dead_letter_groups(&self.pool, &filter)).await
     }
 
-    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<DeadLetterCount, StoreError> {
-        self.within(queries::count_letters(&self.pool, &filter)).await
+    async fn count_dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<DeadLetterCount, StoreError> {
+        self.within(queries::count_dead_letters(&self.pool, &filter)).await
     }
 
-    async fn letter_ids(
+    async fn dead_letter_ids(
         &self,
         filter: DeadLetterFilter,
         after: i64,
     ) -> Result<Vec<i64>, StoreError> {
-        self.within(queries::letter_ids(&self.pool, &filter, after)).await
-    }
-
-    async fn note_causes(&self, limit: u32) -> Result<u64, StoreError> {
-        self.within(dead_letters::note_causes(&self.pool, limit)).await
+        self.within(queries::dead_letter_ids(&self.pool, &filter, after)).await
     }
 
     async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {
@@ -480,20 +471,20 @@ impl Store for PostgresStore {
             .await
     }
 
-    async fn note_bindings(
+    async fn record_bindings(
         &self,
         used: Vec<StageBinding>,
         live_ms: u64,
     ) -> Result<KnownBindings, StoreError> {
-        self.within(hosts::note_bindings(&self.pool, &self.context, &used, live_ms)).await
+        self.within(hosts::record_bindings(&self.pool, &self.context, &used, live_ms)).await
     }
 
-    async fn forget_binding(
+    async fn delete_binding(
         &self,
         binding: StageBinding,
         live_ms: u64,
     ) -> Result<bool, StoreError> {
-        self.within(hosts::forget_binding(&self.pool, &self.context, &binding, live_ms)).await
+        self.within(hosts::delete_binding(&self.pool, &self.context, &binding, live_ms)).await
     }
 
     async fn lease_stage(&self, stage: &str, ttl_ms: u64) -> Result<bool, StoreError> {

@@ -10,15 +10,13 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 pub(super) use self::dead_letters::{
-    count_letters, dead_letter, dead_letters, letter_groups, letter_ids,
+    count_dead_letters, dead_letter, dead_letter_groups, dead_letter_ids, dead_letters,
 };
-use super::decode::{
-    self, Columns, attempt_columns, envelope_columns, logged_columns, order_columns,
-};
+use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
 use super::log::ORDERS;
 use super::{
-    DeliveryRecord, LoggedEvent, Order, OrderFilter, Page, PluginLoad, RecordedDelivery,
-    RecordingCursor, RecordingFilter, StageControl, StateRow, StoreError,
+    DeliveryRecord, Order, OrderFilter, Page, PluginLoad, RecordedDelivery, RecordingCursor,
+    RecordingFilter, StageControl, StateRow, StoreError,
 };
 use crate::domain::event::{DeliveryKey, Event};
 
@@ -160,23 +158,6 @@ pub(super) async fn orders(
     let (sql, args) = query.newest_first("o.pos", filter.limit);
     let rows = db.rows(sql, &args).await?;
     decode::page(&rows, filter.limit, |row| Ok((row.int(6)?, decode::order(row)?)))
-}
-
-pub(super) async fn order_events(
-    db: &impl Reader,
-    order_id: &str,
-    after: i64,
-    limit: u32,
-) -> Result<Vec<LoggedEvent>, StoreError> {
-    let sql = concat!(
-        "SELECT ",
-        logged_columns!(),
-        " FROM events e WHERE e.order_id = $1 AND e.seq > $2 ORDER BY e.seq LIMIT $3"
-    );
-    let rows = db
-        .rows(sql.to_owned(), &[Arg::Text(order_id), Arg::Int(after), Arg::Int(i64::from(limit))])
-        .await?;
-    rows.iter().map(decode::logged_event).collect()
 }
 
 async fn attempts_of<R: Reader>(

@@ -39,9 +39,10 @@ use super::transaction::{self, Numbers, Times, WriteSet};
 use super::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
     DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, KnownBindings,
-    LockedState, LogRange, LoggedEvent, Lost, NewCancel, NewEvent, NewOrder, Order, OrderFilter,
-    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
-    SettledOrder, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
+    LockedState, LogRange, LoggedEvent, LostDeliveries, NewCancel, NewEvent, NewOrder, Order,
+    OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery,
+    RecordingCursor, RecordingFilter, SettledOrder, StageBinding, StageControl, StateRow,
+    StateSource, Store, StoreError,
 };
 use crate::domain::clock::Clock;
 use crate::domain::event::DeliveryKey;
@@ -279,11 +280,11 @@ impl Store for SqliteStore {
         self.ask_written(Op::Postponed { ids, due_at_ms }).await
     }
 
-    async fn outbox_next_due(&self) -> Result<Option<u64>, StoreError> {
-        outbox::next_due(&self.readers).await
-    }
-
-    async fn requeue_lost(&self, stage: &str, lost: Lost) -> Result<Vec<OutboxRow>, StoreError> {
+    async fn requeue_lost(
+        &self,
+        stage: &str,
+        lost: LostDeliveries,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
         let events = outbox::lost(&self.readers, stage, lost.queued_before_ms, lost.limit).await?;
         if events.is_empty() {
             return Ok(Vec::new());
@@ -307,15 +308,6 @@ impl Store for SqliteStore {
         queries::orders(&self.readers, &filter).await
     }
 
-    async fn order_events(
-        &self,
-        order_id: &str,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<LoggedEvent>, StoreError> {
-        queries::order_events(&self.readers, order_id, after, limit).await
-    }
-
     /// There is one writer, so positions are committed in their order.
     async fn log_end(&self) -> Result<i64, StoreError> {
         let rows =
@@ -331,12 +323,12 @@ impl Store for SqliteStore {
         log::events(&self.readers, &filter, range).await
     }
 
-    async fn events_of(
+    async fn events_of_orders(
         &self,
-        orders: &[(i64, String)],
+        orders: &[OrderCursor],
         limit: u32,
     ) -> Result<Vec<LoggedEvent>, StoreError> {
-        log::events_of(&self.readers, orders, limit).await
+        log::events_of_orders(&self.readers, orders, limit).await
     }
 
     async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError> {
@@ -370,33 +362,26 @@ impl Store for SqliteStore {
         queries::dead_letter(&self.readers, id).await
     }
 
-    async fn letter_groups(
+    async fn dead_letter_groups(
         &self,
         filter: DeadLetterFilter,
     ) -> Result<Page<DeadLetterGroup>, StoreError> {
-        queries::letter_groups(&self.readers, &filter).await
+        queries::dead_letter_groups(&self.readers, &filter).await
     }
 
-    async fn count_letters(&self, filter: DeadLetterFilter) -> Result<DeadLetterCount, StoreError> {
-        queries::count_letters(&self.readers, &filter).await
+    async fn count_dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<DeadLetterCount, StoreError> {
+        queries::count_dead_letters(&self.readers, &filter).await
     }
 
-    async fn letter_ids(
+    async fn dead_letter_ids(
         &self,
         filter: DeadLetterFilter,
         after: i64,
     ) -> Result<Vec<i64>, StoreError> {
-        queries::letter_ids(&self.readers, &filter, after).await
-    }
-
-    async fn note_causes(&self, limit: u32) -> Result<u64, StoreError> {
-        if !dead_letters::any_without_cause(&self.readers).await? {
-            return Ok(0);
-        }
-        match self.ask(Op::NoteCauses { limit }).await? {
-            Reply::Count(count) => Ok(count),
-            other => Err(mixed_up(&other)),
-        }
+        queries::dead_letter_ids(&self.readers, &filter, after).await
     }
 
     async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {
@@ -440,23 +425,23 @@ impl Store for SqliteStore {
         }
     }
 
-    async fn note_bindings(
+    async fn record_bindings(
         &self,
         used: Vec<StageBinding>,
         live_ms: u64,
     ) -> Result<KnownBindings, StoreError> {
-        match self.ask(Op::NoteBindings { used, live_ms }).await? {
+        match self.ask(Op::RecordBindings { used, live_ms }).await? {
             Reply::Bindings(known) => Ok(known),
             other => Err(mixed_up(&other)),
         }
     }
 
-    async fn forget_binding(
+    async fn delete_binding(
         &self,
         binding: StageBinding,
         live_ms: u64,
     ) -> Result<bool, StoreError> {
-        match self.ask(Op::ForgetBinding { binding, live_ms }).await? {
+        match self.ask(Op::DeleteBinding { binding, live_ms }).await? {
             Reply::StageDeletion(forgotten) => Ok(forgotten),
             other => Err(mixed_up(&other)),
         }

@@ -11,8 +11,8 @@ use crate::stage::policy::StagePolicy;
 
 use crate::domain::cloud_events::is_json;
 use crate::domain::event::{
-    DEAD_LETTERED, DeliveryKey, Envelope, Event, HOST_EVENT_PREFIX, death_id, emitted_id,
-    topic_matches, without_nul,
+    DEAD_LETTERED, DeliveryKey, Envelope, Event, HOST_EVENT_PREFIX, dead_letter_event_id,
+    emitted_id, topic_matches, without_nul,
 };
 use crate::domain::trace_context::TraceContext;
 use crate::stage::handler::{Emitted, Outcome};
@@ -238,7 +238,7 @@ fn death(
         "attempts": tried.attempt,
     });
     let event = Event {
-        id: death_id(&tried.delivery, tried.round),
+        id: dead_letter_event_id(&tried.delivery, tried.round),
         event_type: DEAD_LETTERED.to_owned(),
         source: stage.source.clone(),
         subject: envelope.event.subject.clone(),

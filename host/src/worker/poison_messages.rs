@@ -58,7 +58,7 @@ impl PoisonMessageHandler {
     pub async fn run(mut self, cancel: CancellationToken) {
         loop {
             let drained = async {
-                match self.services.broker.consume_dead(&self.stage.name).await {
+                match self.services.broker.consume_rejected(&self.stage.name).await {
                     Ok(None) => std::future::pending().await,
                     Ok(Some(consumer)) => self.drain(consumer).await,
                     Err(error) => {

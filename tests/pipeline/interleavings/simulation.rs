@@ -21,7 +21,7 @@ use postrider::stage::recording::Recorder;
 use postrider::stage::settings::Settings;
 use postrider::stage::state::{BatchState, LaneCache};
 use postrider::store::{
-    Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, Lost,
+    Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, LostDeliveries,
     NewCancel, NewEvent, NewOrder, OutboxRow, Settlement, StateSource, Store as _, StoreError,
     Verdict,
 };
@@ -615,7 +615,7 @@ pub(super) async fn wake(fixture: &Fixture, simulations: &mut [Simulation]) -> R
     let mut sent = Vec::new();
     let mut woken = claim(fixture, simulations, &mut sent).await?;
     for stage in &fixture.stages {
-        let lost = Lost { queued_before_ms: fixture.clock.now_ms(), limit: 10_000 };
+        let lost = LostDeliveries { queued_before_ms: fixture.clock.now_ms(), limit: 10_000 };
         for row in fixture.store.requeue_lost(&stage.policy.name, lost).await? {
             hand_to(fixture, simulations, &row)?;
             sent.push(row.id);

@@ -349,7 +349,7 @@ impl DeadLetterService {
         };
         let mut backoff = BACKOFF;
         while !job.cancel.is_cancelled() {
-            match self.services.store.letter_ids(filter.clone(), after).await {
+            match self.services.store.dead_letter_ids(filter.clone(), after).await {
                 Ok(ids) => return Some(ids),
                 Err(error) => pause(job, &mut backoff, &error).await,
             }

@@ -160,7 +160,7 @@ async fn a_message_that_cannot_be_read_comes_back_with_its_reason() {
     sent(&broker, vec![event("x", 2)]).await;
     let mut consumer = broker.consume(&stage, 10).await.unwrap();
     assert_eq!(received(&mut consumer, 1).await[0].envelope.event.id, "2");
-    let mut dead = broker.consume_dead(&stage).await.unwrap().unwrap();
+    let mut dead = broker.consume_rejected(&stage).await.unwrap().unwrap();
     let dead_letters = timeout(Duration::from_secs(20), dead.receive()).await.unwrap().unwrap();
     assert_eq!(dead_letters.len(), 1);
     assert_eq!(

@@ -42,7 +42,7 @@ impl StatusRules {
             for status in from.clone().filter(|status| !known.contains(status.as_str())) {
                 problems.push(format!("{place}.from: nothing leads to `{status}`"));
             }
-            for status in from.filter(|status| self.holds(status)) {
+            for status in from.filter(|status| self.is_cancelled(status)) {
                 problems.push(format!(
                     "{place}.from: `{status}` is left by no event: the order is cancelled"
                 ));
@@ -71,7 +71,7 @@ impl StatusRules {
             if Some(status) == self.cancelling() {
                 next.push(&self.cancel.done);
             }
-            if next.is_empty() && !self.terminal.contains(status) && !self.holds(status) {
+            if next.is_empty() && !self.terminal.contains(status) && !self.is_cancelled(status) {
                 problems.push(format!(
                     "{key}.terminal: no event leaves `{status}`, and it is not final"
                 ));
@@ -95,7 +95,7 @@ impl StatusRules {
         let others =
             self.transitions.iter().filter(|(event_type, _)| *event_type != ORDER_CANCELLED);
         for (event_type, transition) in
-            others.filter(|(_, transition)| self.holds(&transition.status))
+            others.filter(|(_, transition)| self.is_cancelled(&transition.status))
         {
             let status = &transition.status;
             problems

@@ -23,8 +23,8 @@ pub(in crate::http) struct EventView {
     order_id: Option<String>,
     /// When it happened, milliseconds since 1970-01-01 UTC.
     time_ms: u64,
-    /// When it entered the log, milliseconds since 1970-01-01 UTC; none in rows of older versions.
-    logged_at_ms: Option<u64>,
+    /// When it entered the log, milliseconds since 1970-01-01 UTC.
+    logged_at_ms: u64,
     /// When it falls due, if it was scheduled, milliseconds since 1970-01-01 UTC.
     due_at_ms: Option<u64>,
     content_type: String,

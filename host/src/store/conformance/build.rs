@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Bench, START_MS};
+use super::{Bench, LEASE_MS, START_MS};
 use crate::domain::event::DeliveryKey;
 use crate::domain::event::{Envelope, Event, EventKey, emitted_id};
 use crate::store::{
-    Batch, Commit, DeadLetter, DeadLetterFilter, DeliveryRecord, FailedAttempt, NewEvent, NewOrder,
-    OutboxRow, Settlement, Verdict, Version,
+    Batch, Commit, DeadLetter, DeadLetterFilter, DeliveryRecord, FailedAttempt, LoggedEvent,
+    NewEvent, NewOrder, OrderCursor, OutboxRow, Settlement, Verdict, Version,
 };
 
 pub(super) const DAY_MS: u64 = 86_400_000;
@@ -79,6 +79,27 @@ impl Bench {
             Commit::Conflict { stale, conflicts } => (stale, conflicts),
             other => panic!("the batch was not sent back: {other:?}"),
         }
+    }
+
+    /// An order's events, oldest first.
+    pub(super) async fn events(&self, order: &str) -> Vec<LoggedEvent> {
+        self.events_after(order, 0, 100).await
+    }
+
+    pub(super) async fn events_after(
+        &self,
+        order: &str,
+        after: i64,
+        limit: u32,
+    ) -> Vec<LoggedEvent> {
+        let cursor = OrderCursor { order: order.to_owned(), after };
+        self.store.events_of_orders(&[cursor], limit).await.unwrap()
+    }
+
+    /// Whether nothing waits to be sent: expires every lease first.
+    pub(super) async fn outbox_is_empty(&self) -> bool {
+        self.clock.advance(LEASE_MS);
+        self.store.claim_outbox(1).await.unwrap().is_empty()
     }
 
     pub(super) async fn delivery(&self, order: &str, stage: &str) -> DeliveryRecord {
@@ -151,7 +172,7 @@ pub(super) fn failure(round: u32, attempt: u32) -> FailedAttempt {
 
 /// A try after which the delivery dies.
 pub(super) fn dead(event: &Arc<Envelope>) -> Settlement {
-    let id = crate::domain::event::death_id(&key(event, "payment"), 1);
+    let id = crate::domain::event::dead_letter_event_id(&key(event, "payment"), 1);
     let announcement =
         envelope(crate::domain::event::DEAD_LETTERED, &id, event.order_id.as_deref());
     let verdict = Verdict::Dead {

@@ -73,7 +73,7 @@ pub(super) async fn a_cancel_is_written_with_its_event_once(bench: Bench) {
     let (again, rows) = bench.store.cancel_order(wish("1", &["payment"])).await.unwrap();
     assert_eq!(again, Cancelled::Already(order));
     assert!(rows.is_empty());
-    assert_eq!(bench.store.order_events("1", 0, 10).await.unwrap().len(), 2);
+    assert_eq!(bench.events("1").await.len(), 2);
     assert_eq!(bench.store.cancel_order(wish("2", &[])).await.unwrap().0, Cancelled::NotFound);
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn a_cancel_that_comes_too_late_changes_nothing(bench: Bench) {
     );
     assert!(rows.is_empty());
     assert_eq!(bench.status("1").await, "declined");
-    assert_eq!(bench.store.order_events("1", 0, 10).await.unwrap().len(), 2);
+    assert_eq!(bench.events("1").await.len(), 2);
 }
 
 pub(super) async fn cancels_at_the_same_time_begin_once(bench: Bench) {
@@ -105,7 +105,7 @@ pub(super) async fn cancels_at_the_same_time_begin_once(bench: Bench) {
         }
     }
     assert_eq!((begun, already), (1, 9));
-    assert_eq!(bench.store.order_events("1", 0, 10).await.unwrap().len(), 2);
+    assert_eq!(bench.events("1").await.len(), 2);
 }
 
 pub(super) async fn what_goes_forward_is_overtaken(bench: Bench) {
@@ -160,7 +160,7 @@ pub(super) async fn an_order_is_cancelled_when_all_is_undone(bench: Bench) {
     // Payment undoes something, and tells of it.
     bench.done(batch(vec![emits(&event, "payment.refunded", &["notification"])])).await;
     assert_eq!(bench.status("1").await, "cancelling");
-    let events = bench.store.order_events("1", 0, 10).await.unwrap();
+    let events = bench.events("1").await;
     let refunded = Arc::new(events.into_iter().last().unwrap().envelope);
     assert!(matches!(
         commit_at(&bench, "notification", at("notification", &refunded, done())).await,

@@ -23,7 +23,7 @@ pub(super) async fn a_death_is_written_and_announced(bench: Bench) {
         ("payment", "no-answer", "d1")
     );
     assert_eq!(
-        (dead_letter.status, dead_letter.round, dead_letter.died_at_ms),
+        (dead_letter.status, dead_letter.round, dead_letter.dead_lettered_at_ms),
         (DeadLetterStatus::Open, 1, START_MS)
     );
     assert_eq!(dead_letter.envelope, *event);

@@ -18,11 +18,11 @@ fn bindings(of: &[(&str, &str)]) -> Vec<StageBinding> {
 impl Bench {
     async fn uses(&self, used: &[(&str, &str)]) -> KnownBindings {
         self.clock.advance(1);
-        self.store.note_bindings(bindings(used), LIVE_MS).await.unwrap()
+        self.store.record_bindings(bindings(used), LIVE_MS).await.unwrap()
     }
 
     async fn forgets(&self, stage: &str, pattern: &str) -> bool {
-        self.store.forget_binding(bindings(&[(stage, pattern)]).remove(0), LIVE_MS).await.unwrap()
+        self.store.delete_binding(bindings(&[(stage, pattern)]).remove(0), LIVE_MS).await.unwrap()
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) async fn an_order_is_accepted_once(bench: Bench) {
     let (other, rows) = bench.store.accept_order(new_order("1", "b")).await.unwrap();
     assert_eq!(other, Accepted::Conflict);
     assert!(rows.is_empty());
-    assert_eq!(bench.store.order_events("1", 0, 10).await.unwrap().len(), 1);
+    assert_eq!(bench.events("1").await.len(), 1);
 }
 
 pub(super) async fn two_orders_of_one_id_at_the_same_time(bench: Bench) {
@@ -42,7 +42,7 @@ pub(super) async fn two_orders_of_one_id_at_the_same_time(bench: Bench) {
         assert!(rows.len() <= 1);
     }
     assert_eq!((new, same, different), (1, 9, 10));
-    assert_eq!(bench.store.order_events("1", 0, 10).await.unwrap().len(), 1);
+    assert_eq!(bench.events("1").await.len(), 1);
 }
 
 pub(super) async fn an_event_is_accepted_once(bench: Bench) {

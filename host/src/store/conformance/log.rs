@@ -3,7 +3,8 @@
 use super::build::{batch, dead, emits, envelope, new_event, new_order, settlement};
 use super::{Bench, START_MS};
 use crate::store::{
-    Accepted, EventFilter, LogRange, LoggedEvent, NewEvent, OrderFilter, SettledOrder, Verdict,
+    Accepted, EventFilter, LogRange, LoggedEvent, NewEvent, OrderCursor, OrderFilter, SettledOrder,
+    Verdict,
 };
 
 impl Bench {
@@ -61,7 +62,7 @@ pub(super) async fn the_log_is_read_by_filters_in_pages(bench: Bench) {
     assert!(everything.is_sorted_by(|one, next| one.seq < next.seq));
     assert_eq!(
         (everything[0].logged_at_ms, everything[4].logged_at_ms),
-        (Some(START_MS), Some(START_MS + 1_200_000))
+        (START_MS, START_MS + 1_200_000)
     );
     assert!(everything[4].seq <= bench.store.log_end().await.unwrap());
     let of = |order: &str| EventFilter { order: Some(order.into()), ..all() };
@@ -107,12 +108,19 @@ pub(super) async fn events_are_found_by_order_and_id(bench: Bench) {
     bench.order("2").await;
     bench.done(batch(vec![emits(&first, "payment.authorized", &[])])).await;
     let all = bench.log(&EventFilter::default(), 100).await;
-    let asked = [(all[0].seq, "1".to_owned()), (0, "2".to_owned()), (0, "nobody".to_owned())];
-    let found: Vec<i64> =
-        bench.store.events_of(&asked, 10).await.unwrap().iter().map(|event| event.seq).collect();
+    let cursors = [("1", all[0].seq), ("2", 0), ("unknown", 0)]
+        .map(|(order, after)| OrderCursor { order: order.to_owned(), after });
+    let found: Vec<i64> = bench
+        .store
+        .events_of_orders(&cursors, 10)
+        .await
+        .unwrap()
+        .iter()
+        .map(|event| event.seq)
+        .collect();
     assert_eq!(found, [all[1].seq, all[2].seq]);
-    assert_eq!(bench.store.events_of(&asked, 1).await.unwrap().len(), 1);
-    assert!(bench.store.events_of(&[], 10).await.unwrap().is_empty());
+    assert_eq!(bench.store.events_of_orders(&cursors, 1).await.unwrap().len(), 1);
+    assert!(bench.store.events_of_orders(&[], 10).await.unwrap().is_empty());
     assert_eq!(bench.store.events_by_id("created-1").await.unwrap()[0].envelope, *first);
     assert!(bench.store.events_by_id("nothing").await.unwrap().is_empty());
 }

@@ -30,7 +30,7 @@ pub(super) async fn an_order_tells_its_story(bench: Bench) {
     let event = bench.order("1").await;
     bench.order("2").await;
     bench.done(batch(vec![emits(&event, "payment.authorized", &["inventory"])])).await;
-    let events = bench.store.order_events("1", 0, 10).await.unwrap();
+    let events = bench.events("1").await;
     assert_eq!(events.len(), 2);
     assert_eq!(events[0].envelope, *event);
     assert_eq!(
@@ -43,9 +43,9 @@ pub(super) async fn an_order_tells_its_story(bench: Bench) {
     );
     assert_eq!(events[1].envelope.cause, Some(event.key()));
     assert_eq!(events[1].envelope.hops, 1);
-    let rest = bench.store.order_events("1", events[0].seq, 10).await.unwrap();
+    let rest = bench.events_after("1", events[0].seq, 10).await;
     assert_eq!((rest.len(), rest[0].seq), (1, events[1].seq));
-    assert_eq!(bench.store.order_events("1", 0, 1).await.unwrap().len(), 1);
+    assert_eq!(bench.events_after("1", 0, 1).await.len(), 1);
     let stages: Vec<_> = bench
         .store
         .order_deliveries("1")

@@ -82,9 +82,9 @@ pub(super) async fn a_rejected_batch_writes_nothing(bench: Bench) {
     bench.refused(writing(settlements, "k", 7, Some("1"))).await;
     assert!(bench.store.state_get("payment", "k").await.unwrap().is_none());
     assert_eq!(bench.delivery("2", "payment").await.status, DeliveryStatus::Open);
-    assert_eq!(bench.store.order_events("2", 0, 10).await.unwrap().len(), 1);
+    assert_eq!(bench.events("2").await.len(), 1);
     assert_eq!(bench.status("2").await, "received");
-    assert_eq!(bench.store.outbox_next_due().await.unwrap(), None);
+    assert!(bench.outbox_is_empty().await);
 }
 
 pub(super) async fn batches_at_the_same_time_settle_once(bench: Bench) {
@@ -108,7 +108,7 @@ pub(super) async fn batches_at_the_same_time_settle_once(bench: Bench) {
         }
     }
     assert_eq!((done, again), (1, 9));
-    assert_eq!(bench.store.order_events("1", 0, 10).await.unwrap().len(), 2);
+    assert_eq!(bench.events("1").await.len(), 2);
 }
 
 pub(super) async fn an_event_from_elsewhere_is_adopted(bench: Bench) {
@@ -120,7 +120,7 @@ pub(super) async fn an_event_from_elsewhere_is_adopted(bench: Bench) {
     let late = Settlement { round: 2, ..settlement(&foreign, Verdict::Skipped) };
     assert_eq!(bench.refused(batch(vec![late])).await.0.len(), 1);
     bench.done(batch(vec![emits(&foreign, "payment.authorized", &["inventory"])])).await;
-    let events = bench.store.order_events("1", 0, 10).await.unwrap();
+    let events = bench.events("1").await;
     let adopted = events
         .iter()
         .find(|logged| logged.envelope == *foreign)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sqlx::{PgConnection, PgPool};
 
 use super::Context;
-use super::sql::{Refused, args, columns, execute, fetch, store_error};
+use super::sql::{Refused, args, execute, fetch, store_error};
 use super::{committer, write};
 use crate::domain::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
@@ -186,22 +186,6 @@ async fn reopen(
         Direct { stage: dead_letter.stage, round, attempt: 1 },
         dead_letter.envelope,
     ))
-}
-
-/// Gives dead letters their cause that have none. Two hosts that do so at the same time write the same.
-pub(super) async fn note_causes(db: &PgPool, limit: u32) -> Result<u64, StoreError> {
-    let failed = |error| store_error(&error);
-    let rows = fetch(db, decode::WITHOUT_CAUSE, args![i64::from(limit)]).await.map_err(failed)?;
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    let causes = rows.iter().map(decode::cause_of).collect::<Result<Vec<_>, _>>()?;
-    let sql = "UPDATE dead_letters l SET cause = k.cause, group_id = k.group_id FROM unnest($1::int8[], $2::text[], $3::text[]) \
-               k (id, cause, group_id) WHERE l.id = k.id";
-    let args =
-        columns![&causes; |row| row.0, |row| row.1.text.as_str(), |row| row.1.group.as_str()];
-    let mut conn = db.acquire().await.map_err(failed)?;
-    execute(&mut conn, sql, args).await.map_err(failed)
 }
 
 /// Notes a load.

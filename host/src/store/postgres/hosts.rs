@@ -10,16 +10,16 @@ use crate::store::StoreError;
 use crate::store::bindings::{self, KnownBindings, StageBinding};
 
 /// Notes what this host uses, forgets what is told by a newer row, and gives all that is known.
-pub(super) async fn note_bindings(
+pub(super) async fn record_bindings(
     db: &PgPool,
     context: &Context,
     used: &[StageBinding],
     live_ms: u64,
 ) -> Result<KnownBindings, StoreError> {
-    Ok(note_or_race(db, context, used, live_ms).await?)
+    Ok(record_or_conflict(db, context, used, live_ms).await?)
 }
 
-async fn note_or_race(
+async fn record_or_conflict(
     db: &PgPool,
     context: &Context,
     used: &[StageBinding],
@@ -38,7 +38,7 @@ async fn note_or_race(
     // What this host's version of a stage no longer asks for is let go at once.
     let sql = "UPDATE bindings SET seen_ms = 0 WHERE host = $1 AND seen_ms < $2 AND stage = ANY($3::text[])";
     execute(&mut conn, sql, args![context.host.as_str(), now_ms, stages]).await?;
-    execute(&mut conn, bindings::FORGET_OUTLIVED, args![cut_ms]).await?;
+    execute(&mut conn, bindings::DELETE_OUTLIVED, args![cut_ms]).await?;
     let rows = fetch(&mut *conn, bindings::KNOWN, args![cut_ms]).await?;
     execute(&mut conn, "COMMIT", args![]).await?;
     conn.keep();
@@ -46,7 +46,7 @@ async fn note_or_race(
 }
 
 /// Forgets a binding; false when a host used it lately.
-pub(super) async fn forget_binding(
+pub(super) async fn delete_binding(
     db: &PgPool,
     context: &Context,
     binding: &StageBinding,

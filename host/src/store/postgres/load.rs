@@ -98,7 +98,7 @@ async fn deliveries<'a>(
                LEFT JOIN orders o ON o.id = k.order_id";
     let mut args = columns![&asked.deliveries;
         |one| one.key.0, |one| one.key.1.source.as_str(), |one| one.key.1.id.as_str(), |one| one.order];
-    for status in rules.held() {
+    for status in rules.cancelled_statuses() {
         push(&mut args, status);
     }
     for row in &fetch(conn, sql, args).await? {

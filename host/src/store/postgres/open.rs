@@ -186,25 +186,14 @@ pub(super) fn server(options: &PgConnectOptions) -> String {
 }
 
 fn migrator() -> Migrator {
-    let init = include_str!("../../../../migrations/postgres/0001_init.sql");
-    let controls = include_str!("../../../../migrations/postgres/0002_stage_controls.sql");
-    let retention = include_str!("../../../../migrations/postgres/0003_retention.sql");
-    let hosts = include_str!("../../../../migrations/postgres/0004_hosts.sql");
-    let recordings = include_str!("../../../../migrations/postgres/0005_recordings.sql");
-    let workbench = include_str!("../../../../migrations/postgres/0007_workbench.sql");
-    let log = include_str!("../../../../migrations/postgres/0008_log.sql");
-    let simple = |version, name: &'static str, sql: &'static str| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    Migrator::with_migrations(vec![
-        simple(1, "init", init),
-        simple(2, "stage controls", controls),
-        simple(3, "retention", retention),
-        simple(4, "hosts", hosts),
-        simple(5, "recordings", recordings),
-        simple(7, "workbench", workbench),
-        simple(8, "log", log),
-    ])
+    let init = include_str!("../../../../migrations/postgres/0001_init.sql").into_sql_str();
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "init".into(),
+        MigrationType::Simple,
+        init,
+        false,
+    )])
 }
 
 async fn migrate(writer: &mut PgConnection, server: &str) -> Result<(), OpenError> {

@@ -13,7 +13,7 @@ use super::sql::{Refused, args, execute, fetch, store_error};
 use super::{committer, write};
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
 use crate::store::transaction::WriteSet;
-use crate::store::{Direct, Lost, OutboxRow, StoreError};
+use crate::store::{Direct, LostDeliveries, OutboxRow, StoreError};
 
 /// The time by which leases count: the first placeholder, or the database's own.
 macro_rules! now {
@@ -54,15 +54,6 @@ pub(super) async fn claim(
     Ok(claimed.into_iter().map(|(_, row)| row).collect())
 }
 
-/// When a row that nobody holds falls due, or a lease runs out.
-pub(super) async fn next_due(db: &PgPool) -> Result<Option<u64>, StoreError> {
-    let rows = fetch(db, "SELECT min(coalesce(lease_until_ms, due_ms)) FROM outbox", args![])
-        .await
-        .map_err(|error| store_error(&error))?;
-    let at = rows.first().map_or(Ok(None), |row| row.maybe_int(0))?;
-    Ok(at.map(|at| at as u64))
-}
-
 /// Gives rows back.
 pub(super) async fn postpone(db: &PgPool, ids: &[i64], due_at_ms: u64) -> Result<(), StoreError> {
     let sql =
@@ -79,7 +70,7 @@ pub(super) async fn requeue(
     db: &PgPool,
     context: &Context,
     stage: &str,
-    lost: Lost,
+    lost: LostDeliveries,
 ) -> Result<Vec<OutboxRow>, StoreError> {
     Ok(requeue_or_race(db, context, stage, lost).await?)
 }
@@ -88,7 +79,7 @@ async fn requeue_or_race(
     db: &PgPool,
     context: &Context,
     stage: &str,
-    lost: Lost,
+    lost: LostDeliveries,
 ) -> Result<Vec<OutboxRow>, Refused> {
     let mut conn = super::begin_on(db).await?;
     let (times, mut numbers) = committer::begin(&mut conn, context).await?;

@@ -303,33 +303,20 @@ async fn one_host_at_a_time_has_a_lease_and_another_ones_bindings_stay() {
 
     let binding =
         |pattern: &str| StageBinding { stage: "payment".into(), pattern: pattern.to_owned() };
-    one.note_bindings(vec![binding("a"), binding("b")], 100).await.unwrap();
+    one.record_bindings(vec![binding("a"), binding("b")], 100).await.unwrap();
     clock.advance(1);
-    let known = other.note_bindings(vec![binding("b"), binding("c")], 100).await.unwrap();
+    let known = other.record_bindings(vec![binding("b"), binding("c")], 100).await.unwrap();
     assert_eq!((known.kept.len(), known.unused.len()), (3, 0), "{known:?}");
-    assert!(!other.forget_binding(binding("a"), 100).await.unwrap(), "a live host uses it");
+    assert!(!other.delete_binding(binding("a"), 100).await.unwrap(), "a live host uses it");
     // The first host is gone.
     clock.advance(100);
-    let known = other.note_bindings(vec![binding("b"), binding("c")], 100).await.unwrap();
+    let known = other.record_bindings(vec![binding("b"), binding("c")], 100).await.unwrap();
     assert_eq!((known.kept, known.unused), (vec![binding("b"), binding("c")], vec![binding("a")]));
     // It is back before the binding was forgotten.
-    one.note_bindings(vec![binding("a")], 100).await.unwrap();
-    assert!(!other.forget_binding(binding("a"), 100).await.unwrap());
+    one.record_bindings(vec![binding("a")], 100).await.unwrap();
+    assert!(!other.delete_binding(binding("a"), 100).await.unwrap());
     one.close().await;
     other.close().await;
-}
-
-#[tokio::test]
-async fn letters_of_an_earlier_version_get_their_cause() {
-    let database = Database::create().await;
-    let store: Arc<dyn Store> =
-        database.open("here", Arc::new(ManualClock::at(conformance::START_MS))).await;
-    conformance::earlier_letters(&store, async |sql| {
-        let mut conn = server().database(&database.name).connect().await.unwrap();
-        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
-    })
-    .await;
-    store.close().await;
 }
 
 /// Two hosts write while a third reader goes on from where the log was complete: it must meet every

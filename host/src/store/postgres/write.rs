@@ -289,7 +289,7 @@ async fn dead(conn: &mut PgConnection, plan: &WriteSet<'_>) -> Result<(), Refuse
     if plan.dead.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, cause, group_id, died_ms, status) \
+    let sql = "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, fingerprint, group_id, dead_lettered_ms, status) \
                SELECT k.*, $9, 'open' FROM unnest($1::int8[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::text[], \
                $8::text[]) k";
     let mut args = columns![&plan.dead;
@@ -299,8 +299,8 @@ async fn dead(conn: &mut PgConnection, plan: &WriteSet<'_>) -> Result<(), Refuse
         |row| row.code,
         |row| row.message,
         |row| row.digest,
-        |row| row.cause.text.as_str(),
-        |row| row.cause.group.as_str(),
+        |row| row.fingerprint.text.as_str(),
+        |row| row.fingerprint.group.as_str(),
     ];
     push(&mut args, plan.now_ms() as i64);
     execute(conn, sql, args).await?;

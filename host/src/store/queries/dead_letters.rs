@@ -13,8 +13,8 @@ use crate::store::{
 };
 
 const LETTERS: &str = concat!(
-    "SELECT l.id, l.event_seq, l.stage, l.round, l.code, l.message, l.digest, l.died_ms, l.status, l.note, \
-     l.cause, l.group_id, l.settled_ms, l.replayed_source, l.replayed_id, ",
+    "SELECT l.id, l.event_seq, l.stage, l.round, l.code, l.message, l.digest, l.dead_lettered_ms, l.status, l.note, \
+     l.fingerprint, l.group_id, l.settled_ms, l.replayed_source, l.replayed_id, ",
     envelope_columns!(),
     " FROM dead_letters l CROSS JOIN events e WHERE e.seq = l.event_seq"
 );
@@ -62,8 +62,8 @@ fn pick<'a>(query: &mut Conditions<'a>, filter: &'a DeadLetterFilter) {
         filter.status.map(|status| Arg::Text(decode::letter_status_name(status))),
     );
     query.and("l.group_id =", filter.group.as_deref().map(Arg::Text));
-    query.and("l.died_ms >=", filter.since_ms.map(|time| Arg::Int(time as i64)));
-    query.and("l.died_ms <", filter.until_ms.map(|time| Arg::Int(time as i64)));
+    query.and("l.dead_lettered_ms >=", filter.since_ms.map(|time| Arg::Int(time as i64)));
+    query.and("l.dead_lettered_ms <", filter.until_ms.map(|time| Arg::Int(time as i64)));
     if let Some(order) = &filter.order {
         query
             .and("l.event_seq IN (SELECT seq FROM events WHERE order_id =", Some(Arg::Text(order)));
@@ -71,13 +71,12 @@ fn pick<'a>(query: &mut Conditions<'a>, filter: &'a DeadLetterFilter) {
     }
 }
 
-pub(in crate::store) async fn letter_groups<R: Reader>(
+pub(in crate::store) async fn dead_letter_groups<R: Reader>(
     db: &R,
     filter: &DeadLetterFilter,
 ) -> Result<Page<DeadLetterGroup>, StoreError> {
-    let mut query = Conditions::after(
-        "SELECT l.group_id, max(l.id) FROM dead_letters l WHERE l.group_id IS NOT NULL",
-    );
+    let mut query =
+        Conditions::after("SELECT l.group_id, max(l.id) FROM dead_letters l WHERE TRUE");
     pick(&mut query, filter);
     query.sql.push_str(" GROUP BY l.group_id HAVING TRUE");
     query.and("max(l.id) <", filter.before.map(Arg::Int));
@@ -102,7 +101,7 @@ async fn groups<R: Reader>(
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT l.group_id, l.stage, l.code, l.cause, l.id FROM {} CROSS JOIN dead_letters l WHERE l.id = k.number",
+        "SELECT l.group_id, l.stage, l.code, l.fingerprint, l.id FROM {} CROSS JOIN dead_letters l WHERE l.id = k.number",
         R::NAMED
     );
     let mut groups: HashMap<String, DeadLetterGroup> = HashMap::new();
@@ -111,7 +110,7 @@ async fn groups<R: Reader>(
             id: row.owned(0)?,
             stage: row.owned(1)?,
             code: row.owned(2)?,
-            cause: row.owned(3)?,
+            fingerprint: row.owned(3)?,
             example: row.int(4)?,
             open: 0,
             replayed: 0,
@@ -123,7 +122,7 @@ async fn groups<R: Reader>(
         groups.insert(group.id.clone(), group);
     }
     let counted = format!(
-        "SELECT l.group_id, l.status, l.digest, count(*), min(l.died_ms), max(l.died_ms) FROM {} CROSS JOIN dead_letters l \
+        "SELECT l.group_id, l.status, l.digest, count(*), min(l.dead_lettered_ms), max(l.dead_lettered_ms) FROM {} CROSS JOIN dead_letters l \
          WHERE l.group_id = k.name",
         R::NAMED
     );
@@ -157,7 +156,7 @@ async fn groups<R: Reader>(
         .collect())
 }
 
-pub(in crate::store) async fn count_letters(
+pub(in crate::store) async fn count_dead_letters(
     db: &impl Reader,
     filter: &DeadLetterFilter,
 ) -> Result<DeadLetterCount, StoreError> {
@@ -170,7 +169,7 @@ pub(in crate::store) async fn count_letters(
     })
 }
 
-pub(in crate::store) async fn letter_ids(
+pub(in crate::store) async fn dead_letter_ids(
     db: &impl Reader,
     filter: &DeadLetterFilter,
     after: i64,

@@ -53,15 +53,12 @@ pub(super) enum Op {
         id: i64,
         reason: String,
     },
-    NoteCauses {
-        limit: u32,
-    },
     PluginLoaded(PluginLoad),
-    NoteBindings {
+    RecordBindings {
         used: Vec<StageBinding>,
         live_ms: u64,
     },
-    ForgetBinding {
+    DeleteBinding {
         binding: StageBinding,
         live_ms: u64,
     },
@@ -86,7 +83,6 @@ pub(super) enum Reply {
     Pruned(Pruned),
     Bindings(KnownBindings),
     StageDeletion(bool),
-    Count(u64),
     Written,
 }
 
@@ -261,13 +257,12 @@ async fn single(
         Op::Discard { id, reason } => {
             dead_letters::discard(conn, now_ms, (*id, reason)).await.map(Reply::DeadLetter)
         }
-        Op::NoteCauses { limit } => dead_letters::note_causes(conn, *limit).await.map(Reply::Count),
-        Op::NoteBindings { used, live_ms } => {
-            let known = hosts::note_bindings(conn, context, now_ms, (used, *live_ms)).await?;
+        Op::RecordBindings { used, live_ms } => {
+            let known = hosts::record_bindings(conn, context, now_ms, (used, *live_ms)).await?;
             Ok(Reply::Bindings(known))
         }
-        Op::ForgetBinding { binding, live_ms } => {
-            hosts::forget_binding(conn, now_ms, (binding, *live_ms)).await.map(Reply::StageDeletion)
+        Op::DeleteBinding { binding, live_ms } => {
+            hosts::delete_binding(conn, now_ms, (binding, *live_ms)).await.map(Reply::StageDeletion)
         }
         Op::Prune { before_ms, limit } => {
             prune::prune(conn, now_ms, *before_ms, *limit).await.map(Reply::Pruned)

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::SqliteConnection;
 
-use super::sql::{args, execute, fetch, json};
+use super::sql::{args, execute, fetch};
 use super::{Context, write};
 use crate::domain::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
@@ -169,27 +169,6 @@ pub(super) async fn discard(
     };
     close_letter(conn, id, end).await?;
     Ok(DeadLetterAction::Done(Vec::new()))
-}
-
-/// Whether there are dead letters without a cause: asked of a reader, so that the writer is seldom asked
-/// in vain.
-pub(super) async fn any_without_cause(db: &SqlitePool) -> Result<bool, StoreError> {
-    Ok(!fetch(db, "SELECT 1 FROM dead_letters WHERE group_id IS NULL LIMIT 1", args![])
-        .await?
-        .is_empty())
-}
-
-/// Gives dead letters their cause that have none.
-pub(super) async fn note_causes(
-    conn: &mut SqliteConnection,
-    limit: u32,
-) -> Result<u64, StoreError> {
-    let rows = fetch(&mut *conn, decode::WITHOUT_CAUSE, args![i64::from(limit)]).await?;
-    let causes = rows.iter().map(decode::cause_of).collect::<Result<Vec<_>, _>>()?;
-    let values: Vec<_> = causes.iter().map(|(id, cause)| (id, &cause.text, &cause.group)).collect();
-    let sql = "UPDATE dead_letters SET cause = k.value ->> 1, group_id = k.value ->> 2 FROM json_each(?1) k \
-               WHERE dead_letters.id = k.value ->> 0";
-    execute(conn, sql, args![json(&values)]).await
 }
 
 /// Notes a load.

@@ -20,7 +20,7 @@ pub(super) async fn release(conn: &mut SqliteConnection) -> Result<(), StoreErro
 }
 
 /// Notes what this host uses, forgets what is told by a newer row, and gives all that is known.
-pub(super) async fn note_bindings(
+pub(super) async fn record_bindings(
     conn: &mut SqliteConnection,
     context: &Context,
     now_ms: u64,
@@ -38,12 +38,12 @@ pub(super) async fn note_bindings(
         let sql = "UPDATE bindings SET seen_ms = 0 WHERE host = $1 AND seen_ms < $2 AND stage = $3";
         execute(conn, sql, args![host, now_ms, &*binding.stage]).await?;
     }
-    execute(conn, bindings::FORGET_OUTLIVED, args![cut_ms]).await?;
+    execute(conn, bindings::DELETE_OUTLIVED, args![cut_ms]).await?;
     bindings::decode(&fetch(conn, bindings::KNOWN, args![cut_ms]).await?)
 }
 
 /// Forgets a binding; false when a host used it lately.
-pub(super) async fn forget_binding(
+pub(super) async fn delete_binding(
     conn: &mut SqliteConnection,
     now_ms: u64,
     (binding, live_ms): (&StageBinding, u64),

@@ -99,7 +99,7 @@ async fn deliveries<'a>(
                LEFT JOIN events e ON e.id = k.value ->> 2 AND e.source = k.value ->> 1 \
                LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 0 \
                LEFT JOIN orders o ON o.id = k.value ->> 3";
-    let [cancelling, cancelled] = rules.held();
+    let [cancelling, cancelled] = rules.cancelled_statuses();
     for row in &fetch(conn, sql, args![json(&keys), cancelling, cancelled]).await? {
         let present = match row.maybe_flag(2)? {
             None => None,

@@ -204,25 +204,14 @@ fn writer_options(path: &Path) -> SqliteConnectOptions {
 }
 
 fn migrator() -> Migrator {
-    let init = include_str!("../../../../migrations/sqlite/0001_init.sql");
-    let controls = include_str!("../../../../migrations/sqlite/0002_stage_controls.sql");
-    let retention = include_str!("../../../../migrations/sqlite/0003_retention.sql");
-    let hosts = include_str!("../../../../migrations/sqlite/0004_hosts.sql");
-    let recordings = include_str!("../../../../migrations/sqlite/0005_recordings.sql");
-    let workbench = include_str!("../../../../migrations/sqlite/0007_workbench.sql");
-    let log = include_str!("../../../../migrations/sqlite/0008_log.sql");
-    let simple = |version, name: &'static str, sql: &'static str| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    Migrator::with_migrations(vec![
-        simple(1, "init", init),
-        simple(2, "stage controls", controls),
-        simple(3, "retention", retention),
-        simple(4, "hosts", hosts),
-        simple(5, "recordings", recordings),
-        simple(7, "workbench", workbench),
-        simple(8, "log", log),
-    ])
+    let init = include_str!("../../../../migrations/sqlite/0001_init.sql").into_sql_str();
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "init".into(),
+        MigrationType::Simple,
+        init,
+        false,
+    )])
 }
 
 /// Refuses a database that holds tables but none of our migrations.

@@ -21,15 +21,6 @@ pub(super) async fn claimable(readers: &SqlitePool, now_ms: u64) -> Result<bool,
     rows.first().map_or(Ok(false), |row| row.flag(0))
 }
 
-/// When a row that nobody holds falls due, or a lease runs out.
-pub(super) async fn next_due(readers: &SqlitePool) -> Result<Option<u64>, StoreError> {
-    let sql = "SELECT min(at) FROM (SELECT min(due_ms) AS at FROM outbox WHERE owner IS NULL \
-               UNION ALL SELECT min(lease_until_ms) FROM outbox WHERE owner IS NOT NULL)";
-    let rows = fetch(readers, sql, args![]).await?;
-    let at: Option<i64> = rows.first().map_or(Ok(None), |row| row.maybe_int(0))?;
-    Ok(at.map(|at| at as u64))
-}
-
 /// Leases due rows, the earliest first.
 pub(super) async fn claim(
     conn: &mut SqliteConnection,

@@ -179,7 +179,7 @@ pub(super) fn recordings(rows: &[RecordingRow<'_>], now_ms: u64) -> Vec<Statemen
 
 pub(super) fn dead(rows: &[DeadRow<'_>], now_ms: u64) -> Vec<Statement> {
     let shape = Shape {
-        head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, cause, group_id, died_ms, status)",
+        head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, fingerprint, group_id, dead_lettered_ms, status)",
         columns: 10,
         tail: "",
     };
@@ -190,8 +190,8 @@ pub(super) fn dead(rows: &[DeadRow<'_>], now_ms: u64) -> Vec<Statement> {
         push(args, row.code);
         push(args, row.message);
         push(args, row.digest);
-        push(args, row.cause.text.as_str());
-        push(args, row.cause.group.as_str());
+        push(args, row.fingerprint.text.as_str());
+        push(args, row.fingerprint.group.as_str());
         push(args, now_ms as i64);
         push(args, "open");
     })

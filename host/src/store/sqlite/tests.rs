@@ -115,18 +115,3 @@ async fn closing_finishes_what_is_under_way() {
     let store = open(&path, clock).await;
     assert_eq!(store.state_keys("payment", "", "", 1_000).await.unwrap(), written);
 }
-
-#[tokio::test]
-async fn letters_of_an_earlier_version_get_their_cause() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("postrider.db");
-    let store: Arc<dyn Store> = open(&path, Arc::new(ManualClock::at(START_MS))).await;
-    conformance::earlier_letters(&store, async |sql| {
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
-        let mut conn =
-            <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
-        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
-    })
-    .await;
-    store.close().await;
-}

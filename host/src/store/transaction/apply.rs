@@ -241,7 +241,7 @@ fn consequences<'a>(
                 code,
                 message,
                 digest: &settlement.digest,
-                cause: FailureFingerprint::of(
+                fingerprint: FailureFingerprint::of(
                     stage,
                     (code, message),
                     settlement.failure.as_ref().and_then(|failure| failure.backtrace.as_deref()),

@@ -21,7 +21,7 @@ pub(super) fn order<'a>(
     // What waits in the same group may have moved it.
     let present = plan.status_of(rules, id, &order.status);
     let order = Order { status: present.to_owned(), ..order.clone() };
-    if rules.holds(&order.status) {
+    if rules.is_cancelled(&order.status) {
         return (Cancelled::Already(order), Vec::new());
     }
     let Some(next) = rules.next(&order.status, ORDER_CANCELLED) else {
@@ -38,5 +38,5 @@ pub(super) fn order<'a>(
 pub(super) fn goes_forward(rules: &StatusRules, settlement: &Settlement) -> bool {
     let event_type = &settlement.envelope.event.event_type;
     !matches!(settlement.verdict, Verdict::Skipped)
-        && !rules.runs_when_held(&settlement.delivery.stage, event_type)
+        && !rules.runs_when_cancelled(&settlement.delivery.stage, event_type)
 }

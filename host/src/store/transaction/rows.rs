@@ -86,7 +86,7 @@ pub(in crate::store) struct DeadRow<'a> {
     pub(in crate::store) code: &'a str,
     pub(in crate::store) message: &'a str,
     pub(in crate::store) digest: &'a str,
-    pub(in crate::store) cause: FailureFingerprint,
+    pub(in crate::store) fingerprint: FailureFingerprint,
 }
 
 /// An event that may move an order's status.

@@ -224,7 +224,7 @@ impl<'a> WriteSet<'a> {
         if self
             .forward
             .iter()
-            .any(|order| standing.get(order).is_some_and(|(_, status)| rules.holds(status)))
+            .any(|order| standing.get(order).is_some_and(|(_, status)| rules.is_cancelled(status)))
         {
             return None;
         }
