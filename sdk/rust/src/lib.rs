@@ -30,9 +30,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+// The bindings only serve a guest: a host that links a stage natively does without their generator.
+#[cfg(target_arch = "wasm32")]
 mod guest;
 pub mod testing;
 
+#[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub use guest::{Adapter, bindings};
 
@@ -54,7 +57,7 @@ macro_rules! export {
         #[cfg(target_arch = "wasm32")]
         type PostriderStageAdapter = $crate::Adapter<$stage>;
         #[cfg(target_arch = "wasm32")]
-        $crate::background::binding_sync::export_stage!(PostriderStageAdapter with_types_in $crate::background::binding_sync);
+        $crate::bindings::export_stage!(PostriderStageAdapter with_types_in $crate::bindings);
     };
 }
 
