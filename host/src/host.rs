@@ -193,7 +193,11 @@ fn open_broker(host: &Identity<'_>) -> anyhow::Result<Arc<dyn Broker>> {
                 clock: Arc::clone(host.clock),
                 expiry_ms: host.config.orders.expiry_ms,
             };
-            Ok(Rabbit::connect(options).map_err(anyhow::Error::msg).context("broker.url")?)
+            let (rabbit, links) =
+                Rabbit::new(options).map_err(anyhow::Error::msg).context("broker.url")?;
+            tokio::spawn(async move { links.publishing.run().await });
+            tokio::spawn(async move { links.consuming.run().await });
+            Ok(rabbit)
         }
     }
 }
@@ -212,9 +216,11 @@ async fn open_store(host: &Identity<'_>, publish_all: bool) -> anyhow::Result<Ar
                 group_max_ops: store.group_max_ops,
                 publish_all,
             };
-            Ok(SqliteStore::open(options)
+            let (store, writer) = SqliteStore::open(options)
                 .await
-                .context("store.url: the store could not be opened")?)
+                .context("store.url: the store could not be opened")?;
+            tokio::spawn(async move { writer.run().await });
+            Ok(store)
         }
         StoreUrl::Postgres(url) => {
             let options = PostgresOptions {
@@ -230,9 +236,11 @@ async fn open_store(host: &Identity<'_>, publish_all: bool) -> anyhow::Result<Ar
                 timeout_ms: store.timeout_ms,
                 migrate: store.migrate,
             };
-            Ok(PostgresStore::open(options)
+            let (store, writer) = PostgresStore::open(options)
                 .await
-                .context("store.url: the store could not be opened")?)
+                .context("store.url: the store could not be opened")?;
+            tokio::spawn(async move { writer.run().await });
+            Ok(store)
         }
     }
 }

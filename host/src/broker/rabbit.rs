@@ -27,11 +27,12 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use self::consumer::{RabbitConsumer, RabbitDead, Reading};
-use self::link::{Link, within};
+pub use self::link::LinkTask;
+use self::link::{Link, LinkOwner, within};
 use self::publisher::Publisher;
 pub use self::topology::QueueStatus;
 use self::topology::{Found, Names};
@@ -74,23 +75,32 @@ pub struct Rabbit {
     questions: tokio::sync::Mutex<Option<Channel>>,
     gaps: Mutex<Vec<Gap>>,
     gap: Notify,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    /// The connections end when it is cancelled, at the latest when the broker is dropped.
+    stop: DropGuard,
+    links: TaskTracker,
+}
+
+/// The connections of a [`Rabbit`], for its owner to run.
+pub struct RabbitLinks {
+    /// Messages go out on it.
+    pub publishing: LinkTask,
+    /// Messages come in on it.
+    pub consuming: LinkTask,
 }
 
 impl Rabbit {
-    /// Starts connecting; an error only when the URL cannot be understood.
-    pub fn connect(options: RabbitOptions) -> Result<Arc<Self>, String> {
+    /// A broker, and the connections that it needs. Nothing is spawned and nothing connects until
+    /// the caller runs them. An error only when the URL is invalid.
+    pub fn new(options: RabbitOptions) -> Result<(Arc<Self>, RabbitLinks), String> {
         let uri = parse(&options.url)?;
+        let (stop, links) = (CancellationToken::new(), TaskTracker::new());
+        let owner = || LinkOwner { stop: stop.clone(), alive: links.token() };
         let (publishing, publish_task) =
-            Link::new(uri.clone(), format!("postrider {} publish", options.host_name));
+            Link::new(uri.clone(), format!("postrider {} publish", options.host_name), owner());
         let (consuming, consume_task) =
-            Link::new(uri, format!("postrider {} consume", options.host_name));
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(publish_task.run(stop.clone()));
-        tasks.spawn(consume_task.run(stop.clone()));
+            Link::new(uri, format!("postrider {} consume", options.host_name), owner());
         let names = Names::new(&options.namespace);
-        Ok(Arc::new(Self {
+        let rabbit = Arc::new(Self {
             publisher: Publisher::new(publishing.clone(), names.clone()),
             names,
             publishing,
@@ -100,9 +110,10 @@ impl Rabbit {
             questions: tokio::sync::Mutex::default(),
             gaps: Mutex::default(),
             gap: Notify::new(),
-            stop,
-            tasks,
-        }))
+            stop: stop.drop_guard(),
+            links,
+        });
+        Ok((rabbit, RabbitLinks { publishing: publish_task, consuming: consume_task }))
     }
 
     /// Looks at the queues of these stages, each with its name, without changing anything; why
@@ -131,10 +142,14 @@ impl Rabbit {
         options: RabbitOptions,
         stages: &[Arc<str>],
     ) -> Result<(), String> {
-        let rabbit = Self::connect(options)?;
-        rabbit.up().await;
-        let deleted = topology::delete(&rabbit.consuming, &rabbit.names, stages).await;
-        rabbit.close().await;
+        let (rabbit, links) = Self::new(options)?;
+        let delete = async {
+            rabbit.up().await;
+            let deleted = topology::delete(&rabbit.consuming, &rabbit.names, stages).await;
+            rabbit.stop.token().cancel();
+            deleted
+        };
+        let (deleted, (), ()) = tokio::join!(delete, links.publishing.run(), links.consuming.run());
         deleted.map_err(|error| error.to_string())
     }
 
@@ -282,8 +297,8 @@ impl Broker for Rabbit {
     }
 
     async fn close(&self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.stop.token().cancel();
+        self.links.close();
+        self.links.wait().await;
     }
 }

@@ -82,7 +82,8 @@ impl Open {
             group_max_ops: 64,
             publish_all: true,
         };
-        let store = tokio.block_on(SqliteStore::open(options)).expect("a store");
+        let (store, writer) = tokio.block_on(SqliteStore::open(options)).expect("a store");
+        tokio.spawn(async move { writer.run().await });
         Self { store, _folder: folder }
     }
 

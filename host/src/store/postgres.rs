@@ -30,8 +30,9 @@ use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
+pub use self::committer::PostgresWriter;
 use self::committer::{Committer, Job, QUEUE_OPS};
 use self::dead_letters::Action;
 pub use self::open::{OpenError, SchemaStatus};
@@ -104,12 +105,16 @@ pub struct PostgresStore {
     timeout: Duration,
     /// None once closed.
     writer: Mutex<Option<mpsc::Sender<Job>>>,
-    committer: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// Tracks the writer: [`Store::close`] waits until it is gone.
+    writers: TaskTracker,
 }
 
 impl PostgresStore {
-    /// Connects, brings the schema up to date and starts the writer.
-    pub async fn open(options: PostgresOptions) -> Result<Arc<Self>, OpenError> {
+    /// Connects and brings the schema up to date.
+    ///
+    /// Nothing is spawned: the caller runs the writer, and group-committed operations wait until it
+    /// does.
+    pub async fn open(options: PostgresOptions) -> Result<(Arc<Self>, PostgresWriter), OpenError> {
         let timeout = Duration::from_millis(options.timeout_ms);
         let settings = open::Settings {
             url: &options.url,
@@ -135,15 +140,17 @@ impl PostgresStore {
             timeout,
         };
         let (sender, receiver) = mpsc::channel(QUEUE_OPS);
-        let task = tokio::spawn(committer.run(receiver));
-        Ok(Arc::new(Self {
+        let writers = TaskTracker::new();
+        let writer = PostgresWriter::new(committer, receiver, writers.token());
+        let store = Arc::new(Self {
             pool: opened.pool,
             context,
             log_end: log::End::default(),
             timeout,
             writer: Mutex::new(Some(sender)),
-            committer: tokio::sync::Mutex::new(Some(task)),
-        }))
+            writers,
+        });
+        Ok((store, writer))
     }
 
     /// Brings the schema up to date, and nothing else.
@@ -167,7 +174,7 @@ impl PostgresStore {
             .ok_or_else(closed)?;
         let (reply, answer) = oneshot::channel();
         sender.send(Job { op, reply }).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        answer.await.map_err(|_| unanswered())?
     }
 
     /// Bounds what runs on the pool.
@@ -187,6 +194,11 @@ impl PostgresStore {
 
 fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".to_owned())
+}
+
+/// The writer panicked, or the host stopped it, between taking the operation and answering.
+fn unanswered() -> StoreError {
+    StoreError::Unavailable("the writer stopped before it answered; retry".to_owned())
 }
 
 fn mixed_up(reply: &Reply) -> StoreError {
@@ -510,14 +522,11 @@ impl Store for PostgresStore {
     }
 
     async fn close(&self) {
-        // The writer ends when the last sender is gone: those of calls under way are dropped once
-        // they were answered.
+        // The writer ends when the last sender is gone: calls in flight drop theirs once they are
+        // answered.
         drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some(task) = self.committer.lock().await.take()
-            && let Err(error) = task.await
-        {
-            tracing::error!(%error, "the store's writer panicked");
-        }
+        self.writers.close();
+        self.writers.wait().await;
         if tokio::time::timeout(self.timeout, self.pool.close()).await.is_err() {
             tracing::warn!("some connections were not closed in time");
         }

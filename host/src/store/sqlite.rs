@@ -27,8 +27,9 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqlitePool;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
+pub use self::committer::SqliteWriter;
 use self::committer::{Committer, Job, Op, QUEUE_OPS, Reply};
 pub use self::open::{OpenError, SchemaStatus};
 use self::sql::{args, fetch};
@@ -91,7 +92,8 @@ pub struct SqliteStore {
     clock: Arc<dyn Clock>,
     /// None once closed.
     writer: Mutex<Option<mpsc::Sender<Job>>>,
-    committer: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// Tracks the writer: [`Store::close`] waits until it is gone.
+    writers: TaskTracker,
 }
 
 impl SqliteStore {
@@ -100,9 +102,10 @@ impl SqliteStore {
         open::examine(path).await
     }
 
-    /// Opens the file, brings its schema up to date and starts the writer. What earlier runs held
-    /// is released.
-    pub async fn open(options: SqliteOptions) -> Result<Arc<Self>, OpenError> {
+    /// Opens the file and brings its schema up to date. Leases of earlier runs are released.
+    ///
+    /// Nothing is spawned: the caller runs the writer, and writes wait until it does.
+    pub async fn open(options: SqliteOptions) -> Result<(Arc<Self>, SqliteWriter), OpenError> {
         let opened = open::open(&options.path).await?;
         let mut conn = opened.writer;
         let failed = |error: StoreError| open::database(&options.path, error);
@@ -123,13 +126,15 @@ impl SqliteStore {
             lock: opened.lock,
         };
         let (sender, receiver) = mpsc::channel(QUEUE_OPS);
-        let task = tokio::spawn(committer.run(receiver));
-        Ok(Arc::new(Self {
+        let writers = TaskTracker::new();
+        let writer = SqliteWriter::new(committer, receiver, writers.token());
+        let store = Arc::new(Self {
             readers: opened.readers,
             clock: options.clock,
             writer: Mutex::new(Some(sender)),
-            committer: tokio::sync::Mutex::new(Some(task)),
-        }))
+            writers,
+        });
+        Ok((store, writer))
     }
 
     fn sender(&self) -> Result<mpsc::Sender<Job>, StoreError> {
@@ -142,7 +147,7 @@ impl SqliteStore {
     async fn ask(&self, op: Op) -> Result<Reply, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.sender()?.send(Job { op, reply }).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        answer.await.map_err(|_| unanswered())?
     }
 
     async fn ask_rows(&self, op: Op) -> Result<Vec<OutboxRow>, StoreError> {
@@ -169,6 +174,11 @@ impl SqliteStore {
 
 fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".to_owned())
+}
+
+/// The writer panicked, or the host stopped it, between taking the operation and answering.
+fn unanswered() -> StoreError {
+    StoreError::Unavailable("the writer stopped before it answered; retry".to_owned())
 }
 
 fn mixed_up(reply: &Reply) -> StoreError {
@@ -469,15 +479,12 @@ impl Store for SqliteStore {
     }
 
     async fn close(&self) {
-        // The writer ends when the last sender is gone: those of calls under way are dropped once
-        // they were answered.
+        // The writer ends when the last sender is gone: calls in flight drop theirs once they are
+        // answered.
         drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
         // Readers first: an open one would keep the log from being taken back into the file.
         self.readers.close().await;
-        if let Some(task) = self.committer.lock().await.take()
-            && let Err(error) = task.await
-        {
-            tracing::error!(%error, "the store's writer panicked");
-        }
+        self.writers.close();
+        self.writers.wait().await;
     }
 }

@@ -359,7 +359,9 @@ mod tests {
                 group_max_ops: 64,
                 publish_all: false,
             };
-            let store: Arc<dyn Store> = SqliteStore::open(options).await.unwrap();
+            let (store, writer) = SqliteStore::open(options).await.unwrap();
+            tokio::spawn(async move { writer.run().await });
+            let store: Arc<dyn Store> = store;
             let broker = Embedded::new(16, Arc::clone(&clock) as Arc<_>);
             let pipeline = Pipeline::new(&Config::default());
             pipeline.swap(&pipeline.stage("idle"), Arc::new(Native::new(Idle)), None, START_MS);

@@ -88,7 +88,8 @@ impl Fixture {
             group_max_ops: config.store.group_max_ops,
             publish_all: false,
         };
-        let store = SqliteStore::open(options).await?;
+        let (store, writer) = SqliteStore::open(options).await?;
+        tokio::spawn(async move { writer.run().await });
         let sabotage_outcome =
             |with: Sabotage| if with == sabotage { with } else { Sabotage::None };
         let handlers: [Arc<dyn StageHandler>; 4] = [

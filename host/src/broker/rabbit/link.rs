@@ -14,6 +14,7 @@ use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::broker::BrokerError;
 
@@ -45,10 +46,11 @@ pub(super) struct Link {
 
 impl Link {
     /// The handle, and the task that keeps the connection.
-    pub(super) fn new(mut uri: AMQPUri, name: String) -> (Self, LinkTask) {
+    pub(super) fn new(mut uri: AMQPUri, name: String, owner: LinkOwner) -> (Self, LinkTask) {
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
         let (sender, state) = watch::channel(State::Down("not connected yet".to_owned()));
-        (Self { state }, LinkTask { uri, name, state: sender })
+        let LinkOwner { stop, alive } = owner;
+        (Self { state }, LinkTask { uri, name, state: sender, stop, _alive: alive })
     }
 
     /// A new channel on the connection of the moment.
@@ -77,16 +79,27 @@ impl Link {
     }
 }
 
-/// Keeps the connection.
-pub(super) struct LinkTask {
+/// How a [`LinkTask`] hears of the broker's end, and the broker of the task's.
+pub(super) struct LinkOwner {
+    pub(super) stop: CancellationToken,
+    pub(super) alive: TaskTrackerToken,
+}
+
+/// Keeps one connection open.
+pub struct LinkTask {
     uri: AMQPUri,
     name: String,
     state: watch::Sender<State>,
+    stop: CancellationToken,
+    /// [`Broker::close`](crate::broker::Broker::close) waits until it is dropped.
+    _alive: TaskTrackerToken,
 }
 
 impl LinkTask {
-    /// Connects, watches, connects anew, until cancelled.
-    pub(super) async fn run(self, cancel: CancellationToken) {
+    /// Connects, and reconnects after every error, until the broker is closed or dropped.
+    /// Restartable.
+    pub async fn run(&self) {
+        let cancel = &self.stop;
         let backoff = ExponentialBuilder::default()
             .with_min_delay(BACKOFF_MIN)
             .with_max_delay(BACKOFF_MAX)
@@ -104,7 +117,7 @@ impl LinkTask {
                 Ok(connection) => {
                     tracing::info!(connection = %self.name, "connected to RabbitMQ");
                     (waits, said) = (backoff.build(), String::new());
-                    let Some(why) = self.watch(connection, &cancel).await else { return };
+                    let Some(why) = self.watch(connection, cancel).await else { return };
                     why
                 }
                 Err(why) => why,

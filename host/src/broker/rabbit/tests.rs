@@ -51,7 +51,9 @@ impl Namespace {
             clock: Arc::new(SystemClock),
             expiry_ms: 60_000,
         };
-        Rabbit::connect(options).unwrap()
+        let (rabbit, links) = Rabbit::new(options).unwrap();
+        tokio::spawn(async move { tokio::join!(links.publishing.run(), links.consuming.run()) });
+        rabbit
     }
 
     fn names(&self) -> Names {

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Context;
 use super::load;
@@ -36,7 +37,40 @@ pub(super) struct Job {
     pub(super) reply: oneshot::Sender<Result<Reply, StoreError>>,
 }
 
-/// The task.
+/// Commits what is queued. Owns everything that writes, so that it can run again after a panic: the
+/// connection of an interrupted transaction is dropped, which rolls it back.
+pub struct PostgresWriter {
+    /// None once the store is closed.
+    state: Mutex<Option<(Committer, mpsc::Receiver<Job>)>>,
+    /// [`Store::close`](crate::store::Store::close) waits until it is dropped.
+    _alive: TaskTrackerToken,
+}
+
+impl PostgresWriter {
+    pub(super) fn new(
+        committer: Committer,
+        queue: mpsc::Receiver<Job>,
+        alive: TaskTrackerToken,
+    ) -> Self {
+        Self { state: Mutex::new(Some((committer, queue))), _alive: alive }
+    }
+
+    /// Commits until the store is closed or dropped. Restartable: callers whose operations were
+    /// under way at a panic are told that the store is unavailable, and retry.
+    pub async fn run(&self) {
+        let mut guard = self.state.lock().await;
+        let Some((committer, queue)) = guard.as_mut() else { return };
+        let mut jobs = Vec::with_capacity(committer.group_max_ops);
+        while queue.recv_many(&mut jobs, committer.group_max_ops).await > 0 {
+            committer.tick(&mut jobs).await;
+        }
+        if let Some((committer, _)) = guard.take() {
+            committer.close().await;
+        }
+    }
+}
+
+/// Writes groups of operations on a connection of its own.
 pub(super) struct Committer {
     pub(super) options: PgConnectOptions,
     pub(super) conn: Option<PgConnection>,
@@ -46,12 +80,7 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Runs until the last sender is gone and the queue is empty.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        let mut jobs = Vec::with_capacity(self.group_max_ops);
-        while queue.recv_many(&mut jobs, self.group_max_ops).await > 0 {
-            self.tick(&mut jobs).await;
-        }
+    async fn close(self) {
         if let Some(conn) = self.conn {
             // The server notices a closed connection by itself, too.
             let _ = timeout(self.timeout, sqlx::Connection::close(conn)).await;

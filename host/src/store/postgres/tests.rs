@@ -80,7 +80,9 @@ impl Database {
             timeout_ms: 10_000,
             migrate: true,
         };
-        PostgresStore::open(options).await.unwrap()
+        let (store, writer) = PostgresStore::open(options).await.unwrap();
+        tokio::spawn(async move { writer.run().await });
+        store
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::sql::{args, execute, store_error};
 use super::{Context, dead_letters, hosts, load, outbox, prune, write};
@@ -92,7 +93,54 @@ pub(super) struct Job {
     pub(super) reply: oneshot::Sender<Result<Reply, StoreError>>,
 }
 
-/// The task.
+/// Commits what is queued. Owns everything that writes, so that it can run again after a panic.
+pub struct SqliteWriter {
+    /// None once the store is closed.
+    state: Mutex<Option<WriterState>>,
+    /// [`Store::close`](crate::store::Store::close) waits until it is dropped.
+    _alive: TaskTrackerToken,
+}
+
+struct WriterState {
+    committer: Committer,
+    queue: mpsc::Receiver<Job>,
+    /// A panic left a transaction open.
+    interrupted: bool,
+}
+
+impl SqliteWriter {
+    pub(super) fn new(
+        committer: Committer,
+        queue: mpsc::Receiver<Job>,
+        alive: TaskTrackerToken,
+    ) -> Self {
+        let state = WriterState { committer, queue, interrupted: false };
+        Self { state: Mutex::new(Some(state)), _alive: alive }
+    }
+
+    /// Commits until the store is closed or dropped. Restartable: callers whose operations were
+    /// under way at a panic are told that the store is unavailable, and retry.
+    pub async fn run(&self) {
+        let mut guard = self.state.lock().await;
+        let Some(state) = guard.as_mut() else { return };
+        if state.interrupted {
+            state.committer.roll_back().await;
+            state.interrupted = false;
+        }
+        let most = state.committer.group_max_ops;
+        let mut jobs = Vec::with_capacity(most);
+        while state.queue.recv_many(&mut jobs, most).await > 0 {
+            state.interrupted = true;
+            state.committer.tick(&mut jobs).await;
+            state.interrupted = false;
+        }
+        if let Some(state) = guard.take() {
+            state.committer.close().await;
+        }
+    }
+}
+
+/// Writes groups of operations on the only connection that writes.
 pub(super) struct Committer {
     pub(super) conn: SqliteConnection,
     /// To connect anew should the connection break.
@@ -105,12 +153,8 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Runs until the last sender is gone and the queue is empty.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        let mut jobs = Vec::with_capacity(self.group_max_ops);
-        while queue.recv_many(&mut jobs, self.group_max_ops).await > 0 {
-            self.tick(&mut jobs).await;
-        }
+    /// Moves the write-ahead log into the file, and closes it.
+    async fn close(mut self) {
         if let Err(error) =
             execute(&mut self.conn, "PRAGMA wal_checkpoint(TRUNCATE)", args![]).await
         {

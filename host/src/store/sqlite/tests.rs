@@ -20,7 +20,9 @@ async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStore> {
         group_max_ops: 64,
         publish_all: false,
     };
-    SqliteStore::open(options).await.unwrap()
+    let (store, writer) = SqliteStore::open(options).await.unwrap();
+    tokio::spawn(async move { writer.run().await });
+    store
 }
 
 #[tokio::test]
