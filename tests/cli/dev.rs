@@ -70,7 +70,7 @@ async fn saved_source_is_rebuilt_and_reloaded() -> Result<()> {
     choose(&stage, &guest("fifth-traps")?)?;
     let seen = until(&mut lines, "this version traps").await?;
     assert!(
-        seen.contains("audit@1.2.0 shipping.ready 7 failed try 1")
+        seen.contains("audit@1.2.0 shipping.ready 7 failed attempt 1")
             && seen.contains("fifth/src/lib.rs"),
         "{seen}"
     );

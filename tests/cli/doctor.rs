@@ -113,7 +113,7 @@ async fn unreachable_postgres_is_reported() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_or_newer_schema_is_reported() -> Result<()> {
     let (env, text) = on_servers(|text| format!("store.migrate = false\n{text}")).await?;
-    finds(&text, "store", "lacks schema 1").await?;
+    finds(&text, "store", "lacks schema version 1").await?;
     let file = env.folder.path().join("migrate.toml");
     std::fs::write(&file, env.config_text())?;
     postrider(&["--config", file.to_str().context("a path")?, "migrate"]).await?;
@@ -165,14 +165,14 @@ async fn rejected_plugins_are_reported() -> Result<()> {
 
     let env = TestEnv::empty(ANYWHERE)?;
     std::fs::remove_dir(env.plugins())?;
-    finds(&env.config_text(), "plugins", "is no folder").await
+    finds(&env.config_text(), "plugins", "is not a folder").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn address_in_use_is_reported() -> Result<()> {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let env = TestEnv::shipped(&format!("http.listen = \"{}\"\n", taken.local_addr()?))?;
-    finds(&env.config_text(), "address", "cannot be listened at").await
+    finds(&env.config_text(), "address", "cannot listen at").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -149,7 +149,7 @@ async fn changed_plugin_reports_exactly_the_changed_decisions(backend: Backend) 
 
     // The same from the file, without a host; and what a person reads.
     host.stop().await?;
-    let (code, from_file) = replay("payment", "payment-strict", &["--events", file]).await?;
+    let (code, from_file) = replay("payment", "payment-strict", &["--recordings", file]).await?;
     assert_eq!((code, &from_file), (1, &said));
     let plugin = guest("payment-strict")?;
     let args = [
@@ -158,7 +158,7 @@ async fn changed_plugin_reports_exactly_the_changed_decisions(backend: Backend) 
         "payment",
         "--plugin",
         plugin.to_str().context("text")?,
-        "--events",
+        "--recordings",
         file,
         "--show",
         "1",
@@ -181,7 +181,7 @@ async fn changed_plugin_reports_exactly_the_changed_decisions(backend: Backend) 
     }
     // A what-if without another build: the operator's limit.
     let (_, said) =
-        replay("payment", "payment", &["--events", file, "--setting", "max_total=90"]).await?;
+        replay("payment", "payment", &["--recordings", file, "--setting", "max_total=90"]).await?;
     assert_eq!(listed(&said).len(), 4, "{said:#}");
     Ok(())
 }

@@ -421,7 +421,7 @@ async fn command_line_lists_replays_and_discards_groups(backend: Backend) -> Res
     };
     let failed = edit(&broken)?;
     assert_eq!(
-        (failed.status.code(), String::from_utf8_lossy(&failed.stderr).contains("not JSON")),
+        (failed.status.code(), String::from_utf8_lossy(&failed.stderr).contains("invalid JSON")),
         (Some(1), true)
     );
     let mended = edit(&editor("sed -i 's/\"wrong\": 0/\"right\": 0/' \"$1\"")?)?;

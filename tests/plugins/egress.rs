@@ -437,11 +437,11 @@ fn permission_check_compares_required_and_granted() -> Result<()> {
     )?;
     assert_eq!(missing.status.code(), Some(1));
     let said: Value = serde_json::from_slice(&missing.stdout)?;
-    let asks = said["stages"][0]["asks"].as_array().context("asks")?;
-    let missing: Vec<&str> = asks
+    let permissions = said["stages"][0]["permissions"].as_array().context("permissions")?;
+    let missing: Vec<&str> = permissions
         .iter()
-        .filter(|ask| ask["granted"].is_null())
-        .filter_map(|ask| ask["asked"].as_str())
+        .filter(|permission| permission["granted"].is_null())
+        .filter_map(|permission| permission["permission"].as_str())
         .collect();
     assert!(
         said["ok"] == false

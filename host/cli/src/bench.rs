@@ -1,8 +1,8 @@
-//! `postrider bench`: load on a host of its own, in a temporary folder, through the real API.
+//! `postrider bench`: posts orders to an ephemeral host, or to running ones, through the HTTP API.
 //!
-//! Throughput and end-to-end times are what the store says (first order accepted to last order
-//! final), not what the client hoped. Bounded: a fixed number of orders, loopback only, and a limit
-//! on the whole run.
+//! Throughput and end-to-end latency come from the timestamps in the store (from the first order
+//! accepted to the last one final), not from the client. A run is bounded by its number of orders
+//! and by a time limit.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,47 +13,46 @@ use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::output::Output;
 use postrider::config::Config;
 
 mod load;
 mod ephemeral_host;
 
-/// Measure a host started for the purpose.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Orders to post.
+    /// Number of orders to post.
     #[arg(long, default_value_t = 20_000)]
     orders: u64,
-    /// Orders posted before the measurement begins.
+    /// Number of orders to post before measuring.
     #[arg(long, default_value_t = 1_000)]
     warm_up: u64,
-    /// Requests under way at once.
+    /// Number of concurrent requests.
     #[arg(long, default_value_t = 32)]
     concurrency: u64,
-    /// Orders per second offered (open loop); without it, as many as the host answers (closed
-    /// loop).
+    /// Post this many orders per second (open loop); by default, post as fast as the host answers
+    /// (closed loop).
     #[arg(long)]
     rate: Option<f64>,
-    /// Fresh instance per message, warm ones, or the same stages without a sandbox.
+    /// How stages run: a fresh instance per message, warm instances, or native without a sandbox.
     #[arg(long, value_enum, default_value_t = Instances::Fresh)]
     instances: Instances,
-    /// Store to measure, in a schema of its own: `postgres://…`; default: a file of its own.
-    #[arg(long)]
+    /// Postgres server to measure, in a temporary schema [default: a temporary SQLite file].
+    #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// Broker to measure, in a namespace of its own: `amqp://…`; default: embedded.
-    #[arg(long)]
+    /// RabbitMQ server to measure, in a temporary namespace [default: the embedded broker].
+    #[arg(long, value_name = "URL")]
     broker: Option<String>,
-    /// Measure hosts that run already instead, in turn: `http://…`, several times for several
-    /// hosts.
+    /// Measure running hosts instead, round-robin; repeat the option for several hosts.
     #[arg(long, conflicts_with_all = ["store", "broker", "plugins"])]
     url: Vec<String>,
-    /// Different products ordered; 1 makes one hot key.
+    /// Number of distinct products ordered; 1 makes every order contend for one key.
     #[arg(long, default_value_t = 100)]
     products: u64,
-    /// Plugins folder; default: the configuration's.
+    /// Plugins folder [default: plugins.dir of the configuration].
     #[arg(long)]
     plugins: Option<PathBuf>,
-    /// The run fails when it is not over after so many seconds.
+    /// Fail if the run takes longer than this many seconds.
     #[arg(long, default_value_t = 300)]
     time_limit_s: u64,
 }
@@ -66,15 +65,14 @@ enum Instances {
     Native,
 }
 
-/// What was measured.
+/// The result of a run.
 #[derive(Debug, Serialize)]
 struct Report {
     orders: u64,
     orders_per_s: f64,
     post_ms: Quantiles,
     end_to_end_ms: Quantiles,
-    /// From the receipt of a message to its acknowledgement, by stage; of a host of the bench's
-    /// own.
+    /// Time from receipt to acknowledgement of a message, by stage; only for an ephemeral host.
     stage_ms: BTreeMap<String, Quantiles>,
 }
 
@@ -87,25 +85,21 @@ struct Quantiles {
 }
 
 impl Quantiles {
-    /// Of a histogram of microseconds.
+    /// From a histogram of microseconds.
     fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
         Self { p50: at(0.5), p95: at(0.95), p99: at(0.99), max: histogram.max() as f64 / 1_000.0 }
     }
 }
 
-/// Runs the measurement and prints the report.
-pub(crate) async fn run(config: Config, args: BenchArgs, json: bool) -> Result<ExitCode> {
+/// Runs the benchmark and prints the report.
+pub(crate) async fn run(config: Config, args: BenchArgs, output: Output) -> Result<ExitCode> {
     let report = if args.url.is_empty() {
         ephemeral_host::measure(config, &args).await?
     } else {
         load::measure(&args, &args.url, None).await?
     };
-    if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print(&report);
-    }
+    output.print(&report, print)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,4 +1,4 @@
-//! Talks to a running host. An answer that is a problem document becomes one line.
+//! A client of a running host's API. A problem document becomes a one-line error.
 
 use std::time::Duration;
 
@@ -7,25 +7,25 @@ use clap::Args;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
-/// Where the host is.
+/// The host to talk to.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// The host's API.
+    /// Base URL of the host's API.
     #[arg(long, env = "POSTRIDER_URL", default_value = "http://127.0.0.1:8000")]
     url: String,
 }
 
-/// The host does not answer: exit code 3.
+/// The host cannot be reached: exit code 3.
 #[derive(Debug, thiserror::Error)]
-#[error("no host answers at {url} ({reason}): start one with `postrider serve`, or give --url")]
+#[error("cannot reach a host at {url} ({reason}): start one with `postrider serve`, or set --url")]
 pub(crate) struct Unreachable {
     url: String,
     reason: String,
 }
 
-/// Longest wait for an answer.
+/// Maximum duration of a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// A live stream says something at least this often.
+/// Maximum silence of a live stream; the host sends a comment every 15 seconds.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 impl Target {
@@ -33,28 +33,28 @@ impl Target {
         self.send(Method::GET, path, None).await
     }
 
-    /// A path of any names, and a query of any values.
-    pub(crate) async fn ask(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value> {
-        self.get(&place(path, query)?).await
+    /// Like `get`, but encodes the path segments and query values.
+    pub(crate) async fn query(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value> {
+        self.get(&path_and_query(path, query)?).await
     }
 
-    /// An answer that is read bit by bit, for as long as it takes.
+    /// Opens a response that the caller reads in chunks, without a limit on its duration.
     pub(crate) async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
         let client = reqwest::Client::builder()
             .connect_timeout(TIMEOUT)
             .read_timeout(SILENCE_MAX)
             .build()?;
-        let request = headers.iter().fold(client.get(self.at(path)), |request, (name, value)| {
-            request.header(*name, *value)
-        });
+        let request =
+            headers.iter().fold(client.get(self.url_of(path)), |request, (name, value)| {
+                request.header(*name, *value)
+            });
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         if response.status().is_success() {
             return Ok(response);
         }
-        Err(refused(&response.json().await?))
+        Err(problem(&response.json().await?))
     }
 
-    /// A body of any kind.
     pub(crate) async fn post_body(
         &self,
         path: &str,
@@ -62,9 +62,10 @@ impl Target {
         body: Vec<u8>,
     ) -> Result<Value> {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
-        let request = headers.iter().fold(client.post(self.at(path)), |request, (name, value)| {
-            request.header(*name, value)
-        });
+        let request =
+            headers.iter().fold(client.post(self.url_of(path)), |request, (name, value)| {
+                request.header(*name, value)
+            });
         self.answer(request.body(body)).await
     }
 
@@ -78,7 +79,7 @@ impl Target {
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
-        let mut request = client.request(method, self.at(path));
+        let mut request = client.request(method, self.url_of(path));
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -89,21 +90,21 @@ impl Target {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         let answer: Value = response.json().await?;
-        if status.is_success() { Ok(answer) } else { Err(refused(&answer)) }
+        if status.is_success() { Ok(answer) } else { Err(problem(&answer)) }
     }
 
-    fn at(&self, path: &str) -> String {
+    fn url_of(&self, path: &str) -> String {
         format!("{}{path}", self.url.trim_end_matches('/'))
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Unreachable {
-        let reason = if error.is_timeout() { "time-out" } else { "no connection" };
+        let reason = if error.is_timeout() { "timed out" } else { "connection failed" };
         Unreachable { url: self.url.clone(), reason: reason.into() }
     }
 }
 
-/// A path of any names with a query of any values, both encoded.
-pub(crate) fn place(path: &[&str], query: &[(&str, &str)]) -> Result<String> {
+/// A path and query with every segment and value percent-encoded.
+pub(crate) fn path_and_query(path: &[&str], query: &[(&str, &str)]) -> Result<String> {
     let mut url = reqwest::Url::parse("http://host/")?;
     // Only a URL without a host has no path.
     if let Ok(mut segments) = url.path_segments_mut() {
@@ -113,8 +114,8 @@ pub(crate) fn place(path: &[&str], query: &[(&str, &str)]) -> Result<String> {
     Ok(format!("{}?{}", url.path(), url.query().unwrap_or_default()))
 }
 
-/// A problem document as one line.
-fn refused(answer: &Value) -> anyhow::Error {
+/// A problem document as an error of one line.
+fn problem(answer: &Value) -> anyhow::Error {
     let errors = answer["errors"].as_array().into_iter().flatten();
     let errors: Vec<String> = errors
         .map(|error| format!("{} {}", text(&error["pointer"]), text(&error["detail"])))
@@ -123,20 +124,20 @@ fn refused(answer: &Value) -> anyhow::Error {
     anyhow!("{}: {detail}", text(&answer["title"]))
 }
 
-/// A string without its quotes; anything else as JSON.
+/// A JSON string without its quotes; any other value as JSON.
 pub(crate) fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
 }
 
 /// Reads JSON from a file, or from standard input for `-`.
-pub(crate) fn read_json(place: &str) -> Result<Value> {
-    let bytes = match place {
+pub(crate) fn read_json(path: &str) -> Result<Value> {
+    let bytes = match path {
         "-" => {
             let mut bytes = Vec::new();
             std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes)?;
             bytes
         }
-        file => std::fs::read(file).map_err(|error| anyhow::anyhow!("{file}: {error}"))?,
+        file => std::fs::read(file).map_err(|error| anyhow!("{file}: {error}"))?,
     };
-    serde_json::from_slice(&bytes).map_err(|error| anyhow::anyhow!("{place}: not JSON: {error}"))
+    serde_json::from_slice(&bytes).map_err(|error| anyhow!("{path}: invalid JSON: {error}"))
 }

@@ -1,23 +1,31 @@
-//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the host cannot be reached.
+//! The command line: global options, the table of commands, and the exit codes.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::output::Output;
 use crate::telemetry::{self, LogFormat};
+use crate::{bench, client, dev, dlq, doctor, events, host, orders, plugin, replay, stages};
 use postrider::config::Config;
 
-use crate::{bench, client, dev, dlq, doctor, events, host, orders, plugin, replay, stages};
+/// The exit codes of every command.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  the command failed, or the check it makes did not pass
+  2  invalid arguments
+  3  the host is unreachable";
 
-/// Runs an order pipeline whose stages are sandboxed WebAssembly plugins.
+/// Runs and operates an order pipeline whose stages are sandboxed WebAssembly plugins.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// Configuration file; default: config/postrider.toml where it exists.
+    /// Configuration file [default: config/postrider.toml, if it exists].
     #[arg(long, global = true, env = "POSTRIDER_CONFIG")]
     config: Option<PathBuf>,
-    /// How log lines look.
+    /// Format of log lines on standard error.
     #[arg(long, global = true, env = "POSTRIDER_LOG_FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
     /// Print JSON instead of text.
@@ -29,66 +37,65 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the API and run the stages until told to stop.
+    /// Run a host: serve the API and run the stages.
+    ///
+    /// Stops gracefully on SIGINT and SIGTERM.
     Serve,
-    /// Serve while stages are written: rebuild, reload and show outcomes at every save.
+    /// Develop stages: rebuild and reload them on every save, and print each outcome.
     Dev(dev::DevArgs),
-    /// Look at the configuration.
+    /// Validate the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Draw the pipeline that the plugins make.
+    /// Print the pipeline: every stage, and the event types that it consumes and emits.
     Topology,
-    /// Find what is wrong with the set-up, and how to mend it: configuration, store, broker,
-    /// plugins, clock, disk.
+    /// Check the configuration, store, broker, plugins, clock and disk, and suggest fixes.
     ///
-    /// Changes nothing; a host may run meanwhile. Exit code 1 when something does not work.
+    /// Read-only; safe to run beside a running host. Exits with 1 if a check fails.
     Doctor,
-    /// Look at a plugin file and try it, without any service.
+    /// Create, test and inspect plugins.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
-    /// Submit orders, list them and follow them.
+    /// Submit, list, follow and cancel orders.
     #[command(subcommand)]
     Orders(orders::OrdersCommand),
-    /// The event log: follow it, take it out, bring events in.
+    /// Follow, export, import and send events.
     #[command(subcommand)]
     Events(events::EventsCommand),
-    /// Dead letters: what needs a person.
-    #[command(subcommand)]
+    /// List, inspect, replay and discard dead letters.
+    #[command(subcommand, visible_alias = "dead-letters")]
     Dlq(Box<dlq::DlqCommand>),
-    /// Stages: how they stand; pause, drain and resume them.
+    /// List, pause, drain and resume stages.
     #[command(subcommand)]
     Stages(stages::StagesCommand),
-    /// Run recorded events through another build of their stage, and say what it would have decided
-    /// otherwise.
+    /// Run recorded events through another version of a stage, and compare the decisions.
     ///
-    /// Nothing is written and nothing is sent. Exit code 1 when a decision differs.
+    /// Writes nothing to the store and sends nothing. Exits with 1 if a decision differs.
     Replay(replay::ReplayArgs),
-    /// Bring the schema of a Postgres store up to date, and nothing else.
+    /// Migrate the schema of a Postgres store to this version, then exit.
     Migrate,
-    /// Measure a host started for the purpose.
+    /// Measure throughput and latency under load.
     Bench(bench::BenchArgs),
-    /// Print the OpenAPI 3.1 document of the HTTP API, as a host serves it at `/openapi.json`.
+    /// Print the OpenAPI 3.1 document of the HTTP API.
     Openapi,
-    /// Print what a shell needs to complete this program's commands: `postrider completions bash >
-    /// …`.
+    /// Print a completion script for a shell.
     Completions {
-        /// The shell.
+        /// Shell to generate the script for.
         shell: clap_complete::Shell,
     },
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Report every problem; with --json print the whole configuration with its defaults.
+    /// Report every problem; with --json, print the effective configuration.
     Check,
 }
 
 /// Runs a command line.
 pub async fn run(cli: Cli) -> ExitCode {
-    // Whoever develops reads outcomes; of the log, what stages write and what goes wrong.
     let default = match cli.command {
+        // `dev` prints outcomes itself; of the log, only guest output and errors are of interest.
         Command::Dev(_) => "error,postrider::guest=info",
-        // What is wrong is its answer.
+        // `doctor` reports problems as its findings.
         Command::Doctor => "off",
         _ => telemetry::DEFAULT,
     };
@@ -104,20 +111,21 @@ pub async fn run(cli: Cli) -> ExitCode {
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = cli.config.as_deref();
+    let output = if cli.json { Output::Json } else { Output::Text };
     match cli.command {
         Command::Serve => host::serve(config).await,
         Command::Dev(args) => dev::run(args).await,
-        Command::Config(ConfigCommand::Check) => host::check_config(config, cli.json),
-        Command::Topology => host::topology(config, cli.json).await,
-        Command::Doctor => doctor::run(config, cli.json).await,
-        Command::Plugin(command) => plugin::run(command, cli.json).await,
-        Command::Orders(command) => orders::run(command, cli.json).await,
-        Command::Dlq(command) => dlq::run(*command, cli.json).await,
-        Command::Events(command) => events::run(command, cli.json).await,
-        Command::Stages(command) => stages::run(command, cli.json).await,
-        Command::Replay(args) => replay::run(Config::load(config)?, args, cli.json).await,
+        Command::Config(ConfigCommand::Check) => host::check_config(config, output),
+        Command::Topology => host::topology(config, output).await,
+        Command::Doctor => doctor::run(config, output).await,
+        Command::Plugin(command) => plugin::run(command, output).await,
+        Command::Orders(command) => orders::run(command, output).await,
+        Command::Dlq(command) => dlq::run(*command, output).await,
+        Command::Events(command) => events::run(command, output).await,
+        Command::Stages(command) => stages::run(command, output).await,
+        Command::Replay(args) => replay::run(Config::load(config)?, args, output).await,
         Command::Migrate => host::migrate(config).await,
-        Command::Bench(args) => bench::run(Config::load(config)?, args, cli.json).await,
+        Command::Bench(args) => bench::run(Config::load(config)?, args, output).await,
         Command::Openapi => {
             println!("{:#}", postrider::http::document());
             Ok(ExitCode::SUCCESS)
@@ -139,7 +147,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_option_clashes_with_another() {
+    fn the_command_line_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn dead_letters_is_an_alias_of_dlq() {
+        let cli = Cli::try_parse_from(["postrider", "dead-letters", "groups"]).unwrap();
+        assert!(matches!(cli.command, Command::Dlq(_)));
     }
 }

@@ -1,9 +1,9 @@
-//! `postrider dev`: edit a stage, save, see its new outcome.
+//! `postrider dev`: rebuilds and reloads stages on every save, and prints their outcomes.
 //!
-//! A host with the embedded store and queue runs in this process. Whatever a stage's `stage.toml`
-//! watches rebuilds the stage when it changes; what the build made goes into the host's plugins
-//! folder, which reloads it like any other. One build at a time; changes that come meanwhile are
-//! built once, after it.
+//! A host with the embedded store and broker runs in this process. A change to a file that a stage's
+//! `stage.toml` watches rebuilds the stage; the new plugin file goes to the host's plugins folder,
+//! which reloads it like any other. Builds run one at a time; changes during a build are combined
+//! into one build after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use notify::{RecursiveMode, Watcher as _};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use self::show::Show;
+use self::console::Console;
 use crate::plugin::dry_run::Case;
 use crate::plugin::project::Project;
 use postrider::app::App;
@@ -25,30 +25,27 @@ use postrider::config::Config;
 use postrider::domain::event::hex;
 use postrider::host::Host;
 
-mod show;
+mod console;
 
-/// Where a development host keeps what it makes.
+/// Data folder of the development host.
 const FOLDER: &str = ".postrider";
-/// Folders of stages are looked for this deep.
+/// How many levels of folders are searched for projects.
 const DEPTH: usize = 3;
-/// Changes are gathered for this long: an editor writes a file in several steps.
+/// How long changes are collected before a build, because an editor writes a file in several steps.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 
-/// Serve, rebuild, reload.
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
-    /// A stage's folder, or one with several of them.
+    /// Project folder, or a folder with several projects.
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// After each reload, send the stage these cases (of `plugin test`) again: files, or folders of
-    /// them.
-    #[arg(long)]
+    /// Send these fixtures of `plugin test` to the stage after each reload: files or folders.
+    #[arg(long, value_name = "PATH")]
     send: Vec<PathBuf>,
-    /// Plugins that run beside the stages under development: a folder of `.wasm` files; default:
-    /// none.
-    #[arg(long)]
-    with: Option<PathBuf>,
-    /// Address of the API.
+    /// Folder of other plugins to run beside the stages under development.
+    #[arg(long, value_name = "DIR")]
+    plugins: Option<PathBuf>,
+    /// Listen address of the API.
     #[arg(long, default_value = "127.0.0.1:8000")]
     listen: String,
 }
@@ -57,54 +54,56 @@ pub(crate) async fn run(args: DevArgs) -> Result<ExitCode> {
     let projects = Project::find(&args.dir, DEPTH)?;
     ensure!(
         !projects.is_empty(),
-        "{} holds no stage: `postrider plugin new` makes one",
+        "no stage.toml in {}: create a project with `postrider plugin new`",
         args.dir.display()
     );
     let folder = args.dir.join(FOLDER);
     let plugins = folder.join("plugins");
-    prepare(&folder, &plugins, args.with.as_deref())?;
+    prepare(&folder, &plugins, args.plugins.as_deref())?;
     let (changed, changes) = mpsc::channel(64);
     let _watcher = watch(&projects, changed)?;
-    let show = Arc::new(Show::default());
-    let mut workshop = Workshop {
-        projects,
-        plugins: plugins.clone(),
-        send: args.send,
-        show: Arc::clone(&show),
-        app: None,
-    };
-    for at in 0..workshop.projects.len() {
-        workshop.rebuild(at, Instant::now()).await?;
+    let console = Arc::new(Console::default());
+    let mut rebuilder =
+        Rebuilder { projects, plugins, send: args.send, console: Arc::clone(&console), app: None };
+    for at in 0..rebuilder.projects.len() {
+        rebuilder.rebuild(at, Instant::now()).await?;
     }
-    let mut config = Config::default();
-    config.store.url = format!("sqlite:{}", folder.join("dev.db").display());
-    config.plugins.dir = plugins;
-    config.plugins.debounce_ms = 1;
-    config.plugins.archive_dir = folder.join("kept");
-    config.runtime.cache_dir = Some(folder.join("cache"));
-    config.runtime.quick = true;
-    config.recording.enabled = true;
-    args.listen.clone_into(&mut config.http.listen);
-    let host =
-        Host::builder(config).observe(move |settlement| show.settled(settlement)).build().await?;
+    let host = Host::builder(configure(&folder, &args.listen))
+        .observe(move |settlement| console.settled(settlement))
+        .build()
+        .await?;
     let address = host.address()?;
-    workshop.app = Some(host.app());
-    Show::serving(address, &host.app().plugins());
-    let working = tokio::spawn(workshop.run(changes));
+    rebuilder.app = Some(host.app());
+    Console::serving(address, &host.app().plugins());
+    let rebuilding = tokio::spawn(rebuilder.run(changes));
     host.run_until(crate::host::stop_signal()?).await?;
-    working.abort();
+    rebuilding.abort();
     Ok(ExitCode::SUCCESS)
 }
 
-/// A plugins folder of the host's own, with what runs beside the stages under development.
-fn prepare(folder: &Path, plugins: &Path, with: Option<&Path>) -> Result<()> {
+/// The configuration of the development host, whose data is in `folder`.
+fn configure(folder: &Path, listen: &str) -> Config {
+    let mut config = Config::default();
+    config.store.url = format!("sqlite:{}", folder.join("dev.db").display());
+    config.plugins.dir = folder.join("plugins");
+    config.plugins.debounce_ms = 1;
+    config.plugins.archive_dir = folder.join("archive");
+    config.runtime.cache_dir = Some(folder.join("cache"));
+    config.runtime.quick = true;
+    config.recording.enabled = true;
+    listen.clone_into(&mut config.http.listen);
+    config
+}
+
+/// Creates the plugins folder of the host and copies the plugins of `others` into it.
+fn prepare(folder: &Path, plugins: &Path, others: Option<&Path>) -> Result<()> {
     if plugins.exists() {
         std::fs::remove_dir_all(plugins).with_context(|| plugins.display().to_string())?;
     }
     std::fs::create_dir_all(plugins).with_context(|| plugins.display().to_string())?;
     std::fs::write(folder.join(".gitignore"), "*\n")?;
-    let Some(with) = with else { return Ok(()) };
-    for entry in std::fs::read_dir(with).with_context(|| with.display().to_string())? {
+    let Some(others) = others else { return Ok(()) };
+    for entry in std::fs::read_dir(others).with_context(|| others.display().to_string())? {
         let path = entry?.path();
         if path.extension().is_some_and(|end| end == "wasm")
             && let Some(name) = path.file_name()
@@ -115,7 +114,7 @@ fn prepare(folder: &Path, plugins: &Path, with: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// A change of what a stage is built from.
+/// A change to a watched file of a project.
 struct Change {
     project: usize,
     at: Instant,
@@ -128,7 +127,7 @@ fn watch(
     let mut roots: Vec<(usize, PathBuf)> = Vec::new();
     for (at, project) in projects.iter().enumerate() {
         for path in &project.watch {
-            // A path that is not there yet is no fault: a build may make it.
+            // A path may not exist yet because a build creates it.
             if let Ok(path) = path.canonicalize() {
                 roots.push((at, path));
             }
@@ -146,7 +145,7 @@ fn watch(
             .map(|(at, _)| *at)
             .collect();
         for project in touched {
-            // A full channel already asks for a build.
+            // A full channel already triggers a build, so the change can be dropped.
             let _ = changed.try_send(Change { project, at: Instant::now() });
         }
     })?;
@@ -155,30 +154,29 @@ fn watch(
         if root.is_dir() {
             folders.insert(root, RecursiveMode::Recursive);
         } else if let Some(parent) = root.parent() {
-            // Editors put a new file in the place of the old one: the folder sees it, the file
-            // would not.
+            // Editors replace files, which a watch on the file itself would miss.
             folders.entry(parent.to_owned()).or_insert(RecursiveMode::NonRecursive);
         }
     }
     for (folder, mode) in folders {
         watcher
             .watch(&folder, mode)
-            .with_context(|| format!("{} cannot be watched", folder.display()))?;
+            .with_context(|| format!("cannot watch {}", folder.display()))?;
     }
     Ok(watcher)
 }
 
-/// Builds stages and sees them into the host.
-struct Workshop {
+/// Builds stages and loads them into the host.
+struct Rebuilder {
     projects: Vec<Project>,
     plugins: PathBuf,
     send: Vec<PathBuf>,
-    show: Arc<Show>,
-    /// None before the host runs.
+    console: Arc<Console>,
+    /// `None` until the host is built.
     app: Option<Arc<App>>,
 }
 
-impl Workshop {
+impl Rebuilder {
     async fn run(self, mut changes: mpsc::Receiver<Change>) {
         while let Some(first) = changes.recv().await {
             tokio::time::sleep(DEBOUNCE).await;
@@ -193,53 +191,53 @@ impl Workshop {
                     .find(|change| change.project == project)
                     .map_or_else(Instant::now, |change| change.at);
                 if let Err(error) = self.rebuild(project, saved).await {
-                    Show::trouble(&self.projects[project].name(), &format!("{error:#}"));
+                    Console::failed(&self.projects[project].name(), &format!("{error:#}"));
                 }
             }
         }
     }
 
-    /// Builds a stage and, when it changed, waits until the host serves it.
+    /// Builds a stage and, if its plugin file changed, waits until the host has loaded it.
     async fn rebuild(&self, at: usize, saved: Instant) -> Result<()> {
         let project = &self.projects[at];
         let built = project.build().await?;
         if let Some(output) = built.failed {
-            Show::trouble(&project.name(), &output);
+            Console::failed(&project.name(), &output);
             return Ok(());
         }
         let bytes = std::fs::read(&project.artifact)?;
         let digest = hex(&Sha256::digest(&bytes));
         let file = format!("{}.wasm", project.name());
         let place = self.plugins.join(&file);
-        Show::built(&project.name(), built.took, bytes.len());
+        Console::built(&project.name(), built.took, bytes.len());
         if std::fs::read(&place).is_ok_and(|present| present == bytes) {
             return Ok(());
         }
         let part = self.plugins.join(format!(".{file}.part"));
         std::fs::write(&part, bytes)?;
         let Some(app) = &self.app else { return Ok(std::fs::rename(part, place)?) };
-        self.show.expect(&digest, saved, built.took);
+        self.console.expect(&digest, saved, built.took);
         let reload_count = app.reload_count(&file);
         std::fs::rename(part, place)?;
         match app.wait_until_loaded(&file, &digest, reload_count).await {
             Ok(stages) => {
-                Show::serves(&project.name(), saved.elapsed());
+                Console::reloaded(&project.name(), saved.elapsed());
                 self.send_cases(app, project, &stages).await
             }
             Err(error) => {
-                Show::trouble(&project.name(), &error);
+                Console::failed(&project.name(), &error);
                 Ok(())
             }
         }
     }
 
     async fn send_cases(&self, app: &App, project: &Project, stages: &[String]) -> Result<()> {
-        for place in &self.send {
-            // A relative place is one in the stage's own folder, where there is one.
-            let place = Some(project.dir.join(place))
-                .filter(|own| own.exists())
-                .unwrap_or_else(|| place.clone());
-            for file in case_files(&place)? {
+        for path in &self.send {
+            // A relative path is looked up in the project first.
+            let path = Some(project.dir.join(path))
+                .filter(|in_project| in_project.exists())
+                .unwrap_or_else(|| path.clone());
+            for file in case_files(&path)? {
                 let case = Case::parse(crate::client::read_json(&file.to_string_lossy())?)
                     .with_context(|| file.display().to_string())?;
                 for stage in stages {
@@ -251,8 +249,8 @@ impl Workshop {
     }
 }
 
-fn case_files(place: &Path) -> Result<Vec<PathBuf>> {
-    if place.is_dir() { crate::plugin::test::cases(place) } else { Ok(vec![place.to_owned()]) }
+fn case_files(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.is_dir() { crate::plugin::test::cases(path) } else { Ok(vec![path.to_owned()]) }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,7 +1,7 @@
-//! `postrider dlq`: list, groups, show, edit, replay, discard, jobs, cancel.
+//! `postrider dlq`: list, inspect, edit, replay and discard dead letters.
 //!
-//! What is done to many dead letters is a job of the host; `bulk` follows it. Exit code 1 when some
-//! dead letter could not be settled.
+//! Work on several dead letters is a job of the host, which `bulk` follows. Exit code 1 if a dead
+//! letter could not be settled.
 
 use std::process::ExitCode;
 
@@ -10,67 +10,58 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use crate::client::{Target, read_json, text};
-use crate::replay::milliseconds;
-use postrider::domain::clock::{Clock as _, SystemClock};
+use crate::output::Output;
+use crate::time_args::time_ms;
 
 mod bulk;
 mod edit;
 mod show;
 
-/// Dead letters.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DlqCommand {
-    /// List dead letters, newest first: the open ones, if nothing else is said.
+    /// List dead letters, newest first. Lists only open ones unless --status is given.
     List(ListArgs),
-    /// What they died of: dead letters of one stage, code and cause are one group.
+    /// List groups: dead letters with the same stage, code and failure fingerprint.
     Groups(ListArgs),
-    /// Show one with its payload, its failed tries, and what it was replayed as.
+    /// Show a dead letter: payload, failed attempts, and what it was replayed as.
     Show {
         #[command(flatten)]
         target: Target,
-        /// Its id.
+        /// Id of the dead letter.
         id: i64,
     },
-    /// Edit the body of one in $VISUAL or $EDITOR, see the difference, and run it again.
-    Edit {
-        #[command(flatten)]
-        target: Target,
-        /// Its id.
-        id: i64,
-        /// Do not ask before it is run again.
-        #[arg(long)]
-        yes: bool,
-    },
-    /// Run one, a group, or all that match again.
+    /// Edit the payload of a dead letter in $VISUAL or $EDITOR, review the diff, and replay it.
+    Edit(EditArgs),
+    /// Replay one dead letter, a group, or all that match a filter.
     Replay {
         #[command(flatten)]
-        which: Which,
-        /// New payload of the one: JSON file, or - for standard input.
-        #[arg(long, conflicts_with_all = ["patch", "group", "all"])]
+        selection: Selection,
+        /// Replacement payload for a single dead letter: a JSON file, or - for standard input.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["patch", "group", "all"])]
         data: Option<String>,
-        /// JSON merge patch (RFC 7396) for each payload, such as '{"total": 20}'; @FILE reads a
-        /// file.
+        /// JSON merge patch (RFC 7396) applied to each payload, such as '{"total": 20}'; @FILE
+        /// reads it from a file.
         #[arg(long, value_parser = patch)]
         patch: Option<Value>,
     },
-    /// Close one, a group, or all that match for good.
+    /// Discard one dead letter, a group, or all that match a filter.
     Discard {
         #[command(flatten)]
-        which: Which,
-        /// Why.
+        selection: Selection,
+        /// Reason, kept with each dead letter.
         #[arg(long)]
         reason: String,
     },
-    /// List the jobs that the host remembers.
+    /// List the replay and discard jobs of the host.
     Jobs {
         #[command(flatten)]
         target: Target,
     },
-    /// Cancel a job: what it has not come to stays open.
+    /// Cancel a job. Dead letters that it has not processed stay open.
     Cancel {
         #[command(flatten)]
         target: Target,
-        /// Its id.
+        /// Id of the job.
         job: String,
     },
 }
@@ -82,67 +73,79 @@ pub(crate) struct ListArgs {
     target: Target,
     #[command(flatten)]
     filter: Filter,
-    /// Only this group.
+    /// Filter by group.
     #[arg(long)]
     group: Option<String>,
-    /// How they stand.
+    /// Filter by status.
     #[arg(long, default_value = "open", value_parser = ["open", "replayed", "discarded", "any"])]
     status: String,
-    /// At most so many.
+    /// Maximum number of results.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
     limit: u32,
-    /// Go on where a page ended.
+    /// Continue after a previous page.
     #[arg(long)]
     cursor: Option<i64>,
 }
 
-/// One dead letter, a group, or all that match.
 #[derive(Debug, Args)]
-pub(crate) struct Which {
+pub(crate) struct EditArgs {
     #[command(flatten)]
     target: Target,
-    /// The dead letter's id.
-    #[arg(required_unless_present_any = ["group", "all"], conflicts_with_all = ["group", "all", "stage", "code", "order", "since", "until"])]
-    id: Option<i64>,
-    /// All open dead letters of this group.
-    #[arg(long)]
-    group: Option<String>,
-    /// All open dead letters, or those that --stage, --code, --order, --since and --until leave.
-    #[arg(long)]
-    all: bool,
-    #[command(flatten)]
-    filter: Filter,
-    /// Letters a second, at most.
-    #[arg(long)]
-    rate: Option<u32>,
-    /// Do not ask.
+    /// Id of the dead letter.
+    id: i64,
+    /// Replay without asking for confirmation.
     #[arg(long)]
     yes: bool,
 }
 
-/// What picks dead letters.
+/// One dead letter, a group, or all that match a filter.
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
+    #[command(flatten)]
+    target: Target,
+    /// Id of a single dead letter.
+    #[arg(
+        required_unless_present_any = ["group", "all"],
+        conflicts_with_all = ["group", "all", "stage", "code", "order", "since", "until"]
+    )]
+    id: Option<i64>,
+    /// Select the open dead letters of this group.
+    #[arg(long)]
+    group: Option<String>,
+    /// Select all open dead letters that match --stage, --code, --order, --since and --until.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    filter: Filter,
+    /// Maximum number of dead letters per second [default: 100].
+    #[arg(long)]
+    rate: Option<u32>,
+    /// Do not ask for confirmation.
+    #[arg(long)]
+    yes: bool,
+}
+
 #[derive(Debug, Args)]
 struct Filter {
-    /// Only this stage.
+    /// Filter by stage.
     #[arg(long)]
     stage: Option<String>,
-    /// Only this code.
+    /// Filter by error code.
     #[arg(long)]
     code: Option<String>,
-    /// Only this order's.
+    /// Filter by order.
     #[arg(long)]
     order: Option<String>,
-    /// Only what died in the last while (90s, 30m, 1h, 2d), or since a time such as
-    /// 2026-01-31T12:00:00Z.
-    #[arg(long, value_parser = moment)]
+    /// Dead-lettered at or after this time: a duration ago (90s, 30m, 1h, 2d), or RFC 3339.
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
     since: Option<u64>,
-    /// Only what died before a while ago, or before a time.
-    #[arg(long, value_parser = moment)]
+    /// Dead-lettered before this time.
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
     until: Option<u64>,
 }
 
 impl Filter {
-    /// As fields of a body.
+    /// The fields of a request body.
     fn fields(&self) -> Map<String, Value> {
         let texts = [("stage", &self.stage), ("code", &self.code), ("order", &self.order)];
         let texts =
@@ -153,29 +156,21 @@ impl Filter {
     }
 }
 
-/// A time, or a while ago: milliseconds since 1970-01-01 UTC.
-fn moment(text: &str) -> Result<u64, String> {
-    let stamp = text
-        .parse::<jiff::Timestamp>()
-        .ok()
-        .and_then(|time| u64::try_from(time.as_millisecond()).ok());
-    let ago = || milliseconds(text).map(|ago| SystemClock.now_ms().saturating_sub(ago));
-    stamp
-        .map_or_else(ago, Ok)
-        .map_err(|why| format!("{why}; or a time such as 2026-01-31T12:00:00Z"))
-}
-
 fn patch(text: &str) -> Result<Value, String> {
     let parsed = match text.strip_prefix('@') {
         Some(file) => read_json(file).map_err(|error| error.to_string()),
-        None => serde_json::from_str(text).map_err(|error| format!("not JSON: {error}")),
+        None => serde_json::from_str(text).map_err(|error| format!("invalid JSON: {error}")),
     };
     parsed.and_then(|patch: Value| {
-        if patch.is_object() { Ok(patch) } else { Err("a merge patch is a JSON object".to_owned()) }
+        if patch.is_object() {
+            Ok(patch)
+        } else {
+            Err("a merge patch must be a JSON object".to_owned())
+        }
     })
 }
 
-pub(crate) async fn run(command: DlqCommand, json: bool) -> Result<ExitCode> {
+pub(crate) async fn run(command: DlqCommand, output: Output) -> Result<ExitCode> {
     let (answer, show): (Value, fn(&Value)) = match command {
         DlqCommand::List(args) => (list_page(&args, &["dead-letters"]).await?, show::list),
         DlqCommand::Groups(args) => {
@@ -184,8 +179,8 @@ pub(crate) async fn run(command: DlqCommand, json: bool) -> Result<ExitCode> {
         DlqCommand::Show { target, id } => {
             (target.get(&format!("/dead-letters/{id}")).await?, show::dead_letter)
         }
-        DlqCommand::Edit { target, id, yes } => return edit::run(&target, id, yes, json).await,
-        DlqCommand::Replay { which: Which { target, id: Some(id), .. }, data, patch } => {
+        DlqCommand::Edit(args) => return edit::run(&args, output).await,
+        DlqCommand::Replay { selection: Selection { target, id: Some(id), .. }, data, patch } => {
             let body = match (data, patch) {
                 (Some(data), _) => json!({ "data": read_json(&data)? }),
                 (None, Some(patch)) => json!({ "edit": patch }),
@@ -193,17 +188,17 @@ pub(crate) async fn run(command: DlqCommand, json: bool) -> Result<ExitCode> {
             };
             (target.post(&format!("/dead-letters/{id}/replay"), &body).await?, show::settled)
         }
-        DlqCommand::Discard { which: Which { target, id: Some(id), .. }, reason } => (
+        DlqCommand::Discard { selection: Selection { target, id: Some(id), .. }, reason } => (
             target
                 .post(&format!("/dead-letters/{id}/discard"), &json!({ "reason": reason }))
                 .await?,
             show::settled,
         ),
-        DlqCommand::Replay { which, patch, .. } => {
-            return bulk::run(which, &bulk::Work::Replay(patch), json).await;
+        DlqCommand::Replay { selection, patch, .. } => {
+            return bulk::run(selection, &bulk::Action::Replay(patch), output).await;
         }
-        DlqCommand::Discard { which, reason } => {
-            return bulk::run(which, &bulk::Work::Discard(reason), json).await;
+        DlqCommand::Discard { selection, reason } => {
+            return bulk::run(selection, &bulk::Action::Discard(reason), output).await;
         }
         DlqCommand::Jobs { target } => (target.get("/dead-letters/jobs").await?, show::jobs),
         DlqCommand::Cancel { target, job } => (
@@ -211,11 +206,7 @@ pub(crate) async fn run(command: DlqCommand, json: bool) -> Result<ExitCode> {
             show::job,
         ),
     };
-    if json {
-        println!("{answer:#}");
-    } else {
-        show(&answer);
-    }
+    output.print(&answer, show)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -228,11 +219,11 @@ async fn list_page(args: &ListArgs, path: &[&str]) -> Result<Value> {
     query.extend((args.status != "any").then(|| ("status".to_owned(), args.status.clone())));
     let query: Vec<(&str, &str)> =
         query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    args.target.ask(path, &query).await
+    args.target.query(path, &query).await
 }
 
-/// Asks on a terminal; true where there is none.
-fn agreed(question: &str) -> Result<bool> {
+/// Asks for confirmation on a terminal. Without a terminal there is no one to ask: returns true.
+fn confirm(question: &str) -> Result<bool> {
     let terminal = console::Term::stderr();
     if !console::user_attended() || !console::user_attended_stderr() {
         return Ok(true);

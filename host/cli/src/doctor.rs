@@ -1,5 +1,4 @@
-//! `postrider doctor`: what is wrong with a set-up, and how to mend it. Exit code 1 when something
-//! does not work.
+//! `postrider doctor`: checks an installation and suggests fixes. Exit code 1 if a check fails.
 
 pub(crate) mod checks;
 
@@ -10,16 +9,15 @@ use anyhow::Result;
 use console::style;
 
 use crate::doctor::checks::{Finding, Level, examine};
+use crate::output::Output;
 use postrider::config::Config;
 
-pub(crate) async fn run(config: Option<&Path>, json: bool) -> Result<ExitCode> {
+pub(crate) async fn run(config: Option<&Path>, output: Output) -> Result<ExitCode> {
     let findings = examine(Config::load(config)).await;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
-    } else {
+    output.print(&findings, |findings| {
         findings.iter().for_each(show);
-        println!("{}", verdict(&findings));
-    }
+        println!("{}", summary(findings));
+    })?;
     let failed = findings.iter().any(|finding| finding.level == Level::Problem);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -36,10 +34,16 @@ fn show(finding: &Finding) {
     }
 }
 
-fn verdict(findings: &[Finding]) -> String {
+fn summary(findings: &[Finding]) -> String {
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     match (count(Level::Problem), count(Level::Warning)) {
-        (0, 0) => "nothing is wrong".to_owned(),
-        (problems, warnings) => format!("{problems} problem(s), {warnings} warning(s)"),
+        (0, 0) => "all checks passed".to_owned(),
+        (problems, warnings) => {
+            format!("{}, {}", plural(problems, "problem"), plural(warnings, "warning"))
+        }
     }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

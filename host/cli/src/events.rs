@@ -1,4 +1,4 @@
-//! `postrider events`: tail, export, import, send.
+//! `postrider events`: follow, export, import and send events.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, IsTerminal as _, Read as _, Write};
@@ -11,79 +11,71 @@ use console::style;
 use indicatif::ProgressBar;
 use serde_json::Value;
 
-use crate::client::{Target, place, text};
+use crate::client::{Target, path_and_query, text};
 use crate::follow::follow;
+use crate::output::Output;
 use crate::progress;
-use postrider::domain::clock::{Clock as _, SystemClock};
+use crate::time_args::time_ms;
 use postrider::domain::cloud_events::BATCH;
 use postrider::domain::timestamp;
 
-/// Events sent at once by `import`.
+/// Maximum number of events in one request of `import`.
 const IMPORT_LINES: usize = 200;
-/// Bytes sent at once by `import`: well below what a host takes.
+/// Maximum size of one request of `import`, well below the host's limit on bodies.
 const IMPORT_BYTES: usize = 512 << 10;
 
-/// The event log.
 #[derive(Debug, Subcommand)]
 pub(crate) enum EventsCommand {
-    /// Show events as they happen, until interrupted.
-    Tail(Asked),
-    /// Write the log as JSON lines: one event a line (CloudEvents), oldest first.
+    /// Print events as they happen, until interrupted.
+    Tail(EventFilter),
+    /// Export the event log as JSON lines: one CloudEvent per line, oldest first.
     Export {
         #[command(flatten)]
-        asked: Asked,
-        /// The file; - for standard output.
-        #[arg(long, short, default_value = "-")]
+        filter: EventFilter,
+        /// Output file; - for standard output.
+        #[arg(long, short, value_name = "FILE", default_value = "-")]
         output: String,
     },
-    /// Send the CloudEvents of a file of JSON lines. An event that the host knows counts once.
+    /// Import CloudEvents from a file of JSON lines. Events that the host already has are skipped.
     Import {
         #[command(flatten)]
         target: Target,
-        /// The file; - for standard input.
+        /// Input file; - for standard input.
         file: String,
     },
     /// Send one event.
     Send(SendArgs),
 }
 
-/// Which events.
 #[derive(Debug, Args)]
-pub(crate) struct Asked {
+pub(crate) struct EventFilter {
     #[command(flatten)]
     target: Target,
-    /// Only this order's.
+    /// Filter by order.
     #[arg(long)]
     order: Option<String>,
-    /// Only types that this topic pattern covers: payment.*, *.created.
-    #[arg(long = "type")]
+    /// Filter by event type, as a topic pattern: payment.*, *.created.
+    #[arg(long = "type", value_name = "PATTERN")]
     event_type: Option<String>,
-    /// Only of this source.
+    /// Filter by event source.
     #[arg(long)]
     source: Option<String>,
-    /// Only produced by this stage.
+    /// Filter by the stage that emitted the event.
     #[arg(long)]
     stage: Option<String>,
-    /// Only of the chain that this event began.
+    /// Filter by correlation id: the id of the event that started the chain.
     #[arg(long)]
     correlation: Option<String>,
-    /// Only what was logged since: a span (90s, 1h, 2d) or a time (RFC 3339).
-    #[arg(long, value_parser = since)]
+    /// Logged at or after this time: a duration ago (90s, 1h, 2d), or RFC 3339.
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
     since: Option<u64>,
-    /// Only what was logged before this span or time.
-    #[arg(long, value_parser = since)]
+    /// Logged before this time.
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
     until: Option<u64>,
 }
 
-/// A span before now, or a time.
-fn since(text: &str) -> Result<u64, String> {
-    timestamp::span_ms(text)
-        .map(|span_ms| SystemClock.now_ms().saturating_sub(span_ms))
-        .or_else(|_| timestamp::instant_ms(text))
-}
-
-impl Asked {
-    fn place(&self, path: &[&str]) -> Result<String> {
+impl EventFilter {
+    fn path_and_query(&self, path: &[&str]) -> Result<String> {
         let (since, until) =
             (self.since.map(|ms| ms.to_string()), self.until.map(|ms| ms.to_string()));
         let all = [
@@ -97,67 +89,58 @@ impl Asked {
         ];
         let query: Vec<(&str, &str)> =
             all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
-        place(path, &query)
+        path_and_query(path, &query)
     }
 }
 
-/// An event to send.
 #[derive(Debug, Args)]
 pub(crate) struct SendArgs {
     #[command(flatten)]
     target: Target,
-    /// Its type, for example desk.note.
+    /// Event type, such as desk.note.
     event_type: String,
-    /// Its payload: a file, or - for standard input.
-    #[arg(long)]
+    /// Payload: a file, or - for standard input.
+    #[arg(long, value_name = "FILE")]
     data: Option<String>,
     /// Media type of the payload.
     #[arg(long, default_value = "application/json")]
     content_type: String,
-    /// What it is about: an order's id.
+    /// Subject: the id of the order that the event belongs to.
     #[arg(long)]
     subject: Option<String>,
-    /// Its id; the same id of the same source counts once.
+    /// Event id; an event with the same id and source is accepted only once.
     #[arg(long)]
     id: Option<String>,
-    /// Its source.
+    /// Event source.
     #[arg(long)]
     source: Option<String>,
-    /// Deliver it then (RFC 3339).
-    #[arg(long, conflicts_with = "delay")]
+    /// Deliver the event at this time (RFC 3339).
+    #[arg(long, value_name = "TIME", conflicts_with = "delay")]
     deliver_at: Option<String>,
-    /// Deliver it after this span: 90s, 30m, 1h, 2d.
-    #[arg(long)]
+    /// Deliver the event after this duration: 90s, 30m, 1h, 2d.
+    #[arg(long, value_name = "DURATION")]
     delay: Option<String>,
 }
 
-pub(crate) async fn run(command: EventsCommand, json: bool) -> Result<ExitCode> {
+pub(crate) async fn run(command: EventsCommand, output: Output) -> Result<ExitCode> {
     match command {
-        EventsCommand::Tail(asked) => {
-            let tell = |event: &Value| {
-                if json { println!("{event}") } else { println!("{}", line(event)) }
-            };
-            follow(&asked.target, &asked.place(&["events"])?, tell).await?;
+        EventsCommand::Tail(filter) => {
+            let path = filter.path_and_query(&["events"])?;
+            follow(&filter.target, &path, |event| output.print_line(event, line)).await?;
         }
-        EventsCommand::Export { asked, output } => export(&asked, &output).await?,
-        EventsCommand::Import { target, file } => import(&target, &file, json).await?,
-        EventsCommand::Send(args) => {
-            let answer = send(args).await?;
-            if json {
-                println!("{answer}")
-            } else {
-                println!("event {} is accepted{}", text(&answer["id"]), known(&answer))
-            }
-        }
+        EventsCommand::Export { filter, output } => export(&filter, &output).await?,
+        EventsCommand::Import { target, file } => import(&target, &file, output).await?,
+        EventsCommand::Send(args) => output.print_line(&send(args).await?, sent),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn known(answer: &Value) -> &'static str {
-    if answer["duplicate"] == true { " (it was known)" } else { "" }
+fn sent(answer: &Value) -> String {
+    let duplicate = if answer["duplicate"] == true { " (duplicate)" } else { "" };
+    format!("event {} accepted{duplicate}", text(&answer["id"]))
 }
 
-/// One event on one line.
+/// Formats an event as one line.
 pub(crate) fn line(event: &Value) -> String {
     let at_ms = event["logged_at_ms"].as_u64().or(event["time_ms"].as_u64()).unwrap_or_default();
     let kind = text(&event["type"]);
@@ -176,7 +159,7 @@ pub(crate) fn line(event: &Value) -> String {
         }
         _ => style(kind).green(),
     };
-    // Padded before it is coloured: what colours has no width.
+    // `style` pads its content and then adds colour codes, so the columns stay aligned.
     format!(
         "{}  {:<26} {:<16} {}{due}",
         style(timestamp::text(at_ms)).dim(),
@@ -186,21 +169,19 @@ pub(crate) fn line(event: &Value) -> String {
     )
 }
 
-async fn export(asked: &Asked, output: &str) -> Result<()> {
-    let path = asked.place(&["events", "export"])?;
-    let mut response = asked.target.open(&path, &[]).await?;
+async fn export(filter: &EventFilter, output: &str) -> Result<()> {
+    let path = filter.path_and_query(&["events", "export"])?;
+    let mut response = filter.target.open(&path, &[]).await?;
     let mut out: Box<dyn Write + Send> = match output {
         "-" => Box::new(std::io::stdout()),
         file => Box::new(BufWriter::new(
-            File::create(file).with_context(|| format!("{file} cannot be written"))?,
+            File::create(file).with_context(|| format!("cannot write {file}"))?,
         )),
     };
     let progress = bar(None)?;
-    // Broken off in the middle, the answer ends with an error.
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .context("the host broke the export off; what was written is incomplete")?
+    // A truncated response ends with an error, so an incomplete export never looks complete.
+    while let Some(chunk) =
+        response.chunk().await.context("the export was interrupted: the output is incomplete")?
     {
         out.write_all(&chunk)?;
         progress.inc(memchr::memchr_iter(b'\n', &chunk).count() as u64);
@@ -209,15 +190,14 @@ async fn export(asked: &Asked, output: &str) -> Result<()> {
     let count = progress.position();
     progress.finish_and_clear();
     if output != "-" {
-        eprintln!("{count} events written to {output}");
+        eprintln!("exported {count} events to {output}");
     }
     Ok(())
 }
 
-/// Shows how far something got; on a terminal only. Counts bytes when the whole is known, else
-/// events.
-fn bar(whole: Option<u64>) -> Result<ProgressBar> {
-    let bar = match whole {
+/// A progress bar, on a terminal only. Counts bytes if the total is known, otherwise events.
+fn bar(total_bytes: Option<u64>) -> Result<ProgressBar> {
+    let bar = match total_bytes {
         Some(bytes) => ProgressBar::new(bytes)
             .with_style(progress::style("{bar:30} {bytes}/{total_bytes}, {eta} left")?),
         None => ProgressBar::new_spinner()
@@ -229,16 +209,16 @@ fn bar(whole: Option<u64>) -> Result<ProgressBar> {
     Ok(bar)
 }
 
-async fn import(target: &Target, file: &str, json: bool) -> Result<()> {
-    let (mut lines, whole): (Box<dyn BufRead + Send>, Option<u64>) = match file {
+async fn import(target: &Target, file: &str, output: Output) -> Result<()> {
+    let (mut lines, total_bytes): (Box<dyn BufRead + Send>, Option<u64>) = match file {
         "-" => (Box::new(BufReader::new(std::io::stdin())), None),
         file => {
-            let opened = File::open(file).with_context(|| format!("{file} cannot be read"))?;
+            let opened = File::open(file).with_context(|| format!("cannot read {file}"))?;
             let bytes = opened.metadata()?.len();
             (Box::new(BufReader::new(opened)), Some(bytes))
         }
     };
-    let progress = bar(whole)?;
+    let progress = bar(total_bytes)?;
     let (mut accepted, mut duplicates, mut number) = (0, 0, 0_u64);
     loop {
         let first = number + 1;
@@ -247,25 +227,23 @@ async fn import(target: &Target, file: &str, json: bool) -> Result<()> {
         if batch.is_empty() {
             break;
         }
-        progress.inc(if whole.is_some() { bytes } else { batch.len() as u64 });
+        progress.inc(if total_bytes.is_some() { bytes } else { batch.len() as u64 });
         let body = serde_json::to_vec(&batch)?;
-        let sent = target.post_body("/events", &[("content-type", BATCH.to_owned())], body).await;
-        let answer = sent.with_context(|| {
-            format!("{file}, lines {first} to {number}; what came before was taken")
+        let answer = target.post_body("/events", &[("content-type", BATCH.to_owned())], body).await;
+        let answer = answer.with_context(|| {
+            format!("{file}, lines {first} to {number} (earlier lines were imported)")
         })?;
         accepted += answer["accepted"].as_u64().unwrap_or_default();
         duplicates += answer["duplicates"].as_u64().unwrap_or_default();
     }
     progress.finish_and_clear();
-    if json {
-        println!("{}", serde_json::json!({ "accepted": accepted, "duplicates": duplicates }));
-    } else {
-        println!("{accepted} events accepted, {duplicates} were known");
-    }
+    let imported = serde_json::json!({ "accepted": accepted, "duplicates": duplicates });
+    output
+        .print_line(&imported, |_| format!("{accepted} events accepted, {duplicates} duplicates"));
     Ok(())
 }
 
-/// The next lines that go in one request, and how long they were.
+/// Reads the events of the next request; returns them with their size in bytes.
 fn next_batch(lines: &mut dyn BufRead, number: &mut u64) -> Result<(Vec<Value>, u64)> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while batch.len() < IMPORT_LINES && bytes < IMPORT_BYTES {
@@ -277,7 +255,7 @@ fn next_batch(lines: &mut dyn BufRead, number: &mut u64) -> Result<(Vec<Value>, 
         *number += 1;
         bytes += read;
         if !line.trim().is_empty() {
-            batch.push(serde_json::from_str(&line).context("not JSON")?);
+            batch.push(serde_json::from_str(&line).context("invalid JSON")?);
         }
     }
     Ok((batch, bytes as u64))
@@ -291,12 +269,12 @@ async fn send(args: SendArgs) -> Result<Value> {
             std::io::stdin().read_to_end(&mut bytes)?;
             bytes
         }
-        Some(file) => std::fs::read(file).with_context(|| format!("{file} cannot be read"))?,
+        Some(file) => std::fs::read(file).with_context(|| format!("cannot read {file}"))?,
     };
     if args.event_type.contains('/') {
-        bail!("`{}` is no event type", args.event_type);
+        bail!("invalid event type `{}`", args.event_type);
     }
-    // As the HTTP binding of CloudEvents has it.
+    // The HTTP binding of CloudEvents percent-encodes header values.
     let encode = |value: String| {
         percent_encoding::utf8_percent_encode(&value, percent_encoding::NON_ALPHANUMERIC)
             .to_string()

@@ -1,5 +1,5 @@
-//! Follows a live stream of the host (server-sent events), also over a restart of the host: it goes
-//! on behind the last event seen.
+//! Follows a live stream of the host (server-sent events). After a disconnect it resumes after the
+//! last event, unless the host stays away for more than two minutes.
 
 use std::time::{Duration, Instant};
 
@@ -11,57 +11,60 @@ use serde_json::Value;
 
 use crate::client::{Target, Unreachable};
 
-/// Between two tries to come back.
-const AGAIN: Duration = Duration::from_millis(250);
-/// How long a host that was there may be away.
+/// Delay between two attempts to reconnect.
+const RECONNECT_DELAY: Duration = Duration::from_millis(250);
+/// How long a host that was reachable may be away.
 const AWAY_MAX: Duration = Duration::from_mins(2);
 
-/// Tells `tell` every event; gives what the stream said at its end.
+/// Calls `on_event` for every event; returns the data of the stream's `end` event.
 pub(crate) async fn follow(
     target: &Target,
     path: &str,
-    mut tell: impl FnMut(&Value),
+    mut on_event: impl FnMut(&Value),
 ) -> Result<Value> {
-    let mut last: Option<String> = None;
-    let mut gone: Option<Instant> = None;
-    let mut over = false;
+    let mut last_id: Option<String> = None;
+    let mut disconnected_at: Option<Instant> = None;
+    let mut complete = false;
     loop {
         let mut headers = vec![("accept", "text/event-stream")];
-        headers.extend(last.as_deref().map(|last| ("last-event-id", last)));
+        headers.extend(last_id.as_deref().map(|id| ("last-event-id", id)));
         match target.open(path, &headers).await {
-            // Nothing more will come. How it ended is said at the end of the whole history.
+            // There are no more events. The `end` event with the final status is sent only to a
+            // reader of the whole history, so read that once more, silently.
             Ok(response) if response.status() == StatusCode::NO_CONTENT => {
-                (over, last) = (true, None)
+                (complete, last_id) = (true, None)
             }
             Ok(response) => {
-                let mut seen = None;
-                let (last, told) = if over {
-                    (&mut seen, &mut (|_: &Value| {}) as &mut dyn FnMut(&Value))
+                let mut ignored_id = None;
+                let (last_id, on_event) = if complete {
+                    (&mut ignored_id, &mut (|_: &Value| {}) as &mut dyn FnMut(&Value))
                 } else {
-                    (&mut last, &mut tell as _)
+                    (&mut last_id, &mut on_event as _)
                 };
-                if let Some(end) = listen(response, last, told).await? {
+                if let Some(end) = read(response, last_id, on_event).await? {
                     return Ok(end);
                 }
-                // The host stopped, or the connection broke: the time that it may be away begins
-                // anew.
-                gone = Some(Instant::now());
+                disconnected_at = Some(Instant::now());
             }
-            // A host that is just starting or stopping, too, says that it cannot.
-            Err(error) if gone.is_some_and(|gone| gone.elapsed() < AWAY_MAX) => {
-                tracing::debug!(%error, away = error.is::<Unreachable>(), "the stream is opened again");
+            // A host that is starting or stopping also answers with an error: keep trying.
+            Err(error) if disconnected_at.is_some_and(|at| at.elapsed() < AWAY_MAX) => {
+                tracing::debug!(
+                    %error,
+                    unreachable = error.is::<Unreachable>(),
+                    "cannot open the stream, retrying"
+                );
             }
             Err(error) => return Err(error),
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RECONNECT_DELAY).await;
     }
 }
 
-/// Reads one answer; what it said at its end, or nothing when it broke off.
-async fn listen(
+/// Reads one response. Returns the data of its `end` event, or `None` if the connection broke.
+async fn read(
     response: Response,
-    last: &mut Option<String>,
-    tell: &mut dyn FnMut(&Value),
+    last_id: &mut Option<String>,
+    on_event: &mut dyn FnMut(&Value),
 ) -> Result<Option<Value>> {
     let bytes = stream::unfold(response, |mut response| async move {
         let chunk = response.chunk().await.transpose()?;
@@ -70,13 +73,13 @@ async fn listen(
     let mut messages = Box::pin(bytes.eventsource());
     while let Some(message) = messages.next().await {
         let Ok(message) = message else { return Ok(None) };
-        let data: Value = serde_json::from_str(&message.data)
-            .context("the host sent something that is not JSON")?;
+        let data: Value =
+            serde_json::from_str(&message.data).context("the host sent invalid JSON")?;
         if message.event == "end" {
             return Ok(Some(data));
         }
-        tell(&data);
-        *last = Some(message.id).filter(|id| !id.is_empty());
+        on_event(&data);
+        *last_id = Some(message.id).filter(|id| !id.is_empty());
     }
     Ok(None)
 }

@@ -1,4 +1,4 @@
-//! `serve`, `config check` and `topology`: the commands that read a configuration.
+//! `serve`, `config check`, `migrate` and `topology`: the commands that only read a configuration.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,38 +6,35 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::doctor::checks::Rehearsal;
+use crate::offline_host::OfflineHost;
+use crate::output::Output;
 use postrider::config::{Config, StoreUrl};
 use postrider::host::Host;
 use postrider::pipeline::Topology;
 use postrider::store::postgres::PostgresStore;
 
-/// Runs a host until it is told to stop (SIGINT or SIGTERM).
+/// Runs a host until SIGINT or SIGTERM.
 pub(crate) async fn serve(config: Option<&Path>) -> Result<ExitCode> {
     let host = Host::builder(Config::load(config)?).build().await?;
     host.run_until(stop_signal()?).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says whether a configuration is valid, or prints it with every default.
-pub(crate) fn check_config(config: Option<&Path>, json: bool) -> Result<ExitCode> {
+/// Validates a configuration; as JSON, prints it with every default.
+pub(crate) fn check_config(config: Option<&Path>, output: Output) -> Result<ExitCode> {
     let mut config = Config::load(config)?;
-    if json {
-        for url in [&mut config.store.url, &mut config.broker.url] {
-            *url = without_password(url);
-        }
-        println!("{}", serde_json::to_string_pretty(&config)?);
-    } else {
-        println!("the configuration is valid");
+    for url in [&mut config.store.url, &mut config.broker.url] {
+        *url = mask_password(url);
     }
+    output.print(&config, |_| println!("the configuration is valid"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is printed may be kept: a password is not printed.
-fn without_password(url: &str) -> String {
+/// The output may end up in logs or tickets, so passwords are masked.
+fn mask_password(url: &str) -> String {
     match reqwest::Url::parse(url) {
         Ok(mut parsed) if parsed.password().is_some() => {
-            // It cannot fail: a URL with a password has a host.
+            // A URL with a password has a host, so this cannot fail.
             let _ = parsed.set_password(Some("***"));
             parsed.to_string()
         }
@@ -45,7 +42,7 @@ fn without_password(url: &str) -> String {
     }
 }
 
-/// Brings the schema up to date. The embedded store does that whenever it is opened.
+/// Migrates the schema. The embedded store migrates itself when it is opened.
 pub(crate) async fn migrate(config: Option<&Path>) -> Result<ExitCode> {
     let config = Config::load(config)?;
     match StoreUrl::parse(&config.store.url) {
@@ -55,22 +52,16 @@ pub(crate) async fn migrate(config: Option<&Path>) -> Result<ExitCode> {
                 .context("store.url")?;
             println!("the schema is up to date");
         }
-        _ => println!(
-            "the embedded store brings its schema up to date when it is opened: nothing to do"
-        ),
+        _ => println!("nothing to do: the embedded store migrates its schema when it is opened"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Draws the pipeline that the plugins folder makes, without serving it.
-pub(crate) async fn topology(config: Option<&Path>, json: bool) -> Result<ExitCode> {
-    let rehearsal = Rehearsal::of(Config::load(config)?).await?;
-    let topology = rehearsal.host.app().services().pipeline.topology();
-    if json {
-        println!("{}", serde_json::to_string_pretty(&topology)?);
-    } else {
-        print!("{}", draw(&topology));
-    }
+/// Prints the pipeline that the plugins folder makes, without serving it.
+pub(crate) async fn topology(config: Option<&Path>, output: Output) -> Result<ExitCode> {
+    let offline = OfflineHost::load(Config::load(config)?).await?;
+    let topology = offline.host.app().services().pipeline.topology();
+    output.print(&topology, |topology| print!("{}", draw(topology)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -90,6 +81,7 @@ fn draw(topology: &Topology) -> String {
     stages + &warnings
 }
 
+/// Completes on SIGINT or SIGTERM.
 pub(crate) fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;

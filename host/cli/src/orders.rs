@@ -1,4 +1,4 @@
-//! `postrider orders`: submit, get, list, watch.
+//! `postrider orders`: submit, show, list, watch and cancel orders.
 
 use std::process::ExitCode;
 
@@ -7,122 +7,122 @@ use clap::{Args, Subcommand};
 use console::style;
 use serde_json::Value;
 
-use crate::client::{Target, place, read_json, text};
+use crate::client::{Target, path_and_query, read_json, text};
 use crate::events::line;
 use crate::follow::follow;
+use crate::output::Output;
+use crate::time_args::time_ms;
 
-/// Orders.
 #[derive(Debug, Subcommand)]
 pub(crate) enum OrdersCommand {
     /// Submit an order.
-    Submit {
-        #[command(flatten)]
-        target: Target,
-        /// JSON file, or - for standard input.
-        body: String,
-        /// Names the request: sent again with the same key, the order counts once.
-        #[arg(long)]
-        idempotency_key: Option<String>,
-        /// Begin its journey then (RFC 3339).
-        #[arg(long, conflicts_with = "delay")]
-        deliver_at: Option<String>,
-        /// Begin its journey after this span: 90s, 30m, 1h, 2d.
-        #[arg(long)]
-        delay: Option<String>,
-    },
-    /// Show an order and what happened to it.
+    Submit(SubmitArgs),
+    /// Show an order: its status and the timeline of the stages that processed it.
+    #[command(visible_alias = "show")]
     Get {
         #[command(flatten)]
         target: Target,
-        /// Its id.
+        /// Order id.
         id: String,
     },
-    /// Cancel an order; what was done for it is undone.
+    /// Cancel an order and compensate what was done for it.
     Cancel {
         #[command(flatten)]
         target: Target,
-        /// Its id.
+        /// Order id.
         id: String,
-        /// Why.
+        /// Reason, stored with the cancellation.
         #[arg(long)]
         reason: Option<String>,
     },
     /// List orders, newest first.
     List(ListArgs),
-    /// Follow an order's events until nothing is left to do.
+    /// Follow an order's events until no delivery is pending.
     ///
-    /// Exit code 0 when it rests in a final status (or in the one that --expect names), 1 when it
-    /// waits for a person.
+    /// Exits with 0 if the order ends in a final status (or in the one given with --expect), and
+    /// with 1 if it has an open dead letter.
     Watch {
         #[command(flatten)]
         target: Target,
-        /// Its id.
+        /// Order id.
         id: String,
-        /// The status that counts as success.
+        /// Status that counts as success.
         #[arg(long)]
         expect: Option<String>,
     },
 }
 
-/// Which orders.
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    target: Target,
+    /// The order: a JSON file, or - for standard input.
+    #[arg(value_name = "FILE")]
+    body: String,
+    /// Idempotency key: a request repeated with the same key creates no second order.
+    #[arg(long)]
+    idempotency_key: Option<String>,
+    /// Start processing at this time (RFC 3339).
+    #[arg(long, value_name = "TIME", conflicts_with = "delay")]
+    deliver_at: Option<String>,
+    /// Start processing after this duration: 90s, 30m, 1h, 2d.
+    #[arg(long, value_name = "DURATION")]
+    delay: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     #[command(flatten)]
     target: Target,
-    /// Only this status.
+    /// Filter by status.
     #[arg(long)]
     status: Option<String>,
-    /// Only this customer.
+    /// Filter by customer.
     #[arg(long)]
     customer: Option<String>,
-    /// Only those that wait at this stage: open there, or dead.
+    /// Filter by stage: orders with an open delivery or an open dead letter at this stage.
     #[arg(long)]
     stage: Option<String>,
-    /// Only those created since (RFC 3339).
-    #[arg(long)]
-    since: Option<String>,
-    /// Only those created before (RFC 3339).
-    #[arg(long)]
-    until: Option<String>,
-    /// At most so many.
+    /// Created at or after this time: a duration ago (90s, 30m, 1h, 2d), or RFC 3339.
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
+    since: Option<u64>,
+    /// Created before this time.
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
+    until: Option<u64>,
+    /// Maximum number of results.
     #[arg(long, default_value_t = 50)]
     limit: usize,
 }
 
-pub(crate) async fn run(command: OrdersCommand, json: bool) -> Result<ExitCode> {
+pub(crate) async fn run(command: OrdersCommand, output: Output) -> Result<ExitCode> {
     match command {
-        OrdersCommand::Submit { target, body, idempotency_key, deliver_at, delay } => {
-            let mut headers = vec![("content-type", "application/json".to_owned())];
-            headers.extend(idempotency_key.map(|key| ("idempotency-key", key)));
-            headers.extend(deliver_at.map(|at| ("deliver-at", at)));
-            headers.extend(delay.map(|delay| ("delay", delay)));
-            let answer =
-                target.post_body("/orders", &headers, read_json(&body)?.to_string().into()).await?;
-            print(&answer, json, |answer| {
-                println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"]))
-            });
-        }
+        OrdersCommand::Submit(args) => output.print(&submit(args).await?, status)?,
         OrdersCommand::Get { target, id } => {
-            print(&target.ask(&["orders", &id], &[]).await?, json, history)
+            output.print(&target.query(&["orders", &id], &[]).await?, timeline)?;
         }
         OrdersCommand::Cancel { target, id, reason } => {
-            let answer = target
-                .post(&format!("/orders/{id}/cancel"), &serde_json::json!({ "reason": reason }))
-                .await?;
-            print(&answer, json, |answer| {
-                println!("order {} is {}", text(&answer["order_id"]), text(&answer["status"]))
-            });
+            let body = serde_json::json!({ "reason": reason });
+            output.print(&target.post(&format!("/orders/{id}/cancel"), &body).await?, status)?;
         }
-        OrdersCommand::List(args) => list(&args, json).await?,
+        OrdersCommand::List(args) => list(&args, output).await?,
         OrdersCommand::Watch { target, id, expect } => {
-            return watch(&target, &id, expect.as_deref(), json).await;
+            return watch(&target, &id, expect.as_deref(), output).await;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(answer: &Value, json: bool, text: impl Fn(&Value)) {
-    if json { println!("{answer:#}") } else { text(answer) }
+async fn submit(args: SubmitArgs) -> Result<Value> {
+    let mut headers = vec![("content-type", "application/json".to_owned())];
+    headers.extend(args.idempotency_key.map(|key| ("idempotency-key", key)));
+    headers.extend(args.deliver_at.map(|at| ("deliver-at", at)));
+    headers.extend(args.delay.map(|delay| ("delay", delay)));
+    let body = read_json(&args.body)?.to_string().into();
+    args.target.post_body("/orders", &headers, body).await
+}
+
+fn status(order: &Value) {
+    println!("order {} is {}", text(&order["order_id"]), text(&order["status"]));
 }
 
 /// A status in its colour.
@@ -135,7 +135,7 @@ fn colored(status: &str) -> console::StyledObject<String> {
     }
 }
 
-fn history(order: &Value) {
+fn timeline(order: &Value) {
     println!(
         "order {} is {}",
         style(text(&order["order_id"])).bold(),
@@ -163,11 +163,12 @@ fn history(order: &Value) {
     }
 }
 
-/// Page by page, up to the limit. In JSON one order a line.
-async fn list(args: &ListArgs, json: bool) -> Result<()> {
+/// Fetches pages until the limit is reached. JSON output has one order per line.
+async fn list(args: &ListArgs, output: Output) -> Result<()> {
     let mut left = args.limit;
     let mut cursor: Option<String> = None;
-    if !json {
+    let times = [args.since, args.until].map(|time| time.map(|ms| ms.to_string()));
+    if output == Output::Text {
         println!(
             "{}",
             style(format!("{:<38} {:<12} {:<16} CREATED", "ORDER", "STATUS", "CUSTOMER")).dim()
@@ -181,20 +182,16 @@ async fn list(args: &ListArgs, json: bool) -> Result<()> {
             ("status", status),
             ("customer", customer),
             ("stage", stage),
-            ("since", args.since.as_deref()),
-            ("until", args.until.as_deref()),
+            ("since", times[0].as_deref()),
+            ("until", times[1].as_deref()),
             ("cursor", cursor.as_deref()),
             ("limit", Some(&limit)),
         ];
         let query: Vec<(&str, &str)> =
             named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        let page = args.target.ask(&["orders"], &query).await?;
+        let page = args.target.query(&["orders"], &query).await?;
         for order in page["items"].as_array().into_iter().flatten() {
-            if json {
-                println!("{order}");
-            } else {
-                println!("{}", row(order));
-            }
+            output.print_line(order, row);
             left -= 1;
         }
         cursor = page["next"].as_i64().map(|next| next.to_string());
@@ -216,16 +213,17 @@ fn row(order: &Value) -> String {
     )
 }
 
-async fn watch(target: &Target, id: &str, expect: Option<&str>, json: bool) -> Result<ExitCode> {
-    let tell = |event: &Value| if json { println!("{event}") } else { println!("{}", line(event)) };
-    let end = follow(target, &place(&["orders", id, "events"], &[])?, tell).await?;
-    let order = target.ask(&["orders", id], &[]).await?;
+async fn watch(
+    target: &Target,
+    id: &str,
+    expect: Option<&str>,
+    output: Output,
+) -> Result<ExitCode> {
+    let path = path_and_query(&["orders", id, "events"], &[])?;
+    let end = follow(target, &path, |event| output.print_line(event, line)).await?;
+    let order = target.query(&["orders", id], &[]).await?;
     let status = text(&end["status"]);
-    if json {
-        println!("{order}");
-    } else {
-        println!("order {} is {}", style(id).bold(), colored(&status));
-    }
+    output.print_line(&order, |_| format!("order {} is {}", style(id).bold(), colored(&status)));
     let as_expected = expect.map_or(end["final"] == true, |expected| expected == status);
     Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

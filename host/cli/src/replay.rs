@@ -1,9 +1,8 @@
-//! `postrider replay`: recorded events through another build of their stage, and what it would have
-//! decided otherwise.
+//! `postrider replay`: runs recorded events through another version of their stage and compares the
+//! decisions.
 //!
-//! The recordings come from a running host or from a file of JSON lines. Nothing is written there
-//! and nothing is sent. Bounds: at most `--limit` events, as many calls at once as there are cores,
-//! one page of recordings ahead.
+//! The recordings come from a running host or from a file of JSON lines; the replay changes neither.
+//! It is bounded by `--limit` events, one call per core, and one prefetched page of recordings.
 
 mod engine;
 mod report;
@@ -22,57 +21,58 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::report::Report;
 use self::source::Source;
-pub(crate) use self::source::milliseconds;
 use crate::client::Target;
+use crate::output::Output;
+use crate::plugin::setting;
 use crate::progress;
 use crate::replay::engine::{Replay, Verdict};
+use crate::time_args::duration_ms;
 use postrider::config::Config;
 use postrider::runtime::{InstancePolicy, Runtime, RuntimeSettings, WasmStage};
 use postrider::stage::recording::Recorded;
 
-/// Another build of a stage, and the events that it is asked about.
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
     #[command(flatten)]
     target: Target,
-    /// The stage whose recordings are used.
+    /// Stage whose recordings are replayed.
     #[arg(long)]
     stage: String,
-    /// The other build: a plugin file.
-    #[arg(long)]
+    /// Plugin file to replay them with.
+    #[arg(long, value_name = "FILE")]
     plugin: PathBuf,
-    /// Events that were settled in the last while: 90s, 30m, 1h, 2d. [default: 1h]
-    #[arg(long, value_parser = source::milliseconds, conflicts_with_all = ["order", "events"])]
+    /// Replay the events settled in this last period: 90s, 30m, 1h, 2d [default: 1h].
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = duration_ms,
+        conflicts_with_all = ["order", "recordings"]
+    )]
     since: Option<u64>,
-    /// Events of one order.
-    #[arg(long, conflicts_with = "events")]
+    /// Replay the events of one order.
+    #[arg(long, conflicts_with = "recordings")]
     order: Option<String>,
-    /// Events that --save wrote before, instead of a running host's; - for standard input.
-    #[arg(long)]
-    events: Option<String>,
-    /// At most so many events, the oldest first.
+    /// Replay a file written by --save instead of a running host's recordings; - for standard input.
+    #[arg(long, value_name = "FILE")]
+    recordings: Option<String>,
+    /// Maximum number of events, oldest first.
     #[arg(long, default_value_t = 100_000)]
     limit: u64,
-    /// A setting that counts instead of the recorded one, as key=value; may be given often.
-    #[arg(long = "setting", value_parser = setting)]
+    /// Override a recorded setting; repeat the option for several.
+    #[arg(long = "setting", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
-    /// Write the events with their recordings to this file, one JSON document a line.
-    #[arg(long, conflicts_with = "events")]
+    /// Save the recordings to a file, one JSON document per line.
+    #[arg(long, value_name = "FILE", conflicts_with = "recordings")]
     save: Option<PathBuf>,
-    /// Show so many differences, and so many unknowns, one by one.
-    #[arg(long, default_value_t = 20)]
+    /// Maximum number of differences, and of unknown decisions, to print.
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
     show: usize,
-    /// What cannot be known counts as different.
+    /// Also fail if a decision is unknown or there is nothing to replay.
     #[arg(long)]
     strict: bool,
 }
 
-fn setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected key=value")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
-pub(crate) async fn run(config: Config, args: ReplayArgs, json: bool) -> Result<ExitCode> {
+pub(crate) async fn run(config: Config, args: ReplayArgs, output: Output) -> Result<ExitCode> {
     let replay = Arc::new(load(&config, &args).await?);
     let mut source = Source::open(&args)?;
     let progress =
@@ -80,7 +80,7 @@ pub(crate) async fn run(config: Config, args: ReplayArgs, json: bool) -> Result<
     let mut report = Report::new(args.show);
     let mut page = source.next().await?;
     while !page.is_empty() {
-        // The next page is fetched while this one runs.
+        // Fetch the next page while this one runs.
         let (verdicts, next) = tokio::join!(decide(&replay, page, &progress), source.next());
         for (recorded, verdict) in verdicts {
             report.note(&recorded, verdict);
@@ -90,23 +90,20 @@ pub(crate) async fn run(config: Config, args: ReplayArgs, json: bool) -> Result<
     progress.finish_and_clear();
     source.finish()?;
     report.more = source.has_more();
-    if json {
-        println!("{:#}", report.json());
-    } else {
-        print!("{}", report.text());
-    }
-    Ok(if report.is_clean(args.strict) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    output.print(&report.json(), |_| print!("{}", report.text()))?;
+    let clean = if args.strict { report.is_strictly_clean() } else { report.is_clean() };
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn load(config: &Config, args: &ReplayArgs) -> Result<Replay> {
     let bytes = std::fs::read(&args.plugin)
-        .with_context(|| format!("{} cannot be read", args.plugin.display()))?;
-    // Not even compiled code is kept: the cache is the host's.
+        .with_context(|| format!("cannot read {}", args.plugin.display()))?;
+    // The compile cache belongs to the host, so a replay does not write to it.
     let runtime = Runtime::new(RuntimeSettings { cache_dir: None, ..config.runtime.clone() })?;
     let linked = runtime
         .load(bytes)
         .await
-        .with_context(|| format!("{} does not fit", args.plugin.display()))?;
+        .with_context(|| format!("{} is not a valid plugin", args.plugin.display()))?;
     let limits = config.stage(&args.stage).limits;
     let settings: BTreeMap<String, String> = args.settings.iter().cloned().collect();
     Ok(Replay::new(
@@ -117,13 +114,13 @@ async fn load(config: &Config, args: &ReplayArgs) -> Result<Replay> {
     ))
 }
 
-/// Runs a page of events, as many at once as there are cores; in their order.
+/// Runs a page of events, one per core at a time; returns the verdicts in the order of the page.
 async fn decide(
     replay: &Arc<Replay>,
     page: Vec<Recorded>,
     progress: &ProgressBar,
 ) -> Vec<(Recorded, Verdict)> {
-    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    let concurrency = std::thread::available_parallelism().map_or(1, usize::from);
     let runs = page.into_iter().map(|recorded| {
         let replay = Arc::clone(replay);
         async move {
@@ -135,7 +132,7 @@ async fn decide(
         }
     });
     let mut verdicts = Vec::new();
-    let mut runs = futures::stream::iter(runs).buffered(at_once);
+    let mut runs = futures::stream::iter(runs).buffered(concurrency);
     while let Some(run) = runs.next().await {
         progress.inc(1);
         verdicts.push(run.expect("a call neither panics nor is aborted"));

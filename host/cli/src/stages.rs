@@ -1,4 +1,4 @@
-//! `postrider stages`: list, pause, drain (and wait until it is), resume, forget.
+//! `postrider stages`: list, pause, drain, resume and delete the stages of a running host.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,64 +8,67 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::client::{Target, text};
+use crate::output::Output;
 use crate::table;
 
-/// How often `drain --wait` looks.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often `drain --wait` polls the host.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Stages of a running host.
 #[derive(Debug, Subcommand)]
 pub(crate) enum StagesCommand {
-    /// How each stage stands: version, operators' word, circuit breaker, messages that wait.
+    /// List stages: version, control, circuit breaker and waiting messages.
     List {
         #[command(flatten)]
         target: Target,
     },
-    /// Finish what is under way and hold the rest, on every host, until resumed.
-    Pause(Word),
-    /// Finish what the hosts hold and take nothing more.
+    /// Pause a stage on every host: finish running messages and hold the rest until resumed.
+    ///
+    /// The pause survives restarts.
+    Pause(ControlArgs),
+    /// Drain a stage on every host: finish the messages already received and receive no more.
     Drain {
         #[command(flatten)]
-        word: Word,
-        /// Wait until the host that is asked holds nothing of the stage any more. What is in the
-        /// queue stays there.
+        control: ControlArgs,
+        /// Wait until this host holds no more messages of the stage. Messages in the queue stay
+        /// there.
         #[arg(long)]
         wait: bool,
     },
-    /// Go on.
-    Resume(Word),
-    /// Route nothing to a stage any more that no host runs; what is in its queue stays there.
-    Forget {
+    /// Resume a paused or draining stage on every host.
+    Resume(ControlArgs),
+    /// Delete the bindings of a stage that no live host runs: new events are no longer routed to it.
+    ///
+    /// Messages in its queue stay there.
+    Delete {
         #[command(flatten)]
         target: Target,
-        /// The stage.
+        /// Stage to delete.
         stage: String,
     },
 }
 
-/// An operator's word.
 #[derive(Debug, Args)]
-pub(crate) struct Word {
+pub(crate) struct ControlArgs {
     #[command(flatten)]
     target: Target,
-    /// The stage.
+    /// Stage to control.
     stage: String,
-    /// Why; shown to whoever looks.
+    /// Reason, shown by `stages list`.
     #[arg(long)]
     reason: Option<String>,
 }
 
-impl Word {
-    async fn say(&self, verb: &str) -> Result<Value> {
+impl ControlArgs {
+    async fn set_control(&self, verb: &str) -> Result<Value> {
         self.target
             .post(&format!("/stages/{}/{verb}", self.stage), &json!({ "reason": self.reason }))
             .await
     }
 
-    /// Follows the stage until it is drained; how it stands then.
-    async fn drained(&self) -> Result<Value> {
+    /// Waits until the stage is drained on this host; returns its status.
+    async fn wait_until_drained(&self) -> Result<Value> {
         let progress = indicatif::ProgressBar::new_spinner()
-            .with_message(format!("{} finishes what it holds", self.stage));
+            .with_message(format!("waiting for {} to drain", self.stage));
         loop {
             let stages = self.target.get("/stages").await?;
             let found = stages["items"]
@@ -73,45 +76,41 @@ impl Word {
                 .into_iter()
                 .flatten()
                 .find(|stage| stage["stage"] == self.stage.as_str());
-            let Some(stage) = found else {
-                bail!("the host does not know the stage `{}` any more", self.stage)
-            };
+            let Some(stage) = found else { bail!("the host has no stage `{}`", self.stage) };
             ensure!(
                 stage["control"] == "draining",
-                "somebody else said that `{}` be {}",
+                "another operator changed the control of `{}` to {}",
                 self.stage,
                 text(&stage["control"])
             );
-            // A stage that no plugin runs here holds nothing.
+            // A stage that no plugin runs on this host holds no messages.
             if matches!(stage["consumption"].as_str(), Some("drained" | "idle")) {
                 progress.finish_and_clear();
                 return Ok(stage.clone());
             }
             progress.tick();
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }
 
-pub(crate) async fn run(command: StagesCommand, json: bool) -> Result<ExitCode> {
+pub(crate) async fn run(command: StagesCommand, output: Output) -> Result<ExitCode> {
     let (answer, show): (Value, fn(&Value)) = match command {
         StagesCommand::List { target } => (target.get("/stages").await?, list),
-        StagesCommand::Pause(word) => (word.say("pause").await?, said),
-        StagesCommand::Drain { word, wait: false } => (word.say("drain").await?, said),
-        StagesCommand::Drain { word, wait: true } => {
-            word.say("drain").await?;
-            (word.drained().await?, drained)
+        StagesCommand::Pause(args) => (args.set_control("pause").await?, control),
+        StagesCommand::Drain { control: args, wait: false } => {
+            (args.set_control("drain").await?, control)
         }
-        StagesCommand::Resume(word) => (word.say("resume").await?, said),
-        StagesCommand::Forget { target, stage } => {
-            (target.delete(&format!("/stages/{stage}")).await?, said)
+        StagesCommand::Drain { control: args, wait: true } => {
+            args.set_control("drain").await?;
+            (args.wait_until_drained().await?, drained)
+        }
+        StagesCommand::Resume(args) => (args.set_control("resume").await?, control),
+        StagesCommand::Delete { target, stage } => {
+            (target.delete(&format!("/stages/{stage}")).await?, control)
         }
     };
-    if json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
-    } else {
-        show(&answer);
-    }
+    output.print(&answer, show)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -120,7 +119,7 @@ fn list(answer: &Value) {
     let row = |stage: &Value| {
         let mut row = vec![cell(&stage["stage"]), cell(&stage["version"])];
         row.extend(
-            ["control", "consumption", "breaker"].map(|name| table::state(&text(&stage[name]))),
+            ["control", "consumption", "breaker"].map(|name| table::state(&cell(&stage[name]))),
         );
         row.extend([
             cell(&stage["waiting"]),
@@ -131,6 +130,10 @@ fn list(answer: &Value) {
     };
     let rows: Vec<Vec<String>> =
         answer["items"].as_array().into_iter().flatten().map(row).collect();
+    if rows.is_empty() {
+        println!("no stages");
+        return;
+    }
     table::print(
         &["STAGE", "VERSION", "CONTROL", "CONSUMPTION", "BREAKER", "WAITING", "SINCE", "REASON"],
         &rows,
@@ -140,11 +143,11 @@ fn list(answer: &Value) {
 fn drained(stage: &Value) {
     let waiting = stage["waiting"]
         .as_u64()
-        .map(|waiting| format!("; {waiting} messages wait in its queue"))
+        .map(|waiting| format!("; {waiting} messages in its queue"))
         .unwrap_or_default();
     println!("stage {} is drained on this host{waiting}", text(&stage["stage"]));
 }
 
-fn said(answer: &Value) {
+fn control(answer: &Value) {
     println!("stage {} is {}", text(&answer["stage"]), text(&answer["state"]));
 }

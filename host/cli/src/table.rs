@@ -1,12 +1,11 @@
-//! Tables and times for people: columns as wide as what they hold, cut at the terminal's edge;
-//! where the output is no terminal, nothing is cut.
+//! Tables, times and states as text. Columns are as wide as their longest cell. Lines are truncated
+//! to the width of the terminal; output to a file or pipe is never truncated.
 
 use console::{Alignment, Term, measure_text_width, pad_str, style, truncate_str};
 use serde_json::Value;
 
 const GAP: &str = "  ";
 
-/// Prints rows below their headings.
 pub(crate) fn print(headings: &[&str], rows: &[Vec<String>]) {
     let width = Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
     for (at, line) in lines(headings, rows, width).into_iter().enumerate() {
@@ -38,21 +37,21 @@ fn lines(headings: &[&str], rows: &[Vec<String>], width: Option<usize>) -> Vec<S
     all().map(line).collect()
 }
 
-/// A time of an answer (milliseconds since 1970-01-01 UTC) as people read it.
+/// Formats milliseconds since 1970-01-01 UTC.
 pub(crate) fn time(value: &Value) -> String {
     let stamp = value.as_i64().and_then(|time| jiff::Timestamp::from_millisecond(time).ok());
     stamp.map_or_else(|| "-".to_owned(), |stamp| stamp.strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
-/// A word that says how something stands, in its colour.
-pub(crate) fn state(word: &str) -> String {
-    let styled = match word {
-        "open" | "failed" | "dead" => style(word).red(),
-        "done" | "replayed" | "running" | "closed" | "consuming" => style(word).green(),
+/// A state in its colour.
+pub(crate) fn state(state: &str) -> String {
+    let styled = match state {
+        "open" | "failed" | "dead" | "dead_lettered" => style(state).red(),
+        "done" | "replayed" | "running" | "closed" | "consuming" => style(state).green(),
         "paused" | "draining" | "drained" | "waiting" | "cancelled" | "stopped" => {
-            style(word).yellow()
+            style(state).yellow()
         }
-        _ => style(word),
+        _ => style(state),
     };
     styled.to_string()
 }
@@ -62,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_they_must_be_and_lines_end_at_the_edge() {
+    fn columns_fit_their_cells_and_lines_are_truncated_to_the_terminal() {
         let rows = vec![vec!["1".to_owned(), "payment".to_owned(), "a long history".to_owned()]];
         let headings = ["ID", "STAGE", "CAUSE"];
         assert_eq!(
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_readable() {
+    fn times_are_formatted_in_utc() {
         assert_eq!(time(&serde_json::json!(1_700_000_000_000_u64)), "2023-11-14 22:13:20");
         assert_eq!(time(&Value::Null), "-");
     }

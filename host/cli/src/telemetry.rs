@@ -1,35 +1,35 @@
-//! Logs: pretty on a terminal, JSON elsewhere. `RUST_LOG` selects what is logged; default `info`.
+//! Log output on standard error. `RUST_LOG` selects what is logged; the default is `info`.
 
 use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 pub enum LogFormat {
-    /// Pretty on a terminal, JSON elsewhere.
+    /// Pretty on a terminal, JSON otherwise.
     #[default]
     Auto,
-    /// For people.
+    /// One readable line per event.
     Pretty,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What is logged unless `RUST_LOG` says otherwise.
+/// Filter used when `RUST_LOG` is not set.
 pub const DEFAULT: &str = "info";
 
-/// Sends log lines to standard error; `default` is what `RUST_LOG` may override. Only the first
-/// call of a process has an effect.
+/// Installs the subscriber; `RUST_LOG` overrides the filter `default`. Only the first call in a
+/// process has an effect.
 pub fn init(format: LogFormat, default: &str) {
     let mut wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| default.to_owned());
-    // The AMQP client logs as errors what the broker module expects and reports in its own words.
+    // The AMQP client logs as errors what the broker module expects and reports itself.
     if !wanted.contains("lapin") {
         wanted += ",lapin=off";
     }
-    // The HTTP bindings trace what guests pass them, paths and queries included: secrets are among
-    // it, so nobody may ask for that.
+    // The HTTP bindings trace what guests pass them, including paths and queries. These may contain
+    // secrets, so RUST_LOG cannot turn that on.
     let harmless = wanted.split(',').filter(|directive| !directive.contains("wasmtime_wasi_http"));
     let wanted = harmless.chain(["wasmtime_wasi_http=info"]).collect::<Vec<_>>().join(",");
     let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -39,8 +39,8 @@ pub fn init(format: LogFormat, default: &str) {
         LogFormat::Pretty => false,
         LogFormat::Json => true,
     };
-    // A second initialisation in one process (tests, embedders with their own subscriber) is no
-    // error.
+    // A second initialisation in one process (tests, embedders with their own subscriber) is not
+    // an error.
     let _ = if json {
         builder.json().flatten_event(true).try_init()
     } else {

@@ -1,5 +1,5 @@
-//! A host of the bench's own: in a temporary folder, or in a schema and a namespace that are
-//! removed afterwards.
+//! A host that exists for one run: in a temporary folder, or in a Postgres schema and a RabbitMQ
+//! namespace that are removed afterwards.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use postrider::runtime::InstanceMode;
 use postrider::stage::sdk::SdkStage;
 use postrider::store::postgres::Scratch;
 
-/// Measures a host of this process, and removes what it made.
+/// Measures a host in this process, and removes its data afterwards.
 pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> {
-    let folder = tempfile::tempdir().context("no temporary folder")?;
+    let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let name = format!("bench-{}", std::process::id());
     let scratch = match &args.store {
         Some(url) => Some(Scratch::create(url, &name.replace('-', "_")).await.context("--store")?),
@@ -31,7 +31,8 @@ pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> 
     let store_url = scratch
         .as_ref()
         .map_or_else(|| format!("sqlite:{}/bench.db", folder.path().display()), Scratch::url);
-    let config = adapt(config, args, Place { name: &name, store_url, folder: folder.path() });
+    let resources = Resources { name: &name, store_url, folder: folder.path() };
+    let config = adapt(config, args, resources);
     let measured = host(args, config).await;
     if let Some(url) = &args.broker {
         let options = RabbitOptions {
@@ -45,10 +46,10 @@ pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> 
         Rabbit::delete_namespace(options, &stages)
             .await
             .map_err(anyhow::Error::msg)
-            .context("--broker: the queues were left behind")?;
+            .context("--broker: cannot remove the temporary queues")?;
     }
     if let Some(scratch) = scratch {
-        scratch.remove().await.context("--store: the schema was left behind")?;
+        scratch.remove().await.context("--store: cannot remove the temporary schema")?;
     }
     measured
 }
@@ -68,7 +69,7 @@ async fn host(args: &BenchArgs, config: Config) -> Result<Report> {
     let app = host.app();
     ensure!(
         !app.services().pipeline.consuming().is_empty(),
-        "no plugins are loaded: build them with `cargo xtask plugins`"
+        "no plugins are loaded: build the shipped ones with `cargo xtask plugins`"
     );
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(host.run_until(async { _ = stopped.await }));
@@ -79,7 +80,7 @@ async fn host(args: &BenchArgs, config: Config) -> Result<Report> {
     .await;
     drop(stop);
     serving.await??;
-    measured.context("the time limit is over")?
+    measured.context("the run exceeded --time-limit-s")?
 }
 
 #[cfg(feature = "reference-stages")]
@@ -91,17 +92,17 @@ fn with_reference_stages(builder: HostBuilder) -> HostBuilder {
         .stage(SdkStage::<notification::Notification>::default())
 }
 
-/// Where a run keeps what it makes.
-struct Place<'a> {
+/// The name, store and folder of one run.
+struct Resources<'a> {
     name: &'a str,
     store_url: String,
     folder: &'a Path,
 }
 
-fn adapt(mut config: Config, args: &BenchArgs, place: Place<'_>) -> Config {
-    place.name.clone_into(&mut config.namespace);
-    config.store.url = place.store_url;
-    config.plugins.archive_dir = place.folder.join("kept");
+fn adapt(mut config: Config, args: &BenchArgs, resources: Resources<'_>) -> Config {
+    resources.name.clone_into(&mut config.namespace);
+    config.store.url = resources.store_url;
+    config.plugins.archive_dir = resources.folder.join("archive");
     config.broker.url = args.broker.clone().unwrap_or_else(|| "embedded:".to_owned());
     if let Some(plugins) = &args.plugins {
         config.plugins.dir.clone_from(plugins);
@@ -111,8 +112,8 @@ fn adapt(mut config: Config, args: &BenchArgs, place: Place<'_>) -> Config {
         Instances::Warm => InstanceMode::Warm,
         #[cfg(feature = "reference-stages")]
         Instances::Native => {
-            // An empty folder: the native stages have the names.
-            place.folder.clone_into(&mut config.plugins.dir);
+            // A folder without plugins, because the native stages use the same names.
+            resources.folder.clone_into(&mut config.plugins.dir);
             InstanceMode::Fresh
         }
     };

@@ -1,4 +1,4 @@
-//! Posting orders, and asking the hosts what became of them.
+//! Posts orders, waits until they are final, and reads their times from the store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,8 +16,7 @@ use super::{BenchArgs, Quantiles, Report};
 use crate::progress;
 use postrider::pipeline::Pipeline;
 
-/// Warms up, measures, and counts what the store says; and what the stages say, where the host is
-/// in this process.
+/// Warms up, then measures. `pipeline` adds the times of each stage if the host is in this process.
 pub(super) async fn measure(
     args: &BenchArgs,
     hosts: &[String],
@@ -52,7 +51,7 @@ pub(super) async fn measure(
     })
 }
 
-/// Times of each stage so far, microseconds.
+/// Times of each stage so far, in microseconds.
 fn stage_times(pipeline: Option<&Pipeline>) -> BTreeMap<String, Histogram<u64>> {
     let stages = pipeline.map(Pipeline::stages).unwrap_or_default();
     stages.into_iter().map(|stage| (stage.name.to_string(), stage.meter.times())).collect()
@@ -72,7 +71,7 @@ fn since(
     Ok(times)
 }
 
-/// Orders that belong together: their customer is the run's name.
+/// A batch of orders; their customer is the run's name, by which they are listed.
 struct Run<'a> {
     args: &'a BenchArgs,
     hosts: &'a [String],
@@ -81,58 +80,81 @@ struct Run<'a> {
     count: u64,
 }
 
-/// An order of the list.
+/// An order in `GET /orders`.
 #[derive(Deserialize)]
-struct Listed {
+struct ListedOrder {
     status: String,
     created_at_ms: u64,
     updated_at_ms: u64,
 }
 
-/// A page of the list.
+/// A page of `GET /orders`.
 #[derive(Deserialize)]
-struct Listing {
-    items: Vec<Listed>,
+struct OrderPage {
+    items: Vec<ListedOrder>,
     next: Option<i64>,
 }
 
+/// What the concurrent requests of a run share.
+struct Sender {
+    client: reqwest::Client,
+    urls: Vec<String>,
+    name: String,
+    count: u64,
+    products: u64,
+    /// Orders per second; `None` posts as fast as the host answers.
+    rate: Option<f64>,
+    began: Instant,
+}
+
+impl Sender {
+    /// Posts one order when it is due; returns the time from then until the response.
+    async fn post(&self, number: u64) -> Result<Duration> {
+        let mut due = Instant::now();
+        if let Some(rate) = self.rate {
+            due = self.began + Duration::from_secs_f64(number as f64 / rate);
+            tokio::time::sleep_until(due.into()).await;
+        }
+        let order = json!({
+            "order_id": format!("{}-{number}", self.name),
+            "user_id": self.name,
+            "items": [{ "sku": format!("sku-{}", number % self.products), "quantity": 1 }],
+            "total": 20.0,
+        });
+        let url = &self.urls[number as usize % self.urls.len()];
+        let response = self.client.post(url).json(&order).send().await?;
+        ensure!(response.status().is_success(), "POST /orders returned {}", response.status());
+        Ok(due.elapsed())
+    }
+}
+
 impl Run<'_> {
-    /// Posts the orders; the histogram holds microseconds from the time a request was due to its
-    /// answer.
+    /// Posts the orders. The histogram has the microseconds from when a request was due until its
+    /// response, so that a slow host does not hide its own queueing (coordinated omission).
     async fn post(&self, progress: Option<&ProgressBar>) -> Result<Histogram<u64>> {
         let next = Arc::new(AtomicU64::new(0));
-        let began = Instant::now();
+        let sender = Sender {
+            client: self.client.clone(),
+            urls: self.hosts.iter().map(|host| format!("{host}/orders")).collect(),
+            name: self.name.clone(),
+            count: self.count,
+            products: self.args.products.max(1),
+            rate: self.args.rate,
+            began: Instant::now(),
+        };
+        let sender = Arc::new(sender);
         let mut tasks: JoinSet<Result<Histogram<u64>>> = JoinSet::new();
         for _ in 0..self.args.concurrency {
-            let (next, client, progress, name, count) = (
-                Arc::clone(&next),
-                self.client.clone(),
-                progress.cloned(),
-                self.name.clone(),
-                self.count,
-            );
-            let (urls, rate, products) = (
-                self.hosts.iter().map(|host| format!("{host}/orders")).collect::<Vec<_>>(),
-                self.args.rate,
-                self.args.products.max(1),
-            );
+            let (sender, next, progress) =
+                (Arc::clone(&sender), Arc::clone(&next), progress.cloned());
             tasks.spawn(async move {
                 let mut histogram = Histogram::new(3)?;
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= count {
+                    if number >= sender.count {
                         return Ok(histogram);
                     }
-                    let mut due = Instant::now();
-                    if let Some(rate) = rate {
-                        due = began + Duration::from_secs_f64(number as f64 / rate);
-                        tokio::time::sleep_until(due.into()).await;
-                    }
-                    let sku = format!("sku-{}", number % products);
-                    let order = json!({ "order_id": format!("{name}-{number}"), "user_id": name, "items": [{ "sku": sku, "quantity": 1 }], "total": 20.0 });
-                    let response = client.post(&urls[number as usize % urls.len()]).json(&order).send().await?;
-                    ensure!(response.status().is_success(), "POST /orders answered {}", response.status());
-                    histogram.record(due.elapsed().as_micros() as u64)?;
+                    histogram.record(sender.post(number).await?.as_micros() as u64)?;
                     if let Some(progress) = &progress {
                         progress.inc(1);
                     }
@@ -147,9 +169,9 @@ impl Run<'_> {
     }
 
     /// Waits until all orders are ready.
-    async fn finished(&self) -> Result<Vec<Listed>> {
+    async fn finished(&self) -> Result<Vec<ListedOrder>> {
         loop {
-            // The newest orders are looked at first: all are read only when those are through.
+            // Poll the newest page; read all pages only once the newest orders are ready.
             if self.page(None).await?.items.iter().all(|order| order.status == "ready") {
                 let mut orders = Vec::with_capacity(self.count as usize);
                 let mut cursor = None;
@@ -169,7 +191,7 @@ impl Run<'_> {
         }
     }
 
-    async fn page(&self, cursor: Option<i64>) -> Result<Listing> {
+    async fn page(&self, cursor: Option<i64>) -> Result<OrderPage> {
         let url = format!("{}/orders", self.hosts[0]);
         let mut query = vec![("customer", self.name.clone()), ("limit", "200".to_owned())];
         query.extend(cursor.map(|cursor| ("cursor", cursor.to_string())));

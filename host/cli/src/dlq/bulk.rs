@@ -1,7 +1,7 @@
-//! `dlq replay` and `dlq discard` of many dead letters: ask, start a job of the host, follow it to its
-//! end.
+//! `dlq replay` and `dlq discard` of several dead letters: asks for confirmation, starts a job on the
+//! host, and follows it until it ends.
 //!
-//! The job is the host's: when this program goes away it goes on, but for Ctrl-C, which cancels it.
+//! The job continues if this program is killed; Ctrl-C cancels it.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,20 +10,23 @@ use anyhow::{Context as _, Result};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::{Which, agreed, show};
+use super::{Selection, confirm, show};
 use crate::client::{Target, text};
+use crate::output::Output;
 use crate::progress;
 
-/// How often the job is looked at.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often the job is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What is to be done with each dead letter.
-pub(super) enum Work {
+/// What the job does with each dead letter.
+pub(super) enum Action {
+    /// Replays it, with a merge patch if one is given.
     Replay(Option<Value>),
+    /// Discards it for a reason.
     Discard(String),
 }
 
-impl Work {
+impl Action {
     fn verb(&self) -> &'static str {
         match self {
             Self::Replay(_) => "replay",
@@ -32,41 +35,37 @@ impl Work {
     }
 }
 
-pub(super) async fn run(which: Which, work: &Work, json: bool) -> Result<ExitCode> {
-    let mut filter = which.filter.fields();
-    filter.extend(which.group.clone().map(|group| ("group".to_owned(), json!(group))));
-    if !which.yes && console::user_attended() {
-        let open = open_letters(&which.target, &filter).await?;
-        if !agreed(&format!("{} {open} dead letters?", work.verb()))? {
-            eprintln!("nothing was done");
+pub(super) async fn run(selection: Selection, action: &Action, output: Output) -> Result<ExitCode> {
+    let mut filter = selection.filter.fields();
+    filter.extend(selection.group.clone().map(|group| ("group".to_owned(), json!(group))));
+    if !selection.yes && console::user_attended() {
+        let open = count_open(&selection.target, &filter).await?;
+        if !confirm(&format!("{} {open} dead letters?", action.verb()))? {
+            eprintln!("cancelled: no dead letter was changed");
             return Ok(ExitCode::FAILURE);
         }
     }
-    if which.all {
+    if selection.all {
         filter.insert("all".to_owned(), json!(true));
     }
     let mut body = json!({ "filter": filter });
-    if let Some(rate) = which.rate {
+    if let Some(rate) = selection.rate {
         body["rate_per_second"] = json!(rate);
     }
-    match work {
-        Work::Replay(None) => {}
-        Work::Replay(Some(patch)) => body["edit"] = patch.clone(),
-        Work::Discard(reason) => body["reason"] = json!(reason),
+    match action {
+        Action::Replay(None) => {}
+        Action::Replay(Some(patch)) => body["edit"] = patch.clone(),
+        Action::Discard(reason) => body["reason"] = json!(reason),
     }
-    let job = which.target.post(&format!("/dead-letters/{}", work.verb()), &body).await?;
-    let ended = follow(&which.target, job).await?;
-    if json {
-        println!("{ended:#}");
-    } else {
-        show::job(&ended);
-    }
+    let job = selection.target.post(&format!("/dead-letters/{}", action.verb()), &body).await?;
+    let ended = follow(&selection.target, job).await?;
+    output.print(&ended, show::job)?;
     let complete = ended["state"] == "done" && ended["failed"] == 0;
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How many dead letters the first two hundred groups hold.
-async fn open_letters(target: &Target, filter: &serde_json::Map<String, Value>) -> Result<String> {
+/// The number of open dead letters that match; counts the first 200 groups.
+async fn count_open(target: &Target, filter: &serde_json::Map<String, Value>) -> Result<String> {
     let mut query: Vec<(&str, String)> =
         filter.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
     query.extend([("status", "open".to_owned()), ("limit", "200".to_owned())]);
@@ -82,7 +81,7 @@ async fn open_letters(target: &Target, filter: &serde_json::Map<String, Value>) 
     Ok(if groups["next"].is_null() { open.to_string() } else { format!("more than {open}") })
 }
 
-/// Shows progress until the job has ended.
+/// Shows a progress bar until the job ends; returns the ended job.
 async fn follow(target: &Target, mut job: Value) -> Result<Value> {
     let path = format!("/dead-letters/jobs/{}", text(&job["id"]));
     let style = progress::style("{bar:40} {pos}/{len} dead letters, {rate}, {eta} left {msg}")?;
@@ -96,16 +95,17 @@ async fn follow(target: &Target, mut job: Value) -> Result<Value> {
             progress.set_message(format!("({} failed)", job["failed"]));
         }
         tokio::select! {
-            asked = &mut interrupted => {
-                asked?;
+            signal = &mut interrupted => {
+                signal?;
                 target.post(&format!("{path}/cancel"), &Value::Null).await?;
                 interrupted.set(tokio::signal::ctrl_c());
             }
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
-        job = target.get(&path).await.context(
-            "the job is lost from sight; dead letters that it has not come to are still open",
-        )?;
+        job = target
+            .get(&path)
+            .await
+            .context("cannot follow the job; dead letters it has not processed stay open")?;
     }
     progress.finish_and_clear();
     Ok(job)

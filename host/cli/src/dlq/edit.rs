@@ -1,7 +1,7 @@
-//! `dlq edit`: the body of a dead letter in the editor, then the difference, then its replay.
+//! `dlq edit`: opens the payload of a dead letter in an editor, prints the diff, and replays it.
 //!
-//! Nothing is sent before the text is JSON and differs; what was typed stays in its file when that
-//! is not so.
+//! Replays only valid JSON that differs from the original. If the text is not valid JSON, its file
+//! is kept so that no edit is lost.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -12,60 +12,57 @@ use console::style;
 use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
 
-use super::{agreed, show};
-use crate::client::Target;
+use super::{EditArgs, confirm, show};
+use crate::output::Output;
 
-pub(super) async fn run(target: &Target, id: i64, yes: bool, json: bool) -> Result<ExitCode> {
+pub(super) async fn run(args: &EditArgs, output: Output) -> Result<ExitCode> {
+    let EditArgs { target, id, yes } = args;
     let dead_letter = target.get(&format!("/dead-letters/{id}")).await?;
     ensure!(
         dead_letter["status"] == "open",
-        "dead letter {id} is {} already",
+        "dead letter {id} is already {}",
         dead_letter["status"].as_str().unwrap_or("settled")
     );
     let before = format!("{:#}\n", dead_letter["data"]);
     let (after, data) = edited(&before)?;
     if data == dead_letter["data"] {
         eprintln!(
-            "the body is as it was; nothing was replayed (`dlq replay {id}` runs it again as it is)"
+            "the payload is unchanged; nothing was replayed (to replay it as it is: `dlq replay {id}`)"
         );
         return Ok(ExitCode::SUCCESS);
     }
-    if !json {
-        print_difference(&before, &after);
+    if output == Output::Text {
+        print_diff(&before, &after);
     }
-    if !yes && !agreed(&format!("replay dead letter {id} with this body?"))? {
-        eprintln!("nothing was replayed");
+    if !*yes && !confirm(&format!("replay dead letter {id} with this payload?"))? {
+        eprintln!("cancelled: nothing was replayed");
         return Ok(ExitCode::FAILURE);
     }
     let answer =
         target.post(&format!("/dead-letters/{id}/replay"), &json!({ "data": data })).await?;
-    if json {
-        println!("{answer:#}");
-    } else {
-        show::settled(&answer);
-    }
+    output.print(&answer, show::settled)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The text after the editor, and the JSON that it is. On a terminal a slip can be mended.
+/// Returns the edited text and its JSON value. On a terminal, invalid JSON can be edited again.
 fn edited(before: &str) -> Result<(String, Value)> {
     let mut file = tempfile::Builder::new().prefix("dead-letter-").suffix(".json").tempfile()?;
     file.write_all(before.as_bytes())?;
     file.flush()?;
     loop {
         open_editor(file.path())?;
-        // The editor may have put another file in its place.
+        // Editors may replace the file, so it is read by its path.
         let after = std::fs::read_to_string(file.path())
-            .with_context(|| format!("{} cannot be read", file.path().display()))?;
+            .with_context(|| format!("cannot read {}", file.path().display()))?;
         match serde_json::from_str(&after) {
             Ok(data) => return Ok((after, data)),
             Err(error) => {
-                let again =
-                    console::user_attended() && agreed(&format!("not JSON: {error}. Edit again?"))?;
-                if !again {
+                let edit_again = console::user_attended()
+                    && confirm(&format!("invalid JSON: {error}. Edit again?"))?;
+                if !edit_again {
                     let (_, kept) = file.keep()?;
                     bail!(
-                        "not JSON: {error}; nothing was replayed, the text is in {}",
+                        "invalid JSON: {error}; nothing was replayed, the text is in {}",
                         kept.display()
                     );
                 }
@@ -80,16 +77,16 @@ fn open_editor(path: &Path) -> Result<()> {
         .filter_map(|name| std::env::var(name).ok())
         .find(|editor| !editor.trim().is_empty());
     let editor = editor.unwrap_or_else(|| "vi".to_owned());
-    let words = shlex::split(&editor)
-        .with_context(|| format!("$EDITOR: `{editor}` cannot be understood"))?;
-    let (program, arguments) = words.split_first().context("$EDITOR names no program")?;
+    let words =
+        shlex::split(&editor).with_context(|| format!("$EDITOR: cannot parse `{editor}`"))?;
+    let (program, arguments) = words.split_first().context("$EDITOR is empty")?;
     let status = std::process::Command::new(program).args(arguments).arg(path).status();
-    let status = status.with_context(|| format!("`{program}` cannot be started: set $EDITOR"))?;
-    ensure!(status.success(), "`{editor}` ended with {status}; nothing was replayed");
+    let status = status.with_context(|| format!("cannot start `{program}`: set $EDITOR"))?;
+    ensure!(status.success(), "`{editor}` exited with {status}; nothing was replayed");
     Ok(())
 }
 
-fn print_difference(before: &str, after: &str) {
+fn print_diff(before: &str, after: &str) {
     for change in TextDiff::from_lines(before, after).iter_all_changes() {
         let line = change.value().trim_end_matches('\n');
         match change.tag() {

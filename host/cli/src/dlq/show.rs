@@ -1,4 +1,4 @@
-//! Dead letters, groups and jobs as people read them.
+//! Dead letters, groups and jobs as text.
 
 use console::style;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::client::text;
 use crate::table;
 
-/// An empty cell for what is not there.
+/// A value as a table cell; `-` for null.
 fn cell(value: &Value) -> String {
     if value.is_null() { "-".to_owned() } else { text(value) }
 }
@@ -15,9 +15,9 @@ fn items(answer: &Value) -> impl Iterator<Item = &Value> {
     answer["items"].as_array().into_iter().flatten()
 }
 
-fn more(answer: &Value) {
+fn next_page(answer: &Value) {
     if let Some(next) = answer["next"].as_i64() {
-        println!("there are more: --cursor {next}");
+        println!("more results: --cursor {next}");
     }
 }
 
@@ -44,8 +44,11 @@ pub(super) fn list(answer: &Value) {
         println!("no dead letters match");
         return;
     }
-    table::print(&["ID", "DIED", "STAGE", "EVENT", "SUBJECT", "GROUP", "CODE", "MESSAGE"], &rows);
-    more(answer);
+    table::print(
+        &["ID", "DEAD-LETTERED", "STAGE", "EVENT", "SUBJECT", "GROUP", "CODE", "MESSAGE"],
+        &rows,
+    );
+    next_page(answer);
 }
 
 pub(super) fn groups(answer: &Value) {
@@ -66,14 +69,24 @@ pub(super) fn groups(answer: &Value) {
         return;
     }
     table::print(
-        &["GROUP", "STAGE", "OPEN", "REPLAYED", "DISCARDED", "LAST", "EXAMPLE", "CODE", "CAUSE"],
+        &[
+            "GROUP",
+            "STAGE",
+            "OPEN",
+            "REPLAYED",
+            "DISCARDED",
+            "LAST",
+            "EXAMPLE",
+            "CODE",
+            "FINGERPRINT",
+        ],
         &rows,
     );
-    more(answer);
+    next_page(answer);
 }
 
 fn field(name: &str, value: &str) {
-    println!("{:<11} {value}", style(name).dim());
+    println!("{:<13} {value}", style(name).dim());
 }
 
 pub(super) fn dead_letter(dead_letter: &Value) {
@@ -81,22 +94,18 @@ pub(super) fn dead_letter(dead_letter: &Value) {
     let status = table::state(&text(&dead_letter["status"]));
     println!("{} {}, {status}", style("dead letter").bold(), style(&dead_letter["id"]).bold());
     field("stage", &format!("{}, round {}", cell(&dead_letter["stage"]), dead_letter["round"]));
+    field("dead-lettered", &table::time(&dead_letter["died_at_ms"]));
     field(
-        "died",
-        &format!(
-            "{} of {}",
-            table::time(&dead_letter["died_at_ms"]),
-            style(cell(&dead_letter["code"])).red()
-        ),
+        "error",
+        &format!("{}: {}", style(cell(&dead_letter["code"])).red(), cell(&dead_letter["message"])),
     );
-    field("", &cell(&dead_letter["message"]));
     if let Some(group) = dead_letter["group"]["id"].as_str() {
         field("group", &format!("{group}: {}", cell(&dead_letter["group"]["cause"])));
     }
     field("plugin", &cell(&dead_letter["digest"]));
     field(
         "event",
-        &format!("{} {} of {}", cell(&event["type"]), cell(&event["id"]), cell(&event["source"])),
+        &format!("{} {} from {}", cell(&event["type"]), cell(&event["id"]), cell(&event["source"])),
     );
     field(
         "subject",
@@ -108,7 +117,7 @@ pub(super) fn dead_letter(dead_letter: &Value) {
             &format!("{}{}", table::time(&dead_letter["settled_at_ms"]), note(dead_letter)),
         );
     }
-    successor(&dead_letter["replayed_as"]);
+    replayed_as(&dead_letter["replayed_as"]);
     attempts(dead_letter);
     println!("{}", style("payload").bold());
     println!("{:#}", dead_letter["data"]);
@@ -118,18 +127,19 @@ fn note(dead_letter: &Value) -> String {
     dead_letter["note"].as_str().map(|note| format!(": {note}")).unwrap_or_default()
 }
 
-fn successor(became: &Value) {
-    if became.is_null() {
+fn replayed_as(replay: &Value) {
+    if replay.is_null() {
         return;
     }
-    let how = if became["edited"] == true { "edited, as" } else { "as it was," };
-    let delivery = &became["delivery"];
-    let stands = if delivery.is_null() {
-        "gone".to_owned()
+    let payload = if replay["edited"] == true { "edited" } else { "unchanged" };
+    let delivery = &replay["delivery"];
+    let status = if delivery.is_null() {
+        "deleted".to_owned()
     } else {
         table::state(&text(&delivery["status"]))
     };
-    field("replayed", &format!("{how} {}: {stands}", cell(&became["event"]["id"])));
+    let event = cell(&replay["event"]["id"]);
+    field("replayed as", &format!("event {event} ({payload} payload): {status}"));
 }
 
 fn attempts(dead_letter: &Value) {
@@ -152,8 +162,8 @@ fn attempts(dead_letter: &Value) {
 }
 
 pub(super) fn settled(answer: &Value) {
-    let edited = if answer["edited"] == true { ", edited" } else { "" };
-    println!("dead letter {} is {}{edited}", answer["id"], text(&answer["status"]));
+    let edited = if answer["edited"] == true { " with an edited payload" } else { "" };
+    println!("dead letter {} {}{edited}", answer["id"], text(&answer["status"]));
 }
 
 pub(super) fn jobs(answer: &Value) {
@@ -168,7 +178,7 @@ pub(super) fn jobs(answer: &Value) {
     };
     let rows: Vec<Vec<String>> = items(answer).map(row).collect();
     if rows.is_empty() {
-        println!("the host remembers no jobs");
+        println!("no jobs");
         return;
     }
     table::print(
@@ -178,9 +188,9 @@ pub(super) fn jobs(answer: &Value) {
 }
 
 pub(super) fn job(job: &Value) {
-    let done = if job["action"] == "discard" { "discarded" } else { "replayed" };
+    let past = if job["action"] == "discard" { "discarded" } else { "replayed" };
     println!(
-        "job {} is {}: {} of {} {done}, {} skipped, {} failed",
+        "job {} {}: {} of {} {past}, {} skipped, {} failed",
         text(&job["id"]),
         table::state(&text(&job["state"])),
         job["done"],

@@ -1,8 +1,7 @@
-//! What is wrong with a set-up, found before orders find it: the configuration, what it names, and
-//! the machine.
+//! Checks of an installation: the configuration, the store and broker, the plugins, and the machine.
 //!
-//! Bounds: every question has a time-out. Nothing is changed but the cache of compiled plugins; a
-//! host may run meanwhile.
+//! Every check has a timeout. The checks change nothing except the cache of compiled plugins, so
+//! they can run beside a running host.
 
 mod back_ends;
 mod machine;
@@ -12,32 +11,28 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use self::plugins::Rehearsal;
-
 use postrider::config::{Config, ConfigError};
 
-/// How bad something is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it should be.
+    /// The check passed.
     Ok,
-    /// The host runs, and something will not go as one may think.
+    /// The host runs, but may not behave as intended.
     Warning,
-    /// The host does not start, or a part of it does not work.
+    /// The host does not start, or part of it does not work.
     Problem,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
     pub level: Level,
-    /// What was looked at: a stable name, such as `store` or `plugin payment.wasm`.
+    /// Stable name of the check, such as `store` or `plugin payment.wasm`.
     pub check: String,
-    /// What was found.
     pub found: String,
-    /// What to do.
+    /// How to fix it, unless the check passed.
     pub remedy: Option<String>,
 }
 
@@ -62,35 +57,34 @@ impl Finding {
         Self { level: Level::Problem, ..Self::warning(check, found, remedy) }
     }
 
-    /// The error's whole chain; what to do is in its words.
+    /// A problem described by an error's whole chain, which includes what to do.
     fn failed(check: &str, error: impl Into<anyhow::Error>) -> Self {
         Self { level: Level::Problem, ..Self::ok(check, format!("{:#}", error.into())) }
     }
 }
 
-/// Looks at everything that a host with this configuration would stand on.
+/// Runs every check for a configuration.
 pub async fn examine(config: Result<Config, ConfigError>) -> Vec<Finding> {
     let config = match config {
         Ok(config) => config,
         Err(ConfigError(problems)) => {
-            let remedy = "mend the file or the variable; `postrider config check` says the same";
+            let remedy = "fix the configuration file or environment variable";
             return problems
                 .into_iter()
                 .map(|problem| Finding::problem("config", problem, remedy))
                 .collect();
         }
     };
-    let mut findings =
-        vec![Finding::ok("config", "every key is known, and every value within its bounds")];
+    let mut findings = vec![Finding::ok("config", "valid")];
     findings.extend(back_ends::store(&config).await);
-    let (stages, of_plugins) = plugins::examine(&config).await;
+    let (stages, plugin_findings) = plugins::examine(&config).await;
     findings.extend(back_ends::broker(&config, &stages).await);
-    findings.extend(of_plugins);
+    findings.extend(plugin_findings);
     findings.push(machine::address(&config.http.listen).await);
     findings.extend(machine::disk(&config));
     findings.push(machine::open_files());
     findings
 }
 
-/// Stages that the plugins folder makes.
+/// Names of the stages in the plugins folder.
 type Stages = Vec<Arc<str>>;

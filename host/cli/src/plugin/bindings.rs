@@ -1,5 +1,5 @@
-//! `postrider plugin bindings`: the contract as source code, for languages whose own tools do not
-//! make it.
+//! `postrider plugin bindings`: generates bindings of the plugin contract for languages without a
+//! generator of their own.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,19 +9,18 @@ use clap::{Args, ValueEnum};
 use wit_bindgen_core::wit_parser::Resolve;
 use wit_bindgen_core::{Files, WorldGenerator};
 
-/// Bindings of a world.
 #[derive(Debug, Args)]
 pub(crate) struct BindingsArgs {
-    /// For which language.
+    /// Language of the bindings.
     #[arg(long, value_enum)]
     lang: Language,
-    /// Where the files are written.
+    /// Output folder.
     #[arg(long)]
     out: PathBuf,
-    /// The folder, or file, with the world.
+    /// WIT file, or folder of WIT files.
     #[arg(default_value = "wit")]
     wit: PathBuf,
-    /// The world; default: the only one.
+    /// World to generate bindings for [default: the only one].
     #[arg(long)]
     world: Option<String>,
 }
@@ -40,7 +39,7 @@ pub(super) fn run(args: BindingsArgs) -> Result<ExitCode> {
     let mut files = Files::default();
     let mut generator: Box<dyn WorldGenerator> = match args.lang {
         Language::C => wit_bindgen_c::Opts::default().build(),
-        // The packages of the template's module.
+        // The package names that the Go template uses.
         Language::Go => wit_bindgen_go::Opts {
             pkg_name: Some("stage/gen".to_owned()),
             export_pkg_name: Some("stage/postrider".to_owned()),

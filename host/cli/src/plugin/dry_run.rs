@@ -1,4 +1,4 @@
-//! One event through a plugin, without any service: what `plugin run` and `plugin test` share.
+//! Runs one event through a plugin without a host. Shared by `plugin run`, `plugin test` and `dev`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,24 +20,23 @@ use postrider::stage::recording::Recorder;
 use postrider::stage::state::{BatchState, LaneCache};
 use postrider::store::memory::MemoryState;
 
-/// A case: an event, and what the stage finds when it gets it.
+/// A fixture: an event, and the state and settings that the stage runs with.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
     event: CaseEvent,
-    /// Keys and values of the stage's state before.
+    /// Initial state of the stage.
     #[serde(default)]
     pub(super) state: BTreeMap<String, Value>,
-    /// Settings.
     #[serde(default)]
     pub(super) config: BTreeMap<String, String>,
-    #[serde(default = "first")]
+    #[serde(default = "first_attempt")]
     attempt: u32,
-    /// What the stage's clock shows, milliseconds since 1970-01-01 UTC.
+    /// Time of the stage's clock, in milliseconds since 1970-01-01 UTC.
     now_ms: Option<u64>,
 }
 
-fn first() -> u32 {
+fn first_attempt() -> u32 {
     1
 }
 
@@ -78,57 +77,57 @@ fn json_type() -> String {
 }
 
 impl Case {
-    /// From a whole case, or from an event alone.
-    pub(crate) fn parse(said: Value) -> Result<Self> {
-        let whole = if said.get("event").is_some() { said } else { json!({ "event": said }) };
-        serde_json::from_value(whole).context(
-            "expected an event {\"type\", \"subject\"?, \"data\"?, …}, or a case {\"event\", \"state\"?, \"config\"?, \"attempt\"?, \"now_ms\"?}",
+    /// Parses a fixture, or an event on its own.
+    pub(crate) fn parse(json: Value) -> Result<Self> {
+        let case = if json.get("event").is_some() { json } else { json!({ "event": json }) };
+        serde_json::from_value(case).context(
+            "expected an event {\"type\", \"subject\"?, \"data\"?, …}, or a fixture \
+             {\"event\", \"state\"?, \"config\"?, \"attempt\"?, \"now_ms\"?}",
         )
     }
 
-    /// The event alone, happening now.
+    /// The event, with the current time unless the fixture sets one.
     pub(crate) fn event(&self) -> Event {
         self.envelope(SystemClock.now_ms()).event
     }
 
     fn envelope(&self, now_ms: u64) -> Envelope {
-        let said = &self.event;
-        // Data that is not JSON is written as a text.
-        let data = match &said.data {
-            Value::String(text) if !said.content_type.contains("json") => text.clone(),
+        let case = &self.event;
+        // In a fixture, data of any other content type is a JSON string.
+        let data = match &case.data {
+            Value::String(text) if !case.content_type.contains("json") => text.clone(),
             value => value.to_string(),
         };
         let event = Event {
-            id: said.id.clone(),
-            event_type: said.event_type.clone(),
-            source: said.source.clone(),
-            subject: said.subject.clone(),
-            time_ms: said.time_ms.unwrap_or(now_ms),
-            content_type: said.content_type.clone(),
+            id: case.id.clone(),
+            event_type: case.event_type.clone(),
+            source: case.source.clone(),
+            subject: case.subject.clone(),
+            time_ms: case.time_ms.unwrap_or(now_ms),
+            content_type: case.content_type.clone(),
             data: data.into(),
-            attributes: said.attributes.clone().into_iter().collect(),
+            attributes: case.attributes.clone().into_iter().collect(),
         };
         Envelope::first(event, None, u64::MAX)
     }
 }
 
-/// A plugin that is ready to be tried.
-pub(super) struct Trial {
+/// A loaded plugin.
+pub(super) struct DryRun {
     pub(super) stage: WasmStage,
     limits: StageLimits,
 }
 
-impl Trial {
-    /// Loads a plugin file.
+impl DryRun {
     pub(super) async fn load(file: &Path, instances: InstancePolicy) -> Result<Self> {
         let limits = StageLimits::default();
         Ok(Self { stage: WasmStage::new(&load(file).await?, limits, instances), limits })
     }
 
-    /// Runs the case `times` times, each on the same state. Gives what came of the first, and all
-    /// durations.
-    pub(super) async fn run(&self, case: &Case, now_ms: u64, times: u32) -> Tried {
-        let before: BTreeMap<String, Bytes> =
+    /// Runs the fixture `times` times, always from the same state. Returns the outcome of the first
+    /// run and the durations of all.
+    pub(super) async fn run(&self, case: &Case, now_ms: u64, times: u32) -> DryRunResult {
+        let initial: BTreeMap<String, Bytes> =
             case.state.iter().map(|(key, value)| (key.clone(), value.to_string().into())).collect();
         let name: Arc<str> = self.stage.description().name.as_str().into();
         let now_ms = case.now_ms.unwrap_or(now_ms);
@@ -147,7 +146,7 @@ impl Trial {
         };
         let limits = self.limits.state_limits();
         let state =
-            BatchState::new(name, Arc::new(MemoryState(before)), limits, LaneCache::placeholder());
+            BatchState::new(name, Arc::new(MemoryState(initial)), limits, LaneCache::placeholder());
         let call = || Call {
             envelope: Arc::clone(&envelope),
             context: context.clone(),
@@ -161,24 +160,23 @@ impl Trial {
             durations_ms.push(self.stage.handle(call()).await.duration.as_secs_f64() * 1_000.0);
         }
         durations_ms.sort_unstable_by(f64::total_cmp);
-        Tried { handled: first, logs: json!(lines), first_ms, durations_ms }
+        DryRunResult { handled: first, logs: json!(lines), first_ms, durations_ms }
     }
 }
 
-/// What came of a trial.
-pub(super) struct Tried {
+pub(super) struct DryRunResult {
     handled: Handled,
     pub(super) logs: Value,
     first_ms: f64,
     durations_ms: Vec<f64>,
 }
 
-impl Tried {
+impl DryRunResult {
     pub(super) fn is_done(&self) -> bool {
         matches!(self.handled.outcome, Outcome::Done(_))
     }
 
-    /// What does not differ from run to run: the outcome and the state changes.
+    /// The outcome and the state changes, which do not vary between runs.
     pub(super) fn decision(&self) -> Value {
         let written = |(key, value): (&String, &Option<Bytes>)| {
             (key.clone(), value.as_ref().map_or(Value::Null, |value| as_json(value)))
@@ -191,23 +189,27 @@ impl Tried {
         json!({ "outcome": outcome(&self.handled.outcome), "state_changes": writes })
     }
 
-    /// Time and memory.
+    /// Call times and memory use, which do vary.
     pub(super) fn cost(&self) -> Value {
         let quantile =
             |share: f64| self.durations_ms[((self.durations_ms.len() - 1) as f64 * share) as usize];
-        let duration = json!({ "first": self.first_ms, "p50": quantile(0.5), "p95": quantile(0.95), "calls": self.durations_ms.len() });
+        let duration = json!({
+            "first": self.first_ms,
+            "p50": quantile(0.5),
+            "p95": quantile(0.95),
+            "calls": self.durations_ms.len(),
+        });
         json!({ "duration_ms": duration, "memory_bytes": self.handled.memory_bytes })
     }
 }
 
-/// Loads a plugin file; compiled code is kept in the user's cache, so that a large plugin is
-/// compiled once.
+/// Loads a plugin file. Compiled code is cached in the user's home, so a large plugin is compiled
+/// only once.
 pub(super) async fn load(file: &Path) -> Result<Linked> {
-    let bytes =
-        std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let cache_dir = std::env::home_dir().map(|home| home.join(".cache/postrider"));
     let runtime = Runtime::new(RuntimeSettings { cache_dir, ..RuntimeSettings::default() })?;
-    runtime.load(bytes).await.with_context(|| format!("{} does not fit", file.display()))
+    runtime.load(bytes).await.with_context(|| format!("{} is not a valid plugin", file.display()))
 }
 
 fn outcome(outcome: &Outcome) -> Value {
@@ -227,7 +229,8 @@ fn outcome(outcome: &Outcome) -> Value {
         }
         Outcome::Failed(failure) => json!({ "failed": failure }),
         Outcome::Trapped { kind, message, backtrace } => {
-            json!({ "trapped": { "kind": kind, "message": message, "backtrace": backtrace.as_ref().map(|text| text.lines().collect::<Vec<_>>()) } })
+            let frames = backtrace.as_ref().map(|text| text.lines().collect::<Vec<_>>());
+            json!({ "trapped": { "kind": kind, "message": message, "backtrace": frames } })
         }
         Outcome::LimitExceeded { limit, message } => {
             json!({ "limit": { "name": limit.code(), "message": message } })
@@ -241,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_alone_is_a_case() {
+    fn an_event_on_its_own_is_a_fixture() {
         let case = Case::parse(json!({ "type": "order.created", "data": { "a": 1 } })).unwrap();
         let envelope = case.envelope(7);
         assert_eq!(

@@ -1,5 +1,5 @@
-//! `postrider plugin new`: a folder with a working stage, in the language of choice. The templates
-//! are in `sdk/templates`.
+//! `postrider plugin new`: creates a project with a working stage from a template in
+//! `sdk/templates`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,27 +9,27 @@ use clap::{Args, ValueEnum};
 use include_dir::{Dir, DirEntry, include_dir};
 use serde_json::json;
 
+use crate::output::Output;
 use postrider::domain::name::is_name;
 
 static TEMPLATES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/templates");
-/// The Rust SDK goes along with a Rust stage.
+/// Copied into every Rust project, so that it builds without a registry.
 static RUST_SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust/src");
-/// The contract goes along with every stage.
+/// The plugin contract, copied into every project.
 pub(super) const WIT: &str = include_str!("../../../../wit/stage.wit");
 
-/// A new stage.
 #[derive(Debug, Args)]
 pub(crate) struct NewArgs {
-    /// What it is written in.
+    /// Language of the stage.
     #[arg(long, value_enum, required_unless_present = "list")]
     lang: Option<Language>,
-    /// Its name, and that of its folder: [a-z][a-z0-9-]{0,39}.
+    /// Name of the stage and of its folder: [a-z][a-z0-9-]{0,39}.
     #[arg(required_unless_present = "list")]
     name: Option<String>,
-    /// Where its folder is made.
-    #[arg(long, default_value = ".")]
+    /// Parent of the new folder.
+    #[arg(long, value_name = "DIR", default_value = ".")]
     into: PathBuf,
-    /// Show the languages, and what each needs.
+    /// List the languages and the tools that each needs.
     #[arg(long)]
     list: bool,
 }
@@ -56,69 +56,61 @@ impl Language {
         }
     }
 
-    /// What must be installed; the first build gets the rest.
+    /// The tools that must be installed; the first build downloads the rest.
     fn needs(self) -> &'static str {
         match self {
             Self::Rust => {
-                "cargo, and the target wasm32-unknown-unknown (`rustup target add wasm32-unknown-unknown`)"
+                "cargo and the target wasm32-unknown-unknown (`rustup target add wasm32-unknown-unknown`)"
             }
             Self::Js | Self::Ts => "Node 20 or later with npm",
             Self::Python => "Python 3.10 or later with pip",
-            Self::C => "make, and Python with pip (which brings the compiler)",
+            Self::C => "make, and Python with pip (which installs the compiler)",
             Self::Go => "Go 1.25 or later",
         }
     }
 }
 
-pub(super) fn run(args: NewArgs, json: bool) -> Result<ExitCode> {
+pub(super) fn run(args: NewArgs, output: Output) -> Result<ExitCode> {
     let (Some(language), Some(name)) = (args.lang, args.name) else {
-        list(json);
+        list(output)?;
         return Ok(ExitCode::SUCCESS);
     };
-    ensure!(is_name(&name), "`{name}` cannot name a stage: it must match [a-z][a-z0-9-]{{0,39}}");
+    ensure!(is_name(&name), "invalid stage name `{name}`: it must match [a-z][a-z0-9-]{{0,39}}");
     let folder = args.into.join(&name);
-    ensure!(!folder.exists(), "{} is there already", folder.display());
+    ensure!(!folder.exists(), "{} already exists", folder.display());
     let template =
         TEMPLATES.get_dir(language.template()).context("this build has no such template")?;
     let files = render(template, &name, language)?;
     for (path, content) in &files {
         let place = folder.join(path);
-        let parent = place.parent().context("a folder")?;
+        let parent = place.parent().context("a template file has no parent folder")?;
         std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
         std::fs::write(&place, content).with_context(|| place.display().to_string())?;
     }
-    if json {
-        let files: Vec<String> = files.iter().map(|(path, _)| path.display().to_string()).collect();
-        println!(
-            "{:#}",
-            json!({ "folder": folder.display().to_string(), "files": files, "needs": language.needs() })
-        );
-    } else {
-        println!("{} holds a stage; it needs {}.", folder.display(), language.needs());
-        println!(
-            "Next: cd {} && postrider plugin test --build --accept, then README.md",
-            folder.display()
-        );
-    }
+    let files: Vec<String> = files.iter().map(|(path, _)| path.display().to_string()).collect();
+    let folder = folder.display().to_string();
+    let created = json!({ "folder": &folder, "files": files, "needs": language.needs() });
+    output.print(&created, |_| {
+        println!("created a stage in {folder}; it needs {}", language.needs());
+        println!("next: cd {folder} && postrider plugin test --build --accept (see README.md)");
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(json: bool) {
+fn list(output: Output) -> serde_json::Result<()> {
     let languages = Language::value_variants();
-    if json {
-        let rows: Vec<_> = languages
-            .iter()
-            .map(|language| json!({ "lang": language.template(), "needs": language.needs() }))
-            .collect();
-        println!("{:#}", json!(rows));
-    } else {
+    let rows: Vec<_> = languages
+        .iter()
+        .map(|language| json!({ "lang": language.template(), "needs": language.needs() }))
+        .collect();
+    output.print(&rows, |_| {
         for language in languages {
             println!("{:<8} needs {}", language.template(), language.needs());
         }
-    }
+    })
 }
 
-/// Every file of a new stage, with its place in the folder.
+/// The files of a new project, with their paths in it.
 fn render(template: &Dir<'_>, name: &str, language: Language) -> Result<Vec<(PathBuf, String)>> {
     let mut files = vec![(PathBuf::from("wit/stage.wit"), WIT.to_owned())];
     collect(template, template.path(), Path::new(""), &mut files)?;
@@ -145,9 +137,9 @@ fn collect(
             DirEntry::File(file) => {
                 let text = file
                     .contents_utf8()
-                    .with_context(|| format!("{} is no text", file.path().display()))?;
-                // A template's manifest must not look like one to cargo, which would take it for a
-                // part of this program.
+                    .with_context(|| format!("{} is not UTF-8", file.path().display()))?;
+                // The template's manifest has another name, because cargo would treat it as a package
+                // of this workspace.
                 let path = into.join(file.path().strip_prefix(base)?);
                 let path =
                     if path.ends_with("Cargo.toml.in") { path.with_extension("") } else { path };
@@ -164,7 +156,7 @@ mod tests {
     use crate::plugin::project::FILE;
 
     #[test]
-    fn every_language_has_a_template_without_leftovers() {
+    fn every_template_renders_without_placeholders() {
         for language in Language::value_variants() {
             let template =
                 TEMPLATES.get_dir(language.template()).unwrap_or_else(|| panic!("{language:?}"));

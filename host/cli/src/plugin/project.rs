@@ -1,5 +1,5 @@
-//! A folder that holds a stage: `stage.toml` says how it is built, what comes out, and whose change
-//! rebuilds it.
+//! A stage's project folder. Its `stage.toml` has the build command, the plugin file that the command
+//! produces, and the files to watch.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,12 +12,11 @@ use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
-/// The file that makes a folder a stage's.
+/// The manifest of a project.
 pub(crate) const FILE: &str = "stage.toml";
-/// Of a build's output, this much of the end is kept.
+/// Size of the end of a build's output that is kept.
 const OUTPUT_MAX_BYTES: usize = 64 << 10;
 
-/// What `stage.toml` says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StageToml {
@@ -26,49 +25,47 @@ struct StageToml {
     watch: Vec<PathBuf>,
 }
 
-/// A stage's folder.
+/// A project.
 #[derive(Debug, Clone)]
 pub(crate) struct Project {
-    /// The folder.
     pub(crate) dir: PathBuf,
-    /// One shell command that builds everything.
+    /// Shell command that builds the plugin.
     build: String,
-    /// The plugin file that it makes.
+    /// Plugin file that the build produces.
     pub(crate) artifact: PathBuf,
-    /// Files and folders whose change asks for a new build.
+    /// Files and folders whose change triggers a build.
     pub(crate) watch: Vec<PathBuf>,
 }
 
-/// A build that was run.
+/// The result of a build.
 pub(crate) struct Built {
-    /// How long it took.
     pub(crate) took: Duration,
-    /// The end of what it printed, when it failed.
+    /// The end of the build's output, if it failed.
     pub(crate) failed: Option<String>,
 }
 
 impl Project {
-    /// Reads a stage's folder.
+    /// Reads the `stage.toml` in a folder.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let file = dir.join(FILE);
         ensure!(
             file.is_file(),
-            "{} has no {FILE}: `postrider plugin new` makes a folder that does",
+            "{} has no {FILE}: create a project with `postrider plugin new`",
             dir.display()
         );
-        let said: StageToml = Figment::from(Toml::file_exact(&file))
+        let manifest: StageToml = Figment::from(Toml::file_exact(&file))
             .extract()
             .with_context(|| file.display().to_string())?;
-        let watch = said.watch.iter().map(|path| dir.join(path)).collect();
+        let watch = manifest.watch.iter().map(|path| dir.join(path)).collect();
         Ok(Self {
-            artifact: dir.join(said.artifact),
+            artifact: dir.join(manifest.artifact),
             dir: dir.to_owned(),
-            build: said.build,
+            build: manifest.build,
             watch,
         })
     }
 
-    /// All stages' folders under `dir`, itself included, at most `depth` folders down.
+    /// Finds the projects in `dir` and at most `depth` folders below it.
     pub(crate) fn find(dir: &Path, depth: usize) -> Result<Vec<Self>> {
         let mut found = Vec::new();
         if dir.join(FILE).is_file() {
@@ -87,24 +84,24 @@ impl Project {
         Ok(found)
     }
 
-    /// What people call it.
+    /// The name of the folder.
     pub(crate) fn name(&self) -> String {
         let full = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
         full.file_name()
             .map_or_else(|| "stage".to_owned(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// Runs the build; ended with it when the caller goes away.
+    /// Runs the build. Dropping the future kills it.
     pub(crate) async fn build(&self) -> Result<Built> {
         let began = Instant::now();
         let mut command = Command::new("sh");
-        // One pipe for both, so that what belongs together stays together.
+        // One pipe for standard output and standard error keeps their lines in order.
         command
             .arg("-c")
             .arg(format!("({}\n) 2>&1", self.build))
             .current_dir(&self.dir)
             .kill_on_drop(true);
-        // The stage's own tools may need this program.
+        // Builds may call this program, for example to generate bindings.
         if let Ok(program) = std::env::current_exe() {
             command.env("POSTRIDER", program);
         }
@@ -112,7 +109,7 @@ impl Project {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .context("no shell to build with")?;
+            .context("cannot start `sh`")?;
         let mut output = Vec::new();
         if let Some(mut pipe) = child.stdout.take() {
             let mut piece = [0; 8192];
@@ -128,23 +125,27 @@ impl Project {
             }
         }
         let status = child.wait().await?;
-        let said = || String::from_utf8_lossy(&output).trim_end().to_owned();
+        let text = || String::from_utf8_lossy(&output).trim_end().to_owned();
         let failed = match status.success() {
             true if self.artifact.is_file() => None,
-            true => Some(format!("{}\nthe build made no {}", said(), self.artifact.display())),
-            false => Some(said()),
+            true => {
+                Some(format!("{}\nthe build did not produce {}", text(), self.artifact.display()))
+            }
+            false => Some(text()),
         };
         Ok(Built { took: began.elapsed(), failed })
     }
 
-    /// Builds what is not there yet, or always.
-    pub(super) async fn ensure_built(&self, always: bool) -> Result<()> {
-        if self.artifact.is_file() && !always {
-            return Ok(());
-        }
+    /// Builds the plugin unless its file exists.
+    pub(super) async fn build_if_missing(&self) -> Result<()> {
+        if self.artifact.is_file() { Ok(()) } else { self.rebuild().await }
+    }
+
+    /// Builds the plugin; a failed build is an error.
+    pub(super) async fn rebuild(&self) -> Result<()> {
         eprintln!("building {} …", self.name());
         match self.build().await?.failed {
-            Some(output) => bail!("{} cannot be built:\n{output}", self.dir.display()),
+            Some(output) => bail!("the build of {} failed:\n{output}", self.dir.display()),
             None => Ok(()),
         }
     }

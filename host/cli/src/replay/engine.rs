@@ -1,10 +1,9 @@
-//! Time travel: recorded events through another build of their stage, in a sandbox that writes
-//! nothing and sends nothing.
+//! Replays recorded events through another version of their stage. Writes nothing, sends nothing.
 //!
-//! A stage is given what it was given then, and only that: whatever it asks for that was not
-//! recorded ends its call, and the verdict is [`Verdict::Unknown`], never [`Verdict::Equal`]. What
-//! it decides is decided by the same function as in the pipeline, then compared. Bounds: one call
-//! at a time per [`Replay::run`], under the limits of the stage.
+//! The stage receives exactly what was recorded. A read that was not recorded ends the call, and the
+//! verdict is [`Verdict::Unknown`], never [`Verdict::Equal`]. The outcome goes through the same
+//! decision function as in the pipeline before it is compared. Each [`Replay::run`] makes one call,
+//! under the limits of the stage.
 
 mod compare;
 mod recorded_state;
@@ -29,24 +28,24 @@ use postrider::stage::state::{BatchState, LaneCache, StateLimits};
 use postrider::store::StateSource;
 use postrider::worker::decide::{self, Attempt, DecisionTime};
 
-/// Settings that one call may ask for, in bytes.
+/// Maximum size of the settings that one call may read.
 const NOTED_MAX_BYTES: usize = 1 << 20;
 
-/// What came of one event.
+/// The result of replaying one event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The same decision.
     Equal,
-    /// Another decision: what changed.
+    /// The decision differs in these ways.
     Different(Vec<Change>),
-    /// Nobody can say: it asked for something that was not recorded.
+    /// The stage read something that was not recorded.
     Unknown(String),
-    /// The host could not run it.
+    /// The event could not be run.
     Failed(String),
 }
 
-/// Another build of a stage, and what its decisions follow.
+/// A version of a stage, with the policy, limits and settings to replay it with.
 pub struct Replay {
     handler: Arc<dyn StageHandler>,
     policy: StagePolicy,
@@ -54,7 +53,7 @@ pub struct Replay {
     settings: BTreeMap<String, String>,
 }
 
-/// Nothing goes anywhere.
+/// Routes for a decision whose events are never sent.
 struct Nowhere;
 
 impl Routes for Nowhere {
@@ -64,8 +63,7 @@ impl Routes for Nowhere {
 }
 
 impl Replay {
-    /// Lets `handler` decide as `stage`, as `config` has it; `settings` count instead of the
-    /// recorded ones.
+    /// Replays with `handler`, configured as `stage`. `settings` override the recorded ones.
     pub fn new(
         handler: Arc<dyn StageHandler>,
         stage: &str,
@@ -73,7 +71,7 @@ impl Replay {
         settings: BTreeMap<String, String>,
     ) -> Self {
         let mut policy = config.stage_policy(&stage.into(), handler.description());
-        // There is one try: a failure is told as it is.
+        // A replay has a single attempt, so a failure is compared as it is.
         policy.retry.max_attempts = 1;
         Self { limits: config.stage(stage).limits.state_limits(), handler, policy, settings }
     }
@@ -81,10 +79,10 @@ impl Replay {
     /// Runs one recorded event and compares.
     pub async fn run(&self, recorded: &Recorded) -> Verdict {
         let Some(recording) = &recorded.recording else {
-            return Verdict::Unknown("its recording cannot be read".to_owned());
+            return Verdict::Unknown("the recording cannot be read".to_owned());
         };
         let Some(before) = decision_then(recording, recorded.outcome.as_ref()) else {
-            return Verdict::Unknown("an event that it emitted is no longer in the log".to_owned());
+            return Verdict::Unknown("an event it emitted is no longer in the log".to_owned());
         };
         match self.decide_again(recorded, recording).await {
             Ok(after) => {
@@ -110,7 +108,7 @@ impl Replay {
             duration_us: 0,
         };
         let moment = DecisionTime { now_ms: recording.now_ms, random: 0.0 };
-        // It never expires: it did not then.
+        // The event had not expired when it was recorded, so it never expires here.
         if decide::before_running(&self.policy, &Nowhere, &envelope, &tried, (moment, u64::MAX))
             .is_some()
         {
@@ -138,7 +136,7 @@ impl Replay {
             )
             .headers(),
             settings: Arc::new(self.settings(&recording.given).into_iter().collect()),
-            // What a build that is only asked logs is nobody's log.
+            // Collected and dropped: a replay must not write to the host's log.
             logs: Some(Logs::default()),
             recorder: recorder.clone(),
         };
@@ -150,7 +148,7 @@ impl Replay {
             given.missed().or_else(|| self.unknown_setting(&recorder.given(), &recording.given));
         if let Some(missed) = missed {
             let cut = if recording.given.incomplete {
-                "; the recording was cut: see recording.max_bytes"
+                "; the recording is truncated: see recording.max_bytes"
             } else {
                 ""
             };
@@ -164,7 +162,7 @@ impl Replay {
             decide::decide(&self.policy, &Nowhere, &envelope, &tried, handled.outcome, moment);
         let decided = Decided::of(&verdict, retryable, &handled.writes);
         let decision = decided.and_then(|decided| Decision::of_verdict(decided, verdict));
-        decision.ok_or_else(|| Verdict::Failed("the stage came to no decision".to_owned()))
+        decision.ok_or_else(|| Verdict::Failed("the stage made no decision".to_owned()))
     }
 
     fn settings(&self, given: &RecordedInputs) -> HashMap<String, String> {
@@ -175,7 +173,7 @@ impl Replay {
 
     fn unknown_setting(&self, asked: &RecordedInputs, given: &RecordedInputs) -> Option<String> {
         if asked.incomplete {
-            return Some(format!("it asked for more than {NOTED_MAX_BYTES} bytes of settings"));
+            return Some(format!("it read more than {NOTED_MAX_BYTES} bytes of settings"));
         }
         let unknown = asked
             .settings
@@ -185,7 +183,7 @@ impl Replay {
     }
 }
 
-/// What was decided then.
+/// The recorded decision.
 fn decision_then(recording: &Recording, outcome: Option<&RecordedOutcome>) -> Option<Decision> {
     match (&recording.decided, outcome?) {
         (Decided::Done { writes, .. }, RecordedOutcome::Done(events)) => {

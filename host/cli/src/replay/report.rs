@@ -1,7 +1,6 @@
-//! What a replay came to, for people and as JSON.
+//! The report of a replay, as text and as JSON.
 //!
-//! Bounds: all differences are kept for `--json` (there are at most as many as events), `--show` of
-//! them are printed for people.
+//! JSON has every difference, at most one per event; the text has at most `--show` of them.
 
 use std::fmt::Write as _;
 
@@ -11,36 +10,36 @@ use serde_json::{Value, json};
 use crate::replay::engine::{Change, Verdict};
 use postrider::stage::recording::Recorded;
 
-/// Counts, and what is worth a look.
+/// Counts, and every event whose decision is not equal.
 pub(super) struct Report {
     show: usize,
     equal: u64,
-    different: Vec<Told<Differs>>,
-    unknown: Vec<Told<Fails>>,
-    failed: Vec<Told<Fails>>,
-    /// The limit left something out.
+    different: Vec<Entry<Differences>>,
+    unknown: Vec<Entry<Reason>>,
+    failed: Vec<Entry<Reason>>,
+    /// Whether there are more events than the limit.
     pub(super) more: bool,
 }
 
-/// An event and what is said of it.
+/// An event and the result of its replay.
 #[derive(Serialize)]
-struct Told<T> {
+struct Entry<T> {
     order_id: Option<String>,
     event: EventName,
     settled_at_ms: u64,
     version: Option<String>,
     digest: Option<String>,
     #[serde(flatten)]
-    said: T,
+    result: T,
 }
 
 #[derive(Serialize)]
-struct Differs {
+struct Differences {
     changes: Vec<Change>,
 }
 
 #[derive(Serialize)]
-struct Fails {
+struct Reason {
     reason: String,
 }
 
@@ -53,8 +52,8 @@ struct EventName {
     subject: String,
 }
 
-impl<T> Told<T> {
-    fn of(recorded: &Recorded, said: T) -> Self {
+impl<T> Entry<T> {
+    fn of(recorded: &Recorded, result: T) -> Self {
         let event = &recorded.event;
         Self {
             order_id: recorded.order_id.clone(),
@@ -67,7 +66,7 @@ impl<T> Told<T> {
             settled_at_ms: recorded.settled_at_ms,
             version: recorded.version.clone(),
             digest: recorded.digest.clone(),
-            said,
+            result,
         }
     }
 
@@ -98,10 +97,10 @@ impl Report {
         match verdict {
             Verdict::Equal => self.equal += 1,
             Verdict::Different(changes) => {
-                self.different.push(Told::of(recorded, Differs { changes }))
+                self.different.push(Entry::of(recorded, Differences { changes }))
             }
-            Verdict::Unknown(reason) => self.unknown.push(Told::of(recorded, Fails { reason })),
-            Verdict::Failed(reason) => self.failed.push(Told::of(recorded, Fails { reason })),
+            Verdict::Unknown(reason) => self.unknown.push(Entry::of(recorded, Reason { reason })),
+            Verdict::Failed(reason) => self.failed.push(Entry::of(recorded, Reason { reason })),
         }
     }
 
@@ -109,11 +108,14 @@ impl Report {
         self.equal + (self.different.len() + self.unknown.len() + self.failed.len()) as u64
     }
 
-    /// Nothing differs and everything ran; when strict, everything is known and there was something
-    /// to know.
-    pub(super) fn is_clean(&self, strict: bool) -> bool {
-        let known = self.unknown.is_empty() && self.count() > 0;
-        self.different.is_empty() && self.failed.is_empty() && (known || !strict)
+    /// Whether every event ran and no decision differs.
+    pub(super) fn is_clean(&self) -> bool {
+        self.different.is_empty() && self.failed.is_empty()
+    }
+
+    /// Whether, in addition, every decision is known and there is at least one.
+    pub(super) fn is_strictly_clean(&self) -> bool {
+        self.is_clean() && self.unknown.is_empty() && self.count() > 0
     }
 
     pub(super) fn json(&self) -> Value {
@@ -132,35 +134,36 @@ impl Report {
 
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
-        for told in self.different.iter().take(self.show) {
-            let _ = writeln!(text, "{}", told.title());
-            let width = told
-                .said
+        for entry in self.different.iter().take(self.show) {
+            let _ = writeln!(text, "{}", entry.title());
+            let width = entry
+                .result
                 .changes
                 .iter()
                 .map(|change| change.what.chars().count())
                 .max()
                 .unwrap_or(0);
-            for change in &told.said.changes {
+            for change in &entry.result.changes {
                 let _ = writeln!(text, "  {:<width$}  {}", change.what, change.from);
                 let _ = writeln!(text, "  {:<width$}  → {}", "", change.to);
             }
         }
         self.rest(&mut text, self.different.len(), "differences");
-        for (what, told) in [("unknown", &self.unknown), ("failed to run", &self.failed)] {
-            for told in told.iter().take(self.show) {
-                let _ = writeln!(text, "{what}: {}: {}", told.title(), told.said.reason);
+        for (what, entry) in [("unknown", &self.unknown), ("failed to run", &self.failed)] {
+            for entry in entry.iter().take(self.show) {
+                let _ = writeln!(text, "{what}: {}: {}", entry.title(), entry.result.reason);
             }
-            self.rest(&mut text, told.len(), what);
+            self.rest(&mut text, entry.len(), what);
         }
         if self.count() == 0 {
             let _ = writeln!(
                 text,
-                "nothing is recorded: no event of the stage was settled then, or recording.enabled is false"
+                "no recordings: no event of the stage was settled in this period, \
+                 or recording.enabled is false"
             );
         }
         if self.more {
-            let _ = writeln!(text, "there are more events: raise --limit");
+            let _ = writeln!(text, "more events are recorded: raise --limit");
         }
         let (different, unknown, failed) =
             (self.different.len(), self.unknown.len(), self.failed.len());
@@ -175,7 +178,7 @@ impl Report {
 
     fn rest(&self, text: &mut String, count: usize, what: &str) {
         if let Some(rest) = count.checked_sub(self.show).filter(|rest| *rest > 0) {
-            let _ = writeln!(text, "… and {rest} more {what}: raise --show, or take --json");
+            let _ = writeln!(text, "… and {rest} more {what}: raise --show, or use --json");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The machine: the API's address, room on the disks, open files.
+//! Checks of the machine: the API's address, free disk space, and the limit on open files.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -10,44 +10,44 @@ use tokio::net::TcpListener;
 use super::Finding;
 use postrider::config::{Config, StoreUrl};
 
-/// Longest wait for whoever serves at the address.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
-/// Less room than this ends soon.
-const ROOM_LITTLE_BYTES: u64 = 1 << 30;
-/// Less room than this has ended.
-const ROOM_LEAST_BYTES: u64 = 64 << 20;
-/// Connections, database, plugins and sockets together.
-const FILES_LEAST: u64 = 1_024;
+/// Timeout for a request to a host that already listens at the address.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// A warning below this much free space.
+const FREE_LOW_BYTES: u64 = 1 << 30;
+/// A problem below this much free space.
+const FREE_MIN_BYTES: u64 = 64 << 20;
+/// Open files needed for connections, the database, plugins and sockets together.
+const OPEN_FILES_MIN: u64 = 1_024;
 
-/// Whether the API can listen where it should.
+/// Checks that the API can listen at its address.
 pub(super) async fn address(listen: &str) -> Finding {
     let Err(error) = TcpListener::bind(listen).await else {
         return Finding::ok("address", format!("{listen} is free"));
     };
     if error.kind() == ErrorKind::AddrInUse && serves(listen).await {
-        return Finding::ok("address", format!("a host serves at {listen}"));
+        return Finding::ok("address", format!("a host is running at {listen}"));
     }
-    let remedy = "set http.listen to an address of this machine and a port that nobody uses";
-    Finding::problem("address", format!("{listen} cannot be listened at: {error}"), remedy)
+    let remedy = "set http.listen to an address of this machine and a free port";
+    Finding::problem("address", format!("cannot listen at {listen}: {error}"), remedy)
 }
 
-/// Whether a host of ours is there.
+/// Whether a Postrider host serves at the address.
 async fn serves(listen: &str) -> bool {
-    let asked = async {
+    let ready = async {
         let answer = reqwest::Client::builder()
-            .timeout(ANSWER_MAX)
+            .timeout(REQUEST_TIMEOUT)
             .build()?
             .get(format!("http://{listen}/ready"))
             .send()
             .await?;
         answer.json::<serde_json::Value>().await
     };
-    asked.await.is_ok_and(|answer| {
+    ready.await.is_ok_and(|answer| {
         answer.get("ready").is_some() && answer.get("stages_without_plugin").is_some()
     })
 }
 
-/// Room where the host writes; one finding for each file system.
+/// Checks the free space where the host writes; one finding per file system.
 pub(super) fn disk(config: &Config) -> Vec<Finding> {
     let mut folders: Vec<PathBuf> = vec![config.plugins.archive_dir.clone()];
     folders.extend(config.runtime.cache_dir.clone());
@@ -57,45 +57,47 @@ pub(super) fn disk(config: &Config) -> Vec<Finding> {
     let mut seen = BTreeSet::new();
     let mut findings = Vec::new();
     for folder in folders {
-        let place = existing(&folder);
-        let Ok(stat) = rustix::fs::statvfs(place) else { continue };
+        let path = existing(&folder);
+        let Ok(stat) = rustix::fs::statvfs(path) else { continue };
         if seen.insert(stat.f_fsid) {
-            findings.push(room(place, stat.f_bavail * stat.f_frsize));
+            findings.push(free_space(path, stat.f_bavail * stat.f_frsize));
         }
     }
     findings
 }
 
-fn room(place: &Path, bytes: u64) -> Finding {
-    let found = format!("{} MB are free at {}", bytes >> 20, place.display());
-    let remedy = "make room: without it no order is accepted";
+fn free_space(path: &Path, bytes: u64) -> Finding {
+    let found = format!("{} MB free at {}", bytes >> 20, path.display());
+    let remedy = "free up disk space: a full disk stops the host from accepting orders";
     match bytes {
-        ..ROOM_LEAST_BYTES => Finding::problem("disk", found, remedy),
-        ROOM_LEAST_BYTES..ROOM_LITTLE_BYTES => Finding::warning("disk", found, remedy),
+        ..FREE_MIN_BYTES => Finding::problem("disk", found, remedy),
+        FREE_MIN_BYTES..FREE_LOW_BYTES => Finding::warning("disk", found, remedy),
         _ => Finding::ok("disk", found),
     }
 }
 
-/// The folder, or the nearest one above it that is there.
+/// The folder, or its nearest ancestor that exists.
 fn existing(folder: &Path) -> &Path {
     folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."))
 }
 
-/// How many files this user may have open.
+/// Checks the limit on open files.
 pub(super) fn open_files() -> Finding {
-    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    match most {
-        Some(most) if most < FILES_LEAST => {
-            let found = format!("at most {most} files may be open");
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    match limit {
+        Some(limit) if limit < OPEN_FILES_MIN => {
+            let found = format!("the limit on open files is {limit}");
             Finding::warning(
                 "files",
                 found,
-                format!("raise the limit to {FILES_LEAST} or more (`ulimit -n`, LimitNOFILE)"),
+                format!("raise the limit to {OPEN_FILES_MIN} or more (`ulimit -n`, LimitNOFILE)"),
             )
         }
-        most => Finding::ok(
+        limit => Finding::ok(
             "files",
-            most.map_or("no limit".to_owned(), |most| format!("at most {most} files may be open")),
+            limit.map_or("no limit on open files".to_owned(), |limit| {
+                format!("the limit on open files is {limit}")
+            }),
         ),
     }
 }
@@ -106,16 +108,16 @@ mod tests {
     use crate::doctor::checks::Level;
 
     #[test]
-    fn little_room_is_said_before_it_ends() {
+    fn low_disk_space_is_a_warning_before_it_is_a_problem() {
         for (bytes, level) in
             [(1 << 40, Level::Ok), (500 << 20, Level::Warning), (63 << 20, Level::Problem)]
         {
-            assert_eq!(room(Path::new("/data"), bytes).level, level, "{bytes}");
+            assert_eq!(free_space(Path::new("/data"), bytes).level, level, "{bytes}");
         }
     }
 
     #[test]
-    fn a_folder_that_will_be_made_counts_where_it_will_be() {
+    fn a_missing_folder_is_checked_at_its_nearest_existing_ancestor() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(existing(&folder.path().join("data/postrider")), folder.path());
     }

@@ -1,49 +1,27 @@
-//! The plugins folder, loaded as a host would load it, without its store and queues.
+//! Checks of the plugins folder: loads it as a host would, without opening the store or the broker.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
-
 use super::{Finding, Stages};
+use crate::offline_host::OfflineHost;
 use postrider::config::Config;
-use postrider::host::Host;
 
-/// A host with every plugin loaded, on a store and a queue that go away with it.
-pub struct Rehearsal {
-    /// The host; nobody runs it.
-    pub host: Host,
-    _scratch: tempfile::TempDir,
-}
-
-impl Rehearsal {
-    /// Loads the plugins of a configuration.
-    pub async fn of(mut config: Config) -> Result<Self> {
-        let scratch = tempfile::tempdir().context("no temporary folder")?;
-        config.store.url = format!("sqlite:{}/rehearsal.db", scratch.path().display());
-        "embedded:".clone_into(&mut config.broker.url);
-        config.plugins.archive_dir = scratch.path().join("kept");
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let host = Host::builder(config).listener(listener).build().await?;
-        Ok(Self { host, _scratch: scratch })
-    }
-}
-
-/// What the folder makes, and what is wrong with it.
+/// Returns the stages in the plugins folder, and the findings.
 pub(super) async fn examine(config: &Config) -> (Stages, Vec<Finding>) {
     let dir = config.plugins.dir.display().to_string();
     if !config.plugins.dir.is_dir() {
-        let remedy = "make the folder and put plugins into it, or set plugins.dir";
+        let remedy = "create the folder and add plugins, or set plugins.dir";
         return (
             Vec::new(),
-            vec![Finding::problem("plugins", format!("{dir} is no folder"), remedy)],
+            vec![Finding::problem("plugins", format!("{dir} is not a folder"), remedy)],
         );
     }
-    let rehearsal = match Rehearsal::of(config.clone()).await {
-        Ok(rehearsal) => rehearsal,
+    let offline = match OfflineHost::load(config.clone()).await {
+        Ok(offline) => offline,
         Err(error) => return (Vec::new(), vec![Finding::failed("plugins", error)]),
     };
-    let app = rehearsal.host.app();
+    let app = offline.host.app();
     let pipeline = &app.services().pipeline;
     let mut findings = Vec::new();
     for plugin in app.plugins() {
@@ -58,16 +36,17 @@ pub(super) async fn examine(config: &Config) -> (Stages, Vec<Finding>) {
     }
     let stages: Stages = pipeline.consuming();
     if stages.is_empty() {
-        let remedy = "put a stage into it: `cargo xtask plugins` builds the shipped ones, `postrider plugin new` makes one";
-        findings.push(Finding::warning("plugins", format!("no stage comes of {dir}"), remedy));
+        let remedy = "add a plugin: `cargo xtask plugins` builds the shipped ones, \
+                      `postrider plugin new` creates one";
+        findings.push(Finding::warning("plugins", format!("{dir} has no working plugin"), remedy));
     }
     let running: BTreeSet<&Arc<str>> = stages.iter().collect();
     for name in config.stages.keys().filter(|name| !running.contains(&Arc::from(name.as_str()))) {
         let remedy =
-            format!("put its plugin into {dir}, or take [stages.{name}] out of the configuration");
+            format!("add its plugin to {dir}, or remove [stages.{name}] from the configuration");
         findings.push(Finding::warning(
             format!("stage {name}"),
-            "it is configured, and no plugin runs it",
+            "configured, but no plugin runs it",
             remedy,
         ));
     }
@@ -75,7 +54,7 @@ pub(super) async fn examine(config: &Config) -> (Stages, Vec<Finding>) {
         findings.push(Finding::warning(
             "pipeline",
             warning,
-            "is a plugin missing, or the event type misspelt? See `postrider topology`",
+            "check for a missing plugin or a misspelt event type with `postrider topology`",
         ));
     }
     (stages, findings)

@@ -1,7 +1,6 @@
-//! Two decisions side by side. Pure.
+//! Compares two decisions. Pure.
 //!
-//! Bounds: at most [`CHANGES_MAX`] changes of one event are told, each side in at most [`TEXT_MAX`]
-//! characters.
+//! Reports at most [`CHANGES_MAX`] changes per event, each side with at most [`TEXT_MAX`] characters.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,45 +12,45 @@ use postrider::domain::trace_context;
 use postrider::stage::recording::{Decided, JsonBytes, RecordedEmit};
 use postrider::store;
 
-/// Changes of one event that are told.
+/// Maximum number of changes reported per event.
 const CHANGES_MAX: usize = 32;
-/// Characters of one side of a change.
+/// Maximum number of characters of one side of a change.
 const TEXT_MAX: usize = 200;
 
-/// What a stage decided about an event.
+/// A stage's decision about an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// These events and writes.
+    /// The stage succeeded.
     Done {
-        /// Events, in their order.
+        /// Emitted events, in order.
         events: Vec<RecordedEmit>,
-        /// State.
+        /// State writes.
         writes: Writes,
     },
-    /// Nothing: it fails.
+    /// The stage failed.
     Fails {
-        /// As in a dead letter.
+        /// Error code, as in a dead letter.
         code: String,
-        /// Another try may mend it.
+        /// Whether a retry may succeed.
         retryable: bool,
     },
-    /// This version does not consume the event's type.
+    /// The version does not consume the event's type.
     Skipped,
 }
 
-/// Something that is not as it was.
+/// A difference between two decisions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// What: `outcome`, `event 1 /amount`, `state order/7/payment`.
+    /// What differs: `outcome`, `event 1 /amount`, `state order/7/payment`.
     pub what: String,
-    /// As it was decided.
+    /// The recorded value.
     pub from: String,
-    /// As it would be decided.
+    /// The value in the replay.
     pub to: String,
 }
 
 impl Decision {
-    /// From what the pipeline would commit; none for a verdict that leaves the delivery open.
+    /// From a verdict of the pipeline; `None` if the verdict leaves the delivery open.
     pub(super) fn of_verdict(decided: Decided, verdict: store::Verdict) -> Option<Self> {
         match (decided, verdict) {
             (Decided::Done { writes, delays_ms }, store::Verdict::Done(events)) => {
@@ -74,14 +73,14 @@ impl Decision {
                     events.iter().map(|event| event.event_type.as_str()).collect();
                 format!("done: {}", types.join(", "))
             }
-            Self::Fails { code, retryable: true } => format!("fails, to be tried again: {code}"),
-            Self::Fails { code, retryable: false } => format!("fails for good: {code}"),
+            Self::Fails { code, retryable: true } => format!("failed, retryable: {code}"),
+            Self::Fails { code, retryable: false } => format!("failed permanently: {code}"),
             Self::Skipped => "skipped: the type is not consumed".to_owned(),
         }
     }
 }
 
-/// What changed from one decision to another.
+/// Lists the differences between two decisions.
 pub(super) fn changes(before: &Decision, after: &Decision) -> Vec<Change> {
     let mut changes = Changes(Vec::new());
     match (before, after) {
@@ -139,8 +138,7 @@ impl Changes {
         let (had, has) = (attributes(was), attributes(is));
         for key in had.keys().chain(has.keys()).collect::<BTreeSet<_>>() {
             if had.get(*key) != has.get(*key) {
-                let text =
-                    |value: Option<&&str>| value.map_or("nothing", |value| *value).to_owned();
+                let text = |value: Option<&&str>| value.map_or("none", |value| *value).to_owned();
                 self.note(
                     format!("{name} attribute {key}"),
                     text(had.get(*key)),
@@ -151,7 +149,7 @@ impl Changes {
         self.data(name, &was.data, &is.data);
     }
 
-    /// As JSON when both are, else byte by byte.
+    /// Compares as JSON if both sides are JSON, otherwise byte by byte.
     fn data(&mut self, name: &str, was: &JsonBytes, is: &JsonBytes) {
         if was == is {
             return;
@@ -162,7 +160,7 @@ impl Changes {
         }
     }
 
-    /// Every value that differs, by its JSON pointer.
+    /// Reports every value that differs, with its JSON pointer.
     fn json(&mut self, name: &str, pointer: &str, was: Option<&Value>, is: Option<&Value>) {
         match (was, is) {
             (was, is) if was == is => {}
@@ -180,7 +178,7 @@ impl Changes {
             }
             (was, is) => {
                 let text = |value: Option<&Value>| {
-                    value.map_or_else(|| "nothing".to_owned(), Value::to_string)
+                    value.map_or_else(|| "none".to_owned(), Value::to_string)
                 };
                 let what =
                     if pointer.is_empty() { name.to_owned() } else { format!("{name} {pointer}") };
@@ -207,7 +205,7 @@ impl Changes {
     }
 }
 
-/// Attributes that a stage gave; those of the trace are the host's.
+/// Attributes set by the stage; the host sets the trace attributes.
 fn attributes(event: &RecordedEmit) -> BTreeMap<&str, &str> {
     let own =
         event.attributes.iter().filter(|(name, _)| !trace_context::NAMES.contains(&name.as_str()));
@@ -216,7 +214,7 @@ fn attributes(event: &RecordedEmit) -> BTreeMap<&str, &str> {
 
 fn whole(event: Option<&RecordedEmit>) -> String {
     event.map_or_else(
-        || "nothing".to_owned(),
+        || "none".to_owned(),
         |event| format!("{} {}", event.event_type, text(&event.data)),
     )
 }
@@ -238,7 +236,7 @@ fn summary(writes: &Writes) -> String {
 
 fn text(value: &JsonBytes) -> String {
     std::str::from_utf8(&value.0)
-        .map_or_else(|_| format!("{} bytes that are no text", value.0.len()), str::to_owned)
+        .map_or_else(|_| format!("{} bytes of binary data", value.0.len()), str::to_owned)
 }
 
 fn shortened(text: String) -> String {
@@ -274,7 +272,7 @@ mod tests {
         Decision::Done { events, writes: Writes::All(all) }
     }
 
-    fn told(before: &Decision, after: &Decision) -> Vec<String> {
+    fn described(before: &Decision, after: &Decision) -> Vec<String> {
         changes(before, after)
             .into_iter()
             .map(|change| format!("{}: {} -> {}", change.what, change.from, change.to))
@@ -282,26 +280,26 @@ mod tests {
     }
 
     #[test]
-    fn what_means_the_same_is_the_same() {
+    fn equivalent_decisions_have_no_changes() {
         let was =
             done(vec![event("a", r#"{"x": 1, "y": [1.0]}"#)], &[("k", Some(r#"{"a":1,"b":2}"#))]);
         let mut other = event("a", r#"{"y":[1.0],"x":1}"#);
         other.attributes = vec![("tracestate".into(), "x=y".into())];
         other.id = "2".into();
         assert_eq!(
-            told(&was, &done(vec![other], &[("k", Some(r#"{ "b": 2, "a": 1 }"#))])),
+            described(&was, &done(vec![other], &[("k", Some(r#"{ "b": 2, "a": 1 }"#))])),
             [""; 0]
         );
         let fails = |retryable| Decision::Fails { code: "c".into(), retryable };
-        assert_eq!(told(&fails(true), &fails(true)), [""; 0]);
+        assert_eq!(described(&fails(true), &fails(true)), [""; 0]);
         assert_eq!(
-            told(&fails(true), &fails(false)),
-            ["outcome: fails, to be tried again: c -> fails for good: c"]
+            described(&fails(true), &fails(false)),
+            ["outcome: failed, retryable: c -> failed permanently: c"]
         );
     }
 
     #[test]
-    fn every_part_of_an_event_counts() {
+    fn every_field_of_an_event_is_compared() {
         let was = event("a", r#"{"amount":1,"lines":[1,2],"gone":true}"#);
         let is = RecordedEmit {
             subject: "8".into(),
@@ -311,42 +309,42 @@ mod tests {
             ..event("a", r#"{"amount":2,"lines":[1,3,4]}"#)
         };
         assert_eq!(
-            told(&done(vec![was], &[]), &done(vec![is], &[])),
+            described(&done(vec![was], &[]), &done(vec![is], &[])),
             [
                 "event 1 subject: 7 -> 8",
                 "event 1 content type: application/json -> text/json",
                 "event 1 delay: 0 ms -> 5 ms",
-                "event 1 attribute tier: nothing -> gold",
+                "event 1 attribute tier: none -> gold",
                 "event 1 /amount: 1 -> 2",
-                "event 1 /gone: true -> nothing",
+                "event 1 /gone: true -> none",
                 "event 1 /lines/1: 2 -> 3",
-                "event 1 /lines/2: nothing -> 4",
+                "event 1 /lines/2: none -> 4",
             ]
         );
     }
 
     #[test]
-    fn order_number_and_type_of_events_count() {
+    fn order_count_and_type_of_events_are_compared() {
         let (a, b) = (event("a", "1"), event("b", "2"));
         let was = done(vec![a.clone(), b.clone()], &[]);
         assert_eq!(
-            told(&was, &done(vec![b.clone(), a.clone()], &[])),
+            described(&was, &done(vec![b.clone(), a.clone()], &[])),
             ["event 1: a 1 -> b 2", "event 2: b 2 -> a 1"]
         );
-        assert_eq!(told(&was, &done(vec![a], &[])), ["event 2: b 2 -> nothing"]);
+        assert_eq!(described(&was, &done(vec![a], &[])), ["event 2: b 2 -> none"]);
         assert_eq!(
-            told(&was, &Decision::Skipped),
+            described(&was, &Decision::Skipped),
             ["outcome: done: a, b -> skipped: the type is not consumed"]
         );
         let fails = Decision::Fails { code: "trap:unreachable".into(), retryable: true };
         assert_eq!(
-            told(&done(vec![], &[]), &fails),
-            ["outcome: done, no events -> fails, to be tried again: trap:unreachable"]
+            described(&done(vec![], &[]), &fails),
+            ["outcome: done, no events -> failed, retryable: trap:unreachable"]
         );
     }
 
     #[test]
-    fn every_write_counts() {
+    fn every_state_write_is_compared() {
         let was = done(
             vec![],
             &[("changed", Some("1")), ("dropped", Some("x")), ("removed", None), ("same", None)],
@@ -361,7 +359,7 @@ mod tests {
             ],
         );
         assert_eq!(
-            told(&was, &is),
+            described(&was, &is),
             [
                 "state changed: 1 -> 2",
                 "state dropped: x -> not written",
@@ -369,15 +367,15 @@ mod tests {
                 "state removed: removed -> back"
             ]
         );
-        // A digest says no more than that something changed.
+        // A digest only shows that something changed.
         let Decision::Done { writes, .. } = &was else { unreachable!() };
         let digest = Decision::Done { events: vec![], writes: Writes::Digest(writes.digest()) };
-        assert_eq!(told(&digest, &was), [""; 0]);
-        assert_eq!(told(&digest, &is).len(), 1);
+        assert_eq!(described(&digest, &was), [""; 0]);
+        assert_eq!(described(&digest, &is).len(), 1);
     }
 
     #[test]
-    fn what_is_told_is_bounded() {
+    fn changes_are_bounded_in_number_and_length() {
         let many = |value: u32| {
             let fields: BTreeMap<String, String> =
                 (0..100).map(|at| (at.to_string(), value.to_string().repeat(1_000))).collect();

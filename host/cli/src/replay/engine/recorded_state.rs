@@ -1,4 +1,4 @@
-//! A stage's state as a recording knows it: what was not recorded ends the call.
+//! A state source that answers from a recording. A read that was not recorded ends the call.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use postrider::stage::recording::RecordedInputs;
 use postrider::store::{StateRow, StateSource, StoreError};
 
-/// Answers from a recording only.
 pub(super) struct RecordedState {
     given: RecordedInputs,
     missed: Mutex<Option<String>>,
@@ -18,7 +17,7 @@ impl RecordedState {
         Self { given, missed: Mutex::default() }
     }
 
-    /// The first question that it could not answer.
+    /// The first read that was not recorded.
     pub(super) fn missed(&self) -> Option<String> {
         self.missed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -45,7 +44,7 @@ impl StateSource for RecordedState {
         }
     }
 
-    /// Nothing is read ahead.
+    /// A replay does not prefetch.
     async fn state_folders(&self, _: &str, _: &[String]) -> Result<Vec<StateRow>, StoreError> {
         Ok(Vec::new())
     }

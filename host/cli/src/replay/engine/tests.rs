@@ -1,4 +1,4 @@
-//! Stages that are Rust values, on recordings made here.
+//! Replays of native stages, with recordings made by hand.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -55,7 +55,7 @@ impl NativeStage for Asks {
     }
 }
 
-/// A delivery that was asked `question` and said `answer`.
+/// A recorded delivery whose event is `question` and whose emitted event is `answer`.
 fn recorded(question: &str, answer: &str, wrote_own: bool) -> Recorded {
     let own = ("own".to_owned(), Some(JsonBytes(Bytes::from_static(b"mine"))));
     let given = RecordedInputs {
@@ -123,7 +123,7 @@ fn replay() -> Replay {
 }
 
 #[tokio::test]
-async fn a_stage_is_given_what_it_was_given_then() {
+async fn a_stage_reads_what_was_recorded() {
     for (question, answer, wrote_own) in [
         ("get:k", "v", true),
         ("get:none", "nothing", true),
@@ -150,7 +150,7 @@ async fn a_stage_is_given_what_it_was_given_then() {
 }
 
 #[tokio::test]
-async fn what_was_not_recorded_is_unknown_and_never_equal() {
+async fn reads_that_were_not_recorded_make_the_verdict_unknown() {
     for (question, missed) in [
         ("get:other", "the state key `other` was not recorded"),
         ("list:q:5", "the list of 5 keys with `q` after `` was not recorded"),
@@ -167,7 +167,7 @@ async fn what_was_not_recorded_is_unknown_and_never_equal() {
         matches!(&verdict, Verdict::Unknown(why) if why.contains("recording.max_bytes")),
         "{verdict:?}"
     );
-    // What it did ask for was recorded.
+    // A truncated recording still answers the reads that it contains.
     let mut cut = recorded("get:k", "v", true);
     cut.recording.as_mut().unwrap().given.incomplete = true;
     assert_eq!(replay().run(&cut).await, Verdict::Equal);
@@ -180,7 +180,7 @@ async fn what_was_not_recorded_is_unknown_and_never_equal() {
 }
 
 #[tokio::test]
-async fn another_setting_is_a_what_if() {
+async fn settings_override_the_recorded_ones() {
     let settings = BTreeMap::from([
         ("limit".to_owned(), "99".to_owned()),
         ("other".to_owned(), "1".to_owned()),
@@ -191,18 +191,18 @@ async fn another_setting_is_a_what_if() {
 }
 
 #[tokio::test]
-async fn a_failure_is_compared_by_code_and_an_undeclared_event_fails() {
-    let died = |question: &str, code: &str| {
+async fn failures_are_compared_by_code_and_unconsumed_types_are_skipped() {
+    let dead_lettered = |question: &str, code: &str| {
         let mut recorded = recorded(question, "", false);
         let recording = recorded.recording.as_mut().unwrap();
         recording.decided = Decided::Dead { code: code.to_owned(), retryable: true };
         recorded.outcome = Some(RecordedOutcome::Dead { code: code.to_owned() });
         recorded
     };
-    assert_eq!(replay().run(&died("bank-closed", "bank-closed")).await, Verdict::Equal);
+    assert_eq!(replay().run(&dead_lettered("bank-closed", "bank-closed")).await, Verdict::Equal);
     for other in [
-        died("bank-closed", "other"),
-        died("now", "bank-closed"),
+        dead_lettered("bank-closed", "other"),
+        dead_lettered("now", "bank-closed"),
         recorded("bank-closed", "", false),
     ] {
         assert!(

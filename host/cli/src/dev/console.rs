@@ -1,4 +1,4 @@
-//! What a person reads while developing: builds, reloads, outcomes.
+//! The output of `postrider dev`: builds, reloads and outcomes.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -12,18 +12,18 @@ use super::locked;
 use postrider::app::PluginStatus;
 use postrider::store::{Settlement, Verdict};
 
-/// Longest payload shown.
+/// Maximum number of characters printed of a payload.
 const DATA_MAX: usize = 300;
 
-/// Prints; knows what was saved when.
+/// Prints to standard output.
 #[derive(Default)]
-pub(super) struct Show {
-    /// By digest: when its source was saved, and how long the build took. Taken by its first
-    /// outcome.
+pub(super) struct Console {
+    /// For each digest without an outcome yet: when its source was saved, and how long its build
+    /// took.
     saved: Mutex<HashMap<String, (Instant, Duration)>>,
 }
 
-impl Show {
+impl Console {
     pub(super) fn serving(address: SocketAddr, plugins: &[PluginStatus]) {
         println!("{} http://{address}; stop with Ctrl-C", style("serving").green().bold());
         for plugin in plugins {
@@ -34,7 +34,7 @@ impl Show {
                     plugin.version.as_deref().unwrap_or(""),
                     plugin.consumes.join(", ")
                 ),
-                Some(error) => Self::trouble(name, error),
+                Some(error) => Self::failed(name, error),
             }
         }
     }
@@ -43,16 +43,16 @@ impl Show {
         println!("{} {name} in {} ({} kB)", style("built").green(), seconds(took), bytes / 1_000);
     }
 
-    pub(super) fn serves(name: &str, since: Duration) {
+    pub(super) fn reloaded(name: &str, since: Duration) {
         println!("{} {name}, {} after it was saved", style("reloaded").green(), seconds(since));
     }
 
-    pub(super) fn trouble(name: &str, what: &str) {
+    pub(super) fn failed(name: &str, reason: &str) {
         println!("{} {name}", style("failed").red().bold());
-        println!("{}", indented(what));
+        println!("{}", indented(reason));
     }
 
-    /// The next outcome of this digest ends a measurement.
+    /// Measures the time from the save until the first outcome of this digest.
     pub(super) fn expect(&self, digest: &str, saved: Instant, build: Duration) {
         locked(&self.saved).insert(digest.to_owned(), (saved, build));
     }
@@ -62,7 +62,7 @@ impl Show {
         if let Some((saved, build)) = locked(&self.saved).remove(&*settlement.digest) {
             let whole = saved.elapsed();
             println!(
-                "         {} after the save, {} of them the build",
+                "         {} after the save, including a build of {}",
                 seconds(whole),
                 seconds(build)
             );
@@ -70,23 +70,25 @@ impl Show {
     }
 }
 
-/// One outcome, with the events that follow or the reason why none do.
+/// Formats an outcome with its events, or with the reason for the failure.
 fn line(settlement: &Settlement) -> String {
     let event = &settlement.envelope.event;
     let stage = style(format!("{}@{}", settlement.delivery.stage, settlement.version)).cyan();
     let took = Duration::from_micros(settlement.duration_us);
     let mut text = format!("{stage} {} {} ", event.event_type, style(&event.subject).bold());
     let _ = match &settlement.verdict {
-        Verdict::Done(events) if events.is_empty() => write!(text, "→ nothing"),
+        Verdict::Done(events) if events.is_empty() => write!(text, "→ no events"),
         Verdict::Done(events) => {
             let types: Vec<&str> =
                 events.iter().map(|event| event.envelope.event.event_type.as_str()).collect();
             write!(text, "→ {}", style(types.join(", ")).green())
         }
         Verdict::Retry { .. } => {
-            write!(text, "{} try {}", style("failed").yellow(), settlement.attempt)
+            write!(text, "{} attempt {}", style("failed").yellow(), settlement.attempt)
         }
-        Verdict::Dead { code, .. } => write!(text, "{} {code}", style("dead").red().bold()),
+        Verdict::Dead { code, .. } => {
+            write!(text, "{} {code}", style("dead-lettered").red().bold())
+        }
         Verdict::Skipped => write!(text, "skipped"),
         Verdict::Deferred { .. } => write!(text, "deferred"),
     };
