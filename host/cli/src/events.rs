@@ -285,5 +285,7 @@ async fn send(args: SendArgs) -> Result<Value> {
     headers.extend(args.source.map(|source| ("ce-source", encode(source))));
     headers.extend(args.deliver_at.map(|at| ("deliver-at", at)));
     headers.extend(args.delay.map(|delay| ("delay", delay)));
-    args.target.post_body(&place(&["events", &args.event_type], &[])?, &headers, body).await
+    args.target
+        .post_body(&path_and_query(&["events", &args.event_type], &[])?, &headers, body)
+        .await
 }

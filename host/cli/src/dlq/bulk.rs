@@ -71,7 +71,7 @@ async fn count_open(target: &Target, filter: &serde_json::Map<String, Value>) ->
     query.extend([("status", "open".to_owned()), ("limit", "200".to_owned())]);
     let query: Vec<(&str, &str)> =
         query.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let groups = target.ask(&["dead-letters", "groups"], &query).await?;
+    let groups = target.query(&["dead-letters", "groups"], &query).await?;
     let open: u64 = groups["items"]
         .as_array()
         .into_iter()

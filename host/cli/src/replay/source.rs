@@ -116,7 +116,7 @@ async fn fetch(
     query.extend(cursor.map(|cursor| ("cursor", cursor)));
     let limit = limit.to_string();
     query.push(("limit", &limit));
-    let mut answer = target.ask(&["stages", stage, "recordings"], &query).await?;
+    let mut answer = target.query(&["stages", stage, "recordings"], &query).await?;
     let items = serde_json::from_value(answer["items"].take())
         .context("cannot read the host's recordings; does it run the same version?")?;
     Ok((items, answer["next"].as_str().map(str::to_owned)))
