@@ -21,7 +21,7 @@ Exit codes:
 /// Runs and operates an order pipeline whose stages are sandboxed WebAssembly plugins.
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXIT_CODES)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Configuration file [default: config/postrider.toml, if it exists].
     #[arg(long, global = true, env = "POSTRIDER_CONFIG")]
     config: Option<PathBuf>,
@@ -91,7 +91,7 @@ enum ConfigCommand {
 }
 
 /// Runs a command line.
-pub async fn run(cli: Cli) -> ExitCode {
+pub(crate) async fn run(cli: Cli) -> ExitCode {
     let default = match cli.command {
         // `dev` prints outcomes itself; of the log, only guest output and errors are of interest.
         Command::Dev(_) => "error,postrider::guest=info",

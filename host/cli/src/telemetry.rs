@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Format of log lines.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Pretty on a terminal, JSON otherwise.
     #[default]
     Auto,
@@ -18,11 +18,11 @@ pub enum LogFormat {
 }
 
 /// Filter used when `RUST_LOG` is not set.
-pub const DEFAULT: &str = "info";
+pub(crate) const DEFAULT: &str = "info";
 
 /// Installs the subscriber; `RUST_LOG` overrides the filter `default`. Only the first call in a
 /// process has an effect.
-pub fn init(format: LogFormat, default: &str) {
+pub(crate) fn init(format: LogFormat, default: &str) {
     let mut wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| default.to_owned());
     // The AMQP client logs as errors what the broker module expects and reports itself.
     if !wanted.contains("lapin") {

@@ -1,4 +1,4 @@
-"""What a stage sees of Postrider: payloads and state as JSON, failures as exceptions.
+"""The Postrider SDK: payloads and state as JSON, failures as exceptions.
 
 It imports nothing of the sandbox, so stages are tested in plain Python.
 """
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Failure(Exception):
-    """Raised by a stage that could not decide. Any other exception is a bug: logged with its traceback, then a trap."""
+    """Raised by a stage that cannot decide. Any other exception is a bug: its traceback is logged, then the call traps."""
 
     def __init__(self, code: str, message: str, retryable: bool, retry_after_ms: int | None = None):
         super().__init__(message)
@@ -22,18 +22,18 @@ class Failure(Exception):
 
     @classmethod
     def retry(cls, code: str, message: str, retry_after_ms: int | None = None) -> Self:
-        """Try again later."""
+        """A retryable failure."""
         return cls(code, message, True, retry_after_ms)
 
     @classmethod
     def reject(cls, code: str, message: str) -> Self:
-        """Dead-letter it: a person must look."""
+        """A permanent failure: the event is dead-lettered without a retry."""
         return cls(code, message, False)
 
 
 @dataclass
 class Description:
-    """What a stage says about itself. Event types in `consumes` may be AMQP topic patterns."""
+    """The description of a stage. Event types in `consumes` may be AMQP topic patterns."""
 
     name: str
     version: str
@@ -45,7 +45,7 @@ class Description:
 
 @dataclass
 class Emit:
-    """An event that a stage wants sent: one of the types that the description declares. Without a subject it has the incoming event's."""
+    """An event emitted by a stage. Its type must be declared in the description; its subject defaults to that of the incoming event."""
 
     type: str
     data: Any = None
@@ -56,7 +56,7 @@ class Emit:
 
 @dataclass
 class Event:
-    """The event to decide about."""
+    """The incoming event."""
 
     type: str
     subject: str
@@ -71,18 +71,18 @@ class Event:
         """The payload as a JSON object. Any other payload is rejected with `code`."""
         value = from_json(self.data, code, f"the payload of {self.type}")
         if not isinstance(value, dict):
-            raise Failure.reject(code, f"the payload of {self.type} is no JSON object")
+            raise Failure.reject(code, f"the payload of {self.type} is not a JSON object")
         return value
 
 
 class Context:
-    """The call in progress. `host` holds the contract's imports, for what has no shorthand here."""
+    """The context of a call. `host` has the contract's imports, for functions without a shorthand here."""
 
     def __init__(self, host: Any):
         self.host = host
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The JSON value under a state key."""
+        """Reads a JSON value of the state."""
         value = self.host.state.get(key)
         return default if value is None else from_json(value, "bad-state", f"the state under {key}")
 
@@ -93,32 +93,32 @@ class Context:
         self.host.state.remove(key)
 
     def keys(self, prefix: str, after: str = "", limit: int = 1000) -> list[str]:
-        """State keys with this prefix, after the key `after`, in the order of their bytes."""
+        """Lists the state keys that start with `prefix` and sort after `after`, in byte order."""
         return self.host.state.list_keys(prefix, after, limit)
 
     def setting(self, key: str, default: T) -> T:
-        """The operator's setting, as the type of `default`: text, int or float."""
+        """Reads a setting as the type of `default`: str, int or float."""
         text = self.host.config.get(key)
         if text is None:
             return default
         try:
             return type(default)(text)
         except ValueError:
-            raise Failure.reject("bad-setting", f"the setting {key} is no {type(default).__name__}: {text}") from None
+            raise Failure.reject("bad-setting", f"the setting {key} is not of type {type(default).__name__}: {text}") from None
 
     @property
     def attempt(self) -> int:
-        """1 on the first try."""
+        """Number of the attempt, starting at 1."""
         return self.host.delivery.attempt()
 
     @property
     def idempotency_key(self) -> str:
-        """The same on every try of this event: send it with every outside effect, derive ids from it."""
+        """The same for every attempt of this event. Send it with external effects and derive ids from it."""
         return self.host.delivery.idempotency_key()
 
     @property
     def now_ms(self) -> int:
-        """When this try began, since 1970-01-01 UTC."""
+        """Start time of the attempt, in milliseconds since 1970-01-01 UTC."""
         return self.host.delivery.now_ms()
 
     def debug(self, message: str, **fields: Any) -> None:
@@ -142,7 +142,7 @@ def from_json(data: bytes, code: str, what: str) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise Failure.reject(code, f"{what} is no JSON: {error}") from None
+        raise Failure.reject(code, f"{what} is not valid JSON: {error}") from None
 
 
 def to_json(value: Any) -> bytes:

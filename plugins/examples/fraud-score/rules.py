@@ -1,4 +1,4 @@
-"""The rules, each with what it found in words. Pure."""
+"""The scoring rules; each finding has a reason in words. Pure."""
 
 import hashlib
 import json
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-# A mean of fewer orders says nothing.
+# The mean of fewer orders is not significant.
 ORDERS_MIN = 3
 QUICK_MS = 10 * 60 * 1000
 ADDRESSES_USUAL = 2
-# What the history keeps of each kind.
+# Maximum number of entries of each kind in the history.
 KEPT = 20
 
 
@@ -40,7 +40,7 @@ class Order:
 
 @dataclass(frozen=True)
 class History:
-    """What is known of a customer. The mean is over `orders` orders, those that were blocked left out."""
+    """The history of a customer. The mean is over `orders` orders, without the blocked ones."""
 
     orders: int = 0
     mean_total: float = 0.0
@@ -67,7 +67,7 @@ def many_units(order: Order, _: History) -> Iterator[Finding]:
 
 
 def quick_succession(order: Order, history: History) -> Iterator[Finding]:
-    """By when the orders were placed, not by when they arrive here."""
+    """Compares the times at which the orders were placed, not when they arrived."""
     close = sum(abs(order.time_ms - time_ms) <= QUICK_MS for time_ms in history.times_ms)
     if close >= 2:
         yield Finding("quick-succession", min(15 * close, 45), f"{close} other orders within {QUICK_MS // 60_000} minutes")
@@ -82,7 +82,7 @@ def several_addresses(order: Order, history: History) -> Iterator[Finding]:
 
 
 def remember(order: Order, history: History, usual: bool) -> History:
-    """The history with one order more. An order that is not usual does not shift the mean."""
+    """Adds an order to the history. An unusual order does not change the mean."""
     times_ms = sorted([*history.times_ms, order.time_ms])[-KEPT:]
     addresses = history.addresses
     if order.address is not None and order.address not in addresses:
@@ -95,7 +95,7 @@ def remember(order: Order, history: History, usual: bool) -> History:
 
 
 def digest(address: Any) -> str | None:
-    """An address as text or as an object, however it is spaced and capitalised. The state is no place for people's addresses."""
+    """Digest of an address, given as text or as an object, ignoring spacing and case. Addresses themselves are not stored."""
     if not address:
         return None
     text = "".join(json.dumps(address, sort_keys=True).casefold().split())

@@ -1,4 +1,4 @@
-"""Fraud score: says how unusual an order is for its customer, from 0 to 100, and why.
+"""Fraud score: scores how unusual an order is for its customer, from 0 to 100, with reasons.
 
 State: `customer/<user id>`, the customer's history; addresses only as digests. Settings: `review_from` and `block_from`, the scores from
 which the verdict is `review` and `block` instead of `pass`.

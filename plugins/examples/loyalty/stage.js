@@ -1,10 +1,10 @@
-// Loyalty: a paid order earns its customer points, a refunded one gives them back.
+// Loyalty: a paid order earns points, a refund returns them.
 //
-// State: `customer/<user id>`, the balance; `order/<id>/points`, the order's mark: what became of its points. The mark makes every effect
-// happen once, whatever the order of arrival: a payment that is repeated earns nothing more, and one that comes after its own refund
-// earns nothing at all.
+// State: `customer/<user id>` has the balance; `order/<id>/points` has the points of an order and whether they were returned. That record
+// makes every effect happen once in any order of arrival: a repeated payment earns nothing more, and a payment after its own refund earns
+// nothing.
 //
-// Setting: `points_per_unit`, points for one unit of currency.
+// Setting: `points_per_unit`, points per unit of currency.
 
 export const description = {
   name: 'loyalty',

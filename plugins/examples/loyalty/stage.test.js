@@ -23,26 +23,26 @@ function course(events, settings = {}) {
   return { state, balances: balances.map(({ data }) => data.new_balance) };
 }
 
-test('earns once and gives back once', () => {
+test('points are earned once and returned once', () => {
   const { state, balances } = course([paid('1', 30), paid('1', 30), paid('2', 5), refunded('1'), refunded('1'), paid('1', 30)]);
   assert.deepEqual(balances, [30, 35, 5]);
   assert.deepEqual(state['customer/7'], { balance: 5 });
 });
 
-test('a refund that overtakes its payment leaves nothing to earn', () => {
+test('a payment after its refund earns nothing', () => {
   const { state, balances } = course([refunded('1'), paid('1', 30)]);
   assert.deepEqual(balances, []);
   assert.deepEqual(state, { 'order/1/points': { status: 'refunded' } });
 });
 
-test('every order of arrival ends with the same balance', () => {
+test('the balance does not depend on the order of arrival', () => {
   const events = [paid('1', 30), refunded('1'), paid('2', 12)];
   for (const [a, b, c] of [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]) {
     assert.deepEqual(course([events[a], events[b], events[c]]).state['customer/7'], { balance: 12 });
   }
 });
 
-test('a refund returns what was earned, at the rate of then', () => {
+test('a refund returns the points earned at the original rate', () => {
   const settings = { points_per_unit: 10 };
   const { state } = course([paid('1', 3)], settings);
   assert.deepEqual(state['order/1/points'], { status: 'earned', customer: '7', points: 30 });
@@ -53,7 +53,7 @@ test('an order without a customer earns nothing', () => {
   assert.deepEqual(course([paid('1', 30, null)]).balances, []);
 });
 
-test('points are whole, tiers begin at their threshold', () => {
+test('points are whole numbers and tiers start at their threshold', () => {
   assert.equal(pointsFor(19.99, 100), 1999);
   assert.equal(pointsFor(19.99, 1), 19);
   assert.deepEqual([0, 499, 500, 2000].map(tier), ['bronze', 'bronze', 'silver', 'gold']);

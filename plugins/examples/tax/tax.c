@@ -24,7 +24,7 @@ int64_t divide_half_even(int64_t numerator, int64_t denominator) {
     return away ? quotient + (numerator < 0 ? -1 : 1) : quotient;
 }
 
-// Exact in these bounds: the double nearest to the number lies within a hundredth of a cent of it.
+// Exact within these bounds: the nearest double differs from the number by less than a hundredth of a cent.
 bool read_cents(yyjson_val *value, int64_t *cents) {
     double exact = yyjson_get_num(value) * 100;
     if (!yyjson_is_num(value) || fabs(exact) > (double)LINE_MAX_CENTS) return false;
@@ -51,7 +51,7 @@ bool read_rate(const char *text, int64_t *rate) {
     return thousandths <= WHOLE;
 }
 
-// `rate.<category>`, else `rate.default`, else 20 %.
+// The setting `rate.<category>`, or `rate.default`, or 20 %.
 static bool find_rate(const char *category, tax_setting setting, int64_t *rate, tax_problem *problem) {
     char key[64] = "rate.default";
     const char *text = NULL;
@@ -61,12 +61,12 @@ static bool find_rate(const char *category, tax_setting setting, int64_t *rate, 
         text = setting(key);
     }
     if (read_rate(text ? text : DEFAULT_RATE, rate)) return true;
-    return fail(problem, "bad-setting", "the setting `%s` is no percentage: `%.40s`", key, text);
+    return fail(problem, "bad-setting", "the setting `%s` is not a percentage: `%.40s`", key, text);
 }
 
 static double amount(int64_t cents) { return (double)cents / 100; }
 
-// The answer in the making.
+// The calculation in progress.
 typedef struct {
     yyjson_mut_doc *json;
     yyjson_mut_val *lines;
@@ -97,13 +97,13 @@ static bool add_item(sheet *sheet, yyjson_val *item, size_t index) {
     double pieces = quantity ? yyjson_get_num(quantity) : 1;
     int64_t price, net;
     if (!read_cents(yyjson_obj_get(item, "unit_price"), &price)) {
-        return fail(sheet->problem, "bad-order", "items[%zu].unit_price is no amount in whole cents", index);
+        return fail(sheet->problem, "bad-order", "items[%zu].unit_price is not an amount in whole cents", index);
     }
     if ((quantity && !yyjson_is_num(quantity)) || pieces < 0 || pieces > 1e6 || pieces != floor(pieces)) {
-        return fail(sheet->problem, "bad-order", "items[%zu].quantity is no whole number up to a million", index);
+        return fail(sheet->problem, "bad-order", "items[%zu].quantity is not a whole number up to a million", index);
     }
     if (__builtin_mul_overflow(price, (int64_t)pieces, &net) || net > LINE_MAX_CENTS || net < -LINE_MAX_CENTS) {
-        return fail(sheet->problem, "bad-order", "items[%zu] costs too much", index);
+        return fail(sheet->problem, "bad-order", "the amount of items[%zu] is too large", index);
     }
     return add_line(sheet, item, net);
 }
@@ -122,7 +122,7 @@ static bool add_lines(sheet *sheet, yyjson_val *order) {
     if (!has_prices(items)) {
         int64_t total;
         if (read_cents(yyjson_obj_get(order, "total"), &total)) return add_line(sheet, NULL, total);
-        return fail(sheet->problem, "bad-order", "neither the items nor the total say an amount in whole cents");
+        return fail(sheet->problem, "bad-order", "neither the items nor the total have an amount in whole cents");
     }
     size_t index, count;
     yyjson_arr_foreach(items, index, count, item) {

@@ -1,6 +1,6 @@
-// The rule of the stage, without host and WebAssembly: tax_test.c calls it as it is.
+// The business rule of the stage, independent of the host and WebAssembly. tax_test.c tests it natively.
 //
-// Money is in whole cents; rates are in thousandths of a percent, so 5.5 % is 5500. No sum is ever a floating-point number.
+// Money is in whole cents; rates are in thousandths of a percent, so 5.5 % is 5500. Sums are never floating-point numbers.
 #ifndef TAX_H
 #define TAX_H
 
@@ -9,24 +9,24 @@
 
 #include "yyjson.h"
 
-// The operator's setting; NULL: not set.
+// Reads a setting; NULL if it is not set.
 typedef const char *(*tax_setting)(const char *key);
 
 typedef struct {
-    const char *code; // NULL: none
+    const char *code; // NULL if there is no problem
     char message[160];
 } tax_problem;
 
-// The nearest whole number; halfway between two, the even one. The denominator is positive and even.
+// Rounds half to even. The denominator is positive and even.
 int64_t divide_half_even(int64_t numerator, int64_t denominator);
 
-// A JSON number with at most two decimals.
+// Parses a JSON number with at most two decimals.
 bool read_cents(yyjson_val *value, int64_t *cents);
 
-// A percentage between 0 and 100 with at most three decimals: "19", "5.5".
+// Parses a percentage from 0 to 100 with at most three decimals: "19", "5.5".
 bool read_rate(const char *text, int64_t *rate);
 
-// The data of `tax.calculated`, or NULL and the problem.
+// Returns the payload of `tax.calculated`, or NULL with the problem.
 yyjson_mut_val *calculate_tax(yyjson_mut_doc *json, yyjson_val *order, tax_setting setting, tax_problem *problem);
 
 #endif

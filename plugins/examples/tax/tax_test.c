@@ -16,7 +16,7 @@ static const char *no_settings(const char *key) {
     return NULL;
 }
 
-// The answer to `order` as text, or the problem's code.
+// The payload for `order` as text, or the problem's code.
 static void answers(const char *order, tax_setting setting, const char *expected) {
     yyjson_doc *given = yyjson_read(order, strlen(order), 0);
     yyjson_mut_doc *json = yyjson_mut_doc_new(NULL);

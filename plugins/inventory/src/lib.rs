@@ -1,7 +1,7 @@
-//! Inventory: reserves all of an order's items or none, and gives back what a cancelled order held.
-//! Never oversells.
+//! Inventory: reserves either all items of an order or none, and releases the reservation of a
+//! cancelled order. Never oversells.
 //!
-//! State: `stock/<sku>` (also what product reads show) and `order/<id>/reservation`.
+//! State: `stock/<sku>`, which product reads return, and `order/<id>/reservation`.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export}
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// Keeps the stock.
+/// The inventory stage.
 pub struct Inventory;
 
 export!(Inventory);
@@ -30,7 +30,7 @@ enum Reservation {
     },
     Rejected,
     Released,
-    /// The cancel came before the payment.
+    /// The cancellation arrived before the payment.
     CancelledBefore,
 }
 
@@ -74,7 +74,7 @@ fn restock(cx: &mut Context<'_>, stocked: Stocked) -> Result<Vec<Emit>, Failure>
     Ok(vec![])
 }
 
-/// The stock of a product; one that nobody stocked has the configured default.
+/// The stock of a product, or the configured default if it was never stocked.
 fn stock(cx: &Context<'_>, sku: &str) -> Result<Stock, Failure> {
     match cx.get(&format!("stock/{sku}"))? {
         Some(stock) => Ok(stock),
@@ -111,7 +111,7 @@ fn reserve(
                     key,
                     &order,
                     &format!(
-                        "insufficient stock of `{sku}`: {} left, {quantity} wanted",
+                        "insufficient stock of `{sku}`: {} available, {quantity} requested",
                         stock.available
                     ),
                 ));
@@ -127,7 +127,7 @@ fn reserve(
     Ok(vec![Emit::json("inventory.reserved", &order)])
 }
 
-/// Quantities by SKU, lines of one SKU summed.
+/// Quantities by SKU; lines with the same SKU are summed.
 fn wanted(order: &Value) -> Result<BTreeMap<String, u64>, Failure> {
     let mut wanted = BTreeMap::new();
     let items = order["items"]

@@ -1,10 +1,10 @@
-//! Notification: tells the customer how it went. It writes to the log; a real channel needs a
-//! grant.
+//! Notification: informs the customer about the result of an order. It writes to the log; a real
+//! channel would need an HTTP grant.
 
 use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export};
 use serde_json::{Value, json};
 
-/// Tells people.
+/// The notification stage.
 pub struct Notification;
 
 export!(Notification);
@@ -14,7 +14,7 @@ impl Stage for Notification {
         Description::new(
             "notification",
             env!("CARGO_PKG_VERSION"),
-            "Tells the customer how the order went",
+            "Informs the customer about the result of an order",
         )
         .consumes(&[
             "shipping.ready",

@@ -1,19 +1,19 @@
-//! Payment: authorises an order's total, declines what is too much, refunds what was rejected or
-//! cancelled.
+//! Payment: authorizes the total of an order, declines it above the limit, and refunds a rejected or
+//! cancelled order.
 //!
-//! State: `order/<id>/payment`. Every effect happens once, whatever the order of arrival: a cancel
-//! that overtakes its order leaves a mark, and the order that follows is declined.
+//! State: `order/<id>/payment`. Every effect happens once in any order of arrival: a cancellation that
+//! arrives before its order is recorded, and the order is then declined.
 
 use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// Takes and returns money.
+/// The payment stage.
 pub struct Payment;
 
 export!(Payment);
 
-/// The limit where the operator sets none; a build may bring one.
+/// The limit if the operator sets none; it can be set at build time.
 const MAX_TOTAL: Option<&str> = option_env!("PAYMENT_MAX_TOTAL");
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ enum Status {
     Authorized,
     Declined,
     Refunded,
-    /// The cancel came before the order.
+    /// The cancellation arrived before the order.
     CancelledBefore,
 }
 
@@ -37,7 +37,7 @@ impl Stage for Payment {
         Description::new(
             "payment",
             env!("CARGO_PKG_VERSION"),
-            "Authorises, declines and refunds payments",
+            "Authorizes, declines and refunds payments",
         )
         .consumes(&["order.created", "inventory.rejected", "order.cancelled"])
         .emits(&["payment.authorized", "payment.declined", "payment.refunded"])
@@ -66,7 +66,7 @@ fn authorize(
     if order["force_fail"].as_bool() == Some(true) {
         return Err(Failure::retry(
             "simulated-failure",
-            "the order asks for a failure (`force_fail`)",
+            "the order requests a failure (`force_fail`)",
         ));
     }
     let amount = order["total"].as_f64().unwrap_or_else(|| sum(&order));
@@ -74,7 +74,7 @@ fn authorize(
         Some(Status::CancelledBefore) => Some("the order was cancelled"),
         Some(_) => return Ok(vec![]),
         None if order["decline"].as_bool() == Some(true) => {
-            Some("the order asks to be declined (`decline`)")
+            Some("the order requests a decline (`decline`)")
         }
         None => max_total(cx)?.filter(|max| amount > *max).map(|_| "the total is above the limit"),
     };
@@ -94,7 +94,7 @@ fn max_total(cx: &Context<'_>) -> Result<Option<f64>, Failure> {
     Ok(cx.setting("max_total")?.or_else(|| MAX_TOTAL?.parse().ok()))
 }
 
-/// What the items cost, where no total was given.
+/// The sum of the items, for an order without a total.
 fn sum(order: &Value) -> f64 {
     let price = |item: &Value| {
         item["unit_price"].as_f64().unwrap_or(0.0) * item["quantity"].as_f64().unwrap_or(1.0)
@@ -131,7 +131,7 @@ mod tests {
         let created =
             event("order.created", json!({ "order_id": "7", "total": 20.0, "gift": true }));
         let events = host.handle::<Payment>(&created).unwrap();
-        assert_eq!(events[0].value()["gift"], true, "unknown fields travel on");
+        assert_eq!(events[0].value()["gift"], true, "unknown fields are passed on");
         assert_eq!(events[0].value()["payment"]["amount"], 20.0);
         let rejected = event("inventory.rejected", json!({}));
         assert_eq!(types(host.handle::<Payment>(&rejected).unwrap()), ["payment.refunded"]);

@@ -1,13 +1,13 @@
-//! Shipping: makes a reserved order ready, and recalls it when the order is cancelled. What the
-//! carrier has collected comes back no more.
+//! Shipping: prepares the shipment of a reserved order, and recalls it if the order is cancelled before
+//! the carrier has collected it.
 //!
-//! State: `order/<id>/shipment`. Every effect happens once, whatever the order of arrival.
+//! State: `order/<id>/shipment`. Every effect happens once in any order of arrival.
 
 use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// Sends parcels.
+/// The shipping stage.
 pub struct Shipping;
 
 export!(Shipping);
@@ -16,10 +16,10 @@ export!(Shipping);
 #[serde(rename_all = "kebab-case")]
 enum Shipment {
     Ready,
-    /// The carrier has it: the point of no return.
+    /// The carrier has collected it, so it can no longer be recalled.
     Dispatched,
     Recalled,
-    /// The cancel came before the reservation.
+    /// The cancellation arrived before the reservation.
     CancelledBefore,
 }
 
@@ -45,9 +45,10 @@ impl Stage for Shipping {
                 let ready = json!({ "order_id": order["order_id"], "user_id": order["user_id"], "items": order["items"], "shipment_id": shipment_id });
                 Ok(vec![Emit::json("shipping.ready", &ready)])
             }
-            ("carrier.collected", None) => {
-                Err(Failure::retry("not-ready", "the carrier collected what is not ready yet"))
-            }
+            ("carrier.collected", None) => Err(Failure::retry(
+                "not-ready",
+                "the carrier collected a shipment that is not ready",
+            )),
             ("carrier.collected", Some(Shipment::Ready)) => {
                 cx.set(&key, &Shipment::Dispatched);
                 Ok(vec![Emit::json("shipping.dispatched", &json!({ "order_id": event.subject }))])
@@ -97,7 +98,7 @@ mod tests {
         let early = Event::json("carrier.collected", "7", &json!({}));
         assert!(
             host.handle::<Shipping>(&early).unwrap_err().retryable,
-            "the reservation may be on its way"
+            "the reservation may still arrive"
         );
         assert_eq!(run(&mut host, "inventory.reserved"), ["shipping.ready"]);
         assert_eq!(run(&mut host, "carrier.collected"), ["shipping.dispatched"]);

@@ -1,5 +1,5 @@
-//! The sandbox's side: bindings generated from the contract, and the adapter that turns a [`Stage`]
-//! into the component's handler.
+//! The WebAssembly side: bindings generated from the contract, and the adapter from a [`Stage`] to the
+//! component's handler.
 
 use std::marker::PhantomData;
 use std::sync::Once;
@@ -27,18 +27,18 @@ pub mod bindings {
 use bindings::exports::postrider::stage::handler as contract;
 use bindings::postrider::stage::{config, delivery, log, state};
 
-/// Makes a [`Stage`] the handler of the contract.
+/// Implements the contract's handler with a [`Stage`].
 pub struct Adapter<S>(PhantomData<S>);
 
 impl<S: Stage> contract::Guest for Adapter<S> {
     fn describe() -> contract::Description {
-        show_panics();
+        log_panics();
         let crate::Description { name, version, summary, consumes, emits } = S::describe();
         contract::Description { name, version, summary, consumes, emits, attributes: Vec::new() }
     }
 
     fn handle(event: contract::Event) -> Result<Vec<contract::Emitted>, contract::Failure> {
-        show_panics();
+        log_panics();
         let contract::Event {
             id,
             event_type,
@@ -65,15 +65,15 @@ fn to_contract(emit: Emit) -> contract::Emitted {
     contract::Emitted { event_type, content_type, data, subject, delay_ms, attributes }
 }
 
-/// A panic's text is lost where there is no standard error: it goes to the log before the trap.
-fn show_panics() {
+/// Logs panic messages before the trap, because a guest without standard error would lose them.
+fn log_panics() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         std::panic::set_hook(Box::new(|info| log::log(log::Level::Error, &info.to_string(), &[])))
     });
 }
 
-/// The host as the sandbox sees it.
+/// The host functions imported by the component.
 struct Sandbox;
 
 impl Host for Sandbox {

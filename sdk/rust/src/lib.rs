@@ -1,4 +1,4 @@
-//! Write a Postrider stage in Rust: implement [`Stage`], call [`export!`], build for WebAssembly.
+//! SDK for Postrider stages in Rust: implement [`Stage`], call [`export!`], and build for WebAssembly.
 //!
 //! ```
 //! use postrider_stage::{Context, Description, Emit, Event, Failure, Stage};
@@ -23,8 +23,8 @@
 //! # }
 //! ```
 //!
-//! A stage's logic sees the host only through [`Context`], so it is tested natively, without
-//! WebAssembly: see [`testing`].
+//! A stage accesses the host only through [`Context`], so unit tests run natively, without
+//! WebAssembly. See [`testing`].
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,16 +41,21 @@ pub use guest::{Adapter, bindings};
 
 /// A stage of the pipeline.
 pub trait Stage {
-    /// Asked once per file. Must be pure.
+    /// Describes the stage. Must be pure; the host calls it once per plugin file.
     fn describe() -> Description;
-    /// Decides about one event. Success commits the state writes and the returned events together;
-    /// a failure discards both. May run more than once per event, commits once. A business "no" is
-    /// an event, not a failure.
+    /// Handles one event.
+    ///
+    /// On success the host commits the state writes and the returned events atomically; on failure
+    /// it discards both. A call may run more than once per event, but commits once. A negative
+    /// business decision, such as a declined payment, is an event and not a failure.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the stage cannot decide; it says whether a retry may succeed.
     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure>;
 }
 
-/// Makes a [`Stage`] the component's handler. Elsewhere than in WebAssembly it does nothing: the
-/// stage is a library there.
+/// Exports a [`Stage`] as the component's handler. On targets other than WebAssembly it expands to
+/// nothing, so the stage can be used as a library.
 #[macro_export]
 macro_rules! export {
     ($stage:ident) => {
@@ -61,23 +66,23 @@ macro_rules! export {
     };
 }
 
-/// What a stage says about itself.
+/// The description of a stage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Description {
     /// Default name of the stage: `[a-z][a-z0-9-]{0,39}`.
     pub name: String,
-    /// Version of its logic.
+    /// Version of the stage's logic.
     pub version: String,
-    /// One line for people.
+    /// One-line summary.
     pub summary: String,
-    /// Event types or AMQP topic patterns.
+    /// Event types, or AMQP topic patterns, that the stage consumes.
     pub consumes: Vec<String>,
-    /// Exact event types.
+    /// Event types that the stage may emit; patterns are not allowed.
     pub emits: Vec<String>,
 }
 
 impl Description {
-    /// A description that consumes and emits nothing yet.
+    /// A description without consumed or emitted event types.
     pub fn new(name: &str, version: &str, summary: &str) -> Self {
         Self {
             name: name.into(),
@@ -87,14 +92,14 @@ impl Description {
         }
     }
 
-    /// Event types or AMQP topic patterns.
+    /// Sets the event types, or AMQP topic patterns, that the stage consumes.
     #[must_use]
     pub fn consumes(mut self, types: &[&str]) -> Self {
         self.consumes = types.iter().map(ToString::to_string).collect();
         self
     }
 
-    /// Exact event types.
+    /// Sets the event types that the stage may emit.
     #[must_use]
     pub fn emits(mut self, types: &[&str]) -> Self {
         self.emits = types.iter().map(ToString::to_string).collect();
@@ -102,18 +107,18 @@ impl Description {
     }
 }
 
-/// An event, as CloudEvents 1.0 has it.
+/// A CloudEvents 1.0 event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Event {
-    /// The event delivered again has the same id.
+    /// Event id, unique per source. A redelivered event has the same id.
     pub id: String,
-    /// For example `order.created`.
+    /// Event type, such as `order.created`.
     pub event_type: String,
-    /// Who produced it.
+    /// URI of the producer.
     pub source: String,
     /// The order id.
     pub subject: String,
-    /// Milliseconds since 1970-01-01 UTC.
+    /// Time of the event, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
     /// Media type of `data`.
     pub content_type: String,
@@ -137,32 +142,35 @@ impl Event {
         }
     }
 
-    /// The payload as JSON; data that does not fit is a failure that no retry can mend.
+    /// Deserializes the JSON payload.
+    ///
+    /// # Errors
+    /// A permanent failure `bad-data` if the payload does not match.
     pub fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.data)
             .map_err(|error| Failure::reject("bad-data", &format!("{}: {error}", self.event_type)))
     }
 }
 
-/// An event that a stage wants sent.
+/// An event emitted by a stage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Emit {
-    /// One of the types that the description declares.
+    /// One of the types in [`Description::emits`].
     pub event_type: String,
     /// Media type of `data`.
     pub content_type: String,
     /// The payload.
     pub data: Vec<u8>,
-    /// None: the subject of the incoming event.
+    /// Defaults to the subject of the incoming event.
     pub subject: Option<String>,
-    /// Deliver no earlier than this much later.
+    /// Minimum delay before delivery, in milliseconds.
     pub delay_ms: u32,
     /// CloudEvents extension attributes.
     pub attributes: Vec<(String, String)>,
 }
 
 impl Emit {
-    /// An event with a JSON payload about the subject of the incoming event.
+    /// An event with a JSON payload and the subject of the incoming event.
     pub fn json(event_type: &str, data: &impl Serialize) -> Self {
         Self {
             event_type: event_type.into(),
@@ -182,34 +190,34 @@ fn to_json(data: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(data).expect("a payload with string keys is JSON")
 }
 
-/// The stage could not decide.
+/// A failure of a stage to decide about an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Try again later, or dead-letter at once.
+    /// Whether the host retries the event; otherwise it is dead-lettered immediately.
     pub retryable: bool,
-    /// Short and stable: dead letters are grouped by it.
+    /// Short, stable code by which dead letters are grouped.
     pub code: String,
-    /// For people.
+    /// Message for operators.
     pub message: String,
-    /// Wait at least this long.
+    /// Minimum delay before the retry, in milliseconds. Defaults to the stage's retry policy.
     pub retry_after_ms: Option<u32>,
 }
 
 impl Failure {
-    /// Try again later.
+    /// A retryable failure.
     pub fn retry(code: &str, message: &str) -> Self {
         Self { retryable: true, code: code.into(), message: message.into(), retry_after_ms: None }
     }
 
-    /// A person must look.
+    /// A permanent failure: the event is dead-lettered without a retry.
     pub fn reject(code: &str, message: &str) -> Self {
         Self { retryable: false, ..Self::retry(code, message) }
     }
 }
 
-/// How serious a log line is.
+/// Severity of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub enum Level {
     Trace,
     Debug,
@@ -218,42 +226,42 @@ pub enum Level {
     Error,
 }
 
-/// What the host offers to a call. Implemented by the sandbox and by [`testing::MemoryHost`].
+/// The host functions available to a call. The sandbox and [`testing::MemoryHost`] implement it.
 pub trait Host {
-    /// The name under which the operator runs this stage.
+    /// The name of the stage in the operator's configuration.
     fn stage(&self) -> String;
-    /// 1 on the first try.
+    /// Number of the attempt, starting at 1.
     fn attempt(&self) -> u32;
-    /// The same on every try and replay of this event in this stage.
+    /// A key that is the same for every attempt and unchanged replay of this event in this stage.
     fn idempotency_key(&self) -> String;
-    /// Wall clock when this try began, milliseconds since 1970-01-01 UTC.
+    /// Start time of the attempt, in milliseconds since 1970-01-01 UTC.
     fn now_ms(&self) -> u64;
-    /// Time left for this try.
+    /// Time left for the attempt, in milliseconds.
     fn remaining_ms(&self) -> u32;
-    /// The value under a key.
+    /// Reads a value of the stage's state.
     fn get(&self, key: &str) -> Option<Vec<u8>>;
-    /// Writes a value when the call succeeds.
+    /// Writes a value; committed if the call succeeds.
     fn set(&mut self, key: &str, value: &[u8]);
-    /// Removes a key when the call succeeds.
+    /// Removes a key; committed if the call succeeds.
     fn remove(&mut self, key: &str);
-    /// Keys with a prefix after a key.
+    /// Lists at most `limit` keys that start with `prefix` and sort after `after`, in byte order.
     fn list_keys(&self, prefix: &str, after: &str, limit: u32) -> Vec<String>;
-    /// The operator's setting.
+    /// Reads a setting or secret of the stage.
     fn config(&self, key: &str) -> Option<String>;
-    /// A log line.
+    /// Writes a line to the host's log.
     fn log(&self, level: Level, message: &str, fields: &[(String, String)]);
 }
 
-/// Runs a stage on an event: for hosts that run it as it is.
+/// Runs a stage on an event natively.
 pub fn run<S: Stage>(host: &mut dyn Host, event: &Event) -> Result<Vec<Emit>, Failure> {
     S::handle(&mut Context(host), event)
 }
 
-/// The call in progress.
+/// The context of a call: state, settings and logging.
 pub struct Context<'a>(pub(crate) &'a mut dyn Host);
 
 impl Context<'_> {
-    /// The host itself, for what has no shorthand here.
+    /// The host, for functions without a shorthand here.
     pub fn host(&mut self) -> &mut dyn Host {
         self.0
     }
@@ -273,49 +281,48 @@ impl Context<'_> {
         self.0.attempt()
     }
 
-    /// The operator's setting under `key`, parsed; one that does not parse is a failure that says
-    /// so.
+    /// Reads and parses a setting.
+    ///
+    /// # Errors
+    /// A permanent failure `bad-setting` if the value does not parse.
     pub fn setting<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Failure> {
         let parse = |text: String| {
             text.parse().map_err(|_| {
-                Failure::reject(
-                    "bad-setting",
-                    &format!("the setting `{key}` is unusable: `{text}`"),
-                )
+                Failure::reject("bad-setting", &format!("invalid setting `{key}`: `{text}`"))
             })
         };
         self.0.config(key).map(parse).transpose()
     }
 
-    /// The JSON value under a state key; one that does not fit is a failure that says so.
+    /// Reads a JSON value of the state.
+    ///
+    /// # Errors
+    /// A permanent failure `bad-state` if the value does not match.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {
         let parse = |bytes: Vec<u8>| {
             serde_json::from_slice(&bytes).map_err(|error| {
-                Failure::reject(
-                    "bad-state",
-                    &format!("the state under `{key}` is unusable: {error}"),
-                )
+                Failure::reject("bad-state", &format!("invalid state under `{key}`: {error}"))
             })
         };
         self.0.get(key).map(parse).transpose()
     }
 
-    /// Writes a JSON value under a state key when the call succeeds.
+    /// Writes a JSON value to the state; committed if the call succeeds.
     pub fn set(&mut self, key: &str, value: &impl Serialize) {
         self.0.set(key, &to_json(value));
     }
 
-    /// Removes a state key when the call succeeds.
+    /// Removes a key from the state; committed if the call succeeds.
     pub fn remove(&mut self, key: &str) {
         self.0.remove(key);
     }
 
-    /// Logs for people who follow the pipeline.
+    /// Logs at level info.
     pub fn info(&self, message: &str) {
         self.0.log(Level::Info, message, &[]);
     }
 
-    /// Logs what is odd but no failure.
+    /// Logs at level warn.
     pub fn warn(&self, message: &str) {
         self.0.log(Level::Warn, message, &[]);
     }

@@ -1,32 +1,34 @@
-//! A host in memory, for `cargo test`: state survives from call to call, a failure discards what
-//! its call wrote.
+//! An in-memory host for unit tests. State persists between calls; a failed call discards its writes.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use crate::{Context, Emit, Event, Failure, Host, Level, Stage};
 
-/// The state, settings and log of one stage.
+/// An in-memory host with the state, settings and log of one stage.
 #[derive(Debug, Default, Clone)]
 pub struct MemoryHost {
     /// The stage's state.
     pub state: BTreeMap<String, Vec<u8>>,
-    /// The operator's settings.
+    /// The settings of the stage.
     pub settings: BTreeMap<String, String>,
-    /// Everything logged.
+    /// The messages logged so far.
     pub log: RefCell<Vec<String>>,
     event_id: String,
 }
 
 impl MemoryHost {
-    /// With one setting more.
+    /// Adds a setting.
     #[must_use]
     pub fn with_setting(mut self, key: &str, value: &str) -> Self {
         self.settings.insert(key.into(), value.into());
         self
     }
 
-    /// Runs a stage on an event as the host would.
+    /// Runs a stage on an event.
+    ///
+    /// # Errors
+    /// The failure of the stage; its writes are discarded.
     pub fn handle<S: Stage>(&mut self, event: &Event) -> Result<Vec<Emit>, Failure> {
         let before = self.state.clone();
         self.event_id.clone_from(&event.id);

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-// A missing price is 0, a missing quantity is 1; an item may be a mere name.
+// A missing price counts as 0 and a missing quantity as 1. An item may also be just a name.
 double order_total(yyjson_val *order) {
     yyjson_val *total = yyjson_obj_get(order, "total"), *item;
     if (yyjson_is_num(total)) return yyjson_get_num(total);

@@ -1,4 +1,4 @@
-// The rule of the stage, without host and WebAssembly: check_test.c calls it as it is.
+// The business rule of the stage, independent of the host and WebAssembly. check_test.c tests it natively.
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -7,13 +7,13 @@
 
 #include "yyjson.h"
 
-// What an order costs: its total, or the sum of its items where no total was given.
+// The total of an order, or the sum of its items if it has no total.
 double order_total(yyjson_val *order);
 
-// The operator's limit, or `fallback` where `setting` is NULL. False: it is no amount.
+// Reads the limit from a setting, or uses `fallback` if `setting` is NULL. Returns false if it is not an amount.
 bool read_limit(const char *setting, double fallback, double *limit);
 
-// The data of the answer, about the user's order number `count`.
+// Builds the payload of `{{name}}.checked`. `count` is the number of orders the user has placed, including this one.
 yyjson_mut_val *check(yyjson_mut_doc *json, yyjson_val *order, double limit, uint64_t count);
 
 #endif

@@ -25,12 +25,12 @@ static void the_limit_itself_is_accepted(void) {
             "{\"order_id\":\"1\",\"total\":20.01,\"orders_of_user\":7,\"accepted\":false}");
 }
 
-static void items_are_summed_where_the_total_is_missing(void) {
+static void items_are_summed_if_the_total_is_missing(void) {
     answers("{\"order_id\":\"2\",\"items\":[\"Book\",{\"unit_price\":4.5},{\"unit_price\":2,\"quantity\":3}]}", 10, 1,
             "{\"order_id\":\"2\",\"total\":10.5,\"orders_of_user\":1,\"accepted\":false}");
 }
 
-static void every_field_may_be_missing(void) {
+static void every_field_is_optional(void) {
     answers("{}", 10, 1, "{\"total\":0.0,\"orders_of_user\":1,\"accepted\":true}");
 }
 
@@ -43,8 +43,8 @@ static void a_setting_must_be_an_amount(void) {
 
 int main(void) {
     the_limit_itself_is_accepted();
-    items_are_summed_where_the_total_is_missing();
-    every_field_may_be_missing();
+    items_are_summed_if_the_total_is_missing();
+    every_field_is_optional();
     a_setting_must_be_an_amount();
     puts("ok");
 }

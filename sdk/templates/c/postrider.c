@@ -1,4 +1,4 @@
-// Between the generated bindings and a stage: see postrider.h.
+// Connects the generated bindings with a stage. See postrider.h.
 #include "postrider.h"
 
 #include <stdarg.h>
@@ -8,11 +8,11 @@
 
 #include "stage.h"
 
-// What the call in progress answers.
+// The result of the current call.
 static exports_postrider_stage_handler_list_emitted_t *emitted;
 static exports_postrider_stage_handler_failure_t *failure;
 
-// Its memory: chained, and freed at once when it ends.
+// The memory of the current call: a linked list, freed when the call ends.
 typedef union allocation {
     union allocation *next;
     max_align_t aligned;
@@ -49,7 +49,7 @@ static void free_all(void) {
 static const yyjson_alc memory = {.malloc = allocate, .realloc = reallocate, .free = keep};
 static yyjson_mut_doc *json;
 
-// Text of the contract has a length and no end mark; text of C the other way round.
+// Strings of the contract have a length and no terminating NUL; C strings are the opposite.
 static const char *from_host(const uint8_t *bytes, size_t length) {
     char *text = allocate(NULL, length + 1);
     if (length) memcpy(text, bytes, length);
@@ -103,7 +103,7 @@ void pr_log(pr_level level, const char *format, ...) {
     va_end(arguments);
 }
 
-// On the stack, since memory may be what has run out. What does not fit is cut between two characters.
+// On the stack, because memory may be exhausted. A longer text is truncated between two characters.
 _Noreturn void pr_panic_at(const char *file, int line, const char *function, const char *format, ...) {
     char text[1024];
     int start = snprintf(text, sizeof text, "%s:%d: %s: ", file, line, function);
@@ -120,7 +120,7 @@ _Noreturn void pr_panic_at(const char *file, int line, const char *function, con
     abort();
 }
 
-// The C library's own would print to a standard error that a stage does not have.
+// The C library's version prints to standard error, which a stage does not have.
 _Noreturn void __assert_fail(const char *expression, const char *file, int line, const char *function) {
     pr_panic_at(file, line, function, "assertion `%s` failed", expression);
 }
@@ -130,11 +130,11 @@ static yyjson_val *parse(const uint8_t *bytes, size_t length) {
     return yyjson_doc_get_root(document);
 }
 
-// With the C library's allocator: the generated code frees it.
+// Uses the C library's allocator, because the generated code frees it.
 static stage_list_u8_t serialize(const yyjson_mut_val *value) {
     stage_list_u8_t bytes = {0};
     bytes.ptr = (uint8_t *)yyjson_mut_val_write(value, YYJSON_WRITE_NOFLAG, &bytes.len);
-    if (!bytes.ptr) pr_panic("a value cannot be written as JSON");
+    if (!bytes.ptr) pr_panic("cannot serialize a value as JSON");
     return bytes;
 }
 
@@ -182,7 +182,7 @@ yyjson_val *pr_get(const char *key) {
     stage_list_u8_t bytes;
     if (!postrider_stage_state_get(&name, &bytes)) return NULL;
     yyjson_val *value = parse(bytes.ptr, bytes.len);
-    if (!value) pr_panic("the state under `%s` is no JSON", key);
+    if (!value) pr_panic("the state under `%s` is not valid JSON", key);
     stage_list_u8_free(&bytes);
     return value;
 }

@@ -1,6 +1,6 @@
-// {{name}}: says of every new order whether its total is within the limit, and how many orders the user has made.
+// {{name}}: checks whether the total of every new order is within a limit, and counts the orders of its user.
 //
-// Setting `max_total`, 1000 where it is missing. State: `user/<id>/orders`.
+// Setting: `max_total` (default 1000). State: `user/<id>/orders`.
 #include "check.h"
 #include "postrider.h"
 
@@ -17,15 +17,15 @@ const pr_description pr_stage = {
 
 bool pr_handle(const pr_event *event) {
     yyjson_val *order = event->data;
-    if (!yyjson_is_obj(order)) return pr_reject("bad-order", "the data of %s is no JSON object", event->type);
+    if (!yyjson_is_obj(order)) return pr_reject("bad-order", "the payload of %s is not a JSON object", event->type);
     if (yyjson_is_true(yyjson_obj_get(order, "force_fail"))) {
-        return pr_retry("forced", 0, "the order asks for a failure (`force_fail`)");
+        return pr_retry("forced", 0, "the order requests a failure (`force_fail`)");
     }
 
     const char *setting = pr_setting("max_total");
     double limit;
     if (!read_limit(setting, DEFAULT_MAX_TOTAL, &limit)) {
-        return pr_reject("bad-setting", "the setting `max_total` is no amount: `%s`", setting);
+        return pr_reject("bad-setting", "the setting `max_total` is not an amount: `%s`", setting);
     }
 
     const char *user = yyjson_get_str(yyjson_obj_get(order, "user_id"));

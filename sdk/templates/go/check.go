@@ -2,7 +2,7 @@ package main
 
 import "encoding/json"
 
-// Order is what the rule reads of an order. Every field may be missing.
+// Order has the fields of an order that the rule reads. Every field is optional.
 type Order struct {
 	ID        string   `json:"order_id"`
 	UserID    string   `json:"user_id"`
@@ -11,13 +11,13 @@ type Order struct {
 	ForceFail bool     `json:"force_fail"`
 }
 
-// Item costs nothing where its price is missing, and is one where its quantity is.
+// Item is a line of an order. A missing price counts as 0 and a missing quantity as 1.
 type Item struct {
 	UnitPrice float64  `json:"unit_price"`
 	Quantity  *float64 `json:"quantity"`
 }
 
-// UnmarshalJSON takes a mere name, too.
+// UnmarshalJSON also accepts an item that is just a name.
 func (item *Item) UnmarshalJSON(data []byte) error {
 	var name string
 	if json.Unmarshal(data, &name) == nil {
@@ -27,7 +27,7 @@ func (item *Item) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, (*fields)(item))
 }
 
-// Answer is the data of `{{name}}.checked`.
+// Answer is the payload of `{{name}}.checked`.
 type Answer struct {
 	OrderID      string  `json:"order_id"`
 	Total        float64 `json:"total"`
@@ -35,13 +35,13 @@ type Answer struct {
 	Accepted     bool    `json:"accepted"`
 }
 
-// check is the rule of the stage, without host and WebAssembly.
+// check is the business rule of the stage, independent of the host and WebAssembly.
 func check(order Order, limit float64, count int) Answer {
 	total := order.total()
 	return Answer{OrderID: order.ID, Total: total, OrdersOfUser: count, Accepted: total <= limit}
 }
 
-// total is the sum of the items where no total was given.
+// total returns the order's total, or the sum of its items if it has none.
 func (order Order) total() float64 {
 	if order.Total != nil {
 		return *order.Total

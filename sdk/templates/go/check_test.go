@@ -32,7 +32,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-func TestAnOrderOfAnotherShapeIsRefused(t *testing.T) {
+func TestInvalidOrdersAreRejected(t *testing.T) {
 	for _, data := range []string{`{"total":"much"}`, `{"items":[7]}`, `{"items":{}}`} {
 		var order Order
 		if err := json.Unmarshal([]byte(data), &order); err == nil {

@@ -1,4 +1,4 @@
 package main
 
-// What the host calls: see postrider/export_postrider_stage_handler.
+// Links the exports that the host calls. See postrider/export_postrider_stage_handler.
 import _ "stage/gen/wit_exports"

@@ -1,6 +1,6 @@
-// {{name}} says of every new order whether its total is within the limit, and how many orders the user has made.
+// {{name}} checks whether the total of every new order is within a limit, and counts the orders of its user.
 //
-// Setting `max_total`, 1000 where it is missing. State: `user/<id>/orders`.
+// Setting: `max_total` (default 1000). State: `user/<id>/orders`.
 package main
 
 import (
@@ -27,7 +27,7 @@ func handle(call *postrider.Call) error {
 		return postrider.Reject("bad-order", err.Error())
 	}
 	if order.ForceFail {
-		return postrider.Retry("forced", "the order asks for a failure (`force_fail`)")
+		return postrider.Retry("forced", "the order requests a failure (`force_fail`)")
 	}
 	limit, err := postrider.Setting(call, "max_total", 1000.0)
 	if err != nil {
@@ -46,5 +46,5 @@ func handle(call *postrider.Call) error {
 	return nil
 }
 
-// The host calls the exports; there is nothing to run.
+// Required by the compiler; the host calls the exports instead.
 func main() {}

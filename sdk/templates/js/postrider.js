@@ -1,24 +1,24 @@
-// What a stage sees of Postrider: payloads and state as JSON, failures as exceptions. It imports nothing, so stages are tested in Node.
+// The Postrider SDK: payloads and state as JSON, failures as exceptions. It has no imports, so stages can be tested in Node.
 
-/** Thrown by a stage that could not decide. Whatever else it throws is a bug: logged with its stack, then a trap. */
+/** Thrown by a stage that cannot decide. Any other exception is a bug: its stack is logged, then the call traps. */
 export class Failure extends Error {
   constructor(code, message, { retryable, retryAfterMs }) {
     super(message);
     Object.assign(this, { code, retryable, retryAfterMs });
   }
 
-  /** Try again later. */
+  /** A retryable failure. */
   static retry(code, message, retryAfterMs) {
     return new Failure(code, message, { retryable: true, retryAfterMs });
   }
 
-  /** Dead-letter it: a person must look. */
+  /** A permanent failure: the event is dead-lettered without a retry. */
   static reject(code, message) {
     return new Failure(code, message, { retryable: false });
   }
 }
 
-/** The event to decide about: `id`, `type`, `source`, `subject`, `timeMs`, `contentType`, `bytes`, `attributes`. */
+/** The incoming event: `id`, `type`, `source`, `subject`, `timeMs`, `contentType`, `bytes`, `attributes`. */
 export class Event {
   constructor({ eventType, data, timeMs, attributes, ...rest }) {
     Object.assign(this, rest, { type: eventType, bytes: data, timeMs: Number(timeMs), attributes: Object.fromEntries(attributes) });
@@ -28,13 +28,13 @@ export class Event {
   object(code) {
     const value = fromJson(this.bytes, code, `the payload of ${this.type}`);
     if (value === null || typeof value !== 'object' || Array.isArray(value)) {
-      throw Failure.reject(code, `the payload of ${this.type} is no JSON object`);
+      throw Failure.reject(code, `the payload of ${this.type} is not a JSON object`);
     }
     return value;
   }
 }
 
-/** The call in progress. */
+/** The context of a call. */
 export class Context {
   #host;
 
@@ -42,7 +42,7 @@ export class Context {
     this.#host = host;
   }
 
-  /** The JSON value under a state key, undefined when there is none. */
+  /** Reads a JSON value of the state; undefined if the key is missing. */
   get(key) {
     const bytes = this.#host.state.get(key);
     return bytes ? fromJson(bytes, 'bad-state', `the state under ${key}`) : undefined;
@@ -56,36 +56,36 @@ export class Context {
     this.#host.state.remove(key);
   }
 
-  /** State keys with this prefix, after the key `after`, in the order of their bytes. */
+  /** Lists the state keys that start with `prefix` and sort after `after`, in byte order. */
   keys(prefix, after = '', limit = 1000) {
     return this.#host.state.listKeys(prefix, after, limit);
   }
 
-  /** The operator's setting, else `fallback`. Where that is a number, the setting must be one too. */
+  /** Reads a setting, or returns `fallback`. If `fallback` is a number, the setting must be one too. */
   setting(key, fallback) {
     const text = this.#host.config.get(key) ?? undefined;
     if (text === undefined || typeof fallback !== 'number') return text ?? fallback;
     const number = text.trim() === '' ? NaN : Number(text);
-    if (Number.isNaN(number)) throw Failure.reject('bad-setting', `the setting ${key} is no number: ${text}`);
+    if (Number.isNaN(number)) throw Failure.reject('bad-setting', `the setting ${key} is not a number: ${text}`);
     return number;
   }
 
-  /** 1 on the first try. */
+  /** Number of the attempt, starting at 1. */
   get attempt() {
     return this.#host.delivery.attempt();
   }
 
-  /** The same on every try of this event: send it with every outside effect, derive ids from it. */
+  /** The same for every attempt of this event. Send it with external effects and derive ids from it. */
   get idempotencyKey() {
     return this.#host.delivery.idempotencyKey();
   }
 
-  /** When this try began, since 1970-01-01 UTC. */
+  /** Start time of the attempt, in milliseconds since 1970-01-01 UTC. */
   get nowMs() {
     return Number(this.#host.delivery.nowMs());
   }
 
-  /** The rest of the contract's imports. */
+  /** The other imports of the contract. */
   get host() {
     return this.#host;
   }
@@ -111,14 +111,14 @@ export class Context {
   }
 }
 
-/** A stage as the contract's `handler`; `host` holds the contract's imports. */
+/** Implements the contract's `handler` with a stage; `host` has the contract's imports. */
 export function handler({ description, handle }, host) {
   return {
     describe: () => ({ attributes: [], ...description }),
     handle(event) {
       try {
         const answer = handle(new Event(event), new Context(host)) ?? [];
-        if (typeof answer.then === 'function') throw new TypeError('`handle` must answer at once: a stage has no promises to wait for');
+        if (typeof answer.then === 'function') throw new TypeError('`handle` must be synchronous: a stage cannot await promises');
         return [answer].flat().map(emitted);
       } catch (thrown) {
         if (thrown instanceof Failure) throw failure(thrown);
@@ -141,7 +141,7 @@ function fromJson(bytes, code, what) {
   try {
     return JSON.parse(decodeUtf8(bytes));
   } catch (error) {
-    throw Failure.reject(code, `${what} is no JSON: ${error.message}`);
+    throw Failure.reject(code, `${what} is not valid JSON: ${error.message}`);
   }
 }
 
@@ -149,7 +149,7 @@ function toJson(value) {
   return encodeUtf8(JSON.stringify(value));
 }
 
-// The engine has neither TextEncoder nor TextDecoder. Bytes pass as characters; what is beyond ASCII goes through an URI's escapes.
+// The engine has neither TextEncoder nor TextDecoder. ASCII bytes map to characters; other characters use URI escapes.
 
 const BEYOND_ASCII = /[^\x00-\x7f]+/g;
 

@@ -1,6 +1,6 @@
-// {{name}}: checks an order's total against a limit and counts the orders of its customer.
+// {{name}}: checks the total of an order against a limit and counts the orders of its customer.
 //
-// State: `customer/<user id>`, how many orders the customer has placed. Setting: `max_total`.
+// State: `customer/<user id>` has the number of orders of the customer. Setting: `max_total`.
 
 import { Failure } from './postrider.js';
 
@@ -12,22 +12,22 @@ export const description = {
   emits: ['{{name}}.checked'],
 };
 
-/** Decides about one event. What it returns is sent and what it wrote is kept, both or neither. */
+/** Handles one event. Its state writes and the events it returns are committed atomically. */
 export function handle(event, cx) {
   const order = event.object('bad-order');
-  if (order.force_fail === true) throw Failure.retry('forced', 'the order asks for a failure (`force_fail`)');
+  if (order.force_fail === true) throw Failure.retry('forced', 'the order requests a failure (`force_fail`)');
 
   const key = `customer/${order.user_id ?? 'unknown'}`;
   const customerOrders = (cx.get(key) ?? 0) + 1;
   cx.set(key, customerOrders);
 
   const verdict = check(order, cx.setting('max_total', 1000));
-  cx.info(verdict.ok ? 'the order is fine' : 'the order is refused', { total: verdict.total });
+  cx.info(verdict.ok ? 'accepted' : 'above the limit', { total: verdict.total });
   const data = { order_id: order.order_id ?? event.subject, customer_orders: customerOrders, ...verdict };
   return { type: '{{name}}.checked', data };
 }
 
-/** Whether an order is within the limit. Pure. */
+/** Checks whether an order is within the limit. Pure. */
 export function check(order, maxTotal) {
   const items = order.items ?? [];
   const quantity = (item) => item.quantity ?? 1;

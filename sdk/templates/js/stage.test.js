@@ -18,7 +18,7 @@ function created(payload) {
   return new Event({ eventType: 'order.created', subject: '1', timeMs: 0, data, attributes: [] });
 }
 
-test('adds up what has no total', () => {
+test('the total defaults to the sum of the items', () => {
   const items = [{ sku: 'book', quantity: 3, unit_price: 4 }, { sku: 'pen' }];
   assert.deepEqual(check({ items }, 10), { units: 4, total: 12, ok: false });
 });
@@ -31,7 +31,7 @@ test('counts the orders of a customer', () => {
   assert.deepEqual(state, { 'customer/7': 2 });
 });
 
-test('what is no order is rejected, what is asked to fail is tried again', () => {
+test('invalid orders are rejected, forced failures are retryable', () => {
   const failure = (code, retryable) => (thrown) => thrown instanceof Failure && thrown.code === code && thrown.retryable === retryable;
   assert.throws(() => handle(created(['a', 'list']), context()), failure('bad-order', false));
   assert.throws(() => handle(created({ force_fail: true }), context()), failure('forced', true));

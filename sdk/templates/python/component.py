@@ -1,4 +1,4 @@
-"""The stage in its sandbox: stage.py between the contract's imports and its export."""
+"""Connects the stage with the contract: uses the imports and implements the export."""
 
 import traceback
 from types import SimpleNamespace
@@ -15,8 +15,15 @@ HOST = SimpleNamespace(config=config, delivery=delivery, log=log, state=state)
 
 class Handler(exports.Handler):
     def describe(self) -> types.Description:
-        said = stage.DESCRIPTION
-        return types.Description(said.name, said.version, said.summary, said.consumes, said.emits, list(said.attributes.items()))
+        description = stage.DESCRIPTION
+        return types.Description(
+            description.name,
+            description.version,
+            description.summary,
+            description.consumes,
+            description.emits,
+            list(description.attributes.items()),
+        )
 
     def handle(self, event: types.Event) -> list[types.Emitted]:
         try:

@@ -16,7 +16,7 @@ def created(data: object) -> Event:
 
 
 class StageTest(unittest.TestCase):
-    def test_adds_up_what_has_no_total(self):
+    def test_the_total_defaults_to_the_sum_of_the_items(self):
         items = [{"sku": "book", "quantity": 3, "unit_price": 4}, {"sku": "pen"}]
         self.assertEqual(check({"items": items}, 10), {"units": 4, "total": 12, "ok": False})
 

@@ -1,4 +1,4 @@
-// The stage in its sandbox: stage.ts between the contract's imports and its export.
+// Connects the stage with the contract: stage.ts uses the imports and implements the export.
 
 import * as config from 'postrider:stage/config@1.0.0';
 import * as delivery from 'postrider:stage/delivery@1.0.0';
@@ -10,7 +10,7 @@ import * as stage from './stage.ts';
 
 export const handler = postrider.handler(stage, { config, delivery, log, state });
 
-// Every try of an event must see the same time. Random numbers would be the same in every instance.
+// The clock is constant within an attempt. Random numbers are disabled, because every instance would produce the same ones.
 globalThis.Date = class extends Date {
   constructor(...parts: unknown[]) {
     super(...((parts.length > 0 ? parts : [Number(delivery.nowMs())]) as [number]));
@@ -21,5 +21,5 @@ globalThis.Date = class extends Date {
   }
 } as DateConstructor;
 Math.random = () => {
-  throw new Error('there are no random numbers here: derive ids from cx.idempotencyKey');
+  throw new Error('random numbers are not available: derive ids from cx.idempotencyKey');
 };

@@ -1,4 +1,4 @@
-// The contract's imports, as wit/stage.wit has them and the engine shows them.
+// The types of the contract's imports, as the engine maps wit/stage.wit.
 
 declare module 'postrider:stage/delivery@1.0.0' {
   export function stage(): string;

@@ -1,4 +1,4 @@
-// What a stage sees of Postrider: payloads and state as JSON, failures as exceptions. It imports only types, so stages are tested in Node.
+// The Postrider SDK: payloads and state as JSON, failures as exceptions. It imports only types, so stages can be tested in Node.
 
 import type { Level } from 'postrider:stage/log@1.0.0';
 import type * as contract from 'postrider:stage/types@1.0.0';
@@ -16,15 +16,15 @@ export interface Stage {
   handle(event: Event, cx: Context): Emit | Emit[] | void;
 }
 
-/** What a stage says about itself. Event types in `consumes` may be AMQP topic patterns. */
+/** The description of a stage. Event types in `consumes` may be AMQP topic patterns. */
 export type Description = Omit<contract.Description, 'attributes'> & Partial<Pick<contract.Description, 'attributes'>>;
 
-/** An event that a stage wants sent. */
+/** An event emitted by a stage. */
 export interface Emit {
   /** One of the types in the description's `emits`. */
   type: string;
   data?: unknown;
-  /** Absent: the subject of the incoming event. */
+  /** Defaults to the subject of the incoming event. */
   subject?: string;
   delayMs?: number;
   attributes?: Record<string, string>;
@@ -32,7 +32,7 @@ export interface Emit {
 
 export type Fields = Record<string, string | number | boolean>;
 
-/** Thrown by a stage that could not decide. Whatever else it throws is a bug: logged with its stack, then a trap. */
+/** Thrown by a stage that cannot decide. Any other exception is a bug: its stack is logged, then the call traps. */
 export class Failure extends Error {
   readonly code: string;
   readonly retryable: boolean;
@@ -45,18 +45,18 @@ export class Failure extends Error {
     this.retryAfterMs = retryAfterMs;
   }
 
-  /** Try again later. */
+  /** A retryable failure. */
   static retry(code: string, message: string, retryAfterMs?: number): Failure {
     return new Failure(code, message, true, retryAfterMs);
   }
 
-  /** Dead-letter it: a person must look. */
+  /** A permanent failure: the event is dead-lettered without a retry. */
   static reject(code: string, message: string): Failure {
     return new Failure(code, message, false);
   }
 }
 
-/** The event to decide about. */
+/** The incoming event. */
 export class Event {
   readonly id: string;
   readonly type: string;
@@ -82,22 +82,22 @@ export class Event {
   object<T extends object>(code: string): T {
     const value = fromJson<T>(this.bytes, code, `the payload of ${this.type}`);
     if (value === null || typeof value !== 'object' || Array.isArray(value)) {
-      throw Failure.reject(code, `the payload of ${this.type} is no JSON object`);
+      throw Failure.reject(code, `the payload of ${this.type} is not a JSON object`);
     }
     return value;
   }
 }
 
-/** The call in progress. */
+/** The context of a call. */
 export class Context {
-  /** The contract's imports, for what has no shorthand here. */
+  /** The contract's imports, for functions without a shorthand here. */
   readonly host: Host;
 
   constructor(host: Host) {
     this.host = host;
   }
 
-  /** The JSON value under a state key. */
+  /** Reads a JSON value of the state. */
   get<T>(key: string): T | undefined {
     const bytes = this.host.state.get(key);
     return bytes ? fromJson<T>(bytes, 'bad-state', `the state under ${key}`) : undefined;
@@ -111,12 +111,12 @@ export class Context {
     this.host.state.remove(key);
   }
 
-  /** State keys with this prefix, after the key `after`, in the order of their bytes. */
+  /** Lists the state keys that start with `prefix` and sort after `after`, in byte order. */
   keys(prefix: string, after = '', limit = 1000): string[] {
     return this.host.state.listKeys(prefix, after, limit);
   }
 
-  /** The operator's setting, else `fallback`. Where that is a number, the setting must be one too. */
+  /** Reads a setting, or returns `fallback`. If `fallback` is a number, the setting must be one too. */
   setting(key: string): string | undefined;
   setting(key: string, fallback: string): string;
   setting(key: string, fallback: number): number;
@@ -124,21 +124,21 @@ export class Context {
     const text = this.host.config.get(key) ?? undefined;
     if (text === undefined || typeof fallback !== 'number') return text ?? fallback;
     const number = text.trim() === '' ? NaN : Number(text);
-    if (Number.isNaN(number)) throw Failure.reject('bad-setting', `the setting ${key} is no number: ${text}`);
+    if (Number.isNaN(number)) throw Failure.reject('bad-setting', `the setting ${key} is not a number: ${text}`);
     return number;
   }
 
-  /** 1 on the first try. */
+  /** Number of the attempt, starting at 1. */
   get attempt(): number {
     return this.host.delivery.attempt();
   }
 
-  /** The same on every try of this event: send it with every outside effect, derive ids from it. */
+  /** The same for every attempt of this event. Send it with external effects and derive ids from it. */
   get idempotencyKey(): string {
     return this.host.delivery.idempotencyKey();
   }
 
-  /** When this try began, since 1970-01-01 UTC. */
+  /** Start time of the attempt, in milliseconds since 1970-01-01 UTC. */
   get nowMs(): number {
     return Number(this.host.delivery.nowMs());
   }
@@ -164,7 +164,7 @@ export class Context {
   }
 }
 
-/** A stage as the contract's `handler`. */
+/** Implements the contract's `handler` with a stage. */
 export function handler({ description, handle }: Stage, host: Host) {
   return {
     describe: (): contract.Description => ({ attributes: [], ...description }),
@@ -192,7 +192,7 @@ function fromJson<T>(bytes: Uint8Array, code: string, what: string): T {
   try {
     return JSON.parse(decodeUtf8(bytes));
   } catch (error) {
-    throw Failure.reject(code, `${what} is no JSON: ${error}`);
+    throw Failure.reject(code, `${what} is not valid JSON: ${error}`);
   }
 }
 
@@ -200,7 +200,7 @@ function toJson(value: unknown): Uint8Array {
   return encodeUtf8(JSON.stringify(value));
 }
 
-// The engine has neither TextEncoder nor TextDecoder. Bytes pass as characters; what is beyond ASCII goes through an URI's escapes.
+// The engine has neither TextEncoder nor TextDecoder. ASCII bytes map to characters; other characters use URI escapes.
 
 const BEYOND_ASCII = /[^\x00-\x7f]+/g;
 

@@ -16,7 +16,7 @@ use postrider::config::{Config, ConfigError};
 /// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub(crate) enum Level {
     /// The check passed.
     Ok,
     /// The host runs, but may not behave as intended.
@@ -27,7 +27,7 @@ pub enum Level {
 
 /// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     pub level: Level,
     /// Stable name of the check, such as `store` or `plugin payment.wasm`.
     pub check: String,
@@ -64,7 +64,7 @@ impl Finding {
 }
 
 /// Runs every check for a configuration.
-pub async fn examine(config: Result<Config, ConfigError>) -> Vec<Finding> {
+pub(crate) async fn examine(config: Result<Config, ConfigError>) -> Vec<Finding> {
     let config = match config {
         Ok(config) => config,
         Err(ConfigError(problems)) => {

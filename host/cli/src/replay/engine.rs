@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use self::compare::{Change, Decision};
+pub(crate) use self::compare::{Change, Decision};
 use self::recorded_state::RecordedState;
 use postrider::config::Config;
 use postrider::domain::event::idempotency_key;
@@ -34,7 +34,7 @@ const NOTED_MAX_BYTES: usize = 1 << 20;
 /// The result of replaying one event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The same decision.
     Equal,
     /// The decision differs in these ways.
@@ -46,7 +46,7 @@ pub enum Verdict {
 }
 
 /// A version of a stage, with the policy, limits and settings to replay it with.
-pub struct Replay {
+pub(crate) struct Replay {
     handler: Arc<dyn StageHandler>,
     policy: StagePolicy,
     limits: StateLimits,
@@ -64,7 +64,7 @@ impl Routes for Nowhere {
 
 impl Replay {
     /// Replays with `handler`, configured as `stage`. `settings` override the recorded ones.
-    pub fn new(
+    pub(crate) fn new(
         handler: Arc<dyn StageHandler>,
         stage: &str,
         config: &Config,

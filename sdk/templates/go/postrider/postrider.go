@@ -1,6 +1,6 @@
-// Package postrider is what a stage in Go needs of Postrider: JSON in and out, and defaults for what is optional.
+// Package postrider is the SDK for stages in Go: JSON payloads and state, and defaults for optional values.
 //
-// It knows the host only as an interface, so that a stage compiles and its tests run without WebAssembly.
+// It accesses the host through an interface, so a stage compiles and its tests run without WebAssembly.
 package postrider
 
 import (
@@ -10,24 +10,24 @@ import (
 	"fmt"
 )
 
-// Stage is what a stage says about itself, and what it does.
+// Stage is the description of a stage and its handler.
 type Stage struct {
 	Name, Version, Summary string
 	Consumes               []string // event types or AMQP topic patterns
-	Emits                  []string // exact event types
-	SettingsSchema         string   // JSON Schema of the settings; may be empty
-	// Handle decides about one event. Nil commits state and events together. A [Failure] is reported as such; any other error, and a
-	// panic, is logged with its place and ends the call with a trap.
+	Emits                  []string // event types; patterns are not allowed
+	SettingsSchema         string   // JSON Schema of the settings, or empty
+	// Handle handles one event. Returning nil commits the state writes and the events atomically. A [Failure] retries or rejects the
+	// event. Any other error, or a panic, is logged with its location and traps.
 	Handle func(*Call) error
 }
 
-// Served is the stage of this program.
+// Served is the stage that this program exports.
 var Served Stage
 
-// Serve makes a stage the one of this program; to be called from an init function.
+// Serve exports a stage. Call it from an init function.
 func Serve(stage Stage) { Served = stage }
 
-// Event is an event as CloudEvents 1.0 has it.
+// Event is a CloudEvents 1.0 event.
 type Event struct {
 	ID, Type, Source, Subject string
 	TimeMs                    uint64
@@ -36,50 +36,50 @@ type Event struct {
 	Attributes                map[string]string
 }
 
-// Object reads the data, which must be a JSON object.
+// Object unmarshals the payload, which must be a JSON object.
 func (event Event) Object(into any) error {
 	if !bytes.HasPrefix(bytes.TrimLeft(event.Data, " \t\r\n"), []byte("{")) {
-		return fmt.Errorf("the data of %s is no JSON object", event.Type)
+		return fmt.Errorf("the payload of %s is not a JSON object", event.Type)
 	}
 	return json.Unmarshal(event.Data, into)
 }
 
-// Emitted is an event that the stage wants sent. Only type and data are needed.
+// Emitted is an event emitted by the stage. Only the type and the data are required.
 type Emitted struct {
 	Type       string
-	Data       any    // written as JSON
-	Subject    string // empty: the subject of the incoming event
+	Data       any    // marshalled as JSON
+	Subject    string // defaults to the subject of the incoming event
 	DelayMs    uint32
 	Attributes map[string]string
 }
 
-// Failure says that the stage could not decide.
+// Failure reports that the stage could not decide.
 type Failure struct {
 	Retryable     bool
 	Code, Message string
-	RetryAfterMs  uint32 // 0: the stage's retry policy decides
+	RetryAfterMs  uint32 // 0 uses the delay of the retry policy
 }
 
 func (failure *Failure) Error() string { return failure.Code + ": " + failure.Message }
 
-// Reject is a failure that a person must look at.
+// Reject returns a permanent failure: the event is dead-lettered without a retry.
 func Reject(code, message string) error { return &Failure{Code: code, Message: message} }
 
-// Retry is a failure to be tried again later.
+// Retry returns a retryable failure.
 func Retry(code, message string) error {
 	return &Failure{Retryable: true, Code: code, Message: message}
 }
 
-// AsFailure finds the failure in an error.
+// AsFailure returns the Failure in an error chain.
 func AsFailure(err error) (*Failure, bool) {
 	var failure *Failure
 	return failure, errors.As(err, &failure)
 }
 
-// Level is how serious a log line is.
+// Level is the severity of a log line.
 type Level uint8
 
-// From the least to the most serious.
+// In increasing severity.
 const (
 	Trace Level = iota
 	Debug
@@ -88,7 +88,7 @@ const (
 	Error
 )
 
-// Host is what the contract offers to a call: see wit/stage.wit.
+// Host has the host functions of the contract. See wit/stage.wit.
 type Host interface {
 	Stage() string
 	Attempt() uint32
@@ -104,45 +104,45 @@ type Host interface {
 	Log(level Level, message string, fields ...[2]string)
 }
 
-// Call is the call in progress.
+// Call is the context of a call.
 type Call struct {
 	Host
 	Event  Event
 	Events []Emitted
 }
 
-// Emit sends an event when the call succeeds.
+// Emit emits an event if the call succeeds.
 func (call *Call) Emit(eventType string, data any) { call.Send(Emitted{Type: eventType, Data: data}) }
 
-// Send is Emit with everything that is optional.
+// Send is Emit with the optional fields.
 func (call *Call) Send(event Emitted) { call.Events = append(call.Events, event) }
 
-// Set writes a JSON value under a state key when the call succeeds.
+// Set writes a JSON value to the state if the call succeeds.
 func (call *Call) Set(key string, value any) { call.SetState(key, JSON(value)) }
 
-// Get is the JSON value under a state key, or the fallback where there is none.
+// Get reads a JSON value of the state, or returns the fallback if the key is missing.
 func Get[T any](call *Call, key string, fallback T) (T, error) {
 	value := fallback
 	if data, found := call.GetState(key); found {
 		if err := json.Unmarshal(data, &value); err != nil {
-			return fallback, Reject("bad-state", fmt.Sprintf("the state under `%s` is unusable: %v", key, err))
+			return fallback, Reject("bad-state", fmt.Sprintf("invalid state under `%s`: %v", key, err))
 		}
 	}
 	return value, nil
 }
 
-// Setting is the operator's setting read as JSON (`12.5`, `true`), or the fallback where it is missing. For texts there is Config.
+// Setting reads a setting as JSON (`12.5`, `true`), or returns the fallback if it is missing. Use Config for text.
 func Setting[T any](call *Call, key string, fallback T) (T, error) {
 	value := fallback
 	if text, found := call.Config(key); found {
 		if err := json.Unmarshal([]byte(text), &value); err != nil {
-			return fallback, Reject("bad-setting", fmt.Sprintf("the setting `%s` is unusable: `%s`", key, text))
+			return fallback, Reject("bad-setting", fmt.Sprintf("invalid setting `%s`: `%s`", key, text))
 		}
 	}
 	return value, nil
 }
 
-// JSON writes a value; one that JSON cannot express is a mistake in the stage.
+// JSON marshals a value. It panics on a value that JSON cannot express, which is a bug of the stage.
 func JSON(value any) []byte {
 	data, err := json.Marshal(value)
 	if err != nil {

@@ -19,7 +19,7 @@ const TEXT_MAX: usize = 200;
 
 /// A stage's decision about an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// The stage succeeded.
     Done {
         /// Emitted events, in order.
@@ -40,7 +40,7 @@ pub enum Decision {
 
 /// A difference between two decisions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Change {
+pub(crate) struct Change {
     /// What differs: `outcome`, `event 1 /amount`, `state order/7/payment`.
     pub what: String,
     /// The recorded value.

@@ -1,4 +1,4 @@
-// Package export_postrider_stage_handler connects the stage with the generated bindings, which ask for a package of this name.
+// Package export_postrider_stage_handler connects the stage with the generated bindings, which require a package with this name.
 //
 //go:build wasip1
 
@@ -23,9 +23,9 @@ import (
 
 type pair = wit_types.Tuple2[string, string]
 
-// The collector reads clocks, which a component must not do while the host hands data over (it traps: bytecodealliance/wasmtime#14318),
-// and the memory for that data may set it off. So it runs at the start of a call when enough has gathered, and by itself only when
-// memory runs short.
+// The garbage collector reads clocks, which traps while the host passes data to the component (bytecodealliance/wasmtime#14318), and
+// allocating that data can start a collection. So collections run at the start of a call once enough garbage has accumulated, and
+// automatically only when memory is short.
 const (
 	collectAboveBytes = 8 << 20
 	shortOfMemory     = 40 << 20
@@ -43,7 +43,7 @@ func collect() {
 	}
 }
 
-// Describe answers the host's question what this file is.
+// Describe returns the description of the stage.
 func Describe() postrider_stage_types.Description {
 	stage := postrider.Served
 	description := postrider_stage_types.Description{
@@ -55,7 +55,7 @@ func Describe() postrider_stage_types.Description {
 	return description
 }
 
-// Handle decides about one event.
+// Handle handles one event.
 func Handle(event postrider_stage_types.Event) wit_types.Result[[]postrider_stage_types.Emitted, postrider_stage_types.Failure] {
 	collect()
 	defer logPanic()
@@ -90,7 +90,7 @@ func toContract(failure *postrider.Failure) postrider_stage_types.Failure {
 	}
 }
 
-// logPanic says what the panic was and where, then lets it go on to the trap: the host puts the text into the dead letter.
+// logPanic logs a panic with its location and lets it continue to the trap. The host adds the text to the dead letter.
 func logPanic() {
 	reason := recover()
 	if reason == nil {
@@ -109,7 +109,7 @@ func logPanic() {
 	panic(reason)
 }
 
-// host is the one that runs this instance.
+// host implements postrider.Host with the imports of the component.
 type host struct{}
 
 func (host) Stage() string                   { return postrider_stage_delivery.Stage() }
