@@ -26,10 +26,11 @@ use crate::pipeline::routes::Routes;
 use crate::runtime::egress::Egress;
 use crate::stage::circuit_breaker::CircuitBreaker;
 use crate::stage::handler::StageHandler;
+use crate::stage::outcome::Outcome;
 use crate::stage::policy::StagePolicy;
 use crate::stage::rate_limit::{self, RateLimit};
 use crate::stage::recording::Recorder;
-use crate::stage::rollout_guard::{Finding, RolloutGuard};
+use crate::stage::rollout_guard::{CallEnd, Finding, RolloutGuard};
 use crate::stage::settings::Settings;
 use crate::store::{ControlState, StageBinding, StageControl};
 
@@ -193,11 +194,11 @@ impl Stage {
         self.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports a message that ran on a version. When that version is distrusted by it, the one
-    /// before runs from the next batch on, and the reason is given.
-    pub fn ran(&self, digest: &str, trapped: bool) -> Option<String> {
+    /// Reports a call of the version `digest`. When the rollout guard rolls that version back, the
+    /// previous one runs from the next batch on; returns the reason.
+    pub fn report_call(&self, digest: &str, outcome: &Outcome) -> Option<String> {
         let mut trust = self.trust();
-        match trust.guard.as_mut()?.report(digest, trapped) {
+        match trust.guard.as_mut()?.report(digest, CallEnd::of(outcome)) {
             Finding::Watching => None,
             Finding::Passed => {
                 trust.guard = None;

@@ -1,8 +1,8 @@
-//! A stage's worker: it consumes the stage's queue and feeds lanes.
+//! A stage's worker: consumes the stage's queue and feeds its lanes.
 //!
 //! Bounds: at most `prefetch` messages are held; each lane has one batch in flight. Messages are
-//! split by subject, so two events of one (stage, subject) never run at once in this host. A lane
-//! that stops gives its messages back: no attempt is burned.
+//! split by subject, so two events of one (stage, subject) never run concurrently in this host. The
+//! broker redelivers the messages of a lane that stops; they lose no attempt.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
@@ -14,14 +14,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::lease::Lease;
-use crate::broker::{Acker, Broker, BrokerError, Consumer, Incoming};
-use crate::domain::clock::Clock;
-use crate::domain::event::{Envelope, Event};
-use crate::pipeline::plugin_change::PluginChange;
-use crate::pipeline::{Consumption, Pipeline, Stage};
-use crate::relay::RelayHandle;
+use crate::broker::{Acker, BrokerError, Consumer, Incoming};
+use crate::pipeline::{Consumption, Stage};
 use crate::services::Services;
-use crate::store::{ControlState, NewEvent, Settlement, StageControl, Store, StoreError};
+use crate::store::{ControlState, StageControl};
 
 pub mod decide;
 mod gate;
@@ -29,61 +25,61 @@ mod lane;
 mod lease;
 pub mod poison_messages;
 
-/// Pause before a consumer that could not be opened, or ended, is opened again.
+/// Pause before a consumer that failed to open, or ended, is opened again.
 const REOPEN: Duration = Duration::from_millis(200);
 
 /// Consumes one stage's queue.
 pub struct StageWorker {
-    /// The stage.
+    /// The stage to run.
     pub stage: Arc<Stage>,
     /// Shared by all workers.
     pub services: Services,
 }
 
 impl StageWorker {
-    /// Consumes until cancelled; a lost consumer is opened again, for ever.
+    /// Consumes until cancelled; a lost consumer is always opened again.
     pub async fn run(self, cancel: CancellationToken) {
         if self.stage.config.single_active {
-            self.run_alone(&cancel).await;
+            self.run_single_active(&cancel).await;
         } else {
-            self.run_here(&cancel).await;
+            self.run_active(&cancel).await;
         }
         self.stage.set_consumption(Consumption::Idle);
     }
 
-    /// Consumes while this host has the stage's lease.
-    async fn run_alone(&self, cancel: &CancellationToken) {
+    /// Consumes while this host holds the stage's lease.
+    async fn run_single_active(&self, cancel: &CancellationToken) {
         let lease = Lease::new(Arc::clone(&self.stage), Arc::clone(&self.services.store));
         while !cancel.is_cancelled() {
             self.stage.set_consumption(Consumption::Standby);
-            if !lease.take(cancel).await {
+            if !lease.acquire(cancel).await {
                 return;
             }
             let held = cancel.child_token();
             let keeping = async {
                 lease.keep().await;
                 held.cancel();
-                // The lanes finish their batch.
+                // The lanes finish their batches first.
                 std::future::pending::<()>().await;
             };
             tokio::select! {
                 () = keeping => {}
-                () = self.run_here(&held) => {}
+                () = self.run_active(&held) => {}
             }
             lease.release().await;
         }
     }
 
     /// Consumes until cancelled.
-    async fn run_here(&self, cancel: &CancellationToken) {
+    async fn run_active(&self, cancel: &CancellationToken) {
         let mut control = self.stage.controls();
-        // An outage is said once.
-        let mut said: Option<BrokerError> = None;
+        // An outage is logged once.
+        let mut logged: Option<BrokerError> = None;
         while !cancel.is_cancelled() {
             if drains(control.borrow().as_ref()) {
                 self.stage.set_consumption(Consumption::Drained);
             }
-            // A stage that drains takes nothing more; its lanes have finished what they held.
+            // The lanes of a draining stage have finished their batches by now.
             tokio::select! {
                 () = cancel.cancelled() => return,
                 waited = control.wait_for(|control| !drains(control.as_ref())) => drop(waited),
@@ -91,15 +87,18 @@ impl StageWorker {
             self.stage.set_consumption(Consumption::Connecting);
             match self.services.broker.consume(&self.stage.name, self.stage.config.prefetch).await {
                 Ok(consumer) => {
-                    said = None;
+                    logged = None;
                     self.stage.set_consumption(Consumption::Consuming);
                     self.consume(consumer, cancel).await;
                 }
                 Err(error) => {
-                    if said.as_ref() != Some(&error) {
-                        tracing::warn!(stage = %self.stage.name, %error, "the queue cannot be consumed; trying again");
+                    if logged.as_ref() != Some(&error) {
+                        tracing::warn!(
+                            stage = %self.stage.name, %error,
+                            "the queue cannot be consumed, retrying"
+                        );
                     }
-                    said = Some(error);
+                    logged = Some(error);
                 }
             }
             tokio::select! {
@@ -127,8 +126,8 @@ impl StageWorker {
             for message in messages {
                 let lane = &senders[lane_of(&message.envelope.event.subject, senders.len())];
                 if lane.send(message).await.is_err() {
-                    // The lane died of a host bug: start all over with a new consumer, which gives
-                    // every message back.
+                    // The lane panicked, which is a bug of the host. A new consumer starts over:
+                    // the broker redelivers every message.
                     return;
                 }
             }
@@ -158,15 +157,15 @@ impl StageWorker {
     }
 }
 
-/// Runs one message in a batch of its own, until it is settled.
-pub(crate) async fn run_alone(
+/// Runs one message in a lane of its own, until it is settled.
+pub(crate) async fn run_isolated(
     stage: &Arc<Stage>,
     services: &Services,
     acker: &Arc<dyn Acker>,
     message: Incoming,
 ) {
     let (sender, messages) = mpsc::channel(1);
-    // There is room for it.
+    // The channel has room for one.
     let _ = sender.try_send(message);
     drop(sender);
     lane::Lane::new(Arc::clone(stage), services.clone(), Arc::clone(acker))

@@ -62,7 +62,7 @@ impl TraceContext {
     }
 
     /// The span of one try of a delivery, below the event that it is about.
-    pub fn of_try(event: &Event, delivery: &DeliveryKey, round: u32, attempt: u32) -> Self {
+    pub fn of_attempt(event: &Event, delivery: &DeliveryKey, round: u32, attempt: u32) -> Self {
         let try_number = format!("{round}.{attempt}");
         Self::of_event(event).within(span_of(&[
             "try",
@@ -173,9 +173,9 @@ mod tests {
             stage: "payment".into(),
             event: EventKey { source: "/s".into(), id: "e".into() },
         };
-        let first = TraceContext::of_try(&marked, &key, 1, 1);
-        assert_eq!(first, TraceContext::of_try(&marked, &key, 1, 1));
-        assert_ne!(first, TraceContext::of_try(&marked, &key, 1, 2));
+        let first = TraceContext::of_attempt(&marked, &key, 1, 1);
+        assert_eq!(first, TraceContext::of_attempt(&marked, &key, 1, 1));
+        assert_ne!(first, TraceContext::of_attempt(&marked, &key, 1, 2));
         assert_eq!(parent(&first.headers())[1], CALLER.split('-').nth(1).unwrap());
         // Without a mark the event itself begins the trace, the same each time it is asked.
         assert_eq!(TraceContext::of_event(&event(vec![])), TraceContext::of_event(&event(vec![])));

@@ -19,10 +19,10 @@ use crate::pipeline::routes::Routes;
 use crate::runtime::check_description;
 use crate::stage::handler::{Description, Emitted, Failure, Limit, Outcome};
 use crate::stage::policy::{RetryPolicy, StagePolicy};
-use crate::store::{NewEvent, Settlement, Verdict};
-use crate::worker::decide::{self, Attempt, DecisionTime};
+use crate::store::{NewEvent, Verdict};
+use crate::worker::decide::{Attempt, Decision, DecisionInputs, Progress, decide};
 
-/// Longest text about a failed try.
+/// Longest text about a failed attempt.
 const FAILURE_MAX_BYTES: usize = 256 << 10;
 
 /// Decides about answers of stages.
@@ -95,45 +95,41 @@ pub(crate) fn decide_and_store(
 ) -> Result<()> {
     let ReceivedMessage { envelope, round, attempt } = given;
     let delivery = DeliveryKey { stage: Arc::clone(&policy.name), event: envelope.key() };
-    let tried = Attempt {
-        delivery: delivery.clone(),
+    let attempt = Attempt {
+        delivery,
         round,
         attempt,
         digest: "d".into(),
         duration_us: u.arbitrary::<u32>()?.into(),
     };
-    let moment = DecisionTime { now_ms: NOW_MS, random: 0.5 };
-    let early = decide::before_running(
-        policy,
-        &Everywhere,
-        &envelope,
-        &tried,
-        (moment, envelope.expires_at_ms),
-    );
-    let (verdict, failure) = match early {
-        Some(verdict) => (verdict, None),
-        None => decide::decide(policy, &Everywhere, &envelope, &tried, outcome(u)?, moment),
+    let mut progress = Progress::NotCalled;
+    let ruling = loop {
+        let decision = decide(DecisionInputs {
+            policy,
+            routes: &Everywhere,
+            envelope: &envelope,
+            attempt: &attempt,
+            order_cancelled: false,
+            expires_at_ms: envelope.expires_at_ms,
+            progress,
+            now_ms: NOW_MS,
+            random: 0.5,
+        });
+        match decision {
+            Decision::Settle(ruling) => break ruling,
+            Decision::Call => {
+                progress = Progress::Called { outcome: outcome(u)?, uncounted_probe: false };
+            }
+        }
     };
-    leaves_whole(policy, &verdict);
-    if let Some(failure) = &failure {
+    emits_valid_events(policy, ruling.verdict());
+    if let Some(failure) = ruling.failure() {
         let texts = [Some(&failure.code), Some(&failure.message), failure.backtrace.as_ref()];
         let bytes = texts.into_iter().flatten().map(String::len).sum::<usize>();
-        assert!(bytes <= FAILURE_MAX_BYTES, "{bytes} bytes about one failed try");
+        assert!(bytes <= FAILURE_MAX_BYTES, "{bytes} bytes about one failed attempt");
         assert!(failure.code.len() <= 1_000, "a code that Postgres cannot index");
     }
-    let (version, digest) = ("1".to_owned(), "d".into());
-    let settlement = Settlement {
-        delivery,
-        envelope,
-        round,
-        attempt,
-        verdict,
-        version,
-        digest,
-        duration_us: tried.duration_us,
-        failure,
-        recording: None,
-    };
+    let settlement = ruling.into_settlement(attempt, envelope, "1".to_owned(), None);
     for row in stored.settle(arrived, settlement) {
         message_fuzz::arrives_as_sent(row.envelope, row.direct);
     }
@@ -141,7 +137,7 @@ pub(crate) fn decide_and_store(
 }
 
 /// What a verdict sends is declared, or the host's own, and fits.
-fn leaves_whole(policy: &StagePolicy, verdict: &Verdict) {
+fn emits_valid_events(policy: &StagePolicy, verdict: &Verdict) {
     let events: Vec<&NewEvent> = match verdict {
         Verdict::Done(events) => events.iter().collect(),
         Verdict::Dead { code, announcement, .. } => {

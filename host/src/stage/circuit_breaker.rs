@@ -137,7 +137,7 @@ impl CircuitBreaker {
     }
 
     /// Whether the failure of a probe is no attempt of its message.
-    pub fn probe_is_free(&self) -> bool {
+    pub fn probe_is_uncounted(&self) -> bool {
         self.failed_probes < self.policy.uncounted_probes
     }
 
@@ -243,7 +243,7 @@ mod tests {
         let mut now_ms = 5_100;
         for (wait_ms, free) in [(200, true), (300, true), (300, false)] {
             assert_eq!(breaker.permit(now_ms), Permit::Probe);
-            assert_eq!(breaker.probe_is_free(), free);
+            assert_eq!(breaker.probe_is_uncounted(), free);
             assert_eq!(breaker.report(Health::Failing, now_ms), None);
             assert_eq!(breaker.permit(now_ms), Permit::Wait { until_ms: now_ms + wait_ms });
             now_ms += wait_ms;
@@ -259,7 +259,7 @@ mod tests {
         }
         assert_eq!(breaker.permit(5_301), Permit::Wait { until_ms: 5_600 });
         breaker.renew();
-        assert_eq!((breaker.permit(5_301), breaker.probe_is_free()), (Permit::Probe, true));
+        assert_eq!((breaker.permit(5_301), breaker.probe_is_uncounted()), (Permit::Probe, true));
         assert_eq!(breaker.report(Health::Good, 5_302), Some(BreakerState::Closed));
         for _ in 0..3 {
             breaker.report(Health::Failing, 5_303);

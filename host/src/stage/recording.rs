@@ -382,7 +382,7 @@ mod tests {
             ("a/1".to_owned(), None),
         ]));
         let recorder = Recorder::new(4_096);
-        let mut view = state.view_noted(recorder.clone());
+        let mut view = state.recorded_view(recorder.clone());
         view.set("own".to_owned(), Bytes::from_static(b"1")).unwrap();
         view.set("a/0".to_owned(), Bytes::from_static(b"1")).unwrap();
         view.get("own").await.unwrap();

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stage::outcome::Outcome;
+
 /// When a new version is distrusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,6 +36,22 @@ pub struct RolloutGuard<T> {
     previous: Arc<T>,
     seen: u32,
     trapped: u32,
+}
+
+/// How a call ended, as far as the guard is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallEnd {
+    /// The stage returned, with or without an error.
+    Returned,
+    /// It trapped or timed out.
+    Trapped,
+}
+
+impl CallEnd {
+    /// How a call with this outcome ended.
+    pub fn of(outcome: &Outcome) -> Self {
+        if outcome.is_trap() { Self::Trapped } else { Self::Returned }
+    }
 }
 
 /// What the guard found.
@@ -63,14 +81,14 @@ impl<T> RolloutGuard<T> {
         &self.previous
     }
 
-    /// Reports a message that ran on `digest`.
-    pub fn report(&mut self, digest: &str, trapped: bool) -> Finding<T> {
-        // A batch that began before the swap still reports the version before.
+    /// Reports a call of the version `digest`.
+    pub fn report(&mut self, digest: &str, call: CallEnd) -> Finding<T> {
+        // A batch that began before the swap still reports the previous version.
         if digest != self.digest {
             return Finding::Watching;
         }
         self.seen += 1;
-        self.trapped += u32::from(trapped);
+        self.trapped += u32::from(call == CallEnd::Trapped);
         if self.trapped > self.policy.traps_max {
             let why = format!(
                 "{} of its first {} messages trapped or timed out",
@@ -92,12 +110,12 @@ mod tests {
     fn a_version_that_traps_too_often_is_distrusted() {
         let mut guard = RolloutGuard::new(POLICY, "new", Arc::new("old"));
         assert!(
-            matches!(guard.report("old", true), Finding::Watching),
+            matches!(guard.report("old", CallEnd::Trapped), Finding::Watching),
             "the version before does not count"
         );
-        assert!(matches!(guard.report("new", true), Finding::Watching));
-        assert!(matches!(guard.report("new", false), Finding::Watching));
-        let Finding::RolledBack { previous, why } = guard.report("new", true) else {
+        assert!(matches!(guard.report("new", CallEnd::Trapped), Finding::Watching));
+        assert!(matches!(guard.report("new", CallEnd::Returned), Finding::Watching));
+        let Finding::RolledBack { previous, why } = guard.report("new", CallEnd::Trapped) else {
             panic!("still trusted")
         };
         assert_eq!(
@@ -110,8 +128,11 @@ mod tests {
     fn the_watch_ends() {
         let mut guard = RolloutGuard::new(POLICY, "new", Arc::new("old"));
         for number in 1..5 {
-            assert!(matches!(guard.report("new", number == 2), Finding::Watching));
+            assert!(matches!(
+                guard.report("new", if number == 2 { CallEnd::Trapped } else { CallEnd::Returned }),
+                Finding::Watching
+            ));
         }
-        assert!(matches!(guard.report("new", false), Finding::Passed));
+        assert!(matches!(guard.report("new", CallEnd::Returned), Finding::Passed));
     }
 }

@@ -147,11 +147,11 @@ impl BatchState {
 
     /// A view for one message.
     pub fn view(self: &Arc<Self>) -> StateView {
-        self.view_noted(Recorder::default())
+        self.recorded_view(Recorder::default())
     }
 
     /// The same; what the message reads is noted.
-    pub fn view_noted(self: &Arc<Self>, recorder: Recorder) -> StateView {
+    pub fn recorded_view(self: &Arc<Self>, recorder: Recorder) -> StateView {
         StateView { batch: Arc::clone(self), own: BTreeMap::new(), bytes_written: 0, recorder }
     }
 

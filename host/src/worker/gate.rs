@@ -1,7 +1,6 @@
-//! What a lane passes before it runs anything: the operators' word, the circuit breaker, the rate
-//! limit.
+//! The gate that a lane passes before it runs a batch: stage control, circuit breaker, rate limit.
 //!
-//! What waits here is held, not given back: nothing is attempted, and nothing moves towards the
+//! A message that waits here stays with the lane: it is no attempt, and does not count towards the
 //! broker's delivery limit.
 
 use std::sync::Arc;
@@ -12,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::clock::Clock;
 use crate::pipeline::Stage;
-use crate::stage::circuit_breaker::Permit;
+use crate::stage::circuit_breaker::{BreakerState, Permit};
 use crate::store::{ControlState, StageControl};
 
-/// Longest wait before the breaker is asked again: the host's clock may be moved.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Longest wait before the breaker is asked again: the host's clock may jump.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Gate {
     stage: Arc<Stage>,
@@ -29,23 +28,20 @@ impl Gate {
         Self { control: stage.controls(), stage, clock }
     }
 
-    /// Waits until something may run; none when the lane is being stopped.
+    /// Waits until a batch may run; none when the lane is being stopped.
     pub(super) async fn pass(&mut self, cancel: &CancellationToken) -> Option<Permit> {
         loop {
-            let paused = |control: &Option<StageControl>| {
-                control.as_ref().is_some_and(|control| control.state == ControlState::Paused)
-            };
-            if paused(&self.control.borrow()) {
+            if is_paused(&self.control.borrow()) {
                 tokio::select! {
                     biased;
                     () = cancel.cancelled() => return None,
-                    resumed = self.control.wait_for(|control| !paused(control)) => drop(resumed.ok()?),
+                    resumed = self.control.wait_for(|control| !is_paused(control)) => drop(resumed.ok()?),
                 }
             }
             let permit = self.stage.breaker().permit(self.clock.now_ms());
             let Permit::Wait { until_ms } = permit else { return Some(permit) };
-            let wait =
-                Duration::from_millis(until_ms.saturating_sub(self.clock.now_ms())).min(ASK_AGAIN);
+            let wait = Duration::from_millis(until_ms.saturating_sub(self.clock.now_ms()))
+                .min(POLL_INTERVAL);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return None,
@@ -54,25 +50,24 @@ impl Gate {
         }
     }
 
-    /// Whether the batch under way may go on.
+    /// Whether the batch under way may run another message.
     pub(super) fn is_open(&self) -> bool {
-        let held = self
-            .control
-            .borrow()
-            .as_ref()
-            .is_some_and(|control| control.state == ControlState::Paused);
-        !held && self.stage.breaker().state() == crate::stage::circuit_breaker::BreakerState::Closed
+        !is_paused(&self.control.borrow()) && self.stage.breaker().state() == BreakerState::Closed
     }
 
-    /// Whether the rate lets one more message run now; one that `may_wait` waits for its turn.
-    pub(super) async fn allows_rate(&self, may_wait: bool) -> bool {
-        match &self.stage.rate {
-            None => true,
-            Some(rate) if may_wait => {
-                rate.until_ready().await;
-                true
-            }
-            Some(rate) => rate.check().is_ok(),
+    /// Waits until the rate limit allows a message.
+    pub(super) async fn wait_for_rate(&self) {
+        if let Some(rate) = &self.stage.rate {
+            rate.until_ready().await;
         }
     }
+
+    /// Whether the rate limit allows another message now.
+    pub(super) fn allows_rate(&self) -> bool {
+        self.stage.rate.as_ref().is_none_or(|rate| rate.check().is_ok())
+    }
+}
+
+fn is_paused(control: &Option<StageControl>) -> bool {
+    control.as_ref().is_some_and(|control| control.state == ControlState::Paused)
 }

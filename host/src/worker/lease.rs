@@ -1,9 +1,8 @@
-//! The lease of a single-active stage: one host at a time consumes it.
+//! The lease of a single-active stage: one host at a time consumes the stage's queue.
 //!
-//! A lease in the store, by the store's clock, so that it can be switched on and off between two
-//! starts. A host stops consuming well before its lease ends if it cannot renew it. What that
-//! cannot exclude is a call that outlasts the rest of the lease: effects happen once all the same,
-//! by the versions of what was read.
+//! The lease is a row in the store and uses the store's clock. A host that cannot renew it stops
+//! consuming well before it ends. A call may still outlast the lease: that its effects happen once
+//! is guaranteed by the commit's version check, not by the lease.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::pipeline::Stage;
 use crate::store::Store;
 
-/// A lease holds this long after it was taken or renewed.
+/// Duration of a lease after it was acquired or renewed.
 const TTL: Duration = Duration::from_secs(10);
-/// How often it is renewed, and asked for by those that stand by.
-const EVERY: Duration = Duration::from_secs(1);
-/// Without a renewal for so long, the host stops consuming.
-const GIVE_UP: Duration = Duration::from_secs(6);
+/// How often the holder renews it, and standby hosts try to acquire it.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A host stops consuming this long after its last renewal.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(6);
 
 pub(super) struct Lease {
     stage: Arc<Stage>,
@@ -30,49 +29,56 @@ impl Lease {
         Self { stage, store }
     }
 
-    async fn ask(&self) -> bool {
+    async fn try_acquire(&self) -> bool {
         match self.store.lease_stage(&self.stage.name, TTL.as_millis() as u64).await {
             Ok(held) => held,
             Err(error) => {
-                tracing::debug!(stage = %self.stage.name, %error, "the lease could not be asked for");
+                tracing::debug!(stage = %self.stage.name, %error, "the lease could not be requested");
                 false
             }
         }
     }
 
-    /// Waits until this host has it; false when cancelled.
-    pub(super) async fn take(&self, cancel: &CancellationToken) -> bool {
+    /// Waits until this host holds the lease; false when cancelled.
+    pub(super) async fn acquire(&self, cancel: &CancellationToken) -> bool {
         loop {
-            if self.ask().await {
+            if self.try_acquire().await {
                 return true;
             }
             tokio::select! {
                 () = cancel.cancelled() => return false,
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(INTERVAL) => {}
             }
         }
     }
 
-    /// Renews it; returns when it is lost or about to be.
+    /// Renews the lease; returns when it is lost or about to end.
     pub(super) async fn keep(&self) {
         let mut renewed = Instant::now();
-        while renewed.elapsed() < GIVE_UP {
-            tokio::time::sleep(EVERY).await;
-            let asked = Instant::now();
-            // A store that hangs must not keep the host consuming.
-            if tokio::time::timeout(GIVE_UP.saturating_sub(renewed.elapsed()), self.ask()).await
+        while renewed.elapsed() < RENEWAL_TIMEOUT {
+            tokio::time::sleep(INTERVAL).await;
+            let requested = Instant::now();
+            // The timeout: a store that hangs must not keep this host consuming.
+            if tokio::time::timeout(
+                RENEWAL_TIMEOUT.saturating_sub(renewed.elapsed()),
+                self.try_acquire(),
+            )
+            .await
                 == Ok(true)
             {
-                renewed = asked;
+                renewed = requested;
             }
         }
-        tracing::warn!(stage = %self.stage.name, "the lease of a single-active stage was lost: standing by");
+        tracing::warn!(stage = %self.stage.name, "lease lost, the stage is on standby");
     }
 
-    /// Gives it back, so that another host need not wait for its end.
+    /// Releases the lease, so that another host need not wait for its end.
     pub(super) async fn release(&self) {
         if let Err(error) = self.store.release_stage(&self.stage.name).await {
-            tracing::debug!(stage = %self.stage.name, %error, "the lease could not be given back; it ends by itself");
+            tracing::debug!(
+                stage = %self.stage.name, %error,
+                "the lease could not be released, it expires"
+            );
         }
     }
 }

@@ -25,7 +25,7 @@ use postrider::store::{
     NewCancel, NewEvent, NewOrder, OutboxRow, Settlement, StateSource, Store as _, StoreError,
     Verdict,
 };
-use postrider::worker::decide::{self, Attempt, DecisionTime};
+use postrider::worker::decide::{Attempt, Decision, DecisionInputs, Progress, decide};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -45,7 +45,7 @@ struct Message {
     envelope: Arc<Envelope>,
     round: u32,
     attempt: u32,
-    overtaken: bool,
+    order_cancelled: bool,
 }
 
 /// Something that a client does.
@@ -175,7 +175,7 @@ impl Simulation {
                 envelope: Arc::clone(&row.envelope),
                 round,
                 attempt,
-                overtaken: false,
+                order_cancelled: false,
             });
         }
         if row.envelope.event.event_type == "shipping.ready"
@@ -285,59 +285,43 @@ impl Simulation {
     ) -> Settlement {
         let delivery =
             DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
-        let digest: Arc<str> = stage.handler.digest().into();
-        let (round, attempt, envelope) = (message.round, message.attempt, &message.envelope);
-        let tried = Attempt {
-            delivery: delivery.clone(),
-            round,
-            attempt,
-            digest: Arc::clone(&digest),
-            duration_us: 1,
-        };
-        let moment = DecisionTime { now_ms: fixture.clock.now_ms(), random: self.rng.random() };
-        let early = if message.overtaken {
-            Some(Verdict::Skipped)
-        } else {
-            decide::before_running(
-                &stage.policy,
-                fixture,
+        let (round, number, envelope) = (message.round, message.attempt, &message.envelope);
+        let digest = stage.handler.digest().into();
+        let attempt = Attempt { delivery, round, attempt: number, digest, duration_us: 1 };
+        let random = self.rng.random();
+        let (mut progress, mut writes) = (Progress::NotCalled, None);
+        let ruling = loop {
+            let decision = decide(DecisionInputs {
+                policy: &stage.policy,
+                routes: fixture,
                 envelope,
-                &tried,
-                (moment, envelope.expires_at_ms),
-            )
-        };
-        let (verdict, failure) = match early {
-            Some(verdict) => (verdict, None),
-            None => {
-                let handled = stage.handler.handle(call(fixture, stage, message, state)).await;
-                let outcome = self.sabotage_outcome(handled.outcome);
-                let (verdict, failure) =
-                    decide::decide(&stage.policy, fixture, envelope, &tried, outcome, moment);
-                if matches!(verdict, Verdict::Done(_)) {
-                    state.merge(handled.writes);
+                attempt: &attempt,
+                order_cancelled: message.order_cancelled,
+                expires_at_ms: envelope.expires_at_ms,
+                progress,
+                now_ms: fixture.clock.now_ms(),
+                random,
+            });
+            match decision {
+                Decision::Settle(ruling) => break ruling,
+                Decision::Call => {
+                    let handled = stage.handler.handle(call(fixture, stage, message, state)).await;
+                    let outcome = self.sabotage_outcome(handled.outcome);
+                    progress = Progress::Called { outcome, uncounted_probe: false };
+                    writes = Some(handled.writes);
                 }
-                (verdict, failure)
             }
         };
+        if let (Verdict::Done(_), Some(writes)) = (ruling.verdict(), writes) {
+            state.merge(writes);
+        }
         let (name, kind, subject) =
             (&stage.policy.name, &envelope.event.event_type, &envelope.event.subject);
         self.trace.push(format!(
-            "{name} {kind} {subject} round {round} attempt {attempt}: {}",
-            short(&verdict)
+            "{name} {kind} {subject} round {round} attempt {number}: {}",
+            short(ruling.verdict())
         ));
-        let (envelope, version) = (Arc::clone(envelope), "1".to_owned());
-        Settlement {
-            delivery,
-            envelope,
-            round,
-            attempt,
-            verdict,
-            version,
-            digest,
-            duration_us: 1,
-            failure,
-            recording: None,
-        }
+        ruling.into_settlement(attempt, Arc::clone(envelope), "1".to_owned(), None)
     }
 
     /// Now and then a stage fails after it decided.
@@ -403,9 +387,9 @@ impl Simulation {
                         kept = !conflicts.is_empty() || !stale.is_empty();
                     }
                     Commit::OrderCancelled(keys) => {
-                        self.trace.push(format!("overtaken: {}", keys.len()));
+                        self.trace.push(format!("cancelled: {}", keys.len()));
                         for message in &mut work {
-                            message.overtaken |=
+                            message.order_cancelled |=
                                 keys.iter().any(|key| key.event == message.envelope.key());
                         }
                     }

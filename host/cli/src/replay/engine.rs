@@ -26,7 +26,7 @@ use postrider::stage::recording::{
 };
 use postrider::stage::state::{BatchState, LaneCache, StateLimits};
 use postrider::store::StateSource;
-use postrider::worker::decide::{self, Attempt, DecisionTime};
+use postrider::worker::decide::{self, Attempt, DecisionInputs, Progress};
 
 /// Maximum size of the settings that one call may read.
 const NOTED_MAX_BYTES: usize = 1 << 20;
@@ -100,18 +100,26 @@ impl Replay {
     ) -> Result<Decision, Verdict> {
         let (key, envelope) = (recorded.key(), Arc::new(recorded.envelope()));
         let digest = self.handler.digest().into();
-        let tried = Attempt {
+        let attempt = Attempt {
             delivery: key.clone(),
             round: recorded.round,
             attempt: recorded.attempt,
             digest,
             duration_us: 0,
         };
-        let moment = DecisionTime { now_ms: recording.now_ms, random: 0.0 };
-        // The event had not expired when it was recorded, so it never expires here.
-        if decide::before_running(&self.policy, &Nowhere, &envelope, &tried, (moment, u64::MAX))
-            .is_some()
-        {
+        let inputs = |progress| DecisionInputs {
+            policy: &self.policy,
+            routes: &Nowhere,
+            envelope: &envelope,
+            attempt: &attempt,
+            order_cancelled: false,
+            // The recorded call was made, so the event had not expired.
+            expires_at_ms: u64::MAX,
+            progress,
+            now_ms: recording.now_ms,
+            random: 0.0,
+        };
+        if let decide::Decision::Settle(_) = decide::decide(inputs(Progress::NotCalled)) {
             return Ok(Decision::Skipped);
         }
         let given = Arc::new(RecordedState::new(recording.given.clone()));
@@ -128,7 +136,7 @@ impl Replay {
             attempt: recorded.attempt,
             idempotency_key: idempotency_key(&key),
             now_ms: recording.now_ms,
-            trace_headers: TraceContext::of_try(
+            trace_headers: TraceContext::of_attempt(
                 &envelope.event,
                 &key,
                 recorded.round,
@@ -158,10 +166,15 @@ impl Replay {
             return Err(Verdict::Failed(reason));
         }
         let retryable = handled.outcome.is_retryable();
-        let (verdict, _) =
-            decide::decide(&self.policy, &Nowhere, &envelope, &tried, handled.outcome, moment);
-        let decided = Decided::of(&verdict, retryable, &handled.writes);
-        let decision = decided.and_then(|decided| Decision::of_verdict(decided, verdict));
+        let called = Progress::Called { outcome: handled.outcome, uncounted_probe: false };
+        let decision = match decide::decide(inputs(called)) {
+            decide::Decision::Settle(ruling) => {
+                let verdict = ruling.into_verdict();
+                Decided::of(&verdict, retryable, &handled.writes)
+                    .and_then(|decided| Decision::of_verdict(decided, verdict))
+            }
+            decide::Decision::Call => None,
+        };
         decision.ok_or_else(|| Verdict::Failed("the stage made no decision".to_owned()))
     }
 

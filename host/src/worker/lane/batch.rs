@@ -1,0 +1,115 @@
+//! A batch: messages that run one after another on one version of the stage, until the batch's time
+//! is up.
+//!
+//! Bounds: `batch_time_ms`, checked between messages; the rate limit; the gate, which may close
+//! while the batch runs.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Lane, Work};
+use crate::domain::event::BREAKER_CHANGED;
+use crate::pipeline::Running;
+use crate::pipeline::metrics::OutcomeKind;
+use crate::stage::circuit_breaker::{BreakerState, Permit};
+use crate::stage::state::{BatchState, LaneCache};
+use crate::store::{Batch, StateSource, StoreError};
+
+/// From this broker delivery on a message runs in a batch of its own.
+const ISOLATED_FROM: u32 = 3;
+
+/// A batch that ran and is ready to be committed.
+pub(super) struct BatchResult {
+    pub(super) batch: Batch,
+    /// One for each message that ran, in order.
+    pub(super) outcomes: Vec<OutcomeKind>,
+}
+
+/// What the messages of one batch share.
+pub(super) struct BatchRun<'a> {
+    pub(super) running: &'a Running,
+    pub(super) state: &'a Arc<BatchState>,
+    pub(super) permit: Permit,
+}
+
+impl Lane {
+    /// Runs messages one after another until the batch's time is up.
+    pub(super) async fn run_batch(
+        &mut self,
+        work: &[Work],
+        running: &Running,
+        permit: Permit,
+    ) -> Result<BatchResult, StoreError> {
+        let state = self.batch_state();
+        let subjects: BTreeSet<String> =
+            work.iter().map(|work| work.message.envelope.event.subject.clone()).collect();
+        state.prefetch(&subjects).await?;
+        let run = BatchRun { running, state: &state, permit };
+        let time_max = Duration::from_millis(self.stage.config.batch_time_ms);
+        let began = Instant::now();
+        let (mut settlements, mut breaker_change) = (Vec::with_capacity(work.len()), None);
+        for work in work {
+            // Only the first message waits for the rate limit; a started batch is committed first.
+            if settlements.is_empty() {
+                self.gate.wait_for_rate().await;
+            } else if !self.gate.allows_rate() {
+                break;
+            }
+            let (settlement, change) = self.process(work, &run).await;
+            settlements.push(settlement);
+            breaker_change = change.or(breaker_change);
+            if began.elapsed() >= time_max || self.is_replaced(running) || !self.gate.is_open() {
+                break;
+            }
+        }
+        if let Some(state) = breaker_change {
+            self.announce_breaker(state, running).await;
+        }
+        let outcomes =
+            settlements.iter().map(|settlement| OutcomeKind::from(&settlement.verdict)).collect();
+        let (reads, writes, cache) = state.finish();
+        self.cache = cache;
+        let batch = Batch {
+            stage: Arc::clone(&self.stage.name),
+            settlements,
+            reads: reads.into_iter().collect(),
+            writes: writes.into_iter().collect(),
+        };
+        Ok(BatchResult { batch, outcomes })
+    }
+
+    /// State for one batch; it borrows the lane's cache.
+    fn batch_state(&mut self) -> Arc<BatchState> {
+        BatchState::new(
+            Arc::clone(&self.stage.name),
+            Arc::clone(&self.services.store) as Arc<dyn StateSource>,
+            self.stage.config.limits.state_limits(),
+            std::mem::replace(&mut self.cache, LaneCache::placeholder()),
+        )
+    }
+
+    /// Whether another version serves now; it runs the rest of the batch.
+    fn is_replaced(&self, running: &Running) -> bool {
+        !self.stage.running().is_some_and(|now| std::ptr::eq(&raw const *now, running))
+    }
+
+    /// Logs and publishes that the circuit breaker opened or closed.
+    async fn announce_breaker(&self, state: BreakerState, running: &Running) {
+        tracing::warn!(stage = %self.stage.name, ?state, "circuit breaker changed");
+        let data = serde_json::json!({
+            "stage": &*self.stage.name,
+            "state": state,
+            "host": &*self.services.host,
+        });
+        self.services.announce(&running.policy, BREAKER_CHANGED, &data).await;
+    }
+}
+
+/// How many of the next messages run in one batch. A message that was delivered so often that it
+/// may be what stops its hosts runs in a batch of its own.
+pub(super) fn batch_len(work: &[Work]) -> usize {
+    work.iter()
+        .position(|work| work.message.deliveries >= ISOLATED_FROM)
+        .map_or(work.len(), |first| first.max(1))
+}
