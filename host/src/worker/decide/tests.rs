@@ -1,10 +1,10 @@
 //! What [`decide`] decides, one kind of input after another.
 
 use super::*;
-use crate::domain::event::EventKey;
-use crate::domain::event::emitted_id;
+use crate::domain::event::{DeliveryKey, EventKey, emitted_id};
+use crate::pipeline::routes::Routes;
 use crate::stage::outcome::{Emitted, Failure, Limit};
-use crate::stage::policy::RetryPolicy;
+use crate::stage::policy::{RetryPolicy, StagePolicy};
 
 /// Routes every type to one stage.
 struct To(&'static str);

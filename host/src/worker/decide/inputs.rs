@@ -1,0 +1,92 @@
+//! The inputs of a decision: values and references only, so that a test or a replay can name each.
+
+use std::sync::Arc;
+
+use crate::domain::event::{DeliveryKey, Envelope};
+use crate::pipeline::routes::Routes;
+use crate::stage::outcome::Outcome;
+use crate::stage::policy::StagePolicy;
+use crate::store::FailedAttempt;
+
+/// One attempt at a delivery.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The event and its stage.
+    pub delivery: DeliveryKey,
+    /// Replays so far, from 1.
+    pub round: u32,
+    /// Number of the attempt in its round, from 1.
+    pub attempt: u32,
+    /// Digest of the plugin that runs it.
+    pub digest: Arc<str>,
+    /// Microseconds spent in the stage; 0 before the call.
+    pub duration_us: u64,
+}
+
+/// Everything that affects a decision.
+pub struct DecisionInputs<'a> {
+    /// The stage's policy.
+    pub policy: &'a StagePolicy,
+    /// Where emitted events go.
+    pub routes: &'a dyn Routes,
+    /// The event to decide about.
+    pub envelope: &'a Envelope,
+    /// The attempt under way.
+    pub attempt: &'a Attempt,
+    /// The event's order is cancelled: whatever came before, the delivery is skipped.
+    pub order_cancelled: bool,
+    /// When the event expires, extended by the time the stage was paused; milliseconds since
+    /// 1970-01-01 UTC.
+    pub expires_at_ms: u64,
+    /// How far the attempt has come.
+    pub progress: Progress<'a>,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub now_ms: u64,
+    /// For jitter, in `[0, 1)`.
+    pub random: f64,
+}
+
+/// How far an attempt has come.
+#[derive(Debug, Default)]
+pub enum Progress<'a> {
+    /// The stage has not been called.
+    #[default]
+    NotCalled,
+    /// The stage was called.
+    Called {
+        /// How the call ended.
+        outcome: Outcome,
+        /// The call was a circuit breaker's probe whose failure does not count as an attempt.
+        uncounted_probe: bool,
+    },
+    /// The broker dead-lettered the message.
+    Rejected(Rejection<'a>),
+}
+
+/// Why the broker dead-lettered a message.
+#[derive(Debug, Clone, Copy)]
+pub enum Rejection<'a> {
+    /// The message cannot be read, for this reason.
+    Unreadable(&'a str),
+    /// The queue's own reason, in the broker's words (`maxlen`, `expired`).
+    Queue(&'a str),
+    /// It was delivered too often without being settled: it is run once more, isolated.
+    DeliveryLimit(IsolatedRun<'a>),
+}
+
+/// What the store knows of the isolated run of a message.
+#[derive(Debug, Clone, Copy)]
+pub enum IsolatedRun<'a> {
+    /// It is not recorded yet.
+    NotRecorded {
+        /// The host that is about to run it.
+        host: &'a str,
+        /// What this process wrote before without an answer. That commit may still take effect, so
+        /// the record must stay the same.
+        unconfirmed: Option<&'a FailedAttempt>,
+    },
+    /// This process recorded it and has not begun it.
+    NotBegun,
+    /// It was begun, and no host settled the delivery.
+    Abandoned,
+}
