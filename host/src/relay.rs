@@ -142,10 +142,10 @@ impl Outlet {
     /// refilled from the store when it is back.
     fn must_arrive(&self, row: &OutboxRow) -> bool {
         row.routed
-            && self.pipeline.takes(
-                row.direct.as_ref().map(|direct| &direct.stage),
-                &row.envelope.event.event_type,
-            )
+            && match &row.direct {
+                Some(direct) => self.pipeline.is_declared(&direct.stage),
+                None => self.pipeline.is_consumed(&row.envelope.event.event_type),
+            }
     }
 
     /// Sends rows and waits for their confirms; false when the broker takes nothing.

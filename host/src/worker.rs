@@ -72,7 +72,7 @@ impl StageWorker {
 
     /// Consumes until cancelled.
     async fn run_active(&self, cancel: &CancellationToken) {
-        let mut control = self.stage.controls();
+        let mut control = self.stage.watch_control();
         // An outage is logged once.
         let mut logged: Option<BrokerError> = None;
         while !cancel.is_cancelled() {
@@ -111,7 +111,7 @@ impl StageWorker {
     async fn consume(&self, mut consumer: Box<dyn Consumer>, cancel: &CancellationToken) {
         let mut lanes = JoinSet::new();
         let senders = self.spawn_lanes(&mut lanes, &consumer.acker(), cancel);
-        let mut control = self.stage.controls();
+        let mut control = self.stage.watch_control();
         loop {
             let received = tokio::select! {
                 biased;

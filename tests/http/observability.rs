@@ -88,7 +88,7 @@ async fn metrics_count_outcomes() -> Result<()> {
     let expected = [
         "postrider_deliveries_total{stage=\"payment\",outcome=\"done\"} 3",
         "postrider_deliveries_total{stage=\"payment\",outcome=\"retried\"} 1",
-        "postrider_deliveries_total{stage=\"payment\",outcome=\"died\"} 1",
+        "postrider_deliveries_total{stage=\"payment\",outcome=\"dead-lettered\"} 1",
         "postrider_stage_seconds_count{stage=\"payment\"} 5",
         "postrider_stage_seconds_bucket{le=\"+Inf\",stage=\"payment\"} 5",
         "postrider_breaker_open{stage=\"payment\"} 0",

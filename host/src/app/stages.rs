@@ -103,7 +103,7 @@ impl App {
             }
             broker.unbind(&binding.stage, &binding.pattern).await?;
         }
-        pipeline.forget(name);
+        pipeline.delete(name);
         Ok(StageDeletion::Deleted)
     }
 

@@ -48,7 +48,7 @@ impl BindingSync {
     pub async fn tick(&self) -> anyhow::Result<()> {
         let Services { store, broker, pipeline, .. } = &self.services;
         let known = store.record_bindings(pipeline.bindings(), LIVE_MS).await?;
-        pipeline.learn(known.kept);
+        pipeline.set_remote_bindings(known.kept);
         for binding in known.unused {
             broker.unbind(&binding.stage, &binding.pattern).await?;
             if store.delete_binding(binding.clone(), LIVE_MS).await? {
@@ -68,7 +68,7 @@ impl BindingSync {
         used.retain(|present| present.stage != binding.stage);
         used.extend(StageBinding::all(&binding.stage, &binding.patterns));
         match services.store.record_bindings(used, LIVE_MS).await {
-            Ok(known) => services.pipeline.learn(known.kept),
+            Ok(known) => services.pipeline.set_remote_bindings(known.kept),
             Err(error) => {
                 tracing::warn!(stage = %binding.stage, %error, "the bindings could not be told to other hosts yet")
             }

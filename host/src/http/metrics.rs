@@ -70,12 +70,12 @@ impl Stages {
 impl Collector for Stages {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let stages = self.0.stages();
-        let help = "Deliveries settled and acknowledged by this host, by what they came to";
+        let help = "Deliveries settled and acknowledged by this host, by outcome";
         let mut metric =
             encoder.encode_descriptor("postrider_deliveries", help, None, MetricType::Counter)?;
         for stage in &stages {
             for (settled, name) in OutcomeKind::ALL {
-                let count = ConstCounter::new(stage.meter.count(settled));
+                let count = ConstCounter::new(stage.metrics.count(settled));
                 count
                     .encode(metric.encode_family(&[("stage", &*stage.name), ("outcome", name)])?)?;
             }
@@ -88,8 +88,8 @@ impl Collector for Stages {
             MetricType::Histogram,
         )?;
         for stage in &stages {
-            let times = stage.meter.times();
-            let sum = stage.meter.total_us() as f64 / 1e6;
+            let times = stage.metrics.times();
+            let sum = stage.metrics.total_us() as f64 / 1e6;
             let labels = [("stage", &*stage.name)];
             let mut family = metric.encode_family(&labels)?;
             family.encode_histogram::<NoLabelSet>(sum, times.len(), &buckets(&times), None)?;
@@ -131,11 +131,14 @@ mod tests {
     fn a_time_is_counted_in_its_bucket() {
         let meter = StageMetrics::default();
         for micros in [10, 900, 30_000, 49_000, 7_000_000, 60_000_000] {
-            meter.note([(OutcomeKind::Done, Duration::from_micros(micros))]);
+            meter.record([(OutcomeKind::Done, Duration::from_micros(micros))]);
         }
         let filled: Vec<(f64, u64)> =
             buckets(&meter.times()).into_iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(filled, [(0.001, 2), (0.05, 2), (10.0, 1), (f64::INFINITY, 1)]);
-        assert_eq!((meter.count(OutcomeKind::Done), meter.count(OutcomeKind::Died)), (6, 0));
+        assert_eq!(
+            (meter.count(OutcomeKind::Done), meter.count(OutcomeKind::DeadLettered)),
+            (6, 0)
+        );
     }
 }

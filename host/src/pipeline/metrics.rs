@@ -1,4 +1,4 @@
-//! What a stage does on this host, counted: for Prometheus and for the bench.
+//! What a stage does on this host, in numbers: for Prometheus and for the bench.
 //!
 //! Bounds: one histogram of fixed range per stage (1 µs to 1 h, two significant digits, about 30
 //! kB), whatever the number of messages.
@@ -11,21 +11,22 @@ use hdrhistogram::Histogram;
 
 use crate::store::Verdict;
 
-/// Longest time that is told from a longer one.
+/// Longer times are recorded as this one.
 const LONGEST_US: u64 = 3_600_000_000;
 
-/// What a delivery came to.
+/// How a delivery was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutcomeKind {
-    /// The stage decided.
+    /// The stage returned its events.
     Done,
-    /// It is tried again.
+    /// Another attempt follows.
     Retried,
-    /// It was dead-lettered.
-    Died,
-    /// It was not for this version of the stage.
+    /// The delivery was dead-lettered.
+    DeadLettered,
+    /// It was settled without a call: the version does not consume its type, or its order is
+    /// cancelled.
     Skipped,
-    /// Back to the queue; nothing was tried.
+    /// The same attempt follows later.
     Deferred,
 }
 
@@ -34,7 +35,7 @@ impl OutcomeKind {
     pub const ALL: [(Self, &'static str); 5] = [
         (Self::Done, "done"),
         (Self::Retried, "retried"),
-        (Self::Died, "died"),
+        (Self::DeadLettered, "dead-lettered"),
         (Self::Skipped, "skipped"),
         (Self::Deferred, "deferred"),
     ];
@@ -45,7 +46,7 @@ impl From<&Verdict> for OutcomeKind {
         match verdict {
             Verdict::Done(_) => Self::Done,
             Verdict::Retry { .. } => Self::Retried,
-            Verdict::Dead { .. } => Self::Died,
+            Verdict::Dead { .. } => Self::DeadLettered,
             Verdict::Skipped => Self::Skipped,
             Verdict::Deferred { .. } => Self::Deferred,
         }
@@ -72,20 +73,20 @@ impl StageMetrics {
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes deliveries that were settled and acknowledged, with the time since each was received.
-    pub fn note(&self, settled: impl IntoIterator<Item = (OutcomeKind, Duration)>) {
+    /// Counts deliveries that were settled and acknowledged, with the time since each was received.
+    pub fn record(&self, settled: impl IntoIterator<Item = (OutcomeKind, Duration)>) {
         let mut times = self.times_mut();
-        for (settled, time) in settled {
+        for (outcome, time) in settled {
             let micros = time.as_micros() as u64;
-            self.settled[settled as usize].fetch_add(1, Ordering::Relaxed);
+            self.settled[outcome as usize].fetch_add(1, Ordering::Relaxed);
             self.total_us.fetch_add(micros, Ordering::Relaxed);
             times.saturating_record(micros.max(1));
         }
     }
 
-    /// How many came to this.
-    pub fn count(&self, settled: OutcomeKind) -> u64 {
-        self.settled[settled as usize].load(Ordering::Relaxed)
+    /// Deliveries that were settled like this.
+    pub fn count(&self, outcome: OutcomeKind) -> u64 {
+        self.settled[outcome as usize].load(Ordering::Relaxed)
     }
 
     /// Times from the receipt of a message to its acknowledgement, microseconds.
@@ -93,7 +94,7 @@ impl StageMetrics {
         self.times_mut().clone()
     }
 
-    /// Their sum, microseconds.
+    /// Sum of those times, microseconds.
     pub fn total_us(&self) -> u64 {
         self.total_us.load(Ordering::Relaxed)
     }

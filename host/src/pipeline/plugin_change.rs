@@ -1,4 +1,5 @@
-//! What happened to a plugin: reported by the folder and by the workers, handled by the supervisor.
+//! Changes of plugins: reported by the watcher of the folder and by the workers, handled by the
+//! supervisor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ pub struct LoadedPlugin {
     pub load_time: Duration,
 }
 
-/// What happened in the folder.
+/// A change that the supervisor handles.
 pub enum PluginChange {
     /// A new or changed file is ready to serve.
     Loaded(Box<LoadedPlugin>),
@@ -26,20 +27,20 @@ pub enum PluginChange {
         /// Why.
         error: String,
     },
-    /// A file is gone.
+    /// A file was removed.
     Removed {
         /// File name.
         file: String,
     },
-    /// Every file that was there at the start has been reported.
+    /// Every file that was in the folder at the start has been reported.
     ScanComplete,
-    /// The version that a stage ran trapped too often, and the one before runs again.
+    /// The version of a stage trapped too often, and the previous one runs again.
     RolledBack {
-        /// The stage.
+        /// Name of the stage.
         stage: Arc<str>,
-        /// The version that trapped.
+        /// Digest of the version that trapped.
         digest: String,
-        /// What trapped, in numbers.
+        /// The reason, in words.
         why: String,
     },
 }

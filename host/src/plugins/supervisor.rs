@@ -178,7 +178,7 @@ impl Supervisor {
             .declare(binding)
             .await
             .map_err(|error| format!("its queue could not be declared: {error}"))?;
-        pipeline.route(&stage, patterns);
+        pipeline.route(&stage, &patterns);
         self.note_load(&stage, &*handler).await;
         pipeline.swap(&stage, handler, file, self.services.clock.now_ms());
         Ok(())
@@ -301,7 +301,7 @@ impl Supervisor {
             worker.stop.cancel();
             let _ = worker.task.await;
         }
-        self.services.pipeline.clear(&stage);
+        self.services.pipeline.stop(&stage);
     }
 
     fn start_workers(&mut self, cancel: &CancellationToken) {

@@ -128,7 +128,7 @@ impl CircuitBreaker {
 
     /// Another version runs from now on: the failures of the one before say nothing about it, and
     /// an open breaker lets it probe at once.
-    pub fn renew(&mut self) {
+    pub fn reset_for_new_version(&mut self) {
         self.failed_probes = 0;
         self.state = match self.state {
             State::Closed { .. } => State::Closed { since_ms: 0, calls: 0, failed: 0 },
@@ -258,13 +258,13 @@ mod tests {
             breaker.report(Health::Failing, now_ms);
         }
         assert_eq!(breaker.permit(5_301), Permit::Wait { until_ms: 5_600 });
-        breaker.renew();
+        breaker.reset_for_new_version();
         assert_eq!((breaker.permit(5_301), breaker.probe_is_uncounted()), (Permit::Probe, true));
         assert_eq!(breaker.report(Health::Good, 5_302), Some(BreakerState::Closed));
         for _ in 0..3 {
             breaker.report(Health::Failing, 5_303);
         }
-        breaker.renew();
+        breaker.reset_for_new_version();
         assert_eq!(
             breaker.report(Health::Failing, 5_304),
             None,

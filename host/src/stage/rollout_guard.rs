@@ -66,7 +66,7 @@ pub enum Finding<T> {
         /// What to put back.
         previous: Arc<T>,
         /// For people.
-        why: String,
+        reason: String,
     },
 }
 
@@ -90,11 +90,11 @@ impl<T> RolloutGuard<T> {
         self.seen += 1;
         self.trapped += u32::from(call == CallEnd::Trapped);
         if self.trapped > self.policy.traps_max {
-            let why = format!(
+            let reason = format!(
                 "{} of its first {} messages trapped or timed out",
                 self.trapped, self.seen
             );
-            return Finding::RolledBack { previous: Arc::clone(&self.previous), why };
+            return Finding::RolledBack { previous: Arc::clone(&self.previous), reason };
         }
         if self.seen >= self.policy.messages { Finding::Passed } else { Finding::Watching }
     }
@@ -115,11 +115,11 @@ mod tests {
         );
         assert!(matches!(guard.report("new", CallEnd::Trapped), Finding::Watching));
         assert!(matches!(guard.report("new", CallEnd::Returned), Finding::Watching));
-        let Finding::RolledBack { previous, why } = guard.report("new", CallEnd::Trapped) else {
+        let Finding::RolledBack { previous, reason } = guard.report("new", CallEnd::Trapped) else {
             panic!("still trusted")
         };
         assert_eq!(
-            (*previous, why.as_str()),
+            (*previous, reason.as_str()),
             ("old", "2 of its first 3 messages trapped or timed out")
         );
     }

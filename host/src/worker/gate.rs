@@ -25,7 +25,7 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn new(stage: Arc<Stage>, clock: Arc<dyn Clock>) -> Self {
-        Self { control: stage.controls(), stage, clock }
+        Self { control: stage.watch_control(), stage, clock }
     }
 
     /// Waits until a batch may run; none when the lane is being stopped.

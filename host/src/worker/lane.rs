@@ -175,7 +175,7 @@ impl Lane {
     async fn finish(&self, settled: &[Work], outcomes: Vec<OutcomeKind>) {
         self.ack(settled).await;
         let times = settled.iter().map(|work| work.message.received.elapsed());
-        self.stage.meter.note(outcomes.into_iter().zip(times));
+        self.stage.metrics.record(outcomes.into_iter().zip(times));
     }
 
     fn note_conflict(&mut self, stale: &[DeliveryKey], conflicts: &[String]) {

@@ -54,7 +54,7 @@ pub(super) async fn measure(
 /// Times of each stage so far, in microseconds.
 fn stage_times(pipeline: Option<&Pipeline>) -> BTreeMap<String, Histogram<u64>> {
     let stages = pipeline.map(Pipeline::stages).unwrap_or_default();
-    stages.into_iter().map(|stage| (stage.name.to_string(), stage.meter.times())).collect()
+    stages.into_iter().map(|stage| (stage.name.to_string(), stage.metrics.times())).collect()
 }
 
 fn since(

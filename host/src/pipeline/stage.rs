@@ -1,0 +1,238 @@
+//! A live stage: its configuration, the version that serves, and what this host knows about it.
+//!
+//! Replacing a version is atomic: a batch takes one version and keeps it, so a message in flight
+//! finishes on the version it began with. Bounds: one digest for each version that ran here.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use serde::Serialize;
+use tokio::sync::watch;
+use utoipa::ToSchema;
+
+use super::metrics::StageMetrics;
+use crate::config::{RecordingConfig, StageConfig};
+use crate::runtime::egress::Egress;
+use crate::stage::circuit_breaker::CircuitBreaker;
+use crate::stage::handler::StageHandler;
+use crate::stage::outcome::Outcome;
+use crate::stage::policy::StagePolicy;
+use crate::stage::rate_limit::{self, RateLimit};
+use crate::stage::recording::Recorder;
+use crate::stage::rollout_guard::{CallEnd, Finding, RolloutGuard};
+use crate::stage::settings::Settings;
+use crate::store::{ControlState, StageControl};
+
+/// A version of a stage that serves.
+pub struct Running {
+    /// Decides about events.
+    pub handler: Arc<dyn StageHandler>,
+    /// What decisions about its deliveries follow.
+    pub policy: StagePolicy,
+    /// Name of the plugin file; none for a native stage.
+    pub file: Option<String>,
+    /// When it began to serve, milliseconds since 1970-01-01 UTC.
+    pub loaded_at_ms: u64,
+}
+
+/// Whether a host consumes a stage's queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Consumption {
+    /// No version of the stage runs here.
+    #[default]
+    Idle,
+    /// The consumer is not open yet.
+    Connecting,
+    /// The consumer is open.
+    Consuming,
+    /// An operator is draining the stage.
+    Drained,
+    /// Another host holds the lease of a single-active stage.
+    Standby,
+}
+
+/// A stage of the pipeline, for as long as this host knows it.
+pub struct Stage {
+    /// The name under which the operator runs it.
+    pub name: Arc<str>,
+    /// The operator's configuration of it.
+    pub config: StageConfig,
+    /// Settings and secrets that the stage may read.
+    pub settings: Arc<Settings>,
+    /// Its outgoing HTTP calls; none: no host was granted.
+    pub egress: Option<Arc<Egress>>,
+    recording: RecordingConfig,
+    running: ArcSwapOption<Running>,
+    /// The control that operators set; none: it runs.
+    control: watch::Sender<Option<StageControl>>,
+    breaker: Mutex<CircuitBreaker>,
+    /// Messages per second, shared by its lanes; none: no limit.
+    pub rate: Option<RateLimit>,
+    /// What this host counts about it.
+    pub metrics: StageMetrics,
+    consumption: Mutex<Consumption>,
+    rollout: Mutex<Rollout>,
+}
+
+/// What this host knows about the versions that ran here.
+#[derive(Default)]
+struct Rollout {
+    /// Watches the version that was loaded last.
+    guard: Option<RolloutGuard<Running>>,
+    /// Digests that passed, or that were never watched.
+    passed: HashSet<String>,
+    /// Digests that trapped too often.
+    rolled_back: HashSet<String>,
+}
+
+impl Stage {
+    pub(super) fn new(name: Arc<str>, config: StageConfig, recording: RecordingConfig) -> Self {
+        let settings = Arc::new(Settings::new(&config.settings, &config.secret_values));
+        let egress = Egress::new(&config.grants);
+        let breaker = Mutex::new(CircuitBreaker::new(config.breaker));
+        let rate = config.rate_per_s.and_then(rate_limit::per_second);
+        Self {
+            name,
+            config,
+            settings,
+            recording,
+            egress,
+            running: ArcSwapOption::empty(),
+            control: watch::Sender::new(None),
+            breaker,
+            rate,
+            metrics: StageMetrics::default(),
+            consumption: Mutex::default(),
+            rollout: Mutex::default(),
+        }
+    }
+
+    /// A recorder for one call; it records nothing when recording is disabled.
+    pub fn recorder(&self) -> Recorder {
+        if self.recording.enabled {
+            Recorder::new(self.recording.max_bytes)
+        } else {
+            Recorder::default()
+        }
+    }
+
+    /// Applies a control that an operator set; none: the stage runs.
+    pub fn apply_control(&self, control: Option<StageControl>) {
+        self.control.send_if_modified(|present| {
+            let changed = *present != control;
+            if changed {
+                let state = control.as_ref().map_or(ControlState::Running, |control| control.state);
+                tracing::info!(stage = %self.name, ?state, "stage control changed");
+                *present = control;
+            }
+            changed
+        });
+    }
+
+    /// The control that applies now; none: the stage runs.
+    pub fn control(&self) -> Option<StageControl> {
+        self.control.borrow().clone()
+    }
+
+    /// Follows the control that applies.
+    pub fn watch_control(&self) -> watch::Receiver<Option<StageControl>> {
+        self.control.subscribe()
+    }
+
+    /// Its circuit breaker on this host, locked.
+    pub fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When an event of this stage expires, milliseconds since 1970-01-01 UTC. An event that
+    /// expired while the stage was paused gets `expiry_ms` more from the moment it was resumed.
+    pub fn expires_at_ms(&self, envelope_expires_at_ms: u64, expiry_ms: u64) -> u64 {
+        let control = self.control.borrow();
+        let held =
+            control.as_ref().and_then(|control| Some((control.held_from_ms?, control.since_ms)));
+        match held {
+            Some((from_ms, until_ms)) if (from_ms..=until_ms).contains(&envelope_expires_at_ms) => {
+                until_ms + expiry_ms
+            }
+            _ => envelope_expires_at_ms,
+        }
+    }
+
+    /// Whether this host consumes the stage's queue.
+    pub fn consumption(&self) -> Consumption {
+        *self.consumption.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets whether this host consumes the stage's queue.
+    pub fn set_consumption(&self, consumption: Consumption) {
+        *self.consumption.lock().unwrap_or_else(PoisonError::into_inner) = consumption;
+    }
+
+    fn rollout(&self) -> MutexGuard<'_, Rollout> {
+        self.rollout.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports a call of the version `digest`. When the rollout guard rolls that version back, the
+    /// previous one runs from the next batch on; returns the reason.
+    pub fn report_call(&self, digest: &str, outcome: &Outcome) -> Option<String> {
+        let mut rollout = self.rollout();
+        match rollout.guard.as_mut()?.report(digest, CallEnd::of(outcome)) {
+            Finding::Watching => None,
+            Finding::Passed => {
+                rollout.guard = None;
+                rollout.passed.insert(digest.to_owned());
+                None
+            }
+            Finding::RolledBack { previous, reason } => {
+                rollout.guard = None;
+                rollout.rolled_back.insert(digest.to_owned());
+                self.run(previous);
+                Some(reason)
+            }
+        }
+    }
+
+    /// Runs `next` from the next batch on. The rollout guard watches a version that is new here.
+    pub(super) fn replace(&self, next: Running) {
+        let mut rollout = self.rollout();
+        let before = self.running.load_full();
+        let watched = rollout.guard.take().map(|guard| Arc::clone(guard.previous()));
+        let digest = next.handler.digest().to_owned();
+        // While several new versions follow one another, a rollback goes to the last that passed.
+        let previous = watched.or(before).filter(|previous| {
+            let previous = previous.handler.digest();
+            next.file.is_some() && previous != digest && !rollout.rolled_back.contains(previous)
+        });
+        match previous {
+            Some(previous)
+                if self.config.guard.messages > 0 && !rollout.passed.contains(&digest) =>
+            {
+                rollout.guard = Some(RolloutGuard::new(self.config.guard, &digest, previous));
+            }
+            _ => _ = rollout.passed.insert(digest),
+        }
+        self.run(Arc::new(next));
+    }
+
+    fn run(&self, next: Arc<Running>) {
+        self.running.store(Some(next));
+        self.breaker().reset_for_new_version();
+    }
+
+    /// The version that serves; none before the first one and after its plugin was removed.
+    pub fn running(&self) -> Option<Arc<Running>> {
+        self.running.load_full()
+    }
+
+    /// Runs nothing from the next batch on.
+    pub(super) fn stop(&self) {
+        self.running.store(None);
+    }
+
+    /// Whether a version serves.
+    pub(super) fn is_running(&self) -> bool {
+        self.running.load().is_some()
+    }
+}
