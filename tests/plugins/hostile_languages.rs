@@ -4,7 +4,9 @@
 //! Built with the tools of their languages: see [`crate::languages`]. What they do is in
 //! `fixtures/hostile`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -68,22 +70,34 @@ const MISDEEDS: [(&str, &[&str]); 12] = [
     ("reject", &["rejected"]),
 ];
 
-/// Builds the hostile guest of a language with the tools that its template has fetched.
-fn hostile(language: &Language) -> Result<PathBuf> {
+/// The hostile guest of a language; tests share one build of it.
+fn hostile(language: &'static Language) -> Result<PathBuf> {
+    static GUESTS: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut guests = GUESTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(guest) = guests.get(language.name) {
+        return Ok(guest.clone());
+    }
+    let guest = built(&hostile_stage(language, "hostile", "")?, true)?;
+    guests.insert(language.name, guest.clone());
+    Ok(guest)
+}
+
+/// Makes a stage of the hostile source, after `prefix`, with the tools that the language's template
+/// fetches.
+fn hostile_stage(language: &Language, suffix: &str, prefix: &str) -> Result<PathBuf> {
     let check = new_stage(language.name, &format!("{}-check", language.name))?;
     built(&check, true)?;
-    let dir = new_stage(language.name, &format!("{}-hostile", language.name))?;
+    let dir = new_stage(language.name, &format!("{}-{suffix}", language.name))?;
     for tool in language.tools {
         let link = dir.join(tool);
         if !link.exists() {
             std::os::unix::fs::symlink(check.join(tool), link)?;
         }
     }
-    std::fs::copy(
-        root().join("tests/fixtures/hostile").join(language.source),
-        dir.join(language.source),
-    )?;
-    built(&dir, true)
+    let source = root().join("tests/fixtures/hostile").join(language.source);
+    let source = std::fs::read_to_string(source)?;
+    std::fs::write(dir.join(language.source), format!("{prefix}{source}"))?;
+    Ok(dir)
 }
 
 /// Beside the healthy pipeline; a language's runtime needs more room than a stage in Rust.
@@ -219,14 +233,12 @@ async fn healthy_stages_keep_their_rate_beside_hostile_guests_of_every_language(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "builds with the tools of several languages: `cargo xtask test` runs it alone, after the others"]
 async fn guest_that_traps_at_startup_is_refused() -> Result<()> {
-    hostile(&LANGUAGES[2])?;
-    let dir = new_stage("c", "c-hostile")?;
-    let source = std::fs::read_to_string(root().join("tests/fixtures/hostile/stage.c"))?;
-    std::fs::write(dir.join("stage.c"), format!("#define TRAP_AT_START\n{source}"))?;
+    // A folder of its own: the hostile guest of C is shared.
+    let dir = hostile_stage(&LANGUAGES[2], "traps", "#define TRAP_AT_START\n")?;
     let refused = built(&dir, true).err().context("a stage that traps at its start was taken")?;
-    assert!(format!("{refused:#}").contains("c-hostile.wasm!start"), "{refused:#}");
+    assert!(format!("{refused:#}").contains("c-traps.wasm!start"), "{refused:#}");
     let env = TestEnv::shipped(AMPLE_STOCK)?;
-    std::fs::copy(dir.join("build/c-hostile.wasm"), env.plugins().join("hostile.wasm"))?;
+    std::fs::copy(dir.join("build/c-traps.wasm"), env.plugins().join("hostile.wasm"))?;
     let host = env.start().await?;
     let file = eventually("the file to be looked at", || async {
         Ok(Some(host.client.plugin("hostile.wasm").await?).filter(|file| !file.is_null()))
