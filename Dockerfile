@@ -3,7 +3,7 @@ FROM rust:1.95-bookworm AS build
 RUN rustup target add wasm32-unknown-unknown
 WORKDIR /build
 COPY . .
-RUN cargo xtask plugins && cargo build --release --package postrider-cli
+RUN cargo xtask build
 
 FROM debian:bookworm-slim
 RUN apt-get update \
@@ -11,6 +11,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --create-home --home-dir /app postrider
 WORKDIR /app
+# The symbols are in /build/target/release/postrider.debug of the first stage.
 COPY --from=build /build/target/release/postrider /usr/local/bin/postrider
 COPY --from=build /build/config/postrider.toml config/postrider.toml
 COPY --from=build /build/plugins/*.wasm plugins/

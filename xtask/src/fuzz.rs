@@ -7,13 +7,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
-use clap::ValueEnum;
+use anyhow::{Context as _, Result, bail};
 
 use crate::{call, cargo, runs, say};
 
 /// A fuzz target of `host/src/fuzz.rs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     /// Plugin files.
     Loader,
@@ -24,6 +23,8 @@ pub(crate) enum Target {
 }
 
 impl Target {
+    const ALL: [Self; 3] = [Self::Loader, Self::Contract, Self::Message];
+
     fn name(self) -> &'static str {
         match self {
             Self::Loader => "loader",
@@ -33,13 +34,42 @@ impl Target {
     }
 }
 
+/// What to fuzz, and for how long.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// One target, or every one in turn.
+    target: Option<Target>,
+    /// For each target.
+    seconds: u32,
+}
+
+impl Options {
+    /// Parses `[TARGET] [--seconds N]`.
+    pub(crate) fn parse(args: &[&str]) -> Result<Self> {
+        let mut options = Self { target: None, seconds: 60 };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            if *arg == "--seconds" {
+                let seconds = args.next().context("--seconds needs a number")?;
+                options.seconds =
+                    seconds.parse().with_context(|| format!("--seconds {seconds}"))?;
+            } else if let Some(target) = Target::ALL.into_iter().find(|all| all.name() == *arg) {
+                options.target = Some(target);
+            } else {
+                bail!("unknown fuzz target or option: {arg}");
+            }
+        }
+        Ok(options)
+    }
+}
+
 /// Longer inputs are slow and rarely reach more.
 const INPUT_MAX_BYTES: u32 = 4_096;
 const MEMORY_MAX_MB: u32 = 4_096;
 const INPUT_MAX_SECONDS: u32 = 120;
 
-/// Runs one target or all of them, each for `seconds`, and minimises its corpus.
-pub(crate) fn fuzz(target: Option<Target>, seconds: u32) -> Result<()> {
+/// Runs one target or all of them and minimises their corpora.
+pub(crate) fn fuzz(options: &Options) -> Result<()> {
     if !runs(cargo().args(["fuzz", "--version"])) {
         say("installing cargo-fuzz");
         call(cargo().args(["install", "cargo-fuzz", "--locked"]))?;
@@ -47,8 +77,8 @@ pub(crate) fn fuzz(target: Option<Target>, seconds: u32) -> Result<()> {
     say("building the targets (slow the first time: every crate is compiled with coverage)");
     call(cargo_fuzz("build").args(PLACES))?;
     let databases = Databases::new()?;
-    let targets = target.as_ref().map_or(Target::value_variants(), std::slice::from_ref);
-    targets.iter().try_for_each(|target| run(*target, seconds, &databases))
+    let targets = options.target.as_ref().map_or(&Target::ALL[..], std::slice::from_ref);
+    targets.iter().try_for_each(|target| run(*target, options.seconds, &databases))
 }
 
 fn run(target: Target, seconds: u32, databases: &Databases) -> Result<()> {
@@ -111,5 +141,25 @@ impl Databases {
 impl Drop for Databases {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_default_to_every_target_for_a_minute() {
+        let default = Options { target: None, seconds: 60 };
+        assert_eq!(Options::parse(&[]).unwrap(), default);
+        let long = Options { target: Some(Target::Contract), seconds: 600 };
+        assert_eq!(Options::parse(&["contract", "--seconds", "600"]).unwrap(), long);
+    }
+
+    #[test]
+    fn unknown_options_are_refused() {
+        for args in [&["parser"][..], &["--seconds"], &["--seconds", "soon"]] {
+            assert!(Options::parse(args).is_err(), "{args:?}");
+        }
     }
 }

@@ -1,5 +1,7 @@
-//! Building guests: with the installed WebAssembly target, else with the one that rustup adds, else
-//! with Debian's compiler, which builds the standard library from its source.
+//! Builds the guests: the stages that ship with the host, and the test guests.
+//!
+//! The compiler is the toolchain with its WebAssembly target, installed or added by rustup; else
+//! Debian's compiler, which builds the standard library from source.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,33 +15,45 @@ const STAGES: [&str; 4] = ["payment", "inventory", "shipping", "notification"];
 /// Debian's compiler that can build for WebAssembly, with the source of the standard library.
 const PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
-/// How guests are built on this machine.
-enum Way {
-    /// The toolchain has the target.
-    Target,
-    /// Debian's compiler and a linker that speaks WebAssembly.
+/// What compiles guests on this machine.
+enum Compiler {
+    /// The toolchain, with its WebAssembly target.
+    Toolchain,
+    /// Debian's, with the toolchain's linker for WebAssembly.
     Debian { linker: PathBuf },
 }
 
-/// Builds the stages to `plugins/<name>.wasm` and the test guests to `target/fixtures/<name>.wasm`.
+/// Builds the shipped stages to `plugins/<name>.wasm`.
+pub(crate) fn build_stages() -> Result<()> {
+    let compiler = Compiler::find()?;
+    let packages = STAGES.map(|stage| format!("--package=postrider-stage-{stage}"));
+    build(&compiler, &packages, &[])?;
+    install_stages()
+}
+
+/// Builds the shipped stages, and the test guests to `target/fixtures/<name>.wasm`.
 pub(crate) fn build_all() -> Result<()> {
-    let way = choose()?;
-    keep_wrapper(&way)?;
-    say("building the stages (the first time takes some minutes)");
-    build(&way, &[])?;
-    for stage in STAGES {
-        keep(stage, &root().join("plugins").join(format!("{stage}.wasm")))?;
-    }
+    let compiler = Compiler::find()?;
+    write_cargo_wrapper(&compiler)?;
+    say("building the stages and the test guests (a minute the first time)");
+    let workspace = ["--workspace".to_owned()];
+    build(&compiler, &workspace, &[])?;
+    install_stages()?;
     let fixtures = root().join("target/fixtures");
-    keep("hostile", &fixtures.join("hostile.wasm"))?;
-    keep("fifth", &fixtures.join("fifth.wasm"))?;
-    keep("caller", &fixtures.join("caller.wasm"))?;
-    build(&way, &[("FIFTH_VERSION", "1.1.0"), ("PAYMENT_MAX_TOTAL", "50")])?;
-    keep("fifth", &fixtures.join("fifth-next.wasm"))?;
-    keep("payment", &fixtures.join("payment-strict.wasm"))?;
-    build(&way, &[("FIFTH_VERSION", "1.2.0"), ("FIFTH_TRAPS", "1")])?;
-    keep("fifth", &fixtures.join("fifth-traps.wasm"))?;
-    Ok(())
+    for guest in ["hostile", "fifth", "caller"] {
+        install(guest, &fixtures.join(format!("{guest}.wasm")))?;
+    }
+    build(&compiler, &workspace, &[("FIFTH_VERSION", "1.1.0"), ("PAYMENT_MAX_TOTAL", "50")])?;
+    install("fifth", &fixtures.join("fifth-next.wasm"))?;
+    install("payment", &fixtures.join("payment-strict.wasm"))?;
+    build(&compiler, &workspace, &[("FIFTH_VERSION", "1.2.0"), ("FIFTH_TRAPS", "1")])?;
+    install("fifth", &fixtures.join("fifth-traps.wasm"))
+}
+
+fn install_stages() -> Result<()> {
+    STAGES
+        .iter()
+        .try_for_each(|stage| install(stage, &root().join("plugins").join(format!("{stage}.wasm"))))
 }
 
 /// Runs the stages' own tests, natively.
@@ -52,10 +66,10 @@ pub(crate) fn test_all() -> Result<()> {
     )
 }
 
-/// A `cargo` for stages that are built outside this repository, as their authors do, where the
-/// toolchain lacks the target. It is put before the others in `PATH`.
-fn keep_wrapper(way: &Way) -> Result<()> {
-    let Way::Debian { linker } = way else { return Ok(()) };
+/// Where the toolchain lacks the target, tests put this `cargo` first in `PATH`, to build stages
+/// outside this repository as their authors do.
+fn write_cargo_wrapper(compiler: &Compiler) -> Result<()> {
+    let Compiler::Debian { linker } = compiler else { return Ok(()) };
     let folder = root().join("target/guest-bin");
     std::fs::create_dir_all(&folder)?;
     let place = folder.join("cargo");
@@ -72,25 +86,27 @@ fn keep_wrapper(way: &Way) -> Result<()> {
     Ok(std::fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o755))?)
 }
 
-fn choose() -> Result<Way> {
-    if has_target()? {
-        say("stages are built with the installed target wasm32-unknown-unknown");
-        return Ok(Way::Target);
+impl Compiler {
+    fn find() -> Result<Self> {
+        if toolchain_has_target()? {
+            say("guests: compiled for the toolchain's target wasm32-unknown-unknown");
+            return Ok(Self::Toolchain);
+        }
+        if !has_debian_compiler()
+            && runs(Command::new("rustup").args(["target", "add", TARGET]).current_dir(root()))
+            && toolchain_has_target()?
+        {
+            say("guests: rustup added the target wasm32-unknown-unknown");
+            return Ok(Self::Toolchain);
+        }
+        let linker = sysroot()?.join("lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld");
+        if !has_debian_compiler() {
+            install_debian_compiler()?;
+        }
+        ensure!(linker.is_file(), "the toolchain has no rust-lld at {}", linker.display());
+        say("guests: compiled with Debian's rustc-web and the standard library's source");
+        Ok(Self::Debian { linker })
     }
-    if debian_compiler().is_none()
-        && runs(Command::new("rustup").args(["target", "add", TARGET]).current_dir(root()))
-        && has_target()?
-    {
-        say("stages are built with the target wasm32-unknown-unknown, which rustup has just added");
-        return Ok(Way::Target);
-    }
-    let linker = sysroot()?.join("lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld");
-    if debian_compiler().is_none() {
-        install_debian_compiler()?;
-    }
-    ensure!(linker.is_file(), "the toolchain has no rust-lld at {}", linker.display());
-    say("stages are built with Debian's rustc-web and the standard library's source");
-    Ok(Way::Debian { linker })
 }
 
 fn sysroot() -> Result<PathBuf> {
@@ -102,29 +118,30 @@ fn sysroot() -> Result<PathBuf> {
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
-fn has_target() -> Result<bool> {
+fn toolchain_has_target() -> Result<bool> {
     Ok(sysroot()?.join("lib/rustlib").join(TARGET).join("lib").is_dir())
 }
 
-fn debian_compiler() -> Option<()> {
-    let source = Path::new("/usr/bin/rustc").is_file() && Path::new("/usr/bin/cargo").is_file();
-    (source && runs(Command::new("dpkg-query").args(["--show", PACKAGES[0], PACKAGES[2]])))
-        .then_some(())
+fn has_debian_compiler() -> bool {
+    Path::new("/usr/bin/rustc").is_file()
+        && Path::new("/usr/bin/cargo").is_file()
+        && runs(Command::new("dpkg-query").args(["--show", PACKAGES[0], PACKAGES[2]]))
 }
 
 fn install_debian_compiler() -> Result<()> {
-    if !can_install() {
+    if !can_install_packages() {
         let install = format!("apt-get install -y --no-install-recommends {}", PACKAGES.join(" "));
         bail!(
-            "no way to build for WebAssembly: run `rustup target add {TARGET}`, or as root on Debian `{install}`"
+            "no compiler for WebAssembly: run `rustup target add {TARGET}`, or on Debian as root \
+             `{install}`"
         );
     }
     say("installing Debian's compiler for WebAssembly");
-    install(&PACKAGES)
+    install_packages(&PACKAGES)
 }
 
-/// Whether packages can be installed here: as root, on Debian.
-pub(crate) fn can_install() -> bool {
+/// Whether packages can be installed: as root on Debian.
+pub(crate) fn can_install_packages() -> bool {
     let is_root = Command::new("id")
         .arg("-u")
         .output()
@@ -132,8 +149,8 @@ pub(crate) fn can_install() -> bool {
     is_root && Path::new("/etc/debian_version").is_file()
 }
 
-/// Installs Debian's packages.
-pub(crate) fn install(packages: &[&str]) -> Result<()> {
+/// Installs Debian packages.
+pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     call(Command::new("apt-get").args(["update", "-qq"]))?;
     let mut command = Command::new("apt-get");
     call(
@@ -144,12 +161,12 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     )
 }
 
-fn build(way: &Way, env: &[(&str, &str)]) -> Result<()> {
-    let mut command = match way {
-        Way::Target => cargo(),
-        Way::Debian { linker } => {
+fn build(compiler: &Compiler, packages: &[String], env: &[(&str, &str)]) -> Result<()> {
+    let mut command = match compiler {
+        Compiler::Toolchain => cargo(),
+        Compiler::Debian { linker } => {
             let mut command = Command::new("/usr/bin/cargo");
-            // Nothing of the toolchain that runs this may reach the other one.
+            // The two toolchains must not see each other's settings.
             for (name, _) in std::env::vars_os() {
                 let name = name.to_string_lossy();
                 if name.starts_with("CARGO") && name != "CARGO_HOME" || name.starts_with("RUST") {
@@ -165,25 +182,26 @@ fn build(way: &Way, env: &[(&str, &str)]) -> Result<()> {
         }
     };
     command.current_dir(root().join("plugins")).args(["build", "--release", "--target", TARGET]);
-    if matches!(way, Way::Debian { .. }) {
+    command.args(packages);
+    if matches!(compiler, Compiler::Debian { .. }) {
         command.arg("-Zbuild-std=std,panic_abort");
     }
     call(command.env("CARGO_TARGET_DIR", root().join("target/guests")).envs(env.iter().copied()))
 }
 
-/// Copies a built guest to its place, at once, and only when it changed: a running host reloads
-/// what moves.
-fn keep(name: &str, place: &Path) -> Result<()> {
+/// Copies a built guest to `to`. The copy is atomic, and skipped when nothing changed, because a
+/// running host reloads a file that appears.
+fn install(name: &str, to: &Path) -> Result<()> {
     let built =
         root().join("target/guests").join(TARGET).join("release").join(format!("{name}.wasm"));
     let bytes =
         std::fs::read(&built).with_context(|| format!("{} was not built", built.display()))?;
-    if std::fs::read(place).is_ok_and(|present| present == bytes) {
+    if std::fs::read(to).is_ok_and(|present| present == bytes) {
         return Ok(());
     }
-    let folder = place.parent().context("a folder")?;
+    let folder = to.parent().context("a folder")?;
     std::fs::create_dir_all(folder)?;
     let part = folder.join(format!(".{name}.part"));
     std::fs::write(&part, bytes)?;
-    Ok(std::fs::rename(part, place)?)
+    Ok(std::fs::rename(part, to)?)
 }

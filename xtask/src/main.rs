@@ -1,82 +1,88 @@
-//! Everything a developer does with this repository: `cargo xtask plugins | run | test | fuzz |
-//! ci`.
+//! Developer tasks of this repository: `cargo xtask help` lists them.
+//!
+//! It depends on `anyhow` alone and compiles in seconds, because every first build waits for it.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
-use clap::{Parser, Subcommand};
+use anyhow::{Context as _, Result, bail, ensure};
 
 mod fuzz;
 mod guests;
 mod services;
+mod symbols;
 
-#[derive(Parser)]
-#[command(about = "Builds, runs and tests Postrider")]
-struct Cli {
-    #[command(subcommand)]
-    task: Task,
-}
+const HELP: &str = "\
+Builds, runs and tests Postrider.
 
-#[derive(Subcommand)]
-enum Task {
-    /// Build every stage to `plugins`, and the test guests.
-    Plugins,
-    /// Build stages and host (release) and serve with the embedded store and queue.
-    Run {
-        /// Passed to `postrider`; default: `serve`.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
-    /// All tests: the stages' own, unit tests, integration tests; finds or starts Postgres and
-    /// RabbitMQ.
-    Test,
-    /// Fuzz untrusted input with coverage, and minimise the corpus: docs/fuzzing.md.
-    Fuzz {
-        /// Default: all, one after another.
-        target: Option<fuzz::Target>,
-        /// For each target.
-        #[arg(long, default_value_t = 60)]
-        seconds: u32,
-    },
-    /// What CI does: formatting, lints, documentation, dependencies, all tests.
-    Ci,
-}
+Usage: cargo xtask <TASK>
+
+Tasks:
+  plugins     Build the stages to plugins/ and the test guests to target/fixtures/
+  build       Build the stages and the host (release); the program's symbols go to a file beside it
+  run [ARGS]  Build, then run `postrider ARGS`; default: serve, with the embedded store and queue
+  test        Run all tests: the stages' own, unit tests, integration tests, measured tests;
+              finds or starts Postgres and RabbitMQ
+  fuzz [loader|contract|message] [--seconds N]
+              Fuzz untrusted input with coverage and minimise the corpus (docs/fuzzing.md);
+              default: every target, 60 seconds each
+  ci          Run everything CI runs: formatting, lints, documentation, dependencies, tests
+";
 
 fn main() -> Result<()> {
-    match Cli::parse().task {
-        Task::Plugins => guests::build_all(),
-        Task::Run { args } => run(&args),
-        Task::Test => test(),
-        Task::Fuzz { target, seconds } => fuzz::fuzz(target, seconds),
-        Task::Ci => ci(),
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["plugins"] => guests::build_all(),
+        ["build"] => build().map(drop),
+        ["run", "--", args @ ..] | ["run", args @ ..] => run(args),
+        ["test"] => test(),
+        ["fuzz", args @ ..] => fuzz::fuzz(&fuzz::Options::parse(args)?),
+        ["ci"] => ci(),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => bail!("unknown task: {}\n\n{HELP}", args.join(" ")),
     }
 }
 
-fn run(args: &[String]) -> Result<()> {
-    guests::build_all()?;
-    say("building the host (the first time takes several minutes)");
-    call(cargo().args(["build", "--release", "--package", "postrider-cli"]))?;
-    let args = if args.is_empty() { &["serve".to_owned()] } else { args };
-    call(Command::new(root().join("target/release/postrider")).args(args).current_dir(root()))
+/// Builds the stages and the host side by side; returns the program's path.
+fn build() -> Result<PathBuf> {
+    say("building the stages and the host (several minutes the first time)");
+    std::thread::scope(|scope| {
+        // The two builds have their own target folders, so neither waits for the other's lock.
+        let stages = scope.spawn(guests::build_stages);
+        let host = call(cargo().args(["build", "--release", "--package", "postrider-cli"]));
+        let stages = stages.join().expect("the stages' build does not panic");
+        host.and(stages)
+    })?;
+    let program = root().join("target/release/postrider");
+    symbols::split(&program)?;
+    Ok(program)
+}
+
+fn run(args: &[&str]) -> Result<()> {
+    let program = build()?;
+    let args = if args.is_empty() { &["serve"] } else { args };
+    call(Command::new(program).args(args).current_dir(root()))
 }
 
 fn test() -> Result<()> {
     guests::build_all()?;
     guests::test_all()?;
-    say("building and running the host's tests (the first time takes several minutes)");
-    // The crash tests start the program. Of everything at once, since a part of it would want its
-    // dependencies with other features.
+    say("building and running the host's tests (several minutes the first time)");
+    // The crash tests start the program. Every command builds the whole workspace: a part of it
+    // would compile its dependencies again, with other features.
     call(cargo().args(["build", "--workspace", "--all-targets"]))?;
     let services = services::Services::find()?;
     let environment = || services.environment.iter().cloned();
     call(cargo().args(["test", "--workspace"]).envs(environment()))?;
-    say(
-        "tests that measure time, one after another: what hostile guests cost the healthy ones, what faults cost everybody",
-    );
-    let alone = ["test", "--package", "postrider-tests", "--", "--ignored", "--test-threads", "1"];
-    call(cargo().args(alone).envs(environment()))
+    say("running the measured tests one at a time: faults, hostile guests, languages");
+    let measured = ["test", "--workspace", "--test", "integration"];
+    let alone = ["--", "--ignored", "--test-threads", "1"];
+    call(cargo().args(measured).args(alone).envs(environment()))
 }
 
 fn ci() -> Result<()> {
@@ -84,27 +90,36 @@ fn ci() -> Result<()> {
     call(cargo().args(["fmt", "--all", "--check", "--manifest-path", "plugins/Cargo.toml"]))?;
     call(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     call(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
-    if !runs(cargo().args(["deny", "--version"])) {
-        say("installing cargo-deny");
-        // It runs for a second: what optimising it would cost is never earned back.
-        call(cargo().args(["install", "cargo-deny", "--locked", "--debug"]))?;
-    }
-    // Advisories are a download: they are checked where the network allows it, not here.
-    call(cargo().args(["deny", "check", "licenses", "bans", "sources"]))?;
+    deny()?;
     test()
 }
 
-/// One line that says what is going on.
+/// Checks licenses, sources and bans of the dependencies: deny.toml.
+fn deny() -> Result<()> {
+    if !runs(cargo().args(["deny", "--version"])) {
+        say("installing cargo-deny");
+        // It runs for a second, so optimising it costs more time than it saves.
+        call(
+            cargo()
+                .args(["install", "cargo-deny", "--locked", "--debug"])
+                .env("CARGO_PROFILE_DEV_DEBUG", "false"),
+        )?;
+    }
+    // Advisories need a download: they are checked where the network allows it, not here.
+    call(cargo().args(["deny", "check", "licenses", "bans", "sources"]))
+}
+
+/// Prints one progress line.
 pub(crate) fn say(what: &str) {
     eprintln!("xtask: {what}");
 }
 
-/// The repository.
+/// The repository's root.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository").to_owned()
 }
 
-/// The cargo that runs this, in the repository.
+/// The cargo that runs this task, in the repository.
 pub(crate) fn cargo() -> Command {
     let mut command =
         Command::new(std::env::var_os("CARGO").as_deref().unwrap_or(OsStr::new("cargo")));
@@ -112,14 +127,14 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Runs a command; its failure is an error that names it.
+/// Runs a command; an error names the command.
 pub(crate) fn call(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "{command:?} failed: {status}");
     Ok(())
 }
 
-/// Whether a command runs and succeeds; what it prints is dropped.
+/// Whether a command runs and succeeds; its output is dropped.
 pub(crate) fn runs(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }

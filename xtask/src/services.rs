@@ -1,6 +1,6 @@
-//! Postgres and RabbitMQ for the tests: those of the environment, else what listens on the default
-//! ports, else installed programs started privately, else Debian's packages, else `docker compose`.
-//! It says which; when none works, the tests do not run.
+//! Postgres and RabbitMQ for the tests, from the first source that has them: the environment, the
+//! default ports, installed programs that are started privately, Debian's packages, and
+//! `docker compose`. Each choice is printed. The tests do not run without both.
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -13,9 +13,9 @@ use crate::{call, root, runs, say};
 const POSTGRES: &str = "POSTRIDER_TEST_POSTGRES";
 const AMQP: &str = "POSTRIDER_TEST_AMQP";
 
-/// Where the servers are. Private ones stop when this is dropped.
+/// The servers' addresses. Dropping it stops private servers.
 pub(crate) struct Services {
-    /// For the tests.
+    /// Variables that the tests read.
     pub(crate) environment: Vec<(&'static str, String)>,
     postgres: Option<PrivatePostgres>,
     rabbit: Option<PrivateRabbit>,
@@ -26,7 +26,7 @@ struct Kind {
     name: &'static str,
     variable: &'static str,
     port: u16,
-    /// What the tests use when the server listens on its port.
+    /// The URL of a server that listens on `port`.
     url: &'static str,
     package: &'static str,
     /// A service of docker-compose.yml, and its URL.
@@ -53,11 +53,11 @@ const KINDS: [Kind; 2] = [
 ];
 
 impl Services {
-    /// Finds or starts both.
+    /// Finds or starts both servers.
     pub(crate) fn find() -> Result<Self> {
         let mut services = Self { environment: Vec::new(), postgres: None, rabbit: None };
         for kind in &KINDS {
-            let url = match standing(kind) {
+            let url = match running(kind) {
                 Some(url) => url,
                 None => services.start(kind)?,
             };
@@ -71,11 +71,11 @@ impl Services {
             Ok(url) => return Ok(url),
             Err(error) => say(&format!("{}: not started privately: {error:#}", kind.name)),
         }
-        if crate::guests::can_install() {
+        if crate::guests::can_install_packages() {
             say(&format!("{}: installing Debian's package {}", kind.name, kind.package));
-            crate::guests::install(&[kind.package])?;
+            crate::guests::install_packages(&[kind.package])?;
             // The package may have started it.
-            return standing(kind).map_or_else(|| self.start_private(kind), Ok);
+            return running(kind).map_or_else(|| self.start_private(kind), Ok);
         }
         let (service, url) = kind.compose;
         if runs(Command::new("docker").args(["compose", "version"])) {
@@ -97,7 +97,7 @@ impl Services {
     }
 
     fn start_private(&mut self, kind: &Kind) -> Result<String> {
-        // Not below target/: the server's own user must be able to reach it.
+        // Not below target/, which the server's user may not be able to reach.
         let folder = std::env::temp_dir().join(format!("postrider-test-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let url = if kind.variable == POSTGRES {
@@ -118,7 +118,7 @@ impl Services {
 
 impl Drop for Services {
     fn drop(&mut self) {
-        // The servers first: they write until they end.
+        // Servers first: they write to the folder until they stop.
         (self.postgres, self.rabbit) = (None, None);
         let _ = std::fs::remove_dir_all(
             std::env::temp_dir().join(format!("postrider-test-{}", std::process::id())),
@@ -126,13 +126,13 @@ impl Drop for Services {
     }
 }
 
-/// A server that is there already.
-fn standing(kind: &Kind) -> Option<String> {
+/// The URL of a server that already runs.
+fn running(kind: &Kind) -> Option<String> {
     if let Ok(url) = std::env::var(kind.variable) {
-        say(&format!("{}: the one that {} names", kind.name, kind.variable));
+        say(&format!("{}: from {}", kind.name, kind.variable));
         return Some(url);
     }
     TcpStream::connect(("127.0.0.1", kind.port)).ok()?;
-    say(&format!("{}: the one that listens on port {}", kind.name, kind.port));
+    say(&format!("{}: listens on port {}", kind.name, kind.port));
     Some(kind.url.to_owned())
 }
