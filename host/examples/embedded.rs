@@ -3,10 +3,9 @@
 //! Run it with `cargo run -p postrider --example embedded`.
 
 use async_trait::async_trait;
-use postrider::config::Config;
-use postrider::domain::event::Event;
-use postrider::host::Host;
-use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::{
+    Config, Description, Emitted, Event, Host, NativeContext, NativeError, NativeStage,
+};
 use serde_json::json;
 
 /// Approves every order.

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use crate::domain::event::Envelope;
 use crate::store::Direct;
 
-#[cfg(any(test, feature = "conformance"))]
+#[cfg(test)]
 pub mod conformance;
 pub mod embedded;
 pub mod rabbit;

@@ -12,23 +12,85 @@
 //!         └── store.commit ◄──┘        delivery + state + events + order status + outbox, one transaction
 //! ```
 //!
-//! The modules stand in the order of the flow.
+//! The modules stand in the order of the flow. They are private: what an embedding program needs is
+//! re-exported here, and only that is covered by semantic versioning.
+//!
+//! - **Run a host**: [`Host`], [`HostBuilder`], [`Config`].
+//! - **Write a stage in Rust**: [`NativeStage`]; [`SdkStage`] runs one that was written with the
+//!   `postrider-stage` SDK.
+//! - **Use a running host**: [`App`].
+//! - **Follow outcomes**: [`HostBuilder::observe`] with [`Settlement`].
+//!
+//! ```no_run
+//! use async_trait::async_trait;
+//! use postrider::{Config, Description, Emitted, Event, Host};
+//! use postrider::{NativeContext, NativeError, NativeStage};
+//!
+//! struct Approve;
+//!
+//! #[async_trait]
+//! impl NativeStage for Approve {
+//!     fn describe(&self) -> Description {
+//!         Description::new("approve", "1.0.0", "Approves every order")
+//!             .consumes(["order.created"])
+//!             .emits(["payment.authorized"])
+//!     }
+//!
+//!     async fn handle(
+//!         &self,
+//!         _: &mut NativeContext,
+//!         event: &Event,
+//!     ) -> Result<Vec<Emitted>, NativeError> {
+//!         let data = serde_json::json!({ "order_id": event.subject });
+//!         Ok(vec![Emitted::json("payment.authorized", &data)])
+//!     }
+//! }
+//!
+//! # async fn example() -> anyhow::Result<()> {
+//! let host = Host::builder(Config::load(None)?).stage(Approve).build().await?;
+//! host.submit(serde_json::json!({ "order_id": "1", "items": ["Book"] })).await?;
+//! host.run_until(async { _ = tokio::signal::ctrl_c().await }).await
+//! # }
+//! ```
 
-pub mod domain;
-pub mod http;
-pub mod app;
-pub mod store;
-pub mod relay;
-pub mod broker;
-pub mod pipeline;
-pub mod services;
-pub mod worker;
-pub mod stage;
-pub mod runtime;
-pub mod plugins;
-pub mod background;
-pub mod config;
-pub mod host;
-#[cfg(any(test, fuzzing))]
+// Items are `pub` inside the private modules where `internals` passes them on.
+#![allow(unreachable_pub)]
+
+mod domain;
+mod http;
+mod app;
+mod store;
+mod relay;
+mod broker;
+mod pipeline;
+mod services;
+mod worker;
+mod stage;
+mod runtime;
+mod plugins;
+mod background;
+mod config;
+mod host;
 #[doc(hidden)]
-pub mod fuzz;
+pub mod internals;
+
+// A host.
+pub use crate::app::{App, OrderHistory, PluginState, PluginStatus, Readiness, StageStatus};
+pub use crate::app::{SubmitError, Submitted};
+pub use crate::config::{Config, ConfigError, StageConfig};
+pub use crate::domain::clock::{Clock, ManualClock, SystemClock};
+pub use crate::domain::field_error::FieldError;
+pub use crate::host::{Host, HostBuilder};
+pub use crate::store::{Order, StoreError};
+
+// A stage.
+pub use crate::domain::event::Event;
+pub use crate::stage::handler::{
+    CallContext, Description, Emitted, Failure, NativeContext, NativeError, NativeStage,
+};
+pub use crate::stage::sdk::SdkStage;
+pub use crate::stage::state::{StateError, StateView};
+
+// An observer.
+pub use crate::domain::event::{DeliveryKey, Envelope};
+pub use crate::store::{Settlement, Verdict};

@@ -23,7 +23,7 @@ pub use self::new_event::NewEvent;
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
 use crate::domain::event::{DeliveryKey, Envelope, EventKey, LoggedEvent};
 
-#[cfg(any(test, feature = "conformance"))]
+#[cfg(test)]
 pub mod conformance;
 mod bindings;
 mod decode;

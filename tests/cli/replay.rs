@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
-use postrider::domain::clock::{Clock, ManualClock, SystemClock};
-use postrider::domain::event::Event;
-use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::{
+    Clock, Description, Emitted, Event, ManualClock, NativeContext, NativeError, NativeStage,
+    SystemClock,
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 

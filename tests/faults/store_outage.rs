@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use async_trait::async_trait;
-use postrider::domain::event::Event;
-use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::{Description, Emitted, Event, NativeContext, NativeError, NativeStage};
 use serde_json::json;
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::Mutex;

@@ -5,8 +5,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
-use postrider::domain::event::Event;
-use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::{Description, Emitted, Event, NativeContext, NativeError, NativeStage};
 use serde_json::{Value, json};
 
 use crate::support::harness::{Backend, TestEnv, eventually, on_both_back_ends};

@@ -3,8 +3,7 @@
 
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
-use postrider::domain::event::Event;
-use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::{Description, Emitted, Event, NativeContext, NativeError, NativeStage};
 use rand::RngExt as _;
 use reqwest::StatusCode;
 use serde_json::{Value, json};

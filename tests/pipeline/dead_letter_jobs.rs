@@ -5,10 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
-use postrider::domain::event::Event;
-use postrider::stage::handler::{
-    Description, Emitted, Failure, NativeContext, NativeError, NativeStage,
-};
+use postrider::{Description, Emitted, Event, Failure, NativeContext, NativeError, NativeStage};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 

@@ -3,8 +3,7 @@
 
 use anyhow::Result;
 use async_trait::async_trait;
-use postrider::domain::event::Event;
-use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::{Description, Emitted, Event, NativeContext, NativeError, NativeStage};
 use serde_json::json;
 
 use crate::support::harness::{TestEnv, eventually};

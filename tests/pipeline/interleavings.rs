@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use postrider::store::{DeliveryStatus, OrderCursor, StateSource as _, Store as _};
+use postrider::internals::{DeliveryStatus, OrderCursor, StateSource as _, Store as _};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;

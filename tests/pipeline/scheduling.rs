@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
-use postrider::domain::clock::{Clock as _, ManualClock, SystemClock};
-use postrider::domain::event::Event;
-use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::{
+    Clock as _, Description, Emitted, Event, ManualClock, NativeContext, NativeError, NativeStage,
+    SystemClock,
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;

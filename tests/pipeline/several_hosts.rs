@@ -8,8 +8,7 @@ use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use lapin::options::{BasicGetOptions, BasicNackOptions};
 use lapin::{Connection, ConnectionProperties};
-use postrider::domain::event::Event;
-use postrider::stage::handler::{Description, Emitted, NativeContext, NativeError, NativeStage};
+use postrider::{Description, Emitted, Event, NativeContext, NativeError, NativeStage};
 use reqwest::StatusCode;
 use serde_json::json;
 

@@ -6,10 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::Result;
 use async_trait::async_trait;
-use postrider::domain::event::Event;
-use postrider::stage::handler::{
-    Description, Emitted, Failure, NativeContext, NativeError, NativeStage,
-};
+use postrider::{Description, Emitted, Event, Failure, NativeContext, NativeError, NativeStage};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 

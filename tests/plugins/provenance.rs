@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use minisign::KeyPair;
-use postrider::runtime::provenance::signature_of;
+use postrider::internals::signature_of;
 use reqwest::StatusCode;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use postrider::config::Config;
-use postrider::host::{Host, HostBuilder};
+use postrider::{Config, Host, HostBuilder};
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::sync::oneshot;

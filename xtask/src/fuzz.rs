@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{call, cargo, runs, say};
 
-/// A fuzz target of `host/src/fuzz.rs`.
+/// A fuzz target of `host/src/internals/fuzz.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     /// Plugin files.

@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::output::Output;
-use postrider::config::Config;
+use postrider::Config;
 
 mod load;
 mod ephemeral_host;

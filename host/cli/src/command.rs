@@ -8,7 +8,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::output::Output;
 use crate::telemetry::{self, LogFormat};
 use crate::{bench, client, dev, dlq, doctor, events, host, orders, plugin, replay, stages};
-use postrider::config::Config;
+use postrider::Config;
 
 /// The exit codes of every command.
 const EXIT_CODES: &str = "\
@@ -127,7 +127,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate => host::migrate(config).await,
         Command::Bench(args) => bench::run(Config::load(config)?, args, output).await,
         Command::Openapi => {
-            println!("{:#}", postrider::http::document());
+            println!("{:#}", postrider::internals::openapi_document());
             Ok(ExitCode::SUCCESS)
         }
         Command::Completions { shell } => {

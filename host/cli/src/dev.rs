@@ -20,10 +20,8 @@ use tokio::sync::mpsc;
 use self::console::Console;
 use crate::plugin::dry_run::Case;
 use crate::plugin::project::Project;
-use postrider::app::App;
-use postrider::config::Config;
-use postrider::domain::event::hex;
-use postrider::host::Host;
+use postrider::internals::hex;
+use postrider::{App, Config, Host};
 
 mod console;
 

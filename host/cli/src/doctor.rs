@@ -10,7 +10,7 @@ use console::style;
 
 use crate::doctor::checks::{Finding, Level, examine};
 use crate::output::Output;
-use postrider::config::Config;
+use postrider::Config;
 
 pub(crate) async fn run(config: Option<&Path>, output: Output) -> Result<ExitCode> {
     let findings = examine(Config::load(config)).await;

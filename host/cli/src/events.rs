@@ -16,8 +16,7 @@ use crate::follow::follow;
 use crate::output::Output;
 use crate::progress;
 use crate::time_args::time_ms;
-use postrider::domain::cloud_events::BATCH;
-use postrider::domain::timestamp;
+use postrider::internals::{BATCH, timestamp};
 
 /// Maximum number of events in one request of `import`.
 const IMPORT_LINES: usize = 200;

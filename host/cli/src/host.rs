@@ -8,10 +8,8 @@ use anyhow::{Context as _, Result};
 
 use crate::offline_host::OfflineHost;
 use crate::output::Output;
-use postrider::config::{Config, StoreUrl};
-use postrider::host::Host;
-use postrider::pipeline::Topology;
-use postrider::store::postgres::PostgresStore;
+use postrider::internals::{PostgresStore, StoreUrl, Topology};
+use postrider::{Config, Host};
 
 /// Runs a host until SIGINT or SIGTERM.
 pub(crate) async fn serve(config: Option<&Path>) -> Result<ExitCode> {
@@ -66,7 +64,7 @@ pub(crate) async fn topology(config: Option<&Path>, output: Output) -> Result<Ex
 }
 
 fn draw(topology: &Topology) -> String {
-    let line = |stage: &postrider::pipeline::TopologyStage| {
+    let line = |stage: &postrider::internals::TopologyStage| {
         format!(
             "{} {}\n  consumes {}\n  emits    {}\n",
             stage.name,

@@ -3,8 +3,7 @@
 
 use anyhow::{Context as _, Result};
 
-use postrider::config::Config;
-use postrider::host::Host;
+use postrider::{Config, Host};
 
 /// A host with every plugin loaded; its store is removed when it is dropped.
 pub(crate) struct OfflineHost {

@@ -204,7 +204,7 @@ async fn list(args: &ListArgs, output: Output) -> Result<()> {
 
 fn row(order: &Value) -> String {
     let created =
-        postrider::domain::timestamp::text(order["created_at_ms"].as_u64().unwrap_or_default());
+        postrider::internals::timestamp::text(order["created_at_ms"].as_u64().unwrap_or_default());
     let customer = order["customer"].as_str().unwrap_or("-");
     format!(
         "{:<38} {:<12} {customer:<16} {created}",

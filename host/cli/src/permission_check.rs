@@ -10,9 +10,8 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::output::Output;
-use postrider::config::{Config, StageConfig};
-use postrider::pipeline::Pipeline;
-use postrider::runtime::Linked;
+use postrider::internals::{Linked, Pipeline};
+use postrider::{Config, StageConfig};
 
 /// Attribute of a description that holds a JSON Schema of the settings.
 const SETTINGS_SCHEMA: &str = "settingsschema";

@@ -12,9 +12,8 @@ use self::dry_run::{Case, DryRun, load};
 use crate::client::{Target, read_json, text};
 use crate::output::Output;
 use crate::{permission_check, table};
-use postrider::domain::clock::{Clock as _, SystemClock};
-use postrider::runtime::{CONTRACT, InstancePolicy, Linked, WarmPolicy};
-use postrider::stage::handler::Description;
+use postrider::internals::{CONTRACT, InstancePolicy, Linked, WarmPolicy};
+use postrider::{Clock as _, Description, SystemClock};
 
 mod new;
 pub(crate) mod project;
@@ -158,7 +157,7 @@ fn inspect(linked: &Linked, bytes: &[u8]) -> Value {
         "description": &*linked.description,
         "imports": linked.imports,
         "contract": CONTRACT,
-        "producers": postrider::runtime::producers(bytes),
+        "producers": postrider::internals::producers(bytes),
     })
 }
 

@@ -27,9 +27,8 @@ use crate::plugin::setting;
 use crate::progress;
 use crate::replay::engine::{Replay, Verdict};
 use crate::time_args::duration_ms;
-use postrider::config::Config;
-use postrider::runtime::{InstancePolicy, Runtime, RuntimeSettings, WasmStage};
-use postrider::stage::recording::Recorded;
+use postrider::Config;
+use postrider::internals::{InstancePolicy, Recorded, Runtime, RuntimeSettings, WasmStage};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {

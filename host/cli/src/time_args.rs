@@ -1,7 +1,7 @@
 //! Parsers for durations and times on the command line.
 
-use postrider::domain::clock::{Clock as _, SystemClock};
-use postrider::domain::timestamp;
+use postrider::internals::timestamp;
+use postrider::{Clock as _, SystemClock};
 
 /// A duration such as `90s`, `30m`, `1h` or `2d`, in milliseconds.
 pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {

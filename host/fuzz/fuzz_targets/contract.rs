@@ -1,9 +1,9 @@
-//! Any description, event and answer of a stage: `postrider::fuzz::Contract`.
+//! Any description, event and answer of a stage: `postrider::internals::Contract`.
 #![no_main]
 
 use std::sync::{LazyLock, Mutex};
 
-use postrider::fuzz::Contract;
+use postrider::internals::Contract;
 
 static CONTRACT: LazyLock<Mutex<Contract>> = LazyLock::new(|| Mutex::new(Contract::new()));
 

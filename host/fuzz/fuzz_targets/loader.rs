@@ -1,9 +1,9 @@
-//! Any bytes as a plugin file: `postrider::fuzz::Loader`.
+//! Any bytes as a plugin file: `postrider::internals::Loader`.
 #![no_main]
 
 use std::sync::LazyLock;
 
-use postrider::fuzz::Loader;
+use postrider::internals::Loader;
 
 static LOADER: LazyLock<Loader> = LazyLock::new(|| {
     // The host survives a panic of the libraries that read a file, and refuses the file. Any other

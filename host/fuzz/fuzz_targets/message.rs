@@ -1,9 +1,9 @@
-//! Any headers and body as a message from the broker: `postrider::fuzz::Message`.
+//! Any headers and body as a message from the broker: `postrider::internals::Message`.
 #![no_main]
 
 use std::sync::{LazyLock, Mutex};
 
-use postrider::fuzz::Message;
+use postrider::internals::Message;
 
 static MESSAGE: LazyLock<Mutex<Message>> = LazyLock::new(|| Mutex::new(Message::new()));
 

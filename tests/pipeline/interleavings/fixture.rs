@@ -5,16 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use async_trait::async_trait;
-use postrider::config::Config;
-use postrider::domain::clock::ManualClock;
-use postrider::domain::event::{Event, topic_matches};
-use postrider::pipeline::routes::Routes;
-use postrider::stage::handler::{
-    Description, Emitted, Native, NativeContext, NativeError, NativeStage, StageHandler,
+use postrider::internals::{
+    Native, Routes, SqliteOptions, SqliteStore, StageHandler, StagePolicy, topic_matches,
 };
-use postrider::stage::policy::StagePolicy;
-use postrider::stage::sdk::SdkStage;
-use postrider::store::sqlite::{SqliteOptions, SqliteStore};
+use postrider::{
+    Config, Description, Emitted, Event, ManualClock, NativeContext, NativeError, NativeStage,
+    SdkStage,
+};
 
 /// How long an outbox row is held for sending.
 pub(super) const LEASE_MS: u64 = 2_000;

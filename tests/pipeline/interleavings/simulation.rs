@@ -11,21 +11,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use futures::future::{BoxFuture, FutureExt as _, join_all};
-use postrider::domain::clock::Clock as _;
-use postrider::domain::event::{
-    DeliveryKey, Envelope, Event, ORDER_CANCELLED, ORDER_CREATED, PRODUCT_STOCKED, idempotency_key,
+use postrider::internals::{
+    Attempt, Batch, BatchState, Call, Cancelled, Commit, DeadLetterAction, DeadLetterFilter,
+    DeadLetterStatus, Decision, DecisionInputs, LaneCache, LostDeliveries, NewCancel, NewEvent,
+    NewOrder, ORDER_CANCELLED, ORDER_CREATED, OutboxRow, Outcome, PRODUCT_STOCKED, Progress,
+    Recorder, Routes as _, Settings, StateSource, Store as _, decide, idempotency_key,
 };
-use postrider::pipeline::routes::Routes as _;
-use postrider::stage::handler::{Call, CallContext, Failure, Outcome};
-use postrider::stage::recording::Recorder;
-use postrider::stage::settings::Settings;
-use postrider::stage::state::{BatchState, LaneCache};
-use postrider::store::{
-    Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, LostDeliveries,
-    NewCancel, NewEvent, NewOrder, OutboxRow, Settlement, StateSource, Store as _, StoreError,
-    Verdict,
+use postrider::{
+    CallContext, Clock as _, DeliveryKey, Envelope, Event, Failure, Settlement, StoreError, Verdict,
 };
-use postrider::worker::decide::{Attempt, Decision, DecisionInputs, Progress, decide};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};

@@ -9,16 +9,10 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::sync::oneshot;
 
 use super::{BenchArgs, Instances, Report, load};
-use postrider::broker::rabbit::{Rabbit, RabbitOptions};
-use postrider::config::Config;
-use postrider::domain::clock::SystemClock;
-use postrider::host::Host;
+use postrider::internals::{InstanceMode, Rabbit, RabbitOptions, Scratch};
+use postrider::{Config, Host, HostBuilder, SdkStage, SystemClock};
 #[cfg(feature = "reference-stages")]
-use postrider::host::HostBuilder;
-use postrider::runtime::InstanceMode;
 #[cfg(feature = "reference-stages")]
-use postrider::stage::sdk::SdkStage;
-use postrider::store::postgres::Scratch;
 
 /// Measures a host in this process, and removes its data afterwards.
 pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::{BenchArgs, Quantiles, Report};
 use crate::progress;
-use postrider::pipeline::Pipeline;
+use postrider::internals::Pipeline;
 
 /// Warms up, then measures. `pipeline` adds the times of each stage if the host is in this process.
 pub(super) async fn measure(

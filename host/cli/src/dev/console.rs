@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use console::style;
 
 use super::locked;
-use postrider::app::PluginStatus;
-use postrider::store::{Settlement, Verdict};
+use postrider::{PluginStatus, Settlement, Verdict};
 
 /// Maximum number of characters printed of a payload.
 const DATA_MAX: usize = 300;

@@ -9,16 +9,12 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use postrider::app::as_json;
-use postrider::domain::clock::{Clock as _, SystemClock};
-use postrider::domain::event::{DeliveryKey, Envelope, Event, idempotency_key};
-use postrider::runtime::{
-    InstancePolicy, Linked, Runtime, RuntimeSettings, StageLimits, WasmStage,
+use postrider::internals::{
+    BatchState, Call, Handled, InstancePolicy, LaneCache, Linked, Logs, MemoryState, Outcome,
+    Recorder, Runtime, RuntimeSettings, StageHandler as _, StageLimits, WasmStage, as_json,
+    idempotency_key,
 };
-use postrider::stage::handler::{Call, CallContext, Handled, Logs, Outcome, StageHandler as _};
-use postrider::stage::recording::Recorder;
-use postrider::stage::state::{BatchState, LaneCache};
-use postrider::store::memory::MemoryState;
+use postrider::{CallContext, Clock as _, DeliveryKey, Envelope, Event, SystemClock};
 
 /// A fixture: an event, and the state and settings that the stage runs with.
 #[derive(Debug, Deserialize)]

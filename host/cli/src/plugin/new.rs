@@ -10,7 +10,7 @@ use include_dir::{Dir, DirEntry, include_dir};
 use serde_json::json;
 
 use crate::output::Output;
-use postrider::domain::name::is_name;
+use postrider::internals::is_name;
 
 static TEMPLATES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/templates");
 /// Copied into every Rust project, so that it builds without a registry.

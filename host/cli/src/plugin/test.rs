@@ -12,7 +12,7 @@ use super::dry_run::{Case, DryRun};
 use super::project::Project;
 use crate::client::read_json;
 use crate::output::Output;
-use postrider::runtime::InstancePolicy;
+use postrider::internals::InstancePolicy;
 
 /// Time of the stage's clock unless the fixture sets one: 2023-11-14 22:13:20 UTC.
 const NOW_MS: u64 = 1_700_000_000_000;

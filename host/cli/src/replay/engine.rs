@@ -15,18 +15,12 @@ use serde::Serialize;
 
 pub(crate) use self::compare::{Change, Decision};
 use self::recorded_state::RecordedState;
-use postrider::config::Config;
-use postrider::domain::event::idempotency_key;
-use postrider::domain::trace_context::TraceContext;
-use postrider::pipeline::routes::Routes;
-use postrider::stage::handler::{Call, CallContext, Logs, Outcome, StageHandler};
-use postrider::stage::policy::StagePolicy;
-use postrider::stage::recording::{
-    Decided, Recorded, RecordedInputs, RecordedOutcome, Recorder, Recording, Writes,
+use postrider::internals::{
+    Attempt, BatchState, Call, Decided, DecisionInputs, LaneCache, Logs, Outcome, Progress,
+    Recorded, RecordedInputs, RecordedOutcome, Recorder, Recording, Routes, StageHandler,
+    StagePolicy, StateLimits, StateSource, TraceContext, Writes, decide, idempotency_key,
 };
-use postrider::stage::state::{BatchState, LaneCache, StateLimits};
-use postrider::store::StateSource;
-use postrider::worker::decide::{self, Attempt, DecisionInputs, Progress};
+use postrider::{CallContext, Config};
 
 /// Maximum size of the settings that one call may read.
 const NOTED_MAX_BYTES: usize = 1 << 20;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::replay::engine::{Change, Verdict};
-use postrider::stage::recording::Recorded;
+use postrider::internals::Recorded;
 
 /// Counts, and every event whose decision is not equal.
 pub(super) struct Report {

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 
 use super::ReplayArgs;
 use crate::client::Target;
-use postrider::domain::clock::{Clock as _, SystemClock};
-use postrider::stage::recording::Recorded;
+use postrider::internals::Recorded;
+use postrider::{Clock as _, SystemClock};
 
 /// Maximum number of recordings per page.
 const PAGE: u64 = 200;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{Finding, Stages};
-use postrider::broker::rabbit::{QueueStatus, Rabbit};
-use postrider::config::{BrokerUrl, Config, StoreUrl};
-use postrider::store::postgres::PostgresStore;
-use postrider::store::sqlite::{SchemaStatus, SqliteStore};
+use postrider::Config;
+use postrider::internals::{
+    BrokerUrl, PostgresStore, QueueStatus, Rabbit, SchemaStatus, SqliteStore, StoreUrl,
+};
 
 /// Maximum clock difference. Leases and due times are wrong by as much as the clocks differ.
 const SKEW_MAX_MS: u64 = 2_000;

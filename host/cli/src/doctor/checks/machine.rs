@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::Finding;
-use postrider::config::{Config, StoreUrl};
+use postrider::Config;
+use postrider::internals::StoreUrl;
 
 /// Timeout for a request to a host that already listens at the address.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Finding, Stages};
 use crate::offline_host::OfflineHost;
-use postrider::config::Config;
+use postrider::Config;
 
 /// Returns the stages in the plugins folder, and the findings.
 pub(super) async fn examine(config: &Config) -> (Stages, Vec<Finding>) {

@@ -8,9 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Writes;
-use postrider::domain::trace_context;
-use postrider::stage::recording::{Decided, JsonBytes, RecordedEmit};
-use postrider::store;
+use postrider::internals::{Decided, JsonBytes, RecordedEmit, trace_context};
 
 /// Maximum number of changes reported per event.
 const CHANGES_MAX: usize = 32;
@@ -51,9 +49,9 @@ pub(crate) struct Change {
 
 impl Decision {
     /// From a verdict of the pipeline; `None` if the verdict leaves the delivery open.
-    pub(super) fn of_verdict(decided: Decided, verdict: store::Verdict) -> Option<Self> {
+    pub(super) fn of_verdict(decided: Decided, verdict: postrider::Verdict) -> Option<Self> {
         match (decided, verdict) {
-            (Decided::Done { writes, delays_ms }, store::Verdict::Done(events)) => {
+            (Decided::Done { writes, delays_ms }, postrider::Verdict::Done(events)) => {
                 let delays = delays_ms.into_iter().chain(std::iter::repeat(0));
                 let events = events.into_iter().zip(delays).map(|(event, delay_ms)| {
                     RecordedEmit::of(event.envelope.event.clone(), delay_ms)
@@ -166,8 +164,7 @@ impl Changes {
             (was, is) if was == is => {}
             (Some(Value::Object(was)), Some(Value::Object(is))) => {
                 for key in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
-                    let below =
-                        format!("{pointer}{}", postrider::domain::field_error::pointer(key));
+                    let below = format!("{pointer}{}", postrider::internals::pointer(key));
                     self.json(name, &below, was.get(key), is.get(key));
                 }
             }

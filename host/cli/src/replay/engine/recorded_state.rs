@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use postrider::stage::recording::RecordedInputs;
-use postrider::store::{StateRow, StateSource, StoreError};
+use postrider::StoreError;
+use postrider::internals::{RecordedInputs, StateRow, StateSource};
 
 pub(super) struct RecordedState {
     given: RecordedInputs,

@@ -4,11 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::*;
-use postrider::domain::event::Event;
-use postrider::stage::handler::{
-    Description, Emitted, Failure, Native, NativeContext, NativeError, NativeStage,
-};
-use postrider::stage::recording::{JsonBytes, Listed, RecordedEmit, RecordedEvent};
+use postrider::internals::{JsonBytes, Listed, Native, RecordedEmit, RecordedEvent};
+use postrider::{Description, Emitted, Event, Failure, NativeContext, NativeError, NativeStage};
 
 /// Asks what its event says: `get:<key>`, `list:<prefix>:<limit>`, `setting:<key>`, `now`,
 /// `attempt`, `fail`; answers with an event.

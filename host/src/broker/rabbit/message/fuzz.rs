@@ -16,7 +16,7 @@ use super::{
 };
 use crate::broker::Outgoing;
 use crate::domain::event::{Envelope, Event};
-use crate::fuzz::{
+use crate::internals::fuzz::{
     ReceivedMessage, Stored, any_bytes, any_list, any_stage, any_text, decide_and_store, is_fit,
 };
 use crate::store::Direct;

@@ -1,0 +1,44 @@
+//! What the command line, the integration tests and the fuzzers need beside the public surface.
+//!
+//! No stability promise: items come and go in any release. Programs that embed a host use what the
+//! crate root re-exports.
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
+pub use crate::app::as_json;
+pub use crate::broker::rabbit::{QueueStatus, Rabbit, RabbitOptions};
+pub use crate::config::{BrokerUrl, StoreUrl};
+pub use crate::domain::cloud_events::BATCH;
+pub use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED, PRODUCT_STOCKED};
+pub use crate::domain::event::{hex, idempotency_key, topic_matches};
+pub use crate::domain::field_error::pointer;
+pub use crate::domain::name::is_name;
+pub use crate::domain::trace_context::TraceContext;
+pub use crate::domain::{timestamp, trace_context};
+pub use crate::http::document as openapi_document;
+#[cfg(fuzzing)]
+pub use crate::internals::fuzz::{Contract, Loader, Message};
+pub use crate::pipeline::routes::Routes;
+pub use crate::pipeline::{Pipeline, Topology, TopologyStage};
+pub use crate::runtime::provenance::signature_of;
+pub use crate::runtime::{CONTRACT, InstanceMode, InstancePolicy, Linked, Runtime};
+pub use crate::runtime::{RuntimeSettings, StageLimits, WarmPolicy, WasmStage, producers};
+pub use crate::services::Services;
+pub use crate::stage::handler::{Call, Handled, Logs, Native, Outcome, StageHandler};
+pub use crate::stage::policy::StagePolicy;
+pub use crate::stage::recording::{
+    Decided, JsonBytes, Listed, Recorded, RecordedEmit, RecordedEvent, RecordedInputs,
+    RecordedOutcome, Recorder, Recording, Writes,
+};
+pub use crate::stage::settings::Settings;
+pub use crate::stage::state::{BatchState, LaneCache, StateLimits};
+pub use crate::store::memory::MemoryState;
+pub use crate::store::postgres::{PostgresStore, Scratch};
+pub use crate::store::sqlite::{SchemaStatus, SqliteOptions, SqliteStore};
+pub use crate::store::{
+    Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryStatus,
+    LostDeliveries, NewCancel, NewEvent, NewOrder, OrderCursor, OutboxRow, StateRow, StateSource,
+    Store,
+};
+pub use crate::worker::decide::{self, Attempt, Decision, DecisionInputs, Progress, decide};
