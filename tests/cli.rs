@@ -1,4 +1,4 @@
-//! Commands of `postrider`.
+//! Commands of `postrider`, run as programs.
 
 mod dev;
 mod doctor;

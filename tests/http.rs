@@ -1,4 +1,4 @@
-//! The HTTP API as its callers see it.
+//! The HTTP API as its clients see it.
 
 mod documented_requests;
 mod events;

@@ -1,4 +1,4 @@
-//! Orders and events on their way through the stages.
+//! How orders and events pass through the stages.
 
 mod cancellation;
 mod dead_letter_jobs;

@@ -1,4 +1,4 @@
-//! The tests' tools: hosts, programs, servers, load.
+//! Test support: hosts, processes, servers, load.
 
 pub(crate) mod harness;
 pub(crate) mod load;

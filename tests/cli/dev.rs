@@ -1,5 +1,5 @@
-//! `postrider dev`: what is saved is built, swapped in, and seen; a build that fails is shown, and
-//! what served keeps serving.
+//! `postrider dev` rebuilds and reloads a stage when its source is saved. A failed build is
+//! reported, and the previous version keeps serving.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use tokio::process::{ChildStdout, Command};
 use crate::support::harness::guest;
 use crate::support::process::binary;
 
-/// Reads lines until one has `text` in it; gives all that were read.
+/// Reads lines until one contains `text`. Returns all of them.
 async fn until(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) -> Result<String> {
     let mut read = String::new();
     let found = async {
@@ -30,7 +30,7 @@ async fn until(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) -> Result<
     Ok(read)
 }
 
-/// A stage whose source is the name of a plugin file.
+/// Configures a stage whose build copies the plugin file named in its source.
 fn choose(folder: &Path, plugin: &Path) -> Result<()> {
     Ok(std::fs::write(folder.join("choice"), plugin.display().to_string())?)
 }

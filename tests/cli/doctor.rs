@@ -1,4 +1,4 @@
-//! `postrider doctor` finds what is wrong by name, and nothing where nothing is.
+//! `postrider doctor` names each problem, and reports none on a healthy setup.
 
 use anyhow::{Context as _, Result};
 use lapin::options::QueueDeclareOptions;
@@ -13,7 +13,7 @@ use crate::support::servers::{Servers, amqp_url};
 
 const ANYWHERE: &str = "http.listen = \"127.0.0.1:0\"\n";
 
-/// What the doctor finds: exit code, and everything that is not well.
+/// Runs the command. Returns its exit code and the checks that did not pass.
 async fn doctor(config: &str) -> Result<(i32, Vec<Value>)> {
     let file = tempfile::Builder::new().suffix(".toml").tempfile()?;
     std::fs::write(file.path(), config)?;
@@ -24,7 +24,7 @@ async fn doctor(config: &str) -> Result<(i32, Vec<Value>)> {
     Ok((code, findings.into_iter().filter(|finding| finding["level"] != "ok").collect()))
 }
 
-/// The only problem that is found.
+/// Asserts that the check fails and is the only problem.
 async fn finds(config: &str, check: &str, words: &str) -> Result<()> {
     let (code, findings) = doctor(config).await?;
     let named: Vec<&Value> =
@@ -40,7 +40,7 @@ async fn finds(config: &str, check: &str, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// The only warning that is found, which is no failure.
+/// Asserts that the check warns, which is no failure.
 async fn warns(config: &str, check: &str, words: &str) -> Result<()> {
     let (code, findings) = doctor(config).await?;
     let [finding] = &findings[..] else { panic!("{check}: {findings:#?}") };

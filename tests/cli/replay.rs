@@ -1,5 +1,5 @@
-//! Time travel: what was recorded goes through another build of a stage, and what it would have
-//! decided otherwise is told.
+//! `postrider replay` runs recorded events through another build of a stage and reports the
+//! decisions that change.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ on_both_back_ends![
     recordings_are_deleted_with_their_orders,
 ];
 
-/// Runs `postrider replay --json`; its exit code and what it says.
+/// Runs `postrider replay --json`. Returns its exit code and its report.
 async fn replay(stage: &str, plugin: &str, more: &[&str]) -> Result<(i32, Value)> {
     let plugin = guest(plugin)?;
     let file = plugin.to_str().context("a path that is text")?;
@@ -87,14 +87,14 @@ async fn same_plugin_repeats_its_decisions(backend: Backend) -> Result<()> {
     }
     replayed.sort();
     assert_eq!(replayed, settled);
-    // One order's.
+    // Only one order.
     let (_, said) =
         replay("payment", "payment", &["--order", "dies", "--url", &host.client.url]).await?;
     assert_eq!((&said["events"], &said["equal"]), (&json!(1), &json!(1)), "{said:#}");
     host.stop().await
 }
 
-/// Everything that a host keeps, without what it notes by the clock.
+/// Everything in the database except timestamps.
 async fn everything(env: &TestEnv) -> Result<Vec<Vec<String>>> {
     Ok(vec![
         env.query_texts("SELECT id || ' ' || status || ' ' || updated_ms FROM orders ORDER BY id").await?,
@@ -117,7 +117,7 @@ async fn changed_plugin_reports_exactly_the_changed_decisions(backend: Backend) 
         post(&host, json!({ "order_id": format!("c-{number}"), "user_id": "1", "items": ["Book"], "total": 2.5 * f64::from(number) }))
             .await?;
     }
-    // It was declined, and would be, for another reason.
+    // It was declined and still would be, for another reason.
     post(&host, json!({ "order_id": "c-41", "user_id": "1", "items": ["Book"], "total": 99, "decline": true })).await?;
     all_settled(&env).await?;
     let before = everything(&env).await?;
@@ -148,7 +148,7 @@ async fn changed_plugin_reports_exactly_the_changed_decisions(backend: Backend) 
     assert_eq!(found.len(), listed(&said).len(), "each once");
     assert_eq!(before, everything(&env).await?, "a replay writes nothing");
 
-    // The same from the file, without a host; and what a person reads.
+    // The same from a file, without a host; and the report in text form.
     host.stop().await?;
     let (code, from_file) = replay("payment", "payment-strict", &["--recordings", file]).await?;
     assert_eq!((code, &from_file), (1, &said));
@@ -180,14 +180,14 @@ async fn changed_plugin_reports_exactly_the_changed_decisions(backend: Backend) 
     ] {
         assert!(text.contains(part), "{part} is missing from:\n{text}");
     }
-    // A what-if without another build: the operator's limit.
+    // The same build with a different limit.
     let (_, said) =
         replay("payment", "payment", &["--recordings", file, "--setting", "max_total=90"]).await?;
     assert_eq!(listed(&said).len(), 4, "{said:#}");
     Ok(())
 }
 
-/// Another plugin's state: it reads a key that `fifth` does not.
+/// A stage that reads a key which `fifth` does not read.
 struct Auditor;
 
 #[async_trait]

@@ -1,5 +1,5 @@
-//! A full disk: orders are refused with 503 instead of being lost, nothing crashes, and what was
-//! accepted completes when there is room.
+//! A full disk: the host refuses orders with 503 instead of losing them, does not crash, and
+//! completes accepted orders once there is space.
 
 use anyhow::Result;
 use reqwest::StatusCode;

@@ -1,5 +1,5 @@
-//! `kill -9` at random moments under load: every accepted order ends in exactly one final status,
-//! every effect once.
+//! `kill -9` at random times under load: every accepted order reaches exactly one terminal status,
+//! and every effect happens once.
 //!
 //! `POSTRIDER_CRASHES` sets how many kills (default 6; the acceptance run uses 50).
 

@@ -1,9 +1,9 @@
-//! Services that stop, die, hang, lose their data or their network under load, and hosts that die
-//! beside others. After each fault: nothing lost, nothing doubled, no attempt burned, and the hosts
-//! work again within seconds.
+//! Services that stop, crash, hang, or lose their data or network under load, and hosts that are
+//! killed beside others. After each fault nothing is lost or duplicated, no attempt is used up, and
+//! the hosts recover within seconds.
 //!
-//! The servers are the test's own. These tests measure time, so they run alone: `cargo xtask test`
-//! does that. The counts are in docs/faults.md.
+//! Each test starts private servers. The tests measure time, so `cargo xtask test` runs them one
+//! after another. The counts are in docs/faults.md.
 
 use std::time::{Duration, Instant};
 
@@ -19,12 +19,12 @@ use crate::support::process::{HostProcess, unused_port};
 use crate::support::proxy::Proxy;
 use crate::support::servers::Servers;
 
-/// The hosts consume again this soon after the service is back.
+/// Longest time between the return of a service and the recovery of the hosts.
 const RECOVERY_MAX: Duration = Duration::from_secs(5);
-/// How long a service stays away.
+/// Duration of an outage.
 const OUTAGE: Duration = Duration::from_secs(4);
 
-/// Two hosts under load on servers that may be harmed.
+/// Two hosts under load, on private servers.
 struct FaultScenario {
     env: TestEnv,
     clients: Vec<Client>,
@@ -55,12 +55,13 @@ impl FaultScenario {
         self.load.as_ref().expect("the load runs until the end")
     }
 
-    /// None while the database does not answer.
+    /// Returns `None` while the database does not answer.
     async fn settled(&self) -> Option<i64> {
         self.env.query_count("SELECT count(*) FROM deliveries WHERE status <> 'open'").await.ok()
     }
 
-    /// Waits until deliveries are settled again, which must be soon, and lets more orders flow.
+    /// Waits until deliveries are settled again, within `RECOVERY_MAX`, and the hosts accept more
+    /// orders.
     async fn wait_until_recovered(&self, what: &str) -> Result<()> {
         let began = Instant::now();
         let before =
@@ -76,7 +77,7 @@ impl FaultScenario {
         self.load().wait_for_accepted(100).await
     }
 
-    /// What is to be known of hosts that do not go on.
+    /// Logs, stages and database sessions of hosts that made no progress.
     async fn diagnostics(&self) -> String {
         let log = std::fs::read_to_string(self.env.folder.path().join("log")).unwrap_or_default();
         let last: Vec<&str> =
@@ -106,7 +107,7 @@ impl FaultScenario {
             Ok(orders) => orders,
             Err(error) => return Err(error.context(self.diagnostics().await)),
         };
-        println!("{what}: {orders} orders, nothing lost, nothing doubled, no attempt burned");
+        println!("{what}: {orders} orders, nothing lost or duplicated, no attempt used up");
         self.hosts.into_iter().try_for_each(HostProcess::kill)
     }
 }
@@ -211,7 +212,7 @@ async fn hosts_recover_from_a_cut_or_slow_network() -> Result<()> {
         proxy.reset();
         scenario.wait_until_recovered(&format!("connections to the {name} reset")).await?;
         proxy.slow(Duration::from_millis(50));
-        // A transaction is a dozen round trips: each sender gets an answer every other second.
+        // A transaction takes a dozen round trips: each sender gets a response every two seconds.
         scenario.load().wait_for_accepted(20).await?;
         proxy.pass();
         scenario.wait_until_recovered(&format!("network to the {name} slowed by 50 ms")).await?;
@@ -231,7 +232,7 @@ async fn hosts_survive_the_kill_of_another_host() -> Result<()> {
         let port: u16 =
             scenario.clients[victim].url.rsplit(':').next().context("a port")?.parse()?;
         scenario.hosts.remove(victim).kill()?;
-        // The other one goes on meanwhile.
+        // The other host keeps working.
         scenario.load().wait_for_accepted(20).await?;
         let host = HostProcess::start(&scenario.env, port, None)?;
         host.wait_until_ready(&scenario.clients[victim], &scenario.env).await?;

@@ -1,4 +1,5 @@
-//! A store that does not answer burns no attempt: the stage runs again as the same try.
+//! A store that does not answer uses up no attempt: the stage runs again with the same attempt
+//! number.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use tokio::sync::Mutex;
 use crate::support::harness::{TestEnv, eventually};
 
 /// Takes the database's write lock in its first call, so that the commit of that call fails, and
-/// gives it back in its second.
+/// releases it in its second.
 struct Blocker {
     database: std::path::PathBuf,
     lock: Mutex<Option<SqliteConnection>>,

@@ -1,5 +1,4 @@
-//! Every request that the order systems which Postrider replaces have in their own documentation,
-//! as it stands there.
+//! Every request in the documentation of the order systems that Postrider replaces, verbatim.
 
 use anyhow::Result;
 use reqwest::StatusCode;
@@ -10,7 +9,7 @@ use crate::support::load::AMPLE_STOCK;
 
 on_both_back_ends![every_documented_request_is_served];
 
-/// Path, body, and what comes of it.
+/// Path, body, and the expected result.
 const POSTED: [(&str, &str); 6] = [
     ("/orders", r#"{"order_id":"123","user_id":"42","items":["Book"],"total":20.0}"#),
     (
@@ -54,7 +53,7 @@ async fn every_documented_request_is_served(backend: Backend) -> Result<()> {
         Ok((host.client.get("/products/iPhone").await?.0 == StatusCode::OK).then_some(()))
     })
     .await?;
-    // Held back, so that it is not ready before it is cancelled.
+    // Paused, so that the order is not ready before it is cancelled.
     let order = json!({ "order_id": "1", "user_id": 1, "product_id": 1, "quantity": 1 });
     assert_eq!(
         host.client.post_with_header("/orders", &order, ("Delay", "1h")).await?.0,

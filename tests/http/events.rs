@@ -1,5 +1,5 @@
-//! The event log and events of other programs: in over HTTP in every mode, found by filters, out
-//! and in again as JSON lines.
+//! The event log and ingested events: every HTTP mode of CloudEvents, filters, export and import
+//! as JSON lines.
 
 use anyhow::{Context as _, Result};
 use reqwest::StatusCode;
@@ -27,7 +27,7 @@ fn types(events: &[Value]) -> Vec<&str> {
     events.iter().filter_map(|event| event["type"].as_str()).collect()
 }
 
-/// Runs an order to its end; its history is in the log then.
+/// Posts an order and waits until it is ready, so that the log has its events.
 async fn ordered(host: &RunningHost, id: &str, customer: &str) -> Result<()> {
     host.client
         .post(
@@ -48,7 +48,7 @@ async fn event_is_ingested_once_in_every_http_mode(backend: Backend) -> Result<(
     let http = reqwest::Client::new();
     let url = |path: &str| format!("{}{path}", host.client.url);
     let stock = json!({ "sku": "Lamp", "name": null, "quantity": 3 });
-    // The type in the path; a stage takes it like any other event.
+    // The type in the path; a stage consumes it like any other event.
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let sent = http
         .post(url("/events/product.stocked"))
@@ -117,7 +117,7 @@ async fn event_is_ingested_once_in_every_http_mode(backend: Backend) -> Result<(
         "it is part of the order's history"
     );
 
-    // What is wrong is said at once, and changes nothing.
+    // Every problem is reported together, and nothing changes.
     let before = log(&host.client, "source=/desk").await?.len();
     let bad = json!([note, { "specversion": "0.3", "id": "", "source": "/desk", "type": "postrider.dead-lettered", "time": "soon" }, 1]);
     let (status, problem) = host
@@ -218,7 +218,7 @@ async fn exported_events_are_imported_once(backend: Backend) -> Result<()> {
     assert_eq!((code, answer.trim()), (0, r#"{"accepted":0,"duplicates":15}"#), "{told}");
     assert_eq!(log(&host.client, "").await?.len(), 15);
 
-    // A host that does not know them runs them, and its stages' events are the same events.
+    // A host without these events processes them, and its stages emit events with the same ids.
     let other = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
     let fresh = other.start().await?;
     std::fs::write(
@@ -292,7 +292,7 @@ async fn idempotency_key_belongs_to_one_request(backend: Backend) -> Result<()> 
     let (status, first) = post("/orders", &order(1), "k-1").await?;
     assert_eq!(status, StatusCode::ACCEPTED);
     host.client.wait_for_status(first["order_id"].as_str().context("an id")?, "ready").await?;
-    // The order has gone on; the answer is that of the first request.
+    // The order has progressed; the response is that of the first request.
     assert_eq!(post("/orders", &order(1), "\"k-1\"").await?, (StatusCode::ACCEPTED, first));
     let (status, problem) = post("/orders", &order(2), "k-1").await?;
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What a host tells about its work: one trace from the caller to the last stage, and numbers.
+//! Traces and metrics: one trace from the caller to the last stage, and counts of outcomes.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use crate::support::load::AMPLE_STOCK;
 
 on_both_back_ends![trace_of_a_caller_reaches_every_event_and_stage];
 
-/// Keeps the trace headers that it would send along.
+/// Records the trace headers that it would propagate.
 struct Watcher(Arc<Mutex<Vec<(String, String)>>>);
 
 #[async_trait]
@@ -60,7 +60,7 @@ async fn trace_of_a_caller_reaches_every_event_and_stage(backend: Backend) -> Re
     );
     spans.sort_unstable();
     spans.dedup();
-    assert_eq!(spans.len(), events.len() + 1, "each event and each try is a span of its own");
+    assert_eq!(spans.len(), events.len() + 1, "each event and each attempt is a span of its own");
     host.stop().await
 }
 

@@ -1,5 +1,5 @@
-//! The OpenAPI document: it is what is kept in `docs/`, people can read it, and the API keeps to
-//! it, whatever is sent.
+//! The OpenAPI document: it equals the one in `docs/`, has a page to read it, and the API conforms
+//! to it for any request.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,8 +14,8 @@ use crate::support::process::output;
 
 on_both_back_ends![api_conforms_to_its_document];
 
-/// Requests that are generated for each operation in each phase; `POSTRIDER_API_EXAMPLES` and
-/// `POSTRIDER_API_SEED` ask for others.
+/// Generated requests per operation and phase. `POSTRIDER_API_EXAMPLES` overrides the number,
+/// `POSTRIDER_API_SEED` the seed.
 const EXAMPLES: &str = "25";
 const SEED: &str = "1";
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
@@ -60,7 +60,7 @@ async fn docs_page_works_offline() -> Result<()> {
     host.stop().await
 }
 
-/// Where the tool is kept between runs.
+/// Where the tool is installed; kept between runs.
 fn schemathesis() -> Result<PathBuf> {
     let place = root().join("target/schemathesis");
     let tool = place.join(format!("{SCHEMATHESIS}/bin/schemathesis"));
@@ -79,8 +79,8 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Schemathesis with all its checks: what fits the document is accepted, what does not is refused,
-/// answers look as they should.
+/// Runs Schemathesis with all checks: valid requests are accepted, invalid ones are refused, and
+/// responses match their schemas.
 async fn api_conforms_to_its_document(backend: Backend) -> Result<()> {
     let env =
         TestEnv::shipped_on(backend, &format!("{AMPLE_STOCK}[defaults.retry]\nmax_attempts = 1\n"))
@@ -109,7 +109,7 @@ async fn api_conforms_to_its_document(backend: Backend) -> Result<()> {
             "--seed",
             &seed,
         ]);
-        // What it remembers of earlier runs is not for this one.
+        // Its database of earlier runs would change what it sends.
         run(command
             .args(["--no-color", &document])
             .envs([("SCHEMATHESIS_HOOKS", "hooks".as_ref()), ("PYTHONPATH", place.as_os_str())])

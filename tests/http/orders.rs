@@ -1,5 +1,4 @@
-//! An order's journey as its sender sees it: accepted, idempotent, followed through four stages,
-//! listed.
+//! Orders as their sender sees them: accepted, deduplicated, processed by four stages, listed.
 
 use anyhow::Result;
 use reqwest::StatusCode;
@@ -140,8 +139,8 @@ async fn invalid_body_reports_every_field_error_and_changes_nothing() -> Result<
         ("application/json", "{\"user_id\":\"1\",\"items\":[\"Book\"],\"total\":1e999}".to_owned()),
         ("application/json", "[1,2]".to_owned()),
         ("text/plain", "hello".to_owned()),
-        // Little more than the limit: the host answers without reading on, and what is still on its
-        // way then resets the connection.
+        // Little more than the limit: the host responds without reading further, and data still in
+        // flight then resets the connection.
         ("application/json", format!("{{\"items\":[\"{}\"]}}", "x".repeat((1 << 20) + 1))),
     ] {
         let (status, problem) = host.client.post_raw("/orders", content_type, body).await?;

@@ -1,5 +1,5 @@
-//! Live streams: an order and the whole log, followed by server-sent events over restarts; nothing
-//! missed, nothing twice.
+//! Live streams: server-sent events of one order and of the whole log, resumed across restarts
+//! without gaps or duplicates.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -26,10 +26,10 @@ on_both_back_ends![
     stopping_host_ends_its_streams_and_their_number_is_bounded
 ];
 
-/// A stream that is open.
+/// An open stream.
 struct EventStream(Pin<Box<dyn Stream<Item = Message> + Send>>);
 
-/// What a host answered.
+/// The response to a request for a stream.
 enum Answer {
     Stream(EventStream),
     Other(StatusCode),
@@ -46,7 +46,7 @@ async fn listen(url: &str, path: &str, last: Option<&str>) -> Result<Answer> {
     let bytes = stream::unfold(response, |mut response| async move {
         Some((response.chunk().await.transpose()?, response))
     });
-    // A connection that breaks is the end.
+    // A broken connection ends the stream.
     let messages = bytes
         .eventsource()
         .take_while(|message| std::future::ready(message.is_ok()))
@@ -62,14 +62,14 @@ impl EventStream {
         }
     }
 
-    /// The next message; none at the end.
+    /// The next message, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Message>> {
         tokio::time::timeout(Duration::from_mins(3), self.0.next())
             .await
             .context("three minutes without a message")
     }
 
-    /// Messages up to the end.
+    /// The remaining messages.
     async fn rest(&mut self) -> Result<Vec<Message>> {
         let mut messages = Vec::new();
         while let Some(message) = self.next().await? {
@@ -91,7 +91,7 @@ fn kinds(messages: &[Message]) -> Result<Vec<String>> {
         .collect()
 }
 
-const STORY: [&str; 6] = [
+const HISTORY: [&str; 6] = [
     "order.created",
     "payment.authorized",
     "inventory.reserved",
@@ -117,7 +117,7 @@ async fn order_stream_ends_with_the_order(backend: Backend) -> Result<()> {
     }
     host.client.post("/stages/shipping/resume", &json!({})).await?;
     heard.extend(live.rest().await?);
-    assert_eq!(kinds(&heard)?, STORY);
+    assert_eq!(kinds(&heard)?, HISTORY);
     let end: Value = serde_json::from_str(&heard[5].data)?;
     assert_eq!(
         (heard[5].event.as_str(), &end),
@@ -131,16 +131,16 @@ async fn order_stream_ends_with_the_order(backend: Backend) -> Result<()> {
         .map(|event| event["seq"].to_string())
         .collect();
     assert_eq!(heard[..5].iter().map(|message| message.id.clone()).collect::<Vec<_>>(), positions);
-    // Once more, and from the middle on; after the last event there is nothing to come again for.
+    // Again, from the middle; after the last event there is nothing to resume.
     assert_eq!(
         kinds(&EventStream::open(url, "/orders/s/events", None).await?.rest().await?)?,
-        STORY
+        HISTORY
     );
     assert_eq!(
         kinds(
             &EventStream::open(url, "/orders/s/events", Some(&positions[2])).await?.rest().await?
         )?,
-        STORY[3..]
+        HISTORY[3..]
     );
     assert!(matches!(
         listen(url, "/orders/s/events", Some(&positions[4])).await?,
@@ -154,7 +154,7 @@ async fn order_stream_ends_with_the_order(backend: Backend) -> Result<()> {
         listen(url, "/orders/s/events", Some("x")).await?,
         Answer::Other(StatusCode::BAD_REQUEST)
     ));
-    // The same from the command line; one that waits for a person says so in its exit code.
+    // The same from the command line; an order that waits for an operator has its own exit code.
     let (code, told, _) = postrider(&["orders", "watch", "s", "--url", url]).await?;
     assert!(code == 0 && told.lines().count() == 6 && told.contains("order s is ready"), "{told}");
     assert_eq!(
@@ -164,7 +164,7 @@ async fn order_stream_ends_with_the_order(backend: Backend) -> Result<()> {
     host.stop().await
 }
 
-/// A host in a process of its own that can be killed.
+/// A host in a separate process, which the test can kill.
 struct CrashableHost {
     env: TestEnv,
     port: u16,
@@ -214,7 +214,7 @@ async fn order_stream_resumes_after_a_crash(backend: Backend) -> Result<()> {
     let mut live = EventStream::open(&url, "/orders/s/events", Some(&heard[1].id)).await?;
     host.client.post("/stages/inventory/resume", &json!({})).await?;
     heard.extend(live.rest().await?);
-    assert_eq!(kinds(&heard)?, STORY);
+    assert_eq!(kinds(&heard)?, HISTORY);
     while let Some(line) = told.next_line().await? {
         lines.push(line);
     }
@@ -222,12 +222,12 @@ async fn order_stream_resumes_after_a_crash(backend: Backend) -> Result<()> {
         lines.iter().map(|line| serde_json::from_str(line)).collect::<Result<_, _>>()?;
     let types: Vec<&str> =
         lines.iter().map(|line| line["type"].as_str().unwrap_or("end")).collect();
-    assert_eq!((watching.wait().await?.code(), types.as_slice()), (Some(0), &STORY[..]));
+    assert_eq!((watching.wait().await?.code(), types.as_slice()), (Some(0), &HISTORY[..]));
     host.process.kill()
 }
 
-/// Follows the log from its beginning for ever, and comes again behind what it has heard when the
-/// connection breaks.
+/// Follows the log from its beginning without end, and resumes after the last received event when
+/// the connection breaks.
 async fn note(url: String, heard: Arc<Mutex<Vec<i64>>>) -> Result<()> {
     let mut last = "0".to_owned();
     loop {
@@ -304,7 +304,7 @@ async fn stopping_host_ends_its_streams_and_their_number_is_bounded(
     Ok(())
 }
 
-/// What one host takes is told by another one.
+/// A stream of one host includes the events that another host commits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stream_includes_commits_of_other_hosts() -> Result<()> {
     let env = TestEnv::shipped_on(Backend::Servers, AMPLE_STOCK).await?;

@@ -1,5 +1,5 @@
-//! Cancels at every point of an order's journey: what was done is undone once, what was not is
-//! never done, and too late is too late.
+//! Cancels at every point of an order's processing: each completed step is compensated once, no
+//! further step runs, and a dispatched order can no longer be cancelled.
 
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
@@ -24,7 +24,7 @@ on_both_back_ends![
 
 const STOCK: &str = "[stages.inventory.settings]\ndefault_stock = \"1000\"\n";
 
-/// Collects what is ready, as soon as it is let.
+/// Dispatches ready orders once `may_collect` is set.
 struct Carrier {
     may_collect: watch::Receiver<bool>,
 }
@@ -38,7 +38,7 @@ impl NativeStage for Carrier {
     }
 
     async fn handle(&self, _: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {
-        // A closed channel is the end of the test.
+        // The channel closes at the end of the test.
         let _ = self.may_collect.clone().wait_for(|may| *may).await;
         Ok(vec![Emitted::json("carrier.collected", &json!({}))])
     }
@@ -69,14 +69,14 @@ async fn event_types_of(client: &Client, id: &str, types: &[&str]) -> Result<Vec
 
 const UNDONE: [&str; 3] = ["payment.refunded", "inventory.released", "shipping.recalled"];
 
-/// What was undone for an order, by name.
+/// The compensations of an order, by event type.
 async fn undone(client: &Client, id: &str) -> Result<Vec<String>> {
     let mut undone = event_types_of(client, id, &UNDONE).await?;
     undone.sort_unstable();
     Ok(undone)
 }
 
-/// Waits until nothing of an order is open.
+/// Waits until an order has no open delivery.
 async fn settled(client: &Client, id: &str) -> Result<Value> {
     eventually(&format!("order {id} to be settled"), || async {
         let (_, order) = client.get(&format!("/orders/{id}")).await?;
@@ -106,7 +106,7 @@ async fn cancel_is_idempotent_and_explains_a_refusal(backend: Backend) -> Result
     assert_eq!(cancel(client, "1").await?.0, StatusCode::NOT_FOUND);
     client.post("/stages/payment/pause", &json!({})).await?;
     order(client, "1").await?;
-    // Without a body, and under the other prefix.
+    // Without a body, and under the other path prefix.
     let (status, begun) =
         client.post_raw("/api/v1/orders/1/cancel", "application/json", "").await?;
     assert_eq!(
@@ -148,7 +148,7 @@ async fn cancel_is_idempotent_and_explains_a_refusal(backend: Backend) -> Result
     host.stop().await
 }
 
-/// The stage that is held, what was undone in the end, and the lamps that are left.
+/// The paused stage, the expected compensations, and the remaining lamps.
 type Point = (&'static str, &'static [&'static str]);
 
 async fn cancel_before_any_stage_compensates_exactly_what_was_done(backend: Backend) -> Result<()> {
@@ -199,12 +199,12 @@ async fn cancel_ends_a_pending_retry(backend: Backend) -> Result<()> {
     let client = &host.client;
     let failing = json!({ "order_id": "1", "user_id": "1", "items": ["Lamp"], "total": 1, "force_fail": true });
     client.post("/orders", &failing).await?;
-    eventually("a failed try", || async {
+    eventually("a failed attempt", || async {
         Ok((env.query_count("SELECT count(*) FROM attempts").await? == 1).then_some(()))
     })
     .await?;
     assert_eq!(cancel(client, "1").await?.0, StatusCode::ACCEPTED);
-    // What waits to be tried again holds nothing up: it undoes nothing.
+    // A pending retry does not delay the cancel, because it is no compensation.
     client.wait_for_status("1", "cancelled").await?;
     let history = settled(client, "1").await?;
     assert_eq!(
@@ -227,7 +227,7 @@ async fn order_with_a_dead_lettered_payment_can_be_cancelled(backend: Backend) -
     client.wait_for_status("1", "failed").await?;
     assert_eq!(cancel(client, "1").await?.0, StatusCode::ACCEPTED);
     client.wait_for_status("1", "cancelled").await?;
-    // Nobody is charged by a replay that comes later.
+    // A later replay charges no payment.
     let (_, dead_letters) = client.get("/dead-letters?status=open").await?;
     let dead_letter = &dead_letters["items"][0]["id"];
     let mended = json!({ "data": { "order_id": "1", "items": [{ "sku": "Lamp", "quantity": 1 }], "total": 1 } });
@@ -252,7 +252,7 @@ async fn cancel_recalls_a_ready_order_and_refuses_a_dispatched_one(backend: Back
     client.wait_for_status("1", "ready").await?;
     assert_eq!(cancel(client, "1").await?.0, StatusCode::ACCEPTED);
     client.wait_for_status("1", "cancelled").await?;
-    // The carrier comes for nothing.
+    // The carrier arrives after the cancel.
     collect.send(true)?;
     assert_eq!(settled(client, "1").await?["status"], "cancelled");
     assert_eq!(
@@ -283,7 +283,7 @@ async fn cancel_recalls_a_ready_order_and_refuses_a_dispatched_one(backend: Back
     host.stop().await
 }
 
-/// Posts an order, lets it come as far as it likes, and cancels it twice at once. Whether it was
+/// Posts an order and, after a while, sends two concurrent cancels. Returns whether it was
 /// cancelled.
 async fn order_and_cancel(client: Client, id: String, patience: u32) -> Result<bool> {
     order(&client, &id).await?;

@@ -1,5 +1,5 @@
-//! Dead letters as a workbench: ten thousand of them are a handful of groups, and a group is
-//! edited, run again or closed as one.
+//! Operations on many dead letters: ten thousand of them form a few groups, and a job edits,
+//! replays or discards a group.
 
 use std::time::{Duration, Instant};
 
@@ -24,12 +24,12 @@ on_both_back_ends![
     command_line_lists_replays_and_discards_groups,
 ];
 
-/// How many causes there are.
+/// Number of distinct failures.
 const CAUSES: usize = 5;
-/// Events that one order brings.
+/// Events that one order emits.
 const BURST: usize = 100;
 
-/// Turns an order into many events, each with something wrong.
+/// Emits many faulty events for one order.
 struct Burst;
 
 #[async_trait]
@@ -55,8 +55,7 @@ impl NativeStage for Burst {
     }
 }
 
-/// Does what it is asked, unless something is wrong with it; then it fails in words that no two
-/// dead letters share.
+/// Succeeds unless the event has a fault. The message of a failure is different each time.
 struct Picky;
 
 #[async_trait]
@@ -116,7 +115,7 @@ async fn groups(client: &Client) -> Result<Vec<Value>> {
     Ok(answer["items"].as_array().cloned().unwrap_or_default())
 }
 
-/// The group of this cause.
+/// The group with this failure.
 async fn group(client: &Client, cause: &str) -> Result<Value> {
     let groups = groups(client).await?;
     let found = groups.iter().find(|group| group["cause"] == cause).cloned();
@@ -125,7 +124,7 @@ async fn group(client: &Client, cause: &str) -> Result<Value> {
 
 const SILENT: &str = "bank <n> did not answer in <n> ms";
 
-/// Follows a job to its end; everything that was seen of it.
+/// Follows a job to its end. Returns every state that was seen.
 async fn follow(client: &Client, job: &Value) -> Result<Vec<Value>> {
     let path = format!("/dead-letters/jobs/{}", job["id"].as_str().context("a job's id")?);
     let seen = std::cell::RefCell::new(vec![job.clone()]);
@@ -146,7 +145,7 @@ async fn start_job(client: &Client, verb: &str, body: &Value) -> Result<Value> {
     Ok(job)
 }
 
-/// Waits until `dead letters` are through, and counts that none was twice.
+/// Waits until all dead letters are processed, and checks that each was processed once.
 async fn all_done_once(env: &TestEnv, dead_letters: i64) -> Result<()> {
     let done = "SELECT count(*) FROM events WHERE type = 'work.done'";
     let open = "SELECT count(*) FROM deliveries WHERE status = 'open'";
@@ -189,11 +188,11 @@ async fn replay_group_with_patch(backend: Backend, bursts: usize) -> Result<Dura
         (Some("done"), Some(each as u64), Some(0), Some(0))
     );
 
-    // The same wish again finds nothing to do.
+    // The same request again finds nothing to do.
     let again = start_job(&host.client, "replay", &body).await?;
     assert_eq!(follow(&host.client, &again).await?.last().expect("an end")["total"], 0);
     all_done_once(&env, each as i64).await?;
-    // What was edited is a new event in the place of the old one; the others are as they were.
+    // An edited event replaces the original; the others are unchanged.
     let replaced = "SELECT count(*) FROM deliveries WHERE status = 'replaced'";
     assert_eq!(env.query_count(replaced).await?, each as i64);
     assert_eq!(
@@ -216,7 +215,7 @@ async fn group_is_patched_and_replayed_once(backend: Backend) -> Result<()> {
     replay_group_with_patch(backend, 3).await.map(drop)
 }
 
-/// The list of groups is to be as quick as a page is turned.
+/// Longest time for the list of groups.
 const GROUPS_MAX: Duration = Duration::from_millis(200);
 
 async fn ten_thousand(backend: Backend) -> Result<()> {
@@ -271,7 +270,7 @@ async fn job_ends_with_its_host_and_can_be_restarted(backend: Backend) -> Result
     let progress =
         || async { Ok(host.client.get(&path).await?.1["done"].as_u64().filter(|done| *done >= 2)) };
     eventually("the job to come to some letters", progress).await?;
-    // A hundred dead letters at five a second: it cannot be over.
+    // A hundred dead letters at five per second: the job is still running.
     host.stop().await?;
     assert!(env.query_count("SELECT count(*) FROM dead_letters WHERE status = 'open'").await? > 50);
 
@@ -293,7 +292,7 @@ async fn group_is_discarded(backend: Backend) -> Result<()> {
     let ended = follow(&host.client, &job).await?.pop().expect("an end");
     assert_eq!((ended["state"].as_str(), ended["done"].as_u64()), (Some("done"), Some(20)));
     assert_eq!(env.query_count("SELECT count(*) FROM dead_letters WHERE status = 'discarded' AND note = 'the bank is gone'").await?, 20);
-    // A dead letter that was closed is not run again, alone or with others.
+    // A discarded dead letter is not replayed, alone or in a group.
     let (status, _) =
         host.client.post(&format!("/dead-letters/{}/replay", group["example"]), &json!({})).await?;
     assert_eq!(status, StatusCode::CONFLICT);
@@ -349,11 +348,11 @@ async fn dead_letter_shows_the_result_of_its_replay(backend: Backend) -> Result<
     let (status, _) =
         host.client.post(&format!("{path}/replay"), &json!({ "edit": {}, "data": {} })).await?;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
-    // A patch that changes nothing is no edit: the same event runs again, and dies again.
+    // A patch that changes nothing is no edit: the same event is replayed and fails again.
     let (_, answer) =
         host.client.post(&format!("{path}/replay"), &json!({ "edit": { "absent": null } })).await?;
     assert_eq!(answer["edited"], false, "{answer}");
-    let again = eventually("the second death", || async {
+    let again = eventually("the second dead letter", || async {
         let (_, page) = host.client.get("/dead-letters?status=open&limit=1").await?;
         Ok(page["items"].get(0).filter(|dead_letter| dead_letter["round"] == 2).cloned())
     })
@@ -375,7 +374,7 @@ async fn dead_letter_shows_the_result_of_its_replay(backend: Backend) -> Result<
         (&dead_letter["replayed_as"]["event"], &dead_letter["replayed_as"]["delivery"]["status"]),
         (&answer["event"], &json!("done"))
     );
-    // Its trace and its cause go on from the old one.
+    // It continues the trace and the cause of the original.
     let causes = "SELECT count(*) FROM events n JOIN events o ON n.cause_id = o.id AND n.cause_source = o.source \
                   AND n.correlation_id = o.correlation_id WHERE n.type = 'work.asked' AND o.type = 'work.asked'";
     assert_eq!(env.query_count(causes).await?, 1);
@@ -404,7 +403,7 @@ async fn command_line_lists_replays_and_discards_groups(backend: Backend) -> Res
         assert!(said.contains(part), "`{part}` is missing in {said}");
     }
 
-    // The editor is a program that takes the fault out; one that writes no JSON changes nothing.
+    // The editor is a program that removes the fault; one that writes invalid JSON changes nothing.
     let editor = |script: &str| -> Result<String> {
         let path = env.folder.path().join("editor.sh");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n"))?;

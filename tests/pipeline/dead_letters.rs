@@ -1,4 +1,5 @@
-//! What fails is retried by policy, then waits as a dead letter with its tries, and can be mended.
+//! A failing delivery is retried by its policy, then becomes a dead letter with its attempts, which
+//! an operator edits, replays or discards.
 
 use anyhow::Result;
 use reqwest::StatusCode;
@@ -66,7 +67,7 @@ async fn unedited_replay_runs_again_and_discard_is_final(backend: Backend) -> Re
             .0
             .is_success()
     );
-    let second = eventually("the second death", || async {
+    let second = eventually("the second dead letter", || async {
         let dead_letter = dead_letter(&host).await?;
         Ok((dead_letter["id"] != first["id"]).then_some(dead_letter))
     })

@@ -1,5 +1,5 @@
-//! The library as an embedder uses it: a native stage beside sandboxed ones, orders submitted in
-//! the process.
+//! The library as an embedder uses it: a native stage beside sandboxed ones, and orders submitted
+//! in the process.
 
 use anyhow::Result;
 use async_trait::async_trait;

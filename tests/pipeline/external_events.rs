@@ -1,5 +1,5 @@
-//! Events that other programs publish straight to the exchange: stages' input like any other, or
-//! dead letters with the reason.
+//! Events that other programs publish directly to the exchange: stages process them like any other,
+//! and unreadable ones become dead letters with a reason.
 
 use anyhow::{Context as _, Result};
 use lapin::options::BasicPublishOptions;
@@ -39,7 +39,7 @@ async fn external_events_are_processed_and_unreadable_ones_are_dead_lettered() -
     let known = || async { Ok(host.client.get("/products/Globe").await?.1["available"].as_i64()) };
     assert_eq!(eventually("the stock", known).await?, 7);
 
-    // A binary one without a type, and one that is no JSON.
+    // One in binary mode without a type, and one with invalid JSON.
     let mut headers = FieldTable::default();
     headers.insert("cloudEvents_id".into(), AMQPValue::LongString("x".into()));
     publish("product.stocked", b"{}", &BasicProperties::default().with_headers(headers)).await?;

@@ -21,11 +21,11 @@ use self::simulation::Simulation;
 mod fixture;
 mod simulation;
 
-/// Worlds that run side by side on one store.
+/// Simulations that share one store.
 const SIMULATIONS_PER_BATCH: u64 = 500;
-/// Worlds in which a missing compensation must show.
+/// A fault must be detected within this many simulations.
 const SABOTAGED: u64 = 100;
-/// Batches that run at the same time, each on a store of its own.
+/// Batches that run concurrently, each on its own store.
 const CONCURRENT_BATCHES: usize = 2;
 /// A batch of simulations must be idle after this many rounds.
 const ROUNDS_MAX: u32 = 2_000;
@@ -51,7 +51,7 @@ async fn money_and_stock_balance_under_any_interleaving() -> Result<()> {
         let next = starts.by_ref().take(CONCURRENT_BATCHES - batches.len());
         for start in next {
             let seeds = start..(start + SIMULATIONS_PER_BATCH).min(first + cases);
-            // Worlds borrow from each other's batch: it stays on its thread.
+            // Simulations borrow from their batch, so a batch stays on one thread.
             batches.spawn_blocking(|| Handle::current().block_on(batch(seeds, Sabotage::None)));
         }
         let Some(done) = batches.join_next().await else { break };
@@ -69,7 +69,7 @@ async fn money_and_stock_balance_under_any_interleaving() -> Result<()> {
     Ok(())
 }
 
-/// The checks can fail: without one compensation they do, soon.
+/// The checks detect a missing or repeated compensation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_compensation_is_detected() -> Result<()> {
     for (sabotage, expected) in [
@@ -110,7 +110,7 @@ async fn batch(seeds: std::ops::Range<u64>, sabotage: Sabotage) -> Result<Vec<Si
     Ok(simulations)
 }
 
-/// An order as it ended.
+/// The final state of an order.
 struct Ended {
     status: String,
     events: BTreeMap<String, Vec<Value>>,
@@ -153,14 +153,14 @@ async fn check(fixture: &Fixture, simulation: &mut Simulation) -> Result<()> {
         let fulfilled = match status.as_str() {
             "ready" | "dispatched" => true,
             "declined" | "refunded" | "cancelled" => false,
-            other => bail!("order {id} came to rest as `{other}`"),
+            other => bail!("order {id} stopped in status `{other}`"),
         };
         ensure!(
             order.cancelled == (status == "cancelled"),
             "order {id} is `{status}`; its cancel was accepted: {}",
             order.cancelled
         );
-        // A rejected order whose refund died can be cancelled after all.
+        // A rejected order whose refund was dead-lettered can still be cancelled.
         ensure!(
             !order.refused || status != "ready",
             "order {id} is `{status}`; its cancel was refused"

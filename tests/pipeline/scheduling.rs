@@ -1,5 +1,5 @@
-//! Events and orders that are sent with a time or a delay: kept until they fall due, over a
-//! restart; expiry counts from then.
+//! Events and orders with a time or a delay: they wait until they are due, across a restart, and
+//! their expiry counts from then.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ on_both_back_ends![scheduled_event_survives_a_restart_and_expires_after_its_due_
 async fn scheduled_event_survives_a_restart_and_expires_after_its_due_time(
     backend: Backend,
 ) -> Result<()> {
-    // Counted from the request, it would have expired before it falls due.
+    // Counted from the request, it would expire before it is due.
     let env =
         TestEnv::shipped_on(backend, &format!("orders.expiry_ms = 1500\n{AMPLE_STOCK}")).await?;
     let host = env.start().await?;
@@ -80,7 +80,7 @@ async fn scheduled_event_survives_a_restart_and_expires_after_its_due_time(
     host.stop().await
 }
 
-/// Runs one message for each permit.
+/// Processes one message per permit.
 #[derive(Clone)]
 struct Slow(Arc<Semaphore>);
 
@@ -118,8 +118,8 @@ async fn expired_event_is_dead_lettered_as_expired() -> Result<()> {
     let waiting = async || -> Result<i64> { env.query_count("SELECT count(*) FROM outbox").await };
     eventually("the two to be sent", || async { Ok((waiting().await? == 1).then_some(())) })
         .await?;
-    // A day later (the default expiry): the first runs, the second has expired, the third falls due
-    // just now.
+    // A day later (the default expiry): the first runs, the second has expired, the third is just
+    // due.
     clock.advance(day_ms);
     permits.add_permits(3);
     let dead_letter = eventually("the dead letter", || async {

@@ -1,5 +1,5 @@
-//! Several hosts on one store and broker: single-active stages, different plugin sets; and stages
-//! that nobody runs for a while.
+//! Several hosts on one store and broker: single-active stages, different plugins, and stages that
+//! no host runs for a while.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ async fn consumption(client: &Client, name: &str) -> Result<String> {
     Ok(client.stage(name).await?["consumption"].as_str().unwrap_or("unknown").to_owned())
 }
 
-/// Waits until one of the hosts consumes the stage and the other stands by; the consuming one
+/// Waits until one host consumes the stage and the other is on standby. Returns the consuming host
 /// first.
 async fn one_of(hosts: [RunningHost; 2], name: &str) -> Result<[RunningHost; 2]> {
     let settled = || async {
@@ -67,7 +67,7 @@ async fn single_active_stage_runs_on_one_host_and_fails_over() -> Result<()> {
         StatusCode::OK,
         "a host that stands by is ready"
     );
-    // A rolling restart: what is posted while the active host goes is done by the other one.
+    // A rolling restart: the other host processes the orders posted while the active host stops.
     let load = tokio::spawn({
         let client = standby.client.clone();
         async move { post(&client, 20..120).await }
@@ -86,7 +86,7 @@ async fn single_active_stage_runs_on_one_host_and_fails_over() -> Result<()> {
     standby.stop().await
 }
 
-/// Notes each order; hangs while it is told to.
+/// Records each order; hangs while `hangs` is set.
 #[derive(Clone, Default)]
 struct Watcher {
     calls: Arc<AtomicUsize>,
@@ -124,7 +124,7 @@ async fn hosts_with_different_plugins_keep_each_others_bindings() -> Result<()> 
     let plain = env.start().await?;
     post(&plain.client, 0..20).await?;
     watched(&env, 20).await?;
-    // While nobody runs the stage, what comes for it waits.
+    // While no host runs the stage, its events wait.
     watching.stop().await?;
     post(&plain.client, 20..40).await?;
     for id in 20..40 {
@@ -190,17 +190,17 @@ async fn unused_stage_can_be_deleted() -> Result<()> {
     host.stop().await
 }
 
-/// Takes a message and gives it back until the broker gives it up, as if host after host had gone
-/// away with it.
+/// Receives and rejects a message until it exceeds the broker's delivery limit, as if several hosts
+/// in turn had crashed on it.
 async fn exceed_delivery_limit(queue: &str) -> Result<()> {
-    /// `x-delivery-limit`, and once more.
+    /// One more than `x-delivery-limit`.
     const TIMES: usize = 101;
     let connection = Connection::connect(&amqp_url(), ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     for _ in 0..TIMES {
-        let taken =
+        let received =
             || async { Ok(channel.basic_get(queue.into(), BasicGetOptions::default()).await?) };
-        let message = eventually("the message", taken).await?;
+        let message = eventually("the message", received).await?;
         channel
             .basic_nack(message.delivery_tag, BasicNackOptions { requeue: true, multiple: false })
             .await?;
@@ -219,7 +219,7 @@ async fn message_beyond_the_delivery_limit_runs_isolated_once() -> Result<()> {
         Ok((consumption(&host.client, "watcher").await? == "drained").then_some(()))
     })
     .await?;
-    // An innocent one: its run alone settles it.
+    // A harmless message: its isolated run settles it.
     post(&host.client, 0..1).await?;
     exceed_delivery_limit(&queue).await?;
     watched(&env, 1).await?;
@@ -237,11 +237,11 @@ async fn message_beyond_the_delivery_limit_runs_isolated_once() -> Result<()> {
         "{delivery}"
     );
 
-    // One whose run alone ends the host: it is dead when it comes back.
+    // A message whose isolated run crashes the host: it is dead-lettered after the restart.
     watcher.hangs.store(true, Ordering::SeqCst);
     post(&host.client, 1..2).await?;
     exceed_delivery_limit(&queue).await?;
-    eventually("the run alone", || async {
+    eventually("the isolated run", || async {
         Ok((watcher.calls.load(Ordering::SeqCst) == 2).then_some(()))
     })
     .await?;

@@ -1,5 +1,5 @@
-//! Operators hold, drain and resume stages; the circuit breaker stops one whose dependency is down.
-//! None of that is an attempt.
+//! Operators pause, drain and resume stages; the circuit breaker stops a stage whose dependency is
+//! down. None of this uses up an attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -43,7 +43,7 @@ async fn paused_stage_holds_its_messages_across_a_restart(backend: Backend) -> R
     }
     host.stop().await?;
 
-    // The word survives the host.
+    // The control survives a restart.
     let host = env.start().await?;
     let paused = host.client.stage("inventory").await?;
     assert_eq!(
@@ -87,7 +87,7 @@ async fn drained_stage_starts_no_new_message(backend: Backend) -> Result<()> {
     host.stop().await
 }
 
-/// Fails for as long as its bank is down.
+/// Fails while `down` is set.
 struct Bank {
     down: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
@@ -122,7 +122,7 @@ async fn breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
         Ok((state["breaker"] != "closed").then_some(()))
     };
     eventually("the breaker to open", open).await?;
-    // Probes go on, one at a time, and cost nobody an attempt.
+    // Probes continue, one at a time, and use up no attempt.
     let (before, failures) =
         (calls.load(Ordering::SeqCst), env.query_count("SELECT count(*) FROM attempts").await?);
     eventually("ten probes", || async {
@@ -145,7 +145,7 @@ async fn breaker_stops_a_stage_whose_dependency_is_down() -> Result<()> {
     })
     .await?;
     assert_eq!(host.client.stage("bank").await?["breaker"], "closed");
-    // Both turns are events that anybody may listen to.
+    // Both changes are events that any stage may consume.
     let said = env.query_texts("SELECT CAST(data AS TEXT) FROM events WHERE type = 'postrider.breaker-changed' ORDER BY seq").await?;
     let states: Vec<Value> = said
         .iter()

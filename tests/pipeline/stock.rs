@@ -1,4 +1,4 @@
-//! Stock is never oversold, however many orders race for it, and each refusal refunds its payment
+//! Stock is never oversold, however many orders compete for it, and each rejected order is refunded
 //! once.
 
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ async fn two_hosts_never_oversell_a_hot_product() -> Result<()> {
         Ok((other.client.get("/products/Lamp").await?.1["available"] == 10).then_some(()))
     })
     .await?;
-    // Both post all orders: each is accepted once, and both hosts work on them.
+    // Both hosts receive all orders: each is accepted once, and both hosts process them.
     tokio::try_join!(post_all(&one.client), post_all(&other.client))?;
     let expected = BTreeMap::from([("ready".to_owned(), 10), ("refunded".to_owned(), 990)]);
     eventually("10 ready and 990 refunded", || async {

@@ -1,11 +1,11 @@
-//! A plugin gets only what the operator granted: what asks for more is refused when it is loaded,
-//! with the remedy.
+//! A plugin has only the capabilities that the operator granted. A plugin that needs more is
+//! refused when it is loaded, with a remedy.
 
 use anyhow::Result;
 
 use crate::support::harness::TestEnv;
 
-/// A component that asks for one import and nothing else.
+/// A component with a single import.
 fn asks_for(import: &str) -> Result<Vec<u8>> {
     Ok(wat::parse_str(format!("(component (import \"{import}\" (instance)))"))?)
 }

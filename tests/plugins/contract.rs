@@ -1,4 +1,4 @@
-//! The published contract never changes: what was released is compared byte for byte.
+//! The published contract never changes: it is compared byte for byte with the released one.
 
 use crate::support::harness::root;
 
@@ -13,8 +13,7 @@ fn published_wit_equals_the_released_wit() {
     );
 }
 
-/// A guest that was compiled against 1.0.0 and is never built again: every later host must serve
-/// it.
+/// A guest compiled against 1.0.0 and never rebuilt: every later host must serve it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guest_compiled_against_1_0_0_still_serves() -> anyhow::Result<()> {
     let env = crate::support::harness::TestEnv::shipped(

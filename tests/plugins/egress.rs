@@ -1,5 +1,4 @@
-//! Calls of stages to the outside: what was granted works, everything else is refused before it is
-//! sent.
+//! HTTP calls of stages: granted calls succeed, all others are refused before they are sent.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,14 +13,14 @@ use tokio::task::JoinHandle;
 use crate::support::harness::{RunningHost, TestEnv, eventually, guest};
 use crate::support::process::output;
 
-/// A server on this machine that answers by the path, and keeps the heads of what it was asked.
+/// A local server that responds by path and records the heads of its requests.
 pub(crate) struct Server {
     pub(crate) port: u16,
     heads: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
 
-/// Callers of `/together` wait until there are so many of them.
+/// Requests to `/together` wait until there are this many.
 const TOGETHER: usize = 8;
 
 struct Gathering {
@@ -78,7 +77,7 @@ async fn serve(
         "/moved" => {
             stream.write_all(answer("302 Found", "location: /ok\r\n", "").as_bytes()).await?
         }
-        // Says nothing until the other side goes away.
+        // Sends nothing until the client disconnects.
         "/slow" | "/swallow" => _ = stream.read_to_end(&mut Vec::new()).await,
         "/drip" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await?;
@@ -88,7 +87,7 @@ async fn serve(
             if together.callers.fetch_add(1, Ordering::SeqCst) + 1 == TOGETHER {
                 together.closed.close();
             }
-            // It has no permits: what ends the wait is that it is closed.
+            // It has no permits: closing it ends the wait.
             _ = together.closed.acquire().await;
             stream.write_all(answer("200 OK", "", "welcome").as_bytes()).await?;
         }
@@ -111,8 +110,8 @@ async fn serve(
     Ok(())
 }
 
-/// Reads a request to its end: a connection that is closed with something unread is reset, and the
-/// caller may never see the answer.
+/// Reads a request to its end: closing a connection with unread data resets it, and the client
+/// might not receive the response.
 async fn read_body(stream: &mut TcpStream, head: &str, mut body: Vec<u8>) -> Result<()> {
     let head = head.to_lowercase();
     let length = head
@@ -130,7 +129,8 @@ async fn read_body(stream: &mut TcpStream, head: &str, mut body: Vec<u8>) -> Res
     Ok(())
 }
 
-/// A stage that may call `server`, with more for its tables `grants` and `stages.caller`.
+/// Configuration of a stage that may call `server`, with additional `grants` and `stages.caller`
+/// settings.
 fn granted(server: &Server, grants: &str, stage: &str) -> String {
     let port = server.port;
     format!(
@@ -159,7 +159,7 @@ fn get(authority: &str, path: &str) -> Value {
     json!({ "scheme": "http", "authority": authority, "path": path })
 }
 
-/// What came of an order's calls.
+/// The results of an order's calls.
 async fn results(host: &RunningHost, calls: &[Value]) -> Result<Vec<Value>> {
     let (status, answer) =
         host.client.post("/orders", &order("c-1", &json!({ "calls": calls }))).await?;
@@ -180,7 +180,7 @@ async fn results(host: &RunningHost, calls: &[Value]) -> Result<Vec<Value>> {
     .await
 }
 
-/// One message after another would wait for the eighth caller for ever.
+/// Sequential messages would wait for the eighth request forever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_wait_for_egress_calls_concurrently() -> Result<()> {
     const ORDERS: usize = 8 * TOGETHER;
@@ -239,7 +239,7 @@ async fn granted_calls_succeed_and_others_are_refused_unsent() -> Result<()> {
         (get("evil.example", "/ok"), "HttpRequestDenied"),
         (get("a.b.example.com", "/ok"), "HttpRequestDenied"),
         (get(&format!("127.0.0.1@evil.example:{}", server.port), "/ok"), "HttpRequestUriInvalid"),
-        // Granted, but in this machine, or worse.
+        // Granted, but on this machine, or a link-local address.
         (get(&format!("localhost:{}", server.port), "/ok"), "DestinationIpProhibited"),
     ];
     let results = results(&host, &cases.clone().map(|(call, _)| call)).await?;
@@ -296,7 +296,7 @@ async fn metadata_address_is_refused_and_redirects_are_not_followed() -> Result<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_server_is_a_retryable_failure() -> Result<()> {
-    // The operator's limit; and the try's own, which leaves the stage time to say what happened.
+    // The operator's limit; and the attempt's, which leaves the stage time to report the failure.
     for (grants, stage) in [("http_timeout_ms = 100", ""), ("", "limits.deadline_ms = 400")] {
         for path in ["/slow", "/drip"] {
             let server = Server::start().await?;
@@ -331,7 +331,7 @@ async fn request_and_response_bodies_are_limited() -> Result<()> {
     (upload["method"], upload["body_bytes"]) = ("POST".into(), 1_000_000.into());
     let results =
         results(&host, &[get(&here, "/announced"), get(&here, "/endless"), upload]).await?;
-    // What ends a body that is being read comes through the stream, in words.
+    // An error while a body is read arrives through the stream, as text.
     assert!(
         results[0]["error"].as_str().is_some_and(|error| error.contains("HttpResponseBodySize")),
         "{results:?}"

@@ -1,5 +1,5 @@
-//! Hostile guests: each hurts only its own message, dies with the name of what it did, and costs
-//! the healthy stages nothing.
+//! Hostile guests: each harms only its own message, is dead-lettered under a code that names its
+//! fault, and does not slow down healthy stages.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::harness::{TestEnv, eventually};
 use crate::support::load::{assert_rate_is_kept, measure_ready_rate};
 
-/// Every way to misbehave, and the code under which its message ends.
+/// Every kind of misbehaviour, and the code of its dead letter.
 const MISDEEDS: [(&str, &str); 11] = [
     ("loop", "trap:timeout"),
     ("eat-memory", "limit:memory"),
@@ -24,9 +24,9 @@ const MISDEEDS: [(&str, &str); 11] = [
     ("reject", "rejected"),
 ];
 
-/// The hostile guest listens to `order.created` here, beside the healthy pipeline.
+/// The hostile guest consumes `order.created` beside the healthy pipeline.
 fn config(mode: &str) -> String {
-    // Only the guest that never ends is to meet its deadline, however busy the machine is.
+    // Only the guest that never returns may meet its deadline, however busy the machine is.
     let deadline_ms = if mode == "loop" { 200 } else { 20_000 };
     format!(
         "[stages.inventory.settings]\ndefault_stock = \"1000000\"\n[stages.hostile]\nplugin = \"hostile.wasm\"\n\

@@ -1,8 +1,8 @@
-//! Hostile guests in JavaScript, Python and C: contained like those in Rust, in time and memory,
-//! whatever their language's runtime does.
+//! Hostile guests in JavaScript, Python and C are contained like those in Rust, in time and memory,
+//! whatever the language's runtime does.
 //!
-//! Built with the tools of their languages: see [`crate::languages`]. What they do is in
-//! `fixtures/hostile`.
+//! [`crate::plugins::languages`] builds them with the tools of their languages; their sources are
+//! in `fixtures/hostile`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::support::harness::{Client, SHIPPED, TestEnv, eventually, root};
 use crate::support::load::{AMPLE_STOCK, assert_rate_is_kept, measure_ready_rate};
 use crate::support::process::{HostProcess, unused_port};
 
-/// A language, where its template keeps its tools, and what its guests cannot do at all.
+/// A language, the folder of its tools, and the misbehaviour its guests are incapable of.
 struct Language {
     name: &'static str,
     source: &'static str,
@@ -52,16 +52,16 @@ const LANGUAGES: [Language; 3] = [
     },
 ];
 
-/// Every way to misbehave, and the codes under which its message may end.
+/// Every kind of misbehaviour, and the possible codes of its dead letter.
 const MISDEEDS: [(&str, &[&str]); 12] = [
     ("throw", &["trap:"]),
     ("loop", &["trap:timeout"]),
     ("recurse", &["trap:"]),
     ("eat-memory", &["limit:memory"]),
     ("log", &["limit:log"]),
-    // What is printed goes nowhere, or is cut: only the time ends it.
+    // Output is discarded or truncated: only the deadline ends it.
     ("print", &["trap:timeout", "limit:log"]),
-    // On a busy machine the time may end it first.
+    // On a busy machine the deadline may end it first.
     ("many-events", &["limit:", "trap:timeout"]),
     ("big-output", &["limit:", "trap:timeout"]),
     ("bad-json", &["invalid-event"]),
@@ -100,7 +100,7 @@ fn hostile_stage(language: &Language, suffix: &str, prefix: &str) -> Result<Path
     Ok(dir)
 }
 
-/// Beside the healthy pipeline; a language's runtime needs more room than a stage in Rust.
+/// The hostile guest beside the healthy pipeline, with memory for a language runtime.
 fn config() -> String {
     format!(
         "{AMPLE_STOCK}[stages.hostile]\nplugin = \"hostile.wasm\"\nretry = {{ max_attempts = 1 }}\n\
@@ -108,7 +108,7 @@ fn config() -> String {
     )
 }
 
-/// A host in a process of its own, with the hostile guest in its folder.
+/// A host in a separate process, with the hostile guest in its folder.
 async fn start(guest: &Path) -> Result<(TestEnv, HostProcess, Client)> {
     let env = TestEnv::shipped(&config())?;
     std::fs::copy(guest, env.plugins().join("hostile.wasm"))?;
@@ -130,7 +130,7 @@ async fn order(client: &Client, id: &str, misdeed: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every stage has settled an order; what the hostile one came to.
+/// Waits until every stage has settled an order. Returns the hostile stage's delivery.
 async fn settled(client: &Client, id: &str) -> Result<Value> {
     eventually(&format!("all of order {id}"), || async {
         let (_, history) = client.get(&format!("/orders/{id}")).await?;
@@ -144,7 +144,7 @@ async fn settled(client: &Client, id: &str) -> Result<Value> {
     .await
 }
 
-/// What was thrown, and the function, file and line of it.
+/// Asserts that the failure has the thrown message and its function, file and line.
 fn assert_names_its_location(language: &Language, failure: &Value) {
     let told = format!(
         "{}\n{}",
@@ -182,7 +182,7 @@ async fn hostile_guests_of_every_language_are_contained() -> Result<()> {
                     assert_names_its_location(language, &entry["failures"][0]);
                 }
             }
-            // What the first round left is caches and pools; later rounds add nothing.
+            // The first round fills caches and pools; later rounds add nothing.
             let bytes = process.memory_bytes()?;
             println!("{}: {} MB after round {round}", language.name, bytes >> 20);
             base = if round == 0 { bytes } else { base };
@@ -229,7 +229,7 @@ async fn healthy_stages_keep_their_rate_beside_hostile_guests_of_every_language(
     Ok(())
 }
 
-/// What traps before it can say anything is refused, and the others go on.
+/// A guest that traps before it describes itself is refused; other stages keep running.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "builds with the tools of several languages: `cargo xtask test` runs it alone, after the others"]
 async fn guest_that_traps_at_startup_is_refused() -> Result<()> {

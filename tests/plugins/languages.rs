@@ -1,8 +1,7 @@
 //! Stages in several languages: every template and every example is built with the tools of its
 //! language, tested, and run in a host.
 //!
-//! The builds fetch their tools from the package registries, and leave everything in folders of the
-//! tests' own.
+//! The builds download their tools from the package registries, into the tests' own folders.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,13 +13,12 @@ use crate::support::harness::{TestEnv, eventually, root};
 use crate::support::load::AMPLE_STOCK;
 use crate::support::process::binary;
 
-/// Where languages are built: kept between runs, so that tools are fetched once.
+/// The build folder, kept between runs so that tools are downloaded once.
 fn build_folder() -> PathBuf {
     root().join("target/languages")
 }
 
-/// A command with this program, and with the `cargo` that can build guests where the toolchain's
-/// cannot, in its path.
+/// A command with a path that has a `cargo` which can build guests, where the toolchain's cannot.
 fn command(program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
     let mut command = Command::new(program);
     let paths =
@@ -30,7 +28,7 @@ fn command(program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
         "PATH",
         std::env::join_paths(paths.into_iter().chain(std::env::split_paths(&present)))?,
     );
-    // What the tests were started with is not for other cargos.
+    // The environment of the test run must not reach another cargo.
     for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUST_RECURSION_COUNT", "CARGO_TARGET_DIR"] {
         command.env_remove(name);
     }
@@ -44,8 +42,8 @@ fn run(what: &str, command: &mut Command) -> Result<String> {
     Ok(said)
 }
 
-/// Builds a stage, runs its fixtures against what is recorded of them (or records it), and gives
-/// its plugin file.
+/// Builds a stage, and compares the results of its fixtures with the recorded ones (or records
+/// them). Returns its plugin file.
 pub(crate) fn built(dir: &Path, accept: bool) -> Result<PathBuf> {
     let mut test = command(binary()?)?;
     test.args(["--json", "plugin", "test", "--build"]).arg(dir);
@@ -58,7 +56,7 @@ pub(crate) fn built(dir: &Path, accept: bool) -> Result<PathBuf> {
     Ok(said["artifact"].as_str().context("an artifact")?.into())
 }
 
-/// Makes a stage of a template anew, but for the tools that were fetched before.
+/// Creates a stage from a template, and keeps the tools that were downloaded before.
 pub(crate) fn new_stage(language: &str, name: &str) -> Result<PathBuf> {
     let (fresh, kept) = (build_folder().join("new"), build_folder().join(name));
     std::fs::remove_dir_all(&fresh).or_else(|error| {
@@ -74,7 +72,7 @@ pub(crate) fn new_stage(language: &str, name: &str) -> Result<PathBuf> {
     Ok(kept)
 }
 
-/// Puts stages into a running host; an order reaches each of them.
+/// Installs stages into a running host and checks that an order reaches each of them.
 async fn an_order_reaches(stages: &[(String, PathBuf)]) -> Result<()> {
     let limits = "[defaults.limits]\ndeadline_ms = 10000\nmemory_max_bytes = 268435456\n";
     let env = TestEnv::shipped(&format!("{AMPLE_STOCK}{limits}"))?;
@@ -113,7 +111,7 @@ async fn new_stage_of_each_language_joins_a_running_host() -> Result<()> {
         let dir = new_stage(language, &format!("{language}-check"))?;
         let began = std::time::Instant::now();
         let plugin = built(&dir, true)?;
-        // What was recorded a moment ago holds without building again.
+        // The results just recorded match without another build.
         built(&dir, false)?;
         println!(
             "{language}: {} kB, built and tested in {:.1} s",
@@ -125,7 +123,7 @@ async fn new_stage_of_each_language_joins_a_running_host() -> Result<()> {
     an_order_reaches(&stages).await
 }
 
-/// A project has the SDK of its language in it; the examples' is the templates'.
+/// A project contains the SDK of its language. That of an example equals that of its template.
 #[test]
 fn examples_contain_the_sdk_of_the_templates() -> Result<()> {
     for (example, template, file) in [

@@ -1,5 +1,5 @@
-//! Which plugin files are loaded, and how an earlier version comes back: by hand, or because a new
-//! one traps.
+//! Which plugin files are loaded, and how an earlier version is restored: by an operator, or when a
+//! new version traps.
 
 use std::path::Path;
 
@@ -51,11 +51,11 @@ async fn only_plugins_signed_by_a_known_publisher_are_loaded() -> Result<()> {
     };
     let why = eventually("the refusal", refused).await?;
     assert!(why.contains("there is no fifth.wasm.minisig"), "{why}");
-    // The signature may come after the file.
+    // The signature may arrive after the file.
     sign(&ours, &place)?;
     serves(&host.client, "1.0.0").await?;
 
-    // A changed byte: the section that is added at the end changes nothing else.
+    // One changed byte, in a section appended at the end.
     let mut changed = std::fs::read(guest("fifth")?)?;
     changed.extend_from_slice(&[0, 2, 1, b'x']);
     std::fs::write(&place, &changed)?;
@@ -73,7 +73,7 @@ async fn only_plugins_signed_by_a_known_publisher_are_loaded() -> Result<()> {
     host.stop().await
 }
 
-/// Orders flow until told to stop; gives how many.
+/// Posts orders until stopped. Returns how many.
 fn load(client: &Client, stop: &CancellationToken) -> tokio::task::JoinHandle<Result<usize>> {
     let (client, stop) = (client.clone(), stop.clone());
     tokio::spawn(async move {
@@ -87,7 +87,7 @@ fn load(client: &Client, stop: &CancellationToken) -> tokio::task::JoinHandle<Re
     })
 }
 
-/// Every order is ready and was audited once.
+/// Waits until every order is ready and was audited once.
 async fn assert_audited_once(env: &TestEnv, posted: usize) -> Result<()> {
     let posted = i64::try_from(posted)?;
     eventually("every audit", || async {
@@ -135,7 +135,7 @@ async fn trapping_version_is_rolled_back_under_load(backend: Backend) -> Result<
     })
     .await?;
     env.add_plugin("fifth-traps", "fifth")?;
-    let note = eventually("the version before to be put back", || async {
+    let note = eventually("the previous version to be restored", || async {
         Ok(host.client.plugin("fifth.wasm").await?["rolled_back"].as_str().map(str::to_owned))
     })
     .await?;
@@ -164,10 +164,10 @@ async fn trapping_version_is_rolled_back_under_load(backend: Backend) -> Result<
     let said =
         env.query_count("SELECT count(*) FROM events WHERE type = 'postrider.plugin-rolled-back'");
     assert_eq!(said.await?, 1);
-    // The file is the one before again: a restart serves it.
+    // The file is the previous one again, so a restart serves it.
     assert!(
         std::fs::read(env.plugins().join("fifth.wasm"))? == before,
-        "the file was not put back"
+        "the file was not restored"
     );
     host.stop().await
 }

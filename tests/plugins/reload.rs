@@ -1,4 +1,4 @@
-//! Plugins come, change and go while orders flow; a bad file never replaces a good one.
+//! Plugins are added, replaced and removed under load. An invalid file never replaces a valid one.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ async fn fifty_replacements_lose_and_duplicate_nothing(backend: Backend) -> Resu
     })
     .await?;
 
-    // Orders flow until the last replacement is over, and at least 2,000 of them.
+    // Posts orders until the last replacement, and at least 2,000.
     let stop = tokio_util::sync::CancellationToken::new();
     let load = tokio::spawn({
         let (client, stop) = (host.client.clone(), stop.clone());
@@ -125,8 +125,8 @@ async fn half_written_file_waits_until_it_is_complete() -> Result<()> {
     for part in bytes.chunks(bytes.len() / 5 + 1) {
         file.write_all(part)?;
         file.sync_all()?;
-        // Let the watcher look at the half file: another stage's answer proves that it had its
-        // turn.
+        // Lets the watcher see the incomplete file: another stage's load proves that it had the
+        // opportunity.
         host.client.plugin_of_stage("payment").await?;
     }
     drop(file);

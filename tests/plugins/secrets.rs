@@ -1,4 +1,4 @@
-//! A secret is for the stage and for whom it calls: nowhere else is it ever found, whatever the
+//! A secret reaches only the stage and the servers it calls. It appears nowhere else, whatever the
 //! stage does with it.
 
 use anyhow::{Context as _, Result};
@@ -10,11 +10,11 @@ use crate::support::process::{HostProcess, output, unused_port};
 
 on_both_back_ends![secret_leaves_the_host_nowhere];
 
-/// In capitals and small dead letters, with what JSON and logs escape.
+/// Upper and lower case, with characters that JSON and logs escape.
 const SECRET: &str = "sk-LIVE-\"0123\\456789\"-Zz";
 const OTHER: &str = "second-secret-ABCDEF";
 
-/// How the stage lets it out, and the code under which its message ends; none: it succeeds.
+/// How the stage leaks the secret, and the code of the dead letter, if any.
 const LEAKS: [(&str, Option<&str>); 12] = [
     ("log", None),
     ("log-field", None),
@@ -44,7 +44,7 @@ fn forms(secret: &str) -> Vec<String> {
         format!("{secret:?}"),
     ];
     let coded = [hex(secret), hex(&json), hex(secret).to_uppercase(), hex(&json).to_uppercase()];
-    // The shortest part that only the secret has, in case something cuts it.
+    // The shortest unique part of the secret, in case it is truncated.
     plain
         .into_iter()
         .chain(coded)
@@ -115,10 +115,13 @@ async fn secret_leaves_the_host_nowhere(backend: Backend) -> Result<()> {
         let order = json!({ "order_id": leak, "user_id": "1", "items": ["Book"], "caller": { "leak": leak, "calls": calls } });
         assert!(client.post("/orders", &order).await?.0.is_success());
     }
-    let dead_letters = eventually("the deaths", || async {
+    let dead_letters = eventually("the dead letters", || async {
         let (_, dead_letters) = client.get("/dead-letters?stage=caller").await?;
-        let deaths = LEAKS.iter().filter(|(_, code)| code.is_some()).count();
-        Ok(dead_letters["items"].as_array().filter(|items| items.len() == deaths).cloned())
+        let dead_letter_count = LEAKS.iter().filter(|(_, code)| code.is_some()).count();
+        Ok(dead_letters["items"]
+            .as_array()
+            .filter(|items| items.len() == dead_letter_count)
+            .cloned())
     })
     .await?;
     for (leak, code) in LEAKS.iter().filter_map(|(leak, code)| Some((leak, (*code)?))) {
@@ -138,7 +141,7 @@ async fn secret_leaves_the_host_nowhere(backend: Backend) -> Result<()> {
         })
         .await?;
     }
-    // It is sent to whom the operator granted, and to nobody else.
+    // It is sent to the granted server only.
     let heads = server.heads();
     assert_eq!(heads.len(), LEAKS.len());
     assert!(heads.iter().all(|head| head.contains(SECRET) && head.contains(OTHER)), "{heads:#?}");

@@ -1,8 +1,7 @@
-//! A host in this process on a folder of its own, with real guests, and the means to wait for what
-//! it does.
+//! A host in the test's process with its own folder and real guests, and a client that waits for
+//! conditions.
 //!
-//! Nothing sleeps for a fixed time: [`eventually`] polls a condition until it holds or a generous
-//! limit is over.
+//! Nothing sleeps for a fixed time: [`eventually`] polls a condition, with a generous limit.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -17,10 +16,10 @@ use tokio::task::JoinHandle;
 
 use crate::support::servers::Servers;
 
-/// The stages that every checkout ships.
+/// The stages in `plugins/`.
 pub(crate) const SHIPPED: [&str; 4] = ["payment", "inventory", "shipping", "notification"];
 
-/// The checkout's root.
+/// The root of the repository.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
 }
@@ -35,8 +34,8 @@ pub(crate) fn guest(name: &str) -> Result<PathBuf> {
     found.with_context(|| format!("the guest `{name}` is not built: run `cargo xtask plugins`"))
 }
 
-/// Polls until `condition` gives a value; fails after three minutes: machines may be busy with
-/// other things.
+/// Polls until `condition` returns a value. Fails after three minutes, because machines may be
+/// busy.
 pub(crate) async fn eventually<T, F: Future<Output = Result<Option<T>>>>(
     what: &str,
     mut condition: impl FnMut() -> F,
@@ -51,7 +50,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Result<Option<T>>>>(
     }
 }
 
-/// A test on both back ends: each `async fn name(backend: Backend)` becomes two tests.
+/// Generates two tests from each `async fn name(backend: Backend)`, one per back end.
 macro_rules! on_both_back_ends {
     ($($name:ident),* $(,)?) => {
         mod embedded {
@@ -134,7 +133,7 @@ impl TestEnv {
         self.folder.path().join("data/postrider.db")
     }
 
-    /// Puts the guest `name` into the folder as `<file>.wasm`, at once.
+    /// Installs the guest `name` as `<file>.wasm`, atomically.
     pub(crate) fn add_plugin(&self, name: &str, file: &str) -> Result<()> {
         let temporary = self.folder.path().join(format!("{file}.part"));
         std::fs::copy(guest(name)?, &temporary)?;
@@ -142,7 +141,7 @@ impl TestEnv {
         Ok(())
     }
 
-    /// What the database itself says: one number.
+    /// Queries the database for one number.
     pub(crate) async fn query_count(&self, query: &'static str) -> Result<i64> {
         Ok(match &self.servers {
             Some(servers) => {
@@ -152,7 +151,7 @@ impl TestEnv {
         })
     }
 
-    /// What the database itself says: one text a row.
+    /// Queries the database for one text per row.
     pub(crate) async fn query_texts(&self, query: &'static str) -> Result<Vec<String>> {
         Ok(match &self.servers {
             Some(servers) => {
@@ -162,8 +161,7 @@ impl TestEnv {
         })
     }
 
-    /// Everything that the database holds, as text: each row of each table, binary columns in
-    /// hexadecimal.
+    /// The whole database as text: each row of each table, binary columns in hexadecimal.
     pub(crate) async fn dump(&self) -> Result<String> {
         let mut rows: Vec<String> = Vec::new();
         match &self.servers {
@@ -204,10 +202,10 @@ impl TestEnv {
         Ok(<sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await?)
     }
 
-    /// The whole configuration text.
+    /// The whole configuration file.
     pub(crate) fn config_text(&self) -> String {
         let folder = self.folder.path().display();
-        // One compile cache for all tests: a guest is compiled once.
+        // All tests share a compilation cache, so a guest is compiled once.
         let cache = root().join("target/test-cache");
         let back_end = match &self.servers {
             None => format!("store.url = \"sqlite:{folder}/data/postrider.db\"\n"),
@@ -224,12 +222,12 @@ impl TestEnv {
         Ok(Config::from_toml(&self.config_text())?)
     }
 
-    /// Starts a host on this folder.
+    /// Starts a host in this environment.
     pub(crate) async fn start(&self) -> Result<RunningHost> {
         self.start_with(|builder| builder).await
     }
 
-    /// Starts a host, given a say in how it is built.
+    /// Starts a host whose builder `adapt` changes.
     pub(crate) async fn start_with(
         &self,
         adapt: impl FnOnce(HostBuilder) -> HostBuilder,
@@ -245,7 +243,7 @@ impl TestEnv {
     }
 }
 
-/// A host that runs in this process.
+/// A host that runs in the test's process.
 pub(crate) struct RunningHost {
     pub(crate) client: Client,
     stop: Option<oneshot::Sender<()>>,
@@ -253,7 +251,7 @@ pub(crate) struct RunningHost {
 }
 
 impl RunningHost {
-    /// Stops gracefully; an error of the host is the test's.
+    /// Stops gracefully. Returns the host's error, if any.
     pub(crate) async fn stop(mut self) -> Result<()> {
         drop(self.stop.take());
         self.task.take().expect("stopped once").await?
@@ -262,14 +260,14 @@ impl RunningHost {
 
 impl Drop for RunningHost {
     fn drop(&mut self) {
-        // A test that ends early has an error of its own to tell: a panic here would hide it.
+        // A test that ends early has an error to report, which a panic here would hide.
         if self.task.is_some() {
             eprintln!("a test ended without `stop`: its host's errors go unseen");
         }
     }
 }
 
-/// Talks to a host's API.
+/// A client of a host's API.
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) url: String,
@@ -286,7 +284,7 @@ impl Client {
         Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
     }
 
-    /// Every item of a list, page by page; `path` has a query already.
+    /// Every item of a list, from all pages. `path` must have a query.
     pub(crate) async fn get_all(&self, path: &str) -> Result<Vec<Value>> {
         let (mut items, mut at) = (Vec::new(), String::new());
         loop {
@@ -305,7 +303,7 @@ impl Client {
         Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
     }
 
-    /// As `post`, for what the answer says beside its body.
+    /// As `post`; returns the response's headers.
     pub(crate) async fn post_for_headers(
         &self,
         path: &str,
@@ -315,7 +313,7 @@ impl Client {
         Ok((response.status(), response.headers().clone()))
     }
 
-    /// As `post`, with a header more.
+    /// As `post`, with an additional header.
     pub(crate) async fn post_with_header(
         &self,
         path: &str,
@@ -332,7 +330,7 @@ impl Client {
         Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
     }
 
-    /// An answer's text.
+    /// The body of a response as text.
     pub(crate) async fn text(&self, path: &str) -> Result<String> {
         Ok(self
             .http
@@ -365,7 +363,7 @@ impl Client {
         Ok((response.status(), response.json().await.unwrap_or(Value::Null)))
     }
 
-    /// Waits until the host says it is ready.
+    /// Waits until the host is healthy.
     pub(crate) async fn wait_until_ready(&self) -> Result<()> {
         eventually("the host to be ready", || async {
             let up = self
@@ -379,7 +377,7 @@ impl Client {
         .await
     }
 
-    /// The item of a list whose `field` is `value`; null when there is none.
+    /// The item of a list whose `field` is `value`, or null.
     async fn item(&self, list: &str, field: &str, value: &str) -> Result<Value> {
         let (_, answer) = self.get(list).await?;
         Ok(answer["items"]
@@ -391,22 +389,22 @@ impl Client {
             .unwrap_or(Value::Null))
     }
 
-    /// How a plugin file stands; null when nobody knows it.
+    /// The status of a plugin file, or null.
     pub(crate) async fn plugin(&self, file: &str) -> Result<Value> {
         self.item("/plugins", "file", file).await
     }
 
-    /// What runs a stage; null when nothing does.
+    /// The plugin that serves a stage, or null.
     pub(crate) async fn plugin_of_stage(&self, stage: &str) -> Result<Value> {
         self.item("/plugins", "stage", stage).await
     }
 
-    /// How a stage stands; null when nobody knows it.
+    /// The status of a stage, or null.
     pub(crate) async fn stage(&self, name: &str) -> Result<Value> {
         self.item("/stages", "stage", name).await
     }
 
-    /// Waits until a plugin file serves; why it is refused is an error.
+    /// Waits until a plugin file serves. Fails when the file is refused.
     pub(crate) async fn wait_until_serving(&self, file: &str) -> Result<()> {
         eventually(&format!("{file} to serve"), || async {
             let plugin = self.plugin(file).await?;
@@ -416,7 +414,7 @@ impl Client {
         .await
     }
 
-    /// Waits until an order has `status`; gives the whole answer.
+    /// Waits until an order has `status`. Returns the order.
     pub(crate) async fn wait_for_status(&self, id: &str, status: &str) -> Result<Value> {
         eventually(&format!("order {id} to be {status}"), || async {
             let (_, order) = self.get(&format!("/orders/{id}")).await?;

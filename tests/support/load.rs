@@ -1,5 +1,4 @@
-//! Orders posted while something goes wrong, and the count afterwards: nothing lost, nothing
-//! doubled.
+//! Orders posted during a fault, and the check afterwards that none was lost or duplicated.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -12,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::harness::{Client, TestEnv, eventually};
 
-/// What the load needs of the pipeline's settings.
+/// Configuration with enough stock for any load.
 pub(crate) const AMPLE_STOCK: &str = "[stages.inventory.settings]\ndefault_stock = \"1000000\"\n";
 
-/// Senders that post orders until they are stopped.
+/// Senders that post orders until stopped.
 pub(crate) struct Load {
     accepted: Arc<Mutex<Vec<String>>>,
     stop: CancellationToken,
@@ -23,7 +22,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts `lanes` senders; each pauses between two orders, and takes the hosts in turn.
+    /// Starts `lanes` senders. Each pauses between two orders and alternates between the hosts.
     pub(crate) fn start(clients: &[Client], lanes: usize, pause: Duration) -> Self {
         let mut load = Self {
             accepted: Arc::default(),
@@ -43,19 +42,19 @@ impl Load {
         load
     }
 
-    /// Orders that a host has accepted.
+    /// Number of accepted orders.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.lock().expect("the list").len()
     }
 
-    /// Waits until so many more orders are accepted.
+    /// Waits until `more` further orders are accepted.
     pub(crate) async fn wait_for_accepted(&self, more: usize) -> Result<()> {
         let target = self.accepted() + more;
         eventually("orders to flow", || async { Ok((self.accepted() >= target).then_some(())) })
             .await
     }
 
-    /// Stops the senders; the ids of all accepted orders.
+    /// Stops the senders. Returns the ids of all accepted orders.
     pub(crate) async fn stop(mut self) -> Result<Vec<String>> {
         self.stop.cancel();
         while let Some(ended) = self.senders.join_next().await {
@@ -75,18 +74,18 @@ struct Sender {
 
 impl Sender {
     async fn run(self) {
-        let mut tries = self.lane;
+        let mut requests = self.lane;
         for number in 0.. {
             let id = format!("c-{}-{number}", self.lane);
             let order = json!({ "order_id": id, "user_id": "1", "items": [{ "sku": "Lamp", "quantity": 1 }], "total": 3 });
-            // The same order is posted until somebody answers: a sender does not know whether it
-            // was accepted before the fault.
+            // A sender does not know whether its order was accepted before the fault, so it repeats
+            // the request until a host responds.
             loop {
                 if self.stop.is_cancelled() {
                     return;
                 }
-                tries += 1;
-                let client = &self.clients[tries % self.clients.len()];
+                requests += 1;
+                let client = &self.clients[requests % self.clients.len()];
                 if client.post("/orders", &order).await.is_ok_and(|(status, _)| status.is_success())
                 {
                     break;
@@ -99,7 +98,7 @@ impl Sender {
     }
 }
 
-/// Waits until every order is through, then counts in the database. Gives the number of orders.
+/// Waits until every order is processed, then checks the database. Returns the number of orders.
 pub(crate) async fn assert_nothing_lost_or_duplicated(
     env: &TestEnv,
     client: &Client,
@@ -129,7 +128,7 @@ pub(crate) async fn assert_nothing_lost_or_duplicated(
     assert_eq!(
         env.query_count("SELECT count(*) FROM attempts").await?,
         0,
-        "a fault burned attempts"
+        "a fault used up attempts"
     );
     assert_eq!(env.query_count("SELECT count(*) FROM dead_letters").await?, 0);
     let stock = client.get("/products/Lamp").await?.1["available"].as_i64();
@@ -137,7 +136,7 @@ pub(crate) async fn assert_nothing_lost_or_duplicated(
     Ok(orders)
 }
 
-/// Posts orders at a fixed rate; gives the rate at which the shipped stages made them ready.
+/// Posts orders at a fixed rate. Returns the rate (orders per second) at which they became ready.
 pub(crate) async fn measure_ready_rate(
     client: &Client,
     every: Duration,
@@ -166,9 +165,9 @@ pub(crate) async fn measure_ready_rate(
     Ok(ORDERS as f64 * 1_000.0 / (last - first) as f64)
 }
 
-/// Whether the healthy stages keep nine tenths of their rate beside a hostile one: the best of
-/// three pairs in one run, because machines are noisy. What the sandbox costs shows in each pair,
-/// what a neighbour costs does not.
+/// Asserts that the healthy stages keep nine tenths of their rate beside a hostile one. Takes the
+/// best of three pairs, because machines are noisy: the cost of the sandbox shows in each pair, the
+/// cost of an unrelated process does not.
 pub(crate) async fn assert_rate_is_kept(
     what: &str,
     alone: impl AsyncFn() -> Result<f64>,

@@ -1,8 +1,8 @@
-//! Postgres and RabbitMQ of one's own: installed programs, started on free ports with their data in
-//! a folder that goes away.
+//! Private Postgres and RabbitMQ servers: installed programs, started on free ports with their data
+//! in a temporary folder.
 //!
-//! For the fault tests, which stop, kill, freeze and wipe them; and for machines where the programs
-//! are installed and do not run. Only the standard library is used. Every wait is bounded.
+//! The fault tests stop, kill, freeze and wipe them; machines with installed but stopped servers
+//! use them for all tests. Depends on the standard library only. Every wait is bounded.
 
 use std::ffi::OsString;
 use std::io::{Error, Result};
@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest wait for a server to come up.
+/// Longest time for a server to start.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A port that nobody listened on a moment ago.
+/// A port that is free at the time of the call.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Waits until somebody accepts connections.
+/// Waits until the port accepts connections.
 pub fn wait_for_port(port: u16) -> Result<()> {
     let began = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -43,7 +43,7 @@ fn run(command: &mut Command) -> Result<()> {
     Err(Error::other(format!("{command:?} failed: {}\n{said}", output.status)))
 }
 
-/// A program on the path, or in one of the folders where Debian keeps it.
+/// Finds a program on the path, or in one of Debian's folders for it.
 fn program(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     folders
@@ -66,12 +66,12 @@ pub struct PrivatePostgres {
 }
 
 impl PrivatePostgres {
-    /// Makes a data folder below `folder` and starts the server on it.
+    /// Creates a data folder below `folder` and starts the server with it.
     pub fn start(folder: &Path) -> Result<Self> {
         let mut server = Self { folder: folder.join("postgres"), port: free_port()?, child: None };
         std::fs::create_dir_all(&server.folder)?;
         if is_root() {
-            // The server refuses to run as root; it gets a user and a folder of its own.
+            // The server refuses to run as root, so it gets a separate user and folder.
             run(Command::new("chown").arg("postgres").arg(&server.folder))?;
             run(Command::new("chmod").arg("a+rx").arg(folder))?;
         }
@@ -85,7 +85,7 @@ impl PrivatePostgres {
         Ok(server)
     }
 
-    /// A server takes connections a moment before it answers.
+    /// A server accepts connections before it can respond.
     fn wait_until_it_answers(&self) -> Result<()> {
         let (began, port) = (Instant::now(), self.port.to_string());
         while let Err(error) =
@@ -99,22 +99,22 @@ impl PrivatePostgres {
         Ok(())
     }
 
-    /// As its clients reach it.
+    /// The URL for clients.
     pub fn url(&self) -> String {
         self.url_at(self.port)
     }
 
-    /// As clients reach it through another port.
+    /// The URL for clients through another port.
     pub fn url_at(&self, port: u16) -> String {
         format!("postgres://postgres@127.0.0.1:{port}/postgres")
     }
 
-    /// Where it listens.
+    /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Starts it (again) on its data.
+    /// Starts the server, or restarts it with its data.
     pub fn resume(&mut self) -> Result<()> {
         let log = std::fs::File::options()
             .create(true)
@@ -135,7 +135,7 @@ impl PrivatePostgres {
         wait_for_port(self.port)
     }
 
-    /// Ends it hard, all its processes at once.
+    /// Kills all its processes.
     pub fn crash(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         let children = children(child.id())?;
@@ -145,12 +145,12 @@ impl PrivatePostgres {
         wait_for_end(&children)
     }
 
-    /// Stops all its processes where they are: connections stand, nobody answers.
+    /// Stops all its processes: connections stay open, but nothing responds.
     pub fn freeze(&self) -> Result<()> {
         self.signal_all("STOP")
     }
 
-    /// Lets them go on.
+    /// Continues all its processes.
     pub fn thaw(&self) -> Result<()> {
         self.signal_all("CONT")
     }
@@ -203,7 +203,7 @@ pub struct PrivateRabbit {
 }
 
 impl PrivateRabbit {
-    /// Starts a broker whose data lies below `folder`.
+    /// Starts a broker with its data below `folder`.
     pub fn start(folder: &Path) -> Result<Self> {
         let mut broker = Self { folder: folder.join("rabbitmq"), port: free_port()?, child: None };
         std::fs::create_dir_all(&broker.folder)?;
@@ -211,22 +211,22 @@ impl PrivateRabbit {
         Ok(broker)
     }
 
-    /// As its clients reach it.
+    /// The URL for clients.
     pub fn url(&self) -> String {
         self.url_at(self.port)
     }
 
-    /// As clients reach it through another port.
+    /// The URL for clients through another port.
     pub fn url_at(&self, port: u16) -> String {
         format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
     }
 
-    /// Where it listens.
+    /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Starts it (again) on its data, and waits until it is whole.
+    /// Starts the broker, or restarts it with its data, and waits until it is ready.
     pub fn resume(&mut self) -> Result<()> {
         let log = std::fs::File::options()
             .create(true)
@@ -236,7 +236,7 @@ impl PrivateRabbit {
         self.child =
             Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         wait_for_port(self.port)?;
-        // It listens a moment before it can be asked.
+        // It listens before it responds.
         let began = Instant::now();
         while let Err(error) = self.control(&["await_startup"]) {
             if began.elapsed() > START_TIMEOUT {
@@ -246,18 +246,18 @@ impl PrivateRabbit {
         Ok(())
     }
 
-    /// `rabbitmqctl`.
+    /// Runs `rabbitmqctl`.
     pub fn control(&self, arguments: &[&str]) -> Result<()> {
         run(self.command("rabbitmqctl")?.args(arguments))
     }
 
-    /// `rabbitmqctl`, and what it prints.
+    /// Runs `rabbitmqctl` and returns its output.
     pub fn ask(&self, arguments: &[&str]) -> Result<String> {
         let output = self.command("rabbitmqctl")?.arg("-q").args(arguments).output()?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Ends it hard.
+    /// Kills the broker.
     pub fn crash(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         let mut all = children(child.id())?;
@@ -267,13 +267,13 @@ impl PrivateRabbit {
         wait_for_end(&all)
     }
 
-    /// Removes everything that it ever kept; it must not run.
+    /// Deletes its data. The broker must not be running.
     pub fn wipe(&self) -> Result<()> {
         std::fs::remove_dir_all(self.folder.join("data"))
     }
 
     fn command(&self, name: &str) -> Result<Command> {
-        // Debian's program on the path changes the user; the one behind it does not.
+        // Debian's program on the path changes the user; the program it wraps does not.
         let program = program(name, &[PathBuf::from("/usr/lib/rabbitmq/bin")])
             .ok_or_else(|| missing("RabbitMQ"))?;
         let mut command = Command::new(program);
@@ -302,11 +302,11 @@ impl Drop for PrivateRabbit {
 }
 
 fn is_root() -> bool {
-    // The owner of one's own process folder is one's effective user.
+    // The owner of a process's folder in `/proc` is its effective user.
     std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
-/// A process's children and theirs.
+/// All descendants of a process.
 fn children(pid: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     let mut parents = vec![pid];
@@ -322,10 +322,10 @@ fn children(pid: u32) -> Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Waits until processes are gone, and with them the ports that they listened on.
+/// Waits until the processes have exited and released their ports.
 fn wait_for_end(pids: &[u32]) -> Result<()> {
     let began = Instant::now();
-    // A zombie holds nothing any more: what it had open is closed.
+    // A zombie has closed everything it had open.
     let lives = |pid: &u32| {
         std::fs::read_to_string(format!("/proc/{pid}/stat"))
             .is_ok_and(|stat| !stat.contains(") Z "))
@@ -340,7 +340,7 @@ fn wait_for_end(pids: &[u32]) -> Result<()> {
 }
 
 fn signal(name: &str, pids: &[u32]) {
-    // One that has ended meanwhile is no failure.
+    // A process may have exited meanwhile.
     let _ = Command::new("kill")
         .arg(format!("-{name}"))
         .args(pids.iter().map(u32::to_string))

@@ -1,4 +1,4 @@
-//! A host in a process of its own: for what cannot be done to one in the test's process.
+//! A host in a separate process, for tests that kill it, limit it or read its output.
 
 use std::process::{Child, Command, Stdio};
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::support::harness::{Client, TestEnv, root};
 
-/// A host in a process of its own, killed hard when dropped.
+/// A host in a separate process, killed when dropped.
 pub(crate) struct HostProcess(Child);
 
 impl HostProcess {
@@ -16,7 +16,7 @@ impl HostProcess {
         Self::start_with(env, port, file_max_blocks, &[])
     }
 
-    /// The same with more environment.
+    /// The same with additional environment variables.
     pub(crate) fn start_with(
         env: &TestEnv,
         port: u16,
@@ -33,8 +33,8 @@ impl HostProcess {
             .create(true)
             .append(true)
             .open(env.folder.path().join("log"))?;
-        // The shell ignores the signal that the limit sends, and so does what it becomes: writes
-        // fail instead.
+        // The shell ignores the signal of the limit, and the program inherits that: writes fail
+        // instead.
         let limit = file_max_blocks
             .map(|blocks| format!("trap '' XFSZ; ulimit -f {blocks}; "))
             .unwrap_or_default();
@@ -49,7 +49,7 @@ impl HostProcess {
         Ok(Self(child))
     }
 
-    /// Waits until it answers; what it logged last is in the error.
+    /// Waits until the host is ready. The error has the last lines of its log.
     pub(crate) async fn wait_until_ready(&self, client: &Client, env: &TestEnv) -> Result<()> {
         client.wait_until_ready().await.with_context(|| {
             let log = std::fs::read_to_string(env.folder.path().join("log")).unwrap_or_default();
@@ -58,7 +58,7 @@ impl HostProcess {
         })
     }
 
-    /// Memory that it holds: its resident set.
+    /// The resident set of the process.
     pub(crate) fn memory_bytes(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
         let line = status
@@ -68,7 +68,7 @@ impl HostProcess {
         Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? << 10)
     }
 
-    /// Ends it hard, as `kill -9` does.
+    /// Sends `SIGKILL`.
     pub(crate) fn kill(mut self) -> Result<()> {
         self.0.kill()?;
         self.0.wait()?;
@@ -83,7 +83,7 @@ impl Drop for HostProcess {
     }
 }
 
-/// Runs the program with a command that ends by itself: exit code, standard output, standard error.
+/// Runs a command to its end. Returns exit code, standard output and standard error.
 pub(crate) async fn postrider(args: &[&str]) -> Result<(i32, String, String)> {
     let output =
         tokio::process::Command::new(binary()?).args(args).kill_on_drop(true).output().await?;
@@ -95,7 +95,7 @@ pub(crate) async fn postrider(args: &[&str]) -> Result<(i32, String, String)> {
     ))
 }
 
-/// What the program prints, run with arguments to its end.
+/// Runs a command to its end.
 pub(crate) fn output(
     arguments: &[&str],
     environment: &[(&str, &str)],
@@ -119,7 +119,7 @@ pub(crate) fn binary() -> Result<std::path::PathBuf> {
     Ok(program)
 }
 
-/// A port that nobody listened on a moment ago.
+/// A port that is free at the time of the call.
 pub(crate) fn unused_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that can fall silent, reset its connections, or be slow.
+//! A TCP proxy on loopback that can stop forwarding, reset its connections, or delay data.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How bytes travel.
+/// How data is forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mode {
     silent: bool,
@@ -19,7 +19,7 @@ struct Mode {
     generation: u32,
 }
 
-/// A proxy to a port of this machine.
+/// A proxy to a local port.
 pub(crate) struct Proxy {
     port: u16,
     mode: Arc<watch::Sender<Mode>>,
@@ -51,22 +51,22 @@ impl Proxy {
         self.port
     }
 
-    /// Connections stand, and nothing gets through.
+    /// Keeps connections open and forwards nothing.
     pub(crate) fn cut(&self) {
         self.mode.send_modify(|mode| mode.silent = true);
     }
 
-    /// Everything gets through.
+    /// Forwards everything.
     pub(crate) fn pass(&self) {
         self.mode.send_modify(|mode| (mode.silent, mode.delay) = (false, Duration::ZERO));
     }
 
-    /// Every piece is late.
+    /// Delays every chunk.
     pub(crate) fn slow(&self, delay: Duration) {
         self.mode.send_modify(|mode| mode.delay = delay);
     }
 
-    /// All connections are closed.
+    /// Closes all connections.
     pub(crate) fn reset(&self) {
         self.mode.send_modify(|mode| mode.generation += 1);
     }

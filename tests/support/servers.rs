@@ -1,8 +1,7 @@
-//! Postgres and RabbitMQ for a test: a database and a namespace of its own, gone at its end.
+//! Postgres and RabbitMQ for a test: a database and a namespace of its own, deleted at its end.
 //!
-//! The servers are those that `POSTRIDER_TEST_POSTGRES` and `POSTRIDER_TEST_AMQP` name, else those
-//! on the default ports. A test that finds none fails; `cargo xtask test` sees to it that there are
-//! some.
+//! `POSTRIDER_TEST_POSTGRES` and `POSTRIDER_TEST_AMQP` name the servers; the default is the usual
+//! ports on this machine. A test without servers fails; `cargo xtask test` provides them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +10,7 @@ use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Connection, ConnectionProperties};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-/// Stages whose queues tests make.
+/// Stages whose queues tests create.
 const STAGES: [&str; 9] = [
     "payment",
     "inventory",
@@ -24,13 +23,13 @@ const STAGES: [&str; 9] = [
     "picky",
 ];
 
-/// The Postgres server; the database that is named is only used to make others.
+/// The Postgres server. Its database is used only to create others.
 pub(crate) fn postgres_url() -> String {
     std::env::var("POSTRIDER_TEST_POSTGRES")
         .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".into())
 }
 
-/// The broker and its vhost.
+/// The broker and its virtual host.
 pub(crate) fn amqp_url() -> String {
     std::env::var("POSTRIDER_TEST_AMQP")
         .unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into())
@@ -41,9 +40,10 @@ pub(crate) struct Servers {
     name: String,
     postgres: String,
     amqp: String,
-    /// Servers of the test's own go away as a whole, and may be gone already.
+    /// Whether Postgres and RabbitMQ are shared. Private servers disappear as a whole, and may have
+    /// stopped already.
     shared: (bool, bool),
-    /// How hosts reach the servers, where that is not how the test does: through a proxy.
+    /// The URLs for hosts when they connect through a proxy.
     pub(crate) host_urls: Option<(String, String)>,
 }
 
@@ -52,7 +52,7 @@ impl Servers {
         Self::create_on(None, None).await
     }
 
-    /// On servers of the test's own, where it names them.
+    /// Uses the given private servers, or the shared ones for `None`.
     pub(crate) async fn create_on(postgres: Option<String>, amqp: Option<String>) -> Result<Self> {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let name = format!("it-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
@@ -73,7 +73,7 @@ impl Servers {
         database_of(&self.name)
     }
 
-    /// The database, as the test reaches it.
+    /// Connects to the database directly, without a proxy.
     pub(crate) async fn connect(&self) -> Result<PgConnection> {
         Ok(PgConnection::connect(&with_database(&self.postgres, &self.database())).await?)
     }
@@ -83,7 +83,7 @@ impl Servers {
         format!("{}.stage.{stage}", self.name)
     }
 
-    /// The exchange of events.
+    /// The exchange for events.
     pub(crate) fn exchange(&self) -> String {
         format!("{}.events", self.name)
     }
@@ -102,7 +102,7 @@ fn with_database(url: &str, database: &str) -> String {
     format!("{server}/{database}")
 }
 
-/// Also after a test that failed.
+/// Deletes database and namespace, also after a failed test.
 impl Drop for Servers {
     fn drop(&mut self) {
         let names = Names {
@@ -122,7 +122,7 @@ impl Drop for Servers {
     }
 }
 
-/// What is to be deleted, and where.
+/// The database and the broker objects to delete.
 struct Names {
     name: String,
     postgres: Option<String>,

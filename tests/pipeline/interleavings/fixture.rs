@@ -13,12 +13,12 @@ use postrider::{
     SdkStage,
 };
 
-/// How long an outbox row is held for sending.
+/// Lease of an outbox row.
 pub(super) const LEASE_MS: u64 = 2_000;
-/// Tries may fail several times, and the longest wait is short: schedules make up for the time.
+/// Several attempts with short delays: the schedules advance the clock.
 const CONFIG: &str = "[defaults.retry]\nmax_attempts = 3\ninitial_ms = 100\nmax_ms = 400\n";
 
-/// A compensation that is missing, or too much.
+/// A missing or repeated compensation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sabotage {
     None,
@@ -27,7 +27,7 @@ pub(super) enum Sabotage {
     ShippingRecallsTwice,
 }
 
-/// A shipped stage, spoilt.
+/// A shipped stage with a fault.
 struct Sabotaged<S> {
     stage: S,
     sabotage: Sabotage,
@@ -57,7 +57,7 @@ impl<S: NativeStage> NativeStage for Sabotaged<S> {
     }
 }
 
-/// A stage as a lane knows it.
+/// A stage as a lane sees it.
 pub(super) struct Stage {
     pub(super) policy: StagePolicy,
     pub(super) handler: Arc<dyn StageHandler>,

@@ -29,10 +29,10 @@ use super::fixture::{Fixture, LEASE_MS, Stage};
 
 /// Faults injected into one simulation: failed attempts, lost and duplicated messages.
 const FAULTS: u32 = 6;
-/// Most messages of one step.
+/// Most messages in one step.
 const BATCH_MAX: usize = 3;
 
-/// A message on its way to a stage.
+/// A message in flight to a stage.
 #[derive(Clone)]
 struct Message {
     stage: usize,
@@ -42,7 +42,7 @@ struct Message {
     order_cancelled: bool,
 }
 
-/// Something that a client does.
+/// A client's request.
 #[derive(Debug, Clone)]
 enum Action {
     Order(String),
@@ -51,12 +51,12 @@ enum Action {
     Collect(String),
 }
 
-/// An order as its client knows it.
+/// The client's view of an order.
 pub(super) struct Ordered {
     pub(super) total: i64,
     pub(super) items: BTreeMap<String, u64>,
     body: Value,
-    /// A cancel of it was accepted, or refused.
+    /// A cancel was accepted.
     pub(super) cancelled: bool,
     pub(super) refused: bool,
 }
@@ -75,7 +75,7 @@ pub(super) struct Simulation {
     pub(super) trace: Vec<String>,
 }
 
-/// A step whose reads are done: to be committed beside others.
+/// A step that has read everything and is ready to commit.
 enum Step {
     Client(Action),
     Lane { lane: (usize, bool), work: Vec<Message>, batch: Batch, cache: LaneCache },
@@ -194,7 +194,7 @@ impl Simulation {
         Some(message)
     }
 
-    /// The next steps, with all that they read.
+    /// The next steps, with everything they have read.
     async fn steps(&mut self, fixture: &Fixture) -> Result<Vec<Step>> {
         let mut steps = Vec::new();
         for _ in 0..self.rng.random_range(1..=3) {
@@ -211,7 +211,7 @@ impl Simulation {
             let stage = self.bag[chosen - self.actions.len()].stage;
             let (most, mut work) = (self.rng.random_range(1..=BATCH_MAX), Vec::<Message>::new());
             while let Some(next) = at.filter(|_| work.len() < most) {
-                // Copies of one delivery join: a lane has each once in a batch.
+                // A lane merges duplicates: each delivery is in a batch once.
                 let same =
                     |one: &Message, other: &Message| one.envelope.key() == other.envelope.key();
                 work.extend(
@@ -248,8 +248,8 @@ impl Simulation {
                 cache,
             )
         };
-        // What a stage reads must be in the lane's memory: simulations share a thread, and a native
-        // stage would block it.
+        // A stage's reads must hit the lane's cache: simulations share a thread, which a native
+        // stage would block.
         let warm = state(cache);
         if &*stage.policy.name == "inventory" {
             for sku in self.stocked.keys() {
@@ -318,7 +318,7 @@ impl Simulation {
         ruling.into_settlement(attempt, Arc::clone(envelope), "1".to_owned(), None)
     }
 
-    /// Now and then a stage fails after it decided.
+    /// Replaces an outcome with a failure now and then.
     fn sabotage_outcome(&mut self, outcome: Outcome) -> Outcome {
         if !self.fault(12) {
             return outcome;
@@ -343,7 +343,7 @@ impl Simulation {
         }
     }
 
-    /// Takes what came of a step.
+    /// Applies the result of a step.
     fn learn(&mut self, fixture: &Fixture, (answer, rows): (Answer, Vec<OutboxRow>)) {
         match answer {
             Answer::Told => {}
@@ -356,7 +356,7 @@ impl Simulation {
                 match cancelled {
                     Cancelled::Begun(_) | Cancelled::Already(_) => order.cancelled = true,
                     Cancelled::Refused(_) => order.refused = true,
-                    // The client is ahead of its own order.
+                    // The cancel precedes its order.
                     Cancelled::NotFound => self.actions.push(Action::Cancel(id)),
                 }
             }
@@ -430,7 +430,7 @@ fn call(fixture: &Fixture, stage: &Stage, message: &Message, state: &Arc<BatchSt
     Call { envelope: Arc::clone(&message.envelope), context, state: state.view() }
 }
 
-/// An event of a client's, as the API makes them.
+/// An event as the API builds it from a client's request.
 fn event(
     fixture: &Fixture,
     event_type: &str,
@@ -456,7 +456,7 @@ fn event(
 
 type Committed = Result<(Answer, Vec<OutboxRow>), StoreError>;
 
-/// Does what a step decided, in the store.
+/// Commits a step to the store.
 fn commit<'a>(
     fixture: &'a Fixture,
     orders: &'a BTreeMap<String, Ordered>,
@@ -548,7 +548,7 @@ pub(super) async fn round(fixture: &Fixture, simulations: &mut [Simulation]) -> 
     for (simulation, answers) in simulations.iter_mut().zip(answers) {
         for answer in answers {
             let (answer, rows) = answer?;
-            // A row whose confirm was lost is sent again when its lease ends.
+            // A row whose confirm was lost is sent again when its lease expires.
             sent.extend(rows.iter().filter(|_| !simulation.fault(40)).map(|row| row.id));
             simulation.learn(fixture, (answer, rows));
         }
@@ -558,7 +558,7 @@ pub(super) async fn round(fixture: &Fixture, simulations: &mut [Simulation]) -> 
     Ok(busy)
 }
 
-/// Sends what fell due.
+/// Sends the outbox rows that are due.
 async fn claim(
     fixture: &Fixture,
     simulations: &mut [Simulation],
@@ -573,7 +573,7 @@ async fn claim(
 }
 
 fn hand_to(fixture: &Fixture, simulations: &mut [Simulation], row: &OutboxRow) -> Result<()> {
-    // Every subject begins with the seed of its simulation, and the seeds follow each other.
+    // Every subject begins with the seed of its simulation, and seeds are consecutive.
     let subject = &row.envelope.event.subject;
     let seed: u64 = subject
         .split('-')
@@ -586,8 +586,8 @@ fn hand_to(fixture: &Fixture, simulations: &mut [Simulation], row: &OutboxRow) -
     Ok(())
 }
 
-/// When nothing moves: waits for what falls due, looks for what was lost, replays what died. False
-/// when there was nothing of it.
+/// Runs when every simulation is idle: advances the clock to the next due row, redelivers lost
+/// messages, replays dead letters. Returns false when there was nothing to do.
 pub(super) async fn wake(fixture: &Fixture, simulations: &mut [Simulation]) -> Result<bool> {
     fixture.clock.advance(LEASE_MS + 1);
     let mut sent = Vec::new();
