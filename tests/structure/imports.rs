@@ -153,17 +153,14 @@ impl Collector {
     }
 
     fn add_tree(&mut self, prefix: &[Ident], tree: &UseTree) {
+        let extended = |ident: &Ident| [prefix, std::slice::from_ref(ident)].concat();
         match tree {
-            UseTree::Path(path) => {
-                self.add_tree(&[prefix, std::slice::from_ref(&path.ident)].concat(), &path.tree)
-            }
-            UseTree::Name(name) => self.add(&[prefix, std::slice::from_ref(&name.ident)].concat()),
-            UseTree::Rename(rename) => {
-                self.add(&[prefix, std::slice::from_ref(&rename.ident)].concat())
-            }
+            UseTree::Path(path) => self.add_tree(&extended(&path.ident), &path.tree),
+            UseTree::Name(name) => self.add(&extended(&name.ident)),
+            UseTree::Rename(rename) => self.add(&extended(&rename.ident)),
             UseTree::Glob(_) => self.add(prefix),
             UseTree::Group(group) => {
-                group.items.iter().for_each(|tree| self.add_tree(prefix, tree))
+                group.items.iter().for_each(|tree| self.add_tree(prefix, tree));
             }
         }
     }
