@@ -1,8 +1,9 @@
 //! The shape of the source tree: which modules import which, which of them use which crates, and
-//! which words appear nowhere. These tests read source text; they start nothing.
+//! what only one place does. These tests read source text; they start nothing.
 
 mod imports;
 mod modules;
+mod verdicts;
 
 use std::path::{Path, PathBuf};
 

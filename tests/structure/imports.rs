@@ -35,13 +35,18 @@ pub(super) enum Target {
 
 /// Every path that the crate with the sources in `folder` names outside of its tests.
 pub(super) fn imports(folder: &Path) -> Vec<Import> {
+    shipped_files(folder).into_iter().flat_map(File::imports).collect()
+}
+
+/// The source files in `folder` that are not modules for tests only.
+pub(super) fn shipped_files(folder: &Path) -> Vec<File> {
     let mut paths = Vec::new();
     sources(folder, &mut paths);
     let files: Vec<File> = paths.iter().map(|path| File::parse(folder, path)).collect();
     let test_only: HashSet<Vec<String>> = files.iter().flat_map(File::test_modules).collect();
     let is_test =
         |module: &[String]| (1..=module.len()).any(|end| test_only.contains(&module[..end]));
-    files.into_iter().filter(|file| !is_test(&file.module)).flat_map(File::imports).collect()
+    files.into_iter().filter(|file| !is_test(&file.module)).collect()
 }
 
 /// Every path that one source text names, as the module `module` of a crate.
@@ -51,10 +56,12 @@ pub(super) fn imports_of(text: &str, module: &[&str]) -> Vec<Import> {
     File { path: "text".into(), module, syntax }.imports()
 }
 
-struct File {
-    path: PathBuf,
+/// A parsed source file.
+pub(super) struct File {
+    /// Relative to the crate's source folder.
+    pub(super) path: PathBuf,
     module: Vec<String>,
-    syntax: syn::File,
+    pub(super) syntax: syn::File,
 }
 
 impl File {
@@ -98,7 +105,7 @@ fn child(module: &[String], name: &Ident) -> Vec<String> {
 }
 
 /// Whether the code below these attributes is compiled only for tests or fuzzing.
-fn is_test_only(attributes: &[Attribute]) -> bool {
+pub(super) fn is_test_only(attributes: &[Attribute]) -> bool {
     let conditions = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
     conditions
         .filter_map(|attribute| attribute.parse_args::<Meta>().ok())
@@ -242,7 +249,7 @@ impl<'ast> Visit<'ast> for Collector {
     }
 }
 
-fn attributes(item: &syn::Item) -> &[Attribute] {
+pub(super) fn attributes(item: &syn::Item) -> &[Attribute] {
     use syn::Item;
     match item {
         Item::Const(item) => &item.attrs,
