@@ -1,6 +1,7 @@
-//! The HTTP API: one route table, one handler per file, every error a problem document (RFC 9457).
+//! The HTTP API: the route table in `routes.rs`, one folder per resource, one handler per file,
+//! and a problem document (RFC 9457) for every error.
 //!
-//! Bounds: size of a body, time of a request, requests under way at once (beyond that: 503, never a
+//! Bounds: size of a body, duration of a request, concurrent requests (beyond that: 503, never a
 //! queue).
 
 use std::sync::Arc;
@@ -15,127 +16,60 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
+use self::routes::Routes;
 use crate::app::App;
 use crate::config::HttpSettings;
 
-mod trace_context;
-mod cancel;
-mod dead_letters;
-mod events;
-mod fallbacks;
-mod fields;
-mod headers;
-mod health;
-mod json;
-mod limits;
-mod lists;
-mod metrics;
-mod openapi;
+mod routes;
 mod orders;
-mod paths;
-mod plugins;
-mod problem;
-mod problems;
+mod events;
 mod products;
-mod recordings;
+mod dead_letters;
 mod stages;
-mod streams;
+mod plugins;
+mod deliveries;
+mod health;
+mod metrics;
+mod request;
+mod pages;
+mod problem;
+mod middleware;
+mod openapi;
 
 /// What handlers share.
 type Shared = Arc<App>;
 
-/// Every route, by what it serves.
-struct Routes {
-    /// Orders, events and products; under `/api/v1` as well.
-    business: Router<Shared>,
-    operation: Router<Shared>,
-    /// Never turned away.
-    health: Router<Shared>,
-    document: Value,
-}
-
-fn routes() -> Routes {
-    let (business, mut document) = OpenApiRouter::default()
-        .routes(routes!(orders::create, orders::list))
-        .routes(routes!(orders::show))
-        .routes(routes!(orders::events))
-        .routes(routes!(cancel::cancel))
-        .routes(routes!(events::ingest, events::list))
-        .routes(routes!(events::export))
-        .routes(routes!(events::send, events::show))
-        .routes(routes!(products::stock, products::list))
-        .routes(routes!(products::show))
-        .split_for_parts();
-    let (operation, more) = OpenApiRouter::default()
-        .routes(routes!(dead_letters::list))
-        .routes(routes!(dead_letters::groups))
-        .routes(routes!(dead_letters::replay_many))
-        .routes(routes!(dead_letters::discard_many))
-        .routes(routes!(dead_letters::list_jobs))
-        .routes(routes!(dead_letters::show_job))
-        .routes(routes!(dead_letters::cancel_job))
-        .routes(routes!(dead_letters::show))
-        .routes(routes!(dead_letters::replay))
-        .routes(routes!(dead_letters::discard))
-        .routes(routes!(plugins::list))
-        .routes(routes!(plugins::history))
-        .routes(routes!(plugins::roll_back))
-        .routes(routes!(plugins::topology))
-        .routes(routes!(stages::list))
-        .routes(routes!(stages::delete))
-        .routes(routes!(stages::pause))
-        .routes(routes!(stages::drain))
-        .routes(routes!(stages::resume))
-        .routes(routes!(recordings::list))
-        .split_for_parts();
-    document.merge(more);
-    let (health, more) = OpenApiRouter::default()
-        .routes(routes!(health::live))
-        .routes(routes!(health::store))
-        .routes(routes!(health::broker))
-        .routes(routes!(health::ready))
-        .routes(routes!(metrics::show))
-        .routes(routes!(problems::list))
-        .routes(routes!(problems::show))
-        .split_for_parts();
-    document.merge(more);
-    Routes { business, operation, health, document: openapi::complete(document) }
-}
-
 /// The OpenAPI 3.1 document of the API.
 pub fn document() -> Value {
-    routes().document
+    routes::routes().document
 }
 
-/// Every route of the API.
+/// The whole API: routes, limits, and problem documents for errors.
 pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
-    let Routes { business, operation, health, document } = routes();
-    let pages =
-        SwaggerUi::new(openapi::PAGE_PLACE).external_url_unchecked(openapi::PLACE, document);
+    let Routes { business, operations, health, document } = routes::routes();
+    let pages = SwaggerUi::new(openapi::DOCS_PATH).external_url_unchecked(openapi::PATH, document);
     let slots = Arc::new(Semaphore::new(settings.concurrency_max));
     let timeout = Duration::from_millis(settings.request_timeout_ms);
     let limited = Router::new()
         .nest("/api/v1", business.clone())
         .merge(business)
-        .merge(operation)
+        .merge(operations)
         .layer(DefaultBodyLimit::max(settings.body_max_bytes))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout))
-        .layer(axum::middleware::from_fn_with_state(slots, limits::admit));
+        .layer(axum::middleware::from_fn_with_state(slots, middleware::admit));
     limited
         .merge(health)
         .merge(pages)
-        .fallback(fallbacks::no_such_route)
-        .method_not_allowed_fallback(fallbacks::method_not_allowed)
-        .layer(axum::middleware::from_fn(fallbacks::to_problem))
-        .layer(CatchPanicLayer::custom(fallbacks::panicked))
+        .fallback(middleware::no_such_route)
+        .method_not_allowed_fallback(middleware::method_not_allowed)
+        .layer(axum::middleware::from_fn(middleware::to_problem))
+        .layer(CatchPanicLayer::custom(middleware::panicked))
         .with_state(app)
 }
 
-/// Serves until cancelled, then finishes what is under way.
+/// Serves until cancelled, then completes the requests in progress.
 pub async fn serve(
     listener: TcpListener,
     router: Router,

@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde::Serialize;
 use serde_json::Value;
-use utoipa::ToSchema;
 
 pub use self::bindings::{KnownBindings, StageBinding};
 pub use self::dead_letters::{
@@ -134,7 +132,7 @@ pub enum Cancelled {
 }
 
 /// An order as stored.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Order {
     /// The id.
     pub id: String,
@@ -170,7 +168,7 @@ pub struct OrderFilter {
 }
 
 /// A page of a list.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Page<T> {
     /// The rows.
     pub items: Vec<T>,
@@ -179,7 +177,7 @@ pub struct Page<T> {
 }
 
 /// One failed try.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedAttempt {
     /// Replays so far, from 1.
     pub round: u32,
@@ -200,8 +198,7 @@ pub struct FailedAttempt {
 }
 
 /// Where a delivery stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryStatus {
     /// Not settled yet.
     Open,
@@ -346,7 +343,7 @@ pub enum Commit {
 }
 
 /// A load of a plugin on this host.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone)]
 pub struct PluginLoad {
     /// The stage.
     pub stage: String,
@@ -361,8 +358,7 @@ pub struct PluginLoad {
 }
 
 /// What an operator wants of a stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlState {
     /// It works.
     Running,
@@ -373,7 +369,7 @@ pub enum ControlState {
 }
 
 /// An operator's word about a stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageControl {
     /// The stage.
     pub stage: String,

@@ -297,7 +297,7 @@ async fn idempotency_key_belongs_to_one_request(backend: Backend) -> Result<()> 
     let (status, problem) = post("/orders", &order(2), "k-1").await?;
     assert_eq!(
         (status, &problem["type"]),
-        (StatusCode::UNPROCESSABLE_ENTITY, &json!("/problems/key-reused"))
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("/problems/idempotency-key-reused"))
     );
     let named = json!({ "order_id": "named", "user_id": "1", "items": ["Book"], "total": 1 });
     assert_eq!(
@@ -309,7 +309,7 @@ async fn idempotency_key_belongs_to_one_request(backend: Backend) -> Result<()> 
         let (status, problem) = post("/orders", &order(1), key).await?;
         assert_eq!(
             (status, &problem["type"]),
-            (StatusCode::BAD_REQUEST, &json!("/problems/bad-header")),
+            (StatusCode::BAD_REQUEST, &json!("/problems/invalid-header")),
             "{key}"
         );
     }

@@ -118,7 +118,7 @@ async fn groups(client: &Client) -> Result<Vec<Value>> {
 /// The group with this failure.
 async fn group(client: &Client, cause: &str) -> Result<Value> {
     let groups = groups(client).await?;
-    let found = groups.iter().find(|group| group["cause"] == cause).cloned();
+    let found = groups.iter().find(|group| group["fingerprint"] == cause).cloned();
     found.with_context(|| format!("no group `{cause}` in {groups:?}"))
 }
 
@@ -342,7 +342,7 @@ async fn dead_letter_shows_the_result_of_its_replay(backend: Backend) -> Result<
     let path = format!("/dead-letters/{example}");
     let (_, dead_letter) = host.client.get(&path).await?;
     assert_eq!(
-        (dead_letter["group"]["cause"].as_str(), &dead_letter["replayed_as"]),
+        (dead_letter["group"]["fingerprint"].as_str(), &dead_letter["replayed_as"]),
         (Some(SILENT), &Value::Null)
     );
     let (status, _) =

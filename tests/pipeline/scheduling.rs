@@ -73,7 +73,7 @@ async fn scheduled_event_survives_a_restart_and_expires_after_its_due_time(
             host.client.post_with_header("/orders", &order, (header, value)).await?;
         assert_eq!(
             (status, &problem["type"]),
-            (StatusCode::BAD_REQUEST, &json!("/problems/bad-header")),
+            (StatusCode::BAD_REQUEST, &json!("/problems/invalid-header")),
             "{header}: {value}"
         );
     }

@@ -1,9 +1,8 @@
-//! Dead letters as a workbench: look at what died, mend it, run it again or close it, one dead letter or
-//! many.
+//! Dead letters: list, group, show, replay (unchanged or edited) and discard, one or many.
 //!
-//! The API, the command line (over HTTP) and embedders use this one service. Guarantee: a dead letter is
-//! settled once; the store compares and sets it, so doing anything twice, here or on several hosts,
-//! is harmless. What comes in numbers is a job (`jobs`), bounded in its rate.
+//! The API, the command line (over HTTP) and embedders use this one service. Guarantee: a dead
+//! letter is settled once. The store compares and sets its status, so repeating an action, here or
+//! on another host, is harmless. Actions on many dead letters are jobs (`jobs`) with a bounded rate.
 
 use std::sync::Arc;
 
@@ -25,10 +24,10 @@ use crate::store::{
 
 mod jobs;
 
-/// How a dead letter is run again.
+/// How a dead letter is replayed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Edit {
-    /// As it was.
+    /// Unchanged.
     None,
     /// With this body.
     Body(Value),
@@ -37,7 +36,7 @@ pub enum Edit {
 }
 
 impl Edit {
-    /// The new body; none when there is nothing to change.
+    /// The edited body; none when nothing changes.
     fn applied(&self, body: &[u8]) -> Result<Option<Value>, String> {
         match self {
             Self::None => Ok(None),
@@ -47,53 +46,53 @@ impl Edit {
     }
 }
 
-/// What became of the wish to run a dead letter again.
+/// The result of a replay.
 #[derive(Debug)]
 pub enum Replayed {
-    /// The store's word; the rows are with the relay already.
+    /// The store decided. If it replayed the dead letter, the relay has the event already.
     Settled {
-        /// See there.
+        /// What the store did.
         action: DeadLetterAction,
-        /// The event that took its place; none: it runs again as it was.
+        /// The edited event; none when it is replayed unchanged.
         event: Option<EventKey>,
     },
-    /// The patch does not fit the body: why. Nothing was changed.
+    /// The patch cannot be applied to the body: why. Nothing was changed.
     NotEditable(String),
 }
 
-/// What a replayed dead letter became.
+/// The event that a replay delivered, with its delivery.
 #[derive(Debug)]
 pub struct Successor {
     /// The event: the same one, or the edited one.
     pub event: EventKey,
-    /// Whether it was edited.
+    /// Whether its body was edited.
     pub edited: bool,
-    /// How it goes; none when retention took it.
+    /// Its delivery; none when retention has deleted it.
     pub delivery: Option<DeliveryRecord>,
 }
 
-/// A dead letter with what it was replayed as.
+/// A dead letter with its successor.
 #[derive(Debug)]
-pub struct LetterStory {
+pub struct DeadLetterHistory {
     /// The dead letter.
     pub dead_letter: DeadLetter,
-    /// What became of it, for a replayed one.
+    /// The result of its replay, if it was replayed.
     pub successor: Option<Successor>,
 }
 
-/// The service.
+/// Lists, replays and discards dead letters.
 pub struct DeadLetterService {
     services: Services,
-    /// Source of edited events.
+    /// CloudEvents source of edited events.
     source: String,
     expiry_ms: u64,
     jobs: Jobs,
 }
 
-/// How a dead letter is about to be run again: made once, so that it can be tried again without doing it
-/// twice.
+/// A replay that is ready for the store. It is prepared once, so that it can be retried without
+/// sending a second edited event.
 enum Prepared {
-    AsItWas,
+    Unchanged,
     Edited(Box<NewEvent>),
 }
 
@@ -102,17 +101,18 @@ impl DeadLetterService {
         Self { services, source, expiry_ms, jobs: Jobs::default() }
     }
 
-    /// Runs jobs until cancelled; what a job has not replayed by then is still open.
+    /// Runs jobs until cancelled; dead letters that a job has not settled by then stay open.
     pub(crate) async fn run(self: Arc<Self>, cancel: CancellationToken) {
         jobs::run(self, cancel).await;
     }
 
-    /// Letters, newest first.
+    /// Returns a page of dead letters, newest first.
     pub async fn list(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
         self.services.store.dead_letters(filter).await
     }
 
-    /// Groups of the dead letters that the filter leaves, by their newest dead letter.
+    /// Returns a page of groups of the dead letters that match the filter; the group of the newest
+    /// dead letter first.
     pub async fn groups(
         &self,
         filter: DeadLetterFilter,
@@ -120,14 +120,14 @@ impl DeadLetterService {
         self.services.store.dead_letter_groups(filter).await
     }
 
-    /// One dead letter, and what became of it.
-    pub async fn dead_letter(&self, id: i64) -> Result<Option<LetterStory>, StoreError> {
+    /// Returns a dead letter with its successor; none when there is no such dead letter.
+    pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetterHistory>, StoreError> {
         let Some(dead_letter) = self.services.store.dead_letter(id).await? else { return Ok(None) };
         let successor = match dead_letter.status {
             DeadLetterStatus::Replayed => Some(self.successor(&dead_letter).await?),
             DeadLetterStatus::Open | DeadLetterStatus::Discarded => None,
         };
-        Ok(Some(LetterStory { dead_letter, successor }))
+        Ok(Some(DeadLetterHistory { dead_letter, successor }))
     }
 
     async fn successor(&self, dead_letter: &DeadLetter) -> Result<Successor, StoreError> {
@@ -138,7 +138,7 @@ impl DeadLetterService {
         Ok(Successor { event, edited, delivery })
     }
 
-    /// Runs a dead letter again.
+    /// Replays a dead letter.
     pub async fn replay(&self, id: i64, edit: &Edit) -> Result<Replayed, StoreError> {
         let prepared = match self.prepare(id, edit).await? {
             Ok(prepared) => prepared,
@@ -150,7 +150,7 @@ impl DeadLetterService {
     async fn replay_prepared(&self, id: i64, prepared: &Prepared) -> Result<Replayed, StoreError> {
         let store = &self.services.store;
         let (action, event) = match prepared {
-            Prepared::AsItWas => {
+            Prepared::Unchanged => {
                 (store.replay(id, self.services.clock.now_ms() + self.expiry_ms).await?, None)
             }
             Prepared::Edited(event) => {
@@ -160,37 +160,37 @@ impl DeadLetterService {
         Ok(Replayed::Settled { action: self.enqueue(action), event })
     }
 
-    /// Closes a dead letter for good.
+    /// Discards a dead letter: it can never be replayed. The reason is kept with it.
     pub async fn discard(&self, id: i64, reason: &str) -> Result<DeadLetterAction, StoreError> {
         self.services.store.discard(id, without_nul(reason.to_owned())).await
     }
 
-    /// Begins work on all open dead letters that a filter leaves now; those that die later are not part
-    /// of it.
+    /// Starts a job on all open dead letters that match the task's filter now. Later ones are not
+    /// part of it.
     pub async fn start(&self, task: Task) -> Result<Arc<Job>, StartError> {
         let open = DeadLetterFilter { status: Some(DeadLetterStatus::Open), ..task.filter.clone() };
         let count = self.services.store.count_dead_letters(open).await?;
         self.jobs.add(Job::new(task, count, self.services.clock.now_ms()))
     }
 
-    /// A job of this host.
+    /// Returns a job of this host.
     pub fn job(&self, id: &str) -> Option<Arc<Job>> {
         self.jobs.find(id)
     }
 
-    /// The jobs that this host remembers, newest first.
+    /// Returns the jobs that this host remembers, newest first.
     pub fn jobs(&self) -> Vec<Arc<Job>> {
         self.jobs.all()
     }
 
-    /// Reads the dead letter where an edit needs it.
+    /// Prepares a replay. Reads the dead letter only if an edit needs its body.
     async fn prepare(
         &self,
         id: i64,
         edit: &Edit,
     ) -> Result<Result<Prepared, Replayed>, StoreError> {
         if *edit == Edit::None {
-            return Ok(Ok(Prepared::AsItWas));
+            return Ok(Ok(Prepared::Unchanged));
         }
         let settled = |action| Ok(Err(Replayed::Settled { action, event: None }));
         let Some(dead_letter) = self.services.store.dead_letter(id).await? else {
@@ -201,13 +201,13 @@ impl DeadLetterService {
         }
         Ok(match edit.applied(&dead_letter.envelope.event.data) {
             Ok(Some(body)) => Ok(Prepared::Edited(Box::new(self.edited(dead_letter, &body)))),
-            // What was not changed keeps its id, and with it its idempotency key.
-            Ok(None) => Ok(Prepared::AsItWas),
+            // An unchanged event keeps its id, and with it its idempotency key.
+            Ok(None) => Ok(Prepared::Unchanged),
             Err(why) => Err(Replayed::NotEditable(why)),
         })
     }
 
-    /// The event that takes the place of a dead letter's: caused by it, for the same stage alone.
+    /// The edited event: caused by the dead-lettered one, and delivered to the same stage only.
     fn edited(&self, dead_letter: DeadLetter, body: &Value) -> NewEvent {
         let now_ms = self.services.clock.now_ms();
         let stage: Arc<str> = dead_letter.stage.into();
@@ -244,7 +244,7 @@ impl DeadLetterService {
     }
 }
 
-/// The body after the patch; none when the patch changes nothing in it.
+/// The body after the patch; none when the patch changes nothing.
 fn patched(body: &[u8], patch: &Value) -> Result<Option<Value>, String> {
     let before: Value = serde_json::from_slice(body)
         .map_err(|error| format!("the body is not JSON, so it cannot be patched: {error}"))?;
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_patch_changes_what_it_names() {
+    fn a_patch_changes_only_the_fields_that_it_names() {
         let body = br#"{"total": 20, "force_fail": true, "user": {"id": 1, "name": "a"}}"#;
         let patch = json!({ "force_fail": null, "user": { "name": "b" } });
         let expected = json!({ "total": 20, "user": { "id": 1, "name": "b" } });

@@ -1,7 +1,7 @@
-//! Events of other programs, and where they belong. Each counts once, by its source and id.
+//! Events of other programs: each counts once, by its source and id.
 //!
-//! Bounds: what one request brings ([`crate::domain::cloud_events::http_binding`]); [`ORDERS_ASKED_AT_ONCE`] questions for it
-//! at the same time.
+//! Bounds: what one request may hold ([`crate::domain::cloud_events::http_binding`]), and
+//! [`CONCURRENT_LOOKUPS`] lookups of orders at a time.
 
 use std::collections::BTreeSet;
 
@@ -14,40 +14,42 @@ use crate::domain::trace_context::{self, TraceContext};
 use crate::pipeline::routes::Routes as _;
 use crate::store::{NewEvent, StoreError};
 
-/// Orders that are looked up at once for events that name them.
-const ORDERS_ASKED_AT_ONCE: usize = 8;
+/// Concurrent lookups of orders that events name.
+const CONCURRENT_LOOKUPS: usize = 8;
 const TRACE_PARENT: &str = trace_context::NAMES[0];
 
 impl App {
-    /// An event of the log.
+    /// Returns an event of the log; none when there is no such event.
     pub async fn event(&self, key: &EventKey) -> Result<Option<LoggedEvent>, StoreError> {
         let found = self.services.store.events_by_id(&key.id).await?;
         Ok(found.into_iter().find(|logged| logged.envelope.event.source == key.source))
     }
 
-    /// Takes events in from outside; for each whether it is new, in their order. One that is known
-    /// already counts once: when some were not taken, all may be sent again.
+    /// Accepts events of other programs. Returns for each event, in order, whether it is new; an
+    /// event that the log has already changes nothing.
+    ///
+    /// # Errors
+    /// When the store fails. Some events may have been accepted then: send all of them again.
     pub async fn ingest(
         &self,
-        arrivals: Vec<IngestedEvent>,
+        events: Vec<IngestedEvent>,
         trace: &TraceContext,
     ) -> Result<Vec<bool>, StoreError> {
-        let orders = self.known_orders(&arrivals).await?;
-        let published = arrivals
+        let orders = self.known_orders(&events).await?;
+        let published = events
             .into_iter()
-            .map(|arrival| self.services.publish(self.arrived(arrival, &orders, trace)));
+            .map(|event| self.services.publish(self.new_ingested(event, &orders, trace)));
         futures::future::join_all(published).await.into_iter().collect()
     }
 
-    /// Orders that events name and that exist: an event about anything else is nobody's history.
-    async fn known_orders(
-        &self,
-        arrivals: &[IngestedEvent],
-    ) -> Result<BTreeSet<String>, StoreError> {
+    /// The orders that events name and that exist. An event that names another one is logged
+    /// without an order.
+    async fn known_orders(&self, events: &[IngestedEvent]) -> Result<BTreeSet<String>, StoreError> {
         let named: BTreeSet<String> =
-            arrivals.iter().filter_map(|arrival| arrival.order_id.clone()).collect();
-        let asked = named.into_iter().map(async |id: String| self.services.store.order(&id).await);
-        let mut found = futures::stream::iter(asked).buffered(ORDERS_ASKED_AT_ONCE);
+            events.iter().filter_map(|event| event.order_id.clone()).collect();
+        let lookups =
+            named.into_iter().map(async |id: String| self.services.store.order(&id).await);
+        let mut found = futures::stream::iter(lookups).buffered(CONCURRENT_LOOKUPS);
         let mut known = BTreeSet::new();
         while let Some(order) = found.next().await {
             known.extend(order?.map(|order| order.id));
@@ -55,19 +57,19 @@ impl App {
         Ok(known)
     }
 
-    fn arrived(
+    fn new_ingested(
         &self,
-        arrival: IngestedEvent,
+        ingested: IngestedEvent,
         orders: &BTreeSet<String>,
         trace: &TraceContext,
     ) -> NewEvent {
-        let IngestedEvent { mut event, order_id, correlation_id, due_at_ms } = arrival;
-        // An event that carries a trace of its own goes on with it.
+        let IngestedEvent { mut event, order_id, correlation_id, due_at_ms } = ingested;
+        // An event that has a trace context continues that trace.
         let own = |name: &str| {
             event
                 .attributes
                 .iter()
-                .find(|(given, _)| given == name)
+                .find(|(attribute, _)| attribute == name)
                 .map(|(_, value)| value.as_str())
         };
         let trace =

@@ -153,8 +153,8 @@ impl App {
         Ok(Some(OrderHistory { order, deliveries }))
     }
 
-    /// Cancels an order: when it returns, nothing goes forward with it any more. Again, it changes
-    /// nothing.
+    /// Cancels an order. When it returns, no stage processes the order further, and the
+    /// compensations are on the way. Repeated, it changes nothing.
     pub async fn cancel(
         &self,
         id: &str,
@@ -180,12 +180,12 @@ impl App {
         Ok(cancelled)
     }
 
-    /// Whether everything is undone that was done for an order.
+    /// Whether an order is cancelled and every compensation has completed.
     pub fn is_cancelled(&self, order: &Order) -> bool {
         self.status.cancelling().is_some() && order.status == self.status.cancel.done
     }
 
-    /// Why an order cannot be cancelled, for people.
+    /// Explains why an order cannot be cancelled, for people.
     pub fn why_not_cancelled(&self, order: &Order) -> String {
         let Order { id, status, .. } = order;
         match self
@@ -195,7 +195,7 @@ impl App {
             .map(|transition| transition.from.as_deref())
         {
             None => {
-                "the configured table of statuses knows no cancel (`orders.status.transitions`)"
+                "orders cannot be cancelled: `orders.status.transitions` has no `order.cancelled`"
                     .to_owned()
             }
             Some(Some(from)) => format!(

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use utoipa::ToSchema;
 
 /// Event types that start with this are the host's own; stages may consume but never emit them.
 pub const HOST_EVENT_PREFIX: &str = "postrider.";
@@ -166,7 +165,7 @@ impl Envelope {
 }
 
 /// Names an event: ids are unique per source only.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EventKey {
     /// The event's source.
     pub source: String,

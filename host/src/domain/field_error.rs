@@ -1,9 +1,7 @@
 //! What is wrong with a body, and where.
 
-use serde::Serialize;
-
 /// One thing that is wrong with a body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
     /// JSON pointer (RFC 6901) to the place.
     pub pointer: String,

@@ -1,4 +1,4 @@
-//! `/health`, `/health/db`, `/health/queue`, `/ready`: for probes and people.
+//! `/health`, `/health/db`, `/health/queue` and `/ready`, for probes and people.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,28 +9,28 @@ use utoipa::ToSchema;
 use super::Shared;
 use crate::app::Readiness;
 
-/// The process lives.
+/// The process is alive.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Liveness {
+pub(crate) struct Liveness {
     /// `ok`.
     status: &'static str,
-    /// Of the host.
+    /// Version of the host.
     version: &'static str,
 }
 
-/// How a service of the host is.
+/// The health of the store or the broker.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ServiceHealth {
+pub(crate) struct ServiceHealth {
     /// `ok` or `failing`.
     status: &'static str,
-    /// What is wrong.
+    /// Why it does not answer.
     error: Option<String>,
 }
 
 /// Whether the host can do its work.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Readiness)]
-pub(super) struct ReadinessView {
+pub(crate) struct ReadinessView {
     /// The store and the broker answer, every stage has a plugin and is consumed, and the host is
     /// not stopping.
     ready: bool,
@@ -65,39 +65,49 @@ impl From<Readiness> for ReadinessView {
     }
 }
 
-/// Whether the process answers.
+/// Checks that the process answers.
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Liveness)))]
-pub(super) async fn live() -> Json<Liveness> {
+pub(crate) async fn live() -> Json<Liveness> {
     Json(Liveness { status: "ok", version: env!("CARGO_PKG_VERSION") })
 }
 
-/// Whether the store answers.
+/// Checks that the store answers.
 #[utoipa::path(get, path = "/health/db", tag = "health",
-    responses((status = 200, body = ServiceHealth), (status = 503, description = "It does not", body = ServiceHealth)))]
-pub(super) async fn store(State(app): State<Shared>) -> (StatusCode, Json<ServiceHealth>) {
+    responses(
+        (status = 200, body = ServiceHealth),
+        (status = 503, description = "It does not answer", body = ServiceHealth),
+    ))]
+pub(crate) async fn store(State(app): State<Shared>) -> (StatusCode, Json<ServiceHealth>) {
     answer(app.services().store.ping().await.err().map(|error| error.to_string()))
 }
 
-/// Whether the broker answers.
+/// Checks that the broker answers.
 #[utoipa::path(get, path = "/health/queue", tag = "health",
-    responses((status = 200, body = ServiceHealth), (status = 503, description = "It does not", body = ServiceHealth)))]
-pub(super) async fn broker(State(app): State<Shared>) -> (StatusCode, Json<ServiceHealth>) {
+    responses(
+        (status = 200, body = ServiceHealth),
+        (status = 503, description = "It does not answer", body = ServiceHealth),
+    ))]
+pub(crate) async fn broker(State(app): State<Shared>) -> (StatusCode, Json<ServiceHealth>) {
     answer(app.services().broker.ping().await.err().map(|error| error.to_string()))
 }
 
-/// Whether the host can do its work: store, broker, and something to run for every stage.
+/// Checks that the host can do its work: the store and the broker answer, and every stage has a
+/// plugin and is consumed.
 #[utoipa::path(get, path = "/ready", tag = "health",
-    responses((status = 200, body = ReadinessView), (status = 503, description = "It cannot", body = ReadinessView)))]
-pub(super) async fn ready(State(app): State<Shared>) -> (StatusCode, Json<ReadinessView>) {
+    responses(
+        (status = 200, body = ReadinessView),
+        (status = 503, description = "Not ready", body = ReadinessView),
+    ))]
+pub(crate) async fn ready(State(app): State<Shared>) -> (StatusCode, Json<ReadinessView>) {
     let readiness = app.readiness().await;
-    (status(readiness.ready), Json(readiness.into()))
+    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(readiness.into()))
 }
 
 fn answer(error: Option<String>) -> (StatusCode, Json<ServiceHealth>) {
-    let healthy = error.is_none();
-    (status(healthy), Json(ServiceHealth { status: if healthy { "ok" } else { "failing" }, error }))
-}
-
-fn status(healthy: bool) -> StatusCode {
-    if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    let (code, status) = match error {
+        None => (StatusCode::OK, "ok"),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "failing"),
+    };
+    (code, Json(ServiceHealth { status, error }))
 }

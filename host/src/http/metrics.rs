@@ -1,4 +1,5 @@
-//! `/metrics`: what this host counts, in the `OpenMetrics` text format.
+//! `/metrics`: the metrics of this host, in the OpenMetrics text format. The table of metrics is
+//! [`StageCollector`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,12 +26,12 @@ use crate::store::ControlState;
 const BOUNDS_S: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, f64::INFINITY];
 
-/// What this host counts, in the `OpenMetrics` text format.
-#[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "health",
+/// Returns the metrics of this host in the OpenMetrics text format.
+#[utoipa::path(get, path = "/metrics", tag = "health",
     responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
-pub(super) async fn show(State(app): State<Shared>) -> Answer<Response> {
+pub(crate) async fn metrics(State(app): State<Shared>) -> Answer<Response> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Stages(Arc::clone(&app.services().pipeline))));
+    registry.register_collector(Box::new(StageCollector(Arc::clone(&app.services().pipeline))));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)
         .map_err(|_| Problem::internal())?;
@@ -41,33 +42,56 @@ pub(super) async fn show(State(app): State<Shared>) -> Answer<Response> {
         .into_response())
 }
 
-/// What stages count themselves, read when it is asked for.
-struct Stages(Arc<Pipeline>);
+/// A gauge per stage that is 1 or 0.
+struct Flag {
+    name: &'static str,
+    help: &'static str,
+    applies: fn(&Stage) -> bool,
+}
 
-impl fmt::Debug for Stages {
+const FLAGS: [Flag; 3] = [
+    Flag {
+        name: "postrider_breaker_open",
+        help: "Whether the stage's circuit breaker on this host is open or half-open",
+        applies: |stage| stage.breaker().state() != BreakerState::Closed,
+    },
+    Flag {
+        name: "postrider_stage_held",
+        help: "Whether an operator paused or drains the stage",
+        applies: |stage| {
+            stage.control().is_some_and(|control| control.state != ControlState::Running)
+        },
+    },
+    Flag {
+        name: "postrider_stage_consuming",
+        help: "Whether this host consumes the stage's queue",
+        applies: |stage| stage.consumption() == Consumption::Consuming,
+    },
+];
+
+/// Metrics of the stages, read when they are collected.
+struct StageCollector(Arc<Pipeline>);
+
+impl fmt::Debug for StageCollector {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Stages")
+        formatter.write_str("StageCollector")
     }
 }
 
-impl Stages {
-    /// A gauge per stage that is 1 or 0.
-    fn flag(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        (name, help): (&str, &str),
-        is: fn(&Stage) -> bool,
-    ) -> fmt::Result {
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+impl StageCollector {
+    /// Encodes a gauge that is 1 for each stage to which it applies, else 0.
+    fn encode_flag(&self, encoder: &mut DescriptorEncoder<'_>, flag: &Flag) -> fmt::Result {
+        let mut metric =
+            encoder.encode_descriptor(flag.name, flag.help, None, MetricType::Gauge)?;
         for stage in self.0.stages() {
-            ConstGauge::new(i64::from(is(&stage)))
+            ConstGauge::new(i64::from((flag.applies)(&stage)))
                 .encode(metric.encode_family(&[("stage", &*stage.name)])?)?;
         }
         Ok(())
     }
 }
 
-impl Collector for Stages {
+impl Collector for StageCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let stages = self.0.stages();
         let help = "Deliveries settled and acknowledged by this host, by outcome";
@@ -94,22 +118,11 @@ impl Collector for Stages {
             let mut family = metric.encode_family(&labels)?;
             family.encode_histogram::<NoLabelSet>(sum, times.len(), &buckets(&times), None)?;
         }
-        let open = (
-            "postrider_breaker_open",
-            "Whether the circuit breaker of the stage on this host is not closed",
-        );
-        self.flag(&mut encoder, open, |stage| stage.breaker().state() != BreakerState::Closed)?;
-        let held = ("postrider_stage_held", "Whether an operator paused or drains the stage");
-        self.flag(&mut encoder, held, |stage| {
-            stage.control().is_some_and(|control| control.state != ControlState::Running)
-        })?;
-        let consuming =
-            ("postrider_stage_consuming", "Whether this host consumes the stage's queue");
-        self.flag(&mut encoder, consuming, |stage| stage.consumption() == Consumption::Consuming)
+        FLAGS.iter().try_for_each(|flag| self.encode_flag(&mut encoder, flag))
     }
 }
 
-/// Counts per bucket of [`BOUNDS_S`], not cumulated, from a histogram of microseconds.
+/// Counts per bucket of [`BOUNDS_S`], not cumulative, from a histogram of microseconds.
 fn buckets(times: &Histogram<u64>) -> Vec<(f64, u64)> {
     let mut buckets = BOUNDS_S.map(|bound| (bound, 0));
     for recorded in times.iter_recorded() {
@@ -128,7 +141,7 @@ mod tests {
     use crate::pipeline::metrics::StageMetrics;
 
     #[test]
-    fn a_time_is_counted_in_its_bucket() {
+    fn each_duration_is_counted_in_its_bucket() {
         let meter = StageMetrics::default();
         for micros in [10, 900, 30_000, 49_000, 7_000_000, 60_000_000] {
             meter.record([(OutcomeKind::Done, Duration::from_micros(micros))]);

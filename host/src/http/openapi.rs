@@ -1,43 +1,49 @@
-//! The OpenAPI 3.1 document: what the handlers say of themselves, the bodies that they take apart
-//! by hand, and what is true of all.
+//! The OpenAPI 3.1 document: collected from the handlers, completed by the schemas of bodies that are
+//! checked by hand and by the responses that many operations share.
 
 use serde_json::{Map, Value, json};
-use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{
-    AnyOfBuilder, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat, Type,
+    AnyOfBuilder, Array, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat, Type,
 };
+use utoipa::openapi::{Ref, Required};
 
-use super::lists::{PAGE, PAGE_MAX};
+use super::pages::{PAGE, PAGE_MAX};
 use super::problem::{Kind, MEDIA_TYPE};
 use crate::domain::cloud_events::{TYPE_MAX, TYPE_PATTERN};
 
 mod schemas;
 
 /// Where the document is served.
-pub(super) const PLACE: &str = "/openapi.json";
-/// Where people read it.
-pub(super) const PAGE_PLACE: &str = "/docs";
+pub(super) const PATH: &str = "/openapi.json";
+/// Where people read it, as a web page.
+pub(super) const DOCS_PATH: &str = "/docs";
 
-const DESCRIPTION: &str = "Orders, their events and dead letters, and the stages that work on them.\n\n\
-    Everything under `/orders`, `/events` and `/products` is served under `/api/v1` as well. Every error is a problem document \
-    (RFC 9457) whose `type` this host explains. Times are milliseconds since 1970-01-01 UTC; parameters take RFC 3339, too.";
+const DESCRIPTION: &str = "Orders, their events and dead letters, and the stages that process them.\n\n\
+    Everything under `/orders`, `/events` and `/products` is also served under `/api/v1`. Every \
+    error is a problem document (RFC 9457) whose `type` this host explains. Times are milliseconds \
+    since 1970-01-01 UTC; parameters also accept RFC 3339.";
 
-/// A parameter that is described by hand. It may be left out, unless it is a part of the path.
+/// A parameter that is described by hand. It is optional, unless it is part of the path.
 pub(super) fn parameter(
-    place: ParameterIn,
+    location: ParameterIn,
     name: &str,
     description: &str,
     schema: impl Into<Schema>,
 ) -> Parameter {
     let parameter =
-        ParameterBuilder::new().name(name).parameter_in(place).required(Required::False);
+        ParameterBuilder::new().name(name).parameter_in(location).required(Required::False);
     parameter.description(Some(description)).schema(Some(schema.into())).build()
 }
 
 /// Any text.
 pub(super) fn text_schema() -> Object {
     ObjectBuilder::new().schema_type(Type::String).build()
+}
+
+/// The items of a page of recordings.
+pub(super) fn recordings_schema() -> Array {
+    Array::new(Ref::from_schema_name("Recorded"))
 }
 
 /// A time in a query or a header: RFC 3339, or milliseconds since 1970-01-01 UTC.
@@ -48,7 +54,7 @@ pub(super) fn instant_schema() -> Schema {
     Schema::AnyOf(AnyOfBuilder::new().item(text).item(position_schema()).build())
 }
 
-/// A place in a list, or a number of milliseconds.
+/// A position in a list, or a number of milliseconds.
 pub(super) fn position_schema() -> Object {
     let integer = ObjectBuilder::new()
         .schema_type(Type::Integer)
@@ -56,21 +62,21 @@ pub(super) fn position_schema() -> Object {
     integer.minimum(Some(0)).maximum(Some(isize::MAX)).build()
 }
 
-/// The type of an event that comes in.
+/// The type of an event of another program.
 pub(super) fn event_type_schema() -> Object {
-    let words =
-        "Words with dots between them. Types that begin with `postrider.` are the host's own.";
-    let text = ObjectBuilder::new().schema_type(Type::String).description(Some(words));
+    let description =
+        "Words separated by dots. Types that start with `postrider.` are reserved for the host.";
+    let text = ObjectBuilder::new().schema_type(Type::String).description(Some(description));
     text.pattern(Some(TYPE_PATTERN)).max_length(Some(TYPE_MAX)).build()
 }
 
-/// Items of a page.
+/// The size of a page.
 pub(super) fn page_size_schema() -> Object {
     let integer = ObjectBuilder::new().schema_type(Type::Integer).default(Some(json!(PAGE)));
     integer.minimum(Some(1)).maximum(Some(PAGE_MAX as usize)).build()
 }
 
-/// Completes what was collected from the handlers.
+/// Completes the document that was collected from the handlers.
 pub(super) fn complete(collected: utoipa::openapi::OpenApi) -> Value {
     let mut document = json!(collected);
     document["info"] = json!({
@@ -80,49 +86,31 @@ pub(super) fn complete(collected: utoipa::openapi::OpenApi) -> Value {
         "license": { "name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE") },
     });
     document["tags"] = json!([
-        { "name": "orders", "description": "Orders and their journeys" },
+        { "name": "orders", "description": "Orders and their deliveries" },
         { "name": "products", "description": "Stock" },
         { "name": "events", "description": "The event log, and events of other programs" },
-        { "name": "dead letters", "description": "What needs a person" },
-        { "name": "stages", "description": "How stages stand, and the operators' word" },
-        { "name": "plugins", "description": "What runs, and how it hangs together" },
-        { "name": "health", "description": "For probes" },
-        { "name": "problems", "description": "What errors mean" },
+        { "name": "dead letters", "description": "Events that a stage could not process" },
+        { "name": "stages", "description": "State and control of stages" },
+        { "name": "plugins", "description": "What runs, and how stages are connected" },
+        { "name": "health", "description": "Probes and metrics" },
+        { "name": "problems", "description": "Explanations of error types" },
     ]);
     let schemas = &mut document["components"]["schemas"];
-    for (name, schema) in schemas::by_name() {
+    for (name, schema) in schemas::all() {
         schemas[name] = schema;
     }
-    for item in document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut) {
-        for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
-            finish(operation);
-        }
+    for operation in members(&mut document["paths"]).flat_map(members) {
+        finish(operation);
     }
     document
 }
 
-/// Adds to one operation what is true of every such one.
+/// Completes one operation.
 fn finish(operation: &mut Value) {
-    // Handlers are called alike in their modules; the document wants names of their own.
-    let (tag, name) = (
-        operation["tags"][0].as_str().unwrap_or_default(),
-        operation["operationId"].as_str().unwrap_or_default(),
-    );
-    operation["operationId"] = json!(format!("{}_{name}", tag.replace(' ', "_")));
-    for response in operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
-        let Some(content) = response.get_mut("content").and_then(Value::as_object_mut) else {
-            continue;
-        };
-        if content.values().any(|media| media["schema"]["$ref"] == "#/components/schemas/Problem") {
-            response["content"] = problem();
-        }
+    name(operation);
+    for response in members(&mut operation["responses"]) {
+        describe_problem(response);
     }
-    let parameters: Vec<String> = operation["parameters"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|parameter| parameter["name"].to_string())
-        .collect();
     let has_body = operation.get("requestBody").is_some();
     if has_body {
         let content =
@@ -131,32 +119,62 @@ fn finish(operation: &mut Value) {
             content.filter_map(|media| media["schema"]["$ref"].as_str()).any(schemas::is_optional);
         operation["requestBody"]["required"] = json!(!optional);
     }
-    let mut more: Vec<(Kind, &str)> = Vec::new();
-    if has_body || !parameters.is_empty() {
-        more.push((
-            Kind::Request,
-            "The path, the query, a header or the body cannot be understood",
-        ));
+    for (kind, description) in shared_responses(operation) {
+        let mut response = json!({ "description": description, "content": problem() });
+        if kind == Kind::UNAVAILABLE {
+            response["headers"] = json!({
+                "Retry-After": { "description": "Seconds", "schema": { "type": "integer" } },
+            });
+        }
+        operation["responses"][kind.status.as_str()] = response;
+    }
+}
+
+fn members(object: &mut Value) -> impl Iterator<Item = &mut Value> {
+    object.as_object_mut().into_iter().flat_map(Map::values_mut)
+}
+
+/// Makes the operation's id unique: handlers of different resources share names.
+fn name(operation: &mut Value) {
+    let tag = operation["tags"][0].as_str().unwrap_or_default().replace(' ', "_");
+    let name = operation["operationId"].as_str().unwrap_or_default();
+    operation["operationId"] = json!(format!("{tag}_{name}"));
+}
+
+/// Gives a response that is a problem document its media type.
+fn describe_problem(response: &mut Value) {
+    let Some(content) = response.get("content").and_then(Value::as_object) else { return };
+    if content.values().any(|media| media["schema"]["$ref"] == "#/components/schemas/Problem") {
+        response["content"] = problem();
+    }
+}
+
+/// The errors that every operation with parameters, with a body, or behind the limits may answer.
+fn shared_responses(operation: &Value) -> Vec<(Kind, &'static str)> {
+    let has_body = operation.get("requestBody").is_some();
+    let has_parameters =
+        operation["parameters"].as_array().is_some_and(|parameters| !parameters.is_empty());
+    let limited = !["health", "problems"].iter().any(|tag| operation["tags"][0] == **tag);
+    let mut responses = Vec::new();
+    if has_body || has_parameters {
+        responses
+            .push((Kind::BAD_REQUEST, "The path, the query, a header or the body is malformed"));
     }
     if has_body {
-        more.push((Kind::TooLarge, "The body is too large"));
-        more.push((Kind::MediaType, "The body has another media type"));
-        more.push((Kind::InvalidBody, "The body is understood and does not say what it must, or its `Idempotency-Key` was used before"));
-    }
-    if operation["tags"] != json!(["health"]) && operation["tags"] != json!(["problems"]) {
-        more.push((
-            Kind::Unavailable,
-            "The store or the broker does not answer, or too much is under way",
+        responses.push((Kind::BODY_TOO_LARGE, "The body is too large"));
+        responses.push((Kind::UNSUPPORTED_MEDIA_TYPE, "The body has an unsupported media type"));
+        responses.push((
+            Kind::INVALID_BODY,
+            "The body is invalid, or its `Idempotency-Key` was used with a different request",
         ));
     }
-    for (kind, description) in more {
-        let status = kind.describe().status;
-        let mut response = json!({ "description": description, "content": problem() });
-        if kind == Kind::Unavailable {
-            response["headers"] = json!({ "Retry-After": { "description": "Seconds", "schema": { "type": "integer" } } });
-        }
-        operation["responses"][status.to_string()] = response;
+    if limited {
+        responses.push((
+            Kind::UNAVAILABLE,
+            "The store or the broker does not answer, or the host is at a limit",
+        ));
     }
+    responses
 }
 
 fn problem() -> Value {
@@ -170,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_have_names_of_their_own_and_what_they_need_is_there() {
+    fn operation_ids_are_unique_and_references_resolve() {
         let document = crate::http::document();
         let operations = || {
             document["paths"]

@@ -1,117 +1,131 @@
-//! Problem documents (RFC 9457): `type`, `title`, `status`, `detail`, and every single error with
-//! its place.
+//! Problem documents (RFC 9457): every error of the API is one, with `type`, `title`, `status`,
+//! `detail`, and for invalid bodies a list of errors with their places.
 
-use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-pub(super) use self::kind::{Kind, ProblemKind};
+pub(crate) use self::kind::Kind;
 use crate::domain::field_error::FieldError;
 use crate::store::StoreError;
 
 mod kind;
+pub(super) mod routes;
 
 /// An error as the client sees it.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Problem {
-    /// Stable; relative to this host, which explains it there.
+pub(crate) struct Problem {
+    /// Stable; relative to this host, which explains it at that address.
     #[serde(rename = "type")]
     kind: &'static str,
     /// The same for every problem of this type.
     title: &'static str,
     /// HTTP status.
     status: u16,
-    /// What was wrong with this request, and what helps.
+    /// What is wrong with this request.
     detail: String,
-    /// Everything that is wrong with the body.
+    /// Every problem of the body.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    errors: Vec<FieldError>,
+    errors: Vec<FieldErrorView>,
 }
 
-pub(super) type Answer<T> = Result<T, Problem>;
+/// A problem of one field of a body.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FieldError)]
+pub(crate) struct FieldErrorView {
+    /// JSON pointer (RFC 6901) to the field.
+    pointer: String,
+    /// What is wrong there, and what is expected.
+    detail: String,
+}
 
-/// Media type of a problem.
-pub(super) const MEDIA_TYPE: &str = "application/problem+json";
+impl From<FieldError> for FieldErrorView {
+    fn from(FieldError { pointer, detail }: FieldError) -> Self {
+        Self { pointer, detail }
+    }
+}
+
+pub(crate) type Answer<T> = Result<T, Problem>;
+
+/// Media type of a problem document.
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
 impl Problem {
-    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        let described = kind.describe();
+    pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         Self {
-            kind: described.uri,
-            title: described.title,
-            status: described.status,
+            kind: kind.uri,
+            title: kind.title,
+            status: kind.status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
         }
     }
 
-    /// A body that is JSON and not what it must be; `wanted` names that.
-    pub(super) fn invalid(wanted: &str, errors: Vec<FieldError>) -> Self {
-        let detail = format!("the body is not {wanted}: {} problem(s), see `errors`", errors.len());
-        Self { errors, ..Self::new(Kind::InvalidBody, detail) }
+    /// A body that is JSON, but not a valid `name`.
+    pub(crate) fn invalid(name: &str, errors: Vec<FieldError>) -> Self {
+        let problems = if errors.len() == 1 { "problem" } else { "problems" };
+        let detail = format!("invalid {name}: {} {problems}, see `errors`", errors.len());
+        let errors = errors.into_iter().map(Into::into).collect();
+        Self { errors, ..Self::new(Kind::INVALID_BODY, detail) }
     }
 
-    pub(super) fn malformed(detail: impl Into<String>) -> Self {
-        Self::new(Kind::MalformedJson, detail)
+    pub(crate) fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(Kind::MALFORMED_JSON, detail)
     }
 
-    pub(super) fn bad_query(detail: impl Into<String>) -> Self {
-        Self::new(Kind::BadQuery, detail)
+    pub(crate) fn invalid_query(detail: impl Into<String>) -> Self {
+        Self::new(Kind::INVALID_QUERY, detail)
     }
 
-    pub(super) fn bad_header(detail: impl Into<String>) -> Self {
-        Self::new(Kind::BadHeader, detail)
+    pub(crate) fn invalid_header(detail: impl Into<String>) -> Self {
+        Self::new(Kind::INVALID_HEADER, detail)
     }
 
-    pub(super) fn key_reused() -> Self {
+    pub(crate) fn key_reused() -> Self {
         Self::new(
-            Kind::KeyReused,
-            "the `Idempotency-Key` was used with another body: give each request a key of its own",
+            Kind::IDEMPOTENCY_KEY_REUSED,
+            "idempotency key reused with a different request: use a new key for each request",
         )
     }
 
-    pub(super) fn media_type(detail: impl Into<String>) -> Self {
-        Self::new(Kind::MediaType, detail)
+    pub(crate) fn media_type(detail: impl Into<String>) -> Self {
+        Self::new(Kind::UNSUPPORTED_MEDIA_TYPE, detail)
     }
 
-    pub(super) fn too_large() -> Self {
-        Self::new(Kind::TooLarge, "the body is larger than the host takes (`http.body_max_bytes`)")
+    pub(crate) fn too_large() -> Self {
+        Self::new(
+            Kind::BODY_TOO_LARGE,
+            "the body is larger than the host accepts (`http.body_max_bytes`)",
+        )
     }
 
-    pub(super) fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(Kind::NotFound, detail)
+    pub(crate) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(Kind::NOT_FOUND, detail)
     }
 
-    pub(super) fn internal() -> Self {
-        Self::new(Kind::Internal, "the host has a bug; its log says more")
+    pub(crate) fn internal() -> Self {
+        Self::new(Kind::INTERNAL_ERROR, "the host failed to handle the request; see its log")
     }
 
-    pub(super) fn unavailable(detail: impl Into<String>) -> Self {
-        Self::new(Kind::Unavailable, detail)
+    pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(Kind::UNAVAILABLE, detail)
     }
 
-    /// A status that says all there is to say.
-    pub(super) fn of(status: StatusCode) -> Self {
-        Self { status: status.as_u16(), ..Self::new(Kind::Request, status.to_string()) }
+    /// A status that needs no further detail.
+    pub(crate) fn of(status: StatusCode) -> Self {
+        Self { status: status.as_u16(), ..Self::new(Kind::BAD_REQUEST, status.to_string()) }
     }
 }
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        tracing::error!(%error, "a request failed in the store");
+        tracing::error!(%error, "the store failed during a request");
         match error {
-            StoreError::Unavailable(_) => Self::unavailable("the store does not answer; try again"),
+            StoreError::Unavailable(_) => Self::unavailable("the store does not answer, retry"),
             StoreError::Corrupt(_) => Self::internal(),
         }
-    }
-}
-
-impl From<QueryRejection> for Problem {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::bad_query(rejection.body_text())
     }
 }
 

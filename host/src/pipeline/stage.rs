@@ -7,9 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
-use serde::Serialize;
 use tokio::sync::watch;
-use utoipa::ToSchema;
 
 use super::metrics::StageMetrics;
 use crate::config::{RecordingConfig, StageConfig};
@@ -37,8 +35,7 @@ pub struct Running {
 }
 
 /// Whether a host consumes a stage's queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Consumption {
     /// No version of the stage runs here.
     #[default]

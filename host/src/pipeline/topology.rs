@@ -1,7 +1,6 @@
 //! The topology: the stages that run here and the event types between them.
 
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::stage::Running;
 use crate::domain::event::{
@@ -20,7 +19,7 @@ const HOST_EVENTS: [&str; 6] = [
 ];
 
 /// The pipeline as stages and the event types between them.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub struct Topology {
     /// Stages by name.
     pub stages: Vec<TopologyStage>,
@@ -29,7 +28,7 @@ pub struct Topology {
 }
 
 /// A stage and the event types that it consumes and emits.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub struct TopologyStage {
     /// Name under which the operator runs it.
     pub name: String,

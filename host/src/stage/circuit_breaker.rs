@@ -8,7 +8,6 @@
 //! message no attempt.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// When it opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -65,7 +64,7 @@ pub enum Health {
 }
 
 /// What is shown of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BreakerState {
     /// Everything runs.

@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use utoipa::ToSchema;
 
 pub use self::json_bytes::JsonBytes;
 pub use self::recorded::{Recorded, RecordedEmit, RecordedEvent, RecordedOutcome};
@@ -27,7 +26,7 @@ use crate::store::Verdict;
 const ENTRY_BYTES: usize = 8;
 
 /// Everything that is kept of one delivery beside its row and its events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recording {
     /// The clock as the stage saw it, milliseconds since 1970-01-01 UTC.
     pub now_ms: u64,
@@ -39,14 +38,13 @@ pub struct Recording {
 }
 
 /// Answers that a call got from its host.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedInputs {
     /// Plain settings by key; none: not set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, Option<String>>,
     /// State as it stood before the call; none: absent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(value_type = Object)]
     pub reads: BTreeMap<String, Option<JsonBytes>>,
     /// Answers of `list-keys`, without the call's own writes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -57,7 +55,7 @@ pub struct RecordedInputs {
 }
 
 /// One answer of `list-keys`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
     /// Keys that start with this.
     pub prefix: String,
@@ -70,13 +68,12 @@ pub struct Listed {
 }
 
 /// What a stage decided; the events that it emitted are in the log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decided {
     /// Events, and these.
     Done {
         /// State that it wrote.
-        #[schema(value_type = Object)]
         writes: Writes,
         /// Delay of each event, milliseconds; empty when all go at once.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]

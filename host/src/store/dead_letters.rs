@@ -1,9 +1,6 @@
 //! Dead letters as every store keeps them: a dead letter, what picks several, and the groups of those
 //! that died of the same.
 
-use serde::Serialize;
-use utoipa::ToSchema;
-
 use super::{FailedAttempt, OutboxRow};
 use crate::domain::event::{Envelope, EventKey};
 
@@ -43,8 +40,7 @@ pub struct DeadLetter {
 }
 
 /// Where a dead letter stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeadLetterStatus {
     /// Waits for somebody.
     Open,
@@ -89,7 +85,7 @@ pub enum DeadLetterAction {
 }
 
 /// Dead letters of one stage that died of the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterGroup {
     /// Its id: stable, and safe in a URL.
     pub id: String,
@@ -98,7 +94,6 @@ pub struct DeadLetterGroup {
     /// The code.
     pub code: String,
     /// The failure without its variable parts, for people.
-    #[serde(rename = "cause")]
     pub fingerprint: String,
     /// Letters that wait for somebody.
     pub open: u64,

@@ -27,7 +27,7 @@ pub(super) fn list(answer: &Value) {
         let group = dead_letter["group"]["id"].as_str().unwrap_or("-").to_owned();
         let mut row = vec![
             text(&dead_letter["id"]),
-            table::time(&dead_letter["died_at_ms"]),
+            table::time(&dead_letter["dead_lettered_at_ms"]),
             cell(&dead_letter["stage"]),
             cell(&event["type"]),
         ];
@@ -59,7 +59,7 @@ pub(super) fn groups(answer: &Value) {
             table::time(&group["last_at_ms"]),
             text(&group["example"]),
             cell(&group["code"]),
-            cell(&group["cause"]),
+            cell(&group["fingerprint"]),
         ]);
         row
     };
@@ -94,13 +94,13 @@ pub(super) fn dead_letter(dead_letter: &Value) {
     let status = table::state(&text(&dead_letter["status"]));
     println!("{} {}, {status}", style("dead letter").bold(), style(&dead_letter["id"]).bold());
     field("stage", &format!("{}, round {}", cell(&dead_letter["stage"]), dead_letter["round"]));
-    field("dead-lettered", &table::time(&dead_letter["died_at_ms"]));
+    field("dead-lettered", &table::time(&dead_letter["dead_lettered_at_ms"]));
     field(
         "error",
         &format!("{}: {}", style(cell(&dead_letter["code"])).red(), cell(&dead_letter["message"])),
     );
     if let Some(group) = dead_letter["group"]["id"].as_str() {
-        field("group", &format!("{group}: {}", cell(&dead_letter["group"]["cause"])));
+        field("group", &format!("{group}: {}", cell(&dead_letter["group"]["fingerprint"])));
     }
     field("plugin", &cell(&dead_letter["digest"]));
     field(

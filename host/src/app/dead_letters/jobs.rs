@@ -1,10 +1,9 @@
-//! Work on many dead letters: a job takes the open dead letters of a filter, oldest first, and replays
-//! or discards them at a bounded rate.
+//! Jobs: replay or discard the open dead letters of a filter, oldest first, at a bounded rate.
 //!
-//! Bounds: [`RUNNING_MAX`] jobs run at once, [`WAITING_MAX`] wait, [`KEPT_MAX`] are remembered; a
-//! job holds one page of ids and has [`AT_ONCE`] dead letters under way. Jobs live in this host's memory
-//! and end with it. Nothing is lost by that: a dead letter that no job has come to is still open, and
-//! one that was settled meanwhile is passed over, so the same wish can be said again.
+//! Bounds: [`RUNNING_MAX`] jobs run at the same time, [`WAITING_MAX`] wait, [`REMEMBERED_MAX`] are
+//! remembered; a job holds one page of ids and settles [`CONCURRENCY`] dead letters at a time. Jobs
+//! live in this host's memory and end with it. Nothing is lost: a dead letter that no job has
+//! reached is still open, and one that was settled meanwhile is skipped, so a job can be repeated.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -14,110 +13,106 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use governor::{Quota, RateLimiter};
-use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use utoipa::ToSchema;
 
 use super::{DeadLetterService, Edit, Prepared, Replayed};
 use crate::store::{
     DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterStatus, StoreError,
 };
 
-/// Letters a second where nothing else is said.
+/// Default rate, dead letters per second.
 pub const RATE: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
-/// Most dead letters a second.
+/// Highest rate, dead letters per second.
 pub const RATE_MAX: u32 = 10_000;
 
 const RUNNING_MAX: usize = 4;
 const WAITING_MAX: usize = 16;
-const KEPT_MAX: usize = 100;
-/// Letters under way at once in one job.
-const AT_ONCE: usize = 8;
+const REMEMBERED_MAX: usize = 100;
+const CONCURRENCY: usize = 8;
 const PAGE: u32 = 500;
-/// Failures that are kept with their reason.
+/// Failures whose reason is kept.
 const FAILURES_MAX: usize = 20;
-/// First and longest wait for a store that does not answer.
+/// First and longest pause while the store does not answer.
 const BACKOFF: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// What is to be done with each dead letter.
+/// What a job does with each dead letter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Work {
-    /// Run it again; the merge patch (RFC 7396) is applied to each body.
+    /// Replay it.
     Replay {
-        /// None: as it was.
+        /// Merge patch (RFC 7396) for each body; none: unchanged.
         patch: Option<Value>,
     },
-    /// Close it for good.
+    /// Discard it.
     Discard {
-        /// Why.
+        /// Why; kept with each dead letter.
         reason: String,
     },
 }
 
-/// What a job is asked to do.
+/// The task of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
-    /// The dead letters: those of them that are open when the job begins. Status, page and cursor do not
-    /// count.
+    /// Which dead letters, of those that are open when the job is requested. Status, cursor and
+    /// limit are ignored.
     pub filter: DeadLetterFilter,
-    /// What is to be done.
+    /// What to do with each.
     pub work: Work,
-    /// Letters a second, at most.
+    /// Maximum of dead letters per second.
     pub rate_per_second: NonZeroU32,
 }
 
-/// Why a job was not begun.
+/// Why a job was not started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// There are enough.
-    #[error("too many jobs wait already; wait for one to end, or cancel one")]
+    /// Too many jobs wait.
+    #[error("too many jobs are waiting: wait for one to end, or cancel one")]
     TooMany,
-    /// The store does not answer.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// How a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+/// The state of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobState {
-    /// Others run before it.
+    /// Other jobs run first.
     Waiting,
     /// Under way.
     Running,
-    /// All dead letters were looked at.
+    /// Every dead letter was visited.
     Done,
-    /// Somebody cancelled it; what was not settled is still open.
+    /// It was cancelled; what it did not settle is still open.
     Cancelled,
-    /// The host stopped; what was not settled is still open.
+    /// The host stopped; what it did not settle is still open.
     Stopped,
 }
 
 /// A dead letter that a job could not settle; it is still open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobFailure {
-    /// Its id.
+    /// Id of the dead letter.
     pub id: i64,
-    /// Why.
+    /// Why it could not be settled.
     pub reason: String,
 }
 
-/// How far a job is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+/// The progress of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobStatus {
-    /// How it stands.
+    /// Its state.
     pub state: JobState,
-    /// Letters that were open when it was asked for.
+    /// Dead letters that were open when it was requested.
     pub total: u64,
-    /// Letters that it settled.
+    /// Dead letters that it settled.
     pub done: u64,
-    /// Letters that somebody else settled, or that retention took.
+    /// Dead letters that were settled by others, or deleted by retention.
     pub skipped: u64,
-    /// Letters that it could not settle.
+    /// Dead letters that it could not settle.
     pub failed: u64,
     /// The first of those.
     pub failures: Vec<JobFailure>,
@@ -134,20 +129,17 @@ pub struct JobStatus {
 pub struct Job {
     /// Its id.
     pub id: String,
-    /// What it was asked to do.
+    /// Its task.
     pub task: Task,
-    /// Only dead letters below are part of it: what dies while it runs is not.
+    /// Dead letters with this id or a higher one are not part of it: they were dead-lettered later.
     before: i64,
     cancel: CancellationToken,
     status: Mutex<JobStatus>,
 }
 
 impl Job {
-    pub(super) fn new(
-        task: Task,
-        DeadLetterCount { count, last }: DeadLetterCount,
-        now_ms: u64,
-    ) -> Self {
+    pub(super) fn new(task: Task, open: DeadLetterCount, now_ms: u64) -> Self {
+        let DeadLetterCount { count, last } = open;
         let status = JobStatus {
             state: JobState::Waiting,
             total: count,
@@ -169,12 +161,12 @@ impl Job {
         }
     }
 
-    /// How far it is.
+    /// Returns its progress.
     pub fn status(&self) -> JobStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends it where it is; what it settled stays settled.
+    /// Stops it; what it has settled stays settled.
     pub fn cancel(&self) {
         self.cancel.cancel();
     }
@@ -190,16 +182,16 @@ impl Job {
 
 /// The jobs of a host.
 pub(super) struct Jobs {
-    kept: Mutex<VecDeque<Arc<Job>>>,
+    remembered: Mutex<VecDeque<Arc<Job>>>,
     waiting: mpsc::Sender<Arc<Job>>,
-    /// Taken by whoever runs them.
+    /// Taken by the task that runs the jobs.
     queue: Mutex<Option<mpsc::Receiver<Arc<Job>>>>,
 }
 
 impl Default for Jobs {
     fn default() -> Self {
         let (waiting, queue) = mpsc::channel(WAITING_MAX);
-        Self { kept: Mutex::default(), waiting, queue: Mutex::new(Some(queue)) }
+        Self { remembered: Mutex::default(), waiting, queue: Mutex::new(Some(queue)) }
     }
 }
 
@@ -207,13 +199,13 @@ impl Jobs {
     pub(super) fn add(&self, job: Job) -> Result<Arc<Job>, StartError> {
         let job = Arc::new(job);
         self.waiting.try_send(Arc::clone(&job)).map_err(|_| StartError::TooMany)?;
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.push_front(Arc::clone(&job));
-        // Those that are not over are few: they are bounded by the queue.
-        while kept.len() > KEPT_MAX
-            && let Some(oldest) = kept.iter().rposition(|job| job.has_ended())
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.push_front(Arc::clone(&job));
+        // Jobs that have not ended are never forgotten; the queue bounds their number.
+        while remembered.len() > REMEMBERED_MAX
+            && let Some(oldest) = remembered.iter().rposition(|job| job.has_ended())
         {
-            kept.remove(oldest);
+            remembered.remove(oldest);
         }
         Ok(job)
     }
@@ -223,13 +215,13 @@ impl Jobs {
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Job>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
 
-/// Runs jobs as they come.
-pub(super) async fn run(workbench: Arc<DeadLetterService>, stop: CancellationToken) {
-    let queue = workbench.jobs.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+/// Runs jobs as they arrive.
+pub(super) async fn run(service: Arc<DeadLetterService>, stop: CancellationToken) {
+    let queue = service.jobs.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(mut queue) = queue else { return };
     let mut running = JoinSet::new();
     loop {
@@ -238,8 +230,8 @@ pub(super) async fn run(workbench: Arc<DeadLetterService>, stop: CancellationTok
             () = stop.cancelled() => break,
             Some(ended) = running.join_next(), if !running.is_empty() => note_panic(ended),
             Some(job) = queue.recv(), if running.len() < RUNNING_MAX => {
-                let (workbench, stop) = (Arc::clone(&workbench), stop.clone());
-                running.spawn(async move { workbench.run_job(&job, &stop).await });
+                let (service, stop) = (Arc::clone(&service), stop.clone());
+                running.spawn(async move { service.run_job(&job, &stop).await });
             }
         }
     }
@@ -248,45 +240,45 @@ pub(super) async fn run(workbench: Arc<DeadLetterService>, stop: CancellationTok
     }
     queue.close();
     while let Some(job) = queue.recv().await {
-        let now_ms = workbench.services.clock.now_ms();
+        let now_ms = service.services.clock.now_ms();
         job.change(|status| (status.state, status.ended_at_ms) = (JobState::Stopped, Some(now_ms)));
     }
 }
 
 fn note_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
-        tracing::error!(%error, "a job on dead letters panicked; what it did not settle is still open");
+        tracing::error!(%error, "a dead-letter job panicked; what it did not settle is still open");
     }
 }
 
-/// What became of one dead letter.
-enum Came {
+/// The result for one dead letter.
+enum Settled {
     Done,
     Skipped,
     Failed(String),
-    /// The job ended before.
-    Left,
+    /// The job ended first; the dead letter is still open.
+    Open,
 }
 
-/// Says how a job ended, also when it panicked.
-struct Ending<'a> {
+/// Records the end of a job, even when it panics.
+struct EndGuard<'a> {
     job: &'a Job,
-    workbench: &'a DeadLetterService,
+    service: &'a DeadLetterService,
     state: JobState,
 }
 
-impl Drop for Ending<'_> {
+impl Drop for EndGuard<'_> {
     fn drop(&mut self) {
-        let (state, now_ms) = (self.state, self.workbench.services.clock.now_ms());
+        let (state, now_ms) = (self.state, self.service.services.clock.now_ms());
         self.job.change(|status| (status.state, status.ended_at_ms) = (state, Some(now_ms)));
         let JobStatus { done, skipped, failed, .. } = self.job.status();
-        tracing::info!(job = %self.job.id, ?state, done, skipped, failed, "a job on dead letters ended");
+        tracing::info!(job = %self.job.id, ?state, done, skipped, failed, "dead-letter job ended");
     }
 }
 
 impl DeadLetterService {
     async fn run_job(&self, job: &Job, stop: &CancellationToken) {
-        let mut ending = Ending { job, workbench: self, state: JobState::Stopped };
+        let mut guard = EndGuard { job, service: self, state: JobState::Stopped };
         let now_ms = self.services.clock.now_ms();
         job.change(|status| {
             (status.state, status.started_at_ms) = (JobState::Running, Some(now_ms))
@@ -298,24 +290,24 @@ impl DeadLetterService {
             complete = &mut walk => complete,
             () = stop.cancelled() => {
                 job.cancel();
-                // What is under way is finished.
+                // Dead letters in progress are settled before the host stops.
                 walk.await;
                 return;
             }
         };
-        ending.state = if complete { JobState::Done } else { JobState::Cancelled };
+        guard.state = if complete { JobState::Done } else { JobState::Cancelled };
         if complete {
-            // What was settled before the job came to its page was passed over, too.
+            // Dead letters that were settled before the job reached their page count as skipped too.
             job.change(|status| {
                 status.skipped = status.total.saturating_sub(status.done + status.failed)
             });
         }
     }
 
-    /// Goes through the dead letters; false when the job was cancelled.
+    /// Visits the dead letters; false when the job was cancelled.
     async fn walk(&self, job: &Job) -> bool {
         let rate = job.task.rate_per_second;
-        // A tenth of a second's worth at once: timers are coarse.
+        // Bursts of a tenth of a second, because timers are coarse.
         let burst = NonZeroU32::new(rate.get() / 10).unwrap_or(NonZeroU32::MIN);
         let pace = RateLimiter::direct(Quota::per_second(rate).allow_burst(burst));
         let mut after = 0;
@@ -328,9 +320,9 @@ impl DeadLetterService {
                 let more = ids.peek().is_some() && !job.cancel.is_cancelled();
                 tokio::select! {
                     biased;
-                    Some((id, came)) = settling.next(), if !settling.is_empty() => job.change(|status| note(status, id, came)),
+                    Some((id, settled)) = settling.next(), if !settling.is_empty() => job.change(|status| count(status, id, settled)),
                     () = job.cancel.cancelled(), if more => {}
-                    () = pace.until_ready(), if more && settling.len() < AT_ONCE => settling.extend(ids.next().map(|id| self.settle(job, id))),
+                    () = pace.until_ready(), if more && settling.len() < CONCURRENCY => settling.extend(ids.next().map(|id| self.settle(job, id))),
                     else => break,
                 }
             }
@@ -338,7 +330,7 @@ impl DeadLetterService {
         false
     }
 
-    /// The next dead letters; none when the job was cancelled.
+    /// The next page of dead letters; none when the job was cancelled.
     async fn next_ids(&self, job: &Job, after: i64) -> Option<Vec<i64>> {
         let open = Some(DeadLetterStatus::Open);
         let filter = DeadLetterFilter {
@@ -357,36 +349,37 @@ impl DeadLetterService {
         None
     }
 
-    /// Settles one dead letter, waiting for the store as long as the job is wanted.
-    async fn settle(&self, job: &Job, id: i64) -> (i64, Came) {
-        (id, self.settle_patiently(job, id).await)
+    async fn settle(&self, job: &Job, id: i64) -> (i64, Settled) {
+        (id, self.settle_with_retries(job, id).await)
     }
 
-    async fn settle_patiently(&self, job: &Job, id: i64) -> Came {
+    /// Settles one dead letter, and retries while the store does not answer and the job is not
+    /// cancelled.
+    async fn settle_with_retries(&self, job: &Job, id: i64) -> Settled {
         let mut backoff = BACKOFF;
         let mut prepared = None;
-        // A try whose answer was lost may have settled it.
-        let mut tried = false;
+        // An attempt whose answer was lost may have settled it.
+        let mut retried = false;
         loop {
-            match self.try_settle(job, id, &mut prepared).await {
-                Ok(Came::Skipped) if tried => return self.came_of(job, id).await,
-                Ok(came) => return came,
-                Err(StoreError::Corrupt(why)) => return Came::Failed(why),
+            match self.attempt(job, id, &mut prepared).await {
+                Ok(Settled::Skipped) if retried => return self.settled_by_retry(job, id).await,
+                Ok(settled) => return settled,
+                Err(StoreError::Corrupt(why)) => return Settled::Failed(why),
                 Err(error) => pause(job, &mut backoff, &error).await,
             }
             if job.cancel.is_cancelled() {
-                return Came::Left;
+                return Settled::Open;
             }
-            tried = true;
+            retried = true;
         }
     }
 
-    async fn try_settle(
+    async fn attempt(
         &self,
         job: &Job,
         id: i64,
         prepared: &mut Option<Prepared>,
-    ) -> Result<Came, StoreError> {
+    ) -> Result<Settled, StoreError> {
         let action = match &job.task.work {
             Work::Discard { reason } => self.discard(id, reason).await?,
             Work::Replay { patch } => {
@@ -396,53 +389,54 @@ impl DeadLetterService {
                         let edit = patch.clone().map_or(Edit::None, Edit::Patch);
                         match self.prepare(id, &edit).await? {
                             Ok(ready) => prepared.insert(ready),
-                            Err(Replayed::NotEditable(why)) => return Ok(Came::Failed(why)),
-                            Err(Replayed::Settled { .. }) => return Ok(Came::Skipped),
+                            Err(Replayed::NotEditable(why)) => return Ok(Settled::Failed(why)),
+                            Err(Replayed::Settled { .. }) => return Ok(Settled::Skipped),
                         }
                     }
                 };
                 match self.replay_prepared(id, prepared).await? {
                     Replayed::Settled { action, .. } => action,
-                    Replayed::NotEditable(why) => return Ok(Came::Failed(why)),
+                    Replayed::NotEditable(why) => return Ok(Settled::Failed(why)),
                 }
             }
         };
         Ok(match action {
-            DeadLetterAction::Done(_) => Came::Done,
-            DeadLetterAction::AlreadySettled(_) | DeadLetterAction::NotFound => Came::Skipped,
+            DeadLetterAction::Done(_) => Settled::Done,
+            DeadLetterAction::AlreadySettled(_) | DeadLetterAction::NotFound => Settled::Skipped,
         })
     }
 
-    /// Whether a dead letter that is settled after a try without an answer is what this job wanted.
-    async fn came_of(&self, job: &Job, id: i64) -> Came {
+    /// Whether a dead letter that is found settled after an unanswered attempt has the status that
+    /// this job gives it.
+    async fn settled_by_retry(&self, job: &Job, id: i64) -> Settled {
         let wanted = match job.task.work {
             Work::Replay { .. } => DeadLetterStatus::Replayed,
             Work::Discard { .. } => DeadLetterStatus::Discarded,
         };
         match self.services.store.dead_letter(id).await {
-            Ok(Some(dead_letter)) if dead_letter.status == wanted => Came::Done,
-            _ => Came::Skipped,
+            Ok(Some(dead_letter)) if dead_letter.status == wanted => Settled::Done,
+            _ => Settled::Skipped,
         }
     }
 }
 
-fn note(status: &mut JobStatus, id: i64, came: Came) {
-    match came {
-        Came::Done => status.done += 1,
-        Came::Skipped => status.skipped += 1,
-        Came::Failed(reason) => {
+fn count(status: &mut JobStatus, id: i64, settled: Settled) {
+    match settled {
+        Settled::Done => status.done += 1,
+        Settled::Skipped => status.skipped += 1,
+        Settled::Failed(reason) => {
             status.failed += 1;
             if status.failures.len() < FAILURES_MAX {
                 status.failures.push(JobFailure { id, reason });
             }
         }
-        Came::Left => {}
+        Settled::Open => {}
     }
 }
 
 /// Waits for the store, or until the job is cancelled.
 async fn pause(job: &Job, backoff: &mut Duration, error: &StoreError) {
-    tracing::debug!(job = %job.id, %error, "a job on dead letters waits for the store");
+    tracing::debug!(job = %job.id, %error, "the store does not answer, the dead-letter job is waiting");
     let wait = *backoff;
     *backoff = (wait * 2).min(BACKOFF_MAX);
     tokio::select! {

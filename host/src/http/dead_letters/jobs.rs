@@ -1,49 +1,57 @@
-//! `/dead-letters/replay`, `/dead-letters/discard`, `/dead-letters/jobs`: many dead letters at once, as
-//! a job of this host.
-//!
-//! No filter at all must be said with `"all": true`.
+//! `/dead-letters/jobs`: list, show and cancel the jobs of this host.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::app::dead_letters::{Job, JobStatus, RATE, RATE_MAX, StartError, Task, Work};
-use crate::domain::order::whole;
+use crate::app::dead_letters::{Job, JobFailure, JobState, JobStatus, Work};
 use crate::http::Shared;
-use crate::http::fields::Fields;
-use crate::http::json::JsonBody;
-use crate::http::lists::Items;
-use crate::http::paths::JobId;
+use crate::http::pages::Items;
 use crate::http::problem::{Answer, Problem};
+use crate::http::request::JobId;
 use crate::store::DeadLetterFilter;
 
 /// A job of this host.
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct JobView {
+#[schema(as = Job)]
+pub(crate) struct JobView {
     id: String,
     /// `replay` or `discard`.
     action: &'static str,
     /// Merge patch (RFC 7396) that is applied to each body.
     edit: Option<Value>,
-    /// Why dead letters are discarded.
+    /// Why the dead letters are discarded.
     reason: Option<String>,
-    /// Letters a second, at most.
+    /// Maximum of dead letters per second.
     rate_per_second: u32,
     filter: JobFilter,
-    #[serde(flatten)]
-    status: JobStatus,
+    state: JobStateView,
+    /// Dead letters that were open when the job was requested.
+    total: u64,
+    /// Dead letters that it settled.
+    done: u64,
+    /// Dead letters that were settled by others, or deleted by retention.
+    skipped: u64,
+    /// Dead letters that it could not settle.
+    failed: u64,
+    /// The first of those.
+    failures: Vec<JobFailureView>,
+    /// Milliseconds since 1970-01-01 UTC.
+    created_at_ms: u64,
+    /// Milliseconds since 1970-01-01 UTC.
+    started_at_ms: Option<u64>,
+    /// Milliseconds since 1970-01-01 UTC.
+    ended_at_ms: Option<u64>,
 }
 
-/// Which dead letters a job is about.
+/// The dead letters of a job.
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct JobFilter {
+pub(crate) struct JobFilter {
     stage: Option<String>,
     code: Option<String>,
     group: Option<String>,
@@ -54,118 +62,59 @@ pub(in crate::http) struct JobFilter {
     until_ms: Option<u64>,
 }
 
-/// Runs many dead letters again, at a bounded rate.
-#[utoipa::path(post, path = "/dead-letters/replay", tag = "dead letters", request_body = ref("#/components/schemas/ReplayMany"),
-    responses((status = 202, description = "The job is waiting or under way", body = JobView, headers(("Location" = String, description = "The job")))))]
-pub(in crate::http) async fn replay_many(
-    State(app): State<Shared>,
-    JsonBody(body): JsonBody,
-) -> Answer<Response> {
-    let mut fields = Fields::required(body, &["filter", "rate_per_second", "edit"]);
-    // A patch that is no object would put itself in the place of every body.
-    let patch = fields.take("edit");
-    if patch.as_ref().is_some_and(|patch| !patch.is_object()) {
-        fields.problem("/edit", "must be an object: a JSON merge patch (RFC 7396)");
+/// The state of a job.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = JobState)]
+pub(crate) enum JobStateView {
+    /// Other jobs run first.
+    Waiting,
+    /// Under way.
+    Running,
+    /// Every dead letter was visited.
+    Done,
+    /// It was cancelled; what it did not settle is still open.
+    Cancelled,
+    /// The host stopped; what it did not settle is still open.
+    Stopped,
+}
+
+/// A dead letter that a job could not settle; it is still open.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = JobFailure)]
+pub(crate) struct JobFailureView {
+    /// Id of the dead letter.
+    id: i64,
+    reason: String,
+}
+
+impl From<JobState> for JobStateView {
+    fn from(state: JobState) -> Self {
+        match state {
+            JobState::Waiting => Self::Waiting,
+            JobState::Running => Self::Running,
+            JobState::Done => Self::Done,
+            JobState::Cancelled => Self::Cancelled,
+            JobState::Stopped => Self::Stopped,
+        }
     }
-    start(&app, fields, Work::Replay { patch }).await
 }
 
-/// Closes many dead letters for good.
-#[utoipa::path(post, path = "/dead-letters/discard", tag = "dead letters", request_body = ref("#/components/schemas/DiscardMany"),
-    responses((status = 202, description = "The job is waiting or under way", body = JobView, headers(("Location" = String, description = "The job")))))]
-pub(in crate::http) async fn discard_many(
-    State(app): State<Shared>,
-    JsonBody(body): JsonBody,
-) -> Answer<Response> {
-    let mut fields = Fields::required(body, &["filter", "rate_per_second", "reason"]);
-    let reason = fields.reason().filter(|reason| !reason.trim().is_empty()).unwrap_or_default();
-    if reason.is_empty() {
-        fields.problem("/reason", "must say why the dead letters are closed");
+impl From<JobFailure> for JobFailureView {
+    fn from(JobFailure { id, reason }: JobFailure) -> Self {
+        Self { id, reason }
     }
-    start(&app, fields, Work::Discard { reason }).await
 }
 
-async fn start(app: &Shared, fields: Fields, work: Work) -> Answer<Response> {
-    let (filter, rate_per_second) = asked(fields)?;
-    let job = app.dead_letters().start(Task { filter, work, rate_per_second }).await?;
-    let place = format!("/dead-letters/jobs/{}", job.id);
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(JobView::of(&job))).into_response())
-}
-
-/// The filter and the rate, or all that is wrong with the body.
-fn asked(mut fields: Fields) -> Answer<(DeadLetterFilter, NonZeroU32)> {
-    let rate = rate(&mut fields);
-    fields.enter("filter", &["stage", "code", "group", "order", "since", "until", "all"]);
-    let filter = DeadLetterFilter {
-        stage: fields.text("stage"),
-        code: fields.text("code"),
-        group: fields.text("group"),
-        order: fields.text("order"),
-        since_ms: fields.time("since"),
-        until_ms: fields.time("until"),
-        ..DeadLetterFilter::default()
-    };
-    let all = fields.flag("all");
-    if fields.is_sound() && filter == DeadLetterFilter::default() && !all {
-        fields.problem("", "must say which dead letters; for every open one, `\"all\": true`");
-    }
-    fields.finish("a clear wish").map(|()| (filter, rate))
-}
-
-fn rate(fields: &mut Fields) -> NonZeroU32 {
-    let Some(rate) = fields.take("rate_per_second") else { return RATE };
-    let rate = whole(&rate)
-        .and_then(|rate| u32::try_from(rate).ok())
-        .filter(|rate| *rate <= RATE_MAX)
-        .and_then(NonZeroU32::new);
-    rate.unwrap_or_else(|| {
-        fields.problem("/rate_per_second", format!("must be a whole number from 1 to {RATE_MAX}"));
-        RATE
-    })
-}
-
-/// Jobs of this host, newest first.
-#[utoipa::path(get, path = "/dead-letters/jobs", tag = "dead letters", responses((status = 200, body = Items<JobView>)))]
-pub(in crate::http) async fn list_jobs(State(app): State<Shared>) -> Json<Items<JobView>> {
-    Json(Items { items: app.dead_letters().jobs().iter().map(|job| JobView::of(job)).collect() })
-}
-
-/// How far a job is.
-#[utoipa::path(get, path = "/dead-letters/jobs/{id}", tag = "dead letters", params(JobId),
-    responses((status = 200, body = JobView), (status = 404, description = "This host knows no such job", body = Problem)))]
-pub(in crate::http) async fn show_job(
-    State(app): State<Shared>,
-    Path(JobId(id)): Path<JobId>,
-) -> Answer<Json<JobView>> {
-    Ok(Json(JobView::of(&*find(&app, &id)?)))
-}
-
-/// Cancels a job; what it did not settle is still open.
-#[utoipa::path(post, path = "/dead-letters/jobs/{id}/cancel", tag = "dead letters", params(JobId),
-    responses((status = 202, description = "It ends", body = JobView), (status = 404, description = "This host knows no such job", body = Problem)))]
-pub(in crate::http) async fn cancel_job(
-    State(app): State<Shared>,
-    Path(JobId(id)): Path<JobId>,
-) -> Answer<Response> {
-    let job = find(&app, &id)?;
-    job.cancel();
-    Ok((StatusCode::ACCEPTED, Json(JobView::of(&job))).into_response())
-}
-
-fn find(app: &Shared, id: &str) -> Answer<Arc<Job>> {
-    app.dead_letters().job(id).ok_or_else(|| {
-        Problem::not_found(format!("this host knows no job `{id}`: jobs end with their host"))
-    })
-}
-
-impl JobView {
-    fn of(job: &Job) -> Self {
+impl From<&Job> for JobView {
+    fn from(job: &Job) -> Self {
         let (action, edit, reason) = match &job.task.work {
             Work::Replay { patch } => ("replay", patch.clone(), None),
             Work::Discard { reason } => ("discard", None, Some(reason.clone())),
         };
         let DeadLetterFilter { stage, code, group, order, since_ms, until_ms, .. } =
             job.task.filter.clone();
+        let status: JobStatus = job.status();
         Self {
             id: job.id.clone(),
             action,
@@ -173,16 +122,56 @@ impl JobView {
             reason,
             rate_per_second: job.task.rate_per_second.get(),
             filter: JobFilter { stage, code, group, order, since_ms, until_ms },
-            status: job.status(),
+            state: status.state.into(),
+            total: status.total,
+            done: status.done,
+            skipped: status.skipped,
+            failed: status.failed,
+            failures: status.failures.into_iter().map(Into::into).collect(),
+            created_at_ms: status.created_at_ms,
+            started_at_ms: status.started_at_ms,
+            ended_at_ms: status.ended_at_ms,
         }
     }
 }
 
-impl From<StartError> for Problem {
-    fn from(error: StartError) -> Self {
-        match error {
-            StartError::Store(error) => error.into(),
-            StartError::TooMany => Self::unavailable(error.to_string()),
-        }
-    }
+/// Lists the jobs of this host, newest first.
+#[utoipa::path(get, path = "/dead-letters/jobs", tag = "dead letters",
+    responses((status = 200, body = Items<JobView>)))]
+pub(crate) async fn list_jobs(State(app): State<Shared>) -> Json<Items<JobView>> {
+    Json(Items::of(app.dead_letters().jobs().iter().map(AsRef::as_ref)))
+}
+
+/// Shows the progress of a job.
+#[utoipa::path(get, path = "/dead-letters/jobs/{id}", tag = "dead letters", params(JobId),
+    responses(
+        (status = 200, body = JobView),
+        (status = 404, description = "This host has no such job", body = Problem),
+    ))]
+pub(crate) async fn show_job(
+    State(app): State<Shared>,
+    Path(JobId(id)): Path<JobId>,
+) -> Answer<Json<JobView>> {
+    Ok(Json(JobView::from(&*find(&app, &id)?)))
+}
+
+/// Cancels a job; what it has not settled stays open.
+#[utoipa::path(post, path = "/dead-letters/jobs/{id}/cancel", tag = "dead letters", params(JobId),
+    responses(
+        (status = 202, description = "The job is ending", body = JobView),
+        (status = 404, description = "This host has no such job", body = Problem),
+    ))]
+pub(crate) async fn cancel_job(
+    State(app): State<Shared>,
+    Path(JobId(id)): Path<JobId>,
+) -> Answer<(StatusCode, Json<JobView>)> {
+    let job = find(&app, &id)?;
+    job.cancel();
+    Ok((StatusCode::ACCEPTED, Json(JobView::from(&*job))))
+}
+
+fn find(app: &Shared, id: &str) -> Answer<Arc<Job>> {
+    app.dead_letters().job(id).ok_or_else(|| {
+        Problem::not_found(format!("this host has no job `{id}`; jobs end with their host"))
+    })
 }

@@ -1,4 +1,4 @@
-//! An event as it is shown.
+//! How the API shows an event.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,15 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::domain::event::LoggedEvent;
-use crate::domain::event::{Envelope, EventKey};
-use crate::http::json::payload;
+use crate::domain::event::{Envelope, LoggedEvent};
+use crate::http::deliveries::EventKeyView;
+use crate::http::request::json_or_text;
 
 /// An event of the log.
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct EventView {
-    /// Position in the log, growing.
+#[schema(as = Event)]
+pub(crate) struct EventView {
+    /// Position in the log; it increases.
     seq: i64,
     id: String,
     #[serde(rename = "type")]
@@ -23,19 +24,19 @@ pub(in crate::http) struct EventView {
     order_id: Option<String>,
     /// When it happened, milliseconds since 1970-01-01 UTC.
     time_ms: u64,
-    /// When it entered the log, milliseconds since 1970-01-01 UTC.
+    /// When it was logged, milliseconds since 1970-01-01 UTC.
     logged_at_ms: u64,
-    /// When it falls due, if it was scheduled, milliseconds since 1970-01-01 UTC.
+    /// When a scheduled event is delivered, milliseconds since 1970-01-01 UTC.
     due_at_ms: Option<u64>,
     content_type: String,
     /// JSON as it is, anything else as text.
     data: Value,
     /// CloudEvents extension attributes.
     attributes: BTreeMap<String, String>,
-    /// The event that began the chain.
+    /// The first event of the chain.
     correlation_id: String,
-    /// The event that this one came of.
-    cause: Option<EventKey>,
+    /// The event that caused this one.
+    cause: Option<EventKeyView>,
     /// The stage that produced it.
     stage: Option<String>,
     /// SHA-256 of the plugin's file that produced it.
@@ -44,8 +45,8 @@ pub(in crate::http) struct EventView {
     routed_to: Vec<String>,
 }
 
-impl EventView {
-    pub(in crate::http) fn of(logged: LoggedEvent) -> Self {
+impl From<LoggedEvent> for EventView {
+    fn from(logged: LoggedEvent) -> Self {
         let LoggedEvent { seq, envelope, stage, digest, routed_to, logged_at_ms, due_at_ms } =
             logged;
         let Envelope { event, order_id, correlation_id, cause, .. } = envelope;
@@ -60,10 +61,10 @@ impl EventView {
             logged_at_ms,
             due_at_ms,
             content_type: event.content_type,
-            data: payload(&event.data),
+            data: json_or_text(&event.data),
             attributes: event.attributes.into_iter().collect(),
             correlation_id,
-            cause,
+            cause: cause.map(Into::into),
             stage,
             digest,
             routed_to,

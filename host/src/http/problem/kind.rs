@@ -1,192 +1,85 @@
-//! Every kind of refusal: the URI that names it, its status, what it means and what helps. Served
-//! at `/problems`.
+//! The table of problem types: URI, status, title and remedy. `/problems` serves it, and
+//! `docs/problems.md` must agree with it.
 
 use axum::http::StatusCode;
-use serde::Serialize;
-use utoipa::ToSchema;
 
-/// A kind of refusal; its URI never changes its meaning.
+/// A type of problem. Its URI keeps its meaning for ever: clients branch on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum Kind {
-    BadHeader,
-    BadQuery,
-    DeadLetterSettled,
-    Internal,
-    InvalidBody,
-    KeyReused,
-    MalformedJson,
-    MediaType,
-    Method,
-    NoSuchVersion,
-    NotEditable,
-    NotFound,
-    OrderExists,
-    OrderNotCancellable,
-    Request,
-    RollBack,
-    StageInUse,
-    TooLarge,
-    Unavailable,
-}
-
-/// What is said about a kind.
-#[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct ProblemKind {
+pub(crate) struct Kind {
     /// The URI, relative to this host.
-    #[serde(rename = "type")]
-    pub(in crate::http) uri: &'static str,
-    /// The same for every problem of this kind.
-    pub(in crate::http) title: &'static str,
+    pub(crate) uri: &'static str,
     /// HTTP status.
-    pub(in crate::http) status: u16,
-    /// When it is answered, and what helps.
-    pub(in crate::http) remedy: &'static str,
+    pub(crate) status: StatusCode,
+    /// A noun phrase, the same for every problem of this type.
+    pub(crate) title: &'static str,
+    /// When it occurs, and what to do about it.
+    pub(crate) remedy: &'static str,
 }
 
-impl Kind {
-    /// By name.
-    pub(in crate::http) const ALL: [Self; 19] = [
-        Self::BadHeader,
-        Self::BadQuery,
-        Self::DeadLetterSettled,
-        Self::Internal,
-        Self::InvalidBody,
-        Self::KeyReused,
-        Self::MalformedJson,
-        Self::MediaType,
-        Self::Method,
-        Self::NoSuchVersion,
-        Self::NotEditable,
-        Self::NotFound,
-        Self::OrderExists,
-        Self::OrderNotCancellable,
-        Self::Request,
-        Self::RollBack,
-        Self::StageInUse,
-        Self::TooLarge,
-        Self::Unavailable,
-    ];
+/// Defines one constant for each type, and the list of all.
+macro_rules! problem_types {
+    ($($name:ident: $uri:literal, $status:ident, $title:literal, $remedy:literal;)*) => {
+        impl Kind {$(
+            pub(crate) const $name: Self = Self {
+                uri: concat!("/problems/", $uri),
+                status: StatusCode::$status,
+                title: $title,
+                remedy: $remedy,
+            };
+        )*
 
-    #[allow(clippy::too_many_lines, reason = "a table")]
-    pub(in crate::http) fn describe(self) -> ProblemKind {
-        let (uri, status, title, remedy) = match self {
-            Self::BadHeader => (
-                "/problems/bad-header",
-                StatusCode::BAD_REQUEST,
-                "A header cannot be understood",
-                "`detail` names the header and what it must look like.",
-            ),
-            Self::BadQuery => (
-                "/problems/bad-query",
-                StatusCode::BAD_REQUEST,
-                "The query cannot be understood",
-                "`detail` names every parameter that is wrong; parameters that the route does not know are refused.",
-            ),
-            Self::DeadLetterSettled => (
-                "/problems/dead-letter-settled",
-                StatusCode::CONFLICT,
-                "The dead letter is settled",
-                "It was replayed or discarded before. Nothing was changed, and nothing needs to be done.",
-            ),
-            Self::Internal => (
-                "/problems/internal",
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "The host failed",
-                "A bug, or a store that holds what no host wrote: the host's log says more.",
-            ),
-            Self::InvalidBody => (
-                "/problems/invalid-body",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "The body does not say what it must",
-                "It is JSON; `errors` holds everything that is wrong with it, each with a JSON pointer (RFC 6901) to the place.",
-            ),
-            Self::KeyReused => (
-                "/problems/key-reused",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "The key stands for another request",
-                "The `Idempotency-Key` was used with another body: give each request a key of its own.",
-            ),
-            Self::MalformedJson => (
-                "/problems/malformed-json",
-                StatusCode::BAD_REQUEST,
-                "The body is not JSON",
-                "`detail` names line and column; a body that breaks off, or whose text is not UTF-8, is no JSON either.",
-            ),
-            Self::MediaType => (
-                "/problems/media-type",
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "The media type is not supported here",
-                "`detail` says which `content-type` the route takes.",
-            ),
-            Self::Method => (
-                "/problems/method",
-                StatusCode::METHOD_NOT_ALLOWED,
-                "The method is not allowed",
-                "The header `Allow` lists the methods of this path.",
-            ),
-            Self::NoSuchVersion => (
-                "/problems/no-such-version",
-                StatusCode::CONFLICT,
-                "There is no such version",
-                "No earlier version of the plugin is kept on this host under that digest, or several begin so.",
-            ),
-            Self::NotEditable => (
-                "/problems/not-editable",
-                StatusCode::CONFLICT,
-                "The body cannot be patched",
-                "A merge patch needs a body that is a JSON object: send the whole new body as `data`.",
-            ),
-            Self::NotFound => (
-                "/problems/not-found",
-                StatusCode::NOT_FOUND,
-                "There is no such thing",
-                "No such route, or nothing of that name or id: it never was, or retention has removed it.",
-            ),
-            Self::OrderExists => (
-                "/problems/order-exists",
-                StatusCode::CONFLICT,
-                "Another order has this id",
-                "The same body under the same id is answered with the order; another body needs another `order_id`.",
-            ),
-            Self::OrderNotCancellable => (
-                "/problems/order-not-cancellable",
-                StatusCode::CONFLICT,
-                "The order can no longer be cancelled",
-                "It is too far on its way, or ended another way: `detail` says which. Nothing was changed.",
-            ),
-            Self::Request => (
-                "/problems/request",
-                StatusCode::BAD_REQUEST,
-                "The request cannot be served",
-                "HTTP itself is not kept to, or the path holds what cannot stand there; `status` may be another 4xx or 5xx.",
-            ),
-            Self::RollBack => (
-                "/problems/roll-back",
-                StatusCode::CONFLICT,
-                "The earlier version does not serve",
-                "The file was put back and did not load, or could not be put back: `detail` says why.",
-            ),
-            Self::StageInUse => (
-                "/problems/stage-in-use",
-                StatusCode::CONFLICT,
-                "The stage is in use",
-                "A host runs it, or did half a minute ago: remove its plugin first.",
-            ),
-            Self::TooLarge => (
-                "/problems/too-large",
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "The body is too large",
-                "The operator's `http.body_max_bytes` is the limit.",
-            ),
-            Self::Unavailable => (
-                "/problems/unavailable",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "The host cannot do this now",
-                "The store or the broker does not answer, or too much is under way: `Retry-After` says when to come again.",
-            ),
-        };
-        ProblemKind { uri, title, status: status.as_u16(), remedy }
-    }
+            /// Every type, sorted by URI.
+            pub(crate) const ALL: &[Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+problem_types! {
+    BAD_REQUEST: "bad-request", BAD_REQUEST, "Bad request",
+        "The request violates HTTP, or its path cannot be parsed; `status` may be another 4xx or \
+         5xx.";
+    BODY_TOO_LARGE: "body-too-large", PAYLOAD_TOO_LARGE, "Body too large",
+        "The operator's `http.body_max_bytes` is the limit.";
+    DEAD_LETTER_SETTLED: "dead-letter-settled", CONFLICT, "Dead letter already settled",
+        "It was replayed or discarded before. Nothing was changed.";
+    IDEMPOTENCY_KEY_REUSED: "idempotency-key-reused", UNPROCESSABLE_ENTITY,
+        "Idempotency key reused",
+        "The `Idempotency-Key` was used with a different request: use a new key for each request.";
+    INTERNAL_ERROR: "internal-error", INTERNAL_SERVER_ERROR, "Internal error",
+        "A bug, or data in the store that no host wrote: see the host's log.";
+    INVALID_BODY: "invalid-body", UNPROCESSABLE_ENTITY, "Invalid request body",
+        "The body is JSON with invalid contents; `errors` lists every problem with a JSON pointer \
+         (RFC 6901).";
+    INVALID_HEADER: "invalid-header", BAD_REQUEST, "Invalid header",
+        "`detail` names the header and the expected format.";
+    INVALID_QUERY: "invalid-query", BAD_REQUEST, "Invalid query",
+        "`detail` names every invalid parameter; unknown parameters are refused.";
+    MALFORMED_JSON: "malformed-json", BAD_REQUEST, "Malformed JSON",
+        "`detail` gives line and column. A truncated body, or text that is not UTF-8, is malformed \
+         too.";
+    METHOD_NOT_ALLOWED: "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed",
+        "The header `Allow` lists the methods of this path.";
+    NOT_EDITABLE: "not-editable", CONFLICT, "Body not editable",
+        "A merge patch needs a body that is a JSON object: send the whole new body as `data`.";
+    NOT_FOUND: "not-found", NOT_FOUND, "Not found",
+        "No such route, or no resource with this name or id: it never existed, or retention \
+         deleted it.";
+    ORDER_EXISTS: "order-exists", CONFLICT, "Order id already in use",
+        "An order with this id and a different body exists: use another `order_id`.";
+    ORDER_NOT_CANCELLABLE: "order-not-cancellable", CONFLICT, "Order not cancellable",
+        "The order has gone too far, or has ended: `detail` gives its status. Nothing was changed.";
+    ROLLBACK_FAILED: "rollback-failed", CONFLICT, "Rollback failed",
+        "The earlier version could not be restored, or did not load: `detail` says why.";
+    STAGE_IN_USE: "stage-in-use", CONFLICT, "Stage in use",
+        "A host runs the stage, or did so in the last 30 seconds: remove its plugin first.";
+    UNAVAILABLE: "unavailable", SERVICE_UNAVAILABLE, "Service unavailable",
+        "The store or the broker does not answer, or the host is at a limit: retry after the \
+         seconds in `Retry-After`.";
+    UNKNOWN_VERSION: "unknown-version", CONFLICT, "Unknown plugin version",
+        "No archived version of the plugin on this host has this digest, or several digests start \
+         with it.";
+    UNSUPPORTED_MEDIA_TYPE: "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE,
+        "Unsupported media type", "`detail` names the `content-type` that the route accepts.";
 }
 
 #[cfg(test)]
@@ -194,26 +87,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_have_uris_of_their_own_and_are_documented() {
+    fn problem_types_are_sorted_and_documented() {
         let document = include_str!("../../../../docs/problems.md");
-        let told: Vec<&str> = document
+        let documented: Vec<&str> = document
             .lines()
-            .filter_map(|line| line.strip_prefix("| `/problems/")?.split('`').next())
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
             .collect();
-        let kinds = Kind::ALL.map(Kind::describe);
-        let uris: Vec<&str> =
-            kinds.iter().filter_map(|kind| kind.uri.strip_prefix("/problems/")).collect();
-        assert_eq!(told, uris);
+        let uris: Vec<&str> = Kind::ALL.iter().map(|kind| kind.uri).collect();
+        assert_eq!(documented, uris);
         assert!(uris.is_sorted_by(|one, next| one < next), "{uris:?}");
-        for kind in &kinds {
-            let line = document
-                .lines()
-                .find(|line| line.starts_with(&format!("| `{}` |", kind.uri)))
-                .unwrap();
-            assert!(
-                line.contains(&format!("| {} |", kind.status)) && line.contains(kind.title),
-                "{line}"
-            );
+        for kind in Kind::ALL {
+            let row = format!("| `{}` | {} | {} |", kind.uri, kind.status.as_u16(), kind.title);
+            assert!(document.contains(&row), "docs/problems.md lacks {row}");
         }
     }
 }

@@ -4,29 +4,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
 
 /// A payload or a value, every byte of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct JsonBytes(pub Bytes);
 
 /// Bytes: text as it is, anything else in Base64.
-#[derive(Serialize, Deserialize, ToSchema)]
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-#[schema(as = JsonBytes)]
 enum Written<'a> {
     Text(std::borrow::Cow<'a, str>),
     Other { base64: String },
 }
-
-impl PartialSchema for JsonBytes {
-    fn schema() -> RefOr<Schema> {
-        Written::schema()
-    }
-}
-
-impl ToSchema for JsonBytes {}
 
 impl Serialize for JsonBytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -2,14 +2,13 @@
 //! a line of a file.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{Decided, JsonBytes, Recording};
 use crate::domain::event::{DeliveryKey, Envelope, Event, EventKey};
 use crate::store::RecordedDelivery;
 
 /// A settled delivery.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
     /// The stage.
     pub stage: String,
@@ -34,7 +33,7 @@ pub struct Recorded {
 }
 
 /// An event, every byte of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "as CloudEvents has it; see `event::Envelope`")]
 pub struct RecordedEvent {
     pub id: String,
@@ -55,7 +54,7 @@ pub struct RecordedEvent {
 }
 
 /// What a stage decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RecordedOutcome {
     /// These events.
@@ -68,7 +67,7 @@ pub enum RecordedOutcome {
 }
 
 /// An event that a stage emitted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "as `handler::Emitted` has it")]
 pub struct RecordedEmit {
     pub id: String,

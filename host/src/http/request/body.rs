@@ -1,4 +1,4 @@
-//! Bodies: JSON in with a precise refusal, payloads out as JSON where they are.
+//! Request bodies: bytes as they are, any JSON, or a JSON object that is checked field by field.
 
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
@@ -7,14 +7,15 @@ use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::fields::Fields;
 use super::headers::content_type;
-use super::problem::Problem;
 use crate::domain::cloud_events::is_json;
+use crate::http::problem::Problem;
 
-/// A body of any kind.
-pub(super) struct Body(pub(super) Bytes);
+/// A body of any media type.
+pub(crate) struct Payload(pub(crate) Bytes);
 
-impl<S: Send + Sync> FromRequest<S> for Body {
+impl<S: Send + Sync> FromRequest<S> for Payload {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
@@ -22,8 +23,19 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     }
 }
 
-/// A JSON body; an empty one is `null`.
-pub(super) struct JsonBody(pub(super) Value);
+/// A JSON object whose fields are all known, for [`Parsed`].
+pub(crate) trait RequestBody: Sized {
+    /// What the body is, for "invalid …".
+    const NAME: &'static str;
+    /// The fields that it may have; all others are refused.
+    const FIELDS: &'static [&'static str];
+
+    /// Takes the fields; problems are collected in `fields`.
+    fn take(fields: &mut Fields) -> Self;
+}
+
+/// Any JSON; without a body it is `null`.
+pub(crate) struct JsonBody(pub(crate) Value);
 
 impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
@@ -43,6 +55,20 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     }
 }
 
+/// A JSON object, read and checked before the handler runs. Without a body it has no fields.
+pub(crate) struct Parsed<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: RequestBody> FromRequest<S> for Parsed<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let JsonBody(body) = JsonBody::from_request(request, state).await?;
+        let mut fields = Fields::new(body, T::FIELDS);
+        let read = T::take(&mut fields);
+        fields.finish(T::NAME).map(|()| Self(read))
+    }
+}
+
 fn refuse(rejection: BytesRejection) -> Problem {
     let text = rejection.to_string();
     match rejection.into_response().status() {
@@ -51,11 +77,11 @@ fn refuse(rejection: BytesRejection) -> Problem {
     }
 }
 
-/// A payload for people: JSON as it is, text as text, anything else as its size.
-pub(super) fn payload(data: &[u8]) -> Value {
+/// A payload in an answer: JSON as it is, text as a string, anything else as its size.
+pub(crate) fn json_or_text(data: &[u8]) -> Value {
     match (serde_json::from_slice(data), std::str::from_utf8(data)) {
         (Ok(value), _) => value,
         (Err(_), Ok(text)) => Value::String(text.to_owned()),
-        (Err(_), Err(_)) => Value::String(format!("{} bytes that are no text", data.len())),
+        (Err(_), Err(_)) => Value::String(format!("{} bytes of binary data", data.len())),
     }
 }

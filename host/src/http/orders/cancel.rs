@@ -1,24 +1,21 @@
-//! `/orders/{id}/cancel`: stops an order and undoes what was done for it. Asked again, it answers
-//! how that stands.
+//! `POST /orders/{id}/cancel`: cancels an order. Repeated, it answers how far the cancel is.
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Shared;
-use super::fields::Fields;
-use super::json::JsonBody;
-use super::paths::OrderId;
-use super::problem::{Answer, Kind, Problem};
 use crate::domain::trace_context::TraceContext;
+use crate::http::Shared;
+use crate::http::problem::{Answer, Kind, Problem};
+use crate::http::request::{OrderId, Parsed, Reason};
 use crate::store::Cancelled;
 
-/// How a cancel stands.
+/// The state of a cancel.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct CancelReceipt {
+pub(crate) struct CancelReceipt {
     order_id: String,
     status: String,
     /// Milliseconds since 1970-01-01 UTC.
@@ -27,38 +24,37 @@ pub(super) struct CancelReceipt {
 
 /// Cancels an order.
 ///
-/// Stages undo what they did. Asked again, it answers how that stands.
+/// The stages run their compensations. Repeated, it answers how far the cancel is.
 #[utoipa::path(post, path = "/orders/{id}/cancel", tag = "orders", params(OrderId),
     request_body = ref("#/components/schemas/Reason"),
     responses(
-        (status = 202, description = "Begun; something is still to be undone", body = CancelReceipt, headers(("Location" = String, description = "The order"))),
-        (status = 200, description = "Cancelled, and all undone", body = CancelReceipt, headers(("Location" = String, description = "The order"))),
+        (status = 202, description = "Cancelling; some compensations have not completed",
+            body = CancelReceipt, headers(("Location" = String, description = "The order"))),
+        (status = 200, description = "Cancelled; every compensation has completed",
+            body = CancelReceipt, headers(("Location" = String, description = "The order"))),
         (status = 404, description = "No order has this id", body = Problem),
         (status = 409, description = "Too late: `detail` says why", body = Problem),
     ))]
-pub(super) async fn cancel(
+pub(crate) async fn cancel(
     State(app): State<Shared>,
     trace: TraceContext,
     Path(OrderId(id)): Path<OrderId>,
-    JsonBody(body): JsonBody,
+    Parsed(Reason(reason)): Parsed<Reason>,
 ) -> Answer<Response> {
-    let mut fields = Fields::optional(body, &["reason"]);
-    let reason = fields.reason();
-    fields.finish("a cancel of an order")?;
     let order = match app.cancel(&id, reason, trace).await? {
         Cancelled::Begun(order) | Cancelled::Already(order) => order,
         Cancelled::Refused(order) => {
-            return Err(Problem::new(Kind::OrderNotCancellable, app.why_not_cancelled(&order)));
+            return Err(Problem::new(Kind::ORDER_NOT_CANCELLABLE, app.why_not_cancelled(&order)));
         }
         Cancelled::NotFound => return Err(Problem::not_found(format!("no order `{id}`"))),
     };
-    // Over when everything is undone.
+    // 200 only when every compensation has completed.
     let status = if app.is_cancelled(&order) { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let place = format!("/orders/{}", order.id);
+    let location = format!("/orders/{}", order.id);
     let receipt = CancelReceipt {
         order_id: order.id,
         status: order.status,
         updated_at_ms: order.updated_at_ms,
     };
-    Ok((status, [(header::LOCATION, place)], Json(receipt)).into_response())
+    Ok((status, [(header::LOCATION, location)], Json(receipt)).into_response())
 }

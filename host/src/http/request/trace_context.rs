@@ -1,4 +1,5 @@
-//! The trace context of a request, read from its W3C headers; every request has one.
+//! [`TraceContext`] as an extractor: it continues the trace in the W3C headers, or begins a new
+//! one.
 
 use std::convert::Infallible;
 

@@ -1,0 +1,106 @@
+//! `GET /events`: the event log, as a page or as a live stream.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::stream::live;
+use super::view::EventView;
+use crate::http::Shared;
+use crate::http::openapi::{instant_schema, page_size_schema, position_schema};
+use crate::http::pages::Listing;
+use crate::http::problem::Answer;
+use crate::http::request::{QueryValidator, ValidQuery, last_event_id, wants_stream};
+use crate::store::{EventFilter, LogRange};
+
+/// Which events of the log.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListEvents {
+    /// Filter by order.
+    order: Option<String>,
+    /// Filter by event type.
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    /// Filter by source.
+    source: Option<String>,
+    /// Filter by the stage that emitted the event.
+    stage: Option<String>,
+    /// Filter by chain: the id of its first event.
+    correlation: Option<String>,
+    /// Filter by the time of logging: at or after.
+    #[param(schema_with = instant_schema)]
+    since: Option<String>,
+    /// Filter by the time of logging: before.
+    #[param(schema_with = instant_schema)]
+    until: Option<String>,
+    /// `next` of the previous page: the position in the log after which the page starts.
+    #[param(schema_with = position_schema)]
+    cursor: Option<i64>,
+    /// Page size.
+    #[param(schema_with = page_size_schema)]
+    limit: Option<u32>,
+}
+
+/// A valid [`ListEvents`].
+pub(super) struct EventQuery {
+    pub(super) filter: EventFilter,
+    /// The position after which to start.
+    pub(super) cursor: Option<i64>,
+    pub(super) limit: u32,
+}
+
+impl ListEvents {
+    /// Checks the parameters, all of them.
+    pub(super) fn validate(self) -> Answer<EventQuery> {
+        let mut validator = QueryValidator::default();
+        let query = EventQuery {
+            cursor: validator.position("cursor", self.cursor),
+            limit: validator.limit(self.limit),
+            filter: EventFilter {
+                since_ms: validator.instant("since", self.since.as_deref()),
+                until_ms: validator.instant("until", self.until.as_deref()),
+                order: self.order,
+                event_type: self.event_type,
+                source: self.source,
+                stage: self.stage,
+                correlation: self.correlation,
+            },
+        };
+        validator.finish().map(|()| query)
+    }
+}
+
+/// Lists the event log, oldest first.
+///
+/// With `Accept: text/event-stream` the events arrive as server-sent events, live;
+/// `Last-Event-ID` resumes an interrupted stream.
+#[utoipa::path(get, path = "/events", tag = "events", params(ListEvents),
+    responses((status = 200, content(
+        (Listing<EventView> = "application/json"),
+        (String = "text/event-stream"),
+    ))))]
+pub(crate) async fn list(
+    State(app): State<Shared>,
+    ValidQuery(query): ValidQuery<ListEvents>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let EventQuery { filter, cursor, limit } = query.validate()?;
+    let store = &app.services().store;
+    if wants_stream(&headers) {
+        let after = match last_event_id(&headers)?.or(cursor) {
+            Some(after) => after,
+            None if filter.since_ms.is_some() => 0,
+            // Without a start, a live stream begins with what comes next.
+            None => store.log_end().await?,
+        };
+        return live(&app, filter, after);
+    }
+    let range = LogRange { after: cursor.unwrap_or(0), up_to: store.log_end().await?, limit };
+    let page: Listing<EventView> = Listing::of(store.events(filter, range).await?);
+    Ok(Json(page).into_response())
+}

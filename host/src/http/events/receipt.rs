@@ -1,0 +1,89 @@
+//! Accepts events of other programs, and answers with receipts.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::cloud_events::http_binding::IngestedEvent;
+use crate::domain::event::Event;
+use crate::domain::trace_context::TraceContext;
+use crate::http::Shared;
+use crate::http::problem::Answer;
+
+/// An event that was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EventReceipt {
+    id: String,
+    source: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    /// When a scheduled event is delivered, milliseconds since 1970-01-01 UTC.
+    due_at_ms: Option<u64>,
+    /// Whether the log had an event with this source and id already; nothing was changed then.
+    duplicate: bool,
+}
+
+/// Events that were accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BatchReceipt {
+    /// How many are new.
+    accepted: usize,
+    /// How many the log had already.
+    duplicates: usize,
+    items: Vec<EventReceipt>,
+}
+
+/// One receipt, or those of a batch.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "documents the two forms of the answer")]
+pub(super) enum EventsAccepted {
+    One(EventReceipt),
+    Batch(BatchReceipt),
+}
+
+impl EventReceipt {
+    fn new(ingested: &IngestedEvent) -> Self {
+        let Event { id, source, event_type, .. } = ingested.event.clone();
+        Self { id, source, event_type, due_at_ms: ingested.due_at_ms, duplicate: false }
+    }
+}
+
+/// Accepts one event.
+pub(super) async fn accept(
+    app: &Shared,
+    ingested: IngestedEvent,
+    trace: &TraceContext,
+) -> Answer<Response> {
+    let (location, receipt) = (location(&ingested.event), EventReceipt::new(&ingested));
+    let new = app.ingest(vec![ingested], trace).await?;
+    let receipt = EventReceipt { duplicate: new == [false], ..receipt };
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(receipt)).into_response())
+}
+
+/// Accepts a batch.
+pub(super) async fn accept_all(
+    app: &Shared,
+    ingested: Vec<IngestedEvent>,
+    trace: &TraceContext,
+) -> Answer<Response> {
+    let receipts: Vec<EventReceipt> = ingested.iter().map(EventReceipt::new).collect();
+    let new = app.ingest(ingested, trace).await?;
+    let accepted = new.iter().filter(|new| **new).count();
+    let items = receipts
+        .into_iter()
+        .zip(&new)
+        .map(|(receipt, new)| EventReceipt { duplicate: !new, ..receipt })
+        .collect();
+    let batch = BatchReceipt { accepted, duplicates: new.len() - accepted, items };
+    Ok((StatusCode::ACCEPTED, Json(batch)).into_response())
+}
+
+/// The path of an event.
+fn location(event: &Event) -> String {
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    format!("/events/{}?source={}", encode(&event.id), encode(&event.source))
+}

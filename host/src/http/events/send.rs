@@ -1,0 +1,46 @@
+//! `POST /events/{type}`: sends one event whose data is the body.
+
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use super::ingest::{attributes, scheduled};
+use super::receipt::{EventReceipt, accept};
+use crate::domain::cloud_events::http_binding;
+use crate::domain::trace_context::TraceContext;
+use crate::http::Shared;
+use crate::http::problem::{Answer, Problem};
+use crate::http::request::{EventType, IdempotencyKey, Payload, Schedule, content_type};
+
+/// Sends an event whose type is in the path and whose data is the body.
+///
+/// Other attributes may be given in `ce-…` headers, as in the binary mode of CloudEvents over
+/// HTTP.
+#[utoipa::path(post, path = "/events/{name}", tag = "events",
+    params(EventType, IdempotencyKey, Schedule),
+    request_body(content(
+        (ref("#/components/schemas/Json") = "application/json"),
+        (String = "text/plain"),
+        (Vec<u8> = "application/octet-stream"),
+    )),
+    responses((status = 202, description = "Accepted", body = EventReceipt,
+        headers(("Location" = String, description = "The event")))))]
+pub(crate) async fn send(
+    State(app): State<Shared>,
+    Path(EventType(event_type)): Path<EventType>,
+    trace: TraceContext,
+    IdempotencyKey(key): IdempotencyKey,
+    schedule: Schedule,
+    headers: HeaderMap,
+    Payload(body): Payload,
+) -> Answer<Response> {
+    let mut attributes = attributes(&headers)?;
+    attributes.insert("type".to_owned(), event_type);
+    if let Some(key) = key {
+        attributes.entry("id".to_owned()).or_insert(key);
+    }
+    let ingested =
+        http_binding::binary(attributes, content_type(&headers), body, app.ingress_rules())
+            .map_err(|errors| Problem::invalid("event", errors))?;
+    accept(&app, scheduled(ingested, &schedule), &trace).await
+}

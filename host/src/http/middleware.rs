@@ -1,0 +1,60 @@
+//! What surrounds the handlers: a bound on concurrent requests, and problem documents for errors
+//! that no handler makes (unknown routes and methods, panics, refusals of the layers below).
+
+use std::any::Any;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use tokio::sync::Semaphore;
+
+use super::problem::{Answer, Kind, Problem};
+use super::request::content_type;
+use crate::domain::cloud_events::is_json;
+
+/// Admits a request while a slot is free; otherwise 503, never a queue.
+pub(super) async fn admit(
+    State(slots): State<Arc<Semaphore>>,
+    request: Request,
+    next: Next,
+) -> Answer<Response> {
+    let Ok(_slot) = slots.try_acquire() else {
+        return Err(Problem::unavailable(
+            "too many concurrent requests (`http.concurrency_max`), retry",
+        ));
+    };
+    Ok(next.run(request).await)
+}
+
+pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response<Body> {
+    Problem::internal().into_response()
+}
+
+pub(super) async fn no_such_route(request: Request) -> Problem {
+    Problem::not_found(format!("no route {}", request.uri().path()))
+}
+
+pub(super) async fn method_not_allowed(request: Request) -> Problem {
+    let detail = format!("{} does not accept {}", request.uri().path(), request.method());
+    Problem::new(Kind::METHOD_NOT_ALLOWED, detail)
+}
+
+/// Replaces errors that the layers below made without a JSON body by problem documents.
+pub(super) async fn to_problem(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let has_document = content_type(response.headers()).is_some_and(is_json);
+    match response.status() {
+        status if has_document || !(status.is_client_error() || status.is_server_error()) => {
+            response
+        }
+        // The timeout layer's answer.
+        StatusCode::SERVICE_UNAVAILABLE => {
+            Problem::unavailable("the request timed out").into_response()
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large().into_response(),
+        status => Problem::of(status).into_response(),
+    }
+}

@@ -1,0 +1,86 @@
+//! `GET /orders/{id}/events`: the events of one order, as a page or as a live stream.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use crate::http::Shared;
+use crate::http::events::{EventView, live};
+use crate::http::openapi::{page_size_schema, position_schema};
+use crate::http::pages::Listing;
+use crate::http::problem::{Answer, Problem};
+use crate::http::request::{OrderId, QueryValidator, ValidQuery, last_event_id, wants_stream};
+use crate::store::{EventFilter, LogRange};
+
+/// Which events of an order.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListOrderEvents {
+    /// `next` of the previous page: the position in the event log after which the page starts.
+    #[param(schema_with = position_schema)]
+    after: Option<i64>,
+    /// Page size.
+    #[param(schema_with = page_size_schema)]
+    limit: Option<u32>,
+}
+
+/// Lists the events of an order, oldest first.
+///
+/// With `Accept: text/event-stream` they arrive as server-sent events, live, until an event of
+/// type `end` reports that the order is settled; `Last-Event-ID` resumes an interrupted stream.
+#[utoipa::path(get, path = "/orders/{id}/events", tag = "orders",
+    params(OrderId, ListOrderEvents),
+    responses(
+        (status = 200, content(
+            (Listing<EventView> = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = 204, description = "To a resumed stream: the order is settled, and every event \
+            was sent"),
+        (status = 404, description = "No order has this id", body = Problem),
+    ))]
+pub(crate) async fn events(
+    State(app): State<Shared>,
+    Path(OrderId(id)): Path<OrderId>,
+    ValidQuery(query): ValidQuery<ListOrderEvents>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let mut validator = QueryValidator::default();
+    let after = validator.position("after", query.after).unwrap_or(0);
+    let limit = validator.limit(query.limit);
+    validator.finish()?;
+    if app.status(&id).await?.is_none() {
+        return Err(Problem::not_found(format!("no order `{id}`")));
+    }
+    let last = last_event_id(&headers)?;
+    let filter = EventFilter { order: Some(id), ..EventFilter::default() };
+    if wants_stream(&headers) {
+        return match last {
+            Some(last) if is_complete(&app, &filter, last).await? => {
+                // No content tells a browser's `EventSource` not to reconnect.
+                Ok(StatusCode::NO_CONTENT.into_response())
+            }
+            last => live(&app, filter, last.unwrap_or(after)),
+        };
+    }
+    let store = &app.services().store;
+    let range = LogRange { after, up_to: store.log_end().await?, limit };
+    let page: Listing<EventView> = Listing::of(store.events(filter, range).await?);
+    Ok(Json(page).into_response())
+}
+
+/// Whether the order of the filter is settled and the log holds nothing of it after `last`.
+async fn is_complete(app: &Shared, filter: &EventFilter, last: i64) -> Answer<bool> {
+    let store = &app.services().store;
+    let order: Vec<String> = filter.order.iter().cloned().collect();
+    // Asked before the log's end is: all events of a settled order are in the log.
+    if store.settled_orders(&order).await?.is_empty() {
+        return Ok(false);
+    }
+    let range = LogRange { after: last, up_to: store.log_end().await?, limit: 1 };
+    Ok(store.events(filter.clone(), range).await?.items.is_empty())
+}

@@ -1,0 +1,48 @@
+//! How the API shows orders.
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::app::OrderHistory;
+use crate::http::deliveries::DeliveryView;
+use crate::store::Order;
+
+/// An order in a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct OrderSummary {
+    order_id: String,
+    customer: Option<String>,
+    status: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    created_at_ms: u64,
+    /// Milliseconds since 1970-01-01 UTC.
+    updated_at_ms: u64,
+}
+
+impl From<Order> for OrderSummary {
+    fn from(order: Order) -> Self {
+        let Order { id, customer, status, created_at_ms, updated_at_ms, .. } = order;
+        Self { order_id: id, customer, status, created_at_ms, updated_at_ms }
+    }
+}
+
+/// An order with its deliveries.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Order)]
+pub(crate) struct OrderView {
+    #[serde(flatten)]
+    summary: OrderSummary,
+    /// The body as stages see it.
+    order: Value,
+    /// Its deliveries, oldest first.
+    timeline: Vec<DeliveryView>,
+}
+
+impl From<OrderHistory> for OrderView {
+    fn from(OrderHistory { mut order, deliveries }: OrderHistory) -> Self {
+        let body = order.body.take();
+        let timeline = deliveries.into_iter().map(Into::into).collect();
+        Self { summary: order.into(), order: body, timeline }
+    }
+}

@@ -1,0 +1,60 @@
+//! `GET /plugins`.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::app::PluginStatus;
+use crate::http::Shared;
+use crate::http::pages::Items;
+
+/// A stage with the plugin that serves it, or a file that serves none.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PluginStatus)]
+pub(crate) struct PluginStatusView {
+    /// The stage; none for a file that was refused before its stage was known.
+    stage: Option<String>,
+    /// Plugin file; none for a native stage.
+    file: Option<String>,
+    /// Version that serves.
+    version: Option<String>,
+    /// SHA-256 of the file that serves.
+    digest: Option<String>,
+    /// `serving`, `removed` or `failed`.
+    state: &'static str,
+    /// Why the newest content of the file does not serve.
+    last_error: Option<String>,
+    /// Why the host rolled a newer version back to this one.
+    rolled_back: Option<String>,
+    /// When this version was loaded, milliseconds since 1970-01-01 UTC.
+    loaded_at_ms: Option<u64>,
+    /// Topic patterns that it consumes.
+    consumes: Vec<String>,
+    /// Event types that it emits.
+    emits: Vec<String>,
+}
+
+impl From<PluginStatus> for PluginStatusView {
+    fn from(status: PluginStatus) -> Self {
+        Self {
+            stage: status.stage,
+            file: status.file,
+            version: status.version,
+            digest: status.digest,
+            state: status.state.as_str(),
+            last_error: status.last_error,
+            rolled_back: status.rolled_back,
+            loaded_at_ms: status.loaded_at_ms,
+            consumes: status.consumes,
+            emits: status.emits,
+        }
+    }
+}
+
+/// Lists every stage with the plugin that serves it, and every file that serves none.
+#[utoipa::path(get, path = "/plugins", tag = "plugins",
+    responses((status = 200, body = Items<PluginStatusView>)))]
+pub(crate) async fn list(State(app): State<Shared>) -> Json<Items<PluginStatusView>> {
+    Json(Items::of(app.plugins()))
+}

@@ -1,0 +1,109 @@
+//! `GET /stages`.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::control::ControlStateView;
+use crate::app::StageStatus;
+use crate::http::Shared;
+use crate::http::pages::Items;
+use crate::pipeline::Consumption;
+use crate::stage::circuit_breaker::BreakerState;
+
+/// The state of a stage on this host.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = StageStatus)]
+pub(crate) struct StageStatusView {
+    /// Its name.
+    stage: String,
+    /// Version that runs here; none when no plugin serves the stage.
+    version: Option<String>,
+    /// Whether operators paused or drain it.
+    control: ControlStateView,
+    /// Why, as they gave it.
+    reason: Option<String>,
+    /// When the control was last set, milliseconds since 1970-01-01 UTC.
+    since_ms: Option<u64>,
+    /// Its circuit breaker on this host.
+    breaker: BreakerStateView,
+    /// Whether this host consumes its queue.
+    consumption: ConsumptionView,
+    /// Messages in its queue; none when the broker does not say.
+    waiting: Option<u64>,
+}
+
+impl From<StageStatus> for StageStatusView {
+    fn from(status: StageStatus) -> Self {
+        Self {
+            stage: status.stage,
+            version: status.version,
+            control: status.control.into(),
+            reason: status.reason,
+            since_ms: status.since_ms,
+            breaker: status.breaker.into(),
+            consumption: status.consumption.into(),
+            waiting: status.waiting,
+        }
+    }
+}
+
+/// The state of a circuit breaker.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = BreakerState)]
+pub(crate) enum BreakerStateView {
+    /// The stage runs.
+    Closed,
+    /// The stage does not run.
+    Open,
+    /// One message probes the stage.
+    HalfOpen,
+}
+
+impl From<BreakerState> for BreakerStateView {
+    fn from(state: BreakerState) -> Self {
+        match state {
+            BreakerState::Closed => Self::Closed,
+            BreakerState::Open => Self::Open,
+            BreakerState::HalfOpen => Self::HalfOpen,
+        }
+    }
+}
+
+/// Whether a host consumes a stage's queue.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = Consumption)]
+pub(crate) enum ConsumptionView {
+    /// No plugin serves the stage on this host.
+    Idle,
+    /// It should, but the broker does not deliver yet.
+    Connecting,
+    /// It does.
+    Consuming,
+    /// The stage is drained.
+    Drained,
+    /// Another host holds the lease of a single-active stage.
+    Standby,
+}
+
+impl From<Consumption> for ConsumptionView {
+    fn from(consumption: Consumption) -> Self {
+        match consumption {
+            Consumption::Idle => Self::Idle,
+            Consumption::Connecting => Self::Connecting,
+            Consumption::Consuming => Self::Consuming,
+            Consumption::Drained => Self::Drained,
+            Consumption::Standby => Self::Standby,
+        }
+    }
+}
+
+/// Lists every stage that this host knows, with its state.
+#[utoipa::path(get, path = "/stages", tag = "stages",
+    responses((status = 200, body = Items<StageStatusView>)))]
+pub(crate) async fn list(State(app): State<Shared>) -> Json<Items<StageStatusView>> {
+    Json(Items::of(app.stages().await))
+}
