@@ -39,7 +39,9 @@ async fn main() -> anyhow::Result<()> {
     config.http.listen = "127.0.0.1:0".into();
 
     let host = Host::builder(config).stage(Approve).build().await?;
-    host.submit(json!({ "order_id": "1", "user_id": "42", "items": ["Book"] })).await?;
+    let order = json!({ "order_id": "1", "user_id": "42", "items": ["Book"] });
+    let order = host.submit(order).await?.into_order();
+    println!("order {} is {}", order.id, order.status);
     let app = host.app();
     host.run_until(async move {
         while app.status("1").await.ok().flatten().as_deref() != Some("authorized") {

@@ -48,7 +48,9 @@
 //!
 //! # async fn example() -> anyhow::Result<()> {
 //! let host = Host::builder(Config::load(None)?).stage(Approve).build().await?;
-//! host.submit(serde_json::json!({ "order_id": "1", "items": ["Book"] })).await?;
+//! let order = serde_json::json!({ "order_id": "1", "items": ["Book"] });
+//! let order = host.submit(order).await?.into_order();
+//! println!("order {} is {}", order.id, order.status);
 //! host.run_until(async { _ = tokio::signal::ctrl_c().await }).await
 //! # }
 //! ```

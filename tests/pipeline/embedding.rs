@@ -3,7 +3,10 @@
 
 use anyhow::Result;
 use async_trait::async_trait;
-use postrider::{Description, Emitted, Event, NativeContext, NativeError, NativeStage};
+use postrider::{
+    Description, Emitted, Event, Host, NativeContext, NativeError, NativeStage, SubmitError,
+    Submitted,
+};
 use serde_json::json;
 
 use crate::support::harness::{TestEnv, eventually};
@@ -58,4 +61,22 @@ async fn native_stage_shares_the_pipeline_with_sandboxed_stages() -> Result<()> 
     counts.sort_unstable();
     assert_eq!(counts, (1..=20).collect::<Vec<_>>(), "each shipment was counted once");
     host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn submit_reports_a_conflicting_order_as_an_error() -> Result<()> {
+    let env = TestEnv::empty("")?;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let host = Host::builder(env.config()?).listener(listener).build().await?;
+    let order = json!({ "order_id": "1", "items": ["Book"] });
+    assert!(matches!(host.submit(order.clone()).await?, Submitted::New(_)));
+    let Submitted::Duplicate(stored) = host.submit(order).await? else {
+        panic!("the same order is a duplicate")
+    };
+    assert_eq!(stored.id, "1");
+    let other = host.submit(json!({ "order_id": "1", "items": ["Lamp"] })).await;
+    assert!(matches!(&other, Err(SubmitError::Conflict { id }) if id == "1"), "{other:?}");
+    let invalid = host.submit(json!({ "order_id": "2" })).await;
+    assert!(matches!(&invalid, Err(SubmitError::Invalid(_))), "{invalid:?}");
+    host.run_until(async {}).await
 }

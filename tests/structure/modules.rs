@@ -107,7 +107,7 @@ const fn confined(name: &'static str, to: &'static [&'static str]) -> Confined {
 }
 
 /// Crates whose types do not leave the given modules of the library.
-const CONFINED: [Confined; 9] = [
+const CONFINED: [Confined; 13] = [
     confined("sqlx", &["store"]),
     confined("lapin", &["broker"]),
     confined("wasmtime", &["runtime"]),
@@ -116,6 +116,10 @@ const CONFINED: [Confined; 9] = [
     confined("hyper", &["runtime"]),
     confined("notify", &["plugins"]),
     confined("axum", &["http"]),
+    confined("tower_http", &["http"]),
+    confined("utoipa", &["http"]),
+    confined("utoipa_axum", &["http"]),
+    confined("utoipa_swagger_ui", &["http"]),
     confined("prometheus_client", &["http"]),
 ];
 
