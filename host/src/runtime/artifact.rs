@@ -33,7 +33,7 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, LoadError> {
             .any(|part| is_component_type(part.as_ref()))
         {
             let mut resolve = wit_parser::Resolve::default();
-            let package = resolve.push_str("stage.wit", include_str!("../../../wit/stage.wit"))?;
+            let package = resolve.push_str("stage.wit", include_str!("../../wit/stage.wit"))?;
             let world = resolve.select_world(&[package], Some("stage"))?;
             wit_component::embed_component_metadata(
                 &mut module,

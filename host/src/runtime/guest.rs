@@ -24,7 +24,7 @@ use crate::stage::state::{StateError, StateView};
 #[allow(missing_docs, clippy::pedantic, unreachable_pub, reason = "generated code")]
 pub(super) mod bindings {
     wasmtime::component::bindgen!({
-        path: "../wit",
+        path: "wit",
         world: "stage",
         imports: {
             "postrider:stage/state.get": async | trappable,

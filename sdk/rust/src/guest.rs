@@ -17,7 +17,7 @@ use crate::{Context, Emit, Event, Failure, Host, Level, Stage};
 )]
 pub mod bindings {
     wit_bindgen::generate!({
-        path: "../../wit",
+        path: "wit",
         world: "stage",
         pub_export_macro: true,
         export_macro_name: "export_stage",

@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 
 use super::{BenchArgs, Instances, Report, load};
 use postrider::internals::{InstanceMode, Rabbit, RabbitOptions, Scratch};
-use postrider::{Config, Host, HostBuilder, SdkStage, SystemClock};
+use postrider::{Config, Host, SystemClock};
 #[cfg(feature = "reference-stages")]
-#[cfg(feature = "reference-stages")]
+use postrider::{HostBuilder, SdkStage};
 
 /// Measures a host in this process, and removes its data afterwards.
 pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> {

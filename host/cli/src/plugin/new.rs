@@ -12,11 +12,11 @@ use serde_json::json;
 use crate::output::Output;
 use postrider::internals::is_name;
 
-static TEMPLATES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/templates");
+static TEMPLATES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/templates");
 /// Copied into every Rust project, so that it builds without a registry.
-static RUST_SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust/src");
+static RUST_SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/rust-sdk");
 /// The plugin contract, copied into every project.
-pub(super) const WIT: &str = include_str!("../../../../wit/stage.wit");
+pub(super) const WIT: &str = include_str!("../../wit/stage.wit");
 
 #[derive(Debug, Args)]
 pub(crate) struct NewArgs {
@@ -116,6 +116,7 @@ fn render(template: &Dir<'_>, name: &str, language: Language) -> Result<Vec<(Pat
     collect(template, template.path(), Path::new(""), &mut files)?;
     if matches!(language, Language::Rust) {
         collect(&RUST_SDK, RUST_SDK.path(), Path::new("sdk/rust/src"), &mut files)?;
+        files.push((PathBuf::from("sdk/rust/wit/stage.wit"), WIT.to_owned()));
     }
     let ident = name.replace('-', "_");
     for (_, content) in &mut files {

@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn problem_types_are_sorted_and_documented() {
-        let document = include_str!("../../../../docs/problems.md");
+        let document = include_str!("../../../docs/problems.md");
         let documented: Vec<&str> = document
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('`').next())

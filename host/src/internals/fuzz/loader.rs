@@ -31,10 +31,9 @@ impl Loader {
     #[expect(clippy::new_without_default, reason = "it starts threads")]
     pub fn new() -> Self {
         let settings = RuntimeSettings { pool: Pool::OnDemand, ..RuntimeSettings::default() };
-        let module = wat::parse_str(include_str!("../../../fuzz/stage.wat")).expect("a module");
+        let module = wat::parse_str(include_str!("stage.wat")).expect("a module");
         let component = as_component(&module).expect("a component").into_owned();
-        let released =
-            include_bytes!("../../../../tests/fixtures/released/audit-for-1.0.0.wasm").to_vec();
+        let released = include_bytes!("../../../fixtures/audit-for-1.0.0.wasm").to_vec();
         Self {
             tokio: super::tokio(),
             runtime: Runtime::new(settings).expect("an engine"),

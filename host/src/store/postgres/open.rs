@@ -186,7 +186,7 @@ pub(super) fn server(options: &PgConnectOptions) -> String {
 }
 
 fn migrator() -> Migrator {
-    let init = include_str!("../../../../migrations/postgres/0001_init.sql").into_sql_str();
+    let init = include_str!("../../../migrations/postgres/0001_init.sql").into_sql_str();
     Migrator::with_migrations(vec![Migration::new(
         1,
         "init".into(),

@@ -204,7 +204,7 @@ fn writer_options(path: &Path) -> SqliteConnectOptions {
 }
 
 fn migrator() -> Migrator {
-    let init = include_str!("../../../../migrations/sqlite/0001_init.sql").into_sql_str();
+    let init = include_str!("../../../migrations/sqlite/0001_init.sql").into_sql_str();
     Migrator::with_migrations(vec![Migration::new(
         1,
         "init".into(),
