@@ -18,18 +18,29 @@ Exit codes:
   2  invalid arguments
   3  the host is unreachable";
 
+/// Heading of the options that every command accepts.
+const GLOBAL: &str = "Global options";
+
 /// Runs and operates an order pipeline whose stages are sandboxed WebAssembly plugins.
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     /// Configuration file [default: config/postrider.toml, if it exists].
-    #[arg(long, global = true, env = "POSTRIDER_CONFIG")]
+    #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL, env = "POSTRIDER_CONFIG")]
     config: Option<PathBuf>,
     /// Format of log lines on standard error.
-    #[arg(long, global = true, env = "POSTRIDER_LOG_FORMAT", value_enum, default_value_t)]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        global = true,
+        help_heading = GLOBAL,
+        env = "POSTRIDER_LOG_FORMAT",
+        value_enum,
+        default_value_t
+    )]
     log_format: LogFormat,
     /// Print JSON instead of text.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -97,6 +108,8 @@ pub(crate) async fn run(cli: Cli) -> ExitCode {
         Command::Dev(_) => "error,postrider::guest=info",
         // `doctor` reports problems as its findings.
         Command::Doctor => "off",
+        // `topology` loads the plugins only to print the pipeline.
+        Command::Topology => "warn",
         _ => telemetry::DEFAULT,
     };
     telemetry::init(cli.log_format, default);

@@ -218,8 +218,8 @@ static stage_list_string_t owned_list(const char *const *texts) {
     return list;
 }
 
-void exports_postrider_stage_handler_describe(exports_postrider_stage_handler_description_t *said) {
-    *said = (exports_postrider_stage_handler_description_t){
+void exports_postrider_stage_handler_describe(exports_postrider_stage_handler_description_t *description) {
+    *description = (exports_postrider_stage_handler_description_t){
         .name = owned(pr_stage.name),
         .version = owned(pr_stage.version),
         .summary = owned(pr_stage.summary),
@@ -227,8 +227,8 @@ void exports_postrider_stage_handler_describe(exports_postrider_stage_handler_de
         .emits = owned_list(pr_stage.emits),
     };
     if (pr_stage.settings_schema) {
-        said->attributes.ptr = checked(malloc(sizeof *said->attributes.ptr));
-        said->attributes.ptr[said->attributes.len++] =
+        description->attributes.ptr = checked(malloc(sizeof *description->attributes.ptr));
+        description->attributes.ptr[description->attributes.len++] =
             (stage_tuple2_string_string_t){owned("settingsschema"), owned(pr_stage.settings_schema)};
     }
 }

@@ -63,7 +63,7 @@ impl Language {
                 "cargo and the target wasm32-unknown-unknown (`rustup target add wasm32-unknown-unknown`)"
             }
             Self::Js | Self::Ts => "Node 20 or later with npm",
-            Self::Python => "Python 3.10 or later with pip",
+            Self::Python => "Python 3.11 or later with pip",
             Self::C => "make, and Python with pip (which installs the compiler)",
             Self::Go => "Go 1.25 or later",
         }

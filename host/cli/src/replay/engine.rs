@@ -71,7 +71,7 @@ impl Replay {
     }
 
     /// Runs one recorded event and compares.
-    pub async fn run(&self, recorded: &Recorded) -> Verdict {
+    pub(crate) async fn run(&self, recorded: &Recorded) -> Verdict {
         let Some(recording) = &recorded.recording else {
             return Verdict::Unknown("the recording cannot be read".to_owned());
         };
