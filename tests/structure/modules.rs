@@ -31,8 +31,8 @@ const MODULES: [Module; 16] = [
     module("pipeline", &["domain", "store", "stage", "runtime", "config"]),
     module("relay", &["domain", "store", "broker", "pipeline"]),
     module("services", &["domain", "store", "broker", "stage", "pipeline", "relay"]),
-    module("worker", &["domain", "store", "broker", "stage", "pipeline", "relay", "services"]),
-    module("background", &["domain", "store", "broker", "config", "services"]),
+    module("worker", &["domain", "store", "broker", "stage", "pipeline", "services"]),
+    module("background", &["domain", "store", "broker", "stage", "config", "pipeline", "services"]),
     module(
         "plugins",
         &[
@@ -51,7 +51,7 @@ const MODULES: [Module; 16] = [
         "app",
         &["domain", "store", "stage", "config", "pipeline", "services", "background", "plugins"],
     ),
-    module("http", &["domain", "store", "stage", "config", "pipeline", "app"]),
+    module("http", &["domain", "store", "stage", "config", "pipeline", "background", "app"]),
     module(
         "host",
         &[
@@ -107,7 +107,7 @@ const fn confined(name: &'static str, to: &'static [&'static str]) -> Confined {
 }
 
 /// Crates whose types do not leave the given modules of the library.
-const CONFINED: [Confined; 13] = [
+const CONFINED: [Confined; 15] = [
     confined("sqlx", &["store"]),
     confined("lapin", &["broker"]),
     confined("wasmtime", &["runtime"]),
@@ -121,6 +121,8 @@ const CONFINED: [Confined; 13] = [
     confined("utoipa_axum", &["http"]),
     confined("utoipa_swagger_ui", &["http"]),
     confined("prometheus_client", &["http"]),
+    confined("minisign_verify", &["runtime"]),
+    confined("figment", &["config"]),
 ];
 
 /// The same for the command line.
