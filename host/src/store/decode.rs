@@ -292,7 +292,7 @@ pub(super) fn dead_letter(
         message: row.owned(5)?,
         digest: row.owned(6)?,
         dead_lettered_at_ms: row.unsigned(7)?,
-        status: letter_status(row.text(8)?)?,
+        status: dead_letter_status(row.text(8)?)?,
         note: row.maybe_owned(9)?,
         fingerprint: row.owned(10)?,
         group: row.owned(11)?,
@@ -352,7 +352,7 @@ pub(super) fn page<R: Columns, T>(
 }
 
 /// Decodes a dead letter's status.
-pub(super) fn letter_status(name: &str) -> Result<DeadLetterStatus, StoreError> {
+pub(super) fn dead_letter_status(name: &str) -> Result<DeadLetterStatus, StoreError> {
     match name {
         "open" => Ok(DeadLetterStatus::Open),
         "replayed" => Ok(DeadLetterStatus::Replayed),
@@ -362,7 +362,7 @@ pub(super) fn letter_status(name: &str) -> Result<DeadLetterStatus, StoreError> 
 }
 
 /// How a dead letter's status is stored.
-pub(super) fn letter_status_name(status: DeadLetterStatus) -> &'static str {
+pub(super) fn dead_letter_status_name(status: DeadLetterStatus) -> &'static str {
     match status {
         DeadLetterStatus::Open => "open",
         DeadLetterStatus::Replayed => "replayed",

@@ -5,6 +5,7 @@
 //! hops.
 
 mod dead_letters;
+pub(super) mod log;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -12,8 +13,8 @@ use std::fmt::Write as _;
 pub(super) use self::dead_letters::{
     count_dead_letters, dead_letter, dead_letter_groups, dead_letter_ids, dead_letters,
 };
+use self::log::ORDERS;
 use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
-use super::log::ORDERS;
 use super::{
     DeliveryRecord, Order, OrderFilter, Page, PluginLoad, RecordedDelivery, RecordingCursor,
     RecordingFilter, StageControl, StateRow, StoreError,

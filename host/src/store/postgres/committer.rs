@@ -1,47 +1,40 @@
 //! The host's writer: a task with a connection of its own that merges all waiting operations into
 //! one transaction.
 //!
-//! Other hosts write beside it, so a group is verified while it is written and run again when
-//! somebody was faster ([`RACES_MAX`] times). Bounds: [`QUEUE_OPS`] operations wait, after that
-//! their callers do; a group has at most `group_max_ops`; a transaction that takes longer than the
-//! time-out is given up together with its connection. Guarantees: an operation is answered only
-//! after the commit that holds it; one that makes its group fail is run again alone; after a commit
-//! of unknown outcome the callers are told that the store is unavailable, and find out by asking
-//! again, which every operation allows.
+//! Other hosts write beside it, so a group is verified while it is written and run again on a
+//! conflict ([`CONFLICTS_MAX`] times). Bounds: [`QUEUE_OPS`] operations wait, after that their
+//! callers do; a group has at most `group_max_ops`; a transaction that takes longer than the
+//! time-out is abandoned together with its connection. Guarantees: an operation is answered only
+//! after the commit that holds it; one that makes its group fail is run again on its own; after a
+//! commit of unknown outcome the callers are told that the store is unavailable, and may repeat
+//! their operation, which is idempotent.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::Context;
-use super::load;
-use super::sql::{Refused, args, execute, script};
-use super::write;
+use super::sql::{TransactionError, args, execute};
+use super::transaction::{Started, begin};
+use super::{Context, load, write};
 use crate::store::StoreError;
-use crate::store::decode::Columns as _;
-use crate::store::transaction::{self, Numbers, Op, ReadSet, Reply, Times};
+use crate::store::transaction::{Loaded, Op, Pending, ReadSet, WriteSet};
 
 /// Operations that wait for the writer before their callers have to.
 pub(super) const QUEUE_OPS: usize = 1024;
-/// Times that a group is run again because somebody else was faster.
-const RACES_MAX: usize = 10;
-
-/// An operation and who waits for it.
-pub(super) struct Job {
-    pub(super) op: Op,
-    pub(super) reply: oneshot::Sender<Result<Reply, StoreError>>,
-}
+/// Times that a group is run again after a conflict with another host.
+const CONFLICTS_MAX: usize = 10;
 
 /// Commits what is queued. Owns everything that writes, so that it can run again after a panic: the
 /// connection of an interrupted transaction is dropped, which rolls it back.
 pub struct PostgresWriter {
     /// None once the store is closed.
-    state: Mutex<Option<(Committer, mpsc::Receiver<Job>)>>,
+    state: Mutex<Option<(Committer, mpsc::Receiver<Op>)>>,
     /// [`Store::close`](crate::store::Store::close) waits until it is dropped.
     _alive: TaskTrackerToken,
 }
@@ -49,20 +42,20 @@ pub struct PostgresWriter {
 impl PostgresWriter {
     pub(super) fn new(
         committer: Committer,
-        queue: mpsc::Receiver<Job>,
+        queue: mpsc::Receiver<Op>,
         alive: TaskTrackerToken,
     ) -> Self {
         Self { state: Mutex::new(Some((committer, queue))), _alive: alive }
     }
 
-    /// Commits until the store is closed or dropped. Restartable: callers whose operations were
-    /// under way at a panic are told that the store is unavailable, and retry.
+    /// Commits until the store is closed or dropped. Restartable: after a panic, callers whose
+    /// operations were in progress are told that the store is unavailable, and retry.
     pub async fn run(&self) {
         let mut guard = self.state.lock().await;
         let Some((committer, queue)) = guard.as_mut() else { return };
-        let mut jobs = Vec::with_capacity(committer.group_max_ops);
-        while queue.recv_many(&mut jobs, committer.group_max_ops).await > 0 {
-            committer.tick(&mut jobs).await;
+        let mut ops = Vec::with_capacity(committer.group_max_ops);
+        while queue.recv_many(&mut ops, committer.group_max_ops).await > 0 {
+            committer.tick(&mut ops).await;
         }
         if let Some((committer, _)) = guard.take() {
             committer.close().await;
@@ -82,84 +75,71 @@ pub(super) struct Committer {
 impl Committer {
     async fn close(self) {
         if let Some(conn) = self.conn {
-            // The server notices a closed connection by itself, too.
+            // Best effort: the server detects a closed connection on its own.
             let _ = timeout(self.timeout, sqlx::Connection::close(conn)).await;
         }
     }
 
     /// Writes one group and answers it.
-    async fn tick(&mut self, jobs: &mut Vec<Job>) {
-        let ops: Vec<&Op> = jobs.iter().map(|job| &job.op).collect();
-        let replies: Vec<Result<Reply, StoreError>> = match self.transaction(&ops).await {
-            Ok(replies) => replies.into_iter().map(Ok).collect(),
-            Err(StoreError::Corrupt(why)) if ops.len() > 1 => {
+    async fn tick(&mut self, ops: &mut Vec<Op>) {
+        match self.transaction(ops).await {
+            Err(StoreError::Corrupt(error)) if ops.len() > 1 => {
                 tracing::debug!(
-                    error = why,
+                    error,
                     operations = ops.len(),
-                    "a group failed: each of its operations is run alone"
+                    "commit group failed, running each operation on its own"
                 );
-                self.one_by_one(&ops).await
+                self.one_by_one(ops).await;
             }
-            Err(error) => ops.iter().map(|_| Err(error.clone())).collect(),
-        };
-        for (job, reply) in jobs.drain(..).zip(replies) {
-            // The caller may have gone; what was written stays written.
-            let _ = job.reply.send(reply);
+            committed => ops.drain(..).for_each(|op| op.respond(committed.clone())),
         }
     }
 
-    async fn one_by_one(&mut self, ops: &[&Op]) -> Vec<Result<Reply, StoreError>> {
-        let mut replies: Vec<Result<Reply, StoreError>> = Vec::with_capacity(ops.len());
-        for op in ops {
-            // A database that went away is not waited for once more by each.
-            if let Some(Err(gone @ StoreError::Unavailable(_))) = replies.last() {
-                replies.push(Err(gone.clone()));
-                continue;
+    async fn one_by_one(&mut self, ops: &mut Vec<Op>) {
+        let mut unavailable = None;
+        for mut op in ops.drain(..) {
+            // Only the first operation waits for a database that is gone.
+            let committed = match &unavailable {
+                Some(error) => Err(StoreError::clone(error)),
+                None => self.transaction(slice::from_mut(&mut op)).await,
+            };
+            if let Err(error @ StoreError::Unavailable(_)) = &committed {
+                unavailable = Some(error.clone());
             }
-            let missing =
-                || StoreError::Corrupt("an operation was left without an answer".to_owned());
-            replies.push(
-                self.transaction(&[op])
-                    .await
-                    .and_then(|replies| replies.into_iter().next().ok_or_else(missing)),
-            );
+            op.respond(committed);
         }
-        replies
     }
 
-    async fn transaction(&mut self, ops: &[&Op]) -> Result<Vec<Reply>, StoreError> {
-        for _ in 0..RACES_MAX {
+    async fn transaction(&mut self, ops: &mut [Op]) -> Result<(), StoreError> {
+        for _ in 0..CONFLICTS_MAX {
             let mut conn = self.connection().await?;
             match timeout(self.timeout, attempt(&mut conn, &self.context, ops)).await {
-                Ok(Ok(replies)) => {
+                Ok(Ok(())) => {
                     self.conn = Some(conn);
-                    return Ok(replies);
+                    return Ok(());
                 }
-                Ok(Err(refused)) => {
-                    // A connection on which nothing can be rolled back is of no use.
-                    if timeout(self.timeout, execute(&mut conn, "ROLLBACK", args![]))
-                        .await
-                        .is_ok_and(|rolled| rolled.is_ok())
-                    {
-                        self.conn = Some(conn);
-                    }
-                    match refused {
-                        Refused::Raced => tracing::debug!(
+                Ok(Err(error)) => {
+                    self.roll_back(conn).await;
+                    match error {
+                        TransactionError::Conflict => tracing::debug!(
                             operations = ops.len(),
-                            "another host was faster: the group is run again"
+                            "conflict with another host, running the commit group again"
                         ),
-                        Refused::Store(error) => return Err(error),
+                        TransactionError::Store(error) => return Err(error),
                     }
                 }
-                Err(_) => {
-                    return Err(StoreError::Unavailable(format!(
-                        "no answer within {} ms",
-                        self.timeout.as_millis()
-                    )));
-                }
+                Err(_) => return Err(StoreError::timed_out("no reply", self.timeout)),
             }
         }
-        Err(Refused::Raced.into())
+        Err(TransactionError::Conflict.into())
+    }
+
+    /// Keeps the connection unless the rollback fails on it.
+    async fn roll_back(&mut self, mut conn: PgConnection) {
+        let rolled_back = timeout(self.timeout, execute(&mut conn, "ROLLBACK", args![])).await;
+        if matches!(rolled_back, Ok(Ok(_))) {
+            self.conn = Some(conn);
+        }
     }
 
     /// The connection, or a new one.
@@ -170,10 +150,7 @@ impl Committer {
         match timeout(self.timeout, self.options.connect()).await {
             Ok(Ok(conn)) => Ok(conn),
             Ok(Err(error)) => Err(super::sql::store_error(&error)),
-            Err(_) => Err(StoreError::Unavailable(format!(
-                "no connection within {} ms",
-                self.timeout.as_millis()
-            ))),
+            Err(_) => Err(StoreError::timed_out("no connection", self.timeout)),
         }
     }
 }
@@ -182,49 +159,32 @@ impl Committer {
 async fn attempt(
     conn: &mut PgConnection,
     context: &Context,
-    ops: &[&Op],
-) -> Result<Vec<Reply>, Refused> {
-    let (times, mut numbers) = begin(conn, context).await?;
-    let replies = settle(conn, context, ops, (times, &mut numbers)).await?;
-    execute(conn, "COMMIT", args![]).await?;
-    Ok(replies)
-}
-
-/// What a transaction that has begun does: asks, decides, writes.
-pub(super) async fn settle(
-    conn: &mut PgConnection,
-    context: &Context,
-    ops: &[&Op],
-    (times, numbers): (Times, &mut Numbers),
-) -> Result<Vec<Reply>, Refused> {
-    let mut known = load::load(conn, &context.status, &ReadSet::by(ops.iter().copied())).await?;
-    let mut plan = transaction::WriteSet::new(numbers, times, context.publish_all);
-    let replies = ops
-        .iter()
-        .map(|op| transaction::decide(&mut known, &mut plan, &context.status, op))
-        .collect();
-    write::write(conn, context, plan).await?;
-    Ok(replies)
-}
-
-/// Begins a transaction; its time, and numbers that nobody else gets. The lock, taken before the
-/// number, tells [`super::log`] who may still write at a position that was given out; nobody ever
-/// waits for it.
-pub(super) async fn begin(
-    conn: &mut PgConnection,
-    context: &Context,
-) -> Result<(Times, Numbers), Refused> {
-    let rows = script(
-        conn,
-        "BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, nextval('numbers') << 20 \
-                            FROM pg_advisory_xact_lock_shared(1886352244, 1)",
-    )
+    ops: &mut [Op],
+) -> Result<(), TransactionError> {
+    let started = begin(conn, context).await?;
+    let group: Vec<Pending<'_>> = ops.iter_mut().map(Op::pending).collect();
+    let read_set = ReadSet::of(&group);
+    settle(conn, context, started, read_set, |loaded, write_set| {
+        for operation in group {
+            operation.decide(loaded, write_set, &context.status);
+        }
+    })
     .await?;
-    let row =
-        rows.first().ok_or_else(|| StoreError::Corrupt("no row where one belongs".to_owned()))?;
-    let here_ms = context.clock.now_ms();
-    // In tests, and only there, the clock of the host is the clock of the store.
-    let now_ms = if context.host_time { here_ms } else { row.unsigned(0)? };
-    let first = row.int(1)?;
-    Ok((Times { now_ms, due_ms: now_ms.max(here_ms) }, Numbers { event: first, outbox: first }))
+    execute(conn, "COMMIT", args![]).await?;
+    Ok(())
+}
+
+/// Reads, decides and writes within a transaction that has begun.
+pub(super) async fn settle<'a, R>(
+    conn: &mut PgConnection,
+    context: &Context,
+    started: Started,
+    read_set: ReadSet<'a>,
+    decide: impl FnOnce(&mut Loaded<'a>, &mut WriteSet<'a>) -> R,
+) -> Result<R, TransactionError> {
+    let mut loaded = load::load(conn, &context.status, &read_set).await?;
+    let mut write_set = started.write_set(context);
+    let decided = decide(&mut loaded, &mut write_set);
+    write::write(conn, context, write_set).await?;
+    Ok(decided)
 }

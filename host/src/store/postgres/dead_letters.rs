@@ -1,5 +1,4 @@
-//! Dead letters, plugin loads and controls, written one at a time: these are rare and made by
-//! people.
+//! Settles dead letters one at a time: people do this, and rarely.
 //!
 //! Guarantee: a dead letter is replayed or discarded once; its row is locked from the check to the
 //! commit.
@@ -8,61 +7,66 @@ use std::sync::Arc;
 
 use sqlx::{PgConnection, PgPool};
 
-use super::Context;
-use super::sql::{Refused, args, execute, fetch, store_error};
-use super::{committer, write};
+use super::sql::{TransactionError, args, execute, fetch};
+use super::transaction::PooledTransaction;
+use super::{Context, write};
 use crate::domain::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
-use crate::store::transaction::WriteSet;
-use crate::store::{
-    ControlState, DeadLetterAction, DeadLetterStatus, Direct, NewEvent, PluginLoad, StageControl,
-    StoreError,
-};
+use crate::store::{DeadLetterAction, DeadLetterStatus, Direct, NewEvent, StoreError};
 
-/// A dead letter that may be settled.
-struct DeadLetter {
+/// A dead letter that can be settled.
+struct OpenDeadLetter {
     seq: i64,
     stage: Arc<str>,
     round: u32,
     envelope: Envelope,
 }
 
-/// What is to be done with a dead letter.
+/// How to settle a dead letter.
 pub(super) enum Action<'a> {
-    /// Run it again as it was.
+    /// Run its delivery again, unchanged.
     Replay { expires_at_ms: u64 },
-    /// Put an edited event in its place, for the same stage alone.
+    /// Send an edited event to the same stage instead.
     ReplayEdited(&'a NewEvent),
-    /// Close it for good.
+    /// Close it without another attempt.
     Discard { reason: &'a str },
 }
 
-/// The dead letter, or why nothing can be done with it.
-async fn open_letter(
+impl Action<'_> {
+    fn status(&self) -> DeadLetterStatus {
+        match self {
+            Self::Replay { .. } | Self::ReplayEdited(_) => DeadLetterStatus::Replayed,
+            Self::Discard { .. } => DeadLetterStatus::Discarded,
+        }
+    }
+}
+
+/// Locks the dead letter; the error says why it cannot be settled.
+async fn lock_open(
     conn: &mut PgConnection,
     id: i64,
-) -> Result<Result<DeadLetter, DeadLetterAction>, Refused> {
+) -> Result<Result<OpenDeadLetter, DeadLetterAction>, TransactionError> {
     let sql = concat!(
-        "SELECT l.status, l.event_seq, l.stage, l.round, coalesce(d.status = 'dead' AND d.round = l.round, FALSE), ",
+        "SELECT l.status, l.event_seq, l.stage, l.round, \
+         coalesce(d.status = 'dead' AND d.round = l.round, FALSE), ",
         envelope_columns!(),
         " FROM dead_letters l JOIN events e ON e.seq = l.event_seq \
-         LEFT JOIN deliveries d ON d.event_seq = l.event_seq AND d.stage = l.stage WHERE l.id = $1 FOR UPDATE OF l"
+         LEFT JOIN deliveries d ON d.event_seq = l.event_seq AND d.stage = l.stage \
+         WHERE l.id = $1 FOR UPDATE OF l"
     );
     let rows = fetch(conn, sql, args![id]).await?;
     let Some(row) = rows.first() else {
         return Ok(Err(DeadLetterAction::NotFound));
     };
-    let status = decode::letter_status(row.text(0)?)?;
+    let status = decode::dead_letter_status(row.text(0)?)?;
     if status != DeadLetterStatus::Open {
         return Ok(Err(DeadLetterAction::AlreadySettled(status)));
     }
     if !row.flag(4)? {
-        return Err(StoreError::Corrupt(format!(
-            "dead letter {id} is open but its delivery is not dead"
-        ))
-        .into());
+        let error = format!("dead letter {id} is open but its delivery is not dead");
+        return Err(StoreError::Corrupt(error).into());
     }
-    Ok(Ok(DeadLetter {
+    Ok(Ok(OpenDeadLetter {
         seq: row.int(1)?,
         stage: row.text(2)?.into(),
         round: row.small(3)?,
@@ -70,144 +74,84 @@ async fn open_letter(
     }))
 }
 
-/// How a dead letter ends.
-struct End<'a> {
-    status: DeadLetterStatus,
-    note: Option<&'a str>,
-    /// Source and id of the event in its place.
-    replayed_as: Option<(&'a str, &'a str)>,
-}
-
-async fn close_letter(
+/// Updates the dead letter's own row.
+async fn close(
     conn: &mut PgConnection,
     id: i64,
-    end: End<'_>,
-    at_ms: u64,
-) -> Result<(), Refused> {
-    let (source, event) = end.replayed_as.unzip();
-    let sql = "UPDATE dead_letters SET status = $2, note = $3, settled_ms = $4, replayed_source = $5, replayed_id = $6 WHERE id = $1";
-    let status = decode::letter_status_name(end.status);
-    execute(conn, sql, args![id, status, end.note, at_ms as i64, source, event]).await?;
+    action: &Action<'_>,
+    now_ms: u64,
+) -> Result<(), TransactionError> {
+    let (note, replayed_as) = match action {
+        Action::Replay { .. } => (None, None),
+        Action::ReplayEdited(event) => (None, Some(&event.envelope.event)),
+        Action::Discard { reason } => (Some(*reason), None),
+    };
+    let source = replayed_as.map(|event| event.source.as_str());
+    let event_id = replayed_as.map(|event| event.id.as_str());
+    let status = decode::dead_letter_status_name(action.status());
+    let sql = "UPDATE dead_letters SET status = $2, note = $3, settled_ms = $4, \
+               replayed_source = $5, replayed_id = $6 WHERE id = $1";
+    execute(conn, sql, args![id, status, note, now_ms as i64, source, event_id]).await?;
     Ok(())
 }
 
-/// Does it, if the dead letter is still open.
-pub(super) async fn act(
+/// Settles a dead letter if it is open.
+pub(super) async fn settle(
     db: &PgPool,
     context: &Context,
     id: i64,
     action: Action<'_>,
-) -> Result<DeadLetterAction, StoreError> {
-    Ok(act_or_race(db, context, id, action).await?)
-}
-
-async fn act_or_race(
-    db: &PgPool,
-    context: &Context,
-    id: i64,
-    action: Action<'_>,
-) -> Result<DeadLetterAction, Refused> {
-    let mut conn = super::begin_on(db).await?;
-    let (times, mut numbers) = committer::begin(&mut conn, context).await?;
-    let dead_letter = match open_letter(&mut conn, id).await? {
+) -> Result<DeadLetterAction, TransactionError> {
+    let mut transaction = PooledTransaction::begin(db, context).await?;
+    let now_ms = transaction.now_ms();
+    let dead_letter = match lock_open(&mut transaction, id).await? {
         Ok(dead_letter) => dead_letter,
-        Err(action) => return Ok(action),
+        Err(refused) => return Ok(refused),
     };
+    close(&mut transaction, id, &action, now_ms).await?;
     let event;
-    let mut plan = WriteSet::new(&mut numbers, times, context.publish_all);
+    let mut write_set = transaction.started.write_set(context);
     let sent = match action {
         Action::Replay { expires_at_ms } => {
-            let end = End { status: DeadLetterStatus::Replayed, note: None, replayed_as: None };
-            close_letter(&mut conn, id, end, times.now_ms).await?;
-            let (seq, direct, envelope) =
-                reopen(&mut conn, dead_letter, expires_at_ms, times.now_ms).await?;
-            plan.send(seq, &Arc::new(envelope), Some(direct), times.now_ms)
+            let (direct, envelope) =
+                reopen(&mut transaction, &dead_letter, expires_at_ms, now_ms).await?;
+            write_set.send(dead_letter.seq, &Arc::new(envelope), Some(direct), now_ms)
         }
         Action::ReplayEdited(edited) => {
-            let replayed_as =
-                Some((edited.envelope.event.source.as_str(), edited.envelope.event.id.as_str()));
-            close_letter(
-                &mut conn,
-                id,
-                End { status: DeadLetterStatus::Replayed, note: None, replayed_as },
-                times.now_ms,
-            )
-            .await?;
             let sql =
                 "UPDATE deliveries SET status = 'replaced' WHERE event_seq = $1 AND stage = $2";
-            execute(&mut conn, sql, args![dead_letter.seq, &*dead_letter.stage]).await?;
-            // Whatever the caller filled in: an edited event is for the stage that could not digest
-            // the old one.
+            execute(&mut transaction, sql, args![dead_letter.seq, &*dead_letter.stage]).await?;
+            // Whatever the caller's routes: only the stage that failed gets the edited event.
             event = edited.clone().only_for(dead_letter.stage);
-            plan.event(&event)
+            write_set.event(&event)
         }
-        Action::Discard { reason } => {
-            let end =
-                End { status: DeadLetterStatus::Discarded, note: Some(reason), replayed_as: None };
-            close_letter(&mut conn, id, end, times.now_ms).await?;
-            None
-        }
+        Action::Discard { .. } => None,
     };
-    write::write(&mut conn, context, plan).await?;
-    execute(&mut conn, "COMMIT", args![]).await?;
-    conn.keep();
+    write::write(&mut transaction, context, write_set).await?;
+    transaction.commit().await?;
     Ok(DeadLetterAction::Done(sent.into_iter().collect()))
 }
 
-/// Opens the delivery again, a round further.
+/// Opens the delivery in its next round; its address, and its event with the new expiry.
 async fn reopen(
     conn: &mut PgConnection,
-    mut dead_letter: DeadLetter,
+    dead_letter: &OpenDeadLetter,
     expires_at_ms: u64,
     now_ms: u64,
-) -> Result<(i64, Direct, Envelope), Refused> {
-    dead_letter.envelope.expires_at_ms = expires_at_ms;
-    execute(
-        conn,
-        "UPDATE events SET expires_ms = $2 WHERE seq = $1",
-        args![dead_letter.seq, expires_at_ms as i64],
-    )
-    .await?;
-    // What comes of the next round is recorded in its place.
+) -> Result<(Direct, Envelope), TransactionError> {
+    let OpenDeadLetter { seq, stage, round, envelope } = dead_letter;
+    let sql = "UPDATE events SET expires_ms = $2 WHERE seq = $1";
+    execute(conn, sql, args![*seq, expires_at_ms as i64]).await?;
+    // The next round gets a recording of its own.
     let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN \
-               (SELECT stage, settled_ms, event_seq FROM deliveries WHERE event_seq = $1 AND stage = $2)";
-    execute(conn, sql, args![dead_letter.seq, &*dead_letter.stage]).await?;
-    let sql = "UPDATE deliveries SET status = 'open', round = $3, attempt = 1, version = NULL, digest = NULL, duration_us = NULL, \
-               settled_ms = NULL, queued_ms = $4 WHERE event_seq = $1 AND stage = $2";
-    let round = dead_letter.round + 1;
-    execute(
-        conn,
-        sql,
-        args![dead_letter.seq, &*dead_letter.stage, i64::from(round), now_ms as i64],
-    )
-    .await?;
-    Ok((
-        dead_letter.seq,
-        Direct { stage: dead_letter.stage, round, attempt: 1 },
-        dead_letter.envelope,
-    ))
-}
-
-/// Notes a load.
-pub(super) async fn plugin_loaded(db: &PgPool, load: &PluginLoad) -> Result<(), StoreError> {
-    let sql = "INSERT INTO plugin_loads (stage, digest, version, host, loaded_ms) VALUES ($1, $2, $3, $4, $5)";
-    let (stage, digest, version) =
-        (load.stage.as_str(), load.digest.as_str(), load.version.as_str());
-    let args = args![stage, digest, version, load.host.as_str(), load.loaded_at_ms as i64];
-    fetch(db, sql, args).await.map(|_| ()).map_err(|error| store_error(&error))
-}
-
-/// Notes an operator's word about a stage.
-pub(super) async fn set_stage_control(
-    db: &PgPool,
-    now_ms: u64,
-    (stage, state, reason): (&str, ControlState, Option<&str>),
-) -> Result<StageControl, StoreError> {
-    let args = args![stage, decode::control_name(state), reason, now_ms as i64];
-    let rows =
-        fetch(db, decode::SET_STAGE_CONTROL, args).await.map_err(|error| store_error(&error))?;
-    rows.first().map_or_else(
-        || Err(StoreError::Corrupt("no row where one belongs".to_owned())),
-        decode::stage_control,
-    )
+               (SELECT stage, settled_ms, event_seq FROM deliveries \
+               WHERE event_seq = $1 AND stage = $2)";
+    execute(conn, sql, args![*seq, &**stage]).await?;
+    let sql = "UPDATE deliveries SET status = 'open', round = $3, attempt = 1, version = NULL, \
+               digest = NULL, duration_us = NULL, settled_ms = NULL, queued_ms = $4 \
+               WHERE event_seq = $1 AND stage = $2";
+    let round = round + 1;
+    execute(conn, sql, args![*seq, &**stage, i64::from(round), now_ms as i64]).await?;
+    let direct = Direct { stage: Arc::clone(stage), round, attempt: 1 };
+    Ok((direct, Envelope { expires_at_ms, ..envelope.clone() }))
 }

@@ -1,58 +1,54 @@
-//! What hosts agree upon through the database: bindings in use, and leases of single-active stages.
+//! What hosts coordinate through the database: bindings in use, and leases of single-active stages.
 //! All times are the database's.
 
 use sqlx::PgPool;
 
 use super::Context;
-use super::sql::{Refused, args, execute, fetch, store_error};
-use super::{committer, outbox::now};
+use super::outbox::now;
+use super::sql::{TransactionError, args, execute, fetch, store_error};
+use super::transaction::PooledTransaction;
 use crate::store::StoreError;
 use crate::store::bindings::{self, KnownBindings, StageBinding};
 
-/// Notes what this host uses, forgets what is told by a newer row, and gives all that is known.
+/// Records the bindings that this host uses, deletes outdated ones and returns all.
 pub(super) async fn record_bindings(
     db: &PgPool,
     context: &Context,
     used: &[StageBinding],
     live_ms: u64,
-) -> Result<KnownBindings, StoreError> {
-    Ok(record_or_conflict(db, context, used, live_ms).await?)
-}
-
-async fn record_or_conflict(
-    db: &PgPool,
-    context: &Context,
-    used: &[StageBinding],
-    live_ms: u64,
-) -> Result<KnownBindings, Refused> {
-    let mut conn = super::begin_on(db).await?;
-    let (times, _) = committer::begin(&mut conn, context).await?;
-    let (now_ms, cut_ms) = (times.now_ms as i64, times.now_ms.saturating_sub(live_ms) as i64);
+) -> Result<KnownBindings, TransactionError> {
+    let mut transaction = PooledTransaction::begin(db, context).await?;
+    let now_ms = transaction.now_ms();
+    let (now_ms, cut_ms) = (now_ms as i64, now_ms.saturating_sub(live_ms) as i64);
     let stages: Vec<&str> = used.iter().map(|binding| &*binding.stage).collect();
     let patterns: Vec<&str> = used.iter().map(|binding| binding.pattern.as_str()).collect();
     let sql = "INSERT INTO bindings (stage, pattern, host, seen_ms) SELECT DISTINCT k.stage, k.pattern, $3, $4::int8 \
                FROM unnest($1::text[], $2::text[]) k (stage, pattern) ORDER BY 1, 2 \
                ON CONFLICT (stage, pattern, host) DO UPDATE SET seen_ms = excluded.seen_ms";
-    execute(&mut conn, sql, args![stages.as_slice(), patterns, context.host.as_str(), now_ms])
-        .await?;
-    // What this host's version of a stage no longer asks for is let go at once.
+    execute(
+        &mut transaction,
+        sql,
+        args![stages.as_slice(), patterns, context.host.as_str(), now_ms],
+    )
+    .await?;
+    // Releases the bindings that this host's version of a stage no longer uses.
     let sql = "UPDATE bindings SET seen_ms = 0 WHERE host = $1 AND seen_ms < $2 AND stage = ANY($3::text[])";
-    execute(&mut conn, sql, args![context.host.as_str(), now_ms, stages]).await?;
-    execute(&mut conn, bindings::DELETE_OUTLIVED, args![cut_ms]).await?;
-    let rows = fetch(&mut *conn, bindings::KNOWN, args![cut_ms]).await?;
-    execute(&mut conn, "COMMIT", args![]).await?;
-    conn.keep();
+    execute(&mut transaction, sql, args![context.host.as_str(), now_ms, stages]).await?;
+    execute(&mut transaction, bindings::DELETE_OUTLIVED, args![cut_ms]).await?;
+    let rows = fetch(&mut *transaction, bindings::KNOWN, args![cut_ms]).await?;
+    transaction.commit().await?;
     Ok(bindings::decode(&rows)?)
 }
 
-/// Forgets a binding; false when a host used it lately.
+/// Deletes a binding; false when a live host uses it.
 pub(super) async fn delete_binding(
     db: &PgPool,
     context: &Context,
     binding: &StageBinding,
     live_ms: u64,
 ) -> Result<bool, StoreError> {
-    // Who notes the binding after this looked, binds it after its caller unbound it.
+    // A host that records the binding after this statement binds the queue after the caller's
+    // unbind.
     let sql = concat!(
         "DELETE FROM bindings WHERE stage = $2 AND pattern = $3 AND seen_ms <= ",
         now!(),
@@ -91,7 +87,7 @@ pub(super) async fn lease_stage(
     Ok(!rows.map_err(|error| store_error(&error))?.is_empty())
 }
 
-/// Gives the lease back, if this host has it.
+/// Releases the lease if this host has it.
 pub(super) async fn release_stage(
     db: &PgPool,
     context: &Context,

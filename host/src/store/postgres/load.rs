@@ -1,37 +1,36 @@
-//! Asks the database what a group of operations must know: one query per table, whatever the size
-//! of the group.
+//! Reads what a commit group needs to know: one query per table, whatever the size of the group.
 //!
-//! Nothing is locked here. What was read is verified by the statements that write: each names the
-//! row it expects to find.
+//! Nothing is locked here. The statements that write verify what was read: each names the row that
+//! it expects to find.
 
 use sqlx::PgConnection;
 
-use super::sql::{Refused, args, columns, fetch, push};
+use super::sql::{TransactionError, args, columns, fetch, push};
 use crate::domain::order_status::StatusRules;
 use crate::store::decode::{self, Columns as _, order_columns};
-use crate::store::transaction::{Loaded, Present, ReadSet, Seen, pick};
+use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
 
-/// Answers all that is asked.
+/// Reads everything in the read set.
 pub(super) async fn load<'a>(
     conn: &mut PgConnection,
     rules: &StatusRules,
-    asked: &ReadSet<'a>,
-) -> Result<Loaded<'a>, Refused> {
-    let mut known = Loaded::default();
-    orders(conn, asked, &mut known).await?;
-    keys(conn, asked, &mut known).await?;
-    events(conn, asked, &mut known).await?;
-    deliveries(conn, rules, asked, &mut known).await?;
-    versions(conn, asked, &mut known).await?;
-    Ok(known)
+    read_set: &ReadSet<'a>,
+) -> Result<Loaded<'a>, TransactionError> {
+    let mut loaded = Loaded::default();
+    orders(conn, read_set, &mut loaded).await?;
+    orders_by_key(conn, read_set, &mut loaded).await?;
+    events(conn, read_set, &mut loaded).await?;
+    deliveries(conn, rules, read_set, &mut loaded).await?;
+    versions(conn, read_set, &mut loaded).await?;
+    Ok(loaded)
 }
 
 async fn orders<'a>(
     conn: &mut PgConnection,
-    asked: &ReadSet<'a>,
-    known: &mut Loaded<'a>,
-) -> Result<(), Refused> {
-    if asked.orders.is_empty() {
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
+) -> Result<(), TransactionError> {
+    if read_set.orders.is_empty() {
         return Ok(());
     }
     let sql = concat!(
@@ -39,19 +38,19 @@ async fn orders<'a>(
         order_columns!(),
         ", o.fingerprint, k.at FROM unnest($1) WITH ORDINALITY k (id, at) JOIN orders o USING (id)"
     );
-    for row in &fetch(conn, sql, args![&asked.orders]).await? {
-        let id = pick(&asked.orders, row.int(8)? - 1)?;
-        known.orders.insert(id, (decode::order(row)?, row.owned(7)?));
+    for row in &fetch(conn, sql, args![&read_set.orders]).await? {
+        let id = lookup(&read_set.orders, row.int(8)? - 1)?;
+        loaded.orders.insert(id, (decode::order(row)?, row.owned(7)?));
     }
     Ok(())
 }
 
-async fn keys<'a>(
+async fn orders_by_key<'a>(
     conn: &mut PgConnection,
-    asked: &ReadSet<'a>,
-    known: &mut Loaded<'a>,
-) -> Result<(), Refused> {
-    if asked.keys.is_empty() {
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
+) -> Result<(), TransactionError> {
+    if read_set.idempotency_keys.is_empty() {
         return Ok(());
     }
     let sql = concat!(
@@ -59,24 +58,24 @@ async fn keys<'a>(
         order_columns!(),
         ", o.fingerprint, k.at FROM unnest($1) WITH ORDINALITY k (key, at) JOIN orders o ON o.idempotency_key = k.key"
     );
-    for row in &fetch(conn, sql, args![&asked.keys]).await? {
-        let key = pick(&asked.keys, row.int(8)? - 1)?;
-        known.keys.insert(key, (decode::order(row)?, row.owned(7)?));
+    for row in &fetch(conn, sql, args![&read_set.idempotency_keys]).await? {
+        let key = lookup(&read_set.idempotency_keys, row.int(8)? - 1)?;
+        loaded.idempotency_keys.insert(key, (decode::order(row)?, row.owned(7)?));
     }
     Ok(())
 }
 
 async fn events<'a>(
     conn: &mut PgConnection,
-    asked: &ReadSet<'a>,
-    known: &mut Loaded<'a>,
-) -> Result<(), Refused> {
-    if asked.events.is_empty() {
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
+) -> Result<(), TransactionError> {
+    if read_set.events.is_empty() {
         return Ok(());
     }
     let sql = "SELECT k.at FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k (source, id, at) JOIN events e USING (id, source)";
-    for row in &fetch(conn, sql, columns![&asked.events; |key| key.0, |key| key.1]).await? {
-        known.events.insert(pick(&asked.events, row.int(0)? - 1)?);
+    for row in &fetch(conn, sql, columns![&read_set.events; |key| key.0, |key| key.1]).await? {
+        loaded.events.insert(lookup(&read_set.events, row.int(0)? - 1)?);
     }
     Ok(())
 }
@@ -84,10 +83,10 @@ async fn events<'a>(
 async fn deliveries<'a>(
     conn: &mut PgConnection,
     rules: &StatusRules,
-    asked: &ReadSet<'a>,
-    known: &mut Loaded<'a>,
-) -> Result<(), Refused> {
-    if asked.deliveries.is_empty() {
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
+) -> Result<(), TransactionError> {
+    if read_set.deliveries.is_empty() {
         return Ok(());
     }
     let sql = "SELECT k.at, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, d.queued_ms, \
@@ -96,15 +95,15 @@ async fn deliveries<'a>(
                LEFT JOIN events e ON e.id = k.id AND e.source = k.source \
                LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.stage \
                LEFT JOIN orders o ON o.id = k.order_id";
-    let mut args = columns![&asked.deliveries;
+    let mut args = columns![&read_set.deliveries;
         |one| one.key.0, |one| one.key.1.source.as_str(), |one| one.key.1.id.as_str(), |one| one.order];
     for status in rules.cancelled_statuses() {
         push(&mut args, status);
     }
     for row in &fetch(conn, sql, args).await? {
-        let present = match row.maybe_flag(2)? {
+        let state = match row.maybe_flag(2)? {
             None => None,
-            Some(open) => Some(Present {
+            Some(open) => Some(DeliveryState {
                 open,
                 round: row.small(3)?,
                 attempt: row.small(4)?,
@@ -112,24 +111,25 @@ async fn deliveries<'a>(
                 queued_ms: row.unsigned(6)?,
             }),
         };
-        let seen = Seen { seq: row.maybe_int(1)?, row: present, held: row.flag(7)? };
-        known.deliveries.insert(pick(&asked.deliveries, row.int(0)? - 1)?.key, seen);
+        let stored =
+            LoadedDelivery { seq: row.maybe_int(1)?, state, order_cancelled: row.flag(7)? };
+        loaded.deliveries.insert(lookup(&read_set.deliveries, row.int(0)? - 1)?.key, stored);
     }
     Ok(())
 }
 
 async fn versions<'a>(
     conn: &mut PgConnection,
-    asked: &ReadSet<'a>,
-    known: &mut Loaded<'a>,
-) -> Result<(), Refused> {
-    if asked.versions.is_empty() {
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
+) -> Result<(), TransactionError> {
+    if read_set.versions.is_empty() {
         return Ok(());
     }
     let sql = "SELECT k.at, s.version FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k (stage, key, at) \
                JOIN state s ON s.stage = k.stage AND s.key = k.key";
-    for row in &fetch(conn, sql, columns![&asked.versions; |key| key.0, |key| key.1]).await? {
-        known.versions.insert(pick(&asked.versions, row.int(0)? - 1)?, row.int(1)?);
+    for row in &fetch(conn, sql, columns![&read_set.versions; |key| key.0, |key| key.1]).await? {
+        loaded.versions.insert(lookup(&read_set.versions, row.int(0)? - 1)?, row.int(1)?);
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! A batch whose hot keys are locked before it runs: hosts that write the same keys take turns
-//! instead of running batches in vain.
+//! A batch whose contended keys are locked before it runs: hosts that write the same keys take turns
+//! instead of running batches that conflict.
 //!
-//! Bounds: one pooled connection for as long as the batch runs, which the server ends when nothing
-//! happens on it for longer than the time-out. Guarantee: the same checks as any other commit; the
-//! lock only saves work.
+//! Bounds: one pooled connection for as long as the batch runs; the server closes it when it is idle
+//! for longer than the time-out. Guarantee: the same checks as for any other commit; the lock only
+//! saves work.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,19 +13,18 @@ use async_trait::async_trait;
 use sqlx::PgPool;
 use tokio::time::timeout;
 
-use super::sql::{Refused, args, columns, execute, fetch, push};
-use super::{Begun, Context, committer, write};
+use super::sql::{TransactionError, columns, fetch, push};
+use super::transaction::PooledTransaction;
+use super::{Context, committer, write};
 use crate::store::decode;
-use crate::store::transaction::{Numbers, Op, Reply, Times};
+use crate::store::transaction::{ReadSet, decide_batch};
 use crate::store::{Batch, Commit, LockedState, StateRow, StoreError};
 
-/// A transaction that holds the keys.
+/// A transaction that holds the locks.
 pub(super) struct Locked {
-    conn: Begun,
+    transaction: PooledTransaction,
     context: Arc<Context>,
     timeout: Duration,
-    times: Times,
-    numbers: Numbers,
     rows: Vec<StateRow>,
 }
 
@@ -33,31 +32,40 @@ pub(super) struct Locked {
 pub(super) async fn lock(
     pool: &PgPool,
     context: &Arc<Context>,
-    (stage, keys): (&str, &[String]),
+    stage: &str,
+    keys: &[String],
     timeout: Duration,
-) -> Result<Locked, StoreError> {
-    Ok(lock_or_race(pool, context, (stage, keys), timeout).await?)
-}
-
-async fn lock_or_race(
-    pool: &PgPool,
-    context: &Arc<Context>,
-    (stage, keys): (&str, &[String]),
-    timeout: Duration,
-) -> Result<Locked, Refused> {
-    let mut conn = super::begin_on(pool).await?;
-    let (times, numbers) = committer::begin(&mut conn, context).await?;
+) -> Result<Locked, TransactionError> {
+    let mut transaction = PooledTransaction::begin(pool, context).await?;
     let ordered: BTreeSet<(&str, &str)> = keys.iter().map(|key| (stage, key.as_str())).collect();
-    write::lock_keys(&mut conn, &ordered).await?;
-    let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[]) k (key) JOIN state s ON s.stage = $2 AND s.key = k.key";
+    write::lock_keys(&mut transaction, &ordered).await?;
+    let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[]) k (key) \
+               JOIN state s ON s.stage = $2 AND s.key = k.key";
     let mut args = columns![keys; String::as_str];
     push(&mut args, stage);
-    let rows = fetch(&mut *conn, sql, args)
+    let rows = fetch(&mut *transaction, sql, args)
         .await?
         .iter()
         .map(decode::state_row)
         .collect::<Result<_, _>>()?;
-    Ok(Locked { conn, context: Arc::clone(context), timeout, times, numbers, rows })
+    Ok(Locked { transaction, context: Arc::clone(context), timeout, rows })
+}
+
+impl Locked {
+    async fn settle(mut self, batch: &Batch) -> Result<Commit, TransactionError> {
+        let started = self.transaction.started;
+        let context = &*self.context;
+        let commit = committer::settle(
+            &mut self.transaction,
+            context,
+            started,
+            ReadSet::of_batch(batch),
+            |loaded, write_set| decide_batch(loaded, write_set, &context.status, batch),
+        )
+        .await?;
+        self.transaction.commit().await?;
+        Ok(commit)
+    }
 }
 
 #[async_trait]
@@ -66,38 +74,16 @@ impl LockedState for Locked {
         &self.rows
     }
 
-    async fn commit(mut self: Box<Self>, batch: Batch) -> Result<Commit, StoreError> {
-        let op = Op::Commit(batch);
+    async fn commit(self: Box<Self>, batch: Batch) -> Result<Commit, StoreError> {
         let limit = self.timeout;
-        let settled = timeout(limit, async {
-            let replies = committer::settle(
-                &mut self.conn,
-                &self.context,
-                &[&op],
-                (self.times, &mut self.numbers),
-            )
-            .await?;
-            execute(&mut self.conn, "COMMIT", args![]).await?;
-            Ok::<_, Refused>(replies)
-        });
-        let replies = match settled.await {
-            Ok(Ok(replies)) => replies,
-            // Another host was faster with something that was not locked: the batch is run again.
-            Ok(Err(Refused::Raced)) => {
-                return Ok(Commit::Conflict { stale: Vec::new(), conflicts: Vec::new() });
+        match timeout(limit, self.settle(&batch)).await {
+            Ok(Ok(commit)) => Ok(commit),
+            // Another host changed a row that was not locked: the batch is run again.
+            Ok(Err(TransactionError::Conflict)) => {
+                Ok(Commit::Conflict { stale: Vec::new(), conflicts: Vec::new() })
             }
-            Ok(Err(Refused::Store(error))) => return Err(error),
-            Err(_) => {
-                return Err(StoreError::Unavailable(format!(
-                    "no answer within {} ms",
-                    limit.as_millis()
-                )));
-            }
-        };
-        self.conn.keep();
-        match replies.into_iter().next() {
-            Some(Reply::Commit(commit)) => Ok(commit),
-            _ => Err(StoreError::Corrupt("a batch was left without an answer".to_owned())),
+            Ok(Err(TransactionError::Store(error))) => Err(error),
+            Err(_) => Err(StoreError::timed_out("no reply", limit)),
         }
     }
 }

@@ -1,21 +1,21 @@
-//! The outbox and the refill of queues: leases by the database's clock, so that hosts need not
+//! The outbox and the refill of queues. Leases count by the database's clock, so hosts need not
 //! agree about the time.
 //!
-//! Guarantee: a row is held by one lease at a time, and a lease that ran out frees its row. Bounded
-//! by the caller's limit.
+//! Guarantee: one host at a time leases a row, and an expired lease frees it. Bounded by the
+//! caller's limit.
 
 use std::sync::Arc;
 
 use sqlx::PgPool;
 
 use super::Context;
-use super::sql::{Refused, args, execute, fetch, store_error};
-use super::{committer, write};
+use super::sql::{TransactionError, args, fetch, store_error};
+use super::transaction::PooledTransaction;
+use super::write;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
-use crate::store::transaction::WriteSet;
 use crate::store::{Direct, LostDeliveries, OutboxRow, StoreError};
 
-/// The time by which leases count: the first placeholder, or the database's own.
+/// The time that leases count by: the first placeholder, or the database's own.
 macro_rules! now {
     () => {
         "coalesce($1::int8, (extract(epoch FROM statement_timestamp()) * 1000)::int8)"
@@ -23,7 +23,7 @@ macro_rules! now {
 }
 pub(super) use now;
 
-/// Leases rows that fell due, or whose lease ran out, the earliest first.
+/// Leases rows that are due or whose lease expired, the earliest first.
 pub(super) async fn claim(
     db: &PgPool,
     context: &Context,
@@ -54,7 +54,7 @@ pub(super) async fn claim(
     Ok(claimed.into_iter().map(|(_, row)| row).collect())
 }
 
-/// Gives rows back.
+/// Releases rows until they are due again.
 pub(super) async fn postpone(db: &PgPool, ids: &[i64], due_at_ms: u64) -> Result<(), StoreError> {
     let sql =
         "UPDATE outbox SET owner = NULL, lease_until_ms = NULL, due_ms = $1 WHERE id = ANY($2)";
@@ -64,25 +64,15 @@ pub(super) async fn postpone(db: &PgPool, ids: &[i64], due_at_ms: u64) -> Result
         .map_err(|error| store_error(&error))
 }
 
-/// Sends again open deliveries that were handed over long ago and that no outbox row will bring
-/// back.
+/// Adds outbox rows for open deliveries that were queued long ago and have none.
 pub(super) async fn requeue(
     db: &PgPool,
     context: &Context,
     stage: &str,
     lost: LostDeliveries,
-) -> Result<Vec<OutboxRow>, StoreError> {
-    Ok(requeue_or_race(db, context, stage, lost).await?)
-}
-
-async fn requeue_or_race(
-    db: &PgPool,
-    context: &Context,
-    stage: &str,
-    lost: LostDeliveries,
-) -> Result<Vec<OutboxRow>, Refused> {
-    let mut conn = super::begin_on(db).await?;
-    let (times, mut numbers) = committer::begin(&mut conn, context).await?;
+) -> Result<Vec<OutboxRow>, TransactionError> {
+    let mut transaction = PooledTransaction::begin(db, context).await?;
+    let now_ms = transaction.now_ms();
     let sql = concat!(
         "WITH lost AS (SELECT d.event_seq, d.stage, d.queued_ms AS was_queued_ms FROM deliveries d \
          WHERE d.stage = $1 AND d.status = 'open' AND d.queued_ms < $2 AND NOT EXISTS \
@@ -93,21 +83,19 @@ async fn requeue_or_race(
          RETURNING lost.was_queued_ms, d.event_seq, d.round, d.attempt, ",
         envelope_columns!()
     );
-    let args =
-        args![stage, lost.queued_before_ms as i64, i64::from(lost.limit), times.now_ms as i64];
-    let mut rows = fetch(&mut *conn, sql, args).await?;
+    let args = args![stage, lost.queued_before_ms as i64, i64::from(lost.limit), now_ms as i64];
+    let mut rows = fetch(&mut *transaction, sql, args).await?;
     rows.sort_by_key(|row| (row.int(0).ok(), row.int(1).ok()));
     let stage: Arc<str> = stage.into();
-    let mut plan = WriteSet::new(&mut numbers, times, context.publish_all);
+    let mut write_set = transaction.started.write_set(context);
     let mut sent = Vec::with_capacity(rows.len());
     for row in &rows {
         let direct =
             Direct { stage: Arc::clone(&stage), round: row.small(2)?, attempt: row.small(3)? };
         let envelope = Arc::new(decode::envelope(row, 4)?);
-        sent.extend(plan.send(row.int(1)?, &envelope, Some(direct), times.now_ms));
+        sent.extend(write_set.send(row.int(1)?, &envelope, Some(direct), now_ms));
     }
-    write::write(&mut conn, context, plan).await?;
-    execute(&mut conn, "COMMIT", args![]).await?;
-    conn.keep();
+    write::write(&mut transaction, context, write_set).await?;
+    transaction.commit().await?;
     Ok(sent)
 }

@@ -13,8 +13,8 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool};
 
 use super::Context;
-use super::committer;
-use super::sql::{Refused, args, execute, fetch};
+use super::sql::{TransactionError, args, columns, execute, fetch};
+use super::transaction::PooledTransaction;
 use crate::store::decode::Columns as _;
 use crate::store::{Pruned, StoreError};
 
@@ -42,32 +42,23 @@ pub(super) async fn prune(
     context: &Context,
     before_ms: u64,
     limit: u32,
-) -> Result<Pruned, StoreError> {
-    Ok(prune_or_race(db, context, before_ms, limit).await?)
-}
-
-async fn prune_or_race(
-    db: &PgPool,
-    context: &Context,
-    before_ms: u64,
-    limit: u32,
-) -> Result<Pruned, Refused> {
+) -> Result<Pruned, TransactionError> {
     let cursors = &context.prune;
-    let mut conn = super::begin_on(db).await?;
-    let (times, _) = committer::begin(&mut conn, context).await?;
+    let mut transaction = PooledTransaction::begin(db, context).await?;
     let sql = "SELECT id, updated_ms FROM orders WHERE status <> 'pruned' AND updated_ms < $1 AND updated_ms >= $2 \
                ORDER BY updated_ms LIMIT $3 FOR UPDATE SKIP LOCKED";
     let from = cursors.orders.load(Ordering::Relaxed);
-    let rows = fetch(&mut *conn, sql, args![before_ms as i64, from, i64::from(limit)]).await?;
+    let rows =
+        fetch(&mut *transaction, sql, args![before_ms as i64, from, i64::from(limit)]).await?;
     let candidates = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
     advance(&cursors.orders, &numbers(&rows, 1)?, limit);
     let rows = fetch(
-        &mut *conn,
+        &mut *transaction,
         "SELECT seq, order_id FROM events WHERE order_id = ANY($1)",
         args![&candidates],
     )
     .await?;
-    let open = open_events(&mut conn, &numbers(&rows, 0)?).await?;
+    let open = open_events(&mut transaction, &numbers(&rows, 0)?).await?;
     let mut kept: HashSet<&str> = HashSet::new();
     for row in &rows {
         if open.contains(&row.int(0)?) {
@@ -86,16 +77,17 @@ async fn prune_or_race(
     let sql = "SELECT seq, time_ms FROM events WHERE order_id IS NULL AND time_ms < $1 AND time_ms >= $2 \
                ORDER BY time_ms LIMIT $3 FOR UPDATE SKIP LOCKED";
     let from = cursors.events.load(Ordering::Relaxed);
-    let rows = fetch(&mut *conn, sql, args![before_ms as i64, from, i64::from(limit)]).await?;
+    let rows =
+        fetch(&mut *transaction, sql, args![before_ms as i64, from, i64::from(limit)]).await?;
     advance(&cursors.events, &numbers(&rows, 1)?, limit);
     let lonely = numbers(&rows, 0)?;
-    let open = open_events(&mut conn, &lonely).await?;
+    let open = open_events(&mut transaction, &lonely).await?;
     let before = seqs.len();
     seqs.extend(lonely.into_iter().filter(|seq| !open.contains(seq)));
     let events = (seqs.len() - before) as u64;
-    remove(&mut conn, &orders, &seqs, times.now_ms).await?;
-    execute(&mut conn, "COMMIT", args![]).await?;
-    conn.keep();
+    let now_ms = transaction.now_ms();
+    remove(&mut transaction, &orders, &seqs, now_ms).await?;
+    transaction.commit().await?;
     Ok(Pruned { orders: orders.len() as u64, events })
 }
 
@@ -105,7 +97,10 @@ fn numbers(rows: &[PgRow], at: usize) -> Result<Vec<i64>, StoreError> {
 
 /// Those of which a delivery is open, a dead letter waits for a person, or an outbox row waits to
 /// be sent.
-async fn open_events(conn: &mut PgConnection, seqs: &[i64]) -> Result<HashSet<i64>, Refused> {
+async fn open_events(
+    conn: &mut PgConnection,
+    seqs: &[i64],
+) -> Result<HashSet<i64>, TransactionError> {
     let sql = "SELECT k.seq FROM unnest($1::int8[]) k (seq) CROSS JOIN LATERAL \
                (SELECT 1 FROM deliveries d WHERE d.event_seq = k.seq AND d.settled_ms IS NULL OFFSET 0) open \
                UNION ALL SELECT k.seq FROM unnest($1::int8[]) k (seq) CROSS JOIN LATERAL \
@@ -120,7 +115,7 @@ async fn remove(
     orders: &[&str],
     seqs: &[i64],
     now_ms: u64,
-) -> Result<(), Refused> {
+) -> Result<(), TransactionError> {
     let sql = "SELECT DISTINCT d.stage, e.order_id FROM unnest($1::int8[]) k (seq) CROSS JOIN LATERAL \
                (SELECT order_id FROM events e WHERE e.seq = k.seq AND e.order_id IS NOT NULL OFFSET 0) e CROSS JOIN LATERAL \
                (SELECT stage FROM deliveries d WHERE d.event_seq = k.seq OFFSET 0) d";
@@ -134,12 +129,8 @@ async fn remove(
     let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM unnest($1::text[], $2::text[], $3::text[]) \
                k (stage, first, last) CROSS JOIN LATERAL \
                (SELECT * FROM state s WHERE s.stage = k.stage AND s.key >= k.first AND s.key < k.last OFFSET 0) s)";
-    execute(
-        conn,
-        sql,
-        super::sql::columns![&folders; |row| row.0, |row| row.1.as_str(), |row| row.2.as_str()],
-    )
-    .await?;
+    execute(conn, sql, columns![&folders; |row| row.0, |row| row.1.as_str(), |row| row.2.as_str()])
+        .await?;
     execute(conn, "DELETE FROM attempts WHERE event_seq = ANY($1)", args![seqs]).await?;
     execute(conn, "DELETE FROM dead_letters WHERE event_seq = ANY($1)", args![seqs]).await?;
     let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.* FROM unnest($1::int8[]) k (seq) \

@@ -1,6 +1,6 @@
 //! The thin layer over sqlx: binding, and what a database error means to a caller.
 //!
-//! Guarantee: an error is `Corrupt` only when trying again cannot help, and `Raced` only when the
+//! Guarantee: an error is `Corrupt` only when a retry cannot help, and `Conflict` only when the
 //! transaction left nothing behind.
 
 use sqlx::postgres::{PgArguments, PgRow};
@@ -28,37 +28,39 @@ macro_rules! columns {
 }
 pub(super) use columns;
 
-/// Why a transaction did not come to its end.
+/// Why a transaction was not committed.
 #[derive(Debug)]
-pub(super) enum Refused {
-    /// Somebody else was faster, or a deadlock was broken: run it again.
-    Raced,
+pub(super) enum TransactionError {
+    /// Another transaction changed the same rows, or a deadlock was resolved: run it again.
+    Conflict,
     /// Anything else.
     Store(StoreError),
 }
 
-impl From<StoreError> for Refused {
+impl From<StoreError> for TransactionError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl From<sqlx::Error> for Refused {
+impl From<sqlx::Error> for TransactionError {
     fn from(error: sqlx::Error) -> Self {
         // Class 40 is a transaction that was rolled back in favour of another one.
         if sql_state(&error).is_some_and(|state| state.starts_with("40")) {
-            Self::Raced
+            Self::Conflict
         } else {
             Self::Store(store_error(&error))
         }
     }
 }
 
-impl From<Refused> for StoreError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Raced => Self::Unavailable("too many others changed the same rows".to_owned()),
-            Refused::Store(error) => error,
+impl From<TransactionError> for StoreError {
+    fn from(error: TransactionError) -> Self {
+        match error {
+            TransactionError::Conflict => {
+                Self::Unavailable("too many conflicts with other hosts".to_owned())
+            }
+            TransactionError::Store(error) => error,
         }
     }
 }
@@ -68,7 +70,7 @@ pub(super) fn push<'t, T: Encode<'t, Postgres> + Type<Postgres>>(args: &mut PgAr
     args.add(value).expect("integers, text, blobs and arrays of them always encode");
 }
 
-/// Runs a statement; gives the number of rows that it changed.
+/// Runs a statement; returns the number of rows that it changed.
 pub(super) async fn execute(
     conn: &mut PgConnection,
     sql: &'static str,
@@ -89,7 +91,7 @@ where
     sqlx::query_with(sql, args).fetch_all(executor).await
 }
 
-/// Runs a query whose text was put together from constant parts.
+/// Runs a query built from constant parts.
 pub(super) async fn fetch_built<'e, E>(
     executor: E,
     sql: String,
@@ -101,7 +103,7 @@ where
     sqlx::query_with(AssertSqlSafe(sql), args).fetch_all(executor).await
 }
 
-/// Runs statements without arguments in one round trip; gives all their rows.
+/// Runs statements without arguments in one round trip; returns all their rows.
 pub(super) async fn script(
     conn: &mut PgConnection,
     sql: &'static str,
@@ -109,7 +111,7 @@ pub(super) async fn script(
     sqlx::raw_sql(sql).fetch_all(conn).await
 }
 
-/// JSON for a column that holds a list, or nothing for an empty one.
+/// JSON for a column that holds a list; none for an empty one.
 pub(super) fn list<T: serde::Serialize>(items: &[T]) -> Option<String> {
     (!items.is_empty())
         .then(|| serde_json::to_string(items).expect("lists of strings always serialise"))
@@ -120,16 +122,16 @@ fn sql_state(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(std::borrow::Cow::into_owned)
 }
 
-/// Sorts an error by whether trying again can help.
+/// Classifies an error by whether a retry can help.
 pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
     /// Connection, transaction rollback, insufficient resources, not in a usable state, operator
     /// intervention, system error.
-    const PASSING: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
+    const TRANSIENT: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
     /// The server became a standby: `read_only_sql_transaction`.
     const READ_ONLY: &str = "25006";
     match (sql_state(error), error) {
         (Some(state), _)
-            if state == READ_ONLY || PASSING.iter().any(|class| state.starts_with(class)) =>
+            if state == READ_ONLY || TRANSIENT.iter().any(|class| state.starts_with(class)) =>
         {
             StoreError::Unavailable(error.to_string())
         }

@@ -12,7 +12,7 @@ use crate::store::{
     StoreError,
 };
 
-const LETTERS: &str = concat!(
+const DEAD_LETTERS: &str = concat!(
     "SELECT l.id, l.event_seq, l.stage, l.round, l.code, l.message, l.digest, l.dead_lettered_ms, l.status, l.note, \
      l.fingerprint, l.group_id, l.settled_ms, l.replayed_source, l.replayed_id, ",
     envelope_columns!(),
@@ -34,7 +34,7 @@ pub(in crate::store) async fn dead_letters(
     db: &impl Reader,
     filter: &DeadLetterFilter,
 ) -> Result<Page<DeadLetter>, StoreError> {
-    let mut query = Conditions::after(LETTERS);
+    let mut query = Conditions::after(DEAD_LETTERS);
     pick(&mut query, filter);
     query.and("l.id <", filter.before.map(Arg::Int));
     let (sql, args) = query.newest_first("l.id", filter.limit);
@@ -49,7 +49,7 @@ pub(in crate::store) async fn dead_letter(
     db: &impl Reader,
     id: i64,
 ) -> Result<Option<DeadLetter>, StoreError> {
-    let rows = db.rows(format!("{LETTERS} AND l.id = $1"), &[Arg::Int(id)]).await?;
+    let rows = db.rows(format!("{DEAD_LETTERS} AND l.id = $1"), &[Arg::Int(id)]).await?;
     Ok(with_attempts(db, &rows).await?.into_iter().next())
 }
 
@@ -59,7 +59,7 @@ fn pick<'a>(query: &mut Conditions<'a>, filter: &'a DeadLetterFilter) {
     query.and("l.code =", filter.code.as_deref().map(Arg::Text));
     query.and(
         "l.status =",
-        filter.status.map(|status| Arg::Text(decode::letter_status_name(status))),
+        filter.status.map(|status| Arg::Text(decode::dead_letter_status_name(status))),
     );
     query.and("l.group_id =", filter.group.as_deref().map(Arg::Text));
     query.and("l.dead_lettered_ms >=", filter.since_ms.map(|time| Arg::Int(time as i64)));
@@ -131,7 +131,7 @@ async fn groups<R: Reader>(
     query.sql.push_str(" GROUP BY l.group_id, l.status, l.digest");
     for row in &db.rows(query.sql, &query.args).await? {
         if let Some(group) = groups.get_mut(row.text(0)?) {
-            let count = match decode::letter_status(row.text(1)?)? {
+            let count = match decode::dead_letter_status(row.text(1)?)? {
                 DeadLetterStatus::Open => &mut group.open,
                 DeadLetterStatus::Replayed => &mut group.replayed,
                 DeadLetterStatus::Discarded => &mut group.discarded,

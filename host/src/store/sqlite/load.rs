@@ -1,5 +1,4 @@
-//! Asks the database what a group of operations must know: one query per table, whatever the size
-//! of the group.
+//! Reads what a commit group needs to know: one query per table, whatever the size of the group.
 
 use sqlx::SqliteConnection;
 
@@ -7,29 +6,29 @@ use super::sql::{args, fetch, json};
 use crate::domain::order_status::StatusRules;
 use crate::store::StoreError;
 use crate::store::decode::{self, Columns as _, order_columns};
-use crate::store::transaction::{Loaded, Present, ReadSet, Seen, pick};
+use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
 
-/// Answers all that is asked.
+/// Reads everything in the read set.
 pub(super) async fn load<'a>(
     conn: &mut SqliteConnection,
     rules: &StatusRules,
-    asked: &ReadSet<'a>,
+    read_set: &ReadSet<'a>,
 ) -> Result<Loaded<'a>, StoreError> {
-    let mut known = Loaded::default();
-    orders(conn, asked, &mut known).await?;
-    keys(conn, asked, &mut known).await?;
-    events(conn, asked, &mut known).await?;
-    deliveries(conn, rules, asked, &mut known).await?;
-    versions(conn, asked, &mut known).await?;
-    Ok(known)
+    let mut loaded = Loaded::default();
+    orders(conn, read_set, &mut loaded).await?;
+    orders_by_key(conn, read_set, &mut loaded).await?;
+    events(conn, read_set, &mut loaded).await?;
+    deliveries(conn, rules, read_set, &mut loaded).await?;
+    versions(conn, read_set, &mut loaded).await?;
+    Ok(loaded)
 }
 
 async fn orders<'a>(
     conn: &mut SqliteConnection,
-    asked: &ReadSet<'a>,
-    known: &mut Loaded<'a>,
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
-    if asked.orders.is_empty() {
+    if read_set.orders.is_empty() {
         return Ok(());
     }
     let sql = concat!(
@@ -37,19 +36,19 @@ async fn orders<'a>(
         order_columns!(),
         ", o.fingerprint, k.key FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value"
     );
-    for row in &fetch(conn, sql, args![json(&asked.orders)]).await? {
-        let id = pick(&asked.orders, row.int(8)?)?;
-        known.orders.insert(id, (decode::order(row)?, row.owned(7)?));
+    for row in &fetch(conn, sql, args![json(&read_set.orders)]).await? {
+        let id = lookup(&read_set.orders, row.int(8)?)?;
+        loaded.orders.insert(id, (decode::order(row)?, row.owned(7)?));
     }
     Ok(())
 }
 
-async fn keys<'a>(
+async fn orders_by_key<'a>(
     conn: &mut SqliteConnection,
-    asked: &ReadSet<'a>,
-    known: &mut Loaded<'a>,
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
-    if asked.keys.is_empty() {
+    if read_set.idempotency_keys.is_empty() {
         return Ok(());
     }
     let sql = concat!(
@@ -57,24 +56,24 @@ async fn keys<'a>(
         order_columns!(),
         ", o.fingerprint, k.key FROM json_each(?1) k CROSS JOIN orders o ON o.idempotency_key = k.value"
     );
-    for row in &fetch(conn, sql, args![json(&asked.keys)]).await? {
-        let key = pick(&asked.keys, row.int(8)?)?;
-        known.keys.insert(key, (decode::order(row)?, row.owned(7)?));
+    for row in &fetch(conn, sql, args![json(&read_set.idempotency_keys)]).await? {
+        let key = lookup(&read_set.idempotency_keys, row.int(8)?)?;
+        loaded.idempotency_keys.insert(key, (decode::order(row)?, row.owned(7)?));
     }
     Ok(())
 }
 
 async fn events<'a>(
     conn: &mut SqliteConnection,
-    asked: &ReadSet<'a>,
-    known: &mut Loaded<'a>,
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
-    if asked.events.is_empty() {
+    if read_set.events.is_empty() {
         return Ok(());
     }
     let sql = "SELECT k.key FROM json_each(?1) k CROSS JOIN events e ON e.id = k.value ->> 1 AND e.source = k.value ->> 0";
-    for row in &fetch(conn, sql, args![json(&asked.events)]).await? {
-        known.events.insert(pick(&asked.events, row.int(0)?)?);
+    for row in &fetch(conn, sql, args![json(&read_set.events)]).await? {
+        loaded.events.insert(lookup(&read_set.events, row.int(0)?)?);
     }
     Ok(())
 }
@@ -82,13 +81,13 @@ async fn events<'a>(
 async fn deliveries<'a>(
     conn: &mut SqliteConnection,
     rules: &StatusRules,
-    asked: &ReadSet<'a>,
-    known: &mut Loaded<'a>,
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
-    if asked.deliveries.is_empty() {
+    if read_set.deliveries.is_empty() {
         return Ok(());
     }
-    let keys: Vec<_> = asked
+    let keys: Vec<_> = read_set
         .deliveries
         .iter()
         .map(|one| (one.key.0, &*one.key.1.source, &*one.key.1.id, one.order))
@@ -101,9 +100,9 @@ async fn deliveries<'a>(
                LEFT JOIN orders o ON o.id = k.value ->> 3";
     let [cancelling, cancelled] = rules.cancelled_statuses();
     for row in &fetch(conn, sql, args![json(&keys), cancelling, cancelled]).await? {
-        let present = match row.maybe_flag(2)? {
+        let state = match row.maybe_flag(2)? {
             None => None,
-            Some(open) => Some(Present {
+            Some(open) => Some(DeliveryState {
                 open,
                 round: row.small(3)?,
                 attempt: row.small(4)?,
@@ -111,23 +110,24 @@ async fn deliveries<'a>(
                 queued_ms: row.unsigned(6)?,
             }),
         };
-        let seen = Seen { seq: row.maybe_int(1)?, row: present, held: row.flag(7)? };
-        known.deliveries.insert(pick(&asked.deliveries, row.int(0)?)?.key, seen);
+        let stored =
+            LoadedDelivery { seq: row.maybe_int(1)?, state, order_cancelled: row.flag(7)? };
+        loaded.deliveries.insert(lookup(&read_set.deliveries, row.int(0)?)?.key, stored);
     }
     Ok(())
 }
 
 async fn versions<'a>(
     conn: &mut SqliteConnection,
-    asked: &ReadSet<'a>,
-    known: &mut Loaded<'a>,
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
-    if asked.versions.is_empty() {
+    if read_set.versions.is_empty() {
         return Ok(());
     }
     let sql = "SELECT k.key, s.version FROM json_each(?1) k CROSS JOIN state s ON s.stage = k.value ->> 0 AND s.key = k.value ->> 1";
-    for row in &fetch(conn, sql, args![json(&asked.versions)]).await? {
-        known.versions.insert(pick(&asked.versions, row.int(0)?)?, row.int(1)?);
+    for row in &fetch(conn, sql, args![json(&read_set.versions)]).await? {
+        loaded.versions.insert(lookup(&read_set.versions, row.int(0)?)?, row.int(1)?);
     }
     Ok(())
 }

@@ -1,13 +1,16 @@
-//! Removes finished orders that are old, and old events without an order, one batch at a time on
-//! the writer's connection.
+//! Deletes finished orders past their retention period, and events without an order, one batch at a
+//! time on the writer's connection.
 
+use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
+use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch, json};
 use crate::store::decode::Columns as _;
+use crate::store::transaction::Operation;
 use crate::store::{Pruned, StoreError};
 
-/// Nothing of the events is open, waits for a person, or waits to be sent.
+/// None of the events has an open delivery, an open dead letter or an outbox row.
 macro_rules! nothing_open {
     ($events:literal) => {
         concat!(
@@ -22,31 +25,42 @@ macro_rules! nothing_open {
     };
 }
 
-pub(super) async fn prune(
-    conn: &mut SqliteConnection,
-    now_ms: u64,
-    before_ms: u64,
-    limit: u32,
-) -> Result<Pruned, StoreError> {
-    let sql = concat!(
-        "SELECT o.id FROM orders o WHERE o.status <> 'pruned' AND o.updated_ms < ?1 AND ",
-        nothing_open!("(SELECT seq FROM events WHERE order_id = o.id) e"),
-        " ORDER BY o.updated_ms LIMIT ?2"
-    );
-    let rows = fetch(&mut *conn, sql, args![before_ms as i64, i64::from(limit)]).await?;
-    let orders = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
-    let sql = "SELECT e.seq FROM json_each(?1) k CROSS JOIN events e ON e.order_id = k.value";
-    let mut seqs = positions(conn, sql, args![json(&orders)]).await?;
-    let sql = concat!(
-        "SELECT o.seq FROM events o WHERE o.order_id IS NULL AND o.time_ms < ?1 AND ",
-        nothing_open!("(SELECT o.seq AS seq) e"),
-        " ORDER BY o.time_ms LIMIT ?2"
-    );
-    let others = positions(conn, sql, args![before_ms as i64, i64::from(limit)]).await?;
-    let events = others.len() as u64;
-    seqs.extend(others);
-    remove(conn, &orders, &seqs, now_ms).await?;
-    Ok(Pruned { orders: orders.len() as u64, events })
+/// One batch of retention.
+pub(super) struct Prune {
+    pub(super) before_ms: u64,
+    pub(super) limit: u32,
+}
+
+impl Operation for Prune {
+    type Reply = Pruned;
+}
+
+#[async_trait]
+impl SingleOperation for Prune {
+    async fn run(&self, writer: &mut Writer<'_>) -> Result<Pruned, StoreError> {
+        let Writer { conn, now_ms, .. } = writer;
+        let sql = concat!(
+            "SELECT o.id FROM orders o WHERE o.status <> 'pruned' AND o.updated_ms < ?1 AND ",
+            nothing_open!("(SELECT seq FROM events WHERE order_id = o.id) e"),
+            " ORDER BY o.updated_ms LIMIT ?2"
+        );
+        let rows =
+            fetch(&mut **conn, sql, args![self.before_ms as i64, i64::from(self.limit)]).await?;
+        let orders = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
+        let sql = "SELECT e.seq FROM json_each(?1) k CROSS JOIN events e ON e.order_id = k.value";
+        let mut seqs = positions(conn, sql, args![json(&orders)]).await?;
+        let sql = concat!(
+            "SELECT o.seq FROM events o WHERE o.order_id IS NULL AND o.time_ms < ?1 AND ",
+            nothing_open!("(SELECT o.seq AS seq) e"),
+            " ORDER BY o.time_ms LIMIT ?2"
+        );
+        let others =
+            positions(conn, sql, args![self.before_ms as i64, i64::from(self.limit)]).await?;
+        let events = others.len() as u64;
+        seqs.extend(others);
+        remove(conn, &orders, &seqs, *now_ms).await?;
+        Ok(Pruned { orders: orders.len() as u64, events })
+    }
 }
 
 async fn positions(

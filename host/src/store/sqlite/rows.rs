@@ -1,13 +1,13 @@
 //! Rows as they are written, one multi-row statement shape per table.
 //!
-//! Nothing is decided here: the plan has decided, these functions only bind.
+//! Nothing is decided here, these functions only bind.
 
 use super::sql::{Shape, Statement, json, push};
 use crate::store::DeliveryStatus;
 use crate::store::decode::status_name;
 use crate::store::transaction::{
-    AttemptRow, DeadRow, DeliveryRow, EventRow, OpenedRow, OrderRow, OutboxInsert, RecordingRow,
-    StateRow,
+    AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OrderRow, OutboxInsert,
+    RecordingRow, StateWrite,
 };
 
 fn list(items: &[&str]) -> Option<String> {
@@ -65,7 +65,7 @@ pub(super) fn events(rows: &[EventRow<'_>], now_ms: u64) -> Vec<Statement> {
     })
 }
 
-pub(super) fn opened(rows: &[OpenedRow<'_>], now_ms: u64) -> Vec<Statement> {
+pub(super) fn open_deliveries(rows: &[OpenDeliveryRow<'_>], now_ms: u64) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO deliveries (event_seq, stage, round, attempt, status, created_ms, queued_ms)",
         columns: 7,
@@ -109,7 +109,7 @@ pub(super) fn deliveries(rows: &[DeliveryRow<'_>]) -> Vec<Statement> {
     })
 }
 
-pub(super) fn outbox(rows: &[OutboxInsert], (host, lease_until_ms): (&str, u64)) -> Vec<Statement> {
+pub(super) fn outbox(rows: &[OutboxInsert], host: &str, lease_until_ms: u64) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, attempt)",
         columns: 8,
@@ -128,7 +128,7 @@ pub(super) fn outbox(rows: &[OutboxInsert], (host, lease_until_ms): (&str, u64))
     })
 }
 
-pub(super) fn state(rows: &[StateRow<'_>]) -> Vec<Statement> {
+pub(super) fn state(rows: &[StateWrite<'_>]) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO state (stage, key, value, version)",
         columns: 4,
@@ -177,7 +177,7 @@ pub(super) fn recordings(rows: &[RecordingRow<'_>], now_ms: u64) -> Vec<Statemen
     })
 }
 
-pub(super) fn dead(rows: &[DeadRow<'_>], now_ms: u64) -> Vec<Statement> {
+pub(super) fn dead_letters(rows: &[DeadLetterRow<'_>], now_ms: u64) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, fingerprint, group_id, dead_lettered_ms, status)",
         columns: 10,

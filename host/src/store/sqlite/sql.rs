@@ -29,7 +29,7 @@ pub(super) fn push<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(args: &mut SqliteAr
     args.add(value).expect("integers, text and blobs always encode");
 }
 
-/// Runs a statement; gives the number of rows that it changed.
+/// Runs a statement; returns the number of rows that it changed.
 pub(super) async fn execute(
     conn: &mut SqliteConnection,
     sql: &'static str,
@@ -52,7 +52,7 @@ where
     sqlx::query_with(sql, args).fetch_all(executor).await.map_err(|error| store_error(&error))
 }
 
-/// Runs a query whose text was put together from constant parts.
+/// Runs a query built from constant parts.
 pub(super) async fn fetch_built<'e, E>(
     executor: E,
     sql: String,
@@ -89,7 +89,7 @@ impl Shape {
         format!("{} VALUES {values} {}", self.head, self.tail)
     }
 
-    /// Cuts rows into statements of the known sizes.
+    /// Splits rows into statements of the sizes of [`CHUNKS`].
     pub(super) fn statements<T>(
         &self,
         rows: &[T],
@@ -118,7 +118,7 @@ pub(super) struct Statement {
     args: SqliteArguments,
 }
 
-/// Runs statements one after another; gives the number of rows that they changed.
+/// Runs statements one after another; returns the number of rows that they changed.
 pub(super) async fn execute_all(
     conn: &mut SqliteConnection,
     statements: Vec<Statement>,
@@ -137,13 +137,13 @@ pub(super) fn result_code(error: &sqlx::Error) -> Option<u32> {
     code.parse::<u32>().ok().map(|extended| extended & 0xff)
 }
 
-/// Sorts an error by whether trying again can help.
+/// Classifies an error by whether a retry can help.
 pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
     /// Busy, locked, out of memory, read-only, interrupted, I/O, full, cannot open, locking
     /// protocol.
-    const PASSING: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
+    const TRANSIENT: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
     match result_code(error) {
-        Some(code) if PASSING.contains(&code) => StoreError::Unavailable(error.to_string()),
+        Some(code) if TRANSIENT.contains(&code) => StoreError::Unavailable(error.to_string()),
         Some(_) => StoreError::Corrupt(error.to_string()),
         None => match error {
             sqlx::Error::ColumnDecode { .. }

@@ -1,4 +1,4 @@
-//! Writes a plan: a constant number of statements, whatever the size of the group.
+//! Writes a write set: a constant number of statements, whatever the size of the group.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,100 +10,99 @@ use super::sql::{args, execute, execute_all, fetch, json};
 use crate::domain::order_status::StatusRules;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
-use crate::store::transaction::{Standing, WriteSet};
+use crate::store::transaction::{LockedOrder, NumberedWriteSet, WriteSet};
 
-/// Writes everything.
+/// Claims the positions in the log, then writes everything else.
 pub(super) async fn write(
     conn: &mut SqliteConnection,
-    context: &Context,
-    mut plan: WriteSet<'_>,
+    context: &mut Context,
+    write_set: WriteSet<'_>,
 ) -> Result<(), StoreError> {
-    let now_ms = plan.now_ms();
-    let written = execute_all(conn, rows::events(&plan.events, now_ms)).await?;
-    if written < plan.events.len() as u64 {
-        let known = known_positions(conn, &plan).await?;
-        plan.renumber(&known);
-    }
-    execute_all(conn, rows::orders(&plan.orders, now_ms)).await?;
-    execute_all(conn, rows::opened(&plan.opened, now_ms)).await?;
-    execute_all(conn, rows::deliveries(&plan.settled)).await?;
-    execute_all(
-        conn,
-        rows::outbox(&plan.outbox, (context.host.as_str(), now_ms + context.lease_ms)),
-    )
-    .await?;
-    execute_all(conn, rows::state(&plan.state)).await?;
-    execute_all(conn, rows::attempts(&plan.attempts)).await?;
-    execute_all(conn, rows::dead(&plan.dead, now_ms)).await?;
-    execute_all(conn, rows::recordings(&plan.recordings, now_ms)).await?;
-    move_orders(conn, &context.status, &plan).await?;
-    if !plan.sent.is_empty() {
+    let numbers = write_set.numbers();
+    let write_set = claim(conn, write_set).await?;
+    let now_ms = write_set.now_ms();
+    execute_all(conn, rows::orders(&write_set.orders, now_ms)).await?;
+    execute_all(conn, rows::open_deliveries(&write_set.open_deliveries, now_ms)).await?;
+    execute_all(conn, rows::deliveries(&write_set.deliveries)).await?;
+    let lease_until_ms = now_ms + context.lease_ms;
+    execute_all(conn, rows::outbox(&write_set.outbox, &context.host, lease_until_ms)).await?;
+    execute_all(conn, rows::state(&write_set.state)).await?;
+    execute_all(conn, rows::attempts(&write_set.attempts)).await?;
+    execute_all(conn, rows::dead_letters(&write_set.dead_letters, now_ms)).await?;
+    execute_all(conn, rows::recordings(&write_set.recordings, now_ms)).await?;
+    update_order_status(conn, &context.status, &write_set).await?;
+    if !write_set.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))";
-        execute(conn, sql, args![json(&plan.sent)]).await?;
+        execute(conn, sql, args![json(&write_set.sent)]).await?;
     }
+    context.numbers = numbers;
     Ok(())
 }
 
-/// Planned position → position in the log, for the events that were known before.
+/// Inserts the events, which makes their positions final. One that is in the log already keeps its
+/// old position, which costs a query only when it happens.
+async fn claim<'a>(
+    conn: &mut SqliteConnection,
+    write_set: WriteSet<'a>,
+) -> Result<NumberedWriteSet<'a>, StoreError> {
+    let statements = rows::events(&write_set.events, write_set.now_ms());
+    let known = if execute_all(conn, statements).await? < write_set.events.len() as u64 {
+        known_positions(conn, &write_set).await?
+    } else {
+        HashMap::new()
+    };
+    Ok(write_set.number(&known))
+}
+
+/// Planned position → position in the log, of the events that were in the log already.
 async fn known_positions(
     conn: &mut SqliteConnection,
-    plan: &WriteSet<'_>,
+    write_set: &WriteSet<'_>,
 ) -> Result<HashMap<i64, i64>, StoreError> {
-    let keys: Vec<(&str, &str, i64)> = plan
+    let keys: Vec<(&str, &str, i64)> = write_set
         .events
         .iter()
         .map(|row| (row.envelope.event.source.as_str(), row.envelope.event.id.as_str(), row.seq))
         .collect();
     let sql = "SELECT k.value ->> 2, e.seq FROM json_each(?1) k CROSS JOIN events e \
-               ON e.id = k.value ->> 1 AND e.source = k.value ->> 0";
+               ON e.id = k.value ->> 1 AND e.source = k.value ->> 0 WHERE e.seq <> k.value ->> 2";
     let rows = fetch(conn, sql, args![json(&keys)]).await?;
-    let mut known = HashMap::new();
-    for row in &rows {
-        let (planned, seq): (i64, i64) = (row.int(0)?, row.int(1)?);
-        if planned != seq {
-            known.insert(planned, seq);
-        }
-    }
-    Ok(known)
+    rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect()
 }
 
-/// Brings the status of all concerned orders up to date: one query, the table of rules, one update.
-async fn move_orders(
+/// Updates the status of all affected orders: one query, the status rules, one update.
+async fn update_order_status(
     conn: &mut SqliteConnection,
     rules: &StatusRules,
-    plan: &WriteSet<'_>,
+    write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), StoreError> {
-    let ids = plan.orders_to_lock(rules);
+    let ids = write_set.orders_to_lock(rules);
     if ids.is_empty() {
         return Ok(());
     }
     let sql =
         "SELECT o.id, o.pos, o.status FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value";
     let rows = fetch(&mut *conn, sql, args![json(&ids)]).await?;
-    let mut standing = Standing::new();
+    let mut locked = HashMap::new();
     for row in &rows {
-        standing.insert(row.text(0)?, (row.int(1)?, row.text(2)?));
+        locked.insert(row.text(0)?, LockedOrder { pos: row.int(1)?, status: row.text(2)? });
     }
-    // Nobody else writes: what the decision rested on stands.
-    let raced =
-        || StoreError::Corrupt("an order moved between a decision and its writing".to_owned());
-    let mut moved = plan.moved(rules, &standing).ok_or_else(raced)?;
-    let mut ended = plan.may_end(rules, &standing, &moved);
-    for order in unfinished(conn, rules, &ended).await? {
-        ended.remove(order.as_str());
-    }
-    moved.extend(ended.into_values().map(|pos| (pos, rules.cancel.done.as_str())));
-    if moved.is_empty() {
+    // There is one writer: the orders are as they were when the group was decided.
+    let conflict = || StoreError::Corrupt("an order changed within a transaction".to_owned());
+    let changes = write_set.status_changes(rules, &locked).ok_or_else(conflict)?;
+    let open = open_compensations(conn, rules, &changes.maybe_completed).await?;
+    let changed: Vec<(i64, &str)> = changes.complete(rules, &open).into_iter().collect();
+    if changed.is_empty() {
         return Ok(());
     }
-    let sql = "UPDATE orders SET status = k.value ->> 1, updated_ms = ?2 FROM json_each(?1) k WHERE orders.pos = k.value ->> 0";
-    let moved: Vec<(i64, &str)> = moved.into_iter().collect();
-    execute(conn, sql, args![json(&moved), plan.now_ms() as i64]).await?;
+    let sql = "UPDATE orders SET status = k.value ->> 1, updated_ms = ?2 FROM json_each(?1) k \
+               WHERE orders.pos = k.value ->> 0";
+    execute(conn, sql, args![json(&changed), write_set.now_ms() as i64]).await?;
     Ok(())
 }
 
-/// Which of these orders have a compensation that waits or has died.
-async fn unfinished(
+/// Which of these orders have a compensation that is open or dead-lettered.
+async fn open_compensations(
     conn: &mut SqliteConnection,
     rules: &StatusRules,
     orders: &BTreeMap<&str, i64>,

@@ -1,45 +1,33 @@
-//! Decides what becomes of an operation, from what is known, without I/O: a rejected one leaves the
-//! plan as it was.
+//! Decides orders, events and batches from what was loaded, without I/O. A rejected operation leaves
+//! the write set as it was.
 //!
 //! Guarantee carried here: a delivery is settled by a compare-and-set on (open, round, attempt), a
-//! batch only when every version that it relied upon is the present one, and what a cancel stops
-//! only when its order is not cancelled.
+//! batch only when every version that it read is still current, and a settlement that a
+//! cancellation stops only when its order is not cancelled.
 
 use std::sync::Arc;
 
-use super::cancel::goes_forward;
-use super::read_set::{Loaded, Present, Seen, event_ref};
-use super::rows::{AttemptRow, DeadRow, DeliveryRow, OrderRow, RecordingRow, SettledBy, StateRow};
+use super::cancel::is_stopped_by_cancel;
+use super::read_set::{DeliveryState, Loaded, LoadedDelivery, event_ref};
+use super::rows::{
+    AttemptRow, DeadLetterRow, DeliveryRow, OrderRow, RecordingRow, SettledBy, StateWrite,
+};
 use super::write_set::WriteSet;
-use crate::domain::event::EventKey;
+use crate::domain::event::{DeliveryKey, EventKey};
 use crate::domain::failure_fingerprint::FailureFingerprint;
 use crate::domain::order_status::StatusRules;
 use crate::store::{
     Accepted, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder, Order, OutboxRow,
-    Settlement, Verdict,
+    Settlement, Verdict, Version,
 };
 
-/// A new order: the first of its id wins, also within one group.
+/// A new order: the first one with its id is accepted, also within one group.
 pub(super) fn order<'a>(
-    known: &mut Loaded<'a>,
-    plan: &mut WriteSet<'a>,
+    loaded: &mut Loaded<'a>,
+    write_set: &mut WriteSet<'a>,
     new: &'a NewOrder,
 ) -> (Accepted, Vec<OutboxRow>) {
-    let key = new.idempotency_key.as_deref();
-    if let Some((present, fingerprint)) = key.and_then(|key| known.keys.get(key)) {
-        let accepted = if *fingerprint == new.fingerprint {
-            Accepted::Duplicate(present.clone())
-        } else {
-            Accepted::KeyReused
-        };
-        return (accepted, Vec::new());
-    }
-    if let Some((present, fingerprint)) = known.orders.get(new.id.as_str()) {
-        let accepted = if *fingerprint == new.fingerprint {
-            Accepted::Duplicate(present.clone())
-        } else {
-            Accepted::Conflict
-        };
+    if let Some(accepted) = known_order(loaded, new) {
         return (accepted, Vec::new());
     }
     let order = Order {
@@ -47,110 +35,149 @@ pub(super) fn order<'a>(
         customer: new.customer.clone(),
         status: new.status.clone(),
         body: new.body.clone(),
-        created_at_ms: plan.now_ms(),
-        updated_at_ms: plan.now_ms(),
+        created_at_ms: write_set.now_ms(),
+        updated_at_ms: write_set.now_ms(),
     };
-    known.orders.insert(&new.id, (order.clone(), new.fingerprint.clone()));
-    known.keys.extend(key.map(|key| (key, (order.clone(), new.fingerprint.clone()))));
-    plan.orders.push(OrderRow(new));
-    let outbox = plan.first_event(&new.event).into_iter().collect();
+    loaded.orders.insert(&new.id, (order.clone(), new.fingerprint.clone()));
+    let key = new.idempotency_key.as_deref();
+    loaded.idempotency_keys.extend(key.map(|key| (key, (order.clone(), new.fingerprint.clone()))));
+    write_set.rows.orders.push(OrderRow(new));
+    let outbox = write_set.first_event(&new.event).into_iter().collect();
     (Accepted::New(order), outbox)
 }
 
-/// An event from outside: the first of its key wins.
+/// The outcome for an order whose idempotency key or id is in use.
+fn known_order(loaded: &Loaded<'_>, new: &NewOrder) -> Option<Accepted> {
+    let key = new.idempotency_key.as_deref();
+    let by_key = key.and_then(|key| loaded.idempotency_keys.get(key));
+    let (known, otherwise) = match by_key {
+        Some(known) => (known, Accepted::KeyReused),
+        None => (loaded.orders.get(new.id.as_str())?, Accepted::Conflict),
+    };
+    let (order, fingerprint) = known;
+    Some(if *fingerprint == new.fingerprint {
+        Accepted::Duplicate(order.clone())
+    } else {
+        otherwise
+    })
+}
+
+/// An event that no stage emitted: the first one with its key is accepted.
 pub(super) fn event<'a>(
-    known: &mut Loaded<'a>,
-    plan: &mut WriteSet<'a>,
+    loaded: &mut Loaded<'a>,
+    write_set: &mut WriteSet<'a>,
     new: &'a NewEvent,
 ) -> (bool, Vec<OutboxRow>) {
-    if !known.events.insert(event_ref(new)) {
+    if !loaded.events.insert(event_ref(new)) {
         return (false, Vec::new());
     }
-    (true, plan.event(new).into_iter().collect())
+    (true, write_set.event(new).into_iter().collect())
 }
 
 /// A lane's batch.
-pub(super) fn batch<'a>(
-    known: &mut Loaded<'a>,
-    plan: &mut WriteSet<'a>,
+pub(crate) fn batch<'a>(
+    loaded: &mut Loaded<'a>,
+    write_set: &mut WriteSet<'a>,
     rules: &StatusRules,
     batch: &'a Batch,
 ) -> Commit {
-    let stage: &'a str = &batch.stage;
-    let version =
-        |known: &Loaded<'a>, key: &'a str| known.versions.get(&(stage, key)).copied().unwrap_or(0);
-    let stale: Vec<_> = batch
-        .settlements
-        .iter()
-        .filter(|one| !fits(known, one))
-        .map(|one| one.delivery.clone())
-        .collect();
-    let changed =
-        batch.reads.iter().filter(|(key, relied_upon)| version(known, key) != *relied_upon);
-    let conflicts: Vec<_> = changed.map(|(key, _)| key.clone()).collect();
-    if !stale.is_empty() || !conflicts.is_empty() {
-        return Commit::Conflict { stale, conflicts };
-    }
-    let overtaken =
-        batch.settlements.iter().filter(|one| is_held(known, one) && goes_forward(rules, one));
-    let overtaken: Vec<_> = overtaken.map(|one| one.delivery.clone()).collect();
-    if !overtaken.is_empty() {
-        return Commit::OrderCancelled(overtaken);
+    if let Some(refused) = conflict(loaded, batch).or_else(|| cancelled(loaded, rules, batch)) {
+        return refused;
     }
     for settlement in &batch.settlements {
         let Some(order) = settlement.envelope.order_id.as_deref() else { continue };
-        if is_held(known, settlement) {
-            plan.ending.push(order);
-        } else if goes_forward(rules, settlement) {
-            plan.forward.push(order);
+        if order_cancelled(loaded, settlement) {
+            write_set.rows.maybe_completed.push(order);
+        } else if is_stopped_by_cancel(rules, settlement) {
+            write_set.rows.not_cancelled.push(order);
         }
     }
+    let versions = write_state(loaded, write_set, batch);
+    let outbox = batch.settlements.iter().flat_map(|one| settle(loaded, write_set, one)).collect();
+    Commit::Done { versions, outbox }
+}
+
+/// The refusal of a batch whose deliveries moved on, or whose state was written meanwhile.
+fn conflict(loaded: &Loaded<'_>, batch: &Batch) -> Option<Commit> {
+    let stale = deliveries(batch, |one| !is_current(loaded, one));
+    let changed =
+        batch.reads.iter().filter(|(key, read)| version(loaded, &batch.stage, key) != *read);
+    let conflicts: Vec<_> = changed.map(|(key, _)| key.clone()).collect();
+    (!stale.is_empty() || !conflicts.is_empty()).then_some(Commit::Conflict { stale, conflicts })
+}
+
+/// The refusal of a batch that a cancellation stops.
+fn cancelled(loaded: &Loaded<'_>, rules: &StatusRules, batch: &Batch) -> Option<Commit> {
+    let stopped =
+        deliveries(batch, |one| order_cancelled(loaded, one) && is_stopped_by_cancel(rules, one));
+    (!stopped.is_empty()).then_some(Commit::OrderCancelled(stopped))
+}
+
+fn deliveries(batch: &Batch, picked: impl Fn(&Settlement) -> bool) -> Vec<DeliveryKey> {
+    batch.settlements.iter().filter(|one| picked(one)).map(|one| one.delivery.clone()).collect()
+}
+
+fn version(loaded: &Loaded<'_>, stage: &str, key: &str) -> Version {
+    loaded.versions.get(&(stage, key)).copied().unwrap_or(0)
+}
+
+/// Adds the batch's state writes, and the reads that have to be verified; the new versions in the
+/// order of the writes.
+fn write_state<'a>(
+    loaded: &mut Loaded<'a>,
+    write_set: &mut WriteSet<'a>,
+    batch: &'a Batch,
+) -> Vec<Version> {
+    let stage: &'a str = &batch.stage;
     let mut versions = Vec::with_capacity(batch.writes.len());
     for (key, value) in &batch.writes {
-        let next = version(known, key) + 1;
-        known.versions.insert((stage, key), next);
+        let next = version(loaded, stage, key) + 1;
+        loaded.versions.insert((stage, key), next);
         versions.push(next);
-        plan.state.push(StateRow { stage, key, value: value.as_deref(), version: next });
+        let value = value.as_deref();
+        write_set.rows.state.push(StateWrite { stage, key, value, version: next });
     }
     let only_read = batch
         .reads
         .iter()
         .filter(|(key, _)| !batch.writes.iter().any(|(written, _)| written == key));
-    plan.relied_upon.extend(only_read.map(|(key, version)| StateRow {
+    write_set.rows.verified_reads.extend(only_read.map(|(key, version)| StateWrite {
         stage,
         key,
         value: None,
         version: *version,
     }));
-    let outbox = batch.settlements.iter().flat_map(|one| settle(known, plan, one)).collect();
-    Commit::Done { versions, outbox }
+    versions
 }
 
-/// Whether the delivery still stands where the try found it. One that is not there at all came from
-/// elsewhere: its first round fits.
-fn fits(known: &Loaded<'_>, settlement: &Settlement) -> bool {
-    match seen(known, settlement).row {
-        Some(row) => row.open && row.round == settlement.round && row.attempt == settlement.attempt,
+/// Whether the delivery is still open in the round and attempt that were run. One that is not
+/// stored is another program's: its first round is current.
+fn is_current(loaded: &Loaded<'_>, settlement: &Settlement) -> bool {
+    match stored(loaded, settlement).state {
+        Some(state) => {
+            state.open && (state.round, state.attempt) == (settlement.round, settlement.attempt)
+        }
         None => settlement.round == 1 && settlement.attempt >= 1,
     }
 }
 
 /// Whether the delivery's order is cancelled, or being cancelled.
-fn is_held(known: &Loaded<'_>, settlement: &Settlement) -> bool {
-    seen(known, settlement).held
-        || settlement.envelope.order_id.as_deref().is_some_and(|order| known.held.contains(order))
+fn order_cancelled(loaded: &Loaded<'_>, settlement: &Settlement) -> bool {
+    let order = settlement.envelope.order_id.as_deref();
+    stored(loaded, settlement).order_cancelled
+        || order.is_some_and(|order| loaded.cancelled.contains(order))
 }
 
-fn seen(known: &Loaded<'_>, settlement: &Settlement) -> Seen {
+fn stored(loaded: &Loaded<'_>, settlement: &Settlement) -> LoadedDelivery {
     let key: (&str, &EventKey) = (&settlement.delivery.stage, &settlement.delivery.event);
-    known.deliveries.get(&key).copied().unwrap_or_default()
+    loaded.deliveries.get(&key).copied().unwrap_or_default()
 }
 
-/// Where a delivery goes next.
+/// What a verdict makes of its delivery.
 struct Next {
     status: DeliveryStatus,
     attempt: u32,
-    /// Sent again then.
+    /// When the delivery is sent again; none: it is settled.
     due_at_ms: Option<u64>,
 }
 
@@ -167,38 +194,38 @@ fn next(settlement: &Settlement) -> Next {
 }
 
 fn settle<'a>(
-    known: &mut Loaded<'a>,
-    plan: &mut WriteSet<'a>,
+    loaded: &mut Loaded<'a>,
+    write_set: &mut WriteSet<'a>,
     settlement: &'a Settlement,
 ) -> Vec<OutboxRow> {
     let stage: &'a str = &settlement.delivery.stage;
-    let now_ms = plan.now_ms();
-    let before = seen(known, settlement);
-    let seq = before.seq.unwrap_or_else(|| plan.adopt(&settlement.envelope, stage));
+    let now_ms = write_set.now_ms();
+    let before = stored(loaded, settlement);
+    let seq = before.seq.unwrap_or_else(|| write_set.adopt(&settlement.envelope, stage));
     let next = next(settlement);
     let open = next.status == DeliveryStatus::Open;
-    let present = Present {
+    let state = DeliveryState {
         open,
         round: settlement.round,
         attempt: next.attempt,
-        created_ms: before.row.map_or(now_ms, |row| row.created_ms),
-        queued_ms: next.due_at_ms.or(before.row.map(|row| row.queued_ms)).unwrap_or(now_ms),
+        created_ms: before.state.map_or(now_ms, |state| state.created_ms),
+        queued_ms: next.due_at_ms.or(before.state.map(|state| state.queued_ms)).unwrap_or(now_ms),
     };
-    let after = Seen { seq: Some(seq), row: Some(present), held: before.held };
-    known.deliveries.insert((stage, &settlement.delivery.event), after);
+    let after = LoadedDelivery { seq: Some(seq), state: Some(state), ..before };
+    loaded.deliveries.insert((stage, &settlement.delivery.event), after);
     if let Some(failure) = &settlement.failure {
-        plan.attempts.push(AttemptRow { seq, stage, failure });
+        write_set.rows.attempts.push(AttemptRow { seq, stage, failure });
     }
     if let Some(body) = settlement.recording.as_deref().filter(|_| !open) {
-        plan.recordings.push(RecordingRow { seq, stage, body });
+        write_set.rows.recordings.push(RecordingRow { seq, stage, body });
     }
-    let (emitted, mut outbox) = consequences(plan, settlement, seq);
-    plan.settled.push(DeliveryRow {
+    let (emitted, mut outbox) = consequences(write_set, settlement, seq);
+    write_set.rows.deliveries.push(DeliveryRow {
         seq,
         stage,
-        round: present.round,
-        attempt: present.attempt,
-        expected: before.row.map(|row| (row.round, row.attempt)),
+        round: state.round,
+        attempt: state.attempt,
+        expected: before.state.map(|state| (state.round, state.attempt)),
         status: next.status,
         settled: (!open).then(|| SettledBy {
             version: &settlement.version,
@@ -207,8 +234,8 @@ fn settle<'a>(
             at_ms: now_ms,
         }),
         emitted,
-        created_ms: present.created_ms,
-        queued_ms: present.queued_ms,
+        created_ms: state.created_ms,
+        queued_ms: state.queued_ms,
     });
     if let Some(due_at_ms) = next.due_at_ms {
         let direct = Direct {
@@ -216,38 +243,37 @@ fn settle<'a>(
             round: settlement.round,
             attempt: next.attempt,
         };
-        outbox.extend(plan.send(seq, &settlement.envelope, Some(direct), due_at_ms));
+        outbox.extend(write_set.send(seq, &settlement.envelope, Some(direct), due_at_ms));
     }
     outbox
 }
 
-/// The events that a verdict brings, and the dead letter.
+/// Logs the events of a verdict and adds the dead letter; the ids of emitted events, and the rows to
+/// send.
 fn consequences<'a>(
-    plan: &mut WriteSet<'a>,
+    write_set: &mut WriteSet<'a>,
     settlement: &'a Settlement,
     seq: i64,
 ) -> (Vec<&'a str>, Vec<OutboxRow>) {
     match &settlement.verdict {
         Verdict::Done(events) => (
             events.iter().map(|event| event.envelope.event.id.as_str()).collect(),
-            events.iter().filter_map(|event| plan.event(event)).collect(),
+            events.iter().filter_map(|event| write_set.event(event)).collect(),
         ),
         Verdict::Dead { code, message, announcement } => {
             let stage: &'a str = &settlement.delivery.stage;
-            plan.dead.push(DeadRow {
+            let backtrace =
+                settlement.failure.as_ref().and_then(|failed| failed.backtrace.as_deref());
+            write_set.rows.dead_letters.push(DeadLetterRow {
                 seq,
                 stage,
                 round: settlement.round,
                 code,
                 message,
                 digest: &settlement.digest,
-                fingerprint: FailureFingerprint::of(
-                    stage,
-                    (code, message),
-                    settlement.failure.as_ref().and_then(|failure| failure.backtrace.as_deref()),
-                ),
+                fingerprint: FailureFingerprint::of(stage, (code, message), backtrace),
             });
-            (Vec::new(), plan.event(announcement).into_iter().collect())
+            (Vec::new(), write_set.event(announcement).into_iter().collect())
         }
         Verdict::Retry { .. } | Verdict::Skipped | Verdict::Deferred { .. } => {
             (Vec::new(), Vec::new())

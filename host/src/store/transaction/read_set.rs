@@ -1,102 +1,119 @@
-//! What a group of operations must know before it decides: one question per table, whatever the
-//! size of the group.
+//! What a commit group must read before it is decided: one query per table, whatever the size of
+//! the group.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use super::Op;
+use super::operation::Pending;
 use crate::domain::event::EventKey;
-use crate::store::{NewEvent, Order, StoreError, Version};
+use crate::store::{Batch, NewCancel, NewEvent, NewOrder, Order, StoreError, Version};
 
 /// A delivery's row, as far as a compare-and-set needs it.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct Present {
-    pub(in crate::store) open: bool,
-    pub(in crate::store) round: u32,
-    pub(in crate::store) attempt: u32,
-    pub(in crate::store) created_ms: u64,
-    pub(in crate::store) queued_ms: u64,
+pub(crate) struct DeliveryState {
+    pub(crate) open: bool,
+    pub(crate) round: u32,
+    pub(crate) attempt: u32,
+    pub(crate) created_ms: u64,
+    pub(crate) queued_ms: u64,
 }
 
-/// A delivery: neither, or its event only, or both are known.
+/// What is stored of a delivery: nothing, only its event, or both.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::store) struct Seen {
-    pub(in crate::store) seq: Option<i64>,
-    pub(in crate::store) row: Option<Present>,
+pub(crate) struct LoadedDelivery {
+    /// Position of its event in the log.
+    pub(crate) seq: Option<i64>,
+    pub(crate) state: Option<DeliveryState>,
     /// Its order is cancelled, or being cancelled.
-    pub(in crate::store) held: bool,
+    pub(crate) order_cancelled: bool,
 }
 
-/// A delivery that somebody settles, and the order that its event belongs to.
+/// Refers to a delivery by stage and event.
+pub(crate) type DeliveryRef<'a> = (&'a str, &'a EventKey);
+
+/// A delivery that the group settles, and the order that its event belongs to.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct AskedDelivery<'a> {
-    pub(in crate::store) key: DeliveryRef<'a>,
-    pub(in crate::store) order: Option<&'a str>,
+pub(crate) struct DeliveryLookup<'a> {
+    pub(crate) key: DeliveryRef<'a>,
+    pub(crate) order: Option<&'a str>,
 }
 
-/// Names a delivery without owning it.
-pub(in crate::store) type DeliveryRef<'a> = (&'a str, &'a EventKey);
-
-/// The questions.
+/// The keys to read.
 #[derive(Default)]
-pub(in crate::store) struct ReadSet<'a> {
+pub(crate) struct ReadSet<'a> {
     /// Orders by id.
-    pub(in crate::store) orders: Vec<&'a str>,
+    pub(crate) orders: Vec<&'a str>,
     /// Orders by idempotency key.
-    pub(in crate::store) keys: Vec<&'a str>,
+    pub(crate) idempotency_keys: Vec<&'a str>,
     /// Events by (source, id).
-    pub(in crate::store) events: Vec<(&'a str, &'a str)>,
-    /// Deliveries that somebody settles.
-    pub(in crate::store) deliveries: Vec<AskedDelivery<'a>>,
+    pub(crate) events: Vec<(&'a str, &'a str)>,
+    /// Deliveries that the group settles.
+    pub(crate) deliveries: Vec<DeliveryLookup<'a>>,
     /// State keys (stage, key), sorted.
-    pub(in crate::store) versions: Vec<(&'a str, &'a str)>,
+    pub(crate) versions: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> ReadSet<'a> {
-    /// All that `ops` need to know.
-    pub(in crate::store) fn by(ops: impl Iterator<Item = &'a Op>) -> Self {
+    /// Everything that `operations` need to know.
+    pub(crate) fn of(operations: &[Pending<'a>]) -> Self {
         let mut read_set = Self::default();
-        let mut versions: BTreeSet<(&'a str, &'a str)> = BTreeSet::new();
-        for op in ops {
-            match op {
-                Op::Order(order) => {
-                    read_set.orders.push(&order.id);
-                    read_set.keys.extend(order.idempotency_key.as_deref());
-                }
-                Op::Event(event) => read_set.events.push(event_ref(event)),
-                Op::Cancel(cancel) => read_set.orders.push(&cancel.order_id),
-                Op::Commit(batch) => {
-                    read_set.deliveries.extend(batch.settlements.iter().map(|one| AskedDelivery {
-                        key: (&*one.delivery.stage, &one.delivery.event),
-                        order: one.envelope.order_id.as_deref(),
-                    }));
-                    versions
-                        .extend(batch.reads.iter().map(|(key, _)| (&*batch.stage, key.as_str())));
-                    versions
-                        .extend(batch.writes.iter().map(|(key, _)| (&*batch.stage, key.as_str())));
-                }
-                Op::Sent(_) => {}
-            }
+        for operation in operations {
+            operation.read(&mut read_set);
         }
-        read_set.versions = versions.into_iter().collect();
-        read_set
+        read_set.sorted()
+    }
+
+    /// Everything that one batch needs to know.
+    pub(crate) fn of_batch(batch: &'a Batch) -> Self {
+        let mut read_set = Self::default();
+        read_set.batch(batch);
+        read_set.sorted()
+    }
+
+    fn sorted(mut self) -> Self {
+        self.versions.sort_unstable();
+        self.versions.dedup();
+        self
+    }
+
+    pub(super) fn order(&mut self, order: &'a NewOrder) {
+        self.orders.push(&order.id);
+        self.idempotency_keys.extend(order.idempotency_key.as_deref());
+    }
+
+    pub(super) fn event(&mut self, event: &'a NewEvent) {
+        self.events.push(event_ref(event));
+    }
+
+    pub(super) fn cancel(&mut self, cancel: &'a NewCancel) {
+        self.orders.push(&cancel.order_id);
+    }
+
+    pub(super) fn batch(&mut self, batch: &'a Batch) {
+        self.deliveries.extend(batch.settlements.iter().map(|one| DeliveryLookup {
+            key: (&*one.delivery.stage, &one.delivery.event),
+            order: one.envelope.order_id.as_deref(),
+        }));
+        let read = batch.reads.iter().map(|(key, _)| key);
+        let written = batch.writes.iter().map(|(key, _)| key);
+        self.versions.extend(read.chain(written).map(|key| (&*batch.stage, key.as_str())));
     }
 }
 
-/// The answers.
+/// What was read, and what the group's operations changed in it so far.
 #[derive(Default)]
-pub(in crate::store) struct Loaded<'a> {
+pub(crate) struct Loaded<'a> {
     /// Orders by id, with their fingerprints.
-    pub(in crate::store) orders: HashMap<&'a str, (Order, String)>,
+    pub(crate) orders: HashMap<&'a str, (Order, String)>,
     /// Orders by idempotency key, with their fingerprints.
-    pub(in crate::store) keys: HashMap<&'a str, (Order, String)>,
+    pub(crate) idempotency_keys: HashMap<&'a str, (Order, String)>,
     /// Events (source, id) that are in the log.
-    pub(in crate::store) events: HashSet<(&'a str, &'a str)>,
-    /// Deliveries that somebody settles.
-    pub(in crate::store) deliveries: HashMap<DeliveryRef<'a>, Seen>,
+    pub(crate) events: HashSet<(&'a str, &'a str)>,
+    /// Deliveries that the group settles.
+    pub(crate) deliveries: HashMap<DeliveryRef<'a>, LoadedDelivery>,
     /// Orders that this group cancels.
-    pub(in crate::store) held: HashSet<&'a str>,
+    pub(crate) cancelled: HashSet<&'a str>,
     /// Versions of state keys (stage, key); absent: 0.
-    pub(in crate::store) versions: HashMap<(&'a str, &'a str), Version>,
+    pub(crate) versions: HashMap<(&'a str, &'a str), Version>,
 }
 
 /// The key of a new event.
@@ -104,10 +121,10 @@ pub(super) fn event_ref(event: &NewEvent) -> (&str, &str) {
     (&event.envelope.event.source, &event.envelope.event.id)
 }
 
-/// The question that an answer numbered `index` belongs to.
-pub(in crate::store) fn pick<T: Copy>(read_set: &[T], index: i64) -> Result<T, StoreError> {
+/// The key of a read set that a row numbered `index` belongs to.
+pub(crate) fn lookup<T: Copy>(keys: &[T], index: i64) -> Result<T, StoreError> {
     usize::try_from(index)
         .ok()
-        .and_then(|index| read_set.get(index).copied())
-        .ok_or_else(|| StoreError::Corrupt(format!("row {index} was not read_set for")))
+        .and_then(|index| keys.get(index).copied())
+        .ok_or_else(|| StoreError::Corrupt(format!("no key belongs to row {index}")))
 }

@@ -1,136 +1,125 @@
-//! What a group of operations writes, collected row by row and then written in a constant number of
-//! statements.
+//! The rows that a commit group writes, collected one operation after another.
 //!
-//! The plan is only filled by operations whose checks have passed. It costs memory in proportion to
-//! the group, which the committer bounds; it carries no check of its own but one: an event whose
-//! key is known already keeps its old position in the log.
+//! Only operations whose checks have passed add rows. A write set takes memory in proportion to the
+//! group, which the committer bounds. It allocates positions in the log, which are final once the
+//! database has claimed them: see [`WriteSet::number`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::numbered::NumberedWriteSet;
 use super::rows::{
-    AttemptRow, DeadRow, DeliveryRow, EventRow, Move, OpenedRow, OrderRow, OutboxInsert,
-    RecordingRow, StateRow,
+    AttemptRow, DeadLetterRow, DeliveryRow, Effect, EventRow, OpenDeliveryRow, OrderRow,
+    OutboxInsert, RecordingRow, StateWrite, StatusEvent,
 };
 use crate::domain::event::{Envelope, ORDER_CANCELLED};
 use crate::domain::order_status::StatusRules;
 use crate::store::{Direct, NewEvent, OutboxRow};
 
-/// The last numbers that were given out; a plan takes the next ones.
+/// The last numbers that were given out; a write set takes the next ones.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct Numbers {
+pub(crate) struct Numbers {
     /// Position in the event log.
-    pub(in crate::store) event: i64,
+    pub(crate) event: i64,
     /// Outbox id.
-    pub(in crate::store) outbox: i64,
+    pub(crate) outbox: i64,
 }
 
-/// When a plan is made.
+/// When a transaction takes place.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct Times {
-    /// The store's clock: what is written, and what leases count by.
-    pub(in crate::store) now_ms: u64,
-    /// What fell due by then is sent at once. The host that asked may be ahead of the store's
-    /// clock.
-    pub(in crate::store) due_ms: u64,
+pub(crate) struct TransactionTime {
+    /// The store's clock: written into rows, and the base of leases.
+    pub(crate) now_ms: u64,
+    /// What is due by then is sent immediately. The calling host may be ahead of the store's clock.
+    pub(crate) due_ms: u64,
 }
 
-/// Where locked orders stand: id → (position, status).
-pub(in crate::store) type Standing<'a> = HashMap<&'a str, (i64, &'a str)>;
-
-/// The rows.
-pub(in crate::store) struct WriteSet<'a> {
-    numbers: &'a mut Numbers,
-    times: Times,
-    /// Events that no stage consumes are sent too: other programs listen.
-    publish_all: bool,
-    pub(in crate::store) orders: Vec<OrderRow<'a>>,
-    pub(in crate::store) events: Vec<EventRow<'a>>,
-    pub(in crate::store) opened: Vec<OpenedRow<'a>>,
-    pub(in crate::store) settled: Vec<DeliveryRow<'a>>,
-    pub(in crate::store) outbox: Vec<OutboxInsert>,
-    pub(in crate::store) state: Vec<StateRow<'a>>,
-    /// Keys that a committed batch read and did not write, with the version it relied upon.
-    pub(in crate::store) relied_upon: Vec<StateRow<'a>>,
-    pub(in crate::store) attempts: Vec<AttemptRow<'a>>,
-    pub(in crate::store) dead: Vec<DeadRow<'a>>,
-    pub(in crate::store) recordings: Vec<RecordingRow<'a>>,
-    pub(in crate::store) moves: Vec<Move<'a>>,
+/// All rows of a group. Their `seq` is the position of their event in the log.
+#[derive(Default)]
+pub(crate) struct Rows<'a> {
+    pub(crate) orders: Vec<OrderRow<'a>>,
+    pub(crate) open_deliveries: Vec<OpenDeliveryRow<'a>>,
+    pub(crate) deliveries: Vec<DeliveryRow<'a>>,
+    pub(crate) outbox: Vec<OutboxInsert>,
+    pub(crate) state: Vec<StateWrite<'a>>,
+    /// Keys that a batch read and did not write, with the version that it read.
+    pub(crate) verified_reads: Vec<StateWrite<'a>>,
+    pub(crate) attempts: Vec<AttemptRow<'a>>,
+    pub(crate) dead_letters: Vec<DeadLetterRow<'a>>,
+    pub(crate) recordings: Vec<RecordingRow<'a>>,
+    pub(crate) status_events: Vec<StatusEvent<'a>>,
     /// Orders that must not be cancelled when this is written.
-    pub(super) forward: Vec<&'a str>,
-    /// Orders whose cancel may be through with this.
-    pub(super) ending: Vec<&'a str>,
-    pub(in crate::store) sent: Vec<i64>,
+    pub(crate) not_cancelled: Vec<&'a str>,
+    /// Orders whose cancellation this may complete.
+    pub(crate) maybe_completed: Vec<&'a str>,
+    /// Outbox rows to delete.
+    pub(crate) sent: Vec<i64>,
+}
+
+/// The rows before their positions are final.
+pub(crate) struct WriteSet<'a> {
+    numbers: Numbers,
+    time: TransactionTime,
+    /// Also sends events that no stage consumes: other programs listen.
+    publish_all: bool,
+    pub(crate) events: Vec<EventRow<'a>>,
+    pub(super) rows: Rows<'a>,
 }
 
 impl<'a> WriteSet<'a> {
-    pub(in crate::store) fn new(numbers: &'a mut Numbers, times: Times, publish_all: bool) -> Self {
-        Self {
-            numbers,
-            times,
-            publish_all,
-            orders: Vec::new(),
-            events: Vec::new(),
-            opened: Vec::new(),
-            settled: Vec::new(),
-            outbox: Vec::new(),
-            state: Vec::new(),
-            relied_upon: Vec::new(),
-            attempts: Vec::new(),
-            dead: Vec::new(),
-            recordings: Vec::new(),
-            moves: Vec::new(),
-            forward: Vec::new(),
-            ending: Vec::new(),
-            sent: Vec::new(),
-        }
+    pub(crate) fn new(numbers: Numbers, time: TransactionTime, publish_all: bool) -> Self {
+        Self { numbers, time, publish_all, events: Vec::new(), rows: Rows::default() }
     }
 
-    pub(in crate::store) fn now_ms(&self) -> u64 {
-        self.times.now_ms
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.time.now_ms
     }
 
-    /// Writes an event that came from elsewhere; its position in the log.
+    /// The last numbers that this write set took.
+    pub(crate) fn numbers(&self) -> Numbers {
+        self.numbers
+    }
+
+    /// Logs an event of another program; its position in the log.
     pub(super) fn adopt(&mut self, envelope: &'a Envelope, stage: &'a str) -> i64 {
         self.log(envelope, vec![stage], None, None)
     }
 
-    /// Writes an event that moves its order's status, opens its deliveries and sends it.
-    pub(in crate::store) fn event(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
-        let envelope: &'a Envelope = &new.envelope;
-        // `first_event` gives this event the next position.
-        let seq = self.numbers.event + 1;
-        if let Some(order) = &envelope.order_id {
-            let event_type: &'a str = &envelope.event.event_type;
-            self.moves.push(Move { seq, order, event_type, must: false });
-            if event_type == ORDER_CANCELLED {
-                self.ending.push(order);
+    /// Logs an event that may change its order's status, opens its deliveries and sends it.
+    pub(crate) fn event(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
+        if let Some(order) = &new.envelope.order_id {
+            self.status_event(order, new, Effect::Optional);
+            if new.envelope.event.event_type == ORDER_CANCELLED {
+                self.rows.maybe_completed.push(order);
             }
         }
         self.first_event(new)
     }
 
-    /// Writes the event that cancels an order; it must move the order's status.
+    /// Logs the event that cancels an order; it must change the order's status.
     pub(super) fn cancel(&mut self, order: &'a str, new: &'a NewEvent) -> Option<OutboxRow> {
-        self.moves.push(Move {
-            seq: self.numbers.event + 1,
-            order,
-            event_type: &new.envelope.event.event_type,
-            must: true,
-        });
-        // Nobody may have anything to undo.
-        self.ending.push(order);
+        self.status_event(order, new, Effect::Required);
+        // There may be nothing to compensate.
+        self.rows.maybe_completed.push(order);
         self.first_event(new)
     }
 
-    /// The same for an order's first event: the order is written with its status in the same plan.
+    /// The event is logged next, so it takes the next position.
+    fn status_event(&mut self, order: &'a str, new: &'a NewEvent, effect: Effect) {
+        let seq = self.numbers.event + 1;
+        let event_type = &new.envelope.event.event_type;
+        self.rows.status_events.push(StatusEvent { seq, order, event_type, effect });
+    }
+
+    /// Logs an order's first event: the order's row has the resulting status already.
     pub(super) fn first_event(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
         let routed_to: Vec<&'a str> = new.routed_to.iter().map(AsRef::as_ref).collect();
         let producer = new.producer.as_ref().map(|(stage, digest)| (&**stage, &**digest));
-        let due_ms = Some(new.due_at_ms).filter(|due_ms| *due_ms > self.times.due_ms);
+        let due_ms = Some(new.due_at_ms).filter(|due_ms| *due_ms > self.time.due_ms);
         let seq = self.log(&new.envelope, routed_to, producer, due_ms);
-        let queued_ms = new.due_at_ms.max(self.times.now_ms);
-        self.opened.extend(new.routed_to.iter().map(|stage| OpenedRow { seq, stage, queued_ms }));
+        let queued_ms = new.due_at_ms.max(self.time.now_ms);
+        let opened = new.routed_to.iter().map(|stage| OpenDeliveryRow { seq, stage, queued_ms });
+        self.rows.open_deliveries.extend(opened);
         if new.routed_to.is_empty() && new.only_stage.is_none() && !self.publish_all {
             return None;
         }
@@ -156,9 +145,8 @@ impl<'a> WriteSet<'a> {
         seq
     }
 
-    /// Writes an outbox row. One that is due now is leased to this host and returned, to be handed
-    /// to the relay.
-    pub(in crate::store) fn send(
+    /// Adds an outbox row. One that is due now is leased to this host and returned, for the relay.
+    pub(crate) fn send(
         &mut self,
         seq: i64,
         envelope: &Arc<Envelope>,
@@ -167,93 +155,47 @@ impl<'a> WriteSet<'a> {
     ) -> Option<OutboxRow> {
         self.numbers.outbox += 1;
         let id = self.numbers.outbox;
-        let leased = due_at_ms <= self.times.due_ms;
-        self.outbox.push(OutboxInsert {
+        let leased = due_at_ms <= self.time.due_ms;
+        self.rows.outbox.push(OutboxInsert {
             id,
             seq,
-            due_ms: due_at_ms.max(self.times.now_ms),
+            due_ms: due_at_ms.max(self.time.now_ms),
             leased,
             direct: direct.clone(),
         });
         leased.then(|| OutboxRow { id, envelope: Arc::clone(envelope), direct, routed: true })
     }
 
-    /// Puts everything that hangs on an event which was known before to its old position (planned →
-    /// position in the log).
-    pub(in crate::store) fn renumber(&mut self, known: &HashMap<i64, i64>) {
-        let renumber = |seq: &mut i64| *seq = known.get(seq).copied().unwrap_or(*seq);
-        self.opened.iter_mut().for_each(|row| renumber(&mut row.seq));
-        self.settled.iter_mut().for_each(|row| renumber(&mut row.seq));
-        self.outbox.iter_mut().for_each(|row| renumber(&mut row.seq));
-        self.attempts.iter_mut().for_each(|row| renumber(&mut row.seq));
-        self.dead.iter_mut().for_each(|row| renumber(&mut row.seq));
-        self.recordings.iter_mut().for_each(|row| renumber(&mut row.seq));
-        // An event that was there before has moved its order before.
-        self.moves.retain(|row| !known.contains_key(&row.seq));
+    pub(super) fn delete_outbox_rows(&mut self, ids: &[i64]) {
+        self.rows.sent.extend(ids);
     }
 
-    /// Orders whose row must be locked: those that an event of this plan may move, and those whose
-    /// cancel may be through.
-    pub(in crate::store) fn orders_to_lock(&self, rules: &StatusRules) -> Vec<&'a str> {
-        let moving = self
-            .moves
-            .iter()
-            .filter(|row| rules.transitions.contains_key(row.event_type))
-            .map(|row| row.order);
-        moving.chain(self.ending.iter().copied()).collect()
-    }
-
-    /// The status of an order that stands at `present`, after the events of this plan so far.
+    /// The status of an order after the events of this write set so far, given its stored status.
     pub(super) fn status_of<'r>(
         &self,
         rules: &'r StatusRules,
         order: &str,
-        present: &'r str,
+        stored: &'r str,
     ) -> &'r str {
-        let events = self.moves.iter().filter(|row| row.order == order);
-        events.fold(present, |status, row| rules.next(status, row.event_type).unwrap_or(status))
+        let events = self.rows.status_events.iter().filter(|event| event.order == order);
+        events.fold(stored, |status, event| rules.next(status, event.event_type).unwrap_or(status))
     }
 
-    /// The status of the orders that change, by position, given where they stand: id → (position,
-    /// status). None when somebody was faster: an order was cancelled meanwhile, or can be no more.
-    pub(in crate::store) fn moved<'r>(
-        &self,
-        rules: &'r StatusRules,
-        standing: &Standing<'r>,
-    ) -> Option<BTreeMap<i64, &'r str>> {
-        if self
-            .forward
-            .iter()
-            .any(|order| standing.get(order).is_some_and(|(_, status)| rules.is_cancelled(status)))
-        {
-            return None;
+    /// Makes the positions final. `known` has those of events that were in the log before (planned
+    /// position → position in the log); their rows are not written again.
+    pub(crate) fn number(self, known: &HashMap<i64, i64>) -> NumberedWriteSet<'a> {
+        let mut rows = self.rows;
+        if !known.is_empty() {
+            let number = |seq: &mut i64| *seq = known.get(seq).copied().unwrap_or(*seq);
+            rows.open_deliveries.iter_mut().for_each(|row| number(&mut row.seq));
+            rows.deliveries.iter_mut().for_each(|row| number(&mut row.seq));
+            rows.outbox.iter_mut().for_each(|row| number(&mut row.seq));
+            rows.attempts.iter_mut().for_each(|row| number(&mut row.seq));
+            rows.dead_letters.iter_mut().for_each(|row| number(&mut row.seq));
+            rows.recordings.iter_mut().for_each(|row| number(&mut row.seq));
+            // An event that was in the log before has changed its order's status before.
+            rows.status_events.retain(|row| !known.contains_key(&row.seq));
         }
-        let mut moved: BTreeMap<i64, &'r str> = BTreeMap::new();
-        for row in &self.moves {
-            let Some((pos, before)) = standing.get(row.order) else { continue };
-            let present = moved.get(pos).unwrap_or(before);
-            match rules.next(present, row.event_type) {
-                Some(next) => _ = moved.insert(*pos, next),
-                None if row.must => return None,
-                None => {}
-            }
-        }
-        Some(moved)
-    }
-
-    /// Orders that are being cancelled, by position: their cancel is through when no compensation
-    /// is left.
-    pub(in crate::store) fn may_end(
-        &self,
-        rules: &StatusRules,
-        standing: &Standing<'_>,
-        moved: &BTreeMap<i64, &str>,
-    ) -> BTreeMap<&'a str, i64> {
-        let place = |order: &&'a str| {
-            let (pos, before) = standing.get(order)?;
-            let present = moved.get(pos).unwrap_or(before);
-            (Some(*present) == rules.cancelling()).then_some((*order, *pos))
-        };
-        self.ending.iter().filter_map(place).collect()
+        NumberedWriteSet::new(rows, self.time.now_ms)
     }
 }

@@ -1,95 +1,27 @@
-//! Questions about the event log, the same for every database, and what they ask for.
+//! Queries on the event log.
 //!
-//! Positions grow along causes: what an event brings about stands after it. Bounds: one page looks
-//! at [`WINDOW`] events [`WINDOWS_MAX`] times at the most, so that a rare event costs no more than
-//! a frequent one; the caller goes on where the page ended. Nothing here needs an index that a
-//! writer would have to keep: times grow with positions, so a time is found by halving.
+//! Bounds: one page reads [`WINDOW`] events at most [`WINDOWS_MAX`] times, so a rare event costs no
+//! more than a frequent one; the caller continues where the page ended. No query needs an index
+//! that only serves it: times grow with positions, so a binary search finds a time.
 
 use std::fmt::Write as _;
 
-use super::decode::{self, Columns as _, logged_columns};
-use super::queries::{Arg, Conditions, Reader};
-use super::{LoggedEvent, Page, StoreError};
+use super::{Arg, Conditions, Reader};
 use crate::domain::event::topic_matches;
+use crate::store::decode::{self, Columns as _, logged_columns};
+use crate::store::{
+    EventFilter, LogRange, LoggedEvent, OrderCursor, Page, SettledOrder, StoreError,
+};
 
-/// Which events of the log; all conditions hold at once.
-#[derive(Debug, Clone, Default)]
-pub struct EventFilter {
-    /// Only this order's.
-    pub order: Option<String>,
-    /// Only types that this topic pattern covers (`*` one word, `#` any number of words).
-    pub event_type: Option<String>,
-    /// Only of this source.
-    pub source: Option<String>,
-    /// Only produced by this stage.
-    pub stage: Option<String>,
-    /// Only of the chain that this event began.
-    pub correlation: Option<String>,
-    /// Only what entered the log then or later, milliseconds since 1970-01-01 UTC.
-    pub since_ms: Option<u64>,
-    /// Only what entered the log before then, milliseconds since 1970-01-01 UTC.
-    pub until_ms: Option<u64>,
-}
-
-impl EventFilter {
-    /// Whether an event is meant.
-    pub fn matches(&self, logged: &LoggedEvent) -> bool {
-        let (envelope, event) = (&logged.envelope, &logged.envelope.event);
-        let at_ms = logged.logged_at_ms;
-        let is = |wanted: &Option<String>, present: Option<&str>| {
-            wanted.as_deref().is_none_or(|wanted| Some(wanted) == present)
-        };
-        is(&self.order, envelope.order_id.as_deref())
-            && is(&self.source, Some(&event.source))
-            && is(&self.stage, logged.stage.as_deref())
-            && is(&self.correlation, Some(&envelope.correlation_id))
-            && self
-                .event_type
-                .as_deref()
-                .is_none_or(|pattern| topic_matches(pattern, &event.event_type))
-            && self.since_ms.is_none_or(|since_ms| at_ms >= since_ms)
-            && self.until_ms.is_none_or(|until_ms| at_ms < until_ms)
-    }
-}
-
-/// A part of the log: what comes after one position, up to another one.
-#[derive(Debug, Clone, Copy)]
-pub struct LogRange {
-    /// Only what comes after this position.
-    pub after: i64,
-    /// Nothing after this position: see [`super::Store::log_end`].
-    pub up_to: i64,
-    /// Page size.
-    pub limit: u32,
-}
-
-/// A position in an order's events.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OrderCursor {
-    /// The order's id.
-    pub order: String,
-    /// Only events after this position of the log; 0: all.
-    pub after: i64,
-}
-
-/// An order of which nothing is left to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SettledOrder {
-    /// The order.
-    pub order: String,
-    /// Where it came to rest.
-    pub status: String,
-}
-
-/// Events that are looked at in one query.
+/// Events that one query reads.
 const WINDOW: i64 = 2_000;
 /// Queries for one page.
 const WINDOWS_MAX: usize = 25;
-/// How far the clocks of writers may stand apart without an event being missed.
+/// How far the clocks of writers may differ before a filter by time misses an event.
 const SKEW_MS: u64 = 60_000;
 
-/// A table whose rows have times that grow with their positions, but for [`SKEW_MS`].
-pub(super) struct Timed {
+/// A table whose times grow with its positions, apart from [`SKEW_MS`].
+pub(in crate::store) struct Timed {
     /// First and last position.
     ends: &'static str,
     /// Time of the first row at or after a position.
@@ -102,23 +34,31 @@ const LOG: Timed = Timed {
     probe: "SELECT logged_ms FROM events WHERE seq >= $1 ORDER BY seq LIMIT 1",
 };
 /// Orders: when they were created.
-pub(super) const ORDERS: Timed = Timed {
+pub(in crate::store) const ORDERS: Timed = Timed {
     ends: "SELECT min(pos), max(pos) FROM orders",
     probe: "SELECT created_ms FROM orders WHERE pos >= $1 ORDER BY pos LIMIT 1",
 };
 
 impl Timed {
-    /// A position such that everything from `since_ms` on stands after it.
-    pub(super) async fn before(&self, db: &impl Reader, since_ms: u64) -> Result<i64, StoreError> {
+    /// A position before everything from `since_ms` on.
+    pub(in crate::store) async fn before(
+        &self,
+        db: &impl Reader,
+        since_ms: u64,
+    ) -> Result<i64, StoreError> {
         Ok(self.first_at(db, since_ms.saturating_sub(SKEW_MS)).await?.saturating_sub(1))
     }
 
-    /// A position such that everything before `until_ms` stands at or before it.
-    pub(super) async fn after(&self, db: &impl Reader, until_ms: u64) -> Result<i64, StoreError> {
+    /// A position at or after everything before `until_ms`.
+    pub(in crate::store) async fn after(
+        &self,
+        db: &impl Reader,
+        until_ms: u64,
+    ) -> Result<i64, StoreError> {
         self.first_at(db, until_ms.saturating_add(SKEW_MS)).await
     }
 
-    /// The first position with a row of this time or later; past the last one when there is none.
+    /// The first position with a row of this time or later; after the last one when there is none.
     async fn first_at(&self, db: &impl Reader, at_ms: u64) -> Result<i64, StoreError> {
         let rows = db.rows(self.ends.to_owned(), &[]).await?;
         let ends = rows.first().map_or(Ok((None, None)), |row| {
@@ -139,7 +79,7 @@ impl Timed {
 }
 
 /// A page of the log.
-pub(super) async fn events(
+pub(in crate::store) async fn events(
     db: &impl Reader,
     filter: &EventFilter,
     range: LogRange,
@@ -163,17 +103,17 @@ pub(super) async fn events(
     Ok(Page { items, next: Some(scan.after) })
 }
 
-/// A walk along the log.
+/// A scan of the log.
 struct Scan<'a> {
     filter: &'a EventFilter,
-    /// The order whose events are looked at, when only its can be meant.
+    /// The only order whose events can match, if there is one.
     order: Option<String>,
     after: i64,
     up_to: i64,
 }
 
 impl<'a> Scan<'a> {
-    /// None when nothing in the range can be meant.
+    /// None when nothing in the range can match.
     async fn begin(
         db: &impl Reader,
         filter: &'a EventFilter,
@@ -182,7 +122,7 @@ impl<'a> Scan<'a> {
         let LogRange { mut after, mut up_to, .. } = range;
         let mut order = filter.order.clone();
         if let Some(first) = &filter.correlation {
-            // A chain stands after the event that began it, and nearly always within its order.
+            // A chain follows its first event, and nearly always stays within its order.
             let sql = "SELECT min(seq), count(*), min(order_id) FROM events WHERE id = $1";
             let rows = db.rows(sql.to_owned(), &[Arg::Text(first)]).await?;
             if let Some(row) = rows.first()
@@ -205,7 +145,7 @@ impl<'a> Scan<'a> {
         Ok((after < up_to).then_some(Self { filter, order, after, up_to }))
     }
 
-    /// Where the next window ends; none: there is nothing more.
+    /// The end of the next window; none: the range ends here.
     async fn window(&self, db: &impl Reader) -> Result<Option<i64>, StoreError> {
         let (sql, order) = match &self.order {
             Some(order) => (
@@ -223,7 +163,7 @@ impl<'a> Scan<'a> {
         rows.first().map_or(Ok(None), |row| row.maybe_int(0))
     }
 
-    /// Events of a window that may be meant: the database leaves out what it can.
+    /// Events of a window that may match: the database filters what it can.
     async fn read(
         &self,
         db: &impl Reader,
@@ -251,7 +191,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// What every type begins with that a topic pattern covers.
+/// The common prefix of all types that a topic pattern covers.
 fn literal(pattern: &str) -> String {
     let words: Vec<&str> =
         pattern.split('.').take_while(|word| !matches!(*word, "*" | "#")).collect();
@@ -263,7 +203,7 @@ fn literal(pattern: &str) -> String {
     literal
 }
 
-pub(super) async fn events_of_orders<R: Reader>(
+pub(in crate::store) async fn events_of_orders<R: Reader>(
     db: &R,
     orders: &[OrderCursor],
     limit: u32,
@@ -281,7 +221,7 @@ pub(super) async fn events_of_orders<R: Reader>(
     db.rows(sql, &[Arg::Named(&named)]).await?.iter().map(decode::logged_event).collect()
 }
 
-pub(super) async fn events_by_id(
+pub(in crate::store) async fn events_by_id(
     db: &impl Reader,
     id: &str,
 ) -> Result<Vec<LoggedEvent>, StoreError> {
@@ -293,7 +233,7 @@ pub(super) async fn events_by_id(
     db.rows(sql.to_owned(), &[Arg::Text(id)]).await?.iter().map(decode::logged_event).collect()
 }
 
-pub(super) async fn settled_orders<R: Reader>(
+pub(in crate::store) async fn settled_orders<R: Reader>(
     db: &R,
     orders: &[String],
 ) -> Result<Vec<SettledOrder>, StoreError> {
@@ -317,7 +257,7 @@ mod tests {
     use super::literal;
 
     #[test]
-    fn a_pattern_begins_with_its_words() {
+    fn the_prefix_of_a_pattern_ends_at_its_first_wildcard() {
         for (pattern, expected) in
             [("a.b", "a.b"), ("a.*.c", "a"), ("a.#", "a"), ("#", ""), ("*.b", ""), ("a.b.#", "a.b")]
         {

@@ -1,0 +1,97 @@
+//! A lane's batch: the verdicts on its deliveries and the state that goes with them, committed
+//! together or not at all.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{FailedAttempt, NewEvent, OutboxRow, Version};
+use crate::domain::event::{DeliveryKey, Envelope};
+
+/// The outcome of a delivery's attempt.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// The stage succeeded and emitted these events.
+    Done(Vec<NewEvent>),
+    /// The attempt failed: the next one is made at this time.
+    Retry {
+        /// Milliseconds since 1970-01-01 UTC.
+        due_at_ms: u64,
+    },
+    /// Dead-lettered; the event announces it.
+    Dead {
+        /// Short and stable.
+        code: String,
+        /// For people.
+        message: String,
+        /// `postrider.dead-lettered`.
+        announcement: NewEvent,
+    },
+    /// Settled without running the stage.
+    Skipped,
+    /// Sent again later as the same attempt: the stage did not run.
+    Deferred {
+        /// Milliseconds since 1970-01-01 UTC.
+        due_at_ms: u64,
+    },
+}
+
+/// One delivery's part of a batch.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// Which delivery.
+    pub delivery: DeliveryKey,
+    /// Its event: written if the store has not seen it (published by another program).
+    pub envelope: Arc<Envelope>,
+    /// Round that was run.
+    pub round: u32,
+    /// Attempt that was run.
+    pub attempt: u32,
+    /// The outcome.
+    pub verdict: Verdict,
+    /// Version of the plugin that ran.
+    pub version: String,
+    /// Digest of the plugin that ran.
+    pub digest: Arc<str>,
+    /// Time spent in the stage.
+    pub duration_us: u64,
+    /// The failed attempt, for `Retry` and for a dead letter that an attempt led to.
+    pub failure: Option<FailedAttempt>,
+    /// What the stage received and decided, in JSON; stored when this settles the delivery.
+    pub recording: Option<String>,
+}
+
+/// The settlements and state of a lane's batch.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The stage.
+    pub stage: Arc<str>,
+    /// Its deliveries, each at most once.
+    pub settlements: Vec<Settlement>,
+    /// Versions of the keys that the batch read.
+    pub reads: Vec<(String, Version)>,
+    /// State writes; `None` removes the key.
+    pub writes: Vec<(String, Option<Bytes>)>,
+}
+
+/// The result of a commit.
+#[derive(Debug)]
+pub enum Commit {
+    /// Written and durable.
+    Done {
+        /// Versions assigned to the written keys, in the order of the batch's writes.
+        versions: Vec<Version>,
+        /// Outbox rows that are due now and leased to this host: hand them to the relay.
+        outbox: Vec<OutboxRow>,
+    },
+    /// Nothing was written: run the batch again without `stale`, and read `conflicts` again.
+    Conflict {
+        /// Deliveries that another transaction settled or sent again.
+        stale: Vec<DeliveryKey>,
+        /// Keys whose version is no longer the one that the batch read.
+        conflicts: Vec<String>,
+    },
+    /// Nothing was written: the orders of these deliveries are cancelled. Run the batch again with
+    /// them skipped.
+    OrderCancelled(Vec<DeliveryKey>),
+}

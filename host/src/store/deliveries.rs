@@ -1,0 +1,93 @@
+//! Deliveries: an event at a stage, its attempts, and what settles it.
+
+use std::sync::Arc;
+
+
+use crate::domain::event::EventKey;
+
+/// The status of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryStatus {
+    /// Not settled yet.
+    Open,
+    /// The stage succeeded.
+    Done,
+    /// Not for this version of the stage, or stopped by a cancellation.
+    Skipped,
+    /// Dead-lettered.
+    Dead,
+    /// Dead-lettered and replayed as an edited event.
+    Replaced,
+}
+
+/// One event at one stage, with its history.
+#[derive(Debug, Clone)]
+pub struct DeliveryRecord {
+    /// The stage.
+    pub stage: String,
+    /// The event.
+    pub event: EventKey,
+    /// Its type.
+    pub event_type: String,
+    /// Its status.
+    pub status: DeliveryStatus,
+    /// Round, from 1: each replay starts the next one.
+    pub round: u32,
+    /// The current or last attempt, from 1.
+    pub attempt: u32,
+    /// Plugin version that settled it.
+    pub version: Option<String>,
+    /// Digest that settled it.
+    pub digest: Option<String>,
+    /// Microseconds spent in the stage on the settling attempt.
+    pub duration_us: Option<u64>,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub created_at_ms: u64,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub settled_at_ms: Option<u64>,
+    /// Ids of the events it emitted.
+    pub emitted: Vec<String>,
+    /// Failed attempts, oldest first.
+    pub failures: Vec<FailedAttempt>,
+}
+
+/// A failed attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedAttempt {
+    /// Round, from 1: each replay starts the next one.
+    pub round: u32,
+    /// From 1.
+    pub attempt: u32,
+    /// Short and stable.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Symbolised guest backtrace.
+    pub backtrace: Option<String>,
+    /// Digest of the plugin that failed.
+    pub digest: String,
+    /// Microseconds spent in the stage.
+    pub duration_us: u64,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub at_ms: u64,
+}
+
+/// The address of a delivery that is sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Direct {
+    /// The stage.
+    pub stage: Arc<str>,
+    /// Round, from 1: each replay starts the next one.
+    pub round: u32,
+    /// The attempt to run, from 1.
+    pub attempt: u32,
+}
+
+/// Which open deliveries without an outbox row the reconciler looks for.
+#[derive(Debug, Clone, Copy)]
+pub struct LostDeliveries {
+    /// Only those queued before then, milliseconds since 1970-01-01 UTC.
+    pub queued_before_ms: u64,
+    /// Maximum number.
+    pub limit: u32,
+}

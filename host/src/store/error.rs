@@ -1,0 +1,36 @@
+//! Why a store did not answer.
+
+use std::time::Duration;
+
+/// Why the store did not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, is full, read-only or shutting down: retry later; this counts as no
+    /// attempt.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// What is stored is invalid: a bug, or another program's data.
+    #[error("the store holds invalid data: {0}")]
+    Corrupt(String),
+}
+
+impl StoreError {
+    pub(super) fn closed() -> Self {
+        Self::Unavailable("the store is closed".to_owned())
+    }
+
+    /// The writer panicked, or the host stopped it, between taking an operation and answering.
+    pub(super) fn unanswered() -> Self {
+        Self::Unavailable("the writer stopped before it answered; retry".to_owned())
+    }
+
+    /// `missing` (a reply, a connection) took longer than the limit.
+    pub(super) fn timed_out(missing: &str, limit: Duration) -> Self {
+        Self::Unavailable(format!("{missing} within {} ms", limit.as_millis()))
+    }
+
+    /// A statement that always returns a row returned none.
+    pub(super) fn missing_row() -> Self {
+        Self::Corrupt("a statement returned no row".to_owned())
+    }
+}

@@ -1,0 +1,296 @@
+//! The port's methods: each forwards to the module that holds its statements.
+
+use std::sync::PoisonError;
+
+use async_trait::async_trait;
+
+use super::dead_letters::Action;
+use super::sql::{args, fetch, store_error};
+use super::{PostgresStore, controls, dead_letters, hosts, locked, outbox, prune, read};
+use crate::domain::event::{DeliveryKey, LoggedEvent};
+use crate::store::queries;
+use crate::store::transaction::SentRows;
+use crate::store::{
+    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
+    DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, KnownBindings,
+    LockedState, LogRange, LostDeliveries, NewCancel, NewEvent, NewOrder, Order, OrderCursor,
+    OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor,
+    RecordingFilter, SettledOrder, StageBinding, StageControl, StateRow, StateSource, Store,
+    StoreError,
+};
+
+#[async_trait]
+impl StateSource for PostgresStore {
+    async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
+        let row = self.within(queries::state_get(&self.pool, stage, key)).await?;
+        // Version 0 is a key that was only ever looked for.
+        Ok(row.filter(|row| row.version > 0))
+    }
+
+    async fn state_folders(
+        &self,
+        stage: &str,
+        folders: &[String],
+    ) -> Result<Vec<StateRow>, StoreError> {
+        self.within(read::state_folders(&self.pool, stage, folders)).await
+    }
+
+    async fn state_keys(
+        &self,
+        stage: &str,
+        prefix: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError> {
+        self.within(queries::state_keys(&self.pool, stage, prefix, after, limit)).await
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn accept_order(
+        &self,
+        order: NewOrder,
+    ) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
+        self.submit(order).await
+    }
+
+    async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError> {
+        self.submit(event).await
+    }
+
+    async fn cancel_order(
+        &self,
+        cancel: NewCancel,
+    ) -> Result<(Cancelled, Vec<OutboxRow>), StoreError> {
+        self.submit(cancel).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Commit, StoreError> {
+        self.submit(batch).await
+    }
+
+    async fn lock_state(
+        &self,
+        stage: &str,
+        keys: &[String],
+    ) -> Result<Option<Box<dyn LockedState>>, StoreError> {
+        let locked =
+            self.within(locked::lock(&self.pool, &self.context, stage, keys, self.timeout)).await?;
+        Ok(Some(Box::new(locked)))
+    }
+
+    async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+        self.within(outbox::claim(&self.pool, &self.context, limit)).await
+    }
+
+    async fn outbox_sent(&self, ids: Vec<i64>) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.submit(SentRows(ids)).await
+    }
+
+    async fn outbox_postponed(&self, ids: Vec<i64>, due_at_ms: u64) -> Result<(), StoreError> {
+        self.within(outbox::postpone(&self.pool, &ids, due_at_ms)).await
+    }
+
+    async fn requeue_lost(
+        &self,
+        stage: &str,
+        lost: LostDeliveries,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
+        self.within(outbox::requeue(&self.pool, &self.context, stage, lost)).await
+    }
+
+    async fn already_settled(
+        &self,
+        keys: Vec<(DeliveryKey, u32, u32)>,
+    ) -> Result<Vec<DeliveryKey>, StoreError> {
+        self.within(read::already_settled(&self.pool, &keys)).await
+    }
+
+    async fn order(&self, id: &str) -> Result<Option<Order>, StoreError> {
+        self.within(queries::order_by_id(&self.pool, id)).await
+    }
+
+    async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError> {
+        self.within(queries::orders(&self.pool, &filter)).await
+    }
+
+    async fn log_end(&self) -> Result<i64, StoreError> {
+        self.within(self.log_end.find(&self.pool)).await
+    }
+
+    async fn events(
+        &self,
+        filter: EventFilter,
+        range: LogRange,
+    ) -> Result<Page<LoggedEvent>, StoreError> {
+        self.within(queries::log::events(&self.pool, &filter, range)).await
+    }
+
+    async fn events_of_orders(
+        &self,
+        orders: &[OrderCursor],
+        limit: u32,
+    ) -> Result<Vec<LoggedEvent>, StoreError> {
+        self.within(queries::log::events_of_orders(&self.pool, orders, limit)).await
+    }
+
+    async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError> {
+        self.within(queries::log::events_by_id(&self.pool, id)).await
+    }
+
+    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<SettledOrder>, StoreError> {
+        self.within(queries::log::settled_orders(&self.pool, orders)).await
+    }
+
+    async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
+        self.within(queries::order_deliveries(&self.pool, order_id)).await
+    }
+
+    async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {
+        self.within(queries::delivery(&self.pool, key)).await
+    }
+
+    async fn recordings(
+        &self,
+        filter: RecordingFilter,
+    ) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
+        self.within(queries::recordings(&self.pool, &filter)).await
+    }
+
+    async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
+        self.within(queries::dead_letters(&self.pool, &filter)).await
+    }
+
+    async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
+        self.within(queries::dead_letter(&self.pool, id)).await
+    }
+
+    async fn dead_letter_groups(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<Page<DeadLetterGroup>, StoreError> {
+        self.within(queries::dead_letter_groups(&self.pool, &filter)).await
+    }
+
+    async fn count_dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<DeadLetterCount, StoreError> {
+        self.within(queries::count_dead_letters(&self.pool, &filter)).await
+    }
+
+    async fn dead_letter_ids(
+        &self,
+        filter: DeadLetterFilter,
+        after: i64,
+    ) -> Result<Vec<i64>, StoreError> {
+        self.within(queries::dead_letter_ids(&self.pool, &filter, after)).await
+    }
+
+    async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {
+        self.within(dead_letters::settle(
+            &self.pool,
+            &self.context,
+            id,
+            Action::Replay { expires_at_ms },
+        ))
+        .await
+    }
+
+    async fn replay_edited(
+        &self,
+        id: i64,
+        event: NewEvent,
+    ) -> Result<DeadLetterAction, StoreError> {
+        self.within(dead_letters::settle(
+            &self.pool,
+            &self.context,
+            id,
+            Action::ReplayEdited(&event),
+        ))
+        .await
+    }
+
+    async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError> {
+        self.within(dead_letters::settle(
+            &self.pool,
+            &self.context,
+            id,
+            Action::Discard { reason: &reason },
+        ))
+        .await
+    }
+
+    async fn record_plugin_load(&self, load: PluginLoad) -> Result<(), StoreError> {
+        self.within(controls::record_plugin_load(&self.pool, &load)).await
+    }
+
+    async fn plugin_loads(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
+        self.within(queries::plugin_loads(&self.pool, stage, limit)).await
+    }
+
+    async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError> {
+        self.within(queries::stage_controls(&self.pool)).await
+    }
+
+    async fn set_stage_control(
+        &self,
+        stage: &str,
+        state: ControlState,
+        reason: Option<String>,
+    ) -> Result<StageControl, StoreError> {
+        let (reason, now_ms) = (reason.as_deref(), self.context.clock.now_ms());
+        self.within(controls::set_stage_control(&self.pool, stage, state, reason, now_ms)).await
+    }
+
+    async fn record_bindings(
+        &self,
+        used: Vec<StageBinding>,
+        live_ms: u64,
+    ) -> Result<KnownBindings, StoreError> {
+        self.within(hosts::record_bindings(&self.pool, &self.context, &used, live_ms)).await
+    }
+
+    async fn delete_binding(
+        &self,
+        binding: StageBinding,
+        live_ms: u64,
+    ) -> Result<bool, StoreError> {
+        self.within(hosts::delete_binding(&self.pool, &self.context, &binding, live_ms)).await
+    }
+
+    async fn lease_stage(&self, stage: &str, ttl_ms: u64) -> Result<bool, StoreError> {
+        self.within(hosts::lease_stage(&self.pool, &self.context, stage, ttl_ms)).await
+    }
+
+    async fn release_stage(&self, stage: &str) -> Result<(), StoreError> {
+        self.within(hosts::release_stage(&self.pool, &self.context, stage)).await
+    }
+
+    async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {
+        self.within(prune::prune(&self.pool, &self.context, before_ms, limit)).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.within(async {
+            fetch(&self.pool, "SELECT 1", args![]).await.map_err(|error| store_error(&error))
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn close(&self) {
+        // The writer ends when the last sender is gone: calls in progress drop theirs once they are
+        // answered.
+        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.writers.close();
+        self.writers.wait().await;
+        if tokio::time::timeout(self.timeout, self.pool.close()).await.is_err() {
+            tracing::warn!("timed out closing connections");
+        }
+    }
+}

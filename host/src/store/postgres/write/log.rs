@@ -1,0 +1,73 @@
+//! Claims positions in the log: inserts the events, which makes their positions final.
+
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+
+use crate::store::decode::Columns as _;
+use crate::store::postgres::sql::{TransactionError, columns, execute, fetch, list, push};
+use crate::store::transaction::{NumberedWriteSet, WriteSet};
+
+/// Inserts the events. One that is in the log already keeps its old position, which costs a query
+/// only when it happens.
+pub(super) async fn claim<'a>(
+    conn: &mut PgConnection,
+    write_set: WriteSet<'a>,
+) -> Result<NumberedWriteSet<'a>, TransactionError> {
+    let known = if insert(conn, &write_set).await? < write_set.events.len() as u64 {
+        known_positions(conn, &write_set).await?
+    } else {
+        HashMap::new()
+    };
+    Ok(write_set.number(&known))
+}
+
+/// The number of events that were not in the log.
+async fn insert(
+    conn: &mut PgConnection,
+    write_set: &WriteSet<'_>,
+) -> Result<u64, TransactionError> {
+    if write_set.events.is_empty() {
+        return Ok(0);
+    }
+    let sql = "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, attributes, order_id, correlation_id, \
+               cause_source, cause_id, hops, expires_ms, stage, digest, routed_to, due_ms, logged_ms) \
+               SELECT k.*, $20 FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::text[], $8::bytea[], \
+               $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::int8[], $15::int8[], $16::text[], $17::text[], \
+               $18::text[], $19::int8[]) k ON CONFLICT (id, source) DO NOTHING";
+    let mut args = columns![&write_set.events;
+        |row| row.seq,
+        |row| row.envelope.event.id.as_str(),
+        |row| row.envelope.event.source.as_str(),
+        |row| row.envelope.event.event_type.as_str(),
+        |row| row.envelope.event.subject.as_str(),
+        |row| row.envelope.event.time_ms as i64,
+        |row| row.envelope.event.content_type.as_str(),
+        |row| &row.envelope.event.data[..],
+        |row| list(&row.envelope.event.attributes),
+        |row| row.envelope.order_id.as_deref(),
+        |row| row.envelope.correlation_id.as_str(),
+        |row| row.envelope.cause.as_ref().map(|cause| cause.source.as_str()),
+        |row| row.envelope.cause.as_ref().map(|cause| cause.id.as_str()),
+        |row| i64::from(row.envelope.hops),
+        |row| row.envelope.expires_at_ms as i64,
+        |row| row.producer.map(|producer| producer.0),
+        |row| row.producer.map(|producer| producer.1),
+        |row| list(&row.routed_to),
+        |row| row.due_ms.map(|due_ms| due_ms as i64),
+    ];
+    push(&mut args, write_set.now_ms() as i64);
+    Ok(execute(conn, sql, args).await?)
+}
+
+/// Planned position → position in the log, of the events that were in the log already.
+async fn known_positions(
+    conn: &mut PgConnection,
+    write_set: &WriteSet<'_>,
+) -> Result<HashMap<i64, i64>, TransactionError> {
+    let sql = "SELECT k.seq, e.seq FROM unnest($1::text[], $2::text[], $3::int8[]) k (source, id, seq) \
+               JOIN events e ON e.id = k.id AND e.source = k.source WHERE e.seq <> k.seq";
+    let args = columns![&write_set.events; |row| row.envelope.event.source.as_str(), |row| row.envelope.event.id.as_str(), |row| row.seq];
+    let rows = fetch(conn, sql, args).await?;
+    rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect()
+}

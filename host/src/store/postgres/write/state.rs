@@ -1,0 +1,75 @@
+//! Verifies and writes the stages' state.
+
+use std::collections::{BTreeSet, HashSet};
+
+use sqlx::PgConnection;
+
+use super::expect;
+use crate::store::decode::Columns as _;
+use crate::store::postgres::sql::{TransactionError, columns, execute, fetch};
+use crate::store::transaction::{NumberedWriteSet, StateWrite};
+
+/// Verifies the versions of keys that were read and not written. First locks every key that the group
+/// reads or writes, in one order, so that two groups never wait for each other. An absent key gets a
+/// row to lock: no other transaction can create it before this commit. A group that only reads what
+/// it writes needs none of this.
+pub(super) async fn verify_reads(
+    conn: &mut PgConnection,
+    write_set: &NumberedWriteSet<'_>,
+) -> Result<(), TransactionError> {
+    if write_set.verified_reads.is_empty() {
+        return Ok(());
+    }
+    let keys: BTreeSet<(&str, &str)> = write_set
+        .verified_reads
+        .iter()
+        .chain(&write_set.state)
+        .map(|row| (row.stage, row.key))
+        .collect();
+    lock_keys(conn, &keys).await?;
+    let sql = "SELECT count(*) FROM unnest($1::text[], $2::text[], $3::int8[]) k (stage, key, version) \
+               JOIN state s ON s.stage = k.stage AND s.key = k.key AND s.version = k.version";
+    let found = fetch(
+        conn,
+        sql,
+        columns![&write_set.verified_reads; |row| row.stage, |row| row.key, |row| row.version],
+    )
+    .await?;
+    let found = found.first().map_or(Ok(0), |row| row.unsigned(0))?;
+    expect(found, write_set.verified_reads.len())
+}
+
+/// Locks state keys in their order; an absent one gets a row with version 0.
+pub(in crate::store::postgres) async fn lock_keys(
+    conn: &mut PgConnection,
+    keys: &BTreeSet<(&str, &str)>,
+) -> Result<(), TransactionError> {
+    // The condition never holds: an existing row is locked and not changed.
+    let sql = "INSERT INTO state AS s (stage, key, version) SELECT k.*, 0 FROM unnest($1::text[], $2::text[]) k (stage, key) \
+               ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET version = s.version WHERE FALSE";
+    execute(conn, sql, columns![&keys; |key| key.0, |key| key.1]).await?;
+    Ok(())
+}
+
+/// Writes each key over the version before it. A key that several batches of the group wrote is
+/// written several times, one statement after another.
+pub(super) async fn write(
+    conn: &mut PgConnection,
+    rows: &[StateWrite<'_>],
+) -> Result<(), TransactionError> {
+    let sql = "INSERT INTO state AS s (stage, key, value, version) \
+               SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::int8[]) k (stage, key, value, version) \
+               ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, version = excluded.version \
+               WHERE s.version = excluded.version - 1";
+    let mut rest: Vec<&StateWrite<'_>> = rows.iter().collect();
+    while !rest.is_empty() {
+        let mut keys = HashSet::new();
+        let (now, later): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|row| keys.insert((row.stage, row.key)));
+        let args =
+            columns![&now; |row| row.stage, |row| row.key, |row| row.value, |row| row.version];
+        expect(execute(conn, sql, args).await?, now.len())?;
+        rest = later;
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! Operations that run one at a time on the writer's connection, each paired with its reply.
+//!
+//! An operation is a struct with its inputs; the module that holds its statements implements
+//! [`SingleOperation`] for it.
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+
+use super::{Context, write};
+use crate::store::StoreError;
+use crate::store::transaction::{self, Operation, Request, WriteSet};
+
+/// The writer's connection within a transaction.
+pub(super) struct Writer<'w> {
+    pub(super) conn: &'w mut SqliteConnection,
+    pub(super) context: &'w mut Context,
+    pub(super) now_ms: u64,
+}
+
+impl Writer<'_> {
+    /// An empty write set.
+    pub(super) fn write_set<'a>(&self) -> WriteSet<'a> {
+        self.context.write_set(self.now_ms)
+    }
+
+    pub(super) async fn write(&mut self, write_set: WriteSet<'_>) -> Result<(), StoreError> {
+        write::write(self.conn, self.context, write_set).await
+    }
+}
+
+/// An operation with statements of its own.
+#[async_trait]
+pub(super) trait SingleOperation: Operation {
+    async fn run(&self, writer: &mut Writer<'_>) -> Result<Self::Reply, StoreError>;
+}
+
+/// A queued [`SingleOperation`] of any type.
+#[async_trait]
+pub(super) trait SingleRequest: Send {
+    /// Runs the operation and keeps its reply.
+    async fn run(&mut self, writer: &mut Writer<'_>) -> Result<(), StoreError>;
+    /// Answers the caller, see [`Request::respond`].
+    fn respond(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+#[async_trait]
+impl<O: SingleOperation> SingleRequest for Request<O> {
+    async fn run(&mut self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
+        let (operation, reply) = self.parts();
+        *reply = Some(operation.run(writer).await?);
+        Ok(())
+    }
+
+    fn respond(self: Box<Self>, committed: Result<(), StoreError>) {
+        Request::respond(*self, committed);
+    }
+}
+
+/// Something to write.
+pub(super) enum Op {
+    /// Shares its statements with the whole group.
+    Shared(transaction::Op),
+    Single(Box<dyn SingleRequest>),
+}
+
+impl Op {
+    pub(super) fn respond(self, committed: Result<(), StoreError>) {
+        match self {
+            Self::Shared(op) => op.respond(committed),
+            Self::Single(request) => request.respond(committed),
+        }
+    }
+}

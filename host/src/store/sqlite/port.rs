@@ -1,0 +1,285 @@
+//! The port's methods: each forwards to the module that holds its statements.
+
+use std::sync::PoisonError;
+
+use async_trait::async_trait;
+
+use super::sql::{args, fetch};
+use super::{SqliteStore, controls, dead_letters, hosts, outbox, prune, read};
+use crate::domain::event::{DeliveryKey, LoggedEvent};
+use crate::store::decode::Columns as _;
+use crate::store::queries;
+use crate::store::transaction::SentRows;
+use crate::store::{
+    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
+    DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, KnownBindings,
+    LockedState, LogRange, LostDeliveries, NewCancel, NewEvent, NewOrder, Order, OrderCursor,
+    OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor,
+    RecordingFilter, SettledOrder, StageBinding, StageControl, StateRow, StateSource, Store,
+    StoreError,
+};
+
+#[async_trait]
+impl StateSource for SqliteStore {
+    async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
+        queries::state_get(&self.readers, stage, key).await
+    }
+
+    async fn state_folders(
+        &self,
+        stage: &str,
+        folders: &[String],
+    ) -> Result<Vec<StateRow>, StoreError> {
+        read::state_folders(&self.readers, stage, folders).await
+    }
+
+    async fn state_keys(
+        &self,
+        stage: &str,
+        prefix: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError> {
+        queries::state_keys(&self.readers, stage, prefix, after, limit).await
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn accept_order(
+        &self,
+        order: NewOrder,
+    ) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
+        self.submit(order).await
+    }
+
+    async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError> {
+        self.submit(event).await
+    }
+
+    async fn cancel_order(
+        &self,
+        cancel: NewCancel,
+    ) -> Result<(Cancelled, Vec<OutboxRow>), StoreError> {
+        self.submit(cancel).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Commit, StoreError> {
+        self.submit(batch).await
+    }
+
+    /// There is one host: a batch that conflicts reads again and commits.
+    async fn lock_state(
+        &self,
+        _: &str,
+        _: &[String],
+    ) -> Result<Option<Box<dyn LockedState>>, StoreError> {
+        Ok(None)
+    }
+
+    async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+        if limit == 0 || !outbox::claimable(&self.readers, self.clock.now_ms()).await? {
+            return Ok(Vec::new());
+        }
+        self.run(outbox::Claim { limit }).await
+    }
+
+    async fn outbox_sent(&self, ids: Vec<i64>) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.submit(SentRows(ids)).await
+    }
+
+    async fn outbox_postponed(&self, ids: Vec<i64>, due_at_ms: u64) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.run(outbox::Postpone { ids, due_at_ms }).await
+    }
+
+    async fn requeue_lost(
+        &self,
+        stage: &str,
+        lost: LostDeliveries,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
+        let events = outbox::lost(&self.readers, stage, lost).await?;
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (stage, queued_before_ms) = (stage.into(), lost.queued_before_ms);
+        self.run(outbox::Requeue { stage, events, queued_before_ms }).await
+    }
+
+    async fn already_settled(
+        &self,
+        keys: Vec<(DeliveryKey, u32, u32)>,
+    ) -> Result<Vec<DeliveryKey>, StoreError> {
+        read::already_settled(&self.readers, &keys).await
+    }
+
+    async fn order(&self, id: &str) -> Result<Option<Order>, StoreError> {
+        queries::order_by_id(&self.readers, id).await
+    }
+
+    async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError> {
+        queries::orders(&self.readers, &filter).await
+    }
+
+    /// There is one writer, so positions are committed in their order.
+    async fn log_end(&self) -> Result<i64, StoreError> {
+        let rows =
+            fetch(&self.readers, "SELECT coalesce(max(seq), 0) FROM events", args![]).await?;
+        rows.first().map_or(Ok(0), |row| row.int(0))
+    }
+
+    async fn events(
+        &self,
+        filter: EventFilter,
+        range: LogRange,
+    ) -> Result<Page<LoggedEvent>, StoreError> {
+        queries::log::events(&self.readers, &filter, range).await
+    }
+
+    async fn events_of_orders(
+        &self,
+        orders: &[OrderCursor],
+        limit: u32,
+    ) -> Result<Vec<LoggedEvent>, StoreError> {
+        queries::log::events_of_orders(&self.readers, orders, limit).await
+    }
+
+    async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError> {
+        queries::log::events_by_id(&self.readers, id).await
+    }
+
+    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<SettledOrder>, StoreError> {
+        queries::log::settled_orders(&self.readers, orders).await
+    }
+
+    async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
+        queries::order_deliveries(&self.readers, order_id).await
+    }
+
+    async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {
+        queries::delivery(&self.readers, key).await
+    }
+
+    async fn recordings(
+        &self,
+        filter: RecordingFilter,
+    ) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
+        queries::recordings(&self.readers, &filter).await
+    }
+
+    async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Page<DeadLetter>, StoreError> {
+        queries::dead_letters(&self.readers, &filter).await
+    }
+
+    async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
+        queries::dead_letter(&self.readers, id).await
+    }
+
+    async fn dead_letter_groups(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<Page<DeadLetterGroup>, StoreError> {
+        queries::dead_letter_groups(&self.readers, &filter).await
+    }
+
+    async fn count_dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<DeadLetterCount, StoreError> {
+        queries::count_dead_letters(&self.readers, &filter).await
+    }
+
+    async fn dead_letter_ids(
+        &self,
+        filter: DeadLetterFilter,
+        after: i64,
+    ) -> Result<Vec<i64>, StoreError> {
+        queries::dead_letter_ids(&self.readers, &filter, after).await
+    }
+
+    async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {
+        self.run(dead_letters::Replay { id, expires_at_ms }).await
+    }
+
+    async fn replay_edited(
+        &self,
+        id: i64,
+        event: NewEvent,
+    ) -> Result<DeadLetterAction, StoreError> {
+        self.run(dead_letters::ReplayEdited { id, event }).await
+    }
+
+    async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError> {
+        self.run(dead_letters::Discard { id, reason }).await
+    }
+
+    async fn record_plugin_load(&self, load: PluginLoad) -> Result<(), StoreError> {
+        self.run(load).await
+    }
+
+    async fn plugin_loads(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
+        queries::plugin_loads(&self.readers, stage, limit).await
+    }
+
+    async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError> {
+        queries::stage_controls(&self.readers).await
+    }
+
+    async fn set_stage_control(
+        &self,
+        stage: &str,
+        state: ControlState,
+        reason: Option<String>,
+    ) -> Result<StageControl, StoreError> {
+        self.run(controls::SetStageControl { stage: stage.to_owned(), state, reason }).await
+    }
+
+    async fn record_bindings(
+        &self,
+        used: Vec<StageBinding>,
+        live_ms: u64,
+    ) -> Result<KnownBindings, StoreError> {
+        self.run(hosts::RecordBindings { used, live_ms }).await
+    }
+
+    async fn delete_binding(
+        &self,
+        binding: StageBinding,
+        live_ms: u64,
+    ) -> Result<bool, StoreError> {
+        self.run(hosts::DeleteBinding { binding, live_ms }).await
+    }
+
+    /// There is one host, which holds every lease.
+    async fn lease_stage(&self, _: &str, _: u64) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    async fn release_stage(&self, _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {
+        self.run(prune::Prune { before_ms, limit }).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.sender()?;
+        fetch(&self.readers, "SELECT 1", args![]).await.map(|_| ())
+    }
+
+    async fn close(&self) {
+        // The writer ends when the last sender is gone: calls in progress drop theirs once they are
+        // answered.
+        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+        // Readers first: an open one would block the final checkpoint.
+        self.readers.close().await;
+        self.writers.close();
+        self.writers.wait().await;
+    }
+}
