@@ -1,8 +1,8 @@
 //! The broker: queues of stages, bound to the event types they consume.
 //!
-//! A broker saves work and gives order; the guarantee that nothing is lost is the store's. So a
-//! queue may lose messages as long as it says so ([`Broker::take_gaps`]): the reconciler refills it
-//! from the open deliveries.
+//! A broker saves work and keeps messages in order; the store guarantees that none is lost. So a
+//! queue may lose messages as long as it reports a gap ([`Broker::take_gaps`]): the reconciler
+//! refills it from the open deliveries.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,18 +17,18 @@ pub mod conformance;
 pub mod embedded;
 pub mod rabbit;
 
-/// Why a message was not taken.
+/// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
-    /// It cannot be reached: try again later.
+    /// The broker cannot be reached: retry later.
     #[error("the broker is unavailable: {0}")]
     Unavailable(String),
-    /// No queue takes the message, though one of our stages consumes it: the queue is declared
-    /// again, then it is tried again.
-    #[error("no queue takes the message: {0}")]
+    /// No queue receives the message although a known stage consumes it. The queue is declared
+    /// again, then the message is sent again.
+    #[error("no queue receives the message: {0}")]
     Unroutable(String),
-    /// The broker says no, and will say no again until somebody does something about it.
-    #[error("the broker refuses: {0}")]
+    /// The broker refuses the call. A retry cannot help until the cause is fixed.
+    #[error("the broker refused: {0}")]
     Refused(String),
 }
 
@@ -37,9 +37,9 @@ pub enum BrokerError {
 pub struct Outgoing {
     /// The event.
     pub envelope: Arc<Envelope>,
-    /// Straight to a stage's queue; none: published by its type.
+    /// Sent directly to a stage's queue; none: published by its type.
     pub direct: Option<Direct>,
-    /// One of our stages consumes it: if no queue takes it, it was not delivered.
+    /// A known stage consumes it: it is undelivered if no queue receives it.
     pub mandatory: bool,
 }
 
@@ -48,17 +48,17 @@ pub struct Outgoing {
 pub struct Incoming {
     /// The event.
     pub envelope: Arc<Envelope>,
-    /// Replays so far, from 1.
+    /// Round, from 1: each replay starts the next one.
     pub round: u32,
     /// From 1.
     pub attempt: u32,
-    /// Whether a copy may have been seen before: worth a look into the store before running it.
+    /// Whether the message may have been delivered before: the store is checked before it is run.
     pub redelivered: bool,
-    /// Times that the broker delivered it, this one included.
+    /// Number of times that the broker delivered it, including this one.
     pub deliveries: u32,
-    /// When this host got it.
+    /// When this host received it.
     pub received: Instant,
-    /// Names the delivery towards the broker.
+    /// The broker's name for this delivery.
     pub tag: u64,
 }
 
@@ -71,20 +71,20 @@ pub struct Binding {
     pub patterns: Vec<String>,
 }
 
-/// A message that the broker gave up on.
+/// A message that the broker dead-lettered.
 #[derive(Debug, Clone)]
 pub struct RejectedMessage {
-    /// The event; of an unreadable message one that stands for it, with the message's body.
+    /// The event; for an unreadable message a substitute with the message's body.
     pub envelope: Arc<Envelope>,
-    /// Replays so far, from 1.
+    /// Round, from 1: each replay starts the next one.
     pub round: u32,
     /// From 1.
     pub attempt: u32,
     /// Why it cannot be read.
     pub unreadable: Option<String>,
-    /// Why the broker gave it up, in its words.
+    /// The broker's reason.
     pub reason: String,
-    /// Names the delivery towards the broker.
+    /// The broker's name for this delivery.
     pub tag: u64,
 }
 
@@ -95,61 +95,60 @@ pub struct Gap {
     pub stage: Arc<str>,
     /// Milliseconds since 1970-01-01 UTC.
     pub before_ms: u64,
-    /// Messages the queue takes before it overflows again; none: no bound.
+    /// Number of messages that fit into the queue; none: unbounded.
     pub room: Option<u32>,
 }
 
 /// A message broker.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
-    /// Declares a stage's queue and adds its bindings. A broker that is not there declares when it
-    /// is.
+    /// Declares a stage's queue and adds its bindings. If the broker is unreachable, it declares them
+    /// once it is connected.
     async fn declare(&self, binding: Binding) -> Result<(), BrokerError>;
-    /// Lets an event type, or a pattern, reach a stage's queue from now on.
+    /// Binds a stage's queue to an event type or a pattern.
     async fn bind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError>;
-    /// Keeps an event type, or a pattern, from the stage's queue from now on; what is in the queue
-    /// stays.
+    /// Unbinds a stage's queue from an event type or a pattern; the queue keeps its messages.
     async fn unbind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError>;
-    /// Sends; answers in order, when each is confirmed.
+    /// Sends messages; one result per message, in their order, once all are confirmed.
     async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>>;
-    /// Consumes a declared queue, with at most `prefetch` messages unacknowledged. One consumer a
+    /// Consumes a declared queue, with at most `prefetch` unacknowledged messages. One consumer per
     /// stage and host.
     async fn consume(
         &self,
         stage: &Arc<str>,
         prefetch: u32,
     ) -> Result<Box<dyn Consumer>, BrokerError>;
-    /// Consumes what the broker gave up on for a stage; none when this broker never does.
+    /// Consumes a stage's messages that the broker dead-lettered; none if this broker never does so.
     async fn consume_rejected(
         &self,
         stage: &Arc<str>,
     ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError>;
-    /// Queues that lost messages, or may have, since the last call.
+    /// Queues that may have lost messages since the last call.
     fn take_gaps(&self) -> Vec<Gap>;
-    /// Waits until [`Broker::take_gaps`] has something.
+    /// Waits until [`Broker::take_gaps`] returns a gap.
     async fn gap(&self);
-    /// Messages ready in a stage's queue.
+    /// Number of ready messages in a stage's queue.
     async fn depth(&self, stage: &str) -> Result<u64, BrokerError>;
-    /// Whether other programs may listen, so that an event without a stage is worth publishing.
+    /// Whether other programs may consume events, so that one without a stage has to be published.
     fn has_outside_consumers(&self) -> bool;
-    /// Waits until messages are taken.
+    /// Waits until the broker accepts messages.
     async fn up(&self);
-    /// Whether it answers.
+    /// Whether the broker responds.
     async fn ping(&self) -> Result<(), BrokerError>;
-    /// Closes what is open; what was not acknowledged is delivered again.
+    /// Closes all connections; unacknowledged messages are delivered again.
     async fn close(&self);
 }
 
-/// One consumer of a queue. Dropping it returns what was not acknowledged to the queue.
+/// One consumer of a queue. Dropping it returns unacknowledged messages to the queue.
 #[async_trait]
 pub trait Consumer: Send {
-    /// Waits for messages; at most `max`, at least one. None when the queue is gone.
+    /// Waits for at least one message and returns at most `max`. None when the queue is gone.
     async fn receive(&mut self, max: usize) -> Option<Vec<Incoming>>;
     /// A handle that acknowledges.
     fn acker(&self) -> Arc<dyn Acker>;
 }
 
-/// Consumes what the broker gave up on.
+/// Consumes messages that the broker dead-lettered.
 #[async_trait]
 pub trait RejectedConsumer: Send {
     /// Waits for messages. None when the queue is gone.
@@ -161,8 +160,8 @@ pub trait RejectedConsumer: Send {
 /// Acknowledges messages of one consumer.
 #[async_trait]
 pub trait Acker: Send + Sync {
-    /// These are settled. Unknown tags are ignored.
+    /// Acknowledges these messages. Unknown tags are ignored.
     async fn ack(&self, tags: &[u64]);
-    /// These go back to the queue, to be delivered again.
+    /// Returns these messages to the queue, to be delivered again.
     async fn requeue(&self, tags: &[u64]);
 }

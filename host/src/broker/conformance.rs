@@ -1,8 +1,7 @@
 //! What every [`Broker`] must do, as exercises that run on any implementation.
 //!
 //! The list is [`EXERCISES`]. Each exercise gets a broker without queues. It waits for messages,
-//! never for time to pass; one that waits in vain fails after [`PATIENCE`]. An exercise fails by
-//! panicking.
+//! never for time to pass, and fails after [`PATIENCE`] without one. An exercise fails by panicking.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +13,14 @@ use super::{Binding, Broker, Consumer, Incoming, Outgoing};
 use crate::domain::event::{Envelope, Event};
 use crate::store::Direct;
 
-/// Longest wait for a message that must come.
+/// Longest wait for an expected message.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An exercise and its name.
 pub struct Exercise {
-    /// What it shows.
+    /// The behaviour that it checks.
     pub name: &'static str,
-    /// Shows it, or panics.
+    /// Checks it, or panics.
     pub run: fn(Arc<dyn Broker>) -> BoxFuture<'static, ()>,
 }
 
@@ -33,16 +32,16 @@ macro_rules! exercises {
 }
 
 exercises![
-    an_event_reaches_every_stage_that_is_bound_to_its_type,
+    an_event_reaches_every_stage_bound_to_its_type,
     a_direct_message_reaches_one_stage_with_its_round_and_attempt,
-    messages_arrive_whole_and_in_order,
-    no_more_than_the_prefetch_is_handed_out,
-    what_was_not_acknowledged_comes_back,
-    what_is_put_back_comes_again,
-    a_new_queue_is_a_gap,
-    a_binding_may_be_added_later,
-    a_binding_may_be_removed,
-    the_depth_counts_what_waits,
+    messages_arrive_unchanged_and_in_order,
+    unacknowledged_messages_never_exceed_the_prefetch,
+    unacknowledged_messages_are_redelivered,
+    requeued_messages_are_redelivered,
+    a_new_queue_is_reported_as_a_gap,
+    bindings_can_be_added,
+    bindings_can_be_removed,
+    the_depth_counts_ready_messages,
 ];
 
 /// Runs every exercise on a broker of its own.
@@ -105,7 +104,7 @@ fn ids(messages: &[Incoming]) -> Vec<usize> {
     messages.iter().map(|message| message.envelope.event.id.parse().unwrap()).collect()
 }
 
-async fn an_event_reaches_every_stage_that_is_bound_to_its_type(broker: Arc<dyn Broker>) {
+async fn an_event_reaches_every_stage_bound_to_its_type(broker: Arc<dyn Broker>) {
     let one = bound(&broker, "one", &["order.created", "order.cancelled"]).await;
     let all = bound(&broker, "all", &["order.*"]).await;
     sent(
@@ -136,7 +135,7 @@ async fn a_direct_message_reaches_one_stage_with_its_round_and_attempt(broker: A
     assert_eq!(numbers, [(2, 5, 1), (1, 1, 1)]);
 }
 
-async fn messages_arrive_whole_and_in_order(broker: Arc<dyn Broker>) {
+async fn messages_arrive_unchanged_and_in_order(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x"]).await;
     let mut consumer = broker.consume(&stage, 100).await.unwrap();
     let acker = consumer.acker();
@@ -153,19 +152,19 @@ async fn messages_arrive_whole_and_in_order(broker: Arc<dyn Broker>) {
     assert_eq!(seen, (0..1_000).collect::<Vec<_>>());
 }
 
-async fn no_more_than_the_prefetch_is_handed_out(broker: Arc<dyn Broker>) {
+async fn unacknowledged_messages_never_exceed_the_prefetch(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x"]).await;
     sent(&broker, (0..6).map(|id| event("x", id)).collect()).await;
     let mut consumer = broker.consume(&stage, 4).await.unwrap();
     let first = received(&mut consumer, 4).await;
     let more = timeout(Duration::from_millis(200), consumer.receive(10)).await;
     assert!(more.is_err(), "a fifth message was handed out: {more:?}");
-    // Two in the middle are settled: two more come, and the rest stays where it is.
+    // Acknowledging two in the middle delivers two more; the others stay unacknowledged.
     consumer.acker().ack(&[first[1].tag, first[2].tag]).await;
     assert_eq!(ids(&received(&mut consumer, 2).await), [4, 5]);
 }
 
-async fn what_was_not_acknowledged_comes_back(broker: Arc<dyn Broker>) {
+async fn unacknowledged_messages_are_redelivered(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x"]).await;
     sent(&broker, (0..3).map(|id| event("x", id)).collect()).await;
     let mut consumer = broker.consume(&stage, 10).await.unwrap();
@@ -183,7 +182,7 @@ async fn what_was_not_acknowledged_comes_back(broker: Arc<dyn Broker>) {
     consumer.acker().ack(&again.iter().map(|message| message.tag).collect::<Vec<_>>()).await;
 }
 
-async fn what_is_put_back_comes_again(broker: Arc<dyn Broker>) {
+async fn requeued_messages_are_redelivered(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x"]).await;
     sent(&broker, vec![event("x", 1), event("x", 2)]).await;
     let mut consumer = broker.consume(&stage, 10).await.unwrap();
@@ -194,10 +193,10 @@ async fn what_is_put_back_comes_again(broker: Arc<dyn Broker>) {
     assert_eq!((ids(&again), again[0].redelivered), (vec![1], true));
 }
 
-async fn a_new_queue_is_a_gap(broker: Arc<dyn Broker>) {
+async fn a_new_queue_is_reported_as_a_gap(broker: Arc<dyn Broker>) {
     assert!(broker.take_gaps().is_empty());
     let stage = bound(&broker, "one", &["x"]).await;
-    timeout(PATIENCE, broker.gap()).await.expect("nobody was woken");
+    timeout(PATIENCE, broker.gap()).await.expect("the gap was not reported");
     let gaps = broker.take_gaps();
     assert_eq!(gaps.iter().map(|gap| &gap.stage).collect::<Vec<_>>(), [&stage]);
     assert!(broker.take_gaps().is_empty(), "a gap is reported once");
@@ -205,7 +204,7 @@ async fn a_new_queue_is_a_gap(broker: Arc<dyn Broker>) {
     assert!(broker.take_gaps().is_empty(), "the queue was there");
 }
 
-async fn a_binding_may_be_added_later(broker: Arc<dyn Broker>) {
+async fn bindings_can_be_added(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x"]).await;
     let mut consumer = broker.consume(&stage, 10).await.unwrap();
     bound(&broker, "one", &["x", "y"]).await;
@@ -213,7 +212,7 @@ async fn a_binding_may_be_added_later(broker: Arc<dyn Broker>) {
     assert_eq!(ids(&received(&mut consumer, 2).await), [1, 2]);
 }
 
-async fn a_binding_may_be_removed(broker: Arc<dyn Broker>) {
+async fn bindings_can_be_removed(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x", "y"]).await;
     broker.unbind(&stage, "never.bound").await.unwrap();
     broker.unbind(&stage, "y").await.unwrap();
@@ -225,11 +224,11 @@ async fn a_binding_may_be_removed(broker: Arc<dyn Broker>) {
     assert_eq!(ids(&received(&mut consumer, 1).await), [3]);
 }
 
-async fn the_depth_counts_what_waits(broker: Arc<dyn Broker>) {
+async fn the_depth_counts_ready_messages(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x"]).await;
     assert_eq!(broker.depth(&stage).await, Ok(0));
     sent(&broker, (0..3).map(|id| event("x", id)).collect()).await;
-    // A broker may count behind its confirms.
+    // A broker may update its counters after its confirms.
     timeout(PATIENCE, async {
         while broker.depth(&stage).await != Ok(3) {
             tokio::task::yield_now().await;

@@ -1,9 +1,9 @@
 //! The embedded broker: queues in memory, made durable by the store.
 //!
-//! A queue here is a bounded window over the open deliveries of its stage. Whatever it does not
-//! hold (after a restart, or because it was full) it reports as a gap, and the reconciler refills
-//! it from the store: the same mechanism that refills a wiped `RabbitMQ`. So nothing is written
-//! twice, and a backlog of any length costs a bounded amount of memory.
+//! A queue is a bounded window over the open deliveries of its stage. It reports missing messages
+//! (after a restart, or because it was full) as a gap, and the reconciler refills it from the
+//! store, as it refills a wiped `RabbitMQ`. So nothing is written twice, and a backlog of any length
+//! takes a bounded amount of memory.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ pub struct Embedded {
 
 struct Shared {
     clock: Arc<dyn Clock>,
-    /// Most messages that one queue holds, unacknowledged ones included.
+    /// Maximum number of messages in one queue, including unacknowledged ones.
     capacity: u32,
     state: Mutex<State>,
     gap: Notify,
@@ -42,7 +42,7 @@ struct Queue {
     ready: VecDeque<Incoming>,
     unacked: HashMap<u64, Incoming>,
     next_tag: u64,
-    /// A message was turned away: the queue is refilled from the store once it is empty.
+    /// A message did not fit: the queue is refilled from the store once it is empty.
     overflowed: bool,
     arrived: Arc<Notify>,
 }
@@ -69,25 +69,29 @@ impl Shared {
         self.gap.notify_one();
     }
 
-    fn settle(&self, stage: &Arc<str>, tags: &[u64], put_back: bool) {
+    fn ack(&self, stage: &Arc<str>, tags: &[u64]) {
         let mut state = self.lock();
         let Some(queue) = state.queues.get_mut(stage) else { return };
         for tag in tags {
-            if let Some(mut message) = queue.unacked.remove(tag)
-                && put_back
-            {
-                message.redelivered = true;
-                message.deliveries += 1;
-                queue.ready.push_front(message);
-            }
-        }
-        if put_back {
-            queue.arrived.notify_one();
+            queue.unacked.remove(tag);
         }
         if queue.overflowed && queue.ready.is_empty() && queue.unacked.is_empty() {
             queue.overflowed = false;
             self.report(&mut state, stage);
         }
+    }
+
+    fn requeue(&self, stage: &Arc<str>, tags: &[u64]) {
+        let mut state = self.lock();
+        let Some(queue) = state.queues.get_mut(stage) else { return };
+        for tag in tags {
+            if let Some(mut message) = queue.unacked.remove(tag) {
+                message.redelivered = true;
+                message.deliveries += 1;
+                queue.ready.push_front(message);
+            }
+        }
+        queue.arrived.notify_one();
     }
 }
 
@@ -156,7 +160,7 @@ impl Broker for Embedded {
         let mut state = self.shared.lock();
         for message in &messages {
             match &message.direct {
-                // A queue that is not declared yet is filled from the store when it is.
+                // A queue that is not declared yet is filled from the store once it is.
                 Some(direct) => {
                     if let Some(queue) = state.queues.get_mut(&direct.stage) {
                         queue.push(message, self.shared.capacity);
@@ -245,10 +249,10 @@ impl EmbeddedConsumer {
         let room =
             self.prefetch.saturating_sub(queue.unacked.len()).min(max).min(queue.ready.len());
         let received = Instant::now();
-        let taken: Vec<Incoming> =
+        let messages: Vec<Incoming> =
             queue.ready.drain(..room).map(|message| Incoming { received, ..message }).collect();
-        queue.unacked.extend(taken.iter().map(|message| (message.tag, message.clone())));
-        Some(taken)
+        queue.unacked.extend(messages.iter().map(|message| (message.tag, message.clone())));
+        Some(messages)
     }
 }
 
@@ -256,9 +260,9 @@ impl EmbeddedConsumer {
 impl Consumer for EmbeddedConsumer {
     async fn receive(&mut self, max: usize) -> Option<Vec<Incoming>> {
         loop {
-            let taken = self.take(max)?;
-            if !taken.is_empty() {
-                return Some(taken);
+            let received = self.take(max)?;
+            if !received.is_empty() {
+                return Some(received);
             }
             tokio::select! {
                 () = self.arrived.notified() => {}
@@ -281,7 +285,7 @@ impl Drop for EmbeddedConsumer {
             tags.sort_unstable_by(|a, b| b.cmp(a));
             tags
         };
-        self.acker.shared.settle(&self.acker.stage, &tags, true);
+        self.acker.shared.requeue(&self.acker.stage, &tags);
     }
 }
 
@@ -294,12 +298,12 @@ struct EmbeddedAcker {
 #[async_trait]
 impl Acker for EmbeddedAcker {
     async fn ack(&self, tags: &[u64]) {
-        self.shared.settle(&self.stage, tags, false);
+        self.shared.ack(&self.stage, tags);
         self.settled.notify_one();
     }
 
     async fn requeue(&self, tags: &[u64]) {
-        self.shared.settle(&self.stage, tags, true);
+        self.shared.requeue(&self.stage, tags);
         self.settled.notify_one();
     }
 }

@@ -1,9 +1,9 @@
 //! `RabbitMQ`: a topic exchange for events, a quorum queue for each stage, everything named
 //! `<namespace>.…` (3.10 and 4.x).
 //!
-//! Two connections, one for publishing and one for consuming, each rebuilt for ever after any error
-//! (`link`). What is declared is remembered, so a host starts and goes on without the broker: it
-//! declares when the broker is there. A queue that is missing when it is consumed is created, and
+//! Two connections, one for publishing and one for consuming, each reconnects after any error
+//! (`link`). The host remembers its declarations, so it starts and runs without the broker and
+//! declares them once it is connected. A queue that is missing when it is consumed is created, and
 //! reported as a gap that the reconciler refills from the store.
 
 mod consumer;
@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use self::consumer::{RabbitConsumer, RabbitDead, Reading};
+use self::consumer::{RabbitConsumer, Reading, RejectedRabbitConsumer};
 pub use self::link::LinkTask;
 use self::link::{Link, LinkOwner, within};
 use self::publisher::Publisher;
@@ -39,13 +39,16 @@ use self::topology::{Found, Names};
 use super::{Binding, Broker, BrokerError, Consumer, Gap, Outgoing, RejectedConsumer};
 use crate::domain::clock::Clock;
 
-/// A queue that was created again may miss what was published up to now, by clocks that differ this
-/// much.
+/// A recreated queue may miss messages published up to now; clocks may differ by this much.
 const GAP_MARGIN_MS: u64 = 5_000;
 
 fn parse(url: &str) -> Result<AMQPUri, String> {
-    AMQPUri::from_str(url)
-        .map_err(|error| format!("{error}; it looks like amqp://user:password@host:5672/vhost, with `%2f` for the default vhost"))
+    AMQPUri::from_str(url).map_err(|error| {
+        format!(
+            "{error}; expected amqp://user:password@host:5672/vhost, with `%2f` for the \
+                 default vhost"
+        )
+    })
 }
 
 /// How to use the broker.
@@ -56,9 +59,9 @@ pub struct RabbitOptions {
     pub namespace: String,
     /// Shown by the broker's management pages.
     pub host_name: String,
-    /// Time for events that do not say when they happened.
+    /// Sets the time of events that have none.
     pub clock: Arc<dyn Clock>,
-    /// Life of an event of another program.
+    /// How long an event of another program is valid.
     pub expiry_ms: u64,
 }
 
@@ -69,10 +72,10 @@ pub struct Rabbit {
     publishing: Link,
     consuming: Link,
     reading: Reading,
-    /// What is to be declared, by stage.
+    /// The declared bindings, by stage.
     bindings: Mutex<BTreeMap<Arc<str>, Binding>>,
-    /// For questions about depths.
-    questions: tokio::sync::Mutex<Option<Channel>>,
+    /// For queries of queue depths.
+    query_channel: tokio::sync::Mutex<Option<Channel>>,
     gaps: Mutex<Vec<Gap>>,
     gap: Notify,
     /// The connections end when it is cancelled, at the latest when the broker is dropped.
@@ -82,9 +85,9 @@ pub struct Rabbit {
 
 /// The connections of a [`Rabbit`], for its owner to run.
 pub struct RabbitLinks {
-    /// Messages go out on it.
+    /// For publishing.
     pub publishing: LinkTask,
-    /// Messages come in on it.
+    /// For consuming.
     pub consuming: LinkTask,
 }
 
@@ -107,7 +110,7 @@ impl Rabbit {
             consuming,
             reading: Reading { clock: options.clock, expiry_ms: options.expiry_ms },
             bindings: Mutex::default(),
-            questions: tokio::sync::Mutex::default(),
+            query_channel: tokio::sync::Mutex::default(),
             gaps: Mutex::default(),
             gap: Notify::new(),
             stop: stop.drop_guard(),
@@ -116,8 +119,8 @@ impl Rabbit {
         Ok((rabbit, RabbitLinks { publishing: publish_task, consuming: consume_task }))
     }
 
-    /// Looks at the queues of these stages, each with its name, without changing anything; why
-    /// there is no connection.
+    /// Inspects the queues of these stages without changing anything; the error says why there is no
+    /// connection.
     pub async fn examine(
         url: &str,
         namespace: &str,
@@ -127,17 +130,17 @@ impl Rabbit {
         let connection = link::connect(&parse(url)?, "postrider doctor").await?;
         let mut queues = Vec::new();
         for stage in stages {
-            let standing = topology::examine(&connection, &names, stage)
+            let status = topology::examine(&connection, &names, stage)
                 .await
                 .map_err(|error| error.to_string())?;
-            queues.push((names.queue(stage).to_string(), standing));
+            queues.push((names.queue(stage).to_string(), status));
         }
         let _ = within(connection.close(200, "examined".into())).await;
         Ok(queues)
     }
 
-    /// Deletes the exchanges of a namespace and the queues of these stages, with whatever is in
-    /// them: after a measurement.
+    /// Deletes the exchanges of a namespace and the queues of these stages with their messages: after
+    /// a benchmark.
     pub async fn delete_namespace(
         options: RabbitOptions,
         stages: &[Arc<str>],
@@ -157,7 +160,7 @@ impl Rabbit {
         self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Declares what is remembered of a stage, and reports a queue that was not there.
+    /// Declares a stage's queue and bindings, and reports a queue that was missing as a gap.
     async fn ensure(&self, binding: &Binding) -> Result<(), BrokerError> {
         if topology::ensure(&self.consuming, &self.names, binding).await? == Found::Created {
             let before_ms = self.reading.clock.now_ms() + GAP_MARGIN_MS;
@@ -168,12 +171,12 @@ impl Rabbit {
         Ok(())
     }
 
-    /// Declares everything again: a queue that should take messages is missing.
+    /// Declares everything again, because a queue is missing.
     async fn ensure_all(&self) {
         let bindings: Vec<Binding> = self.bindings().values().cloned().collect();
         for binding in bindings {
             if let Err(error) = self.ensure(&binding).await {
-                tracing::warn!(stage = %binding.stage, %error, "the queue could not be declared");
+                tracing::warn!(stage = %binding.stage, %error, "failed to declare queue");
             }
         }
     }
@@ -183,8 +186,8 @@ impl Rabbit {
         declared.ok_or_else(|| BrokerError::Unavailable(format!("queue `{stage}` is not declared")))
     }
 
-    async fn question(&self) -> Result<Channel, BrokerError> {
-        let mut open = self.questions.lock().await;
+    async fn query_channel(&self) -> Result<Channel, BrokerError> {
+        let mut open = self.query_channel.lock().await;
         if let Some(channel) = open.as_ref().filter(|channel| channel.status().connected()) {
             return Ok(channel.clone());
         }
@@ -199,9 +202,13 @@ impl Broker for Rabbit {
     async fn declare(&self, binding: Binding) -> Result<(), BrokerError> {
         self.bindings().insert(Arc::clone(&binding.stage), binding.clone());
         match self.ensure(&binding).await {
-            // It is declared before it is consumed, whenever the broker is back.
+            // Consuming it declares it again, once the broker is back.
             Err(BrokerError::Unavailable(why)) => {
-                tracing::warn!(stage = %binding.stage, error = why, "the queue will be declared when RabbitMQ is there");
+                tracing::warn!(
+                    stage = %binding.stage,
+                    error = why,
+                    "RabbitMQ is unavailable, the queue is declared later"
+                );
                 Ok(())
             }
             other => other,
@@ -210,7 +217,7 @@ impl Broker for Rabbit {
 
     async fn bind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError> {
         topology::bind(
-            &self.question().await?,
+            &self.query_channel().await?,
             self.names.queue(stage),
             self.names.events(),
             pattern,
@@ -220,7 +227,7 @@ impl Broker for Rabbit {
 
     async fn unbind(&self, stage: &Arc<str>, pattern: &str) -> Result<(), BrokerError> {
         topology::unbind(
-            &self.question().await?,
+            &self.query_channel().await?,
             self.names.queue(stage),
             self.names.events(),
             pattern,
@@ -258,8 +265,12 @@ impl Broker for Rabbit {
     ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError> {
         self.ensure(&self.binding(stage)?).await?;
         Ok(Some(Box::new(
-            RabbitDead::open(&self.consuming, self.names.dead_queue(stage), self.reading.clone())
-                .await?,
+            RejectedRabbitConsumer::open(
+                &self.consuming,
+                self.names.dead_queue(stage),
+                self.reading.clone(),
+            )
+            .await?,
         )))
     }
 
@@ -272,7 +283,7 @@ impl Broker for Rabbit {
     }
 
     async fn depth(&self, stage: &str) -> Result<u64, BrokerError> {
-        let channel = self.question().await?;
+        let channel = self.query_channel().await?;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let queue =
             within(channel.queue_declare(self.names.queue(stage), passive, FieldTable::default()))

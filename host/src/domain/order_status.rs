@@ -1,9 +1,9 @@
 //! How an order's status follows from its events: a table from event type to status, with the
-//! statuses it may follow.
+//! statuses that it may follow.
 //!
-//! Pure; the store applies it in the transaction that writes the event. Guarantees: a final status
-//! is left only by a transition that names it, whatever the order in which late events arrive; a
-//! cancelled order leaves its two statuses by no event at all.
+//! Pure; the store applies it in the transaction that writes the event. Guarantees: only a
+//! transition that names a terminal status leaves it, in whatever order late events arrive; no event
+//! changes the status of a cancelled order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::domain::event::{
 
 mod validate;
 
-/// The status of an order whose content retention has removed.
+/// The status of an order whose content retention has deleted.
 const PRUNED: &str = "pruned";
 
 /// What one event type does to the status of its order.
@@ -24,7 +24,7 @@ const PRUNED: &str = "pruned";
 pub struct Transition {
     /// The new status.
     pub status: String,
-    /// Statuses that it may follow; none: any that is not final; empty: it only begins an order.
+    /// Statuses that it may follow; none: any that is not terminal; empty: it only starts an order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Vec<String>>,
 }
@@ -38,23 +38,22 @@ pub struct StatusRules {
     /// Statuses that only a transition naming them can leave.
     #[serde(default)]
     pub terminal: BTreeSet<String>,
-    /// What goes on when an order is cancelled.
+    /// What still runs when an order is cancelled.
     #[serde(default)]
     pub cancel: CancelRules,
 }
 
-/// What goes on when an order is cancelled. The transition of `order.cancelled` says from which
-/// statuses, and what the status is until everything is undone.
+/// What still runs when an order is cancelled. The transition of `order.cancelled` names the statuses
+/// that allow it, and the status until every compensation has completed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CancelRules {
-    /// Topic patterns of the events by which stages undo: they are carried out in spite of the
-    /// cancel, and when all of them were, the order is cancelled. Every other event of the order is
-    /// skipped.
+    /// Topic patterns of compensation events: they are processed although the order is cancelled, and
+    /// the order is cancelled when all of them have completed. All its other events are skipped.
     pub compensations: Vec<String>,
-    /// Stages that are given every event of a cancelled order, because they only watch.
+    /// Stages that receive every event of a cancelled order, because they only observe.
     pub observers: Vec<String>,
-    /// The status when everything is undone.
+    /// The status when every compensation has completed.
     pub done: String,
 }
 
@@ -76,12 +75,12 @@ impl Default for CancelRules {
 }
 
 impl StatusRules {
-    /// The status of an order that begins with an event of this type.
+    /// The status of an order that starts with an event of this type.
     pub fn initial(&self, event_type: &str) -> Option<&str> {
         self.transitions.get(event_type).map(|transition| transition.status.as_str())
     }
 
-    /// The status after an event of this type; none when it stays as it is.
+    /// The status after an event of this type; none when it does not change.
     pub fn next(&self, present: &str, event_type: &str) -> Option<&str> {
         let transition = self.transitions.get(event_type)?;
         let allowed = match &transition.from {
@@ -92,36 +91,35 @@ impl StatusRules {
             .then_some(transition.status.as_str())
     }
 
-    /// The status of an order whose cancel is under way; none: orders cannot be cancelled.
+    /// The status of an order that is being cancelled; none: orders cannot be cancelled.
     pub fn cancelling(&self) -> Option<&str> {
         self.initial(ORDER_CANCELLED)
     }
 
-    /// The statuses of a cancelled order: while it is undone, and then. Empty where orders cannot
-    /// be cancelled.
+    /// The statuses of a cancelled order: during its compensations, and after them. Empty where orders
+    /// cannot be cancelled.
     pub fn cancelled_statuses(&self) -> [&str; 2] {
         self.cancelling().map_or([""; 2], |cancelling| [cancelling, &self.cancel.done])
     }
 
-    /// Whether an order of this status is cancelled, or being cancelled: nothing goes forward with
-    /// it.
+    /// Whether an order of this status is cancelled, or being cancelled.
     pub fn is_cancelled(&self, status: &str) -> bool {
         self.cancelled_statuses().contains(&status)
     }
 
-    /// Whether events of this type undo.
+    /// Whether events of this type are compensations.
     pub fn compensates(&self, event_type: &str) -> bool {
         self.cancel.compensations.iter().any(|pattern| topic_matches(pattern, event_type))
     }
 
-    /// Whether a stage is given this event although its order is cancelled.
+    /// Whether a stage receives this event although its order is cancelled.
     pub fn runs_when_cancelled(&self, stage: &str, event_type: &str) -> bool {
         self.compensates(event_type)
             || event_type.starts_with(HOST_EVENT_PREFIX)
             || self.cancel.observers.iter().any(|name| name == stage)
     }
 
-    /// The orders among unfinished deliveries (order, event type) that have a compensation left.
+    /// The orders among unfinished deliveries (order, event type) that have an open compensation.
     pub(crate) fn compensating<'a, E>(
         &self,
         unfinished: impl Iterator<Item = Result<(String, &'a str), E>>,
@@ -141,9 +139,9 @@ impl Default for StatusRules {
             ("payment.authorized", "authorized", None),
             ("payment.declined", "declined", None),
             ("inventory.reserved", "reserved", None),
-            // Not final: the refund follows.
+            // Not terminal: the refund follows.
             ("inventory.rejected", "rejected", None),
-            // A refund that died and was replayed comes from `failed`.
+            // A replayed refund follows `failed`.
             ("payment.refunded", "refunded", named(&["rejected", "failed"])),
             ("shipping.ready", "ready", None),
             // The point of no return.
@@ -153,7 +151,7 @@ impl Default for StatusRules {
                 "cancelling",
                 named(&["received", "authorized", "reserved", "ready", "failed"]),
             ),
-            // Not final: a replay goes on from here.
+            // Not terminal: a replay continues from here.
             (DEAD_LETTERED, "failed", None),
         ];
         Self {
@@ -175,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_table_follows_the_pipeline() {
+    fn the_default_rules_follow_the_pipeline() {
         let rules = StatusRules::default();
         assert_eq!(rules.initial(ORDER_CREATED), Some("received"));
         for (present, event_type, expected) in [
@@ -199,7 +197,7 @@ mod tests {
             ("dispatched", ORDER_CANCELLED, None),
             ("declined", ORDER_CANCELLED, None),
             ("rejected", ORDER_CANCELLED, None),
-            // Nothing moves a cancelled order.
+            // No event changes a cancelled order.
             ("cancelling", "shipping.ready", None),
             ("cancelling", DEAD_LETTERED, None),
             ("cancelling", "payment.refunded", None),
@@ -211,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_cancel_stops_is_configured() {
+    fn compensations_and_observers_run_on_cancelled_orders() {
         let mut rules = StatusRules::default();
         rules.cancel.observers.push("audit".to_owned());
         for (stage, event_type, expected) in [
@@ -233,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transition_that_names_a_final_status_leaves_it() {
+    fn a_transition_can_leave_a_terminal_status_that_it_names() {
         let rules: StatusRules = serde_json::from_value(serde_json::json!({
             "transitions": {"shipping.recalled": {"status": "recalled", "from": ["ready"]}},
             "terminal": ["ready"],

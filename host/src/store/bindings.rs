@@ -1,8 +1,8 @@
 //! Which event types reach which stage, as all hosts of a store know it.
 //!
-//! A binding is in use while a live host runs its stage with it. One that nobody uses any more is
-//! let go once somebody runs the stage without it; while nobody runs the stage at all, everything
-//! stays, and its queue keeps the messages.
+//! A binding is in use while a live host runs its stage with it. An unused one is deleted once a
+//! live host runs the stage without it; while no host runs the stage, all its bindings stay, and its
+//! queue keeps receiving messages.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,29 +20,30 @@ pub struct StageBinding {
 }
 
 impl StageBinding {
-    /// Those of one stage.
+    /// The bindings of one stage.
     pub fn all<'a>(stage: &'a Arc<str>, patterns: &'a [String]) -> impl Iterator<Item = Self> + 'a {
         patterns.iter().map(|pattern| Self { stage: Arc::clone(stage), pattern: pattern.clone() })
     }
 }
 
-/// What a host learns from the others.
+/// The bindings of all hosts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KnownBindings {
-    /// In use, or of a stage that nobody runs; sorted.
+    /// In use, or of a stage that no host runs; sorted.
     pub kept: Vec<StageBinding>,
-    /// Of a stage that is run by now without them; sorted.
+    /// Of a stage that its hosts run without them; sorted.
     pub unused: Vec<StageBinding>,
 }
 
-/// Deletes what a host said long ago where another one says it still. Its placeholder: the time
+/// Deletes the rows of gone hosts for bindings that a live host uses. The placeholder is the time
 /// before which a host is not live.
 pub(super) const DELETE_OUTLIVED: &str = "DELETE FROM bindings WHERE seen_ms <= $1 AND EXISTS (SELECT 1 FROM bindings o \
      WHERE o.stage = bindings.stage AND o.pattern = bindings.pattern AND o.seen_ms > $1)";
 
 /// Every binding and whether a live host uses it, for [`decode`]. Its placeholder: the time before
 /// which a host is not live.
-pub(super) const KNOWN: &str = "SELECT stage, pattern, max(seen_ms) > $1 FROM bindings GROUP BY stage, pattern ORDER BY stage, pattern";
+pub(super) const KNOWN: &str = "SELECT stage, pattern, max(seen_ms) > $1 FROM bindings GROUP BY \
+                                stage, pattern ORDER BY stage, pattern";
 
 pub(super) fn decode(rows: &[impl Columns]) -> Result<KnownBindings, StoreError> {
     let mut bindings = Vec::with_capacity(rows.len());

@@ -1,7 +1,7 @@
 //! What every [`Store`] must do, as exercises that run on any implementation.
 //!
-//! The list is [`EXERCISES`]. Each exercise gets an empty store and a clock that stands still until
-//! the exercise moves it, so nothing here waits for time to pass. An exercise fails by panicking.
+//! The list is [`EXERCISES`]. Each exercise gets an empty store and a clock that only the exercise
+//! advances, so nothing waits for time to pass. An exercise fails by panicking.
 
 mod build;
 pub(in crate::store) mod cancelling;
@@ -23,12 +23,12 @@ use futures::future::BoxFuture;
 use super::Store;
 use crate::domain::clock::ManualClock;
 
-/// Where the clock stands when an exercise begins.
+/// The time when an exercise starts.
 pub const START_MS: u64 = 1_700_000_000_000;
-/// The length of leases that the store must be made with.
+/// The lease time of the store.
 pub const LEASE_MS: u64 = 30_000;
 
-/// What an exercise works with.
+/// The fixture of an exercise.
 #[derive(Clone)]
 pub struct Bench {
     /// An empty store, with [`LEASE_MS`], the default status rules and `clock`.
@@ -39,9 +39,9 @@ pub struct Bench {
 
 /// An exercise and its name.
 pub struct Exercise {
-    /// What it shows.
+    /// The behaviour that it checks.
     pub name: &'static str,
-    /// Shows it, or panics.
+    /// Checks it, or panics.
     pub run: fn(Bench) -> BoxFuture<'static, ()>,
 }
 
@@ -56,67 +56,67 @@ macro_rules! exercises {
 
 exercises![
     intake::an_order_is_accepted_once,
-    intake::two_orders_of_one_id_at_the_same_time,
+    intake::concurrent_orders_with_one_id_are_accepted_once,
     intake::an_event_is_accepted_once,
     settling::a_batch_is_committed_with_its_effects,
     settling::a_settled_delivery_is_stale,
     settling::a_changed_version_is_a_conflict,
     settling::a_removed_key_keeps_its_version,
     settling::a_rejected_batch_writes_nothing,
-    settling::batches_at_the_same_time_settle_once,
-    settling::an_event_from_elsewhere_is_adopted,
-    settling::a_skip_settles,
+    settling::concurrent_batches_settle_a_delivery_once,
+    settling::an_event_of_another_program_is_logged,
+    settling::a_skipped_delivery_is_settled,
     settling::status_follows_the_events,
-    cancelling::a_cancel_is_written_with_its_event_once,
-    cancelling::a_cancel_that_comes_too_late_changes_nothing,
-    cancelling::cancels_at_the_same_time_begin_once,
-    cancelling::what_goes_forward_is_overtaken,
-    cancelling::an_order_is_cancelled_when_all_is_undone,
-    cancelling::an_order_that_nobody_undoes_is_cancelled_at_once,
-    cancelling::compensations_at_the_same_time_end_the_cancel,
-    cancelling::a_dead_compensation_holds_the_cancel,
+    cancelling::a_cancellation_is_written_with_its_event_once,
+    cancelling::a_late_cancellation_changes_nothing,
+    cancelling::concurrent_cancellations_begin_once,
+    cancelling::a_cancellation_stops_forward_deliveries,
+    cancelling::an_order_is_cancelled_when_every_compensation_has_completed,
+    cancelling::an_order_without_compensations_is_cancelled_immediately,
+    cancelling::concurrent_compensations_complete_the_cancellation,
+    cancelling::a_dead_lettered_compensation_delays_the_cancellation,
     cancelling::exactly_one_of_dispatch_and_cancel_wins,
-    outbox::a_retry_waits_for_its_time,
-    outbox::a_deferral_is_no_attempt,
-    outbox::a_delayed_event_waits_for_its_time,
-    outbox::a_lease_runs_out,
-    outbox::a_postponed_row_comes_back,
+    outbox::a_retry_is_sent_when_it_is_due,
+    outbox::a_deferral_does_not_count_as_an_attempt,
+    outbox::a_delayed_event_is_sent_when_it_is_due,
+    outbox::an_expired_lease_frees_its_row,
+    outbox::a_postponed_row_is_claimed_when_it_is_due,
     outbox::lost_deliveries_are_sent_again,
-    dead_lettering::a_death_is_written_and_announced,
+    dead_lettering::a_dead_letter_is_written_and_announced,
     dead_lettering::a_replay_reopens_the_delivery_once,
     dead_lettering::an_edited_replay_replaces_the_delivery,
     dead_lettering::a_discard_is_final,
     dead_lettering::dead_letters_are_listed_in_pages,
-    dead_letters::letters_that_died_of_the_same_are_one_group,
+    dead_letters::dead_letters_with_the_same_fingerprint_are_one_group,
     dead_letters::groups_are_listed_in_pages,
-    dead_letters::letters_are_picked_by_every_filter,
-    dead_letters::a_trap_is_grouped_by_its_place,
-    dead_letters::what_became_of_a_letter_is_kept,
+    dead_letters::dead_letters_are_found_by_every_filter,
+    dead_letters::traps_are_grouped_by_function_and_line,
+    dead_letters::the_outcome_of_a_dead_letter_is_kept,
     reading::orders_are_listed_in_pages,
-    reading::an_order_tells_its_story,
+    reading::an_order_has_its_events_and_deliveries,
     reading::state_is_found_by_folder_and_prefix,
     reading::a_delivery_is_found_by_its_key,
     log::the_log_is_read_by_filters_in_pages,
     log::events_are_found_by_order_and_id,
-    log::a_scheduled_event_shows_when_it_falls_due,
-    log::an_order_is_settled_when_nothing_of_it_is_open,
-    log::orders_are_found_by_time_and_by_where_they_wait,
-    log::an_idempotency_key_stands_for_one_body,
-    recordings::what_was_recorded_is_listed_as_it_was_settled,
+    log::a_scheduled_event_shows_when_it_is_due,
+    log::an_order_is_settled_when_all_its_deliveries_are,
+    log::orders_are_found_by_time_and_by_waiting_stage,
+    log::an_idempotency_key_is_bound_to_one_body,
+    recordings::recordings_are_listed_in_the_order_of_settlement,
     recordings::an_order_has_its_own_recordings,
-    recordings::only_what_is_settled_is_recorded,
-    recordings::an_adopted_event_has_its_recording,
-    recordings::a_reopened_delivery_is_recorded_anew,
-    recordings::they_go_with_their_order,
+    recordings::only_settled_deliveries_are_recorded,
+    recordings::an_event_of_another_program_has_its_recording,
+    recordings::a_replayed_delivery_gets_a_new_recording,
+    recordings::recordings_are_deleted_with_their_order,
     reading::settled_deliveries_are_recognised,
     reading::plugin_loads_are_kept,
-    reading::the_operators_word_is_kept,
+    reading::stage_controls_are_kept,
     hosts::a_binding_stays_while_it_is_used,
-    hosts::a_stage_that_nobody_runs_keeps_its_bindings,
+    hosts::a_stage_without_a_host_keeps_its_bindings,
     hosts::a_lease_is_renewed_by_its_holder,
-    pruning::what_is_finished_and_old_goes,
-    pruning::what_is_open_stays,
-    reading::a_closed_store_says_so,
+    pruning::finished_orders_past_their_retention_are_deleted,
+    pruning::unfinished_orders_are_kept,
+    reading::a_closed_store_is_unavailable,
 ];
 
 /// An event without an order, due at [`START_MS`]: for tests that belong to one implementation.

@@ -1,5 +1,4 @@
-//! Dead letters as every store keeps them: a dead letter, what picks several, and the groups of those
-//! that died of the same.
+//! Dead letters as every store keeps them, their filters, and their groups by fingerprint.
 
 use super::{FailedAttempt, OutboxRow};
 use crate::domain::event::{Envelope, EventKey};
@@ -9,11 +8,11 @@ use crate::domain::event::{Envelope, EventKey};
 pub struct DeadLetter {
     /// Its id.
     pub id: i64,
-    /// The delivery that died.
+    /// The delivery's stage.
     pub stage: String,
-    /// The event that died.
+    /// The delivery's event.
     pub envelope: Envelope,
-    /// Round in which it died.
+    /// The delivery's round.
     pub round: u32,
     /// Short and stable.
     pub code: String,
@@ -33,16 +32,16 @@ pub struct DeadLetter {
     pub group: String,
     /// When it was replayed or discarded, milliseconds since 1970-01-01 UTC.
     pub settled_at_ms: Option<u64>,
-    /// The event that an edited replay put in its place.
+    /// The event that an edited replay created.
     pub replayed_as: Option<EventKey>,
-    /// Failed tries of the delivery, oldest first.
+    /// Failed attempts of the delivery, oldest first.
     pub attempts: Vec<FailedAttempt>,
 }
 
-/// Where a dead letter stands.
+/// The status of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeadLetterStatus {
-    /// Waits for somebody.
+    /// Neither replayed nor discarded.
     Open,
     /// Was replayed.
     Replayed,
@@ -63,9 +62,9 @@ pub struct DeadLetterFilter {
     pub group: Option<String>,
     /// Only this order's.
     pub order: Option<String>,
-    /// Only what died then or later, milliseconds since 1970-01-01 UTC.
+    /// Only those dead-lettered then or later, milliseconds since 1970-01-01 UTC.
     pub since_ms: Option<u64>,
-    /// Only what died before then, milliseconds since 1970-01-01 UTC.
+    /// Only those dead-lettered before then, milliseconds since 1970-01-01 UTC.
     pub until_ms: Option<u64>,
     /// Cursor: the last id of the page before.
     pub before: Option<i64>,
@@ -73,18 +72,18 @@ pub struct DeadLetterFilter {
     pub limit: u32,
 }
 
-/// What became of a replay or a discard.
+/// The result of a replay or a discard.
 #[derive(Debug)]
 pub enum DeadLetterAction {
     /// Done; rows to hand to the relay.
     Done(Vec<OutboxRow>),
     /// It was replayed or discarded before: nothing was changed.
     AlreadySettled(DeadLetterStatus),
-    /// There is none of this id.
+    /// No dead letter has this id.
     NotFound,
 }
 
-/// Dead letters of one stage that died of the same.
+/// Dead letters of one stage with the same code and fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterGroup {
     /// Its id: stable, and safe in a URL.
@@ -95,26 +94,26 @@ pub struct DeadLetterGroup {
     pub code: String,
     /// The failure without its variable parts, for people.
     pub fingerprint: String,
-    /// Letters that wait for somebody.
+    /// Number of open ones.
     pub open: u64,
-    /// Letters that were replayed.
+    /// Number of replayed ones.
     pub replayed: u64,
-    /// Letters that were discarded.
+    /// Number of discarded ones.
     pub discarded: u64,
-    /// When the first of them died, milliseconds since 1970-01-01 UTC.
+    /// When the first one was dead-lettered, milliseconds since 1970-01-01 UTC.
     pub first_at_ms: u64,
-    /// When the last of them died, milliseconds since 1970-01-01 UTC.
+    /// When the last one was dead-lettered, milliseconds since 1970-01-01 UTC.
     pub last_at_ms: u64,
-    /// Digests of the plugins that they died in.
+    /// Digests of the plugins that failed.
     pub digests: Vec<String>,
-    /// The newest of them.
+    /// Id of the newest one.
     pub example: i64,
 }
 
-/// How many dead letters there are.
+/// Number of dead letters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeadLetterCount {
-    /// So many.
+    /// Their number.
     pub count: u64,
     /// Id of the newest; 0 when there are none.
     pub last: i64,

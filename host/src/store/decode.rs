@@ -1,6 +1,6 @@
-//! Rows as values, for every database: the column lists of the queries and what their columns mean.
+//! Rows as values, for every database: the column lists of queries, and their decoding.
 //!
-//! Times and counts are never negative, JSON is always JSON: whatever is not, is `Corrupt`.
+//! A negative time or count, or invalid JSON, is `Corrupt`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use crate::domain::event::{Envelope, Event, EventKey};
 /// The columns that [`envelope`] reads, of `events e`: fourteen.
 macro_rules! envelope_columns {
     () => {
-        "e.source, e.id, e.type, e.subject, e.time_ms, e.content_type, e.data, e.attributes, e.order_id, e.correlation_id, \
+        "e.source, e.id, e.type, e.subject, e.time_ms, e.content_type, e.data, e.attributes, \
+         e.order_id, e.correlation_id, \
          e.cause_source, e.cause_id, e.hops, e.expires_ms"
     };
 }
@@ -46,7 +47,8 @@ pub(super) use order_columns;
 /// The columns that [`attempts`] reads, of `attempts a`.
 macro_rules! attempt_columns {
     () => {
-        "a.event_seq, a.stage, a.round, a.attempt, a.code, a.message, a.backtrace, a.digest, a.duration_us, a.at_ms"
+        "a.event_seq, a.stage, a.round, a.attempt, a.code, a.message, a.backtrace, a.digest, \
+         a.duration_us, a.at_ms"
     };
 }
 pub(super) use attempt_columns;
@@ -85,14 +87,14 @@ pub(super) trait Columns {
     fn unsigned(&self, at: usize) -> Result<u64, StoreError> {
         let value = self.int(at)?;
         u64::try_from(value)
-            .map_err(|_| StoreError::Corrupt(format!("{value} where a count or a time belongs")))
+            .map_err(|_| StoreError::Corrupt(format!("{value} is not a count or a time")))
     }
 
     /// A small count.
     fn small(&self, at: usize) -> Result<u32, StoreError> {
         let value = self.int(at)?;
         u32::try_from(value)
-            .map_err(|_| StoreError::Corrupt(format!("{value} where a count belongs")))
+            .map_err(|_| StoreError::Corrupt(format!("{value} is not a small count")))
     }
 
     /// JSON, or nothing for an empty list.
@@ -205,10 +207,10 @@ pub(super) fn plugin_load(row: &impl Columns) -> Result<PluginLoad, StoreError> 
     })
 }
 
-/// Failed tries by delivery (position of the event, stage), oldest first.
+/// Failed attempts by delivery (position of the event, stage), oldest first.
 pub(super) type Failures = HashMap<(i64, String), Vec<FailedAttempt>>;
 
-/// Decodes failed tries.
+/// Decodes failed attempts.
 pub(super) fn attempts(rows: &[impl Columns]) -> Result<Failures, StoreError> {
     let mut failures = Failures::new();
     for row in rows {
@@ -311,7 +313,7 @@ pub(super) fn stage_control(row: &impl Columns) -> Result<StageControl, StoreErr
         "running" => ControlState::Running,
         "paused" => ControlState::Paused,
         "draining" => ControlState::Draining,
-        other => return Err(StoreError::Corrupt(format!("stage control {other}"))),
+        other => return Err(StoreError::Corrupt(format!("unknown stage control `{other}`"))),
     };
     let held_from_ms = row.maybe_int(4)?.map(|value| value as u64);
     Ok(StageControl {
@@ -323,7 +325,7 @@ pub(super) fn stage_control(row: &impl Columns) -> Result<StageControl, StoreErr
     })
 }
 
-/// How an operator's word is stored.
+/// How a control state is stored.
 pub(super) fn control_name(state: ControlState) -> &'static str {
     match state {
         ControlState::Running => "running",
@@ -332,14 +334,14 @@ pub(super) fn control_name(state: ControlState) -> &'static str {
     }
 }
 
-/// Writes an operator's word and gives it back: stage, state, reason, now.
+/// Sets a control state and returns it: stage, state, reason, now.
 pub(super) const SET_STAGE_CONTROL: &str = "INSERT INTO stage_controls AS c (stage, state, reason, since_ms, held_from_ms) \
      VALUES ($1, $2, $3, $4, CASE WHEN $2 = 'running' THEN NULL ELSE $4 END) ON CONFLICT (stage) DO UPDATE \
      SET state = excluded.state, reason = excluded.reason, since_ms = excluded.since_ms, \
      held_from_ms = CASE WHEN c.state = 'running' THEN excluded.held_from_ms ELSE c.held_from_ms END \
      RETURNING stage, state, reason, since_ms, held_from_ms";
 
-/// A page, given one row more than it holds when there is another one.
+/// A page; one extra row means that there is another one.
 pub(super) fn page<R: Columns, T>(
     rows: &[R],
     limit: u32,
@@ -357,7 +359,7 @@ pub(super) fn dead_letter_status(name: &str) -> Result<DeadLetterStatus, StoreEr
         "open" => Ok(DeadLetterStatus::Open),
         "replayed" => Ok(DeadLetterStatus::Replayed),
         "discarded" => Ok(DeadLetterStatus::Discarded),
-        _ => Err(StoreError::Corrupt(format!("dead letter status {name}"))),
+        _ => Err(StoreError::Corrupt(format!("unknown dead letter status `{name}`"))),
     }
 }
 
@@ -388,6 +390,6 @@ fn delivery_status(name: &str) -> Result<DeliveryStatus, StoreError> {
         "skipped" => Ok(DeliveryStatus::Skipped),
         "dead" => Ok(DeliveryStatus::Dead),
         "replaced" => Ok(DeliveryStatus::Replaced),
-        _ => Err(StoreError::Corrupt(format!("delivery status {name}"))),
+        _ => Err(StoreError::Corrupt(format!("unknown delivery status `{name}`"))),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-
 use crate::domain::event::EventKey;
 
 /// The status of a delivery.

@@ -1,4 +1,4 @@
-//! State in memory, for trying a plugin without any service.
+//! State in memory, for running a plugin without any service.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,4 @@
-//! Questions that the API asks, the same for every database: they see the last commit and never
-//! wait for a writer.
+//! Queries, the same for every database: they see the last commit and never wait for a writer.
 //!
 //! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its
 //! hops.
@@ -30,9 +29,9 @@ pub(super) enum Arg<'a> {
     Named(&'a [(i64, String)]),
 }
 
-/// Answers queries.
+/// Runs queries.
 pub(super) trait Reader: Sync {
-    /// A row of the answer.
+    /// A row of a result.
     type Row: Columns + Send + Sync;
     /// A `FROM` item that makes a table `k (number, name)` of the first argument, an
     /// [`Arg::Named`].
@@ -69,7 +68,8 @@ pub(super) async fn state_keys(
 ) -> Result<Vec<String>, StoreError> {
     // The last code point, which no text uses, ends the range of any prefix.
     let end = format!("{prefix}\u{10ffff}");
-    let sql = "SELECT key FROM state WHERE stage = $1 AND key >= $2 AND key < $3 AND key > $4 AND value IS NOT NULL ORDER BY key LIMIT $5";
+    let sql = "SELECT key FROM state WHERE stage = $1 AND key >= $2 AND key < $3 AND key > $4 AND \
+               value IS NOT NULL ORDER BY key LIMIT $5";
     let args = [
         Arg::Text(stage),
         Arg::Text(prefix),
@@ -89,7 +89,7 @@ pub(super) async fn order_by_id(db: &impl Reader, id: &str) -> Result<Option<Ord
 pub(super) struct Conditions<'a> {
     pub(super) sql: String,
     pub(super) args: Vec<Arg<'a>>,
-    /// Placeholders that the arguments before take beyond their number.
+    /// Number of placeholders that arguments take beyond one each.
     beyond: usize,
 }
 
@@ -112,7 +112,7 @@ impl<'a> Conditions<'a> {
         }
     }
 
-    /// One row more than the page holds, to know whether there is another.
+    /// Reads one row more than the page holds, which tells whether there is another page.
     fn newest_first(mut self, column: &str, limit: u32) -> (String, Vec<Arg<'a>>) {
         self.args.push(Arg::Int(i64::from(limit) + 1));
         let number = self.args.len();
@@ -121,12 +121,13 @@ impl<'a> Conditions<'a> {
     }
 }
 
-/// Events that wait at a stage, given the number of its placeholder: their deliveries are open, or
-/// dead and wait for a person.
+/// Events with an open delivery or an open dead letter at a stage, given the number of its
+/// placeholder.
 fn waiting_at(stage: usize) -> String {
     format!(
         "SELECT d.event_seq FROM deliveries d WHERE d.stage = ${stage} AND d.status = 'open' \
-         UNION SELECT l.event_seq FROM dead_letters l WHERE l.stage = ${stage} AND l.status = 'open'"
+         UNION SELECT l.event_seq FROM dead_letters l WHERE l.stage = ${stage} AND l.status = \
+         'open'"
     )
 }
 
@@ -200,7 +201,7 @@ pub(super) async fn delivery(
     Ok(deliveries(db, rows).await?.into_iter().next())
 }
 
-/// Decodes deliveries and adds their failed tries.
+/// Decodes deliveries and adds their failed attempts.
 async fn deliveries<R: Reader>(
     db: &R,
     rows: Vec<R::Row>,
@@ -212,7 +213,7 @@ async fn deliveries<R: Reader>(
     rows.iter().zip(keys).map(with_failures).collect()
 }
 
-/// A stage's recordings after a place: a range of their key.
+/// A stage's recordings after a cursor: a range of their key.
 const RECORDINGS: &str = "SELECT r.* FROM recordings r WHERE r.stage = $1 AND (r.settled_ms, r.event_seq) > ($2, $3) \
      ORDER BY r.settled_ms, r.event_seq LIMIT $4";
 /// The same, of one order.
@@ -259,7 +260,7 @@ pub(super) async fn recordings<R: Reader>(
     Ok((items, next))
 }
 
-/// Events by id, in the order of the question: an id that a stage gave is the only one of its kind.
+/// Events by id, in the order of `named`: the id of an emitted event is unique.
 async fn emitted_by<R: Reader>(
     db: &R,
     named: &[(i64, String)],

@@ -1,17 +1,17 @@
-//! Recordings as every store keeps them: one, what picks several, and the place in their list.
+//! Recordings as every store keeps them, their filter, and the cursor of their list.
 
 use crate::domain::event::{Envelope, Event};
 
-/// A settled delivery of which there is a recording.
+/// A settled delivery with its recording.
 #[derive(Debug, Clone)]
 pub struct RecordedDelivery {
-    /// Where it stands in the list.
+    /// Its position in the list.
     pub at: RecordingCursor,
     /// Its event.
     pub envelope: Envelope,
-    /// Replays before, from 1.
+    /// Round, from 1: each replay starts the next one.
     pub round: u32,
-    /// The try that settled it, from 1.
+    /// The attempt that settled it, from 1.
     pub attempt: u32,
     /// Plugin version that settled it.
     pub version: Option<String>,
@@ -21,12 +21,11 @@ pub struct RecordedDelivery {
     pub settled_at_ms: u64,
     /// See [`crate::stage::recording::Recording`].
     pub recording: String,
-    /// The events that it emitted, in their order; none when one of them is no longer in the log.
+    /// The events that it emitted, in their order; none when one of them was deleted from the log.
     pub emitted: Option<Vec<Event>>,
 }
 
-/// A place in the list of a stage's recordings: they are in the order in which deliveries were
-/// settled.
+/// A position in the list of a stage's recordings, which is in the order of settlement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordingCursor {
     /// When the delivery was settled, milliseconds since 1970-01-01 UTC.
@@ -56,7 +55,7 @@ impl std::str::FromStr for RecordingCursor {
             .split_once('.')
             .and_then(|(time, seq)| Some((time.parse().ok()?, seq.parse().ok()?)));
         let (settled_ms, event_seq) =
-            parts.ok_or_else(|| format!("`{text}` is no cursor of this list"))?;
+            parts.ok_or_else(|| format!("`{text}` is not a cursor of this list"))?;
         Ok(Self { settled_ms, event_seq })
     }
 }
@@ -68,7 +67,7 @@ pub struct RecordingFilter {
     pub stage: String,
     /// Only this order's.
     pub order: Option<String>,
-    /// Only what comes after.
+    /// Only those after this position.
     pub after: RecordingCursor,
     /// Page size.
     pub limit: u32,

@@ -161,7 +161,8 @@ impl SqliteStore {
 /// The last numbers of events and outbox rows in the file.
 async fn last_numbers(conn: &mut SqliteConnection) -> Result<Numbers, StoreError> {
     let sql = "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0), \
-               coalesce((SELECT max(seq) FROM events), 0)), coalesce((SELECT max(id) FROM outbox), 0)";
+               coalesce((SELECT max(seq) FROM events), 0)), coalesce((SELECT max(id) FROM \
+               outbox), 0)";
     let rows = fetch(conn, sql, args![]).await?;
     let row = rows.first().ok_or_else(StoreError::missing_row)?;
     Ok(Numbers { event: row.int(0)?, outbox: row.int(1)? })

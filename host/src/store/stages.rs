@@ -1,6 +1,5 @@
 //! What a store keeps about stages: plugin loads, and the state that operators set.
 
-
 /// A load of a plugin on this host.
 #[derive(Debug, Clone)]
 pub struct PluginLoad {

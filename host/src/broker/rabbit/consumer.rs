@@ -1,8 +1,7 @@
 //! Consuming one queue on a channel of its own, with the prefetch set before the first message.
 //!
-//! Bounds: the broker hands out at most `prefetch` messages that are not acknowledged. A message
-//! that cannot be read is rejected and comes back through the stage's dead-letter queue, together
-//! with its reason.
+//! Bounds: the broker delivers at most `prefetch` unacknowledged messages. An unreadable message is
+//! rejected, and comes back with its reason through the stage's dead-letter queue.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,10 +21,10 @@ use super::message::{self, Defaults};
 use crate::broker::{Acker, BrokerError, Consumer, Incoming, RejectedConsumer, RejectedMessage};
 use crate::domain::clock::Clock;
 
-/// RejectedMessage messages are few: this many at a time.
+/// Prefetch of dead-letter queues: rejected messages are rare.
 const DEAD_PREFETCH: u16 = 32;
 
-/// What a message without the host's own headers gets.
+/// What a message without the host's headers gets.
 #[derive(Clone)]
 pub(super) struct Reading {
     pub(super) clock: Arc<dyn Clock>,
@@ -39,7 +38,7 @@ impl Reading {
     }
 }
 
-/// A channel that consumes, and what it has not acknowledged.
+/// A consuming channel and its unacknowledged messages.
 struct Subscription {
     consumer: lapin::Consumer,
     acker: Arc<RabbitAcker>,
@@ -64,15 +63,14 @@ async fn subscribe(
 }
 
 impl Subscription {
-    /// Waits for one message, then takes what is there already. None when the channel or the
-    /// consumer is gone.
+    /// Waits for one message, then adds those that are ready. None when the channel or the consumer is
+    /// gone.
     async fn receive(&mut self, max: usize) -> Option<Vec<Delivery>> {
         let mut taken = vec![self.next().await?];
         while taken.len() < max {
             match self.consumer.next().now_or_never() {
                 Some(Some(Ok(delivery))) => taken.push(delivery),
-                // What was received before the end is worth nothing any more: the broker delivers
-                // it again.
+                // Messages received before the end are dropped: the broker delivers them again.
                 Some(Some(Err(_)) | None) => return None,
                 None => break,
             }
@@ -87,7 +85,7 @@ impl Subscription {
         match self.consumer.next().await? {
             Ok(delivery) => Some(delivery),
             Err(error) => {
-                tracing::debug!(%error, "a consumer ended");
+                tracing::debug!(%error, "consumer ended");
                 None
             }
         }
@@ -124,7 +122,7 @@ impl RabbitConsumer {
                 tag,
             }),
             Err(error) => {
-                tracing::warn!(%error, "a message cannot be read; it becomes a dead letter");
+                tracing::warn!(%error, "unreadable message is dead-lettered");
                 self.subscription.acker.reject(tag).await;
                 None
             }
@@ -152,12 +150,12 @@ impl Consumer for RabbitConsumer {
 }
 
 /// Consumes a stage's dead-letter queue.
-pub(super) struct RabbitDead {
+pub(super) struct RejectedRabbitConsumer {
     subscription: Subscription,
     reading: Reading,
 }
 
-impl RabbitDead {
+impl RejectedRabbitConsumer {
     pub(super) async fn open(
         link: &Link,
         queue: ShortString,
@@ -168,7 +166,7 @@ impl RabbitDead {
 }
 
 #[async_trait]
-impl RejectedConsumer for RabbitDead {
+impl RejectedConsumer for RejectedRabbitConsumer {
     async fn receive(&mut self) -> Option<Vec<RejectedMessage>> {
         let deliveries = self.subscription.receive(usize::from(DEAD_PREFETCH)).await?;
         let defaults = self.reading.defaults();
@@ -180,7 +178,7 @@ impl RejectedConsumer for RabbitDead {
                     round: decoded.round,
                     attempt: decoded.attempt,
                     unreadable: None,
-                    reason: first_death(&delivery.properties),
+                    reason: dead_letter_reason(&delivery.properties),
                     tag,
                 },
                 Err(error) => RejectedMessage {
@@ -192,7 +190,7 @@ impl RejectedConsumer for RabbitDead {
                     round: 1,
                     attempt: 1,
                     unreadable: Some(error.to_string()),
-                    reason: first_death(&delivery.properties),
+                    reason: dead_letter_reason(&delivery.properties),
                     tag,
                 },
             }
@@ -217,7 +215,7 @@ fn delivery_count(properties: &BasicProperties) -> u32 {
 }
 
 /// Why the broker dead-lettered a message: `rejected`, `delivery_limit`, ….
-fn first_death(properties: &BasicProperties) -> String {
+fn dead_letter_reason(properties: &BasicProperties) -> String {
     let reason = properties
         .headers()
         .as_ref()
@@ -230,13 +228,13 @@ fn first_death(properties: &BasicProperties) -> String {
 
 struct RabbitAcker {
     channel: Channel,
-    /// Tags that the broker waits for, and whether they are settled.
+    /// Tags that the broker has not received an acknowledgement for, and whether they are settled.
     open: Mutex<BTreeMap<u64, bool>>,
 }
 
 impl RabbitAcker {
-    /// Marks tags as settled. Gives the highest tag up to which all are settled, and the settled
-    /// ones behind it.
+    /// Marks tags as settled. Returns the highest tag up to which all are settled, and the settled ones
+    /// after it.
     fn settle(&self, tags: &[u64]) -> (Option<u64>, Vec<u64>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         for tag in tags {
@@ -266,11 +264,11 @@ impl RabbitAcker {
     }
 }
 
-/// An acknowledgement that did not get through is no loss: the broker delivers again, and the store
-/// knows the delivery.
+/// A lost acknowledgement does no harm: the broker delivers the message again, and the store
+/// recognises the delivery.
 fn log(result: lapin::Result<()>) {
     if let Err(error) = result {
-        tracing::debug!(%error, "an acknowledgement did not get through");
+        tracing::debug!(%error, "failed to acknowledge");
     }
 }
 

@@ -1,5 +1,4 @@
-//! One connection to `RabbitMQ`, kept alive for ever: any error, and everything is dropped and
-//! built anew.
+//! One connection to `RabbitMQ` that reconnects after any error.
 //!
 //! lapin's own recovery stays off: it restores consumers without their prefetch. Bounds: one
 //! connection at a time, a time-out on connecting, heartbeats every [`HEARTBEAT_S`] seconds so that
@@ -22,23 +21,23 @@ use crate::broker::BrokerError;
 const HEARTBEAT_S: u16 = 5;
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for an answer on a connection that stands.
+/// Longest wait for a reply on an open connection.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// First and longest pause between two attempts.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// Where the connection stands.
+/// The state of the connection.
 #[derive(Clone)]
 enum State {
-    /// Why there is none.
+    /// There is none; the reason.
     Down(String),
-    /// The server takes no messages for now (its disk or memory is short), and says why.
+    /// The server accepts no messages for now (its disk or memory is low); the reason.
     Blocked(Arc<Connection>, String),
     Up(Arc<Connection>),
 }
 
-/// A handle to the connection of the moment.
+/// A handle to the current connection.
 #[derive(Clone)]
 pub(super) struct Link {
     state: watch::Receiver<State>,
@@ -53,7 +52,7 @@ impl Link {
         (Self { state }, LinkTask { uri, name, state: sender, stop, _alive: alive })
     }
 
-    /// A new channel on the connection of the moment.
+    /// A new channel on the current connection.
     pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
         let connection = match &*self.state.borrow() {
             State::Down(why) => return Err(BrokerError::Unavailable(why.clone())),
@@ -62,7 +61,7 @@ impl Link {
         within(connection.create_channel()).await
     }
 
-    /// What keeps messages from being taken; none when nothing does.
+    /// Why messages cannot be published; none when they can.
     pub(super) fn trouble(&self) -> Option<String> {
         match &*self.state.borrow() {
             State::Down(why) => Some(why.clone()),
@@ -71,15 +70,14 @@ impl Link {
         }
     }
 
-    /// Waits until messages are taken.
+    /// Waits until messages can be published.
     pub(super) async fn up(&self) {
-        // The task outlives every handle but at the end of the process: then there is nothing to
-        // wait for.
+        // An error means that the task is gone, which happens when the host stops.
         let _ = self.state.clone().wait_for(|state| matches!(state, State::Up(_))).await;
     }
 }
 
-/// How a [`LinkTask`] hears of the broker's end, and the broker of the task's.
+/// Connects the lifetimes of a [`LinkTask`] and its broker.
 pub(super) struct LinkOwner {
     pub(super) stop: CancellationToken,
     pub(super) alive: TaskTrackerToken,
@@ -123,7 +121,7 @@ impl LinkTask {
                 Err(why) => why,
             };
             if why != said {
-                tracing::warn!(connection = %self.name, error = %why, "no connection to RabbitMQ; trying again");
+                tracing::warn!(connection = %self.name, error = %why, "no connection to RabbitMQ, reconnecting");
                 said.clone_from(&why);
             }
             self.state.send_replace(State::Down(why));
@@ -134,7 +132,7 @@ impl LinkTask {
         }
     }
 
-    /// Follows a connection to its end; why it ended, or none when it was closed here.
+    /// Waits for the end of a connection; the reason, or none when this host closed it.
     async fn watch(&self, connection: Connection, cancel: &CancellationToken) -> Option<String> {
         let mut events = Box::pin(connection.events_listener());
         let connection = Arc::new(connection);
@@ -154,7 +152,7 @@ impl LinkTask {
                     self.state.send_replace(State::Blocked(Arc::clone(&connection), why));
                 }
                 Some(Event::ConnectionUnblocked) => {
-                    tracing::info!(connection = %self.name, "RabbitMQ takes messages again");
+                    tracing::info!(connection = %self.name, "RabbitMQ accepts messages again");
                     self.state.send_replace(State::Up(Arc::clone(&connection)));
                 }
                 Some(Event::Error(error)) if !connection.status().connected() => {
@@ -170,7 +168,7 @@ impl LinkTask {
     }
 }
 
-/// One connection under a name; why there is none.
+/// Opens a named connection; the error says why it failed.
 pub(super) async fn connect(uri: &AMQPUri, name: &str) -> Result<Connection, String> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     match tokio::time::timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties))
@@ -178,11 +176,11 @@ pub(super) async fn connect(uri: &AMQPUri, name: &str) -> Result<Connection, Str
     {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
+        Err(_) => Err(format!("no reply within {} s", CONNECT_TIMEOUT.as_secs())),
     }
 }
 
-/// Bounds an answer of the server.
+/// Applies the time-out to a reply of the server.
 pub(super) async fn within<T>(
     answer: impl Future<Output = lapin::Result<T>>,
 ) -> Result<T, BrokerError> {

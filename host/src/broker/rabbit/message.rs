@@ -1,8 +1,8 @@
 //! Envelopes as AMQP messages and back: CloudEvents 1.0 in binary mode (attributes in headers),
-//! structured mode read as well.
+//! structured mode is read as well.
 //!
 //! The host's own headers carry what CloudEvents has no attribute for; a message without them comes
-//! from another program and begins a chain of its own. Pure: no connection is needed here.
+//! from another program and starts a chain of its own. Pure: no connection is needed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) mod fuzz;
 /// Prefix of CloudEvents attributes in headers; the colon form is read as well.
 const CLOUD_EVENTS: &str = "cloudEvents_";
 const CLOUD_EVENTS_COLON: &str = "cloudEvents:";
-/// W3C trace context travels under its own name, too: <https://www.w3.org/TR/trace-context/>.
+/// W3C trace context is sent under its own name as well: <https://www.w3.org/TR/trace-context/>.
 const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
 const ORDER: &str = "postrider-order";
@@ -56,7 +56,7 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
     put("cloudEvents_subject", &event.subject);
     put("cloudEvents_time", &timestamp::text(event.time_ms));
     for (name, value) in &event.attributes {
-        // A name that does not fit into a header is not one that CloudEvents allows.
+        // CloudEvents does not allow a name that is too long for a header.
         if name.len() <= 64 {
             put(&format!("{CLOUD_EVENTS}{name}"), value);
             if TRACE.contains(&name.as_str()) {
@@ -86,7 +86,7 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
     }
 }
 
-/// A message as it was understood.
+/// A decoded message.
 #[derive(Debug)]
 pub(super) struct Decoded {
     pub(super) envelope: Arc<Envelope>,
@@ -99,26 +99,26 @@ pub(super) struct Decoded {
 pub(super) enum Unreadable {
     #[error("the CloudEvents attribute `{0}` is missing")]
     Missing(&'static str),
-    #[error("the CloudEvents attribute `{0}` is not what it must be: {1}")]
+    #[error("the CloudEvents attribute `{0}` is invalid: {1}")]
     Invalid(&'static str, String),
     #[error("the body is not a CloudEvent in JSON")]
     Json(#[from] serde_json::Error),
     #[error("the body is not a CloudEvent: {0}")]
     Event(String),
-    #[error("the header `{0}` is not a number that it may be")]
+    #[error("the header `{0}` is not a valid number")]
     Number(&'static str),
     #[error("the event has {0}")]
     Unfit(String),
 }
 
-/// What a message without the host's own headers gets.
+/// What a message without the host's headers gets.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Defaults {
     pub(super) now_ms: u64,
     pub(super) expires_at_ms: u64,
 }
 
-/// Reads a message of this program or of another one.
+/// Decodes a message of this program or of another one.
 pub(super) fn decode(
     properties: &BasicProperties,
     body: Vec<u8>,
@@ -140,7 +140,7 @@ pub(super) fn decode(
     let own = |key| header(headers, key);
     let cause = own(CAUSE_SOURCE).zip(own(CAUSE_ID)).map(|(source, id)| EventKey { source, id });
     let envelope = Envelope {
-        // Events of other programs are about the order that they name.
+        // The subject of another program's event names its order.
         order_id: own(ORDER).or_else(|| {
             (own(CORRELATION).is_none() && !event.subject.is_empty()).then(|| event.subject.clone())
         }),
@@ -159,11 +159,11 @@ pub(super) fn decode(
     Ok(Decoded { envelope: Arc::new(envelope), round, attempt })
 }
 
-/// An event that stands for a message nobody can read: its key is a hash of headers and body, so
-/// the same message is the same event.
+/// A substitute event for an unreadable message. Its key is a hash of headers and body, so the same
+/// message is the same event.
 pub(super) fn stand_in(properties: &BasicProperties, body: &[u8], defaults: Defaults) -> Envelope {
     let mut hash = Sha256::new();
-    // A table is sorted by key, and prints the same every time.
+    // A table is sorted by key, so its text is stable.
     hash.update(format!("{:?}", properties.headers()));
     hash.update(body);
     let id = hex(&hash.finalize()[..16]);
@@ -261,7 +261,7 @@ fn number(headers: &FieldTable, key: &'static str) -> Result<Option<u64>, Unread
     header(headers, key).map(|text| text.parse().map_err(|_| Unreadable::Number(key))).transpose()
 }
 
-/// Rounds and attempts begin at 1, and there are fewer than anybody can count.
+/// Rounds and attempts start at 1 and are bounded.
 fn count(headers: &FieldTable, key: &'static str) -> Result<u32, Unreadable> {
     let count = number(headers, key)?.unwrap_or(1);
     u32::try_from(count)

@@ -1,9 +1,9 @@
-//! Publishing with confirms: many in flight on one channel, each answered by the broker or given up
-//! in time.
+//! Publishing with confirms: many messages in flight on one channel, each confirmed by the broker or
+//! timed out.
 //!
-//! Guarantee: `Ok` only after the broker's confirm, and, for a message that one of our stages
-//! consumes, only when a queue took it. What is given up may have arrived all the same; it is sent
-//! again with the same id, and the store knows it. Bound: [`CONFIRM_TIMEOUT`].
+//! Guarantee: `Ok` only after the broker's confirm, and, for a message that a known stage consumes,
+//! only when a queue received it. A message that timed out may have arrived; it is sent again with
+//! the same id, and the store recognises it. Bound: [`CONFIRM_TIMEOUT`].
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl Publisher {
         Self { link, names, channel: Mutex::new(None) }
     }
 
-    /// Sends in order; answers in order.
+    /// Sends messages; one result per message, in their order.
     pub(super) async fn publish(&self, messages: &[Outgoing]) -> Vec<Result<(), BrokerError>> {
         let channel = match self.channel().await {
             Ok(channel) => channel,
@@ -57,8 +57,8 @@ impl Publisher {
             }
         });
         let answers = join_all(confirmed).await;
-        // A channel that owes confirms is not used again: what it owes would be counted against
-        // later messages.
+        // A channel with outstanding confirms is not used again: they would be counted for later
+        // messages.
         if answers.iter().any(|answer| matches!(answer, Err(BrokerError::Unavailable(_)))) {
             self.channel.lock().await.take();
         }
@@ -98,8 +98,7 @@ impl Publisher {
             return Ok(channel.clone());
         }
         let channel = self.link.channel().await?;
-        // A broker that lost its data has no exchange, and closes the channel of whoever publishes
-        // to it.
+        // A broker that lost its data has no exchange, and closes the publishing channel.
         topology::exchanges(&channel, &self.names).await?;
         within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         *open = Some(channel.clone());

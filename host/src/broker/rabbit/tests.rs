@@ -1,4 +1,4 @@
-//! The conformance suite on a real broker, and what only this one promises.
+//! The conformance suite on a real broker, and tests of `RabbitMQ` alone.
 
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -17,8 +17,7 @@ use crate::broker::{Broker, BrokerError};
 use crate::domain::clock::SystemClock;
 use crate::domain::event::Envelope;
 
-/// Names of its own on the broker of the environment, else on the one that listens on the default
-/// port; gone at the end.
+/// A namespace on the broker of the environment, or on the default port; deleted at the end.
 struct Namespace {
     name: String,
     stages: Vec<&'static str>,

@@ -17,7 +17,7 @@ use lapin::{Channel, Connection, ErrorKind, ExchangeKind, Queue};
 use super::link::{Link, within};
 use crate::broker::{Binding, BrokerError};
 
-/// Deliveries of one message to consumers that died with it, before the broker dead-letters it.
+/// Deliveries of one message to consumers that crashed, before the broker dead-letters it.
 const DELIVERY_LIMIT: i64 = 100;
 
 /// Everything is named `<namespace>.…`.
@@ -46,7 +46,7 @@ impl Names {
         short(format!("{}.stage.{stage}", self.namespace))
     }
 
-    /// Where the broker puts what it could not deliver to the stage.
+    /// The queue of messages that the broker dead-lettered for the stage.
     pub(super) fn dead_queue(&self, stage: &str) -> ShortString {
         short(format!("{}.stage.{stage}.dlq", self.namespace))
     }
@@ -69,15 +69,15 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(LongString::from(value))
 }
 
-/// Whether a stage's queue was there before.
+/// Whether a stage's queue existed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     Existed,
     Created,
 }
 
-/// Makes sure that exchanges, the stage's two queues and its bindings are there. Bindings are only
-/// added: other hosts may need the rest.
+/// Declares the exchanges, the stage's two queues and its bindings. Bindings are only added: other
+/// hosts may need the rest.
 pub(super) async fn ensure(
     link: &Link,
     names: &Names,
@@ -102,7 +102,7 @@ pub(super) async fn ensure(
     Ok(found)
 }
 
-/// A queue that is there. One that is not closes the channel.
+/// Checks that a queue exists. A missing one closes the channel.
 async fn present(channel: &Channel, name: ShortString) -> lapin::Result<Option<Queue>> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     match channel.queue_declare(name, passive, FieldTable::default()).await {
@@ -124,23 +124,23 @@ fn arguments(names: &Names, stage: &str) -> FieldTable {
     ])
 }
 
-/// How a stage's queue stands.
+/// The status of a stage's queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueStatus {
-    /// It is not there yet.
+    /// It does not exist yet.
     Missing,
     /// It is as a host would declare it.
     Fits {
-        /// Messages that wait.
+        /// Number of ready messages.
         waiting: u32,
-        /// Who consumes it.
+        /// Number of consumers.
         consumers: u32,
     },
-    /// A host could not use it: why, and what to do.
+    /// A host cannot use it: the reason, and what to do.
     Refused(String),
 }
 
-/// Looks at a stage's queue; one that is not there is not made.
+/// Inspects a stage's queue without creating it.
 pub(super) async fn examine(
     connection: &Connection,
     names: &Names,
@@ -152,7 +152,7 @@ pub(super) async fn examine(
         Ok(None) => return Ok(QueueStatus::Missing),
         Err(error) => return Ok(QueueStatus::Refused(error.to_string())),
     };
-    // Declaring what is there changes nothing, and says whether it is what it should be.
+    // Declaring an existing queue changes nothing, and fails if its arguments differ.
     Ok(match queue(&channel, names.queue(stage), arguments(names, stage)).await {
         Ok(()) => {
             QueueStatus::Fits { waiting: found.message_count(), consumers: found.consumer_count() }
@@ -161,7 +161,7 @@ pub(super) async fn examine(
     })
 }
 
-/// Makes sure that the two exchanges are there.
+/// Declares the two exchanges.
 pub(super) async fn exchanges(channel: &Channel, names: &Names) -> Result<(), BrokerError> {
     exchange(channel, names.events(), ExchangeKind::Topic).await?;
     exchange(channel, names.dead(), ExchangeKind::Direct).await
@@ -244,12 +244,14 @@ fn soft_error(error: &lapin::Error) -> Option<AMQPSoftError> {
     }
 }
 
-/// A 406 says which argument differs; what it does not say is what to do.
+/// A 406 names the argument that differs, but not what to do about it.
 fn explain(error: &lapin::Error, what: &str, name: &ShortString) -> BrokerError {
     match soft_error(error) {
         Some(AMQPSoftError::PRECONDITIONFAILED) => BrokerError::Refused(format!(
-            "{error}. The {what} `{name}` exists and was declared otherwise, by an older Postrider or by hand. Delete it while the hosts \
-             are stopped (`rabbitmqctl delete_queue {name}` for a queue); it is declared again and refilled from the store"
+            "{error}. The {what} `{name}` exists and was declared otherwise, by an older \
+             Postrider or by hand. Delete it while the hosts \
+             are stopped (`rabbitmqctl delete_queue {name}` for a queue); it is declared again \
+             and refilled from the store"
         )),
         Some(AMQPSoftError::ACCESSREFUSED) => BrokerError::Refused(format!(
             "{error}. The user of broker.url needs configure, write and read permission on `{name}`"

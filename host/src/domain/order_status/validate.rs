@@ -1,8 +1,8 @@
-//! Checks the table of statuses before anything runs: every problem at once, each with its key.
+//! Validates the status rules at startup: reports all problems, each with its key.
 //!
-//! Pure. It finds what can never happen (a status that nothing leads to, a transition that no order
-//! can take) and what would break a promise (a way back from a cancelled order, an order that stays
-//! where it is for ever without being final).
+//! Pure. It rejects what can never happen (a status that no event leads to, a transition that no
+//! order can take) and what would break a guarantee (a way back from a cancelled order, a status
+//! that no event leaves and that is not terminal).
 
 use std::collections::BTreeSet;
 
@@ -11,15 +11,14 @@ use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED};
 use crate::domain::name::is_name;
 
 impl StatusRules {
-    /// Adds all that is wrong with the table to `problems`; `key` is where it stands in the
-    /// configuration.
+    /// Adds all problems of the rules to `problems`; `key` is their key in the configuration.
     pub(crate) fn validate(&self, key: &str, problems: &mut Vec<String>) {
         self.check_transitions(key, problems);
         self.check_reach(key, problems);
         self.check_cancel(key, problems);
     }
 
-    /// Statuses that some event, or the end of a cancel, leads to.
+    /// Statuses that an event, or a completed cancellation, leads to.
     fn known(&self) -> BTreeSet<&str> {
         let reached = self.transitions.values().map(|transition| transition.status.as_str());
         reached.chain(self.cancelling().map(|_| self.cancel.done.as_str())).collect()
@@ -28,7 +27,9 @@ impl StatusRules {
     fn check_transitions(&self, key: &str, problems: &mut Vec<String>) {
         let known = self.known();
         if !self.transitions.contains_key(ORDER_CREATED) {
-            problems.push(format!("{key}.transitions: `{ORDER_CREATED}` is missing: an order would begin without a status"));
+            problems.push(format!(
+                "{key}.transitions: `{ORDER_CREATED}` is missing: new orders need a status"
+            ));
         }
         for (event_type, transition) in &self.transitions {
             let place = format!("{key}.transitions.\"{event_type}\"");
@@ -40,25 +41,25 @@ impl StatusRules {
             }
             let from = transition.from.iter().flatten();
             for status in from.clone().filter(|status| !known.contains(status.as_str())) {
-                problems.push(format!("{place}.from: nothing leads to `{status}`"));
+                problems.push(format!("{place}.from: no event leads to `{status}`"));
             }
             for status in from.filter(|status| self.is_cancelled(status)) {
                 problems.push(format!(
-                    "{place}.from: `{status}` is left by no event: the order is cancelled"
+                    "{place}.from: no event may follow `{status}`, the order is cancelled"
                 ));
             }
             if event_type != ORDER_CREATED && transition.from.as_ref().is_some_and(Vec::is_empty) {
                 problems.push(format!(
-                    "{place}.from: is empty: only `{ORDER_CREATED}` begins an order"
+                    "{place}.from: is empty, but only `{ORDER_CREATED}` starts an order"
                 ));
             }
         }
         for status in self.terminal.iter().filter(|status| !known.contains(status.as_str())) {
-            problems.push(format!("{key}.terminal: nothing leads to `{status}`"));
+            problems.push(format!("{key}.terminal: no event leads to `{status}`"));
         }
     }
 
-    /// Follows the table from where orders begin.
+    /// Follows the transitions from the initial status.
     fn check_reach(&self, key: &str, problems: &mut Vec<String>) {
         let Some(first) = self.initial(ORDER_CREATED) else { return };
         let (mut reached, mut waiting) = (BTreeSet::from([first]), vec![first]);
@@ -73,13 +74,13 @@ impl StatusRules {
             }
             if next.is_empty() && !self.terminal.contains(status) && !self.is_cancelled(status) {
                 problems.push(format!(
-                    "{key}.terminal: no event leaves `{status}`, and it is not final"
+                    "{key}.terminal: no event follows `{status}`, and it is not terminal"
                 ));
             }
             waiting.extend(next.into_iter().filter(|status| reached.insert(status)));
         }
         for status in self.known().difference(&reached) {
-            problems.push(format!("{key}.transitions: no order can come to `{status}`"));
+            problems.push(format!("{key}.transitions: no order can reach `{status}`"));
         }
     }
 
@@ -98,19 +99,22 @@ impl StatusRules {
             others.filter(|(_, transition)| self.is_cancelled(&transition.status))
         {
             let status = &transition.status;
-            problems
-                .push(format!("{key}.transitions.\"{event_type}\".status: `{status}` is for cancelled orders, which only a cancel makes"));
+            problems.push(format!(
+                "{key}.transitions.\"{event_type}\".status: `{status}` is reserved for \
+                 cancellations"
+            ));
         }
         if !self.compensates(ORDER_CANCELLED) {
             problems.push(format!(
-                "{key}.cancel.compensations: must cover `{ORDER_CANCELLED}`, or nothing is undone"
+                "{key}.cancel.compensations: must cover `{ORDER_CANCELLED}`, or no compensation \
+                 runs"
             ));
         }
         if self.cancel.compensations.iter().any(String::is_empty) {
             problems.push(format!("{key}.cancel.compensations: a pattern is empty"));
         }
         for name in self.cancel.observers.iter().filter(|name| !is_name(name)) {
-            problems.push(format!("{key}.cancel.observers: `{name}` is no name of a stage"));
+            problems.push(format!("{key}.cancel.observers: `{name}` is not a stage name"));
         }
     }
 }
@@ -127,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn the_default_table_is_sound() {
+    fn the_default_rules_are_valid() {
         let mut problems = Vec::new();
         StatusRules::default().validate("orders.status", &mut problems);
         assert!(problems.is_empty(), "{problems:#?}");
     }
 
     #[test]
-    fn every_problem_is_found_at_once_with_its_key() {
+    fn all_problems_are_reported_with_their_keys() {
         let found = problems(&serde_json::json!({
             "transitions": {
                 "order.created": {"status": "received", "from": []},
@@ -151,13 +155,13 @@ mod tests {
         }));
         for expected in [
             "orders.status.transitions.\"a\".status: `Bad Name`",
-            "orders.status.transitions.\"b\".from: nothing leads to `nowhere`",
-            "orders.status.transitions: no order can come to `never`",
-            "orders.status.terminal: nothing leads to `unknown`",
+            "orders.status.transitions.\"b\".from: no event leads to `nowhere`",
+            "orders.status.transitions: no order can reach `never`",
+            "orders.status.terminal: no event leads to `unknown`",
             "orders.status.transitions.\"d\".from: is empty",
-            "orders.status.transitions.\"e\".from: `cancelling` is left by no event",
-            "orders.status.transitions: no order can come to `back`",
-            "orders.status.transitions.\"f\".status: `cancelled` is for cancelled orders",
+            "orders.status.transitions.\"e\".from: no event may follow `cancelling`",
+            "orders.status.transitions: no order can reach `back`",
+            "orders.status.transitions.\"f\".status: `cancelled` is reserved for cancellations",
             "orders.status.cancel.compensations: must cover `order.cancelled`",
             "orders.status.cancel.compensations: a pattern is empty",
             "orders.status.cancel.observers: `Audit!`",
@@ -170,7 +174,10 @@ mod tests {
         let found = problems(&serde_json::json!({
             "transitions": {"order.created": {"status": "received", "from": []}, "c": {"status": "stuck", "from": ["received"]}},
         }));
-        assert_eq!(found, ["orders.status.terminal: no event leaves `stuck`, and it is not final"]);
+        assert_eq!(
+            found,
+            ["orders.status.terminal: no event follows `stuck`, and it is not terminal"]
+        );
         let found = problems(&serde_json::json!({
             "transitions": {
                 "order.created": {"status": "received", "from": []},

@@ -1,4 +1,4 @@
-//! Values for the exercises, and the few questions that most of them ask.
+//! Sample values, and the queries that most exercises need.
 
 use std::sync::Arc;
 
@@ -77,7 +77,7 @@ impl Bench {
     pub(super) async fn refused(&self, batch: Batch) -> (Vec<DeliveryKey>, Vec<String>) {
         match self.store.commit(batch).await.unwrap() {
             Commit::Conflict { stale, conflicts } => (stale, conflicts),
-            other => panic!("the batch was not sent back: {other:?}"),
+            other => panic!("the batch did not conflict: {other:?}"),
         }
     }
 
@@ -111,8 +111,8 @@ impl Bench {
         self.store.order(order).await.unwrap().expect("no such order").status
     }
 
-    /// Lets the delivery of a new order at `payment` die; its dead letter.
-    pub(super) async fn death(&self, order: &str) -> DeadLetter {
+    /// Dead-letters the delivery of a new order at `payment`.
+    pub(super) async fn dead_letter_of(&self, order: &str) -> DeadLetter {
         let event = self.order(order).await;
         let (_, rows) = self.done(batch(vec![dead(&event)])).await;
         self.sent(&rows).await;
@@ -125,7 +125,7 @@ pub(super) fn key(event: &Envelope, stage: &str) -> DeliveryKey {
     DeliveryKey { stage: stage.into(), event: event.key() }
 }
 
-/// The first try of an event at `payment`.
+/// The first attempt of an event at `payment`.
 pub(super) fn settlement(event: &Arc<Envelope>, verdict: Verdict) -> Settlement {
     Settlement {
         delivery: key(event, "payment"),
@@ -146,7 +146,7 @@ pub(super) fn recorded(settlement: Settlement, body: &str) -> Settlement {
     Settlement { recording: Some(body.to_owned()), ..settlement }
 }
 
-/// A try that emits one event of this type, routed to `routed_to`.
+/// An attempt that emits one event of this type, routed to `routed_to`.
 pub(super) fn emits(event: &Arc<Envelope>, event_type: &str, routed_to: &[&str]) -> Settlement {
     let delivery = key(event, "payment");
     let mut emitted = envelope(event_type, &emitted_id(&delivery, 0), event.order_id.as_deref());
@@ -170,7 +170,7 @@ pub(super) fn failure(round: u32, attempt: u32) -> FailedAttempt {
     }
 }
 
-/// A try after which the delivery dies.
+/// An attempt that dead-letters the delivery.
 pub(super) fn dead(event: &Arc<Envelope>) -> Settlement {
     let id = crate::domain::event::dead_letter_event_id(&key(event, "payment"), 1);
     let announcement =

@@ -1,5 +1,5 @@
-//! Cancels: once, in time, before whatever else the order's stages do, and over when everything is
-//! undone.
+//! Cancellations: once, from a status that allows them, before forward deliveries, and complete with
+//! the last compensation.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::store::{
     Settlement, Store, Verdict,
 };
 
-fn wish(order: &str, routed_to: &[&str]) -> NewCancel {
-    // Each wish has an event of its own.
+fn cancel_request(order: &str, routed_to: &[&str]) -> NewCancel {
+    // Each request has an event of its own.
     let id = uuid::Uuid::now_v7().to_string();
     NewCancel {
         order_id: order.to_owned(),
@@ -24,7 +24,7 @@ fn wish(order: &str, routed_to: &[&str]) -> NewCancel {
 
 /// Cancels an order that can be; its event.
 async fn cancel(bench: &Bench, order: &str, routed_to: &[&str]) -> Arc<Envelope> {
-    match bench.store.cancel_order(wish(order, routed_to)).await.unwrap() {
+    match bench.store.cancel_order(cancel_request(order, routed_to)).await.unwrap() {
         (Cancelled::Begun(_), rows) => {
             bench.sent(&rows).await;
             Arc::clone(&rows[0].envelope)
@@ -33,7 +33,7 @@ async fn cancel(bench: &Bench, order: &str, routed_to: &[&str]) -> Arc<Envelope>
     }
 }
 
-async fn overtaken(bench: &Bench, settlements: Vec<Settlement>) -> usize {
+async fn stopped(bench: &Bench, settlements: Vec<Settlement>) -> usize {
     match bench.store.commit(batch(settlements)).await.unwrap() {
         Commit::OrderCancelled(deliveries) => deliveries.len(),
         other => panic!("not overtaken: {other:?}"),
@@ -57,11 +57,11 @@ async fn commit_at(bench: &Bench, stage: &str, settlement: Settlement) -> Commit
         .unwrap()
 }
 
-pub(super) async fn a_cancel_is_written_with_its_event_once(bench: Bench) {
+pub(super) async fn a_cancellation_is_written_with_its_event_once(bench: Bench) {
     bench.order("1").await;
     bench.clock.advance(5);
     let (cancelled, rows) =
-        bench.store.cancel_order(wish("1", &["payment", "inventory"])).await.unwrap();
+        bench.store.cancel_order(cancel_request("1", &["payment", "inventory"])).await.unwrap();
     let Cancelled::Begun(order) = cancelled else { panic!("{cancelled:?}") };
     assert_eq!(
         (order.status.as_str(), order.updated_at_ms - order.created_at_ms),
@@ -70,17 +70,21 @@ pub(super) async fn a_cancel_is_written_with_its_event_once(bench: Bench) {
     assert_eq!(bench.store.order("1").await.unwrap(), Some(order.clone()));
     assert_eq!((rows.len(), rows[0].envelope.event.event_type.as_str()), (1, ORDER_CANCELLED));
     assert_eq!(bench.delivery("1", "inventory").await.status, DeliveryStatus::Open);
-    let (again, rows) = bench.store.cancel_order(wish("1", &["payment"])).await.unwrap();
+    let (again, rows) = bench.store.cancel_order(cancel_request("1", &["payment"])).await.unwrap();
     assert_eq!(again, Cancelled::Already(order));
     assert!(rows.is_empty());
     assert_eq!(bench.events("1").await.len(), 2);
-    assert_eq!(bench.store.cancel_order(wish("2", &[])).await.unwrap().0, Cancelled::NotFound);
+    assert_eq!(
+        bench.store.cancel_order(cancel_request("2", &[])).await.unwrap().0,
+        Cancelled::NotFound
+    );
 }
 
-pub(super) async fn a_cancel_that_comes_too_late_changes_nothing(bench: Bench) {
+pub(super) async fn a_late_cancellation_changes_nothing(bench: Bench) {
     let event = bench.order("1").await;
     bench.done(batch(vec![emits(&event, "payment.declined", &[])])).await;
-    let (cancelled, rows) = bench.store.cancel_order(wish("1", &["payment"])).await.unwrap();
+    let (cancelled, rows) =
+        bench.store.cancel_order(cancel_request("1", &["payment"])).await.unwrap();
     assert!(
         matches!(&cancelled, Cancelled::Refused(order) if order.status == "declined"),
         "{cancelled:?}"
@@ -90,10 +94,10 @@ pub(super) async fn a_cancel_that_comes_too_late_changes_nothing(bench: Bench) {
     assert_eq!(bench.events("1").await.len(), 2);
 }
 
-pub(super) async fn cancels_at_the_same_time_begin_once(bench: Bench) {
+pub(super) async fn concurrent_cancellations_begin_once(bench: Bench) {
     bench.order("1").await;
     let answers = futures::future::join_all(
-        (0..10).map(|_| bench.store.cancel_order(wish("1", &["payment"]))),
+        (0..10).map(|_| bench.store.cancel_order(cancel_request("1", &["payment"]))),
     )
     .await;
     let (mut begun, mut already) = (0, 0);
@@ -108,7 +112,7 @@ pub(super) async fn cancels_at_the_same_time_begin_once(bench: Bench) {
     assert_eq!(bench.events("1").await.len(), 2);
 }
 
-pub(super) async fn what_goes_forward_is_overtaken(bench: Bench) {
+pub(super) async fn a_cancellation_stops_forward_deliveries(bench: Bench) {
     let (one, two) = (bench.order("1").await, bench.order("2").await);
     cancel(&bench, "1", &["payment"]).await;
     // Whatever it came to, and the whole batch with it.
@@ -125,7 +129,7 @@ pub(super) async fn what_goes_forward_is_overtaken(bench: Bench) {
         dead(&one),
         settlement(&one, Verdict::Deferred { due_at_ms: super::START_MS }),
     ] {
-        assert_eq!(overtaken(&bench, vec![verdict]).await, 1);
+        assert_eq!(stopped(&bench, vec![verdict]).await, 1);
     }
     assert!(bench.store.state_get("payment", "k").await.unwrap().is_none());
     assert_eq!(bench.delivery("2", "payment").await.status, DeliveryStatus::Open);
@@ -151,10 +155,10 @@ pub(super) async fn what_goes_forward_is_overtaken(bench: Bench) {
     );
     // An event from another program belongs to its order, too.
     let foreign = Arc::new(envelope("order.flagged", "f1", Some("1")));
-    assert_eq!(overtaken(&bench, vec![settlement(&foreign, done())]).await, 1);
+    assert_eq!(stopped(&bench, vec![settlement(&foreign, done())]).await, 1);
 }
 
-pub(super) async fn an_order_is_cancelled_when_all_is_undone(bench: Bench) {
+pub(super) async fn an_order_is_cancelled_when_every_compensation_has_completed(bench: Bench) {
     let created = bench.order("1").await;
     let event = cancel(&bench, "1", &["payment", "inventory"]).await;
     // Payment undoes something, and tells of it.
@@ -178,34 +182,38 @@ pub(super) async fn an_order_is_cancelled_when_all_is_undone(bench: Bench) {
         (order.status.as_str(), order.updated_at_ms - order.created_at_ms),
         ("cancelled", 7)
     );
-    assert_eq!(overtaken(&bench, vec![settlement(&created, done())]).await, 1);
+    assert_eq!(stopped(&bench, vec![settlement(&created, done())]).await, 1);
     bench.done(batch(vec![settlement(&created, Verdict::Skipped)])).await;
     assert_eq!(bench.status("1").await, "cancelled");
-    let (again, _) = bench.store.cancel_order(wish("1", &["payment"])).await.unwrap();
+    let (again, _) = bench.store.cancel_order(cancel_request("1", &["payment"])).await.unwrap();
     assert!(
         matches!(&again, Cancelled::Already(order) if order.status == "cancelled"),
         "{again:?}"
     );
 }
 
-pub(super) async fn an_order_that_nobody_undoes_is_cancelled_at_once(bench: Bench) {
+pub(super) async fn an_order_without_compensations_is_cancelled_immediately(bench: Bench) {
     bench.order("1").await;
-    let (cancelled, rows) = bench.store.cancel_order(wish("1", &[])).await.unwrap();
+    let (cancelled, rows) = bench.store.cancel_order(cancel_request("1", &[])).await.unwrap();
     assert!(matches!(cancelled, Cancelled::Begun(_)) && rows.is_empty());
     assert_eq!(bench.status("1").await, "cancelled");
 }
 
-pub(super) async fn compensations_at_the_same_time_end_the_cancel(bench: Bench) {
-    undo_at_once(&*bench.store, &*bench.store, 20).await;
+pub(super) async fn concurrent_compensations_complete_the_cancellation(bench: Bench) {
+    compensate_concurrently(&*bench.store, &*bench.store, 20).await;
 }
 
 /// Two stages of one cancelled order, each the last to undo as far as it knows.
-pub(in crate::store) async fn undo_at_once(one: &dyn Store, other: &dyn Store, orders: usize) {
+pub(in crate::store) async fn compensate_concurrently(
+    one: &dyn Store,
+    other: &dyn Store,
+    orders: usize,
+) {
     for number in 0..orders {
         let id = format!("u-{number}");
         one.accept_order(new_order(&id, "a")).await.unwrap();
         let (cancelled, rows) =
-            one.cancel_order(wish(&id, &["payment", "inventory"])).await.unwrap();
+            one.cancel_order(cancel_request(&id, &["payment", "inventory"])).await.unwrap();
         assert!(matches!(cancelled, Cancelled::Begun(_)), "{cancelled:?}");
         let undo = |stage: &'static str| crate::store::Batch {
             stage: stage.into(),
@@ -221,7 +229,7 @@ pub(in crate::store) async fn undo_at_once(one: &dyn Store, other: &dyn Store, o
     }
 }
 
-pub(super) async fn a_dead_compensation_holds_the_cancel(bench: Bench) {
+pub(super) async fn a_dead_lettered_compensation_delays_the_cancellation(bench: Bench) {
     bench.order("1").await;
     let event = cancel(&bench, "1", &["payment"]).await;
     bench.done(batch(vec![dead(&event)])).await;
@@ -264,11 +272,11 @@ pub(in crate::store) async fn race(
         let (commit, cancelled) = if number % 2 == 0 {
             tokio::join!(
                 one.commit(batch(vec![dispatch()])),
-                other.cancel_order(wish(&id, &["payment"]))
+                other.cancel_order(cancel_request(&id, &["payment"]))
             )
         } else {
             let (cancelled, commit) = tokio::join!(
-                other.cancel_order(wish(&id, &["payment"])),
+                other.cancel_order(cancel_request(&id, &["payment"])),
                 one.commit(batch(vec![dispatch()]))
             );
             (commit, cancelled)

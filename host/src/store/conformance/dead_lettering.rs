@@ -9,7 +9,7 @@ use crate::store::{
     Verdict,
 };
 
-pub(super) async fn a_death_is_written_and_announced(bench: Bench) {
+pub(super) async fn a_dead_letter_is_written_and_announced(bench: Bench) {
     let event = bench.order("1").await;
     let (_, rows) = bench.done(batch(vec![dead(&event)])).await;
     assert_eq!(rows.len(), 1);
@@ -35,7 +35,7 @@ pub(super) async fn a_death_is_written_and_announced(bench: Bench) {
 }
 
 pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
-    let dead_letter = bench.death("1").await;
+    let dead_letter = bench.dead_letter_of("1").await;
     bench.clock.advance(10);
     let expires_at_ms = START_MS + 9 * DAY_MS;
     let action = bench.store.replay(dead_letter.id, expires_at_ms).await.unwrap();
@@ -68,7 +68,7 @@ pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
 }
 
 pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
-    let dead_letter = bench.death("1").await;
+    let dead_letter = bench.dead_letter_of("1").await;
     let mut edited = envelope("order.created", "edited", Some("1"));
     edited.cause = Some(dead_letter.envelope.key());
     let mut event = new_event(edited, &["payment"]);
@@ -100,7 +100,7 @@ pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
 }
 
 pub(super) async fn a_discard_is_final(bench: Bench) {
-    let dead_letter = bench.death("1").await;
+    let dead_letter = bench.dead_letter_of("1").await;
     let action = bench.store.discard(dead_letter.id, "a test order".to_owned()).await.unwrap();
     assert!(matches!(&action, DeadLetterAction::Done(rows) if rows.is_empty()), "{action:?}");
     for action in [
@@ -123,7 +123,7 @@ pub(super) async fn a_discard_is_final(bench: Bench) {
 
 pub(super) async fn dead_letters_are_listed_in_pages(bench: Bench) {
     for order in ["1", "2", "3"] {
-        bench.death(order).await;
+        bench.dead_letter_of(order).await;
     }
     let mut filter = DeadLetterFilter {
         stage: Some("payment".to_owned()),

@@ -1,4 +1,4 @@
-//! Dead letters as a workbench: groups, filters, what became of a dead letter.
+//! Groups, filters and outcomes of dead letters.
 
 use super::build::{DAY_MS, batch, dead, envelope, failure, new_event};
 use super::{Bench, START_MS};
@@ -12,12 +12,12 @@ fn filter() -> DeadLetterFilter {
 }
 
 impl Bench {
-    /// Lets the delivery of a new order at `payment` die of this.
-    async fn dies_of(&self, order: &str, code: &str, message: &str) -> DeadLetter {
-        self.dies_in(order, (code, message), None, "d1").await
+    /// Dead-letters the delivery of a new order at `payment` with this failure.
+    async fn fails_with(&self, order: &str, code: &str, message: &str) -> DeadLetter {
+        self.fails_in(order, (code, message), None, "d1").await
     }
 
-    async fn dies_in(
+    async fn fails_in(
         &self,
         order: &str,
         (code, message): (&str, &str),
@@ -25,9 +25,11 @@ impl Bench {
         digest: &str,
     ) -> DeadLetter {
         let event = self.order(order).await;
-        let mut death = dead(&event);
-        let Verdict::Dead { announcement, .. } = death.verdict else { panic!("no death") };
-        death.verdict =
+        let mut settlement = dead(&event);
+        let Verdict::Dead { announcement, .. } = settlement.verdict else {
+            panic!("not dead-lettered")
+        };
+        settlement.verdict =
             Verdict::Dead { code: code.to_owned(), message: message.to_owned(), announcement };
         let failed = FailedAttempt {
             backtrace: backtrace.map(str::to_owned),
@@ -35,7 +37,11 @@ impl Bench {
             ..failure(1, 1)
         };
         let (_, rows) = self
-            .done(batch(vec![Settlement { failure: Some(failed), digest: digest.into(), ..death }]))
+            .done(batch(vec![Settlement {
+                failure: Some(failed),
+                digest: digest.into(),
+                ..settlement
+            }]))
             .await;
         self.sent(&rows).await;
         self.store
@@ -55,12 +61,12 @@ impl Bench {
     }
 }
 
-pub(super) async fn letters_that_died_of_the_same_are_one_group(bench: Bench) {
-    let first = bench.dies_of("1", "no-answer", "bank 17 is silent").await;
+pub(super) async fn dead_letters_with_the_same_fingerprint_are_one_group(bench: Bench) {
+    let first = bench.fails_with("1", "no-answer", "bank 17 is silent").await;
     bench.clock.advance(5);
-    let second = bench.dies_in("2", ("no-answer", "bank 18 is silent"), None, "d2").await;
+    let second = bench.fails_in("2", ("no-answer", "bank 18 is silent"), None, "d2").await;
     bench.clock.advance(5);
-    let other = bench.dies_of("3", "declined", "bank 18 is silent").await;
+    let other = bench.fails_with("3", "declined", "bank 18 is silent").await;
     assert_eq!((first.fingerprint.as_str(), &first.group), ("bank <n> is silent", &second.group));
     assert_ne!(second.group, other.group);
     bench.store.discard(first.id, "a test".to_owned()).await.unwrap();
@@ -91,7 +97,7 @@ pub(super) async fn letters_that_died_of_the_same_are_one_group(bench: Bench) {
 
 pub(super) async fn groups_are_listed_in_pages(bench: Bench) {
     for (order, code) in [("1", "a"), ("2", "b"), ("3", "c"), ("4", "a")] {
-        bench.dies_of(order, code, "why").await;
+        bench.fails_with(order, code, "why").await;
     }
     let codes = |groups: &[DeadLetterGroup]| {
         groups.iter().map(|group| group.code.clone()).collect::<Vec<_>>()
@@ -113,10 +119,10 @@ pub(super) async fn groups_are_listed_in_pages(bench: Bench) {
     );
 }
 
-pub(super) async fn letters_are_picked_by_every_filter(bench: Bench) {
+pub(super) async fn dead_letters_are_found_by_every_filter(bench: Bench) {
     let mut dead_letters = Vec::new();
     for (order, code) in [("1", "a"), ("2", "b"), ("3", "a")] {
-        dead_letters.push(bench.dies_of(order, code, "why").await);
+        dead_letters.push(bench.fails_with(order, code, "why").await);
         bench.clock.advance(10);
     }
     let [first, second, third] =
@@ -162,9 +168,9 @@ pub(super) async fn letters_are_picked_by_every_filter(bench: Bench) {
     assert_eq!(bench.store.dead_letter_ids(filter(), first).await.unwrap(), [second, third]);
 }
 
-pub(super) async fn a_trap_is_grouped_by_its_place(bench: Bench) {
+pub(super) async fn traps_are_grouped_by_function_and_line(bench: Bench) {
     let one = bench
-        .dies_in(
+        .fails_in(
             "1",
             ("trap:unreachable", "about 1"),
             Some("rust_panic\npay::charge at src/lib.rs:4"),
@@ -172,7 +178,7 @@ pub(super) async fn a_trap_is_grouped_by_its_place(bench: Bench) {
         )
         .await;
     let same = bench
-        .dies_in(
+        .fails_in(
             "2",
             ("trap:unreachable", "otherwise"),
             Some("pay::charge at src/lib.rs:4\nhandle"),
@@ -180,16 +186,16 @@ pub(super) async fn a_trap_is_grouped_by_its_place(bench: Bench) {
         )
         .await;
     let other = bench
-        .dies_in("3", ("trap:unreachable", "about 1"), Some("pay::charge at src/lib.rs:9"), "d1")
+        .fails_in("3", ("trap:unreachable", "about 1"), Some("pay::charge at src/lib.rs:9"), "d1")
         .await;
     assert_eq!(one.fingerprint, "in pay::charge at src/lib.rs:4");
     assert_eq!(one.group, same.group);
     assert_ne!(one.group, other.group);
 }
 
-pub(super) async fn what_became_of_a_letter_is_kept(bench: Bench) {
-    let as_it_was = bench.dies_of("1", "a", "why").await;
-    let edited = bench.dies_of("2", "a", "why").await;
+pub(super) async fn the_outcome_of_a_dead_letter_is_kept(bench: Bench) {
+    let as_it_was = bench.fails_with("1", "a", "why").await;
+    let edited = bench.fails_with("2", "a", "why").await;
     assert_eq!((edited.settled_at_ms, &edited.replayed_as), (None, &None));
     bench.clock.advance(7);
     bench.store.replay(as_it_was.id, START_MS + DAY_MS).await.unwrap();

@@ -40,7 +40,7 @@ pub(super) async fn a_binding_stays_while_it_is_used(bench: Bench) {
     );
 }
 
-pub(super) async fn a_stage_that_nobody_runs_keeps_its_bindings(bench: Bench) {
+pub(super) async fn a_stage_without_a_host_keeps_its_bindings(bench: Bench) {
     bench.uses(&[("payment", "order.created")]).await;
     bench.clock.advance(LIVE_MS * 2);
     let known = bench.uses(&[("shipping", "order.paid")]).await;

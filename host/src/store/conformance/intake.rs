@@ -26,7 +26,7 @@ pub(super) async fn an_order_is_accepted_once(bench: Bench) {
     assert_eq!(bench.events("1").await.len(), 1);
 }
 
-pub(super) async fn two_orders_of_one_id_at_the_same_time(bench: Bench) {
+pub(super) async fn concurrent_orders_with_one_id_are_accepted_once(bench: Bench) {
     let accepts = (0..20).map(|number| {
         bench.store.accept_order(new_order("1", if number % 2 == 0 { "a" } else { "b" }))
     });
@@ -57,7 +57,7 @@ pub(super) async fn an_event_is_accepted_once(bench: Bench) {
     // Ids are unique per source only.
     let mut other = envelope("product.stocked", "s1", None);
     other.event.source = String::from("/elsewhere");
-    // Without a stage there is nobody to send it to.
+    // An event that no stage consumes is not sent.
     let (new, rows) = bench.store.accept_event(new_event(other, &[])).await.unwrap();
     assert!(new);
     assert!(rows.is_empty());

@@ -125,7 +125,7 @@ pub(super) async fn events_are_found_by_order_and_id(bench: Bench) {
     assert!(bench.store.events_by_id("nothing").await.unwrap().is_empty());
 }
 
-pub(super) async fn a_scheduled_event_shows_when_it_falls_due(bench: Bench) {
+pub(super) async fn a_scheduled_event_shows_when_it_is_due(bench: Bench) {
     let later = NewEvent {
         due_at_ms: START_MS + 5_000,
         ..new_event(envelope("reminder", "r1", None), &["notification"])
@@ -141,9 +141,9 @@ pub(super) async fn a_scheduled_event_shows_when_it_falls_due(bench: Bench) {
     assert_eq!(due, [Some(START_MS + 5_000), None]);
 }
 
-pub(super) async fn an_order_is_settled_when_nothing_of_it_is_open(bench: Bench) {
+pub(super) async fn an_order_is_settled_when_all_its_deliveries_are(bench: Bench) {
     let (first, second) = (bench.order("1").await, bench.order("2").await);
-    let both = ["1".to_owned(), "2".to_owned(), "nobody".to_owned()];
+    let both = ["1".to_owned(), "2".to_owned(), "unknown".to_owned()];
     assert!(bench.store.settled_orders(&both).await.unwrap().is_empty());
     bench
         .done(batch(vec![
@@ -159,7 +159,7 @@ pub(super) async fn an_order_is_settled_when_nothing_of_it_is_open(bench: Bench)
     assert!(bench.store.settled_orders(&[]).await.unwrap().is_empty());
 }
 
-pub(super) async fn orders_are_found_by_time_and_by_where_they_wait(bench: Bench) {
+pub(super) async fn orders_are_found_by_time_and_by_waiting_stage(bench: Bench) {
     for id in ["1", "2", "3"] {
         bench.order(id).await;
         bench.clock.advance(600_000);
@@ -193,7 +193,7 @@ pub(super) async fn orders_are_found_by_time_and_by_where_they_wait(bench: Bench
     assert_eq!(found(at("payment")).await, ["3"]);
 }
 
-pub(super) async fn an_idempotency_key_stands_for_one_body(bench: Bench) {
+pub(super) async fn an_idempotency_key_is_bound_to_one_body(bench: Bench) {
     let order = |id: &str, fingerprint: &str, key: Option<&str>| {
         let order = new_order(id, fingerprint);
         crate::store::NewOrder { idempotency_key: key.map(str::to_owned), ..order }

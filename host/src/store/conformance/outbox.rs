@@ -8,7 +8,7 @@ fn direct(round: u32, attempt: u32) -> Direct {
     Direct { stage: "payment".into(), round, attempt }
 }
 
-pub(super) async fn a_retry_waits_for_its_time(bench: Bench) {
+pub(super) async fn a_retry_is_sent_when_it_is_due(bench: Bench) {
     let event = bench.order("1").await;
     let (_, outbox) = bench.done(batch(vec![retry(&event, START_MS + 1_000)])).await;
     assert!(outbox.is_empty(), "not due yet");
@@ -35,7 +35,7 @@ pub(super) async fn a_retry_waits_for_its_time(bench: Bench) {
     assert_eq!(bench.delivery("1", "payment").await.failures.len(), 1);
 }
 
-pub(super) async fn a_deferral_is_no_attempt(bench: Bench) {
+pub(super) async fn a_deferral_does_not_count_as_an_attempt(bench: Bench) {
     let event = bench.order("1").await;
     let due_at_ms = START_MS + 50;
     bench.done(batch(vec![settlement(&event, Verdict::Deferred { due_at_ms })])).await;
@@ -47,7 +47,7 @@ pub(super) async fn a_deferral_is_no_attempt(bench: Bench) {
     bench.clock.advance(50);
     let rows = bench.store.claim_outbox(10).await.unwrap();
     assert_eq!(rows[0].direct, Some(direct(1, 1)));
-    // Due at once: handed over with the answer.
+    // Due now: returned for the relay.
     let due_at_ms = START_MS;
     let (_, rows) =
         bench.done(batch(vec![settlement(&event, Verdict::Deferred { due_at_ms })])).await;
@@ -55,7 +55,7 @@ pub(super) async fn a_deferral_is_no_attempt(bench: Bench) {
     bench.done(batch(vec![settlement(&event, Verdict::Skipped)])).await;
 }
 
-pub(super) async fn a_delayed_event_waits_for_its_time(bench: Bench) {
+pub(super) async fn a_delayed_event_is_sent_when_it_is_due(bench: Bench) {
     let mut event = new_event(envelope("reminder", "r1", None), &["notification"]);
     event.due_at_ms = START_MS + 10;
     let (new, rows) = bench.store.accept_event(event.clone()).await.unwrap();
@@ -66,7 +66,7 @@ pub(super) async fn a_delayed_event_waits_for_its_time(bench: Bench) {
     assert_eq!(rows[0].envelope, event.envelope);
 }
 
-pub(super) async fn a_lease_runs_out(bench: Bench) {
+pub(super) async fn an_expired_lease_frees_its_row(bench: Bench) {
     for (number, due_at_ms) in [START_MS + 3, START_MS + 1, START_MS + 2].into_iter().enumerate() {
         let mut event =
             new_event(envelope("reminder", &format!("r{number}"), None), &["notification"]);
@@ -88,7 +88,7 @@ pub(super) async fn a_lease_runs_out(bench: Bench) {
     assert_eq!(ids, ["r2", "r0"], "what was not confirmed is sent again");
 }
 
-pub(super) async fn a_postponed_row_comes_back(bench: Bench) {
+pub(super) async fn a_postponed_row_is_claimed_when_it_is_due(bench: Bench) {
     let (_, rows) = bench.store.accept_order(super::build::new_order("1", "a")).await.unwrap();
     bench.store.outbox_postponed(vec![rows[0].id], START_MS + 7).await.unwrap();
     assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());

@@ -6,7 +6,7 @@ use crate::store::{Accepted, Pruned, Verdict};
 
 const LATER_MS: u64 = START_MS + 1_000;
 
-pub(super) async fn what_is_finished_and_old_goes(bench: Bench) {
+pub(super) async fn finished_orders_past_their_retention_are_deleted(bench: Bench) {
     let event = bench.order("1").await;
     bench
         .done(writing(
@@ -46,19 +46,19 @@ pub(super) async fn what_is_finished_and_old_goes(bench: Bench) {
     );
 }
 
-pub(super) async fn what_is_open_stays(bench: Bench) {
-    // Not run yet, and its message is confirmed; not sent yet; dead, and nobody looked.
+pub(super) async fn unfinished_orders_are_kept(bench: Bench) {
+    // Sent but not run; not sent; dead-lettered and open.
     bench.order("open").await;
     let unsent = bench.order("unsent").await;
     bench.done(batch(vec![emits(&unsent, "payment.authorized", &["inventory"])])).await;
-    let dead_letter = bench.death("dead").await;
+    let dead_letter = bench.dead_letter_of("dead").await;
     let finished = bench.order("finished").await;
     bench.done(batch(vec![settlement(&finished, Verdict::Skipped)])).await;
     bench.clock.advance(1_000);
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().orders, 1, "the finished one");
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().orders, 0);
     bench.store.discard(dead_letter.id, "seen".into()).await.unwrap();
-    // The announcement of the death is routed to a stage that has not settled it.
+    // The dead-letter event is routed to a stage that has not settled it.
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().orders, 0);
     for id in ["open", "unsent", "dead"] {
         assert_ne!(bench.status(id).await, "pruned", "{id}");

@@ -26,7 +26,7 @@ pub(super) async fn orders_are_listed_in_pages(bench: Bench) {
     assert!(bench.store.orders(filter).await.unwrap().items.is_empty());
 }
 
-pub(super) async fn an_order_tells_its_story(bench: Bench) {
+pub(super) async fn an_order_has_its_events_and_deliveries(bench: Bench) {
     let event = bench.order("1").await;
     bench.order("2").await;
     bench.done(batch(vec![emits(&event, "payment.authorized", &["inventory"])])).await;
@@ -133,7 +133,7 @@ pub(super) async fn plugin_loads_are_kept(bench: Bench) {
     assert!(bench.store.plugin_loads("shipping", 10).await.unwrap().is_empty());
 }
 
-pub(super) async fn a_closed_store_says_so(bench: Bench) {
+pub(super) async fn a_closed_store_is_unavailable(bench: Bench) {
     bench.store.ping().await.unwrap();
     bench.store.close().await;
     bench.store.close().await;
@@ -145,7 +145,7 @@ pub(super) async fn a_closed_store_says_so(bench: Bench) {
     assert!(matches!(bench.store.order("1").await, Err(StoreError::Unavailable(_))));
 }
 
-pub(super) async fn the_operators_word_is_kept(bench: Bench) {
+pub(super) async fn stage_controls_are_kept(bench: Bench) {
     assert!(bench.store.stage_controls().await.unwrap().is_empty());
     let paused = bench
         .store

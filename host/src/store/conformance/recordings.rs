@@ -1,4 +1,4 @@
-//! What was recorded of settled deliveries: kept with them, listed in their order, gone with them.
+//! Recordings of settled deliveries: listed in the order of settlement, deleted with their delivery.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ fn bodies(found: &[RecordedDelivery]) -> Vec<&str> {
     found.iter().map(|one| one.recording.as_str()).collect()
 }
 
-pub(super) async fn what_was_recorded_is_listed_as_it_was_settled(bench: Bench) {
+pub(super) async fn recordings_are_listed_in_the_order_of_settlement(bench: Bench) {
     let mut events = Vec::new();
     for id in ["1", "2", "3", "4", "5"] {
         events.push(bench.order(id).await);
@@ -73,12 +73,12 @@ pub(super) async fn an_order_has_its_own_recordings(bench: Bench) {
         .await;
     let of = |order: &str| RecordingFilter { order: Some(order.to_owned()), ..all() };
     assert_eq!(bodies(&list(&bench, of("1")).await), ["1"]);
-    let died = list(&bench, of("2")).await.remove(0);
-    assert_eq!((died.recording.as_str(), died.emitted), ("2", Some(Vec::new())));
+    let dead_lettered = list(&bench, of("2")).await.remove(0);
+    assert_eq!((dead_lettered.recording.as_str(), dead_lettered.emitted), ("2", Some(Vec::new())));
     assert!(list(&bench, of("3")).await.is_empty());
 }
 
-pub(super) async fn only_what_is_settled_is_recorded(bench: Bench) {
+pub(super) async fn only_settled_deliveries_are_recorded(bench: Bench) {
     let (retried, quiet) = (bench.order("1").await, bench.order("2").await);
     bench
         .done(batch(vec![
@@ -93,7 +93,7 @@ pub(super) async fn only_what_is_settled_is_recorded(bench: Bench) {
     assert_eq!((bodies(&found), found[0].attempt), (vec!["settled"], 2));
 }
 
-pub(super) async fn an_adopted_event_has_its_recording(bench: Bench) {
+pub(super) async fn an_event_of_another_program_has_its_recording(bench: Bench) {
     // Two batches of one group meet the same foreign event for the first time; the log has it once.
     let mut foreign = envelope("order.flagged", "f1", None);
     foreign.event.source = String::from("/fraud-desk");
@@ -108,10 +108,10 @@ pub(super) async fn an_adopted_event_has_its_recording(bench: Bench) {
     assert_eq!((bodies(&found), &found[0].envelope), (vec!["there"], &*foreign));
 }
 
-pub(super) async fn a_reopened_delivery_is_recorded_anew(bench: Bench) {
+pub(super) async fn a_replayed_delivery_gets_a_new_recording(bench: Bench) {
     let event = bench.order("1").await;
-    bench.done(batch(vec![recorded(dead(&event), "died")])).await;
-    assert_eq!(bodies(&list(&bench, all()).await), ["died"]);
+    bench.done(batch(vec![recorded(dead(&event), "failed")])).await;
+    assert_eq!(bodies(&list(&bench, all()).await), ["failed"]);
     let page = crate::store::DeadLetterFilter { limit: 1, ..Default::default() };
     let dead_letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
     bench.clock.advance(10);
@@ -124,7 +124,7 @@ pub(super) async fn a_reopened_delivery_is_recorded_anew(bench: Bench) {
     assert_eq!((bodies(&found), found[0].round), (vec!["went well"], 2));
 }
 
-pub(super) async fn they_go_with_their_order(bench: Bench) {
+pub(super) async fn recordings_are_deleted_with_their_order(bench: Bench) {
     let (old, open) = (bench.order("1").await, bench.order("2").await);
     let settlements = vec![
         recorded(emits(&old, "payment.authorized", &[]), "old"),

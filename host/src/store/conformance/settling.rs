@@ -14,7 +14,7 @@ pub(super) async fn a_batch_is_committed_with_its_effects(bench: Bench) {
     ];
     let (versions, outbox) = bench.done(writing(settlements, "order/1/paid", 0, Some("yes"))).await;
     assert_eq!(versions, [1]);
-    assert_eq!(outbox.len(), 1, "nobody consumes the second event");
+    assert_eq!(outbox.len(), 1, "no stage consumes the second event");
     assert_eq!(outbox[0].envelope.order_id.as_deref(), Some("1"));
     let delivery = bench.delivery("1", "payment").await;
     assert_eq!(delivery.status, DeliveryStatus::Done);
@@ -87,7 +87,7 @@ pub(super) async fn a_rejected_batch_writes_nothing(bench: Bench) {
     assert!(bench.outbox_is_empty().await);
 }
 
-pub(super) async fn batches_at_the_same_time_settle_once(bench: Bench) {
+pub(super) async fn concurrent_batches_settle_a_delivery_once(bench: Bench) {
     let event = bench.order("1").await;
     let attempt = || {
         writing(vec![emits(&event, "payment.authorized", &["inventory"])], "count", 0, Some("1"))
@@ -104,14 +104,14 @@ pub(super) async fn batches_at_the_same_time_settle_once(bench: Bench) {
                 assert_eq!((stale.len(), conflicts.len()), (1, 1));
                 again += 1;
             }
-            Commit::OrderCancelled(_) => panic!("nobody cancelled anything"),
+            Commit::OrderCancelled(_) => panic!("no order was cancelled"),
         }
     }
     assert_eq!((done, again), (1, 9));
     assert_eq!(bench.events("1").await.len(), 2);
 }
 
-pub(super) async fn an_event_from_elsewhere_is_adopted(bench: Bench) {
+pub(super) async fn an_event_of_another_program_is_logged(bench: Bench) {
     bench.order("1").await;
     let mut foreign = envelope("order.flagged", "f1", Some("1"));
     foreign.event.source = String::from("/fraud-desk");
@@ -136,7 +136,7 @@ pub(super) async fn an_event_from_elsewhere_is_adopted(bench: Bench) {
     assert_eq!(bench.refused(batch(vec![settlement(&foreign, Verdict::Skipped)])).await.0.len(), 1);
 }
 
-pub(super) async fn a_skip_settles(bench: Bench) {
+pub(super) async fn a_skipped_delivery_is_settled(bench: Bench) {
     let event = bench.order("1").await;
     let (_, outbox) = bench.done(batch(vec![settlement(&event, Verdict::Skipped)])).await;
     assert!(outbox.is_empty());

@@ -22,7 +22,8 @@ pub(super) async fn record_bindings(
     let (now_ms, cut_ms) = (now_ms as i64, now_ms.saturating_sub(live_ms) as i64);
     let stages: Vec<&str> = used.iter().map(|binding| &*binding.stage).collect();
     let patterns: Vec<&str> = used.iter().map(|binding| binding.pattern.as_str()).collect();
-    let sql = "INSERT INTO bindings (stage, pattern, host, seen_ms) SELECT DISTINCT k.stage, k.pattern, $3, $4::int8 \
+    let sql = "INSERT INTO bindings (stage, pattern, host, seen_ms) SELECT DISTINCT k.stage, \
+               k.pattern, $3, $4::int8 \
                FROM unnest($1::text[], $2::text[]) k (stage, pattern) ORDER BY 1, 2 \
                ON CONFLICT (stage, pattern, host) DO UPDATE SET seen_ms = excluded.seen_ms";
     execute(
@@ -32,7 +33,8 @@ pub(super) async fn record_bindings(
     )
     .await?;
     // Releases the bindings that this host's version of a stage no longer uses.
-    let sql = "UPDATE bindings SET seen_ms = 0 WHERE host = $1 AND seen_ms < $2 AND stage = ANY($3::text[])";
+    let sql = "UPDATE bindings SET seen_ms = 0 WHERE host = $1 AND seen_ms < $2 AND stage = \
+               ANY($3::text[])";
     execute(&mut transaction, sql, args![context.host.as_str(), now_ms, stages]).await?;
     execute(&mut transaction, bindings::DELETE_OUTLIVED, args![cut_ms]).await?;
     let rows = fetch(&mut *transaction, bindings::KNOWN, args![cut_ms]).await?;
@@ -76,7 +78,8 @@ pub(super) async fn lease_stage(
     let sql = concat!(
         "INSERT INTO stage_leases AS l (stage, host, until_ms) VALUES ($2, $3, ",
         now!(),
-        " + $4) ON CONFLICT (stage) DO UPDATE SET host = excluded.host, until_ms = excluded.until_ms \
+        " + $4) ON CONFLICT (stage) DO UPDATE SET host = excluded.host, until_ms = \
+         excluded.until_ms \
          WHERE l.host = excluded.host OR l.until_ms <= ",
         now!(),
         " RETURNING host"

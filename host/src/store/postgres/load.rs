@@ -56,7 +56,8 @@ async fn orders_by_key<'a>(
     let sql = concat!(
         "SELECT ",
         order_columns!(),
-        ", o.fingerprint, k.at FROM unnest($1) WITH ORDINALITY k (key, at) JOIN orders o ON o.idempotency_key = k.key"
+        ", o.fingerprint, k.at FROM unnest($1) WITH ORDINALITY k (key, at) JOIN orders o ON \
+         o.idempotency_key = k.key"
     );
     for row in &fetch(conn, sql, args![&read_set.idempotency_keys]).await? {
         let key = lookup(&read_set.idempotency_keys, row.int(8)? - 1)?;
@@ -73,7 +74,8 @@ async fn events<'a>(
     if read_set.events.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT k.at FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k (source, id, at) JOIN events e USING (id, source)";
+    let sql = "SELECT k.at FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k (source, id, at) \
+               JOIN events e USING (id, source)";
     for row in &fetch(conn, sql, columns![&read_set.events; |key| key.0, |key| key.1]).await? {
         loaded.events.insert(lookup(&read_set.events, row.int(0)? - 1)?);
     }
@@ -89,9 +91,11 @@ async fn deliveries<'a>(
     if read_set.deliveries.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT k.at, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, d.queued_ms, \
+    let sql = "SELECT k.at, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, \
+               d.queued_ms, \
                coalesce(o.status IN ($5, $6), FALSE) \
-               FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY k (stage, source, id, order_id, at) \
+               FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY k \
+               (stage, source, id, order_id, at) \
                LEFT JOIN events e ON e.id = k.id AND e.source = k.source \
                LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.stage \
                LEFT JOIN orders o ON o.id = k.order_id";
@@ -126,7 +130,8 @@ async fn versions<'a>(
     if read_set.versions.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT k.at, s.version FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k (stage, key, at) \
+    let sql = "SELECT k.at, s.version FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k \
+               (stage, key, at) \
                JOIN state s ON s.stage = k.stage AND s.key = k.key";
     for row in &fetch(conn, sql, columns![&read_set.versions; |key| key.0, |key| key.1]).await? {
         loaded.versions.insert(lookup(&read_set.versions, row.int(0)? - 1)?, row.int(1)?);

@@ -1,12 +1,11 @@
-//! Up to where the log is complete, although hosts commit in another order than that in which
-//! positions are given out.
+//! The position up to which the log is complete, although hosts commit in another order than they
+//! take positions.
 //!
-//! A writer takes a shared advisory lock, then a number; its events stand at positions that follow
-//! from the number. So after the last number was read, whoever may still write at or below it is
-//! among the holders of the lock. Once they have ended, everything up to that number is either
-//! visible or will never be there. Readers never wait for a position, writers never wait for
-//! anybody. Bounds: one question at a time, [`WAIT_MAX`]; after that the answer is the last one
-//! that is certain.
+//! A transaction takes a shared advisory lock, then a number; the positions of its events follow
+//! from the number. So once the last number has been read, every transaction that may still write at
+//! or below it is among the holders of the lock. When they have ended, everything up to that number
+//! is either visible or will never exist. Readers never wait for a position, writers never wait.
+//! Bounds: one search at a time, [`WAIT_MAX`]; after that the last certain position is returned.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -18,26 +17,26 @@ use super::sql::{script, store_error};
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
 
-/// Longest wait for writers that are under way; most take a few milliseconds.
+/// Longest wait for transactions in progress; most take a few milliseconds.
 const WAIT_MAX: Duration = Duration::from_millis(250);
-/// Between two looks at them.
+/// Pause between two looks at them.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// What is known of the end of the log.
+/// The known end of the log.
 #[derive(Default)]
-pub(super) struct End(Mutex<Loaded>);
+pub(super) struct End(Mutex<Progress>);
 
 #[derive(Default)]
-struct Loaded {
-    /// Everything up to here is there.
+struct Progress {
+    /// The log is complete up to here.
     certain: i64,
-    /// A position, and the writers that may still write at or below it.
+    /// A position, and the transactions that may still write at or below it.
     awaited: Option<(i64, HashSet<String>)>,
 }
 
-impl Loaded {
-    /// Takes a look into account: the last position that was given out, and who wrote a moment
-    /// later.
+impl Progress {
+    /// Processes a look: the last position that was given out, and the transactions in progress right
+    /// after.
     fn look(&mut self, end: i64, writers: &HashSet<String>) {
         if writers.is_empty() {
             self.settle(end);
@@ -84,11 +83,12 @@ impl End {
     }
 }
 
-/// The last position that was given out, then who holds the writers' lock. In this order: two
-/// statements of one round trip.
+/// The last position that was given out, then the holders of the writers' lock: two statements in
+/// this order, in one round trip.
 async fn look(db: &PgPool) -> Result<(i64, HashSet<String>), StoreError> {
     let mut conn = db.acquire().await.map_err(|error| store_error(&error))?;
-    let sql = "SELECT (CASE WHEN is_called THEN last_value + 1 ELSE last_value END << 20) - 1, NULL::text FROM numbers; \
+    let sql = "SELECT (CASE WHEN is_called THEN last_value + 1 ELSE last_value END << 20) - 1, \
+               NULL::text FROM numbers; \
                SELECT NULL::int8, pid || ' ' || virtualtransaction FROM pg_locks \
                WHERE locktype = 'advisory' AND classid = 1886352244 AND objid = 1 AND objsubid = 2 \
                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
@@ -113,8 +113,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_awaited_is_certain_when_its_writers_have_ended() {
-        let mut known = Loaded { certain: 3, awaited: Some((10, writers(&["a", "b"]))) };
+    fn a_position_is_certain_when_its_writers_have_ended() {
+        let mut known = Progress { certain: 3, awaited: Some((10, writers(&["a", "b"]))) };
         known.look(20, &writers(&["b", "c"]));
         assert_eq!(known.certain, 3, "b may still write below 10");
         known.look(30, &writers(&["c"]));

@@ -1,6 +1,6 @@
-//! Connects, and brings the schema up to date.
+//! Connects, and migrates the schema.
 //!
-//! Several hosts may start at once: migrations run under an advisory lock of the database.
+//! Several hosts may start at the same time: migrations run under an advisory lock of the database.
 
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -16,19 +16,18 @@ const STATEMENTS: usize = 128;
 /// Why the database was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The URL cannot be understood.
-    #[error(
-        "this is not a Postgres URL; it looks like postgres://user:password@host:5432/database"
-    )]
+    /// The URL is invalid.
+    #[error("not a Postgres URL; expected postgres://user:password@host:5432/database")]
     Url(#[source] sqlx::Error),
-    /// Nobody answers, or the user may not connect.
+    /// The server is unreachable, or refuses the user.
     #[error(
-        "cannot connect to Postgres at {server}; check that it runs, and the user, password and database of the URL"
+        "cannot connect to Postgres at {server}; check that it runs, and the user, password and \
+         database of the URL"
     )]
     Connect {
         /// Host, port and database.
         server: String,
-        /// What went wrong.
+        /// The database's error.
         #[source]
         source: sqlx::Error,
     },
@@ -42,7 +41,8 @@ pub enum OpenError {
     },
     /// It was written by a newer Postrider.
     #[error(
-        "{server} has schema {version}, which this version of Postrider does not know; run a newer one"
+        "{server} has schema {version}, which this version of Postrider does not know; run a \
+         newer one"
     )]
     Newer {
         /// Host, port and database.
@@ -62,12 +62,13 @@ pub enum OpenError {
     },
     /// A migration failed.
     #[error(
-        "the schema of {server} could not be brought up to date; does the database hold another program's tables? Give Postrider one of its own"
+        "failed to migrate the schema of {server}; if the database belongs to another program, \
+         give Postrider one of its own"
     )]
     Migration {
         /// Host, port and database.
         server: String,
-        /// What the database said.
+        /// The database's error.
         #[source]
         source: Box<MigrateError>,
     },
@@ -80,7 +81,7 @@ pub(super) struct Opened {
     pub(super) pool: PgPool,
 }
 
-/// What opening needs to know.
+/// How to connect.
 pub(super) struct Settings<'a> {
     pub(super) url: &'a str,
     pub(super) connections: u32,
@@ -111,18 +112,18 @@ pub(super) async fn open(settings: &Settings<'_>) -> Result<Opened, OpenError> {
     Ok(Opened { options, writer, pool })
 }
 
-/// How a database stands.
+/// The status of a database.
 #[derive(Debug, Clone)]
 pub struct SchemaStatus {
     /// Host, port and database.
     pub server: String,
-    /// The first migration that is missing.
+    /// The first missing migration.
     pub missing: Option<i64>,
-    /// By how much its clock differs from this machine's.
+    /// How far its clock is ahead of this machine's.
     pub clock_ahead_ms: i64,
 }
 
-/// Looks at a database without changing it.
+/// Inspects a database without changing it.
 pub(super) async fn examine(settings: &Settings<'_>) -> Result<SchemaStatus, OpenError> {
     let options = options(settings)?;
     let server = server(&options);
@@ -130,10 +131,11 @@ pub(super) async fn examine(settings: &Settings<'_>) -> Result<SchemaStatus, Ope
         let connect = |source| OpenError::Connect { server: server.clone(), source };
         let mut connection = options.connect().await.map_err(connect)?;
         let asked = std::time::SystemTime::now();
-        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, to_regclass('_sqlx_migrations') IS NOT NULL";
+        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, \
+                   to_regclass('_sqlx_migrations') IS NOT NULL";
         let (theirs, ours): (i64, bool) =
             sqlx::query_as(sql).fetch_one(&mut connection).await.map_err(connect)?;
-        // They said it half-way between question and answer.
+        // The server read its clock about half-way between query and reply.
         let middle = asked + asked.elapsed().unwrap_or_default() / 2;
         let here =
             middle.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
@@ -147,7 +149,7 @@ pub(super) async fn examine(settings: &Settings<'_>) -> Result<SchemaStatus, Ope
     timeout(settings.timeout, look).await.map_err(silent)?
 }
 
-/// Brings the schema of a database up to date, and nothing else.
+/// Migrates the schema of a database, and nothing else.
 pub(super) async fn migrate_only(settings: &Settings<'_>) -> Result<(), OpenError> {
     open(&Settings { migrate: true, ..*settings }).await.map(|_| ())
 }
@@ -158,13 +160,13 @@ fn options(settings: &Settings<'_>) -> Result<PgConnectOptions, OpenError> {
     Ok(options
         .application_name("postrider")
         .statement_cache_capacity(STATEMENTS)
-        // The server gives up when this host does: nothing goes on that nobody waits for.
+        // The server aborts a statement when this host stops waiting for it.
         .options([
             ("statement_timeout", timeout_ms.as_str()),
             ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
         ])
-        // Every statement here finds its rows by key: a plan made while the tables were small must
-        // not scan them when they are large.
+        // Every statement of this module finds its rows by key: a plan made while the tables were
+        // small must not scan them when they are large.
         .options([
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
@@ -175,7 +177,7 @@ fn options(settings: &Settings<'_>) -> Result<PgConnectOptions, OpenError> {
         .disable_statement_logging())
 }
 
-/// Says where, without the password.
+/// The server's address without the password.
 pub(super) fn server(options: &PgConnectOptions) -> String {
     format!(
         "{}:{}/{}",

@@ -76,7 +76,8 @@ pub(super) async fn requeue(
     let sql = concat!(
         "WITH lost AS (SELECT d.event_seq, d.stage, d.queued_ms AS was_queued_ms FROM deliveries d \
          WHERE d.stage = $1 AND d.status = 'open' AND d.queued_ms < $2 AND NOT EXISTS \
-         (SELECT 1 FROM outbox o WHERE o.event_seq = d.event_seq AND (o.stage IS NULL OR o.stage = d.stage)) \
+         (SELECT 1 FROM outbox o WHERE o.event_seq = d.event_seq AND (o.stage IS NULL OR o.stage \
+         = d.stage)) \
          ORDER BY d.queued_ms, d.event_seq LIMIT $3 FOR UPDATE SKIP LOCKED) \
          UPDATE deliveries d SET queued_ms = $4 FROM lost, events e \
          WHERE d.event_seq = lost.event_seq AND d.stage = lost.stage AND e.seq = d.event_seq \

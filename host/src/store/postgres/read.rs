@@ -1,4 +1,4 @@
-//! Queries, on the pool's connections: they see the last commit and wait for nobody.
+//! Queries on the pool's connections: they see the last commit and never wait.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ impl Reader for PgPool {
     }
 }
 
-/// Postgres takes no NUL in text: what came with one was kept without it, and is asked for so.
+/// Postgres accepts no NUL in text: it was removed before writing, and is removed before a search.
 fn as_kept(text: &str) -> String {
     without_nul(text.to_owned())
 }
@@ -48,8 +48,10 @@ pub(super) async fn state_folders(
     let end = |folder: &String| format!("{}0", folder.strip_suffix('/').unwrap_or(folder));
     // One range of the index after another: joined the plain way, the planner reads all keys of the
     // stage and compares them.
-    let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[], $2::text[]) k (first, last) CROSS JOIN LATERAL \
-               (SELECT * FROM state s WHERE s.stage = $3 AND s.key >= k.first AND s.key < k.last AND s.version > 0 OFFSET 0) s";
+    let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[], $2::text[]) k (first, \
+               last) CROSS JOIN LATERAL \
+               (SELECT * FROM state s WHERE s.stage = $3 AND s.key >= k.first AND s.key < k.last \
+               AND s.version > 0 OFFSET 0) s";
     let mut args = columns![folders; String::as_str, end];
     push(&mut args, stage);
     let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;

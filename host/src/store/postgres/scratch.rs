@@ -1,18 +1,18 @@
-//! A schema for one measurement, removed at its end.
+//! A schema for one benchmark, dropped at its end.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
 use super::open::OpenError;
 
-/// A schema of its own in a database that may hold anything else.
+/// A schema in a database that other programs may use.
 pub struct Scratch {
     options: PgConnectOptions,
     schema: String,
 }
 
 impl Scratch {
-    /// Makes the schema.
+    /// Creates the schema.
     pub async fn create(url: &str, schema: &str) -> Result<Self, OpenError> {
         let options: PgConnectOptions = url.parse().map_err(OpenError::Url)?;
         let scratch = Self { options, schema: schema.to_owned() };
@@ -27,7 +27,7 @@ impl Scratch {
         url.to_string()
     }
 
-    /// Removes the schema and all that is in it.
+    /// Drops the schema and everything in it.
     pub async fn remove(self) -> Result<(), OpenError> {
         self.run(format!("DROP SCHEMA {} CASCADE", self.schema)).await
     }

@@ -1,4 +1,4 @@
-//! The conformance suite on a database of its own, and what only this store promises.
+//! The conformance suite on a database of its own, and tests of several hosts.
 
 mod cancelling;
 
@@ -145,7 +145,7 @@ async fn count(store: &PostgresStore, times: usize) -> usize {
                     assert_eq!(conflicts, ["count"]);
                     refused += 1;
                 }
-                Commit::OrderCancelled(_) => panic!("nobody cancelled anything"),
+                Commit::OrderCancelled(_) => panic!("no order was cancelled"),
             }
         }
     }
@@ -153,7 +153,7 @@ async fn count(store: &PostgresStore, times: usize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hosts_lose_no_update() {
+async fn concurrent_updates_of_two_hosts_are_not_lost() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
     let (one, other) = tokio::join!(
@@ -170,7 +170,7 @@ async fn two_hosts_lose_no_update() {
 
 /// Each host writes its own key after it found the other's absent: only one of the two may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_absence_that_was_relied_upon_holds() {
+async fn a_key_read_as_absent_cannot_be_created_meanwhile() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
     let (one, other) = tokio::join!(
@@ -197,7 +197,7 @@ async fn an_absence_that_was_relied_upon_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_holds_a_lock_is_not_refused() {
+async fn the_holder_of_a_lock_commits_before_a_rival() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
     let (one, other) = tokio::join!(
@@ -231,7 +231,7 @@ async fn who_holds_a_lock_is_not_refused() {
     assert!(
         matches!(rival.await.unwrap().unwrap(), Commit::Conflict { ref conflicts, .. } if *conflicts == ["count"])
     );
-    // A lock that is given up leaves nothing behind.
+    // Dropping a lock leaves no row behind.
     drop(
         one.lock_state("payment", &["count".to_owned(), "never-written".to_owned()]).await.unwrap(),
     );
@@ -282,7 +282,7 @@ async fn two_hosts_settle_a_delivery_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_host_at_a_time_has_a_lease_and_another_ones_bindings_stay() {
+async fn one_host_holds_a_lease_and_bindings_of_live_hosts_stay() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
     let (one, other) = tokio::join!(
@@ -321,10 +321,10 @@ async fn one_host_at_a_time_has_a_lease_and_another_ones_bindings_stay() {
     other.close().await;
 }
 
-/// Two hosts write while a third reader goes on from where the log was complete: it must meet every
-/// event, each once.
+/// Two hosts write while a third one reads the complete part of the log: it must see every event
+/// once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_of_the_log_never_skips_what_another_host_commits() {
+async fn a_reader_of_the_log_sees_every_event_of_other_hosts_once() {
     const EVENTS: usize = 400;
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
@@ -366,10 +366,10 @@ async fn a_reader_of_the_log_never_skips_what_another_host_commits() {
     }
 }
 
-/// A position that was given out and not committed holds the end of the log back; what lies before
-/// can be read all the same.
+/// A position that was given out and not committed bounds the end of the log; earlier events can be
+/// read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_ends_before_a_writer_that_is_under_way() {
+async fn the_log_ends_before_a_transaction_in_progress() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
     let (one, other) = tokio::join!(

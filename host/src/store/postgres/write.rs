@@ -57,8 +57,10 @@ async fn outbox(
     if write_set.outbox.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, attempt) \
-               SELECT * FROM unnest($1::int8[], $2::int8[], $3::int8[], $4::text[], $5::int8[], $6::text[], $7::int8[], $8::int8[])";
+    let sql = "INSERT INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, \
+               attempt) \
+               SELECT * FROM unnest($1::int8[], $2::int8[], $3::int8[], $4::text[], $5::int8[], \
+               $6::text[], $7::int8[], $8::int8[])";
     let lease_until_ms = (write_set.now_ms() + context.lease_ms) as i64;
     let args = columns![&write_set.outbox;
         |row| row.id,
@@ -81,8 +83,10 @@ async fn attempts(
     if write_set.attempts.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT INTO attempts (event_seq, stage, round, attempt, code, message, backtrace, digest, duration_us, at_ms) \
-               SELECT * FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], $5::text[], $6::text[], $7::text[], $8::text[], \
+    let sql = "INSERT INTO attempts (event_seq, stage, round, attempt, code, message, backtrace, \
+               digest, duration_us, at_ms) \
+               SELECT * FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], $5::text[], \
+               $6::text[], $7::text[], $8::text[], \
                $9::int8[], $10::int8[]) ON CONFLICT DO NOTHING";
     let args = columns![&write_set.attempts;
         |row| row.seq,
@@ -107,8 +111,10 @@ async fn dead_letters(
     if write_set.dead_letters.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, fingerprint, group_id, dead_lettered_ms, status) \
-               SELECT k.*, $9, 'open' FROM unnest($1::int8[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::text[], \
+    let sql = "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, \
+               fingerprint, group_id, dead_lettered_ms, status) \
+               SELECT k.*, $9, 'open' FROM unnest($1::int8[], $2::text[], $3::int8[], $4::text[], \
+               $5::text[], $6::text[], $7::text[], \
                $8::text[]) k";
     let mut args = columns![&write_set.dead_letters;
         |row| row.seq,
@@ -133,7 +139,8 @@ async fn recordings(
         return Ok(());
     }
     let sql = "INSERT INTO recordings (stage, event_seq, body, settled_ms) \
-               SELECT k.*, $4 FROM unnest($1::text[], $2::int8[], $3::text[]) k ON CONFLICT DO NOTHING";
+               SELECT k.*, $4 FROM unnest($1::text[], $2::int8[], $3::text[]) k ON CONFLICT DO \
+               NOTHING";
     let mut args = columns![&write_set.recordings; |row| row.stage, |row| row.seq, |row| row.body];
     push(&mut args, write_set.now_ms() as i64);
     execute(conn, sql, args).await?;

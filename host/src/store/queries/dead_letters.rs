@@ -1,7 +1,7 @@
-//! Questions about dead letters: pages of them, their groups, how many.
+//! Queries on dead letters: pages, groups, counts.
 //!
-//! A list of groups reads an index only; it costs in proportion to the dead letters that the filter
-//! leaves, which retention bounds.
+//! A list of groups only reads an index; it costs in proportion to the dead letters that match the
+//! filter, which retention bounds.
 
 use std::collections::HashMap;
 
@@ -13,14 +13,15 @@ use crate::store::{
 };
 
 const DEAD_LETTERS: &str = concat!(
-    "SELECT l.id, l.event_seq, l.stage, l.round, l.code, l.message, l.digest, l.dead_lettered_ms, l.status, l.note, \
+    "SELECT l.id, l.event_seq, l.stage, l.round, l.code, l.message, l.digest, l.dead_lettered_ms, \
+     l.status, l.note, \
      l.fingerprint, l.group_id, l.settled_ms, l.replayed_source, l.replayed_id, ",
     envelope_columns!(),
     " FROM dead_letters l CROSS JOIN events e WHERE e.seq = l.event_seq"
 );
 
-/// Decodes dead letters and adds their failed tries. One delivery may have died in several rounds:
-/// each dead letter shows all tries.
+/// Decodes dead letters and adds their failed attempts. One delivery may be dead-lettered in several
+/// rounds: each dead letter shows all attempts.
 async fn with_attempts<R: Reader>(db: &R, rows: &[R::Row]) -> Result<Vec<DeadLetter>, StoreError> {
     let keys = decode::delivery_keys(rows, 1)?;
     let failures = attempts_of(db, &keys).await?;
@@ -53,7 +54,7 @@ pub(in crate::store) async fn dead_letter(
     Ok(with_attempts(db, &rows).await?.into_iter().next())
 }
 
-/// What a filter says of `dead_letters l`, but for the page.
+/// The conditions of a filter on `dead_letters l`, without the page.
 fn pick<'a>(query: &mut Conditions<'a>, filter: &'a DeadLetterFilter) {
     query.and("l.stage =", filter.stage.as_deref().map(Arg::Text));
     query.and("l.code =", filter.code.as_deref().map(Arg::Text));
@@ -122,7 +123,8 @@ async fn groups<R: Reader>(
         groups.insert(group.id.clone(), group);
     }
     let counted = format!(
-        "SELECT l.group_id, l.status, l.digest, count(*), min(l.dead_lettered_ms), max(l.dead_lettered_ms) FROM {} CROSS JOIN dead_letters l \
+        "SELECT l.group_id, l.status, l.digest, count(*), min(l.dead_lettered_ms), \
+         max(l.dead_lettered_ms) FROM {} CROSS JOIN dead_letters l \
          WHERE l.group_id = k.name",
         R::NAMED
     );
@@ -145,7 +147,7 @@ async fn groups<R: Reader>(
             group.last_at_ms = group.last_at_ms.max(row.unsigned(5)?);
         }
     }
-    // One that retention took between the questions is gone.
+    // Retention may have deleted a group between the queries.
     let found =
         keys.iter().filter_map(|(_, id)| groups.remove(id)).filter(|group| group.last_at_ms > 0);
     Ok(found

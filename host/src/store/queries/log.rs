@@ -149,11 +149,13 @@ impl<'a> Scan<'a> {
     async fn window(&self, db: &impl Reader) -> Result<Option<i64>, StoreError> {
         let (sql, order) = match &self.order {
             Some(order) => (
-                "SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 AND order_id = $4 ORDER BY seq LIMIT $3) k",
+                "SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 AND \
+                 order_id = $4 ORDER BY seq LIMIT $3) k",
                 Some(order),
             ),
             None => (
-                "SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3) k",
+                "SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 \
+                 ORDER BY seq LIMIT $3) k",
                 None,
             ),
         };
@@ -214,7 +216,8 @@ pub(in crate::store) async fn events_of_orders<R: Reader>(
     let named: Vec<(i64, String)> =
         orders.iter().map(|cursor| (cursor.after, cursor.order.clone())).collect();
     let sql = format!(
-        "SELECT {} FROM {} CROSS JOIN events e WHERE e.order_id = k.name AND e.seq > k.number ORDER BY e.seq LIMIT {limit}",
+        "SELECT {} FROM {} CROSS JOIN events e WHERE e.order_id = k.name AND e.seq > k.number \
+         ORDER BY e.seq LIMIT {limit}",
         logged_columns!(),
         R::NAMED
     );
@@ -243,7 +246,8 @@ pub(in crate::store) async fn settled_orders<R: Reader>(
     let named: Vec<(i64, String)> = orders.iter().map(|order| (0, order.clone())).collect();
     let sql = format!(
         "SELECT o.id, o.status FROM {} CROSS JOIN orders o WHERE o.id = k.name AND NOT EXISTS \
-         (SELECT 1 FROM events e CROSS JOIN deliveries d WHERE e.order_id = o.id AND d.event_seq = e.seq AND d.settled_ms IS NULL)",
+         (SELECT 1 FROM events e CROSS JOIN deliveries d WHERE e.order_id = o.id AND d.event_seq \
+         = e.seq AND d.settled_ms IS NULL)",
         R::NAMED
     );
     let rows = db.rows(sql, &[Arg::Named(&named)]).await?;

@@ -54,7 +54,8 @@ async fn orders_by_key<'a>(
     let sql = concat!(
         "SELECT ",
         order_columns!(),
-        ", o.fingerprint, k.key FROM json_each(?1) k CROSS JOIN orders o ON o.idempotency_key = k.value"
+        ", o.fingerprint, k.key FROM json_each(?1) k CROSS JOIN orders o ON o.idempotency_key = \
+         k.value"
     );
     for row in &fetch(conn, sql, args![json(&read_set.idempotency_keys)]).await? {
         let key = lookup(&read_set.idempotency_keys, row.int(8)?)?;
@@ -71,7 +72,8 @@ async fn events<'a>(
     if read_set.events.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT k.key FROM json_each(?1) k CROSS JOIN events e ON e.id = k.value ->> 1 AND e.source = k.value ->> 0";
+    let sql = "SELECT k.key FROM json_each(?1) k CROSS JOIN events e ON e.id = k.value ->> 1 AND \
+               e.source = k.value ->> 0";
     for row in &fetch(conn, sql, args![json(&read_set.events)]).await? {
         loaded.events.insert(lookup(&read_set.events, row.int(0)?)?);
     }
@@ -92,7 +94,8 @@ async fn deliveries<'a>(
         .iter()
         .map(|one| (one.key.0, &*one.key.1.source, &*one.key.1.id, one.order))
         .collect();
-    let sql = "SELECT k.key, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, d.queued_ms, \
+    let sql = "SELECT k.key, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, \
+               d.queued_ms, \
                coalesce(o.status IN (?2, ?3), 0) \
                FROM json_each(?1) k \
                LEFT JOIN events e ON e.id = k.value ->> 2 AND e.source = k.value ->> 1 \
@@ -125,7 +128,8 @@ async fn versions<'a>(
     if read_set.versions.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT k.key, s.version FROM json_each(?1) k CROSS JOIN state s ON s.stage = k.value ->> 0 AND s.key = k.value ->> 1";
+    let sql = "SELECT k.key, s.version FROM json_each(?1) k CROSS JOIN state s ON s.stage = \
+               k.value ->> 0 AND s.key = k.value ->> 1";
     for row in &fetch(conn, sql, args![json(&read_set.versions)]).await? {
         loaded.versions.insert(lookup(&read_set.versions, row.int(0)?)?, row.int(1)?);
     }

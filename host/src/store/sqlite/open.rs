@@ -1,7 +1,6 @@
 //! Opens the database file: one host per file, migrations, and errors that say what to do.
 //!
-//! Guarantee: while the returned lock lives, no other host that goes through here writes to the
-//! file.
+//! Guarantee: while the returned lock is held, no other host opens the file.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -19,7 +18,7 @@ use crate::store::decode::Columns as _;
 
 /// Connections that read at the same time.
 const READERS: u32 = 4;
-/// How long a connection waits for another program (a backup, a shell) to let go of the file.
+/// How long a connection waits for another program (a backup, a shell) to unlock the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a query waits for a reader.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,7 +29,8 @@ const STATEMENTS: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// A second host on the same file.
-    #[error("{} is in use by another Postrider host; stop that host, or give this one a database file of its own", path.display())]
+    #[error("{} is in use by another Postrider host; stop that host, or give this one a database \
+             file of its own", path.display())]
     InUse {
         /// The database file.
         path: PathBuf,
@@ -40,24 +40,26 @@ pub enum OpenError {
     NotWritable {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: std::io::Error,
     },
-    /// It is some other file.
-    #[error("{} is not an SQLite database; choose another path, or move that file away", path.display())]
+    /// It is a file of another kind.
+    #[error("{} is not an SQLite database; choose another path, or move that file \
+             away", path.display())]
     NotADatabase {
         /// The database file.
         path: PathBuf,
     },
-    /// It is some other program's database.
+    /// It is another program's database.
     #[error("{} is an SQLite database, but not Postrider's; choose another path", path.display())]
     Foreign {
         /// The database file.
         path: PathBuf,
     },
     /// It was written by a newer Postrider.
-    #[error("{} has schema {version}, which this version of Postrider does not know; run a newer one", path.display())]
+    #[error("{} has schema {version}, which this version of Postrider does not know; run a newer \
+             one", path.display())]
     Newer {
         /// The database file.
         path: PathBuf,
@@ -69,7 +71,7 @@ pub enum OpenError {
     Database {
         /// The database file.
         path: PathBuf,
-        /// What the database said.
+        /// The database's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -105,12 +107,12 @@ pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
     Ok(Opened { lock, writer, writer_options, readers })
 }
 
-/// How a database file stands.
+/// The status of a database file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SchemaStatus {
-    /// It is not there, and can be made.
+    /// It does not exist, and can be created.
     New,
-    /// A host has it.
+    /// A host uses it.
     InUse,
     /// It has the schema of this program.
     Current,
@@ -118,7 +120,7 @@ pub enum SchemaStatus {
     Older,
 }
 
-/// Looks at a database file without changing it.
+/// Inspects a database file without changing it.
 pub(super) async fn examine(path: &Path) -> Result<SchemaStatus, OpenError> {
     let not_writable = |source| OpenError::NotWritable { path: path.to_owned(), source };
     if !path.exists() {
@@ -214,9 +216,10 @@ fn migrator() -> Migrator {
     )])
 }
 
-/// Refuses a database that holds tables but none of our migrations.
+/// Refuses a database that has tables but no migrations of Postrider.
 async fn check_ours(writer: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
-    let sql = "SELECT count(*), count(*) FILTER (WHERE name = '_sqlx_migrations') FROM sqlite_master WHERE type = 'table'";
+    let sql = "SELECT count(*), count(*) FILTER (WHERE name = '_sqlx_migrations') FROM \
+               sqlite_master WHERE type = 'table'";
     let rows = fetch(writer, sql, args![]).await.map_err(|error| database(path, error))?;
     let count = |index| rows.first().map_or(Ok(0), |row| row.int(index));
     let (tables, ours) = (

@@ -83,7 +83,8 @@ impl SingleOperation for Postpone {
 macro_rules! is_lost {
     () => {
         "d.stage = ?1 AND d.status = 'open' AND d.queued_ms < ?2 AND NOT EXISTS \
-         (SELECT 1 FROM outbox o WHERE o.event_seq = d.event_seq AND (o.stage IS NULL OR o.stage = d.stage))"
+         (SELECT 1 FROM outbox o WHERE o.event_seq = d.event_seq AND (o.stage IS NULL OR o.stage \
+         = d.stage))"
     };
 }
 

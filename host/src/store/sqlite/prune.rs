@@ -16,9 +16,11 @@ macro_rules! nothing_open {
         concat!(
             "NOT EXISTS (SELECT 1 FROM ",
             $events,
-            " CROSS JOIN deliveries d ON d.event_seq = e.seq WHERE d.status = 'open') AND NOT EXISTS (SELECT 1 FROM ",
+            " CROSS JOIN deliveries d ON d.event_seq = e.seq WHERE d.status = 'open') AND NOT \
+             EXISTS (SELECT 1 FROM ",
             $events,
-            " CROSS JOIN dead_letters l ON l.event_seq = e.seq WHERE l.status = 'open') AND NOT EXISTS (SELECT 1 FROM ",
+            " CROSS JOIN dead_letters l ON l.event_seq = e.seq WHERE l.status = 'open') AND NOT \
+             EXISTS (SELECT 1 FROM ",
             $events,
             " CROSS JOIN outbox x ON x.event_seq = e.seq)"
         )
@@ -78,9 +80,12 @@ async fn remove(
     now_ms: u64,
 ) -> Result<(), StoreError> {
     let (orders, seqs) = (json(orders), json(seqs));
-    let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM (SELECT DISTINCT d.stage, e.order_id \
-               FROM json_each(?1) k CROSS JOIN events e ON e.seq = k.value CROSS JOIN deliveries d ON d.event_seq = e.seq \
-               WHERE e.order_id IS NOT NULL) t CROSS JOIN state s ON s.stage = t.stage AND s.key >= 'order/' || t.order_id || '/' \
+    let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM (SELECT \
+               DISTINCT d.stage, e.order_id \
+               FROM json_each(?1) k CROSS JOIN events e ON e.seq = k.value CROSS JOIN deliveries \
+               d ON d.event_seq = e.seq \
+               WHERE e.order_id IS NOT NULL) t CROSS JOIN state s ON s.stage = t.stage AND s.key \
+               >= 'order/' || t.order_id || '/' \
                AND s.key < 'order/' || t.order_id || '0')";
     execute(conn, sql, args![seqs.as_str()]).await?;
     execute(
@@ -95,7 +100,8 @@ async fn remove(
         args![seqs.as_str()],
     )
     .await?;
-    let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.stage, d.settled_ms, d.event_seq \
+    let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.stage, \
+               d.settled_ms, d.event_seq \
                FROM json_each(?1) k CROSS JOIN deliveries d ON d.event_seq = k.value)";
     execute(conn, sql, args![seqs.as_str()]).await?;
     execute(
@@ -110,7 +116,8 @@ async fn remove(
         args![seqs.as_str()],
     )
     .await?;
-    let sql = "UPDATE orders SET status = 'pruned', body = 'null', customer = NULL, updated_ms = ?2 \
+    let sql = "UPDATE orders SET status = 'pruned', body = 'null', customer = NULL, updated_ms = \
+               ?2 \
                WHERE id IN (SELECT value FROM json_each(?1))";
     execute(conn, sql, args![orders.as_str(), now_ms as i64]).await?;
     Ok(())

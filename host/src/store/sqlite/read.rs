@@ -1,4 +1,4 @@
-//! Queries, on the readers' connections: they see the last commit and never wait for the writer.
+//! Queries on the readers' connections: they see the last commit and never wait for the writer.
 
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 

@@ -16,7 +16,8 @@ fn list(items: &[&str]) -> Option<String> {
 
 pub(super) fn orders(rows: &[OrderRow<'_>], now_ms: u64) -> Vec<Statement> {
     let shape = Shape {
-        head: "INSERT INTO orders (id, customer, status, body, fingerprint, created_ms, updated_ms, idempotency_key)",
+        head: "INSERT INTO orders (id, customer, status, body, fingerprint, created_ms, \
+               updated_ms, idempotency_key)",
         columns: 8,
         tail: "",
     };
@@ -34,7 +35,8 @@ pub(super) fn orders(rows: &[OrderRow<'_>], now_ms: u64) -> Vec<Statement> {
 
 pub(super) fn events(rows: &[EventRow<'_>], now_ms: u64) -> Vec<Statement> {
     let shape = Shape {
-        head: "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, attributes, order_id, \
+        head: "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, \
+               attributes, order_id, \
                correlation_id, cause_source, cause_id, hops, expires_ms, stage, digest, routed_to, \
                logged_ms, due_ms)",
         columns: 20,
@@ -67,7 +69,8 @@ pub(super) fn events(rows: &[EventRow<'_>], now_ms: u64) -> Vec<Statement> {
 
 pub(super) fn open_deliveries(rows: &[OpenDeliveryRow<'_>], now_ms: u64) -> Vec<Statement> {
     let shape = Shape {
-        head: "INSERT INTO deliveries (event_seq, stage, round, attempt, status, created_ms, queued_ms)",
+        head: "INSERT INTO deliveries (event_seq, stage, round, attempt, status, created_ms, \
+               queued_ms)",
         columns: 7,
         tail: "ON CONFLICT DO NOTHING",
     };
@@ -84,12 +87,15 @@ pub(super) fn open_deliveries(rows: &[OpenDeliveryRow<'_>], now_ms: u64) -> Vec<
 
 pub(super) fn deliveries(rows: &[DeliveryRow<'_>]) -> Vec<Statement> {
     let shape = Shape {
-        head: "INSERT INTO deliveries (event_seq, stage, round, attempt, status, version, digest, duration_us, emitted, \
+        head: "INSERT INTO deliveries (event_seq, stage, round, attempt, status, version, digest, \
+               duration_us, emitted, \
                created_ms, queued_ms, settled_ms)",
         columns: 12,
-        tail: "ON CONFLICT (event_seq, stage) DO UPDATE SET round = excluded.round, attempt = excluded.attempt, \
+        tail: "ON CONFLICT (event_seq, stage) DO UPDATE SET round = excluded.round, attempt = \
+               excluded.attempt, \
                status = excluded.status, version = excluded.version, digest = excluded.digest, \
-               duration_us = excluded.duration_us, emitted = excluded.emitted, queued_ms = excluded.queued_ms, \
+               duration_us = excluded.duration_us, emitted = excluded.emitted, queued_ms = \
+               excluded.queued_ms, \
                settled_ms = excluded.settled_ms",
     };
     shape.statements(rows, |row, args| {
@@ -111,7 +117,8 @@ pub(super) fn deliveries(rows: &[DeliveryRow<'_>]) -> Vec<Statement> {
 
 pub(super) fn outbox(rows: &[OutboxInsert], host: &str, lease_until_ms: u64) -> Vec<Statement> {
     let shape = Shape {
-        head: "INSERT INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, attempt)",
+        head: "INSERT INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, \
+               attempt)",
         columns: 8,
         tail: "",
     };
@@ -132,7 +139,8 @@ pub(super) fn state(rows: &[StateWrite<'_>]) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO state (stage, key, value, version)",
         columns: 4,
-        tail: "ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, version = excluded.version",
+        tail: "ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, version = \
+               excluded.version",
     };
     shape.statements(rows, |row, args| {
         push(args, row.stage);
@@ -144,7 +152,8 @@ pub(super) fn state(rows: &[StateWrite<'_>]) -> Vec<Statement> {
 
 pub(super) fn attempts(rows: &[AttemptRow<'_>]) -> Vec<Statement> {
     let shape = Shape {
-        head: "INSERT INTO attempts (event_seq, stage, round, attempt, code, message, backtrace, digest, duration_us, at_ms)",
+        head: "INSERT INTO attempts (event_seq, stage, round, attempt, code, message, backtrace, \
+               digest, duration_us, at_ms)",
         columns: 10,
         tail: "ON CONFLICT DO NOTHING",
     };
@@ -179,7 +188,8 @@ pub(super) fn recordings(rows: &[RecordingRow<'_>], now_ms: u64) -> Vec<Statemen
 
 pub(super) fn dead_letters(rows: &[DeadLetterRow<'_>], now_ms: u64) -> Vec<Statement> {
     let shape = Shape {
-        head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, fingerprint, group_id, dead_lettered_ms, status)",
+        head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, \
+               fingerprint, group_id, dead_lettered_ms, status)",
         columns: 10,
         tail: "",
     };

@@ -1,4 +1,4 @@
-//! The conformance suite on a file, and what only this store promises.
+//! The conformance suite on a file, and tests of this store alone.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ fn state(key: &str, value: &str) -> Batch {
 }
 
 #[tokio::test]
-async fn a_restart_finds_everything_and_frees_its_own_leases() {
+async fn a_restart_keeps_data_and_releases_leases() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("postrider.db");
     let clock = Arc::new(ManualClock::at(START_MS));
@@ -62,7 +62,7 @@ async fn a_restart_finds_everything_and_frees_its_own_leases() {
     assert_eq!(store.state_get("payment", "k").await.unwrap().unwrap().version, 1);
     let claimed = store.claim_outbox(10).await.unwrap();
     assert_eq!((claimed.len(), claimed[0].id), (1, leased[0].id));
-    // The numbering goes on where it was.
+    // The numbering continues.
     let (new, rows) =
         store.accept_event(conformance::sample_event("e2", &["payment"])).await.unwrap();
     assert!(new && rows[0].id > leased[0].id);
@@ -70,11 +70,11 @@ async fn a_restart_finds_everything_and_frees_its_own_leases() {
 }
 
 #[tokio::test]
-async fn a_poisoned_operation_costs_nobody_else() {
+async fn a_failing_operation_does_not_fail_its_group() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("postrider.db");
     let store = open(&path, Arc::new(ManualClock::at(START_MS))).await;
-    // A trigger stands for whatever makes one row impossible to write.
+    // The trigger makes one row impossible to write.
     let mut other =
         sqlx::ConnectOptions::connect(&sqlx::sqlite::SqliteConnectOptions::new().filename(&path))
             .await
@@ -98,7 +98,7 @@ async fn a_poisoned_operation_costs_nobody_else() {
 }
 
 #[tokio::test]
-async fn closing_finishes_what_is_under_way() {
+async fn close_finishes_queued_operations() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("postrider.db");
     let clock = Arc::new(ManualClock::at(START_MS));

@@ -110,7 +110,8 @@ async fn open_compensations(
     if orders.is_empty() {
         return Ok(Vec::new());
     }
-    let sql = "SELECT e.order_id, e.type FROM json_each(?1) k CROSS JOIN events e ON e.order_id = k.value \
+    let sql = "SELECT e.order_id, e.type FROM json_each(?1) k CROSS JOIN events e ON e.order_id = \
+               k.value \
                CROSS JOIN deliveries d ON d.event_seq = e.seq WHERE d.status IN ('open', 'dead')";
     let ids: Vec<&str> = orders.keys().copied().collect();
     let rows = fetch(conn, sql, args![json(&ids)]).await?;

@@ -1,10 +1,10 @@
-//! Cancels and stages on two hosts: what one reads before it writes, the other changes meanwhile.
+//! Cancellations on two hosts: one changes what the other has read and not yet written.
 
 use super::*;
 use crate::store::conformance::cancelling;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hosts_dispatch_or_cancel_and_never_both() {
+async fn two_hosts_never_both_dispatch_and_cancel() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
     let (one, other) = tokio::join!(
@@ -20,14 +20,14 @@ async fn two_hosts_dispatch_or_cancel_and_never_both() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hosts_that_undo_at_once_end_the_cancel() {
+async fn concurrent_compensations_on_two_hosts_complete_the_cancellation() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(conformance::START_MS));
     let (one, other) = tokio::join!(
         database.open("one", Arc::clone(&clock)),
         database.open("other", Arc::clone(&clock))
     );
-    cancelling::undo_at_once(&*one, &*other, 100).await;
+    cancelling::compensate_concurrently(&*one, &*other, 100).await;
     one.close().await;
     other.close().await;
 }

@@ -15,8 +15,10 @@ pub(super) async fn open(
     if write_set.open_deliveries.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT INTO deliveries (event_seq, stage, queued_ms, round, attempt, status, created_ms) \
-               SELECT k.*, 1, 1, 'open', $4 FROM unnest($1::int8[], $2::text[], $3::int8[]) k ON CONFLICT DO NOTHING";
+    let sql = "INSERT INTO deliveries (event_seq, stage, queued_ms, round, attempt, status, \
+               created_ms) \
+               SELECT k.*, 1, 1, 'open', $4 FROM unnest($1::int8[], $2::text[], $3::int8[]) k ON \
+               CONFLICT DO NOTHING";
     let mut args = columns![&write_set.open_deliveries; |row| row.seq, |row| row.stage, |row| row.queued_ms as i64];
     push(&mut args, write_set.now_ms() as i64);
     execute(conn, sql, args).await?;
@@ -32,14 +34,19 @@ pub(super) async fn settle(
     if !stored.is_empty() {
         // An open delivery is one without `settled_ms`. With a condition on its status, the planner
         // would walk the index of open deliveries, and all entries since the last vacuum.
-        let sql = "UPDATE deliveries d SET round = k.round, attempt = k.attempt, status = k.status, version = k.version, \
-                   digest = k.digest, duration_us = k.duration_us, emitted = k.emitted, queued_ms = k.queued_ms, \
+        let sql = "UPDATE deliveries d SET round = k.round, attempt = k.attempt, status = \
+                   k.status, version = k.version, \
+                   digest = k.digest, duration_us = k.duration_us, emitted = k.emitted, queued_ms \
+                   = k.queued_ms, \
                    settled_ms = k.settled_ms \
-                   FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], $5::text[], $6::text[], $7::text[], $8::int8[], \
+                   FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], $5::text[], \
+                   $6::text[], $7::text[], $8::int8[], \
                    $9::text[], $10::int8[], $11::int8[], $12::int8[], $13::int8[]) \
-                   k (seq, stage, round, attempt, status, version, digest, duration_us, emitted, queued_ms, settled_ms, expected_round, \
+                   k (seq, stage, round, attempt, status, version, digest, duration_us, emitted, \
+                   queued_ms, settled_ms, expected_round, \
                    expected_attempt) \
-                   WHERE d.event_seq = k.seq AND d.stage = k.stage AND d.settled_ms IS NULL AND d.round = k.expected_round \
+                   WHERE d.event_seq = k.seq AND d.stage = k.stage AND d.settled_ms IS NULL AND \
+                   d.round = k.expected_round \
                    AND d.attempt = k.expected_attempt";
         let mut args = settled_columns(&stored);
         push(
@@ -59,10 +66,13 @@ pub(super) async fn settle(
         expect(execute(conn, sql, args).await?, stored.len())?;
     }
     if !adopted.is_empty() {
-        let sql = "INSERT INTO deliveries (event_seq, stage, round, attempt, status, version, digest, duration_us, emitted, \
+        let sql = "INSERT INTO deliveries (event_seq, stage, round, attempt, status, version, \
+                   digest, duration_us, emitted, \
                    queued_ms, settled_ms, created_ms) \
-                   SELECT * FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], $5::text[], $6::text[], $7::text[], \
-                   $8::int8[], $9::text[], $10::int8[], $11::int8[], $12::int8[]) ON CONFLICT DO NOTHING";
+                   SELECT * FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], \
+                   $5::text[], $6::text[], $7::text[], \
+                   $8::int8[], $9::text[], $10::int8[], $11::int8[], $12::int8[]) ON CONFLICT DO \
+                   NOTHING";
         let mut args = settled_columns(&adopted);
         push(&mut args, adopted.iter().map(|row| row.created_ms as i64).collect::<Vec<_>>());
         expect(execute(conn, sql, args).await?, adopted.len())?;

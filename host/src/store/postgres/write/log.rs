@@ -30,10 +30,14 @@ async fn insert(
     if write_set.events.is_empty() {
         return Ok(0);
     }
-    let sql = "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, attributes, order_id, correlation_id, \
-               cause_source, cause_id, hops, expires_ms, stage, digest, routed_to, due_ms, logged_ms) \
-               SELECT k.*, $20 FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::text[], $8::bytea[], \
-               $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::int8[], $15::int8[], $16::text[], $17::text[], \
+    let sql = "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, \
+               attributes, order_id, correlation_id, \
+               cause_source, cause_id, hops, expires_ms, stage, digest, routed_to, due_ms, \
+               logged_ms) \
+               SELECT k.*, $20 FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], \
+               $5::text[], $6::int8[], $7::text[], $8::bytea[], \
+               $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::int8[], \
+               $15::int8[], $16::text[], $17::text[], \
                $18::text[], $19::int8[]) k ON CONFLICT (id, source) DO NOTHING";
     let mut args = columns![&write_set.events;
         |row| row.seq,
@@ -65,7 +69,8 @@ async fn known_positions(
     conn: &mut PgConnection,
     write_set: &WriteSet<'_>,
 ) -> Result<HashMap<i64, i64>, TransactionError> {
-    let sql = "SELECT k.seq, e.seq FROM unnest($1::text[], $2::text[], $3::int8[]) k (source, id, seq) \
+    let sql = "SELECT k.seq, e.seq FROM unnest($1::text[], $2::text[], $3::int8[]) k (source, id, \
+               seq) \
                JOIN events e ON e.id = k.id AND e.source = k.source WHERE e.seq <> k.seq";
     let args = columns![&write_set.events; |row| row.envelope.event.source.as_str(), |row| row.envelope.event.id.as_str(), |row| row.seq];
     let rows = fetch(conn, sql, args).await?;

@@ -18,8 +18,10 @@ pub(super) async fn insert(
     if write_set.orders.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT INTO orders (id, customer, status, body, fingerprint, idempotency_key, created_ms, updated_ms) \
-               SELECT k.*, $7, $7 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) k \
+    let sql = "INSERT INTO orders (id, customer, status, body, fingerprint, idempotency_key, \
+               created_ms, updated_ms) \
+               SELECT k.*, $7, $7 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], \
+               $5::text[], $6::text[]) k \
                ON CONFLICT DO NOTHING";
     let mut args = columns![&write_set.orders;
         |row| row.0.id.as_str(),

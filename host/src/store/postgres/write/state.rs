@@ -27,7 +27,8 @@ pub(super) async fn verify_reads(
         .map(|row| (row.stage, row.key))
         .collect();
     lock_keys(conn, &keys).await?;
-    let sql = "SELECT count(*) FROM unnest($1::text[], $2::text[], $3::int8[]) k (stage, key, version) \
+    let sql = "SELECT count(*) FROM unnest($1::text[], $2::text[], $3::int8[]) k (stage, key, \
+               version) \
                JOIN state s ON s.stage = k.stage AND s.key = k.key AND s.version = k.version";
     let found = fetch(
         conn,
@@ -45,8 +46,10 @@ pub(in crate::store::postgres) async fn lock_keys(
     keys: &BTreeSet<(&str, &str)>,
 ) -> Result<(), TransactionError> {
     // The condition never holds: an existing row is locked and not changed.
-    let sql = "INSERT INTO state AS s (stage, key, version) SELECT k.*, 0 FROM unnest($1::text[], $2::text[]) k (stage, key) \
-               ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET version = s.version WHERE FALSE";
+    let sql = "INSERT INTO state AS s (stage, key, version) SELECT k.*, 0 FROM unnest($1::text[], \
+               $2::text[]) k (stage, key) \
+               ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET version = s.version \
+               WHERE FALSE";
     execute(conn, sql, columns![&keys; |key| key.0, |key| key.1]).await?;
     Ok(())
 }
@@ -58,8 +61,10 @@ pub(super) async fn write(
     rows: &[StateWrite<'_>],
 ) -> Result<(), TransactionError> {
     let sql = "INSERT INTO state AS s (stage, key, value, version) \
-               SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::int8[]) k (stage, key, value, version) \
-               ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, version = excluded.version \
+               SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::int8[]) k (stage, \
+               key, value, version) \
+               ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, \
+               version = excluded.version \
                WHERE s.version = excluded.version - 1";
     let mut rest: Vec<&StateWrite<'_>> = rows.iter().collect();
     while !rest.is_empty() {
