@@ -28,8 +28,8 @@ pub use crate::services::Services;
 pub use crate::stage::handler::{Call, Handled, Logs, Native, Outcome, StageHandler};
 pub use crate::stage::policy::StagePolicy;
 pub use crate::stage::recording::{
-    Decided, JsonBytes, Listed, Recorded, RecordedEmit, RecordedEvent, RecordedInputs,
-    RecordedOutcome, Recorder, Recording, Writes,
+    CallResult, Decided, JsonBytes, ListQuery, Listed, Recorded, RecordedEmit, RecordedEvent,
+    RecordedInputs, RecordedOutcome, Recorder, Recording, Writes,
 };
 pub use crate::stage::settings::Settings;
 pub use crate::stage::state::{BatchState, LaneCache, StateLimits};

@@ -1,4 +1,5 @@
-//! What workers and background tasks share.
+//! The services that workers, background tasks and the app share: store, broker, relay, pipeline and
+//! clock. Cheap to clone; it owns no task.
 
 use std::sync::Arc;
 
@@ -14,34 +15,34 @@ use crate::relay::RelayHandle;
 use crate::stage::policy::StagePolicy;
 use crate::store::{NewEvent, Settlement, Store, StoreError};
 
-/// Hears of deliveries as they are settled. It is called by the lanes: it must be quick.
+/// Called with every delivery that this host settles, after its commit. The lanes call it, so it
+/// must return quickly.
 pub type Observer = Arc<dyn Fn(&Settlement) + Send + Sync>;
 
-/// What every worker of the host shares.
+/// The shared services of one host.
 #[derive(Clone)]
 pub struct Services {
-    /// Truth.
+    /// Orders, events, deliveries and state.
     pub store: Arc<dyn Store>,
-    /// Queues.
+    /// The queues of the stages.
     pub broker: Arc<dyn Broker>,
-    /// Sends what was committed.
+    /// Sends committed events.
     pub relay: RelayHandle,
-    /// Routes of emitted events.
+    /// Stages and routes.
     pub pipeline: Arc<Pipeline>,
-    /// Time.
+    /// The host's clock.
     pub clock: Arc<dyn Clock>,
     /// This host's name.
     pub host: Arc<str>,
-    /// Where a plugin that traps is reported; weak, so that the supervisor sees when the folder is
-    /// followed no more.
+    /// Where rollbacks are reported. Weak: the supervisor ends when the watcher of the folder does.
     pub plugins: mpsc::WeakSender<PluginChange>,
-    /// Told of every delivery that was settled here, after its commit.
+    /// Called with every settled delivery.
     pub observer: Option<Observer>,
 }
 
 impl Services {
-    /// Publishes an event of the host's own about a stage. It is news, not part of anybody's work:
-    /// without the store it is not told.
+    /// Publishes an event of the host about a stage. It is a notification that no delivery depends
+    /// on: when the store is unavailable, it is lost.
     pub(crate) async fn announce(
         &self,
         policy: &StagePolicy,
@@ -67,7 +68,12 @@ impl Services {
         }
     }
 
-    /// Writes an event that no stage emitted, and has it sent; false when it was known already.
+    /// Writes an event that no stage emitted, and sends it. Returns false when an event of this source
+    /// and id existed already.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer.
     pub(crate) async fn publish(&self, event: NewEvent) -> Result<bool, StoreError> {
         let (new, rows) = self.store.accept_event(event).await?;
         self.relay.enqueue(rows);

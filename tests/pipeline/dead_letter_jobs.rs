@@ -48,8 +48,9 @@ impl NativeStage for Burst {
         let work = |number: usize| {
             let data =
                 json!({ "number": number, "order": event.subject, "wrong": number % CAUSES });
-            let subject = Some(format!("{}-{number}", event.subject));
-            Emitted { subject, ..Emitted::json("work.asked", &data) }
+            let mut emitted = Emitted::json("work.asked", &data);
+            emitted.subject = Some(format!("{}-{number}", event.subject));
+            emitted
         };
         Ok((0..BURST).map(work).collect())
     }

@@ -18,7 +18,7 @@ use crate::runtime::egress::Egress;
 use crate::stage::handler::{
     Call, Description, Emitted, Failure, Handled, Limit, Outcome, StageHandler,
 };
-use crate::stage::state::StateWrites;
+use crate::stage::state_writes::StateWrites;
 
 use bindings::exports::postrider::stage::handler as contract;
 

@@ -1,29 +1,28 @@
-//! The circuit breaker of one stage on this host: it stops the stage while what it depends on is
-//! down.
+//! The circuit breaker of one stage on this host: it stops the stage while a dependency is down.
 //!
-//! Closed: calls are counted over a window; when enough of them failed in a way that a retry may
-//! mend, it opens. Open: nothing runs for a while. Then one message probes at a time: a success
-//! closes it, a failure opens it again for longer. Pure: time comes from outside. Bounds: one
-//! window of counts, one wait that grows to a limit, and so many probes whose failure costs their
-//! message no attempt.
+//! Closed: calls are counted over a window; when enough of them fail with an error that a retry may
+//! resolve, the breaker opens. Open: nothing runs for a while. Half-open: one message at a time
+//! probes; a success closes the breaker, a failure opens it again for longer. Pure: the caller
+//! passes the time. Bounds: one window of counts, one wait that grows to a limit, and a number of
+//! failed probes that do not count as attempts.
 
 use serde::{Deserialize, Serialize};
 
-/// When it opens, and for how long.
+/// When the breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerPolicy {
-    /// Calls in the window before it may open; 0: it never does.
+    /// Calls in the window before it may open; 0: it never opens.
     pub min_calls: u32,
-    /// Share of the calls that failed, 0 to 1, from which on it opens.
+    /// Share of failed calls, 0 to 1, at which it opens.
     pub failure_share: f64,
-    /// Length of the window of counts.
+    /// Length of the window, milliseconds.
     pub window_ms: u64,
-    /// It stays open this long the first time; twice as long each time after a failed probe.
+    /// Milliseconds that it stays open at first; doubled after each failed probe.
     pub open_ms: u64,
-    /// Longest time that it stays open.
+    /// Longest time that it stays open, milliseconds.
     pub open_max_ms: u64,
-    /// Failed probes in a row that are no attempt of their message.
+    /// Failed probes in a row that do not count as attempts of their messages.
     pub uncounted_probes: u32,
 }
 
@@ -43,35 +42,35 @@ impl Default for BreakerPolicy {
 /// Whether a lane may run something now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permit {
-    /// Whole batches.
+    /// It may run whole batches.
     Run,
-    /// One message; its outcome must be reported.
+    /// It may run one message, whose outcome it must report.
     Probe,
-    /// Nothing before this time, milliseconds since 1970-01-01 UTC.
+    /// It must wait.
     Wait {
-        /// When to ask again.
+        /// When to ask again, milliseconds since 1970-01-01 UTC.
         until_ms: u64,
     },
 }
 
-/// How a call went, as far as the breaker cares.
+/// What a call says about the stage's dependencies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// The stage decided, or the message itself was at fault.
+    /// The stage succeeded, or the message itself was at fault.
     Good,
-    /// It failed in a way that a retry may mend.
+    /// It failed with an error that a retry may resolve.
     Failing,
 }
 
-/// What is shown of it.
+/// The state of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BreakerState {
-    /// Everything runs.
+    /// Messages run.
     Closed,
     /// Nothing runs.
     Open,
-    /// One message runs.
+    /// One message probes.
     HalfOpen,
 }
 
@@ -82,7 +81,7 @@ enum State {
     HalfOpen,
 }
 
-/// The breaker.
+/// Counts the calls of one stage, and allows or refuses the next.
 #[derive(Debug)]
 pub struct CircuitBreaker {
     policy: BreakerPolicy,
@@ -91,12 +90,12 @@ pub struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Closed, with no calls counted.
+    /// A closed breaker that has counted no calls.
     pub fn new(policy: BreakerPolicy) -> Self {
         Self { policy, state: State::Closed { since_ms: 0, calls: 0, failed: 0 }, failed_probes: 0 }
     }
 
-    /// What is shown.
+    /// The present state.
     pub fn state(&self) -> BreakerState {
         match self.state {
             State::Closed { .. } => BreakerState::Closed,
@@ -105,7 +104,8 @@ impl CircuitBreaker {
         }
     }
 
-    /// Asked before a batch. Whoever gets the probe must report it, or give it up.
+    /// Whether a lane may run something now. A lane that gets [`Permit::Probe`] must report the call
+    /// or release the probe.
     pub fn permit(&mut self, now_ms: u64) -> Permit {
         match self.state {
             State::Closed { .. } => Permit::Run,
@@ -118,15 +118,15 @@ impl CircuitBreaker {
         }
     }
 
-    /// A probe that came to no outcome: the next one who asks probes.
-    pub fn give_up_probe(&mut self, now_ms: u64) {
+    /// Releases a probe that was not reported; the next lane probes.
+    pub fn release_probe(&mut self, now_ms: u64) {
         if let State::HalfOpen = self.state {
             self.state = State::Open { until_ms: now_ms };
         }
     }
 
-    /// Another version runs from now on: the failures of the one before say nothing about it, and
-    /// an open breaker lets it probe at once.
+    /// Resets the counts when another version begins to run: the failures of the previous one say
+    /// nothing about it. An open breaker lets it probe immediately.
     pub fn reset_for_new_version(&mut self) {
         self.failed_probes = 0;
         self.state = match self.state {
@@ -135,12 +135,12 @@ impl CircuitBreaker {
         };
     }
 
-    /// Whether the failure of a probe is no attempt of its message.
+    /// Whether the failure of a probe does not count as an attempt of its message.
     pub fn probe_is_uncounted(&self) -> bool {
         self.failed_probes < self.policy.uncounted_probes
     }
 
-    /// Reports a call; gives the new state when that opened or closed the breaker. A failed probe
+    /// Reports a call. Returns the new state if the call opened or closed the breaker; a failed probe
     /// leaves it open.
     pub fn report(&mut self, call: Health, now_ms: u64) -> Option<BreakerState> {
         match (&mut self.state, call) {
@@ -168,7 +168,7 @@ impl CircuitBreaker {
                 self.open(now_ms);
                 None
             }
-            // The rest of a batch that was under way when it opened.
+            // The rest of a batch that was running when the breaker opened.
             (State::Open { .. }, _) => None,
         }
     }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_on_the_share_of_failures_over_enough_calls() {
+    fn it_opens_when_enough_calls_fail() {
         let mut breaker = CircuitBreaker::new(POLICY);
         for call in [Health::Failing, Health::Failing, Health::Good] {
             assert_eq!(breaker.report(call, 5_000), None);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_window_does_not_count() {
+    fn calls_before_the_window_do_not_count() {
         let mut breaker = CircuitBreaker::new(POLICY);
         for _ in 0..3 {
             breaker.report(Health::Failing, 5_000);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn one_probe_at_a_time_and_a_success_closes_it() {
+    fn one_message_probes_at_a_time_and_a_success_closes_it() {
         let mut breaker = opened_at(5_000);
         assert_eq!(breaker.permit(5_100), Permit::Probe);
         assert!(matches!(breaker.permit(5_100), Permit::Wait { .. }), "a second probe");
@@ -237,12 +237,12 @@ mod tests {
     }
 
     #[test]
-    fn failed_probes_wait_longer_up_to_a_limit_and_cost_attempts_in_the_end() {
+    fn failed_probes_double_the_wait_and_count_as_attempts_after_a_number() {
         let mut breaker = opened_at(5_000);
         let mut now_ms = 5_100;
-        for (wait_ms, free) in [(200, true), (300, true), (300, false)] {
+        for (wait_ms, uncounted) in [(200, true), (300, true), (300, false)] {
             assert_eq!(breaker.permit(now_ms), Permit::Probe);
-            assert_eq!(breaker.probe_is_uncounted(), free);
+            assert_eq!(breaker.probe_is_uncounted(), uncounted);
             assert_eq!(breaker.report(Health::Failing, now_ms), None);
             assert_eq!(breaker.permit(now_ms), Permit::Wait { until_ms: now_ms + wait_ms });
             now_ms += wait_ms;
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_probes_at_once_and_begins_with_no_failures() {
+    fn a_new_version_probes_immediately_and_starts_without_failures() {
         let mut breaker = opened_at(5_000);
         for now_ms in [5_100, 5_300] {
             assert_eq!(breaker.permit(now_ms), Permit::Probe);
@@ -267,20 +267,20 @@ mod tests {
         assert_eq!(
             breaker.report(Health::Failing, 5_304),
             None,
-            "the failures of the version before"
+            "failures of the previous version count"
         );
     }
 
     #[test]
-    fn a_probe_that_is_given_up_is_made_by_the_next() {
+    fn a_released_probe_goes_to_the_next_lane() {
         let mut breaker = opened_at(5_000);
         assert_eq!(breaker.permit(5_100), Permit::Probe);
-        breaker.give_up_probe(5_150);
+        breaker.release_probe(5_150);
         assert_eq!(breaker.permit(5_150), Permit::Probe);
     }
 
     #[test]
-    fn without_a_minimum_it_never_opens() {
+    fn a_minimum_of_zero_calls_disables_it() {
         let mut breaker = CircuitBreaker::new(BreakerPolicy { min_calls: 0, ..POLICY });
         assert!((0..1_000).all(|_| breaker.report(Health::Failing, 5_000).is_none()));
     }

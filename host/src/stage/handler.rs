@@ -1,9 +1,9 @@
-//! The stage handler: what a stage worker calls, whether the stage is a WebAssembly component or a
-//! Rust value of the embedder.
+//! The stage handler that a worker calls: a WebAssembly component or a Rust value of the embedder.
 //!
 //! A handler runs outside any transaction. It reads through a [`StateView`] and returns its writes
-//! and events; the worker commits them together or not at all. A handler never returns an error of
-//! its own: all that can happen is an [`Outcome`].
+//! and events; the worker commits them together or not at all. A handler has no error type of its
+//! own: every result is an [`Outcome`]. Bounds: the limits of the stage, for a component; none but
+//! those of its state for a native stage.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,25 +11,27 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use crate::domain::event::{Envelope, Event};
+use crate::domain::event::{DeliveryKey, Envelope, Event, idempotency_key};
 use crate::stage::recording::Recorder;
 use crate::stage::settings::Settings;
-use crate::stage::state::{StateError, StateView, StateWrites};
+use crate::stage::state::{StateError, StateView};
+use crate::stage::state_writes::StateWrites;
 
 pub use crate::stage::outcome::{Description, Emitted, Failure, Limit, Outcome};
 
 /// A line that a stage logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct LogLine {
     /// `trace` to `error`.
     pub level: &'static str,
-    /// The text.
+    /// The message, without secrets.
     pub message: String,
-    /// What goes with it.
+    /// Structured fields by name.
     pub fields: Vec<(String, String)>,
 }
 
-/// Keeps what a stage logs for whoever runs it, instead of the host's log.
+/// Collects the log lines of a stage instead of writing them to the host's log.
 #[derive(Debug, Clone, Default)]
 pub struct Logs(Arc<Mutex<Vec<LogLine>>>);
 
@@ -39,36 +41,52 @@ impl Logs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 
-    /// Everything so far, and begins anew.
+    /// Removes and returns all lines so far.
     pub fn take(&self) -> Vec<LogLine> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// One try's context.
+/// The context of one attempt.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct CallContext {
     /// The name under which the operator runs the stage.
     pub stage: Arc<str>,
-    /// 1 on the first try.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
     /// See [`crate::domain::event::idempotency_key`].
     pub idempotency_key: String,
-    /// Wall clock when this try began; constant within a try.
+    /// The clock when the attempt began, milliseconds since 1970-01-01 UTC; constant within an
+    /// attempt.
     pub now_ms: u64,
-    /// W3C trace headers for calls the stage makes itself.
+    /// W3C trace headers for HTTP calls of the stage.
     pub trace_headers: Vec<(String, String)>,
     /// The operator's settings for the stage, secrets among them; [`CallContext::setting`] reads
     /// one.
     pub settings: Arc<Settings>,
-    /// Where its log lines go; none: to the host's log.
+    /// Receives its log lines; none: the host's log does.
     pub logs: Option<Logs>,
-    /// Notes what the call is given.
+    /// Records the answers that the call gets.
     pub recorder: Recorder,
 }
 
 impl CallContext {
-    /// The operator's setting under `key`. What is no secret is recorded.
+    /// The context of an attempt without trace headers and settings; its reads are not recorded.
+    pub fn new(delivery: &DeliveryKey, attempt: u32, now_ms: u64) -> Self {
+        Self {
+            stage: Arc::clone(&delivery.stage),
+            attempt,
+            idempotency_key: idempotency_key(delivery),
+            now_ms,
+            trace_headers: Vec::new(),
+            settings: Arc::default(),
+            logs: None,
+            recorder: Recorder::default(),
+        }
+    }
+
+    /// The operator's setting under `key`. It is recorded unless it is a secret.
     pub fn setting(&self, key: &str) -> Option<&str> {
         let value = self.settings.get(key).map(String::as_str);
         if !self.settings.is_secret(key) {
@@ -82,21 +100,21 @@ impl CallContext {
 pub struct Call {
     /// The event to decide about.
     pub envelope: Arc<Envelope>,
-    /// About this try.
+    /// The attempt.
     pub context: CallContext,
-    /// The stage's state as this message sees it.
+    /// The stage's state as this call sees it.
     pub state: StateView,
 }
 
-/// What a handler gives back.
+/// The result of a call.
 pub struct Handled {
-    /// What came of it.
+    /// How the call ended.
     pub outcome: Outcome,
     /// State writes; only meaningful with [`Outcome::Done`].
     pub writes: StateWrites,
     /// Time spent in the stage.
     pub duration: Duration,
-    /// Linear memories and tables that the guest had in the end; 0 for a native stage.
+    /// Bytes of the guest's linear memories and tables after the call; 0 for a native stage.
     pub memory_bytes: u64,
 }
 
@@ -111,10 +129,10 @@ pub trait StageHandler: Send + Sync + 'static {
     async fn handle(&self, call: Call) -> Handled;
 }
 
-/// A stage written as a Rust value inside the embedder's program: same contract, no sandbox.
+/// A stage that is a Rust value of the embedder's program: the plugin contract without a sandbox.
 #[async_trait]
 pub trait NativeStage: Send + Sync + 'static {
-    /// Asked once, when the stage is registered.
+    /// Called once, when the stage is registered.
     fn describe(&self) -> Description;
     /// Decides about one event. The rules of the plugin contract hold: effects only through `cx`
     /// and the returned events.
@@ -126,20 +144,22 @@ pub trait NativeStage: Send + Sync + 'static {
 }
 
 /// What a native stage may use during a call.
+#[non_exhaustive]
 pub struct NativeContext {
-    /// About this try.
+    /// The attempt.
     pub call: CallContext,
     /// The stage's state.
     pub state: StateView,
 }
 
-/// Why a native stage did not decide.
+/// Why a call of a native stage failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NativeError {
-    /// As a guest would return it.
+    /// An error of the stage's own.
     #[error("{}: {}", .0.code, .0.message)]
     Failure(Failure),
-    /// State could not be read, or a limit was broken.
+    /// State could not be read, or a limit was exceeded.
     #[error(transparent)]
     State(#[from] StateError),
 }
@@ -157,7 +177,7 @@ pub struct Native<S> {
 }
 
 impl<S: NativeStage> Native<S> {
-    /// Wraps `stage`.
+    /// A handler that calls `stage`.
     pub fn new(stage: S) -> Self {
         let description = stage.describe();
         Self { stage, description }
@@ -202,7 +222,7 @@ impl<S: NativeStage> StageHandler for Native<S> {
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()

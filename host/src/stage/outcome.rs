@@ -1,4 +1,4 @@
-//! What a stage says about itself, and what comes of a try.
+//! What a stage says about itself, and how a call of it ends.
 
 use serde::Serialize;
 
@@ -6,6 +6,7 @@ use crate::stage::circuit_breaker::Health;
 
 /// What a stage says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Description {
     /// Default name of the stage.
     pub name: String,
@@ -15,9 +16,9 @@ pub struct Description {
     pub summary: String,
     /// Event types or AMQP topic patterns.
     pub consumes: Vec<String>,
-    /// JsonBytes event types.
+    /// Event types that it may emit.
     pub emits: Vec<String>,
-    /// Open for growth.
+    /// Further properties by name; the host knows none today.
     pub attributes: Vec<(String, String)>,
 }
 
@@ -39,14 +40,14 @@ impl Description {
         }
     }
 
-    /// Consumes these event types or AMQP topic patterns, too.
+    /// Adds event types or AMQP topic patterns that the stage consumes.
     #[must_use]
     pub fn consumes(mut self, patterns: impl IntoIterator<Item: AsRef<str>>) -> Self {
         self.consumes.extend(patterns.into_iter().map(|pattern| pattern.as_ref().to_owned()));
         self
     }
 
-    /// May emit these event types, too.
+    /// Adds event types that the stage may emit.
     #[must_use]
     pub fn emits(mut self, event_types: impl IntoIterator<Item: AsRef<str>>) -> Self {
         self.emits.extend(event_types.into_iter().map(|event_type| event_type.as_ref().to_owned()));
@@ -54,8 +55,9 @@ impl Description {
     }
 }
 
-/// An event that a stage wants sent.
+/// An event that a stage emits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Emitted {
     /// One of the types that the description declares.
     pub event_type: String,
@@ -65,14 +67,14 @@ pub struct Emitted {
     pub data: bytes::Bytes,
     /// None: the subject of the incoming event.
     pub subject: Option<String>,
-    /// Deliver no earlier than this much later.
+    /// Milliseconds from the decision until it falls due.
     pub delay_ms: u32,
     /// CloudEvents extension attributes.
     pub attributes: Vec<(String, String)>,
 }
 
 impl Emitted {
-    /// About the subject of the incoming event, at once.
+    /// An event about the subject of the incoming one, due immediately, without attributes.
     pub fn new(
         event_type: impl Into<String>,
         content_type: impl Into<String>,
@@ -83,44 +85,46 @@ impl Emitted {
         Self { event_type, content_type, data, subject: None, delay_ms: 0, attributes: Vec::new() }
     }
 
-    /// The same, with JSON as its payload.
+    /// Like [`Emitted::new`], with a JSON payload.
     pub fn json(event_type: impl Into<String>, data: &serde_json::Value) -> Self {
         Self::new(event_type, "application/json", data.to_string())
     }
 }
 
-/// The stage could not decide.
+/// An error that a stage returns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Failure {
-    /// Try again later, or dead-letter at once.
+    /// Whether further attempts may succeed; otherwise the message is dead-lettered immediately.
     pub retryable: bool,
     /// Short and stable; dead letters are grouped by it.
     pub code: String,
     /// For people.
     pub message: String,
-    /// Wait at least this long.
+    /// Shortest wait before the next attempt.
     pub retry_after_ms: Option<u32>,
 }
 
 impl Failure {
-    /// Try again later.
+    /// An error that a further attempt may resolve.
     pub fn retry(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { retryable: true, code: code.into(), message: message.into(), retry_after_ms: None }
     }
 
-    /// A person must look.
+    /// An error that no further attempt resolves.
     pub fn reject(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { retryable: false, ..Self::retry(code, message) }
     }
 }
 
-/// A limit of the host that a guest broke.
+/// A limit of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 #[serde(rename_all = "kebab-case")]
 pub enum Limit {
     /// Linear memory and tables, summed over the instance.
     Memory,
-    /// Bytes of all returned events, or handed over in one host call.
+    /// Bytes of all returned events, or passed to one host call.
     Output,
     /// Number of returned events.
     Events,
@@ -149,31 +153,33 @@ impl Limit {
     }
 }
 
-/// What came of one try.
+/// How a call ended.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Outcome {
-    /// The stage decided; its events and writes are to be committed.
+    /// The stage succeeded: its events and writes are to be committed.
     Done(Vec<Emitted>),
-    /// The stage could not decide.
+    /// The stage returned an error.
     Failed(Failure),
     /// The guest trapped or ran out of time: `kind` is short and stable (`unreachable`, `timeout`,
     /// `stack-overflow`).
     Trapped {
-        /// What kind of trap.
+        /// The kind of trap.
         kind: String,
-        /// For people; carries the guest's panic text where there was one.
+        /// For people; includes the guest's panic message, if any.
         message: String,
         /// Symbolised guest backtrace, one frame a line.
         backtrace: Option<String>,
     },
-    /// The guest broke a limit of the host.
+    /// The guest exceeded a limit of the host.
     LimitExceeded {
-        /// Which.
+        /// The limit.
         limit: Limit,
-        /// What was seen and what is allowed.
+        /// The actual value and the allowed one.
         message: String,
     },
-    /// The host could not serve the call (store lost, no instance free): not an attempt.
+    /// The host could not serve the call (store unavailable, no free instance). This does not count
+    /// as an attempt.
     Unavailable(String),
 }
 
@@ -183,7 +189,7 @@ impl Outcome {
         matches!(self, Self::Trapped { .. })
     }
 
-    /// Whether another try may mend it, as long as there are tries left.
+    /// Whether a further attempt may succeed, if the retry policy allows one.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Failed(failure) => failure.retryable,
@@ -192,8 +198,8 @@ impl Outcome {
         }
     }
 
-    /// What it says about what the stage depends on; nothing when the stage was not run. A trap is
-    /// the plugin's fault, a time-out may be its dependency's.
+    /// What the outcome says about the stage's dependencies; none when the stage did not run. A trap
+    /// is the plugin's fault, a timeout may be a dependency's.
     pub fn health(&self) -> Option<Health> {
         match self {
             Self::Failed(Failure { retryable: true, .. }) => Some(Health::Failing),

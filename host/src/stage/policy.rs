@@ -1,18 +1,18 @@
-//! What an operator sets for a stage: its routes, retries and expiry.
+//! The policy of a stage: routes, retries and expiry. Pure.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// When and how often a failed try is repeated.
+/// When and how often a failed attempt is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryPolicy {
-    /// Tries in all; 1 means no retry.
+    /// Attempts in total; 1 means no retry.
     pub max_attempts: u32,
-    /// Wait before the second try.
+    /// Wait before the second attempt, milliseconds.
     pub initial_ms: u64,
-    /// Longest wait.
+    /// Longest wait, milliseconds.
     pub max_ms: u64,
     /// Growth from one wait to the next.
     pub multiplier: f64,
@@ -27,7 +27,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Wait after failed try number `attempt`, given a random number in `[0, 1)`.
+    /// Milliseconds to wait after failed attempt number `attempt`, given a random number in
+    /// `[0, 1)`.
     pub fn wait_ms(&self, attempt: u32, random: f64) -> u64 {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let grown = self.initial_ms as f64 * self.multiplier.powi(exponent);
@@ -35,21 +36,21 @@ impl RetryPolicy {
     }
 }
 
-/// What the decision needs to know about a stage.
+/// What decisions about a stage's deliveries follow.
 #[derive(Debug, Clone)]
 pub struct StagePolicy {
     /// Name under which the operator runs it.
     pub name: Arc<str>,
     /// CloudEvents source of what it emits.
     pub source: String,
-    /// Topic patterns that reach it.
+    /// Topic patterns that it consumes.
     pub consumes: Vec<String>,
     /// Event types that it declared.
     pub emits: Vec<String>,
-    /// Its retries.
+    /// When failed attempts are repeated.
     pub retry: RetryPolicy,
-    /// Longest chain of events.
+    /// Longest chain of events, in stages.
     pub hops_max: u32,
-    /// Life of an event after it falls due.
+    /// Milliseconds from when an event falls due until it expires.
     pub expiry_ms: u64,
 }

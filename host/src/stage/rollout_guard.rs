@@ -1,8 +1,9 @@
-//! The reload guard: the first messages of a new version are watched, and the version before comes
-//! back when too many of them trap.
+//! The rollout guard: watches the first calls of a new version, and rolls back to the previous one
+//! when too many of them trap.
 //!
-//! Pure. Only traps and time-outs count: a failure that a stage returns is its decision. What
-//! trapped was an attempt of its message, and is tried again on the version that came back.
+//! Pure. Only traps and timeouts count: an error that a stage returns is its decision. A trap is an
+//! attempt of its message; the next attempt runs on the version that serves by then. Bounds: the
+//! number of watched calls.
 
 use std::sync::Arc;
 
@@ -10,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::stage::outcome::Outcome;
 
-/// When a new version is distrusted.
+/// When a new version is rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolloutGuardPolicy {
-    /// Messages of a new version that are watched; 0: none.
+    /// Calls of a new version that are watched; 0: none.
     pub messages: u32,
-    /// So many of them may trap or time out.
+    /// Number of them that may trap or time out.
     pub traps_max: u32,
 }
 
@@ -26,13 +27,13 @@ impl Default for RolloutGuardPolicy {
     }
 }
 
-/// Watches a version after it replaced another one.
+/// Watches a version that replaced another one.
 #[derive(Debug)]
 pub struct RolloutGuard<T> {
     policy: RolloutGuardPolicy,
-    /// The version under watch.
+    /// The version that is watched.
     digest: String,
-    /// What served before.
+    /// The version that served before.
     previous: Arc<T>,
     seen: u32,
     trapped: u32,
@@ -54,18 +55,18 @@ impl CallEnd {
     }
 }
 
-/// What the guard found.
+/// What the guard found about a version.
 #[derive(Debug)]
 pub enum Finding<T> {
-    /// The watch goes on.
+    /// It is still watched.
     Watching,
-    /// The version has shown itself, or is not the one under watch.
+    /// It ran all its watched calls.
     Passed,
-    /// Too many messages trapped: this served before.
+    /// Too many calls trapped.
     RolledBack {
-        /// What to put back.
+        /// The version to restore.
         previous: Arc<T>,
-        /// For people.
+        /// The reason, in words.
         reason: String,
     },
 }
@@ -76,7 +77,7 @@ impl<T> RolloutGuard<T> {
         Self { policy, digest: digest.to_owned(), previous, seen: 0, trapped: 0 }
     }
 
-    /// What served before the version under watch.
+    /// The version that served before.
     pub fn previous(&self) -> &Arc<T> {
         &self.previous
     }
@@ -107,16 +108,16 @@ mod tests {
     const POLICY: RolloutGuardPolicy = RolloutGuardPolicy { messages: 5, traps_max: 1 };
 
     #[test]
-    fn a_version_that_traps_too_often_is_distrusted() {
+    fn a_version_that_traps_too_often_is_rolled_back() {
         let mut guard = RolloutGuard::new(POLICY, "new", Arc::new("old"));
         assert!(
             matches!(guard.report("old", CallEnd::Trapped), Finding::Watching),
-            "the version before does not count"
+            "a call of the previous version counted"
         );
         assert!(matches!(guard.report("new", CallEnd::Trapped), Finding::Watching));
         assert!(matches!(guard.report("new", CallEnd::Returned), Finding::Watching));
         let Finding::RolledBack { previous, reason } = guard.report("new", CallEnd::Trapped) else {
-            panic!("still trusted")
+            panic!("not rolled back")
         };
         assert_eq!(
             (*previous, reason.as_str()),
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watch_ends() {
+    fn a_version_passes_after_its_watched_calls() {
         let mut guard = RolloutGuard::new(POLICY, "new", Arc::new("old"));
         for number in 1..5 {
             assert!(matches!(

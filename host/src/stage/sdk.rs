@@ -1,9 +1,9 @@
-//! A stage written with the Rust SDK, run in the host as it is: the same source as the sandboxed
-//! plugin, without the sandbox.
+//! Runs a stage that is written with the Rust SDK as native code: the same source as the plugin,
+//! without the sandbox.
 //!
 //! For embedders who trust their own stages, and for measuring what the sandbox costs. The SDK is
-//! synchronous: a read that is not in the lane's memory blocks its thread until the store has
-//! answered, so the runtime must have several.
+//! synchronous: a read that the lane has not cached blocks its thread until the store answers, so
+//! the runtime needs several threads.
 
 use std::marker::PhantomData;
 
@@ -29,7 +29,7 @@ impl<S> Default for SdkStage<S> {
 impl<S: sdk::Stage + 'static> NativeStage for SdkStage<S> {
     fn describe(&self) -> Description {
         let sdk::Description { name, version, summary, consumes, emits } = S::describe();
-        Description { name, version, summary, consumes, emits, attributes: Vec::new() }
+        Description::new(name, version, summary).consumes(consumes).emits(emits)
     }
 
     async fn handle(
@@ -48,7 +48,7 @@ impl<S: sdk::Stage + 'static> NativeStage for SdkStage<S> {
             attributes: event.attributes.clone(),
         };
         let mut host =
-            Here { cx: std::cell::RefCell::new(cx), broken: std::cell::RefCell::new(None) };
+            NativeHost { cx: std::cell::RefCell::new(cx), broken: std::cell::RefCell::new(None) };
         let outcome = sdk::run::<S>(&mut host, &event);
         if let Some(error) = host.broken.into_inner() {
             return Err(error.into());
@@ -66,13 +66,13 @@ fn emitted(emit: sdk::Emit) -> Emitted {
 }
 
 /// The host as the SDK sees it.
-struct Here<'a> {
+struct NativeHost<'a> {
     cx: std::cell::RefCell<&'a mut NativeContext>,
-    /// The first thing that went wrong with the state; the call counts for nothing then.
+    /// The first error of a state operation; it ends the call.
     broken: std::cell::RefCell<Option<StateError>>,
 }
 
-impl Here<'_> {
+impl NativeHost<'_> {
     fn checked<T: Default>(&self, result: Result<T, StateError>) -> T {
         result.unwrap_or_else(|error| {
             self.broken.borrow_mut().get_or_insert(error);
@@ -81,7 +81,7 @@ impl Here<'_> {
     }
 }
 
-/// What is in memory is there at once; the store is waited for.
+/// Polls once, which is enough for a cached value, and blocks otherwise.
 macro_rules! wait_for {
     ($future:expr) => {
         match $future.now_or_never() {
@@ -93,7 +93,7 @@ macro_rules! wait_for {
     };
 }
 
-impl sdk::Host for Here<'_> {
+impl sdk::Host for NativeHost<'_> {
     fn stage(&self) -> String {
         self.cx.borrow().call.stage.to_string()
     }

@@ -1,12 +1,15 @@
-//! What `config.get` answers: the operator's settings, and secrets. A secret's value never leaves
-//! the host in text or in what is stored.
+//! Settings and secrets of a stage, as `config.get` returns them. A secret's value never leaves the
+//! host in texts, events or state.
 //!
-//! Where a stage's words leave it (log lines, failures, trap messages, backtraces), a secret's
-//! value is replaced by `***`. Events and state that contain one are refused: the message becomes a
-//! dead letter with the code `secret-leak`. This carries no guarantee against a stage that encodes
-//! a secret on purpose; it keeps field_errors, which look like the value itself or like JSON, out of
-//! logs and databases. Calls to the outside are not searched: a secret is there to be sent to whom
-//! the operator granted.
+//! In texts of a stage (log lines, errors, trap messages, backtraces) a secret's value is replaced
+//! by `***`. Events and state that contain one are refused: the message becomes a dead letter with
+//! the code `secret-leak`. This is no guarantee against a stage that encodes a secret on purpose; it
+//! keeps accidents, where the value appears as it is or as JSON, out of logs and databases. HTTP
+//! calls are not searched: a stage sends secrets to the hosts that the operator granted. Bounds: a
+//! secret file has at most 64 KiB.
+
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -17,30 +20,30 @@ use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 
 use crate::stage::outcome::{Emitted, Failure, Outcome};
-use crate::stage::state::StateWrites;
+use crate::stage::state_writes::StateWrites;
 
 /// Code of a message whose events or state contain a secret.
 pub const SECRET_LEAK: &str = "secret-leak";
-/// Shorter values are not searched for in events and state: they would be found everywhere.
+/// Shorter secrets are not searched for in events and state: they would match by chance.
 pub const LEAK_MIN_BYTES: usize = 8;
-/// Larger files are no secrets.
+/// Largest secret file.
 const FILE_MAX_BYTES: u64 = 64 << 10;
 const MASK: &str = "***";
 
-/// Where the host finds a secret, once, when it starts.
+/// Where the host reads a secret when it starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SecretSource {
     /// An environment variable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<String>,
-    /// A file; one line end after the value does not count.
+    /// A file; one line break after the value is ignored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
 }
 
 impl SecretSource {
-    /// The value, or what is wrong.
+    /// The value, or the problem in words.
     fn read(&self) -> Result<String, String> {
         let value = match (&self.env, &self.file) {
             (Some(name), None) => std::env::var(name).map_err(|error| match error {
@@ -69,7 +72,7 @@ impl SecretSource {
     }
 }
 
-/// Secrets by name, as they were read at the start. Shows only how many there are.
+/// Secrets by name, as read at the start. `Debug` shows only their number.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secrets(BTreeMap<String, String>);
 
@@ -86,7 +89,7 @@ impl FromIterator<(String, String)> for Secrets {
 }
 
 impl Secrets {
-    /// Reads them all; every problem with the key of its secret below `key`.
+    /// Reads all secrets. Adds every problem to `problems`, each with its key below `key`.
     pub fn read(
         sources: &BTreeMap<String, SecretSource>,
         key: &str,
@@ -103,7 +106,7 @@ impl Secrets {
     }
 }
 
-/// What a stage's `config.get` answers.
+/// Settings and secrets by name, as `config.get` returns them.
 #[derive(Default)]
 pub struct Settings {
     values: HashMap<String, String>,
@@ -135,30 +138,30 @@ impl FromIterator<(String, String)> for Settings {
 }
 
 impl Settings {
-    /// Settings, and secrets beside them.
+    /// Settings and secrets; a secret takes precedence over a setting of its name.
     pub fn new(settings: &BTreeMap<String, String>, secrets: &Secrets) -> Self {
         let both =
             settings.iter().chain(&secrets.0).map(|(name, value)| (name.clone(), value.clone()));
         let mut secrets: Vec<Secret> =
             secrets.0.iter().map(|(name, value)| Secret::new(name, value)).collect();
-        // One that holds another is masked first, as a whole.
+        // The longest first: a secret may contain another one.
         secrets.sort_by_key(|secret| {
             std::cmp::Reverse(secret.forms.iter().map(|form| form.text.len()).max())
         });
         Self { values: both.collect(), secrets }
     }
 
-    /// What the stage is answered.
+    /// The setting or secret of this name.
     pub fn get(&self, name: &str) -> Option<&String> {
         self.values.get(name)
     }
 
-    /// Whether what is answered under this name is a secret.
+    /// Whether this name is that of a secret.
     pub fn is_secret(&self, name: &str) -> bool {
         self.secrets.iter().any(|secret| secret.name == name)
     }
 
-    /// Length of the longest secret.
+    /// Bytes of the longest secret.
     pub fn secret_max_bytes(&self) -> usize {
         self.secrets
             .iter()
@@ -168,7 +171,7 @@ impl Settings {
             .unwrap_or(0)
     }
 
-    /// A text of the stage without any secret's value.
+    /// `text` with every secret masked.
     pub fn redact<'a>(&self, text: impl Into<Cow<'a, str>>) -> Cow<'a, str> {
         let mut text = text.into();
         for form in self.secrets.iter().flat_map(|secret| &secret.forms) {
@@ -179,7 +182,7 @@ impl Settings {
         text
     }
 
-    /// A log line without any secret's value.
+    /// A log line with every secret masked.
     pub fn redact_line(
         &self,
         message: String,
@@ -195,7 +198,7 @@ impl Settings {
         )
     }
 
-    /// What leaves a stage: texts without secrets, and nothing stored that holds one.
+    /// The outcome with secrets masked in its texts; a failure if an event or a write contains one.
     #[must_use]
     pub fn guard(&self, outcome: Outcome, writes: &StateWrites) -> Outcome {
         if self.secrets.is_empty() {
@@ -222,7 +225,7 @@ impl Settings {
         }
     }
 
-    /// Says which secret is where.
+    /// Which secret is where, in words.
     fn leak(&self, emitted: &[Emitted], writes: &StateWrites) -> Option<String> {
         let in_event = |event: &Emitted| {
             let attributes = event
@@ -237,7 +240,7 @@ impl Settings {
             std::iter::once(&event.data[..])
                 .chain(texts)
                 .chain(attributes)
-                .find_map(|bytes| self.held_by(bytes))
+                .find_map(|bytes| self.secret_in(bytes))
         };
         if let Some((place, name)) =
             emitted.iter().enumerate().find_map(|(place, event)| Some((place, in_event(event)?)))
@@ -248,14 +251,14 @@ impl Settings {
             ));
         }
         let in_write = |(key, value): (&String, &Option<bytes::Bytes>)| {
-            self.held_by(key.as_bytes())
-                .or_else(|| value.as_ref().and_then(|value| self.held_by(value)))
+            self.secret_in(key.as_bytes())
+                .or_else(|| value.as_ref().and_then(|value| self.secret_in(value)))
         };
         let name = writes.iter().find_map(in_write)?;
         Some(format!("the state that the stage wrote contains the secret `{name}`"))
     }
 
-    fn held_by(&self, bytes: &[u8]) -> Option<&str> {
+    fn secret_in(&self, bytes: &[u8]) -> Option<&str> {
         let holds =
             |form: &Form| form.text.len() >= LEAK_MIN_BYTES && form.finder.find(bytes).is_some();
         self.secrets
@@ -280,158 +283,5 @@ impl Secret {
             .map(|text| Form { finder: Finder::new(text.as_bytes()).into_owned(), text })
             .collect();
         Self { name: name.to_owned(), forms }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(secrets: &[(&str, &str)]) -> Settings {
-        let secrets =
-            secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Settings::new(&BTreeMap::from([("mode".to_owned(), "on".to_owned())]), &Secrets(secrets))
-    }
-
-    fn emitted(data: &str) -> Emitted {
-        Emitted::new("a.b", "application/json", data.to_owned())
-    }
-
-    const KEY: &str = "sk-0123456789";
-
-    #[test]
-    fn a_stage_is_answered_both_and_nobody_else_sees_a_secret() {
-        let settings = settings(&[("key", KEY)]);
-        assert_eq!(
-            (settings.get("mode").map(String::as_str), settings.get("key").map(String::as_str)),
-            (Some("on"), Some(KEY))
-        );
-        assert_eq!(format!("{settings:?}"), "2 settings, 1 of them secret");
-        assert!(
-            !format!("{:?}", Secrets(BTreeMap::from([("key".to_owned(), KEY.to_owned())])))
-                .contains(KEY)
-        );
-        assert_eq!(settings.redact(format!("a {KEY} and {KEY}")), "a *** and ***");
-        assert!(matches!(settings.redact("nothing"), Cow::Borrowed("nothing")));
-    }
-
-    #[test]
-    fn the_longest_secret_is_masked_first_and_json_is_read() {
-        let settings =
-            settings(&[("inner", "0123456789"), ("key", KEY), ("quoted", "a\"b\\c\nd-and-more")]);
-        assert_eq!(settings.redact(KEY), "***");
-        let json = serde_json::json!({ "said": "a\"b\\c\nd-and-more" }).to_string();
-        assert_eq!(settings.redact(&json), r#"{"said":"***"}"#);
-        assert!(matches!(
-            settings.guard(Outcome::Done(vec![emitted(&json)]), &StateWrites::new()),
-            Outcome::Failed(_)
-        ));
-        // Quotes at the ends of a value belong to it.
-        let quoted = self::settings(&[("q", "\"quoted-secret\"")]);
-        assert_eq!(quoted.redact(r#"x "quoted-secret" \"quoted-secret\" y"#), "x *** *** y");
-    }
-
-    #[test]
-    fn no_outcome_carries_a_secret() {
-        let settings = settings(&[("key", KEY), ("pin", "1234")]);
-        let failed = Failure {
-            retryable: true,
-            code: format!("c-{KEY}"),
-            message: format!("m {KEY} 1234"),
-            retry_after_ms: Some(1),
-        };
-        let trapped = Outcome::Trapped {
-            kind: "unreachable".into(),
-            message: KEY.into(),
-            backtrace: Some(format!("at {KEY}")),
-        };
-        let limit = Outcome::LimitExceeded {
-            limit: crate::stage::handler::Limit::StateKey,
-            message: KEY.into(),
-        };
-        for outcome in [Outcome::Failed(failed), trapped, limit, Outcome::Unavailable(KEY.into())] {
-            let guarded = format!("{:?}", settings.guard(outcome, &StateWrites::new()));
-            assert!(
-                guarded.contains(MASK) && !guarded.contains(KEY) && !guarded.contains("1234"),
-                "{guarded}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_would_be_stored_with_a_secret_is_refused() {
-        let settings = settings(&[("key", KEY), ("pin", "1234")]);
-        let leaks = |emitted: Vec<Emitted>, writes: StateWrites| match settings
-            .guard(Outcome::Done(emitted), &writes)
-        {
-            Outcome::Failed(Failure { retryable: false, code, message, .. }) => {
-                assert!(
-                    code == SECRET_LEAK && message.contains("`key`") && !message.contains(KEY),
-                    "{message}"
-                );
-                true
-            }
-            _ => false,
-        };
-        let held = format!("x{KEY}y");
-        let write = |key: &str, value: &str| {
-            StateWrites::from([(key.to_owned(), Some(value.to_owned().into()))])
-        };
-        assert!(leaks(vec![emitted("{}"), emitted(&held)], StateWrites::new()));
-        assert!(leaks(
-            vec![Emitted { subject: Some(held.clone()), ..emitted("") }],
-            StateWrites::new()
-        ));
-        assert!(leaks(
-            vec![Emitted { attributes: vec![("a".into(), held.clone())], ..emitted("") }],
-            StateWrites::new()
-        ));
-        assert!(leaks(
-            vec![Emitted { event_type: held.clone(), ..emitted("") }],
-            StateWrites::new()
-        ));
-        assert!(leaks(vec![], write("k", &held)) && leaks(vec![], write(&held, "v")));
-        assert!(leaks(vec![], StateWrites::from([(held, None)])));
-        // A short one would be found everywhere.
-        assert!(!leaks(vec![emitted("1234")], write("1234", "1234")));
-    }
-
-    #[test]
-    fn a_secret_is_read_once_and_every_problem_is_said() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str, content: &[u8]| {
-            let place = folder.path().join(name);
-            std::fs::write(&place, content).unwrap();
-            SecretSource { file: Some(place), env: None }
-        };
-        let sources = BTreeMap::from([
-            ("lf".to_owned(), file("lf", b"value\n")),
-            ("crlf".to_owned(), file("crlf", b"value\r\n")),
-            ("two".to_owned(), file("two", b"value\n\n")),
-        ]);
-        let mut problems = Vec::new();
-        let read = Secrets::read(&sources, "k", &mut problems);
-        assert_eq!(read.0.values().collect::<Vec<_>>(), ["value", "value", "value\n"]);
-        assert!(problems.is_empty(), "{problems:?}");
-        let wrong = BTreeMap::from([
-            ("a-neither".to_owned(), SecretSource::default()),
-            (
-                "b-unset".to_owned(),
-                SecretSource { env: Some("POSTRIDER_TEST_NO_SUCH_SECRET".into()), file: None },
-            ),
-            (
-                "c-absent".to_owned(),
-                SecretSource { env: None, file: Some(folder.path().join("absent")) },
-            ),
-            ("d-empty".to_owned(), file("empty", b"\n")),
-            ("e-binary".to_owned(), file("binary", &[0xff, 0xfe])),
-            ("f-huge".to_owned(), file("huge", &vec![b'x'; 65 << 10])),
-        ]);
-        let read = Secrets::read(&wrong, "stages.x.secrets", &mut problems);
-        assert!(read.0.is_empty() && problems.len() == 6, "{problems:#?}");
-        assert!(
-            problems[1].starts_with("stages.x.secrets.b-unset: the environment variable"),
-            "{problems:?}"
-        );
     }
 }

@@ -1,20 +1,25 @@
-//! A stage's state while a batch runs: a message's own layer over the batch's layer over the lane's
+//! A stage's state while a batch runs: a call's own writes over those of the batch over the lane's
 //! cache over the store.
 //!
-//! What carries the guarantee is the version check in the store's commit; the cache here only saves
-//! reads. Every version that any message of the batch relied on is kept in [`BatchState`], those of
-//! failed and timed-out messages included, so that an outcome on stale data never counts. Bounds:
-//! keys, values and bytes per call by [`StateLimits`]; the cache by its number of entries.
+//! The version check in the store's commit carries the guarantee; the cache only saves reads.
+//! [`BatchState`] keeps every version that a call of the batch relied on, those of failed and
+//! timed-out calls included, so an outcome based on stale data is never committed. Bounds: keys,
+//! values and bytes for each call by [`StateLimits`]; the cache by its number of entries.
+
+mod lane_cache;
+mod overlay;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use lru::LruCache;
 
+use self::lane_cache::Cached;
+pub use self::lane_cache::LaneCache;
+use self::overlay::Overlay;
 use crate::stage::outcome::{Limit, Outcome};
-use crate::stage::recording::Recorder;
+use crate::stage::recording::{ListQuery, Recorder};
+use crate::stage::state_writes::StateWrites;
 use crate::store::{StateRow, StateSource, StoreError, Version};
 
 /// Bounds on what one call may write.
@@ -26,22 +31,22 @@ pub struct StateLimits {
     pub value_max_bytes: usize,
     /// Keys and values written by one call, in bytes.
     pub call_max_bytes: usize,
-    /// Most keys that one `list_keys` returns.
+    /// Keys that one `list_keys` returns at most.
     pub list_max: u32,
 }
 
 /// Why a state operation ended the call.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The stage broke a limit: dead-lettered with its name.
+    /// The stage exceeded a limit: its message is dead-lettered with the name of the limit.
     #[error("{message}")]
     Limit {
-        /// Which limit.
+        /// The limit that was exceeded.
         limit: Limit,
-        /// What was seen and what is allowed.
+        /// The actual value and the allowed one.
         message: String,
     },
-    /// The store could not be read: not an attempt.
+    /// The store could not be read. This does not count as an attempt.
     #[error("the store could not be read")]
     Store(#[from] StoreError),
 }
@@ -56,46 +61,6 @@ impl StateError {
     }
 }
 
-/// The keys that one call wrote; `None` removes.
-pub type StateWrites = BTreeMap<String, Option<Bytes>>;
-
-type Cached = (Option<Bytes>, Version);
-
-/// Values that a lane keeps between batches. The next commit decides whether they were current.
-pub struct LaneCache(LruCache<String, Cached>);
-
-impl LaneCache {
-    /// Keeps at most `entries` keys.
-    pub fn new(entries: NonZeroUsize) -> Self {
-        Self(LruCache::new(entries))
-    }
-
-    /// Stands in for a cache that is lent to a batch; a full one would allocate its table for every
-    /// batch.
-    pub fn placeholder() -> Self {
-        Self::new(NonZeroUsize::MIN)
-    }
-
-    /// Forgets everything; the table stays.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// Forgets keys that turned out stale.
-    pub fn forget<'a>(&mut self, keys: impl IntoIterator<Item = &'a String>) {
-        for key in keys {
-            self.0.pop(key);
-        }
-    }
-
-    /// Remembers what a commit wrote, with the versions it assigned.
-    pub fn learn(&mut self, written: impl IntoIterator<Item = (String, Option<Bytes>, Version)>) {
-        for (key, value, version) in written {
-            self.0.put(key, (value, version));
-        }
-    }
-}
-
 /// Shared by the messages of one batch.
 pub struct BatchState {
     stage: Arc<str>,
@@ -105,9 +70,9 @@ pub struct BatchState {
 }
 
 struct Inner {
-    /// Writes of the messages that succeeded so far.
+    /// Writes of the calls that succeeded so far.
     layer: StateWrites,
-    /// Versions relied upon, 0 for a key that never existed.
+    /// Versions that calls relied on; 0 for a key that never existed.
     reads: HashMap<String, Version>,
     cache: LaneCache,
     /// Folders (`order/<id>/`) whose every stored key is in `cache` or known absent.
@@ -116,7 +81,7 @@ struct Inner {
 }
 
 impl BatchState {
-    /// State for one batch; takes the lane's cache until [`BatchState::finish`].
+    /// State for one batch; it holds the lane's cache until [`BatchState::finish`].
     pub fn new(
         stage: Arc<str>,
         store: Arc<dyn StateSource>,
@@ -133,8 +98,12 @@ impl BatchState {
         Arc::new(Self { stage, store, limits, inner: Mutex::new(inner) })
     }
 
-    /// Reads every key under `order/<subject>/` for all subjects at once, so that the messages' own
-    /// reads cost nothing.
+    /// Reads every key under `order/<subject>/` for all subjects in one query, so that the reads of
+    /// the calls need none.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
     pub async fn prefetch(&self, subjects: &BTreeSet<String>) -> Result<(), StoreError> {
         let folders: Vec<String> =
             subjects.iter().map(|subject| format!("order/{subject}/")).collect();
@@ -145,22 +114,23 @@ impl BatchState {
         Ok(())
     }
 
-    /// A view for one message.
+    /// A view for one call.
     pub fn view(self: &Arc<Self>) -> StateView {
         self.recorded_view(Recorder::default())
     }
 
-    /// The same; what the message reads is noted.
+    /// A view for one call whose reads are recorded.
     pub fn recorded_view(self: &Arc<Self>, recorder: Recorder) -> StateView {
         StateView { batch: Arc::clone(self), own: BTreeMap::new(), bytes_written: 0, recorder }
     }
 
-    /// Adds a successful message's writes, visible to the messages after it.
+    /// Adds the writes of a successful call; the calls after it see them.
     pub fn merge(&self, writes: StateWrites) {
         self.lock().layer.extend(writes);
     }
 
-    /// Ends the batch: versions relied upon, final writes, and the lane's cache.
+    /// Ends the batch. Returns the versions that it relied on, its final writes, and the lane's
+    /// cache.
     pub fn finish(&self) -> (HashMap<String, Version>, StateWrites, LaneCache) {
         let mut inner = self.lock();
         (
@@ -201,28 +171,6 @@ impl BatchState {
     }
 }
 
-/// Writes that a list of keys must show: present or removed.
-struct Overlay(BTreeMap<String, bool>);
-
-impl Overlay {
-    fn of(writes: &StateWrites, prefix: &str, after: &str) -> Self {
-        let concerned =
-            writes.iter().filter(|(key, _)| key.starts_with(prefix) && key.as_str() > after);
-        Self(concerned.map(|(key, value)| (key.clone(), value.is_some())).collect())
-    }
-
-    fn removed(&self) -> usize {
-        self.0.values().filter(|present| !**present).count()
-    }
-
-    fn over(self, below: Vec<String>, limit: usize) -> Vec<String> {
-        let mut keys: BTreeSet<String> =
-            below.into_iter().filter(|key| self.0.get(key) != Some(&false)).collect();
-        keys.extend(self.0.into_iter().filter_map(|(key, present)| present.then_some(key)));
-        keys.into_iter().take(limit).collect()
-    }
-}
-
 impl Inner {
     fn known(&mut self, key: &str) -> Option<Option<Bytes>> {
         if let Some(value) = self.layer.get(key) {
@@ -247,18 +195,22 @@ impl Inner {
     }
 }
 
-/// A stage's state as one message sees it.
+/// A stage's state as one call sees it.
 pub struct StateView {
     batch: Arc<BatchState>,
     own: StateWrites,
     bytes_written: usize,
-    /// Notes what the call could not know by itself.
+    /// Records reads, except those of the call's own writes.
     recorder: Recorder,
 }
 
 impl StateView {
-    /// The value under `key`, as written by this call, by earlier messages of the batch, or as
+    /// The value under `key`, as written by this call, by earlier calls of the batch, or as
     /// committed.
+    ///
+    /// # Errors
+    ///
+    /// When the key exceeds a limit or the store cannot be read.
     pub async fn get(&mut self, key: &str) -> Result<Option<Bytes>, StateError> {
         self.check_key(key)?;
         match self.own.get(key) {
@@ -271,7 +223,11 @@ impl StateView {
         }
     }
 
-    /// Writes `value` under `key` when the call succeeds.
+    /// Writes `value` under `key` if the call succeeds.
+    ///
+    /// # Errors
+    ///
+    /// When the key, the value or the bytes of the call exceed a limit.
     pub fn set(&mut self, key: String, value: Bytes) -> Result<(), StateError> {
         self.check_key(&key)?;
         let max = self.batch.limits.value_max_bytes;
@@ -289,7 +245,11 @@ impl StateView {
         Ok(())
     }
 
-    /// Removes `key` when the call succeeds.
+    /// Removes `key` if the call succeeds.
+    ///
+    /// # Errors
+    ///
+    /// When the key or the bytes of the call exceed a limit.
     pub fn remove(&mut self, key: String) -> Result<(), StateError> {
         self.check_key(&key)?;
         self.count(key.len())?;
@@ -297,8 +257,12 @@ impl StateView {
         Ok(())
     }
 
-    /// Keys with `prefix` that sort after `after`, at most `limit`: a snapshot, not checked at
-    /// commit.
+    /// Keys with `prefix` that sort after `after`, at most `limit`. The list is a snapshot that the
+    /// commit does not check.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
     pub async fn list_keys(
         &mut self,
         prefix: &str,
@@ -309,11 +273,12 @@ impl StateView {
         let own = Overlay::of(&self.own, prefix, after);
         let asked = limit + own.removed();
         let below = self.batch.list_keys(prefix, after, asked).await?;
-        self.recorder.listed((prefix, after, asked as u32), &below);
+        let question = ListQuery { prefix, after, limit: asked as u32 };
+        self.recorder.listed(question, &below);
         Ok(own.over(below, limit))
     }
 
-    /// What this call wrote.
+    /// The writes of this call.
     pub fn into_writes(self) -> StateWrites {
         self.own
     }

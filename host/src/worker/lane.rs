@@ -92,7 +92,7 @@ impl Lane {
             let result = self.run_and_commit(&work[..len], &running, permit).await;
             if permit == Permit::Probe {
                 // The message may have been settled without a call, or not at all.
-                self.stage.breaker().give_up_probe(self.services.clock.now_ms());
+                self.stage.breaker().release_probe(self.services.clock.now_ms());
             }
             match result {
                 Ok((Commit::Done { outbox, .. }, outcomes)) => {
@@ -142,11 +142,11 @@ impl Lane {
             None => self.services.store.commit(batch).await?,
         };
         if let Commit::Done { versions, .. } = &commit {
-            let learned = written
+            let stored = written
                 .into_iter()
                 .zip(versions)
                 .map(|((key, value), version): (_, &Version)| (key, value, *version));
-            self.cache.learn(learned);
+            self.cache.store(stored);
             if let Some((observer, settlements)) = observed {
                 for settlement in &settlements {
                     observer(settlement);
@@ -164,7 +164,7 @@ impl Lane {
         }
         let lock = self.services.store.lock_state(&self.stage.name, &keys).await?;
         if let Some(lock) = &lock {
-            self.cache.learn(
+            self.cache.store(
                 lock.rows().iter().map(|row| (row.key.clone(), row.value.clone(), row.version)),
             );
         }
@@ -185,7 +185,7 @@ impl Lane {
             conflicts = conflicts.len(),
             "commit refused, running the batch again"
         );
-        self.cache.forget(conflicts);
+        self.cache.remove(conflicts);
         self.contended.note(conflicts);
     }
 

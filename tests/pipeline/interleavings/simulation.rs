@@ -15,7 +15,7 @@ use postrider::internals::{
     Attempt, Batch, BatchState, Call, Cancelled, Commit, DeadLetterAction, DeadLetterFilter,
     DeadLetterStatus, Decision, DecisionInputs, LaneCache, LostDeliveries, NewCancel, NewEvent,
     NewOrder, ORDER_CANCELLED, ORDER_CREATED, OutboxRow, Outcome, PRODUCT_STOCKED, Progress,
-    Recorder, Routes as _, Settings, StateSource, Store as _, decide, idempotency_key,
+    Routes as _, StateSource, Store as _, decide,
 };
 use postrider::{
     CallContext, Clock as _, DeliveryKey, Envelope, Event, Failure, Settlement, StoreError, Verdict,
@@ -323,23 +323,15 @@ impl Simulation {
         if !self.fault(12) {
             return outcome;
         }
-        let failed = |retryable| {
-            Outcome::Failed(Failure {
-                retryable,
-                code: "x".into(),
-                message: "x".into(),
-                retry_after_ms: None,
-            })
-        };
         match self.rng.random_range(0..4) {
-            0 => failed(false),
+            0 => Outcome::Failed(Failure::reject("x", "x")),
             1 => Outcome::Unavailable("x".into()),
             2 => Outcome::Trapped {
                 kind: "unreachable".into(),
                 message: "x".into(),
                 backtrace: None,
             },
-            _ => failed(true),
+            _ => Outcome::Failed(Failure::retry("x", "x")),
         }
     }
 
@@ -365,7 +357,7 @@ impl Simulation {
                 match commit {
                     Commit::Done { versions, .. } => {
                         let written = batch.writes.into_iter().zip(versions);
-                        cache.learn(written.map(|((key, value), version)| (key, value, version)));
+                        cache.store(written.map(|((key, value), version)| (key, value, version)));
                         work.clear();
                     }
                     Commit::Conflict { stale, conflicts } => {
@@ -374,7 +366,7 @@ impl Simulation {
                             stale.len(),
                             conflicts.len()
                         ));
-                        cache.forget(&conflicts);
+                        cache.remove(&conflicts);
                         work.retain(|message| {
                             !stale.iter().any(|key| key.event == message.envelope.key())
                         });
@@ -417,16 +409,7 @@ fn short(verdict: &Verdict) -> String {
 fn call(fixture: &Fixture, stage: &Stage, message: &Message, state: &Arc<BatchState>) -> Call {
     let delivery =
         DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
-    let context = CallContext {
-        stage: Arc::clone(&stage.policy.name),
-        attempt: message.attempt,
-        idempotency_key: idempotency_key(&delivery),
-        now_ms: fixture.clock.now_ms(),
-        trace_headers: Vec::new(),
-        settings: Arc::new(Settings::default()),
-        logs: None,
-        recorder: Recorder::default(),
-    };
+    let context = CallContext::new(&delivery, message.attempt, fixture.clock.now_ms());
     Call { envelope: Arc::clone(&message.envelope), context, state: state.view() }
 }
 

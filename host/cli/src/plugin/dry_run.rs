@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 
 use postrider::internals::{
     BatchState, Call, Handled, InstancePolicy, LaneCache, Linked, Logs, MemoryState, Outcome,
-    Recorder, Runtime, RuntimeSettings, StageHandler as _, StageLimits, WasmStage, as_json,
-    idempotency_key,
+    Runtime, RuntimeSettings, StageHandler as _, StageLimits, WasmStage, as_json,
 };
 use postrider::{CallContext, Clock as _, DeliveryKey, Envelope, Event, SystemClock};
 
@@ -130,16 +129,9 @@ impl DryRun {
         let envelope = Arc::new(case.envelope(now_ms));
         let key = DeliveryKey { stage: Arc::clone(&name), event: envelope.key() };
         let logs = Logs::default();
-        let context = CallContext {
-            stage: Arc::clone(&name),
-            attempt: case.attempt,
-            idempotency_key: idempotency_key(&key),
-            now_ms,
-            trace_headers: Vec::new(),
-            settings: Arc::new(case.config.clone().into_iter().collect()),
-            logs: Some(logs.clone()),
-            recorder: Recorder::default(),
-        };
+        let mut context = CallContext::new(&key, case.attempt, now_ms);
+        context.settings = Arc::new(case.config.clone().into_iter().collect());
+        context.logs = Some(logs.clone());
         let limits = self.limits.state_limits();
         let state =
             BatchState::new(name, Arc::new(MemoryState(initial)), limits, LaneCache::placeholder());
@@ -232,6 +224,7 @@ fn outcome(outcome: &Outcome) -> Value {
             json!({ "limit": { "name": limit.code(), "message": message } })
         }
         Outcome::Unavailable(reason) => json!({ "unavailable": reason }),
+        other => json!({ "other": format!("{other:?}") }),
     }
 }
 

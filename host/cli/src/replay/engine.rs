@@ -16,9 +16,9 @@ use serde::Serialize;
 pub(crate) use self::compare::{Change, Decision};
 use self::recorded_state::RecordedState;
 use postrider::internals::{
-    Attempt, BatchState, Call, Decided, DecisionInputs, LaneCache, Logs, Outcome, Progress,
-    Recorded, RecordedInputs, RecordedOutcome, Recorder, Recording, Routes, StageHandler,
-    StagePolicy, StateLimits, StateSource, TraceContext, Writes, decide, idempotency_key,
+    Attempt, BatchState, Call, CallResult, Decided, DecisionInputs, LaneCache, Logs, Outcome,
+    Progress, Recorded, RecordedInputs, RecordedOutcome, Recorder, Recording, Routes, StageHandler,
+    StagePolicy, StateLimits, StateSource, TraceContext, Writes, decide,
 };
 use postrider::{CallContext, Config};
 
@@ -125,23 +125,14 @@ impl Replay {
             self.limits,
             LaneCache::placeholder(),
         );
-        let context = CallContext {
-            stage,
-            attempt: recorded.attempt,
-            idempotency_key: idempotency_key(&key),
-            now_ms: recording.now_ms,
-            trace_headers: TraceContext::of_attempt(
-                &envelope.event,
-                &key,
-                recorded.round,
-                recorded.attempt,
-            )
-            .headers(),
-            settings: Arc::new(self.settings(&recording.given).into_iter().collect()),
-            // Collected and dropped: a replay must not write to the host's log.
-            logs: Some(Logs::default()),
-            recorder: recorder.clone(),
-        };
+        let mut context = CallContext::new(&key, recorded.attempt, recording.now_ms);
+        context.trace_headers =
+            TraceContext::of_attempt(&envelope.event, &key, recorded.round, recorded.attempt)
+                .headers();
+        context.settings = Arc::new(self.settings(&recording.given).into_iter().collect());
+        // Collected and dropped: a replay must not write to the host's log.
+        context.logs = Some(Logs::default());
+        context.recorder = recorder.clone();
         let handled = self
             .handler
             .handle(Call { envelope: Arc::clone(&envelope), context, state: state.view() })
@@ -160,11 +151,12 @@ impl Replay {
             return Err(Verdict::Failed(reason));
         }
         let retryable = handled.outcome.is_retryable();
+        let result = CallResult { retryable, writes: handled.writes };
         let called = Progress::Called { outcome: handled.outcome, uncounted_probe: false };
         let decision = match decide::decide(inputs(called)) {
             decide::Decision::Settle(ruling) => {
                 let verdict = ruling.into_verdict();
-                Decided::of(&verdict, retryable, &handled.writes)
+                Decided::of(&verdict, &result)
                     .and_then(|decided| Decision::of_verdict(decided, verdict))
             }
             decide::Decision::Call => None,

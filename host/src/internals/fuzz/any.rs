@@ -1,9 +1,9 @@
-//! What outsiders may say, made from bytes: often what somebody would write, now and then anything,
-//! now and then too long.
+//! Input of outsiders, generated from bytes: mostly typical values, sometimes arbitrary ones, and
+//! sometimes oversized ones.
 
 use arbitrary::{Result, Unstructured};
 
-/// Parts of what is usual, and of what was trouble somewhere.
+/// Typical values, and values that caused faults elsewhere.
 const WORDS: [&str; 24] = [
     "",
     "x",
@@ -31,7 +31,7 @@ const WORDS: [&str; 24] = [
     "ä€\u{10ffff}",
 ];
 
-/// More than fits into anything but a payload.
+/// Too long for anything but a payload.
 const LONG_BYTES: usize = 200_000;
 
 /// A text.

@@ -1,7 +1,7 @@
 //! The target `contract`: any description, any event, any answer of a stage.
 //!
-//! A description is taken or refused. Whatever a stage answers is decided; what leaves is only what
-//! it declared, fits into every store and broker, arrives as it was sent, and is stored.
+//! A description is accepted or refused. Every answer of a stage leads to a decision. Emitted events
+//! are declared, fit into every store and broker, arrive as they were sent, and are stored.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -38,10 +38,10 @@ impl Contract {
         Self { stored: Stored::new(), number: 0 }
     }
 
-    /// Does what the input says.
+    /// Runs one input.
     pub fn run(&mut self, input: &[u8]) {
         self.number += 1;
-        // Too few bytes: the rest was not said.
+        // An error means too few bytes, which is no finding.
         let _ = self.answer(&mut Unstructured::new(input));
     }
 
@@ -85,7 +85,7 @@ pub(crate) struct ReceivedMessage {
     pub(crate) attempt: u32,
 }
 
-/// Answers for a stage, and follows the answer to the store and the broker.
+/// Generates a stage's answer, and follows the decision to the store and the broker.
 pub(crate) fn decide_and_store(
     u: &mut Unstructured<'_>,
     stored: &mut Stored,
@@ -136,7 +136,7 @@ pub(crate) fn decide_and_store(
     Ok(())
 }
 
-/// What a verdict sends is declared, or the host's own, and fits.
+/// Asserts that the events of a verdict are declared, or the host's own, and valid.
 fn emits_valid_events(policy: &StagePolicy, verdict: &Verdict) {
     let events: Vec<&NewEvent> = match verdict {
         Verdict::Done(events) => events.iter().collect(),
@@ -161,7 +161,7 @@ fn emits_valid_events(policy: &StagePolicy, verdict: &Verdict) {
     }
 }
 
-/// Every store and every broker can take it. Said in other words than the host's own check says it.
+/// Asserts that every store and broker accepts the envelope. Independent of the host's own check.
 pub(crate) fn is_fit(envelope: &Envelope) {
     let Envelope { event, order_id, correlation_id, cause, expires_at_ms, .. } = envelope;
     let mut texts = vec![
@@ -292,7 +292,7 @@ fn envelope(u: &mut Unstructured<'_>, event: Event) -> Result<Envelope> {
 
 fn emitted(u: &mut Unstructured<'_>) -> Result<Emitted> {
     Ok(Emitted {
-        // Now and then an undeclared one.
+        // Sometimes an undeclared one.
         event_type: if u.ratio(7, 8)? { "x.done".to_owned() } else { topic(u)? },
         content_type: any_text(u)?,
         data: any_bytes(u)?.into(),
@@ -320,8 +320,7 @@ fn outcome(u: &mut Unstructured<'_>) -> Result<Outcome> {
     })
 }
 
-/// Whether a pattern covers a type is known in time, whatever they are; the two agree where there
-/// are no wildcards.
+/// Asserts that matching ends, and that a pattern without wildcards matches itself only.
 fn is_matched(pattern: &str, event_type: &str) {
     let matched = topic_matches(pattern, event_type);
     assert!(pattern.contains(['*', '#']) || matched == (pattern == event_type));

@@ -1,6 +1,6 @@
-//! The target `loader`: any bytes as a plugin file, whole or as damage to a good one.
+//! The target `loader`: arbitrary bytes as a plugin file, or as damage to a valid one.
 //!
-//! A plugin file is taken or refused, in time; it is never the engine that is to blame.
+//! A plugin file is accepted or refused within [`LOAD_MAX`], and never because of the engine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,21 +9,21 @@ use arbitrary::{Result, Unstructured};
 
 use crate::runtime::{LoadError, Pool, Runtime, RuntimeSettings, as_component, producers};
 
-/// Longest time for one file, however busy the machine is.
+/// Longest time for one file, on a busy machine too.
 const LOAD_MAX: Duration = Duration::from_mins(2);
-/// Compiled anew for each input.
+/// Larger inputs are ignored: each one is compiled.
 const FILE_MAX_BYTES: usize = 1 << 20;
 
 /// Loads plugin files.
 pub struct Loader {
     tokio: tokio::runtime::Runtime,
     runtime: Arc<Runtime>,
-    /// As a toolchain leaves it, as a component, and one from a Rust guest of the first release.
+    /// Valid files: a module from a toolchain, a component, and a Rust guest of the first release.
     whole: [Vec<u8>; 3],
 }
 
 impl Loader {
-    /// An input that begins with this says what is done to a good file; any other is the file
+    /// An input that begins with this describes damage to a valid file; any other is the file
     /// itself.
     pub const DAMAGED: &[u8] = b"damaged:";
 
@@ -41,10 +41,10 @@ impl Loader {
         }
     }
 
-    /// Loads what the input says.
+    /// Runs one input.
     pub fn run(&self, input: &[u8]) {
         match input.strip_prefix(Self::DAMAGED) {
-            // Too few bytes to say what is damaged: nothing is.
+            // An error means too few bytes, which is no finding.
             Some(damage) => {
                 drop(self.damaged(&mut Unstructured::new(damage)).map(|file| self.load(file)))
             }
@@ -66,7 +66,7 @@ impl Loader {
 
     /// A plugin file with something wrong with it.
     fn damaged(&self, u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
-        // The last one takes long to compile, with coverage a second.
+        // The last file takes long to compile: a second with coverage.
         let (last, other) = (u.ratio(1, 32)?, u.int_in_range(0..=1)?);
         let which = if last && !cfg!(fuzzing) { 2 } else { other };
         let mut file = self.whole[which].clone();

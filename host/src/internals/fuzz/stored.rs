@@ -1,7 +1,8 @@
-//! A store that everything is written to and read back from: what a target decided must not only be
-//! taken, it must not be in the way of what comes later.
+//! A store that accepts what a target decided, and from which everything is read back: a decision
+//! must not break later reads.
 //!
-//! It begins anew now and then, so that a long run neither fills the disk nor slows down.
+//! Bounds: the store is replaced after [`SETTLEMENTS_MAX`] settlements, so a long run neither fills
+//! the disk nor slows down.
 
 use std::sync::Arc;
 
@@ -14,15 +15,14 @@ use crate::store::{
     StoreError,
 };
 
-/// The present.
+/// The time of every decision.
 pub(crate) const NOW_MS: u64 = 1_700_000_000_000;
-/// The store's own clock: every delay that a stage can ask for is over, so that what is to be sent
-/// is to be sent at once.
+/// The store's clock: after every delay that a stage can ask for, so every event is due.
 const LATER_MS: u64 = NOW_MS + (u32::MAX as u64) + 1_000_000;
-/// Settlements before it begins anew.
+/// Settlements before the store is replaced.
 const SETTLEMENTS_MAX: u32 = 2_000;
 
-/// A store, and what it runs on.
+/// A store with its runtime.
 pub(crate) struct Stored {
     pub(crate) tokio: tokio::runtime::Runtime,
     open: Option<Open>,
@@ -39,8 +39,8 @@ impl Stored {
         Self { tokio: super::tokio(), open: None, settled: 0 }
     }
 
-    /// Writes what a delivery came to, its event first if it did not come from a broker, and reads
-    /// everything that others would read. Gives the rows to be sent, all of them.
+    /// Writes a settlement, after its event if that did not come from a broker, and reads what others
+    /// would read. Returns all outbox rows.
     pub(crate) fn settle(
         &mut self,
         arrived: Option<NewEvent>,

@@ -1,5 +1,5 @@
-//! A settled delivery with its event, its recording and its outcome: an item of the API's list, and
-//! a line of a file.
+//! A settled delivery with its event, its recording and its outcome, as the API returns it and as a
+//! line of an exported file.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,29 +10,29 @@ use crate::store::RecordedDelivery;
 /// A settled delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
-    /// The stage.
+    /// Name of the stage.
     pub stage: String,
-    /// The order whose story it belongs to.
+    /// The order that the event belongs to.
     pub order_id: Option<String>,
-    /// What the stage was asked about.
+    /// The event that was delivered.
     pub event: RecordedEvent,
-    /// Replays before, from 1.
+    /// Replays so far, from 1.
     pub round: u32,
-    /// The try that settled it, from 1.
+    /// The attempt that settled it, from 1.
     pub attempt: u32,
     /// Version of the plugin that settled it.
     pub version: Option<String>,
     /// Digest of the plugin that settled it.
     pub digest: Option<String>,
-    /// Milliseconds since 1970-01-01 UTC.
+    /// When it was settled, milliseconds since 1970-01-01 UTC.
     pub settled_at_ms: u64,
-    /// What the stage was given; none when it cannot be read.
+    /// Inputs and decision of the call; none when the recording cannot be read.
     pub recording: Option<Recording>,
-    /// What came of it; none when an event that it emitted is no longer in the log.
+    /// The outcome; none when an emitted event is no longer in the log.
     pub outcome: Option<RecordedOutcome>,
 }
 
-/// An event, every byte of it.
+/// An event with all its data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "as CloudEvents has it; see `event::Envelope`")]
 pub struct RecordedEvent {
@@ -53,15 +53,15 @@ pub struct RecordedEvent {
     pub hops: u32,
 }
 
-/// What a stage decided.
+/// How a delivery was settled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RecordedOutcome {
-    /// These events.
+    /// The stage emitted these events.
     Done(Vec<RecordedEmit>),
-    /// Nothing: the delivery died.
+    /// The delivery was dead-lettered.
     Dead {
-        /// As in the dead letter.
+        /// Code of the dead letter.
         code: String,
     },
 }
@@ -82,6 +82,7 @@ pub struct RecordedEmit {
 }
 
 impl RecordedEmit {
+    /// An event of the log that was emitted with a delay.
     pub fn of(event: Event, delay_ms: u64) -> Self {
         let Event { id, event_type, subject, content_type, data, attributes, .. } = event;
         Self { id, event_type, subject, content_type, data: JsonBytes(data), delay_ms, attributes }
@@ -89,6 +90,7 @@ impl RecordedEmit {
 }
 
 impl Recorded {
+    /// A delivery as the store returns it.
     pub fn of(stage: &str, delivery: RecordedDelivery) -> Self {
         let Envelope { event, order_id, correlation_id, cause, hops, .. } = delivery.envelope;
         let Event { id, event_type, source, subject, time_ms, content_type, data, attributes } =
@@ -130,13 +132,13 @@ impl Recorded {
         }
     }
 
-    /// Names the delivery.
+    /// The key of the delivery.
     pub fn key(&self) -> DeliveryKey {
         let event = EventKey { source: self.event.source.clone(), id: self.event.id.clone() };
         DeliveryKey { stage: self.stage.as_str().into(), event }
     }
 
-    /// The event on its journey; it does not expire.
+    /// The event in an envelope that does not expire.
     pub fn envelope(&self) -> Envelope {
         let event = self.event.clone();
         Envelope {

@@ -7,15 +7,14 @@ use std::sync::Arc;
 
 use super::batch::BatchRun;
 use super::{Lane, Work};
-use crate::domain::event::idempotency_key;
 use crate::domain::trace_context::TraceContext;
 use crate::pipeline::Running;
 use crate::pipeline::plugin_change::PluginChange;
 use crate::stage::circuit_breaker::{BreakerState, Permit};
 use crate::stage::handler::{Call, CallContext, Handled};
 use crate::stage::outcome::Outcome;
-use crate::stage::recording::{Decided, Recorder};
-use crate::stage::state::{BatchState, StateWrites};
+use crate::stage::recording::{CallResult, Decided, Recorder};
+use crate::stage::state::BatchState;
 use crate::store::{Settlement, Verdict};
 use crate::worker::decide::{self, Attempt, Decision, DecisionInputs, Progress, Ruling};
 
@@ -24,8 +23,7 @@ struct Called {
     recorder: Recorder,
     /// The clock as the stage saw it.
     now_ms: u64,
-    retryable: bool,
-    writes: StateWrites,
+    result: CallResult,
     /// The breaker's new state, if the call opened or closed it.
     breaker_change: Option<BreakerState>,
 }
@@ -103,8 +101,8 @@ impl Lane {
             self.report_rollback(&attempt.digest, why);
         }
         let (uncounted_probe, breaker_change) = self.report_health(&outcome, run.permit);
-        let retryable = outcome.is_retryable();
-        let called = Called { recorder, now_ms, retryable, writes, breaker_change };
+        let result = CallResult { retryable: outcome.is_retryable(), writes };
+        let called = Called { recorder, now_ms, result, breaker_change };
         (Progress::Called { outcome, uncounted_probe }, called)
     }
 
@@ -117,16 +115,11 @@ impl Lane {
             message.round,
             message.attempt,
         );
-        let context = CallContext {
-            stage: Arc::clone(&self.stage.name),
-            attempt: message.attempt,
-            idempotency_key: idempotency_key(&work.key),
-            now_ms: self.services.clock.now_ms(),
-            trace_headers: trace.headers(),
-            settings: Arc::clone(&self.stage.settings),
-            logs: None,
-            recorder: recorder.clone(),
-        };
+        let now_ms = self.services.clock.now_ms();
+        let mut context = CallContext::new(&work.key, message.attempt, now_ms);
+        context.trace_headers = trace.headers();
+        context.settings = Arc::clone(&self.stage.settings);
+        context.recorder = recorder.clone();
         Call {
             envelope: Arc::clone(&message.envelope),
             context,
@@ -169,11 +162,11 @@ impl Lane {
 impl Called {
     /// Adds the writes of a successful call to the batch, and returns the recording in JSON.
     fn record(self, ruling: &Ruling, state: &BatchState) -> Option<String> {
-        let Self { recorder, now_ms, retryable, writes, .. } = self;
+        let Self { recorder, now_ms, result, .. } = self;
         let verdict = ruling.verdict();
-        let recording = recorder.finish(now_ms, || Decided::of(verdict, retryable, &writes));
+        let recording = recorder.finish(now_ms, || Decided::of(verdict, &result));
         if matches!(verdict, Verdict::Done(_)) {
-            state.merge(writes);
+            state.merge(result.writes);
         }
         recording
     }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 
 use postrider::StoreError;
-use postrider::internals::{RecordedInputs, StateRow, StateSource};
+use postrider::internals::{ListQuery, RecordedInputs, StateRow, StateSource};
 
 pub(super) struct RecordedState {
     given: RecordedInputs,
@@ -56,7 +56,8 @@ impl StateSource for RecordedState {
         after: &str,
         limit: u32,
     ) -> Result<Vec<String>, StoreError> {
-        match self.given.lists.iter().find(|list| list.answers(prefix, after, limit)) {
+        let query = ListQuery { prefix, after, limit };
+        match self.given.lists.iter().find(|list| list.answers(query)) {
             Some(list) => Ok(list.keys.iter().take(limit as usize).cloned().collect()),
             None => self.miss(format!(
                 "the list of {limit} keys with `{prefix}` after `{after}` was not recorded"

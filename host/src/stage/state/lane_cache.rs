@@ -1,0 +1,48 @@
+//! The cache of a lane. It only saves reads: the commit's version check finds stale values.
+//!
+//! Bounds: its number of entries.
+
+use std::num::NonZeroUsize;
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use crate::store::Version;
+
+/// A value with its version.
+pub(super) type Cached = (Option<Bytes>, Version);
+
+/// Values that a lane keeps between batches. The next commit checks whether they are current.
+pub struct LaneCache(pub(super) LruCache<String, Cached>);
+
+impl LaneCache {
+    /// An empty cache of at most `entries` keys.
+    pub fn new(entries: NonZeroUsize) -> Self {
+        Self(LruCache::new(entries))
+    }
+
+    /// Takes the place of a cache that a batch borrows. A full-size cache would allocate its table
+    /// for every batch.
+    pub fn placeholder() -> Self {
+        Self::new(NonZeroUsize::MIN)
+    }
+
+    /// Removes all keys and keeps the table allocated.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Removes keys whose values are stale.
+    pub fn remove<'a>(&mut self, keys: impl IntoIterator<Item = &'a String>) {
+        for key in keys {
+            self.0.pop(key);
+        }
+    }
+
+    /// Stores what a commit wrote, with the versions it assigned.
+    pub fn store(&mut self, written: impl IntoIterator<Item = (String, Option<Bytes>, Version)>) {
+        for (key, value, version) in written {
+            self.0.put(key, (value, version));
+        }
+    }
+}
