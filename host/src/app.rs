@@ -11,13 +11,14 @@ use bytes::Bytes;
 
 use self::dead_letters::DeadLetterService;
 use self::event_feed::EventFeed;
+use crate::background::health::TaskHealth;
 use crate::config::Config;
 use crate::domain::cloud_events::http_binding::Rules;
 use crate::domain::event::{Envelope, Event, ORDER_CREATED};
 use crate::domain::order_status::StatusRules;
 use crate::domain::trace_context::TraceContext;
 use crate::pipeline::routes::Routes as _;
-use crate::plugins::supervisor::{Files, PluginPlaces};
+use crate::plugins::supervisor::{PluginFiles, PluginPlaces};
 use crate::services::Services;
 use crate::store::NewEvent;
 
@@ -33,7 +34,7 @@ pub mod dead_letters;
 pub use self::orders::{OrderHistory, Submission, SubmitError, Submitted};
 pub use self::plugins::{PluginState, PluginStatus, RollBack};
 pub use self::products::{StockError, as_json};
-pub use self::readiness::Readiness;
+pub use self::readiness::{FailingTask, Readiness};
 pub use self::stages::{StageDeletion, StageStatus};
 
 /// What the API and the embedding program call: orders, products, stages, plugins, dead letters,
@@ -41,8 +42,9 @@ pub use self::stages::{StageDeletion, StageStatus};
 pub struct App {
     services: Services,
     dead_letters: Arc<DeadLetterService>,
-    files: Arc<Files>,
+    files: Arc<PluginFiles>,
     places: PluginPlaces,
+    tasks: Arc<TaskHealth>,
     /// CloudEvents source of the events that the API writes.
     source: String,
     initial_status: String,
@@ -70,8 +72,9 @@ impl App {
     pub(crate) fn new(
         config: &Config,
         services: Services,
-        files: Arc<Files>,
+        files: Arc<PluginFiles>,
         places: PluginPlaces,
+        tasks: Arc<TaskHealth>,
     ) -> Self {
         let source = format!("/{}/api", config.namespace);
         let dead_letters =
@@ -88,6 +91,7 @@ impl App {
             services,
             files,
             places,
+            tasks,
             source,
             initial_status: config
                 .orders

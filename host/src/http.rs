@@ -4,6 +4,7 @@
 //! Bounds: size of a body, duration of a request, concurrent requests (beyond that: 503, never a
 //! queue).
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,13 +70,30 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .with_state(app)
 }
 
-/// Serves until cancelled, then completes the requests in progress.
-pub async fn serve(
-    listener: TcpListener,
+/// Serves the API on one listener, as often as it is run: connections that arrive between two runs
+/// wait in the listener's backlog.
+pub struct Server {
+    listener: std::net::TcpListener,
     router: Router,
-    cancel: CancellationToken,
-) -> std::io::Result<()> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move { cancel.cancelled().await })
-        .await
+}
+
+impl Server {
+    /// A server for a listener that is bound already.
+    pub fn new(listener: TcpListener, router: Router) -> io::Result<Self> {
+        Ok(Self { listener: listener.into_std()?, router })
+    }
+
+    /// Serves until cancelled, then finishes the requests in flight.
+    pub async fn run(&self, cancel: CancellationToken) {
+        if let Err(error) = self.serve(cancel).await {
+            tracing::error!(%error, "the HTTP server failed");
+        }
+    }
+
+    async fn serve(&self, cancel: CancellationToken) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.listener.try_clone()?)?;
+        axum::serve(listener, self.router.clone())
+            .with_graceful_shutdown(async move { cancel.cancelled().await })
+            .await
+    }
 }

@@ -6,7 +6,9 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
-pub use crate::app::as_json;
+pub use crate::app::{FailingTask, as_json};
+pub use crate::background::faults::TaskFaults;
+pub use crate::background::task::{Impact, Task, TaskName};
 pub use crate::broker::rabbit::{QueueStatus, Rabbit, RabbitOptions};
 pub use crate::config::{BrokerUrl, StoreUrl};
 pub use crate::domain::cloud_events::BATCH;
@@ -21,7 +23,7 @@ pub use crate::http::document as openapi_document;
 pub use crate::internals::fuzz::{Contract, Loader, Message};
 pub use crate::pipeline::routes::Routes;
 pub use crate::pipeline::{Pipeline, Topology, TopologyStage};
-pub use crate::runtime::provenance::signature_of;
+pub use crate::runtime::provenance::{Policy, signature_of};
 pub use crate::runtime::{CONTRACT, InstanceMode, InstancePolicy, Linked, Runtime};
 pub use crate::runtime::{RuntimeSettings, StageLimits, WarmPolicy, WasmStage, producers};
 pub use crate::services::Services;

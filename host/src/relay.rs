@@ -1,17 +1,17 @@
-//! The relay: everything that leaves the process leaves through the outbox, and the relay is what
-//! empties it.
+//! The relay: publishes the rows of the outbox to the broker.
 //!
-//! The outbox row carries the guarantee (at-least-once, with a stable message id); the hand-over in
-//! memory only saves reading it back. What does not fit into the hand-over stays leased until the
-//! lease ends and is then claimed like any other row. Bounds: eight sendings at once, of a thousand
-//! rows each. While the broker takes nothing, nothing is claimed.
+//! The outbox row carries the guarantee (at least once, with a stable message id); the queue in
+//! memory only saves reading the row back. A row that does not fit into that queue, or was in flight
+//! when the relay failed, stays leased until its lease ends, and is then claimed like any other.
+//! Bounds: [`IN_FLIGHT_MAX`] batches of at most [`SEND_MAX`] rows in flight. While the broker is
+//! unavailable, nothing is claimed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, BrokerError, Outgoing};
@@ -19,25 +19,25 @@ use crate::domain::clock::Clock;
 use crate::pipeline::Pipeline;
 use crate::store::{OutboxRow, Store};
 
-/// Groups of rows that wait for the relay.
+/// Groups of committed rows that wait for the relay.
 const QUEUE_MAX: usize = 1_024;
-/// Rows sent at once.
+/// Most rows in one batch.
 const SEND_MAX: usize = 1_000;
-/// Sendings that wait for their confirms.
+/// Batches that wait for their confirms.
 const IN_FLIGHT_MAX: usize = 8;
-/// How often rows that fell due are looked for.
+/// Time between two claims of rows that are due.
 const POLL: Duration = Duration::from_millis(100);
-/// A row that the broker did not take is tried again after this long.
+/// A row that the broker did not accept is due again after this long.
 const POSTPONE_MS: u64 = 500;
 /// Pause after the store did not answer.
 const STORE_BACKOFF: Duration = Duration::from_millis(250);
 
-/// Where committed rows are handed over.
+/// Hands committed rows to the relay.
 #[derive(Clone)]
 pub struct RelayHandle(mpsc::Sender<Vec<OutboxRow>>);
 
 impl RelayHandle {
-    /// Hands committed rows to the relay; never waits.
+    /// Queues committed rows; never waits.
     pub fn enqueue(&self, rows: Vec<OutboxRow>) {
         if !rows.is_empty() && self.0.try_send(rows).is_err() {
             tracing::debug!("the relay is behind; rows are claimed again when their lease ends");
@@ -45,10 +45,11 @@ impl RelayHandle {
     }
 }
 
-/// Sends outbox rows.
+/// Publishes outbox rows.
 pub struct Relay {
     outlet: Outlet,
-    rows: mpsc::Receiver<Vec<OutboxRow>>,
+    /// Survives a restart of the task.
+    rows: Mutex<mpsc::Receiver<Vec<OutboxRow>>>,
 }
 
 impl Relay {
@@ -60,12 +61,13 @@ impl Relay {
         pipeline: Arc<Pipeline>,
     ) -> (Self, RelayHandle) {
         let (sender, rows) = mpsc::channel(QUEUE_MAX);
-        (Self { outlet: Outlet { store, broker, clock, pipeline }, rows }, RelayHandle(sender))
+        let outlet = Outlet { store, broker, clock, pipeline };
+        (Self { outlet, rows: Mutex::new(rows) }, RelayHandle(sender))
     }
 
-    /// Sends until cancelled; what is under way then is finished.
-    pub async fn run(self, cancel: CancellationToken) {
-        let Self { outlet, mut rows } = self;
+    /// Publishes until cancelled, then waits for the confirms of what is in flight.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let (outlet, rows) = (&self.outlet, &mut *self.rows.lock().await);
         let (sent, confirmed) = mpsc::channel(QUEUE_MAX);
         let deleting = delete_sent(Arc::clone(&outlet.store), confirmed);
         let sending = async {
@@ -85,10 +87,10 @@ impl Relay {
                             }
                         }
                     }
-                    Some(group) = rows.recv(), if room => in_flight.push(outlet.send(gather(group, &mut rows), &sent)),
+                    Some(group) = rows.recv(), if room => in_flight.push(outlet.send(gather(group, rows), &sent)),
                     _ = poll.tick(), if room => {
                         let due = outlet.claim().await;
-                        // A full claim is followed by another one at once.
+                        // A full claim is followed by another one without a pause.
                         if due.len() == SEND_MAX {
                             poll.reset_immediately();
                         }
@@ -106,7 +108,7 @@ impl Relay {
     }
 }
 
-/// Takes what was handed over meanwhile.
+/// Adds the groups that have been queued meanwhile, up to the size of a batch.
 fn gather(mut group: Vec<OutboxRow>, rows: &mut mpsc::Receiver<Vec<OutboxRow>>) -> Vec<OutboxRow> {
     while group.len() < SEND_MAX {
         match rows.try_recv() {
@@ -117,7 +119,7 @@ fn gather(mut group: Vec<OutboxRow>, rows: &mut mpsc::Receiver<Vec<OutboxRow>>) 
     group
 }
 
-/// Where rows go.
+/// Publishes single batches.
 struct Outlet {
     store: Arc<dyn Store>,
     broker: Arc<dyn Broker>,
@@ -126,20 +128,20 @@ struct Outlet {
 }
 
 impl Outlet {
-    /// Rows that fell due.
+    /// Claims rows that are due.
     async fn claim(&self) -> Vec<OutboxRow> {
         match self.store.claim_outbox(SEND_MAX as u32).await {
             Ok(rows) => rows,
             Err(error) => {
-                tracing::warn!(%error, "the outbox could not be read");
+                tracing::warn!(%error, "the outbox could not be read, retrying");
                 tokio::time::sleep(STORE_BACKOFF).await;
                 Vec::new()
             }
         }
     }
 
-    /// A stage that runs here takes it. The queue of one that runs nowhere may be gone; it is
-    /// refilled from the store when it is back.
+    /// Whether a stage that runs here consumes it. The queue of a stage that runs nowhere may be
+    /// gone; the reconciler refills it once the stage is back.
     fn must_arrive(&self, row: &OutboxRow) -> bool {
         row.routed
             && match &row.direct {
@@ -148,7 +150,7 @@ impl Outlet {
             }
     }
 
-    /// Sends rows and waits for their confirms; false when the broker takes nothing.
+    /// Publishes rows and waits for their confirms; false when the broker is unavailable.
     async fn send(&self, rows: Vec<OutboxRow>, sent: &mpsc::Sender<Vec<i64>>) -> bool {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         let outgoing = |row: OutboxRow| Outgoing {
@@ -169,27 +171,27 @@ impl Outlet {
             }
         }
         if !confirmed.is_empty() {
-            // A full or closed channel costs nothing but a second sending when the lease ends.
+            // A closed channel only costs a second publish when the lease ends.
             let _ = sent.send(confirmed).await;
         }
         let Some(why) = why else { return true };
-        tracing::warn!(rows = refused.len(), error = %why, "the broker did not take some messages; they are sent again");
+        tracing::warn!(rows = refused.len(), error = %why, "the broker did not accept some messages, retrying");
         if let Err(error) =
             self.store.outbox_postponed(refused, self.clock.now_ms() + POSTPONE_MS).await
         {
-            tracing::warn!(%error, "rows could not be postponed; they are claimed again when their lease ends");
+            tracing::warn!(%error, "rows could not be postponed; they are due again when their lease ends");
         }
         !matches!(why, BrokerError::Unavailable(_))
     }
 }
 
-/// Deletes confirmed rows beside the sending, in as few transactions as the store's pace asks for.
+/// Deletes confirmed rows, those that arrive during one transaction together in the next.
 async fn delete_sent(store: Arc<dyn Store>, mut confirmed: mpsc::Receiver<Vec<i64>>) {
     let mut groups = Vec::new();
     while confirmed.recv_many(&mut groups, QUEUE_MAX).await > 0 {
         let ids: Vec<i64> = groups.drain(..).flatten().collect();
         if let Err(error) = store.outbox_sent(ids).await {
-            tracing::warn!(%error, "sent rows could not be deleted; they are sent again when their lease ends");
+            tracing::warn!(%error, "published rows could not be deleted; they are published again when their lease ends");
         }
     }
 }

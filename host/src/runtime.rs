@@ -14,6 +14,7 @@ use crate::stage::state::StateLimits;
 mod artifact;
 pub mod egress;
 mod engine;
+mod epoch;
 mod guest;
 mod http;
 mod load;
@@ -24,6 +25,7 @@ mod wasm_stage;
 pub(crate) use artifact::as_component;
 pub use artifact::producers;
 pub use engine::Runtime;
+pub use epoch::EpochTicker;
 #[cfg(any(test, fuzzing))]
 pub(crate) use load::check_description;
 pub use load::{CONTRACT, Linked, LoadError};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::lease::Lease;
@@ -38,13 +38,13 @@ pub struct StageWorker {
 
 impl StageWorker {
     /// Consumes until cancelled; a lost consumer is always opened again.
-    pub async fn run(self, cancel: CancellationToken) {
+    pub async fn run(&self, cancel: CancellationToken) {
+        let _idle = IdleOnDrop(&self.stage);
         if self.stage.config.single_active {
             self.run_single_active(&cancel).await;
         } else {
             self.run_active(&cancel).await;
         }
-        self.stage.set_consumption(Consumption::Idle);
     }
 
     /// Consumes while this host holds the stage's lease.
@@ -120,15 +120,20 @@ impl StageWorker {
                     drop(draining);
                     break;
                 }
+                // A lane ends after its sender unless it panicked. Then the task supervisor restarts
+                // the worker, and the dropped consumer gives every message back.
+                Some(ended) = lanes.join_next() => match ended.map_err(JoinError::try_into_panic) {
+                    Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                    _ => return,
+                },
                 received = consumer.receive(self.stage.config.prefetch as usize) => received,
             };
             let Some(messages) = received else { break };
             for message in messages {
                 let lane = &senders[lane_of(&message.envelope.event.subject, senders.len())];
                 if lane.send(message).await.is_err() {
-                    // The lane panicked, which is a bug of the host. A new consumer starts over:
-                    // the broker redelivers every message.
-                    return;
+                    // Its end is handled above.
+                    break;
                 }
             }
         }
@@ -154,6 +159,15 @@ impl StageWorker {
                 sender
             })
             .collect()
+    }
+}
+
+/// Marks the stage as not consumed, also when the worker panics.
+struct IdleOnDrop<'a>(&'a Stage);
+
+impl Drop for IdleOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.set_consumption(Consumption::Idle);
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::subscription::Subscription;
 use crate::domain::event::LoggedEvent;
@@ -224,6 +224,11 @@ impl EventFeed {
     /// there are too many.
     pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.streams).try_acquire_owned().ok()
+    }
+
+    /// Ends every stream when it is dropped: the host stops, or its run was aborted.
+    pub(crate) fn close_on_drop(&self) -> DropGuard {
+        self.closed.clone().drop_guard()
     }
 
     /// Whether the host is stopping, so that streams end.

@@ -106,7 +106,7 @@ impl App {
             if wanted
                 && load.digest != present
                 && !known.contains(&load.digest)
-                && self.places.kept.has(&load.digest)
+                && self.places.archive.contains(&load.digest)
             {
                 known.push(load.digest);
             }
@@ -116,7 +116,7 @@ impl App {
             return Ok(RollBack::NoSuchVersion);
         };
         let reload_count = self.reload_count(&file);
-        if let Err(error) = self.places.put_back(&chosen, &file).await {
+        if let Err(error) = self.places.restore(&chosen, &file).await {
             return Ok(RollBack::Refused(format!("{file} could not be replaced: {error}")));
         }
         Ok(match self.wait_until_loaded(&file, &chosen, reload_count).await {
@@ -183,8 +183,9 @@ impl App {
                 digest: Some(running.handler.digest().to_owned()),
                 state: PluginState::Serving,
                 last_error: file_status.and_then(|status| status.error.clone()),
-                rolled_back: file_status
-                    .and_then(|status| status.put_back.as_ref().map(|(_, note)| note.clone())),
+                rolled_back: file_status.and_then(|status| {
+                    status.rolled_back.as_ref().map(|rolled_back| rolled_back.note.clone())
+                }),
                 loaded_at_ms: Some(running.loaded_at_ms),
                 consumes: running.policy.consumes.clone(),
                 emits: running.policy.emits.clone(),

@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::App;
+pub use crate::background::health::FailingTask;
+use crate::background::task::Impact;
 use crate::pipeline::{Consumption, Stage};
 use crate::stage::circuit_breaker::BreakerState;
 use crate::store::ControlState;
@@ -10,8 +12,8 @@ use crate::store::ControlState;
 /// Whether a host can do its work.
 #[derive(Debug, Clone)]
 pub struct Readiness {
-    /// The store and the broker answer, every stage has a plugin and is consumed, and the host is
-    /// not stopping.
+    /// The store and the broker answer, every stage has a plugin and is consumed, no critical task
+    /// is failing, and the host is not stopping.
     pub ready: bool,
     /// Why the store does not answer.
     pub store: Option<String>,
@@ -25,6 +27,9 @@ pub struct Readiness {
     pub breakers_open: Vec<String>,
     /// Stages whose queue this host should consume, but does not.
     pub not_consuming: Vec<String>,
+    /// Background tasks that ended or panicked and have not recovered. Readiness is affected by
+    /// those whose [`Impact`] is critical.
+    pub failing_tasks: Vec<FailingTask>,
     /// The host is stopping.
     pub stopping: bool,
 }
@@ -37,11 +42,14 @@ impl App {
         let stages_without_plugin = self.stages_that(|stage| stage.running().is_none());
         let not_consuming =
             self.stages_that(|stage| stage.consumption() == Consumption::Connecting);
+        let failing_tasks = self.failing_tasks();
+        let critical = |task: &FailingTask| task.name.task.impact() == Impact::Critical;
         let stopping = self.stopping.load(Ordering::SeqCst);
         let ready = store.is_none()
             && broker.is_none()
             && stages_without_plugin.is_empty()
             && not_consuming.is_empty()
+            && !failing_tasks.iter().any(critical)
             && !stopping;
         Readiness {
             ready,
@@ -54,8 +62,20 @@ impl App {
             breakers_open: self
                 .stages_that(|stage| stage.breaker().state() != BreakerState::Closed),
             not_consuming,
+            failing_tasks,
             stopping,
         }
+    }
+
+    /// The background tasks that ended or panicked and have not recovered.
+    pub fn failing_tasks(&self) -> Vec<FailingTask> {
+        self.tasks.failing()
+    }
+
+    /// How often each background task was restarted since the host was built, by the task's name.
+    pub fn task_restarts(&self) -> Vec<(String, u64)> {
+        let restarts = self.tasks.restarts().into_iter();
+        restarts.map(|(name, count)| (name.to_string(), count)).collect()
     }
 
     fn stages_that(&self, applies: fn(&Stage) -> bool) -> Vec<String> {

@@ -1,8 +1,8 @@
-//! BindingSync, agreed between hosts through the store: an event is routed to every stage that any of
-//! them runs, and a binding goes only when no live host uses it.
+//! Exchanges bindings with the other hosts through the store: an event is routed to every stage that
+//! any of them runs, and a binding is removed only when no live host uses it.
 //!
-//! A stage that nobody runs keeps its bindings, also over a restart: its deliveries wait until it
-//! is back. Costs: one small transaction per host every few seconds.
+//! A stage that runs on no host keeps its bindings, even across restarts: its deliveries wait for
+//! it. Costs: one small transaction per host every few seconds.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use crate::broker::Binding;
 use crate::services::Services;
 use crate::store::StageBinding;
 
-/// How often hosts tell each other.
+/// Time between two exchanges.
 const EVERY: Duration = Duration::from_secs(5);
-/// A host that said nothing for so long is gone.
+/// A host whose last exchange is older than this no longer counts as live.
 pub(crate) const LIVE_MS: u64 = 30_000;
 
-/// Keeps this host's bindings known, and learns those of others.
+/// Publishes this host's bindings, and learns those of others.
 pub struct BindingSync {
     services: Services,
 }
 
 impl BindingSync {
-    /// For these services.
+    /// For the pipeline of these services.
     pub fn new(services: Services) -> Self {
         Self { services }
     }
 
-    /// Tells and learns until cancelled.
-    pub async fn run(self, cancel: CancellationToken) {
+    /// Exchanges until cancelled.
+    pub async fn run(&self, cancel: CancellationToken) {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -38,13 +38,13 @@ impl BindingSync {
             if let Err(error) = self.tick().await {
                 tracing::warn!(
                     error = format!("{error:#}"),
-                    "bindings could not be agreed with other hosts; trying again"
+                    "bindings could not be exchanged with other hosts, retrying"
                 );
             }
         }
     }
 
-    /// Once.
+    /// Exchanges once.
     pub async fn tick(&self) -> anyhow::Result<()> {
         let Services { store, broker, pipeline, .. } = &self.services;
         let known = store.record_bindings(pipeline.bindings(), LIVE_MS).await?;
@@ -52,17 +52,19 @@ impl BindingSync {
         for binding in known.unused {
             broker.unbind(&binding.stage, &binding.pattern).await?;
             if store.delete_binding(binding.clone(), LIVE_MS).await? {
-                tracing::info!(stage = %binding.stage, pattern = %binding.pattern, "no host uses this binding any more: it was removed");
+                let StageBinding { stage, pattern } = &binding;
+                tracing::info!(%stage, %pattern, "removed a binding that no host uses");
             } else {
-                // A host began to use it a moment ago, and may have bound it before it was unbound
-                // here.
+                // Another host began to use it meanwhile, and may have bound it before it was
+                // unbound here.
                 broker.bind(&binding.stage, &binding.pattern).await?;
             }
         }
         Ok(())
     }
 
-    /// Before a stage is declared: from now on no other host takes its bindings away.
+    /// Publishes a stage's bindings before its queue is declared, so that no other host removes
+    /// them.
     pub(crate) async fn announce(services: &Services, binding: &Binding) {
         let mut used = services.pipeline.bindings();
         used.retain(|present| present.stage != binding.stage);
@@ -70,7 +72,7 @@ impl BindingSync {
         match services.store.record_bindings(used, LIVE_MS).await {
             Ok(known) => services.pipeline.set_remote_bindings(known.kept),
             Err(error) => {
-                tracing::warn!(stage = %binding.stage, %error, "the bindings could not be told to other hosts yet")
+                tracing::warn!(stage = %binding.stage, %error, "bindings could not be published to other hosts yet")
             }
         }
     }

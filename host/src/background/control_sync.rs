@@ -1,7 +1,7 @@
-//! What operators said about stages: pause, drain, resume. It lives in the store, holds on every
-//! host and survives restarts.
+//! Applies the stage controls in the store (pause, drain, resume) to the stages of this host.
 //!
-//! Each host looks twice a second; a host that cannot look goes on as it was told last.
+//! Controls hold on every host and survive restarts. Each host reads them twice a second; one that
+//! cannot reach the store keeps the controls that it read last.
 
 use std::time::Duration;
 
@@ -10,25 +10,25 @@ use tokio_util::sync::CancellationToken;
 use crate::services::Services;
 use crate::store::StoreError;
 
-/// How often the store is asked.
+/// Time between two reads.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Follows the operators' word.
+/// Reads and applies stage controls.
 pub struct ControlSync {
     services: Services,
 }
 
 impl ControlSync {
-    /// For these services.
+    /// For the stages of these services.
     pub fn new(services: Services) -> Self {
         Self { services }
     }
 
-    /// Follows until cancelled.
-    pub async fn run(self, cancel: CancellationToken) {
+    /// Reads and applies until cancelled.
+    pub async fn run(&self, cancel: CancellationToken) {
         loop {
             if let Err(error) = self.tick().await {
-                tracing::debug!(%error, "the stages' controls could not be read");
+                tracing::debug!(%error, "stage controls could not be read, retrying");
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -37,7 +37,7 @@ impl ControlSync {
         }
     }
 
-    /// One look.
+    /// Reads and applies once.
     pub async fn tick(&self) -> Result<(), StoreError> {
         let controls = self.services.store.stage_controls().await?;
         for stage in self.services.pipeline.stages() {

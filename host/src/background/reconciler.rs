@@ -1,14 +1,14 @@
-//! The reconciler: the store knows every open delivery, so a queue that lost messages is refilled
-//! from it.
+//! The reconciler: refills queues that lost messages from the open deliveries in the store.
 //!
-//! It carries the guarantee that an accepted order survives the loss of the broker. Two causes wake
-//! it: a gap that the broker reports, and a sweep over stages whose queue is empty while old
+//! It carries the guarantee that an accepted order survives the loss of the broker. Two triggers: a
+//! gap that the broker reports, and a periodic sweep over stages whose queue is empty while old
 //! deliveries are open.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Gap;
@@ -17,43 +17,49 @@ use crate::store::{LostDeliveries, StoreError};
 
 /// Deliveries refilled in one transaction.
 const REFILL_MAX: u32 = 500;
-/// How often open gaps are looked at.
+/// Time between two checks of open gaps.
 const TICK: Duration = Duration::from_millis(200);
-/// How often idle stages are swept.
+/// Time between two sweeps.
 const SWEEP_EVERY_MS: u64 = 30_000;
-/// A delivery is taken for lost when its queue is empty and it was handed over this long ago.
+/// A delivery counts as lost when its queue is empty and it was queued this long ago.
 const SWEEP_GRACE_MS: u64 = 60_000;
 
-/// A queue whose loss is known exactly is looked at again so long after its refill: what was
-/// confirmed just before the loss may still have had its outbox row then.
-const LOOK_AGAIN_MS: [u64; 3] = [2_000, 10_000, 30_000];
+/// A queue without a bound is checked again this long after its refill: a message that was
+/// confirmed just before the loss may still have had its outbox row at the refill.
+const RECHECK_MS: [u64; 3] = [2_000, 10_000, 30_000];
 
 /// A gap under repair.
 struct Repair {
     gap: Gap,
-    /// Times that it was closed.
+    /// Times that it was refilled.
     closed: usize,
-    /// Not looked at before then.
+    /// Next check, milliseconds since 1970-01-01 UTC.
     next_ms: u64,
 }
 
 /// Refills queues.
 pub struct Reconciler {
     services: Services,
+    /// Survives a restart of the task: the broker reports a gap once.
+    state: Mutex<State>,
+}
+
+struct State {
     /// By stage.
     repairs: HashMap<Arc<str>, Repair>,
     swept_at_ms: u64,
 }
 
 impl Reconciler {
-    /// Knows of no gap yet; the first sweep is due after a while.
+    /// Starts without gaps; the first sweep is due after one interval.
     pub fn new(services: Services) -> Self {
         let swept_at_ms = services.clock.now_ms();
-        Self { services, repairs: HashMap::new(), swept_at_ms }
+        let state = State { repairs: HashMap::new(), swept_at_ms };
+        Self { services, state: Mutex::new(state) }
     }
 
     /// Refills until cancelled.
-    pub async fn run(mut self, cancel: CancellationToken) {
+    pub async fn run(&self, cancel: CancellationToken) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let broker = Arc::clone(&self.services.broker);
@@ -64,46 +70,36 @@ impl Reconciler {
                 _ = ticks.tick() => {}
             }
             if let Err(error) = self.tick().await {
-                tracing::warn!(%error, "queues could not be reconciled; trying again");
+                tracing::warn!(%error, "queues could not be reconciled, retrying");
             }
         }
     }
 
-    /// One look at the gaps and, when it is time, at the idle stages.
-    pub async fn tick(&mut self) -> Result<(), StoreError> {
+    /// Checks the gaps and, when it is time, sweeps.
+    pub async fn tick(&self) -> Result<(), StoreError> {
         let now = self.services.clock.now_ms();
+        let state = &mut *self.state.lock().await;
         for gap in self.services.broker.take_gaps() {
-            self.repairs.insert(Arc::clone(&gap.stage), Repair { gap, closed: 0, next_ms: now });
+            state.repairs.insert(Arc::clone(&gap.stage), Repair { gap, closed: 0, next_ms: now });
         }
-        let due = self
+        let due = state
             .repairs
             .values()
             .filter(|repair| repair.next_ms <= now)
             .map(|repair| repair.gap.clone());
         for gap in due.collect::<Vec<_>>() {
             if self.refill(&gap).await? {
-                self.close(&gap, now);
+                state.close(&gap, now);
             }
         }
-        if now.saturating_sub(self.swept_at_ms) >= SWEEP_EVERY_MS {
-            self.swept_at_ms = now;
+        if now.saturating_sub(state.swept_at_ms) >= SWEEP_EVERY_MS {
+            state.swept_at_ms = now;
             self.sweep(now).await?;
         }
         Ok(())
     }
 
-    /// Notes that a gap is refilled; one of a queue without bound stays for another look or two.
-    fn close(&mut self, gap: &Gap, now_ms: u64) {
-        let Some(repair) = self.repairs.get_mut(&gap.stage) else { return };
-        match LOOK_AGAIN_MS.get(repair.closed).filter(|_| gap.room.is_none()) {
-            Some(wait_ms) => {
-                (repair.closed, repair.next_ms) = (repair.closed + 1, now_ms + wait_ms)
-            }
-            None => _ = self.repairs.remove(&gap.stage),
-        }
-    }
-
-    /// Refills a gap as far as the queue has room; whether it is closed.
+    /// Refills a gap as far as the queue has room; true when nothing is left to refill.
     async fn refill(&self, gap: &Gap) -> Result<bool, StoreError> {
         let mut room = match gap.room {
             None => u32::MAX,
@@ -144,10 +140,23 @@ impl Reconciler {
             };
             let rows = self.services.store.requeue_lost(&stage, lost).await?;
             if !rows.is_empty() {
-                tracing::warn!(%stage, deliveries = rows.len(), "found open deliveries that no queue held");
+                tracing::warn!(%stage, deliveries = rows.len(), "refilled open deliveries that no queue held");
             }
             self.services.relay.enqueue(rows);
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// Closes a gap that is refilled; one of a queue without a bound stays for later checks.
+    fn close(&mut self, gap: &Gap, now_ms: u64) {
+        let Some(repair) = self.repairs.get_mut(&gap.stage) else { return };
+        match RECHECK_MS.get(repair.closed).filter(|_| gap.room.is_none()) {
+            Some(wait_ms) => {
+                (repair.closed, repair.next_ms) = (repair.closed + 1, now_ms + wait_ms)
+            }
+            None => _ = self.repairs.remove(&gap.stage),
+        }
     }
 }

@@ -1,8 +1,9 @@
-//! Retention: what is finished and old goes, in small batches, beside the flow.
+//! Retention: deletes finished orders past their retention period, in small batches.
 //!
-//! An order goes with its events, deliveries, tries, dead letters and state under `order/<id>/`,
-//! once nothing of it is open; its id and fingerprint stay. Guarantee: nothing goes that may still
-//! arrive, because events expire long before (the configuration sees to that).
+//! An order is deleted with its events, deliveries, attempts, dead letters and state under
+//! `order/<id>/`, once none of it is open; its id and fingerprint stay. Guarantee: nothing is
+//! deleted that a broker may still deliver, because the configuration keeps orders at least twice
+//! as long as events live.
 
 use std::time::Duration;
 
@@ -12,25 +13,26 @@ use crate::config::RetentionConfig;
 use crate::services::Services;
 use crate::store::{Pruned, StoreError};
 
-/// Pause between two batches, so that the flow has the store for itself most of the time.
+/// Pause between two full batches, so that deliveries have the store to themselves most of the time.
 const BETWEEN: Duration = Duration::from_millis(50);
 
-/// Removes what is old.
+/// Deletes what is past its retention period.
 pub struct Retention {
     services: Services,
     config: RetentionConfig,
 }
 
 impl Retention {
-    /// By this policy.
+    /// Deletes by the periods of `config`.
     pub fn new(services: Services, config: RetentionConfig) -> Self {
         Self { services, config }
     }
 
-    /// Removes until cancelled.
-    pub async fn run(self, cancel: CancellationToken) {
+    /// Deletes until cancelled.
+    pub async fn run(&self, cancel: CancellationToken) {
         if self.config.max_age_ms == 0 {
-            return;
+            // Everything is kept.
+            return cancel.cancelled().await;
         }
         loop {
             let wait = match self.tick().await {
@@ -39,7 +41,7 @@ impl Retention {
                 }
                 Ok(_) => Duration::from_millis(self.config.interval_ms),
                 Err(error) => {
-                    tracing::warn!(%error, "nothing could be pruned");
+                    tracing::warn!(%error, "expired orders could not be deleted, retrying");
                     Duration::from_millis(self.config.interval_ms)
                 }
             };
@@ -50,7 +52,7 @@ impl Retention {
         }
     }
 
-    /// One batch.
+    /// Deletes one batch.
     pub async fn tick(&self) -> Result<Pruned, StoreError> {
         let before_ms = self.services.clock.now_ms().saturating_sub(self.config.max_age_ms);
         let pruned = self.services.store.prune(before_ms, self.config.batch).await?;
@@ -58,7 +60,7 @@ impl Retention {
             tracing::info!(
                 orders = pruned.orders,
                 events = pruned.events,
-                "pruned what is finished and old"
+                "deleted finished orders past their retention period"
             );
         }
         Ok(pruned)

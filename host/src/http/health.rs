@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Shared;
-use crate::app::Readiness;
+use crate::app::{FailingTask, Readiness};
 
 /// The process is alive.
 #[derive(Debug, Serialize, ToSchema)]
@@ -31,8 +31,8 @@ pub(crate) struct ServiceHealth {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Readiness)]
 pub(crate) struct ReadinessView {
-    /// The store and the broker answer, every stage has a plugin and is consumed, and the host is
-    /// not stopping.
+    /// The store and the broker answer, every stage has a plugin and is consumed, no critical task
+    /// is failing, and the host is not stopping.
     ready: bool,
     /// Why the store does not answer.
     store: Option<String>,
@@ -46,8 +46,27 @@ pub(crate) struct ReadinessView {
     breakers_open: Vec<String>,
     /// Stages whose queue this host should consume, but does not.
     not_consuming: Vec<String>,
+    /// Background tasks that ended or panicked and have not recovered yet. The host restarts them,
+    /// and stops when one keeps failing.
+    failing_tasks: Vec<FailingTaskView>,
     /// The host is stopping.
     stopping: bool,
+}
+
+/// A background task that is failing.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FailingTask)]
+pub(crate) struct FailingTaskView {
+    /// Its name, such as `relay` or `stage-worker:payment`.
+    task: String,
+    /// How it ended last.
+    reason: String,
+}
+
+impl From<FailingTask> for FailingTaskView {
+    fn from(FailingTask { name, reason }: FailingTask) -> Self {
+        Self { task: name.to_string(), reason }
+    }
 }
 
 impl From<Readiness> for ReadinessView {
@@ -60,6 +79,7 @@ impl From<Readiness> for ReadinessView {
             held: readiness.held,
             breakers_open: readiness.breakers_open,
             not_consuming: readiness.not_consuming,
+            failing_tasks: readiness.failing_tasks.into_iter().map(Into::into).collect(),
             stopping: readiness.stopping,
         }
     }
@@ -91,8 +111,8 @@ pub(crate) async fn broker(State(app): State<Shared>) -> (StatusCode, Json<Servi
     answer(app.services().broker.ping().await.err().map(|error| error.to_string()))
 }
 
-/// Checks that the host can do its work: the store and the broker answer, and every stage has a
-/// plugin and is consumed.
+/// Checks that the host can do its work: the store and the broker answer, every stage has a plugin
+/// and is consumed, and no critical background task is failing.
 #[utoipa::path(get, path = "/ready", tag = "health",
     responses(
         (status = 200, body = ReadinessView),

@@ -32,6 +32,7 @@ const BOUNDS_S: [f64; 14] =
 pub(crate) async fn metrics(State(app): State<Shared>) -> Answer<Response> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(StageCollector(Arc::clone(&app.services().pipeline))));
+    registry.register_collector(Box::new(TaskCollector(Arc::clone(&app))));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)
         .map_err(|_| Problem::internal())?;
@@ -119,6 +120,28 @@ impl Collector for StageCollector {
             family.encode_histogram::<NoLabelSet>(sum, times.len(), &buckets(&times), None)?;
         }
         FLAGS.iter().try_for_each(|flag| self.encode_flag(&mut encoder, flag))
+    }
+}
+
+/// What the task supervisor counts, read when it is asked for.
+struct TaskCollector(Shared);
+
+impl fmt::Debug for TaskCollector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("TaskCollector")
+    }
+}
+
+impl Collector for TaskCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Restarts of background tasks that ended or panicked";
+        let name = "postrider_task_restarts";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (task, restarts) in self.0.task_restarts() {
+            ConstCounter::new(restarts)
+                .encode(metric.encode_family(&[("task", task.as_str())])?)?;
+        }
+        Ok(())
     }
 }
 

@@ -44,3 +44,14 @@ pub enum PluginChange {
         why: String,
     },
 }
+
+impl PluginChange {
+    /// The plugin file that changed.
+    pub fn file(&self) -> Option<&str> {
+        match self {
+            Self::Loaded(plugin) => Some(&plugin.file),
+            Self::Failed { file, .. } | Self::Removed { file } => Some(file),
+            Self::ScanComplete | Self::RolledBack { .. } => None,
+        }
+    }
+}

@@ -1,9 +1,9 @@
-//! The supervisor: turns changes in the plugins folder into stages that run, swap or stop.
+//! The plugin supervisor: turns changes in the plugins folder into stages that start, swap or stop.
 //!
-//! A bad plugin never replaces a good one: a file reaches this place only after it was compiled,
-//! linked and described; whatever is wrong with it is kept beside the file's name and shown, while
-//! the old one keeps serving. BindingSync are added before a new version starts. A removed plugin
-//! stops the consumption; the queue and its messages stay.
+//! A bad plugin never replaces a good one: a file arrives here only after it was compiled, linked
+//! and described. Its errors are shown beside the file's name, while the old version keeps serving.
+//! Bindings are added before a new version starts. Removing a plugin stops the consumption; the
+//! queue and its messages stay.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::background::binding_sync::BindingSync;
+use crate::background::supervisor::TaskGroup;
+use crate::background::task::{Task, TaskName};
 use crate::broker::Binding;
 use crate::domain::event::PLUGIN_ROLLED_BACK;
 use crate::domain::name::is_name;
@@ -29,7 +29,7 @@ use crate::store::PluginLoad;
 use crate::worker::StageWorker;
 use crate::worker::poison_messages::PoisonMessageHandler;
 
-/// What became of one plugin file.
+/// The state of one plugin file.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FileStatus {
     /// Stages it serves.
@@ -38,34 +38,44 @@ pub struct FileStatus {
     pub error: Option<String>,
     /// The file is gone.
     pub removed: bool,
-    /// How many times the host looked at new content of it.
+    /// How many times the host has loaded it, or failed to.
     pub reload_count: u64,
-    /// The version that was put back after a newer one trapped, and what there is to say about it.
-    pub put_back: Option<(String, String)>,
+    /// Set after a newer version trapped too often, until other content is loaded.
+    pub rolled_back: Option<RolledBackFile>,
 }
 
-/// Where plugin files are.
+/// The outcome of an automatic rollback.
+#[derive(Debug, Clone, Serialize)]
+pub struct RolledBackFile {
+    /// SHA-256 of the version that serves again.
+    pub digest: String,
+    /// What was rolled back and why.
+    pub note: String,
+}
+
+/// Where plugin files and their earlier versions are.
 #[derive(Debug, Clone)]
 pub struct PluginPlaces {
     /// The plugins folder.
     pub dir: PathBuf,
-    /// What was loaded before.
-    pub kept: PluginArchive,
+    /// Versions that were loaded before.
+    pub archive: PluginArchive,
 }
 
 impl PluginPlaces {
-    /// Puts a kept version in the place of a plugin file.
-    pub async fn put_back(&self, digest: &str, file: &str) -> std::io::Result<()> {
-        let (kept, place, digest) = (self.kept.clone(), self.dir.join(file), digest.to_owned());
-        tokio::task::spawn_blocking(move || kept.put_back(&digest, &place)).await?
+    /// Replaces a plugin file with an archived version.
+    pub async fn restore(&self, digest: &str, file: &str) -> std::io::Result<()> {
+        let (archive, path, digest) =
+            (self.archive.clone(), self.dir.join(file), digest.to_owned());
+        tokio::task::spawn_blocking(move || archive.restore(&digest, &path)).await?
     }
 }
 
-/// Plugin files by name, for whoever shows them.
+/// The state of every plugin file, shared with the API.
 #[derive(Default)]
-pub struct Files(Mutex<BTreeMap<String, FileStatus>>);
+pub struct PluginFiles(Mutex<BTreeMap<String, FileStatus>>);
 
-impl Files {
+impl PluginFiles {
     /// All files by name.
     pub fn all(&self) -> BTreeMap<String, FileStatus> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -82,75 +92,74 @@ impl Files {
     }
 }
 
-struct RunningWorker {
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
 /// Starts, swaps and stops stages.
-pub struct Supervisor {
+pub struct PluginSupervisor {
     services: Services,
-    files: Arc<Files>,
-    host_name: String,
+    files: Arc<PluginFiles>,
     places: PluginPlaces,
-    changes: mpsc::Receiver<PluginChange>,
-    workers: HashMap<Arc<str>, RunningWorker>,
-    tasks: TaskTracker,
+    /// Workers run in it, a group for each stage.
+    tasks: TaskGroup,
+    /// Survives a restart of the task.
+    state: tokio::sync::Mutex<State>,
 }
 
-impl Supervisor {
-    /// A supervisor that listens to `changes`.
+struct State {
+    changes: mpsc::Receiver<PluginChange>,
+    workers: HashMap<Arc<str>, TaskGroup>,
+    /// The file whose change is being applied.
+    applying: Option<String>,
+}
+
+impl PluginSupervisor {
+    /// A supervisor that applies `changes`, and runs workers in `tasks`.
     pub fn new(
         services: Services,
-        files: Arc<Files>,
-        host_name: String,
+        files: Arc<PluginFiles>,
         places: PluginPlaces,
+        tasks: TaskGroup,
         changes: mpsc::Receiver<PluginChange>,
     ) -> Self {
-        Self {
-            services,
-            files,
-            host_name,
-            places,
-            changes,
-            workers: HashMap::new(),
-            tasks: TaskTracker::new(),
-        }
+        let state = State { changes, workers: HashMap::new(), applying: None };
+        Self { services, files, places, tasks, state: tokio::sync::Mutex::new(state) }
     }
 
-    /// Takes changes until the first scan of the folder is complete.
-    pub async fn finish_first_scan(&mut self) {
-        while let Some(change) = self.changes.recv().await {
+    /// Applies changes until the first scan of the folder is complete.
+    pub async fn finish_first_scan(&self) {
+        let state = &mut *self.state.lock().await;
+        while let Some(change) = state.changes.recv().await {
             if matches!(change, PluginChange::ScanComplete) {
                 return;
             }
-            self.apply(change).await;
+            self.apply(state, change).await;
         }
     }
 
-    /// Runs a worker for every stage and follows the folder until cancelled; then waits for the
-    /// workers.
-    pub async fn run(mut self, cancel: CancellationToken) {
-        self.start_workers(&cancel);
+    /// Runs workers for every stage, and applies changes until cancelled. The workers are tasks of
+    /// their own: they outlive a restart of this one, and stop with their group.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let state = &mut *self.state.lock().await;
+        if let Some(file) = state.applying.take() {
+            // Applying it once more could fail once more; what served before keeps serving.
+            let error = "the host failed while it applied the change; replace the file to retry";
+            tracing::error!(%file, error, "the plugin was refused");
+            self.files.update(&file, |status| status.error = Some(error.to_owned()));
+        }
+        self.start_workers(state);
         loop {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => break,
-                change = self.changes.recv() => match change {
-                    Some(change) => {
-                        self.apply(change).await;
-                        self.start_workers(&cancel);
-                    }
-                    None => break,
-                },
+                () = cancel.cancelled() => return,
+                Some(change) = state.changes.recv() => {
+                    self.apply(state, change).await;
+                    self.start_workers(state);
+                }
+                // The folder is no longer watched.
+                else => return cancel.cancelled().await,
             }
         }
-        cancel.cancelled().await;
-        self.tasks.close();
-        self.tasks.wait().await;
     }
 
-    /// Makes `handler` serve the stage `name`.
+    /// Makes `handler` serve the stage `name`. The error says why it cannot.
     pub async fn install(
         &self,
         name: &str,
@@ -179,54 +188,63 @@ impl Supervisor {
             .await
             .map_err(|error| format!("its queue could not be declared: {error}"))?;
         pipeline.route(&stage, &patterns);
-        self.note_load(&stage, &*handler).await;
+        self.record_load(&stage, &*handler).await;
         pipeline.swap(&stage, handler, file, self.services.clock.now_ms());
         Ok(())
     }
 
-    async fn apply(&mut self, change: PluginChange) {
+    async fn apply(&self, state: &mut State, change: PluginChange) {
+        state.applying = change.file().map(str::to_owned);
         match change {
-            PluginChange::Loaded(plugin) => self.load(*plugin).await,
+            PluginChange::Loaded(plugin) => self.load(state, *plugin).await,
             PluginChange::Failed { file, error } => {
-                tracing::error!(%file, %error, "the plugin was refused; what served before keeps serving");
+                tracing::error!(%file, %error, "plugin refused; the version before keeps serving");
                 self.files.update(&file, |status| {
                     status.error = Some(error);
                     status.reload_count += 1;
                 });
             }
-            PluginChange::Removed { file } => self.remove(&file).await,
+            PluginChange::Removed { file } => self.remove(state, &file).await,
             PluginChange::ScanComplete => {}
             PluginChange::RolledBack { stage, digest, why } => {
-                self.put_back(&stage, &digest, &why).await
+                self.restore(&stage, &digest, &why).await;
             }
         }
+        state.applying = None;
     }
 
-    /// The stage runs the version before again: puts its file back, too, and says so.
-    async fn put_back(&self, stage: &str, distrusted: &str, why: &str) {
+    /// The stage runs its previous version again: restores that version's file, too, and publishes
+    /// an event.
+    async fn restore(&self, stage: &str, rolled_back: &str, why: &str) {
         let Some(running) = self.services.pipeline.find(stage).and_then(|stage| stage.running())
         else {
             return;
         };
         let Some(file) = running.file.clone() else { return };
         let digest = running.handler.digest().to_owned();
-        let note =
-            format!("{} was put back in the place of {}: {why}", short(&digest), short(distrusted));
+        let note = format!("rolled back from {} to {}: {why}", short(rolled_back), short(&digest));
         tracing::error!(stage, %file, "{note}");
-        let note = match self.places.put_back(&digest, &file).await {
+        let note = match self.places.restore(&digest, &file).await {
             Ok(()) => note,
             Err(error) => format!(
-                "{note}. Its file could not be put back ({error}): replace {file} before this host is started again"
+                "{note}. Its file could not be restored ({error}): replace {file} before this host \
+                 is restarted"
             ),
         };
-        self.files.update(&file, |status| status.put_back = Some((digest.clone(), note)));
+        let rolled_back_file = RolledBackFile { digest: digest.clone(), note };
+        self.files.update(&file, |status| status.rolled_back = Some(rolled_back_file));
         let data = serde_json::json!({
-            "stage": stage, "file": file, "digest": digest, "distrusted": distrusted, "reason": why, "host": self.host_name,
+            "stage": stage,
+            "file": file,
+            "digest": digest,
+            "rolled_back": rolled_back,
+            "reason": why,
+            "host": &*self.services.host,
         });
         self.services.announce(&running.policy, PLUGIN_ROLLED_BACK, &data).await;
     }
 
-    async fn load(&mut self, plugin: LoadedPlugin) {
+    async fn load(&self, state: &mut State, plugin: LoadedPlugin) {
         let pipeline = Arc::clone(&self.services.pipeline);
         let (mut stages, mut problems) = (Vec::new(), Vec::new());
         let names = pipeline.names_for(&plugin.file, &plugin.linked.description.name);
@@ -243,19 +261,13 @@ impl Supervisor {
                 Err(problem) => problems.push(problem),
             }
         }
-        // A stage whose new version was refused keeps its old one; so do all of them when nothing
-        // of the file was taken.
+        // A stage whose new version was refused keeps its old one; so do all stages of a file of
+        // which no stage was accepted.
         let kept = if stages.is_empty() { self.abandoned(&plugin.file, &[]) } else { names };
         for name in self.abandoned(&plugin.file, &kept) {
-            self.stop(&name).await;
+            self.stop(state, &name).await;
         }
-        tracing::info!(
-            file = %plugin.file, version = %plugin.linked.description.version, digest = %short(&plugin.linked.digest),
-            stages = %stages.join(","), load_ms = plugin.load_time.as_millis() as u64, "plugin loaded"
-        );
-        for problem in &problems {
-            tracing::error!(file = %plugin.file, error = %problem, "the plugin was refused");
-        }
+        report_load(&plugin, &stages, &problems);
         self.files.update(&plugin.file, |status| {
             if !stages.is_empty() || problems.is_empty() {
                 status.stages = stages;
@@ -263,18 +275,17 @@ impl Supervisor {
             status.error = (!problems.is_empty()).then(|| problems.join("; "));
             status.removed = false;
             status.reload_count += 1;
-            // What was put back is told until something else comes.
-            status.put_back =
-                status.put_back.take().filter(|(digest, _)| **digest == *plugin.linked.digest);
+            let restored = |file: &RolledBackFile| *file.digest == *plugin.linked.digest;
+            status.rolled_back = status.rolled_back.take().filter(restored);
         });
     }
 
-    async fn remove(&mut self, file: &str) {
+    async fn remove(&self, state: &mut State, file: &str) {
         let names = self.abandoned(file, &[]);
         for name in &names {
-            self.stop(name).await;
+            self.stop(state, name).await;
         }
-        tracing::info!(%file, stages = %names.join(","), "plugin removed; its queue keeps the messages");
+        tracing::info!(%file, stages = %names.join(","), "plugin removed; its queues keep their messages");
         self.files.update(file, |status| {
             *status = FileStatus { removed: true, stages: names, ..FileStatus::default() }
         });
@@ -294,44 +305,66 @@ impl Supervisor {
             .collect()
     }
 
-    /// Lets the worker finish its batch, then leaves the stage without a handler.
-    async fn stop(&mut self, name: &str) {
+    /// Waits until the worker has finished its batch, then leaves the stage without a handler.
+    async fn stop(&self, state: &mut State, name: &str) {
         let Some(stage) = self.services.pipeline.find(name) else { return };
-        if let Some(worker) = self.workers.remove(&stage.name) {
-            worker.stop.cancel();
-            let _ = worker.task.await;
+        if let Some(workers) = state.workers.remove(&stage.name) {
+            workers.stop().await;
         }
         self.services.pipeline.stop(&stage);
     }
 
-    fn start_workers(&mut self, cancel: &CancellationToken) {
+    fn start_workers(&self, state: &mut State) {
         for stage in self.services.pipeline.stages() {
-            if stage.running().is_none() || self.workers.contains_key(&stage.name) {
+            if stage.running().is_none() || state.workers.contains_key(&stage.name) {
                 continue;
             }
-            let stop = cancel.child_token();
-            let worker = StageWorker { stage: Arc::clone(&stage), services: self.services.clone() };
-            let task = self.tasks.spawn(worker.run(stop.clone()));
-            let handler = PoisonMessageHandler::new(Arc::clone(&stage), self.services.clone());
-            self.tasks.spawn(handler.run(stop.clone()));
-            self.workers.insert(Arc::clone(&stage.name), RunningWorker { stop, task });
+            let (workers, services) = (self.tasks.child(), &self.services);
+            let worker = StageWorker { stage: Arc::clone(&stage), services: services.clone() };
+            workers.spawn(
+                TaskName::of_stage(Task::StageWorker, &stage.name),
+                Arc::new(worker),
+                |worker, stop| async move { worker.run(stop).await },
+            );
+            let handler = PoisonMessageHandler::new(Arc::clone(&stage), services.clone());
+            workers.spawn(
+                TaskName::of_stage(Task::PoisonMessages, &stage.name),
+                Arc::new(tokio::sync::Mutex::new(handler)),
+                |handler, stop| async move { handler.lock().await.run(stop).await },
+            );
+            state.workers.insert(Arc::clone(&stage.name), workers);
         }
     }
 
-    async fn note_load(&self, stage: &Stage, handler: &dyn StageHandler) {
+    async fn record_load(&self, stage: &Stage, handler: &dyn StageHandler) {
         let load = PluginLoad {
             stage: stage.name.to_string(),
             digest: handler.digest().to_owned(),
             version: handler.description().version.clone(),
-            host: self.host_name.clone(),
+            host: self.services.host.to_string(),
             loaded_at_ms: self.services.clock.now_ms(),
         };
         if let Err(error) = self.services.store.record_plugin_load(load).await {
-            tracing::warn!(stage = %stage.name, %error, "the load could not be recorded");
+            tracing::warn!(stage = %stage.name, %error, "plugin load could not be recorded");
         }
     }
 }
 
+fn report_load(plugin: &LoadedPlugin, stages: &[String], problems: &[String]) {
+    tracing::info!(
+        file = %plugin.file,
+        version = %plugin.linked.description.version,
+        digest = %short(&plugin.linked.digest),
+        stages = %stages.join(","),
+        load_ms = plugin.load_time.as_millis() as u64,
+        "plugin loaded"
+    );
+    for problem in problems {
+        tracing::error!(file = %plugin.file, error = %problem, "plugin refused");
+    }
+}
+
+/// Enough of a digest to tell versions apart.
 fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }

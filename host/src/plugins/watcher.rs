@@ -1,9 +1,9 @@
-//! The plugins folder: what changes in it is compiled, linked and described before anybody hears of
-//! it.
+//! The plugins folder: changed files are compiled, linked and described before they are reported.
 //!
-//! `notify` only says that it is worth looking; what counts is the content. A file that cannot be
-//! loaded while it was written a moment ago is looked at again until it stops changing, so a
-//! half-written file is never reported. Bounds: one file is read at a time.
+//! `notify` only triggers a scan; what counts is the content. A file that cannot be loaded and was
+//! written a moment ago is scanned again until it stops changing, so a half-written file is never
+//! reported. Bounds: one file is read at a time. A compilation that is under way when the task is
+//! dropped finishes on its blocking thread, and its result is discarded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,35 +12,44 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use notify::{RecursiveMode, Watcher as _};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::plugin_change::{LoadedPlugin, PluginChange};
 use crate::runtime::provenance::{PluginArchive, Provenance, signature_of};
 use crate::runtime::{Linked, Runtime};
 
-/// The folder is looked at this often even when nothing was reported: events can be lost.
-const LOOK_ANYWAY: Duration = Duration::from_secs(2);
-/// A file that cannot be loaded is taken for half-written until it has not changed for this long.
+/// Time between two scans when `notify` reports nothing: its events can be lost.
+const SCAN_INTERVAL: Duration = Duration::from_secs(2);
+/// A file that cannot be loaded counts as half-written until it has not changed for this long.
 const SETTLED: Duration = Duration::from_millis(500);
+/// Time between two scans while a file is half-written.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Larger files are refused unread.
 const FILE_MAX_BYTES: u64 = 256 << 20;
 
-/// A watched folder.
-pub struct PluginFolder {
+/// The folder, and how its files are loaded.
+pub struct FolderOptions {
     /// Every `*.wasm` in it is a plugin.
     pub dir: PathBuf,
-    /// Changes are gathered for this long before files are read.
+    /// Wait between an event of `notify` and the scan, so that changes are gathered.
     pub debounce_ms: u64,
     /// Which files are loaded.
     pub provenance: Provenance,
-    /// Where what was loaded is kept.
-    pub kept: PluginArchive,
+    /// Receives a copy of every file that was loaded.
+    pub archive: PluginArchive,
 }
 
-/// What a file looked like; the same again means that nothing happened.
+/// Scans the folder.
+pub struct PluginWatcher {
+    debounce: Duration,
+    /// Survives a restart of the task.
+    scanner: Mutex<Scanner>,
+}
+
+/// What a file looks like without reading it; the same stamp again means that it did not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Look {
+struct Stamp {
     size: u64,
     modified: Option<SystemTime>,
     inode: u64,
@@ -49,61 +58,65 @@ struct Look {
 
 /// A file as it was last handled.
 struct Known {
-    look: Look,
+    stamp: Stamp,
     digest: Option<Arc<str>>,
-    /// It could not be loaded, and may still be half-written.
+    /// It could not be loaded, and may be half-written.
     retry: bool,
 }
 
-impl PluginFolder {
-    /// Reports what is there, then every change, until cancelled.
-    pub async fn run(
-        self,
+impl PluginWatcher {
+    /// Loads files into `runtime` and reports them to `changes`.
+    pub fn new(
+        options: FolderOptions,
         runtime: Arc<Runtime>,
         changes: mpsc::Sender<PluginChange>,
-        cancel: CancellationToken,
-    ) {
+    ) -> Self {
+        let FolderOptions { dir, debounce_ms, provenance, archive } = options;
+        let scanner =
+            Scanner { dir, runtime, changes, provenance, archive, known: BTreeMap::new() };
+        Self { debounce: Duration::from_millis(debounce_ms), scanner: Mutex::new(scanner) }
+    }
+
+    /// Reports what is there, then every change, until cancelled.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let scanner = &mut *self.scanner.lock().await;
         let (hint, mut hints) = mpsc::channel(1);
-        // PluginArchive alive for as long as the folder is followed.
-        let _watcher = watch(&self.dir, hint);
-        let Self { dir, debounce_ms, provenance, kept } = self;
-        let mut scanner =
-            Scanner { dir, runtime, changes, provenance, kept, known: BTreeMap::new() };
+        // Alive for as long as the folder is watched.
+        let _watcher = watch(&scanner.dir, hint);
         scanner.tick().await;
         while scanner.settling() && !cancel.is_cancelled() {
-            tokio::time::sleep(SETTLED / 10).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
             scanner.tick().await;
         }
         if scanner.changes.send(PluginChange::ScanComplete).await.is_err() {
-            return;
+            return cancel.cancelled().await;
         }
         loop {
-            let look_again = if scanner.settling() { SETTLED / 10 } else { LOOK_ANYWAY };
+            let wait = if scanner.settling() { RETRY_INTERVAL } else { SCAN_INTERVAL };
             tokio::select! {
                 () = cancel.cancelled() => return,
-                Some(()) = hints.recv() => tokio::time::sleep(Duration::from_millis(debounce_ms)).await,
-                () = tokio::time::sleep(look_again) => {}
+                Some(()) = hints.recv() => tokio::time::sleep(self.debounce).await,
+                () = tokio::time::sleep(wait) => {}
             }
             scanner.tick().await;
         }
     }
 }
 
-/// The operating system's watcher; without one the folder is still looked at every [`LOOK_ANYWAY`].
+/// The operating system's watcher; without one the folder is still scanned every [`SCAN_INTERVAL`].
 fn watch(dir: &Path, hint: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| !event.kind.is_access()) {
-            // A full channel already asks for a look.
+            // A full channel has triggered a scan already.
             let _ = hint.try_send(());
         }
     });
     let started = watcher
         .and_then(|mut watcher| watcher.watch(dir, RecursiveMode::NonRecursive).map(|()| watcher));
-    started
-        .inspect_err(
-            |error| tracing::warn!(%error, dir = %dir.display(), "the plugins folder cannot be watched; it is looked at regularly"),
-        )
-        .ok()
+    let unwatched = |error: &notify::Error| {
+        tracing::warn!(%error, dir = %dir.display(), "the plugins folder cannot be watched; polling it");
+    };
+    started.inspect_err(unwatched).ok()
 }
 
 struct Scanner {
@@ -111,12 +124,12 @@ struct Scanner {
     runtime: Arc<Runtime>,
     changes: mpsc::Sender<PluginChange>,
     provenance: Provenance,
-    kept: PluginArchive,
+    archive: PluginArchive,
     known: BTreeMap<String, Known>,
 }
 
 impl Scanner {
-    /// One look at the folder; handles every file that looks different from the last time.
+    /// One scan of the folder; handles every file whose stamp changed.
     async fn tick(&mut self) {
         let listing = match list(&self.dir) {
             Ok(listing) => listing,
@@ -129,30 +142,32 @@ impl Scanner {
         let gone: Vec<String> =
             self.known.keys().filter(|file| !present.contains(file)).cloned().collect();
         for file in gone {
+            // Reported first: after a panic in between it is reported twice rather than never.
+            let _ = self.changes.send(PluginChange::Removed { file: file.clone() }).await;
             self.known.remove(&file);
-            let _ = self.changes.send(PluginChange::Removed { file }).await;
         }
-        for (file, look) in listing {
-            if self.known.get(&file).is_none_or(|known| known.look != look || known.retry) {
-                self.handle(file, look).await;
+        for (file, stamp) in listing {
+            if self.known.get(&file).is_none_or(|known| known.stamp != stamp || known.retry) {
+                self.handle(file, stamp).await;
             }
         }
     }
 
-    /// Whether a file could not be loaded and may still be in the making.
+    /// Whether a file may be half-written.
     fn settling(&self) -> bool {
         self.known.values().any(|known| known.retry)
     }
 
-    async fn handle(&mut self, file: String, look: Look) {
+    async fn handle(&mut self, file: String, stamp: Stamp) {
         let began = Instant::now();
         let settled =
-            look.modified.and_then(|at| at.elapsed().ok()).is_none_or(|age| age >= SETTLED);
+            stamp.modified.and_then(|at| at.elapsed().ok()).is_none_or(|age| age >= SETTLED);
         let before = self.known.get(&file).and_then(|known| known.digest.clone());
-        let loaded = self.load(&file, look).await;
+        let loaded = self.load(&file, stamp).await;
         // What was read counts only if the file is still the same.
-        if look_at(&self.dir.join(&file)) != Some(look) {
-            self.known.insert(file, Known { look, digest: before, retry: true });
+        let changed = stamp_of(&self.dir.join(&file)) != Some(stamp);
+        if changed || (loaded.is_err() && !settled) {
+            self.known.insert(file, Known { stamp, digest: before, retry: true });
             return;
         }
         let (digest, change) = match loaded {
@@ -163,65 +178,67 @@ impl Scanner {
                     LoadedPlugin { file: file.clone(), linked, load_time: began.elapsed() };
                 (Some(digest), Some(PluginChange::Loaded(Box::new(plugin))))
             }
-            Err(_) if !settled => {
-                self.known.insert(file, Known { look, digest: before, retry: true });
-                return;
-            }
             Err(error) => (None, Some(PluginChange::Failed { file: file.clone(), error })),
         };
-        self.known.insert(file, Known { look, digest, retry: false });
         if let Some(change) = change {
             let _ = self.changes.send(change).await;
         }
+        self.known.insert(file, Known { stamp, digest, retry: false });
     }
 
-    async fn load(&self, file: &str, look: Look) -> Result<Linked, String> {
-        if look.size > FILE_MAX_BYTES {
-            return Err(format!("the file has {} bytes; the limit is {FILE_MAX_BYTES}", look.size));
+    async fn load(&self, file: &str, stamp: Stamp) -> Result<Linked, String> {
+        if stamp.size > FILE_MAX_BYTES {
+            return Err(format!(
+                "the file has {} bytes; the limit is {FILE_MAX_BYTES}",
+                stamp.size
+            ));
         }
         let path = self.dir.join(file);
         let content: Bytes = tokio::fs::read(&path)
             .await
             .map_err(|error| format!("cannot be read: {error}"))?
             .into();
-        let vetting = {
+        let verifying = {
             let (provenance, path, content) =
                 (self.provenance.clone(), path.clone(), content.clone());
             tokio::task::spawn_blocking(move || provenance.verify(&path, &content))
         };
-        vetting.await.map_err(|error| error.to_string())?.map_err(|refused| refused.to_string())?;
+        verifying
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|refused| refused.to_string())?;
         let linked = self.runtime.load(content.clone()).await.map_err(|error| error.to_string())?;
-        let (kept, digest) = (self.kept.clone(), Arc::clone(&linked.digest));
-        let keeping = tokio::task::spawn_blocking(move || kept.keep(&path, &content, &digest));
-        if let Err(error) = keeping.await.map_err(std::io::Error::other).and_then(|kept| kept) {
-            tracing::warn!(%file, %error, "the plugin could not be kept; it cannot be put back later");
+        let (archive, digest) = (self.archive.clone(), Arc::clone(&linked.digest));
+        let archiving = tokio::task::spawn_blocking(move || archive.add(&path, &content, &digest));
+        if let Err(error) = archiving.await.map_err(std::io::Error::other).flatten() {
+            tracing::warn!(%file, %error, "the plugin could not be archived; it cannot be restored later");
         }
         Ok(linked)
     }
 }
 
 /// Every `*.wasm` that is not hidden.
-fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Look>> {
+fn list(dir: &Path) -> std::io::Result<BTreeMap<String, Stamp>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(".").to_owned();
         if !name.starts_with('.')
             && path.extension().is_some_and(|end| end == "wasm")
-            && let Some(look) = look_at(&path)
+            && let Some(stamp) = stamp_of(&path)
         {
-            files.insert(name, look);
+            files.insert(name, stamp);
         }
     }
     Ok(files)
 }
 
-fn look_at(path: &Path) -> Option<Look> {
+fn stamp_of(path: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     let signed =
         std::fs::metadata(signature_of(path)).and_then(|signature| signature.modified()).ok();
-    Some(Look {
+    Some(Stamp {
         size: metadata.len(),
         modified: metadata.modified().ok(),
         inode: metadata.ino(),

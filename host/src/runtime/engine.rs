@@ -1,6 +1,5 @@
-//! The host's engine: its settings, the pool with its fall-back, and the thread that moves the
-//! epoch. In development a second one stands before it, whose code runs slower and is compiled in a
-//! fraction of the time.
+//! The WebAssembly engine: its settings, and the instance pool with its fallback. In development a
+//! second engine is tried first, which compiles in a fraction of the time to slower code.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,10 +7,10 @@ use std::time::Duration;
 
 use wasmtime::component::{Component, Linker};
 use wasmtime::{
-    Config, Engine, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
-    Strategy,
+    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
 };
 
+use super::epoch::EpochTicker;
 use super::guest::{Guest, bindings};
 use super::load::LoadError;
 use super::{Pool, RuntimeSettings};
@@ -37,6 +36,7 @@ pub struct Runtime {
     /// Compiles first, where it can: [`RuntimeSettings::quick`].
     pub(super) quick: Option<Platform>,
     pub(super) cache_dir: Option<PathBuf>,
+    pub(super) epochs: Arc<EpochTicker>,
 }
 
 /// An engine, and what guests that it compiled may import.
@@ -55,7 +55,22 @@ impl Runtime {
         let optimizing = Platform::new(&settings, Strategy::Cranelift)?;
         let quick =
             settings.quick.then(|| Platform::new(&settings, Strategy::Winch)).transpose()?;
-        Ok(Arc::new(Self { optimizing, quick, cache_dir: settings.cache_dir }))
+        let engines = [Some(&optimizing), quick.as_ref()].into_iter().flatten();
+        let engines = engines.map(|platform| platform.engine.weak()).collect();
+        let tick = Duration::from_millis(settings.epoch_tick_ms.max(1));
+        let epochs = EpochTicker::start(engines, tick)
+            .map_err(|error| LoadError::Engine(format!("no thread for epochs: {error}")))?;
+        Ok(Arc::new(Self {
+            optimizing,
+            quick,
+            cache_dir: settings.cache_dir,
+            epochs: Arc::new(epochs),
+        }))
+    }
+
+    /// Advances the epoch of guests that this runtime loaded.
+    pub fn epochs(&self) -> &Arc<EpochTicker> {
+        &self.epochs
     }
 
     /// Where a component was compiled.
@@ -82,7 +97,6 @@ impl Platform {
             .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut wasi)
             .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
-        tick(engine.weak(), Duration::from_millis(settings.epoch_tick_ms.max(1)))?;
         Ok(Self { engine, plain, wasi })
     }
 }
@@ -140,20 +154,6 @@ fn build(
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
     Engine::new(&config).map_err(|error| LoadError::Engine(format!("{error:#}")))
-}
-
-/// Moves the epoch on a thread of its own (a blocked runtime must not stop deadlines) until the
-/// engine is gone.
-fn tick(engine: EngineWeak, every: Duration) -> Result<(), LoadError> {
-    let ticker = move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            std::thread::sleep(every);
-        }
-    };
-    let spawned = std::thread::Builder::new().name("postrider-epoch".into()).spawn(ticker);
-    spawned.map(drop).map_err(|error| LoadError::Engine(format!("no thread for epochs: {error}")))
 }
 
 #[cfg(test)]

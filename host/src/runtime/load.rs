@@ -1,5 +1,5 @@
-//! Loading: verify → compile → link → describe. Every reason for a refusal says what does not fit
-//! and how to mend it.
+//! Loading: verify → compile → link → describe. Every error says what does not fit and how to fix
+//! it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Store;
 use wasmtime::component::Component;
 
+use super::epoch::EpochTicker;
 use super::guest::{Guest, Stop, bindings};
 use super::{Runtime, StageLimits};
 use crate::domain::event::{HOST_EVENT_PREFIX, hex};
@@ -77,6 +78,8 @@ pub enum LoadError {
 pub struct Linked {
     pub(super) pre: bindings::StagePre<Guest>,
     pub(super) wasi: bool,
+    /// Deadlines hold for as long as the plugin can run.
+    _epochs: Arc<EpochTicker>,
     /// SHA-256 of the file, in hex.
     pub digest: Arc<str>,
     /// What it said about itself.
@@ -148,7 +151,14 @@ impl Runtime {
             bindings::StagePre::new(pre).map_err(|error| LoadError::Link(format!("{error:#}")))?;
         let description = describe(&pre, wasi).await?;
         check_description(&description)?;
-        Ok(Linked { pre, wasi, digest, description: Arc::new(description), imports })
+        Ok(Linked {
+            pre,
+            wasi,
+            _epochs: Arc::clone(&self.epochs),
+            digest,
+            description: Arc::new(description),
+            imports,
+        })
     }
 }
 

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::event::hex;
 
 /// Files kept for a roll-back.
-const KEPT_MAX: usize = 50;
+const ARCHIVED_MAX: usize = 50;
 /// A signature is a few lines.
 const SIGNATURE_MAX_BYTES: u64 = 16 << 10;
 
@@ -151,7 +151,7 @@ pub struct PluginArchive {
 }
 
 impl PluginArchive {
-    /// In this folder; it is made when something is kept.
+    /// An archive in this folder, which is created with the first file.
     pub fn new(dir: PathBuf) -> Self {
         Self { dir }
     }
@@ -160,12 +160,12 @@ impl PluginArchive {
         self.dir.join(format!("{digest}.wasm"))
     }
 
-    /// Keeps what was loaded, with its signature, and lets the oldest go.
-    pub fn keep(&self, path: &Path, content: &[u8], digest: &str) -> io::Result<()> {
+    /// Adds a file that was loaded, with its signature, and deletes the oldest ones.
+    pub fn add(&self, path: &Path, content: &[u8], digest: &str) -> io::Result<()> {
         let place = self.place(digest);
         std::fs::create_dir_all(&self.dir)?;
         if place.is_file() {
-            // Loaded again: young again.
+            // It counts as new again.
             std::fs::File::options().append(true).open(&place)?.set_modified(SystemTime::now())?;
             return Ok(());
         }
@@ -173,10 +173,10 @@ impl PluginArchive {
         if let Ok(signature) = std::fs::read(signature_of(path)) {
             write(&signature_of(&place), &signature)?;
         }
-        self.forget_oldest()
+        self.delete_oldest()
     }
 
-    fn forget_oldest(&self) -> io::Result<()> {
+    fn delete_oldest(&self) -> io::Result<()> {
         let mut files: Vec<(SystemTime, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
             let path = entry?.path();
@@ -185,7 +185,7 @@ impl PluginArchive {
             }
         }
         files.sort();
-        let spare = files.len().saturating_sub(KEPT_MAX);
+        let spare = files.len().saturating_sub(ARCHIVED_MAX);
         for (_, path) in files.into_iter().take(spare) {
             std::fs::remove_file(&path)?;
             let _ = std::fs::remove_file(signature_of(&path));
@@ -193,17 +193,17 @@ impl PluginArchive {
         Ok(())
     }
 
-    /// Whether this digest can be put back.
-    pub fn has(&self, digest: &str) -> bool {
+    /// Whether this digest can be restored.
+    pub fn contains(&self, digest: &str) -> bool {
         self.place(digest).is_file()
     }
 
-    /// Puts a kept file in the place of another one, at once, with its signature; the host loads it
-    /// like any file that changed.
-    pub fn put_back(&self, digest: &str, path: &Path) -> io::Result<()> {
-        let kept = self.place(digest);
-        let content = std::fs::read(&kept)?;
-        match std::fs::read(signature_of(&kept)) {
+    /// Atomically replaces the file at `path` with an archived one and its signature; the host loads
+    /// it like any file that changed.
+    pub fn restore(&self, digest: &str, path: &Path) -> io::Result<()> {
+        let archived = self.place(digest);
+        let content = std::fs::read(&archived)?;
+        match std::fs::read(signature_of(&archived)) {
             Ok(signature) => write(&signature_of(path), &signature)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -214,8 +214,8 @@ impl PluginArchive {
 
 fn write(place: &Path, content: &[u8]) -> io::Result<()> {
     let folder = place.parent().unwrap_or(Path::new("."));
-    // Hidden, so that nobody takes it for a plugin before it is whole.
-    let mut file = tempfile::Builder::new().prefix(".kept-").tempfile_in(folder)?;
+    // Hidden, so that it is not loaded as a plugin before it is complete.
+    let mut file = tempfile::Builder::new().prefix(".archived-").tempfile_in(folder)?;
     io::Write::write_all(&mut file, content)?;
     file.persist(place)?;
     Ok(())
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_problem_of_the_configuration_is_told() {
+    fn every_problem_of_the_configuration_is_reported() {
         let problems =
             Provenance::new(Policy::Digest, &["ABC".into()], &["key".into()]).unwrap_err();
         assert_eq!(problems.len(), 2, "{problems:?}");
@@ -252,19 +252,25 @@ mod tests {
     }
 
     #[test]
-    fn the_youngest_files_are_kept_and_can_be_put_back() {
+    fn the_newest_files_are_archived_and_can_be_restored() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = PluginArchive::new(folder.path().join("kept"));
+        let archive = PluginArchive::new(folder.path().join("kept"));
         let plugin = folder.path().join("stage.wasm");
         std::fs::write(signature_of(&plugin), "signature").unwrap();
-        for number in 0..KEPT_MAX + 5 {
-            kept.keep(&plugin, number.to_string().as_bytes(), &format!("digest-{number}")).unwrap();
+        for number in 0..ARCHIVED_MAX + 5 {
+            archive
+                .add(&plugin, number.to_string().as_bytes(), &format!("digest-{number}"))
+                .unwrap();
         }
-        assert!(kept.has("digest-54") && kept.has("digest-5") && !kept.has("digest-4"));
+        assert!(
+            archive.contains("digest-54")
+                && archive.contains("digest-5")
+                && !archive.contains("digest-4")
+        );
         std::fs::remove_file(signature_of(&plugin)).unwrap();
-        kept.put_back("digest-7", &plugin).unwrap();
+        archive.restore("digest-7", &plugin).unwrap();
         assert_eq!(std::fs::read_to_string(&plugin).unwrap(), "7");
         assert_eq!(std::fs::read_to_string(signature_of(&plugin)).unwrap(), "signature");
-        assert!(kept.put_back("digest-4", &plugin).is_err());
+        assert!(archive.restore("digest-4", &plugin).is_err());
     }
 }

@@ -1,10 +1,10 @@
 //! A stage in WebAssembly: one message in, one outcome out.
 //!
-//! A fresh instance for each message unless the stage asked for warm ones. An instance serves one
-//! message at a time; one that trapped, ran out of time or broke a limit is dropped and never used
-//! again.
+//! Each message gets a fresh instance unless the stage is configured for warm ones. An instance
+//! handles one message at a time; one that trapped, timed out or exceeded a limit is dropped and
+//! never used again.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -32,33 +32,23 @@ struct Instance {
     used_at: Instant,
 }
 
-/// Warm instances that serve nobody at the moment, the one used last at the end.
-type Idle = Arc<Mutex<Vec<Instance>>>;
-
 /// A plugin under the limits of one stage.
 pub struct WasmStage {
     linked: Linked,
     limits: StageLimits,
     policy: InstancePolicy,
     egress: Option<Arc<Egress>>,
-    idle: Idle,
+    /// Warm instances that are not in use, the one used last at the end.
+    idle: Mutex<Vec<Instance>>,
 }
 
 impl WasmStage {
-    /// Lets `linked` serve under these limits. With warm instances it must be called inside a tokio
-    /// runtime.
+    /// Runs `linked` under these limits.
     pub fn new(linked: &Linked, limits: StageLimits, policy: InstancePolicy) -> Self {
-        let idle = Idle::default();
-        if let InstancePolicy::Warm(warm) = policy {
-            tokio::spawn(let_idle_go(
-                Arc::downgrade(&idle),
-                Duration::from_millis(warm.idle_ms.max(1)),
-            ));
-        }
-        Self { linked: linked.clone(), limits, policy, egress: None, idle }
+        Self { linked: linked.clone(), limits, policy, egress: None, idle: Mutex::default() }
     }
 
-    /// Lets it call what the stage was granted; without this it calls nobody.
+    /// Lets it call what the stage was granted; without this it can call nothing.
     #[must_use]
     pub fn with_egress(mut self, egress: Option<Arc<Egress>>) -> Self {
         self.egress = egress;
@@ -178,17 +168,6 @@ impl WasmStage {
     }
 }
 
-/// Drops instances that had nothing to do for a while, until the stage is gone.
-async fn let_idle_go(idle: Weak<Mutex<Vec<Instance>>>, after: Duration) {
-    loop {
-        tokio::time::sleep(after / 2).await;
-        let Some(idle) = idle.upgrade() else { return };
-        idle.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|instance| instance.used_at.elapsed() < after);
-    }
-}
-
 #[async_trait]
 impl StageHandler for WasmStage {
     fn description(&self) -> &Description {
@@ -205,6 +184,14 @@ impl StageHandler for WasmStage {
         let (outcome, writes, memory_bytes) = self.run(call).await;
         let outcome = settings.guard(outcome, &writes);
         Handled { outcome, writes, duration: began.elapsed(), memory_bytes: memory_bytes as u64 }
+    }
+
+    fn drop_idle_instances(&self) {
+        if let InstancePolicy::Warm(warm) = self.policy {
+            let idle_max = Duration::from_millis(warm.idle_ms.max(1));
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.retain(|instance| instance.used_at.elapsed() < idle_max);
+        }
     }
 }
 

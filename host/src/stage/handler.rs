@@ -127,6 +127,8 @@ pub trait StageHandler: Send + Sync + 'static {
     fn digest(&self) -> &str;
     /// Decides about one event.
     async fn handle(&self, call: Call) -> Handled;
+    /// Drops warm instances that have been idle for too long; the host calls it every second.
+    fn drop_idle_instances(&self) {}
 }
 
 /// A stage that is a Rust value of the embedder's program: the plugin contract without a sandbox.

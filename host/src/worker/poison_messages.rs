@@ -70,7 +70,7 @@ impl PoisonMessageHandler {
     }
 
     /// Drains until cancelled.
-    pub async fn run(mut self, cancel: CancellationToken) {
+    pub async fn run(&mut self, cancel: CancellationToken) {
         loop {
             let drained = async {
                 match self.services.broker.consume_rejected(&self.stage.name).await {

@@ -184,14 +184,14 @@ impl Job {
 pub(super) struct Jobs {
     remembered: Mutex<VecDeque<Arc<Job>>>,
     waiting: mpsc::Sender<Arc<Job>>,
-    /// Taken by the task that runs the jobs.
-    queue: Mutex<Option<mpsc::Receiver<Arc<Job>>>>,
+    /// Survives a restart of the task.
+    queue: tokio::sync::Mutex<mpsc::Receiver<Arc<Job>>>,
 }
 
 impl Default for Jobs {
     fn default() -> Self {
         let (waiting, queue) = mpsc::channel(WAITING_MAX);
-        Self { remembered: Mutex::default(), waiting, queue: Mutex::new(Some(queue)) }
+        Self { remembered: Mutex::default(), waiting, queue: tokio::sync::Mutex::new(queue) }
     }
 }
 
@@ -221,8 +221,7 @@ impl Jobs {
 
 /// Runs jobs as they arrive.
 pub(super) async fn run(service: Arc<DeadLetterService>, stop: CancellationToken) {
-    let queue = service.jobs.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(mut queue) = queue else { return };
+    let mut queue = service.jobs.queue.lock().await;
     let mut running = JoinSet::new();
     loop {
         tokio::select! {

@@ -1,0 +1,91 @@
+//! Opens the store and the broker that the configuration names, and starts their tasks.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::tasks::HostTasks;
+use crate::broker::Broker;
+use crate::broker::embedded::Embedded;
+use crate::broker::rabbit::{Rabbit, RabbitOptions};
+use crate::config::{BrokerUrl, Config, StoreUrl};
+use crate::domain::clock::Clock;
+use crate::store::Store;
+use crate::store::postgres::{PostgresOptions, PostgresStore};
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+
+/// What the store and the broker know of the host.
+pub(super) struct HostIdentity<'a> {
+    pub(super) config: &'a Config,
+    /// Owner of leases, and name of connections.
+    pub(super) name: &'a str,
+    pub(super) clock: &'a Arc<dyn Clock>,
+}
+
+pub(super) fn open_broker(
+    host: &HostIdentity<'_>,
+    tasks: &HostTasks,
+) -> anyhow::Result<Arc<dyn Broker>> {
+    match BrokerUrl::parse(&host.config.broker.url).context("broker.url: unknown scheme")? {
+        BrokerUrl::Embedded => {
+            Ok(Embedded::new(host.config.broker.queue_capacity, Arc::clone(host.clock)))
+        }
+        BrokerUrl::Amqp(url) => {
+            let options = RabbitOptions {
+                url: url.to_owned(),
+                namespace: host.config.namespace.clone(),
+                host_name: host.name.to_owned(),
+                clock: Arc::clone(host.clock),
+                expiry_ms: host.config.orders.expiry_ms,
+            };
+            let (rabbit, links) =
+                Rabbit::new(options).map_err(anyhow::Error::msg).context("broker.url")?;
+            tasks.start_rabbit(links);
+            Ok(rabbit)
+        }
+    }
+}
+
+pub(super) async fn open_store(
+    host: &HostIdentity<'_>,
+    tasks: &HostTasks,
+    publish_all: bool,
+) -> anyhow::Result<Arc<dyn Store>> {
+    let store = &host.config.store;
+    let status = Arc::new(host.config.orders.status.clone());
+    let failed = "store.url: the store could not be opened";
+    match StoreUrl::parse(&store.url).context("store.url: unknown scheme")? {
+        StoreUrl::Sqlite(path) => {
+            let options = SqliteOptions {
+                path: path.into(),
+                host_name: host.name.to_owned(),
+                clock: Arc::clone(host.clock),
+                status,
+                lease_ms: store.lease_ms,
+                group_max_ops: store.group_max_ops,
+                publish_all,
+            };
+            let (store, writer) = SqliteStore::open(options).await.context(failed)?;
+            tasks.start_sqlite(writer);
+            Ok(store)
+        }
+        StoreUrl::Postgres(url) => {
+            let options = PostgresOptions {
+                url: url.to_owned(),
+                host_name: host.name.to_owned(),
+                clock: Arc::clone(host.clock),
+                host_time: false,
+                status,
+                lease_ms: store.lease_ms,
+                group_max_ops: store.group_max_ops,
+                publish_all,
+                connections: store.connections,
+                timeout_ms: store.timeout_ms,
+                migrate: store.migrate,
+            };
+            let (store, writer) = PostgresStore::open(options).await.context(failed)?;
+            tasks.start_postgres(writer);
+            Ok(store)
+        }
+    }
+}

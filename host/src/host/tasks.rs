@@ -1,0 +1,157 @@
+//! Starts the host's tasks, in the groups in which they stop: intake first, then the relay, so that
+//! what the others still commit is sent, then the tasks of the store and the broker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::app::App;
+use crate::background::binding_sync::BindingSync;
+use crate::background::control_sync::ControlSync;
+use crate::background::faults::TaskFaults;
+use crate::background::health::TaskHealth;
+use crate::background::idle_instances::IdleInstances;
+use crate::background::reconciler::Reconciler;
+use crate::background::retention::Retention;
+use crate::background::supervisor::{Restarts, Supervisor, TaskGroup};
+use crate::background::task::Task;
+use crate::broker::rabbit::RabbitLinks;
+use crate::config::Config;
+use crate::http::Server;
+use crate::plugins::supervisor::PluginSupervisor;
+use crate::plugins::watcher::PluginWatcher;
+use crate::relay::Relay;
+use crate::runtime::{EpochTicker, Runtime};
+use crate::store::postgres::PostgresWriter;
+use crate::store::sqlite::SqliteWriter;
+
+/// Every task of a host; dropping it ends them.
+pub(super) struct HostTasks {
+    supervisor: Supervisor,
+    /// Whatever brings new work.
+    intake: TaskGroup,
+    relay: TaskGroup,
+    /// What the store, the broker and the engine need to work.
+    ports: TaskGroup,
+}
+
+impl HostTasks {
+    pub(super) fn new(faults: TaskFaults) -> Self {
+        let supervisor = Supervisor::new(Restarts::default(), faults);
+        let (intake, relay, ports) = (supervisor.group(), supervisor.group(), supervisor.group());
+        Self { supervisor, intake, relay, ports }
+    }
+
+    pub(super) fn health(&self) -> Arc<TaskHealth> {
+        self.supervisor.health()
+    }
+
+    /// The group in which stage workers run.
+    pub(super) fn workers(&self) -> TaskGroup {
+        self.intake.child()
+    }
+
+    pub(super) fn start_sqlite(&self, writer: SqliteWriter) {
+        let run = |writer: Arc<SqliteWriter>, _| async move { writer.run().await };
+        self.ports.spawn(Task::StoreWriter, Arc::new(writer), run);
+    }
+
+    pub(super) fn start_postgres(&self, writer: PostgresWriter) {
+        let run = |writer: Arc<PostgresWriter>, _| async move { writer.run().await };
+        self.ports.spawn(Task::StoreWriter, Arc::new(writer), run);
+    }
+
+    pub(super) fn start_rabbit(&self, links: RabbitLinks) {
+        let RabbitLinks { publishing, consuming } = links;
+        for (task, link) in
+            [(Task::RabbitmqPublishing, publishing), (Task::RabbitmqConsuming, consuming)]
+        {
+            self.ports.spawn(task, Arc::new(link), |link, _| async move { link.run().await });
+        }
+    }
+
+    pub(super) fn start_epochs(&self, runtime: &Runtime) {
+        let epochs = Arc::clone(runtime.epochs());
+        let run = |epochs: Arc<EpochTicker>, stop| async move { epochs.run(stop).await };
+        self.ports.spawn(Task::EpochTicker, epochs, run);
+    }
+
+    pub(super) fn start_plugin_watcher(&self, watcher: PluginWatcher) {
+        let run = |watcher: Arc<PluginWatcher>, stop| async move { watcher.run(stop).await };
+        self.intake.spawn(Task::PluginWatcher, Arc::new(watcher), run);
+    }
+
+    pub(super) fn start_plugins(&self, plugins: PluginSupervisor) {
+        let run = |plugins: Arc<PluginSupervisor>, stop| async move { plugins.run(stop).await };
+        self.intake.spawn(Task::PluginSupervisor, Arc::new(plugins), run);
+    }
+
+    pub(super) fn start_relay(&self, relay: Relay) {
+        let run = |relay: Arc<Relay>, stop| async move { relay.run(stop).await };
+        self.relay.spawn(Task::Relay, Arc::new(relay), run);
+    }
+
+    pub(super) fn start_server(&self, server: Server) {
+        let run = |server: Arc<Server>, stop| async move { server.run(stop).await };
+        self.intake.spawn(Task::HttpServer, Arc::new(server), run);
+    }
+
+    /// Starts the periodic tasks, the event feed and the dead-letter jobs.
+    pub(super) fn start_background(&self, app: &Arc<App>, config: &Config) {
+        let (group, services) = (&self.intake, app.services());
+        group.spawn(
+            Task::Reconciler,
+            Arc::new(Reconciler::new(services.clone())),
+            |reconciler, stop| async move { reconciler.run(stop).await },
+        );
+        group.spawn(
+            Task::Retention,
+            Arc::new(Retention::new(services.clone(), config.retention)),
+            |retention, stop| async move { retention.run(stop).await },
+        );
+        group.spawn(
+            Task::ControlSync,
+            Arc::new(ControlSync::new(services.clone())),
+            |controls, stop| async move { controls.run(stop).await },
+        );
+        group.spawn(
+            Task::BindingSync,
+            Arc::new(BindingSync::new(services.clone())),
+            |bindings, stop| async move { bindings.run(stop).await },
+        );
+        group.spawn(
+            Task::IdleInstances,
+            Arc::new(IdleInstances::new(Arc::clone(&services.pipeline))),
+            |instances, stop| async move { instances.run(stop).await },
+        );
+        group.spawn(Task::EventFeed, Arc::clone(app.event_feed()), |feed, stop| feed.run(stop));
+        group.spawn(Task::DeadLetterJobs, Arc::clone(app.dead_letters()), |jobs, stop| {
+            jobs.run(stop)
+        });
+    }
+
+    /// Waits for `done`; the error is the task that failed too often meanwhile.
+    pub(super) async fn or_failure(&self, done: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tokio::select! {
+            biased;
+            failure = self.supervisor.failed() => Err(failure.into()),
+            () = done => Ok(()),
+        }
+    }
+
+    /// Stops the intake, then the relay, and waits for both; false when the grace period ends
+    /// before.
+    pub(super) async fn drain(&self, grace: Duration) -> bool {
+        let stopped = async {
+            self.intake.stop().await;
+            self.relay.stop().await;
+        };
+        let drained = tokio::time::timeout(grace, stopped).await.is_ok();
+        self.relay.begin_stop();
+        drained
+    }
+
+    /// Lets the tasks of the store and the broker end, which closing both waits for.
+    pub(super) fn begin_close(&self) {
+        self.ports.begin_stop();
+    }
+}
