@@ -1,7 +1,7 @@
 //! The configuration: a TOML file, then the environment (`POSTRIDER_HTTP__LISTEN=…`), checked as a
 //! whole before anything starts.
 //!
-//! Every problem is reported at once, each with its key. Every bound of the host has its place
+//! All problems are reported together, each with its key. Every bound that operators can set is
 //! here.
 
 use std::collections::BTreeMap;
@@ -30,13 +30,13 @@ mod stage;
 mod tests;
 mod urls;
 
-/// The file that is read when none is named and it exists.
+/// The file that is read when none is named, if it exists.
 pub const DEFAULT_FILE: &str = "config/postrider.toml";
 
 /// The whole configuration.
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
-    /// First word of everything that is named external_event_types: event sources, queues.
+    /// Prefix of names that other programs see: event sources, exchanges and queues.
     pub namespace: String,
     /// The API.
     pub http: HttpSettings,
@@ -52,15 +52,15 @@ pub struct Config {
     pub orders: OrdersConfig,
     /// Where product reads come from.
     pub products: ProductsConfig,
-    /// What is kept of each delivery, to run it again through another plugin.
+    /// What is recorded of each delivery, for `postrider replay`.
     pub recording: RecordingConfig,
-    /// What becomes of what is finished and old.
+    /// When finished orders are deleted.
     pub retention: RetentionConfig,
-    /// Stopping.
+    /// How the host stops.
     pub shutdown: ShutdownConfig,
-    /// What holds for every stage that does not say otherwise.
+    /// Settings of every stage that does not override them.
     pub defaults: StageConfig,
-    /// The operator's word on single stages.
+    /// Settings of single stages, by name.
     pub stages: BTreeMap<String, StageConfig>,
 }
 
@@ -70,13 +70,13 @@ pub struct Config {
 pub struct HttpSettings {
     /// Address and port.
     pub listen: String,
-    /// Largest body.
+    /// Largest request body.
     pub body_max_bytes: usize,
-    /// Longest request.
+    /// Longest time for a request.
     pub request_timeout_ms: u64,
-    /// Most requests under way at once.
+    /// Most requests in flight; further ones are refused with 503.
     pub concurrency_max: usize,
-    /// Most live streams and exports at once.
+    /// Most live streams and exports in flight.
     pub streams_max: usize,
 }
 
@@ -98,15 +98,15 @@ impl Default for HttpSettings {
 pub struct StoreConfig {
     /// `sqlite:<path>`, or `postgres://user:password@host:port/database`.
     pub url: String,
-    /// An outbox row that a host took and did not finish is taken again after this long.
+    /// An outbox row that a host claimed and did not publish can be claimed again after this long.
     pub lease_ms: u64,
     /// Most operations that share one transaction.
     pub group_max_ops: usize,
     /// Connections to Postgres beside the writer's.
     pub connections: u32,
-    /// Longest wait for a connection to Postgres, and for a transaction.
+    /// Longest wait for a connection to Postgres, and for a transaction on it.
     pub timeout_ms: u64,
-    /// Bring the schema up to date at the start; otherwise `postrider migrate` does.
+    /// Migrate the schema at startup; otherwise run `postrider migrate`.
     pub migrate: bool,
 }
 
@@ -129,7 +129,7 @@ impl Default for StoreConfig {
 pub struct BrokerConfig {
     /// `embedded:`, or `amqp://user:password@host:port/vhost`.
     pub url: String,
-    /// Messages that one embedded queue holds in memory; the rest waits in the store.
+    /// Most messages that one embedded queue holds in memory; further ones wait in the store.
     pub queue_capacity: u32,
 }
 
@@ -145,20 +145,20 @@ impl Default for BrokerConfig {
 pub struct PluginsConfig {
     /// Every `*.wasm` in it is a stage.
     pub dir: PathBuf,
-    /// Changes are gathered for this long before files are read.
+    /// Wait between a change in the folder and the scan, so that changes are gathered.
     pub debounce_ms: u64,
     /// Which files are loaded: `open`, `digest` or `signed`.
     pub policy: Policy,
     /// SHA-256 of the files that may be loaded, for the policy `digest`.
     pub digests: Vec<String>,
-    /// Public keys (minisign) of who may sign files, for the policy `signed`.
+    /// Minisign public keys of trusted publishers, for the policy `signed`.
     pub publishers: Vec<String>,
-    /// What was loaded is kept here, for a roll-back.
+    /// Folder for copies of loaded plugins, for rollbacks.
     pub archive_dir: PathBuf,
 }
 
 impl PluginsConfig {
-    /// Decides which files are loaded; every problem of these keys instead.
+    /// The policy that these keys describe, or every problem of them.
     pub fn provenance(&self) -> Result<Provenance, Vec<String>> {
         Provenance::new(self.policy, &self.digests, &self.publishers)
     }
@@ -183,13 +183,13 @@ impl Default for PluginsConfig {
 pub struct OrdersConfig {
     /// Which events move an order to which status.
     pub status: StatusRules,
-    /// An event that was due this long ago is dead-lettered instead of run.
+    /// An event that has been due for this long is dead-lettered instead of processed.
     pub expiry_ms: u64,
     /// Longest chain of events.
     pub hops_max: u32,
-    /// Event types that other programs publish: a stage that waits for one waits for somebody.
+    /// Event types that other programs publish: no warning if no stage here emits them.
     pub external_event_types: Vec<String>,
-    /// What is sent with a time or a delay may be due this long ahead.
+    /// Orders and events may be scheduled at most this far ahead.
     pub schedule_max_ms: u64,
 }
 
@@ -223,15 +223,15 @@ impl Default for ProductsConfig {
     }
 }
 
-/// What is kept of each delivery, to run it again through another plugin (`postrider replay`). It
-/// goes with its order.
+/// What is recorded of each delivery, to replay it through another plugin (`postrider replay`). A
+/// recording is deleted with its order.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecordingConfig {
-    /// Keep what stages read and wrote; secrets never. Off by default: it costs time, and it keeps
-    /// what is in the state a second time.
+    /// Record what stages read and wrote, except secrets. Off by default: it takes time, and stores
+    /// state a second time.
     pub enabled: bool,
-    /// Most of it, for one delivery; one that does not fit is cut.
+    /// Largest recording of one delivery; a larger one is truncated.
     pub max_bytes: usize,
 }
 
@@ -241,21 +241,21 @@ impl Default for RecordingConfig {
     }
 }
 
-/// Least room for a recording: less would hold no decision.
+/// Smallest `max_bytes`: a decision does not fit into less.
 const RECORDING_MIN_BYTES: usize = 256;
-/// Most room for a recording: what a group of deliveries writes at once is held in memory.
+/// Largest `max_bytes`: the recordings of a batch are held in memory.
 const RECORDING_MAX_BYTES: usize = 1 << 20;
 
-/// What becomes of what is finished and old.
+/// When finished orders are deleted.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetentionConfig {
-    /// Finished orders and events without an order are kept this long after their last change; 0:
-    /// for ever.
+    /// Retention period of finished orders and of events without an order, counted from their last
+    /// change; 0 keeps them forever.
     pub max_age_ms: u64,
-    /// How often what is old is looked for.
+    /// Time between two deletions.
     pub interval_ms: u64,
-    /// Most orders removed in one transaction.
+    /// Most orders deleted in one transaction.
     pub batch: u32,
 }
 
@@ -265,11 +265,11 @@ impl Default for RetentionConfig {
     }
 }
 
-/// Stopping.
+/// How the host stops.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownConfig {
-    /// Work in flight may take this long to finish; what is left goes back to the queue.
+    /// Grace period for work in flight; unfinished messages go back to their queue.
     pub grace_ms: u64,
 }
 
@@ -305,12 +305,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The operator's word on a stage: its own section, else the defaults.
+    /// The settings of a stage: its own section, else the defaults.
     pub fn stage(&self, name: &str) -> &StageConfig {
         self.stages.get(name).unwrap_or(&self.defaults)
     }
 
-    /// What decisions need to know of a stage that describes itself so.
+    /// The policy of a stage whose plugin has this description.
     pub fn stage_policy(&self, name: &Arc<str>, description: &Description) -> StagePolicy {
         let operator = self.stage(name);
         StagePolicy {
@@ -330,7 +330,7 @@ impl Config {
         Self::from_figment(&sources(file)?)
     }
 
-    /// The same without the secrets: for whoever only looks at what is granted.
+    /// The same without reading secrets, for commands that only show the configuration.
     pub fn declared(file: Option<&Path>) -> Result<Self, ConfigError> {
         let (config, problems) = Self::parse(&sources(file)?);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
@@ -411,8 +411,8 @@ impl Config {
             let max_bytes = self.recording.max_bytes;
             problems.push(format!("recording.max_bytes: {max_bytes} must be from {RECORDING_MIN_BYTES} to {RECORDING_MAX_BYTES}"));
         }
-        // What was pruned is forgotten: a copy of its event that still came would be run again. So
-        // every copy must have expired.
+        // A copy of a deleted order's event would be processed again, so every copy must have
+        // expired by then.
         if self.retention.max_age_ms != 0
             && self.retention.max_age_ms < self.orders.expiry_ms.saturating_mul(2)
         {

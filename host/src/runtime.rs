@@ -1,11 +1,11 @@
-//! The WebAssembly runtime: compile once, link once, instantiate per message. `wasmtime` is used
-//! nowhere else.
+//! The WebAssembly runtime: compile once, link once, instantiate per message. No other module uses
+//! `wasmtime`.
 //!
 //! What bounds a guest: memory and tables summed over its store
 //! ([`StageLimits::memory_max_bytes`]), time by epochs (a busy guest yields every tick and ends at
-//! its deadline) with a time-out over host calls, the stack by the engine, output, events, state
-//! and log lines by count and bytes, calls to the outside by what `egress` grants. What it costs: a
-//! compilation per digest, cached on disk; an instance per message.
+//! its deadline) with a timeout over host calls, the stack by the engine, output, events, state and
+//! log lines by count and bytes, external calls by the grants (`egress`). Costs: a compilation per
+//! digest, cached on disk; an instance per message.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,17 +35,17 @@ pub use wasm_stage::WasmStage;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RuntimeSettings {
-    /// Most instances alive at once in the pool.
+    /// Most live instances in the pool.
     pub instances_max: u32,
-    /// How often a busy guest yields, and how exactly a deadline is kept.
+    /// Time after which a busy guest yields, and the precision of deadlines.
     pub epoch_tick_ms: u64,
-    /// Compiled code is kept here; none: compiled anew at each start.
+    /// Folder for compiled code; none: plugins are compiled at each start.
     pub cache_dir: Option<std::path::PathBuf>,
     /// Stack of a guest.
     pub stack_max_bytes: usize,
     /// Where instances come from.
     pub pool: Pool,
-    /// Compile quickly rather than well: for development. No configuration may ask for it.
+    /// Compile faster, to slower code: for development. Not part of the configuration.
     #[serde(skip)]
     pub quick: bool,
 }
@@ -73,18 +73,18 @@ pub enum Pool {
     OnDemand,
 }
 
-/// Fresh instance per message, or warm ones.
+/// Whether instances are reused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InstanceMode {
-    /// No order can see another's memory.
+    /// A fresh instance for each message: no order can see another's memory.
     #[default]
     Fresh,
-    /// An instance serves many messages, one after another; memory may survive a call.
+    /// An instance handles many messages, one after another; its memory survives a call.
     Warm,
 }
 
-/// How a stage's instances live.
+/// Whether a stage's instances are reused, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstancePolicy {
     /// One message each.
@@ -93,17 +93,16 @@ pub enum InstancePolicy {
     Warm(WarmPolicy),
 }
 
-/// How long a warm instance lives. One that trapped, ran out of time or broke a limit is never used
-/// again, whatever this says.
+/// How long a warm instance is reused. One that trapped, timed out or exceeded a limit never is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WarmPolicy {
-    /// Calls after which it is replaced.
+    /// Calls after which it is dropped.
     pub calls_max: u32,
-    /// It is replaced when its memories and tables have grown beyond this; its limit is
+    /// It is dropped when its memories and tables have grown beyond this; its limit is
     /// `limits.memory_max_bytes`.
     pub memory_max_bytes: usize,
-    /// It goes when it had nothing to do for this long.
+    /// It is dropped after it has been idle for this long.
     pub idle_ms: u64,
 }
 
@@ -117,7 +116,7 @@ impl Default for WarmPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StageLimits {
-    /// Time for one try.
+    /// Time for one attempt.
     pub deadline_ms: u64,
     /// Linear memories and tables of one instance, summed.
     pub memory_max_bytes: usize,
@@ -157,7 +156,7 @@ impl Default for StageLimits {
 }
 
 impl StageLimits {
-    /// The part that concerns state.
+    /// The limits on state.
     pub fn state_limits(&self) -> StateLimits {
         StateLimits {
             key_max_bytes: self.key_max_bytes,

@@ -1,4 +1,4 @@
-//! Where the configuration is read: a file, the environment, and what is wrong with them.
+//! Reads the configuration from a file and the environment, and reports what is wrong with them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,13 +13,13 @@ use super::{ConfigError, DEFAULT_FILE, StageConfig};
 pub(super) fn sources(file: Option<&Path>) -> Result<Figment, ConfigError> {
     let figment = match file {
         Some(file) if !file.is_file() => {
-            return Err(ConfigError(vec![format!("{}: there is no such file", file.display())]));
+            return Err(ConfigError(vec![format!("{}: file not found", file.display())]));
         }
         Some(file) => Figment::from(Toml::file_exact(file)),
         None => Figment::from(Toml::file(DEFAULT_FILE)),
     };
     // Only names with a section: orchestrators put names such as POSTRIDER_SERVICE_HOST into the
-    // environment, which are not for us.
+    // environment, which are not meant for this program.
     let environment =
         Env::prefixed("POSTRIDER_").filter(|name| name.as_str().contains("__")).split("__");
     Ok(well_known(figment, |name| std::env::var(name).ok())?.merge(environment))
@@ -28,8 +28,7 @@ pub(super) fn sources(file: Option<&Path>) -> Result<Figment, ConfigError> {
 /// Variables that many deployments set for other programs as well, and the keys that they stand
 /// for.
 ///
-/// `MAX_RETRY_ATTEMPTS` and `RETRY_DELAY_SECONDS` hold for every stage, whatever the file says
-/// about it.
+/// `MAX_RETRY_ATTEMPTS` and `RETRY_DELAY_SECONDS` override the file for every stage.
 pub(super) fn well_known(
     figment: Figment,
     variable: impl Fn(&str) -> Option<String>,
@@ -141,10 +140,10 @@ impl Reader<'_> {
 
     fn note(&mut self, key: &str, errors: figment::Error) {
         self.problems.extend(errors.into_iter().map(|error| {
-            // `extract_inner` puts the section's own name behind the path inside it.
+            // `extract_inner` appends the section's own name to the path inside it.
             let inside = error.path.iter().map(String::as_str).filter(|part| *part != key);
             let place = std::iter::once(key).chain(inside).collect::<Vec<_>>().join(".");
-            // What stands in the place of a source may be the secret itself.
+            // The invalid value may be the secret itself.
             if error.path.iter().any(|part| part == "secrets") {
                 return format!("{place}: must be {{ env = \"NAME\" }} or {{ file = \"/path\" }}");
             }

@@ -1,4 +1,4 @@
-//! What the operator says of one stage.
+//! The configuration of one stage.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,24 +13,24 @@ use crate::stage::policy::RetryPolicy;
 use crate::stage::rollout_guard::RolloutGuardPolicy;
 use crate::stage::settings::{SecretSource, Secrets};
 
-/// The operator's word on a stage.
+/// The configuration of a stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StageConfig {
-    /// Plugin file; default: the one whose `describe` gives the stage's name.
+    /// Plugin file; default: the one whose `describe` returns the stage's name.
     pub plugin: Option<String>,
     /// Topic patterns instead of the plugin's own.
     pub consumes: Option<Vec<String>>,
-    /// Messages run at once, split by subject; a stage with an HTTP grant has at least as many as
+    /// Messages processed in parallel, split by subject; a stage with an HTTP grant has at least as many as
     /// `grants.http_concurrency`.
     pub lanes: u32,
     /// Most messages in one transaction; a stage with an HTTP grant commits each message by itself.
     pub batch_max: u32,
-    /// A batch is committed when it has run this long.
+    /// A batch is committed once it has run for this long.
     pub batch_time_ms: u64,
     /// Most messages held, those in flight included.
     pub prefetch: u32,
-    /// State keys that a lane remembers between batches.
+    /// State keys that a lane caches between batches.
     pub state_cache_keys: u32,
     /// Fresh instance per message, or warm ones.
     pub instances: InstanceMode,
@@ -38,23 +38,23 @@ pub struct StageConfig {
     pub warm: WarmPolicy,
     /// Retries.
     pub retry: RetryPolicy,
-    /// When the stage is stopped because what it depends on is down.
+    /// When the stage is suspended because a service that it depends on is down.
     pub breaker: BreakerPolicy,
-    /// When a new version of its plugin is distrusted, and the one before put back.
+    /// When a new version of its plugin is rolled back.
     pub guard: RolloutGuardPolicy,
-    /// One host at a time consumes the stage; the others stand by.
+    /// Only one host at a time consumes the stage; the others are on standby.
     pub single_active: bool,
-    /// Most messages per second on this host; none: as fast as it goes.
+    /// Most messages per second on this host; none: no limit.
     pub rate_per_s: Option<u32>,
     /// Limits of one call.
     pub limits: StageLimits,
-    /// What `config.get` answers.
+    /// What `config.get` returns.
     pub settings: BTreeMap<String, String>,
-    /// What it may reach outside. Nothing by default.
+    /// External services that it may call. None by default.
     pub grants: Grants,
-    /// What `config.get` answers besides, and nobody else is told: where each is found.
+    /// Confidential settings that `config.get` returns as well: where to read each.
     pub secrets: BTreeMap<String, SecretSource>,
-    /// The values, read when the configuration was loaded. Never written anywhere.
+    /// The values, read when the configuration is loaded. Never serialised or logged.
     #[serde(skip)]
     pub secret_values: Secrets,
 }
@@ -86,14 +86,14 @@ impl Default for StageConfig {
 }
 
 impl StageConfig {
-    /// Whether its messages wait for the outside: then each is committed by itself, so that none
+    /// Whether it calls external services: then each message is committed by itself, so that none
     /// waits for another's call.
     pub fn calls_out(&self) -> bool {
         !self.grants.http.is_empty()
     }
 
-    /// Messages that run at once on this host: as many as calls, for a stage that calls the
-    /// outside.
+    /// Messages processed in parallel on this host: for a stage that calls external services, as
+    /// many as its calls.
     pub fn at_once(&self) -> usize {
         let calls = if self.calls_out() { self.grants.http_concurrency } else { 1 };
         self.lanes.max(calls).max(1) as usize

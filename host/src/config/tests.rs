@@ -1,4 +1,4 @@
-//! The configuration, read and refused.
+//! Configurations that are accepted and refused.
 
 use super::sources::well_known;
 use super::*;
@@ -12,7 +12,7 @@ fn an_empty_file_is_the_default() {
 }
 
 #[test]
-fn every_problem_is_reported_at_once_with_its_key() {
+fn all_problems_are_reported_together_with_their_keys() {
     let text = r#"
         namespace = "Orders!"
         surprise = 1
@@ -47,7 +47,7 @@ fn every_problem_is_reported_at_once_with_its_key() {
 }
 
 #[test]
-fn well_known_variables_stand_for_their_keys_in_every_stage() {
+fn well_known_variables_override_their_keys_in_every_stage() {
     let file = Figment::from(Toml::string("[stages.payment.retry]\nmax_attempts = 4\n"));
     let variable = |name: &str| {
         let value = match name {
@@ -77,7 +77,7 @@ fn well_known_variables_stand_for_their_keys_in_every_stage() {
 }
 
 #[test]
-fn grants_and_secrets_are_checked_and_no_value_is_ever_shown() {
+fn grants_and_secrets_are_validated_without_showing_values() {
     let text = r#"
         [defaults.grants]
         http = [{ host = "a.example", methods = ["GET"] }]

@@ -41,7 +41,7 @@ impl<'a> BrokerUrl<'a> {
     }
 }
 
-/// What stands before the colon of a URL, with it.
+/// The scheme of a URL, with its colon.
 pub(super) fn scheme(url: &str) -> &str {
     url.split_inclusive(':').next().unwrap_or(url)
 }

@@ -1,9 +1,8 @@
-//! CloudEvents 1.0 in JSON, in and out:
+//! Reads and writes CloudEvents 1.0 in JSON:
 //! <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>. Pure.
 //!
-//! Used by everything that brings events in or takes them out: the API, the broker, export and
-//! import. What the host knows beside the event travels in extension attributes that begin with
-//! [`HOST`].
+//! Used wherever events enter or leave the host: the API, the broker, export and import. What the
+//! host adds to an event is in extension attributes that start with [`HOST`].
 
 pub mod http_binding;
 
@@ -21,14 +20,14 @@ use crate::domain::timestamp;
 pub const STRUCTURED: &str = "application/cloudevents+json";
 /// Media type of several.
 pub const BATCH: &str = "application/cloudevents-batch+json";
-/// What the host's own extension attributes begin with.
+/// Prefix of the host's own extension attributes.
 pub const HOST: &str = "postrider";
 /// The order that an event belongs to.
 pub const HOST_ORDER: &str = "postriderorder";
-/// The event that began the chain.
+/// The first event of the chain.
 pub const HOST_CORRELATION: &str = "postridercorrelation";
 
-/// Longest type: it is a routing key, too.
+/// Longest type: it is a routing key as well.
 pub const TYPE_MAX: usize = 200;
 /// A type, as a regular expression.
 pub const TYPE_PATTERN: &str = "^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$";
@@ -48,15 +47,15 @@ const VALUE_MAX: usize = 1_024;
 /// The same, as a regular expression.
 pub const VALUE_PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]{0,1024}$";
 
-/// Reads an event; every problem instead. Says nothing about `specversion`, nor about what
-/// [`check`] asks for.
+/// Reads an event, or returns every problem. Does not check `specversion`, nor what [`check`]
+/// requires.
 pub fn read(fields: Map<String, Value>, now_ms: u64) -> Result<Event, Vec<FieldError>> {
     let (event, problems) = draft(fields, now_ms);
     if problems.is_empty() { Ok(event) } else { Err(problems) }
 }
 
-/// The same, with what could be read of an event that has problems: so that more can be said about
-/// it.
+/// The same, but returns an event with problems as well, as far as it could be read, so that more
+/// problems can be found.
 pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<FieldError>) {
     let mut problems = Vec::new();
     fields.remove("specversion");
@@ -123,7 +122,7 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<FieldEr
     )
 }
 
-/// Removes an attribute that must be text where it is there; `null` is absence.
+/// Removes an optional attribute that must be text; `null` counts as absent.
 fn text(
     fields: &mut Map<String, Value>,
     name: &str,
@@ -174,7 +173,7 @@ pub fn is_json(content_type: &str) -> bool {
         || kind.to_ascii_lowercase().ends_with("+json")
 }
 
-/// What the host asks of an event that comes in beside what CloudEvents asks; every problem.
+/// Checks what the host requires of an incoming event beyond CloudEvents; returns every problem.
 pub fn check(event: &Event) -> Vec<FieldError> {
     let mut problems = Vec::new();
     let texts = [
@@ -246,7 +245,7 @@ fn is_type(text: &str) -> bool {
     text.len() <= TYPE_MAX && text.split('.').all(word)
 }
 
-/// An event of the log as a document that [`read`] gives back.
+/// Writes an event of the log as a document that [`read`] accepts.
 pub fn write(logged: &LoggedEvent) -> Value {
     let (envelope, event) = (&logged.envelope, &logged.envelope.event);
     let mut document = Map::new();
@@ -265,7 +264,7 @@ pub fn write(logged: &LoggedEvent) -> Value {
             .filter(|value| value.to_string().as_bytes() == &event.data[..])
     };
     let as_text = || std::str::from_utf8(&event.data).ok().map(|text| json!(text));
-    // Whatever would not come back as the same bytes travels in Base64.
+    // Data that JSON would not preserve byte for byte is encoded in Base64.
     match if is_json(&event.content_type) { as_json() } else { as_text() } {
         _ if event.data.is_empty() => {}
         Some(data) => _ = document.insert("data".into(), data),

@@ -1,7 +1,7 @@
-//! Events and the envelopes they travel in: CloudEvents 1.0 attributes plus what the host needs to
-//! bound a journey.
+//! Events and their envelopes: CloudEvents 1.0 attributes, and what the host adds to bound a chain
+//! of events.
 //!
-//! Bounds: an envelope carries its hop count (so that a cycle ends) and its absolute expiry.
+//! Bounds: an envelope carries its hop count, so that a cycle ends, and its absolute expiry.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,41 +12,41 @@ use sha2::{Digest as _, Sha256};
 
 /// Event types that start with this are the host's own; stages may consume but never emit them.
 pub const HOST_EVENT_PREFIX: &str = "postrider.";
-/// Published for every death of a delivery, with the stage as attribute.
+/// A delivery was dead-lettered. The stage is an attribute.
 pub const DEAD_LETTERED: &str = "postrider.dead-lettered";
 /// An order was accepted. Its subject is the order id.
 pub const ORDER_CREATED: &str = "order.created";
-/// An order is to be cancelled: what was done for it is undone. Its subject is the order id.
+/// An order was cancelled: stages compensate what they did for it. Its subject is the order id.
 pub const ORDER_CANCELLED: &str = "order.cancelled";
 /// The circuit breaker of a stage opened or closed on a host. Its subject is the stage.
 pub const BREAKER_CHANGED: &str = "postrider.breaker-changed";
-/// A new version of a stage trapped too often on a host, and the one before was put back. Its
-/// subject is the stage.
+/// A new version of a stage trapped too often on a host and was rolled back. Its subject is the
+/// stage.
 pub const PLUGIN_ROLLED_BACK: &str = "postrider.plugin-rolled-back";
 /// Stock arrived for a product. Its subject is the SKU.
 pub const PRODUCT_STOCKED: &str = "product.stocked";
 
-/// Attributes of `CloudEvents` that are fields of [`Event`]: one of such a name among the others
-/// would pass for them in a message.
+/// `CloudEvents` attributes that are fields of [`Event`]: an extension attribute of such a name
+/// would overwrite them in a message.
 const CONTEXT: [&str; 6] = ["id", "source", "type", "subject", "time", "specversion"];
-/// All texts of an envelope: they are headers of a message, some of them twice, and `RabbitMQ`
-/// takes 128 KiB of headers.
+/// Most bytes in all texts of an envelope: they become message headers, some of them twice, and
+/// `RabbitMQ` accepts 128 KiB of headers.
 const TEXTS_MAX_BYTES: usize = 32 << 10;
-/// Ids, sources and order ids, each: an entry of an index of Postgres has 2,704 bytes.
+/// Longest id, source and order id: a Postgres index entry has at most 2,704 bytes.
 const KEY_MAX_BYTES: usize = 1_000;
-/// What AMQP calls a short string.
+/// Longest AMQP short string.
 const SHORT_MAX_BYTES: usize = 255;
-/// The last moment that can be written as a timestamp.
+/// The last instant that RFC 3339 can express.
 pub(crate) const TIME_MAX_MS: u64 = 253_402_207_200_999;
 
-/// An event, as CloudEvents 1.0 has it.
+/// A CloudEvents 1.0 event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Unique per source.
     pub id: String,
     /// For example `order.created`.
     pub event_type: String,
-    /// Who produced it: a URI reference such as `/orders/stages/payment`.
+    /// Its producer: a URI reference such as `/orders/stages/payment`.
     pub source: String,
     /// What it is about: the order id.
     pub subject: String,
@@ -60,26 +60,26 @@ pub struct Event {
     pub attributes: Vec<(String, String)>,
 }
 
-/// An event on its journey.
+/// An event with its place in a chain of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     /// The event itself.
     pub event: Event,
-    /// The order whose story this event belongs to; inherited from its cause.
+    /// The order that this event belongs to; inherited from its cause.
     pub order_id: Option<String>,
-    /// The event that began the chain.
+    /// Id of the first event of the chain.
     pub correlation_id: String,
     /// The event that caused this one; none for the first of a chain.
     pub cause: Option<EventKey>,
     /// Stages between the first event of the chain and this one.
     pub hops: u32,
-    /// From then on the host dead-letters it instead of running a stage; milliseconds since
+    /// From this time on the host dead-letters it instead of running a stage; milliseconds since
     /// 1970-01-01 UTC.
     pub expires_at_ms: u64,
 }
 
 impl Envelope {
-    /// Of an event that begins a chain.
+    /// The envelope of the first event of a chain.
     pub fn first(event: Event, order_id: Option<String>, expires_at_ms: u64) -> Self {
         Self {
             correlation_id: event.id.clone(),
@@ -91,12 +91,12 @@ impl Envelope {
         }
     }
 
-    /// Of an event that `cause` led to: it inherits the order and the chain, one hop further.
+    /// The envelope of an event that `cause` led to: same order and chain, one hop further.
     pub fn caused_by(cause: &Self, event: Event, expires_at_ms: u64) -> Self {
         Self { hops: cause.hops.saturating_add(1), ..Self::replacing(cause, event, expires_at_ms) }
     }
 
-    /// Of an event that takes the place of `old`: it inherits the order and its place in the chain.
+    /// The envelope of an event that replaces `old`: same order, same place in the chain.
     pub fn replacing(old: &Self, event: Event, expires_at_ms: u64) -> Self {
         Self {
             order_id: old.order_id.clone(),
@@ -108,7 +108,7 @@ impl Envelope {
         }
     }
 
-    /// Why some store or broker could not take it, if so: it would be in the way of everything
+    /// Returns why a store or a broker cannot accept it, if so: it would block everything queued
     /// behind it.
     pub fn validate(&self) -> Option<String> {
         let Self { event, order_id, correlation_id, cause, expires_at_ms, .. } = self;
@@ -132,7 +132,7 @@ impl Envelope {
         if let Some((name, _)) =
             event.attributes.iter().find(|(name, _)| CONTEXT.contains(&name.as_str()))
         {
-            return Some(format!("an attribute `{name}`, which is not its to set"));
+            return Some(format!("an extension attribute with the reserved name `{name}`"));
         }
         let bytes: usize = texts.iter().map(|text| text.len()).sum();
         if bytes > TEXTS_MAX_BYTES {
@@ -158,13 +158,13 @@ impl Envelope {
             .then(|| "a time after the year 9999".to_owned())
     }
 
-    /// The key under which this event is known.
+    /// The key that identifies this event.
     pub fn key(&self) -> EventKey {
         EventKey { source: self.event.source.clone(), id: self.event.id.clone() }
     }
 }
 
-/// Names an event: ids are unique per source only.
+/// Identifies an event: ids are unique per source only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EventKey {
     /// The event's source.
@@ -173,7 +173,7 @@ pub struct EventKey {
     pub id: String,
 }
 
-/// Names a delivery: one event at one stage.
+/// Identifies a delivery: one event at one stage.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryKey {
     /// The stage.
@@ -197,11 +197,11 @@ pub struct LoggedEvent {
     pub routed_to: Vec<String>,
     /// When it entered the log, milliseconds since 1970-01-01 UTC.
     pub logged_at_ms: u64,
-    /// When it falls due, if it was scheduled, milliseconds since 1970-01-01 UTC.
+    /// When it is due, if it was scheduled, milliseconds since 1970-01-01 UTC.
     pub due_at_ms: Option<u64>,
 }
 
-/// The same on every try and replay of this event in this stage, new for another event.
+/// The same for every attempt and replay of this event at this stage, different for another event.
 pub fn idempotency_key(delivery: &DeliveryKey) -> String {
     hash_id(&["idempotency", &delivery.stage, &delivery.event.source, &delivery.event.id])
 }
@@ -243,7 +243,7 @@ pub(crate) fn hash(parts: &[&str]) -> [u8; 16] {
     std::array::from_fn(|at| full[at])
 }
 
-/// Text that every store takes: Postgres has no NUL in its texts.
+/// Text that every store accepts: Postgres texts cannot contain NUL.
 pub fn without_nul(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
@@ -256,13 +256,14 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Whether an AMQP topic pattern (`*` one word, `#` any number of words) covers an event type;
-/// takes at most words times words steps.
+/// Whether an AMQP topic pattern (`*` is one word, `#` any number of words) matches an event type,
+/// in at most quadratic time.
 pub fn topic_matches(pattern: &str, event_type: &str) -> bool {
     let (pattern, words): (Vec<_>, Vec<_>) =
         (pattern.split('.').collect(), event_type.split('.').collect());
     let (mut at, mut word) = (0, 0);
-    // Behind the last `#`, and the first word that it has not taken: it takes as few as it can.
+    // The part after the last `#`, and the first word that `#` does not cover: it covers as few as
+    // possible.
     let mut last: Option<(usize, usize)> = None;
     while word < words.len() {
         match pattern.get(at) {
@@ -310,16 +311,16 @@ mod tests {
     }
 
     #[test]
-    fn no_topic_pattern_takes_long() {
-        // The naive way takes longer than the universe is old.
+    fn topic_matching_takes_quadratic_time_at_most() {
+        // Backtracking would take longer than the age of the universe.
         let (pattern, event_type) = (format!("{}x", "#.".repeat(99)), vec!["a"; 100].join("."));
         assert!(!topic_matches(&pattern, &event_type));
     }
 
     #[test]
-    fn what_a_store_or_a_broker_cannot_take_is_unfit() {
+    fn envelopes_that_a_store_or_broker_cannot_accept_are_invalid() {
         type Change = fn(&mut Envelope);
-        let fit = || {
+        let valid = || {
             let event = Event {
                 id: "1".into(),
                 event_type: "order.created".into(),
@@ -332,14 +333,14 @@ mod tests {
             };
             Envelope::first(event, Some("o".repeat(KEY_MAX_BYTES)), TIME_MAX_MS)
         };
-        assert_eq!(fit().validate(), None);
+        assert_eq!(valid().validate(), None);
         let cases: [(&str, Change); 10] = [
             ("no id", |envelope| envelope.event.event_type.clear()),
             ("NUL", |envelope| envelope.event.attributes[0].1.push('\0')),
             ("NUL", |envelope| {
                 envelope.cause = Some(EventKey { source: "\0".into(), id: "1".into() })
             }),
-            ("an attribute `type`", |envelope| {
+            ("the reserved name `type`", |envelope| {
                 envelope.event.attributes.push(("type".into(), "order.cancelled".into()))
             }),
             ("bytes in its subject", |envelope| envelope.event.subject = "s".repeat(3_000)),
@@ -352,7 +353,7 @@ mod tests {
             ("a time", |envelope| envelope.event.time_ms = TIME_MAX_MS + 1),
         ];
         for (expected, change) in cases {
-            let mut envelope = fit();
+            let mut envelope = valid();
             change(&mut envelope);
             assert!(
                 envelope.validate().is_some_and(|why| why.contains(expected)),

@@ -1,9 +1,10 @@
-//! What a dead letter died of: its cause, so that ten thousand dead letters are a handful of groups.
+//! The fingerprint of a failure: it groups ten thousand dead letters into a handful.
 //!
-//! Pure. The cause is the code with the message in which everything that differs from dead letter to
-//! dead letter (ids, numbers, hexadecimal, quoted values, times) has become a placeholder; of a trap it
-//! is the guest's function and line. Computed once, when the dead letter is written. Bounds: `READ_MAX`
-//! bytes of a message are read, `CAUSE_MAX` characters are kept.
+//! Pure. A fingerprint is the failure's code with its message, in which everything that differs
+//! between dead letters of a group (ids, numbers, hexadecimal, quoted values, times) is replaced by
+//! a placeholder; for a trap it is the guest's function and line. Computed once, when the dead
+//! letter is written. Bounds: `READ_MAX` bytes of a message are read, `CAUSE_MAX` characters are
+//! kept.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -12,14 +13,14 @@ use regex::{Captures, Regex};
 
 use crate::domain::event::{hash, hex};
 
-/// Bytes of a message, or of a line of a backtrace, that are looked at.
+/// Bytes of a message, or of a line of a backtrace, that are read.
 const READ_MAX: usize = 4_096;
-/// Characters of a cause.
+/// Longest fingerprint, characters.
 const CAUSE_MAX: usize = 300;
-/// Hexadecimal of this length and above is no word and no count.
+/// Hexadecimal digits of this length and above are an id, not a word or a count.
 const HEX_MIN: usize = 8;
 
-/// Everything that may differ from dead letter to dead letter, in the order in which it is looked for.
+/// Everything that may differ between dead letters of a group, in the order of matching.
 static VARIABLE: LazyLock<Regex> = LazyLock::new(|| {
     let parts = [
         // A value in quotes. An apostrophe inside a word opens nothing.
@@ -66,17 +67,17 @@ const MACHINERY: [&str; 14] = [
     "<function ",
 ];
 
-/// What a dead letter died of, and the group that it belongs to.
+/// Why a dead letter failed, and the group that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureFingerprint {
-    /// For people; the same for all dead letters of the group.
+    /// The fingerprint; the same for all dead letters of the group.
     pub text: String,
-    /// Names the group: stage, code and text. Stable, and safe in a URL.
+    /// Id of the group, from stage, code and fingerprint. Stable, and safe in a URL.
     pub group: String,
 }
 
 impl FailureFingerprint {
-    /// Of a dead letter, and the symbolised backtrace of the last failed try behind it.
+    /// The fingerprint of a dead letter, given the symbolised backtrace of its last failed attempt.
     pub fn of(stage: &str, (code, message): (&str, &str), backtrace: Option<&str>) -> Self {
         let text = place(code, backtrace).unwrap_or_else(|| normalise(message));
         let hash = hash(&["cause", stage, code, &text]);
@@ -84,9 +85,8 @@ impl FailureFingerprint {
     }
 }
 
-/// The function, and the line where it is known, in which a guest trapped. A guest that is out of
-/// time is stopped wherever it happens to be, and one that is out of stack wherever the stack ends:
-/// their place says nothing.
+/// The function, and the line if known, in which a guest trapped. None for a timeout or a stack
+/// overflow: where those stop a guest is arbitrary.
 fn place(code: &str, backtrace: Option<&str>) -> Option<String> {
     let kind = code.strip_prefix("trap:")?;
     if matches!(kind, "timeout" | "stack-overflow") {
@@ -102,8 +102,8 @@ fn place(code: &str, backtrace: Option<&str>) -> Option<String> {
     Some(shorten(&format!("in {}", without_folders(&frame))))
 }
 
-/// The file without the folders of whoever built it: the same source is the same place, wherever it
-/// was built.
+/// The file without the folders of the machine that built it, so that the same source gives the
+/// same fingerprint wherever it was built.
 fn without_folders(frame: &str) -> Cow<'_, str> {
     match frame.rsplit_once(" at ") {
         Some((function, file)) => {
@@ -115,7 +115,7 @@ fn without_folders(frame: &str) -> Cow<'_, str> {
     }
 }
 
-/// A message without what differs from dead letter to dead letter, on one line.
+/// A message with placeholders, on one line.
 pub fn normalise(message: &str) -> String {
     let one_line = head(message, READ_MAX).split_whitespace().collect::<Vec<_>>().join(" ");
     let mut text = VARIABLE.replace_all(&one_line, placeholder).into_owned();
@@ -140,7 +140,7 @@ fn placeholder(found: &Captures<'_>) -> String {
     }
 }
 
-/// A word stays as it is, unless it holds a digit: then it is a number, or something's name.
+/// A word is kept unless it contains a digit: then it is a number or a name.
 fn word(word: &str) -> String {
     let digits = word.chars().any(char::is_numeric);
     let is_hex = |text: &str| {
@@ -161,7 +161,7 @@ fn word(word: &str) -> String {
     "<id>".to_owned()
 }
 
-/// At most so many bytes, cut between characters.
+/// At most `max` bytes, cut between characters.
 fn head(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }

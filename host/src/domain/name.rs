@@ -1,6 +1,6 @@
 //! The rule for names of stages and namespaces.
 
-/// Whether a stage or namespace may be called so.
+/// Whether this is a valid name of a stage or namespace: `[a-z][a-z0-9-]{0,39}`.
 pub fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     name.len() <= 40

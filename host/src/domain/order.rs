@@ -1,6 +1,6 @@
-//! Orders and products as they are sent: parsed and checked in one go, every problem at once. Pure.
+//! Parses and validates orders and stock as clients send them; reports all problems together. Pure.
 //!
-//! A body may say its items as names (`["Book"]`), as lines (`[{"sku": …, "quantity": …}]`) or as
+//! A body may list its items as names (`["Book"]`), as lines (`[{"sku": …, "quantity": …}]`) or as
 //! one `product_id` with a `quantity`; stages see only lines. Unknown fields travel on to the
 //! stages.
 
@@ -28,11 +28,11 @@ pub const NAME_PATTERN: &str =
 pub struct ParsedOrder {
     /// Its id.
     pub id: String,
-    /// Who ordered.
+    /// The customer.
     pub customer: Option<String>,
     /// The body as stages see it.
     pub body: Value,
-    /// Tells the same body from another one: SHA-256 of its canonical form, in hex.
+    /// Detects a different body under the same id: SHA-256 of the canonical form, in hex.
     pub fingerprint: String,
 }
 
@@ -121,7 +121,7 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<FieldError>> {
 
 const ID_RULE: &str = "1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -";
 
-/// Whether an order or a product may be called so.
+/// Whether this is a valid id of an order or a product.
 pub(crate) fn is_id(text: &str) -> bool {
     (1..=ID_MAX).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._~:@-".contains(&byte))
@@ -144,7 +144,7 @@ pub fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(of_float).map(|number| number as u64))
 }
 
-/// Refuses two fields that say the same thing.
+/// Refuses two fields with the same meaning.
 fn refuse_both(
     fields: &Map<String, Value>,
     one: &str,
@@ -192,7 +192,7 @@ fn id_text(value: &Value) -> Option<String> {
     }
 }
 
-/// What says of an order without `items` which line it has.
+/// The fields that describe the only line of an order without `items`.
 const LINE: [&str; 4] = ["product_id", "sku", "quantity", "unit_price"];
 
 fn take_items(fields: &mut Map<String, Value>, problems: &mut Vec<FieldError>) -> Vec<Value> {

@@ -1,7 +1,7 @@
-//! Times as people and programs write them: instants and spans. Pure.
+//! Parses and formats instants and spans. Pure.
 
 /// An instant: RFC 3339 (`2026-05-01T09:00:00Z`), or milliseconds since 1970-01-01 UTC; in
-/// milliseconds. What is before counts as then.
+/// milliseconds. An earlier time is clamped to 1970-01-01.
 pub fn instant_ms(text: &str) -> Result<u64, String> {
     if let Ok(ms) = text.parse::<u64>() {
         return Ok(ms).and_then(|ms| {
@@ -16,13 +16,13 @@ pub fn instant_ms(text: &str) -> Result<u64, String> {
 
 /// A span: `90s`, `30m`, `1h 30m`, `2d`, or ISO 8601 (`PT90S`); in milliseconds.
 pub fn span_ms(text: &str) -> Result<u64, String> {
-    let wrong = |_| format!("`{text}` is no span of time such as 90s, 30m, 1h or 2d");
+    let wrong = |_| format!("`{text}` is not a span of time such as 90s, 30m, 1h or 2d");
     let span: jiff::Span = text.parse().map_err(wrong)?;
     let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(wrong)?;
     u64::try_from(duration.as_millis()).map_err(|_| format!("`{text}` is in the past"))
 }
 
-/// An instant in RFC 3339; empty when it is beyond all calendars.
+/// An instant in RFC 3339; empty after the year 9999.
 pub fn text(at_ms: u64) -> String {
     jiff::Timestamp::from_millisecond(i64::try_from(at_ms).unwrap_or(i64::MAX))
         .map(|time| time.to_string())

@@ -1,10 +1,10 @@
-//! W3C trace context: one trace from the caller's request through every event and stage, and on
-//! into what a stage calls itself.
+//! W3C trace context: one trace from the caller's request through every event and stage to the
+//! calls that a stage makes.
 //!
 //! Carried as the CloudEvents attributes `traceparent` and `tracestate`
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/distributed-tracing.md>).
-//! Each try of a delivery is a span; its id is derived from the delivery, so a batch that is run
-//! again tells the same story.
+//! Each attempt of a delivery is a span; its id is derived from the delivery, so running a batch
+//! again gives the same spans.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 
 use crate::domain::event::{DeliveryKey, Event, hash};
 
-/// The names under which it travels, in headers and in attributes:
+/// Its names in headers and in attributes:
 /// <https://www.w3.org/TR/trace-context/>.
 pub const NAMES: [&str; 2] = ["traceparent", "tracestate"];
 
@@ -25,8 +25,7 @@ pub const NAMES: [&str; 2] = ["traceparent", "tracestate"];
 pub struct TraceContext(SpanContext);
 
 impl TraceContext {
-    /// The host's own part of a caller's trace, or a new trace when the caller has none that is
-    /// valid.
+    /// A child of the caller's trace context, or a new trace if that is missing or invalid.
     pub fn enter<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> Self {
         let caller = read(
             NAMES
@@ -46,8 +45,7 @@ impl TraceContext {
         Self::enter(|_| None)
     }
 
-    /// Of an event. One that carries none (of another program, or stored before there were any)
-    /// begins a trace of its own.
+    /// The trace context of an event. An event without one starts a trace of its own.
     pub fn of_event(event: &Event) -> Self {
         let marked = event
             .attributes
@@ -61,7 +59,7 @@ impl TraceContext {
         }))
     }
 
-    /// The span of one try of a delivery, below the event that it is about.
+    /// The span of one attempt of a delivery, below its event.
     pub fn of_attempt(event: &Event, delivery: &DeliveryKey, round: u32, attempt: u32) -> Self {
         let try_number = format!("{round}.{attempt}");
         Self::of_event(event).within(span_of(&[
@@ -83,7 +81,7 @@ impl TraceContext {
         ))
     }
 
-    /// As headers of a call, or attributes of an event.
+    /// Headers of a call, or attributes of an event.
     pub fn headers(&self) -> Vec<(String, String)> {
         let mut headers = HashMap::new();
         let context = opentelemetry::Context::new().with_remote_span_context(self.0.clone());
@@ -95,7 +93,7 @@ impl TraceContext {
             .collect()
     }
 
-    /// Marks an event's attributes; what they said before is replaced.
+    /// Sets it in an event's attributes, replacing what they contain.
     pub fn mark(&self, attributes: &mut Vec<(String, String)>) {
         attributes.retain(|(name, _)| !NAMES.contains(&name.as_str()));
         attributes.extend(self.headers());

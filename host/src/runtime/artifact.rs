@@ -2,7 +2,7 @@
 //!
 //! An artifact's name holds the digest of the file and the engine's compatibility hash, so another
 //! engine never reads it. Only files that this program wrote are deserialised; one that cannot be
-//! read is compiled anew.
+//! read is compiled again.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};

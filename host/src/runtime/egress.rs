@@ -1,13 +1,11 @@
-//! Calls of a stage to the outside: what the operator granted, and how a call is made so that
-//! nothing else is reached.
+//! External calls of a stage: what the operator granted, and how a call reaches nothing else.
 //!
-//! What carries the guarantee: a call is matched with the grants by scheme, host, port and method
-//! before the network is asked anything. The host looks the name up itself, drops every address
-//! that is not public, and connects to the very address that it checked; the name serves TLS and
-//! `Host` only, so a name that is looked up differently a moment later gains nothing. Redirects are
-//! not followed: the stage sees them, and its next call is checked like the first. Bounds: time and
-//! bodies of a call, calls of one try, calls at once and per second of a stage on this host. What
-//! it costs: a connection for each call.
+//! The guarantee: a call is matched with the grants by scheme, host, port and method before any
+//! network access. The host resolves the name itself, drops every address that is not public, and
+//! connects to the address that it checked; the name is only used for TLS and `Host`, so resolving
+//! it differently later gains nothing. Redirects are not followed: the stage receives them, and its
+//! next call is checked like the first. Bounds: time and bodies of a call, calls of one attempt,
+//! concurrent calls and calls per second of a stage on this host. Costs: a connection per call.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,22 +28,22 @@ use self::dial::Dialer;
 use self::rule::Rule;
 use crate::stage::rate_limit::{self, RateLimit};
 
-/// What a stage may reach outside. Nothing by default.
+/// The external services that a stage may call. None by default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Grants {
-    /// Where it may call. Given stage by stage, never to all.
+    /// The services; set per stage, never in the defaults.
     pub http: Vec<HttpGrant>,
-    /// Longest call, from the lookup of the name to the last byte of the answer; never longer than
-    /// the try has left.
+    /// Longest call, from the name lookup to the last byte of the response; never longer than the
+    /// rest of the attempt.
     pub http_timeout_ms: u64,
-    /// Largest body, of a request and of an answer.
+    /// Largest body of a request and of a response.
     pub http_body_max_bytes: usize,
-    /// Calls at once on this host; more wait for their turn.
+    /// Most concurrent calls on this host; further ones wait for a free slot.
     pub http_concurrency: u32,
-    /// Calls of one try.
+    /// Most calls of one attempt.
     pub http_calls_max: u32,
-    /// Calls per second on this host; none: as fast as it goes.
+    /// Most calls per second on this host; none: no limit.
     pub http_rate_per_s: Option<u32>,
 }
 
@@ -62,7 +60,7 @@ impl Default for Grants {
     }
 }
 
-/// One place that a stage may call.
+/// One service that a stage may call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpGrant {
@@ -74,7 +72,7 @@ pub struct HttpGrant {
     pub port: Option<u16>,
     /// Methods, in capitals.
     pub methods: Vec<String>,
-    /// The host may be in this machine or in a private network.
+    /// Whether the host may be on this machine or in a private network.
     pub allow_private: bool,
 }
 
@@ -101,7 +99,7 @@ impl std::fmt::Display for HttpGrant {
 }
 
 impl Grants {
-    /// Everything that is wrong, each with its place below `key`.
+    /// Reports every problem, each with its key below `key`.
     pub(crate) fn validate(&self, key: &str, problems: &mut Vec<String>) {
         for (place, grant) in self.http.iter().enumerate() {
             let wrong = Rule::parse(grant).err().unwrap_or_default();
@@ -131,27 +129,26 @@ impl Grants {
     }
 }
 
-/// Most calls at once that a stage may be given: each may hold a thread while its name is looked
-/// up.
+/// Largest `http_concurrency`: each call may hold a thread while its name is resolved.
 const CONCURRENCY_MAX: u32 = 256;
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// No grant covers it.
     #[error("`{0}` is not granted")]
     NotGranted(String),
-    /// The stage has no grant at all, or is only being asked to describe itself.
-    #[error("no call is allowed here")]
+    /// The stage has no grants, or the call is in `describe`.
+    #[error("external calls are not allowed here")]
     Nothing,
     /// Neither scheme and host, nor a path.
-    #[error("the address of the call is unusable: {0}")]
+    #[error("invalid URL: {0}")]
     Address(&'static str),
-    /// One try made too many calls.
-    #[error("the try made more than {0} calls")]
+    /// The attempt made too many calls.
+    #[error("the attempt made more than {0} calls")]
     TooManyCalls(u32),
-    /// The name leads only to addresses that the grant does not cover.
-    #[error("`{target}` is at {address}, which is {kind}: the grant does not say allow_private")]
+    /// The name resolves only to addresses that the grant does not cover.
+    #[error("`{target}` resolves to {address}, which is {kind}: the grant lacks allow_private")]
     Prohibited {
         /// What was called.
         target: String,
@@ -160,34 +157,34 @@ pub enum CallError {
         /// What is special about the address.
         kind: &'static str,
     },
-    /// Too many calls at once or per second, and no turn came in time.
-    #[error("no turn came in time: {0} is reached")]
+    /// Too many concurrent calls or calls per second for the time left.
+    #[error("timed out waiting for a free slot: {0} is reached")]
     Busy(&'static str),
-    /// The name leads nowhere.
+    /// The name does not resolve.
     #[error("the name cannot be resolved")]
     Name(#[source] std::io::Error),
-    /// Nobody listens there.
-    #[error("no connection")]
+    /// The service does not accept connections.
+    #[error("cannot connect")]
     Connect(#[source] std::io::Error),
-    /// The other side could not prove who it is, or does not speak TLS.
-    #[error("no TLS connection")]
+    /// The certificate is not trusted, or the service does not speak TLS.
+    #[error("the TLS handshake failed")]
     Tls(#[source] std::io::Error),
-    /// The time for it was over.
-    #[error("the time was over while {0}")]
+    /// The call took too long.
+    #[error("timed out while {0}")]
     TimedOut(Phase),
     /// The request's body is larger than allowed.
-    #[error("the request's body has more than {0} bytes")]
+    #[error("the request body has more than {0} bytes")]
     RequestTooLarge(usize),
-    /// The answer's body is larger than allowed.
-    #[error("the answer's body has more than {0} bytes")]
+    /// The response body is larger than allowed.
+    #[error("the response body has more than {0} bytes")]
     AnswerTooLarge(usize),
-    /// What came back is no HTTP, or not all of it.
-    #[error("the exchange failed")]
+    /// The response is not HTTP, or incomplete.
+    #[error("the HTTP exchange failed")]
     Http(#[source] hyper::Error),
 }
 
 impl CallError {
-    /// Whether this host did not let the call happen, rather than the network.
+    /// Whether this host refused the call, rather than the network failing it.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Name(_) | Self::Connect(_) | Self::Tls(_) | Self::TimedOut(_) | Self::Http(_) => {
@@ -205,26 +202,26 @@ impl CallError {
     }
 }
 
-/// Where a call was when its time was over.
+/// What a call was doing when it timed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Its name was being looked up.
+    /// Resolving the name.
     Name,
-    /// It was connecting, TLS included.
+    /// Connecting, TLS included.
     Connect,
-    /// It waited for the head of the answer.
+    /// Waiting for the head of the response.
     Answer,
-    /// It received the answer's body.
+    /// Receiving the response body.
     Body,
 }
 
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Name => "looking the name up",
+            Self::Name => "resolving the name",
             Self::Connect => "connecting",
-            Self::Answer => "waiting for an answer",
-            Self::Body => "receiving the answer",
+            Self::Answer => "waiting for the response",
+            Self::Body => "receiving the response",
         })
     }
 }
@@ -232,13 +229,14 @@ impl std::fmt::Display for Phase {
 /// A destination that a grant covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// TLS or not.
+    /// Whether it uses TLS.
     secure: bool,
     /// In lower case, without brackets or a final dot.
     host: String,
     port: u16,
     allow_private: bool,
-    /// As the stage wrote it: what is said of it may hold a secret, which is found only so.
+    /// As the stage wrote it: errors show it in this form, so that secrets in it are found and
+    /// masked.
     written: String,
 }
 
@@ -254,8 +252,8 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// None when nothing is granted. The grants were checked with the configuration; what is wrong
-    /// with one makes it grant nothing.
+    /// None without grants. Grants are validated with the configuration; an invalid one grants
+    /// nothing.
     pub fn new(grants: &Grants) -> Option<Arc<Self>> {
         let secure = grants.http.iter().any(|grant| grant.scheme == "https");
         (!grants.http.is_empty())
@@ -274,8 +272,8 @@ impl Egress {
         }
     }
 
-    /// Where a call goes, when it is granted as the call number `number` (from 1) of its try. Asks
-    /// nobody.
+    /// The target of a call, if it is granted as call number `number` (from 1) of its attempt. Does
+    /// no I/O.
     pub fn admit(&self, request: &Parts, number: u32) -> Result<Target, CallError> {
         if number > self.calls_max {
             return Err(CallError::TooManyCalls(self.calls_max));

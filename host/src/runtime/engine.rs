@@ -15,17 +15,17 @@ use super::guest::{Guest, bindings};
 use super::load::LoadError;
 use super::{Pool, RuntimeSettings};
 
-/// Slots that a guest may take of the pool: more than what the largest known guests need
+/// Pool slots that one guest may use: more than what the largest known guests need
 /// (componentised Python: 14 core instances, or 38 without WASI, and tables of 5,800 elements;
 /// `SpiderMonkey`: tables of 7,700; `QuickJS`: 3 memories and 3 tables).
 const CORE_INSTANCES_PER_COMPONENT: u32 = 64;
 const TABLES_PER_COMPONENT: u32 = 16;
 const MEMORIES_PER_COMPONENT: u32 = 8;
-/// Slots of the whole pool for each instance that may live at once: what most guests need.
+/// Pool slots per live instance: what most guests need.
 const CORE_INSTANCES_EACH: u32 = 16;
 const MEMORIES_EACH: u32 = 4;
 const TABLE_ELEMENTS_MAX: usize = 20_000;
-/// Address space of one memory slot; what a guest may use of it is its own limit.
+/// Address space of one memory slot; each guest's own limit is lower.
 const MEMORY_SLOT_BYTES: usize = 1 << 30;
 /// Memory that stays mapped in a slot between instances: saves page faults.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
@@ -39,13 +39,13 @@ pub struct Runtime {
     pub(super) epochs: Arc<EpochTicker>,
 }
 
-/// An engine, and what guests that it compiled may import.
+/// An engine, and the imports of the guests that it compiled.
 pub(super) struct Platform {
     pub(super) engine: Engine,
     /// The contract's imports only.
     pub(super) plain: Linker<Guest>,
-    /// The contract's imports, and WASI: it grants nothing by itself, and calls only what the
-    /// guest's own grants cover.
+    /// The contract's imports, and WASI, which by itself grants nothing: calls are checked against
+    /// the guest's grants.
     pub(super) wasi: Linker<Guest>,
 }
 
@@ -73,7 +73,7 @@ impl Runtime {
         &self.epochs
     }
 
-    /// Where a component was compiled.
+    /// The platform that compiled a component.
     pub(super) fn platform(&self, component: &Component) -> &Platform {
         self.quick
             .as_ref()
@@ -127,11 +127,11 @@ fn build(
         .max_wasm_stack(settings.stack_max_bytes)
         .async_stack_size(settings.stack_max_bytes + (1 << 20));
     if strategy == Strategy::Winch || cfg!(fuzzing) {
-        // Winch leaves what stands between host and guest to Cranelift.
+        // Cranelift still compiles the trampolines between host and guest.
         config.cranelift_opt_level(OptLevel::None);
     }
     if cfg!(fuzzing) {
-        // Many small compilations, each on the thread that is watched.
+        // Many small compilations, each on the thread that the fuzzer observes.
         config.parallel_compilation(false);
     }
     if pooled {

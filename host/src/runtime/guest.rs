@@ -1,6 +1,6 @@
-//! What a guest sees of the host: the imports of the contract, on the data of one call.
+//! The imports of the contract, implemented on the data of one call.
 //!
-//! Host calls return no errors to the guest: breaking a limit or losing the store ends the call
+//! Host calls return no errors to the guest: exceeding a limit or losing the store ends the call
 //! with a [`Stop`].
 
 use std::borrow::Cow;
@@ -44,9 +44,9 @@ pub(super) enum Stop {
     Limit(Limit, String),
     #[error("{0}")]
     Unavailable(String),
-    #[error("the time of this try is over")]
+    #[error("the deadline of this attempt has passed")]
     Deadline,
-    #[error("`describe` may not use `{0}`: it must be pure, only `log` is open to it")]
+    #[error("`describe` may not call `{0}`: it must be pure and may only call `log`")]
     DescribeOnly(&'static str),
 }
 
@@ -59,7 +59,7 @@ impl From<StateError> for Stop {
     }
 }
 
-/// One message in a guest's hands.
+/// The message that a guest handles.
 pub(super) struct CallData {
     pub(super) context: CallContext,
     pub(super) envelope: Arc<Envelope>,
@@ -80,8 +80,7 @@ pub(super) struct Guest {
     http: Http,
 }
 
-/// Streams, requests, headers and the like that a guest may hold at once: they take memory of the
-/// host.
+/// Most streams, requests, headers and the like that a guest may hold: they use the host's memory.
 const RESOURCES_MAX: usize = 1_000;
 
 struct Wasi {
@@ -105,7 +104,7 @@ impl Wasi {
 }
 
 impl Guest {
-    /// For one instance; `wasi` gives it a WASI without any grant, its standard error captured.
+    /// The data of one instance; `wasi`: with WASI without grants, and standard error captured.
     pub(super) fn new(limits: StageLimits, wasi: bool) -> Self {
         let wasi = wasi.then(|| Wasi::without_grants(limits.log_bytes_max));
         let deadline = Instant::now() + Duration::from_millis(limits.deadline_ms);
@@ -129,7 +128,7 @@ impl Guest {
         self
     }
 
-    /// Begins a call: budgets that are per call start anew.
+    /// Starts a call with fresh budgets.
     pub(super) fn begin(&mut self, call: CallData) {
         self.deadline = Instant::now() + Duration::from_millis(self.limits.deadline_ms);
         self.http.begin(&call, self.deadline);
@@ -146,7 +145,7 @@ impl Guest {
         let all = wasi.stderr.contents();
         let mut text = all.get(wasi.stderr_before..)?;
         if all.len() >= self.limits.log_bytes_max {
-            // What was cut off may be the rest of a secret.
+            // The end may be the beginning of a secret.
             let longest =
                 self.call.as_ref().map_or(0, |call| call.context.settings.secret_max_bytes());
             text = &text[..text.len().saturating_sub(longest)];
@@ -154,7 +153,7 @@ impl Guest {
         (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
     }
 
-    /// Makes log lines of it.
+    /// Logs it line by line.
     pub(super) fn log_stderr(&self, text: &str) {
         let call = self.call.as_ref();
         let text = call.map_or(Cow::Borrowed(text), |call| call.context.settings.redact(text));
@@ -163,8 +162,7 @@ impl Guest {
         }
     }
 
-    /// Whether another call finds room for its standard error: it is bounded over the instance's
-    /// life.
+    /// Whether standard error has room for another call: it is bounded per instance.
     pub(super) fn has_room_to_write(&self) -> bool {
         self.wasi
             .as_ref()
@@ -211,7 +209,7 @@ impl ResourceLimiter for Guest {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        // Only guests that import WASI reach this, and they were given one.
+        // Only guests that import WASI call this, and they have one.
         let max_bytes = self.limits.log_bytes_max;
         let wasi = self.wasi.get_or_insert_with(|| Wasi::without_grants(max_bytes));
         WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
@@ -326,7 +324,7 @@ fn name(level: log::Level) -> &'static str {
     }
 }
 
-/// A guest's line with what it belongs to, without the guest having to say so.
+/// Logs a guest's line with the stage, order, event and attempt that it belongs to.
 fn emit(call: Option<&CallData>, level: log::Level, message: &str, fields: &[(String, String)]) {
     let stage = call.map(|call| &*call.context.stage);
     let attempt = call.map(|call| call.context.attempt);

@@ -1,9 +1,7 @@
-//! `wasi:http` for guests: requests are handed to `egress`, its answers and refusals come back in
-//! WASI's words.
+//! `wasi:http` for guests: passes requests to `egress`, and translates its errors to WASI's.
 //!
-//! Every guest has this; without grants, and while it describes itself, each call is denied. A
-//! refusal is an error code to the guest and a line with the reason in the host's log, a bounded
-//! number of them for each try.
+//! Every guest has it; without grants, and in `describe`, each call is denied. The guest receives an
+//! error code, and the host logs the reason, a bounded number of times per attempt.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,11 +17,11 @@ use crate::domain::trace_context;
 use crate::runtime::egress::{CallError, Egress, Patience, Phase, Target};
 use crate::stage::settings::Settings;
 
-/// Headers of one message, as they are held in memory.
+/// Largest headers of one message in memory.
 const FIELDS_MAX_BYTES: usize = 64 << 10;
-/// What a guest keeps of its time to say that a call took too long.
+/// Time that is left to a guest after a call has timed out, to report that.
 const LAST_WORDS: Duration = Duration::from_millis(50);
-/// Refusals of one try that are logged.
+/// Most refusals of one attempt that are logged.
 const LOGGED_MAX: u32 = 10;
 
 type Sent = (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
@@ -63,7 +61,7 @@ impl Http {
         self.outside.egress = egress;
     }
 
-    /// Budgets that are per call start anew.
+    /// Resets the budgets of an attempt.
     pub(super) fn begin(&mut self, call: &CallData, deadline: Instant) {
         if self.outside.egress.is_some() {
             self.outside.about = Some(About {
@@ -84,7 +82,7 @@ impl Http {
 }
 
 impl Outside {
-    /// What a request is allowed to become: checks the grants, adds the trace.
+    /// Checks a request against the grants, and adds the trace context.
     fn admit(
         &mut self,
         parts: &mut http::request::Parts,
@@ -110,7 +108,7 @@ impl Outside {
 }
 
 impl About {
-    /// The host's place in the trace, unless the guest said its own.
+    /// The trace context of the call, unless the guest set its own.
     fn mark(&self, headers: &mut http::HeaderMap) {
         if headers.contains_key(trace_context::NAMES[0]) {
             return;
@@ -139,14 +137,14 @@ impl About {
         let reason = self.settings.redact(chain(error));
         let (stage, event) = (&*self.stage, self.event.as_str());
         if error.is_refusal() {
-            tracing::warn!(target: "postrider::runtime::egress", stage, event, %reason, "a call to the outside was refused");
+            tracing::warn!(target: "postrider::runtime::egress", stage, event, %reason, "external call refused");
         } else {
-            tracing::info!(target: "postrider::runtime::egress", stage, event, %reason, "a call to the outside failed");
+            tracing::info!(target: "postrider::runtime::egress", stage, event, %reason, "external call failed");
         }
     }
 }
 
-/// An error with what caused it.
+/// An error with its causes.
 fn chain(error: &CallError) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
@@ -173,7 +171,7 @@ impl WasiHttpHooks for Outside {
                 });
                 body.boxed_unsync()
             });
-            // What ends the connection early is an error of the body, which the guest reads.
+            // An early end of the connection is an error of the body, which the guest reads.
             let driver = async move {
                 let _ = driver.await;
                 Ok(())
@@ -183,7 +181,7 @@ impl WasiHttpHooks for Outside {
     }
 }
 
-/// What the guest is told.
+/// The error code for the guest.
 fn in_wasi(error: CallError) -> Error {
     match error {
         CallError::NotGranted(_) | CallError::Nothing | CallError::TooManyCalls(_) => {

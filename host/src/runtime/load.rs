@@ -17,13 +17,13 @@ use crate::domain::name::is_name;
 use crate::runtime::egress::Grants;
 use crate::stage::handler::{Description, panic_text};
 
-/// Contract version that this host speaks: a guest built for an older 1.x links as well.
+/// The contract that this host implements: guests built for an older 1.x link as well.
 pub const CONTRACT: &str = "postrider:stage@1.0.0";
 const HANDLER: &str = "postrider:stage/handler@1.0.0";
 const HTTP: &str = "wasi:http/";
 const HTTP_OUT: &str = "wasi:http/outgoing-handler@0.2.";
 const HTTP_TYPES: &str = "wasi:http/types@0.2.";
-/// Time that a `describe` may take.
+/// Longest time for `describe`.
 const DESCRIBE_MAX: Duration =
     if cfg!(fuzzing) { Duration::from_millis(100) } else { Duration::from_secs(10) };
 
@@ -46,30 +46,30 @@ pub enum LoadError {
     /// A component that does not validate.
     #[error("not a valid component: {0}")]
     Invalid(String),
-    /// What reads or compiles it panicked: a mistake there, but over this file.
-    #[error("it cannot be read: {0}; build it anew with current tools")]
+    /// The reader or the compiler panicked: a bug there, triggered by this file.
+    #[error("it cannot be read: {0}; rebuild it with current tools")]
     Panicked(String),
-    /// It wants what the host does not offer.
+    /// It imports something that the host does not offer.
     #[error("it imports `{import}`: {remedy}")]
     Import {
-        /// What it wants.
+        /// The import.
         import: String,
         /// What to do.
         remedy: String,
     },
-    /// It does not offer the handler.
+    /// It does not export the handler.
     #[error(
         "it does not export `{HANDLER}` (it exports: {0}); build it for the world `stage` of {CONTRACT}"
     )]
     Export(String),
-    /// Imports or exports have other types than the contract's.
+    /// The types of its imports or exports differ from the contract's.
     #[error("it does not fit the contract {CONTRACT}: {0}")]
     Link(String),
     /// `describe` failed.
     #[error("`describe` failed: {0}")]
     Describe(String),
-    /// `describe` said something unusable; every problem.
-    #[error("`describe` is unusable: {}", .0.join("; "))]
+    /// `describe` returned an invalid description; every problem.
+    #[error("`describe` returned an invalid description: {}", .0.join("; "))]
     Description(Vec<String>),
 }
 
@@ -82,14 +82,14 @@ pub struct Linked {
     _epochs: Arc<EpochTicker>,
     /// SHA-256 of the file, in hex.
     pub digest: Arc<str>,
-    /// What it said about itself.
+    /// What `describe` returned.
     pub description: Arc<Description>,
     /// Everything it imports.
     pub imports: Vec<String>,
 }
 
 impl Linked {
-    /// The import by which it asks for HTTP, if it does.
+    /// The import by which it requests HTTP, if it does.
     pub fn asks_for_http(&self) -> Option<&str> {
         let asked = |prefix: &str| self.imports.iter().find(|import| import.starts_with(prefix));
         asked(HTTP_OUT).or_else(|| asked(HTTP)).map(String::as_str)
@@ -162,7 +162,7 @@ impl Runtime {
     }
 }
 
-/// Asks an instance of its own, in which every import but `log` traps.
+/// Calls `describe` in an instance of its own, in which every import but `log` traps.
 async fn describe(pre: &bindings::StagePre<Guest>, wasi: bool) -> Result<Description, LoadError> {
     let limits =
         StageLimits { deadline_ms: DESCRIBE_MAX.as_millis() as u64, ..StageLimits::default() };
@@ -251,13 +251,13 @@ pub(crate) fn check_description(description: &Description) -> Result<(), LoadErr
             .consumes
             .iter()
             .filter(|text| wrong(text))
-            .map(|text| format!("`{text}` in `consumes` is no event type or pattern")),
+            .map(|text| format!("`{text}` in `consumes` is not an event type or pattern")),
     );
     for event_type in &description.emits {
         if wrong(event_type) || event_type.contains(['*', '#']) {
-            problems.push(format!("`{event_type}` in `emits` is no event type"));
+            problems.push(format!("`{event_type}` in `emits` is not an event type"));
         } else if event_type.starts_with(HOST_EVENT_PREFIX) {
-            problems.push(format!("`{event_type}` in `emits`: types that start with `{HOST_EVENT_PREFIX}` are the host's"));
+            problems.push(format!("`{event_type}` in `emits`: types that start with `{HOST_EVENT_PREFIX}` are reserved for the host"));
         }
     }
     let texts = description.consumes.iter().chain(&description.emits).chain([&description.version]);

@@ -1,9 +1,9 @@
-//! Where plugins come from: whether a file may be loaded at all, and the files that served before.
+//! Provenance of plugins: whether a file may be loaded, and an archive of the files that were.
 //!
 //! Policy: anything in the folder (`open`), files of listed digests (`digest`), or files with a
 //! signature of a known publisher (`signed`: minisign, <https://jedisct1.github.io/minisign/>, in
-//! `<file>.minisig` beside it). It is asked before anything of a file is compiled or run. What was
-//! loaded is kept under its digest, so that a stage can be rolled back; bounded by their number.
+//! `<file>.minisig` beside it). It is checked before a file is compiled or run. Loaded files are
+//! archived by digest, so that a stage can be rolled back; at most [`ARCHIVED_MAX`] of them.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::domain::event::hex;
 
-/// Files kept for a roll-back.
+/// Most archived files.
 const ARCHIVED_MAX: usize = 50;
 /// A signature is a few lines.
 const SIGNATURE_MAX_BYTES: u64 = 16 << 10;
@@ -44,10 +44,10 @@ pub enum Refused {
     #[error("plugins.policy is `signed` and there is no {0}: sign it with `minisign -S -m <file>`")]
     NotSigned(String),
     /// The signature cannot be read.
-    #[error("{0} is no minisign signature: {1}")]
+    #[error("{0} is not a minisign signature: {1}")]
     Unreadable(String, String),
-    /// Nobody known made the signature, or the file was changed after it was signed.
-    #[error("{0} is no signature of this content by a key in plugins.publishers")]
+    /// The signature is not by a listed publisher, or the file was changed after it was signed.
+    #[error("{0} is not a signature of this content by a key in plugins.publishers")]
     Untrusted(String),
 }
 
@@ -60,7 +60,7 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// Gives every problem of the configuration instead, each with its key.
+    /// A policy from its configuration, or every problem of that, each with its key.
     pub fn new(
         policy: Policy,
         digests: &[String],
@@ -74,7 +74,7 @@ impl Provenance {
                     .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
             {
                 problems.push(format!(
-                    "plugins.digests: `{digest}` is no SHA-256 in lower-case hexadecimal (`postrider plugin inspect` shows it)"
+                    "plugins.digests: `{digest}` is not a SHA-256 in lower-case hexadecimal (`postrider plugin inspect` shows it)"
                 ));
             }
         }
@@ -83,7 +83,7 @@ impl Provenance {
             match PublicKey::from_base64(publisher) {
                 Ok(key) => keys.push(key),
                 Err(error) => problems.push(format!(
-                    "plugins.publishers: `{publisher}` is no minisign public key: {error}"
+                    "plugins.publishers: `{publisher}` is not a minisign public key: {error}"
                 )),
             }
         }
@@ -137,7 +137,7 @@ impl Provenance {
     }
 }
 
-/// Where the signature of a file is.
+/// The path of a file's signature.
 pub fn signature_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".minisig");

@@ -67,7 +67,7 @@ impl WasmStage {
         }
     }
 
-    /// Keeps a healthy instance when the policy wants it.
+    /// Keeps a healthy instance if the policy allows it.
     fn retire(&self, mut instance: Instance) {
         instance.calls += 1;
         instance.used_at = Instant::now();
@@ -138,7 +138,7 @@ impl WasmStage {
         Outcome::Trapped { kind: "timeout".into(), message, backtrace }
     }
 
-    /// An outcome from what ended a call: by type, never by text.
+    /// The outcome of a call that failed, by the error's type, never by its text.
     fn explain(&self, error: &wasmtime::Error, said: Option<String>) -> Outcome {
         let backtrace = error.downcast_ref::<WasmBacktrace>().map(symbolise);
         if let Some(stop) = error.downcast_ref::<Stop>() {
@@ -158,9 +158,7 @@ impl WasmStage {
         }
         let (kind, what) = match (error.downcast_ref::<Trap>(), error.downcast_ref::<I32Exit>()) {
             (Some(trap), _) => (trap_kind(*trap), trap.to_string()),
-            (_, Some(exit)) => {
-                ("exit", format!("the guest ended itself with exit code {}", exit.0))
-            }
+            (_, Some(exit)) => ("exit", format!("the guest exited with code {}", exit.0)),
             _ => ("abi", error.root_cause().to_string()),
         };
         let message = said.map_or(what, |said| said.trim_end().to_owned());
@@ -214,7 +212,7 @@ fn event(call: &Call) -> contract::Event {
     }
 }
 
-/// Bytes that an emitted event hands to the host.
+/// Bytes of an emitted event.
 fn weight(emitted: &contract::Emitted) -> usize {
     let attributes: usize =
         emitted.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();

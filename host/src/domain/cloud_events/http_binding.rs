@@ -1,7 +1,7 @@
-//! Events that arrive over HTTP, as CloudEvents has it: binary, structured and batch mode. Pure:
-//! parsed and checked in one go, every problem at once.
+//! The CloudEvents HTTP binding: binary, structured and batch mode. Pure; reports all problems
+//! together.
 //!
-//! Bounds: [`BATCH_MAX`] events at once, the lengths of [`cloud_events::check`], and a schedule
+//! Bounds: [`BATCH_MAX`] events in a batch, the lengths of [`cloud_events::check`], and a schedule
 //! within the operator's horizon.
 
 use std::collections::BTreeMap;
@@ -19,12 +19,12 @@ pub const BATCH_MAX: usize = 1_000;
 /// The extension attribute that schedules an event.
 const DELIVER_AT: &str = "deliverat";
 
-/// What the checks need to know.
+/// Limits and defaults for the checks.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
     /// Milliseconds since 1970-01-01 UTC.
     pub now_ms: u64,
-    /// Nothing is scheduled further ahead.
+    /// Longest time that an event may be scheduled ahead.
     pub schedule_max_ms: u64,
     /// Source of an event that names none.
     pub source: &'a str,
@@ -35,11 +35,11 @@ pub struct Rules<'a> {
 pub struct IngestedEvent {
     /// The event.
     pub event: Event,
-    /// The order that it says it is about.
+    /// The order that it belongs to, if it names one.
     pub order_id: Option<String>,
-    /// The event that began its chain, where it says so.
+    /// The first event of its chain, if it names one.
     pub correlation_id: Option<String>,
-    /// When it shall be delivered; none: at once.
+    /// When to deliver it; none: immediately.
     pub due_at_ms: Option<u64>,
 }
 
@@ -80,8 +80,7 @@ pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<IngestedEvent>, Ve
     if problems.is_empty() { Ok(arrivals) } else { Err(problems) }
 }
 
-/// One event whose attributes came beside its data. An id and a source are given to one that has
-/// none.
+/// One event in binary mode. One without an id or a source is given one.
 pub fn binary(
     mut attributes: BTreeMap<String, String>,
     content_type: Option<&str>,
@@ -115,13 +114,13 @@ pub fn binary(
     arrival(Event { data, ..event }, problems, rules)
 }
 
-/// Checks what was read, given the problems of the reading.
+/// Checks a parsed event, given the problems of parsing.
 fn arrival(
     mut event: Event,
     mut problems: Vec<FieldError>,
     rules: Rules<'_>,
 ) -> Result<IngestedEvent, Vec<FieldError>> {
-    // What is missing is not said to be too short as well.
+    // A missing attribute is not reported as too short as well.
     let more = cloud_events::check(&event)
         .into_iter()
         .filter(|one| !problems.iter().any(|before| before.pointer == one.pointer));
@@ -147,7 +146,7 @@ fn arrival(
     }
 }
 
-/// When something is to be delivered, said as a time or as a delay; none: at once.
+/// When to deliver, given as a time or as a delay; none: immediately.
 pub fn schedule(
     deliver_at: Option<&str>,
     delay: Option<&str>,

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Everything of IPv4 that is not public: network, length of its prefix, what it is.
+/// IPv4 networks that are not public: network, prefix length, kind.
 const SPECIAL_V4: [([u8; 4], u32, &str); 16] = [
     ([0, 0, 0, 0], 8, "unspecified"),
     ([10, 0, 0, 0], 8, "private"),
@@ -26,7 +26,8 @@ const SPECIAL_V4: [([u8; 4], u32, &str); 16] = [
     ([240, 0, 0, 0], 4, "reserved"),
 ];
 
-/// What of IPv6 has a name of its own. Outside of `2000::/3` nothing is public, named here or not.
+/// IPv6 networks that are not public, with their kind. Outside of `2000::/3` nothing is public,
+/// whether listed or not.
 const SPECIAL_V6: [([u16; 8], u32, &str); 11] = [
     ([0, 0, 0, 0, 0, 0, 0, 0], 128, "unspecified"),
     ([0, 0, 0, 0, 0, 0, 0, 1], 128, "loopback"),
@@ -41,7 +42,7 @@ const SPECIAL_V6: [([u16; 8], u32, &str); 11] = [
     ([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, "multicast"),
 ];
 
-/// What makes an address not public; none for a public one.
+/// Why an address is not public; none for a public one.
 pub(super) fn special(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => special_v4(address),
@@ -61,7 +62,7 @@ fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
 }
 
 fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
-    // An IPv4 address in another dress (mapped, or through a NAT64) is what it is there.
+    // An IPv4 address within an IPv6 address (mapped, or NAT64) is judged as IPv4.
     if let Some(inner) = address.to_ipv4_mapped().or_else(|| behind_nat64(address)) {
         return special_v4(inner);
     }

@@ -1,4 +1,4 @@
-//! One call: its turn, its connection, the exchange, and the bounds on both bodies.
+//! One call: its slot, its connection, the exchange, and the bounds on both bodies.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,29 +18,29 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::{CallError, Egress, Phase, Target};
 
-/// Head of an answer.
+/// Largest head of a response.
 const HEAD_MAX_BYTES: usize = 64 << 10;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a call may take; the operator's own limit holds besides.
+/// How long a call may take; the operator's limit applies as well.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// For everything: what the try has left.
+    /// For the whole call: the rest of the attempt.
     pub whole: Duration,
-    /// Until the connection stands.
+    /// Until the connection is established.
     pub connect: Option<Duration>,
-    /// Until the head of the answer is there.
+    /// Until the head of the response has arrived.
     pub answer: Option<Duration>,
-    /// From one piece of the answer's body to the next.
+    /// Between two pieces of the response body.
     pub between: Option<Duration>,
 }
 
-/// Moves an exchange on for as long as its answer is read.
+/// Drives an exchange while its response is read.
 pub type Driver = Pin<Box<dyn Future<Output = Result<(), CallError>> + Send>>;
 
 impl Egress {
-    /// Calls a target that was admitted. The driver must run while the answer's body is read.
+    /// Calls an admitted target. The driver must run while the response body is read.
     pub async fn send<B>(
         &self,
         target: &Target,
@@ -78,7 +78,7 @@ impl Egress {
                 tokio::select! {
                     biased;
                     answer = &mut answer => return answer,
-                    // Its error is the answer's as well.
+                    // The response reports the same error.
                     _ = &mut connection, if !ended => ended = true,
                 }
             }
@@ -98,10 +98,10 @@ impl Egress {
         Ok((answer.map(reply), Box::pin(driver)))
     }
 
-    /// Waits for a place among the calls at once, and for the rate.
+    /// Waits for a slot and for the rate limit.
     async fn turn(&self, by: Instant) -> Result<OwnedSemaphorePermit, CallError> {
         let slot = timeout_at(by, Semaphore::acquire_owned(Arc::clone(&self.slots))).await;
-        // It is never closed.
+        // The semaphore is never closed.
         let slot = slot.ok().and_then(Result::ok).ok_or(CallError::Busy("http_concurrency"))?;
         if let Some(rate) = &self.rate {
             timeout_at(by, rate.until_ready())
@@ -111,7 +111,7 @@ impl Egress {
         Ok(slot)
     }
 
-    /// The request as it goes out: path only, our own `Host`, a body that ends at its limit.
+    /// The request to send: path only, the host's own `Host` header, a bounded body.
     fn bounded<B>(
         &self,
         target: &Target,
@@ -141,7 +141,7 @@ impl Egress {
     }
 }
 
-/// A request's body that fails where it grows too large.
+/// A request body that fails once it exceeds its limit.
 struct Upload<B> {
     inner: Pin<Box<B>>,
     left: usize,
@@ -181,8 +181,8 @@ where
     }
 }
 
-/// An answer's body: ends with an error where it grows too large or takes too long. Holds its place
-/// among the calls at once.
+/// A response body that fails once it exceeds its limit or takes too long. It holds the slot of its
+/// call.
 pub struct Reply {
     incoming: Option<Incoming>,
     left: usize,
@@ -260,7 +260,7 @@ impl Body for Reply {
     }
 }
 
-/// Takes a frame off what is left; false when that is less.
+/// Subtracts a frame from what is left; false if that is less.
 fn take(left: &mut usize, frame: &Frame<Bytes>) -> bool {
     let size = frame.data_ref().map_or(0, Bytes::len);
     let fits = size <= *left;

@@ -1,5 +1,5 @@
-//! From a name to a connection: look up, check every address, connect to what was checked, TLS by
-//! the name.
+//! From a name to a connection: resolve it, check every address, connect to a checked address, and
+//! verify TLS by the name.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -16,10 +16,10 @@ use tokio_rustls::TlsConnector;
 use super::address::special;
 use super::{CallError, Phase, Target};
 
-/// Addresses of one name that are tried, one after another.
+/// Most addresses of one name that are tried, one after another.
 const ADDRESSES_MAX: usize = 4;
 
-/// Looks a name up; blocks.
+/// Resolves a name; blocks.
 pub(super) type Resolve = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 /// How this host connects.
@@ -28,26 +28,26 @@ pub(super) struct Dialer {
     tls: Option<Arc<ClientConfig>>,
 }
 
-/// What HTTP is spoken over.
+/// A connection that carries HTTP.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 impl Dialer {
-    /// As the operating system resolves names and trusts certificates; `secure` when TLS is spoken
-    /// at all.
+    /// Uses the resolver and the trusted certificates of the operating system; `secure`: loads the
+    /// certificates.
     pub(super) fn system(secure: bool) -> Self {
         let resolve = |host: &str, port: u16| Ok((host, port).to_socket_addrs()?.collect());
         Self { resolve: Arc::new(resolve), tls: secure.then(trusting_the_system) }
     }
 
-    /// With names and trust of one's own.
+    /// Uses the given resolver and certificates.
     #[cfg(test)]
     pub(super) fn with(resolve: Resolve, roots: rustls::RootCertStore) -> Self {
         Self { resolve, tls: Some(trusting(roots)) }
     }
 
-    /// Connects before `by`. The slot is held while a lookup is under way, also when nobody waits
-    /// for it any more: a lookup cannot be stopped, and threads are bounded by slots.
+    /// Connects before `by`. A lookup holds the slot until it ends, even after its caller has timed
+    /// out: it cannot be cancelled, and slots bound the number of its threads.
     pub(super) async fn connect(
         &self,
         target: &Target,
@@ -57,7 +57,7 @@ impl Dialer {
         let (addresses, slot) = self.addresses(target, slot, by).await?;
         let connect = async {
             let stream = connect_any(&addresses).await.map_err(CallError::Connect)?;
-            // Only a small delay is lost when it is refused.
+            // It only avoids a small delay.
             let _ = stream.set_nodelay(true);
             if target.secure {
                 self.secure(target, stream).await
@@ -70,7 +70,7 @@ impl Dialer {
         Ok((wire, slot))
     }
 
-    /// The addresses of a host that the target may be connected to: at least one.
+    /// The addresses of a host that may be connected to; at least one.
     async fn addresses(
         &self,
         target: &Target,
@@ -110,7 +110,7 @@ impl Dialer {
     }
 }
 
-/// Those of a host's addresses that the target may be connected to: at least one.
+/// The addresses among `found` that may be connected to; at least one.
 pub(super) fn allowed(
     target: &Target,
     found: Vec<SocketAddr>,
@@ -129,7 +129,7 @@ pub(super) fn allowed(
     }
 }
 
-/// To the first that answers.
+/// Connects to the first address that accepts.
 async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in addresses {
@@ -141,7 +141,7 @@ async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// The machine's trusted certificates, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name: read
+/// The trusted certificates of the machine, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`; read
 /// once.
 fn trusting_the_system() -> Arc<ClientConfig> {
     static TRUST: OnceLock<Arc<ClientConfig>> = OnceLock::new();
@@ -150,7 +150,7 @@ fn trusting_the_system() -> Arc<ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
         let (usable, _) = roots.add_parsable_certificates(found.certs);
         if usable == 0 {
-            tracing::warn!(errors = ?found.errors, "no trusted certificates were found: no https call of a stage will succeed");
+            tracing::warn!(errors = ?found.errors, "no trusted certificates found: https calls of stages will fail");
         }
         trusting(roots)
     };

@@ -1,4 +1,4 @@
-//! Grants as calls are matched with them. Pure.
+//! Matches calls with grants. Pure.
 
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ const METHODS: [Method; 7] = [
 const NAME_MAX_BYTES: usize = 253;
 const LABEL_MAX_BYTES: usize = 63;
 
-/// A grant that was checked.
+/// A validated grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     secure: bool,
@@ -35,12 +35,12 @@ pub(super) struct Rule {
 enum HostPattern {
     Address(IpAddr),
     Name(String),
-    /// Names with exactly one label before this.
+    /// Names with exactly one more label in front.
     Below(String),
 }
 
 impl Rule {
-    /// Or everything that is wrong, by field.
+    /// Validates a grant, or returns every problem with its field.
     pub(super) fn parse(grant: &HttpGrant) -> Result<Self, Vec<(&'static str, String)>> {
         let mut problems = Vec::new();
         let secure = match grant.scheme.as_str() {
@@ -130,7 +130,7 @@ impl HostPattern {
 }
 
 impl Target {
-    /// Where a request wants to go.
+    /// The target of a request.
     pub(super) fn of(uri: &Uri) -> Result<Self, CallError> {
         let secure = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => true,
@@ -157,7 +157,7 @@ impl Target {
         Ok(Self { secure, host, port, allow_private: false, written })
     }
 
-    /// What `Host` says: the port only where it is not the scheme's own.
+    /// The `Host` header: with the port only if it is not the scheme's default.
     pub(super) fn authority(&self) -> String {
         let host =
             if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -223,7 +223,7 @@ mod tests {
         ] {
             assert_eq!(covers(&below, Method::GET, url), covered, "{url}");
         }
-        // An address is no name: no pattern covers it.
+        // No pattern covers an address.
         assert!(!covers(&grant("http", "*.0.0.1", None), Method::GET, "http://127.0.0.1/"));
     }
 
@@ -237,7 +237,7 @@ mod tests {
         assert!(covers(&grant("http", "[::1]", Some(8080)), Method::GET, "http://[::1]:8080/"));
         let v4 = grant("http", "127.0.0.1", None);
         assert!(covers(&v4, Method::GET, "http://127.0.0.1/"));
-        // Other spellings of an address are names, which nobody granted.
+        // Other spellings of an address count as names, which are not granted.
         for url in [
             "http://2130706433/",
             "http://127.1/",
