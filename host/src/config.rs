@@ -424,15 +424,14 @@ impl Config {
         }
         self.orders.status.validate("orders.status", problems);
         self.defaults.validate("defaults", problems);
-        // Whoever drops a file into the folder would be given these as well.
+        // Defaults would apply to every file that is added to the folder.
         for (key, given) in [
             ("grants.http", !self.defaults.grants.http.is_empty()),
             ("secrets", !self.defaults.secrets.is_empty()),
         ] {
             if given {
-                problems.push(format!(
-                    "defaults.{key}: is given stage by stage, under [stages.<name>]"
-                ));
+                problems
+                    .push(format!("defaults.{key}: must be set per stage, under [stages.<name>]"));
             }
         }
         for (name, stage) in &self.stages {

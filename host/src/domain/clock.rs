@@ -20,7 +20,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told to move.
+/// A clock that tests advance by hand.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicU64);
 

@@ -146,8 +146,10 @@ fn data(
     let encoded = text(fields, "data_base64", problems);
     match (encoded, fields.remove("data")) {
         (Some(_), Some(_)) => {
-            problems
-                .push(FieldError::at("/data_base64", "stands beside `data`: give one of the two"));
+            problems.push(FieldError::at(
+                "/data_base64",
+                "conflicts with `data`: give only one of them",
+            ));
             Vec::new()
         }
         (Some(encoded), None) => STANDARD.decode(encoded).unwrap_or_else(|error| {
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_events_can_be_read_back() {
         for (content_type, data) in [
             ("application/json", &br#"{"a":[1,2.5,"x"]}"#[..]),
             ("application/json", b"{ \"spaces\" : 1 }"),
@@ -340,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_named_at_once() {
+    fn all_problems_are_reported_together() {
         let document = json!({ "id": 7, "type": "", "time": "soon", "data": 1, "data_base64": "!", "ext": {} });
         let problems = read(object(document), 0).unwrap_err();
         assert_eq!(

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_from_letter_to_letter_becomes_a_placeholder() {
+    fn variable_parts_become_placeholders() {
         for (message, expected) in [
             ("no stock", "no stock"),
             ("", ""),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn normalising_twice_changes_nothing_and_length_is_bounded() {
+    fn normalising_is_idempotent_and_bounded() {
         arbtest::arbtest(|random| {
             let message: String = random.arbitrary()?;
             let once = normalise(&message);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trap_is_known_by_its_place() {
+    fn traps_are_grouped_by_location() {
         let rust = "__rust_start_panic at std/src/sys.rs:3\nrust_panic\ncore::panicking::panic_fmt::h0123456789abcdef at core/p.rs:1\n\
                     payment::charge::h0123456789abcdef at /home/jane/payment/src/lib.rs:40\npayment::handle";
         assert_eq!(of_trap("trap:unreachable", rust), "in payment::charge at src/lib.rs:40");
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_stage_code_and_cause() {
+    fn groups_differ_by_stage_code_and_fingerprint() {
         let group =
             |stage, code, message| FailureFingerprint::of(stage, (code, message), None).group;
         let one = group("payment", "no-answer", "gateway 7 is silent");

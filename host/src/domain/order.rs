@@ -154,7 +154,7 @@ fn refuse_both(
     if fields.contains_key(one) && fields.contains_key(other) {
         problems.push(FieldError::at(
             format!("/{other}"),
-            format!("stands beside `{one}`: give one of the two"),
+            format!("conflicts with `{one}`: give only one of them"),
         ));
     }
 }
@@ -247,7 +247,7 @@ fn line(item: Value, pointer: &str, problems: &mut Vec<FieldError>) -> Option<Va
     if fields.contains_key("sku") && fields.contains_key("product_id") {
         problems.push(FieldError::at(
             format!("{pointer}/product_id"),
-            "stands beside `sku`: give one of the two",
+            "conflicts with `sku`: give only one of them",
         ));
     }
     let key = if fields.contains_key("sku") { "sku" } else { "product_id" };
@@ -299,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_three_shapes_become_lines() {
+    fn the_three_shapes_of_items_become_lines() {
         for (body, items) in [
             (
                 json!({ "items": ["Book", "Red Lamp"] }),
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_may_be_numbers_and_unknown_fields_travel_on() {
+    fn ids_may_be_numbers_and_unknown_fields_are_kept() {
         let order = parse_order(
             json!({ "order_id": 1, "user_id": 42, "items": ["a"], "force_fail": true }),
             None,
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_named_at_once() {
+    fn all_problems_are_reported_together() {
         let body = json!({ "order_id": "a/b", "user_id": [], "items": [{ "sku": "", "quantity": -1, "unit_price": "x" }, {}, 1.5], "total": -2 });
         let pointers: Vec<String> = parse_order(body, None)
             .unwrap_err()
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_are_whole_however_they_are_written() {
+    fn whole_numbers_may_be_written_as_floats() {
         let numbers = [
             json!(2),
             json!(2.0),
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_the_same_twice_is_refused() {
+    fn fields_with_the_same_meaning_are_refused() {
         for (body, pointers) in [
             (json!({ "user_id": 1, "customer_id": 1, "items": ["a"] }), vec!["/customer_id"]),
             (
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn the_patterns_say_what_the_parser_says() {
+    fn the_patterns_agree_with_the_parser() {
         let (id, name) =
             (regex::Regex::new(ID_PATTERN).unwrap(), regex::Regex::new(NAME_PATTERN).unwrap());
         let long = "x".repeat(128);
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idempotency_key_names_the_order_and_the_body_its_fingerprint() {
+    fn ids_derive_from_the_idempotency_key_and_fingerprints_from_the_body() {
         let parse = |item: &str, key| parse_order(json!({ "items": [item] }), key).unwrap();
         assert_eq!(parse("a", Some("k")).id, parse("b", Some("k")).id);
         assert_ne!(parse("a", Some("k")).fingerprint, parse("b", Some("k")).fingerprint);
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn stock_may_be_named_in_three_ways() {
+    fn stock_accepts_three_names_for_the_product() {
         assert_eq!(
             parse_stock(json!({ "product_name": "iPhone", "stock": 50 })).unwrap().sku,
             "iPhone"

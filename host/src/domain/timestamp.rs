@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instants_and_spans_are_read() {
+    fn instants_and_spans_are_parsed() {
         assert_eq!(instant_ms("1700000000000"), Ok(1_700_000_000_000));
         assert_eq!(instant_ms("1970-01-01T01:00:00.5+01:00"), Ok(500));
         assert_eq!(instant_ms("1969-12-31T23:59:59Z"), Ok(0));

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_callers_trace_goes_on_with_a_span_of_our_own() {
+    fn a_callers_trace_continues_with_a_new_span() {
         let headers =
             TraceContext::enter(|name| (name == "traceparent").then_some(CALLER)).headers();
         let (here, caller) = (parent(&headers), CALLER.split('-').collect::<Vec<_>>());
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_try_is_a_span_of_its_own_that_repeats() {
+    fn each_attempt_has_a_span_with_a_stable_id() {
         let mut marked =
             event(vec![("zone".into(), "x".into()), ("traceparent".into(), "old".into())]);
         TraceContext::enter(|name| (name == "traceparent").then_some(CALLER))

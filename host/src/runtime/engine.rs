@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn in_development_everything_is_compiled_quickly_that_can_be() {
+    fn development_mode_uses_the_quick_compiler_where_possible() {
         let runtime = Runtime::new(RuntimeSettings {
             quick: true,
             pool: Pool::OnDemand,

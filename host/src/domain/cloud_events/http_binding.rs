@@ -178,7 +178,7 @@ mod tests {
         Rules { now_ms: 1_700_000_000_000, schedule_max_ms: 60_000, source: "/orders/api" };
 
     #[test]
-    fn the_three_modes_say_the_same() {
+    fn the_three_modes_are_equivalent() {
         let document = json!({ "specversion": "1.0", "id": "9", "source": "/desk", "type": "order.flagged", "subject": "7", "data": {"a": 1},
             "deliverat": "2023-11-14T22:13:50Z", "zone": "x", "postriderorder": "o-7", "postriderstage": "payment" });
         let one = structured(document.clone(), RULES).unwrap();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_names_every_problem_with_its_place() {
+    fn problems_of_a_batch_have_pointers() {
         let good = json!({ "specversion": "1.0", "id": "1", "source": "/a", "type": "a" });
         let late = json!({ "specversion": "1.0", "id": "1", "source": "/a", "type": "a", "deliverat": "2100-01-01T00:00:00Z" });
         let problems = batch(json!([good, { "id": "1" }, 7, late]), RULES).unwrap_err();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_is_bounded_and_the_past_is_now() {
+    fn schedules_are_bounded_and_past_times_mean_now() {
         assert_eq!(schedule(None, Some("30s"), RULES), Ok(Some(RULES.now_ms + 30_000)));
         assert_eq!(schedule(Some("2001-01-01T00:00:00Z"), None, RULES), Ok(None));
         assert!(schedule(None, Some("61s"), RULES).unwrap_err().contains("schedule_max_ms"));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_that_it_is_json_is_json() {
+    fn json_media_types_are_recognised() {
         let attributes = || BTreeMap::from([("type".to_owned(), "a.b".to_owned())]);
         assert_eq!(
             binary(attributes(), Some("application/json"), "{".into(), RULES).unwrap_err().len(),

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_public_addresses_are_public() {
+    fn special_purpose_addresses_are_not_public() {
         for (address, kind) in [
             ("93.184.215.14", None),
             ("1.1.1.1", None),

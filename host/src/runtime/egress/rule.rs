@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_covers_scheme_host_port_and_method_and_nothing_else() {
+    fn a_grant_covers_exactly_its_scheme_host_port_and_methods() {
         let bank = grant("https", "API.bank.example", None);
         for (covered, method, url) in [
             (true, Method::POST, "https://api.bank.example/pay?x=1"),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_granted_as_an_address() {
+    fn addresses_are_matched_as_addresses() {
         let v6 = grant("http", "::1", Some(8080));
         assert!(
             covers(&v6, Method::GET, "http://[::1]:8080/")
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_of_a_grant_is_found() {
+    fn every_problem_of_a_grant_is_reported() {
         let wrong = HttpGrant {
             scheme: "ftp".into(),
             host: "https://x/y".into(),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_header_is_made_anew() {
+    fn the_host_header_is_derived_from_the_target() {
         let authority =
             |url: &str| Target::of(&url.parse().unwrap()).map(|target| target.authority()).ok();
         assert_eq!(authority("https://A.example:443/").as_deref(), Some("a.example"));

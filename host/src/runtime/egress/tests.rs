@@ -83,7 +83,7 @@ fn no_roots() -> rustls::RootCertStore {
 }
 
 #[tokio::test]
-async fn a_name_leads_only_to_addresses_that_were_checked() {
+async fn calls_connect_only_to_checked_addresses() {
     let port = echo().await;
     for private in [
         "127.0.0.1",
@@ -128,7 +128,7 @@ async fn a_name_leads_only_to_addresses_that_were_checked() {
 }
 
 #[test]
-fn a_private_address_among_public_ones_is_never_connected_to() {
+fn private_addresses_among_public_ones_are_skipped() {
     let found = || {
         ["10.0.0.1:443", "1.1.1.1:443", "[::1]:443", "[2606:4700::1]:443"]
             .map(|address| address.parse().unwrap())
@@ -145,7 +145,7 @@ fn a_private_address_among_public_ones_is_never_connected_to() {
 }
 
 #[tokio::test]
-async fn tls_is_spoken_with_the_name_not_the_address() {
+async fn tls_verifies_the_name_not_the_address() {
     let signed = rcgen::generate_simple_self_signed(vec!["api.example".into()]).unwrap();
     let certificate = signed.cert.der().clone();
     let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
@@ -196,7 +196,7 @@ async fn tls_is_spoken_with_the_name_not_the_address() {
 }
 
 #[tokio::test]
-async fn calls_at_once_and_per_second_wait_for_their_turn() {
+async fn calls_over_the_limits_wait_for_a_slot() {
     let port = echo().await;
     let url = format!("http://127.0.0.1:{port}/");
     let one = Grants { http_concurrency: 1, ..grant("http", "127.0.0.1", port, true) };
@@ -217,7 +217,7 @@ async fn calls_at_once_and_per_second_wait_for_their_turn() {
 }
 
 #[tokio::test]
-async fn a_lookup_that_does_not_end_holds_its_place() {
+async fn an_endless_lookup_keeps_its_slot() {
     let (release, gate) = std::sync::mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let resolve = move |_: &str, _: u16| {
@@ -240,7 +240,7 @@ async fn a_lookup_that_does_not_end_holds_its_place() {
 }
 
 #[test]
-fn the_calls_of_a_try_are_counted_and_what_is_not_granted_is_named_as_written() {
+fn calls_of_an_attempt_are_limited_and_refused_urls_are_reported_as_written() {
     let (egress, _) = egress(&grant("https", "api.example", 443, false), &[], no_roots());
     let (parts, ()) = Request::get("https://api.example/").body(()).unwrap().into_parts();
     assert!(egress.admit(&parts, 10).is_ok());
