@@ -48,6 +48,11 @@ impl FaultyHost {
         self.app.failing_tasks().iter().map(|task| kind(task.name.to_string())).collect()
     }
 
+    async fn stop(self) -> Result<()> {
+        drop(self.stop);
+        self.running.await?
+    }
+
     async fn wait_for_recovery(&self) -> Result<()> {
         eventually("every task to recover", || async {
             let (status, _) = self.client.get("/ready").await?;
@@ -118,8 +123,7 @@ async fn every_background_task_is_restarted_after_a_panic(backend: Backend) -> R
         Backend::Servers => &[],
     };
     assert_eq!(absent, expected, "these tasks do not run");
-    drop(host.stop);
-    host.running.await?
+    host.stop().await
 }
 
 async fn a_relay_that_keeps_failing_stops_the_host(backend: Backend) -> Result<()> {
@@ -134,7 +138,8 @@ async fn a_relay_that_keeps_failing_stops_the_host(backend: Backend) -> Result<(
     assert_eq!(readiness["failing_tasks"][0]["task"], "relay", "{readiness}");
     let error = host.running.await?.expect_err("the host went on without its relay").to_string();
     assert!(error.contains("`relay` failed 8 times"), "{error}");
-    // It stopped in order, so another host can take over.
-    FaultyHost::start(&env).await?.process_order("later").await?;
-    Ok(())
+    // It closed its store, so another host can open it.
+    let host = FaultyHost::start(&env).await?;
+    host.process_order("later").await?;
+    host.stop().await
 }

@@ -59,6 +59,7 @@ async fn leave_nothing_behind(backend: Backend) -> Result<()> {
     let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
     // Threads that libraries start once for each process.
     build_and_drop(&env).await?;
+    settle().await?;
     abort_a_run(&env).await?;
     let before = settle().await?;
     build_and_drop(&env).await?;
