@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 mod fuzz;
 mod guests;
+#[cfg(test)]
+mod lock;
 mod services;
 mod symbols;
 
