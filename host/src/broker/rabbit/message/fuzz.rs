@@ -1,7 +1,7 @@
 //! The target `message`: any headers and any body as a message from the broker.
 //!
-//! It is read or it becomes a dead letter. What was read can be decided, stored, and sent again as
-//! it is.
+//! A message is decoded or becomes a dead letter. A decoded message can be decided on, stored, and
+//! sent again unchanged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,23 +23,23 @@ use crate::store::Direct;
 
 const DEFAULTS: Defaults = Defaults { now_ms: 1_700_000_000_123, expires_at_ms: 1_700_000_500_000 };
 
-/// Reads messages.
+/// Decodes generated messages.
 pub struct Message {
     stored: Stored,
     number: u64,
 }
 
 impl Message {
-    /// Begins with an empty store.
+    /// Starts with an empty store.
     #[expect(clippy::new_without_default, reason = "it starts threads")]
     pub fn new() -> Self {
         Self { stored: Stored::new(), number: 0 }
     }
 
-    /// Does what the input says.
+    /// Runs one input.
     pub fn run(&mut self, input: &[u8]) {
         self.number += 1;
-        // Too few bytes: the rest was not said.
+        // An input with too few bytes ends early.
         let _ = self.arrive(&mut Unstructured::new(input));
     }
 
@@ -58,7 +58,7 @@ impl Message {
         assert!(!event.id.is_empty() && !event.event_type.is_empty() && !event.source.is_empty());
         is_fit(&envelope);
         arrives_as_sent(Arc::clone(&envelope), Some(Direct { stage: "x".into(), round, attempt }));
-        // A later round is one that this store began: it knows the event.
+        // A later round starts in a store that has the event, which this one has not.
         if round != 1 {
             return Ok(());
         }
@@ -74,17 +74,17 @@ impl Message {
     }
 }
 
-/// What is published is what is read from the queue.
+/// Asserts that a published message is decoded to the same envelope.
 pub(crate) fn arrives_as_sent(envelope: Arc<Envelope>, direct: Option<Direct>) {
     let (round, attempt) = direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
     let message = Outgoing { envelope, direct, mandatory: false };
     let body = message.envelope.event.data.to_vec();
-    let decoded = decode(&encode(&message), body, DEFAULTS).expect("what was sent can be read");
+    let decoded = decode(&encode(&message), body, DEFAULTS).expect("a sent message can be decoded");
     assert_eq!((decoded.round, decoded.attempt), (round, attempt));
     assert_eq!(normal(&decoded.envelope), normal(&message.envelope));
 }
 
-/// Attributes in headers have no order, one value each, and names that fit.
+/// As headers carry attributes: unordered, with one value each and names of limited length.
 fn normal(envelope: &Envelope) -> Envelope {
     let named: BTreeMap<_, _> =
         envelope.event.attributes.iter().filter(|(name, _)| name.len() <= 64).cloned().collect();
@@ -123,7 +123,7 @@ fn message(u: &mut Unstructured<'_>) -> Result<(BasicProperties, Vec<u8>)> {
     Ok((properties, body))
 }
 
-/// Most of them mean something.
+/// Usually the name of a known header.
 fn name(u: &mut Unstructured<'_>) -> Result<ShortString> {
     let own = [
         ORDER,
@@ -175,7 +175,7 @@ fn value(u: &mut Unstructured<'_>, depth: u8) -> Result<AMQPValue> {
     })
 }
 
-/// A `CloudEvent` in JSON, more or less.
+/// Roughly a `CloudEvent` in JSON.
 fn json_event(u: &mut Unstructured<'_>) -> Result<serde_json::Value> {
     let mut event = serde_json::Map::new();
     if u.ratio(7, 8)? {
