@@ -1,9 +1,11 @@
-//! The shape of the source tree: which modules import which, which of them use which crates, and
-//! what only one place does. These tests read source text; they start nothing.
+//! The shape of the source tree: which modules import which, which of them use which crates, what
+//! only one place does, and which words appear nowhere. These tests read source text; they start
+//! nothing.
 
 mod imports;
 mod modules;
 mod verdicts;
+mod vocabulary;
 
 use std::path::{Path, PathBuf};
 

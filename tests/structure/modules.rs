@@ -214,6 +214,15 @@ fn every_top_level_module_is_in_the_table() {
 }
 
 #[test]
+fn architecture_names_every_top_level_module() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the document");
+    for Module { name, .. } in &MODULES {
+        let named = text.contains(&format!("`{name}/`")) || text.contains(&format!("`{name}.rs`"));
+        assert!(named, "ARCHITECTURE.md does not name `{name}`");
+    }
+}
+
+#[test]
 fn every_kind_of_path_is_checked() {
     let violations = |text: &str| -> Vec<String> {
         let imports = imports_of(text, &["domain", "event"]);
