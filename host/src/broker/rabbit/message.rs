@@ -108,7 +108,7 @@ pub(super) enum Unreadable {
     #[error("the header `{0}` is not a valid number")]
     Number(&'static str),
     #[error("the event has {0}")]
-    Unfit(String),
+    Unstorable(String),
 }
 
 /// What a message without the host's headers gets.
@@ -153,7 +153,7 @@ pub(super) fn decode(
         event,
     };
     if let Some(why) = envelope.validate() {
-        return Err(Unreadable::Unfit(why));
+        return Err(Unreadable::Unstorable(why));
     }
     let (round, attempt) = (count(headers, ROUND)?, count(headers, ATTEMPT)?);
     Ok(Decoded { envelope: Arc::new(envelope), round, attempt })
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_store_takes_is_unreadable_and_can_be_buried() {
+    fn unstorable_message_is_unreadable_and_can_be_dead_lettered() {
         let long = "s".repeat(100_000);
         for (key, value) in [
             (ORDER, "a\0b"),
@@ -411,7 +411,7 @@ mod tests {
             assert!(
                 matches!(
                     decode(&properties("text/plain", &event), Vec::new(), DEFAULTS),
-                    Err(Unreadable::Unfit(_))
+                    Err(Unreadable::Unstorable(_))
                 ),
                 "{key}"
             );

@@ -110,8 +110,8 @@ impl Open {
             Commit::Conflict { stale, .. } => {
                 assert!(stale.is_empty(), "nobody else settled {stale:?}")
             }
-            Commit::OrderCancelled(overtaken) => {
-                panic!("nobody cancelled the order of {overtaken:?}")
+            Commit::OrderCancelled(keys) => {
+                panic!("no client cancelled the order of {keys:?}")
             }
         }
         store.delivery(&delivery).await?.expect("the delivery that was settled");

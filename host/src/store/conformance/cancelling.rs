@@ -36,7 +36,7 @@ async fn cancel(bench: &Bench, order: &str, routed_to: &[&str]) -> Arc<Envelope>
 async fn stopped(bench: &Bench, settlements: Vec<Settlement>) -> usize {
     match bench.store.commit(batch(settlements)).await.unwrap() {
         Commit::OrderCancelled(deliveries) => deliveries.len(),
-        other => panic!("not overtaken: {other:?}"),
+        other => panic!("not refused for a cancelled order: {other:?}"),
     }
 }
 
@@ -115,7 +115,7 @@ pub(super) async fn concurrent_cancellations_begin_once(bench: Bench) {
 pub(super) async fn a_cancellation_stops_forward_deliveries(bench: Bench) {
     let (one, two) = (bench.order("1").await, bench.order("2").await);
     cancel(&bench, "1", &["payment"]).await;
-    // Whatever it came to, and the whole batch with it.
+    // Whatever its outcome, and the whole batch with it.
     let mixed = vec![
         emits(&one, "payment.authorized", &["inventory"]),
         emits(&two, "payment.authorized", &["inventory"]),

@@ -343,21 +343,21 @@ async fn a_reader_of_the_log_sees_every_event_of_other_hosts_once() {
     };
     let read = async {
         let mut seen: Vec<String> = Vec::new();
-        let (mut after, mut looks) = (0, 0);
+        let (mut after, mut reads) = (0, 0);
         while seen.len() < EVENTS * 2 {
             let range = LogRange { after, up_to: reader.log_end().await.unwrap(), limit: 1_000 };
             let page = reader.events(EventFilter::default(), range).await.unwrap();
             after = range.up_to.max(after);
             assert!(page.next.is_none(), "a page holds it all");
             seen.extend(page.items.into_iter().map(|event| event.envelope.event.id));
-            looks += 1;
-            assert!(looks < 100_000, "only {} of the events are ever seen", seen.len());
+            reads += 1;
+            assert!(reads < 100_000, "only {} of the events are ever seen", seen.len());
         }
-        (seen, looks)
+        (seen, reads)
     };
-    let ((), (), (mut seen, looks)) =
+    let ((), (), (mut seen, reads)) =
         tokio::join!(write(Arc::clone(&one), "one"), write(Arc::clone(&other), "other"), read);
-    assert!(looks > 20, "the reader looked only {looks} times while the hosts wrote");
+    assert!(reads > 20, "the reader looked only {reads} times while the hosts wrote");
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), EVENTS * 2, "each once");
