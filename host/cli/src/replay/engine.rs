@@ -20,7 +20,7 @@ use postrider::internals::{
     Progress, Recorded, RecordedInputs, RecordedOutcome, Recorder, Recording, Routes, StageHandler,
     StagePolicy, StateLimits, StateSource, TraceContext, Writes, decide,
 };
-use postrider::{CallContext, Config};
+use postrider::{CallContext, Config, Envelope};
 
 /// Maximum size of the settings that one call may read.
 const NOTED_MAX_BYTES: usize = 1 << 20;
@@ -75,10 +75,10 @@ impl Replay {
         let Some(recording) = &recorded.recording else {
             return Verdict::Unknown("the recording cannot be read".to_owned());
         };
-        let Some(before) = decision_then(recording, recorded.outcome.as_ref()) else {
+        let Some(before) = recorded_decision(recording, recorded.outcome.as_ref()) else {
             return Verdict::Unknown("an event it emitted is no longer in the log".to_owned());
         };
-        match self.decide_again(recorded, recording).await {
+        match self.decide(recorded, recording).await {
             Ok(after) => {
                 let changes = compare::changes(&before, &after);
                 if changes.is_empty() { Verdict::Equal } else { Verdict::Different(changes) }
@@ -87,7 +87,7 @@ impl Replay {
         }
     }
 
-    async fn decide_again(
+    async fn decide(
         &self,
         recorded: &Recorded,
         recording: &Recording,
@@ -116,36 +116,29 @@ impl Replay {
         if let decide::Decision::Settle(_) = decide::decide(inputs(Progress::NotCalled)) {
             return Ok(Decision::Skipped);
         }
-        let given = Arc::new(RecordedState::new(recording.given.clone()));
+        let source = Arc::new(RecordedState::new(recording.given.clone()));
         let recorder = Recorder::new(NOTED_MAX_BYTES);
-        let stage = Arc::clone(&key.stage);
         let state = BatchState::new(
-            Arc::clone(&stage),
-            Arc::clone(&given) as Arc<dyn StateSource>,
+            Arc::clone(&key.stage),
+            Arc::clone(&source) as Arc<dyn StateSource>,
             self.limits,
             LaneCache::placeholder(),
         );
-        let mut context = CallContext::new(&key, recorded.attempt, recording.now_ms);
-        context.trace_headers =
-            TraceContext::of_attempt(&envelope.event, &key, recorded.round, recorded.attempt)
-                .headers();
-        context.settings = Arc::new(self.settings(&recording.given).into_iter().collect());
-        // Collected and dropped: a replay must not write to the host's log.
-        context.logs = Some(Logs::default());
-        context.recorder = recorder.clone();
+        let context = self.context(recorded, recording, &envelope, &recorder);
         let handled = self
             .handler
             .handle(Call { envelope: Arc::clone(&envelope), context, state: state.view() })
             .await;
+        let missed = source.missed();
         let missed =
-            given.missed().or_else(|| self.unknown_setting(&recorder.given(), &recording.given));
+            missed.or_else(|| self.unrecorded_setting(&recorder.given(), &recording.given));
         if let Some(missed) = missed {
-            let cut = if recording.given.incomplete {
+            let truncated = if recording.given.incomplete {
                 "; the recording is truncated: see recording.max_bytes"
             } else {
                 ""
             };
-            return Err(Verdict::Unknown(format!("{missed}{cut}")));
+            return Err(Verdict::Unknown(format!("{missed}{truncated}")));
         }
         if let Outcome::Unavailable(reason) = handled.outcome {
             return Err(Verdict::Failed(reason));
@@ -164,26 +157,50 @@ impl Replay {
         decision.ok_or_else(|| Verdict::Failed("the stage made no decision".to_owned()))
     }
 
-    fn settings(&self, given: &RecordedInputs) -> HashMap<String, String> {
+    /// The context that the recorded call had, with the overridden settings.
+    fn context(
+        &self,
+        recorded: &Recorded,
+        recording: &Recording,
+        envelope: &Envelope,
+        recorder: &Recorder,
+    ) -> CallContext {
+        let key = recorded.key();
+        let trace =
+            TraceContext::of_attempt(&envelope.event, &key, recorded.round, recorded.attempt);
+        let mut context = CallContext::new(&key, recorded.attempt, recording.now_ms);
+        context.trace_headers = trace.headers();
+        context.settings = Arc::new(self.settings(&recording.given).into_iter().collect());
+        // Collected and dropped: a replay must not write to the host's log.
+        context.logs = Some(Logs::default());
+        context.recorder = recorder.clone();
+        context
+    }
+
+    fn settings(&self, inputs: &RecordedInputs) -> HashMap<String, String> {
         let recorded =
-            given.settings.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+            inputs.settings.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
         recorded.chain(self.settings.clone()).collect()
     }
 
-    fn unknown_setting(&self, asked: &RecordedInputs, given: &RecordedInputs) -> Option<String> {
-        if asked.incomplete {
+    /// The first setting that the call read although it is neither recorded nor overridden.
+    fn unrecorded_setting(
+        &self,
+        read: &RecordedInputs,
+        recorded: &RecordedInputs,
+    ) -> Option<String> {
+        if read.incomplete {
             return Some(format!("it read more than {NOTED_MAX_BYTES} bytes of settings"));
         }
-        let unknown = asked
-            .settings
-            .keys()
-            .find(|key| !given.settings.contains_key(*key) && !self.settings.contains_key(*key));
-        unknown.map(|key| format!("the setting `{key}` was not recorded"))
+        let known =
+            |key: &String| recorded.settings.contains_key(key) || self.settings.contains_key(key);
+        let unrecorded = read.settings.keys().find(|key| !known(key));
+        unrecorded.map(|key| format!("the setting `{key}` was not recorded"))
     }
 }
 
 /// The recorded decision.
-fn decision_then(recording: &Recording, outcome: Option<&RecordedOutcome>) -> Option<Decision> {
+fn recorded_decision(recording: &Recording, outcome: Option<&RecordedOutcome>) -> Option<Decision> {
     match (&recording.decided, outcome?) {
         (Decided::Done { writes, .. }, RecordedOutcome::Done(events)) => {
             Some(Decision::Done { events: events.clone(), writes: writes.clone() })
