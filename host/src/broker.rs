@@ -15,6 +15,7 @@ use crate::store::Direct;
 #[cfg(test)]
 pub mod conformance;
 pub mod embedded;
+#[cfg(feature = "rabbitmq")]
 pub mod rabbit;
 
 /// Why a call failed.

@@ -12,6 +12,7 @@ use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use serde::{Deserialize, Serialize};
 
+use self::features::Feature;
 use self::sources::{Reader, sources};
 pub use self::stage::StageConfig;
 use self::urls::scheme;
@@ -24,6 +25,7 @@ use crate::stage::handler::Description;
 use crate::stage::policy::StagePolicy;
 use crate::stage::settings::Secrets;
 
+mod features;
 mod sources;
 mod stage;
 #[cfg(test)]
@@ -382,17 +384,21 @@ impl Config {
             problems.extend(found);
         }
         // A URL may hold a password: only its scheme is shown.
-        if StoreUrl::parse(&self.store.url).is_none() {
-            problems.push(format!(
+        match StoreUrl::parse(&self.store.url) {
+            Some(url) => problems.extend(Feature::of_store(url).problem("store.url")),
+            None => problems.push(format!(
                 "store.url: `{}…` must be `sqlite:<path>` or `postgres://…`",
                 scheme(&self.store.url)
-            ));
+            )),
         }
-        if BrokerUrl::parse(&self.broker.url).is_none() {
-            problems.push(format!(
+        match BrokerUrl::parse(&self.broker.url).map(Feature::of_broker) {
+            Some(feature) => {
+                problems.extend(feature.and_then(|feature| feature.problem("broker.url")));
+            }
+            None => problems.push(format!(
                 "broker.url: `{}…` must be `embedded:` or `amqp://…`",
                 scheme(&self.broker.url)
-            ));
+            )),
         }
         for (key, value) in [
             ("store.lease_ms", self.store.lease_ms),

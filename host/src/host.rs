@@ -5,23 +5,23 @@
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
-//! use postrider::{config::Config, host::Host};
+//! use postrider::{Config, Host};
 //! let host = Host::builder(Config::load(None)?).build().await?;
 //! host.run_until(async { _ = tokio::signal::ctrl_c().await }).await
 //! # }
 //! ```
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::Value;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+#[cfg(feature = "http")]
+use self::api::Api;
 use self::open::{HostIdentity, open_broker, open_store};
 use self::tasks::HostTasks;
 use crate::app::{App, SubmitError, Submitted};
@@ -29,17 +29,18 @@ use crate::background::control_sync::ControlSync;
 use crate::background::faults::TaskFaults;
 use crate::config::Config;
 use crate::domain::clock::{Clock, SystemClock};
-use crate::http;
 use crate::pipeline::Pipeline;
 use crate::plugins::supervisor::{PluginFiles, PluginPlaces, PluginSupervisor};
-use crate::plugins::watcher::{FolderOptions, PluginWatcher};
 use crate::relay::Relay;
-use crate::runtime::Runtime;
 use crate::runtime::provenance::PluginArchive;
 use crate::services::{Observer, Services};
 use crate::stage::handler::{Native, NativeStage, StageHandler};
 use crate::store::Settlement;
 
+#[cfg(feature = "http")]
+mod api;
+#[cfg(feature = "wasm")]
+mod folder;
 mod open;
 mod tasks;
 
@@ -51,7 +52,8 @@ pub struct HostBuilder {
     config: Config,
     clock: Arc<dyn Clock>,
     stages: Vec<Arc<dyn StageHandler>>,
-    listener: Option<TcpListener>,
+    #[cfg(feature = "http")]
+    listener: Option<tokio::net::TcpListener>,
     observer: Option<Observer>,
     faults: TaskFaults,
 }
@@ -80,8 +82,9 @@ impl HostBuilder {
     }
 
     /// Serves on a listener that is bound already, instead of the configured address.
+    #[cfg(feature = "http")]
     #[must_use]
-    pub fn listener(mut self, listener: TcpListener) -> Self {
+    pub fn listener(mut self, listener: tokio::net::TcpListener) -> Self {
         self.listener = Some(listener);
         self
     }
@@ -97,15 +100,12 @@ impl HostBuilder {
     /// Opens the store, loads every plugin in the folder, and binds the address. Nothing is
     /// consumed yet.
     pub async fn build(self) -> anyhow::Result<Host> {
-        let Self { config, clock, stages, listener, observer, faults } = self;
+        let Self { config, clock, stages, observer, faults, .. } = self;
         let tasks = HostTasks::new(faults);
         let name = host_name();
         let identity = HostIdentity { config: &config, name: &name, clock: &clock };
         let broker = open_broker(&identity, &tasks)?;
         let store = open_store(&identity, &tasks, broker.has_outside_consumers()).await?;
-        let runtime = Runtime::new(config.runtime.clone())
-            .context("the WebAssembly engine could not be started")?;
-        tasks.start_epochs(&runtime);
         let pipeline = Pipeline::new(&config);
         let (relay, relay_handle) = Relay::new(
             Arc::clone(&store),
@@ -124,7 +124,8 @@ impl HostBuilder {
             host: name.as_str().into(),
             observer,
         };
-        let listener = bind(listener, &config).await?;
+        #[cfg(feature = "http")]
+        let api = Api::bind(self.listener, &config).await?;
         let archive = PluginArchive::new(config.plugins.archive_dir.clone());
         let places = PluginPlaces { dir: config.plugins.dir.clone(), archive };
         let files = Arc::new(PluginFiles::default());
@@ -139,8 +140,10 @@ impl HostBuilder {
             let name = stage.description().name.clone();
             plugins.install(&name, stage, None).await.map_err(anyhow::Error::msg)?;
         }
-        let options = folder_options(&config, &places)?;
-        tasks.start_plugin_watcher(PluginWatcher::new(options, runtime, changed));
+        #[cfg(feature = "wasm")]
+        folder::watch(&config, &places, changed, &tasks)?;
+        #[cfg(not(feature = "wasm"))]
+        tasks.start_without_plugins(changed);
         tasks.or_failure(plugins.finish_first_scan()).await?;
         for warning in services.pipeline.topology().warnings {
             tracing::warn!("{warning}");
@@ -151,7 +154,15 @@ impl HostBuilder {
             .await
             .context("the stage controls could not be read")?;
         let app = Arc::new(App::new(&config, services, files, places, tasks.health()));
-        Ok(Host { config, app, relay, plugins, listener, tasks })
+        Ok(Host {
+            config,
+            app,
+            relay,
+            plugins,
+            #[cfg(feature = "http")]
+            api,
+            tasks,
+        })
     }
 }
 
@@ -165,32 +176,14 @@ fn host_name() -> String {
     }
 }
 
-async fn bind(listener: Option<TcpListener>, config: &Config) -> anyhow::Result<TcpListener> {
-    match listener {
-        Some(listener) => Ok(listener),
-        None => TcpListener::bind(&config.http.listen)
-            .await
-            .with_context(|| format!("http.listen: cannot bind {}", config.http.listen)),
-    }
-}
-
-fn folder_options(config: &Config, places: &PluginPlaces) -> anyhow::Result<FolderOptions> {
-    let provenance = config.plugins.provenance();
-    Ok(FolderOptions {
-        dir: places.dir.clone(),
-        debounce_ms: config.plugins.debounce_ms,
-        provenance: provenance.map_err(|problems| anyhow::anyhow!(problems.join("; ")))?,
-        archive: places.archive.clone(),
-    })
-}
-
 /// A built host.
 pub struct Host {
     config: Config,
     app: Arc<App>,
     relay: Relay,
     plugins: PluginSupervisor,
-    listener: TcpListener,
+    #[cfg(feature = "http")]
+    api: Api,
     tasks: HostTasks,
 }
 
@@ -201,6 +194,7 @@ impl Host {
             config,
             clock: Arc::new(SystemClock),
             stages: Vec::new(),
+            #[cfg(feature = "http")]
             listener: None,
             observer: None,
             faults: TaskFaults::default(),
@@ -208,8 +202,9 @@ impl Host {
     }
 
     /// The address that the API listens on.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+    #[cfg(feature = "http")]
+    pub fn address(&self) -> std::io::Result<std::net::SocketAddr> {
+        self.api.address()
     }
 
     /// What the API does, for callers in this process; also usable while the host runs.
@@ -233,16 +228,15 @@ impl Host {
     /// # Errors
     /// Which background task failed, and how.
     pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
-        let Self { config, app, relay, plugins, listener, tasks } = self;
+        let Self { config, app, relay, plugins, tasks, .. } = self;
         let _close_streams = app.event_feed().close_on_drop();
-        let address = listener.local_addr()?;
-        let server = http::Server::new(listener, http::router(Arc::clone(&app), &config.http))?;
         tasks.start_background(&app, &config);
         tasks.start_plugins(plugins);
         tasks.start_relay(relay);
-        tasks.start_server(server);
+        #[cfg(feature = "http")]
+        self.api.start(&app, &config, &tasks)?;
         let services = app.services();
-        tracing::info!(%address, stages = %services.pipeline.consuming().join(","), "serving");
+        tracing::info!(stages = %services.pipeline.consuming().join(","), "running");
 
         let ended = tasks.or_failure(shutdown).await;
         tracing::info!("stopping: finishing work in flight");

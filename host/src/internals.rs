@@ -9,6 +9,7 @@ pub(crate) mod fuzz;
 pub use crate::app::{FailingTask, as_json};
 pub use crate::background::faults::TaskFaults;
 pub use crate::background::task::{Impact, Task, TaskName};
+#[cfg(feature = "rabbitmq")]
 pub use crate::broker::rabbit::{QueueStatus, Rabbit, RabbitOptions};
 pub use crate::config::{BrokerUrl, StoreUrl};
 pub use crate::domain::cloud_events::BATCH;
@@ -18,14 +19,16 @@ pub use crate::domain::field_error::pointer;
 pub use crate::domain::name::is_name;
 pub use crate::domain::trace_context::TraceContext;
 pub use crate::domain::{timestamp, trace_context};
+#[cfg(feature = "http")]
 pub use crate::http::document as openapi_document;
 #[cfg(fuzzing)]
 pub use crate::internals::fuzz::{Contract, Loader, Message};
 pub use crate::pipeline::routes::Routes;
 pub use crate::pipeline::{Pipeline, Topology, TopologyStage};
 pub use crate::runtime::provenance::{Policy, signature_of};
-pub use crate::runtime::{CONTRACT, InstanceMode, InstancePolicy, Linked, Runtime};
-pub use crate::runtime::{RuntimeSettings, StageLimits, WarmPolicy, WasmStage, producers};
+#[cfg(feature = "wasm")]
+pub use crate::runtime::{CONTRACT, Linked, Runtime, WasmStage, producers};
+pub use crate::runtime::{InstanceMode, InstancePolicy, RuntimeSettings, StageLimits, WarmPolicy};
 pub use crate::services::Services;
 pub use crate::stage::handler::{Call, Handled, Logs, Native, Outcome, StageHandler};
 pub use crate::stage::policy::StagePolicy;
@@ -36,7 +39,9 @@ pub use crate::stage::recording::{
 pub use crate::stage::settings::Settings;
 pub use crate::stage::state::{BatchState, LaneCache, StateLimits};
 pub use crate::store::memory::MemoryState;
+#[cfg(feature = "postgres")]
 pub use crate::store::postgres::{PostgresStore, Scratch};
+#[cfg(feature = "sqlite")]
 pub use crate::store::sqlite::{SchemaStatus, SqliteOptions, SqliteStore};
 pub use crate::store::{
     Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryStatus,

@@ -55,10 +55,27 @@
 //! # }
 //! ```
 
+#![cfg_attr(
+    not(all(
+        feature = "http",
+        feature = "postgres",
+        feature = "rabbitmq",
+        feature = "sqlite",
+        feature = "wasm"
+    )),
+    allow(
+        dead_code,
+        unused_imports,
+        unused_macros,
+        unused_variables,
+        reason = "only a missing feature uses it; the complete build checks for dead code"
+    )
+)]
 // Items are `pub` inside the private modules where `internals` passes them on.
 #![allow(unreachable_pub)]
 
 mod domain;
+#[cfg(feature = "http")]
 mod http;
 mod app;
 mod store;

@@ -2,4 +2,5 @@
 //! they serve.
 
 pub mod supervisor;
+#[cfg(feature = "wasm")]
 pub mod watcher;

@@ -11,24 +11,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::stage::state::StateLimits;
 
+#[cfg(feature = "wasm")]
 mod artifact;
 pub mod egress;
+#[cfg(feature = "wasm")]
 mod engine;
+#[cfg(feature = "wasm")]
 mod epoch;
+#[cfg(feature = "wasm")]
 mod guest;
+#[cfg(feature = "wasm")]
 mod http;
+#[cfg(feature = "wasm")]
 mod load;
 pub mod provenance;
+#[cfg(feature = "wasm")]
 mod wasm_stage;
 
-#[cfg(any(test, fuzzing))]
+#[cfg(all(feature = "wasm", any(test, fuzzing)))]
 pub(crate) use artifact::as_component;
+#[cfg(feature = "wasm")]
 pub use artifact::producers;
+#[cfg(feature = "wasm")]
 pub use engine::Runtime;
+#[cfg(feature = "wasm")]
 pub use epoch::EpochTicker;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(feature = "wasm", any(test, fuzzing)))]
 pub(crate) use load::check_description;
+#[cfg(feature = "wasm")]
 pub use load::{CONTRACT, Linked, LoadError};
+#[cfg(feature = "wasm")]
 pub use wasm_stage::WasmStage;
 
 /// The WebAssembly engine.

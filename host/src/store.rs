@@ -20,9 +20,11 @@ pub mod memory;
 mod new_event;
 mod orders;
 mod outbox;
+#[cfg(feature = "postgres")]
 pub mod postgres;
 mod queries;
 mod recordings;
+#[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod stages;
 mod state;

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+mod crates;
 mod fuzz;
 mod guests;
 #[cfg(test)]
@@ -29,7 +30,8 @@ Tasks:
   fuzz [loader|contract|message] [--seconds N]
               Fuzz untrusted input with coverage and minimise the corpus (docs/fuzzing.md);
               default: every target, 60 seconds each
-  ci          Run everything CI runs: formatting, lints, documentation, dependencies, tests
+  ci          Run everything CI runs: formatting, lints, documentation, dependencies, features,
+              tests, packages
 ";
 
 fn main() -> Result<()> {
@@ -93,7 +95,9 @@ fn ci() -> Result<()> {
     call(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     call(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     deny()?;
-    test()
+    crates::features()?;
+    test()?;
+    crates::package()
 }
 
 /// Checks licenses, sources and bans of the dependencies: deny.toml.

@@ -7,6 +7,7 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::de::DeserializeOwned;
 
+use super::features;
 use super::{ConfigError, DEFAULT_FILE, StageConfig};
 
 /// A file and the environment.
@@ -105,6 +106,11 @@ impl Reader<'_> {
                         format!("{key}: unknown; expected one of {}", SECTIONS.join(", "))
                     }),
                 );
+                let missing = features::SECTIONS
+                    .iter()
+                    .filter(|(section, _)| all.contains_key(*section))
+                    .filter_map(|(section, feature)| feature.problem(section));
+                self.problems.extend(missing);
             }
             Err(errors) => self.problems.extend(errors.into_iter().map(|error| error.to_string())),
         }

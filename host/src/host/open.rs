@@ -3,15 +3,20 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+#[cfg(not(all(feature = "postgres", feature = "rabbitmq", feature = "sqlite")))]
+use anyhow::bail;
 
 use super::tasks::HostTasks;
 use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
+#[cfg(feature = "rabbitmq")]
 use crate::broker::rabbit::{Rabbit, RabbitOptions};
 use crate::config::{BrokerUrl, Config, StoreUrl};
 use crate::domain::clock::Clock;
 use crate::store::Store;
+#[cfg(feature = "postgres")]
 use crate::store::postgres::{PostgresOptions, PostgresStore};
+#[cfg(feature = "sqlite")]
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 
 /// What the store and the broker know of the host.
@@ -30,6 +35,7 @@ pub(super) fn open_broker(
         BrokerUrl::Embedded => {
             Ok(Embedded::new(host.config.broker.queue_capacity, Arc::clone(host.clock)))
         }
+        #[cfg(feature = "rabbitmq")]
         BrokerUrl::Amqp(url) => {
             let options = RabbitOptions {
                 url: url.to_owned(),
@@ -43,6 +49,8 @@ pub(super) fn open_broker(
             tasks.start_rabbit(links);
             Ok(rabbit)
         }
+        #[cfg(not(feature = "rabbitmq"))]
+        BrokerUrl::Amqp(_) => bail!("broker.url: enable the cargo feature `rabbitmq`"),
     }
 }
 
@@ -55,6 +63,7 @@ pub(super) async fn open_store(
     let status = Arc::new(host.config.orders.status.clone());
     let failed = "store.url: the store could not be opened";
     match StoreUrl::parse(&store.url).context("store.url: unknown scheme")? {
+        #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) => {
             let options = SqliteOptions {
                 path: path.into(),
@@ -69,6 +78,7 @@ pub(super) async fn open_store(
             tasks.start_sqlite(writer);
             Ok(store)
         }
+        #[cfg(feature = "postgres")]
         StoreUrl::Postgres(url) => {
             let options = PostgresOptions {
                 url: url.to_owned(),
@@ -87,5 +97,9 @@ pub(super) async fn open_store(
             tasks.start_postgres(writer);
             Ok(store)
         }
+        #[cfg(not(feature = "sqlite"))]
+        StoreUrl::Sqlite(_) => bail!("store.url: enable the cargo feature `sqlite`"),
+        #[cfg(not(feature = "postgres"))]
+        StoreUrl::Postgres(_) => bail!("store.url: enable the cargo feature `postgres`"),
     }
 }

@@ -4,6 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(not(feature = "wasm"))]
+use {
+    crate::pipeline::plugin_change::PluginChange, tokio::sync::mpsc,
+    tokio_util::sync::CancellationToken,
+};
+
 use crate::app::App;
 use crate::background::binding_sync::BindingSync;
 use crate::background::control_sync::ControlSync;
@@ -14,14 +20,20 @@ use crate::background::reconciler::Reconciler;
 use crate::background::retention::Retention;
 use crate::background::supervisor::{Restarts, Supervisor, TaskGroup};
 use crate::background::task::Task;
+#[cfg(feature = "rabbitmq")]
 use crate::broker::rabbit::RabbitLinks;
 use crate::config::Config;
+#[cfg(feature = "http")]
 use crate::http::Server;
 use crate::plugins::supervisor::PluginSupervisor;
+#[cfg(feature = "wasm")]
 use crate::plugins::watcher::PluginWatcher;
 use crate::relay::Relay;
+#[cfg(feature = "wasm")]
 use crate::runtime::{EpochTicker, Runtime};
+#[cfg(feature = "postgres")]
 use crate::store::postgres::PostgresWriter;
+#[cfg(feature = "sqlite")]
 use crate::store::sqlite::SqliteWriter;
 
 /// Every task of a host; dropping it ends them.
@@ -50,16 +62,19 @@ impl HostTasks {
         self.intake.child()
     }
 
+    #[cfg(feature = "sqlite")]
     pub(super) fn start_sqlite(&self, writer: SqliteWriter) {
         let run = |writer: Arc<SqliteWriter>, _| async move { writer.run().await };
         self.ports.spawn(Task::StoreWriter, Arc::new(writer), run);
     }
 
+    #[cfg(feature = "postgres")]
     pub(super) fn start_postgres(&self, writer: PostgresWriter) {
         let run = |writer: Arc<PostgresWriter>, _| async move { writer.run().await };
         self.ports.spawn(Task::StoreWriter, Arc::new(writer), run);
     }
 
+    #[cfg(feature = "rabbitmq")]
     pub(super) fn start_rabbit(&self, links: RabbitLinks) {
         let RabbitLinks { publishing, consuming } = links;
         for (task, link) in
@@ -69,15 +84,27 @@ impl HostTasks {
         }
     }
 
+    #[cfg(feature = "wasm")]
     pub(super) fn start_epochs(&self, runtime: &Runtime) {
         let epochs = Arc::clone(runtime.epochs());
         let run = |epochs: Arc<EpochTicker>, stop| async move { epochs.run(stop).await };
         self.ports.spawn(Task::EpochTicker, epochs, run);
     }
 
+    #[cfg(feature = "wasm")]
     pub(super) fn start_plugin_watcher(&self, watcher: PluginWatcher) {
         let run = |watcher: Arc<PluginWatcher>, stop| async move { watcher.run(stop).await };
         self.intake.spawn(Task::PluginWatcher, Arc::new(watcher), run);
+    }
+
+    /// Reports an empty plugins folder, and keeps `changes` open: stages report to it as well.
+    #[cfg(not(feature = "wasm"))]
+    pub(super) fn start_without_plugins(&self, changes: mpsc::Sender<PluginChange>) {
+        let run = |changes: Arc<mpsc::Sender<PluginChange>>, stop: CancellationToken| async move {
+            let _ = changes.send(PluginChange::ScanComplete).await;
+            stop.cancelled().await;
+        };
+        self.intake.spawn(Task::PluginWatcher, Arc::new(changes), run);
     }
 
     pub(super) fn start_plugins(&self, plugins: PluginSupervisor) {
@@ -90,6 +117,7 @@ impl HostTasks {
         self.relay.spawn(Task::Relay, Arc::new(relay), run);
     }
 
+    #[cfg(feature = "http")]
     pub(super) fn start_server(&self, server: Server) {
         let run = |server: Arc<Server>, stop| async move { server.run(stop).await };
         self.intake.spawn(Task::HttpServer, Arc::new(server), run);

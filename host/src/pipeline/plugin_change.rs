@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "wasm")]
 use crate::runtime::Linked;
 
 /// A plugin that is ready to serve.
+#[cfg(feature = "wasm")]
 pub struct LoadedPlugin {
     /// File name.
     pub file: String,
@@ -19,6 +21,7 @@ pub struct LoadedPlugin {
 /// A change that the supervisor handles.
 pub enum PluginChange {
     /// A new or changed file is ready to serve.
+    #[cfg(feature = "wasm")]
     Loaded(Box<LoadedPlugin>),
     /// A new or changed file cannot serve.
     Failed {
@@ -49,6 +52,7 @@ impl PluginChange {
     /// The plugin file that changed.
     pub fn file(&self) -> Option<&str> {
         match self {
+            #[cfg(feature = "wasm")]
             Self::Loaded(plugin) => Some(&plugin.file),
             Self::Failed { file, .. } | Self::Removed { file } => Some(file),
             Self::ScanComplete | Self::RolledBack { .. } => None,

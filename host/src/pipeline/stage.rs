@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::metrics::StageMetrics;
 use crate::config::{RecordingConfig, StageConfig};
+#[cfg(feature = "wasm")]
 use crate::runtime::egress::Egress;
 use crate::stage::circuit_breaker::CircuitBreaker;
 use crate::stage::handler::StageHandler;
@@ -59,6 +60,7 @@ pub struct Stage {
     /// Settings and secrets that the stage may read.
     pub settings: Arc<Settings>,
     /// Its outgoing HTTP calls; none: no host was granted.
+    #[cfg(feature = "wasm")]
     pub egress: Option<Arc<Egress>>,
     recording: RecordingConfig,
     running: ArcSwapOption<Running>,
@@ -87,6 +89,7 @@ struct Rollout {
 impl Stage {
     pub(super) fn new(name: Arc<str>, config: StageConfig, recording: RecordingConfig) -> Self {
         let settings = Arc::new(Settings::new(&config.settings, &config.secret_values));
+        #[cfg(feature = "wasm")]
         let egress = Egress::new(&config.grants);
         let breaker = Mutex::new(CircuitBreaker::new(config.breaker));
         let rate = config.rate_per_s.and_then(rate_limit::per_second);
@@ -95,6 +98,7 @@ impl Stage {
             config,
             settings,
             recording,
+            #[cfg(feature = "wasm")]
             egress,
             running: ArcSwapOption::empty(),
             control: watch::Sender::new(None),

@@ -20,14 +20,16 @@ use crate::broker::Binding;
 use crate::domain::event::PLUGIN_ROLLED_BACK;
 use crate::domain::name::is_name;
 use crate::pipeline::Stage;
-use crate::pipeline::plugin_change::{LoadedPlugin, PluginChange};
-use crate::runtime::WasmStage;
+use crate::pipeline::plugin_change::PluginChange;
 use crate::runtime::provenance::PluginArchive;
 use crate::services::Services;
 use crate::stage::handler::StageHandler;
 use crate::store::PluginLoad;
 use crate::worker::StageWorker;
 use crate::worker::poison_messages::PoisonMessageHandler;
+
+#[cfg(feature = "wasm")]
+mod load;
 
 /// The state of one plugin file.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -196,6 +198,7 @@ impl PluginSupervisor {
     async fn apply(&self, state: &mut State, change: PluginChange) {
         state.applying = change.file().map(str::to_owned);
         match change {
+            #[cfg(feature = "wasm")]
             PluginChange::Loaded(plugin) => self.load(state, *plugin).await,
             PluginChange::Failed { file, error } => {
                 tracing::error!(%file, %error, "plugin refused; the version before keeps serving");
@@ -242,42 +245,6 @@ impl PluginSupervisor {
             "host": &*self.services.host,
         });
         self.services.announce(&running.policy, PLUGIN_ROLLED_BACK, &data).await;
-    }
-
-    async fn load(&self, state: &mut State, plugin: LoadedPlugin) {
-        let pipeline = Arc::clone(&self.services.pipeline);
-        let (mut stages, mut problems) = (Vec::new(), Vec::new());
-        let names = pipeline.names_for(&plugin.file, &plugin.linked.description.name);
-        for name in &names {
-            let config = pipeline.config_of(name);
-            if let Err(refused) = plugin.linked.check_grants(name, &config.grants) {
-                problems.push(format!("stage `{name}`: {refused}"));
-                continue;
-            }
-            let handler = WasmStage::new(&plugin.linked, config.limits, config.instance_policy());
-            let handler = Arc::new(handler.with_egress(pipeline.stage(name).egress.clone()));
-            match self.install(name, handler, Some(plugin.file.clone())).await {
-                Ok(()) => stages.push(name.clone()),
-                Err(problem) => problems.push(problem),
-            }
-        }
-        // A stage whose new version was refused keeps its old one; so do all stages of a file of
-        // which no stage was accepted.
-        let kept = if stages.is_empty() { self.abandoned(&plugin.file, &[]) } else { names };
-        for name in self.abandoned(&plugin.file, &kept) {
-            self.stop(state, &name).await;
-        }
-        report_load(&plugin, &stages, &problems);
-        self.files.update(&plugin.file, |status| {
-            if !stages.is_empty() || problems.is_empty() {
-                status.stages = stages;
-            }
-            status.error = (!problems.is_empty()).then(|| problems.join("; "));
-            status.removed = false;
-            status.reload_count += 1;
-            let restored = |file: &RolledBackFile| *file.digest == *plugin.linked.digest;
-            status.rolled_back = status.rolled_back.take().filter(restored);
-        });
     }
 
     async fn remove(&self, state: &mut State, file: &str) {
@@ -347,20 +314,6 @@ impl PluginSupervisor {
         if let Err(error) = self.services.store.record_plugin_load(load).await {
             tracing::warn!(stage = %stage.name, %error, "plugin load could not be recorded");
         }
-    }
-}
-
-fn report_load(plugin: &LoadedPlugin, stages: &[String], problems: &[String]) {
-    tracing::info!(
-        file = %plugin.file,
-        version = %plugin.linked.description.version,
-        digest = %short(&plugin.linked.digest),
-        stages = %stages.join(","),
-        load_ms = plugin.load_time.as_millis() as u64,
-        "plugin loaded"
-    );
-    for problem in problems {
-        tracing::error!(file = %plugin.file, error = %problem, "plugin refused");
     }
 }
 

@@ -8,25 +8,26 @@
 //! concurrent calls and calls per second of a stage on this host. Costs: a connection per call.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use http::request::Parts;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
 mod address;
+#[cfg(feature = "wasm")]
 mod call;
+#[cfg(feature = "wasm")]
+mod calls;
+#[cfg(feature = "wasm")]
 mod dial;
 mod rule;
-#[cfg(test)]
+#[cfg(all(test, feature = "wasm"))]
 mod tests;
 
+#[cfg(feature = "wasm")]
 pub use call::{Driver, Patience, Reply};
+#[cfg(feature = "wasm")]
+pub use calls::Egress;
 
-use self::dial::Dialer;
 use self::rule::Rule;
-use crate::stage::rate_limit::{self, RateLimit};
 
 /// The external services that a stage may call. None by default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -179,6 +180,7 @@ pub enum CallError {
     #[error("the response body has more than {0} bytes")]
     AnswerTooLarge(usize),
     /// The response is not HTTP, or incomplete.
+    #[cfg(feature = "wasm")]
     #[error("the HTTP exchange failed")]
     Http(#[source] hyper::Error),
 }
@@ -187,9 +189,9 @@ impl CallError {
     /// Whether this host refused the call, rather than the network failing it.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Name(_) | Self::Connect(_) | Self::Tls(_) | Self::TimedOut(_) | Self::Http(_) => {
-                false
-            }
+            Self::Name(_) | Self::Connect(_) | Self::Tls(_) | Self::TimedOut(_) => false,
+            #[cfg(feature = "wasm")]
+            Self::Http(_) => false,
             Self::NotGranted(_)
             | Self::Nothing
             | Self::Address(_)
@@ -238,53 +240,4 @@ pub struct Target {
     /// As the stage wrote it: errors show it in this form, so that secrets in it are found and
     /// masked.
     written: String,
-}
-
-/// The calls of one stage on this host.
-pub struct Egress {
-    rules: Vec<Rule>,
-    timeout: Duration,
-    body_max_bytes: usize,
-    calls_max: u32,
-    slots: Arc<Semaphore>,
-    rate: Option<RateLimit>,
-    dialer: Dialer,
-}
-
-impl Egress {
-    /// None without grants. Grants are validated with the configuration; an invalid one grants
-    /// nothing.
-    pub fn new(grants: &Grants) -> Option<Arc<Self>> {
-        let secure = grants.http.iter().any(|grant| grant.scheme == "https");
-        (!grants.http.is_empty())
-            .then(|| Arc::new(Self::with_dialer(grants, Dialer::system(secure))))
-    }
-
-    fn with_dialer(grants: &Grants, dialer: Dialer) -> Self {
-        Self {
-            rules: grants.http.iter().filter_map(|grant| Rule::parse(grant).ok()).collect(),
-            timeout: Duration::from_millis(grants.http_timeout_ms),
-            body_max_bytes: grants.http_body_max_bytes,
-            calls_max: grants.http_calls_max,
-            slots: Arc::new(Semaphore::new(grants.http_concurrency as usize)),
-            rate: grants.http_rate_per_s.and_then(rate_limit::per_second),
-            dialer,
-        }
-    }
-
-    /// The target of a call, if it is granted as call number `number` (from 1) of its attempt. Does
-    /// no I/O.
-    pub fn admit(&self, request: &Parts, number: u32) -> Result<Target, CallError> {
-        if number > self.calls_max {
-            return Err(CallError::TooManyCalls(self.calls_max));
-        }
-        let mut target = Target::of(&request.uri)?;
-        let mut covering =
-            self.rules.iter().filter(|rule| rule.covers(&target, &request.method)).peekable();
-        if covering.peek().is_none() {
-            return Err(CallError::NotGranted(format!("{} {}", request.method, target.written)));
-        }
-        target.allow_private = covering.any(|rule| rule.allow_private);
-        Ok(target)
-    }
 }

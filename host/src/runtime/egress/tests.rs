@@ -1,7 +1,8 @@
 //! Calls against servers of the test's own, with names that resolve to what the test says.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Empty};
@@ -9,6 +10,7 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use super::dial::Dialer;
 use super::*;
 
 type Asked = Arc<Mutex<Vec<String>>>;
