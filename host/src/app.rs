@@ -39,6 +39,16 @@ pub use self::stages::{StageDeletion, StageStatus};
 
 /// What the API and the embedding program call: orders, products, stages, plugins, dead letters,
 /// the event feed and readiness. Cheap to share in an `Arc`, and usable while the host runs.
+///
+/// ```no_run
+/// # async fn example(host: postrider::Host) -> anyhow::Result<()> {
+/// let app = host.app();
+/// let order = serde_json::json!({ "order_id": "1", "items": ["Book"] });
+/// let order = app.submit(order).await?.into_order();
+/// assert_eq!(app.status(&order.id).await?, Some(order.status));
+/// # Ok(())
+/// # }
+/// ```
 pub struct App {
     services: Services,
     dead_letters: Arc<DeadLetterService>,

@@ -36,6 +36,15 @@ mod urls;
 pub const DEFAULT_FILE: &str = "config/postrider.toml";
 
 /// The whole configuration.
+///
+/// ```
+/// use postrider::Config;
+///
+/// let mut config = Config::default();
+/// config.http.listen = "127.0.0.1:0".into();
+/// config.stages.entry("payment".into()).or_default().lanes = 4;
+/// assert_eq!(config.stage("payment").lanes, 4);
+/// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
     /// Prefix of names that other programs see: event sources, exchanges and queues.
@@ -282,6 +291,13 @@ impl Default for ShutdownConfig {
 }
 
 /// Everything that is wrong with a configuration.
+///
+/// ```
+/// use postrider::Config;
+///
+/// let error = Config::from_toml("[http]\nlisten_on = \"127.0.0.1:0\"").unwrap_err();
+/// assert!(error.to_string().contains("http"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("the configuration has {} problem(s):\n{}", .0.len(), .0.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"))]
 pub struct ConfigError(pub Vec<String>);

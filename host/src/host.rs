@@ -48,6 +48,18 @@ mod tasks;
 const CHANGES_MAX: usize = 64;
 
 /// Collects what a host is made of.
+///
+/// ```no_run
+/// use postrider::{Config, Host};
+///
+/// # async fn example() -> anyhow::Result<()> {
+/// let host = Host::builder(Config::load(None)?)
+///     .observe(|settled| println!("{} settled {}", settled.delivery.stage, settled.delivery.event.id))
+///     .build()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct HostBuilder {
     config: Config,
     clock: Arc<dyn Clock>,

@@ -78,6 +78,7 @@ impl Default for Submission {
 
 /// An order with its deliveries.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct OrderHistory {
     /// The order.
     pub order: Order,

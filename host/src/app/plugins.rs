@@ -37,6 +37,7 @@ impl PluginState {
 
 /// A stage with the plugin that serves it, or a file that serves none.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PluginStatus {
     /// The stage; none for a file that was refused before its stage was known.
     pub stage: Option<String>,

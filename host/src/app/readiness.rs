@@ -11,6 +11,7 @@ use crate::store::ControlState;
 
 /// Whether a host can do its work.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Readiness {
     /// The store and the broker answer, every stage has a plugin and is consumed, no critical task
     /// is failing, and the host is not stopping.

@@ -11,6 +11,7 @@ use crate::store::{ControlState, StageControl, StoreError};
 
 /// The state of a stage on this host.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct StageStatus {
     /// Its name.
     pub stage: String,

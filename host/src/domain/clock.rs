@@ -21,6 +21,14 @@ impl Clock for SystemClock {
 }
 
 /// A clock that tests advance by hand.
+///
+/// ```
+/// use postrider::{Clock as _, ManualClock};
+///
+/// let clock = ManualClock::at(1_000);
+/// clock.advance(500);
+/// assert_eq!(clock.now_ms(), 1_500);
+/// ```
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicU64);
 

@@ -5,6 +5,15 @@ use serde::Serialize;
 use crate::stage::circuit_breaker::Health;
 
 /// What a stage says about itself.
+///
+/// ```
+/// use postrider::Description;
+///
+/// let description = Description::new("fraud", "1.0.0", "Scores orders")
+///     .consumes(["order.created"])
+///     .emits(["fraud.scored"]);
+/// assert_eq!(description.emits, ["fraud.scored"]);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Description {
@@ -56,6 +65,13 @@ impl Description {
 }
 
 /// An event that a stage emits.
+///
+/// ```
+/// use postrider::Emitted;
+///
+/// let event = Emitted::json("fraud.scored", &serde_json::json!({ "score": 7 }));
+/// assert_eq!(event.content_type, "application/json");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Emitted {
@@ -92,6 +108,13 @@ impl Emitted {
 }
 
 /// An error that a stage returns.
+///
+/// ```
+/// use postrider::{Failure, NativeError};
+///
+/// let error: NativeError = Failure::retry("bank-down", "the bank does not answer").into();
+/// assert_eq!(error.to_string(), "bank-down: the bank does not answer");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Failure {

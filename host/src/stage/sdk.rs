@@ -17,6 +17,26 @@ use crate::domain::event::Event;
 use crate::stage::state::StateError;
 
 /// Runs `S` natively.
+///
+/// ```no_run
+/// use postrider::{Config, Host, SdkStage};
+/// use postrider_stage::{Context, Description, Emit, Event, Failure, Stage};
+///
+/// struct Audit;
+///
+/// impl Stage for Audit {
+///     fn describe() -> Description {
+///         Description::new("audit", "1.0.0", "Logs orders").consumes(&["order.created"])
+///     }
+///
+///     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {
+///         cx.info(&event.subject);
+///         Ok(Vec::new())
+///     }
+/// }
+///
+/// let builder = Host::builder(Config::default()).stage(SdkStage::<Audit>::default());
+/// ```
 pub struct SdkStage<S>(PhantomData<fn() -> S>);
 
 impl<S> Default for SdkStage<S> {

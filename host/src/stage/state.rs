@@ -37,6 +37,7 @@ pub struct StateLimits {
 
 /// Why a state operation ended the call.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StateError {
     /// The stage exceeded a limit: its message is dead-lettered with the name of the limit.
     #[error("{message}")]

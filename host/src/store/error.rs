@@ -4,6 +4,7 @@ use std::time::Duration;
 
 /// Why the store did not answer.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// It cannot be reached, is full, read-only or shutting down: retry later; this counts as no
     /// attempt.
