@@ -39,7 +39,7 @@ pub use epoch::EpochTicker;
 #[cfg(all(feature = "wasm", any(test, fuzzing)))]
 pub(crate) use load::check_description;
 #[cfg(feature = "wasm")]
-pub use load::{CONTRACT, Linked, LoadError};
+pub use load::{CONTRACT, Linked};
 #[cfg(feature = "wasm")]
 pub use wasm_stage::WasmStage;
 

@@ -249,7 +249,6 @@ fn retired_in(text: &str, is_rust: bool) -> Vec<(usize, &'static str, &'static s
 }
 
 #[test]
-#[ignore = "until every retired word is gone; `cargo xtask test` runs it"]
 fn retired_words_appear_nowhere() {
     let mut paths = Vec::new();
     for place in SEARCHED {

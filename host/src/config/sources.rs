@@ -90,7 +90,7 @@ const SECTIONS: [&str; 13] = [
     "stages",
 ];
 
-/// Reads sections one by one, so that a mistake in one does not hide those in another.
+/// Reads sections one by one, so that an error in one does not hide those in another.
 pub(super) struct Reader<'a> {
     pub(super) figment: &'a Figment,
     pub(super) problems: Vec<String>,

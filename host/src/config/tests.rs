@@ -108,13 +108,13 @@ fn grants_and_secrets_are_validated_without_showing_values() {
             "{key} is missing from {problems:#?}"
         );
     }
-    for mistake in [
+    for invalid in [
         "key = \"plain-text\"",
         "key = { value = \"plain-text\" }",
         "key = { env = [\"plain-text\"] }",
     ] {
         let ConfigError(problems) =
-            Config::from_toml(&format!("[stages.payment.secrets]\n{mistake}\n")).unwrap_err();
+            Config::from_toml(&format!("[stages.payment.secrets]\n{invalid}\n")).unwrap_err();
         assert!(
             problems.len() == 1
                 && problems[0].contains("env = ")

@@ -220,7 +220,7 @@ pub fn emitted_id(delivery: &DeliveryKey, position: usize) -> String {
 /// The id of the `postrider.dead-lettered` event of one round of a delivery.
 pub fn dead_letter_event_id(delivery: &DeliveryKey, round: u32) -> String {
     hash_id(&[
-        "death",
+        "dead-letter",
         &delivery.stage,
         &delivery.event.source,
         &delivery.event.id,

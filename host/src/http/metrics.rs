@@ -165,15 +165,15 @@ mod tests {
 
     #[test]
     fn each_duration_is_counted_in_its_bucket() {
-        let meter = StageMetrics::default();
+        let metrics = StageMetrics::default();
         for micros in [10, 900, 30_000, 49_000, 7_000_000, 60_000_000] {
-            meter.record([(OutcomeKind::Done, Duration::from_micros(micros))]);
+            metrics.record([(OutcomeKind::Done, Duration::from_micros(micros))]);
         }
         let filled: Vec<(f64, u64)> =
-            buckets(&meter.times()).into_iter().filter(|(_, count)| *count > 0).collect();
+            buckets(&metrics.times()).into_iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(filled, [(0.001, 2), (0.05, 2), (10.0, 1), (f64::INFINITY, 1)]);
         assert_eq!(
-            (meter.count(OutcomeKind::Done), meter.count(OutcomeKind::DeadLettered)),
+            (metrics.count(OutcomeKind::Done), metrics.count(OutcomeKind::DeadLettered)),
             (6, 0)
         );
     }

@@ -57,7 +57,7 @@ struct Stamp {
 }
 
 /// A file as it was last handled.
-struct Known {
+struct SeenFile {
     stamp: Stamp,
     digest: Option<Arc<str>>,
     /// It could not be loaded, and may be half-written.
@@ -125,7 +125,7 @@ struct Scanner {
     changes: mpsc::Sender<PluginChange>,
     provenance: Provenance,
     archive: PluginArchive,
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<String, SeenFile>,
 }
 
 impl Scanner {
@@ -167,7 +167,7 @@ impl Scanner {
         // What was read counts only if the file is still the same.
         let changed = stamp_of(&self.dir.join(&file)) != Some(stamp);
         if changed || (loaded.is_err() && !settled) {
-            self.known.insert(file, Known { stamp, digest: before, retry: true });
+            self.known.insert(file, SeenFile { stamp, digest: before, retry: true });
             return;
         }
         let (digest, change) = match loaded {
@@ -183,7 +183,7 @@ impl Scanner {
         if let Some(change) = change {
             let _ = self.changes.send(change).await;
         }
-        self.known.insert(file, Known { stamp, digest, retry: false });
+        self.known.insert(file, SeenFile { stamp, digest, retry: false });
     }
 
     async fn load(&self, file: &str, stamp: Stamp) -> Result<Linked, String> {

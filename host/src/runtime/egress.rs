@@ -23,7 +23,7 @@ mod rule;
 mod tests;
 
 #[cfg(feature = "wasm")]
-pub use call::{Driver, Patience, Reply};
+pub use call::Patience;
 #[cfg(feature = "wasm")]
 pub use calls::Egress;
 

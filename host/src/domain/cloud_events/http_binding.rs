@@ -51,7 +51,7 @@ pub fn structured(document: Value, rules: Rules<'_>) -> Result<IngestedEvent, Ve
     let wrong_version = (fields.get("specversion") != Some(&Value::from("1.0")))
         .then(|| FieldError::at("/specversion", "must be \"1.0\""));
     let (event, more) = cloud_events::draft(fields, rules.now_ms);
-    arrival(event, wrong_version.into_iter().chain(more).collect(), rules)
+    ingested(event, wrong_version.into_iter().chain(more).collect(), rules)
 }
 
 /// Several events in JSON.
@@ -66,10 +66,10 @@ pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<IngestedEvent>, Ve
         }
     };
     let mut problems = Vec::new();
-    let mut arrivals = Vec::with_capacity(documents.len());
+    let mut events = Vec::with_capacity(documents.len());
     for (index, document) in documents.into_iter().enumerate() {
         match structured(document, rules) {
-            Ok(arrival) => arrivals.push(arrival),
+            Ok(ingested) => events.push(ingested),
             Err(found) => problems.extend(
                 found
                     .into_iter()
@@ -77,7 +77,7 @@ pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<IngestedEvent>, Ve
             ),
         }
     }
-    if problems.is_empty() { Ok(arrivals) } else { Err(problems) }
+    if problems.is_empty() { Ok(events) } else { Err(problems) }
 }
 
 /// One event in binary mode. One without an id or a source is given one.
@@ -111,11 +111,11 @@ pub fn binary(
     }
     let (event, more) = cloud_events::draft(fields, rules.now_ms);
     problems.extend(more);
-    arrival(Event { data, ..event }, problems, rules)
+    ingested(Event { data, ..event }, problems, rules)
 }
 
 /// Checks a parsed event, given the problems of parsing.
-fn arrival(
+fn ingested(
     mut event: Event,
     mut problems: Vec<FieldError>,
     rules: Rules<'_>,
@@ -239,7 +239,7 @@ mod tests {
             binary(attributes(), Some("application/json"), "{".into(), RULES).unwrap_err().len(),
             1
         );
-        let arrival = binary(attributes(), Some("text/plain"), "{".into(), RULES).unwrap();
-        assert_eq!((arrival.event.source.as_str(), arrival.order_id), ("/orders/api", None));
+        let ingested = binary(attributes(), Some("text/plain"), "{".into(), RULES).unwrap();
+        assert_eq!((ingested.event.source.as_str(), ingested.order_id), ("/orders/api", None));
     }
 }

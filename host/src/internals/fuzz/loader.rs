@@ -46,7 +46,9 @@ impl Loader {
         match input.strip_prefix(Self::DAMAGED) {
             // An error means too few bytes, which is no finding.
             Some(damage) => {
-                drop(self.damaged(&mut Unstructured::new(damage)).map(|file| self.load(file)))
+                if let Ok(file) = self.damaged(&mut Unstructured::new(damage)) {
+                    self.load(file);
+                }
             }
             None => self.load(input.to_vec()),
         }

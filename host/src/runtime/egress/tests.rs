@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use super::dial::Dialer;
 use super::*;
 
-type Asked = Arc<Mutex<Vec<String>>>;
+type LookedUpNames = Arc<Mutex<Vec<String>>>;
 
 fn grant(scheme: &str, host: &str, port: u16, allow_private: bool) -> Grants {
     let methods = vec!["GET".into()];
@@ -30,8 +30,12 @@ fn grant(scheme: &str, host: &str, port: u16, allow_private: bool) -> Grants {
 }
 
 /// Every name resolves to `addresses`; what was looked up is kept.
-fn egress(grants: &Grants, addresses: &[&str], roots: rustls::RootCertStore) -> (Egress, Asked) {
-    let asked = Asked::default();
+fn egress(
+    grants: &Grants,
+    addresses: &[&str],
+    roots: rustls::RootCertStore,
+) -> (Egress, LookedUpNames) {
+    let asked = LookedUpNames::default();
     let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
     let resolve = {
         let asked = Arc::clone(&asked);
@@ -160,7 +164,7 @@ async fn tls_verifies_the_name_not_the_address() {
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let names = Asked::default();
+    let names = LookedUpNames::default();
     tokio::spawn({
         let names = Arc::clone(&names);
         async move {
