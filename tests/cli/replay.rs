@@ -109,6 +109,7 @@ async fn everything(env: &TestEnv) -> Result<Vec<Vec<String>>> {
     ])
 }
 
+#[expect(clippy::too_many_lines, reason = "one scenario, told in order")]
 async fn changed_plugin_reports_exactly_the_changed_decisions(backend: Backend) -> Result<()> {
     let env =
         TestEnv::shipped_on(backend, &format!("recording.enabled = true\n{AMPLE_STOCK}")).await?;

@@ -127,7 +127,7 @@ async fn every_background_task_is_restarted_after_a_panic(backend: Backend) -> R
 }
 
 async fn a_relay_that_keeps_failing_stops_the_host(backend: Backend) -> Result<()> {
-    let env = TestEnv::shipped_on(backend, "").await?;
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
     let host = FaultyHost::start(&env).await?;
     host.faults.inject(Task::Relay);
     let readiness = eventually("the host not to be ready", || async {

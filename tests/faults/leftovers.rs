@@ -76,7 +76,7 @@ async fn leave_nothing_behind(backend: Backend) -> Result<()> {
 
 async fn build_and_drop(env: &TestEnv) -> Result<()> {
     let mut config = env.config()?;
-    config.http.listen = "127.0.0.1:0".to_owned();
+    config.http.listen = "127.0.0.1:0".into();
     drop(Host::builder(config).build().await?);
     Ok(())
 }
@@ -92,7 +92,7 @@ async fn fail_to_bind(env: &TestEnv) -> Result<()> {
 
 async fn fail_to_read_the_policy(env: &TestEnv) -> Result<()> {
     let mut config = env.config()?;
-    config.http.listen = "127.0.0.1:0".to_owned();
+    config.http.listen = "127.0.0.1:0".into();
     config.plugins.policy = Policy::Signed;
     let error = Host::builder(config).build().await.err().context("there are no publishers")?;
     ensure!(error.to_string().contains("plugins.publishers"), "{error:#}");
@@ -115,7 +115,7 @@ impl NativeStage for Unnameable {
 
 async fn fail_to_install(env: &TestEnv) -> Result<()> {
     let mut config = env.config()?;
-    config.http.listen = "127.0.0.1:0".to_owned();
+    config.http.listen = "127.0.0.1:0".into();
     let built = Host::builder(config).stage(Unnameable).build().await;
     let error = built.err().context("the name is invalid")?;
     ensure!(error.to_string().contains("Not A Name"), "{error:#}");

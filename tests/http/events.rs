@@ -42,6 +42,7 @@ async fn ordered(host: &RunningHost, id: &str, customer: &str) -> Result<()> {
     .await
 }
 
+#[expect(clippy::too_many_lines, reason = "one scenario, told in order")]
 async fn event_is_ingested_once_in_every_http_mode(backend: Backend) -> Result<()> {
     let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
     let host = env.start().await?;

@@ -382,6 +382,7 @@ async fn dead_letter_shows_the_result_of_its_replay(backend: Backend) -> Result<
     host.stop().await
 }
 
+#[expect(clippy::too_many_lines, reason = "one scenario, told in order")]
 async fn command_line_lists_replays_and_discards_groups(backend: Backend) -> Result<()> {
     let (env, host) = env_with_dead_letters(backend, 1).await?;
     let url = host.client.url.clone();

@@ -75,7 +75,7 @@ async fn serve(
     };
     match head.split(' ').nth(1).unwrap_or_default() {
         "/moved" => {
-            stream.write_all(answer("302 Found", "location: /ok\r\n", "").as_bytes()).await?
+            stream.write_all(answer("302 Found", "location: /ok\r\n", "").as_bytes()).await?;
         }
         // Sends nothing until the client disconnects.
         "/slow" | "/swallow" => _ = stream.read_to_end(&mut Vec::new()).await,
@@ -92,7 +92,7 @@ async fn serve(
             stream.write_all(answer("200 OK", "", "welcome").as_bytes()).await?;
         }
         "/announced" => {
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n").await?
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n").await?;
         }
         "/endless" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;

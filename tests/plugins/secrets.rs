@@ -88,6 +88,7 @@ async fn answers(client: &Client) -> Result<String> {
     Ok(all)
 }
 
+#[expect(clippy::too_many_lines, reason = "one scenario, told in order")]
 async fn secret_leaves_the_host_nowhere(backend: Backend) -> Result<()> {
     let server = Server::start().await?;
     let mut env = TestEnv::shipped_on(backend, "").await?;

@@ -32,7 +32,7 @@ pub(crate) async fn follow(
             // There are no more events. The `end` event with the final status is sent only to a
             // reader of the whole history, so read that once more, silently.
             Ok(response) if response.status() == StatusCode::NO_CONTENT => {
-                (complete, last_id) = (true, None)
+                (complete, last_id) = (true, None);
             }
             Ok(response) => {
                 let mut ignored_id = None;

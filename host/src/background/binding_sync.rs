@@ -72,7 +72,7 @@ impl BindingSync {
         match services.store.record_bindings(used, LIVE_MS).await {
             Ok(known) => services.pipeline.set_remote_bindings(known.kept),
             Err(error) => {
-                tracing::warn!(stage = %binding.stage, %error, "bindings could not be published to other hosts yet")
+                tracing::warn!(stage = %binding.stage, %error, "bindings could not be published to other hosts yet");
             }
         }
     }

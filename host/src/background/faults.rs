@@ -43,6 +43,6 @@ impl TaskFaults {
         {
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

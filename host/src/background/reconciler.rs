@@ -154,7 +154,7 @@ impl State {
         let Some(repair) = self.repairs.get_mut(&gap.stage) else { return };
         match RECHECK_MS.get(repair.closed).filter(|_| gap.room.is_none()) {
             Some(wait_ms) => {
-                (repair.closed, repair.next_ms) = (repair.closed + 1, now_ms + wait_ms)
+                (repair.closed, repair.next_ms) = (repair.closed + 1, now_ms + wait_ms);
             }
             None => _ = self.repairs.remove(&gap.stage),
         }

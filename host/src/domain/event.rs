@@ -272,7 +272,7 @@ pub fn topic_matches(pattern: &str, event_type: &str) -> bool {
                 last = Some((at, word));
             }
             Some(&literal) if literal == "*" || literal == words[word] => {
-                (at, word) = (at + 1, word + 1)
+                (at, word) = (at + 1, word + 1);
             }
             _ => {
                 let Some((behind, from)) = last else { return false };
@@ -338,15 +338,15 @@ mod tests {
             ("no id", |envelope| envelope.event.event_type.clear()),
             ("NUL", |envelope| envelope.event.attributes[0].1.push('\0')),
             ("NUL", |envelope| {
-                envelope.cause = Some(EventKey { source: "\0".into(), id: "1".into() })
+                envelope.cause = Some(EventKey { source: "\0".into(), id: "1".into() });
             }),
             ("the reserved name `type`", |envelope| {
-                envelope.event.attributes.push(("type".into(), "order.cancelled".into()))
+                envelope.event.attributes.push(("type".into(), "order.cancelled".into()));
             }),
             ("bytes in its subject", |envelope| envelope.event.subject = "s".repeat(3_000)),
             ("an id, a source or an order id", |envelope| envelope.event.id = "i".repeat(1_001)),
             ("an id, a source or an order id", |envelope| {
-                envelope.order_id = Some("o".repeat(1_001))
+                envelope.order_id = Some("o".repeat(1_001));
             }),
             ("a content type", |envelope| envelope.event.content_type = "c".repeat(256)),
             ("a time", |envelope| envelope.expires_at_ms = u64::MAX),

@@ -11,6 +11,7 @@ use {
 };
 
 use crate::app::App;
+use crate::app::event_feed::EventFeed;
 use crate::background::binding_sync::BindingSync;
 use crate::background::control_sync::ControlSync;
 use crate::background::faults::TaskFaults;
@@ -151,7 +152,7 @@ impl HostTasks {
             Arc::new(IdleInstances::new(Arc::clone(&services.pipeline))),
             |instances, stop| async move { instances.run(stop).await },
         );
-        group.spawn(Task::EventFeed, Arc::clone(app.event_feed()), |feed, stop| feed.run(stop));
+        group.spawn(Task::EventFeed, Arc::clone(app.event_feed()), EventFeed::run);
         group.spawn(Task::DeadLetterJobs, Arc::clone(app.dead_letters()), |jobs, stop| {
             jobs.run(stop)
         });

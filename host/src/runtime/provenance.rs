@@ -89,7 +89,7 @@ impl Provenance {
         }
         match policy {
             Policy::Digest if digests.is_empty() => {
-                problems.push("plugins.digests: the policy `digest` needs at least one".to_owned())
+                problems.push("plugins.digests: the policy `digest` needs at least one".to_owned());
             }
             Policy::Signed if publishers.is_empty() => {
                 problems

@@ -39,6 +39,10 @@ const MESSAGE_MAX_BYTES: usize = 64 << 10;
 /// What to do next with a delivery.
 #[must_use]
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a decision is consumed where it is made; a box would cost an allocation per message"
+)]
 pub enum Decision {
     /// Call the stage, then decide about the outcome.
     Call,

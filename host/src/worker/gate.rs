@@ -31,11 +31,11 @@ impl Gate {
     /// Waits until a batch may run; none when the lane is being stopped.
     pub(super) async fn pass(&mut self, cancel: &CancellationToken) -> Option<Permit> {
         loop {
-            if is_paused(&self.control.borrow()) {
+            if is_paused(self.control.borrow().as_ref()) {
                 tokio::select! {
                     biased;
                     () = cancel.cancelled() => return None,
-                    resumed = self.control.wait_for(|control| !is_paused(control)) => drop(resumed.ok()?),
+                    resumed = self.control.wait_for(|control| !is_paused(control.as_ref())) => drop(resumed.ok()?),
                 }
             }
             let permit = self.stage.breaker().permit(self.clock.now_ms());
@@ -52,7 +52,8 @@ impl Gate {
 
     /// Whether the batch under way may run another message.
     pub(super) fn is_open(&self) -> bool {
-        !is_paused(&self.control.borrow()) && self.stage.breaker().state() == BreakerState::Closed
+        !is_paused(self.control.borrow().as_ref())
+            && self.stage.breaker().state() == BreakerState::Closed
     }
 
     /// Waits until the rate limit allows a message.
@@ -68,6 +69,6 @@ impl Gate {
     }
 }
 
-fn is_paused(control: &Option<StageControl>) -> bool {
-    control.as_ref().is_some_and(|control| control.state == ControlState::Paused)
+fn is_paused(control: Option<&StageControl>) -> bool {
+    control.is_some_and(|control| control.state == ControlState::Paused)
 }

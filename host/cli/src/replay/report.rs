@@ -97,7 +97,7 @@ impl Report {
         match verdict {
             Verdict::Equal => self.equal += 1,
             Verdict::Different(changes) => {
-                self.different.push(Entry::of(recorded, Differences { changes }))
+                self.different.push(Entry::of(recorded, Differences { changes }));
             }
             Verdict::Unknown(reason) => self.unknown.push(Entry::of(recorded, Reason { reason })),
             Verdict::Failed(reason) => self.failed.push(Entry::of(recorded, Reason { reason })),

@@ -280,7 +280,7 @@ impl DeadLetterService {
         let mut guard = EndGuard { job, service: self, state: JobState::Stopped };
         let now_ms = self.services.clock.now_ms();
         job.change(|status| {
-            (status.state, status.started_at_ms) = (JobState::Running, Some(now_ms))
+            (status.state, status.started_at_ms) = (JobState::Running, Some(now_ms));
         });
         // One token for both ways to end early: the job's own.
         let walk = self.walk(job);
@@ -298,7 +298,7 @@ impl DeadLetterService {
         if complete {
             // Dead letters that were settled before the job reached their page count as skipped too.
             job.change(|status| {
-                status.skipped = status.total.saturating_sub(status.done + status.failed)
+                status.skipped = status.total.saturating_sub(status.done + status.failed);
             });
         }
     }

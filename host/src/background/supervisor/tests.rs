@@ -121,7 +121,7 @@ async fn dropping_the_supervisor_drops_its_tasks() {
         supervisor.group().child().spawn(task, Arc::clone(&runs), |runs, _| async move {
             let _run = Run::start(&runs);
             // Deaf to its stop token.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
     }
     runs.until(|runs| runs.running.load(Ordering::SeqCst) == 2).await;

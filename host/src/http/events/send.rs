@@ -25,6 +25,7 @@ use crate::http::request::{EventType, IdempotencyKey, Payload, Schedule, content
     )),
     responses((status = 202, description = "Accepted", body = EventReceipt,
         headers(("Location" = String, description = "The event")))))]
+#[expect(clippy::too_many_arguments, reason = "each argument extracts one part of the request")]
 pub(crate) async fn send(
     State(app): State<Shared>,
     Path(EventType(event_type)): Path<EventType>,

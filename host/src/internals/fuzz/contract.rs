@@ -33,7 +33,6 @@ pub struct Contract {
 
 impl Contract {
     /// Begins with an empty store.
-    #[expect(clippy::new_without_default, reason = "it starts threads")]
     pub fn new() -> Self {
         Self { stored: Stored::new(), number: 0 }
     }

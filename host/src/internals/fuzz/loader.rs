@@ -28,7 +28,6 @@ impl Loader {
     pub const DAMAGED: &[u8] = b"damaged:";
 
     /// Starts an engine.
-    #[expect(clippy::new_without_default, reason = "it starts threads")]
     pub fn new() -> Self {
         let settings = RuntimeSettings { pool: Pool::OnDemand, ..RuntimeSettings::default() };
         let module = wat::parse_str(include_str!("stage.wat")).expect("a module");

@@ -63,7 +63,7 @@ impl Recorder {
     pub(crate) fn setting(&self, key: &str, value: Option<&str>) {
         let size = key.len() + value.map_or(0, str::len);
         let add = |given: &mut RecordedInputs| {
-            _ = given.settings.insert(key.to_owned(), value.map(str::to_owned))
+            _ = given.settings.insert(key.to_owned(), value.map(str::to_owned));
         };
         self.note(size, |given| !given.settings.contains_key(key), add);
     }

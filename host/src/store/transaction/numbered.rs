@@ -76,7 +76,7 @@ impl<'a> NumberedWriteSet<'a> {
     {
         let cancelled =
             |order: &&str| locked.get(*order).is_some_and(|order| rules.is_cancelled(order.status));
-        if self.rows.not_cancelled.iter().any(|order| cancelled(order)) {
+        if self.rows.not_cancelled.iter().any(&cancelled) {
             return None;
         }
         let mut changed: BTreeMap<i64, &'r str> = BTreeMap::new();

@@ -110,7 +110,7 @@ impl Changes {
             let name = format!("event {}", at + 1);
             match (was.get(at), is.get(at)) {
                 (Some(was), Some(is)) if was.event_type == is.event_type => {
-                    self.event(&name, was, is)
+                    self.event(&name, was, is);
                 }
                 (was, is) => self.note(name, whole(was), whole(is)),
             }

@@ -31,7 +31,6 @@ pub struct Message {
 
 impl Message {
     /// Starts with an empty store.
-    #[expect(clippy::new_without_default, reason = "it starts threads")]
     pub fn new() -> Self {
         Self { stored: Stored::new(), number: 0 }
     }
