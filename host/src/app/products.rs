@@ -24,7 +24,7 @@ impl App {
     /// Announces stock that arrived. Repeated under the same `idempotency_key` it counts once.
     ///
     /// # Errors
-    /// See [`StockError`].
+    /// See `StockError`.
     pub async fn stock(
         &self,
         stock: ParsedStock,

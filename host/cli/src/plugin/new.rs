@@ -23,7 +23,7 @@ pub(crate) struct NewArgs {
     /// Language of the stage.
     #[arg(long, value_enum, required_unless_present = "list")]
     lang: Option<Language>,
-    /// Name of the stage and of its folder: [a-z][a-z0-9-]{0,39}.
+    /// Name of the stage and of its folder: a lower-case letter, then up to 39 of a-z, 0-9 and "-".
     #[arg(required_unless_present = "list")]
     name: Option<String>,
     /// Parent of the new folder.
