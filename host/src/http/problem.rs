@@ -75,6 +75,10 @@ impl Problem {
         Self::new(Kind::MALFORMED_JSON, detail)
     }
 
+    pub(crate) fn ambiguous_event(detail: impl Into<String>) -> Self {
+        Self::new(Kind::AMBIGUOUS_EVENT, detail)
+    }
+
     pub(crate) fn invalid_query(detail: impl Into<String>) -> Self {
         Self::new(Kind::INVALID_QUERY, detail)
     }

@@ -25,6 +25,7 @@ pub(crate) struct ShowEvent {
     responses(
         (status = 200, body = EventView),
         (status = 404, description = "No event has this id", body = Problem),
+        (status = 409, description = "Several sources have an event with this id", body = Problem),
     ))]
 pub(crate) async fn show(
     State(app): State<Shared>,
@@ -36,8 +37,8 @@ pub(crate) async fn show(
         let mut found = app.services().store.events_by_id(&id).await?;
         if found.len() > 1 {
             let sources = found.len();
-            return Err(Problem::invalid_query(format!(
-                "source: required, {sources} sources have an event `{id}`"
+            return Err(Problem::ambiguous_event(format!(
+                "{sources} sources have an event `{id}`: name one in `source`"
             )));
         }
         return found.pop().map(|event| Json(event.into())).ok_or_else(missing);

@@ -35,6 +35,8 @@ macro_rules! problem_types {
 }
 
 problem_types! {
+    AMBIGUOUS_EVENT: "ambiguous-event", CONFLICT, "Ambiguous event id",
+        "Several sources have an event with this id: name one in `source`.";
     BAD_REQUEST: "bad-request", BAD_REQUEST, "Bad request",
         "The request violates HTTP, or its path cannot be parsed; `status` may be another 4xx or \
          5xx.";
