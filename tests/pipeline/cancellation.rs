@@ -101,7 +101,7 @@ async fn cancel_is_idempotent_and_explains_a_refusal(backend: Backend) -> Result
     assert_eq!(
         client.get("/topology").await?.1["warnings"],
         json!([]),
-        "somebody emits what is consumed"
+        "every consumed event type is emitted"
     );
     assert_eq!(cancel(client, "1").await?.0, StatusCode::NOT_FOUND);
     client.post("/stages/payment/pause", &json!({})).await?;
@@ -230,9 +230,13 @@ async fn order_with_a_dead_lettered_payment_can_be_cancelled(backend: Backend) -
     // A later replay charges no payment.
     let (_, dead_letters) = client.get("/dead-letters?status=open").await?;
     let dead_letter = &dead_letters["items"][0]["id"];
-    let mended = json!({ "data": { "order_id": "1", "items": [{ "sku": "Lamp", "quantity": 1 }], "total": 1 } });
+    let corrected = json!({ "data": { "order_id": "1", "items": [{ "sku": "Lamp", "quantity": 1 }], "total": 1 } });
     assert!(
-        client.post(&format!("/dead-letters/{dead_letter}/replay"), &mended).await?.0.is_success()
+        client
+            .post(&format!("/dead-letters/{dead_letter}/replay"), &corrected)
+            .await?
+            .0
+            .is_success()
     );
     let history = settled(client, "1").await?;
     assert_eq!(history["status"], "cancelled");

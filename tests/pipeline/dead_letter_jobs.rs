@@ -422,10 +422,10 @@ async fn command_line_lists_replays_and_discards_groups(backend: Backend) -> Res
         (failed.status.code(), String::from_utf8_lossy(&failed.stderr).contains("invalid JSON")),
         (Some(1), true)
     );
-    let mended = edit(&editor("sed -i 's/\"wrong\": 0/\"right\": 0/' \"$1\"")?)?;
-    let said = String::from_utf8_lossy(&mended.stdout).into_owned();
+    let corrected = edit(&editor("sed -i 's/\"wrong\": 0/\"right\": 0/' \"$1\"")?)?;
+    let said = String::from_utf8_lossy(&corrected.stdout).into_owned();
     assert!(
-        mended.status.success() && said.contains("- ") && said.contains("+   \"right\": 0"),
+        corrected.status.success() && said.contains("- ") && said.contains("+   \"right\": 0"),
         "{said}"
     );
     all_done_once(&env, 1).await?;

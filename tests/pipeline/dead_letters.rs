@@ -46,8 +46,8 @@ async fn failing_order_is_dead_lettered_after_retries_and_completes_after_an_edi
         .collect();
     assert_eq!(attempts, [1, 2, 3]);
 
-    let mended = json!({ "data": { "order_id": "f1", "user_id": "42", "items": [{ "sku": "Book", "quantity": 1 }], "total": 20.0 } });
-    assert!(host.client.post(&format!("{path}/replay"), &mended).await?.0.is_success());
+    let corrected = json!({ "data": { "order_id": "f1", "user_id": "42", "items": [{ "sku": "Book", "quantity": 1 }], "total": 20.0 } });
+    assert!(host.client.post(&format!("{path}/replay"), &corrected).await?.0.is_success());
     host.client.wait_for_status("f1", "ready").await?;
     let (status, _) = host.client.post(&format!("{path}/replay"), &json!({})).await?;
     assert_eq!(status, StatusCode::CONFLICT, "a second replay must change nothing");

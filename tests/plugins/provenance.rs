@@ -159,7 +159,7 @@ async fn trapping_version_is_rolled_back_under_load(backend: Backend) -> Result<
     assert_eq!(
         env.query_count("SELECT count(*) FROM attempts").await?,
         5,
-        "only the watched messages were tried in vain"
+        "only the watched messages failed"
     );
     let said =
         env.query_count("SELECT count(*) FROM events WHERE type = 'postrider.plugin-rolled-back'");

@@ -108,7 +108,7 @@ impl Open {
         match store.commit(batch).await? {
             Commit::Done { outbox, .. } => rows.extend(outbox),
             Commit::Conflict { stale, .. } => {
-                assert!(stale.is_empty(), "nobody else settled {stale:?}");
+                assert!(stale.is_empty(), "no other worker settled {stale:?}");
             }
             Commit::OrderCancelled(keys) => {
                 panic!("no client cancelled the order of {keys:?}")
