@@ -9,4 +9,5 @@ pub mod binding_sync;
 pub mod control_sync;
 pub mod reconciler;
 pub mod retention;
+pub mod unrouted_events;
 pub mod idle_instances;

@@ -16,8 +16,8 @@ use self::features::Feature;
 use self::sources::{Reader, sources};
 pub use self::stage::StageConfig;
 use self::urls::scheme;
-pub use self::urls::{BrokerUrl, StoreUrl};
-use crate::domain::name::is_name;
+pub use self::urls::{BrokerUrl, StoreUrl, mask_password};
+use crate::domain::name::{DEFAULT_NAMESPACE, is_name};
 use crate::domain::order_status::StatusRules;
 use crate::runtime::RuntimeSettings;
 use crate::runtime::provenance::{Policy, Provenance};
@@ -26,6 +26,7 @@ use crate::stage::policy::StagePolicy;
 use crate::stage::settings::Secrets;
 
 mod features;
+mod shared;
 mod sources;
 mod stage;
 #[cfg(test)]
@@ -47,7 +48,9 @@ pub const DEFAULT_FILE: &str = "config/postrider.toml";
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
-    /// Prefix of names that other programs see: event sources, exchanges and queues.
+    /// Prefix of names that other programs see: event sources, exchanges and queues. Hosts of
+    /// different namespaces share neither orders nor stages: on Postgres each namespace has a schema
+    /// of its own, an SQLite file belongs to one namespace.
     pub namespace: String,
     /// The API.
     pub http: HttpSettings,
@@ -107,7 +110,8 @@ impl Default for HttpSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// `sqlite:<path>`, or `postgres://user:password@host:port/database`.
+    /// `sqlite:<path>`, or a connection string of Postgres: `postgres://user:password@host:port/database`
+    /// or any other form that libpq accepts.
     pub url: String,
     /// An outbox row that a host claimed and did not publish can be claimed again after this long.
     pub lease_ms: u64,
@@ -117,6 +121,9 @@ pub struct StoreConfig {
     pub connections: u32,
     /// Longest wait for a connection to Postgres, and for a transaction on it.
     pub timeout_ms: u64,
+    /// Longest time for migrations of the schema on Postgres, the wait for those of other hosts
+    /// included.
+    pub migration_timeout_ms: u64,
     /// Migrate the schema at startup; otherwise run `postrider migrate`.
     pub migrate: bool,
 }
@@ -129,6 +136,7 @@ impl Default for StoreConfig {
             group_max_ops: 256,
             connections: 8,
             timeout_ms: 5_000,
+            migration_timeout_ms: 60 * 60 * 1_000,
             migrate: true,
         }
     }
@@ -305,7 +313,7 @@ pub struct ConfigError(pub Vec<String>);
 impl Default for Config {
     fn default() -> Self {
         Self {
-            namespace: "orders".into(),
+            namespace: DEFAULT_NAMESPACE.into(),
             http: HttpSettings::default(),
             store: StoreConfig::default(),
             broker: BrokerConfig::default(),
@@ -373,7 +381,7 @@ impl Config {
         reader.refuse_unknown_sections();
         let defaults: StageConfig = reader.section("defaults");
         let config = Self {
-            namespace: reader.value("namespace", "orders".to_owned()),
+            namespace: reader.value("namespace", DEFAULT_NAMESPACE.to_owned()),
             http: reader.section("http"),
             store: reader.section("store"),
             broker: reader.section("broker"),
@@ -401,9 +409,12 @@ impl Config {
         }
         // A URL may hold a password: only its scheme is shown.
         match StoreUrl::parse(&self.store.url) {
-            Some(url) => problems.extend(Feature::of_store(url).problem("store.url")),
+            Some(url) => {
+                problems.extend(Feature::of_store(url).problem("store.url"));
+                problems.extend(url.problem().map(|problem| format!("store.url: {problem}")));
+            }
             None => problems.push(format!(
-                "store.url: `{}…` must be `sqlite:<path>` or `postgres://…`",
+                "store.url: `{}…` must be `sqlite:<path>`, `postgres://…` or `host=… dbname=…`",
                 scheme(&self.store.url)
             )),
         }
@@ -421,6 +432,7 @@ impl Config {
             ("store.group_max_ops", self.store.group_max_ops as u64),
             ("store.connections", u64::from(self.store.connections)),
             ("store.timeout_ms", self.store.timeout_ms),
+            ("store.migration_timeout_ms", self.store.migration_timeout_ms),
             ("broker.queue_capacity", u64::from(self.broker.queue_capacity)),
             ("retention.interval_ms", self.retention.interval_ms),
             ("retention.batch", u64::from(self.retention.batch)),

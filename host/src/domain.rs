@@ -5,6 +5,7 @@ pub mod clock;
 pub mod event;
 pub mod trace_context;
 pub mod name;
+pub mod connection_string;
 pub mod field_error;
 pub mod timestamp;
 pub mod cloud_events;

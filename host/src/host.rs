@@ -27,8 +27,8 @@ use self::tasks::HostTasks;
 use crate::app::{App, SubmitError, Submitted};
 use crate::background::control_sync::ControlSync;
 use crate::background::faults::TaskFaults;
-use crate::config::Config;
-use crate::domain::clock::{Clock, SystemClock};
+use crate::config::{Config, StoreUrl};
+use crate::domain::clock::{Clock, SteadyClock};
 use crate::pipeline::Pipeline;
 use crate::plugins::supervisor::{PluginFiles, PluginPlaces, PluginSupervisor};
 use crate::relay::Relay;
@@ -62,7 +62,7 @@ const CHANGES_MAX: usize = 64;
 /// ```
 pub struct HostBuilder {
     config: Config,
-    clock: Arc<dyn Clock>,
+    clock: Option<Arc<dyn Clock>>,
     stages: Vec<Arc<dyn StageHandler>>,
     #[cfg(feature = "http")]
     listener: Option<tokio::net::TcpListener>,
@@ -78,10 +78,10 @@ impl HostBuilder {
         self
     }
 
-    /// Replaces the operating system's clock.
+    /// Replaces the host's clock, which follows that of Postgres, or else the operating system's.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+        self.clock = Some(clock);
         self
     }
 
@@ -115,16 +115,14 @@ impl HostBuilder {
         let Self { config, clock, stages, observer, faults, .. } = self;
         let tasks = HostTasks::new(faults);
         let name = host_name();
-        let identity = HostIdentity { config: &config, name: &name, clock: &clock };
+        let (clock, steady) = host_clock(&config, clock);
+        let identity =
+            HostIdentity { config: &config, name: &name, clock: &clock, steady: steady.as_ref() };
         let broker = open_broker(&identity, &tasks)?;
         let store = open_store(&identity, &tasks, broker.has_outside_consumers()).await?;
         let pipeline = Pipeline::new(&config);
-        let (relay, relay_handle) = Relay::new(
-            Arc::clone(&store),
-            Arc::clone(&broker),
-            Arc::clone(&clock),
-            Arc::clone(&pipeline),
-        );
+        let (relay, relay_handle) =
+            Relay::new(Arc::clone(&store), Arc::clone(&broker), Arc::clone(&pipeline));
         let (changed, changes) = mpsc::channel(CHANGES_MAX);
         let services = Services {
             plugins: changed.downgrade(),
@@ -132,6 +130,7 @@ impl HostBuilder {
             broker,
             relay: relay_handle,
             pipeline,
+            unrouted: Arc::default(),
             clock,
             host: name.as_str().into(),
             observer,
@@ -178,6 +177,21 @@ impl HostBuilder {
     }
 }
 
+/// The given clock, or one that follows the store's.
+fn host_clock(
+    config: &Config,
+    given: Option<Arc<dyn Clock>>,
+) -> (Arc<dyn Clock>, Option<Arc<SteadyClock>>) {
+    if let Some(given) = given {
+        return (given, None);
+    }
+    let steady = Arc::new(match StoreUrl::parse(&config.store.url) {
+        Some(StoreUrl::Postgres(_)) => SteadyClock::following_store(),
+        _ => SteadyClock::following_system(),
+    });
+    (Arc::clone(&steady) as _, Some(steady))
+}
+
 /// A name that no other host has, not even one in this process: leases are held in its name.
 fn host_name() -> String {
     static BUILT: AtomicUsize = AtomicUsize::new(0);
@@ -204,7 +218,7 @@ impl Host {
     pub fn builder(config: Config) -> HostBuilder {
         HostBuilder {
             config,
-            clock: Arc::new(SystemClock),
+            clock: None,
             stages: Vec::new(),
             #[cfg(feature = "http")]
             listener: None,

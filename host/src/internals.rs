@@ -11,7 +11,7 @@ pub use crate::background::faults::TaskFaults;
 pub use crate::background::task::{Impact, Task, TaskName};
 #[cfg(feature = "rabbitmq")]
 pub use crate::broker::rabbit::{QueueStatus, Rabbit, RabbitOptions};
-pub use crate::config::{BrokerUrl, StoreUrl};
+pub use crate::config::{BrokerUrl, StoreUrl, mask_password};
 pub use crate::domain::cloud_events::BATCH;
 pub use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED, PRODUCT_STOCKED};
 pub use crate::domain::event::{hex, idempotency_key, topic_matches};
@@ -40,12 +40,12 @@ pub use crate::stage::settings::Settings;
 pub use crate::stage::state::{BatchState, LaneCache, StateLimits};
 pub use crate::store::memory::MemoryState;
 #[cfg(feature = "postgres")]
-pub use crate::store::postgres::{PostgresStore, Scratch};
+pub use crate::store::postgres::{DatabaseStatus, PostgresSettings, PostgresStore};
 #[cfg(feature = "sqlite")]
-pub use crate::store::sqlite::{SchemaStatus, SqliteOptions, SqliteStore};
+pub use crate::store::sqlite::{FileStatus, SchemaStatus, SqliteOptions, SqliteStore};
 pub use crate::store::{
     Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryStatus,
-    LostDeliveries, NewCancel, NewEvent, NewOrder, OrderCursor, OutboxRow, StateRow, StateSource,
-    Store,
+    HostReport, LostDeliveries, NewCancel, NewEvent, NewOrder, OrderCursor, OutboxRow, StateRow,
+    StateSource, Store, UnroutedEvents,
 };
 pub use crate::worker::decide::{self, Attempt, Decision, DecisionInputs, Progress, decide};

@@ -15,7 +15,6 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, BrokerError, Outgoing};
-use crate::domain::clock::Clock;
 use crate::pipeline::Pipeline;
 use crate::store::{OutboxRow, Store};
 
@@ -57,11 +56,10 @@ impl Relay {
     pub fn new(
         store: Arc<dyn Store>,
         broker: Arc<dyn Broker>,
-        clock: Arc<dyn Clock>,
         pipeline: Arc<Pipeline>,
     ) -> (Self, RelayHandle) {
         let (sender, rows) = mpsc::channel(QUEUE_MAX);
-        let outlet = Outlet { store, broker, clock, pipeline };
+        let outlet = Outlet { store, broker, pipeline };
         (Self { outlet, rows: Mutex::new(rows) }, RelayHandle(sender))
     }
 
@@ -123,7 +121,6 @@ fn gather(mut group: Vec<OutboxRow>, rows: &mut mpsc::Receiver<Vec<OutboxRow>>) 
 struct Outlet {
     store: Arc<dyn Store>,
     broker: Arc<dyn Broker>,
-    clock: Arc<dyn Clock>,
     pipeline: Arc<Pipeline>,
 }
 
@@ -176,9 +173,7 @@ impl Outlet {
         }
         let Some(why) = why else { return true };
         tracing::warn!(rows = refused.len(), error = %why, "the broker did not accept some messages, retrying");
-        if let Err(error) =
-            self.store.outbox_postponed(refused, self.clock.now_ms() + POSTPONE_MS).await
-        {
+        if let Err(error) = self.store.outbox_postponed(refused, POSTPONE_MS).await {
             tracing::warn!(%error, "rows could not be postponed; they are due again when their lease ends");
         }
         !matches!(why, BrokerError::Unavailable(_))

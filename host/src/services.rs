@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::broker::Broker;
@@ -13,7 +14,7 @@ use crate::pipeline::plugin_change::PluginChange;
 use crate::pipeline::routes::Routes as _;
 use crate::relay::RelayHandle;
 use crate::stage::policy::StagePolicy;
-use crate::store::{NewEvent, Settlement, Store, StoreError};
+use crate::store::{NewEvent, Settlement, Store, StoreError, UnroutedEvents};
 
 /// Called with every delivery that this host settles, after its commit. The lanes call it, so it
 /// must return quickly.
@@ -30,6 +31,8 @@ pub struct Services {
     pub relay: RelayHandle,
     /// Stages and routes.
     pub pipeline: Arc<Pipeline>,
+    /// Events that wait for a stage, as last counted.
+    pub unrouted: Arc<ArcSwap<Vec<UnroutedEvents>>>,
     /// The host's clock.
     pub clock: Arc<dyn Clock>,
     /// This host's name.

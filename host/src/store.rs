@@ -16,6 +16,7 @@ mod decode;
 mod deliveries;
 mod error;
 mod events;
+pub(crate) mod hosts;
 pub mod memory;
 mod new_event;
 mod orders;
@@ -29,6 +30,8 @@ pub mod sqlite;
 mod stages;
 mod state;
 mod transaction;
+pub(crate) mod unrouted;
+mod upkeep;
 
 pub use self::bindings::{KnownBindings, StageBinding};
 pub use self::commit::{Batch, Commit, Settlement, Verdict};
@@ -36,15 +39,19 @@ pub use self::dead_letters::{
     DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
     DeadLetterStatus,
 };
-pub use self::deliveries::{DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LostDeliveries};
+pub use self::deliveries::{
+    DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LostDeliveries, OpenDelivery,
+};
 pub use self::error::StoreError;
 pub use self::events::{EventFilter, LogRange, OrderCursor, SettledOrder};
+pub use self::hosts::{HostReport, SharedSettings};
 pub use self::new_event::NewEvent;
 pub use self::orders::{Accepted, Cancelled, NewCancel, NewOrder, Order, OrderFilter, Pruned};
 pub use self::outbox::OutboxRow;
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
 pub use self::stages::{ControlState, PluginLoad, StageControl};
 pub use self::state::{LockedState, StateRow, StateSource, Version};
+pub use self::unrouted::{Routed, Routing, UnroutedEvents};
 use crate::domain::event::{DeliveryKey, LoggedEvent};
 
 /// A page of a list.
@@ -87,8 +94,20 @@ pub trait Store: StateSource {
     async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError>;
     /// Deletes rows whose sending was confirmed.
     async fn outbox_sent(&self, ids: Vec<i64>) -> Result<(), StoreError>;
-    /// Releases rows; they can be claimed again at `due_at_ms`.
-    async fn outbox_postponed(&self, ids: Vec<i64>, due_at_ms: u64) -> Result<(), StoreError>;
+    /// Releases rows; they can be claimed again after `delay_ms`.
+    async fn outbox_postponed(&self, ids: Vec<i64>, delay_ms: u64) -> Result<(), StoreError>;
+
+    /// The events that wait for a stage, by type; at most 10,000 are counted.
+    async fn unrouted_events(&self) -> Result<Vec<UnroutedEvents>, StoreError>;
+    /// Routes waiting events of one type, oldest first: opens their deliveries and sends them. Those
+    /// of finished orders no longer wait.
+    async fn route_unrouted(&self, routing: Routing) -> Result<Routed, StoreError>;
+    /// Open deliveries of a stage, the longest queued first.
+    async fn open_deliveries(
+        &self,
+        stage: &str,
+        limit: u32,
+    ) -> Result<Vec<OpenDelivery>, StoreError>;
 
     /// Writes outbox rows (leased to this host, returned) for open deliveries of `stage` that have
     /// none; marks them as queued now.
@@ -196,6 +215,8 @@ pub trait Store: StateSource {
     /// Deletes a binding that no live host uses; false when one does, and nothing was changed.
     async fn delete_binding(&self, binding: StageBinding, live_ms: u64)
     -> Result<bool, StoreError>;
+    /// Records that this host is live, and its settings; returns the live hosts with theirs.
+    async fn record_host(&self, settings: &SharedSettings) -> Result<Vec<HostReport>, StoreError>;
     /// Acquires or renews this host's lease of a stage for `ttl_ms`; false when another host holds it.
     async fn lease_stage(&self, stage: &str, ttl_ms: u64) -> Result<bool, StoreError>;
     /// Releases this host's lease of a stage.
@@ -206,7 +227,7 @@ pub trait Store: StateSource {
     /// id and fingerprint stay.
     async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError>;
 
-    /// Whether the store accepts writes.
+    /// Writes something: the store accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
     /// Finishes queued operations and closes.
     async fn close(&self);

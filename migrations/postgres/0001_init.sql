@@ -42,12 +42,14 @@ CREATE TABLE events (
     digest TEXT,                   -- producer
     routed_to TEXT,                -- JSON list of stages; NULL: none
     logged_ms BIGINT NOT NULL,     -- when the event entered this log
-    due_ms BIGINT                  -- when a scheduled event is sent; NULL: immediately
+    due_ms BIGINT,                 -- when a scheduled event is sent; NULL: immediately
+    unrouted_ms BIGINT            -- since when it waits for a stage that consumes its type; NULL: it does not
 );
 CREATE UNIQUE INDEX events_by_key ON events (id, source);
 CREATE INDEX events_by_order ON events (order_id, seq) WHERE order_id IS NOT NULL;
 -- Retention reads the oldest events first.
-CREATE INDEX events_without_order_by_age ON events (time_ms) WHERE order_id IS NULL;
+CREATE INDEX events_without_order_by_age ON events (logged_ms) WHERE order_id IS NULL;
+CREATE INDEX events_unrouted ON events (type, seq) WHERE unrouted_ms IS NOT NULL;
 
 CREATE TABLE deliveries (
     event_seq BIGINT NOT NULL,
@@ -135,8 +137,12 @@ CREATE TABLE state (
     key TEXT COLLATE "C" NOT NULL,
     value BYTEA,                   -- NULL: removed, or never written (version 0); the version keeps growing
     version BIGINT NOT NULL,
+    removed_ms BIGINT,             -- when the value was removed; NULL: there is one
     PRIMARY KEY (stage, key)
 ) WITH (fillfactor = 70);
+
+-- Retention deletes removed keys.
+CREATE INDEX state_removed ON state (removed_ms) WHERE removed_ms IS NOT NULL;
 
 CREATE TABLE plugin_loads (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -171,4 +177,17 @@ CREATE TABLE stage_leases (
     stage TEXT PRIMARY KEY,
     host TEXT NOT NULL,
     until_ms BIGINT NOT NULL
+);
+
+-- The hosts of the namespace: their settings, so that differences are found. Hosts that are gone are deleted.
+CREATE TABLE hosts (
+    host TEXT COLLATE "C" PRIMARY KEY,
+    seen_ms BIGINT NOT NULL,
+    settings TEXT NOT NULL         -- JSON: key to value or digest
+);
+
+-- The namespace that these tables belong to: one row.
+CREATE TABLE namespace (
+    id BIGINT PRIMARY KEY CHECK (id = 1),
+    name TEXT NOT NULL
 );

@@ -39,13 +39,15 @@ CREATE TABLE events (
     digest TEXT,                   -- producer
     routed_to TEXT,                -- JSON list of stages; NULL: none
     logged_ms INTEGER NOT NULL,    -- when the event entered this log
-    due_ms INTEGER                 -- when a scheduled event is sent; NULL: immediately
+    due_ms INTEGER,                -- when a scheduled event is sent; NULL: immediately
+    unrouted_ms INTEGER            -- since when it waits for a stage that consumes its type; NULL: it does not
 ) STRICT;
 -- The id comes first because it distinguishes rows sooner than the source does.
 CREATE UNIQUE INDEX events_by_key ON events (id, source);
 CREATE INDEX events_by_order ON events (order_id) WHERE order_id IS NOT NULL;
 -- Retention reads the oldest events first.
-CREATE INDEX events_without_order_by_age ON events (time_ms) WHERE order_id IS NULL;
+CREATE INDEX events_without_order_by_age ON events (logged_ms) WHERE order_id IS NULL;
+CREATE INDEX events_unrouted ON events (type, seq) WHERE unrouted_ms IS NOT NULL;
 
 CREATE TABLE deliveries (
     event_seq INTEGER NOT NULL,
@@ -133,8 +135,12 @@ CREATE TABLE state (
     key TEXT NOT NULL,
     value BLOB,                    -- NULL: removed; the version keeps growing
     version INTEGER NOT NULL,
+    removed_ms INTEGER,             -- when the value was removed; NULL: there is one
     PRIMARY KEY (stage, key)
 ) STRICT, WITHOUT ROWID;
+
+-- Retention deletes removed keys.
+CREATE INDEX state_removed ON state (removed_ms) WHERE removed_ms IS NOT NULL;
 
 CREATE TABLE plugin_loads (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -163,3 +169,16 @@ CREATE TABLE bindings (
     seen_ms INTEGER NOT NULL,
     PRIMARY KEY (stage, pattern, host)
 ) STRICT, WITHOUT ROWID;
+
+-- The host and its settings. Rows of earlier runs are deleted.
+CREATE TABLE hosts (
+    host TEXT PRIMARY KEY,
+    seen_ms INTEGER NOT NULL,
+    settings TEXT NOT NULL         -- JSON: key to value or digest
+) STRICT, WITHOUT ROWID;
+
+-- The namespace that the file belongs to: one row.
+CREATE TABLE namespace (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    name TEXT NOT NULL
+) STRICT;

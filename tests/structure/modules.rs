@@ -49,7 +49,17 @@ const MODULES: [Module; 16] = [
     ),
     module(
         "app",
-        &["domain", "store", "stage", "config", "pipeline", "services", "background", "plugins"],
+        &[
+            "domain",
+            "store",
+            "stage",
+            "config",
+            "pipeline",
+            "services",
+            "worker",
+            "background",
+            "plugins",
+        ],
     ),
     module("http", &["domain", "store", "stage", "config", "pipeline", "background", "app"]),
     module(

@@ -167,8 +167,7 @@ impl TestEnv {
         match &self.servers {
             Some(servers) => {
                 let mut database = servers.connect().await?;
-                let tables =
-                    "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'";
+                let tables = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = current_schema()";
                 for table in
                     sqlx::query_scalar::<_, String>(tables).fetch_all(&mut database).await?
                 {

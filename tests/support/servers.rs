@@ -38,6 +38,8 @@ pub(crate) fn amqp_url() -> String {
 /// A database and a namespace.
 pub(crate) struct Servers {
     name: String,
+    /// The namespace whose database this is; a namespace beside it uses it too.
+    database_owner: String,
     postgres: String,
     amqp: String,
     /// Whether Postgres and RabbitMQ are shared. Private servers disappear as a whole, and may have
@@ -59,7 +61,8 @@ impl Servers {
         let shared = (postgres.is_none(), amqp.is_none());
         let (postgres, amqp) =
             (postgres.unwrap_or_else(postgres_url), amqp.unwrap_or_else(amqp_url));
-        let servers = Self { name, postgres, amqp, shared, host_urls: None };
+        let servers =
+            Self { database_owner: name.clone(), name, postgres, amqp, shared, host_urls: None };
         let mut connection = PgConnection::connect(&servers.postgres)
             .await
             .context("a Postgres server for tests: see docs/testing.md")?;
@@ -69,13 +72,29 @@ impl Servers {
         Ok(servers)
     }
 
-    fn database(&self) -> String {
-        database_of(&self.name)
+    /// Another namespace on the same database and broker. It must be dropped first.
+    pub(crate) fn beside(&self) -> Self {
+        Self {
+            name: format!("{}-beside", self.name),
+            database_owner: self.database_owner.clone(),
+            postgres: self.postgres.clone(),
+            amqp: self.amqp.clone(),
+            shared: self.shared,
+            host_urls: self.host_urls.clone(),
+        }
     }
 
-    /// Connects to the database directly, without a proxy.
+    fn database(&self) -> String {
+        database_of(&self.database_owner)
+    }
+
+    /// Connects to the database directly, without a proxy, and to the namespace's tables.
     pub(crate) async fn connect(&self) -> Result<PgConnection> {
-        Ok(PgConnection::connect(&with_database(&self.postgres, &self.database())).await?)
+        let url = with_database(&self.postgres, &self.database());
+        let mut connection = PgConnection::connect(&url).await?;
+        let path = AssertSqlSafe(format!("SET search_path = {}", schema_of(&self.name)));
+        sqlx::raw_sql(path).execute(&mut connection).await?;
+        Ok(connection)
     }
 
     /// A stage's queue.
@@ -107,7 +126,8 @@ impl Drop for Servers {
     fn drop(&mut self) {
         let names = Names {
             name: self.name.clone(),
-            postgres: self.shared.0.then(|| self.postgres.clone()),
+            postgres: (self.shared.0 && self.name == self.database_owner)
+                .then(|| self.postgres.clone()),
             amqp: self.shared.1.then(|| self.amqp.clone()),
         };
         let deleted = std::thread::spawn(move || {
@@ -157,6 +177,11 @@ impl Names {
         }
         Ok(())
     }
+}
+
+/// The schema of a namespace that is not the default one.
+pub(crate) fn schema_of(namespace: &str) -> String {
+    format!("postrider_{}", namespace.replace('-', "_"))
 }
 
 fn database_of(name: &str) -> String {

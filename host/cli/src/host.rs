@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use crate::offline_host::OfflineHost;
 use crate::output::Output;
-use postrider::internals::{PostgresStore, StoreUrl, Topology};
+use postrider::internals::{PostgresSettings, PostgresStore, StoreUrl, Topology, mask_password};
 use postrider::{Config, Host};
 
 /// Runs a host until SIGINT or SIGTERM.
@@ -21,6 +21,7 @@ pub(crate) async fn serve(config: Option<&Path>) -> Result<ExitCode> {
 /// Validates a configuration; as JSON, prints it with every default.
 pub(crate) fn check_config(config: Option<&Path>, output: Output) -> Result<ExitCode> {
     let mut config = Config::load(config)?;
+    // The output may end up in logs or tickets.
     for url in [&mut config.store.url, &mut config.broker.url] {
         *url = mask_password(url);
     }
@@ -28,31 +29,27 @@ pub(crate) fn check_config(config: Option<&Path>, output: Output) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// The output may end up in logs or tickets, so passwords are masked.
-fn mask_password(url: &str) -> String {
-    match reqwest::Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() => {
-            // A URL with a password has a host, so this cannot fail.
-            let _ = parsed.set_password(Some("***"));
-            parsed.to_string()
-        }
-        _ => url.to_owned(),
-    }
-}
-
 /// Migrates the schema. The embedded store migrates itself when it is opened.
 pub(crate) async fn migrate(config: Option<&Path>) -> Result<ExitCode> {
     let config = Config::load(config)?;
     match StoreUrl::parse(&config.store.url) {
         Some(StoreUrl::Postgres(url)) => {
-            PostgresStore::migrate(url, Duration::from_millis(config.store.timeout_ms))
-                .await
-                .context("store.url")?;
+            PostgresStore::migrate(postgres_settings(&config, url)).await.context("store.url")?;
             println!("the schema is up to date");
         }
         _ => println!("nothing to do: the embedded store migrates its schema when it is opened"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a command connects to Postgres at `url`.
+pub(crate) fn postgres_settings<'a>(config: &'a Config, url: &'a str) -> PostgresSettings<'a> {
+    PostgresSettings {
+        url,
+        namespace: &config.namespace,
+        timeout: Duration::from_millis(config.store.timeout_ms),
+        migration_timeout: Duration::from_millis(config.store.migration_timeout_ms),
+    }
 }
 
 /// Prints the pipeline that the plugins folder makes, without serving it.

@@ -36,9 +36,10 @@ pub(crate) enum StagesCommand {
     },
     /// Resume a paused or draining stage on every host.
     Resume(ControlArgs),
-    /// Delete the bindings of a stage that no live host runs: new events are no longer routed to it.
+    /// Delete a stage that no live host runs: new events are no longer routed to it, and what waits
+    /// for it is skipped.
     ///
-    /// Messages in its queue stay there.
+    /// Messages in its queue stay there; a later stage of this name ignores them.
     Delete {
         #[command(flatten)]
         target: Target,
@@ -107,7 +108,7 @@ pub(crate) async fn run(command: StagesCommand, output: Output) -> Result<ExitCo
         }
         StagesCommand::Resume(args) => (args.set_control("resume").await?, control),
         StagesCommand::Delete { target, stage } => {
-            (target.delete(&format!("/stages/{stage}")).await?, control)
+            (target.delete(&format!("/stages/{stage}")).await?, deleted)
         }
     };
     output.print(&answer, show)?;
@@ -146,6 +147,14 @@ fn drained(stage: &Value) {
         .map(|waiting| format!("; {waiting} messages in its queue"))
         .unwrap_or_default();
     println!("stage {} is drained on this host{waiting}", text(&stage["stage"]));
+}
+
+fn deleted(answer: &Value) {
+    println!(
+        "stage {} is deleted; skipped {} deliveries that waited for it",
+        text(&answer["stage"]),
+        text(&answer["skipped"])
+    );
 }
 
 fn control(answer: &Value) {

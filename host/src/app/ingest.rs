@@ -84,6 +84,6 @@ impl App {
             due_at_ms + self.expiry_ms,
         );
         envelope.correlation_id = correlation_id.unwrap_or(envelope.correlation_id);
-        NewEvent::new(envelope, due_at_ms, routed_to)
+        NewEvent::new(envelope, due_at_ms, routed_to).external()
     }
 }

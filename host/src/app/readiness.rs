@@ -7,7 +7,7 @@ pub use crate::background::health::FailingTask;
 use crate::background::task::Impact;
 use crate::pipeline::{Consumption, Stage};
 use crate::stage::circuit_breaker::BreakerState;
-use crate::store::ControlState;
+use crate::store::{ControlState, UnroutedEvents};
 
 /// Whether a host can do its work.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub struct Readiness {
     /// Background tasks that ended or panicked and have not recovered. Readiness is affected by
     /// those whose [`Impact`] is critical.
     pub failing_tasks: Vec<FailingTask>,
+    /// Events of unfinished orders that no stage consumes; they do not affect readiness.
+    pub unrouted: Vec<UnroutedEvents>,
     /// The host is stopping.
     pub stopping: bool,
 }
@@ -64,8 +66,14 @@ impl App {
                 .stages_that(|stage| stage.breaker().state() != BreakerState::Closed),
             not_consuming,
             failing_tasks,
+            unrouted: self.unrouted_events(),
             stopping,
         }
+    }
+
+    /// The events of unfinished orders that wait for a stage, by type, as last counted.
+    pub fn unrouted_events(&self) -> Vec<UnroutedEvents> {
+        self.services.unrouted.load().to_vec()
     }
 
     /// The background tasks that ended or panicked and have not recovered.

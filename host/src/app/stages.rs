@@ -1,5 +1,7 @@
 //! Stages: their state, pause, drain and resume, and deletion.
 
+use std::sync::Arc;
+
 use super::{App, Draft};
 use crate::background::binding_sync::LIVE_MS;
 use crate::domain::event::{Event, without_nul};
@@ -7,7 +9,8 @@ use crate::domain::trace_context::TraceContext;
 use crate::pipeline::Consumption;
 use crate::services::Services;
 use crate::stage::circuit_breaker::BreakerState;
-use crate::store::{ControlState, StageControl, StoreError};
+use crate::store::{Batch, Commit, ControlState, StageControl, StoreError};
+use crate::worker::decide;
 
 /// The state of a stage on this host.
 #[derive(Debug, Clone)]
@@ -31,12 +34,18 @@ pub struct StageStatus {
     pub waiting: Option<u64>,
 }
 
+/// Deliveries of a deleted stage that are settled in one transaction.
+const SETTLE_BATCH: u32 = 500;
+
 /// The result of deleting a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum StageDeletion {
-    /// Nothing is routed to it any more.
-    Deleted,
+    /// Nothing is routed to it any more, and nothing waits for it.
+    Deleted {
+        /// Deliveries that waited for it: they are skipped.
+        skipped: u64,
+    },
     /// A live host runs it; nothing was changed.
     InUse,
     /// Nothing is routed to such a stage.
@@ -84,15 +93,17 @@ impl App {
         Ok(Some(control))
     }
 
-    /// Deletes a stage from the pipeline: nothing is routed to it any more. Messages that are in
-    /// its queue stay there.
+    /// Deletes a stage from the pipeline: nothing is routed to it any more, and the deliveries that
+    /// wait for it are skipped, so that no order waits for it. Messages that are in its queue stay
+    /// there; a later stage of this name ignores them.
     ///
     /// # Errors
     /// When the store or the broker fails. The stage may then be deleted in part: delete it again.
     pub async fn delete_stage(&self, name: &str) -> anyhow::Result<StageDeletion> {
         let Services { store, broker, pipeline, .. } = &self.services;
         let bindings = pipeline.bindings_of(name);
-        if bindings.is_empty() {
+        let waits = !store.open_deliveries(name, 1).await?.is_empty();
+        if bindings.is_empty() && !waits {
             return Ok(StageDeletion::NotFound);
         }
         if pipeline.find(name).is_some_and(|stage| stage.running().is_some()) {
@@ -105,7 +116,35 @@ impl App {
             broker.unbind(&binding.stage, &binding.pattern).await?;
         }
         pipeline.delete(name);
-        Ok(StageDeletion::Deleted)
+        let skipped = self.skip_open_deliveries(name).await?;
+        store.set_stage_control(name, ControlState::Running, None).await?;
+        Ok(StageDeletion::Deleted { skipped })
+    }
+
+    /// Settles every open delivery of a stage without running it.
+    async fn skip_open_deliveries(&self, stage: &str) -> anyhow::Result<u64> {
+        let Services { store, relay, .. } = &self.services;
+        let stage: Arc<str> = stage.into();
+        let mut skipped = 0;
+        loop {
+            let open = store.open_deliveries(&stage, SETTLE_BATCH).await?;
+            if open.is_empty() {
+                return Ok(skipped);
+            }
+            let settlements: Vec<_> =
+                open.into_iter().map(|one| decide::deleted_stage(&stage, one)).collect();
+            let count = settlements.len() as u64;
+            let batch =
+                Batch { stage: Arc::clone(&stage), settlements, reads: vec![], writes: vec![] };
+            match store.commit(batch).await? {
+                Commit::Done { outbox, .. } => {
+                    skipped += count;
+                    relay.enqueue(outbox);
+                }
+                // Another host settles them as well: look again.
+                Commit::Conflict { .. } | Commit::OrderCancelled(_) => {}
+            }
+        }
     }
 
     /// Sends an event to one stage only, even if others consume its type. Every call sends it

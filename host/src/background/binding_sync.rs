@@ -10,36 +10,37 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::Binding;
 use crate::services::Services;
-use crate::store::StageBinding;
+use crate::store::{SharedSettings, StageBinding};
 
 /// Time between two exchanges.
 const EVERY: Duration = Duration::from_secs(5);
 /// A host whose last exchange is older than this no longer counts as live.
-pub(crate) const LIVE_MS: u64 = 30_000;
+pub(crate) const LIVE_MS: u64 = crate::store::hosts::LIVE_MS;
 
 /// Publishes this host's bindings, and learns those of others.
 pub struct BindingSync {
     services: Services,
+    settings: SharedSettings,
 }
 
 impl BindingSync {
-    /// For the pipeline of these services.
-    pub fn new(services: Services) -> Self {
-        Self { services }
+    /// For the pipeline of these services, on a host with these settings.
+    pub fn new(services: Services, settings: SharedSettings) -> Self {
+        Self { services, settings }
     }
 
     /// Exchanges until cancelled.
     pub async fn run(&self, cancel: CancellationToken) {
         loop {
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(EVERY) => {}
-            }
             if let Err(error) = self.tick().await {
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "bindings could not be exchanged with other hosts, retrying"
                 );
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
             }
         }
     }
@@ -47,6 +48,7 @@ impl BindingSync {
     /// Exchanges once.
     pub async fn tick(&self) -> anyhow::Result<()> {
         let Services { store, broker, pipeline, .. } = &self.services;
+        store.record_host(&self.settings).await?;
         let known = store.record_bindings(pipeline.bindings(), LIVE_MS).await?;
         pipeline.set_remote_bindings(known.kept);
         for binding in known.unused {

@@ -59,6 +59,8 @@ tasks! {
     Relay = "relay", Critical;
     /// Refills queues that lost messages.
     Reconciler = "reconciler", Critical;
+    /// Routes events that wait for a stage.
+    UnroutedEvents = "unrouted-events", Critical;
     /// Serves the HTTP API.
     HttpServer = "http-server", Critical;
     /// Consumes the queue of a stage; one for each stage.

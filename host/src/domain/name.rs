@@ -1,5 +1,8 @@
 //! The rule for names of stages and namespaces.
 
+/// The namespace of a host whose configuration names none.
+pub const DEFAULT_NAMESPACE: &str = "orders";
+
 /// Whether this is a valid name of a stage or namespace: `[a-z][a-z0-9-]{0,39}`.
 pub fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();

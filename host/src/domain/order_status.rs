@@ -107,6 +107,17 @@ impl StatusRules {
         self.cancelled_statuses().contains(&status)
     }
 
+    /// The statuses of orders that wait for nothing: no event has to follow.
+    pub fn finished_statuses(&self) -> Vec<&str> {
+        let terminal = self.terminal.iter().map(String::as_str);
+        terminal.chain([self.cancel.done.as_str(), PRUNED]).collect()
+    }
+
+    /// Whether an event of this type moves its order to a status in which nothing has to follow.
+    pub fn finishes(&self, event_type: &str) -> bool {
+        self.initial(event_type).is_some_and(|status| self.terminal.contains(status))
+    }
+
     /// Whether events of this type are compensations.
     pub fn compensates(&self, event_type: &str) -> bool {
         self.cancel.compensations.iter().any(|pattern| topic_matches(pattern, event_type))

@@ -12,7 +12,7 @@ use crate::broker::embedded::Embedded;
 #[cfg(feature = "rabbitmq")]
 use crate::broker::rabbit::{Rabbit, RabbitOptions};
 use crate::config::{BrokerUrl, Config, StoreUrl};
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, SteadyClock};
 use crate::store::Store;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::{PostgresOptions, PostgresStore};
@@ -25,6 +25,8 @@ pub(super) struct HostIdentity<'a> {
     /// Owner of leases, and name of connections.
     pub(super) name: &'a str,
     pub(super) clock: &'a Arc<dyn Clock>,
+    /// The same, when it follows the store's.
+    pub(super) steady: Option<&'a Arc<SteadyClock>>,
 }
 
 pub(super) fn open_broker(
@@ -67,8 +69,10 @@ pub(super) async fn open_store(
         StoreUrl::Sqlite(path) => {
             let options = SqliteOptions {
                 path: path.into(),
+                namespace: host.config.namespace.clone(),
                 host_name: host.name.to_owned(),
                 clock: Arc::clone(host.clock),
+                steady: host.steady.cloned(),
                 status,
                 lease_ms: store.lease_ms,
                 group_max_ops: store.group_max_ops,
@@ -82,8 +86,10 @@ pub(super) async fn open_store(
         StoreUrl::Postgres(url) => {
             let options = PostgresOptions {
                 url: url.to_owned(),
+                namespace: host.config.namespace.clone(),
                 host_name: host.name.to_owned(),
                 clock: Arc::clone(host.clock),
+                steady: host.steady.cloned(),
                 host_time: false,
                 status,
                 lease_ms: store.lease_ms,
@@ -91,6 +97,7 @@ pub(super) async fn open_store(
                 publish_all,
                 connections: store.connections,
                 timeout_ms: store.timeout_ms,
+                migration_timeout_ms: store.migration_timeout_ms,
                 migrate: store.migrate,
             };
             let (store, writer) = PostgresStore::open(options).await.context(failed)?;

@@ -21,6 +21,7 @@ use crate::background::reconciler::Reconciler;
 use crate::background::retention::Retention;
 use crate::background::supervisor::{Restarts, Supervisor, TaskGroup};
 use crate::background::task::Task;
+use crate::background::unrouted_events::UnroutedRouter;
 #[cfg(feature = "rabbitmq")]
 use crate::broker::rabbit::RabbitLinks;
 use crate::config::Config;
@@ -133,6 +134,11 @@ impl HostTasks {
             |reconciler, stop| async move { reconciler.run(stop).await },
         );
         group.spawn(
+            Task::UnroutedEvents,
+            Arc::new(UnroutedRouter::new(services.clone(), config.orders.expiry_ms)),
+            |router, stop| async move { router.run(stop).await },
+        );
+        group.spawn(
             Task::Retention,
             Arc::new(Retention::new(services.clone(), config.retention)),
             |retention, stop| async move { retention.run(stop).await },
@@ -144,7 +150,7 @@ impl HostTasks {
         );
         group.spawn(
             Task::BindingSync,
-            Arc::new(BindingSync::new(services.clone())),
+            Arc::new(BindingSync::new(services.clone(), config.shared_settings())),
             |bindings, stop| async move { bindings.run(stop).await },
         );
         group.spawn(

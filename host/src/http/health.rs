@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use crate::app::{FailingTask, Readiness};
+use crate::store::UnroutedEvents;
 
 /// The process is alive.
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,8 +50,29 @@ pub(crate) struct ReadinessView {
     /// Background tasks that ended or panicked and have not recovered yet. The host restarts them,
     /// and stops when one keeps failing.
     failing_tasks: Vec<FailingTaskView>,
+    /// Events of unfinished orders that no stage consumes; they do not affect readiness. They are
+    /// routed when a stage that consumes their type appears.
+    unrouted: Vec<UnroutedEventsView>,
     /// The host is stopping.
     stopping: bool,
+}
+
+/// Events of one type that wait for a stage.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UnroutedEvents)]
+pub(crate) struct UnroutedEventsView {
+    /// Their type.
+    event_type: String,
+    /// How many; not all of them are counted when there are more than 10,000.
+    count: u64,
+    /// Since when the first of them waits, milliseconds since 1970-01-01 UTC.
+    since_ms: u64,
+}
+
+impl From<UnroutedEvents> for UnroutedEventsView {
+    fn from(UnroutedEvents { event_type, count, since_ms }: UnroutedEvents) -> Self {
+        Self { event_type, count, since_ms }
+    }
 }
 
 /// A background task that is failing.
@@ -80,6 +102,7 @@ impl From<Readiness> for ReadinessView {
             breakers_open: readiness.breakers_open,
             not_consuming: readiness.not_consuming,
             failing_tasks: readiness.failing_tasks.into_iter().map(Into::into).collect(),
+            unrouted: readiness.unrouted.into_iter().map(Into::into).collect(),
             stopping: readiness.stopping,
         }
     }

@@ -123,7 +123,7 @@ impl Collector for StageCollector {
     }
 }
 
-/// What the task supervisor counts, read when it is asked for.
+/// What the task supervisor counts, and events that wait for a stage, read when it is asked for.
 struct TaskCollector(Shared);
 
 impl fmt::Debug for TaskCollector {
@@ -140,6 +140,13 @@ impl Collector for TaskCollector {
         for (task, restarts) in self.0.task_restarts() {
             ConstCounter::new(restarts)
                 .encode(metric.encode_family(&[("task", task.as_str())])?)?;
+        }
+        let help = "Events of unfinished orders that wait for a stage that consumes their type";
+        let name = "postrider_unrouted_events";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for events in self.0.unrouted_events() {
+            ConstGauge::new(events.count as i64)
+                .encode(metric.encode_family(&[("type", events.event_type.as_str())])?)?;
         }
         Ok(())
     }

@@ -87,8 +87,9 @@ impl BatchState {
         stage: Arc<str>,
         store: Arc<dyn StateSource>,
         limits: StateLimits,
-        cache: LaneCache,
+        mut cache: LaneCache,
     ) -> Arc<Self> {
+        cache.expire();
         let inner = Inner {
             layer: BTreeMap::new(),
             reads: HashMap::new(),

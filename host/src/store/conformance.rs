@@ -14,6 +14,7 @@ mod pruning;
 mod reading;
 mod recordings;
 mod settling;
+mod unrouted;
 mod dead_letters;
 
 use std::sync::Arc;
@@ -114,8 +115,14 @@ exercises![
     hosts::a_binding_stays_while_it_is_used,
     hosts::a_stage_without_a_host_keeps_its_bindings,
     hosts::a_lease_is_renewed_by_its_holder,
+    hosts::a_host_is_live_while_it_reports,
+    unrouted::an_order_without_a_stage_is_routed_when_one_appears,
+    unrouted::an_event_waits_while_its_order_is_unfinished,
+    unrouted::open_deliveries_of_a_stage_are_listed,
     pruning::finished_orders_past_their_retention_are_deleted,
     pruning::unfinished_orders_are_kept,
+    pruning::an_old_event_that_was_logged_now_is_kept,
+    pruning::removed_keys_and_old_loads_and_controls_are_deleted,
     reading::a_closed_store_is_unavailable,
 ];
 

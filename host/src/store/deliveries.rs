@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::event::EventKey;
+use crate::domain::event::{Envelope, EventKey};
 
 /// The status of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,4 +89,15 @@ pub struct LostDeliveries {
     pub queued_before_ms: u64,
     /// Maximum number.
     pub limit: u32,
+}
+
+/// A delivery that is not settled.
+#[derive(Debug, Clone)]
+pub struct OpenDelivery {
+    /// Its event.
+    pub envelope: Arc<Envelope>,
+    /// Round, from 1.
+    pub round: u32,
+    /// The attempt that is due, from 1.
+    pub attempt: u32,
 }

@@ -5,7 +5,16 @@
 
 use std::sync::Arc;
 
-use crate::domain::event::Envelope;
+use crate::domain::event::{Envelope, HOST_EVENT_PREFIX, ORDER_CANCELLED};
+
+/// Who made an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// This system: its API, a stage, the host itself.
+    Host,
+    /// Another program. Without a consumer, its event is only logged.
+    External,
+}
 
 /// An event to be written, with the stages it is routed to.
 #[derive(Debug, Clone)]
@@ -21,6 +30,8 @@ pub struct NewEvent {
     pub producer: Option<(Arc<str>, Arc<str>)>,
     /// Sent to this stage's queue alone (an edited replay); none: published by its type.
     pub only_stage: Option<Arc<str>>,
+    /// Who made it.
+    pub origin: Origin,
 }
 
 impl NewEvent {
@@ -32,6 +43,7 @@ impl NewEvent {
             due_at_ms,
             producer: None,
             only_stage: None,
+            origin: Origin::Host,
         }
     }
 
@@ -39,6 +51,23 @@ impl NewEvent {
     #[must_use]
     pub fn produced_by(self, stage: Arc<str>, digest: Arc<str>) -> Self {
         Self { producer: Some((stage, digest)), ..self }
+    }
+
+    /// The same event, made by another program.
+    #[must_use]
+    pub fn external(self) -> Self {
+        Self { origin: Origin::External, ..self }
+    }
+
+    /// Whether something depends on the event being processed, while its order is unfinished: an
+    /// order or stock that was accepted, or the next step of an order. A cancellation completes
+    /// without a stage.
+    pub(super) fn needs_a_stage(&self) -> bool {
+        let event_type = self.envelope.event.event_type.as_str();
+        self.origin == Origin::Host
+            && event_type != ORDER_CANCELLED
+            && !event_type.starts_with(HOST_EVENT_PREFIX)
+            && (self.producer.is_none() || self.envelope.order_id.is_some())
     }
 
     /// The same event, sent to the queue of `stage` alone, whatever else consumes its type.

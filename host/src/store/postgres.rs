@@ -7,6 +7,7 @@
 //! alone. Costs: a group is one commit and a constant number of statements, whatever its size.
 
 mod committer;
+mod connect;
 mod controls;
 mod dead_letters;
 mod hosts;
@@ -18,11 +19,11 @@ mod outbox;
 mod port;
 mod prune;
 mod read;
-mod scratch;
 mod sql;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod url;
 mod write;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,21 +35,24 @@ use tokio_util::task::TaskTracker;
 
 pub use self::committer::PostgresWriter;
 use self::committer::{Committer, QUEUE_OPS};
-pub use self::open::{OpenError, SchemaStatus};
-pub use self::scratch::Scratch;
+pub use self::open::{DatabaseStatus, OpenError, PostgresSettings};
 use super::StoreError;
 use super::transaction::{Op, Operation, Request};
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, SteadyClock};
 use crate::domain::order_status::StatusRules;
 
 /// How to open the store.
 pub struct PostgresOptions {
-    /// `postgres://user:password@host:port/database`.
+    /// A connection string of libpq.
     pub url: String,
+    /// The namespace whose tables are used.
+    pub namespace: String,
     /// Owner of outbox leases: unique per host.
     pub host_name: String,
     /// The host's clock; leases count by the database's.
     pub clock: Arc<dyn Clock>,
+    /// Follows the database's clock: the host's time, unless it was given another clock.
+    pub steady: Option<Arc<SteadyClock>>,
     /// Leases count by `clock` as well: for tests with a manual clock.
     pub host_time: bool,
     /// Order status by events.
@@ -63,6 +67,8 @@ pub struct PostgresOptions {
     pub connections: u32,
     /// Longest wait for a connection, and for a transaction.
     pub timeout_ms: u64,
+    /// Longest time for migrations, the wait for those of other hosts included.
+    pub migration_timeout_ms: u64,
     /// Migrates the schema; otherwise an outdated schema is refused.
     pub migrate: bool,
 }
@@ -74,6 +80,7 @@ struct Context {
     status: Arc<StatusRules>,
     publish_all: bool,
     clock: Arc<dyn Clock>,
+    steady: Option<Arc<SteadyClock>>,
     host_time: bool,
     prune: prune::Cursors,
 }
@@ -104,24 +111,29 @@ impl PostgresStore {
     /// does.
     pub async fn open(options: PostgresOptions) -> Result<(Arc<Self>, PostgresWriter), OpenError> {
         let timeout = Duration::from_millis(options.timeout_ms);
-        let settings = open::Settings {
+        let settings = PostgresSettings {
             url: &options.url,
-            connections: options.connections.max(2),
+            namespace: &options.namespace,
             timeout,
-            migrate: options.migrate,
+            migration_timeout: Duration::from_millis(options.migration_timeout_ms),
         };
-        let opened = open::open(&settings).await?;
+        let opened = open::open(settings, options.migrate, options.connections.max(2)).await?;
+        if let Some(clock) = &options.steady {
+            clock.begin_at(opened.now_ms);
+        }
         let context = Arc::new(Context {
             host: options.host_name,
             lease_ms: options.lease_ms,
             status: options.status,
             publish_all: options.publish_all,
             clock: options.clock,
+            steady: options.steady,
             host_time: options.host_time,
             prune: prune::Cursors::default(),
         });
         let committer = Committer {
-            options: opened.options,
+            target: opened.target,
+            pool: opened.pool.clone(),
             conn: Some(opened.writer),
             context: Arc::clone(&context),
             group_max_ops: options.group_max_ops.max(1),
@@ -142,13 +154,21 @@ impl PostgresStore {
     }
 
     /// Migrates the schema, and nothing else.
-    pub async fn migrate(url: &str, timeout: Duration) -> Result<(), OpenError> {
-        open::migrate_only(&open::Settings { url, connections: 1, timeout, migrate: true }).await
+    pub async fn migrate(settings: PostgresSettings<'_>) -> Result<(), OpenError> {
+        open::migrate_only(settings).await
     }
 
     /// Inspects a database without changing it.
-    pub async fn examine(url: &str, timeout: Duration) -> Result<SchemaStatus, OpenError> {
-        open::examine(&open::Settings { url, connections: 1, timeout, migrate: false }).await
+    pub async fn examine(
+        settings: PostgresSettings<'_>,
+        status: &StatusRules,
+    ) -> Result<DatabaseStatus, OpenError> {
+        open::examine(settings, &status.finished_statuses()).await
+    }
+
+    /// Deletes everything of a namespace that is not the default one.
+    pub async fn drop_namespace(settings: PostgresSettings<'_>) -> Result<(), OpenError> {
+        open::drop_namespace(settings).await
     }
 
     /// Queues an operation for the writer and waits for its commit. It is carried out even if the

@@ -8,6 +8,7 @@ pub(super) mod log;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 pub(super) use self::dead_letters::{
     count_dead_letters, dead_letter, dead_letter_groups, dead_letter_ids, dead_letters,
@@ -15,8 +16,8 @@ pub(super) use self::dead_letters::{
 use self::log::ORDERS;
 use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
 use super::{
-    DeliveryRecord, Order, OrderFilter, Page, PluginLoad, RecordedDelivery, RecordingCursor,
-    RecordingFilter, StageControl, StateRow, StoreError,
+    DeliveryRecord, OpenDelivery, Order, OrderFilter, Page, PluginLoad, RecordedDelivery,
+    RecordingCursor, RecordingFilter, StageControl, StateRow, StoreError,
 };
 use crate::domain::event::{DeliveryKey, Event};
 
@@ -199,6 +200,27 @@ pub(super) async fn delivery(
         .rows(sql, &[Arg::Text(&key.event.id), Arg::Text(&key.event.source), Arg::Text(&key.stage)])
         .await?;
     Ok(deliveries(db, rows).await?.into_iter().next())
+}
+
+pub(super) async fn open_deliveries(
+    db: &impl Reader,
+    stage: &str,
+    limit: u32,
+) -> Result<Vec<OpenDelivery>, StoreError> {
+    let sql = format!(
+        "SELECT d.round, d.attempt, {} FROM (SELECT * FROM deliveries WHERE stage = $1 AND status = 'open' \
+         ORDER BY queued_ms LIMIT $2) d CROSS JOIN events e WHERE e.seq = d.event_seq",
+        envelope_columns!()
+    );
+    let rows = db.rows(sql, &[Arg::Text(stage), Arg::Int(i64::from(limit))]).await?;
+    let open = rows.iter().map(|row| {
+        Ok(OpenDelivery {
+            round: row.small(0)?,
+            attempt: row.small(1)?,
+            envelope: Arc::new(decode::envelope(row, 2)?),
+        })
+    });
+    open.collect()
 }
 
 /// Decodes deliveries and adds their failed attempts.

@@ -33,23 +33,27 @@ use tokio_util::task::TaskTracker;
 
 pub use self::committer::SqliteWriter;
 use self::committer::{Committer, QUEUE_OPS};
-pub use self::open::{OpenError, SchemaStatus};
+pub use self::open::{FileStatus, OpenError, SchemaStatus};
 use self::operation::{Op, SingleOperation};
 use self::sql::{args, fetch};
 use super::StoreError;
 use super::decode::Columns as _;
 use super::transaction::{self, Numbers, Operation, Request, TransactionTime, WriteSet};
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, SteadyClock};
 use crate::domain::order_status::StatusRules;
 
 /// How to open the store.
 pub struct SqliteOptions {
     /// The database file; it and its folder are created.
     pub path: PathBuf,
+    /// The namespace that the file belongs to; a file of another one is refused.
+    pub namespace: String,
     /// Owner of outbox leases.
     pub host_name: String,
     /// Time for leases and for what is written.
     pub clock: Arc<dyn Clock>,
+    /// The same, when it has to continue the time of what is stored.
+    pub steady: Option<Arc<SteadyClock>>,
     /// Order status by events.
     pub status: Arc<StatusRules>,
     /// How long an outbox row is held for sending.
@@ -76,7 +80,7 @@ struct Context {
 impl Context {
     /// An empty write set.
     fn write_set<'a>(&self, now_ms: u64) -> WriteSet<'a> {
-        let time = TransactionTime { now_ms, due_ms: now_ms };
+        let time = TransactionTime { now_ms, host_ms: now_ms };
         WriteSet::new(self.numbers, time, self.publish_all)
     }
 }
@@ -85,6 +89,7 @@ impl Context {
 pub struct SqliteStore {
     readers: SqlitePool,
     clock: Arc<dyn Clock>,
+    status: Arc<StatusRules>,
     /// None once closed.
     writer: Mutex<Option<mpsc::Sender<Op>>>,
     /// Tracks the writer: [`Store::close`](super::Store::close) waits until it is gone.
@@ -93,26 +98,34 @@ pub struct SqliteStore {
 
 impl SqliteStore {
     /// Inspects a database file without changing it.
-    pub async fn examine(path: &Path) -> Result<SchemaStatus, OpenError> {
-        open::examine(path).await
+    pub async fn examine(
+        path: &Path,
+        namespace: &str,
+        status: &StatusRules,
+    ) -> Result<FileStatus, OpenError> {
+        open::examine(path, namespace, &status.finished_statuses()).await
     }
 
     /// Opens the file and migrates its schema. Leases and bindings of earlier runs are released.
     ///
     /// Nothing is spawned: the caller runs the writer, and writes wait until it does.
     pub async fn open(options: SqliteOptions) -> Result<(Arc<Self>, SqliteWriter), OpenError> {
-        let opened = open::open(&options.path).await?;
+        let opened = open::open(&options.path, &options.namespace).await?;
         let mut conn = opened.writer;
         let failed = |error: StoreError| open::database(&options.path, error);
         hosts::release(&mut conn).await.map_err(failed)?;
         let numbers = last_numbers(&mut conn).await.map_err(failed)?;
+        let last_ms = last_logged_ms(&mut conn).await.map_err(failed)?;
+        if let Some((clock, last_ms)) = options.steady.zip(last_ms) {
+            clock.begin_after(last_ms);
+        }
         let committer = Committer {
             conn,
             options: opened.writer_options,
             context: Context {
                 host: options.host_name,
                 lease_ms: options.lease_ms,
-                status: options.status,
+                status: Arc::clone(&options.status),
                 publish_all: options.publish_all,
                 numbers,
             },
@@ -126,6 +139,7 @@ impl SqliteStore {
         let store = Arc::new(Self {
             readers: opened.readers,
             clock: options.clock,
+            status: options.status,
             writer: Mutex::new(Some(sender)),
             writers,
         });
@@ -156,6 +170,12 @@ impl SqliteStore {
         self.sender()?.send(op).await.map_err(|_| StoreError::closed())?;
         reply.await.map_err(|_| StoreError::unanswered())?
     }
+}
+
+/// When the last event was logged.
+async fn last_logged_ms(conn: &mut SqliteConnection) -> Result<Option<u64>, StoreError> {
+    let sql = "SELECT logged_ms FROM events ORDER BY seq DESC LIMIT 1";
+    fetch(conn, sql, args![]).await?.first().map(|row| row.unsigned(0)).transpose()
 }
 
 /// The last numbers of events and outbox rows in the file.

@@ -22,4 +22,4 @@ pub(crate) use self::rows::{
     AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OrderRow, OutboxInsert,
     RecordingRow, StateWrite,
 };
-pub(crate) use self::write_set::{Numbers, TransactionTime, WriteSet};
+pub(crate) use self::write_set::{IMMEDIATELY, Numbers, Subject, TransactionTime, WriteSet};

@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 pub use self::inputs::{Attempt, DecisionInputs, IsolatedRun, Progress, Rejection};
 use crate::domain::event::{
-    DEAD_LETTERED, Envelope, Event, dead_letter_event_id, topic_matches, without_nul,
+    DEAD_LETTERED, DeliveryKey, Envelope, Event, dead_letter_event_id, topic_matches, without_nul,
 };
 use crate::domain::trace_context::TraceContext;
 use crate::stage::circuit_breaker::Health;
 use crate::stage::outcome::Outcome;
-use crate::store::{FailedAttempt, NewEvent, Settlement, Verdict};
+use crate::store::{FailedAttempt, NewEvent, OpenDelivery, Settlement, Verdict};
 
 /// The same attempt returns after this long when the host could not serve it.
 const UNAVAILABLE_DEFER_MS: u64 = 1_000;
@@ -122,6 +122,23 @@ pub fn decide(mut inputs: DecisionInputs<'_>) -> Decision {
             after_call(&inputs, outcome)
         }
         Progress::Rejected(rejection) => rejected(&inputs, rejection),
+    }
+}
+
+/// The settlement of an open delivery whose stage was deleted from the pipeline: nothing will run it.
+pub(crate) fn deleted_stage(stage: &Arc<str>, open: OpenDelivery) -> Settlement {
+    let OpenDelivery { envelope, round, attempt } = open;
+    Settlement {
+        delivery: DeliveryKey { stage: Arc::clone(stage), event: envelope.key() },
+        envelope,
+        round,
+        attempt,
+        verdict: Verdict::Skipped,
+        version: String::new(),
+        digest: "".into(),
+        duration_us: 0,
+        failure: None,
+        recording: None,
     }
 }
 

@@ -78,8 +78,10 @@ impl Fixture {
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
         let options = SqliteOptions {
             path: folder.path().join("worlds.db"),
+            namespace: "orders".to_owned(),
             host_name: "here".to_owned(),
             clock: Arc::clone(&clock) as _,
+            steady: None,
             status: Arc::new(config.orders.status.clone()),
             lease_ms: LEASE_MS,
             group_max_ops: config.store.group_max_ops,

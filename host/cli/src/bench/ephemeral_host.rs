@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::sync::oneshot;
 
 use super::{BenchArgs, Instances, Report, load};
-use postrider::internals::{InstanceMode, Rabbit, RabbitOptions, Scratch};
+use crate::host::postgres_settings;
+use postrider::internals::{InstanceMode, PostgresStore, Rabbit, RabbitOptions};
 use postrider::{Config, Host, SystemClock};
 #[cfg(feature = "reference-stages")]
 use postrider::{HostBuilder, SdkStage};
@@ -18,16 +19,11 @@ use postrider::{HostBuilder, SdkStage};
 pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let name = format!("bench-{}", std::process::id());
-    let scratch = match &args.store {
-        Some(url) => Some(Scratch::create(url, &name.replace('-', "_")).await.context("--store")?),
-        None => None,
-    };
-    let store_url = scratch
-        .as_ref()
-        .map_or_else(|| format!("sqlite:{}/bench.db", folder.path().display()), Scratch::url);
+    let embedded = || format!("sqlite:{}/bench.db", folder.path().display());
+    let store_url = args.store.clone().unwrap_or_else(embedded);
     let resources = Resources { name: &name, store_url, folder: folder.path() };
     let config = adapt(config, args, resources);
-    let measured = host(args, config).await;
+    let measured = host(args, config.clone()).await;
     if let Some(url) = &args.broker {
         let options = RabbitOptions {
             url: url.clone(),
@@ -42,8 +38,10 @@ pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> 
             .map_err(anyhow::Error::msg)
             .context("--broker: cannot remove the temporary queues")?;
     }
-    if let Some(scratch) = scratch {
-        scratch.remove().await.context("--store: cannot remove the temporary schema")?;
+    if let Some(url) = &args.store {
+        PostgresStore::drop_namespace(postgres_settings(&config, url))
+            .await
+            .context("--store: cannot remove the temporary schema")?;
     }
     measured
 }

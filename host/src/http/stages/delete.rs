@@ -16,9 +16,11 @@ pub(crate) struct StageDeleted {
     stage: String,
     /// `deleted`.
     state: &'static str,
+    /// Deliveries that waited for it: they are skipped.
+    skipped: u64,
 }
 
-/// Deletes a stage from the pipeline, when no host runs it.
+/// Deletes a stage from the pipeline, when no host runs it, and skips what waits for it.
 #[utoipa::path(delete, path = "/stages/{stage}", tag = "stages", params(StageName),
     responses(
         (status = 200, body = StageDeleted),
@@ -33,7 +35,9 @@ pub(crate) async fn delete(
         Problem::unavailable(format!("the stage could not be deleted: {error}"))
     })?;
     match deletion {
-        StageDeletion::Deleted => Ok(Json(StageDeleted { stage, state: "deleted" })),
+        StageDeletion::Deleted { skipped } => {
+            Ok(Json(StageDeleted { stage, state: "deleted", skipped }))
+        }
         StageDeletion::NotFound => {
             Err(Problem::not_found(format!("nothing is routed to a stage `{stage}`")))
         }

@@ -75,8 +75,10 @@ impl Open {
         let folder = tempfile::tempdir().expect("a folder");
         let options = SqliteOptions {
             path: folder.path().join("fuzz.db"),
+            namespace: "orders".to_owned(),
             host_name: "here".to_owned(),
             clock: Arc::new(ManualClock::at(LATER_MS)),
+            steady: None,
             status: Arc::new(StatusRules::default()),
             lease_ms: 1_000,
             group_max_ops: 64,
@@ -121,7 +123,7 @@ impl Open {
         }
         store.dead_letters(DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() }).await?;
         // As another host reads them, after this one has gone.
-        store.outbox_postponed(rows.iter().map(|row| row.id).collect(), NOW_MS).await?;
+        store.outbox_postponed(rows.iter().map(|row| row.id).collect(), 0).await?;
         let read = store.claim_outbox(100).await?;
         assert_eq!(read.len(), rows.len(), "rows of the outbox");
         for row in &rows {

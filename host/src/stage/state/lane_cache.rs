@@ -1,8 +1,10 @@
 //! The cache of a lane. It only saves reads: the commit's version check finds stale values.
 //!
-//! Bounds: its number of entries.
+//! Bounds: its number of entries, and [`AGE_MAX`]: the store forgets the version of a removed key
+//! later than that.
 
 use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lru::LruCache;
@@ -13,12 +15,15 @@ use crate::store::Version;
 pub(super) type Cached = (Option<Bytes>, Version);
 
 /// Values that a lane keeps between batches. The next commit checks whether they are current.
-pub struct LaneCache(pub(super) LruCache<String, Cached>);
+pub struct LaneCache(pub(super) LruCache<String, Cached>, Instant);
+
+/// A cache is emptied after this long.
+const AGE_MAX: Duration = Duration::from_mins(10);
 
 impl LaneCache {
     /// An empty cache of at most `entries` keys.
     pub fn new(entries: NonZeroUsize) -> Self {
-        Self(LruCache::new(entries))
+        Self(LruCache::new(entries), Instant::now())
     }
 
     /// Takes the place of a cache that a batch borrows. A full-size cache would allocate its table
@@ -30,6 +35,14 @@ impl LaneCache {
     /// Removes all keys and keeps the table allocated.
     pub fn clear(&mut self) {
         self.0.clear();
+        self.1 = Instant::now();
+    }
+
+    /// Empties a cache that is too old.
+    pub(super) fn expire(&mut self) {
+        if self.1.elapsed() > AGE_MAX {
+            self.clear();
+        }
     }
 
     /// Removes keys whose values are stale.

@@ -59,3 +59,11 @@ pub(super) async fn a_lease_is_renewed_by_its_holder(bench: Bench) {
     bench.store.release_stage("payment").await.unwrap();
     assert!(bench.store.lease_stage("payment", 1_000).await.unwrap());
 }
+
+pub(super) async fn a_host_is_live_while_it_reports(bench: Bench) {
+    let settings = [("orders.hops_max".to_owned(), "64".to_owned())].into();
+    let live = bench.store.record_host(&settings).await.unwrap();
+    let [host] = &live[..] else { panic!("{live:?}") };
+    assert_eq!((host.host.as_str(), &host.settings), ("here", &settings));
+    bench.store.ping().await.unwrap();
+}

@@ -2,19 +2,14 @@
 
 use super::build::{batch, emits, new_order, settlement, writing};
 use super::{Bench, START_MS, sample_event};
-use crate::store::{Accepted, Pruned, Verdict};
+use crate::store::{Accepted, ControlState, PluginLoad, Pruned, Verdict};
 
 const LATER_MS: u64 = START_MS + 1_000;
 
 pub(super) async fn finished_orders_past_their_retention_are_deleted(bench: Bench) {
     let event = bench.order("1").await;
     bench
-        .done(writing(
-            vec![emits(&event, "payment.authorized", &[])],
-            "order/1/paid",
-            0,
-            Some("yes"),
-        ))
+        .done(writing(vec![emits(&event, "payment.declined", &[])], "order/1/paid", 0, Some("yes")))
         .await;
     bench.done(writing(Vec::new(), "order/12/paid", 0, Some("yes"))).await;
     bench.done(writing(Vec::new(), "stock/1", 0, Some("7"))).await;
@@ -63,4 +58,43 @@ pub(super) async fn unfinished_orders_are_kept(bench: Bench) {
     for id in ["open", "unsent", "dead"] {
         assert_ne!(bench.status(id).await, "pruned", "{id}");
     }
+}
+
+pub(super) async fn an_old_event_that_was_logged_now_is_kept(bench: Bench) {
+    let mut event = sample_event("dated", &[]);
+    std::sync::Arc::make_mut(&mut event.envelope).event.time_ms = 0;
+    bench.store.accept_event(event.clone()).await.unwrap();
+    assert_eq!(bench.store.prune(START_MS, 10).await.unwrap(), Pruned::default());
+    assert!(!bench.store.accept_event(event).await.unwrap().0, "its repetition is recognised");
+    bench.clock.advance(1_000);
+    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().events, 1);
+}
+
+pub(super) async fn removed_keys_and_old_loads_and_controls_are_deleted(bench: Bench) {
+    bench.done(writing(Vec::new(), "basket", 0, Some("1"))).await;
+    bench.done(writing(Vec::new(), "basket", 1, None)).await;
+    bench.done(writing(Vec::new(), "stock/1", 0, Some("7"))).await;
+    bench
+        .store
+        .record_plugin_load(PluginLoad {
+            stage: "payment".into(),
+            digest: "d".into(),
+            version: "1".into(),
+            host: "here".into(),
+            loaded_at_ms: START_MS,
+        })
+        .await
+        .unwrap();
+    for state in [ControlState::Paused, ControlState::Running] {
+        bench.store.set_stage_control("payment", state, None).await.unwrap();
+    }
+    bench.store.set_stage_control("shipping", ControlState::Paused, None).await.unwrap();
+    bench.clock.advance(2 * 3_600_000);
+    bench.store.prune(LATER_MS, 10).await.unwrap();
+    assert!(bench.store.state_get("payment", "basket").await.unwrap().is_none());
+    assert!(bench.store.state_get("payment", "stock/1").await.unwrap().is_some());
+    assert!(bench.store.plugin_loads("payment", 10).await.unwrap().is_empty());
+    let controls = bench.store.stage_controls().await.unwrap();
+    let stages: Vec<_> = controls.iter().map(|control| control.stage.as_str()).collect();
+    assert_eq!(stages, ["shipping"], "a pause stays");
 }

@@ -127,7 +127,7 @@ pub(super) async fn a_replayed_delivery_gets_a_new_recording(bench: Bench) {
 pub(super) async fn recordings_are_deleted_with_their_order(bench: Bench) {
     let (old, open) = (bench.order("1").await, bench.order("2").await);
     let settlements = vec![
-        recorded(emits(&old, "payment.authorized", &[]), "old"),
+        recorded(emits(&old, "payment.declined", &[]), "old"),
         recorded(emits(&open, "payment.authorized", &["inventory"]), "open"),
     ];
     bench.done(batch(settlements)).await;

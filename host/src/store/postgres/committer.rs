@@ -13,12 +13,13 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, PgConnection};
+use sqlx::PgConnection;
+use sqlx::postgres::PgPool;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::connect::Target;
 use super::sql::{TransactionError, args, execute};
 use super::transaction::{Started, begin};
 use super::{Context, load, write};
@@ -65,7 +66,9 @@ impl PostgresWriter {
 
 /// Writes groups of operations on a connection of its own.
 pub(super) struct Committer {
-    pub(super) options: PgConnectOptions,
+    pub(super) target: Arc<Target>,
+    /// Follows the writer to another server.
+    pub(super) pool: PgPool,
     pub(super) conn: Option<PgConnection>,
     pub(super) context: Arc<Context>,
     pub(super) group_max_ops: usize,
@@ -118,6 +121,11 @@ impl Committer {
                     self.conn = Some(conn);
                     return Ok(());
                 }
+                // The server may have become a standby: the next group looks for the one that
+                // accepts writes.
+                Ok(Err(TransactionError::Store(error @ StoreError::Unavailable(_)))) => {
+                    return Err(error);
+                }
                 Ok(Err(error)) => {
                     self.roll_back(conn).await;
                     match error {
@@ -147,11 +155,10 @@ impl Committer {
         if let Some(conn) = self.conn.take() {
             return Ok(conn);
         }
-        match timeout(self.timeout, self.options.connect()).await {
-            Ok(Ok(conn)) => Ok(conn),
-            Ok(Err(error)) => Err(super::sql::store_error(&error)),
-            Err(_) => Err(StoreError::timed_out("no connection", self.timeout)),
-        }
+        // Each server has a time-out of its own.
+        let conn = self.target.connect().await;
+        self.target.direct(&self.pool);
+        conn.map_err(|error| super::sql::store_error(&error))
     }
 }
 

@@ -12,6 +12,7 @@ use super::transaction::PooledTransaction;
 use super::{Context, write};
 use crate::domain::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
+use crate::store::transaction::{IMMEDIATELY, Subject};
 use crate::store::{DeadLetterAction, DeadLetterStatus, Direct, NewEvent, StoreError};
 
 /// A dead letter that can be settled.
@@ -115,7 +116,7 @@ pub(super) async fn settle(
         Action::Replay { expires_at_ms } => {
             let (direct, envelope) =
                 reopen(&mut transaction, &dead_letter, expires_at_ms, now_ms).await?;
-            write_set.send(dead_letter.seq, &Arc::new(envelope), Some(direct), now_ms)
+            write_set.send(dead_letter.seq, &Arc::new(envelope), Some(direct), IMMEDIATELY)
         }
         Action::ReplayEdited(edited) => {
             let sql =
@@ -123,7 +124,7 @@ pub(super) async fn settle(
             execute(&mut transaction, sql, args![dead_letter.seq, &*dead_letter.stage]).await?;
             // Whatever the caller's routes: only the stage that failed gets the edited event.
             event = edited.clone().only_for(dead_letter.stage);
-            write_set.event(&event)
+            write_set.event(&event, Subject::Unfinished)
         }
         Action::Discard { .. } => None,
     };

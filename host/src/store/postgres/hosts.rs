@@ -9,6 +9,7 @@ use super::sql::{TransactionError, args, execute, fetch, store_error};
 use super::transaction::PooledTransaction;
 use crate::store::StoreError;
 use crate::store::bindings::{self, KnownBindings, StageBinding};
+use crate::store::hosts::{self, HostReport, SharedSettings};
 
 /// Records the bindings that this host uses, deletes outdated ones and returns all.
 pub(super) async fn record_bindings(
@@ -40,6 +41,32 @@ pub(super) async fn record_bindings(
     let rows = fetch(&mut *transaction, bindings::KNOWN, args![cut_ms]).await?;
     transaction.commit().await?;
     Ok(bindings::decode(&rows)?)
+}
+
+/// Records that this host is live, deletes the rows of those that are gone and returns the live ones.
+pub(super) async fn record_host(
+    db: &PgPool,
+    context: &Context,
+    settings: &SharedSettings,
+) -> Result<Vec<HostReport>, TransactionError> {
+    let mut transaction = PooledTransaction::begin(db, context).await?;
+    let now_ms = transaction.now_ms();
+    let settings = serde_json::to_string(settings).expect("a map of strings always serialises");
+    let args = args![context.host.as_str(), now_ms as i64, settings];
+    execute(&mut transaction, hosts::RECORD, args).await?;
+    let gone_ms = now_ms.saturating_sub(hosts::KEPT_MS) as i64;
+    execute(&mut transaction, hosts::DELETE_GONE, args![gone_ms]).await?;
+    let live_ms = now_ms.saturating_sub(hosts::LIVE_MS) as i64;
+    let rows = fetch(&mut *transaction, hosts::LIVE, args![live_ms]).await?;
+    transaction.commit().await?;
+    Ok(hosts::decode(&rows)?)
+}
+
+/// Writes to this host's row, if there is one.
+pub(super) async fn probe(db: &PgPool, context: &Context) -> Result<(), StoreError> {
+    let sql = "UPDATE hosts SET seen_ms = seen_ms WHERE host = $1";
+    let written = fetch(db, sql, args![context.host.as_str()]).await;
+    written.map(drop).map_err(|error| store_error(&error))
 }
 
 /// Deletes a binding; false when a live host uses it.

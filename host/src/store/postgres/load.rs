@@ -93,7 +93,7 @@ async fn deliveries<'a>(
     }
     let sql = "SELECT k.at, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, \
                d.queued_ms, \
-               coalesce(o.status IN ($5, $6), FALSE) \
+               coalesce(o.status IN ($5, $6), FALSE), coalesce(o.status = ANY($7), FALSE) \
                FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY k \
                (stage, source, id, order_id, at) \
                LEFT JOIN events e ON e.id = k.id AND e.source = k.source \
@@ -104,6 +104,7 @@ async fn deliveries<'a>(
     for status in rules.cancelled_statuses() {
         push(&mut args, status);
     }
+    push(&mut args, rules.finished_statuses());
     for row in &fetch(conn, sql, args).await? {
         let state = match row.maybe_flag(2)? {
             None => None,
@@ -115,8 +116,12 @@ async fn deliveries<'a>(
                 queued_ms: row.unsigned(6)?,
             }),
         };
-        let stored =
-            LoadedDelivery { seq: row.maybe_int(1)?, state, order_cancelled: row.flag(7)? };
+        let stored = LoadedDelivery {
+            seq: row.maybe_int(1)?,
+            state,
+            order_cancelled: row.flag(7)?,
+            order_finished: row.flag(8)?,
+        };
         loaded.deliveries.insert(lookup(&read_set.deliveries, row.int(0)? - 1)?.key, stored);
     }
     Ok(())

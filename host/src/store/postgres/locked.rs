@@ -38,7 +38,8 @@ pub(super) async fn lock(
 ) -> Result<Locked, TransactionError> {
     let mut transaction = PooledTransaction::begin(pool, context).await?;
     let ordered: BTreeSet<(&str, &str)> = keys.iter().map(|key| (stage, key.as_str())).collect();
-    write::lock_keys(&mut transaction, &ordered).await?;
+    let now_ms = transaction.now_ms();
+    write::lock_keys(&mut transaction, &ordered, now_ms).await?;
     let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[]) k (key) \
                JOIN state s ON s.stage = $2 AND s.key = k.key";
     let mut args = columns![keys; String::as_str];

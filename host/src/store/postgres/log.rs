@@ -90,8 +90,8 @@ async fn look(db: &PgPool) -> Result<(i64, HashSet<String>), StoreError> {
     let sql = "SELECT (CASE WHEN is_called THEN last_value + 1 ELSE last_value END << 20) - 1, \
                NULL::text FROM numbers; \
                SELECT NULL::int8, pid || ' ' || virtualtransaction FROM pg_locks \
-               WHERE locktype = 'advisory' AND classid = 1886352244 AND objid = 1 AND objsubid = 2 \
-               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+               WHERE locktype = 'advisory' AND classid = 1886352244 AND objsubid = 2 \
+               AND objid = to_regnamespace(current_schema()::text)::oid AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     let rows = script(&mut conn, sql).await.map_err(|error| store_error(&error))?;
     let mut end = 0;
     let mut writers = HashSet::new();

@@ -1,24 +1,41 @@
 //! Connects, and migrates the schema.
 //!
-//! Several hosts may start at the same time: migrations run under an advisory lock of the database.
+//! Several hosts may start at the same time: migrations run under an advisory lock of the database,
+//! and a host that has to wait says so. A namespace has a schema of its own, so hosts of different
+//! namespaces share a database without seeing each other's rows. Bounds: a time-out of the
+//! migrations' own, because the one for requests would interrupt a long migration.
 
-use std::str::FromStr as _;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions as _, PgConnection, SqlSafeStr as _};
+use sqlx::postgres::PgPool;
+use sqlx::{AssertSqlSafe, PgConnection, SqlSafeStr as _};
 use tokio::time::timeout;
 
-/// Prepared statements a connection keeps: every statement of this module.
-const STATEMENTS: usize = 128;
+use super::connect::Target;
+use super::sql::{args, execute, fetch};
+use crate::domain::connection_string::UrlError;
+use crate::domain::name::DEFAULT_NAMESPACE;
+use crate::store::decode::Columns as _;
+use crate::store::hosts::{self, HostReport};
+use crate::store::unrouted::{self, count_unrouted};
+use crate::store::{StoreError, UnroutedEvents};
+
+/// Pause between two messages about another host's migration.
+const WAIT_NOTICE: Duration = Duration::from_secs(5);
+/// `protocol_violation`: Postgres itself accepts every parameter of the connection.
+const REFUSED_PARAMETER: &str = "08P01";
+/// `query_canceled`.
+const CANCELED: &str = "57014";
 
 /// Why the database was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL is invalid.
-    #[error("not a Postgres URL; expected postgres://user:password@host:5432/database")]
-    Url(#[source] sqlx::Error),
+    #[error("not a Postgres URL")]
+    Url(#[source] UrlError),
     /// The server is unreachable, or refuses the user.
     #[error(
         "cannot connect to Postgres at {server}; check that it runs, and the user, password and \
@@ -30,6 +47,27 @@ pub enum OpenError {
         /// The database's error.
         #[source]
         source: sqlx::Error,
+    },
+    /// A pooler refused a parameter of the connection.
+    #[error(
+        "{server} is a connection pooler that refuses parameters of the connection; remove \
+         `options` from the URL, or connect to Postgres itself"
+    )]
+    RefusedParameter {
+        /// Host, port and database.
+        server: String,
+        /// The pooler's error.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Statements of one connection run in different sessions.
+    #[error(
+        "{server} is a transaction pooler, which mixes the sessions of its clients; connect to \
+         Postgres itself, or use session mode (PgBouncer: pool_mode = session)"
+    )]
+    TransactionPooler {
+        /// Host, port and database.
+        server: String,
     },
     /// It did not answer in time.
     #[error("Postgres at {server} did not answer within {timeout_ms} ms")]
@@ -60,6 +98,30 @@ pub enum OpenError {
         /// The first missing migration.
         version: i64,
     },
+    /// The tables belong to another namespace.
+    #[error(
+        "the tables in {server} belong to the namespace `{owner}`, not `{namespace}`; give each \
+         namespace a database or a schema of its own"
+    )]
+    OtherNamespace {
+        /// Host, port and database.
+        server: String,
+        /// The namespace of the tables.
+        owner: String,
+        /// The namespace of this host.
+        namespace: String,
+    },
+    /// A migration, or the wait for another host's, took too long.
+    #[error(
+        "the schema of {server} was not migrated within {timeout_ms} ms; another host may be \
+         migrating it. Raise store.migration_timeout_ms"
+    )]
+    MigrationTimeout {
+        /// Host, port and database.
+        server: String,
+        /// The limit.
+        timeout_ms: u64,
+    },
     /// A migration failed.
     #[error(
         "failed to migrate the schema of {server}; if the database belongs to another program, \
@@ -76,115 +138,305 @@ pub enum OpenError {
 
 /// Everything that belongs to an open database.
 pub(super) struct Opened {
-    pub(super) options: PgConnectOptions,
+    pub(super) target: Arc<Target>,
     pub(super) writer: PgConnection,
     pub(super) pool: PgPool,
+    /// The database's clock, milliseconds since 1970-01-01 UTC.
+    pub(super) now_ms: u64,
 }
 
 /// How to connect.
-pub(super) struct Settings<'a> {
-    pub(super) url: &'a str,
-    pub(super) connections: u32,
-    pub(super) timeout: Duration,
-    pub(super) migrate: bool,
+#[derive(Clone, Copy)]
+pub struct PostgresSettings<'a> {
+    /// A connection string of libpq.
+    pub url: &'a str,
+    /// The namespace whose tables are used.
+    pub namespace: &'a str,
+    /// Longest wait for a connection, and for a statement.
+    pub timeout: Duration,
+    /// Longest time for migrations, the wait for those of other hosts included.
+    pub migration_timeout: Duration,
 }
 
-/// Connects and migrates.
-pub(super) async fn open(settings: &Settings<'_>) -> Result<Opened, OpenError> {
-    let options = options(settings)?;
-    let server = server(&options);
-    let silent = |_| OpenError::Silent {
-        server: server.clone(),
-        timeout_ms: settings.timeout.as_millis() as u64,
-    };
-    let connect = |source| OpenError::Connect { server: server.clone(), source };
-    let mut writer =
-        timeout(settings.timeout, options.connect()).await.map_err(silent)?.map_err(connect)?;
-    if settings.migrate {
-        migrate(&mut writer, &server).await?;
+/// The schema of a namespace; none: the default one stays where the server or the URL says.
+fn schema_of(namespace: &str) -> Option<String> {
+    // Names of namespaces contain no `_`, so no two of them have the same schema.
+    (namespace != DEFAULT_NAMESPACE).then(|| format!("postrider_{}", namespace.replace('-', "_")))
+}
+
+/// A database that is being opened.
+struct Opening<'a> {
+    settings: PostgresSettings<'a>,
+    schema: Option<String>,
+    target: Arc<Target>,
+    /// Host, port and database.
+    server: String,
+}
+
+/// Connects and migrates; otherwise an outdated schema is refused.
+pub(super) async fn open(
+    settings: PostgresSettings<'_>,
+    migrate: bool,
+    connections: u32,
+) -> Result<Opened, OpenError> {
+    let opening = Opening::new(settings)?;
+    let mut writer = opening.connect().await?;
+    if migrate {
+        opening.migrate(&mut writer).await?;
     } else {
-        check(&mut writer, &server).await?;
+        opening.check(&mut writer).await?;
     }
-    let pool = PgPoolOptions::new()
-        .max_connections(settings.connections)
-        .acquire_timeout(settings.timeout)
-        .connect_lazy_with(options.clone());
-    Ok(Opened { options, writer, pool })
+    let target = opening.target;
+    let failed = |source| OpenError::Connect { server: opening.server.clone(), source };
+    target.prepare(&mut writer).await.map_err(failed)?;
+    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
+    let (now_ms,): (i64,) = sqlx::query_as(sql).fetch_one(&mut writer).await.map_err(failed)?;
+    let pool = target.pool(connections);
+    Ok(Opened { target, writer, pool, now_ms: now_ms as u64 })
+}
+
+/// Migrates the schema of a database, and nothing else.
+pub(super) async fn migrate_only(settings: PostgresSettings<'_>) -> Result<(), OpenError> {
+    let opening = Opening::new(settings)?;
+    let mut writer = opening.connect().await?;
+    opening.migrate(&mut writer).await
 }
 
 /// The status of a database.
 #[derive(Debug, Clone)]
-pub struct SchemaStatus {
+pub struct DatabaseStatus {
     /// Host, port and database.
     pub server: String,
     /// The first missing migration.
     pub missing: Option<i64>,
     /// How far its clock is ahead of this machine's.
     pub clock_ahead_ms: i64,
+    /// The live hosts of the namespace.
+    pub hosts: Vec<HostReport>,
+    /// Events that wait for a stage.
+    pub unrouted: Vec<UnroutedEvents>,
 }
 
 /// Inspects a database without changing it.
-pub(super) async fn examine(settings: &Settings<'_>) -> Result<SchemaStatus, OpenError> {
-    let options = options(settings)?;
-    let server = server(&options);
-    let look = async {
-        let connect = |source| OpenError::Connect { server: server.clone(), source };
-        let mut connection = options.connect().await.map_err(connect)?;
+pub(super) async fn examine(
+    settings: PostgresSettings<'_>,
+    finished: &[&str],
+) -> Result<DatabaseStatus, OpenError> {
+    let opening = Opening::new(settings)?;
+    let silent = |_| opening.silent();
+    timeout(settings.timeout, opening.examine(finished)).await.map_err(silent)?
+}
+
+/// Deletes the schema of a namespace that is not the default one, with everything in it.
+pub(super) async fn drop_namespace(settings: PostgresSettings<'_>) -> Result<(), OpenError> {
+    let opening = Opening::new(settings)?;
+    let Some(schema) = &opening.schema else { return Ok(()) };
+    let mut conn = opening.connect().await?;
+    let sql = AssertSqlSafe(format!("DROP SCHEMA IF EXISTS {schema} CASCADE"));
+    let dropped = sqlx::raw_sql(sql).execute(&mut conn).await;
+    dropped.map(drop).map_err(|source| OpenError::Connect { server: opening.server, source })
+}
+
+impl<'a> Opening<'a> {
+    fn new(settings: PostgresSettings<'a>) -> Result<Self, OpenError> {
+        let schema = schema_of(settings.namespace);
+        let target = Target::new(settings.url, schema.as_deref(), settings.timeout);
+        let target = Arc::new(target.map_err(OpenError::Url)?);
+        let server = target.name();
+        Ok(Self { settings, schema, target, server })
+    }
+
+    fn silent(&self) -> OpenError {
+        let timeout_ms = self.settings.timeout.as_millis() as u64;
+        OpenError::Silent { server: self.server.clone(), timeout_ms }
+    }
+
+    fn failed(&self, source: sqlx::Error) -> OpenError {
+        let server = self.server.clone();
+        match &source {
+            sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => self.silent(),
+            sqlx::Error::Database(error) if error.code().as_deref() == Some(REFUSED_PARAMETER) => {
+                OpenError::RefusedParameter { server, source }
+            }
+            _ => OpenError::Connect { server, source },
+        }
+    }
+
+    /// Connects to the server that accepts writes, unless a transaction pooler is in between. The
+    /// session is not set up, so that a pooler's sessions stay as they are.
+    async fn connect(&self) -> Result<PgConnection, OpenError> {
+        let failed = |error| self.failed(error);
+        let mut conn = self.target.connect_unprepared().await.map_err(failed)?;
+        if self.target.is_pooled(&mut conn).await.map_err(failed)? {
+            return Err(OpenError::TransactionPooler { server: self.server.clone() });
+        }
+        Ok(conn)
+    }
+
+    fn migration(&self, source: MigrateError) -> OpenError {
+        let server = self.server.clone();
+        let code = match &source {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+                error.as_database_error().and_then(sqlx::error::DatabaseError::code)
+            }
+            _ => None,
+        };
+        if code.as_deref() == Some(CANCELED) {
+            return self.migration_timeout();
+        }
+        match source {
+            MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
+                OpenError::Newer { server, version }
+            }
+            source => OpenError::Migration { server, source: Box::new(source) },
+        }
+    }
+
+    fn migration_timeout(&self) -> OpenError {
+        let timeout_ms = self.settings.migration_timeout.as_millis() as u64;
+        OpenError::MigrationTimeout { server: self.server.clone(), timeout_ms }
+    }
+
+    /// Migrates, one host after another.
+    async fn migrate(&self, conn: &mut PgConnection) -> Result<(), OpenError> {
+        let limit = self.settings.migration_timeout;
+        let migrated = timeout(limit, async {
+            self.begin_migration(conn).await?;
+            self.lock(conn).await?;
+            if let Some(schema) = &self.schema {
+                create_schema(conn, schema).await?;
+            }
+            let mut migrator = migrator();
+            migrator.set_locking(false);
+            migrator.run(&mut *conn).await?;
+            let owner = claim(conn, self.settings.namespace).await?;
+            conn.unlock().await?;
+            Ok::<_, MigrateError>(owner)
+        });
+        let owner = migrated.await.map_err(|_| self.migration_timeout())?;
+        self.check_owner(owner.map_err(|error| self.migration(error))?)
+    }
+
+    /// Sets up the session for migrations: any time-out of the server's is lifted.
+    async fn begin_migration(&self, conn: &mut PgConnection) -> Result<(), MigrateError> {
+        let timeout_ms = self.settings.migration_timeout.as_millis();
+        let path = self.schema.as_deref().map(|schema| format!("SET search_path = {schema};"));
+        let sql = format!(
+            "SET statement_timeout = {timeout_ms}; SET lock_timeout = 0; SET \
+             idle_in_transaction_session_timeout = 0; {}",
+            path.unwrap_or_default()
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await?;
+        Ok(())
+    }
+
+    /// Locks out the migrations of other hosts, of all namespaces.
+    async fn lock(&self, conn: &mut PgConnection) -> Result<(), MigrateError> {
+        let mut locked = pin!(conn.lock());
+        loop {
+            match timeout(WAIT_NOTICE, &mut locked).await {
+                Ok(locked) => return locked,
+                Err(_) => tracing::info!(
+                    server = self.server,
+                    "waiting for another host, which is migrating the schema"
+                ),
+            }
+        }
+    }
+
+    /// Compares the schema without changing it.
+    async fn check(&self, conn: &mut PgConnection) -> Result<(), OpenError> {
+        let failed = |source| self.failed(source);
+        self.target.prepare(conn).await.map_err(failed)?;
+        if let Some(version) = self.missing(conn).await? {
+            return Err(OpenError::Older { server: self.server.clone(), version });
+        }
+        let owner = claim(conn, self.settings.namespace).await;
+        self.check_owner(owner.map_err(failed)?)
+    }
+
+    fn check_owner(&self, owner: String) -> Result<(), OpenError> {
+        let (server, namespace) = (self.server.clone(), self.settings.namespace.to_owned());
+        if owner == namespace {
+            return Ok(());
+        }
+        Err(OpenError::OtherNamespace { server, owner, namespace })
+    }
+
+    /// The first migration that the database lacks.
+    async fn missing(&self, conn: &mut PgConnection) -> Result<Option<i64>, OpenError> {
+        let sql = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+        let (ours,): (bool,) =
+            sqlx::query_as(sql).fetch_one(&mut *conn).await.map_err(|error| self.failed(error))?;
+        let migrator = migrator();
+        let applied = if ours {
+            conn.list_applied_migrations(&migrator.table_name).await
+        } else {
+            Ok(Vec::new())
+        };
+        let applied = applied.map_err(|error| self.migration(error))?;
+        let unknown = applied.iter().find(|applied| !migrator.version_exists(applied.version));
+        if let Some(newer) = unknown {
+            return Err(OpenError::Newer { server: self.server.clone(), version: newer.version });
+        }
+        let lacks = |migration: &&Migration| {
+            !applied.iter().any(|applied| applied.version == migration.version)
+        };
+        Ok(migrator.iter().find(lacks).map(|migration| migration.version))
+    }
+
+    async fn examine(&self, finished: &[&str]) -> Result<DatabaseStatus, OpenError> {
+        let failed = |error| self.failed(error);
+        let mut conn = self.connect().await?;
+        self.target.prepare(&mut conn).await.map_err(failed)?;
         let asked = std::time::SystemTime::now();
-        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, \
-                   to_regclass('_sqlx_migrations') IS NOT NULL";
-        let (theirs, ours): (i64, bool) =
-            sqlx::query_as(sql).fetch_one(&mut connection).await.map_err(connect)?;
+        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
+        let (theirs,): (i64,) = sqlx::query_as(sql).fetch_one(&mut conn).await.map_err(failed)?;
         // The server read its clock about half-way between query and reply.
         let middle = asked + asked.elapsed().unwrap_or_default() / 2;
         let here =
             middle.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
-        let missing = if ours { missing(&mut connection, &server).await? } else { Some(1) };
-        Ok(SchemaStatus { server: server.clone(), missing, clock_ahead_ms: theirs - here })
-    };
-    let silent = |_| OpenError::Silent {
-        server: server.clone(),
-        timeout_ms: settings.timeout.as_millis() as u64,
-    };
-    timeout(settings.timeout, look).await.map_err(silent)?
+        let missing = self.missing(&mut conn).await?;
+        let mut status = DatabaseStatus {
+            server: self.server.clone(),
+            missing,
+            clock_ahead_ms: theirs - here,
+            hosts: Vec::new(),
+            unrouted: Vec::new(),
+        };
+        if missing.is_none() {
+            let stored = |error: StoreError| failed(sqlx::Error::Io(std::io::Error::other(error)));
+            let owner = fetch(&mut conn, "SELECT name FROM namespace", args![]).await;
+            if let Some(row) = owner.map_err(failed)?.first() {
+                self.check_owner(row.owned(0).map_err(stored)?)?;
+            }
+            let cut_ms = theirs - hosts::LIVE_MS as i64;
+            let rows = fetch(&mut conn, hosts::LIVE, args![cut_ms]).await.map_err(failed)?;
+            status.hosts = hosts::decode(&rows).map_err(stored)?;
+            let sql = count_unrouted!("<> ALL($1)");
+            let rows = fetch(&mut conn, sql, args![finished]).await.map_err(failed)?;
+            status.unrouted = unrouted::decode(&rows).map_err(stored)?;
+        }
+        Ok(status)
+    }
 }
 
-/// Migrates the schema of a database, and nothing else.
-pub(super) async fn migrate_only(settings: &Settings<'_>) -> Result<(), OpenError> {
-    open(&Settings { migrate: true, ..*settings }).await.map(|_| ())
+/// Creates a schema unless it exists: to create one takes a permission of its own.
+async fn create_schema(conn: &mut PgConnection, schema: &str) -> Result<(), MigrateError> {
+    let sql = "SELECT to_regnamespace($1) IS NOT NULL";
+    let (exists,): (bool,) = sqlx::query_as(sql).bind(schema).fetch_one(&mut *conn).await?;
+    if !exists {
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(conn).await?;
+    }
+    Ok(())
 }
 
-fn options(settings: &Settings<'_>) -> Result<PgConnectOptions, OpenError> {
-    let timeout_ms = settings.timeout.as_millis().to_string();
-    let options = PgConnectOptions::from_str(settings.url).map_err(OpenError::Url)?;
-    Ok(options
-        .application_name("postrider")
-        .statement_cache_capacity(STATEMENTS)
-        // The server aborts a statement when this host stops waiting for it.
-        .options([
-            ("statement_timeout", timeout_ms.as_str()),
-            ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
-        ])
-        // Every statement of this module finds its rows by key: a plan made while the tables were
-        // small must not scan them when they are large.
-        .options([
-            ("enable_seqscan", "off"),
-            ("enable_hashjoin", "off"),
-            ("enable_mergejoin", "off"),
-            ("enable_memoize", "off"),
-            ("jit", "off"),
-        ])
-        .disable_statement_logging())
-}
-
-/// The server's address without the password.
-pub(super) fn server(options: &PgConnectOptions) -> String {
-    format!(
-        "{}:{}/{}",
-        options.get_host(),
-        options.get_port(),
-        options.get_database().unwrap_or(options.get_username())
-    )
+/// Makes the tables those of the namespace, unless they have one; returns their namespace.
+async fn claim(conn: &mut PgConnection, namespace: &str) -> Result<String, sqlx::Error> {
+    execute(conn, hosts::CLAIM, args![namespace]).await?;
+    let (owner,): (String,) =
+        sqlx::query_as("SELECT name FROM namespace").fetch_one(&mut *conn).await?;
+    Ok(owner)
 }
 
 fn migrator() -> Migrator {
@@ -196,39 +448,4 @@ fn migrator() -> Migrator {
         init,
         false,
     )])
-}
-
-async fn migrate(writer: &mut PgConnection, server: &str) -> Result<(), OpenError> {
-    migrator().run(writer).await.map_err(|error| match error {
-        MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
-            OpenError::Newer { server: server.to_owned(), version }
-        }
-        source => OpenError::Migration { server: server.to_owned(), source: Box::new(source) },
-    })
-}
-
-/// Compares without changing anything.
-async fn check(writer: &mut PgConnection, server: &str) -> Result<(), OpenError> {
-    let failed =
-        |source| OpenError::Migration { server: server.to_owned(), source: Box::new(source) };
-    writer.ensure_migrations_table(&migrator().table_name).await.map_err(failed)?;
-    match missing(writer, server).await? {
-        None => Ok(()),
-        Some(version) => Err(OpenError::Older { server: server.to_owned(), version }),
-    }
-}
-
-/// The first migration that a database of ours lacks.
-async fn missing(connection: &mut PgConnection, server: &str) -> Result<Option<i64>, OpenError> {
-    let failed =
-        |source| OpenError::Migration { server: server.to_owned(), source: Box::new(source) };
-    let migrator = migrator();
-    let applied = connection.list_applied_migrations(&migrator.table_name).await.map_err(failed)?;
-    if let Some(newer) = applied.iter().find(|applied| !migrator.version_exists(applied.version)) {
-        return Err(OpenError::Newer { server: server.to_owned(), version: newer.version });
-    }
-    let lacks = |migration: &&Migration| {
-        !applied.iter().any(|applied| applied.version == migration.version)
-    };
-    Ok(migrator.iter().find(lacks).map(|migration| migration.version))
 }

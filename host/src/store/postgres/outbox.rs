@@ -9,11 +9,13 @@ use std::sync::Arc;
 use sqlx::PgPool;
 
 use super::Context;
-use super::sql::{TransactionError, args, fetch, store_error};
+use super::sql::{TransactionError, args, execute, fetch, list, store_error};
 use super::transaction::PooledTransaction;
 use super::write;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
-use crate::store::{Direct, LostDeliveries, OutboxRow, StoreError};
+use crate::store::transaction::IMMEDIATELY;
+use crate::store::unrouted::{Routed, Routing, count_unrouted};
+use crate::store::{Direct, LostDeliveries, OutboxRow, StoreError, UnroutedEvents, unrouted};
 
 /// The time that leases count by: the first placeholder, or the database's own.
 macro_rules! now {
@@ -55,10 +57,18 @@ pub(super) async fn claim(
 }
 
 /// Releases rows until they are due again.
-pub(super) async fn postpone(db: &PgPool, ids: &[i64], due_at_ms: u64) -> Result<(), StoreError> {
-    let sql =
-        "UPDATE outbox SET owner = NULL, lease_until_ms = NULL, due_ms = $1 WHERE id = ANY($2)";
-    fetch(db, sql, args![due_at_ms as i64, ids])
+pub(super) async fn postpone(
+    db: &PgPool,
+    context: &Context,
+    ids: &[i64],
+    delay_ms: u64,
+) -> Result<(), StoreError> {
+    let sql = concat!(
+        "UPDATE outbox SET owner = NULL, lease_until_ms = NULL, due_ms = ",
+        now!(),
+        " + $3 WHERE id = ANY($2)"
+    );
+    fetch(db, sql, args![context.fixed_time(), ids, delay_ms as i64])
         .await
         .map(|_| ())
         .map_err(|error| store_error(&error))
@@ -94,9 +104,61 @@ pub(super) async fn requeue(
         let direct =
             Direct { stage: Arc::clone(&stage), round: row.small(2)?, attempt: row.small(3)? };
         let envelope = Arc::new(decode::envelope(row, 4)?);
-        sent.extend(write_set.send(row.int(1)?, &envelope, Some(direct), now_ms));
+        sent.extend(write_set.send(row.int(1)?, &envelope, Some(direct), IMMEDIATELY));
     }
     write::write(&mut transaction, context, write_set).await?;
     transaction.commit().await?;
     Ok(sent)
+}
+
+/// Counts the events that wait for a stage.
+pub(super) async fn unrouted(
+    db: &PgPool,
+    context: &Context,
+) -> Result<Vec<UnroutedEvents>, StoreError> {
+    let sql = count_unrouted!("<> ALL($1)");
+    let rows = fetch(db, sql, args![context.status.finished_statuses()]).await;
+    unrouted::decode(&rows.map_err(|error| store_error(&error))?)
+}
+
+/// Routes events that waited. Several hosts may do so at the same time: each skips events that
+/// another one has locked.
+pub(super) async fn route(
+    db: &PgPool,
+    context: &Context,
+    routing: &Routing,
+) -> Result<Routed, TransactionError> {
+    let mut transaction = PooledTransaction::begin(db, context).await?;
+    let sql = concat!(
+        "SELECT e.seq, coalesce(o.status = ANY($2), FALSE), e.due_ms, ",
+        envelope_columns!(),
+        " FROM events e LEFT JOIN orders o ON o.id = e.order_id WHERE e.type = $1 AND \
+         e.unrouted_ms IS NOT NULL ORDER BY e.seq LIMIT $3 FOR UPDATE OF e SKIP LOCKED"
+    );
+    let finished = context.status.finished_statuses();
+    let args = args![routing.event_type.as_str(), finished, i64::from(routing.limit)];
+    let rows = fetch(&mut *transaction, sql, args).await?;
+    let mut write_set = transaction.started.write_set(context);
+    let (mut all, mut waiting) = (Vec::with_capacity(rows.len()), Vec::new());
+    let mut outbox = Vec::new();
+    for row in &rows {
+        let seq = row.int(0)?;
+        all.push(seq);
+        if !row.flag(1)? {
+            waiting.push(seq);
+            let due_ms = row.maybe_int(2)?.map_or(IMMEDIATELY, |due_ms| due_ms as u64);
+            let mut envelope = decode::envelope(row, 3)?;
+            envelope.expires_at_ms = envelope.expires_at_ms.max(routing.expires_at_ms);
+            outbox.extend(write_set.route(seq, &Arc::new(envelope), &routing.stages, due_ms));
+        }
+    }
+    let sql = "UPDATE events SET unrouted_ms = NULL WHERE seq = ANY($1)";
+    execute(&mut transaction, sql, args![all]).await?;
+    let sql = "UPDATE events SET routed_to = $2, expires_ms = greatest(expires_ms, $3) WHERE seq = \
+               ANY($1)";
+    let args = args![waiting, list(&routing.stages), routing.expires_at_ms as i64];
+    execute(&mut transaction, sql, args).await?;
+    write::write(&mut transaction, context, write_set).await?;
+    transaction.commit().await?;
+    Ok(Routed { events: rows.len() as u32, outbox })
 }

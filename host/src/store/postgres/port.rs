@@ -5,18 +5,18 @@ use std::sync::PoisonError;
 use async_trait::async_trait;
 
 use super::dead_letters::Action;
-use super::sql::{args, fetch, store_error};
 use super::{PostgresStore, controls, dead_letters, hosts, locked, outbox, prune, read};
 use crate::domain::event::{DeliveryKey, LoggedEvent};
 use crate::store::queries;
 use crate::store::transaction::SentRows;
 use crate::store::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
-    DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, KnownBindings,
-    LockedState, LogRange, LostDeliveries, NewCancel, NewEvent, NewOrder, Order, OrderCursor,
-    OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor,
-    RecordingFilter, SettledOrder, StageBinding, StageControl, StateRow, StateSource, Store,
-    StoreError,
+    DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, HostReport,
+    KnownBindings, LockedState, LogRange, LostDeliveries, NewCancel, NewEvent, NewOrder,
+    OpenDelivery, Order, OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
+    RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledOrder,
+    SharedSettings, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
+    UnroutedEvents,
 };
 
 #[async_trait]
@@ -91,8 +91,24 @@ impl Store for PostgresStore {
         self.submit(SentRows(ids)).await
     }
 
-    async fn outbox_postponed(&self, ids: Vec<i64>, due_at_ms: u64) -> Result<(), StoreError> {
-        self.within(outbox::postpone(&self.pool, &ids, due_at_ms)).await
+    async fn outbox_postponed(&self, ids: Vec<i64>, delay_ms: u64) -> Result<(), StoreError> {
+        self.within(outbox::postpone(&self.pool, &self.context, &ids, delay_ms)).await
+    }
+
+    async fn unrouted_events(&self) -> Result<Vec<UnroutedEvents>, StoreError> {
+        self.within(outbox::unrouted(&self.pool, &self.context)).await
+    }
+
+    async fn route_unrouted(&self, routing: Routing) -> Result<Routed, StoreError> {
+        self.within(outbox::route(&self.pool, &self.context, &routing)).await
+    }
+
+    async fn open_deliveries(
+        &self,
+        stage: &str,
+        limit: u32,
+    ) -> Result<Vec<OpenDelivery>, StoreError> {
+        self.within(queries::open_deliveries(&self.pool, stage, limit)).await
     }
 
     async fn requeue_lost(
@@ -263,6 +279,10 @@ impl Store for PostgresStore {
         self.within(hosts::delete_binding(&self.pool, &self.context, &binding, live_ms)).await
     }
 
+    async fn record_host(&self, settings: &SharedSettings) -> Result<Vec<HostReport>, StoreError> {
+        self.within(hosts::record_host(&self.pool, &self.context, settings)).await
+    }
+
     async fn lease_stage(&self, stage: &str, ttl_ms: u64) -> Result<bool, StoreError> {
         self.within(hosts::lease_stage(&self.pool, &self.context, stage, ttl_ms)).await
     }
@@ -276,11 +296,9 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.within(async {
-            fetch(&self.pool, "SELECT 1", args![]).await.map_err(|error| store_error(&error))
-        })
-        .await
-        .map(drop)
+        // Both the writer's connection and the pool's: a row that does not exist, and this host's.
+        self.within(self.submit(SentRows(vec![-1]))).await?;
+        self.within(hosts::probe(&self.pool, &self.context)).await
     }
 
     async fn close(&self) {

@@ -16,7 +16,7 @@ use super::Context;
 use super::sql::{TransactionError, args, columns, execute, fetch};
 use super::transaction::PooledTransaction;
 use crate::store::decode::Columns as _;
-use crate::store::{Pruned, StoreError};
+use crate::store::{Pruned, StoreError, upkeep};
 
 /// Where the next batch starts, milliseconds since 1970-01-01 UTC.
 #[derive(Default)]
@@ -45,24 +45,32 @@ pub(super) async fn prune(
 ) -> Result<Pruned, TransactionError> {
     let cursors = &context.prune;
     let mut transaction = PooledTransaction::begin(db, context).await?;
-    let sql = "SELECT id, updated_ms FROM orders WHERE status <> 'pruned' AND updated_ms < $1 AND \
-               updated_ms >= $2 \
+    let sql = "SELECT id, updated_ms, status = ANY($4) FROM orders WHERE status <> 'pruned' AND \
+               updated_ms < $1 AND updated_ms >= $2 \
                ORDER BY updated_ms LIMIT $3 FOR UPDATE SKIP LOCKED";
     let from = cursors.orders.load(Ordering::Relaxed);
-    let rows =
-        fetch(&mut *transaction, sql, args![before_ms as i64, from, i64::from(limit)]).await?;
+    let finished = context.status.finished_statuses();
+    let args = args![before_ms as i64, from, i64::from(limit), finished];
+    let rows = fetch(&mut *transaction, sql, args).await?;
+    let mut unfinished: HashSet<String> = HashSet::new();
+    for row in &rows {
+        if !row.flag(2)? {
+            unfinished.insert(row.owned(0)?);
+        }
+    }
     let candidates = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
     advance(&cursors.orders, &numbers(&rows, 1)?, limit);
     let rows = fetch(
         &mut *transaction,
-        "SELECT seq, order_id FROM events WHERE order_id = ANY($1)",
+        "SELECT seq, order_id, unrouted_ms IS NOT NULL FROM events WHERE order_id = ANY($1)",
         args![&candidates],
     )
     .await?;
     let open = open_events(&mut transaction, &numbers(&rows, 0)?).await?;
     let mut kept: HashSet<&str> = HashSet::new();
     for row in &rows {
-        if open.contains(&row.int(0)?) {
+        let waits = row.flag(2)? && unfinished.contains(row.text(1)?);
+        if waits || open.contains(&row.int(0)?) {
             kept.insert(row.text(1)?);
         }
     }
@@ -75,9 +83,9 @@ pub(super) async fn prune(
         }
     }
 
-    let sql = "SELECT seq, time_ms FROM events WHERE order_id IS NULL AND time_ms < $1 AND \
-               time_ms >= $2 \
-               ORDER BY time_ms LIMIT $3 FOR UPDATE SKIP LOCKED";
+    let sql = "SELECT seq, logged_ms FROM events WHERE order_id IS NULL AND logged_ms < $1 AND \
+               logged_ms >= $2 AND unrouted_ms IS NULL \
+               ORDER BY logged_ms LIMIT $3 FOR UPDATE SKIP LOCKED";
     let from = cursors.events.load(Ordering::Relaxed);
     let rows =
         fetch(&mut *transaction, sql, args![before_ms as i64, from, i64::from(limit)]).await?;
@@ -89,6 +97,7 @@ pub(super) async fn prune(
     let events = (seqs.len() - before) as u64;
     let now_ms = transaction.now_ms();
     remove(&mut transaction, &orders, &seqs, now_ms).await?;
+    remove_by_age(&mut transaction, before_ms, now_ms).await?;
     transaction.commit().await?;
     Ok(Pruned { orders: orders.len() as u64, events })
 }
@@ -113,23 +122,34 @@ async fn open_events(
     rows.iter().map(|row| Ok(row.int(0)?)).collect()
 }
 
+/// Deletes old rows that belong to no order.
+async fn remove_by_age(
+    conn: &mut PgConnection,
+    before_ms: u64,
+    now_ms: u64,
+) -> Result<(), TransactionError> {
+    for sql in upkeep::BY_AGE {
+        execute(conn, sql, args![before_ms as i64]).await?;
+    }
+    let removed_ms = upkeep::removed_before_ms(before_ms, now_ms);
+    execute(conn, upkeep::REMOVED_KEYS, args![removed_ms as i64]).await?;
+    execute(conn, "DELETE FROM stage_leases WHERE until_ms < $1", args![before_ms as i64]).await?;
+    Ok(())
+}
+
 async fn remove(
     conn: &mut PgConnection,
     orders: &[&str],
     seqs: &[i64],
     now_ms: u64,
 ) -> Result<(), TransactionError> {
-    let sql = "SELECT DISTINCT d.stage, e.order_id FROM unnest($1::int8[]) k (seq) CROSS JOIN \
-               LATERAL \
-               (SELECT order_id FROM events e WHERE e.seq = k.seq AND e.order_id IS NOT NULL \
-               OFFSET 0) e CROSS JOIN LATERAL \
-               (SELECT stage FROM deliveries d WHERE d.event_seq = k.seq OFFSET 0) d";
-    let rows = fetch(&mut *conn, sql, args![seqs]).await?;
-    let mut folders: Vec<(&str, String, String)> = Vec::with_capacity(rows.len());
+    let rows = fetch(&mut *conn, upkeep::STAGES_WITH_STATE, args![]).await?;
+    let mut folders: Vec<(&str, String, String)> = Vec::with_capacity(rows.len() * orders.len());
     for row in &rows {
-        let (stage, order) = (row.text(0)?, row.text(1)?);
+        let stage = row.text(0)?;
         // '0' follows '/' in byte order.
-        folders.push((stage, format!("order/{order}/"), format!("order/{order}0")));
+        let of = |order: &&str| (stage, format!("order/{order}/"), format!("order/{order}0"));
+        folders.extend(orders.iter().map(of));
     }
     let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM \
                unnest($1::text[], $2::text[], $3::text[]) \

@@ -1,6 +1,7 @@
 //! The conformance suite on a database of its own, and tests of several hosts.
 
 mod cancelling;
+mod sessions;
 
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use super::{PostgresOptions, PostgresStore};
 use crate::domain::clock::ManualClock;
 use crate::domain::event::DeliveryKey;
+use crate::domain::name::DEFAULT_NAMESPACE;
 use crate::domain::order_status::StatusRules;
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::{
@@ -49,28 +51,53 @@ impl Database {
         Self { name }
     }
 
-    /// A store in the default schema.
+    /// A store of the default namespace.
     async fn open(&self, host: &str, clock: Arc<ManualClock>) -> Arc<PostgresStore> {
-        self.open_in("public", host, clock).await
+        self.open_in(DEFAULT_NAMESPACE, host, clock).await
     }
 
-    /// A store in a schema of its own: much cheaper to make than a database.
-    async fn open_in(
+    fn url(&self) -> String {
+        server().database(&self.name).to_url_lossy().to_string()
+    }
+
+    /// The URL without parameters.
+    fn plain_url(&self) -> String {
+        self.url().split('?').next().unwrap_or_default().to_owned()
+    }
+
+    /// A store of the default namespace whose leases and due times count by the database's clock.
+    async fn open_by_database_time(
         &self,
-        schema: &str,
         host: &str,
         clock: Arc<ManualClock>,
     ) -> Arc<PostgresStore> {
-        let server = server().database(&self.name);
-        let mut conn = server.connect().await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}")))
-            .execute(&mut conn)
-            .await
-            .unwrap();
-        let options = PostgresOptions {
-            url: with_schema(server, schema),
+        let options = self.options(DEFAULT_NAMESPACE, host, clock);
+        Self::start(PostgresOptions { host_time: false, ..options }).await
+    }
+
+    /// A store of a namespace of its own: much cheaper to make than a database.
+    async fn open_in(
+        &self,
+        namespace: &str,
+        host: &str,
+        clock: Arc<ManualClock>,
+    ) -> Arc<PostgresStore> {
+        Self::start(self.options(namespace, host, clock)).await
+    }
+
+    async fn start(options: PostgresOptions) -> Arc<PostgresStore> {
+        let (store, writer) = PostgresStore::open(options).await.unwrap();
+        tokio::spawn(async move { writer.run().await });
+        store
+    }
+
+    fn options(&self, namespace: &str, host: &str, clock: Arc<ManualClock>) -> PostgresOptions {
+        PostgresOptions {
+            url: self.url(),
+            namespace: namespace.to_owned(),
             host_name: host.to_owned(),
             clock,
+            steady: None,
             host_time: true,
             status: Arc::new(StatusRules::default()),
             lease_ms: LEASE_MS,
@@ -78,11 +105,9 @@ impl Database {
             publish_all: false,
             connections: 4,
             timeout_ms: 10_000,
+            migration_timeout_ms: 60_000,
             migrate: true,
-        };
-        let (store, writer) = PostgresStore::open(options).await.unwrap();
-        tokio::spawn(async move { writer.run().await });
-        store
+        }
     }
 }
 
@@ -110,17 +135,11 @@ async fn it_conforms() {
     let database = Database::create().await;
     let made = AtomicUsize::new(0);
     conformance::run(async |clock| {
-        let schema = format!("exercise_{}", made.fetch_add(1, Ordering::Relaxed));
-        let store: Arc<dyn Store> = database.open_in(&schema, "here", clock).await;
+        let namespace = format!("exercise-{}", made.fetch_add(1, Ordering::Relaxed));
+        let store: Arc<dyn Store> = database.open_in(&namespace, "here", clock).await;
         store
     })
     .await;
-}
-
-fn with_schema(server: PgConnectOptions, schema: &str) -> String {
-    let mut url = server.to_url_lossy();
-    url.query_pairs_mut().append_pair("options", &format!("-c search_path={schema}"));
-    url.to_string()
 }
 
 /// Batches of two hosts that add to one counter.

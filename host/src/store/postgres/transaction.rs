@@ -30,7 +30,8 @@ impl Started {
 }
 
 /// Begins a transaction in one round trip. The lock, taken before the number, tells [`super::log`]
-/// which transactions may still write at a position that was given out; it never blocks.
+/// which transactions may still write at a position that was given out; it never blocks. Its second
+/// key is the schema: namespaces have logs of their own.
 pub(super) async fn begin(
     conn: &mut PgConnection,
     context: &Context,
@@ -38,16 +39,20 @@ pub(super) async fn begin(
     let rows = script(
         conn,
         "BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, \
-         nextval('numbers') << 20 FROM pg_advisory_xact_lock_shared(1886352244, 1)",
+         nextval('numbers') << 20 FROM pg_advisory_xact_lock_shared(1886352244, \
+         to_regnamespace(current_schema()::text)::oid::int4)",
     )
     .await?;
     let row = rows.first().ok_or_else(StoreError::missing_row)?;
+    if let Some(clock) = &context.steady {
+        clock.follow(row.unsigned(0)?);
+    }
     let host_ms = context.clock.now_ms();
     // In tests, and only there, the clock of the host is the clock of the store.
     let now_ms = if context.host_time { host_ms } else { row.unsigned(0)? };
     let first = row.int(1)?;
     Ok(Started {
-        time: TransactionTime { now_ms, due_ms: now_ms.max(host_ms) },
+        time: TransactionTime { now_ms, host_ms },
         numbers: Numbers { event: first, outbox: first },
     })
 }

@@ -5,7 +5,6 @@
 //! `group_max_ops`. Guarantees: an operation is answered only after the commit that holds it; one
 //! that makes its group fail is run again on its own, so the others are written.
 
-use std::fs::File;
 use std::slice;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::open::FileLock;
 use super::operation::{Op, Writer};
 use super::sql::{args, execute, store_error};
 use super::{Context, load};
@@ -80,7 +80,7 @@ pub(super) struct Committer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) group_max_ops: usize,
     /// Keeps other hosts off the file for as long as there is a writer.
-    pub(super) lock: File,
+    pub(super) lock: FileLock,
 }
 
 impl Committer {

@@ -12,7 +12,7 @@ use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch};
 use crate::domain::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
-use crate::store::transaction::Operation;
+use crate::store::transaction::{IMMEDIATELY, Operation, Subject};
 use crate::store::{DeadLetterAction, DeadLetterStatus, Direct, NewEvent, StoreError};
 
 /// A dead letter that can be settled.
@@ -109,7 +109,7 @@ impl SingleOperation for Replay {
         execute(writer.conn, sql, args![seq, &*stage, i64::from(round), now_ms as i64]).await?;
         let mut write_set = writer.write_set();
         let direct = Direct { stage, round, attempt: 1 };
-        let sent = write_set.send(seq, &Arc::new(envelope), Some(direct), now_ms);
+        let sent = write_set.send(seq, &Arc::new(envelope), Some(direct), IMMEDIATELY);
         writer.write(write_set).await?;
         Ok(DeadLetterAction::Done(sent.into_iter().collect()))
     }
@@ -140,7 +140,7 @@ impl SingleOperation for ReplayEdited {
         // Whatever the caller's routes: only the stage that failed gets the edited event.
         let event = self.event.clone().only_for(dead_letter.stage);
         let mut write_set = writer.write_set();
-        let sent = write_set.event(&event);
+        let sent = write_set.event(&event, Subject::Unfinished);
         writer.write(write_set).await?;
         Ok(DeadLetterAction::Done(sent.into_iter().collect()))
     }

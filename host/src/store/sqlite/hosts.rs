@@ -4,12 +4,13 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 use super::operation::{SingleOperation, Writer};
-use super::sql::{args, execute, fetch};
+use super::sql::{args, execute, fetch, json};
 use crate::store::StoreError;
 use crate::store::bindings::{self, KnownBindings, StageBinding};
+use crate::store::hosts::{self, HostReport, SharedSettings};
 use crate::store::transaction::Operation;
 
-/// Releases what earlier runs held: leases of outbox rows, and bindings in use.
+/// Releases what earlier runs held: leases of outbox rows, bindings in use, and hosts.
 pub(super) async fn release(conn: &mut SqliteConnection) -> Result<(), StoreError> {
     execute(
         conn,
@@ -18,6 +19,7 @@ pub(super) async fn release(conn: &mut SqliteConnection) -> Result<(), StoreErro
     )
     .await?;
     execute(conn, "UPDATE bindings SET seen_ms = 0", args![]).await?;
+    execute(conn, "DELETE FROM hosts", args![]).await?;
     Ok(())
 }
 
@@ -53,6 +55,46 @@ impl SingleOperation for RecordBindings {
         }
         execute(conn, bindings::DELETE_OUTLIVED, args![cut_ms]).await?;
         bindings::decode(&fetch(&mut **conn, bindings::KNOWN, args![cut_ms]).await?)
+    }
+}
+
+/// Records that this host is live; returns the live hosts.
+pub(super) struct RecordHost {
+    pub(super) settings: SharedSettings,
+}
+
+impl Operation for RecordHost {
+    type Reply = Vec<HostReport>;
+}
+
+#[async_trait]
+impl SingleOperation for RecordHost {
+    async fn run(&self, writer: &mut Writer<'_>) -> Result<Vec<HostReport>, StoreError> {
+        let Writer { conn, context, now_ms } = writer;
+        let args = args![context.host.as_str(), *now_ms as i64, json(&self.settings)];
+        execute(conn, hosts::RECORD, args).await?;
+        let gone_ms = now_ms.saturating_sub(hosts::KEPT_MS) as i64;
+        execute(conn, hosts::DELETE_GONE, args![gone_ms]).await?;
+        let live_ms = now_ms.saturating_sub(hosts::LIVE_MS) as i64;
+        hosts::decode(&fetch(&mut **conn, hosts::LIVE, args![live_ms]).await?)
+    }
+}
+
+/// Writes something: `SQLite` finds a full disk only when it writes.
+pub(super) struct Probe;
+
+impl Operation for Probe {
+    type Reply = ();
+}
+
+#[async_trait]
+impl SingleOperation for Probe {
+    async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
+        let sql = "INSERT INTO hosts (host, seen_ms, settings) VALUES ($1, $2, '{}') ON CONFLICT \
+                   (host) DO UPDATE SET seen_ms = excluded.seen_ms";
+        let args = args![writer.context.host.as_str(), writer.now_ms as i64];
+        execute(writer.conn, sql, args).await?;
+        Ok(())
     }
 }
 

@@ -96,13 +96,15 @@ async fn deliveries<'a>(
         .collect();
     let sql = "SELECT k.key, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, \
                d.queued_ms, \
-               coalesce(o.status IN (?2, ?3), 0) \
+               coalesce(o.status IN (?2, ?3), 0), \
+               coalesce(o.status IN (SELECT value FROM json_each(?4)), 0) \
                FROM json_each(?1) k \
                LEFT JOIN events e ON e.id = k.value ->> 2 AND e.source = k.value ->> 1 \
                LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 0 \
                LEFT JOIN orders o ON o.id = k.value ->> 3";
     let [cancelling, cancelled] = rules.cancelled_statuses();
-    for row in &fetch(conn, sql, args![json(&keys), cancelling, cancelled]).await? {
+    let finished = json(&rules.finished_statuses());
+    for row in &fetch(conn, sql, args![json(&keys), cancelling, cancelled, finished]).await? {
         let state = match row.maybe_flag(2)? {
             None => None,
             Some(open) => Some(DeliveryState {
@@ -113,8 +115,12 @@ async fn deliveries<'a>(
                 queued_ms: row.unsigned(6)?,
             }),
         };
-        let stored =
-            LoadedDelivery { seq: row.maybe_int(1)?, state, order_cancelled: row.flag(7)? };
+        let stored = LoadedDelivery {
+            seq: row.maybe_int(1)?,
+            state,
+            order_cancelled: row.flag(7)?,
+            order_finished: row.flag(8)?,
+        };
         loaded.deliveries.insert(lookup(&read_set.deliveries, row.int(0)?)?.key, stored);
     }
     Ok(())

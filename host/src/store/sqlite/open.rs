@@ -1,6 +1,8 @@
 //! Opens the database file: one host per file, migrations, and errors that say what to do.
 //!
-//! Guarantee: while the returned lock is held, no other host opens the file.
+//! Guarantee: while the returned lock is held, no other host opens the file, under whatever name: the
+//! lock goes by the path without symbolic links, and by the file itself, which covers hard links and
+//! mounts.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -12,9 +14,11 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqliteConnection};
 
-use super::sql::{args, fetch, result_code};
-use crate::store::StoreError;
+use super::sql::{args, execute, fetch, json, result_code};
 use crate::store::decode::Columns as _;
+use crate::store::hosts;
+use crate::store::unrouted::{self, count_unrouted};
+use crate::store::{StoreError, UnroutedEvents};
 
 /// Connections that read at the same time.
 const READERS: u32 = 4;
@@ -43,6 +47,17 @@ pub enum OpenError {
         /// The operating system's error.
         #[source]
         source: std::io::Error,
+    },
+    /// The file belongs to another namespace.
+    #[error("{} belongs to the namespace `{owner}`, not `{namespace}`; give each namespace a file \
+             of its own", path.display())]
+    OtherNamespace {
+        /// The database file.
+        path: PathBuf,
+        /// The namespace of the file.
+        owner: String,
+        /// The namespace of this host.
+        namespace: String,
     },
     /// It is a file of another kind.
     #[error("{} is not an SQLite database; choose another path, or move that file \
@@ -79,15 +94,16 @@ pub enum OpenError {
 
 /// Everything that belongs to an open file.
 pub(super) struct Opened {
-    pub(super) lock: File,
+    pub(super) lock: FileLock,
     pub(super) writer: SqliteConnection,
     pub(super) writer_options: SqliteConnectOptions,
     pub(super) readers: SqlitePool,
 }
 
 /// Locks, creates, migrates, connects.
-pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
-    let lock = lock(path)?;
+pub(super) async fn open(path: &Path, namespace: &str) -> Result<Opened, OpenError> {
+    let (path, lock) = lock(path)?;
+    let path = path.as_path();
     let writer_options = writer_options(path);
     let mut writer = writer_options.connect().await.map_err(|error| failed(path, error))?;
     check_ours(&mut writer, path).await?;
@@ -97,6 +113,9 @@ pub(super) async fn open(path: &Path) -> Result<Opened, OpenError> {
         }
         other => database(path, other),
     })?;
+    let claimed = execute(&mut writer, hosts::CLAIM, args![namespace]).await;
+    claimed.map_err(|error| database(path, error))?;
+    check_owner(&mut writer, path, namespace).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(READER_TIMEOUT)
@@ -120,8 +139,55 @@ pub enum SchemaStatus {
     Older,
 }
 
+/// A database file, its hosts and what waits in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileStatus {
+    /// The schema.
+    pub schema: SchemaStatus,
+    /// Events that wait for a stage.
+    pub unrouted: Vec<UnroutedEvents>,
+}
+
 /// Inspects a database file without changing it.
-pub(super) async fn examine(path: &Path) -> Result<SchemaStatus, OpenError> {
+pub(super) async fn examine(
+    path: &Path,
+    namespace: &str,
+    finished: &[&str],
+) -> Result<FileStatus, OpenError> {
+    let schema = examine_schema(path).await?;
+    let mut status = FileStatus { schema, unrouted: Vec::new() };
+    if matches!(schema, SchemaStatus::New | SchemaStatus::Older) {
+        return Ok(status);
+    }
+    let mut reader =
+        base_options(path).read_only(true).connect().await.map_err(|error| failed(path, error))?;
+    check_owner(&mut reader, path, namespace).await?;
+    let sql = count_unrouted!("NOT IN (SELECT value FROM json_each($1))");
+    let rows = fetch(&mut reader, sql, args![json(finished)]).await;
+    let unrouted = rows.and_then(|rows| unrouted::decode(&rows));
+    status.unrouted = unrouted.map_err(|error| database(path, error))?;
+    Ok(status)
+}
+
+/// Refuses the file of another namespace. One that no host has claimed yet is accepted.
+async fn check_owner(
+    conn: &mut SqliteConnection,
+    path: &Path,
+    namespace: &str,
+) -> Result<(), OpenError> {
+    let rows = fetch(conn, "SELECT name FROM namespace", args![]).await;
+    let owner = rows.and_then(|rows| rows.first().map(|row| row.owned(0)).transpose());
+    match owner.map_err(|error| database(path, error))? {
+        Some(owner) if owner != namespace => Err(OpenError::OtherNamespace {
+            path: path.to_owned(),
+            owner,
+            namespace: namespace.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+async fn examine_schema(path: &Path) -> Result<SchemaStatus, OpenError> {
     let not_writable = |source| OpenError::NotWritable { path: path.to_owned(), source };
     if !path.exists() {
         let folder =
@@ -129,7 +195,7 @@ pub(super) async fn examine(path: &Path) -> Result<SchemaStatus, OpenError> {
         tempfile::tempfile_in(folder).map_err(not_writable)?;
         return Ok(SchemaStatus::New);
     }
-    if File::open(lock_path(path))
+    if File::open(lock_path(&real_path(path)))
         .is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     {
         return Ok(SchemaStatus::InUse);
@@ -159,8 +225,36 @@ fn lock_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The lock is a file of its own: `SQLite` locks and unlocks the database file as it works.
-fn lock(path: &Path) -> Result<File, OpenError> {
+/// The path without symbolic links. The last part may be a link to a file that does not exist yet.
+fn real_path(path: &Path) -> PathBuf {
+    /// As many links as Linux follows.
+    const LINKS_MAX: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(link) = std::fs::read_link(&path) else { break };
+        // An absolute link replaces the whole path.
+        path = path.parent().unwrap_or(Path::new("")).join(link);
+    }
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match (folder.unwrap_or(Path::new(".")).canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path,
+    }
+}
+
+/// Keeps other hosts off a file.
+pub(super) struct FileLock {
+    /// A file of its own, which exists before the database.
+    _beside: File,
+    /// The database file itself: it has one lock, whatever its names.
+    _itself: File,
+}
+
+/// Locks the database and creates it; returns its path without symbolic links.
+fn lock(path: &Path) -> Result<(PathBuf, FileLock), OpenError> {
     let not_writable = |path: &Path| {
         let path = path.to_owned();
         move |source| OpenError::NotWritable { path, source }
@@ -168,19 +262,22 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(not_writable(folder))?;
     }
-    let lock_path = lock_path(path);
-    let mut options = OpenOptions::new();
-    let file = options.create(true).truncate(false).write(true).open(&lock_path);
-    let file = file.map_err(not_writable(&lock_path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(source)) => return Err(not_writable(&lock_path)(source)),
-    }
-    // `SQLite` would open a file that it may not write read-only, and fail at the first order.
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true).open(path).map_err(not_writable(path))?;
-    Ok(file)
+    let real = real_path(path);
+    let take = |file: &Path| {
+        let mut options = OpenOptions::new();
+        // `SQLite` would open a file that it may not write read-only, and fail at the first order.
+        let opened = options.create(true).truncate(false).read(true).write(true).open(file);
+        let opened = opened.map_err(not_writable(file))?;
+        match opened.try_lock() {
+            Ok(()) => Ok(opened),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(not_writable(file)(source)),
+        }
+    };
+    let beside = take(&lock_path(&real))?;
+    // Locks of whole files do not affect the ones of byte ranges that `SQLite` takes.
+    let itself = take(&real)?;
+    Ok((real, FileLock { _beside: beside, _itself: itself }))
 }
 
 fn base_options(path: &Path) -> SqliteConnectOptions {
@@ -257,13 +354,67 @@ mod tests {
     async fn a_file_is_opened_by_one_host() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/er/postrider.db");
-        let first = open(&path).await.unwrap();
-        let Err(OpenError::InUse { path: named }) = open(&path).await else {
+        let first = open(&path, "orders").await.unwrap();
+        let Err(OpenError::InUse { path: named }) = open(&path, "orders").await else {
             panic!("a second host got in");
         };
         assert_eq!(named, path);
         drop(first);
-        open(&path).await.unwrap();
+        open(&path, "orders").await.unwrap();
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_file_with_several_names_is_opened_by_one_host() {
+        use std::os::unix::fs::symlink;
+
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let path = at("postrider.db");
+        // A link to a file that does not exist yet, and one over a folder.
+        std::fs::create_dir(at("elsewhere")).unwrap();
+        symlink("../postrider.db", at("elsewhere/early.db")).unwrap();
+        symlink("elsewhere", at("folder")).unwrap();
+        let first = open(&at("folder/early.db"), "orders").await.unwrap();
+        assert!(path.is_file(), "the link's target was created");
+        symlink(&path, at("late.db")).unwrap();
+        symlink("late.db", at("twice.db")).unwrap();
+        std::fs::hard_link(&path, at("elsewhere/hard.db")).unwrap();
+        let names = [
+            "postrider.db",
+            "late.db",
+            "twice.db",
+            "elsewhere/early.db",
+            "folder/early.db",
+            "folder/../postrider.db",
+            "elsewhere/hard.db",
+        ];
+        for name in names {
+            let second = open(&at(name), "orders").await.err();
+            assert!(matches!(second, Some(OpenError::InUse { .. })), "{name}: {second:?}");
+        }
+        assert_eq!(examine_schema(&at("twice.db")).await.unwrap(), SchemaStatus::InUse);
+        drop(first);
+        for name in names {
+            open(&at(name), "orders").await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_of_another_namespace_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("postrider.db");
+        drop(open(&path, "shop").await.unwrap());
+        let Err(OpenError::OtherNamespace { owner, namespace, .. }) = open(&path, "orders").await
+        else {
+            panic!("two namespaces in one file");
+        };
+        assert_eq!((owner.as_str(), namespace.as_str()), ("shop", "orders"));
+        assert!(matches!(
+            examine(&path, "orders", &[]).await,
+            Err(OpenError::OtherNamespace { .. })
+        ));
+        drop(open(&path, "shop").await.unwrap());
     }
 
     #[tokio::test]
@@ -275,26 +426,29 @@ mod tests {
             "not a database, whatever its name says, and longer than a header: ".repeat(20),
         )
         .unwrap();
-        assert!(matches!(open(&text).await.err(), Some(OpenError::NotADatabase { .. })));
+        assert!(matches!(open(&text, "orders").await.err(), Some(OpenError::NotADatabase { .. })));
         assert!(matches!(
-            open(&text.join("below.db")).await.err(),
+            open(&text.join("below.db"), "orders").await.err(),
             Some(OpenError::NotWritable { .. })
         ));
 
         let foreign = folder.path().join("foreign.db");
         let mut conn = writer_options(&foreign).create_if_missing(true).connect().await.unwrap();
         super::super::sql::execute(&mut conn, "CREATE TABLE recipes (id)", args![]).await.unwrap();
-        assert!(matches!(open(&foreign).await.err(), Some(OpenError::Foreign { .. })));
+        assert!(matches!(open(&foreign, "orders").await.err(), Some(OpenError::Foreign { .. })));
     }
 
     #[tokio::test]
     async fn a_newer_schema_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("postrider.db");
-        let mut opened = open(&path).await.unwrap();
+        let mut opened = open(&path, "orders").await.unwrap();
         let sql = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', 1, x'00', 0)";
         super::super::sql::execute(&mut opened.writer, sql, args![]).await.unwrap();
         drop(opened);
-        assert!(matches!(open(&path).await.err(), Some(OpenError::Newer { version: 99, .. })));
+        assert!(matches!(
+            open(&path, "orders").await.err(),
+            Some(OpenError::Newer { version: 99, .. })
+        ));
     }
 }

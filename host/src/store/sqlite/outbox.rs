@@ -10,9 +10,11 @@ use sqlx::sqlite::SqlitePool;
 
 use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch, json};
+use crate::domain::order_status::StatusRules;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
-use crate::store::transaction::Operation;
-use crate::store::{Direct, LostDeliveries, OutboxRow, StoreError};
+use crate::store::transaction::{IMMEDIATELY, Operation};
+use crate::store::unrouted::{Routed, Routing, count_unrouted};
+use crate::store::{Direct, LostDeliveries, OutboxRow, StoreError, UnroutedEvents, unrouted};
 
 /// Whether a claim would find anything. Runs on a reader, so an idle relay costs no write.
 pub(super) async fn claimable(readers: &SqlitePool, now_ms: u64) -> Result<bool, StoreError> {
@@ -62,7 +64,7 @@ impl SingleOperation for Claim {
 /// Releases rows until they are due again.
 pub(super) struct Postpone {
     pub(super) ids: Vec<i64>,
-    pub(super) due_at_ms: u64,
+    pub(super) delay_ms: u64,
 }
 
 impl Operation for Postpone {
@@ -74,7 +76,8 @@ impl SingleOperation for Postpone {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         let sql = "UPDATE outbox SET owner = NULL, lease_until_ms = NULL, due_ms = ?1 \
                    WHERE id IN (SELECT value FROM json_each(?2))";
-        execute(writer.conn, sql, args![self.due_at_ms as i64, json(&self.ids)]).await?;
+        let due_ms = (writer.now_ms + self.delay_ms) as i64;
+        execute(writer.conn, sql, args![due_ms, json(&self.ids)]).await?;
         Ok(())
     }
 }
@@ -137,7 +140,7 @@ impl SingleOperation for Requeue {
             let (seq, stage) = (row.int(0)?, Arc::clone(&self.stage));
             let direct = Direct { stage, round: row.small(1)?, attempt: row.small(2)? };
             let envelope = Arc::new(decode::envelope(row, 3)?);
-            sent.extend(write_set.send(seq, &envelope, Some(direct), writer.now_ms));
+            sent.extend(write_set.send(seq, &envelope, Some(direct), IMMEDIATELY));
             events.push(seq);
         }
         writer.write(write_set).await?;
@@ -146,5 +149,57 @@ impl SingleOperation for Requeue {
         let args = args![writer.now_ms as i64, &*self.stage, json(&events)];
         execute(writer.conn, sql, args).await?;
         Ok(sent)
+    }
+}
+
+/// Counts the events that wait for a stage.
+pub(super) async fn unrouted(
+    readers: &SqlitePool,
+    rules: &StatusRules,
+) -> Result<Vec<UnroutedEvents>, StoreError> {
+    let sql = count_unrouted!("NOT IN (SELECT value FROM json_each($1))");
+    let rows = fetch(readers, sql, args![json(&rules.finished_statuses())]).await?;
+    unrouted::decode(&rows)
+}
+
+impl Operation for Routing {
+    type Reply = Routed;
+}
+
+#[async_trait]
+impl SingleOperation for Routing {
+    async fn run(&self, writer: &mut Writer<'_>) -> Result<Routed, StoreError> {
+        let sql = concat!(
+            "SELECT e.seq, coalesce(o.status IN (SELECT value FROM json_each(?2)), 0), e.due_ms, ",
+            envelope_columns!(),
+            " FROM events e LEFT JOIN orders o ON o.id = e.order_id WHERE e.type = ?1 AND \
+             e.unrouted_ms IS NOT NULL ORDER BY e.seq LIMIT ?3"
+        );
+        let finished = json(&writer.context.status.finished_statuses());
+        let args = args![self.event_type.as_str(), finished, i64::from(self.limit)];
+        let rows = fetch(&mut *writer.conn, sql, args).await?;
+        let mut write_set = writer.write_set();
+        let (mut all, mut waiting) = (Vec::with_capacity(rows.len()), Vec::new());
+        let mut outbox = Vec::new();
+        for row in &rows {
+            let seq = row.int(0)?;
+            all.push(seq);
+            if !row.flag(1)? {
+                waiting.push(seq);
+                let due_ms = row.maybe_int(2)?.map_or(IMMEDIATELY, |due_ms| due_ms as u64);
+                let mut envelope = decode::envelope(row, 3)?;
+                envelope.expires_at_ms = envelope.expires_at_ms.max(self.expires_at_ms);
+                outbox.extend(write_set.route(seq, &Arc::new(envelope), &self.stages, due_ms));
+            }
+        }
+        let sql = "UPDATE events SET unrouted_ms = NULL WHERE seq IN (SELECT value FROM \
+                   json_each(?1))";
+        execute(writer.conn, sql, args![json(&all)]).await?;
+        let sql = "UPDATE events SET routed_to = ?2, expires_ms = max(expires_ms, ?3) WHERE seq IN \
+                   (SELECT value FROM json_each(?1))";
+        let args = args![json(&waiting), json(&self.stages), self.expires_at_ms as i64];
+        execute(writer.conn, sql, args).await?;
+        writer.write(write_set).await?;
+        Ok(Routed { events: rows.len() as u32, outbox })
     }
 }

@@ -12,11 +12,12 @@ use crate::store::queries;
 use crate::store::transaction::SentRows;
 use crate::store::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
-    DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, KnownBindings,
-    LockedState, LogRange, LostDeliveries, NewCancel, NewEvent, NewOrder, Order, OrderCursor,
-    OrderFilter, OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor,
-    RecordingFilter, SettledOrder, StageBinding, StageControl, StateRow, StateSource, Store,
-    StoreError,
+    DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, HostReport,
+    KnownBindings, LockedState, LogRange, LostDeliveries, NewCancel, NewEvent, NewOrder,
+    OpenDelivery, Order, OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
+    RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledOrder,
+    SharedSettings, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
+    UnroutedEvents,
 };
 
 #[async_trait]
@@ -91,11 +92,27 @@ impl Store for SqliteStore {
         self.submit(SentRows(ids)).await
     }
 
-    async fn outbox_postponed(&self, ids: Vec<i64>, due_at_ms: u64) -> Result<(), StoreError> {
+    async fn outbox_postponed(&self, ids: Vec<i64>, delay_ms: u64) -> Result<(), StoreError> {
         if ids.is_empty() {
             return Ok(());
         }
-        self.run(outbox::Postpone { ids, due_at_ms }).await
+        self.run(outbox::Postpone { ids, delay_ms }).await
+    }
+
+    async fn unrouted_events(&self) -> Result<Vec<UnroutedEvents>, StoreError> {
+        outbox::unrouted(&self.readers, &self.status).await
+    }
+
+    async fn route_unrouted(&self, routing: Routing) -> Result<Routed, StoreError> {
+        self.run(routing).await
+    }
+
+    async fn open_deliveries(
+        &self,
+        stage: &str,
+        limit: u32,
+    ) -> Result<Vec<OpenDelivery>, StoreError> {
+        queries::open_deliveries(&self.readers, stage, limit).await
     }
 
     async fn requeue_lost(
@@ -255,6 +272,10 @@ impl Store for SqliteStore {
         self.run(hosts::DeleteBinding { binding, live_ms }).await
     }
 
+    async fn record_host(&self, settings: &SharedSettings) -> Result<Vec<HostReport>, StoreError> {
+        self.run(hosts::RecordHost { settings: settings.clone() }).await
+    }
+
     /// There is one host, which holds every lease.
     async fn lease_stage(&self, _: &str, _: u64) -> Result<bool, StoreError> {
         Ok(true)
@@ -269,8 +290,8 @@ impl Store for SqliteStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.sender()?;
-        fetch(&self.readers, "SELECT 1", args![]).await.map(|_| ())
+        let read = async { fetch(&self.readers, "SELECT 1", args![]).await };
+        tokio::try_join!(read, self.run(hosts::Probe)).map(drop)
     }
 
     async fn close(&self) {

@@ -8,7 +8,7 @@ use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch, json};
 use crate::store::decode::Columns as _;
 use crate::store::transaction::Operation;
-use crate::store::{Pruned, StoreError};
+use crate::store::{Pruned, StoreError, upkeep};
 
 /// None of the events has an open delivery, an open dead letter or an outbox row.
 macro_rules! nothing_open {
@@ -40,27 +40,36 @@ impl Operation for Prune {
 #[async_trait]
 impl SingleOperation for Prune {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<Pruned, StoreError> {
-        let Writer { conn, now_ms, .. } = writer;
+        let Writer { conn, context, now_ms } = writer;
         let sql = concat!(
-            "SELECT o.id FROM orders o WHERE o.status <> 'pruned' AND o.updated_ms < ?1 AND ",
+            "SELECT o.id FROM orders o WHERE o.status <> 'pruned' AND o.updated_ms < ?1 AND (o.status \
+             IN (SELECT value FROM json_each(?3)) OR NOT EXISTS (SELECT 1 FROM events u WHERE \
+             u.order_id = o.id AND u.unrouted_ms IS NOT NULL)) AND ",
             nothing_open!("(SELECT seq FROM events WHERE order_id = o.id) e"),
             " ORDER BY o.updated_ms LIMIT ?2"
         );
-        let rows =
-            fetch(&mut **conn, sql, args![self.before_ms as i64, i64::from(self.limit)]).await?;
+        let finished = json(&context.status.finished_statuses());
+        let args = args![self.before_ms as i64, i64::from(self.limit), finished];
+        let rows = fetch(&mut **conn, sql, args).await?;
         let orders = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
         let sql = "SELECT e.seq FROM json_each(?1) k CROSS JOIN events e ON e.order_id = k.value";
         let mut seqs = positions(conn, sql, args![json(&orders)]).await?;
         let sql = concat!(
-            "SELECT o.seq FROM events o WHERE o.order_id IS NULL AND o.time_ms < ?1 AND ",
+            "SELECT o.seq FROM events o WHERE o.order_id IS NULL AND o.logged_ms < ?1 AND \
+             o.unrouted_ms IS NULL AND ",
             nothing_open!("(SELECT o.seq AS seq) e"),
-            " ORDER BY o.time_ms LIMIT ?2"
+            " ORDER BY o.logged_ms LIMIT ?2"
         );
         let others =
             positions(conn, sql, args![self.before_ms as i64, i64::from(self.limit)]).await?;
         let events = others.len() as u64;
         seqs.extend(others);
         remove(conn, &orders, &seqs, *now_ms).await?;
+        for sql in upkeep::BY_AGE {
+            execute(conn, sql, args![self.before_ms as i64]).await?;
+        }
+        let removed_ms = upkeep::removed_before_ms(self.before_ms, *now_ms);
+        execute(conn, upkeep::REMOVED_KEYS, args![removed_ms as i64]).await?;
         Ok(Pruned { orders: orders.len() as u64, events })
     }
 }
@@ -80,14 +89,15 @@ async fn remove(
     now_ms: u64,
 ) -> Result<(), StoreError> {
     let (orders, seqs) = (json(orders), json(seqs));
-    let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM (SELECT \
-               DISTINCT d.stage, e.order_id \
-               FROM json_each(?1) k CROSS JOIN events e ON e.seq = k.value CROSS JOIN deliveries \
-               d ON d.event_seq = e.seq \
-               WHERE e.order_id IS NOT NULL) t CROSS JOIN state s ON s.stage = t.stage AND s.key \
-               >= 'order/' || t.order_id || '/' \
-               AND s.key < 'order/' || t.order_id || '0')";
-    execute(conn, sql, args![seqs.as_str()]).await?;
+    let mut stages = Vec::new();
+    for row in &fetch(&mut *conn, upkeep::STAGES_WITH_STATE, args![]).await? {
+        stages.push(row.owned(0)?);
+    }
+    // '0' follows '/' in byte order.
+    let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM json_each(?1) t \
+               CROSS JOIN json_each(?2) k CROSS JOIN state s ON s.stage = t.value AND s.key >= \
+               'order/' || k.value || '/' AND s.key < 'order/' || k.value || '0')";
+    execute(conn, sql, args![json(&stages), orders.as_str()]).await?;
     execute(
         conn,
         "DELETE FROM attempts WHERE event_seq IN (SELECT value FROM json_each(?1))",

@@ -38,8 +38,8 @@ pub(super) fn events(rows: &[EventRow<'_>], now_ms: u64) -> Vec<Statement> {
         head: "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, \
                attributes, order_id, \
                correlation_id, cause_source, cause_id, hops, expires_ms, stage, digest, routed_to, \
-               logged_ms, due_ms)",
-        columns: 20,
+               logged_ms, due_ms, unrouted_ms)",
+        columns: 21,
         tail: "ON CONFLICT DO NOTHING",
     };
     shape.statements(rows, |row, args| {
@@ -64,6 +64,7 @@ pub(super) fn events(rows: &[EventRow<'_>], now_ms: u64) -> Vec<Statement> {
         push(args, list(&row.routed_to));
         push(args, now_ms as i64);
         push(args, row.due_ms.map(|due_ms| due_ms as i64));
+        push(args, row.unrouted.then_some(now_ms as i64));
     })
 }
 
@@ -135,18 +136,19 @@ pub(super) fn outbox(rows: &[OutboxInsert], host: &str, lease_until_ms: u64) -> 
     })
 }
 
-pub(super) fn state(rows: &[StateWrite<'_>]) -> Vec<Statement> {
+pub(super) fn state(rows: &[StateWrite<'_>], now_ms: u64) -> Vec<Statement> {
     let shape = Shape {
-        head: "INSERT INTO state (stage, key, value, version)",
-        columns: 4,
+        head: "INSERT INTO state (stage, key, value, version, removed_ms)",
+        columns: 5,
         tail: "ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, version = \
-               excluded.version",
+               excluded.version, removed_ms = excluded.removed_ms",
     };
     shape.statements(rows, |row, args| {
         push(args, row.stage);
         push(args, row.key);
         push(args, row.value);
         push(args, row.version);
+        push(args, row.value.is_none().then_some(now_ms as i64));
     })
 }
 

@@ -13,8 +13,10 @@ use crate::store::{Batch, Commit, Store, StoreError};
 async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStore> {
     let options = SqliteOptions {
         path: path.to_owned(),
+        namespace: "orders".to_owned(),
         host_name: "here".to_owned(),
         clock,
+        steady: None,
         status: Arc::new(StatusRules::default()),
         lease_ms: LEASE_MS,
         group_max_ops: 64,

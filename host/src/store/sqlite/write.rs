@@ -26,7 +26,7 @@ pub(super) async fn write(
     execute_all(conn, rows::deliveries(&write_set.deliveries)).await?;
     let lease_until_ms = now_ms + context.lease_ms;
     execute_all(conn, rows::outbox(&write_set.outbox, &context.host, lease_until_ms)).await?;
-    execute_all(conn, rows::state(&write_set.state)).await?;
+    execute_all(conn, rows::state(&write_set.state, now_ms)).await?;
     execute_all(conn, rows::attempts(&write_set.attempts)).await?;
     execute_all(conn, rows::dead_letters(&write_set.dead_letters, now_ms)).await?;
     execute_all(conn, rows::recordings(&write_set.recordings, now_ms)).await?;

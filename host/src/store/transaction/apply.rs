@@ -12,7 +12,7 @@ use super::read_set::{DeliveryState, Loaded, LoadedDelivery, event_ref};
 use super::rows::{
     AttemptRow, DeadLetterRow, DeliveryRow, OrderRow, RecordingRow, SettledBy, StateWrite,
 };
-use super::write_set::WriteSet;
+use super::write_set::{Subject, WriteSet};
 use crate::domain::event::{DeliveryKey, EventKey};
 use crate::domain::failure_fingerprint::FailureFingerprint;
 use crate::domain::order_status::StatusRules;
@@ -71,7 +71,7 @@ pub(super) fn event<'a>(
     if !loaded.events.insert(event_ref(new)) {
         return (false, Vec::new());
     }
-    (true, write_set.event(new).into_iter().collect())
+    (true, write_set.event(new, Subject::Unfinished).into_iter().collect())
 }
 
 /// A lane's batch.
@@ -93,7 +93,8 @@ pub(crate) fn batch<'a>(
         }
     }
     let versions = write_state(loaded, write_set, batch);
-    let outbox = batch.settlements.iter().flat_map(|one| settle(loaded, write_set, one)).collect();
+    let outbox =
+        batch.settlements.iter().flat_map(|one| settle(loaded, write_set, rules, one)).collect();
     Commit::Done { versions, outbox }
 }
 
@@ -196,6 +197,7 @@ fn next(settlement: &Settlement) -> Next {
 fn settle<'a>(
     loaded: &mut Loaded<'a>,
     write_set: &mut WriteSet<'a>,
+    rules: &StatusRules,
     settlement: &'a Settlement,
 ) -> Vec<OutboxRow> {
     let stage: &'a str = &settlement.delivery.stage;
@@ -209,7 +211,11 @@ fn settle<'a>(
         round: settlement.round,
         attempt: next.attempt,
         created_ms: before.state.map_or(now_ms, |state| state.created_ms),
-        queued_ms: next.due_at_ms.or(before.state.map(|state| state.queued_ms)).unwrap_or(now_ms),
+        queued_ms: next
+            .due_at_ms
+            .map(|at_ms| write_set.due_ms(at_ms))
+            .or(before.state.map(|state| state.queued_ms))
+            .unwrap_or(now_ms),
     };
     let after = LoadedDelivery { seq: Some(seq), state: Some(state), ..before };
     loaded.deliveries.insert((stage, &settlement.delivery.event), after);
@@ -219,7 +225,8 @@ fn settle<'a>(
     if let Some(body) = settlement.recording.as_deref().filter(|_| !open) {
         write_set.rows.recordings.push(RecordingRow { seq, stage, body });
     }
-    let (emitted, mut outbox) = consequences(write_set, settlement, seq);
+    let subject = subject(rules, before, settlement);
+    let (emitted, mut outbox) = consequences(write_set, settlement, seq, subject);
     write_set.rows.deliveries.push(DeliveryRow {
         seq,
         stage,
@@ -248,17 +255,29 @@ fn settle<'a>(
     outbox
 }
 
+/// Whether the settlement's order waits for something after the events that the settlement emits.
+fn subject(rules: &StatusRules, stored: LoadedDelivery, settlement: &Settlement) -> Subject {
+    let finishes = || match &settlement.verdict {
+        Verdict::Done(events) => {
+            events.iter().any(|event| rules.finishes(&event.envelope.event.event_type))
+        }
+        _ => false,
+    };
+    if stored.order_finished || finishes() { Subject::Finished } else { Subject::Unfinished }
+}
+
 /// Logs the events of a verdict and adds the dead letter; the ids of emitted events, and the rows to
 /// send.
 fn consequences<'a>(
     write_set: &mut WriteSet<'a>,
     settlement: &'a Settlement,
     seq: i64,
+    subject: Subject,
 ) -> (Vec<&'a str>, Vec<OutboxRow>) {
     match &settlement.verdict {
         Verdict::Done(events) => (
             events.iter().map(|event| event.envelope.event.id.as_str()).collect(),
-            events.iter().filter_map(|event| write_set.event(event)).collect(),
+            events.iter().filter_map(|event| write_set.event(event, subject)).collect(),
         ),
         Verdict::Dead { code, message, announcement } => {
             let stage: &'a str = &settlement.delivery.stage;
@@ -273,7 +292,7 @@ fn consequences<'a>(
                 digest: &settlement.digest,
                 fingerprint: FailureFingerprint::of(stage, (code, message), backtrace),
             });
-            (Vec::new(), write_set.event(announcement).into_iter().collect())
+            (Vec::new(), write_set.event(announcement, subject).into_iter().collect())
         }
         Verdict::Retry { .. } | Verdict::Skipped | Verdict::Deferred { .. } => {
             (Vec::new(), Vec::new())

@@ -25,6 +25,8 @@ pub(crate) struct LoadedDelivery {
     pub(crate) state: Option<DeliveryState>,
     /// Its order is cancelled, or being cancelled.
     pub(crate) order_cancelled: bool,
+    /// No event has to follow for its order.
+    pub(crate) order_finished: bool,
 }
 
 /// Refers to a delivery by stage and event.

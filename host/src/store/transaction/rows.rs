@@ -16,6 +16,8 @@ pub(crate) struct EventRow<'a> {
     pub(crate) producer: Option<(&'a str, &'a str)>,
     /// When a scheduled event is sent; none: immediately.
     pub(crate) due_ms: Option<u64>,
+    /// No stage consumes it, and its order waits for one.
+    pub(crate) unrouted: bool,
 }
 
 /// A new delivery.

@@ -30,8 +30,33 @@ pub(crate) struct Numbers {
 pub(crate) struct TransactionTime {
     /// The store's clock: written into rows, and the base of leases.
     pub(crate) now_ms: u64,
-    /// What is due by then is sent immediately. The calling host may be ahead of the store's clock.
-    pub(crate) due_ms: u64,
+    /// The calling host's clock at the same time: what the host asks for "in 5 s" happens after 5 s,
+    /// however far the two clocks differ.
+    pub(crate) host_ms: u64,
+}
+
+/// A difference of clocks that is within the time between reading one and the other.
+const SAME_TIME_MS: u64 = 100;
+/// When something that does not wait is due.
+pub(crate) const IMMEDIATELY: u64 = 0;
+
+impl TransactionTime {
+    /// When the store considers something due that is due at `at_ms` by the host's clock; none: it is
+    /// due now.
+    fn due_ms(&self, at_ms: u64) -> Option<u64> {
+        let wait_ms = at_ms.checked_sub(self.host_ms).filter(|wait_ms| *wait_ms > 0)?;
+        let agree = self.now_ms.abs_diff(self.host_ms) <= SAME_TIME_MS;
+        Some(if agree { at_ms.max(self.now_ms) } else { self.now_ms.saturating_add(wait_ms) })
+    }
+}
+
+/// Whether an event's order waits for something to follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// It does, or the event is its first one.
+    Unfinished,
+    /// It does not.
+    Finished,
 }
 
 /// All rows of a group. Their `seq` is the position of their event in the log.
@@ -82,18 +107,25 @@ impl<'a> WriteSet<'a> {
 
     /// Logs an event of another program; its position in the log.
     pub(super) fn adopt(&mut self, envelope: &'a Envelope, stage: &'a str) -> i64 {
-        self.log(envelope, vec![stage], None, None)
+        self.log(EventRow {
+            seq: 0,
+            envelope,
+            routed_to: vec![stage],
+            producer: None,
+            due_ms: None,
+            unrouted: false,
+        })
     }
 
     /// Logs an event that may change its order's status, opens its deliveries and sends it.
-    pub(crate) fn event(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
+    pub(crate) fn event(&mut self, new: &'a NewEvent, subject: Subject) -> Option<OutboxRow> {
         if let Some(order) = &new.envelope.order_id {
             self.status_event(order, new, Effect::Optional);
             if new.envelope.event.event_type == ORDER_CANCELLED {
                 self.rows.maybe_completed.push(order);
             }
         }
-        self.first_event(new)
+        self.log_and_send(new, subject)
     }
 
     /// Logs the event that cancels an order; it must change the order's status.
@@ -101,7 +133,7 @@ impl<'a> WriteSet<'a> {
         self.status_event(order, new, Effect::Required);
         // There may be nothing to compensate.
         self.rows.maybe_completed.push(order);
-        self.first_event(new)
+        self.log_and_send(new, Subject::Unfinished)
     }
 
     /// The event is logged next, so it takes the next position.
@@ -113,14 +145,26 @@ impl<'a> WriteSet<'a> {
 
     /// Logs an order's first event: the order's row has the resulting status already.
     pub(super) fn first_event(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
+        self.log_and_send(new, Subject::Unfinished)
+    }
+
+    fn log_and_send(&mut self, new: &'a NewEvent, subject: Subject) -> Option<OutboxRow> {
         let routed_to: Vec<&'a str> = new.routed_to.iter().map(AsRef::as_ref).collect();
         let producer = new.producer.as_ref().map(|(stage, digest)| (&**stage, &**digest));
-        let due_ms = Some(new.due_at_ms).filter(|due_ms| *due_ms > self.time.due_ms);
-        let seq = self.log(&new.envelope, routed_to, producer, due_ms);
-        let queued_ms = new.due_at_ms.max(self.time.now_ms);
+        let is_consumed = !routed_to.is_empty() || new.only_stage.is_some();
+        let later_ms = self.time.due_ms(new.due_at_ms);
+        let seq = self.log(EventRow {
+            seq: 0,
+            envelope: &new.envelope,
+            routed_to,
+            producer,
+            due_ms: later_ms.map(|_| new.due_at_ms),
+            unrouted: !is_consumed && subject == Subject::Unfinished && new.needs_a_stage(),
+        });
+        let queued_ms = later_ms.unwrap_or(self.time.now_ms);
         let opened = new.routed_to.iter().map(|stage| OpenDeliveryRow { seq, stage, queued_ms });
         self.rows.open_deliveries.extend(opened);
-        if new.routed_to.is_empty() && new.only_stage.is_none() && !self.publish_all {
+        if !is_consumed && !self.publish_all {
             return None;
         }
         let direct = new.only_stage.as_ref().map(|stage| Direct {
@@ -132,20 +176,39 @@ impl<'a> WriteSet<'a> {
         row.map(|row| OutboxRow { routed: !new.routed_to.is_empty(), ..row })
     }
 
-    fn log(
-        &mut self,
-        envelope: &'a Envelope,
-        routed_to: Vec<&'a str>,
-        producer: Option<(&'a str, &'a str)>,
-        due_ms: Option<u64>,
-    ) -> i64 {
+    /// Adds an event at the next position of the log.
+    fn log(&mut self, event: EventRow<'a>) -> i64 {
         self.numbers.event += 1;
         let seq = self.numbers.event;
-        self.events.push(EventRow { seq, envelope, routed_to, producer, due_ms });
+        self.events.push(EventRow { seq, ..event });
         seq
     }
 
-    /// Adds an outbox row. One that is due now is leased to this host and returned, for the relay.
+    /// Opens deliveries of a logged event that no stage consumed before, and sends it to each stage.
+    pub(crate) fn route(
+        &mut self,
+        seq: i64,
+        envelope: &Arc<Envelope>,
+        stages: &'a [Arc<str>],
+        due_at_ms: u64,
+    ) -> Vec<OutboxRow> {
+        let queued_ms = self.time.due_ms(due_at_ms).unwrap_or(self.time.now_ms);
+        let opened = stages.iter().map(|stage| OpenDeliveryRow { seq, stage, queued_ms });
+        self.rows.open_deliveries.extend(opened);
+        let direct = |stage: &Arc<str>| Direct { stage: Arc::clone(stage), round: 1, attempt: 1 };
+        stages
+            .iter()
+            .filter_map(|stage| self.send(seq, envelope, Some(direct(stage)), due_at_ms))
+            .collect()
+    }
+
+    /// When the store considers something due that is due at `at_ms` by the host's clock.
+    pub(super) fn due_ms(&self, at_ms: u64) -> u64 {
+        self.time.due_ms(at_ms).unwrap_or(self.time.now_ms)
+    }
+
+    /// Adds an outbox row, due at `due_at_ms` by the host's clock. One that is due now is leased to
+    /// this host and returned, for the relay.
     pub(crate) fn send(
         &mut self,
         seq: i64,
@@ -155,11 +218,12 @@ impl<'a> WriteSet<'a> {
     ) -> Option<OutboxRow> {
         self.numbers.outbox += 1;
         let id = self.numbers.outbox;
-        let leased = due_at_ms <= self.time.due_ms;
+        let later_ms = self.time.due_ms(due_at_ms);
+        let leased = later_ms.is_none();
         self.rows.outbox.push(OutboxInsert {
             id,
             seq,
-            due_ms: due_at_ms.max(self.time.now_ms),
+            due_ms: later_ms.unwrap_or(self.time.now_ms),
             leased,
             direct: direct.clone(),
         });

@@ -43,8 +43,10 @@ impl Bench {
         let clock = Arc::new(ManualClock::at(START_MS));
         let options = SqliteOptions {
             path: folder.path().join("store.db"),
+            namespace: "orders".to_owned(),
             host_name: "here".to_owned(),
             clock: Arc::clone(&clock) as Arc<_>,
+            steady: None,
             status: Arc::new(StatusRules::default()),
             lease_ms: LEASE_MS,
             group_max_ops: 64,
@@ -56,12 +58,8 @@ impl Bench {
         let broker = Embedded::new(16, Arc::clone(&clock) as Arc<_>);
         let pipeline = Pipeline::new(&Config::default());
         pipeline.swap(&pipeline.stage("idle"), Arc::new(Native::new(Idle)), None, START_MS);
-        let (relay, handle) = Relay::new(
-            Arc::clone(&store),
-            Arc::clone(&broker) as Arc<_>,
-            Arc::clone(&clock) as Arc<_>,
-            Arc::clone(&pipeline),
-        );
+        let (relay, handle) =
+            Relay::new(Arc::clone(&store), Arc::clone(&broker) as Arc<_>, Arc::clone(&pipeline));
         let (_, rows) = store.accept_event(sample_event("e1", &["idle"])).await.unwrap();
         let message = RejectedMessage {
             envelope: Arc::clone(&rows[0].envelope),
@@ -77,6 +75,7 @@ impl Bench {
             broker,
             relay: handle,
             pipeline,
+            unrouted: Arc::default(),
             clock: Arc::clone(&clock) as Arc<_>,
             host: "here".into(),
             plugins,

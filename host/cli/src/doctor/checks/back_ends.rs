@@ -1,11 +1,13 @@
 //! Checks of the store and the broker: reachable, the right schema and queues, and clocks that agree.
 
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Finding, Stages};
+use crate::host::postgres_settings;
 use postrider::Config;
 use postrider::internals::{
-    BrokerUrl, PostgresStore, QueueStatus, Rabbit, SchemaStatus, SqliteStore, StoreUrl,
+    BrokerUrl, HostReport, PostgresStore, QueueStatus, Rabbit, SchemaStatus, SqliteStore, StoreUrl,
+    UnroutedEvents,
 };
 
 /// Maximum clock difference. Leases and due times are wrong by as much as the clocks differ.
@@ -13,47 +15,91 @@ const SKEW_MAX_MS: u64 = 2_000;
 
 pub(super) async fn store(config: &Config) -> Vec<Finding> {
     match StoreUrl::parse(&config.store.url) {
-        Some(StoreUrl::Sqlite(path)) => vec![match SqliteStore::examine(path.as_ref()).await {
-            Ok(SchemaStatus::New) => Finding::ok(
-                "store",
-                format!("{path} does not exist yet; a host creates it on startup"),
-            ),
-            Ok(SchemaStatus::InUse) => {
-                Finding::ok("store", format!("{path} is in use by a running host"))
-            }
-            Ok(SchemaStatus::Current) => {
-                Finding::ok("store", format!("{path}: the schema is up to date"))
-            }
-            Ok(SchemaStatus::Older) => Finding::ok(
-                "store",
-                format!("{path} has an older schema; a host migrates it on startup"),
-            ),
-            Err(error) => Finding::failed("store", error),
-        }],
-        Some(StoreUrl::Postgres(url)) => {
-            match PostgresStore::examine(url, Duration::from_millis(config.store.timeout_ms)).await
-            {
-                Ok(status) => {
-                    let server = &status.server;
-                    let schema = match status.missing {
-                        None => Finding::ok("store", format!("{server}: the schema is up to date")),
-                        Some(_) if config.store.migrate => Finding::ok(
-                            "store",
-                            format!("{server} has an older schema; a host migrates it on startup"),
-                        ),
-                        Some(version) => Finding::problem(
-                            "store",
-                            format!("{server} lacks schema version {version}"),
-                            "run `postrider migrate`",
-                        ),
-                    };
-                    vec![schema, clock(server, status.clock_ahead_ms)]
-                }
-                Err(error) => vec![Finding::failed("store", error)],
-            }
-        }
+        Some(StoreUrl::Sqlite(path)) => sqlite(config, path).await,
+        Some(StoreUrl::Postgres(url)) => postgres(config, url).await,
         None => Vec::new(),
     }
+}
+
+async fn sqlite(config: &Config, path: &str) -> Vec<Finding> {
+    let examined =
+        SqliteStore::examine(path.as_ref(), &config.namespace, &config.orders.status).await;
+    let status = match examined {
+        Ok(status) => status,
+        Err(error) => return vec![Finding::failed("store", error)],
+    };
+    let found = match status.schema {
+        SchemaStatus::New => format!("{path} does not exist yet; a host creates it on startup"),
+        SchemaStatus::InUse => format!("{path} is in use by a running host"),
+        SchemaStatus::Current => format!("{path}: the schema is up to date"),
+        SchemaStatus::Older => {
+            format!("{path} has an older schema; a host migrates it on startup")
+        }
+    };
+    let mut findings = vec![Finding::ok("store", found)];
+    findings.extend(unrouted(&status.unrouted));
+    findings
+}
+
+async fn postgres(config: &Config, url: &str) -> Vec<Finding> {
+    let examined =
+        PostgresStore::examine(postgres_settings(config, url), &config.orders.status).await;
+    let status = match examined {
+        Ok(status) => status,
+        Err(error) => return vec![Finding::failed("store", error)],
+    };
+    let server = &status.server;
+    let schema = match status.missing {
+        None => Finding::ok("store", format!("{server}: the schema is up to date")),
+        Some(_) if config.store.migrate => Finding::ok(
+            "store",
+            format!("{server} has an older schema; a host migrates it on startup"),
+        ),
+        Some(version) => Finding::problem(
+            "store",
+            format!("{server} lacks schema version {version}"),
+            "run `postrider migrate`",
+        ),
+    };
+    let mut findings = vec![schema, clock(server, status.clock_ahead_ms)];
+    findings.extend(hosts(&config.namespace, &status.hosts));
+    findings.extend(unrouted(&status.unrouted));
+    findings
+}
+
+/// Settings that should be the same on every host of a namespace, and are not.
+fn hosts(namespace: &str, hosts: &[HostReport]) -> Vec<Finding> {
+    let keys: BTreeSet<&String> = hosts.iter().flat_map(|host| host.settings.keys()).collect();
+    let differing = keys.into_iter().filter_map(|key| {
+        let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for host in hosts {
+            let value = host.settings.get(key).map_or("not set", String::as_str);
+            values.entry(value).or_default().push(&host.host);
+        }
+        let listed = values.iter().map(|(value, hosts)| format!("{value} on {}", hosts.join(", ")));
+        (values.len() > 1).then(|| {
+            Finding::warning(
+                format!("setting {key}"),
+                format!(
+                    "the hosts of the namespace `{namespace}` disagree: {}",
+                    listed.collect::<Vec<_>>().join("; ")
+                ),
+                "give all hosts of a namespace the same configuration, and restart them",
+            )
+        })
+    });
+    differing.collect()
+}
+
+fn unrouted(waiting: &[UnroutedEvents]) -> Vec<Finding> {
+    let finding = |events: &UnroutedEvents| {
+        Finding::warning(
+            format!("unrouted {}", events.event_type),
+            format!("{} events wait, because no stage consumes their type", events.count),
+            format!("add a stage that consumes `{}`, or cancel their orders", events.event_type),
+        )
+    };
+    waiting.iter().map(finding).collect()
 }
 
 fn clock(server: &str, ahead_ms: i64) -> Finding {
@@ -109,6 +155,21 @@ pub(super) async fn broker(config: &Config, stages: &Stages) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::doctor::checks::Level;
+
+    #[test]
+    fn hosts_whose_settings_disagree_are_named() {
+        let host = |name: &str, expiry: &str| HostReport {
+            host: name.to_owned(),
+            settings: [("orders.expiry_ms", expiry), ("orders.hops_max", "64")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+        };
+        assert_eq!(hosts("orders", &[host("a", "1"), host("b", "1")]), []);
+        let found = hosts("orders", &[host("a", "1"), host("b", "2"), host("c", "1")]);
+        let [finding] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(finding.check, "setting orders.expiry_ms");
+        assert!(finding.found.ends_with("disagree: 1 on a, c; 2 on b"), "{}", finding.found);
+    }
 
     #[test]
     fn clock_skew_in_either_direction_is_a_warning() {

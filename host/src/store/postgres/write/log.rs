@@ -33,12 +33,13 @@ async fn insert(
     let sql = "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, \
                attributes, order_id, correlation_id, \
                cause_source, cause_id, hops, expires_ms, stage, digest, routed_to, due_ms, \
-               logged_ms) \
-               SELECT k.*, $20 FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], \
+               unrouted_ms, logged_ms) \
+               SELECT k.*, $21 FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], \
                $5::text[], $6::int8[], $7::text[], $8::bytea[], \
                $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::int8[], \
                $15::int8[], $16::text[], $17::text[], \
-               $18::text[], $19::int8[]) k ON CONFLICT (id, source) DO NOTHING";
+               $18::text[], $19::int8[], $20::int8[]) k ON CONFLICT (id, source) DO NOTHING";
+    let now_ms = write_set.now_ms() as i64;
     let mut args = columns![&write_set.events;
         |row| row.seq,
         |row| row.envelope.event.id.as_str(),
@@ -59,8 +60,9 @@ async fn insert(
         |row| row.producer.map(|producer| producer.1),
         |row| list(&row.routed_to),
         |row| row.due_ms.map(|due_ms| due_ms as i64),
+        |row| row.unrouted.then_some(now_ms),
     ];
-    push(&mut args, write_set.now_ms() as i64);
+    push(&mut args, now_ms);
     Ok(execute(conn, sql, args).await?)
 }
 

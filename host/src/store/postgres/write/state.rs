@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use super::expect;
 use crate::store::decode::Columns as _;
-use crate::store::postgres::sql::{TransactionError, columns, execute, fetch};
+use crate::store::postgres::sql::{TransactionError, columns, execute, fetch, push};
 use crate::store::transaction::{NumberedWriteSet, StateWrite};
 
 /// Verifies the versions of keys that were read and not written. First locks every key that the group
@@ -26,7 +26,7 @@ pub(super) async fn verify_reads(
         .chain(&write_set.state)
         .map(|row| (row.stage, row.key))
         .collect();
-    lock_keys(conn, &keys).await?;
+    lock_keys(conn, &keys, write_set.now_ms()).await?;
     let sql = "SELECT count(*) FROM unnest($1::text[], $2::text[], $3::int8[]) k (stage, key, \
                version) \
                JOIN state s ON s.stage = k.stage AND s.key = k.key AND s.version = k.version";
@@ -44,13 +44,16 @@ pub(super) async fn verify_reads(
 pub(in crate::store::postgres) async fn lock_keys(
     conn: &mut PgConnection,
     keys: &BTreeSet<(&str, &str)>,
+    now_ms: u64,
 ) -> Result<(), TransactionError> {
     // The condition never holds: an existing row is locked and not changed.
-    let sql = "INSERT INTO state AS s (stage, key, version) SELECT k.*, 0 FROM unnest($1::text[], \
-               $2::text[]) k (stage, key) \
+    let sql = "INSERT INTO state AS s (stage, key, version, removed_ms) SELECT k.*, 0, $3 FROM \
+               unnest($1::text[], $2::text[]) k (stage, key) \
                ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET version = s.version \
                WHERE FALSE";
-    execute(conn, sql, columns![&keys; |key| key.0, |key| key.1]).await?;
+    let mut args = columns![&keys; |key| key.0, |key| key.1];
+    push(&mut args, now_ms as i64);
+    execute(conn, sql, args).await?;
     Ok(())
 }
 
@@ -59,20 +62,22 @@ pub(in crate::store::postgres) async fn lock_keys(
 pub(super) async fn write(
     conn: &mut PgConnection,
     rows: &[StateWrite<'_>],
+    now_ms: u64,
 ) -> Result<(), TransactionError> {
-    let sql = "INSERT INTO state AS s (stage, key, value, version) \
-               SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::int8[]) k (stage, \
-               key, value, version) \
+    let sql = "INSERT INTO state AS s (stage, key, value, version, removed_ms) \
+               SELECT k.*, CASE WHEN k.value IS NULL THEN $5::int8 END FROM unnest($1::text[], \
+               $2::text[], $3::bytea[], $4::int8[]) k (stage, key, value, version) \
                ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, \
-               version = excluded.version \
+               version = excluded.version, removed_ms = excluded.removed_ms \
                WHERE s.version = excluded.version - 1";
     let mut rest: Vec<&StateWrite<'_>> = rows.iter().collect();
     while !rest.is_empty() {
         let mut keys = HashSet::new();
         let (now, later): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|row| keys.insert((row.stage, row.key)));
-        let args =
+        let mut args =
             columns![&now; |row| row.stage, |row| row.key, |row| row.value, |row| row.version];
+        push(&mut args, now_ms as i64);
         expect(execute(conn, sql, args).await?, now.len())?;
         rest = later;
     }

@@ -1,0 +1,79 @@
+//! The settings that all hosts of a namespace should share, as short texts that can be compared.
+//!
+//! Guarantee: no confidential value is shown. A stage's settings, long values and the broker's URL
+//! (without its password) appear as digests.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::{Config, mask_password};
+use crate::domain::event::hex;
+
+/// Sections whose values decide what happens to orders, on whichever host.
+const SECTIONS: [&str; 6] = ["orders", "products", "retention", "recording", "defaults", "stages"];
+/// Longest value that is shown.
+const SHOWN_MAX: usize = 40;
+
+impl Config {
+    /// Values or digests by key.
+    pub(crate) fn shared_settings(&self) -> BTreeMap<String, String> {
+        let mut settings = BTreeMap::new();
+        let all = serde_json::to_value(self).unwrap_or_default();
+        for section in SECTIONS {
+            flatten(section, &all[section], &mut settings);
+        }
+        settings.insert("broker.url".to_owned(), digest(&mask_password(&self.broker.url)));
+        settings.insert("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        settings
+    }
+}
+
+fn flatten(key: &str, value: &Value, settings: &mut BTreeMap<String, String>) {
+    if let Value::Object(inside) = value {
+        for (name, value) in inside {
+            flatten(&format!("{key}.{name}"), value, settings);
+        }
+        return;
+    }
+    let text = value.to_string();
+    let hidden = key.contains(".settings.") || text.len() > SHOWN_MAX;
+    settings.insert(key.to_owned(), if hidden { digest(&text) } else { text });
+}
+
+/// Enough of a digest to tell values apart.
+fn digest(text: &str) -> String {
+    const BYTES: usize = 6;
+    format!("sha256:{}", hex(&Sha256::digest(text)[..BYTES]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_may_be_confidential_are_digests() {
+        let text = "broker.url = \"amqp://u:secret@mq\"\n[stages.payment.settings]\nmerchant = \
+                    \"secret\"\n[stages.payment]\nlanes = 3\n";
+        let settings = Config::from_toml(text).unwrap().shared_settings();
+        assert_eq!(settings["stages.payment.lanes"], "3");
+        assert_eq!(settings["orders.hops_max"], "64");
+        assert!(settings["broker.url"].starts_with("sha256:"));
+        let all = format!("{settings:?}");
+        assert!(
+            all.contains("stages.payment.settings.merchant") && !all.contains("secret"),
+            "{all}"
+        );
+    }
+
+    #[test]
+    fn a_changed_password_is_no_difference() {
+        let of = |url: &str| {
+            let config = Config::from_toml(&format!("broker.url = \"{url}\"")).unwrap();
+            config.shared_settings()
+        };
+        assert_eq!(of("amqp://u:old@mq/x"), of("amqp://u:new@mq/x"));
+        assert_ne!(of("amqp://u:old@mq/x"), of("amqp://u:old@mq/y"));
+    }
+}

@@ -1,0 +1,81 @@
+//! The driver's options for the servers of a connection string.
+
+use std::fmt::Write as _;
+use std::str::FromStr as _;
+
+use sqlx::postgres::PgConnectOptions;
+
+use crate::domain::connection_string::{ConnectionString, Server, UrlError};
+
+/// The options for one server. They include the driver's defaults: `PGUSER` and the other variables,
+/// and the password file, which the driver reads while it parses a URL.
+pub(super) fn options(
+    parsed: &ConnectionString,
+    server: &Server,
+) -> Result<PgConnectOptions, UrlError> {
+    let mut url = String::from("postgres://");
+    url.extend(parsed.user.as_deref().map(encoded));
+    url.extend(parsed.password.as_deref().map(|password| format!(":{}", encoded(password))));
+    if parsed.user.is_some() || parsed.password.is_some() {
+        url.push('@');
+    }
+    // A URL has no form for a missing host, a socket or an address in brackets: they are set below.
+    let host = server.host.as_deref();
+    let is_name = |host: &&str| !host.starts_with('/') && !host.contains(':');
+    url.push_str(&host.filter(is_name).map_or_else(|| "localhost".to_owned(), encoded));
+    url.extend(server.port.map(|port| format!(":{port}")));
+    url.extend(parsed.database.as_deref().map(|name| format!("/{}", encoded(name))));
+    url.push_str("?application_name=");
+    url.push_str(&encoded(&parsed.application_name));
+    for (name, value) in &parsed.tls {
+        // Writing into a string does not fail.
+        let _ = write!(url, "&{name}={}", encoded(value));
+    }
+    // The driver's error may quote the URL, with its password.
+    let options = PgConnectOptions::from_str(&url)
+        .map_err(|_| UrlError::new("the host or a certificate is invalid"))?;
+    let options = match host {
+        None => options.host(PgConnectOptions::new_without_pgpass().get_host()),
+        Some(folder) if folder.starts_with('/') => options.socket(folder),
+        Some(host) => options.host(host),
+    };
+    if parsed.options.is_empty() {
+        return Ok(options);
+    }
+    Ok(options.options(parsed.options.iter().map(|(name, value)| (name, value))))
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing into a string does not fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only(text: &str) -> PgConnectOptions {
+        let parsed = ConnectionString::parse(text).unwrap();
+        options(&parsed, &parsed.servers[0]).unwrap()
+    }
+
+    #[test]
+    fn the_driver_gets_what_the_string_says() {
+        let found = only("postgres://u@[::1]:6000/x%2Fy?application_name=my%20shop");
+        assert_eq!((found.get_host(), found.get_port()), ("::1", 6000));
+        assert_eq!((found.get_username(), found.get_database()), ("u", Some("x/y")));
+        assert_eq!(found.get_application_name(), Some("my shop"));
+        let found = only("postgres://u@/x?host=/run/pg&port=6&options=-c%20geqo%3Doff");
+        assert_eq!(found.get_socket().unwrap().to_str(), Some("/run/pg"));
+        assert!(found.get_options().unwrap().ends_with("-c geqo=off"));
+        let found = only("postgres:///x?user=u");
+        assert!(found.get_host().starts_with('/') || found.get_host() == "localhost");
+    }
+}

@@ -1,0 +1,67 @@
+//! Events that wait for a stage: no stage consumed them when they were committed, and their order is
+//! unfinished. They are routed when a stage that consumes their type appears.
+
+use std::sync::Arc;
+
+use super::decode::Columns;
+use super::{OutboxRow, StoreError};
+
+/// The events of one type that wait for a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnroutedEvents {
+    /// The type.
+    pub event_type: String,
+    /// How many wait.
+    pub count: u64,
+    /// Since when the first of them waits, milliseconds since 1970-01-01 UTC.
+    pub since_ms: u64,
+}
+
+/// Events of one type that a stage now consumes.
+#[derive(Debug, Clone)]
+pub struct Routing {
+    /// The type.
+    pub event_type: String,
+    /// The stages that consume it.
+    pub stages: Vec<Arc<str>>,
+    /// The events expire no earlier than then, milliseconds since 1970-01-01 UTC: the wait does not
+    /// count.
+    pub expires_at_ms: u64,
+    /// Maximum number of events.
+    pub limit: u32,
+}
+
+/// What one call routed.
+#[derive(Debug)]
+pub struct Routed {
+    /// Events that no longer wait, those of finished orders included.
+    pub events: u32,
+    /// Rows that are due now and leased to this host.
+    pub outbox: Vec<OutboxRow>,
+}
+
+/// Counts waiting events by type, for [`decode`]: those whose order's status is not finished. At most
+/// 10,000 are counted.
+macro_rules! count_unrouted {
+    ($is_unfinished:literal) => {
+        concat!(
+            "SELECT k.type, count(*), min(k.unrouted_ms) FROM (SELECT e.type, e.unrouted_ms FROM \
+             events e LEFT JOIN orders o ON o.id = e.order_id WHERE e.unrouted_ms IS NOT NULL AND \
+             (o.id IS NULL OR o.status ",
+            $is_unfinished,
+            ") LIMIT 10000) k GROUP BY k.type ORDER BY k.type"
+        )
+    };
+}
+pub(super) use count_unrouted;
+
+pub(super) fn decode(rows: &[impl Columns]) -> Result<Vec<UnroutedEvents>, StoreError> {
+    let decoded = rows.iter().map(|row| {
+        Ok(UnroutedEvents {
+            event_type: row.owned(0)?,
+            count: row.unsigned(1)?,
+            since_ms: row.unsigned(2)?,
+        })
+    });
+    decoded.collect()
+}
