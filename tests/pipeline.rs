@@ -7,6 +7,7 @@ mod embedding;
 mod external_events;
 mod interleavings;
 mod namespaces;
+mod retention;
 mod scheduling;
 mod several_hosts;
 mod stage_controls;

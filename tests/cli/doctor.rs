@@ -7,7 +7,7 @@ use lapin::{Connection, ConnectionProperties};
 use serde_json::Value;
 use sqlx::Connection as _;
 
-use crate::support::harness::{Backend, Client, TestEnv, on_both_back_ends};
+use crate::support::harness::{Backend, Client, TestEnv, eventually, on_both_back_ends};
 use crate::support::process::{HostProcess, postrider, unused_port};
 use crate::support::servers::{Servers, amqp_url};
 
@@ -123,6 +123,24 @@ async fn missing_or_newer_schema_is_reported() -> Result<()> {
     sqlx::query(later).execute(&mut connection).await?;
     connection.close().await?;
     finds(&text, "store", "run a newer one").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_whose_settings_disagree_are_reported() -> Result<()> {
+    let mut env = TestEnv::shipped_on(Backend::Servers, "orders.hops_max = 64\n").await?;
+    let one = env.start().await?;
+    env.toml = "orders.hops_max = 32\n".to_owned();
+    let other = env.start().await?;
+    let text = format!("{ANYWHERE}{}", env.config_text());
+    let found = eventually("both hosts to report", || async {
+        let (_, findings) = doctor(&text).await?;
+        Ok(findings.into_iter().find(|finding| finding["check"] == "setting orders.hops_max"))
+    })
+    .await?;
+    let words = found["found"].as_str().context("words")?;
+    assert!(words.contains("32 on") && words.contains("64 on"), "{found}");
+    one.stop().await?;
+    other.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

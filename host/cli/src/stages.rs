@@ -119,9 +119,14 @@ fn list(answer: &Value) {
     let cell = |value: &Value| if value.is_null() { "-".to_owned() } else { text(value) };
     let row = |stage: &Value| {
         let mut row = vec![cell(&stage["stage"]), cell(&stage["version"])];
-        row.extend(
-            ["control", "consumption", "breaker"].map(|name| table::state(&cell(&stage[name]))),
-        );
+        row.push(table::state(&cell(&stage["control"])));
+        // Without a plugin, the control alone says nothing about what the stage does.
+        row.push(if stage["version"].is_null() {
+            table::state("no plugin")
+        } else {
+            table::state(&cell(&stage["consumption"]))
+        });
+        row.push(table::state(&cell(&stage["breaker"])));
         row.extend([
             cell(&stage["waiting"]),
             table::time(&stage["since_ms"]),

@@ -157,26 +157,40 @@ impl Target {
     }
 
     /// Whether a transaction pooler is in between: then the statements of one connection run in
-    /// changing sessions, without what was set up or prepared. While a second connection is inside a
-    /// transaction, the first one would get another session.
+    /// changing sessions, without what was set up or prepared. A pooler that gives out the session
+    /// that was used last changes it while a second connection is inside a transaction; one that
+    /// takes turns changes it from statement to statement.
     pub(super) async fn is_pooled(&self, first: &mut PgConnection) -> Result<bool, sqlx::Error> {
         let mut second = self.connect_unprepared().await?;
+        let session = session_of(first, "SELECT pg_backend_pid()").await?;
         for _ in 0..POOLER_CHECKS {
-            let before = session_of(first, "SELECT pg_backend_pid()").await?;
-            let other = session_of(&mut second, "BEGIN; SELECT pg_backend_pid()").await?;
-            let Ok(after) =
-                timeout(self.timeout, session_of(first, "SELECT pg_backend_pid()")).await
-            else {
+            if session == session_of(&mut second, "BEGIN; SELECT pg_backend_pid()").await? {
                 return Ok(true);
-            };
+            }
+            let changed = self.has_changed(first, session).await?;
             sqlx::raw_sql("ROLLBACK").execute(&mut second).await?;
-            if before != after? || before == other {
+            if changed
+                || self.has_changed(first, session).await?
+                || self.has_changed(first, session).await?
+            {
                 return Ok(true);
             }
         }
         // Best effort: the server detects a closed connection on its own.
         let _ = second.close().await;
         Ok(false)
+    }
+
+    /// Whether the connection runs in another session, or waits for one.
+    async fn has_changed(
+        &self,
+        conn: &mut PgConnection,
+        session: i32,
+    ) -> Result<bool, sqlx::Error> {
+        match timeout(self.timeout, session_of(conn, "SELECT pg_backend_pid()")).await {
+            Ok(now) => Ok(now? != session),
+            Err(_) => Ok(true),
+        }
     }
 }
 

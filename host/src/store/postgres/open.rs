@@ -25,8 +25,8 @@ use crate::store::{StoreError, UnroutedEvents};
 
 /// Pause between two messages about another host's migration.
 const WAIT_NOTICE: Duration = Duration::from_secs(5);
-/// `protocol_violation`: Postgres itself accepts every parameter of the connection.
-const REFUSED_PARAMETER: &str = "08P01";
+/// Of a pooler: Postgres itself accepts every parameter of the connection, and transactions.
+const PROTOCOL_VIOLATION: &str = "08P01";
 /// `query_canceled`.
 const CANCELED: &str = "57014";
 
@@ -255,7 +255,7 @@ impl<'a> Opening<'a> {
         let server = self.server.clone();
         match &source {
             sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => self.silent(),
-            sqlx::Error::Database(error) if error.code().as_deref() == Some(REFUSED_PARAMETER) => {
+            sqlx::Error::Database(error) if error.code().as_deref() == Some(PROTOCOL_VIOLATION) => {
                 OpenError::RefusedParameter { server, source }
             }
             _ => OpenError::Connect { server, source },
@@ -267,10 +267,17 @@ impl<'a> Opening<'a> {
     async fn connect(&self) -> Result<PgConnection, OpenError> {
         let failed = |error| self.failed(error);
         let mut conn = self.target.connect_unprepared().await.map_err(failed)?;
-        if self.target.is_pooled(&mut conn).await.map_err(failed)? {
-            return Err(OpenError::TransactionPooler { server: self.server.clone() });
+        match self.target.is_pooled(&mut conn).await {
+            Ok(false) => Ok(conn),
+            Ok(true) => Err(OpenError::TransactionPooler { server: self.server.clone() }),
+            // One that allows no transactions at all.
+            Err(sqlx::Error::Database(error))
+                if error.code().as_deref() == Some(PROTOCOL_VIOLATION) =>
+            {
+                Err(OpenError::TransactionPooler { server: self.server.clone() })
+            }
+            Err(error) => Err(failed(error)),
         }
-        Ok(conn)
     }
 
     fn migration(&self, source: MigrateError) -> OpenError {

@@ -14,9 +14,10 @@ pub(super) fn options(
     server: &Server,
 ) -> Result<PgConnectOptions, UrlError> {
     let mut url = String::from("postgres://");
-    url.extend(parsed.user.as_deref().map(encoded));
+    let user = parsed.user.clone().or_else(system_user);
+    url.extend(user.as_deref().map(encoded));
     url.extend(parsed.password.as_deref().map(|password| format!(":{}", encoded(password))));
-    if parsed.user.is_some() || parsed.password.is_some() {
+    if user.is_some() || parsed.password.is_some() {
         url.push('@');
     }
     // A URL has no form for a missing host, a socket or an address in brackets: they are set below.
@@ -43,6 +44,13 @@ pub(super) fn options(
         return Ok(options);
     }
     Ok(options.options(parsed.options.iter().map(|(name, value)| (name, value))))
+}
+
+/// The user of this process, as in libpq. The driver only knows `PGUSER`.
+fn system_user() -> Option<String> {
+    ["PGUSER", "USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
 }
 
 fn encoded(text: &str) -> String {
