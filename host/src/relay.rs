@@ -3,6 +3,7 @@
 //! The outbox row carries the guarantee (at least once, with a stable message id); the queue in
 //! memory only saves reading the row back. A row that does not fit into that queue, or was in flight
 //! when the relay failed, stays leased until its lease ends, and is then claimed like any other.
+//! After a refusal by one of several queues, only those that did not confirm receive the event again.
 //! Bounds: [`IN_FLIGHT_MAX`] batches of at most [`SEND_MAX`] rows in flight. While the broker is
 //! unavailable, nothing is claimed.
 
@@ -16,7 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, BrokerError, Outgoing};
 use crate::pipeline::Pipeline;
-use crate::store::{OutboxRow, Store};
+use crate::pipeline::routes::Routes as _;
+use crate::store::{Direct, NarrowedRow, OutboxRow, Store};
+
+#[cfg(test)]
+mod tests;
 
 /// Groups of committed rows that wait for the relay.
 const QUEUE_MAX: usize = 1_024;
@@ -149,20 +154,24 @@ impl Outlet {
 
     /// Publishes rows and waits for their confirms; false when the broker is unavailable.
     async fn send(&self, rows: Vec<OutboxRow>, sent: &mpsc::Sender<Vec<i64>>) -> bool {
-        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        let outgoing = |row: OutboxRow| Outgoing {
-            mandatory: self.must_arrive(&row),
-            envelope: row.envelope,
-            direct: row.direct,
+        let outgoing = |row: &OutboxRow| Outgoing {
+            mandatory: self.must_arrive(row),
+            envelope: Arc::clone(&row.envelope),
+            direct: row.direct.clone(),
         };
-        let answers = self.broker.publish(rows.into_iter().map(outgoing).collect()).await;
-        let (mut confirmed, mut refused, mut why) =
-            (Vec::with_capacity(ids.len()), Vec::new(), None);
-        for (id, answer) in ids.into_iter().zip(answers) {
+        let answers = self.broker.publish(rows.iter().map(outgoing).collect()).await;
+        let (mut confirmed, mut refused, mut in_part, mut why) =
+            (Vec::with_capacity(rows.len()), Vec::new(), Vec::new(), None);
+        for (row, answer) in rows.into_iter().zip(answers) {
             match answer {
-                Ok(()) => confirmed.push(id),
+                Ok(()) => confirmed.push(row.id),
                 Err(error) => {
-                    refused.push(id);
+                    match &error {
+                        BrokerError::Refused(_) if self.has_several_queues(&row) => {
+                            in_part.push(row);
+                        }
+                        _ => refused.push(row.id),
+                    }
                     why = Some(error);
                 }
             }
@@ -172,11 +181,49 @@ impl Outlet {
             let _ = sent.send(confirmed).await;
         }
         let Some(why) = why else { return true };
-        tracing::warn!(rows = refused.len(), error = %why, "the broker did not accept some messages, retrying");
-        if let Err(error) = self.store.outbox_postponed(refused, POSTPONE_MS).await {
+        let count = refused.len() + in_part.len();
+        tracing::warn!(rows = count, error = %why, "the broker did not accept some messages, retrying");
+        if !in_part.is_empty() {
+            self.send_to_each_stage(in_part).await;
+        }
+        if !refused.is_empty()
+            && let Err(error) = self.store.outbox_postponed(refused, POSTPONE_MS).await
+        {
             tracing::warn!(%error, "rows could not be postponed; they are due again when their lease ends");
         }
         !matches!(why, BrokerError::Unavailable(_))
+    }
+
+    /// Whether a row is published to the queues of several stages, some of which may have confirmed.
+    fn has_several_queues(&self, row: &OutboxRow) -> bool {
+        row.direct.is_none() && self.pipeline.stages_for(&row.envelope.event.event_type).len() > 1
+    }
+
+    /// Sends events whose publication some queue refused to each stage by itself, so that each queue
+    /// confirms for itself: from now on, only those that did not receive the event again.
+    async fn send_to_each_stage(&self, rows: Vec<OutboxRow>) {
+        let mut copies: Vec<(usize, Arc<str>)> = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            let stages = self.pipeline.stages_for(&row.envelope.event.event_type);
+            copies.extend(stages.into_iter().map(|stage| (at, stage)));
+        }
+        let outgoing = |(at, stage): &(usize, Arc<str>)| Outgoing {
+            mandatory: self.pipeline.is_declared(stage),
+            envelope: Arc::clone(&rows[*at].envelope),
+            direct: Some(Direct { stage: Arc::clone(stage), round: 1, attempt: 1 }),
+        };
+        let answers = self.broker.publish(copies.iter().map(outgoing).collect()).await;
+        let narrowed =
+            |row: OutboxRow| NarrowedRow { id: row.id, envelope: row.envelope, stages: Vec::new() };
+        let mut narrowed: Vec<NarrowedRow> = rows.into_iter().map(narrowed).collect();
+        for ((at, stage), answer) in copies.into_iter().zip(answers) {
+            if answer.is_err() {
+                narrowed[at].stages.push(stage);
+            }
+        }
+        if let Err(error) = self.store.outbox_narrowed(narrowed, POSTPONE_MS).await {
+            tracing::warn!(%error, "rows could not be narrowed; they are due again when their lease ends");
+        }
     }
 }
 

@@ -47,7 +47,7 @@ pub use self::events::{EventFilter, LogRange, OrderCursor, SettledOrder};
 pub use self::hosts::{HostReport, SharedSettings};
 pub use self::new_event::NewEvent;
 pub use self::orders::{Accepted, Cancelled, NewCancel, NewOrder, Order, OrderFilter, Pruned};
-pub use self::outbox::OutboxRow;
+pub use self::outbox::{NarrowedRow, OutboxRow};
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
 pub use self::stages::{ControlState, PluginLoad, StageControl};
 pub use self::state::{LockedState, StateRow, StateSource, Version};
@@ -96,6 +96,14 @@ pub trait Store: StateSource {
     async fn outbox_sent(&self, ids: Vec<i64>) -> Result<(), StoreError>;
     /// Releases rows; they can be claimed again after `delay_ms`.
     async fn outbox_postponed(&self, ids: Vec<i64>, delay_ms: u64) -> Result<(), StoreError>;
+
+    /// Replaces rows that are published by type with a row for each of the given stages, which can be
+    /// claimed after `delay_ms`.
+    async fn outbox_narrowed(
+        &self,
+        rows: Vec<NarrowedRow>,
+        delay_ms: u64,
+    ) -> Result<(), StoreError>;
 
     /// The events that wait for a stage, by type; at most 10,000 are counted.
     async fn unrouted_events(&self) -> Result<Vec<UnroutedEvents>, StoreError>;

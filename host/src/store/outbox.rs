@@ -18,3 +18,14 @@ pub struct OutboxRow {
     /// A known stage consumes it: the message is undelivered if the broker finds no queue for it.
     pub routed: bool,
 }
+
+/// A row that was published by type, and the stages whose queues did not confirm it.
+#[derive(Debug, Clone)]
+pub struct NarrowedRow {
+    /// Row id.
+    pub id: i64,
+    /// The event.
+    pub envelope: Arc<Envelope>,
+    /// The stages to send it to; none: it is sent.
+    pub stages: Vec<Arc<str>>,
+}

@@ -1,8 +1,12 @@
 //! The outbox: due times, leases, and the refill of queues.
 
+use std::sync::Arc;
+
 use super::build::{batch, emits, envelope, new_event, retry, settlement};
 use super::{Bench, LEASE_MS, START_MS};
-use crate::store::{DeliveryStatus, Direct, LostDeliveries, Settlement, Verdict};
+use crate::store::{
+    DeliveryStatus, Direct, LostDeliveries, NarrowedRow, OutboxRow, Settlement, Verdict,
+};
 
 fn direct(round: u32, attempt: u32) -> Direct {
     Direct { stage: "payment".into(), round, attempt }
@@ -97,6 +101,25 @@ pub(super) async fn a_postponed_row_is_claimed_when_it_is_due(bench: Bench) {
     bench.clock.advance(1);
     let again = bench.store.claim_outbox(10).await.unwrap();
     assert_eq!((again.len(), again[0].id), (1, rows[0].id));
+}
+
+pub(super) async fn a_row_is_narrowed_to_the_stages_that_did_not_confirm(bench: Bench) {
+    let event = new_event(envelope("news", "n", None), &["payment", "shipping"]);
+    let (_, rows) = bench.store.accept_event(event).await.unwrap();
+    let narrowed = |row: &OutboxRow, stages: &[&str]| NarrowedRow {
+        id: row.id,
+        envelope: Arc::clone(&row.envelope),
+        stages: stages.iter().map(|stage| (*stage).into()).collect(),
+    };
+    bench.store.outbox_narrowed(vec![narrowed(&rows[0], &["shipping"])], 7).await.unwrap();
+    assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
+    bench.clock.advance(7);
+    let again = bench.store.claim_outbox(10).await.unwrap();
+    let [row] = &again[..] else { panic!("{again:?}") };
+    let direct = Direct { stage: "shipping".into(), round: 1, attempt: 1 };
+    assert_eq!((&row.direct, &row.envelope), (&Some(direct), &rows[0].envelope));
+    bench.store.outbox_narrowed(vec![narrowed(row, &[])], 7).await.unwrap();
+    assert!(bench.outbox_is_empty().await);
 }
 
 pub(super) async fn lost_deliveries_are_sent_again(bench: Bench) {

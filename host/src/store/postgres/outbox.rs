@@ -4,6 +4,7 @@
 //! Guarantee: one host at a time leases a row, and an expired lease frees it. Bounded by the
 //! caller's limit.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sqlx::PgPool;
@@ -15,7 +16,9 @@ use super::write;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
 use crate::store::transaction::IMMEDIATELY;
 use crate::store::unrouted::{Routed, Routing, count_unrouted};
-use crate::store::{Direct, LostDeliveries, OutboxRow, StoreError, UnroutedEvents, unrouted};
+use crate::store::{
+    Direct, LostDeliveries, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted,
+};
 
 /// The time that leases count by: the first placeholder, or the database's own.
 macro_rules! now {
@@ -72,6 +75,26 @@ pub(super) async fn postpone(
         .await
         .map(|_| ())
         .map_err(|error| store_error(&error))
+}
+
+/// Replaces rows with one row for each stage that did not confirm.
+pub(super) async fn narrow(
+    db: &PgPool,
+    context: &Context,
+    rows: &[NarrowedRow],
+    delay_ms: u64,
+) -> Result<(), TransactionError> {
+    let mut transaction = PooledTransaction::begin(db, context).await?;
+    let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+    let sql = "SELECT id, event_seq FROM outbox WHERE id = ANY($1) ORDER BY id FOR UPDATE";
+    let mut positions = HashMap::new();
+    for row in &fetch(&mut *transaction, sql, args![ids]).await? {
+        positions.insert(row.int(0)?, row.int(1)?);
+    }
+    let mut write_set = transaction.started.write_set(context);
+    write_set.narrow(rows, &positions, delay_ms);
+    write::write(&mut transaction, context, write_set).await?;
+    transaction.commit().await
 }
 
 /// Adds outbox rows for open deliveries that were queued long ago and have none.

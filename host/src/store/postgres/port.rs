@@ -12,8 +12,8 @@ use crate::store::transaction::SentRows;
 use crate::store::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
     DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, HostReport,
-    KnownBindings, LockedState, LogRange, LostDeliveries, NewCancel, NewEvent, NewOrder,
-    OpenDelivery, Order, OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
+    KnownBindings, LockedState, LogRange, LostDeliveries, NarrowedRow, NewCancel, NewEvent,
+    NewOrder, OpenDelivery, Order, OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
     RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledOrder,
     SharedSettings, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
     UnroutedEvents,
@@ -93,6 +93,14 @@ impl Store for PostgresStore {
 
     async fn outbox_postponed(&self, ids: Vec<i64>, delay_ms: u64) -> Result<(), StoreError> {
         self.within(outbox::postpone(&self.pool, &self.context, &ids, delay_ms)).await
+    }
+
+    async fn outbox_narrowed(
+        &self,
+        rows: Vec<NarrowedRow>,
+        delay_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.within(outbox::narrow(&self.pool, &self.context, &rows, delay_ms)).await
     }
 
     async fn unrouted_events(&self) -> Result<Vec<UnroutedEvents>, StoreError> {

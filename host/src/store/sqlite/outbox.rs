@@ -3,6 +3,7 @@
 //! Guarantee: one host at a time leases a row, and an expired lease frees it. Bounded by the
 //! caller's limit.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,7 +15,9 @@ use crate::domain::order_status::StatusRules;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
 use crate::store::transaction::{IMMEDIATELY, Operation};
 use crate::store::unrouted::{Routed, Routing, count_unrouted};
-use crate::store::{Direct, LostDeliveries, OutboxRow, StoreError, UnroutedEvents, unrouted};
+use crate::store::{
+    Direct, LostDeliveries, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted,
+};
 
 /// Whether a claim would find anything. Runs on a reader, so an idle relay costs no write.
 pub(super) async fn claimable(readers: &SqlitePool, now_ms: u64) -> Result<bool, StoreError> {
@@ -79,6 +82,31 @@ impl SingleOperation for Postpone {
         let due_ms = (writer.now_ms + self.delay_ms) as i64;
         execute(writer.conn, sql, args![due_ms, json(&self.ids)]).await?;
         Ok(())
+    }
+}
+
+/// Replaces rows with one row for each stage that did not confirm.
+pub(super) struct Narrow {
+    pub(super) rows: Vec<NarrowedRow>,
+    pub(super) delay_ms: u64,
+}
+
+impl Operation for Narrow {
+    type Reply = ();
+}
+
+#[async_trait]
+impl SingleOperation for Narrow {
+    async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
+        let ids: Vec<i64> = self.rows.iter().map(|row| row.id).collect();
+        let sql = "SELECT id, event_seq FROM outbox WHERE id IN (SELECT value FROM json_each(?1))";
+        let mut positions = HashMap::new();
+        for row in &fetch(&mut *writer.conn, sql, args![json(&ids)]).await? {
+            positions.insert(row.int(0)?, row.int(1)?);
+        }
+        let mut write_set = writer.write_set();
+        write_set.narrow(&self.rows, &positions, self.delay_ms);
+        writer.write(write_set).await
     }
 }
 

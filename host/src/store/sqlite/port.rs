@@ -13,8 +13,8 @@ use crate::store::transaction::SentRows;
 use crate::store::{
     Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
     DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, HostReport,
-    KnownBindings, LockedState, LogRange, LostDeliveries, NewCancel, NewEvent, NewOrder,
-    OpenDelivery, Order, OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
+    KnownBindings, LockedState, LogRange, LostDeliveries, NarrowedRow, NewCancel, NewEvent,
+    NewOrder, OpenDelivery, Order, OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
     RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledOrder,
     SharedSettings, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
     UnroutedEvents,
@@ -97,6 +97,14 @@ impl Store for SqliteStore {
             return Ok(());
         }
         self.run(outbox::Postpone { ids, delay_ms }).await
+    }
+
+    async fn outbox_narrowed(
+        &self,
+        rows: Vec<NarrowedRow>,
+        delay_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.run(outbox::Narrow { rows, delay_ms }).await
     }
 
     async fn unrouted_events(&self) -> Result<Vec<UnroutedEvents>, StoreError> {

@@ -14,7 +14,7 @@ use super::rows::{
 };
 use crate::domain::event::{Envelope, ORDER_CANCELLED};
 use crate::domain::order_status::StatusRules;
-use crate::store::{Direct, NewEvent, OutboxRow};
+use crate::store::{Direct, NarrowedRow, NewEvent, OutboxRow};
 
 /// The last numbers that were given out; a write set takes the next ones.
 #[derive(Debug, Clone, Copy)]
@@ -228,6 +228,26 @@ impl<'a> WriteSet<'a> {
             direct: direct.clone(),
         });
         leased.then(|| OutboxRow { id, envelope: Arc::clone(envelope), direct, routed: true })
+    }
+
+    /// Replaces outbox rows, whose events have these positions, with one row for each stage.
+    pub(crate) fn narrow(
+        &mut self,
+        rows: &[NarrowedRow],
+        positions: &HashMap<i64, i64>,
+        delay_ms: u64,
+    ) {
+        let due_at_ms = self.time.host_ms + delay_ms.max(1);
+        for row in rows {
+            // Another host may have sent it since.
+            let Some(seq) = positions.get(&row.id) else { continue };
+            for stage in &row.stages {
+                let direct = Direct { stage: Arc::clone(stage), round: 1, attempt: 1 };
+                // It is due later, so there is no row to send now.
+                let _ = self.send(*seq, &row.envelope, Some(direct), due_at_ms);
+            }
+            self.rows.sent.push(row.id);
+        }
     }
 
     pub(super) fn delete_outbox_rows(&mut self, ids: &[i64]) {

@@ -1,0 +1,127 @@
+//! A broker that refuses an event because of one of several queues.
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::broker::{Binding, Consumer, Gap, RejectedConsumer};
+use crate::config::Config;
+use crate::domain::clock::ManualClock;
+use crate::domain::order_status::StatusRules;
+use crate::store::conformance::{LEASE_MS, START_MS, sample_event};
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+
+/// The queue of `full` rejects messages; publication by type includes it.
+#[derive(Default)]
+struct OneFullQueue {
+    /// Stages that confirmed a message of their own.
+    confirmed: Mutex<Vec<Arc<str>>>,
+    /// Publications by type.
+    by_type: Mutex<usize>,
+}
+
+#[async_trait]
+impl Broker for OneFullQueue {
+    async fn declare(&self, _: Binding) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn bind(&self, _: &Arc<str>, _: &str) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn unbind(&self, _: &Arc<str>, _: &str) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>> {
+        let answer = |message: Outgoing| match message.direct {
+            Some(direct) if &*direct.stage != "full" => {
+                self.confirmed.lock().unwrap().push(direct.stage);
+                Ok(())
+            }
+            direct => {
+                *self.by_type.lock().unwrap() += usize::from(direct.is_none());
+                Err(BrokerError::Refused("a queue is full".to_owned()))
+            }
+        };
+        messages.into_iter().map(answer).collect()
+    }
+
+    async fn consume(&self, _: &Arc<str>, _: u32) -> Result<Box<dyn Consumer>, BrokerError> {
+        Err(BrokerError::Unavailable("no queue".to_owned()))
+    }
+
+    async fn consume_rejected(
+        &self,
+        _: &Arc<str>,
+    ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError> {
+        Ok(None)
+    }
+
+    fn take_gaps(&self) -> Vec<Gap> {
+        Vec::new()
+    }
+
+    async fn gap(&self) {
+        std::future::pending::<()>().await;
+    }
+
+    async fn depth(&self, _: &str) -> Result<u64, BrokerError> {
+        Ok(0)
+    }
+
+    fn has_outside_consumers(&self) -> bool {
+        false
+    }
+
+    async fn up(&self) {}
+
+    async fn ping(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn close(&self) {}
+}
+
+#[tokio::test]
+async fn only_the_queue_that_did_not_confirm_receives_the_event_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(START_MS));
+    let options = SqliteOptions {
+        path: folder.path().join("store.db"),
+        namespace: "orders".to_owned(),
+        host_name: "here".to_owned(),
+        clock: Arc::clone(&clock) as Arc<_>,
+        steady: None,
+        status: Arc::new(StatusRules::default()),
+        lease_ms: LEASE_MS,
+        group_max_ops: 64,
+        publish_all: false,
+    };
+    let (store, writer) = SqliteStore::open(options).await.unwrap();
+    tokio::spawn(async move { writer.run().await });
+    let event = sample_event("e1", &["full", "other"]);
+    let pipeline = Pipeline::new(&Config::default());
+    for stage in ["full", "other"] {
+        let consumes = [event.envelope.event.event_type.clone()];
+        pipeline.route(&pipeline.stage(stage), &consumes);
+    }
+    let broker = Arc::new(OneFullQueue::default());
+    let (relay, _handle) =
+        Relay::new(Arc::clone(&store) as Arc<_>, Arc::clone(&broker) as Arc<_>, pipeline);
+    let (sent, mut confirmed) = mpsc::channel(8);
+    let (_, rows) = store.accept_event(event).await.unwrap();
+    assert!(relay.outlet.send(rows, &sent).await);
+    for _ in 0..3 {
+        clock.advance(POSTPONE_MS);
+        let rows = relay.outlet.claim().await;
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!(row.direct.as_ref().map(|direct| &*direct.stage), Some("full"));
+        assert!(relay.outlet.send(rows, &sent).await);
+    }
+    assert_eq!(*broker.confirmed.lock().unwrap(), ["other".into()], "once");
+    assert_eq!(*broker.by_type.lock().unwrap(), 1);
+    assert!(confirmed.try_recv().is_err(), "the event is not sent yet");
+}
