@@ -13,7 +13,7 @@ RUN apt-get update \
 WORKDIR /app
 # The symbols are in /build/target/release/postrider.debug of the first stage.
 COPY --from=build /build/target/release/postrider /usr/local/bin/postrider
-COPY --from=build /build/config/postrider.toml config/postrider.toml
+COPY --from=build /build/config/*.toml config/
 COPY --from=build /build/plugins/*.wasm plugins/
 RUN mkdir data && chown -R postrider data
 USER postrider

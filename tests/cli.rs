@@ -1,5 +1,7 @@
 //! Commands of `postrider`, run as programs.
 
+mod configuration;
 mod dev;
 mod doctor;
+mod plugin_tools;
 mod replay;

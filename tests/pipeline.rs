@@ -11,5 +11,6 @@ mod retention;
 mod scheduling;
 mod several_hosts;
 mod stage_controls;
+mod stage_order;
 mod stock;
 mod unrouted_events;

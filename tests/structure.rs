@@ -2,6 +2,7 @@
 //! only one place does, and which words appear nowhere. These tests read source text; they start
 //! nothing.
 
+mod dead_letter_codes;
 mod imports;
 mod modules;
 mod verdicts;

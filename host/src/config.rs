@@ -8,30 +8,50 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use figment::Figment;
-use figment::providers::{Format as _, Toml};
+use figment::value::Dict;
 use serde::{Deserialize, Serialize};
 
-use self::features::Feature;
-use self::sources::{Reader, sources};
+pub use self::environment::OTHER_VARIABLES;
+use self::environment::Variables;
+use self::reader::Reader;
+use self::sources::Sources;
 pub use self::stage::StageConfig;
-use self::urls::scheme;
 pub use self::urls::{BrokerUrl, StoreUrl, mask_password};
-use crate::domain::name::{DEFAULT_NAMESPACE, is_name};
+use crate::domain::name::DEFAULT_NAMESPACE;
 use crate::domain::order_status::StatusRules;
 use crate::runtime::RuntimeSettings;
 use crate::runtime::provenance::{Policy, Provenance};
+use crate::stage::event_settings;
 use crate::stage::handler::Description;
 use crate::stage::policy::StagePolicy;
 use crate::stage::settings::Secrets;
 
+mod environment;
 mod features;
+mod reader;
 mod shared;
 mod sources;
 mod stage;
 #[cfg(test)]
 mod tests;
 mod urls;
+mod validate;
+
+const SECTIONS: [&str; 13] = [
+    "namespace",
+    "http",
+    "store",
+    "broker",
+    "plugins",
+    "runtime",
+    "orders",
+    "products",
+    "recording",
+    "retention",
+    "shutdown",
+    "defaults",
+    "stages",
+];
 
 /// The file that is read when none is named, if it exists.
 pub const DEFAULT_FILE: &str = "config/postrider.toml";
@@ -76,6 +96,9 @@ pub struct Config {
     pub defaults: StageConfig,
     /// Settings of single stages, by name.
     pub stages: BTreeMap<String, StageConfig>,
+    /// What was ignored when it was read: environment variables that mean nothing.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 /// The API.
@@ -208,7 +231,7 @@ pub struct OrdersConfig {
     pub hops_max: u32,
     /// Event types that other programs publish: no warning if no stage here emits them.
     pub external_event_types: Vec<String>,
-    /// Orders and events may be scheduled at most this far ahead.
+    /// Orders and events, also those that stages emit, may be scheduled at most this far ahead.
     pub schedule_max_ms: u64,
 }
 
@@ -259,11 +282,6 @@ impl Default for RecordingConfig {
         Self { enabled: false, max_bytes: 4_096 }
     }
 }
-
-/// Smallest `max_bytes`: a decision does not fit into less.
-const RECORDING_MIN_BYTES: usize = 256;
-/// Largest `max_bytes`: the recordings of a batch are held in memory.
-const RECORDING_MAX_BYTES: usize = 1 << 20;
 
 /// When finished orders are deleted.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -326,6 +344,7 @@ impl Default for Config {
             shutdown: ShutdownConfig::default(),
             defaults: StageConfig::default(),
             stages: BTreeMap::new(),
+            warnings: Vec::new(),
         }
     }
 }
@@ -342,42 +361,75 @@ impl Config {
         StagePolicy {
             name: Arc::clone(name),
             source: format!("/{}/stages/{name}", self.namespace),
-            consumes: operator.consumes.clone().unwrap_or_else(|| description.consumes.clone()),
+            consumes: operator
+                .consumes
+                .clone()
+                .unwrap_or_else(|| event_settings::handles(description, &operator.settings)),
             emits: description.emits.clone(),
             retry: operator.retry,
             hops_max: self.orders.hops_max,
             expiry_ms: self.orders.expiry_ms,
+            delay_max_ms: self.orders.schedule_max_ms,
         }
     }
 
     /// Reads `file` (or the default file where it exists, else the built-in defaults), then the
     /// environment, then the secrets.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        Self::from_figment(&sources(file)?)
+        Self::from_sources(Sources::read(file, &Variables::of_process())?, Secrecy::Read)
     }
 
     /// The same without reading secrets, for commands that only show the configuration.
     pub fn declared(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let (config, problems) = Self::parse(&sources(file)?);
-        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
+        Self::from_sources(Sources::read(file, &Variables::of_process())?, Secrecy::Declare)
+    }
+
+    /// The defaults and the environment, without any file.
+    pub fn without_file() -> Result<Self, ConfigError> {
+        let mut sources = Sources::default();
+        sources.override_with(&Variables::of_process());
+        Self::from_sources(sources, Secrecy::Read)
     }
 
     /// Reads a TOML text, without the environment.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        Self::from_figment(&Figment::from(Toml::string(text)))
+        Self::from_sources(Sources::of_text(text)?, Secrecy::Read)
     }
 
-    fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
-        let (mut config, mut problems) = Self::parse(figment);
-        for (name, stage) in &mut config.stages {
-            stage.secret_values =
-                Secrets::read(&stage.secrets, &format!("stages.{name}.secrets"), &mut problems);
-        }
+    /// Reads `file` as [`Config::load`] does, with what is valid of it and every problem: files that
+    /// it names and that do not exist are problems as well.
+    pub fn check(file: Option<&Path>) -> Result<(Self, Vec<String>), ConfigError> {
+        let sources = Sources::read(file, &Variables::of_process())?;
+        let (config, mut problems) = Self::inspect(sources, Secrecy::Read);
+        problems.extend(config.missing_files());
+        Ok((config, problems))
+    }
+
+    fn from_sources(sources: Sources, secrecy: Secrecy) -> Result<Self, ConfigError> {
+        let (config, problems) = Self::inspect(sources, secrecy);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
     }
 
-    fn parse(figment: &Figment) -> (Self, Vec<String>) {
-        let mut reader = Reader { figment, problems: Vec::new() };
+    /// What is valid of the sources, and every problem.
+    fn inspect(mut sources: Sources, secrecy: Secrecy) -> (Self, Vec<String>) {
+        let (mut config, found) = Self::extract(&sources.tree);
+        let mut problems = std::mem::take(&mut sources.problems);
+        problems.extend(found);
+        config.validate(&mut problems);
+        if secrecy == Secrecy::Read {
+            for (name, stage) in &mut config.stages {
+                let key = format!("stages.{name}.secrets");
+                stage.secret_values = Secrets::read(&stage.secrets, &key, &mut problems);
+            }
+        }
+        config.warnings = std::mem::take(&mut sources.warnings);
+        let problems = sources.with_variables(problems);
+        (config, problems)
+    }
+
+    /// The sections of a tree, and the values that do not fit them.
+    fn extract(tree: &Dict) -> (Self, Vec<String>) {
+        let mut reader = Reader { tree, problems: Vec::new() };
         reader.refuse_unknown_sections();
         let defaults: StageConfig = reader.section("defaults");
         let config = Self {
@@ -394,91 +446,15 @@ impl Config {
             shutdown: reader.section("shutdown"),
             stages: reader.stages(&defaults),
             defaults,
+            warnings: Vec::new(),
         };
-        config.validate(&mut reader.problems);
         (config, reader.problems)
-    }
-
-    fn validate(&self, problems: &mut Vec<String>) {
-        if !is_name(&self.namespace) {
-            problems
-                .push(format!("namespace: `{}` must match [a-z][a-z0-9-]{{0,39}}", self.namespace));
-        }
-        if let Err(found) = self.plugins.provenance() {
-            problems.extend(found);
-        }
-        // A URL may hold a password: only its scheme is shown.
-        match StoreUrl::parse(&self.store.url) {
-            Some(url) => {
-                problems.extend(Feature::of_store(url).problem("store.url"));
-                problems.extend(url.problem().map(|problem| format!("store.url: {problem}")));
-            }
-            None => problems.push(format!(
-                "store.url: `{}…` must be `sqlite:<path>`, `postgres://…` or `host=… dbname=…`",
-                scheme(&self.store.url)
-            )),
-        }
-        match BrokerUrl::parse(&self.broker.url).map(Feature::of_broker) {
-            Some(feature) => {
-                problems.extend(feature.and_then(|feature| feature.problem("broker.url")));
-            }
-            None => problems.push(format!(
-                "broker.url: `{}…` must be `embedded:` or `amqp://…`",
-                scheme(&self.broker.url)
-            )),
-        }
-        for (key, value) in [
-            ("store.lease_ms", self.store.lease_ms),
-            ("store.group_max_ops", self.store.group_max_ops as u64),
-            ("store.connections", u64::from(self.store.connections)),
-            ("store.timeout_ms", self.store.timeout_ms),
-            ("store.migration_timeout_ms", self.store.migration_timeout_ms),
-            ("broker.queue_capacity", u64::from(self.broker.queue_capacity)),
-            ("retention.interval_ms", self.retention.interval_ms),
-            ("retention.batch", u64::from(self.retention.batch)),
-            ("orders.expiry_ms", self.orders.expiry_ms),
-            ("orders.hops_max", u64::from(self.orders.hops_max)),
-        ] {
-            at_least_one(key, value, problems);
-        }
-        if !(RECORDING_MIN_BYTES..=RECORDING_MAX_BYTES).contains(&self.recording.max_bytes) {
-            let max_bytes = self.recording.max_bytes;
-            problems.push(format!("recording.max_bytes: {max_bytes} must be from {RECORDING_MIN_BYTES} to {RECORDING_MAX_BYTES}"));
-        }
-        // A copy of a deleted order's event would be processed again, so every copy must have
-        // expired by then.
-        if self.retention.max_age_ms != 0
-            && self.retention.max_age_ms < self.orders.expiry_ms.saturating_mul(2)
-        {
-            let least_ms = self.orders.expiry_ms.saturating_mul(2);
-            problems.push(format!(
-                "retention.max_age_ms: {} must be 0 or at least twice orders.expiry_ms: {least_ms}",
-                self.retention.max_age_ms
-            ));
-        }
-        self.orders.status.validate("orders.status", problems);
-        self.defaults.validate("defaults", problems);
-        // Defaults would apply to every file that is added to the folder.
-        for (key, given) in [
-            ("grants.http", !self.defaults.grants.http.is_empty()),
-            ("secrets", !self.defaults.secrets.is_empty()),
-        ] {
-            if given {
-                problems
-                    .push(format!("defaults.{key}: must be set per stage, under [stages.<name>]"));
-            }
-        }
-        for (name, stage) in &self.stages {
-            if !is_name(name) {
-                problems.push(format!("stages.{name}: the name must match [a-z][a-z0-9-]{{0,39}}"));
-            }
-            stage.validate(&format!("stages.{name}"), problems);
-        }
     }
 }
 
-fn at_least_one(key: &str, value: u64, problems: &mut Vec<String>) {
-    if value == 0 {
-        problems.push(format!("{key}: must be at least 1"));
-    }
+/// Whether secrets are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Secrecy {
+    Read,
+    Declare,
 }

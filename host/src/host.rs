@@ -29,7 +29,7 @@ use crate::background::control_sync::ControlSync;
 use crate::background::faults::TaskFaults;
 use crate::config::{Config, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, TopologyStage};
 use crate::plugins::supervisor::{PluginFiles, PluginPlaces, PluginSupervisor};
 use crate::relay::Relay;
 use crate::runtime::provenance::PluginArchive;
@@ -156,9 +156,7 @@ impl HostBuilder {
         #[cfg(not(feature = "wasm"))]
         tasks.start_without_plugins(changed);
         tasks.or_failure(plugins.finish_first_scan()).await?;
-        for warning in services.pipeline.topology().warnings {
-            tracing::warn!("{warning}");
-        }
+        warn(&config, &services.pipeline);
         // A stage that operators hold must not run before its control is known.
         ControlSync::new(services.clone())
             .tick()
@@ -190,6 +188,19 @@ fn host_clock(
         _ => SteadyClock::following_system(),
     });
     (Arc::clone(&steady) as _, Some(steady))
+}
+
+/// Logs what is doubtful about a configuration and its pipeline. The warnings about single stages
+/// were logged when they were installed.
+fn warn(config: &Config, pipeline: &Pipeline) {
+    for warning in config.warnings.iter().chain(&config.missing_files()) {
+        tracing::warn!("{warning}");
+    }
+    let topology = pipeline.topology();
+    let of_stages: Vec<String> = topology.stages.iter().flat_map(TopologyStage::warnings).collect();
+    for warning in topology.warnings.iter().filter(|warning| !of_stages.contains(warning)) {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// A name that no other host has, not even one in this process: leases are held in its name.

@@ -11,7 +11,7 @@ pub use crate::background::faults::TaskFaults;
 pub use crate::background::task::{Impact, Task, TaskName};
 #[cfg(feature = "rabbitmq")]
 pub use crate::broker::rabbit::{QueueStatus, Rabbit, RabbitOptions};
-pub use crate::config::{BrokerUrl, StoreUrl, mask_password};
+pub use crate::config::{BrokerUrl, HttpSettings, OTHER_VARIABLES, StoreUrl, mask_password};
 pub use crate::domain::cloud_events::BATCH;
 pub use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED, PRODUCT_STOCKED};
 pub use crate::domain::event::{hex, idempotency_key, topic_matches};
@@ -25,22 +25,30 @@ pub use crate::http::document as openapi_document;
 pub use crate::internals::fuzz::{Contract, Loader, Message};
 pub use crate::pipeline::routes::Routes;
 pub use crate::pipeline::{Pipeline, Topology, TopologyStage};
+pub use crate::runtime::WarmPolicy;
+#[cfg(feature = "wasm")]
+pub use crate::runtime::egress::{Egress, HttpMock};
 pub use crate::runtime::provenance::{Policy, signature_of};
 #[cfg(feature = "wasm")]
 pub use crate::runtime::{CONTRACT, Linked, Runtime, WasmStage, producers};
-pub use crate::runtime::{InstanceMode, InstancePolicy, RuntimeSettings, StageLimits, WarmPolicy};
+pub use crate::runtime::{InstanceMode, InstancePolicy, Pool, RuntimeSettings, StageLimits};
 pub use crate::services::Services;
+pub use crate::stage::event_settings::{
+    SETTINGS_SCHEMA, handles as handled_event_types, problem as event_settings_problem,
+};
 pub use crate::stage::handler::{Call, Handled, Logs, Native, Outcome, StageHandler};
 pub use crate::stage::policy::StagePolicy;
 pub use crate::stage::recording::{
     CallResult, Decided, JsonBytes, ListQuery, Listed, Recorded, RecordedEmit, RecordedEvent,
     RecordedInputs, RecordedOutcome, Recorder, Recording, Writes,
 };
-pub use crate::stage::settings::Settings;
+pub use crate::stage::settings::{SECRET_LEAK, Secrets, Settings};
 pub use crate::stage::state::{BatchState, LaneCache, StateLimits};
 pub use crate::store::memory::MemoryState;
 #[cfg(feature = "postgres")]
-pub use crate::store::postgres::{DatabaseStatus, PostgresSettings, PostgresStore};
+pub use crate::store::postgres::{
+    DatabaseStatus, PostgresOptions, PostgresSettings, PostgresStore,
+};
 #[cfg(feature = "sqlite")]
 pub use crate::store::sqlite::{FileStatus, SchemaStatus, SqliteOptions, SqliteStore};
 pub use crate::store::{

@@ -149,12 +149,13 @@ impl Pipeline {
 
     /// The stages that run here and the event types between them, with warnings.
     pub fn topology(&self) -> Topology {
-        let stages = self
-            .stages()
-            .iter()
-            .filter_map(|stage| Some(TopologyStage::of(&*stage.running()?)))
-            .collect();
+        let stages = self.stages().iter().filter_map(|stage| self.topology_of(stage)).collect();
         Topology::of(stages, &self.config.orders.external_event_types)
+    }
+
+    /// A stage of the topology; none while nothing runs it here.
+    pub fn topology_of(&self, stage: &Stage) -> Option<TopologyStage> {
+        Some(TopologyStage::of(&*stage.running()?, &stage.config))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod sdk;
 pub mod state;
 pub mod state_writes;
 pub mod settings;
+pub mod event_settings;
 pub mod recording;
 pub mod policy;
 pub mod circuit_breaker;

@@ -90,11 +90,15 @@ impl Servers {
 
     /// Connects to the database directly, without a proxy, and to the namespace's tables.
     pub(crate) async fn connect(&self) -> Result<PgConnection> {
-        let url = with_database(&self.postgres, &self.database());
-        let mut connection = PgConnection::connect(&url).await?;
+        let mut connection = PgConnection::connect(&self.database_url()).await?;
         let path = AssertSqlSafe(format!("SET search_path = {}", schema_of(&self.name)));
         sqlx::raw_sql(path).execute(&mut connection).await?;
         Ok(connection)
+    }
+
+    /// The database's URL, without a proxy.
+    pub(crate) fn database_url(&self) -> String {
+        with_database(&self.postgres, &self.database())
     }
 
     /// A stage's queue.

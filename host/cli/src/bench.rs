@@ -44,7 +44,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "URL")]
     broker: Option<String>,
     /// Measure running hosts instead, round-robin; repeat the option for several hosts.
-    #[arg(long, conflicts_with_all = ["store", "broker", "plugins"])]
+    #[arg(long, value_parser = crate::client::base_url, conflicts_with_all = ["store", "broker", "plugins"])]
     url: Vec<String>,
     /// Number of distinct products ordered; 1 makes every order contend for one key.
     #[arg(long, default_value_t = 100)]

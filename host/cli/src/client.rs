@@ -1,24 +1,85 @@
 //! A client of a running host's API. A problem document becomes a one-line error.
 
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
+
+use postrider::Config;
 
 /// The host to talk to.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// Base URL of the host's API.
-    #[arg(long, env = "POSTRIDER_URL", default_value = "http://127.0.0.1:8000")]
-    url: String,
+    /// Base URL of the host's API [default: the address in `http.listen` of the configuration].
+    #[arg(long, env = "POSTRIDER_URL", value_parser = base_url)]
+    url: Option<String>,
+}
+
+/// Where a host listens unless its configuration says otherwise.
+const USUAL_URL: &str = "http://127.0.0.1:8000";
+/// The configuration that the command line names.
+static CONFIG: OnceLock<Option<PathBuf>> = OnceLock::new();
+static CONFIGURED_URL: OnceLock<String> = OnceLock::new();
+
+/// Notes the configuration, for commands without --url.
+pub(crate) fn note_config(file: Option<&Path>) {
+    let _ = CONFIG.set(file.map(Path::to_owned));
+}
+
+/// Where the host of the present configuration listens. An invalid configuration is of no interest
+/// here: `config check` reports it.
+fn configured_url() -> &'static str {
+    CONFIGURED_URL.get_or_init(|| {
+        let file = CONFIG.get().and_then(Option::as_deref);
+        let config = Config::check(file).map(|(config, _)| config).unwrap_or_default();
+        url_of_listen(&config.http.listen).unwrap_or_else(|| USUAL_URL.to_owned())
+    })
+}
+
+/// The URL under which a host that listens on this address is reached from its own machine.
+fn url_of_listen(listen: &str) -> Option<String> {
+    let (host, port) = listen.rsplit_once(':')?;
+    let host = match host {
+        "0.0.0.0" => "127.0.0.1",
+        "[::]" => "[::1]",
+        host => host,
+    };
+    // Port 0 is any free one.
+    let port = port.parse::<u16>().ok().filter(|port| *port != 0)?;
+    Some(format!("http://{host}:{port}"))
+}
+
+/// A base URL; `http://` may be left out.
+pub(crate) fn base_url(text: &str) -> Result<String, String> {
+    let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let parsed = reqwest::Url::parse(&url)
+        .map_err(|error| format!("expected a URL such as {USUAL_URL}: {error}"))?;
+    if !matches!(parsed.scheme(), "http" | "https") || parsed.host_str().is_none() {
+        return Err(format!("expected a URL such as {USUAL_URL}"));
+    }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err("expected a base URL, without `?` and `#`".to_owned());
+    }
+    Ok(url.trim_end_matches('/').to_owned())
 }
 
 /// The host cannot be reached: exit code 3.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot reach a host at {url} ({reason}): start one with `postrider serve`, or set --url")]
 pub(crate) struct Unreachable {
+    url: String,
+    reason: String,
+}
+
+/// Something answers that is not a Postrider host: exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[error("{url} is not a Postrider host: {reason}; set --url")]
+pub(crate) struct NotAHost {
     url: String,
     reason: String,
 }
@@ -49,10 +110,11 @@ impl Target {
                 request.header(*name, *value)
             });
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        if response.status().is_success() {
+        if response.status().is_success() && !is_html(&response) {
             return Ok(response);
         }
-        Err(problem(&response.json().await?))
+        let (_, answer) = self.read(response).await?;
+        Err(problem(&answer))
     }
 
     pub(crate) async fn post_body(
@@ -88,19 +150,53 @@ impl Target {
 
     async fn answer(&self, request: RequestBuilder) -> Result<Value> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        let status = response.status();
-        let answer: Value = response.json().await?;
+        let (status, answer) = self.read(response).await?;
         if status.is_success() { Ok(answer) } else { Err(problem(&answer)) }
     }
 
+    /// Reads a JSON answer. Anything else does not come from a host.
+    async fn read(&self, response: Response) -> Result<(StatusCode, Value)> {
+        let status = response.status();
+        let kind = response.headers().get(CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or("no type").to_owned();
+        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        // A host answers errors with problem documents, so other errors come from a proxy.
+        let answer = serde_json::from_slice::<Value>(&bytes).ok();
+        let is_problem = |answer: &Value| answer["title"].is_string();
+        match answer {
+            Some(answer) if status.is_success() || is_problem(&answer) => Ok((status, answer)),
+            _ => {
+                let reason = format!("it answers {status} with {kind}");
+                Err(NotAHost { url: self.url().to_owned(), reason }.into())
+            }
+        }
+    }
+
+    fn url(&self) -> &str {
+        self.url.as_deref().unwrap_or_else(|| configured_url())
+    }
+
     fn url_of(&self, path: &str) -> String {
-        format!("{}{path}", self.url.trim_end_matches('/'))
+        format!("{}{path}", self.url())
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Unreachable {
-        let reason = if error.is_timeout() { "timed out" } else { "connection failed" };
-        Unreachable { url: self.url.clone(), reason: reason.into() }
+        let mut reason =
+            if error.is_timeout() { "timed out" } else { "connection failed" }.to_owned();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            if cause.source().is_none() {
+                reason = format!("{reason}: {cause}");
+            }
+            source = cause.source();
+        }
+        Unreachable { url: self.url().to_owned(), reason }
     }
+}
+
+fn is_html(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("text/html"))
 }
 
 /// A path and query with every segment and value percent-encoded.
@@ -140,4 +236,37 @@ pub(crate) fn read_json(path: &str) -> Result<Value> {
         file => std::fs::read(file).map_err(|error| anyhow!("{file}: {error}"))?,
     };
     serde_json::from_slice(&bytes).map_err(|error| anyhow!("{path}: invalid JSON: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_of_an_address_may_be_left_out() {
+        for (text, expected) in [
+            ("localhost:8000", "http://localhost:8000"),
+            ("127.0.0.1:1/", "http://127.0.0.1:1"),
+            ("[::1]:8000", "http://[::1]:8000"),
+            ("https://orders.example/base/", "https://orders.example/base"),
+        ] {
+            assert_eq!(base_url(text).as_deref(), Ok(expected));
+        }
+        for invalid in ["", "http://", "ftp://x", "localhost:port", "http://x/?a=1", "a b"] {
+            assert!(base_url(invalid).is_err(), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn the_address_of_the_configuration_is_reached_from_its_machine() {
+        for (listen, expected) in [
+            ("127.0.0.1:18556", Some("http://127.0.0.1:18556")),
+            ("0.0.0.0:80", Some("http://127.0.0.1:80")),
+            ("[::]:80", Some("http://[::1]:80")),
+            ("127.0.0.1:0", None),
+            ("127.0.0.1", None),
+        ] {
+            assert_eq!(url_of_listen(listen).as_deref(), expected, "{listen}");
+        }
+    }
 }

@@ -97,7 +97,9 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Report every problem; with --json, print the effective configuration.
+    /// Report every problem and every environment variable that is ignored.
+    ///
+    /// With --json, print the problems, or the effective configuration if there are none.
     Check,
 }
 
@@ -117,7 +119,8 @@ pub(crate) async fn run(cli: Cli) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("postrider: {error:#}");
-            if error.is::<client::Unreachable>() { ExitCode::from(3) } else { ExitCode::FAILURE }
+            let unreachable = error.is::<client::Unreachable>() || error.is::<client::NotAHost>();
+            if unreachable { ExitCode::from(3) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -125,13 +128,14 @@ pub(crate) async fn run(cli: Cli) -> ExitCode {
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = cli.config.as_deref();
     let output = if cli.json { Output::Json } else { Output::Text };
+    client::note_config(config);
     match cli.command {
         Command::Serve => host::serve(config).await,
-        Command::Dev(args) => dev::run(args).await,
+        Command::Dev(args) => dev::run(args, config).await,
         Command::Config(ConfigCommand::Check) => host::check_config(config, output),
         Command::Topology => host::topology(config, output).await,
         Command::Doctor => doctor::run(config, output).await,
-        Command::Plugin(command) => plugin::run(command, output).await,
+        Command::Plugin(command) => plugin::run(command, config, output).await,
         Command::Orders(command) => orders::run(command, output).await,
         Command::Dlq(command) => dlq::run(*command, output).await,
         Command::Events(command) => events::run(command, output).await,
@@ -162,6 +166,22 @@ mod tests {
     #[test]
     fn the_command_line_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_configuration_knows_every_variable_of_the_command_line() {
+        fn variables(command: &clap::Command, found: &mut Vec<String>) {
+            let names = command.get_arguments().filter_map(|one| one.get_env());
+            found.extend(names.map(|name| name.to_string_lossy().into_owned()));
+            for one in command.get_subcommands() {
+                variables(one, found);
+            }
+        }
+        let mut found = Vec::new();
+        variables(&Cli::command(), &mut found);
+        for name in found.iter().filter(|name| name.starts_with("POSTRIDER_")) {
+            assert!(postrider::internals::OTHER_VARIABLES.contains(&name.as_str()), "{name}");
+        }
     }
 
     #[test]

@@ -15,18 +15,19 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use notify::{RecursiveMode, Watcher as _};
 use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use self::console::Console;
-use crate::plugin::dry_run::Case;
-use crate::plugin::project::Project;
-use postrider::internals::hex;
-use postrider::{App, Config, Host};
+use crate::plugin::case::Case;
+use crate::plugin::dry_run::{DryRun, RunAs, load, stages_of};
+use crate::plugin::named_config;
+use crate::plugin::project::{DATA_FOLDER as FOLDER, Project};
+use postrider::internals::{HttpSettings, Linked, Routes as _, hex};
+use postrider::{App, Clock as _, Config, Host, Settlement, SystemClock, Verdict};
 
 mod console;
 
-/// Data folder of the development host.
-const FOLDER: &str = ".postrider";
 /// How many levels of folders are searched for projects.
 const DEPTH: usize = 3;
 /// How long changes are collected before a build, because an editor writes a file in several steps.
@@ -37,18 +38,20 @@ pub(crate) struct DevArgs {
     /// Project folder, or a folder with several projects.
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// Send these fixtures of `plugin test` to the stage after each reload: files or folders.
+    /// Run these fixtures of `plugin test` at the start and after each reload: files or folders. Each
+    /// runs with its own state, settings and HTTP answers; its events go to the other stages.
     #[arg(long, value_name = "PATH")]
     send: Vec<PathBuf>,
     /// Folder of other plugins to run beside the stages under development.
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
-    /// Listen address of the API.
-    #[arg(long, default_value = "127.0.0.1:8000")]
-    listen: String,
+    /// Listen address of the API [default: http.listen of --config, or port 8000, or a free port if
+    /// that one is taken].
+    #[arg(long)]
+    listen: Option<String>,
 }
 
-pub(crate) async fn run(args: DevArgs) -> Result<ExitCode> {
+pub(crate) async fn run(args: DevArgs, config: Option<&Path>) -> Result<ExitCode> {
     let projects = Project::find(&args.dir, DEPTH)?;
     ensure!(
         !projects.is_empty(),
@@ -56,17 +59,27 @@ pub(crate) async fn run(args: DevArgs) -> Result<ExitCode> {
         args.dir.display()
     );
     let folder = args.dir.join(FOLDER);
+    let mut config = configure(named_config(config)?, &folder);
+    // Before the builds, which may take a minute.
+    let listener = listen(&mut config, args.listen.as_deref()).await?;
     let plugins = folder.join("plugins");
     prepare(&folder, &plugins, args.plugins.as_deref())?;
     let (changed, changes) = mpsc::channel(64);
     let _watcher = watch(&projects, changed)?;
     let console = Arc::new(Console::default());
-    let mut rebuilder =
-        Rebuilder { projects, plugins, send: args.send, console: Arc::clone(&console), app: None };
+    let mut rebuilder = Rebuilder {
+        projects,
+        plugins,
+        send: args.send,
+        config: config.clone(),
+        console: Arc::clone(&console),
+        app: None,
+    };
     for at in 0..rebuilder.projects.len() {
         rebuilder.rebuild(at, Instant::now()).await?;
     }
-    let host = Host::builder(configure(&folder, &args.listen))
+    let host = Host::builder(config)
+        .listener(listener)
         .observe(move |settlement| console.settled(settlement))
         .build()
         .await?;
@@ -79,18 +92,41 @@ pub(crate) async fn run(args: DevArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The configuration of the development host, whose data is in `folder`.
-fn configure(folder: &Path, listen: &str) -> Config {
-    let mut config = Config::default();
+/// The configuration of the development host, whose data is in `folder`: what the author named,
+/// with a store and a broker of its own.
+fn configure(mut config: Config, folder: &Path) -> Config {
     config.store.url = format!("sqlite:{}", folder.join("dev.db").display());
+    "embedded:".clone_into(&mut config.broker.url);
     config.plugins.dir = folder.join("plugins");
     config.plugins.debounce_ms = 1;
     config.plugins.archive_dir = folder.join("archive");
     config.runtime.cache_dir = Some(folder.join("cache"));
     config.runtime.quick = true;
     config.recording.enabled = true;
-    listen.clone_into(&mut config.http.listen);
+    // The author's newest build serves, also while it traps.
+    config.defaults.guard.messages = 0;
+    for stage in config.stages.values_mut() {
+        stage.guard.messages = 0;
+    }
     config
+}
+
+/// Binds the address that the author named, or the usual one, or any.
+async fn listen(config: &mut Config, named: Option<&str>) -> Result<TcpListener> {
+    let usual = HttpSettings::default().listen;
+    if let Some(named) = named {
+        named.clone_into(&mut config.http.listen);
+    }
+    let wanted = config.http.listen.clone();
+    match TcpListener::bind(&wanted).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if named.is_none() && wanted == usual => {
+            println!("{wanted} is taken ({error}): using a free port");
+            Ok(TcpListener::bind("127.0.0.1:0").await?)
+        }
+        Err(error) => Err(error)
+            .with_context(|| format!("cannot listen on {wanted}: choose another with --listen")),
+    }
 }
 
 /// Creates the plugins folder of the host and copies the plugins of `others` into it.
@@ -169,6 +205,8 @@ struct Rebuilder {
     projects: Vec<Project>,
     plugins: PathBuf,
     send: Vec<PathBuf>,
+    /// Of the host.
+    config: Config,
     console: Arc<Console>,
     /// `None` until the host is built.
     app: Option<Arc<App>>,
@@ -176,6 +214,11 @@ struct Rebuilder {
 
 impl Rebuilder {
     async fn run(self, mut changes: mpsc::Receiver<Change>) {
+        for project in &self.projects {
+            if project.artifact.is_file() {
+                self.send_cases(project).await;
+            }
+        }
         while let Some(first) = changes.recv().await {
             tokio::time::sleep(DEBOUNCE).await;
             let mut waiting = vec![first];
@@ -218,29 +261,68 @@ impl Rebuilder {
         let reload_count = app.reload_count(&file);
         std::fs::rename(part, place)?;
         match app.wait_until_loaded(&file, &digest, reload_count).await {
-            Ok(stages) => {
-                Console::reloaded(&project.name(), saved.elapsed());
-                self.send_cases(app, project, &stages).await
-            }
-            Err(error) => {
-                Console::failed(&project.name(), &error);
-                Ok(())
-            }
+            Ok(_) => Console::reloaded(&project.name(), saved.elapsed()),
+            Err(error) => Console::failed(&project.name(), &error),
         }
+        self.send_cases(project).await;
+        Ok(())
     }
 
-    async fn send_cases(&self, app: &App, project: &Project, stages: &[String]) -> Result<()> {
+    /// Runs the fixtures of a project. What is wrong with one does not stop the others.
+    async fn send_cases(&self, project: &Project) {
+        if self.send.is_empty() {
+            return;
+        }
+        // If it cannot be loaded, the host has said so.
+        let Ok(linked) = load(&project.artifact, &self.config.runtime).await else { return };
         for path in &self.send {
             // A relative path is looked up in the project first.
             let path = Some(project.dir.join(path))
                 .filter(|in_project| in_project.exists())
                 .unwrap_or_else(|| path.clone());
-            for file in case_files(&path)? {
-                let case = Case::parse(crate::client::read_json(&file.to_string_lossy())?)
-                    .with_context(|| file.display().to_string())?;
-                for stage in stages {
-                    app.send_to(stage, case.event()).await?;
+            let failed = |file: &Path, error: anyhow::Error| {
+                Console::failed(&file.display().to_string(), &format!("{error:#}"));
+            };
+            match case_files(&path) {
+                Ok(files) => {
+                    for file in files {
+                        if let Err(error) = self.send_case(project, &linked, &file).await {
+                            failed(&file, error);
+                        }
+                    }
                 }
+                Err(error) => failed(&path, error),
+            }
+        }
+    }
+
+    /// Runs a fixture as `plugin test` does, and sends its events to the stages of the host.
+    async fn send_case(&self, project: &Project, linked: &Linked, file: &Path) -> Result<()> {
+        let case = Case::parse(crate::client::read_json(&file.to_string_lossy())?)?;
+        // The name by which the configuration knows the plugin.
+        let plugin = PathBuf::from(format!("{}.wasm", project.name()));
+        for stage in stages_of(&self.config, &plugin, &linked.description.name) {
+            let run_as = RunAs { stage: Some(&stage), warm: false };
+            let dry_run = DryRun::of(linked.clone(), &plugin, self.config.clone(), run_as)?;
+            let ran = dry_run.run(&case, SystemClock.now_ms(), 1).await?;
+            Console::guest_log(&ran.logs);
+            self.console.settled(&ran.settlement);
+            if let (Some((code, message)), None) = (&ran.refused, &ran.settlement.failure) {
+                Console::refused(code, message);
+            }
+            self.pass_on(&ran.settlement).await?;
+        }
+        Ok(())
+    }
+
+    async fn pass_on(&self, settlement: &Settlement) -> Result<()> {
+        let (Some(app), Verdict::Done(events)) = (&self.app, &settlement.verdict) else {
+            return Ok(());
+        };
+        for event in events {
+            let event = &event.envelope.event;
+            for stage in app.services().pipeline.stages_for(&event.event_type) {
+                app.send_to(&stage, event.clone()).await?;
             }
         }
         Ok(())

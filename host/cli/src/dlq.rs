@@ -24,6 +24,7 @@ pub(crate) enum DlqCommand {
     /// List groups: dead letters with the same stage, code and failure fingerprint.
     Groups(ListArgs),
     /// Show a dead letter: payload, failed attempts, and what it was replayed as.
+    #[command(visible_alias = "get")]
     Show {
         #[command(flatten)]
         target: Target,

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::drawing;
 use crate::offline_host::OfflineHost;
 use crate::output::Output;
-use postrider::internals::{PostgresSettings, PostgresStore, StoreUrl, Topology, mask_password};
-use postrider::{Config, Host};
+use postrider::internals::{PostgresSettings, PostgresStore, StoreUrl, mask_password};
+use postrider::{Config, ConfigError, Host};
+use serde_json::json;
 
 /// Runs a host until SIGINT or SIGTERM.
 pub(crate) async fn serve(config: Option<&Path>) -> Result<ExitCode> {
@@ -18,15 +20,39 @@ pub(crate) async fn serve(config: Option<&Path>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Validates a configuration; as JSON, prints it with every default.
+/// Validates a configuration and reports every problem, as JSON too; as JSON, a valid one is printed
+/// with every default.
 pub(crate) fn check_config(config: Option<&Path>, output: Output) -> Result<ExitCode> {
-    let mut config = Config::load(config)?;
-    // The output may end up in logs or tickets.
-    for url in [&mut config.store.url, &mut config.broker.url] {
-        *url = mask_password(url);
+    let checked = Config::check(config);
+    let (config, problems) = match checked {
+        Ok(checked) => checked,
+        Err(ConfigError(problems)) => (Config::default(), problems),
+    };
+    let warnings = config.warnings.clone();
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
     }
-    output.print(&config, |_| println!("the configuration is valid"))?;
-    Ok(ExitCode::SUCCESS)
+    if problems.is_empty() {
+        let mut shown = config;
+        for url in [&mut shown.store.url, &mut shown.broker.url] {
+            *url = mask_password(url);
+        }
+        let mut shown = serde_json::to_value(&shown)?;
+        shown["warnings"] = json!(warnings);
+        output.print(&shown, |_| println!("the configuration is valid"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let problem = |line: &String| {
+        let (key, problem) = line.split_once(": ").unwrap_or(("", line));
+        json!({ "key": key, "problem": problem })
+    };
+    let report = json!({
+        "ok": false,
+        "problems": problems.iter().map(problem).collect::<Vec<_>>(),
+        "warnings": warnings,
+    });
+    output.print(&report, |_| eprintln!("postrider: {}", ConfigError(problems)))?;
+    Ok(ExitCode::FAILURE)
 }
 
 /// Migrates the schema. The embedded store migrates itself when it is opened.
@@ -56,24 +82,8 @@ pub(crate) fn postgres_settings<'a>(config: &'a Config, url: &'a str) -> Postgre
 pub(crate) async fn topology(config: Option<&Path>, output: Output) -> Result<ExitCode> {
     let offline = OfflineHost::load(Config::load(config)?).await?;
     let topology = offline.host.app().services().pipeline.topology();
-    output.print(&topology, |topology| print!("{}", draw(topology)))?;
+    output.print(&topology, |topology| print!("{}", drawing::draw(topology)))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn draw(topology: &Topology) -> String {
-    let line = |stage: &postrider::internals::TopologyStage| {
-        format!(
-            "{} {}\n  consumes {}\n  emits    {}\n",
-            stage.name,
-            stage.version,
-            stage.consumes.join(", "),
-            stage.emits.join(", ")
-        )
-    };
-    let stages: String = topology.stages.iter().map(line).collect();
-    let warnings: String =
-        topology.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-    stages + &warnings
 }
 
 /// Completes on SIGINT or SIGTERM.

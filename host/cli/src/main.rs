@@ -19,6 +19,7 @@ mod replay;
 mod bench;
 
 mod client;
+mod drawing;
 mod follow;
 mod offline_host;
 mod output;

@@ -10,11 +10,9 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::output::Output;
-use postrider::internals::{Linked, Pipeline};
+use crate::plugin::dry_run::stages_of;
+use postrider::internals::{Linked, SETTINGS_SCHEMA};
 use postrider::{Config, StageConfig};
-
-/// Attribute of a description that holds a JSON Schema of the settings.
-const SETTINGS_SCHEMA: &str = "settingsschema";
 
 /// Something that a plugin needs, and what the configuration grants of it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -43,20 +41,18 @@ struct Report<'a> {
 /// The plugin and configuration to compare.
 pub(crate) struct Request<'a> {
     pub(crate) file: &'a Path,
-    pub(crate) config: &'a Path,
+    pub(crate) config: &'a Config,
     /// The stage to check; by default every stage that would run the file.
     pub(crate) stage: Option<&'a str>,
 }
 
 /// Prints the permissions of each stage. Exit code 1 if one is missing.
 pub(crate) fn run(linked: &Linked, request: &Request<'_>, output: Output) -> Result<ExitCode> {
-    let config = Config::declared(Some(request.config))?;
-    let name = request.file.file_name().map(|name| name.to_string_lossy().into_owned());
-    let pipeline = Pipeline::new(&config);
-    let stages = request.stage.map_or_else(
-        || pipeline.names_for(&name.unwrap_or_default(), &linked.description.name),
-        |stage| vec![stage.to_owned()],
-    );
+    let config = request.config;
+    let described = &linked.description.name;
+    let stages = request
+        .stage
+        .map_or_else(|| stages_of(config, request.file, described), |stage| vec![stage.to_owned()]);
     for stage in &stages {
         let known = config.stages.contains_key(stage) || *stage == linked.description.name;
         ensure!(
@@ -73,7 +69,7 @@ pub(crate) fn run(linked: &Linked, request: &Request<'_>, output: Output) -> Res
         .map(|(_, schema)| schema.as_str());
     let stages: Vec<PermissionCheck> = stages
         .into_iter()
-        .map(|stage| check(&stage, &linked.imports, schema, pipeline.config_of(&stage)))
+        .map(|stage| check(&stage, &linked.imports, schema, config.stage(&stage)))
         .collect();
     let ok = stages.iter().all(|stage| stage.ok);
     output.print(&Report { ok, digest: &linked.digest, stages }, |report| {

@@ -1,25 +1,29 @@
-//! `postrider plugin`: create, build, test and inspect plugins; only `history` and `rollback` need a
-//! running host.
+//! `postrider plugin`: create, build, test and inspect plugins; only `list`, `history` and `rollback`
+//! need a running host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use self::dry_run::{Case, DryRun, load};
+use self::case::Case;
+use self::dry_run::{DryRun, RunAs, load};
 use crate::client::{Target, read_json, text};
 use crate::output::Output;
-use crate::{permission_check, table};
-use postrider::internals::{CONTRACT, InstancePolicy, Linked, WarmPolicy};
-use postrider::{Clock as _, Description, SystemClock};
+use crate::permission_check;
+use postrider::internals::{CONTRACT, Linked, RuntimeSettings};
+use postrider::{Clock as _, Config, SystemClock};
 
 mod new;
 pub(crate) mod project;
+pub(crate) mod case;
 pub(crate) mod test;
 pub(crate) mod dry_run;
 mod bindings;
+mod check;
+mod show;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
@@ -31,22 +35,29 @@ pub(crate) enum PluginCommand {
     Test(test::TestArgs),
     /// Generate language bindings of the plugin contract.
     Bindings(bindings::BindingsArgs),
-    /// Check whether a host would load a plugin.
+    /// Check whether a host with the present configuration would load and run a plugin.
+    ///
+    /// Exits with 1 if it would not.
     Check {
         /// Plugin file: a component, or a core module with an embedded component type.
         file: PathBuf,
-        /// Also check that this configuration grants every permission the plugin needs; exits with
-        /// 1 if one is missing.
+        /// Also check that this configuration grants every permission the plugin needs, and list
+        /// them; exits with 1 if one is missing.
         #[arg(long, value_name = "CONFIG")]
         grants: Option<PathBuf>,
         /// Check a single stage [default: every stage that the configuration runs with this file].
-        #[arg(long, requires = "grants")]
+        #[arg(long)]
         stage: Option<String>,
     },
     /// Show a plugin's description, imports and producers.
     Inspect {
         /// Plugin file: a component, or a core module with an embedded component type.
         file: PathBuf,
+    },
+    /// List the plugins of a running host: stage, file, version and state.
+    List {
+        #[command(flatten)]
+        target: Target,
     },
     /// List the versions that have served a stage of a running host, newest first.
     History {
@@ -64,9 +75,10 @@ pub(crate) enum PluginCommand {
         /// Digest to roll back to, or a unique prefix [default: the previous version].
         digest: Option<String>,
     },
-    /// Run one event through a plugin, without a host, and show the outcome.
+    /// Run one event through a plugin, without a host, and show what a host would do.
     ///
-    /// Exits with 1 if the stage fails.
+    /// Uses the stage's settings, limits and grants of --config if it is given. Exits with 1 if the
+    /// stage fails, or if a host would not accept its outcome.
     Run(RunArgs),
 }
 
@@ -78,6 +90,9 @@ pub(crate) struct RunArgs {
     /// for standard input.
     #[arg(long, value_name = "FILE")]
     event: String,
+    /// Stage of the configuration to run the plugin as [default: the first that uses the file].
+    #[arg(long)]
+    stage: Option<String>,
     /// Initial state of the stage: a JSON object of keys and values, added to the fixture's.
     #[arg(long, value_name = "FILE")]
     state: Option<String>,
@@ -97,32 +112,48 @@ pub(crate) fn setting(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-pub(crate) async fn run(command: PluginCommand, output: Output) -> Result<ExitCode> {
+/// The configuration that is named, or else the defaults and the environment.
+pub(crate) fn named_config(file: Option<&Path>) -> Result<Config> {
+    Ok(match file {
+        Some(file) => Config::load(Some(file))?,
+        None => Config::without_file()?,
+    })
+}
+
+pub(crate) async fn run(
+    command: PluginCommand,
+    config: Option<&Path>,
+    output: Output,
+) -> Result<ExitCode> {
     match command {
         PluginCommand::New(args) => new::run(args, output),
-        PluginCommand::Test(args) => test::run(args, output).await,
+        PluginCommand::Test(args) => test::run(args, named_config(config)?, output).await,
         PluginCommand::Bindings(args) => bindings::run(args),
-        PluginCommand::Check { file, grants: Some(config), stage } => {
+        PluginCommand::Check { file, grants, stage } => {
+            let config = Config::declared(grants.as_deref().or(config))?;
+            let linked = load(&file, &config.runtime).await?;
             let request =
                 permission_check::Request { file: &file, config: &config, stage: stage.as_deref() };
-            permission_check::run(&load(&file).await?, &request, output)
-        }
-        PluginCommand::Check { file, .. } => {
-            let linked = load(&file).await?;
-            let Description { name, version, .. } = &*linked.description;
-            let result =
-                json!({ "ok": true, "stage": name, "version": version, "contract": CONTRACT });
-            output.print(&result, |_| println!("ok: {name} {version} implements {CONTRACT}"))?;
-            Ok(ExitCode::SUCCESS)
+            if grants.is_some() {
+                permission_check::run(&linked, &request, output)
+            } else {
+                check::run(&linked, &request, output)
+            }
         }
         PluginCommand::Inspect { file } => {
             let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
-            output.print(&inspect(&load(&file).await?, &bytes), |result| println!("{result:#}"))?;
+            let linked = load(&file, &RuntimeSettings::default()).await?;
+            output.print(&inspect(&linked, &bytes), |result| println!("{result:#}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        PluginCommand::List { target } => {
+            let answer = target.get("/plugins").await?;
+            output.print(&answer, show::list)?;
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::History { target, stage } => {
             let answer = target.get(&format!("/plugins/{stage}/history")).await?;
-            output.print(&answer, history)?;
+            output.print(&answer, show::history)?;
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::Rollback { target, stage, digest } => {
@@ -134,19 +165,7 @@ pub(crate) async fn run(command: PluginCommand, output: Output) -> Result<ExitCo
             })?;
             Ok(ExitCode::SUCCESS)
         }
-        PluginCommand::Run(args) => run_one(args, output).await,
-    }
-}
-
-fn history(answer: &Value) {
-    for load in answer["items"].as_array().into_iter().flatten() {
-        println!(
-            "{}  {:<10} {}  on {}",
-            table::time(&load["loaded_at_ms"]),
-            text(&load["version"]),
-            text(&load["digest"]),
-            text(&load["host"])
-        );
+        PluginCommand::Run(args) => run_one(args, named_config(config)?, output).await,
     }
 }
 
@@ -161,10 +180,9 @@ fn inspect(linked: &Linked, bytes: &[u8]) -> Value {
     })
 }
 
-async fn run_one(args: RunArgs, output: Output) -> Result<ExitCode> {
-    let instances =
-        if args.warm { InstancePolicy::Warm(WarmPolicy::default()) } else { InstancePolicy::Fresh };
-    let plugin = DryRun::load(&args.file, instances).await?;
+async fn run_one(args: RunArgs, config: Config, output: Output) -> Result<ExitCode> {
+    let run_as = RunAs { stage: args.stage.as_deref(), warm: args.warm };
+    let plugin = DryRun::load(&args.file, config, run_as).await?;
     let mut case = Case::parse(read_json(&args.event)?).context("--event")?;
     if let Some(file) = &args.state {
         let state = serde_json::from_value(read_json(file)?)
@@ -172,10 +190,10 @@ async fn run_one(args: RunArgs, output: Output) -> Result<ExitCode> {
         case.state.append(&mut { state });
     }
     case.config.extend(args.settings);
-    let result = plugin.run(&case, SystemClock.now_ms(), args.repeat).await;
+    let result = plugin.run(&case, SystemClock.now_ms(), args.repeat).await?;
     let mut report = result.decision();
     report["logs"] = result.logs.clone();
     report["cost"] = result.cost();
-    output.print(&report, |report| println!("{report:#}"))?;
+    output.print(&report, show::outcome)?;
     Ok(if result.is_done() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -25,8 +25,9 @@ use crate::client::Target;
 use crate::output::Output;
 use crate::plugin::setting;
 use crate::progress;
+pub(crate) use crate::replay::engine::Nowhere;
 use crate::replay::engine::{Replay, Verdict};
-use crate::time_args::duration_ms;
+use crate::time_args::time_ms;
 use postrider::Config;
 use postrider::internals::{InstancePolicy, Recorded, Runtime, RuntimeSettings, WasmStage};
 
@@ -40,11 +41,12 @@ pub(crate) struct ReplayArgs {
     /// Plugin file to replay them with.
     #[arg(long, value_name = "FILE")]
     plugin: PathBuf,
-    /// Replay the events settled in this last period: 90s, 30m, 1h, 2d [default: 1h].
+    /// Replay the events settled at or after this time: a duration ago (90s, 30m, 1h, 2d), or RFC
+    /// 3339 [default: 1h].
     #[arg(
         long,
-        value_name = "DURATION",
-        value_parser = duration_ms,
+        value_name = "TIME",
+        value_parser = time_ms,
         conflicts_with_all = ["order", "recordings"]
     )]
     since: Option<u64>,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Target, text};
 use crate::output::Output;
-use crate::table;
+use crate::table::{self, column};
 
 /// How often `drain --wait` polls the host.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -140,10 +140,17 @@ fn list(answer: &Value) {
         println!("no stages");
         return;
     }
-    table::print(
-        &["STAGE", "VERSION", "CONTROL", "CONSUMPTION", "BREAKER", "WAITING", "SINCE", "REASON"],
-        &rows,
-    );
+    let columns = [
+        column("STAGE"),
+        column("VERSION").optional(),
+        column("CONTROL"),
+        column("CONSUMPTION"),
+        column("BREAKER"),
+        column("WAITING"),
+        column("SINCE").optional(),
+        column("REASON").text(),
+    ];
+    table::print(&columns, &rows);
 }
 
 fn drained(stage: &Value) {

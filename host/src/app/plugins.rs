@@ -59,6 +59,8 @@ pub struct PluginStatus {
     pub consumes: Vec<String>,
     /// Event types that it emits.
     pub emits: Vec<String>,
+    /// What is doubtful about it: event types that it consumes and does not handle.
+    pub warnings: Vec<String>,
 }
 
 /// The result of a rollback.
@@ -190,6 +192,12 @@ impl App {
                 loaded_at_ms: Some(running.loaded_at_ms),
                 consumes: running.policy.consumes.clone(),
                 emits: running.policy.emits.clone(),
+                warnings: self
+                    .services
+                    .pipeline
+                    .topology_of(&stage)
+                    .map(|stage| stage.warnings().collect())
+                    .unwrap_or_default(),
             });
         }
         for (file, status) in files {
@@ -221,5 +229,6 @@ fn not_serving(file: &str, status: FileStatus) -> impl Iterator<Item = PluginSta
         loaded_at_ms: None,
         consumes: Vec::new(),
         emits: Vec::new(),
+        warnings: Vec::new(),
     })
 }

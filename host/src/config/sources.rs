@@ -1,159 +1,130 @@
-//! Reads the configuration from a file and the environment, and reports what is wrong with them.
+//! The sources of a configuration: a file, then the environment. They become one tree of values that
+//! knows where each value comes from.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use figment::Figment;
-use figment::providers::{Env, Format as _, Serialized, Toml};
-use serde::de::DeserializeOwned;
+use figment::providers::{Format as _, Toml};
+use figment::value::{Dict, Value};
 
-use super::features;
-use super::{ConfigError, DEFAULT_FILE, StageConfig};
+use super::environment::{self, Override, Variables};
+use super::{ConfigError, DEFAULT_FILE};
+use crate::domain::order_status::StatusRules;
 
-/// A file and the environment.
-pub(super) fn sources(file: Option<&Path>) -> Result<Figment, ConfigError> {
-    let figment = match file {
-        Some(file) if !file.is_file() => {
-            return Err(ConfigError(vec![format!("{}: file not found", file.display())]));
-        }
-        Some(file) => Figment::from(Toml::file_exact(file)),
-        None => Figment::from(Toml::file(DEFAULT_FILE)),
-    };
-    // Only names with a section: orchestrators put names such as POSTRIDER_SERVICE_HOST into the
-    // environment, which are not meant for this program.
-    let environment =
-        Env::prefixed("POSTRIDER_").filter(|name| name.as_str().contains("__")).split("__");
-    Ok(well_known(figment, |name| std::env::var(name).ok())?.merge(environment))
-}
-
-/// Variables that many deployments set for other programs as well, and the keys that they stand
-/// for.
-///
-/// `MAX_RETRY_ATTEMPTS` and `RETRY_DELAY_SECONDS` override the file for every stage.
-pub(super) fn well_known(
-    figment: Figment,
-    variable: impl Fn(&str) -> Option<String>,
-) -> Result<Figment, ConfigError> {
-    let mut figment = figment;
-    let mut problems = Vec::new();
-    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-    for (name, key) in [("DATABASE_URL", "store.url"), ("AMQP_URL", "broker.url")] {
-        if let Some(url) = set(name) {
-            figment = figment.merge((key, url));
-        }
-    }
-    let stages: Vec<String> = figment
-        .extract_inner::<figment::value::Dict>("stages")
-        .map(|stages| stages.keys().map(|name| format!("stages.{name}")).collect())
-        .unwrap_or_default();
-    let everywhere: Vec<String> = stages.into_iter().chain(["defaults".to_owned()]).collect();
-    if let Some(text) = set("MAX_RETRY_ATTEMPTS") {
-        match text.parse::<u32>() {
-            Ok(attempts) => {
-                figment = everywhere.iter().fold(figment, |all, place| {
-                    all.merge((format!("{place}.retry.max_attempts"), attempts))
-                });
-            }
-            Err(error) => problems
-                .push(format!("MAX_RETRY_ATTEMPTS: `{text}` is not a number of attempts: {error}")),
-        }
-    }
-    if let Some(text) = set("RETRY_DELAY_SECONDS") {
-        match text.parse::<f64>() {
-            Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => {
-                let initial_ms = (seconds * 1_000.0) as u64;
-                figment = everywhere.iter().fold(figment, |all, place| {
-                    all.merge((format!("{place}.retry.initial_ms"), initial_ms))
-                });
-            }
-            _ => problems.push(format!(
-                "RETRY_DELAY_SECONDS: `{text}` is not a number of seconds between 0 and 86400"
-            )),
-        }
-    }
-    if problems.is_empty() { Ok(figment) } else { Err(ConfigError(problems)) }
-}
-
-const SECTIONS: [&str; 13] = [
-    "namespace",
-    "http",
-    "store",
-    "broker",
-    "plugins",
-    "runtime",
-    "orders",
-    "products",
-    "recording",
-    "retention",
-    "shutdown",
-    "defaults",
-    "stages",
-];
-
-/// Reads sections one by one, so that an error in one does not hide those in another.
-pub(super) struct Reader<'a> {
-    pub(super) figment: &'a Figment,
+/// The values of all sources.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    /// Values by section.
+    pub(super) tree: Dict,
+    /// The variable that set a key.
+    pub(super) variables: BTreeMap<String, String>,
+    /// Variables that could not be read.
     pub(super) problems: Vec<String>,
+    /// Variables that set nothing.
+    pub(super) warnings: Vec<String>,
 }
 
-impl Reader<'_> {
-    pub(super) fn refuse_unknown_sections(&mut self) {
-        match self.figment.extract::<figment::value::Dict>() {
-            Ok(all) => {
-                let unknown = all.keys().filter(|key| !SECTIONS.contains(&key.as_str()));
-                self.problems.extend(
-                    unknown.map(|key| {
-                        format!("{key}: unknown; expected one of {}", SECTIONS.join(", "))
-                    }),
-                );
-                let missing = features::SECTIONS
-                    .iter()
-                    .filter(|(section, _)| all.contains_key(*section))
-                    .filter_map(|(section, feature)| feature.problem(section));
-                self.problems.extend(missing);
+impl Sources {
+    /// A file, or the default file where it exists, and the environment.
+    pub(super) fn read(file: Option<&Path>, variables: &Variables) -> Result<Self, ConfigError> {
+        let figment = match file {
+            Some(file) if !file.is_file() => {
+                return Err(ConfigError(vec![format!("{}: file not found", file.display())]));
             }
-            Err(errors) => self.problems.extend(errors.into_iter().map(|error| error.to_string())),
+            Some(file) => Figment::from(Toml::file_exact(file)),
+            None => Figment::from(Toml::file(DEFAULT_FILE)),
+        };
+        let mut sources = Self::of(&figment)?;
+        sources.override_with(variables);
+        Ok(sources)
+    }
+
+    /// Adds the environment.
+    pub(super) fn override_with(&mut self, variables: &Variables) {
+        let (overrides, problems, warnings) = environment::overrides(variables, &self.tree);
+        self.problems.extend(problems);
+        self.warnings.extend(warnings);
+        for one in overrides {
+            self.set(one);
         }
     }
 
-    pub(super) fn value<T: DeserializeOwned>(&mut self, key: &str, default: T) -> T {
-        if self.figment.find_value(key).is_err() {
-            return default;
-        }
-        self.figment.extract_inner(key).unwrap_or_else(|errors| {
-            self.note(key, errors);
-            default
-        })
+    /// A TOML text.
+    pub(super) fn of_text(text: &str) -> Result<Self, ConfigError> {
+        Self::of(&Figment::from(Toml::string(text)))
     }
 
-    pub(super) fn section<T: DeserializeOwned + Default>(&mut self, key: &str) -> T {
-        self.value(key, T::default())
+    fn of(figment: &Figment) -> Result<Self, ConfigError> {
+        let tree = figment.extract().map_err(|errors| {
+            ConfigError(errors.into_iter().map(|error| error.to_string()).collect())
+        })?;
+        Ok(Self { tree, ..Self::default() })
     }
 
-    pub(super) fn stages(&mut self, defaults: &StageConfig) -> BTreeMap<String, StageConfig> {
-        let named: BTreeMap<String, figment::value::Value> = self.section("stages");
-        let mut stages = BTreeMap::new();
-        for (name, value) in named {
-            let merged =
-                Figment::from(Serialized::defaults(defaults)).merge(Serialized::defaults(value));
-            match merged.extract() {
-                Ok(stage) => _ = stages.insert(name, stage),
-                Err(errors) => self.note(&format!("stages.{name}"), errors),
+    fn set(&mut self, Override { variable, path, value }: Override) {
+        complete_status(&mut self.tree, &path);
+        insert(&mut self.tree, &path, value);
+        self.variables.insert(path.join("."), variable);
+    }
+
+    /// `problems`, each with the variable that set its key.
+    pub(super) fn with_variables(&self, problems: Vec<String>) -> Vec<String> {
+        let variable_of = |problem: &str| {
+            let key = problem.split(": ").next().unwrap_or_default();
+            let mut all = self.variables.iter();
+            all.find(|(path, _)| key == path.as_str() || key.starts_with(&format!("{path}.")))
+        };
+        let with_variable = |problem: String| match variable_of(&problem) {
+            Some((_, variable)) => format!("{problem} (set by {variable})"),
+            None => problem,
+        };
+        problems.into_iter().map(with_variable).collect()
+    }
+}
+
+/// Before a part of the status rules is set: they are a whole, so the others must be there.
+pub(super) fn complete_status(tree: &mut Dict, path: &[String]) {
+    let Some(place @ [orders, status]) = path.get(..2) else { return };
+    if orders != "orders" || status != "status" {
+        return;
+    }
+    let present = tree.get(orders).and_then(Value::as_dict);
+    if present.is_none_or(|orders| !orders.contains_key(status)) {
+        let rules = Value::serialize(StatusRules::default()).expect("rules are plain values");
+        insert(tree, place, rules);
+    }
+}
+
+/// Sets the value at a path. A value on the way that is not a table is replaced by one.
+pub(super) fn insert(tree: &mut Dict, path: &[String], value: Value) {
+    let [key, rest @ ..] = path else { return };
+    if rest.is_empty() {
+        tree.insert(key.clone(), value);
+        return;
+    }
+    let inner = tree.entry(key.clone()).or_insert_with(|| Value::from(Dict::new()));
+    if !matches!(inner, Value::Dict(..)) {
+        *inner = Value::from(Dict::new());
+    }
+    if let Value::Dict(_, inner) = inner {
+        insert(inner, rest, value);
+    }
+}
+
+/// `over` on top of `under`: tables are merged, anything else is replaced.
+pub(super) fn merge(under: Value, over: Value) -> Value {
+    match (under, over) {
+        (Value::Dict(tag, mut under), Value::Dict(_, over)) => {
+            for (key, value) in over {
+                let merged = match under.remove(&key) {
+                    Some(below) => merge(below, value),
+                    None => value,
+                };
+                under.insert(key, merged);
             }
+            Value::Dict(tag, under)
         }
-        stages
-    }
-
-    fn note(&mut self, key: &str, errors: figment::Error) {
-        self.problems.extend(errors.into_iter().map(|error| {
-            // `extract_inner` appends the section's own name to the path inside it.
-            let inside = error.path.iter().map(String::as_str).filter(|part| *part != key);
-            let place = std::iter::once(key).chain(inside).collect::<Vec<_>>().join(".");
-            // The invalid value may be the secret itself.
-            if error.path.iter().any(|part| part == "secrets") {
-                return format!("{place}: must be {{ env = \"NAME\" }} or {{ file = \"/path\" }}");
-            }
-            format!("{place}: {}", error.kind)
-        }));
+        (_, over) => over,
     }
 }

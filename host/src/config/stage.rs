@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::at_least_one;
+use super::validate::at_least_one;
+use crate::domain::event::topic_problem;
 use crate::runtime::egress::Grants;
 use crate::runtime::{InstanceMode, InstancePolicy, StageLimits, WarmPolicy};
 use crate::stage::circuit_breaker::BreakerPolicy;
@@ -113,23 +114,7 @@ impl StageConfig {
     }
 
     pub(super) fn validate(&self, key: &str, problems: &mut Vec<String>) {
-        for (name, value) in [
-            ("lanes", self.lanes),
-            ("batch_max", self.batch_max),
-            ("prefetch", self.prefetch),
-            ("warm.calls_max", self.warm.calls_max),
-            ("retry.max_attempts", self.retry.max_attempts),
-        ] {
-            at_least_one(&format!("{key}.{name}"), u64::from(value), problems);
-        }
-        if self.lanes > 64 {
-            problems.push(format!("{key}.lanes: {} is more than 64", self.lanes));
-        }
-        at_least_one(
-            &format!("{key}.rate_per_s"),
-            u64::from(self.rate_per_s.unwrap_or(1)),
-            problems,
-        );
+        self.validate_numbers(key, problems);
         if !(0.0..=1.0).contains(&self.breaker.failure_share) {
             problems.push(format!(
                 "{key}.breaker.failure_share: {} must be between 0 and 1",
@@ -151,19 +136,44 @@ impl StageConfig {
         }) {
             problems.push(format!("{key}.plugin: must be the name of a .wasm file in the plugins folder, without a path"));
         }
-        if self
-            .consumes
-            .as_ref()
-            .is_some_and(|patterns| patterns.is_empty() || patterns.iter().any(String::is_empty))
-        {
-            problems.push(format!(
-                "{key}.consumes: name at least one event type or pattern, none of them empty"
-            ));
+        if self.consumes.as_ref().is_some_and(Vec::is_empty) {
+            problems.push(format!("{key}.consumes: name at least one event type or pattern"));
+        }
+        for pattern in self.consumes.iter().flatten() {
+            if let Some(why) = topic_problem(pattern) {
+                problems.push(format!("{key}.consumes: the event type `{pattern}` {why}"));
+            }
         }
         self.grants.validate(&format!("{key}.grants"), problems);
         let both = self.secrets.keys().filter(|name| self.settings.contains_key(*name));
         problems.extend(
             both.map(|name| format!("{key}.secrets.{name}: {key}.settings has this name, too")),
         );
+    }
+
+    fn validate_numbers(&self, key: &str, problems: &mut Vec<String>) {
+        let limits = &self.limits;
+        for (name, value) in [
+            ("lanes", u64::from(self.lanes)),
+            ("batch_max", u64::from(self.batch_max)),
+            ("prefetch", u64::from(self.prefetch)),
+            ("warm.calls_max", u64::from(self.warm.calls_max)),
+            ("retry.max_attempts", u64::from(self.retry.max_attempts)),
+            ("rate_per_s", u64::from(self.rate_per_s.unwrap_or(1))),
+            ("breaker.window_ms", self.breaker.window_ms),
+            ("limits.deadline_ms", limits.deadline_ms),
+            ("limits.memory_max_bytes", limits.memory_max_bytes as u64),
+        ] {
+            at_least_one(&format!("{key}.{name}"), value, problems);
+        }
+        if self.lanes > 64 {
+            problems.push(format!("{key}.lanes: {} is more than 64", self.lanes));
+        }
+        if self.retry.max_ms < self.retry.initial_ms {
+            problems.push(format!(
+                "{key}.retry.max_ms: {} is less than {key}.retry.initial_ms: {}",
+                self.retry.max_ms, self.retry.initial_ms
+            ));
+        }
     }
 }

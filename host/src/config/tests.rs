@@ -1,6 +1,5 @@
 //! Configurations that are accepted and refused.
 
-use super::sources::well_known;
 use super::*;
 use crate::stage::policy::RetryPolicy;
 
@@ -47,33 +46,75 @@ fn all_problems_are_reported_together_with_their_keys() {
 }
 
 #[test]
-fn well_known_variables_override_their_keys_in_every_stage() {
-    let file = Figment::from(Toml::string("[stages.payment.retry]\nmax_attempts = 4\n"));
-    let variable = |name: &str| {
-        let value = match name {
-            "DATABASE_URL" => "postgres://u:secret@db/x",
-            "AMQP_URL" => "amqp://mq",
-            "MAX_RETRY_ATTEMPTS" => "7",
-            "RETRY_DELAY_SECONDS" => "0.25",
-            _ => return None,
-        };
-        Some(value.to_owned())
-    };
-    let config = Config::from_figment(&well_known(file.clone(), variable).unwrap()).unwrap();
-    assert_eq!(
-        (config.store.url.as_str(), config.broker.url.as_str()),
-        ("postgres://u:secret@db/x", "amqp://mq")
-    );
-    for retry in [config.defaults.retry, config.stages["payment"].retry] {
-        assert_eq!((retry.max_attempts, retry.initial_ms), (7, 250));
+fn one_problem_hides_no_other() {
+    let text = r#"
+        namespace = "Orders!"
+        [http]
+        listen = "127.0.0.1"
+        lisen = "x"
+        [store]
+        url = "mysql://u:secret@db/x"
+        [stages.payment]
+        instances = "hot"
+        plugin = "a/b.wasm"
+        consumes = ["order..created", "order.created"]
+        [stages.payment.limits]
+        deadline_ms = 0
+        [stages.payment.retry]
+        max_attempts = 0
+        initial = 5
+        [stages.payment.settings]
+        a = 5
+        [stages.payment.grants]
+        http = [ { host = "http://x", methods = ["FETCH"], por = 1 } ]
+        [plugin]
+        dir = "x"
+        [orders]
+        external_event_types = ["a..b"]
+        expiry_ms = "long"
+    "#;
+    let ConfigError(problems) = Config::from_toml(text).unwrap_err();
+    let expected = [
+        "namespace: `Orders!` must match",
+        "http.listen: `127.0.0.1` has no port",
+        "http.lisen: unknown key: did you mean `listen`?",
+        "store.url: `mysql:",
+        "stages.payment.instances: `hot` must be `fresh` or `warm`",
+        "stages.payment.plugin: must be the name",
+        "stages.payment.consumes: the event type `order..created` has an empty word",
+        "stages.payment.limits.deadline_ms: must be at least 1",
+        "stages.payment.retry.max_attempts: must be at least 1",
+        "stages.payment.retry.initial: unknown key: did you mean `initial_ms`?",
+        "stages.payment.settings.a: must be text: put the value in quotes",
+        "stages.payment.grants.http[0].host: `http://x` must be",
+        "stages.payment.grants.http[0].methods: `FETCH` must be",
+        "stages.payment.grants.http[0].por: unknown key: did you mean `port`?",
+        "plugin: unknown key: did you mean `plugins`?",
+        "orders.external_event_types: the event type `a..b`",
+        "orders.expiry_ms: must be a whole number",
+    ];
+    for start in expected {
+        assert!(
+            problems.iter().any(|problem| problem.starts_with(start)),
+            "`{start}` is missing from {problems:#?}"
+        );
     }
-    let ConfigError(problems) =
-        well_known(file, |_| Some("many".to_owned())).map(|_| ()).unwrap_err();
-    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert_eq!(problems.len(), expected.len(), "{problems:#?}");
     // A mistyped URL may hold a password, which is not shown.
-    let ConfigError(problems) =
-        Config::from_toml("store.url = \"mysql://u:secret@db/x\"").unwrap_err();
-    assert!(!problems[0].contains("secret"), "{problems:?}");
+    assert!(!problems.concat().contains("secret"), "{problems:?}");
+}
+
+#[test]
+fn files_that_are_not_there_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("there.wasm"), "").unwrap();
+    let mut config = Config::from_toml(
+        "[stages.a]\nplugin = \"there.wasm\"\n[stages.b]\nplugin = \"nosuch.wasm\"\n[stages.c]\n",
+    )
+    .unwrap();
+    config.plugins.dir = folder.path().to_owned();
+    let missing = config.missing_files();
+    assert!(missing.len() == 1 && missing[0].starts_with("stages.b.plugin: "), "{missing:?}");
 }
 
 #[test]

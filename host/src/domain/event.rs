@@ -284,9 +284,85 @@ pub fn topic_matches(pattern: &str, event_type: &str) -> bool {
     pattern[at..].iter().all(|rest| *rest == "#")
 }
 
+/// Whether every event type that the topic pattern `narrow` matches also matches `wide`.
+pub fn topic_covers(wide: &str, narrow: &str) -> bool {
+    let words: Vec<&str> = narrow.split('.').collect();
+    // `covered[n]`: the part of `wide` that was read covers the first `n` words of `narrow`.
+    let mut covered = vec![false; words.len() + 1];
+    covered[0] = true;
+    for part in wide.split('.') {
+        let mut next = vec![false; words.len() + 1];
+        for at in 0..=words.len() {
+            next[at] = if part == "#" {
+                covered[at] || (at > 0 && next[at - 1])
+            } else {
+                let same = |word: &str| word == part || (part == "*" && word != "#");
+                at > 0 && covered[at - 1] && same(words[at - 1])
+            };
+        }
+        covered = next;
+    }
+    covered[words.len()]
+}
+
+/// Longest event type or topic pattern: it is an AMQP routing key.
+const TOPIC_MAX_BYTES: usize = 200;
+
+/// Why a text is neither an event type nor a topic pattern; none if it is one.
+pub fn topic_problem(text: &str) -> Option<&'static str> {
+    if text.is_empty() {
+        return Some("is empty");
+    }
+    if text.len() > TOPIC_MAX_BYTES {
+        return Some("is longer than 200 bytes");
+    }
+    if text.split('.').any(str::is_empty) {
+        return Some("has an empty word: it begins or ends with a dot, or has two in a row");
+    }
+    let invalid = |one: char| one.is_whitespace() || one.is_control();
+    text.contains(invalid).then_some("contains white space or a control character")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_covers_narrower_ones() {
+        for (wide, narrow, expected) in [
+            ("order.created", "order.created", true),
+            ("order.created", "order.*", false),
+            ("order.*", "order.created", true),
+            ("order.*", "order.*", true),
+            ("order.*", "order.#", false),
+            ("order.#", "order.*.late", true),
+            ("order.#", "order", true),
+            ("#", "order.#", true),
+            ("*.#", "#", false),
+            ("#.late", "order.#.late", true),
+            ("#.#", "#", true),
+        ] {
+            assert_eq!(topic_covers(wide, narrow), expected, "{wide} over {narrow}");
+        }
+    }
+
+    #[test]
+    fn invalid_topics_are_explained() {
+        for valid in ["order.created", "#", "order.*", "a"] {
+            assert_eq!(topic_problem(valid), None, "{valid}");
+        }
+        for (invalid, why) in [
+            ("", "empty"),
+            ("order..created", "two in a row"),
+            (".created", "dot"),
+            ("order.", "dot"),
+            ("order created", "white space"),
+            ("order\0", "control"),
+        ] {
+            assert!(topic_problem(invalid).is_some_and(|text| text.contains(why)), "{invalid}");
+        }
+        assert!(topic_problem(&"a".repeat(201)).is_some());
+    }
 
     #[test]
     fn topic_patterns_follow_amqp() {

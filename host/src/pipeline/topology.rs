@@ -3,10 +3,12 @@
 use serde::Serialize;
 
 use super::stage::Running;
+use crate::config::StageConfig;
 use crate::domain::event::{
     BREAKER_CHANGED, DEAD_LETTERED, ORDER_CANCELLED, ORDER_CREATED, PLUGIN_ROLLED_BACK,
-    PRODUCT_STOCKED, topic_matches,
+    PRODUCT_STOCKED, topic_covers, topic_matches,
 };
+use crate::stage::event_settings;
 
 /// Event types that the host itself publishes.
 const HOST_EVENTS: [&str; 6] = [
@@ -23,7 +25,7 @@ const HOST_EVENTS: [&str; 6] = [
 pub struct Topology {
     /// Stages by name.
     pub stages: Vec<TopologyStage>,
-    /// Patterns that no event matches, in words.
+    /// Patterns that no event matches or that a stage does not handle, in words.
     pub warnings: Vec<String>,
 }
 
@@ -36,18 +38,37 @@ pub struct TopologyStage {
     pub version: String,
     /// Topic patterns.
     pub consumes: Vec<String>,
+    /// Topic patterns that its code handles with the operator's settings.
+    pub handles: Vec<String>,
     /// Event types.
     pub emits: Vec<String>,
 }
 
 impl TopologyStage {
-    pub(super) fn of(running: &Running) -> Self {
+    pub(super) fn of(running: &Running, config: &StageConfig) -> Self {
+        let description = running.handler.description();
         Self {
             name: running.policy.name.to_string(),
-            version: running.handler.description().version.clone(),
+            version: description.version.clone(),
             consumes: running.policy.consumes.clone(),
+            handles: event_settings::handles(description, &config.settings),
             emits: running.policy.emits.clone(),
         }
+    }
+
+    /// Patterns that the operator routes to the stage although its code does not handle them.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let covered =
+            |by: &[String], pattern: &str| by.iter().any(|one| topic_covers(one, pattern));
+        let unhandled = self.consumes.iter().filter(move |one| !covered(&self.handles, one));
+        unhandled.map(move |pattern| {
+            format!(
+                "stage `{}` consumes `{pattern}`, which its plugin does not handle (it handles {}): \
+                 its settings and its `consumes` disagree",
+                self.name,
+                self.handles.iter().map(|one| format!("`{one}`")).collect::<Vec<_>>().join(", ")
+            )
+        })
     }
 }
 
@@ -63,7 +84,7 @@ impl Topology {
                 .chain(emitted)
                 .any(|event_type| topic_matches(pattern, event_type))
         };
-        let warnings = stages
+        let warnings: Vec<String> = stages
             .iter()
             .flat_map(|stage| stage.consumes.iter().map(move |pattern| (stage, pattern)))
             .filter(|(_, pattern)| !emitted(pattern))
@@ -71,6 +92,33 @@ impl Topology {
                 format!("stage `{}` consumes `{pattern}`, which no stage here emits", stage.name)
             })
             .collect();
+        let warnings = stages.iter().flat_map(TopologyStage::warnings).chain(warnings).collect();
         Self { stages, warnings }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(consumes: &[&str], handles: &[&str]) -> TopologyStage {
+        let texts = |all: &[&str]| all.iter().map(ToString::to_string).collect();
+        TopologyStage {
+            name: "payment".into(),
+            version: "1".into(),
+            consumes: texts(consumes),
+            handles: texts(handles),
+            emits: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn types_that_a_stage_cannot_handle_are_reported() {
+        let fits = stage(&["order.created", "order.cancelled"], &["order.*"]);
+        assert_eq!(Topology::of(vec![fits], &[]).warnings, Vec::<String>::new());
+        let odd = stage(&["order.created", "order.#"], &["order.created", "order.*"]);
+        let warnings = Topology::of(vec![odd], &[]).warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("consumes `order.#`, which its plugin does not handle"));
     }
 }

@@ -19,10 +19,11 @@ use crate::background::task::{Task, TaskName};
 use crate::broker::Binding;
 use crate::domain::event::PLUGIN_ROLLED_BACK;
 use crate::domain::name::is_name;
-use crate::pipeline::Stage;
 use crate::pipeline::plugin_change::PluginChange;
+use crate::pipeline::{Stage, TopologyStage};
 use crate::runtime::provenance::PluginArchive;
 use crate::services::Services;
+use crate::stage::event_settings;
 use crate::stage::handler::StageHandler;
 use crate::store::PluginLoad;
 use crate::worker::StageWorker;
@@ -181,6 +182,10 @@ impl PluginSupervisor {
                 "stage `{name}` is served by {owner}: rename one of them, or give it a name of its own in the configuration"
             ));
         }
+        let (description, settings) = (handler.description(), &stage.config.settings);
+        if let Some(problem) = event_settings::problem(description, settings) {
+            return Err(format!("stage `{name}`: {problem}"));
+        }
         let patterns = pipeline.policy(&stage, &*handler).consumes;
         let binding = Binding { stage: Arc::clone(&stage.name), patterns: patterns.clone() };
         BindingSync::announce(&self.services, &binding).await;
@@ -192,6 +197,9 @@ impl PluginSupervisor {
         pipeline.route(&stage, &patterns);
         self.record_load(&stage, &*handler).await;
         pipeline.swap(&stage, handler, file, self.services.clock.now_ms());
+        for warning in pipeline.topology_of(&stage).iter().flat_map(TopologyStage::warnings) {
+            tracing::warn!(stage = %name, "{warning}");
+        }
         Ok(())
     }
 

@@ -18,6 +18,8 @@ mod call;
 mod calls;
 #[cfg(feature = "wasm")]
 mod dial;
+#[cfg(feature = "wasm")]
+mod mock;
 mod rule;
 #[cfg(all(test, feature = "wasm"))]
 mod tests;
@@ -26,6 +28,8 @@ mod tests;
 pub use call::Patience;
 #[cfg(feature = "wasm")]
 pub use calls::Egress;
+#[cfg(feature = "wasm")]
+pub use mock::HttpMock;
 
 use self::rule::Rule;
 

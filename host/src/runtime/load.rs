@@ -12,7 +12,7 @@ use wasmtime::component::Component;
 use super::epoch::EpochTicker;
 use super::guest::{Guest, Stop, bindings};
 use super::{Runtime, StageLimits};
-use crate::domain::event::{HOST_EVENT_PREFIX, hex};
+use crate::domain::event::{HOST_EVENT_PREFIX, hex, topic_problem};
 use crate::domain::name::is_name;
 use crate::runtime::egress::Grants;
 use crate::stage::handler::{Description, panic_text};
@@ -244,18 +244,17 @@ pub(crate) fn check_description(description: &Description) -> Result<(), LoadErr
     if description.consumes.is_empty() {
         problems.push("it consumes no event type".to_owned());
     }
-    let wrong =
-        |text: &str| text.is_empty() || text.len() > 200 || text.split('.').any(str::is_empty);
     problems.extend(
         description
             .consumes
             .iter()
-            .filter(|text| wrong(text))
-            .map(|text| format!("`{text}` in `consumes` is not an event type or pattern")),
+            .filter_map(|text| Some(format!("`{text}` in `consumes` {}", topic_problem(text)?))),
     );
     for event_type in &description.emits {
-        if wrong(event_type) || event_type.contains(['*', '#']) {
-            problems.push(format!("`{event_type}` in `emits` is not an event type"));
+        if let Some(why) = topic_problem(event_type) {
+            problems.push(format!("`{event_type}` in `emits` {why}"));
+        } else if event_type.contains(['*', '#']) {
+            problems.push(format!("`{event_type}` in `emits` is a pattern, not an event type"));
         } else if event_type.starts_with(HOST_EVENT_PREFIX) {
             problems.push(format!("`{event_type}` in `emits`: types that start with `{HOST_EVENT_PREFIX}` are reserved for the host"));
         }

@@ -215,7 +215,11 @@ impl PluginArchive {
 fn write(place: &Path, content: &[u8]) -> io::Result<()> {
     let folder = place.parent().unwrap_or(Path::new("."));
     // Hidden, so that it is not loaded as a plugin before it is complete.
-    let mut file = tempfile::Builder::new().prefix(".archived-").tempfile_in(folder)?;
+    let mut temporary = tempfile::Builder::new();
+    // A temporary file is private by default: other programs read the folder, too.
+    #[cfg(unix)]
+    temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let mut file = temporary.prefix(".archived-").tempfile_in(folder)?;
     io::Write::write_all(&mut file, content)?;
     file.persist(place)?;
     Ok(())

@@ -53,4 +53,6 @@ pub struct StagePolicy {
     pub hops_max: u32,
     /// Milliseconds from when an event falls due until it expires.
     pub expiry_ms: u64,
+    /// Longest delay of an emitted event.
+    pub delay_max_ms: u64,
 }

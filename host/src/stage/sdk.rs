@@ -48,8 +48,11 @@ impl<S> Default for SdkStage<S> {
 #[async_trait]
 impl<S: sdk::Stage + 'static> NativeStage for SdkStage<S> {
     fn describe(&self) -> Description {
-        let sdk::Description { name, version, summary, consumes, emits } = S::describe();
-        Description::new(name, version, summary).consumes(consumes).emits(emits)
+        let description = S::describe();
+        let attributes = description.attributes();
+        let sdk::Description { name, version, summary, consumes, emits, .. } = description;
+        let described = Description::new(name, version, summary).consumes(consumes).emits(emits);
+        Description { attributes, ..described }
     }
 
     async fn handle(

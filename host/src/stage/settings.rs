@@ -14,7 +14,7 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,20 @@ pub struct SecretSource {
     pub file: Option<PathBuf>,
 }
 
+/// The text in a file, without one line break at its end; or the problem in words.
+pub fn read_secret_file(file: &Path) -> Result<String, String> {
+    let place = file.display();
+    let unreadable = |error: std::io::Error| format!("{place} cannot be read: {error}");
+    let size = std::fs::metadata(file).map_err(unreadable)?.len();
+    if size > FILE_MAX_BYTES {
+        return Err(format!("{place} has {size} bytes; the limit is {FILE_MAX_BYTES}"));
+    }
+    let bytes = std::fs::read(file).map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{place} is not text"))?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}
+
 impl SecretSource {
     /// The value, or the problem in words.
     fn read(&self) -> Result<String, String> {
@@ -54,18 +68,7 @@ impl SecretSource {
                     format!("the environment variable `{name}` is not text")
                 }
             })?,
-            (None, Some(file)) => {
-                let place = file.display();
-                let unreadable = |error: std::io::Error| format!("{place} cannot be read: {error}");
-                let size = std::fs::metadata(file).map_err(unreadable)?.len();
-                if size > FILE_MAX_BYTES {
-                    return Err(format!("{place} has {size} bytes; the limit is {FILE_MAX_BYTES}"));
-                }
-                let bytes = std::fs::read(file).map_err(unreadable)?;
-                let text = String::from_utf8(bytes).map_err(|_| format!("{place} is not text"))?;
-                let line = text.strip_suffix('\n').unwrap_or(&text);
-                line.strip_suffix('\r').unwrap_or(line).to_owned()
-            }
+            (None, Some(file)) => read_secret_file(file)?,
             _ => return Err("give either `env` or `file`".to_owned()),
         };
         if value.is_empty() { Err("the secret is empty".to_owned()) } else { Ok(value) }
@@ -89,6 +92,12 @@ impl FromIterator<(String, String)> for Secrets {
 }
 
 impl Secrets {
+    /// With more secrets, which take precedence.
+    #[must_use]
+    pub fn with(&self, more: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self(self.0.clone().into_iter().chain(more).collect())
+    }
+
     /// Reads all secrets. Adds every problem to `problems`, each with its key below `key`.
     pub fn read(
         sources: &BTreeMap<String, SecretSource>,

@@ -2,10 +2,13 @@
 //! cancelled order. Never oversells.
 //!
 //! State: `stock/<sku>`, which product reads return, and `order/<id>/reservation`.
+//!
+//! Settings: `default_stock`; `reserve_on`, `release_on` and `restock_on`, the event types, so that
+//! inventory can run before or after payment.
 
 use std::collections::BTreeMap;
 
-use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export};
+use postrider_stage::{Context, Description, Emit, Event, EventTypes, Failure, Stage, export};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -13,6 +16,19 @@ use serde_json::{Value, json};
 pub struct Inventory;
 
 export!(Inventory);
+
+const RESERVE_ON: EventTypes = EventTypes::new(
+    "reserve_on",
+    &["payment.authorized"],
+    "Event types that request the reservation",
+);
+const RELEASE_ON: EventTypes = EventTypes::new(
+    "release_on",
+    &["order.cancelled"],
+    "Event types that release the reservation, or prevent it",
+);
+const RESTOCK_ON: EventTypes =
+    EventTypes::new("restock_on", &["product.stocked"], "Event types that add to the stock");
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Stock {
@@ -30,7 +46,7 @@ enum Reservation {
     },
     Rejected,
     Released,
-    /// The cancellation arrived before the payment.
+    /// The cancellation, or another reason for a release, arrived before the reservation.
     CancelledBefore,
 }
 
@@ -44,19 +60,28 @@ struct Stocked {
 impl Stage for Inventory {
     fn describe() -> Description {
         Description::new("inventory", env!("CARGO_PKG_VERSION"), "Reserves and releases stock")
-            .consumes(&["payment.authorized", "order.cancelled", "product.stocked"])
+            .consumes_setting(&RESERVE_ON)
+            .consumes_setting(&RELEASE_ON)
+            .consumes_setting(&RESTOCK_ON)
+            .setting(
+                "default_stock",
+                json!({ "type": "string", "description": "Stock of a product never stocked" }),
+            )
             .emits(&["inventory.reserved", "inventory.rejected", "inventory.released"])
     }
 
     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {
-        if event.event_type == "product.stocked" {
+        if cx.is_one_of(&RESTOCK_ON, event) {
             return restock(cx, event.data()?);
         }
         let key = format!("order/{}/reservation", event.subject);
         let reservation: Option<Reservation> = cx.get(&key)?;
-        match event.event_type.as_str() {
-            "payment.authorized" => reserve(cx, &key, reservation, event.data()?),
-            _ => release(cx, &key, reservation, &event.subject),
+        if cx.is_one_of(&RESERVE_ON, event) {
+            reserve(cx, &key, reservation, event.data()?)
+        } else if cx.is_one_of(&RELEASE_ON, event) {
+            release(cx, &key, reservation, &event.subject)
+        } else {
+            Err(Failure::unhandled(event))
         }
     }
 }
@@ -243,5 +268,21 @@ mod tests {
         let mut host = MemoryHost::default().with_setting("default_stock", "5");
         stocked(&mut host, 2);
         assert_eq!(available(&host), 2);
+    }
+
+    #[test]
+    fn precedes_payment_when_the_settings_say_so() {
+        let mut host = MemoryHost::default()
+            .with_setting("reserve_on", "order.created")
+            .with_setting("release_on", "payment.declined, order.cancelled");
+        stocked(&mut host, 3);
+        let created = Event { event_type: "order.created".into(), ..authorized("1", &[2]) };
+        assert_eq!(run(&mut host, &created), ["inventory.reserved"]);
+        let declined = Event::json("payment.declined", "1", &json!({}));
+        assert_eq!(run(&mut host, &declined), ["inventory.released"]);
+        assert!(run(&mut host, &declined).is_empty());
+        assert_eq!(available(&host), 3);
+        let failure = host.handle::<Inventory>(&authorized("2", &[1])).unwrap_err();
+        assert_eq!((failure.code.as_str(), failure.retryable), ("unhandled-event", false));
     }
 }

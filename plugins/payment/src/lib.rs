@@ -3,8 +3,11 @@
 //!
 //! State: `order/<id>/payment`. Every effect happens once in any order of arrival: a cancellation that
 //! arrives before its order is recorded, and the order is then declined.
+//!
+//! Settings: `max_total`; `authorize_on` and `refund_on`, the event types, so that payment can run
+//! before or after inventory.
 
-use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export};
+use postrider_stage::{Context, Description, Emit, Event, EventTypes, Failure, Stage, export};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -16,13 +19,21 @@ export!(Payment);
 /// The limit if the operator sets none; it can be set at build time.
 const MAX_TOTAL: Option<&str> = option_env!("PAYMENT_MAX_TOTAL");
 
+const AUTHORIZE_ON: EventTypes =
+    EventTypes::new("authorize_on", &["order.created"], "Event types that request the payment");
+const REFUND_ON: EventTypes = EventTypes::new(
+    "refund_on",
+    &["inventory.rejected", "order.cancelled"],
+    "Event types that refund the payment, or prevent it",
+);
+
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Status {
     Authorized,
     Declined,
     Refunded,
-    /// The cancellation arrived before the order.
+    /// The cancellation, or another reason for a refund, arrived before the order.
     CancelledBefore,
 }
 
@@ -39,20 +50,21 @@ impl Stage for Payment {
             env!("CARGO_PKG_VERSION"),
             "Authorizes, declines and refunds payments",
         )
-        .consumes(&["order.created", "inventory.rejected", "order.cancelled"])
+        .consumes_setting(&AUTHORIZE_ON)
+        .consumes_setting(&REFUND_ON)
+        .setting("max_total", json!({ "type": "string", "description": "Largest total" }))
         .emits(&["payment.authorized", "payment.declined", "payment.refunded"])
     }
 
     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {
         let key = format!("order/{}/payment", event.subject);
         let record: Option<Record> = cx.get(&key)?;
-        match event.event_type.as_str() {
-            "order.created" => authorize(cx, &key, record, event.data()?),
-            "order.cancelled" if record.is_none() => {
-                cx.set(&key, &Record { status: Status::CancelledBefore, amount: 0.0 });
-                Ok(vec![])
-            }
-            _ => Ok(refund(cx, &key, record, &event.subject)),
+        if cx.is_one_of(&AUTHORIZE_ON, event) {
+            authorize(cx, &key, record, event.data()?)
+        } else if cx.is_one_of(&REFUND_ON, event) {
+            Ok(refund(cx, &key, record, &event.subject))
+        } else {
+            Err(Failure::unhandled(event))
         }
     }
 }
@@ -104,11 +116,15 @@ fn sum(order: &Value) -> f64 {
 
 fn refund(cx: &mut Context<'_>, key: &str, record: Option<Record>, order_id: &str) -> Vec<Emit> {
     match record {
+        None => {
+            cx.set(key, &Record { status: Status::CancelledBefore, amount: 0.0 });
+            vec![]
+        }
         Some(Record { status: Status::Authorized, amount }) => {
             cx.set(key, &Record { status: Status::Refunded, amount });
             vec![Emit::json("payment.refunded", &json!({ "order_id": order_id, "amount": amount }))]
         }
-        _ => vec![],
+        Some(_) => vec![],
     }
 }
 
@@ -160,5 +176,27 @@ mod tests {
             .handle::<Payment>(&event("order.created", json!({ "force_fail": true })))
             .unwrap_err();
         assert!(failure.retryable);
+    }
+
+    #[test]
+    fn follows_inventory_when_the_settings_say_so() {
+        let mut host = MemoryHost::default()
+            .with_setting("authorize_on", "inventory.reserved")
+            .with_setting("refund_on", "order.cancelled");
+        let reserved = event(
+            "inventory.reserved",
+            json!({ "order_id": "7", "total": 20.0, "reservation": {} }),
+        );
+        let events = host.handle::<Payment>(&reserved).unwrap();
+        assert_eq!(events[0].event_type, "payment.authorized");
+        assert!(events[0].value()["reservation"].is_object(), "the reservation is passed on");
+        for unhandled in ["order.created", "inventory.rejected"] {
+            let failure = host.handle::<Payment>(&event(unhandled, json!({}))).unwrap_err();
+            assert_eq!((failure.code.as_str(), failure.retryable), ("unhandled-event", false));
+        }
+        assert_eq!(
+            types(host.handle::<Payment>(&event("order.cancelled", json!({}))).unwrap()),
+            ["payment.refunded"]
+        );
     }
 }

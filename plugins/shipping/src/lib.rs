@@ -2,8 +2,10 @@
 //! the carrier has collected it.
 //!
 //! State: `order/<id>/shipment`. Every effect happens once in any order of arrival.
+//!
+//! Settings: `prepare_on`, `dispatch_on` and `recall_on`, the event types.
 
-use postrider_stage::{Context, Description, Emit, Event, Failure, Stage, export};
+use postrider_stage::{Context, Description, Emit, Event, EventTypes, Failure, Stage, export};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -11,6 +13,19 @@ use serde_json::{Value, json};
 pub struct Shipping;
 
 export!(Shipping);
+
+const PREPARE_ON: EventTypes =
+    EventTypes::new("prepare_on", &["inventory.reserved"], "Event types that request the shipment");
+const DISPATCH_ON: EventTypes = EventTypes::new(
+    "dispatch_on",
+    &["carrier.collected"],
+    "Event types that mean that the carrier has the shipment",
+);
+const RECALL_ON: EventTypes = EventTypes::new(
+    "recall_on",
+    &["order.cancelled"],
+    "Event types that recall the shipment, or prevent it",
+);
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -30,46 +45,81 @@ impl Stage for Shipping {
             env!("CARGO_PKG_VERSION"),
             "Prepares, dispatches and recalls shipments",
         )
-        .consumes(&["inventory.reserved", "carrier.collected", "order.cancelled"])
+        .consumes_setting(&PREPARE_ON)
+        .consumes_setting(&DISPATCH_ON)
+        .consumes_setting(&RECALL_ON)
         .emits(&["shipping.ready", "shipping.dispatched", "shipping.recalled"])
     }
 
     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {
         let key = format!("order/{}/shipment", event.subject);
         let shipment: Option<Shipment> = cx.get(&key)?;
-        match (event.event_type.as_str(), shipment) {
-            ("inventory.reserved", None) => {
-                let order: Value = event.data()?;
-                cx.set(&key, &Shipment::Ready);
-                let shipment_id = cx.idempotency_key();
-                let ready = json!({ "order_id": order["order_id"], "user_id": order["user_id"], "items": order["items"], "shipment_id": shipment_id });
-                Ok(vec![Emit::json("shipping.ready", &ready)])
-            }
-            ("carrier.collected", None) => Err(Failure::retry(
-                "not-ready",
-                "the carrier collected a shipment that is not ready",
-            )),
-            ("carrier.collected", Some(Shipment::Ready)) => {
-                cx.set(&key, &Shipment::Dispatched);
-                Ok(vec![Emit::json("shipping.dispatched", &json!({ "order_id": event.subject }))])
-            }
-            ("carrier.collected", Some(Shipment::Recalled | Shipment::CancelledBefore)) => {
-                cx.warn(&format!(
-                    "the carrier collected order {}, which is cancelled",
-                    event.subject
-                ));
-                Ok(vec![])
-            }
-            ("order.cancelled", None) => {
-                cx.set(&key, &Shipment::CancelledBefore);
-                Ok(vec![])
-            }
-            ("order.cancelled", Some(Shipment::Ready)) => {
-                cx.set(&key, &Shipment::Recalled);
-                Ok(vec![Emit::json("shipping.recalled", &json!({ "order_id": event.subject }))])
-            }
-            _ => Ok(vec![]),
+        if cx.is_one_of(&PREPARE_ON, event) {
+            prepare(cx, &key, shipment, event)
+        } else if cx.is_one_of(&DISPATCH_ON, event) {
+            dispatch(cx, &key, shipment, &event.subject)
+        } else if cx.is_one_of(&RECALL_ON, event) {
+            Ok(recall(cx, &key, shipment, &event.subject))
+        } else {
+            Err(Failure::unhandled(event))
         }
+    }
+}
+
+fn prepare(
+    cx: &mut Context<'_>,
+    key: &str,
+    shipment: Option<Shipment>,
+    event: &Event,
+) -> Result<Vec<Emit>, Failure> {
+    if shipment.is_some() {
+        return Ok(vec![]);
+    }
+    let order: Value = event.data()?;
+    cx.set(key, &Shipment::Ready);
+    let shipment_id = cx.idempotency_key();
+    let ready = json!({ "order_id": order["order_id"], "user_id": order["user_id"], "items": order["items"], "shipment_id": shipment_id });
+    Ok(vec![Emit::json("shipping.ready", &ready)])
+}
+
+fn dispatch(
+    cx: &mut Context<'_>,
+    key: &str,
+    shipment: Option<Shipment>,
+    order_id: &str,
+) -> Result<Vec<Emit>, Failure> {
+    match shipment {
+        None => {
+            Err(Failure::retry("not-ready", "the carrier collected a shipment that is not ready"))
+        }
+        Some(Shipment::Ready) => {
+            cx.set(key, &Shipment::Dispatched);
+            Ok(vec![Emit::json("shipping.dispatched", &json!({ "order_id": order_id }))])
+        }
+        Some(Shipment::Recalled | Shipment::CancelledBefore) => {
+            cx.warn(&format!("the carrier collected order {order_id}, which is cancelled"));
+            Ok(vec![])
+        }
+        Some(Shipment::Dispatched) => Ok(vec![]),
+    }
+}
+
+fn recall(
+    cx: &mut Context<'_>,
+    key: &str,
+    shipment: Option<Shipment>,
+    order_id: &str,
+) -> Vec<Emit> {
+    match shipment {
+        None => {
+            cx.set(key, &Shipment::CancelledBefore);
+            vec![]
+        }
+        Some(Shipment::Ready) => {
+            cx.set(key, &Shipment::Recalled);
+            vec![Emit::json("shipping.recalled", &json!({ "order_id": order_id }))]
+        }
+        Some(_) => vec![],
     }
 }
 
@@ -119,5 +169,14 @@ mod tests {
         let mut host = MemoryHost::default();
         assert!(run(&mut host, "order.cancelled").is_empty());
         assert!(run(&mut host, "inventory.reserved").is_empty());
+    }
+
+    #[test]
+    fn ships_on_the_event_types_that_the_settings_name() {
+        let mut host = MemoryHost::default().with_setting("prepare_on", "payment.authorized");
+        assert_eq!(run(&mut host, "payment.authorized"), ["shipping.ready"]);
+        let reserved = Event::json("inventory.reserved", "8", &json!({}));
+        let failure = host.handle::<Shipping>(&reserved).unwrap_err();
+        assert_eq!((failure.code.as_str(), failure.retryable), ("unhandled-event", false));
     }
 }

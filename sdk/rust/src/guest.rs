@@ -33,8 +33,10 @@ pub struct Adapter<S>(PhantomData<S>);
 impl<S: Stage> contract::Guest for Adapter<S> {
     fn describe() -> contract::Description {
         log_panics();
-        let crate::Description { name, version, summary, consumes, emits } = S::describe();
-        contract::Description { name, version, summary, consumes, emits, attributes: Vec::new() }
+        let description = S::describe();
+        let attributes = description.attributes();
+        let crate::Description { name, version, summary, consumes, emits, .. } = description;
+        contract::Description { name, version, summary, consumes, emits, attributes }
     }
 
     fn handle(event: contract::Event) -> Result<Vec<contract::Emitted>, contract::Failure> {

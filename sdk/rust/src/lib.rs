@@ -26,10 +26,13 @@
 //! A stage accesses the host only through [`Context`], so unit tests run natively, without
 //! WebAssembly. See [`testing`].
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+mod event_types;
 // The bindings only serve a guest: a host that links a stage natively does without their generator.
 #[cfg(target_arch = "wasm32")]
 mod guest;
@@ -38,6 +41,8 @@ pub mod testing;
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub use guest::{Adapter, bindings};
+
+pub use event_types::EventTypes;
 
 /// A stage of the pipeline.
 pub trait Stage {
@@ -79,6 +84,8 @@ pub struct Description {
     pub consumes: Vec<String>,
     /// Event types that the stage may emit; patterns are not allowed.
     pub emits: Vec<String>,
+    /// JSON Schema of each setting, by name.
+    pub settings: BTreeMap<String, Value>,
 }
 
 impl Description {
@@ -97,6 +104,39 @@ impl Description {
     pub fn consumes(mut self, types: &[&str]) -> Self {
         self.consumes = types.iter().map(ToString::to_string).collect();
         self
+    }
+
+    /// Adds event types that the operator can choose: those of the setting, by default `types`'
+    /// own. The host consumes what the setting says.
+    #[must_use]
+    pub fn consumes_setting(mut self, types: &EventTypes) -> Self {
+        let default = types.default.join(", ");
+        let schema = json!({
+            "type": "string",
+            "format": "event-types",
+            "default": default,
+            "description": types.summary,
+        });
+        let new = types.default.iter().filter(|one| !self.consumes.iter().any(|all| all == *one));
+        let new: Vec<String> = new.map(ToString::to_string).collect();
+        self.consumes.extend(new);
+        self.setting(types.setting, schema)
+    }
+
+    /// Adds the JSON Schema of a setting. Every setting reaches the stage as text.
+    #[must_use]
+    pub fn setting(mut self, name: &str, schema: Value) -> Self {
+        self.settings.insert(name.into(), schema);
+        self
+    }
+
+    /// The attributes of the contract's description.
+    pub fn attributes(&self) -> Vec<(String, String)> {
+        if self.settings.is_empty() {
+            return Vec::new();
+        }
+        let schema = json!({ "type": "object", "properties": self.settings });
+        vec![("settingsschema".to_owned(), schema.to_string())]
     }
 
     /// Sets the event types that the stage may emit.
@@ -213,6 +253,17 @@ impl Failure {
     pub fn reject(code: &str, message: &str) -> Self {
         Self { retryable: false, ..Self::retry(code, message) }
     }
+
+    /// The stage has no use for events of this type: a permanent failure `unhandled-event`. An
+    /// operator has routed a type to the stage that its settings do not name.
+    pub fn unhandled(event: &Event) -> Self {
+        let message = format!(
+            "the stage does not handle `{}`: change its `consumes`, or the setting that should \
+             name the type",
+            event.event_type
+        );
+        Self::reject("unhandled-event", &message)
+    }
 }
 
 /// Severity of a log line.
@@ -292,6 +343,11 @@ impl Context<'_> {
             })
         };
         self.0.config(key).map(parse).transpose()
+    }
+
+    /// Whether the event is of the types that the operator set, or of the default ones.
+    pub fn is_one_of(&self, types: &EventTypes, event: &Event) -> bool {
+        types.include(self.0.config(types.setting).as_deref(), &event.event_type)
     }
 
     /// Reads a JSON value of the state.

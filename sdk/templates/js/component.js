@@ -23,3 +23,5 @@ globalThis.Date = class extends Date {
 Math.random = () => {
   throw new Error('random numbers are not available: derive ids from cx.idempotencyKey');
 };
+// The engine has none.
+globalThis.console = postrider.consoleOf(log);

@@ -3,6 +3,9 @@
 /** Thrown by a stage that cannot decide. Any other exception is a bug: its stack is logged, then the call traps. */
 export class Failure extends Error {
   constructor(code, message, { retryable, retryAfterMs }) {
+    text(code, 'the code of a `Failure`');
+    text(message, 'the message of a `Failure`');
+    if (retryAfterMs !== undefined) milliseconds(retryAfterMs, '`retryAfterMs` of a `Failure`');
     super(message);
     Object.assign(this, { code, retryable, retryAfterMs });
   }
@@ -44,29 +47,40 @@ export class Context {
 
   /** Reads a JSON value of the state; undefined if the key is missing. */
   get(key) {
+    text(key, 'the key of `get`');
     const bytes = this.#host.state.get(key);
     return bytes ? fromJson(bytes, 'bad-state', `the state under ${key}`) : undefined;
   }
 
   set(key, value) {
-    this.#host.state.set(key, toJson(value));
+    text(key, 'the key of `set`');
+    this.#host.state.set(key, toJson(value, `the value of \`${key}\``));
   }
 
   remove(key) {
+    text(key, 'the key of `remove`');
     this.#host.state.remove(key);
   }
 
   /** Lists the state keys that start with `prefix` and sort after `after`, in byte order. */
   keys(prefix, after = '', limit = 1000) {
-    return this.#host.state.listKeys(prefix, after, limit);
+    text(prefix, 'the prefix of `keys`');
+    text(after, '`after` of `keys`');
+    if (!Number.isInteger(limit) || limit < 0) throw wrong(limit, '`limit` of `keys`', 'a whole number, 0 or more');
+    return this.#host.state.listKeys(prefix, after, Math.min(limit, U32_MAX));
   }
 
-  /** Reads a setting, or returns `fallback`. If `fallback` is a number, the setting must be one too. */
+  /** Reads a setting, or returns `fallback`. If `fallback` is a number or a boolean, the setting must be one too. */
   setting(key, fallback) {
-    const text = this.#host.config.get(key) ?? undefined;
-    if (text === undefined || typeof fallback !== 'number') return text ?? fallback;
-    const number = text.trim() === '' ? NaN : Number(text);
-    if (Number.isNaN(number)) throw Failure.reject('bad-setting', `the setting ${key} is not a number: ${text}`);
+    text(key, 'the key of `setting`');
+    const value = this.#host.config.get(key) ?? undefined;
+    if (value === undefined || !['number', 'boolean'].includes(typeof fallback)) return value ?? fallback;
+    if (typeof fallback === 'boolean') {
+      if (value !== 'true' && value !== 'false') throw Failure.reject('bad-setting', `the setting ${key} is neither true nor false: ${value}`);
+      return value === 'true';
+    }
+    const number = value.trim() === '' ? NaN : Number(value);
+    if (Number.isNaN(number)) throw Failure.reject('bad-setting', `the setting ${key} is not a number: ${value}`);
     return number;
   }
 
@@ -107,34 +121,106 @@ export class Context {
   }
 
   #log(level, message, fields = {}) {
-    this.#host.log.log(level, message, Object.entries(fields).map(([name, value]) => [name, String(value)]));
+    this.#host.log.log(level, typeof message === 'string' ? message : shown(message), Object.entries(fields).map(([name, value]) => [name, String(value)]));
   }
 }
 
 /** Implements the contract's `handler` with a stage; `host` has the contract's imports. */
 export function handler({ description, handle }, host) {
+  const logged = (work) => {
+    try {
+      return work();
+    } catch (thrown) {
+      if (thrown instanceof Failure) throw failure(thrown);
+      host.log.log('error', [thrown, thrown?.stack].filter(Boolean).join('\n'), []);
+      throw thrown;
+    }
+  };
   return {
-    describe: () => ({ attributes: [], ...description }),
-    handle(event) {
-      try {
-        const answer = handle(new Event(event), new Context(host)) ?? [];
-        if (typeof answer.then === 'function') throw new TypeError('`handle` must be synchronous: a stage cannot await promises');
-        return [answer].flat().map(emitted);
-      } catch (thrown) {
-        if (thrown instanceof Failure) throw failure(thrown);
-        host.log.log('error', [thrown, thrown?.stack].filter(Boolean).join('\n'), []);
-        throw thrown;
-      }
-    },
+    describe: () => logged(() => {
+      if (typeof handle !== 'function') throw wrong(handle, 'the export `handle`', 'a function');
+      return described(description);
+    }),
+    handle: (event) => logged(() => {
+      const answer = handle(new Event(event), new Context(host)) ?? [];
+      if (typeof answer.then === 'function') throw new TypeError('`handle` must be synchronous: a stage cannot await promises');
+      return (Array.isArray(answer) ? answer : [answer]).map(emitted);
+    }),
   };
 }
 
-function emitted({ type, data = null, subject, delayMs = 0, attributes = {} }) {
-  return { eventType: type, contentType: 'application/json', data: toJson(data), subject, delayMs, attributes: Object.entries(attributes) };
+// Wrong shapes would trap in the engine without a word: they are reported here, by the name of the field.
+
+const U32_MAX = 4294967295;
+const EMIT_FIELDS = ['type', 'data', 'subject', 'delayMs', 'attributes'];
+const DESCRIPTION_FIELDS = ['name', 'version', 'summary', 'consumes', 'emits', 'attributes'];
+
+function emitted(emit, position) {
+  const place = `event ${position + 1} that \`handle\` returned`;
+  record(emit, place, EMIT_FIELDS, '{ type, data }');
+  const { type, data = null, subject, delayMs = 0, attributes = {} } = emit;
+  text(type, `\`type\` of ${place}`);
+  if (subject !== undefined && subject !== null) text(subject, `\`subject\` of ${place}`);
+  milliseconds(delayMs, `\`delayMs\` of ${place}`);
+  record(attributes, `\`attributes\` of ${place}`, null, '{ name: value }');
+  for (const [name, value] of Object.entries(attributes)) text(value, `the attribute \`${name}\` of ${place}`);
+  const bytes = toJson(data, `\`data\` of ${place}`);
+  return { eventType: type, contentType: 'application/json', data: bytes, subject: subject ?? undefined, delayMs, attributes: Object.entries(attributes) };
 }
 
 function failure({ retryable, code, message, retryAfterMs }) {
   return { retryable, code, message, retryAfterMs };
+}
+
+function described(description) {
+  record(description, '`description`', DESCRIPTION_FIELDS, '{ name, version, summary, consumes, emits }');
+  const { name, version, summary, consumes, emits, attributes = [] } = description;
+  for (const [field, value] of Object.entries({ name, version, summary })) text(value, `\`${field}\` of \`description\``);
+  for (const [field, values] of Object.entries({ consumes, emits })) {
+    if (!Array.isArray(values)) throw wrong(values, `\`${field}\` of \`description\``, 'an array of event types');
+    values.forEach((value) => text(value, `an entry of \`${field}\` of \`description\``));
+  }
+  const pairs = Array.isArray(attributes) ? attributes : Object.entries(attributes);
+  pairs.flat().forEach((value) => text(value, 'an entry of `attributes` of `description`'));
+  return { name, version, summary, consumes, emits, attributes: pairs };
+}
+
+/** Checks that `value` is an object with no other fields than `known`. */
+function record(value, place, known, example) {
+  if (value === null || typeof value !== 'object' || Array.isArray(value)) throw wrong(value, place, `an object such as ${example}`);
+  const unknown = known && Object.keys(value).find((name) => !known.includes(name));
+  if (unknown) throw new TypeError(`${place} has an unknown field \`${unknown}\`; the fields are ${known.join(', ')}`);
+}
+
+function text(value, place) {
+  if (typeof value !== 'string') throw wrong(value, place, 'a string');
+}
+
+function milliseconds(value, place) {
+  if (!Number.isInteger(value) || value < 0 || value > U32_MAX) throw wrong(value, place, `a whole number of milliseconds from 0 to ${U32_MAX}`);
+}
+
+function wrong(value, place, expected) {
+  return new TypeError(`${place} must be ${expected}, not ${shown(value)}`);
+}
+
+/** A value as text for people. */
+function shown(value) {
+  if (typeof value === 'string') return `'${value}'`;
+  if (value instanceof Error) return value.stack?.includes(value.message) ? value.stack : [value, value.stack].filter(Boolean).join('\n');
+  try {
+    return JSON.stringify(value) ?? String(value);
+  } catch {
+    return String(value);
+  }
+}
+
+/** A `console` that writes to the host's log. */
+export function consoleOf(log) {
+  const line = (parts) => parts.map((part) => (typeof part === 'string' ? part : shown(part))).join(' ');
+  const at = (level) => (...parts) => log.log(level, line(parts), []);
+  const assert = (holds, ...parts) => holds || log.log('error', line(['assertion failed:', ...parts]), []);
+  return { trace: at('trace'), debug: at('debug'), log: at('info'), info: at('info'), dir: at('info'), warn: at('warn'), error: at('error'), assert };
 }
 
 function fromJson(bytes, code, what) {
@@ -145,8 +231,13 @@ function fromJson(bytes, code, what) {
   }
 }
 
-function toJson(value) {
-  return encodeUtf8(JSON.stringify(value));
+function toJson(value, place) {
+  const json = JSON.stringify(value, (name, inner) => {
+    if (typeof inner === 'number' && !Number.isFinite(inner)) throw new TypeError(`${place} contains ${inner}${name && ` under \`${name}\``}, which is not JSON`);
+    return inner;
+  });
+  if (json === undefined) throw wrong(value, place, 'a JSON value');
+  return encodeUtf8(json);
 }
 
 // The engine has neither TextEncoder nor TextDecoder. ASCII bytes map to characters; other characters use URI escapes.

@@ -5,9 +5,10 @@ It imports nothing of the sandbox, so stages are tested in plain Python.
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-T = TypeVar("T")
+U32_MAX = 4294967295
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 class Failure(Exception):
@@ -53,6 +54,16 @@ class Emit:
     delay_ms: int = 0
     attributes: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """A wrong type would fail in the sandbox, far from its cause."""
+        _check(self.type, str, "`type` of an `Emit`")
+        _check(self.subject, (str, type(None)), "`subject` of an `Emit`")
+        _check(self.delay_ms, int, "`delay_ms` of an `Emit`")
+        if not 0 <= self.delay_ms <= U32_MAX:
+            raise ValueError(f"`delay_ms` of an `Emit` must be from 0 to {U32_MAX}, not {self.delay_ms}")
+        for name, value in self.attributes.items():
+            _check(value, str, f"the attribute `{name}` of an `Emit`")
+
 
 @dataclass
 class Event:
@@ -87,6 +98,7 @@ class Context:
         return default if value is None else from_json(value, "bad-state", f"the state under {key}")
 
     def set(self, key: str, value: Any) -> None:
+        _check(key, str, "the key of `set`")
         self.host.state.set(key, to_json(value))
 
     def remove(self, key: str) -> None:
@@ -96,15 +108,16 @@ class Context:
         """Lists the state keys that start with `prefix` and sort after `after`, in byte order."""
         return self.host.state.list_keys(prefix, after, limit)
 
-    def setting(self, key: str, default: T) -> T:
-        """Reads a setting as the type of `default`: str, int or float."""
+    def setting(self, key: str, default: Any = None) -> Any:
+        """Reads a setting as the type of `default`: str, bool, int, float, or any other that a text makes; as text if `default` is None."""
         text = self.host.config.get(key)
         if text is None:
             return default
+        wanted = str if default is None else type(default)
         try:
-            return type(default)(text)
-        except ValueError:
-            raise Failure.reject("bad-setting", f"the setting {key} is not of type {type(default).__name__}: {text}") from None
+            return BOOLEANS[text.strip().lower()] if wanted is bool else wanted(text)
+        except (KeyError, ValueError, ArithmeticError):
+            raise Failure.reject("bad-setting", f"the setting {key} is not of type {wanted.__name__}: {text}") from None
 
     @property
     def attempt(self) -> int:
@@ -136,6 +149,11 @@ class Context:
     def _log(self, level: str, message: str, fields: dict[str, Any]) -> None:
         log = self.host.log
         log.log(log.Level[level], message, [(name, str(value)) for name, value in fields.items()])
+
+
+def _check(value: Any, expected: Any, place: str) -> None:
+    if not isinstance(value, expected):
+        raise TypeError(f"{place} must be {expected}, not {value!r}")
 
 
 def from_json(data: bytes, code: str, what: str) -> Any:

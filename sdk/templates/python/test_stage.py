@@ -2,7 +2,7 @@ import json
 import unittest
 from types import SimpleNamespace
 
-from postrider import Event, Failure
+from postrider import Context, Event, Failure
 from stage import check, handle
 
 
@@ -32,6 +32,14 @@ class StageTest(unittest.TestCase):
             with self.subTest(code), self.assertRaises(Failure) as caught:
                 handle(created(data), context({}))
             self.assertEqual((caught.exception.code, caught.exception.retryable), (code, retryable))
+
+    def test_a_setting_has_the_type_of_its_default(self):
+        settings = {"enabled": "false", "limit": "2.5", "currency": "EUR", "odd": "perhaps"}
+        cx = Context(SimpleNamespace(config=settings))
+        read = [cx.setting("enabled", True), cx.setting("limit", 1.0), cx.setting("currency"), cx.setting("missing", None)]
+        self.assertEqual(read, [False, 2.5, "EUR", None])
+        with self.assertRaises(Failure):
+            cx.setting("odd", False)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,9 @@ export class Failure extends Error {
   readonly retryAfterMs: number | undefined;
 
   constructor(code: string, message: string, retryable: boolean, retryAfterMs?: number) {
+    text(code, 'the code of a `Failure`');
+    text(message, 'the message of a `Failure`');
+    if (retryAfterMs !== undefined) milliseconds(retryAfterMs, '`retryAfterMs` of a `Failure`');
     super(message);
     this.code = code;
     this.retryable = retryable;
@@ -99,32 +102,42 @@ export class Context {
 
   /** Reads a JSON value of the state. */
   get<T>(key: string): T | undefined {
+    text(key, 'the key of `get`');
     const bytes = this.host.state.get(key);
     return bytes ? fromJson<T>(bytes, 'bad-state', `the state under ${key}`) : undefined;
   }
 
   set(key: string, value: unknown): void {
-    this.host.state.set(key, toJson(value));
+    text(key, 'the key of `set`');
+    this.host.state.set(key, toJson(value, `the value of \`${key}\``));
   }
 
   remove(key: string): void {
+    text(key, 'the key of `remove`');
     this.host.state.remove(key);
   }
 
   /** Lists the state keys that start with `prefix` and sort after `after`, in byte order. */
   keys(prefix: string, after = '', limit = 1000): string[] {
-    return this.host.state.listKeys(prefix, after, limit);
+    if (!Number.isInteger(limit) || limit < 0) throw wrong(limit, '`limit` of `keys`', 'a whole number, 0 or more');
+    return this.host.state.listKeys(prefix, after, Math.min(limit, U32_MAX));
   }
 
-  /** Reads a setting, or returns `fallback`. If `fallback` is a number, the setting must be one too. */
+  /** Reads a setting, or returns `fallback`. If `fallback` is a number or a boolean, the setting must be one too. */
   setting(key: string): string | undefined;
   setting(key: string, fallback: string): string;
   setting(key: string, fallback: number): number;
-  setting(key: string, fallback?: string | number): string | number | undefined {
-    const text = this.host.config.get(key) ?? undefined;
-    if (text === undefined || typeof fallback !== 'number') return text ?? fallback;
-    const number = text.trim() === '' ? NaN : Number(text);
-    if (Number.isNaN(number)) throw Failure.reject('bad-setting', `the setting ${key} is not a number: ${text}`);
+  setting(key: string, fallback: boolean): boolean;
+  setting(key: string, fallback?: string | number | boolean): string | number | boolean | undefined {
+    text(key, 'the key of `setting`');
+    const value = this.host.config.get(key) ?? undefined;
+    if (value === undefined || fallback === undefined || typeof fallback === 'string') return value ?? fallback;
+    if (typeof fallback === 'boolean') {
+      if (value !== 'true' && value !== 'false') throw Failure.reject('bad-setting', `the setting ${key} is neither true nor false: ${value}`);
+      return value === 'true';
+    }
+    const number = value.trim() === '' ? NaN : Number(value);
+    if (Number.isNaN(number)) throw Failure.reject('bad-setting', `the setting ${key} is not a number: ${value}`);
     return number;
   }
 
@@ -166,26 +179,98 @@ export class Context {
 
 /** Implements the contract's `handler` with a stage. */
 export function handler({ description, handle }: Stage, host: Host) {
+  const logged = <T>(work: () => T): T => {
+    try {
+      return work();
+    } catch (thrown) {
+      if (thrown instanceof Failure) throw failure(thrown);
+      host.log.log('error', [thrown, thrown instanceof Error && thrown.stack].filter(Boolean).join('\n'), []);
+      throw thrown;
+    }
+  };
   return {
-    describe: (): contract.Description => ({ attributes: [], ...description }),
-    handle(event: contract.Event): contract.Emitted[] {
-      try {
-        return [handle(new Event(event), new Context(host)) ?? []].flat().map(emitted);
-      } catch (thrown) {
-        if (thrown instanceof Failure) throw failure(thrown);
-        host.log.log('error', [thrown, thrown instanceof Error && thrown.stack].filter(Boolean).join('\n'), []);
-        throw thrown;
-      }
-    },
+    describe: (): contract.Description => logged(() => described(description)),
+    handle: (event: contract.Event): contract.Emitted[] => logged(() => {
+      const answer: unknown = handle(new Event(event), new Context(host)) ?? [];
+      if (answer instanceof Promise) throw new TypeError('`handle` must be synchronous: a stage cannot await promises');
+      return (Array.isArray(answer) ? answer : [answer]).map(emitted);
+    }),
   };
 }
 
-function emitted({ type, data = null, subject, delayMs = 0, attributes = {} }: Emit): contract.Emitted {
-  return { eventType: type, contentType: 'application/json', data: toJson(data), subject, delayMs, attributes: Object.entries(attributes) };
+// Wrong shapes would trap in the engine without a word: they are reported here, by the name of the field. The compiler finds most of them.
+
+const U32_MAX = 4294967295;
+const EMIT_FIELDS = ['type', 'data', 'subject', 'delayMs', 'attributes'];
+const DESCRIPTION_FIELDS = ['name', 'version', 'summary', 'consumes', 'emits', 'attributes'];
+
+function emitted(emit: Emit, position: number): contract.Emitted {
+  const place = `event ${position + 1} that \`handle\` returned`;
+  record(emit, place, EMIT_FIELDS, '{ type, data }');
+  const { type, data = null, subject, delayMs = 0, attributes = {} } = emit;
+  text(type, `\`type\` of ${place}`);
+  if (subject !== undefined && subject !== null) text(subject, `\`subject\` of ${place}`);
+  milliseconds(delayMs, `\`delayMs\` of ${place}`);
+  record(attributes, `\`attributes\` of ${place}`, null, '{ name: value }');
+  for (const [name, value] of Object.entries(attributes)) text(value, `the attribute \`${name}\` of ${place}`);
+  const bytes = toJson(data, `\`data\` of ${place}`);
+  return { eventType: type, contentType: 'application/json', data: bytes, subject: subject ?? undefined, delayMs, attributes: Object.entries(attributes) };
 }
 
 function failure({ retryable, code, message, retryAfterMs }: Failure): contract.Failure {
   return { retryable, code, message, retryAfterMs };
+}
+
+function described(description: Description): contract.Description {
+  record(description, '`description`', DESCRIPTION_FIELDS, '{ name, version, summary, consumes, emits }');
+  const { name, version, summary, consumes, emits, attributes = [] } = description;
+  for (const [field, value] of Object.entries({ name, version, summary })) text(value, `\`${field}\` of \`description\``);
+  for (const [field, values] of Object.entries({ consumes, emits })) {
+    if (!Array.isArray(values)) throw wrong(values, `\`${field}\` of \`description\``, 'an array of event types');
+    values.forEach((value) => text(value, `an entry of \`${field}\` of \`description\``));
+  }
+  attributes.flat().forEach((value) => text(value, 'an entry of `attributes` of `description`'));
+  return { name, version, summary, consumes, emits, attributes };
+}
+
+/** Checks that `value` is an object with no other fields than `known`. */
+function record(value: unknown, place: string, known: string[] | null, example: string): void {
+  if (value === null || typeof value !== 'object' || Array.isArray(value)) throw wrong(value, place, `an object such as ${example}`);
+  const unknown = known && Object.keys(value).find((name) => !known.includes(name));
+  if (unknown) throw new TypeError(`${place} has an unknown field \`${unknown}\`; the fields are ${known.join(', ')}`);
+}
+
+function text(value: unknown, place: string): void {
+  if (typeof value !== 'string') throw wrong(value, place, 'a string');
+}
+
+function milliseconds(value: number, place: string): void {
+  if (!Number.isInteger(value) || value < 0 || value > U32_MAX) throw wrong(value, place, `a whole number of milliseconds from 0 to ${U32_MAX}`);
+}
+
+function wrong(value: unknown, place: string, expected: string): TypeError {
+  return new TypeError(`${place} must be ${expected}, not ${shown(value)}`);
+}
+
+/** A value as text for people. */
+function shown(value: unknown): string {
+  if (typeof value === 'string') return `'${value}'`;
+  if (value instanceof Error) return value.stack?.includes(value.message) ? value.stack : [value, value.stack].filter(Boolean).join('\n');
+  try {
+    return JSON.stringify(value) ?? String(value);
+  } catch {
+    return String(value);
+  }
+}
+
+/** A `console` that writes to the host's log. */
+export function consoleOf(log: Host['log']) {
+  const line = (parts: unknown[]) => parts.map((part) => (typeof part === 'string' ? part : shown(part))).join(' ');
+  const at = (level: Level) => (...parts: unknown[]) => log.log(level, line(parts), []);
+  const assert = (holds: unknown, ...parts: unknown[]) => {
+    if (!holds) log.log('error', line(['assertion failed:', ...parts]), []);
+  };
+  return { trace: at('trace'), debug: at('debug'), log: at('info'), info: at('info'), dir: at('info'), warn: at('warn'), error: at('error'), assert };
 }
 
 function fromJson<T>(bytes: Uint8Array, code: string, what: string): T {
@@ -196,8 +281,13 @@ function fromJson<T>(bytes: Uint8Array, code: string, what: string): T {
   }
 }
 
-function toJson(value: unknown): Uint8Array {
-  return encodeUtf8(JSON.stringify(value));
+function toJson(value: unknown, place: string): Uint8Array {
+  const json: string | undefined = JSON.stringify(value, (name, inner) => {
+    if (typeof inner === 'number' && !Number.isFinite(inner)) throw new TypeError(`${place} contains ${inner}${name && ` under \`${name}\``}, which is not JSON`);
+    return inner;
+  });
+  if (json === undefined) throw wrong(value, place, 'a JSON value');
+  return encodeUtf8(json);
 }
 
 // The engine has neither TextEncoder nor TextDecoder. ASCII bytes map to characters; other characters use URI escapes.

@@ -15,7 +15,7 @@ use postrider::internals::{
     Attempt, Batch, BatchState, Call, Cancelled, Commit, DeadLetterAction, DeadLetterFilter,
     DeadLetterStatus, Decision, DecisionInputs, LaneCache, LostDeliveries, NewCancel, NewEvent,
     NewOrder, ORDER_CANCELLED, ORDER_CREATED, OutboxRow, Outcome, PRODUCT_STOCKED, Progress,
-    Routes as _, StateSource, Store as _, decide,
+    Routes as _, StateSource, decide,
 };
 use postrider::{
     CallContext, Clock as _, DeliveryKey, Envelope, Event, Failure, Settlement, StoreError, Verdict,
@@ -409,7 +409,8 @@ fn short(verdict: &Verdict) -> String {
 fn call(fixture: &Fixture, stage: &Stage, message: &Message, state: &Arc<BatchState>) -> Call {
     let delivery =
         DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
-    let context = CallContext::new(&delivery, message.attempt, fixture.clock.now_ms());
+    let mut context = CallContext::new(&delivery, message.attempt, fixture.clock.now_ms());
+    context.settings = Arc::clone(&stage.settings);
     Call { envelope: Arc::clone(&message.envelope), context, state: state.view() }
 }
 

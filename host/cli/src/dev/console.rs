@@ -7,8 +7,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use console::style;
+use serde_json::Value;
 
 use super::locked;
+use crate::client::text;
 use postrider::{PluginStatus, Settlement, Verdict};
 
 /// Maximum number of characters printed of a payload.
@@ -49,6 +51,19 @@ impl Console {
     pub(super) fn failed(name: &str, reason: &str) {
         println!("{} {name}", style("failed").red().bold());
         println!("{}", indented(reason));
+    }
+
+    /// The log lines of a fixture's run.
+    pub(super) fn guest_log(lines: &Value) {
+        for line in lines.as_array().into_iter().flatten() {
+            let level = text(&line["level"]).to_uppercase();
+            println!("         {} {}", style(level).dim(), text(&line["message"]));
+        }
+    }
+
+    /// Why a host refuses what a fixture led to.
+    pub(super) fn refused(code: &str, message: &str) {
+        println!("{}", indented(&format!("{}: {message}", style(code).red())));
     }
 
     /// Measures the time from the save until the first outcome of this digest.

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
@@ -38,6 +38,12 @@ impl Action {
 pub(super) async fn run(selection: Selection, action: &Action, output: Output) -> Result<ExitCode> {
     let mut filter = selection.filter.fields();
     filter.extend(selection.group.clone().map(|group| ("group".to_owned(), json!(group))));
+    // A group that has nothing open is most likely misspelt, or was settled by someone else.
+    if let Some(group) = &selection.group
+        && count_open(&selection.target, &filter).await? == "0"
+    {
+        bail!("no open dead letters in group `{group}`: `dlq groups` lists the groups");
+    }
     if !selection.yes && console::user_attended() {
         let open = count_open(&selection.target, &filter).await?;
         if !confirm(&format!("{} {open} dead letters?", action.verb()))? {

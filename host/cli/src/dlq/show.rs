@@ -4,7 +4,7 @@ use console::style;
 use serde_json::Value;
 
 use crate::client::text;
-use crate::table;
+use crate::table::{self, column};
 
 /// A value as a table cell; `-` for null.
 fn cell(value: &Value) -> String {
@@ -24,41 +24,43 @@ fn next_page(answer: &Value) {
 pub(super) fn list(answer: &Value) {
     let row = |dead_letter: &Value| {
         let event = &dead_letter["event"];
-        let group = dead_letter["group"]["id"].as_str().unwrap_or("-").to_owned();
-        let mut row = vec![
+        vec![
             text(&dead_letter["id"]),
-            table::time(&dead_letter["dead_lettered_at_ms"]),
             cell(&dead_letter["stage"]),
-            cell(&event["type"]),
-        ];
-        row.extend([
-            cell(&event["subject"]),
-            group,
             cell(&dead_letter["code"]),
+            cell(&event["subject"]),
+            table::time(&dead_letter["dead_lettered_at_ms"]),
+            cell(&event["type"]),
+            dead_letter["group"]["id"].as_str().unwrap_or("-").to_owned(),
             cell(&dead_letter["message"]).replace('\n', " "),
-        ]);
-        row
+        ]
     };
     let rows: Vec<Vec<String>> = items(answer).map(row).collect();
     if rows.is_empty() {
         println!("no dead letters match");
         return;
     }
-    table::print(
-        &["ID", "DEAD-LETTERED", "STAGE", "EVENT", "SUBJECT", "GROUP", "CODE", "MESSAGE"],
-        &rows,
-    );
+    let columns = [
+        column("ID"),
+        column("STAGE"),
+        column("CODE"),
+        column("SUBJECT"),
+        column("DEAD-LETTERED"),
+        column("EVENT").optional(),
+        column("GROUP").optional(),
+        column("MESSAGE").text(),
+    ];
+    table::print(&columns, &rows);
     next_page(answer);
 }
 
 pub(super) fn groups(answer: &Value) {
     let row = |group: &Value| {
-        let mut row = vec![cell(&group["id"]), cell(&group["stage"])];
+        let mut row = vec![cell(&group["id"]), cell(&group["stage"]), cell(&group["code"])];
         row.extend(["open", "replayed", "discarded"].map(|status| text(&group[status])));
         row.extend([
             table::time(&group["last_at_ms"]),
             text(&group["example"]),
-            cell(&group["code"]),
             cell(&group["fingerprint"]),
         ]);
         row
@@ -68,20 +70,18 @@ pub(super) fn groups(answer: &Value) {
         println!("no dead letters match");
         return;
     }
-    table::print(
-        &[
-            "GROUP",
-            "STAGE",
-            "OPEN",
-            "REPLAYED",
-            "DISCARDED",
-            "LAST",
-            "EXAMPLE",
-            "CODE",
-            "FINGERPRINT",
-        ],
-        &rows,
-    );
+    let columns = [
+        column("GROUP"),
+        column("STAGE"),
+        column("CODE"),
+        column("OPEN"),
+        column("REPLAYED").optional(),
+        column("DISCARDED").optional(),
+        column("LAST"),
+        column("EXAMPLE").optional(),
+        column("FINGERPRINT").text(),
+    ];
+    table::print(&columns, &rows);
     next_page(answer);
 }
 
@@ -181,10 +181,18 @@ pub(super) fn jobs(answer: &Value) {
         println!("no jobs");
         return;
     }
-    table::print(
-        &["JOB", "ACTION", "STATE", "TOTAL", "DONE", "SKIPPED", "FAILED", "RATE", "CREATED"],
-        &rows,
-    );
+    let columns = [
+        column("JOB"),
+        column("ACTION"),
+        column("STATE"),
+        column("TOTAL"),
+        column("DONE"),
+        column("SKIPPED"),
+        column("FAILED"),
+        column("RATE").optional(),
+        column("CREATED"),
+    ];
+    table::print(&columns, &rows);
 }
 
 pub(super) fn job(job: &Value) {

@@ -1,202 +1,298 @@
-//! Runs one event through a plugin without a host. Shared by `plugin run`, `plugin test` and `dev`.
+//! Runs one event through a plugin without a host, and decides about the outcome as a host does: with
+//! the host's own decision function. Shared by `plugin run`, `plugin test` and `dev`.
+//!
+//! What a host would refuse is refused here: event types that the stage does not consume or declare,
+//! delays above the limit, secrets in events and state, HTTP calls without a grant.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::case::Case;
+use crate::replay::Nowhere;
 use postrider::internals::{
-    BatchState, Call, Handled, InstancePolicy, LaneCache, Linked, Logs, MemoryState, Outcome,
-    Runtime, RuntimeSettings, StageHandler as _, StageLimits, WasmStage, as_json,
+    Attempt, BatchState, Call, Decision, DecisionInputs, Egress, Handled, InstancePolicy,
+    LaneCache, Linked, Logs, MemoryState, Outcome, Pipeline, Pool, Progress, Runtime,
+    RuntimeSettings, SECRET_LEAK, Settings, StageHandler, StagePolicy, TraceContext, WasmStage,
+    as_json, decide, event_settings_problem,
 };
-use postrider::{CallContext, Clock as _, DeliveryKey, Envelope, Event, SystemClock};
+use postrider::{CallContext, Config, DeliveryKey, Envelope, Settlement, StageConfig, Verdict};
 
-/// A fixture: an event, and the state and settings that the stage runs with.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Case {
-    event: CaseEvent,
-    /// Initial state of the stage.
-    #[serde(default)]
-    pub(super) state: BTreeMap<String, Value>,
-    #[serde(default)]
-    pub(super) config: BTreeMap<String, String>,
-    #[serde(default = "first_attempt")]
-    attempt: u32,
-    /// Time of the stage's clock, in milliseconds since 1970-01-01 UTC.
-    now_ms: Option<u64>,
+/// Code of an event that the host would not route to the stage.
+const NOT_CONSUMED: &str = "not-consumed";
+
+/// A loaded plugin, as one stage of a configuration.
+pub(crate) struct DryRun {
+    linked: Linked,
+    name: Arc<str>,
+    config: Config,
+    /// Reuse one instance for all calls.
+    warm: bool,
 }
 
-fn first_attempt() -> u32 {
-    1
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CaseEvent {
-    #[serde(rename = "type")]
-    event_type: String,
-    #[serde(default = "event_id")]
-    id: String,
-    #[serde(default = "event_source")]
-    source: String,
-    #[serde(default = "event_subject")]
-    subject: String,
-    time_ms: Option<u64>,
-    #[serde(default = "json_type")]
-    content_type: String,
-    #[serde(default)]
-    data: Value,
-    #[serde(default)]
-    attributes: BTreeMap<String, String>,
-}
-
-fn event_id() -> String {
-    "event-1".to_owned()
-}
-
-fn event_source() -> String {
-    "/cli".to_owned()
-}
-
-fn event_subject() -> String {
-    "subject-1".to_owned()
-}
-
-fn json_type() -> String {
-    "application/json".to_owned()
-}
-
-impl Case {
-    /// Parses a fixture, or an event on its own.
-    pub(crate) fn parse(json: Value) -> Result<Self> {
-        let case = if json.get("event").is_some() { json } else { json!({ "event": json }) };
-        serde_json::from_value(case).context(
-            "expected an event {\"type\", \"subject\"?, \"data\"?, …}, or a fixture \
-             {\"event\", \"state\"?, \"config\"?, \"attempt\"?, \"now_ms\"?}",
-        )
-    }
-
-    /// The event, with the current time unless the fixture sets one.
-    pub(crate) fn event(&self) -> Event {
-        self.envelope(SystemClock.now_ms()).event
-    }
-
-    fn envelope(&self, now_ms: u64) -> Envelope {
-        let case = &self.event;
-        // In a fixture, data of any other content type is a JSON string.
-        let data = match &case.data {
-            Value::String(text) if !case.content_type.contains("json") => text.clone(),
-            value => value.to_string(),
-        };
-        let event = Event {
-            id: case.id.clone(),
-            event_type: case.event_type.clone(),
-            source: case.source.clone(),
-            subject: case.subject.clone(),
-            time_ms: case.time_ms.unwrap_or(now_ms),
-            content_type: case.content_type.clone(),
-            data: data.into(),
-            attributes: case.attributes.clone().into_iter().collect(),
-        };
-        Envelope::first(event, None, u64::MAX)
-    }
-}
-
-/// A loaded plugin.
-pub(super) struct DryRun {
-    pub(super) stage: WasmStage,
-    limits: StageLimits,
+/// Which stage a plugin file is run as.
+#[derive(Debug, Default)]
+pub(crate) struct RunAs<'a> {
+    /// The stage; by default the first that the configuration runs with the file.
+    pub(crate) stage: Option<&'a str>,
+    /// Reuse one instance for all calls.
+    pub(crate) warm: bool,
 }
 
 impl DryRun {
-    pub(super) async fn load(file: &Path, instances: InstancePolicy) -> Result<Self> {
-        let limits = StageLimits::default();
-        Ok(Self { stage: WasmStage::new(&load(file).await?, limits, instances), limits })
+    pub(crate) async fn load(file: &Path, config: Config, run_as: RunAs<'_>) -> Result<Self> {
+        Self::of(load(file, &config.runtime).await?, file, config, run_as)
+    }
+
+    /// A plugin that is loaded already.
+    pub(crate) fn of(
+        linked: Linked,
+        file: &Path,
+        config: Config,
+        RunAs { stage, warm }: RunAs<'_>,
+    ) -> Result<Self> {
+        let described = &linked.description.name;
+        let name = match stage {
+            Some(stage) => {
+                let known = config.stages.contains_key(stage) || stage == described;
+                ensure!(known, "--stage: the configuration has no stage `{stage}`");
+                stage.to_owned()
+            }
+            None => stages_of(&config, file, described).remove(0),
+        };
+        Ok(Self { linked, name: name.into(), config, warm })
+    }
+
+    /// The configuration of the stage with the settings of a fixture.
+    fn config_for(&self, case: &Case) -> Config {
+        let mut config = self.config.clone();
+        let mut stage = config.stage(&self.name).clone();
+        stage.settings.extend(case.config.clone());
+        config.stages.insert(self.name.to_string(), stage);
+        config
     }
 
     /// Runs the fixture `times` times, always from the same state. Returns the outcome of the first
     /// run and the durations of all.
-    pub(super) async fn run(&self, case: &Case, now_ms: u64, times: u32) -> DryRunResult {
+    pub(crate) async fn run(&self, case: &Case, now_ms: u64, times: u32) -> Result<DryRunResult> {
+        let config = self.config_for(case);
+        let stage = config.stage(&self.name);
+        if let Some(problem) = event_settings_problem(&self.linked.description, &stage.settings) {
+            bail!("stage {}: {problem}", self.name);
+        }
+        let handler = self.handler(case, stage)?;
+        let now_ms = case.now_ms.unwrap_or(now_ms);
+        let envelope = Arc::new(case.envelope(now_ms)?);
+        let delivery = DeliveryKey { stage: Arc::clone(&self.name), event: envelope.key() };
+        let mut attempt = Attempt {
+            delivery,
+            round: 1,
+            attempt: case.attempt,
+            digest: Arc::clone(&self.linked.digest),
+            duration_us: 0,
+        };
+        let policy = config.stage_policy(&self.name, &self.linked.description);
+        let judge = Judge { policy: &policy, envelope: &envelope, now_ms };
+        if let Decision::Settle(ruling) = judge.decide(&attempt, Progress::NotCalled) {
+            let version = self.linked.description.version.clone();
+            let settlement = ruling.into_settlement(attempt, envelope, version, None);
+            return Ok(DryRunResult::not_called(settlement, &policy));
+        }
+        let logs = Logs::default();
+        let call = self.call(case, stage, &envelope, (&attempt, now_ms, &logs));
+        let first = handler.handle(call()).await;
+        let lines = logs.take();
+        let mut durations_ms = vec![first.duration.as_secs_f64() * 1_000.0];
+        for _ in 1..times {
+            durations_ms.push(handler.handle(call()).await.duration.as_secs_f64() * 1_000.0);
+        }
+        attempt.duration_us = first.duration.as_micros() as u64;
+        let called = Progress::Called { outcome: first.outcome.clone(), uncounted_probe: false };
+        let Decision::Settle(ruling) = judge.decide(&attempt, called) else {
+            bail!("the stage made no decision");
+        };
+        let version = self.linked.description.version.clone();
+        let settlement = ruling.into_settlement(attempt, envelope, version, None);
+        Ok(DryRunResult {
+            settlement,
+            handled: Some(first),
+            logs: json!(lines),
+            durations_ms,
+            refused: None,
+        }
+        .with_refusal())
+    }
+
+    fn handler(&self, case: &Case, stage: &StageConfig) -> Result<WasmStage> {
+        let egress = match case.mocks() {
+            Some(mocks) => Some(Egress::mocked(&stage.grants, mocks)),
+            None => {
+                self.linked.check_grants(&self.name, &stage.grants).context(
+                    "a host does not load it: give a configuration with the grant (--config), or \
+                     the answers in the fixture (\"http\": [{\"url\", \"status\"?, \"body\"?}])",
+                )?;
+                Egress::new(&stage.grants)
+            }
+        };
+        let instances =
+            if self.warm { InstancePolicy::Warm(stage.warm) } else { InstancePolicy::Fresh };
+        Ok(WasmStage::new(&self.linked, stage.limits, instances).with_egress(egress))
+    }
+
+    /// Makes calls of the fixture, each from its initial state.
+    fn call(
+        &self,
+        case: &Case,
+        stage: &StageConfig,
+        envelope: &Arc<Envelope>,
+        (attempt, now_ms, logs): (&Attempt, u64, &Logs),
+    ) -> impl Fn() -> Call + use<> {
         let initial: BTreeMap<String, Bytes> =
             case.state.iter().map(|(key, value)| (key.clone(), value.to_string().into())).collect();
-        let name: Arc<str> = self.stage.description().name.as_str().into();
-        let now_ms = case.now_ms.unwrap_or(now_ms);
-        let envelope = Arc::new(case.envelope(now_ms));
-        let key = DeliveryKey { stage: Arc::clone(&name), event: envelope.key() };
-        let logs = Logs::default();
-        let mut context = CallContext::new(&key, case.attempt, now_ms);
-        context.settings = Arc::new(case.config.clone().into_iter().collect());
+        let mut context = CallContext::new(&attempt.delivery, attempt.attempt, now_ms);
+        let trace =
+            TraceContext::of_attempt(&envelope.event, &attempt.delivery, 1, attempt.attempt);
+        context.trace_headers = trace.headers();
+        let secrets = stage.secret_values.with(case.secrets.clone());
+        context.settings = Arc::new(Settings::new(&stage.settings, &secrets));
         context.logs = Some(logs.clone());
-        let limits = self.limits.state_limits();
-        let state =
-            BatchState::new(name, Arc::new(MemoryState(initial)), limits, LaneCache::placeholder());
-        let call = || Call {
+        let state = BatchState::new(
+            Arc::clone(&self.name),
+            Arc::new(MemoryState(initial)),
+            stage.limits.state_limits(),
+            LaneCache::placeholder(),
+        );
+        let envelope = Arc::clone(envelope);
+        move || Call {
             envelope: Arc::clone(&envelope),
             context: context.clone(),
             state: state.view(),
-        };
-        let first = self.stage.handle(call()).await;
-        let lines = logs.take();
-        let first_ms = first.duration.as_secs_f64() * 1_000.0;
-        let mut durations_ms = vec![first_ms];
-        for _ in 1..times {
-            durations_ms.push(self.stage.handle(call()).await.duration.as_secs_f64() * 1_000.0);
         }
-        durations_ms.sort_unstable_by(f64::total_cmp);
-        DryRunResult { handled: first, logs: json!(lines), first_ms, durations_ms }
     }
 }
 
-pub(super) struct DryRunResult {
-    handled: Handled,
-    pub(super) logs: Value,
-    first_ms: f64,
+/// Decides as a worker does.
+struct Judge<'a> {
+    policy: &'a StagePolicy,
+    envelope: &'a Envelope,
+    now_ms: u64,
+}
+
+impl Judge<'_> {
+    fn decide(&self, attempt: &Attempt, progress: Progress<'_>) -> Decision {
+        decide(DecisionInputs {
+            policy: self.policy,
+            routes: &Nowhere,
+            envelope: self.envelope,
+            attempt,
+            order_cancelled: false,
+            expires_at_ms: u64::MAX,
+            progress,
+            now_ms: self.now_ms,
+            random: 0.0,
+        })
+    }
+}
+
+/// The result of running a fixture.
+pub(crate) struct DryRunResult {
+    /// What a host would commit.
+    pub(crate) settlement: Settlement,
+    /// None if a host would not have called the stage.
+    handled: Option<Handled>,
+    pub(crate) logs: Value,
     durations_ms: Vec<f64>,
+    /// Why a host refuses what the stage did, with its code.
+    pub(crate) refused: Option<(String, String)>,
 }
 
 impl DryRunResult {
-    pub(super) fn is_done(&self) -> bool {
-        matches!(self.handled.outcome, Outcome::Done(_))
+    fn not_called(settlement: Settlement, policy: &StagePolicy) -> Self {
+        let event_type = &settlement.envelope.event.event_type;
+        let message = format!(
+            "a host does not send `{event_type}` to stage `{}`, which consumes {}",
+            policy.name,
+            policy.consumes.join(", ")
+        );
+        let refused = Some((NOT_CONSUMED.to_owned(), message));
+        Self { settlement, handled: None, logs: json!([]), durations_ms: Vec::new(), refused }
+    }
+
+    /// Notes what the host refuses although the stage succeeded.
+    fn with_refusal(mut self) -> Self {
+        let outcome = self.handled.as_ref().map(|handled| &handled.outcome);
+        self.refused = match (outcome, &self.settlement.verdict) {
+            (Some(Outcome::Done(_)), Verdict::Dead { code, message, .. }) => {
+                Some((code.clone(), message.clone()))
+            }
+            (Some(Outcome::Failed(failure)), _) if failure.code == SECRET_LEAK => {
+                Some((failure.code.clone(), failure.message.clone()))
+            }
+            _ => None,
+        };
+        self
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.settlement.verdict, Verdict::Done(_))
     }
 
     /// The outcome and the state changes, which do not vary between runs.
-    pub(super) fn decision(&self) -> Value {
+    pub(crate) fn decision(&self) -> Value {
         let written = |(key, value): (&String, &Option<Bytes>)| {
             (key.clone(), value.as_ref().map_or(Value::Null, |value| as_json(value)))
         };
-        let writes: BTreeMap<String, Value> = if self.is_done() {
-            self.handled.writes.iter().map(written).collect()
-        } else {
-            BTreeMap::new()
+        let writes: BTreeMap<String, Value> = match &self.handled {
+            Some(handled) if self.is_done() => handled.writes.iter().map(written).collect(),
+            _ => BTreeMap::new(),
         };
-        json!({ "outcome": outcome(&self.handled.outcome), "state_changes": writes })
+        let outcome = match (&self.refused, &self.handled) {
+            (Some((code, message)), _) => {
+                json!({ "refused": { "code": code, "message": message } })
+            }
+            (None, Some(handled)) => outcome(&handled.outcome),
+            (None, None) => Value::Null,
+        };
+        json!({ "outcome": outcome, "state_changes": writes })
     }
 
     /// Call times and memory use, which do vary.
-    pub(super) fn cost(&self) -> Value {
-        let quantile =
-            |share: f64| self.durations_ms[((self.durations_ms.len() - 1) as f64 * share) as usize];
+    pub(crate) fn cost(&self) -> Value {
+        let rounded = |ms: f64| (ms * 1_000.0).round() / 1_000.0;
+        let Some(first) = self.durations_ms.first() else { return Value::Null };
+        let mut sorted = self.durations_ms.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let quantile = |share: f64| rounded(sorted[((sorted.len() - 1) as f64 * share) as usize]);
         let duration = json!({
-            "first": self.first_ms,
+            "first": rounded(*first),
             "p50": quantile(0.5),
             "p95": quantile(0.95),
-            "calls": self.durations_ms.len(),
+            "calls": sorted.len(),
         });
-        json!({ "duration_ms": duration, "memory_bytes": self.handled.memory_bytes })
+        let memory = self.handled.as_ref().map(|handled| handled.memory_bytes);
+        json!({ "duration_ms": duration, "memory_bytes": memory })
     }
+}
+
+/// The stages that a configuration runs with a plugin file; at least one.
+pub(crate) fn stages_of(config: &Config, file: &Path, described: &str) -> Vec<String> {
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
+    Pipeline::new(config).names_for(&name.unwrap_or_default(), described)
 }
 
 /// Loads a plugin file. Compiled code is cached in the user's home, so a large plugin is compiled
 /// only once.
-pub(super) async fn load(file: &Path) -> Result<Linked> {
+pub(crate) async fn load(file: &Path, settings: &RuntimeSettings) -> Result<Linked> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let cache_dir = std::env::home_dir().map(|home| home.join(".cache/postrider"));
-    let runtime = Runtime::new(RuntimeSettings { cache_dir, ..RuntimeSettings::default() })?;
+    let home = || std::env::home_dir().map(|home| home.join(".cache/postrider"));
+    let cache_dir = settings.cache_dir.clone().filter(|_| settings.quick).or_else(home);
+    // One call at a time needs no pool.
+    let settings = RuntimeSettings { cache_dir, pool: Pool::OnDemand, ..settings.clone() };
+    let runtime = Runtime::new(settings)?;
     runtime.load(bytes).await.with_context(|| format!("{} is not a valid plugin", file.display()))
 }
 
@@ -225,24 +321,5 @@ fn outcome(outcome: &Outcome) -> Value {
         }
         Outcome::Unavailable(reason) => json!({ "unavailable": reason }),
         other => json!({ "other": format!("{other:?}") }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_on_its_own_is_a_fixture() {
-        let case = Case::parse(json!({ "type": "order.created", "data": { "a": 1 } })).unwrap();
-        let envelope = case.envelope(7);
-        assert_eq!(
-            (&*envelope.event.data, envelope.event.time_ms, envelope.event.subject.as_str()),
-            (&b"{\"a\":1}"[..], 7, "subject-1")
-        );
-        let case = Case::parse(json!({ "event": { "type": "x", "content_type": "text/plain", "data": "hello" }, "attempt": 3 })).unwrap();
-        assert_eq!((&*case.envelope(7).event.data, case.attempt), (&b"hello"[..], 3));
-        let misspelt = Case::parse(json!({ "type": "x", "dta": 1 })).unwrap_err();
-        assert!(format!("{misspelt:#}").contains("`dta`"), "{misspelt:#}");
     }
 }

@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
+use postrider::internals::hex;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
 /// The manifest of a project.
 pub(crate) const FILE: &str = "stage.toml";
+/// Data of the development tools, in the project's folder.
+pub(crate) const DATA_FOLDER: &str = ".postrider";
 /// Size of the end of a build's output that is kept.
 const OUTPUT_MAX_BYTES: usize = 64 << 10;
 
@@ -126,6 +130,9 @@ impl Project {
         }
         let status = child.wait().await?;
         let text = || String::from_utf8_lossy(&output).trim_end().to_owned();
+        if status.success() && self.artifact.is_file() {
+            self.note_sources()?;
+        }
         let failed = match status.success() {
             true if self.artifact.is_file() => None,
             true => {
@@ -136,9 +143,69 @@ impl Project {
         Ok(Built { took: began.elapsed(), failed })
     }
 
-    /// Builds the plugin unless its file exists.
-    pub(super) async fn build_if_missing(&self) -> Result<()> {
-        if self.artifact.is_file() { Ok(()) } else { self.rebuild().await }
+    /// Builds the plugin if its file is missing or was not built from the present sources.
+    pub(super) async fn build_if_stale(&self) -> Result<()> {
+        if self.is_fresh() { Ok(()) } else { self.rebuild().await }
+    }
+
+    /// Whether the plugin was built from the present sources: by the note of its last build here,
+    /// or else by the times of the files.
+    fn is_fresh(&self) -> bool {
+        let Ok(artifact) = std::fs::read(&self.artifact) else { return false };
+        let note = std::fs::read_to_string(self.note_file()).unwrap_or_default();
+        if note.lines().next() == Some(hex(&Sha256::digest(&artifact)).as_str()) {
+            return note.lines().nth(1) == Some(self.source_digest().as_str());
+        }
+        let modified = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
+        let built = modified(&self.artifact);
+        !self.sources().iter().any(|source| modified(source) > built)
+    }
+
+    /// Notes which plugin was built from which sources.
+    fn note_sources(&self) -> Result<()> {
+        let artifact = hex(&Sha256::digest(std::fs::read(&self.artifact)?));
+        let file = self.note_file();
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+            std::fs::write(folder.join(".gitignore"), "*\n")?;
+        }
+        let note = format!("{artifact}\n{}\n", self.source_digest());
+        std::fs::write(&file, note).with_context(|| file.display().to_string())
+    }
+
+    fn note_file(&self) -> PathBuf {
+        self.dir.join(DATA_FOLDER).join("sources")
+    }
+
+    /// The digest of the manifest and of every watched file.
+    fn source_digest(&self) -> String {
+        let mut all = Sha256::new();
+        for source in self.sources() {
+            let name = source.as_os_str().as_encoded_bytes();
+            let content = std::fs::read(&source).unwrap_or_default();
+            for part in [name, &content] {
+                all.update((part.len() as u64).to_be_bytes());
+                all.update(part);
+            }
+        }
+        hex(&all.finalize())
+    }
+
+    /// The manifest and every watched file, by name; neither the plugin nor what tools leave behind.
+    fn sources(&self) -> Vec<PathBuf> {
+        let mut found = vec![self.dir.join(FILE)];
+        let mut waiting: Vec<PathBuf> = self.watch.clone();
+        while let Some(path) = waiting.pop() {
+            if path.is_file() && path != self.artifact {
+                found.push(path);
+            } else if let Ok(entries) = std::fs::read_dir(&path) {
+                let entries = entries.filter_map(|entry| Some(entry.ok()?.path()));
+                waiting.extend(entries.filter(|path| !is_hidden(path)));
+            }
+        }
+        found.sort();
+        found.dedup();
+        found
     }
 
     /// Builds the plugin; a failed build is an error.
@@ -152,8 +219,56 @@ impl Project {
 }
 
 fn is_hidden(path: &Path) -> bool {
-    let names = ["node_modules", "target"];
+    let names = ["node_modules", "target", "__pycache__"];
     path.file_name()
         .and_then(|name| name.to_str())
         .is_some_and(|name| name.starts_with('.') || names.contains(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_plugin_is_stale_when_a_source_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        std::fs::create_dir(folder.path().join("src")).unwrap();
+        write(
+            "stage.toml",
+            "build = 'cat src/* > out.wasm'\nartifact = 'out.wasm'\nwatch = ['src']\n",
+        );
+        write("src/a", "1");
+        let project = Project::open(folder.path()).unwrap();
+        assert!(!project.is_fresh(), "not built yet");
+        assert!(project.build().await.unwrap().failed.is_none());
+        assert!(project.is_fresh());
+        // Neither size nor time change.
+        let time = project.dir.join("src/a").metadata().unwrap().modified().unwrap();
+        let change = |text: &str| {
+            let place = folder.path().join("src/a");
+            let mut file = std::fs::File::options().write(true).truncate(true).open(place).unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+            file.set_modified(time).unwrap();
+        };
+        change("2");
+        assert!(!project.is_fresh(), "another content");
+        change("1");
+        assert!(project.is_fresh());
+        write("src/b", "");
+        assert!(!project.is_fresh(), "another file");
+        std::fs::remove_file(folder.path().join("src/b")).unwrap();
+        // Built by other means: the times decide.
+        write("out.wasm", "by hand");
+        assert!(project.is_fresh());
+        let old = time - Duration::from_mins(1);
+        std::fs::File::options()
+            .write(true)
+            .open(&project.artifact)
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
+        assert!(!project.is_fresh());
+    }
 }

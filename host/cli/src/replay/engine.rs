@@ -48,7 +48,7 @@ pub(crate) struct Replay {
 }
 
 /// Routes for a decision whose events are never sent.
-struct Nowhere;
+pub(crate) struct Nowhere;
 
 impl Routes for Nowhere {
     fn stages_for(&self, _: &str) -> Vec<Arc<str>> {

@@ -46,7 +46,8 @@ impl<'a> Source<'a> {
         let from = match &args.recordings {
             Some(path) => Origin::File { path, stage: &args.stage, lines: lines(path)?, number: 0 },
             None => {
-                let since_ms = SystemClock.now_ms().saturating_sub(args.since.unwrap_or(SINCE_MS));
+                let since_ms =
+                    args.since.unwrap_or_else(|| SystemClock.now_ms().saturating_sub(SINCE_MS));
                 let filter = match &args.order {
                     Some(order) => ("order", order.clone()),
                     None => ("since_ms", since_ms.to_string()),

@@ -33,6 +33,8 @@ pub(crate) struct PluginStatusView {
     consumes: Vec<String>,
     /// Event types that it emits.
     emits: Vec<String>,
+    /// What is doubtful about it: event types that it consumes and does not handle.
+    warnings: Vec<String>,
 }
 
 impl From<PluginStatus> for PluginStatusView {
@@ -48,6 +50,7 @@ impl From<PluginStatus> for PluginStatusView {
             loaded_at_ms: status.loaded_at_ms,
             consumes: status.consumes,
             emits: status.emits,
+            warnings: status.warnings,
         }
     }
 }

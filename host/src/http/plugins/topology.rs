@@ -14,7 +14,7 @@ use crate::pipeline::{Topology, TopologyStage};
 pub(crate) struct TopologyView {
     /// Stages by name.
     stages: Vec<TopologyStageView>,
-    /// Stages and event types that cannot be reached.
+    /// Event types that no stage emits, or that a stage consumes and does not handle.
     warnings: Vec<String>,
 }
 
@@ -27,6 +27,8 @@ pub(crate) struct TopologyStageView {
     version: String,
     /// Topic patterns that it consumes.
     consumes: Vec<String>,
+    /// Topic patterns that its code handles with the operator's settings.
+    handles: Vec<String>,
     /// Event types that it emits.
     emits: Vec<String>,
 }
@@ -39,8 +41,8 @@ impl From<Topology> for TopologyView {
 
 impl From<TopologyStage> for TopologyStageView {
     fn from(stage: TopologyStage) -> Self {
-        let TopologyStage { name, version, consumes, emits } = stage;
-        Self { name, version, consumes, emits }
+        let TopologyStage { name, version, consumes, handles, emits } = stage;
+        Self { name, version, consumes, handles, emits }
     }
 }
 

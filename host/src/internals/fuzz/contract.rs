@@ -222,6 +222,7 @@ fn policy(consumes: Vec<String>, emits: Vec<String>) -> StagePolicy {
         retry: RetryPolicy::default(),
         hops_max: 64,
         expiry_ms: 60_000,
+        delay_max_ms: 60_000,
     }
 }
 

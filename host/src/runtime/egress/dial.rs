@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::address::special;
+use super::mock::{self, HttpMock};
 use super::{CallError, Phase, Target};
 
 /// Most addresses of one name that are tried, one after another.
@@ -26,6 +27,8 @@ pub(super) type Resolve = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> +
 pub(super) struct Dialer {
     resolve: Resolve,
     tls: Option<Arc<ClientConfig>>,
+    /// Answers instead of connections.
+    mocks: Option<Arc<Vec<HttpMock>>>,
 }
 
 /// A connection that carries HTTP.
@@ -37,13 +40,18 @@ impl Dialer {
     /// certificates.
     pub(super) fn system(secure: bool) -> Self {
         let resolve = |host: &str, port: u16| Ok((host, port).to_socket_addrs()?.collect());
-        Self { resolve: Arc::new(resolve), tls: secure.then(trusting_the_system) }
+        Self { resolve: Arc::new(resolve), tls: secure.then(trusting_the_system), mocks: None }
+    }
+
+    /// Connects to nothing.
+    pub(super) fn mocked(mocks: Vec<HttpMock>) -> Self {
+        Self { mocks: Some(Arc::new(mocks)), ..Self::system(false) }
     }
 
     /// Uses the given resolver and certificates.
     #[cfg(test)]
     pub(super) fn with(resolve: Resolve, roots: rustls::RootCertStore) -> Self {
-        Self { resolve, tls: Some(trusting(roots)) }
+        Self { resolve, tls: Some(trusting(roots)), mocks: None }
     }
 
     /// Connects before `by`. A lookup holds the slot until it ends, even after its caller has timed
@@ -54,6 +62,9 @@ impl Dialer {
         slot: OwnedSemaphorePermit,
         by: Instant,
     ) -> Result<(Box<dyn Wire>, OwnedSemaphorePermit), CallError> {
+        if let Some(mocks) = &self.mocks {
+            return Ok((mock::connect(target, mocks), slot));
+        }
         let (addresses, slot) = self.addresses(target, slot, by).await?;
         let connect = async {
             let stream = connect_any(&addresses).await.map_err(CallError::Connect)?;

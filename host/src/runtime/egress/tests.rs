@@ -263,3 +263,31 @@ fn calls_of_an_attempt_are_limited_and_refused_urls_are_reported_as_written() {
     );
     assert!(Egress::new(&Grants::default()).is_none());
 }
+
+#[tokio::test]
+async fn mocks_answer_what_is_granted() {
+    let mock = |url: &str, status| HttpMock {
+        method: "GET".into(),
+        url: url.into(),
+        status,
+        headers: vec![("x-mock".into(), "yes".into())],
+        body: format!("{{\"from\":\"{url}\"}}").into(),
+    };
+    let mocks = vec![mock("https://bank.example/pay", 200), mock("http://10.0.0.1:81/x?a=1", 503)];
+    assert!(mocks.iter().all(|mock| mock.problem().is_none()));
+    assert!(mock("/pay", 200).problem().is_some());
+    let egress = Egress::mocked(&Grants::default(), mocks.clone());
+    for (url, expected) in [
+        ("https://bank.example/pay?x=1", "https://bank.example/pay"),
+        ("http://10.0.0.1:81/x?a=1", "a=1"),
+        ("https://bank.example/other", "no answer to GET https://bank.example/other"),
+    ] {
+        assert!(call(&egress, url, PATIENCE).await.unwrap().contains(expected), "{url}");
+    }
+    let refused = call(&egress, "https://evil.example/", PATIENCE).await.unwrap_err();
+    assert!(matches!(refused, CallError::NotGranted(_)), "{refused}");
+    // The operator's grants decide where there are some.
+    let granted = Egress::mocked(&grant("https", "other.example", 443, false), mocks);
+    let refused = call(&granted, "https://bank.example/pay", PATIENCE).await.unwrap_err();
+    assert!(matches!(refused, CallError::NotGranted(_)), "{refused}");
+}

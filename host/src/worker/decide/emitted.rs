@@ -1,7 +1,7 @@
 //! Emitted events: the only place that validates what a stage returns before it is committed.
 //!
 //! All events of an attempt are accepted or none. Bounds: event types that the stage declares, the
-//! hop limit of its policy, and [`Envelope::validate`](crate::domain::event::Envelope::validate).
+//! hop limit and the longest delay of its policy, and [`Envelope::validate`](crate::domain::event::Envelope::validate).
 
 use super::{AttemptError, DecisionInputs, following_event};
 use crate::domain::cloud_events::is_json;
@@ -15,7 +15,7 @@ pub(super) fn new_events(
     inputs: &DecisionInputs<'_>,
     emitted: Vec<Emitted>,
 ) -> Result<Vec<NewEvent>, AttemptError> {
-    for check in [check_declared, check_not_reserved, check_json] {
+    for check in [check_declared, check_not_reserved, check_json, check_delay] {
         emitted.iter().try_for_each(|event| check(inputs.policy, event))?;
     }
     let (hops, max) = (inputs.envelope.hops, inputs.policy.hops_max);
@@ -60,6 +60,19 @@ fn check_json(_: &StagePolicy, event: &Emitted) -> Result<(), AttemptError> {
         let message = format!("emitted `{event_type}` with data that is not valid JSON: {error}");
         AttemptError::fatal("invalid-event", message)
     })
+}
+
+fn check_delay(policy: &StagePolicy, event: &Emitted) -> Result<(), AttemptError> {
+    let (delay_ms, max_ms) = (u64::from(event.delay_ms), policy.delay_max_ms);
+    if delay_ms <= max_ms {
+        return Ok(());
+    }
+    let message = format!(
+        "emitted `{}` with a delay of {delay_ms} ms; the limit is {max_ms} ms \
+         (orders.schedule_max_ms)",
+        event.event_type
+    );
+    Err(AttemptError::fatal("invalid-event", message))
 }
 
 fn new_event(

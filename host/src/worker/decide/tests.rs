@@ -29,6 +29,7 @@ fn policy() -> StagePolicy {
         },
         hops_max: 64,
         expiry_ms: 10_000,
+        delay_max_ms: 60_000,
     }
 }
 
@@ -159,6 +160,10 @@ fn errors_that_no_retry_resolves_are_dead_lettered() {
         (failed(false, None), "gateway-timeout"),
         (limit, "limit:state-key"),
         (Outcome::Done(vec![emitted("payment.stolen")]), "undeclared-event"),
+        (
+            Outcome::Done(vec![Emitted { delay_ms: u32::MAX, ..emitted("payment.authorized") }]),
+            "invalid-event",
+        ),
     ] {
         let (Verdict::Dead { code, announcement, .. }, Some(_)) = run(1, outcome) else {
             panic!("not dead-lettered")

@@ -1,0 +1,209 @@
+//! What a configuration must fulfil beyond the types of its values. Every problem is reported with
+//! its key and what to do.
+
+use super::features::Feature;
+use super::urls::scheme;
+use super::{BrokerUrl, Config, StoreUrl};
+use crate::domain::event::topic_problem;
+use crate::domain::name::is_name;
+
+/// Smallest `recording.max_bytes`: a decision does not fit into less.
+const RECORDING_MIN_BYTES: usize = 256;
+/// Largest `recording.max_bytes`: the recordings of a batch are held in memory.
+const RECORDING_MAX_BYTES: usize = 1 << 20;
+
+impl Config {
+    pub(super) fn validate(&self, problems: &mut Vec<String>) {
+        if !is_name(&self.namespace) {
+            problems
+                .push(format!("namespace: `{}` must match [a-z][a-z0-9-]{{0,39}}", self.namespace));
+        }
+        if let Some(problem) = listen_problem(&self.http.listen) {
+            problems.push(format!("http.listen: `{}` {problem}", self.http.listen));
+        }
+        if let Err(found) = self.plugins.provenance() {
+            problems.extend(found);
+        }
+        self.validate_urls(problems);
+        self.validate_numbers(problems);
+        self.validate_orders(problems);
+        self.defaults.validate("defaults", problems);
+        // Defaults would apply to every file that is added to the folder.
+        for (key, given) in [
+            ("grants.http", !self.defaults.grants.http.is_empty()),
+            ("secrets", !self.defaults.secrets.is_empty()),
+            ("plugin", self.defaults.plugin.is_some()),
+        ] {
+            if given {
+                problems
+                    .push(format!("defaults.{key}: must be set per stage, under [stages.<name>]"));
+            }
+        }
+        for (name, stage) in &self.stages {
+            if !is_name(name) {
+                problems.push(format!("stages.{name}: the name must match [a-z][a-z0-9-]{{0,39}}"));
+            }
+            stage.validate(&format!("stages.{name}"), problems);
+        }
+    }
+
+    fn validate_urls(&self, problems: &mut Vec<String>) {
+        // A URL may hold a password: only its scheme is shown.
+        match StoreUrl::parse(&self.store.url) {
+            Some(url) => {
+                problems.extend(Feature::of_store(url).problem("store.url"));
+                problems.extend(url.problem().map(|problem| format!("store.url: {problem}")));
+            }
+            None => problems.push(format!(
+                "store.url: `{}…` must be `sqlite:<path>`, `postgres://…` or `host=… dbname=…`",
+                scheme(&self.store.url)
+            )),
+        }
+        match BrokerUrl::parse(&self.broker.url).map(Feature::of_broker) {
+            Some(feature) => {
+                problems.extend(feature.and_then(|feature| feature.problem("broker.url")));
+            }
+            None => problems.push(format!(
+                "broker.url: `{}…` must be `embedded:` or `amqp://…`",
+                scheme(&self.broker.url)
+            )),
+        }
+    }
+
+    fn validate_numbers(&self, problems: &mut Vec<String>) {
+        for (key, value) in [
+            ("http.body_max_bytes", self.http.body_max_bytes as u64),
+            ("http.request_timeout_ms", self.http.request_timeout_ms),
+            ("http.concurrency_max", self.http.concurrency_max as u64),
+            ("store.lease_ms", self.store.lease_ms),
+            ("store.group_max_ops", self.store.group_max_ops as u64),
+            ("store.connections", u64::from(self.store.connections)),
+            ("store.timeout_ms", self.store.timeout_ms),
+            ("store.migration_timeout_ms", self.store.migration_timeout_ms),
+            ("broker.queue_capacity", u64::from(self.broker.queue_capacity)),
+            ("runtime.instances_max", u64::from(self.runtime.instances_max)),
+            ("runtime.epoch_tick_ms", self.runtime.epoch_tick_ms),
+            ("runtime.stack_max_bytes", self.runtime.stack_max_bytes as u64),
+            ("retention.interval_ms", self.retention.interval_ms),
+            ("retention.batch", u64::from(self.retention.batch)),
+            ("orders.expiry_ms", self.orders.expiry_ms),
+            ("orders.hops_max", u64::from(self.orders.hops_max)),
+        ] {
+            at_least_one(key, value, problems);
+        }
+        if !(RECORDING_MIN_BYTES..=RECORDING_MAX_BYTES).contains(&self.recording.max_bytes) {
+            let max_bytes = self.recording.max_bytes;
+            problems.push(format!("recording.max_bytes: {max_bytes} must be from {RECORDING_MIN_BYTES} to {RECORDING_MAX_BYTES}"));
+        }
+        // A copy of a deleted order's event would be processed again, so every copy must have
+        // expired by then.
+        if self.retention.max_age_ms != 0
+            && self.retention.max_age_ms < self.orders.expiry_ms.saturating_mul(2)
+        {
+            let least_ms = self.orders.expiry_ms.saturating_mul(2);
+            problems.push(format!(
+                "retention.max_age_ms: {} must be 0 or at least twice orders.expiry_ms: {least_ms}",
+                self.retention.max_age_ms
+            ));
+        }
+    }
+
+    fn validate_orders(&self, problems: &mut Vec<String>) {
+        self.orders.status.validate("orders.status", problems);
+        let patterns = self.orders.external_event_types.iter();
+        let patterns = patterns.map(|one| ("external_event_types", one));
+        let compensations = self.orders.status.cancel.compensations.iter();
+        let compensations = compensations.filter(|one| !one.is_empty());
+        let compensations = compensations.map(|one| ("status.cancel.compensations", one));
+        for (key, pattern) in patterns.chain(compensations) {
+            if let Some(why) = topic_problem(pattern) {
+                problems.push(format!("orders.{key}: the event type `{pattern}` {why}"));
+            }
+        }
+        for event_type in self.orders.status.transitions.keys() {
+            if let Some(why) = topic_problem(event_type) {
+                problems.push(format!(
+                    "orders.status.transitions: the event type `{event_type}` {why}"
+                ));
+            }
+        }
+        if !is_name(&self.products.stage) {
+            problems.push(format!("products.stage: `{}` is not a stage name", self.products.stage));
+        }
+    }
+
+    /// Files that the configuration names and that are not there. A host starts all the same, and
+    /// loads them when they arrive.
+    pub fn missing_files(&self) -> Vec<String> {
+        let plugins = self.stages.iter().filter_map(|(name, stage)| {
+            let file = stage.plugin.as_ref()?;
+            let place = self.plugins.dir.join(file);
+            (!place.is_file()).then(|| {
+                format!(
+                    "stages.{name}.plugin: {} does not exist: add the file, or correct the name",
+                    place.display()
+                )
+            })
+        });
+        plugins.collect()
+    }
+}
+
+/// Why a text is not an address to listen on; none if it is one.
+fn listen_problem(listen: &str) -> Option<&'static str> {
+    let Some((host, port)) = listen.rsplit_once(':') else {
+        return Some("has no port: write `host:port`, such as 127.0.0.1:8000");
+    };
+    if port.parse::<u16>().is_err() {
+        return Some("has no valid port: it must be a number from 0 to 65535");
+    }
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() {
+        return Some("has no host: write 0.0.0.0 for every address of this machine");
+    }
+    if host.contains(':') && !bracketed {
+        return Some("is ambiguous: write an IPv6 address in brackets, such as [::1]:8000");
+    }
+    let named = |one: char| one.is_ascii_alphanumeric() || "-._".contains(one);
+    let valid = if bracketed {
+        host[1..host.len() - 1].parse::<std::net::Ipv6Addr>().is_ok()
+    } else {
+        host.chars().all(named)
+    };
+    (!valid).then_some("has no valid host: write a name or an address, without a scheme")
+}
+
+pub(super) fn at_least_one(key: &str, value: u64, problems: &mut Vec<String>) {
+    if value == 0 {
+        problems.push(format!("{key}: must be at least 1"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_to_listen_on_are_checked() {
+        for valid in
+            ["127.0.0.1:8000", "0.0.0.0:0", "localhost:80", "[::1]:8000", "my-host.x:65535"]
+        {
+            assert_eq!(listen_problem(valid), None, "{valid}");
+        }
+        for (invalid, why) in [
+            ("127.0.0.1", "no port"),
+            ("", "no port"),
+            ("8000", "no port"),
+            ("127.0.0.1:", "no valid port"),
+            ("127.0.0.1:http", "no valid port"),
+            ("127.0.0.1:65536", "no valid port"),
+            (":8000", "no host"),
+            ("::1:8000", "brackets"),
+            ("[::x]:8000", "no valid host"),
+            ("http://127.0.0.1:8000", "brackets"),
+            ("my host:8000", "no valid host"),
+        ] {
+            assert!(listen_problem(invalid).is_some_and(|text| text.contains(why)), "{invalid}");
+        }
+    }
+}
