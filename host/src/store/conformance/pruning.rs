@@ -13,7 +13,7 @@ pub(super) async fn finished_orders_past_their_retention_are_deleted(bench: Benc
         .await;
     bench.done(writing(Vec::new(), "order/12/paid", 0, Some("yes"))).await;
     bench.done(writing(Vec::new(), "stock/1", 0, Some("7"))).await;
-    bench.store.accept_event(sample_event("lonely", &[])).await.unwrap();
+    bench.store.accept_event(sample_event("lonely", &[]).external()).await.unwrap();
     assert_eq!(
         bench.store.prune(START_MS, 10).await.unwrap(),
         Pruned::default(),
@@ -61,7 +61,7 @@ pub(super) async fn unfinished_orders_are_kept(bench: Bench) {
 }
 
 pub(super) async fn an_old_event_that_was_logged_now_is_kept(bench: Bench) {
-    let mut event = sample_event("dated", &[]);
+    let mut event = sample_event("dated", &[]).external();
     std::sync::Arc::make_mut(&mut event.envelope).event.time_ms = 0;
     bench.store.accept_event(event.clone()).await.unwrap();
     assert_eq!(bench.store.prune(START_MS, 10).await.unwrap(), Pruned::default());
