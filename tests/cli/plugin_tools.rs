@@ -131,7 +131,7 @@ async fn plugin_check_refuses_what_a_host_refuses() -> Result<()> {
         Ok((code, serde_json::from_str(&said).with_context(|| format!("{said}{errors}"))?))
     };
     assert_eq!(check("payment", "").await?.0, 0);
-    let policy = "[plugins]\npolicy = \"digest\"\ndigests = []\n";
+    let policy = "[plugins]\npolicy = \"digest\"\ndigests = [\"0000000000000000000000000000000000000000000000000000000000000000\"]\n";
     let grant = "[stages.caller.grants]\nhttp = [{ host = \"a.example\", methods = [\"GET\"] }]\n";
     let types = "[stages.payment.settings]\nauthorize_on = \"order..created\"\n";
     for (plugin, config, words) in [

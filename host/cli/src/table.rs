@@ -155,7 +155,7 @@ mod tests {
         );
         assert_eq!(
             lines(&COLUMNS, &rows(), Some(20)),
-            ["ID  STAGE", "1   payment-service", "    a long history…"]
+            ["ID  STAGE", "1   payment-service", "    a long history …"]
         );
         assert_eq!(
             lines(&COLUMNS, &rows(), Some(14)),

@@ -76,8 +76,14 @@ impl Reader<'_> {
             let mut removed = false;
             for error in errors {
                 let mut path = error.path.clone();
-                if let Kind::UnknownField(field, _) = &error.kind {
+                if let Kind::UnknownField(field, _) = &error.kind
+                    && path.last() != Some(field)
+                {
                     path.push(field.clone());
+                }
+                // A part of a secret's source is of no use.
+                if let Some(at) = path.iter().position(|part| part == "secrets") {
+                    path.truncate(at + 2);
                 }
                 self.problems.push(explain(place, &path, &error.kind));
                 removed |= remove(&mut value, &path);

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use postrider::internals::HttpMock;
 use postrider::{Envelope, Event};
 
+/// A fixture does not expire: its time may be any.
+const EXPIRY_MS: u64 = 24 * 60 * 60 * 1_000;
+
 /// An event, with the state, settings, secrets and services that the stage runs with.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,7 +148,7 @@ impl Case {
             data: data.into(),
             attributes: case.attributes.clone().into_iter().collect(),
         };
-        let envelope = Envelope::first(event, None, u64::MAX);
+        let envelope = Envelope::first(event, None, now_ms.saturating_add(EXPIRY_MS));
         match envelope.validate() {
             None => Ok(envelope),
             Some(why) => Err(anyhow::anyhow!("event: a host does not accept it: {why}")),
