@@ -305,8 +305,8 @@ impl Rebuilder {
             let run_as = RunAs { stage: Some(&stage), warm: false };
             let dry_run = DryRun::of(linked.clone(), &plugin, self.config.clone(), run_as)?;
             let ran = dry_run.run(&case, SystemClock.now_ms(), 1).await?;
-            Console::guest_log(&ran.logs);
             self.console.settled(&ran.settlement);
+            Console::guest_log(&ran.logs);
             if let (Some((code, message)), None) = (&ran.refused, &ran.settlement.failure) {
                 Console::refused(code, message);
             }

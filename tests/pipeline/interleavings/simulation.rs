@@ -83,6 +83,11 @@ enum Step {
 
 enum Answer {
     Told,
+    /// The store was busy. The step may have taken effect all the same, and is repeated.
+    Unavailable {
+        action: Option<Action>,
+        work: Vec<Message>,
+    },
     Cancelled(String, Cancelled),
     Committed {
         lane: (usize, bool),
@@ -339,6 +344,11 @@ impl Simulation {
     fn learn(&mut self, fixture: &Fixture, (answer, rows): (Answer, Vec<OutboxRow>)) {
         match answer {
             Answer::Told => {}
+            Answer::Unavailable { action, work } => {
+                self.trace.push("the store was unavailable".to_owned());
+                self.actions.extend(action);
+                self.bag.extend(work);
+            }
             Answer::Cancelled(id, cancelled) => {
                 self.trace.push(format!(
                     "cancel of {id}: {}",
@@ -440,8 +450,21 @@ fn event(
 
 type Committed = Result<(Answer, Vec<OutboxRow>), StoreError>;
 
-/// Commits a step to the store.
-fn commit<'a>(
+/// Commits a step to the store, or repeats it later, as clients and lanes do.
+async fn commit(fixture: &Fixture, orders: &BTreeMap<String, Ordered>, step: Step) -> Committed {
+    let again = match &step {
+        Step::Client(action) => {
+            Answer::Unavailable { action: Some(action.clone()), work: Vec::new() }
+        }
+        Step::Lane { work, .. } => Answer::Unavailable { action: None, work: work.clone() },
+    };
+    match apply(fixture, orders, step).await {
+        Err(StoreError::Unavailable(_)) => Ok((again, Vec::new())),
+        committed => committed,
+    }
+}
+
+fn apply<'a>(
     fixture: &'a Fixture,
     orders: &'a BTreeMap<String, Ordered>,
     step: Step,
