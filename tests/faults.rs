@@ -4,5 +4,7 @@ mod background_tasks;
 mod full_disk;
 pub(crate) mod host_crashes;
 mod leftovers;
+mod lost_deliveries;
+mod refused_rows;
 mod service_failures;
 mod store_outage;

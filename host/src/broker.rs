@@ -53,7 +53,8 @@ pub struct Incoming {
     pub round: u32,
     /// From 1.
     pub attempt: u32,
-    /// Whether the message may have been delivered before: the store is checked before it is run.
+    /// Whether the message may have been delivered before, or was sent to this stage again: the store
+    /// is checked before it is run.
     pub redelivered: bool,
     /// Number of times that the broker delivered it, including this one.
     pub deliveries: u32,
@@ -128,6 +129,8 @@ pub trait Broker: Send + Sync + 'static {
     fn take_gaps(&self) -> Vec<Gap>;
     /// Waits until [`Broker::take_gaps`] returns a gap.
     async fn gap(&self);
+    /// Nothing is left that the gap lacked.
+    async fn refilled(&self, _gap: &Gap) {}
     /// Number of ready messages in a stage's queue.
     async fn depth(&self, stage: &str) -> Result<u64, BrokerError>;
     /// Whether other programs may consume events, so that one without a stage has to be published.

@@ -4,6 +4,7 @@
 //! supervisor loads plugins into it, and background tasks tell it about other hosts. Bounds: the
 //! stages that are configured, loaded, or bound by other hosts.
 
+mod in_flight;
 mod stage;
 pub mod routes;
 mod topology;

@@ -8,11 +8,12 @@ use tokio::sync::mpsc;
 
 use crate::broker::Broker;
 use crate::domain::clock::Clock;
-use crate::domain::event::{Envelope, Event};
-use crate::pipeline::Pipeline;
+use crate::domain::event::{BREAKER_CHANGED, Envelope, Event};
 use crate::pipeline::plugin_change::PluginChange;
 use crate::pipeline::routes::Routes as _;
+use crate::pipeline::{Pipeline, Running, Stage};
 use crate::relay::RelayHandle;
+use crate::stage::circuit_breaker::{BreakerState, BreakerStatus};
 use crate::stage::policy::StagePolicy;
 use crate::store::{NewEvent, Settlement, Store, StoreError, UnroutedEvents};
 
@@ -69,6 +70,34 @@ impl Services {
         if let Err(error) = self.publish(event).await {
             tracing::warn!(%error, event_type, "the event could not be published");
         }
+    }
+
+    /// Logs and publishes that the circuit breaker of a stage opened or closed.
+    pub(crate) async fn announce_breaker(
+        &self,
+        stage: &Stage,
+        running: &Running,
+        state: BreakerState,
+    ) {
+        let BreakerStatus { reason, next_probe_at_ms, .. } = stage.breaker().status();
+        let reason = reason.filter(|_| state != BreakerState::Closed);
+        let now_ms = self.clock.now_ms();
+        match (&reason, next_probe_at_ms) {
+            (Some(reason), Some(at_ms)) => tracing::warn!(
+                stage = %stage.name,
+                %reason,
+                next_probe_ms = at_ms.saturating_sub(now_ms),
+                "circuit breaker opened: the stage's dependency is down, its messages wait"
+            ),
+            _ => tracing::info!(stage = %stage.name, "circuit breaker closed"),
+        }
+        let data = serde_json::json!({
+            "stage": &*stage.name,
+            "state": state,
+            "reason": reason,
+            "host": &*self.host,
+        });
+        self.announce(&running.policy, BREAKER_CHANGED, &data).await;
     }
 
     /// Writes an event that no stage emitted, and sends it. Returns false when an event of this source

@@ -40,7 +40,7 @@ pub use self::dead_letters::{
     DeadLetterStatus,
 };
 pub use self::deliveries::{
-    DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LostDeliveries, OpenDelivery,
+    AttemptKey, DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LostDeliveries, OpenDelivery,
 };
 pub use self::error::StoreError;
 pub use self::events::{EventFilter, LogRange, OrderCursor, SettledOrder};
@@ -49,10 +49,10 @@ pub use self::new_event::NewEvent;
 pub use self::orders::{Accepted, Cancelled, NewCancel, NewOrder, Order, OrderFilter, Pruned};
 pub use self::outbox::{NarrowedRow, OutboxRow};
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
-pub use self::stages::{ControlState, PluginLoad, StageControl};
+pub use self::stages::{ControlState, PluginLoad, StageBacklog, StageControl};
 pub use self::state::{LockedState, StateRow, StateSource, Version};
 pub use self::unrouted::{Routed, Routing, UnroutedEvents};
-use crate::domain::event::{DeliveryKey, LoggedEvent};
+use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 
 /// A page of a list.
 #[derive(Debug, Clone)]
@@ -125,11 +125,12 @@ pub trait Store: StateSource {
         lost: LostDeliveries,
     ) -> Result<Vec<OutboxRow>, StoreError>;
 
-    /// The deliveries that are settled, or past the given round and attempt.
-    async fn already_settled(
-        &self,
-        keys: Vec<(DeliveryKey, u32, u32)>,
-    ) -> Result<Vec<DeliveryKey>, StoreError>;
+    /// Records that this host holds the messages of these events, so that no host takes them for
+    /// lost: open deliveries of `stage` count as queued now.
+    async fn mark_held(&self, stage: &str, held: Vec<EventKey>) -> Result<(), StoreError>;
+
+    /// Those of the attempts whose delivery is settled, or past them.
+    async fn already_settled(&self, keys: Vec<AttemptKey>) -> Result<Vec<AttemptKey>, StoreError>;
 
     /// One order.
     async fn order(&self, id: &str) -> Result<Option<Order>, StoreError>;
@@ -159,6 +160,9 @@ pub trait Store: StateSource {
     async fn settled_orders(&self, orders: &[String]) -> Result<Vec<SettledOrder>, StoreError>;
     /// An order's deliveries in the order of their creation, with failed attempts.
     async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError>;
+
+    /// Open deliveries by stage; those that fall due after `now_ms` are scheduled.
+    async fn backlog(&self, now_ms: u64) -> Result<Vec<StageBacklog>, StoreError>;
 
     /// One delivery, with failed attempts.
     async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError>;

@@ -9,6 +9,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -109,8 +110,11 @@ impl StageWorker {
     }
 
     async fn consume(&self, mut consumer: Box<dyn Consumer>, cancel: &CancellationToken) {
+        let in_flight = InFlightGuard(&self.stage);
+        let acker: Arc<dyn Acker> =
+            Arc::new(TrackingAcker { stage: Arc::clone(&self.stage), inner: consumer.acker() });
         let mut lanes = JoinSet::new();
-        let senders = self.spawn_lanes(&mut lanes, &consumer.acker(), cancel);
+        let senders = self.spawn_lanes(&mut lanes, &acker, cancel);
         let mut control = self.stage.watch_control();
         loop {
             let received = tokio::select! {
@@ -129,6 +133,9 @@ impl StageWorker {
                 received = consumer.receive(self.stage.config.prefetch as usize) => received,
             };
             let Some(messages) = received else { break };
+            let held =
+                |message: &Incoming| (message.tag, message.received, Arc::clone(&message.envelope));
+            self.stage.in_flight.receive(messages.iter().map(held));
             for message in messages {
                 let lane = &senders[lane_of(&message.envelope.event.subject, senders.len())];
                 if lane.send(message).await.is_err() {
@@ -139,6 +146,7 @@ impl StageWorker {
         }
         drop(senders);
         while lanes.join_next().await.is_some() {}
+        drop(in_flight);
     }
 
     fn spawn_lanes(
@@ -159,6 +167,34 @@ impl StageWorker {
                 sender
             })
             .collect()
+    }
+}
+
+/// Acknowledges messages, and records that this host no longer holds them.
+struct TrackingAcker {
+    stage: Arc<Stage>,
+    inner: Arc<dyn Acker>,
+}
+
+#[async_trait]
+impl Acker for TrackingAcker {
+    async fn ack(&self, tags: &[u64]) {
+        self.stage.in_flight.release(tags);
+        self.inner.ack(tags).await;
+    }
+
+    async fn requeue(&self, tags: &[u64]) {
+        self.stage.in_flight.release(tags);
+        self.inner.requeue(tags).await;
+    }
+}
+
+/// Forgets the messages of a consumer that is gone, also when the worker panics.
+struct InFlightGuard<'a>(&'a Stage);
+
+impl Drop for InFlightGuard<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.clear();
     }
 }
 

@@ -87,3 +87,23 @@ async fn two_hosts_never_oversell_a_hot_product() -> Result<()> {
     one.stop().await?;
     other.stop().await
 }
+
+/// Every lane locks the same row: they must not hold all connections while they wait for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_lanes_on_a_hot_product_share_few_connections() -> Result<()> {
+    let toml = "store.connections = 2\n[stages.inventory]\nlanes = 16\n";
+    let env = TestEnv::shipped_on(Backend::Servers, toml).await?;
+    let (one, other) = (env.start().await?, env.start().await?);
+    one.client.post("/products", &json!({ "sku": "Lamp", "stock": 10 })).await?;
+    tokio::try_join!(post_all(&one.client), post_all(&other.client))?;
+    let began = std::time::Instant::now();
+    let expected = BTreeMap::from([("ready".to_owned(), 10), ("refunded".to_owned(), 990)]);
+    eventually("10 ready and 990 refunded", || async {
+        Ok((statuses(&one.client).await? == expected).then_some(()))
+    })
+    .await?;
+    let took = began.elapsed();
+    anyhow::ensure!(took < std::time::Duration::from_secs(60), "it took {took:?}");
+    one.stop().await?;
+    other.stop().await
+}

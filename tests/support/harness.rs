@@ -151,6 +151,24 @@ impl TestEnv {
         })
     }
 
+    /// Changes the database, as an operator would.
+    pub(crate) async fn execute(&self, sql: &'static str) -> Result<()> {
+        match &self.servers {
+            Some(servers) => {
+                sqlx::raw_sql(sql).execute(&mut servers.connect().await?).await?;
+            }
+            None => {
+                let options = sqlx::sqlite::SqliteConnectOptions::new()
+                    .filename(self.database())
+                    .busy_timeout(Duration::from_secs(30));
+                let mut database =
+                    <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await?;
+                sqlx::raw_sql(sql).execute(&mut database).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Queries the database for one text per row.
     pub(crate) async fn query_texts(&self, query: &'static str) -> Result<Vec<String>> {
         Ok(match &self.servers {

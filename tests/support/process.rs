@@ -1,6 +1,7 @@
 //! A host in a separate process, for tests that kill it, limit it or read its output.
 
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -23,7 +24,8 @@ impl HostProcess {
         file_max_blocks: Option<u32>,
         environment: &[(&str, &str)],
     ) -> Result<Self> {
-        let config = env.folder.path().join("postrider.toml");
+        // Hosts that share the environment have ports of their own.
+        let config = env.folder.path().join(format!("postrider-{port}.toml"));
         std::fs::write(
             &config,
             format!("http.listen = \"127.0.0.1:{port}\"\n{}", env.config_text()),
@@ -66,6 +68,20 @@ impl HostProcess {
             .find_map(|line| line.strip_prefix("VmRSS:"))
             .context("no resident set")?;
         Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? << 10)
+    }
+
+    /// Suspends the process for a time (`SIGSTOP`, then `SIGCONT`).
+    pub(crate) async fn suspend_for(&self, time: Duration) -> Result<()> {
+        self.signal("-STOP")?;
+        // What is tested is the time itself.
+        tokio::time::sleep(time).await;
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let sent = Command::new("kill").args([signal, &self.0.id().to_string()]).status()?;
+        ensure!(sent.success(), "kill {signal} failed");
+        Ok(())
     }
 
     /// Sends `SIGKILL`.

@@ -11,7 +11,7 @@ use lapin::{Connection, ConnectionProperties};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 /// Stages whose queues tests create.
-const STAGES: [&str; 9] = [
+const STAGES: [&str; 10] = [
     "payment",
     "inventory",
     "shipping",
@@ -21,6 +21,7 @@ const STAGES: [&str; 9] = [
     "watcher",
     "burst",
     "picky",
+    "bank",
 ];
 
 /// The Postgres server. Its database is used only to create others.

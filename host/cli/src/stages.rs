@@ -36,6 +36,14 @@ pub(crate) enum StagesCommand {
     },
     /// Resume a paused or draining stage on every host.
     Resume(ControlArgs),
+    /// Close the circuit breaker of a stage on the host: its messages run, until enough of them fail
+    /// again.
+    CloseBreaker {
+        #[command(flatten)]
+        target: Target,
+        /// Stage whose breaker to close.
+        stage: String,
+    },
     /// Delete a stage that no live host runs: new events are no longer routed to it, and what waits
     /// for it is skipped.
     ///
@@ -107,6 +115,10 @@ pub(crate) async fn run(command: StagesCommand, output: Output) -> Result<ExitCo
             (args.wait_until_drained().await?, drained)
         }
         StagesCommand::Resume(args) => (args.set_control("resume").await?, control),
+        StagesCommand::CloseBreaker { target, stage } => {
+            let path = format!("/stages/{stage}/breaker/close");
+            (target.post(&path, &Value::Null).await?, breaker)
+        }
         StagesCommand::Delete { target, stage } => {
             (target.delete(&format!("/stages/{stage}")).await?, deleted)
         }
@@ -129,8 +141,9 @@ fn list(answer: &Value) {
         row.push(table::state(&cell(&stage["breaker"])));
         row.extend([
             cell(&stage["waiting"]),
+            table::time(&stage["next_probe_at_ms"]),
             table::time(&stage["since_ms"]),
-            stage["reason"].as_str().unwrap_or("").to_owned(),
+            reasons(stage),
         ]);
         row
     };
@@ -147,10 +160,26 @@ fn list(answer: &Value) {
         column("CONSUMPTION"),
         column("BREAKER"),
         column("WAITING"),
+        column("NEXT PROBE").optional(),
         column("SINCE").optional(),
         column("REASON").text(),
     ];
     table::print(&columns, &rows);
+}
+
+/// Why a stage does not run: the operator's reason, and that of its circuit breaker.
+fn reasons(stage: &Value) -> String {
+    let reasons = ["reason", "breaker_reason"].map(|name| stage[name].as_str());
+    reasons.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+fn breaker(stage: &Value) {
+    println!(
+        "the circuit breaker of stage {} is {}; {} messages wait",
+        text(&stage["stage"]),
+        text(&stage["breaker"]),
+        text(&stage["waiting"])
+    );
 }
 
 fn drained(stage: &Value) {

@@ -6,10 +6,10 @@ use super::{App, Draft};
 use crate::background::binding_sync::LIVE_MS;
 use crate::domain::event::{Event, without_nul};
 use crate::domain::trace_context::TraceContext;
-use crate::pipeline::Consumption;
+use crate::pipeline::{Consumption, Stage};
 use crate::services::Services;
-use crate::stage::circuit_breaker::BreakerState;
-use crate::store::{Batch, Commit, ControlState, StageControl, StoreError};
+use crate::stage::circuit_breaker::{BreakerState, BreakerStatus};
+use crate::store::{Batch, Commit, ControlState, StageBacklog, StageControl, StoreError};
 use crate::worker::decide;
 
 /// The state of a stage on this host.
@@ -27,11 +27,13 @@ pub struct StageStatus {
     /// When the control was last set, milliseconds since 1970-01-01 UTC.
     pub since_ms: Option<u64>,
     /// Its circuit breaker on this host.
-    pub breaker: BreakerState,
+    pub breaker: BreakerStatus,
     /// Whether this host consumes its queue.
     pub consumption: Consumption,
-    /// Messages in its queue; none when the broker does not say.
+    /// Deliveries that are not settled, on all hosts; none when the store does not answer.
     pub waiting: Option<u64>,
+    /// Those of them that fall due later: retries and scheduled events.
+    pub scheduled: Option<u64>,
 }
 
 /// Deliveries of a deleted stage that are settled in one transaction.
@@ -52,27 +54,54 @@ pub enum StageDeletion {
     NotFound,
 }
 
+fn status(stage: &Stage, backlog: Option<&[StageBacklog]>) -> StageStatus {
+    let control = stage.control();
+    // A stage without open deliveries is not in the list.
+    let count = |of: fn(&StageBacklog) -> u64| {
+        let backlog = backlog?.iter().find(|backlog| backlog.stage == *stage.name);
+        Some(backlog.map_or(0, of))
+    };
+    StageStatus {
+        stage: stage.name.to_string(),
+        version: stage.running().map(|running| running.handler.description().version.clone()),
+        control: control.as_ref().map_or(ControlState::Running, |control| control.state),
+        reason: control.as_ref().and_then(|control| control.reason.clone()),
+        since_ms: control.map(|control| control.since_ms),
+        breaker: stage.breaker().status(),
+        consumption: stage.consumption(),
+        waiting: count(|backlog| backlog.waiting),
+        scheduled: count(|backlog| backlog.scheduled),
+    }
+}
+
 impl App {
-    /// Returns every stage that this host knows, with its control, its breaker and its queue.
+    /// Returns every stage that this host knows, with its control, its breaker and its backlog.
     pub async fn stages(&self) -> Vec<StageStatus> {
-        let mut stages = Vec::new();
-        for stage in self.services.pipeline.stages() {
-            let waiting = self.services.broker.depth(&stage.name).await.ok();
-            let control = stage.control();
-            stages.push(StageStatus {
-                stage: stage.name.to_string(),
-                version: stage
-                    .running()
-                    .map(|running| running.handler.description().version.clone()),
-                control: control.as_ref().map_or(ControlState::Running, |control| control.state),
-                reason: control.as_ref().and_then(|control| control.reason.clone()),
-                since_ms: control.map(|control| control.since_ms),
-                breaker: stage.breaker().state(),
-                consumption: stage.consumption(),
-                waiting,
-            });
+        let backlog = self.backlog().await;
+        let stages = self.services.pipeline.stages();
+        stages.iter().map(|stage| status(stage, backlog.as_deref())).collect()
+    }
+
+    /// Closes the circuit breaker of a stage on this host. Returns the state of the stage; none when
+    /// this host does not know it.
+    pub async fn close_breaker(&self, stage: &str) -> Option<StageStatus> {
+        let stage = self.services.pipeline.find(stage)?;
+        let was_open = stage.breaker().close();
+        if let Some(running) = stage.running().filter(|_| was_open) {
+            self.services.announce_breaker(&stage, &running, BreakerState::Closed).await;
         }
-        stages
+        Some(status(&stage, self.backlog().await.as_deref()))
+    }
+
+    async fn backlog(&self) -> Option<Vec<StageBacklog>> {
+        let now_ms = self.services.clock.now_ms();
+        match self.services.store.backlog(now_ms).await {
+            Ok(backlog) => Some(backlog),
+            Err(error) => {
+                tracing::debug!(%error, "the backlog of the stages could not be counted");
+                None
+            }
+        }
     }
 
     /// Pauses, drains or resumes a stage on every host; none when this host does not know the

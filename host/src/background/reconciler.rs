@@ -1,28 +1,40 @@
 //! The reconciler: refills queues that lost messages from the open deliveries in the store.
 //!
 //! It carries the guarantee that an accepted order survives the loss of the broker. Two triggers: a
-//! gap that the broker reports, and a periodic sweep over stages whose queue is empty while old
-//! deliveries are open.
+//! gap that the broker reports, and a periodic sweep for open deliveries that no queue holds: queued
+//! before those that are settled now, or before an empty queue, and held by no host. A message that
+//! a host holds for long counts as queued when the host recorded that last. A copy of a message that
+//! was not lost costs a call at most: the compare-and-set settles a delivery once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Gap;
+use crate::pipeline::{Consumption, Stage};
 use crate::services::Services;
-use crate::store::{LostDeliveries, StoreError};
+use crate::store::{ControlState, LostDeliveries, StoreError};
 
 /// Deliveries refilled in one transaction.
 const REFILL_MAX: u32 = 500;
 /// Time between two checks of open gaps.
 const TICK: Duration = Duration::from_millis(200);
 /// Time between two sweeps.
-const SWEEP_EVERY_MS: u64 = 30_000;
-/// A delivery counts as lost when its queue is empty and it was queued this long ago.
-const SWEEP_GRACE_MS: u64 = 60_000;
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
+/// Longest time between two sweeps: one takes at most a twentieth of the time.
+const SWEEP_EVERY_MAX: Duration = Duration::from_secs(30);
+/// A delivery counts as lost when it was queued this long before those that are settled now.
+const SWEEP_GRACE_MS: u64 = 5_000;
+/// A queue counts as empty after this many sweeps: hosts have recorded what they hold by then.
+const EMPTY_SWEEPS: u32 = 3;
+/// Deliveries of a busy queue that are sent again at most in one sweep.
+const BUSY_MAX: u32 = 100;
+/// A message that was held for this long is recorded as held: with the time between two sweeps,
+/// well within the grace.
+const HELD: Duration = Duration::from_millis(1_500);
 
 /// A queue without a bound is checked again this long after its refill: a message that was
 /// confirmed just before the loss may still have had its outbox row at the refill.
@@ -47,14 +59,16 @@ pub struct Reconciler {
 struct State {
     /// By stage.
     repairs: HashMap<Arc<str>, Repair>,
-    swept_at_ms: u64,
+    next_sweep: Instant,
+    /// Sweeps in a row that found the stage's queue empty.
+    empty_sweeps: HashMap<Arc<str>, u32>,
 }
 
 impl Reconciler {
     /// Starts without gaps; the first sweep is due after one interval.
     pub fn new(services: Services) -> Self {
-        let swept_at_ms = services.clock.now_ms();
-        let state = State { repairs: HashMap::new(), swept_at_ms };
+        let next_sweep = Instant::now() + SWEEP_EVERY;
+        let state = State { repairs: HashMap::new(), next_sweep, empty_sweeps: HashMap::new() };
         Self { services, state: Mutex::new(state) }
     }
 
@@ -89,12 +103,16 @@ impl Reconciler {
             .map(|repair| repair.gap.clone());
         for gap in due.collect::<Vec<_>>() {
             if self.refill(&gap).await? {
+                self.services.broker.refilled(&gap).await;
                 state.close(&gap, now);
             }
         }
-        if now.saturating_sub(state.swept_at_ms) >= SWEEP_EVERY_MS {
-            state.swept_at_ms = now;
-            self.sweep(now).await?;
+        if Instant::now() >= state.next_sweep {
+            let began = Instant::now();
+            let swept = self.sweep(&mut state.empty_sweeps).await;
+            let wait = (began.elapsed() * 20).clamp(SWEEP_EVERY, SWEEP_EVERY_MAX);
+            state.next_sweep = Instant::now() + wait;
+            swept?;
         }
         Ok(())
     }
@@ -109,12 +127,12 @@ impl Reconciler {
                 if depth > room / 2 {
                     return Ok(false);
                 }
-                (room - depth) / 2
+                ((room - depth) / 2).max(1)
             }
         };
         while room > 0 {
             let limit = room.min(REFILL_MAX);
-            let lost = LostDeliveries { queued_before_ms: gap.before_ms, limit };
+            let lost = LostDeliveries { queued_before_ms: gap.before_ms, min_age_ms: 0, limit };
             let rows = self.services.store.requeue_lost(&gap.stage, lost).await?;
             let count = rows.len() as u32;
             if count > 0 {
@@ -129,21 +147,43 @@ impl Reconciler {
         Ok(false)
     }
 
-    async fn sweep(&self, now_ms: u64) -> Result<(), StoreError> {
-        for stage in self.services.pipeline.consuming() {
-            if self.services.broker.depth(&stage).await != Ok(0) {
+    /// Sends the deliveries again that no queue and no host holds.
+    async fn sweep(&self, empty_sweeps: &mut HashMap<Arc<str>, u32>) -> Result<(), StoreError> {
+        for stage in self.services.pipeline.stages() {
+            let control = stage.control();
+            let runs = control.is_none_or(|control| control.state == ControlState::Running);
+            if !runs || stage.consumption() != Consumption::Consuming {
+                empty_sweeps.remove(&stage.name);
                 continue;
             }
-            let lost = LostDeliveries {
-                queued_before_ms: now_ms.saturating_sub(SWEEP_GRACE_MS),
-                limit: REFILL_MAX,
-            };
-            let rows = self.services.store.requeue_lost(&stage, lost).await?;
-            if !rows.is_empty() {
-                tracing::warn!(%stage, deliveries = rows.len(), "refilled open deliveries that no queue held");
-            }
-            self.services.relay.enqueue(rows);
+            let is_empty = self.services.broker.depth(&stage.name).await == Ok(0);
+            let times = empty_sweeps.entry(Arc::clone(&stage.name)).or_default();
+            *times = if is_empty { *times + 1 } else { 0 };
+            let is_empty = *times >= EMPTY_SWEEPS;
+            self.sweep_stage(&stage, is_empty).await?;
         }
+        Ok(())
+    }
+
+    async fn sweep_stage(&self, stage: &Stage, is_empty: bool) -> Result<(), StoreError> {
+        let store = &self.services.store;
+        store.mark_held(&stage.name, stage.in_flight.held_for(HELD)).await?;
+        let settled_ms = stage.in_flight.settled_queued_ms();
+        let (queued_before_ms, limit) = if is_empty {
+            (u64::MAX, REFILL_MAX)
+        } else {
+            (settled_ms.saturating_sub(SWEEP_GRACE_MS), BUSY_MAX)
+        };
+        let lost = LostDeliveries { queued_before_ms, min_age_ms: SWEEP_GRACE_MS, limit };
+        let rows = store.requeue_lost(&stage.name, lost).await?;
+        if !rows.is_empty() {
+            tracing::warn!(
+                stage = %stage.name,
+                deliveries = rows.len(),
+                "sent open deliveries again that no queue held"
+            );
+        }
+        self.services.relay.enqueue(rows);
         Ok(())
     }
 }

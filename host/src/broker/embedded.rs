@@ -3,7 +3,8 @@
 //! A queue is a bounded window over the open deliveries of its stage. It reports missing messages
 //! (after a restart, or because it was full) as a gap, and the reconciler refills it from the
 //! store, as it refills a wiped `RabbitMQ`. So nothing is written twice, and a backlog of any length
-//! takes a bounded amount of memory.
+//! takes a bounded amount of memory. While older messages wait in the store only, newer ones stay out
+//! of the queue, so that a busy queue does not starve them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,9 +43,22 @@ struct Queue {
     ready: VecDeque<Incoming>,
     unacked: HashMap<u64, Incoming>,
     next_tag: u64,
-    /// A message did not fit: the queue is refilled from the store once it is empty.
-    overflowed: bool,
+    overflow: Overflow,
     arrived: Arc<Notify>,
+}
+
+/// Whether messages of a queue are in the store only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Overflow {
+    /// All of them are in the queue.
+    None,
+    /// A message did not fit: the queue is refilled once half of it is free.
+    Overflowed,
+    /// A refill was requested.
+    Refilling {
+        /// A message stayed out since.
+        again: bool,
+    },
 }
 
 impl Embedded {
@@ -75,8 +89,8 @@ impl Shared {
         for tag in tags {
             queue.unacked.remove(tag);
         }
-        if queue.overflowed && queue.ready.is_empty() && queue.unacked.is_empty() {
-            queue.overflowed = false;
+        if queue.overflow == Overflow::Overflowed && queue.len() <= self.capacity as usize / 2 {
+            queue.overflow = Overflow::Refilling { again: false };
             self.report(&mut state, stage);
         }
     }
@@ -96,9 +110,19 @@ impl Shared {
 }
 
 impl Queue {
+    /// Messages in the queue, unacknowledged ones included.
+    fn len(&self) -> usize {
+        self.ready.len() + self.unacked.len()
+    }
+
     fn push(&mut self, message: &Outgoing, capacity: u32) {
-        if self.ready.len() + self.unacked.len() >= capacity as usize {
-            self.overflowed = true;
+        // What is sent to one stage is a refill or a retry: older than what is published.
+        let is_late = message.direct.is_none() && self.overflow != Overflow::None;
+        if is_late || self.len() >= capacity as usize {
+            self.overflow = match self.overflow {
+                Overflow::None | Overflow::Overflowed => Overflow::Overflowed,
+                Overflow::Refilling { .. } => Overflow::Refilling { again: true },
+            };
             return;
         }
         let (round, attempt) =
@@ -110,7 +134,7 @@ impl Queue {
             envelope,
             round,
             attempt,
-            redelivered: false,
+            redelivered: message.direct.is_some(),
             deliveries: 1,
             received,
             tag: self.next_tag,
@@ -132,7 +156,7 @@ impl Broker for Embedded {
             ready: VecDeque::new(),
             unacked: HashMap::new(),
             next_tag: 0,
-            overflowed: false,
+            overflow: Overflow::None,
             arrived: Arc::new(Notify::new()),
         };
         state.queues.insert(Arc::clone(&binding.stage), queue);
@@ -216,6 +240,20 @@ impl Broker for Embedded {
 
     async fn gap(&self) {
         self.shared.gap.notified().await;
+    }
+
+    async fn refilled(&self, gap: &Gap) {
+        let mut state = self.shared.lock();
+        let Some(queue) = state.queues.get_mut(&gap.stage) else { return };
+        match queue.overflow {
+            Overflow::Refilling { again: true } => {
+                queue.overflow = Overflow::Refilling { again: false };
+                self.shared.report(&mut state, &gap.stage);
+            }
+            Overflow::Refilling { again: false } => queue.overflow = Overflow::None,
+            // The gap of a queue that was just declared.
+            Overflow::None | Overflow::Overflowed => {}
+        }
     }
 
     async fn depth(&self, stage: &str) -> Result<u64, BrokerError> {
@@ -313,6 +351,7 @@ mod tests {
     use super::*;
     use crate::broker::conformance;
     use crate::domain::clock::SystemClock;
+    use crate::store::Direct;
 
     #[tokio::test]
     async fn it_conforms() {
@@ -321,5 +360,46 @@ mod tests {
             broker
         })
         .await;
+    }
+
+    fn message(number: usize, direct: bool) -> Outgoing {
+        let stage: Arc<str> = "payment".into();
+        let direct = direct.then_some(Direct { stage, round: 1, attempt: 1 });
+        Outgoing { direct, ..conformance::event("order.created", number) }
+    }
+
+    fn ids(messages: &[Incoming]) -> Vec<&str> {
+        messages.iter().map(|message| message.envelope.event.id.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn messages_that_did_not_fit_keep_their_order() {
+        let broker = Embedded::new(4, Arc::new(SystemClock));
+        let stage: Arc<str> = "payment".into();
+        let patterns = vec!["#".to_owned()];
+        broker.declare(Binding { stage: Arc::clone(&stage), patterns }).await.unwrap();
+        let declared = broker.take_gaps();
+        broker.refilled(&declared[0]).await;
+        let mut consumer = broker.consume(&stage, 4).await.unwrap();
+        broker.publish((1..=5).map(|number| message(number, false)).collect()).await;
+        let received = consumer.receive(4).await.unwrap();
+        assert_eq!(ids(&received), ["1", "2", "3", "4"]);
+        // Half of the queue is free: it is refilled, and what is new waits its turn in the store.
+        let tags: Vec<u64> = received.iter().map(|message| message.tag).collect();
+        consumer.acker().ack(&tags[..2]).await;
+        let gaps = broker.take_gaps();
+        assert_eq!(gaps.len(), 1, "the queue is not empty, and has room");
+        broker.publish(vec![message(6, false), message(5, true)]).await;
+        assert_eq!(ids(&consumer.receive(4).await.unwrap()), ["5"], "the new one overtook it");
+        // A message stayed out since: there is another gap.
+        broker.refilled(&gaps[0]).await;
+        let gaps = broker.take_gaps();
+        assert_eq!(gaps.len(), 1);
+        broker.publish(vec![message(6, true)]).await;
+        broker.refilled(&gaps[0]).await;
+        assert!(broker.take_gaps().is_empty());
+        consumer.acker().ack(&tags[2..]).await;
+        broker.publish(vec![message(7, false)]).await;
+        assert_eq!(ids(&consumer.receive(4).await.unwrap()), ["6", "7"]);
     }
 }

@@ -121,6 +121,14 @@ impl StageConfig {
                 self.breaker.failure_share
             ));
         }
+        at_least_one(
+            &format!("{key}.breaker.min_subjects"),
+            u64::from(self.breaker.min_subjects),
+            problems,
+        );
+        if self.breaker.unavailable.iter().any(|code| code.trim().is_empty()) {
+            problems.push(format!("{key}.breaker.unavailable: a code is empty"));
+        }
         if !(0.0..=1.0).contains(&self.retry.jitter) {
             problems
                 .push(format!("{key}.retry.jitter: {} must be between 0 and 1", self.retry.jitter));

@@ -7,6 +7,8 @@ use super::{BrokerUrl, Config, StoreUrl};
 use crate::domain::event::topic_problem;
 use crate::domain::name::is_name;
 
+/// Fewest connections of the store's pool: one for a batch that holds locks, one for readers.
+const CONNECTIONS_MIN: u32 = 2;
 /// Smallest `recording.max_bytes`: a decision does not fit into less.
 const RECORDING_MIN_BYTES: usize = 256;
 /// Largest `recording.max_bytes`: the recordings of a batch are held in memory.
@@ -77,7 +79,6 @@ impl Config {
             ("http.concurrency_max", self.http.concurrency_max as u64),
             ("store.lease_ms", self.store.lease_ms),
             ("store.group_max_ops", self.store.group_max_ops as u64),
-            ("store.connections", u64::from(self.store.connections)),
             ("store.timeout_ms", self.store.timeout_ms),
             ("store.migration_timeout_ms", self.store.migration_timeout_ms),
             ("broker.queue_capacity", u64::from(self.broker.queue_capacity)),
@@ -90,6 +91,13 @@ impl Config {
             ("orders.hops_max", u64::from(self.orders.hops_max)),
         ] {
             at_least_one(key, value, problems);
+        }
+        if self.store.connections < CONNECTIONS_MIN {
+            problems.push(format!(
+                "store.connections: {} must be at least {CONNECTIONS_MIN}: batches that hold locks \
+                 use half of them",
+                self.store.connections
+            ));
         }
         if !(RECORDING_MIN_BYTES..=RECORDING_MAX_BYTES).contains(&self.recording.max_bytes) {
             let max_bytes = self.recording.max_bytes;

@@ -127,7 +127,13 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed during a request");
         match error {
-            StoreError::Unavailable(_) => Self::unavailable("the store does not answer, retry"),
+            StoreError::Unavailable(_) | StoreError::Contended => {
+                Self::unavailable("the store does not answer, retry")
+            }
+            StoreError::Rejected { message, .. } => Self::new(
+                Kind::UNSTORABLE,
+                format!("the database cannot store the values: {message}"),
+            ),
             StoreError::Corrupt(_) => Self::internal(),
         }
     }

@@ -55,6 +55,7 @@ pub(super) fn routes() -> Routes {
         .routes(routes!(stages::pause))                       // POST      /stages/{stage}/pause
         .routes(routes!(stages::drain))                       // POST      /stages/{stage}/drain
         .routes(routes!(stages::resume))                      // POST      /stages/{stage}/resume
+        .routes(routes!(stages::close_breaker))               // POST      /stages/{stage}/breaker/close
         .routes(routes!(stages::recordings))                  // GET       /stages/{stage}/recordings
         .routes(routes!(plugins::list))                       // GET       /plugins
         .routes(routes!(plugins::history))                    // GET       /plugins/{stage}/history

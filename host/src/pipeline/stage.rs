@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
+use super::in_flight::InFlight;
 use super::metrics::StageMetrics;
 use crate::config::{RecordingConfig, StageConfig};
 #[cfg(feature = "wasm")]
@@ -71,6 +72,8 @@ pub struct Stage {
     pub rate: Option<RateLimit>,
     /// What this host counts about it.
     pub metrics: StageMetrics,
+    /// Its messages that this host holds.
+    pub in_flight: InFlight,
     consumption: Mutex<Consumption>,
     rollout: Mutex<Rollout>,
 }
@@ -91,7 +94,7 @@ impl Stage {
         let settings = Arc::new(Settings::new(&config.settings, &config.secret_values));
         #[cfg(feature = "wasm")]
         let egress = Egress::new(&config.grants);
-        let breaker = Mutex::new(CircuitBreaker::new(config.breaker));
+        let breaker = Mutex::new(CircuitBreaker::new(config.breaker.clone()));
         let rate = config.rate_per_s.and_then(rate_limit::per_second);
         Self {
             name,
@@ -105,6 +108,7 @@ impl Stage {
             breaker,
             rate,
             metrics: StageMetrics::default(),
+            in_flight: InFlight::default(),
             consumption: Mutex::default(),
             rollout: Mutex::default(),
         }
@@ -119,13 +123,17 @@ impl Stage {
         }
     }
 
-    /// Applies a control that an operator set; none: the stage runs.
+    /// Applies a control that an operator set; none: the stage runs. A resumed stage tries again:
+    /// its circuit breaker is closed.
     pub fn apply_control(&self, control: Option<StageControl>) {
         self.control.send_if_modified(|present| {
             let changed = *present != control;
             if changed {
                 let state = control.as_ref().map_or(ControlState::Running, |control| control.state);
                 tracing::info!(stage = %self.name, ?state, "stage control changed");
+                if state == ControlState::Running && self.breaker().close() {
+                    tracing::info!(stage = %self.name, "circuit breaker closed: the stage was resumed");
+                }
                 *present = control;
             }
             changed

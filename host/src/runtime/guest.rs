@@ -17,7 +17,7 @@ use super::StageLimits;
 use super::http::Http;
 use crate::domain::event::Envelope;
 use crate::runtime::egress::Egress;
-use crate::stage::handler::{CallContext, Limit, LogLine};
+use crate::stage::handler::{CallContext, ExternalCalls, Limit, LogLine};
 use crate::stage::state::{StateError, StateView};
 
 /// Generated from the contract.
@@ -126,6 +126,11 @@ impl Guest {
     pub(super) fn with_egress(mut self, egress: Option<Arc<Egress>>) -> Self {
         self.http.grant(egress);
         self
+    }
+
+    /// How the external calls of this call went so far.
+    pub(super) fn external_calls(&self) -> ExternalCalls {
+        self.http.external_calls()
     }
 
     /// Starts a call with fresh budgets.

@@ -3,7 +3,7 @@
 //! Every guest has it; without grants, and in `describe`, each call is denied. The guest receives an
 //! error code, and the host logs the reason, a bounded number of times per attempt.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
@@ -15,6 +15,7 @@ use wasmtime_wasi_http::{
 use super::guest::CallData;
 use crate::domain::trace_context;
 use crate::runtime::egress::{CallError, Egress, Patience, Phase, Target};
+use crate::stage::handler::ExternalCalls;
 use crate::stage::settings::Settings;
 
 /// Largest headers of one message in memory.
@@ -48,6 +49,8 @@ struct About {
     deadline: Instant,
     calls: u32,
     logged: u32,
+    /// How its calls went; shared by the calls.
+    external: Arc<Mutex<ExternalCalls>>,
 }
 
 impl Http {
@@ -72,8 +75,14 @@ impl Http {
                 deadline,
                 calls: 0,
                 logged: 0,
+                external: Arc::default(),
             });
         }
+    }
+
+    /// How the calls of the attempt went so far.
+    pub(super) fn external_calls(&self) -> ExternalCalls {
+        self.outside.about.as_ref().map_or(ExternalCalls::None, |about| *about.external())
     }
 
     pub(super) fn view<'a>(&'a mut self, table: &'a mut ResourceTable) -> WasiHttpCtxView<'a> {
@@ -133,6 +142,23 @@ impl About {
         }
     }
 
+    fn external(&self) -> MutexGuard<'_, ExternalCalls> {
+        self.external.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The service did not answer, or did not answer to the end.
+    fn failed(&self, error: &CallError) {
+        if !error.is_refusal() {
+            *self.external() = ExternalCalls::Failed;
+        }
+        self.say(error);
+    }
+
+    fn answered(&self, status: http::StatusCode) {
+        let failed = status.is_server_error();
+        *self.external() = if failed { ExternalCalls::Failed } else { ExternalCalls::Answered };
+    }
+
     fn say(&self, error: &CallError) {
         let reason = self.settings.redact(chain(error));
         let (stage, event) = (&*self.stage, self.event.as_str());
@@ -162,11 +188,18 @@ impl WasiHttpHooks for Outside {
         Box::new(async move {
             let (egress, about, target) = admitted.map_err(in_wasi)?;
             let request = http::Request::from_parts(parts, body);
+            // If the attempt times out first, this call is why.
+            let before = std::mem::replace(&mut *about.external(), ExternalCalls::Failed);
             let sent = egress.send(&target, request, about.patience(options)).await;
-            let (answer, driver) = sent.inspect_err(|error| about.say(error)).map_err(in_wasi)?;
+            if sent.as_ref().is_err_and(CallError::is_refusal) {
+                *about.external() = before;
+            }
+            let (answer, driver) =
+                sent.inspect_err(|error| about.failed(error)).map_err(in_wasi)?;
+            about.answered(answer.status());
             let answer = answer.map(|body| {
                 let body = body.map_err(move |error| {
-                    about.say(&error);
+                    about.failed(&error);
                     in_wasi(error)
                 });
                 body.boxed_unsync()

@@ -18,7 +18,6 @@ use crate::runtime::egress::Egress;
 use crate::stage::handler::{
     Call, Description, Emitted, Failure, Handled, Limit, Outcome, StageHandler,
 };
-use crate::stage::state_writes::StateWrites;
 
 use bindings::exports::postrider::stage::handler as contract;
 
@@ -80,10 +79,11 @@ impl WasmStage {
         }
     }
 
-    async fn run(&self, call: Call) -> (Outcome, StateWrites, usize) {
+    /// Runs one call; its duration is left to the caller.
+    async fn run(&self, call: Call) -> Handled {
         let mut instance = match self.instance().await {
             Ok(instance) => instance,
-            Err(outcome) => return (outcome, StateWrites::new(), 0),
+            Err(outcome) => return Handled { outcome, ..Handled::nothing() },
         };
         let event = event(&call);
         let data = CallData { context: call.context, envelope: call.envelope, state: call.state };
@@ -99,7 +99,7 @@ impl WasmStage {
             guest.log_stderr(text);
         }
         let said = guest.last_error.take().or(stderr);
-        let memory_bytes = guest.memory_bytes;
+        let (memory_bytes, external) = (guest.memory_bytes as u64, guest.external_calls());
         let writes = guest.call.take().map(|call| call.state.into_writes()).unwrap_or_default();
         let outcome = match answer {
             Ok(Ok(answer)) => {
@@ -109,7 +109,7 @@ impl WasmStage {
             Ok(Err(error)) => self.explain(&error, said),
             Err(_) => self.timed_out(None),
         };
-        (outcome, writes, memory_bytes)
+        Handled { outcome, writes, memory_bytes, external, ..Handled::nothing() }
     }
 
     fn accept(&self, answer: Result<Vec<contract::Emitted>, contract::Failure>) -> Outcome {
@@ -179,9 +179,9 @@ impl StageHandler for WasmStage {
     async fn handle(&self, call: Call) -> Handled {
         let began = Instant::now();
         let settings = Arc::clone(&call.context.settings);
-        let (outcome, writes, memory_bytes) = self.run(call).await;
-        let outcome = settings.guard(outcome, &writes);
-        Handled { outcome, writes, duration: began.elapsed(), memory_bytes: memory_bytes as u64 }
+        let handled = self.run(call).await;
+        let outcome = settings.guard(handled.outcome, &handled.writes);
+        Handled { outcome, duration: began.elapsed(), ..handled }
     }
 
     fn drop_idle_instances(&self) {

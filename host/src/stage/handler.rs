@@ -17,7 +17,7 @@ use crate::stage::settings::Settings;
 use crate::stage::state::{StateError, StateView};
 use crate::stage::state_writes::StateWrites;
 
-pub use crate::stage::outcome::{Description, Emitted, Failure, Limit, Outcome};
+pub use crate::stage::outcome::{Description, Emitted, ExternalCalls, Failure, Limit, Outcome};
 
 /// A line that a stage logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -116,6 +116,21 @@ pub struct Handled {
     pub duration: Duration,
     /// Bytes of the guest's linear memories and tables after the call; 0 for a native stage.
     pub memory_bytes: u64,
+    /// How its external calls went; a native stage makes its own.
+    pub external: ExternalCalls,
+}
+
+impl Handled {
+    /// A call that did not run.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            outcome: Outcome::Unavailable("not called".to_owned()),
+            writes: StateWrites::new(),
+            duration: Duration::ZERO,
+            memory_bytes: 0,
+            external: ExternalCalls::None,
+        }
+    }
 }
 
 /// A stage's logic. Two implementations: a WebAssembly component and [`Native`].
@@ -220,6 +235,7 @@ impl<S: NativeStage> StageHandler for Native<S> {
             writes,
             duration: began.elapsed(),
             memory_bytes: 0,
+            external: ExternalCalls::None,
         }
     }
 }

@@ -176,6 +176,18 @@ impl Limit {
     }
 }
 
+/// How the external calls of an attempt went: the last one counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ExternalCalls {
+    /// There was none, or this host refused it.
+    #[default]
+    None,
+    /// The service answered.
+    Answered,
+    /// The service could not be reached, did not answer, or answered with a status of 500 or more.
+    Failed,
+}
+
 /// How a call ended.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -221,16 +233,40 @@ impl Outcome {
         }
     }
 
-    /// What the outcome says about the stage's dependencies; none when the stage did not run. A trap
-    /// is the plugin's fault, a timeout may be a dependency's.
-    pub fn health(&self) -> Option<Health> {
+    /// The shortest wait before the next attempt that the stage asks for.
+    pub fn retry_after_ms(&self) -> u64 {
         match self {
-            Self::Failed(Failure { retryable: true, .. }) => Some(Health::Failing),
-            Self::Trapped { kind, .. } if kind == "timeout" => Some(Health::Failing),
-            Self::Done(_) | Self::Failed(_) | Self::Trapped { .. } | Self::LimitExceeded { .. } => {
-                Some(Health::Good)
-            }
-            Self::Unavailable(_) => None,
+            Self::Failed(failure) => u64::from(failure.retry_after_ms.unwrap_or(0)),
+            _ => 0,
+        }
+    }
+
+    /// What the outcome says about the stage's dependencies, given how its external calls went and
+    /// which codes of failures mean that a dependency is down.
+    pub fn health(
+        &self,
+        external: ExternalCalls,
+        is_unavailable: impl FnOnce(&str) -> bool,
+    ) -> Health {
+        match (self, external) {
+            (Self::Unavailable(_), _) => Health::Unknown,
+            (Self::Done(_), _) => Health::Good,
+            (_, ExternalCalls::Failed) => Health::Unavailable,
+            (Self::Failed(failure), _) if is_unavailable(&failure.code) => Health::Unavailable,
+            (Self::Trapped { kind, .. }, _) if kind == "timeout" => Health::TimedOut,
+            (_, ExternalCalls::Answered) => Health::Good,
+            (_, ExternalCalls::None) => Health::Unknown,
+        }
+    }
+
+    /// Why the call failed, in one line; empty when it did not.
+    pub fn error(&self) -> String {
+        match self {
+            Self::Done(_) => String::new(),
+            Self::Failed(Failure { code, message, .. }) => format!("{code}: {message}"),
+            Self::Trapped { kind, message, .. } => format!("trap:{kind}: {message}"),
+            Self::LimitExceeded { limit, message } => format!("{}: {message}", limit.code()),
+            Self::Unavailable(why) => why.clone(),
         }
     }
 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use self::lane_cache::Cached;
 pub use self::lane_cache::LaneCache;
 use self::overlay::Overlay;
-use crate::stage::outcome::{Limit, Outcome};
+use crate::stage::outcome::{Failure, Limit, Outcome};
 use crate::stage::recording::{ListQuery, Recorder};
 use crate::stage::state_writes::StateWrites;
 use crate::store::{StateRow, StateSource, StoreError, Version};
@@ -57,7 +57,9 @@ impl StateError {
     pub fn into_outcome(self) -> Outcome {
         match self {
             Self::Limit { limit, message } => Outcome::LimitExceeded { limit, message },
-            Self::Store(error) => Outcome::Unavailable(error.to_string()),
+            Self::Store(error) if error.is_transient() => Outcome::Unavailable(error.to_string()),
+            // Waiting cannot help: a person has to look at it.
+            Self::Store(error) => Outcome::Failed(Failure::reject("store", error.to_string())),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{FailedAttempt, NewEvent, OutboxRow, Version};
+use super::{AttemptKey, FailedAttempt, NewEvent, OutboxRow, Version};
 use crate::domain::event::{DeliveryKey, Envelope};
 
 /// The outcome of a delivery's attempt.
@@ -61,6 +61,14 @@ pub struct Settlement {
     pub recording: Option<String>,
 }
 
+impl Settlement {
+    /// The attempt that it settles.
+    pub fn attempt_key(&self) -> AttemptKey {
+        let Self { delivery, round, attempt, .. } = self;
+        AttemptKey { delivery: delivery.clone(), round: *round, attempt: *attempt }
+    }
+}
+
 /// The settlements and state of a lane's batch.
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -83,11 +91,14 @@ pub enum Commit {
         versions: Vec<Version>,
         /// Outbox rows that are due now and leased to this host: hand them to the relay.
         outbox: Vec<OutboxRow>,
+        /// When the latest of the batch's deliveries was queued, milliseconds since 1970-01-01 UTC: a
+        /// queue hands out its messages in that order. 0: none was stored before.
+        queued_ms: u64,
     },
     /// Nothing was written: run the batch again without `stale`, and read `conflicts` again.
     Conflict {
-        /// Deliveries that another transaction settled or sent again.
-        stale: Vec<DeliveryKey>,
+        /// Attempts whose delivery another transaction settled or sent again.
+        stale: Vec<AttemptKey>,
         /// Keys whose version is no longer the one that the batch read.
         conflicts: Vec<String>,
     },

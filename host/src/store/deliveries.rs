@@ -2,7 +2,19 @@
 
 use std::sync::Arc;
 
-use crate::domain::event::{Envelope, EventKey};
+use crate::domain::event::{DeliveryKey, Envelope, EventKey};
+
+/// The identity of work: one attempt at a delivery. Two copies of a delivery are the same work only
+/// if they agree in all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AttemptKey {
+    /// The event and its stage.
+    pub delivery: DeliveryKey,
+    /// Round, from 1: each replay starts the next one.
+    pub round: u32,
+    /// From 1.
+    pub attempt: u32,
+}
 
 /// The status of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +99,19 @@ pub struct Direct {
 pub struct LostDeliveries {
     /// Only those queued before then, milliseconds since 1970-01-01 UTC.
     pub queued_before_ms: u64,
+    /// Only those queued at least so long ago, by the store's clock.
+    pub min_age_ms: u64,
     /// Maximum number.
     pub limit: u32,
+}
+
+impl LostDeliveries {
+    /// Both limits at the time `now_ms` of the store.
+    pub(crate) fn queued_before_ms(&self, now_ms: u64) -> u64 {
+        let aged = (now_ms + 1).saturating_sub(self.min_age_ms);
+        let latest = if self.min_age_ms == 0 { u64::MAX } else { aged };
+        self.queued_before_ms.min(latest).min(i64::MAX as u64)
+    }
 }
 
 /// A delivery that is not settled.

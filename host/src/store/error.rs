@@ -10,12 +10,32 @@ pub enum StoreError {
     /// attempt.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// Other hosts change the same rows all the time: retry later; this counts as no attempt.
+    #[error("the store is busy: too many conflicts with other hosts")]
+    Contended,
+    /// The database refuses the values: a retry cannot help.
+    #[error("the store refuses the values ({code}): {message}")]
+    Rejected {
+        /// The database's own code.
+        code: String,
+        /// The database's own words.
+        message: String,
+    },
     /// What is stored is invalid: a bug, or another program's data.
     #[error("the store holds invalid data: {0}")]
     Corrupt(String),
 }
 
 impl StoreError {
+    /// Whether the operation may succeed when it is repeated later. Otherwise it is the operation, or
+    /// the rows that it needs, that fail: others succeed.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Contended => true,
+            Self::Rejected { .. } | Self::Corrupt(_) => false,
+        }
+    }
+
     pub(super) fn closed() -> Self {
         Self::Unavailable("the store is closed".to_owned())
     }

@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::PgPool;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 pub use self::committer::PostgresWriter;
@@ -97,6 +97,8 @@ pub struct PostgresStore {
     pool: PgPool,
     context: Arc<Context>,
     log_end: log::End,
+    /// Batches that may hold a connection while they run: half of the pool.
+    lock_slots: Arc<Semaphore>,
     timeout: Duration,
     /// None once closed.
     writer: Mutex<Option<mpsc::Sender<Op>>>,
@@ -111,13 +113,14 @@ impl PostgresStore {
     /// does.
     pub async fn open(options: PostgresOptions) -> Result<(Arc<Self>, PostgresWriter), OpenError> {
         let timeout = Duration::from_millis(options.timeout_ms);
+        let connections = options.connections.max(2);
         let settings = PostgresSettings {
             url: &options.url,
             namespace: &options.namespace,
             timeout,
             migration_timeout: Duration::from_millis(options.migration_timeout_ms),
         };
-        let opened = open::open(settings, options.migrate, options.connections.max(2)).await?;
+        let opened = open::open(settings, options.migrate, connections).await?;
         if let Some(clock) = &options.steady {
             clock.begin_at(opened.now_ms);
         }
@@ -146,6 +149,7 @@ impl PostgresStore {
             pool: opened.pool,
             context,
             log_end: log::End::default(),
+            lock_slots: Arc::new(Semaphore::new(connections as usize / 2)),
             timeout,
             writer: Mutex::new(Some(sender)),
             writers,

@@ -17,7 +17,7 @@ use self::log::ORDERS;
 use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
 use super::{
     DeliveryRecord, OpenDelivery, Order, OrderFilter, Page, PluginLoad, RecordedDelivery,
-    RecordingCursor, RecordingFilter, StageControl, StateRow, StoreError,
+    RecordingCursor, RecordingFilter, StageBacklog, StageControl, StateRow, StoreError,
 };
 use crate::domain::event::{DeliveryKey, Event};
 
@@ -317,4 +317,18 @@ pub(super) async fn stage_controls(db: &impl Reader) -> Result<Vec<StageControl>
     let sql =
         "SELECT stage, state, reason, since_ms, held_from_ms FROM stage_controls ORDER BY stage";
     db.rows(sql.to_owned(), &[]).await?.iter().map(decode::stage_control).collect()
+}
+
+pub(super) async fn backlog(
+    db: &impl Reader,
+    now_ms: u64,
+) -> Result<Vec<StageBacklog>, StoreError> {
+    let sql = "SELECT stage, count(*), count(CASE WHEN queued_ms > $1 THEN 1 END) FROM deliveries \
+               WHERE status = 'open' GROUP BY stage";
+    let rows = db.rows(sql.to_owned(), &[Arg::Int(now_ms as i64)]).await?;
+    let backlog = rows.iter().map(|row| {
+        let (stage, waiting, scheduled) = (row.owned(0)?, row.unsigned(1)?, row.unsigned(2)?);
+        Ok(StageBacklog { stage, waiting, scheduled })
+    });
+    backlog.collect()
 }

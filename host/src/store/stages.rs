@@ -41,3 +41,14 @@ pub struct StageControl {
     /// period after the resume.
     pub held_from_ms: Option<u64>,
 }
+
+/// Open deliveries of a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageBacklog {
+    /// Its name.
+    pub stage: String,
+    /// Deliveries that are not settled, whoever holds them.
+    pub waiting: u64,
+    /// Those of them that fall due later: retries and scheduled events.
+    pub scheduled: u64,
+}

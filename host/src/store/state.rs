@@ -1,5 +1,7 @@
 //! The stages' state: versioned keys, and their locks.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -47,6 +49,8 @@ pub trait StateSource: Send + Sync + 'static {
 pub trait LockedState: Send {
     /// The locked keys; version 0: absent.
     fn rows(&self) -> &[StateRow];
+    /// Reads state while the lock is held, without taking a further connection.
+    fn source(&self) -> Arc<dyn StateSource>;
     /// Settles the batch, as [`Store::commit`](super::Store::commit) does.
     async fn commit(self: Box<Self>, batch: Batch) -> Result<Commit, StoreError>;
 }

@@ -18,14 +18,13 @@ use crate::domain::event::{
     DEAD_LETTERED, DeliveryKey, Envelope, Event, dead_letter_event_id, topic_matches, without_nul,
 };
 use crate::domain::trace_context::TraceContext;
-use crate::stage::circuit_breaker::Health;
 use crate::stage::outcome::Outcome;
 use crate::store::{FailedAttempt, NewEvent, OpenDelivery, Settlement, Verdict};
 
 /// The same attempt returns after this long when the host could not serve it.
 const UNAVAILABLE_DEFER_MS: u64 = 1_000;
-/// The same attempt returns after this long when it was a failed probe that does not count.
-const PROBE_DEFER_MS: u64 = 1_000;
+/// The same attempt returns after this long when its failure does not count.
+const UNCOUNTED_DEFER_MS: u64 = 500;
 /// An isolated run that no host finishes is repeated after this long, unless the broker redelivers
 /// the message first.
 const ISOLATED_RUN_TIMEOUT_MS: u64 = 60_000;
@@ -114,14 +113,17 @@ pub fn decide(mut inputs: DecisionInputs<'_>) -> Decision {
     }
     match std::mem::take(&mut inputs.progress) {
         Progress::NotCalled => before_call(&inputs),
-        Progress::Called { outcome, uncounted_probe } => {
-            // The stage's dependency is known to be down: the probe costs its message no attempt.
-            if uncounted_probe && outcome.health() == Some(Health::Failing) {
-                return Verdict::Deferred { due_at_ms: inputs.now_ms + PROBE_DEFER_MS }.into();
-            }
-            after_call(&inputs, outcome)
+        // The stage's dependency is known to be down: the message goes behind the others.
+        Progress::Called { outcome, uncounted: true } if outcome.is_retryable() => {
+            let wait_ms = outcome.retry_after_ms().max(UNCOUNTED_DEFER_MS);
+            Verdict::Deferred { due_at_ms: inputs.now_ms + wait_ms }.into()
         }
+        Progress::Called { outcome, .. } => after_call(&inputs, outcome),
         Progress::Rejected(rejection) => rejected(&inputs, rejection),
+        Progress::Refused { code, message } => {
+            let message = format!("the store refuses the outcome: {message}");
+            failed(&inputs, AttemptError::fatal(format!("store:{code}"), message))
+        }
     }
 }
 

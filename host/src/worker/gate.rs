@@ -4,7 +4,7 @@
 //! broker's delivery limit.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -16,20 +16,30 @@ use crate::store::{ControlState, StageControl};
 
 /// Longest wait before the breaker is asked again: the host's clock may jump.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Shortest such wait: another lane may have to probe first.
+const POLL_MIN: Duration = Duration::from_millis(5);
 
 pub(super) struct Gate {
     stage: Arc<Stage>,
+    /// The lane's number at the circuit breaker.
+    lane: u64,
     clock: Arc<dyn Clock>,
     control: watch::Receiver<Option<StageControl>>,
 }
 
 impl Gate {
     pub(super) fn new(stage: Arc<Stage>, clock: Arc<dyn Clock>) -> Self {
-        Self { control: stage.watch_control(), stage, clock }
+        let lane = stage.breaker().register_lane();
+        Self { control: stage.watch_control(), stage, lane, clock }
     }
 
-    /// Waits until a batch may run; none when the lane is being stopped.
-    pub(super) async fn pass(&mut self, cancel: &CancellationToken) -> Option<Permit> {
+    /// Waits until a batch may run; none when the lane is being stopped. `since`: when the lane's
+    /// longest-waiting message arrived.
+    pub(super) async fn pass(
+        &mut self,
+        since: Instant,
+        cancel: &CancellationToken,
+    ) -> Option<Permit> {
         loop {
             if is_paused(self.control.borrow().as_ref()) {
                 tokio::select! {
@@ -38,10 +48,10 @@ impl Gate {
                     resumed = self.control.wait_for(|control| !is_paused(control.as_ref())) => drop(resumed.ok()?),
                 }
             }
-            let permit = self.stage.breaker().permit(self.clock.now_ms());
+            let permit = self.stage.breaker().permit(self.lane, since, self.clock.now_ms());
             let Permit::Wait { until_ms } = permit else { return Some(permit) };
             let wait = Duration::from_millis(until_ms.saturating_sub(self.clock.now_ms()))
-                .min(POLL_INTERVAL);
+                .clamp(POLL_MIN, POLL_INTERVAL);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return None,
@@ -66,6 +76,12 @@ impl Gate {
     /// Whether the rate limit allows another message now.
     pub(super) fn allows_rate(&self) -> bool {
         self.stage.rate.as_ref().is_none_or(|rate| rate.check().is_ok())
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.stage.breaker().leave(self.lane);
     }
 }
 

@@ -4,7 +4,8 @@
 //! One batch is in flight, so no call builds on an uncommitted batch. There is no timer: under low
 //! load a batch is one message, under high load batches grow. The guarantees are the commit's
 //! compare-and-set and version check. A batch that they refuse runs again, which is no attempt.
-//! Keys that were in conflict with other hosts are locked before the next batches run.
+//! Keys that were in conflict with other hosts are locked before the next batches run. A batch that
+//! the store refuses for good is divided until the message at fault is alone.
 //!
 //! A stage that calls the outside has many lanes, and its batches are single messages: no message
 //! waits for the call of another, no call is made under a lock, and a call sees committed state
@@ -14,6 +15,9 @@ mod admit;
 mod batch;
 mod contended_keys;
 mod process;
+mod refused;
+#[cfg(test)]
+mod tests;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -23,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::admit::Work;
-use self::batch::{BatchResult, batch_len};
+use self::batch::{BatchResult, BatchRun, batch_len};
 use self::contended_keys::ContendedKeys;
 use super::gate::Gate;
 use crate::broker::{Acker, Incoming};
@@ -33,14 +37,52 @@ use crate::pipeline::{Running, Stage};
 use crate::services::Services;
 use crate::stage::circuit_breaker::Permit;
 use crate::stage::state::LaneCache;
-use crate::store::{Commit, LockedState, StoreError, Version};
+use crate::store::{AttemptKey, Commit, LockedState, StateSource, StoreError, Version};
 
-/// Times that a refused batch runs again as a whole; after that its messages are committed one by
-/// one.
+/// Times that a batch in conflict runs again as a whole; after that its messages are committed one
+/// by one.
 const RERUNS_MAX: u32 = 3;
+/// Times that a single message may fail to be committed among conflicts with other hosts, each time
+/// after the store's own attempts, before it counts as refused.
+const CONTENDED_MAX: u32 = 5;
 /// Pause after the store did not answer, doubled up to [`STORE_BACKOFF_MAX`].
 const STORE_BACKOFF: Duration = Duration::from_millis(50);
 const STORE_BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// How the next batch is run, given how the last ones fared.
+struct Pace {
+    reruns: u32,
+    /// Times that a single message was in conflict with other hosts.
+    contended: u32,
+    /// Most messages in the next batch.
+    len_max: usize,
+    /// Pause after the store did not answer.
+    backoff: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { reruns: 0, contended: 0, len_max: usize::MAX, backoff: STORE_BACKOFF }
+    }
+}
+
+impl Pace {
+    /// How many of the next messages to run.
+    fn next_len(&self, work: &[Work], permit: Permit) -> usize {
+        if self.reruns > RERUNS_MAX || permit.is_probe() {
+            return 1;
+        }
+        batch_len(work).min(self.len_max)
+    }
+}
+
+/// A batch that could not be committed.
+struct Failed<'a> {
+    /// Its messages.
+    len: usize,
+    running: &'a Running,
+    error: StoreError,
+}
 
 pub(super) struct Lane {
     stage: Arc<Stage>,
@@ -81,42 +123,92 @@ impl Lane {
     /// Runs and commits until every message is settled, or the lane is stopped (then the broker
     /// delivers the rest again).
     async fn settle_all(&mut self, mut work: Vec<Work>, cancel: &CancellationToken) {
-        let mut reruns = 0;
-        let mut backoff = STORE_BACKOFF;
+        let mut pace = Pace::default();
         while !work.is_empty() && !cancel.is_cancelled() {
-            let Some(permit) = self.gate.pass(cancel).await else { return };
+            let Some(permit) = self.gate.pass(work[0].message.received, cancel).await else {
+                return;
+            };
             // Read for each batch: what is left of the last one runs on the version that serves now.
             let Some(running) = self.stage.running() else { return };
-            let single = reruns > RERUNS_MAX || permit == Permit::Probe;
-            let len = if single { 1 } else { batch_len(&work) };
+            let len = pace.next_len(&work, permit);
             let result = self.run_and_commit(&work[..len], &running, permit).await;
-            if permit == Permit::Probe {
+            if let Permit::Probe(probe) = permit {
                 // The message may have been settled without a call, or not at all.
-                self.stage.breaker().release_probe(self.services.clock.now_ms());
+                self.stage.breaker().release_probe(probe, self.services.clock.now_ms());
             }
             match result {
-                Ok((Commit::Done { outbox, .. }, outcomes)) => {
+                Ok((Commit::Done { outbox, queued_ms, .. }, outcomes)) => {
+                    self.stage.in_flight.settle(queued_ms);
                     self.services.relay.enqueue(outbox);
                     let settled: Vec<Work> = work.drain(..outcomes.len()).collect();
                     self.finish(&settled, outcomes).await;
-                    backoff = STORE_BACKOFF;
+                    pace = Pace { reruns: pace.reruns, ..Pace::default() };
                 }
                 Ok((Commit::Conflict { stale, conflicts }, _)) => {
                     self.note_conflict(&stale, &conflicts);
                     self.drop_keys(&mut work, &stale).await;
-                    reruns += 1;
+                    pace.reruns += 1;
+                    if stale.is_empty() && conflicts.is_empty() {
+                        let failed =
+                            Failed { len, running: &running, error: StoreError::Contended };
+                        self.recover(&mut work, failed, &mut pace, cancel).await;
+                    }
                 }
                 Ok((Commit::OrderCancelled(keys), _)) => self.mark_cancelled(&mut work, &keys),
                 Err(error) => {
-                    tracing::warn!(stage = %self.stage.name, %error, "commit failed, retrying");
-                    // It may have taken effect all the same: the cached versions are unknown, and
-                    // the store is asked before anything runs again.
-                    self.cache = new_cache(&self.stage);
-                    if !pause(&mut backoff, cancel).await {
-                        return;
-                    }
-                    self.drop_settled(&mut work, cancel).await;
+                    let failed = Failed { len, running: &running, error };
+                    self.recover(&mut work, failed, &mut pace, cancel).await;
                 }
+            }
+        }
+    }
+
+    /// After a batch could not be committed: waits for the store, or makes the next batch smaller,
+    /// or dead-letters the only message. Clears `work` when the lane is being stopped.
+    async fn recover(
+        &mut self,
+        work: &mut Vec<Work>,
+        failed: Failed<'_>,
+        pace: &mut Pace,
+        cancel: &CancellationToken,
+    ) {
+        let Failed { len, running, error } = failed;
+        tracing::warn!(
+            stage = %self.stage.name, %error, messages = len, "commit failed, retrying"
+        );
+        // The cached versions are unknown; and a locked transaction may be what fails.
+        self.cache = new_cache(&self.stage);
+        self.contended = ContendedKeys::default();
+        let is_refused = match &error {
+            StoreError::Unavailable(_) => {
+                if !pause(&mut pace.backoff, cancel).await {
+                    return work.clear();
+                }
+                // It may have taken effect all the same.
+                return self.drop_settled(work, cancel).await;
+            }
+            StoreError::Contended => {
+                if !pause(&mut pace.backoff, cancel).await {
+                    return work.clear();
+                }
+                pace.contended += u32::from(len == 1);
+                pace.contended > CONTENDED_MAX
+            }
+            StoreError::Rejected { .. } | StoreError::Corrupt(_) => true,
+        };
+        if len > 1 {
+            pace.len_max = len / 2;
+        } else if is_refused && !work.is_empty() {
+            match self.dead_letter(&work[0], running, &error).await {
+                Ok(true) => {
+                    let settled = work.remove(0);
+                    self.finish(&[settled], vec![OutcomeKind::DeadLettered]).await;
+                    *pace = Pace::default();
+                }
+                // It is not acknowledged.
+                Ok(false) => _ = work.remove(0),
+                Err(_) if pause(&mut pace.backoff, cancel).await => {}
+                Err(_) => work.clear(),
             }
         }
     }
@@ -132,8 +224,16 @@ impl Lane {
         if self.stage.config.calls_out() {
             self.cache.clear();
         }
+        // Not under a lock: only the first message waits for the rate limit.
+        self.gate.wait_for_rate().await;
         let lock = self.lock_contended().await?;
-        let BatchResult { batch, outcomes } = self.run_batch(work, running, permit).await?;
+        let source = lock.as_ref().map_or_else(
+            || Arc::clone(&self.services.store) as Arc<dyn StateSource>,
+            |lock| lock.source(),
+        );
+        let state = self.batch_state(source);
+        let BatchResult { batch, outcomes } =
+            self.run_batch(work, &BatchRun { running, state: &state, permit }).await?;
         let written = batch.writes.clone();
         let observed =
             self.services.observer.as_ref().map(|observer| (observer, batch.settlements.clone()));
@@ -178,7 +278,7 @@ impl Lane {
         self.stage.metrics.record(outcomes.into_iter().zip(times));
     }
 
-    fn note_conflict(&mut self, stale: &[DeliveryKey], conflicts: &[String]) {
+    fn note_conflict(&mut self, stale: &[AttemptKey], conflicts: &[String]) {
         tracing::debug!(
             stage = %self.stage.name,
             stale = stale.len(),
@@ -195,7 +295,7 @@ impl Lane {
             deliveries = keys.len(),
             "commit refused, skipping deliveries of cancelled orders"
         );
-        for work in work.iter_mut().filter(|work| keys.contains(&work.key)) {
+        for work in work.iter_mut().filter(|work| keys.contains(&work.key.delivery)) {
             work.order_cancelled = true;
         }
     }

@@ -306,7 +306,7 @@ impl Simulation {
                 Decision::Call => {
                     let handled = stage.handler.handle(call(fixture, stage, message, state)).await;
                     let outcome = self.sabotage_outcome(handled.outcome);
-                    progress = Progress::Called { outcome, uncounted_probe: false };
+                    progress = Progress::Called { outcome, uncounted: false };
                     writes = Some(handled.writes);
                 }
             }
@@ -378,7 +378,10 @@ impl Simulation {
                         ));
                         cache.remove(&conflicts);
                         work.retain(|message| {
-                            !stale.iter().any(|key| key.event == message.envelope.key())
+                            !stale.iter().any(|key| {
+                                key.delivery.event == message.envelope.key()
+                                    && (key.round, key.attempt) == (message.round, message.attempt)
+                            })
                         });
                         kept = !conflicts.is_empty() || !stale.is_empty();
                     }
@@ -600,7 +603,11 @@ pub(super) async fn wake(fixture: &Fixture, simulations: &mut [Simulation]) -> R
     let mut sent = Vec::new();
     let mut woken = claim(fixture, simulations, &mut sent).await?;
     for stage in &fixture.stages {
-        let lost = LostDeliveries { queued_before_ms: fixture.clock.now_ms(), limit: 10_000 };
+        let lost = LostDeliveries {
+            queued_before_ms: fixture.clock.now_ms(),
+            min_age_ms: 0,
+            limit: 10_000,
+        };
         for row in fixture.store.requeue_lost(&stage.policy.name, lost).await? {
             hand_to(fixture, simulations, &row)?;
             sent.push(row.id);

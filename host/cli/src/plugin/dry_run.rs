@@ -111,7 +111,7 @@ impl DryRun {
             durations_ms.push(handler.handle(call()).await.duration.as_secs_f64() * 1_000.0);
         }
         attempt.duration_us = first.duration.as_micros() as u64;
-        let called = Progress::Called { outcome: first.outcome.clone(), uncounted_probe: false };
+        let called = Progress::Called { outcome: first.outcome.clone(), uncounted: false };
         let Decision::Settle(ruling) = judge.decide(&attempt, called) else {
             bail!("the stage made no decision");
         };

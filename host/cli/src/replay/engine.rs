@@ -145,7 +145,7 @@ impl Replay {
         }
         let retryable = handled.outcome.is_retryable();
         let result = CallResult { retryable, writes: handled.writes };
-        let called = Progress::Called { outcome: handled.outcome, uncounted_probe: false };
+        let called = Progress::Called { outcome: handled.outcome, uncounted: false };
         let decision = match decide::decide(inputs(called)) {
             decide::Decision::Settle(ruling) => {
                 let verdict = ruling.into_verdict();

@@ -363,7 +363,7 @@ impl DeadLetterService {
             match self.attempt(job, id, &mut prepared).await {
                 Ok(Settled::Skipped) if retried => return self.settled_by_retry(job, id).await,
                 Ok(settled) => return settled,
-                Err(StoreError::Corrupt(why)) => return Settled::Failed(why),
+                Err(error) if !error.is_transient() => return Settled::Failed(error.to_string()),
                 Err(error) => pause(job, &mut backoff, &error).await,
             }
             if job.cancel.is_cancelled() {

@@ -116,7 +116,8 @@ impl RabbitConsumer {
                 envelope: decoded.envelope,
                 round: decoded.round,
                 attempt: decoded.attempt,
-                redelivered: delivery.redelivered,
+                // Sent to this queue, through no exchange: a retry or a refill.
+                redelivered: delivery.redelivered || delivery.exchange.as_str().is_empty(),
                 deliveries,
                 received: Instant::now(),
                 tag,

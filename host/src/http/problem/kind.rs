@@ -80,6 +80,9 @@ problem_types! {
     UNKNOWN_VERSION: "unknown-version", CONFLICT, "Unknown plugin version",
         "No archived version of the plugin on this host has this digest, or several digests start \
          with it.";
+    UNSTORABLE: "unstorable", UNPROCESSABLE_ENTITY, "Values refused by the database",
+        "The database cannot store a value of the request, for example because of its character \
+         set: `detail` has the database's words.";
     UNSUPPORTED_MEDIA_TYPE: "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE,
         "Unsupported media type", "`detail` names the `content-type` that the route accepts.";
 }

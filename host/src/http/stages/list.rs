@@ -28,10 +28,19 @@ pub(crate) struct StageStatusView {
     since_ms: Option<u64>,
     /// Its circuit breaker on this host.
     breaker: BreakerStateView,
+    /// Why the breaker is open.
+    breaker_reason: Option<String>,
+    /// When the breaker opened, milliseconds since 1970-01-01 UTC.
+    breaker_opened_at_ms: Option<u64>,
+    /// When the next message probes the stage's dependency, milliseconds since 1970-01-01 UTC; none
+    /// when the breaker is closed.
+    next_probe_at_ms: Option<u64>,
     /// Whether this host consumes its queue.
     consumption: ConsumptionView,
-    /// Messages in its queue; none when the broker does not say.
+    /// Deliveries that are not settled, on all hosts; none when the store does not answer.
     waiting: Option<u64>,
+    /// Those of them that fall due later: retries and scheduled events.
+    scheduled: Option<u64>,
 }
 
 impl From<StageStatus> for StageStatusView {
@@ -42,9 +51,13 @@ impl From<StageStatus> for StageStatusView {
             control: status.control.into(),
             reason: status.reason,
             since_ms: status.since_ms,
-            breaker: status.breaker.into(),
+            breaker: status.breaker.state.into(),
+            breaker_reason: status.breaker.reason,
+            breaker_opened_at_ms: status.breaker.opened_at_ms,
+            next_probe_at_ms: status.breaker.next_probe_at_ms,
             consumption: status.consumption.into(),
             waiting: status.waiting,
+            scheduled: status.scheduled,
         }
     }
 }

@@ -117,7 +117,7 @@ pub(crate) fn decide_and_store(
         match decision {
             Decision::Settle(ruling) => break ruling,
             Decision::Call => {
-                progress = Progress::Called { outcome: outcome(u)?, uncounted_probe: false };
+                progress = Progress::Called { outcome: outcome(u)?, uncounted: false };
             }
         }
     };

@@ -69,14 +69,16 @@ impl Bench {
 
     pub(super) async fn done(&self, batch: Batch) -> (Vec<Version>, Vec<OutboxRow>) {
         match self.store.commit(batch).await.unwrap() {
-            Commit::Done { versions, outbox } => (versions, outbox),
+            Commit::Done { versions, outbox, .. } => (versions, outbox),
             refused => panic!("the batch was refused: {refused:?}"),
         }
     }
 
     pub(super) async fn refused(&self, batch: Batch) -> (Vec<DeliveryKey>, Vec<String>) {
         match self.store.commit(batch).await.unwrap() {
-            Commit::Conflict { stale, conflicts } => (stale, conflicts),
+            Commit::Conflict { stale, conflicts } => {
+                (stale.into_iter().map(|attempt| attempt.delivery).collect(), conflicts)
+            }
             other => panic!("the batch did not conflict: {other:?}"),
         }
     }

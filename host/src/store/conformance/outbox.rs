@@ -131,7 +131,7 @@ pub(super) async fn lost_deliveries_are_sent_again(bench: Bench) {
     let retried = bench.order("retried").await;
     bench.done(batch(vec![retry(&retried, START_MS + 1)])).await;
     bench.clock.advance(100);
-    let all = LostDeliveries { queued_before_ms: START_MS + 100, limit: 10 };
+    let all = LostDeliveries { queued_before_ms: START_MS + 100, min_age_ms: 0, limit: 10 };
     let earlier = LostDeliveries { queued_before_ms: START_MS, ..all };
     assert!(bench.store.requeue_lost("payment", earlier).await.unwrap().is_empty());
     assert!(bench.store.requeue_lost("inventory", all).await.unwrap().is_empty());

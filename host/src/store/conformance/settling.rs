@@ -96,7 +96,7 @@ pub(super) async fn concurrent_batches_settle_a_delivery_once(bench: Bench) {
     let (mut done, mut again) = (0, 0);
     for commit in commits {
         match commit.unwrap() {
-            Commit::Done { versions, outbox } => {
+            Commit::Done { versions, outbox, .. } => {
                 assert_eq!((versions, outbox.len()), (vec![1], 1));
                 done += 1;
             }

@@ -86,9 +86,9 @@ impl Committer {
     /// Writes one group and answers it.
     async fn tick(&mut self, ops: &mut Vec<Op>) {
         match self.transaction(ops).await {
-            Err(StoreError::Corrupt(error)) if ops.len() > 1 => {
+            Err(error) if is_divisible(&error) && ops.len() > 1 => {
                 tracing::debug!(
-                    error,
+                    %error,
                     operations = ops.len(),
                     "commit group failed, running each operation on its own"
                 );
@@ -159,6 +159,14 @@ impl Committer {
         let conn = self.target.connect().await;
         self.target.direct(&self.pool);
         conn.map_err(|error| super::sql::store_error(&error))
+    }
+}
+
+/// Whether one operation of a group may be at fault. Without an outage, the others succeed alone.
+fn is_divisible(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable(_) => false,
+        StoreError::Contended | StoreError::Rejected { .. } | StoreError::Corrupt(_) => true,
     }
 }
 

@@ -1,9 +1,10 @@
 //! A batch whose contended keys are locked before it runs: hosts that write the same keys take turns
 //! instead of running batches that conflict.
 //!
-//! Bounds: one pooled connection for as long as the batch runs; the server closes it when it is idle
-//! for longer than the time-out. Guarantee: the same checks as for any other commit; the lock only
-//! saves work.
+//! Bounds: one pooled connection for as long as the batch runs, which serves its reads, too, so no
+//! batch waits for a connection while it holds one; a share of the pool for all locked batches
+//! together, so readers always find a connection. The server closes one that is idle for longer
+//! than the time-out. Guarantee: the same checks as for any other commit; the lock only saves work.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,61 +12,98 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::PgPool;
+use sqlx::postgres::PgRow;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::sql::{TransactionError, columns, fetch, push};
+use super::sql::{TransactionError, columns, fetch, fetch_built, push, store_error};
 use super::transaction::PooledTransaction;
-use super::{Context, committer, write};
+use super::{Context, committer, read, write};
 use crate::store::decode;
+use crate::store::queries::{self, Arg, Reader};
 use crate::store::transaction::{ReadSet, decide_batch};
-use crate::store::{Batch, Commit, LockedState, StateRow, StoreError};
+use crate::store::{Batch, Commit, LockedState, StateRow, StateSource, StoreError};
+
+/// Where locked batches get their connections.
+pub(super) struct Locks<'a> {
+    pub(super) pool: &'a PgPool,
+    pub(super) context: &'a Arc<Context>,
+    /// Locked batches that may hold a connection at the same time.
+    pub(super) slots: &'a Arc<Semaphore>,
+    pub(super) timeout: Duration,
+}
 
 /// A transaction that holds the locks.
 pub(super) struct Locked {
-    transaction: PooledTransaction,
+    held: Arc<Held>,
     context: Arc<Context>,
     timeout: Duration,
     rows: Vec<StateRow>,
+    _slot: OwnedSemaphorePermit,
 }
 
-/// Locks `keys` of `stage`, absent ones included.
-pub(super) async fn lock(
-    pool: &PgPool,
-    context: &Arc<Context>,
-    stage: &str,
-    keys: &[String],
+/// The transaction, shared by the reads of the batch.
+struct Held {
+    /// None once it was committed.
+    transaction: Mutex<Option<PooledTransaction>>,
     timeout: Duration,
-) -> Result<Locked, TransactionError> {
-    let mut transaction = PooledTransaction::begin(pool, context).await?;
-    let ordered: BTreeSet<(&str, &str)> = keys.iter().map(|key| (stage, key.as_str())).collect();
-    let now_ms = transaction.now_ms();
-    write::lock_keys(&mut transaction, &ordered, now_ms).await?;
-    let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[]) k (key) \
-               JOIN state s ON s.stage = $2 AND s.key = k.key";
-    let mut args = columns![keys; String::as_str];
-    push(&mut args, stage);
-    let rows = fetch(&mut *transaction, sql, args)
-        .await?
-        .iter()
-        .map(decode::state_row)
-        .collect::<Result<_, _>>()?;
-    Ok(Locked { transaction, context: Arc::clone(context), timeout, rows })
+}
+
+impl Locks<'_> {
+    /// Locks `keys` of `stage`, absent ones included.
+    pub(super) async fn lock(
+        &self,
+        stage: &str,
+        keys: &[String],
+    ) -> Result<Locked, TransactionError> {
+        // The semaphore is never closed.
+        let closed = |_| StoreError::closed();
+        let slot = Arc::clone(self.slots).acquire_owned().await.map_err(closed)?;
+        let mut transaction = PooledTransaction::begin(self.pool, self.context).await?;
+        let ordered: BTreeSet<(&str, &str)> =
+            keys.iter().map(|key| (stage, key.as_str())).collect();
+        let now_ms = transaction.now_ms();
+        write::lock_keys(&mut transaction, &ordered, now_ms).await?;
+        let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[]) k (key) \
+                   JOIN state s ON s.stage = $2 AND s.key = k.key";
+        let mut args = columns![keys; String::as_str];
+        push(&mut args, stage);
+        let rows = fetch(&mut *transaction, sql, args)
+            .await?
+            .iter()
+            .map(decode::state_row)
+            .collect::<Result<_, _>>()?;
+        let timeout = self.timeout;
+        let held = Arc::new(Held { transaction: Mutex::new(Some(transaction)), timeout });
+        Ok(Locked { held, context: Arc::clone(self.context), timeout, rows, _slot: slot })
+    }
 }
 
 impl Locked {
-    async fn settle(mut self, batch: &Batch) -> Result<Commit, TransactionError> {
-        let started = self.transaction.started;
+    async fn settle(&self, batch: &Batch) -> Result<Commit, TransactionError> {
+        let transaction = self.held.transaction.lock().await.take();
+        let mut transaction = transaction.ok_or_else(StoreError::closed)?;
+        let started = transaction.started;
         let context = &*self.context;
         let commit = committer::settle(
-            &mut self.transaction,
+            &mut transaction,
             context,
             started,
             ReadSet::of_batch(batch),
             |loaded, write_set| decide_batch(loaded, write_set, &context.status, batch),
         )
         .await?;
-        self.transaction.commit().await?;
+        transaction.commit().await?;
         Ok(commit)
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // A read may outlive the batch; the connection does not.
+        if let Ok(mut transaction) = self.held.transaction.try_lock() {
+            drop(transaction.take());
+        }
     }
 }
 
@@ -73,6 +111,10 @@ impl Locked {
 impl LockedState for Locked {
     fn rows(&self) -> &[StateRow] {
         &self.rows
+    }
+
+    fn source(&self) -> Arc<dyn StateSource> {
+        Arc::clone(&self.held) as Arc<dyn StateSource>
     }
 
     async fn commit(self: Box<Self>, batch: Batch) -> Result<Commit, StoreError> {
@@ -86,5 +128,61 @@ impl LockedState for Locked {
             Ok(Err(TransactionError::Store(error))) => Err(error),
             Err(_) => Err(StoreError::timed_out("no reply", limit)),
         }
+    }
+}
+
+impl Held {
+    /// Applies the time-out to a read.
+    async fn within<T>(
+        &self,
+        read: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let timed_out = |_| StoreError::timed_out("no reply", self.timeout);
+        timeout(self.timeout, read).await.map_err(timed_out)?
+    }
+}
+
+impl Reader for Held {
+    type Row = PgRow;
+    const NAMED: &'static str = <PgPool as Reader>::NAMED;
+    const NAMED_WIDTH: usize = <PgPool as Reader>::NAMED_WIDTH;
+
+    async fn rows(&self, sql: String, values: &[Arg<'_>]) -> Result<Vec<PgRow>, StoreError> {
+        let args = read::bind(values);
+        let mut transaction = self.transaction.lock().await;
+        let transaction = transaction.as_mut().ok_or_else(StoreError::closed)?;
+        fetch_built(&mut **transaction, sql, args).await.map_err(|error| store_error(&error))
+    }
+}
+
+#[async_trait]
+impl StateSource for Held {
+    async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
+        let row = self.within(queries::state_get(self, stage, key)).await?;
+        // Version 0 is a key that was only ever looked for.
+        Ok(row.filter(|row| row.version > 0))
+    }
+
+    async fn state_folders(
+        &self,
+        stage: &str,
+        folders: &[String],
+    ) -> Result<Vec<StateRow>, StoreError> {
+        self.within(async {
+            let mut transaction = self.transaction.lock().await;
+            let transaction = transaction.as_mut().ok_or_else(StoreError::closed)?;
+            read::state_folders(&mut **transaction, stage, folders).await
+        })
+        .await
+    }
+
+    async fn state_keys(
+        &self,
+        stage: &str,
+        prefix: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError> {
+        self.within(queries::state_keys(self, stage, prefix, after, limit)).await
     }
 }

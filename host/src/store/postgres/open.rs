@@ -69,6 +69,17 @@ pub enum OpenError {
         /// Host, port and database.
         server: String,
     },
+    /// The database cannot store every text.
+    #[error(
+        "the database {server} has the encoding {encoding}, which cannot store every text; create \
+         one with ENCODING 'UTF8' TEMPLATE template0"
+    )]
+    Encoding {
+        /// Host, port and database.
+        server: String,
+        /// Its encoding.
+        encoding: String,
+    },
     /// It did not answer in time.
     #[error("Postgres at {server} did not answer within {timeout_ms} ms")]
     Silent {
@@ -268,7 +279,7 @@ impl<'a> Opening<'a> {
         let failed = |error| self.failed(error);
         let mut conn = self.target.connect_unprepared().await.map_err(failed)?;
         match self.target.is_pooled(&mut conn).await {
-            Ok(false) => Ok(conn),
+            Ok(false) => self.check_encoding(&mut conn).await.map(|()| conn),
             Ok(true) => Err(OpenError::TransactionPooler { server: self.server.clone() }),
             // One that allows no transactions at all.
             Err(sqlx::Error::Database(error))
@@ -278,6 +289,16 @@ impl<'a> Opening<'a> {
             }
             Err(error) => Err(failed(error)),
         }
+    }
+
+    async fn check_encoding(&self, conn: &mut PgConnection) -> Result<(), OpenError> {
+        let rows = sqlx::raw_sql("SELECT current_setting('server_encoding')").fetch_all(conn);
+        let rows = rows.await.map_err(|error| self.failed(error))?;
+        let encoding = rows.first().and_then(|row| row.owned(0).ok()).unwrap_or_default();
+        if encoding == "UTF8" {
+            return Ok(());
+        }
+        Err(OpenError::Encoding { server: self.server.clone(), encoding })
     }
 
     fn migration(&self, source: MigrateError) -> OpenError {

@@ -13,6 +13,7 @@ use super::Context;
 use super::sql::{TransactionError, args, execute, fetch, list, store_error};
 use super::transaction::PooledTransaction;
 use super::write;
+use crate::domain::event::EventKey;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
 use crate::store::transaction::IMMEDIATELY;
 use crate::store::unrouted::{Routed, Routing, count_unrouted};
@@ -27,6 +28,9 @@ macro_rules! now {
     };
 }
 pub(super) use now;
+
+/// A time that is later than any, and far from the end of the range.
+const TIME_MAX_MS: u64 = 1 << 60;
 
 /// Leases rows that are due or whose lease expired, the earliest first.
 pub(super) async fn claim(
@@ -97,6 +101,31 @@ pub(super) async fn narrow(
     transaction.commit().await
 }
 
+/// Records that this host holds the messages of open deliveries. Rows that a transaction is settling
+/// are left out.
+pub(super) async fn mark_held(
+    db: &PgPool,
+    context: &Context,
+    stage: &str,
+    held: &[EventKey],
+) -> Result<(), StoreError> {
+    let sql = concat!(
+        "WITH held AS (SELECT d.event_seq FROM unnest($3::text[], $4::text[]) k (source, id) \
+         JOIN events e ON e.id = k.id AND e.source = k.source \
+         JOIN deliveries d ON d.event_seq = e.seq AND d.stage = $2 AND d.status = 'open' \
+         AND d.queued_ms < ",
+        now!(),
+        " FOR UPDATE OF d SKIP LOCKED) \
+         UPDATE deliveries d SET queued_ms = ",
+        now!(),
+        " FROM held WHERE d.event_seq = held.event_seq AND d.stage = $2"
+    );
+    let sources: Vec<&str> = held.iter().map(|key| key.source.as_str()).collect();
+    let ids: Vec<&str> = held.iter().map(|key| key.id.as_str()).collect();
+    let args = args![context.fixed_time(), stage, sources, ids];
+    fetch(db, sql, args).await.map(|_| ()).map_err(|error| store_error(&error))
+}
+
 /// Adds outbox rows for open deliveries that were queued long ago and have none.
 pub(super) async fn requeue(
     db: &PgPool,
@@ -104,6 +133,21 @@ pub(super) async fn requeue(
     stage: &str,
     lost: LostDeliveries,
 ) -> Result<Vec<OutboxRow>, TransactionError> {
+    // Mostly there are none, and that costs no transaction.
+    let sql = concat!(
+        "SELECT 1 FROM deliveries d WHERE d.stage = $2 AND d.status = 'open' AND d.queued_ms < \
+         least($3, ",
+        now!(),
+        " - $4) AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.event_seq = d.event_seq AND \
+         (o.stage IS NULL OR o.stage = d.stage)) ORDER BY d.queued_ms LIMIT 1"
+    );
+    let before_ms = lost.queued_before_ms.min(TIME_MAX_MS) as i64;
+    // Without an age the gap's own time counts, whatever the clocks say.
+    let min_age_ms = if lost.min_age_ms == 0 { -before_ms } else { lost.min_age_ms as i64 };
+    let args = args![context.fixed_time(), stage, before_ms, min_age_ms];
+    if fetch(db, sql, args).await?.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut transaction = PooledTransaction::begin(db, context).await?;
     let now_ms = transaction.now_ms();
     let sql = concat!(
@@ -117,7 +161,8 @@ pub(super) async fn requeue(
          RETURNING lost.was_queued_ms, d.event_seq, d.round, d.attempt, ",
         envelope_columns!()
     );
-    let args = args![stage, lost.queued_before_ms as i64, i64::from(lost.limit), now_ms as i64];
+    let before_ms = lost.queued_before_ms(now_ms) as i64;
+    let args = args![stage, before_ms, i64::from(lost.limit), now_ms as i64];
     let mut rows = fetch(&mut *transaction, sql, args).await?;
     rows.sort_by_key(|row| (row.int(0).ok(), row.int(1).ok()));
     let stage: Arc<str> = stage.into();

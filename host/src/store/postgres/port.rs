@@ -5,18 +5,19 @@ use std::sync::PoisonError;
 use async_trait::async_trait;
 
 use super::dead_letters::Action;
-use super::{PostgresStore, controls, dead_letters, hosts, locked, outbox, prune, read};
-use crate::domain::event::{DeliveryKey, LoggedEvent};
+use super::locked::Locks;
+use super::{PostgresStore, controls, dead_letters, hosts, outbox, prune, read};
+use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::store::queries;
 use crate::store::transaction::SentRows;
 use crate::store::{
-    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
+    Accepted, AttemptKey, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
     DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, HostReport,
     KnownBindings, LockedState, LogRange, LostDeliveries, NarrowedRow, NewCancel, NewEvent,
     NewOrder, OpenDelivery, Order, OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
     RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledOrder,
-    SharedSettings, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
-    UnroutedEvents,
+    SharedSettings, StageBacklog, StageBinding, StageControl, StateRow, StateSource, Store,
+    StoreError, UnroutedEvents,
 };
 
 #[async_trait]
@@ -75,9 +76,13 @@ impl Store for PostgresStore {
         stage: &str,
         keys: &[String],
     ) -> Result<Option<Box<dyn LockedState>>, StoreError> {
-        let locked =
-            self.within(locked::lock(&self.pool, &self.context, stage, keys, self.timeout)).await?;
-        Ok(Some(Box::new(locked)))
+        let locks = Locks {
+            pool: &self.pool,
+            context: &self.context,
+            slots: &self.lock_slots,
+            timeout: self.timeout,
+        };
+        Ok(Some(Box::new(self.within(locks.lock(stage, keys)).await?)))
     }
 
     async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
@@ -127,10 +132,14 @@ impl Store for PostgresStore {
         self.within(outbox::requeue(&self.pool, &self.context, stage, lost)).await
     }
 
-    async fn already_settled(
-        &self,
-        keys: Vec<(DeliveryKey, u32, u32)>,
-    ) -> Result<Vec<DeliveryKey>, StoreError> {
+    async fn mark_held(&self, stage: &str, held: Vec<EventKey>) -> Result<(), StoreError> {
+        if held.is_empty() {
+            return Ok(());
+        }
+        self.within(outbox::mark_held(&self.pool, &self.context, stage, &held)).await
+    }
+
+    async fn already_settled(&self, keys: Vec<AttemptKey>) -> Result<Vec<AttemptKey>, StoreError> {
         self.within(read::already_settled(&self.pool, &keys)).await
     }
 
@@ -172,6 +181,10 @@ impl Store for PostgresStore {
 
     async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
         self.within(queries::order_deliveries(&self.pool, order_id)).await
+    }
+
+    async fn backlog(&self, now_ms: u64) -> Result<Vec<StageBacklog>, StoreError> {
+        self.within(queries::backlog(&self.pool, now_ms)).await
     }
 
     async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {

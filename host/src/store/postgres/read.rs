@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgPool;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::{Executor, PgPool, Postgres};
 
 use super::sql::{args, columns, fetch, fetch_built, push, store_error};
-use crate::domain::event::{DeliveryKey, without_nul};
+use crate::domain::event::without_nul;
 use crate::store::decode::{self, Columns as _, columns_of};
 use crate::store::queries::{Arg, Reader};
-use crate::store::{StateRow, StoreError};
+use crate::store::{AttemptKey, StateRow, StoreError};
 
 columns_of!(PgRow, store_error);
 
@@ -19,19 +19,24 @@ impl Reader for PgPool {
     const NAMED_WIDTH: usize = 2;
 
     async fn rows(&self, sql: String, values: &[Arg<'_>]) -> Result<Vec<PgRow>, StoreError> {
-        let mut args = args![];
-        for value in values {
-            match value {
-                Arg::Int(value) => push(&mut args, *value),
-                Arg::Text(value) => push(&mut args, as_kept(value)),
-                Arg::Named(keys) => {
-                    push(&mut args, keys.iter().map(|key| key.0).collect::<Vec<_>>());
-                    push(&mut args, keys.iter().map(|key| as_kept(&key.1)).collect::<Vec<_>>());
-                }
+        fetch_built(self, sql, bind(values)).await.map_err(|error| store_error(&error))
+    }
+}
+
+/// Binds the values of a query.
+pub(super) fn bind(values: &[Arg<'_>]) -> PgArguments {
+    let mut args = args![];
+    for value in values {
+        match value {
+            Arg::Int(value) => push(&mut args, *value),
+            Arg::Text(value) => push(&mut args, as_kept(value)),
+            Arg::Named(keys) => {
+                push(&mut args, keys.iter().map(|key| key.0).collect::<Vec<_>>());
+                push(&mut args, keys.iter().map(|key| as_kept(&key.1)).collect::<Vec<_>>());
             }
         }
-        fetch_built(self, sql, args).await.map_err(|error| store_error(&error))
     }
+    args
 }
 
 /// Postgres accepts no NUL in text: it was removed before writing, and is removed before a search.
@@ -40,7 +45,7 @@ fn as_kept(text: &str) -> String {
 }
 
 pub(super) async fn state_folders(
-    db: &PgPool,
+    db: impl Executor<'_, Database = Postgres>,
     stage: &str,
     folders: &[String],
 ) -> Result<Vec<StateRow>, StoreError> {
@@ -66,23 +71,21 @@ pub(super) async fn state_folders(
 
 pub(super) async fn already_settled(
     db: &PgPool,
-    keys: &[(DeliveryKey, u32, u32)],
-) -> Result<Vec<DeliveryKey>, StoreError> {
+    keys: &[AttemptKey],
+) -> Result<Vec<AttemptKey>, StoreError> {
     let sql = "SELECT k.at FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[], $5::int8[]) \
                WITH ORDINALITY k (stage, source, id, round, attempt, at) \
                JOIN events e ON e.id = k.id AND e.source = k.source \
                JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.stage \
                WHERE d.status <> 'open' OR (d.round, d.attempt) > (k.round, k.attempt)";
     let args = columns![keys;
-        |key| &*key.0.stage,
-        |key| key.0.event.source.as_str(),
-        |key| key.0.event.id.as_str(),
-        |key| i64::from(key.1),
-        |key| i64::from(key.2),
+        |key| &*key.delivery.stage,
+        |key| key.delivery.event.source.as_str(),
+        |key| key.delivery.event.id.as_str(),
+        |key| i64::from(key.round),
+        |key| i64::from(key.attempt),
     ];
     let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
-    let found = rows
-        .iter()
-        .map(|row| Ok(keys.get(row.int(0)? as usize - 1).map(|(key, _, _)| key.clone())));
+    let found = rows.iter().map(|row| Ok(keys.get(row.int(0)? as usize - 1).cloned()));
     found.filter_map(Result::transpose).collect()
 }

@@ -1,7 +1,7 @@
 //! The thin layer over sqlx: binding, and what a database error means to a caller.
 //!
-//! Guarantee: an error is `Corrupt` only when a retry cannot help, and `Conflict` only when the
-//! transaction left nothing behind.
+//! Guarantee: an error is `Rejected` only when the values are at fault, `Corrupt` only when a retry
+//! cannot help, and `Conflict` only when the transaction left nothing behind.
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Encode, Executor, PgConnection, Postgres, Type};
@@ -57,9 +57,7 @@ impl From<sqlx::Error> for TransactionError {
 impl From<TransactionError> for StoreError {
     fn from(error: TransactionError) -> Self {
         match error {
-            TransactionError::Conflict => {
-                Self::Unavailable("too many conflicts with other hosts".to_owned())
-            }
+            TransactionError::Conflict => Self::Contended,
             TransactionError::Store(error) => error,
         }
     }
@@ -122,18 +120,28 @@ fn sql_state(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(std::borrow::Cow::into_owned)
 }
 
+/// The database's own words.
+fn database_message(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}
+
 /// Classifies an error by whether a retry can help.
 pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
     /// Connection, transaction rollback, insufficient resources, not in a usable state, operator
-    /// intervention, system error.
-    const TRANSIENT: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
-    /// The server became a standby: `read_only_sql_transaction`.
-    const READ_ONLY: &str = "25006";
+    /// intervention, system error. And what an operator has to repair, whatever the values: invalid
+    /// transaction state (a standby is read-only), unknown statement (a pooler), authorization,
+    /// database or schema missing, tables or permissions missing.
+    const TRANSIENT: [&str; 12] =
+        ["08", "40", "53", "55", "57", "58", "25", "26", "28", "3D", "3F", "42"];
+    /// Cardinality, data exception, integrity constraint, view constraint, program limit (an index
+    /// row is too long), an exception that a trigger raised.
+    const REJECTED: [&str; 6] = ["21", "22", "23", "44", "54", "P0"];
+    let is_in =
+        |state: &str, classes: &[&str]| classes.iter().any(|class| state.starts_with(class));
     match (sql_state(error), error) {
-        (Some(state), _)
-            if state == READ_ONLY || TRANSIENT.iter().any(|class| state.starts_with(class)) =>
-        {
-            StoreError::Unavailable(error.to_string())
+        (Some(state), _) if is_in(&state, &TRANSIENT) => StoreError::Unavailable(error.to_string()),
+        (Some(code), _) if is_in(&code, &REJECTED) => {
+            StoreError::Rejected { code, message: database_message(error) }
         }
         (Some(_), _)
         | (

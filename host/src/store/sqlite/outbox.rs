@@ -11,13 +11,12 @@ use sqlx::sqlite::SqlitePool;
 
 use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch, json};
+use crate::domain::event::EventKey;
 use crate::domain::order_status::StatusRules;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
 use crate::store::transaction::{IMMEDIATELY, Operation};
 use crate::store::unrouted::{Routed, Routing, count_unrouted};
-use crate::store::{
-    Direct, LostDeliveries, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted,
-};
+use crate::store::{Direct, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted};
 
 /// Whether a claim would find anything. Runs on a reader, so an idle relay costs no write.
 pub(super) async fn claimable(readers: &SqlitePool, now_ms: u64) -> Result<bool, StoreError> {
@@ -124,16 +123,16 @@ macro_rules! is_lost {
 pub(super) async fn lost(
     readers: &SqlitePool,
     stage: &str,
-    lost: LostDeliveries,
+    queued_before_ms: u64,
+    limit: u32,
 ) -> Result<Vec<i64>, StoreError> {
     let sql = concat!(
         "SELECT d.event_seq FROM deliveries d WHERE ",
         is_lost!(),
         " ORDER BY d.queued_ms, d.event_seq LIMIT ?3"
     );
-    let rows =
-        fetch(readers, sql, args![stage, lost.queued_before_ms as i64, i64::from(lost.limit)])
-            .await?;
+    let args = args![stage, queued_before_ms as i64, i64::from(limit)];
+    let rows = fetch(readers, sql, args).await?;
     rows.iter().map(|row| row.int(0)).collect()
 }
 
@@ -229,5 +228,27 @@ impl SingleOperation for Routing {
         execute(writer.conn, sql, args).await?;
         writer.write(write_set).await?;
         Ok(Routed { events: rows.len() as u32, outbox })
+    }
+}
+
+/// Records that this host holds the messages of open deliveries.
+pub(super) struct MarkHeld {
+    pub(super) stage: Arc<str>,
+    pub(super) held: Vec<EventKey>,
+}
+
+impl Operation for MarkHeld {
+    type Reply = ();
+}
+
+#[async_trait]
+impl SingleOperation for MarkHeld {
+    async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
+        let keys: Vec<_> = self.held.iter().map(|key| (&key.source, &key.id)).collect();
+        let sql = "UPDATE deliveries SET queued_ms = ?1 WHERE stage = ?2 AND status = 'open' AND \
+                   queued_ms < ?1 AND event_seq IN (SELECT e.seq FROM json_each(?3) k CROSS JOIN \
+                   events e ON e.id = k.value ->> 1 AND e.source = k.value ->> 0)";
+        execute(writer.conn, sql, args![writer.now_ms as i64, &*self.stage, json(&keys)]).await?;
+        Ok(())
     }
 }

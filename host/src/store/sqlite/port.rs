@@ -6,18 +6,18 @@ use async_trait::async_trait;
 
 use super::sql::{args, fetch};
 use super::{SqliteStore, controls, dead_letters, hosts, outbox, prune, read};
-use crate::domain::event::{DeliveryKey, LoggedEvent};
+use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::store::decode::Columns as _;
 use crate::store::queries;
 use crate::store::transaction::SentRows;
 use crate::store::{
-    Accepted, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
+    Accepted, AttemptKey, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
     DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, HostReport,
     KnownBindings, LockedState, LogRange, LostDeliveries, NarrowedRow, NewCancel, NewEvent,
     NewOrder, OpenDelivery, Order, OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
     RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledOrder,
-    SharedSettings, StageBinding, StageControl, StateRow, StateSource, Store, StoreError,
-    UnroutedEvents,
+    SharedSettings, StageBacklog, StageBinding, StageControl, StateRow, StateSource, Store,
+    StoreError, UnroutedEvents,
 };
 
 #[async_trait]
@@ -128,18 +128,23 @@ impl Store for SqliteStore {
         stage: &str,
         lost: LostDeliveries,
     ) -> Result<Vec<OutboxRow>, StoreError> {
-        let events = outbox::lost(&self.readers, stage, lost).await?;
+        let queued_before_ms = lost.queued_before_ms(self.clock.now_ms());
+        let events = outbox::lost(&self.readers, stage, queued_before_ms, lost.limit).await?;
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let (stage, queued_before_ms) = (stage.into(), lost.queued_before_ms);
+        let stage = stage.into();
         self.run(outbox::Requeue { stage, events, queued_before_ms }).await
     }
 
-    async fn already_settled(
-        &self,
-        keys: Vec<(DeliveryKey, u32, u32)>,
-    ) -> Result<Vec<DeliveryKey>, StoreError> {
+    async fn mark_held(&self, stage: &str, held: Vec<EventKey>) -> Result<(), StoreError> {
+        if held.is_empty() {
+            return Ok(());
+        }
+        self.run(outbox::MarkHeld { stage: stage.into(), held }).await
+    }
+
+    async fn already_settled(&self, keys: Vec<AttemptKey>) -> Result<Vec<AttemptKey>, StoreError> {
         read::already_settled(&self.readers, &keys).await
     }
 
@@ -184,6 +189,10 @@ impl Store for SqliteStore {
 
     async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
         queries::order_deliveries(&self.readers, order_id).await
+    }
+
+    async fn backlog(&self, now_ms: u64) -> Result<Vec<StageBacklog>, StoreError> {
+        queries::backlog(&self.readers, now_ms).await
     }
 
     async fn delivery(&self, key: &DeliveryKey) -> Result<Option<DeliveryRecord>, StoreError> {

@@ -3,10 +3,9 @@
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::sql::{args, fetch, fetch_built, json, push, store_error};
-use crate::domain::event::DeliveryKey;
 use crate::store::decode::{self, Columns as _, columns_of};
 use crate::store::queries::{Arg, Reader};
-use crate::store::{StateRow, StoreError};
+use crate::store::{AttemptKey, StateRow, StoreError};
 
 columns_of!(SqliteRow, store_error);
 
@@ -48,12 +47,12 @@ pub(super) async fn state_folders(
 
 pub(super) async fn already_settled(
     db: &SqlitePool,
-    keys: &[(DeliveryKey, u32, u32)],
-) -> Result<Vec<DeliveryKey>, StoreError> {
+    keys: &[AttemptKey],
+) -> Result<Vec<AttemptKey>, StoreError> {
     let asked: Vec<_> = keys
         .iter()
-        .map(|(key, round, attempt)| {
-            (&*key.stage, &key.event.source, &key.event.id, round, attempt)
+        .map(|AttemptKey { delivery, round, attempt }| {
+            (&*delivery.stage, &delivery.event.source, &delivery.event.id, round, attempt)
         })
         .collect();
     let sql = "SELECT k.key FROM json_each(?1) k \
@@ -61,7 +60,6 @@ pub(super) async fn already_settled(
                CROSS JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 0 \
                WHERE d.status <> 'open' OR (d.round, d.attempt) > (k.value ->> 3, k.value ->> 4)";
     let rows = fetch(db, sql, args![json(&asked)]).await?;
-    let found =
-        rows.iter().map(|row| Ok(keys.get(row.int(0)? as usize).map(|(key, _, _)| key.clone())));
+    let found = rows.iter().map(|row| Ok(keys.get(row.int(0)? as usize).cloned()));
     found.filter_map(Result::transpose).collect()
 }

@@ -2,7 +2,8 @@
 //! caller.
 //!
 //! Bounds: a multi-row statement has at most [`CHUNKS`]`[0]` rows, and there are few sizes, so that
-//! every statement is prepared once per connection. Guarantee: an error is `Corrupt` only when
+//! every statement is prepared once per connection. Guarantee: an error is `Rejected` or `Corrupt`
+//! only when
 //! trying again cannot help.
 
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
@@ -142,8 +143,16 @@ pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
     /// Busy, locked, out of memory, read-only, interrupted, I/O, full, cannot open, locking
     /// protocol.
     const TRANSIENT: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
+    /// Too large, constraint (a trigger's exception, too), type mismatch.
+    const REJECTED: [u32; 3] = [18, 19, 20];
     match result_code(error) {
         Some(code) if TRANSIENT.contains(&code) => StoreError::Unavailable(error.to_string()),
+        Some(code) if REJECTED.contains(&code) => StoreError::Rejected {
+            code: code.to_string(),
+            message: error
+                .as_database_error()
+                .map_or_else(|| error.to_string(), |error| error.message().to_owned()),
+        },
         Some(_) => StoreError::Corrupt(error.to_string()),
         None => match error {
             sqlx::Error::ColumnDecode { .. }

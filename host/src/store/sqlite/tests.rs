@@ -87,7 +87,7 @@ async fn a_failing_operation_does_not_fail_its_group() {
     let commits = futures::future::join_all(keys.map(|key| store.commit(state(key, "v")))).await;
     for (key, commit) in keys.into_iter().zip(commits) {
         if key == "poison" {
-            assert!(matches!(commit, Err(StoreError::Corrupt(_))), "{commit:?}");
+            assert!(matches!(commit, Err(StoreError::Rejected { .. })), "{commit:?}");
         } else {
             assert!(
                 matches!(commit, Ok(Commit::Done { ref versions, .. }) if *versions == [1]),

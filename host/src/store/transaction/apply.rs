@@ -17,8 +17,8 @@ use crate::domain::event::{DeliveryKey, EventKey};
 use crate::domain::failure_fingerprint::FailureFingerprint;
 use crate::domain::order_status::StatusRules;
 use crate::store::{
-    Accepted, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder, Order, OutboxRow,
-    Settlement, Verdict, Version,
+    Accepted, AttemptKey, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder, Order,
+    OutboxRow, Settlement, Verdict, Version,
 };
 
 /// A new order: the first one with its id is accepted, also within one group.
@@ -93,14 +93,24 @@ pub(crate) fn batch<'a>(
         }
     }
     let versions = write_state(loaded, write_set, batch);
-    let outbox =
-        batch.settlements.iter().flat_map(|one| settle(loaded, write_set, rules, one)).collect();
-    Commit::Done { versions, outbox }
+    let mut queued_ms = 0;
+    let mut outbox = Vec::new();
+    for settlement in &batch.settlements {
+        let before = stored(loaded, settlement);
+        queued_ms = before.state.map_or(0, |state| state.queued_ms).max(queued_ms);
+        outbox.extend(settle(loaded, write_set, rules, settlement, before));
+    }
+    Commit::Done { versions, outbox, queued_ms }
 }
 
 /// The refusal of a batch whose deliveries moved on, or whose state was written meanwhile.
 fn conflict(loaded: &Loaded<'_>, batch: &Batch) -> Option<Commit> {
-    let stale = deliveries(batch, |one| !is_current(loaded, one));
+    let stale: Vec<AttemptKey> = batch
+        .settlements
+        .iter()
+        .filter(|one| !is_current(loaded, one))
+        .map(Settlement::attempt_key)
+        .collect();
     let changed =
         batch.reads.iter().filter(|(key, read)| version(loaded, &batch.stage, key) != *read);
     let conflicts: Vec<_> = changed.map(|(key, _)| key.clone()).collect();
@@ -109,13 +119,13 @@ fn conflict(loaded: &Loaded<'_>, batch: &Batch) -> Option<Commit> {
 
 /// The refusal of a batch that a cancellation stops.
 fn cancelled(loaded: &Loaded<'_>, rules: &StatusRules, batch: &Batch) -> Option<Commit> {
-    let stopped =
-        deliveries(batch, |one| order_cancelled(loaded, one) && is_stopped_by_cancel(rules, one));
+    let stopped: Vec<DeliveryKey> = batch
+        .settlements
+        .iter()
+        .filter(|one| order_cancelled(loaded, one) && is_stopped_by_cancel(rules, one))
+        .map(|one| one.delivery.clone())
+        .collect();
     (!stopped.is_empty()).then_some(Commit::OrderCancelled(stopped))
-}
-
-fn deliveries(batch: &Batch, picked: impl Fn(&Settlement) -> bool) -> Vec<DeliveryKey> {
-    batch.settlements.iter().filter(|one| picked(one)).map(|one| one.delivery.clone()).collect()
 }
 
 fn version(loaded: &Loaded<'_>, stage: &str, key: &str) -> Version {
@@ -199,10 +209,10 @@ fn settle<'a>(
     write_set: &mut WriteSet<'a>,
     rules: &StatusRules,
     settlement: &'a Settlement,
+    before: LoadedDelivery,
 ) -> Vec<OutboxRow> {
     let stage: &'a str = &settlement.delivery.stage;
     let now_ms = write_set.now_ms();
-    let before = stored(loaded, settlement);
     let seq = before.seq.unwrap_or_else(|| write_set.adopt(&settlement.envelope, stage));
     let next = next(settlement);
     let open = next.status == DeliveryStatus::Open;

@@ -56,11 +56,18 @@ pub enum Progress<'a> {
     Called {
         /// How the call ended.
         outcome: Outcome,
-        /// The call was a circuit breaker's probe whose failure does not count as an attempt.
-        uncounted_probe: bool,
+        /// A dependency of the stage is known to be down: a failure uses up no attempt.
+        uncounted: bool,
     },
     /// The broker dead-lettered the message.
     Rejected(Rejection<'a>),
+    /// The store refuses the outcome, and will refuse it again.
+    Refused {
+        /// The store's code.
+        code: &'a str,
+        /// The store's words.
+        message: &'a str,
+    },
 }
 
 /// Why the broker dead-lettered a message.

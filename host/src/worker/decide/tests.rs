@@ -85,7 +85,7 @@ fn settled(decision: Decision) -> (Verdict, Option<FailedAttempt>) {
 }
 
 fn called(outcome: Outcome) -> Progress<'static> {
-    Progress::Called { outcome, uncounted_probe: false }
+    Progress::Called { outcome, uncounted: false }
 }
 
 /// The verdict on an outcome of an attempt.
@@ -296,16 +296,16 @@ fn a_delivery_of_a_cancelled_order_is_skipped_however_far_it_has_come() {
 }
 
 #[test]
-fn a_failed_probe_that_does_not_count_defers_its_message() {
+fn a_failure_that_does_not_count_defers_its_message() {
     let probe = |outcome| {
-        let progress = Progress::Called { outcome, uncounted_probe: true };
+        let progress = Progress::Called { outcome, uncounted: true };
         settled(decide_on(&envelope(), 3, progress))
     };
     let timeout =
         Outcome::Trapped { kind: "timeout".into(), message: "1000 ms".into(), backtrace: None };
     for failing in [failed(true, None), timeout] {
         let (verdict, failure) = probe(failing);
-        assert!(matches!(verdict, Verdict::Deferred { due_at_ms: 2_000 }), "{verdict:?}");
+        assert!(matches!(verdict, Verdict::Deferred { due_at_ms: 1_500 }), "{verdict:?}");
         assert!(failure.is_none());
     }
     // The dependency answered: the outcome counts.

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Lane, Work};
-use crate::domain::event::BREAKER_CHANGED;
 use crate::pipeline::Running;
 use crate::pipeline::metrics::OutcomeKind;
-use crate::stage::circuit_breaker::{BreakerState, Permit};
+use crate::stage::circuit_breaker::Permit;
 use crate::stage::state::{BatchState, LaneCache};
 use crate::store::{Batch, StateSource, StoreError};
 
@@ -38,25 +37,21 @@ impl Lane {
     pub(super) async fn run_batch(
         &mut self,
         work: &[Work],
-        running: &Running,
-        permit: Permit,
+        run: &BatchRun<'_>,
     ) -> Result<BatchResult, StoreError> {
-        let state = self.batch_state();
+        let BatchRun { running, state, .. } = *run;
         let subjects: BTreeSet<String> =
             work.iter().map(|work| work.message.envelope.event.subject.clone()).collect();
         state.prefetch(&subjects).await?;
-        let run = BatchRun { running, state: &state, permit };
         let time_max = Duration::from_millis(self.stage.config.batch_time_ms);
         let began = Instant::now();
         let (mut settlements, mut breaker_change) = (Vec::with_capacity(work.len()), None);
         for work in work {
-            // Only the first message waits for the rate limit; a started batch is committed first.
-            if settlements.is_empty() {
-                self.gate.wait_for_rate().await;
-            } else if !self.gate.allows_rate() {
+            // A started batch is committed before the lane waits for the rate limit.
+            if !settlements.is_empty() && !self.gate.allows_rate() {
                 break;
             }
-            let (settlement, change) = self.process(work, &run).await;
+            let (settlement, change) = self.process(work, run).await;
             settlements.push(settlement);
             breaker_change = change.or(breaker_change);
             if began.elapsed() >= time_max || self.is_replaced(running) || !self.gate.is_open() {
@@ -64,7 +59,7 @@ impl Lane {
             }
         }
         if let Some(state) = breaker_change {
-            self.announce_breaker(state, running).await;
+            self.services.announce_breaker(&self.stage, running, state).await;
         }
         let outcomes =
             settlements.iter().map(|settlement| OutcomeKind::from(&settlement.verdict)).collect();
@@ -79,11 +74,11 @@ impl Lane {
         Ok(BatchResult { batch, outcomes })
     }
 
-    /// State for one batch; it borrows the lane's cache.
-    fn batch_state(&mut self) -> Arc<BatchState> {
+    /// State for one batch, read from `source`; it borrows the lane's cache.
+    pub(super) fn batch_state(&mut self, source: Arc<dyn StateSource>) -> Arc<BatchState> {
         BatchState::new(
             Arc::clone(&self.stage.name),
-            Arc::clone(&self.services.store) as Arc<dyn StateSource>,
+            source,
             self.stage.config.limits.state_limits(),
             std::mem::replace(&mut self.cache, LaneCache::placeholder()),
         )
@@ -93,23 +88,17 @@ impl Lane {
     fn is_replaced(&self, running: &Running) -> bool {
         !self.stage.running().is_some_and(|now| std::ptr::eq(&raw const *now, running))
     }
-
-    /// Logs and publishes that the circuit breaker opened or closed.
-    async fn announce_breaker(&self, state: BreakerState, running: &Running) {
-        tracing::warn!(stage = %self.stage.name, ?state, "circuit breaker changed");
-        let data = serde_json::json!({
-            "stage": &*self.stage.name,
-            "state": state,
-            "host": &*self.services.host,
-        });
-        self.services.announce(&running.policy, BREAKER_CHANGED, &data).await;
-    }
 }
 
 /// How many of the next messages run in one batch. A message that was delivered so often that it
-/// may be what stops its hosts runs in a batch of its own.
+/// may be what stops its hosts runs in a batch of its own, and a batch has one attempt at a delivery.
 pub(super) fn batch_len(work: &[Work]) -> usize {
-    work.iter()
-        .position(|work| work.message.deliveries >= ISOLATED_FROM)
-        .map_or(work.len(), |first| first.max(1))
+    let is_isolated = |work: &Work| work.message.deliveries >= ISOLATED_FROM;
+    match work.split_first() {
+        Some((first, rest)) if !is_isolated(first) => {
+            let end = rest.iter().position(|work| is_isolated(work) || work.follows_another);
+            1 + end.unwrap_or(rest.len())
+        }
+        _ => work.len().min(1),
+    }
 }

@@ -3,20 +3,29 @@
 //! All effects of a message are in its settlement and in the batch's state; nothing is written
 //! here. Bounds: one call for each message, under the limits of the stage.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+
+use futures::FutureExt as _;
 
 use super::batch::BatchRun;
 use super::{Lane, Work};
 use crate::domain::trace_context::TraceContext;
 use crate::pipeline::Running;
 use crate::pipeline::plugin_change::PluginChange;
-use crate::stage::circuit_breaker::{BreakerState, Permit};
-use crate::stage::handler::{Call, CallContext, Handled};
+use crate::stage::circuit_breaker::{BreakerState, CallReport, Health, Reported};
+use crate::stage::handler::{Call, CallContext, ExternalCalls, Handled, panic_text};
 use crate::stage::outcome::Outcome;
 use crate::stage::recording::{CallResult, Decided, Recorder};
 use crate::stage::state::BatchState;
 use crate::store::{Settlement, Verdict};
 use crate::worker::decide::{self, Attempt, Decision, DecisionInputs, Progress, Ruling};
+
+/// The code of a failure that means that a dependency is down, and the attribute of a description
+/// that lists further ones, separated by commas.
+const UNAVAILABLE: &str = "unavailable";
+/// Longest error in the reason of an open circuit breaker.
+const ERROR_MAX_BYTES: usize = 300;
 
 /// What a call left beside its outcome.
 struct Called {
@@ -37,7 +46,7 @@ impl Lane {
         run: &BatchRun<'_>,
     ) -> (Settlement, Option<BreakerState>) {
         let mut attempt = Attempt {
-            delivery: work.key.clone(),
+            delivery: work.key.delivery.clone(),
             round: work.message.round,
             attempt: work.message.attempt,
             digest: run.running.handler.digest().into(),
@@ -92,7 +101,17 @@ impl Lane {
     ) -> (Progress<'static>, Called) {
         let call = self.prepare(work, run.state);
         let (recorder, now_ms) = (call.context.recorder.clone(), call.context.now_ms);
-        let Handled { outcome, writes, duration, .. } = run.running.handler.handle(call).await;
+        // A bug of the host that one message triggers must not stop the lane again and again.
+        let handled = AssertUnwindSafe(run.running.handler.handle(call)).catch_unwind().await;
+        let handled = handled.unwrap_or_else(|panic| Handled {
+            outcome: Outcome::Trapped {
+                kind: "host-panic".to_owned(),
+                message: panic_text(panic.as_ref()),
+                backtrace: None,
+            },
+            ..Handled::nothing()
+        });
+        let Handled { outcome, writes, duration, external, .. } = handled;
         attempt.duration_us = duration.as_micros() as u64;
         if let Outcome::Unavailable(why) = &outcome {
             tracing::warn!(stage = %self.stage.name, %why, "call not possible, deferring the message");
@@ -100,10 +119,10 @@ impl Lane {
         if let Some(why) = self.stage.report_call(&attempt.digest, &outcome) {
             self.report_rollback(&attempt.digest, why);
         }
-        let (uncounted_probe, breaker_change) = self.report_health(&outcome, run.permit);
+        let Reported { change, uncounted } = self.report_health(work, run, &outcome, external);
         let result = CallResult { retryable: outcome.is_retryable(), writes };
-        let called = Called { recorder, now_ms, result, breaker_change };
-        (Progress::Called { outcome, uncounted_probe }, called)
+        let called = Called { recorder, now_ms, result, breaker_change: change };
+        (Progress::Called { outcome, uncounted }, called)
     }
 
     fn prepare(&self, work: &Work, state: &Arc<BatchState>) -> Call {
@@ -111,12 +130,12 @@ impl Lane {
         let recorder = self.stage.recorder();
         let trace = TraceContext::of_attempt(
             &message.envelope.event,
-            &work.key,
+            &work.key.delivery,
             message.round,
             message.attempt,
         );
         let now_ms = self.services.clock.now_ms();
-        let mut context = CallContext::new(&work.key, message.attempt, now_ms);
+        let mut context = CallContext::new(&work.key.delivery, message.attempt, now_ms);
         context.trace_headers = trace.headers();
         context.settings = Arc::clone(&self.stage.settings);
         context.recorder = recorder.clone();
@@ -127,15 +146,40 @@ impl Lane {
         }
     }
 
-    /// Reports a call to the circuit breaker. Returns whether it was a probe whose failure does not
-    /// count as an attempt, and the breaker's new state if the call opened or closed it.
-    fn report_health(&self, outcome: &Outcome, permit: Permit) -> (bool, Option<BreakerState>) {
-        let Some(health) = outcome.health() else { return (false, None) };
-        let now_ms = self.services.clock.now_ms();
-        let mut breaker = self.stage.breaker();
-        // Asked before the report, which counts a failed probe.
-        let is_uncounted = permit == Permit::Probe && breaker.probe_is_uncounted();
-        (is_uncounted, breaker.report(health, now_ms))
+    /// Whether a failure with this code means that a dependency is down: by the operator's
+    /// configuration, by the stage's description, or by its name.
+    fn is_unavailable(&self, code: &str, running: &Running) -> bool {
+        let named = |list: &str| list.split(',').any(|name| name.trim() == code);
+        code == UNAVAILABLE
+            || self.stage.config.breaker.unavailable.iter().any(|marked| marked == code)
+            || running
+                .handler
+                .description()
+                .attributes
+                .iter()
+                .any(|(name, list)| name == UNAVAILABLE && named(list))
+    }
+
+    /// Reports a call to the circuit breaker.
+    fn report_health(
+        &self,
+        work: &Work,
+        run: &BatchRun<'_>,
+        outcome: &Outcome,
+        external: ExternalCalls,
+    ) -> Reported {
+        let health = outcome.health(external, |code| self.is_unavailable(code, run.running));
+        let error = match health {
+            Health::Good | Health::Unknown => String::new(),
+            Health::Unavailable | Health::TimedOut => outcome.error(),
+        };
+        let call = CallReport {
+            permit: run.permit,
+            health,
+            subject: &work.message.envelope.event.subject,
+            error: shortened(&error, ERROR_MAX_BYTES),
+        };
+        self.stage.breaker().report(call, self.services.clock.now_ms())
     }
 
     /// Tells the supervisor that the previous version runs again, so that it restores the file.
@@ -172,11 +216,15 @@ impl Called {
     }
 }
 
+fn shortened(text: &str, max_bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(max_bytes)]
+}
+
 fn log_failure(work: &Work, ruling: &Ruling) {
     let Some(failure) = ruling.failure() else { return };
     let event = &work.message.envelope.event;
     tracing::warn!(
-        stage = %work.key.stage,
+        stage = %work.key.delivery.stage,
         event = %event.id,
         event_type = %event.event_type,
         order = work.message.envelope.order_id.as_deref(),

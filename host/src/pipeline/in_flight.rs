@@ -1,0 +1,65 @@
+//! The messages of a stage that this host holds, and how far its queue has come.
+//!
+//! A queue hands out its messages in their order. So an open delivery that was queued well before
+//! the one that was settled last, and that no host holds, is lost; the reconciler sends it again. It
+//! only saves waiting: the guarantee is the open delivery in the store. Bounds: the stage's
+//! prefetch.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::domain::event::{Envelope, EventKey};
+
+/// What a host holds of one stage.
+#[derive(Default)]
+pub struct InFlight {
+    /// By the broker's name for the message.
+    held: Mutex<HashMap<u64, (Instant, Arc<Envelope>)>>,
+    queued_ms: AtomicU64,
+}
+
+impl InFlight {
+    fn held(&self) -> MutexGuard<'_, HashMap<u64, (Instant, Arc<Envelope>)>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds received messages: the broker's name, the time and the event of each.
+    pub fn receive(&self, messages: impl Iterator<Item = (u64, Instant, Arc<Envelope>)>) {
+        self.held().extend(messages.map(|(tag, received, event)| (tag, (received, event))));
+    }
+
+    /// Removes messages that were given back or acknowledged.
+    pub fn release(&self, tags: &[u64]) {
+        let mut held = self.held();
+        for tag in tags {
+            held.remove(tag);
+        }
+    }
+
+    /// The consumer is gone, and the broker has its messages.
+    pub fn clear(&self) {
+        self.held().clear();
+    }
+
+    /// Events of the messages that have been held for longer than `age`.
+    pub fn held_for(&self, age: Duration) -> Vec<EventKey> {
+        let held = self.held();
+        let old = held.values().filter(|(received, _)| received.elapsed() > age);
+        old.map(|(_, envelope)| envelope.key()).collect()
+    }
+
+    /// A delivery that was queued then was settled; 0: unknown.
+    pub fn settle(&self, queued_ms: u64) {
+        if queued_ms > 0 {
+            self.queued_ms.store(queued_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// When the delivery that was settled last was queued, milliseconds since 1970-01-01 UTC; 0: none
+    /// was.
+    pub fn settled_queued_ms(&self) -> u64 {
+        self.queued_ms.load(Ordering::Relaxed)
+    }
+}
