@@ -213,7 +213,16 @@ fn host_name() -> String {
     }
 }
 
-/// A built host.
+/// A built host. Orders may be submitted at once; stages consume them while it runs.
+///
+/// ```no_run
+/// # async fn example(host: postrider::Host) -> anyhow::Result<()> {
+/// let app = host.app();
+/// let running = tokio::spawn(host.run_until(async { _ = tokio::signal::ctrl_c().await }));
+/// println!("ready: {}", app.readiness().await.ready);
+/// running.await?
+/// # }
+/// ```
 pub struct Host {
     config: Config,
     app: Arc<App>,

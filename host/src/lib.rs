@@ -94,8 +94,10 @@ mod host;
 pub mod internals;
 
 // A host.
-pub use crate::app::{App, OrderHistory, PluginState, PluginStatus, Readiness, StageStatus};
-pub use crate::app::{SubmitError, Submitted};
+pub use crate::app::{
+    App, OrderHistory, PluginState, PluginStatus, Readiness, RollBack, StageDeletion, StageStatus,
+    Submission, SubmitError, Submitted,
+};
 pub use crate::config::{Config, ConfigError, StageConfig};
 pub use crate::domain::clock::{Clock, ManualClock, SystemClock};
 pub use crate::domain::field_error::FieldError;

@@ -25,6 +25,7 @@ pub(crate) fn features() -> Result<()> {
 /// packaged is not compiled: its dependencies would be built once more, which takes longer than all
 /// tests.
 pub(crate) fn package() -> Result<()> {
+    say("packaging the crates");
     let mut package = cargo();
     package.args(["package", "--allow-dirty", "--no-verify"]);
     package.args(PUBLISHED.iter().flat_map(|name| ["--package", name]));

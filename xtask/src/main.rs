@@ -5,6 +5,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -82,6 +84,7 @@ fn test() -> Result<()> {
     call(cargo().args(["build", "--workspace", "--all-targets"]))?;
     let services = services::Services::find()?;
     let environment = || services.environment.iter().cloned();
+    say("running the tests");
     call(cargo().args(["test", "--workspace"]).envs(environment()))?;
     say("running the measured tests one at a time: faults, hostile guests, languages");
     let measured = ["test", "--workspace", "--test", "integration"];
@@ -90,14 +93,19 @@ fn test() -> Result<()> {
 }
 
 fn ci() -> Result<()> {
+    say("checking the format");
     call(cargo().args(["fmt", "--all", "--check"]))?;
     call(cargo().args(["fmt", "--all", "--check", "--manifest-path", "plugins/Cargo.toml"]))?;
+    say("checking the lints");
     call(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    say("building the documentation");
     call(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     deny()?;
     crates::features()?;
     test()?;
-    crates::package()
+    crates::package()?;
+    say("everything holds");
+    Ok(())
 }
 
 /// Checks licenses, sources and bans of the dependencies: deny.toml.
@@ -111,13 +119,16 @@ fn deny() -> Result<()> {
                 .env("CARGO_PROFILE_DEV_DEBUG", "false"),
         )?;
     }
+    say("checking the dependencies");
     // Advisories need a download: they are checked where the network allows it, not here.
     call(cargo().args(["deny", "check", "licenses", "bans", "sources"]))
 }
 
-/// Prints one progress line.
+/// Prints one progress line, with the minutes and seconds since the task began.
 pub(crate) fn say(what: &str) {
-    eprintln!("xtask: {what}");
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let elapsed = BEGAN.elapsed().as_secs();
+    eprintln!("xtask [{:02}:{:02}]: {what}", elapsed / 60, elapsed % 60);
 }
 
 /// The repository's root.

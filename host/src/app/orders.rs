@@ -11,6 +11,18 @@ use crate::domain::trace_context::TraceContext;
 use crate::store::{Accepted, Cancelled, DeliveryRecord, NewCancel, NewOrder, Order, StoreError};
 
 /// An order that is durable.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App, order: serde_json::Value) -> anyhow::Result<()> {
+/// use postrider::Submitted;
+///
+/// match app.submit(order).await? {
+///     Submitted::New(order) => println!("accepted order {}", order.id),
+///     Submitted::Duplicate(order) => println!("order {} was accepted before", order.id),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[must_use = "tells a new order from one that was submitted before"]
 pub enum Submitted {
@@ -30,6 +42,19 @@ impl Submitted {
 }
 
 /// Why an order was not accepted. Nothing was written.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App, order: serde_json::Value) -> anyhow::Result<()> {
+/// use postrider::SubmitError;
+///
+/// match app.submit(order).await {
+///     Ok(submitted) => println!("order {}", submitted.into_order().id),
+///     Err(SubmitError::Conflict { id }) => eprintln!("order {id} exists with a different body"),
+///     Err(other) => return Err(other.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
@@ -58,6 +83,17 @@ fn summary(problems: &[FieldError]) -> String {
 }
 
 /// What accompanies the body of an order.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App, order: serde_json::Value) -> anyhow::Result<()> {
+/// use postrider::Submission;
+///
+/// let key = Some("checkout-7".to_owned());
+/// let submission = Submission { idempotency_key: key, ..Submission::default() };
+/// let order = app.submit_with(order, submission).await?.into_order();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Submission {
     /// The trace that the order's events continue.
@@ -77,6 +113,15 @@ impl Default for Submission {
 }
 
 /// An order with its deliveries.
+///
+/// ```
+/// use postrider::OrderHistory;
+///
+/// fn print(history: &OrderHistory) {
+///     println!("order {} is {}", history.order.id, history.order.status);
+///     println!("{} deliveries", history.deliveries.len());
+/// }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct OrderHistory {

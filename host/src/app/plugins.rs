@@ -13,6 +13,12 @@ const LOAD_TIMEOUT: Duration = Duration::from_mins(2);
 const LOAD_POLL: Duration = Duration::from_millis(2);
 
 /// Whether a plugin serves.
+///
+/// ```
+/// use postrider::PluginState;
+///
+/// assert_eq!(PluginState::Serving.as_str(), "serving");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PluginState {
@@ -36,6 +42,16 @@ impl PluginState {
 }
 
 /// A stage with the plugin that serves it, or a file that serves none.
+///
+/// ```no_run
+/// # fn example(app: &postrider::App) {
+/// for plugin in app.plugins() {
+///     if let Some(error) = &plugin.last_error {
+///         eprintln!("{}: {error}", plugin.file.as_deref().unwrap_or("native"));
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PluginStatus {
@@ -64,6 +80,20 @@ pub struct PluginStatus {
 }
 
 /// The result of a rollback.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App) -> anyhow::Result<()> {
+/// use postrider::RollBack;
+///
+/// match app.roll_back("payment", None).await? {
+///     RollBack::Done(digest) => println!("{digest} serves again"),
+///     RollBack::NotFound => println!("no plugin file runs this stage"),
+///     RollBack::NoSuchVersion => println!("there is no earlier version"),
+///     RollBack::Refused(reason) => println!("refused: {reason}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum RollBack {

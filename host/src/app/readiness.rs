@@ -10,6 +10,16 @@ use crate::stage::circuit_breaker::BreakerState;
 use crate::store::{ControlState, UnroutedEvents};
 
 /// Whether a host can do its work.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App) {
+/// let readiness = app.readiness().await;
+/// if !readiness.ready {
+///     eprintln!("store: {:?}, broker: {:?}", readiness.store, readiness.broker);
+///     eprintln!("without a plugin: {}", readiness.stages_without_plugin.join(", "));
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Readiness {

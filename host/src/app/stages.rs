@@ -13,6 +13,14 @@ use crate::store::{Batch, Commit, ControlState, StageBacklog, StageControl, Stor
 use crate::worker::decide;
 
 /// The state of a stage on this host.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App) {
+/// for stage in app.stages().await {
+///     println!("{}: {}", stage.stage, stage.version.as_deref().unwrap_or("no plugin"));
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StageStatus {
@@ -40,6 +48,17 @@ pub struct StageStatus {
 const SETTLE_BATCH: u32 = 500;
 
 /// The result of deleting a stage.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App) -> anyhow::Result<()> {
+/// use postrider::StageDeletion;
+///
+/// if app.delete_stage("fraud").await? == StageDeletion::InUse {
+///     eprintln!("remove the plugin from every host first");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum StageDeletion {

@@ -15,6 +15,14 @@ use crate::stage::rollout_guard::RolloutGuardPolicy;
 use crate::stage::settings::{SecretSource, Secrets};
 
 /// The configuration of a stage.
+///
+/// ```
+/// use postrider::{Config, StageConfig};
+///
+/// let mut config = Config::default();
+/// let payment = StageConfig { lanes: 4, rate_per_s: Some(100), ..StageConfig::default() };
+/// config.stages.insert("payment".to_owned(), payment);
+/// ```
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StageConfig {

@@ -6,12 +6,31 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A source of wall-clock time, in milliseconds since 1970-01-01 UTC.
+///
+/// ```
+/// use postrider::{Clock, SystemClock};
+///
+/// /// A clock that is an hour fast.
+/// struct Fast;
+///
+/// impl Clock for Fast {
+///     fn now_ms(&self) -> u64 {
+///         SystemClock.now_ms() + 3_600_000
+///     }
+/// }
+/// ```
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since 1970-01-01 UTC.
     fn now_ms(&self) -> u64;
 }
 
 /// The clock of the operating system.
+///
+/// ```
+/// use postrider::{Clock as _, SystemClock};
+///
+/// assert!(SystemClock.now_ms() > 1_600_000_000_000);
+/// ```
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
 

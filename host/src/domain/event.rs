@@ -40,6 +40,15 @@ const SHORT_MAX_BYTES: usize = 255;
 pub(crate) const TIME_MAX_MS: u64 = 253_402_207_200_999;
 
 /// A CloudEvents 1.0 event.
+///
+/// ```
+/// use postrider::{Event, Failure};
+///
+/// fn order(event: &Event) -> Result<serde_json::Value, Failure> {
+///     serde_json::from_slice(&event.data)
+///         .map_err(|error| Failure::reject("invalid-order", format!("{}: {error}", event.subject)))
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Unique per source.
@@ -61,6 +70,15 @@ pub struct Event {
 }
 
 /// An event with its place in a chain of events.
+///
+/// ```
+/// use postrider::Settlement;
+///
+/// /// Whether the delivery belongs to the order.
+/// fn belongs_to(settled: &Settlement, order_id: &str) -> bool {
+///     settled.envelope.order_id.as_deref() == Some(order_id)
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     /// The event itself.
@@ -174,6 +192,15 @@ pub struct EventKey {
 }
 
 /// Identifies a delivery: one event at one stage.
+///
+/// ```
+/// use postrider::Settlement;
+///
+/// fn log(settled: &Settlement) {
+///     let key = &settled.delivery;
+///     println!("{}: event {} of {}", key.stage, key.event.id, key.event.source);
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryKey {
     /// The stage.

@@ -1,6 +1,18 @@
 //! What is wrong with a body, and where.
 
 /// One thing that is wrong with a body.
+///
+/// ```
+/// use postrider::SubmitError;
+///
+/// fn print(error: &SubmitError) {
+///     if let SubmitError::Invalid(problems) = error {
+///         for problem in problems {
+///             println!("{}: {}", problem.pointer, problem.detail);
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
     /// JSON pointer (RFC 6901) to the place.

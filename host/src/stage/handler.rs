@@ -48,6 +48,17 @@ impl Logs {
 }
 
 /// The context of one attempt.
+///
+/// ```
+/// use postrider::{Emitted, NativeContext};
+///
+/// /// Repeats the request with the same key on every attempt, so the gateway charges once.
+/// fn charge(cx: &NativeContext) -> Emitted {
+///     let currency = cx.call.setting("currency").unwrap_or("EUR");
+///     let charge = serde_json::json!({ "key": cx.call.idempotency_key, "currency": currency });
+///     Emitted::json("payment.requested", &charge)
+/// }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CallContext {
@@ -147,6 +158,31 @@ pub trait StageHandler: Send + Sync + 'static {
 }
 
 /// A stage that is a Rust value of the embedder's program: the plugin contract without a sandbox.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use postrider::{Description, Emitted, Event, NativeContext, NativeError, NativeStage};
+///
+/// struct Greet;
+///
+/// #[async_trait]
+/// impl NativeStage for Greet {
+///     fn describe(&self) -> Description {
+///         Description::new("greet", "1.0.0", "Greets the customer of each new order")
+///             .consumes(["order.created"])
+///             .emits(["customer.greeted"])
+///     }
+///
+///     async fn handle(
+///         &self,
+///         _: &mut NativeContext,
+///         event: &Event,
+///     ) -> Result<Vec<Emitted>, NativeError> {
+///         let greeting = serde_json::json!({ "order": event.subject });
+///         Ok(vec![Emitted::json("customer.greeted", &greeting)])
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait NativeStage: Send + Sync + 'static {
     /// Called once, when the stage is registered.
@@ -161,6 +197,17 @@ pub trait NativeStage: Send + Sync + 'static {
 }
 
 /// What a native stage may use during a call.
+///
+/// ```
+/// use postrider::{NativeContext, NativeError};
+///
+/// /// Counts the calls that succeed.
+/// async fn count(cx: &mut NativeContext) -> Result<(), NativeError> {
+///     let calls = cx.state.get("calls").await?.map_or(0, |bytes| bytes.len());
+///     cx.state.set("calls".to_owned(), vec![b'.'; calls + 1].into())?;
+///     Ok(())
+/// }
+/// ```
 #[non_exhaustive]
 pub struct NativeContext {
     /// The attempt.
@@ -170,6 +217,18 @@ pub struct NativeContext {
 }
 
 /// Why a call of a native stage failed.
+///
+/// ```
+/// use postrider::{Failure, NativeError};
+///
+/// /// `?` turns a failure into the error of a stage.
+/// fn check(total: f64) -> Result<(), NativeError> {
+///     if total < 0.0 {
+///         Err(Failure::reject("negative-total", "the total is below zero"))?;
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NativeError {

@@ -36,6 +36,18 @@ pub struct StateLimits {
 }
 
 /// Why a state operation ended the call.
+///
+/// ```
+/// use postrider::{StateError, StateView};
+///
+/// /// An oversized note is dropped; whatever else goes wrong ends the call.
+/// fn note(state: &mut StateView, text: String) -> Result<(), StateError> {
+///     match state.set("note".to_owned(), text.into()) {
+///         Err(StateError::Limit { .. }) => Ok(()),
+///         other => other,
+///     }
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
@@ -200,6 +212,18 @@ impl Inner {
 }
 
 /// A stage's state as one call sees it.
+///
+/// ```
+/// use postrider::{StateError, StateView};
+///
+/// /// Returns whether the stage has seen the customer before, and remembers the customer.
+/// async fn seen(state: &mut StateView, customer: &str) -> Result<bool, StateError> {
+///     let key = format!("customer/{customer}");
+///     let seen = state.get(&key).await?.is_some();
+///     state.set(key, "".into())?;
+///     Ok(seen)
+/// }
+/// ```
 pub struct StateView {
     batch: Arc<BatchState>,
     own: StateWrites,

@@ -9,6 +9,20 @@ use super::{AttemptKey, FailedAttempt, NewEvent, OutboxRow, Version};
 use crate::domain::event::{DeliveryKey, Envelope};
 
 /// The outcome of a delivery's attempt.
+///
+/// ```
+/// use postrider::Verdict;
+///
+/// fn name(verdict: &Verdict) -> &'static str {
+///     match verdict {
+///         Verdict::Done(_) => "done",
+///         Verdict::Retry { .. } => "failed, to be retried",
+///         Verdict::Dead { .. } => "dead-lettered",
+///         Verdict::Skipped => "skipped",
+///         Verdict::Deferred { .. } => "not run yet",
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub enum Verdict {
     /// The stage succeeded and emitted these events.
@@ -37,6 +51,22 @@ pub enum Verdict {
 }
 
 /// One delivery's part of a batch.
+///
+/// ```no_run
+/// use postrider::{Config, Host, Verdict};
+///
+/// # async fn example() -> anyhow::Result<()> {
+/// let host = Host::builder(Config::load(None)?)
+///     .observe(|settled| {
+///         if let Verdict::Dead { code, .. } = &settled.verdict {
+///             eprintln!("{} dead-lettered: {code}", settled.delivery.event.id);
+///         }
+///     })
+///     .build()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Settlement {
     /// Which delivery.

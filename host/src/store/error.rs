@@ -3,6 +3,15 @@
 use std::time::Duration;
 
 /// Why the store did not answer.
+///
+/// ```
+/// use postrider::StoreError;
+///
+/// /// Whether the same call may succeed later.
+/// fn is_temporary(error: &StoreError) -> bool {
+///     matches!(error, StoreError::Unavailable(_))
+/// }
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {

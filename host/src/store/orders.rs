@@ -60,6 +60,15 @@ pub enum Cancelled {
 }
 
 /// An order as stored.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App) -> anyhow::Result<()> {
+/// let order = app.submit(serde_json::json!({ "order_id": "1", "items": ["Book"] })).await?;
+/// let order = order.into_order();
+/// println!("{} is {} since {} ms", order.id, order.status, order.updated_at_ms);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Order {
     /// The id.
