@@ -103,7 +103,7 @@ async fn many_lanes_on_a_hot_product_share_few_connections() -> Result<()> {
     })
     .await?;
     let took = began.elapsed();
-    anyhow::ensure!(took < std::time::Duration::from_secs(60), "it took {took:?}");
+    anyhow::ensure!(took < std::time::Duration::from_mins(1), "it took {took:?}");
     one.stop().await?;
     other.stop().await
 }
