@@ -76,7 +76,6 @@ impl Config {
         for (key, value) in [
             ("http.body_max_bytes", self.http.body_max_bytes as u64),
             ("http.request_timeout_ms", self.http.request_timeout_ms),
-            ("http.concurrency_max", self.http.concurrency_max as u64),
             ("store.lease_ms", self.store.lease_ms),
             ("store.group_max_ops", self.store.group_max_ops as u64),
             ("store.timeout_ms", self.store.timeout_ms),
