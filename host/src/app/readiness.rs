@@ -1,6 +1,8 @@
 //! Readiness: whether this host can do its work, and what is in the way.
 
+use std::fmt::Display;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::App;
 pub use crate::background::health::FailingTask;
@@ -8,6 +10,9 @@ use crate::background::task::Impact;
 use crate::pipeline::{Consumption, Stage};
 use crate::stage::circuit_breaker::BreakerState;
 use crate::store::{ControlState, UnroutedEvents};
+
+/// How long a readiness probe waits for the store and the broker.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whether a host can do its work.
 ///
@@ -50,8 +55,9 @@ pub struct Readiness {
 impl App {
     /// Asks the store and the broker, and returns whether this host can do its work.
     pub async fn readiness(&self) -> Readiness {
-        let store = self.services.store.ping().await.err().map(|error| error.to_string());
-        let broker = self.services.broker.ping().await.err().map(|error| error.to_string());
+        // Asked together and with a limit: a probe is answered even while a writer hangs or is down.
+        let (store, broker) =
+            tokio::join!(problem(self.services.store.ping()), problem(self.services.broker.ping()));
         let stages_without_plugin = self.stages_that(|stage| stage.running().is_none());
         let not_consuming =
             self.stages_that(|stage| stage.consumption() == Consumption::Connecting);
@@ -100,5 +106,13 @@ impl App {
     fn stages_that(&self, applies: fn(&Stage) -> bool) -> Vec<String> {
         let stages = self.services.pipeline.stages().into_iter();
         stages.filter(|stage| applies(stage)).map(|stage| stage.name.to_string()).collect()
+    }
+}
+
+/// What is wrong with a service, if it answers with an error or not in time.
+async fn problem<E: Display>(ping: impl Future<Output = Result<(), E>>) -> Option<String> {
+    match tokio::time::timeout(PING_TIMEOUT, ping).await {
+        Ok(answer) => answer.err().map(|error| error.to_string()),
+        Err(_) => Some(format!("no answer within {} ms", PING_TIMEOUT.as_millis())),
     }
 }
