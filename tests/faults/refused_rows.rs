@@ -120,7 +120,7 @@ async fn publish(env: &TestEnv, event_type: &str, subject: &str) -> Result<()> {
 }
 
 async fn foreign_event_that_cannot_be_stored_is_dead_lettered(backend: Backend) -> Result<()> {
-    let toml = format!("{AMPLE_STOCK}[stages.notification]\nconsumes = [\"desk.*\"]\n");
+    let toml = format!("{AMPLE_STOCK}[stages.notification.settings]\nreceipt_on = \"desk.note\"\n");
     let env = TestEnv::shipped_on(backend, &toml).await?;
     let host = env.start().await?;
     match backend {
