@@ -163,10 +163,10 @@ async fn secret_leaves_the_host_nowhere(backend: Backend) -> Result<()> {
         "the masked lines are missing"
     );
     assert!(log.contains("`GET http://evil.example` is not granted"), "the refusal is missing");
-    let config = env.folder.path().join("postrider.toml");
+    let config = env.folder.path().join(format!("postrider-{port}.toml"));
     let config = config.to_string_lossy();
     let printed = output(&["--config", &config, "config", "check", "--json"], &environment)?;
-    assert!(printed.status.success());
+    assert!(printed.status.success(), "{printed:?}");
     holds("`config check`", &String::from_utf8(printed.stdout)?);
     Ok(())
 }

@@ -32,6 +32,9 @@ fn is_code(text: &str) -> bool {
 fn codes_in(source: &str, codes: &mut BTreeSet<String>) {
     // Unit tests make up codes.
     let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or(source);
+    // So do the examples in comments.
+    let is_code_line = |line: &&str| !line.trim_start().starts_with("//");
+    let source = &source.lines().filter(is_code_line).collect::<Vec<_>>().join("\n");
     for (place, prefix) in PLACES {
         for (at, _) in source.match_indices(place) {
             let code = literal(&source[at + place.len()..]).filter(|code| is_code(code));
