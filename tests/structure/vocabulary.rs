@@ -158,9 +158,11 @@ const SEARCHED: [&str; 13] = [
     "Dockerfile",
 ];
 
-/// Paths that are not searched: build output, the frozen contract, and this list.
-const SKIPPED: [&str; 6] = [
+/// Paths that are not searched: build output, the frozen contract and what is generated from it, and
+/// this list.
+const SKIPPED: [&str; 7] = [
     "/target/",
+    "/plugins/examples/tax/gen/",
     "/node_modules/",
     "/fuzz/corpus/",
     "/fuzz/artifacts/",
