@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Lane, STORE_BACKOFF, pause};
 use crate::broker::Incoming;
 use crate::domain::event::{DeliveryKey, Envelope};
+use crate::pipeline::Running;
 use crate::store::{AttemptKey, StoreError};
+use crate::worker::decide::Attempt;
 
 /// An attempt at a delivery, with every copy of it that the broker sent.
 pub(super) struct Work {
@@ -25,6 +27,13 @@ pub(super) struct Work {
 }
 
 impl Work {
+    /// This attempt on the version that runs it, before it is called.
+    pub(super) fn attempt_on(&self, running: &Running) -> Attempt {
+        let AttemptKey { delivery, round, attempt } = self.key.clone();
+        let digest = running.handler.digest().into();
+        Attempt { delivery, round, attempt, digest, duration_us: 0 }
+    }
+
     /// The same attempt with another event in place of its own.
     pub(super) fn alone(work: &Self, envelope: Arc<Envelope>) -> Self {
         let delivery =
@@ -82,28 +91,27 @@ impl Lane {
 
 /// Joins the copies of each attempt, in the order of their first copy.
 fn join(stage: &Arc<str>, received: impl Iterator<Item = Incoming>) -> Vec<Work> {
-    // The attempts at each delivery; mostly one.
-    let mut places: HashMap<DeliveryKey, Vec<usize>> = HashMap::new();
+    // Where the first attempt at each delivery is.
+    let mut firsts: HashMap<DeliveryKey, usize> = HashMap::new();
     let mut work: Vec<Work> = Vec::new();
     for message in received {
         let delivery = DeliveryKey { stage: Arc::clone(stage), event: message.envelope.key() };
-        let (round, attempt) = (message.round, message.attempt);
-        let known = places.entry(delivery.clone()).or_default();
-        let same = known
-            .iter()
-            .copied()
-            .find(|place| (work[*place].key.round, work[*place].key.attempt) == (round, attempt));
-        if let Some(place) = same {
-            work[place].tags.push(message.tag);
+        let key = AttemptKey { delivery, round: message.round, attempt: message.attempt };
+        let first = firsts.get(&key.delivery).copied();
+        // Copies are rare, so what comes after the first attempt is searched.
+        let same = first.and_then(|first| work[first..].iter_mut().find(|work| work.key == key));
+        if let Some(same) = same {
+            same.tags.push(message.tag);
             continue;
         }
-        let follows_another = !known.is_empty();
-        known.push(work.len());
+        if first.is_none() {
+            firsts.insert(key.delivery.clone(), work.len());
+        }
         work.push(Work {
-            key: AttemptKey { delivery, round, attempt },
+            key,
             tags: vec![message.tag],
             message,
-            follows_another,
+            follows_another: first.is_some(),
             order_cancelled: false,
         });
     }

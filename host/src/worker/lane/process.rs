@@ -45,13 +45,7 @@ impl Lane {
         work: &Work,
         run: &BatchRun<'_>,
     ) -> (Settlement, Option<BreakerState>) {
-        let mut attempt = Attempt {
-            delivery: work.key.delivery.clone(),
-            round: work.message.round,
-            attempt: work.message.attempt,
-            digest: run.running.handler.digest().into(),
-            duration_us: 0,
-        };
+        let mut attempt = work.attempt_on(run.running);
         let (mut progress, mut called) = (Progress::NotCalled, None);
         let ruling = loop {
             match self.decide(work, run.running, &attempt, progress) {
@@ -70,7 +64,7 @@ impl Lane {
         (ruling.into_settlement(attempt, envelope, version, recording), breaker_change)
     }
 
-    fn decide(
+    pub(super) fn decide(
         &self,
         work: &Work,
         running: &Running,

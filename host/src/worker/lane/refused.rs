@@ -1,4 +1,4 @@
-//! A message whose outcome the store refuses: it is dead-lettered, so that the lane goes on.
+//! Dead-letters a message whose outcome the store refuses, so that it does not block its lane.
 //!
 //! A refused batch was rolled back. It is divided until the message at fault is alone; the others
 //! are committed. Nothing is dead-lettered while the store refuses dead letters as well: then the
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use super::{Lane, Work};
-use crate::domain::event::{Envelope, Event};
+use crate::domain::event::{Envelope, Event, hex};
 use crate::pipeline::Running;
 use crate::store::{Batch, Commit, StoreError};
-use crate::worker::decide::{self, Attempt, Decision, DecisionInputs, Progress, Ruling};
+use crate::worker::decide::{Decision, Progress};
 
 /// Source of the event that stands for one that the database cannot store.
 const UNSTORABLE_SOURCE: &str = "/postrider/unstorable";
@@ -87,7 +87,8 @@ impl Lane {
         let mut work = Work::alone(work, envelope);
         loop {
             let progress = Progress::Refused { code, message: &message };
-            let Some((attempt, ruling)) = self.rule_on_refused(&work, running, progress) else {
+            let attempt = work.attempt_on(running);
+            let Decision::Settle(ruling) = self.decide(&work, running, &attempt, progress) else {
                 return Ok(());
             };
             let version = running.handler.description().version.clone();
@@ -109,37 +110,6 @@ impl Lane {
             }
         }
     }
-
-    fn rule_on_refused(
-        &self,
-        work: &Work,
-        running: &Running,
-        progress: Progress<'_>,
-    ) -> Option<(Attempt, Ruling)> {
-        let envelope = &*work.message.envelope;
-        let attempt = Attempt {
-            delivery: work.key.delivery.clone(),
-            round: work.key.round,
-            attempt: work.key.attempt,
-            digest: running.handler.digest().into(),
-            duration_us: 0,
-        };
-        let decision = decide::decide(DecisionInputs {
-            policy: &running.policy,
-            routes: &*self.services.pipeline,
-            envelope,
-            attempt: &attempt,
-            order_cancelled: work.order_cancelled,
-            expires_at_ms: envelope.expires_at_ms,
-            progress,
-            now_ms: self.services.clock.now_ms(),
-            random: 0.0,
-        });
-        match decision {
-            Decision::Settle(ruling) => Some((attempt, ruling)),
-            Decision::Call => None,
-        }
-    }
 }
 
 /// An event that every database can store, for one that cannot be stored: its texts are ASCII, and
@@ -149,7 +119,7 @@ fn storable(envelope: &Envelope) -> Envelope {
         &envelope.event;
     let digest = Sha256::digest(format!("{source}\n{id}"));
     let event = Event {
-        id: digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect(),
+        id: hex(&digest[..16]),
         event_type: ascii(event_type),
         source: UNSTORABLE_SOURCE.to_owned(),
         subject: ascii(subject),
