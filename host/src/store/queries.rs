@@ -53,11 +53,10 @@ pub(super) async fn state_get(
     key: &str,
 ) -> Result<Option<StateRow>, StoreError> {
     let sql = "SELECT key, value, version FROM state WHERE stage = $1 AND key = $2";
-    db.rows(sql.to_owned(), &[Arg::Text(stage), Arg::Text(key)])
-        .await?
-        .first()
-        .map(decode::state_row)
-        .transpose()
+    let rows = db.rows(sql.to_owned(), &[Arg::Text(stage), Arg::Text(key)]).await?;
+    let row = rows.first().map(decode::state_row).transpose()?;
+    // Version 0 is a key that was only ever locked.
+    Ok(row.filter(|row| row.version > 0))
 }
 
 pub(super) async fn state_keys(

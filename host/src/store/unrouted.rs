@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::decode::Columns;
+use super::decode::{self, Columns};
+use super::transaction::{IMMEDIATELY, WriteSet};
 use super::{OutboxRow, StoreError};
 
 /// The events of one type that wait for a stage.
@@ -38,6 +39,42 @@ pub struct Routed {
     pub events: u32,
     /// Rows that are due now and leased to this host.
     pub outbox: Vec<OutboxRow>,
+}
+
+/// The decision about one batch of waiting events, as positions in the log.
+#[derive(Debug, Default)]
+pub(super) struct RoutedEvents {
+    /// Those that no longer wait.
+    pub(super) all: Vec<i64>,
+    /// Those of them that are sent: their orders are unfinished.
+    pub(super) sent: Vec<i64>,
+    /// Rows that are due now and leased to this host.
+    pub(super) outbox: Vec<OutboxRow>,
+}
+
+impl Routing {
+    /// Adds what is sent to `write_set`. Each row has position, whether the order is finished, due
+    /// time and envelope.
+    pub(super) fn route<'a>(
+        &'a self,
+        rows: &[impl Columns],
+        write_set: &mut WriteSet<'a>,
+    ) -> Result<RoutedEvents, StoreError> {
+        let mut routed = RoutedEvents::default();
+        for row in rows {
+            let (seq, is_finished) = (row.int(0)?, row.flag(1)?);
+            routed.all.push(seq);
+            if is_finished {
+                continue;
+            }
+            routed.sent.push(seq);
+            let due_ms = row.maybe_int(2)?.map_or(IMMEDIATELY, |due_ms| due_ms as u64);
+            let mut envelope = decode::envelope(row, 3)?;
+            envelope.expires_at_ms = envelope.expires_at_ms.max(self.expires_at_ms);
+            routed.outbox.extend(write_set.route(seq, &Arc::new(envelope), &self.stages, due_ms));
+        }
+        Ok(routed)
+    }
 }
 
 /// Counts waiting events by type, for [`decode`]: those whose order's status is not finished. At most

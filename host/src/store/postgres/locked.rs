@@ -158,9 +158,7 @@ impl Reader for Held {
 #[async_trait]
 impl StateSource for Held {
     async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
-        let row = self.within(queries::state_get(self, stage, key)).await?;
-        // Version 0 is a key that was only ever looked for.
-        Ok(row.filter(|row| row.version > 0))
+        self.within(queries::state_get(self, stage, key)).await
     }
 
     async fn state_folders(

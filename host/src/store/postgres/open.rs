@@ -200,8 +200,7 @@ pub(super) async fn open(
     let target = opening.target;
     let failed = |source| OpenError::Connect { server: opening.server.clone(), source };
     target.prepare(&mut writer).await.map_err(failed)?;
-    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
-    let (now_ms,): (i64,) = sqlx::query_as(sql).fetch_one(&mut writer).await.map_err(failed)?;
+    let now_ms = database_time_ms(&mut writer).await.map_err(failed)?;
     let pool = target.pool(connections);
     Ok(Opened { target, writer, pool, now_ms: now_ms as u64 })
 }
@@ -418,8 +417,7 @@ impl<'a> Opening<'a> {
         let mut conn = self.connect().await?;
         self.target.prepare(&mut conn).await.map_err(failed)?;
         let asked = std::time::SystemTime::now();
-        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
-        let (theirs,): (i64,) = sqlx::query_as(sql).fetch_one(&mut conn).await.map_err(failed)?;
+        let theirs = database_time_ms(&mut conn).await.map_err(failed)?;
         // The server read its clock about half-way between query and reply.
         let middle = asked + asked.elapsed().unwrap_or_default() / 2;
         let here =
@@ -447,6 +445,13 @@ impl<'a> Opening<'a> {
         }
         Ok(status)
     }
+}
+
+/// The database's clock, milliseconds since 1970-01-01 UTC.
+async fn database_time_ms(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
+    let (now_ms,) = sqlx::query_as(sql).fetch_one(conn).await?;
+    Ok(now_ms)
 }
 
 /// Creates a schema unless it exists: to create one takes a permission of its own.

@@ -16,7 +16,7 @@ use super::write;
 use crate::domain::event::EventKey;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
 use crate::store::transaction::IMMEDIATELY;
-use crate::store::unrouted::{Routed, Routing, count_unrouted};
+use crate::store::unrouted::{Routed, RoutedEvents, Routing, count_unrouted};
 use crate::store::{
     Direct, LostDeliveries, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted,
 };
@@ -207,24 +207,12 @@ pub(super) async fn route(
     let args = args![routing.event_type.as_str(), finished, i64::from(routing.limit)];
     let rows = fetch(&mut *transaction, sql, args).await?;
     let mut write_set = transaction.started.write_set(context);
-    let (mut all, mut waiting) = (Vec::with_capacity(rows.len()), Vec::new());
-    let mut outbox = Vec::new();
-    for row in &rows {
-        let seq = row.int(0)?;
-        all.push(seq);
-        if !row.flag(1)? {
-            waiting.push(seq);
-            let due_ms = row.maybe_int(2)?.map_or(IMMEDIATELY, |due_ms| due_ms as u64);
-            let mut envelope = decode::envelope(row, 3)?;
-            envelope.expires_at_ms = envelope.expires_at_ms.max(routing.expires_at_ms);
-            outbox.extend(write_set.route(seq, &Arc::new(envelope), &routing.stages, due_ms));
-        }
-    }
+    let RoutedEvents { all, sent, outbox } = routing.route(&rows, &mut write_set)?;
     let sql = "UPDATE events SET unrouted_ms = NULL WHERE seq = ANY($1)";
     execute(&mut transaction, sql, args![all]).await?;
     let sql = "UPDATE events SET routed_to = $2, expires_ms = greatest(expires_ms, $3) WHERE seq = \
                ANY($1)";
-    let args = args![waiting, list(&routing.stages), routing.expires_at_ms as i64];
+    let args = args![sent, list(&routing.stages), routing.expires_at_ms as i64];
     execute(&mut transaction, sql, args).await?;
     write::write(&mut transaction, context, write_set).await?;
     transaction.commit().await?;

@@ -15,7 +15,7 @@ use crate::domain::event::EventKey;
 use crate::domain::order_status::StatusRules;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
 use crate::store::transaction::{IMMEDIATELY, Operation};
-use crate::store::unrouted::{Routed, Routing, count_unrouted};
+use crate::store::unrouted::{Routed, RoutedEvents, Routing, count_unrouted};
 use crate::store::{Direct, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted};
 
 /// Whether a claim would find anything. Runs on a reader, so an idle relay costs no write.
@@ -206,25 +206,13 @@ impl SingleOperation for Routing {
         let args = args![self.event_type.as_str(), finished, i64::from(self.limit)];
         let rows = fetch(&mut *writer.conn, sql, args).await?;
         let mut write_set = writer.write_set();
-        let (mut all, mut waiting) = (Vec::with_capacity(rows.len()), Vec::new());
-        let mut outbox = Vec::new();
-        for row in &rows {
-            let seq = row.int(0)?;
-            all.push(seq);
-            if !row.flag(1)? {
-                waiting.push(seq);
-                let due_ms = row.maybe_int(2)?.map_or(IMMEDIATELY, |due_ms| due_ms as u64);
-                let mut envelope = decode::envelope(row, 3)?;
-                envelope.expires_at_ms = envelope.expires_at_ms.max(self.expires_at_ms);
-                outbox.extend(write_set.route(seq, &Arc::new(envelope), &self.stages, due_ms));
-            }
-        }
+        let RoutedEvents { all, sent, outbox } = self.route(&rows, &mut write_set)?;
         let sql = "UPDATE events SET unrouted_ms = NULL WHERE seq IN (SELECT value FROM \
                    json_each(?1))";
         execute(writer.conn, sql, args![json(&all)]).await?;
         let sql = "UPDATE events SET routed_to = ?2, expires_ms = max(expires_ms, ?3) WHERE seq IN \
                    (SELECT value FROM json_each(?1))";
-        let args = args![json(&waiting), json(&self.stages), self.expires_at_ms as i64];
+        let args = args![json(&sent), json(&self.stages), self.expires_at_ms as i64];
         execute(writer.conn, sql, args).await?;
         writer.write(write_set).await?;
         Ok(Routed { events: rows.len() as u32, outbox })
