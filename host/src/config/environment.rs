@@ -29,7 +29,10 @@ const TEST_PREFIX: &str = "POSTRIDER_TEST_";
 
 /// The environment, or that of a test.
 #[derive(Debug, Default)]
-pub(super) struct Variables(BTreeMap<String, String>, Vec<String>);
+pub(super) struct Variables {
+    values: BTreeMap<String, String>,
+    problems: Vec<String>,
+}
 
 impl Variables {
     /// The environment of this process.
@@ -43,9 +46,9 @@ impl Variables {
             // A name that is not text is not ours.
             let Ok(name) = name.into_string() else { continue };
             match value.into_string() {
-                Ok(value) => _ = variables.0.insert(name, value),
+                Ok(value) => _ = variables.values.insert(name, value),
                 Err(_) if is_ours(&name) => {
-                    variables.1.push(format!("{name}: is not text (UTF-8)"));
+                    variables.problems.push(format!("{name}: is not text (UTF-8)"));
                 }
                 Err(_) => {}
             }
@@ -55,7 +58,7 @@ impl Variables {
 
     /// A variable that is set and not empty.
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 }
 
@@ -91,13 +94,13 @@ pub(super) fn overrides(
     variables: &Variables,
     file: &Dict,
 ) -> (Vec<Override>, Vec<String>, Vec<String>) {
-    let (mut problems, mut warnings) = (variables.1.clone(), Vec::new());
+    let (mut problems, mut warnings) = (variables.problems.clone(), Vec::new());
     let mut all = well_known(variables, file, &mut problems);
     all.extend(inline(variables, &mut problems));
     let shape = serde_json::to_value(Config::default()).expect("settings are plain values");
     let names = Names { shape: &shape, file };
     let mut seen: BTreeMap<Vec<String>, &str> = BTreeMap::new();
-    for (name, text) in &variables.0 {
+    for (name, text) in &variables.values {
         if !is_ours(name) || OTHER_VARIABLES.contains(&name.as_str()) {
             continue;
         }
@@ -419,25 +422,9 @@ fn collect_names(prefix: &str, shape: &Json, names: &mut Vec<String>) {
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace(['_', '-', '.'], "");
     let wanted = plain(name);
-    let distances = known.into_iter().map(|one| (distance(&wanted, &plain(one)), one));
+    let distances = known.into_iter().map(|one| (strsim::levenshtein(&wanted, &plain(one)), one));
     let (distance, near) = distances.min_by_key(|(distance, _)| *distance)?;
     (distance <= (wanted.chars().count() / 3).max(1)).then_some(near)
-}
-
-/// The number of characters to insert, delete or replace (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (at, left) in one.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = at + 1;
-        for (column, right) in other.iter().enumerate() {
-            let replaced = diagonal + usize::from(left != *right);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[other.len()]
 }
 
 #[cfg(test)]

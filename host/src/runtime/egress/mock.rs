@@ -4,8 +4,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Uri;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use http::uri::PathAndQuery;
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 
 use super::calls::Egress;
 use super::dial::{Dialer, Wire};
@@ -75,55 +80,34 @@ impl Egress {
 pub(super) fn connect(target: &Target, mocks: &Arc<Vec<HttpMock>>) -> Box<dyn Wire> {
     let (near, far) = tokio::io::duplex(REQUEST_MAX_BYTES);
     let (mocks, base) = (Arc::clone(mocks), target.written.clone());
-    tokio::spawn(async move { _ = serve(far, &base, &mocks).await });
+    tokio::spawn(async move {
+        let service = service_fn(|request| answer(request, &base, &mocks));
+        // A caller that hangs up early is none of the fixture's business.
+        _ = http1::Builder::new()
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(far), service)
+            .await;
+    });
     Box::new(near)
 }
 
-async fn serve(mut wire: DuplexStream, base: &str, mocks: &[HttpMock]) -> std::io::Result<()> {
-    let mut request = Vec::new();
-    let head = loop {
-        if wire.read_buf(&mut request).await? == 0 || request.len() > REQUEST_MAX_BYTES {
-            return Ok(());
-        }
-        let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(&request[..end]).into_owned();
-        if is_complete(&head, &request[end + 4..]) {
-            break head;
-        }
-    };
-    let mut words = head.split(' ');
-    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or("/"));
+async fn answer(
+    request: Request<Incoming>,
+    base: &str,
+    mocks: &[HttpMock],
+) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
+    let (head, body) = request.into_parts();
+    // A caller may not read an answer before it has sent its whole request.
+    Limited::new(body, REQUEST_MAX_BYTES).collect().await?;
+    let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let url = format!("{base}{path}");
-    let answer = match mocks.iter().find(|mock| mock.answers(method, &url)) {
-        Some(mock) => response(mock.status, &mock.headers, &mock.body),
-        None => {
-            response(501, &[], format!("the fixture has no answer to {method} {url}").as_bytes())
-        }
+    let Some(mock) = mocks.iter().find(|mock| mock.answers(head.method.as_str(), &url)) else {
+        let text = format!("the fixture has no answer to {} {url}", head.method);
+        return Ok(Response::builder().status(501).body(text.into())?);
     };
-    wire.write_all(&answer).await?;
-    wire.shutdown().await
-}
-
-/// Whether the body of a request has arrived.
-fn is_complete(head: &str, body: &[u8]) -> bool {
-    let header = |name: &str| {
-        head.lines().filter_map(|line| line.split_once(':')).find_map(|(key, value)| {
-            key.eq_ignore_ascii_case(name).then(|| value.trim().to_ascii_lowercase())
-        })
-    };
-    if header("transfer-encoding").is_some_and(|coding| coding == "chunked") {
-        return body.ends_with(b"0\r\n\r\n");
+    let mut response = Response::builder().status(mock.status);
+    for (name, value) in &mock.headers {
+        response = response.header(name, value);
     }
-    let expected = header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    body.len() >= expected
-}
-
-fn response(status: u16, headers: &[(String, String)], body: &[u8]) -> Vec<u8> {
-    use std::fmt::Write as _;
-    let mut head = format!("HTTP/1.1 {status} \r\ncontent-length: {}\r\n", body.len());
-    for (name, value) in headers {
-        let _ = write!(head, "{name}: {value}\r\n");
-    }
-    head.push_str("connection: close\r\n\r\n");
-    [head.as_bytes(), body].concat()
+    Ok(response.body(mock.body.clone().into())?)
 }
