@@ -112,3 +112,33 @@ impl Services {
         Ok(new)
     }
 }
+
+#[cfg(test)]
+impl Services {
+    /// The services of a host with the embedded broker; and its relay, which does not run.
+    pub(crate) fn for_tests(
+        store: Arc<dyn Store>,
+        clock: &Arc<crate::domain::clock::ManualClock>,
+        pipeline: Arc<Pipeline>,
+    ) -> (Self, crate::relay::Relay) {
+        let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
+        let broker = crate::broker::embedded::Embedded::new(16, Arc::clone(&clock));
+        let (relay, handle) = crate::relay::Relay::new(
+            Arc::clone(&store),
+            Arc::clone(&broker) as _,
+            Arc::clone(&pipeline),
+        );
+        let services = Self {
+            store,
+            broker,
+            relay: handle,
+            pipeline,
+            unrouted: Arc::default(),
+            clock,
+            host: "here".into(),
+            plugins: mpsc::channel(1).0.downgrade(),
+            observer: None,
+        };
+        (services, relay)
+    }
+}

@@ -1,5 +1,5 @@
 //! A row that the database refuses for good dead-letters the message that it belongs to; the rest of
-//! its batch is committed, and the stage goes on.
+//! its batch is committed, and later messages are processed.
 
 use anyhow::{Context as _, Result, ensure};
 use lapin::options::BasicPublishOptions;
@@ -17,12 +17,34 @@ on_both_back_ends![
 
 /// Orders before and after the one whose row is refused.
 const ORDERS: usize = 9;
+/// What the payment stage writes for the order in the middle.
+const POISON_STATE: &str = "new.key = 'order/poison/payment'";
+/// `untranslatable_character`: one that the database's encoding lacks.
+const UNTRANSLATABLE: &str = "22P05";
 
 async fn post(host: &RunningHost, id: &str) -> Result<()> {
     let order = json!({ "order_id": id, "user_id": "1", "items": ["Book"], "total": 1 });
     let (status, answer) = host.client.post("/orders", &order).await?;
     ensure!(status.is_success(), "{answer}");
     Ok(())
+}
+
+/// Makes the database refuse the rows of a table for which `condition` holds; Postgres with this
+/// code.
+async fn refuse_rows(env: &TestEnv, table: &str, condition: &str, code: &str) -> Result<()> {
+    let trigger = match env.servers {
+        None => format!(
+            "CREATE TRIGGER poison BEFORE INSERT ON {table} WHEN {condition} \
+             BEGIN SELECT raise(ABORT, 'refused'); END"
+        ),
+        Some(_) => format!(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             RAISE EXCEPTION 'refused' USING ERRCODE = '{code}'; END $$; \
+             CREATE TRIGGER poison BEFORE INSERT ON {table} FOR EACH ROW \
+             WHEN ({condition}) EXECUTE FUNCTION refuse()"
+        ),
+    };
+    env.execute(&trigger).await
 }
 
 /// Posts the orders to a paused stage, so that they are in one batch once it is resumed.
@@ -58,26 +80,10 @@ async fn assert_one_dead_letter(host: &RunningHost, code: &str) -> Result<()> {
 async fn refused_row_dead_letters_its_message_alone(backend: Backend) -> Result<()> {
     let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
     let host = env.start().await?;
+    refuse_rows(&env, "state", POISON_STATE, UNTRANSLATABLE).await?;
     let code = match backend {
-        Backend::Embedded => {
-            env.execute(
-                "CREATE TRIGGER poison BEFORE INSERT ON state \
-                 WHEN new.key = 'order/poison/payment' \
-                 BEGIN SELECT raise(ABORT, 'no equivalent'); END",
-            )
-            .await?;
-            "store:19"
-        }
-        Backend::Servers => {
-            env.execute(
-                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-                 RAISE EXCEPTION 'no equivalent' USING ERRCODE = '22P05'; END $$; \
-                 CREATE TRIGGER poison BEFORE INSERT ON state FOR EACH ROW \
-                 WHEN (new.key = 'order/poison/payment') EXECUTE FUNCTION refuse()",
-            )
-            .await?;
-            "store:22P05"
-        }
+        Backend::Embedded => "store:19",
+        Backend::Servers => "store:22P05",
     };
     post_in_one_batch(&host).await?;
     assert_one_dead_letter(&host, code).await?;
@@ -89,13 +95,7 @@ async fn refused_row_dead_letters_its_message_alone(backend: Backend) -> Result<
 async fn row_that_always_conflicts_dead_letters_its_message_alone() -> Result<()> {
     let env = TestEnv::shipped_on(Backend::Servers, AMPLE_STOCK).await?;
     let host = env.start().await?;
-    env.execute(
-        "CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-         RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$; \
-         CREATE TRIGGER poison BEFORE INSERT ON state FOR EACH ROW \
-         WHEN (new.key = 'order/poison/payment') EXECUTE FUNCTION conflict()",
-    )
-    .await?;
+    refuse_rows(&env, "state", POISON_STATE, "40001").await?;
     post_in_one_batch(&host).await?;
     assert_one_dead_letter(&host, "store:contended").await?;
     host.stop().await
@@ -123,14 +123,10 @@ async fn foreign_event_that_cannot_be_stored_is_dead_lettered(backend: Backend) 
     let toml = format!("{AMPLE_STOCK}[stages.notification.settings]\nreceipt_on = \"desk.note\"\n");
     let env = TestEnv::shipped_on(backend, &toml).await?;
     let host = env.start().await?;
+    refuse_rows(&env, "events", "new.subject = '🎁'", UNTRANSLATABLE).await?;
     match backend {
         // Over HTTP the sender is told.
         Backend::Embedded => {
-            env.execute(
-                "CREATE TRIGGER poison BEFORE INSERT ON events WHEN new.subject = '🎁' \
-                 BEGIN SELECT raise(ABORT, 'no equivalent'); END",
-            )
-            .await?;
             let event = json!({ "specversion": "1.0", "id": "n-1", "source": "/desk",
                 "type": "desk.note", "subject": "🎁", "data": {} });
             let (status, problem) = host
@@ -144,13 +140,6 @@ async fn foreign_event_that_cannot_be_stored_is_dead_lettered(backend: Backend) 
             );
         }
         Backend::Servers => {
-            env.execute(
-                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-                 RAISE EXCEPTION 'no equivalent' USING ERRCODE = '22P05'; END $$; \
-                 CREATE TRIGGER poison BEFORE INSERT ON events FOR EACH ROW \
-                 WHEN (new.subject = '🎁') EXECUTE FUNCTION refuse()",
-            )
-            .await?;
             for subject in ["🎁", "plain"] {
                 publish(&env, "desk.note", subject).await?;
             }

@@ -152,7 +152,8 @@ impl TestEnv {
     }
 
     /// Changes the database, as an operator would.
-    pub(crate) async fn execute(&self, sql: &'static str) -> Result<()> {
+    pub(crate) async fn execute(&self, sql: &str) -> Result<()> {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
         match &self.servers {
             Some(servers) => {
                 sqlx::raw_sql(sql).execute(&mut servers.connect().await?).await?;

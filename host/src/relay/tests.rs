@@ -8,9 +8,8 @@ use super::*;
 use crate::broker::{Binding, Consumer, Gap, RejectedConsumer};
 use crate::config::Config;
 use crate::domain::clock::ManualClock;
-use crate::domain::order_status::StatusRules;
-use crate::store::conformance::{LEASE_MS, START_MS, sample_event};
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::conformance::{START_MS, sample_event};
+use crate::store::sqlite::tests::open as open_store;
 
 /// The queue of `full` rejects messages; publication by type includes it.
 #[derive(Default)]
@@ -89,19 +88,7 @@ impl Broker for OneFullQueue {
 async fn only_the_queue_that_did_not_confirm_receives_the_event_again() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(START_MS));
-    let options = SqliteOptions {
-        path: folder.path().join("store.db"),
-        namespace: "orders".to_owned(),
-        host_name: "here".to_owned(),
-        clock: Arc::clone(&clock) as Arc<_>,
-        steady: None,
-        status: Arc::new(StatusRules::default()),
-        lease_ms: LEASE_MS,
-        group_max_ops: 64,
-        publish_all: false,
-    };
-    let (store, writer) = SqliteStore::open(options).await.unwrap();
-    tokio::spawn(async move { writer.run().await });
+    let store = open_store(&folder.path().join("store.db"), Arc::clone(&clock)).await;
     let event = sample_event("e1", &["full", "other"]);
     let pipeline = Pipeline::new(&Config::default());
     for stage in ["full", "other"] {

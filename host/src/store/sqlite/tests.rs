@@ -10,7 +10,8 @@ use crate::store::StateSource as _;
 use crate::store::conformance::{self, LEASE_MS, START_MS};
 use crate::store::{Batch, Commit, Store, StoreError};
 
-async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStore> {
+/// A store in this file, with its writer.
+pub(crate) async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStore> {
     let options = SqliteOptions {
         path: path.to_owned(),
         namespace: "orders".to_owned(),

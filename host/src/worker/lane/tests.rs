@@ -4,19 +4,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::broker::embedded::Embedded;
 use crate::config::Config;
 use crate::domain::clock::ManualClock;
 use crate::domain::event::Event;
-use crate::domain::order_status::StatusRules;
 use crate::pipeline::Pipeline;
 use crate::relay::Relay;
 use crate::stage::handler::{
     Description, Emitted, Failure, Native, NativeContext, NativeError, NativeStage,
 };
-use crate::store::conformance::{LEASE_MS, START_MS, sample_event};
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{DeliveryStatus, Store};
+use crate::store::DeliveryStatus;
+use crate::store::conformance::{START_MS, sample_event};
+use crate::store::sqlite::tests::open as open_store;
 
 /// Fails as often as told, then succeeds.
 struct Flaky {
@@ -65,39 +63,13 @@ impl Bench {
     async fn new(failures: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(START_MS));
-        let options = SqliteOptions {
-            path: folder.path().join("store.db"),
-            namespace: "orders".to_owned(),
-            host_name: "here".to_owned(),
-            clock: Arc::clone(&clock) as Arc<_>,
-            steady: None,
-            status: Arc::new(StatusRules::default()),
-            lease_ms: LEASE_MS,
-            group_max_ops: 64,
-            publish_all: false,
-        };
-        let (store, writer) = SqliteStore::open(options).await.unwrap();
-        tokio::spawn(async move { writer.run().await });
-        let store: Arc<dyn Store> = store;
-        let broker = Embedded::new(16, Arc::clone(&clock) as Arc<_>);
+        let store = open_store(&folder.path().join("store.db"), Arc::clone(&clock)).await;
         let pipeline = Pipeline::new(&Config::default());
         let stage = pipeline.stage("flaky");
         let calls = Arc::new(AtomicU32::new(0));
         let flaky = Flaky { failures: AtomicU32::new(failures), calls: Arc::clone(&calls) };
         pipeline.swap(&stage, Arc::new(Native::new(flaky)), None, START_MS);
-        let (relay, handle) =
-            Relay::new(Arc::clone(&store), Arc::clone(&broker) as Arc<_>, Arc::clone(&pipeline));
-        let services = Services {
-            store,
-            broker,
-            relay: handle,
-            pipeline,
-            unrouted: Arc::default(),
-            clock,
-            host: "here".into(),
-            plugins: mpsc::channel(1).0.downgrade(),
-            observer: None,
-        };
+        let (services, relay) = Services::for_tests(store, &clock, pipeline);
         let acknowledged = Arc::default();
         Self { services, stage, calls, acknowledged, _folder: folder, _relay: relay }
     }

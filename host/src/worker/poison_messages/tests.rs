@@ -1,18 +1,16 @@
 //! Isolated runs, on a store whose commits are answered late or not at all.
 
 use super::*;
-use crate::broker::embedded::Embedded;
 use crate::config::Config;
 use crate::domain::clock::ManualClock;
 use crate::domain::event::Event;
-use crate::domain::order_status::StatusRules;
 use crate::pipeline::Pipeline;
 use crate::relay::Relay;
 use crate::stage::handler::{
     Description, Emitted, Native, NativeContext, NativeError, NativeStage,
 };
-use crate::store::conformance::{LEASE_MS, START_MS, sample_event};
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::conformance::{START_MS, sample_event};
+use crate::store::sqlite::tests::open as open_store;
 use crate::store::{DeliveryStatus, Store};
 
 struct Idle;
@@ -41,25 +39,9 @@ impl Bench {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(START_MS));
-        let options = SqliteOptions {
-            path: folder.path().join("store.db"),
-            namespace: "orders".to_owned(),
-            host_name: "here".to_owned(),
-            clock: Arc::clone(&clock) as Arc<_>,
-            steady: None,
-            status: Arc::new(StatusRules::default()),
-            lease_ms: LEASE_MS,
-            group_max_ops: 64,
-            publish_all: false,
-        };
-        let (store, writer) = SqliteStore::open(options).await.unwrap();
-        tokio::spawn(async move { writer.run().await });
-        let store: Arc<dyn Store> = store;
-        let broker = Embedded::new(16, Arc::clone(&clock) as Arc<_>);
+        let store = open_store(&folder.path().join("store.db"), Arc::clone(&clock)).await;
         let pipeline = Pipeline::new(&Config::default());
         pipeline.swap(&pipeline.stage("idle"), Arc::new(Native::new(Idle)), None, START_MS);
-        let (relay, handle) =
-            Relay::new(Arc::clone(&store), Arc::clone(&broker) as Arc<_>, Arc::clone(&pipeline));
         let (_, rows) = store.accept_event(sample_event("e1", &["idle"])).await.unwrap();
         let message = RejectedMessage {
             envelope: Arc::clone(&rows[0].envelope),
@@ -69,18 +51,7 @@ impl Bench {
             reason: DELIVERY_LIMIT.to_owned(),
             tag: 7,
         };
-        let plugins = tokio::sync::mpsc::channel(1).0.downgrade();
-        let services = Services {
-            store,
-            broker,
-            relay: handle,
-            pipeline,
-            unrouted: Arc::default(),
-            clock: Arc::clone(&clock) as Arc<_>,
-            host: "here".into(),
-            plugins,
-            observer: None,
-        };
+        let (services, relay) = Services::for_tests(store, &clock, pipeline);
         Self { services, clock, message, _folder: folder, _relay: relay }
     }
 
