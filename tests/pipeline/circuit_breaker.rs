@@ -184,7 +184,7 @@ async fn operator_closes_the_breaker(backend: Backend) -> Result<()> {
         ensure!(status.is_success(), "{answer}");
         wait_until_done(&env, 40).await?;
         assert_eq!(host.client.stage("bank").await?["breaker"], "closed");
-        let (status, _) = host.client.post("/stages/nobody/breaker/close", &json!({})).await?;
+        let (status, _) = host.client.post("/stages/unknown/breaker/close", &json!({})).await?;
         assert_eq!(status, reqwest::StatusCode::NOT_FOUND);
         host.stop().await?;
     }

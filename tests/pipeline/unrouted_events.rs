@@ -49,7 +49,7 @@ async fn order_accepted_without_a_stage_is_processed_when_one_appears(
         post(&host.client, id).await?;
     }
     // An event of another program is only logged.
-    host.client.post("/events/somebody.called", &json!({})).await?;
+    host.client.post("/events/desk.note", &json!({})).await?;
     wait_for_unrouted(&host.client, &[("order.created", 2)]).await?;
     let metrics = host.client.text("/metrics").await?;
     ensure!(metrics.contains("postrider_unrouted_events{type=\"order.created\"} 2"), "{metrics}");

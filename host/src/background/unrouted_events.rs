@@ -65,6 +65,7 @@ impl UnroutedRouter {
 
     async fn route(&self, event_type: &str, stages: Vec<Arc<str>>) -> Result<(), StoreError> {
         let Services { store, relay, clock, .. } = &self.services;
+        let names = stages.join(",");
         loop {
             let routing = Routing {
                 event_type: event_type.to_owned(),
@@ -73,13 +74,15 @@ impl UnroutedRouter {
                 limit: BATCH,
             };
             let routed = store.route_unrouted(routing).await?;
-            let stages = stages.join(",");
-            tracing::info!(
-                event_type,
-                stages,
-                events = routed.events,
-                "routed events that waited for a stage"
-            );
+            // Another host may have been first.
+            if routed.events > 0 {
+                tracing::info!(
+                    event_type,
+                    stages = names,
+                    events = routed.events,
+                    "routed events that waited for a stage"
+                );
+            }
             relay.enqueue(routed.outbox);
             if routed.events < BATCH {
                 return Ok(());

@@ -375,7 +375,7 @@ impl Opened {
 impl Window {
     fn count(&mut self, weight: u32, subject: &str, policy: &BreakerPolicy, now_ms: u64) {
         let is_over = now_ms < self.since_ms || now_ms - self.since_ms >= policy.window_ms;
-        // Calls that time out take long: while none succeeds, the window goes on.
+        // Calls that time out are slow, so the window is extended until one succeeds.
         if is_over && (self.failed < self.calls || self.calls == 0) {
             *self = Self { since_ms: now_ms, ..Self::default() };
         }

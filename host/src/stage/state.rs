@@ -168,7 +168,7 @@ impl BatchState {
         let (value, version) = row.map_or((None, 0), |row: StateRow| (row.value, row.version));
         let mut inner = self.lock();
         inner.reads.entry(key.to_owned()).or_insert(version);
-        inner.cache.0.put(key.to_owned(), (value.clone(), version));
+        inner.cache.entries.put(key.to_owned(), (value.clone(), version));
         Ok(value)
     }
 
@@ -196,7 +196,7 @@ impl Inner {
             .prefetched
             .get(key)
             .cloned()
-            .or_else(|| self.cache.0.get(key).cloned())
+            .or_else(|| self.cache.entries.get(key).cloned())
             .or_else(|| self.in_fetched_folder(key).then_some((None, 0)))?;
         self.reads.entry(key.to_owned()).or_insert(version);
         Some(value)

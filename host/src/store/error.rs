@@ -7,9 +7,8 @@ use std::time::Duration;
 /// ```
 /// use postrider::StoreError;
 ///
-/// /// Whether the same call may succeed later.
-/// fn is_temporary(error: &StoreError) -> bool {
-///     matches!(error, StoreError::Unavailable(_))
+/// fn advice(error: &StoreError) -> &'static str {
+///     if error.is_transient() { "try again later" } else { "the call itself has to change" }
 /// }
 /// ```
 #[derive(Debug, Clone, thiserror::Error)]

@@ -47,7 +47,7 @@ pub struct StageControl {
 pub struct StageBacklog {
     /// Its name.
     pub stage: String,
-    /// Deliveries that are not settled, whoever holds them.
+    /// Unsettled deliveries, on all hosts.
     pub waiting: u64,
     /// Those of them that fall due later: retries and scheduled events.
     pub scheduled: u64,

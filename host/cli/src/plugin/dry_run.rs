@@ -103,7 +103,9 @@ impl DryRun {
             return Ok(DryRunResult::not_called(settlement, &policy));
         }
         let logs = Logs::default();
-        let call = self.call(case, stage, &envelope, (&attempt, now_ms, &logs));
+        let mut context = CallContext::new(&attempt.delivery, attempt.attempt, now_ms);
+        context.logs = Some(logs.clone());
+        let call = self.call(case, stage, &envelope, context);
         let first = handler.handle(call()).await;
         let lines = logs.take();
         let mut durations_ms = vec![first.duration.as_secs_f64() * 1_000.0];
@@ -149,17 +151,15 @@ impl DryRun {
         case: &Case,
         stage: &StageConfig,
         envelope: &Arc<Envelope>,
-        (attempt, now_ms, logs): (&Attempt, u64, &Logs),
+        mut context: CallContext,
     ) -> impl Fn() -> Call + use<> {
         let initial: BTreeMap<String, Bytes> =
             case.state.iter().map(|(key, value)| (key.clone(), value.to_string().into())).collect();
-        let mut context = CallContext::new(&attempt.delivery, attempt.attempt, now_ms);
-        let trace =
-            TraceContext::of_attempt(&envelope.event, &attempt.delivery, 1, attempt.attempt);
+        let delivery = DeliveryKey { stage: Arc::clone(&self.name), event: envelope.key() };
+        let trace = TraceContext::of_attempt(&envelope.event, &delivery, 1, context.attempt);
         context.trace_headers = trace.headers();
         let secrets = stage.secret_values.with(case.secrets.clone());
         context.settings = Arc::new(Settings::new(&stage.settings, &secrets));
-        context.logs = Some(logs.clone());
         let state = BatchState::new(
             Arc::clone(&self.name),
             Arc::new(MemoryState(initial)),

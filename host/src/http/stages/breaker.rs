@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 
+use super::control::unknown_stage;
 use super::list::StageStatusView;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Problem};
@@ -19,8 +20,6 @@ pub(crate) async fn close_breaker(
     State(app): State<Shared>,
     Path(StageName(stage)): Path<StageName>,
 ) -> Answer<Json<StageStatusView>> {
-    let status = app.close_breaker(&stage).await;
-    status
-        .map(|status| Json(status.into()))
-        .ok_or_else(|| Problem::not_found(format!("no stage `{stage}` on this host")))
+    let status = app.close_breaker(&stage).await.ok_or_else(|| unknown_stage(&stage))?;
+    Ok(Json(status.into()))
 }

@@ -108,7 +108,9 @@ async fn set_control(
     Reason(reason): Reason,
 ) -> Answer<Json<StageControlView>> {
     let control = app.set_control(stage, state, reason).await?;
-    control
-        .map(|control| Json(control.into()))
-        .ok_or_else(|| Problem::not_found(format!("no stage `{stage}` on this host")))
+    Ok(Json(control.ok_or_else(|| unknown_stage(stage))?.into()))
+}
+
+pub(super) fn unknown_stage(stage: &str) -> Problem {
+    Problem::not_found(format!("no stage `{stage}` on this host"))
 }

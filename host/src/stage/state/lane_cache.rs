@@ -15,7 +15,10 @@ use crate::store::Version;
 pub(super) type Cached = (Option<Bytes>, Version);
 
 /// Values that a lane keeps between batches. The next commit checks whether they are current.
-pub struct LaneCache(pub(super) LruCache<String, Cached>, Instant);
+pub struct LaneCache {
+    pub(super) entries: LruCache<String, Cached>,
+    emptied_at: Instant,
+}
 
 /// A cache is emptied after this long.
 const AGE_MAX: Duration = Duration::from_mins(10);
@@ -23,7 +26,7 @@ const AGE_MAX: Duration = Duration::from_mins(10);
 impl LaneCache {
     /// An empty cache of at most `entries` keys.
     pub fn new(entries: NonZeroUsize) -> Self {
-        Self(LruCache::new(entries), Instant::now())
+        Self { entries: LruCache::new(entries), emptied_at: Instant::now() }
     }
 
     /// Takes the place of a cache that a batch borrows. A full-size cache would allocate its table
@@ -34,13 +37,13 @@ impl LaneCache {
 
     /// Removes all keys and keeps the table allocated.
     pub fn clear(&mut self) {
-        self.0.clear();
-        self.1 = Instant::now();
+        self.entries.clear();
+        self.emptied_at = Instant::now();
     }
 
     /// Empties a cache that is too old.
     pub(super) fn expire(&mut self) {
-        if self.1.elapsed() > AGE_MAX {
+        if self.emptied_at.elapsed() > AGE_MAX {
             self.clear();
         }
     }
@@ -48,14 +51,14 @@ impl LaneCache {
     /// Removes keys whose values are stale.
     pub fn remove<'a>(&mut self, keys: impl IntoIterator<Item = &'a String>) {
         for key in keys {
-            self.0.pop(key);
+            self.entries.pop(key);
         }
     }
 
     /// Stores what a commit wrote, with the versions it assigned.
     pub fn store(&mut self, written: impl IntoIterator<Item = (String, Option<Bytes>, Version)>) {
         for (key, value, version) in written {
-            self.0.put(key, (value, version));
+            self.entries.put(key, (value, version));
         }
     }
 }
