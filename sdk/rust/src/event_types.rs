@@ -65,6 +65,10 @@ impl EventTypes {
 
 /// Whether an AMQP topic pattern covers an event type: `*` stands for one word, `#` for any number.
 fn matches(pattern: &str, event_type: &str) -> bool {
+    // The usual pattern is a type, and this runs for every event.
+    if !pattern.contains(['*', '#']) {
+        return pattern == event_type;
+    }
     let words: Vec<&str> = event_type.split('.').collect();
     // `covered[n]`: the part of the pattern that was read covers the first `n` words.
     let mut covered = vec![false; words.len() + 1];
