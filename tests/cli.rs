@@ -1,5 +1,6 @@
 //! Commands of `postrider`, run as programs.
 
+mod closed_pipes;
 mod configuration;
 mod dev;
 mod doctor;

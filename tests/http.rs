@@ -2,6 +2,7 @@
 
 mod documented_requests;
 mod events;
+mod json;
 mod observability;
 mod openapi;
 mod orders;

@@ -8,6 +8,7 @@ pub mod name;
 pub mod connection_string;
 pub mod field_error;
 pub mod timestamp;
+pub mod json;
 pub mod cloud_events;
 pub mod order;
 pub mod order_status;

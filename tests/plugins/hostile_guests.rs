@@ -101,6 +101,31 @@ async fn panic_reports_its_message_and_a_named_backtrace() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn panics_are_grouped_by_the_place_in_the_guests_own_code() -> Result<()> {
+    const PLACES: [&str; 5] = ["unwrap", "expect", "index", "assert", "json"];
+    let env = TestEnv::empty(&config("panic-by-subject"))?;
+    env.add_plugin("hostile", "hostile")?;
+    let host = env.start().await?;
+    for id in PLACES {
+        let order = json!({ "order_id": id, "user_id": "1", "items": ["Book"] });
+        host.client.post("/orders", &order).await?;
+    }
+    let groups = eventually("a group for each place", || async {
+        let (_, groups) = host.client.get("/dead-letters/groups").await?;
+        let groups = groups["items"].as_array().cloned().unwrap_or_default();
+        let open: i64 = groups.iter().filter_map(|group| group["open"].as_i64()).sum();
+        Ok((open == PLACES.len() as i64).then_some(groups))
+    })
+    .await?;
+    assert_eq!(groups.len(), PLACES.len(), "{groups:#?}");
+    for group in &groups {
+        let place = group["fingerprint"].as_str().unwrap_or_default();
+        assert!(place.contains("src/lib.rs:"), "{group}");
+    }
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn invalid_file_is_refused_with_a_reason() -> Result<()> {
     let env = TestEnv::shipped("")?;
     std::fs::write(env.plugins().join("noise.wasm"), [0x13, 0x37].repeat(500))?;

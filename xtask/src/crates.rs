@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use crate::{call, cargo, say};
 
-const FEATURES: [&str; 5] = ["http", "postgres", "rabbitmq", "sqlite", "wasm"];
+const FEATURES: [&str; 6] = ["exact-numbers", "http", "postgres", "rabbitmq", "sqlite", "wasm"];
 const PUBLISHED: [&str; 3] = ["postrider-stage", "postrider", "postrider-cli"];
 /// Optional dependencies of the command line, in a workspace of their own.
 const STAGES: [&str; 4] = ["inventory", "notification", "payment", "shipping"];

@@ -104,7 +104,7 @@ pub(crate) async fn run(config: Config, args: BenchArgs, output: Output) -> Resu
 }
 
 fn print(report: &Report) {
-    println!("{} orders, {:.0} orders/s end to end", report.orders, report.orders_per_s);
+    outln!("{} orders, {:.0} orders/s end to end", report.orders, report.orders_per_s);
     let stages = report.stage_ms.iter().map(|(stage, quantiles)| (stage.as_str(), quantiles));
     for (what, quantiles) in
         [("POST /orders", &report.post_ms), ("end to end", &report.end_to_end_ms)]
@@ -112,8 +112,6 @@ fn print(report: &Report) {
             .chain(stages)
     {
         let Quantiles { p50, p95, p99, max } = quantiles;
-        println!(
-            "{what:<14} p50 {p50:.1} ms   p95 {p95:.1} ms   p99 {p99:.1} ms   max {max:.1} ms"
-        );
+        outln!("{what:<14} p50 {p50:.1} ms   p95 {p95:.1} ms   p99 {p99:.1} ms   max {max:.1} ms");
     }
 }

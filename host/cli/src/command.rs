@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::telemetry::{self, LogFormat};
 use crate::{bench, client, dev, dlq, doctor, events, host, orders, plugin, replay, stages};
 use postrider::Config;
@@ -117,8 +117,9 @@ pub(crate) async fn run(cli: Cli) -> ExitCode {
     telemetry::init(cli.log_format, default);
     match dispatch(cli).await {
         Ok(code) => code,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("postrider: {error:#}");
+            errln!("postrider: {error:#}");
             let unreachable = error.is::<client::Unreachable>() || error.is::<client::NotAHost>();
             if unreachable { ExitCode::from(3) } else { ExitCode::FAILURE }
         }
@@ -144,16 +145,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate => host::migrate(config).await,
         Command::Bench(args) => bench::run(Config::load(config)?, args, output).await,
         Command::Openapi => {
-            println!("{:#}", postrider::internals::openapi_document());
+            outln!("{:#}", postrider::internals::openapi_document());
             Ok(ExitCode::SUCCESS)
         }
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "postrider",
-                &mut std::io::stdout(),
-            );
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "postrider", &mut script);
+            out!("{}", String::from_utf8_lossy(&script));
             Ok(ExitCode::SUCCESS)
         }
     }

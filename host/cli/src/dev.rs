@@ -121,7 +121,7 @@ async fn listen(config: &mut Config, named: Option<&str>) -> Result<TcpListener>
     match TcpListener::bind(&wanted).await {
         Ok(listener) => Ok(listener),
         Err(error) if named.is_none() && wanted == usual => {
-            println!("{wanted} is taken ({error}): using a free port");
+            outln!("{wanted} is taken ({error}): using a free port");
             Ok(TcpListener::bind("127.0.0.1:0").await?)
         }
         Err(error) => Err(error)

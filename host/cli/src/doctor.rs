@@ -16,7 +16,7 @@ pub(crate) async fn run(config: Option<&Path>, output: Output) -> Result<ExitCod
     let findings = examine(Config::load(config)).await;
     output.print(&findings, |findings| {
         findings.iter().for_each(show);
-        println!("{}", summary(findings));
+        outln!("{}", summary(findings));
     })?;
     let failed = findings.iter().any(|finding| finding.level == Level::Problem);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -28,9 +28,9 @@ fn show(finding: &Finding) {
         Level::Warning => style("warning").yellow(),
         Level::Problem => style("problem").red().bold(),
     };
-    println!("{level} {}: {}", style(&finding.check).bold(), finding.found);
+    outln!("{level} {}: {}", style(&finding.check).bold(), finding.found);
     if let Some(remedy) = &finding.remedy {
-        println!("        {}", style(remedy).cyan());
+        outln!("        {}", style(remedy).cyan());
     }
 }
 

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use console::style;
 use indicatif::ProgressBar;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::client::{Target, path_and_query, text};
 use crate::follow::follow;
@@ -189,7 +190,7 @@ async fn export(filter: &EventFilter, output: &str) -> Result<()> {
     let count = progress.position();
     progress.finish_and_clear();
     if output != "-" {
-        eprintln!("exported {count} events to {output}");
+        errln!("exported {count} events to {output}");
     }
     Ok(())
 }
@@ -243,7 +244,7 @@ async fn import(target: &Target, file: &str, output: Output) -> Result<()> {
 }
 
 /// Reads the events of the next request; returns them with their size in bytes.
-fn next_batch(lines: &mut dyn BufRead, number: &mut u64) -> Result<(Vec<Value>, u64)> {
+fn next_batch(lines: &mut dyn BufRead, number: &mut u64) -> Result<(Vec<Box<RawValue>>, u64)> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while batch.len() < IMPORT_LINES && bytes < IMPORT_BYTES {
         let mut line = String::new();

@@ -30,7 +30,7 @@ pub(crate) fn check_config(config: Option<&Path>, output: Output) -> Result<Exit
     };
     let warnings = config.warnings.clone();
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        errln!("warning: {warning}");
     }
     if problems.is_empty() {
         let mut shown = config;
@@ -39,7 +39,7 @@ pub(crate) fn check_config(config: Option<&Path>, output: Output) -> Result<Exit
         }
         let mut shown = serde_json::to_value(&shown)?;
         shown["warnings"] = json!(warnings);
-        output.print(&shown, |_| println!("the configuration is valid"))?;
+        output.print(&shown, |_| outln!("the configuration is valid"))?;
         return Ok(ExitCode::SUCCESS);
     }
     let problem = |line: &String| {
@@ -51,7 +51,7 @@ pub(crate) fn check_config(config: Option<&Path>, output: Output) -> Result<Exit
         "problems": problems.iter().map(problem).collect::<Vec<_>>(),
         "warnings": warnings,
     });
-    output.print(&report, |_| eprintln!("postrider: {}", ConfigError(problems)))?;
+    output.print(&report, |_| errln!("postrider: {}", ConfigError(problems)))?;
     Ok(ExitCode::FAILURE)
 }
 
@@ -61,9 +61,9 @@ pub(crate) async fn migrate(config: Option<&Path>) -> Result<ExitCode> {
     match StoreUrl::parse(&config.store.url) {
         Some(StoreUrl::Postgres(url)) => {
             PostgresStore::migrate(postgres_settings(&config, url)).await.context("store.url")?;
-            println!("the schema is up to date");
+            outln!("the schema is up to date");
         }
-        _ => println!("nothing to do: the embedded store migrates its schema when it is opened"),
+        _ => outln!("nothing to do: the embedded store migrates its schema when it is opened"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -82,7 +82,7 @@ pub(crate) fn postgres_settings<'a>(config: &'a Config, url: &'a str) -> Postgre
 pub(crate) async fn topology(config: Option<&Path>, output: Output) -> Result<ExitCode> {
     let offline = OfflineHost::load(Config::load(config)?).await?;
     let topology = offline.host.app().services().pipeline.topology();
-    output.print(&topology, |topology| print!("{}", drawing::draw(topology)))?;
+    output.print(&topology, |topology| out!("{}", drawing::draw(topology)))?;
     Ok(ExitCode::SUCCESS)
 }
 

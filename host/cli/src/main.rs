@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+#[macro_use]
+mod output;
+
 mod command;
 
 mod host;
@@ -22,7 +25,6 @@ mod client;
 mod drawing;
 mod follow;
 mod offline_host;
-mod output;
 mod progress;
 mod table;
 mod telemetry;

@@ -122,7 +122,7 @@ async fn submit(args: SubmitArgs) -> Result<Value> {
 }
 
 fn status(order: &Value) {
-    println!("order {} is {}", text(&order["order_id"]), text(&order["status"]));
+    outln!("order {} is {}", text(&order["order_id"]), text(&order["status"]));
 }
 
 /// A status in its colour.
@@ -136,14 +136,14 @@ fn colored(status: &str) -> console::StyledObject<String> {
 }
 
 fn timeline(order: &Value) {
-    println!(
+    outln!(
         "order {} is {}",
         style(text(&order["order_id"])).bold(),
         colored(&text(&order["status"]))
     );
     for step in order["timeline"].as_array().into_iter().flatten() {
         let plugin = &step["plugin"];
-        println!(
+        outln!(
             "  {:<14} {:<20} {:<8} attempt {}  {}  {} ms",
             text(&step["stage"]),
             text(&step["event"]["type"]),
@@ -153,7 +153,7 @@ fn timeline(order: &Value) {
             step["duration_ms"]
         );
         for failure in step["failures"].as_array().into_iter().flatten() {
-            println!(
+            outln!(
                 "    attempt {}: {}: {}",
                 failure["attempt"],
                 text(&failure["code"]),
@@ -169,7 +169,7 @@ async fn list(args: &ListArgs, output: Output) -> Result<()> {
     let mut cursor: Option<String> = None;
     let times = [args.since, args.until].map(|time| time.map(|ms| ms.to_string()));
     if output == Output::Text {
-        println!(
+        outln!(
             "{}",
             style(format!("{:<38} {:<12} {:<16} CREATED", "ORDER", "STATUS", "CUSTOMER")).dim()
         );

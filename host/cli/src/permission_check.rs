@@ -73,7 +73,7 @@ pub(crate) fn run(linked: &Linked, request: &Request<'_>, output: Output) -> Res
         .collect();
     let ok = stages.iter().all(|stage| stage.ok);
     output.print(&Report { ok, digest: &linked.digest, stages }, |report| {
-        print!("{}", report.stages.iter().map(table).collect::<String>());
+        out!("{}", report.stages.iter().map(table).collect::<String>());
     })?;
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

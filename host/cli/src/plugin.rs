@@ -143,7 +143,7 @@ pub(crate) async fn run(
         PluginCommand::Inspect { file } => {
             let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
             let linked = load(&file, &RuntimeSettings::default()).await?;
-            output.print(&inspect(&linked, &bytes), |result| println!("{result:#}"))?;
+            output.print(&inspect(&linked, &bytes), |result| outln!("{result:#}"))?;
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::List { target } => {
@@ -161,7 +161,7 @@ pub(crate) async fn run(
                 .post(&format!("/plugins/{stage}/rollback"), &json!({ "digest": digest }))
                 .await?;
             output.print(&answer, |result| {
-                println!("stage {stage} is rolled back to {}", text(&result["digest"]));
+                outln!("stage {stage} is rolled back to {}", text(&result["digest"]));
             })?;
             Ok(ExitCode::SUCCESS)
         }

@@ -91,7 +91,7 @@ pub(crate) async fn run(config: Config, args: ReplayArgs, output: Output) -> Res
     progress.finish_and_clear();
     source.finish()?;
     report.more = source.has_more();
-    output.print(&report.json(), |_| print!("{}", report.text()))?;
+    output.print(&report.json(), |_| out!("{}", report.text()))?;
     let clean = if args.strict { report.is_strictly_clean() } else { report.is_clean() };
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -150,7 +150,7 @@ fn list(answer: &Value) {
     let rows: Vec<Vec<String>> =
         answer["items"].as_array().into_iter().flatten().map(row).collect();
     if rows.is_empty() {
-        println!("no stages");
+        outln!("no stages");
         return;
     }
     let columns = [
@@ -174,7 +174,7 @@ fn reasons(stage: &Value) -> String {
 }
 
 fn breaker(stage: &Value) {
-    println!(
+    outln!(
         "the circuit breaker of stage {} is {}; {} messages wait",
         text(&stage["stage"]),
         text(&stage["breaker"]),
@@ -187,11 +187,11 @@ fn drained(stage: &Value) {
         .as_u64()
         .map(|waiting| format!("; {waiting} messages in its queue"))
         .unwrap_or_default();
-    println!("stage {} is drained on this host{waiting}", text(&stage["stage"]));
+    outln!("stage {} is drained on this host{waiting}", text(&stage["stage"]));
 }
 
 fn deleted(answer: &Value) {
-    println!(
+    outln!(
         "stage {} is deleted; skipped {} deliveries that waited for it",
         text(&answer["stage"]),
         text(&answer["skipped"])
@@ -199,5 +199,5 @@ fn deleted(answer: &Value) {
 }
 
 fn control(answer: &Value) {
-    println!("stage {} is {}", text(&answer["stage"]), text(&answer["state"]));
+    outln!("stage {} is {}", text(&answer["stage"]), text(&answer["state"]));
 }

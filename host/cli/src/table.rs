@@ -46,7 +46,7 @@ impl Column {
 pub(crate) fn print(columns: &[Column], rows: &[Vec<String>]) {
     let width = Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
     for (at, line) in lines(columns, rows, width).into_iter().enumerate() {
-        if at == 0 { println!("{}", style(line).bold()) } else { println!("{line}") }
+        if at == 0 { outln!("{}", style(line).bold()) } else { outln!("{line}") }
     }
 }
 

@@ -6,13 +6,17 @@
 
 pub mod http_binding;
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::domain::event::LoggedEvent;
 use crate::domain::event::{Event, HOST_EVENT_PREFIX};
 use crate::domain::field_error::{FieldError, pointer};
+use crate::domain::json;
 use crate::domain::order::whole;
 use crate::domain::timestamp;
 
@@ -47,16 +51,39 @@ const VALUE_MAX: usize = 1_024;
 /// The same, as a regular expression.
 pub const VALUE_PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]{0,1024}$";
 
+/// An event in JSON: its attributes, and its data as it was written.
+#[derive(Debug, Default)]
+pub struct Document {
+    /// The members other than `data`.
+    pub fields: Map<String, Value>,
+    /// The member `data`.
+    pub data: Option<Box<RawValue>>,
+}
+
+impl Document {
+    /// Parses a JSON object that passed [`json::check`](crate::domain::json::check).
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        let mut members: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text)?;
+        let data = members.remove("data");
+        let fields = members
+            .into_iter()
+            .map(|(name, value)| Ok((name, serde_json::from_str(value.get())?)))
+            .collect::<Result<_, serde_json::Error>>()?;
+        Ok(Self { fields, data })
+    }
+}
+
 /// Reads an event, or returns every problem. Does not check `specversion`, nor what [`check`]
 /// requires.
-pub fn read(fields: Map<String, Value>, now_ms: u64) -> Result<Event, Vec<FieldError>> {
-    let (event, problems) = draft(fields, now_ms);
+pub fn read(document: Document, now_ms: u64) -> Result<Event, Vec<FieldError>> {
+    let (event, problems) = draft(document, now_ms);
     if problems.is_empty() { Ok(event) } else { Err(problems) }
 }
 
 /// The same, but returns an event with problems as well, as far as it could be read, so that more
 /// problems can be found.
-pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<FieldError>) {
+pub fn draft(document: Document, now_ms: u64) -> (Event, Vec<FieldError>) {
+    let Document { mut fields, data: in_json } = document;
     let mut problems = Vec::new();
     fields.remove("specversion");
     let id = text(&mut fields, "id", &mut problems);
@@ -85,7 +112,7 @@ pub fn draft(mut fields: Map<String, Value>, now_ms: u64) -> (Event, Vec<FieldEr
     };
     let content_type = text(&mut fields, "datacontenttype", &mut problems)
         .unwrap_or_else(|| "application/json".to_owned());
-    let data = data(&mut fields, &content_type, &mut problems);
+    let data = data(&mut fields, in_json, &content_type, &mut problems);
     let mut attributes = Vec::with_capacity(fields.len());
     for (name, value) in fields {
         match value {
@@ -140,11 +167,12 @@ fn text(
 
 fn data(
     fields: &mut Map<String, Value>,
+    in_json: Option<Box<RawValue>>,
     content_type: &str,
     problems: &mut Vec<FieldError>,
 ) -> Vec<u8> {
     let encoded = text(fields, "data_base64", problems);
-    match (encoded, fields.remove("data")) {
+    match (encoded, in_json) {
         (Some(_), Some(_)) => {
             problems.push(FieldError::at(
                 "/data_base64",
@@ -156,8 +184,10 @@ fn data(
             problems.push(FieldError::at("/data_base64", format!("is not Base64: {error}")));
             Vec::new()
         }),
-        (None, Some(Value::String(text))) if !is_json(content_type) => text.into_bytes(),
-        (None, Some(value)) => value.to_string().into_bytes(),
+        (None, Some(value)) => match serde_json::from_str::<String>(value.get()) {
+            Ok(text) if !is_json(content_type) => text.into_bytes(),
+            _ => String::from(Box::<str>::from(value)).into_bytes(),
+        },
         (None, None) => Vec::new(),
     }
 }
@@ -247,30 +277,30 @@ fn is_type(text: &str) -> bool {
     text.len() <= TYPE_MAX && text.split('.').all(word)
 }
 
-/// Writes an event of the log as a document that [`read`] accepts.
-pub fn write(logged: &LoggedEvent) -> Value {
+/// Writes an event of the log as one line of JSON that [`read`] accepts. Data that one line of JSON
+/// cannot hold byte for byte is encoded in Base64.
+pub fn write(logged: &LoggedEvent) -> String {
     let (envelope, event) = (&logged.envelope, &logged.envelope.event);
-    let mut document = Map::new();
-    document.insert("specversion".into(), json!("1.0"));
-    document.insert("id".into(), json!(event.id));
-    document.insert("source".into(), json!(event.source));
-    document.insert("type".into(), json!(event.event_type));
+    let mut members: BTreeMap<&str, Box<RawValue>> = BTreeMap::new();
+    let time = timestamp::text(event.time_ms);
+    let context = [
+        ("specversion", "1.0"),
+        ("id", &event.id),
+        ("source", &event.source),
+        ("type", &event.event_type),
+        ("time", &time),
+        ("datacontenttype", &event.content_type),
+    ];
+    members.extend(context.map(|(name, text)| (name, json_text(text))));
     if !event.subject.is_empty() {
-        document.insert("subject".into(), json!(event.subject));
+        members.insert("subject", json_text(&event.subject));
     }
-    document.insert("time".into(), json!(timestamp::text(event.time_ms)));
-    document.insert("datacontenttype".into(), json!(event.content_type));
-    let as_json = || {
-        serde_json::from_slice::<Value>(&event.data)
-            .ok()
-            .filter(|value| value.to_string().as_bytes() == &event.data[..])
-    };
-    let as_text = || std::str::from_utf8(&event.data).ok().map(|text| json!(text));
-    // Data that JSON would not preserve byte for byte is encoded in Base64.
-    match if is_json(&event.content_type) { as_json() } else { as_text() } {
-        _ if event.data.is_empty() => {}
-        Some(data) => _ = document.insert("data".into(), data),
-        None => _ = document.insert("data_base64".into(), json!(STANDARD.encode(&event.data))),
+    if !event.data.is_empty() {
+        let (name, data) = match written_data(event) {
+            Some(data) => ("data", data),
+            None => ("data_base64", json_text(&STANDARD.encode(&event.data))),
+        };
+        members.insert(name, data);
     }
     let host = [
         (HOST_CORRELATION, Some(envelope.correlation_id.clone())),
@@ -283,20 +313,37 @@ pub fn write(logged: &LoggedEvent) -> Value {
         ("postriderlogged", Some(timestamp::text(logged.logged_at_ms))),
         ("postriderdue", logged.due_at_ms.map(timestamp::text)),
     ];
-    let host = host.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    for (name, value) in event.attributes.iter().cloned().chain(host) {
-        document.entry(name).or_insert(Value::String(value));
+    let own = event.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let host = host.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+    for (name, value) in own.chain(host) {
+        members.entry(name).or_insert_with(|| json_text(value));
     }
-    Value::Object(document)
+    serde_json::to_string(&members).expect("texts are JSON")
+}
+
+/// The data as a value on one line, if reading it returns the same bytes.
+fn written_data(event: &Event) -> Option<Box<RawValue>> {
+    if !is_json(&event.content_type) {
+        return std::str::from_utf8(&event.data).ok().map(json_text);
+    }
+    let text = json::check(&event.data).ok()?;
+    let is_exact = text.trim() == text && !text.contains(['\n', '\r']);
+    RawValue::from_string(text.to_owned()).ok().filter(|_| is_exact)
+}
+
+fn json_text(text: &str) -> Box<RawValue> {
+    serde_json::value::to_raw_value(text).expect("a text is JSON")
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::domain::event::{Envelope, EventKey};
 
-    fn object(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
+    fn document(value: &Value) -> Document {
+        Document::parse(&value.to_string()).unwrap()
     }
 
     fn pointers(problems: &[FieldError]) -> Vec<&str> {
@@ -308,6 +355,13 @@ mod tests {
         for (content_type, data) in [
             ("application/json", &br#"{"a":[1,2.5,"x"]}"#[..]),
             ("application/json", b"{ \"spaces\" : 1 }"),
+            ("application/json", b"{\n\"lines\": 1\n}"),
+            ("application/json", b" 1"),
+            ("application/json", br#"{"z":1,"a":2.50,"n":123456789012345678901234567890}"#),
+            ("application/json", br#"{"a":1,"a":2}"#),
+            ("application/json", b"null"),
+            ("application/json", br#""text""#),
+            ("text/plain", br#"{"a":1}"#),
             ("application/json", b"not JSON"),
             ("text/plain", "grüße".as_bytes()),
             ("application/octet-stream", b"\x00\xff"),
@@ -335,26 +389,44 @@ mod tests {
                 logged_at_ms: 1,
                 due_at_ms: None,
             };
-            let mut again = read(object(write(&logged)), 0).unwrap();
+            let line = write(&logged);
+            assert!(!line.contains('\n'), "{line}");
+            let mut again = read(Document::parse(&line).unwrap(), 0).unwrap();
             again.attributes.retain(|(name, _)| !name.starts_with(HOST));
             assert_eq!(again, event);
         }
     }
 
     #[test]
+    fn readable_data_is_written_as_it_is() {
+        let text = r#"{"id":"1","source":"/a","type":"a","data":{"tier":"gold","spent":100.10}}"#;
+        let event = read(Document::parse(text).unwrap(), 0).unwrap();
+        assert_eq!(written_data(&event).unwrap().get(), r#"{"tier":"gold","spent":100.10}"#);
+    }
+
+    #[test]
+    fn data_and_attributes_keep_their_text() {
+        let text = r#"{"id":"1","source":"/a","type":"a","n":12,"data":{"z":1e2, "a":1.10}}"#;
+        let event = read(Document::parse(text).unwrap(), 0).unwrap();
+        assert_eq!(event.data, r#"{"z":1e2, "a":1.10}"#);
+        assert_eq!(event.attributes, [("n".to_owned(), "12".to_owned())]);
+        assert!(Document::parse("[]").is_err());
+    }
+
+    #[test]
     fn all_problems_are_reported_together() {
-        let document = json!({ "id": 7, "type": "", "time": "soon", "data": 1, "data_base64": "!", "ext": {} });
-        let problems = read(object(document), 0).unwrap_err();
+        let invalid = json!({ "id": 7, "type": "", "time": "soon", "data": 1, "data_base64": "!", "ext": {} });
+        let problems = read(document(&invalid), 0).unwrap_err();
         assert_eq!(
             pointers(&problems),
             ["/id", "/source", "/type", "/time", "/data_base64", "/ext"]
         );
-        let document = json!({ "id": "x".repeat(600), "source": "/a\u{7}", "type": "a..b", "Bad": 1, "long": "x".repeat(5_000) });
+        let invalid = json!({ "id": "x".repeat(600), "source": "/a\u{7}", "type": "a..b", "Bad": 1, "long": "x".repeat(5_000) });
         assert_eq!(
-            pointers(&check(&read(object(document), 0).unwrap())),
+            pointers(&check(&read(document(&invalid), 0).unwrap())),
             ["/id", "/source", "/type", "/Bad", "/long"]
         );
         let reserved = json!({ "id": "1", "source": "/a", "type": "postrider.dead-lettered" });
-        assert_eq!(pointers(&check(&read(object(reserved), 0).unwrap())), ["/type"]);
+        assert_eq!(pointers(&check(&read(document(&reserved), 0).unwrap())), ["/type"]);
     }
 }

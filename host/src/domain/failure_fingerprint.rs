@@ -50,7 +50,7 @@ static NAME_HASH: LazyLock<Regex> = LazyLock::new(|| {
 const PLACEHOLDERS: [&str; 7] = ["<value>", "<uuid>", "<time>", "<email>", "<n>", "<hex>", "<id>"];
 
 /// How functions begin that end a guest but are not its author's.
-const MACHINERY: [&str; 14] = [
+const MACHINERY: [&str; 16] = [
     "core::",
     "std::",
     "alloc::",
@@ -59,13 +59,25 @@ const MACHINERY: [&str; 14] = [
     "<alloc::",
     "rust_",
     "__rust",
-    "_RNv",
+    "_R",
+    "postrider_stage::",
+    "<postrider_stage::",
     "abort",
     "__assert_fail",
     "dlmalloc",
     "runtime.",
     "<function ",
 ];
+
+/// Where the files of functions are that are not the author's: the language's own library, and
+/// dependencies. They may be inlined, with a name that tells nothing.
+const MACHINERY_FILES: [&str; 3] = [" at /rustc/", "/library/std/src/", "/registry/src/"];
+
+/// Whether a frame of a backtrace is what ends a guest, rather than its author's code.
+pub fn is_machinery(frame: &str) -> bool {
+    MACHINERY.iter().any(|start| frame.starts_with(start))
+        || MACHINERY_FILES.iter().any(|part| frame.contains(part))
+}
 
 /// Why a dead letter failed, and the group that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +109,7 @@ fn place(code: &str, backtrace: Option<&str>) -> Option<String> {
         .map(|line| head(line, READ_MAX).trim())
         .filter(|line| !line.is_empty())
         .collect();
-    let own = frames.iter().find(|frame| !MACHINERY.iter().any(|start| frame.starts_with(start)));
+    let own = frames.iter().find(|frame| !is_machinery(frame));
     let frame = NAME_HASH.replace_all(own.or(frames.first())?, "").into_owned();
     Some(shorten(&format!("in {}", without_folders(&frame))))
 }
@@ -240,6 +252,15 @@ mod tests {
         assert_eq!(
             of_trap("trap:integer-division-by-zero", "divide at c/tax.c:7\nmain"),
             "in divide at c/tax.c:7"
+        );
+        let inlined = "__rustc::rust_begin_unwind at /rustc/59807616/library/std/src/panicking.rs:689\n\
+                       unwrap<&str> at /rustc/59807616/library/core/src/option.rs:1016\n\
+                       from_slice<u8> at /home/jane/.cargo/registry/src/crates.io-1/serde_json-1.0.1/src/de.rs:9\n\
+                       postrider_stage::Emit::json at /x/sdk/rust/src/lib.rs:220\n\
+                       <try_rust::Check as postrider_stage::Stage>::handle at /x/src/lib.rs:21";
+        assert_eq!(
+            of_trap("trap:unreachable", inlined),
+            "in <try_rust::Check as postrider_stage::Stage>::handle at src/lib.rs:21"
         );
         assert_eq!(of_trap("trap:unreachable", "rust_panic\nabort"), "in rust_panic");
         for (code, backtrace) in

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::domain::event::hex;
 use crate::domain::field_error::FieldError;
+use crate::domain::json::{self, Decimal};
 
 /// Most lines of one order.
 pub const ITEMS_MAX: usize = 1_000;
@@ -52,10 +53,10 @@ pub fn parse_order(
     idempotency_key: Option<&str>,
 ) -> Result<ParsedOrder, Vec<FieldError>> {
     let mut problems = Vec::new();
+    let fingerprint = hex(&Sha256::digest(json::canonical(&body)));
     let Value::Object(mut fields) = body else {
         return Err(vec![FieldError::at("", "must be a JSON object")]);
     };
-    let fingerprint = hex(&Sha256::digest(Value::Object(fields.clone()).to_string()));
     let id = take_only_id(&mut fields, "order_id", &mut problems)
         .unwrap_or_else(|| new_id(idempotency_key));
     let customer = take_id(&mut fields, ["user_id", "customer_id"], &mut problems);
@@ -137,11 +138,7 @@ fn new_id(idempotency_key: Option<&str>) -> String {
 /// A whole number of at least 0, also where it is written with a point: `2.0` is 2 (JSON Schema,
 /// "integer").
 pub fn whole(value: &Value) -> Option<u64> {
-    // Every whole number of a float below 2^64 is one of a `u64`, exactly.
-    let of_float = |number: &f64| {
-        number.fract() == 0.0 && (0.0..18_446_744_073_709_551_616.0).contains(number)
-    };
-    value.as_u64().or_else(|| value.as_f64().filter(of_float).map(|number| number as u64))
+    value.as_u64().or_else(|| Decimal::from(value.as_number()?).whole())
 }
 
 /// Refuses two fields with the same meaning.

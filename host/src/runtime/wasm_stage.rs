@@ -14,6 +14,7 @@ use wasmtime_wasi::I32Exit;
 use super::guest::{CallData, Guest, Stop, bindings};
 use super::load::{Linked, new_store};
 use super::{InstancePolicy, StageLimits};
+use crate::domain::failure_fingerprint::is_machinery;
 use crate::runtime::egress::Egress;
 use crate::stage::handler::{
     Call, Description, Emitted, Failure, Handled, Limit, Outcome, StageHandler,
@@ -246,23 +247,24 @@ fn trap_kind(trap: Trap) -> &'static str {
 }
 
 /// One frame a line, innermost first: function, then file and line where the toolchain kept them.
+/// It starts with the guest's own code, not with what the language does to panic.
 fn symbolise(backtrace: &WasmBacktrace) -> String {
     let mut lines = Vec::new();
     for frame in backtrace.frames() {
         if frame.symbols().is_empty() {
-            lines.push(
-                frame.func_name().map_or_else(
-                    || format!("<function {}>", frame.func_index()),
-                    ToOwned::to_owned,
-                ),
-            );
+            lines.push(frame.func_name().map_or_else(
+                || format!("<function {}>", frame.func_index()),
+                |name| format!("{:#}", rustc_demangle::demangle(name)),
+            ));
         }
         for symbol in frame.symbols() {
             let name = symbol.name().or(frame.func_name()).unwrap_or("<unknown>");
             let place =
                 symbol.file().map(|file| format!(" at {file}:{}", symbol.line().unwrap_or(0)));
-            lines.push(format!("{name}{}", place.unwrap_or_default()));
+            let name = rustc_demangle::demangle(name);
+            lines.push(format!("{name:#}{}", place.unwrap_or_default()));
         }
     }
-    lines.join("\n")
+    let own = lines.iter().position(|frame| !is_machinery(frame)).unwrap_or(0);
+    lines[own..].join("\n")
 }

@@ -4,10 +4,15 @@ It imports nothing of the sandbox, so stages are tested in plain Python.
 """
 
 import json
+import re
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Self
 
 U32_MAX = 4294967295
+# Marks the text of an exact number while it is a JSON string.
+MARK = "\0number:"
+MARKED = re.compile(r'"\\u0000number:(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"(?!:)')
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -158,10 +163,40 @@ def _check(value: Any, expected: Any, place: str) -> None:
 
 def from_json(data: bytes, code: str, what: str) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data, parse_float=_number)
     except ValueError as error:
         raise Failure.reject(code, f"{what} is not valid JSON: {error}") from None
 
 
 def to_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    text = json.dumps(_marked(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return MARKED.sub(r"\1", text).encode()
+
+
+class ExactNumber(float):
+    """A number with more digits than a float holds. It counts as the nearest float, and is written as it was read."""
+
+    def __new__(cls, text: str) -> Self:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return number if Decimal(repr(number)) == Decimal(text) else ExactNumber(text)
+
+
+def _marked(value: Any) -> Any:
+    """The value with exact numbers as strings that `to_json` recognises: `json` would write them as floats."""
+    match value:
+        case ExactNumber():
+            return MARK + value.text
+        case dict():
+            return {key: _marked(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_marked(inner) for inner in value]
+    return value

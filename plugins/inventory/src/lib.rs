@@ -77,7 +77,7 @@ impl Stage for Inventory {
         let key = format!("order/{}/reservation", event.subject);
         let reservation: Option<Reservation> = cx.get(&key)?;
         if cx.is_one_of(&RESERVE_ON, event) {
-            reserve(cx, &key, reservation, event.data()?)
+            reserve(cx, &key, reservation, event.object()?)
         } else if cx.is_one_of(&RELEASE_ON, event) {
             release(cx, &key, reservation, &event.subject)
         } else {
@@ -162,8 +162,15 @@ fn wanted(order: &Value) -> Result<BTreeMap<String, u64>, Failure> {
         let sku = item["sku"]
             .as_str()
             .ok_or_else(|| Failure::reject("bad-data", "an item has no `sku`"))?;
+        let quantity = match &item["quantity"] {
+            Value::Null => 1,
+            quantity => quantity.as_u64().ok_or_else(|| {
+                let message = format!("the quantity of `{sku}` is {quantity}, no whole number");
+                Failure::reject("bad-data", &message)
+            })?,
+        };
         let total: &mut u64 = wanted.entry(sku.to_owned()).or_default();
-        *total = total.saturating_add(item["quantity"].as_u64().unwrap_or(1));
+        *total = total.saturating_add(quantity);
     }
     Ok(wanted)
 }
@@ -245,6 +252,28 @@ mod tests {
         assert_eq!(run(&mut host, &authorized("2", &[1, 1])), ["inventory.rejected"]);
         assert_eq!(run(&mut host, &authorized("3", &[1])), ["inventory.reserved"]);
         assert_eq!(available(&host), 0);
+    }
+
+    #[test]
+    fn data_that_is_no_order_is_rejected() {
+        let item = |quantity: Value| json!({ "items": [{ "sku": "Lamp", "quantity": quantity }] });
+        for data in [
+            json!([]),
+            json!("order"),
+            json!({}),
+            json!({ "items": {} }),
+            json!({ "items": [7] }),
+            item(json!(2.5)),
+            item(json!(-1)),
+            item(json!("2")),
+            item(json!([])),
+        ] {
+            let mut host = MemoryHost::default().with_setting("default_stock", "5");
+            let event = Event::json("payment.authorized", "1", &data);
+            let failure = host.handle::<Inventory>(&event).unwrap_err();
+            assert_eq!((failure.code.as_str(), failure.retryable), ("bad-data", false), "{data}");
+            assert!(host.state.is_empty(), "{data}");
+        }
     }
 
     #[test]

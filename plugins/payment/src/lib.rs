@@ -19,6 +19,9 @@ export!(Payment);
 /// The limit if the operator sets none; it can be set at build time.
 const MAX_TOTAL: Option<&str> = option_env!("PAYMENT_MAX_TOTAL");
 
+/// Largest amount: above it, a `f64` no longer tells cents apart.
+const AMOUNT_MAX: f64 = 10_000_000_000_000.0;
+
 const AUTHORIZE_ON: EventTypes =
     EventTypes::new("authorize_on", &["order.created"], "Event types that request the payment");
 const REFUND_ON: EventTypes = EventTypes::new(
@@ -60,7 +63,7 @@ impl Stage for Payment {
         let key = format!("order/{}/payment", event.subject);
         let record: Option<Record> = cx.get(&key)?;
         if cx.is_one_of(&AUTHORIZE_ON, event) {
-            authorize(cx, &key, record, event.data()?)
+            authorize(cx, &key, record, event.object()?)
         } else if cx.is_one_of(&REFUND_ON, event) {
             Ok(refund(cx, &key, record, &event.subject))
         } else {
@@ -81,7 +84,7 @@ fn authorize(
             "the order requests a failure (`force_fail`)",
         ));
     }
-    let amount = order["total"].as_f64().unwrap_or_else(|| sum(&order));
+    let amount = amount(&order)?;
     let reason = match record.map(|record| record.status) {
         Some(Status::CancelledBefore) => Some("the order was cancelled"),
         Some(_) => return Ok(vec![]),
@@ -106,12 +109,32 @@ fn max_total(cx: &Context<'_>) -> Result<Option<f64>, Failure> {
     Ok(cx.setting("max_total")?.or_else(|| MAX_TOTAL?.parse().ok()))
 }
 
-/// The sum of the items, for an order without a total.
-fn sum(order: &Value) -> f64 {
+/// The total of the order; without one, the sum of its items.
+fn amount(order: &Value) -> Result<f64, Failure> {
+    let items = order["items"].as_array().map_or(&[][..], Vec::as_slice);
     let price = |item: &Value| {
-        item["unit_price"].as_f64().unwrap_or(0.0) * item["quantity"].as_f64().unwrap_or(1.0)
+        Ok(number(item, "unit_price")?.unwrap_or(0.0) * number(item, "quantity")?.unwrap_or(1.0))
     };
-    order["items"].as_array().map_or(0.0, |items| items.iter().map(price).sum())
+    let amount = match number(order, "total")? {
+        Some(total) => total,
+        None => items.iter().map(price).sum::<Result<f64, Failure>>()?,
+    };
+    if (0.0..=AMOUNT_MAX).contains(&amount) {
+        return Ok(amount);
+    }
+    let message = format!("the amount of the order is {amount}; it must be from 0 to {AMOUNT_MAX}");
+    Err(Failure::reject("bad-data", &message))
+}
+
+fn number(object: &Value, field: &str) -> Result<Option<f64>, Failure> {
+    let value = &object[field];
+    if value.is_null() {
+        return Ok(None);
+    }
+    let number = value.as_f64().map(Some);
+    number.ok_or_else(|| {
+        Failure::reject("bad-data", &format!("`{field}` is {value}, no number that can be paid"))
+    })
 }
 
 fn refund(cx: &mut Context<'_>, key: &str, record: Option<Record>, order_id: &str) -> Vec<Emit> {
@@ -152,6 +175,40 @@ mod tests {
         let rejected = event("inventory.rejected", json!({}));
         assert_eq!(types(host.handle::<Payment>(&rejected).unwrap()), ["payment.refunded"]);
         assert!(host.handle::<Payment>(&event("order.cancelled", json!({}))).unwrap().is_empty());
+    }
+
+    #[test]
+    fn data_that_is_no_order_is_rejected() {
+        let item = |price: Value, quantity: Value| json!({ "items": [{ "sku": "a", "unit_price": price, "quantity": quantity }] });
+        for data in [
+            json!([]),
+            json!("order"),
+            json!(7),
+            json!({ "total": "20" }),
+            json!({ "total": -1 }),
+            json!({ "total": 1e300 }),
+            json!({ "total": {} }),
+            item(json!(1e308), json!(1_000_000)),
+            item(json!("4"), json!(1)),
+            item(json!(4), json!([])),
+        ] {
+            let mut host = MemoryHost::default();
+            let failure =
+                host.handle::<Payment>(&event("order.created", data.clone())).unwrap_err();
+            assert_eq!((failure.code.as_str(), failure.retryable), ("bad-data", false), "{data}");
+            assert!(host.state.is_empty(), "{data}");
+        }
+    }
+
+    #[test]
+    fn the_order_is_passed_on_digit_by_digit() {
+        let text = r#"{"total":1004.9999999999999,"ref":123456789012345678901234567890,"x":2.50}"#;
+        let created = Event { data: text.into(), ..event("order.created", json!(null)) };
+        let emitted = MemoryHost::default().handle::<Payment>(&created).unwrap().remove(0);
+        let emitted = String::from_utf8(emitted.data).unwrap();
+        for digits in ["1004.9999999999999", "123456789012345678901234567890", "2.50"] {
+            assert!(emitted.contains(digits), "{emitted}");
+        }
     }
 
     #[test]

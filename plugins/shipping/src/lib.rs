@@ -7,7 +7,7 @@
 
 use postrider_stage::{Context, Description, Emit, Event, EventTypes, Failure, Stage, export};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// The shipping stage.
 pub struct Shipping;
@@ -75,7 +75,7 @@ fn prepare(
     if shipment.is_some() {
         return Ok(vec![]);
     }
-    let order: Value = event.data()?;
+    let order = event.object()?;
     cx.set(key, &Shipment::Ready);
     let shipment_id = cx.idempotency_key();
     let ready = json!({ "order_id": order["order_id"], "user_id": order["user_id"], "items": order["items"], "shipment_id": shipment_id });

@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 mod event_types;
 // The bindings only serve a guest: a host that links a stage natively does without their generator.
@@ -189,6 +189,14 @@ impl Event {
     pub fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.data)
             .map_err(|error| Failure::reject("bad-data", &format!("{}: {error}", self.event_type)))
+    }
+
+    /// The JSON payload, an object. Numbers keep every digit.
+    ///
+    /// # Errors
+    /// A permanent failure `bad-data` if the payload is anything else.
+    pub fn object(&self) -> Result<Value, Failure> {
+        self.data::<Map<String, Value>>().map(Value::Object)
     }
 }
 

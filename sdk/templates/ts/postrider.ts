@@ -275,7 +275,7 @@ export function consoleOf(log: Host['log']) {
 
 function fromJson<T>(bytes: Uint8Array, code: string, what: string): T {
   try {
-    return JSON.parse(decodeUtf8(bytes));
+    return parse(decodeUtf8(bytes));
   } catch (error) {
     throw Failure.reject(code, `${what} is not valid JSON: ${error}`);
   }
@@ -284,10 +284,53 @@ function fromJson<T>(bytes: Uint8Array, code: string, what: string): T {
 function toJson(value: unknown, place: string): Uint8Array {
   const json: string | undefined = JSON.stringify(value, (name, inner) => {
     if (typeof inner === 'number' && !Number.isFinite(inner)) throw new TypeError(`${place} contains ${inner}${name && ` under \`${name}\``}, which is not JSON`);
-    return inner;
+    return inner instanceof ExactNumber ? MARK + inner.text : inner;
   });
   if (json === undefined) throw wrong(value, place, 'a JSON value');
-  return encodeUtf8(json);
+  return encodeUtf8(json.replace(MARKED, '$1'));
+}
+
+// JSON numbers keep every digit: one that a double cannot hold becomes an `ExactNumber`.
+
+const NUMBER = '-?\\d+(?:\\.\\d+)?(?:[eE][+-]?\\d+)?';
+const TOKENS = new RegExp(`"(?:[^"\\\\]|\\\\.)*"|${NUMBER}`, 'g');
+/** What every number with too many digits contains. */
+const SUSPECT = /[\d.]{16,}|\d[eE][+-]?\d/;
+const PARTS = /^(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/;
+/** Marks the text of an exact number while it is a JSON string. */
+const MARK = '\u0000number:';
+const MARKED = new RegExp(`"\\\\u0000number:(${NUMBER})"(?!:)`, 'g');
+
+/** A number with more digits than a double holds. It counts as the nearest double, and is written as it was read. */
+export class ExactNumber {
+  readonly text: string;
+
+  constructor(text: string) {
+    this.text = text;
+  }
+
+  valueOf(): number {
+    return Number(this.text);
+  }
+
+  toString(): string {
+    return this.text;
+  }
+}
+
+/** The significant digits and the power of ten: the same for every notation of a number. */
+function decimal(text: string): string {
+  const [, sign = '', whole = '', fraction = '', power = '0'] = PARTS.exec(text) ?? [];
+  const digits = (whole + fraction).replace(/^0+/, '');
+  const kept = digits.replace(/0+$/, '');
+  return kept === '' ? '0' : `${sign}${kept}e${Number(power) - fraction.length + digits.length - kept.length}`;
+}
+
+function parse(json: string) {
+  if (!SUSPECT.test(json)) return JSON.parse(json);
+  const isExact = (number: string) => decimal(String(Number(number))) === decimal(number);
+  const marked = json.replace(TOKENS, (token) => (token.startsWith('"') || isExact(token) ? token : JSON.stringify({ [MARK]: token })));
+  return JSON.parse(marked, (_, value) => (typeof value?.[MARK] === 'string' && PARTS.test(value[MARK]) ? new ExactNumber(value[MARK]) : value));
 }
 
 // The engine has neither TextEncoder nor TextDecoder. ASCII bytes map to characters; other characters use URI escapes.

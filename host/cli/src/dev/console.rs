@@ -26,11 +26,11 @@ pub(super) struct Console {
 
 impl Console {
     pub(super) fn serving(address: SocketAddr, plugins: &[PluginStatus]) {
-        println!("{} http://{address}; stop with Ctrl-C", style("serving").green().bold());
+        outln!("{} http://{address}; stop with Ctrl-C", style("serving").green().bold());
         for plugin in plugins {
             let name = plugin.stage.as_deref().or(plugin.file.as_deref()).unwrap_or("?");
             match &plugin.last_error {
-                None => println!(
+                None => outln!(
                     "  {name} {} consumes {}",
                     plugin.version.as_deref().unwrap_or(""),
                     plugin.consumes.join(", ")
@@ -41,29 +41,29 @@ impl Console {
     }
 
     pub(super) fn built(name: &str, took: Duration, bytes: usize) {
-        println!("{} {name} in {} ({} kB)", style("built").green(), seconds(took), bytes / 1_000);
+        outln!("{} {name} in {} ({} kB)", style("built").green(), seconds(took), bytes / 1_000);
     }
 
     pub(super) fn reloaded(name: &str, since: Duration) {
-        println!("{} {name}, {} after it was saved", style("reloaded").green(), seconds(since));
+        outln!("{} {name}, {} after it was saved", style("reloaded").green(), seconds(since));
     }
 
     pub(super) fn failed(name: &str, reason: &str) {
-        println!("{} {name}", style("failed").red().bold());
-        println!("{}", indented(reason));
+        outln!("{} {name}", style("failed").red().bold());
+        outln!("{}", indented(reason));
     }
 
     /// The log lines of a fixture's run.
     pub(super) fn guest_log(lines: &Value) {
         for line in lines.as_array().into_iter().flatten() {
             let level = text(&line["level"]).to_uppercase();
-            println!("         {} {}", style(level).dim(), text(&line["message"]));
+            outln!("         {} {}", style(level).dim(), text(&line["message"]));
         }
     }
 
     /// Why a host refuses what a fixture led to.
     pub(super) fn refused(code: &str, message: &str) {
-        println!("{}", indented(&format!("{}: {message}", style(code).red())));
+        outln!("{}", indented(&format!("{}: {message}", style(code).red())));
     }
 
     /// Measures the time from the save until the first outcome of this digest.
@@ -72,10 +72,10 @@ impl Console {
     }
 
     pub(super) fn settled(&self, settlement: &Settlement) {
-        println!("{}", line(settlement));
+        outln!("{}", line(settlement));
         if let Some((saved, build)) = locked(&self.saved).remove(&*settlement.digest) {
             let whole = saved.elapsed();
-            println!(
+            outln!(
                 "         {} after the save, including a build of {}",
                 seconds(whole),
                 seconds(build)

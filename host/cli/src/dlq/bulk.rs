@@ -47,7 +47,7 @@ pub(super) async fn run(selection: Selection, action: &Action, output: Output) -
     if !selection.yes && console::user_attended() {
         let open = count_open(&selection.target, &filter).await?;
         if !confirm(&format!("{} {open} dead letters?", action.verb()))? {
-            eprintln!("cancelled: no dead letter was changed");
+            errln!("cancelled: no dead letter was changed");
             return Ok(ExitCode::FAILURE);
         }
     }

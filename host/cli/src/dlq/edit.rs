@@ -26,7 +26,7 @@ pub(super) async fn run(args: &EditArgs, output: Output) -> Result<ExitCode> {
     let before = format!("{:#}\n", dead_letter["data"]);
     let (after, data) = edited(&before)?;
     if data == dead_letter["data"] {
-        eprintln!(
+        errln!(
             "the payload is unchanged; nothing was replayed (to replay it as it is: `dlq replay {id}`)"
         );
         return Ok(ExitCode::SUCCESS);
@@ -35,7 +35,7 @@ pub(super) async fn run(args: &EditArgs, output: Output) -> Result<ExitCode> {
         print_diff(&before, &after);
     }
     if !*yes && !confirm(&format!("replay dead letter {id} with this payload?"))? {
-        eprintln!("cancelled: nothing was replayed");
+        errln!("cancelled: nothing was replayed");
         return Ok(ExitCode::FAILURE);
     }
     let answer =
@@ -90,9 +90,9 @@ fn print_diff(before: &str, after: &str) {
     for change in TextDiff::from_lines(before, after).iter_all_changes() {
         let line = change.value().trim_end_matches('\n');
         match change.tag() {
-            ChangeTag::Equal => println!("  {line}"),
-            ChangeTag::Delete => println!("{}", style(format!("- {line}")).red()),
-            ChangeTag::Insert => println!("{}", style(format!("+ {line}")).green()),
+            ChangeTag::Equal => outln!("  {line}"),
+            ChangeTag::Delete => outln!("{}", style(format!("- {line}")).red()),
+            ChangeTag::Insert => outln!("{}", style(format!("+ {line}")).green()),
         }
     }
 }

@@ -17,7 +17,7 @@ fn items(answer: &Value) -> impl Iterator<Item = &Value> {
 
 fn next_page(answer: &Value) {
     if let Some(next) = answer["next"].as_i64() {
-        println!("more results: --cursor {next}");
+        outln!("more results: --cursor {next}");
     }
 }
 
@@ -37,7 +37,7 @@ pub(super) fn list(answer: &Value) {
     };
     let rows: Vec<Vec<String>> = items(answer).map(row).collect();
     if rows.is_empty() {
-        println!("no dead letters match");
+        outln!("no dead letters match");
         return;
     }
     let columns = [
@@ -67,7 +67,7 @@ pub(super) fn groups(answer: &Value) {
     };
     let rows: Vec<Vec<String>> = items(answer).map(row).collect();
     if rows.is_empty() {
-        println!("no dead letters match");
+        outln!("no dead letters match");
         return;
     }
     let columns = [
@@ -86,13 +86,13 @@ pub(super) fn groups(answer: &Value) {
 }
 
 fn field(name: &str, value: &str) {
-    println!("{:<13} {value}", style(name).dim());
+    outln!("{:<13} {value}", style(name).dim());
 }
 
 pub(super) fn dead_letter(dead_letter: &Value) {
     let event = &dead_letter["event"];
     let status = table::state(&text(&dead_letter["status"]));
-    println!("{} {}, {status}", style("dead letter").bold(), style(&dead_letter["id"]).bold());
+    outln!("{} {}, {status}", style("dead letter").bold(), style(&dead_letter["id"]).bold());
     field("stage", &format!("{}, round {}", cell(&dead_letter["stage"]), dead_letter["round"]));
     field("dead-lettered", &table::time(&dead_letter["dead_lettered_at_ms"]));
     field(
@@ -119,8 +119,8 @@ pub(super) fn dead_letter(dead_letter: &Value) {
     }
     replayed_as(&dead_letter["replayed_as"]);
     attempts(dead_letter);
-    println!("{}", style("payload").bold());
-    println!("{:#}", dead_letter["data"]);
+    outln!("{}", style("payload").bold());
+    outln!("{:#}", dead_letter["data"]);
 }
 
 fn note(dead_letter: &Value) -> String {
@@ -143,11 +143,11 @@ fn replayed_as(replay: &Value) {
 }
 
 fn attempts(dead_letter: &Value) {
-    println!("{}", style("attempts").bold());
+    outln!("{}", style("attempts").bold());
     for attempt in dead_letter["attempts"].as_array().into_iter().flatten() {
         let took_ms = attempt["duration_us"].as_f64().unwrap_or_default() / 1_000.0;
         let digest: String = cell(&attempt["digest"]).chars().take(12).collect();
-        println!(
+        outln!(
             "  {}.{}  {}  {took_ms:.1} ms  {digest}  {}: {}",
             attempt["round"],
             attempt["attempt"],
@@ -156,14 +156,14 @@ fn attempts(dead_letter: &Value) {
             cell(&attempt["message"]),
         );
         for frame in attempt["backtrace"].as_str().unwrap_or_default().lines() {
-            println!("       {}", style(frame).dim());
+            outln!("       {}", style(frame).dim());
         }
     }
 }
 
 pub(super) fn settled(answer: &Value) {
     let edited = if answer["edited"] == true { " with an edited payload" } else { "" };
-    println!("dead letter {} {}{edited}", answer["id"], text(&answer["status"]));
+    outln!("dead letter {} {}{edited}", answer["id"], text(&answer["status"]));
 }
 
 pub(super) fn jobs(answer: &Value) {
@@ -178,7 +178,7 @@ pub(super) fn jobs(answer: &Value) {
     };
     let rows: Vec<Vec<String>> = items(answer).map(row).collect();
     if rows.is_empty() {
-        println!("no jobs");
+        outln!("no jobs");
         return;
     }
     let columns = [
@@ -197,7 +197,7 @@ pub(super) fn jobs(answer: &Value) {
 
 pub(super) fn job(job: &Value) {
     let past = if job["action"] == "discard" { "discarded" } else { "replayed" };
-    println!(
+    outln!(
         "job {} {}: {} of {} {past}, {} skipped, {} failed",
         text(&job["id"]),
         table::state(&text(&job["state"])),
@@ -207,6 +207,6 @@ pub(super) fn job(job: &Value) {
         job["failed"],
     );
     for failure in job["failures"].as_array().into_iter().flatten() {
-        println!("  dead letter {}: {}", failure["id"], text(&failure["reason"]));
+        outln!("  dead letter {}: {}", failure["id"], text(&failure["reason"]));
     }
 }

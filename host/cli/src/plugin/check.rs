@@ -55,14 +55,14 @@ pub(super) fn run(linked: &Linked, request: &Request<'_>, output: Output) -> Res
     });
     output.print(&report, |_| {
         for warning in &warnings {
-            println!("warning: {warning}");
+            outln!("warning: {warning}");
         }
         for problem in &problems {
-            println!("refused: {problem}");
+            outln!("refused: {problem}");
         }
         if ok {
             let version = &description.version;
-            println!("ok: {} {version} implements {CONTRACT}", stages.join(", "));
+            outln!("ok: {} {version} implements {CONTRACT}", stages.join(", "));
         }
     })?;
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })

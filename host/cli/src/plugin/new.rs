@@ -91,8 +91,8 @@ pub(super) fn run(args: NewArgs, output: Output) -> Result<ExitCode> {
     let folder = folder.display().to_string();
     let created = json!({ "folder": &folder, "files": files, "needs": language.needs() });
     output.print(&created, |_| {
-        println!("created a stage in {folder}; it needs {}", language.needs());
-        println!("next: cd {folder} && postrider plugin test --build --accept (see README.md)");
+        outln!("created a stage in {folder}; it needs {}", language.needs());
+        outln!("next: cd {folder} && postrider plugin test --build --accept (see README.md)");
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -105,7 +105,7 @@ fn list(output: Output) -> serde_json::Result<()> {
         .collect();
     output.print(&rows, |_| {
         for language in languages {
-            println!("{:<8} needs {}", language.template(), language.needs());
+            outln!("{:<8} needs {}", language.template(), language.needs());
         }
     })
 }

@@ -210,7 +210,7 @@ impl Project {
 
     /// Builds the plugin; a failed build is an error.
     pub(super) async fn rebuild(&self) -> Result<()> {
-        eprintln!("building {} …", self.name());
+        errln!("building {} …", self.name());
         match self.build().await?.failed {
             Some(output) => bail!("the build of {} failed:\n{output}", self.dir.display()),
             None => Ok(()),

@@ -36,7 +36,7 @@ pub(super) fn list(answer: &Value) {
     };
     let rows: Vec<Vec<String>> = items(answer).map(row).collect();
     if rows.is_empty() {
-        println!("no plugins");
+        outln!("no plugins");
         return;
     }
     let columns = [
@@ -62,7 +62,7 @@ pub(super) fn history(answer: &Value) {
     };
     let rows: Vec<Vec<String>> = items(answer).map(row).collect();
     if rows.is_empty() {
-        println!("no plugin has served the stage");
+        outln!("no plugin has served the stage");
         return;
     }
     let columns =
@@ -72,7 +72,7 @@ pub(super) fn history(answer: &Value) {
 
 /// The outcome of `plugin run`.
 pub(super) fn outcome(report: &Value) {
-    print!("{}", outcome_text(report));
+    out!("{}", outcome_text(report));
 }
 
 fn outcome_text(report: &Value) -> String {

@@ -100,7 +100,7 @@ fn report(runs: &[CaseRun], artifact: &Path, output: Output) -> Result<ExitCode>
     let cases: Vec<Value> = runs.iter().map(case).collect();
     let report = json!({ "ok": failed == 0, "artifact": artifact, "cases": cases });
     output.print(&report, |_| {
-        println!("{} fixtures, {failed} failed; plugin: {}", runs.len(), artifact.display());
+        outln!("{} fixtures, {failed} failed; plugin: {}", runs.len(), artifact.display());
     })?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -195,12 +195,12 @@ impl CaseResult {
     }
 
     fn print(&self, case: &Path) {
-        println!("{:<10} {}", self.name(), case.display());
+        outln!("{:<10} {}", self.name(), case.display());
         if let Some(difference) = self.difference() {
-            println!("{difference}");
+            outln!("{difference}");
         }
         for line in self.reason().unwrap_or_default().lines() {
-            println!("           {line}");
+            outln!("           {line}");
         }
     }
 }

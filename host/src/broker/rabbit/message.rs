@@ -13,9 +13,10 @@ use lapin::types::{AMQPValue, FieldTable, LongString};
 use sha2::{Digest as _, Sha256};
 
 use crate::broker::Outgoing;
-use crate::domain::cloud_events::{self, STRUCTURED};
+use crate::domain::cloud_events::{self, Document, STRUCTURED};
 use crate::domain::event::{Envelope, Event, EventKey, TIME_MAX_MS, hex, without_nul};
 use crate::domain::field_error::FieldError;
+use crate::domain::json;
 use crate::domain::timestamp;
 
 #[cfg(any(test, fuzzing))]
@@ -231,7 +232,8 @@ fn structured(body: &[u8], defaults: Defaults) -> Result<Event, Unreadable> {
         });
         Unreadable::Event(told.collect::<Vec<_>>().join("; "))
     };
-    cloud_events::read(serde_json::from_slice(body)?, defaults.now_ms).map_err(told)
+    let document = Document::parse(json::check(body)?)?;
+    cloud_events::read(document, defaults.now_ms).map_err(told)
 }
 
 fn time_of(text: Option<String>, defaults: Defaults) -> Result<u64, Unreadable> {

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::domain::cloud_events::{self, HOST, HOST_CORRELATION, HOST_ORDER};
+use crate::domain::cloud_events::{self, Document, HOST, HOST_CORRELATION, HOST_ORDER};
 use crate::domain::event::Event;
 use crate::domain::field_error::FieldError;
+use crate::domain::json;
 use crate::domain::timestamp;
 
 /// Most events in one batch.
@@ -43,21 +45,21 @@ pub struct IngestedEvent {
     pub due_at_ms: Option<u64>,
 }
 
-/// One event in JSON.
-pub fn structured(document: Value, rules: Rules<'_>) -> Result<IngestedEvent, Vec<FieldError>> {
-    let Value::Object(fields) = document else {
+/// One event, from JSON that passed [`json::check`](crate::domain::json::check).
+pub fn structured(text: &str, rules: Rules<'_>) -> Result<IngestedEvent, Vec<FieldError>> {
+    let Ok(document) = Document::parse(text) else {
         return Err(vec![FieldError::at("", "must be a JSON object: a CloudEvent")]);
     };
-    let wrong_version = (fields.get("specversion") != Some(&Value::from("1.0")))
+    let wrong_version = (document.fields.get("specversion") != Some(&Value::from("1.0")))
         .then(|| FieldError::at("/specversion", "must be \"1.0\""));
-    let (event, more) = cloud_events::draft(fields, rules.now_ms);
+    let (event, more) = cloud_events::draft(document, rules.now_ms);
     ingested(event, wrong_version.into_iter().chain(more).collect(), rules)
 }
 
-/// Several events in JSON.
-pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<IngestedEvent>, Vec<FieldError>> {
-    let documents = match document {
-        Value::Array(documents) if documents.len() <= BATCH_MAX => documents,
+/// Several events, from JSON that passed [`json::check`](crate::domain::json::check).
+pub fn batch(text: &str, rules: Rules<'_>) -> Result<Vec<IngestedEvent>, Vec<FieldError>> {
+    let documents = match serde_json::from_str::<Vec<&RawValue>>(text) {
+        Ok(documents) if documents.len() <= BATCH_MAX => documents,
         _ => {
             return Err(vec![FieldError::at(
                 "",
@@ -68,7 +70,7 @@ pub fn batch(document: Value, rules: Rules<'_>) -> Result<Vec<IngestedEvent>, Ve
     let mut problems = Vec::new();
     let mut events = Vec::with_capacity(documents.len());
     for (index, document) in documents.into_iter().enumerate() {
-        match structured(document, rules) {
+        match structured(document.get(), rules) {
             Ok(ingested) => events.push(ingested),
             Err(found) => problems.extend(
                 found
@@ -102,14 +104,14 @@ pub fn binary(
     fields.insert("datacontenttype".into(), content_type.into());
     if cloud_events::is_json(content_type)
         && !data.is_empty()
-        && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&data)
+        && let Err(error) = json::check(&data)
     {
         problems.push(FieldError::at(
             "",
             format!("the body is not JSON, which its content type says it is: {error}"),
         ));
     }
-    let (event, more) = cloud_events::draft(fields, rules.now_ms);
+    let (event, more) = cloud_events::draft(Document { fields, data: None }, rules.now_ms);
     problems.extend(more);
     ingested(Event { data, ..event }, problems, rules)
 }
@@ -181,8 +183,11 @@ mod tests {
     fn the_three_modes_are_equivalent() {
         let document = json!({ "specversion": "1.0", "id": "9", "source": "/desk", "type": "order.flagged", "subject": "7", "data": {"a": 1},
             "deliverat": "2023-11-14T22:13:50Z", "zone": "x", "postriderorder": "o-7", "postriderstage": "payment" });
-        let one = structured(document.clone(), RULES).unwrap();
-        assert_eq!(batch(json!([document]), RULES).unwrap(), std::slice::from_ref(&one));
+        let one = structured(&document.to_string(), RULES).unwrap();
+        assert_eq!(
+            batch(&json!([document]).to_string(), RULES).unwrap(),
+            std::slice::from_ref(&one)
+        );
         let attributes = [
             ("id", "9"),
             ("source", "/desk"),
@@ -208,17 +213,18 @@ mod tests {
     fn problems_of_a_batch_have_pointers() {
         let good = json!({ "specversion": "1.0", "id": "1", "source": "/a", "type": "a" });
         let late = json!({ "specversion": "1.0", "id": "1", "source": "/a", "type": "a", "deliverat": "2100-01-01T00:00:00Z" });
-        let problems = batch(json!([good, { "id": "1" }, 7, late]), RULES).unwrap_err();
+        let problems =
+            batch(&json!([good, { "id": "1" }, 7, late]).to_string(), RULES).unwrap_err();
         let pointers: Vec<&str> = problems.iter().map(|problem| problem.pointer.as_str()).collect();
         assert_eq!(pointers, ["/1/specversion", "/1/source", "/1/type", "/2", "/3/deliverat"]);
         let reserved = json!({ "specversion": "1.0", "type": "postrider.x", "Bad": "x" });
-        let pointers: Vec<String> = structured(reserved, RULES)
+        let pointers: Vec<String> = structured(&reserved.to_string(), RULES)
             .unwrap_err()
             .into_iter()
             .map(|problem| problem.pointer)
             .collect();
         assert_eq!(pointers, ["/id", "/source", "/type", "/Bad"]);
-        assert!(batch(json!(vec![good; BATCH_MAX + 1]), RULES).is_err());
+        assert!(batch(&json!(vec![good; BATCH_MAX + 1]).to_string(), RULES).is_err());
     }
 
     #[test]

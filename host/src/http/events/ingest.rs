@@ -7,12 +7,12 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
-use serde_json::Value;
 
 use super::receipt::{EventsAccepted, accept, accept_all};
 use crate::domain::cloud_events;
 use crate::domain::cloud_events::http_binding::{self, IngestedEvent};
 use crate::domain::field_error::FieldError;
+use crate::domain::json;
 use crate::domain::trace_context::TraceContext;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Problem};
@@ -42,13 +42,13 @@ pub(crate) async fn ingest(
     let media_type = cloud_events::media_type(content_type(&headers).unwrap_or_default());
     let rules = app.ingress_rules();
     if media_type.eq_ignore_ascii_case(cloud_events::BATCH) {
-        let batch = http_binding::batch(parse(&body)?, rules)
+        let batch = http_binding::batch(check(&body)?, rules)
             .map_err(|errors| Problem::invalid("batch of events", errors))?;
         let batch = batch.into_iter().map(|event| scheduled(event, &schedule)).collect();
         return accept_all(&app, batch, &trace).await;
     }
     let event = if media_type.eq_ignore_ascii_case(cloud_events::STRUCTURED) {
-        http_binding::structured(parse(&body)?, rules)
+        http_binding::structured(check(&body)?, rules)
     } else if headers.keys().any(|name| name.as_str().starts_with("ce-")) {
         let attributes = attributes(&headers)?;
         required(&attributes)
@@ -63,8 +63,8 @@ pub(crate) async fn ingest(
     accept(&app, scheduled(event, &schedule), &trace).await
 }
 
-fn parse(body: &Bytes) -> Answer<Value> {
-    serde_json::from_slice(body).map_err(|error| Problem::malformed(error.to_string()))
+fn check(body: &Bytes) -> Answer<&str> {
+    json::check(body).map_err(|error| Problem::malformed(error.to_string()))
 }
 
 /// Every required attribute that is missing.

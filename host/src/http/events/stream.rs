@@ -93,7 +93,7 @@ pub(super) async fn lines(
         }
         let mut text = String::new();
         for event in &page.items {
-            text.push_str(&cloud_events::write(event).to_string());
+            text.push_str(&cloud_events::write(event));
             text.push('\n');
         }
         if let Some(next) = page.next {

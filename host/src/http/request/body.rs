@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::fields::Fields;
 use super::headers::content_type;
 use crate::domain::cloud_events::is_json;
+use crate::domain::json;
 use crate::http::problem::Problem;
 
 /// A body of any media type.
@@ -49,9 +50,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
         if !is_json {
             return Err(Problem::media_type("send the header `content-type: application/json`"));
         }
-        serde_json::from_slice(&body)
-            .map(Self)
-            .map_err(|error| Problem::malformed(error.to_string()))
+        json::parse(&body).map(Self).map_err(|error| Problem::malformed(error.to_string()))
     }
 }
 

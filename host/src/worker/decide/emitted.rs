@@ -6,6 +6,7 @@
 use super::{AttemptError, DecisionInputs, following_event};
 use crate::domain::cloud_events::is_json;
 use crate::domain::event::{Event, HOST_EVENT_PREFIX, emitted_id};
+use crate::domain::json;
 use crate::stage::outcome::Emitted;
 use crate::stage::policy::StagePolicy;
 use crate::store::NewEvent;
@@ -55,7 +56,7 @@ fn check_json(_: &StagePolicy, event: &Emitted) -> Result<(), AttemptError> {
     if !is_json(&event.content_type) {
         return Ok(());
     }
-    serde_json::from_slice::<serde::de::IgnoredAny>(&event.data).map(|_| ()).map_err(|error| {
+    json::check(&event.data).map(|_| ()).map_err(|error| {
         let event_type = &event.event_type;
         let message = format!("emitted `{event_type}` with data that is not valid JSON: {error}");
         AttemptError::fatal("invalid-event", message)

@@ -18,10 +18,7 @@ impl Stage for Check {
 
     /// Handles one event. Its state writes and the events it returns are committed atomically.
     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {
-        let order: Value = event.data()?;
-        if !order.is_object() {
-            return Err(Failure::reject("bad-order", "the payload of order.created is not a JSON object"));
-        }
+        let order = event.object()?;
         if order["force_fail"] == true {
             return Err(Failure::retry("forced", "the order requests a failure (`force_fail`)"));
         }
