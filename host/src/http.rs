@@ -57,6 +57,7 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .nest("/api/v1", business.clone())
         .merge(business)
         .merge(operations)
+        .layer(axum::middleware::from_fn(middleware::read_body))
         .layer(DefaultBodyLimit::max(settings.body_max_bytes))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout))
         .layer(axum::middleware::from_fn_with_state(slots, middleware::admit));

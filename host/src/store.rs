@@ -158,8 +158,14 @@ pub trait Store: StateSource {
     async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError>;
     /// Those of the orders whose deliveries are all settled.
     async fn settled_orders(&self, orders: &[String]) -> Result<Vec<SettledOrder>, StoreError>;
-    /// An order's deliveries in the order of their creation, with failed attempts.
-    async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError>;
+    /// An order's deliveries with failed attempts, by the position of their events in the log: those
+    /// of the `limit` events after the position `after`.
+    async fn order_deliveries(
+        &self,
+        order_id: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Page<DeliveryRecord>, StoreError>;
 
     /// Open deliveries by stage; those that fall due after `now_ms` are scheduled.
     async fn backlog(&self, now_ms: u64) -> Result<Vec<StageBacklog>, StoreError>;

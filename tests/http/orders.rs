@@ -1,20 +1,51 @@
 //! Orders as their sender sees them: accepted, deduplicated, processed by four stages, listed.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::harness::{Backend, SHIPPED, TestEnv, on_both_back_ends};
 use crate::support::load::AMPLE_STOCK;
+use crate::support::process::postrider;
 
 on_both_back_ends![
     order_history_names_the_stages_and_versions_that_ran,
+    long_timeline_is_read_in_pages,
     duplicate_order_is_accepted_and_conflicting_order_is_refused,
     nul_in_a_query_is_a_client_error
 ];
 
 fn book(id: &str) -> Value {
     json!({ "order_id": id, "user_id": "42", "items": ["Book"], "total": 20.0 })
+}
+
+async fn long_timeline_is_read_in_pages(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
+    host.client.post("/orders", &json!({ "order_id": "t", "items": ["Book"], "total": 1 })).await?;
+    host.client.wait_for_status("t", "ready").await?;
+    // Anybody may send events for an order.
+    for _ in 0..120 {
+        let of_order = ("ce-subject", "t");
+        host.client.post_with_header("/events/carrier.collected", &json!({}), of_order).await?;
+    }
+    let mut stages = 0;
+    let mut after = 0;
+    let mut pages = 0;
+    loop {
+        let (status, page) = host.client.get(&format!("/orders/t?limit=50&after={after}")).await?;
+        assert_eq!(status, StatusCode::OK, "{page}");
+        let timeline = page["timeline"].as_array().context("a timeline")?;
+        assert!(timeline.len() <= 2 * 50, "{}", timeline.len());
+        (stages, pages) = (stages + timeline.len(), pages + 1);
+        let Some(next) = page["next"].as_i64() else { break };
+        after = next;
+    }
+    let said = postrider(&["--json", "orders", "get", "t", "--url", &host.client.url]).await?.1;
+    let whole: Value = serde_json::from_str(&said)?;
+    assert_eq!(whole["timeline"].as_array().map(Vec::len), Some(stages));
+    assert!(stages > 120 && pages > 2, "{stages} in {pages} pages");
+    host.stop().await
 }
 
 async fn order_history_names_the_stages_and_versions_that_ran(backend: Backend) -> Result<()> {
@@ -222,4 +253,18 @@ async fn unwritable_data_folder_is_named_in_the_error() -> Result<()> {
         .map(|error| format!("{error:#}"));
     assert!(refused.as_deref().is_some_and(|text| text.contains("data")), "{refused:?}");
     Ok(())
+}
+
+/// A large body whose headers are refused: the answer must not be lost while the client still sends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusal_reaches_a_client_that_is_still_sending() -> Result<()> {
+    let env = TestEnv::empty("")?;
+    let host = env.start().await?;
+    let body = "x".repeat(900_000);
+    for _ in 0..20 {
+        let sent = reqwest::Client::new().post(format!("{}/orders", host.client.url));
+        let sent = sent.header("content-type", "application/json").header("delay", "soon");
+        assert_eq!(sent.body(body.clone()).send().await?.status(), StatusCode::BAD_REQUEST);
+    }
+    host.stop().await
 }

@@ -165,7 +165,7 @@ async fn ended(fixture: &Fixture, id: &str) -> Result<Ended> {
         let event = logged.envelope.event;
         events.entry(event.event_type).or_default().push(serde_json::from_slice(&event.data)?);
     }
-    let deliveries = fixture.store.order_deliveries(id).await?;
+    let deliveries = fixture.store.order_deliveries(id, 0, 200).await?.items;
     let left = deliveries
         .iter()
         .find(|one| matches!(one.status, DeliveryStatus::Open | DeliveryStatus::Dead));

@@ -94,11 +94,14 @@ pub(crate) struct ListArgs {
     limit: usize,
 }
 
+/// Largest page of a host.
+const PAGE: &str = "200";
+
 pub(crate) async fn run(command: OrdersCommand, output: Output) -> Result<ExitCode> {
     match command {
         OrdersCommand::Submit(args) => output.print(&submit(args).await?, status)?,
         OrdersCommand::Get { target, id } => {
-            output.print(&target.query(&["orders", &id], &[]).await?, timeline)?;
+            output.print(&whole(&target, &id).await?, timeline)?;
         }
         OrdersCommand::Cancel { target, id, reason } => {
             let body = serde_json::json!({ "reason": reason });
@@ -110,6 +113,22 @@ pub(crate) async fn run(command: OrdersCommand, output: Output) -> Result<ExitCo
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// An order with its whole timeline, page by page.
+async fn whole(target: &Target, id: &str) -> Result<Value> {
+    let mut order = target.query(&["orders", id], &[]).await?;
+    while let Some(after) = order["next"].as_i64() {
+        let after = after.to_string();
+        let mut page = target.query(&["orders", id], &[("after", &after), ("limit", PAGE)]).await?;
+        if let (Some(timeline), Some(more)) =
+            (order["timeline"].as_array_mut(), page["timeline"].as_array_mut())
+        {
+            timeline.append(more);
+        }
+        order["next"] = page["next"].take();
+    }
+    Ok(order)
 }
 
 async fn submit(args: SubmitArgs) -> Result<Value> {

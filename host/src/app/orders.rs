@@ -8,7 +8,9 @@ use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED, without_nul};
 use crate::domain::field_error::FieldError;
 use crate::domain::order::{ParsedOrder, is_id, parse_order};
 use crate::domain::trace_context::TraceContext;
-use crate::store::{Accepted, Cancelled, DeliveryRecord, NewCancel, NewOrder, Order, StoreError};
+use crate::store::{
+    Accepted, Cancelled, DeliveryRecord, NewCancel, NewOrder, Order, Page, StoreError,
+};
 
 /// An order that is durable.
 ///
@@ -127,8 +129,10 @@ impl Default for Submission {
 pub struct OrderHistory {
     /// The order.
     pub order: Order,
-    /// Its deliveries, oldest first.
+    /// Its deliveries, by the position of their events in the log.
     pub deliveries: Vec<DeliveryRecord>,
+    /// The position after which [`App::history`] continues; none at the end.
+    pub next: Option<i64>,
 }
 
 impl App {
@@ -190,13 +194,20 @@ impl App {
         Ok(self.services.store.order(id).await?.map(|order| order.status))
     }
 
-    /// Returns the order with all its deliveries; none when there is no such order.
-    pub async fn history(&self, id: &str) -> Result<Option<OrderHistory>, StoreError> {
+    /// Returns the order with the deliveries of `limit` events after the position `after` (0: from
+    /// the first one); none when there is no such order.
+    pub async fn history(
+        &self,
+        id: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Option<OrderHistory>, StoreError> {
         let Some(order) = self.services.store.order(id).await? else {
             return Ok(None);
         };
-        let deliveries = self.services.store.order_deliveries(id).await?;
-        Ok(Some(OrderHistory { order, deliveries }))
+        let Page { items, next } =
+            self.services.store.order_deliveries(id, after, limit.max(1)).await?;
+        Ok(Some(OrderHistory { order, deliveries: items, next }))
     }
 
     /// Cancels an order. When it returns, no stage processes the order further, and the

@@ -5,14 +5,14 @@ use std::any::Any;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequest as _, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use tokio::sync::Semaphore;
 
 use super::problem::{Answer, Kind, Problem};
-use super::request::content_type;
+use super::request::{Payload, content_type};
 use crate::domain::cloud_events::is_json;
 
 /// Admits a request while a slot is free; otherwise 503, never a queue.
@@ -27,6 +27,15 @@ pub(super) async fn admit(
         ));
     };
     Ok(next.run(request).await)
+}
+
+/// Reads the body before a handler can refuse the request: a client that is still sending may not
+/// receive an answer.
+pub(super) async fn read_body(request: Request, next: Next) -> Answer<Response> {
+    let (parts, body) = request.into_parts();
+    let Payload(bytes) =
+        Payload::from_request(Request::from_parts(parts.clone(), body), &()).await?;
+    Ok(next.run(Request::from_parts(parts, bytes.into())).await)
 }
 
 pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response<Body> {

@@ -117,7 +117,7 @@ impl Stage {
     /// A recorder for one call; it records nothing when recording is disabled.
     pub fn recorder(&self) -> Recorder {
         if self.recording.enabled {
-            Recorder::new(self.recording.max_bytes)
+            Recorder::new(self.recording.max_bytes, Arc::clone(&self.settings))
         } else {
             Recorder::default()
         }

@@ -77,7 +77,7 @@ impl SecretSource {
 
 /// Secrets by name, as read at the start. `Debug` shows only their number.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secrets(BTreeMap<String, String>);
+pub struct Secrets(pub(super) BTreeMap<String, String>);
 
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -265,6 +265,11 @@ impl Settings {
         };
         let name = writes.iter().find_map(in_write)?;
         Some(format!("the state that the stage wrote contains the secret `{name}`"))
+    }
+
+    /// Whether a text or a value contains a secret.
+    pub fn has_secret_in(&self, bytes: &[u8]) -> bool {
+        self.secret_in(bytes).is_some()
     }
 
     fn secret_in(&self, bytes: &[u8]) -> Option<&str> {

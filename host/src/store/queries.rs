@@ -181,13 +181,29 @@ async fn attempts_of<R: Reader>(
 const DELIVERIES: &str = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, \
      d.duration_us, d.created_ms, d.settled_ms, d.emitted FROM events e CROSS JOIN deliveries d WHERE d.event_seq = e.seq";
 
+/// Positions of an order's events after one.
+const EVENT_POSITIONS: &str =
+    "SELECT e.seq FROM events e WHERE e.order_id = $1 AND e.seq > $2 ORDER BY e.seq LIMIT $3";
+
 pub(super) async fn order_deliveries(
     db: &impl Reader,
     order_id: &str,
-) -> Result<Vec<DeliveryRecord>, StoreError> {
-    let sql =
-        format!("{DELIVERIES} AND e.order_id = $1 ORDER BY d.created_ms, d.event_seq, d.stage");
-    deliveries(db, db.rows(sql, &[Arg::Text(order_id)]).await?).await
+    after: i64,
+    limit: u32,
+) -> Result<Page<DeliveryRecord>, StoreError> {
+    let events = [Arg::Text(order_id), Arg::Int(after), Arg::Int(i64::from(limit) + 1)];
+    let rows = db.rows(EVENT_POSITIONS.to_owned(), &events).await?;
+    let positions = rows.iter().map(|row| row.int(0)).collect::<Result<Vec<i64>, _>>()?;
+    let size = limit as usize;
+    let next = (positions.len() > size).then(|| positions[size - 1]);
+    let Some(last) = next.or(positions.last().copied()) else {
+        return Ok(Page { items: Vec::new(), next: None });
+    };
+    let sql = format!(
+        "{DELIVERIES} AND e.order_id = $1 AND e.seq > $2 AND e.seq <= $3 ORDER BY e.seq, d.stage"
+    );
+    let rows = db.rows(sql, &[Arg::Text(order_id), Arg::Int(after), Arg::Int(last)]).await?;
+    Ok(Page { items: deliveries(db, rows).await?, next })
 }
 
 pub(super) async fn delivery(

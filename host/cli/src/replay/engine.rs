@@ -117,7 +117,7 @@ impl Replay {
             return Ok(Decision::Skipped);
         }
         let source = Arc::new(RecordedState::new(recording.given.clone()));
-        let recorder = Recorder::new(NOTED_MAX_BYTES);
+        let recorder = Recorder::new(NOTED_MAX_BYTES, Arc::default());
         let state = BatchState::new(
             Arc::clone(&key.stage),
             Arc::clone(&source) as Arc<dyn StateSource>,

@@ -35,14 +35,16 @@ pub(crate) struct OrderView {
     summary: OrderSummary,
     /// The body as stages see it.
     order: Value,
-    /// Its deliveries, oldest first.
+    /// Its deliveries, by the position of their events in the log.
     timeline: Vec<DeliveryView>,
+    /// `after` of the next page of the timeline; none at the end.
+    next: Option<i64>,
 }
 
 impl From<OrderHistory> for OrderView {
-    fn from(OrderHistory { mut order, deliveries }: OrderHistory) -> Self {
+    fn from(OrderHistory { mut order, deliveries, next }: OrderHistory) -> Self {
         let body = order.body.take();
         let timeline = deliveries.into_iter().map(Into::into).collect();
-        Self { summary: order.into(), order: body, timeline }
+        Self { summary: order.into(), order: body, timeline, next }
     }
 }

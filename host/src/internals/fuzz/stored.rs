@@ -118,7 +118,7 @@ impl Open {
         }
         store.delivery(&delivery).await?.expect("the delivery that was settled");
         if let Some(order) = order {
-            store.order_deliveries(&order).await?;
+            store.order_deliveries(&order, 0, 200).await?;
             store.events_of_orders(&[OrderCursor { order, after: 0 }], 10).await?;
         }
         store.dead_letters(DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() }).await?;

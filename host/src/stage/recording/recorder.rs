@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::{Decided, JsonBytes, ListQuery, Listed, RecordedInputs, Recording};
+use crate::stage::settings::Settings;
 
-/// Assumed overhead of an entry beside its key and value.
+/// Assumed overhead of a key or a value.
 const ENTRY_BYTES: usize = 8;
 
 /// Records the answers that a call gets. Clones share their record; [`Recorder::default`] records
@@ -19,15 +20,19 @@ pub struct Recorder(Option<Arc<Mutex<Notes>>>);
 #[derive(Debug)]
 struct Notes {
     max_bytes: usize,
+    /// What must not be recorded is in here.
+    settings: Arc<Settings>,
     bytes: usize,
     given: RecordedInputs,
 }
 
 impl Recorder {
-    /// A recorder that keeps at most `max_bytes`, and writes a document of at most `max_bytes`.
-    pub fn new(max_bytes: usize) -> Self {
+    /// A recorder that keeps at most `max_bytes`, and writes a document of at most `max_bytes`. It
+    /// leaves out entries that hold a secret of `settings`.
+    pub fn new(max_bytes: usize, settings: Arc<Settings>) -> Self {
         Self(Some(Arc::new(Mutex::new(Notes {
             max_bytes,
+            settings,
             bytes: 0,
             given: RecordedInputs::default(),
         }))))
@@ -35,9 +40,8 @@ impl Recorder {
 
     /// Records a value that was read from state, unless the call wrote it itself.
     pub(crate) fn read(&self, key: &str, value: Option<&Bytes>) {
-        let size = key.len() + value.map_or(0, Bytes::len);
         self.note(
-            size,
+            &[key.as_bytes(), value.map_or(&[], |value| value)],
             |given| !given.reads.contains_key(key),
             |given| _ = given.reads.insert(key.to_owned(), value.cloned().map(JsonBytes)),
         );
@@ -46,9 +50,11 @@ impl Recorder {
     /// Records an answer of `list-keys` without the call's own writes.
     pub(crate) fn listed(&self, query: ListQuery<'_>, keys: &[String]) {
         let ListQuery { prefix, after, limit } = query;
-        let size = prefix.len()
-            + after.len()
-            + keys.iter().map(|key| key.len() + ENTRY_BYTES).sum::<usize>();
+        let texts: Vec<&[u8]> = [prefix, after]
+            .into_iter()
+            .chain(keys.iter().map(String::as_str))
+            .map(str::as_bytes)
+            .collect();
         let is_new = |given: &RecordedInputs| !given.lists.iter().any(|list| list.answers(query));
         let listed = || Listed {
             prefix: prefix.to_owned(),
@@ -56,21 +62,21 @@ impl Recorder {
             limit,
             keys: keys.to_vec(),
         };
-        self.note(size, is_new, |given| given.lists.push(listed()));
+        self.note(&texts, is_new, |given| given.lists.push(listed()));
     }
 
     /// Records a setting that the stage read. It must not be a secret.
     pub(crate) fn setting(&self, key: &str, value: Option<&str>) {
-        let size = key.len() + value.map_or(0, str::len);
+        let texts = [key.as_bytes(), value.unwrap_or_default().as_bytes()];
         let add = |given: &mut RecordedInputs| {
             _ = given.settings.insert(key.to_owned(), value.map(str::to_owned));
         };
-        self.note(size, |given| !given.settings.contains_key(key), add);
+        self.note(&texts, |given| !given.settings.contains_key(key), add);
     }
 
     fn note(
         &self,
-        size: usize,
+        texts: &[&[u8]],
         is_new: impl FnOnce(&RecordedInputs) -> bool,
         add: impl FnOnce(&mut RecordedInputs),
     ) {
@@ -79,8 +85,9 @@ impl Recorder {
         if !is_new(&notes.given) {
             return;
         }
-        let bytes = notes.bytes.saturating_add(size).saturating_add(ENTRY_BYTES);
-        if bytes > notes.max_bytes {
+        let size: usize = texts.iter().map(|text| text.len() + ENTRY_BYTES).sum();
+        let bytes = notes.bytes.saturating_add(size);
+        if bytes > notes.max_bytes || texts.iter().any(|text| notes.settings.has_secret_in(text)) {
             notes.given.incomplete = true;
             return;
         }

@@ -1,10 +1,12 @@
 //! What a recorder keeps, and how it is written.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::*;
+use crate::stage::settings::{Secrets, Settings};
 use crate::stage::state::{BatchState, LaneCache};
 use crate::store::memory::MemoryState;
 
@@ -26,7 +28,7 @@ fn finish(recorder: Recorder, decided: Decided) -> Option<(String, Recording)> {
 
 #[test]
 fn a_recording_survives_serialisation() {
-    let recorder = Recorder::new(4_096);
+    let recorder = Recorder::new(4_096, Arc::default());
     recorder.read("stock/Book", Some(&Bytes::from_static(b"{\"n\":1}")));
     recorder.read("stock/Lamp", None);
     recorder.read("odd", Some(&Bytes::from_static(b"\xff\x00")));
@@ -44,7 +46,7 @@ fn a_recording_survives_serialisation() {
 
 #[test]
 fn the_first_answer_is_kept_and_a_disabled_recorder_keeps_none() {
-    let recorder = Recorder::new(100);
+    let recorder = Recorder::new(100, Arc::default());
     recorder.read("k", None);
     recorder.read("k", Some(&Bytes::from_static(b"later")));
     assert_eq!(recorder.given().reads["k"], None);
@@ -52,7 +54,10 @@ fn the_first_answer_is_kept_and_a_disabled_recorder_keeps_none() {
     off.read("k", None);
     assert!(off.given().is_empty());
     assert!(off.finish(1, || panic!("nothing is asked")).is_none());
-    assert!(Recorder::new(100).finish(1, || None).is_none(), "an open delivery has no recording");
+    assert!(
+        Recorder::new(100, Arc::default()).finish(1, || None).is_none(),
+        "an open delivery has no recording"
+    );
 }
 
 #[tokio::test]
@@ -70,7 +75,7 @@ async fn reads_are_recorded_without_the_calls_own_writes() {
         ("k".to_owned(), Some(Bytes::from_static(b"earlier"))),
         ("a/1".to_owned(), None),
     ]));
-    let recorder = Recorder::new(4_096);
+    let recorder = Recorder::new(4_096, Arc::default());
     let mut view = state.recorded_view(recorder.clone());
     view.set("own".to_owned(), Bytes::from_static(b"1")).unwrap();
     view.set("a/0".to_owned(), Bytes::from_static(b"1")).unwrap();
@@ -92,7 +97,7 @@ async fn reads_are_recorded_without_the_calls_own_writes() {
 
 #[test]
 fn entries_that_do_not_fit_are_left_out_and_marked() {
-    let recorder = Recorder::new(300);
+    let recorder = Recorder::new(300, Arc::default());
     recorder.setting("limit", Some("10"));
     recorder.read("small", Some(&Bytes::from_static(b"1")));
     recorder.read("large", Some(&Bytes::from(vec![b'x'; 400])));
@@ -108,7 +113,7 @@ fn entries_that_do_not_fit_are_left_out_and_marked() {
     };
     assert_eq!(digest, Writes::of(&writes).digest());
     // Text that grows when it is written as JSON is cut when it is written.
-    let recorder = Recorder::new(300);
+    let recorder = Recorder::new(300, Arc::default());
     for key in ["a", "b", "c"] {
         recorder.read(key, Some(&Bytes::from(vec![1; 60])));
     }
@@ -116,7 +121,7 @@ fn entries_that_do_not_fit_are_left_out_and_marked() {
     assert!(text.len() <= 300 && read.given.incomplete && read.given.reads.is_empty(), "{text}");
     // Not even the decision fits.
     let decided = Decided::Dead { code: "c".repeat(400), retryable: true };
-    assert!(finish(Recorder::new(300), decided).is_none());
+    assert!(finish(Recorder::new(300, Arc::default()), decided).is_none());
 }
 
 #[test]
@@ -137,4 +142,31 @@ fn different_writes_have_different_digests() {
     ];
     let digests: std::collections::BTreeSet<String> = all.into_iter().map(digest).collect();
     assert_eq!(digests.len(), 7);
+}
+
+#[test]
+fn what_holds_a_secret_is_left_out() {
+    let secrets = Secrets([("key".to_owned(), "sk-live-0123456789".to_owned())].into());
+    let settings = Arc::new(Settings::new(&BTreeMap::new(), &secrets));
+    let notes: [fn(&Recorder); 5] = [
+        |recorder| recorder.read("cache/sk-live-0123456789", None),
+        |recorder| recorder.read("cache", Some(&Bytes::from_static(b"\"sk-live-0123456789\""))),
+        |recorder| recorder.setting("url", Some("https://sk-live-0123456789@bank.example")),
+        |recorder| {
+            let query = ListQuery { prefix: "sk-live-0123456789/", after: "", limit: 9 };
+            recorder.listed(query, &[]);
+        },
+        |recorder| {
+            let query = ListQuery { prefix: "", after: "", limit: 9 };
+            recorder.listed(query, &["a".to_owned(), "of/sk-live-0123456789".to_owned()]);
+        },
+    ];
+    for note in notes {
+        let recorder = Recorder::new(4_096, Arc::clone(&settings));
+        recorder.read("plain", None);
+        note(&recorder);
+        let (text, read) = finish(recorder, done(&[])).unwrap();
+        assert!(!text.contains("sk-live"), "{text}");
+        assert!(read.given.incomplete && read.given.reads.contains_key("plain"), "{text}");
+    }
 }

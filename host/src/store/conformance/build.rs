@@ -105,7 +105,7 @@ impl Bench {
     }
 
     pub(super) async fn delivery(&self, order: &str, stage: &str) -> DeliveryRecord {
-        let found = self.store.order_deliveries(order).await.unwrap();
+        let found = self.store.order_deliveries(order, 0, 200).await.unwrap().items;
         found.into_iter().find(|record| record.stage == stage).expect("no such delivery")
     }
 

@@ -138,9 +138,10 @@ pub(super) async fn a_cancellation_stops_forward_deliveries(bench: Bench) {
     bench.done(batch(skipped)).await;
     let statuses: Vec<_> = bench
         .store
-        .order_deliveries("1")
+        .order_deliveries("1", 0, 200)
         .await
         .unwrap()
+        .items
         .into_iter()
         .map(|one| one.status)
         .collect();

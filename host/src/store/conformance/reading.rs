@@ -48,15 +48,20 @@ pub(super) async fn an_order_has_its_events_and_deliveries(bench: Bench) {
     assert_eq!(bench.events_after("1", 0, 1).await.len(), 1);
     let stages: Vec<_> = bench
         .store
-        .order_deliveries("1")
+        .order_deliveries("1", 0, 200)
         .await
         .unwrap()
+        .items
         .into_iter()
         .map(|record| record.stage)
         .collect();
     assert_eq!(stages, ["payment", "inventory"]);
+    let first = bench.store.order_deliveries("1", 0, 1).await.unwrap();
+    assert_eq!((first.items.len(), first.next), (1, Some(events[0].seq)));
+    let second = bench.store.order_deliveries("1", events[0].seq, 1).await.unwrap();
+    assert_eq!((second.items.len(), second.next), (1, None));
     assert!(bench.store.order("3").await.unwrap().is_none());
-    assert!(bench.store.order_deliveries("3").await.unwrap().is_empty());
+    assert!(bench.store.order_deliveries("3", 0, 200).await.unwrap().items.is_empty());
 }
 
 pub(super) async fn state_is_found_by_folder_and_prefix(bench: Bench) {

@@ -177,8 +177,13 @@ impl Store for PostgresStore {
         self.within(queries::log::settled_orders(&self.pool, orders)).await
     }
 
-    async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
-        self.within(queries::order_deliveries(&self.pool, order_id)).await
+    async fn order_deliveries(
+        &self,
+        order_id: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Page<DeliveryRecord>, StoreError> {
+        self.within(queries::order_deliveries(&self.pool, order_id, after, limit)).await
     }
 
     async fn backlog(&self, now_ms: u64) -> Result<Vec<StageBacklog>, StoreError> {

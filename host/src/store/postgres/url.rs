@@ -52,9 +52,8 @@ pub(super) fn options(
 
 /// The user of this process, as in libpq. The driver only knows `PGUSER`.
 fn system_user() -> Option<String> {
-    ["PGUSER", "USER", "LOGNAME"]
-        .into_iter()
-        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
+    let set = std::env::var("PGUSER").ok().filter(|user| !user.is_empty());
+    set.or_else(|| whoami::username().ok())
 }
 
 fn encoded(text: &str) -> String {

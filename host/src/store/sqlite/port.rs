@@ -187,8 +187,13 @@ impl Store for SqliteStore {
         queries::log::settled_orders(&self.readers, orders).await
     }
 
-    async fn order_deliveries(&self, order_id: &str) -> Result<Vec<DeliveryRecord>, StoreError> {
-        queries::order_deliveries(&self.readers, order_id).await
+    async fn order_deliveries(
+        &self,
+        order_id: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Page<DeliveryRecord>, StoreError> {
+        queries::order_deliveries(&self.readers, order_id, after, limit).await
     }
 
     async fn backlog(&self, now_ms: u64) -> Result<Vec<StageBacklog>, StoreError> {
