@@ -7,5 +7,6 @@ mod hostile_guests;
 mod hostile_languages;
 pub(crate) mod languages;
 mod provenance;
+mod refusals;
 mod reload;
 mod secrets;

@@ -18,7 +18,7 @@ use crate::domain::event::{Envelope, Event, ORDER_CREATED};
 use crate::domain::order_status::StatusRules;
 use crate::domain::trace_context::TraceContext;
 use crate::pipeline::routes::Routes as _;
-use crate::plugins::supervisor::{PluginFiles, PluginPlaces};
+use crate::plugins::{PluginFiles, PluginPlaces};
 use crate::services::Services;
 use crate::store::NewEvent;
 

@@ -30,7 +30,8 @@ use crate::background::faults::TaskFaults;
 use crate::config::{Config, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
 use crate::pipeline::{Pipeline, TopologyStage};
-use crate::plugins::supervisor::{PluginFiles, PluginPlaces, PluginSupervisor};
+use crate::plugins::supervisor::PluginSupervisor;
+use crate::plugins::{PluginFiles, PluginPlaces};
 use crate::relay::Relay;
 use crate::runtime::provenance::PluginArchive;
 use crate::services::{Observer, Services};
@@ -152,7 +153,7 @@ impl HostBuilder {
             plugins.install(&name, stage, None).await.map_err(anyhow::Error::msg)?;
         }
         #[cfg(feature = "wasm")]
-        folder::watch(&config, &places, changed, &tasks)?;
+        folder::watch(&config, &places, Arc::clone(&files), changed, &tasks)?;
         #[cfg(not(feature = "wasm"))]
         tasks.start_without_plugins(changed);
         tasks.or_failure(plugins.finish_first_scan()).await?;

@@ -37,11 +37,9 @@ pub use engine::Runtime;
 #[cfg(feature = "wasm")]
 pub use epoch::EpochTicker;
 #[cfg(all(feature = "wasm", any(test, fuzzing)))]
-pub(crate) use load::LoadError;
-#[cfg(all(feature = "wasm", any(test, fuzzing)))]
 pub(crate) use load::check_description;
 #[cfg(feature = "wasm")]
-pub use load::{CONTRACT, Linked};
+pub use load::{CONTRACT, Linked, LoadError};
 #[cfg(feature = "wasm")]
 pub use wasm_stage::WasmStage;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::App;
-use crate::plugins::supervisor::FileStatus;
+use crate::plugins::FileStatus;
 use crate::store::{PluginLoad, StoreError};
 
 /// Loads that are searched for an earlier version.
@@ -65,8 +65,10 @@ pub struct PluginStatus {
     pub digest: Option<String>,
     /// Whether it serves.
     pub state: PluginState,
-    /// Why the newest content of the file does not serve.
+    /// Why the newest content of the file does not serve, or why the folder cannot be read.
     pub last_error: Option<String>,
+    /// What has to change before the newest content serves.
+    pub waiting_for: Option<String>,
     /// Why the host rolled a newer version back to this one.
     pub rolled_back: Option<String>,
     /// When this version was loaded, milliseconds since 1970-01-01 UTC.
@@ -203,7 +205,7 @@ impl App {
 
     /// Returns every stage with the plugin that serves it, and every file that serves none.
     pub fn plugins(&self) -> Vec<PluginStatus> {
-        let files = self.files.all();
+        let (files, folder) = (self.files.all(), self.files.folder_problem());
         let mut plugins: Vec<PluginStatus> = Vec::new();
         for stage in self.services.pipeline.stages() {
             let Some(running) = stage.running() else { continue };
@@ -215,7 +217,8 @@ impl App {
                 version: Some(description.version.clone()),
                 digest: Some(running.handler.digest().to_owned()),
                 state: PluginState::Serving,
-                last_error: file_status.and_then(|status| status.error.clone()),
+                last_error: file_status.and_then(|status| status.error.clone().or(folder.clone())),
+                waiting_for: file_status.and_then(|status| status.waiting_for.clone()),
                 rolled_back: file_status.and_then(|status| {
                     status.rolled_back.as_ref().map(|rolled_back| rolled_back.note.clone())
                 }),
@@ -241,7 +244,7 @@ impl App {
 
 /// A file that serves nothing: one entry for each stage it served, or one without a stage.
 fn not_serving(file: &str, status: FileStatus) -> impl Iterator<Item = PluginStatus> {
-    let FileStatus { stages, removed, error, .. } = status;
+    let FileStatus { stages, removed, error, waiting_for, .. } = status;
     let stages = if stages.is_empty() {
         vec![None]
     } else {
@@ -255,6 +258,7 @@ fn not_serving(file: &str, status: FileStatus) -> impl Iterator<Item = PluginSta
         digest: None,
         state: if removed { PluginState::Removed } else { PluginState::Failed },
         last_error: error.clone(),
+        waiting_for: waiting_for.clone(),
         rolled_back: None,
         loaded_at_ms: None,
         consumes: Vec::new(),

@@ -1,18 +1,21 @@
 //! Starts the WebAssembly engine and the watcher of the plugins folder.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::tasks::HostTasks;
 use crate::config::Config;
 use crate::pipeline::plugin_change::PluginChange;
-use crate::plugins::supervisor::PluginPlaces;
 use crate::plugins::watcher::{FolderOptions, PluginWatcher};
+use crate::plugins::{PluginFiles, PluginPlaces};
 use crate::runtime::Runtime;
 
 pub(super) fn watch(
     config: &Config,
     places: &PluginPlaces,
+    files: Arc<PluginFiles>,
     changes: mpsc::Sender<PluginChange>,
     tasks: &HostTasks,
 ) -> anyhow::Result<()> {
@@ -26,6 +29,6 @@ pub(super) fn watch(
         provenance: provenance.map_err(|problems| anyhow::anyhow!(problems.join("; ")))?,
         archive: places.archive.clone(),
     };
-    tasks.start_plugin_watcher(PluginWatcher::new(options, runtime, changes));
+    tasks.start_plugin_watcher(PluginWatcher::new(options, runtime, files, changes));
     Ok(())
 }

@@ -29,6 +29,8 @@ pub enum PluginChange {
         file: String,
         /// Why.
         error: String,
+        /// What has to change before it can.
+        waiting_for: String,
     },
     /// A file was removed.
     Removed {

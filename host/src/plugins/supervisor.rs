@@ -3,97 +3,38 @@
 //! A bad plugin never replaces a good one: a file arrives here only after it was compiled, linked
 //! and described. Its errors are shown beside the file's name, while the old version keeps serving.
 //! Bindings are added before a new version starts. Removing a plugin stops the consumption; the
-//! queue and its messages stay.
+//! queue and its messages stay. A file that was refused for what lies outside it, such as a stage
+//! name in use, is tried again after every change and every [`RETRY_INTERVAL`].
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(feature = "wasm")]
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use serde::Serialize;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::background::binding_sync::BindingSync;
 use crate::background::supervisor::TaskGroup;
 use crate::background::task::{Task, TaskName};
-use crate::broker::Binding;
 use crate::domain::event::PLUGIN_ROLLED_BACK;
-use crate::domain::name::is_name;
+use crate::pipeline::Stage;
 use crate::pipeline::plugin_change::PluginChange;
-use crate::pipeline::{Stage, TopologyStage};
-use crate::runtime::provenance::PluginArchive;
+use crate::plugins::{FileStatus, PluginFiles, PluginPlaces, RolledBackFile, WaitingFor};
 use crate::services::Services;
-use crate::stage::event_settings;
-use crate::stage::handler::StageHandler;
-use crate::store::PluginLoad;
 use crate::worker::StageWorker;
 use crate::worker::poison_messages::PoisonMessageHandler;
 
+mod install;
 #[cfg(feature = "wasm")]
 mod load;
 
-/// The state of one plugin file.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct FileStatus {
-    /// Stages it serves.
-    pub stages: Vec<String>,
-    /// Why the newest content of the file does not serve.
-    pub error: Option<String>,
-    /// The file is gone.
-    pub removed: bool,
-    /// How many times the host has loaded it, or failed to.
-    pub reload_count: u64,
-    /// Set after a newer version trapped too often, until other content is loaded.
-    pub rolled_back: Option<RolledBackFile>,
-}
-
-/// The outcome of an automatic rollback.
-#[derive(Debug, Clone, Serialize)]
-pub struct RolledBackFile {
-    /// SHA-256 of the version that serves again.
-    pub digest: String,
-    /// What was rolled back and why.
-    pub note: String,
-}
-
-/// Where plugin files and their earlier versions are.
-#[derive(Debug, Clone)]
-pub struct PluginPlaces {
-    /// The plugins folder.
-    pub dir: PathBuf,
-    /// Versions that were loaded before.
-    pub archive: PluginArchive,
-}
-
-impl PluginPlaces {
-    /// Replaces a plugin file with an archived version.
-    pub async fn restore(&self, digest: &str, file: &str) -> std::io::Result<()> {
-        let (archive, path, digest) =
-            (self.archive.clone(), self.dir.join(file), digest.to_owned());
-        tokio::task::spawn_blocking(move || archive.restore(&digest, &path)).await?
-    }
-}
-
-/// The state of every plugin file, shared with the API.
-#[derive(Default)]
-pub struct PluginFiles(Mutex<BTreeMap<String, FileStatus>>);
-
-impl PluginFiles {
-    /// All files by name.
-    pub fn all(&self) -> BTreeMap<String, FileStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn update(&self, file: &str, change: impl FnOnce(&mut FileStatus)) {
-        change(
-            self.0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .entry(file.to_owned())
-                .or_default(),
-        );
-    }
-}
+/// Time between two retries of what was refused.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Starts, swaps and stops stages.
 pub struct PluginSupervisor {
@@ -108,9 +49,21 @@ pub struct PluginSupervisor {
 
 struct State {
     changes: mpsc::Receiver<PluginChange>,
-    workers: HashMap<Arc<str>, TaskGroup>,
+    workers: HashMap<Arc<str>, Workers>,
+    /// Workers that finish their last batch.
+    ending: FuturesUnordered<BoxFuture<'static, Arc<str>>>,
     /// The file whose change is being applied.
     applying: Option<String>,
+    /// Loaded files with stages that were refused, by name.
+    #[cfg(feature = "wasm")]
+    waiting: BTreeMap<String, load::WaitingPlugin>,
+}
+
+/// The workers of a stage. They are replaced only when they have ended, so that two events of one
+/// subject never run at the same time.
+struct Workers {
+    group: TaskGroup,
+    ending: bool,
 }
 
 impl PluginSupervisor {
@@ -122,7 +75,14 @@ impl PluginSupervisor {
         tasks: TaskGroup,
         changes: mpsc::Receiver<PluginChange>,
     ) -> Self {
-        let state = State { changes, workers: HashMap::new(), applying: None };
+        let state = State {
+            changes,
+            workers: HashMap::new(),
+            ending: FuturesUnordered::new(),
+            applying: None,
+            #[cfg(feature = "wasm")]
+            waiting: BTreeMap::new(),
+        };
         Self { services, files, places, tasks, state: tokio::sync::Mutex::new(state) }
     }
 
@@ -145,62 +105,29 @@ impl PluginSupervisor {
             // Applying it once more could fail once more; what served before keeps serving.
             let error = "the host failed while it applied the change; replace the file to retry";
             tracing::error!(%file, error, "the plugin was refused");
-            self.files.update(&file, |status| status.error = Some(error.to_owned()));
+            self.files.update(&file, |status| {
+                status.error = Some(error.to_owned());
+                status.waiting_for = Some(WaitingFor::Content.to_string());
+            });
         }
         self.start_workers(state);
+        let mut retry = tokio::time::interval(RETRY_INTERVAL);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                Some(change) = state.changes.recv() => {
-                    self.apply(state, change).await;
-                    self.start_workers(state);
+                Some(change) = state.changes.recv() => self.apply(state, change).await,
+                Some(stage) = state.ending.next() => {
+                    state.workers.remove(&stage);
                 }
-                // The folder is no longer watched.
-                else => return cancel.cancelled().await,
+                _ = retry.tick() => {
+                    #[cfg(feature = "wasm")]
+                    self.retry_waiting(state).await;
+                }
             }
+            self.start_workers(state);
         }
-    }
-
-    /// Makes `handler` serve the stage `name`. The error says why it cannot.
-    pub async fn install(
-        &self,
-        name: &str,
-        handler: Arc<dyn StageHandler>,
-        file: Option<String>,
-    ) -> Result<(), String> {
-        if !is_name(name) {
-            return Err(format!(
-                "`{name}` cannot name a stage: it must match [a-z][a-z0-9-]{{0,39}}"
-            ));
-        }
-        let pipeline = &self.services.pipeline;
-        let stage = pipeline.stage(name);
-        if let Some(other) = stage.running().filter(|running| running.file != file) {
-            let owner = other.file.clone().unwrap_or_else(|| "a native stage".into());
-            return Err(format!(
-                "stage `{name}` is served by {owner}: rename one of them, or give it a name of its own in the configuration"
-            ));
-        }
-        let (description, settings) = (handler.description(), &stage.config.settings);
-        if let Some(problem) = event_settings::problem(description, settings) {
-            return Err(format!("stage `{name}`: {problem}"));
-        }
-        let patterns = pipeline.policy(&stage, &*handler).consumes;
-        let binding = Binding { stage: Arc::clone(&stage.name), patterns: patterns.clone() };
-        BindingSync::announce(&self.services, &binding).await;
-        self.services
-            .broker
-            .declare(binding)
-            .await
-            .map_err(|error| format!("its queue could not be declared: {error}"))?;
-        pipeline.route(&stage, &patterns);
-        self.record_load(&stage, &*handler).await;
-        pipeline.swap(&stage, handler, file, self.services.clock.now_ms());
-        for warning in pipeline.topology_of(&stage).iter().flat_map(TopologyStage::warnings) {
-            tracing::warn!(stage = %name, "{warning}");
-        }
-        Ok(())
     }
 
     async fn apply(&self, state: &mut State, change: PluginChange) {
@@ -208,20 +135,26 @@ impl PluginSupervisor {
         match change {
             #[cfg(feature = "wasm")]
             PluginChange::Loaded(plugin) => self.load(state, *plugin).await,
-            PluginChange::Failed { file, error } => {
-                tracing::error!(%file, %error, "plugin refused; the version before keeps serving");
+            PluginChange::Failed { file, error, waiting_for } => {
+                tracing::error!(%file, %error, %waiting_for, "plugin refused; the version before keeps serving");
+                #[cfg(feature = "wasm")]
+                state.waiting.remove(&file);
                 self.files.update(&file, |status| {
                     status.error = Some(error);
+                    status.waiting_for = Some(waiting_for);
+                    status.removed = false;
                     status.reload_count += 1;
                 });
             }
-            PluginChange::Removed { file } => self.remove(state, &file).await,
+            PluginChange::Removed { file } => self.remove(state, &file),
             PluginChange::ScanComplete => {}
             PluginChange::RolledBack { stage, digest, why } => {
                 self.restore(&stage, &digest, &why).await;
             }
         }
         state.applying = None;
+        #[cfg(feature = "wasm")]
+        self.retry_waiting(state).await;
     }
 
     /// The stage runs its previous version again: restores that version's file, too, and publishes
@@ -255,10 +188,12 @@ impl PluginSupervisor {
         self.services.announce(&running.policy, PLUGIN_ROLLED_BACK, &data).await;
     }
 
-    async fn remove(&self, state: &mut State, file: &str) {
+    fn remove(&self, state: &mut State, file: &str) {
+        #[cfg(feature = "wasm")]
+        state.waiting.remove(file);
         let names = self.abandoned(file, &[]);
         for name in &names {
-            self.stop(state, name).await;
+            self.stop(state, name);
         }
         tracing::info!(%file, stages = %names.join(","), "plugin removed; its queues keep their messages, and orders wait for its stages until they are deleted: `postrider stages delete <stage>`");
         self.files.update(file, |status| {
@@ -280,13 +215,21 @@ impl PluginSupervisor {
             .collect()
     }
 
-    /// Waits until the worker has finished its batch, then leaves the stage without a handler.
-    async fn stop(&self, state: &mut State, name: &str) {
+    /// Leaves the stage without a handler. Its workers finish their batch, which nothing here waits
+    /// for: a stage may take its time.
+    fn stop(&self, state: &mut State, name: &str) {
         let Some(stage) = self.services.pipeline.find(name) else { return };
-        if let Some(workers) = state.workers.remove(&stage.name) {
-            workers.stop().await;
-        }
         self.services.pipeline.stop(&stage);
+        let Some(workers) = state.workers.get_mut(&stage.name) else { return };
+        if !std::mem::replace(&mut workers.ending, true) {
+            let (group, name) = (workers.group.clone(), Arc::clone(&stage.name));
+            group.begin_stop();
+            let ended = async move {
+                group.stop().await;
+                name
+            };
+            state.ending.push(ended.boxed());
+        }
     }
 
     fn start_workers(&self, state: &mut State) {
@@ -307,20 +250,8 @@ impl PluginSupervisor {
                 Arc::new(tokio::sync::Mutex::new(handler)),
                 |handler, stop| async move { handler.lock().await.run(stop).await },
             );
+            let workers = Workers { group: workers, ending: false };
             state.workers.insert(Arc::clone(&stage.name), workers);
-        }
-    }
-
-    async fn record_load(&self, stage: &Stage, handler: &dyn StageHandler) {
-        let load = PluginLoad {
-            stage: stage.name.to_string(),
-            digest: handler.digest().to_owned(),
-            version: handler.description().version.clone(),
-            host: self.services.host.to_string(),
-            loaded_at_ms: self.services.clock.now_ms(),
-        };
-        if let Err(error) = self.services.store.record_plugin_load(load).await {
-            tracing::warn!(stage = %stage.name, %error, "plugin load could not be recorded");
         }
     }
 }

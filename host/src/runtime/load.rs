@@ -73,6 +73,24 @@ pub enum LoadError {
     Description(Vec<String>),
 }
 
+impl LoadError {
+    /// Whether the same content may load at another time.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            // The guest's code ran, and may do something else next time.
+            Self::Engine(_) | Self::Describe(_) => true,
+            Self::NotWasm
+            | Self::NotEncodable(_)
+            | Self::Invalid(_)
+            | Self::Panicked(_)
+            | Self::Import { .. }
+            | Self::Export(_)
+            | Self::Link(_)
+            | Self::Description(_) => false,
+        }
+    }
+}
+
 /// A plugin that can be instantiated.
 #[derive(Clone)]
 pub struct Linked {
@@ -112,18 +130,26 @@ impl Linked {
 impl Runtime {
     /// Compiles (off the async threads), links and describes a plugin file.
     pub async fn load(self: &Arc<Self>, bytes: impl Into<Bytes>) -> Result<Linked, LoadError> {
-        let (runtime, bytes) = (Arc::clone(self), bytes.into());
-        let compiled = tokio::task::spawn_blocking(move || {
-            let digest = hex(&Sha256::digest(&bytes));
-            let component = runtime.compile(&digest, &bytes)?;
-            Ok::<_, LoadError>((digest, component))
-        });
-        let (digest, component) =
-            compiled.await.map_err(|error| match error.try_into_panic() {
-                Ok(panic) => LoadError::Panicked(panic_text(panic.as_ref())),
-                Err(error) => LoadError::Engine(error.to_string()),
-            })??;
-        self.link(&component, digest.into()).await
+        let bytes = bytes.into();
+        let digest = hex(&Sha256::digest(&bytes)).into();
+        self.load_known(digest, bytes).await
+    }
+
+    /// The same for a file whose digest is known.
+    pub async fn load_known(
+        self: &Arc<Self>,
+        digest: Arc<str>,
+        bytes: Bytes,
+    ) -> Result<Linked, LoadError> {
+        let compiled = {
+            let (runtime, digest) = (Arc::clone(self), Arc::clone(&digest));
+            tokio::task::spawn_blocking(move || runtime.compile(&digest, &bytes))
+        };
+        let component = compiled.await.map_err(|error| match error.try_into_panic() {
+            Ok(panic) => LoadError::Panicked(panic_text(panic.as_ref())),
+            Err(error) => LoadError::Engine(error.to_string()),
+        })??;
+        self.link(&component, digest).await
     }
 
     async fn link(&self, component: &Component, digest: Arc<str>) -> Result<Linked, LoadError> {

@@ -21,9 +21,11 @@ fn items(answer: &Value) -> impl Iterator<Item = &Value> {
 
 pub(super) fn list(answer: &Value) {
     let row = |plugin: &Value| {
-        let note = ["last_error", "rolled_back"].map(|name| &plugin[name]);
-        let warnings = plugin["warnings"].as_array().into_iter().flatten();
-        let notes = note.into_iter().filter(|note| !note.is_null()).chain(warnings);
+        let note = |name: &str| plugin[name].as_str().map(str::to_owned);
+        let waiting = note("waiting_for").map(|what| format!("waits for {what}"));
+        let warnings = plugin["warnings"].as_array().into_iter().flatten().map(text);
+        let notes = [note("last_error"), waiting, note("rolled_back")];
+        let notes = notes.into_iter().flatten().chain(warnings);
         vec![
             cell(&plugin["stage"]),
             cell(&plugin["file"]),
@@ -31,7 +33,7 @@ pub(super) fn list(answer: &Value) {
             table::state(&text(&plugin["state"])),
             table::time(&plugin["loaded_at_ms"]),
             cell(&plugin["digest"]).chars().take(DIGEST_CHARS).collect(),
-            notes.map(text).collect::<Vec<_>>().join("; "),
+            notes.collect::<Vec<_>>().join("; "),
         ]
     };
     let rows: Vec<Vec<String>> = items(answer).map(row).collect();

@@ -23,8 +23,10 @@ pub(crate) struct PluginStatusView {
     digest: Option<String>,
     /// `serving`, `removed` or `failed`.
     state: &'static str,
-    /// Why the newest content of the file does not serve.
+    /// Why the newest content of the file does not serve, or why the folder cannot be read.
     last_error: Option<String>,
+    /// What has to change before the newest content serves.
+    waiting_for: Option<String>,
     /// Why the host rolled a newer version back to this one.
     rolled_back: Option<String>,
     /// When this version was loaded, milliseconds since 1970-01-01 UTC.
@@ -46,6 +48,7 @@ impl From<PluginStatus> for PluginStatusView {
             digest: status.digest,
             state: status.state.as_str(),
             last_error: status.last_error,
+            waiting_for: status.waiting_for,
             rolled_back: status.rolled_back,
             loaded_at_ms: status.loaded_at_ms,
             consumes: status.consumes,

@@ -2,49 +2,125 @@
 
 use std::sync::Arc;
 
-use super::{PluginSupervisor, RolledBackFile, State, short};
+use super::install::Refused;
+use super::{PluginSupervisor, State, short};
 use crate::pipeline::plugin_change::LoadedPlugin;
+use crate::plugins::{RolledBackFile, WaitingFor};
 use crate::runtime::WasmStage;
+
+/// A loaded plugin file that some stages refused.
+pub(super) struct WaitingPlugin {
+    plugin: LoadedPlugin,
+    refused: Vec<(String, Refused)>,
+}
+
+/// The result of installing a file for some stages.
+#[derive(Default)]
+struct Installed {
+    stages: Vec<String>,
+    refused: Vec<(String, Refused)>,
+}
 
 impl PluginSupervisor {
     pub(super) async fn load(&self, state: &mut State, plugin: LoadedPlugin) {
-        let pipeline = Arc::clone(&self.services.pipeline);
-        let (mut stages, mut problems) = (Vec::new(), Vec::new());
-        let names = pipeline.names_for(&plugin.file, &plugin.linked.description.name);
-        for name in &names {
-            let config = pipeline.config_of(name);
-            if let Err(refused) = plugin.linked.check_grants(name, &config.grants) {
-                problems.push(format!("stage `{name}`: {refused}"));
-                continue;
-            }
-            let handler = WasmStage::new(&plugin.linked, config.limits, config.instance_policy());
-            let handler = Arc::new(handler.with_egress(pipeline.stage(name).egress.clone()));
-            match self.install(name, handler, Some(plugin.file.clone())).await {
-                Ok(()) => stages.push(name.clone()),
-                Err(problem) => problems.push(problem),
-            }
-        }
+        let names = self.services.pipeline.names_for(&plugin.file, &plugin.linked.description.name);
+        let Installed { stages, refused } = self.install_all(&plugin, &names).await;
         // A stage whose new version was refused keeps its old one; so do all stages of a file of
         // which no stage was accepted.
         let kept = if stages.is_empty() { self.abandoned(&plugin.file, &[]) } else { names };
         for name in self.abandoned(&plugin.file, &kept) {
-            self.stop(state, &name).await;
+            self.stop(state, &name);
         }
-        report_load(&plugin, &stages, &problems);
+        report_load(&plugin, &stages, &refused);
         self.files.update(&plugin.file, |status| {
-            if !stages.is_empty() || problems.is_empty() {
+            if !stages.is_empty() || refused.is_empty() {
                 status.stages = stages;
             }
-            status.error = (!problems.is_empty()).then(|| problems.join("; "));
+            (status.error, status.waiting_for) = (joined(&refused, error), joined(&refused, cause));
             status.removed = false;
             status.reload_count += 1;
             let restored = |file: &RolledBackFile| *file.digest == *plugin.linked.digest;
             status.rolled_back = status.rolled_back.take().filter(restored);
         });
+        if refused.is_empty() {
+            state.waiting.remove(&plugin.file);
+        } else {
+            let file = plugin.file.clone();
+            state.waiting.insert(file, WaitingPlugin { plugin, refused });
+        }
+    }
+
+    /// Tries again to install what was refused.
+    pub(super) async fn retry_waiting(&self, state: &mut State) {
+        let may_pass = |waiting: &WaitingPlugin| {
+            waiting.refused.iter().any(|(_, refused)| refused.waiting_for.retry_after(1).is_some())
+        };
+        let files: Vec<String> = state
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| may_pass(waiting))
+            .map(|(file, _)| file.clone())
+            .collect();
+        for file in files {
+            let Some(WaitingPlugin { plugin, refused }) = state.waiting.remove(&file) else {
+                continue;
+            };
+            let names: Vec<String> = refused.iter().map(|(name, _)| name.clone()).collect();
+            let again = self.install_all(&plugin, &names).await;
+            if again.refused != refused {
+                report_load(&plugin, &again.stages, &again.refused);
+                self.files.update(&file, |status| {
+                    status.stages.extend(again.stages);
+                    status.error = joined(&again.refused, error);
+                    status.waiting_for = joined(&again.refused, cause);
+                    status.reload_count += 1;
+                });
+            }
+            if !again.refused.is_empty() {
+                state.waiting.insert(file, WaitingPlugin { plugin, refused: again.refused });
+            }
+        }
+    }
+
+    async fn install_all(&self, plugin: &LoadedPlugin, names: &[String]) -> Installed {
+        let mut installed = Installed::default();
+        for name in names {
+            match self.install_plugin(plugin, name).await {
+                Ok(()) => installed.stages.push(name.clone()),
+                Err(refused) => installed.refused.push((name.clone(), refused)),
+            }
+        }
+        installed
+    }
+
+    async fn install_plugin(&self, plugin: &LoadedPlugin, name: &str) -> Result<(), Refused> {
+        let pipeline = &self.services.pipeline;
+        let config = pipeline.config_of(name);
+        plugin.linked.check_grants(name, &config.grants).map_err(|refused| Refused {
+            error: format!("stage `{name}`: {refused}"),
+            waiting_for: WaitingFor::Configuration(format!("a grant for stage `{name}`")),
+        })?;
+        let handler = WasmStage::new(&plugin.linked, config.limits, config.instance_policy());
+        let handler = Arc::new(handler.with_egress(pipeline.stage(name).egress.clone()));
+        self.install(name, handler, Some(plugin.file.clone())).await
     }
 }
 
-fn report_load(plugin: &LoadedPlugin, stages: &[String], problems: &[String]) {
+fn error(refused: &Refused) -> String {
+    refused.error.clone()
+}
+
+fn cause(refused: &Refused) -> String {
+    refused.waiting_for.to_string()
+}
+
+/// One text of all refusals; none if there is none.
+fn joined(refused: &[(String, Refused)], text: fn(&Refused) -> String) -> Option<String> {
+    let texts: Vec<String> = refused.iter().map(|(_, refused)| text(refused)).collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+fn report_load(plugin: &LoadedPlugin, stages: &[String], refused: &[(String, Refused)]) {
     tracing::info!(
         file = %plugin.file,
         version = %plugin.linked.description.version,
@@ -53,7 +129,7 @@ fn report_load(plugin: &LoadedPlugin, stages: &[String], problems: &[String]) {
         load_ms = plugin.load_time.as_millis() as u64,
         "plugin loaded"
     );
-    for problem in problems {
-        tracing::error!(file = %plugin.file, error = %problem, "plugin refused");
+    for (_, Refused { error, waiting_for }) in refused {
+        tracing::error!(file = %plugin.file, %error, %waiting_for, "plugin refused");
     }
 }

@@ -1,0 +1,148 @@
+//! Loads one plugin file: read → verify → compile → link → describe → archive.
+//!
+//! Each file is loaded in a task of its own, so that none waits for another one's compiler or
+//! `describe`. Bounds: the size of a file; what bounds the runtime.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use super::listing::Look;
+use crate::domain::event::hex;
+use crate::plugins::PluginFiles;
+use crate::plugins::waiting::WaitingFor;
+use crate::runtime::provenance::{PluginArchive, Provenance, Refused, signature_of};
+use crate::runtime::{Linked, LoadError, Runtime};
+
+/// Larger files are refused unread.
+const FILE_MAX_BYTES: u64 = 256 << 20;
+
+/// What loading a file needs.
+pub(super) struct Loader {
+    pub(super) dir: PathBuf,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) provenance: Provenance,
+    pub(super) archive: PluginArchive,
+    /// Where it shows what it does.
+    pub(super) files: Arc<PluginFiles>,
+}
+
+/// A file to load.
+pub(super) struct Request {
+    pub(super) file: String,
+    pub(super) look: Look,
+    /// Content that was handled before, and to which nothing else matters.
+    pub(super) known: Option<Arc<str>>,
+}
+
+/// How a load ended.
+pub(super) struct Finished {
+    pub(super) result: Result<Loaded, Refusal>,
+    pub(super) load_time: Duration,
+}
+
+pub(super) enum Loaded {
+    /// The content is known.
+    Unchanged,
+    /// It can serve.
+    New(Linked),
+}
+
+/// Why a file cannot serve.
+pub(super) struct Refusal {
+    pub(super) error: String,
+    pub(super) waiting_for: WaitingFor,
+    /// Of the content, if that is what is wrong.
+    pub(super) digest: Option<Arc<str>>,
+}
+
+impl Refusal {
+    pub(super) fn new(error: impl Into<String>, waiting_for: WaitingFor) -> Self {
+        Self { error: error.into(), waiting_for, digest: None }
+    }
+}
+
+impl Loader {
+    pub(super) async fn run(self: Arc<Self>, request: Request) -> Finished {
+        let began = Instant::now();
+        let result = self.load(&request).await;
+        Finished { result, load_time: began.elapsed() }
+    }
+
+    async fn load(self: &Arc<Self>, request: &Request) -> Result<Loaded, Refusal> {
+        let size = match &request.look {
+            Look::File(stamp, _) => stamp.size,
+            Look::Unreadable(why) => {
+                return Err(Refusal::new(why, WaitingFor::ReadableFile));
+            }
+        };
+        if size > FILE_MAX_BYTES {
+            let error = format!("the file has {size} bytes; the limit is {FILE_MAX_BYTES}");
+            return Err(Refusal::new(error, WaitingFor::Content));
+        }
+        let path = self.dir.join(&request.file);
+        let reading = {
+            let (loader, path) = (Arc::clone(self), path.clone());
+            tokio::task::spawn_blocking(move || loader.read(&path))
+        };
+        let (content, digest) = reading
+            .await
+            .map_err(|error| Refusal::new(error.to_string(), WaitingFor::ReadableFile))??;
+        if request.known.as_ref() == Some(&digest) {
+            return Ok(Loaded::Unchanged);
+        }
+        let linked = self.runtime.load_known(Arc::clone(&digest), content.clone()).await;
+        let linked = linked.map_err(|error| refused(&error, digest))?;
+        self.archive(path, content, &linked.digest).await;
+        Ok(Loaded::New(linked))
+    }
+
+    /// The content of a file that may be loaded, and its digest.
+    fn read(&self, path: &Path) -> Result<(Bytes, Arc<str>), Refusal> {
+        let mut content = Vec::new();
+        // One that grows meanwhile is not read to its end.
+        std::fs::File::open(path)
+            .and_then(|file| file.take(FILE_MAX_BYTES).read_to_end(&mut content))
+            .map_err(|error| {
+                Refusal::new(format!("it cannot be read: {error}"), WaitingFor::ReadableFile)
+            })?;
+        self.provenance.verify(path, &content).map_err(|refused| {
+            let waiting_for = match &refused {
+                Refused::NotListed(_) => {
+                    WaitingFor::Configuration("its digest in plugins.digests".to_owned())
+                }
+                Refused::NotSigned(_) | Refused::Unreadable(..) | Refused::Untrusted(_) => {
+                    WaitingFor::Signature(
+                        signature_of(path)
+                            .file_name()
+                            .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+                    )
+                }
+            };
+            Refusal::new(refused.to_string(), waiting_for)
+        })?;
+        let digest = hex(&Sha256::digest(&content)).into();
+        Ok((content.into(), digest))
+    }
+
+    async fn archive(&self, path: PathBuf, content: Bytes, digest: &Arc<str>) {
+        let (archive, digest) = (self.archive.clone(), Arc::clone(digest));
+        let shown = path.display().to_string();
+        let archiving = tokio::task::spawn_blocking(move || archive.add(&path, &content, &digest));
+        if let Err(error) = archiving.await.map_err(std::io::Error::other).flatten() {
+            tracing::warn!(file = %shown, %error, "the plugin could not be archived; it cannot be restored later");
+        }
+    }
+}
+
+fn refused(error: &LoadError, digest: Arc<str>) -> Refusal {
+    if error.may_pass() {
+        return Refusal::new(error.to_string(), WaitingFor::AnotherTry);
+    }
+    let waiting_for = WaitingFor::Content;
+    Refusal { error: error.to_string(), waiting_for, digest: Some(digest) }
+}
