@@ -1,6 +1,7 @@
 //! How orders and events pass through the stages.
 
 mod cancellation;
+mod chains;
 mod circuit_breaker;
 mod dead_letter_jobs;
 mod dead_letters;

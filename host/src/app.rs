@@ -22,6 +22,7 @@ use crate::plugins::{PluginFiles, PluginPlaces};
 use crate::services::Services;
 use crate::store::NewEvent;
 
+mod chains;
 mod orders;
 mod products;
 mod stages;
@@ -31,6 +32,7 @@ mod ingest;
 pub mod event_feed;
 pub mod dead_letters;
 
+pub use self::chains::ChainControl;
 pub use self::orders::{OrderHistory, Submission, SubmitError, Submitted};
 pub use self::plugins::{PluginState, PluginStatus, RollBack};
 pub use self::products::{StockError, as_json};

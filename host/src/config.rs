@@ -227,8 +227,11 @@ pub struct OrdersConfig {
     pub status: StatusRules,
     /// An event that has been due for this long is dead-lettered instead of processed.
     pub expiry_ms: u64,
-    /// Longest chain of events.
+    /// Longest chain of events, in stages.
     pub hops_max: u32,
+    /// Most events that stages may emit in the chain that one event begins: the outcome that would
+    /// exceed it is dead-lettered.
+    pub chain_events_max: u64,
     /// Event types that other programs publish: no warning if no stage here emits them.
     pub external_event_types: Vec<String>,
     /// Orders and events, also those that stages emit, may be scheduled at most this far ahead.
@@ -243,6 +246,7 @@ impl Default for OrdersConfig {
             status: StatusRules::default(),
             expiry_ms: DAY_MS,
             hops_max: 64,
+            chain_events_max: 10_000,
             external_event_types: vec!["carrier.collected".into()],
             schedule_max_ms: 30 * DAY_MS,
         }
@@ -368,6 +372,7 @@ impl Config {
             emits: description.emits.clone(),
             retry: operator.retry,
             hops_max: self.orders.hops_max,
+            chain_events_max: self.orders.chain_events_max,
             expiry_ms: self.orders.expiry_ms,
             delay_max_ms: self.orders.schedule_max_ms,
         }

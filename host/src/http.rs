@@ -28,6 +28,7 @@ mod orders;
 mod events;
 mod products;
 mod dead_letters;
+mod chains;
 mod stages;
 mod plugins;
 mod deliveries;

@@ -23,6 +23,7 @@ pub use crate::domain::{timestamp, trace_context};
 pub use crate::http::document as openapi_document;
 #[cfg(fuzzing)]
 pub use crate::internals::fuzz::{Contract, Loader, Message};
+pub use crate::pipeline::chains::{CHAIN_LIMIT_CODE, ChainStatus};
 pub use crate::pipeline::routes::Routes;
 pub use crate::pipeline::{Pipeline, Topology, TopologyStage};
 pub use crate::runtime::WarmPolicy;

@@ -95,13 +95,14 @@ pub mod internals;
 
 // A host.
 pub use crate::app::{
-    App, OrderHistory, PluginState, PluginStatus, Readiness, RollBack, StageDeletion, StageStatus,
-    Submission, SubmitError, Submitted,
+    App, ChainControl, OrderHistory, PluginState, PluginStatus, Readiness, RollBack, StageDeletion,
+    StageStatus, Submission, SubmitError, Submitted,
 };
 pub use crate::config::{Config, ConfigError, StageConfig};
 pub use crate::domain::clock::{Clock, ManualClock, SystemClock};
 pub use crate::domain::field_error::FieldError;
 pub use crate::host::{Host, HostBuilder};
+pub use crate::pipeline::chains::ChainReport;
 pub use crate::store::{Order, StoreError};
 
 // A stage.

@@ -1,4 +1,5 @@
-//! The pipeline: the stages of this host, the versions that run them, and the routes between them.
+//! The pipeline: the stages of this host, the versions that run them, the routes between them, and
+//! the chains of events that pass through them.
 //!
 //! It is what the plugins describe, overridden by the operator's configuration. It does no I/O: the
 //! supervisor loads plugins into it, and background tasks tell it about other hosts. Bounds: the
@@ -6,6 +7,7 @@
 
 mod in_flight;
 mod stage;
+pub mod chains;
 pub mod routes;
 mod topology;
 pub mod metrics;
@@ -14,6 +16,7 @@ pub mod plugin_change;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use self::chains::Chains;
 use self::routes::{RouteTable, Routes};
 pub use self::stage::{Consumption, Running, Stage};
 pub use self::topology::{Topology, TopologyStage};
@@ -27,6 +30,7 @@ pub struct Pipeline {
     config: Config,
     stages: RwLock<BTreeMap<Arc<str>, Arc<Stage>>>,
     routes: RouteTable,
+    chains: Arc<Chains>,
 }
 
 impl Pipeline {
@@ -36,7 +40,13 @@ impl Pipeline {
             config: config.clone(),
             stages: RwLock::default(),
             routes: RouteTable::default(),
+            chains: Chains::new(config.orders.chain_events_max),
         })
+    }
+
+    /// The chains of events that pass through this host.
+    pub fn chains(&self) -> &Arc<Chains> {
+        &self.chains
     }
 
     /// Names of the stages that run the plugin `file`: those configured with it, or else the name in

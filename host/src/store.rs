@@ -8,6 +8,7 @@
 use async_trait::async_trait;
 
 mod bindings;
+mod chains;
 mod commit;
 #[cfg(test)]
 pub mod conformance;
@@ -34,6 +35,7 @@ pub(crate) mod unrouted;
 mod upkeep;
 
 pub use self::bindings::{KnownBindings, StageBinding};
+pub use self::chains::{CHAINS_MAX, ChainCount, ChainRecord, ChainStop};
 pub use self::commit::{Batch, Commit, Settlement, Verdict};
 pub use self::dead_letters::{
     DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
@@ -222,6 +224,20 @@ pub trait Store: StateSource {
         state: ControlState,
         reason: Option<String>,
     ) -> Result<StageControl, StoreError>;
+
+    /// Adds to the recorded numbers of events of chains.
+    async fn count_chains(&self, counts: Vec<ChainCount>) -> Result<(), StoreError>;
+    /// The stopped chains, and those that were counted, stopped or resumed at or after that time; at
+    /// most [`CHAINS_MAX`].
+    async fn chains(&self, changed_since_ms: u64) -> Result<Vec<ChainRecord>, StoreError>;
+    /// Stops a chain.
+    async fn stop_chain(
+        &self,
+        correlation_id: &str,
+        reason: Option<String>,
+    ) -> Result<ChainRecord, StoreError>;
+    /// Lets a chain run again, and counts its events from zero.
+    async fn resume_chain(&self, correlation_id: &str) -> Result<ChainRecord, StoreError>;
 
     /// Records the bindings that this host uses and returns those of all hosts; a host that recorded
     /// nothing for `live_ms` is gone.

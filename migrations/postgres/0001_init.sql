@@ -163,6 +163,19 @@ CREATE TABLE stage_controls (
     held_from_ms BIGINT            -- when the stage last stopped running; kept after a resume, which extends expiry by the pause
 );
 
+-- Chains of events that are large or were stopped. A chain without a row is small and runs.
+CREATE TABLE chains (
+    correlation_id TEXT COLLATE "C" PRIMARY KEY,
+    events BIGINT NOT NULL,        -- emitted by stages on all hosts, since it began or was last resumed
+    first_ms BIGINT NOT NULL,
+    last_ms BIGINT NOT NULL,
+    changed_ms BIGINT NOT NULL,
+    stopped_ms BIGINT,             -- when an operator stopped it; NULL: it runs
+    reason TEXT
+);
+CREATE INDEX chains_by_change ON chains (changed_ms);
+CREATE INDEX chains_stopped ON chains (stopped_ms) WHERE stopped_ms IS NOT NULL;
+
 -- Which hosts use which binding of a stage's queue. A binding that no live host uses is kept until a live host runs the stage without it.
 CREATE TABLE bindings (
     stage TEXT NOT NULL,

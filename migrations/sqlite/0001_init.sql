@@ -161,6 +161,19 @@ CREATE TABLE stage_controls (
     held_from_ms INTEGER           -- when the stage last stopped running; kept after a resume, which extends expiry by the pause
 ) STRICT, WITHOUT ROWID;
 
+-- Chains of events that are large or were stopped. A chain without a row is small and runs.
+CREATE TABLE chains (
+    correlation_id TEXT PRIMARY KEY,
+    events INTEGER NOT NULL,       -- emitted by stages on all hosts, since it began or was last resumed
+    first_ms INTEGER NOT NULL,
+    last_ms INTEGER NOT NULL,
+    changed_ms INTEGER NOT NULL,
+    stopped_ms INTEGER,            -- when an operator stopped it; NULL: it runs
+    reason TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX chains_by_change ON chains (changed_ms);
+CREATE INDEX chains_stopped ON chains (stopped_ms) WHERE stopped_ms IS NOT NULL;
+
 -- Which bindings of a stage's queue the host uses. An unused binding is kept until the host runs the stage without it.
 CREATE TABLE bindings (
     stage TEXT NOT NULL,

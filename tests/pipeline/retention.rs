@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use postrider::{Clock as _, ManualClock, SystemClock};
 use serde_json::{Value, json};
 
@@ -11,12 +11,12 @@ use crate::support::harness::{Backend, TestEnv, eventually, on_both_back_ends};
 
 on_both_back_ends![only_tombstones_are_left_of_what_is_finished];
 
-/// Rows that belong to an order or an event, and controls of running stages.
+/// Rows that belong to an order or an event, controls of running stages, and stopped chains.
 const LEFT: &str = "SELECT (SELECT count(*) FROM orders WHERE status <> 'pruned') + (SELECT count(*) \
                     FROM events) + (SELECT count(*) FROM deliveries) + (SELECT count(*) FROM \
                     attempts) + (SELECT count(*) FROM recordings) + (SELECT count(*) FROM \
                     dead_letters) + (SELECT count(*) FROM outbox) + (SELECT count(*) FROM \
-                    stage_controls) + (SELECT count(*) FROM state WHERE key LIKE 'order/%')";
+                    stage_controls) + (SELECT count(*) FROM chains) + (SELECT count(*) FROM state WHERE key LIKE 'order/%')";
 
 async fn only_tombstones_are_left_of_what_is_finished(backend: Backend) -> Result<()> {
     const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -49,11 +49,18 @@ async fn only_tombstones_are_left_of_what_is_finished(backend: Backend) -> Resul
     for verb in ["pause", "resume"] {
         ensure!(client.post(&format!("/stages/shipping/{verb}"), &json!({})).await?.0.is_success());
     }
+    let (_, chains) = client.get("/chains").await?;
+    let path = format!(
+        "/chains/{}/stop",
+        chains["items"][0]["correlation_id"].as_str().context("a chain")?
+    );
+    ensure!(client.post(&path, &json!({ "reason": "a test" })).await?.0.is_success());
     for table in [
         "SELECT count(*) FROM attempts",
         "SELECT count(*) FROM recordings",
         "SELECT count(*) FROM dead_letters",
         "SELECT count(*) FROM stage_controls",
+        "SELECT count(*) FROM chains",
         "SELECT count(*) FROM events WHERE id = 'e1'",
     ] {
         ensure!(env.query_count(table).await? > 0, "{table}");

@@ -1,4 +1,4 @@
-//! `postrider events`: follow, export, import and send events.
+//! `postrider events`: follow, export, import and send events; list, stop and resume chains of them.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, IsTerminal as _, Read as _, Write};
@@ -12,12 +12,15 @@ use indicatif::ProgressBar;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use self::chains::ChainArgs;
 use crate::client::{Target, path_and_query, text};
 use crate::follow::follow;
 use crate::output::Output;
 use crate::progress;
 use crate::time_args::time_ms;
 use postrider::internals::{BATCH, timestamp};
+
+mod chains;
 
 /// Maximum number of events in one request of `import`.
 const IMPORT_LINES: usize = 200;
@@ -45,6 +48,24 @@ pub(crate) enum EventsCommand {
     },
     /// Send one event.
     Send(SendArgs),
+    /// List the stopped chains of events, and the largest ones that the host knows.
+    Chains {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Stop a chain of events on every host: skip every delivery of it, waiting or new.
+    Stop {
+        #[command(flatten)]
+        chain: ChainArgs,
+        /// Reason, shown by `events chains`.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a chain run again on every host, and count its events from zero.
+    ///
+    /// Deliveries that were skipped are not repeated. Dead letters with the code chain-limit can be
+    /// replayed afterwards.
+    Resume(ChainArgs),
 }
 
 #[derive(Debug, Args)]
@@ -131,6 +152,13 @@ pub(crate) async fn run(command: EventsCommand, output: Output) -> Result<ExitCo
         EventsCommand::Export { filter, output } => export(&filter, &output).await?,
         EventsCommand::Import { target, file } => import(&target, &file, output).await?,
         EventsCommand::Send(args) => output.print_line(&send(args).await?, sent),
+        EventsCommand::Chains { target } => {
+            output.print(&target.get("/chains").await?, chains::list)?;
+        }
+        EventsCommand::Stop { chain, reason } => {
+            output.print_line(&chain.stop(reason.as_deref()).await?, chains::stopped);
+        }
+        EventsCommand::Resume(chain) => output.print_line(&chain.resume().await?, chains::resumed),
     }
     Ok(ExitCode::SUCCESS)
 }

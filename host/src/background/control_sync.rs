@@ -1,7 +1,8 @@
-//! Applies the stage controls in the store (pause, drain, resume) to the stages of this host.
+//! Applies what operators said on any host to this one: stage controls (pause, drain, resume), and
+//! stopped chains of events. Exchanges the counts of large chains with the other hosts.
 //!
-//! Controls hold on every host and survive restarts. Each host reads them twice a second; one that
-//! cannot reach the store keeps the controls that it read last.
+//! Both hold on every host and survive restarts. Each host reads them twice a second; one that
+//! cannot reach the store keeps what it read last.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ impl ControlSync {
     pub async fn run(&self, cancel: CancellationToken) {
         loop {
             if let Err(error) = self.tick().await {
-                tracing::debug!(%error, "stage controls could not be read, retrying");
+                tracing::debug!(%error, "controls could not be read, retrying");
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -39,11 +40,29 @@ impl ControlSync {
 
     /// Reads and applies once.
     pub async fn tick(&self) -> Result<(), StoreError> {
+        self.sync_stages().await?;
+        self.sync_chains().await
+    }
+
+    async fn sync_stages(&self) -> Result<(), StoreError> {
         let controls = self.services.store.stage_controls().await?;
         for stage in self.services.pipeline.stages() {
             let control = controls.iter().find(|control| control.stage == *stage.name).cloned();
             stage.apply_control(control);
         }
+        Ok(())
+    }
+
+    async fn sync_chains(&self) -> Result<(), StoreError> {
+        let (store, chains) = (&self.services.store, self.services.pipeline.chains());
+        let counts = chains.take_unrecorded();
+        if !counts.is_empty()
+            && let Err(error) = store.count_chains(counts.clone()).await
+        {
+            chains.restore(&counts);
+            return Err(error);
+        }
+        chains.apply(&store.chains(chains.changed_since_ms()).await?);
         Ok(())
     }
 }

@@ -88,6 +88,7 @@ impl Config {
             ("retention.batch", u64::from(self.retention.batch)),
             ("orders.expiry_ms", self.orders.expiry_ms),
             ("orders.hops_max", u64::from(self.orders.hops_max)),
+            ("orders.chain_events_max", self.orders.chain_events_max),
         ] {
             at_least_one(key, value, problems);
         }

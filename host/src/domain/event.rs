@@ -32,7 +32,7 @@ const CONTEXT: [&str; 6] = ["id", "source", "type", "subject", "time", "specvers
 /// Most bytes in all texts of an envelope: they become message headers, some of them twice, and
 /// `RabbitMQ` accepts 128 KiB of headers.
 const TEXTS_MAX_BYTES: usize = 32 << 10;
-/// Longest id, source and order id: a Postgres index entry has at most 2,704 bytes.
+/// Longest id, source, order id and correlation id: a Postgres index entry has at most 2,704 bytes.
 const KEY_MAX_BYTES: usize = 1_000;
 /// Longest AMQP short string.
 const SHORT_MAX_BYTES: usize = 255;
@@ -158,10 +158,11 @@ impl Envelope {
                 "{bytes} bytes in its subject and attributes; the limit is {TEXTS_MAX_BYTES}"
             ));
         }
-        let keys = [&event.id, &event.source].into_iter().chain(order_id);
+        let keys = [&event.id, &event.source, correlation_id].into_iter().chain(order_id);
         if let Some(key) = keys.map(String::len).find(|length| *length > KEY_MAX_BYTES) {
             return Some(format!(
-                "an id, a source or an order id of {key} bytes; the limit is {KEY_MAX_BYTES}"
+                "an id, a source, an order id or a correlation id of {key} bytes; the limit is \
+                 {KEY_MAX_BYTES}"
             ));
         }
         let shorts = [&event.event_type, &event.content_type];
@@ -437,7 +438,7 @@ mod tests {
             Envelope::first(event, Some("o".repeat(KEY_MAX_BYTES)), TIME_MAX_MS)
         };
         assert_eq!(valid().validate(), None);
-        let cases: [(&str, Change); 10] = [
+        let cases: [(&str, Change); 11] = [
             ("no id", |envelope| envelope.event.event_type.clear()),
             ("NUL", |envelope| envelope.event.attributes[0].1.push('\0')),
             ("NUL", |envelope| {
@@ -447,10 +448,9 @@ mod tests {
                 envelope.event.attributes.push(("type".into(), "order.cancelled".into()));
             }),
             ("bytes in its subject", |envelope| envelope.event.subject = "s".repeat(3_000)),
-            ("an id, a source or an order id", |envelope| envelope.event.id = "i".repeat(1_001)),
-            ("an id, a source or an order id", |envelope| {
-                envelope.order_id = Some("o".repeat(1_001));
-            }),
+            ("an id, a source,", |envelope| envelope.event.id = "i".repeat(1_001)),
+            ("an order id", |envelope| envelope.order_id = Some("o".repeat(1_001))),
+            ("a correlation id", |envelope| envelope.correlation_id = "c".repeat(1_001)),
             ("a content type", |envelope| envelope.event.content_type = "c".repeat(256)),
             ("a time", |envelope| envelope.expires_at_ms = u64::MAX),
             ("a time", |envelope| envelope.event.time_ms = TIME_MAX_MS + 1),

@@ -123,7 +123,8 @@ impl Collector for StageCollector {
     }
 }
 
-/// What the task supervisor counts, and events that wait for a stage, read when it is asked for.
+/// What the task supervisor counts, chains at their limit, and events that wait for a stage, read when
+/// they are collected.
 struct TaskCollector(Shared);
 
 impl fmt::Debug for TaskCollector {
@@ -141,6 +142,10 @@ impl Collector for TaskCollector {
             ConstCounter::new(restarts)
                 .encode(metric.encode_family(&[("task", task.as_str())])?)?;
         }
+        let help = "Outcomes refused because their chain of events was at its limit";
+        let name = "postrider_chain_limit_refusals";
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(self.0.services().pipeline.chains().refused()).encode(metric)?;
         let help = "Events of unfinished orders that wait for a stage that consumes their type";
         let name = "postrider_unrouted_events";
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

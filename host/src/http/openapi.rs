@@ -89,6 +89,7 @@ pub(super) fn complete(collected: utoipa::openapi::OpenApi) -> Value {
         { "name": "orders", "description": "Orders and their deliveries" },
         { "name": "products", "description": "Stock" },
         { "name": "events", "description": "The event log, and events of other programs" },
+        { "name": "chains", "description": "Events that one event led to: their number, stop, resume" },
         { "name": "dead letters", "description": "Events that a stage could not process" },
         { "name": "stages", "description": "State and control of stages" },
         { "name": "plugins", "description": "What runs, and how stages are connected" },
@@ -206,7 +207,7 @@ mod tests {
         assert!(elsewhere.iter().all(|parameter| parameter["required"] == false), "{elsewhere:?}");
         let names: BTreeSet<&str> =
             operations().filter_map(|operation| operation["operationId"].as_str()).collect();
-        assert_eq!((names.len(), operations().count()), (41, 41), "{names:?}");
+        assert_eq!((names.len(), operations().count()), (44, 44), "{names:?}");
         let text = document.to_string();
         for reference in
             text.split("\"#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next())

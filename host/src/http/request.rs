@@ -13,5 +13,7 @@ pub(super) use self::fields::{Fields, REASON_MAX, Reason};
 pub(super) use self::headers::{
     IdempotencyKey, Schedule, content_type, last_event_id, wants_stream,
 };
-pub(super) use self::paths::{DeadLetterId, EventId, EventType, JobId, OrderId, Sku, StageName};
+pub(super) use self::paths::{
+    CorrelationId, DeadLetterId, EventId, EventType, JobId, OrderId, Sku, StageName,
+};
 pub(super) use self::query::{QueryValidator, ValidQuery};

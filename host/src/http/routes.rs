@@ -9,15 +9,15 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Shared, dead_letters, events, health, metrics, openapi, orders, plugins, problem, products,
-    stages,
+    Shared, chains, dead_letters, events, health, metrics, openapi, orders, plugins, problem,
+    products, stages,
 };
 
 /// Every route, grouped by how it is served.
 pub(super) struct Routes {
     /// Orders, events and products: also served under `/api/v1`.
     pub(super) business: Router<Shared>,
-    /// Dead letters, stages and plugins.
+    /// Dead letters, chains of events, stages and plugins.
     pub(super) operations: Router<Shared>,
     /// Health, metrics and problem types: exempt from the limits on requests.
     pub(super) health: Router<Shared>,
@@ -50,6 +50,9 @@ pub(super) fn routes() -> Routes {
         .routes(routes!(dead_letters::show))                  // GET       /dead-letters/{id}
         .routes(routes!(dead_letters::replay))                // POST      /dead-letters/{id}/replay
         .routes(routes!(dead_letters::discard))               // POST      /dead-letters/{id}/discard
+        .routes(routes!(chains::list))                        // GET       /chains
+        .routes(routes!(chains::stop))                        // POST      /chains/{correlation}/stop
+        .routes(routes!(chains::resume))                      // POST      /chains/{correlation}/resume
         .routes(routes!(stages::list))                        // GET       /stages
         .routes(routes!(stages::delete))                      // DELETE    /stages/{stage}
         .routes(routes!(stages::pause))                       // POST      /stages/{stage}/pause

@@ -23,8 +23,8 @@ pub enum OutcomeKind {
     Retried,
     /// The delivery was dead-lettered.
     DeadLettered,
-    /// It was settled without a call: the version does not consume its type, or its order is
-    /// cancelled.
+    /// It was settled without a call: the version does not consume its type, its order is
+    /// cancelled, or its chain is stopped.
     Skipped,
     /// The same attempt follows later.
     Deferred,

@@ -51,6 +51,8 @@ pub struct StagePolicy {
     pub retry: RetryPolicy,
     /// Longest chain of events, in stages.
     pub hops_max: u32,
+    /// Most events that stages may emit in one chain.
+    pub chain_events_max: u64,
     /// Milliseconds from when an event falls due until it expires.
     pub expiry_ms: u64,
     /// Longest delay of an emitted event.

@@ -4,6 +4,7 @@
 //! advances, so nothing waits for time to pass. An exercise fails by panicking.
 
 mod build;
+mod chains;
 pub(in crate::store) mod cancelling;
 mod dead_lettering;
 mod hosts;
@@ -113,6 +114,9 @@ exercises![
     reading::settled_deliveries_are_recognised,
     reading::plugin_loads_are_kept,
     reading::stage_controls_are_kept,
+    chains::counts_of_hosts_are_added,
+    chains::a_chain_is_stopped_and_resumed,
+    chains::changed_chains_are_listed,
     hosts::a_binding_stays_while_it_is_used,
     hosts::a_stage_without_a_host_keeps_its_bindings,
     hosts::a_lease_is_renewed_by_its_holder,
@@ -124,6 +128,7 @@ exercises![
     pruning::unfinished_orders_are_kept,
     pruning::an_old_event_that_was_logged_now_is_kept,
     pruning::removed_keys_and_old_loads_and_controls_are_deleted,
+    pruning::old_chains_are_deleted,
     reading::a_closed_store_is_unavailable,
 ];
 

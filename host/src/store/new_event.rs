@@ -32,6 +32,8 @@ pub struct NewEvent {
     pub only_stage: Option<Arc<str>>,
     /// Who made it.
     pub origin: Origin,
+    /// It is written to the log and not sent, whoever consumes its type.
+    pub only_logged: bool,
 }
 
 impl NewEvent {
@@ -44,6 +46,7 @@ impl NewEvent {
             producer: None,
             only_stage: None,
             origin: Origin::Host,
+            only_logged: false,
         }
     }
 
@@ -57,6 +60,12 @@ impl NewEvent {
     #[must_use]
     pub fn external(self) -> Self {
         Self { origin: Origin::External, ..self }
+    }
+
+    /// The same event, written to the log and not sent: no stage and no other program receives it.
+    #[must_use]
+    pub fn only_logged(self) -> Self {
+        Self { routed_to: Vec::new(), only_stage: None, only_logged: true, ..self }
     }
 
     /// Whether something depends on the event being processed, while its order is unfinished: an

@@ -8,6 +8,7 @@
 
 mod committer;
 mod connect;
+mod chains;
 mod controls;
 mod dead_letters;
 mod hosts;

@@ -14,10 +14,12 @@ pub(super) use self::dead_letters::{
     count_dead_letters, dead_letter, dead_letter_groups, dead_letter_ids, dead_letters,
 };
 use self::log::ORDERS;
+use super::chains;
 use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
 use super::{
-    DeliveryRecord, OpenDelivery, Order, OrderFilter, Page, PluginLoad, RecordedDelivery,
-    RecordingCursor, RecordingFilter, StageBacklog, StageControl, StateRow, StoreError,
+    CHAINS_MAX, ChainRecord, DeliveryRecord, OpenDelivery, Order, OrderFilter, Page, PluginLoad,
+    RecordedDelivery, RecordingCursor, RecordingFilter, StageBacklog, StageControl, StateRow,
+    StoreError,
 };
 use crate::domain::event::{DeliveryKey, Event};
 
@@ -332,6 +334,14 @@ pub(super) async fn stage_controls(db: &impl Reader) -> Result<Vec<StageControl>
     let sql =
         "SELECT stage, state, reason, since_ms, held_from_ms FROM stage_controls ORDER BY stage";
     db.rows(sql.to_owned(), &[]).await?.iter().map(decode::stage_control).collect()
+}
+
+pub(super) async fn chains(
+    db: &impl Reader,
+    changed_since_ms: u64,
+) -> Result<Vec<ChainRecord>, StoreError> {
+    let args = [Arg::Int(changed_since_ms as i64), Arg::Int(CHAINS_MAX as i64)];
+    db.rows(chains::CHANGED.to_owned(), &args).await?.iter().map(chains::decode).collect()
 }
 
 pub(super) async fn backlog(

@@ -7,6 +7,7 @@
 //! operations in it.
 
 mod committer;
+mod chains;
 mod controls;
 mod dead_letters;
 mod hosts;

@@ -108,7 +108,7 @@ impl From<Verdict> for Decision {
 /// Decides what happens next to a delivery. Once the stage was called, the decision is never
 /// [`Decision::Call`].
 pub fn decide(mut inputs: DecisionInputs<'_>) -> Decision {
-    if inputs.order_cancelled {
+    if inputs.order_cancelled || inputs.chain.stopped {
         return Verdict::Skipped.into();
     }
     match std::mem::take(&mut inputs.progress) {
@@ -301,7 +301,16 @@ fn dead_letter(inputs: &DecisionInputs<'_>, code: &str, message: String) -> Verd
         attributes: vec![("stage".to_owned(), policy.name.to_string())],
     };
     let announcement = following_event(inputs, event, now_ms);
+    // A stage that listens to dead letters and fails makes a chain, too.
+    let announcement = if is_exhausted(inputs) { announcement.only_logged() } else { announcement };
     Verdict::Dead { code: code.to_owned(), message, announcement }
+}
+
+/// Whether the chain is past a limit, so that not even the host continues it. The first dead letter
+/// at a limit is not: it announces that the chain ended.
+fn is_exhausted(inputs: &DecisionInputs<'_>) -> bool {
+    let DecisionInputs { policy, envelope, chain, .. } = *inputs;
+    envelope.hops > policy.hops_max || chain.events > policy.chain_events_max
 }
 
 /// An event caused by the one under decision, with its routes and its place in the trace.

@@ -232,7 +232,7 @@ impl Lane {
             |lock| lock.source(),
         );
         let state = self.batch_state(source);
-        let BatchResult { batch, outcomes } =
+        let BatchResult { batch, outcomes, counted } =
             self.run_batch(work, &BatchRun { running, state: &state, permit }).await?;
         let written = batch.writes.clone();
         let observed =
@@ -242,6 +242,7 @@ impl Lane {
             None => self.services.store.commit(batch).await?,
         };
         if let Commit::Done { versions, .. } = &commit {
+            counted.keep();
             let stored = written
                 .into_iter()
                 .zip(versions)

@@ -222,6 +222,7 @@ impl PoisonMessageHandler {
             envelope,
             attempt,
             order_cancelled: false,
+            chain: self.services.pipeline.chains().status(&envelope.correlation_id),
             expires_at_ms: self.stage.expires_at_ms(envelope.expires_at_ms, expiry_ms),
             progress: Progress::NotCalled,
             now_ms: self.services.clock.now_ms(),
@@ -297,13 +298,20 @@ impl PoisonMessageHandler {
         let attempt = self.attempt(message, running);
         let version = running.handler.description().version.clone();
         let envelope = Arc::clone(&message.envelope);
+        let settlement = ruling.into_settlement(attempt, envelope, version, None);
+        let mut counted = self.services.pipeline.chains().begin();
+        counted.add(&settlement);
         let batch = Batch {
             stage: Arc::clone(&self.stage.name),
-            settlements: vec![ruling.into_settlement(attempt, envelope, version, None)],
+            settlements: vec![settlement],
             reads: Vec::new(),
             writes: Vec::new(),
         };
-        self.services.store.commit(batch).await
+        let commit = self.services.store.commit(batch).await?;
+        if matches!(commit, Commit::Done { .. }) {
+            counted.keep();
+        }
+        Ok(commit)
     }
 }
 

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use futures::future::{BoxFuture, FutureExt as _, join_all};
 use postrider::internals::{
-    Attempt, Batch, BatchState, Call, Cancelled, Commit, DeadLetterAction, DeadLetterFilter,
-    DeadLetterStatus, Decision, DecisionInputs, LaneCache, LostDeliveries, NewCancel, NewEvent,
-    NewOrder, ORDER_CANCELLED, ORDER_CREATED, OutboxRow, Outcome, PRODUCT_STOCKED, Progress,
-    Routes as _, StateSource, decide,
+    Attempt, Batch, BatchState, Call, Cancelled, ChainStatus, Commit, DeadLetterAction,
+    DeadLetterFilter, DeadLetterStatus, Decision, DecisionInputs, LaneCache, LostDeliveries,
+    NewCancel, NewEvent, NewOrder, ORDER_CANCELLED, ORDER_CREATED, OutboxRow, Outcome,
+    PRODUCT_STOCKED, Progress, Routes as _, StateSource, decide,
 };
 use postrider::{
     CallContext, Clock as _, DeliveryKey, Envelope, Event, Failure, Settlement, StoreError, Verdict,
@@ -296,6 +296,7 @@ impl Simulation {
                 envelope,
                 attempt: &attempt,
                 order_cancelled: message.order_cancelled,
+                chain: ChainStatus::default(),
                 expires_at_ms: envelope.expires_at_ms,
                 progress,
                 now_ms: fixture.clock.now_ms(),

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use super::case::Case;
 use crate::replay::Nowhere;
 use postrider::internals::{
-    Attempt, BatchState, Call, Decision, DecisionInputs, Egress, Handled, InstancePolicy,
-    LaneCache, Linked, Logs, MemoryState, Outcome, Pipeline, Pool, Progress, Runtime,
-    RuntimeSettings, SECRET_LEAK, Settings, StageHandler, StagePolicy, TraceContext, WasmStage,
-    as_json, decide, event_settings_problem,
+    Attempt, BatchState, Call, ChainStatus, Decision, DecisionInputs, Egress, Handled,
+    InstancePolicy, LaneCache, Linked, Logs, MemoryState, Outcome, Pipeline, Pool, Progress,
+    Runtime, RuntimeSettings, SECRET_LEAK, Settings, StageHandler, StagePolicy, TraceContext,
+    WasmStage, as_json, decide, event_settings_problem,
 };
 use postrider::{CallContext, Config, DeliveryKey, Envelope, Settlement, StageConfig, Verdict};
 
@@ -190,6 +190,7 @@ impl Judge<'_> {
             envelope: self.envelope,
             attempt,
             order_cancelled: false,
+            chain: ChainStatus::default(),
             expires_at_ms: u64::MAX,
             progress,
             now_ms: self.now_ms,

@@ -16,9 +16,10 @@ use serde::Serialize;
 pub(crate) use self::compare::{Change, Decision};
 use self::recorded_state::RecordedState;
 use postrider::internals::{
-    Attempt, BatchState, Call, CallResult, Decided, DecisionInputs, LaneCache, Logs, Outcome,
-    Progress, Recorded, RecordedInputs, RecordedOutcome, Recorder, Recording, Routes, StageHandler,
-    StagePolicy, StateLimits, StateSource, TraceContext, Writes, decide,
+    Attempt, BatchState, CHAIN_LIMIT_CODE, Call, CallResult, ChainStatus, Decided, DecisionInputs,
+    LaneCache, Logs, Outcome, Progress, Recorded, RecordedInputs, RecordedOutcome, Recorder,
+    Recording, Routes, StageHandler, StagePolicy, StateLimits, StateSource, TraceContext, Writes,
+    decide,
 };
 use postrider::{CallContext, Config, Envelope};
 
@@ -101,12 +102,16 @@ impl Replay {
             digest,
             duration_us: 0,
         };
+        // How many events the chain had is not recorded, only whether they were too many.
+        let events = if was_at_chain_limit(recording) { u64::MAX } else { 0 };
+        let chain = ChainStatus { events, stopped: false };
         let inputs = |progress| DecisionInputs {
             policy: &self.policy,
             routes: &Nowhere,
             envelope: &envelope,
             attempt: &attempt,
             order_cancelled: false,
+            chain,
             // The recorded call was made, so the event had not expired.
             expires_at_ms: u64::MAX,
             progress,
@@ -197,6 +202,11 @@ impl Replay {
         let unrecorded = read.settings.keys().find(|key| !known(key));
         unrecorded.map(|key| format!("the setting `{key}` was not recorded"))
     }
+}
+
+/// Whether the recorded outcome was refused because of the events of its chain.
+fn was_at_chain_limit(recording: &Recording) -> bool {
+    matches!(&recording.decided, Decided::Dead { code, .. } if code == CHAIN_LIMIT_CODE)
 }
 
 /// The recorded decision.

@@ -15,6 +15,7 @@ use crate::domain::event::{
     DEAD_LETTERED, DeliveryKey, Envelope, Event, EventKey, HOST_EVENT_PREFIX, topic_matches,
 };
 use crate::domain::name::is_name;
+use crate::pipeline::chains::ChainStatus;
 use crate::pipeline::routes::Routes;
 use crate::runtime::check_description;
 use crate::stage::handler::{Description, Emitted, Failure, Limit, Outcome};
@@ -109,6 +110,7 @@ pub(crate) fn decide_and_store(
             envelope: &envelope,
             attempt: &attempt,
             order_cancelled: false,
+            chain: ChainStatus::default(),
             expires_at_ms: envelope.expires_at_ms,
             progress,
             now_ms: NOW_MS,
@@ -221,6 +223,7 @@ fn policy(consumes: Vec<String>, emits: Vec<String>) -> StagePolicy {
         emits,
         retry: RetryPolicy::default(),
         hops_max: 64,
+        chain_events_max: 10_000,
         expiry_ms: 60_000,
         delay_max_ms: 60_000,
     }

@@ -2,7 +2,7 @@
 
 use super::build::{batch, emits, new_order, settlement, writing};
 use super::{Bench, START_MS, sample_event};
-use crate::store::{Accepted, ControlState, PluginLoad, Pruned, Verdict};
+use crate::store::{Accepted, ChainCount, ControlState, PluginLoad, Pruned, Verdict};
 
 const LATER_MS: u64 = START_MS + 1_000;
 
@@ -68,6 +68,36 @@ pub(super) async fn an_old_event_that_was_logged_now_is_kept(bench: Bench) {
     assert!(!bench.store.accept_event(event).await.unwrap().0, "its repetition is recognised");
     bench.clock.advance(1_000);
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().events, 1);
+}
+
+pub(super) async fn old_chains_are_deleted(bench: Bench) {
+    let waiting = bench.order("1").await;
+    let waits = waiting.correlation_id.as_str();
+    let count = |id: &str| ChainCount {
+        correlation_id: id.into(),
+        events: 1,
+        first_at_ms: START_MS,
+        last_at_ms: START_MS,
+    };
+    bench.store.count_chains(vec![count("counted")]).await.unwrap();
+    for stopped in ["stopped", waits] {
+        bench.store.stop_chain(stopped, None).await.unwrap();
+    }
+    bench.clock.advance(1_000);
+    bench.store.count_chains(vec![count("young")]).await.unwrap();
+    let left = async || {
+        let chains = bench.store.chains(0).await.unwrap();
+        let mut ids: Vec<_> = chains.into_iter().map(|one| one.correlation_id).collect();
+        ids.sort();
+        ids
+    };
+    bench.store.prune(LATER_MS, 10).await.unwrap();
+    let mut expected = [waits.into(), "young".into()];
+    expected.sort();
+    assert_eq!(left().await, expected, "a stop is kept while a delivery of the chain is open");
+    bench.done(batch(vec![settlement(&waiting, Verdict::Skipped)])).await;
+    bench.store.prune(LATER_MS, 10).await.unwrap();
+    assert_eq!(left().await, ["young".into()]);
 }
 
 pub(super) async fn removed_keys_and_old_loads_and_controls_are_deleted(bench: Bench) {

@@ -6,18 +6,18 @@ use async_trait::async_trait;
 
 use super::dead_letters::Action;
 use super::locked::Locks;
-use super::{PostgresStore, controls, dead_letters, hosts, outbox, prune, read};
+use super::{PostgresStore, chains, controls, dead_letters, hosts, outbox, prune, read};
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::store::queries;
 use crate::store::transaction::SentRows;
 use crate::store::{
-    Accepted, AttemptKey, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
-    DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, HostReport,
-    KnownBindings, LockedState, LogRange, LostDeliveries, NarrowedRow, NewCancel, NewEvent,
-    NewOrder, OpenDelivery, Order, OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
-    RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledOrder,
-    SharedSettings, StageBacklog, StageBinding, StageControl, StateRow, StateSource, Store,
-    StoreError, UnroutedEvents,
+    Accepted, AttemptKey, Batch, Cancelled, ChainCount, ChainRecord, Commit, ControlState,
+    DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
+    DeliveryRecord, EventFilter, HostReport, KnownBindings, LockedState, LogRange, LostDeliveries,
+    NarrowedRow, NewCancel, NewEvent, NewOrder, OpenDelivery, Order, OrderCursor, OrderFilter,
+    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
+    Routed, Routing, SettledOrder, SharedSettings, StageBacklog, StageBinding, StageControl,
+    StateRow, StateSource, Store, StoreError, UnroutedEvents,
 };
 
 #[async_trait]
@@ -285,6 +285,27 @@ impl Store for PostgresStore {
     ) -> Result<StageControl, StoreError> {
         let (reason, now_ms) = (reason.as_deref(), self.context.clock.now_ms());
         self.within(controls::set_stage_control(&self.pool, stage, state, reason, now_ms)).await
+    }
+
+    async fn count_chains(&self, counts: Vec<ChainCount>) -> Result<(), StoreError> {
+        self.within(chains::count(&self.pool, &self.context, &counts)).await
+    }
+
+    async fn chains(&self, changed_since_ms: u64) -> Result<Vec<ChainRecord>, StoreError> {
+        self.within(queries::chains(&self.pool, changed_since_ms)).await
+    }
+
+    async fn stop_chain(
+        &self,
+        correlation_id: &str,
+        reason: Option<String>,
+    ) -> Result<ChainRecord, StoreError> {
+        let reason = reason.as_deref();
+        self.within(chains::stop(&self.pool, &self.context, correlation_id, reason)).await
+    }
+
+    async fn resume_chain(&self, correlation_id: &str) -> Result<ChainRecord, StoreError> {
+        self.within(chains::resume(&self.pool, &self.context, correlation_id)).await
     }
 
     async fn record_bindings(

@@ -5,19 +5,19 @@ use std::sync::PoisonError;
 use async_trait::async_trait;
 
 use super::sql::{args, fetch};
-use super::{SqliteStore, controls, dead_letters, hosts, outbox, prune, read};
+use super::{SqliteStore, chains, controls, dead_letters, hosts, outbox, prune, read};
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::store::decode::Columns as _;
 use crate::store::queries;
 use crate::store::transaction::SentRows;
 use crate::store::{
-    Accepted, AttemptKey, Batch, Cancelled, Commit, ControlState, DeadLetter, DeadLetterAction,
-    DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeliveryRecord, EventFilter, HostReport,
-    KnownBindings, LockedState, LogRange, LostDeliveries, NarrowedRow, NewCancel, NewEvent,
-    NewOrder, OpenDelivery, Order, OrderCursor, OrderFilter, OutboxRow, Page, PluginLoad, Pruned,
-    RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledOrder,
-    SharedSettings, StageBacklog, StageBinding, StageControl, StateRow, StateSource, Store,
-    StoreError, UnroutedEvents,
+    Accepted, AttemptKey, Batch, Cancelled, ChainCount, ChainRecord, Commit, ControlState,
+    DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
+    DeliveryRecord, EventFilter, HostReport, KnownBindings, LockedState, LogRange, LostDeliveries,
+    NarrowedRow, NewCancel, NewEvent, NewOrder, OpenDelivery, Order, OrderCursor, OrderFilter,
+    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
+    Routed, Routing, SettledOrder, SharedSettings, StageBacklog, StageBinding, StageControl,
+    StateRow, StateSource, Store, StoreError, UnroutedEvents,
 };
 
 #[async_trait]
@@ -276,6 +276,26 @@ impl Store for SqliteStore {
         reason: Option<String>,
     ) -> Result<StageControl, StoreError> {
         self.run(controls::SetStageControl { stage: stage.to_owned(), state, reason }).await
+    }
+
+    async fn count_chains(&self, counts: Vec<ChainCount>) -> Result<(), StoreError> {
+        self.run(chains::CountChains { counts }).await
+    }
+
+    async fn chains(&self, changed_since_ms: u64) -> Result<Vec<ChainRecord>, StoreError> {
+        queries::chains(&self.readers, changed_since_ms).await
+    }
+
+    async fn stop_chain(
+        &self,
+        correlation_id: &str,
+        reason: Option<String>,
+    ) -> Result<ChainRecord, StoreError> {
+        self.run(chains::StopChain { correlation_id: correlation_id.to_owned(), reason }).await
+    }
+
+    async fn resume_chain(&self, correlation_id: &str) -> Result<ChainRecord, StoreError> {
+        self.run(chains::ResumeChain { correlation_id: correlation_id.to_owned() }).await
     }
 
     async fn record_bindings(

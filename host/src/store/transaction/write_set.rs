@@ -164,7 +164,7 @@ impl<'a> WriteSet<'a> {
         let queued_ms = later_ms.unwrap_or(self.time.now_ms);
         let opened = new.routed_to.iter().map(|stage| OpenDeliveryRow { seq, stage, queued_ms });
         self.rows.open_deliveries.extend(opened);
-        if !is_consumed && !self.publish_all {
+        if new.only_logged || (!is_consumed && !self.publish_all) {
             return None;
         }
         let direct = new.only_stage.as_ref().map(|stage| Direct {

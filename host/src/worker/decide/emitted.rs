@@ -1,12 +1,13 @@
 //! Emitted events: the only place that validates what a stage returns before it is committed.
 //!
 //! All events of an attempt are accepted or none. Bounds: event types that the stage declares, the
-//! hop limit and the longest delay of its policy, and [`Envelope::validate`](crate::domain::event::Envelope::validate).
+//! hop limit, the events of its chain and the longest delay of its policy, and [`Envelope::validate`](crate::domain::event::Envelope::validate).
 
 use super::{AttemptError, DecisionInputs, following_event};
 use crate::domain::cloud_events::is_json;
 use crate::domain::event::{Event, HOST_EVENT_PREFIX, emitted_id};
 use crate::domain::json;
+use crate::pipeline::chains::CHAIN_LIMIT_CODE;
 use crate::stage::outcome::Emitted;
 use crate::stage::policy::StagePolicy;
 use crate::store::NewEvent;
@@ -25,11 +26,28 @@ pub(super) fn new_events(
         let message = format!("the chain of events is {hops} stages long; the limit is {max}");
         return Err(AttemptError::fatal("hop-limit", message));
     }
+    check_chain(inputs, emitted.len() as u64)?;
     emitted
         .into_iter()
         .enumerate()
         .map(|(position, event)| new_event(inputs, position, event))
         .collect()
+}
+
+/// Without a limit a stage that emits several events of a type that it consumes would multiply them
+/// up to the hop limit.
+fn check_chain(inputs: &DecisionInputs<'_>, emitted: u64) -> Result<(), AttemptError> {
+    let (events, max) = (inputs.chain.events, inputs.policy.chain_events_max);
+    if emitted == 0 || events.saturating_add(emitted) <= max {
+        return Ok(());
+    }
+    let id = &inputs.envelope.correlation_id;
+    let message = format!(
+        "the chain `{id}` has {events} events and would get {emitted} more; the limit is {max} \
+         (orders.chain_events_max). `postrider events stop {id}` skips the rest of it; `postrider \
+         events resume {id}` lets it emit as many events again"
+    );
+    Err(AttemptError::fatal(CHAIN_LIMIT_CODE, message))
 }
 
 fn check_declared(policy: &StagePolicy, event: &Emitted) -> Result<(), AttemptError> {

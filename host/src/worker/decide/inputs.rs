@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::event::{DeliveryKey, Envelope};
+use crate::pipeline::chains::ChainStatus;
 use crate::pipeline::routes::Routes;
 use crate::stage::outcome::Outcome;
 use crate::stage::policy::StagePolicy;
@@ -35,6 +36,8 @@ pub struct DecisionInputs<'a> {
     pub attempt: &'a Attempt,
     /// The event's order is cancelled: whatever came before, the delivery is skipped.
     pub order_cancelled: bool,
+    /// The event's chain. If it is stopped, the delivery is skipped, whatever came before.
+    pub chain: ChainStatus,
     /// When the event expires, extended by the time the stage was paused; milliseconds since
     /// 1970-01-01 UTC.
     pub expires_at_ms: u64,

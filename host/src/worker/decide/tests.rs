@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::event::{DeliveryKey, EventKey, emitted_id};
+use crate::pipeline::chains::ChainStatus;
 use crate::pipeline::routes::Routes;
 use crate::stage::outcome::{Emitted, Failure, Limit};
 use crate::stage::policy::{RetryPolicy, StagePolicy};
@@ -28,6 +29,7 @@ fn policy() -> StagePolicy {
             jitter: 0.0,
         },
         hops_max: 64,
+        chain_events_max: 1_000,
         expiry_ms: 10_000,
         delay_max_ms: 60_000,
     }
@@ -66,7 +68,18 @@ const NOW_MS: u64 = 1_000;
 
 /// Decides about `envelope` at [`NOW_MS`].
 fn decide_on(envelope: &Envelope, number: u32, progress: Progress<'_>) -> Decision {
+    decide_in(ChainStatus::default(), envelope, number, progress)
+}
+
+/// Decides about `envelope`, whose chain has this status.
+fn decide_in(
+    chain: ChainStatus,
+    envelope: &Envelope,
+    number: u32,
+    progress: Progress<'_>,
+) -> Decision {
     decide(DecisionInputs {
+        chain,
         policy: &policy(),
         routes: &To("inventory"),
         envelope,
@@ -193,6 +206,81 @@ fn a_cycle_ends_at_the_hop_limit() {
     assert!(matches!(verdict, Verdict::Dead { code, .. } if code == "hop-limit"));
 }
 
+/// A running chain that had this many events before.
+fn chain_of(events: u64) -> ChainStatus {
+    ChainStatus { events, stopped: false }
+}
+
+#[test]
+fn a_chain_ends_at_its_limit_of_events() {
+    let max = policy().chain_events_max;
+    for (before, emits, refused) in [
+        (0, 1, false),
+        (max - 2, 2, false),
+        (max - 1, 2, true),
+        (max, 1, true),
+        (max + 500, 1, true),
+        (u64::MAX, 3, true),
+        // A stage that emits nothing runs whatever its chain did before.
+        (max, 0, false),
+        (u64::MAX, 0, false),
+    ] {
+        let outcome = Outcome::Done(vec![emitted("payment.authorized"); emits]);
+        let (verdict, failure) =
+            settled(decide_in(chain_of(before), &envelope(), 1, called(outcome)));
+        let case = format!("{emits} after {before}: {verdict:?}");
+        match verdict {
+            Verdict::Done(events) => assert_eq!((refused, events.len()), (false, emits), "{case}"),
+            Verdict::Dead { code, message, .. } => {
+                assert!(refused && code == "chain-limit" && failure.is_some(), "{case}");
+                for part in [&before.to_string(), "`e1`", "1000", "orders.chain_events_max"] {
+                    assert!(message.contains(part), "{part}: {message}");
+                }
+            }
+            _ => panic!("{case}"),
+        }
+    }
+}
+
+#[test]
+fn dead_letters_past_a_limit_of_the_chain_are_logged_and_not_sent() {
+    let (max, hops_max) = (policy().chain_events_max, policy().hops_max);
+    for (events, hops, sent) in [
+        (0, 0, true),
+        // The first dead letter at a limit is announced.
+        (max, 0, true),
+        (max + 1, 0, false),
+        (0, hops_max, true),
+        (0, hops_max + 1, false),
+    ] {
+        let envelope = Envelope { hops, ..envelope() };
+        for progress in
+            [called(failed(false, None)), Progress::Rejected(Rejection::Queue("maxlen"))]
+        {
+            let (verdict, _) = settled(decide_in(chain_of(events), &envelope, 3, progress));
+            let Verdict::Dead { announcement, .. } = verdict else { panic!("not dead-lettered") };
+            assert_eq!(announcement.only_logged, !sent, "{events} events, {hops} hops");
+            assert_eq!(announcement.routed_to.is_empty(), !sent, "{events} events, {hops} hops");
+        }
+    }
+}
+
+#[test]
+fn a_delivery_of_a_stopped_chain_is_skipped_however_far_it_has_come() {
+    let stopped = ChainStatus { events: 3, stopped: true };
+    let done = Outcome::Done(vec![emitted("payment.authorized")]);
+    for progress in [
+        Progress::NotCalled,
+        called(done),
+        called(failed(true, None)),
+        Progress::Rejected(Rejection::DeliveryLimit(IsolatedRun::Abandoned)),
+        Progress::Refused { code: "22P05", message: "no" },
+    ] {
+        let decision = decide_in(stopped, &envelope(), 1, progress);
+        assert!(matches!(settled(decision), (Verdict::Skipped, None)));
+    }
+}
+
 #[test]
 fn text_that_no_store_accepts_is_an_invalid_event() {
     let odd = Emitted { subject: Some("a\0b".into()), ..emitted("payment.authorized") };
@@ -249,7 +337,7 @@ fn the_hop_count_saturates() {
     let outcome = Outcome::Done(vec![emitted("payment.authorized")]);
     let (verdict, _) = settled(decide_on(&longest, 1, called(outcome)));
     assert!(
-        matches!(verdict, Verdict::Dead { announcement, .. } if announcement.envelope.hops == u32::MAX)
+        matches!(verdict, Verdict::Dead { announcement, .. } if announcement.envelope.hops == u32::MAX && announcement.only_logged)
     );
 }
 
@@ -286,6 +374,7 @@ fn a_delivery_of_a_cancelled_order_is_skipped_however_far_it_has_come() {
             envelope: &Envelope { expires_at_ms: 0, ..envelope() },
             attempt: &attempt(3),
             order_cancelled: true,
+            chain: ChainStatus::default(),
             expires_at_ms: 0,
             progress,
             now_ms: NOW_MS,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{Lane, Work};
 use crate::pipeline::Running;
+use crate::pipeline::chains::Counted;
 use crate::pipeline::metrics::OutcomeKind;
 use crate::stage::circuit_breaker::Permit;
 use crate::stage::state::{BatchState, LaneCache};
@@ -23,6 +24,8 @@ pub(super) struct BatchResult {
     pub(super) batch: Batch,
     /// One for each message that ran, in order.
     pub(super) outcomes: Vec<OutcomeKind>,
+    /// The events of the batch, until it is committed.
+    pub(super) counted: Counted,
 }
 
 /// What the messages of one batch share.
@@ -46,12 +49,14 @@ impl Lane {
         let time_max = Duration::from_millis(self.stage.config.batch_time_ms);
         let began = Instant::now();
         let (mut settlements, mut breaker_change) = (Vec::with_capacity(work.len()), None);
+        let mut counted = self.services.pipeline.chains().begin();
         for work in work {
             // A started batch is committed before the lane waits for the rate limit.
             if !settlements.is_empty() && !self.gate.allows_rate() {
                 break;
             }
             let (settlement, change) = self.process(work, run).await;
+            counted.add(&settlement);
             settlements.push(settlement);
             breaker_change = change.or(breaker_change);
             if began.elapsed() >= time_max || self.is_replaced(running) || !self.gate.is_open() {
@@ -71,7 +76,7 @@ impl Lane {
             reads: reads.into_iter().collect(),
             writes: writes.into_iter().collect(),
         };
-        Ok(BatchResult { batch, outcomes })
+        Ok(BatchResult { batch, outcomes, counted })
     }
 
     /// State for one batch, read from `source`; it borrows the lane's cache.

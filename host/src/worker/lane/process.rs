@@ -79,6 +79,7 @@ impl Lane {
             envelope,
             attempt,
             order_cancelled: work.order_cancelled,
+            chain: self.services.pipeline.chains().status(&envelope.correlation_id),
             expires_at_ms: self.stage.expires_at_ms(envelope.expires_at_ms, expiry_ms),
             progress,
             now_ms: self.services.clock.now_ms(),

@@ -93,14 +93,18 @@ impl Lane {
             };
             let version = running.handler.description().version.clone();
             let envelope = Arc::clone(&work.message.envelope);
+            let settlement = ruling.into_settlement(attempt, envelope, version, None);
+            let mut counted = self.services.pipeline.chains().begin();
+            counted.add(&settlement);
             let batch = Batch {
                 stage: Arc::clone(&self.stage.name),
-                settlements: vec![ruling.into_settlement(attempt, envelope, version, None)],
+                settlements: vec![settlement],
                 reads: Vec::new(),
                 writes: Vec::new(),
             };
             match self.services.store.commit(batch).await? {
                 Commit::Done { outbox, .. } => {
+                    counted.keep();
                     self.services.relay.enqueue(outbox);
                     return Ok(());
                 }
