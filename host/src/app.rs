@@ -13,7 +13,7 @@ use self::dead_letters::DeadLetterService;
 use self::event_feed::EventFeed;
 use crate::background::health::TaskHealth;
 use crate::config::Config;
-use crate::domain::cloud_events::http_binding::Rules;
+use crate::domain::cloud_events::ingress::{IngressSettings, Rules};
 use crate::domain::event::{Envelope, Event, ORDER_CREATED};
 use crate::domain::order_status::StatusRules;
 use crate::domain::trace_context::TraceContext;
@@ -62,7 +62,7 @@ pub struct App {
     initial_status: String,
     status: StatusRules,
     expiry_ms: u64,
-    schedule_max_ms: u64,
+    ingress: IngressSettings,
     event_feed: Arc<EventFeed>,
     products_stage: String,
     products_prefix: String,
@@ -99,7 +99,7 @@ impl App {
                 terminal,
                 config.http.streams_max,
             ),
-            schedule_max_ms: config.orders.schedule_max_ms,
+            ingress: config.ingress(),
             services,
             files,
             places,
@@ -134,13 +134,9 @@ impl App {
         &self.dead_letters
     }
 
-    /// The limits and defaults for events that come in over HTTP.
+    /// The limits and defaults for events of other programs, now.
     pub fn ingress_rules(&self) -> Rules<'_> {
-        Rules {
-            now_ms: self.services.clock.now_ms(),
-            schedule_max_ms: self.schedule_max_ms,
-            source: &self.source,
-        }
+        self.ingress.rules(self.services.clock.now_ms())
     }
 
     /// Marks the host as stopping: from now on it is not ready.

@@ -44,6 +44,28 @@ pub struct Outgoing {
     pub mandatory: bool,
 }
 
+/// Who published a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// A host.
+    Host,
+    /// Another program.
+    OtherProgram {
+        /// When its event is due, milliseconds since 1970-01-01 UTC; none: immediately.
+        due_at_ms: Option<u64>,
+    },
+}
+
+impl Sender {
+    /// When another program wants its event to be delivered; none: immediately.
+    pub fn due_at_ms(self) -> Option<u64> {
+        match self {
+            Self::Host => None,
+            Self::OtherProgram { due_at_ms } => due_at_ms,
+        }
+    }
+}
+
 /// A message as received.
 #[derive(Debug, Clone)]
 pub struct Incoming {
@@ -58,6 +80,8 @@ pub struct Incoming {
     pub redelivered: bool,
     /// Number of times that the broker delivered it, including this one.
     pub deliveries: u32,
+    /// Who published it.
+    pub sender: Sender,
     /// When this host received it.
     pub received: Instant,
     /// The broker's name for this delivery.
@@ -82,6 +106,8 @@ pub struct RejectedMessage {
     pub round: u32,
     /// From 1.
     pub attempt: u32,
+    /// Who published it.
+    pub sender: Sender,
     /// Why it cannot be read.
     pub unreadable: Option<String>,
     /// The broker's reason.

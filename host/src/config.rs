@@ -17,6 +17,7 @@ use self::reader::Reader;
 use self::sources::Sources;
 pub use self::stage::StageConfig;
 pub use self::urls::{BrokerUrl, StoreUrl, mask_password};
+use crate::domain::cloud_events::ingress::IngressSettings;
 use crate::domain::name::DEFAULT_NAMESPACE;
 use crate::domain::order_status::StatusRules;
 use crate::runtime::RuntimeSettings;
@@ -115,6 +116,16 @@ pub struct HttpSettings {
     pub concurrency_max: usize,
     /// Most live streams and exports in flight.
     pub streams_max: usize,
+    /// Which pages of other origins may use the API.
+    pub cors: CorsSettings,
+}
+
+/// Which pages of other origins may use the API from a browser.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CorsSettings {
+    /// Their origins, such as `https://dashboard.example`, or `*` for every origin. Empty: none.
+    pub allowed_origins: Vec<String>,
 }
 
 impl Default for HttpSettings {
@@ -125,6 +136,7 @@ impl Default for HttpSettings {
             request_timeout_ms: 10_000,
             concurrency_max: 1_024,
             streams_max: 256,
+            cors: CorsSettings::default(),
         }
     }
 }
@@ -357,6 +369,15 @@ impl Config {
     /// The settings of a stage: its own section, else the defaults.
     pub fn stage(&self, name: &str) -> &StageConfig {
         self.stages.get(name).unwrap_or(&self.defaults)
+    }
+
+    /// The limits on events of other programs.
+    pub fn ingress(&self) -> IngressSettings {
+        IngressSettings {
+            schedule_max_ms: self.orders.schedule_max_ms,
+            body_max_bytes: self.http.body_max_bytes,
+            source: format!("/{}/api", self.namespace),
+        }
     }
 
     /// The policy of a stage whose plugin has this description.

@@ -9,6 +9,7 @@ pub mod connection_string;
 pub mod field_error;
 pub mod timestamp;
 pub mod json;
+pub mod body;
 pub mod cloud_events;
 pub mod order;
 pub mod order_status;

@@ -38,6 +38,7 @@ mod request;
 mod pages;
 mod problem;
 mod middleware;
+mod cors;
 mod openapi;
 
 /// What handlers share.
@@ -58,18 +59,19 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .nest("/api/v1", business.clone())
         .merge(business)
         .merge(operations)
-        .layer(axum::middleware::from_fn(middleware::read_body))
+        .layer(axum::middleware::from_fn_with_state(settings.body_max_bytes, middleware::read_body))
         .layer(DefaultBodyLimit::max(settings.body_max_bytes))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout))
         .layer(axum::middleware::from_fn_with_state(slots, middleware::admit));
-    limited
+    let router = limited
         .merge(health)
         .merge(pages)
         .fallback(middleware::no_such_route)
         .method_not_allowed_fallback(middleware::method_not_allowed)
         .layer(axum::middleware::from_fn(middleware::to_problem))
         .layer(CatchPanicLayer::custom(middleware::panicked))
-        .with_state(app)
+        .with_state(app);
+    cors::allow(router, &settings.cors)
 }
 
 /// Serves the API on one listener, as often as it is run: connections that arrive between two runs

@@ -1,15 +1,216 @@
 //! Events that other programs publish directly to the exchange: stages process them like any other,
-//! and unreadable ones become dead letters with a reason.
+//! under the rules that hold over HTTP, and unreadable ones become dead letters with a reason.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use lapin::options::BasicPublishOptions;
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Connection, ConnectionProperties};
+use lapin::types::{AMQPValue, DecimalValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
-use crate::support::harness::{Backend, TestEnv, eventually};
+use crate::support::harness::{Backend, RunningHost, TestEnv, eventually, gzip};
 use crate::support::load::AMPLE_STOCK;
 use crate::support::servers::amqp_url;
+
+/// A stage that handles `desk.note`.
+const DESK: &str = "[stages.notification.settings]\nreceipt_on = \"desk.note\"\n";
+
+/// Publishes as another program does.
+struct Outsider {
+    exchange: String,
+    connection: Connection,
+    channel: Channel,
+}
+
+impl Outsider {
+    async fn connect(env: &TestEnv) -> Result<Self> {
+        let exchange = env.servers.as_ref().context("servers")?.exchange();
+        let connection = Connection::connect(&amqp_url(), ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        Ok(Self { exchange, connection, channel })
+    }
+
+    async fn publish(&self, body: &[u8], properties: BasicProperties) -> Result<()> {
+        let (exchange, key) = (self.exchange.as_str().into(), "desk.note".into());
+        let options = BasicPublishOptions::default();
+        self.channel.basic_publish(exchange, key, options, body, properties).await?;
+        Ok(())
+    }
+
+    async fn close(self) -> Result<()> {
+        Ok(self.connection.close(200, "done".into()).await?)
+    }
+}
+
+/// An event in binary mode, with more headers.
+fn binary(id: &str, more: &[(&str, AMQPValue)]) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    let attributes =
+        [("specversion", "1.0"), ("id", id), ("source", "/desk"), ("type", "desk.note")];
+    for (name, value) in attributes {
+        let name = format!("cloudEvents_{name}");
+        headers.insert(name.as_str().into(), AMQPValue::LongString(value.into()));
+    }
+    for (name, value) in more {
+        headers.insert((*name).into(), value.clone());
+    }
+    BasicProperties::default().with_content_type("application/json".into()).with_headers(headers)
+}
+
+/// The event of this id, once it is in the log.
+async fn logged(host: &RunningHost, id: &str) -> Result<Value> {
+    eventually(&format!("the event {id}"), || async {
+        let (status, event) = host.client.get(&format!("/events/{id}")).await?;
+        Ok(status.is_success().then_some(event))
+    })
+    .await
+}
+
+/// All dead letters of unreadable messages, once there are this many.
+async fn dead_letters(host: &RunningHost, count: usize) -> Result<Vec<Value>> {
+    eventually(&format!("{count} dead letters"), || async {
+        let items = host.client.get_all("/dead-letters?code=unreadable&limit=200").await?;
+        Ok((items.len() >= count).then_some(items))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_of_every_amqp_type_reach_the_log() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
+    let host = env.start().await?;
+    let outsider = Outsider::connect(&env).await?;
+    let sent = [
+        ("cloudEvents_tiny", AMQPValue::ShortShortInt(-5), "-5"),
+        ("cloudEvents_small", AMQPValue::ShortInt(300), "300"),
+        ("cloudEvents_int", AMQPValue::LongInt(70_000), "70000"),
+        ("cloudEvents_big", AMQPValue::LongLongInt(1_000_000_000_000), "1000000000000"),
+        ("cloudEvents_byte", AMQPValue::ShortShortUInt(200), "200"),
+        ("cloudEvents_word", AMQPValue::ShortUInt(60_000), "60000"),
+        ("cloudEvents_long", AMQPValue::LongUInt(4_000_000_000), "4000000000"),
+        ("cloudEvents_half", AMQPValue::Double(0.5), "0.5"),
+        ("cloudEvents_single", AMQPValue::Float(1.1), "1.1"),
+        ("cloudEvents_yes", AMQPValue::Boolean(true), "true"),
+        (
+            "cloudEvents_price",
+            AMQPValue::DecimalValue(DecimalValue { scale: 2, value: 1_234 }),
+            "12.34",
+        ),
+        ("cloudEvents_when", AMQPValue::Timestamp(1_580_702_706), "2020-02-03T04:05:06Z"),
+        ("cloudEvents_raw", AMQPValue::ByteArray(b"raw".to_vec().into()), "cmF3"),
+    ];
+    let mut headers: Vec<(&str, AMQPValue)> =
+        sent.iter().map(|(name, value, _)| (*name, value.clone())).collect();
+    headers.push(("cloudEvents_time", AMQPValue::Timestamp(1_580_702_706)));
+    headers.push(("cloudEvents_id", AMQPValue::ShortShortInt(42)));
+    outsider.publish(b"{}", binary("", &headers)).await?;
+    let event = logged(&host, "42").await?;
+    assert_eq!(event["time_ms"], 1_580_702_706_000_u64, "{event}");
+    let expected: BTreeMap<&str, &str> =
+        sent.iter().map(|(name, _, text)| (&name["cloudEvents_".len()..], *text)).collect();
+    assert_eq!(event["attributes"], json!(expected));
+    outsider.close().await?;
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_of_http_hold_for_messages() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
+    let host = env.start().await?;
+    let outsider = Outsider::connect(&env).await?;
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let document = |id: &str| {
+        json!({ "specversion": "1.0", "id": id, "source": "/d", "type": "desk.note", "data": {} })
+            .to_string()
+    };
+    let typed =
+        |content_type: &str| BasicProperties::default().with_content_type(content_type.into());
+    let structured = || typed("Application/CloudEvents+JSON; charset=UTF-8");
+
+    // What is taken over HTTP is taken here.
+    outsider.publish(document("case").as_bytes(), structured()).await?;
+    let compressed = gzip(document("gz").as_bytes())?;
+    outsider.publish(&compressed, structured().with_content_encoding("gzip".into())).await?;
+    outsider.publish(b"{}", binary("utf8", &[]).with_content_encoding("UTF-8".into())).await?;
+    let with_bom = format!("\u{feff}{}", document("bom"));
+    outsider.publish(with_bom.as_bytes(), structured()).await?;
+    for id in ["case", "gz", "utf8", "bom"] {
+        logged(&host, id).await?;
+    }
+
+    let large = vec![b' '; 1_200_000];
+    let refused: Vec<(BasicProperties, &[u8], &str)> = vec![
+        (typed("application/cloudevents-batch+json"), b"[]", "batches are not supported"),
+        (typed("application/cloudevents+avro"), b"x", "`application/cloudevents+avro`"),
+        (
+            binary("1", &[("cloudEvents_list", AMQPValue::FieldArray(vec![].into()))]),
+            b"{}",
+            "`list`",
+        ),
+        (
+            binary("2", &[("cloudEvents_table", AMQPValue::FieldTable(FieldTable::default()))]),
+            b"{}",
+            "`table`",
+        ),
+        (binary("3", &[("cloudEvents_TenantId", text("x"))]), b"{}", "`TenantId`"),
+        (binary(&"i".repeat(900), &[]), b"{}", "`id` must be at most 255"),
+        (binary("..", &[]), b"{}", "`id` must not be"),
+        (
+            binary("4", &[("cloudEvents_deliverat", text("2099-01-01T00:00:00Z"))]),
+            b"{}",
+            "`deliverat`",
+        ),
+        (binary("5", &[]).with_content_encoding("br".into()), b"{}", "content-encoding `br`"),
+        (binary("6", &[]).with_content_encoding("gzip".into()), b"{}", "content-encoding `gzip`"),
+        (typed("application/cloudevents+json; charset=utf-16"), b"{}", "charset `utf-16`"),
+        (binary("7", &[]), &large, "http.body_max_bytes"),
+        (binary("8", &[]), b"not JSON", "not JSON"),
+    ];
+    for (properties, body, _) in &refused {
+        outsider.publish(body, properties.clone()).await?;
+    }
+    let items = dead_letters(&host, refused.len()).await?;
+    assert_eq!(items.len(), refused.len(), "{items:?}");
+    for (_, _, expected) in &refused {
+        let told = items
+            .iter()
+            .any(|item| item["message"].as_str().is_some_and(|message| message.contains(expected)));
+        assert!(told, "no dead letter says {expected}: {items:?}");
+    }
+    outsider.close().await?;
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scheduled_message_is_delivered_when_it_is_due() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
+    let host = env.start().await?;
+    let outsider = Outsider::connect(&env).await?;
+    let due = SystemTime::now().duration_since(UNIX_EPOCH)? + Duration::from_secs(2);
+    let later = due + Duration::from_hours(24);
+    for (id, due) in [("soon", due), ("later", later)] {
+        let due = AMQPValue::Timestamp(due.as_secs());
+        outsider.publish(b"{}", binary(id, &[("cloudEvents_deliverat", due)])).await?;
+    }
+    for (id, due) in [("soon", due), ("later", later)] {
+        let event = logged(&host, id).await?;
+        assert_eq!(event["due_at_ms"], due.as_secs() * 1_000, "{event}");
+        assert_eq!(event["attributes"], json!({}), "{event}");
+    }
+    let settled = "SELECT coalesce(min(d.settled_ms - e.due_ms), -1) FROM deliveries d \
+                   JOIN events e ON e.seq = d.event_seq WHERE d.status = 'done'";
+    let waited = eventually("the first of them to be processed", || async {
+        Ok(Some(env.query_count(settled).await?).filter(|waited| *waited >= 0))
+    })
+    .await?;
+    assert!(waited < 60_000, "{waited}");
+    let open = "SELECT count(*) FROM deliveries WHERE status = 'open'";
+    assert_eq!(env.query_count(open).await?, 1, "the other one waits");
+    outsider.close().await?;
+    host.stop().await
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn external_events_are_processed_and_unreadable_ones_are_dead_lettered() -> Result<()> {

@@ -4,6 +4,7 @@
 //! Nothing sleeps for a fixed time: [`eventually`] polls a condition, with a generous limit.
 
 use std::future::Future;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,13 @@ pub(crate) const SHIPPED: [&str; 4] = ["payment", "inventory", "shipping", "noti
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+}
+
+/// A body compressed as much as possible.
+pub(crate) fn gzip(body: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(body)?;
+    Ok(encoder.finish()?)
 }
 
 /// A built guest: a shipped stage or a fixture.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -202,12 +202,24 @@ fn is_html(response: &Response) -> bool {
 /// A path and query with every segment and value percent-encoded.
 pub(crate) fn path_and_query(path: &[&str], query: &[(&str, &str)]) -> Result<String> {
     let mut url = reqwest::Url::parse("http://host/")?;
+    // A URL would resolve these, so that the request meant another resource.
+    if let Some(bad) = path.iter().find(|segment| ["", ".", ".."].contains(segment)) {
+        bail!("`{bad}` is not an id or a name");
+    }
     // Only a URL without a host has no path.
     if let Ok(mut segments) = url.path_segments_mut() {
         segments.pop_if_empty().extend(path);
     }
+    if query.is_empty() {
+        return Ok(url.path().to_owned());
+    }
     url.query_pairs_mut().extend_pairs(query);
     Ok(format!("{}?{}", url.path(), url.query().unwrap_or_default()))
+}
+
+/// A path of these segments, encoded.
+pub(crate) fn path(segments: &[&str]) -> Result<String> {
+    path_and_query(segments, &[])
 }
 
 /// A problem document as an error of one line.
@@ -225,6 +237,11 @@ pub(crate) fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
 }
 
+/// A text without the byte order mark that some editors write.
+pub(crate) fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 /// Reads JSON from a file, or from standard input for `-`.
 pub(crate) fn read_json(path: &str) -> Result<Value> {
     let bytes = match path {
@@ -235,12 +252,23 @@ pub(crate) fn read_json(path: &str) -> Result<Value> {
         }
         file => std::fs::read(file).map_err(|error| anyhow!("{file}: {error}"))?,
     };
-    serde_json::from_slice(&bytes).map_err(|error| anyhow!("{path}: invalid JSON: {error}"))
+    serde_json::from_slice(without_bom(&bytes))
+        .map_err(|error| anyhow!("{path}: invalid JSON: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_names_what_its_segments_name() {
+        assert_eq!(path(&["orders", "a/b ?", "cancel"]).unwrap(), "/orders/a%2Fb%20%3F/cancel");
+        assert_eq!(path_and_query(&["events"], &[("type", "a+b")]).unwrap(), "/events?type=a%2Bb");
+        for segment in ["", ".", ".."] {
+            let error = path(&["orders", segment]).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{segment}` is not")), "{error}");
+        }
+    }
 
     #[test]
     fn the_scheme_of_an_address_may_be_left_out() {

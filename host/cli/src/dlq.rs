@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use crate::client::{Target, read_json, text};
+use crate::client::{Target, path, read_json, text};
 use crate::output::Output;
 use crate::time_args::time_ms;
 
@@ -203,7 +203,7 @@ pub(crate) async fn run(command: DlqCommand, output: Output) -> Result<ExitCode>
         }
         DlqCommand::Jobs { target } => (target.get("/dead-letters/jobs").await?, show::jobs),
         DlqCommand::Cancel { target, job } => (
-            target.post(&format!("/dead-letters/jobs/{job}/cancel"), &Value::Null).await?,
+            target.post(&path(&["dead-letters", "jobs", &job, "cancel"])?, &Value::Null).await?,
             show::job,
         ),
     };

@@ -13,7 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use self::chains::ChainArgs;
-use crate::client::{Target, path_and_query, text};
+use crate::client::{Target, path, path_and_query, text};
 use crate::follow::follow;
 use crate::output::Output;
 use crate::progress;
@@ -313,7 +313,5 @@ async fn send(args: SendArgs) -> Result<Value> {
     headers.extend(args.source.map(|source| ("ce-source", encode(source))));
     headers.extend(args.deliver_at.map(|at| ("deliver-at", at)));
     headers.extend(args.delay.map(|delay| ("delay", delay)));
-    args.target
-        .post_body(&path_and_query(&["events", &args.event_type], &[])?, &headers, body)
-        .await
+    args.target.post_body(&path(&["events", &args.event_type])?, &headers, body).await
 }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use console::style;
 use serde_json::Value;
 
-use crate::client::{Target, path_and_query, read_json, text};
+use crate::client::{Target, path, read_json, text};
 use crate::events::line;
 use crate::follow::follow;
 use crate::output::Output;
@@ -105,7 +105,8 @@ pub(crate) async fn run(command: OrdersCommand, output: Output) -> Result<ExitCo
         }
         OrdersCommand::Cancel { target, id, reason } => {
             let body = serde_json::json!({ "reason": reason });
-            output.print(&target.post(&format!("/orders/{id}/cancel"), &body).await?, status)?;
+            let path = path(&["orders", &id, "cancel"])?;
+            output.print(&target.post(&path, &body).await?, status)?;
         }
         OrdersCommand::List(args) => list(&args, output).await?,
         OrdersCommand::Watch { target, id, expect } => {
@@ -238,7 +239,7 @@ async fn watch(
     expect: Option<&str>,
     output: Output,
 ) -> Result<ExitCode> {
-    let path = path_and_query(&["orders", id, "events"], &[])?;
+    let path = path(&["orders", id, "events"])?;
     let end = follow(target, &path, |event| output.print_line(event, line)).await?;
     let order = target.query(&["orders", id], &[]).await?;
     let status = text(&end["status"]);

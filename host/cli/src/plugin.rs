@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use self::case::Case;
 use self::dry_run::{DryRun, RunAs, load};
-use crate::client::{Target, read_json, text};
+use crate::client::{Target, path, read_json, text};
 use crate::output::Output;
 use crate::permission_check;
 use postrider::internals::{CONTRACT, Linked, RuntimeSettings};
@@ -152,13 +152,13 @@ pub(crate) async fn run(
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::History { target, stage } => {
-            let answer = target.get(&format!("/plugins/{stage}/history")).await?;
+            let answer = target.get(&path(&["plugins", &stage, "history"])?).await?;
             output.print(&answer, show::history)?;
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::Rollback { target, stage, digest } => {
             let answer = target
-                .post(&format!("/plugins/{stage}/rollback"), &json!({ "digest": digest }))
+                .post(&path(&["plugins", &stage, "rollback"])?, &json!({ "digest": digest }))
                 .await?;
             output.print(&answer, |result| {
                 outln!("stage {stage} is rolled back to {}", text(&result["digest"]));

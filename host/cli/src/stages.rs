@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::client::{Target, text};
+use crate::client::{Target, path, text};
 use crate::output::Output;
 use crate::table::{self, column};
 
@@ -70,7 +70,7 @@ pub(crate) struct ControlArgs {
 impl ControlArgs {
     async fn set_control(&self, verb: &str) -> Result<Value> {
         self.target
-            .post(&format!("/stages/{}/{verb}", self.stage), &json!({ "reason": self.reason }))
+            .post(&path(&["stages", &self.stage, verb])?, &json!({ "reason": self.reason }))
             .await
     }
 
@@ -116,11 +116,11 @@ pub(crate) async fn run(command: StagesCommand, output: Output) -> Result<ExitCo
         }
         StagesCommand::Resume(args) => (args.set_control("resume").await?, control),
         StagesCommand::CloseBreaker { target, stage } => {
-            let path = format!("/stages/{stage}/breaker/close");
+            let path = path(&["stages", &stage, "breaker", "close"])?;
             (target.post(&path, &Value::Null).await?, breaker)
         }
         StagesCommand::Delete { target, stage } => {
-            (target.delete(&format!("/stages/{stage}")).await?, deleted)
+            (target.delete(&path(&["stages", &stage])?).await?, deleted)
         }
     };
     output.print(&answer, show)?;

@@ -1,6 +1,6 @@
 //! Events of other programs: each counts once, by its source and id.
 //!
-//! Bounds: what one request may hold ([`crate::domain::cloud_events::http_binding`]), and
+//! Bounds: what one request may hold ([`crate::domain::cloud_events::ingress`]), and
 //! [`CONCURRENT_LOOKUPS`] lookups of orders at a time.
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use futures::StreamExt as _;
 
 use super::App;
-use crate::domain::cloud_events::http_binding::IngestedEvent;
+use crate::domain::cloud_events::ingress::IngestedEvent;
 use crate::domain::event::{Envelope, EventKey, LoggedEvent};
 use crate::domain::trace_context::{self, TraceContext};
 use crate::pipeline::routes::Routes as _;

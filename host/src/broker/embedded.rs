@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::{
     Acker, Binding, Broker, BrokerError, Consumer, Gap, Incoming, Outgoing, RejectedConsumer,
+    Sender,
 };
 use crate::domain::clock::Clock;
 use crate::domain::event::topic_matches;
@@ -136,6 +137,7 @@ impl Queue {
             attempt,
             redelivered: message.direct.is_some(),
             deliveries: 1,
+            sender: Sender::Host,
             received,
             tag: self.next_tag,
         });

@@ -38,6 +38,7 @@ pub use self::topology::QueueStatus;
 use self::topology::{Found, Names};
 use super::{Binding, Broker, BrokerError, Consumer, Gap, Outgoing, RejectedConsumer};
 use crate::domain::clock::Clock;
+use crate::domain::cloud_events::ingress::IngressSettings;
 
 /// A recreated queue may miss messages published up to now; clocks may differ by this much.
 const GAP_MARGIN_MS: u64 = 5_000;
@@ -63,6 +64,8 @@ pub struct RabbitOptions {
     pub clock: Arc<dyn Clock>,
     /// How long an event of another program is valid.
     pub expiry_ms: u64,
+    /// The limits on events of other programs.
+    pub ingress: IngressSettings,
 }
 
 /// The broker.
@@ -108,7 +111,11 @@ impl Rabbit {
             names,
             publishing,
             consuming,
-            reading: Reading { clock: options.clock, expiry_ms: options.expiry_ms },
+            reading: Reading {
+                clock: options.clock,
+                expiry_ms: options.expiry_ms,
+                settings: Arc::new(options.ingress),
+            },
             bindings: Mutex::default(),
             query_channel: tokio::sync::Mutex::default(),
             gaps: Mutex::default(),

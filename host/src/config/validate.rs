@@ -23,6 +23,11 @@ impl Config {
         if let Some(problem) = listen_problem(&self.http.listen) {
             problems.push(format!("http.listen: `{}` {problem}", self.http.listen));
         }
+        for origin in &self.http.cors.allowed_origins {
+            if let Some(problem) = origin_problem(origin) {
+                problems.push(format!("http.cors.allowed_origins: `{origin}` {problem}"));
+            }
+        }
         if let Err(found) = self.plugins.provenance() {
             problems.extend(found);
         }
@@ -181,6 +186,30 @@ fn listen_problem(listen: &str) -> Option<&'static str> {
     (!valid).then_some("has no valid host: write a name or an address, without a scheme")
 }
 
+/// Why a text is not an origin as browsers send it; none if it is one, or `*`.
+fn origin_problem(origin: &str) -> Option<&'static str> {
+    const EXPECTED: &str = "is not an origin: write scheme, host and port as browsers do, such as \
+                            https://dashboard.example or http://localhost:3000, or * for all";
+    if origin == "*" {
+        return None;
+    }
+    let Ok(parsed) = origin.parse::<http::Uri>() else { return Some(EXPECTED) };
+    let scheme = parsed.scheme_str();
+    let host = parsed.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    let usual_port = match scheme {
+        Some("http") => ":80",
+        Some("https") => ":443",
+        _ => return Some(EXPECTED),
+    };
+    if host.ends_with(usual_port) {
+        return Some("has the usual port of its scheme, which browsers leave out");
+    }
+    // No path, not even `/`, no user, lower case: origins are compared as texts.
+    let canonical = format!("{}://{host}", scheme.unwrap_or_default());
+    let valid = origin == canonical && !host.contains(['@', '*']) && host == host.to_lowercase();
+    (!valid).then_some(EXPECTED)
+}
+
 pub(super) fn at_least_one(key: &str, value: u64, problems: &mut Vec<String>) {
     if value == 0 {
         problems.push(format!("{key}: must be at least 1"));
@@ -190,6 +219,35 @@ pub(super) fn at_least_one(key: &str, value: u64, problems: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn origins_are_written_as_browsers_send_them() {
+        for valid in [
+            "*",
+            "https://dashboard.example",
+            "http://localhost:3000",
+            "http://[::1]:8080",
+            "https://a.example:8443",
+        ] {
+            assert_eq!(origin_problem(valid), None, "{valid}");
+        }
+        for invalid in [
+            "",
+            "null",
+            "dashboard.example",
+            "https://dashboard.example/",
+            "https://dashboard.example/app",
+            "https://Dashboard.example",
+            "https://dashboard.example:443",
+            "http://dashboard.example:80",
+            "https://*.example",
+            "https://user@dashboard.example",
+            "ftp://dashboard.example",
+            "https://",
+        ] {
+            assert!(origin_problem(invalid).is_some(), "{invalid}");
+        }
+    }
 
     #[test]
     fn addresses_to_listen_on_are_checked() {

@@ -4,7 +4,7 @@
 //! Used wherever events enter or leave the host: the API, the broker, export and import. What the
 //! host adds to an event is in extension attributes that start with [`HOST`].
 
-pub mod http_binding;
+pub mod ingress;
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::domain::event::LoggedEvent;
 use crate::domain::event::{Event, HOST_EVENT_PREFIX};
 use crate::domain::field_error::{FieldError, pointer};
 use crate::domain::json;
-use crate::domain::order::whole;
+use crate::domain::order::{is_dot_segment, whole};
 use crate::domain::timestamp;
 
 /// Media type of one event.
@@ -73,15 +73,15 @@ impl Document {
     }
 }
 
-/// Reads an event, or returns every problem. Does not check `specversion`, nor what [`check`]
-/// requires.
-pub fn read(document: Document, now_ms: u64) -> Result<Event, Vec<FieldError>> {
+/// Reads an event, or returns every problem.
+#[cfg(test)]
+fn read(document: Document, now_ms: u64) -> Result<Event, Vec<FieldError>> {
     let (event, problems) = draft(document, now_ms);
     if problems.is_empty() { Ok(event) } else { Err(problems) }
 }
 
-/// The same, but returns an event with problems as well, as far as it could be read, so that more
-/// problems can be found.
+/// Reads an event, with every problem: one with problems is read as far as possible, so that more
+/// can be found. Does not check `specversion`, nor what [`check`] requires.
 pub fn draft(document: Document, now_ms: u64) -> (Event, Vec<FieldError>) {
     let Document { mut fields, data: in_json } = document;
     let mut problems = Vec::new();
@@ -223,6 +223,9 @@ pub fn check(event: &Event) -> Vec<FieldError> {
                 ),
             ));
         }
+    }
+    if is_dot_segment(&event.id) {
+        problems.push(FieldError::at("/id", "must not be `.` or `..`: no URL can name the event"));
     }
     if !is_type(&event.event_type) {
         let rule = format!(
@@ -426,6 +429,10 @@ mod tests {
             pointers(&check(&read(document(&invalid), 0).unwrap())),
             ["/id", "/source", "/type", "/Bad", "/long"]
         );
+        for id in [".", ".."] {
+            let dots = json!({ "id": id, "source": "/a", "type": "a" });
+            assert_eq!(pointers(&check(&read(document(&dots), 0).unwrap())), ["/id"]);
+        }
         let reserved = json!({ "id": "1", "source": "/a", "type": "postrider.dead-lettered" });
         assert_eq!(pointers(&check(&read(document(&reserved), 0).unwrap())), ["/type"]);
     }

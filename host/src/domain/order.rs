@@ -17,12 +17,12 @@ pub const ITEMS_MAX: usize = 1_000;
 pub const QUANTITY_MAX: u64 = 1_000_000;
 /// Longest id.
 const ID_MAX: usize = 128;
-/// An id, as a regular expression.
-pub const ID_PATTERN: &str = "^[A-Za-z0-9._~:@-]{1,128}$";
+/// An id, as a regular expression. `.` and `..` are none: URLs give them a meaning of their own.
+pub const ID_PATTERN: &str =
+    "^([A-Za-z0-9_~:@-][A-Za-z0-9._~:@-]{0,127}|\\.[A-Za-z0-9_~:@-]|\\.[A-Za-z0-9._~:@-]{2,127})$";
 /// The name of a product that can serve as its id once the spaces within it are replaced, as a
 /// regular expression.
-pub const NAME_PATTERN: &str =
-    "^ *[A-Za-z0-9._~:@-]([A-Za-z0-9._~:@ -]{0,126}[A-Za-z0-9._~:@-])? *$";
+pub const NAME_PATTERN: &str = "^ *([A-Za-z0-9_~:@-]([A-Za-z0-9._~:@ -]{0,126}[A-Za-z0-9._~:@-])?|\\.[A-Za-z0-9_~:@-]|\\.[A-Za-z0-9._~:@ -]{1,126}[A-Za-z0-9._~:@-]) *$";
 
 /// An order that can be accepted.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,11 +120,17 @@ pub fn parse_stock(body: Value) -> Result<ParsedStock, Vec<FieldError>> {
     }
 }
 
-const ID_RULE: &str = "1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -";
+const ID_RULE: &str = "1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ -, other than `.` and `..`";
+
+/// Whether a text cannot be a segment of a path: URLs resolve it.
+pub fn is_dot_segment(text: &str) -> bool {
+    matches!(text, "." | "..")
+}
 
 /// Whether this is a valid id of an order or a product.
 pub(crate) fn is_id(text: &str) -> bool {
     (1..=ID_MAX).contains(&text.len())
+        && !is_dot_segment(text)
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._~:@-".contains(&byte))
 }
 
@@ -421,6 +427,19 @@ mod tests {
             "ä",
             "a\t",
             "A.b_c~d:e@f-9",
+            ".",
+            "..",
+            "...",
+            ".a",
+            "a.",
+            "..a",
+            "a..",
+            " . ",
+            " .. ",
+            ". .",
+            ".. ",
+            "._",
+            ".: ",
             &long,
             &format!("{long}y"),
             &format!(" {long} "),

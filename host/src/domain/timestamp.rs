@@ -14,6 +14,17 @@ pub fn instant_ms(text: &str) -> Result<u64, String> {
     Ok(u64::try_from(time.as_millisecond()).unwrap_or(0))
 }
 
+/// An instant in a query, where an unescaped `+` of an offset arrives as a space.
+pub fn query_instant_ms(text: &str) -> Result<u64, String> {
+    instant_ms(text).or_else(|wrong| {
+        let (time, offset) = text.rsplit_once(' ').ok_or_else(|| wrong.clone())?;
+        // Only a time of day has an offset: the space may be before the time of day instead.
+        let has_time = time.contains(['T', 't', ' ']);
+        let with_plus = has_time.then(|| instant_ms(&format!("{time}+{offset}")).ok()).flatten();
+        with_plus.ok_or(wrong)
+    })
+}
+
 /// A span: `90s`, `30m`, `1h 30m`, `2d`, or ISO 8601 (`PT90S`); in milliseconds.
 pub fn span_ms(text: &str) -> Result<u64, String> {
     let wrong = |_| format!("`{text}` is not a span of time such as 90s, 30m, 1h or 2d");
@@ -32,6 +43,36 @@ pub fn text(at_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plus_in_a_query_may_arrive_as_a_space() {
+        for text in [
+            "2026-01-01T00:00:00+02:00",
+            "2026-01-01T00:00:00 02:00",
+            "2026-01-01T00:00:00.000 02:00",
+            "2026-01-01T00:00:00 0200",
+            "2026-01-01T00:00 02",
+            "2026-01-01t00:00:00 02:00",
+            "2026-01-01 00:00:00 02:00",
+            "2025-12-31T22:00:00Z",
+            "2025-12-31 22:00:00Z",
+            "1767218400000",
+        ] {
+            assert_eq!(query_instant_ms(text), Ok(1_767_218_400_000), "{text}");
+        }
+        for text in [
+            "2026-01-01 00:00",
+            "2026-01-01T00:00:00 ",
+            "2026-01-01T00:00:00  02:00",
+            " 02:00",
+            "soon 02:00",
+            "2026-01-01T00:00:00Z 02:00",
+            "1767218400000 02:00",
+        ] {
+            let error = query_instant_ms(text).unwrap_err();
+            assert!(error.contains(&format!("`{text}`")), "{text}: {error}");
+        }
+    }
 
     #[test]
     fn instants_and_spans_are_parsed() {

@@ -45,6 +45,7 @@ pub(super) fn open_broker(
                 host_name: host.name.to_owned(),
                 clock: Arc::clone(host.clock),
                 expiry_ms: host.config.orders.expiry_ms,
+                ingress: host.config.ingress(),
             };
             let (rabbit, links) =
                 Rabbit::new(options).map_err(anyhow::Error::msg).context("broker.url")?;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRequest as _, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use tokio::sync::Semaphore;
 
 use super::problem::{Answer, Kind, Problem};
-use super::request::{Payload, content_type};
+use super::request::{Payload, content_encoding, content_type};
+use crate::domain::body;
 use crate::domain::cloud_events::is_json;
 
 /// Admits a request while a slot is free; otherwise 503, never a queue.
@@ -30,11 +31,21 @@ pub(super) async fn admit(
 }
 
 /// Reads the body before a handler can refuse the request: a client that is still sending may not
-/// receive an answer.
-pub(super) async fn read_body(request: Request, next: Next) -> Answer<Response> {
-    let (parts, body) = request.into_parts();
+/// receive an answer. A compressed body is decompressed, up to as many bytes.
+pub(super) async fn read_body(
+    State(max_bytes): State<usize>,
+    request: Request,
+    next: Next,
+) -> Answer<Response> {
+    let (mut parts, body) = request.into_parts();
     let Payload(bytes) =
         Payload::from_request(Request::from_parts(parts.clone(), body), &()).await?;
+    let encoding = content_encoding(&parts.headers)?;
+    let bytes = body::decoded(&encoding, bytes, max_bytes)?;
+    if !encoding.is_empty() {
+        parts.headers.remove(header::CONTENT_ENCODING);
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     Ok(next.run(Request::from_parts(parts, bytes.into())).await)
 }
 

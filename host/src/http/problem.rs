@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(crate) use self::kind::Kind;
+use crate::domain::body::ACCEPTED_ENCODING;
 use crate::domain::field_error::FieldError;
 use crate::store::StoreError;
 
@@ -142,9 +143,14 @@ impl From<StoreError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let is_encoding = self.kind == Kind::UNSUPPORTED_ENCODING.uri;
         let mut response = (status, axum::Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        if is_encoding {
+            let accepted = HeaderValue::from_static(ACCEPTED_ENCODING);
+            headers.insert(header::ACCEPT_ENCODING, accepted);
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -11,7 +11,7 @@ mod trace_context;
 pub(super) use self::body::{JsonBody, Parsed, Payload, RequestBody, json_or_text};
 pub(super) use self::fields::{Fields, REASON_MAX, Reason};
 pub(super) use self::headers::{
-    IdempotencyKey, Schedule, content_type, last_event_id, wants_stream,
+    IdempotencyKey, Schedule, content_encoding, content_type, last_event_id, wants_stream,
 };
 pub(super) use self::paths::{
     CorrelationId, DeadLetterId, EventId, EventType, JobId, OrderId, Sku, StageName,

@@ -73,6 +73,8 @@ pub struct Settlement {
     pub delivery: DeliveryKey,
     /// Its event: written if the store has not seen it (published by another program).
     pub envelope: Arc<Envelope>,
+    /// When its event is due, if another program scheduled it: written with the event.
+    pub scheduled_ms: Option<u64>,
     /// Round that was run.
     pub round: u32,
     /// Attempt that was run.

@@ -86,6 +86,7 @@ impl Ruling {
         Settlement {
             delivery,
             envelope,
+            scheduled_ms: None,
             round,
             attempt,
             verdict,
@@ -112,7 +113,10 @@ pub fn decide(mut inputs: DecisionInputs<'_>) -> Decision {
         return Verdict::Skipped.into();
     }
     match std::mem::take(&mut inputs.progress) {
-        Progress::NotCalled => before_call(&inputs),
+        Progress::Scheduled { due_at_ms } if due_at_ms > inputs.now_ms => {
+            Verdict::Deferred { due_at_ms }.into()
+        }
+        Progress::NotCalled | Progress::Scheduled { .. } => before_call(&inputs),
         // The stage's dependency is known to be down: the message goes behind the others.
         Progress::Called { outcome, uncounted: true } if outcome.is_retryable() => {
             let wait_ms = outcome.retry_after_ms().max(UNCOUNTED_DEFER_MS);
@@ -133,6 +137,7 @@ pub(crate) fn deleted_stage(stage: &Arc<str>, open: OpenDelivery) -> Settlement 
     Settlement {
         delivery: DeliveryKey { stage: Arc::clone(stage), event: envelope.key() },
         envelope,
+        scheduled_ms: None,
         round,
         attempt,
         verdict: Verdict::Skipped,

@@ -323,6 +323,7 @@ fn isolated(message: RejectedMessage) -> Incoming {
         attempt: message.attempt,
         redelivered: false,
         deliveries: 1,
+        sender: message.sender,
         received: Instant::now(),
         tag: message.tag,
     }

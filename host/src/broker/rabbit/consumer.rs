@@ -4,6 +4,7 @@
 //! rejected, and comes back with its reason through the stage's dead-letter queue.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -17,24 +18,29 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 
 use super::link::{Link, within};
-use super::message::{self, Defaults};
-use crate::broker::{Acker, BrokerError, Consumer, Incoming, RejectedConsumer, RejectedMessage};
+use super::message::{self, Ingress};
+use crate::broker::{
+    Acker, BrokerError, Consumer, Incoming, RejectedConsumer, RejectedMessage, Sender,
+};
 use crate::domain::clock::Clock;
+use crate::domain::cloud_events::ingress::IngressSettings;
 
 /// Prefetch of dead-letter queues: rejected messages are rare.
 const DEAD_PREFETCH: u16 = 32;
 
-/// What a message without the host's headers gets.
+/// What messages of other programs are checked against, and what they get.
 #[derive(Clone)]
 pub(super) struct Reading {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) expiry_ms: u64,
+    pub(super) settings: Arc<IngressSettings>,
 }
 
 impl Reading {
-    fn defaults(&self) -> Defaults {
-        let now_ms = self.clock.now_ms();
-        Defaults { now_ms, expires_at_ms: now_ms + self.expiry_ms }
+    fn ingress(&self) -> Ingress<'_> {
+        let rules = self.settings.rules(self.clock.now_ms());
+        let body_max_bytes = self.settings.body_max_bytes;
+        Ingress { rules, body_max_bytes, expiry_ms: self.expiry_ms }
     }
 }
 
@@ -111,7 +117,7 @@ impl RabbitConsumer {
     async fn read(&self, delivery: Delivery) -> Option<Incoming> {
         let deliveries = delivery_count(&delivery.properties) + 1;
         let tag = delivery.delivery_tag;
-        match message::decode(&delivery.properties, delivery.data, self.reading.defaults()) {
+        match message::decode(&delivery.properties, delivery.data, self.reading.ingress()) {
             Ok(decoded) => Some(Incoming {
                 envelope: decoded.envelope,
                 round: decoded.round,
@@ -119,10 +125,12 @@ impl RabbitConsumer {
                 // Sent to this queue, through no exchange: a retry or a refill.
                 redelivered: delivery.redelivered || delivery.exchange.as_str().is_empty(),
                 deliveries,
+                sender: decoded.sender,
                 received: Instant::now(),
                 tag,
             }),
             Err(error) => {
+                let error = with_source(&error);
                 tracing::warn!(%error, "unreadable message is dead-lettered");
                 self.subscription.acker.reject(tag).await;
                 None
@@ -170,14 +178,15 @@ impl RejectedRabbitConsumer {
 impl RejectedConsumer for RejectedRabbitConsumer {
     async fn receive(&mut self) -> Option<Vec<RejectedMessage>> {
         let deliveries = self.subscription.receive(usize::from(DEAD_PREFETCH)).await?;
-        let defaults = self.reading.defaults();
+        let ingress = self.reading.ingress();
         let read = |delivery: Delivery| {
             let tag = delivery.delivery_tag;
-            match message::decode(&delivery.properties, delivery.data.clone(), defaults) {
+            match message::decode(&delivery.properties, delivery.data.clone(), ingress) {
                 Ok(decoded) => RejectedMessage {
                     envelope: decoded.envelope,
                     round: decoded.round,
                     attempt: decoded.attempt,
+                    sender: decoded.sender,
                     unreadable: None,
                     reason: dead_letter_reason(&delivery.properties),
                     tag,
@@ -186,11 +195,12 @@ impl RejectedConsumer for RejectedRabbitConsumer {
                     envelope: Arc::new(message::stand_in(
                         &delivery.properties,
                         &delivery.data,
-                        defaults,
+                        ingress,
                     )),
                     round: 1,
                     attempt: 1,
-                    unreadable: Some(error.to_string()),
+                    sender: Sender::OtherProgram { due_at_ms: None },
+                    unreadable: Some(with_source(&error)),
                     reason: dead_letter_reason(&delivery.properties),
                     tag,
                 },
@@ -204,15 +214,19 @@ impl RejectedConsumer for RejectedRabbitConsumer {
     }
 }
 
+/// An error and what caused it, in one line.
+fn with_source(error: &dyn Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
 /// Deliveries of a message before this one, as a quorum queue counts them.
 fn delivery_count(properties: &BasicProperties) -> u32 {
     let count =
         properties.headers().as_ref().and_then(|headers| headers.inner().get("x-delivery-count"));
-    match count {
-        Some(AMQPValue::LongLongInt(count)) => u32::try_from(*count).unwrap_or(0),
-        Some(AMQPValue::LongInt(count)) => u32::try_from(*count).unwrap_or(0),
-        _ => 0,
-    }
+    count.and_then(message::unsigned).and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
 }
 
 /// Why the broker dead-lettered a message: `rejected`, `delivery_limit`, ….

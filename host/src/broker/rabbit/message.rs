@@ -2,25 +2,29 @@
 //! structured mode is read as well.
 //!
 //! The host's own headers carry what CloudEvents has no attribute for; a message without them comes
-//! from another program and starts a chain of its own. Pure: no connection is needed.
+//! from another program ([`foreign`]) and starts a chain of its own. Pure: no connection is needed.
+
+mod foreign;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+mod value;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use sha2::{Digest as _, Sha256};
 
-use crate::broker::Outgoing;
-use crate::domain::cloud_events::{self, Document, STRUCTURED};
+use crate::broker::{Outgoing, Sender};
+use crate::domain::body::BodyError;
+use crate::domain::cloud_events::STRUCTURED;
+use crate::domain::cloud_events::ingress::{IngestedEvent, Rules};
 use crate::domain::event::{Envelope, Event, EventKey, TIME_MAX_MS, hex, without_nul};
-use crate::domain::field_error::FieldError;
-use crate::domain::json;
 use crate::domain::timestamp;
 
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzz;
+pub(super) use self::value::unsigned;
 
 /// Prefix of CloudEvents attributes in headers; the colon form is read as well.
 const CLOUD_EVENTS: &str = "cloudEvents_";
@@ -81,7 +85,7 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
     }
     let properties =
         BasicProperties::default().with_delivery_mode(DELIVERY_MODE).with_headers(headers);
-    match lapin::types::ShortString::try_new(event.content_type.as_str()) {
+    match ShortString::try_new(event.content_type.as_str()) {
         Ok(content_type) => properties.with_content_type(content_type),
         Err(_) => properties,
     }
@@ -93,6 +97,7 @@ pub(super) struct Decoded {
     pub(super) envelope: Arc<Envelope>,
     pub(super) round: u32,
     pub(super) attempt: u32,
+    pub(super) sender: Sender,
 }
 
 /// Why a message is not an event.
@@ -104,65 +109,92 @@ pub(super) enum Unreadable {
     Invalid(&'static str, String),
     #[error("the body is not a CloudEvent in JSON")]
     Json(#[from] serde_json::Error),
-    #[error("the body is not a CloudEvent: {0}")]
+    #[error("not a valid CloudEvent: {0}")]
     Event(String),
+    #[error("batches are not supported over AMQP: send each event as a message of its own")]
+    Batch,
+    #[error("the event format `{0}` is not supported: send `{STRUCTURED}`")]
+    Format(String),
+    #[error(transparent)]
+    Body(#[from] BodyError),
     #[error("the header `{0}` is not a valid number")]
     Number(&'static str),
     #[error("the event has {0}")]
     Unstorable(String),
 }
 
-/// What a message without the host's headers gets.
+/// What messages of other programs are checked against, and what they get.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Defaults {
-    pub(super) now_ms: u64,
-    pub(super) expires_at_ms: u64,
+pub(super) struct Ingress<'a> {
+    pub(super) rules: Rules<'a>,
+    /// Largest body, after it is decompressed.
+    pub(super) body_max_bytes: usize,
+    /// How long an event is valid once it is due.
+    pub(super) expiry_ms: u64,
 }
 
 /// Decodes a message of this program or of another one.
 pub(super) fn decode(
     properties: &BasicProperties,
     body: Vec<u8>,
-    defaults: Defaults,
+    ingress: Ingress<'_>,
 ) -> Result<Decoded, Unreadable> {
     let empty = FieldTable::default();
     let headers = properties.headers().as_ref().unwrap_or(&empty);
-    let content_type = properties.content_type().as_ref().map(lapin::types::ShortString::as_str);
-    // A message that carries an event in its headers may carry another one as its payload.
-    let in_headers = [CLOUD_EVENTS, CLOUD_EVENTS_COLON]
-        .iter()
-        .any(|prefix| header(headers, &format!("{prefix}id")).is_some());
-    let event = match content_type {
-        Some(content_type) if content_type.starts_with(STRUCTURED) && !in_headers => {
-            structured(&body, defaults)?
-        }
-        _ => binary(headers, content_type, body, defaults)?,
+    let decoded = match header(headers, CORRELATION) {
+        Some(correlation_id) => own(properties, headers, correlation_id, body, ingress)?,
+        None => of_another_program(foreign::read(properties, body, ingress)?, ingress),
     };
-    let own = |key| header(headers, key);
-    let cause = own(CAUSE_SOURCE).zip(own(CAUSE_ID)).map(|(source, id)| EventKey { source, id });
+    match decoded.envelope.validate() {
+        Some(why) => Err(Unreadable::Unstorable(why)),
+        None => Ok(decoded),
+    }
+}
+
+/// A message that a host published, exactly as it was.
+fn own(
+    properties: &BasicProperties,
+    headers: &FieldTable,
+    correlation_id: String,
+    body: Vec<u8>,
+    ingress: Ingress<'_>,
+) -> Result<Decoded, Unreadable> {
+    let Ingress { rules, expiry_ms, .. } = ingress;
+    let content_type = properties.content_type().as_ref().map(ShortString::as_str);
+    let cause = header(headers, CAUSE_SOURCE)
+        .zip(header(headers, CAUSE_ID))
+        .map(|(source, id)| EventKey { source, id });
     let envelope = Envelope {
-        // The subject of another program's event names its order.
-        order_id: own(ORDER).or_else(|| {
-            (own(CORRELATION).is_none() && !event.subject.is_empty()).then(|| event.subject.clone())
-        }),
-        correlation_id: own(CORRELATION).unwrap_or_else(|| event.id.clone()),
+        order_id: header(headers, ORDER),
+        correlation_id,
         cause,
         hops: number(headers, HOPS)?.map_or(0, |hops| u32::try_from(hops).unwrap_or(u32::MAX)),
         expires_at_ms: number(headers, EXPIRES_MS)?
-            .unwrap_or(defaults.expires_at_ms)
+            .unwrap_or(rules.now_ms + expiry_ms)
             .min(TIME_MAX_MS),
-        event,
+        event: own_event(headers, content_type, body, rules.now_ms)?,
     };
-    if let Some(why) = envelope.validate() {
-        return Err(Unreadable::Unstorable(why));
-    }
     let (round, attempt) = (count(headers, ROUND)?, count(headers, ATTEMPT)?);
-    Ok(Decoded { envelope: Arc::new(envelope), round, attempt })
+    Ok(Decoded { envelope: Arc::new(envelope), round, attempt, sender: Sender::Host })
+}
+
+/// An event that starts a chain of its own.
+fn of_another_program(ingested: IngestedEvent, ingress: Ingress<'_>) -> Decoded {
+    let IngestedEvent { event, order_id, correlation_id, due_at_ms } = ingested;
+    let expires_at_ms = due_at_ms.unwrap_or(ingress.rules.now_ms) + ingress.expiry_ms;
+    let mut envelope = Envelope::first(event, order_id, expires_at_ms.min(TIME_MAX_MS));
+    envelope.correlation_id = correlation_id.unwrap_or(envelope.correlation_id);
+    let sender = Sender::OtherProgram { due_at_ms };
+    Decoded { envelope: Arc::new(envelope), round: 1, attempt: 1, sender }
 }
 
 /// A substitute event for an unreadable message. Its key is a hash of headers and body, so the same
 /// message is the same event.
-pub(super) fn stand_in(properties: &BasicProperties, body: &[u8], defaults: Defaults) -> Envelope {
+pub(super) fn stand_in(
+    properties: &BasicProperties,
+    body: &[u8],
+    ingress: Ingress<'_>,
+) -> Envelope {
     let mut hash = Sha256::new();
     // A table is sorted by key, so its text is stable.
     hash.update(format!("{:?}", properties.headers()));
@@ -173,7 +205,7 @@ pub(super) fn stand_in(properties: &BasicProperties, body: &[u8], defaults: Defa
         event_type: "postrider.unreadable".to_owned(),
         source: "/postrider/unreadable".to_owned(),
         subject: String::new(),
-        time_ms: defaults.now_ms,
+        time_ms: ingress.rules.now_ms,
         content_type: without_nul(
             properties
                 .content_type()
@@ -184,32 +216,24 @@ pub(super) fn stand_in(properties: &BasicProperties, body: &[u8], defaults: Defa
         data: Bytes::copy_from_slice(body),
         attributes: Vec::new(),
     };
-    Envelope::first(event, None, defaults.expires_at_ms)
+    Envelope::first(event, None, ingress.rules.now_ms + ingress.expiry_ms)
 }
 
-fn binary(
+fn own_event(
     headers: &FieldTable,
     content_type: Option<&str>,
     body: Vec<u8>,
-    defaults: Defaults,
+    now_ms: u64,
 ) -> Result<Event, Unreadable> {
     let mut attributes: BTreeMap<String, String> = BTreeMap::new();
     for (key, value) in headers.inner() {
-        let name = key
-            .as_str()
-            .strip_prefix(CLOUD_EVENTS)
-            .or_else(|| key.as_str().strip_prefix(CLOUD_EVENTS_COLON));
+        let name = key.as_str().strip_prefix(CLOUD_EVENTS);
         if let Some((name, value)) = name.zip(plain(value)) {
             attributes.insert(name.to_owned(), value);
         }
     }
-    for name in TRACE {
-        if let Some(value) = header(headers, name) {
-            attributes.entry(name.to_owned()).or_insert(value);
-        }
-    }
     attributes.remove("specversion");
-    let time_ms = time_of(attributes.remove("time"), defaults)?;
+    let time_ms = time_of(attributes.remove("time"), now_ms)?;
     let mut required = |name: &'static str| {
         attributes.remove(name).filter(|value| !value.is_empty()).ok_or(Unreadable::Missing(name))
     };
@@ -225,33 +249,19 @@ fn binary(
     })
 }
 
-fn structured(body: &[u8], defaults: Defaults) -> Result<Event, Unreadable> {
-    let told = |problems: Vec<FieldError>| {
-        let told = problems.iter().map(|problem| {
-            format!("{} {}", problem.pointer.trim_start_matches('/'), problem.detail)
-        });
-        Unreadable::Event(told.collect::<Vec<_>>().join("; "))
-    };
-    let document = Document::parse(json::check(body)?)?;
-    cloud_events::read(document, defaults.now_ms).map_err(told)
-}
-
-fn time_of(text: Option<String>, defaults: Defaults) -> Result<u64, Unreadable> {
-    let Some(text) = text else { return Ok(defaults.now_ms) };
+fn time_of(text: Option<String>, now_ms: u64) -> Result<u64, Unreadable> {
+    let Some(text) = text else { return Ok(now_ms) };
     let time: jiff::Timestamp = text
         .parse()
         .map_err(|error: jiff::Error| Unreadable::Invalid("time", error.to_string()))?;
     Ok(u64::try_from(time.as_millisecond()).unwrap_or(0))
 }
 
+/// A text, or a number, as hosts send them.
 fn plain(value: &AMQPValue) -> Option<String> {
     match value {
         AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
-        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
-        AMQPValue::Boolean(value) => Some(value.to_string()),
-        AMQPValue::LongInt(value) => Some(value.to_string()),
-        AMQPValue::LongLongInt(value) => Some(value.to_string()),
-        _ => None,
+        other => value::text(other).ok(),
     }
 }
 
@@ -277,8 +287,11 @@ mod tests {
     use super::*;
     use crate::store::Direct;
 
-    const DEFAULTS: Defaults =
-        Defaults { now_ms: 1_700_000_000_123, expires_at_ms: 1_700_000_500_000 };
+    const INGRESS: Ingress<'_> = Ingress {
+        rules: Rules { now_ms: 1_700_000_000_123, schedule_max_ms: 60_000, source: "/orders/api" },
+        body_max_bytes: 1_000,
+        expiry_ms: 500_000,
+    };
 
     fn envelope() -> Envelope {
         Envelope {
@@ -311,7 +324,7 @@ mod tests {
             mandatory: true,
         };
         let decoded =
-            decode(&encode(&message), message.envelope.event.data.to_vec(), DEFAULTS).unwrap();
+            decode(&encode(&message), message.envelope.event.data.to_vec(), INGRESS).unwrap();
         assert_eq!((&*decoded.envelope, decoded.round, decoded.attempt), (&envelope(), 2, 7));
     }
 
@@ -326,18 +339,19 @@ mod tests {
     #[test]
     fn events_of_other_programs_are_read_in_both_modes() {
         let headers = [
+            ("cloudEvents:specversion", "1.0"),
             ("cloudEvents:id", "9"),
             ("cloudEvents:source", "/desk"),
             ("cloudEvents:type", "order.flagged"),
             ("cloudEvents:subject", "7"),
         ];
         let binary =
-            decode(&properties("text/plain", &headers), b"hello".to_vec(), DEFAULTS).unwrap();
+            decode(&properties("text/plain", &headers), b"hello".to_vec(), INGRESS).unwrap();
         let body = br#"{"specversion":"1.0","id":"9","source":"/desk","type":"order.flagged","subject":"7","datacontenttype":"text/plain","data":"hello"}"#;
         let structured = decode(
             &properties("application/cloudevents+json; charset=utf-8", &[]),
             body.to_vec(),
-            DEFAULTS,
+            INGRESS,
         )
         .unwrap();
         assert_eq!(binary.envelope, structured.envelope);
@@ -348,9 +362,13 @@ mod tests {
         );
         assert_eq!(
             (envelope.correlation_id.as_str(), envelope.hops, envelope.expires_at_ms),
-            ("9", 0, DEFAULTS.expires_at_ms)
+            ("9", 0, INGRESS.rules.now_ms + INGRESS.expiry_ms)
         );
-        assert_eq!((envelope.event.time_ms, binary.round, binary.attempt), (DEFAULTS.now_ms, 1, 1));
+        assert_eq!(
+            (envelope.event.time_ms, binary.round, binary.attempt),
+            (INGRESS.rules.now_ms, 1, 1)
+        );
+        assert_eq!(binary.sender, Sender::OtherProgram { due_at_ms: None });
     }
 
     #[test]
@@ -366,7 +384,7 @@ mod tests {
             direct: None,
             mandatory: false,
         };
-        let decoded = decode(&encode(&message), inner.to_vec(), DEFAULTS).unwrap();
+        let decoded = decode(&encode(&message), inner.to_vec(), INGRESS).unwrap();
         assert_eq!(decoded.envelope, message.envelope);
     }
 
@@ -374,12 +392,13 @@ mod tests {
     fn numbers_that_cannot_be_are_no_trouble_later() {
         let with = |key, value| {
             let event = [
+                (CORRELATION, "9"),
                 ("cloudEvents_id", "9"),
                 ("cloudEvents_source", "/desk"),
                 ("cloudEvents_type", "x"),
                 (key, value),
             ];
-            decode(&properties("text/plain", &event), Vec::new(), DEFAULTS)
+            decode(&properties("text/plain", &event), Vec::new(), INGRESS)
         };
         for (key, value) in [(ROUND, "0"), (ATTEMPT, "0"), (ATTEMPT, "4294967297"), (ROUND, "one")]
         {
@@ -396,6 +415,39 @@ mod tests {
     }
 
     #[test]
+    fn headers_of_the_host_mean_nothing_in_messages_of_others() {
+        let event = [
+            ("cloudEvents_specversion", "1.0"),
+            ("cloudEvents_id", "9"),
+            ("cloudEvents_source", "/desk"),
+            ("cloudEvents_type", "x"),
+            (ATTEMPT, "1000000"),
+            (ROUND, "7"),
+            (HOPS, "none"),
+            (EXPIRES_MS, "1"),
+        ];
+        let decoded = decode(&properties("text/plain", &event), Vec::new(), INGRESS).unwrap();
+        assert_eq!((decoded.round, decoded.attempt, decoded.envelope.hops), (1, 1, 0));
+        assert!(decoded.envelope.expires_at_ms > INGRESS.rules.now_ms);
+    }
+
+    #[test]
+    fn a_scheduled_event_expires_after_it_was_due() {
+        let event = [
+            ("cloudEvents_specversion", "1.0"),
+            ("cloudEvents_id", "9"),
+            ("cloudEvents_source", "/desk"),
+            ("cloudEvents_type", "x"),
+            ("cloudEvents_deliverat", "2023-11-14T22:13:50Z"),
+        ];
+        let decoded = decode(&properties("text/plain", &event), Vec::new(), INGRESS).unwrap();
+        let due_at_ms = 1_700_000_030_000;
+        assert_eq!(decoded.sender, Sender::OtherProgram { due_at_ms: Some(due_at_ms) });
+        assert_eq!(decoded.envelope.expires_at_ms, due_at_ms + INGRESS.expiry_ms);
+        assert_eq!(decoded.envelope.event.attributes, []);
+    }
+
+    #[test]
     fn unstorable_message_is_unreadable_and_can_be_dead_lettered() {
         let long = "s".repeat(100_000);
         for (key, value) in [
@@ -405,6 +457,7 @@ mod tests {
             (CORRELATION, &long),
         ] {
             let event = [
+                (CORRELATION, "9"),
                 ("cloudEvents_id", "9"),
                 ("cloudEvents_source", "/desk"),
                 ("cloudEvents_type", "x"),
@@ -412,31 +465,31 @@ mod tests {
             ];
             assert!(
                 matches!(
-                    decode(&properties("text/plain", &event), Vec::new(), DEFAULTS),
+                    decode(&properties("text/plain", &event), Vec::new(), INGRESS),
                     Err(Unreadable::Unstorable(_))
                 ),
                 "{key}"
             );
         }
-        assert_eq!(stand_in(&properties("a\0b", &[]), b"", DEFAULTS).validate(), None);
+        assert_eq!(stand_in(&properties("a\0b", &[]), b"", INGRESS).validate(), None);
     }
 
     #[test]
     fn what_cannot_be_read_says_why_and_keeps_its_key() {
         let nothing = properties(
             "application/json",
-            &[("cloudEvents_id", "1"), ("cloudEvents_source", "/x")],
+            &[("cloudEvents_id", "1"), ("cloudEvents_source", "/x"), (CORRELATION, "1")],
         );
-        assert!(matches!(decode(&nothing, Vec::new(), DEFAULTS), Err(Unreadable::Missing("type"))));
+        assert!(matches!(decode(&nothing, Vec::new(), INGRESS), Err(Unreadable::Missing("type"))));
         let garbage = properties(STRUCTURED, &[]);
-        assert!(matches!(decode(&garbage, b"{".to_vec(), DEFAULTS), Err(Unreadable::Json(_))));
+        assert!(matches!(decode(&garbage, b"{".to_vec(), INGRESS), Err(Unreadable::Json(_))));
         assert_eq!(
-            stand_in(&garbage, b"{", DEFAULTS).event.id,
-            stand_in(&garbage, b"{", DEFAULTS).event.id
+            stand_in(&garbage, b"{", INGRESS).event.id,
+            stand_in(&garbage, b"{", INGRESS).event.id
         );
         assert_ne!(
-            stand_in(&garbage, b"{", DEFAULTS).event.id,
-            stand_in(&nothing, b"{", DEFAULTS).event.id
+            stand_in(&garbage, b"{", INGRESS).event.id,
+            stand_in(&nothing, b"{", INGRESS).event.id
         );
     }
 }

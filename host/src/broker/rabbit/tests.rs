@@ -14,6 +14,7 @@ use super::topology::Names;
 use super::{Rabbit, RabbitOptions};
 use crate::broker::conformance::{self, bound, event, received, sent};
 use crate::broker::{Broker, BrokerError};
+use crate::config::Config;
 use crate::domain::clock::SystemClock;
 use crate::domain::event::Envelope;
 
@@ -49,6 +50,7 @@ impl Namespace {
             host_name: "test".into(),
             clock: Arc::new(SystemClock),
             expiry_ms: 60_000,
+            ingress: Config::default().ingress(),
         };
         let (rabbit, links) = Rabbit::new(options).unwrap();
         tokio::spawn(async move { tokio::join!(links.publishing.run(), links.consuming.run()) });

@@ -1,5 +1,6 @@
 //! `POST /events`: takes CloudEvents over HTTP in structured, batch or binary mode.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use axum::extract::State;
@@ -9,17 +10,14 @@ use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
 use super::receipt::{EventsAccepted, accept, accept_all};
-use crate::domain::cloud_events;
-use crate::domain::cloud_events::http_binding::{self, IngestedEvent};
+use crate::domain::body;
+use crate::domain::cloud_events::ingress::{self, IngestedEvent, Mode};
 use crate::domain::field_error::FieldError;
 use crate::domain::json;
 use crate::domain::trace_context::TraceContext;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Problem};
 use crate::http::request::{Payload, Schedule, content_type};
-
-/// Attributes without which an event in binary mode is refused.
-const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
 
 /// Sends one or more CloudEvents.
 ///
@@ -39,62 +37,123 @@ pub(crate) async fn ingest(
     headers: HeaderMap,
     Payload(body): Payload,
 ) -> Answer<Response> {
-    let media_type = cloud_events::media_type(content_type(&headers).unwrap_or_default());
+    let content_type = content_type(&headers);
     let rules = app.ingress_rules();
-    if media_type.eq_ignore_ascii_case(cloud_events::BATCH) {
-        let batch = http_binding::batch(check(&body)?, rules)
-            .map_err(|errors| Problem::invalid("batch of events", errors))?;
-        let batch = batch.into_iter().map(|event| scheduled(event, &schedule)).collect();
-        return accept_all(&app, batch, &trace).await;
-    }
-    let event = if media_type.eq_ignore_ascii_case(cloud_events::STRUCTURED) {
-        http_binding::structured(check(&body)?, rules)
-    } else if headers.keys().any(|name| name.as_str().starts_with("ce-")) {
-        let attributes = attributes(&headers)?;
-        required(&attributes)
-            .and_then(|()| http_binding::binary(attributes, content_type(&headers), body, rules))
-    } else {
-        return Err(Problem::media_type(
-            "send `application/cloudevents+json`, `application/cloudevents-batch+json`, or `ce-…` \
-             headers; or name the event's type in the path: `POST /events/{type}`",
-        ));
+    let has_attributes = headers.keys().any(|name| name.as_str().starts_with("ce-"));
+    let event = match Mode::of(content_type.unwrap_or_default())? {
+        Mode::Batch => {
+            let batch = ingress::batch(check(&body)?, rules)
+                .map_err(|errors| Problem::invalid("batch of events", errors))?;
+            let batch = batch.into_iter().map(|event| scheduled(event, &schedule)).collect();
+            return accept_all(&app, batch, &trace).await;
+        }
+        Mode::Structured => ingress::structured(check(&body)?, rules),
+        Mode::Binary if has_attributes => {
+            let attributes = attributes(&headers)?;
+            required(&attributes)
+                .and_then(|()| ingress::binary(attributes, content_type, body, rules))
+        }
+        Mode::Binary | Mode::OtherFormat => {
+            return Err(Problem::media_type(
+                "send `application/cloudevents+json`, `application/cloudevents-batch+json`, or \
+                 `ce-…` headers; or name the event's type in the path: `POST /events/{type}`",
+            ));
+        }
     };
     let event = event.map_err(|errors| Problem::invalid("event", errors))?;
     accept(&app, scheduled(event, &schedule), &trace).await
 }
 
 fn check(body: &Bytes) -> Answer<&str> {
-    json::check(body).map_err(|error| Problem::malformed(error.to_string()))
+    json::check(body::without_bom(body)).map_err(|error| Problem::malformed(error.to_string()))
 }
 
 /// Every required attribute that is missing.
 fn required(attributes: &BTreeMap<String, String>) -> Result<(), Vec<FieldError>> {
-    let missing: Vec<FieldError> = REQUIRED
+    let missing: Vec<FieldError> = ingress::missing(attributes)
         .into_iter()
-        .filter(|name| !attributes.contains_key(*name))
         .map(|name| FieldError::at(format!("/{name}"), format!("missing header `ce-{name}`")))
         .collect();
     if missing.is_empty() { Ok(()) } else { Err(missing) }
 }
 
-/// The attributes in `ce-…` headers, percent-decoded as the HTTP binding of CloudEvents requires.
+/// The attributes in `ce-…` headers.
 pub(super) fn attributes(headers: &HeaderMap) -> Answer<BTreeMap<String, String>> {
     let mut attributes = BTreeMap::new();
     for (header, value) in headers {
         let Some(name) = header.as_str().strip_prefix("ce-") else { continue };
-        let value =
-            value.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
-        let value = value.ok_or_else(|| {
+        let value = value.to_str().ok().and_then(attribute).ok_or_else(|| {
             Problem::invalid_header(format!(
-                "{header}: must be visible ASCII, percent-encoded UTF-8"
+                "{header}: must be visible ASCII: percent-encoded UTF-8, or a quoted string"
             ))
         })?;
-        attributes.insert(name.to_owned(), value.into_owned());
+        if attributes.insert(name.to_owned(), value).is_some() {
+            return Err(Problem::invalid_header(format!("{header}: given more than once")));
+        }
     }
     Ok(attributes)
+}
+
+/// The value of a `ce-…` header: first a quoted string is unescaped, then percent-encoding is
+/// decoded, as the HTTP binding of CloudEvents says (3.1.3.2).
+fn attribute(text: &str) -> Option<String> {
+    let text = if text.starts_with('"') { Cow::Owned(unquoted(text)?) } else { text.into() };
+    percent_decode_str(&text).decode_utf8().ok().map(Cow::into_owned)
+}
+
+/// The text of a quoted string (RFC 9110, 5.6.4).
+fn unquoted(text: &str) -> Option<String> {
+    let inner = text.strip_prefix('"').filter(|rest| !rest.is_empty())?.strip_suffix('"')?;
+    let (mut plain, mut characters) = (String::with_capacity(inner.len()), inner.chars());
+    while let Some(one) = characters.next() {
+        plain.push(match one {
+            '"' => return None,
+            // A backslash before the last quote has escaped it: the string does not end.
+            '\\' => characters.next()?,
+            _ => one,
+        });
+    }
+    Some(plain)
 }
 
 /// Applies the schedule of the headers, which takes precedence over the event's own.
 pub(super) fn scheduled(event: IngestedEvent, Schedule(due_at_ms): &Schedule) -> IngestedEvent {
     IngestedEvent { due_at_ms: due_at_ms.or(event.due_at_ms), ..event }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_and_percent_encoded_headers_are_decoded() {
+        for (text, expected) in [
+            ("Euro", Some("Euro")),
+            ("Euro%205%E2%82%AC", Some("Euro 5€")),
+            (r#""Euro 5""#, Some("Euro 5")),
+            (r#""Euro%205""#, Some("Euro 5")),
+            (r#""a \"b\" \\ c""#, Some(r#"a "b" \ c"#)),
+            (r#""""#, Some("")),
+            // A quote that is not the first character has no meaning.
+            (r#"a"b""#, Some(r#"a"b""#)),
+            ("100%", Some("100%")),
+            (r#"""#, None),
+            (r#""open"#, None),
+            (r#""open\""#, None),
+            (r#""a"b""#, None),
+            (r#""a" b"#, None),
+            ("%ff", None),
+        ] {
+            assert_eq!(attribute(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_attribute_is_given_once() {
+        let mut headers = HeaderMap::new();
+        headers.append("ce-id", "a".parse().unwrap());
+        assert_eq!(attributes(&headers).ok().unwrap()["id"], "a");
+        headers.append("ce-id", "b".parse().unwrap());
+        assert!(attributes(&headers).is_err());
+    }
 }

@@ -7,7 +7,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::cloud_events::http_binding::IngestedEvent;
+use crate::domain::cloud_events::ingress::IngestedEvent;
 use crate::domain::event::Event;
 use crate::domain::trace_context::TraceContext;
 use crate::http::Shared;

@@ -6,7 +6,7 @@ use axum::response::Response;
 
 use super::ingest::{attributes, scheduled};
 use super::receipt::{EventReceipt, accept};
-use crate::domain::cloud_events::http_binding;
+use crate::domain::cloud_events::ingress;
 use crate::domain::trace_context::TraceContext;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Problem};
@@ -35,13 +35,13 @@ pub(crate) async fn send(
     headers: HeaderMap,
     Payload(body): Payload,
 ) -> Answer<Response> {
+    ingress::check_text(content_type(&headers).unwrap_or_default())?;
     let mut attributes = attributes(&headers)?;
     attributes.insert("type".to_owned(), event_type);
     if let Some(key) = key {
         attributes.entry("id".to_owned()).or_insert(key);
     }
-    let ingested =
-        http_binding::binary(attributes, content_type(&headers), body, app.ingress_rules())
-            .map_err(|errors| Problem::invalid("event", errors))?;
+    let ingested = ingress::binary(attributes, content_type(&headers), body, app.ingress_rules())
+        .map_err(|errors| Problem::invalid("event", errors))?;
     accept(&app, scheduled(ingested, &schedule), &trace).await
 }

@@ -83,8 +83,12 @@ problem_types! {
     UNSTORABLE: "unstorable", UNPROCESSABLE_ENTITY, "Values refused by the database",
         "The database cannot store a value of the request, for example because of its character \
          set: `detail` has the database's words.";
+    UNSUPPORTED_ENCODING: "unsupported-encoding", UNSUPPORTED_MEDIA_TYPE,
+        "Unsupported content encoding",
+        "The header `Accept-Encoding` lists the encodings that a body may have.";
     UNSUPPORTED_MEDIA_TYPE: "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE,
-        "Unsupported media type", "`detail` names the `content-type` that the route accepts.";
+        "Unsupported media type",
+        "`detail` names the `content-type` that the route accepts, or the charset that it does not.";
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::fields::Fields;
 use super::headers::content_type;
+use crate::domain::body::{self, BodyError};
 use crate::domain::cloud_events::is_json;
 use crate::domain::json;
-use crate::http::problem::Problem;
+use crate::http::problem::{Kind, Problem};
 
 /// A body of any media type.
 pub(crate) struct Payload(pub(crate) Bytes);
@@ -42,15 +43,19 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let is_json = content_type(request.headers()).is_some_and(is_json);
-        let body = Bytes::from_request(request, state).await.map_err(refuse)?;
+        let content_type = content_type(request.headers()).unwrap_or_default();
+        let (is_json, readable) = (is_json(content_type), body::check_charset(content_type));
+        let Payload(body) = Payload::from_request(request, state).await?;
         if body.is_empty() {
             return Ok(Self(Value::Null));
         }
         if !is_json {
             return Err(Problem::media_type("send the header `content-type: application/json`"));
         }
-        json::parse(&body).map(Self).map_err(|error| Problem::malformed(error.to_string()))
+        readable?;
+        json::parse(body::without_bom(&body))
+            .map(Self)
+            .map_err(|error| Problem::malformed(error.to_string()))
     }
 }
 
@@ -73,6 +78,17 @@ fn refuse(rejection: BytesRejection) -> Problem {
     match rejection.into_response().status() {
         StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(),
         _ => Problem::malformed(text),
+    }
+}
+
+impl From<BodyError> for Problem {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Encoding(_) => Self::new(Kind::UNSUPPORTED_ENCODING, error.to_string()),
+            BodyError::NotGzip(_) => Self::invalid_header(error.to_string()),
+            BodyError::TooLarge(_) => Self::too_large(),
+            BodyError::Charset(_) => Self::media_type(error.to_string()),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use crate::domain::cloud_events::http_binding;
+use crate::domain::cloud_events::ingress;
 use crate::domain::cloud_events::media_type;
 use crate::http::Shared;
 use crate::http::openapi::{instant_schema, parameter};
@@ -62,7 +62,7 @@ impl FromRequestParts<Shared> for Schedule {
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Answer<Self> {
         let (at, delay) = (single(&parts.headers, "deliver-at")?, single(&parts.headers, "delay")?);
         let name = if at.is_some() { "Deliver-At" } else { "Delay" };
-        http_binding::schedule(at, delay, app.ingress_rules())
+        ingress::schedule(at, delay, app.ingress_rules())
             .map(Self)
             .map_err(|detail| Problem::invalid_header(format!("{name}: {detail}")))
     }
@@ -106,6 +106,15 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Answer<Option<i64>> {
 /// The media type of the body, with its parameters.
 pub(crate) fn content_type(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::CONTENT_TYPE)?.to_str().ok()
+}
+
+/// The content encodings of the body, separated by commas; empty: none.
+pub(crate) fn content_encoding(headers: &HeaderMap) -> Answer<String> {
+    let values = headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.to_str());
+    let values = values.collect::<Result<Vec<&str>, _>>();
+    values
+        .map(|values| values.join(","))
+        .map_err(|_| Problem::invalid_header("Content-Encoding: must be visible ASCII"))
 }
 
 /// Whether the client asks for server-sent events.

@@ -35,7 +35,7 @@ pub(crate) struct QueryValidator {
 impl QueryValidator {
     /// A time, as RFC 3339 or as milliseconds since 1970-01-01 UTC; returned as the latter.
     pub(crate) fn instant(&mut self, name: &str, text: Option<&str>) -> Option<u64> {
-        self.record(name, timestamp::instant_ms(text?))
+        self.record(name, timestamp::query_instant_ms(text?))
     }
 
     /// Anything that is parsed from text.

@@ -132,6 +132,7 @@ pub(super) fn settlement(event: &Arc<Envelope>, verdict: Verdict) -> Settlement 
     Settlement {
         delivery: key(event, "payment"),
         envelope: Arc::clone(event),
+        scheduled_ms: None,
         round: 1,
         attempt: 1,
         verdict,

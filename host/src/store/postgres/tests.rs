@@ -275,6 +275,7 @@ async fn two_hosts_settle_a_delivery_once() {
             settlements: vec![Settlement {
                 delivery: DeliveryKey { stage: "payment".into(), event: event.envelope.key() },
                 envelope: Arc::clone(&event.envelope),
+                scheduled_ms: None,
                 round: 1,
                 attempt: 1,
                 verdict: Verdict::Skipped,

@@ -213,7 +213,7 @@ fn settle<'a>(
 ) -> Vec<OutboxRow> {
     let stage: &'a str = &settlement.delivery.stage;
     let now_ms = write_set.now_ms();
-    let seq = before.seq.unwrap_or_else(|| write_set.adopt(&settlement.envelope, stage));
+    let seq = before.seq.unwrap_or_else(|| write_set.adopt(settlement));
     let next = next(settlement);
     let open = next.status == DeliveryStatus::Open;
     let state = DeliveryState {

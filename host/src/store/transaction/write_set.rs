@@ -14,7 +14,7 @@ use super::rows::{
 };
 use crate::domain::event::{Envelope, ORDER_CANCELLED};
 use crate::domain::order_status::StatusRules;
-use crate::store::{Direct, NarrowedRow, NewEvent, OutboxRow};
+use crate::store::{Direct, NarrowedRow, NewEvent, OutboxRow, Settlement};
 
 /// The last numbers that were given out; a write set takes the next ones.
 #[derive(Debug, Clone, Copy)]
@@ -106,13 +106,13 @@ impl<'a> WriteSet<'a> {
     }
 
     /// Logs an event of another program; its position in the log.
-    pub(super) fn adopt(&mut self, envelope: &'a Envelope, stage: &'a str) -> i64 {
+    pub(super) fn adopt(&mut self, settlement: &'a Settlement) -> i64 {
         self.log(EventRow {
             seq: 0,
-            envelope,
-            routed_to: vec![stage],
+            envelope: &settlement.envelope,
+            routed_to: vec![&settlement.delivery.stage],
             producer: None,
-            due_ms: None,
+            due_ms: settlement.scheduled_ms,
             unrouted: false,
         })
     }

@@ -55,6 +55,11 @@ pub enum Progress<'a> {
     /// The stage has not been called.
     #[default]
     NotCalled,
+    /// The stage has not been called, and another program wants the event to be delivered at a time.
+    Scheduled {
+        /// Milliseconds since 1970-01-01 UTC.
+        due_at_ms: u64,
+    },
     /// The stage was called.
     Called {
         /// How the call ended.

@@ -46,7 +46,10 @@ impl Lane {
         run: &BatchRun<'_>,
     ) -> (Settlement, Option<BreakerState>) {
         let mut attempt = work.attempt_on(run.running);
-        let (mut progress, mut called) = (Progress::NotCalled, None);
+        let due_at_ms = work.message.sender.due_at_ms();
+        let begin =
+            due_at_ms.map_or(Progress::NotCalled, |due_at_ms| Progress::Scheduled { due_at_ms });
+        let (mut progress, mut called) = (begin, None);
         let ruling = loop {
             match self.decide(work, run.running, &attempt, progress) {
                 Decision::Settle(ruling) => break ruling,
@@ -61,7 +64,8 @@ impl Lane {
         let recording = called.and_then(|called| called.record(&ruling, run.state));
         let version = run.running.handler.description().version.clone();
         let envelope = Arc::clone(&work.message.envelope);
-        (ruling.into_settlement(attempt, envelope, version, recording), breaker_change)
+        let settlement = ruling.into_settlement(attempt, envelope, version, recording);
+        (Settlement { scheduled_ms: due_at_ms, ..settlement }, breaker_change)
     }
 
     pub(super) fn decide(

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::broker::Sender;
 use crate::config::Config;
 use crate::domain::clock::ManualClock;
 use crate::domain::event::Event;
@@ -108,6 +109,7 @@ fn message(event: &crate::store::NewEvent, attempt: u32, tag: u64) -> Incoming {
         attempt,
         redelivered: false,
         deliveries: 1,
+        sender: Sender::Host,
         received: std::time::Instant::now(),
         tag,
     }

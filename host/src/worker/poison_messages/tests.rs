@@ -1,6 +1,7 @@
 //! Isolated runs, on a store whose commits are answered late or not at all.
 
 use super::*;
+use crate::broker::Sender;
 use crate::config::Config;
 use crate::domain::clock::ManualClock;
 use crate::domain::event::Event;
@@ -47,6 +48,7 @@ impl Bench {
             envelope: Arc::clone(&rows[0].envelope),
             round: 1,
             attempt: 1,
+            sender: Sender::Host,
             unreadable: None,
             reason: DELIVERY_LIMIT.to_owned(),
             tag: 7,

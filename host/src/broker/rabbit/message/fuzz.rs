@@ -11,17 +11,22 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, ShortString};
 
 use super::{
-    ATTEMPT, CAUSE_ID, CAUSE_SOURCE, CLOUD_EVENTS, CLOUD_EVENTS_COLON, CORRELATION, Defaults,
-    EXPIRES_MS, HOPS, ORDER, ROUND, STRUCTURED, decode, encode, stand_in,
+    ATTEMPT, CAUSE_ID, CAUSE_SOURCE, CLOUD_EVENTS, CLOUD_EVENTS_COLON, CORRELATION, EXPIRES_MS,
+    HOPS, Ingress, ORDER, ROUND, STRUCTURED, decode, encode, stand_in,
 };
 use crate::broker::Outgoing;
+use crate::domain::cloud_events::ingress::Rules;
 use crate::domain::event::{Envelope, Event};
 use crate::internals::fuzz::{
     ReceivedMessage, Stored, any_bytes, any_list, any_stage, any_text, decide_and_store, is_fit,
 };
 use crate::store::Direct;
 
-const DEFAULTS: Defaults = Defaults { now_ms: 1_700_000_000_123, expires_at_ms: 1_700_000_500_000 };
+const INGRESS: Ingress<'_> = Ingress {
+    rules: Rules { now_ms: 1_700_000_000_123, schedule_max_ms: 60_000, source: "/orders/api" },
+    body_max_bytes: 1_000,
+    expiry_ms: 500_000,
+};
 
 /// Decodes generated messages.
 pub struct Message {
@@ -44,8 +49,8 @@ impl Message {
 
     fn arrive(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let (properties, body) = message(u)?;
-        is_fit(&stand_in(&properties, &body, DEFAULTS));
-        let decoded = match decode(&properties, body, DEFAULTS) {
+        is_fit(&stand_in(&properties, &body, INGRESS));
+        let decoded = match decode(&properties, body, INGRESS) {
             Ok(decoded) => decoded,
             Err(unreadable) => {
                 assert!(!unreadable.to_string().is_empty());
@@ -78,7 +83,7 @@ pub(crate) fn arrives_as_sent(envelope: Arc<Envelope>, direct: Option<Direct>) {
     let (round, attempt) = direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
     let message = Outgoing { envelope, direct, mandatory: false };
     let body = message.envelope.event.data.to_vec();
-    let decoded = decode(&encode(&message), body, DEFAULTS).expect("a sent message can be decoded");
+    let decoded = decode(&encode(&message), body, INGRESS).expect("a sent message can be decoded");
     assert_eq!((decoded.round, decoded.attempt), (round, attempt));
     assert_eq!(normal(&decoded.envelope), normal(&message.envelope));
 }
@@ -96,6 +101,7 @@ fn normal(envelope: &Envelope) -> Envelope {
 fn message(u: &mut Unstructured<'_>) -> Result<(BasicProperties, Vec<u8>)> {
     let mut table = FieldTable::default();
     if u.ratio(3, 4)? {
+        table.insert("cloudEvents_specversion".into(), AMQPValue::LongString("1.0".into()));
         for name in ["id", "source", "type"] {
             table.insert(
                 format!("{CLOUD_EVENTS}{name}").as_str().into(),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Named, instant, reference};
-use crate::domain::cloud_events::http_binding::BATCH_MAX;
+use crate::domain::cloud_events::ingress::BATCH_MAX;
 use crate::domain::cloud_events::{ATTRIBUTE_PATTERN, TEXT_PATTERN, VALUE_PATTERN};
 use crate::http::openapi::event_type_schema;
 

@@ -1,5 +1,5 @@
-//! The CloudEvents HTTP binding: binary, structured and batch mode. Pure; reports all problems
-//! together.
+//! What the host accepts as an event of another program, over HTTP, AMQP and in imports: one set of
+//! rules for every mode of CloudEvents. Pure; reports all problems together.
 //!
 //! Bounds: [`BATCH_MAX`] events in a batch, the lengths of [`cloud_events::check`], and a schedule
 //! within the operator's horizon.
@@ -10,7 +10,10 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::domain::cloud_events::{self, Document, HOST, HOST_CORRELATION, HOST_ORDER};
+use crate::domain::body::{self, BodyError};
+use crate::domain::cloud_events::{
+    self, BATCH, Document, HOST, HOST_CORRELATION, HOST_ORDER, STRUCTURED,
+};
 use crate::domain::event::Event;
 use crate::domain::field_error::FieldError;
 use crate::domain::json;
@@ -20,6 +23,28 @@ use crate::domain::timestamp;
 pub const BATCH_MAX: usize = 1_000;
 /// The extension attribute that schedules an event.
 const DELIVER_AT: &str = "deliverat";
+/// Attributes that an event must have.
+const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
+/// Media types that start with this are event formats.
+const FORMATS: &str = "application/cloudevents";
+
+/// The operator's limits on incoming events.
+#[derive(Debug, Clone)]
+pub struct IngressSettings {
+    /// Longest time that an event may be scheduled ahead.
+    pub schedule_max_ms: u64,
+    /// Largest body, after it is decompressed.
+    pub body_max_bytes: usize,
+    /// Source of an event that names none.
+    pub source: String,
+}
+
+impl IngressSettings {
+    /// The rules at a time.
+    pub fn rules(&self, now_ms: u64) -> Rules<'_> {
+        Rules { now_ms, schedule_max_ms: self.schedule_max_ms, source: &self.source }
+    }
+}
 
 /// Limits and defaults for the checks.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +55,45 @@ pub struct Rules<'a> {
     pub schedule_max_ms: u64,
     /// Source of an event that names none.
     pub source: &'a str,
+}
+
+/// How a message carries events, by the media type of its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The body is one event.
+    Structured,
+    /// The body is a list of events.
+    Batch,
+    /// The body is one or more events in another format than JSON.
+    OtherFormat,
+    /// The body is an event's data: its attributes are elsewhere.
+    Binary,
+}
+
+impl Mode {
+    /// The mode of a body with this media type.
+    ///
+    /// # Errors
+    /// When the body is JSON in a charset that cannot be read.
+    pub fn of(content_type: &str) -> Result<Self, BodyError> {
+        check_text(content_type)?;
+        Ok(match cloud_events::media_type(content_type).to_ascii_lowercase().as_str() {
+            STRUCTURED => Self::Structured,
+            BATCH => Self::Batch,
+            other if other.starts_with(FORMATS) => Self::OtherFormat,
+            _ => Self::Binary,
+        })
+    }
+}
+
+/// Refuses JSON in another charset than UTF-8. Other data is not read: it may have any charset.
+pub fn check_text(content_type: &str) -> Result<(), BodyError> {
+    if cloud_events::is_json(content_type) { body::check_charset(content_type) } else { Ok(()) }
+}
+
+/// The required attributes that are not among these.
+pub fn missing(attributes: &BTreeMap<String, String>) -> Vec<&'static str> {
+    REQUIRED.into_iter().filter(|name| !attributes.contains_key(*name)).collect()
 }
 
 /// An event that can be accepted.
@@ -86,7 +150,7 @@ pub fn batch(text: &str, rules: Rules<'_>) -> Result<Vec<IngestedEvent>, Vec<Fie
 pub fn binary(
     mut attributes: BTreeMap<String, String>,
     content_type: Option<&str>,
-    data: Bytes,
+    mut data: Bytes,
     rules: Rules<'_>,
 ) -> Result<IngestedEvent, Vec<FieldError>> {
     let mut problems = Vec::new();
@@ -102,7 +166,11 @@ pub fn binary(
         attributes.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
     let content_type = content_type.filter(|kind| !kind.is_empty()).unwrap_or("application/json");
     fields.insert("datacontenttype".into(), content_type.into());
-    if cloud_events::is_json(content_type)
+    let is_json = cloud_events::is_json(content_type);
+    if is_json {
+        data = body::without_bom_shared(data);
+    }
+    if is_json
         && !data.is_empty()
         && let Err(error) = json::check(&data)
     {
