@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
@@ -19,6 +20,7 @@ on_both_back_ends![
     runaway_chain_ends_at_its_limit_and_orders_pass,
     stopped_chain_ends_on_every_host_and_stays_stopped,
     dead_letters_of_dead_letters_end,
+    skipped_deliveries_do_not_wait_for_the_rate_limit,
     limit_holds_across_restarts
 ];
 
@@ -222,6 +224,23 @@ async fn dead_letters_of_dead_letters_end(backend: Backend) -> Result<()> {
     // The last one at the limit is announced, and the stage fails on that, too.
     ensure!(env.query_count("SELECT count(*) FROM dead_letters").await? == 7);
     ensure!(env.query_count("SELECT count(*) FROM events").await? == 8, "each is in the log");
+    host.stop().await
+}
+
+async fn skipped_deliveries_do_not_wait_for_the_rate_limit(backend: Backend) -> Result<()> {
+    let toml = "orders.chain_events_max = 1000000\nstages.rabbit.rate_per_s = 1\n";
+    let env = TestEnv::empty_on(backend, toml).await?;
+    let rabbit = Rabbit::emitting(90);
+    let host = env.start_with(|builder| builder.stage(rabbit.clone())).await?;
+    let id = begin(&host.client).await?;
+    eventually("the chain to grow", || async {
+        Ok((env.query_count(OPEN).await? >= 90).then_some(()))
+    })
+    .await?;
+    let began = Instant::now();
+    ensure!(host.client.post(&format!("/chains/{id}/stop"), &json!({})).await?.0.is_success());
+    quiet(&env).await?;
+    ensure!(began.elapsed() < Duration::from_secs(45), "it took {:?}", began.elapsed());
     host.stop().await
 }
 

@@ -55,8 +55,7 @@ impl App {
         if let Some(not_found) = self.missing_chain(correlation_id).await? {
             return Ok(not_found);
         }
-        let is_stopped = chains.status(correlation_id).stopped;
-        if !is_stopped && chains.stopped_len() >= CHAINS_MAX {
+        if !chains.is_stopped(correlation_id) && chains.stopped_len() >= CHAINS_MAX {
             return Ok(ChainControl::TooMany);
         }
         let record = store.stop_chain(correlation_id, reason.map(without_nul)).await?;

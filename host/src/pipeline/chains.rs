@@ -159,11 +159,16 @@ impl Chains {
 
     /// What a decision about an event of this chain depends on.
     pub fn status(&self, correlation_id: &str) -> ChainStatus {
-        let stopped = self.stopped.load();
         ChainStatus {
             events: self.counts().find(correlation_id).map_or(0, Count::events),
-            stopped: !stopped.is_empty() && stopped.contains_key(correlation_id),
+            stopped: self.is_stopped(correlation_id),
         }
+    }
+
+    /// Whether an operator stopped this chain.
+    pub fn is_stopped(&self, correlation_id: &str) -> bool {
+        let stopped = self.stopped.load();
+        !stopped.is_empty() && stopped.contains_key(correlation_id)
     }
 
     /// Begins to count the events of a batch.

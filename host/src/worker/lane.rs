@@ -225,7 +225,9 @@ impl Lane {
             self.cache.clear();
         }
         // Not under a lock: only the first message waits for the rate limit.
-        self.gate.wait_for_rate().await;
+        if work.first().is_some_and(|work| self.is_to_run(work)) {
+            self.gate.wait_for_rate().await;
+        }
         let lock = self.lock_contended().await?;
         let source = lock.as_ref().map_or_else(
             || Arc::clone(&self.services.store) as Arc<dyn StateSource>,

@@ -52,7 +52,7 @@ impl Lane {
         let mut counted = self.services.pipeline.chains().begin();
         for work in work {
             // A started batch is committed before the lane waits for the rate limit.
-            if !settlements.is_empty() && !self.gate.allows_rate() {
+            if !settlements.is_empty() && self.is_to_run(work) && !self.gate.allows_rate() {
                 break;
             }
             let (settlement, change) = self.process(work, run).await;
@@ -87,6 +87,12 @@ impl Lane {
             self.stage.config.limits.state_limits(),
             std::mem::replace(&mut self.cache, LaneCache::placeholder()),
         )
+    }
+
+    /// Whether the stage is called for this message: what is skipped takes nothing of the rate limit.
+    pub(super) fn is_to_run(&self, work: &Work) -> bool {
+        let chain = &work.message.envelope.correlation_id;
+        !work.order_cancelled && !self.services.pipeline.chains().is_stopped(chain)
     }
 
     /// Whether another version serves now; it runs the rest of the batch.
