@@ -2,6 +2,7 @@
 
 mod background_tasks;
 mod full_disk;
+mod generated_inputs;
 pub(crate) mod host_crashes;
 mod leftovers;
 mod lost_deliveries;

@@ -26,6 +26,7 @@ fn settlement(chain: &str, verdict: Verdict) -> Settlement {
         envelope,
         round: 1,
         attempt: 1,
+        scheduled_ms: None,
         verdict,
         version: "1".into(),
         digest: "d".into(),
