@@ -376,7 +376,8 @@ impl Config {
         IngressSettings {
             schedule_max_ms: self.orders.schedule_max_ms,
             body_max_bytes: self.http.body_max_bytes,
-            source: format!("/{}/api", self.namespace),
+            namespace: self.namespace.clone(),
+            source: format!("/{}/events", self.namespace),
         }
     }
 

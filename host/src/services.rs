@@ -15,7 +15,7 @@ use crate::pipeline::{Pipeline, Running, Stage};
 use crate::relay::RelayHandle;
 use crate::stage::circuit_breaker::{BreakerState, BreakerStatus};
 use crate::stage::policy::StagePolicy;
-use crate::store::{NewEvent, Settlement, Store, StoreError, UnroutedEvents};
+use crate::store::{AcceptedEvent, NewEvent, Settlement, Store, StoreError, UnroutedEvents};
 
 /// Called with every delivery that this host settles, after its commit. The lanes call it, so it
 /// must return quickly.
@@ -100,16 +100,15 @@ impl Services {
         self.announce(&running.policy, BREAKER_CHANGED, &data).await;
     }
 
-    /// Writes an event that no stage emitted, and sends it. Returns false when an event of this source
-    /// and id existed already.
+    /// Writes an event that no stage emitted, and sends it.
     ///
     /// # Errors
     ///
     /// When the store does not answer.
-    pub(crate) async fn publish(&self, event: NewEvent) -> Result<bool, StoreError> {
-        let (new, rows) = self.store.accept_event(event).await?;
+    pub(crate) async fn publish(&self, event: NewEvent) -> Result<AcceptedEvent, StoreError> {
+        let (accepted, rows) = self.store.accept_event(event).await?;
         self.relay.enqueue(rows);
-        Ok(new)
+        Ok(accepted)
     }
 }
 

@@ -47,7 +47,7 @@ pub use self::deliveries::{
 pub use self::error::StoreError;
 pub use self::events::{EventFilter, LogRange, OrderCursor, SettledOrder};
 pub use self::hosts::{HostReport, SharedSettings};
-pub use self::new_event::NewEvent;
+pub use self::new_event::{AcceptedEvent, NewEvent};
 pub use self::orders::{Accepted, Cancelled, NewCancel, NewOrder, Order, OrderFilter, Pruned};
 pub use self::outbox::{NarrowedRow, OutboxRow};
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
@@ -73,9 +73,11 @@ pub trait Store: StateSource {
     /// for the relay when new.
     async fn accept_order(&self, order: NewOrder)
     -> Result<(Accepted, Vec<OutboxRow>), StoreError>;
-    /// Writes an event that does not come from a stage. `false` when its key was known: nothing
-    /// changed.
-    async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError>;
+    /// Writes an event that does not come from a stage. Returns the rows for the relay when new.
+    async fn accept_event(
+        &self,
+        event: NewEvent,
+    ) -> Result<(AcceptedEvent, Vec<OutboxRow>), StoreError>;
     /// Changes an order's status to cancelling and writes the cancellation event, under the order's
     /// lock.
     async fn cancel_order(

@@ -20,6 +20,7 @@ use crate::pipeline::{Consumption, Stage};
 use crate::services::Services;
 use crate::store::{ControlState, StageControl};
 
+mod alone;
 pub mod decide;
 mod gate;
 mod lane;

@@ -119,6 +119,32 @@ async fn publish(env: &TestEnv, event_type: &str, subject: &str) -> Result<()> {
     Ok(())
 }
 
+/// The database refuses the event that stands for an unreadable message, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unreadable_message_that_cannot_be_stored_holds_up_no_other() -> Result<()> {
+    let toml = format!("{AMPLE_STOCK}[stages.notification.settings]\nreceipt_on = \"desk.note\"\n");
+    let env = TestEnv::shipped_on(Backend::Servers, &toml).await?;
+    let host = env.start().await?;
+    let refused = "new.type = 'postrider.unreadable' AND length(new.data) > 0";
+    refuse_rows(&env, "events", refused, UNTRANSLATABLE).await?;
+    // Without a type that can be routed they are unreadable.
+    for subject in ["one", "two"] {
+        publish(&env, "desk.note", &format!("{subject}\u{7}")).await?;
+    }
+    let dead_letters = eventually("two dead letters", || async {
+        let (_, dead_letters) = host.client.get("/dead-letters").await?;
+        let items = dead_letters["items"].as_array().cloned().unwrap_or_default();
+        Ok((items.len() == 2).then_some(items))
+    })
+    .await?;
+    for dead_letter in dead_letters {
+        assert_eq!(dead_letter["code"], "store:22P05", "{dead_letter}");
+        let message = dead_letter["message"].as_str().unwrap_or_default();
+        assert!(message.contains("control character"), "the reason is lost: {message}");
+    }
+    host.stop().await
+}
+
 async fn foreign_event_that_cannot_be_stored_is_dead_lettered(backend: Backend) -> Result<()> {
     let toml = format!("{AMPLE_STOCK}[stages.notification.settings]\nreceipt_on = \"desk.note\"\n");
     let env = TestEnv::shipped_on(backend, &toml).await?;

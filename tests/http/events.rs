@@ -96,6 +96,20 @@ async fn event_is_ingested_once_in_every_http_mode(backend: Backend) -> Result<(
         .body("the same id")
         .send()
         .await?;
+    // Other contents under its id are neither accepted nor taken for a repetition.
+    assert_eq!(binary.status(), StatusCode::CONFLICT);
+    assert_eq!(binary.json::<Value>().await?["type"], "/problems/event-exists");
+    let binary = http
+        .post(url("/events"))
+        .header("ce-specversion", "1.0")
+        .header("ce-id", "n1")
+        .header("ce-source", "/desk")
+        .header("ce-type", "desk.note")
+        .header("ce-subject", "7")
+        .header("content-type", "application/json")
+        .body(r#"{ "text" : "hm" }"#)
+        .send()
+        .await?;
     assert_eq!(binary.json::<Value>().await?["duplicate"], true, "the key counts, not the mode");
     let batch =
         json!([note, { "specversion": "1.0", "id": "n2", "source": "/desk", "type": "desk.note" }]);
@@ -106,6 +120,17 @@ async fn event_is_ingested_once_in_every_http_mode(backend: Backend) -> Result<(
     assert_eq!(
         (status, &answer["accepted"], &answer["duplicates"]),
         (StatusCode::ACCEPTED, &json!(1), &json!(1))
+    );
+    let other =
+        json!([{ "specversion": "1.0", "id": "n2", "source": "/desk", "type": "desk.other" }]);
+    let (_, answer) = host
+        .client
+        .post_raw("/events", "application/cloudevents-batch+json", other.to_string())
+        .await?;
+    assert_eq!(
+        (&answer["accepted"], &answer["conflicts"], &answer["items"][0]["conflict"]),
+        (&json!(0), &json!(1), &json!(true)),
+        "{answer}"
     );
     let notes = log(&host.client, "type=desk.%23").await?;
     assert_eq!(
@@ -216,7 +241,11 @@ async fn exported_events_are_imported_once(backend: Backend) -> Result<()> {
     assert_eq!(std::fs::read_to_string(&file)?.lines().count(), 15);
     let (code, answer, told) =
         postrider(&["events", "import", "--json", "--url", &host.client.url, &file]).await?;
-    assert_eq!((code, answer.trim()), (0, r#"{"accepted":0,"duplicates":15}"#), "{told}");
+    assert_eq!(
+        (code, answer.trim()),
+        (0, r#"{"accepted":0,"conflicts":0,"duplicates":15,"skipped":0}"#),
+        "{told}"
+    );
     assert_eq!(log(&host.client, "").await?.len(), 15);
 
     // A host without these events processes them, and its stages emit events with the same ids.
@@ -228,7 +257,36 @@ async fn exported_events_are_imported_once(backend: Backend) -> Result<()> {
     )?;
     let (code, answer, told) =
         postrider(&["events", "import", "--json", "--url", &fresh.client.url, &file]).await?;
-    assert_eq!((code, answer.trim()), (0, r#"{"accepted":1,"duplicates":0}"#), "{told}");
+    assert_eq!(
+        (code, answer.trim()),
+        (0, r#"{"accepted":1,"conflicts":0,"duplicates":0,"skipped":0}"#),
+        "{told}"
+    );
+    // Events of hosts are skipped, and problems name the lines of the file.
+    let event = |id: &str, event_type: &str| {
+        json!({ "specversion": "1.0", "id": id, "source": "/d", "type": event_type }).to_string()
+    };
+    let lines = [
+        event("1", "postrider.dead-lettered"),
+        String::new(),
+        event("1", "a.b"),
+        event("2", "postrider.plugin-rolled-back"),
+        event("3", ""),
+    ];
+    std::fs::write(&file, lines.join("\n"))?;
+    let (code, _, told) =
+        postrider(&["events", "import", "--url", &fresh.client.url, &file]).await?;
+    assert!(code == 1 && told.contains("line 5: type is missing"), "{told}");
+    std::fs::write(&file, lines[..4].join("\n"))?;
+    let (code, answer, told) =
+        postrider(&["events", "import", "--json", "--url", &fresh.client.url, &file]).await?;
+    let expected = r#"{"accepted":1,"conflicts":0,"duplicates":0,"skipped":2}"#;
+    assert_eq!((code, answer.trim()), (0, expected), "{told}");
+    let changed = event("1", "a.c");
+    std::fs::write(&file, format!("{}\n{changed}\n", event("9", "a.b")))?;
+    let (code, _, told) =
+        postrider(&["events", "import", "--url", &fresh.client.url, &file]).await?;
+    assert!(code == 1 && told.contains("in line 2"), "{told}");
     std::fs::write(&file, "{\"id\": 1}\nnot JSON\n")?;
     let (code, _, told) =
         postrider(&["events", "import", "--url", &fresh.client.url, &file]).await?;
@@ -314,6 +372,22 @@ async fn idempotency_key_belongs_to_one_request(backend: Backend) -> Result<()> 
             "{key}"
         );
     }
+    // The key of an event: the same rules, and a space of its own.
+    for (path, body, expected) in [
+        ("/events/desk.note", json!({ "n": 1 }), StatusCode::ACCEPTED),
+        ("/events/desk.note", json!({ "n": 1 }), StatusCode::ACCEPTED),
+        ("/events/desk.note", json!({ "n": 2 }), StatusCode::UNPROCESSABLE_ENTITY),
+        ("/events/other.kind", json!({ "n": 1 }), StatusCode::UNPROCESSABLE_ENTITY),
+    ] {
+        for key in ["k-3", "order-777", "stock-k-2"] {
+            let (status, answer) = post(path, &body, key).await?;
+            assert_eq!(status, expected, "{key}: {answer}");
+        }
+    }
+    assert_eq!(log(&host.client, "type=desk.note").await?.len(), 3);
+    let named = json!({ "order_id": "777", "items": ["Book"] });
+    assert_eq!(host.client.post("/orders", &named).await?.0, StatusCode::ACCEPTED);
+    host.client.wait_for_status("777", "ready").await?;
     let stock = |quantity: u32| json!({ "sku": "Lamp", "stock": quantity });
     for (quantity, expected) in [
         (1, StatusCode::ACCEPTED),

@@ -59,6 +59,12 @@ fn binary(id: &str, more: &[(&str, AMQPValue)]) -> BasicProperties {
     BasicProperties::default().with_content_type("application/json".into()).with_headers(headers)
 }
 
+/// The first part of the host's sources.
+fn namespace(env: &TestEnv) -> Result<String> {
+    let exchange = env.servers.as_ref().context("servers")?.exchange();
+    Ok(exchange.strip_suffix(".events").context("an exchange for events")?.to_owned())
+}
+
 /// The event of this id, once it is in the log.
 async fn logged(host: &RunningHost, id: &str) -> Result<Value> {
     eventually(&format!("the event {id}"), || async {
@@ -162,6 +168,11 @@ async fn rules_of_http_hold_for_messages() -> Result<()> {
             b"{}",
             "`deliverat`",
         ),
+        (
+            binary("9", &[("cloudEvents_source", text(&format!("/{}/api", namespace(&env)?)))]),
+            b"{}",
+            "is a source of the host",
+        ),
         (binary("5", &[]).with_content_encoding("br".into()), b"{}", "content-encoding `br`"),
         (binary("6", &[]).with_content_encoding("gzip".into()), b"{}", "content-encoding `gzip`"),
         (typed("application/cloudevents+json; charset=utf-16"), b"{}", "charset `utf-16`"),
@@ -179,6 +190,67 @@ async fn rules_of_http_hold_for_messages() -> Result<()> {
             .any(|item| item["message"].as_str().is_some_and(|message| message.contains(expected)));
         assert!(told, "no dead letter says {expected}: {items:?}");
     }
+    outsider.close().await?;
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_event_under_a_known_id_is_dead_lettered() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
+    let host = env.start().await?;
+    let outsider = Outsider::connect(&env).await?;
+    // A repetition is silent, whatever its order of keys; other contents are not.
+    for body in [&br#"{"a":1,"b":2}"#[..], br#"{"b":2, "a":1}"#, br#"{"a":1,"b":3}"#] {
+        outsider.publish(body, binary("same", &[])).await?;
+    }
+    let namespace = host.client.get("/events/same").await?.1;
+    let found = eventually("a dead letter", || async {
+        let items = host.client.get_all("/dead-letters?limit=200").await?;
+        Ok((!items.is_empty()).then_some(items))
+    })
+    .await?;
+    assert_eq!(found.len(), 1, "{found:?} {namespace}");
+    let (_, dead_letter) = host.client.get(&format!("/dead-letters/{}", found[0]["id"])).await?;
+    assert_eq!(
+        (&dead_letter["code"], &dead_letter["data"]),
+        (&json!("event-conflict"), &json!({ "a": 1, "b": 3 })),
+        "{dead_letter}"
+    );
+    outsider.close().await?;
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unreadable_message_can_be_seen_and_repaired() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
+    let host = env.start().await?;
+    let outsider = Outsider::connect(&env).await?;
+    let forged = [("cloudEvents_source", AMQPValue::LongString("/postrider/x".into()))];
+    let properties = binary("1", &forged).with_message_id("m-1".into());
+    outsider.publish(b"{}", properties).await?;
+    let found = dead_letters(&host, 1).await?;
+    let id = &found[0]["id"];
+    let (_, dead_letter) = host.client.get(&format!("/dead-letters/{id}")).await?;
+    let attributes = &dead_letter["event"]["attributes"];
+    assert!(attributes["amqpheaders"].as_str().is_some_and(|text| text.contains("/postrider/x")));
+    assert!(attributes["amqpproperties"].as_str().is_some_and(|text| text.contains("m-1")));
+    assert_eq!(dead_letter["data"], json!({}));
+    let replay = format!("/dead-letters/{id}/replay");
+    for body in [json!({}), json!({ "data": {} }), json!({ "type": "order.unknown" })] {
+        let (status, problem) = host.client.post(&replay, &body).await?;
+        assert_eq!(status.as_u16(), 409, "{problem}");
+    }
+    for body in [json!({ "type": "postrider.x" }), json!({ "type": "a", "edit": {} })] {
+        let (status, problem) = host.client.post(&replay, &body).await?;
+        assert_eq!(status.as_u16(), 422, "{problem}");
+    }
+    let (status, answer) = host.client.post(&replay, &json!({ "type": "desk.note" })).await?;
+    assert!(status.is_success(), "{answer}");
+    let done = "SELECT count(*) FROM deliveries WHERE status = 'done'";
+    eventually("the repaired event", || async {
+        Ok((env.query_count(done).await? == 1).then_some(()))
+    })
+    .await?;
     outsider.close().await?;
     host.stop().await
 }

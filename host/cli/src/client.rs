@@ -114,7 +114,7 @@ impl Target {
             return Ok(response);
         }
         let (_, answer) = self.read(response).await?;
-        Err(problem(&answer))
+        Err(Problem(answer).into())
     }
 
     pub(crate) async fn post_body(
@@ -151,7 +151,7 @@ impl Target {
     async fn answer(&self, request: RequestBuilder) -> Result<Value> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let (status, answer) = self.read(response).await?;
-        if status.is_success() { Ok(answer) } else { Err(problem(&answer)) }
+        if status.is_success() { Ok(answer) } else { Err(Problem(answer).into()) }
     }
 
     /// Reads a JSON answer. Anything else does not come from a host.
@@ -223,13 +223,29 @@ pub(crate) fn path(segments: &[&str]) -> Result<String> {
 }
 
 /// A problem document as an error of one line.
-fn problem(answer: &Value) -> anyhow::Error {
-    let errors = answer["errors"].as_array().into_iter().flatten();
-    let errors: Vec<String> = errors
-        .map(|error| format!("{} {}", text(&error["pointer"]), text(&error["detail"])))
-        .collect();
-    let detail = if errors.is_empty() { text(&answer["detail"]) } else { errors.join("; ") };
-    anyhow!("{}: {detail}", text(&answer["title"]))
+#[derive(Debug)]
+pub(crate) struct Problem(Value);
+
+impl std::error::Error for Problem {}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}: {}", text(&self.0["title"]), self.detail())
+    }
+}
+
+impl Problem {
+    /// The problems of a body, with their JSON pointers.
+    pub(crate) fn errors(&self) -> impl Iterator<Item = (String, String)> {
+        let errors = self.0["errors"].as_array().into_iter().flatten();
+        errors.map(|error| (text(&error["pointer"]), text(&error["detail"])))
+    }
+
+    fn detail(&self) -> String {
+        let errors: Vec<String> =
+            self.errors().map(|(pointer, detail)| format!("{pointer} {detail}")).collect();
+        if errors.is_empty() { text(&self.0["detail"]) } else { errors.join("; ") }
+    }
 }
 
 /// A JSON string without its quotes; any other value as JSON.

@@ -40,6 +40,9 @@ pub(crate) enum DlqCommand {
         /// Replacement payload for a single dead letter: a JSON file, or - for standard input.
         #[arg(long, value_name = "FILE", conflicts_with_all = ["patch", "group", "all"])]
         data: Option<String>,
+        /// Event type for a single dead letter: repairs a message that could not be read.
+        #[arg(long = "type", value_name = "TYPE", conflicts_with_all = ["patch", "group", "all"])]
+        event_type: Option<String>,
         /// JSON merge patch (RFC 7396) applied to each payload, such as '{"total": 20}'; @FILE
         /// reads it from a file.
         #[arg(long, value_parser = patch)]
@@ -94,6 +97,9 @@ pub(crate) struct EditArgs {
     target: Target,
     /// Id of the dead letter.
     id: i64,
+    /// Event type: repairs a message that could not be read.
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
     /// Replay without asking for confirmation.
     #[arg(long)]
     yes: bool,
@@ -181,12 +187,20 @@ pub(crate) async fn run(command: DlqCommand, output: Output) -> Result<ExitCode>
             (target.get(&format!("/dead-letters/{id}")).await?, show::dead_letter)
         }
         DlqCommand::Edit(args) => return edit::run(&args, output).await,
-        DlqCommand::Replay { selection: Selection { target, id: Some(id), .. }, data, patch } => {
-            let body = match (data, patch) {
+        DlqCommand::Replay {
+            selection: Selection { target, id: Some(id), .. },
+            data,
+            event_type,
+            patch,
+        } => {
+            let mut body = match (data, patch) {
                 (Some(data), _) => json!({ "data": read_json(&data)? }),
                 (None, Some(patch)) => json!({ "edit": patch }),
                 (None, None) => json!({}),
             };
+            if let Some(event_type) = event_type {
+                body["type"] = event_type.into();
+            }
             (target.post(&format!("/dead-letters/{id}/replay"), &body).await?, show::settled)
         }
         DlqCommand::Discard { selection: Selection { target, id: Some(id), .. }, reason } => (

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, BufWriter, IsTerminal as _, Read as _, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use console::style;
 use indicatif::ProgressBar;
@@ -13,12 +13,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use self::chains::ChainArgs;
-use crate::client::{Target, path, path_and_query, text};
+use crate::client::{Problem, Target, path, path_and_query, text};
 use crate::follow::follow;
 use crate::output::Output;
 use crate::progress;
 use crate::time_args::time_ms;
-use postrider::internals::{BATCH, timestamp};
+use postrider::internals::{BATCH, HOST_EVENT_PREFIX, timestamp};
 
 mod chains;
 
@@ -247,46 +247,146 @@ async fn import(target: &Target, file: &str, output: Output) -> Result<()> {
         }
     };
     let progress = bar(total_bytes)?;
-    let (mut accepted, mut duplicates, mut number) = (0, 0, 0_u64);
+    let mut imported = Imported::default();
+    let mut number = 0;
     loop {
-        let first = number + 1;
-        let (batch, bytes) = next_batch(&mut *lines, &mut number)
+        let batch = next_batch(&mut *lines, &mut number)
             .with_context(|| format!("{file}, line {number}"))?;
-        if batch.is_empty() {
+        if batch.bytes == 0 {
             break;
         }
-        progress.inc(if total_bytes.is_some() { bytes } else { batch.len() as u64 });
-        let body = serde_json::to_vec(&batch)?;
-        let answer = target.post_body("/events", &[("content-type", BATCH.to_owned())], body).await;
-        let answer = answer.with_context(|| {
-            format!("{file}, lines {first} to {number} (earlier lines were imported)")
-        })?;
-        accepted += answer["accepted"].as_u64().unwrap_or_default();
-        duplicates += answer["duplicates"].as_u64().unwrap_or_default();
+        progress.inc(if total_bytes.is_some() { batch.bytes } else { batch.lines.len() as u64 });
+        imported.skipped += batch.skipped;
+        if !batch.lines.is_empty() {
+            imported.add(target, file, &batch).await?;
+        }
     }
     progress.finish_and_clear();
-    let imported = serde_json::json!({ "accepted": accepted, "duplicates": duplicates });
-    output
-        .print_line(&imported, |_| format!("{accepted} events accepted, {duplicates} duplicates"));
+    let Imported { accepted, duplicates, skipped, conflicts } = imported;
+    let answer = serde_json::json!({
+        "accepted": accepted,
+        "duplicates": duplicates,
+        "skipped": skipped,
+        "conflicts": conflicts.len(),
+    });
+    output.print_line(&answer, |_| {
+        format!("{accepted} events accepted, {duplicates} duplicates, {skipped} skipped")
+    });
+    if !conflicts.is_empty() {
+        let lines = conflicts.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        bail!(
+            "{file}: the host has other events with the source and id of those in line {lines}, \
+             which were not imported"
+        );
+    }
     Ok(())
 }
 
-/// Reads the events of the next request; returns them with their size in bytes.
-fn next_batch(lines: &mut dyn BufRead, number: &mut u64) -> Result<(Vec<Box<RawValue>>, u64)> {
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    while batch.len() < IMPORT_LINES && bytes < IMPORT_BYTES {
+/// What became of the lines of a file.
+#[derive(Default)]
+struct Imported {
+    accepted: u64,
+    duplicates: u64,
+    /// Events of hosts about themselves.
+    skipped: u64,
+    /// The lines whose source and id other events have.
+    conflicts: Vec<u64>,
+}
+
+impl Imported {
+    /// Sends a batch.
+    async fn add(&mut self, target: &Target, file: &str, batch: &ImportBatch) -> Result<()> {
+        let body = serde_json::to_vec(&batch.lines)?;
+        let headers = [("content-type", BATCH.to_owned())];
+        let answer = target.post_body("/events/import", &headers, body).await;
+        let answer = answer.map_err(|error| batch.explained(file, error))?;
+        self.accepted += answer["accepted"].as_u64().unwrap_or_default();
+        self.duplicates += answer["duplicates"].as_u64().unwrap_or_default();
+        let items = answer["items"].as_array().into_iter().flatten();
+        let conflicts = items.zip(&batch.numbers).filter(|(item, _)| item["conflict"] == true);
+        self.conflicts.extend(conflicts.map(|(_, number)| number));
+        Ok(())
+    }
+}
+
+/// The events of one request.
+struct ImportBatch {
+    lines: Vec<Box<RawValue>>,
+    /// The number of each line in the file.
+    numbers: Vec<u64>,
+    /// Events of hosts about themselves, which are left out.
+    skipped: u64,
+    /// Size of all that was read.
+    bytes: u64,
+}
+
+impl ImportBatch {
+    /// The error with the lines of the file in place of positions in the request.
+    fn explained(&self, file: &str, error: anyhow::Error) -> anyhow::Error {
+        let located = |(pointer, detail): (String, String)| {
+            let (index, rest) =
+                pointer.strip_prefix('/')?.split_once('/').unwrap_or((&pointer[1..], ""));
+            let number = self.numbers.get(index.parse::<usize>().ok()?)?;
+            let name = if rest.is_empty() { String::new() } else { format!("{rest} ") };
+            Some(format!("line {number}: {name}{detail}"))
+        };
+        let problems: Option<Vec<String>> = error
+            .downcast_ref::<Problem>()
+            .map(|problem| problem.errors().filter_map(located).collect());
+        let lines = match (self.numbers.first(), self.numbers.last()) {
+            (Some(first), Some(last)) => format!("lines {first} to {last}"),
+            _ => "no lines".to_owned(),
+        };
+        let context = format!("{file}, {lines} were not imported (earlier lines were)");
+        match problems {
+            Some(problems) if !problems.is_empty() => {
+                anyhow!(
+                    "{file}, {}; {lines} were not imported (earlier lines were)",
+                    problems.join("; ")
+                )
+            }
+            _ => error.context(context),
+        }
+    }
+}
+
+/// Reads the events of the next request.
+fn next_batch(lines: &mut dyn BufRead, number: &mut u64) -> Result<ImportBatch> {
+    let mut batch = ImportBatch { lines: Vec::new(), numbers: Vec::new(), skipped: 0, bytes: 0 };
+    while batch.lines.len() < IMPORT_LINES && batch.bytes < IMPORT_BYTES as u64 {
         let mut line = String::new();
         let read = lines.read_line(&mut line)?;
         if read == 0 {
             break;
         }
         *number += 1;
-        bytes += read;
-        if !line.trim().is_empty() {
-            batch.push(serde_json::from_str(&line).context("invalid JSON")?);
+        batch.bytes += read as u64;
+        let line = line.trim_start_matches('\u{feff}').trim();
+        if line.is_empty() {
+            continue;
+        }
+        let event: Box<RawValue> = serde_json::from_str(line).context("invalid JSON")?;
+        if is_of_host(&event) {
+            batch.skipped += 1;
+        } else {
+            batch.lines.push(event);
+            batch.numbers.push(*number);
         }
     }
-    Ok((batch, bytes as u64))
+    Ok(batch)
+}
+
+/// Whether a host published the event about itself: another host's are of no interest, and reserved.
+fn is_of_host(event: &RawValue) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Typed {
+        #[serde(rename = "type", default)]
+        event_type: Value,
+    }
+    let typed = serde_json::from_str::<Typed>(event.get());
+    typed.is_ok_and(|typed| {
+        typed.event_type.as_str().is_some_and(|text| text.starts_with(HOST_EVENT_PREFIX))
+    })
 }
 
 async fn send(args: SendArgs) -> Result<Value> {

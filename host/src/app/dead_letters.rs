@@ -14,8 +14,9 @@ pub use self::jobs::{
     Job, JobFailure, JobState, JobStatus, RATE, RATE_MAX, StartError, Task, Work,
 };
 use crate::domain::cloud_events::is_json;
-use crate::domain::event::{DeliveryKey, Envelope, Event, EventKey, without_nul};
+use crate::domain::event::{DeliveryKey, Envelope, Event, EventKey, UNREADABLE, without_nul};
 use crate::domain::trace_context::TraceContext;
+use crate::pipeline::routes::Routes as _;
 use crate::services::Services;
 use crate::store::{
     DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterGroup, DeadLetterStatus,
@@ -33,6 +34,13 @@ pub enum Edit {
     Body(Value),
     /// With its body after this merge patch (RFC 7396).
     Patch(Value),
+    /// As an event of this type.
+    Type {
+        /// The type.
+        event_type: String,
+        /// Its new body; none: its own.
+        body: Option<Value>,
+    },
 }
 
 impl Edit {
@@ -42,6 +50,7 @@ impl Edit {
             Self::None => Ok(None),
             Self::Body(body) => Ok(Some(body.clone())),
             Self::Patch(patch) => patched(body, patch),
+            Self::Type { body, .. } => Ok(body.clone()),
         }
     }
 }
@@ -183,15 +192,12 @@ impl DeadLetterService {
         self.jobs.all()
     }
 
-    /// Prepares a replay. Reads the dead letter only if an edit needs its body.
+    /// Prepares a replay.
     async fn prepare(
         &self,
         id: i64,
         edit: &Edit,
     ) -> Result<Result<Prepared, Replayed>, StoreError> {
-        if *edit == Edit::None {
-            return Ok(Ok(Prepared::Unchanged));
-        }
         let settled = |action| Ok(Err(Replayed::Settled { action, event: None }));
         let Some(dead_letter) = self.services.store.dead_letter(id).await? else {
             return settled(DeadLetterAction::NotFound);
@@ -199,22 +205,56 @@ impl DeadLetterService {
         if dead_letter.status != DeadLetterStatus::Open {
             return settled(DeadLetterAction::AlreadySettled(dead_letter.status));
         }
+        let event_type = match edit {
+            Edit::Type { event_type, .. } => Some(event_type.as_str()),
+            Edit::None | Edit::Body(_) | Edit::Patch(_) => None,
+        };
+        if let Some(why) = self.cannot_run(&dead_letter, event_type) {
+            return Ok(Err(Replayed::NotEditable(why)));
+        }
         Ok(match edit.applied(&dead_letter.envelope.event.data) {
-            Ok(Some(body)) => Ok(Prepared::Edited(Box::new(self.edited(dead_letter, &body)))),
+            Ok(body) if body.is_some() || event_type.is_some() => {
+                let edited = self.edited(dead_letter, event_type, body.as_ref());
+                Ok(Prepared::Edited(Box::new(edited)))
+            }
             // An unchanged event keeps its id, and with it its idempotency key.
-            Ok(None) => Ok(Prepared::Unchanged),
+            Ok(_) => Ok(Prepared::Unchanged),
             Err(why) => Err(Replayed::NotEditable(why)),
         })
     }
 
+    /// Why the stage would skip the event, as the type that it is to have.
+    fn cannot_run(&self, dead_letter: &DeadLetter, event_type: Option<&str>) -> Option<String> {
+        let stage = dead_letter.stage.as_str();
+        match event_type {
+            None if dead_letter.envelope.event.event_type == UNREADABLE => Some(
+                "the message could not be read, so the event has no type: give it one (`type`)"
+                    .to_owned(),
+            ),
+            Some(event_type) => {
+                let stages = self.services.pipeline.stages_for(event_type);
+                let consumed = stages.iter().any(|consumer| &**consumer == stage);
+                (!consumed).then(|| format!("the stage `{stage}` does not consume `{event_type}`"))
+            }
+            None => None,
+        }
+    }
+
     /// The edited event: caused by the dead-lettered one, and delivered to the same stage only.
-    fn edited(&self, dead_letter: DeadLetter, body: &Value) -> NewEvent {
+    fn edited(
+        &self,
+        dead_letter: DeadLetter,
+        event_type: Option<&str>,
+        body: Option<&Value>,
+    ) -> NewEvent {
         let now_ms = self.services.clock.now_ms();
         let stage: Arc<str> = dead_letter.stage.into();
         let old = dead_letter.envelope;
-        let mut attributes = old.event.attributes.clone();
+        let is_unreadable = old.event.event_type == UNREADABLE;
+        // Those of an unreadable message are the message's headers.
+        let mut attributes = if is_unreadable { Vec::new() } else { old.event.attributes.clone() };
         TraceContext::of_event(&old.event).mark(&mut attributes);
-        let content_type = if is_json(&old.event.content_type) {
+        let content_type = if body.is_none() || is_json(&old.event.content_type) {
             old.event.content_type.clone()
         } else {
             "application/json".to_owned()
@@ -223,10 +263,10 @@ impl DeadLetterService {
             id: uuid::Uuid::now_v7().to_string(),
             source: self.source.clone(),
             time_ms: now_ms,
-            data: body.to_string().into(),
+            data: body.map_or_else(|| old.event.data.clone(), |body| body.to_string().into()),
             content_type,
             attributes,
-            event_type: old.event.event_type.clone(),
+            event_type: event_type.unwrap_or(&old.event.event_type).to_owned(),
             subject: old.event.subject.clone(),
         };
         let envelope = Envelope::replacing(&old, event, now_ms + self.expiry_ms);

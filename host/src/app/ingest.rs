@@ -12,7 +12,7 @@ use crate::domain::cloud_events::ingress::IngestedEvent;
 use crate::domain::event::{Envelope, EventKey, LoggedEvent};
 use crate::domain::trace_context::{self, TraceContext};
 use crate::pipeline::routes::Routes as _;
-use crate::store::{NewEvent, StoreError};
+use crate::store::{AcceptedEvent, NewEvent, StoreError};
 
 /// Concurrent lookups of orders that events name.
 const CONCURRENT_LOOKUPS: usize = 8;
@@ -25,8 +25,8 @@ impl App {
         Ok(found.into_iter().find(|logged| logged.envelope.event.source == key.source))
     }
 
-    /// Accepts events of other programs. Returns for each event, in order, whether it is new; an
-    /// event that the log has already changes nothing.
+    /// Accepts events of other programs. Returns for each event, in order, whether it is new; one
+    /// whose source and id the log has already changes nothing.
     ///
     /// # Errors
     /// When the store fails. Some events may have been accepted then: send all of them again.
@@ -34,7 +34,7 @@ impl App {
         &self,
         events: Vec<IngestedEvent>,
         trace: &TraceContext,
-    ) -> Result<Vec<bool>, StoreError> {
+    ) -> Result<Vec<AcceptedEvent>, StoreError> {
         let orders = self.known_orders(&events).await?;
         let published = events
             .into_iter()

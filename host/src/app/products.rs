@@ -6,7 +6,7 @@ use super::{App, Draft};
 use crate::domain::event::PRODUCT_STOCKED;
 use crate::domain::order::ParsedStock;
 use crate::domain::trace_context::TraceContext;
-use crate::store::StoreError;
+use crate::store::{AcceptedEvent, StoreError};
 
 /// Why stock was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +42,10 @@ impl App {
             trace,
             due_at_ms: None,
         });
-        if self.services.publish(event.clone()).await? {
-            return Ok(());
+        match self.services.publish(event).await? {
+            AcceptedEvent::New | AcceptedEvent::Duplicate => Ok(()),
+            AcceptedEvent::Conflict => Err(StockError::KeyReused),
         }
-        // The event is known: either this is a repeated request, or the key was reused.
-        let known = self.event(&event.envelope.key()).await?;
-        let same = known.is_none_or(|known| known.envelope.event.data == event.envelope.event.data);
-        if same { Ok(()) } else { Err(StockError::KeyReused) }
     }
 
     /// Returns a product as its stage keeps it (`products.stage`, `products.prefix`); none when it

@@ -19,6 +19,7 @@ use crate::domain::field_error::{FieldError, pointer};
 use crate::domain::json;
 use crate::domain::order::{is_dot_segment, whole};
 use crate::domain::timestamp;
+use crate::domain::trace_context;
 
 /// Media type of one event.
 pub const STRUCTURED: &str = "application/cloudevents+json";
@@ -205,6 +206,31 @@ pub fn is_json(content_type: &str) -> bool {
         || kind.to_ascii_lowercase().ends_with("+json")
 }
 
+/// Whether an event with the key of a stored one is a repetition of it: what it says is the same,
+/// however it is written. Times are not compared, because an event without one gets the time of its
+/// arrival, nor is the trace.
+pub fn is_repetition(stored: &Event, event: &Event) -> bool {
+    let attributes = |event: &Event| -> Vec<(String, String)> {
+        let all =
+            event.attributes.iter().filter(|(name, _)| !trace_context::NAMES.contains(&&**name));
+        let mut all: Vec<(String, String)> = all.cloned().collect();
+        all.sort();
+        all
+    };
+    stored.event_type == event.event_type
+        && stored.subject == event.subject
+        && media_type(&stored.content_type).eq_ignore_ascii_case(media_type(&event.content_type))
+        && attributes(stored) == attributes(event)
+        && is_same_data(stored, event)
+}
+
+fn is_same_data(stored: &Event, event: &Event) -> bool {
+    let json = |data: &[u8]| serde_json::from_slice::<Value>(data).ok();
+    stored.data == event.data
+        || (is_json(&event.content_type)
+            && json(&stored.data).is_some_and(|stored| Some(stored) == json(&event.data)))
+}
+
 /// Checks what the host requires of an incoming event beyond CloudEvents; returns every problem.
 pub fn check(event: &Event) -> Vec<FieldError> {
     let mut problems = Vec::new();
@@ -272,7 +298,7 @@ fn is_text(text: &str, most: usize) -> bool {
 }
 
 /// Whether a type can be routed.
-fn is_type(text: &str) -> bool {
+pub fn is_type(text: &str) -> bool {
     let word = |word: &str| {
         !word.is_empty()
             && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
@@ -341,6 +367,8 @@ fn json_text(text: &str) -> Box<RawValue> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use bytes::Bytes;
 
     use super::*;
     use crate::domain::event::{Envelope, EventKey};
@@ -414,6 +442,45 @@ mod tests {
         assert_eq!(event.data, r#"{"z":1e2, "a":1.10}"#);
         assert_eq!(event.attributes, [("n".to_owned(), "12".to_owned())]);
         assert!(Document::parse("[]").is_err());
+    }
+
+    #[test]
+    fn repetitions_say_the_same() {
+        let event = Event {
+            id: "1".into(),
+            event_type: "a.b".into(),
+            source: "/x".into(),
+            subject: "s".into(),
+            time_ms: 1,
+            content_type: "application/json".into(),
+            data: r#"{"a":1,"b":2}"#.into(),
+            attributes: vec![("zone".into(), "z".into()), ("traceparent".into(), "t".into())],
+        };
+        let same: [fn(&mut Event); 5] = [
+            |_| {},
+            |event| event.time_ms = 2,
+            |event| event.data = r#"{ "b": 2, "a": 1 }"#.into(),
+            |event| event.content_type = "Application/JSON; charset=utf-8".into(),
+            |event| event.attributes = vec![("zone".into(), "z".into())],
+        ];
+        for change in same {
+            let mut repeated = event.clone();
+            change(&mut repeated);
+            assert!(is_repetition(&event, &repeated), "{repeated:?}");
+        }
+        let different: [fn(&mut Event); 6] = [
+            |event| event.event_type = "a.c".into(),
+            |event| event.subject = "t".into(),
+            |event| event.data = r#"{"a":1,"b":3}"#.into(),
+            |event| event.data = Bytes::new(),
+            |event| event.content_type = "text/plain".into(),
+            |event| event.attributes.push(("more".into(), "m".into())),
+        ];
+        for change in different {
+            let mut other = event.clone();
+            change(&mut other);
+            assert!(!is_repetition(&event, &other), "{other:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Event types that start with this are the host's own; stages may consume but never emit them.
 pub const HOST_EVENT_PREFIX: &str = "postrider.";
+/// Stands for a message of another program that cannot be read.
+pub const UNREADABLE: &str = "postrider.unreadable";
 /// A delivery was dead-lettered. The stage is an attribute.
 pub const DEAD_LETTERED: &str = "postrider.dead-lettered";
 /// An order was accepted. Its subject is the order id.

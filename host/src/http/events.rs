@@ -1,6 +1,7 @@
 //! `/events`: the event log as a page, live, and as JSON lines; and events of other programs.
 
 mod export;
+mod import;
 mod ingest;
 mod list;
 mod receipt;
@@ -10,6 +11,7 @@ mod stream;
 mod view;
 
 pub(super) use self::export::*;
+pub(super) use self::import::*;
 pub(super) use self::ingest::*;
 pub(super) use self::list::*;
 pub(super) use self::send::*;

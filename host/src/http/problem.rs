@@ -80,6 +80,13 @@ impl Problem {
         Self::new(Kind::AMBIGUOUS_EVENT, detail)
     }
 
+    pub(crate) fn event_exists(id: &str, source: &str) -> Self {
+        Self::new(
+            Kind::EVENT_EXISTS,
+            format!("event `{id}` of `{source}` exists with different contents"),
+        )
+    }
+
     pub(crate) fn invalid_query(detail: impl Into<String>) -> Self {
         Self::new(Kind::INVALID_QUERY, detail)
     }

@@ -17,7 +17,7 @@ use super::{
 pub(super) struct Routes {
     /// Orders, events and products: also served under `/api/v1`.
     pub(super) business: Router<Shared>,
-    /// Dead letters, chains of events, stages and plugins.
+    /// Imports, dead letters, chains of events, stages and plugins.
     pub(super) operations: Router<Shared>,
     /// Health, metrics and problem types: exempt from the limits on requests.
     pub(super) health: Router<Shared>,
@@ -40,6 +40,7 @@ pub(super) fn routes() -> Routes {
         .routes(routes!(products::show))                      // GET       /products/{sku}
         .split_for_parts();
     let (operations, more) = OpenApiRouter::default()
+        .routes(routes!(events::import))                      // POST      /events/import
         .routes(routes!(dead_letters::list))                  // GET       /dead-letters
         .routes(routes!(dead_letters::groups))                // GET       /dead-letters/groups
         .routes(routes!(dead_letters::replay_many))           // POST      /dead-letters/replay

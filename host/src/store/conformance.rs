@@ -60,6 +60,7 @@ exercises![
     intake::an_order_is_accepted_once,
     intake::concurrent_orders_with_one_id_are_accepted_once,
     intake::an_event_is_accepted_once,
+    intake::an_order_whose_first_event_is_in_the_log_is_refused,
     settling::a_batch_is_committed_with_its_effects,
     settling::a_settled_delivery_is_stale,
     settling::a_changed_version_is_a_conflict,

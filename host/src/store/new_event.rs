@@ -16,6 +16,17 @@ pub enum Origin {
     External,
 }
 
+/// The result of accepting an event that no stage emitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptedEvent {
+    /// Written.
+    New,
+    /// The log has the same event: nothing was written.
+    Duplicate,
+    /// The log has another event with this source and id: nothing was written.
+    Conflict,
+}
+
 /// An event to be written, with the stages it is routed to.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 pub use self::inputs::{Attempt, DecisionInputs, IsolatedRun, Progress, Rejection};
 use crate::domain::event::{
-    DEAD_LETTERED, DeliveryKey, Envelope, Event, dead_letter_event_id, topic_matches, without_nul,
+    DEAD_LETTERED, DeliveryKey, Envelope, Event, EventKey, dead_letter_event_id, topic_matches,
+    without_nul,
 };
 use crate::domain::trace_context::TraceContext;
 use crate::stage::outcome::Outcome;
@@ -124,6 +125,12 @@ pub fn decide(mut inputs: DecisionInputs<'_>) -> Decision {
         }
         Progress::Called { outcome, .. } => after_call(&inputs, outcome),
         Progress::Rejected(rejection) => rejected(&inputs, rejection),
+        Progress::KeyInUse(EventKey { source, id }) => {
+            let message = format!(
+                "the log has another event `{id}` of `{source}`: use another id for each event"
+            );
+            failed(&inputs, AttemptError::fatal("event-conflict", message))
+        }
         Progress::Refused { code, message } => {
             let message = format!("the store refuses the outcome: {message}");
             failed(&inputs, AttemptError::fatal(format!("store:{code}"), message))

@@ -13,9 +13,9 @@
 
 mod admit;
 mod batch;
+mod conflicts;
 mod contended_keys;
 mod process;
-mod refused;
 #[cfg(test)]
 mod tests;
 
@@ -146,7 +146,7 @@ impl Lane {
                 }
                 Ok((Commit::Conflict { stale, conflicts }, _)) => {
                     self.note_conflict(&stale, &conflicts);
-                    self.drop_keys(&mut work, &stale).await;
+                    self.drop_keys(&mut work, &stale, cancel).await;
                     pace.reruns += 1;
                     if stale.is_empty() && conflicts.is_empty() {
                         let failed =
@@ -199,7 +199,7 @@ impl Lane {
         if len > 1 {
             pace.len_max = len / 2;
         } else if is_refused && !work.is_empty() {
-            match self.dead_letter(&work[0], running, &error).await {
+            match self.alone(&work[0], running).dead_letter_refused(&error, None).await {
                 Ok(true) => {
                     let settled = work.remove(0);
                     self.finish(&[settled], vec![OutcomeKind::DeadLettered]).await;

@@ -25,6 +25,7 @@ use crate::pipeline::{Running, Stage};
 use crate::services::Services;
 use crate::store::{Batch, Commit, FailedAttempt, StoreError};
 use crate::worker;
+use crate::worker::alone::Alone;
 use crate::worker::decide::{
     self, Attempt, Decision, DecisionInputs, IsolatedRun, Progress, Rejection, Ruling,
     records_isolated_run,
@@ -52,6 +53,8 @@ enum Handling {
     RunIsolated(Incoming),
     /// It is settled.
     Acknowledge,
+    /// The store refuses every form of it: the broker keeps it.
+    Leave,
 }
 
 /// How a commit of the handler ended.
@@ -103,6 +106,7 @@ impl PoisonMessageHandler {
                         worker::run_isolated(&self.stage, &self.services, &acker, incoming).await;
                     }
                     Handling::Acknowledge => acker.ack(&[message.tag]).await,
+                    Handling::Leave => {}
                 }
             }
         }
@@ -114,7 +118,13 @@ impl PoisonMessageHandler {
         running: &Running,
     ) -> Handling {
         loop {
-            match self.handle(message, running).await {
+            let handled = match self.handle(message, running).await {
+                Err(error) if !error.is_transient() => {
+                    self.dead_letter_refused(message, running, &error).await
+                }
+                handled => handled,
+            };
+            match handled {
                 Ok(handling) => return handling,
                 Err(error) => {
                     tracing::warn!(
@@ -125,6 +135,26 @@ impl PoisonMessageHandler {
                 }
             }
         }
+    }
+
+    /// Dead-letters a message whose outcome the store refused: a retry would be refused again.
+    async fn dead_letter_refused(
+        &mut self,
+        message: &RejectedMessage,
+        running: &Running,
+        error: &StoreError,
+    ) -> Result<Handling, StoreError> {
+        let alone = Alone {
+            stage: &self.stage,
+            services: &self.services,
+            running,
+            envelope: Arc::clone(&message.envelope),
+            round: message.round,
+            attempt: message.attempt,
+        };
+        let is_settled = alone.dead_letter_refused(error, message.unreadable.as_deref()).await?;
+        self.unconfirmed.remove(&self.key(message));
+        Ok(if is_settled { Handling::Acknowledge } else { Handling::Leave })
     }
 
     /// Settles a message, or returns it for its isolated run.

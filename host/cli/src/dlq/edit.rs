@@ -16,7 +16,7 @@ use super::{EditArgs, confirm, show};
 use crate::output::Output;
 
 pub(super) async fn run(args: &EditArgs, output: Output) -> Result<ExitCode> {
-    let EditArgs { target, id, yes } = args;
+    let EditArgs { target, id, event_type, yes } = args;
     let dead_letter = target.get(&format!("/dead-letters/{id}")).await?;
     ensure!(
         dead_letter["status"] == "open",
@@ -25,7 +25,8 @@ pub(super) async fn run(args: &EditArgs, output: Output) -> Result<ExitCode> {
     );
     let before = format!("{:#}\n", dead_letter["data"]);
     let (after, data) = edited(&before)?;
-    if data == dead_letter["data"] {
+    let is_edited = data != dead_letter["data"];
+    if !is_edited && event_type.is_none() {
         errln!(
             "the payload is unchanged; nothing was replayed (to replay it as it is: `dlq replay {id}`)"
         );
@@ -38,8 +39,14 @@ pub(super) async fn run(args: &EditArgs, output: Output) -> Result<ExitCode> {
         errln!("cancelled: nothing was replayed");
         return Ok(ExitCode::FAILURE);
     }
-    let answer =
-        target.post(&format!("/dead-letters/{id}/replay"), &json!({ "data": data })).await?;
+    let mut body = json!({});
+    if is_edited {
+        body["data"] = data;
+    }
+    if let Some(event_type) = event_type {
+        body["type"] = event_type.as_str().into();
+    }
+    let answer = target.post(&format!("/dead-letters/{id}/replay"), &body).await?;
     output.print(&answer, show::settled)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -117,6 +117,9 @@ pub(super) fn dead_letter(dead_letter: &Value) {
             &format!("{}{}", table::time(&dead_letter["settled_at_ms"]), note(dead_letter)),
         );
     }
+    for (name, value) in event["attributes"].as_object().into_iter().flatten() {
+        field(name, &cell(value));
+    }
     replayed_as(&dead_letter["replayed_as"]);
     attempts(dead_letter);
     outln!("{}", style("payload").bold());

@@ -18,15 +18,15 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 
 use super::link::{Link, within};
-use super::message::{self, Ingress};
+use super::message::{self, Ingress, Unreadable};
 use crate::broker::{
     Acker, BrokerError, Consumer, Incoming, RejectedConsumer, RejectedMessage, Sender,
 };
 use crate::domain::clock::Clock;
 use crate::domain::cloud_events::ingress::IngressSettings;
 
-/// Prefetch of dead-letter queues: rejected messages are rare.
-const DEAD_PREFETCH: u16 = 32;
+/// Prefetch of dead-letter queues: rejected messages are rare, and may be large.
+const DEAD_PREFETCH: u16 = 4;
 
 /// What messages of other programs are checked against, and what they get.
 #[derive(Clone)]
@@ -188,6 +188,15 @@ impl RejectedConsumer for RejectedRabbitConsumer {
                     attempt: decoded.attempt,
                     sender: decoded.sender,
                     unreadable: None,
+                    reason: dead_letter_reason(&delivery.properties),
+                    tag,
+                },
+                Err(Unreadable::Unsendable { decoded, why }) => RejectedMessage {
+                    envelope: decoded.envelope,
+                    round: decoded.round,
+                    attempt: decoded.attempt,
+                    sender: decoded.sender,
+                    unreadable: Some(why),
                     reason: dead_letter_reason(&delivery.properties),
                     tag,
                 },

@@ -70,6 +70,16 @@ impl Link {
         }
     }
 
+    /// The largest frame of the connection; none while there is no connection.
+    pub(super) fn frame_max(&self) -> Option<usize> {
+        match &*self.state.borrow() {
+            State::Up(connection) | State::Blocked(connection, _) => {
+                usize::try_from(connection.configuration().frame_max()).ok()
+            }
+            State::Down(_) => None,
+        }
+    }
+
     /// Waits until messages can be published.
     pub(super) async fn up(&self) {
         // An error means that the task is gone, which happens when the host stops.

@@ -7,23 +7,23 @@
 mod foreign;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod stand_in;
 mod value;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use sha2::{Digest as _, Sha256};
 
 use crate::broker::{Outgoing, Sender};
 use crate::domain::body::BodyError;
 use crate::domain::cloud_events::STRUCTURED;
 use crate::domain::cloud_events::ingress::{IngestedEvent, Rules};
-use crate::domain::event::{Envelope, Event, EventKey, TIME_MAX_MS, hex, without_nul};
+use crate::domain::event::{Envelope, Event, EventKey, TIME_MAX_MS};
 use crate::domain::timestamp;
 
+pub(super) use self::stand_in::stand_in;
 pub(super) use self::value::unsigned;
 
 /// Prefix of CloudEvents attributes in headers; the colon form is read as well.
@@ -40,6 +40,8 @@ const HOPS: &str = "postrider-hops";
 const EXPIRES_MS: &str = "postrider-expires-ms";
 const ROUND: &str = "postrider-round";
 const ATTEMPT: &str = "postrider-attempt";
+/// Why the message stands for one that the broker cannot carry.
+const UNSENDABLE: &str = "postrider-unsendable";
 
 /// Highest round and attempt.
 const COUNT_MAX: u32 = 1_000_000;
@@ -91,6 +93,37 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
     }
 }
 
+/// Properties of a message without a body, in place of one that the broker cannot carry: it names the
+/// delivery, so that its stage dead-letters it.
+pub(super) fn encode_unsendable(message: &Outgoing, why: &str) -> BasicProperties {
+    let Envelope { event, order_id, correlation_id, .. } = &*message.envelope;
+    let event = Event {
+        subject: String::new(),
+        attributes: Vec::new(),
+        content_type: "application/octet-stream".to_owned(),
+        ..event.clone()
+    };
+    let mut envelope = Envelope::first(event, order_id.clone(), message.envelope.expires_at_ms);
+    envelope.correlation_id.clone_from(correlation_id);
+    let properties = encode(&Outgoing { envelope: Arc::new(envelope), ..message.clone() });
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    headers.insert(UNSENDABLE.into(), AMQPValue::LongString(why.into()));
+    properties.with_headers(headers)
+}
+
+/// At most as many bytes as the frame has that carries the properties: every header is a long
+/// string, everything else is short.
+pub(super) fn header_bytes(properties: &BasicProperties) -> usize {
+    const HEADER: usize = 6;
+    const REST: usize = 512;
+    let headers = properties.headers().as_ref();
+    let size = |(name, value): (&ShortString, &AMQPValue)| {
+        let value = value.as_long_string().map_or(0, |text| text.as_bytes().len());
+        HEADER + name.as_str().len() + value
+    };
+    REST + headers.into_iter().flat_map(|table| table.inner().iter().map(size)).sum::<usize>()
+}
+
 /// A decoded message.
 #[derive(Debug)]
 pub(super) struct Decoded {
@@ -121,6 +154,13 @@ pub(super) enum Unreadable {
     Number(&'static str),
     #[error("the event has {0}")]
     Unstorable(String),
+    /// A host sent it in place of a message that the broker cannot carry.
+    #[error("{why}")]
+    Unsendable {
+        /// Names the delivery.
+        decoded: Box<Decoded>,
+        why: String,
+    },
 }
 
 /// What messages of other programs are checked against, and what they get.
@@ -142,7 +182,13 @@ pub(super) fn decode(
     let empty = FieldTable::default();
     let headers = properties.headers().as_ref().unwrap_or(&empty);
     let decoded = match header(headers, CORRELATION) {
-        Some(correlation_id) => own(properties, headers, correlation_id, body, ingress)?,
+        Some(correlation_id) => {
+            let decoded = own(properties, headers, correlation_id, body, ingress)?;
+            if let Some(why) = header(headers, UNSENDABLE) {
+                return Err(Unreadable::Unsendable { decoded: Box::new(decoded), why });
+            }
+            decoded
+        }
         None => of_another_program(foreign::read(properties, body, ingress)?, ingress),
     };
     match decoded.envelope.validate() {
@@ -186,37 +232,6 @@ fn of_another_program(ingested: IngestedEvent, ingress: Ingress<'_>) -> Decoded 
     envelope.correlation_id = correlation_id.unwrap_or(envelope.correlation_id);
     let sender = Sender::OtherProgram { due_at_ms };
     Decoded { envelope: Arc::new(envelope), round: 1, attempt: 1, sender }
-}
-
-/// A substitute event for an unreadable message. Its key is a hash of headers and body, so the same
-/// message is the same event.
-pub(super) fn stand_in(
-    properties: &BasicProperties,
-    body: &[u8],
-    ingress: Ingress<'_>,
-) -> Envelope {
-    let mut hash = Sha256::new();
-    // A table is sorted by key, so its text is stable.
-    hash.update(format!("{:?}", properties.headers()));
-    hash.update(body);
-    let id = hex(&hash.finalize()[..16]);
-    let event = Event {
-        id,
-        event_type: "postrider.unreadable".to_owned(),
-        source: "/postrider/unreadable".to_owned(),
-        subject: String::new(),
-        time_ms: ingress.rules.now_ms,
-        content_type: without_nul(
-            properties
-                .content_type()
-                .as_ref()
-                .map_or("application/octet-stream", |value| value.as_str())
-                .to_owned(),
-        ),
-        data: Bytes::copy_from_slice(body),
-        attributes: Vec::new(),
-    };
-    Envelope::first(event, None, ingress.rules.now_ms + ingress.expiry_ms)
 }
 
 fn own_event(
@@ -284,11 +299,13 @@ fn count(headers: &FieldTable, key: &'static str) -> Result<u32, Unreadable> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::store::Direct;
 
     const INGRESS: Ingress<'_> = Ingress {
-        rules: Rules { now_ms: 1_700_000_000_123, schedule_max_ms: 60_000, source: "/orders/api" },
+        rules: Rules::of_orders(1_700_000_000_123),
         body_max_bytes: 1_000,
         expiry_ms: 500_000,
     };
@@ -326,6 +343,23 @@ mod tests {
         let decoded =
             decode(&encode(&message), message.envelope.event.data.to_vec(), INGRESS).unwrap();
         assert_eq!((&*decoded.envelope, decoded.round, decoded.attempt), (&envelope(), 2, 7));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_named_by_a_small_message() {
+        let mut large = envelope();
+        large.event.attributes = vec![("a".into(), "x".repeat(200_000))];
+        let direct = Some(Direct { stage: "x".into(), round: 2, attempt: 7 });
+        let message = Outgoing { envelope: Arc::new(large), direct, mandatory: true };
+        assert!(header_bytes(&encode(&message)) > 200_000);
+        let properties = encode_unsendable(&message, "it is too large");
+        assert!(header_bytes(&properties) < 2_000);
+        let Err(Unreadable::Unsendable { decoded, why }) = decode(&properties, Vec::new(), INGRESS)
+        else {
+            panic!("it is read as an event");
+        };
+        assert_eq!((decoded.round, decoded.attempt, why.as_str()), (2, 7, "it is too large"));
+        assert_eq!(decoded.envelope.key(), message.envelope.key());
     }
 
     fn properties(content_type: &str, headers: &[(&str, &str)]) -> BasicProperties {

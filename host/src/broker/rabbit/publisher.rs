@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
-use lapin::{Channel, Confirmation, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
@@ -75,18 +75,36 @@ impl Publisher {
             Some(direct) => (ShortString::default(), self.names.queue(&direct.stage)),
             None => (self.names.events(), routing_key(&message.envelope.event.event_type)?),
         };
+        let (properties, body) = self.fitting(message)?;
         let options =
             BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
-        let sent = channel
-            .basic_publish(
-                exchange,
-                key,
-                options,
-                &message.envelope.event.data,
-                message::encode(message),
-            )
-            .await;
+        let sent = channel.basic_publish(exchange, key, options, body, properties).await;
         sent.map_err(|error| BrokerError::Unavailable(error.to_string()))
+    }
+
+    /// The message, or a small one in its place if its headers do not fit into a frame: the broker
+    /// would close the connection, with everything in flight.
+    fn fitting<'m>(
+        &self,
+        message: &'m Outgoing,
+    ) -> Result<(BasicProperties, &'m [u8]), BrokerError> {
+        let properties = message::encode(message);
+        let size = message::header_bytes(&properties);
+        // 0: the broker sets no limit.
+        let is_exceeded = |frame_max: &usize| *frame_max > 0 && size > *frame_max;
+        let Some(frame_max) = self.link.frame_max().filter(is_exceeded) else {
+            return Ok((properties, &message.envelope.event.data));
+        };
+        let why = format!(
+            "the event has {size} bytes of headers, and the broker's limit is {frame_max} \
+             (`frame_max`)"
+        );
+        tracing::warn!(event = %message.envelope.event.id, why, "an event cannot be sent");
+        let properties = message::encode_unsendable(message, &why);
+        if message::header_bytes(&properties) > frame_max {
+            return Err(BrokerError::Refused(why));
+        }
+        Ok((properties, &[]))
     }
 
     async fn channel(&self) -> Result<Channel, BrokerError> {

@@ -14,7 +14,7 @@ use crate::domain::body::{self, BodyError};
 use crate::domain::cloud_events::{
     self, BATCH, Document, HOST, HOST_CORRELATION, HOST_ORDER, STRUCTURED,
 };
-use crate::domain::event::Event;
+use crate::domain::event::{Envelope, Event, HOST_EVENT_PREFIX};
 use crate::domain::field_error::FieldError;
 use crate::domain::json;
 use crate::domain::timestamp;
@@ -28,9 +28,11 @@ const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
 /// Media types that start with this are event formats.
 const FORMATS: &str = "application/cloudevents";
 
-/// The operator's limits on incoming events.
+/// The operator's limits on incoming events, and the host's names.
 #[derive(Debug, Clone)]
 pub struct IngressSettings {
+    /// First part of the host's own sources.
+    pub namespace: String,
     /// Longest time that an event may be scheduled ahead.
     pub schedule_max_ms: u64,
     /// Largest body, after it is decompressed.
@@ -42,8 +44,23 @@ pub struct IngressSettings {
 impl IngressSettings {
     /// The rules at a time.
     pub fn rules(&self, now_ms: u64) -> Rules<'_> {
-        Rules { now_ms, schedule_max_ms: self.schedule_max_ms, source: &self.source }
+        Rules {
+            now_ms,
+            schedule_max_ms: self.schedule_max_ms,
+            namespace: &self.namespace,
+            source: &self.source,
+            admission: Admission::Outsider,
+        }
     }
+}
+
+/// Whose events are admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Other programs' own events.
+    Outsider,
+    /// The events of an exported log, whoever made them: an operator imports it.
+    Import,
 }
 
 /// Limits and defaults for the checks.
@@ -53,8 +70,65 @@ pub struct Rules<'a> {
     pub now_ms: u64,
     /// Longest time that an event may be scheduled ahead.
     pub schedule_max_ms: u64,
+    /// First part of the host's own sources.
+    pub namespace: &'a str,
     /// Source of an event that names none.
     pub source: &'a str,
+    /// Whose events are admitted.
+    pub admission: Admission,
+}
+
+impl Rules<'_> {
+    /// The same rules for an exported log.
+    #[must_use]
+    pub fn for_import(self) -> Self {
+        Self { admission: Admission::Import, ..self }
+    }
+
+    /// Whether a source is the host's own: its API's, a stage's, or that of an event that the host
+    /// made to stand for another one. Outsiders must not take the ids of such events.
+    fn is_own(&self, source: &str) -> bool {
+        let within = |source: &str, name: &str| {
+            source.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let of_namespace =
+            source.strip_prefix('/').and_then(|rest| rest.strip_prefix(self.namespace));
+        source != self.source
+            && (within(source, "/postrider")
+                || of_namespace.is_some_and(|rest| within(rest, "/api") || within(rest, "/stages")))
+    }
+
+    /// What is wrong with an event, given the problems of parsing.
+    fn check(&self, event: &Event) -> Vec<FieldError> {
+        if self.admission == Admission::Import {
+            // It was in a log before: only what no host can take is refused.
+            let reserved = event.event_type.starts_with(HOST_EVENT_PREFIX);
+            return reserved
+                .then(|| FieldError::at("/type", "events of the host are not imported"))
+                .into_iter()
+                .collect();
+        }
+        let mut problems = cloud_events::check(event);
+        if self.is_own(&event.source) {
+            problems.push(FieldError::at(
+                "/source",
+                format!("`{}` is a source of the host itself: use one of your own", event.source),
+            ));
+        }
+        problems
+    }
+
+    /// Rules of the namespace `orders`.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) const fn of_orders(now_ms: u64) -> Rules<'static> {
+        Rules {
+            now_ms,
+            schedule_max_ms: 60_000,
+            namespace: "orders",
+            source: "/orders/events",
+            admission: Admission::Outsider,
+        }
+    }
 }
 
 /// How a message carries events, by the media type of its body.
@@ -191,7 +265,8 @@ fn ingested(
     rules: Rules<'_>,
 ) -> Result<IngestedEvent, Vec<FieldError>> {
     // A missing attribute is not reported as too short as well.
-    let more = cloud_events::check(&event)
+    let more = rules
+        .check(&event)
         .into_iter()
         .filter(|one| !problems.iter().any(|before| before.pointer == one.pointer));
     let more: Vec<FieldError> = more.collect();
@@ -209,6 +284,16 @@ fn ingested(
         .or_else(|| Some(event.subject.clone()))
         .filter(|order| !order.is_empty());
     event.attributes.retain(|(name, _)| !name.starts_with(HOST) && name != DELIVER_AT);
+    // What no store and no broker can accept, whichever of them this host has.
+    let envelope = Envelope {
+        correlation_id: correlation_id.clone().unwrap_or_default(),
+        ..Envelope::first(event.clone(), order_id.clone(), rules.now_ms)
+    };
+    if problems.is_empty()
+        && let Some(why) = envelope.validate()
+    {
+        problems.push(FieldError::at("", format!("the event has {why}")));
+    }
     if problems.is_empty() {
         Ok(IngestedEvent { event, order_id, correlation_id, due_at_ms })
     } else {
@@ -244,8 +329,7 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules<'_> =
-        Rules { now_ms: 1_700_000_000_000, schedule_max_ms: 60_000, source: "/orders/api" };
+    const RULES: Rules<'_> = Rules::of_orders(1_700_000_000_000);
 
     #[test]
     fn the_three_modes_are_equivalent() {
@@ -296,6 +380,82 @@ mod tests {
     }
 
     #[test]
+    fn sources_of_the_host_are_reserved() {
+        let read = |source: &str, rules| {
+            let event = json!({ "specversion": "1.0", "id": "1", "source": source, "type": "a" });
+            structured(&event.to_string(), rules)
+        };
+        for source in [
+            "/orders/api",
+            "/orders/api/x",
+            "/orders/stages/payment",
+            "/orders/stages",
+            "/postrider/unreadable",
+            "/postrider",
+        ] {
+            let problems = read(source, RULES).unwrap_err();
+            assert_eq!(problems.len(), 1, "{source}");
+            assert_eq!(problems[0].pointer, "/source", "{source}");
+            assert!(read(source, RULES.for_import()).is_ok(), "{source}");
+        }
+        for source in [
+            "/orders/events",
+            "/orders/apis",
+            "/orders/stagesx",
+            "/orders",
+            "/shop/api",
+            "orders/api",
+            "/orders2/api",
+            "/desk",
+            "/postriders",
+        ] {
+            assert!(read(source, RULES).is_ok(), "{source}");
+        }
+        // A namespace may have any name.
+        let rules = Rules { namespace: "postrider", source: "/postrider/events", ..RULES };
+        assert!(read("/postrider/events", rules).is_ok());
+        assert!(read("/postrider/api", rules).is_err());
+    }
+
+    #[test]
+    fn events_of_a_log_are_imported_whoever_made_them() {
+        let event = |event_type: &str| json!({ "specversion": "1.0", "id": "..", "source": "/orders/stages/x", "type": event_type, "My_attr": "x" });
+        assert!(structured(&event("a.b").to_string(), RULES.for_import()).is_ok());
+        assert!(structured(&event("a.b").to_string(), RULES).is_err());
+        let problems =
+            structured(&event("postrider.x").to_string(), RULES.for_import()).unwrap_err();
+        assert_eq!(problems[0].pointer, "/type");
+    }
+
+    #[test]
+    fn what_no_broker_accepts_is_refused() {
+        let mut event = json!({ "specversion": "1.0", "id": "1", "source": "/a", "type": "a" });
+        for number in 0..64 {
+            event[format!("a{number}")] = json!("x".repeat(400));
+        }
+        assert!(structured(&event.to_string(), RULES).is_ok());
+        for number in 0..64 {
+            event[format!("a{number}")] = json!("💩".repeat(1_024));
+        }
+        let problems = structured(&event.to_string(), RULES).unwrap_err();
+        assert!(problems[0].detail.contains("the limit is 32768"), "{problems:?}");
+        let long =
+            json!({ "specversion": "1.0", "id": "💩".repeat(255), "source": "/a", "type": "a" });
+        assert!(
+            structured(&long.to_string(), RULES).unwrap_err()[0]
+                .detail
+                .contains("the limit is 1000")
+        );
+        let kind = json!({ "specversion": "1.0", "id": "1", "source": "/a", "type": "a",
+            "datacontenttype": "ä".repeat(255) });
+        assert!(
+            structured(&kind.to_string(), RULES).unwrap_err()[0]
+                .detail
+                .contains("the limit is 255")
+        );
+    }
+
+    #[test]
     fn schedules_are_bounded_and_past_times_mean_now() {
         assert_eq!(schedule(None, Some("30s"), RULES), Ok(Some(RULES.now_ms + 30_000)));
         assert_eq!(schedule(Some("2001-01-01T00:00:00Z"), None, RULES), Ok(None));
@@ -314,6 +474,6 @@ mod tests {
             1
         );
         let ingested = binary(attributes(), Some("text/plain"), "{".into(), RULES).unwrap();
-        assert_eq!((ingested.event.source.as_str(), ingested.order_id), ("/orders/api", None));
+        assert_eq!((ingested.event.source.as_str(), ingested.order_id), ("/orders/events", None));
     }
 }

@@ -7,6 +7,8 @@ use utoipa::ToSchema;
 
 use super::require_done;
 use crate::app::dead_letters::{Edit, Replayed};
+use crate::domain::cloud_events::is_type;
+use crate::domain::event::HOST_EVENT_PREFIX;
 use crate::http::Shared;
 use crate::http::deliveries::EventKeyView;
 use crate::http::problem::{Answer, Kind, Problem};
@@ -26,11 +28,21 @@ pub(crate) struct DeadLetterReplayed {
 
 impl RequestBody for Edit {
     const NAME: &'static str = "replay request";
-    const FIELDS: &'static [&'static str] = &["data", "edit"];
+    const FIELDS: &'static [&'static str] = &["data", "edit", "type"];
 
     fn take(fields: &mut Fields) -> Self {
         // The new body itself may be `null`.
-        match (fields.take_nullable("data"), fields.take_nullable("edit")) {
+        let (data, edit) = (fields.take_nullable("data"), fields.take_nullable("edit"));
+        if let Some(event_type) = fields.text("type") {
+            if !is_type(&event_type) || event_type.starts_with(HOST_EVENT_PREFIX) {
+                fields.problem("/type", "must be an event type of your own, such as `desk.note`");
+            }
+            if edit.is_some() {
+                fields.problem("/edit", "must not be combined with `type`: give the new `data`");
+            }
+            return Self::Type { event_type, body: data };
+        }
+        match (data, edit) {
             (None, None) => Self::None,
             (Some(data), None) => Self::Body(data),
             (None, Some(patch)) => Self::Patch(patch),

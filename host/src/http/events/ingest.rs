@@ -29,7 +29,9 @@ use crate::http::request::{Payload, Schedule, content_type};
         (ref("#/components/schemas/CloudEvents") = "application/cloudevents-batch+json"),
     )),
     responses((status = 202, description = "Accepted", body = inline(EventsAccepted),
-        headers(("Location" = String, description = "The event, when it is a single one")))))]
+        headers(("Location" = String, description = "The event, when it is a single one"))),
+        (status = 409, description = "The log has another event with this source and id",
+            body = Problem)))]
 pub(crate) async fn ingest(
     State(app): State<Shared>,
     trace: TraceContext,
@@ -61,10 +63,12 @@ pub(crate) async fn ingest(
         }
     };
     let event = event.map_err(|errors| Problem::invalid("event", errors))?;
-    accept(&app, scheduled(event, &schedule), &trace).await
+    let (id, source) = (event.event.id.clone(), event.event.source.clone());
+    let accepted = accept(&app, scheduled(event, &schedule), &trace).await?;
+    accepted.ok_or_else(|| Problem::event_exists(&id, &source))
 }
 
-fn check(body: &Bytes) -> Answer<&str> {
+pub(super) fn check(body: &Bytes) -> Answer<&str> {
     json::check(body::without_bom(body)).map_err(|error| Problem::malformed(error.to_string()))
 }
 

@@ -12,6 +12,7 @@ use crate::domain::event::Event;
 use crate::domain::trace_context::TraceContext;
 use crate::http::Shared;
 use crate::http::problem::Answer;
+use crate::store::AcceptedEvent;
 
 /// An event that was accepted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -22,8 +23,10 @@ pub(crate) struct EventReceipt {
     event_type: String,
     /// When a scheduled event is delivered, milliseconds since 1970-01-01 UTC.
     due_at_ms: Option<u64>,
-    /// Whether the log had an event with this source and id already; nothing was changed then.
+    /// Whether the log had the same event already; nothing was changed then.
     duplicate: bool,
+    /// Whether the log has another event with this source and id; this one was not accepted then.
+    conflict: bool,
 }
 
 /// Events that were accepted.
@@ -33,6 +36,8 @@ pub(crate) struct BatchReceipt {
     accepted: usize,
     /// How many the log had already.
     duplicates: usize,
+    /// How many were not accepted, because the log has another event with their source and id.
+    conflicts: usize,
     items: Vec<EventReceipt>,
 }
 
@@ -48,20 +53,33 @@ pub(super) enum EventsAccepted {
 impl EventReceipt {
     fn new(ingested: &IngestedEvent) -> Self {
         let Event { id, source, event_type, .. } = ingested.event.clone();
-        Self { id, source, event_type, due_at_ms: ingested.due_at_ms, duplicate: false }
+        let due_at_ms = ingested.due_at_ms;
+        Self { id, source, event_type, due_at_ms, duplicate: false, conflict: false }
+    }
+
+    fn of(self, accepted: AcceptedEvent) -> Self {
+        Self {
+            duplicate: accepted == AcceptedEvent::Duplicate,
+            conflict: accepted == AcceptedEvent::Conflict,
+            ..self
+        }
     }
 }
 
-/// Accepts one event.
+/// Accepts one event. None: the log has another event with its source and id.
 pub(super) async fn accept(
     app: &Shared,
     ingested: IngestedEvent,
     trace: &TraceContext,
-) -> Answer<Response> {
+) -> Answer<Option<Response>> {
     let (location, receipt) = (location(&ingested.event), EventReceipt::new(&ingested));
-    let new = app.ingest(vec![ingested], trace).await?;
-    let receipt = EventReceipt { duplicate: new == [false], ..receipt };
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(receipt)).into_response())
+    let accepted = app.ingest(vec![ingested], trace).await?;
+    let accepted = accepted.first().copied().unwrap_or(AcceptedEvent::Conflict);
+    if accepted == AcceptedEvent::Conflict {
+        return Ok(None);
+    }
+    let receipt = receipt.of(accepted);
+    Ok(Some((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(receipt)).into_response()))
 }
 
 /// Accepts a batch.
@@ -71,14 +89,14 @@ pub(super) async fn accept_all(
     trace: &TraceContext,
 ) -> Answer<Response> {
     let receipts: Vec<EventReceipt> = ingested.iter().map(EventReceipt::new).collect();
-    let new = app.ingest(ingested, trace).await?;
-    let accepted = new.iter().filter(|new| **new).count();
-    let items = receipts
-        .into_iter()
-        .zip(&new)
-        .map(|(receipt, new)| EventReceipt { duplicate: !new, ..receipt })
-        .collect();
-    let batch = BatchReceipt { accepted, duplicates: new.len() - accepted, items };
+    let all = app.ingest(ingested, trace).await?;
+    let count = |wanted| all.iter().filter(|accepted| **accepted == wanted).count();
+    let batch = BatchReceipt {
+        accepted: count(AcceptedEvent::New),
+        duplicates: count(AcceptedEvent::Duplicate),
+        conflicts: count(AcceptedEvent::Conflict),
+        items: receipts.into_iter().zip(&all).map(|(receipt, one)| receipt.of(*one)).collect(),
+    };
     Ok((StatusCode::ACCEPTED, Json(batch)).into_response())
 }
 

@@ -24,7 +24,9 @@ use crate::http::request::{EventType, IdempotencyKey, Payload, Schedule, content
         (Vec<u8> = "application/octet-stream"),
     )),
     responses((status = 202, description = "Accepted", body = EventReceipt,
-        headers(("Location" = String, description = "The event")))))]
+        headers(("Location" = String, description = "The event"))),
+        (status = 409, description = "The log has another event with this source and id",
+            body = Problem)))]
 #[expect(clippy::too_many_arguments, reason = "each argument extracts one part of the request")]
 pub(crate) async fn send(
     State(app): State<Shared>,
@@ -38,10 +40,20 @@ pub(crate) async fn send(
     ingress::check_text(content_type(&headers).unwrap_or_default())?;
     let mut attributes = attributes(&headers)?;
     attributes.insert("type".to_owned(), event_type);
-    if let Some(key) = key {
-        attributes.entry("id".to_owned()).or_insert(key);
+    if let Some(key) = &key {
+        let id = attributes.entry("id".to_owned()).or_insert_with(|| key.clone());
+        if id != key {
+            return Err(Problem::invalid_header(
+                "Idempotency-Key: names another event than `ce-id`: give only one of them",
+            ));
+        }
     }
     let ingested = ingress::binary(attributes, content_type(&headers), body, app.ingress_rules())
         .map_err(|errors| Problem::invalid("event", errors))?;
-    accept(&app, scheduled(ingested, &schedule), &trace).await
+    let (id, source) = (ingested.event.id.clone(), ingested.event.source.clone());
+    let accepted = accept(&app, scheduled(ingested, &schedule), &trace).await?;
+    accepted.ok_or_else(|| match key {
+        Some(_) => Problem::key_reused(),
+        None => Problem::event_exists(&id, &source),
+    })
 }

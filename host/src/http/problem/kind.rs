@@ -44,6 +44,9 @@ problem_types! {
         "The operator's `http.body_max_bytes` is the limit.";
     DEAD_LETTER_SETTLED: "dead-letter-settled", CONFLICT, "Dead letter already settled",
         "It was replayed or discarded before. Nothing was changed.";
+    EVENT_EXISTS: "event-exists", CONFLICT, "Event id already in use",
+        "An event with this source and id and different contents exists: use another id for each \
+         event.";
     IDEMPOTENCY_KEY_REUSED: "idempotency-key-reused", UNPROCESSABLE_ENTITY,
         "Idempotency key reused",
         "The `Idempotency-Key` was used with a different request: use a new key for each request.";

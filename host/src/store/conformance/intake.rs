@@ -2,7 +2,8 @@
 
 use super::Bench;
 use super::build::{envelope, new_event, new_order};
-use crate::store::{Accepted, DeliveryStatus};
+use crate::domain::event::Envelope;
+use crate::store::{Accepted, AcceptedEvent, DeliveryStatus};
 
 pub(super) async fn an_order_is_accepted_once(bench: Bench) {
     let (accepted, rows) = bench.store.accept_order(new_order("1", "a")).await.unwrap();
@@ -47,18 +48,39 @@ pub(super) async fn concurrent_orders_with_one_id_are_accepted_once(bench: Bench
 
 pub(super) async fn an_event_is_accepted_once(bench: Bench) {
     let event = new_event(envelope("product.stocked", "s1", None), &["inventory", "notification"]);
-    let (new, rows) = bench.store.accept_event(event.clone()).await.unwrap();
-    assert!(new);
+    let (accepted, rows) = bench.store.accept_event(event.clone()).await.unwrap();
+    assert_eq!(accepted, AcceptedEvent::New);
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].envelope, event.envelope);
-    let (new, rows) = bench.store.accept_event(event).await.unwrap();
-    assert!(!new);
+    let (accepted, rows) = bench.store.accept_event(event.clone()).await.unwrap();
+    assert_eq!(accepted, AcceptedEvent::Duplicate);
     assert!(rows.is_empty());
+    // Another event with its key is neither written nor taken for it, also in one group.
+    let mut changed = Envelope::clone(&event.envelope);
+    changed.event.subject = "another".to_owned();
+    let (accepted, rows) = bench.store.accept_event(new_event(changed, &[])).await.unwrap();
+    assert_eq!((accepted, rows.len()), (AcceptedEvent::Conflict, 0));
+    let racing = |subject: &str| {
+        let mut racing = envelope("product.stocked", "s2", None);
+        racing.event.subject = subject.to_owned();
+        bench.store.accept_event(new_event(racing, &[]))
+    };
+    let (one, other) = tokio::join!(racing("1"), racing("2"));
+    let mut results = [one.unwrap().0, other.unwrap().0];
+    results.sort_by_key(|accepted| *accepted == AcceptedEvent::Conflict);
+    assert_eq!(results, [AcceptedEvent::New, AcceptedEvent::Conflict]);
     // Ids are unique per source only.
     let mut other = envelope("product.stocked", "s1", None);
     other.event.source = String::from("/elsewhere");
     // An event that no stage consumes is not sent.
-    let (new, rows) = bench.store.accept_event(new_event(other, &[])).await.unwrap();
-    assert!(new);
+    let (accepted, rows) = bench.store.accept_event(new_event(other, &[])).await.unwrap();
+    assert_eq!(accepted, AcceptedEvent::New);
     assert!(rows.is_empty());
+}
+
+pub(super) async fn an_order_whose_first_event_is_in_the_log_is_refused(bench: Bench) {
+    let new = new_order("7", "a");
+    bench.store.accept_event(new.event.clone()).await.unwrap();
+    let (accepted, rows) = bench.store.accept_order(new).await.unwrap();
+    assert_eq!((accepted, rows.len()), (Accepted::Conflict, 0));
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::build::{batch, emits, envelope, new_event, retry, settlement};
 use super::{Bench, LEASE_MS, START_MS};
 use crate::store::{
-    DeliveryStatus, Direct, LostDeliveries, NarrowedRow, OutboxRow, Settlement, Verdict,
+    AcceptedEvent, DeliveryStatus, Direct, LostDeliveries, NarrowedRow, OutboxRow, Settlement,
+    Verdict,
 };
 
 fn direct(round: u32, attempt: u32) -> Direct {
@@ -62,8 +63,8 @@ pub(super) async fn a_deferral_does_not_count_as_an_attempt(bench: Bench) {
 pub(super) async fn a_delayed_event_is_sent_when_it_is_due(bench: Bench) {
     let mut event = new_event(envelope("reminder", "r1", None), &["notification"]);
     event.due_at_ms = START_MS + 10;
-    let (new, rows) = bench.store.accept_event(event.clone()).await.unwrap();
-    assert!(new && rows.is_empty());
+    let (accepted, rows) = bench.store.accept_event(event.clone()).await.unwrap();
+    assert!(accepted == AcceptedEvent::New && rows.is_empty());
     bench.clock.advance(10);
     let rows = bench.store.claim_outbox(10).await.unwrap();
     assert_eq!((rows.len(), rows[0].direct.clone()), (1, None));

@@ -2,7 +2,9 @@
 
 use super::build::{batch, emits, new_order, settlement, writing};
 use super::{Bench, START_MS, sample_event};
-use crate::store::{Accepted, ChainCount, ControlState, PluginLoad, Pruned, Verdict};
+use crate::store::{
+    Accepted, AcceptedEvent, ChainCount, ControlState, PluginLoad, Pruned, Verdict,
+};
 
 const LATER_MS: u64 = START_MS + 1_000;
 
@@ -65,7 +67,8 @@ pub(super) async fn an_old_event_that_was_logged_now_is_kept(bench: Bench) {
     std::sync::Arc::make_mut(&mut event.envelope).event.time_ms = 0;
     bench.store.accept_event(event.clone()).await.unwrap();
     assert_eq!(bench.store.prune(START_MS, 10).await.unwrap(), Pruned::default());
-    assert!(!bench.store.accept_event(event).await.unwrap().0, "its repetition is recognised");
+    let (accepted, _) = bench.store.accept_event(event).await.unwrap();
+    assert_eq!(accepted, AcceptedEvent::Duplicate, "its repetition is recognised");
     bench.clock.advance(1_000);
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().events, 1);
 }

@@ -3,11 +3,13 @@
 //! Nothing is locked here. The statements that write verify what was read: each names the row that
 //! it expects to find.
 
+use std::borrow::Cow;
+
 use sqlx::PgConnection;
 
 use super::sql::{TransactionError, args, columns, fetch, push};
 use crate::domain::order_status::StatusRules;
-use crate::store::decode::{self, Columns as _, order_columns};
+use crate::store::decode::{self, Columns as _, envelope_columns, order_columns};
 use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
 
 /// Reads everything in the read set.
@@ -74,10 +76,15 @@ async fn events<'a>(
     if read_set.events.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT k.at FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k (source, id, at) \
-               JOIN events e USING (id, source)";
+    let sql = concat!(
+        "SELECT k.at, ",
+        envelope_columns!(),
+        " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k (source, id, at) \
+         JOIN events e ON e.id = k.id AND e.source = k.source"
+    );
     for row in &fetch(conn, sql, columns![&read_set.events; |key| key.0, |key| key.1]).await? {
-        loaded.events.insert(lookup(&read_set.events, row.int(0)? - 1)?);
+        let key = lookup(&read_set.events, row.int(0)? - 1)?;
+        loaded.events.insert(key, Cow::Owned(decode::envelope(row, 1)?.event));
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! Reads what a commit group needs to know: one query per table, whatever the size of the group.
 
+use std::borrow::Cow;
+
 use sqlx::SqliteConnection;
 
 use super::sql::{args, fetch, json};
 use crate::domain::order_status::StatusRules;
 use crate::store::StoreError;
-use crate::store::decode::{self, Columns as _, order_columns};
+use crate::store::decode::{self, Columns as _, envelope_columns, order_columns};
 use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
 
 /// Reads everything in the read set.
@@ -72,10 +74,15 @@ async fn events<'a>(
     if read_set.events.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT k.key FROM json_each(?1) k CROSS JOIN events e ON e.id = k.value ->> 1 AND \
-               e.source = k.value ->> 0";
+    let sql = concat!(
+        "SELECT k.key, ",
+        envelope_columns!(),
+        " FROM json_each(?1) k CROSS JOIN events e ON e.id = k.value ->> 1 AND e.source = k.value \
+         ->> 0"
+    );
     for row in &fetch(conn, sql, args![json(&read_set.events)]).await? {
-        loaded.events.insert(lookup(&read_set.events, row.int(0)?)?);
+        let key = lookup(&read_set.events, row.int(0)?)?;
+        loaded.events.insert(key, Cow::Owned(decode::envelope(row, 1)?.event));
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ use crate::store::decode::Columns as _;
 use crate::store::queries;
 use crate::store::transaction::SentRows;
 use crate::store::{
-    Accepted, AttemptKey, Batch, Cancelled, ChainCount, ChainRecord, Commit, ControlState,
-    DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
+    Accepted, AcceptedEvent, AttemptKey, Batch, Cancelled, ChainCount, ChainRecord, Commit,
+    ControlState, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
     DeliveryRecord, EventFilter, HostReport, KnownBindings, LockedState, LogRange, LostDeliveries,
     NarrowedRow, NewCancel, NewEvent, NewOrder, OpenDelivery, Order, OrderCursor, OrderFilter,
     OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
@@ -54,7 +54,10 @@ impl Store for SqliteStore {
         self.submit(order).await
     }
 
-    async fn accept_event(&self, event: NewEvent) -> Result<(bool, Vec<OutboxRow>), StoreError> {
+    async fn accept_event(
+        &self,
+        event: NewEvent,
+    ) -> Result<(AcceptedEvent, Vec<OutboxRow>), StoreError> {
         self.submit(event).await
     }
 

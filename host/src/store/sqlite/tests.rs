@@ -8,7 +8,7 @@ use crate::domain::clock::{Clock, ManualClock};
 use crate::domain::order_status::StatusRules;
 use crate::store::StateSource as _;
 use crate::store::conformance::{self, LEASE_MS, START_MS};
-use crate::store::{Batch, Commit, Store, StoreError};
+use crate::store::{AcceptedEvent, Batch, Commit, Store, StoreError};
 
 /// A store in this file, with its writer.
 pub(crate) async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStore> {
@@ -66,9 +66,10 @@ async fn a_restart_keeps_data_and_releases_leases() {
     let claimed = store.claim_outbox(10).await.unwrap();
     assert_eq!((claimed.len(), claimed[0].id), (1, leased[0].id));
     // The numbering continues.
-    let (new, rows) =
+    let (accepted, rows) =
         store.accept_event(conformance::sample_event("e2", &["payment"])).await.unwrap();
-    assert!(new && rows[0].id > leased[0].id);
+    assert_eq!(accepted, AcceptedEvent::New);
+    assert!(rows[0].id > leased[0].id);
     assert_eq!(clock.now_ms(), START_MS);
 }
 

@@ -5,6 +5,8 @@
 //! batch only when every version that it read is still current, and a settlement that a
 //! cancellation stops only when its order is not cancelled.
 
+use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::cancel::is_stopped_by_cancel;
@@ -13,12 +15,13 @@ use super::rows::{
     AttemptRow, DeadLetterRow, DeliveryRow, OrderRow, RecordingRow, SettledBy, StateWrite,
 };
 use super::write_set::{Subject, WriteSet};
+use crate::domain::cloud_events::is_repetition;
 use crate::domain::event::{DeliveryKey, EventKey};
 use crate::domain::failure_fingerprint::FailureFingerprint;
 use crate::domain::order_status::StatusRules;
 use crate::store::{
-    Accepted, AttemptKey, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder, Order,
-    OutboxRow, Settlement, Verdict, Version,
+    Accepted, AcceptedEvent, AttemptKey, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder,
+    Order, OutboxRow, Settlement, Verdict, Version,
 };
 
 /// A new order: the first one with its id is accepted, also within one group.
@@ -42,6 +45,8 @@ pub(super) fn order<'a>(
     let key = new.idempotency_key.as_deref();
     loaded.idempotency_keys.extend(key.map(|key| (key, (order.clone(), new.fingerprint.clone()))));
     write_set.rows.orders.push(OrderRow(new));
+    let event = &new.event.envelope.event;
+    loaded.events.insert(event_ref(&new.event), Cow::Borrowed(event));
     let outbox = write_set.first_event(&new.event).into_iter().collect();
     (Accepted::New(order), outbox)
 }
@@ -52,7 +57,14 @@ fn known_order(loaded: &Loaded<'_>, new: &NewOrder) -> Option<Accepted> {
     let by_key = key.and_then(|key| loaded.idempotency_keys.get(key));
     let (known, otherwise) = match by_key {
         Some(known) => (known, Accepted::KeyReused),
-        None => (loaded.orders.get(new.id.as_str())?, Accepted::Conflict),
+        None => match loaded.orders.get(new.id.as_str()) {
+            Some(known) => (known, Accepted::Conflict),
+            // Its first event is in the log, imported from another host: what follows it, too.
+            None => {
+                let is_known = loaded.events.contains_key(&event_ref(&new.event));
+                return is_known.then_some(Accepted::Conflict);
+            }
+        },
     };
     let (order, fingerprint) = known;
     Some(if *fingerprint == new.fingerprint {
@@ -67,11 +79,19 @@ pub(super) fn event<'a>(
     loaded: &mut Loaded<'a>,
     write_set: &mut WriteSet<'a>,
     new: &'a NewEvent,
-) -> (bool, Vec<OutboxRow>) {
-    if !loaded.events.insert(event_ref(new)) {
-        return (false, Vec::new());
+) -> (AcceptedEvent, Vec<OutboxRow>) {
+    let event = &new.envelope.event;
+    match loaded.events.entry(event_ref(new)) {
+        Entry::Occupied(known) if is_repetition(known.get(), event) => {
+            (AcceptedEvent::Duplicate, Vec::new())
+        }
+        Entry::Occupied(_) => (AcceptedEvent::Conflict, Vec::new()),
+        Entry::Vacant(free) => {
+            free.insert(Cow::Borrowed(event));
+            let outbox = write_set.accepted(new).into_iter().collect();
+            (AcceptedEvent::New, outbox)
+        }
     }
-    (true, write_set.event(new, Subject::Unfinished).into_iter().collect())
 }
 
 /// A lane's batch.

@@ -11,7 +11,8 @@ use super::read_set::{Loaded, ReadSet};
 use super::write_set::WriteSet;
 use crate::domain::order_status::StatusRules;
 use crate::store::{
-    Accepted, Batch, Cancelled, Commit, NewCancel, NewEvent, NewOrder, OutboxRow, StoreError,
+    Accepted, AcceptedEvent, Batch, Cancelled, Commit, NewCancel, NewEvent, NewOrder, OutboxRow,
+    StoreError,
 };
 
 /// Something that a store's writer does for a caller.
@@ -25,7 +26,7 @@ impl Operation for NewOrder {
 }
 
 impl Operation for NewEvent {
-    type Reply = (bool, Vec<OutboxRow>);
+    type Reply = (AcceptedEvent, Vec<OutboxRow>);
 }
 
 impl Operation for NewCancel {

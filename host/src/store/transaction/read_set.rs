@@ -1,10 +1,11 @@
 //! What a commit group must read before it is decided: one query per table, whatever the size of
 //! the group.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use super::operation::Pending;
-use crate::domain::event::EventKey;
+use crate::domain::event::{Event, EventKey};
 use crate::store::{Batch, NewCancel, NewEvent, NewOrder, Order, StoreError, Version};
 
 /// A delivery's row, as far as a compare-and-set needs it.
@@ -80,6 +81,7 @@ impl<'a> ReadSet<'a> {
     pub(super) fn order(&mut self, order: &'a NewOrder) {
         self.orders.push(&order.id);
         self.idempotency_keys.extend(order.idempotency_key.as_deref());
+        self.event(&order.event);
     }
 
     pub(super) fn event(&mut self, event: &'a NewEvent) {
@@ -108,8 +110,8 @@ pub(crate) struct Loaded<'a> {
     pub(crate) orders: HashMap<&'a str, (Order, String)>,
     /// Orders by idempotency key, with their fingerprints.
     pub(crate) idempotency_keys: HashMap<&'a str, (Order, String)>,
-    /// Events (source, id) that are in the log.
-    pub(crate) events: HashSet<(&'a str, &'a str)>,
+    /// Events by (source, id), those of this group included.
+    pub(crate) events: HashMap<(&'a str, &'a str), Cow<'a, Event>>,
     /// Deliveries that the group settles.
     pub(crate) deliveries: HashMap<DeliveryRef<'a>, LoadedDelivery>,
     /// Orders that this group cancels.

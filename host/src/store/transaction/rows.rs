@@ -18,6 +18,8 @@ pub(crate) struct EventRow<'a> {
     pub(crate) due_ms: Option<u64>,
     /// No stage consumes it, and its order waits for one.
     pub(crate) unrouted: bool,
+    /// Its key was free when the group was decided, and the decision depends on it.
+    pub(crate) must_be_new: bool,
 }
 
 /// A new delivery.

@@ -114,7 +114,22 @@ impl<'a> WriteSet<'a> {
             producer: None,
             due_ms: settlement.scheduled_ms,
             unrouted: false,
+            must_be_new: false,
         })
+    }
+
+    /// Logs an event that no stage emitted and whose key was free, and sends it.
+    pub(super) fn accepted(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
+        let row = self.event(new, Subject::Unfinished);
+        self.require_new();
+        row
+    }
+
+    /// The event that was logged last must not be in the log already.
+    fn require_new(&mut self) {
+        if let Some(event) = self.events.last_mut() {
+            event.must_be_new = true;
+        }
     }
 
     /// Logs an event that may change its order's status, opens its deliveries and sends it.
@@ -145,7 +160,9 @@ impl<'a> WriteSet<'a> {
 
     /// Logs an order's first event: the order's row has the resulting status already.
     pub(super) fn first_event(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
-        self.log_and_send(new, Subject::Unfinished)
+        let row = self.log_and_send(new, Subject::Unfinished);
+        self.require_new();
+        row
     }
 
     fn log_and_send(&mut self, new: &'a NewEvent, subject: Subject) -> Option<OutboxRow> {
@@ -160,6 +177,7 @@ impl<'a> WriteSet<'a> {
             producer,
             due_ms: later_ms.map(|_| new.due_at_ms),
             unrouted: !is_consumed && subject == Subject::Unfinished && new.needs_a_stage(),
+            must_be_new: false,
         });
         let queued_ms = later_ms.unwrap_or(self.time.now_ms);
         let opened = new.routed_to.iter().map(|stage| OpenDeliveryRow { seq, stage, queued_ms });

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::event::{DeliveryKey, Envelope};
+use crate::domain::event::{DeliveryKey, Envelope, EventKey};
 use crate::pipeline::chains::ChainStatus;
 use crate::pipeline::routes::Routes;
 use crate::stage::outcome::Outcome;
@@ -69,6 +69,8 @@ pub enum Progress<'a> {
     },
     /// The broker dead-lettered the message.
     Rejected(Rejection<'a>),
+    /// Another program's event has the source and id of another event in the log.
+    KeyInUse(&'a EventKey),
     /// The store refuses the outcome, and will refuse it again.
     Refused {
         /// The store's code.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::conflicts::differ;
 use super::{Lane, STORE_BACKOFF, pause};
 use crate::broker::Incoming;
-use crate::domain::event::{DeliveryKey, Envelope};
+use crate::domain::event::DeliveryKey;
 use crate::pipeline::Running;
 use crate::store::{AttemptKey, StoreError};
 use crate::worker::decide::Attempt;
@@ -33,19 +34,6 @@ impl Work {
         let digest = running.handler.digest().into();
         Attempt { delivery, round, attempt, digest, duration_us: 0 }
     }
-
-    /// The same attempt with another event in place of its own.
-    pub(super) fn alone(work: &Self, envelope: Arc<Envelope>) -> Self {
-        let delivery =
-            DeliveryKey { stage: Arc::clone(&work.key.delivery.stage), event: envelope.key() };
-        Self {
-            key: AttemptKey { delivery, ..work.key.clone() },
-            message: Incoming { envelope, ..work.message.clone() },
-            tags: Vec::new(),
-            follows_another: false,
-            order_cancelled: work.order_cancelled,
-        }
-    }
 }
 
 impl Lane {
@@ -55,7 +43,8 @@ impl Lane {
         received: impl Iterator<Item = Incoming>,
         cancel: &CancellationToken,
     ) -> Vec<Work> {
-        let mut work = join(&self.stage.name, received);
+        let work = join(&self.stage.name, received);
+        let mut work = self.refuse_conflicts(work, cancel).await;
         if work.iter().any(|work| work.message.redelivered || work.follows_another) {
             self.drop_settled(&mut work, cancel).await;
         }
@@ -68,7 +57,7 @@ impl Lane {
         loop {
             let keys = work.iter().map(|work| work.key.clone()).collect();
             match self.services.store.already_settled(keys).await {
-                Ok(settled) => return self.drop_keys(work, &settled).await,
+                Ok(settled) => return self.drop_keys(work, &settled, cancel).await,
                 // The commit decides about each of them.
                 Err(StoreError::Rejected { .. } | StoreError::Corrupt(_)) => return,
                 Err(error) if pause(&mut backoff, cancel).await => {
@@ -81,10 +70,17 @@ impl Lane {
     }
 
     /// Acknowledges these attempts without running them; others at the same delivery stay.
-    pub(super) async fn drop_keys(&self, work: &mut Vec<Work>, keys: &[AttemptKey]) {
+    pub(super) async fn drop_keys(
+        &self,
+        work: &mut Vec<Work>,
+        keys: &[AttemptKey],
+        cancel: &CancellationToken,
+    ) {
         let (dropped, kept): (Vec<Work>, Vec<Work>) =
             std::mem::take(work).into_iter().partition(|work| keys.contains(&work.key));
         *work = kept;
+        // Another event may have taken the key since the messages were admitted.
+        let dropped = self.refuse_conflicts(dropped, cancel).await;
         self.ack(&dropped).await;
     }
 }
@@ -99,7 +95,8 @@ fn join(stage: &Arc<str>, received: impl Iterator<Item = Incoming>) -> Vec<Work>
         let key = AttemptKey { delivery, round: message.round, attempt: message.attempt };
         let first = firsts.get(&key.delivery).copied();
         // Copies are rare, so what comes after the first attempt is searched.
-        let same = first.and_then(|first| work[first..].iter_mut().find(|work| work.key == key));
+        let is_copy = |work: &&mut Work| work.key == key && !differ(&work.message, &message);
+        let same = first.and_then(|first| work[first..].iter_mut().find(is_copy));
         if let Some(same) = same {
             same.tags.push(message.tag);
             continue;

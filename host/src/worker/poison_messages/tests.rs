@@ -67,7 +67,7 @@ impl Bench {
         let running = handler.stage.running().unwrap();
         match handler.handle(&self.message, &running).await.unwrap() {
             Handling::RunIsolated(incoming) => Some(incoming.attempt),
-            Handling::Acknowledge => None,
+            Handling::Acknowledge | Handling::Leave => None,
         }
     }
 

@@ -99,11 +99,8 @@ mod tests {
     use crate::domain::cloud_events::ingress::Rules;
     use crate::domain::event::Event;
 
-    const INGRESS: Ingress<'_> = Ingress {
-        rules: Rules { now_ms: 1_700_000_000_123, schedule_max_ms: 60_000, source: "/orders/api" },
-        body_max_bytes: 1_000,
-        expiry_ms: 1,
-    };
+    const INGRESS: Ingress<'_> =
+        Ingress { rules: Rules::of_orders(1_700_000_000_123), body_max_bytes: 1_000, expiry_ms: 1 };
 
     fn message(
         content_type: Option<&str>,
@@ -184,6 +181,12 @@ mod tests {
             ("cloudEvents_time", AMQPValue::LongLongInt(7), "`time` must be a time"),
             ("cloudEvents_deliverat", text("2099-01-01T00:00:00Z"), "`deliverat` the latest is"),
             ("cloudEvents_zone", text("a\u{7}"), "`zone` must be"),
+            (
+                "cloudEvents_source",
+                text("/orders/api"),
+                "`source` `/orders/api` is a source of the",
+            ),
+            ("cloudEvents_source", text("/orders/stages/payment"), "is a source of the host"),
         ] {
             let error = binary(&[(name, value)]).unwrap_err();
             assert!(error.contains(expected), "{name}: {error}");

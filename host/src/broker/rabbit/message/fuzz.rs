@@ -23,7 +23,7 @@ use crate::internals::fuzz::{
 use crate::store::Direct;
 
 const INGRESS: Ingress<'_> = Ingress {
-    rules: Rules { now_ms: 1_700_000_000_123, schedule_max_ms: 60_000, source: "/orders/api" },
+    rules: Rules::of_orders(1_700_000_000_123),
     body_max_bytes: 1_000,
     expiry_ms: 500_000,
 };

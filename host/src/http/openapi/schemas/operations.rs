@@ -43,12 +43,20 @@ fn rollback() -> Value {
 fn replay() -> Value {
     json!({
         "description": "Without fields the event is replayed unchanged, with `data` with this \
-            body, with `edit` with its body after this merge patch (RFC 7396).",
+            body, with `edit` with its body after this merge patch (RFC 7396), with `type` as an \
+            event of this type, which repairs a message that could not be read.",
         "type": ["object", "null"],
-        "properties": { "data": {}, "edit": {} },
-        "not": { "required": ["data", "edit"] },
+        "properties": { "data": {}, "edit": {}, "type": event_type_or_null() },
+        "not": { "anyOf": [
+            { "required": ["data", "edit"] },
+            { "required": ["edit", "type"], "properties": { "type": { "type": "string" } } },
+        ] },
         "additionalProperties": false,
     })
+}
+
+fn event_type_or_null() -> Value {
+    json!({ "anyOf": [reference("EventType"), { "type": "null" }] })
 }
 
 fn dead_letter_filter() -> Value {

@@ -12,7 +12,7 @@ use super::{Database, server};
 use crate::domain::clock::ManualClock;
 use crate::store::conformance::{START_MS, sample_event};
 use crate::store::postgres::{OpenError, PostgresSettings, PostgresStore};
-use crate::store::{EventFilter, LogRange, Store, StoreError};
+use crate::store::{AcceptedEvent, EventFilter, LogRange, Store, StoreError};
 
 fn settings<'a>(url: &'a str, namespace: &'a str) -> PostgresSettings<'a> {
     PostgresSettings {
@@ -156,8 +156,8 @@ async fn namespaces_have_tables_and_logs_of_their_own() {
     let orders = database.open("here", Arc::clone(&clock)).await;
     let shop = database.open_in("shop-1", "here", Arc::clone(&clock)).await;
     orders.accept_event(sample_event("e1", &["payment"])).await.unwrap();
-    let (new, _) = shop.accept_event(sample_event("e1", &["payment"])).await.unwrap();
-    assert!(new, "an id belongs to one namespace");
+    let (accepted, _) = shop.accept_event(sample_event("e1", &["payment"])).await.unwrap();
+    assert_eq!(accepted, AcceptedEvent::New, "an id belongs to one namespace");
     assert_eq!(orders.open_deliveries("payment", 10).await.unwrap().len(), 1);
     // A transaction of one namespace does not hold up the log of another.
     let mut writing = server().database(&database.name).connect().await.unwrap();

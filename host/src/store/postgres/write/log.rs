@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use crate::store::decode::Columns as _;
 use crate::store::postgres::sql::{TransactionError, columns, execute, fetch, list, push};
-use crate::store::transaction::{NumberedWriteSet, WriteSet};
+use crate::store::transaction::{EventRow, NumberedWriteSet, WriteSet};
 
 /// Inserts the events. One that is in the log already keeps its old position, which costs a query
 /// only when it happens.
@@ -19,6 +19,11 @@ pub(super) async fn claim<'a>(
     } else {
         HashMap::new()
     };
+    // Another transaction took the key since this one was decided.
+    let is_taken = |row: &EventRow<'_>| row.must_be_new && known.contains_key(&row.seq);
+    if !known.is_empty() && write_set.events.iter().any(is_taken) {
+        return Err(TransactionError::Conflict);
+    }
     Ok(write_set.number(&known))
 }
 
