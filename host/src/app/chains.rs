@@ -31,7 +31,7 @@ pub enum ChainControl {
         /// Id of the first event.
         part_of: Option<String>,
     },
-    /// So many chains are stopped that hosts would not obey another one.
+    /// So many chains are stopped that hosts would not apply another stop.
     TooMany,
 }
 

@@ -195,15 +195,18 @@ impl Chains {
     /// The stopped chains, then the largest ones, at most `limit` in all.
     pub fn largest(&self, limit: usize) -> Vec<ChainReport> {
         let stopped = self.stopped.load();
-        let counts = self.counts();
-        let mut chains: Vec<(&Arc<str>, &Count)> =
-            counts.small.iter().chain(counts.large.iter()).collect();
-        chains.retain(|(id, count)| count.events() > 0 || stopped.contains_key(*id));
+        // Copied, so that no lane waits while they are sorted.
+        let mut chains: Vec<(Arc<str>, Count)> = {
+            let counts = self.counts();
+            let all = counts.small.iter().chain(counts.large.iter());
+            all.map(|(id, count)| (Arc::clone(id), *count)).collect()
+        };
+        chains.retain(|(id, count)| count.events() > 0 || stopped.contains_key(id));
         chains.sort_by_cached_key(|(id, count)| {
-            (Reverse(stopped.contains_key(*id)), Reverse(count.events()), Arc::clone(id))
+            (Reverse(stopped.contains_key(id)), Reverse(count.events()), Arc::clone(id))
         });
         chains.truncate(limit);
-        chains.into_iter().map(|(id, count)| report(id, count, stopped.get(id))).collect()
+        chains.iter().map(|(id, count)| report(id, count, stopped.get(id))).collect()
     }
 
     /// Takes what the store does not know of large chains. [`Chains::restore`] gives it back if it

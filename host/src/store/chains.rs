@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::StoreError;
 use super::decode::Columns;
 
-/// Most chains in an answer, and most stopped chains that hosts obey.
+/// Most chains in an answer, and most stops that hosts apply.
 pub const CHAINS_MAX: usize = 4_096;
 
 /// Events of a chain that a host counted since it last recorded them.

@@ -33,6 +33,7 @@ fn settlement(chain: &str, verdict: Verdict) -> Settlement {
         duration_us: 0,
         failure: None,
         recording: None,
+        scheduled_ms: None,
     }
 }
 
