@@ -59,15 +59,15 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .nest("/api/v1", business.clone())
         .merge(business)
         .merge(operations)
+        .fallback(middleware::no_such_route)
+        .method_not_allowed_fallback(middleware::method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(settings.body_max_bytes, middleware::read_body))
         .layer(DefaultBodyLimit::max(settings.body_max_bytes))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout))
         .layer(axum::middleware::from_fn_with_state(slots, middleware::admit));
     let router = limited
-        .merge(health)
+        .merge(health.method_not_allowed_fallback(middleware::method_not_allowed))
         .merge(pages)
-        .fallback(middleware::no_such_route)
-        .method_not_allowed_fallback(middleware::method_not_allowed)
         .layer(axum::middleware::from_fn(middleware::to_problem))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .with_state(app);

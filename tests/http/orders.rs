@@ -1,7 +1,7 @@
 //! Orders as their sender sees them: accepted, deduplicated, processed by four stages, listed.
 
 use anyhow::{Context as _, Result};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::harness::{Backend, SHIPPED, TestEnv, on_both_back_ends};
@@ -261,10 +261,18 @@ async fn refusal_reaches_a_client_that_is_still_sending() -> Result<()> {
     let env = TestEnv::empty("")?;
     let host = env.start().await?;
     let body = "x".repeat(900_000);
-    for _ in 0..20 {
-        let sent = reqwest::Client::new().post(format!("{}/orders", host.client.url));
-        let sent = sent.header("content-type", "application/json").header("delay", "soon");
-        assert_eq!(sent.body(body.clone()).send().await?.status(), StatusCode::BAD_REQUEST);
+    for (method, path, expected) in [
+        (Method::POST, "/orders", StatusCode::BAD_REQUEST),
+        (Method::POST, "/nowhere", StatusCode::NOT_FOUND),
+        (Method::PUT, "/orders", StatusCode::METHOD_NOT_ALLOWED),
+    ] {
+        for _ in 0..20 {
+            let url = format!("{}{path}", host.client.url);
+            let sent = reqwest::Client::new().request(method.clone(), url);
+            let sent = sent.header("content-type", "application/json").header("delay", "soon");
+            let status = sent.body(body.clone()).send().await?.status();
+            assert_eq!(status, expected, "{method} {path}");
+        }
     }
     host.stop().await
 }

@@ -1,6 +1,6 @@
 //! Generated HTTP requests.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt as _;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rand::RngExt as _;
@@ -46,9 +46,9 @@ pub(super) async fn send(run: &mut Run, count: u32) -> Result<()> {
             sent = sent.header(name, value);
         }
         async move {
-            let answer = sent.send().await?;
-            let (status, text) = (answer.status(), answer.text().await?);
             let shown: String = shown.chars().take(600).collect();
+            let answer = sent.send().await.with_context(|| shown.clone())?;
+            let (status, text) = (answer.status(), answer.text().await?);
             ensure!(!status.is_server_error(), "{shown}: {status} {text}");
             Ok((method, status, serde_json::from_str(&text).unwrap_or(Value::Null)))
         }

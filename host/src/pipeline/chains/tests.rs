@@ -33,7 +33,6 @@ fn settlement(chain: &str, verdict: Verdict) -> Settlement {
         duration_us: 0,
         failure: None,
         recording: None,
-        scheduled_ms: None,
     }
 }
 
