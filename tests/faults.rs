@@ -8,4 +8,5 @@ mod leftovers;
 mod lost_deliveries;
 mod refused_rows;
 mod service_failures;
+mod shutdown;
 mod store_outage;

@@ -1,8 +1,10 @@
 //! Plugin files: what they may do, and how they are loaded, replaced and contained.
 
 mod capabilities;
+mod compilation;
 mod contract;
 pub(crate) mod egress;
+mod guest_time;
 mod hostile_guests;
 mod hostile_languages;
 pub(crate) mod languages;

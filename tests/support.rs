@@ -1,5 +1,6 @@
 //! Test support: hosts, processes, servers, load.
 
+pub(crate) mod guests;
 pub(crate) mod harness;
 pub(crate) mod load;
 pub(crate) mod process;

@@ -36,7 +36,7 @@ pub use self::chains::ChainControl;
 pub use self::orders::{OrderHistory, Submission, SubmitError, Submitted};
 pub use self::plugins::{PluginState, PluginStatus, RollBack};
 pub use self::products::{StockError, as_json};
-pub use self::readiness::{FailingTask, Readiness};
+pub use self::readiness::{FailingTask, Readiness, SkippedPlugin};
 pub use self::stages::{StageDeletion, StageStatus};
 
 /// What the API and the embedding program call: orders, products, stages, plugins, dead letters,

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use utoipa_swagger_ui::SwaggerUi;
@@ -50,7 +51,7 @@ pub fn document() -> Value {
 }
 
 /// The whole API: routes, limits, and problem documents for errors.
-pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
+pub fn router(app: Arc<App>, settings: &HttpSettings, work: &RequestsInProgress) -> Router {
     let Routes { business, operations, health, document } = routes::routes();
     let pages = SwaggerUi::new(openapi::DOCS_PATH).external_url_unchecked(openapi::PATH, document);
     let slots = Arc::new(Semaphore::new(settings.concurrency_max));
@@ -61,6 +62,7 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
         .merge(operations)
         .fallback(middleware::no_such_route)
         .method_not_allowed_fallback(middleware::method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(work.clone(), middleware::track))
         .layer(axum::middleware::from_fn_with_state(settings.body_max_bytes, middleware::read_body))
         .layer(DefaultBodyLimit::max(settings.body_max_bytes))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout))
@@ -74,20 +76,32 @@ pub fn router(app: Arc<App>, settings: &HttpSettings) -> Router {
     cors::allow(router, &settings.cors)
 }
 
+/// Requests that were received whole, until their answer was sent.
+pub type RequestsInProgress = TaskTracker;
+
+/// Time in which an answer that was made reaches its client when the host stops.
+const LINGER: Duration = Duration::from_millis(200);
+
 /// Serves the API on one listener, as often as it is run: connections that arrive between two runs
 /// wait in the listener's backlog.
 pub struct Server {
     listener: std::net::TcpListener,
     router: Router,
+    work: RequestsInProgress,
 }
 
 impl Server {
     /// A server for a listener that is bound already.
-    pub fn new(listener: TcpListener, router: Router) -> io::Result<Self> {
-        Ok(Self { listener: listener.into_std()?, router })
+    pub fn new(
+        listener: TcpListener,
+        router: Router,
+        work: RequestsInProgress,
+    ) -> io::Result<Self> {
+        Ok(Self { listener: listener.into_std()?, router, work })
     }
 
-    /// Serves until cancelled, then finishes the requests in flight.
+    /// Serves until cancelled, then finishes the requests in progress. One that was not received
+    /// whole is none.
     pub async fn run(&self, cancel: CancellationToken) {
         if let Err(error) = self.serve(cancel).await {
             tracing::error!(%error, "the HTTP server failed");
@@ -96,8 +110,25 @@ impl Server {
 
     async fn serve(&self, cancel: CancellationToken) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener.try_clone()?)?;
-        axum::serve(listener, self.router.clone())
-            .with_graceful_shutdown(async move { cancel.cancelled().await })
-            .await
+        let stop = cancel.clone();
+        let serving = axum::serve(listener, self.router.clone())
+            .with_graceful_shutdown(async move { stop.cancelled().await });
+        tokio::select! {
+            ended = serving.into_future() => ended,
+            () = self.finish(&cancel) => Ok(()),
+        }
+    }
+
+    /// Waits until cancelled, then until no request is in progress.
+    async fn finish(&self, cancel: &CancellationToken) {
+        cancel.cancelled().await;
+        self.work.close();
+        loop {
+            self.work.wait().await;
+            tokio::time::sleep(LINGER).await;
+            if self.work.is_empty() {
+                return;
+            }
+        }
     }
 }

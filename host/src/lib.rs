@@ -95,8 +95,8 @@ pub mod internals;
 
 // A host.
 pub use crate::app::{
-    App, ChainControl, OrderHistory, PluginState, PluginStatus, Readiness, RollBack, StageDeletion,
-    StageStatus, Submission, SubmitError, Submitted,
+    App, ChainControl, OrderHistory, PluginState, PluginStatus, Readiness, RollBack, SkippedPlugin,
+    StageDeletion, StageStatus, Submission, SubmitError, Submitted,
 };
 pub use crate::config::{Config, ConfigError, StageConfig};
 pub use crate::domain::clock::{Clock, ManualClock, SystemClock};

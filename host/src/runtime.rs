@@ -13,6 +13,12 @@ use crate::stage::state::StateLimits;
 
 #[cfg(feature = "wasm")]
 mod artifact;
+#[cfg(feature = "wasm")]
+mod code_cache;
+#[cfg(feature = "wasm")]
+mod compiler;
+#[cfg(feature = "wasm")]
+mod describe;
 pub mod egress;
 #[cfg(feature = "wasm")]
 mod engine;
@@ -22,6 +28,8 @@ mod epoch;
 mod guest;
 #[cfg(feature = "wasm")]
 mod http;
+#[cfg(feature = "wasm")]
+mod limits;
 #[cfg(feature = "wasm")]
 mod load;
 pub mod provenance;
@@ -33,11 +41,13 @@ pub(crate) use artifact::as_component;
 #[cfg(feature = "wasm")]
 pub use artifact::producers;
 #[cfg(feature = "wasm")]
+pub use compiler::CompileStep;
+#[cfg(all(feature = "wasm", any(test, fuzzing)))]
+pub(crate) use describe::check_description;
+#[cfg(feature = "wasm")]
 pub use engine::Runtime;
 #[cfg(feature = "wasm")]
 pub use epoch::EpochTicker;
-#[cfg(all(feature = "wasm", any(test, fuzzing)))]
-pub(crate) use load::check_description;
 #[cfg(feature = "wasm")]
 pub use load::{CONTRACT, Linked, LoadError};
 #[cfg(feature = "wasm")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::support::harness::{Client, TestEnv, root};
+use crate::support::harness::{Client, TestEnv, eventually, root};
 
 /// A host in a separate process, killed when dropped.
 pub(crate) struct HostProcess(Child);
@@ -78,10 +78,20 @@ impl HostProcess {
         self.signal("-CONT")
     }
 
-    fn signal(&self, signal: &str) -> Result<()> {
+    /// Sends a signal, such as `-TERM`.
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
         let sent = Command::new("kill").args([signal, &self.0.id().to_string()]).status()?;
         ensure!(sent.success(), "kill {signal} failed");
         Ok(())
+    }
+
+    /// Waits until the process has ended; returns its exit code, unless a signal ended it.
+    pub(crate) async fn wait(&mut self) -> Result<Option<i32>> {
+        let ended = eventually("the process to end", || {
+            let ended = self.0.try_wait();
+            async move { Ok(ended?) }
+        });
+        Ok(ended.await?.code())
     }
 
     /// Sends `SIGKILL`.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::drawing;
 use crate::offline_host::OfflineHost;
@@ -15,8 +16,16 @@ use serde_json::json;
 
 /// Runs a host until SIGINT or SIGTERM.
 pub(crate) async fn serve(config: Option<&Path>) -> Result<ExitCode> {
-    let host = Host::builder(Config::load(config)?).build().await?;
-    host.run_until(stop_signal()?).await?;
+    // Before the build, which compiles plugins: as the first process of a container, the program
+    // would otherwise ignore the signals until then.
+    let stop = stop_signal()?;
+    tokio::pin!(stop);
+    let building = Host::builder(Config::load(config)?).build();
+    let host = tokio::select! {
+        host = building => host?,
+        () = &mut stop => return Ok(ExitCode::SUCCESS),
+    };
+    host.run_until(stop).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -86,15 +95,26 @@ pub(crate) async fn topology(config: Option<&Path>, output: Output) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// Completes on SIGINT or SIGTERM.
+/// Completes on SIGINT or SIGTERM. From then on another one ends the process immediately: whatever
+/// is unfinished runs again after the next start.
 pub(crate) fn stop_signal() -> Result<impl Future<Output = ()> + Send> {
-    use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let _ = either(&mut terminate, &mut interrupt).await;
+        tokio::spawn(async move {
+            let kind = either(&mut terminate, &mut interrupt).await;
+            tracing::warn!("a second signal: ending without finishing the work in flight");
+            // As a shell reports a program that a signal ended.
+            std::process::exit(128 + kind.as_raw_value());
+        });
     })
+}
+
+/// Waits for one of the two; returns which.
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {
+    tokio::select! {
+        _ = terminate.recv() => SignalKind::terminate(),
+        _ = interrupt.recv() => SignalKind::interrupt(),
+    }
 }

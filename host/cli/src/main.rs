@@ -1,6 +1,7 @@
 //! The `postrider` program: a thin user of the `postrider` library.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 
@@ -35,7 +36,19 @@ mod time_args;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    command::run(command::Cli::parse()).await
+/// Time for blocking calls when the program ends; one on a file system that hangs may never return.
+const LINGER: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let cli = command::Cli::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("postrider: no threads to run on: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(command::run(cli));
+    runtime.shutdown_timeout(LINGER);
+    code
 }

@@ -24,6 +24,8 @@ const LOAD_POLL: Duration = Duration::from_millis(2);
 pub enum PluginState {
     /// It serves its stage.
     Serving,
+    /// Its file is being compiled and loaded, and no earlier content serves.
+    Compiling,
     /// Its file was removed from the folder.
     Removed,
     /// Its file was refused, and no earlier content serves.
@@ -35,6 +37,7 @@ impl PluginState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Serving => "serving",
+            Self::Compiling => "compiling",
             Self::Removed => "removed",
             Self::Failed => "failed",
         }
@@ -69,6 +72,9 @@ pub struct PluginStatus {
     pub last_error: Option<String>,
     /// What has to change before the newest content serves.
     pub waiting_for: Option<String>,
+    /// Since when the newest content of the file is compiled or waits for that, milliseconds since
+    /// 1970-01-01 UTC.
+    pub compiling_since_ms: Option<u64>,
     /// Why the host rolled a newer version back to this one.
     pub rolled_back: Option<String>,
     /// When this version was loaded, milliseconds since 1970-01-01 UTC.
@@ -219,6 +225,7 @@ impl App {
                 state: PluginState::Serving,
                 last_error: file_status.and_then(|status| status.error.clone().or(folder.clone())),
                 waiting_for: file_status.and_then(|status| status.waiting_for.clone()),
+                compiling_since_ms: file_status.and_then(|status| status.compiling_since_ms),
                 rolled_back: file_status.and_then(|status| {
                     status.rolled_back.as_ref().map(|rolled_back| rolled_back.note.clone())
                 }),
@@ -244,7 +251,13 @@ impl App {
 
 /// A file that serves nothing: one entry for each stage it served, or one without a stage.
 fn not_serving(file: &str, status: FileStatus) -> impl Iterator<Item = PluginStatus> {
-    let FileStatus { stages, removed, error, waiting_for, .. } = status;
+    let FileStatus { stages, removed, error, waiting_for, compiling_since_ms, .. } = status;
+    let state = match &error {
+        _ if removed => PluginState::Removed,
+        Some(_) if compiling_since_ms.is_none() => PluginState::Failed,
+        // Until it is refused or serves.
+        _ => PluginState::Compiling,
+    };
     let stages = if stages.is_empty() {
         vec![None]
     } else {
@@ -256,9 +269,10 @@ fn not_serving(file: &str, status: FileStatus) -> impl Iterator<Item = PluginSta
         file: Some(file.clone()),
         version: None,
         digest: None,
-        state: if removed { PluginState::Removed } else { PluginState::Failed },
+        state,
         last_error: error.clone(),
         waiting_for: waiting_for.clone(),
+        compiling_since_ms,
         rolled_back: None,
         loaded_at_ms: None,
         consumes: Vec::new(),

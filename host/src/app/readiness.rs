@@ -28,8 +28,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Readiness {
-    /// The store and the broker answer, every stage has a plugin and is consumed, no critical task
-    /// is failing, and the host is not stopping.
+    /// The store and the broker answer, every stage has a plugin and is consumed, the start skipped
+    /// no plugin, no critical task is failing, and the host is not stopping.
     pub ready: bool,
     /// Why the store does not answer.
     pub store: Option<String>,
@@ -37,6 +37,9 @@ pub struct Readiness {
     pub broker: Option<String>,
     /// Stages without a plugin.
     pub stages_without_plugin: Vec<String>,
+    /// Plugin files that were in the folder when the host started and do not serve, or the folder if
+    /// it could not be read. A file that is refused later does not affect readiness.
+    pub skipped_plugins: Vec<SkippedPlugin>,
     /// Stages that operators paused or drain; they do not affect readiness.
     pub held: Vec<String>,
     /// Stages whose circuit breaker is not closed; they do not affect readiness.
@@ -52,6 +55,18 @@ pub struct Readiness {
     pub stopping: bool,
 }
 
+/// A plugin file that the start skipped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SkippedPlugin {
+    /// Its name, or the path of the folder.
+    pub file: String,
+    /// Why it does not serve.
+    pub error: String,
+    /// What has to change before it does.
+    pub waiting_for: Option<String>,
+}
+
 impl App {
     /// Asks the store and the broker, and returns whether this host can do its work.
     pub async fn readiness(&self) -> Readiness {
@@ -59,6 +74,7 @@ impl App {
         let (store, broker) =
             tokio::join!(problem(self.services.store.ping()), problem(self.services.broker.ping()));
         let stages_without_plugin = self.stages_that(|stage| stage.running().is_none());
+        let skipped_plugins = self.skipped_plugins();
         let not_consuming =
             self.stages_that(|stage| stage.consumption() == Consumption::Connecting);
         let failing_tasks = self.failing_tasks();
@@ -67,6 +83,7 @@ impl App {
         let ready = store.is_none()
             && broker.is_none()
             && stages_without_plugin.is_empty()
+            && skipped_plugins.is_empty()
             && not_consuming.is_empty()
             && !failing_tasks.iter().any(critical)
             && !stopping;
@@ -75,6 +92,7 @@ impl App {
             store,
             broker,
             stages_without_plugin,
+            skipped_plugins,
             held: self.stages_that(|stage| {
                 stage.control().is_some_and(|control| control.state != ControlState::Running)
             }),
@@ -85,6 +103,22 @@ impl App {
             unrouted: self.unrouted_events(),
             stopping,
         }
+    }
+
+    fn skipped_plugins(&self) -> Vec<SkippedPlugin> {
+        let files = self.files.all().into_iter();
+        let skipped = files.filter(|(_, status)| status.skipped_at_start && !status.removed);
+        let skipped = skipped.map(|(file, status)| SkippedPlugin {
+            file,
+            error: status.error.unwrap_or_default(),
+            waiting_for: status.waiting_for,
+        });
+        let folder = self.files.folder_skipped_at_start().map(|error| SkippedPlugin {
+            file: self.places.dir.display().to_string(),
+            error,
+            waiting_for: None,
+        });
+        skipped.chain(folder).collect()
     }
 
     /// The events of unfinished orders that wait for a stage, by type, as last counted.

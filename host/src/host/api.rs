@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use super::tasks::HostTasks;
 use crate::app::App;
 use crate::config::Config;
-use crate::http::{self, Server};
+use crate::http::{self, RequestsInProgress, Server};
 
 /// A bound listener.
 pub(super) struct Api(TcpListener);
@@ -40,8 +40,9 @@ impl Api {
         tasks: &HostTasks,
     ) -> anyhow::Result<()> {
         let address = self.address()?;
-        let router = http::router(Arc::clone(app), &config.http);
-        tasks.start_server(Server::new(self.0, router)?);
+        let work = RequestsInProgress::new();
+        let router = http::router(Arc::clone(app), &config.http, &work);
+        tasks.start_server(Server::new(self.0, router, work)?);
         tracing::info!(%address, "serving");
         Ok(())
     }

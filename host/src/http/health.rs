@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Shared;
-use crate::app::{FailingTask, Readiness};
+use crate::app::{FailingTask, Readiness, SkippedPlugin};
 use crate::store::UnroutedEvents;
 
 /// The process is alive.
@@ -32,8 +32,8 @@ pub(crate) struct ServiceHealth {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Readiness)]
 pub(crate) struct ReadinessView {
-    /// The store and the broker answer, every stage has a plugin and is consumed, no critical task
-    /// is failing, and the host is not stopping.
+    /// The store and the broker answer, every stage has a plugin and is consumed, the start skipped
+    /// no plugin, no critical task is failing, and the host is not stopping.
     ready: bool,
     /// Why the store does not answer.
     store: Option<String>,
@@ -41,6 +41,9 @@ pub(crate) struct ReadinessView {
     broker: Option<String>,
     /// Stages without a plugin.
     stages_without_plugin: Vec<String>,
+    /// Plugin files that were in the folder when the host started and do not serve, or the folder if
+    /// it could not be read. A file that is refused later does not affect readiness.
+    skipped_plugins: Vec<SkippedPluginView>,
     /// Stages that operators paused or drain; they do not affect readiness.
     held: Vec<String>,
     /// Stages whose circuit breaker is not closed; they do not affect readiness.
@@ -55,6 +58,25 @@ pub(crate) struct ReadinessView {
     unrouted: Vec<UnroutedEventsView>,
     /// The host is stopping.
     stopping: bool,
+}
+
+/// A plugin file that the start skipped.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SkippedPlugin)]
+pub(crate) struct SkippedPluginView {
+    /// Its name, or the path of the folder.
+    file: String,
+    /// Why it does not serve.
+    error: String,
+    /// What has to change before it does.
+    waiting_for: Option<String>,
+}
+
+impl From<SkippedPlugin> for SkippedPluginView {
+    fn from(skipped: SkippedPlugin) -> Self {
+        let SkippedPlugin { file, error, waiting_for } = skipped;
+        Self { file, error, waiting_for }
+    }
 }
 
 /// Events of one type that wait for a stage.
@@ -98,6 +120,7 @@ impl From<Readiness> for ReadinessView {
             store: readiness.store,
             broker: readiness.broker,
             stages_without_plugin: readiness.stages_without_plugin,
+            skipped_plugins: readiness.skipped_plugins.into_iter().map(Into::into).collect(),
             held: readiness.held,
             breakers_open: readiness.breakers_open,
             not_consuming: readiness.not_consuming,
@@ -135,7 +158,7 @@ pub(crate) async fn broker(State(app): State<Shared>) -> (StatusCode, Json<Servi
 }
 
 /// Checks that the host can do its work: the store and the broker answer, every stage has a plugin
-/// and is consumed, and no critical background task is failing.
+/// and is consumed, the start skipped no plugin, and no critical background task is failing.
 #[utoipa::path(get, path = "/ready", tag = "health",
     responses(
         (status = 200, body = ReadinessView),

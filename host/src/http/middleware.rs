@@ -2,15 +2,21 @@
 //! that no handler makes (unknown routes and methods, panics, refusals of the layers below).
 
 use std::any::Any;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::{FromRequest as _, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::Semaphore;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::RequestsInProgress;
 use super::problem::{Answer, Kind, Problem};
 use super::request::{Payload, content_encoding, content_type};
 use crate::domain::body;
@@ -47,6 +53,43 @@ pub(super) async fn read_body(
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     Ok(next.run(Request::from_parts(parts, bytes.into())).await)
+}
+
+/// Counts a request that was received as work in progress, until its answer was sent.
+pub(super) async fn track(
+    State(work): State<RequestsInProgress>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let token = work.token();
+    let answer = next.run(request).await;
+    answer.map(|body| Body::new(TrackedBody { body, _token: token }))
+}
+
+/// The body of an answer, which is in progress until it was sent.
+struct TrackedBody {
+    body: Body,
+    _token: TaskTrackerToken,
+}
+
+impl HttpBody for TrackedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response<Body> {

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::in_flight::InFlight;
 use super::metrics::StageMetrics;
 use crate::config::{RecordingConfig, StageConfig};
+use crate::domain::event::Envelope;
 #[cfg(feature = "wasm")]
 use crate::runtime::egress::Egress;
 use crate::stage::circuit_breaker::CircuitBreaker;
@@ -183,11 +184,16 @@ impl Stage {
         self.rollout.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports a call of the version `digest`. When the rollout guard rolls that version back, the
+    /// Reports a call of the version `digest` with a message. When the rollout guard rolls that version back, the
     /// previous one runs from the next batch on; returns the reason.
-    pub fn report_call(&self, digest: &str, outcome: &Outcome) -> Option<String> {
+    pub fn report_call(
+        &self,
+        digest: &str,
+        envelope: &Envelope,
+        outcome: &Outcome,
+    ) -> Option<String> {
         let mut rollout = self.rollout();
-        match rollout.guard.as_mut()?.report(digest, CallEnd::of(outcome)) {
+        match rollout.guard.as_mut()?.report(digest, envelope, CallEnd::of(outcome)) {
             Finding::Watching => None,
             Finding::Passed => {
                 rollout.guard = None;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
@@ -17,6 +18,14 @@ pub struct FileStatus {
     pub error: Option<String>,
     /// What has to change before it does.
     pub waiting_for: Option<String>,
+    /// Other files serve all the stages for which it was refused.
+    pub is_replaced: bool,
+    /// Since when its newest content is compiled or waits for that; milliseconds since 1970-01-01
+    /// UTC.
+    pub compiling_since_ms: Option<u64>,
+    /// It was in the folder when the host started, and has not served since: whoever relied on it
+    /// finds that in the readiness.
+    pub skipped_at_start: bool,
     /// The file is gone.
     pub removed: bool,
     /// How many times the host has loaded it, or failed to.
@@ -58,6 +67,8 @@ pub struct PluginFiles {
     files: Mutex<BTreeMap<String, FileStatus>>,
     /// Why the folder cannot be read.
     folder_problem: Mutex<Option<String>>,
+    /// It could not be read at the start, nor since.
+    folder_skipped: AtomicBool,
 }
 
 impl PluginFiles {
@@ -66,9 +77,22 @@ impl PluginFiles {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Marks the files that the start had to do without, unless another file serves in their place.
+    pub(super) fn mark_skipped(&self) {
+        self.folder_skipped.store(self.folder_problem().is_some(), Ordering::SeqCst);
+        for status in self.files.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
+            status.skipped_at_start = status.error.is_some() && !status.is_replaced;
+        }
+    }
+
     /// Why the folder cannot be read, if so.
     pub fn folder_problem(&self) -> Option<String> {
         self.folder_problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the folder cannot be read, if it could not since the start.
+    pub fn folder_skipped_at_start(&self) -> Option<String> {
+        self.folder_problem().filter(|_| self.folder_skipped.load(Ordering::SeqCst))
     }
 
     /// Sets why the folder cannot be read; true if that is news.
@@ -76,6 +100,9 @@ impl PluginFiles {
     pub(super) fn set_folder_problem(&self, problem: Option<String>) -> bool {
         let mut present = self.folder_problem.lock().unwrap_or_else(PoisonError::into_inner);
         let news = *present != problem;
+        if problem.is_none() {
+            self.folder_skipped.store(false, Ordering::SeqCst);
+        }
         *present = problem;
         news
     }

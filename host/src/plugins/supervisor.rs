@@ -91,6 +91,7 @@ impl PluginSupervisor {
         let state = &mut *self.state.lock().await;
         while let Some(change) = state.changes.recv().await {
             if matches!(change, PluginChange::ScanComplete) {
+                self.files.mark_skipped();
                 return;
             }
             self.apply(state, change).await;
@@ -100,6 +101,14 @@ impl PluginSupervisor {
     /// Runs workers for every stage, and applies changes until cancelled. The workers are tasks of
     /// their own: they outlive a restart of this one, and stop with their group.
     pub async fn run(&self, cancel: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = self.apply_all() => cancel.cancelled().await,
+        }
+    }
+
+    async fn apply_all(&self) {
         let state = &mut *self.state.lock().await;
         if let Some(file) = state.applying.take() {
             // Applying it once more could fail once more; what served before keeps serving.
@@ -116,7 +125,6 @@ impl PluginSupervisor {
         loop {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return,
                 Some(change) = state.changes.recv() => self.apply(state, change).await,
                 Some(stage) = state.ending.next() => {
                     state.workers.remove(&stage);
@@ -142,6 +150,7 @@ impl PluginSupervisor {
                 self.files.update(&file, |status| {
                     status.error = Some(error);
                     status.waiting_for = Some(waiting_for);
+                    status.is_replaced = false;
                     status.removed = false;
                     status.reload_count += 1;
                 });

@@ -9,6 +9,7 @@ const RETRY_MIN: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_mins(2);
 
 /// What has to change before a refused file serves.
+#[cfg_attr(not(feature = "wasm"), allow(dead_code, reason = "only files wait"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitingFor {
     /// The content of the file.
@@ -33,8 +34,9 @@ pub enum WaitingFor {
 }
 
 impl WaitingFor {
-    /// When it is tried again although nothing seems to have changed; none: that would be in vain.
+    /// When it is tried again although nothing seems to have changed; none: nothing else can help.
     /// `failures` is the number of failures in a row, at least one.
+    #[cfg_attr(not(feature = "wasm"), allow(dead_code, reason = "only files wait"))]
     pub fn retry_after(&self, failures: u32) -> Option<Duration> {
         match self {
             Self::Content | Self::Configuration(_) => None,

@@ -1,16 +1,13 @@
-//! From a plugin file's bytes to compiled code, with a cache on disk that only saves work.
-//!
-//! An artifact's name holds the digest of the file and the engine's compatibility hash, so another
-//! engine never reads it. Only files that this program wrote are deserialised; one that cannot be
-//! read is compiled again.
+//! From a plugin file's bytes to compiled code.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use wasmtime::Engine;
+use bytes::Bytes;
 use wasmtime::component::Component;
 
 use super::Runtime;
+use super::compiler::CompileStep;
+use super::limits::{self, FileCost};
 use super::load::LoadError;
 
 /// A component: as it is, or made from a core module that carries its component type.
@@ -73,15 +70,39 @@ pub fn producers(bytes: &[u8]) -> Vec<String> {
 }
 
 impl Runtime {
-    /// Compiles, or takes from the cache.
-    pub(super) fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Component, LoadError> {
-        let engine = &self.optimizing.engine;
-        let place = self.cache_dir.as_ref().map(|folder| place(engine, folder, digest));
-        if let Some(component) =
-            place.as_deref().filter(|place| place.is_file()).and_then(|place| read(engine, place))
-        {
-            return Ok(component);
+    /// Compiles a file, or takes its code from the cache.
+    pub(super) async fn compile(
+        self: &Arc<Self>,
+        digest: Arc<str>,
+        bytes: Bytes,
+        report: &(dyn Fn(CompileStep) + Send + Sync),
+    ) -> Result<Component, LoadError> {
+        let looking = {
+            let (runtime, digest, bytes) = (Arc::clone(self), Arc::clone(&digest), bytes.clone());
+            tokio::task::spawn_blocking(move || runtime.look_up(&digest, &bytes))
+        };
+        let found = looking.await.map_err(LoadError::from_join)??;
+        let cost = match found {
+            Found::Code(component) => return Ok(component),
+            Found::Nothing(cost) => cost,
+        };
+        let runtime = Arc::clone(self);
+        self.compilers.run(cost, report, move || runtime.compile_now(&digest, &bytes)).await?
+    }
+
+    /// Kept code, or what the file costs to compile.
+    fn look_up(&self, digest: &str, bytes: &[u8]) -> Result<Found, LoadError> {
+        let kept = self.cache.as_ref();
+        if let Some(code) = kept.and_then(|cache| cache.read(&self.optimizing.engine, digest)) {
+            return Ok(Found::Code(code));
         }
+        if !bytes.starts_with(b"\0asm") {
+            return Err(LoadError::NotWasm);
+        }
+        limits::check(bytes).map(Found::Nothing).map_err(LoadError::OverLimit)
+    }
+
+    pub(super) fn compile_now(&self, digest: &str, bytes: &[u8]) -> Result<Component, LoadError> {
         let bytes = as_component(bytes)?;
         if let Some(quick) = &self.quick {
             // What is wrong with a file is said by the other engine.
@@ -90,37 +111,19 @@ impl Runtime {
                 Err(error) => tracing::debug!(%error, "not compiled quickly; compiling well"),
             }
         }
-        let component = Component::from_binary(engine, &bytes)
+        let component = Component::from_binary(&self.optimizing.engine, &bytes)
             .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
-        if let Some(place) = place
-            && let Err(error) = write(&place, &component)
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.write(digest, &component)
         {
-            tracing::warn!(%error, place = %place.display(), "compiled code could not be kept; it is compiled again at the next start");
+            tracing::warn!(%error, digest, "compiled code could not be kept; it is compiled again at the next start");
         }
         Ok(component)
     }
 }
 
-fn place(engine: &Engine, folder: &Path, digest: &str) -> PathBuf {
-    let mut hasher = DefaultHasher::new();
-    engine.precompile_compatibility_hash().hash(&mut hasher);
-    folder.join(format!("{digest}-{:016x}.cwasm", hasher.finish()))
-}
-
-fn read(engine: &Engine, place: &Path) -> Option<Component> {
-    // SAFETY: the folder is the host's own; its files were written by `write` from code that this
-    // engine compiled.
-    #[expect(unsafe_code, reason = "deserialisation trusts the file")]
-    let component = unsafe { Component::deserialize_file(engine, place) };
-    component.inspect_err(|error| tracing::warn!(%error, place = %place.display(), "kept code is unreadable; compiling again")).ok()
-}
-
-fn write(place: &Path, component: &Component) -> anyhow::Result<()> {
-    let folder = place.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let code = component.serialize().map_err(|error| anyhow::anyhow!("{error:#}"))?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    std::io::Write::write_all(&mut file, &code)?;
-    file.persist(place)?;
-    Ok(())
+/// What is known of a file before it is compiled.
+enum Found {
+    Code(Component),
+    Nothing(FileCost),
 }

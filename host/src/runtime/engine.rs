@@ -10,6 +10,8 @@ use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
 };
 
+use super::code_cache::CodeCache;
+use super::compiler::Compilers;
 use super::epoch::EpochTicker;
 use super::guest::{Guest, bindings};
 use super::load::LoadError;
@@ -35,7 +37,8 @@ pub struct Runtime {
     pub(super) optimizing: Platform,
     /// Compiles first, where it can: [`RuntimeSettings::quick`].
     pub(super) quick: Option<Platform>,
-    pub(super) cache_dir: Option<PathBuf>,
+    pub(super) cache: Option<CodeCache>,
+    pub(super) compilers: Compilers,
     pub(super) epochs: Arc<EpochTicker>,
 }
 
@@ -63,7 +66,8 @@ impl Runtime {
         Ok(Arc::new(Self {
             optimizing,
             quick,
-            cache_dir: settings.cache_dir,
+            cache: settings.cache_dir.and_then(open_cache),
+            compilers: Compilers::default(),
             epochs: Arc::new(epochs),
         }))
     }
@@ -80,6 +84,16 @@ impl Runtime {
             .filter(|quick| Engine::same(&quick.engine, component.engine()))
             .unwrap_or(&self.optimizing)
     }
+}
+
+/// The kept code, unless its folder cannot be used.
+fn open_cache(folder: PathBuf) -> Option<CodeCache> {
+    let shown = folder.display().to_string();
+    CodeCache::open(folder)
+        .inspect_err(|error| {
+            tracing::warn!(%error, folder = %shown, "compiled code is not kept: plugins are compiled at each start");
+        })
+        .ok()
 }
 
 impl Platform {
@@ -173,7 +187,7 @@ mod tests {
             let component =
                 wat::parse_str(format!("(component (core module (func (result i32) {body})))"))
                     .unwrap();
-            let compiled = runtime.compile("digest", &component).unwrap();
+            let compiled = runtime.compile_now("digest", &component).unwrap();
             assert!(Engine::same(compiled.engine(), engine), "{body}");
             assert!(Engine::same(&runtime.platform(&compiled).engine, engine), "{body}");
         }

@@ -133,9 +133,13 @@ impl Guest {
         self.http.external_calls()
     }
 
-    /// Starts a call with fresh budgets.
-    pub(super) fn begin(&mut self, call: CallData) {
+    /// Gives the guest the time of one call from now on.
+    pub(super) fn restart_deadline(&mut self) {
         self.deadline = Instant::now() + Duration::from_millis(self.limits.deadline_ms);
+    }
+
+    /// Starts a call with fresh budgets; its deadline runs already.
+    pub(super) fn begin(&mut self, call: CallData) {
         self.http.begin(&call, self.deadline);
         self.call = Some(call);
         (self.log_lines, self.log_bytes, self.last_error) = (0, 0, None);

@@ -2,31 +2,27 @@
 //! it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use wasmtime::Store;
 use wasmtime::component::Component;
 
+use super::Runtime;
+use super::compiler::CompileStep;
+use super::describe::describe;
 use super::epoch::EpochTicker;
 use super::guest::{Guest, Stop, bindings};
-use super::{Runtime, StageLimits};
-use crate::domain::event::{HOST_EVENT_PREFIX, hex, topic_problem};
-use crate::domain::name::is_name;
+use crate::domain::event::hex;
 use crate::runtime::egress::Grants;
 use crate::stage::handler::{Description, panic_text};
 
 /// The contract that this host implements: guests built for an older 1.x link as well.
 pub const CONTRACT: &str = "postrider:stage@1.0.0";
-const HANDLER: &str = "postrider:stage/handler@1.0.0";
+pub(super) const HANDLER: &str = "postrider:stage/handler@1.0.0";
 const HTTP: &str = "wasi:http/";
 const HTTP_OUT: &str = "wasi:http/outgoing-handler@0.2.";
 const HTTP_TYPES: &str = "wasi:http/types@0.2.";
-/// Longest time for `describe`.
-const DESCRIBE_MAX: Duration =
-    if cfg!(fuzzing) { Duration::from_millis(100) } else { Duration::from_secs(10) };
-
 /// Why a plugin file cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -43,6 +39,12 @@ pub enum LoadError {
         "a core module that cannot become a component: {0}; build it with wit-bindgen against {CONTRACT}, or as a component"
     )]
     NotEncodable(String),
+    /// It exceeds a limit of the host.
+    #[error("{0}")]
+    OverLimit(super::limits::OverLimit),
+    /// Its compilation was given up.
+    #[error("it was not compiled within {0} s; it is tried again")]
+    CompileTime(u64),
     /// A component that does not validate.
     #[error("not a valid component: {0}")]
     Invalid(String),
@@ -74,13 +76,22 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// Of a blocking task that ended otherwise than by returning.
+    pub(super) fn from_join(error: tokio::task::JoinError) -> Self {
+        match error.try_into_panic() {
+            Ok(panic) => Self::Panicked(panic_text(panic.as_ref())),
+            Err(error) => Self::Engine(error.to_string()),
+        }
+    }
+
     /// Whether the same content may load at another time.
     pub fn may_pass(&self) -> bool {
         match self {
             // The guest's code ran, and may do something else next time.
-            Self::Engine(_) | Self::Describe(_) => true,
+            Self::Engine(_) | Self::CompileTime(_) | Self::Describe(_) => true,
             Self::NotWasm
             | Self::NotEncodable(_)
+            | Self::OverLimit(_)
             | Self::Invalid(_)
             | Self::Panicked(_)
             | Self::Import { .. }
@@ -132,23 +143,18 @@ impl Runtime {
     pub async fn load(self: &Arc<Self>, bytes: impl Into<Bytes>) -> Result<Linked, LoadError> {
         let bytes = bytes.into();
         let digest = hex(&Sha256::digest(&bytes)).into();
-        self.load_known(digest, bytes).await
+        self.load_known(digest, bytes, &|_| {}).await
     }
 
-    /// The same for a file whose digest is known.
+    /// The same for a file whose digest is known; reports the steps of its compilation, if it is
+    /// compiled.
     pub async fn load_known(
         self: &Arc<Self>,
         digest: Arc<str>,
         bytes: Bytes,
+        report: &(dyn Fn(CompileStep) + Send + Sync),
     ) -> Result<Linked, LoadError> {
-        let compiled = {
-            let (runtime, digest) = (Arc::clone(self), Arc::clone(&digest));
-            tokio::task::spawn_blocking(move || runtime.compile(&digest, &bytes))
-        };
-        let component = compiled.await.map_err(|error| match error.try_into_panic() {
-            Ok(panic) => LoadError::Panicked(panic_text(panic.as_ref())),
-            Err(error) => LoadError::Engine(error.to_string()),
-        })??;
+        let component = self.compile(Arc::clone(&digest), bytes, report).await?;
         self.link(&component, digest).await
     }
 
@@ -176,7 +182,6 @@ impl Runtime {
         let pre =
             bindings::StagePre::new(pre).map_err(|error| LoadError::Link(format!("{error:#}")))?;
         let description = describe(&pre, wasi).await?;
-        check_description(&description)?;
         Ok(Linked {
             pre,
             wasi,
@@ -186,35 +191,6 @@ impl Runtime {
             imports,
         })
     }
-}
-
-/// Calls `describe` in an instance of its own, in which every import but `log` traps.
-async fn describe(pre: &bindings::StagePre<Guest>, wasi: bool) -> Result<Description, LoadError> {
-    let limits =
-        StageLimits { deadline_ms: DESCRIBE_MAX.as_millis() as u64, ..StageLimits::default() };
-    let mut store = new_store(pre.engine(), Guest::new(limits, wasi));
-    let asked = async {
-        let instance = pre.instantiate_async(&mut store).await?;
-        instance.postrider_stage_handler().call_describe(&mut store).await
-    };
-    let described = tokio::time::timeout(DESCRIBE_MAX, asked)
-        .await
-        .map_err(|_| LoadError::Describe("it took too long".into()))?;
-    let described = described.map_err(|error| {
-        let said = store.data().last_error.clone();
-        LoadError::Describe(said.unwrap_or_else(|| {
-            error.downcast_ref::<Stop>().map_or_else(|| error.to_string(), ToString::to_string)
-        }))
-    })?;
-    let bindings::exports::postrider::stage::handler::Description {
-        name,
-        version,
-        summary,
-        consumes,
-        emits,
-        attributes,
-    } = described;
-    Ok(Description { name, version, summary, consumes, emits, attributes })
 }
 
 /// A store whose epoch deadline, limiter and host-call allowance are set before anything runs in
@@ -260,36 +236,4 @@ fn check_import(import: &str) -> Result<(), LoadError> {
         return Ok(());
     }
     refuse(&format!("a stage may import only {CONTRACT} and WASI"))
-}
-
-pub(crate) fn check_description(description: &Description) -> Result<(), LoadError> {
-    let mut problems = Vec::new();
-    if !is_name(&description.name) {
-        problems.push(format!("the name `{}` must match [a-z][a-z0-9-]{{0,39}}", description.name));
-    }
-    if description.consumes.is_empty() {
-        problems.push("it consumes no event type".to_owned());
-    }
-    problems.extend(
-        description
-            .consumes
-            .iter()
-            .filter_map(|text| Some(format!("`{text}` in `consumes` {}", topic_problem(text)?))),
-    );
-    for event_type in &description.emits {
-        if let Some(why) = topic_problem(event_type) {
-            problems.push(format!("`{event_type}` in `emits` {why}"));
-        } else if event_type.contains(['*', '#']) {
-            problems.push(format!("`{event_type}` in `emits` is a pattern, not an event type"));
-        } else if event_type.starts_with(HOST_EVENT_PREFIX) {
-            problems.push(format!("`{event_type}` in `emits`: types that start with `{HOST_EVENT_PREFIX}` are reserved for the host"));
-        }
-    }
-    let texts = description.consumes.iter().chain(&description.emits).chain([&description.version]);
-    if texts.clone().any(|text| text.contains('\0')) {
-        problems.push(
-            "a version or an event type with a NUL character, which no database keeps".to_owned(),
-        );
-    }
-    if problems.is_empty() { Ok(()) } else { Err(LoadError::Description(problems)) }
 }

@@ -164,7 +164,7 @@ impl PluginArchive {
     pub fn add(&self, path: &Path, content: &[u8], digest: &str) -> io::Result<()> {
         let place = self.place(digest);
         std::fs::create_dir_all(&self.dir)?;
-        if place.is_file() {
+        if std::fs::read(&place).is_ok_and(|kept| kept == content) {
             // It counts as new again.
             std::fs::File::options().append(true).open(&place)?.set_modified(SystemTime::now())?;
             return Ok(());
@@ -203,6 +203,10 @@ impl PluginArchive {
     pub fn restore(&self, digest: &str, path: &Path) -> io::Result<()> {
         let archived = self.place(digest);
         let content = std::fs::read(&archived)?;
+        if hex(&Sha256::digest(&content)) != digest {
+            let why = format!("{} is damaged: it has another digest", archived.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
         match std::fs::read(signature_of(&archived)) {
             Ok(signature) => write(&signature_of(path), &signature)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -221,8 +225,10 @@ fn write(place: &Path, content: &[u8]) -> io::Result<()> {
     temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
     let mut file = temporary.prefix(".archived-").tempfile_in(folder)?;
     io::Write::write_all(&mut file, content)?;
+    // After a power cut, the file has this content or does not exist.
+    file.as_file().sync_all()?;
     file.persist(place)?;
-    Ok(())
+    std::fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -261,20 +267,22 @@ mod tests {
         let archive = PluginArchive::new(folder.path().join("kept"));
         let plugin = folder.path().join("stage.wasm");
         std::fs::write(signature_of(&plugin), "signature").unwrap();
+        let digest = |number: usize| hex(&Sha256::digest(number.to_string()));
         for number in 0..ARCHIVED_MAX + 5 {
-            archive
-                .add(&plugin, number.to_string().as_bytes(), &format!("digest-{number}"))
-                .unwrap();
+            archive.add(&plugin, number.to_string().as_bytes(), &digest(number)).unwrap();
         }
-        assert!(
-            archive.contains("digest-54")
-                && archive.contains("digest-5")
-                && !archive.contains("digest-4")
-        );
+        let contains = |number| archive.contains(&digest(number));
+        assert!(contains(54) && contains(5) && !contains(4));
         std::fs::remove_file(signature_of(&plugin)).unwrap();
-        archive.restore("digest-7", &plugin).unwrap();
+        archive.restore(&digest(7), &plugin).unwrap();
         assert_eq!(std::fs::read_to_string(&plugin).unwrap(), "7");
         assert_eq!(std::fs::read_to_string(signature_of(&plugin)).unwrap(), "signature");
-        assert!(archive.restore("digest-4", &plugin).is_err());
+        assert!(archive.restore(&digest(4), &plugin).is_err());
+        // A damaged file is not restored, and is replaced when its content is loaded again.
+        std::fs::write(archive.place(&digest(8)), "9").unwrap();
+        let damaged = archive.restore(&digest(8), &plugin).unwrap_err();
+        assert_eq!(damaged.kind(), io::ErrorKind::InvalidData);
+        archive.add(&plugin, b"8", &digest(8)).unwrap();
+        archive.restore(&digest(8), &plugin).unwrap();
     }
 }

@@ -27,6 +27,11 @@ const HOST_CALL_GRACE: Duration = Duration::from_millis(250);
 
 struct Instance {
     store: Store<Guest>,
+    started: Started,
+}
+
+/// The exports of an instance, and how it was used.
+struct Started {
     bindings: bindings::Stage,
     calls: u32,
     used_at: Instant,
@@ -55,24 +60,23 @@ impl WasmStage {
         self
     }
 
-    async fn instance(&self) -> Result<Instance, Outcome> {
-        if let Some(warm) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(warm);
+    /// An idle warm instance, or an empty store for a fresh one.
+    fn take(&self) -> (Store<Guest>, Option<Started>) {
+        if let Some(Instance { store, started }) =
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        {
+            return (store, Some(started));
         }
         let guest = Guest::new(self.limits, self.linked.wasi).with_egress(self.egress.clone());
-        let mut store = new_store(self.linked.pre.engine(), guest);
-        match self.linked.pre.instantiate_async(&mut store).await {
-            Ok(bindings) => Ok(Instance { store, bindings, calls: 0, used_at: Instant::now() }),
-            Err(error) => Err(self.explain(&error, None)),
-        }
+        (new_store(self.linked.pre.engine(), guest), None)
     }
 
     /// Keeps a healthy instance if the policy allows it.
     fn retire(&self, mut instance: Instance) {
-        instance.calls += 1;
-        instance.used_at = Instant::now();
+        instance.started.calls += 1;
+        instance.started.used_at = Instant::now();
         if let InstancePolicy::Warm(warm) = self.policy
-            && instance.calls < warm.calls_max
+            && instance.started.calls < warm.calls_max
             && instance.store.data().memory_bytes <= warm.memory_max_bytes
             && instance.store.data().has_room_to_write()
         {
@@ -80,21 +84,31 @@ impl WasmStage {
         }
     }
 
-    /// Runs one call; its duration is left to the caller.
+    /// Runs one call; its duration is left to the caller. The deadline covers whatever the guest
+    /// does for the message, its start functions included.
     async fn run(&self, call: Call) -> Handled {
-        let mut instance = match self.instance().await {
-            Ok(instance) => instance,
-            Err(outcome) => return Handled { outcome, ..Handled::nothing() },
-        };
+        let (mut store, started) = self.take();
         let event = event(&call);
         let data = CallData { context: call.context, envelope: call.envelope, state: call.state };
-        instance.store.data_mut().begin(data);
-        instance.store.set_epoch_deadline(1);
+        store.data_mut().restart_deadline();
+        store.set_epoch_deadline(1);
+        let answering = async {
+            let started = match started {
+                Some(started) => started,
+                None => Started {
+                    bindings: self.linked.pre.instantiate_async(&mut store).await?,
+                    calls: 0,
+                    used_at: Instant::now(),
+                },
+            };
+            store.data_mut().begin(data);
+            let handler = started.bindings.postrider_stage_handler();
+            let answer = handler.call_handle(&mut store, &event).await?;
+            Ok((started, answer))
+        };
         let patience = Duration::from_millis(self.limits.deadline_ms) + HOST_CALL_GRACE;
-        let handler = instance.bindings.postrider_stage_handler();
-        let answer =
-            tokio::time::timeout(patience, handler.call_handle(&mut instance.store, &event)).await;
-        let guest = instance.store.data_mut();
+        let answer = tokio::time::timeout(patience, answering).await;
+        let guest = store.data_mut();
         let stderr = guest.stderr();
         if let Some(text) = &stderr {
             guest.log_stderr(text);
@@ -103,8 +117,8 @@ impl WasmStage {
         let (memory_bytes, external) = (guest.memory_bytes as u64, guest.external_calls());
         let writes = guest.call.take().map(|call| call.state.into_writes()).unwrap_or_default();
         let outcome = match answer {
-            Ok(Ok(answer)) => {
-                self.retire(instance);
+            Ok(Ok((started, answer))) => {
+                self.retire(Instance { store, started });
                 self.accept(answer)
             }
             Ok(Err(error)) => self.explain(&error, said),
@@ -157,11 +171,7 @@ impl WasmStage {
         if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
             return Outcome::Unavailable("no instance is free: raise runtime.instances_max".into());
         }
-        let (kind, what) = match (error.downcast_ref::<Trap>(), error.downcast_ref::<I32Exit>()) {
-            (Some(trap), _) => (trap_kind(*trap), trap.to_string()),
-            (_, Some(exit)) => ("exit", format!("the guest exited with code {}", exit.0)),
-            _ => ("abi", error.root_cause().to_string()),
-        };
+        let (kind, what) = cause(error);
         let message = said.map_or(what, |said| said.trim_end().to_owned());
         Outcome::Trapped { kind: kind.into(), message, backtrace }
     }
@@ -189,8 +199,17 @@ impl StageHandler for WasmStage {
         if let InstancePolicy::Warm(warm) = self.policy {
             let idle_max = Duration::from_millis(warm.idle_ms.max(1));
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.retain(|instance| instance.used_at.elapsed() < idle_max);
+            idle.retain(|instance| instance.started.used_at.elapsed() < idle_max);
         }
+    }
+}
+
+/// The kind of an error that is no [`Stop`], and what happened, without a backtrace.
+pub(super) fn cause(error: &wasmtime::Error) -> (&'static str, String) {
+    match (error.downcast_ref::<Trap>(), error.downcast_ref::<I32Exit>()) {
+        (Some(trap), _) => (trap_kind(*trap), trap.to_string()),
+        (_, Some(exit)) => ("exit", format!("the guest exited with code {}", exit.0)),
+        _ => ("abi", error.root_cause().to_string()),
     }
 }
 

@@ -24,7 +24,9 @@ pub(super) fn list(answer: &Value) {
         let note = |name: &str| plugin[name].as_str().map(str::to_owned);
         let waiting = note("waiting_for").map(|what| format!("waits for {what}"));
         let warnings = plugin["warnings"].as_array().into_iter().flatten().map(text);
-        let notes = [note("last_error"), waiting, note("rolled_back")];
+        let since = &plugin["compiling_since_ms"];
+        let compiling = since.is_u64().then(|| format!("compiling since {}", table::time(since)));
+        let notes = [note("last_error"), waiting, compiling, note("rolled_back")];
         let notes = notes.into_iter().flatten().chain(warnings);
         vec![
             cell(&plugin["stage"]),

@@ -21,12 +21,15 @@ pub(crate) struct PluginStatusView {
     version: Option<String>,
     /// SHA-256 of the file that serves.
     digest: Option<String>,
-    /// `serving`, `removed` or `failed`.
+    /// `serving`, `compiling`, `removed` or `failed`.
     state: &'static str,
     /// Why the newest content of the file does not serve, or why the folder cannot be read.
     last_error: Option<String>,
     /// What has to change before the newest content serves.
     waiting_for: Option<String>,
+    /// Since when the newest content of the file is compiled or waits for that, milliseconds since
+    /// 1970-01-01 UTC.
+    compiling_since_ms: Option<u64>,
     /// Why the host rolled a newer version back to this one.
     rolled_back: Option<String>,
     /// When this version was loaded, milliseconds since 1970-01-01 UTC.
@@ -49,6 +52,7 @@ impl From<PluginStatus> for PluginStatusView {
             state: status.state.as_str(),
             last_error: status.last_error,
             waiting_for: status.waiting_for,
+            compiling_since_ms: status.compiling_since_ms,
             rolled_back: status.rolled_back,
             loaded_at_ms: status.loaded_at_ms,
             consumes: status.consumes,

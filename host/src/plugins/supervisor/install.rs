@@ -19,6 +19,7 @@ pub struct Refused {
     /// What is wrong, and how to fix it.
     pub error: String,
     /// What has to change.
+    #[cfg_attr(not(feature = "wasm"), allow(dead_code, reason = "only files wait"))]
     pub waiting_for: WaitingFor,
 }
 

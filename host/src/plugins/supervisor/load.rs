@@ -37,6 +37,8 @@ impl PluginSupervisor {
                 status.stages = stages;
             }
             (status.error, status.waiting_for) = (joined(&refused, error), joined(&refused, cause));
+            status.is_replaced = are_served(&refused);
+            status.skipped_at_start &= !refused.is_empty() && !status.is_replaced;
             status.removed = false;
             status.reload_count += 1;
             let restored = |file: &RolledBackFile| *file.digest == *plugin.linked.digest;
@@ -73,6 +75,8 @@ impl PluginSupervisor {
                     status.stages.extend(again.stages);
                     status.error = joined(&again.refused, error);
                     status.waiting_for = joined(&again.refused, cause);
+                    status.is_replaced = are_served(&again.refused);
+                    status.skipped_at_start &= !again.refused.is_empty() && !status.is_replaced;
                     status.reload_count += 1;
                 });
             }
@@ -104,6 +108,12 @@ impl PluginSupervisor {
         let handler = Arc::new(handler.with_egress(pipeline.stage(name).egress.clone()));
         self.install(name, handler, Some(plugin.file.clone())).await
     }
+}
+
+/// Whether another file serves each stage.
+fn are_served(refused: &[(String, Refused)]) -> bool {
+    let is_served = |refused: &Refused| matches!(refused.waiting_for, WaitingFor::StageName { .. });
+    refused.iter().all(|(_, refused)| is_served(refused))
 }
 
 fn error(refused: &Refused) -> String {

@@ -5,18 +5,19 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::listing::Look;
+use crate::domain::clock::{Clock as _, SystemClock};
 use crate::domain::event::hex;
 use crate::plugins::PluginFiles;
 use crate::plugins::waiting::WaitingFor;
 use crate::runtime::provenance::{PluginArchive, Provenance, Refused, signature_of};
-use crate::runtime::{Linked, LoadError, Runtime};
+use crate::runtime::{CompileStep, Linked, LoadError, Runtime};
 
 /// Larger files are refused unread.
 const FILE_MAX_BYTES: u64 = 256 << 20;
@@ -95,7 +96,10 @@ impl Loader {
         if request.known.as_ref() == Some(&digest) {
             return Ok(Loaded::Unchanged);
         }
-        let linked = self.runtime.load_known(Arc::clone(&digest), content.clone()).await;
+        let compilation = Compilation::new(&self.files, &request.file, content.len());
+        let report = |step| compilation.report(step);
+        let linked = self.runtime.load_known(Arc::clone(&digest), content.clone(), &report).await;
+        drop(compilation);
         let linked = linked.map_err(|error| refused(&error, digest))?;
         self.archive(path, content, &linked.digest).await;
         Ok(Loaded::New(linked))
@@ -136,6 +140,44 @@ impl Loader {
         if let Err(error) = archiving.await.map_err(std::io::Error::other).flatten() {
             tracing::warn!(file = %shown, %error, "the plugin could not be archived; it cannot be restored later");
         }
+    }
+}
+
+/// Shows a file as being compiled, until it is dropped.
+struct Compilation<'a> {
+    files: &'a PluginFiles,
+    file: &'a str,
+    bytes: usize,
+    started: OnceLock<Instant>,
+}
+
+impl<'a> Compilation<'a> {
+    fn new(files: &'a PluginFiles, file: &'a str, bytes: usize) -> Self {
+        Self { files, file, bytes, started: OnceLock::new() }
+    }
+
+    fn report(&self, step: CompileStep) {
+        let (file, bytes) = (self.file, self.bytes);
+        match step {
+            CompileStep::Queued => {
+                let now_ms = SystemClock.now_ms();
+                self.files.update(file, |status| status.compiling_since_ms = Some(now_ms));
+            }
+            CompileStep::Started => {
+                let _ = self.started.set(Instant::now());
+                tracing::info!(file, bytes, "compiling plugin");
+            }
+        }
+    }
+}
+
+impl Drop for Compilation<'_> {
+    fn drop(&mut self) {
+        if let Some(started) = self.started.get() {
+            let compile_ms = started.elapsed().as_millis() as u64;
+            tracing::info!(file = self.file, compile_ms, "compilation of plugin ended");
+        }
+        self.files.update(self.file, |status| status.compiling_since_ms = None);
     }
 }
 

@@ -115,7 +115,8 @@ impl Lane {
         if let Outcome::Unavailable(why) = &outcome {
             tracing::warn!(stage = %self.stage.name, %why, "call not possible, deferring the message");
         }
-        if let Some(why) = self.stage.report_call(&attempt.digest, &outcome) {
+        let envelope = &work.message.envelope;
+        if let Some(why) = self.stage.report_call(&attempt.digest, envelope, &outcome) {
             self.report_rollback(&attempt.digest, why);
         }
         let Reported { change, uncounted } = self.report_health(work, run, &outcome, external);
