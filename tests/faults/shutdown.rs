@@ -72,17 +72,18 @@ async fn answer_that_is_in_progress_is_sent() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn second_signal_ends_the_process_immediately() -> Result<()> {
-    let env = TestEnv::empty(&format!(
-        "{LONG_GRACE}[stages.busy]\nlimits = {{ deadline_ms = 100000 }}\n"
-    ))?;
     let imports =
         r#"(import "postrider:stage/log@1.0.0" "log" (func $log (param i32 i32 i32 i32 i32)))"#;
     let log =
         "(call $log (i32.const 2) (i32.const 1024) (i32.const 4) (i32.const 0) (i32.const 0))";
     let handle = format!("{log} {LOOP}");
     let busy = WatStage { imports, handle: &handle, ..WatStage::named("busy") };
-    std::fs::write(env.plugins().join("busy.wasm"), busy.build()?)?;
-    for (lines, second, expected) in [(0, "-TERM", 143), (1, "-INT", 130)] {
+    let busy = busy.build()?;
+    for (second, expected) in [("-TERM", 143), ("-INT", 130)] {
+        let env = TestEnv::empty(&format!(
+            "{LONG_GRACE}[stages.busy]\nlimits = {{ deadline_ms = 100000 }}\n"
+        ))?;
+        std::fs::write(env.plugins().join("busy.wasm"), &busy)?;
         let port = unused_port()?;
         let mut host = HostProcess::start(&env, port, None)?;
         let client = Client::new(format!("http://127.0.0.1:{port}"));
@@ -91,7 +92,7 @@ async fn second_signal_ends_the_process_immediately() -> Result<()> {
         client.post("/events/busy.poke", &json!({})).await?;
         eventually("the stage's log line", || async {
             let log = std::fs::read_to_string(env.folder.path().join("log"))?;
-            Ok((log.matches("\"message\":\"busy\"").count() > lines).then_some(()))
+            Ok(log.contains("\"message\":\"busy\"").then_some(()))
         })
         .await?;
         host.signal("-TERM")?;

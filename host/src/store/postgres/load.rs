@@ -19,9 +19,11 @@ pub(super) async fn load<'a>(
     read_set: &ReadSet<'a>,
 ) -> Result<Loaded<'a>, TransactionError> {
     let mut loaded = Loaded::default();
+    // Before the orders: another host may commit an order between two queries, and an order whose
+    // first event is known and which is not would be a conflict.
+    events(conn, read_set, &mut loaded).await?;
     orders(conn, read_set, &mut loaded).await?;
     orders_by_key(conn, read_set, &mut loaded).await?;
-    events(conn, read_set, &mut loaded).await?;
     deliveries(conn, rules, read_set, &mut loaded).await?;
     versions(conn, read_set, &mut loaded).await?;
     Ok(loaded)
