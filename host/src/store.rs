@@ -230,7 +230,7 @@ pub trait Store: StateSource {
     /// Adds to the recorded numbers of events of chains.
     async fn count_chains(&self, counts: Vec<ChainCount>) -> Result<(), StoreError>;
     /// The stopped chains, and those that were counted, stopped or resumed at or after that time; at
-    /// most [`CHAINS_MAX`].
+    /// most 4,096.
     async fn chains(&self, changed_since_ms: u64) -> Result<Vec<ChainRecord>, StoreError>;
     /// Stops a chain.
     async fn stop_chain(
