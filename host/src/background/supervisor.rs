@@ -109,7 +109,7 @@ impl Supervisor {
             shared: Arc::clone(&self.shared),
             stop: CancellationToken::new(),
             tracker: TaskTracker::new(),
-            parent: None,
+            ancestors: Vec::new(),
         }
     }
 
@@ -130,8 +130,8 @@ pub struct TaskGroup {
     shared: Arc<Shared>,
     stop: CancellationToken,
     tracker: TaskTracker,
-    /// The group that waits for this one as well.
-    parent: Option<TaskTracker>,
+    /// The groups that wait for this one as well.
+    ancestors: Vec<TaskTracker>,
 }
 
 impl TaskGroup {
@@ -151,7 +151,7 @@ impl TaskGroup {
             stop: self.stop.clone(),
         };
         self.shared.health.clear(&task.name);
-        let counted = self.parent.as_ref().map(TaskTracker::token);
+        let counted: Vec<_> = self.ancestors.iter().map(TaskTracker::token).collect();
         self.tracker.spawn(async move {
             let _counted = counted;
             let start = |stop| run(Arc::clone(&subject), stop);
@@ -170,7 +170,7 @@ impl TaskGroup {
             shared: Arc::clone(&self.shared),
             stop: self.stop.child_token(),
             tracker: TaskTracker::new(),
-            parent: Some(self.tracker.clone()),
+            ancestors: self.ancestors.iter().chain([&self.tracker]).cloned().collect(),
         }
     }
 

@@ -143,6 +143,24 @@ async fn a_group_waits_for_the_tasks_of_its_children() {
     assert_eq!(runs.running.load(Ordering::SeqCst), 0);
 }
 
+#[tokio::test]
+async fn a_group_waits_for_the_tasks_of_all_its_descendants() {
+    let supervisor = supervisor(TaskFaults::default());
+    for depth in 0..4 {
+        let (group, finish) = (supervisor.group(), Arc::new(tokio::sync::Notify::new()));
+        let descendant = (0..depth).fold(group.clone(), |group, _| group.child());
+        descendant.spawn(Task::StageWorker, Arc::clone(&finish), |finish, stop| async move {
+            stop.cancelled().await;
+            finish.notified().await;
+        });
+        let mut stopping = std::pin::pin!(group.stop());
+        let waited = tokio::time::timeout(Duration::from_millis(20), &mut stopping).await;
+        assert!(waited.is_err(), "depth {depth}");
+        finish.notify_one();
+        stopping.await;
+    }
+}
+
 #[test]
 fn waits_double_up_to_the_longest() {
     let restarts = Restarts::default();
