@@ -12,7 +12,7 @@ use super::decide::{self, Attempt, Decision, DecisionInputs, Progress};
 use crate::domain::event::{DeliveryKey, Envelope, Event, EventKey, hex};
 use crate::pipeline::{Running, Stage};
 use crate::services::Services;
-use crate::store::{Batch, Commit, StoreError};
+use crate::store::{Batch, Commit, Settlement, StoreError};
 
 /// Source of the event that stands for one that the database cannot store.
 const UNSTORABLE_SOURCE: &str = "/postrider/unstorable";
@@ -120,21 +120,8 @@ impl Alone<'_> {
             let version = self.running.handler.description().version.clone();
             let envelope = Arc::clone(&self.envelope);
             let settlement = ruling.into_settlement(attempt, envelope, version, None);
-            let mut counted = self.services.pipeline.chains().begin();
-            counted.add(&settlement);
-            let batch = Batch {
-                stage: Arc::clone(&self.stage.name),
-                settlements: vec![settlement],
-                reads: Vec::new(),
-                writes: Vec::new(),
-            };
-            match self.services.store.commit(batch).await? {
-                Commit::Done { outbox, .. } => {
-                    counted.keep();
-                    self.services.relay.enqueue(outbox);
-                    return Ok(());
-                }
-                Commit::Conflict { .. } => return Ok(()),
+            match commit_alone(self.services, settlement).await? {
+                Commit::Done { .. } | Commit::Conflict { .. } => return Ok(()),
                 Commit::OrderCancelled(_) => order_cancelled = true,
             }
         }
@@ -155,6 +142,27 @@ impl Alone<'_> {
             random: rand::random(),
         })
     }
+}
+
+/// Commits one settlement in a batch of its own, counts its events, and sends them.
+pub(super) async fn commit_alone(
+    services: &Services,
+    settlement: Settlement,
+) -> Result<Commit, StoreError> {
+    let mut counted = services.pipeline.chains().begin();
+    counted.add(&settlement);
+    let batch = Batch {
+        stage: Arc::clone(&settlement.delivery.stage),
+        settlements: vec![settlement],
+        reads: Vec::new(),
+        writes: Vec::new(),
+    };
+    let mut commit = services.store.commit(batch).await?;
+    if let Commit::Done { outbox, .. } = &mut commit {
+        counted.keep();
+        services.relay.enqueue(std::mem::take(outbox));
+    }
+    Ok(commit)
 }
 
 /// Why a delivery is dead-lettered.

@@ -23,9 +23,9 @@ use crate::broker::{Incoming, RejectedConsumer, RejectedMessage};
 use crate::domain::event::DeliveryKey;
 use crate::pipeline::{Running, Stage};
 use crate::services::Services;
-use crate::store::{Batch, Commit, FailedAttempt, StoreError};
+use crate::store::{Commit, FailedAttempt, StoreError};
 use crate::worker;
-use crate::worker::alone::Alone;
+use crate::worker::alone::{Alone, commit_alone};
 use crate::worker::decide::{
     self, Attempt, Decision, DecisionInputs, IsolatedRun, Progress, Rejection, Ruling,
     records_isolated_run,
@@ -299,10 +299,7 @@ impl PoisonMessageHandler {
         ruling: Ruling,
     ) -> Result<Settled, StoreError> {
         match self.commit(message, running, ruling).await? {
-            Commit::Done { outbox, .. } => {
-                self.services.relay.enqueue(outbox);
-                Ok(Settled::Committed)
-            }
+            Commit::Done { .. } => Ok(Settled::Committed),
             Commit::OrderCancelled(_) => {
                 if let Decision::Settle(ruling) = self.decide_on_cancelled(message, running) {
                     self.commit(message, running, ruling).await?;
@@ -329,19 +326,7 @@ impl PoisonMessageHandler {
         let version = running.handler.description().version.clone();
         let envelope = Arc::clone(&message.envelope);
         let settlement = ruling.into_settlement(attempt, envelope, version, None);
-        let mut counted = self.services.pipeline.chains().begin();
-        counted.add(&settlement);
-        let batch = Batch {
-            stage: Arc::clone(&self.stage.name),
-            settlements: vec![settlement],
-            reads: Vec::new(),
-            writes: Vec::new(),
-        };
-        let commit = self.services.store.commit(batch).await?;
-        if matches!(commit, Commit::Done { .. }) {
-            counted.keep();
-        }
-        Ok(commit)
+        commit_alone(&self.services, settlement).await
     }
 }
 
