@@ -63,13 +63,13 @@ pub(crate) fn to_stderr(text: Arguments<'_>) {
     end_on_error(io::stderr().lock().write_fmt(text));
 }
 
-/// Whether a command failed because nobody reads its output any longer.
+/// Whether a command failed because the reader of its output closed the pipe.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let is_broken = |error: &io::Error| error.kind() == ErrorKind::BrokenPipe;
     error.downcast_ref().is_some_and(is_broken)
 }
 
-/// Ends the program quietly when nobody reads any longer, as in `postrider orders list | head`.
+/// Ends the program quietly when the reader has closed the pipe, as in `postrider orders list | head`.
 fn end_on_error(written: io::Result<()>) {
     match written {
         Ok(()) => {}

@@ -23,8 +23,8 @@ pub struct FileStatus {
     /// Since when its newest content is compiled or waits for that; milliseconds since 1970-01-01
     /// UTC.
     pub compiling_since_ms: Option<u64>,
-    /// It was in the folder when the host started, and has not served since: whoever relied on it
-    /// finds that in the readiness.
+    /// It was in the folder when the host started, and has not served since: `/ready`
+    /// names it.
     pub skipped_at_start: bool,
     /// The file is gone.
     pub removed: bool,

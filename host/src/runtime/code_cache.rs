@@ -1,8 +1,8 @@
 //! Compiled code on disk: only saves work.
 //!
 //! Code from a file runs as part of the host, so none is used unless this host's key authenticates
-//! it, its name included: whoever can write to the folder but cannot read the key gains nothing, and
-//! a damaged file is compiled again. What is used is the copy in memory that was authenticated. An
+//! it, its name included: write access to the folder alone is of no use, and a
+//! damaged file is compiled again. What is used is the copy in memory that was authenticated. An
 //! artifact's name holds the digest of the plugin file and the engine's compatibility hash, so
 //! another engine never reads it. Files are written under another name, synced and renamed.
 

@@ -73,7 +73,7 @@ impl Compilers {
         let (done, ended) = oneshot::channel();
         let work = move || {
             let _slot = slot;
-            // Nobody may wait for it any longer.
+            // The receiver may have given up.
             let _ = done.send(catch_unwind(AssertUnwindSafe(|| pool.install(compile))));
         };
         std::thread::Builder::new()
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(starts.recv().await, Some(CompileStep::Queued));
         assert_eq!(starts.recv().await, Some(CompileStep::Started));
         assert_eq!(compilers.run(SMALL, &|_| {}, || 7).await.unwrap(), 7);
-        // Another big one waits, and its place is free when nobody waits for it any longer.
+        // Another big one waits, and gives its place up when it is cancelled.
         let waits = compilers.run(BIG, &|_| {}, || 7);
         let waited = tokio::time::timeout(Duration::from_millis(20), waits).await;
         assert!(waited.is_err());

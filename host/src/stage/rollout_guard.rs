@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::event::Envelope;
 use crate::stage::outcome::Outcome;
 
-/// So many messages show what a version does with most of them, whoever sent them.
+/// From this number of messages on, a majority that traps counts regardless of who sent them.
 const TELLING_MESSAGES: usize = 20;
 
 /// When a new version is rolled back.
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_on_which_most_messages_trap_is_rolled_back_whoever_sent_them() {
+    fn a_version_on_which_most_messages_trap_is_rolled_back_regardless_of_their_senders() {
         let trapping = (0..30).map(|id| (sent(id, "/shop"), Trapped));
         assert_eq!(judged(trapping).unwrap(), "20 of its first 20 messages trapped or timed out");
         let half =

@@ -43,7 +43,7 @@ pub struct NewEvent {
     pub only_stage: Option<Arc<str>>,
     /// Who made it.
     pub origin: Origin,
-    /// It is written to the log and not sent, whoever consumes its type.
+    /// It is written to the log and not sent to any stage.
     pub only_logged: bool,
 }
 

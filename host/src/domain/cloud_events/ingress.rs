@@ -59,7 +59,7 @@ impl IngressSettings {
 pub enum Admission {
     /// Other programs' own events.
     Outsider,
-    /// The events of an exported log, whoever made them: an operator imports it.
+    /// An operator imports an exported log: events of any source.
     Import,
 }
 
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn events_of_a_log_are_imported_whoever_made_them() {
+    fn imports_take_events_of_any_source() {
         let event = |event_type: &str| json!({ "specversion": "1.0", "id": "..", "source": "/orders/stages/x", "type": event_type, "My_attr": "x" });
         assert!(structured(&event("a.b").to_string(), RULES.for_import()).is_ok());
         assert!(structured(&event("a.b").to_string(), RULES).is_err());

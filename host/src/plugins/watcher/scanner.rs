@@ -71,7 +71,7 @@ impl Scanner {
         }
     }
 
-    /// Whether nobody receives the changes any longer.
+    /// Whether the receiver of the changes is gone.
     pub(super) fn is_closed(&self) -> bool {
         self.changes.is_closed()
     }
