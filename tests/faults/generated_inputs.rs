@@ -2,11 +2,14 @@
 //! with a reason, or rejected. No stage stops, no connection is lost over one, and memory is bounded.
 //!
 //! `POSTRIDER_INPUTS` sets how many (default 4,000), `POSTRIDER_INPUTS_SEED` the seed. A failure
-//! names the seed.
+//! names the seed. A long run is divided among several hosts, each with a store of its own: what is
+//! checked between two rounds is the whole log.
 
 mod http;
 mod messages;
 mod text;
+
+use std::collections::HashSet;
 
 use anyhow::{Context as _, Result, ensure};
 use rand::rngs::StdRng;
@@ -17,6 +20,9 @@ use crate::support::process::{HostProcess, unused_port};
 
 /// Inputs between two checks of the host.
 const ROUND: u32 = 2_000;
+/// Inputs of one host, and between two checks of it, in a run that is longer than that.
+const LONG_RUN: u32 = 100_000;
+const LONG_ROUND: u32 = 20_000;
 /// What a host may use, however many inputs it has seen.
 const MEMORY_MAX_BYTES: u64 = 1 << 30;
 
@@ -47,6 +53,8 @@ struct Run {
     process: HostProcess,
     rng: StdRng,
     counts: Counts,
+    /// Paths and idempotency keys of accepted requests.
+    named: HashSet<String>,
 }
 
 impl Run {
@@ -57,7 +65,8 @@ impl Run {
         let process = HostProcess::start(&env, port, None)?;
         process.wait_until_ready(&client, &env).await?;
         let rng = StdRng::seed_from_u64(seed);
-        Ok(Self { env, client, process, rng, counts: Counts::default() })
+        let (counts, named) = (Counts::default(), HashSet::new());
+        Ok(Self { env, client, process, rng, counts, named })
     }
 
     /// The host is well, and has settled everything that is due.
@@ -97,26 +106,40 @@ impl Run {
 async fn run(backend: Backend) -> Result<()> {
     let seed = number("POSTRIDER_INPUTS_SEED", rand::random());
     let inputs = number("POSTRIDER_INPUTS", 4_000) as u32;
-    let outcome = async {
-        let mut run = Run::start(backend, seed).await?;
-        let mut publisher = messages::Publisher::connect(&run.env).await?;
-        let mut sent = 0;
-        while sent < inputs {
-            let round = ROUND.min(inputs - sent);
-            // Without a broker there is only one way in.
-            let share = if publisher.is_some() { round / 2 } else { 0 };
-            if let Some(publisher) = &mut publisher {
-                publisher.publish(&mut run, share).await?;
-            }
-            http::send(&mut run, round - share).await?;
-            sent += round;
-            run.check().await.with_context(|| format!("after {sent} inputs"))?;
+    let mut left = inputs;
+    for host in 0.. {
+        let share = left.min(LONG_RUN);
+        // Each host has a seed of its own, so that it can be run alone.
+        let seed = seed.wrapping_add(host);
+        let round = if share == LONG_RUN { LONG_ROUND } else { ROUND };
+        let counts = run_host(backend, seed, share, round)
+            .await
+            .with_context(|| format!("POSTRIDER_INPUTS={share} POSTRIDER_INPUTS_SEED={seed}"))?;
+        println!("{share} inputs, seed {seed}: {counts:?}");
+        left -= share;
+        if left == 0 {
+            break;
         }
-        anyhow::Ok(run.counts)
-    };
-    let counts = outcome.await.with_context(|| format!("POSTRIDER_INPUTS_SEED={seed}"))?;
-    println!("{inputs} inputs, seed {seed}: {counts:?}");
+    }
     Ok(())
+}
+
+async fn run_host(backend: Backend, seed: u64, inputs: u32, round: u32) -> Result<Counts> {
+    let mut run = Run::start(backend, seed).await?;
+    let mut publisher = messages::Publisher::connect(&run.env).await?;
+    let mut sent = 0;
+    while sent < inputs {
+        let count = round.min(inputs - sent);
+        // Without a broker there is only one way in.
+        let share = if publisher.is_some() { count / 2 } else { 0 };
+        if let Some(publisher) = &mut publisher {
+            publisher.publish(&mut run, share).await?;
+        }
+        http::send(&mut run, count - share).await?;
+        sent += count;
+        run.check().await.with_context(|| format!("after {sent} inputs"))?;
+    }
+    Ok(run.counts)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

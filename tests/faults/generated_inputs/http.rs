@@ -33,6 +33,14 @@ struct Request {
     body: Vec<u8>,
 }
 
+struct Answer {
+    method: Method,
+    /// Path and idempotency key of a request that has one.
+    named: Option<String>,
+    status: StatusCode,
+    body: Value,
+}
+
 /// Sends `count` requests, and counts the answers. None may be an error of the host.
 pub(super) async fn send(run: &mut Run, count: u32) -> Result<()> {
     let requests: Vec<Request> = (0..count).map(|_| request(&mut run.rng)).collect();
@@ -41,6 +49,8 @@ pub(super) async fn send(run: &mut Run, count: u32) -> Result<()> {
     let answers = requests.into_iter().map(|request| {
         let Request { method, path, headers, body } = request;
         let shown = format!("{method} {path} {headers:?} {}", String::from_utf8_lossy(&body));
+        let key = headers.iter().find(|(name, _)| *name == "idempotency-key");
+        let named = key.map(|(_, key)| format!("{path} {key}"));
         let mut sent = http.request(method.clone(), format!("{url}{path}")).body(body);
         for (name, value) in headers {
             sent = sent.header(name, value);
@@ -50,16 +60,21 @@ pub(super) async fn send(run: &mut Run, count: u32) -> Result<()> {
             let answer = sent.send().await.with_context(|| shown.clone())?;
             let (status, text) = (answer.status(), answer.text().await?);
             ensure!(!status.is_server_error(), "{shown}: {status} {text}");
-            Ok((method, status, serde_json::from_str(&text).unwrap_or(Value::Null)))
+            let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+            Ok(Answer { method, named, status, body })
         }
     });
-    let answers: Vec<Result<(Method, StatusCode, Value)>> =
+    let answers: Vec<Result<Answer>> =
         futures::stream::iter(answers).buffer_unordered(CONCURRENT).collect().await;
     for answer in answers {
-        let (method, status, body) = answer?;
+        let Answer { method, named, status, body } = answer?;
         let counts = &mut run.counts;
         match status {
             _ if method == Method::GET => counts.read += 1,
+            // A repetition under the same key gets the answer that the first one got.
+            StatusCode::ACCEPTED if named.is_some_and(|named| !run.named.insert(named)) => {
+                counts.repeated += 1;
+            }
             StatusCode::ACCEPTED if body["items"].is_array() => {
                 counts.accepted += body["accepted"].as_u64().unwrap_or_default();
                 counts.repeated += body["duplicates"].as_u64().unwrap_or_default();
