@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use axum::extract::{FromRequest as _, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -44,8 +44,10 @@ pub(super) async fn read_body(
     next: Next,
 ) -> Answer<Response> {
     let (mut parts, body) = request.into_parts();
-    let Payload(bytes) =
-        Payload::from_request(Request::from_parts(parts.clone(), body), &()).await?;
+    // Only the body is read: the headers need no copy.
+    let mut reading = Request::new(body);
+    DefaultBodyLimit::max(max_bytes).apply(&mut reading);
+    let Payload(bytes) = Payload::from_request(reading, &()).await?;
     let encoding = content_encoding(&parts.headers)?;
     let bytes = body::decoded(&encoding, bytes, max_bytes)?;
     if !encoding.is_empty() {
