@@ -45,10 +45,12 @@ impl ControlSync {
     }
 
     async fn sync_stages(&self) -> Result<(), StoreError> {
+        let stages = self.services.pipeline.stages();
+        let seen: Vec<u64> = stages.iter().map(|stage| stage.controls_set()).collect();
         let controls = self.services.store.stage_controls().await?;
-        for stage in self.services.pipeline.stages() {
+        for (stage, seen) in stages.iter().zip(seen) {
             let control = controls.iter().find(|control| control.stage == *stage.name).cloned();
-            stage.apply_control(control);
+            stage.refresh_control(control, seen);
         }
         Ok(())
     }
@@ -62,7 +64,8 @@ impl ControlSync {
             chains.restore(&counts);
             return Err(error);
         }
-        chains.apply(&store.chains(chains.changed_since_ms()).await?);
+        let seen = chains.controls_set();
+        chains.apply(&store.chains(chains.changed_since_ms()).await?, seen);
         Ok(())
     }
 }

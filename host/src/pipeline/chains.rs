@@ -75,6 +75,8 @@ struct Counts {
     large: LruCache<Arc<str>, Count>,
     /// The last change in the store that was read.
     read_to_ms: u64,
+    /// Chains that were stopped or resumed on this host.
+    controls_set: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -144,6 +146,7 @@ impl Chains {
             small: LruCache::new(SMALL_MAX),
             large: LruCache::new(LARGE_MAX),
             read_to_ms: 0,
+            controls_set: 0,
         };
         Arc::new(Self {
             large_from: (events_max / LARGE_SHARE).max(1),
@@ -243,14 +246,24 @@ impl Chains {
         self.counts().read_to_ms.saturating_sub(OVERLAP_MS)
     }
 
+    /// The number of chains that were stopped or resumed on this host: what is read from the store
+    /// after this call includes all of them.
+    pub fn controls_set(&self) -> u64 {
+        self.counts().controls_set
+    }
+
     /// Applies what was read from the store: every stopped chain, and every change since
-    /// [`Chains::changed_since_ms`].
-    pub fn apply(&self, records: &[ChainRecord]) {
+    /// [`Chains::changed_since_ms`]. It is dropped if a chain was stopped or resumed here since the
+    /// number of them was `seen`: what was read may be older.
+    pub fn apply(&self, records: &[ChainRecord], seen: u64) {
+        let mut counts = self.counts();
+        if counts.controls_set != seen {
+            return;
+        }
         let stopped: HashMap<Arc<str>, ChainStop> = records.iter().filter_map(stop_of).collect();
         if **self.stopped.load() != stopped {
             self.stopped.store(Arc::new(stopped));
         }
-        let mut counts = self.counts();
         // The newest come first; they are to be the last that the cache drops.
         for record in records.iter().rev() {
             apply_count(&mut counts, record);
@@ -260,13 +273,14 @@ impl Chains {
 
     /// Applies a stop or a resume of this host without waiting for the next exchange.
     pub fn apply_control(&self, record: &ChainRecord) -> ChainReport {
+        let mut counts = self.counts();
+        counts.controls_set += 1;
         self.stopped.rcu(|stopped| {
             let mut stopped = HashMap::clone(stopped);
             stopped.remove(&record.correlation_id);
             stopped.extend(stop_of(record));
             stopped
         });
-        let mut counts = self.counts();
         if record.stop.is_none() {
             // What this host had not recorded belongs to the time before.
             counts.large_mut(&record.correlation_id, record.first_at_ms).unrecorded = 0;

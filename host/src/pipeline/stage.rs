@@ -4,6 +4,7 @@
 //! finishes on the version it began with. Bounds: one digest for each version that ran here.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
@@ -68,6 +69,8 @@ pub struct Stage {
     running: ArcSwapOption<Running>,
     /// The control that operators set; none: it runs.
     control: watch::Sender<Option<StageControl>>,
+    /// Controls that were set on this host; changed under the lock of `control`.
+    controls_set: AtomicU64,
     breaker: Mutex<CircuitBreaker>,
     /// Messages per second, shared by its lanes; none: no limit.
     pub rate: Option<RateLimit>,
@@ -106,6 +109,7 @@ impl Stage {
             egress,
             running: ArcSwapOption::empty(),
             control: watch::Sender::new(None),
+            controls_set: AtomicU64::new(0),
             breaker,
             rate,
             metrics: StageMetrics::default(),
@@ -124,11 +128,30 @@ impl Stage {
         }
     }
 
-    /// Applies a control that an operator set; none: the stage runs. A resumed stage tries again:
-    /// its circuit breaker is closed.
+    /// Applies a control that an operator set on this host; none: the stage runs. A resumed stage
+    /// tries again: its circuit breaker is closed.
     pub fn apply_control(&self, control: Option<StageControl>) {
+        self.replace_control(control, || {
+            self.controls_set.fetch_add(1, Ordering::AcqRel);
+            true
+        });
+    }
+
+    /// The number of controls that were set on this host: what is read from the store after this
+    /// call includes all of them.
+    pub fn controls_set(&self) -> u64 {
+        self.controls_set.load(Ordering::Acquire)
+    }
+
+    /// Applies a control that was read from the store, unless one was set here since the number of
+    /// them was `seen`: what was read may be older.
+    pub fn refresh_control(&self, control: Option<StageControl>, seen: u64) {
+        self.replace_control(control, || self.controls_set() == seen);
+    }
+
+    fn replace_control(&self, control: Option<StageControl>, is_current: impl FnOnce() -> bool) {
         self.control.send_if_modified(|present| {
-            let changed = *present != control;
+            let changed = is_current() && *present != control;
             if changed {
                 let state = control.as_ref().map_or(ControlState::Running, |control| control.state);
                 tracing::info!(stage = %self.name, ?state, "stage control changed");
@@ -249,5 +272,31 @@ impl Stage {
     /// Whether a version serves.
     pub(super) fn is_running(&self) -> bool {
         self.running.load().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_control_of_the_store_does_not_replace_one_that_was_set_here() {
+        let stage =
+            Stage::new("payment".into(), StageConfig::default(), RecordingConfig::default());
+        let control = |state| {
+            let stage = "payment".to_owned();
+            Some(StageControl { stage, state, reason: None, since_ms: 1, held_from_ms: None })
+        };
+        // The store was read before the stage was drained, and the answer arrives afterwards.
+        let seen = stage.controls_set();
+        stage.apply_control(control(ControlState::Draining));
+        stage.refresh_control(None, seen);
+        assert_eq!(stage.control(), control(ControlState::Draining));
+        // What was read afterwards applies.
+        let seen = stage.controls_set();
+        stage.refresh_control(control(ControlState::Paused), seen);
+        assert_eq!(stage.control(), control(ControlState::Paused));
+        stage.refresh_control(None, seen);
+        assert_eq!(stage.control(), None);
     }
 }

@@ -137,10 +137,11 @@ fn events_of_other_hosts_count() {
     commit(&chains, &emits("c", 20));
     let _ = chains.take_unrecorded();
     commit(&chains, &emits("c", 1));
-    chains.apply(&[record("theirs", 40, 8, false), record("c", 70, 7, false)]);
+    chains
+        .apply(&[record("theirs", 40, 8, false), record("c", 70, 7, false)], chains.controls_set());
     assert_eq!((events(&chains, "c"), events(&chains, "theirs")), (71, 40));
     assert_eq!(chains.changed_since_ms(), 0);
-    chains.apply(&[record("c", 70, 2 * OVERLAP_MS, false)]);
+    chains.apply(&[record("c", 70, 2 * OVERLAP_MS, false)], chains.controls_set());
     assert_eq!(chains.changed_since_ms(), OVERLAP_MS);
 }
 
@@ -155,7 +156,7 @@ fn a_resumed_chain_is_counted_from_zero() {
         if here {
             assert_eq!(chains.apply_control(&resumed).events, 0);
         } else {
-            chains.apply(&[resumed]);
+            chains.apply(&[resumed], chains.controls_set());
         }
         assert_eq!(events(&chains, "c"), 0, "here: {here}");
         commit(&chains, &emits("c", 1));
@@ -169,16 +170,28 @@ fn a_stop_holds_until_the_store_no_longer_has_it() {
     assert_eq!(chains.apply_control(&record("c", 0, 5, true)).reason.as_deref(), Some("why"));
     assert!(chains.status("c").stopped && !chains.status("d").stopped);
     commit(&chains, &emits("d", 50));
-    chains.apply(&[record("c", 0, 5, true), record("e", 0, 5, true)]);
+    chains.apply(&[record("c", 0, 5, true), record("e", 0, 5, true)], chains.controls_set());
     let listed: Vec<(String, bool)> = chains
         .largest(2)
         .into_iter()
         .map(|chain| (chain.correlation_id, chain.stopped_at_ms.is_some()))
         .collect();
     assert_eq!(listed, [("c".to_owned(), true), ("e".to_owned(), true)], "stopped ones first");
-    chains.apply(&[record("c", 0, 6, false)]);
+    chains.apply(&[record("c", 0, 6, false)], chains.controls_set());
     assert!(!chains.status("c").stopped && !chains.status("e").stopped);
     assert_eq!(chains.largest(1)[0].correlation_id, "d");
+}
+
+#[test]
+fn an_older_answer_of_the_store_does_not_undo_a_stop() {
+    let chains = Chains::new(LIMIT);
+    // The store was read before the chain was stopped, and the answer arrives afterwards.
+    let seen = chains.controls_set();
+    chains.apply_control(&record("c", 0, 5, true));
+    chains.apply(&[], seen);
+    assert!(chains.status("c").stopped);
+    chains.apply(&[], chains.controls_set());
+    assert!(!chains.status("c").stopped);
 }
 
 #[test]
