@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -93,7 +94,8 @@ pub(crate) enum Backend {
 /// A test environment: a folder with configuration, plugins and data, and what a host in it
 /// connects to.
 pub(crate) struct TestEnv {
-    pub(crate) folder: tempfile::TempDir,
+    /// Exists as long as the environment or one of its hosts does.
+    pub(crate) folder: Arc<tempfile::TempDir>,
     pub(crate) toml: String,
     pub(crate) servers: Option<Servers>,
 }
@@ -119,7 +121,7 @@ impl TestEnv {
 
     /// Without stages.
     pub(crate) fn empty(toml: &str) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = Arc::new(tempfile::tempdir()?);
         std::fs::create_dir(folder.path().join("plugins"))?;
         Ok(Self { folder, toml: toml.to_owned(), servers: None })
     }
@@ -263,7 +265,12 @@ impl TestEnv {
         let host = adapt(Host::builder(self.config()?).listener(listener)).build().await?;
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(host.run_until(async { _ = stopped.await }));
-        let running = RunningHost { client: Client::new(url), stop: Some(stop), task: Some(task) };
+        let running = RunningHost {
+            client: Client::new(url),
+            stop: Some(stop),
+            task: Some(task),
+            _folder: Arc::clone(&self.folder),
+        };
         running.client.wait_until_ready().await?;
         Ok(running)
     }
@@ -274,6 +281,7 @@ pub(crate) struct RunningHost {
     pub(crate) client: Client,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<Result<()>>>,
+    _folder: Arc<tempfile::TempDir>,
 }
 
 impl RunningHost {
