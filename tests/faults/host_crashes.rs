@@ -4,7 +4,7 @@
 //!
 //! On Postgres and RabbitMQ two hosts share the work. Stages have three lanes, and deliveries are
 //! recorded. `POSTRIDER_CRASHES` sets how many kills (default 6; the acceptance run uses 300). For
-//! every three kills there is one pause, and one clock jump.
+//! every three kills there is one pause, and one clock jump of an hour to a day.
 
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ pub(crate) fn crash_count() -> u32 {
 
 /// Kills for each pause, and for each clock jump.
 const KILLS_PER_PAUSE: u32 = 3;
+const HOUR_S: u64 = 60 * 60;
 /// Longer than the deadline of a call, and than the poll of any task.
 const PAUSE: Duration = Duration::from_millis(1_500);
 /// Orders that one sender posts a second, at most.
@@ -58,9 +59,11 @@ impl<'a> Victim<'a> {
         Ok(Self { env, clock, port, client, process })
     }
 
-    fn jump_clock(&self, ahead: bool) -> Result<()> {
-        let hour = Duration::from_hours(1);
-        if ahead { self.clock.set_ahead(hour) } else { self.clock.set_back(hour) }
+    /// Sets the clock ahead or back by an hour, a day, or something in between.
+    fn jump_clock(&self) -> Result<()> {
+        let mut rng = rand::rng();
+        let by = Duration::from_secs(rng.random_range(HOUR_S..=24 * HOUR_S));
+        if rng.random() { self.clock.set_ahead(by) } else { self.clock.set_back(by) }
     }
 }
 
@@ -68,7 +71,11 @@ async fn kills_pauses_and_clock_jumps_lose_and_duplicate_nothing(backend: Backen
     let lanes = ["payment", "inventory", "shipping", "notification"]
         .map(|stage| format!("[stages.{stage}]\nlanes = 3\n"))
         .concat();
-    let toml = format!("[recording]\nenabled = true\n{AMPLE_STOCK}{lanes}");
+    // Clocks that differ by two days must not make an event expire.
+    let expiry_ms = Duration::from_hours(4 * 24).as_millis();
+    let toml = format!(
+        "orders.expiry_ms = {expiry_ms}\n[recording]\nenabled = true\n{AMPLE_STOCK}{lanes}"
+    );
     let env = TestEnv::shipped_on(backend, &toml).await?;
     let hosts = if backend == Backend::Servers { 2 } else { 1 };
     let mut victims = Vec::new();
@@ -86,7 +93,7 @@ async fn kills_pauses_and_clock_jumps_lose_and_duplicate_nothing(backend: Backen
             let victim = &victims[rand::rng().random_range(0..victims.len())];
             victim.process.suspend_for(PAUSE).await?;
             let victim = &victims[rand::rng().random_range(0..victims.len())];
-            victim.jump_clock(rand::rng().random())?;
+            victim.jump_clock()?;
         }
     }
     let accepted = load.stop().await?;
