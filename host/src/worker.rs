@@ -22,6 +22,7 @@ use crate::store::{ControlState, StageControl};
 
 mod alone;
 pub mod decide;
+mod foreign;
 mod gate;
 mod lane;
 mod lease;

@@ -10,7 +10,7 @@ use lapin::types::{AMQPValue, DecimalValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
-use crate::support::harness::{Backend, RunningHost, TestEnv, eventually, gzip};
+use crate::support::harness::{Backend, RunningHost, TestEnv, eventually, gzip, on_both_back_ends};
 use crate::support::load::AMPLE_STOCK;
 use crate::support::servers::amqp_url;
 
@@ -219,6 +219,52 @@ async fn other_event_under_a_known_id_is_dead_lettered() -> Result<()> {
     outsider.close().await?;
     host.stop().await
 }
+
+async fn event_of_an_unknown_order_belongs_to_none(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, &format!("{AMPLE_STOCK}{DESK}")).await?;
+    let host = env.start().await?;
+    let order = json!({ "order_id": "known", "items": ["Book"], "total": 1 });
+    let (status, answer) = host.client.post("/orders", &order).await?;
+    assert!(status.is_success(), "{answer}");
+    let mut ids = Vec::new();
+    for (order, expected) in [("known", json!("known")), ("unknown", Value::Null)] {
+        let id = format!("http-{order}");
+        let batch = json!([{ "specversion": "1.0", "id": id, "source": "/desk",
+            "type": "desk.note", "subject": order, "data": {} }]);
+        let response = reqwest::Client::new()
+            .post(format!("{}/events", host.client.url))
+            .header("content-type", "application/cloudevents-batch+json")
+            .body(batch.to_string())
+            .send()
+            .await?;
+        assert!(response.status().is_success(), "{}", response.text().await?);
+        ids.push((id, expected));
+    }
+    if backend == Backend::Servers {
+        let outsider = Outsider::connect(&env).await?;
+        for (order, expected) in [("known", json!("known")), ("unknown", Value::Null)] {
+            let id = format!("amqp-{order}");
+            let subject = AMQPValue::LongString(order.into());
+            outsider.publish(b"{}", binary(&id, &[("cloudEvents_subject", subject)])).await?;
+            ids.push((id, expected));
+        }
+        outsider.close().await?;
+    }
+    for (id, expected) in ids {
+        let event = logged(&host, &id).await?;
+        assert_eq!(event["order_id"], expected, "{event}");
+        // What the stage emits belongs to the same order.
+        let emitted = eventually("an emitted event", || async {
+            let events = host.client.get_all(&format!("/events?correlation={id}&limit=50")).await?;
+            Ok(events.into_iter().find(|event| event["id"] != json!(id)))
+        })
+        .await?;
+        assert_eq!(emitted["order_id"], expected, "{emitted}");
+    }
+    host.stop().await
+}
+
+on_both_back_ends![event_of_an_unknown_order_belongs_to_none];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreadable_message_can_be_seen_and_repaired() -> Result<()> {

@@ -30,6 +30,7 @@ use crate::worker::decide::{
     self, Attempt, Decision, DecisionInputs, IsolatedRun, Progress, Rejection, Ruling,
     records_isolated_run,
 };
+use crate::worker::foreign::{self, Identified};
 
 /// Pause after the broker or the store did not answer.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -144,21 +145,46 @@ impl PoisonMessageHandler {
         running: &Running,
         error: &StoreError,
     ) -> Result<Handling, StoreError> {
-        let alone = Alone {
+        let alone = self.alone(message, running);
+        let is_settled = alone.dead_letter_refused(error, message.unreadable.as_deref()).await?;
+        self.unconfirmed.remove(&self.key(message));
+        Ok(if is_settled { Handling::Acknowledge } else { Handling::Leave })
+    }
+
+    fn alone<'a>(&'a self, message: &RejectedMessage, running: &'a Running) -> Alone<'a> {
+        Alone {
             stage: &self.stage,
             services: &self.services,
             running,
             envelope: Arc::clone(&message.envelope),
             round: message.round,
             attempt: message.attempt,
-        };
-        let is_settled = alone.dead_letter_refused(error, message.unreadable.as_deref()).await?;
-        self.unconfirmed.remove(&self.key(message));
-        Ok(if is_settled { Handling::Acknowledge } else { Handling::Leave })
+        }
     }
 
     /// Settles a message, or returns it for its isolated run.
     async fn handle(
+        &mut self,
+        message: &RejectedMessage,
+        running: &Running,
+    ) -> Result<Handling, StoreError> {
+        if message.unreadable.is_some() {
+            return self.handle_identified(message, running).await;
+        }
+        let store = &*self.services.store;
+        match foreign::identify(store, message.sender, &message.envelope).await? {
+            Identified::Event(envelope) => {
+                let message = RejectedMessage { envelope, ..message.clone() };
+                self.handle_identified(&message, running).await
+            }
+            Identified::Conflict => {
+                self.alone(message, running).dead_letter_conflict().await?;
+                Ok(Handling::Acknowledge)
+            }
+        }
+    }
+
+    async fn handle_identified(
         &mut self,
         message: &RejectedMessage,
         running: &Running,

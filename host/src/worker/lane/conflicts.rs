@@ -1,8 +1,7 @@
 //! Events of other programs whose source and id the log has with other contents: dead letters, never
 //! taken for the event that they are not.
 //!
-//! Hosts never send such messages, so only those of other programs cost a query. Bound:
-//! [`CONCURRENT_LOOKUPS`] queries at a time.
+//! Bound: [`CONCURRENT_LOOKUPS`] messages are compared with the log at a time.
 
 use std::sync::Arc;
 
@@ -17,8 +16,9 @@ use crate::pipeline::Running;
 use crate::pipeline::metrics::OutcomeKind;
 use crate::store::StoreError;
 use crate::worker::alone::Alone;
+use crate::worker::foreign::{Identified, identify};
 
-/// Concurrent lookups of events in the log.
+/// Messages that are compared with the log at a time.
 const CONCURRENT_LOOKUPS: usize = 8;
 
 /// Whether two messages with one key carry different events. Messages of hosts never do.
@@ -39,7 +39,8 @@ impl Lane {
         }
     }
 
-    /// Dead-letters those of the messages whose key another event of the log has; returns the others.
+    /// Dead-letters those of the messages whose key another event of the log has; returns the others,
+    /// as the log knows them.
     pub(super) async fn refuse_conflicts(
         &self,
         work: Vec<Work>,
@@ -49,9 +50,9 @@ impl Lane {
             return work;
         }
         let mut backoff = STORE_BACKOFF;
-        let conflicts = loop {
-            match self.conflicts(&work).await {
-                Ok(conflicts) => break conflicts,
+        let identified = loop {
+            match self.identified(&work).await {
+                Ok(identified) => break identified,
                 // The commit decides about each of them.
                 Err(StoreError::Rejected { .. } | StoreError::Corrupt(_)) => return work,
                 Err(error) if pause(&mut backoff, cancel).await => {
@@ -62,40 +63,29 @@ impl Lane {
             }
         };
         let mut kept = Vec::with_capacity(work.len());
-        for (work, conflicts) in work.into_iter().zip(conflicts) {
-            if conflicts {
-                self.refuse_conflict(work, cancel).await;
-            } else {
-                kept.push(work);
+        for (mut work, identified) in work.into_iter().zip(identified) {
+            match identified {
+                Identified::Event(envelope) => {
+                    work.message.envelope = envelope;
+                    kept.push(work);
+                }
+                Identified::Conflict => self.refuse_conflict(work, cancel).await,
             }
         }
         kept
     }
 
-    /// For each message, whether the log has another event with its key.
-    async fn conflicts(&self, work: &[Work]) -> Result<Vec<bool>, StoreError> {
+    /// What the log makes of each message.
+    async fn identified(&self, work: &[Work]) -> Result<Vec<Identified>, StoreError> {
         let messages: Vec<(Sender, Arc<Envelope>)> = work
             .iter()
             .map(|work| (work.message.sender, Arc::clone(&work.message.envelope)))
             .collect();
-        let lookups =
-            messages.into_iter().map(|(sender, envelope)| self.is_conflict(sender, envelope));
+        let store = &self.services.store;
+        let lookups = messages
+            .into_iter()
+            .map(async |(sender, envelope)| identify(&**store, sender, &envelope).await);
         futures::stream::iter(lookups).buffered(CONCURRENT_LOOKUPS).try_collect().await
-    }
-
-    async fn is_conflict(
-        &self,
-        sender: Sender,
-        envelope: Arc<Envelope>,
-    ) -> Result<bool, StoreError> {
-        if sender == Sender::Host {
-            return Ok(false);
-        }
-        let event = &envelope.event;
-        let known = self.services.store.events_by_id(&event.id).await?;
-        let known = known.into_iter().map(|logged| logged.envelope.event);
-        let stored = known.into_iter().find(|stored| stored.source == event.source);
-        Ok(stored.is_some_and(|stored| !is_repetition(&stored, event)))
     }
 
     async fn refuse_conflict(&self, work: Work, cancel: &CancellationToken) {
