@@ -112,6 +112,8 @@ pub struct RejectedMessage {
     pub unreadable: Option<String>,
     /// The broker's reason.
     pub reason: String,
+    /// Whether it was delivered before, to a host that did not acknowledge it.
+    pub redelivered: bool,
     /// The broker's name for this delivery.
     pub tag: u64,
 }
@@ -179,6 +181,9 @@ pub trait Consumer: Send {
 }
 
 /// Consumes messages that the broker dead-lettered.
+///
+/// It holds one message at a time, so that after an outage at most one message of each host is
+/// delivered again.
 #[async_trait]
 pub trait RejectedConsumer: Send {
     /// Waits for messages. None when the queue is gone.

@@ -220,6 +220,24 @@ async fn other_event_under_a_known_id_is_dead_lettered() -> Result<()> {
     host.stop().await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identical_unreadable_messages_have_a_dead_letter_each() -> Result<()> {
+    let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
+    let host = env.start().await?;
+    let outsider = Outsider::connect(&env).await?;
+    for _ in 0..20 {
+        outsider.publish(b"not JSON", binary("1", &[])).await?;
+    }
+    assert_eq!(dead_letters(&host, 20).await?.len(), 20);
+    host.stop().await?;
+    // Nothing of them comes back.
+    let host = env.start().await?;
+    outsider.publish(b"not JSON", binary("2", &[])).await?;
+    assert_eq!(dead_letters(&host, 21).await?.len(), 21);
+    outsider.close().await?;
+    host.stop().await
+}
+
 async fn event_of_an_unknown_order_belongs_to_none(backend: Backend) -> Result<()> {
     let env = TestEnv::shipped_on(backend, &format!("{AMPLE_STOCK}{DESK}")).await?;
     let host = env.start().await?;

@@ -6,10 +6,11 @@
 //! recorded before it begins, so a message that stops this host, too, is a dead letter when it
 //! comes back. The record names its host, and this process remembers the records that no run has
 //! followed yet: one whose commit was never answered is not mistaken for the record of a host that
-//! stopped. A message that cannot be read is dead-lettered with its body and the reason. Bounds: the
-//! broker's prefetch, and [`UNCONFIRMED_MAX`] remembered records. It acknowledges only after the
-//! commit.
+//! stopped. A message that cannot be read is dead-lettered with its body and the reason ([`copies`]
+//! tells identical ones apart). Bounds: the broker's prefetch, and [`UNCONFIRMED_MAX`] remembered
+//! records. It acknowledges only after the commit.
 
+mod copies;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Incoming, RejectedConsumer, RejectedMessage};
+use self::copies::{Copies, Numbers, numbered};
+use crate::broker::{Incoming, RejectedConsumer, RejectedMessage, Sender};
 use crate::domain::event::DeliveryKey;
 use crate::pipeline::{Running, Stage};
 use crate::services::Services;
@@ -46,6 +48,10 @@ pub struct PoisonMessageHandler {
     /// Records of isolated runs that this process wrote, or may have written, and has not begun: at
     /// most one for each message that it holds.
     unconfirmed: HashMap<DeliveryKey, FailedAttempt>,
+    /// Unreadable messages of the present consumer.
+    copies: Copies,
+    /// The message, by its tag, whose dead letter was written last or may have been, and its number.
+    numbered: Option<(u64, u32)>,
 }
 
 /// What to do with a message after it was classified.
@@ -70,7 +76,8 @@ enum Settled {
 impl PoisonMessageHandler {
     /// A handler for the dead-letter queue of `stage`.
     pub fn new(stage: Arc<Stage>, services: Services) -> Self {
-        Self { stage, services, unconfirmed: HashMap::new() }
+        let copies = Copies::default();
+        Self { stage, services, unconfirmed: HashMap::new(), copies, numbered: None }
     }
 
     /// Drains until cancelled.
@@ -97,6 +104,7 @@ impl PoisonMessageHandler {
 
     async fn drain(&mut self, mut consumer: Box<dyn RejectedConsumer>) {
         let acker = consumer.acker();
+        (self.copies, self.numbered) = (Copies::default(), None);
         while let Some(messages) = consumer.receive().await {
             for message in messages {
                 // Without a running version the consumer is dropped; the broker keeps the rest.
@@ -168,8 +176,12 @@ impl PoisonMessageHandler {
         message: &RejectedMessage,
         running: &Running,
     ) -> Result<Handling, StoreError> {
-        if message.unreadable.is_some() {
-            return self.handle_identified(message, running).await;
+        if let Some(why) = &message.unreadable {
+            return match message.sender {
+                // It names its delivery.
+                Sender::Host => self.handle_identified(message, running).await,
+                Sender::OtherProgram { .. } => self.number(message, running, why).await,
+            };
         }
         let store = &*self.services.store;
         match foreign::identify(store, message.sender, &message.envelope).await? {
@@ -182,6 +194,62 @@ impl PoisonMessageHandler {
                 Ok(Handling::Acknowledge)
             }
         }
+    }
+
+    /// Dead-letters an unreadable message under the next number of its contents, unless it was
+    /// delivered and dead-lettered before.
+    async fn number(
+        &mut self,
+        message: &RejectedMessage,
+        running: &Running,
+        why: &str,
+    ) -> Result<Handling, StoreError> {
+        let contents = &message.envelope.event.id;
+        let mut numbers = match self.copies.get(contents) {
+            Some(numbers) => numbers,
+            None => Numbers::stored(self.last_number(message).await?),
+        };
+        let is_known = message.redelivered && numbers.claim();
+        self.copies.set(contents, numbers);
+        let mut is_settled = is_known;
+        while !is_settled {
+            let next = (message.tag, numbers.last + 1);
+            let was_tried = self.numbered.replace(next) == Some(next);
+            let envelope = numbered(&message.envelope, next.1);
+            let message = RejectedMessage { envelope, ..message.clone() };
+            let decision = self.decide(&message, running, Rejection::Unreadable(why));
+            let Decision::Settle(ruling) = decision else { break };
+            // Refused: another host took the number, unless an earlier commit came through.
+            is_settled =
+                self.settle(&message, running, ruling).await? == Settled::Committed || was_tried;
+            numbers.last = next.1;
+            self.copies.set(contents, numbers);
+        }
+        Ok(Handling::Acknowledge)
+    }
+
+    /// The last number of these contents that the store has; 0: none. Numbers are given out in order,
+    /// so it is found in a few steps.
+    async fn last_number(&self, message: &RejectedMessage) -> Result<u32, StoreError> {
+        let (mut used, mut free) = (0, 1);
+        while self.is_used(message, free).await? {
+            (used, free) = (free, free * 2);
+        }
+        while free - used > 1 {
+            let middle = used.midpoint(free);
+            if self.is_used(message, middle).await? {
+                used = middle;
+            } else {
+                free = middle;
+            }
+        }
+        Ok(used)
+    }
+
+    async fn is_used(&self, message: &RejectedMessage, number: u32) -> Result<bool, StoreError> {
+        let event = numbered(&message.envelope, number).key();
+        let key = DeliveryKey { stage: Arc::clone(&self.stage.name), event };
+        Ok(self.services.store.delivery(&key).await?.is_some())
     }
 
     async fn handle_identified(

@@ -26,7 +26,7 @@ use crate::domain::clock::Clock;
 use crate::domain::cloud_events::ingress::IngressSettings;
 
 /// Prefetch of dead-letter queues: rejected messages are rare, and may be large.
-const DEAD_PREFETCH: u16 = 4;
+const DEAD_PREFETCH: u16 = 1;
 
 /// What messages of other programs are checked against, and what they get.
 #[derive(Clone)]
@@ -180,7 +180,7 @@ impl RejectedConsumer for RejectedRabbitConsumer {
         let deliveries = self.subscription.receive(usize::from(DEAD_PREFETCH)).await?;
         let ingress = self.reading.ingress();
         let read = |delivery: Delivery| {
-            let tag = delivery.delivery_tag;
+            let (tag, redelivered) = (delivery.delivery_tag, delivery.redelivered);
             match message::decode(&delivery.properties, delivery.data.clone(), ingress) {
                 Ok(decoded) => RejectedMessage {
                     envelope: decoded.envelope,
@@ -189,6 +189,7 @@ impl RejectedConsumer for RejectedRabbitConsumer {
                     sender: decoded.sender,
                     unreadable: None,
                     reason: dead_letter_reason(&delivery.properties),
+                    redelivered,
                     tag,
                 },
                 Err(Unreadable::Unsendable { decoded, why }) => RejectedMessage {
@@ -198,6 +199,7 @@ impl RejectedConsumer for RejectedRabbitConsumer {
                     sender: decoded.sender,
                     unreadable: Some(why),
                     reason: dead_letter_reason(&delivery.properties),
+                    redelivered,
                     tag,
                 },
                 Err(error) => RejectedMessage {
@@ -211,6 +213,7 @@ impl RejectedConsumer for RejectedRabbitConsumer {
                     sender: Sender::OtherProgram { due_at_ms: None },
                     unreadable: Some(with_source(&error)),
                     reason: dead_letter_reason(&delivery.properties),
+                    redelivered,
                     tag,
                 },
             }

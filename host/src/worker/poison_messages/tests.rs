@@ -4,7 +4,7 @@ use super::*;
 use crate::broker::Sender;
 use crate::config::Config;
 use crate::domain::clock::ManualClock;
-use crate::domain::event::Event;
+use crate::domain::event::{Envelope, Event};
 use crate::pipeline::Pipeline;
 use crate::relay::Relay;
 use crate::stage::handler::{
@@ -12,7 +12,7 @@ use crate::stage::handler::{
 };
 use crate::store::conformance::{START_MS, sample_event};
 use crate::store::sqlite::tests::open as open_store;
-use crate::store::{DeliveryStatus, Store};
+use crate::store::{DeadLetterFilter, DeliveryStatus, Store};
 
 struct Idle;
 
@@ -51,6 +51,7 @@ impl Bench {
             sender: Sender::Host,
             unreadable: None,
             reason: DELIVERY_LIMIT.to_owned(),
+            redelivered: false,
             tag: 7,
         };
         let (services, relay) = Services::for_tests(store, &clock, pipeline);
@@ -143,4 +144,76 @@ async fn an_unreadable_message_is_dead_lettered_without_a_run() {
     bench.message.unreadable = Some("no id".to_owned());
     assert_eq!(bench.handle(&mut bench.process()).await, None);
     assert_eq!(bench.delivery().await, (DeliveryStatus::Dead, 1));
+}
+
+/// An unreadable message of another program, as it is delivered under a tag.
+fn garbage(bench: &Bench, tag: u64, redelivered: bool) -> RejectedMessage {
+    let event = Event { id: "contents".to_owned(), ..bench.message.envelope.event.clone() };
+    RejectedMessage {
+        envelope: Arc::new(Envelope::first(event, None, bench.message.envelope.expires_at_ms)),
+        sender: Sender::OtherProgram { due_at_ms: None },
+        unreadable: Some("no id".to_owned()),
+        reason: "rejected".to_owned(),
+        redelivered,
+        tag,
+        ..bench.message.clone()
+    }
+}
+
+async fn dead_letters(bench: &Bench) -> u64 {
+    let filter = DeadLetterFilter::default();
+    bench.services.store.count_dead_letters(filter).await.unwrap().count
+}
+
+/// Handles a message on a consumer; fails unless that settles it.
+async fn settle(handler: &mut PoisonMessageHandler, message: &RejectedMessage) {
+    let running = handler.stage.running().unwrap();
+    let handled = handler.handle(message, &running).await.unwrap();
+    assert!(matches!(handled, Handling::Acknowledge));
+}
+
+#[tokio::test]
+async fn identical_unreadable_messages_have_a_dead_letter_each() {
+    let bench = Bench::new().await;
+    let mut handler = bench.process();
+    for tag in 1..=5 {
+        settle(&mut handler, &garbage(&bench, tag, false)).await;
+    }
+    assert_eq!(dead_letters(&bench).await, 5);
+    // Another host finds the next number by itself.
+    settle(&mut bench.process(), &garbage(&bench, 1, false)).await;
+    assert_eq!(dead_letters(&bench).await, 6);
+    // The first one did not know of it.
+    settle(&mut handler, &garbage(&bench, 6, false)).await;
+    assert_eq!(dead_letters(&bench).await, 7);
+}
+
+#[tokio::test]
+async fn an_unreadable_message_that_is_delivered_again_has_one_dead_letter() {
+    let bench = Bench::new().await;
+    for tag in 1..=3 {
+        settle(&mut bench.process(), &garbage(&bench, tag, false)).await;
+    }
+    // Their acknowledgements were lost; a host that did not record its message delivers one more.
+    let mut handler = bench.process();
+    for tag in 1..=4 {
+        settle(&mut handler, &garbage(&bench, tag, true)).await;
+        assert_eq!(dead_letters(&bench).await, if tag <= 3 { 3 } else { 4 });
+    }
+    settle(&mut handler, &garbage(&bench, 5, false)).await;
+    assert_eq!(dead_letters(&bench).await, 5);
+}
+
+#[tokio::test]
+async fn a_dead_letter_whose_commit_was_not_answered_is_not_written_again() {
+    let bench = Bench::new().await;
+    let mut handler = bench.process();
+    let message = garbage(&bench, 1, false);
+    settle(&mut handler, &message).await;
+    // As when the answer is lost: it is stored, and the message is handled again.
+    handler.copies.set("contents", Numbers::stored(0));
+    settle(&mut handler, &message).await;
+    assert_eq!(dead_letters(&bench).await, 1);
+    settle(&mut handler, &garbage(&bench, 2, false)).await;
+    assert_eq!(dead_letters(&bench).await, 2);
 }
