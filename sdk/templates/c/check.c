@@ -22,11 +22,13 @@ bool read_limit(const char *setting, double fallback, double *limit) {
     return end != setting && *end == '\0' && isfinite(*limit);
 }
 
-yyjson_mut_val *check(yyjson_mut_doc *json, yyjson_val *order, double limit, uint64_t count) {
+yyjson_mut_val *check(yyjson_mut_doc *json, yyjson_val *order, yyjson_val *exact, double limit, uint64_t count) {
     double total = order_total(order);
+    bool is_given = yyjson_is_num(yyjson_obj_get(order, "total"));
     yyjson_mut_val *answer = yyjson_mut_obj(json);
-    yyjson_mut_obj_add_val(json, answer, "order_id", yyjson_val_mut_copy(json, yyjson_obj_get(order, "order_id")));
-    yyjson_mut_obj_add_real(json, answer, "total", total);
+    yyjson_mut_obj_add_val(json, answer, "order_id", yyjson_val_mut_copy(json, yyjson_obj_get(exact, "order_id")));
+    yyjson_mut_obj_add_val(json, answer, "total",
+                           is_given ? yyjson_val_mut_copy(json, yyjson_obj_get(exact, "total")) : yyjson_mut_real(json, total));
     yyjson_mut_obj_add_uint(json, answer, "orders_of_user", count);
     yyjson_mut_obj_add_bool(json, answer, "accepted", total <= limit);
     return answer;

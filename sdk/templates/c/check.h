@@ -13,7 +13,8 @@ double order_total(yyjson_val *order);
 // Reads the limit from a setting, or uses `fallback` if `setting` is NULL. Returns false if it is not an amount.
 bool read_limit(const char *setting, double fallback, double *limit);
 
-// Builds the payload of `{{name}}.checked`. `count` is the number of orders the user has placed, including this one.
-yyjson_mut_val *check(yyjson_mut_doc *json, yyjson_val *order, double limit, uint64_t count);
+// Builds the payload of `{{name}}.checked`. `exact` is the order with its numbers as texts, which are passed on digit by digit.
+// `count` is the number of orders the user has placed, including this one.
+yyjson_mut_val *check(yyjson_mut_doc *json, yyjson_val *order, yyjson_val *exact, double limit, uint64_t count);
 
 #endif

@@ -7,22 +7,30 @@
 
 static void answers(const char *order, double limit, uint64_t count, const char *expected) {
     yyjson_doc *given = yyjson_read(order, strlen(order), 0);
+    yyjson_doc *exact = yyjson_read(order, strlen(order), YYJSON_READ_NUMBER_AS_RAW);
     yyjson_mut_doc *json = yyjson_mut_doc_new(NULL);
-    char *answer = yyjson_mut_val_write(check(json, yyjson_doc_get_root(given), limit, count), 0, NULL);
+    yyjson_mut_val *checked = check(json, yyjson_doc_get_root(given), yyjson_doc_get_root(exact), limit, count);
+    char *answer = yyjson_mut_val_write(checked, 0, NULL);
     if (!answer || strcmp(answer, expected) != 0) {
         fprintf(stderr, "order:    %s\nexpected: %s\nanswer:   %s\n", order, expected, answer);
         exit(1);
     }
     free(answer);
     yyjson_mut_doc_free(json);
+    yyjson_doc_free(exact);
     yyjson_doc_free(given);
 }
 
 static void the_limit_itself_is_accepted(void) {
     answers("{\"order_id\":\"1\",\"total\":20}", 20, 1,
-            "{\"order_id\":\"1\",\"total\":20.0,\"orders_of_user\":1,\"accepted\":true}");
+            "{\"order_id\":\"1\",\"total\":20,\"orders_of_user\":1,\"accepted\":true}");
     answers("{\"order_id\":\"1\",\"total\":20.01}", 20, 7,
             "{\"order_id\":\"1\",\"total\":20.01,\"orders_of_user\":7,\"accepted\":false}");
+}
+
+static void a_total_keeps_every_digit(void) {
+    answers("{\"order_id\":\"3\",\"total\":20.00000000000000000010}", 20, 1,
+            "{\"order_id\":\"3\",\"total\":20.00000000000000000010,\"orders_of_user\":1,\"accepted\":true}");
 }
 
 static void items_are_summed_if_the_total_is_missing(void) {
@@ -43,6 +51,7 @@ static void a_setting_must_be_an_amount(void) {
 
 int main(void) {
     the_limit_itself_is_accepted();
+    a_total_keeps_every_digit();
     items_are_summed_if_the_total_is_missing();
     every_field_is_optional();
     a_setting_must_be_an_amount();

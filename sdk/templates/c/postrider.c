@@ -125,9 +125,13 @@ _Noreturn void __assert_fail(const char *expression, const char *file, int line,
     pr_panic_at(file, line, function, "assertion `%s` failed", expression);
 }
 
-static yyjson_val *parse(const uint8_t *bytes, size_t length) {
-    yyjson_doc *document = yyjson_read_opts((char *)bytes, length, YYJSON_READ_NOFLAG, &memory, NULL);
+static yyjson_val *parse(const uint8_t *bytes, size_t length, yyjson_read_flag flag) {
+    yyjson_doc *document = yyjson_read_opts((char *)bytes, length, flag, &memory, NULL);
     return yyjson_doc_get_root(document);
+}
+
+yyjson_val *pr_exact(const pr_event *event) {
+    return event->data ? parse(event->bytes, event->length, YYJSON_READ_NUMBER_AS_RAW) : NULL;
 }
 
 // Uses the C library's allocator, because the generated code frees it.
@@ -181,7 +185,7 @@ yyjson_val *pr_get(const char *key) {
     stage_string_t name = borrowed(key);
     stage_list_u8_t bytes;
     if (!postrider_stage_state_get(&name, &bytes)) return NULL;
-    yyjson_val *value = parse(bytes.ptr, bytes.len);
+    yyjson_val *value = parse(bytes.ptr, bytes.len, YYJSON_READ_NOFLAG);
     if (!value) pr_panic("the state under `%s` is not valid JSON", key);
     stage_list_u8_free(&bytes);
     return value;
@@ -248,7 +252,7 @@ bool exports_postrider_stage_handler_handle(exports_postrider_stage_handler_even
         .subject = from_host(incoming->subject.ptr, incoming->subject.len),
         .content_type = from_host(incoming->content_type.ptr, incoming->content_type.len),
         .time_ms = incoming->time_ms,
-        .data = parse(incoming->data.ptr, incoming->data.len),
+        .data = parse(incoming->data.ptr, incoming->data.len, YYJSON_READ_NOFLAG),
         .bytes = incoming->data.ptr,
         .length = incoming->data.len,
     };

@@ -42,6 +42,10 @@ bool pr_handle(const pr_event *event);
 // The document that owns the JSON values of the current call.
 yyjson_mut_doc *pr_json(void);
 
+// The payload again, with every number as its text; NULL if the payload is not JSON. Copy from it what the stage only passes
+// on: a number in `data` is a double or 64 bits, and `yyjson_val_mut_copy` writes no more digits than these hold.
+yyjson_val *pr_exact(const pr_event *event);
+
 // Emits an event if the call succeeds: pr_emit((pr_emitted){.type = "order.seen", .data = value}).
 void pr_emit(pr_emitted event);
 

@@ -34,6 +34,7 @@ bool pr_handle(const pr_event *event) {
     pr_set(key, yyjson_mut_uint(pr_json(), count));
 
     pr_log(PR_INFO, "order %s is number %llu of its user", event->subject, (unsigned long long)count);
-    pr_emit((pr_emitted){.type = "{{name}}.checked", .data = check(pr_json(), order, limit, count)});
+    yyjson_mut_val *answer = check(pr_json(), order, pr_exact(event), limit, count);
+    pr_emit((pr_emitted){.type = "{{name}}.checked", .data = answer});
     return true;
 }

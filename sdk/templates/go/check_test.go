@@ -11,13 +11,17 @@ func TestCheck(t *testing.T) {
 		limit       float64
 		want        Answer
 	}{
-		{"the limit itself is accepted", `{"order_id":"1","total":20}`, 20, Answer{"1", 20, 1, true}},
-		{"more is not", `{"order_id":"1","total":20.01}`, 20, Answer{"1", 20.01, 1, false}},
+		{"the limit itself is accepted", `{"order_id":"1","total":20}`, 20, Answer{"1", "20", 1, true}},
+		{"more is not", `{"order_id":"1","total":20.01}`, 20, Answer{"1", "20.01", 1, false}},
+		{
+			"a total keeps every digit", `{"total":20.00000000000000000010}`, 20,
+			Answer{"", "20.00000000000000000010", 1, true},
+		},
 		{
 			"items are summed where the total is missing",
-			`{"items":["Book",{"unit_price":4.5},{"unit_price":2,"quantity":3}]}`, 20, Answer{"", 10.5, 1, true},
+			`{"items":["Book",{"unit_price":4.5},{"unit_price":2,"quantity":3}]}`, 20, Answer{"", "10.5", 1, true},
 		},
-		{"every field may be missing", `{}`, 20, Answer{"", 0, 1, true}},
+		{"every field may be missing", `{}`, 20, Answer{"", "0", 1, true}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 )
 
 // Stage is the description of a stage and its handler.
@@ -41,7 +42,20 @@ func (event Event) Object(into any) error {
 	if !bytes.HasPrefix(bytes.TrimLeft(event.Data, " \t\r\n"), []byte("{")) {
 		return fmt.Errorf("the payload of %s is not a JSON object", event.Type)
 	}
-	return json.Unmarshal(event.Data, into)
+	return unmarshal(event.Data, into)
+}
+
+// unmarshal reads JSON. Numbers without a type of their own, as in a map[string]any, become json.Number and keep every digit.
+func unmarshal(data []byte, into any) error {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.UseNumber()
+	if err := decoder.Decode(into); err != nil {
+		return err
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		return errors.New("there is more than one JSON value")
+	}
+	return nil
 }
 
 // Emitted is an event emitted by the stage. Only the type and the data are required.
@@ -124,7 +138,7 @@ func (call *Call) Set(key string, value any) { call.SetState(key, JSON(value)) }
 func Get[T any](call *Call, key string, fallback T) (T, error) {
 	value := fallback
 	if data, found := call.GetState(key); found {
-		if err := json.Unmarshal(data, &value); err != nil {
+		if err := unmarshal(data, &value); err != nil {
 			return fallback, Reject("bad-state", fmt.Sprintf("invalid state under `%s`: %v", key, err))
 		}
 	}
@@ -135,7 +149,7 @@ func Get[T any](call *Call, key string, fallback T) (T, error) {
 func Setting[T any](call *Call, key string, fallback T) (T, error) {
 	value := fallback
 	if text, found := call.Config(key); found {
-		if err := json.Unmarshal([]byte(text), &value); err != nil {
+		if err := unmarshal([]byte(text), &value); err != nil {
 			return fallback, Reject("bad-setting", fmt.Sprintf("invalid setting `%s`: `%s`", key, text))
 		}
 	}
