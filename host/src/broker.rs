@@ -118,6 +118,59 @@ pub struct RejectedMessage {
     pub tag: u64,
 }
 
+/// How many messages something may hold, or holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Their number.
+    pub messages: u32,
+    /// Their bytes. A larger message is held alone.
+    pub bytes: u64,
+}
+
+impl Capacity {
+    /// Nothing is held, or there is no room.
+    pub const NONE: Self = Self { messages: 0, bytes: 0 };
+    /// There is no bound.
+    pub const UNBOUNDED: Self = Self { messages: u32::MAX, bytes: u64::MAX };
+
+    /// Whether a message fits beside what is held.
+    pub fn fits(self, held: Self, bytes: u64) -> bool {
+        held.messages == 0
+            || (held.messages < self.messages && held.bytes.saturating_add(bytes) <= self.bytes)
+    }
+
+    /// What is left of it beside what is held.
+    #[must_use]
+    pub fn without(self, held: Self) -> Self {
+        Self {
+            messages: self.messages.saturating_sub(held.messages),
+            bytes: self.bytes.saturating_sub(held.bytes),
+        }
+    }
+
+    /// Half of it.
+    #[must_use]
+    pub fn half(self) -> Self {
+        Self { messages: self.messages / 2, bytes: self.bytes / 2 }
+    }
+
+    /// Whether it is at least as large as another one, in both respects.
+    pub fn covers(self, other: Self) -> bool {
+        self.messages >= other.messages && self.bytes >= other.bytes
+    }
+
+    /// Adds a message.
+    pub fn add(&mut self, bytes: u64) {
+        self.messages = self.messages.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Removes a message.
+    pub fn remove(&mut self, bytes: u64) {
+        *self = self.without(Self { messages: 1, bytes });
+    }
+}
+
 /// A queue that may miss messages published before `before_ms`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
@@ -125,8 +178,8 @@ pub struct Gap {
     pub stage: Arc<str>,
     /// Milliseconds since 1970-01-01 UTC.
     pub before_ms: u64,
-    /// Number of messages that fit into the queue; none: unbounded.
-    pub room: Option<u32>,
+    /// What fits into the queue; none: it is unbounded.
+    pub capacity: Option<Capacity>,
 }
 
 /// A message broker.
@@ -146,7 +199,7 @@ pub trait Broker: Send + Sync + 'static {
     async fn consume(
         &self,
         stage: &Arc<str>,
-        prefetch: u32,
+        prefetch: Capacity,
     ) -> Result<Box<dyn Consumer>, BrokerError>;
     /// Consumes a stage's messages that the broker dead-lettered; none if this broker never does so.
     async fn consume_rejected(
@@ -159,6 +212,10 @@ pub trait Broker: Send + Sync + 'static {
     async fn gap(&self);
     /// Nothing is left that the gap lacked.
     async fn refilled(&self, _gap: &Gap) {}
+    /// What still fits into a stage's queue; a queue that is not bounded has room for everything.
+    fn room(&self, _stage: &str) -> Capacity {
+        Capacity::UNBOUNDED
+    }
     /// Number of ready messages in a stage's queue.
     async fn depth(&self, stage: &str) -> Result<u64, BrokerError>;
     /// Whether other programs may consume events, so that one without a stage has to be published.

@@ -185,11 +185,21 @@ pub struct BrokerConfig {
     pub url: String,
     /// Most messages that one embedded queue holds in memory; further ones wait in the store.
     pub queue_capacity: u32,
+    /// Most bytes of events that one embedded queue holds in memory; further ones wait in the store.
+    pub queue_max_bytes: u64,
+    /// Most bytes of events that wait to be sent, or for the broker's confirm; further ones wait in
+    /// the store.
+    pub relay_max_bytes: u64,
 }
 
 impl Default for BrokerConfig {
     fn default() -> Self {
-        Self { url: "embedded:".into(), queue_capacity: 10_000 }
+        Self {
+            url: "embedded:".into(),
+            queue_capacity: 10_000,
+            queue_max_bytes: 64 << 20,
+            relay_max_bytes: 64 << 20,
+        }
     }
 }
 

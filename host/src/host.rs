@@ -122,8 +122,12 @@ impl HostBuilder {
         let broker = open_broker(&identity, &tasks)?;
         let store = open_store(&identity, &tasks, broker.has_outside_consumers()).await?;
         let pipeline = Pipeline::new(&config);
-        let (relay, relay_handle) =
-            Relay::new(Arc::clone(&store), Arc::clone(&broker), Arc::clone(&pipeline));
+        let (relay, relay_handle) = Relay::new(
+            Arc::clone(&store),
+            Arc::clone(&broker),
+            Arc::clone(&pipeline),
+            config.broker.relay_max_bytes,
+        );
         let (changed, changes) = mpsc::channel(CHANGES_MAX);
         let services = Services {
             plugins: changed.downgrade(),

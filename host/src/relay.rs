@@ -1,11 +1,12 @@
 //! The relay: publishes the rows of the outbox to the broker.
 //!
 //! The outbox row carries the guarantee (at least once, with a stable message id); the queue in
-//! memory only saves reading the row back. A row that does not fit into that queue, or was in flight
-//! when the relay failed, stays leased until its lease ends, and is then claimed like any other.
+//! memory only saves reading the row back. A row that does not fit into that queue is released, and
+//! then claimed like any other; one that was in flight when the relay failed, once its lease ends.
 //! After a refusal by one of several queues, only those that did not confirm receive the event again.
-//! Bounds: [`IN_FLIGHT_MAX`] batches of at most [`SEND_MAX`] rows in flight. While the broker is
-//! unavailable, nothing is claimed.
+//! Bounds: [`IN_FLIGHT_MAX`] batches of at most [`SEND_MAX`] rows in flight; the events that wait and
+//! those in flight together have at most `broker.relay_max_bytes`, or are a single one ([`budget`]).
+//! While the broker is unavailable, nothing is claimed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +16,13 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use self::budget::{Budget, Reserved};
 use crate::broker::{Broker, BrokerError, Outgoing};
 use crate::pipeline::Pipeline;
 use crate::pipeline::routes::Routes as _;
 use crate::store::{Direct, NarrowedRow, OutboxRow, Store};
 
+mod budget;
 #[cfg(test)]
 mod tests;
 
@@ -36,41 +39,76 @@ const POSTPONE_MS: u64 = 500;
 /// Pause after the store did not answer.
 const STORE_BACKOFF: Duration = Duration::from_millis(250);
 
+/// Committed rows, whose bytes are reserved for as long as they are held.
+struct Group {
+    rows: Vec<OutboxRow>,
+    reserved: Reserved,
+}
+
 /// Hands committed rows to the relay.
 #[derive(Clone)]
-pub struct RelayHandle(mpsc::Sender<Vec<OutboxRow>>);
+pub struct RelayHandle {
+    groups: mpsc::Sender<Group>,
+    /// Ids of rows that did not fit.
+    excess: mpsc::Sender<Vec<i64>>,
+    budget: Budget,
+}
 
 impl RelayHandle {
     /// Queues committed rows; never waits.
     pub fn enqueue(&self, rows: Vec<OutboxRow>) {
-        if !rows.is_empty() && self.0.try_send(rows).is_err() {
+        if rows.is_empty() {
+            return;
+        }
+        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        let queued = self
+            .budget
+            .reserve(bytes_of(&rows))
+            .is_some_and(|reserved| self.groups.try_send(Group { rows, reserved }).is_ok());
+        if !queued && self.excess.try_send(ids).is_err() {
             tracing::debug!("the relay is behind; rows are claimed again when their lease ends");
         }
     }
 }
 
+fn bytes_of(rows: &[OutboxRow]) -> u64 {
+    rows.iter().map(|row| row.envelope.bytes()).sum()
+}
+
 /// Publishes outbox rows.
 pub struct Relay {
     outlet: Outlet,
-    /// Survives a restart of the task.
-    rows: Mutex<mpsc::Receiver<Vec<OutboxRow>>>,
+    budget: Budget,
+    /// Survive a restart of the task.
+    queues: Mutex<Queues>,
+}
+
+struct Queues {
+    groups: mpsc::Receiver<Group>,
+    excess: mpsc::Receiver<Vec<i64>>,
 }
 
 impl Relay {
-    /// A relay and the handle that feeds it.
+    /// A relay that holds at most `max_bytes` of events, and the handle that feeds it.
     pub fn new(
         store: Arc<dyn Store>,
         broker: Arc<dyn Broker>,
         pipeline: Arc<Pipeline>,
+        max_bytes: u64,
     ) -> (Self, RelayHandle) {
-        let (sender, rows) = mpsc::channel(QUEUE_MAX);
+        let (sender, groups) = mpsc::channel(QUEUE_MAX);
+        let (released, excess) = mpsc::channel(QUEUE_MAX);
         let outlet = Outlet { store, broker, pipeline };
-        (Self { outlet, rows: Mutex::new(rows) }, RelayHandle(sender))
+        let budget = Budget::new(max_bytes);
+        let queues = Mutex::new(Queues { groups, excess });
+        let handle = RelayHandle { groups: sender, excess: released, budget: budget.clone() };
+        (Self { outlet, budget, queues }, handle)
     }
 
     /// Publishes until cancelled, then waits for the confirms of what is in flight.
     pub async fn run(&self, cancel: CancellationToken) {
-        let (outlet, rows) = (&self.outlet, &mut *self.rows.lock().await);
+        let (outlet, queues) = (&self.outlet, &mut *self.queues.lock().await);
+        let Queues { groups, excess } = queues;
         let (sent, confirmed) = mpsc::channel(QUEUE_MAX);
         let deleting = delete_sent(Arc::clone(&outlet.store), confirmed);
         let sending = async {
@@ -90,14 +128,15 @@ impl Relay {
                             }
                         }
                     }
-                    Some(group) = rows.recv(), if room => in_flight.push(outlet.send(gather(group, rows), &sent)),
+                    Some(group) = groups.recv(), if room => in_flight.push(outlet.send(gather(group, groups), &sent)),
+                    Some(ids) = excess.recv(), if room => outlet.release(ids).await,
                     _ = poll.tick(), if room => {
-                        let due = outlet.claim().await;
+                        let (due, is_full) = outlet.claim(&self.budget).await;
                         // A full claim is followed by another one without a pause.
-                        if due.len() == SEND_MAX {
+                        if is_full {
                             poll.reset_immediately();
                         }
-                        if !due.is_empty() {
+                        if let Some(due) = due {
                             in_flight.push(outlet.send(due, &sent));
                         }
                     }
@@ -112,14 +151,17 @@ impl Relay {
 }
 
 /// Adds the groups that have been queued meanwhile, up to the size of a batch.
-fn gather(mut group: Vec<OutboxRow>, rows: &mut mpsc::Receiver<Vec<OutboxRow>>) -> Vec<OutboxRow> {
-    while group.len() < SEND_MAX {
-        match rows.try_recv() {
-            Ok(more) => group.extend(more),
+fn gather(mut batch: Group, groups: &mut mpsc::Receiver<Group>) -> Group {
+    while batch.rows.len() < SEND_MAX {
+        match groups.try_recv() {
+            Ok(more) => {
+                batch.rows.extend(more.rows);
+                batch.reserved.join(more.reserved);
+            }
             Err(_) => break,
         }
     }
-    group
+    batch
 }
 
 /// Publishes single batches.
@@ -130,15 +172,29 @@ struct Outlet {
 }
 
 impl Outlet {
-    /// Claims rows that are due.
-    async fn claim(&self) -> Vec<OutboxRow> {
-        match self.store.claim_outbox(SEND_MAX as u32).await {
+    /// Claims rows that are due, as many as the budget allows; and whether more may be due.
+    async fn claim(&self, budget: &Budget) -> (Option<Group>, bool) {
+        let Some(free) = budget.free() else { return (None, false) };
+        let rows = match self.store.claim_outbox(SEND_MAX as u32, free).await {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::warn!(%error, "the outbox could not be read, retrying");
                 tokio::time::sleep(STORE_BACKOFF).await;
-                Vec::new()
+                return (None, false);
             }
+        };
+        if rows.is_empty() {
+            return (None, false);
+        }
+        let bytes = bytes_of(&rows);
+        let is_full = rows.len() == SEND_MAX || bytes >= free;
+        (Some(Group { rows, reserved: budget.take(bytes) }), is_full)
+    }
+
+    /// Releases rows that did not fit into the queue, so that they can be claimed.
+    async fn release(&self, ids: Vec<i64>) {
+        if let Err(error) = self.store.outbox_postponed(ids, 0).await {
+            tracing::warn!(%error, "rows could not be released; they are due again when their lease ends");
         }
     }
 
@@ -153,7 +209,9 @@ impl Outlet {
     }
 
     /// Publishes rows and waits for their confirms; false when the broker is unavailable.
-    async fn send(&self, rows: Vec<OutboxRow>, sent: &mpsc::Sender<Vec<i64>>) -> bool {
+    async fn send(&self, group: Group, sent: &mpsc::Sender<Vec<i64>>) -> bool {
+        // Released once everything is confirmed.
+        let Group { rows, reserved: _reserved } = group;
         let outgoing = |row: &OutboxRow| Outgoing {
             mandatory: self.must_arrive(row),
             envelope: Arc::clone(&row.envelope),

@@ -121,11 +121,13 @@ impl Services {
         pipeline: Arc<Pipeline>,
     ) -> (Self, crate::relay::Relay) {
         let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
-        let broker = crate::broker::embedded::Embedded::new(16, Arc::clone(&clock));
+        let capacity = crate::broker::Capacity { messages: 16, bytes: 1 << 20 };
+        let broker = crate::broker::embedded::Embedded::new(capacity, Arc::clone(&clock));
         let (relay, handle) = crate::relay::Relay::new(
             Arc::clone(&store),
             Arc::clone(&broker) as _,
             Arc::clone(&pipeline),
+            1 << 20,
         );
         let services = Self {
             store,

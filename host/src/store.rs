@@ -94,8 +94,9 @@ pub trait Store: StateSource {
         keys: &[String],
     ) -> Result<Option<Box<dyn LockedState>>, StoreError>;
 
-    /// Leases up to `limit` due outbox rows that are not leased.
-    async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError>;
+    /// Leases up to `limit` due outbox rows that are not leased, no further ones once the data of
+    /// their events has `max_bytes`.
+    async fn claim_outbox(&self, limit: u32, max_bytes: u64) -> Result<Vec<OutboxRow>, StoreError>;
     /// Deletes rows whose sending was confirmed.
     async fn outbox_sent(&self, ids: Vec<i64>) -> Result<(), StoreError>;
     /// Releases rows; they can be claimed again after `delay_ms`.

@@ -1,8 +1,9 @@
 //! A stage's worker: consumes the stage's queue and feeds its lanes.
 //!
-//! Bounds: at most `prefetch` messages are held; each lane has one batch in flight. Messages are
-//! split by subject, so two events of one (stage, subject) never run concurrently in this host. The
-//! broker redelivers the messages of a lane that stops; they lose no attempt.
+//! Bounds: at most `prefetch` messages of at most `prefetch_max_bytes` are held; each lane has one
+//! batch in flight. Messages are split by subject, so two events of one (stage, subject) never run
+//! concurrently in this host. The broker redelivers the messages of a lane that stops; they lose no
+//! attempt.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
@@ -15,7 +16,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::lease::Lease;
-use crate::broker::{Acker, BrokerError, Consumer, Incoming};
+use crate::broker::{Acker, BrokerError, Capacity, Consumer, Incoming};
 use crate::pipeline::{Consumption, Stage};
 use crate::services::Services;
 use crate::store::{ControlState, StageControl};
@@ -88,7 +89,7 @@ impl StageWorker {
                 waited = control.wait_for(|control| !drains(control.as_ref())) => drop(waited),
             }
             self.stage.set_consumption(Consumption::Connecting);
-            match self.services.broker.consume(&self.stage.name, self.stage.config.prefetch).await {
+            match self.services.broker.consume(&self.stage.name, self.prefetch()).await {
                 Ok(consumer) => {
                     logged = None;
                     self.stage.set_consumption(Consumption::Consuming);
@@ -109,6 +110,11 @@ impl StageWorker {
                 () = tokio::time::sleep(REOPEN) => {}
             }
         }
+    }
+
+    fn prefetch(&self) -> Capacity {
+        let config = &self.stage.config;
+        Capacity { messages: config.prefetch, bytes: config.prefetch_max_bytes }
     }
 
     async fn consume(&self, mut consumer: Box<dyn Consumer>, cancel: &CancellationToken) {

@@ -155,12 +155,13 @@ async fn hosts_recover_from_every_broker_failure() -> Result<()> {
     rabbit.resume()?;
     scenario.wait_until_recovered("the broker's data wiped").await?;
 
-    let prefetches = eventually("all consumers", || async {
+    // A consumer begins with 64 messages of the largest size, and goes up to 512 small ones less
+    // those that it holds at that moment.
+    eventually("all consumers with their prefetch", || async {
         let found = prefetch_of_every_consumer(&rabbit)?;
-        Ok((found.len() == 8).then_some(found))
+        Ok((found.len() == 8 && found.iter().all(|prefetch| *prefetch >= 448)).then_some(()))
     })
     .await?;
-    assert!(prefetches.iter().all(|prefetch| *prefetch == 512), "{prefetches:?}");
     scenario.end("the broker's faults").await
 }
 

@@ -20,6 +20,8 @@ use crate::store::{ControlState, LostDeliveries, StoreError};
 
 /// Deliveries refilled in one transaction.
 const REFILL_MAX: u32 = 500;
+/// Bytes of events after which a refill begins another transaction.
+const REFILL_MAX_BYTES: u64 = 8 << 20;
 /// Time between two checks of open gaps.
 const TICK: Duration = Duration::from_millis(200);
 /// Time between two sweeps.
@@ -119,30 +121,29 @@ impl Reconciler {
 
     /// Refills a gap as far as the queue has room; true when nothing is left to refill.
     async fn refill(&self, gap: &Gap) -> Result<bool, StoreError> {
-        let mut room = match gap.room {
-            None => u32::MAX,
-            Some(room) => {
-                let depth =
-                    self.services.broker.depth(&gap.stage).await.unwrap_or(u64::from(room)) as u32;
-                if depth > room / 2 {
-                    return Ok(false);
-                }
-                ((room - depth) / 2).max(1)
+        let mut room = self.services.broker.room(&gap.stage);
+        if let Some(capacity) = gap.capacity {
+            if !room.covers(capacity.half()) {
+                return Ok(false);
             }
-        };
-        while room > 0 {
-            let limit = room.min(REFILL_MAX);
-            let lost = LostDeliveries { queued_before_ms: gap.before_ms, min_age_ms: 0, limit };
+            room = room.half();
+        }
+        while room.messages > 0 && room.bytes > 0 {
+            let limit = room.messages.min(REFILL_MAX);
+            let max_bytes = room.bytes.min(REFILL_MAX_BYTES);
+            let queued_before_ms = gap.before_ms;
+            let lost = LostDeliveries { queued_before_ms, min_age_ms: 0, limit, max_bytes };
             let rows = self.services.store.requeue_lost(&gap.stage, lost).await?;
-            let count = rows.len() as u32;
-            if count > 0 {
-                tracing::info!(stage = %gap.stage, deliveries = count, "refilled the queue from the store");
-            }
-            self.services.relay.enqueue(rows);
-            if count < limit {
+            if rows.is_empty() {
                 return Ok(true);
             }
-            room -= count;
+            tracing::info!(
+                stage = %gap.stage, deliveries = rows.len(), "refilled the queue from the store"
+            );
+            for row in &rows {
+                room.remove(row.envelope.bytes());
+            }
+            self.services.relay.enqueue(rows);
         }
         Ok(false)
     }
@@ -174,7 +175,8 @@ impl Reconciler {
         } else {
             (settled_ms.saturating_sub(SWEEP_GRACE_MS), BUSY_MAX)
         };
-        let lost = LostDeliveries { queued_before_ms, min_age_ms: SWEEP_GRACE_MS, limit };
+        let (min_age_ms, max_bytes) = (SWEEP_GRACE_MS, REFILL_MAX_BYTES);
+        let lost = LostDeliveries { queued_before_ms, min_age_ms, limit, max_bytes };
         let rows = store.requeue_lost(&stage.name, lost).await?;
         if !rows.is_empty() {
             tracing::warn!(
@@ -192,7 +194,7 @@ impl State {
     /// Closes a gap that is refilled; one of a queue without a bound stays for later checks.
     fn close(&mut self, gap: &Gap, now_ms: u64) {
         let Some(repair) = self.repairs.get_mut(&gap.stage) else { return };
-        match RECHECK_MS.get(repair.closed).filter(|_| gap.room.is_none()) {
+        match RECHECK_MS.get(repair.closed).filter(|_| gap.capacity.is_none()) {
             Some(wait_ms) => {
                 (repair.closed, repair.next_ms) = (repair.closed + 1, now_ms + wait_ms);
             }

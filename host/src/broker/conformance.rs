@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::{Binding, Broker, Consumer, Incoming, Outgoing};
+use super::{Binding, Broker, Capacity, Consumer, Incoming, Outgoing};
 use crate::domain::event::{Envelope, Event};
 use crate::store::Direct;
 
@@ -36,6 +36,8 @@ exercises![
     a_direct_message_reaches_one_stage_with_its_round_and_attempt,
     messages_arrive_unchanged_and_in_order,
     unacknowledged_messages_never_exceed_the_prefetch,
+    unacknowledged_messages_are_bounded_in_bytes,
+    a_message_larger_than_the_bound_is_held_alone,
     unacknowledged_messages_are_redelivered,
     requeued_messages_are_redelivered,
     a_new_queue_is_reported_as_a_gap,
@@ -90,6 +92,27 @@ pub(super) async fn sent(broker: &Arc<dyn Broker>, messages: Vec<Outgoing>) {
     }
 }
 
+/// A prefetch of this many messages of any size.
+pub(super) fn prefetch(messages: u32) -> Capacity {
+    Capacity { messages, bytes: 64 << 20 }
+}
+
+/// An event with data of this length.
+fn large(id: usize, bytes: usize) -> Outgoing {
+    let mut envelope = Envelope::clone(&event("x", id).envelope);
+    envelope.event.data = vec![b'x'; bytes].into();
+    Outgoing { envelope: Arc::new(envelope), ..event("x", id) }
+}
+
+/// Takes what arrives until nothing more does.
+async fn received_until_quiet(consumer: &mut Box<dyn Consumer>) -> Vec<Incoming> {
+    let mut messages = received(consumer, 1).await;
+    while let Ok(more) = timeout(Duration::from_millis(300), consumer.receive(100)).await {
+        messages.extend(more.expect("the consumer ended"));
+    }
+    messages
+}
+
 /// Takes exactly `count` messages.
 pub(super) async fn received(consumer: &mut Box<dyn Consumer>, count: usize) -> Vec<Incoming> {
     let mut messages = Vec::new();
@@ -112,9 +135,9 @@ async fn an_event_reaches_every_stage_bound_to_its_type(broker: Arc<dyn Broker>)
         vec![event("order.created", 1), event("order.shipped", 2), event("order.cancelled", 3)],
     )
     .await;
-    let mut consumer = broker.consume(&one, 10).await.unwrap();
+    let mut consumer = broker.consume(&one, prefetch(10)).await.unwrap();
     assert_eq!(ids(&received(&mut consumer, 2).await), [1, 3]);
-    let mut consumer = broker.consume(&all, 10).await.unwrap();
+    let mut consumer = broker.consume(&all, prefetch(10)).await.unwrap();
     assert_eq!(ids(&received(&mut consumer, 3).await), [1, 2, 3]);
 }
 
@@ -123,9 +146,9 @@ async fn a_direct_message_reaches_one_stage_with_its_round_and_attempt(broker: A
     let other = bound(&broker, "other", &["x"]).await;
     let direct = Direct { stage: Arc::clone(&one), round: 2, attempt: 5 };
     sent(&broker, vec![Outgoing { direct: Some(direct), ..event("x", 1) }, event("x", 2)]).await;
-    let mut consumer = broker.consume(&other, 10).await.unwrap();
+    let mut consumer = broker.consume(&other, prefetch(10)).await.unwrap();
     assert_eq!(ids(&received(&mut consumer, 1).await), [2]);
-    let mut consumer = broker.consume(&one, 10).await.unwrap();
+    let mut consumer = broker.consume(&one, prefetch(10)).await.unwrap();
     let messages = received(&mut consumer, 2).await;
     assert_eq!(ids(&messages), [1, 2]);
     let numbers: Vec<_> = messages
@@ -137,7 +160,7 @@ async fn a_direct_message_reaches_one_stage_with_its_round_and_attempt(broker: A
 
 async fn messages_arrive_unchanged_and_in_order(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x"]).await;
-    let mut consumer = broker.consume(&stage, 100).await.unwrap();
+    let mut consumer = broker.consume(&stage, prefetch(100)).await.unwrap();
     let acker = consumer.acker();
     for batch in 0..5 {
         sent(&broker, (batch * 200..batch * 200 + 200).map(|id| event("x", id)).collect()).await;
@@ -155,7 +178,7 @@ async fn messages_arrive_unchanged_and_in_order(broker: Arc<dyn Broker>) {
 async fn unacknowledged_messages_never_exceed_the_prefetch(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x"]).await;
     sent(&broker, (0..6).map(|id| event("x", id)).collect()).await;
-    let mut consumer = broker.consume(&stage, 4).await.unwrap();
+    let mut consumer = broker.consume(&stage, prefetch(4)).await.unwrap();
     let first = received(&mut consumer, 4).await;
     let more = timeout(Duration::from_millis(200), consumer.receive(10)).await;
     assert!(more.is_err(), "a fifth message was handed out: {more:?}");
@@ -164,15 +187,53 @@ async fn unacknowledged_messages_never_exceed_the_prefetch(broker: Arc<dyn Broke
     assert_eq!(ids(&received(&mut consumer, 2).await), [4, 5]);
 }
 
+async fn unacknowledged_messages_are_bounded_in_bytes(broker: Arc<dyn Broker>) {
+    let stage = bound(&broker, "one", &["x"]).await;
+    sent(&broker, (0..20).map(|id| large(id, 300_000)).collect()).await;
+    let bytes = 1_000_000;
+    let mut consumer = broker.consume(&stage, Capacity { messages: 100, bytes }).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 20 {
+        let messages = received_until_quiet(&mut consumer).await;
+        let held: u64 = messages.iter().map(|message| message.envelope.bytes()).sum();
+        assert!(held <= bytes, "{} messages of {held} bytes are held", messages.len());
+        seen.extend(ids(&messages));
+        consumer.acker().ack(&messages.iter().map(|message| message.tag).collect::<Vec<_>>()).await;
+    }
+    assert_eq!(seen, (0..20).collect::<Vec<_>>());
+    // Small ones are no longer held back.
+    sent(&broker, (0..100).map(|id| event("x", id)).collect()).await;
+    let mut small = Vec::new();
+    while small.len() < 100 {
+        let messages = received(&mut consumer, 1).await;
+        consumer.acker().ack(&messages.iter().map(|message| message.tag).collect::<Vec<_>>()).await;
+        small.extend(ids(&messages));
+    }
+    sent(&broker, (0..80).map(|id| event("x", id)).collect()).await;
+    assert_eq!(received(&mut consumer, 80).await.len(), 80);
+}
+
+async fn a_message_larger_than_the_bound_is_held_alone(broker: Arc<dyn Broker>) {
+    let stage = bound(&broker, "one", &["x"]).await;
+    sent(&broker, vec![large(0, 2_000), event("x", 1), large(2, 2_000)]).await;
+    let prefetch = Capacity { messages: 100, bytes: 1_000 };
+    let mut consumer = broker.consume(&stage, prefetch).await.unwrap();
+    for id in 0..3 {
+        let messages = received_until_quiet(&mut consumer).await;
+        assert_eq!(ids(&messages), [id]);
+        consumer.acker().ack(&[messages[0].tag]).await;
+    }
+}
+
 async fn unacknowledged_messages_are_redelivered(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x"]).await;
     sent(&broker, (0..3).map(|id| event("x", id)).collect()).await;
-    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let mut consumer = broker.consume(&stage, prefetch(10)).await.unwrap();
     let messages = received(&mut consumer, 3).await;
     assert!(messages.iter().all(|message| !message.redelivered));
     consumer.acker().ack(&[messages[1].tag]).await;
     drop(consumer);
-    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let mut consumer = broker.consume(&stage, prefetch(10)).await.unwrap();
     let again = received(&mut consumer, 2).await;
     assert_eq!(ids(&again), [0, 2]);
     assert!(
@@ -185,7 +246,7 @@ async fn unacknowledged_messages_are_redelivered(broker: Arc<dyn Broker>) {
 async fn requeued_messages_are_redelivered(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x"]).await;
     sent(&broker, vec![event("x", 1), event("x", 2)]).await;
-    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let mut consumer = broker.consume(&stage, prefetch(10)).await.unwrap();
     let messages = received(&mut consumer, 2).await;
     consumer.acker().requeue(&[messages[0].tag]).await;
     consumer.acker().ack(&[messages[1].tag]).await;
@@ -206,7 +267,7 @@ async fn a_new_queue_is_reported_as_a_gap(broker: Arc<dyn Broker>) {
 
 async fn bindings_can_be_added(broker: Arc<dyn Broker>) {
     let stage = bound(&broker, "one", &["x"]).await;
-    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let mut consumer = broker.consume(&stage, prefetch(10)).await.unwrap();
     bound(&broker, "one", &["x", "y"]).await;
     sent(&broker, vec![event("x", 1), event("y", 2)]).await;
     assert_eq!(ids(&received(&mut consumer, 2).await), [1, 2]);
@@ -217,7 +278,7 @@ async fn bindings_can_be_removed(broker: Arc<dyn Broker>) {
     broker.unbind(&stage, "never.bound").await.unwrap();
     broker.unbind(&stage, "y").await.unwrap();
     sent(&broker, vec![Outgoing { mandatory: false, ..event("y", 1) }, event("x", 2)]).await;
-    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let mut consumer = broker.consume(&stage, prefetch(10)).await.unwrap();
     assert_eq!(ids(&received(&mut consumer, 1).await), [2]);
     broker.bind(&stage, "y").await.unwrap();
     sent(&broker, vec![event("y", 3)]).await;

@@ -1,9 +1,9 @@
 //! The embedded broker: queues in memory, made durable by the store.
 //!
-//! A queue is a bounded window over the open deliveries of its stage. It reports missing messages
-//! (after a restart, or because it was full) as a gap, and the reconciler refills it from the
-//! store, as it refills a wiped `RabbitMQ`. So nothing is written twice, and a backlog of any length
-//! takes a bounded amount of memory. While older messages wait in the store only, newer ones stay out
+//! A queue is a window over the open deliveries of its stage, bounded in messages and in bytes. It
+//! reports missing messages (after a restart, or because it was full) as a gap, and the reconciler
+//! refills it from the store, as it refills a wiped `RabbitMQ`. So nothing is written twice, and a
+//! backlog of any length takes a bounded amount of memory. While older messages wait in the store only, newer ones stay out
 //! of the queue, so that a busy queue does not starve them.
 
 use std::collections::{HashMap, VecDeque};
@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::{
-    Acker, Binding, Broker, BrokerError, Consumer, Gap, Incoming, Outgoing, RejectedConsumer,
-    Sender,
+    Acker, Binding, Broker, BrokerError, Capacity, Consumer, Gap, Incoming, Outgoing,
+    RejectedConsumer, Sender,
 };
 use crate::domain::clock::Clock;
 use crate::domain::event::topic_matches;
@@ -27,8 +27,8 @@ pub struct Embedded {
 
 struct Shared {
     clock: Arc<dyn Clock>,
-    /// Maximum number of messages in one queue, including unacknowledged ones.
-    capacity: u32,
+    /// Of one queue, including unacknowledged messages.
+    capacity: Capacity,
     state: Mutex<State>,
     gap: Notify,
 }
@@ -43,6 +43,10 @@ struct Queue {
     patterns: Vec<String>,
     ready: VecDeque<Incoming>,
     unacked: HashMap<u64, Incoming>,
+    /// Messages in the queue, unacknowledged ones included.
+    held: Capacity,
+    /// The unacknowledged ones of them.
+    held_unacked: Capacity,
     next_tag: u64,
     overflow: Overflow,
     arrived: Arc<Notify>,
@@ -63,8 +67,8 @@ enum Overflow {
 }
 
 impl Embedded {
-    /// Queues of at most `capacity` messages each.
-    pub fn new(capacity: u32, clock: Arc<dyn Clock>) -> Arc<Self> {
+    /// Queues of this capacity each.
+    pub fn new(capacity: Capacity, clock: Arc<dyn Clock>) -> Arc<Self> {
         let shared = Shared { clock, capacity, state: Mutex::default(), gap: Notify::new() };
         Arc::new(Self { shared: Arc::new(shared) })
     }
@@ -79,7 +83,7 @@ impl Shared {
         state.gaps.push(Gap {
             stage: Arc::clone(stage),
             before_ms: self.clock.now_ms() + 1,
-            room: Some(self.capacity),
+            capacity: Some(self.capacity),
         });
         self.gap.notify_one();
     }
@@ -88,9 +92,13 @@ impl Shared {
         let mut state = self.lock();
         let Some(queue) = state.queues.get_mut(stage) else { return };
         for tag in tags {
-            queue.unacked.remove(tag);
+            if let Some(message) = queue.unacked.remove(tag) {
+                let bytes = message.envelope.bytes();
+                queue.held.remove(bytes);
+                queue.held_unacked.remove(bytes);
+            }
         }
-        if queue.overflow == Overflow::Overflowed && queue.len() <= self.capacity as usize / 2 {
+        if queue.overflow == Overflow::Overflowed && self.capacity.half().covers(queue.held) {
             queue.overflow = Overflow::Refilling { again: false };
             self.report(&mut state, stage);
         }
@@ -103,6 +111,7 @@ impl Shared {
             if let Some(mut message) = queue.unacked.remove(tag) {
                 message.redelivered = true;
                 message.deliveries += 1;
+                queue.held_unacked.remove(message.envelope.bytes());
                 queue.ready.push_front(message);
             }
         }
@@ -111,15 +120,11 @@ impl Shared {
 }
 
 impl Queue {
-    /// Messages in the queue, unacknowledged ones included.
-    fn len(&self) -> usize {
-        self.ready.len() + self.unacked.len()
-    }
-
-    fn push(&mut self, message: &Outgoing, capacity: u32) {
+    fn push(&mut self, message: &Outgoing, capacity: Capacity) {
         // What is sent to one stage is a refill or a retry: older than what is published.
         let is_late = message.direct.is_none() && self.overflow != Overflow::None;
-        if is_late || self.len() >= capacity as usize {
+        let bytes = message.envelope.bytes();
+        if is_late || !capacity.fits(self.held, bytes) {
             self.overflow = match self.overflow {
                 Overflow::None | Overflow::Overflowed => Overflow::Overflowed,
                 Overflow::Refilling { .. } => Overflow::Refilling { again: true },
@@ -129,6 +134,7 @@ impl Queue {
         let (round, attempt) =
             message.direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
         self.next_tag += 1;
+        self.held.add(bytes);
         let envelope = Arc::clone(&message.envelope);
         let received = Instant::now();
         self.ready.push_back(Incoming {
@@ -157,6 +163,8 @@ impl Broker for Embedded {
             patterns: binding.patterns,
             ready: VecDeque::new(),
             unacked: HashMap::new(),
+            held: Capacity::NONE,
+            held_unacked: Capacity::NONE,
             next_tag: 0,
             overflow: Overflow::None,
             arrived: Arc::new(Notify::new()),
@@ -208,7 +216,7 @@ impl Broker for Embedded {
     async fn consume(
         &self,
         stage: &Arc<str>,
-        prefetch: u32,
+        prefetch: Capacity,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
         let state = self.shared.lock();
         let queue = state
@@ -223,7 +231,7 @@ impl Broker for Embedded {
         });
         Ok(Box::new(EmbeddedConsumer {
             acker,
-            prefetch: prefetch as usize,
+            prefetch,
             arrived: Arc::clone(&queue.arrived),
             settled,
         }))
@@ -258,6 +266,11 @@ impl Broker for Embedded {
         }
     }
 
+    fn room(&self, stage: &str) -> Capacity {
+        let held = self.shared.lock().queues.get(stage).map(|queue| queue.held);
+        self.shared.capacity.without(held.unwrap_or(Capacity::NONE))
+    }
+
     async fn depth(&self, stage: &str) -> Result<u64, BrokerError> {
         Ok(self.shared.lock().queues.get(stage).map_or(0, |queue| queue.ready.len() as u64))
     }
@@ -277,7 +290,7 @@ impl Broker for Embedded {
 
 struct EmbeddedConsumer {
     acker: Arc<EmbeddedAcker>,
-    prefetch: usize,
+    prefetch: Capacity,
     arrived: Arc<Notify>,
     settled: Arc<Notify>,
 }
@@ -286,12 +299,18 @@ impl EmbeddedConsumer {
     fn take(&self, max: usize) -> Option<Vec<Incoming>> {
         let mut state = self.acker.shared.lock();
         let queue = state.queues.get_mut(&self.acker.stage)?;
-        let room =
-            self.prefetch.saturating_sub(queue.unacked.len()).min(max).min(queue.ready.len());
         let received = Instant::now();
-        let messages: Vec<Incoming> =
-            queue.ready.drain(..room).map(|message| Incoming { received, ..message }).collect();
-        queue.unacked.extend(messages.iter().map(|message| (message.tag, message.clone())));
+        let mut messages = Vec::new();
+        while messages.len() < max
+            && let Some(next) = queue.ready.front()
+            && self.prefetch.fits(queue.held_unacked, next.envelope.bytes())
+            && let Some(message) = queue.ready.pop_front()
+        {
+            queue.held_unacked.add(message.envelope.bytes());
+            let message = Incoming { received, ..message };
+            queue.unacked.insert(message.tag, message.clone());
+            messages.push(message);
+        }
         Some(messages)
     }
 }
@@ -353,16 +372,19 @@ mod tests {
     use super::*;
     use crate::broker::conformance;
     use crate::domain::clock::SystemClock;
+    use crate::domain::event::Envelope;
     use crate::store::Direct;
 
     #[tokio::test]
     async fn it_conforms() {
         conformance::run(async |_| {
-            let broker: Arc<dyn Broker> = Embedded::new(10_000, Arc::new(SystemClock));
+            let broker: Arc<dyn Broker> = Embedded::new(LARGE, Arc::new(SystemClock));
             broker
         })
         .await;
     }
+
+    const LARGE: Capacity = Capacity { messages: 10_000, bytes: 64 << 20 };
 
     fn message(number: usize, direct: bool) -> Outgoing {
         let stage: Arc<str> = "payment".into();
@@ -376,13 +398,13 @@ mod tests {
 
     #[tokio::test]
     async fn messages_that_did_not_fit_keep_their_order() {
-        let broker = Embedded::new(4, Arc::new(SystemClock));
+        let broker = Embedded::new(Capacity { messages: 4, ..LARGE }, Arc::new(SystemClock));
         let stage: Arc<str> = "payment".into();
         let patterns = vec!["#".to_owned()];
         broker.declare(Binding { stage: Arc::clone(&stage), patterns }).await.unwrap();
         let declared = broker.take_gaps();
         broker.refilled(&declared[0]).await;
-        let mut consumer = broker.consume(&stage, 4).await.unwrap();
+        let mut consumer = broker.consume(&stage, LARGE).await.unwrap();
         broker.publish((1..=5).map(|number| message(number, false)).collect()).await;
         let received = consumer.receive(4).await.unwrap();
         assert_eq!(ids(&received), ["1", "2", "3", "4"]);
@@ -403,5 +425,42 @@ mod tests {
         consumer.acker().ack(&tags[2..]).await;
         broker.publish(vec![message(7, false)]).await;
         assert_eq!(ids(&consumer.receive(4).await.unwrap()), ["6", "7"]);
+    }
+
+    #[tokio::test]
+    async fn a_queue_is_bounded_in_bytes() {
+        let large = |number: usize, direct: bool| {
+            let mut message = message(number, direct);
+            let mut envelope = Envelope::clone(&message.envelope);
+            envelope.event.data = vec![b'x'; 1_000].into();
+            message.envelope = Arc::new(envelope);
+            message
+        };
+        let bytes = 4 * large(1, false).envelope.bytes();
+        let broker = Embedded::new(Capacity { bytes, ..LARGE }, Arc::new(SystemClock));
+        let stage = conformance::bound(&(Arc::clone(&broker) as _), "payment", &["#"]).await;
+        let declared = broker.take_gaps();
+        broker.refilled(&declared[0]).await;
+        let mut consumer = broker.consume(&stage, LARGE).await.unwrap();
+        broker.publish((1..=6).map(|number| large(number, false)).collect()).await;
+        let received = consumer.receive(100).await.unwrap();
+        assert_eq!(ids(&received), ["1", "2", "3", "4"]);
+        assert_eq!(broker.room(&stage), Capacity { messages: 10_000 - 4, bytes: 0 });
+        let tags: Vec<u64> = received.iter().map(|message| message.tag).collect();
+        consumer.acker().ack(&tags[..1]).await;
+        assert!(broker.take_gaps().is_empty(), "less than half of it is free");
+        consumer.acker().ack(&tags[1..2]).await;
+        let gaps = broker.take_gaps();
+        assert_eq!(gaps.len(), 1);
+        broker.publish(vec![large(5, true), large(6, true)]).await;
+        broker.refilled(&gaps[0]).await;
+        consumer.acker().ack(&tags[2..]).await;
+        assert_eq!(ids(&consumer.receive(100).await.unwrap()), ["5", "6"]);
+        // One that is larger than the queue is held alone.
+        let small = Embedded::new(Capacity { bytes: 10, ..LARGE }, Arc::new(SystemClock));
+        let stage = conformance::bound(&(Arc::clone(&small) as _), "payment", &["#"]).await;
+        let mut consumer = small.consume(&stage, LARGE).await.unwrap();
+        small.publish(vec![large(1, false), message(2, false)]).await;
+        assert_eq!(ids(&consumer.receive(100).await.unwrap()), ["1"]);
     }
 }

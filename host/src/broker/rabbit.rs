@@ -13,6 +13,7 @@ mod publisher;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod window;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use message::fuzz as message_fuzz;
@@ -36,7 +37,7 @@ use self::link::{Link, LinkOwner, within};
 use self::publisher::Publisher;
 pub use self::topology::QueueStatus;
 use self::topology::{Found, Names};
-use super::{Binding, Broker, BrokerError, Consumer, Gap, Outgoing, RejectedConsumer};
+use super::{Binding, Broker, BrokerError, Capacity, Consumer, Gap, Outgoing, RejectedConsumer};
 use crate::domain::clock::Clock;
 use crate::domain::cloud_events::ingress::IngressSettings;
 
@@ -171,7 +172,7 @@ impl Rabbit {
     async fn ensure(&self, binding: &Binding) -> Result<(), BrokerError> {
         if topology::ensure(&self.consuming, &self.names, binding).await? == Found::Created {
             let before_ms = self.reading.clock.now_ms() + GAP_MARGIN_MS;
-            let gap = Gap { stage: Arc::clone(&binding.stage), before_ms, room: None };
+            let gap = Gap { stage: Arc::clone(&binding.stage), before_ms, capacity: None };
             self.gaps.lock().unwrap_or_else(PoisonError::into_inner).push(gap);
             self.gap.notify_one();
         }
@@ -253,7 +254,7 @@ impl Broker for Rabbit {
     async fn consume(
         &self,
         stage: &Arc<str>,
-        prefetch: u32,
+        prefetch: Capacity,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
         self.ensure(&self.binding(stage)?).await?;
         let consumer = RabbitConsumer::open(

@@ -37,8 +37,14 @@ pub struct StageConfig {
     pub batch_max: u32,
     /// A batch is committed once it has run for this long.
     pub batch_time_ms: u64,
+    /// A batch is committed once its events, and those that they led to, have this many bytes.
+    pub batch_max_bytes: u64,
     /// Most messages held, those in flight included.
     pub prefetch: u32,
+    /// Most bytes of messages held, those in flight included; a larger message is held alone. A
+    /// broker that counts messages only may exceed it when messages become larger, until it
+    /// receives no more than fit.
+    pub prefetch_max_bytes: u64,
     /// State keys that a lane caches between batches.
     pub state_cache_keys: u32,
     /// Fresh instance per message, or warm ones.
@@ -76,7 +82,9 @@ impl Default for StageConfig {
             lanes: 1,
             batch_max: 128,
             batch_time_ms: 50,
+            batch_max_bytes: 16 << 20,
             prefetch: 512,
+            prefetch_max_bytes: 64 << 20,
             state_cache_keys: 10_000,
             instances: InstanceMode::default(),
             warm: WarmPolicy::default(),
@@ -172,7 +180,9 @@ impl StageConfig {
         for (name, value) in [
             ("lanes", u64::from(self.lanes)),
             ("batch_max", u64::from(self.batch_max)),
+            ("batch_max_bytes", self.batch_max_bytes),
             ("prefetch", u64::from(self.prefetch)),
+            ("prefetch_max_bytes", self.prefetch_max_bytes),
             ("warm.calls_max", u64::from(self.warm.calls_max)),
             ("retry.max_attempts", u64::from(self.retry.max_attempts)),
             ("rate_per_s", u64::from(self.rate_per_s.unwrap_or(1))),

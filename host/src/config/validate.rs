@@ -86,6 +86,8 @@ impl Config {
             ("store.timeout_ms", self.store.timeout_ms),
             ("store.migration_timeout_ms", self.store.migration_timeout_ms),
             ("broker.queue_capacity", u64::from(self.broker.queue_capacity)),
+            ("broker.queue_max_bytes", self.broker.queue_max_bytes),
+            ("broker.relay_max_bytes", self.broker.relay_max_bytes),
             ("runtime.instances_max", u64::from(self.runtime.instances_max)),
             ("runtime.epoch_tick_ms", self.runtime.epoch_tick_ms),
             ("runtime.stack_max_bytes", self.runtime.stack_max_bytes as u64),

@@ -179,6 +179,17 @@ impl Envelope {
             .then(|| "a time after the year 9999".to_owned())
     }
 
+    /// The bytes of its data and texts.
+    pub fn bytes(&self) -> u64 {
+        let Self { event, order_id, correlation_id, cause, .. } = self;
+        let Event { id, event_type, source, subject, content_type, data, attributes, .. } = event;
+        let texts = [id, event_type, source, subject, content_type, correlation_id];
+        let attributes = attributes.iter().map(|(name, value)| name.len() + value.len());
+        let optional = order_id.iter().chain(cause.iter().flat_map(|key| [&key.source, &key.id]));
+        let texts = texts.into_iter().chain(optional).map(String::len);
+        (data.len() + texts.sum::<usize>() + attributes.sum::<usize>()) as u64
+    }
+
     /// The key that identifies this event.
     pub fn key(&self) -> EventKey {
         EventKey { source: self.event.source.clone(), id: self.event.id.clone() }

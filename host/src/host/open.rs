@@ -7,11 +7,11 @@ use anyhow::Context as _;
 use anyhow::bail;
 
 use super::tasks::HostTasks;
-use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
 #[cfg(feature = "rabbitmq")]
 use crate::broker::rabbit::{Rabbit, RabbitOptions};
-use crate::config::{BrokerUrl, Config, StoreUrl};
+use crate::broker::{Broker, Capacity};
+use crate::config::{BrokerConfig, BrokerUrl, Config, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
 use crate::store::Store;
 #[cfg(feature = "postgres")]
@@ -35,7 +35,9 @@ pub(super) fn open_broker(
 ) -> anyhow::Result<Arc<dyn Broker>> {
     match BrokerUrl::parse(&host.config.broker.url).context("broker.url: unknown scheme")? {
         BrokerUrl::Embedded => {
-            Ok(Embedded::new(host.config.broker.queue_capacity, Arc::clone(host.clock)))
+            let BrokerConfig { queue_capacity: messages, queue_max_bytes: bytes, .. } =
+                host.config.broker;
+            Ok(Embedded::new(Capacity { messages, bytes }, Arc::clone(host.clock)))
         }
         #[cfg(feature = "rabbitmq")]
         BrokerUrl::Amqp(url) => {

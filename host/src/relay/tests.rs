@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 
 use super::*;
-use crate::broker::{Binding, Consumer, Gap, RejectedConsumer};
+use crate::broker::{Binding, Capacity, Consumer, Gap, RejectedConsumer};
 use crate::config::Config;
 use crate::domain::clock::ManualClock;
 use crate::store::conformance::{START_MS, sample_event};
@@ -48,7 +48,7 @@ impl Broker for OneFullQueue {
         messages.into_iter().map(answer).collect()
     }
 
-    async fn consume(&self, _: &Arc<str>, _: u32) -> Result<Box<dyn Consumer>, BrokerError> {
+    async fn consume(&self, _: &Arc<str>, _: Capacity) -> Result<Box<dyn Consumer>, BrokerError> {
         Err(BrokerError::Unavailable("no queue".to_owned()))
     }
 
@@ -84,6 +84,13 @@ impl Broker for OneFullQueue {
     async fn close(&self) {}
 }
 
+const MAX_BYTES: u64 = 64 << 20;
+
+fn group(relay: &Relay, rows: Vec<OutboxRow>) -> Group {
+    let reserved = relay.budget.take(bytes_of(&rows));
+    Group { rows, reserved }
+}
+
 #[tokio::test]
 async fn only_the_queue_that_did_not_confirm_receives_the_event_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -96,19 +103,64 @@ async fn only_the_queue_that_did_not_confirm_receives_the_event_again() {
         pipeline.route(&pipeline.stage(stage), &consumes);
     }
     let broker = Arc::new(OneFullQueue::default());
-    let (relay, _handle) =
-        Relay::new(Arc::clone(&store) as Arc<_>, Arc::clone(&broker) as Arc<_>, pipeline);
+    let (relay, _handle) = Relay::new(
+        Arc::clone(&store) as Arc<_>,
+        Arc::clone(&broker) as Arc<_>,
+        pipeline,
+        MAX_BYTES,
+    );
     let (sent, mut confirmed) = mpsc::channel(8);
     let (_, rows) = store.accept_event(event).await.unwrap();
-    assert!(relay.outlet.send(rows, &sent).await);
+    assert!(relay.outlet.send(group(&relay, rows), &sent).await);
     for _ in 0..3 {
         clock.advance(POSTPONE_MS);
-        let rows = relay.outlet.claim().await;
-        let [row] = &rows[..] else { panic!("{rows:?}") };
+        let (Some(claimed), _) = relay.outlet.claim(&relay.budget).await else {
+            panic!("nothing is due")
+        };
+        let [row] = &claimed.rows[..] else { panic!("{:?}", claimed.rows) };
         assert_eq!(row.direct.as_ref().map(|direct| &*direct.stage), Some("full"));
-        assert!(relay.outlet.send(rows, &sent).await);
+        assert!(relay.outlet.send(claimed, &sent).await);
     }
     assert_eq!(*broker.confirmed.lock().unwrap(), ["other".into()], "once");
     assert_eq!(*broker.by_type.lock().unwrap(), 1);
     assert!(confirmed.try_recv().is_err(), "the event is not sent yet");
+}
+
+#[tokio::test]
+async fn rows_beyond_the_budget_are_released_and_claimed_when_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(START_MS));
+    let store = open_store(&folder.path().join("store.db"), Arc::clone(&clock)).await;
+    let broker =
+        crate::broker::embedded::Embedded::new(Capacity::UNBOUNDED, Arc::clone(&clock) as _);
+    let pipeline = Pipeline::new(&Config::default());
+    let mut groups = Vec::new();
+    for number in 1..=3 {
+        let mut event = sample_event(&format!("e{number}"), &["payment"]);
+        let mut envelope = crate::domain::event::Envelope::clone(&event.envelope);
+        envelope.event.data = vec![b'x'; 1_000].into();
+        event.envelope = Arc::new(envelope);
+        groups.push(store.accept_event(event).await.unwrap().1);
+    }
+    let bytes = 2 * bytes_of(&groups[0]);
+    let (relay, handle) =
+        Relay::new(Arc::clone(&store) as Arc<_>, Arc::clone(&broker) as Arc<_>, pipeline, bytes);
+    for rows in groups {
+        handle.enqueue(rows);
+    }
+    assert_eq!(relay.budget.free(), None, "the third one is not held");
+    let mut queues = relay.queues.lock().await;
+    let ids = queues.excess.recv().await.unwrap();
+    relay.outlet.release(ids).await;
+    assert!(relay.outlet.claim(&relay.budget).await.0.is_none(), "there is no room yet");
+    let held = queues.groups.recv().await.unwrap();
+    let batch = gather(held, &mut queues.groups);
+    assert_eq!(batch.rows.len(), 2);
+    let (sent, mut confirmed) = mpsc::channel(8);
+    assert!(relay.outlet.send(batch, &sent).await);
+    assert_eq!(confirmed.recv().await.unwrap().len(), 2);
+    let (Some(claimed), false) = relay.outlet.claim(&relay.budget).await else {
+        panic!("the released row is not due")
+    };
+    assert_eq!(claimed.rows[0].envelope.event.id, "e3");
 }

@@ -99,6 +99,18 @@ impl Settlement {
         let Self { delivery, round, attempt, .. } = self;
         AttemptKey { delivery: delivery.clone(), round: *round, attempt: *attempt }
     }
+
+    /// The bytes of its event and of those that it emits.
+    pub(crate) fn bytes(&self) -> u64 {
+        let emitted: u64 = match &self.verdict {
+            Verdict::Done(events) => events.iter().map(|event| event.envelope.bytes()).sum(),
+            Verdict::Dead { .. }
+            | Verdict::Retry { .. }
+            | Verdict::Skipped
+            | Verdict::Deferred { .. } => 0,
+        };
+        self.envelope.bytes() + emitted
+    }
 }
 
 /// The settlements and state of a lane's batch.

@@ -85,6 +85,7 @@ exercises![
     outbox::an_expired_lease_frees_its_row,
     outbox::a_postponed_row_is_claimed_when_it_is_due,
     outbox::a_row_is_narrowed_to_the_stages_that_did_not_confirm,
+    outbox::rows_are_claimed_and_requeued_up_to_a_number_of_bytes,
     outbox::lost_deliveries_are_sent_again,
     dead_lettering::a_dead_letter_is_written_and_announced,
     dead_lettering::a_replay_reopens_the_delivery_once,

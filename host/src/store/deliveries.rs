@@ -103,6 +103,8 @@ pub struct LostDeliveries {
     pub min_age_ms: u64,
     /// Maximum number.
     pub limit: u32,
+    /// No further ones once the data of their events has this many bytes.
+    pub max_bytes: u64,
 }
 
 impl LostDeliveries {

@@ -575,7 +575,7 @@ async fn claim(
     simulations: &mut [Simulation],
     sent: &mut Vec<i64>,
 ) -> Result<bool> {
-    let rows = fixture.store.claim_outbox(10_000).await?;
+    let rows = fixture.store.claim_outbox(10_000, u64::MAX).await?;
     for row in &rows {
         hand_to(fixture, simulations, row)?;
         sent.push(row.id);
@@ -608,6 +608,7 @@ pub(super) async fn wake(fixture: &Fixture, simulations: &mut [Simulation]) -> R
             queued_before_ms: fixture.clock.now_ms(),
             min_age_ms: 0,
             limit: 10_000,
+            max_bytes: u64::MAX,
         };
         for row in fixture.store.requeue_lost(&stage.policy.name, lost).await? {
             hand_to(fixture, simulations, &row)?;

@@ -1,32 +1,37 @@
 //! Consuming one queue on a channel of its own, with the prefetch set before the first message.
 //!
-//! Bounds: the broker delivers at most `prefetch` unacknowledged messages. An unreadable message is
-//! rejected, and comes back with its reason through the stage's dead-letter queue.
+//! Bounds: the broker delivers at most `prefetch` unacknowledged messages; [`window`](super::window)
+//! chooses how many fit into the bytes that may be held, and the consumer is opened again with that
+//! many. An unreadable message is rejected, and comes back with its reason through the stage's
+//! dead-letter queue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
+use tokio::sync::Notify;
 
 use super::link::{Link, within};
 use super::message::{self, Ingress, Unreadable};
+use super::window::{Step, Window};
 use crate::broker::{
-    Acker, BrokerError, Consumer, Incoming, RejectedConsumer, RejectedMessage, Sender,
+    Acker, BrokerError, Capacity, Consumer, Incoming, RejectedConsumer, RejectedMessage, Sender,
 };
 use crate::domain::clock::Clock;
 use crate::domain::cloud_events::ingress::IngressSettings;
 
 /// Prefetch of dead-letter queues: rejected messages are rare, and may be large.
-const DEAD_PREFETCH: u16 = 1;
+const DEAD_PREFETCH: u32 = 1;
 
 /// What messages of other programs are checked against, and what they get.
 #[derive(Clone)]
@@ -46,54 +51,116 @@ impl Reading {
 
 /// A consuming channel and its unacknowledged messages.
 struct Subscription {
-    consumer: lapin::Consumer,
+    queue: ShortString,
+    window: Window,
+    /// None while it is closed.
+    consumer: Option<lapin::Consumer>,
+    /// What a consumer had received when it was closed.
+    received: VecDeque<Delivery>,
     acker: Arc<RabbitAcker>,
 }
 
+/// Opens a channel on a queue; messages of at most `expected` bytes are expected.
 async fn subscribe(
     link: &Link,
     queue: ShortString,
-    prefetch: u16,
+    prefetch: Capacity,
+    expected: u64,
 ) -> Result<Subscription, BrokerError> {
     let channel = link.channel().await?;
-    within(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-    let tag = ShortString::default();
-    let consumer = within(channel.basic_consume(
+    let mut subscription = Subscription {
         queue,
-        tag,
-        BasicConsumeOptions::default(),
-        FieldTable::default(),
-    ))
-    .await?;
-    Ok(Subscription { consumer, acker: Arc::new(RabbitAcker { channel, open: Mutex::default() }) })
+        window: Window::new(prefetch, expected),
+        consumer: None,
+        received: VecDeque::new(),
+        acker: Arc::new(RabbitAcker { channel, open: Mutex::default(), settled: Notify::new() }),
+    };
+    if let Step::Open(prefetch) = subscription.window.next(Capacity::NONE) {
+        subscription.open(prefetch).await?;
+    }
+    Ok(subscription)
 }
 
 impl Subscription {
+    /// Opens a consumer that receives at most `prefetch` messages at a time.
+    async fn open(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        let (queue, tag) = (self.queue.clone(), ShortString::default());
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let channel = &self.acker.channel;
+        within(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        self.consumer = Some(within(channel.basic_consume(queue, tag, options, arguments)).await?);
+        Ok(())
+    }
+
+    /// Closes the consumer and keeps what it received.
+    async fn close(&mut self) -> Result<(), BrokerError> {
+        let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
+        let options = BasicCancelOptions::default();
+        within(self.acker.channel.basic_cancel(consumer.tag(), options)).await?;
+        while let Some(Ok(delivery)) = consumer.next().await {
+            self.received.push_back(delivery);
+        }
+        Ok(())
+    }
+
+    /// Follows the window until a message may be received.
+    async fn prepare(&mut self) -> Result<(), BrokerError> {
+        while self.received.is_empty() {
+            match self.window.next(self.acker.held()) {
+                Step::Receive => break,
+                Step::Open(prefetch) => {
+                    self.close().await?;
+                    self.open(prefetch).await?;
+                }
+                Step::Close => self.close().await?,
+                Step::Wait => self.acker.settled.notified().await,
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for one message, then adds those that are ready. None when the channel or the consumer is
-    /// gone.
+    /// gone. Not to be called again after it was dropped before it returned, unless it only waited.
     async fn receive(&mut self, max: usize) -> Option<Vec<Delivery>> {
-        let mut taken = vec![self.next().await?];
+        if let Err(error) = self.prepare().await {
+            tracing::debug!(%error, "consumer ended");
+            return None;
+        }
+        let mut taken = match self.received.pop_front() {
+            Some(delivery) => vec![delivery],
+            None => vec![next(self.consumer.as_mut()?).await?],
+        };
         while taken.len() < max {
-            match self.consumer.next().now_or_never() {
+            if let Some(delivery) = self.received.pop_front() {
+                taken.push(delivery);
+                continue;
+            }
+            let Some(consumer) = &mut self.consumer else { break };
+            match consumer.next().now_or_never() {
                 Some(Some(Ok(delivery))) => taken.push(delivery),
                 // Messages received before the end are dropped: the broker delivers them again.
                 Some(Some(Err(_)) | None) => return None,
                 None => break,
             }
         }
-        let mut open = self.acker.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.extend(taken.iter().map(|delivery| (delivery.delivery_tag, false)));
-        drop(open);
+        let sizes: Vec<(u64, u64)> = taken
+            .iter()
+            .map(|delivery| (delivery.delivery_tag, message::bytes(delivery)))
+            .collect();
+        for (_, bytes) in &sizes {
+            self.window.receive(*bytes);
+        }
+        self.acker.hold(sizes);
         Some(taken)
     }
+}
 
-    async fn next(&mut self) -> Option<Delivery> {
-        match self.consumer.next().await? {
-            Ok(delivery) => Some(delivery),
-            Err(error) => {
-                tracing::debug!(%error, "consumer ended");
-                None
-            }
+async fn next(consumer: &mut lapin::Consumer) -> Option<Delivery> {
+    match consumer.next().await? {
+        Ok(delivery) => Some(delivery),
+        Err(error) => {
+            tracing::debug!(%error, "consumer ended");
+            None
         }
     }
 }
@@ -107,11 +174,11 @@ impl RabbitConsumer {
     pub(super) async fn open(
         link: &Link,
         queue: ShortString,
-        prefetch: u32,
+        prefetch: Capacity,
         reading: Reading,
     ) -> Result<Self, BrokerError> {
-        let prefetch = u16::try_from(prefetch).unwrap_or(u16::MAX);
-        Ok(Self { subscription: subscribe(link, queue, prefetch).await?, reading })
+        let expected = reading.settings.body_max_bytes as u64;
+        Ok(Self { subscription: subscribe(link, queue, prefetch, expected).await?, reading })
     }
 
     async fn read(&self, delivery: Delivery) -> Option<Incoming> {
@@ -170,14 +237,15 @@ impl RejectedRabbitConsumer {
         queue: ShortString,
         reading: Reading,
     ) -> Result<Self, BrokerError> {
-        Ok(Self { subscription: subscribe(link, queue, DEAD_PREFETCH).await?, reading })
+        let prefetch = Capacity { messages: DEAD_PREFETCH, ..Capacity::UNBOUNDED };
+        Ok(Self { subscription: subscribe(link, queue, prefetch, 1).await?, reading })
     }
 }
 
 #[async_trait]
 impl RejectedConsumer for RejectedRabbitConsumer {
     async fn receive(&mut self) -> Option<Vec<RejectedMessage>> {
-        let deliveries = self.subscription.receive(usize::from(DEAD_PREFETCH)).await?;
+        let deliveries = self.subscription.receive(DEAD_PREFETCH as usize).await?;
         let ingress = self.reading.ingress();
         let read = |delivery: Delivery| {
             let (tag, redelivered) = (delivery.delivery_tag, delivery.redelivered);
@@ -255,25 +323,63 @@ fn dead_letter_reason(properties: &BasicProperties) -> String {
 
 struct RabbitAcker {
     channel: Channel,
-    /// Tags that the broker has not received an acknowledgement for, and whether they are settled.
-    open: Mutex<BTreeMap<u64, bool>>,
+    open: Mutex<Open>,
+    /// A message was settled.
+    settled: Notify,
+}
+
+/// Messages that the broker has not received an acknowledgement for.
+#[derive(Default)]
+struct Open {
+    /// By tag: the bytes of a message, or none once it is settled.
+    messages: BTreeMap<u64, Option<u64>>,
+    /// Those that are not settled.
+    held: Capacity,
+}
+
+impl Open {
+    fn settle(&mut self, tag: u64) {
+        if let Some(bytes) = self.messages.get_mut(&tag).and_then(Option::take) {
+            self.held.remove(bytes);
+        }
+    }
 }
 
 impl RabbitAcker {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is held and not settled.
+    fn held(&self) -> Capacity {
+        self.open().held
+    }
+
+    /// Adds received messages: the tag and the bytes of each.
+    fn hold(&self, sizes: Vec<(u64, u64)>) {
+        let mut open = self.open();
+        for (tag, bytes) in sizes {
+            open.held.add(bytes);
+            open.messages.insert(tag, Some(bytes));
+        }
+    }
+
     /// Marks tags as settled. Returns the highest tag up to which all are settled, and the settled ones
     /// after it.
     fn settle(&self, tags: &[u64]) -> (Option<u64>, Vec<u64>) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open();
         for tag in tags {
-            open.entry(*tag).and_modify(|settled| *settled = true);
+            open.settle(*tag);
         }
         let mut front = None;
-        while let Some(entry) = open.first_entry().filter(|entry| *entry.get()) {
+        while let Some(entry) = open.messages.first_entry().filter(|entry| entry.get().is_none()) {
             front = Some(*entry.key());
             entry.remove();
         }
         let behind: Vec<u64> =
-            tags.iter().copied().filter(|tag| open.remove(tag).is_some()).collect();
+            tags.iter().copied().filter(|tag| open.messages.remove(tag).is_some()).collect();
+        drop(open);
+        self.settled.notify_one();
         (front, behind)
     }
 
@@ -284,10 +390,13 @@ impl RabbitAcker {
     }
 
     fn forget(&self, tags: &[u64]) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open();
         for tag in tags {
-            open.remove(tag);
+            open.settle(*tag);
+            open.messages.remove(tag);
         }
+        drop(open);
+        self.settled.notify_one();
     }
 }
 

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lapin::BasicProperties;
+use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
 use crate::broker::{Outgoing, Sender};
@@ -122,6 +123,11 @@ pub(super) fn header_bytes(properties: &BasicProperties) -> usize {
         HEADER + name.as_str().len() + value
     };
     REST + headers.into_iter().flat_map(|table| table.inner().iter().map(size)).sum::<usize>()
+}
+
+/// The bytes of a message.
+pub(super) fn bytes(delivery: &Delivery) -> u64 {
+    (delivery.data.len() + header_bytes(&delivery.properties)) as u64
 }
 
 /// A decoded message.

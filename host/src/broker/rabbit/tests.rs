@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::topology::Names;
 use super::{Rabbit, RabbitOptions};
-use crate::broker::conformance::{self, bound, event, received, sent};
+use crate::broker::conformance::{self, bound, event, prefetch, received, sent};
 use crate::broker::{Broker, BrokerError};
 use crate::config::Config;
 use crate::domain::clock::SystemClock;
@@ -133,7 +133,7 @@ async fn the_longest_texts_that_fit_arrive() {
     envelope.event.attributes[0].1.truncate(length - 10);
     long.envelope = Arc::new(envelope);
     sent(&broker, vec![long.clone()]).await;
-    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let mut consumer = broker.consume(&stage, prefetch(10)).await.unwrap();
     assert_eq!(
         received(&mut consumer, 1).await[0].envelope.event.attributes,
         long.envelope.event.attributes
@@ -161,7 +161,7 @@ async fn a_message_that_cannot_be_read_comes_back_with_its_reason() {
         .await
         .unwrap();
     sent(&broker, vec![event("x", 2)]).await;
-    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let mut consumer = broker.consume(&stage, prefetch(10)).await.unwrap();
     assert_eq!(received(&mut consumer, 1).await[0].envelope.event.id, "2");
     let mut dead = broker.consume_rejected(&stage).await.unwrap().unwrap();
     let dead_letters = timeout(Duration::from_secs(20), dead.receive()).await.unwrap().unwrap();
@@ -185,7 +185,7 @@ async fn a_deleted_queue_ends_its_consumer_and_comes_back_as_a_gap() {
     broker.up().await;
     let stage = bound(&broker, "one", &["x"]).await;
     broker.take_gaps();
-    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let mut consumer = broker.consume(&stage, prefetch(10)).await.unwrap();
     let connection = direct_connection().await;
     let channel = connection.create_channel().await.unwrap();
     channel
@@ -193,7 +193,7 @@ async fn a_deleted_queue_ends_its_consumer_and_comes_back_as_a_gap() {
         .await
         .unwrap();
     assert!(timeout(Duration::from_secs(20), consumer.receive(1)).await.unwrap().is_none());
-    let mut consumer = broker.consume(&stage, 10).await.unwrap();
+    let mut consumer = broker.consume(&stage, prefetch(10)).await.unwrap();
     assert_eq!(broker.take_gaps().len(), 1);
     sent(&broker, vec![event("x", 7)]).await;
     assert_eq!(received(&mut consumer, 1).await[0].envelope.event.id, "7");

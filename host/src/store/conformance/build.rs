@@ -101,7 +101,7 @@ impl Bench {
     /// Whether nothing waits to be sent: expires every lease first.
     pub(super) async fn outbox_is_empty(&self) -> bool {
         self.clock.advance(LEASE_MS);
-        self.store.claim_outbox(1).await.unwrap().is_empty()
+        self.store.claim_outbox(1, u64::MAX).await.unwrap().is_empty()
     }
 
     pub(super) async fn delivery(&self, order: &str, stage: &str) -> DeliveryRecord {

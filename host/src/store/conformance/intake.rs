@@ -16,7 +16,7 @@ pub(super) async fn an_order_is_accepted_once(bench: Bench) {
     let delivery = bench.delivery("1", "payment").await;
     assert_eq!((delivery.status, delivery.round, delivery.attempt), (DeliveryStatus::Open, 1, 1));
     // The row is leased to whoever was given it.
-    assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
+    assert!(bench.store.claim_outbox(10, u64::MAX).await.unwrap().is_empty());
 
     let (again, rows) = bench.store.accept_order(new_order("1", "a")).await.unwrap();
     assert_eq!(again, Accepted::Duplicate(order));

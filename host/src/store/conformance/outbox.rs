@@ -25,9 +25,9 @@ pub(super) async fn a_retry_is_sent_when_it_is_due(bench: Bench) {
     assert_eq!(delivery.failures[0], super::build::failure(1, 1));
 
     bench.clock.advance(999);
-    assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
+    assert!(bench.store.claim_outbox(10, u64::MAX).await.unwrap().is_empty());
     bench.clock.advance(1);
-    let rows = bench.store.claim_outbox(10).await.unwrap();
+    let rows = bench.store.claim_outbox(10, u64::MAX).await.unwrap();
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].direct, Some(direct(1, 2)));
     assert_eq!(rows[0].envelope, event);
@@ -50,7 +50,7 @@ pub(super) async fn a_deferral_does_not_count_as_an_attempt(bench: Bench) {
         (DeliveryStatus::Open, 1, 0)
     );
     bench.clock.advance(50);
-    let rows = bench.store.claim_outbox(10).await.unwrap();
+    let rows = bench.store.claim_outbox(10, u64::MAX).await.unwrap();
     assert_eq!(rows[0].direct, Some(direct(1, 1)));
     // Due now: returned for the relay.
     let due_at_ms = START_MS;
@@ -66,7 +66,7 @@ pub(super) async fn a_delayed_event_is_sent_when_it_is_due(bench: Bench) {
     let (accepted, rows) = bench.store.accept_event(event.clone()).await.unwrap();
     assert!(accepted == AcceptedEvent::New && rows.is_empty());
     bench.clock.advance(10);
-    let rows = bench.store.claim_outbox(10).await.unwrap();
+    let rows = bench.store.claim_outbox(10, u64::MAX).await.unwrap();
     assert_eq!((rows.len(), rows[0].direct.clone()), (1, None));
     assert_eq!(rows[0].envelope, event.envelope);
 }
@@ -79,16 +79,16 @@ pub(super) async fn an_expired_lease_frees_its_row(bench: Bench) {
         bench.store.accept_event(event).await.unwrap();
     }
     bench.clock.advance(3);
-    let first = bench.store.claim_outbox(2).await.unwrap();
+    let first = bench.store.claim_outbox(2, u64::MAX).await.unwrap();
     let ids: Vec<_> = first.iter().map(|row| row.envelope.event.id.as_str()).collect();
     assert_eq!(ids, ["r1", "r2"], "the earliest first");
-    assert_eq!(bench.store.claim_outbox(2).await.unwrap().len(), 1);
-    assert!(bench.store.claim_outbox(2).await.unwrap().is_empty(), "all are held");
+    assert_eq!(bench.store.claim_outbox(2, u64::MAX).await.unwrap().len(), 1);
+    assert!(bench.store.claim_outbox(2, u64::MAX).await.unwrap().is_empty(), "all are held");
     bench.sent(&first[..1]).await;
     bench.clock.advance(LEASE_MS - 1);
-    assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
+    assert!(bench.store.claim_outbox(10, u64::MAX).await.unwrap().is_empty());
     bench.clock.advance(1);
-    let again = bench.store.claim_outbox(10).await.unwrap();
+    let again = bench.store.claim_outbox(10, u64::MAX).await.unwrap();
     let ids: Vec<_> = again.iter().map(|row| row.envelope.event.id.as_str()).collect();
     assert_eq!(ids, ["r2", "r0"], "what was not confirmed is sent again");
 }
@@ -96,11 +96,11 @@ pub(super) async fn an_expired_lease_frees_its_row(bench: Bench) {
 pub(super) async fn a_postponed_row_is_claimed_when_it_is_due(bench: Bench) {
     let (_, rows) = bench.store.accept_order(super::build::new_order("1", "a")).await.unwrap();
     bench.store.outbox_postponed(vec![rows[0].id], 7).await.unwrap();
-    assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
+    assert!(bench.store.claim_outbox(10, u64::MAX).await.unwrap().is_empty());
     bench.clock.advance(6);
-    assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
+    assert!(bench.store.claim_outbox(10, u64::MAX).await.unwrap().is_empty());
     bench.clock.advance(1);
-    let again = bench.store.claim_outbox(10).await.unwrap();
+    let again = bench.store.claim_outbox(10, u64::MAX).await.unwrap();
     assert_eq!((again.len(), again[0].id), (1, rows[0].id));
 }
 
@@ -113,14 +113,46 @@ pub(super) async fn a_row_is_narrowed_to_the_stages_that_did_not_confirm(bench: 
         stages: stages.iter().map(|stage| (*stage).into()).collect(),
     };
     bench.store.outbox_narrowed(vec![narrowed(&rows[0], &["shipping"])], 7).await.unwrap();
-    assert!(bench.store.claim_outbox(10).await.unwrap().is_empty());
+    assert!(bench.store.claim_outbox(10, u64::MAX).await.unwrap().is_empty());
     bench.clock.advance(7);
-    let again = bench.store.claim_outbox(10).await.unwrap();
+    let again = bench.store.claim_outbox(10, u64::MAX).await.unwrap();
     let [row] = &again[..] else { panic!("{again:?}") };
     let direct = Direct { stage: "shipping".into(), round: 1, attempt: 1 };
     assert_eq!((&row.direct, &row.envelope), (&Some(direct), &rows[0].envelope));
     bench.store.outbox_narrowed(vec![narrowed(row, &[])], 7).await.unwrap();
     assert!(bench.outbox_is_empty().await);
+}
+
+pub(super) async fn rows_are_claimed_and_requeued_up_to_a_number_of_bytes(bench: Bench) {
+    for (number, bytes) in [1_000, 400, 400, 400].into_iter().enumerate() {
+        let mut envelope = envelope("scan", &format!("s{number}"), None);
+        envelope.event.data = vec![b'x'; bytes].into();
+        let mut event = new_event(envelope, &["notification"]);
+        event.due_at_ms = START_MS + 1 + number as u64;
+        bench.store.accept_event(event).await.unwrap();
+    }
+    let ids = |rows: &[OutboxRow]| -> Vec<String> {
+        rows.iter().map(|row| row.envelope.event.id.clone()).collect()
+    };
+    bench.clock.advance(10);
+    // A row that is larger than the limit is claimed alone.
+    for (limit, expected) in [(500, &["s0"][..]), (401, &["s1", "s2"]), (500, &["s3"])] {
+        let rows = bench.store.claim_outbox(10, limit).await.unwrap();
+        assert_eq!(ids(&rows), expected);
+        bench.sent(&rows).await;
+    }
+    bench.clock.advance(10);
+    let lost = |max_bytes| LostDeliveries {
+        queued_before_ms: START_MS + 20,
+        min_age_ms: 0,
+        limit: 10,
+        max_bytes,
+    };
+    for (limit, expected) in [(500, &["s0"][..]), (401, &["s1", "s2"]), (500, &["s3"])] {
+        let rows = bench.store.requeue_lost("notification", lost(limit)).await.unwrap();
+        assert_eq!(ids(&rows), expected);
+    }
+    assert!(bench.store.requeue_lost("notification", lost(500)).await.unwrap().is_empty());
 }
 
 pub(super) async fn lost_deliveries_are_sent_again(bench: Bench) {
@@ -132,7 +164,12 @@ pub(super) async fn lost_deliveries_are_sent_again(bench: Bench) {
     let retried = bench.order("retried").await;
     bench.done(batch(vec![retry(&retried, START_MS + 1)])).await;
     bench.clock.advance(100);
-    let all = LostDeliveries { queued_before_ms: START_MS + 100, min_age_ms: 0, limit: 10 };
+    let all = LostDeliveries {
+        queued_before_ms: START_MS + 100,
+        min_age_ms: 0,
+        limit: 10,
+        max_bytes: u64::MAX,
+    };
     let earlier = LostDeliveries { queued_before_ms: START_MS, ..all };
     assert!(bench.store.requeue_lost("payment", earlier).await.unwrap().is_empty());
     assert!(bench.store.requeue_lost("inventory", all).await.unwrap().is_empty());
@@ -144,7 +181,7 @@ pub(super) async fn lost_deliveries_are_sent_again(bench: Bench) {
     bench.sent(&rows).await;
     assert!(bench.store.requeue_lost("payment", all).await.unwrap().is_empty());
     // A retry that was sent and lost comes back as the attempt that it was.
-    let sent: Vec<_> = bench.store.claim_outbox(10).await.unwrap();
+    let sent: Vec<_> = bench.store.claim_outbox(10, u64::MAX).await.unwrap();
     bench.sent(&sent).await;
     let rows = bench.store.requeue_lost("payment", all).await.unwrap();
     assert_eq!(rows.len(), 1);

@@ -2,7 +2,7 @@
 //! agree about the time.
 //!
 //! Guarantee: one host at a time leases a row, and an expired lease frees it. Bounded by the
-//! caller's limit.
+//! caller's limits of rows and bytes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,16 +32,26 @@ pub(super) use now;
 /// A time that is later than any, and far from the end of the range.
 const TIME_MAX_MS: u64 = 1 << 60;
 
-/// Leases rows that are due or whose lease expired, the earliest first.
+/// A number of bytes as the database counts them.
+fn bytes(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Leases rows that are due or whose lease expired, the earliest first, at most `limit` of them, and
+/// none once the data of their events has `max_bytes`.
 pub(super) async fn claim(
     db: &PgPool,
     context: &Context,
-    limit: u32,
+    (limit, max_bytes): (u32, u64),
 ) -> Result<Vec<OutboxRow>, StoreError> {
     let sql = concat!(
-        "WITH due AS (SELECT id FROM outbox WHERE coalesce(lease_until_ms, due_ms) <= ",
+        "WITH found AS (SELECT id, event_seq, coalesce(lease_until_ms, due_ms) AS at_ms FROM outbox \
+         WHERE coalesce(lease_until_ms, due_ms) <= ",
         now!(),
-        " ORDER BY coalesce(lease_until_ms, due_ms) LIMIT $2 FOR UPDATE SKIP LOCKED) \
+        " ORDER BY coalesce(lease_until_ms, due_ms) LIMIT $2 FOR UPDATE SKIP LOCKED), \
+         due AS (SELECT id FROM (SELECT f.id, sum(octet_length(e.data)) OVER \
+         (ORDER BY f.at_ms, f.id) - octet_length(e.data) AS bytes_before FROM found f \
+         JOIN events e ON e.seq = f.event_seq) f WHERE bytes_before < $5) \
          UPDATE outbox o SET owner = $3, lease_until_ms = ",
         now!(),
         " + $4 FROM due, events e WHERE o.id = due.id AND e.seq = o.event_seq RETURNING ",
@@ -52,7 +62,8 @@ pub(super) async fn claim(
         context.fixed_time(),
         i64::from(limit),
         context.host.as_str(),
-        context.lease_ms as i64
+        context.lease_ms as i64,
+        bytes(max_bytes)
     ];
     let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
     let mut claimed = Vec::with_capacity(rows.len());
@@ -151,18 +162,23 @@ pub(super) async fn requeue(
     let mut transaction = PooledTransaction::begin(db, context).await?;
     let now_ms = transaction.now_ms();
     let sql = concat!(
-        "WITH lost AS (SELECT d.event_seq, d.stage, d.queued_ms AS was_queued_ms FROM deliveries d \
+        "WITH found AS (SELECT d.event_seq, d.stage, d.queued_ms AS was_queued_ms FROM deliveries d \
          WHERE d.stage = $1 AND d.status = 'open' AND d.queued_ms < $2 AND NOT EXISTS \
          (SELECT 1 FROM outbox o WHERE o.event_seq = d.event_seq AND (o.stage IS NULL OR o.stage \
          = d.stage)) \
-         ORDER BY d.queued_ms, d.event_seq LIMIT $3 FOR UPDATE SKIP LOCKED) \
+         ORDER BY d.queued_ms, d.event_seq LIMIT $3 FOR UPDATE SKIP LOCKED), \
+         lost AS (SELECT event_seq, stage, was_queued_ms FROM (SELECT f.*, \
+         sum(octet_length(e.data)) OVER (ORDER BY f.was_queued_ms, f.event_seq) - \
+         octet_length(e.data) AS bytes_before FROM found f JOIN events e ON e.seq = f.event_seq) f \
+         WHERE bytes_before < $5) \
          UPDATE deliveries d SET queued_ms = $4 FROM lost, events e \
          WHERE d.event_seq = lost.event_seq AND d.stage = lost.stage AND e.seq = d.event_seq \
          RETURNING lost.was_queued_ms, d.event_seq, d.round, d.attempt, ",
         envelope_columns!()
     );
     let before_ms = lost.queued_before_ms(now_ms) as i64;
-    let args = args![stage, before_ms, i64::from(lost.limit), now_ms as i64];
+    let max_bytes = bytes(lost.max_bytes);
+    let args = args![stage, before_ms, i64::from(lost.limit), now_ms as i64, max_bytes];
     let mut rows = fetch(&mut *transaction, sql, args).await?;
     rows.sort_by_key(|row| (row.int(0).ok(), row.int(1).ok()));
     let stage: Arc<str> = stage.into();

@@ -86,8 +86,8 @@ impl Store for PostgresStore {
         Ok(Some(Box::new(self.within(locks.lock(stage, keys)).await?)))
     }
 
-    async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
-        self.within(outbox::claim(&self.pool, &self.context, limit)).await
+    async fn claim_outbox(&self, limit: u32, max_bytes: u64) -> Result<Vec<OutboxRow>, StoreError> {
+        self.within(outbox::claim(&self.pool, &self.context, (limit, max_bytes))).await
     }
 
     async fn outbox_sent(&self, ids: Vec<i64>) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! The outbox and the refill of queues: leases by the host's clock, on the writer's connection.
 //!
 //! Guarantee: one host at a time leases a row, and an expired lease frees it. Bounded by the
-//! caller's limit.
+//! caller's limits of rows and bytes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,9 @@ use crate::domain::order_status::StatusRules;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
 use crate::store::transaction::{IMMEDIATELY, Operation};
 use crate::store::unrouted::{Routed, RoutedEvents, Routing, count_unrouted};
-use crate::store::{Direct, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted};
+use crate::store::{
+    Direct, LostDeliveries, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted,
+};
 
 /// Whether a claim would find anything. Runs on a reader, so an idle relay costs no write.
 pub(super) async fn claimable(readers: &SqlitePool, now_ms: u64) -> Result<bool, StoreError> {
@@ -29,6 +31,7 @@ pub(super) async fn claimable(readers: &SqlitePool, now_ms: u64) -> Result<bool,
 /// Leases due rows, the earliest first.
 pub(super) struct Claim {
     pub(super) limit: u32,
+    pub(super) max_bytes: u64,
 }
 
 impl Operation for Claim {
@@ -45,11 +48,14 @@ impl SingleOperation for Claim {
         let sql = concat!(
             "SELECT ",
             outbox_columns!(),
-            " FROM (SELECT * FROM outbox WHERE owner IS NULL AND due_ms <= ?1 \
-             ORDER BY due_ms, id LIMIT ?2) o \
-             CROSS JOIN events e ON e.seq = o.event_seq ORDER BY o.due_ms, o.id"
+            " FROM (SELECT o.*, sum(length(e.data)) OVER (ORDER BY o.due_ms, o.id) - \
+             length(e.data) AS bytes_before FROM (SELECT * FROM outbox WHERE owner IS NULL AND \
+             due_ms <= ?1 ORDER BY due_ms, id LIMIT ?2) o \
+             CROSS JOIN events e ON e.seq = o.event_seq) o \
+             CROSS JOIN events e ON e.seq = o.event_seq WHERE o.bytes_before < ?3 \
+             ORDER BY o.due_ms, o.id"
         );
-        let args = args![*now_ms as i64, i64::from(self.limit)];
+        let args = args![*now_ms as i64, i64::from(self.limit), bytes(self.max_bytes)];
         let rows = fetch(&mut **conn, sql, args).await?;
         let claimed = rows.iter().map(decode::outbox_row).collect::<Result<Vec<_>, _>>()?;
         if !claimed.is_empty() {
@@ -124,16 +130,29 @@ pub(super) async fn lost(
     readers: &SqlitePool,
     stage: &str,
     queued_before_ms: u64,
-    limit: u32,
+    lost: LostDeliveries,
 ) -> Result<Vec<i64>, StoreError> {
     let sql = concat!(
-        "SELECT d.event_seq FROM deliveries d WHERE ",
+        "SELECT d.event_seq, length(e.data) FROM deliveries d \
+         CROSS JOIN events e ON e.seq = d.event_seq WHERE ",
         is_lost!(),
         " ORDER BY d.queued_ms, d.event_seq LIMIT ?3"
     );
-    let args = args![stage, queued_before_ms as i64, i64::from(limit)];
-    let rows = fetch(readers, sql, args).await?;
-    rows.iter().map(|row| row.int(0)).collect()
+    let args = args![stage, queued_before_ms as i64, i64::from(lost.limit)];
+    let (mut events, mut before) = (Vec::new(), 0);
+    for row in &fetch(readers, sql, args).await? {
+        if before >= bytes(lost.max_bytes) {
+            break;
+        }
+        before += row.int(1)?;
+        events.push(row.int(0)?);
+    }
+    Ok(events)
+}
+
+/// A number of bytes as the database counts them.
+fn bytes(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Adds outbox rows for those of the deliveries that are still lost.

@@ -81,11 +81,11 @@ impl Store for SqliteStore {
         Ok(None)
     }
 
-    async fn claim_outbox(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+    async fn claim_outbox(&self, limit: u32, max_bytes: u64) -> Result<Vec<OutboxRow>, StoreError> {
         if limit == 0 || !outbox::claimable(&self.readers, self.clock.now_ms()).await? {
             return Ok(Vec::new());
         }
-        self.run(outbox::Claim { limit }).await
+        self.run(outbox::Claim { limit, max_bytes }).await
     }
 
     async fn outbox_sent(&self, ids: Vec<i64>) -> Result<(), StoreError> {
@@ -132,7 +132,7 @@ impl Store for SqliteStore {
         lost: LostDeliveries,
     ) -> Result<Vec<OutboxRow>, StoreError> {
         let queued_before_ms = lost.queued_before_ms(self.clock.now_ms());
-        let events = outbox::lost(&self.readers, stage, queued_before_ms, lost.limit).await?;
+        let events = outbox::lost(&self.readers, stage, queued_before_ms, lost).await?;
         if events.is_empty() {
             return Ok(Vec::new());
         }

@@ -63,7 +63,7 @@ async fn a_restart_keeps_data_and_releases_leases() {
 
     let store = open(&path, Arc::clone(&clock)).await;
     assert_eq!(store.state_get("payment", "k").await.unwrap().unwrap().version, 1);
-    let claimed = store.claim_outbox(10).await.unwrap();
+    let claimed = store.claim_outbox(10, u64::MAX).await.unwrap();
     assert_eq!((claimed.len(), claimed[0].id), (1, leased[0].id));
     // The numbering continues.
     let (accepted, rows) =

@@ -1,8 +1,8 @@
 //! A batch: messages that run one after another on one version of the stage, until the batch's time
 //! is up.
 //!
-//! Bounds: `batch_time_ms`, checked between messages; the rate limit; the gate, which may close
-//! while the batch runs.
+//! Bounds: `batch_time_ms` and `batch_max_bytes`, checked between messages; the rate limit; the gate,
+//! which may close while the batch runs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl Lane {
             work.iter().map(|work| work.message.envelope.event.subject.clone()).collect();
         state.prefetch(&subjects).await?;
         let time_max = Duration::from_millis(self.stage.config.batch_time_ms);
-        let began = Instant::now();
+        let (began, mut bytes) = (Instant::now(), 0);
         let (mut settlements, mut breaker_change) = (Vec::with_capacity(work.len()), None);
         let mut counted = self.services.pipeline.chains().begin();
         for work in work {
@@ -57,9 +57,11 @@ impl Lane {
             }
             let (settlement, change) = self.process(work, run).await;
             counted.add(&settlement);
+            bytes += settlement.bytes();
             settlements.push(settlement);
             breaker_change = change.or(breaker_change);
-            if began.elapsed() >= time_max || self.is_replaced(running) || !self.gate.is_open() {
+            let is_full = began.elapsed() >= time_max || bytes >= self.stage.config.batch_max_bytes;
+            if is_full || self.is_replaced(running) || !self.gate.is_open() {
                 break;
             }
         }

@@ -62,10 +62,14 @@ struct Bench {
 
 impl Bench {
     async fn new(failures: u32) -> Self {
+        Self::with(&Config::default(), failures).await
+    }
+
+    async fn with(config: &Config, failures: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(START_MS));
         let store = open_store(&folder.path().join("store.db"), Arc::clone(&clock)).await;
-        let pipeline = Pipeline::new(&Config::default());
+        let pipeline = Pipeline::new(config);
         let stage = pipeline.stage("flaky");
         let calls = Arc::new(AtomicU32::new(0));
         let flaky = Flaky { failures: AtomicU32::new(failures), calls: Arc::clone(&calls) };
@@ -156,4 +160,22 @@ async fn copies_of_one_attempt_run_once() {
     bench.run(vec![message(&event, 1, 1), message(&event, 1, 2)]).await;
     assert_eq!(bench.calls.load(Ordering::SeqCst), 1);
     assert_eq!(bench.acknowledged(), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_batch_ends_at_its_bytes() {
+    let events: Vec<_> =
+        (0..5).map(|number| sample_event(&format!("e{number}"), &["flaky"])).collect();
+    let mut config = Config::default();
+    config.defaults.batch_max_bytes = 2 * events[0].envelope.bytes();
+    let bench = Bench::with(&config, 0).await;
+    let acker = Arc::clone(&bench.acknowledged) as Arc<dyn Acker>;
+    let mut lane = Lane::new(Arc::clone(&bench.stage), bench.services.clone(), acker);
+    let messages = events.iter().zip(1..).map(|(event, tag)| message(event, 1, tag));
+    let work = lane.admit(messages, &CancellationToken::new()).await;
+    let state = lane.batch_state(Arc::clone(&bench.services.store) as Arc<dyn StateSource>);
+    let running = bench.stage.running().unwrap();
+    let run = batch::BatchRun { running: &running, state: &state, permit: Permit::Run };
+    let result = lane.run_batch(&work, &run).await.unwrap();
+    assert_eq!(result.outcomes.len(), 2);
 }
