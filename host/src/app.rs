@@ -139,6 +139,11 @@ impl App {
         self.ingress.rules(self.services.clock.now_ms())
     }
 
+    /// The broker's limit on the data of an event, if it is known and exceeded.
+    pub(crate) fn exceeded_limit(&self, data_bytes: usize) -> Option<usize> {
+        self.services.broker.data_max_bytes().filter(|limit| data_bytes > *limit)
+    }
+
     /// Marks the host as stopping: from now on it is not ready.
     pub(crate) fn stopping(&self) {
         self.stopping.store(true, Ordering::SeqCst);

@@ -220,6 +220,10 @@ pub trait Broker: Send + Sync + 'static {
     async fn depth(&self, stage: &str) -> Result<u64, BrokerError>;
     /// Whether other programs may consume events, so that one without a stage has to be published.
     fn has_outside_consumers(&self) -> bool;
+    /// Most bytes that the data of an event may have; none: no limit is known.
+    fn data_max_bytes(&self) -> Option<usize> {
+        None
+    }
     /// Waits until the broker accepts messages.
     async fn up(&self);
     /// Whether the broker responds.

@@ -205,8 +205,14 @@ pub struct PrivateRabbit {
 impl PrivateRabbit {
     /// Starts a broker with its data below `folder`.
     pub fn start(folder: &Path) -> Result<Self> {
+        Self::start_with(folder, "")
+    }
+
+    /// The same with a configuration, in the format of `rabbitmq.conf`.
+    pub fn start_with(folder: &Path, config: &str) -> Result<Self> {
         let mut broker = Self { folder: folder.join("rabbitmq"), port: free_port()?, child: None };
         std::fs::create_dir_all(&broker.folder)?;
+        std::fs::write(broker.folder.join("rabbitmq.conf"), config)?;
         broker.resume()?;
         Ok(broker)
     }

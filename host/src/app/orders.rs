@@ -69,6 +69,14 @@ pub enum SubmitError {
         /// The order's id.
         id: String,
     },
+    /// The broker accepts no event of this size.
+    #[error("the order has {bytes} bytes; the broker accepts at most {limit}")]
+    TooLarge {
+        /// Bytes of the order in JSON.
+        bytes: usize,
+        /// The most that the broker accepts, as far as this host knows.
+        limit: usize,
+    },
     /// The idempotency key was used with a different request.
     #[error("idempotency key reused with a different request")]
     KeyReused,
@@ -161,11 +169,15 @@ impl App {
         let Submission { trace, idempotency_key, due_at_ms } = submission;
         let order = parse_order(order, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
         let ParsedOrder { id, customer, body, fingerprint } = order;
+        let data = body.to_string();
+        if let Some(limit) = self.exceeded_limit(data.len()) {
+            return Err(SubmitError::TooLarge { bytes: data.len(), limit });
+        }
         let event = self.new_event(Draft {
             id: format!("order-{id}"),
             event_type: ORDER_CREATED,
             subject: &id,
-            data: body.to_string().into(),
+            data: data.into(),
             order_id: Some(id.clone()),
             trace,
             due_at_ms,

@@ -303,6 +303,10 @@ impl Broker for Rabbit {
         true
     }
 
+    fn data_max_bytes(&self) -> Option<usize> {
+        self.publishing.refused_bytes().map(|refused| refused.saturating_sub(1))
+    }
+
     async fn up(&self) {
         self.publishing.up().await;
         self.consuming.up().await;

@@ -113,6 +113,14 @@ impl Problem {
         )
     }
 
+    pub(crate) fn too_large_for_broker(bytes: usize, limit: usize) -> Self {
+        let detail = format!(
+            "the event has {bytes} bytes of data, and the broker refuses messages of more than \
+             {limit} (`max_message_size` of RabbitMQ)"
+        );
+        Self::new(Kind::BODY_TOO_LARGE, detail)
+    }
+
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(Kind::NOT_FOUND, detail)
     }

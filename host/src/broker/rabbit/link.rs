@@ -5,6 +5,7 @@
 //! a silent network is noticed, a wait between attempts that grows to [`BACKOFF_MAX`] with jitter.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
@@ -41,6 +42,8 @@ enum State {
 #[derive(Clone)]
 pub(super) struct Link {
     state: watch::Receiver<State>,
+    /// The smallest body that the broker refused on this connection; [`usize::MAX`]: none.
+    refused_bytes: Arc<AtomicUsize>,
 }
 
 impl Link {
@@ -49,7 +52,20 @@ impl Link {
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
         let (sender, state) = watch::channel(State::Down("not connected yet".to_owned()));
         let LinkOwner { stop, alive } = owner;
-        (Self { state }, LinkTask { uri, name, state: sender, stop, _alive: alive })
+        let refused_bytes = Arc::new(AtomicUsize::new(usize::MAX));
+        let link = Self { state, refused_bytes: Arc::clone(&refused_bytes) };
+        (link, LinkTask { uri, name, state: sender, refused_bytes, stop, _alive: alive })
+    }
+
+    /// Records that the broker refuses a body of this size. It may be configured otherwise when it is
+    /// connected again.
+    pub(super) fn refuse(&self, bytes: usize) {
+        self.refused_bytes.fetch_min(bytes, Ordering::Relaxed);
+    }
+
+    /// The smallest body that the broker refused on this connection; none if it refused none.
+    pub(super) fn refused_bytes(&self) -> Option<usize> {
+        Some(self.refused_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes != usize::MAX)
     }
 
     /// A new channel on the current connection.
@@ -98,6 +114,7 @@ pub struct LinkTask {
     uri: AMQPUri,
     name: String,
     state: watch::Sender<State>,
+    refused_bytes: Arc<AtomicUsize>,
     stop: CancellationToken,
     /// [`Broker::close`](crate::broker::Broker::close) waits until it is dropped.
     _alive: TaskTrackerToken,
@@ -146,6 +163,7 @@ impl LinkTask {
     async fn watch(&self, connection: Connection, cancel: &CancellationToken) -> Option<String> {
         let mut events = Box::pin(connection.events_listener());
         let connection = Arc::new(connection);
+        self.refused_bytes.store(usize::MAX, Ordering::Relaxed);
         self.state.send_replace(State::Up(Arc::clone(&connection)));
         loop {
             let event = tokio::select! {

@@ -3,12 +3,15 @@
 //!
 //! Guarantee: `Ok` only after the broker's confirm, and, for a message that a known stage consumes,
 //! only when a queue received it. A message that timed out may have arrived; it is sent again with
-//! the same id, and the store recognises it. Bound: [`CONFIRM_TIMEOUT`].
+//! the same id, and the store recognises it. One that is too large for the broker, which closes the
+//! channel over it, is found and replaced by a small message that is dead-lettered, so that it holds
+//! up no other. Bounds: [`CONFIRM_TIMEOUT`], [`SEARCHES_MAX`].
 
 use std::time::Duration;
 
 use futures::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::protocol::AMQPSoftError;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use tokio::sync::Mutex;
@@ -21,6 +24,40 @@ use crate::broker::{BrokerError, Outgoing};
 
 /// Longest wait for the confirms of one call.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Times that one call looks for a message that is too large.
+const SEARCHES_MAX: usize = 8;
+
+/// Why a message was not confirmed.
+enum Unsent {
+    Failed(BrokerError),
+    /// The broker closed the channel because of a message on it, perhaps another one.
+    ChannelClosed(String),
+}
+
+impl Unsent {
+    fn of(error: &lapin::Error) -> Self {
+        match topology::soft_error(error) {
+            Some(AMQPSoftError::PRECONDITIONFAILED) => Self::ChannelClosed(error.to_string()),
+            _ => Self::Failed(BrokerError::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Whether the message may be sent again on another channel.
+    fn may_be_sent(&self) -> bool {
+        matches!(self, Self::ChannelClosed(_) | Self::Failed(BrokerError::Unavailable(_)))
+    }
+}
+
+impl From<Unsent> for BrokerError {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::Failed(error) => error,
+            Unsent::ChannelClosed(why) => Self::Unavailable(why),
+        }
+    }
+}
+
+type Sent = Result<(), Unsent>;
 
 /// Publishes on a connection of its own, so that a broker which blocks publishers does not block
 /// acknowledgements.
@@ -37,9 +74,47 @@ impl Publisher {
 
     /// Sends messages; one result per message, in their order.
     pub(super) async fn publish(&self, messages: &[Outgoing]) -> Vec<Result<(), BrokerError>> {
+        let all: Vec<&Outgoing> = messages.iter().collect();
+        let mut answers = self.attempt(&all).await;
+        for _ in 0..SEARCHES_MAX {
+            if !self.find_too_large(&all, &mut answers).await {
+                break;
+            }
+        }
+        answers.into_iter().map(|answer| answer.map_err(BrokerError::from)).collect()
+    }
+
+    /// If the broker closed the channel over a message, finds out whether the largest one is too
+    /// large, and sends the others again. Returns whether it was.
+    async fn find_too_large(&self, messages: &[&Outgoing], answers: &mut [Sent]) -> bool {
+        let size = |at: usize| messages[at].envelope.event.data.len();
+        let suspects =
+            (0..messages.len()).filter(|at| matches!(answers[*at], Err(Unsent::ChannelClosed(_))));
+        let Some(largest) = suspects.max_by_key(|at| size(*at)) else { return false };
+        match self.attempt(&[messages[largest]]).await.pop() {
+            Some(Err(Unsent::ChannelClosed(_))) => self.link.refuse(size(largest)),
+            // It was not its size.
+            Some(answer) => {
+                answers[largest] = answer;
+                return false;
+            }
+            None => return false,
+        }
+        let is_left = |at: &usize| answers[*at].as_ref().is_err_and(Unsent::may_be_sent);
+        let left: Vec<usize> = (0..messages.len()).filter(is_left).collect();
+        let again: Vec<&Outgoing> = left.iter().map(|at| messages[*at]).collect();
+        for (at, answer) in left.into_iter().zip(self.attempt(&again).await) {
+            answers[at] = answer;
+        }
+        true
+    }
+
+    async fn attempt(&self, messages: &[&Outgoing]) -> Vec<Sent> {
         let channel = match self.channel().await {
             Ok(channel) => channel,
-            Err(error) => return messages.iter().map(|_| Err(error.clone())).collect(),
+            Err(error) => {
+                return messages.iter().map(|_| Err(Unsent::Failed(error.clone()))).collect();
+            }
         };
         let deadline = Instant::now() + CONFIRM_TIMEOUT;
         let mut confirms = Vec::with_capacity(messages.len());
@@ -51,15 +126,15 @@ impl Publisher {
         }
         let confirmed = confirms.into_iter().map(|confirm| async move {
             match timeout_at(deadline, confirm?).await {
-                Ok(Ok(confirmation)) => judge(confirmation),
-                Ok(Err(error)) => Err(BrokerError::Unavailable(error.to_string())),
+                Ok(Ok(confirmation)) => judge(confirmation).map_err(Unsent::Failed),
+                Ok(Err(error)) => Err(Unsent::of(&error)),
                 Err(_) => Err(late()),
             }
         });
         let answers = join_all(confirmed).await;
         // A channel with outstanding confirms is not used again: they would be counted for later
         // messages.
-        if answers.iter().any(|answer| matches!(answer, Err(BrokerError::Unavailable(_)))) {
+        if answers.iter().any(|answer| answer.as_ref().is_err_and(Unsent::may_be_sent)) {
             self.channel.lock().await.take();
         }
         answers
@@ -69,36 +144,51 @@ impl Publisher {
         &self,
         channel: &Channel,
         message: &Outgoing,
-    ) -> Result<PublisherConfirm, BrokerError> {
+    ) -> Result<PublisherConfirm, Unsent> {
         let (exchange, key) = match &message.direct {
             // The default exchange routes by the name of the queue.
             Some(direct) => (ShortString::default(), self.names.queue(&direct.stage)),
-            None => (self.names.events(), routing_key(&message.envelope.event.event_type)?),
+            None => {
+                let key = routing_key(&message.envelope.event.event_type);
+                (self.names.events(), key.map_err(Unsent::Failed)?)
+            }
         };
-        let (properties, body) = self.fitting(message)?;
+        let (properties, body) = self.fitting(message).map_err(Unsent::Failed)?;
         let options =
             BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
         let sent = channel.basic_publish(exchange, key, options, body, properties).await;
-        sent.map_err(|error| BrokerError::Unavailable(error.to_string()))
+        sent.map_err(|error| Unsent::of(&error))
     }
 
-    /// The message, or a small one in its place if its headers do not fit into a frame: the broker
-    /// would close the connection, with everything in flight.
+    /// The message, or a small one in its place if its headers do not fit into a frame, or its body is
+    /// too large: the broker would close the connection or the channel, with everything in flight.
     fn fitting<'m>(
         &self,
         message: &'m Outgoing,
     ) -> Result<(BasicProperties, &'m [u8]), BrokerError> {
         let properties = message::encode(message);
-        let size = message::header_bytes(&properties);
+        let data = &message.envelope.event.data;
         // 0: the broker sets no limit.
-        let is_exceeded = |frame_max: &usize| *frame_max > 0 && size > *frame_max;
-        let Some(frame_max) = self.link.frame_max().filter(is_exceeded) else {
-            return Ok((properties, &message.envelope.event.data));
+        let frame_max = self.link.frame_max().filter(|frame_max| *frame_max > 0);
+        let frame_max = frame_max.unwrap_or(usize::MAX);
+        let why = if let headers = message::header_bytes(&properties)
+            && headers > frame_max
+        {
+            format!(
+                "the event has {headers} bytes of headers, and the broker's limit is {frame_max} \
+                 (`frame_max`)"
+            )
+        } else if let Some(refused) = self.link.refused_bytes()
+            && data.len() >= refused
+        {
+            format!(
+                "the event has {} bytes of data, and the broker refuses a message of {refused} \
+                 bytes (`max_message_size`)",
+                data.len()
+            )
+        } else {
+            return Ok((properties, data));
         };
-        let why = format!(
-            "the event has {size} bytes of headers, and the broker's limit is {frame_max} \
-             (`frame_max`)"
-        );
         tracing::warn!(event = %message.envelope.event.id, why, "an event cannot be sent");
         let properties = message::encode_unsendable(message, &why);
         if message::header_bytes(&properties) > frame_max {
@@ -142,6 +232,7 @@ fn judge(confirmation: Confirmation) -> Result<(), BrokerError> {
     }
 }
 
-fn late() -> BrokerError {
-    BrokerError::Unavailable(format!("no confirm within {} s", CONFIRM_TIMEOUT.as_secs()))
+fn late() -> Unsent {
+    let why = format!("no confirm within {} s", CONFIRM_TIMEOUT.as_secs());
+    Unsent::Failed(BrokerError::Unavailable(why))
 }

@@ -236,7 +236,8 @@ pub(super) async fn unbind(
     within(channel.queue_unbind(queue, exchange, key, FieldTable::default())).await
 }
 
-fn soft_error(error: &lapin::Error) -> Option<AMQPSoftError> {
+/// The error for which the broker closed a channel; none if it was another one.
+pub(super) fn soft_error(error: &lapin::Error) -> Option<AMQPSoftError> {
     let ErrorKind::ProtocolError(error) = error.kind() else { return None };
     match error.kind() {
         AMQPErrorKind::Soft(soft) => Some(soft.clone()),

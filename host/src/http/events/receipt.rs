@@ -11,7 +11,7 @@ use crate::domain::cloud_events::ingress::IngestedEvent;
 use crate::domain::event::Event;
 use crate::domain::trace_context::TraceContext;
 use crate::http::Shared;
-use crate::http::problem::Answer;
+use crate::http::problem::{Answer, Problem};
 use crate::store::AcceptedEvent;
 
 /// An event that was accepted.
@@ -72,6 +72,7 @@ pub(super) async fn accept(
     ingested: IngestedEvent,
     trace: &TraceContext,
 ) -> Answer<Option<Response>> {
+    refuse_large(app, std::slice::from_ref(&ingested))?;
     let (location, receipt) = (location(&ingested.event), EventReceipt::new(&ingested));
     let accepted = app.ingest(vec![ingested], trace).await?;
     let accepted = accepted.first().copied().unwrap_or(AcceptedEvent::Conflict);
@@ -88,6 +89,7 @@ pub(super) async fn accept_all(
     ingested: Vec<IngestedEvent>,
     trace: &TraceContext,
 ) -> Answer<Response> {
+    refuse_large(app, &ingested)?;
     let receipts: Vec<EventReceipt> = ingested.iter().map(EventReceipt::new).collect();
     let all = app.ingest(ingested, trace).await?;
     let count = |wanted| all.iter().filter(|accepted| **accepted == wanted).count();
@@ -98,6 +100,15 @@ pub(super) async fn accept_all(
         items: receipts.into_iter().zip(&all).map(|(receipt, one)| receipt.of(*one)).collect(),
     };
     Ok((StatusCode::ACCEPTED, Json(batch)).into_response())
+}
+
+/// Refuses events that the broker is known not to accept.
+fn refuse_large(app: &Shared, ingested: &[IngestedEvent]) -> Answer<()> {
+    let largest = ingested.iter().map(|one| one.event.data.len()).max().unwrap_or_default();
+    match app.exceeded_limit(largest) {
+        Some(limit) => Err(Problem::too_large_for_broker(largest, limit)),
+        None => Ok(()),
+    }
 }
 
 /// The path of an event.

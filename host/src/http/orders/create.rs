@@ -68,6 +68,7 @@ impl From<SubmitError> for Problem {
         match error {
             SubmitError::Invalid(errors) => Self::invalid("order", errors),
             SubmitError::Conflict { .. } => Self::new(Kind::ORDER_EXISTS, error.to_string()),
+            SubmitError::TooLarge { bytes, limit } => Self::too_large_for_broker(bytes, limit),
             SubmitError::KeyReused => Self::key_reused(),
             SubmitError::Store(error) => error.into(),
         }

@@ -41,7 +41,8 @@ problem_types! {
         "The request violates HTTP, or its path cannot be parsed; `status` may be another 4xx or \
          5xx.";
     BODY_TOO_LARGE: "body-too-large", PAYLOAD_TOO_LARGE, "Body too large",
-        "The operator's `http.body_max_bytes` is the limit.";
+        "The operator's `http.body_max_bytes` is the limit, or the `max_message_size` of RabbitMQ: \
+         `detail` says which.";
     DEAD_LETTER_SETTLED: "dead-letter-settled", CONFLICT, "Dead letter already settled",
         "It was replayed or discarded before. Nothing was changed.";
     EVENT_EXISTS: "event-exists", CONFLICT, "Event id already in use",
