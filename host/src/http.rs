@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
+use axum::routing::any;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -58,6 +59,8 @@ pub fn router(app: Arc<App>, settings: &HttpSettings, work: &RequestsInProgress)
     let timeout = Duration::from_millis(settings.request_timeout_ms);
     let limited = Router::new()
         .nest("/api/v1", business.clone())
+        // Without a route of its own it would be taken for an event of the type `import`.
+        .route("/api/v1/events/import", any(middleware::no_such_route))
         .merge(business)
         .merge(operations)
         .fallback(middleware::no_such_route)

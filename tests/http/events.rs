@@ -2,7 +2,7 @@
 //! as JSON lines.
 
 use anyhow::{Context as _, Result};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::harness::{
@@ -397,5 +397,41 @@ async fn idempotency_key_belongs_to_one_request(backend: Backend) -> Result<()> 
         assert_eq!(post("/products", &stock(quantity), "k-2").await?.0, expected);
     }
     assert_eq!(log(&host.client, "type=product.stocked").await?.len(), 1);
+    host.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_routes_are_neither_ids_nor_types() -> Result<()> {
+    let env = TestEnv::empty("")?;
+    let host = env.start().await?;
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("{}{path}", host.client.url);
+    for (method, path, expected, allowed) in [
+        (Method::GET, "/events/import", 405, Some("POST")),
+        (Method::DELETE, "/events/import", 405, Some("POST")),
+        (Method::POST, "/events/export", 405, Some("GET,HEAD")),
+        (Method::POST, "/api/v1/events/export", 405, Some("GET,HEAD")),
+        (Method::GET, "/api/v1/events/import", 404, None),
+        (Method::POST, "/api/v1/events/import", 404, None),
+    ] {
+        let response = http.request(method.clone(), url(path)).send().await?;
+        let allow = response.headers().get("allow").and_then(|value| value.to_str().ok());
+        assert_eq!(allow, allowed, "{method} {path}");
+        assert_eq!(response.status(), expected, "{method} {path}");
+        let problem: Value = response.json().await?;
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains(path)), "{problem}");
+    }
+    for id in ["import", "export"] {
+        let event = json!({ "specversion": "1.0", "id": id, "source": "/d", "type": "desk.note" });
+        let response = http
+            .post(url("/events"))
+            .header("content-type", "application/cloudevents+json")
+            .body(event.to_string())
+            .send()
+            .await?;
+        let location = response.headers()["location"].to_str()?.to_owned();
+        let (status, shown) = host.client.get(&location).await?;
+        assert_eq!((status, &shown["id"]), (StatusCode::OK, &json!(id)), "{location}: {shown}");
+    }
     host.stop().await
 }

@@ -1,7 +1,8 @@
 //! The route table: every path, method and handler of the API. A handler's path and method are in
 //! its `#[utoipa::path]`; the comments here repeat them.
 //!
-//! Beside these, [`super::router`] serves `GET /openapi.json` and `GET /docs`.
+//! Beside these, [`super::router`] serves `GET /openapi.json` and `GET /docs`. A name that is a route
+//! of its own, such as `/events/import`, is never taken for an id or a type.
 
 use axum::Router;
 use serde_json::Value;

@@ -111,8 +111,17 @@ fn refuse_large(app: &Shared, ingested: &[IngestedEvent]) -> Answer<()> {
     }
 }
 
-/// The path of an event.
+/// Names below `/events` that are routes of their own.
+const ROUTES: [&str; 2] = ["export", "import"];
+
+/// The path of an event. An id that is the name of a route is escaped, so that it is not that route.
 fn location(event: &Event) -> String {
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    format!("/events/{}?source={}", encode(&event.id), encode(&event.source))
+    let id = match event.id.split_at_checked(1) {
+        Some((first, rest)) if ROUTES.contains(&&*event.id) => {
+            format!("%{:02X}{rest}", first.as_bytes()[0])
+        }
+        _ => encode(&event.id),
+    };
+    format!("/events/{id}?source={}", encode(&event.source))
 }
