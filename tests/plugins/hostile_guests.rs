@@ -102,7 +102,7 @@ async fn panic_reports_its_message_and_a_named_backtrace() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn panics_are_grouped_by_the_place_in_the_guests_own_code() -> Result<()> {
-    const PLACES: [&str; 5] = ["unwrap", "expect", "index", "assert", "json"];
+    const PLACES: [&str; 7] = ["unwrap", "expect", "index", "assert", "json", "left", "right"];
     let env = TestEnv::empty(&config("panic-by-subject"))?;
     env.add_plugin("hostile", "hostile")?;
     let host = env.start().await?;

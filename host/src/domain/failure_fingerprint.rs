@@ -2,8 +2,8 @@
 //!
 //! Pure. A fingerprint is the failure's code with its message, in which everything that differs
 //! between dead letters of a group (ids, numbers, hexadecimal, quoted values, times) is replaced by
-//! a placeholder; for a trap it is the guest's function and line. Computed once, when the dead
-//! letter is written. Bounds: `READ_MAX` bytes of a message are read, `CAUSE_MAX` characters are
+//! a placeholder; for a trap it is the guest's function, line and column. Computed once, when the
+//! dead letter is written. Bounds: `READ_MAX` bytes of a message are read, `CAUSE_MAX` characters are
 //! kept.
 
 use std::borrow::Cow;

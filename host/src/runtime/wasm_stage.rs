@@ -265,8 +265,8 @@ fn trap_kind(trap: Trap) -> &'static str {
     }
 }
 
-/// One frame a line, innermost first: function, then file and line where the toolchain kept them.
-/// It starts with the guest's own code, not with what the language does to panic.
+/// One frame a line, innermost first: function, then file, line and column where the toolchain kept
+/// them. It starts with the guest's own code, not with what the language does to panic.
 fn symbolise(backtrace: &WasmBacktrace) -> String {
     let mut lines = Vec::new();
     for frame in backtrace.frames() {
@@ -278,8 +278,11 @@ fn symbolise(backtrace: &WasmBacktrace) -> String {
         }
         for symbol in frame.symbols() {
             let name = symbol.name().or(frame.func_name()).unwrap_or("<unknown>");
-            let place =
-                symbol.file().map(|file| format!(" at {file}:{}", symbol.line().unwrap_or(0)));
+            let column = symbol.column().filter(|column| *column > 0);
+            let column = column.map(|column| format!(":{column}")).unwrap_or_default();
+            let place = symbol
+                .file()
+                .map(|file| format!(" at {file}:{}{column}", symbol.line().unwrap_or(0)));
             let name = rustc_demangle::demangle(name);
             lines.push(format!("{name:#}{}", place.unwrap_or_default()));
         }
