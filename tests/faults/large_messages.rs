@@ -20,9 +20,8 @@ const ORDER_MAX: Duration = Duration::from_secs(20);
 async fn note(host: &RunningHost, id: &str, bytes: usize) -> Result<(StatusCode, Value)> {
     let response = reqwest::Client::new()
         .post(format!("{}/events/desk.note", host.client.url))
-        .header("content-type", "text/plain")
         .header("ce-id", id)
-        .body("x".repeat(bytes))
+        .json(&json!({ "text": "x".repeat(bytes) }))
         .send()
         .await?;
     Ok((response.status(), response.json().await?))
