@@ -40,14 +40,14 @@ async fn main() -> anyhow::Result<()> {
 
     let host = Host::builder(config).stage(Approve).build().await?;
     let order = json!({ "order_id": "1", "user_id": "42", "items": ["Book"] });
-    let order = host.submit(order).await?.into_order();
-    println!("order {} is {}", order.id, order.status);
+    let order = host.submit(order).await?.into_subject();
+    println!("{} is {}", order.key, order.status);
     let app = host.app();
     host.run_until(async move {
-        while app.status("1").await.ok().flatten().as_deref() != Some("authorized") {
+        while app.status(&order.key).await.ok().flatten().as_deref() != Some("authorized") {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        println!("order 1 is authorized");
+        println!("{} is authorized", order.key);
     })
     .await
 }

@@ -15,7 +15,8 @@ use crate::background::health::TaskHealth;
 use crate::config::Config;
 use crate::domain::cloud_events::ingress::{IngressSettings, Rules};
 use crate::domain::event::{Envelope, Event, ORDER_CREATED};
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject::SubjectKey;
+use crate::domain::subject_status::StatusRules;
 use crate::domain::trace_context::TraceContext;
 use crate::pipeline::routes::Routes as _;
 use crate::plugins::{PluginFiles, PluginPlaces};
@@ -23,7 +24,7 @@ use crate::services::Services;
 use crate::store::NewEvent;
 
 mod chains;
-mod orders;
+mod subjects;
 mod products;
 mod stages;
 mod plugins;
@@ -33,21 +34,21 @@ pub mod event_feed;
 pub mod dead_letters;
 
 pub use self::chains::ChainControl;
-pub use self::orders::{OrderHistory, Submission, SubmitError, Submitted};
 pub use self::plugins::{PluginState, PluginStatus, RollBack};
 pub use self::products::{StockError, as_json};
 pub use self::readiness::{FailingTask, Readiness, SkippedPlugin};
 pub use self::stages::{StageDeletion, StageStatus};
+pub use self::subjects::{SubjectHistory, Submission, SubmitError, Submitted};
 
-/// What the API and the embedding program call: orders, products, stages, plugins, dead letters,
+/// What the API and the embedding program call: subjects, products, stages, plugins, dead letters,
 /// the event feed and readiness. Cheap to share in an `Arc`, and usable while the host runs.
 ///
 /// ```no_run
 /// # async fn example(host: postrider::Host) -> anyhow::Result<()> {
 /// let app = host.app();
 /// let order = serde_json::json!({ "order_id": "1", "items": ["Book"] });
-/// let order = app.submit(order).await?.into_order();
-/// assert_eq!(app.status(&order.id).await?, Some(order.status));
+/// let subject = app.submit(order).await?.into_subject();
+/// assert_eq!(app.status(&subject.key).await?, Some(subject.status));
 /// # Ok(())
 /// # }
 /// ```
@@ -75,7 +76,7 @@ struct Draft<'a> {
     event_type: &'a str,
     subject: &'a str,
     data: Bytes,
-    order_id: Option<String>,
+    subject_key: Option<SubjectKey>,
     trace: TraceContext,
     due_at_ms: Option<u64>,
 }
@@ -90,7 +91,7 @@ impl App {
     ) -> Self {
         let source = format!("/{}/api", config.namespace);
         let dead_letters =
-            DeadLetterService::new(services.clone(), source.clone(), config.orders.expiry_ms);
+            DeadLetterService::new(services.clone(), source.clone(), config.events.expiry_ms);
         let terminal = config.orders.status.terminal.clone();
         Self {
             dead_letters: Arc::new(dead_letters),
@@ -112,7 +113,7 @@ impl App {
                 .unwrap_or("received")
                 .to_owned(),
             status: config.orders.status.clone(),
-            expiry_ms: config.orders.expiry_ms,
+            expiry_ms: config.events.expiry_ms,
             products_stage: config.products.stage.clone(),
             products_prefix: config.products.prefix.clone(),
             stopping: AtomicBool::new(false),
@@ -150,7 +151,7 @@ impl App {
     }
 
     fn new_event(&self, draft: Draft<'_>) -> NewEvent {
-        let Draft { id, event_type, subject, data, order_id, trace, due_at_ms } = draft;
+        let Draft { id, event_type, subject, data, subject_key, trace, due_at_ms } = draft;
         let now_ms = self.services.clock.now_ms();
         let due_at_ms = due_at_ms.unwrap_or(now_ms);
         let event = Event {
@@ -163,7 +164,7 @@ impl App {
             attributes: trace.headers(),
             id,
         };
-        let envelope = Envelope::first(event, order_id, due_at_ms + self.expiry_ms);
+        let envelope = Envelope::first(event, subject_key, due_at_ms + self.expiry_ms);
         let routed_to = self.services.pipeline.stages_for(event_type);
         NewEvent::new(envelope, due_at_ms, routed_to)
     }

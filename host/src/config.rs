@@ -19,7 +19,7 @@ pub use self::stage::StageConfig;
 pub use self::urls::{BrokerUrl, StoreUrl, mask_password};
 use crate::domain::cloud_events::ingress::IngressSettings;
 use crate::domain::name::DEFAULT_NAMESPACE;
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 use crate::runtime::RuntimeSettings;
 use crate::runtime::provenance::{Policy, Provenance};
 use crate::stage::event_settings;
@@ -38,7 +38,7 @@ mod tests;
 mod urls;
 mod validate;
 
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "namespace",
     "http",
     "store",
@@ -46,6 +46,7 @@ const SECTIONS: [&str; 13] = [
     "plugins",
     "runtime",
     "orders",
+    "events",
     "products",
     "recording",
     "retention",
@@ -70,7 +71,7 @@ pub const DEFAULT_FILE: &str = "config/postrider.toml";
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
     /// Prefix of names that other programs see: event sources, exchanges and queues. Hosts of
-    /// different namespaces share neither orders nor stages: on Postgres each namespace has a schema
+    /// different namespaces share neither subjects nor stages: on Postgres each namespace has a schema
     /// of its own, an SQLite file belongs to one namespace.
     pub namespace: String,
     /// The API.
@@ -85,11 +86,13 @@ pub struct Config {
     pub runtime: RuntimeSettings,
     /// Orders and their status.
     pub orders: OrdersConfig,
+    /// Limits on events.
+    pub events: EventsConfig,
     /// Where product reads come from.
     pub products: ProductsConfig,
     /// What is recorded of each delivery, for `postrider replay`.
     pub recording: RecordingConfig,
-    /// When finished orders are deleted.
+    /// When finished subjects are deleted.
     pub retention: RetentionConfig,
     /// How the host stops.
     pub shutdown: ShutdownConfig,
@@ -242,11 +245,17 @@ impl Default for PluginsConfig {
 }
 
 /// Orders and their status.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OrdersConfig {
     /// Which events move an order to which status.
     pub status: StatusRules,
+}
+
+/// Limits on events.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventsConfig {
     /// An event that has been due for this long is dead-lettered instead of processed.
     pub expiry_ms: u64,
     /// Longest chain of events, in stages.
@@ -256,16 +265,15 @@ pub struct OrdersConfig {
     pub chain_events_max: u64,
     /// Event types that other programs publish: no warning if no stage here emits them.
     pub external_event_types: Vec<String>,
-    /// Orders and events, also those that stages emit, may be scheduled at most this far ahead.
+    /// Subjects and events, also those that stages emit, may be scheduled at most this far ahead.
     pub schedule_max_ms: u64,
 }
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
-impl Default for OrdersConfig {
+impl Default for EventsConfig {
     fn default() -> Self {
         Self {
-            status: StatusRules::default(),
             expiry_ms: DAY_MS,
             hops_max: 64,
             chain_events_max: 10_000,
@@ -292,7 +300,7 @@ impl Default for ProductsConfig {
 }
 
 /// What is recorded of each delivery, to replay it through another plugin (`postrider replay`). A
-/// recording is deleted with its order.
+/// recording is deleted with its subject.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecordingConfig {
@@ -309,16 +317,16 @@ impl Default for RecordingConfig {
     }
 }
 
-/// When finished orders are deleted.
+/// When finished subjects are deleted.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetentionConfig {
-    /// Retention period of finished orders and of events without an order, counted from their last
+    /// Retention period of finished subjects and of events without a subject, counted from their last
     /// change; 0 keeps them forever.
     pub max_age_ms: u64,
     /// Time between two deletions.
     pub interval_ms: u64,
-    /// Most orders deleted in one transaction.
+    /// Most subjects deleted in one transaction.
     pub batch: u32,
 }
 
@@ -364,6 +372,7 @@ impl Default for Config {
             plugins: PluginsConfig::default(),
             runtime: RuntimeSettings::default(),
             orders: OrdersConfig::default(),
+            events: EventsConfig::default(),
             products: ProductsConfig::default(),
             recording: RecordingConfig::default(),
             retention: RetentionConfig::default(),
@@ -384,7 +393,7 @@ impl Config {
     /// The limits on events of other programs.
     pub fn ingress(&self) -> IngressSettings {
         IngressSettings {
-            schedule_max_ms: self.orders.schedule_max_ms,
+            schedule_max_ms: self.events.schedule_max_ms,
             body_max_bytes: self.http.body_max_bytes,
             namespace: self.namespace.clone(),
             source: format!("/{}/events", self.namespace),
@@ -403,10 +412,10 @@ impl Config {
                 .unwrap_or_else(|| event_settings::handles(description, &operator.settings)),
             emits: description.emits.clone(),
             retry: operator.retry,
-            hops_max: self.orders.hops_max,
-            chain_events_max: self.orders.chain_events_max,
-            expiry_ms: self.orders.expiry_ms,
-            delay_max_ms: self.orders.schedule_max_ms,
+            hops_max: self.events.hops_max,
+            chain_events_max: self.events.chain_events_max,
+            expiry_ms: self.events.expiry_ms,
+            delay_max_ms: self.events.schedule_max_ms,
         }
     }
 
@@ -477,6 +486,7 @@ impl Config {
             plugins: reader.section("plugins"),
             runtime: reader.section("runtime"),
             orders: reader.section("orders"),
+            events: reader.section("events"),
             products: reader.section("products"),
             recording: reader.section("recording"),
             retention: reader.section("retention"),

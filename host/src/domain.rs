@@ -1,4 +1,4 @@
-//! The vocabulary of the pipeline: events, orders, time and names. Pure: no I/O, and it knows no other
+//! The vocabulary of the pipeline: events, subjects, time and names. Pure: no I/O, and it knows no other
 //! module of the crate.
 
 pub mod clock;
@@ -12,5 +12,6 @@ pub mod json;
 pub mod body;
 pub mod cloud_events;
 pub mod order;
-pub mod order_status;
+pub mod subject;
+pub mod subject_status;
 pub mod failure_fingerprint;

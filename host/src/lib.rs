@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!    POST /orders
-//!         │  store.accept_order        order + event + open deliveries + outbox row, one transaction (group-committed)
+//!         │  store.accept_subject      subject + event + open deliveries + outbox row, one transaction (group-committed)
 //!         ▼
 //!    relay ──────────────► broker      publish, wait for the confirm, delete the outbox row
 //!         ▲                   │        one queue per stage, bound to the event types it consumes
 //!         │                   ▼
 //!         │            stage worker    decode → already settled? → invoke plugin → decide → commit → ack
 //!         │                   │
-//!         └── store.commit ◄──┘        delivery + state + events + order status + outbox, one transaction
+//!         └── store.commit ◄──┘        delivery + state + events + subject status + outbox, one transaction
 //! ```
 //!
 //! The modules stand in the order of the flow. They are private: what an embedding program needs is
@@ -49,8 +49,8 @@
 //! # async fn example() -> anyhow::Result<()> {
 //! let host = Host::builder(Config::load(None)?).stage(Approve).build().await?;
 //! let order = serde_json::json!({ "order_id": "1", "items": ["Book"] });
-//! let order = host.submit(order).await?.into_order();
-//! println!("order {} is {}", order.id, order.status);
+//! let order = host.submit(order).await?.into_subject();
+//! println!("{} is {}", order.key, order.status);
 //! host.run_until(async { _ = tokio::signal::ctrl_c().await }).await
 //! # }
 //! ```
@@ -95,15 +95,16 @@ pub mod internals;
 
 // A host.
 pub use crate::app::{
-    App, ChainControl, OrderHistory, PluginState, PluginStatus, Readiness, RollBack, SkippedPlugin,
-    StageDeletion, StageStatus, Submission, SubmitError, Submitted,
+    App, ChainControl, PluginState, PluginStatus, Readiness, RollBack, SkippedPlugin,
+    StageDeletion, StageStatus, SubjectHistory, Submission, SubmitError, Submitted,
 };
 pub use crate::config::{Config, ConfigError, StageConfig};
 pub use crate::domain::clock::{Clock, ManualClock, SystemClock};
 pub use crate::domain::field_error::FieldError;
+pub use crate::domain::subject::SubjectKey;
 pub use crate::host::{Host, HostBuilder};
 pub use crate::pipeline::chains::ChainReport;
-pub use crate::store::{Order, StoreError};
+pub use crate::store::{StoreError, Subject};
 
 // A stage.
 pub use crate::domain::event::Event;

@@ -40,7 +40,7 @@ impl Pipeline {
             config: config.clone(),
             stages: RwLock::default(),
             routes: RouteTable::default(),
-            chains: Chains::new(config.orders.chain_events_max),
+            chains: Chains::new(config.events.chain_events_max),
         })
     }
 
@@ -161,7 +161,7 @@ impl Pipeline {
     /// The stages that run here and the event types between them, with warnings.
     pub fn topology(&self) -> Topology {
         let stages = self.stages().iter().filter_map(|stage| self.topology_of(stage)).collect();
-        Topology::of(stages, &self.config.orders.external_event_types)
+        Topology::of(stages, &self.config.events.external_event_types)
     }
 
     /// A stage of the topology; none while nothing runs it here.

@@ -99,7 +99,7 @@ pub enum Pool {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InstanceMode {
-    /// A fresh instance for each message: no order can see another's memory.
+    /// A fresh instance for each message: no subject can see another's memory.
     #[default]
     Fresh,
     /// An instance handles many messages, one after another; its memory survives a call.

@@ -24,7 +24,7 @@ pub type Observer = Arc<dyn Fn(&Settlement) + Send + Sync>;
 /// The shared services of one host.
 #[derive(Clone)]
 pub struct Services {
-    /// Orders, events, deliveries and state.
+    /// Subjects, events, deliveries and state.
     pub store: Arc<dyn Store>,
     /// The queues of the stages.
     pub broker: Arc<dyn Broker>,

@@ -1,7 +1,7 @@
 //! A stage as the host sees it: the handler trait and its outcomes, the state that a call may use,
 //! and the policies that an operator sets.
 //!
-//! Inside the room the order is: `outcome` and `state_writes`; `recording`; `state`; `settings`;
+//! Inside the room the subject is: `outcome` and `state_writes`; `recording`; `state`; `settings`;
 //! `handler`. No file imports one that follows it.
 
 pub mod handler;

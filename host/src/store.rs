@@ -1,7 +1,7 @@
-//! The store: orders, events, outbox, deliveries, state and dead letters. One method is one
+//! The store: subjects, events, outbox, deliveries, state and dead letters. One method is one
 //! transaction.
 //!
-//! Guarantees carried here: an accepted order is durable when `accept_order` returns; every outcome
+//! Guarantees carried here: an accepted subject is durable when `accept_subject` returns; every outcome
 //! of a delivery is a compare-and-set on (round, attempt, open) in the transaction that also writes
 //! its state and events; versions of all state read or written are checked in that transaction.
 
@@ -20,7 +20,7 @@ mod events;
 pub(crate) mod hosts;
 pub mod memory;
 mod new_event;
-mod orders;
+mod subjects;
 mod outbox;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -45,16 +45,19 @@ pub use self::deliveries::{
     AttemptKey, DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LostDeliveries, OpenDelivery,
 };
 pub use self::error::StoreError;
-pub use self::events::{EventFilter, LogRange, OrderCursor, SettledOrder};
+pub use self::events::{EventFilter, LogRange, SettledSubject, SubjectCursor};
 pub use self::hosts::{HostReport, SharedSettings};
 pub use self::new_event::{AcceptedEvent, NewEvent};
-pub use self::orders::{Accepted, Cancelled, NewCancel, NewOrder, Order, OrderFilter, Pruned};
 pub use self::outbox::{NarrowedRow, OutboxRow};
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
 pub use self::stages::{ControlState, PluginLoad, StageBacklog, StageControl};
 pub use self::state::{LockedState, StateRow, StateSource, Version};
+pub use self::subjects::{
+    Accepted, Cancelled, NewCancel, NewSubject, Pruned, Subject, SubjectFilter,
+};
 pub use self::unrouted::{Routed, Routing, UnroutedEvents};
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
+use crate::domain::subject::SubjectKey;
 
 /// A page of a list.
 #[derive(Debug, Clone)]
@@ -69,18 +72,20 @@ pub struct Page<T> {
 /// both.
 #[async_trait]
 pub trait Store: StateSource {
-    /// Writes an order, its first event, its open deliveries and an outbox row. Returns the rows
+    /// Writes a subject, its first event, its open deliveries and an outbox row. Returns the rows
     /// for the relay when new.
-    async fn accept_order(&self, order: NewOrder)
-    -> Result<(Accepted, Vec<OutboxRow>), StoreError>;
+    async fn accept_subject(
+        &self,
+        subject: NewSubject,
+    ) -> Result<(Accepted, Vec<OutboxRow>), StoreError>;
     /// Writes an event that does not come from a stage. Returns the rows for the relay when new.
     async fn accept_event(
         &self,
         event: NewEvent,
     ) -> Result<(AcceptedEvent, Vec<OutboxRow>), StoreError>;
-    /// Changes an order's status to cancelling and writes the cancellation event, under the order's
+    /// Changes a subject's status to cancelling and writes the cancellation event, under the subject's
     /// lock.
-    async fn cancel_order(
+    async fn cancel_subject(
         &self,
         cancel: NewCancel,
     ) -> Result<(Cancelled, Vec<OutboxRow>), StoreError>;
@@ -113,7 +118,7 @@ pub trait Store: StateSource {
     /// The events that wait for a stage, by type; at most 10,000 are counted.
     async fn unrouted_events(&self) -> Result<Vec<UnroutedEvents>, StoreError>;
     /// Routes waiting events of one type, oldest first: opens their deliveries and sends them. Those
-    /// of finished orders no longer wait.
+    /// of finished subjects no longer wait.
     async fn route_unrouted(&self, routing: Routing) -> Result<Routed, StoreError>;
     /// Open deliveries of a stage, the longest queued first.
     async fn open_deliveries(
@@ -137,10 +142,10 @@ pub trait Store: StateSource {
     /// Those of the attempts whose delivery is settled, or past them.
     async fn already_settled(&self, keys: Vec<AttemptKey>) -> Result<Vec<AttemptKey>, StoreError>;
 
-    /// One order.
-    async fn order(&self, id: &str) -> Result<Option<Order>, StoreError>;
-    /// Orders, newest first.
-    async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError>;
+    /// One subject.
+    async fn subject(&self, key: &SubjectKey) -> Result<Option<Subject>, StoreError>;
+    /// Subjects, newest first.
+    async fn subjects(&self, filter: SubjectFilter) -> Result<Page<Subject>, StoreError>;
     /// The position up to which the log is complete: everything committed later is after it, and
     /// everything committed before this call is at or before it, unless a transaction runs for
     /// longer than the store waits.
@@ -153,21 +158,24 @@ pub trait Store: StateSource {
         filter: EventFilter,
         range: LogRange,
     ) -> Result<Page<LoggedEvent>, StoreError>;
-    /// Events of these orders after a position of each, oldest first, at most `limit` in all.
-    async fn events_of_orders(
+    /// Events of these subjects after a position of each, oldest first, at most `limit` in all.
+    async fn events_of_subjects(
         &self,
-        orders: &[OrderCursor],
+        subjects: &[SubjectCursor],
         limit: u32,
     ) -> Result<Vec<LoggedEvent>, StoreError>;
     /// The events of this id, one per source.
     async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError>;
-    /// Those of the orders whose deliveries are all settled.
-    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<SettledOrder>, StoreError>;
-    /// An order's deliveries with failed attempts, by the position of their events in the log: those
-    /// of the `limit` events after the position `after`.
-    async fn order_deliveries(
+    /// Those of the subjects whose deliveries are all settled.
+    async fn settled_subjects(
         &self,
-        order_id: &str,
+        subjects: &[SubjectKey],
+    ) -> Result<Vec<SettledSubject>, StoreError>;
+    /// A subject's deliveries with failed attempts, by the position of their events in the log: those
+    /// of the `limit` events after the position `after`.
+    async fn subject_deliveries(
+        &self,
+        key: &SubjectKey,
         after: i64,
         limit: u32,
     ) -> Result<Page<DeliveryRecord>, StoreError>;
@@ -259,9 +267,9 @@ pub trait Store: StateSource {
     /// Releases this host's lease of a stage.
     async fn release_stage(&self, stage: &str) -> Result<(), StoreError>;
 
-    /// Examines the next `limit` orders, and as many events without an order, that were last changed
-    /// before then, and deletes those that are finished. Repeated calls reach all of them. An order's
-    /// id and fingerprint stay.
+    /// Examines the next `limit` subjects, and as many events without a subject, that were last changed
+    /// before then, and deletes those that are finished. Repeated calls reach all of them. A subject's
+    /// key and fingerprint stay.
     async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError>;
 
     /// Writes something: the store accepts writes.

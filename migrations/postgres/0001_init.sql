@@ -4,10 +4,12 @@
 -- A commit group takes one number; the positions of its events and its outbox ids follow from it (number << 20, counting up).
 CREATE SEQUENCE numbers CACHE 1 MAXVALUE 8796093022207;
 
--- Retention sets the status of an order to `pruned` and empties its body and customer. The row stays, so its id is never reused.
-CREATE TABLE orders (
+-- A subject is what events are about, such as one order or one document: its key is <kind>/<id>. Retention sets its status to `pruned` and empties its
+-- body and customer. The row stays, so its key is never reused.
+CREATE TABLE subjects (
     pos BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    id TEXT COLLATE "C" NOT NULL UNIQUE,
+    key TEXT COLLATE "C" NOT NULL UNIQUE,
+    kind TEXT COLLATE "C" NOT NULL,
     customer TEXT COLLATE "C",
     status TEXT COLLATE "C" NOT NULL,
     body TEXT NOT NULL,
@@ -16,11 +18,12 @@ CREATE TABLE orders (
     created_ms BIGINT NOT NULL,
     updated_ms BIGINT NOT NULL
 );
-CREATE INDEX orders_by_status ON orders (status, pos);
-CREATE INDEX orders_by_customer ON orders (customer, pos) WHERE customer IS NOT NULL;
-CREATE UNIQUE INDEX orders_by_idempotency_key ON orders (idempotency_key) WHERE idempotency_key IS NOT NULL;
--- Retention reads the oldest orders first.
-CREATE INDEX orders_by_age ON orders (updated_ms) WHERE status <> 'pruned';
+CREATE INDEX subjects_by_kind ON subjects (kind, pos);
+CREATE INDEX subjects_by_status ON subjects (kind, status, pos);
+CREATE INDEX subjects_by_customer ON subjects (kind, customer, pos) WHERE customer IS NOT NULL;
+CREATE UNIQUE INDEX subjects_by_idempotency_key ON subjects (kind, idempotency_key) WHERE idempotency_key IS NOT NULL;
+-- Retention reads the oldest subjects first.
+CREATE INDEX subjects_by_age ON subjects (updated_ms) WHERE status <> 'pruned';
 
 CREATE TABLE events (
     seq BIGINT PRIMARY KEY,
@@ -32,7 +35,7 @@ CREATE TABLE events (
     content_type TEXT NOT NULL,
     data BYTEA NOT NULL,
     attributes TEXT,               -- JSON list of pairs; NULL: none
-    order_id TEXT COLLATE "C",
+    subject_key TEXT COLLATE "C",  -- <kind>/<id>; NULL: none
     correlation_id TEXT NOT NULL,
     cause_source TEXT,
     cause_id TEXT,
@@ -46,9 +49,9 @@ CREATE TABLE events (
     unrouted_ms BIGINT            -- since when it waits for a stage that consumes its type; NULL: it does not
 );
 CREATE UNIQUE INDEX events_by_key ON events (id, source);
-CREATE INDEX events_by_order ON events (order_id, seq) WHERE order_id IS NOT NULL;
+CREATE INDEX events_by_subject ON events (subject_key, seq) WHERE subject_key IS NOT NULL;
 -- Retention reads the oldest events first.
-CREATE INDEX events_without_order_by_age ON events (logged_ms) WHERE order_id IS NULL;
+CREATE INDEX events_without_subject_by_age ON events (logged_ms) WHERE subject_key IS NULL;
 CREATE INDEX events_unrouted ON events (type, seq) WHERE unrouted_ms IS NOT NULL;
 
 CREATE TABLE deliveries (
@@ -115,7 +118,7 @@ CREATE INDEX dead_letters_by_code ON dead_letters (code, id);
 CREATE INDEX dead_letters_by_status ON dead_letters (status, id);
 -- Covers every column that the list of groups counts, so the table itself is not read.
 CREATE INDEX dead_letters_by_group ON dead_letters (group_id, status, id, digest, dead_lettered_ms);
--- Filters by order and retention search by event.
+-- Filters by subject and retention search by event.
 CREATE INDEX dead_letters_by_event ON dead_letters (event_seq);
 
 CREATE TABLE outbox (

@@ -1,10 +1,12 @@
 -- Deliveries, attempts, dead letters and outbox rows refer to their event by its position in the log (`events.seq`). That is equivalent to
 -- (source, id), which is unique, and keeps every table but `events` and `state` growing at its end.
 
--- Retention sets the status of an order to `pruned` and empties its body and customer. The row stays, so its id is never reused.
-CREATE TABLE orders (
+-- A subject is what events are about, such as one order or one document: its key is <kind>/<id>. Retention sets its status to `pruned` and empties its
+-- body and customer. The row stays, so its key is never reused.
+CREATE TABLE subjects (
     pos INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
+    key TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
     customer TEXT,
     status TEXT NOT NULL,
     body TEXT NOT NULL,
@@ -13,11 +15,12 @@ CREATE TABLE orders (
     created_ms INTEGER NOT NULL,
     updated_ms INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX orders_by_status ON orders (status);
-CREATE INDEX orders_by_customer ON orders (customer) WHERE customer IS NOT NULL;
-CREATE UNIQUE INDEX orders_by_idempotency_key ON orders (idempotency_key) WHERE idempotency_key IS NOT NULL;
--- Retention reads the oldest orders first.
-CREATE INDEX orders_by_age ON orders (updated_ms) WHERE status <> 'pruned';
+CREATE INDEX subjects_by_kind ON subjects (kind);
+CREATE INDEX subjects_by_status ON subjects (kind, status);
+CREATE INDEX subjects_by_customer ON subjects (kind, customer) WHERE customer IS NOT NULL;
+CREATE UNIQUE INDEX subjects_by_idempotency_key ON subjects (kind, idempotency_key) WHERE idempotency_key IS NOT NULL;
+-- Retention reads the oldest subjects first.
+CREATE INDEX subjects_by_age ON subjects (updated_ms) WHERE status <> 'pruned';
 
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -29,7 +32,7 @@ CREATE TABLE events (
     content_type TEXT NOT NULL,
     data BLOB NOT NULL,
     attributes TEXT,               -- JSON list of pairs; NULL: none
-    order_id TEXT,
+    subject_key TEXT,
     correlation_id TEXT NOT NULL,
     cause_source TEXT,
     cause_id TEXT,
@@ -44,9 +47,9 @@ CREATE TABLE events (
 ) STRICT;
 -- The id comes first because it distinguishes rows sooner than the source does.
 CREATE UNIQUE INDEX events_by_key ON events (id, source);
-CREATE INDEX events_by_order ON events (order_id) WHERE order_id IS NOT NULL;
+CREATE INDEX events_by_subject ON events (subject_key) WHERE subject_key IS NOT NULL;
 -- Retention reads the oldest events first.
-CREATE INDEX events_without_order_by_age ON events (logged_ms) WHERE order_id IS NULL;
+CREATE INDEX events_without_subject_by_age ON events (logged_ms) WHERE subject_key IS NULL;
 CREATE INDEX events_unrouted ON events (type, seq) WHERE unrouted_ms IS NOT NULL;
 
 CREATE TABLE deliveries (
@@ -113,7 +116,7 @@ CREATE INDEX dead_letters_by_code ON dead_letters (code);
 CREATE INDEX dead_letters_by_status ON dead_letters (status);
 -- Covers every column that the list of groups counts, so the table itself is not read.
 CREATE INDEX dead_letters_by_group ON dead_letters (group_id, status, id, digest, dead_lettered_ms);
--- Filters by order and retention search by event.
+-- Filters by subject and retention search by event.
 CREATE INDEX dead_letters_by_event ON dead_letters (event_seq);
 
 CREATE TABLE outbox (

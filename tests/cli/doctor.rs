@@ -127,14 +127,14 @@ async fn missing_or_newer_schema_is_reported() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_whose_settings_disagree_are_reported() -> Result<()> {
-    let mut env = TestEnv::shipped_on(Backend::Servers, "orders.hops_max = 64\n").await?;
+    let mut env = TestEnv::shipped_on(Backend::Servers, "events.hops_max = 64\n").await?;
     let one = env.start().await?;
-    env.toml = "orders.hops_max = 32\n".to_owned();
+    env.toml = "events.hops_max = 32\n".to_owned();
     let other = env.start().await?;
     let text = format!("{ANYWHERE}{}", env.config_text());
     let found = eventually("both hosts to report", || async {
         let (_, findings) = doctor(&text).await?;
-        Ok(findings.into_iter().find(|finding| finding["check"] == "setting orders.hops_max"))
+        Ok(findings.into_iter().find(|finding| finding["check"] == "setting events.hops_max"))
     })
     .await?;
     let words = found["found"].as_str().context("words")?;

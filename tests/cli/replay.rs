@@ -73,7 +73,7 @@ async fn same_plugin_repeats_its_decisions(backend: Backend) -> Result<()> {
     host.client.wait_for_status("dies", "failed").await?;
     all_settled(&env).await?;
     let statuses: BTreeSet<String> =
-        env.query_texts("SELECT DISTINCT status FROM orders").await?.into_iter().collect();
+        env.query_texts("SELECT DISTINCT status FROM subjects").await?.into_iter().collect();
     for status in ["ready", "refunded", "declined", "failed"] {
         assert!(statuses.contains(status), "no order is {status}: {statuses:?}");
     }
@@ -89,7 +89,8 @@ async fn same_plugin_repeats_its_decisions(backend: Backend) -> Result<()> {
     assert_eq!(replayed, settled);
     // Only one order.
     let (_, said) =
-        replay("payment", "payment", &["--order", "dies", "--url", &host.client.url]).await?;
+        replay("payment", "payment", &["--subject", "order/dies", "--url", &host.client.url])
+            .await?;
     assert_eq!((&said["events"], &said["equal"]), (&json!(1), &json!(1)), "{said:#}");
     host.stop().await
 }
@@ -97,7 +98,7 @@ async fn same_plugin_repeats_its_decisions(backend: Backend) -> Result<()> {
 /// Everything in the database except timestamps.
 async fn everything(env: &TestEnv) -> Result<Vec<Vec<String>>> {
     Ok(vec![
-        env.query_texts("SELECT id || ' ' || status || ' ' || updated_ms FROM orders ORDER BY id").await?,
+        env.query_texts("SELECT key || ' ' || status || ' ' || updated_ms FROM subjects ORDER BY key").await?,
         env.query_texts("SELECT seq || ' ' || id || ' ' || type FROM events ORDER BY seq").await?,
         env.query_texts("SELECT event_seq || stage || round || ' ' || attempt || status || settled_ms FROM deliveries ORDER BY 1").await?,
         env.query_texts("SELECT stage || ' ' || key || ' ' || version FROM state ORDER BY stage, key").await?,
@@ -138,12 +139,15 @@ async fn changed_plugin_reports_exactly_the_changed_decisions(backend: Backend) 
     );
     let listed = |said: &Value| -> Vec<String> {
         let differences = said["differences"].as_array().cloned().unwrap_or_default();
-        differences.iter().filter_map(|told| told["order_id"].as_str().map(str::to_owned)).collect()
+        differences
+            .iter()
+            .filter_map(|told| told["subject_key"].as_str().map(str::to_owned))
+            .collect()
     };
     let found: BTreeSet<String> = listed(&said).into_iter().collect();
     assert_eq!(
         found,
-        (21..=40).map(|number| format!("c-{number}")).collect::<BTreeSet<_>>(),
+        (21..=40).map(|number| format!("order/c-{number}")).collect::<BTreeSet<_>>(),
         "those above 50"
     );
     assert_eq!(found.len(), listed(&said).len(), "each once");
@@ -167,9 +171,9 @@ async fn changed_plugin_reports_exactly_the_changed_decisions(backend: Backend) 
     ];
     let (code, text, _) = postrider(&args).await?;
     assert_eq!(code, 1);
-    let order = from_file["differences"][0]["order_id"].as_str().context("an order")?;
+    let order = from_file["differences"][0]["subject_key"].as_str().context("an order")?;
     for part in [
-        &format!("order {order}  order.created order-{order}  (decided by 1.0.0)"),
+        &format!("{order}  order.created {}  (decided by 1.0.0)", order.replace('/', "-")),
         "event 1",
         "payment.authorized",
         "→ payment.declined",
@@ -298,9 +302,9 @@ async fn ten_thousand_events_replay_within_seconds() -> Result<()> {
             .as_array()
             .context("differences")?
             .iter()
-            .filter_map(|told| told["order_id"].as_str());
+            .filter_map(|told| told["subject_key"].as_str());
         let above = totals
-            .filter_map(|id| id.strip_prefix("m-")?.parse::<usize>().ok())
+            .filter_map(|id| id.strip_prefix("order/m-")?.parse::<usize>().ok())
             .filter(|number| number % 100 > 50)
             .count();
         assert_eq!(above, different, "exactly those above the limit");

@@ -70,7 +70,7 @@ async fn event_is_ingested_once_in_every_http_mode(backend: Backend) -> Result<(
             .is_some_and(|mine| mine.contains("0af7651916cd43dd8448eb211c80319c")),
         "{event}"
     );
-    assert_eq!(event["order_id"], Value::Null, "there is no such order");
+    assert_eq!(event["subject_key"], Value::Null, "there is no such order");
     eventually("the stock", || async {
         Ok((host.client.get("/products/Lamp").await?.0 == StatusCode::OK).then_some(()))
     })
@@ -134,11 +134,11 @@ async fn event_is_ingested_once_in_every_http_mode(backend: Backend) -> Result<(
     );
     let notes = log(&host.client, "type=desk.%23").await?;
     assert_eq!(
-        notes.iter().map(|event| &event["order_id"]).collect::<Vec<_>>(),
-        [&json!("7"), &Value::Null]
+        notes.iter().map(|event| &event["subject_key"]).collect::<Vec<_>>(),
+        [&json!("order/7"), &Value::Null]
     );
     assert_eq!(
-        log(&host.client, "order=7&type=desk.note").await?.len(),
+        log(&host.client, "subject=order/7&type=desk.note").await?.len(),
         1,
         "it is part of the order's history"
     );
@@ -191,7 +191,7 @@ async fn log_is_filtered(backend: Backend) -> Result<()> {
     let all = log(&host.client, "").await?;
     assert_eq!(all.len(), 10);
     assert!(all.is_sorted_by_key(|event| event["seq"].as_i64()));
-    let of_a = log(&host.client, "order=a").await?;
+    let of_a = log(&host.client, "subject=order/a").await?;
     assert_eq!(
         types(&of_a),
         [
@@ -202,7 +202,10 @@ async fn log_is_filtered(backend: Backend) -> Result<()> {
             "notification.sent"
         ]
     );
-    assert_eq!(types(&log(&host.client, "type=payment.*&order=b").await?), ["payment.authorized"]);
+    assert_eq!(
+        types(&log(&host.client, "type=payment.*&subject=order/b").await?),
+        ["payment.authorized"]
+    );
     assert_eq!(
         types(&log(&host.client, "stage=shipping").await?),
         ["shipping.ready", "shipping.ready"]
@@ -227,11 +230,13 @@ async fn exported_events_are_imported_once(backend: Backend) -> Result<()> {
     for id in 0..3 {
         ordered(&host, &format!("x-{id}"), "1").await?;
     }
-    let text = host.client.text("/events/export?order=x-1").await?;
+    let text = host.client.text("/events/export?subject=order/x-1").await?;
     let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     assert_eq!(lines.len(), 5);
     assert!(
-        lines.iter().all(|event| event["specversion"] == "1.0" && event["postriderorder"] == "x-1"),
+        lines
+            .iter()
+            .all(|event| event["specversion"] == "1.0" && event["postridersubject"] == "order/x-1"),
         "{text}"
     );
     let file = env.folder.path().join("events.jsonl").display().to_string();

@@ -44,7 +44,7 @@ async fn numbers_keep_every_digit(backend: Backend) -> Result<()> {
             assert!(text.to_lowercase().contains(&field), "{path}: {text}");
         }
         // The shipped stages pass it on: the third event is the one of the reservation.
-        let reserved = format!("/events?order=n-{at}&type=inventory.reserved");
+        let reserved = format!("/events?subject=order/n-{at}&type=inventory.reserved");
         let text = http.get(format!("{url}{reserved}")).send().await?.text().await?;
         assert!(text.to_lowercase().contains(&field), "{text}");
         assert!(text.contains(r#""total":1.50"#), "{text}");

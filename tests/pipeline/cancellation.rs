@@ -324,9 +324,9 @@ async fn cancel_and_a_concurrent_event_never_both_win(backend: Backend) -> Resul
     }
     println!("{backend:?}: {dispatched} of 150 were dispatched before they were cancelled");
     for query in [
-        "SELECT count(*) FROM (SELECT order_id FROM events WHERE type <> 'notification.sent' GROUP BY order_id, type HAVING count(*) > 1) twice",
-        "SELECT count(*) FROM orders o JOIN events e ON e.order_id = o.id WHERE o.status = 'cancelled' AND e.type = 'shipping.dispatched'",
-        "SELECT count(*) FROM orders o JOIN events e ON e.order_id = o.id WHERE o.status = 'dispatched' AND e.type = 'payment.refunded'",
+        "SELECT count(*) FROM (SELECT subject_key FROM events WHERE type <> 'notification.sent' GROUP BY subject_key, type HAVING count(*) > 1) twice",
+        "SELECT count(*) FROM subjects s JOIN events e ON e.subject_key = s.key WHERE s.status = 'cancelled' AND e.type = 'shipping.dispatched'",
+        "SELECT count(*) FROM subjects s JOIN events e ON e.subject_key = s.key WHERE s.status = 'dispatched' AND e.type = 'payment.refunded'",
         "SELECT count(*) FROM dead_letters",
     ] {
         assert_eq!(env.query_count(query).await?, 0, "{query}");

@@ -85,7 +85,7 @@ async fn chain(client: &Client, id: &str) -> Result<Value> {
 }
 
 async fn runaway_chain_ends_at_its_limit_and_orders_pass(backend: Backend) -> Result<()> {
-    let toml = format!("orders.chain_events_max = 500\n{AMPLE_STOCK}");
+    let toml = format!("events.chain_events_max = 500\n{AMPLE_STOCK}");
     let env = TestEnv::shipped_on(backend, &toml).await?;
     let rabbit = Rabbit::emitting(7);
     let host = env.start_with(|builder| builder.stage(rabbit.clone())).await?;
@@ -135,7 +135,7 @@ async fn stopped_chain_ends_on_every_host_and_stays_stopped(backend: Backend) ->
     // Each chain goes on for ever.
     let env = TestEnv::empty_on(
         backend,
-        "orders.hops_max = 1000000\norders.chain_events_max = 1000000\n",
+        "events.hops_max = 1000000\nevents.chain_events_max = 1000000\n",
     )
     .await?;
     let rabbit = Rabbit { delay_ms: 1, ..Rabbit::emitting(1) };
@@ -218,7 +218,7 @@ impl NativeStage for Mourner {
 }
 
 async fn dead_letters_of_dead_letters_end(backend: Backend) -> Result<()> {
-    let env = TestEnv::empty_on(backend, "orders.hops_max = 5\n").await?;
+    let env = TestEnv::empty_on(backend, "events.hops_max = 5\n").await?;
     let host = env.start_with(|builder| builder.stage(Mourner)).await?;
     ensure!(host.client.post("/events/a.b", &json!({})).await?.0.is_success());
     quiet(&env).await?;
@@ -229,7 +229,7 @@ async fn dead_letters_of_dead_letters_end(backend: Backend) -> Result<()> {
 }
 
 async fn skipped_deliveries_do_not_wait_for_the_rate_limit(backend: Backend) -> Result<()> {
-    let toml = "orders.chain_events_max = 1000000\nstages.rabbit.rate_per_s = 1\n";
+    let toml = "events.chain_events_max = 1000000\nstages.rabbit.rate_per_s = 1\n";
     let env = TestEnv::empty_on(backend, toml).await?;
     let rabbit = Rabbit::emitting(90);
     let host = env.start_with(|builder| builder.stage(rabbit.clone())).await?;
@@ -246,7 +246,7 @@ async fn skipped_deliveries_do_not_wait_for_the_rate_limit(backend: Backend) -> 
 }
 
 async fn limit_holds_across_restarts(backend: Backend) -> Result<()> {
-    let env = TestEnv::empty_on(backend, "orders.chain_events_max = 200\n").await?;
+    let env = TestEnv::empty_on(backend, "events.chain_events_max = 200\n").await?;
     let rabbit = Rabbit::emitting(3);
     let host = env.start_with(|builder| builder.stage(rabbit.clone())).await?;
     begin(&host.client).await?;

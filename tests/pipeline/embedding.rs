@@ -73,9 +73,9 @@ async fn submit_reports_a_conflicting_order_as_an_error() -> Result<()> {
     let Submitted::Duplicate(stored) = host.submit(order).await? else {
         panic!("the same order is a duplicate")
     };
-    assert_eq!(stored.id, "1");
+    assert_eq!(stored.id(), "1");
     let other = host.submit(json!({ "order_id": "1", "items": ["Lamp"] })).await;
-    assert!(matches!(&other, Err(SubmitError::Conflict { id }) if id == "1"), "{other:?}");
+    assert!(matches!(&other, Err(SubmitError::Conflict { key }) if key.id() == "1"), "{other:?}");
     let invalid = host.submit(json!({ "order_id": "2" })).await;
     assert!(matches!(&invalid, Err(SubmitError::Invalid(_))), "{invalid:?}");
     host.run_until(async {}).await

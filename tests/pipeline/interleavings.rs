@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use postrider::internals::{DeliveryStatus, OrderCursor};
+use postrider::internals::{DeliveryStatus, SubjectCursor};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use self::fixture::{Fixture, Sabotage, StageOrder};
-use self::simulation::Simulation;
+use self::simulation::{Simulation, key};
 use crate::support::harness::Backend;
 
 mod fixture;
@@ -154,18 +154,21 @@ struct Ended {
 }
 
 async fn ended(fixture: &Fixture, id: &str) -> Result<Ended> {
-    let order =
-        fixture.store.order(id).await?.ok_or_else(|| anyhow::anyhow!("order {id} is lost"))?;
+    let order = fixture
+        .store
+        .subject(&key(id))
+        .await?
+        .ok_or_else(|| anyhow::anyhow!("order {id} is lost"))?;
     let mut events: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for logged in fixture
         .store
-        .events_of_orders(&[OrderCursor { order: id.to_owned(), after: 0 }], 1_000)
+        .events_of_subjects(&[SubjectCursor { subject: key(id), after: 0 }], 1_000)
         .await?
     {
         let event = logged.envelope.event;
         events.entry(event.event_type).or_default().push(serde_json::from_slice(&event.data)?);
     }
-    let deliveries = fixture.store.order_deliveries(id, 0, 200).await?.items;
+    let deliveries = fixture.store.subject_deliveries(&key(id), 0, 200).await?.items;
     let left = deliveries
         .iter()
         .find(|one| matches!(one.status, DeliveryStatus::Open | DeliveryStatus::Dead));

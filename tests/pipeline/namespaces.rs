@@ -40,7 +40,13 @@ async fn namespaces_on_one_database_do_not_affect_each_other() -> Result<()> {
         Ok(events["items"].as_array().is_some_and(|events| events.len() >= 5).then_some(()))
     })
     .await?;
-    assert_eq!(other.query_count("SELECT count(*) FROM events WHERE order_id = 'n-2'").await?, 0);
-    assert_eq!(one.query_count("SELECT count(*) FROM events WHERE order_id = 'n-2'").await?, 2);
+    assert_eq!(
+        other.query_count("SELECT count(*) FROM events WHERE subject_key = 'order/n-2'").await?,
+        0
+    );
+    assert_eq!(
+        one.query_count("SELECT count(*) FROM events WHERE subject_key = 'order/n-2'").await?,
+        2
+    );
     there.stop().await
 }

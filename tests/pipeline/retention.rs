@@ -12,7 +12,7 @@ use crate::support::harness::{Backend, TestEnv, eventually, on_both_back_ends};
 on_both_back_ends![only_tombstones_are_left_of_what_is_finished];
 
 /// Rows that belong to an order or an event, controls of running stages, and stopped chains.
-const LEFT: &str = "SELECT (SELECT count(*) FROM orders WHERE status <> 'pruned') + (SELECT count(*) \
+const LEFT: &str = "SELECT (SELECT count(*) FROM subjects WHERE status <> 'pruned') + (SELECT count(*) \
                     FROM events) + (SELECT count(*) FROM deliveries) + (SELECT count(*) FROM \
                     attempts) + (SELECT count(*) FROM recordings) + (SELECT count(*) FROM \
                     dead_letters) + (SELECT count(*) FROM outbox) + (SELECT count(*) FROM \
@@ -76,7 +76,7 @@ async fn only_tombstones_are_left_of_what_is_finished(backend: Backend) -> Resul
         Ok((env.query_count(LEFT).await? == 0).then_some(()))
     })
     .await?;
-    assert_eq!(env.query_count("SELECT count(*) FROM orders").await?, 3, "tombstones");
+    assert_eq!(env.query_count("SELECT count(*) FROM subjects").await?, 3, "tombstones");
     assert_eq!(env.query_count("SELECT count(*) FROM plugin_loads").await?, 4, "the last loads");
     host.stop().await
 }

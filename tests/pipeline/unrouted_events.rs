@@ -70,7 +70,7 @@ async fn order_accepted_without_a_stage_is_processed_when_one_appears(
     }
     wait_for_unrouted(&host.client, &[]).await?;
     assert_eq!(env.query_count("SELECT count(*) FROM dead_letters").await?, 0);
-    let doubled = "SELECT count(*) FROM (SELECT 1 FROM events GROUP BY order_id, type HAVING \
+    let doubled = "SELECT count(*) FROM (SELECT 1 FROM events GROUP BY subject_key, type HAVING \
                    count(*) > 1) twice";
     assert_eq!(env.query_count(doubled).await?, 0);
     host.stop().await

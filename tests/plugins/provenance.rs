@@ -91,7 +91,7 @@ fn load(client: &Client, stop: &CancellationToken) -> tokio::task::JoinHandle<Re
 async fn assert_audited_once(env: &TestEnv, posted: usize) -> Result<()> {
     let posted = i64::try_from(posted)?;
     eventually("every audit", || async {
-        let ready = env.query_count("SELECT count(*) FROM orders WHERE status = 'ready'").await?;
+        let ready = env.query_count("SELECT count(*) FROM subjects WHERE status = 'ready'").await?;
         let done = env
             .query_count(
                 "SELECT count(*) FROM deliveries WHERE stage = 'audit' AND status = 'done'",

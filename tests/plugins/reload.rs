@@ -21,7 +21,7 @@ async fn post(client: &Client, from: usize, to: usize) -> Result<()> {
 }
 
 async fn ready(env: &TestEnv) -> Result<i64> {
-    env.query_count("SELECT count(*) FROM orders WHERE status = 'ready'").await
+    env.query_count("SELECT count(*) FROM subjects WHERE status = 'ready'").await
 }
 
 async fn audited(env: &TestEnv) -> Result<(i64, i64)> {

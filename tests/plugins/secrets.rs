@@ -128,7 +128,7 @@ async fn secret_leaves_the_host_nowhere(backend: Backend) -> Result<()> {
     for (leak, code) in LEAKS.iter().filter_map(|(leak, code)| Some((leak, (*code)?))) {
         let dead_letter = dead_letters
             .iter()
-            .find(|dead_letter| dead_letter["order_id"] == **leak)
+            .find(|dead_letter| dead_letter["subject_key"] == format!("order/{leak}"))
             .with_context(|| format!("{leak}: {dead_letters:?}"))?;
         assert_eq!(dead_letter["code"], code, "{leak}: {dead_letter}");
     }

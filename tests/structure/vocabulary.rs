@@ -85,7 +85,7 @@ const RETIRED: &[Retired] = &[
     retired(Words("deaths"), "dead letters"),
     retired(Words("died"), "dead-lettered, or stopped"),
     retired(Words("limit broken"), "`LimitExceeded`"),
-    retired(Words("overtaken"), "`OrderCancelled`"),
+    retired(Words("overtaken"), "`SubjectCancelled`"),
     retired(Words("commit again"), "`Conflict`"),
     retired(Words("accepted same"), "`Duplicate`"),
     retired(Words("accepted different"), "`Conflict`"),

@@ -126,12 +126,13 @@ pub(crate) async fn assert_every_effect_happened_once(
     .await;
     done.with_context(|| format!("after {} accepted orders", accepted.len()))?;
     let stored: HashSet<String> =
-        env.query_texts("SELECT id FROM orders").await?.into_iter().collect();
-    let lost: Vec<&String> = accepted.iter().filter(|id| !stored.contains(*id)).collect();
+        env.query_texts("SELECT key FROM subjects").await?.into_iter().collect();
+    let lost: Vec<&String> =
+        accepted.iter().filter(|id| !stored.contains(&format!("order/{id}"))).collect();
     assert!(lost.is_empty(), "accepted and lost: {lost:?}");
     let orders = i64::try_from(stored.len())?;
     for (what, query) in [
-        ("orders that are ready", "SELECT count(*) FROM orders WHERE status = 'ready'"),
+        ("orders that are ready", "SELECT count(*) FROM subjects WHERE status = 'ready'"),
         ("payments", "SELECT count(*) FROM events WHERE type = 'payment.authorized'"),
         ("reservations", "SELECT count(*) FROM events WHERE type = 'inventory.reserved'"),
         ("shipments", "SELECT count(*) FROM events WHERE type = 'shipping.ready'"),

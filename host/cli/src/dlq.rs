@@ -113,13 +113,13 @@ pub(crate) struct Selection {
     /// Id of a single dead letter.
     #[arg(
         required_unless_present_any = ["group", "all"],
-        conflicts_with_all = ["group", "all", "stage", "code", "order", "since", "until"]
+        conflicts_with_all = ["group", "all", "stage", "code", "subject", "since", "until"]
     )]
     id: Option<i64>,
     /// Select the open dead letters of this group.
     #[arg(long)]
     group: Option<String>,
-    /// Select all open dead letters that match --stage, --code, --order, --since and --until.
+    /// Select all open dead letters that match --stage, --code, --subject, --since and --until.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -140,9 +140,9 @@ struct Filter {
     /// Filter by error code.
     #[arg(long)]
     code: Option<String>,
-    /// Filter by order.
-    #[arg(long)]
-    order: Option<String>,
+    /// Filter by subject, such as order/123.
+    #[arg(long, value_name = "KIND/ID")]
+    subject: Option<String>,
     /// Dead-lettered at or after this time: a duration ago (90s, 30m, 1h, 2d), or RFC 3339.
     #[arg(long, value_name = "TIME", value_parser = time_ms)]
     since: Option<u64>,
@@ -154,7 +154,7 @@ struct Filter {
 impl Filter {
     /// The fields of a request body.
     fn fields(&self) -> Map<String, Value> {
-        let texts = [("stage", &self.stage), ("code", &self.code), ("order", &self.order)];
+        let texts = [("stage", &self.stage), ("code", &self.code), ("subject", &self.subject)];
         let texts =
             texts.into_iter().filter_map(|(name, value)| Some((name, json!(value.as_ref()?))));
         let times = [("since", self.since), ("until", self.until)];

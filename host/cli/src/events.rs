@@ -72,9 +72,9 @@ pub(crate) enum EventsCommand {
 pub(crate) struct EventFilter {
     #[command(flatten)]
     target: Target,
-    /// Filter by order.
-    #[arg(long)]
-    order: Option<String>,
+    /// Filter by subject, such as order/123.
+    #[arg(long, value_name = "KIND/ID")]
+    subject: Option<String>,
     /// Filter by event type, as a topic pattern: payment.*, *.created.
     #[arg(long = "type", value_name = "PATTERN")]
     event_type: Option<String>,
@@ -100,7 +100,7 @@ impl EventFilter {
         let (since, until) =
             (self.since.map(|ms| ms.to_string()), self.until.map(|ms| ms.to_string()));
         let all = [
-            ("order", &self.order),
+            ("subject", &self.subject),
             ("type", &self.event_type),
             ("source", &self.source),
             ("stage", &self.stage),
@@ -126,7 +126,7 @@ pub(crate) struct SendArgs {
     /// Media type of the payload.
     #[arg(long, default_value = "application/json")]
     content_type: String,
-    /// Subject: the id of the order that the event belongs to.
+    /// Subject: the id of the order, or of another subject, that the event belongs to.
     #[arg(long)]
     subject: Option<String>,
     /// Event id; an event with the same id and source is accepted only once.

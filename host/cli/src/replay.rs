@@ -47,12 +47,12 @@ pub(crate) struct ReplayArgs {
         long,
         value_name = "TIME",
         value_parser = time_ms,
-        conflicts_with_all = ["order", "recordings"]
+        conflicts_with_all = ["subject", "recordings"]
     )]
     since: Option<u64>,
-    /// Replay the events of one order.
-    #[arg(long, conflicts_with = "recordings")]
-    order: Option<String>,
+    /// Replay the events of one subject, such as order/123.
+    #[arg(long, value_name = "KIND/ID", conflicts_with = "recordings")]
+    subject: Option<String>,
     /// Replay a file written by --save instead of a running host's recordings; - for standard input.
     #[arg(long, value_name = "FILE")]
     recordings: Option<String>,

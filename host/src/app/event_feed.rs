@@ -16,13 +16,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::subscription::Subscription;
 use crate::domain::event::LoggedEvent;
-use crate::store::{EventFilter, LogRange, OrderCursor, Page, Store, StoreError};
+use crate::domain::subject::SubjectKey;
+use crate::store::{EventFilter, LogRange, Page, Store, StoreError, SubjectCursor};
 
 mod subscription;
 
 /// Interval of the reader while there are subscribers.
 const POLL: Duration = Duration::from_millis(50);
-/// Every n-th tick asks whether subscribed orders are settled.
+/// Every n-th tick asks whether subscribed subjects are settled.
 const SETTLED_EVERY: u32 = 5;
 /// Pause after the store failed.
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -30,19 +31,19 @@ const BACKOFF: Duration = Duration::from_millis(500);
 const FEED_ITEMS_MAX: usize = 256;
 /// Events in one read of the store.
 const PAGE: u32 = 200;
-/// Orders in one query.
-const ORDERS_MAX: usize = 500;
+/// Subjects in one query.
+const SUBJECTS_MAX: usize = 500;
 
 /// What a stream receives.
 #[derive(Debug, Clone)]
 pub enum FeedItem {
     /// An event was logged.
     Event(Arc<LoggedEvent>),
-    /// No delivery of the subscribed order is open: the stream ends.
+    /// No delivery of the subscribed subject is open: the stream ends.
     Settled {
-        /// The order's status.
+        /// The subject's status.
         status: String,
-        /// Whether the status is terminal; otherwise the order waits for an operator.
+        /// Whether the status is terminal; otherwise the subject waits for an operator.
         is_final: bool,
     },
 }
@@ -66,30 +67,31 @@ struct Subscribers {
 }
 
 struct Subscriber {
-    /// Receives only this order's events; none: all events.
-    order: Option<String>,
+    /// Receives only this subject's events; none: all events.
+    subject: Option<SubjectKey>,
     items: mpsc::Sender<FeedItem>,
 }
 
 impl Subscribers {
     /// Passes an item on. A subscriber whose buffer is full is removed, and catches up from the
     /// store.
-    fn send(&mut self, order: Option<&str>, item: &FeedItem) {
+    fn send(&mut self, subject: Option<&str>, item: &FeedItem) {
         self.all.retain(|subscriber| {
-            let concerned = subscriber.order.is_none() || subscriber.order.as_deref() == order;
+            let concerned =
+                subscriber.subject.is_none() || subscriber.subject.as_deref() == subject;
             !concerned || subscriber.items.try_send(item.clone()).is_ok()
         });
     }
 
     fn send_event(&mut self, event: LoggedEvent) {
-        let order = event.envelope.order_id.clone();
-        self.send(order.as_deref(), &FeedItem::Event(Arc::new(event)));
+        let subject = event.envelope.subject_key.clone();
+        self.send(subject.as_deref(), &FeedItem::Event(Arc::new(event)));
     }
 
-    fn orders(&self) -> Vec<String> {
+    fn subjects(&self) -> Vec<SubjectKey> {
         self.all
             .iter()
-            .filter_map(|subscriber| subscriber.order.clone())
+            .filter_map(|subscriber| subscriber.subject.clone())
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect()
@@ -143,19 +145,19 @@ impl EventFeed {
             return Ok(false);
         }
         subscribers.ticks = subscribers.ticks.wrapping_add(1);
-        let orders = subscribers.orders();
-        // Asked before the log's end is: all events of a settled order lie before that end.
+        let subjects = subscribers.subjects();
+        // Asked before the log's end is: all events of a settled subject lie before that end.
         let ask = subscribers.ticks.is_multiple_of(SETTLED_EVERY);
         let mut settled = Vec::new();
-        for chunk in orders.chunks(ORDERS_MAX).filter(|_| ask) {
-            settled.extend(self.store.settled_orders(chunk).await?);
+        for chunk in subjects.chunks(SUBJECTS_MAX).filter(|_| ask) {
+            settled.extend(self.store.settled_subjects(chunk).await?);
         }
         let end = self.store.log_end().await?;
         if end > subscribers.end {
-            if subscribers.all.iter().any(|subscriber| subscriber.order.is_none()) {
+            if subscribers.all.iter().any(|subscriber| subscriber.subject.is_none()) {
                 self.pass_on_all(&mut subscribers, end).await?;
             } else {
-                self.pass_on_orders(&mut subscribers, &orders, end).await?;
+                self.pass_on_subjects(&mut subscribers, &subjects, end).await?;
             }
             subscribers.end = end;
         }
@@ -163,8 +165,8 @@ impl EventFeed {
             let is_final = self.terminal.contains(&one.status);
             let item = FeedItem::Settled { status: one.status, is_final };
             subscribers.all.retain(|subscriber| {
-                let concerned = subscriber.order.as_ref() == Some(&one.order);
-                // Their streams end. Those with a full buffer catch up, and find the order settled.
+                let concerned = subscriber.subject.as_ref() == Some(&one.subject);
+                // Their streams end. Those with a full buffer catch up, and find the subject settled.
                 concerned.then(|| subscriber.items.try_send(item.clone())).is_none()
             });
         }
@@ -186,19 +188,21 @@ impl EventFeed {
         }
     }
 
-    /// Reads only the events of the subscribed orders.
-    async fn pass_on_orders(
+    /// Reads only the events of the subscribed subjects.
+    async fn pass_on_subjects(
         &self,
         subscribers: &mut Subscribers,
-        orders: &[String],
+        subjects: &[SubjectKey],
         end: i64,
     ) -> Result<(), StoreError> {
-        for chunk in orders.chunks(ORDERS_MAX) {
+        for chunk in subjects.chunks(SUBJECTS_MAX) {
             let mut after = subscribers.end;
             loop {
-                let cursors: Vec<OrderCursor> =
-                    chunk.iter().map(|order| OrderCursor { order: order.clone(), after }).collect();
-                let events = self.store.events_of_orders(&cursors, PAGE).await?;
+                let cursors: Vec<SubjectCursor> = chunk
+                    .iter()
+                    .map(|subject| SubjectCursor { subject: subject.clone(), after })
+                    .collect();
+                let events = self.store.events_of_subjects(&cursors, PAGE).await?;
                 let full = events.len() == PAGE as usize;
                 let last = events.last().map_or(end, |event| event.seq);
                 for event in events.into_iter().filter(|event| event.seq <= end) {
@@ -214,7 +218,7 @@ impl EventFeed {
     }
 
     /// Subscribes to the events after a position; none when there are too many streams. With an
-    /// order in the filter, the stream ends when the order is settled.
+    /// subject in the filter, the stream ends when the subject is settled.
     pub fn subscribe(self: &Arc<Self>, filter: EventFilter, after: i64) -> Option<Subscription> {
         let permit = self.permit()?;
         Some(Subscription::new(Arc::clone(self), filter, after, permit))
@@ -240,7 +244,7 @@ impl EventFeed {
     /// after it.
     async fn join(
         &self,
-        order: Option<String>,
+        subject: Option<SubjectKey>,
     ) -> Result<(i64, mpsc::Receiver<FeedItem>), StoreError> {
         let (items, received) = mpsc::channel(FEED_ITEMS_MAX);
         let mut subscribers = self.subscribers.lock().await;
@@ -248,7 +252,7 @@ impl EventFeed {
             // The reader was idle, its position is out of date.
             subscribers.end = self.store.log_end().await?;
         }
-        subscribers.all.push(Subscriber { order, items });
+        subscribers.all.push(Subscriber { subject, items });
         self.joined.notify_one();
         Ok((subscribers.end, received))
     }

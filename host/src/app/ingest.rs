@@ -1,7 +1,7 @@
 //! Events of other programs: each counts once, by its source and id.
 //!
 //! Bounds: what one request may hold ([`crate::domain::cloud_events::ingress`]), and
-//! [`CONCURRENT_LOOKUPS`] lookups of orders at a time.
+//! [`CONCURRENT_LOOKUPS`] lookups of subjects at a time.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +10,12 @@ use futures::StreamExt as _;
 use super::App;
 use crate::domain::cloud_events::ingress::IngestedEvent;
 use crate::domain::event::{Envelope, EventKey, LoggedEvent};
+use crate::domain::subject::SubjectKey;
 use crate::domain::trace_context::{self, TraceContext};
 use crate::pipeline::routes::Routes as _;
 use crate::store::{AcceptedEvent, NewEvent, StoreError};
 
-/// Concurrent lookups of orders that events name.
+/// Concurrent lookups of subjects that events name.
 const CONCURRENT_LOOKUPS: usize = 8;
 const TRACE_PARENT: &str = trace_context::NAMES[0];
 
@@ -35,24 +36,27 @@ impl App {
         events: Vec<IngestedEvent>,
         trace: &TraceContext,
     ) -> Result<Vec<AcceptedEvent>, StoreError> {
-        let orders = self.known_orders(&events).await?;
+        let subjects = self.known_subjects(&events).await?;
         let published = events
             .into_iter()
-            .map(|event| self.services.publish(self.new_ingested(event, &orders, trace)));
+            .map(|event| self.services.publish(self.new_ingested(event, &subjects, trace)));
         futures::future::join_all(published).await.into_iter().collect()
     }
 
-    /// The orders that events name and that exist. An event that names another one is logged
-    /// without an order.
-    async fn known_orders(&self, events: &[IngestedEvent]) -> Result<BTreeSet<String>, StoreError> {
-        let named: BTreeSet<String> =
-            events.iter().filter_map(|event| event.order_id.clone()).collect();
+    /// The subjects that events name and that exist. An event that names another one is logged
+    /// without a subject.
+    async fn known_subjects(
+        &self,
+        events: &[IngestedEvent],
+    ) -> Result<BTreeSet<SubjectKey>, StoreError> {
+        let named: BTreeSet<SubjectKey> =
+            events.iter().filter_map(|event| event.subject_key.clone()).collect();
         let lookups =
-            named.into_iter().map(async |id: String| self.services.store.order(&id).await);
+            named.into_iter().map(async |key: SubjectKey| self.services.store.subject(&key).await);
         let mut found = futures::stream::iter(lookups).buffered(CONCURRENT_LOOKUPS);
         let mut known = BTreeSet::new();
-        while let Some(order) = found.next().await {
-            known.extend(order?.map(|order| order.id));
+        while let Some(subject) = found.next().await {
+            known.extend(subject?.map(|subject| subject.key));
         }
         Ok(known)
     }
@@ -60,10 +64,10 @@ impl App {
     fn new_ingested(
         &self,
         ingested: IngestedEvent,
-        orders: &BTreeSet<String>,
+        subjects: &BTreeSet<SubjectKey>,
         trace: &TraceContext,
     ) -> NewEvent {
-        let IngestedEvent { mut event, order_id, correlation_id, due_at_ms } = ingested;
+        let IngestedEvent { mut event, subject_key, correlation_id, due_at_ms } = ingested;
         // An event that has a trace context continues that trace.
         let own = |name: &str| {
             event
@@ -80,7 +84,7 @@ impl App {
         let routed_to = self.services.pipeline.stages_for(&event.event_type);
         let mut envelope = Envelope::first(
             event,
-            order_id.filter(|id| orders.contains(id)),
+            subject_key.filter(|key| subjects.contains(key)),
             due_at_ms + self.expiry_ms,
         );
         envelope.correlation_id = correlation_id.unwrap_or(envelope.correlation_id);

@@ -38,7 +38,7 @@ impl App {
             event_type: PRODUCT_STOCKED,
             subject: &stock.sku,
             data: stock.body.to_string().into(),
-            order_id: None,
+            subject_key: None,
             trace,
             due_at_ms: None,
         });

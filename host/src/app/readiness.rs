@@ -49,7 +49,7 @@ pub struct Readiness {
     /// Background tasks that ended or panicked and have not recovered. Readiness is affected by
     /// those whose [`Impact`] is critical.
     pub failing_tasks: Vec<FailingTask>,
-    /// Events of unfinished orders that no stage consumes; they do not affect readiness.
+    /// Events of unfinished subjects that no stage consumes; they do not affect readiness.
     pub unrouted: Vec<UnroutedEvents>,
     /// The host is stopping.
     pub stopping: bool,
@@ -121,7 +121,7 @@ impl App {
         skipped.chain(folder).collect()
     }
 
-    /// The events of unfinished orders that wait for a stage, by type, as last counted.
+    /// The events of unfinished subjects that wait for a stage, by type, as last counted.
     pub fn unrouted_events(&self) -> Vec<UnroutedEvents> {
         self.services.unrouted.load().to_vec()
     }

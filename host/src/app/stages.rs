@@ -142,7 +142,7 @@ impl App {
     }
 
     /// Deletes a stage from the pipeline: nothing is routed to it any more, and the deliveries that
-    /// wait for it are skipped, so that no order waits for it. Messages that are in its queue stay
+    /// wait for it are skipped, so that no subject waits for it. Messages that are in its queue stay
     /// there; a later stage of this name ignores them.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ impl App {
                     relay.enqueue(outbox);
                 }
                 // Another host settles them as well: look again.
-                Commit::Conflict { .. } | Commit::OrderCancelled(_) => {}
+                Commit::Conflict { .. } | Commit::SubjectCancelled(_) => {}
             }
         }
     }
@@ -203,7 +203,7 @@ impl App {
             event_type: &event.event_type,
             subject: &event.subject,
             data: event.data.clone(),
-            order_id: None,
+            subject_key: None,
             trace: TraceContext::begin(),
             due_at_ms: None,
         });

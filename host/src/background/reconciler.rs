@@ -1,6 +1,6 @@
 //! The reconciler: refills queues that lost messages from the open deliveries in the store.
 //!
-//! It carries the guarantee that an accepted order survives the loss of the broker. Two triggers: a
+//! It carries the guarantee that an accepted subject survives the loss of the broker. Two triggers: a
 //! gap that the broker reports, and a periodic sweep for open deliveries that no queue holds: queued
 //! before those that are settled now, or before an empty queue, and held by no host. A message that
 //! a host holds for long counts as queued when the host recorded that last. A copy of a message that

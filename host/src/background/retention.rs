@@ -1,8 +1,8 @@
-//! Retention: deletes finished orders past their retention period, in small batches.
+//! Retention: deletes finished subjects past their retention period, in small batches.
 //!
-//! An order is deleted with its events, deliveries, attempts, dead letters and state under
+//! A subject is deleted with its events, deliveries, attempts, dead letters and state under
 //! `order/<id>/`, once none of it is open; its id and fingerprint stay. Guarantee: nothing is
-//! deleted that a broker may still deliver, because the configuration keeps orders at least twice
+//! deleted that a broker may still deliver, because the configuration keeps subjects at least twice
 //! as long as events live.
 
 use std::time::Duration;
@@ -36,12 +36,12 @@ impl Retention {
         }
         loop {
             let wait = match self.tick().await {
-                Ok(pruned) if pruned.orders + pruned.events >= u64::from(self.config.batch) => {
+                Ok(pruned) if pruned.subjects + pruned.events >= u64::from(self.config.batch) => {
                     BETWEEN
                 }
                 Ok(_) => Duration::from_millis(self.config.interval_ms),
                 Err(error) => {
-                    tracing::warn!(%error, "expired orders could not be deleted, retrying");
+                    tracing::warn!(%error, "expired subjects could not be deleted, retrying");
                     Duration::from_millis(self.config.interval_ms)
                 }
             };
@@ -56,11 +56,11 @@ impl Retention {
     pub async fn tick(&self) -> Result<Pruned, StoreError> {
         let before_ms = self.services.clock.now_ms().saturating_sub(self.config.max_age_ms);
         let pruned = self.services.store.prune(before_ms, self.config.batch).await?;
-        if pruned.orders + pruned.events > 0 {
+        if pruned.subjects + pruned.events > 0 {
             tracing::info!(
-                orders = pruned.orders,
+                subjects = pruned.subjects,
                 events = pruned.events,
-                "deleted finished orders past their retention period"
+                "deleted finished subjects past their retention period"
             );
         }
         Ok(pruned)

@@ -10,9 +10,9 @@ use std::sync::Arc;
 /// What a failing task means for the host's readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Impact {
-    /// Orders are not accepted or processed as they should be: the host is not ready.
+    /// Subjects are not accepted or processed as they should be: the host is not ready.
     Critical,
-    /// Orders are processed all the same: `/ready` lists the task, and stays ready.
+    /// Subjects are processed all the same: `/ready` lists the task, and stays ready.
     Upkeep,
 }
 
@@ -79,7 +79,7 @@ tasks! {
     ControlSync = "control-sync", Upkeep;
     /// Exchanges bindings with other hosts.
     BindingSync = "binding-sync", Upkeep;
-    /// Deletes finished orders past their retention period.
+    /// Deletes finished subjects past their retention period.
     Retention = "retention", Upkeep;
     /// Drops warm instances that have been idle too long.
     IdleInstances = "idle-instances", Upkeep;

@@ -1,7 +1,7 @@
 //! Routes events that no stage consumed when they were committed, once a stage consumes their type.
 //!
-//! It carries the guarantee that an accepted order does not wait for ever: the store keeps such events
-//! while their order is unfinished, and this task looks for stages on this and every other host.
+//! It carries the guarantee that an accepted subject does not wait for ever: the store keeps such events
+//! while their subject is unfinished, and this task looks for stages on this and every other host.
 //! Bounds: [`BATCH`] events in one transaction. Costs: one query of a partial index every
 //! [`EVERY`].
 

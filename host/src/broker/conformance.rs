@@ -70,7 +70,7 @@ pub(super) fn event(event_type: &str, id: usize) -> Outgoing {
     };
     let envelope = Envelope {
         event,
-        order_id: None,
+        subject_key: None,
         correlation_id: "c".into(),
         cause: None,
         hops: 1,

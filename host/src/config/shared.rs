@@ -11,8 +11,9 @@ use sha2::{Digest as _, Sha256};
 use super::{Config, mask_password};
 use crate::domain::event::hex;
 
-/// Sections whose values decide what happens to orders, on whichever host.
-const SECTIONS: [&str; 6] = ["orders", "products", "retention", "recording", "defaults", "stages"];
+/// Sections whose values decide what happens to subjects, on whichever host.
+const SECTIONS: [&str; 7] =
+    ["orders", "events", "products", "retention", "recording", "defaults", "stages"];
 /// Longest value that is shown.
 const SHOWN_MAX: usize = 40;
 
@@ -58,7 +59,7 @@ mod tests {
                     \"secret\"\n[stages.payment]\nlanes = 3\n";
         let settings = Config::from_toml(text).unwrap().shared_settings();
         assert_eq!(settings["stages.payment.lanes"], "3");
-        assert_eq!(settings["orders.hops_max"], "64");
+        assert_eq!(settings["events.hops_max"], "64");
         assert!(settings["broker.url"].starts_with("sha256:"));
         let all = format!("{settings:?}");
         assert!(

@@ -10,7 +10,7 @@ use figment::value::{Dict, Value};
 
 use super::environment::{self, Override, Variables};
 use super::{ConfigError, DEFAULT_FILE};
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 
 /// The values of all sources.
 #[derive(Debug, Default)]

@@ -69,7 +69,7 @@ fn one_problem_hides_no_other() {
         http = [ { host = "http://x", methods = ["FETCH"], por = 1 } ]
         [plugin]
         dir = "x"
-        [orders]
+        [events]
         external_event_types = ["a..b"]
         expiry_ms = "long"
     "#;
@@ -90,8 +90,8 @@ fn one_problem_hides_no_other() {
         "stages.payment.grants.http[0].methods: `FETCH` must be",
         "stages.payment.grants.http[0].por: unknown key: did you mean `port`?",
         "plugin: unknown key: did you mean `plugins`?",
-        "orders.external_event_types: the event type `a..b`",
-        "orders.expiry_ms: must be a whole number",
+        "events.external_event_types: the event type `a..b`",
+        "events.expiry_ms: must be a whole number",
     ];
     for start in expected {
         assert!(

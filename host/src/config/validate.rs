@@ -93,9 +93,9 @@ impl Config {
             ("runtime.stack_max_bytes", self.runtime.stack_max_bytes as u64),
             ("retention.interval_ms", self.retention.interval_ms),
             ("retention.batch", u64::from(self.retention.batch)),
-            ("orders.expiry_ms", self.orders.expiry_ms),
-            ("orders.hops_max", u64::from(self.orders.hops_max)),
-            ("orders.chain_events_max", self.orders.chain_events_max),
+            ("events.expiry_ms", self.events.expiry_ms),
+            ("events.hops_max", u64::from(self.events.hops_max)),
+            ("events.chain_events_max", self.events.chain_events_max),
         ] {
             at_least_one(key, value, problems);
         }
@@ -113,11 +113,11 @@ impl Config {
         // A copy of a deleted order's event would be processed again, so every copy must have
         // expired by then.
         if self.retention.max_age_ms != 0
-            && self.retention.max_age_ms < self.orders.expiry_ms.saturating_mul(2)
+            && self.retention.max_age_ms < self.events.expiry_ms.saturating_mul(2)
         {
-            let least_ms = self.orders.expiry_ms.saturating_mul(2);
+            let least_ms = self.events.expiry_ms.saturating_mul(2);
             problems.push(format!(
-                "retention.max_age_ms: {} must be 0 or at least twice orders.expiry_ms: {least_ms}",
+                "retention.max_age_ms: {} must be 0 or at least twice events.expiry_ms: {least_ms}",
                 self.retention.max_age_ms
             ));
         }
@@ -125,14 +125,14 @@ impl Config {
 
     fn validate_orders(&self, problems: &mut Vec<String>) {
         self.orders.status.validate("orders.status", problems);
-        let patterns = self.orders.external_event_types.iter();
-        let patterns = patterns.map(|one| ("external_event_types", one));
+        let patterns = self.events.external_event_types.iter();
+        let patterns = patterns.map(|one| ("events.external_event_types", one));
         let compensations = self.orders.status.cancel.compensations.iter();
         let compensations = compensations.filter(|one| !one.is_empty());
-        let compensations = compensations.map(|one| ("status.cancel.compensations", one));
+        let compensations = compensations.map(|one| ("orders.status.cancel.compensations", one));
         for (key, pattern) in patterns.chain(compensations) {
             if let Some(why) = topic_problem(pattern) {
-                problems.push(format!("orders.{key}: the event type `{pattern}` {why}"));
+                problems.push(format!("{key}: the event type `{pattern}` {why}"));
             }
         }
         for event_type in self.orders.status.transitions.keys() {

@@ -16,8 +16,8 @@ use serde_json::{Map, Value};
 use crate::domain::event::LoggedEvent;
 use crate::domain::event::{Event, HOST_EVENT_PREFIX};
 use crate::domain::field_error::{FieldError, pointer};
-use crate::domain::json;
-use crate::domain::order::{is_dot_segment, whole};
+use crate::domain::json::{self, whole};
+use crate::domain::subject::is_dot_segment;
 use crate::domain::timestamp;
 use crate::domain::trace_context;
 
@@ -27,8 +27,8 @@ pub const STRUCTURED: &str = "application/cloudevents+json";
 pub const BATCH: &str = "application/cloudevents-batch+json";
 /// Prefix of the host's own extension attributes.
 pub const HOST: &str = "postrider";
-/// The order that an event belongs to.
-pub const HOST_ORDER: &str = "postriderorder";
+/// The subject that an event belongs to.
+pub const HOST_SUBJECT: &str = "postridersubject";
 /// The first event of the chain.
 pub const HOST_CORRELATION: &str = "postridercorrelation";
 
@@ -333,7 +333,7 @@ pub fn write(logged: &LoggedEvent) -> String {
     }
     let host = [
         (HOST_CORRELATION, Some(envelope.correlation_id.clone())),
-        (HOST_ORDER, envelope.order_id.clone()),
+        (HOST_SUBJECT, envelope.subject_key.as_ref().map(ToString::to_string)),
         ("postriderposition", Some(logged.seq.to_string())),
         ("postriderstage", logged.stage.clone()),
         ("postriderdigest", logged.digest.clone()),
@@ -410,7 +410,7 @@ mod tests {
             };
             let cause = Some(EventKey { source: "/y".into(), id: "0".into() });
             let envelope =
-                Envelope { cause, ..Envelope::first(event.clone(), Some("o".into()), 0) };
+                Envelope { cause, ..Envelope::first(event.clone(), "order/o".parse().ok(), 0) };
             let logged = LoggedEvent {
                 seq: 7,
                 envelope,

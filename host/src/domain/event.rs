@@ -10,6 +10,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::subject::SubjectKey;
+
 /// Event types that start with this are the host's own; stages may consume but never emit them.
 pub const HOST_EVENT_PREFIX: &str = "postrider.";
 /// Stands for a message of another program that cannot be read.
@@ -34,7 +36,7 @@ const CONTEXT: [&str; 6] = ["id", "source", "type", "subject", "time", "specvers
 /// Most bytes in all texts of an envelope: they become message headers, some of them twice, and
 /// `RabbitMQ` accepts 128 KiB of headers.
 const TEXTS_MAX_BYTES: usize = 32 << 10;
-/// Longest id, source, order id and correlation id: a Postgres index entry has at most 2,704 bytes.
+/// Longest id, source and correlation id: a Postgres index entry has at most 2,704 bytes.
 const KEY_MAX_BYTES: usize = 1_000;
 /// Longest AMQP short string.
 const SHORT_MAX_BYTES: usize = 255;
@@ -46,9 +48,9 @@ pub(crate) const TIME_MAX_MS: u64 = 253_402_207_200_999;
 /// ```
 /// use postrider::{Event, Failure};
 ///
-/// fn order(event: &Event) -> Result<serde_json::Value, Failure> {
+/// fn body(event: &Event) -> Result<serde_json::Value, Failure> {
 ///     serde_json::from_slice(&event.data)
-///         .map_err(|error| Failure::reject("invalid-order", format!("{}: {error}", event.subject)))
+///         .map_err(|error| Failure::reject("invalid-body", format!("{}: {error}", event.subject)))
 /// }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +61,7 @@ pub struct Event {
     pub event_type: String,
     /// Its producer: a URI reference such as `/orders/stages/payment`.
     pub source: String,
-    /// What it is about: the order id.
+    /// What it is about: the id of an order, a document or another subject.
     pub subject: String,
     /// When it happened, milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
@@ -74,19 +76,19 @@ pub struct Event {
 /// An event with its place in a chain of events.
 ///
 /// ```
-/// use postrider::Settlement;
+/// use postrider::{Settlement, SubjectKey};
 ///
-/// /// Whether the delivery belongs to the order.
-/// fn belongs_to(settled: &Settlement, order_id: &str) -> bool {
-///     settled.envelope.order_id.as_deref() == Some(order_id)
+/// /// Whether the delivery belongs to the subject.
+/// fn belongs_to(settled: &Settlement, subject: &SubjectKey) -> bool {
+///     settled.envelope.subject_key.as_ref() == Some(subject)
 /// }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     /// The event itself.
     pub event: Event,
-    /// The order that this event belongs to; inherited from its cause.
-    pub order_id: Option<String>,
+    /// The subject that this event belongs to; inherited from its cause.
+    pub subject_key: Option<SubjectKey>,
     /// Id of the first event of the chain.
     pub correlation_id: String,
     /// The event that caused this one; none for the first of a chain.
@@ -100,10 +102,10 @@ pub struct Envelope {
 
 impl Envelope {
     /// The envelope of the first event of a chain.
-    pub fn first(event: Event, order_id: Option<String>, expires_at_ms: u64) -> Self {
+    pub fn first(event: Event, subject_key: Option<SubjectKey>, expires_at_ms: u64) -> Self {
         Self {
             correlation_id: event.id.clone(),
-            order_id,
+            subject_key,
             cause: None,
             hops: 0,
             expires_at_ms,
@@ -111,15 +113,15 @@ impl Envelope {
         }
     }
 
-    /// The envelope of an event that `cause` led to: same order and chain, one hop further.
+    /// The envelope of an event that `cause` led to: same subject and chain, one hop further.
     pub fn caused_by(cause: &Self, event: Event, expires_at_ms: u64) -> Self {
         Self { hops: cause.hops.saturating_add(1), ..Self::replacing(cause, event, expires_at_ms) }
     }
 
-    /// The envelope of an event that replaces `old`: same order, same place in the chain.
+    /// The envelope of an event that replaces `old`: same subject, same place in the chain.
     pub fn replacing(old: &Self, event: Event, expires_at_ms: u64) -> Self {
         Self {
-            order_id: old.order_id.clone(),
+            subject_key: old.subject_key.clone(),
             correlation_id: old.correlation_id.clone(),
             cause: Some(old.key()),
             hops: old.hops,
@@ -131,7 +133,7 @@ impl Envelope {
     /// Returns why a store or a broker cannot accept it, if so: it would block everything queued
     /// behind it.
     pub fn validate(&self) -> Option<String> {
-        let Self { event, order_id, correlation_id, cause, expires_at_ms, .. } = self;
+        let Self { event, correlation_id, cause, expires_at_ms, .. } = self;
         let mut texts = vec![
             &event.id,
             &event.source,
@@ -140,7 +142,6 @@ impl Envelope {
             &event.content_type,
             correlation_id,
         ];
-        texts.extend(order_id);
         texts.extend(cause.iter().flat_map(|cause| [&cause.source, &cause.id]));
         texts.extend(event.attributes.iter().flat_map(|(name, value)| [name, value]));
         if texts[..3].iter().any(|text| text.is_empty()) {
@@ -160,11 +161,10 @@ impl Envelope {
                 "{bytes} bytes in its subject and attributes; the limit is {TEXTS_MAX_BYTES}"
             ));
         }
-        let keys = [&event.id, &event.source, correlation_id].into_iter().chain(order_id);
+        let keys = [&event.id, &event.source, correlation_id].into_iter();
         if let Some(key) = keys.map(String::len).find(|length| *length > KEY_MAX_BYTES) {
             return Some(format!(
-                "an id, a source, an order id or a correlation id of {key} bytes; the limit is \
-                 {KEY_MAX_BYTES}"
+                "an id, a source or a correlation id of {key} bytes; the limit is {KEY_MAX_BYTES}"
             ));
         }
         let shorts = [&event.event_type, &event.content_type];
@@ -181,12 +181,14 @@ impl Envelope {
 
     /// The bytes of its data and texts.
     pub fn bytes(&self) -> u64 {
-        let Self { event, order_id, correlation_id, cause, .. } = self;
+        let Self { event, subject_key, correlation_id, cause, .. } = self;
         let Event { id, event_type, source, subject, content_type, data, attributes, .. } = event;
         let texts = [id, event_type, source, subject, content_type, correlation_id];
         let attributes = attributes.iter().map(|(name, value)| name.len() + value.len());
-        let optional = order_id.iter().chain(cause.iter().flat_map(|key| [&key.source, &key.id]));
-        let texts = texts.into_iter().chain(optional).map(String::len);
+        let cause = cause.iter().flat_map(|key| [&key.source, &key.id]);
+        let texts = texts.into_iter().chain(cause).map(String::len);
+        let subject_key = subject_key.as_ref().map(|key| key.len());
+        let texts = texts.chain(subject_key);
         (data.len() + texts.sum::<usize>() + attributes.sum::<usize>()) as u64
     }
 
@@ -448,10 +450,10 @@ mod tests {
                 data: Bytes::new(),
                 attributes: vec![("zone".into(), "z".repeat(30_000))],
             };
-            Envelope::first(event, Some("o".repeat(KEY_MAX_BYTES)), TIME_MAX_MS)
+            Envelope::first(event, Some(SubjectKey::new("order", "o")), TIME_MAX_MS)
         };
         assert_eq!(valid().validate(), None);
-        let cases: [(&str, Change); 11] = [
+        let cases: [(&str, Change); 10] = [
             ("no id", |envelope| envelope.event.event_type.clear()),
             ("NUL", |envelope| envelope.event.attributes[0].1.push('\0')),
             ("NUL", |envelope| {
@@ -461,8 +463,7 @@ mod tests {
                 envelope.event.attributes.push(("type".into(), "order.cancelled".into()));
             }),
             ("bytes in its subject", |envelope| envelope.event.subject = "s".repeat(3_000)),
-            ("an id, a source,", |envelope| envelope.event.id = "i".repeat(1_001)),
-            ("an order id", |envelope| envelope.order_id = Some("o".repeat(1_001))),
+            ("an id, a source or", |envelope| envelope.event.id = "i".repeat(1_001)),
             ("a correlation id", |envelope| envelope.correlation_id = "c".repeat(1_001)),
             ("a content type", |envelope| envelope.event.content_type = "c".repeat(256)),
             ("a time", |envelope| envelope.expires_at_ms = u64::MAX),

@@ -183,6 +183,12 @@ impl fmt::Display for Decimal {
     }
 }
 
+/// A whole number of at least 0, also where it is written with a point: `2.0` is 2 (JSON Schema,
+/// "integer").
+pub fn whole(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| Decimal::from(value.as_number()?).whole())
+}
+
 /// The text that is the same for every notation of the same value: keys in order, no white space,
 /// numbers as [`Decimal`]. It is for comparing, not for reading.
 pub fn canonical(value: &Value) -> String {

@@ -46,7 +46,7 @@ pub(super) fn open_broker(
                 namespace: host.config.namespace.clone(),
                 host_name: host.name.to_owned(),
                 clock: Arc::clone(host.clock),
-                expiry_ms: host.config.orders.expiry_ms,
+                expiry_ms: host.config.events.expiry_ms,
                 ingress: host.config.ingress(),
             };
             let (rabbit, links) =

@@ -135,7 +135,7 @@ impl HostTasks {
         );
         group.spawn(
             Task::UnroutedEvents,
-            Arc::new(UnroutedRouter::new(services.clone(), config.orders.expiry_ms)),
+            Arc::new(UnroutedRouter::new(services.clone(), config.events.expiry_ms)),
             |router, stop| async move { router.run(stop).await },
         );
         group.spawn(

@@ -1,4 +1,4 @@
-//! Views of deliveries, for orders and dead letters.
+//! Views of deliveries, for subjects and dead letters.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -29,7 +29,7 @@ pub(crate) enum DeliveryStatusView {
     Open,
     /// The stage decided.
     Done,
-    /// This version of the stage does not consume the event, or the order was cancelled first.
+    /// This version of the stage does not consume the event, or the subject was cancelled first.
     Skipped,
     /// Dead-lettered.
     Dead,

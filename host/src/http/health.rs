@@ -53,7 +53,7 @@ pub(crate) struct ReadinessView {
     /// Background tasks that ended or panicked and have not recovered yet. The host restarts them,
     /// and stops when one keeps failing.
     failing_tasks: Vec<FailingTaskView>,
-    /// Events of unfinished orders that no stage consumes; they do not affect readiness. They are
+    /// Events of unfinished subjects that no stage consumes; they do not affect readiness. They are
     /// routed when a stage that consumes their type appears.
     unrouted: Vec<UnroutedEventsView>,
     /// The host is stopping.

@@ -146,7 +146,7 @@ impl Collector for TaskCollector {
         let name = "postrider_chain_limit_refusals";
         let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(self.0.services().pipeline.chains().refused()).encode(metric)?;
-        let help = "Events of unfinished orders that wait for a stage that consumes their type";
+        let help = "Events of unfinished subjects that wait for a stage that consumes their type";
         let name = "postrider_unrouted_events";
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for events in self.0.unrouted_events() {

@@ -11,6 +11,7 @@ use utoipa::openapi::{Ref, Required};
 use super::pages::{PAGE, PAGE_MAX};
 use super::problem::{Kind, MEDIA_TYPE};
 use crate::domain::cloud_events::{TYPE_MAX, TYPE_PATTERN};
+use crate::domain::subject::KEY_PATTERN;
 
 mod schemas;
 
@@ -68,6 +69,16 @@ pub(super) fn event_type_schema() -> Object {
         "Words separated by dots. Types that start with `postrider.` are reserved for the host.";
     let text = ObjectBuilder::new().schema_type(Type::String).description(Some(description));
     text.pattern(Some(TYPE_PATTERN)).max_length(Some(TYPE_MAX)).build()
+}
+
+/// The key of a subject.
+pub(super) fn subject_schema() -> Object {
+    text_schema_with(KEY_PATTERN, "A subject: `<kind>/<id>`, such as `order/123`.")
+}
+
+fn text_schema_with(pattern: &str, description: &str) -> Object {
+    let text = ObjectBuilder::new().schema_type(Type::String).description(Some(description));
+    text.pattern(Some(pattern)).build()
 }
 
 /// The size of a page.

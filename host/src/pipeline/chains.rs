@@ -1,6 +1,6 @@
 //! Counts the events of each chain, and knows which chains operators stopped.
 //!
-//! Guarantee: a chain on this host ends near `orders.chain_events_max`. Events are counted when their
+//! Guarantee: a chain on this host ends near `events.chain_events_max`. Events are counted when their
 //! commit is decided and taken back when it is refused, so the messages of one batch see each other's
 //! events. Counting costs no row per event: the numbers are in memory, and only those of large chains
 //! are recorded in the store (`background::control_sync`), which adds up all hosts and survives a

@@ -23,7 +23,7 @@ pub enum OutcomeKind {
     Retried,
     /// The delivery was dead-lettered.
     DeadLettered,
-    /// It was settled without a call: the version does not consume its type, its order is
+    /// It was settled without a call: the version does not consume its type, its subject is
     /// cancelled, or its chain is stopped.
     Skipped,
     /// The same attempt follows later.

@@ -204,7 +204,7 @@ impl PluginSupervisor {
         for name in &names {
             self.stop(state, name);
         }
-        tracing::info!(%file, stages = %names.join(","), "plugin removed; its queues keep their messages, and orders wait for its stages until they are deleted: `postrider stages delete <stage>`");
+        tracing::info!(%file, stages = %names.join(","), "plugin removed; its queues keep their messages, and subjects wait for its stages until they are deleted: `postrider stages delete <stage>`");
         self.files.update(file, |status| {
             *status = FileStatus { removed: true, stages: names, ..FileStatus::default() }
         });

@@ -333,12 +333,12 @@ fn name(level: log::Level) -> &'static str {
     }
 }
 
-/// Logs a guest's line with the stage, order, event and attempt that it belongs to.
+/// Logs a guest's line with the stage, subject, event and attempt that it belongs to.
 fn emit(call: Option<&CallData>, level: log::Level, message: &str, fields: &[(String, String)]) {
     let stage = call.map(|call| &*call.context.stage);
     let attempt = call.map(|call| call.context.attempt);
     let event = call.map(|call| call.envelope.event.id.as_str());
-    let order = call.and_then(|call| call.envelope.order_id.as_deref());
+    let subject = call.and_then(|call| call.envelope.subject_key.as_deref());
     if let Some(logs) = call.and_then(|call| call.context.logs.as_ref()) {
         return logs.push(LogLine {
             level: name(level),
@@ -351,7 +351,7 @@ fn emit(call: Option<&CallData>, level: log::Level, message: &str, fields: &[(St
     });
     macro_rules! line {
         ($level:ident) => {
-            tracing::$level!(target: "postrider::guest", stage, order, event, attempt, fields, "{message}")
+            tracing::$level!(target: "postrider::guest", stage, subject, event, attempt, fields, "{message}")
         };
     }
     match level {

@@ -168,7 +168,7 @@ pub trait StageHandler: Send + Sync + 'static {
 /// #[async_trait]
 /// impl NativeStage for Greet {
 ///     fn describe(&self) -> Description {
-///         Description::new("greet", "1.0.0", "Greets the customer of each new order")
+///         Description::new("greet", "1.0.0", "Greets the customer of each new subject")
 ///             .consumes(["order.created"])
 ///             .emits(["customer.greeted"])
 ///     }
@@ -178,7 +178,7 @@ pub trait StageHandler: Send + Sync + 'static {
 ///         _: &mut NativeContext,
 ///         event: &Event,
 ///     ) -> Result<Vec<Emitted>, NativeError> {
-///         let greeting = serde_json::json!({ "order": event.subject });
+///         let greeting = serde_json::json!({ "subject": event.subject });
 ///         Ok(vec![Emitted::json("customer.greeted", &greeting)])
 ///     }
 /// }

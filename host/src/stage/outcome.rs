@@ -9,7 +9,7 @@ use crate::stage::circuit_breaker::Health;
 /// ```
 /// use postrider::Description;
 ///
-/// let description = Description::new("fraud", "1.0.0", "Scores orders")
+/// let description = Description::new("fraud", "1.0.0", "Scores subjects")
 ///     .consumes(["order.created"])
 ///     .emits(["fraud.scored"]);
 /// assert_eq!(description.emits, ["fraud.scored"]);

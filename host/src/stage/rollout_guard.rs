@@ -3,7 +3,7 @@
 //!
 //! Pure. Only traps and timeouts count: an error that a stage returns is its decision. A trap is an
 //! attempt of its message; the next attempt runs on the version that serves by then. A few bad
-//! messages say little about a version: the attempts of one message, the events of one order and
+//! messages say little about a version: the attempts of one message, the events of one subject and
 //! the events that one program sends count once, unless most of what the version was called with
 //! trapped. Bounds: the number of watched calls.
 
@@ -25,7 +25,7 @@ const TELLING_MESSAGES: usize = 20;
 pub struct RolloutGuardPolicy {
     /// Calls of a new version that are watched; 0: none.
     pub messages: u32,
-    /// Number of orders and other senders whose messages may trap or time out.
+    /// Number of subjects and other senders whose messages may trap or time out.
     pub traps_max: u32,
 }
 
@@ -53,10 +53,10 @@ pub struct RolloutGuard<T> {
     origins: HashSet<u64>,
 }
 
-/// Where a message comes from: the chain of events that it belongs to, for one of an order or of a
+/// Where a message comes from: the chain of events that it belongs to, for one of a subject or of a
 /// stage, or else the program that sent it.
 fn origin(envelope: &Envelope) -> &str {
-    if envelope.order_id.is_some() || envelope.cause.is_some() {
+    if envelope.subject_key.is_some() || envelope.cause.is_some() {
         &envelope.correlation_id
     } else {
         &envelope.event.source
@@ -148,6 +148,7 @@ impl<T> RolloutGuard<T> {
 mod tests {
     use super::*;
     use crate::domain::event::Event;
+    use crate::domain::subject::SubjectKey;
 
     const POLICY: RolloutGuardPolicy = RolloutGuardPolicy { messages: 50, traps_max: 1 };
     use CallEnd::{Returned, Trapped};
@@ -171,8 +172,11 @@ mod tests {
         Envelope::first(event, None, 0)
     }
 
-    fn order(id: usize) -> Envelope {
-        Envelope { order_id: Some(id.to_string()), ..sent(id, "/orders/api") }
+    fn subject(id: usize) -> Envelope {
+        Envelope {
+            subject_key: Some(SubjectKey::new("order", &id.to_string())),
+            ..sent(id, "/orders/api")
+        }
     }
 
     /// Reports calls of the new version; returns the reason for which it is rolled back.
@@ -193,13 +197,13 @@ mod tests {
 
     #[test]
     fn a_version_that_traps_too_often_is_rolled_back() {
-        let calls = [(order(1), Trapped), (order(2), Returned), (order(3), Trapped)];
+        let calls = [(subject(1), Trapped), (subject(2), Returned), (subject(3), Trapped)];
         assert_eq!(judged(calls).unwrap(), "2 of its first 3 messages trapped or timed out");
     }
 
     #[test]
     fn a_few_bad_messages_of_one_sender_say_little() {
-        let retried = (0..10).map(|_| (order(1), Trapped)).collect::<Vec<_>>();
+        let retried = (0..10).map(|_| (subject(1), Trapped)).collect::<Vec<_>>();
         let one_program = (0..10).map(|id| (sent(id, "/shop"), Trapped)).collect();
         let mut caused = Vec::new();
         for id in 0..10 {
@@ -226,16 +230,16 @@ mod tests {
         let mut guard = guard();
         for id in 1..50 {
             let end = if id == 2 { Trapped } else { Returned };
-            assert!(matches!(guard.report("new", &order(id), end), Finding::Watching));
+            assert!(matches!(guard.report("new", &subject(id), end), Finding::Watching));
         }
-        assert!(matches!(guard.report("new", &order(50), Returned), Finding::Passed));
+        assert!(matches!(guard.report("new", &subject(50), Returned), Finding::Passed));
     }
 
     #[test]
     fn calls_of_the_previous_version_do_not_count() {
         let mut guard = guard();
         for id in 0..5 {
-            assert!(matches!(guard.report("old", &order(id), Trapped), Finding::Watching));
+            assert!(matches!(guard.report("old", &subject(id), Trapped), Finding::Watching));
         }
     }
 }

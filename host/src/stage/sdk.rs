@@ -26,7 +26,7 @@ use crate::stage::state::StateError;
 ///
 /// impl Stage for Audit {
 ///     fn describe() -> Description {
-///         Description::new("audit", "1.0.0", "Logs orders").consumes(&["order.created"])
+///         Description::new("audit", "1.0.0", "Logs subjects").consumes(&["order.created"])
 ///     }
 ///
 ///     fn handle(cx: &mut Context<'_>, event: &Event) -> Result<Vec<Emit>, Failure> {

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use self::lane_cache::Cached;
 pub use self::lane_cache::LaneCache;
 use self::overlay::Overlay;
+use crate::domain::subject::SubjectKey;
 use crate::stage::outcome::{Failure, Limit, Outcome};
 use crate::stage::recording::{ListQuery, Recorder};
 use crate::stage::state_writes::StateWrites;
@@ -90,7 +91,7 @@ struct Inner {
     /// Versions that calls relied on; 0 for a key that never existed.
     reads: HashMap<String, Version>,
     cache: LaneCache,
-    /// Folders (`order/<id>/`) whose every stored key is in `cache` or known absent.
+    /// Folders of subjects (`order/123/`) whose every stored key is in `cache` or known absent.
     folders: BTreeSet<String>,
     prefetched: HashMap<String, Cached>,
 }
@@ -114,15 +115,14 @@ impl BatchState {
         Arc::new(Self { stage, store, limits, inner: Mutex::new(inner) })
     }
 
-    /// Reads every key under `order/<subject>/` for all subjects in one query, so that the reads of
+    /// Reads every key under `<subject>/` for all subjects in one query, so that the reads of
     /// the calls need none.
     ///
     /// # Errors
     ///
     /// When the store cannot be read.
-    pub async fn prefetch(&self, subjects: &BTreeSet<String>) -> Result<(), StoreError> {
-        let folders: Vec<String> =
-            subjects.iter().map(|subject| format!("order/{subject}/")).collect();
+    pub async fn prefetch(&self, subjects: &BTreeSet<SubjectKey>) -> Result<(), StoreError> {
+        let folders: Vec<String> = subjects.iter().map(|subject| format!("{subject}/")).collect();
         let rows = self.store.state_folders(&self.stage, &folders).await?;
         let mut inner = self.lock();
         inner.prefetched.extend(rows.into_iter().map(|row| (row.key, (row.value, row.version))));
@@ -203,11 +203,8 @@ impl Inner {
     }
 
     fn in_fetched_folder(&self, key: &str) -> bool {
-        let mut parts = key.splitn(3, '/');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some("order"), Some(id), Some(_)) => self.folders.contains(&format!("order/{id}/")),
-            _ => false,
-        }
+        let mut slashes = key.match_indices('/');
+        slashes.nth(1).is_some_and(|(second, _)| self.folders.contains(&key[..=second]))
     }
 }
 

@@ -146,7 +146,7 @@ pub enum Commit {
         /// Keys whose version is no longer the one that the batch read.
         conflicts: Vec<String>,
     },
-    /// Nothing was written: the orders of these deliveries are cancelled. Run the batch again with
+    /// Nothing was written: the subjects of these deliveries are cancelled. Run the batch again with
     /// them skipped.
-    OrderCancelled(Vec<DeliveryKey>),
+    SubjectCancelled(Vec<DeliveryKey>),
 }

@@ -2,6 +2,7 @@
 
 use super::{FailedAttempt, OutboxRow};
 use crate::domain::event::{Envelope, EventKey};
+use crate::domain::subject::SubjectKey;
 
 /// A dead letter.
 #[derive(Debug, Clone)]
@@ -60,8 +61,8 @@ pub struct DeadLetterFilter {
     pub status: Option<DeadLetterStatus>,
     /// Only this group.
     pub group: Option<String>,
-    /// Only this order's.
-    pub order: Option<String>,
+    /// Only this subject's.
+    pub subject: Option<SubjectKey>,
     /// Only those dead-lettered then or later, milliseconds since 1970-01-01 UTC.
     pub since_ms: Option<u64>,
     /// Only those dead-lettered before then, milliseconds since 1970-01-01 UTC.

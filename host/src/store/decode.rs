@@ -10,16 +10,17 @@ use serde::de::DeserializeOwned;
 
 use super::{
     ControlState, DeadLetter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, Direct,
-    FailedAttempt, LoggedEvent, Order, OutboxRow, Page, PluginLoad, RecordedDelivery,
-    RecordingCursor, StageControl, StateRow, StoreError,
+    FailedAttempt, LoggedEvent, OutboxRow, Page, PluginLoad, RecordedDelivery, RecordingCursor,
+    StageControl, StateRow, StoreError, Subject,
 };
 use crate::domain::event::{Envelope, Event, EventKey};
+use crate::domain::subject::SubjectKey;
 
 /// The columns that [`envelope`] reads, of `events e`: fourteen.
 macro_rules! envelope_columns {
     () => {
         "e.source, e.id, e.type, e.subject, e.time_ms, e.content_type, e.data, e.attributes, \
-         e.order_id, e.correlation_id, \
+         e.subject_key, e.correlation_id, \
          e.cause_source, e.cause_id, e.hops, e.expires_ms"
     };
 }
@@ -36,13 +37,13 @@ macro_rules! logged_columns {
 }
 pub(super) use logged_columns;
 
-/// The columns that [`order`] reads, of `orders o`: seven, the last for the cursor.
-macro_rules! order_columns {
+/// The columns that [`subject`] reads, of `subjects sub`: seven, the last for the cursor.
+macro_rules! subject_columns {
     () => {
-        "o.id, o.customer, o.status, o.body, o.created_ms, o.updated_ms, o.pos"
+        "sub.key, sub.customer, sub.status, sub.body, sub.created_ms, sub.updated_ms, sub.pos"
     };
 }
-pub(super) use order_columns;
+pub(super) use subject_columns;
 
 /// The columns that [`attempts`] reads, of `attempts a`.
 macro_rules! attempt_columns {
@@ -83,6 +84,15 @@ pub(super) trait Columns {
         Ok(self.maybe_text(at)?.map(str::to_owned))
     }
 
+    /// A subject's key.
+    fn subject(&self, at: usize) -> Result<SubjectKey, StoreError> {
+        subject_key(self.text(at)?)
+    }
+
+    fn maybe_subject(&self, at: usize) -> Result<Option<SubjectKey>, StoreError> {
+        self.maybe_text(at)?.map(subject_key).transpose()
+    }
+
     /// A count or a time.
     fn unsigned(&self, at: usize) -> Result<u64, StoreError> {
         let value = self.int(at)?;
@@ -104,6 +114,11 @@ pub(super) trait Columns {
             serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))
         })
     }
+}
+
+fn subject_key(text: &str) -> Result<SubjectKey, StoreError> {
+    SubjectKey::stored(text)
+        .ok_or_else(|| StoreError::Corrupt(format!("`{text}` is not the key of a subject")))
 }
 
 /// Implements [`Columns`] for a row of sqlx, given how its errors are read.
@@ -136,7 +151,7 @@ pub(super) fn envelope(row: &impl Columns, at: usize) -> Result<Envelope, StoreE
             data: Bytes::copy_from_slice(row.blob(at + 6)?),
             attributes: row.list(at + 7)?,
         },
-        order_id: row.maybe_owned(at + 8)?,
+        subject_key: row.maybe_subject(at + 8)?,
         correlation_id: row.owned(at + 9)?,
         cause: cause_source.zip(cause_id).map(|(source, id)| EventKey { source, id }),
         hops: row.small(at + 12)?,
@@ -144,10 +159,10 @@ pub(super) fn envelope(row: &impl Columns, at: usize) -> Result<Envelope, StoreE
     })
 }
 
-/// Decodes an order.
-pub(super) fn order(row: &impl Columns) -> Result<Order, StoreError> {
-    Ok(Order {
-        id: row.owned(0)?,
+/// Decodes a subject.
+pub(super) fn subject(row: &impl Columns) -> Result<Subject, StoreError> {
+    Ok(Subject {
+        key: row.subject(0)?,
         customer: row.maybe_owned(1)?,
         status: row.owned(2)?,
         body: serde_json::from_str(row.text(3)?)

@@ -4,12 +4,13 @@
 
 use super::LoggedEvent;
 use crate::domain::event::topic_matches;
+use crate::domain::subject::SubjectKey;
 
 /// Which events of the log; all conditions apply.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
-    /// Only this order's.
-    pub order: Option<String>,
+    /// Only this subject's.
+    pub subject: Option<SubjectKey>,
     /// Only types that this topic pattern covers (`*` one word, `#` any number of words).
     pub event_type: Option<String>,
     /// Only of this source.
@@ -32,7 +33,7 @@ impl EventFilter {
         let is = |wanted: &Option<String>, present: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| Some(wanted) == present)
         };
-        is(&self.order, envelope.order_id.as_deref())
+        self.subject.as_ref().is_none_or(|wanted| Some(wanted) == envelope.subject_key.as_ref())
             && is(&self.source, Some(&event.source))
             && is(&self.stage, logged.stage.as_deref())
             && is(&self.correlation, Some(&envelope.correlation_id))
@@ -56,20 +57,20 @@ pub struct LogRange {
     pub limit: u32,
 }
 
-/// A position in an order's events.
+/// A position in a subject's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OrderCursor {
-    /// The order's id.
-    pub order: String,
+pub struct SubjectCursor {
+    /// The subject.
+    pub subject: SubjectKey,
     /// Only events after this position of the log; 0: all.
     pub after: i64,
 }
 
-/// An order whose deliveries are all settled.
+/// A subject whose deliveries are all settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SettledOrder {
-    /// The order.
-    pub order: String,
+pub struct SettledSubject {
+    /// The subject.
+    pub subject: SubjectKey,
     /// Its status.
     pub status: String,
 }

@@ -79,15 +79,15 @@ impl NewEvent {
         Self { routed_to: Vec::new(), only_stage: None, only_logged: true, ..self }
     }
 
-    /// Whether something depends on the event being processed, while its order is unfinished: an
-    /// order or stock that was accepted, or the next step of an order. A cancellation completes
+    /// Whether something depends on the event being processed, while its subject is unfinished: a
+    /// subject or stock that was accepted, or the next step of a subject. A cancellation completes
     /// without a stage.
     pub(super) fn needs_a_stage(&self) -> bool {
         let event_type = self.envelope.event.event_type.as_str();
         self.origin == Origin::Host
             && event_type != ORDER_CANCELLED
             && !event_type.starts_with(HOST_EVENT_PREFIX)
-            && (self.producer.is_none() || self.envelope.order_id.is_some())
+            && (self.producer.is_none() || self.envelope.subject_key.is_some())
     }
 
     /// The same event, sent to the queue of `stage` alone, whatever else consumes its type.

@@ -40,7 +40,7 @@ pub use self::open::{DatabaseStatus, OpenError, PostgresSettings};
 use super::StoreError;
 use super::transaction::{Op, Operation, Request};
 use crate::domain::clock::{Clock, SteadyClock};
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 
 /// How to open the store.
 pub struct PostgresOptions {
@@ -56,7 +56,7 @@ pub struct PostgresOptions {
     pub steady: Option<Arc<SteadyClock>>,
     /// Leases count by `clock` as well: for tests with a manual clock.
     pub host_time: bool,
-    /// Order status by events.
+    /// Subject status by events.
     pub status: Arc<StatusRules>,
     /// How long an outbox row is held for sending.
     pub lease_ms: u64,

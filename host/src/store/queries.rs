@@ -1,6 +1,6 @@
 //! Queries, the same for every database: they see the last commit and never wait for a writer.
 //!
-//! Bounded by the caller's page sizes; an order's own events and deliveries are bounded by its
+//! Bounded by the caller's page sizes; a subject's own events and deliveries are bounded by its
 //! hops.
 
 mod dead_letters;
@@ -13,15 +13,16 @@ use std::sync::Arc;
 pub(super) use self::dead_letters::{
     count_dead_letters, dead_letter, dead_letter_groups, dead_letter_ids, dead_letters,
 };
-use self::log::ORDERS;
+use self::log::SUBJECTS;
 use super::chains;
-use super::decode::{self, Columns, attempt_columns, envelope_columns, order_columns};
+use super::decode::{self, Columns, attempt_columns, envelope_columns, subject_columns};
 use super::{
-    CHAINS_MAX, ChainRecord, DeliveryRecord, OpenDelivery, Order, OrderFilter, Page, PluginLoad,
-    RecordedDelivery, RecordingCursor, RecordingFilter, StageBacklog, StageControl, StateRow,
-    StoreError,
+    CHAINS_MAX, ChainRecord, DeliveryRecord, OpenDelivery, Page, PluginLoad, RecordedDelivery,
+    RecordingCursor, RecordingFilter, StageBacklog, StageControl, StateRow, StoreError, Subject,
+    SubjectFilter,
 };
 use crate::domain::event::{DeliveryKey, Event};
+use crate::domain::subject::SubjectKey;
 
 /// A value for a placeholder; those of a query are `$1`, `$2`, ….
 #[derive(Debug, Clone, Copy)]
@@ -82,9 +83,12 @@ pub(super) async fn state_keys(
     db.rows(sql.to_owned(), &args).await?.iter().map(|row| row.owned(0)).collect()
 }
 
-pub(super) async fn order_by_id(db: &impl Reader, id: &str) -> Result<Option<Order>, StoreError> {
-    let sql = concat!("SELECT ", order_columns!(), " FROM orders o WHERE o.id = $1");
-    db.rows(sql.to_owned(), &[Arg::Text(id)]).await?.first().map(decode::order).transpose()
+pub(super) async fn subject(
+    db: &impl Reader,
+    key: &SubjectKey,
+) -> Result<Option<Subject>, StoreError> {
+    let sql = concat!("SELECT ", subject_columns!(), " FROM subjects sub WHERE sub.key = $1");
+    db.rows(sql.to_owned(), &[Arg::Text(key)]).await?.first().map(decode::subject).transpose()
 }
 
 /// Adds conditions, numbering their placeholders.
@@ -133,35 +137,36 @@ fn waiting_at(stage: usize) -> String {
     )
 }
 
-pub(super) async fn orders(
+pub(super) async fn subjects(
     db: &impl Reader,
-    filter: &OrderFilter,
-) -> Result<Page<Order>, StoreError> {
+    filter: &SubjectFilter,
+) -> Result<Page<Subject>, StoreError> {
     let mut query =
-        Conditions::after(concat!("SELECT ", order_columns!(), " FROM orders o WHERE TRUE"));
-    query.and("o.status =", filter.status.as_deref().map(Arg::Text));
-    query.and("o.customer =", filter.customer.as_deref().map(Arg::Text));
+        Conditions::after(concat!("SELECT ", subject_columns!(), " FROM subjects sub WHERE TRUE"));
+    query.and("sub.kind =", filter.kind.as_deref().map(Arg::Text));
+    query.and("sub.status =", filter.status.as_deref().map(Arg::Text));
+    query.and("sub.customer =", filter.customer.as_deref().map(Arg::Text));
     if let Some(stage) = &filter.stage {
         query.args.push(Arg::Text(stage));
         let _ = write!(
             query.sql,
-            " AND o.id IN (SELECT e.order_id FROM ({}) k CROSS JOIN events e WHERE e.seq = k.event_seq)",
+            " AND sub.key IN (SELECT e.subject_key FROM ({}) k CROSS JOIN events e WHERE e.seq = k.event_seq)",
             waiting_at(query.args.len())
         );
     }
     // Times grow with positions: the positions bound the search, the times decide.
     if let Some(since_ms) = filter.since_ms {
-        query.and("o.pos >", Some(Arg::Int(ORDERS.before(db, since_ms).await?)));
-        query.and("o.created_ms >=", Some(Arg::Int(since_ms as i64)));
+        query.and("sub.pos >", Some(Arg::Int(SUBJECTS.before(db, since_ms).await?)));
+        query.and("sub.created_ms >=", Some(Arg::Int(since_ms as i64)));
     }
     if let Some(until_ms) = filter.until_ms {
-        query.and("o.pos <=", Some(Arg::Int(ORDERS.after(db, until_ms).await?)));
-        query.and("o.created_ms <", Some(Arg::Int(until_ms as i64)));
+        query.and("sub.pos <=", Some(Arg::Int(SUBJECTS.after(db, until_ms).await?)));
+        query.and("sub.created_ms <", Some(Arg::Int(until_ms as i64)));
     }
-    query.and("o.pos <", filter.before.map(Arg::Int));
-    let (sql, args) = query.newest_first("o.pos", filter.limit);
+    query.and("sub.pos <", filter.before.map(Arg::Int));
+    let (sql, args) = query.newest_first("sub.pos", filter.limit);
     let rows = db.rows(sql, &args).await?;
-    decode::page(&rows, filter.limit, |row| Ok((row.int(6)?, decode::order(row)?)))
+    decode::page(&rows, filter.limit, |row| Ok((row.int(6)?, decode::subject(row)?)))
 }
 
 async fn attempts_of<R: Reader>(
@@ -183,17 +188,17 @@ async fn attempts_of<R: Reader>(
 const DELIVERIES: &str = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, \
      d.duration_us, d.created_ms, d.settled_ms, d.emitted FROM events e CROSS JOIN deliveries d WHERE d.event_seq = e.seq";
 
-/// Positions of an order's events after one.
+/// Positions of a subject's events after one.
 const EVENT_POSITIONS: &str =
-    "SELECT e.seq FROM events e WHERE e.order_id = $1 AND e.seq > $2 ORDER BY e.seq LIMIT $3";
+    "SELECT e.seq FROM events e WHERE e.subject_key = $1 AND e.seq > $2 ORDER BY e.seq LIMIT $3";
 
-pub(super) async fn order_deliveries(
+pub(super) async fn subject_deliveries(
     db: &impl Reader,
-    order_id: &str,
+    key: &SubjectKey,
     after: i64,
     limit: u32,
 ) -> Result<Page<DeliveryRecord>, StoreError> {
-    let events = [Arg::Text(order_id), Arg::Int(after), Arg::Int(i64::from(limit) + 1)];
+    let events = [Arg::Text(key), Arg::Int(after), Arg::Int(i64::from(limit) + 1)];
     let rows = db.rows(EVENT_POSITIONS.to_owned(), &events).await?;
     let positions = rows.iter().map(|row| row.int(0)).collect::<Result<Vec<i64>, _>>()?;
     let size = limit as usize;
@@ -202,9 +207,9 @@ pub(super) async fn order_deliveries(
         return Ok(Page { items: Vec::new(), next: None });
     };
     let sql = format!(
-        "{DELIVERIES} AND e.order_id = $1 AND e.seq > $2 AND e.seq <= $3 ORDER BY e.seq, d.stage"
+        "{DELIVERIES} AND e.subject_key = $1 AND e.seq > $2 AND e.seq <= $3 ORDER BY e.seq, d.stage"
     );
-    let rows = db.rows(sql, &[Arg::Text(order_id), Arg::Int(after), Arg::Int(last)]).await?;
+    let rows = db.rows(sql, &[Arg::Text(key), Arg::Int(after), Arg::Int(last)]).await?;
     Ok(Page { items: deliveries(db, rows).await?, next })
 }
 
@@ -255,9 +260,9 @@ async fn deliveries<R: Reader>(
 /// A stage's recordings after a cursor: a range of their key.
 const RECORDINGS: &str = "SELECT r.* FROM recordings r WHERE r.stage = $1 AND (r.settled_ms, r.event_seq) > ($2, $3) \
      ORDER BY r.settled_ms, r.event_seq LIMIT $4";
-/// The same, of one order.
-const RECORDINGS_OF_ORDER: &str = "SELECT r.* FROM events e CROSS JOIN deliveries d CROSS JOIN recordings r \
-     WHERE e.order_id = $5 AND d.event_seq = e.seq AND d.stage = $1 \
+/// The same, of one subject.
+const RECORDINGS_OF_SUBJECT: &str = "SELECT r.* FROM events e CROSS JOIN deliveries d CROSS JOIN recordings r \
+     WHERE e.subject_key = $5 AND d.event_seq = e.seq AND d.stage = $1 \
      AND r.stage = d.stage AND r.settled_ms = d.settled_ms AND r.event_seq = d.event_seq \
      AND (r.settled_ms, r.event_seq) > ($2, $3) ORDER BY r.settled_ms, r.event_seq LIMIT $4";
 
@@ -272,8 +277,8 @@ pub(super) async fn recordings<R: Reader>(
         Arg::Int(after.event_seq),
         Arg::Int(i64::from(filter.limit) + 1),
     ];
-    args.extend(filter.order.as_deref().map(Arg::Text));
-    let picked = if filter.order.is_some() { RECORDINGS_OF_ORDER } else { RECORDINGS };
+    args.extend(filter.subject.as_deref().map(Arg::Text));
+    let picked = if filter.subject.is_some() { RECORDINGS_OF_SUBJECT } else { RECORDINGS };
     let sql = format!(
         "SELECT r.settled_ms, r.event_seq, r.body, d.round, d.attempt, d.version, d.digest, d.emitted, {} \
          FROM ({picked}) r CROSS JOIN deliveries d CROSS JOIN events e \

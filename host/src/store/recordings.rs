@@ -1,6 +1,7 @@
 //! Recordings as every store keeps them, their filter, and the cursor of their list.
 
 use crate::domain::event::{Envelope, Event};
+use crate::domain::subject::SubjectKey;
 
 /// A settled delivery with its recording.
 #[derive(Debug, Clone)]
@@ -65,8 +66,8 @@ impl std::str::FromStr for RecordingCursor {
 pub struct RecordingFilter {
     /// The stage.
     pub stage: String,
-    /// Only this order's.
-    pub order: Option<String>,
+    /// Only this subject's.
+    pub subject: Option<SubjectKey>,
     /// Only those after this position.
     pub after: RecordingCursor,
     /// Page size.

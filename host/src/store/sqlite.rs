@@ -41,7 +41,7 @@ use super::StoreError;
 use super::decode::Columns as _;
 use super::transaction::{self, Numbers, Operation, Request, TransactionTime, WriteSet};
 use crate::domain::clock::{Clock, SteadyClock};
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 
 /// How to open the store.
 pub struct SqliteOptions {
@@ -55,7 +55,7 @@ pub struct SqliteOptions {
     pub clock: Arc<dyn Clock>,
     /// The same, when it has to continue the time of what is stored.
     pub steady: Option<Arc<SteadyClock>>,
-    /// Order status by events.
+    /// Subject status by events.
     pub status: Arc<StatusRules>,
     /// How long an outbox row is held for sending.
     pub lease_ms: u64,
@@ -71,7 +71,7 @@ struct Context {
     host: String,
     /// Length of a lease.
     lease_ms: u64,
-    /// Order status by events.
+    /// Subject status by events.
     status: Arc<StatusRules>,
     publish_all: bool,
     /// The last numbers that were written: this is the only writer.

@@ -15,11 +15,13 @@ mod rows;
 mod write_set;
 
 pub(crate) use self::apply::batch as decide_batch;
-pub(crate) use self::numbered::{LockedOrder, NumberedWriteSet};
+pub(crate) use self::numbered::{LockedSubject, NumberedWriteSet};
 pub(crate) use self::operation::{Op, Operation, Pending, Request, SentRows};
 pub(crate) use self::read_set::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
 pub(crate) use self::rows::{
-    AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OrderRow, OutboxInsert,
-    RecordingRow, StateWrite,
+    AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OutboxInsert, RecordingRow,
+    StateWrite, SubjectRow,
 };
-pub(crate) use self::write_set::{IMMEDIATELY, Numbers, Subject, TransactionTime, WriteSet};
+pub(crate) use self::write_set::{
+    IMMEDIATELY, Numbers, SubjectProgress, TransactionTime, WriteSet,
+};

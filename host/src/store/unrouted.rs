@@ -1,4 +1,4 @@
-//! Events that wait for a stage: no stage consumed them when they were committed, and their order is
+//! Events that wait for a stage: no stage consumed them when they were committed, and their subject is
 //! unfinished. They are routed when a stage that consumes their type appears.
 
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct Routing {
 /// What one call routed.
 #[derive(Debug)]
 pub struct Routed {
-    /// Events that no longer wait, those of finished orders included.
+    /// Events that no longer wait, those of finished subjects included.
     pub events: u32,
     /// Rows that are due now and leased to this host.
     pub outbox: Vec<OutboxRow>,
@@ -46,14 +46,14 @@ pub struct Routed {
 pub(super) struct RoutedEvents {
     /// Those that no longer wait.
     pub(super) all: Vec<i64>,
-    /// Those of them that are sent: their orders are unfinished.
+    /// Those of them that are sent: their subjects are unfinished.
     pub(super) sent: Vec<i64>,
     /// Rows that are due now and leased to this host.
     pub(super) outbox: Vec<OutboxRow>,
 }
 
 impl Routing {
-    /// Adds what is sent to `write_set`. Each row has position, whether the order is finished, due
+    /// Adds what is sent to `write_set`. Each row has position, whether the subject is finished, due
     /// time and envelope.
     pub(super) fn route<'a>(
         &'a self,
@@ -77,14 +77,14 @@ impl Routing {
     }
 }
 
-/// Counts waiting events by type, for [`decode`]: those whose order's status is not finished. At most
+/// Counts waiting events by type, for [`decode`]: those whose subject's status is not finished. At most
 /// 10,000 are counted.
 macro_rules! count_unrouted {
     ($is_unfinished:literal) => {
         concat!(
             "SELECT k.type, count(*), min(k.unrouted_ms) FROM (SELECT e.type, e.unrouted_ms FROM \
-             events e LEFT JOIN orders o ON o.id = e.order_id WHERE e.unrouted_ms IS NOT NULL AND \
-             (o.id IS NULL OR o.status ",
+             events e LEFT JOIN subjects sub ON sub.key = e.subject_key WHERE e.unrouted_ms IS NOT NULL AND \
+             (sub.key IS NULL OR sub.status ",
             $is_unfinished,
             ") LIMIT 10000) k GROUP BY k.type ORDER BY k.type"
         )

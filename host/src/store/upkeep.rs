@@ -1,4 +1,4 @@
-//! Retention of what belongs to no order, the same for every database: loads of plugins, controls of
+//! Retention of what belongs to no subject, the same for every database: loads of plugins, controls of
 //! running stages, chains of events, and removed state keys.
 
 /// A removed key stays at least this long, because a lane may still cache its version: lanes empty

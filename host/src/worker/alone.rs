@@ -106,7 +106,7 @@ impl Alone<'_> {
 
     /// Decides and commits. A delivery that another transaction settled, or sent again, is settled.
     async fn settle(&self, cause: Cause<'_>) -> Result<(), StoreError> {
-        let mut order_cancelled = false;
+        let mut subject_cancelled = false;
         loop {
             let attempt = Attempt {
                 delivery: self.delivery(),
@@ -115,26 +115,31 @@ impl Alone<'_> {
                 digest: self.running.handler.digest().into(),
                 duration_us: 0,
             };
-            let decision = self.decide(&attempt, cause.progress(), order_cancelled);
+            let decision = self.decide(&attempt, cause.progress(), subject_cancelled);
             let Decision::Settle(ruling) = decision else { return Ok(()) };
             let version = self.running.handler.description().version.clone();
             let envelope = Arc::clone(&self.envelope);
             let settlement = ruling.into_settlement(attempt, envelope, version, None);
             match commit_alone(self.services, settlement).await? {
                 Commit::Done { .. } | Commit::Conflict { .. } => return Ok(()),
-                Commit::OrderCancelled(_) => order_cancelled = true,
+                Commit::SubjectCancelled(_) => subject_cancelled = true,
             }
         }
     }
 
-    fn decide(&self, attempt: &Attempt, progress: Progress<'_>, order_cancelled: bool) -> Decision {
+    fn decide(
+        &self,
+        attempt: &Attempt,
+        progress: Progress<'_>,
+        subject_cancelled: bool,
+    ) -> Decision {
         let (envelope, policy) = (&*self.envelope, &self.running.policy);
         decide::decide(DecisionInputs {
             policy,
             routes: &*self.services.pipeline,
             envelope,
             attempt,
-            order_cancelled,
+            subject_cancelled,
             chain: self.services.pipeline.chains().status(&envelope.correlation_id),
             expires_at_ms: self.stage.expires_at_ms(envelope.expires_at_ms, policy.expiry_ms),
             progress,
@@ -261,7 +266,7 @@ mod tests {
             data: "🎁".into(),
             attributes: vec![("zone".to_owned(), "🎁".to_owned())],
         };
-        Envelope::first(event, Some("🎁".to_owned()), 9)
+        Envelope::first(event, "order/1".parse().ok(), 9)
     }
 
     #[test]
@@ -274,7 +279,7 @@ mod tests {
         }
         assert_eq!(data, &original.event.data, "the body is kept");
         assert_eq!(substitute.key(), storable(&original).key());
-        assert_eq!(substitute.order_id, None);
+        assert_eq!(substitute.subject_key, None);
     }
 
     #[test]

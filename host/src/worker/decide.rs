@@ -110,7 +110,7 @@ impl From<Verdict> for Decision {
 /// Decides what happens next to a delivery. Once the stage was called, the decision is never
 /// [`Decision::Call`].
 pub fn decide(mut inputs: DecisionInputs<'_>) -> Decision {
-    if inputs.order_cancelled || inputs.chain.stopped {
+    if inputs.subject_cancelled || inputs.chain.stopped {
         return Verdict::Skipped.into();
     }
     match std::mem::take(&mut inputs.progress) {

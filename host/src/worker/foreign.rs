@@ -2,7 +2,7 @@
 //! as those over HTTP are before they are accepted.
 //!
 //! Hosts never send such messages, so only those of other programs cost queries: one for the event,
-//! and one for the order that a new event names.
+//! and one for the subject that a new event names.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::store::{Store, StoreError};
 
 /// What the log makes of a message.
 pub(super) enum Identified {
-    /// The event to run. One that the log has belongs to the order that the log says; a new one to
-    /// the order that it names, if there is such an order.
+    /// The event to run. One that the log has belongs to the subject that the log says; a new one
+    /// to the subject that it names, if there is one.
     Event(Arc<Envelope>),
     /// The log has another event with its source and id.
     Conflict,
@@ -34,17 +34,17 @@ pub(super) async fn identify(
     }
     let event = &envelope.event;
     let known = store.events_by_id(&event.id).await?.into_iter().map(|logged| logged.envelope);
-    let order_id = match known.into_iter().find(|known| known.event.source == event.source) {
+    let subject_key = match known.into_iter().find(|known| known.event.source == event.source) {
         Some(known) if !is_repetition(&known.event, event) => return Ok(Identified::Conflict),
-        Some(known) => known.order_id,
-        None => match &envelope.order_id {
-            Some(id) => store.order(id).await?.map(|order| order.id),
+        Some(known) => known.subject_key,
+        None => match &envelope.subject_key {
+            Some(key) => store.subject(key).await?.map(|subject| subject.key),
             None => None,
         },
     };
-    Ok(Identified::Event(if order_id == envelope.order_id {
+    Ok(Identified::Event(if subject_key == envelope.subject_key {
         Arc::clone(envelope)
     } else {
-        Arc::new(Envelope { order_id, ..Envelope::clone(envelope) })
+        Arc::new(Envelope { subject_key, ..Envelope::clone(envelope) })
     }))
 }

@@ -154,7 +154,7 @@ impl Lane {
                         self.recover(&mut work, failed, &mut pace, cancel).await;
                     }
                 }
-                Ok((Commit::OrderCancelled(keys), _)) => self.mark_cancelled(&mut work, &keys),
+                Ok((Commit::SubjectCancelled(keys), _)) => self.mark_cancelled(&mut work, &keys),
                 Err(error) => {
                     let failed = Failed { len, running: &running, error };
                     self.recover(&mut work, failed, &mut pace, cancel).await;
@@ -296,10 +296,10 @@ impl Lane {
         tracing::debug!(
             stage = %self.stage.name,
             deliveries = keys.len(),
-            "commit refused, skipping deliveries of cancelled orders"
+            "commit refused, skipping deliveries of cancelled subjects"
         );
         for work in work.iter_mut().filter(|work| keys.contains(&work.key.delivery)) {
-            work.order_cancelled = true;
+            work.subject_cancelled = true;
         }
     }
 

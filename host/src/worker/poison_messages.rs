@@ -69,7 +69,7 @@ enum Handling {
 enum Settled {
     /// As decided.
     Committed,
-    /// The delivery was settled before, or its order is cancelled.
+    /// The delivery was settled before, or its subject is cancelled.
     Refused,
 }
 
@@ -325,11 +325,11 @@ impl PoisonMessageHandler {
         decide::decide(DecisionInputs { progress: Progress::Rejected(rejection), ..inputs })
     }
 
-    /// The decision after a commit was refused because the order is cancelled.
+    /// The decision after a commit was refused because the subject is cancelled.
     fn decide_on_cancelled(&self, message: &RejectedMessage, running: &Running) -> Decision {
         let attempt = self.attempt(message, running);
         let inputs = self.inputs(message, running, &attempt);
-        decide::decide(DecisionInputs { order_cancelled: true, ..inputs })
+        decide::decide(DecisionInputs { subject_cancelled: true, ..inputs })
     }
 
     fn inputs<'a>(
@@ -345,7 +345,7 @@ impl PoisonMessageHandler {
             routes: &*self.services.pipeline,
             envelope,
             attempt,
-            order_cancelled: false,
+            subject_cancelled: false,
             chain: self.services.pipeline.chains().status(&envelope.correlation_id),
             expires_at_ms: self.stage.expires_at_ms(envelope.expires_at_ms, expiry_ms),
             progress: Progress::NotCalled,
@@ -394,7 +394,7 @@ impl PoisonMessageHandler {
     ) -> Result<Settled, StoreError> {
         match self.commit(message, running, ruling).await? {
             Commit::Done { .. } => Ok(Settled::Committed),
-            Commit::OrderCancelled(_) => {
+            Commit::SubjectCancelled(_) => {
                 if let Decision::Settle(ruling) = self.decide_on_cancelled(message, running) {
                     self.commit(message, running, ruling).await?;
                 }

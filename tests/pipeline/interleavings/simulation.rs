@@ -14,11 +14,12 @@ use futures::future::{BoxFuture, FutureExt as _, join_all};
 use postrider::internals::{
     Attempt, Batch, BatchState, Call, Cancelled, ChainStatus, Commit, DeadLetterAction,
     DeadLetterFilter, DeadLetterStatus, Decision, DecisionInputs, LaneCache, LostDeliveries,
-    NewCancel, NewEvent, NewOrder, ORDER_CANCELLED, ORDER_CREATED, OutboxRow, Outcome,
+    NewCancel, NewEvent, NewSubject, ORDER_CANCELLED, ORDER_CREATED, OutboxRow, Outcome,
     PRODUCT_STOCKED, Progress, Routes as _, StateSource, decide,
 };
 use postrider::{
-    CallContext, Clock as _, DeliveryKey, Envelope, Event, Failure, Settlement, StoreError, Verdict,
+    CallContext, Clock as _, DeliveryKey, Envelope, Event, Failure, Settlement, StoreError,
+    SubjectKey, Verdict,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -39,7 +40,7 @@ struct Message {
     envelope: Arc<Envelope>,
     round: u32,
     attempt: u32,
-    order_cancelled: bool,
+    subject_cancelled: bool,
 }
 
 /// A client's request.
@@ -174,7 +175,7 @@ impl Simulation {
                 envelope: Arc::clone(&row.envelope),
                 round,
                 attempt,
-                order_cancelled: false,
+                subject_cancelled: false,
             });
         }
         if row.envelope.event.event_type == "shipping.ready"
@@ -262,8 +263,8 @@ impl Simulation {
             }
         }
         let state = state(warm.finish().2);
-        let subjects: BTreeSet<String> =
-            work.iter().map(|message| message.envelope.event.subject.clone()).collect();
+        let subjects: BTreeSet<SubjectKey> =
+            work.iter().filter_map(|message| message.envelope.subject_key.clone()).collect();
         state.prefetch(&subjects).await?;
         let mut settlements = Vec::new();
         for message in &work {
@@ -295,7 +296,7 @@ impl Simulation {
                 routes: fixture,
                 envelope,
                 attempt: &attempt,
-                order_cancelled: message.order_cancelled,
+                subject_cancelled: message.subject_cancelled,
                 chain: ChainStatus::default(),
                 expires_at_ms: envelope.expires_at_ms,
                 progress,
@@ -386,10 +387,10 @@ impl Simulation {
                         });
                         kept = !conflicts.is_empty() || !stale.is_empty();
                     }
-                    Commit::OrderCancelled(keys) => {
+                    Commit::SubjectCancelled(keys) => {
                         self.trace.push(format!("cancelled: {}", keys.len()));
                         for message in &mut work {
-                            message.order_cancelled |=
+                            message.subject_cancelled |=
                                 keys.iter().any(|key| key.event == message.envelope.key());
                         }
                     }
@@ -447,9 +448,13 @@ fn event(
         data: data.to_string().into(),
         attributes: Vec::new(),
     };
-    let envelope =
-        Envelope::first(event, order.map(str::to_owned), now_ms + fixture.config.orders.expiry_ms);
+    let envelope = Envelope::first(event, order.map(key), now_ms + fixture.config.events.expiry_ms);
     NewEvent::new(envelope, now_ms, fixture.stages_for(event_type))
+}
+
+/// The key of an order.
+pub(super) fn key(id: &str) -> SubjectKey {
+    format!("order/{id}").parse().expect("a valid id")
 }
 
 type Committed = Result<(Answer, Vec<OutboxRow>), StoreError>;
@@ -480,8 +485,8 @@ fn apply<'a>(
                 let body = orders[&id].body.clone();
                 let created = event(fixture, ORDER_CREATED, &id, (&id, Some(&id)), &body);
                 let (fingerprint, status) = (id.clone(), "received".to_owned());
-                let order = NewOrder {
-                    id,
+                let order = NewSubject {
+                    key: key(&id),
                     customer: None,
                     body,
                     fingerprint,
@@ -489,7 +494,7 @@ fn apply<'a>(
                     idempotency_key: None,
                     event: created,
                 };
-                let (_, rows) = store.accept_order(order).await?;
+                let (_, rows) = store.accept_subject(order).await?;
                 (Answer::Told, rows)
             }
             Step::Client(Action::Stock(sku, quantity)) => {
@@ -520,7 +525,7 @@ fn apply<'a>(
                     &json!({ "reason": null }),
                 );
                 let (cancelled, rows) = store
-                    .cancel_order(NewCancel { order_id: id.clone(), event: cancelled })
+                    .cancel_subject(NewCancel { subject_key: key(&id), event: cancelled })
                     .await?;
                 (Answer::Cancelled(id, cancelled), rows)
             }
@@ -622,7 +627,7 @@ pub(super) async fn wake(fixture: &Fixture, simulations: &mut [Simulation]) -> R
         ..DeadLetterFilter::default()
     };
     for dead_letter in fixture.store.dead_letters(open).await?.items {
-        let expires_at_ms = fixture.clock.now_ms() + fixture.config.orders.expiry_ms;
+        let expires_at_ms = fixture.clock.now_ms() + fixture.config.events.expiry_ms;
         let DeadLetterAction::Done(rows) =
             fixture.store.replay(dead_letter.id, expires_at_ms).await?
         else {

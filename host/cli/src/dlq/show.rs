@@ -109,7 +109,7 @@ pub(super) fn dead_letter(dead_letter: &Value) {
     );
     field(
         "subject",
-        &format!("{}, order {}", cell(&event["subject"]), cell(&dead_letter["order_id"])),
+        &format!("{}, subject {}", cell(&event["subject"]), cell(&dead_letter["subject_key"])),
     );
     if dead_letter["status"] != "open" {
         field(

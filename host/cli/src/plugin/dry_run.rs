@@ -189,7 +189,7 @@ impl Judge<'_> {
             routes: &Nowhere,
             envelope: self.envelope,
             attempt,
-            order_cancelled: false,
+            subject_cancelled: false,
             chain: ChainStatus::default(),
             expires_at_ms: u64::MAX,
             progress,

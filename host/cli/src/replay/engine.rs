@@ -110,7 +110,7 @@ impl Replay {
             routes: &Nowhere,
             envelope: &envelope,
             attempt: &attempt,
-            order_cancelled: false,
+            subject_cancelled: false,
             chain,
             // The recorded call was made, so the event had not expired.
             expires_at_ms: u64::MAX,

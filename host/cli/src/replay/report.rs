@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::replay::engine::{Change, Verdict};
+use postrider::SubjectKey;
 use postrider::internals::Recorded;
 
 /// Counts, and every event whose decision is not equal.
@@ -24,7 +25,7 @@ pub(super) struct Report {
 /// An event and the result of its replay.
 #[derive(Serialize)]
 struct Entry<T> {
-    order_id: Option<String>,
+    subject_key: Option<SubjectKey>,
     event: EventName,
     settled_at_ms: u64,
     version: Option<String>,
@@ -56,7 +57,7 @@ impl<T> Entry<T> {
     fn of(recorded: &Recorded, result: T) -> Self {
         let event = &recorded.event;
         Self {
-            order_id: recorded.order_id.clone(),
+            subject_key: recorded.subject_key.clone(),
             event: EventName {
                 event_type: event.event_type.clone(),
                 id: event.id.clone(),
@@ -70,12 +71,12 @@ impl<T> Entry<T> {
         }
     }
 
-    /// `order 7  order.created order-7  (decided by 1.0.0)`
+    /// `order/7  order.created order-7  (decided by 1.0.0)`
     fn title(&self) -> String {
         let about = self
-            .order_id
+            .subject_key
             .as_ref()
-            .map_or_else(|| self.event.subject.clone(), |order| format!("order {order}"));
+            .map_or_else(|| self.event.subject.clone(), ToString::to_string);
         let version = self.version.as_deref().unwrap_or("?");
         format!("{about}  {} {}  (decided by {version})", self.event.event_type, self.event.id)
     }

@@ -48,8 +48,8 @@ impl<'a> Source<'a> {
             None => {
                 let since_ms =
                     args.since.unwrap_or_else(|| SystemClock.now_ms().saturating_sub(SINCE_MS));
-                let filter = match &args.order {
-                    Some(order) => ("order", order.clone()),
+                let filter = match &args.subject {
+                    Some(subject) => ("subject", subject.clone()),
                     None => ("since_ms", since_ms.to_string()),
                 };
                 Origin::Host {

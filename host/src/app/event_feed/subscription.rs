@@ -67,7 +67,7 @@ impl Subscription {
                 return Some(FeedItem::Event(Arc::new(event)));
             }
             match &mut self.phase {
-                Phase::Detached => match self.feed.join(self.filter.order.clone()).await {
+                Phase::Detached => match self.feed.join(self.filter.subject.clone()).await {
                     Ok((up_to, received)) => self.phase = Phase::CatchingUp { up_to, received },
                     Err(_) => tokio::time::sleep(BACKOFF).await,
                 },

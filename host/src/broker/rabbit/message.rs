@@ -33,7 +33,7 @@ const CLOUD_EVENTS_COLON: &str = "cloudEvents:";
 /// W3C trace context is sent under its own name as well: <https://www.w3.org/TR/trace-context/>.
 const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
-const ORDER: &str = "postrider-order";
+const SUBJECT: &str = "postrider-subject";
 const CORRELATION: &str = "postrider-correlation";
 const CAUSE_SOURCE: &str = "postrider-cause-source";
 const CAUSE_ID: &str = "postrider-cause-id";
@@ -72,8 +72,8 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
             }
         }
     }
-    if let Some(order) = &envelope.order_id {
-        put(ORDER, order);
+    if let Some(subject) = &envelope.subject_key {
+        put(SUBJECT, subject);
     }
     put(CORRELATION, &envelope.correlation_id);
     if let Some(cause) = &envelope.cause {
@@ -97,14 +97,14 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
 /// Properties of a message without a body, in place of one that the broker cannot carry: it names the
 /// delivery, so that its stage dead-letters it.
 pub(super) fn encode_unsendable(message: &Outgoing, why: &str) -> BasicProperties {
-    let Envelope { event, order_id, correlation_id, .. } = &*message.envelope;
+    let Envelope { event, subject_key, correlation_id, .. } = &*message.envelope;
     let event = Event {
         subject: String::new(),
         attributes: Vec::new(),
         content_type: "application/octet-stream".to_owned(),
         ..event.clone()
     };
-    let mut envelope = Envelope::first(event, order_id.clone(), message.envelope.expires_at_ms);
+    let mut envelope = Envelope::first(event, subject_key.clone(), message.envelope.expires_at_ms);
     envelope.correlation_id.clone_from(correlation_id);
     let properties = encode(&Outgoing { envelope: Arc::new(envelope), ..message.clone() });
     let mut headers = properties.headers().clone().unwrap_or_default();
@@ -217,7 +217,7 @@ fn own(
         .zip(header(headers, CAUSE_ID))
         .map(|(source, id)| EventKey { source, id });
     let envelope = Envelope {
-        order_id: header(headers, ORDER),
+        subject_key: header(headers, SUBJECT).and_then(|text| text.parse().ok()),
         correlation_id,
         cause,
         hops: number(headers, HOPS)?.map_or(0, |hops| u32::try_from(hops).unwrap_or(u32::MAX)),
@@ -232,9 +232,9 @@ fn own(
 
 /// An event that starts a chain of its own.
 fn of_another_program(ingested: IngestedEvent, ingress: Ingress<'_>) -> Decoded {
-    let IngestedEvent { event, order_id, correlation_id, due_at_ms } = ingested;
+    let IngestedEvent { event, subject_key, correlation_id, due_at_ms } = ingested;
     let expires_at_ms = due_at_ms.unwrap_or(ingress.rules.now_ms) + ingress.expiry_ms;
-    let mut envelope = Envelope::first(event, order_id, expires_at_ms.min(TIME_MAX_MS));
+    let mut envelope = Envelope::first(event, subject_key, expires_at_ms.min(TIME_MAX_MS));
     envelope.correlation_id = correlation_id.unwrap_or(envelope.correlation_id);
     let sender = Sender::OtherProgram { due_at_ms };
     Decoded { envelope: Arc::new(envelope), round: 1, attempt: 1, sender }
@@ -311,7 +311,7 @@ mod tests {
     use crate::store::Direct;
 
     const INGRESS: Ingress<'_> = Ingress {
-        rules: Rules::of_orders(1_700_000_000_123),
+        rules: Rules::for_tests(1_700_000_000_123),
         body_max_bytes: 1_000,
         expiry_ms: 500_000,
     };
@@ -331,7 +331,7 @@ mod tests {
                     ("zone".into(), "ä".into()),
                 ],
             },
-            order_id: Some("o-1".into()),
+            subject_key: "order/o-1".parse().ok(),
             correlation_id: "c".into(),
             cause: Some(EventKey { source: "/orders/api".into(), id: "e0".into() }),
             hops: 3,
@@ -397,8 +397,8 @@ mod tests {
         assert_eq!(binary.envelope, structured.envelope);
         let envelope = &binary.envelope;
         assert_eq!(
-            (envelope.event.data.as_ref(), envelope.order_id.as_deref()),
-            (&b"hello"[..], Some("7"))
+            (envelope.event.data.as_ref(), envelope.subject_key.as_deref()),
+            (&b"hello"[..], Some("order/7"))
         );
         assert_eq!(
             (envelope.correlation_id.as_str(), envelope.hops, envelope.expires_at_ms),
@@ -491,7 +491,6 @@ mod tests {
     fn unstorable_message_is_unreadable_and_can_be_dead_lettered() {
         let long = "s".repeat(100_000);
         for (key, value) in [
-            (ORDER, "a\0b"),
             ("cloudEvents_zone", "a\0b"),
             ("cloudEvents_subject", &long),
             (CORRELATION, &long),

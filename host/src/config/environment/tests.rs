@@ -41,7 +41,7 @@ fn the_key_decides_how_a_text_is_read() {
         ("POSTRIDER_STORE__MIGRATE", "false"),
         ("POSTRIDER_RUNTIME__CACHE_DIR", "123"),
         ("POSTRIDER_PLUGINS__DIGESTS", ""),
-        ("POSTRIDER_ORDERS__EXTERNAL_EVENT_TYPES", "a.b, c.d"),
+        ("POSTRIDER_EVENTS__EXTERNAL_EVENT_TYPES", "a.b, c.d"),
         ("POSTRIDER_STAGES__FRAUD_SCORE__CONSUMES", "order.*"),
         ("POSTRIDER_STAGES__FRAUD_SCORE__RATE_PER_S", "5"),
         ("POSTRIDER_STAGES__FRAUD_SCORE__INSTANCES", "warm"),
@@ -58,7 +58,7 @@ fn the_key_decides_how_a_text_is_read() {
     assert_eq!(config.namespace, "other");
     assert_eq!((config.http.body_max_bytes, config.store.migrate), (10, false));
     assert_eq!(config.runtime.cache_dir.as_deref(), Some("123".as_ref()));
-    assert_eq!(config.orders.external_event_types, ["a.b", "c.d"]);
+    assert_eq!(config.events.external_event_types, ["a.b", "c.d"]);
     assert_eq!(config.orders.status.initial("order.created"), Some("new"));
     let fraud = &config.stages["fraud-score"];
     assert_eq!(fraud.consumes.as_deref(), Some(&["order.*".to_owned()][..]));

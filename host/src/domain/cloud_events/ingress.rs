@@ -12,11 +12,12 @@ use serde_json::{Map, Value};
 
 use crate::domain::body::{self, BodyError};
 use crate::domain::cloud_events::{
-    self, BATCH, Document, HOST, HOST_CORRELATION, HOST_ORDER, STRUCTURED,
+    self, BATCH, Document, HOST, HOST_CORRELATION, HOST_SUBJECT, STRUCTURED,
 };
 use crate::domain::event::{Envelope, Event, HOST_EVENT_PREFIX};
 use crate::domain::field_error::FieldError;
 use crate::domain::json;
+use crate::domain::subject::{SubjectKey, SubjectKeyError, is_id};
 use crate::domain::timestamp;
 
 /// Most events in one batch.
@@ -118,9 +119,9 @@ impl Rules<'_> {
         problems
     }
 
-    /// Rules of the namespace `orders`.
+    /// Rules of the namespace `orders`, for tests.
     #[cfg(any(test, fuzzing))]
-    pub(crate) const fn of_orders(now_ms: u64) -> Rules<'static> {
+    pub(crate) const fn for_tests(now_ms: u64) -> Rules<'static> {
         Rules {
             now_ms,
             schedule_max_ms: 60_000,
@@ -175,8 +176,8 @@ pub fn missing(attributes: &BTreeMap<String, String>) -> Vec<&'static str> {
 pub struct IngestedEvent {
     /// The event.
     pub event: Event,
-    /// The order that it belongs to, if it names one.
-    pub order_id: Option<String>,
+    /// The subject that it belongs to, if it names one.
+    pub subject_key: Option<SubjectKey>,
     /// The first event of its chain, if it names one.
     pub correlation_id: Option<String>,
     /// When to deliver it; none: immediately.
@@ -280,14 +281,16 @@ fn ingested(
             None
         });
     let correlation_id = own(&event, HOST_CORRELATION);
-    let order_id = own(&event, HOST_ORDER)
-        .or_else(|| Some(event.subject.clone()))
-        .filter(|order| !order.is_empty());
+    let subject_key =
+        subject_key(own(&event, HOST_SUBJECT), &event.subject).unwrap_or_else(|why| {
+            problems.push(FieldError::at(format!("/{HOST_SUBJECT}"), why));
+            None
+        });
     event.attributes.retain(|(name, _)| !name.starts_with(HOST) && name != DELIVER_AT);
     // What no store and no broker can accept, whichever of them this host has.
     let envelope = Envelope {
         correlation_id: correlation_id.clone().unwrap_or_default(),
-        ..Envelope::first(event.clone(), order_id.clone(), rules.now_ms)
+        ..Envelope::first(event.clone(), subject_key.clone(), rules.now_ms)
     };
     if problems.is_empty()
         && let Some(why) = envelope.validate()
@@ -295,9 +298,18 @@ fn ingested(
         problems.push(FieldError::at("", format!("the event has {why}")));
     }
     if problems.is_empty() {
-        Ok(IngestedEvent { event, order_id, correlation_id, due_at_ms })
+        Ok(IngestedEvent { event, subject_key, correlation_id, due_at_ms })
     } else {
         Err(problems)
+    }
+}
+
+/// The key of the subject that an event belongs to: the one that it names, else an order with the id
+/// that is its CloudEvents subject.
+fn subject_key(named: Option<String>, subject: &str) -> Result<Option<SubjectKey>, String> {
+    match named {
+        Some(named) => named.parse().map(Some).map_err(|error: SubjectKeyError| error.to_string()),
+        None => Ok(is_id(subject).then(|| SubjectKey::new("order", subject))),
     }
 }
 
@@ -316,7 +328,7 @@ pub fn schedule(
     let last_ms = rules.now_ms.saturating_add(rules.schedule_max_ms);
     if due_at_ms > last_ms {
         return Err(format!(
-            "the latest is {} (`orders.schedule_max_ms`)",
+            "the latest is {} (`events.schedule_max_ms`)",
             timestamp::text(last_ms)
         ));
     }
@@ -329,12 +341,12 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules<'_> = Rules::of_orders(1_700_000_000_000);
+    const RULES: Rules<'_> = Rules::for_tests(1_700_000_000_000);
 
     #[test]
     fn the_three_modes_are_equivalent() {
         let document = json!({ "specversion": "1.0", "id": "9", "source": "/desk", "type": "order.flagged", "subject": "7", "data": {"a": 1},
-            "deliverat": "2023-11-14T22:13:50Z", "zone": "x", "postriderorder": "o-7", "postriderstage": "payment" });
+            "deliverat": "2023-11-14T22:13:50Z", "zone": "x", "postridersubject": "order/o-7", "postriderstage": "payment" });
         let one = structured(&document.to_string(), RULES).unwrap();
         assert_eq!(
             batch(&json!([document]).to_string(), RULES).unwrap(),
@@ -351,12 +363,12 @@ mod tests {
             attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         attributes.extend([
             ("deliverat".to_owned(), "1700000030000".to_owned()),
-            ("postriderorder".to_owned(), "o-7".to_owned()),
+            ("postridersubject".to_owned(), "order/o-7".to_owned()),
         ]);
         assert_eq!(binary(attributes, None, "{\"a\":1}".into(), RULES).unwrap(), one);
         assert_eq!(
-            (one.order_id.as_deref(), one.due_at_ms),
-            (Some("o-7"), Some(1_700_000_030_000))
+            (one.subject_key.as_deref(), one.due_at_ms),
+            (Some("order/o-7"), Some(1_700_000_030_000))
         );
         assert_eq!(one.event.attributes, [("zone".to_owned(), "x".to_owned())]);
     }
@@ -474,6 +486,9 @@ mod tests {
             1
         );
         let ingested = binary(attributes(), Some("text/plain"), "{".into(), RULES).unwrap();
-        assert_eq!((ingested.event.source.as_str(), ingested.order_id), ("/orders/events", None));
+        assert_eq!(
+            (ingested.event.source.as_str(), ingested.subject_key),
+            ("/orders/events", None)
+        );
     }
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::view::DeadLetterStatusView;
-use crate::http::openapi::{instant_schema, page_size_schema, position_schema};
+use crate::http::openapi::{instant_schema, page_size_schema, position_schema, subject_schema};
 use crate::http::problem::Answer;
 use crate::http::request::{Fields, QueryValidator};
 use crate::store::DeadLetterFilter;
@@ -22,9 +22,9 @@ pub(crate) struct ListDeadLetters {
     status: Option<DeadLetterStatusView>,
     /// Filter by group.
     group: Option<String>,
-    /// Filter by order.
-    #[serde(alias = "order_id")]
-    order: Option<String>,
+    /// Filter by subject.
+    #[param(schema_with = subject_schema)]
+    subject: Option<String>,
     /// Filter by the time of dead-lettering: at or after.
     #[param(schema_with = instant_schema)]
     since: Option<String>,
@@ -51,7 +51,7 @@ impl ListDeadLetters {
             code: self.code,
             status: self.status.map(Into::into),
             group: self.group,
-            order: self.order,
+            subject: validator.parsed("subject", self.subject.as_deref()),
         };
         validator.finish().map(|()| filter)
     }
@@ -60,12 +60,12 @@ impl ListDeadLetters {
 /// Reads the field `filter` of a body. A filter that selects every open dead letter must say so
 /// with `"all": true`.
 pub(super) fn selection(fields: &mut Fields) -> DeadLetterFilter {
-    fields.enter("filter", &["stage", "code", "group", "order", "since", "until", "all"]);
+    fields.enter("filter", &["stage", "code", "group", "subject", "since", "until", "all"]);
     let filter = DeadLetterFilter {
         stage: fields.text("stage"),
         code: fields.text("code"),
         group: fields.text("group"),
-        order: fields.text("order"),
+        subject: fields.parsed("subject"),
         since_ms: fields.time("since"),
         until_ms: fields.time("until"),
         ..DeadLetterFilter::default()

@@ -55,7 +55,7 @@ pub(crate) struct JobFilter {
     stage: Option<String>,
     code: Option<String>,
     group: Option<String>,
-    order: Option<String>,
+    subject: Option<String>,
     /// Milliseconds since 1970-01-01 UTC.
     since_ms: Option<u64>,
     /// Milliseconds since 1970-01-01 UTC.
@@ -112,7 +112,7 @@ impl From<&Job> for JobView {
             Work::Replay { patch } => ("replay", patch.clone(), None),
             Work::Discard { reason } => ("discard", None, Some(reason.clone())),
         };
-        let DeadLetterFilter { stage, code, group, order, since_ms, until_ms, .. } =
+        let DeadLetterFilter { stage, code, group, subject, since_ms, until_ms, .. } =
             job.task.filter.clone();
         let status: JobStatus = job.status();
         Self {
@@ -121,7 +121,14 @@ impl From<&Job> for JobView {
             edit,
             reason,
             rate_per_second: job.task.rate_per_second.get(),
-            filter: JobFilter { stage, code, group, order, since_ms, until_ms },
+            filter: JobFilter {
+                stage,
+                code,
+                group,
+                subject: subject.map(Into::into),
+                since_ms,
+                until_ms,
+            },
             state: status.state.into(),
             total: status.total,
             done: status.done,

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::filter::selection;
 use super::jobs::JobView;
 use crate::app::dead_letters::{RATE, RATE_MAX, StartError, Task, Work};
-use crate::domain::order::whole;
+use crate::domain::json::whole;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Problem};
 use crate::http::request::{Fields, Parsed, RequestBody};

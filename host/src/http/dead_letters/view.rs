@@ -25,7 +25,8 @@ pub(crate) struct DeadLetterSummary {
     status: DeadLetterStatusView,
     /// Why it was discarded.
     note: Option<String>,
-    order_id: Option<String>,
+    /// The subject of its event: `<kind>/<id>`.
+    subject_key: Option<String>,
     event: DeadLetterEvent,
     /// Round in which it was dead-lettered, from 1.
     round: u32,
@@ -120,7 +121,7 @@ impl From<&DeadLetter> for DeadLetterSummary {
             },
             status: dead_letter.status.into(),
             note: dead_letter.note.clone(),
-            order_id: dead_letter.envelope.order_id.clone(),
+            subject_key: dead_letter.envelope.subject_key.clone().map(Into::into),
             event: (&dead_letter.envelope.event).into(),
             round: dead_letter.round,
             digest: dead_letter.digest.clone(),

@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 use super::stream::live;
 use super::view::EventView;
 use crate::http::Shared;
-use crate::http::openapi::{instant_schema, page_size_schema, position_schema};
+use crate::http::openapi::{instant_schema, page_size_schema, position_schema, subject_schema};
 use crate::http::pages::Listing;
 use crate::http::problem::Answer;
 use crate::http::request::{QueryValidator, ValidQuery, last_event_id, wants_stream};
@@ -21,8 +21,9 @@ use crate::store::{EventFilter, LogRange};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListEvents {
-    /// Filter by order.
-    order: Option<String>,
+    /// Filter by subject.
+    #[param(schema_with = subject_schema)]
+    subject: Option<String>,
     /// Filter by event type.
     #[serde(rename = "type")]
     event_type: Option<String>,
@@ -64,7 +65,7 @@ impl ListEvents {
             filter: EventFilter {
                 since_ms: validator.instant("since", self.since.as_deref()),
                 until_ms: validator.instant("until", self.until.as_deref()),
-                order: self.order,
+                subject: validator.parsed("subject", self.subject.as_deref()),
                 event_type: self.event_type,
                 source: self.source,
                 stage: self.stage,

@@ -21,7 +21,8 @@ pub(crate) struct EventView {
     event_type: String,
     source: String,
     subject: String,
-    order_id: Option<String>,
+    /// The subject that it belongs to: `<kind>/<id>`.
+    subject_key: Option<String>,
     /// When it happened, milliseconds since 1970-01-01 UTC.
     time_ms: u64,
     /// When it was logged, milliseconds since 1970-01-01 UTC.
@@ -49,14 +50,14 @@ impl From<LoggedEvent> for EventView {
     fn from(logged: LoggedEvent) -> Self {
         let LoggedEvent { seq, envelope, stage, digest, routed_to, logged_at_ms, due_at_ms } =
             logged;
-        let Envelope { event, order_id, correlation_id, cause, .. } = envelope;
+        let Envelope { event, subject_key, correlation_id, cause, .. } = envelope;
         Self {
             seq,
             id: event.id,
             event_type: event.event_type,
             source: event.source,
             subject: event.subject,
-            order_id,
+            subject_key: subject_key.map(Into::into),
             time_ms: event.time_ms,
             logged_at_ms,
             due_at_ms,

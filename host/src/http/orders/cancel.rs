@@ -7,6 +7,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::key;
 use crate::domain::trace_context::TraceContext;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Kind, Problem};
@@ -41,20 +42,19 @@ pub(crate) async fn cancel(
     Path(OrderId(id)): Path<OrderId>,
     Parsed(Reason(reason)): Parsed<Reason>,
 ) -> Answer<Response> {
-    let order = match app.cancel(&id, reason, trace).await? {
+    let missing = || Problem::not_found(format!("no order `{id}`"));
+    let key = key(&id).ok_or_else(missing)?;
+    let order = match app.cancel(&key, reason, trace).await? {
         Cancelled::Begun(order) | Cancelled::Already(order) => order,
         Cancelled::Refused(order) => {
             return Err(Problem::new(Kind::ORDER_NOT_CANCELLABLE, app.why_not_cancelled(&order)));
         }
-        Cancelled::NotFound => return Err(Problem::not_found(format!("no order `{id}`"))),
+        Cancelled::NotFound => return Err(missing()),
     };
     // 200 only when every compensation has completed.
     let status = if app.is_cancelled(&order) { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let location = format!("/orders/{}", order.id);
-    let receipt = CancelReceipt {
-        order_id: order.id,
-        status: order.status,
-        updated_at_ms: order.updated_at_ms,
-    };
+    let location = format!("/orders/{id}");
+    let receipt =
+        CancelReceipt { order_id: id, status: order.status, updated_at_ms: order.updated_at_ms };
     Ok((status, [(header::LOCATION, location)], Json(receipt)).into_response())
 }

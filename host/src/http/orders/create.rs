@@ -12,7 +12,7 @@ use crate::domain::trace_context::TraceContext;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Kind, Problem};
 use crate::http::request::{IdempotencyKey, JsonBody, Schedule};
-use crate::store::Order;
+use crate::store::Subject;
 
 /// An order that was accepted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -50,13 +50,13 @@ pub(crate) async fn create(
         Submitted::New(order) => (StatusCode::ACCEPTED, order),
         // A request that is repeated under its key gets the answer that it got at first.
         Submitted::Duplicate(order) if has_key => {
-            (StatusCode::ACCEPTED, Order { status: app.initial_status().to_owned(), ..order })
+            (StatusCode::ACCEPTED, Subject { status: app.initial_status().to_owned(), ..order })
         }
         Submitted::Duplicate(order) => (StatusCode::OK, order),
     };
-    let location = format!("/orders/{}", order.id);
+    let location = format!("/orders/{}", order.id());
     let receipt = OrderReceipt {
-        order_id: order.id,
+        order_id: order.id().to_owned(),
         status: order.status,
         created_at_ms: order.created_at_ms,
     };

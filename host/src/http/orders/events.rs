@@ -7,6 +7,8 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::key;
+use crate::domain::subject::SubjectKey;
 use crate::http::Shared;
 use crate::http::events::{EventView, live};
 use crate::http::openapi::{page_size_schema, position_schema};
@@ -53,11 +55,13 @@ pub(crate) async fn events(
     let after = validator.position("after", query.after).unwrap_or(0);
     let limit = validator.limit(query.limit);
     validator.finish()?;
-    if app.status(&id).await?.is_none() {
-        return Err(Problem::not_found(format!("no order `{id}`")));
+    let missing = || Problem::not_found(format!("no order `{id}`"));
+    let key = key(&id).ok_or_else(missing)?;
+    if app.status(&key).await?.is_none() {
+        return Err(missing());
     }
     let last = last_event_id(&headers)?;
-    let filter = EventFilter { order: Some(id), ..EventFilter::default() };
+    let filter = EventFilter { subject: Some(key), ..EventFilter::default() };
     if wants_stream(&headers) {
         return match last {
             Some(last) if is_complete(&app, &filter, last).await? => {
@@ -73,12 +77,12 @@ pub(crate) async fn events(
     Ok(Json(page).into_response())
 }
 
-/// Whether the order of the filter is settled and the log holds nothing of it after `last`.
+/// Whether the subject of the filter is settled and the log holds nothing of it after `last`.
 async fn is_complete(app: &Shared, filter: &EventFilter, last: i64) -> Answer<bool> {
     let store = &app.services().store;
-    let order: Vec<String> = filter.order.iter().cloned().collect();
-    // Asked before the log's end is: all events of a settled order are in the log.
-    if store.settled_orders(&order).await?.is_empty() {
+    let subject: Vec<SubjectKey> = filter.subject.iter().cloned().collect();
+    // Asked before the log's end is: all events of a settled subject are in the log.
+    if store.settled_subjects(&subject).await?.is_empty() {
         return Ok(false);
     }
     let range = LogRange { after: last, up_to: store.log_end().await?, limit: 1 };

@@ -5,13 +5,14 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::KIND;
 use super::view::OrderSummary;
 use crate::http::Shared;
 use crate::http::openapi::{instant_schema, page_size_schema, position_schema};
 use crate::http::pages::Listing;
 use crate::http::problem::Answer;
 use crate::http::request::{QueryValidator, ValidQuery};
-use crate::store::OrderFilter;
+use crate::store::SubjectFilter;
 
 /// Which orders.
 #[derive(Deserialize, IntoParams)]
@@ -40,9 +41,10 @@ pub(crate) struct ListOrders {
 }
 
 impl ListOrders {
-    fn filter(self) -> Answer<OrderFilter> {
+    fn filter(self) -> Answer<SubjectFilter> {
         let mut validator = QueryValidator::default();
-        let filter = OrderFilter {
+        let filter = SubjectFilter {
+            kind: Some(KIND.to_owned()),
             since_ms: validator.instant("since", self.since.as_deref()),
             until_ms: validator.instant("until", self.until.as_deref()),
             before: validator.position("cursor", self.cursor),
@@ -62,5 +64,5 @@ pub(crate) async fn list(
     State(app): State<Shared>,
     ValidQuery(query): ValidQuery<ListOrders>,
 ) -> Answer<Json<Listing<OrderSummary>>> {
-    Ok(Json(Listing::of(app.services().store.orders(query.filter()?).await?)))
+    Ok(Json(Listing::of(app.services().store.subjects(query.filter()?).await?)))
 }

@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::key;
 use super::view::OrderView;
 use crate::http::Shared;
 use crate::http::openapi::{page_size_schema, position_schema};
@@ -41,8 +42,8 @@ pub(crate) async fn show(
     let after = validator.position("after", query.after).unwrap_or(0);
     let limit = validator.limit(query.limit);
     validator.finish()?;
-    let history = app.history(&id, after, limit).await?;
-    history
-        .map(|history| Json(history.into()))
-        .ok_or_else(|| Problem::not_found(format!("no order `{id}`")))
+    let missing = || Problem::not_found(format!("no order `{id}`"));
+    let key = key(&id).ok_or_else(missing)?;
+    let history = app.history(&key, after, limit).await?;
+    history.map(|history| Json(history.into())).ok_or_else(missing)
 }

@@ -4,9 +4,9 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::app::OrderHistory;
+use crate::app::SubjectHistory;
 use crate::http::deliveries::DeliveryView;
-use crate::store::Order;
+use crate::store::Subject;
 
 /// An order in a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -20,10 +20,10 @@ pub(crate) struct OrderSummary {
     updated_at_ms: u64,
 }
 
-impl From<Order> for OrderSummary {
-    fn from(order: Order) -> Self {
-        let Order { id, customer, status, created_at_ms, updated_at_ms, .. } = order;
-        Self { order_id: id, customer, status, created_at_ms, updated_at_ms }
+impl From<Subject> for OrderSummary {
+    fn from(subject: Subject) -> Self {
+        let Subject { key, customer, status, created_at_ms, updated_at_ms, .. } = subject;
+        Self { order_id: key.id().to_owned(), customer, status, created_at_ms, updated_at_ms }
     }
 }
 
@@ -41,10 +41,10 @@ pub(crate) struct OrderView {
     next: Option<i64>,
 }
 
-impl From<OrderHistory> for OrderView {
-    fn from(OrderHistory { mut order, deliveries, next }: OrderHistory) -> Self {
-        let body = order.body.take();
+impl From<SubjectHistory> for OrderView {
+    fn from(SubjectHistory { mut subject, deliveries, next }: SubjectHistory) -> Self {
+        let body = subject.body.take();
         let timeline = deliveries.into_iter().map(Into::into).collect();
-        Self { summary: order.into(), order: body, timeline, next }
+        Self { summary: subject.into(), order: body, timeline, next }
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! Unknown fields are refused: a misspelt filter must not settle ten thousand dead letters.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use serde_json::{Map, Value};
 
 use super::body::RequestBody;
 use crate::domain::field_error::{FieldError, pointer};
-use crate::domain::order::whole;
+use crate::domain::json::whole;
 use crate::domain::timestamp;
 use crate::http::problem::{Answer, Problem};
 
@@ -82,6 +85,12 @@ impl Fields {
                 None
             }
         }
+    }
+
+    /// Anything that is parsed from a string.
+    pub(crate) fn parsed<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
+        let text = self.text(name)?;
+        text.parse().map_err(|why: T::Err| self.problem(&pointer(name), why.to_string())).ok()
     }
 
     /// The field `reason`, of at most [`REASON_MAX`] characters.

@@ -74,7 +74,7 @@ impl IntoParams for Schedule {
         vec![
             header(
                 "Deliver-At",
-                "When delivery starts; at most `orders.schedule_max_ms` ahead",
+                "When delivery starts; at most `events.schedule_max_ms` ahead",
                 instant_schema(),
             ),
             header(

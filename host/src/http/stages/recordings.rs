@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::Shared;
-use crate::http::openapi::{page_size_schema, position_schema};
+use crate::http::openapi::{page_size_schema, position_schema, subject_schema};
 use crate::http::problem::Answer;
 use crate::http::request::{QueryValidator, StageName, ValidQuery};
 use crate::stage::recording::Recorded;
@@ -24,8 +24,9 @@ pub(crate) struct ListRecordings {
     /// Filter by the time of settlement: at or after, milliseconds since 1970-01-01 UTC.
     #[param(schema_with = position_schema)]
     since_ms: Option<i64>,
-    /// Filter by order.
-    order: Option<String>,
+    /// Filter by subject.
+    #[param(schema_with = subject_schema)]
+    subject: Option<String>,
     /// `next` of the previous page.
     #[param(pattern = "^[0-9]{1,18}[.][0-9]{1,18}$")]
     cursor: Option<String>,
@@ -58,10 +59,11 @@ pub(crate) async fn recordings(
         .map(RecordingCursor::before)
         .unwrap_or_default();
     let cursor: Option<RecordingCursor> = validator.parsed("cursor", query.cursor.as_deref());
+    let subject = validator.parsed("subject", query.subject.as_deref());
     let limit = validator.limit(query.limit);
     validator.finish()?;
     let after = cursor.map_or(since, |cursor| cursor.max(since));
-    let filter = RecordingFilter { stage: stage.clone(), order: query.order, after, limit };
+    let filter = RecordingFilter { stage: stage.clone(), subject, after, limit };
     let (items, next) = app.services().store.recordings(filter).await?;
     let items = items.into_iter().map(|item| Recorded::of(&stage, item)).collect();
     Ok(Json(Recordings { items, next: next.map(|next| next.to_string()) }))

@@ -15,6 +15,7 @@ use crate::domain::event::{
     DEAD_LETTERED, DeliveryKey, Envelope, Event, EventKey, HOST_EVENT_PREFIX, topic_matches,
 };
 use crate::domain::name::is_name;
+use crate::domain::subject::SubjectKey;
 use crate::pipeline::chains::ChainStatus;
 use crate::pipeline::routes::Routes;
 use crate::runtime::check_description;
@@ -109,7 +110,7 @@ pub(crate) fn decide_and_store(
             routes: &Everywhere,
             envelope: &envelope,
             attempt: &attempt,
-            order_cancelled: false,
+            subject_cancelled: false,
             chain: ChainStatus::default(),
             expires_at_ms: envelope.expires_at_ms,
             progress,
@@ -164,7 +165,7 @@ fn emits_valid_events(policy: &StagePolicy, verdict: &Verdict) {
 
 /// Asserts that every store and broker accepts the envelope. Independent of the host's own check.
 pub(crate) fn is_fit(envelope: &Envelope) {
-    let Envelope { event, order_id, correlation_id, cause, expires_at_ms, .. } = envelope;
+    let Envelope { event, subject_key, correlation_id, cause, expires_at_ms, .. } = envelope;
     let mut texts = vec![
         &event.id,
         &event.source,
@@ -173,7 +174,8 @@ pub(crate) fn is_fit(envelope: &Envelope) {
         &event.content_type,
         correlation_id,
     ];
-    texts.extend(order_id);
+    let key = subject_key.as_ref().map(ToString::to_string);
+    texts.extend(&key);
     texts.extend(cause.iter().flat_map(|cause| [&cause.id, &cause.source]));
     texts.extend(event.attributes.iter().flat_map(|(name, value)| [name, value]));
     assert!(!texts.iter().any(|text| text.contains('\0')), "Postgres has no NUL in its texts");
@@ -185,8 +187,8 @@ pub(crate) fn is_fit(envelope: &Envelope) {
     );
     assert!(event.id.len() + event.source.len() < 2_600, "a key that Postgres cannot index");
     assert!(
-        order_id.as_ref().is_none_or(|id| id.len() < 2_600),
-        "an order id that Postgres cannot index"
+        subject_key.as_ref().is_none_or(|key| key.len() < 2_600),
+        "a key that Postgres cannot index"
     );
     assert!(event.event_type.len() <= 255, "a type that is no routing key");
     assert!(
@@ -283,14 +285,18 @@ fn event(u: &mut Unstructured<'_>, id: String) -> Result<Event> {
 }
 
 fn envelope(u: &mut Unstructured<'_>, event: Event) -> Result<Envelope> {
-    let order_id = if u.arbitrary()? { Some(any_text(u)?) } else { None };
+    let subject_key = if u.arbitrary()? {
+        Some(SubjectKey::new("order", u.choose(&["1", "a:b", "~"])?))
+    } else {
+        None
+    };
     let cause = if u.arbitrary()? {
         Some(EventKey { source: any_text(u)?, id: any_text(u)? })
     } else {
         None
     };
     let expires_at_ms = if u.ratio(1, 8)? { u.arbitrary()? } else { NOW_MS + 1 };
-    Ok(Envelope { event, order_id, correlation_id: any_text(u)?, cause, hops: 0, expires_at_ms })
+    Ok(Envelope { event, subject_key, correlation_id: any_text(u)?, cause, hops: 0, expires_at_ms })
 }
 
 fn emitted(u: &mut Unstructured<'_>) -> Result<Emitted> {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use crate::domain::clock::ManualClock;
 use crate::domain::event::DeliveryKey;
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{
-    Batch, Commit, DeadLetterFilter, NewEvent, OrderCursor, OutboxRow, Settlement, Store as _,
-    StoreError,
+    Batch, Commit, DeadLetterFilter, NewEvent, OutboxRow, Settlement, Store as _, StoreError,
+    SubjectCursor,
 };
 
 /// The time of every decision.
@@ -96,7 +96,7 @@ impl Open {
     ) -> Result<Vec<OutboxRow>, StoreError> {
         let Self { store, .. } = self;
         let delivery: DeliveryKey = settlement.delivery.clone();
-        let order = settlement.envelope.order_id.clone();
+        let subject = settlement.envelope.subject_key.clone();
         let mut rows = Vec::new();
         if let Some(arrived) = arrived {
             rows.extend(store.accept_event(arrived).await?.1);
@@ -112,14 +112,14 @@ impl Open {
             Commit::Conflict { stale, .. } => {
                 assert!(stale.is_empty(), "no other worker settled {stale:?}");
             }
-            Commit::OrderCancelled(keys) => {
-                panic!("no client cancelled the order of {keys:?}")
+            Commit::SubjectCancelled(keys) => {
+                panic!("no client cancelled the subject of {keys:?}")
             }
         }
         store.delivery(&delivery).await?.expect("the delivery that was settled");
-        if let Some(order) = order {
-            store.order_deliveries(&order, 0, 200).await?;
-            store.events_of_orders(&[OrderCursor { order, after: 0 }], 10).await?;
+        if let Some(subject) = subject {
+            store.subject_deliveries(&subject, 0, 200).await?;
+            store.events_of_subjects(&[SubjectCursor { subject, after: 0 }], 10).await?;
         }
         store.dead_letters(DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() }).await?;
         // As another host reads them, after this one has gone.

@@ -198,10 +198,10 @@ fn an_older_answer_of_the_store_does_not_undo_a_stop() {
 fn other_chains_do_not_push_a_large_one_out() {
     let chains = Chains::new(LIMIT);
     commit(&chains, &emits("large", 10));
-    for order in 0..2 * SMALL_MAX.get() {
-        commit(&chains, &emits(&format!("order-{order}"), 1));
+    for subject in 0..2 * SMALL_MAX.get() {
+        commit(&chains, &emits(&format!("subject-{subject}"), 1));
     }
     assert_eq!(events(&chains, "large"), 10);
-    assert_eq!(events(&chains, "order-0"), 0);
+    assert_eq!(events(&chains, "subject-0"), 0);
     assert!(chains.counts().small.len() <= SMALL_MAX.get());
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Decided, JsonBytes, Recording};
 use crate::domain::event::{DeliveryKey, Envelope, Event, EventKey};
+use crate::domain::subject::SubjectKey;
 use crate::store::RecordedDelivery;
 
 /// A settled delivery.
@@ -12,8 +13,8 @@ use crate::store::RecordedDelivery;
 pub struct Recorded {
     /// Name of the stage.
     pub stage: String,
-    /// The order that the event belongs to.
-    pub order_id: Option<String>,
+    /// The subject that the event belongs to.
+    pub subject_key: Option<SubjectKey>,
     /// The event that was delivered.
     pub event: RecordedEvent,
     /// Replays so far, from 1.
@@ -92,7 +93,7 @@ impl RecordedEmit {
 impl Recorded {
     /// A delivery as the store returns it.
     pub fn of(stage: &str, delivery: RecordedDelivery) -> Self {
-        let Envelope { event, order_id, correlation_id, cause, hops, .. } = delivery.envelope;
+        let Envelope { event, subject_key, correlation_id, cause, hops, .. } = delivery.envelope;
         let Event { id, event_type, source, subject, time_ms, content_type, data, attributes } =
             event;
         let recording: Option<Recording> = serde_json::from_str(&delivery.recording)
@@ -120,7 +121,7 @@ impl Recorded {
         };
         Self {
             stage: stage.to_owned(),
-            order_id,
+            subject_key,
             event,
             round: delivery.round,
             attempt: delivery.attempt,
@@ -152,7 +153,7 @@ impl Recorded {
                 data: event.data.0,
                 attributes: event.attributes,
             },
-            order_id: self.order_id.clone(),
+            subject_key: self.subject_key.clone(),
             correlation_id: event.correlation_id,
             cause: event.cause,
             hops: event.hops,

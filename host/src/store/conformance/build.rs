@@ -7,26 +7,32 @@ use bytes::Bytes;
 use super::{Bench, LEASE_MS, START_MS};
 use crate::domain::event::DeliveryKey;
 use crate::domain::event::{Envelope, Event, EventKey, emitted_id};
+use crate::domain::subject::SubjectKey;
 use crate::store::{
     Batch, Commit, DeadLetter, DeadLetterFilter, DeliveryRecord, FailedAttempt, LoggedEvent,
-    NewEvent, NewOrder, OrderCursor, OutboxRow, Settlement, Verdict, Version,
+    NewEvent, NewSubject, OutboxRow, Settlement, SubjectCursor, Verdict, Version,
 };
 
 pub(super) const DAY_MS: u64 = 86_400_000;
 
-pub(super) fn envelope(event_type: &str, id: &str, order: Option<&str>) -> Envelope {
+/// The key of an order.
+pub(super) fn order(id: &str) -> SubjectKey {
+    SubjectKey::new("order", id)
+}
+
+pub(super) fn envelope(event_type: &str, id: &str, subject: Option<&SubjectKey>) -> Envelope {
     Envelope {
         event: Event {
             id: id.to_owned(),
             event_type: event_type.to_owned(),
             source: "/orders".to_owned(),
-            subject: order.unwrap_or("none").to_owned(),
+            subject: subject.map_or("none", SubjectKey::id).to_owned(),
             time_ms: START_MS,
             content_type: "application/octet-stream".to_owned(),
             data: Bytes::from_static(b"\x00\xff not UTF-8"),
             attributes: vec![("traceparent".to_owned(), "00-1-2-01".to_owned())],
         },
-        order_id: order.map(str::to_owned),
+        subject_key: subject.cloned(),
         correlation_id: "first".to_owned(),
         cause: None,
         hops: 0,
@@ -39,25 +45,25 @@ pub(super) fn new_event(envelope: Envelope, routed_to: &[&str]) -> NewEvent {
     NewEvent::new(envelope, START_MS, routed_to)
 }
 
-pub(super) fn new_order(id: &str, fingerprint: &str) -> NewOrder {
-    NewOrder {
-        id: id.to_owned(),
+pub(super) fn new_subject(id: &str, fingerprint: &str) -> NewSubject {
+    NewSubject {
+        key: order(id),
         customer: Some("42".to_owned()),
         body: serde_json::json!({"items": ["Book"], "total": 20.0}),
         fingerprint: fingerprint.to_owned(),
         status: "received".to_owned(),
         idempotency_key: None,
         event: new_event(
-            envelope("order.created", &format!("created-{id}"), Some(id)),
+            envelope("order.created", &format!("created-{id}"), Some(&order(id))),
             &["payment"],
         ),
     }
 }
 
 impl Bench {
-    /// Accepts an order and confirms the sending of its first event, which is returned.
-    pub(super) async fn order(&self, id: &str) -> Arc<Envelope> {
-        let (_, rows) = self.store.accept_order(new_order(id, "same")).await.unwrap();
+    /// Accepts a subject and confirms the sending of its first event, which is returned.
+    pub(super) async fn subject(&self, id: &str) -> Arc<Envelope> {
+        let (_, rows) = self.store.accept_subject(new_subject(id, "same")).await.unwrap();
         assert_eq!(rows.len(), 1);
         self.sent(&rows).await;
         Arc::clone(&rows[0].envelope)
@@ -83,19 +89,19 @@ impl Bench {
         }
     }
 
-    /// An order's events, oldest first.
-    pub(super) async fn events(&self, order: &str) -> Vec<LoggedEvent> {
-        self.events_after(order, 0, 100).await
+    /// A subject's events, oldest first.
+    pub(super) async fn events(&self, subject: &str) -> Vec<LoggedEvent> {
+        self.events_after(subject, 0, 100).await
     }
 
     pub(super) async fn events_after(
         &self,
-        order: &str,
+        subject: &str,
         after: i64,
         limit: u32,
     ) -> Vec<LoggedEvent> {
-        let cursor = OrderCursor { order: order.to_owned(), after };
-        self.store.events_of_orders(&[cursor], limit).await.unwrap()
+        let cursor = SubjectCursor { subject: order(subject), after };
+        self.store.events_of_subjects(&[cursor], limit).await.unwrap()
     }
 
     /// Whether nothing waits to be sent: expires every lease first.
@@ -104,18 +110,18 @@ impl Bench {
         self.store.claim_outbox(1, u64::MAX).await.unwrap().is_empty()
     }
 
-    pub(super) async fn delivery(&self, order: &str, stage: &str) -> DeliveryRecord {
-        let found = self.store.order_deliveries(order, 0, 200).await.unwrap().items;
+    pub(super) async fn delivery(&self, subject: &str, stage: &str) -> DeliveryRecord {
+        let found = self.store.subject_deliveries(&order(subject), 0, 200).await.unwrap().items;
         found.into_iter().find(|record| record.stage == stage).expect("no such delivery")
     }
 
-    pub(super) async fn status(&self, order: &str) -> String {
-        self.store.order(order).await.unwrap().expect("no such order").status
+    pub(super) async fn status(&self, subject: &str) -> String {
+        self.store.subject(&order(subject)).await.unwrap().expect("no such subject").status
     }
 
-    /// Dead-letters the delivery of a new order at `payment`.
-    pub(super) async fn dead_letter_of(&self, order: &str) -> DeadLetter {
-        let event = self.order(order).await;
+    /// Dead-letters the delivery of a new subject at `payment`.
+    pub(super) async fn dead_letter_of(&self, subject: &str) -> DeadLetter {
+        let event = self.subject(subject).await;
         let (_, rows) = self.done(batch(vec![dead(&event)])).await;
         self.sent(&rows).await;
         let page = DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() };
@@ -152,7 +158,7 @@ pub(super) fn recorded(settlement: Settlement, body: &str) -> Settlement {
 /// An attempt that emits one event of this type, routed to `routed_to`.
 pub(super) fn emits(event: &Arc<Envelope>, event_type: &str, routed_to: &[&str]) -> Settlement {
     let delivery = key(event, "payment");
-    let mut emitted = envelope(event_type, &emitted_id(&delivery, 0), event.order_id.as_deref());
+    let mut emitted = envelope(event_type, &emitted_id(&delivery, 0), event.subject_key.as_ref());
     emitted.event.source = String::from("/orders/stages/payment");
     emitted.cause = Some(event.key());
     emitted.hops = event.hops + 1;
@@ -177,7 +183,7 @@ pub(super) fn failure(round: u32, attempt: u32) -> FailedAttempt {
 pub(super) fn dead(event: &Arc<Envelope>) -> Settlement {
     let id = crate::domain::event::dead_letter_event_id(&key(event, "payment"), 1);
     let announcement =
-        envelope(crate::domain::event::DEAD_LETTERED, &id, event.order_id.as_deref());
+        envelope(crate::domain::event::DEAD_LETTERED, &id, event.subject_key.as_ref());
     let verdict = Verdict::Dead {
         code: "no-answer".to_owned(),
         message: "the bank did not answer".to_owned(),

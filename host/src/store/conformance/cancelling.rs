@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Bench;
 use super::build::{
-    batch, dead, emits, envelope, key, new_event, new_order, retry, settlement, writing,
+    batch, dead, emits, envelope, key, new_event, new_subject, order, retry, settlement, writing,
 };
 use crate::domain::event::{Envelope, ORDER_CANCELLED};
 use crate::store::{
@@ -13,18 +13,18 @@ use crate::store::{
     Settlement, Store, Verdict,
 };
 
-fn cancel_request(order: &str, routed_to: &[&str]) -> NewCancel {
+fn cancel_request(subject: &str, routed_to: &[&str]) -> NewCancel {
     // Each request has an event of its own.
     let id = uuid::Uuid::now_v7().to_string();
     NewCancel {
-        order_id: order.to_owned(),
-        event: new_event(envelope(ORDER_CANCELLED, &id, Some(order)), routed_to),
+        subject_key: order(subject),
+        event: new_event(envelope(ORDER_CANCELLED, &id, Some(&order(subject))), routed_to),
     }
 }
 
-/// Cancels an order that can be; its event.
-async fn cancel(bench: &Bench, order: &str, routed_to: &[&str]) -> Arc<Envelope> {
-    match bench.store.cancel_order(cancel_request(order, routed_to)).await.unwrap() {
+/// Cancels a subject that can be; its event.
+async fn cancel(bench: &Bench, subject: &str, routed_to: &[&str]) -> Arc<Envelope> {
+    match bench.store.cancel_subject(cancel_request(subject, routed_to)).await.unwrap() {
         (Cancelled::Begun(_), rows) => {
             bench.sent(&rows).await;
             Arc::clone(&rows[0].envelope)
@@ -35,8 +35,8 @@ async fn cancel(bench: &Bench, order: &str, routed_to: &[&str]) -> Arc<Envelope>
 
 async fn stopped(bench: &Bench, settlements: Vec<Settlement>) -> usize {
     match bench.store.commit(batch(settlements)).await.unwrap() {
-        Commit::OrderCancelled(deliveries) => deliveries.len(),
-        other => panic!("not refused for a cancelled order: {other:?}"),
+        Commit::SubjectCancelled(deliveries) => deliveries.len(),
+        other => panic!("not refused for a cancelled subject: {other:?}"),
     }
 }
 
@@ -58,35 +58,36 @@ async fn commit_at(bench: &Bench, stage: &str, settlement: Settlement) -> Commit
 }
 
 pub(super) async fn a_cancellation_is_written_with_its_event_once(bench: Bench) {
-    bench.order("1").await;
+    bench.subject("1").await;
     bench.clock.advance(5);
     let (cancelled, rows) =
-        bench.store.cancel_order(cancel_request("1", &["payment", "inventory"])).await.unwrap();
-    let Cancelled::Begun(order) = cancelled else { panic!("{cancelled:?}") };
+        bench.store.cancel_subject(cancel_request("1", &["payment", "inventory"])).await.unwrap();
+    let Cancelled::Begun(subject) = cancelled else { panic!("{cancelled:?}") };
     assert_eq!(
-        (order.status.as_str(), order.updated_at_ms - order.created_at_ms),
+        (subject.status.as_str(), subject.updated_at_ms - subject.created_at_ms),
         ("cancelling", 5)
     );
-    assert_eq!(bench.store.order("1").await.unwrap(), Some(order.clone()));
+    assert_eq!(bench.store.subject(&order("1")).await.unwrap(), Some(subject.clone()));
     assert_eq!((rows.len(), rows[0].envelope.event.event_type.as_str()), (1, ORDER_CANCELLED));
     assert_eq!(bench.delivery("1", "inventory").await.status, DeliveryStatus::Open);
-    let (again, rows) = bench.store.cancel_order(cancel_request("1", &["payment"])).await.unwrap();
-    assert_eq!(again, Cancelled::Already(order));
+    let (again, rows) =
+        bench.store.cancel_subject(cancel_request("1", &["payment"])).await.unwrap();
+    assert_eq!(again, Cancelled::Already(subject));
     assert!(rows.is_empty());
     assert_eq!(bench.events("1").await.len(), 2);
     assert_eq!(
-        bench.store.cancel_order(cancel_request("2", &[])).await.unwrap().0,
+        bench.store.cancel_subject(cancel_request("2", &[])).await.unwrap().0,
         Cancelled::NotFound
     );
 }
 
 pub(super) async fn a_late_cancellation_changes_nothing(bench: Bench) {
-    let event = bench.order("1").await;
+    let event = bench.subject("1").await;
     bench.done(batch(vec![emits(&event, "payment.declined", &[])])).await;
     let (cancelled, rows) =
-        bench.store.cancel_order(cancel_request("1", &["payment"])).await.unwrap();
+        bench.store.cancel_subject(cancel_request("1", &["payment"])).await.unwrap();
     assert!(
-        matches!(&cancelled, Cancelled::Refused(order) if order.status == "declined"),
+        matches!(&cancelled, Cancelled::Refused(subject) if subject.status == "declined"),
         "{cancelled:?}"
     );
     assert!(rows.is_empty());
@@ -95,16 +96,16 @@ pub(super) async fn a_late_cancellation_changes_nothing(bench: Bench) {
 }
 
 pub(super) async fn concurrent_cancellations_begin_once(bench: Bench) {
-    bench.order("1").await;
+    bench.subject("1").await;
     let answers = futures::future::join_all(
-        (0..10).map(|_| bench.store.cancel_order(cancel_request("1", &["payment"]))),
+        (0..10).map(|_| bench.store.cancel_subject(cancel_request("1", &["payment"]))),
     )
     .await;
     let (mut begun, mut already) = (0, 0);
     for answer in answers {
         match answer.unwrap().0 {
             Cancelled::Begun(_) => begun += 1,
-            Cancelled::Already(order) if order.status == "cancelling" => already += 1,
+            Cancelled::Already(subject) if subject.status == "cancelling" => already += 1,
             other => panic!("{other:?}"),
         }
     }
@@ -113,7 +114,7 @@ pub(super) async fn concurrent_cancellations_begin_once(bench: Bench) {
 }
 
 pub(super) async fn a_cancellation_stops_forward_deliveries(bench: Bench) {
-    let (one, two) = (bench.order("1").await, bench.order("2").await);
+    let (one, two) = (bench.subject("1").await, bench.subject("2").await);
     cancel(&bench, "1", &["payment"]).await;
     // Whatever its outcome, and the whole batch with it.
     let mixed = vec![
@@ -121,7 +122,7 @@ pub(super) async fn a_cancellation_stops_forward_deliveries(bench: Bench) {
         emits(&two, "payment.authorized", &["inventory"]),
     ];
     match bench.store.commit(writing(mixed, "k", 0, Some("1"))).await.unwrap() {
-        Commit::OrderCancelled(deliveries) => assert_eq!(deliveries, [key(&one, "payment")]),
+        Commit::SubjectCancelled(deliveries) => assert_eq!(deliveries, [key(&one, "payment")]),
         other => panic!("{other:?}"),
     }
     for verdict in [
@@ -138,7 +139,7 @@ pub(super) async fn a_cancellation_stops_forward_deliveries(bench: Bench) {
     bench.done(batch(skipped)).await;
     let statuses: Vec<_> = bench
         .store
-        .order_deliveries("1", 0, 200)
+        .subject_deliveries(&order("1"), 0, 200)
         .await
         .unwrap()
         .items
@@ -154,13 +155,13 @@ pub(super) async fn a_cancellation_stops_forward_deliveries(bench: Bench) {
         (bench.status("1").await, bench.status("2").await),
         ("cancelling".to_owned(), "authorized".to_owned())
     );
-    // An event from another program belongs to its order, too.
-    let foreign = Arc::new(envelope("order.flagged", "f1", Some("1")));
+    // An event from another program belongs to its subject, too.
+    let foreign = Arc::new(envelope("order.flagged", "f1", Some(&order("1"))));
     assert_eq!(stopped(&bench, vec![settlement(&foreign, done())]).await, 1);
 }
 
-pub(super) async fn an_order_is_cancelled_when_every_compensation_has_completed(bench: Bench) {
-    let created = bench.order("1").await;
+pub(super) async fn a_subject_is_cancelled_when_every_compensation_has_completed(bench: Bench) {
+    let created = bench.subject("1").await;
     let event = cancel(&bench, "1", &["payment", "inventory"]).await;
     // Payment undoes something, and tells of it.
     bench.done(batch(vec![emits(&event, "payment.refunded", &["notification"])])).await;
@@ -178,24 +179,24 @@ pub(super) async fn an_order_is_cancelled_when_every_compensation_has_completed(
         Commit::Done { .. }
     ));
     // What went forward may still wait for its skip.
-    let order = bench.store.order("1").await.unwrap().unwrap();
+    let subject = bench.store.subject(&order("1")).await.unwrap().unwrap();
     assert_eq!(
-        (order.status.as_str(), order.updated_at_ms - order.created_at_ms),
+        (subject.status.as_str(), subject.updated_at_ms - subject.created_at_ms),
         ("cancelled", 7)
     );
     assert_eq!(stopped(&bench, vec![settlement(&created, done())]).await, 1);
     bench.done(batch(vec![settlement(&created, Verdict::Skipped)])).await;
     assert_eq!(bench.status("1").await, "cancelled");
-    let (again, _) = bench.store.cancel_order(cancel_request("1", &["payment"])).await.unwrap();
+    let (again, _) = bench.store.cancel_subject(cancel_request("1", &["payment"])).await.unwrap();
     assert!(
-        matches!(&again, Cancelled::Already(order) if order.status == "cancelled"),
+        matches!(&again, Cancelled::Already(subject) if subject.status == "cancelled"),
         "{again:?}"
     );
 }
 
-pub(super) async fn an_order_without_compensations_is_cancelled_immediately(bench: Bench) {
-    bench.order("1").await;
-    let (cancelled, rows) = bench.store.cancel_order(cancel_request("1", &[])).await.unwrap();
+pub(super) async fn a_subject_without_compensations_is_cancelled_immediately(bench: Bench) {
+    bench.subject("1").await;
+    let (cancelled, rows) = bench.store.cancel_subject(cancel_request("1", &[])).await.unwrap();
     assert!(matches!(cancelled, Cancelled::Begun(_)) && rows.is_empty());
     assert_eq!(bench.status("1").await, "cancelled");
 }
@@ -204,17 +205,17 @@ pub(super) async fn concurrent_compensations_complete_the_cancellation(bench: Be
     compensate_concurrently(&*bench.store, &*bench.store, 20).await;
 }
 
-/// Two stages of one cancelled order, each the last to undo as far as it knows.
+/// Two stages of one cancelled subject, each the last to undo as far as it knows.
 pub(in crate::store) async fn compensate_concurrently(
     one: &dyn Store,
     other: &dyn Store,
-    orders: usize,
+    subjects: usize,
 ) {
-    for number in 0..orders {
+    for number in 0..subjects {
         let id = format!("u-{number}");
-        one.accept_order(new_order(&id, "a")).await.unwrap();
+        one.accept_subject(new_subject(&id, "a")).await.unwrap();
         let (cancelled, rows) =
-            one.cancel_order(cancel_request(&id, &["payment", "inventory"])).await.unwrap();
+            one.cancel_subject(cancel_request(&id, &["payment", "inventory"])).await.unwrap();
         assert!(matches!(cancelled, Cancelled::Begun(_)), "{cancelled:?}");
         let undo = |stage: &'static str| crate::store::Batch {
             stage: stage.into(),
@@ -226,12 +227,16 @@ pub(in crate::store) async fn compensate_concurrently(
             (here.unwrap(), there.unwrap()),
             (Commit::Done { .. }, Commit::Done { .. })
         ));
-        assert_eq!(one.order(&id).await.unwrap().unwrap().status, "cancelled", "order {id}");
+        assert_eq!(
+            one.subject(&order(&id)).await.unwrap().unwrap().status,
+            "cancelled",
+            "subject {id}"
+        );
     }
 }
 
 pub(super) async fn a_dead_lettered_compensation_delays_the_cancellation(bench: Bench) {
-    bench.order("1").await;
+    bench.subject("1").await;
     let event = cancel(&bench, "1", &["payment"]).await;
     bench.done(batch(vec![dead(&event)])).await;
     assert_eq!(bench.status("1").await, "cancelling");
@@ -250,21 +255,22 @@ pub(super) async fn exactly_one_of_dispatch_and_cancel_wins(bench: Bench) {
     race(&*bench.store, &*bench.store, "r", 20).await;
 }
 
-/// `one` dispatches ready orders while `other` cancels them.
+/// `one` dispatches ready subjects while `other` cancels them.
 pub(in crate::store) async fn race(
     one: &dyn Store,
     other: &dyn Store,
     prefix: &str,
-    orders: usize,
+    subjects: usize,
 ) {
     let mut dispatched = 0;
-    for number in 0..orders {
+    for number in 0..subjects {
         let id = format!("{prefix}-{number}");
-        one.accept_order(new_order(&id, "a")).await.unwrap();
-        let ready = new_event(envelope("shipping.ready", &format!("ready-{id}"), Some(&id)), &[]);
+        one.accept_subject(new_subject(&id, "a")).await.unwrap();
+        let ready =
+            new_event(envelope("shipping.ready", &format!("ready-{id}"), Some(&order(&id))), &[]);
         one.accept_event(ready).await.unwrap();
         let collected = new_event(
-            envelope("carrier.collected", &format!("collected-{id}"), Some(&id)),
+            envelope("carrier.collected", &format!("collected-{id}"), Some(&order(&id))),
             &["payment"],
         );
         let (_, rows): (_, Vec<OutboxRow>) = one.accept_event(collected).await.unwrap();
@@ -273,24 +279,27 @@ pub(in crate::store) async fn race(
         let (commit, cancelled) = if number % 2 == 0 {
             tokio::join!(
                 one.commit(batch(vec![dispatch()])),
-                other.cancel_order(cancel_request(&id, &["payment"]))
+                other.cancel_subject(cancel_request(&id, &["payment"]))
             )
         } else {
             let (cancelled, commit) = tokio::join!(
-                other.cancel_order(cancel_request(&id, &["payment"])),
+                other.cancel_subject(cancel_request(&id, &["payment"])),
                 one.commit(batch(vec![dispatch()]))
             );
             (commit, cancelled)
         };
-        let status = one.order(&id).await.unwrap().unwrap().status;
+        let status = one.subject(&order(&id)).await.unwrap().unwrap().status;
         match (commit.unwrap(), cancelled.unwrap().0) {
-            (Commit::Done { .. }, Cancelled::Refused(order)) => {
-                assert_eq!((order.status.as_str(), status.as_str()), ("dispatched", "dispatched"));
+            (Commit::Done { .. }, Cancelled::Refused(subject)) => {
+                assert_eq!(
+                    (subject.status.as_str(), status.as_str()),
+                    ("dispatched", "dispatched")
+                );
                 dispatched += 1;
             }
-            (Commit::OrderCancelled(_), Cancelled::Begun(_)) => assert_eq!(status, "cancelling"),
-            both => panic!("order {id}: {both:?}"),
+            (Commit::SubjectCancelled(_), Cancelled::Begun(_)) => assert_eq!(status, "cancelling"),
+            both => panic!("subject {id}: {both:?}"),
         }
     }
-    println!("{dispatched} of {orders} were dispatched, the others cancelled");
+    println!("{dispatched} of {subjects} were dispatched, the others cancelled");
 }

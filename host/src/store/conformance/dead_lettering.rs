@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::build::{DAY_MS, batch, dead, emits, envelope, key, new_event, settlement};
+use super::build::{DAY_MS, batch, dead, emits, envelope, key, new_event, order, settlement};
 use super::{Bench, START_MS};
 use crate::store::{
     DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryStatus, Direct, Settlement,
@@ -10,7 +10,7 @@ use crate::store::{
 };
 
 pub(super) async fn a_dead_letter_is_written_and_announced(bench: Bench) {
-    let event = bench.order("1").await;
+    let event = bench.subject("1").await;
     let (_, rows) = bench.done(batch(vec![dead(&event)])).await;
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].envelope.event.event_type, "postrider.dead-lettered");
@@ -69,7 +69,7 @@ pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
 
 pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
     let dead_letter = bench.dead_letter_of("1").await;
-    let mut edited = envelope("order.created", "edited", Some("1"));
+    let mut edited = envelope("order.created", "edited", Some(&order("1")));
     edited.cause = Some(dead_letter.envelope.key());
     let mut event = new_event(edited, &["payment"]);
     event.only_stage = Some("payment".into());
@@ -86,7 +86,7 @@ pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
         matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)),
         "{again:?}"
     );
-    let deliveries = bench.store.order_deliveries("1", 0, 200).await.unwrap().items;
+    let deliveries = bench.store.subject_deliveries(&order("1"), 0, 200).await.unwrap().items;
     let statuses: Vec<_> = deliveries
         .iter()
         .filter(|record| record.stage == "payment")
@@ -101,7 +101,7 @@ pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
 
 pub(super) async fn a_discard_is_final(bench: Bench) {
     let dead_letter = bench.dead_letter_of("1").await;
-    let action = bench.store.discard(dead_letter.id, "a test order".to_owned()).await.unwrap();
+    let action = bench.store.discard(dead_letter.id, "a test subject".to_owned()).await.unwrap();
     assert!(matches!(&action, DeadLetterAction::Done(rows) if rows.is_empty()), "{action:?}");
     for action in [
         bench.store.discard(dead_letter.id, "again".to_owned()).await.unwrap(),
@@ -113,7 +113,7 @@ pub(super) async fn a_discard_is_final(bench: Bench) {
         );
     }
     let dead_letter = bench.store.dead_letter(dead_letter.id).await.unwrap().unwrap();
-    assert_eq!(dead_letter.note.as_deref(), Some("a test order"));
+    assert_eq!(dead_letter.note.as_deref(), Some("a test subject"));
     assert_eq!(bench.delivery("1", "payment").await.status, DeliveryStatus::Dead);
     assert!(matches!(
         bench.store.discard(99, String::new()).await.unwrap(),
@@ -122,8 +122,8 @@ pub(super) async fn a_discard_is_final(bench: Bench) {
 }
 
 pub(super) async fn dead_letters_are_listed_in_pages(bench: Bench) {
-    for order in ["1", "2", "3"] {
-        bench.dead_letter_of(order).await;
+    for subject in ["1", "2", "3"] {
+        bench.dead_letter_of(subject).await;
     }
     let mut filter = DeadLetterFilter {
         stage: Some("payment".to_owned()),
@@ -133,13 +133,13 @@ pub(super) async fn dead_letters_are_listed_in_pages(bench: Bench) {
         ..DeadLetterFilter::default()
     };
     let first = bench.store.dead_letters(filter.clone()).await.unwrap();
-    let orders = |dead_letters: &[crate::store::DeadLetter]| {
-        dead_letters.iter().map(|one| one.envelope.order_id.clone().unwrap()).collect::<Vec<_>>()
+    let subjects = |dead_letters: &[crate::store::DeadLetter]| {
+        dead_letters.iter().map(|one| one.envelope.subject_key.clone().unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(orders(&first.items), ["3", "2"]);
+    assert_eq!(subjects(&first.items), [order("3"), order("2")]);
     filter.before = first.next;
     let second = bench.store.dead_letters(filter.clone()).await.unwrap();
-    assert_eq!((orders(&second.items), second.next), (vec!["1".to_owned()], None));
+    assert_eq!((subjects(&second.items), second.next), (vec![order("1")], None));
     filter.stage = Some("shipping".to_owned());
     assert!(bench.store.dead_letters(filter).await.unwrap().items.is_empty());
 }

@@ -1,6 +1,6 @@
 //! Groups, filters and outcomes of dead letters.
 
-use super::build::{DAY_MS, batch, dead, envelope, failure, new_event};
+use super::build::{DAY_MS, batch, dead, envelope, failure, new_event, order};
 use super::{Bench, START_MS};
 use crate::store::{
     DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterGroup, DeadLetterStatus,
@@ -12,19 +12,19 @@ fn filter() -> DeadLetterFilter {
 }
 
 impl Bench {
-    /// Dead-letters the delivery of a new order at `payment` with this failure.
-    async fn fails_with(&self, order: &str, code: &str, message: &str) -> DeadLetter {
-        self.fails_in(order, (code, message), None, "d1").await
+    /// Dead-letters the delivery of a new subject at `payment` with this failure.
+    async fn fails_with(&self, subject: &str, code: &str, message: &str) -> DeadLetter {
+        self.fails_in(subject, (code, message), None, "d1").await
     }
 
     async fn fails_in(
         &self,
-        order: &str,
+        subject: &str,
         (code, message): (&str, &str),
         backtrace: Option<&str>,
         digest: &str,
     ) -> DeadLetter {
-        let event = self.order(order).await;
+        let event = self.subject(subject).await;
         let mut settlement = dead(&event);
         let Verdict::Dead { announcement, .. } = settlement.verdict else {
             panic!("not dead-lettered")
@@ -96,8 +96,8 @@ pub(super) async fn dead_letters_with_the_same_fingerprint_are_one_group(bench: 
 }
 
 pub(super) async fn groups_are_listed_in_pages(bench: Bench) {
-    for (order, code) in [("1", "a"), ("2", "b"), ("3", "c"), ("4", "a")] {
-        bench.fails_with(order, code, "why").await;
+    for (subject, code) in [("1", "a"), ("2", "b"), ("3", "c"), ("4", "a")] {
+        bench.fails_with(subject, code, "why").await;
     }
     let codes = |groups: &[DeadLetterGroup]| {
         groups.iter().map(|group| group.code.clone()).collect::<Vec<_>>()
@@ -121,8 +121,8 @@ pub(super) async fn groups_are_listed_in_pages(bench: Bench) {
 
 pub(super) async fn dead_letters_are_found_by_every_filter(bench: Bench) {
     let mut dead_letters = Vec::new();
-    for (order, code) in [("1", "a"), ("2", "b"), ("3", "a")] {
-        dead_letters.push(bench.fails_with(order, code, "why").await);
+    for (subject, code) in [("1", "a"), ("2", "b"), ("3", "a")] {
+        dead_letters.push(bench.fails_with(subject, code, "why").await);
         bench.clock.advance(10);
     }
     let [first, second, third] =
@@ -134,7 +134,7 @@ pub(super) async fn dead_letters_are_found_by_every_filter(bench: Bench) {
             DeadLetterFilter { group: Some(dead_letters[0].group.clone()), ..filter() },
             vec![first, third],
         ),
-        (DeadLetterFilter { order: Some("2".to_owned()), ..filter() }, vec![second]),
+        (DeadLetterFilter { subject: Some(order("2")), ..filter() }, vec![second]),
         (DeadLetterFilter { since_ms: Some(START_MS + 10), ..filter() }, vec![second, third]),
         (DeadLetterFilter { until_ms: Some(START_MS + 10), ..filter() }, vec![first]),
         (
@@ -199,7 +199,7 @@ pub(super) async fn the_outcome_of_a_dead_letter_is_kept(bench: Bench) {
     assert_eq!((edited.settled_at_ms, &edited.replayed_as), (None, &None));
     bench.clock.advance(7);
     bench.store.replay(as_it_was.id, START_MS + DAY_MS).await.unwrap();
-    let event = new_event(envelope("order.created", "edited", Some("2")), &["payment"]);
+    let event = new_event(envelope("order.created", "edited", Some(&order("2"))), &["payment"]);
     let action = bench.store.replay_edited(edited.id, event.clone()).await.unwrap();
     assert!(matches!(action, DeadLetterAction::Done(_)), "{action:?}");
     let as_it_was = bench.store.dead_letter(as_it_was.id).await.unwrap().unwrap();

@@ -61,7 +61,7 @@ pub(super) async fn a_lease_is_renewed_by_its_holder(bench: Bench) {
 }
 
 pub(super) async fn a_host_is_live_while_it_reports(bench: Bench) {
-    let settings = [("orders.hops_max".to_owned(), "64".to_owned())].into();
+    let settings = [("events.hops_max".to_owned(), "64".to_owned())].into();
     let live = bench.store.record_host(&settings).await.unwrap();
     let [host] = &live[..] else { panic!("{live:?}") };
     assert_eq!((host.host.as_str(), &host.settings), ("here", &settings));

@@ -1,35 +1,35 @@
-//! Orders and events from outside.
+//! Subjects and events from outside.
 
 use super::Bench;
-use super::build::{envelope, new_event, new_order};
+use super::build::{envelope, new_event, new_subject, order};
 use crate::domain::event::Envelope;
 use crate::store::{Accepted, AcceptedEvent, DeliveryStatus};
 
-pub(super) async fn an_order_is_accepted_once(bench: Bench) {
-    let (accepted, rows) = bench.store.accept_order(new_order("1", "a")).await.unwrap();
-    let Accepted::New(order) = accepted else { panic!("{accepted:?}") };
-    assert_eq!((order.status.as_str(), order.created_at_ms), ("received", super::START_MS));
+pub(super) async fn a_subject_is_accepted_once(bench: Bench) {
+    let (accepted, rows) = bench.store.accept_subject(new_subject("1", "a")).await.unwrap();
+    let Accepted::New(subject) = accepted else { panic!("{accepted:?}") };
+    assert_eq!((subject.status.as_str(), subject.created_at_ms), ("received", super::START_MS));
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].envelope.event.id, "created-1");
     assert_eq!(rows[0].direct, None);
-    assert_eq!(bench.store.order("1").await.unwrap(), Some(order.clone()));
+    assert_eq!(bench.store.subject(&order("1")).await.unwrap(), Some(subject.clone()));
     let delivery = bench.delivery("1", "payment").await;
     assert_eq!((delivery.status, delivery.round, delivery.attempt), (DeliveryStatus::Open, 1, 1));
     // The row is leased to whoever was given it.
     assert!(bench.store.claim_outbox(10, u64::MAX).await.unwrap().is_empty());
 
-    let (again, rows) = bench.store.accept_order(new_order("1", "a")).await.unwrap();
-    assert_eq!(again, Accepted::Duplicate(order));
+    let (again, rows) = bench.store.accept_subject(new_subject("1", "a")).await.unwrap();
+    assert_eq!(again, Accepted::Duplicate(subject));
     assert!(rows.is_empty());
-    let (other, rows) = bench.store.accept_order(new_order("1", "b")).await.unwrap();
+    let (other, rows) = bench.store.accept_subject(new_subject("1", "b")).await.unwrap();
     assert_eq!(other, Accepted::Conflict);
     assert!(rows.is_empty());
     assert_eq!(bench.events("1").await.len(), 1);
 }
 
-pub(super) async fn concurrent_orders_with_one_id_are_accepted_once(bench: Bench) {
+pub(super) async fn concurrent_subjects_with_one_id_are_accepted_once(bench: Bench) {
     let accepts = (0..20).map(|number| {
-        bench.store.accept_order(new_order("1", if number % 2 == 0 { "a" } else { "b" }))
+        bench.store.accept_subject(new_subject("1", if number % 2 == 0 { "a" } else { "b" }))
     });
     let accepted = futures::future::join_all(accepts).await;
     let (mut new, mut same, mut different) = (0, 0, 0);
@@ -78,9 +78,9 @@ pub(super) async fn an_event_is_accepted_once(bench: Bench) {
     assert!(rows.is_empty());
 }
 
-pub(super) async fn an_order_whose_first_event_is_in_the_log_is_refused(bench: Bench) {
-    let new = new_order("7", "a");
+pub(super) async fn a_subject_whose_first_event_is_in_the_log_is_refused(bench: Bench) {
+    let new = new_subject("7", "a");
     bench.store.accept_event(new.event.clone()).await.unwrap();
-    let (accepted, rows) = bench.store.accept_order(new).await.unwrap();
+    let (accepted, rows) = bench.store.accept_subject(new).await.unwrap();
     assert_eq!((accepted, rows.len()), (Accepted::Conflict, 0));
 }

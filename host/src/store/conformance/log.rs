@@ -1,10 +1,10 @@
 //! The event log: positions, filters, pages; what is settled.
 
-use super::build::{batch, dead, emits, envelope, new_event, new_order, settlement};
+use super::build::{batch, dead, emits, envelope, new_event, new_subject, order, settlement};
 use super::{Bench, START_MS};
 use crate::store::{
-    Accepted, EventFilter, LogRange, LoggedEvent, NewEvent, OrderCursor, OrderFilter, SettledOrder,
-    Verdict,
+    Accepted, EventFilter, LogRange, LoggedEvent, NewEvent, SettledSubject, SubjectCursor,
+    SubjectFilter, Verdict,
 };
 
 impl Bench {
@@ -36,9 +36,9 @@ impl Bench {
 }
 
 pub(super) async fn the_log_is_read_by_filters_in_pages(bench: Bench) {
-    let first = bench.order("1").await;
+    let first = bench.subject("1").await;
     bench.clock.advance(600_000);
-    let second = bench.order("2").await;
+    let second = bench.subject("2").await;
     bench
         .done(batch(vec![
             emits(&first, "payment.authorized", &[]),
@@ -65,7 +65,7 @@ pub(super) async fn the_log_is_read_by_filters_in_pages(bench: Bench) {
         (START_MS, START_MS + 1_200_000)
     );
     assert!(everything[4].seq <= bench.store.log_end().await.unwrap());
-    let of = |order: &str| EventFilter { order: Some(order.into()), ..all() };
+    let of = |subject: &str| EventFilter { subject: Some(order(subject)), ..all() };
     assert_eq!(bench.event_ids(of("1")).await.len(), 2);
     let typed = async |pattern: &str| {
         types(&bench.log(&EventFilter { event_type: Some(pattern.into()), ..all() }, 1).await)
@@ -103,24 +103,24 @@ pub(super) async fn the_log_is_read_by_filters_in_pages(bench: Bench) {
     );
 }
 
-pub(super) async fn events_are_found_by_order_and_id(bench: Bench) {
-    let first = bench.order("1").await;
-    bench.order("2").await;
+pub(super) async fn events_are_found_by_subject_and_id(bench: Bench) {
+    let first = bench.subject("1").await;
+    bench.subject("2").await;
     bench.done(batch(vec![emits(&first, "payment.authorized", &[])])).await;
     let all = bench.log(&EventFilter::default(), 100).await;
     let cursors = [("1", all[0].seq), ("2", 0), ("unknown", 0)]
-        .map(|(order, after)| OrderCursor { order: order.to_owned(), after });
+        .map(|(subject, after)| SubjectCursor { subject: order(subject), after });
     let found: Vec<i64> = bench
         .store
-        .events_of_orders(&cursors, 10)
+        .events_of_subjects(&cursors, 10)
         .await
         .unwrap()
         .iter()
         .map(|event| event.seq)
         .collect();
     assert_eq!(found, [all[1].seq, all[2].seq]);
-    assert_eq!(bench.store.events_of_orders(&cursors, 1).await.unwrap().len(), 1);
-    assert!(bench.store.events_of_orders(&[], 10).await.unwrap().is_empty());
+    assert_eq!(bench.store.events_of_subjects(&cursors, 1).await.unwrap().len(), 1);
+    assert!(bench.store.events_of_subjects(&[], 10).await.unwrap().is_empty());
     assert_eq!(bench.store.events_by_id("created-1").await.unwrap()[0].envelope, *first);
     assert!(bench.store.events_by_id("nothing").await.unwrap().is_empty());
 }
@@ -141,39 +141,41 @@ pub(super) async fn a_scheduled_event_shows_when_it_is_due(bench: Bench) {
     assert_eq!(due, [Some(START_MS + 5_000), None]);
 }
 
-pub(super) async fn an_order_is_settled_when_all_its_deliveries_are(bench: Bench) {
-    let (first, second) = (bench.order("1").await, bench.order("2").await);
-    let both = ["1".to_owned(), "2".to_owned(), "unknown".to_owned()];
-    assert!(bench.store.settled_orders(&both).await.unwrap().is_empty());
+pub(super) async fn a_subject_is_settled_when_all_its_deliveries_are(bench: Bench) {
+    let (first, second) = (bench.subject("1").await, bench.subject("2").await);
+    let both = ["1", "2", "unknown"].map(order);
+    assert!(bench.store.settled_subjects(&both).await.unwrap().is_empty());
     bench
         .done(batch(vec![
             emits(&first, "payment.authorized", &["inventory"]),
             settlement(&second, Verdict::Skipped),
         ]))
         .await;
-    let settled = |order: &str, status: &str| SettledOrder {
-        order: order.to_owned(),
+    let settled = |subject: &str, status: &str| SettledSubject {
+        subject: order(subject),
         status: status.to_owned(),
     };
-    assert_eq!(bench.store.settled_orders(&both).await.unwrap(), [settled("2", "received")]);
-    assert!(bench.store.settled_orders(&[]).await.unwrap().is_empty());
+    assert_eq!(bench.store.settled_subjects(&both).await.unwrap(), [settled("2", "received")]);
+    assert!(bench.store.settled_subjects(&[]).await.unwrap().is_empty());
 }
 
-pub(super) async fn orders_are_found_by_time_and_by_waiting_stage(bench: Bench) {
+pub(super) async fn subjects_are_found_by_time_and_by_waiting_stage(bench: Bench) {
     for id in ["1", "2", "3"] {
-        bench.order(id).await;
+        bench.subject(id).await;
         bench.clock.advance(600_000);
     }
-    let found = async |filter: OrderFilter| {
-        let page = bench.store.orders(OrderFilter { limit: 10, ..filter }).await.unwrap();
-        page.items.into_iter().map(|order| order.id).collect::<Vec<_>>()
+    let found = async |filter: SubjectFilter| {
+        let page = bench.store.subjects(SubjectFilter { limit: 10, ..filter }).await.unwrap();
+        page.items.into_iter().map(|subject| subject.id().to_owned()).collect::<Vec<_>>()
     };
-    let between = |since_ms, until_ms| OrderFilter { since_ms, until_ms, ..OrderFilter::default() };
+    let between =
+        |since_ms, until_ms| SubjectFilter { since_ms, until_ms, ..SubjectFilter::default() };
     assert_eq!(found(between(Some(START_MS + 600_000), None)).await, ["3", "2"]);
     assert_eq!(found(between(None, Some(START_MS + 600_000))).await, ["1"]);
     assert_eq!(found(between(Some(START_MS + 1), Some(START_MS + 600_001))).await, ["2"]);
     assert_eq!(found(between(Some(START_MS + 9_000_000), None)).await, [""; 0]);
-    let at = |stage: &str| OrderFilter { stage: Some(stage.to_owned()), ..OrderFilter::default() };
+    let at =
+        |stage: &str| SubjectFilter { stage: Some(stage.to_owned()), ..SubjectFilter::default() };
     assert_eq!(found(at("payment")).await, ["3", "2", "1"]);
     let events = bench.log(&EventFilter::default(), 10).await;
     let event = |at: usize| std::sync::Arc::new(events[at].envelope.clone());
@@ -194,26 +196,26 @@ pub(super) async fn orders_are_found_by_time_and_by_waiting_stage(bench: Bench) 
 }
 
 pub(super) async fn an_idempotency_key_is_bound_to_one_body(bench: Bench) {
-    let order = |id: &str, fingerprint: &str, key: Option<&str>| {
-        let order = new_order(id, fingerprint);
-        crate::store::NewOrder { idempotency_key: key.map(str::to_owned), ..order }
+    let subject = |id: &str, fingerprint: &str, key: Option<&str>| {
+        let subject = new_subject(id, fingerprint);
+        crate::store::NewSubject { idempotency_key: key.map(str::to_owned), ..subject }
     };
-    let accept = async |order| bench.store.accept_order(order).await.unwrap().0;
-    assert!(matches!(accept(order("1", "a", Some("k"))).await, Accepted::New(_)));
+    let accept = async |subject| bench.store.accept_subject(subject).await.unwrap().0;
+    assert!(matches!(accept(subject("1", "a", Some("k"))).await, Accepted::New(_)));
     assert!(
-        matches!(accept(order("1", "a", Some("k"))).await, Accepted::Duplicate(order) if order.id == "1")
+        matches!(accept(subject("1", "a", Some("k"))).await, Accepted::Duplicate(subject) if subject.id() == "1")
     );
     // The key counts, not the id that a repeated request may have been given.
     assert!(
-        matches!(accept(order("2", "a", Some("k"))).await, Accepted::Duplicate(order) if order.id == "1")
+        matches!(accept(subject("2", "a", Some("k"))).await, Accepted::Duplicate(subject) if subject.id() == "1")
     );
-    assert_eq!(accept(order("2", "b", Some("k"))).await, Accepted::KeyReused);
-    assert_eq!(accept(order("1", "b", Some("other"))).await, Accepted::Conflict);
-    assert!(matches!(accept(order("1", "a", Some("other"))).await, Accepted::Duplicate(_)));
-    assert!(bench.store.order("2").await.unwrap().is_none());
+    assert_eq!(accept(subject("2", "b", Some("k"))).await, Accepted::KeyReused);
+    assert_eq!(accept(subject("1", "b", Some("other"))).await, Accepted::Conflict);
+    assert!(matches!(accept(subject("1", "a", Some("other"))).await, Accepted::Duplicate(_)));
+    assert!(bench.store.subject(&order("2")).await.unwrap().is_none());
     // At the same time: one is written, whatever the others say.
     let many = futures::future::join_all((0..20).map(|number| {
-        bench.store.accept_order(order(
+        bench.store.accept_subject(subject(
             &format!("n{number}"),
             if number % 2 == 0 { "x" } else { "y" },
             Some("race"),

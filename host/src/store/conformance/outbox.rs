@@ -14,7 +14,7 @@ fn direct(round: u32, attempt: u32) -> Direct {
 }
 
 pub(super) async fn a_retry_is_sent_when_it_is_due(bench: Bench) {
-    let event = bench.order("1").await;
+    let event = bench.subject("1").await;
     let (_, outbox) = bench.done(batch(vec![retry(&event, START_MS + 1_000)])).await;
     assert!(outbox.is_empty(), "not due yet");
     let delivery = bench.delivery("1", "payment").await;
@@ -41,7 +41,7 @@ pub(super) async fn a_retry_is_sent_when_it_is_due(bench: Bench) {
 }
 
 pub(super) async fn a_deferral_does_not_count_as_an_attempt(bench: Bench) {
-    let event = bench.order("1").await;
+    let event = bench.subject("1").await;
     let due_at_ms = START_MS + 50;
     bench.done(batch(vec![settlement(&event, Verdict::Deferred { due_at_ms })])).await;
     let delivery = bench.delivery("1", "payment").await;
@@ -94,7 +94,7 @@ pub(super) async fn an_expired_lease_frees_its_row(bench: Bench) {
 }
 
 pub(super) async fn a_postponed_row_is_claimed_when_it_is_due(bench: Bench) {
-    let (_, rows) = bench.store.accept_order(super::build::new_order("1", "a")).await.unwrap();
+    let (_, rows) = bench.store.accept_subject(super::build::new_subject("1", "a")).await.unwrap();
     bench.store.outbox_postponed(vec![rows[0].id], 7).await.unwrap();
     assert!(bench.store.claim_outbox(10, u64::MAX).await.unwrap().is_empty());
     bench.clock.advance(6);
@@ -157,11 +157,11 @@ pub(super) async fn rows_are_claimed_and_requeued_up_to_a_number_of_bytes(bench:
 
 pub(super) async fn lost_deliveries_are_sent_again(bench: Bench) {
     // Sent and lost; sent, settled; not sent yet; waiting for its retry.
-    let lost = bench.order("lost").await;
-    let settled = bench.order("settled").await;
+    let lost = bench.subject("lost").await;
+    let settled = bench.subject("settled").await;
     bench.done(batch(vec![settlement(&settled, Verdict::Skipped)])).await;
-    bench.store.accept_order(super::build::new_order("unsent", "a")).await.unwrap();
-    let retried = bench.order("retried").await;
+    bench.store.accept_subject(super::build::new_subject("unsent", "a")).await.unwrap();
+    let retried = bench.subject("retried").await;
     bench.done(batch(vec![retry(&retried, START_MS + 1)])).await;
     bench.clock.advance(100);
     let all = LostDeliveries {

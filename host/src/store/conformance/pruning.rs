@@ -1,6 +1,6 @@
 //! Retention: what goes, and what stays.
 
-use super::build::{batch, emits, new_order, settlement, writing};
+use super::build::{batch, emits, new_subject, order, settlement, writing};
 use super::{Bench, START_MS, sample_event};
 use crate::store::{
     Accepted, AcceptedEvent, ChainCount, ControlState, PluginLoad, Pruned, Verdict,
@@ -8,8 +8,8 @@ use crate::store::{
 
 const LATER_MS: u64 = START_MS + 1_000;
 
-pub(super) async fn finished_orders_past_their_retention_are_deleted(bench: Bench) {
-    let event = bench.order("1").await;
+pub(super) async fn finished_subjects_past_their_retention_are_deleted(bench: Bench) {
+    let event = bench.subject("1").await;
     bench
         .done(writing(vec![emits(&event, "payment.declined", &[])], "order/1/paid", 0, Some("yes")))
         .await;
@@ -22,41 +22,41 @@ pub(super) async fn finished_orders_past_their_retention_are_deleted(bench: Benc
         "nothing is old enough"
     );
     bench.clock.advance(1_000);
-    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap(), Pruned { orders: 1, events: 1 });
+    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap(), Pruned { subjects: 1, events: 1 });
     assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap(), Pruned::default(), "it goes once");
     assert!(bench.events("1").await.is_empty());
-    assert!(bench.store.order_deliveries("1", 0, 200).await.unwrap().items.is_empty());
+    assert!(bench.store.subject_deliveries(&order("1"), 0, 200).await.unwrap().items.is_empty());
     assert_eq!(
         bench.store.state_keys("payment", "", "", 10).await.unwrap(),
         ["order/12/paid", "stock/1"]
     );
     // The id is known for ever.
-    let (again, rows) = bench.store.accept_order(new_order("1", "same")).await.unwrap();
+    let (again, rows) = bench.store.accept_subject(new_subject("1", "same")).await.unwrap();
     assert!(
-        matches!(again, Accepted::Duplicate(ref order) if order.status == "pruned" && order.body.is_null()),
+        matches!(again, Accepted::Duplicate(ref subject) if subject.status == "pruned" && subject.body.is_null()),
         "{again:?}"
     );
     assert!(rows.is_empty());
     assert_eq!(
-        bench.store.accept_order(new_order("1", "other")).await.unwrap().0,
+        bench.store.accept_subject(new_subject("1", "other")).await.unwrap().0,
         Accepted::Conflict
     );
 }
 
-pub(super) async fn unfinished_orders_are_kept(bench: Bench) {
+pub(super) async fn unfinished_subjects_are_kept(bench: Bench) {
     // Sent but not run; not sent; dead-lettered and open.
-    bench.order("open").await;
-    let unsent = bench.order("unsent").await;
+    bench.subject("open").await;
+    let unsent = bench.subject("unsent").await;
     bench.done(batch(vec![emits(&unsent, "payment.authorized", &["inventory"])])).await;
     let dead_letter = bench.dead_letter_of("dead").await;
-    let finished = bench.order("finished").await;
+    let finished = bench.subject("finished").await;
     bench.done(batch(vec![settlement(&finished, Verdict::Skipped)])).await;
     bench.clock.advance(1_000);
-    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().orders, 1, "the finished one");
-    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().orders, 0);
+    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().subjects, 1, "the finished one");
+    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().subjects, 0);
     bench.store.discard(dead_letter.id, "seen".into()).await.unwrap();
     // The dead-letter event is routed to a stage that has not settled it.
-    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().orders, 0);
+    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().subjects, 0);
     for id in ["open", "unsent", "dead"] {
         assert_ne!(bench.status(id).await, "pruned", "{id}");
     }
@@ -74,7 +74,7 @@ pub(super) async fn an_old_event_that_was_logged_now_is_kept(bench: Bench) {
 }
 
 pub(super) async fn old_chains_are_deleted(bench: Bench) {
-    let waiting = bench.order("1").await;
+    let waiting = bench.subject("1").await;
     let waits = waiting.correlation_id.as_str();
     let count = |id: &str| ChainCount {
         correlation_id: id.into(),

@@ -1,21 +1,23 @@
 //! Queries.
 
 use super::Bench;
-use super::build::{batch, emits, key, new_order, settlement};
-use crate::store::{AttemptKey, Batch, ControlState, OrderFilter, PluginLoad, StoreError, Verdict};
+use super::build::{batch, emits, key, new_subject, order, settlement};
+use crate::store::{
+    AttemptKey, Batch, ControlState, PluginLoad, StoreError, SubjectFilter, Verdict,
+};
 
-pub(super) async fn orders_are_listed_in_pages(bench: Bench) {
+pub(super) async fn subjects_are_listed_in_pages(bench: Bench) {
     for id in ["1", "2", "3", "4", "5"] {
-        let mut order = new_order(id, "a");
-        order.customer = (id != "3").then(|| "42".to_owned());
-        bench.store.accept_order(order).await.unwrap();
+        let mut subject = new_subject(id, "a");
+        subject.customer = (id != "3").then(|| "42".to_owned());
+        bench.store.accept_subject(subject).await.unwrap();
     }
     let mut filter =
-        OrderFilter { customer: Some("42".to_owned()), limit: 2, ..OrderFilter::default() };
+        SubjectFilter { customer: Some("42".to_owned()), limit: 2, ..SubjectFilter::default() };
     let mut pages = Vec::new();
     loop {
-        let page = bench.store.orders(filter.clone()).await.unwrap();
-        pages.push(page.items.iter().map(|order| order.id.clone()).collect::<Vec<_>>());
+        let page = bench.store.subjects(filter.clone()).await.unwrap();
+        pages.push(page.items.iter().map(|subject| subject.id().to_owned()).collect::<Vec<_>>());
         filter.before = page.next;
         if page.next.is_none() {
             break;
@@ -23,12 +25,12 @@ pub(super) async fn orders_are_listed_in_pages(bench: Bench) {
     }
     assert_eq!(pages, [["5", "4"], ["2", "1"]]);
     filter.status = Some("declined".to_owned());
-    assert!(bench.store.orders(filter).await.unwrap().items.is_empty());
+    assert!(bench.store.subjects(filter).await.unwrap().items.is_empty());
 }
 
-pub(super) async fn an_order_has_its_events_and_deliveries(bench: Bench) {
-    let event = bench.order("1").await;
-    bench.order("2").await;
+pub(super) async fn a_subject_has_its_events_and_deliveries(bench: Bench) {
+    let event = bench.subject("1").await;
+    bench.subject("2").await;
     bench.done(batch(vec![emits(&event, "payment.authorized", &["inventory"])])).await;
     let events = bench.events("1").await;
     assert_eq!(events.len(), 2);
@@ -48,7 +50,7 @@ pub(super) async fn an_order_has_its_events_and_deliveries(bench: Bench) {
     assert_eq!(bench.events_after("1", 0, 1).await.len(), 1);
     let stages: Vec<_> = bench
         .store
-        .order_deliveries("1", 0, 200)
+        .subject_deliveries(&order("1"), 0, 200)
         .await
         .unwrap()
         .items
@@ -56,12 +58,12 @@ pub(super) async fn an_order_has_its_events_and_deliveries(bench: Bench) {
         .map(|record| record.stage)
         .collect();
     assert_eq!(stages, ["payment", "inventory"]);
-    let first = bench.store.order_deliveries("1", 0, 1).await.unwrap();
+    let first = bench.store.subject_deliveries(&order("1"), 0, 1).await.unwrap();
     assert_eq!((first.items.len(), first.next), (1, Some(events[0].seq)));
-    let second = bench.store.order_deliveries("1", events[0].seq, 1).await.unwrap();
+    let second = bench.store.subject_deliveries(&order("1"), events[0].seq, 1).await.unwrap();
     assert_eq!((second.items.len(), second.next), (1, None));
-    assert!(bench.store.order("3").await.unwrap().is_none());
-    assert!(bench.store.order_deliveries("3", 0, 200).await.unwrap().items.is_empty());
+    assert!(bench.store.subject(&order("3")).await.unwrap().is_none());
+    assert!(bench.store.subject_deliveries(&order("3"), 0, 200).await.unwrap().items.is_empty());
 }
 
 pub(super) async fn state_is_found_by_folder_and_prefix(bench: Bench) {
@@ -98,7 +100,7 @@ pub(super) async fn state_is_found_by_folder_and_prefix(bench: Bench) {
 
 pub(super) async fn settled_deliveries_are_recognised(bench: Bench) {
     let (open, done, retried) =
-        (bench.order("1").await, bench.order("2").await, bench.order("3").await);
+        (bench.subject("1").await, bench.subject("2").await, bench.subject("3").await);
     bench.done(batch(vec![settlement(&done, Verdict::Skipped)])).await;
     bench.done(batch(vec![super::build::retry(&retried, super::START_MS + 1)])).await;
     let attempt =
@@ -116,8 +118,8 @@ pub(super) async fn settled_deliveries_are_recognised(bench: Bench) {
 }
 
 pub(super) async fn a_delivery_is_found_by_its_key(bench: Bench) {
-    let event = bench.order("1").await;
-    bench.order("2").await;
+    let event = bench.subject("1").await;
+    bench.subject("2").await;
     bench.done(batch(vec![super::build::retry(&event, super::START_MS + 1)])).await;
     let found = bench.store.delivery(&key(&event, "payment")).await.unwrap().unwrap();
     assert_eq!((found.event, found.attempt, found.failures.len()), (event.key(), 2, 1));
@@ -147,10 +149,10 @@ pub(super) async fn a_closed_store_is_unavailable(bench: Bench) {
     bench.store.close().await;
     assert!(matches!(bench.store.ping().await, Err(StoreError::Unavailable(_))));
     assert!(matches!(
-        bench.store.accept_order(new_order("1", "a")).await,
+        bench.store.accept_subject(new_subject("1", "a")).await,
         Err(StoreError::Unavailable(_))
     ));
-    assert!(matches!(bench.store.order("1").await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(bench.store.subject(&order("1")).await, Err(StoreError::Unavailable(_))));
 }
 
 pub(super) async fn stage_controls_are_kept(bench: Bench) {

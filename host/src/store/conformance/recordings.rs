@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::build::{batch, dead, emits, envelope, recorded, retry, settlement};
+use super::build::{batch, dead, emits, envelope, order, recorded, retry, settlement};
 use super::{Bench, START_MS};
 use crate::store::{
     Batch, DeadLetterAction, RecordedDelivery, RecordingCursor, RecordingFilter, Settlement,
@@ -12,7 +12,7 @@ use crate::store::{
 fn all() -> RecordingFilter {
     RecordingFilter {
         stage: "payment".to_owned(),
-        order: None,
+        subject: None,
         after: RecordingCursor::default(),
         limit: 100,
     }
@@ -29,9 +29,9 @@ fn bodies(found: &[RecordedDelivery]) -> Vec<&str> {
 pub(super) async fn recordings_are_listed_in_the_order_of_settlement(bench: Bench) {
     let mut events = Vec::new();
     for id in ["1", "2", "3", "4", "5"] {
-        events.push(bench.order(id).await);
+        events.push(bench.subject(id).await);
     }
-    // The last order is settled first.
+    // The last subject is settled first.
     for (number, event) in events.iter().enumerate().rev() {
         let body = format!("{{\"n\":{number}}}");
         bench
@@ -63,15 +63,15 @@ pub(super) async fn recordings_are_listed_in_the_order_of_settlement(bench: Benc
     );
 }
 
-pub(super) async fn an_order_has_its_own_recordings(bench: Bench) {
-    let (one, two) = (bench.order("1").await, bench.order("2").await);
+pub(super) async fn a_subject_has_its_own_recordings(bench: Bench) {
+    let (one, two) = (bench.subject("1").await, bench.subject("2").await);
     bench
         .done(batch(vec![
             recorded(emits(&one, "payment.authorized", &[]), "1"),
             recorded(dead(&two), "2"),
         ]))
         .await;
-    let of = |order: &str| RecordingFilter { order: Some(order.to_owned()), ..all() };
+    let of = |subject: &str| RecordingFilter { subject: Some(order(subject)), ..all() };
     assert_eq!(bodies(&list(&bench, of("1")).await), ["1"]);
     let dead_lettered = list(&bench, of("2")).await.remove(0);
     assert_eq!((dead_lettered.recording.as_str(), dead_lettered.emitted), ("2", Some(Vec::new())));
@@ -79,7 +79,7 @@ pub(super) async fn an_order_has_its_own_recordings(bench: Bench) {
 }
 
 pub(super) async fn only_settled_deliveries_are_recorded(bench: Bench) {
-    let (retried, quiet) = (bench.order("1").await, bench.order("2").await);
+    let (retried, quiet) = (bench.subject("1").await, bench.subject("2").await);
     bench
         .done(batch(vec![
             recorded(retry(&retried, START_MS + 1), "too early"),
@@ -109,7 +109,7 @@ pub(super) async fn an_event_of_another_program_has_its_recording(bench: Bench) 
 }
 
 pub(super) async fn a_replayed_delivery_gets_a_new_recording(bench: Bench) {
-    let event = bench.order("1").await;
+    let event = bench.subject("1").await;
     bench.done(batch(vec![recorded(dead(&event), "failed")])).await;
     assert_eq!(bodies(&list(&bench, all()).await), ["failed"]);
     let page = crate::store::DeadLetterFilter { limit: 1, ..Default::default() };
@@ -124,14 +124,14 @@ pub(super) async fn a_replayed_delivery_gets_a_new_recording(bench: Bench) {
     assert_eq!((bodies(&found), found[0].round), (vec!["went well"], 2));
 }
 
-pub(super) async fn recordings_are_deleted_with_their_order(bench: Bench) {
-    let (old, open) = (bench.order("1").await, bench.order("2").await);
+pub(super) async fn recordings_are_deleted_with_their_subject(bench: Bench) {
+    let (old, open) = (bench.subject("1").await, bench.subject("2").await);
     let settlements = vec![
         recorded(emits(&old, "payment.declined", &[]), "old"),
         recorded(emits(&open, "payment.authorized", &["inventory"]), "open"),
     ];
     bench.done(batch(settlements)).await;
     bench.clock.advance(1_000);
-    assert_eq!(bench.store.prune(START_MS + 1_000, 10).await.unwrap().orders, 1);
+    assert_eq!(bench.store.prune(START_MS + 1_000, 10).await.unwrap().subjects, 1);
     assert_eq!(bodies(&list(&bench, all()).await), ["open"]);
 }

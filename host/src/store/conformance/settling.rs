@@ -1,13 +1,13 @@
-//! Commits: compare-and-set, versions, effects, order status.
+//! Commits: compare-and-set, versions, effects, subject status.
 
 use std::sync::Arc;
 
 use super::Bench;
-use super::build::{batch, emits, envelope, event_key, key, new_event, settlement, writing};
+use super::build::{batch, emits, envelope, event_key, key, new_event, order, settlement, writing};
 use crate::store::{Batch, Commit, DeliveryStatus, Settlement, Verdict};
 
 pub(super) async fn a_batch_is_committed_with_its_effects(bench: Bench) {
-    let (one, two) = (bench.order("1").await, bench.order("2").await);
+    let (one, two) = (bench.subject("1").await, bench.subject("2").await);
     let settlements = vec![
         emits(&one, "payment.authorized", &["inventory", "notification"]),
         emits(&two, "payment.authorized", &[]),
@@ -15,7 +15,7 @@ pub(super) async fn a_batch_is_committed_with_its_effects(bench: Bench) {
     let (versions, outbox) = bench.done(writing(settlements, "order/1/paid", 0, Some("yes"))).await;
     assert_eq!(versions, [1]);
     assert_eq!(outbox.len(), 1, "no stage consumes the second event");
-    assert_eq!(outbox[0].envelope.order_id.as_deref(), Some("1"));
+    assert_eq!(outbox[0].envelope.subject_key.as_deref(), Some("order/1"));
     let delivery = bench.delivery("1", "payment").await;
     assert_eq!(delivery.status, DeliveryStatus::Done);
     assert_eq!(
@@ -32,14 +32,14 @@ pub(super) async fn a_batch_is_committed_with_its_effects(bench: Bench) {
 }
 
 pub(super) async fn a_settled_delivery_is_stale(bench: Bench) {
-    let event = bench.order("1").await;
+    let event = bench.subject("1").await;
     bench.done(batch(vec![emits(&event, "payment.authorized", &["inventory"])])).await;
     let (stale, conflicts) =
         bench.refused(batch(vec![emits(&event, "payment.declined", &[])])).await;
     assert_eq!(stale, [key(&event, "payment")]);
     assert!(conflicts.is_empty());
     // Another attempt or round than the one that stands open is as stale.
-    let event = bench.order("2").await;
+    let event = bench.subject("2").await;
     for (round, attempt) in [(1, 2), (2, 1)] {
         let early = Settlement { round, attempt, ..settlement(&event, Verdict::Skipped) };
         assert_eq!(bench.refused(batch(vec![early])).await.0.len(), 1);
@@ -47,7 +47,7 @@ pub(super) async fn a_settled_delivery_is_stale(bench: Bench) {
 }
 
 pub(super) async fn a_changed_version_is_a_conflict(bench: Bench) {
-    let (one, two) = (bench.order("1").await, bench.order("2").await);
+    let (one, two) = (bench.subject("1").await, bench.subject("2").await);
     let skip = |event| vec![settlement(event, Verdict::Skipped)];
     bench.done(writing(skip(&one), "count", 0, Some("1"))).await;
     let (stale, conflicts) = bench.refused(writing(skip(&two), "count", 0, Some("1"))).await;
@@ -73,7 +73,7 @@ pub(super) async fn a_removed_key_keeps_its_version(bench: Bench) {
 }
 
 pub(super) async fn a_rejected_batch_writes_nothing(bench: Bench) {
-    let (one, two) = (bench.order("1").await, bench.order("2").await);
+    let (one, two) = (bench.subject("1").await, bench.subject("2").await);
     bench.done(batch(vec![settlement(&one, Verdict::Skipped)])).await;
     let settlements = vec![
         emits(&two, "payment.declined", &["notification"]),
@@ -88,7 +88,7 @@ pub(super) async fn a_rejected_batch_writes_nothing(bench: Bench) {
 }
 
 pub(super) async fn concurrent_batches_settle_a_delivery_once(bench: Bench) {
-    let event = bench.order("1").await;
+    let event = bench.subject("1").await;
     let attempt = || {
         writing(vec![emits(&event, "payment.authorized", &["inventory"])], "count", 0, Some("1"))
     };
@@ -104,7 +104,7 @@ pub(super) async fn concurrent_batches_settle_a_delivery_once(bench: Bench) {
                 assert_eq!((stale.len(), conflicts.len()), (1, 1));
                 again += 1;
             }
-            Commit::OrderCancelled(_) => panic!("no order was cancelled"),
+            Commit::SubjectCancelled(_) => panic!("no subject was cancelled"),
         }
     }
     assert_eq!((done, again), (1, 9));
@@ -112,8 +112,8 @@ pub(super) async fn concurrent_batches_settle_a_delivery_once(bench: Bench) {
 }
 
 pub(super) async fn an_event_of_another_program_is_logged(bench: Bench) {
-    bench.order("1").await;
-    let mut foreign = envelope("order.flagged", "f1", Some("1"));
+    bench.subject("1").await;
+    let mut foreign = envelope("order.flagged", "f1", Some(&order("1")));
     foreign.event.source = String::from("/fraud-desk");
     let foreign = Arc::new(foreign);
     // A second round of something unknown is not a first meeting.
@@ -126,7 +126,7 @@ pub(super) async fn an_event_of_another_program_is_logged(bench: Bench) {
         .find(|logged| logged.envelope == *foreign)
         .expect("the event was not written");
     assert_eq!(adopted.routed_to, ["payment"]);
-    let deliveries = bench.store.order_deliveries("1", 0, 200).await.unwrap().items;
+    let deliveries = bench.store.subject_deliveries(&order("1"), 0, 200).await.unwrap().items;
     let record =
         deliveries.iter().find(|record| record.event == foreign.key()).expect("no delivery");
     assert_eq!(
@@ -137,7 +137,7 @@ pub(super) async fn an_event_of_another_program_is_logged(bench: Bench) {
 }
 
 pub(super) async fn a_skipped_delivery_is_settled(bench: Bench) {
-    let event = bench.order("1").await;
+    let event = bench.subject("1").await;
     let (_, outbox) = bench.done(batch(vec![settlement(&event, Verdict::Skipped)])).await;
     assert!(outbox.is_empty());
     assert_eq!(bench.delivery("1", "payment").await.status, DeliveryStatus::Skipped);
@@ -145,12 +145,12 @@ pub(super) async fn a_skipped_delivery_is_settled(bench: Bench) {
 }
 
 pub(super) async fn status_follows_the_events(bench: Bench) {
-    let event = bench.order("1").await;
+    let event = bench.subject("1").await;
     bench.clock.advance(5);
     bench.done(batch(vec![emits(&event, "payment.authorized", &["inventory"])])).await;
     assert_eq!(bench.status("1").await, "authorized");
-    let order = bench.store.order("1").await.unwrap().unwrap();
-    assert_eq!(order.updated_at_ms - order.created_at_ms, 5);
+    let subject = bench.store.subject(&order("1")).await.unwrap().unwrap();
+    assert_eq!(subject.updated_at_ms - subject.created_at_ms, 5);
     for (number, (event_type, expected)) in [
         ("inventory.rejected", "rejected"),
         ("something.unknown", "rejected"),
@@ -162,7 +162,7 @@ pub(super) async fn status_follows_the_events(bench: Bench) {
     .into_iter()
     .enumerate()
     {
-        let event = envelope(event_type, &format!("e{number}"), Some("1"));
+        let event = envelope(event_type, &format!("e{number}"), Some(&order("1")));
         bench.store.accept_event(new_event(event, &[])).await.unwrap();
         assert_eq!(bench.status("1").await, expected, "after {event_type}");
     }

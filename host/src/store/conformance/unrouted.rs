@@ -1,12 +1,15 @@
 //! Events that wait for a stage.
 
-use super::build::{DAY_MS, batch, emits, envelope, key, new_event, new_order, settlement};
+use super::build::{
+    DAY_MS, batch, emits, envelope, key, new_event, new_subject, order, settlement,
+};
 use super::{Bench, START_MS};
-use crate::store::{DeliveryStatus, Direct, NewOrder, Routed, Routing, Verdict};
+use crate::store::{DeliveryStatus, Direct, NewSubject, Routed, Routing, Verdict};
 
-fn unrouted_order(id: &str) -> NewOrder {
-    let event = new_event(envelope("order.created", &format!("created-{id}"), Some(id)), &[]);
-    NewOrder { event, ..new_order(id, "same") }
+fn unrouted_subject(id: &str) -> NewSubject {
+    let event =
+        new_event(envelope("order.created", &format!("created-{id}"), Some(&order(id))), &[]);
+    NewSubject { event, ..new_subject(id, "same") }
 }
 
 impl Bench {
@@ -30,15 +33,15 @@ fn waits(event_type: &str, count: u64) -> (String, u64) {
     (event_type.to_owned(), count)
 }
 
-pub(super) async fn an_order_without_a_stage_is_routed_when_one_appears(bench: Bench) {
+pub(super) async fn a_subject_without_a_stage_is_routed_when_one_appears(bench: Bench) {
     for id in ["1", "2", "3"] {
-        let (_, rows) = bench.store.accept_order(unrouted_order(id)).await.unwrap();
+        let (_, rows) = bench.store.accept_subject(unrouted_subject(id)).await.unwrap();
         assert!(rows.is_empty());
     }
     assert_eq!(bench.waiting().await, [waits("order.created", 3)]);
     bench.clock.advance(DAY_MS * 2);
-    // An order that waits is not finished, however old it is.
-    assert_eq!(bench.store.prune(START_MS + DAY_MS, 10).await.unwrap().orders, 0);
+    // A subject that waits is not finished, however old it is.
+    assert_eq!(bench.store.prune(START_MS + DAY_MS, 10).await.unwrap().subjects, 0);
     let routed = bench.route("order.created", &["payment", "audit"], 2).await;
     assert_eq!((routed.events, routed.outbox.len()), (2, 4), "two events to two stages each");
     assert_eq!(bench.waiting().await, [waits("order.created", 1)]);
@@ -54,15 +57,15 @@ pub(super) async fn an_order_without_a_stage_is_routed_when_one_appears(bench: B
     assert_eq!(bench.waiting().await, []);
 }
 
-pub(super) async fn an_event_waits_while_its_order_is_unfinished(bench: Bench) {
-    let (going, done) = (bench.order("going").await, bench.order("done").await);
-    // The last one finishes its order; so nothing has to follow the events beside it.
+pub(super) async fn an_event_waits_while_its_subject_is_unfinished(bench: Bench) {
+    let (going, done) = (bench.subject("going").await, bench.subject("done").await);
+    // The last one finishes its subject; so nothing has to follow the events beside it.
     let settlements =
         vec![emits(&going, "payment.authorized", &[]), emits(&done, "payment.declined", &[])];
     bench.done(batch(settlements)).await;
     assert_eq!(bench.waiting().await, [waits("payment.authorized", 1)]);
     // Events of other programs, and those of the host about a stage, depend on nothing.
-    let foreign = new_event(envelope("carrier.lost", "f", Some("going")), &[]).external();
+    let foreign = new_event(envelope("carrier.lost", "f", Some(&order("going"))), &[]).external();
     bench.store.accept_event(foreign).await.unwrap();
     let told = new_event(envelope("postrider.breaker-changed", "b", None), &[]);
     bench.store.accept_event(told).await.unwrap();
@@ -75,7 +78,7 @@ pub(super) async fn an_event_waits_while_its_order_is_unfinished(bench: Bench) {
 }
 
 pub(super) async fn open_deliveries_of_a_stage_are_listed(bench: Bench) {
-    let (one, two) = (bench.order("1").await, bench.order("2").await);
+    let (one, two) = (bench.subject("1").await, bench.subject("2").await);
     bench.done(batch(vec![settlement(&one, Verdict::Skipped)])).await;
     let open = bench.store.open_deliveries("payment", 10).await.unwrap();
     let [open] = &open[..] else { panic!("{open:?}") };

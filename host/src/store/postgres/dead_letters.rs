@@ -12,7 +12,7 @@ use super::transaction::PooledTransaction;
 use super::{Context, write};
 use crate::domain::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
-use crate::store::transaction::{IMMEDIATELY, Subject};
+use crate::store::transaction::{IMMEDIATELY, SubjectProgress};
 use crate::store::{DeadLetterAction, DeadLetterStatus, Direct, NewEvent, StoreError};
 
 /// A dead letter that can be settled.
@@ -124,7 +124,7 @@ pub(super) async fn settle(
             execute(&mut transaction, sql, args![dead_letter.seq, &*dead_letter.stage]).await?;
             // Whatever the caller's routes: only the stage that failed gets the edited event.
             event = edited.clone().only_for(dead_letter.stage);
-            write_set.event(&event, Subject::Unfinished)
+            write_set.event(&event, SubjectProgress::Unfinished)
         }
         Action::Discard { .. } => None,
     };

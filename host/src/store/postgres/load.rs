@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use sqlx::PgConnection;
 
 use super::sql::{TransactionError, args, columns, fetch, push};
-use crate::domain::order_status::StatusRules;
-use crate::store::decode::{self, Columns as _, envelope_columns, order_columns};
+use crate::domain::subject_status::StatusRules;
+use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
 use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
 
 /// Reads everything in the read set.
@@ -19,37 +19,37 @@ pub(super) async fn load<'a>(
     read_set: &ReadSet<'a>,
 ) -> Result<Loaded<'a>, TransactionError> {
     let mut loaded = Loaded::default();
-    // Before the orders: another host may commit an order between two queries, and an order whose
+    // Before the subjects: another host may commit a subject between two queries, and a subject whose
     // first event is known and which is not would be a conflict.
     events(conn, read_set, &mut loaded).await?;
-    orders(conn, read_set, &mut loaded).await?;
-    orders_by_key(conn, read_set, &mut loaded).await?;
+    subjects(conn, read_set, &mut loaded).await?;
+    subjects_by_key(conn, read_set, &mut loaded).await?;
     deliveries(conn, rules, read_set, &mut loaded).await?;
     versions(conn, read_set, &mut loaded).await?;
     Ok(loaded)
 }
 
-async fn orders<'a>(
+async fn subjects<'a>(
     conn: &mut PgConnection,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
 ) -> Result<(), TransactionError> {
-    if read_set.orders.is_empty() {
+    if read_set.subjects.is_empty() {
         return Ok(());
     }
     let sql = concat!(
         "SELECT ",
-        order_columns!(),
-        ", o.fingerprint, k.at FROM unnest($1) WITH ORDINALITY k (id, at) JOIN orders o USING (id)"
+        subject_columns!(),
+        ", sub.fingerprint, k.at FROM unnest($1) WITH ORDINALITY k (key, at) JOIN subjects sub USING (key)"
     );
-    for row in &fetch(conn, sql, args![&read_set.orders]).await? {
-        let id = lookup(&read_set.orders, row.int(8)? - 1)?;
-        loaded.orders.insert(id, (decode::order(row)?, row.owned(7)?));
+    for row in &fetch(conn, sql, args![&read_set.subjects]).await? {
+        let id = lookup(&read_set.subjects, row.int(8)? - 1)?;
+        loaded.subjects.insert(id, (decode::subject(row)?, row.owned(7)?));
     }
     Ok(())
 }
 
-async fn orders_by_key<'a>(
+async fn subjects_by_key<'a>(
     conn: &mut PgConnection,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
@@ -59,13 +59,15 @@ async fn orders_by_key<'a>(
     }
     let sql = concat!(
         "SELECT ",
-        order_columns!(),
-        ", o.fingerprint, k.at FROM unnest($1) WITH ORDINALITY k (key, at) JOIN orders o ON \
-         o.idempotency_key = k.key"
+        subject_columns!(),
+        ", sub.fingerprint, k.at FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k (kind, key, at) \
+         JOIN subjects sub ON sub.kind = k.kind AND sub.idempotency_key = k.key"
     );
-    for row in &fetch(conn, sql, args![&read_set.idempotency_keys]).await? {
+    for row in
+        &fetch(conn, sql, columns![&read_set.idempotency_keys; |key| key.0, |key| key.1]).await?
+    {
         let key = lookup(&read_set.idempotency_keys, row.int(8)? - 1)?;
-        loaded.idempotency_keys.insert(key, (decode::order(row)?, row.owned(7)?));
+        loaded.idempotency_keys.insert(key, (decode::subject(row)?, row.owned(7)?));
     }
     Ok(())
 }
@@ -102,14 +104,14 @@ async fn deliveries<'a>(
     }
     let sql = "SELECT k.at, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, \
                d.queued_ms, \
-               coalesce(o.status IN ($5, $6), FALSE), coalesce(o.status = ANY($7), FALSE) \
+               coalesce(sub.status IN ($5, $6), FALSE), coalesce(sub.status = ANY($7), FALSE) \
                FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY k \
-               (stage, source, id, order_id, at) \
+               (stage, source, id, subject, at) \
                LEFT JOIN events e ON e.id = k.id AND e.source = k.source \
                LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.stage \
-               LEFT JOIN orders o ON o.id = k.order_id";
+               LEFT JOIN subjects sub ON sub.key = k.subject";
     let mut args = columns![&read_set.deliveries;
-        |one| one.key.0, |one| one.key.1.source.as_str(), |one| one.key.1.id.as_str(), |one| one.order];
+        |one| one.key.0, |one| one.key.1.source.as_str(), |one| one.key.1.id.as_str(), |one| one.subject];
     for status in rules.cancelled_statuses() {
         push(&mut args, status);
     }
@@ -128,8 +130,8 @@ async fn deliveries<'a>(
         let stored = LoadedDelivery {
             seq: row.maybe_int(1)?,
             state,
-            order_cancelled: row.flag(7)?,
-            order_finished: row.flag(8)?,
+            subject_cancelled: row.flag(7)?,
+            subject_finished: row.flag(8)?,
         };
         loaded.deliveries.insert(lookup(&read_set.deliveries, row.int(0)? - 1)?.key, stored);
     }

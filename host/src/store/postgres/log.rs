@@ -1,4 +1,4 @@
-//! The position up to which the log is complete, although hosts commit in another order than they
+//! The position up to which the log is complete, although hosts commit in another subject than they
 //! take positions.
 //!
 //! A transaction takes a shared advisory lock, then a number; the positions of its events follow
@@ -84,7 +84,7 @@ impl End {
 }
 
 /// The last position that was given out, then the holders of the writers' lock: two statements in
-/// this order, in one round trip.
+/// this subject, in one round trip.
 async fn look(db: &PgPool) -> Result<(i64, HashSet<String>), StoreError> {
     let mut conn = db.acquire().await.map_err(|error| store_error(&error))?;
     let sql = "SELECT (CASE WHEN is_called THEN last_value + 1 ELSE last_value END << 20) - 1, \

@@ -214,9 +214,9 @@ pub(super) async fn route(
 ) -> Result<Routed, TransactionError> {
     let mut transaction = PooledTransaction::begin(db, context).await?;
     let sql = concat!(
-        "SELECT e.seq, coalesce(o.status = ANY($2), FALSE), e.due_ms, ",
+        "SELECT e.seq, coalesce(sub.status = ANY($2), FALSE), e.due_ms, ",
         envelope_columns!(),
-        " FROM events e LEFT JOIN orders o ON o.id = e.order_id WHERE e.type = $1 AND \
+        " FROM events e LEFT JOIN subjects sub ON sub.key = e.subject_key WHERE e.type = $1 AND \
          e.unrouted_ms IS NOT NULL ORDER BY e.seq LIMIT $3 FOR UPDATE OF e SKIP LOCKED"
     );
     let finished = context.status.finished_statuses();

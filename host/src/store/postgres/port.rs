@@ -8,16 +8,17 @@ use super::dead_letters::Action;
 use super::locked::Locks;
 use super::{PostgresStore, chains, controls, dead_letters, hosts, outbox, prune, read};
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
+use crate::domain::subject::SubjectKey;
 use crate::store::queries;
 use crate::store::transaction::SentRows;
 use crate::store::{
     Accepted, AcceptedEvent, AttemptKey, Batch, Cancelled, ChainCount, ChainRecord, Commit,
     ControlState, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
     DeliveryRecord, EventFilter, HostReport, KnownBindings, LockedState, LogRange, LostDeliveries,
-    NarrowedRow, NewCancel, NewEvent, NewOrder, OpenDelivery, Order, OrderCursor, OrderFilter,
-    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
-    Routed, Routing, SettledOrder, SharedSettings, StageBacklog, StageBinding, StageControl,
-    StateRow, StateSource, Store, StoreError, UnroutedEvents,
+    NarrowedRow, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad,
+    Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledSubject,
+    SharedSettings, StageBacklog, StageBinding, StageControl, StateRow, StateSource, Store,
+    StoreError, Subject, SubjectCursor, SubjectFilter, UnroutedEvents,
 };
 
 #[async_trait]
@@ -47,11 +48,11 @@ impl StateSource for PostgresStore {
 
 #[async_trait]
 impl Store for PostgresStore {
-    async fn accept_order(
+    async fn accept_subject(
         &self,
-        order: NewOrder,
+        subject: NewSubject,
     ) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
-        self.submit(order).await
+        self.submit(subject).await
     }
 
     async fn accept_event(
@@ -61,7 +62,7 @@ impl Store for PostgresStore {
         self.submit(event).await
     }
 
-    async fn cancel_order(
+    async fn cancel_subject(
         &self,
         cancel: NewCancel,
     ) -> Result<(Cancelled, Vec<OutboxRow>), StoreError> {
@@ -144,12 +145,12 @@ impl Store for PostgresStore {
         self.within(read::already_settled(&self.pool, &keys)).await
     }
 
-    async fn order(&self, id: &str) -> Result<Option<Order>, StoreError> {
-        self.within(queries::order_by_id(&self.pool, id)).await
+    async fn subject(&self, key: &SubjectKey) -> Result<Option<Subject>, StoreError> {
+        self.within(queries::subject(&self.pool, key)).await
     }
 
-    async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError> {
-        self.within(queries::orders(&self.pool, &filter)).await
+    async fn subjects(&self, filter: SubjectFilter) -> Result<Page<Subject>, StoreError> {
+        self.within(queries::subjects(&self.pool, &filter)).await
     }
 
     async fn log_end(&self) -> Result<i64, StoreError> {
@@ -164,29 +165,32 @@ impl Store for PostgresStore {
         self.within(queries::log::events(&self.pool, &filter, range)).await
     }
 
-    async fn events_of_orders(
+    async fn events_of_subjects(
         &self,
-        orders: &[OrderCursor],
+        subjects: &[SubjectCursor],
         limit: u32,
     ) -> Result<Vec<LoggedEvent>, StoreError> {
-        self.within(queries::log::events_of_orders(&self.pool, orders, limit)).await
+        self.within(queries::log::events_of_subjects(&self.pool, subjects, limit)).await
     }
 
     async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError> {
         self.within(queries::log::events_by_id(&self.pool, id)).await
     }
 
-    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<SettledOrder>, StoreError> {
-        self.within(queries::log::settled_orders(&self.pool, orders)).await
+    async fn settled_subjects(
+        &self,
+        subjects: &[SubjectKey],
+    ) -> Result<Vec<SettledSubject>, StoreError> {
+        self.within(queries::log::settled_subjects(&self.pool, subjects)).await
     }
 
-    async fn order_deliveries(
+    async fn subject_deliveries(
         &self,
-        order_id: &str,
+        key: &SubjectKey,
         after: i64,
         limit: u32,
     ) -> Result<Page<DeliveryRecord>, StoreError> {
-        self.within(queries::order_deliveries(&self.pool, order_id, after, limit)).await
+        self.within(queries::subject_deliveries(&self.pool, key, after, limit)).await
     }
 
     async fn backlog(&self, now_ms: u64) -> Result<Vec<StageBacklog>, StoreError> {

@@ -1,8 +1,8 @@
-//! Deletes finished orders past their retention period, and events without an order, one batch per
+//! Deletes finished subjects past their retention period, and events without a subject, one batch per
 //! transaction.
 //!
-//! Several hosts may do so at the same time: each skips orders that another one has locked.
-//! Unfinished orders are skipped: a batch starts where the previous one ended, and wraps around at
+//! Several hosts may do so at the same time: each skips subjects that another one has locked.
+//! Unfinished subjects are skipped: a batch starts where the previous one ended, and wraps around at
 //! the end. Every query takes a list of keys, with one index search each, so the cost of a batch does
 //! not depend on the size of the tables.
 
@@ -21,7 +21,7 @@ use crate::store::{Pruned, StoreError, upkeep};
 /// Where the next batch starts, milliseconds since 1970-01-01 UTC.
 #[derive(Default)]
 pub(super) struct Cursors {
-    orders: AtomicI64,
+    subjects: AtomicI64,
     events: AtomicI64,
 }
 
@@ -45,10 +45,10 @@ pub(super) async fn prune(
 ) -> Result<Pruned, TransactionError> {
     let cursors = &context.prune;
     let mut transaction = PooledTransaction::begin(db, context).await?;
-    let sql = "SELECT id, updated_ms, status = ANY($4) FROM orders WHERE status <> 'pruned' AND \
+    let sql = "SELECT key, updated_ms, status = ANY($4) FROM subjects WHERE status <> 'pruned' AND \
                updated_ms < $1 AND updated_ms >= $2 \
                ORDER BY updated_ms LIMIT $3 FOR UPDATE SKIP LOCKED";
-    let from = cursors.orders.load(Ordering::Relaxed);
+    let from = cursors.subjects.load(Ordering::Relaxed);
     let finished = context.status.finished_statuses();
     let args = args![before_ms as i64, from, i64::from(limit), finished];
     let rows = fetch(&mut *transaction, sql, args).await?;
@@ -59,10 +59,10 @@ pub(super) async fn prune(
         }
     }
     let candidates = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
-    advance(&cursors.orders, &numbers(&rows, 1)?, limit);
+    advance(&cursors.subjects, &numbers(&rows, 1)?, limit);
     let rows = fetch(
         &mut *transaction,
-        "SELECT seq, order_id, unrouted_ms IS NOT NULL FROM events WHERE order_id = ANY($1)",
+        "SELECT seq, subject_key, unrouted_ms IS NOT NULL FROM events WHERE subject_key = ANY($1)",
         args![&candidates],
     )
     .await?;
@@ -74,7 +74,7 @@ pub(super) async fn prune(
             kept.insert(row.text(1)?);
         }
     }
-    let orders: Vec<&str> =
+    let subjects: Vec<&str> =
         candidates.iter().map(String::as_str).filter(|id| !kept.contains(id)).collect();
     let mut seqs = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -83,7 +83,7 @@ pub(super) async fn prune(
         }
     }
 
-    let sql = "SELECT seq, logged_ms FROM events WHERE order_id IS NULL AND logged_ms < $1 AND \
+    let sql = "SELECT seq, logged_ms FROM events WHERE subject_key IS NULL AND logged_ms < $1 AND \
                logged_ms >= $2 AND unrouted_ms IS NULL \
                ORDER BY logged_ms LIMIT $3 FOR UPDATE SKIP LOCKED";
     let from = cursors.events.load(Ordering::Relaxed);
@@ -96,10 +96,10 @@ pub(super) async fn prune(
     seqs.extend(lonely.into_iter().filter(|seq| !open.contains(seq)));
     let events = (seqs.len() - before) as u64;
     let now_ms = transaction.now_ms();
-    remove(&mut transaction, &orders, &seqs, now_ms).await?;
+    remove(&mut transaction, &subjects, &seqs, now_ms).await?;
     remove_by_age(&mut transaction, before_ms, now_ms).await?;
     transaction.commit().await?;
-    Ok(Pruned { orders: orders.len() as u64, events })
+    Ok(Pruned { subjects: subjects.len() as u64, events })
 }
 
 fn numbers(rows: &[PgRow], at: usize) -> Result<Vec<i64>, StoreError> {
@@ -122,7 +122,7 @@ async fn open_events(
     rows.iter().map(|row| Ok(row.int(0)?)).collect()
 }
 
-/// Deletes old rows that belong to no order.
+/// Deletes old rows that belong to no subject.
 async fn remove_by_age(
     conn: &mut PgConnection,
     before_ms: u64,
@@ -139,17 +139,17 @@ async fn remove_by_age(
 
 async fn remove(
     conn: &mut PgConnection,
-    orders: &[&str],
+    subjects: &[&str],
     seqs: &[i64],
     now_ms: u64,
 ) -> Result<(), TransactionError> {
     let rows = fetch(&mut *conn, upkeep::STAGES_WITH_STATE, args![]).await?;
-    let mut folders: Vec<(&str, String, String)> = Vec::with_capacity(rows.len() * orders.len());
+    let mut folders: Vec<(&str, String, String)> = Vec::with_capacity(rows.len() * subjects.len());
     for row in &rows {
         let stage = row.text(0)?;
         // '0' follows '/' in byte order.
-        let of = |order: &&str| (stage, format!("order/{order}/"), format!("order/{order}0"));
-        folders.extend(orders.iter().map(of));
+        let of = |subject: &&str| (stage, format!("{subject}/"), format!("{subject}0"));
+        folders.extend(subjects.iter().map(of));
     }
     let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM \
                unnest($1::text[], $2::text[], $3::text[]) \
@@ -167,8 +167,8 @@ async fn remove(
     execute(conn, sql, args![seqs]).await?;
     execute(conn, "DELETE FROM deliveries WHERE event_seq = ANY($1)", args![seqs]).await?;
     execute(conn, "DELETE FROM events WHERE seq = ANY($1)", args![seqs]).await?;
-    let sql = "UPDATE orders SET status = 'pruned', body = 'null', customer = NULL, updated_ms = \
-               $2 WHERE id = ANY($1)";
-    execute(conn, sql, args![orders, now_ms as i64]).await?;
+    let sql = "UPDATE subjects SET status = 'pruned', body = 'null', customer = NULL, updated_ms = \
+               $2 WHERE key = ANY($1)";
+    execute(conn, sql, args![subjects, now_ms as i64]).await?;
     Ok(())
 }

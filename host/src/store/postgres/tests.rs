@@ -14,7 +14,7 @@ use super::{PostgresOptions, PostgresStore};
 use crate::domain::clock::ManualClock;
 use crate::domain::event::DeliveryKey;
 use crate::domain::name::DEFAULT_NAMESPACE;
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::{
     Batch, Commit, EventFilter, LogRange, Settlement, StageBinding, StateSource as _, Store,
@@ -164,7 +164,7 @@ async fn count(store: &PostgresStore, times: usize) -> usize {
                     assert_eq!(conflicts, ["count"]);
                     refused += 1;
                 }
-                Commit::OrderCancelled(_) => panic!("no order was cancelled"),
+                Commit::SubjectCancelled(_) => panic!("no subject was cancelled"),
             }
         }
     }

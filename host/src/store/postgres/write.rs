@@ -9,7 +9,7 @@
 
 mod deliveries;
 mod log;
-mod orders;
+mod subjects;
 mod state;
 
 use sqlx::PgConnection;
@@ -27,7 +27,7 @@ pub(super) async fn write(
     write_set: WriteSet<'_>,
 ) -> Result<(), TransactionError> {
     let write_set = log::claim(conn, write_set).await?;
-    orders::insert(conn, &write_set).await?;
+    subjects::insert(conn, &write_set).await?;
     deliveries::open(conn, &write_set).await?;
     deliveries::settle(conn, &write_set).await?;
     state::verify_reads(conn, &write_set).await?;
@@ -36,7 +36,7 @@ pub(super) async fn write(
     attempts(conn, &write_set).await?;
     dead_letters(conn, &write_set).await?;
     recordings(conn, &write_set).await?;
-    orders::update_status(conn, &context.status, &write_set).await?;
+    subjects::update_status(conn, &context.status, &write_set).await?;
     if !write_set.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id = ANY($1)";
         execute(conn, sql, args![&write_set.sent]).await?;

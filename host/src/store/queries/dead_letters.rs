@@ -65,9 +65,11 @@ fn pick<'a>(query: &mut Conditions<'a>, filter: &'a DeadLetterFilter) {
     query.and("l.group_id =", filter.group.as_deref().map(Arg::Text));
     query.and("l.dead_lettered_ms >=", filter.since_ms.map(|time| Arg::Int(time as i64)));
     query.and("l.dead_lettered_ms <", filter.until_ms.map(|time| Arg::Int(time as i64)));
-    if let Some(order) = &filter.order {
-        query
-            .and("l.event_seq IN (SELECT seq FROM events WHERE order_id =", Some(Arg::Text(order)));
+    if let Some(subject) = &filter.subject {
+        query.and(
+            "l.event_seq IN (SELECT seq FROM events WHERE subject_key =",
+            Some(Arg::Text(subject)),
+        );
         query.sql.push(')');
     }
 }

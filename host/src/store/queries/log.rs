@@ -8,9 +8,10 @@ use std::fmt::Write as _;
 
 use super::{Arg, Conditions, Reader};
 use crate::domain::event::topic_matches;
+use crate::domain::subject::SubjectKey;
 use crate::store::decode::{self, Columns as _, logged_columns};
 use crate::store::{
-    EventFilter, LogRange, LoggedEvent, OrderCursor, Page, SettledOrder, StoreError,
+    EventFilter, LogRange, LoggedEvent, Page, SettledSubject, StoreError, SubjectCursor,
 };
 
 /// Events that one query reads.
@@ -33,10 +34,10 @@ const LOG: Timed = Timed {
     ends: "SELECT min(seq), max(seq) FROM events",
     probe: "SELECT logged_ms FROM events WHERE seq >= $1 ORDER BY seq LIMIT 1",
 };
-/// Orders: when they were created.
-pub(in crate::store) const ORDERS: Timed = Timed {
-    ends: "SELECT min(pos), max(pos) FROM orders",
-    probe: "SELECT created_ms FROM orders WHERE pos >= $1 ORDER BY pos LIMIT 1",
+/// Subjects: when they were created.
+pub(in crate::store) const SUBJECTS: Timed = Timed {
+    ends: "SELECT min(pos), max(pos) FROM subjects",
+    probe: "SELECT created_ms FROM subjects WHERE pos >= $1 ORDER BY pos LIMIT 1",
 };
 
 impl Timed {
@@ -106,8 +107,8 @@ pub(in crate::store) async fn events(
 /// A scan of the log.
 struct Scan<'a> {
     filter: &'a EventFilter,
-    /// The only order whose events can match, if there is one.
-    order: Option<String>,
+    /// The only subject whose events can match, if there is one.
+    subject: Option<SubjectKey>,
     after: i64,
     up_to: i64,
 }
@@ -120,21 +121,21 @@ impl<'a> Scan<'a> {
         range: LogRange,
     ) -> Result<Option<Self>, StoreError> {
         let LogRange { mut after, mut up_to, .. } = range;
-        let mut order = filter.order.clone();
+        let mut subject = filter.subject.clone();
         if let Some(first) = &filter.correlation {
-            // A chain follows its first event, and nearly always stays within its order.
-            let sql = "SELECT min(seq), count(*), min(order_id) FROM events WHERE id = $1";
+            // A chain follows its first event, and nearly always stays within its subject.
+            let sql = "SELECT min(seq), count(*), min(subject_key) FROM events WHERE id = $1";
             let rows = db.rows(sql.to_owned(), &[Arg::Text(first)]).await?;
             if let Some(row) = rows.first()
                 && let Some(seq) = row.maybe_int(0)?
             {
                 after = after.max(seq - 1);
-                if row.int(1)? == 1 && order.is_none() {
-                    order = row.maybe_owned(2)?;
+                if row.int(1)? == 1 && subject.is_none() {
+                    subject = row.maybe_subject(2)?;
                 }
             }
         }
-        if order.is_none() {
+        if subject.is_none() {
             if let Some(since_ms) = filter.since_ms {
                 after = after.max(LOG.before(db, since_ms).await?);
             }
@@ -142,16 +143,16 @@ impl<'a> Scan<'a> {
                 up_to = up_to.min(LOG.after(db, until_ms).await?);
             }
         }
-        Ok((after < up_to).then_some(Self { filter, order, after, up_to }))
+        Ok((after < up_to).then_some(Self { filter, subject, after, up_to }))
     }
 
     /// The end of the next window; none: the range ends here.
     async fn window(&self, db: &impl Reader) -> Result<Option<i64>, StoreError> {
-        let (sql, order) = match &self.order {
-            Some(order) => (
+        let (sql, subject) = match &self.subject {
+            Some(subject) => (
                 "SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 AND \
-                 order_id = $4 ORDER BY seq LIMIT $3) k",
-                Some(order),
+                 subject_key = $4 ORDER BY seq LIMIT $3) k",
+                Some(subject),
             ),
             None => (
                 "SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 \
@@ -160,7 +161,7 @@ impl<'a> Scan<'a> {
             ),
         };
         let mut args = vec![Arg::Int(self.after), Arg::Int(self.up_to), Arg::Int(WINDOW)];
-        args.extend(order.map(|order| Arg::Text(order)));
+        args.extend(subject.map(|subject| Arg::Text(subject)));
         let rows = db.rows(sql.to_owned(), &args).await?;
         rows.first().map_or(Ok(None), |row| row.maybe_int(0))
     }
@@ -176,7 +177,7 @@ impl<'a> Scan<'a> {
         let last = prefix.as_ref().map(|prefix| format!("{prefix}\u{10ffff}"));
         let mut query =
             Conditions::after(concat!("SELECT ", logged_columns!(), " FROM events e WHERE TRUE"));
-        query.and("e.order_id =", self.order.as_deref().map(Arg::Text));
+        query.and("e.subject_key =", self.subject.as_deref().map(Arg::Text));
         query.and("e.seq >", Some(Arg::Int(self.after)));
         query.and("e.seq <=", Some(Arg::Int(end)));
         query.and("e.source =", self.filter.source.as_deref().map(Arg::Text));
@@ -205,18 +206,18 @@ fn literal(pattern: &str) -> String {
     literal
 }
 
-pub(in crate::store) async fn events_of_orders<R: Reader>(
+pub(in crate::store) async fn events_of_subjects<R: Reader>(
     db: &R,
-    orders: &[OrderCursor],
+    subjects: &[SubjectCursor],
     limit: u32,
 ) -> Result<Vec<LoggedEvent>, StoreError> {
-    if orders.is_empty() {
+    if subjects.is_empty() {
         return Ok(Vec::new());
     }
     let named: Vec<(i64, String)> =
-        orders.iter().map(|cursor| (cursor.after, cursor.order.clone())).collect();
+        subjects.iter().map(|cursor| (cursor.after, cursor.subject.to_string())).collect();
     let sql = format!(
-        "SELECT {} FROM {} CROSS JOIN events e WHERE e.order_id = k.name AND e.seq > k.number \
+        "SELECT {} FROM {} CROSS JOIN events e WHERE e.subject_key = k.name AND e.seq > k.number \
          ORDER BY e.seq LIMIT {limit}",
         logged_columns!(),
         R::NAMED
@@ -236,23 +237,24 @@ pub(in crate::store) async fn events_by_id(
     db.rows(sql.to_owned(), &[Arg::Text(id)]).await?.iter().map(decode::logged_event).collect()
 }
 
-pub(in crate::store) async fn settled_orders<R: Reader>(
+pub(in crate::store) async fn settled_subjects<R: Reader>(
     db: &R,
-    orders: &[String],
-) -> Result<Vec<SettledOrder>, StoreError> {
-    if orders.is_empty() {
+    subjects: &[SubjectKey],
+) -> Result<Vec<SettledSubject>, StoreError> {
+    if subjects.is_empty() {
         return Ok(Vec::new());
     }
-    let named: Vec<(i64, String)> = orders.iter().map(|order| (0, order.clone())).collect();
+    let named: Vec<(i64, String)> =
+        subjects.iter().map(|subject| (0, subject.to_string())).collect();
     let sql = format!(
-        "SELECT o.id, o.status FROM {} CROSS JOIN orders o WHERE o.id = k.name AND NOT EXISTS \
-         (SELECT 1 FROM events e CROSS JOIN deliveries d WHERE e.order_id = o.id AND d.event_seq \
+        "SELECT sub.key, sub.status FROM {} CROSS JOIN subjects sub WHERE sub.key = k.name AND NOT EXISTS \
+         (SELECT 1 FROM events e CROSS JOIN deliveries d WHERE e.subject_key = sub.key AND d.event_seq \
          = e.seq AND d.settled_ms IS NULL)",
         R::NAMED
     );
     let rows = db.rows(sql, &[Arg::Named(&named)]).await?;
     rows.iter()
-        .map(|row| Ok(SettledOrder { order: row.owned(0)?, status: row.owned(1)? }))
+        .map(|row| Ok(SettledSubject { subject: row.subject(0)?, status: row.owned(1)? }))
         .collect()
 }
 

@@ -12,7 +12,7 @@ use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch};
 use crate::domain::event::Envelope;
 use crate::store::decode::{self, Columns as _, envelope_columns};
-use crate::store::transaction::{IMMEDIATELY, Operation, Subject};
+use crate::store::transaction::{IMMEDIATELY, Operation, SubjectProgress};
 use crate::store::{DeadLetterAction, DeadLetterStatus, Direct, NewEvent, StoreError};
 
 /// A dead letter that can be settled.
@@ -140,7 +140,7 @@ impl SingleOperation for ReplayEdited {
         // Whatever the caller's routes: only the stage that failed gets the edited event.
         let event = self.event.clone().only_for(dead_letter.stage);
         let mut write_set = writer.write_set();
-        let sent = write_set.event(&event, Subject::Unfinished);
+        let sent = write_set.event(&event, SubjectProgress::Unfinished);
         writer.write(write_set).await?;
         Ok(DeadLetterAction::Done(sent.into_iter().collect()))
     }

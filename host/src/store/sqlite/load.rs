@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use sqlx::SqliteConnection;
 
 use super::sql::{args, fetch, json};
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 use crate::store::StoreError;
-use crate::store::decode::{self, Columns as _, envelope_columns, order_columns};
+use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
 use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
 
 /// Reads everything in the read set.
@@ -17,35 +17,35 @@ pub(super) async fn load<'a>(
     read_set: &ReadSet<'a>,
 ) -> Result<Loaded<'a>, StoreError> {
     let mut loaded = Loaded::default();
-    orders(conn, read_set, &mut loaded).await?;
-    orders_by_key(conn, read_set, &mut loaded).await?;
+    subjects(conn, read_set, &mut loaded).await?;
+    subjects_by_key(conn, read_set, &mut loaded).await?;
     events(conn, read_set, &mut loaded).await?;
     deliveries(conn, rules, read_set, &mut loaded).await?;
     versions(conn, read_set, &mut loaded).await?;
     Ok(loaded)
 }
 
-async fn orders<'a>(
+async fn subjects<'a>(
     conn: &mut SqliteConnection,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
-    if read_set.orders.is_empty() {
+    if read_set.subjects.is_empty() {
         return Ok(());
     }
     let sql = concat!(
         "SELECT ",
-        order_columns!(),
-        ", o.fingerprint, k.key FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value"
+        subject_columns!(),
+        ", sub.fingerprint, k.key FROM json_each(?1) k CROSS JOIN subjects sub ON sub.key = k.value"
     );
-    for row in &fetch(conn, sql, args![json(&read_set.orders)]).await? {
-        let id = lookup(&read_set.orders, row.int(8)?)?;
-        loaded.orders.insert(id, (decode::order(row)?, row.owned(7)?));
+    for row in &fetch(conn, sql, args![json(&read_set.subjects)]).await? {
+        let id = lookup(&read_set.subjects, row.int(8)?)?;
+        loaded.subjects.insert(id, (decode::subject(row)?, row.owned(7)?));
     }
     Ok(())
 }
 
-async fn orders_by_key<'a>(
+async fn subjects_by_key<'a>(
     conn: &mut SqliteConnection,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
@@ -55,13 +55,13 @@ async fn orders_by_key<'a>(
     }
     let sql = concat!(
         "SELECT ",
-        order_columns!(),
-        ", o.fingerprint, k.key FROM json_each(?1) k CROSS JOIN orders o ON o.idempotency_key = \
-         k.value"
+        subject_columns!(),
+        ", sub.fingerprint, k.key FROM json_each(?1) k CROSS JOIN subjects sub ON sub.kind = k.value ->> 0 AND \
+         sub.idempotency_key = k.value ->> 1"
     );
     for row in &fetch(conn, sql, args![json(&read_set.idempotency_keys)]).await? {
         let key = lookup(&read_set.idempotency_keys, row.int(8)?)?;
-        loaded.idempotency_keys.insert(key, (decode::order(row)?, row.owned(7)?));
+        loaded.idempotency_keys.insert(key, (decode::subject(row)?, row.owned(7)?));
     }
     Ok(())
 }
@@ -99,16 +99,16 @@ async fn deliveries<'a>(
     let keys: Vec<_> = read_set
         .deliveries
         .iter()
-        .map(|one| (one.key.0, &*one.key.1.source, &*one.key.1.id, one.order))
+        .map(|one| (one.key.0, &*one.key.1.source, &*one.key.1.id, one.subject))
         .collect();
     let sql = "SELECT k.key, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, \
                d.queued_ms, \
-               coalesce(o.status IN (?2, ?3), 0), \
-               coalesce(o.status IN (SELECT value FROM json_each(?4)), 0) \
+               coalesce(sub.status IN (?2, ?3), 0), \
+               coalesce(sub.status IN (SELECT value FROM json_each(?4)), 0) \
                FROM json_each(?1) k \
                LEFT JOIN events e ON e.id = k.value ->> 2 AND e.source = k.value ->> 1 \
                LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 0 \
-               LEFT JOIN orders o ON o.id = k.value ->> 3";
+               LEFT JOIN subjects sub ON sub.key = k.value ->> 3";
     let [cancelling, cancelled] = rules.cancelled_statuses();
     let finished = json(&rules.finished_statuses());
     for row in &fetch(conn, sql, args![json(&keys), cancelling, cancelled, finished]).await? {
@@ -125,8 +125,8 @@ async fn deliveries<'a>(
         let stored = LoadedDelivery {
             seq: row.maybe_int(1)?,
             state,
-            order_cancelled: row.flag(7)?,
-            order_finished: row.flag(8)?,
+            subject_cancelled: row.flag(7)?,
+            subject_finished: row.flag(8)?,
         };
         loaded.deliveries.insert(lookup(&read_set.deliveries, row.int(0)?)?.key, stored);
     }

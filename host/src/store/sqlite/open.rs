@@ -265,7 +265,7 @@ fn lock(path: &Path) -> Result<(PathBuf, FileLock), OpenError> {
     let real = real_path(path);
     let take = |file: &Path| {
         let mut options = OpenOptions::new();
-        // `SQLite` would open a file that it may not write read-only, and fail at the first order.
+        // `SQLite` would open a file that it may not write read-only, and fail at the first subject.
         let opened = options.create(true).truncate(false).read(true).write(true).open(file);
         let opened = opened.map_err(not_writable(file))?;
         match opened.try_lock() {

@@ -12,7 +12,7 @@ use sqlx::sqlite::SqlitePool;
 use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch, json};
 use crate::domain::event::EventKey;
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
 use crate::store::transaction::{IMMEDIATELY, Operation};
 use crate::store::unrouted::{Routed, RoutedEvents, Routing, count_unrouted};
@@ -216,9 +216,9 @@ impl Operation for Routing {
 impl SingleOperation for Routing {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<Routed, StoreError> {
         let sql = concat!(
-            "SELECT e.seq, coalesce(o.status IN (SELECT value FROM json_each(?2)), 0), e.due_ms, ",
+            "SELECT e.seq, coalesce(sub.status IN (SELECT value FROM json_each(?2)), 0), e.due_ms, ",
             envelope_columns!(),
-            " FROM events e LEFT JOIN orders o ON o.id = e.order_id WHERE e.type = ?1 AND \
+            " FROM events e LEFT JOIN subjects sub ON sub.key = e.subject_key WHERE e.type = ?1 AND \
              e.unrouted_ms IS NOT NULL ORDER BY e.seq LIMIT ?3"
         );
         let finished = json(&writer.context.status.finished_statuses());

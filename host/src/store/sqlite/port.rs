@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::sql::{args, fetch};
 use super::{SqliteStore, chains, controls, dead_letters, hosts, outbox, prune, read};
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
+use crate::domain::subject::SubjectKey;
 use crate::store::decode::Columns as _;
 use crate::store::queries;
 use crate::store::transaction::SentRows;
@@ -14,10 +15,10 @@ use crate::store::{
     Accepted, AcceptedEvent, AttemptKey, Batch, Cancelled, ChainCount, ChainRecord, Commit,
     ControlState, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
     DeliveryRecord, EventFilter, HostReport, KnownBindings, LockedState, LogRange, LostDeliveries,
-    NarrowedRow, NewCancel, NewEvent, NewOrder, OpenDelivery, Order, OrderCursor, OrderFilter,
-    OutboxRow, Page, PluginLoad, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter,
-    Routed, Routing, SettledOrder, SharedSettings, StageBacklog, StageBinding, StageControl,
-    StateRow, StateSource, Store, StoreError, UnroutedEvents,
+    NarrowedRow, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad,
+    Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledSubject,
+    SharedSettings, StageBacklog, StageBinding, StageControl, StateRow, StateSource, Store,
+    StoreError, Subject, SubjectCursor, SubjectFilter, UnroutedEvents,
 };
 
 #[async_trait]
@@ -47,11 +48,11 @@ impl StateSource for SqliteStore {
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn accept_order(
+    async fn accept_subject(
         &self,
-        order: NewOrder,
+        subject: NewSubject,
     ) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
-        self.submit(order).await
+        self.submit(subject).await
     }
 
     async fn accept_event(
@@ -61,7 +62,7 @@ impl Store for SqliteStore {
         self.submit(event).await
     }
 
-    async fn cancel_order(
+    async fn cancel_subject(
         &self,
         cancel: NewCancel,
     ) -> Result<(Cancelled, Vec<OutboxRow>), StoreError> {
@@ -151,12 +152,12 @@ impl Store for SqliteStore {
         read::already_settled(&self.readers, &keys).await
     }
 
-    async fn order(&self, id: &str) -> Result<Option<Order>, StoreError> {
-        queries::order_by_id(&self.readers, id).await
+    async fn subject(&self, key: &SubjectKey) -> Result<Option<Subject>, StoreError> {
+        queries::subject(&self.readers, key).await
     }
 
-    async fn orders(&self, filter: OrderFilter) -> Result<Page<Order>, StoreError> {
-        queries::orders(&self.readers, &filter).await
+    async fn subjects(&self, filter: SubjectFilter) -> Result<Page<Subject>, StoreError> {
+        queries::subjects(&self.readers, &filter).await
     }
 
     /// There is one writer, so positions are committed in their order.
@@ -174,29 +175,32 @@ impl Store for SqliteStore {
         queries::log::events(&self.readers, &filter, range).await
     }
 
-    async fn events_of_orders(
+    async fn events_of_subjects(
         &self,
-        orders: &[OrderCursor],
+        subjects: &[SubjectCursor],
         limit: u32,
     ) -> Result<Vec<LoggedEvent>, StoreError> {
-        queries::log::events_of_orders(&self.readers, orders, limit).await
+        queries::log::events_of_subjects(&self.readers, subjects, limit).await
     }
 
     async fn events_by_id(&self, id: &str) -> Result<Vec<LoggedEvent>, StoreError> {
         queries::log::events_by_id(&self.readers, id).await
     }
 
-    async fn settled_orders(&self, orders: &[String]) -> Result<Vec<SettledOrder>, StoreError> {
-        queries::log::settled_orders(&self.readers, orders).await
+    async fn settled_subjects(
+        &self,
+        subjects: &[SubjectKey],
+    ) -> Result<Vec<SettledSubject>, StoreError> {
+        queries::log::settled_subjects(&self.readers, subjects).await
     }
 
-    async fn order_deliveries(
+    async fn subject_deliveries(
         &self,
-        order_id: &str,
+        key: &SubjectKey,
         after: i64,
         limit: u32,
     ) -> Result<Page<DeliveryRecord>, StoreError> {
-        queries::order_deliveries(&self.readers, order_id, after, limit).await
+        queries::subject_deliveries(&self.readers, key, after, limit).await
     }
 
     async fn backlog(&self, now_ms: u64) -> Result<Vec<StageBacklog>, StoreError> {

@@ -1,4 +1,4 @@
-//! Deletes finished orders past their retention period, and events without an order, one batch at a
+//! Deletes finished subjects past their retention period, and events without a subject, one batch at a
 //! time on the writer's connection.
 
 use async_trait::async_trait;
@@ -42,20 +42,21 @@ impl SingleOperation for Prune {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<Pruned, StoreError> {
         let Writer { conn, context, now_ms } = writer;
         let sql = concat!(
-            "SELECT o.id FROM orders o WHERE o.status <> 'pruned' AND o.updated_ms < ?1 AND (o.status \
+            "SELECT sub.key FROM subjects sub WHERE sub.status <> 'pruned' AND sub.updated_ms < ?1 AND (sub.status \
              IN (SELECT value FROM json_each(?3)) OR NOT EXISTS (SELECT 1 FROM events u WHERE \
-             u.order_id = o.id AND u.unrouted_ms IS NOT NULL)) AND ",
-            nothing_open!("(SELECT seq FROM events WHERE order_id = o.id) e"),
-            " ORDER BY o.updated_ms LIMIT ?2"
+             u.subject_key = sub.key AND u.unrouted_ms IS NOT NULL)) AND ",
+            nothing_open!("(SELECT seq FROM events WHERE subject_key = sub.key) e"),
+            " ORDER BY sub.updated_ms LIMIT ?2"
         );
         let finished = json(&context.status.finished_statuses());
         let args = args![self.before_ms as i64, i64::from(self.limit), finished];
         let rows = fetch(&mut **conn, sql, args).await?;
-        let orders = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
-        let sql = "SELECT e.seq FROM json_each(?1) k CROSS JOIN events e ON e.order_id = k.value";
-        let mut seqs = positions(conn, sql, args![json(&orders)]).await?;
+        let subjects = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
+        let sql =
+            "SELECT e.seq FROM json_each(?1) k CROSS JOIN events e ON e.subject_key = k.value";
+        let mut seqs = positions(conn, sql, args![json(&subjects)]).await?;
         let sql = concat!(
-            "SELECT o.seq FROM events o WHERE o.order_id IS NULL AND o.logged_ms < ?1 AND \
+            "SELECT o.seq FROM events o WHERE o.subject_key IS NULL AND o.logged_ms < ?1 AND \
              o.unrouted_ms IS NULL AND ",
             nothing_open!("(SELECT o.seq AS seq) e"),
             " ORDER BY o.logged_ms LIMIT ?2"
@@ -64,13 +65,13 @@ impl SingleOperation for Prune {
             positions(conn, sql, args![self.before_ms as i64, i64::from(self.limit)]).await?;
         let events = others.len() as u64;
         seqs.extend(others);
-        remove(conn, &orders, &seqs, *now_ms).await?;
+        remove(conn, &subjects, &seqs, *now_ms).await?;
         for sql in upkeep::BY_AGE {
             execute(conn, sql, args![self.before_ms as i64]).await?;
         }
         let removed_ms = upkeep::removed_before_ms(self.before_ms, *now_ms);
         execute(conn, upkeep::REMOVED_KEYS, args![removed_ms as i64]).await?;
-        Ok(Pruned { orders: orders.len() as u64, events })
+        Ok(Pruned { subjects: subjects.len() as u64, events })
     }
 }
 
@@ -84,11 +85,11 @@ async fn positions(
 
 async fn remove(
     conn: &mut SqliteConnection,
-    orders: &[String],
+    subjects: &[String],
     seqs: &[i64],
     now_ms: u64,
 ) -> Result<(), StoreError> {
-    let (orders, seqs) = (json(orders), json(seqs));
+    let (subjects, seqs) = (json(subjects), json(seqs));
     let mut stages = Vec::new();
     for row in &fetch(&mut *conn, upkeep::STAGES_WITH_STATE, args![]).await? {
         stages.push(row.owned(0)?);
@@ -96,8 +97,8 @@ async fn remove(
     // '0' follows '/' in byte order.
     let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM json_each(?1) t \
                CROSS JOIN json_each(?2) k CROSS JOIN state s ON s.stage = t.value AND s.key >= \
-               'order/' || k.value || '/' AND s.key < 'order/' || k.value || '0')";
-    execute(conn, sql, args![json(&stages), orders.as_str()]).await?;
+               k.value || '/' AND s.key < k.value || '0')";
+    execute(conn, sql, args![json(&stages), subjects.as_str()]).await?;
     execute(
         conn,
         "DELETE FROM attempts WHERE event_seq IN (SELECT value FROM json_each(?1))",
@@ -126,9 +127,9 @@ async fn remove(
         args![seqs.as_str()],
     )
     .await?;
-    let sql = "UPDATE orders SET status = 'pruned', body = 'null', customer = NULL, updated_ms = \
+    let sql = "UPDATE subjects SET status = 'pruned', body = 'null', customer = NULL, updated_ms = \
                ?2 \
-               WHERE id IN (SELECT value FROM json_each(?1))";
-    execute(conn, sql, args![orders.as_str(), now_ms as i64]).await?;
+               WHERE key IN (SELECT value FROM json_each(?1))";
+    execute(conn, sql, args![subjects.as_str(), now_ms as i64]).await?;
     Ok(())
 }

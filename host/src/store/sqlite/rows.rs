@@ -6,37 +6,38 @@ use super::sql::{Shape, Statement, json, push};
 use crate::store::DeliveryStatus;
 use crate::store::decode::status_name;
 use crate::store::transaction::{
-    AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OrderRow, OutboxInsert,
-    RecordingRow, StateWrite,
+    AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OutboxInsert, RecordingRow,
+    StateWrite, SubjectRow,
 };
 
 fn list(items: &[&str]) -> Option<String> {
     (!items.is_empty()).then(|| json(items))
 }
 
-pub(super) fn orders(rows: &[OrderRow<'_>], now_ms: u64) -> Vec<Statement> {
+pub(super) fn subjects(rows: &[SubjectRow<'_>], now_ms: u64) -> Vec<Statement> {
     let shape = Shape {
-        head: "INSERT INTO orders (id, customer, status, body, fingerprint, created_ms, \
-               updated_ms, idempotency_key)",
-        columns: 8,
+        head: "INSERT INTO subjects (key, kind, customer, status, body, fingerprint, \
+               created_ms, updated_ms, idempotency_key)",
+        columns: 9,
         tail: "",
     };
-    shape.statements(rows, |OrderRow(order), args| {
-        push(args, order.id.as_str());
-        push(args, order.customer.as_deref());
-        push(args, order.status.as_str());
-        push(args, order.body.to_string());
-        push(args, order.fingerprint.as_str());
+    shape.statements(rows, |SubjectRow(subject), args| {
+        push(args, subject.key.as_str());
+        push(args, subject.key.kind());
+        push(args, subject.customer.as_deref());
+        push(args, subject.status.as_str());
+        push(args, subject.body.to_string());
+        push(args, subject.fingerprint.as_str());
         push(args, now_ms as i64);
         push(args, now_ms as i64);
-        push(args, order.idempotency_key.as_deref());
+        push(args, subject.idempotency_key.as_deref());
     })
 }
 
 pub(super) fn events(rows: &[EventRow<'_>], now_ms: u64) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, \
-               attributes, order_id, \
+               attributes, subject_key, \
                correlation_id, cause_source, cause_id, hops, expires_ms, stage, digest, routed_to, \
                logged_ms, due_ms, unrouted_ms)",
         columns: 21,
@@ -53,7 +54,7 @@ pub(super) fn events(rows: &[EventRow<'_>], now_ms: u64) -> Vec<Statement> {
         push(args, event.content_type.as_str());
         push(args, &event.data[..]);
         push(args, (!event.attributes.is_empty()).then(|| json(&event.attributes)));
-        push(args, envelope.order_id.as_deref());
+        push(args, envelope.subject_key.as_deref());
         push(args, envelope.correlation_id.as_str());
         push(args, envelope.cause.as_ref().map(|cause| cause.source.as_str()));
         push(args, envelope.cause.as_ref().map(|cause| cause.id.as_str()));

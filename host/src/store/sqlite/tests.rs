@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{SqliteOptions, SqliteStore};
 use crate::domain::clock::{Clock, ManualClock};
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 use crate::store::StateSource as _;
 use crate::store::conformance::{self, LEASE_MS, START_MS};
 use crate::store::{AcceptedEvent, Batch, Commit, Store, StoreError};

@@ -7,10 +7,10 @@ use sqlx::SqliteConnection;
 use super::Context;
 use super::rows;
 use super::sql::{args, execute, execute_all, fetch, json};
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
-use crate::store::transaction::{LockedOrder, NumberedWriteSet, WriteSet};
+use crate::store::transaction::{LockedSubject, NumberedWriteSet, WriteSet};
 
 /// Claims the positions in the log, then writes everything else.
 pub(super) async fn write(
@@ -21,7 +21,7 @@ pub(super) async fn write(
     let numbers = write_set.numbers();
     let write_set = claim(conn, write_set).await?;
     let now_ms = write_set.now_ms();
-    execute_all(conn, rows::orders(&write_set.orders, now_ms)).await?;
+    execute_all(conn, rows::subjects(&write_set.subjects, now_ms)).await?;
     execute_all(conn, rows::open_deliveries(&write_set.open_deliveries, now_ms)).await?;
     execute_all(conn, rows::deliveries(&write_set.deliveries)).await?;
     let lease_until_ms = now_ms + context.lease_ms;
@@ -30,7 +30,7 @@ pub(super) async fn write(
     execute_all(conn, rows::attempts(&write_set.attempts)).await?;
     execute_all(conn, rows::dead_letters(&write_set.dead_letters, now_ms)).await?;
     execute_all(conn, rows::recordings(&write_set.recordings, now_ms)).await?;
-    update_order_status(conn, &context.status, &write_set).await?;
+    update_subject_status(conn, &context.status, &write_set).await?;
     if !write_set.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))";
         execute(conn, sql, args![json(&write_set.sent)]).await?;
@@ -70,50 +70,49 @@ async fn known_positions(
     rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect()
 }
 
-/// Updates the status of all affected orders: one query, the status rules, one update.
-async fn update_order_status(
+/// Updates the status of all affected subjects: one query, the status rules, one update.
+async fn update_subject_status(
     conn: &mut SqliteConnection,
     rules: &StatusRules,
     write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), StoreError> {
-    let ids = write_set.orders_to_lock(rules);
+    let ids = write_set.subjects_to_lock(rules);
     if ids.is_empty() {
         return Ok(());
     }
-    let sql =
-        "SELECT o.id, o.pos, o.status FROM json_each(?1) k CROSS JOIN orders o ON o.id = k.value";
+    let sql = "SELECT sub.key, sub.pos, sub.status FROM json_each(?1) k CROSS JOIN subjects sub ON sub.key = k.value";
     let rows = fetch(&mut *conn, sql, args![json(&ids)]).await?;
     let mut locked = HashMap::new();
     for row in &rows {
-        locked.insert(row.text(0)?, LockedOrder { pos: row.int(1)?, status: row.text(2)? });
+        locked.insert(row.text(0)?, LockedSubject { pos: row.int(1)?, status: row.text(2)? });
     }
-    // There is one writer: the orders are as they were when the group was decided.
-    let conflict = || StoreError::Corrupt("an order changed within a transaction".to_owned());
+    // There is one writer: the subjects are as they were when the group was decided.
+    let conflict = || StoreError::Corrupt("a subject changed within a transaction".to_owned());
     let changes = write_set.status_changes(rules, &locked).ok_or_else(conflict)?;
     let open = open_compensations(conn, rules, &changes.maybe_completed).await?;
     let changed: Vec<(i64, &str)> = changes.complete(rules, &open).into_iter().collect();
     if changed.is_empty() {
         return Ok(());
     }
-    let sql = "UPDATE orders SET status = k.value ->> 1, updated_ms = ?2 FROM json_each(?1) k \
-               WHERE orders.pos = k.value ->> 0";
+    let sql = "UPDATE subjects SET status = k.value ->> 1, updated_ms = ?2 FROM json_each(?1) k \
+               WHERE subjects.pos = k.value ->> 0";
     execute(conn, sql, args![json(&changed), write_set.now_ms() as i64]).await?;
     Ok(())
 }
 
-/// Which of these orders have a compensation that is open or dead-lettered.
+/// Which of these subjects have a compensation that is open or dead-lettered.
 async fn open_compensations(
     conn: &mut SqliteConnection,
     rules: &StatusRules,
-    orders: &BTreeMap<&str, i64>,
+    subjects: &BTreeMap<&str, i64>,
 ) -> Result<Vec<String>, StoreError> {
-    if orders.is_empty() {
+    if subjects.is_empty() {
         return Ok(Vec::new());
     }
-    let sql = "SELECT e.order_id, e.type FROM json_each(?1) k CROSS JOIN events e ON e.order_id = \
+    let sql = "SELECT e.subject_key, e.type FROM json_each(?1) k CROSS JOIN events e ON e.subject_key = \
                k.value \
                CROSS JOIN deliveries d ON d.event_seq = e.seq WHERE d.status IN ('open', 'dead')";
-    let ids: Vec<&str> = orders.keys().copied().collect();
+    let ids: Vec<&str> = subjects.keys().copied().collect();
     let rows = fetch(conn, sql, args![json(&ids)]).await?;
     rules.compensating(rows.iter().map(|row| Ok((row.owned(0)?, row.text(1)?))))
 }

@@ -1,63 +1,64 @@
-//! Decides orders, events and batches from what was loaded, without I/O. A rejected operation leaves
+//! Decides subjects, events and batches from what was loaded, without I/O. A rejected operation leaves
 //! the write set as it was.
 //!
 //! Guarantee carried here: a delivery is settled by a compare-and-set on (open, round, attempt), a
 //! batch only when every version that it read is still current, and a settlement that a
-//! cancellation stops only when its order is not cancelled.
+//! cancellation stops only when its subject is not cancelled.
 
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::cancel::is_stopped_by_cancel;
-use super::read_set::{DeliveryState, Loaded, LoadedDelivery, event_ref};
+use super::read_set::{DeliveryState, Loaded, LoadedDelivery, event_ref, idempotency_ref};
 use super::rows::{
-    AttemptRow, DeadLetterRow, DeliveryRow, OrderRow, RecordingRow, SettledBy, StateWrite,
+    AttemptRow, DeadLetterRow, DeliveryRow, RecordingRow, SettledBy, StateWrite, SubjectRow,
 };
-use super::write_set::{Subject, WriteSet};
+use super::write_set::{SubjectProgress, WriteSet};
 use crate::domain::cloud_events::is_repetition;
 use crate::domain::event::{DeliveryKey, EventKey};
 use crate::domain::failure_fingerprint::FailureFingerprint;
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 use crate::store::{
-    Accepted, AcceptedEvent, AttemptKey, Batch, Commit, DeliveryStatus, Direct, NewEvent, NewOrder,
-    Order, OutboxRow, Settlement, Verdict, Version,
+    Accepted, AcceptedEvent, AttemptKey, Batch, Commit, DeliveryStatus, Direct, NewEvent,
+    NewSubject, OutboxRow, Settlement, Subject, Verdict, Version,
 };
 
-/// A new order: the first one with its id is accepted, also within one group.
-pub(super) fn order<'a>(
+/// A new subject: the first one with its key is accepted, also within one group.
+pub(super) fn subject<'a>(
     loaded: &mut Loaded<'a>,
     write_set: &mut WriteSet<'a>,
-    new: &'a NewOrder,
+    new: &'a NewSubject,
 ) -> (Accepted, Vec<OutboxRow>) {
-    if let Some(accepted) = known_order(loaded, new) {
+    if let Some(accepted) = known_subject(loaded, new) {
         return (accepted, Vec::new());
     }
-    let order = Order {
-        id: new.id.clone(),
+    let subject = Subject {
+        key: new.key.clone(),
         customer: new.customer.clone(),
         status: new.status.clone(),
         body: new.body.clone(),
         created_at_ms: write_set.now_ms(),
         updated_at_ms: write_set.now_ms(),
     };
-    loaded.orders.insert(&new.id, (order.clone(), new.fingerprint.clone()));
-    let key = new.idempotency_key.as_deref();
-    loaded.idempotency_keys.extend(key.map(|key| (key, (order.clone(), new.fingerprint.clone()))));
-    write_set.rows.orders.push(OrderRow(new));
+    loaded.subjects.insert(&new.key, (subject.clone(), new.fingerprint.clone()));
+    let key = idempotency_ref(new);
+    loaded
+        .idempotency_keys
+        .extend(key.map(|key| (key, (subject.clone(), new.fingerprint.clone()))));
+    write_set.rows.subjects.push(SubjectRow(new));
     let event = &new.event.envelope.event;
     loaded.events.insert(event_ref(&new.event), Cow::Borrowed(event));
     let outbox = write_set.first_event(&new.event).into_iter().collect();
-    (Accepted::New(order), outbox)
+    (Accepted::New(subject), outbox)
 }
 
-/// The outcome for an order whose idempotency key or id is in use.
-fn known_order(loaded: &Loaded<'_>, new: &NewOrder) -> Option<Accepted> {
-    let key = new.idempotency_key.as_deref();
-    let by_key = key.and_then(|key| loaded.idempotency_keys.get(key));
+/// The outcome for a subject whose idempotency key or own key is in use.
+fn known_subject(loaded: &Loaded<'_>, new: &NewSubject) -> Option<Accepted> {
+    let by_key = idempotency_ref(new).and_then(|key| loaded.idempotency_keys.get(&key));
     let (known, otherwise) = match by_key {
         Some(known) => (known, Accepted::KeyReused),
-        None => match loaded.orders.get(new.id.as_str()) {
+        None => match loaded.subjects.get(new.key.as_str()) {
             Some(known) => (known, Accepted::Conflict),
             // Its first event is in the log, imported from another host: what follows it, too.
             None => {
@@ -66,9 +67,9 @@ fn known_order(loaded: &Loaded<'_>, new: &NewOrder) -> Option<Accepted> {
             }
         },
     };
-    let (order, fingerprint) = known;
+    let (subject, fingerprint) = known;
     Some(if *fingerprint == new.fingerprint {
-        Accepted::Duplicate(order.clone())
+        Accepted::Duplicate(subject.clone())
     } else {
         otherwise
     })
@@ -105,11 +106,11 @@ pub(crate) fn batch<'a>(
         return refused;
     }
     for settlement in &batch.settlements {
-        let Some(order) = settlement.envelope.order_id.as_deref() else { continue };
-        if order_cancelled(loaded, settlement) {
-            write_set.rows.maybe_completed.push(order);
+        let Some(subject) = settlement.envelope.subject_key.as_deref() else { continue };
+        if subject_cancelled(loaded, settlement) {
+            write_set.rows.maybe_completed.push(subject);
         } else if is_stopped_by_cancel(rules, settlement) {
-            write_set.rows.not_cancelled.push(order);
+            write_set.rows.not_cancelled.push(subject);
         }
     }
     let versions = write_state(loaded, write_set, batch);
@@ -142,10 +143,10 @@ fn cancelled(loaded: &Loaded<'_>, rules: &StatusRules, batch: &Batch) -> Option<
     let stopped: Vec<DeliveryKey> = batch
         .settlements
         .iter()
-        .filter(|one| order_cancelled(loaded, one) && is_stopped_by_cancel(rules, one))
+        .filter(|one| subject_cancelled(loaded, one) && is_stopped_by_cancel(rules, one))
         .map(|one| one.delivery.clone())
         .collect();
-    (!stopped.is_empty()).then_some(Commit::OrderCancelled(stopped))
+    (!stopped.is_empty()).then_some(Commit::SubjectCancelled(stopped))
 }
 
 fn version(loaded: &Loaded<'_>, stage: &str, key: &str) -> Version {
@@ -192,11 +193,11 @@ fn is_current(loaded: &Loaded<'_>, settlement: &Settlement) -> bool {
     }
 }
 
-/// Whether the delivery's order is cancelled, or being cancelled.
-fn order_cancelled(loaded: &Loaded<'_>, settlement: &Settlement) -> bool {
-    let order = settlement.envelope.order_id.as_deref();
-    stored(loaded, settlement).order_cancelled
-        || order.is_some_and(|order| loaded.cancelled.contains(order))
+/// Whether the delivery's subject is cancelled, or being cancelled.
+fn subject_cancelled(loaded: &Loaded<'_>, settlement: &Settlement) -> bool {
+    let subject = settlement.envelope.subject_key.as_deref();
+    stored(loaded, settlement).subject_cancelled
+        || subject.is_some_and(|subject| loaded.cancelled.contains(subject))
 }
 
 fn stored(loaded: &Loaded<'_>, settlement: &Settlement) -> LoadedDelivery {
@@ -255,8 +256,8 @@ fn settle<'a>(
     if let Some(body) = settlement.recording.as_deref().filter(|_| !open) {
         write_set.rows.recordings.push(RecordingRow { seq, stage, body });
     }
-    let subject = subject(rules, before, settlement);
-    let (emitted, mut outbox) = consequences(write_set, settlement, seq, subject);
+    let progress = progress(rules, before, settlement);
+    let (emitted, mut outbox) = consequences(write_set, settlement, seq, progress);
     write_set.rows.deliveries.push(DeliveryRow {
         seq,
         stage,
@@ -285,15 +286,23 @@ fn settle<'a>(
     outbox
 }
 
-/// Whether the settlement's order waits for something after the events that the settlement emits.
-fn subject(rules: &StatusRules, stored: LoadedDelivery, settlement: &Settlement) -> Subject {
+/// Whether the settlement's subject waits for something after the events that the settlement emits.
+fn progress(
+    rules: &StatusRules,
+    stored: LoadedDelivery,
+    settlement: &Settlement,
+) -> SubjectProgress {
     let finishes = || match &settlement.verdict {
         Verdict::Done(events) => {
             events.iter().any(|event| rules.finishes(&event.envelope.event.event_type))
         }
         _ => false,
     };
-    if stored.order_finished || finishes() { Subject::Finished } else { Subject::Unfinished }
+    if stored.subject_finished || finishes() {
+        SubjectProgress::Finished
+    } else {
+        SubjectProgress::Unfinished
+    }
 }
 
 /// Logs the events of a verdict and adds the dead letter; the ids of emitted events, and the rows to
@@ -302,12 +311,12 @@ fn consequences<'a>(
     write_set: &mut WriteSet<'a>,
     settlement: &'a Settlement,
     seq: i64,
-    subject: Subject,
+    progress: SubjectProgress,
 ) -> (Vec<&'a str>, Vec<OutboxRow>) {
     match &settlement.verdict {
         Verdict::Done(events) => (
             events.iter().map(|event| event.envelope.event.id.as_str()).collect(),
-            events.iter().filter_map(|event| write_set.event(event, subject)).collect(),
+            events.iter().filter_map(|event| write_set.event(event, progress)).collect(),
         ),
         Verdict::Dead { code, message, announcement } => {
             let stage: &'a str = &settlement.delivery.stage;
@@ -322,7 +331,7 @@ fn consequences<'a>(
                 digest: &settlement.digest,
                 fingerprint: FailureFingerprint::of(stage, (code, message), backtrace),
             });
-            (Vec::new(), write_set.event(announcement, subject).into_iter().collect())
+            (Vec::new(), write_set.event(announcement, progress).into_iter().collect())
         }
         Verdict::Retry { .. } | Verdict::Skipped | Verdict::Deferred { .. } => {
             (Vec::new(), Vec::new())

@@ -9,9 +9,9 @@ use super::apply;
 use super::cancel;
 use super::read_set::{Loaded, ReadSet};
 use super::write_set::WriteSet;
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 use crate::store::{
-    Accepted, AcceptedEvent, Batch, Cancelled, Commit, NewCancel, NewEvent, NewOrder, OutboxRow,
+    Accepted, AcceptedEvent, Batch, Cancelled, Commit, NewCancel, NewEvent, NewSubject, OutboxRow,
     StoreError,
 };
 
@@ -21,7 +21,7 @@ pub(crate) trait Operation: Send + Sync + 'static {
     type Reply: Send + 'static;
 }
 
-impl Operation for NewOrder {
+impl Operation for NewSubject {
     type Reply = (Accepted, Vec<OutboxRow>);
 }
 
@@ -82,7 +82,7 @@ impl<O: Operation> Request<O> {
 
 /// The frequent operations, which share their statements with the whole group.
 pub(crate) enum Op {
-    Order(Box<Request<NewOrder>>),
+    Subject(Box<Request<NewSubject>>),
     Event(Box<Request<NewEvent>>),
     Cancel(Box<Request<NewCancel>>),
     Commit(Request<Batch>),
@@ -100,7 +100,7 @@ macro_rules! op_from {
 }
 
 op_from! {
-    NewOrder => request -> Self::Order(Box::new(request)),
+    NewSubject => request -> Self::Subject(Box::new(request)),
     NewEvent => request -> Self::Event(Box::new(request)),
     NewCancel => request -> Self::Cancel(Box::new(request)),
     Batch => request -> Self::Commit(request),
@@ -111,9 +111,9 @@ impl Op {
     /// The operation for one attempt of its group.
     pub(crate) fn pending(&mut self) -> Pending<'_> {
         match self {
-            Self::Order(request) => {
-                let (order, reply) = request.parts();
-                Pending::Order(order, reply)
+            Self::Subject(request) => {
+                let (subject, reply) = request.parts();
+                Pending::Subject(subject, reply)
             }
             Self::Event(request) => {
                 let (event, reply) = request.parts();
@@ -137,7 +137,7 @@ impl Op {
     /// Answers the caller, see [`Request::respond`].
     pub(crate) fn respond(self, committed: Result<(), StoreError>) {
         match self {
-            Self::Order(request) => request.respond(committed),
+            Self::Subject(request) => request.respond(committed),
             Self::Event(request) => request.respond(committed),
             Self::Cancel(request) => request.respond(committed),
             Self::Commit(request) => request.respond(committed),
@@ -150,7 +150,7 @@ type Slot<'a, O> = &'a mut Option<<O as Operation>::Reply>;
 
 /// An operation of a group that is being decided, and the place for its reply.
 pub(crate) enum Pending<'a> {
-    Order(&'a NewOrder, Slot<'a, NewOrder>),
+    Subject(&'a NewSubject, Slot<'a, NewSubject>),
     Event(&'a NewEvent, Slot<'a, NewEvent>),
     Cancel(&'a NewCancel, Slot<'a, NewCancel>),
     Commit(&'a Batch, Slot<'a, Batch>),
@@ -161,7 +161,7 @@ impl<'a> Pending<'a> {
     /// Adds what the operation needs to know.
     pub(crate) fn read(&self, read_set: &mut ReadSet<'a>) {
         match self {
-            Self::Order(order, _) => read_set.order(order),
+            Self::Subject(subject, _) => read_set.subject(subject),
             Self::Event(event, _) => read_set.event(event),
             Self::Cancel(cancel, _) => read_set.cancel(cancel),
             Self::Commit(batch, _) => read_set.batch(batch),
@@ -171,7 +171,7 @@ impl<'a> Pending<'a> {
 
     /// Decides the operation: its rows go into `write_set`, and what they change into `loaded`, so
     /// the second of two operations on one row sees the first. They wait at the same time, so any
-    /// order is correct.
+    /// subject is correct.
     pub(crate) fn decide(
         self,
         loaded: &mut Loaded<'a>,
@@ -179,10 +179,12 @@ impl<'a> Pending<'a> {
         rules: &StatusRules,
     ) {
         match self {
-            Self::Order(order, reply) => *reply = Some(apply::order(loaded, write_set, order)),
+            Self::Subject(subject, reply) => {
+                *reply = Some(apply::subject(loaded, write_set, subject))
+            }
             Self::Event(event, reply) => *reply = Some(apply::event(loaded, write_set, event)),
             Self::Cancel(cancel, reply) => {
-                *reply = Some(cancel::order(loaded, write_set, rules, cancel));
+                *reply = Some(cancel::subject(loaded, write_set, rules, cancel));
             }
             Self::Commit(batch, reply) => {
                 *reply = Some(apply::batch(loaded, write_set, rules, batch));

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::operation::Pending;
 use crate::domain::event::{Event, EventKey};
-use crate::store::{Batch, NewCancel, NewEvent, NewOrder, Order, StoreError, Version};
+use crate::store::{Batch, NewCancel, NewEvent, NewSubject, StoreError, Subject, Version};
 
 /// A delivery's row, as far as a compare-and-set needs it.
 #[derive(Debug, Clone, Copy)]
@@ -24,29 +24,29 @@ pub(crate) struct LoadedDelivery {
     /// Position of its event in the log.
     pub(crate) seq: Option<i64>,
     pub(crate) state: Option<DeliveryState>,
-    /// Its order is cancelled, or being cancelled.
-    pub(crate) order_cancelled: bool,
-    /// No event has to follow for its order.
-    pub(crate) order_finished: bool,
+    /// Its subject is cancelled, or being cancelled.
+    pub(crate) subject_cancelled: bool,
+    /// No event has to follow for its subject.
+    pub(crate) subject_finished: bool,
 }
 
 /// Refers to a delivery by stage and event.
 pub(crate) type DeliveryRef<'a> = (&'a str, &'a EventKey);
 
-/// A delivery that the group settles, and the order that its event belongs to.
+/// A delivery that the group settles, and the subject that its event belongs to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeliveryLookup<'a> {
     pub(crate) key: DeliveryRef<'a>,
-    pub(crate) order: Option<&'a str>,
+    pub(crate) subject: Option<&'a str>,
 }
 
 /// The keys to read.
 #[derive(Default)]
 pub(crate) struct ReadSet<'a> {
-    /// Orders by id.
-    pub(crate) orders: Vec<&'a str>,
-    /// Orders by idempotency key.
-    pub(crate) idempotency_keys: Vec<&'a str>,
+    /// Subjects by key.
+    pub(crate) subjects: Vec<&'a str>,
+    /// Subjects by (kind, idempotency key).
+    pub(crate) idempotency_keys: Vec<(&'a str, &'a str)>,
     /// Events by (source, id).
     pub(crate) events: Vec<(&'a str, &'a str)>,
     /// Deliveries that the group settles.
@@ -78,10 +78,10 @@ impl<'a> ReadSet<'a> {
         self
     }
 
-    pub(super) fn order(&mut self, order: &'a NewOrder) {
-        self.orders.push(&order.id);
-        self.idempotency_keys.extend(order.idempotency_key.as_deref());
-        self.event(&order.event);
+    pub(super) fn subject(&mut self, subject: &'a NewSubject) {
+        self.subjects.push(&subject.key);
+        self.idempotency_keys.extend(idempotency_ref(subject));
+        self.event(&subject.event);
     }
 
     pub(super) fn event(&mut self, event: &'a NewEvent) {
@@ -89,13 +89,13 @@ impl<'a> ReadSet<'a> {
     }
 
     pub(super) fn cancel(&mut self, cancel: &'a NewCancel) {
-        self.orders.push(&cancel.order_id);
+        self.subjects.push(&cancel.subject_key);
     }
 
     pub(super) fn batch(&mut self, batch: &'a Batch) {
         self.deliveries.extend(batch.settlements.iter().map(|one| DeliveryLookup {
             key: (&*one.delivery.stage, &one.delivery.event),
-            order: one.envelope.order_id.as_deref(),
+            subject: one.envelope.subject_key.as_deref(),
         }));
         let read = batch.reads.iter().map(|(key, _)| key);
         let written = batch.writes.iter().map(|(key, _)| key);
@@ -106,15 +106,15 @@ impl<'a> ReadSet<'a> {
 /// What was read, and what the group's operations changed in it so far.
 #[derive(Default)]
 pub(crate) struct Loaded<'a> {
-    /// Orders by id, with their fingerprints.
-    pub(crate) orders: HashMap<&'a str, (Order, String)>,
-    /// Orders by idempotency key, with their fingerprints.
-    pub(crate) idempotency_keys: HashMap<&'a str, (Order, String)>,
+    /// Subjects by key, with their fingerprints.
+    pub(crate) subjects: HashMap<&'a str, (Subject, String)>,
+    /// Subjects by (kind, idempotency key), with their fingerprints.
+    pub(crate) idempotency_keys: HashMap<(&'a str, &'a str), (Subject, String)>,
     /// Events by (source, id), those of this group included.
     pub(crate) events: HashMap<(&'a str, &'a str), Cow<'a, Event>>,
     /// Deliveries that the group settles.
     pub(crate) deliveries: HashMap<DeliveryRef<'a>, LoadedDelivery>,
-    /// Orders that this group cancels.
+    /// Subjects that this group cancels.
     pub(crate) cancelled: HashSet<&'a str>,
     /// Versions of state keys (stage, key); absent: 0.
     pub(crate) versions: HashMap<(&'a str, &'a str), Version>,
@@ -123,6 +123,11 @@ pub(crate) struct Loaded<'a> {
 /// The key of a new event.
 pub(super) fn event_ref(event: &NewEvent) -> (&str, &str) {
     (&event.envelope.event.source, &event.envelope.event.id)
+}
+
+/// The kind and idempotency key of a new subject: each kind has its own keys.
+pub(super) fn idempotency_ref(subject: &NewSubject) -> Option<(&str, &str)> {
+    Some((subject.key.kind(), subject.idempotency_key.as_deref()?))
 }
 
 /// The key of a read set that a row numbered `index` belongs to.

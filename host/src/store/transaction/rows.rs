@@ -2,10 +2,10 @@
 
 use crate::domain::event::Envelope;
 use crate::domain::failure_fingerprint::FailureFingerprint;
-use crate::store::{DeliveryStatus, Direct, FailedAttempt, NewOrder, Version};
+use crate::store::{DeliveryStatus, Direct, FailedAttempt, NewSubject, Version};
 
-/// A new order.
-pub(crate) struct OrderRow<'a>(pub(crate) &'a NewOrder);
+/// A new subject.
+pub(crate) struct SubjectRow<'a>(pub(crate) &'a NewSubject);
 
 /// An event of the log.
 pub(crate) struct EventRow<'a> {
@@ -16,7 +16,7 @@ pub(crate) struct EventRow<'a> {
     pub(crate) producer: Option<(&'a str, &'a str)>,
     /// When a scheduled event is sent; none: immediately.
     pub(crate) due_ms: Option<u64>,
-    /// No stage consumes it, and its order waits for one.
+    /// No stage consumes it, and its subject waits for one.
     pub(crate) unrouted: bool,
     /// Its key was free when the group was decided, and the decision depends on it.
     pub(crate) must_be_new: bool,
@@ -95,10 +95,10 @@ pub(crate) struct DeadLetterRow<'a> {
     pub(crate) fingerprint: FailureFingerprint,
 }
 
-/// An event that may change its order's status.
+/// An event that may change its subject's status.
 pub(crate) struct StatusEvent<'a> {
     pub(crate) seq: i64,
-    pub(crate) order: &'a str,
+    pub(crate) subject: &'a str,
     pub(crate) event_type: &'a str,
     pub(crate) effect: Effect,
 }
@@ -106,7 +106,7 @@ pub(crate) struct StatusEvent<'a> {
 /// Whether a [`StatusEvent`] has to change the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// An order whose status it does not change is left as it is.
+    /// A subject whose status it does not change is left as it is.
     Optional,
     /// If it does not change the status, the decision no longer holds.
     Required,

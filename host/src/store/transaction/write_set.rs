@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use super::numbered::NumberedWriteSet;
 use super::rows::{
-    AttemptRow, DeadLetterRow, DeliveryRow, Effect, EventRow, OpenDeliveryRow, OrderRow,
-    OutboxInsert, RecordingRow, StateWrite, StatusEvent,
+    AttemptRow, DeadLetterRow, DeliveryRow, Effect, EventRow, OpenDeliveryRow, OutboxInsert,
+    RecordingRow, StateWrite, StatusEvent, SubjectRow,
 };
 use crate::domain::event::{Envelope, ORDER_CANCELLED};
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 use crate::store::{Direct, NarrowedRow, NewEvent, OutboxRow, Settlement};
 
 /// The last numbers that were given out; a write set takes the next ones.
@@ -50,9 +50,9 @@ impl TransactionTime {
     }
 }
 
-/// Whether an event's order waits for something to follow.
+/// Whether an event's subject waits for something to follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Subject {
+pub(crate) enum SubjectProgress {
     /// It does, or the event is its first one.
     Unfinished,
     /// It does not.
@@ -62,7 +62,7 @@ pub(crate) enum Subject {
 /// All rows of a group. Their `seq` is the position of their event in the log.
 #[derive(Default)]
 pub(crate) struct Rows<'a> {
-    pub(crate) orders: Vec<OrderRow<'a>>,
+    pub(crate) subjects: Vec<SubjectRow<'a>>,
     pub(crate) open_deliveries: Vec<OpenDeliveryRow<'a>>,
     pub(crate) deliveries: Vec<DeliveryRow<'a>>,
     pub(crate) outbox: Vec<OutboxInsert>,
@@ -73,9 +73,9 @@ pub(crate) struct Rows<'a> {
     pub(crate) dead_letters: Vec<DeadLetterRow<'a>>,
     pub(crate) recordings: Vec<RecordingRow<'a>>,
     pub(crate) status_events: Vec<StatusEvent<'a>>,
-    /// Orders that must not be cancelled when this is written.
+    /// Subjects that must not be cancelled when this is written.
     pub(crate) not_cancelled: Vec<&'a str>,
-    /// Orders whose cancellation this may complete.
+    /// Subjects whose cancellation this may complete.
     pub(crate) maybe_completed: Vec<&'a str>,
     /// Outbox rows to delete.
     pub(crate) sent: Vec<i64>,
@@ -120,7 +120,7 @@ impl<'a> WriteSet<'a> {
 
     /// Logs an event that no stage emitted and whose key was free, and sends it.
     pub(super) fn accepted(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
-        let row = self.event(new, Subject::Unfinished);
+        let row = self.event(new, SubjectProgress::Unfinished);
         self.require_new();
         row
     }
@@ -132,40 +132,44 @@ impl<'a> WriteSet<'a> {
         }
     }
 
-    /// Logs an event that may change its order's status, opens its deliveries and sends it.
-    pub(crate) fn event(&mut self, new: &'a NewEvent, subject: Subject) -> Option<OutboxRow> {
-        if let Some(order) = &new.envelope.order_id {
-            self.status_event(order, new, Effect::Optional);
+    /// Logs an event that may change its subject's status, opens its deliveries and sends it.
+    pub(crate) fn event(
+        &mut self,
+        new: &'a NewEvent,
+        progress: SubjectProgress,
+    ) -> Option<OutboxRow> {
+        if let Some(subject) = &new.envelope.subject_key {
+            self.status_event(subject, new, Effect::Optional);
             if new.envelope.event.event_type == ORDER_CANCELLED {
-                self.rows.maybe_completed.push(order);
+                self.rows.maybe_completed.push(subject);
             }
         }
-        self.log_and_send(new, subject)
+        self.log_and_send(new, progress)
     }
 
-    /// Logs the event that cancels an order; it must change the order's status.
-    pub(super) fn cancel(&mut self, order: &'a str, new: &'a NewEvent) -> Option<OutboxRow> {
-        self.status_event(order, new, Effect::Required);
+    /// Logs the event that cancels a subject; it must change the subject's status.
+    pub(super) fn cancel(&mut self, subject: &'a str, new: &'a NewEvent) -> Option<OutboxRow> {
+        self.status_event(subject, new, Effect::Required);
         // There may be nothing to compensate.
-        self.rows.maybe_completed.push(order);
-        self.log_and_send(new, Subject::Unfinished)
+        self.rows.maybe_completed.push(subject);
+        self.log_and_send(new, SubjectProgress::Unfinished)
     }
 
     /// The event is logged next, so it takes the next position.
-    fn status_event(&mut self, order: &'a str, new: &'a NewEvent, effect: Effect) {
+    fn status_event(&mut self, subject: &'a str, new: &'a NewEvent, effect: Effect) {
         let seq = self.numbers.event + 1;
         let event_type = &new.envelope.event.event_type;
-        self.rows.status_events.push(StatusEvent { seq, order, event_type, effect });
+        self.rows.status_events.push(StatusEvent { seq, subject, event_type, effect });
     }
 
-    /// Logs an order's first event: the order's row has the resulting status already.
+    /// Logs a subject's first event: the subject's row has the resulting status already.
     pub(super) fn first_event(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
-        let row = self.log_and_send(new, Subject::Unfinished);
+        let row = self.log_and_send(new, SubjectProgress::Unfinished);
         self.require_new();
         row
     }
 
-    fn log_and_send(&mut self, new: &'a NewEvent, subject: Subject) -> Option<OutboxRow> {
+    fn log_and_send(&mut self, new: &'a NewEvent, progress: SubjectProgress) -> Option<OutboxRow> {
         let routed_to: Vec<&'a str> = new.routed_to.iter().map(AsRef::as_ref).collect();
         let producer = new.producer.as_ref().map(|(stage, digest)| (&**stage, &**digest));
         let is_consumed = !routed_to.is_empty() || new.only_stage.is_some();
@@ -176,7 +180,9 @@ impl<'a> WriteSet<'a> {
             routed_to,
             producer,
             due_ms: later_ms.map(|_| new.due_at_ms),
-            unrouted: !is_consumed && subject == Subject::Unfinished && new.needs_a_stage(),
+            unrouted: !is_consumed
+                && progress == SubjectProgress::Unfinished
+                && new.needs_a_stage(),
             must_be_new: false,
         });
         let queued_ms = later_ms.unwrap_or(self.time.now_ms);
@@ -272,14 +278,14 @@ impl<'a> WriteSet<'a> {
         self.rows.sent.extend(ids);
     }
 
-    /// The status of an order after the events of this write set so far, given its stored status.
+    /// The status of a subject after the events of this write set so far, given its stored status.
     pub(super) fn status_of<'r>(
         &self,
         rules: &'r StatusRules,
-        order: &str,
+        subject: &str,
         stored: &'r str,
     ) -> &'r str {
-        let events = self.rows.status_events.iter().filter(|event| event.order == order);
+        let events = self.rows.status_events.iter().filter(|event| event.subject == subject);
         events.fold(stored, |status, event| rules.next(status, event.event_type).unwrap_or(status))
     }
 
@@ -295,7 +301,7 @@ impl<'a> WriteSet<'a> {
             rows.attempts.iter_mut().for_each(|row| number(&mut row.seq));
             rows.dead_letters.iter_mut().for_each(|row| number(&mut row.seq));
             rows.recordings.iter_mut().for_each(|row| number(&mut row.seq));
-            // An event that was in the log before has changed its order's status before.
+            // An event that was in the log before has changed its subject's status before.
             rows.status_events.retain(|row| !known.contains_key(&row.seq));
         }
         NumberedWriteSet::new(rows, self.time.now_ms)

@@ -44,7 +44,7 @@ fn check_chain(inputs: &DecisionInputs<'_>, emitted: u64) -> Result<(), AttemptE
     let id = &inputs.envelope.correlation_id;
     let message = format!(
         "the chain `{id}` has {events} events and would get {emitted} more; the limit is {max} \
-         (orders.chain_events_max). `postrider events stop {id}` skips the rest of it; `postrider \
+         (events.chain_events_max). `postrider events stop {id}` skips the rest of it; `postrider \
          events resume {id}` lets it emit as many events again"
     );
     Err(AttemptError::fatal(CHAIN_LIMIT_CODE, message))
@@ -88,7 +88,7 @@ fn check_delay(policy: &StagePolicy, event: &Emitted) -> Result<(), AttemptError
     }
     let message = format!(
         "emitted `{}` with a delay of {delay_ms} ms; the limit is {max_ms} ms \
-         (orders.schedule_max_ms)",
+         (events.schedule_max_ms)",
         event.event_type
     );
     Err(AttemptError::fatal("invalid-event", message))

@@ -34,8 +34,8 @@ pub struct DecisionInputs<'a> {
     pub envelope: &'a Envelope,
     /// The attempt under way.
     pub attempt: &'a Attempt,
-    /// The event's order is cancelled: whatever came before, the delivery is skipped.
-    pub order_cancelled: bool,
+    /// The event's subject is cancelled: whatever came before, the delivery is skipped.
+    pub subject_cancelled: bool,
     /// The event's chain. If it is stopped, the delivery is skipped, whatever came before.
     pub chain: ChainStatus,
     /// When the event expires, extended by the time the stage was paused; milliseconds since

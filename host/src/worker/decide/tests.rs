@@ -48,7 +48,7 @@ fn envelope() -> Envelope {
     };
     Envelope {
         event,
-        order_id: Some("123".into()),
+        subject_key: "order/123".parse().ok(),
         correlation_id: "e1".into(),
         cause: None,
         hops: 0,
@@ -84,7 +84,7 @@ fn decide_in(
         routes: &To("inventory"),
         envelope,
         attempt: &attempt(number),
-        order_cancelled: false,
+        subject_cancelled: false,
         expires_at_ms: envelope.expires_at_ms,
         progress,
         now_ms: NOW_MS,
@@ -140,7 +140,7 @@ fn emitted_events_have_repeatable_ids_and_inherit_the_chain() {
     assert_eq!(next.due_at_ms, 1_050);
     assert_eq!(next.envelope.expires_at_ms, 11_050);
     assert_eq!(next.envelope.hops, 1);
-    assert_eq!(next.envelope.order_id.as_deref(), Some("123"));
+    assert_eq!(next.envelope.subject_key.as_deref(), Some("order/123"));
     assert_eq!(next.envelope.event.id, emitted_id(&attempt(2).delivery, 0));
     assert_eq!(next.routed_to, ["inventory".into()]);
 }
@@ -233,7 +233,7 @@ fn a_chain_ends_at_its_limit_of_events() {
             Verdict::Done(events) => assert_eq!((refused, events.len()), (false, emits), "{case}"),
             Verdict::Dead { code, message, .. } => {
                 assert!(refused && code == "chain-limit" && failure.is_some(), "{case}");
-                for part in [&before.to_string(), "`e1`", "1000", "orders.chain_events_max"] {
+                for part in [&before.to_string(), "`e1`", "1000", "events.chain_events_max"] {
                     assert!(message.contains(part), "{part}: {message}");
                 }
             }
@@ -364,7 +364,7 @@ fn a_type_that_the_stage_does_not_consume_is_skipped() {
 }
 
 #[test]
-fn a_delivery_of_a_cancelled_order_is_skipped_however_far_it_has_come() {
+fn a_delivery_of_a_cancelled_subject_is_skipped_however_far_it_has_come() {
     let limit = Rejection::DeliveryLimit(IsolatedRun::Abandoned);
     for progress in [Progress::NotCalled, called(failed(false, None)), Progress::Rejected(limit)] {
         let decision = decide(DecisionInputs {
@@ -373,7 +373,7 @@ fn a_delivery_of_a_cancelled_order_is_skipped_however_far_it_has_come() {
             // Expired, too.
             envelope: &Envelope { expires_at_ms: 0, ..envelope() },
             attempt: &attempt(3),
-            order_cancelled: true,
+            subject_cancelled: true,
             chain: ChainStatus::default(),
             expires_at_ms: 0,
             progress,

@@ -23,8 +23,8 @@ pub(super) struct Work {
     pub(super) tags: Vec<u64>,
     /// Another attempt at the same delivery is before it: they must not be in one batch.
     pub(super) follows_another: bool,
-    /// A commit was refused because the order is cancelled.
-    pub(super) order_cancelled: bool,
+    /// A commit was refused because the subject is cancelled.
+    pub(super) subject_cancelled: bool,
 }
 
 impl Work {
@@ -109,7 +109,7 @@ fn join(stage: &Arc<str>, received: impl Iterator<Item = Incoming>) -> Vec<Work>
             tags: vec![message.tag],
             message,
             follows_another: first.is_some(),
-            order_cancelled: false,
+            subject_cancelled: false,
         });
     }
     work

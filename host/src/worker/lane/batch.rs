@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Lane, Work};
+use crate::domain::subject::SubjectKey;
 use crate::pipeline::Running;
 use crate::pipeline::chains::Counted;
 use crate::pipeline::metrics::OutcomeKind;
@@ -43,8 +44,8 @@ impl Lane {
         run: &BatchRun<'_>,
     ) -> Result<BatchResult, StoreError> {
         let BatchRun { running, state, .. } = *run;
-        let subjects: BTreeSet<String> =
-            work.iter().map(|work| work.message.envelope.event.subject.clone()).collect();
+        let subjects: BTreeSet<SubjectKey> =
+            work.iter().filter_map(|work| work.message.envelope.subject_key.clone()).collect();
         state.prefetch(&subjects).await?;
         let time_max = Duration::from_millis(self.stage.config.batch_time_ms);
         let (began, mut bytes) = (Instant::now(), 0);
@@ -94,7 +95,7 @@ impl Lane {
     /// Whether the stage is called for this message: what is skipped takes nothing of the rate limit.
     pub(super) fn is_to_run(&self, work: &Work) -> bool {
         let chain = &work.message.envelope.correlation_id;
-        !work.order_cancelled && !self.services.pipeline.chains().is_stopped(chain)
+        !work.subject_cancelled && !self.services.pipeline.chains().is_stopped(chain)
     }
 
     /// Whether another version serves now; it runs the rest of the batch.

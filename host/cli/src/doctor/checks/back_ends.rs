@@ -96,7 +96,7 @@ fn unrouted(waiting: &[UnroutedEvents]) -> Vec<Finding> {
         Finding::warning(
             format!("unrouted {}", events.event_type),
             format!("{} events wait, because no stage consumes their type", events.count),
-            format!("add a stage that consumes `{}`, or cancel their orders", events.event_type),
+            format!("add a stage that consumes `{}`, or cancel their subjects", events.event_type),
         )
     };
     waiting.iter().map(finding).collect()
@@ -160,14 +160,14 @@ mod tests {
     fn hosts_whose_settings_disagree_are_named() {
         let host = |name: &str, expiry: &str| HostReport {
             host: name.to_owned(),
-            settings: [("orders.expiry_ms", expiry), ("orders.hops_max", "64")]
+            settings: [("events.expiry_ms", expiry), ("events.hops_max", "64")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into(),
         };
         assert_eq!(hosts("orders", &[host("a", "1"), host("b", "1")]), []);
         let found = hosts("orders", &[host("a", "1"), host("b", "2"), host("c", "1")]);
         let [finding] = &found[..] else { panic!("{found:?}") };
-        assert_eq!(finding.check, "setting orders.expiry_ms");
+        assert_eq!(finding.check, "setting events.expiry_ms");
         assert!(finding.found.ends_with("disagree: 1 on a, c; 2 on b"), "{}", finding.found);
     }
 

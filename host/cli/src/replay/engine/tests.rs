@@ -87,7 +87,7 @@ fn recorded(question: &str, answer: &str, wrote_own: bool) -> Recorded {
     };
     Recorded {
         stage: "asks".into(),
-        order_id: None,
+        subject_key: None,
         event: RecordedEvent {
             id: "1".into(),
             source: "/s".into(),

@@ -100,7 +100,7 @@ mod tests {
     use crate::domain::event::Event;
 
     const INGRESS: Ingress<'_> =
-        Ingress { rules: Rules::of_orders(1_700_000_000_123), body_max_bytes: 1_000, expiry_ms: 1 };
+        Ingress { rules: Rules::for_tests(1_700_000_000_123), body_max_bytes: 1_000, expiry_ms: 1 };
 
     fn message(
         content_type: Option<&str>,
@@ -221,14 +221,17 @@ mod tests {
             &[
                 ("cloudEvents_deliverat", AMQPValue::Timestamp(1_700_000_030)),
                 ("cloudEvents_count", AMQPValue::Double(2.0)),
-                ("cloudEvents_postriderorder", AMQPValue::LongString("o".into())),
+                ("cloudEvents_postridersubject", AMQPValue::LongString("order/o".into())),
             ],
         );
         let one = read(&properties, br#"{"a":1}"#.to_vec(), INGRESS).unwrap();
         let body = r#"{"specversion":"1.0","id":"9","source":"/d","type":"a.b","data":{"a":1},
-            "deliverat":"2023-11-14T22:13:50Z","count":2.0,"postriderorder":"o"}"#;
+            "deliverat":"2023-11-14T22:13:50Z","count":2.0,"postridersubject":"order/o"}"#;
         assert_eq!(structured("application/cloudevents+json", body).unwrap(), one);
-        assert_eq!((one.due_at_ms, one.order_id), (Some(1_700_000_030_000), Some("o".to_owned())));
+        assert_eq!(
+            (one.due_at_ms, one.subject_key),
+            (Some(1_700_000_030_000), Some(crate::domain::subject::SubjectKey::new("order", "o")))
+        );
     }
 
     #[test]

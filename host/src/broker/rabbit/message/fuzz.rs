@@ -12,7 +12,7 @@ use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, S
 
 use super::{
     ATTEMPT, CAUSE_ID, CAUSE_SOURCE, CLOUD_EVENTS, CLOUD_EVENTS_COLON, CORRELATION, EXPIRES_MS,
-    HOPS, Ingress, ORDER, ROUND, STRUCTURED, decode, encode, stand_in,
+    HOPS, Ingress, ROUND, STRUCTURED, SUBJECT, decode, encode, stand_in,
 };
 use crate::broker::Outgoing;
 use crate::domain::cloud_events::ingress::Rules;
@@ -23,7 +23,7 @@ use crate::internals::fuzz::{
 use crate::store::Direct;
 
 const INGRESS: Ingress<'_> = Ingress {
-    rules: Rules::of_orders(1_700_000_000_123),
+    rules: Rules::for_tests(1_700_000_000_123),
     body_max_bytes: 1_000,
     expiry_ms: 500_000,
 };
@@ -131,7 +131,7 @@ fn message(u: &mut Unstructured<'_>) -> Result<(BasicProperties, Vec<u8>)> {
 /// Usually the name of a known header.
 fn name(u: &mut Unstructured<'_>) -> Result<ShortString> {
     let own = [
-        ORDER,
+        SUBJECT,
         CORRELATION,
         CAUSE_SOURCE,
         CAUSE_ID,

@@ -123,7 +123,7 @@ mod tests {
     use crate::domain::cloud_events::ingress::Rules;
 
     const INGRESS: Ingress<'_> = Ingress {
-        rules: Rules::of_orders(1_700_000_000_123),
+        rules: Rules::for_tests(1_700_000_000_123),
         body_max_bytes: 100_000,
         expiry_ms: 500_000,
     };

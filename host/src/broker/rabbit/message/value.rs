@@ -10,7 +10,7 @@ use lapin::types::{AMQPValue, DecimalValue};
 use serde_json::{Number, Value};
 
 use crate::domain::event::TIME_MAX_MS;
-use crate::domain::order::whole;
+use crate::domain::json::whole;
 use crate::domain::timestamp;
 
 /// A value as text; an error says what is wrong with it.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Named, instant, nullable_string, reference};
 use crate::app::dead_letters::{RATE, RATE_MAX};
+use crate::domain::subject::KEY_PATTERN;
 use crate::http::request::REASON_MAX;
 
 pub(super) fn all() -> [Named; 6] {
@@ -70,7 +71,7 @@ fn dead_letter_filter() -> Value {
             "stage": nullable_string(),
             "code": nullable_string(),
             "group": nullable_string(),
-            "order": nullable_string(),
+            "subject": { "type": ["string", "null"], "pattern": KEY_PATTERN },
             "since": instant(),
             "until": instant(),
             "all": { "type": ["boolean", "null"] },
@@ -80,7 +81,7 @@ fn dead_letter_filter() -> Value {
             by("stage"),
             by("code"),
             by("group"),
-            by("order"),
+            by("subject"),
             by_time("since"),
             by_time("until"),
             { "required": ["all"], "properties": { "all": { "const": true } } },

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{Named, reference};
-use crate::domain::order::{ID_PATTERN, ITEMS_MAX, NAME_PATTERN, QUANTITY_MAX};
+use crate::domain::order::{ITEMS_MAX, NAME_PATTERN, QUANTITY_MAX};
+use crate::domain::subject::ID_PATTERN;
 
 pub(super) fn all() -> [Named; 5] {
     [

@@ -59,7 +59,7 @@ fn recorded() -> Value {
         "required": ["stage", "event", "round", "attempt", "settled_at_ms"],
         "properties": {
             "stage": string(),
-            "order_id": nullable_string(),
+            "subject_key": nullable_string(),
             "event": reference("RecordedEvent"),
             "round": { "description": "From 1; every replay starts a new round.",
                 "type": "integer", "minimum": 0 },
@@ -252,7 +252,7 @@ mod tests {
         };
         Recorded {
             stage: key(),
-            order_id: Some(key()),
+            subject_key: "order/1".parse().ok(),
             event: RecordedEvent {
                 id: key(),
                 source: key(),

@@ -153,12 +153,12 @@ async fn the_server_that_accepts_writes_is_found_among_several() {
 async fn namespaces_have_tables_and_logs_of_their_own() {
     let database = Database::create().await;
     let clock = Arc::new(ManualClock::at(START_MS));
-    let orders = database.open("here", Arc::clone(&clock)).await;
+    let subjects = database.open("here", Arc::clone(&clock)).await;
     let shop = database.open_in("shop-1", "here", Arc::clone(&clock)).await;
-    orders.accept_event(sample_event("e1", &["payment"])).await.unwrap();
+    subjects.accept_event(sample_event("e1", &["payment"])).await.unwrap();
     let (accepted, _) = shop.accept_event(sample_event("e1", &["payment"])).await.unwrap();
     assert_eq!(accepted, AcceptedEvent::New, "an id belongs to one namespace");
-    assert_eq!(orders.open_deliveries("payment", 10).await.unwrap().len(), 1);
+    assert_eq!(subjects.open_deliveries("payment", 10).await.unwrap().len(), 1);
     // A transaction of one namespace does not hold up the log of another.
     let mut writing = server().database(&database.name).connect().await.unwrap();
     let sql = "BEGIN; SELECT nextval('numbers') FROM pg_advisory_xact_lock_shared(1886352244, \
@@ -171,7 +171,7 @@ async fn namespaces_have_tables_and_logs_of_their_own() {
     };
     assert!(shop.log_end().await.unwrap() >= last(&shop).await);
     assert!(
-        orders.log_end().await.unwrap() < last(&orders).await,
+        subjects.log_end().await.unwrap() < last(&subjects).await,
         "it may still write before that"
     );
     // Tables belong to the namespace that made them.
@@ -180,7 +180,7 @@ async fn namespaces_have_tables_and_logs_of_their_own() {
     assert!(matches!(refused, Err(OpenError::OtherNamespace { .. })), "{refused:?}");
     let url = database.url();
     PostgresStore::drop_namespace(settings(&url, "shop-1")).await.unwrap();
-    orders.ping().await.unwrap();
+    subjects.ping().await.unwrap();
 }
 
 #[tokio::test]

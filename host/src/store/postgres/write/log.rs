@@ -36,7 +36,7 @@ async fn insert(
         return Ok(0);
     }
     let sql = "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, \
-               attributes, order_id, correlation_id, \
+               attributes, subject_key, correlation_id, \
                cause_source, cause_id, hops, expires_ms, stage, digest, routed_to, due_ms, \
                unrouted_ms, logged_ms) \
                SELECT k.*, $21 FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], \
@@ -55,7 +55,7 @@ async fn insert(
         |row| row.envelope.event.content_type.as_str(),
         |row| &row.envelope.event.data[..],
         |row| list(&row.envelope.event.attributes),
-        |row| row.envelope.order_id.as_deref(),
+        |row| row.envelope.subject_key.as_deref(),
         |row| row.envelope.correlation_id.as_str(),
         |row| row.envelope.cause.as_ref().map(|cause| cause.source.as_str()),
         |row| row.envelope.cause.as_ref().map(|cause| cause.id.as_str()),

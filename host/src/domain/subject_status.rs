@@ -1,9 +1,9 @@
-//! How an order's status follows from its events: a table from event type to status, with the
+//! How a subject's status follows from its events: a table from event type to status, with the
 //! statuses that it may follow.
 //!
 //! Pure; the store applies it in the transaction that writes the event. Guarantees: only a
 //! transition that names a terminal status leaves it, in whatever order late events arrive; no event
-//! changes the status of a cancelled order.
+//! changes the status of a cancelled subject.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,16 +15,16 @@ use crate::domain::event::{
 
 mod validate;
 
-/// The status of an order whose content retention has deleted.
+/// The status of a subject whose content retention has deleted.
 const PRUNED: &str = "pruned";
 
-/// What one event type does to the status of its order.
+/// What one event type does to the status of its subject.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Transition {
     /// The new status.
     pub status: String,
-    /// Statuses that it may follow; none: any that is not terminal; empty: it only starts an order.
+    /// Statuses that it may follow; none: any that is not terminal; empty: it only starts a subject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Vec<String>>,
 }
@@ -38,20 +38,20 @@ pub struct StatusRules {
     /// Statuses that only a transition naming them can leave.
     #[serde(default)]
     pub terminal: BTreeSet<String>,
-    /// What still runs when an order is cancelled.
+    /// What still runs when a subject is cancelled.
     #[serde(default)]
     pub cancel: CancelRules,
 }
 
-/// What still runs when an order is cancelled. The transition of `order.cancelled` names the statuses
+/// What still runs when a subject is cancelled. The transition of `order.cancelled` names the statuses
 /// that allow it, and the status until every compensation has completed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CancelRules {
-    /// Topic patterns of compensation events: they are processed although the order is cancelled, and
-    /// the order is cancelled when all of them have completed. All its other events are skipped.
+    /// Topic patterns of compensation events: they are processed although the subject is cancelled, and
+    /// the subject is cancelled when all of them have completed. All its other events are skipped.
     pub compensations: Vec<String>,
-    /// Stages that receive every event of a cancelled order, because they only observe.
+    /// Stages that receive every event of a cancelled subject, because they only observe.
     pub observers: Vec<String>,
     /// The status when every compensation has completed.
     pub done: String,
@@ -75,7 +75,7 @@ impl Default for CancelRules {
 }
 
 impl StatusRules {
-    /// The status of an order that starts with an event of this type.
+    /// The status of a subject that starts with an event of this type.
     pub fn initial(&self, event_type: &str) -> Option<&str> {
         self.transitions.get(event_type).map(|transition| transition.status.as_str())
     }
@@ -91,29 +91,29 @@ impl StatusRules {
             .then_some(transition.status.as_str())
     }
 
-    /// The status of an order that is being cancelled; none: orders cannot be cancelled.
+    /// The status of a subject that is being cancelled; none: subjects cannot be cancelled.
     pub fn cancelling(&self) -> Option<&str> {
         self.initial(ORDER_CANCELLED)
     }
 
-    /// The statuses of a cancelled order: during its compensations, and after them. Empty where orders
+    /// The statuses of a cancelled subject: during its compensations, and after them. Empty where subjects
     /// cannot be cancelled.
     pub fn cancelled_statuses(&self) -> [&str; 2] {
         self.cancelling().map_or([""; 2], |cancelling| [cancelling, &self.cancel.done])
     }
 
-    /// Whether an order of this status is cancelled, or being cancelled.
+    /// Whether a subject of this status is cancelled, or being cancelled.
     pub fn is_cancelled(&self, status: &str) -> bool {
         self.cancelled_statuses().contains(&status)
     }
 
-    /// The statuses of orders that wait for nothing: no event has to follow.
+    /// The statuses of subjects that wait for nothing: no event has to follow.
     pub fn finished_statuses(&self) -> Vec<&str> {
         let terminal = self.terminal.iter().map(String::as_str);
         terminal.chain([self.cancel.done.as_str(), PRUNED]).collect()
     }
 
-    /// Whether an event of this type moves its order to a status in which nothing has to follow.
+    /// Whether an event of this type moves its subject to a status in which nothing has to follow.
     pub fn finishes(&self, event_type: &str) -> bool {
         self.initial(event_type).is_some_and(|status| self.terminal.contains(status))
     }
@@ -123,14 +123,14 @@ impl StatusRules {
         self.cancel.compensations.iter().any(|pattern| topic_matches(pattern, event_type))
     }
 
-    /// Whether a stage receives this event although its order is cancelled.
+    /// Whether a stage receives this event although its subject is cancelled.
     pub fn runs_when_cancelled(&self, stage: &str, event_type: &str) -> bool {
         self.compensates(event_type)
             || event_type.starts_with(HOST_EVENT_PREFIX)
             || self.cancel.observers.iter().any(|name| name == stage)
     }
 
-    /// The orders among unfinished deliveries (order, event type) that have an open compensation.
+    /// The subjects among unfinished deliveries (subject, event type) that have an open compensation.
     pub(crate) fn compensating<'a, E>(
         &self,
         unfinished: impl Iterator<Item = Result<(String, &'a str), E>>,
@@ -138,7 +138,7 @@ impl StatusRules {
         let left = unfinished.filter(|row| {
             row.as_ref().map_or(true, |(_, event_type)| self.compensates(event_type))
         });
-        left.map(|row| row.map(|(order, _)| order)).collect()
+        left.map(|row| row.map(|(subject, _)| subject)).collect()
     }
 }
 
@@ -208,7 +208,7 @@ mod tests {
             ("dispatched", ORDER_CANCELLED, None),
             ("declined", ORDER_CANCELLED, None),
             ("rejected", ORDER_CANCELLED, None),
-            // No event changes a cancelled order.
+            // No event changes a cancelled subject.
             ("cancelling", "shipping.ready", None),
             ("cancelling", DEAD_LETTERED, None),
             ("cancelling", "payment.refunded", None),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn compensations_and_observers_run_on_cancelled_orders() {
+    fn compensations_and_observers_run_on_cancelled_subjects() {
         let mut rules = StatusRules::default();
         rules.cancel.observers.push("audit".to_owned());
         for (stage, event_type, expected) in [

@@ -1,30 +1,31 @@
-//! Inserts orders and updates their status.
+//! Inserts subjects and updates their status.
 
 use std::collections::{BTreeMap, HashMap};
 
 use sqlx::PgConnection;
 
 use super::expect;
-use crate::domain::order_status::StatusRules;
+use crate::domain::subject_status::StatusRules;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
 use crate::store::postgres::sql::{TransactionError, args, columns, execute, fetch, push};
-use crate::store::transaction::{LockedOrder, NumberedWriteSet};
+use crate::store::transaction::{LockedSubject, NumberedWriteSet};
 
 pub(super) async fn insert(
     conn: &mut PgConnection,
     write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), TransactionError> {
-    if write_set.orders.is_empty() {
+    if write_set.subjects.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT INTO orders (id, customer, status, body, fingerprint, idempotency_key, \
-               created_ms, updated_ms) \
-               SELECT k.*, $7, $7 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], \
-               $5::text[], $6::text[]) k \
+    let sql = "INSERT INTO subjects (key, kind, customer, status, body, fingerprint, \
+               idempotency_key, created_ms, updated_ms) \
+               SELECT k.*, $8, $8 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], \
+               $5::text[], $6::text[], $7::text[]) k \
                ON CONFLICT DO NOTHING";
-    let mut args = columns![&write_set.orders;
-        |row| row.0.id.as_str(),
+    let mut args = columns![&write_set.subjects;
+        |row| row.0.key.as_str(),
+        |row| row.0.key.kind(),
         |row| row.0.customer.as_deref(),
         |row| row.0.status.as_str(),
         |row| row.0.body.to_string(),
@@ -32,27 +33,27 @@ pub(super) async fn insert(
         |row| row.0.idempotency_key.as_deref(),
     ];
     push(&mut args, write_set.now_ms() as i64);
-    expect(execute(conn, sql, args).await?, write_set.orders.len())
+    expect(execute(conn, sql, args).await?, write_set.subjects.len())
 }
 
-/// Updates the status of all affected orders: one query that locks them, the status rules, one
-/// update. The transaction that settles the last compensation of a cancelled order sees, under the
-/// order's lock, that it is the last.
+/// Updates the status of all affected subjects: one query that locks them, the status rules, one
+/// update. The transaction that settles the last compensation of a cancelled subject sees, under the
+/// subject's lock, that it is the last.
 pub(super) async fn update_status(
     conn: &mut PgConnection,
     rules: &StatusRules,
     write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), TransactionError> {
-    let ids = write_set.orders_to_lock(rules);
+    let ids = write_set.subjects_to_lock(rules);
     if ids.is_empty() {
         return Ok(());
     }
     let sql =
-        "SELECT id, pos, status FROM orders WHERE id = ANY($1) ORDER BY pos FOR NO KEY UPDATE";
+        "SELECT key, pos, status FROM subjects WHERE key = ANY($1) ORDER BY pos FOR NO KEY UPDATE";
     let rows = fetch(&mut *conn, sql, args![&ids]).await?;
     let mut locked = HashMap::new();
     for row in &rows {
-        locked.insert(row.text(0)?, LockedOrder { pos: row.int(1)?, status: row.text(2)? });
+        locked.insert(row.text(0)?, LockedSubject { pos: row.int(1)?, status: row.text(2)? });
     }
     let changes = write_set.status_changes(rules, &locked).ok_or(TransactionError::Conflict)?;
     let open = open_compensations(conn, rules, &changes.maybe_completed).await?;
@@ -60,26 +61,26 @@ pub(super) async fn update_status(
     if changed.is_empty() {
         return Ok(());
     }
-    let sql = "UPDATE orders o SET status = k.status, updated_ms = $3 \
-               FROM unnest($1::int8[], $2::text[]) k (pos, status) WHERE o.pos = k.pos";
+    let sql = "UPDATE subjects sub SET status = k.status, updated_ms = $3 \
+               FROM unnest($1::int8[], $2::text[]) k (pos, status) WHERE sub.pos = k.pos";
     let mut args = columns![&changed; |row| *row.0, |row| *row.1];
     push(&mut args, write_set.now_ms() as i64);
     execute(conn, sql, args).await?;
     Ok(())
 }
 
-/// Which of these orders have a compensation that is open or dead-lettered.
+/// Which of these subjects have a compensation that is open or dead-lettered.
 async fn open_compensations(
     conn: &mut PgConnection,
     rules: &StatusRules,
-    orders: &BTreeMap<&str, i64>,
+    subjects: &BTreeMap<&str, i64>,
 ) -> Result<Vec<String>, TransactionError> {
-    if orders.is_empty() {
+    if subjects.is_empty() {
         return Ok(Vec::new());
     }
-    let sql = "SELECT e.order_id, e.type FROM events e JOIN deliveries d ON d.event_seq = e.seq \
-               WHERE e.order_id = ANY($1) AND d.status IN ('open', 'dead')";
-    let ids: Vec<&str> = orders.keys().copied().collect();
+    let sql = "SELECT e.subject_key, e.type FROM events e JOIN deliveries d ON d.event_seq = e.seq \
+               WHERE e.subject_key = ANY($1) AND d.status IN ('open', 'dead')";
+    let ids: Vec<&str> = subjects.keys().copied().collect();
     let rows = fetch(conn, sql, args![&ids]).await?;
     let unfinished = rows.iter().map(|row| Ok::<_, StoreError>((row.owned(0)?, row.text(1)?)));
     Ok(rules.compensating(unfinished)?)

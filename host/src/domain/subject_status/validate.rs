@@ -1,7 +1,7 @@
 //! Validates the status rules at startup: reports all problems, each with its key.
 //!
 //! Pure. It rejects what can never happen (a status that no event leads to, a transition that no
-//! order can take) and what would break a guarantee (a way back from a cancelled order, a status
+//! subject can take) and what would break a guarantee (a way back from a cancelled subject, a status
 //! that no event leaves and that is not terminal).
 
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ impl StatusRules {
         let known = self.known();
         if !self.transitions.contains_key(ORDER_CREATED) {
             problems.push(format!(
-                "{key}.transitions: `{ORDER_CREATED}` is missing: new orders need a status"
+                "{key}.transitions: `{ORDER_CREATED}` is missing: new subjects need a status"
             ));
         }
         for (event_type, transition) in &self.transitions {
@@ -45,12 +45,12 @@ impl StatusRules {
             }
             for status in from.filter(|status| self.is_cancelled(status)) {
                 problems.push(format!(
-                    "{place}.from: no event may follow `{status}`, the order is cancelled"
+                    "{place}.from: no event may follow `{status}`, the subject is cancelled"
                 ));
             }
             if event_type != ORDER_CREATED && transition.from.as_ref().is_some_and(Vec::is_empty) {
                 problems.push(format!(
-                    "{place}.from: is empty, but only `{ORDER_CREATED}` starts an order"
+                    "{place}.from: is empty, but only `{ORDER_CREATED}` starts a subject"
                 ));
             }
         }
@@ -80,7 +80,7 @@ impl StatusRules {
             waiting.extend(next.into_iter().filter(|status| reached.insert(status)));
         }
         for status in self.known().difference(&reached) {
-            problems.push(format!("{key}.transitions: no order can reach `{status}`"));
+            problems.push(format!("{key}.transitions: no subject can reach `{status}`"));
         }
     }
 
@@ -156,11 +156,11 @@ mod tests {
         for expected in [
             "orders.status.transitions.\"a\".status: `Bad Name`",
             "orders.status.transitions.\"b\".from: no event leads to `nowhere`",
-            "orders.status.transitions: no order can reach `never`",
+            "orders.status.transitions: no subject can reach `never`",
             "orders.status.terminal: no event leads to `unknown`",
             "orders.status.transitions.\"d\".from: is empty",
             "orders.status.transitions.\"e\".from: no event may follow `cancelling`",
-            "orders.status.transitions: no order can reach `back`",
+            "orders.status.transitions: no subject can reach `back`",
             "orders.status.transitions.\"f\".status: `cancelled` is reserved for cancellations",
             "orders.status.cancel.compensations: must cover `order.cancelled`",
             "orders.status.cancel.compensations: a pattern is empty",

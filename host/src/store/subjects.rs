@@ -1,19 +1,20 @@
-//! Orders as every store keeps them, and requests that create, cancel, list or prune them.
+//! Subjects as every store keeps them, and requests that create, cancel, list or prune them.
 
 use serde_json::Value;
 
 use super::NewEvent;
+use crate::domain::subject::SubjectKey;
 
-/// A new order.
+/// A new subject.
 #[derive(Debug, Clone)]
-pub struct NewOrder {
-    /// The id.
-    pub id: String,
-    /// The customer, if the order names one.
+pub struct NewSubject {
+    /// The key.
+    pub key: SubjectKey,
+    /// The customer, if the subject names one.
     pub customer: Option<String>,
     /// The normalised body.
     pub body: Value,
-    /// SHA-256 of the canonical submitted body, in hex: distinguishes a repeated order from another
+    /// SHA-256 of the canonical submitted body, in hex: distinguishes a repeated subject from another
     /// one with its id.
     pub fingerprint: String,
     /// Initial status.
@@ -24,24 +25,24 @@ pub struct NewOrder {
     pub event: NewEvent,
 }
 
-/// The result of accepting an order.
+/// The result of accepting a subject.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Accepted {
     /// Written.
-    New(Order),
-    /// The same order was accepted before.
-    Duplicate(Order),
-    /// Another order has this id.
+    New(Subject),
+    /// The same subject was accepted before.
+    Duplicate(Subject),
+    /// A subject of this kind with this id and another body exists.
     Conflict,
     /// The idempotency key was used with a different body.
     KeyReused,
 }
 
-/// A request to cancel an order.
+/// A request to cancel a subject.
 #[derive(Debug, Clone)]
 pub struct NewCancel {
-    /// The order.
-    pub order_id: String,
+    /// The subject.
+    pub subject_key: SubjectKey,
     /// `order.cancelled`, written with the new status or not at all.
     pub event: NewEvent,
 }
@@ -50,29 +51,29 @@ pub struct NewCancel {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cancelled {
     /// Its new status and its event were written.
-    Begun(Order),
+    Begun(Subject),
     /// It is cancelled, or being cancelled: nothing was changed.
-    Already(Order),
+    Already(Subject),
     /// Its status does not allow a cancellation: nothing was changed.
-    Refused(Order),
-    /// No order has this id.
+    Refused(Subject),
+    /// No subject of this kind has this id.
     NotFound,
 }
 
-/// An order as stored.
+/// A subject as stored.
 ///
 /// ```no_run
 /// # async fn example(app: &postrider::App) -> anyhow::Result<()> {
-/// let order = app.submit(serde_json::json!({ "order_id": "1", "items": ["Book"] })).await?;
-/// let order = order.into_order();
-/// println!("{} is {} since {} ms", order.id, order.status, order.updated_at_ms);
+/// let subject = app.submit(serde_json::json!({ "order_id": "1", "items": ["Book"] })).await?;
+/// let subject = subject.into_subject();
+/// println!("{} is {} since {} ms", subject.key, subject.status, subject.updated_at_ms);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq)]
-pub struct Order {
-    /// The id.
-    pub id: String,
+pub struct Subject {
+    /// Its kind and id.
+    pub key: SubjectKey,
     /// The customer.
     pub customer: Option<String>,
     /// Status by the configured transitions.
@@ -85,20 +86,34 @@ pub struct Order {
     pub updated_at_ms: u64,
 }
 
-/// Filters of the order list, newest first.
+impl Subject {
+    /// The subject's id, unique within its kind.
+    pub fn id(&self) -> &str {
+        self.key.id()
+    }
+
+    /// The subject's kind.
+    pub fn kind(&self) -> &str {
+        self.key.kind()
+    }
+}
+
+/// Filters of the subject list, newest first.
 #[derive(Debug, Clone, Default)]
-pub struct OrderFilter {
+pub struct SubjectFilter {
+    /// Only this kind.
+    pub kind: Option<String>,
     /// Only this status.
     pub status: Option<String>,
     /// Only this customer.
     pub customer: Option<String>,
-    /// Only orders with an open delivery or an open dead letter at this stage.
+    /// Only subjects with an open delivery or an open dead letter at this stage.
     pub stage: Option<String>,
     /// Only those created then or later, milliseconds since 1970-01-01 UTC.
     pub since_ms: Option<u64>,
     /// Only those created before then, milliseconds since 1970-01-01 UTC.
     pub until_ms: Option<u64>,
-    /// Cursor: position (`rowid`-like, growing) of the last order seen; newest first.
+    /// Cursor: position (`rowid`-like, growing) of the last subject seen; newest first.
     pub before: Option<i64>,
     /// Page size.
     pub limit: u32,
@@ -107,8 +122,8 @@ pub struct OrderFilter {
 /// What one batch of retention deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Orders, with their events, deliveries and state.
-    pub orders: u64,
-    /// Events without an order.
+    /// Subjects, with their events, deliveries and state.
+    pub subjects: u64,
+    /// Events without a subject.
     pub events: u64,
 }

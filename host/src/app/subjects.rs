@@ -1,0 +1,291 @@
+//! Subjects: submit, show, cancel. The store decides under the subject's lock; what it writes is
+//! durable before a method returns, and goes to the relay afterwards.
+
+use serde_json::Value;
+
+use super::{App, Draft};
+use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED, without_nul};
+use crate::domain::field_error::FieldError;
+use crate::domain::order::{ParsedOrder, parse_order};
+use crate::domain::subject::SubjectKey;
+use crate::domain::trace_context::TraceContext;
+use crate::store::{
+    Accepted, Cancelled, DeliveryRecord, NewCancel, NewSubject, Page, StoreError, Subject,
+};
+
+/// The only kind.
+const KIND: &str = "order";
+
+/// A subject that is durable.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App, subject: serde_json::Value) -> anyhow::Result<()> {
+/// use postrider::Submitted;
+///
+/// match app.submit(subject).await? {
+///     Submitted::New(subject) => println!("accepted {}", subject.key),
+///     Submitted::Duplicate(subject) => println!("{} was accepted before", subject.key),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[must_use = "tells a new subject from one that was submitted before"]
+pub enum Submitted {
+    /// It was written now, and its first event is on the way to the stages.
+    New(Subject),
+    /// The same subject was submitted before; it is returned as stored, and nothing was written.
+    Duplicate(Subject),
+}
+
+impl Submitted {
+    /// The subject, new or not.
+    pub fn into_subject(self) -> Subject {
+        match self {
+            Self::New(subject) | Self::Duplicate(subject) => subject,
+        }
+    }
+}
+
+/// Why a subject was not accepted. Nothing was written.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App, subject: serde_json::Value) -> anyhow::Result<()> {
+/// use postrider::SubmitError;
+///
+/// match app.submit(subject).await {
+///     Ok(submitted) => println!("{}", submitted.into_subject().key),
+///     Err(SubmitError::Conflict { key }) => eprintln!("{key} exists with a different body"),
+///     Err(other) => return Err(other.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The body is invalid; every problem of it.
+    #[error("invalid body: {}", summary(.0))]
+    Invalid(Vec<FieldError>),
+    /// A subject with this key and a different body exists.
+    #[error("{} `{}` exists with a different body", .key.kind(), .key.id())]
+    Conflict {
+        /// The key of the subject.
+        key: SubjectKey,
+    },
+    /// The broker accepts no event of this size.
+    #[error("the body has {bytes} bytes; the broker accepts at most {limit}")]
+    TooLarge {
+        /// Bytes of the body in JSON.
+        bytes: usize,
+        /// The most that the broker accepts, as far as this host knows.
+        limit: usize,
+    },
+    /// The idempotency key was used with a different request.
+    #[error("idempotency key reused with a different request")]
+    KeyReused,
+    /// The store failed. Whether the subject was written is not known: submit it again with the same
+    /// id or idempotency key.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn summary(problems: &[FieldError]) -> String {
+    let problems: Vec<String> =
+        problems.iter().map(|problem| format!("{} {}", problem.pointer, problem.detail)).collect();
+    problems.join("; ")
+}
+
+/// What accompanies the body of a subject.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App, subject: serde_json::Value) -> anyhow::Result<()> {
+/// use postrider::Submission;
+///
+/// let key = Some("checkout-7".to_owned());
+/// let submission = Submission { idempotency_key: key, ..Submission::default() };
+/// let subject = app.submit_with(subject, submission).await?.into_subject();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// The trace that the subject's events continue.
+    pub trace: TraceContext,
+    /// Names the request: repeated with the same body it is a duplicate, with another body an
+    /// error. Keys never expire.
+    pub idempotency_key: Option<String>,
+    /// When its first event is delivered, milliseconds since 1970-01-01 UTC; none: immediately.
+    pub due_at_ms: Option<u64>,
+}
+
+impl Default for Submission {
+    /// No key, due immediately, in a trace of its own.
+    fn default() -> Self {
+        Self { trace: TraceContext::begin(), idempotency_key: None, due_at_ms: None }
+    }
+}
+
+/// A subject with its deliveries.
+///
+/// ```
+/// use postrider::SubjectHistory;
+///
+/// fn print(history: &SubjectHistory) {
+///     println!("{} is {}", history.subject.key, history.subject.status);
+///     println!("{} deliveries", history.deliveries.len());
+/// }
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SubjectHistory {
+    /// The subject.
+    pub subject: Subject,
+    /// Its deliveries, by the position of their events in the log.
+    pub deliveries: Vec<DeliveryRecord>,
+    /// The position after which [`App::history`] continues; none at the end.
+    pub next: Option<i64>,
+}
+
+impl App {
+    /// The status of a subject that was just accepted.
+    pub fn initial_status(&self) -> &str {
+        &self.initial_status
+    }
+
+    /// Accepts a subject, as `POST /orders` does: when it returns, the subject is durable.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; a conflict with a stored subject is one of them.
+    pub async fn submit(&self, subject: Value) -> Result<Submitted, SubmitError> {
+        self.submit_with(subject, Submission::default()).await
+    }
+
+    /// Accepts a subject with an idempotency key, a schedule or a trace of its caller.
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    pub async fn submit_with(
+        &self,
+        subject: Value,
+        submission: Submission,
+    ) -> Result<Submitted, SubmitError> {
+        let Submission { trace, idempotency_key, due_at_ms } = submission;
+        let subject =
+            parse_order(subject, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
+        let ParsedOrder { id, customer, body, fingerprint } = subject;
+        let data = body.to_string();
+        if let Some(limit) = self.exceeded_limit(data.len()) {
+            return Err(SubmitError::TooLarge { bytes: data.len(), limit });
+        }
+        let key = SubjectKey::new(KIND, &id);
+        let event = self.new_event(Draft {
+            id: format!("order-{id}"),
+            event_type: ORDER_CREATED,
+            subject: &id,
+            data: data.into(),
+            subject_key: Some(key.clone()),
+            trace,
+            due_at_ms,
+        });
+        let subject = NewSubject {
+            key: key.clone(),
+            customer,
+            body,
+            fingerprint,
+            status: self.initial_status.clone(),
+            idempotency_key,
+            event,
+        };
+        let (accepted, rows) = self.services.store.accept_subject(subject).await?;
+        self.services.relay.enqueue(rows);
+        match accepted {
+            Accepted::New(subject) => Ok(Submitted::New(subject)),
+            Accepted::Duplicate(subject) => Ok(Submitted::Duplicate(subject)),
+            Accepted::Conflict => Err(SubmitError::Conflict { key }),
+            Accepted::KeyReused => Err(SubmitError::KeyReused),
+        }
+    }
+
+    /// The status of a subject; none when there is no such subject.
+    pub async fn status(&self, key: &SubjectKey) -> Result<Option<String>, StoreError> {
+        Ok(self.services.store.subject(key).await?.map(|subject| subject.status))
+    }
+
+    /// Returns the subject with the deliveries of `limit` events after the position `after` (0: from
+    /// the first one); none when there is no such subject.
+    pub async fn history(
+        &self,
+        key: &SubjectKey,
+        after: i64,
+        limit: u32,
+    ) -> Result<Option<SubjectHistory>, StoreError> {
+        let Some(subject) = self.services.store.subject(key).await? else {
+            return Ok(None);
+        };
+        let Page { items, next } =
+            self.services.store.subject_deliveries(key, after, limit.max(1)).await?;
+        Ok(Some(SubjectHistory { subject, deliveries: items, next }))
+    }
+
+    /// Cancels a subject. When it returns, no stage processes the subject further, and the
+    /// compensations are on the way. Repeated, it changes nothing.
+    pub async fn cancel(
+        &self,
+        key: &SubjectKey,
+        reason: Option<String>,
+        trace: TraceContext,
+    ) -> Result<Cancelled, StoreError> {
+        let reason = reason.map(without_nul);
+        let event = self.new_event(Draft {
+            id: uuid::Uuid::now_v7().to_string(),
+            event_type: ORDER_CANCELLED,
+            subject: key.id(),
+            data: serde_json::json!({ "order_id": key.id(), "reason": reason }).to_string().into(),
+            subject_key: Some(key.clone()),
+            trace,
+            due_at_ms: None,
+        });
+        let (cancelled, rows) = self
+            .services
+            .store
+            .cancel_subject(NewCancel { subject_key: key.clone(), event })
+            .await?;
+        self.services.relay.enqueue(rows);
+        Ok(cancelled)
+    }
+
+    /// Whether a subject is cancelled and every compensation has completed.
+    pub fn is_cancelled(&self, subject: &Subject) -> bool {
+        self.status.cancelling().is_some() && subject.status == self.status.cancel.done
+    }
+
+    /// Explains why a subject cannot be cancelled, for people.
+    pub fn why_not_cancelled(&self, subject: &Subject) -> String {
+        let (kind, id, status) = (subject.kind(), subject.id(), &subject.status);
+        match self
+            .status
+            .transitions
+            .get(ORDER_CANCELLED)
+            .map(|transition| transition.from.as_deref())
+        {
+            None => {
+                "orders cannot be cancelled: `orders.status.transitions` has no `order.cancelled`"
+                    .to_owned()
+            }
+            Some(Some(from)) => format!(
+                "{kind} `{id}` is `{status}`; it can be cancelled while it is {}",
+                one_of(from)
+            ),
+            Some(None) => format!("{kind} `{id}` is `{status}`, which is final"),
+        }
+    }
+}
+
+fn one_of(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        Some((last, before @ [_, ..])) => format!("{} or {last}", before.join(", ")),
+        _ => quoted.concat(),
+    }
+}
