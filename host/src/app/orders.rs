@@ -1,6 +1,7 @@
 //! Orders: submit, show, cancel. The store decides under the order's lock; what it writes is
 //! durable before a method returns, and goes to the relay afterwards.
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{App, Draft};
@@ -8,6 +9,8 @@ use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED, without_nul};
 use crate::domain::field_error::FieldError;
 use crate::domain::order::{ParsedOrder, is_id, parse_order};
 use crate::domain::trace_context::TraceContext;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::WithinError;
 use crate::store::{
     Accepted, Cancelled, DeliveryRecord, NewCancel, NewOrder, Order, Page, StoreError,
 };
@@ -80,6 +83,13 @@ pub enum SubmitError {
     /// The idempotency key was used with a different request.
     #[error("idempotency key reused with a different request")]
     KeyReused,
+    /// The value cannot be written as JSON.
+    #[error("the order cannot be written as JSON")]
+    Serialize(#[from] serde_json::Error),
+    /// The transaction is not on the host's database: another server or database, or the host keeps
+    /// its data elsewhere.
+    #[error("the transaction is not on the Postgres database of this host")]
+    OtherDatabase,
     /// The store failed. Whether the order was written is not known: submit it again with the same
     /// id or idempotency key.
     #[error(transparent)]
@@ -153,7 +163,7 @@ impl App {
     ///
     /// # Errors
     /// See [`SubmitError`]; a conflict with a stored order is one of them.
-    pub async fn submit(&self, order: Value) -> Result<Submitted, SubmitError> {
+    pub async fn submit(&self, order: impl Serialize) -> Result<Submitted, SubmitError> {
         self.submit_with(order, Submission::default()).await
     }
 
@@ -163,9 +173,65 @@ impl App {
     /// See [`SubmitError`].
     pub async fn submit_with(
         &self,
+        order: impl Serialize,
+        submission: Submission,
+    ) -> Result<Submitted, SubmitError> {
+        self.accept(serde_json::to_value(order)?, submission).await
+    }
+
+    pub(crate) async fn accept(
+        &self,
         order: Value,
         submission: Submission,
     ) -> Result<Submitted, SubmitError> {
+        let order = self.new_order(order, submission)?;
+        let id = order.id.clone();
+        let (accepted, rows) = self.services.store.accept_order(order).await?;
+        self.services.relay.enqueue(rows);
+        submitted(id, accepted)
+    }
+
+    /// Accepts an order inside a transaction of the embedding program, on the database of the host:
+    /// the order, its event and its deliveries are written by the transaction, with everything else
+    /// that it writes. A host sends the event to the stages within a tenth of a second of the
+    /// commit; nothing was submitted if the transaction rolls back.
+    ///
+    /// After an error the transaction can still be used. Commit it soon: until it ends, live event
+    /// streams wait for it, and whoever submits an order of the same id waits.
+    ///
+    /// ```no_run
+    /// # async fn example(app: &postrider::App, pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// use postrider::Submission;
+    ///
+    /// let mut transaction = pool.begin().await?;
+    /// sqlx::query("UPDATE carts SET state = 'ordered' WHERE id = 7").execute(&mut *transaction).await?;
+    /// let order = serde_json::json!({ "order_id": "cart-7", "items": ["Book"] });
+    /// let _ = app.submit_within(&mut transaction, order, Submission::default()).await?;
+    /// transaction.commit().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    #[cfg(feature = "postgres")]
+    pub async fn submit_within(
+        &self,
+        transaction: &mut sqlx::PgTransaction<'_>,
+        order: impl Serialize,
+        submission: Submission,
+    ) -> Result<Submitted, SubmitError> {
+        let order = self.new_order(serde_json::to_value(order)?, submission)?;
+        let id = order.id.clone();
+        let store = self.services.store.postgres().ok_or(SubmitError::OtherDatabase)?;
+        match store.accept_order_within(transaction, order).await {
+            Ok(accepted) => submitted(id, accepted),
+            Err(WithinError::OtherDatabase) => Err(SubmitError::OtherDatabase),
+            Err(WithinError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    fn new_order(&self, order: Value, submission: Submission) -> Result<NewOrder, SubmitError> {
         let Submission { trace, idempotency_key, due_at_ms } = submission;
         let order = parse_order(order, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
         let ParsedOrder { id, customer, body, fingerprint } = order;
@@ -182,23 +248,15 @@ impl App {
             trace,
             due_at_ms,
         });
-        let order = NewOrder {
-            id: id.clone(),
+        Ok(NewOrder {
+            id,
             customer,
             body,
             fingerprint,
             status: self.initial_status.clone(),
             idempotency_key,
             event,
-        };
-        let (accepted, rows) = self.services.store.accept_order(order).await?;
-        self.services.relay.enqueue(rows);
-        match accepted {
-            Accepted::New(order) => Ok(Submitted::New(order)),
-            Accepted::Duplicate(order) => Ok(Submitted::Duplicate(order)),
-            Accepted::Conflict => Err(SubmitError::Conflict { id }),
-            Accepted::KeyReused => Err(SubmitError::KeyReused),
-        }
+        })
     }
 
     /// The status of an order; none when there is no such order.
@@ -273,6 +331,15 @@ impl App {
             ),
             Some(None) => format!("order `{id}` is `{status}`, which is final"),
         }
+    }
+}
+
+fn submitted(id: String, accepted: Accepted) -> Result<Submitted, SubmitError> {
+    match accepted {
+        Accepted::New(order) => Ok(Submitted::New(order)),
+        Accepted::Duplicate(order) => Ok(Submitted::Duplicate(order)),
+        Accepted::Conflict => Err(SubmitError::Conflict { id }),
+        Accepted::KeyReused => Err(SubmitError::KeyReused),
     }
 }
 

@@ -22,4 +22,6 @@ pub(crate) use self::rows::{
     AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OrderRow, OutboxInsert,
     RecordingRow, StateWrite,
 };
-pub(crate) use self::write_set::{IMMEDIATELY, Numbers, Subject, TransactionTime, WriteSet};
+pub(crate) use self::write_set::{
+    IMMEDIATELY, Numbers, Sender, Subject, TransactionTime, WriteSet,
+};
