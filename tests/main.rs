@@ -4,6 +4,7 @@
 mod support;
 
 mod cli;
+mod embedding;
 mod faults;
 mod http;
 mod pipeline;

@@ -30,24 +30,20 @@ impl NativeStage for Approve {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
-    std::fs::create_dir(folder.path().join("plugins"))?;
     let mut config = Config::default();
     config.store.url = format!("sqlite:{}/orders.db", folder.path().display());
-    config.plugins.dir = folder.path().join("plugins");
-    config.http.listen = "127.0.0.1:0".into();
 
-    let host = Host::builder(config).stage(Approve).build().await?;
+    let host = Host::builder().config(config).stage(Approve).build().await?;
+    let handle = host.start()?;
     let order = json!({ "order_id": "1", "user_id": "42", "items": ["Book"] });
-    let order = host.submit(order).await?.into_subject();
+    let order = handle.submit(order).await?.into_subject();
     println!("{} is {}", order.key, order.status);
-    let app = host.app();
-    host.run_until(async move {
-        while app.status(&order.key).await.ok().flatten().as_deref() != Some("authorized") {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        println!("{} is authorized", order.key);
-    })
-    .await
+    while handle.app().status(&order.key).await?.as_deref() != Some("authorized") {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    println!("{} is authorized", order.key);
+    handle.shutdown().await?;
+    Ok(())
 }

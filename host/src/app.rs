@@ -30,10 +30,16 @@ mod stages;
 mod plugins;
 mod readiness;
 mod ingest;
+#[cfg(feature = "metrics")]
+mod metrics;
 pub mod event_feed;
+mod event_stream;
 pub mod dead_letters;
 
 pub use self::chains::ChainControl;
+pub use self::event_stream::{EventQuery, EventStream, StreamedEvent, TooManyStreams};
+#[cfg(feature = "metrics")]
+pub(crate) use self::metrics::HostMetrics;
 pub use self::plugins::{PluginState, PluginStatus, RollBack};
 pub use self::products::{StockError, as_json};
 pub use self::readiness::{FailingTask, Readiness, SkippedPlugin};

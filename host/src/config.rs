@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use figment::value::Dict;
+use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize};
 
 pub use self::environment::OTHER_VARIABLES;
@@ -58,15 +58,23 @@ const SECTIONS: [&str; 14] = [
 /// The file that is read when none is named, if it exists.
 pub const DEFAULT_FILE: &str = "config/postrider.toml";
 
-/// The whole configuration.
+/// The plugins folder of a configuration that names none.
+const DEFAULT_PLUGINS_DIR: &str = "plugins";
+
+/// The whole configuration: read from a file and the environment, from a text, or built in code.
+/// However it was made, it is valid once [`Config::validate`] says so, which a build asks as well.
 ///
 /// ```
 /// use postrider::Config;
 ///
 /// let mut config = Config::default();
-/// config.http.listen = "127.0.0.1:0".into();
+/// config.store.url = "sqlite:orders.db".into();
 /// config.stages.entry("payment".into()).or_default().lanes = 4;
-/// assert_eq!(config.stage("payment").lanes, 4);
+/// assert!(config.validate().is_ok());
+///
+/// config.stages.entry("payment".into()).or_default().lanes = 65;
+/// let problems = config.validate().unwrap_err().to_string();
+/// assert!(problems.contains("stages.payment.lanes: 65 is more than 64"));
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
@@ -210,7 +218,8 @@ impl Default for BrokerConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PluginsConfig {
-    /// Every `*.wasm` in it is a stage.
+    /// Every `*.wasm` in it is a stage. Empty: there is no folder, which is the default of a
+    /// configuration that is built in code; sources such as a file have the default `plugins`.
     pub dir: PathBuf,
     /// Wait between a change in the folder and the scan, so that changes are gathered.
     pub debounce_ms: u64,
@@ -234,7 +243,7 @@ impl PluginsConfig {
 impl Default for PluginsConfig {
     fn default() -> Self {
         Self {
-            dir: "plugins".into(),
+            dir: PathBuf::new(),
             debounce_ms: 100,
             policy: Policy::Open,
             digests: Vec::new(),
@@ -451,6 +460,34 @@ impl Config {
         Ok((config, problems))
     }
 
+    /// Checks a configuration that was built or changed in code.
+    ///
+    /// # Errors
+    /// Every problem, in the words in which it is reported for a configuration file.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        self.find_problems(&mut problems);
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+    }
+
+    /// The same, and reads the secrets that no source has read.
+    pub(crate) fn finish(&mut self) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        self.find_problems(&mut problems);
+        self.read_secrets(&mut problems);
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+    }
+
+    fn read_secrets(&mut self, problems: &mut Vec<String>) {
+        for (name, stage) in &mut self.stages {
+            if stage.secret_values.has_all(&stage.secrets) {
+                continue;
+            }
+            let key = format!("stages.{name}.secrets");
+            stage.secret_values = Secrets::read(&stage.secrets, &key, problems);
+        }
+    }
+
     fn from_sources(sources: Sources, secrecy: Secrecy) -> Result<Self, ConfigError> {
         let (config, problems) = Self::inspect(sources, secrecy);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
@@ -461,12 +498,9 @@ impl Config {
         let (mut config, found) = Self::extract(&sources.tree);
         let mut problems = std::mem::take(&mut sources.problems);
         problems.extend(found);
-        config.validate(&mut problems);
+        config.find_problems(&mut problems);
         if secrecy == Secrecy::Read {
-            for (name, stage) in &mut config.stages {
-                let key = format!("stages.{name}.secrets");
-                stage.secret_values = Secrets::read(&stage.secrets, &key, &mut problems);
-            }
+            config.read_secrets(&mut problems);
         }
         config.warnings = std::mem::take(&mut sources.warnings);
         let problems = sources.with_variables(problems);
@@ -478,7 +512,7 @@ impl Config {
         let mut reader = Reader { tree, problems: Vec::new() };
         reader.refuse_unknown_sections();
         let defaults: StageConfig = reader.section("defaults");
-        let config = Self {
+        let mut config = Self {
             namespace: reader.value("namespace", DEFAULT_NAMESPACE.to_owned()),
             http: reader.section("http"),
             store: reader.section("store"),
@@ -495,6 +529,10 @@ impl Config {
             defaults,
             warnings: Vec::new(),
         };
+        let plugins = tree.get("plugins").and_then(Value::as_dict);
+        if plugins.is_none_or(|plugins| !plugins.contains_key("dir")) {
+            config.plugins.dir = DEFAULT_PLUGINS_DIR.into();
+        }
         (config, reader.problems)
     }
 }

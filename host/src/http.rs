@@ -4,27 +4,27 @@
 //! Bounds: size of a body, duration of a request, concurrent requests (beyond that: 503, never a
 //! queue).
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::routing::any;
+use axum::routing::{any, get};
 use serde_json::Value;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
-use utoipa_swagger_ui::SwaggerUi;
+use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use self::prefix::Prefix;
 use self::routes::Routes;
+pub use self::server::Server;
 use crate::app::App;
 use crate::config::HttpSettings;
 
+mod server;
 mod routes;
 mod orders;
 mod events;
@@ -42,6 +42,7 @@ mod problem;
 mod middleware;
 mod cors;
 mod openapi;
+mod prefix;
 
 /// What handlers share.
 type Shared = Arc<App>;
@@ -54,7 +55,10 @@ pub fn document() -> Value {
 /// The whole API: routes, limits, and problem documents for errors.
 pub fn router(app: Arc<App>, settings: &HttpSettings, work: &RequestsInProgress) -> Router {
     let Routes { business, operations, health, document } = routes::routes();
-    let pages = SwaggerUi::new(openapi::DOCS_PATH).external_url_unchecked(openapi::PATH, document);
+    // The page finds the document beside it, whatever the prefix of both.
+    let pages = SwaggerUi::new(openapi::DOCS_PATH).config(Config::new([openapi::PATH_FROM_DOCS]));
+    let document = Arc::new(document);
+    let document = get(move |prefix: Prefix| async move { openapi::below(&prefix, &document) });
     let slots = Arc::new(Semaphore::new(settings.concurrency_max));
     let timeout = Duration::from_millis(settings.request_timeout_ms);
     let limited = Router::new()
@@ -72,66 +76,19 @@ pub fn router(app: Arc<App>, settings: &HttpSettings, work: &RequestsInProgress)
         .layer(axum::middleware::from_fn_with_state(slots, middleware::admit));
     let router = limited
         .merge(health.method_not_allowed_fallback(middleware::method_not_allowed))
+        .route(openapi::PATH, document)
         .merge(pages)
         .layer(axum::middleware::from_fn(middleware::to_problem))
         .layer(CatchPanicLayer::custom(middleware::panicked))
+        .layer(axum::middleware::from_fn(prefix::follow))
         .with_state(app);
     cors::allow(router, &settings.cors)
 }
 
+/// The same, to be nested below a prefix of another router.
+pub fn mounted(router: Router) -> Router {
+    prefix::mounted(router)
+}
+
 /// Requests that were received whole, until their answer was sent.
 pub type RequestsInProgress = TaskTracker;
-
-/// Time in which an answer that was made reaches its client when the host stops.
-const LINGER: Duration = Duration::from_millis(200);
-
-/// Serves the API on one listener, as often as it is run: connections that arrive between two runs
-/// wait in the listener's backlog.
-pub struct Server {
-    listener: std::net::TcpListener,
-    router: Router,
-    work: RequestsInProgress,
-}
-
-impl Server {
-    /// A server for a listener that is bound already.
-    pub fn new(
-        listener: TcpListener,
-        router: Router,
-        work: RequestsInProgress,
-    ) -> io::Result<Self> {
-        Ok(Self { listener: listener.into_std()?, router, work })
-    }
-
-    /// Serves until cancelled, then finishes the requests in progress. One that was not received
-    /// whole is none.
-    pub async fn run(&self, cancel: CancellationToken) {
-        if let Err(error) = self.serve(cancel).await {
-            tracing::error!(%error, "the HTTP server failed");
-        }
-    }
-
-    async fn serve(&self, cancel: CancellationToken) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.listener.try_clone()?)?;
-        let stop = cancel.clone();
-        let serving = axum::serve(listener, self.router.clone())
-            .with_graceful_shutdown(async move { stop.cancelled().await });
-        tokio::select! {
-            ended = serving.into_future() => ended,
-            () = self.finish(&cancel) => Ok(()),
-        }
-    }
-
-    /// Waits until cancelled, then until no request is in progress.
-    async fn finish(&self, cancel: &CancellationToken) {
-        cancel.cancelled().await;
-        self.work.close();
-        loop {
-            self.work.wait().await;
-            tokio::time::sleep(LINGER).await;
-            if self.work.is_empty() {
-                return;
-            }
-        }
-    }
-}

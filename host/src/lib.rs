@@ -15,7 +15,7 @@
 //! The modules stand in the order of the flow. They are private: what an embedding program needs is
 //! re-exported here, and only that is covered by semantic versioning.
 //!
-//! - **Run a host**: [`Host`], [`HostBuilder`], [`Config`].
+//! - **Run a host**: [`Host::builder`], [`Host::start`], [`HostHandle::shutdown`]; [`Config`].
 //! - **Write a stage in Rust**: [`NativeStage`]; [`SdkStage`] runs one that was written with the
 //!   `postrider-stage` SDK.
 //! - **Use a running host**: [`App`].
@@ -46,12 +46,14 @@
 //!     }
 //! }
 //!
-//! # async fn example() -> anyhow::Result<()> {
-//! let host = Host::builder(Config::load(None)?).stage(Approve).build().await?;
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let host = Host::builder().config(Config::load(None)?).stage(Approve).build().await?;
+//! let handle = host.start()?;
 //! let order = serde_json::json!({ "order_id": "1", "items": ["Book"] });
-//! let order = host.submit(order).await?.into_subject();
+//! let order = handle.submit(order).await?.into_subject();
 //! println!("{} is {}", order.key, order.status);
-//! host.run_until(async { _ = tokio::signal::ctrl_c().await }).await
+//! handle.shutdown().await?;
+//! # Ok(())
 //! # }
 //! ```
 
@@ -95,14 +97,15 @@ pub mod internals;
 
 // A host.
 pub use crate::app::{
-    App, ChainControl, PluginState, PluginStatus, Readiness, RollBack, SkippedPlugin,
-    StageDeletion, StageStatus, SubjectHistory, Submission, SubmitError, Submitted,
+    App, ChainControl, EventQuery, EventStream, PluginState, PluginStatus, Readiness, RollBack,
+    SkippedPlugin, StageDeletion, StageStatus, StreamedEvent, SubjectHistory, Submission,
+    SubmitError, Submitted, TooManyStreams,
 };
 pub use crate::config::{Config, ConfigError, StageConfig};
 pub use crate::domain::clock::{Clock, ManualClock, SystemClock};
 pub use crate::domain::field_error::FieldError;
 pub use crate::domain::subject::SubjectKey;
-pub use crate::host::{Host, HostBuilder};
+pub use crate::host::{BuildError, Host, HostBuilder, HostHandle, RunError};
 pub use crate::pipeline::chains::ChainReport;
 pub use crate::store::{StoreError, Subject};
 

@@ -17,6 +17,10 @@ use crate::stage::circuit_breaker::{BreakerState, BreakerStatus};
 use crate::stage::policy::StagePolicy;
 use crate::store::{AcceptedEvent, NewEvent, Settlement, Store, StoreError, UnroutedEvents};
 
+/// Target of the spans in which a host and its calls run. The host's is a child of the span in which
+/// it was built.
+pub const SPANS: &str = "postrider::span";
+
 /// Called with every delivery that this host settles, after its commit. The lanes call it, so it
 /// must return quickly.
 pub type Observer = Arc<dyn Fn(&Settlement) + Send + Sync>;

@@ -276,4 +276,11 @@ pub trait Store: StateSource {
     async fn ping(&self) -> Result<(), StoreError>;
     /// Finishes queued operations and closes.
     async fn close(&self);
+
+    /// The store itself, when it is Postgres: it can take part in transactions of the embedding
+    /// program.
+    #[cfg(feature = "postgres")]
+    fn postgres(&self) -> Option<&postgres::PostgresStore> {
+        None
+    }
 }

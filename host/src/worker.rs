@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::lease::Lease;
 use crate::broker::{Acker, BrokerError, Capacity, Consumer, Incoming};
@@ -171,7 +172,7 @@ impl StageWorker {
                     self.services.clone(),
                     Arc::clone(acker),
                 );
-                lanes.spawn(lane.run(messages, cancel.clone()));
+                lanes.spawn(lane.run(messages, cancel.clone()).in_current_span());
                 sender
             })
             .collect()

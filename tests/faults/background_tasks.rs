@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use postrider::internals::{Impact, Task, TaskFaults};
-use postrider::{App, Host};
+use postrider::{App, Host, RunError};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -25,7 +25,7 @@ struct FaultyHost {
     app: Arc<App>,
     faults: TaskFaults,
     stop: oneshot::Sender<()>,
-    running: JoinHandle<Result<()>>,
+    running: JoinHandle<Result<(), RunError>>,
 }
 
 impl FaultyHost {
@@ -33,7 +33,8 @@ impl FaultyHost {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let client = Client::new(format!("http://{}", listener.local_addr()?));
         let faults = TaskFaults::new();
-        let builder = Host::builder(env.config()?).listener(listener).task_faults(faults.clone());
+        let builder =
+            Host::builder().config(env.config()?).listener(listener).task_faults(faults.clone());
         let host = builder.build().await?;
         let app = host.app();
         let (stop, stopped) = oneshot::channel();
@@ -50,7 +51,7 @@ impl FaultyHost {
 
     async fn stop(self) -> Result<()> {
         drop(self.stop);
-        self.running.await?
+        Ok(self.running.await??)
     }
 
     async fn wait_for_recovery(&self) -> Result<()> {

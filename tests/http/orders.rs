@@ -207,7 +207,8 @@ async fn accepted_order_survives_a_restart() -> Result<()> {
 async fn second_host_on_the_same_file_is_refused() -> Result<()> {
     let env = TestEnv::shipped(AMPLE_STOCK)?;
     let host = env.start().await?;
-    let refused = postrider::Host::builder(env.config()?)
+    let refused = postrider::Host::builder()
+        .config(env.config()?)
         .build()
         .await
         .err()
@@ -251,7 +252,8 @@ async fn saturated_host_refuses_orders_and_answers_probes() -> Result<()> {
 async fn unwritable_data_folder_is_named_in_the_error() -> Result<()> {
     let env = TestEnv::shipped("")?;
     std::fs::write(env.folder.path().join("data"), b"a file where the folder should be")?;
-    let refused = postrider::Host::builder(env.config()?)
+    let refused = postrider::Host::builder()
+        .config(env.config()?)
         .build()
         .await
         .err()

@@ -67,7 +67,7 @@ async fn native_stage_shares_the_pipeline_with_sandboxed_stages() -> Result<()> 
 async fn submit_reports_a_conflicting_order_as_an_error() -> Result<()> {
     let env = TestEnv::empty("")?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let host = Host::builder(env.config()?).listener(listener).build().await?;
+    let host = Host::builder().config(env.config()?).listener(listener).build().await?;
     let order = json!({ "order_id": "1", "items": ["Book"] });
     assert!(matches!(host.submit(order.clone()).await?, Submitted::New(_)));
     let Submitted::Duplicate(stored) = host.submit(order).await? else {
@@ -78,5 +78,5 @@ async fn submit_reports_a_conflicting_order_as_an_error() -> Result<()> {
     assert!(matches!(&other, Err(SubmitError::Conflict { key }) if key.id() == "1"), "{other:?}");
     let invalid = host.submit(json!({ "order_id": "2" })).await;
     assert!(matches!(&invalid, Err(SubmitError::Invalid(_))), "{invalid:?}");
-    host.run_until(async {}).await
+    Ok(host.run_until(async {}).await?)
 }

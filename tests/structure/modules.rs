@@ -118,19 +118,19 @@ const fn confined(name: &'static str, to: &'static [&'static str]) -> Confined {
 
 /// Crates whose types do not leave the given modules of the library.
 const CONFINED: [Confined; 15] = [
-    confined("sqlx", &["store"]),
+    confined("sqlx", &["store", "host", "app"]),
     confined("lapin", &["broker"]),
     confined("wasmtime", &["runtime"]),
     confined("wasmtime_wasi", &["runtime"]),
     confined("wasmtime_wasi_http", &["runtime"]),
-    confined("hyper", &["runtime"]),
+    confined("hyper", &["runtime", "http"]),
     confined("notify", &["plugins"]),
-    confined("axum", &["http"]),
+    confined("axum", &["http", "host"]),
     confined("tower_http", &["http"]),
     confined("utoipa", &["http"]),
     confined("utoipa_axum", &["http"]),
     confined("utoipa_swagger_ui", &["http"]),
-    confined("prometheus_client", &["http"]),
+    confined("prometheus_client", &["app", "host"]),
     confined("minisign_verify", &["runtime"]),
     confined("figment", &["config"]),
 ];

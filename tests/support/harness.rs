@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use postrider::{Config, Host, HostBuilder};
+use postrider::{Config, Host, HostBuilder, RunError};
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -262,7 +262,7 @@ impl TestEnv {
     ) -> Result<RunningHost> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let host = adapt(Host::builder(self.config()?).listener(listener)).build().await?;
+        let host = adapt(Host::builder().config(self.config()?).listener(listener)).build().await?;
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(host.run_until(async { _ = stopped.await }));
         let running = RunningHost {
@@ -280,7 +280,7 @@ impl TestEnv {
 pub(crate) struct RunningHost {
     pub(crate) client: Client,
     stop: Option<oneshot::Sender<()>>,
-    task: Option<JoinHandle<Result<()>>>,
+    task: Option<JoinHandle<Result<(), RunError>>>,
     _folder: Arc<tempfile::TempDir>,
 }
 
@@ -288,7 +288,7 @@ impl RunningHost {
     /// Stops gracefully. Returns the host's error, if any.
     pub(crate) async fn stop(mut self) -> Result<()> {
         drop(self.stop.take());
-        self.task.take().expect("stopped once").await?
+        Ok(self.task.take().expect("stopped once").await??)
     }
 }
 

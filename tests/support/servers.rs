@@ -11,7 +11,7 @@ use lapin::{Connection, ConnectionProperties};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 /// Stages whose queues tests create.
-const STAGES: [&str; 10] = [
+const STAGES: [&str; 12] = [
     "payment",
     "inventory",
     "shipping",
@@ -22,6 +22,8 @@ const STAGES: [&str; 10] = [
     "burst",
     "picky",
     "bank",
+    "approve",
+    "stuck",
 ];
 
 /// The Postgres server. Its database is used only to create others.

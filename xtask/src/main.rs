@@ -32,6 +32,7 @@ Tasks:
   fuzz [loader|contract|message] [--seconds N]
               Fuzz untrusted input with coverage and minimise the corpus (docs/fuzzing.md);
               default: every target, 60 seconds each
+  embedding   Package the library, and run a program outside of the workspace that embeds it
   ci          Run everything CI runs: formatting, lints, documentation, dependencies, features,
               tests, packages
 ";
@@ -45,6 +46,7 @@ fn main() -> Result<()> {
         ["run", "--", args @ ..] | ["run", args @ ..] => run(args),
         ["test"] => test(),
         ["fuzz", args @ ..] => fuzz::fuzz(&fuzz::Options::parse(args)?),
+        ["embedding"] => embedding(),
         ["ci"] => ci(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -101,11 +103,18 @@ fn ci() -> Result<()> {
     say("building the documentation");
     call(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     deny()?;
+    crates::minimal()?;
     crates::features()?;
     test()?;
-    crates::package()?;
+    embedding()?;
     say("everything holds");
     Ok(())
+}
+
+fn embedding() -> Result<()> {
+    crates::package()?;
+    let services = services::Services::find()?;
+    crates::embedding(services.environment.iter().cloned())
 }
 
 /// Checks licenses, sources and bans of the dependencies: deny.toml.

@@ -78,12 +78,13 @@ pub(crate) async fn run(args: DevArgs, config: Option<&Path>) -> Result<ExitCode
     for at in 0..rebuilder.projects.len() {
         rebuilder.rebuild(at, Instant::now()).await?;
     }
-    let host = Host::builder(config)
+    let host = Host::builder()
+        .config(config)
         .listener(listener)
         .observe(move |settlement| console.settled(settlement))
         .build()
         .await?;
-    let address = host.address()?;
+    let address = host.address().context("the host has a listener")?;
     rebuilder.app = Some(host.app());
     Console::serving(address, &host.app().plugins());
     let rebuilding = tokio::spawn(rebuilder.run(changes));

@@ -20,7 +20,7 @@ pub(crate) async fn serve(config: Option<&Path>) -> Result<ExitCode> {
     // would otherwise ignore the signals until then.
     let stop = stop_signal()?;
     tokio::pin!(stop);
-    let building = Host::builder(Config::load(config)?).build();
+    let building = Host::builder().config(Config::load(config)?).listen().build();
     let host = tokio::select! {
         host = building => host?,
         () = &mut stop => return Ok(ExitCode::SUCCESS),

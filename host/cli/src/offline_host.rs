@@ -18,8 +18,7 @@ impl OfflineHost {
         config.store.url = format!("sqlite:{}/offline.db", folder.path().display());
         "embedded:".clone_into(&mut config.broker.url);
         config.plugins.archive_dir = folder.path().join("archive");
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let host = Host::builder(config).listener(listener).build().await?;
+        let host = Host::builder().config(config).build().await?;
         Ok(Self { host, _folder: folder })
     }
 }

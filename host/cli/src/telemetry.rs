@@ -28,6 +28,10 @@ pub(crate) fn init(format: LogFormat, default: &str) {
     if !wanted.contains("lapin") {
         wanted += ",lapin=off";
     }
+    // Spans tell hosts of one process apart, and there is one.
+    if !wanted.contains("postrider::span") {
+        wanted += ",postrider::span=off";
+    }
     // The HTTP bindings trace what guests pass them, including paths and queries. These may contain
     // secrets, so RUST_LOG cannot turn that on.
     let harmless = wanted.split(',').filter(|directive| !directive.contains("wasmtime_wasi_http"));

@@ -56,6 +56,14 @@ pub struct Readiness {
 }
 
 /// A plugin file that the start skipped.
+///
+/// ```no_run
+/// # async fn example(app: &postrider::App) {
+/// for skipped in app.readiness().await.skipped_plugins {
+///     eprintln!("{}: {}", skipped.file, skipped.error);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SkippedPlugin {

@@ -1,6 +1,7 @@
 //! Subjects: submit, show, cancel. The store decides under the subject's lock; what it writes is
 //! durable before a method returns, and goes to the relay afterwards.
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{App, Draft};
@@ -9,6 +10,8 @@ use crate::domain::field_error::FieldError;
 use crate::domain::order::{ParsedOrder, parse_order};
 use crate::domain::subject::SubjectKey;
 use crate::domain::trace_context::TraceContext;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::WithinError;
 use crate::store::{
     Accepted, Cancelled, DeliveryRecord, NewCancel, NewSubject, Page, StoreError, Subject,
 };
@@ -84,6 +87,13 @@ pub enum SubmitError {
     /// The idempotency key was used with a different request.
     #[error("idempotency key reused with a different request")]
     KeyReused,
+    /// The value cannot be written as JSON.
+    #[error("the body cannot be written as JSON")]
+    Serialize(#[from] serde_json::Error),
+    /// The transaction is not on the host's database: another server or database, or the host keeps
+    /// its data elsewhere.
+    #[error("the transaction is not on the Postgres database of this host")]
+    OtherDatabase,
     /// The store failed. Whether the subject was written is not known: submit it again with the same
     /// id or idempotency key.
     #[error(transparent)]
@@ -157,7 +167,7 @@ impl App {
     ///
     /// # Errors
     /// See [`SubmitError`]; a conflict with a stored subject is one of them.
-    pub async fn submit(&self, subject: Value) -> Result<Submitted, SubmitError> {
+    pub async fn submit(&self, subject: impl Serialize) -> Result<Submitted, SubmitError> {
         self.submit_with(subject, Submission::default()).await
     }
 
@@ -167,13 +177,68 @@ impl App {
     /// See [`SubmitError`].
     pub async fn submit_with(
         &self,
+        subject: impl Serialize,
+        submission: Submission,
+    ) -> Result<Submitted, SubmitError> {
+        self.accept(serde_json::to_value(subject)?, submission).await
+    }
+
+    pub(crate) async fn accept(
+        &self,
         subject: Value,
         submission: Submission,
     ) -> Result<Submitted, SubmitError> {
+        let subject = self.new_subject(subject, submission)?;
+        let key = subject.key.clone();
+        let (accepted, rows) = self.services.store.accept_subject(subject).await?;
+        self.services.relay.enqueue(rows);
+        submitted(key, accepted)
+    }
+
+    /// Accepts a subject inside a transaction of the embedding program, on the database of the host:
+    /// the subject, its event and its deliveries are written by the transaction, with everything else
+    /// that it writes. A host sends the event to the stages within a tenth of a second of the
+    /// commit; nothing was submitted if the transaction rolls back.
+    ///
+    /// After an error the transaction can still be used. Commit it soon: until it ends, live event
+    /// streams wait for it, and whoever submits a subject of the same id waits.
+    ///
+    /// ```no_run
+    /// # async fn example(app: &postrider::App, pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// use postrider::Submission;
+    ///
+    /// let mut transaction = pool.begin().await?;
+    /// sqlx::query("UPDATE carts SET state = 'ordered' WHERE id = 7").execute(&mut *transaction).await?;
+    /// let order = serde_json::json!({ "order_id": "cart-7", "items": ["Book"] });
+    /// let _ = app.submit_within(&mut transaction, order, Submission::default()).await?;
+    /// transaction.commit().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    #[cfg(feature = "postgres")]
+    pub async fn submit_within(
+        &self,
+        transaction: &mut sqlx::PgTransaction<'_>,
+        subject: impl Serialize,
+        submission: Submission,
+    ) -> Result<Submitted, SubmitError> {
+        let subject = self.new_subject(serde_json::to_value(subject)?, submission)?;
+        let key = subject.key.clone();
+        let store = self.services.store.postgres().ok_or(SubmitError::OtherDatabase)?;
+        match store.accept_subject_within(transaction, subject).await {
+            Ok(accepted) => submitted(key, accepted),
+            Err(WithinError::OtherDatabase) => Err(SubmitError::OtherDatabase),
+            Err(WithinError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    fn new_subject(&self, body: Value, submission: Submission) -> Result<NewSubject, SubmitError> {
         let Submission { trace, idempotency_key, due_at_ms } = submission;
-        let subject =
-            parse_order(subject, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
-        let ParsedOrder { id, customer, body, fingerprint } = subject;
+        let order = parse_order(body, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
+        let ParsedOrder { id, customer, body, fingerprint } = order;
         let data = body.to_string();
         if let Some(limit) = self.exceeded_limit(data.len()) {
             return Err(SubmitError::TooLarge { bytes: data.len(), limit });
@@ -188,23 +253,15 @@ impl App {
             trace,
             due_at_ms,
         });
-        let subject = NewSubject {
-            key: key.clone(),
+        Ok(NewSubject {
+            key,
             customer,
             body,
             fingerprint,
             status: self.initial_status.clone(),
             idempotency_key,
             event,
-        };
-        let (accepted, rows) = self.services.store.accept_subject(subject).await?;
-        self.services.relay.enqueue(rows);
-        match accepted {
-            Accepted::New(subject) => Ok(Submitted::New(subject)),
-            Accepted::Duplicate(subject) => Ok(Submitted::Duplicate(subject)),
-            Accepted::Conflict => Err(SubmitError::Conflict { key }),
-            Accepted::KeyReused => Err(SubmitError::KeyReused),
-        }
+        })
     }
 
     /// The status of a subject; none when there is no such subject.
@@ -279,6 +336,15 @@ impl App {
             ),
             Some(None) => format!("{kind} `{id}` is `{status}`, which is final"),
         }
+    }
+}
+
+fn submitted(key: SubjectKey, accepted: Accepted) -> Result<Submitted, SubmitError> {
+    match accepted {
+        Accepted::New(subject) => Ok(Submitted::New(subject)),
+        Accepted::Duplicate(subject) => Ok(Submitted::Duplicate(subject)),
+        Accepted::Conflict => Err(SubmitError::Conflict { key }),
+        Accepted::KeyReused => Err(SubmitError::KeyReused),
     }
 }
 

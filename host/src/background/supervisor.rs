@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
 use super::faults::TaskFaults;
 use super::health::TaskHealth;
@@ -85,16 +86,19 @@ struct Shared {
     faults: TaskFaults,
     abort: CancellationToken,
     failure: watch::Sender<Option<TaskFailure>>,
+    /// In which every task runs.
+    span: Span,
 }
 
 impl Supervisor {
-    /// A supervisor without tasks.
+    /// A supervisor without tasks, which will run in the span that is current now.
     pub fn new(restarts: Restarts, faults: TaskFaults) -> Self {
         let abort = CancellationToken::new();
         let guard = abort.clone().drop_guard();
         let health = Arc::default();
         let failure = watch::Sender::new(None);
-        let shared = Arc::new(Shared { restarts, health, faults, abort, failure });
+        let span = Span::current();
+        let shared = Arc::new(Shared { restarts, health, faults, abort, failure, span });
         Self { shared, _abort: guard }
     }
 
@@ -111,6 +115,11 @@ impl Supervisor {
             tracker: TaskTracker::new(),
             ancestors: Vec::new(),
         }
+    }
+
+    /// The first task that has failed too often, if any.
+    pub fn failure(&self) -> Option<TaskFailure> {
+        self.shared.failure.borrow().clone()
     }
 
     /// Waits until a task has failed too often.
@@ -152,7 +161,7 @@ impl TaskGroup {
         };
         self.shared.health.clear(&task.name);
         let counted: Vec<_> = self.ancestors.iter().map(TaskTracker::token).collect();
-        self.tracker.spawn(async move {
+        let running = async move {
             let _counted = counted;
             let start = |stop| run(Arc::clone(&subject), stop);
             tokio::select! {
@@ -160,7 +169,8 @@ impl TaskGroup {
                 () = task.shared.abort.cancelled() => {}
                 () = task.keep_running(start) => {}
             }
-        });
+        };
+        self.tracker.spawn(running.instrument(self.shared.span.clone()));
     }
 
     /// A group that stops with this one at the latest.

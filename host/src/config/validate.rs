@@ -15,7 +15,8 @@ const RECORDING_MIN_BYTES: usize = 256;
 const RECORDING_MAX_BYTES: usize = 1 << 20;
 
 impl Config {
-    pub(super) fn validate(&self, problems: &mut Vec<String>) {
+    /// Adds every problem to `problems`.
+    pub(super) fn find_problems(&self, problems: &mut Vec<String>) {
         if !is_name(&self.namespace) {
             problems
                 .push(format!("namespace: `{}` must match [a-z][a-z0-9-]{{0,39}}", self.namespace));
@@ -51,6 +52,11 @@ impl Config {
                 problems.push(format!("stages.{name}: the name must match [a-z][a-z0-9-]{{0,39}}"));
             }
             stage.validate(&format!("stages.{name}"), problems);
+            if stage.plugin.is_some() && !self.has_plugins_dir() {
+                problems.push(format!(
+                    "stages.{name}.plugin: there is no plugins folder: set plugins.dir"
+                ));
+            }
         }
     }
 
@@ -145,6 +151,11 @@ impl Config {
         if !is_name(&self.products.stage) {
             problems.push(format!("products.stage: `{}` is not a stage name", self.products.stage));
         }
+    }
+
+    /// Whether a folder of plugins is watched.
+    pub(crate) fn has_plugins_dir(&self) -> bool {
+        !self.plugins.dir.as_os_str().is_empty()
     }
 
     /// Files that the configuration names and that are not there. A host starts all the same, and

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -71,6 +72,29 @@ pub struct Event {
     pub data: Bytes,
     /// CloudEvents extension attributes.
     pub attributes: Vec<(String, String)>,
+}
+
+impl Event {
+    /// Reads the payload as JSON.
+    ///
+    /// ```
+    /// use postrider::Event;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Shipped {
+    ///     tracking: String,
+    /// }
+    ///
+    /// fn tracking(event: &Event) -> Result<String, serde_json::Error> {
+    ///     Ok(event.json::<Shipped>()?.tracking)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The payload is not JSON, or not such a value.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.data)
+    }
 }
 
 /// An event with its place in a chain of events.

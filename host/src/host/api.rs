@@ -1,49 +1,85 @@
-//! The HTTP API of a host: bound while the host is built, served while it runs.
+//! The HTTP API of a host: off, on a listener that is bound while the host is built, or a router
+//! that the embedding program serves.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use anyhow::Context as _;
+use axum::Router;
 use tokio::net::TcpListener;
 
+use super::error::BuildError;
 use super::tasks::HostTasks;
 use crate::app::App;
-use crate::config::Config;
+use crate::config::{Config, HttpSettings};
 use crate::http::{self, RequestsInProgress, Server};
 
-/// A bound listener.
-pub(super) struct Api(TcpListener);
+/// Where the API is served.
+#[derive(Default)]
+pub(super) enum Listen {
+    /// Nowhere, unless the embedding program serves the router.
+    #[default]
+    Off,
+    /// On the configured address.
+    Configured,
+    /// On a listener that is bound already.
+    Bound(TcpListener),
+}
+
+/// The API, and the requests to it.
+pub(super) struct Api {
+    settings: HttpSettings,
+    address: Option<SocketAddr>,
+    /// Until it is served.
+    listener: Option<std::net::TcpListener>,
+    requests: RequestsInProgress,
+    router: OnceLock<Router>,
+}
 
 impl Api {
-    /// Takes `listener`, or binds the configured address.
-    pub(super) async fn bind(
-        listener: Option<TcpListener>,
-        config: &Config,
-    ) -> anyhow::Result<Self> {
-        if let Some(listener) = listener {
-            return Ok(Self(listener));
-        }
-        let listener = TcpListener::bind(&config.http.listen)
-            .await
-            .with_context(|| format!("http.listen: cannot bind {}", config.http.listen))?;
-        Ok(Self(listener))
+    pub(super) async fn bind(listen: Listen, config: &Config) -> Result<Self, BuildError> {
+        let failed = |source| BuildError::Listen { address: config.http.listen.clone(), source };
+        let listener = match listen {
+            Listen::Off => None,
+            Listen::Bound(listener) => Some(listener),
+            Listen::Configured => {
+                Some(TcpListener::bind(&config.http.listen).await.map_err(failed)?)
+            }
+        };
+        let address = listener.as_ref().map(TcpListener::local_addr).transpose();
+        Ok(Self {
+            settings: config.http.clone(),
+            address: address.map_err(failed)?,
+            listener: listener.map(TcpListener::into_std).transpose().map_err(failed)?,
+            requests: RequestsInProgress::new(),
+            router: OnceLock::new(),
+        })
     }
 
-    pub(super) fn address(&self) -> std::io::Result<SocketAddr> {
-        self.0.local_addr()
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.address
     }
 
-    pub(super) fn start(
-        self,
-        app: &Arc<App>,
-        config: &Config,
-        tasks: &HostTasks,
-    ) -> anyhow::Result<()> {
-        let address = self.address()?;
-        let work = RequestsInProgress::new();
-        let router = http::router(Arc::clone(app), &config.http, &work);
-        tasks.start_server(Server::new(self.0, router, work)?);
-        tracing::info!(%address, "serving");
-        Ok(())
+    /// Serves on the listener, if there is one.
+    pub(super) fn start(&mut self, app: &Arc<App>, tasks: &HostTasks) {
+        let Some(listener) = self.listener.take() else { return };
+        tasks.start_server(Server::new(listener, self.router(app), self.requests.clone()));
+        tracing::info!(address = ?self.address, "serving");
+    }
+
+    /// The API for the router of the embedding program.
+    pub(super) fn mounted(&self, app: &Arc<App>) -> Router {
+        http::mounted(self.router(app))
+    }
+
+    /// The router of this host: all servers share its limits.
+    fn router(&self, app: &Arc<App>) -> Router {
+        let build = || http::router(Arc::clone(app), &self.settings, &self.requests);
+        self.router.get_or_init(build).clone()
+    }
+
+    /// Waits for the requests in progress, whichever server received them.
+    pub(super) async fn finish_requests(&self) {
+        self.requests.close();
+        self.requests.wait().await;
     }
 }

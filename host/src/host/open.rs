@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
-#[cfg(not(all(feature = "postgres", feature = "rabbitmq", feature = "sqlite")))]
-use anyhow::bail;
-
+use super::error::BuildError;
 use super::tasks::HostTasks;
 use crate::broker::embedded::Embedded;
 #[cfg(feature = "rabbitmq")]
@@ -27,20 +24,25 @@ pub(super) struct HostIdentity<'a> {
     pub(super) clock: &'a Arc<dyn Clock>,
     /// The same, when it follows the store's.
     pub(super) steady: Option<&'a Arc<SteadyClock>>,
+    /// The pool of the embedding program.
+    #[cfg(feature = "postgres")]
+    pub(super) pool: Option<&'a sqlx::PgPool>,
 }
 
 pub(super) fn open_broker(
     host: &HostIdentity<'_>,
     tasks: &HostTasks,
-) -> anyhow::Result<Arc<dyn Broker>> {
-    match BrokerUrl::parse(&host.config.broker.url).context("broker.url: unknown scheme")? {
-        BrokerUrl::Embedded => {
+) -> Result<Arc<dyn Broker>, BuildError> {
+    // A valid configuration names one that this build has.
+    match BrokerUrl::parse(&host.config.broker.url) {
+        None => Err(BuildError::Broker("unknown scheme".to_owned())),
+        Some(BrokerUrl::Embedded) => {
             let BrokerConfig { queue_capacity: messages, queue_max_bytes: bytes, .. } =
                 host.config.broker;
             Ok(Embedded::new(Capacity { messages, bytes }, Arc::clone(host.clock)))
         }
         #[cfg(feature = "rabbitmq")]
-        BrokerUrl::Amqp(url) => {
+        Some(BrokerUrl::Amqp(url)) => {
             let options = RabbitOptions {
                 url: url.to_owned(),
                 namespace: host.config.namespace.clone(),
@@ -50,12 +52,14 @@ pub(super) fn open_broker(
                 ingress: host.config.ingress(),
             };
             let (rabbit, links) =
-                Rabbit::new(options).map_err(anyhow::Error::msg).context("broker.url")?;
+                Rabbit::new(options).map_err(|error| BuildError::Broker(error.to_string()))?;
             tasks.start_rabbit(links);
             Ok(rabbit)
         }
         #[cfg(not(feature = "rabbitmq"))]
-        BrokerUrl::Amqp(_) => bail!("broker.url: enable the cargo feature `rabbitmq`"),
+        Some(BrokerUrl::Amqp(_)) => {
+            Err(BuildError::Broker("enable the cargo feature `rabbitmq`".to_owned()))
+        }
     }
 }
 
@@ -63,13 +67,13 @@ pub(super) async fn open_store(
     host: &HostIdentity<'_>,
     tasks: &HostTasks,
     publish_all: bool,
-) -> anyhow::Result<Arc<dyn Store>> {
+) -> Result<Arc<dyn Store>, BuildError> {
     let store = &host.config.store;
     let status = Arc::new(host.config.orders.status.clone());
-    let failed = "store.url: the store could not be opened";
-    match StoreUrl::parse(&store.url).context("store.url: unknown scheme")? {
+    match StoreUrl::parse(&store.url) {
+        None => Err(BuildError::Store("unknown scheme".into())),
         #[cfg(feature = "sqlite")]
-        StoreUrl::Sqlite(path) => {
+        Some(StoreUrl::Sqlite(path)) => {
             let options = SqliteOptions {
                 path: path.into(),
                 namespace: host.config.namespace.clone(),
@@ -81,12 +85,13 @@ pub(super) async fn open_store(
                 group_max_ops: store.group_max_ops,
                 publish_all,
             };
-            let (store, writer) = SqliteStore::open(options).await.context(failed)?;
+            let opened = SqliteStore::open(options).await;
+            let (store, writer) = opened.map_err(|error| BuildError::Store(error.into()))?;
             tasks.start_sqlite(writer);
             Ok(store)
         }
         #[cfg(feature = "postgres")]
-        StoreUrl::Postgres(url) => {
+        Some(StoreUrl::Postgres(url)) => {
             let options = PostgresOptions {
                 url: url.to_owned(),
                 namespace: host.config.namespace.clone(),
@@ -99,17 +104,23 @@ pub(super) async fn open_store(
                 group_max_ops: store.group_max_ops,
                 publish_all,
                 connections: store.connections,
+                pool: host.pool.cloned(),
                 timeout_ms: store.timeout_ms,
                 migration_timeout_ms: store.migration_timeout_ms,
                 migrate: store.migrate,
             };
-            let (store, writer) = PostgresStore::open(options).await.context(failed)?;
+            let opened = PostgresStore::open(options).await;
+            let (store, writer) = opened.map_err(|error| BuildError::Store(error.into()))?;
             tasks.start_postgres(writer);
             Ok(store)
         }
         #[cfg(not(feature = "sqlite"))]
-        StoreUrl::Sqlite(_) => bail!("store.url: enable the cargo feature `sqlite`"),
+        Some(StoreUrl::Sqlite(_)) => {
+            Err(BuildError::Store("enable the cargo feature `sqlite`".into()))
+        }
         #[cfg(not(feature = "postgres"))]
-        StoreUrl::Postgres(_) => bail!("store.url: enable the cargo feature `postgres`"),
+        Some(StoreUrl::Postgres(_)) => {
+            Err(BuildError::Store("enable the cargo feature `postgres`".into()))
+        }
     }
 }

@@ -4,12 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(not(feature = "wasm"))]
-use {
-    crate::pipeline::plugin_change::PluginChange, tokio::sync::mpsc,
-    tokio_util::sync::CancellationToken,
-};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
+use super::error::RunError;
 use crate::app::App;
 use crate::app::event_feed::EventFeed;
 use crate::background::binding_sync::BindingSync;
@@ -19,7 +17,7 @@ use crate::background::health::TaskHealth;
 use crate::background::idle_instances::IdleInstances;
 use crate::background::reconciler::Reconciler;
 use crate::background::retention::Retention;
-use crate::background::supervisor::{Restarts, Supervisor, TaskGroup};
+use crate::background::supervisor::{Restarts, Supervisor, TaskFailure, TaskGroup};
 use crate::background::task::Task;
 use crate::background::unrouted_events::UnroutedRouter;
 #[cfg(feature = "rabbitmq")]
@@ -27,6 +25,7 @@ use crate::broker::rabbit::RabbitLinks;
 use crate::config::Config;
 #[cfg(feature = "http")]
 use crate::http::Server;
+use crate::pipeline::plugin_change::PluginChange;
 use crate::plugins::supervisor::PluginSupervisor;
 #[cfg(feature = "wasm")]
 use crate::plugins::watcher::PluginWatcher;
@@ -37,6 +36,9 @@ use crate::runtime::{EpochTicker, Runtime};
 use crate::store::postgres::PostgresWriter;
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::SqliteWriter;
+
+/// Longest wait for tasks that were dropped.
+const END_MAX: Duration = Duration::from_secs(1);
 
 /// Every task of a host; dropping it ends them.
 pub(super) struct HostTasks {
@@ -99,9 +101,8 @@ impl HostTasks {
         self.intake.spawn(Task::PluginWatcher, Arc::new(watcher), run);
     }
 
-    /// Reports an empty plugins folder, and keeps `changes` open: stages report to it as well.
-    #[cfg(not(feature = "wasm"))]
-    pub(super) fn start_without_plugins(&self, changes: mpsc::Sender<PluginChange>) {
+    /// Reports that there are no files, and keeps `changes` open: stages report to it as well.
+    pub(super) fn start_without_folder(&self, changes: mpsc::Sender<PluginChange>) {
         let run = |changes: Arc<mpsc::Sender<PluginChange>>, stop: CancellationToken| async move {
             let _ = changes.send(PluginChange::ScanComplete).await;
             stop.cancelled().await;
@@ -165,7 +166,7 @@ impl HostTasks {
     }
 
     /// Waits for `done`; the error is the task that failed too often meanwhile.
-    pub(super) async fn or_failure(&self, done: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub(super) async fn or_failure(&self, done: impl Future<Output = ()>) -> Result<(), RunError> {
         tokio::select! {
             biased;
             failure = self.supervisor.failed() => Err(failure.into()),
@@ -173,20 +174,45 @@ impl HostTasks {
         }
     }
 
-    /// Stops the intake, then the relay, and waits for both; false when the grace period ends
-    /// before.
-    pub(super) async fn drain(&self, grace: Duration) -> bool {
-        let stopped = async {
-            self.intake.stop().await;
-            self.relay.stop().await;
-        };
-        let drained = tokio::time::timeout(grace, stopped).await.is_ok();
+    /// Waits until a task has failed too often.
+    pub(super) async fn failed(&self) -> TaskFailure {
+        self.supervisor.failed().await
+    }
+
+    /// The task that has failed too often, if any.
+    pub(super) fn failure(&self) -> Option<TaskFailure> {
+        self.supervisor.failure()
+    }
+
+    /// Stops what brings new work, and waits until it has finished what it was doing.
+    pub(super) async fn stop_intake(&self) {
+        self.intake.stop().await;
+    }
+
+    /// The same for the relay, which sends what the intake committed last.
+    pub(super) async fn stop_relay(&self) {
+        self.relay.stop().await;
+    }
+
+    /// Asks every task but those of the store and the broker to stop.
+    pub(super) fn begin_stop(&self) {
+        self.intake.begin_stop();
         self.relay.begin_stop();
-        drained
     }
 
     /// Lets the tasks of the store and the broker end, which closing both waits for.
     pub(super) fn begin_close(&self) {
         self.ports.begin_stop();
+    }
+
+    /// Drops every task that is still running, and waits until it is gone. One that blocks its
+    /// thread, such as a native stage that never awaits, is not waited for.
+    pub(super) async fn end(self) {
+        let Self { supervisor, intake, relay, ports } = self;
+        drop(supervisor);
+        let ended = async { tokio::join!(intake.stop(), relay.stop(), ports.stop()) };
+        if tokio::time::timeout(END_MAX, ended).await.is_err() {
+            tracing::warn!("a task blocks its thread, and outlives the host");
+        }
     }
 }

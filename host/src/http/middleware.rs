@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::RequestsInProgress;
+use super::prefix::original_path;
 use super::problem::{Answer, Kind, Problem};
 use super::request::{Payload, content_encoding, content_type};
 use crate::domain::body;
@@ -99,11 +100,11 @@ pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response<Body> {
 }
 
 pub(super) async fn no_such_route(request: Request) -> Problem {
-    Problem::not_found(format!("no route {}", request.uri().path()))
+    Problem::not_found(format!("no route {}", original_path(&request)))
 }
 
 pub(super) async fn method_not_allowed(request: Request) -> Problem {
-    let detail = format!("{} does not accept {}", request.uri().path(), request.method());
+    let detail = format!("{} does not accept {}", original_path(&request), request.method());
     Problem::new(Kind::METHOD_NOT_ALLOWED, detail)
 }
 

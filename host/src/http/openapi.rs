@@ -1,6 +1,7 @@
 //! The OpenAPI 3.1 document: collected from the handlers, completed by the schemas of bodies that are
 //! checked by hand and by the responses that many operations share.
 
+use axum::Json;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{
@@ -9,6 +10,7 @@ use utoipa::openapi::schema::{
 use utoipa::openapi::{Ref, Required};
 
 use super::pages::{PAGE, PAGE_MAX};
+use super::prefix::Prefix;
 use super::problem::{Kind, MEDIA_TYPE};
 use crate::domain::cloud_events::{TYPE_MAX, TYPE_PATTERN};
 use crate::domain::subject::KEY_PATTERN;
@@ -17,6 +19,8 @@ mod schemas;
 
 /// Where the document is served.
 pub(super) const PATH: &str = "/openapi.json";
+/// The same, relative to the web page.
+pub(super) const PATH_FROM_DOCS: &str = "../openapi.json";
 /// Where people read it, as a web page.
 pub(super) const DOCS_PATH: &str = "/docs";
 
@@ -85,6 +89,15 @@ fn text_schema_with(pattern: &str, description: &str) -> Object {
 pub(super) fn page_size_schema() -> Object {
     let integer = ObjectBuilder::new().schema_type(Type::Integer).default(Some(json!(PAGE)));
     integer.minimum(Some(1)).maximum(Some(PAGE_MAX as usize)).build()
+}
+
+/// The document of an API below a prefix.
+pub(super) fn below(prefix: &Prefix, document: &Value) -> Json<Value> {
+    let mut document = document.clone();
+    if let Some(path) = prefix.path() {
+        document["servers"] = json!([{ "url": path }]);
+    }
+    Json(document)
 }
 
 /// Completes the document that was collected from the handlers.

@@ -1,12 +1,15 @@
 //! Problem documents (RFC 9457): every error of the API is one, with `type`, `title`, `status`,
 //! `detail`, and for invalid bodies a list of errors with their places.
 
+use std::borrow::Cow;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 pub(crate) use self::kind::Kind;
+use super::prefix::Prefix;
 use crate::domain::body::ACCEPTED_ENCODING;
 use crate::domain::field_error::FieldError;
 use crate::store::StoreError;
@@ -15,11 +18,11 @@ mod kind;
 pub(super) mod routes;
 
 /// An error as the client sees it.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Problem {
     /// Stable; relative to this host, which explains it at that address.
     #[serde(rename = "type")]
-    kind: &'static str,
+    kind: Cow<'static, str>,
     /// The same for every problem of this type.
     title: &'static str,
     /// HTTP status.
@@ -33,7 +36,7 @@ pub(crate) struct Problem {
 }
 
 /// A problem of one field of a body.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = FieldError)]
 pub(crate) struct FieldErrorView {
     /// JSON pointer (RFC 6901) to the field.
@@ -56,12 +59,17 @@ pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 impl Problem {
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         Self {
-            kind: kind.uri,
+            kind: Cow::Borrowed(kind.uri),
             title: kind.title,
             status: kind.status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
         }
+    }
+
+    /// The same where the API is served below a prefix.
+    pub(super) fn below(self, prefix: &Prefix) -> Self {
+        Self { kind: Cow::Owned(prefix.join(&self.kind)), ..self }
     }
 
     /// A body that is JSON, but not a valid `name`.
@@ -159,7 +167,9 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let is_encoding = self.kind == Kind::UNSUPPORTED_ENCODING.uri;
-        let mut response = (status, axum::Json(self)).into_response();
+        let mut response = (status, axum::Json(&self)).into_response();
+        // Below a prefix it is written again.
+        response.extensions_mut().insert(self);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if is_encoding {

@@ -44,6 +44,14 @@ pub struct ChainStatus {
 }
 
 /// A chain of events as this host knows it.
+///
+/// ```no_run
+/// # fn example(app: &postrider::App) {
+/// for chain in app.chains().iter().filter(|chain| chain.stopped_at_ms.is_none()) {
+///     println!("{} events follow from {}", chain.events, chain.correlation_id);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChainReport {

@@ -35,7 +35,7 @@ use crate::stage::state::StateError;
 ///     }
 /// }
 ///
-/// let builder = Host::builder(Config::default()).stage(SdkStage::<Audit>::default());
+/// let builder = Host::builder().stage(SdkStage::<Audit>::default());
 /// ```
 pub struct SdkStage<S>(PhantomData<fn() -> S>);
 

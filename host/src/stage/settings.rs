@@ -98,6 +98,11 @@ impl Secrets {
         Self(self.0.clone().into_iter().chain(more).collect())
     }
 
+    /// Whether every secret was read.
+    pub fn has_all(&self, sources: &BTreeMap<String, SecretSource>) -> bool {
+        sources.keys().all(|name| self.0.contains_key(name))
+    }
+
     /// Reads all secrets. Adds every problem to `problems`, each with its key below `key`.
     pub fn read(
         sources: &BTreeMap<String, SecretSource>,

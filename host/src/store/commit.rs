@@ -56,7 +56,7 @@ pub enum Verdict {
 /// use postrider::{Config, Host, Verdict};
 ///
 /// # async fn example() -> anyhow::Result<()> {
-/// let host = Host::builder(Config::load(None)?)
+/// let host = Host::builder().config(Config::load(None)?)
 ///     .observe(|settled| {
 ///         if let Verdict::Dead { code, .. } = &settled.verdict {
 ///             eprintln!("{} dead-lettered: {code}", settled.delivery.event.id);

@@ -16,15 +16,18 @@ mod load;
 mod locked;
 mod log;
 mod open;
+mod pool;
 mod outbox;
 mod port;
 mod prune;
 mod read;
+mod session;
 mod sql;
 #[cfg(test)]
 mod tests;
 mod transaction;
 mod url;
+mod within;
 mod write;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +39,11 @@ use tokio_util::task::TaskTracker;
 
 pub use self::committer::PostgresWriter;
 use self::committer::{Committer, QUEUE_OPS};
+use self::open::ConnectionSource;
 pub use self::open::{DatabaseStatus, OpenError, PostgresSettings};
+use self::pool::Pool;
+use self::session::Session;
+pub use self::within::WithinError;
 use super::StoreError;
 use super::transaction::{Op, Operation, Request};
 use crate::domain::clock::{Clock, SteadyClock};
@@ -66,6 +73,9 @@ pub struct PostgresOptions {
     pub publish_all: bool,
     /// Connections beside the writer's.
     pub connections: u32,
+    /// A pool of the embedding program, which is used instead of the URL and of connections beside
+    /// the writer's.
+    pub pool: Option<PgPool>,
     /// Longest wait for a connection, and for a transaction.
     pub timeout_ms: u64,
     /// Longest time for migrations, the wait for those of other hosts included.
@@ -84,6 +94,8 @@ struct Context {
     steady: Option<Arc<SteadyClock>>,
     host_time: bool,
     prune: prune::Cursors,
+    /// The settings of a transaction of the embedding program, while this module uses it.
+    within: Session,
 }
 
 impl Context {
@@ -95,7 +107,7 @@ impl Context {
 
 /// The store.
 pub struct PostgresStore {
-    pool: PgPool,
+    pool: Pool,
     context: Arc<Context>,
     log_end: log::End,
     /// Batches that may hold a connection while they run: half of the pool.
@@ -114,14 +126,23 @@ impl PostgresStore {
     /// does.
     pub async fn open(options: PostgresOptions) -> Result<(Arc<Self>, PostgresWriter), OpenError> {
         let timeout = Duration::from_millis(options.timeout_ms);
-        let connections = options.connections.max(2);
+        let (source, connections) = match options.pool {
+            Some(pool) => {
+                let connections = pool.options().get_max_connections();
+                (ConnectionSource::Pool(pool), connections)
+            }
+            None => {
+                let connections = options.connections.max(2);
+                (ConnectionSource::Url { connections }, connections)
+            }
+        };
         let settings = PostgresSettings {
             url: &options.url,
             namespace: &options.namespace,
             timeout,
             migration_timeout: Duration::from_millis(options.migration_timeout_ms),
         };
-        let opened = open::open(settings, options.migrate, connections).await?;
+        let opened = open::open(settings, options.migrate, source).await?;
         if let Some(clock) = &options.steady {
             clock.begin_at(opened.now_ms);
         }
@@ -134,6 +155,7 @@ impl PostgresStore {
             steady: options.steady,
             host_time: options.host_time,
             prune: prune::Cursors::default(),
+            within: Session::within_transaction(&opened.schema, timeout),
         });
         let committer = Committer {
             target: opened.target,

@@ -23,5 +23,5 @@ pub(crate) use self::rows::{
     StateWrite, SubjectRow,
 };
 pub(crate) use self::write_set::{
-    IMMEDIATELY, Numbers, SubjectProgress, TransactionTime, WriteSet,
+    IMMEDIATELY, Numbers, Sender, SubjectProgress, TransactionTime, WriteSet,
 };

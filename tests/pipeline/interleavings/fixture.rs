@@ -203,6 +203,7 @@ async fn open_store(
                 group_max_ops,
                 publish_all: false,
                 connections: config.store.connections,
+                pool: None,
                 timeout_ms: 60_000,
                 migration_timeout_ms: 60_000,
                 migrate: true,

@@ -51,7 +51,7 @@ pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> 
 async fn host(args: &BenchArgs, config: Config) -> Result<Report> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
-    let builder = Host::builder(config).listener(listener);
+    let builder = Host::builder().config(config).listener(listener);
     #[cfg(feature = "reference-stages")]
     let builder = if matches!(args.instances, Instances::Native) {
         with_reference_stages(builder)

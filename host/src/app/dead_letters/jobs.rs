@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{DeadLetterService, Edit, Prepared, Replayed};
 use crate::store::{
@@ -230,7 +231,8 @@ pub(super) async fn run(service: Arc<DeadLetterService>, stop: CancellationToken
             Some(ended) = running.join_next(), if !running.is_empty() => note_panic(ended),
             Some(job) = queue.recv(), if running.len() < RUNNING_MAX => {
                 let (service, stop) = (Arc::clone(&service), stop.clone());
-                running.spawn(async move { service.run_job(&job, &stop).await });
+                let run = async move { service.run_job(&job, &stop).await };
+                running.spawn(run.in_current_span());
             }
         }
     }

@@ -490,11 +490,9 @@ mod tests {
     #[test]
     fn unstorable_message_is_unreadable_and_can_be_dead_lettered() {
         let long = "s".repeat(100_000);
-        for (key, value) in [
-            ("cloudEvents_zone", "a\0b"),
-            ("cloudEvents_subject", &long),
-            (CORRELATION, &long),
-        ] {
+        for (key, value) in
+            [("cloudEvents_zone", "a\0b"), ("cloudEvents_subject", &long), (CORRELATION, &long)]
+        {
             let event = [
                 (CORRELATION, "9"),
                 ("cloudEvents_id", "9"),

@@ -46,7 +46,7 @@ pub(crate) async fn create(
 ) -> Answer<Response> {
     let has_key = idempotency_key.is_some();
     let submission = Submission { trace, idempotency_key, due_at_ms };
-    let (status, order) = match app.submit_with(body, submission).await? {
+    let (status, order) = match app.accept(body, submission).await? {
         Submitted::New(order) => (StatusCode::ACCEPTED, order),
         // A request that is repeated under its key gets the answer that it got at first.
         Submitted::Duplicate(order) if has_key => {
@@ -69,6 +69,8 @@ impl From<SubmitError> for Problem {
             SubmitError::Invalid(errors) => Self::invalid("order", errors),
             SubmitError::Conflict { .. } => Self::new(Kind::ORDER_EXISTS, error.to_string()),
             SubmitError::TooLarge { bytes, limit } => Self::too_large_for_broker(bytes, limit),
+            // Of callers in the process only.
+            SubmitError::Serialize(_) | SubmitError::OtherDatabase => Self::internal(),
             SubmitError::KeyReused => Self::key_reused(),
             SubmitError::Store(error) => error.into(),
         }

@@ -7,13 +7,14 @@ use utoipa::ToSchema;
 
 use super::{Answer, Kind, Problem};
 use crate::http::pages::Items;
+use crate::http::prefix::Prefix;
 
 /// A type of problem.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ProblemType {
     /// The URI, relative to this host.
     #[serde(rename = "type")]
-    uri: &'static str,
+    uri: String,
     /// A noun phrase, the same for every problem of this type.
     title: &'static str,
     /// HTTP status.
@@ -22,17 +23,17 @@ pub(crate) struct ProblemType {
     remedy: &'static str,
 }
 
-impl From<Kind> for ProblemType {
-    fn from(Kind { uri, title, status, remedy }: Kind) -> Self {
-        Self { uri, title, status: status.as_u16(), remedy }
+impl ProblemType {
+    fn below(prefix: &Prefix, Kind { uri, title, status, remedy }: Kind) -> Self {
+        Self { uri: prefix.join(uri), title, status: status.as_u16(), remedy }
     }
 }
 
 /// Lists every type of problem that the API answers with.
 #[utoipa::path(get, path = "/problems", tag = "problems",
     responses((status = 200, body = Items<ProblemType>)))]
-pub(crate) async fn list() -> Json<Items<ProblemType>> {
-    Json(Items::of(Kind::ALL.iter().copied()))
+pub(crate) async fn list(prefix: Prefix) -> Json<Items<ProblemType>> {
+    Json(Items::of(Kind::ALL.iter().map(|kind| ProblemType::below(&prefix, *kind))))
 }
 
 /// Explains one type of problem: its `type` is this address.
@@ -42,9 +43,9 @@ pub(crate) async fn list() -> Json<Items<ProblemType>> {
         (status = 200, body = ProblemType),
         (status = 404, description = "No such type of problem", body = Problem),
     ))]
-pub(crate) async fn show(Path(name): Path<String>) -> Answer<Json<ProblemType>> {
+pub(crate) async fn show(prefix: Prefix, Path(name): Path<String>) -> Answer<Json<ProblemType>> {
     let found = Kind::ALL.iter().find(|kind| kind.uri.strip_prefix("/problems/") == Some(&*name));
     found
-        .map(|kind| Json((*kind).into()))
+        .map(|kind| Json(ProblemType::below(&prefix, *kind)))
         .ok_or_else(|| Problem::not_found(format!("no type of problem `{name}`")))
 }

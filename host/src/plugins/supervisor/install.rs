@@ -6,7 +6,7 @@ use super::PluginSupervisor;
 use crate::background::binding_sync::BindingSync;
 use crate::broker::Binding;
 use crate::domain::name::is_name;
-use crate::pipeline::{Stage, TopologyStage};
+use crate::pipeline::{Running, Stage, TopologyStage};
 use crate::plugins::WaitingFor;
 use crate::stage::event_settings;
 use crate::stage::handler::StageHandler;
@@ -38,8 +38,10 @@ impl PluginSupervisor {
         }
         let pipeline = &self.services.pipeline;
         let stage = pipeline.stage(name);
-        if let Some(other) = stage.running().filter(|running| running.file != file) {
-            let owner = other.file.clone().unwrap_or_else(|| "a native stage".into());
+        // What the program itself installs is never replaced.
+        let is_other = |running: &Arc<Running>| file.is_none() || running.file != file;
+        if let Some(other) = stage.running().filter(is_other) {
+            let owner = other.file.clone().unwrap_or_else(|| "the program itself".into());
             let error = format!(
                 "stage `{name}` is served by {owner}: rename one of them, or give it a name of its own in the configuration"
             );

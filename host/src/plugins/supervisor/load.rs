@@ -6,7 +6,7 @@ use super::install::Refused;
 use super::{PluginSupervisor, State, short};
 use crate::pipeline::plugin_change::LoadedPlugin;
 use crate::plugins::{RolledBackFile, WaitingFor};
-use crate::runtime::WasmStage;
+use crate::runtime::{Linked, WasmStage};
 
 /// A loaded plugin file that some stages refused.
 pub(super) struct WaitingPlugin {
@@ -98,15 +98,25 @@ impl PluginSupervisor {
     }
 
     async fn install_plugin(&self, plugin: &LoadedPlugin, name: &str) -> Result<(), Refused> {
+        self.install_linked(&plugin.linked, name, Some(plugin.file.clone())).await
+    }
+
+    /// Makes a plugin serve the stage `name`, with the stage's limits and grants.
+    pub async fn install_linked(
+        &self,
+        linked: &Linked,
+        name: &str,
+        file: Option<String>,
+    ) -> Result<(), Refused> {
         let pipeline = &self.services.pipeline;
         let config = pipeline.config_of(name);
-        plugin.linked.check_grants(name, &config.grants).map_err(|refused| Refused {
+        linked.check_grants(name, &config.grants).map_err(|refused| Refused {
             error: format!("stage `{name}`: {refused}"),
             waiting_for: WaitingFor::Configuration(format!("a grant for stage `{name}`")),
         })?;
-        let handler = WasmStage::new(&plugin.linked, config.limits, config.instance_policy());
+        let handler = WasmStage::new(linked, config.limits, config.instance_policy());
         let handler = Arc::new(handler.with_egress(pipeline.stage(name).egress.clone()));
-        self.install(name, handler, Some(plugin.file.clone())).await
+        self.install(name, handler, file).await
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tracing::Instrument as _;
 
 use super::listing::{Look, list};
 use super::load::{Finished, Loaded, Loader, Refusal, Request};
@@ -148,7 +149,7 @@ impl Scanner {
             before => (before.and_then(|seen| seen.digest), 0, None),
         };
         let request = Request { file: file.clone(), look: look.clone(), known: digest.clone() };
-        let load = self.loads.spawn(Arc::clone(&self.loader).run(request));
+        let load = self.loads.spawn(Arc::clone(&self.loader).run(request).in_current_span());
         let state = FileState::Loading(load);
         self.seen.insert(file, SeenFile { look, digest, failures, error, settling: false, state });
     }

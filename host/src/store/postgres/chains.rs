@@ -1,15 +1,14 @@
 //! The recorded chains of events, written one statement at a time.
 
-use sqlx::PgPool;
-
 use super::Context;
+use super::pool::Pool;
 use super::sql::{TransactionError, args, fetch};
 use crate::store::StoreError;
 use crate::store::chains::{self, ChainCount, ChainRecord};
 
 /// Adds to the recorded numbers of events.
 pub(super) async fn count(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     counts: &[ChainCount],
 ) -> Result<(), TransactionError> {
@@ -24,7 +23,7 @@ pub(super) async fn count(
 
 /// Stops a chain.
 pub(super) async fn stop(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     correlation_id: &str,
     reason: Option<&str>,
@@ -37,7 +36,7 @@ pub(super) async fn stop(
 
 /// Lets a chain run again.
 pub(super) async fn resume(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     correlation_id: &str,
 ) -> Result<ChainRecord, TransactionError> {

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgConnection;
-use sqlx::postgres::PgPool;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::connect::Target;
+use super::pool::Pool;
 use super::sql::{TransactionError, args, execute};
 use super::transaction::{Started, begin};
 use super::{Context, load, write};
@@ -68,7 +68,7 @@ impl PostgresWriter {
 pub(super) struct Committer {
     pub(super) target: Arc<Target>,
     /// Follows the writer to another server.
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
     pub(super) conn: Option<PgConnection>,
     pub(super) context: Arc<Context>,
     pub(super) group_max_ops: usize,

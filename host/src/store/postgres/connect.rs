@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Row as _};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use tokio::time::timeout;
 
+use super::pool::Pool;
+use super::session::{Session, read_only};
 use super::url;
 use crate::domain::connection_string::{ConnectionString, UrlError};
 
@@ -20,15 +22,17 @@ const STATEMENTS: usize = 128;
 /// Comparisons of two connections that detect a transaction pooler.
 const POOLER_CHECKS: usize = 3;
 
-/// The servers of one connection string, and what a session on them needs.
+/// Where sessions come from, and what they need.
 pub(super) struct Target {
+    /// The servers of a connection string; none with a pool of the embedding program.
     servers: Vec<PgConnectOptions>,
+    /// The pool of the embedding program, which opens the connections.
+    given: Option<PgPool>,
     /// The server that accepted writes last.
     current: AtomicUsize,
     /// When that changed; older pooled connections are closed.
     switched_at: Mutex<Option<Instant>>,
-    /// Sets up a session, and returns whether it is read-only.
-    session: Arc<str>,
+    session: Arc<Session>,
     /// Longest wait for one server.
     timeout: Duration,
 }
@@ -52,21 +56,41 @@ impl Target {
         let servers = parsed.servers.iter().map(|server| url::options(&parsed, server));
         Ok(Self {
             servers: servers.map(|options| options.map(adapt)).collect::<Result<_, _>>()?,
+            given: None,
             current: AtomicUsize::new(0),
             switched_at: Mutex::new(None),
-            session: session_sql(schema, statement_timeout).into(),
+            session: Arc::new(Session::new(schema, statement_timeout)),
             timeout: parsed.connect_timeout.unwrap_or(statement_timeout).min(statement_timeout),
         })
     }
 
+    /// Sessions of a pool of the embedding program, which knows its server.
+    pub(super) fn given(pool: PgPool, schema: Option<&str>, timeout: Duration) -> Self {
+        Self {
+            servers: Vec::new(),
+            given: Some(pool),
+            current: AtomicUsize::new(0),
+            switched_at: Mutex::new(None),
+            session: Arc::new(Session::new(schema, timeout)),
+            timeout,
+        }
+    }
+
     /// Host, port and database of every server, without the password.
     pub(super) fn name(&self) -> String {
+        if let Some(pool) = &self.given {
+            return name(&pool.connect_options());
+        }
         self.servers.iter().map(name).collect::<Vec<_>>().join(", ")
     }
 
     /// Opens a session at the first server that accepts writes, beginning with the last one that
     /// did. Without a session set up: see [`prepare`](Self::prepare).
     pub(super) async fn connect_unprepared(&self) -> Result<PgConnection, sqlx::Error> {
+        if let Some(pool) = &self.given {
+            // It is no longer the pool's, which may open another one instead.
+            return self.writable(async { Ok(pool.acquire().await?.detach()) }, self.name()).await;
+        }
         let first = self.current.load(Ordering::Relaxed);
         let mut failure = None;
         for at in (0..self.servers.len()).map(|step| (first + step) % self.servers.len()) {
@@ -82,14 +106,23 @@ impl Target {
     }
 
     async fn connect_to(&self, at: usize) -> Result<PgConnection, sqlx::Error> {
+        self.writable(self.servers[at].connect(), name(&self.servers[at])).await
+    }
+
+    /// A connection that accepts writes, in time.
+    async fn writable(
+        &self,
+        connecting: impl Future<Output = Result<PgConnection, sqlx::Error>>,
+        server: String,
+    ) -> Result<PgConnection, sqlx::Error> {
         let connected = timeout(self.timeout, async {
-            let mut conn = self.servers[at].connect().await?;
+            let mut conn = connecting.await?;
             let sql = "SELECT current_setting('transaction_read_only') = 'on'";
             let row = sqlx::raw_sql(sql).fetch_one(&mut conn).await?;
             if row.try_get(0)? { Err(read_only()) } else { Ok(conn) }
         });
         let silent = || {
-            let what = format!("{} did not answer", name(&self.servers[at]));
+            let what = format!("{server} did not answer");
             sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, what))
         };
         connected.await.unwrap_or_else(|_| Err(silent()))
@@ -104,9 +137,7 @@ impl Target {
 
     /// Sets up a session. An error when it is read-only.
     pub(super) async fn prepare(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let sql = AssertSqlSafe(Arc::clone(&self.session));
-        let row = sqlx::raw_sql(sql).fetch_one(conn).await?;
-        if row.try_get(0)? { Err(read_only()) } else { Ok(()) }
+        self.session.set_up(conn).await
     }
 
     fn switch(&self, at: usize) {
@@ -124,16 +155,20 @@ impl Target {
     }
 
     /// Lets the pool connect to the server that the writer found.
-    pub(super) fn direct(&self, pool: &PgPool) {
+    pub(super) fn direct(&self, pool: &Pool) {
         if let [_, _, ..] = &self.servers[..] {
-            pool.set_connect_options(self.servers[self.current.load(Ordering::Relaxed)].clone());
+            pool.connections()
+                .set_connect_options(self.servers[self.current.load(Ordering::Relaxed)].clone());
         }
     }
 
     /// A pool of sessions that are set up and accept writes.
-    pub(super) fn pool(self: &Arc<Self>, connections: u32) -> PgPool {
+    pub(super) fn pool(self: &Arc<Self>, connections: u32) -> Pool {
+        if let Some(pool) = &self.given {
+            return Pool::borrowed(pool.clone(), Arc::clone(&self.session));
+        }
         let (opened, used) = (Arc::clone(self), Arc::clone(self));
-        PgPoolOptions::new()
+        let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(self.timeout)
             .test_before_acquire(false)
@@ -153,7 +188,8 @@ impl Target {
                     Ok(!row.try_get::<bool, _>(0)?)
                 })
             })
-            .connect_lazy_with(self.servers[self.current.load(Ordering::Relaxed)].clone())
+            .connect_lazy_with(self.servers[self.current.load(Ordering::Relaxed)].clone());
+        Pool::owned(pool)
     }
 
     /// Whether a transaction pooler is in between: then the statements of one connection run in
@@ -196,37 +232,6 @@ impl Target {
 
 async fn session_of(conn: &mut PgConnection, sql: &'static str) -> Result<i32, sqlx::Error> {
     sqlx::raw_sql(sql).fetch_one(conn).await?.try_get(0)
-}
-
-/// The settings of a session, in one statement.
-fn session_sql(schema: Option<&str>, timeout: Duration) -> String {
-    let timeout_ms = timeout.as_millis().to_string();
-    let mut settings = vec![
-        // The server aborts a statement when this host stops waiting for it.
-        ("statement_timeout", timeout_ms.as_str()),
-        ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
-        // Every statement of this module finds its rows by key: a plan made while the tables were
-        // small must not scan them when they are large.
-        ("enable_seqscan", "off"),
-        ("enable_hashjoin", "off"),
-        ("enable_mergejoin", "off"),
-        ("enable_memoize", "off"),
-        ("jit", "off"),
-    ];
-    settings.extend(schema.map(|schema| ("search_path", schema)));
-    let settings =
-        settings.iter().map(|(name, value)| format!(", set_config('{name}', '{value}', false)"));
-    format!(
-        "SELECT current_setting('transaction_read_only') = 'on'{}",
-        settings.collect::<String>()
-    )
-}
-
-fn read_only() -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(
-        std::io::ErrorKind::ReadOnlyFilesystem,
-        "Postgres accepts no writes: it is a standby, or read-only",
-    ))
 }
 
 /// The server's address without the password.

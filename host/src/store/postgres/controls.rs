@@ -1,13 +1,12 @@
 //! Plugin loads and stage controls, written one at a time.
 
-use sqlx::PgPool;
-
+use super::pool::Pool;
 use super::sql::{TransactionError, args, fetch};
 use crate::store::decode;
 use crate::store::{ControlState, PluginLoad, StageControl, StoreError};
 
 pub(super) async fn record_plugin_load(
-    db: &PgPool,
+    db: &Pool,
     load: &PluginLoad,
 ) -> Result<(), TransactionError> {
     let sql = "INSERT INTO plugin_loads (stage, digest, version, host, loaded_ms) \
@@ -21,7 +20,7 @@ pub(super) async fn record_plugin_load(
 
 /// Stores the state that an operator set for a stage.
 pub(super) async fn set_stage_control(
-    db: &PgPool,
+    db: &Pool,
     stage: &str,
     state: ControlState,
     reason: Option<&str>,

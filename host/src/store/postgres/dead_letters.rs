@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
+use super::pool::Pool;
 use super::sql::{TransactionError, args, execute, fetch};
 use super::transaction::PooledTransaction;
 use super::{Context, write};
@@ -98,7 +99,7 @@ async fn close(
 
 /// Settles a dead letter if it is open.
 pub(super) async fn settle(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     id: i64,
     action: Action<'_>,

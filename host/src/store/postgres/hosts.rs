@@ -1,10 +1,9 @@
 //! What hosts coordinate through the database: bindings in use, and leases of single-active stages.
 //! All times are the database's.
 
-use sqlx::PgPool;
-
 use super::Context;
 use super::outbox::now;
+use super::pool::Pool;
 use super::sql::{TransactionError, args, execute, fetch, store_error};
 use super::transaction::PooledTransaction;
 use crate::store::StoreError;
@@ -13,7 +12,7 @@ use crate::store::hosts::{self, HostReport, SharedSettings};
 
 /// Records the bindings that this host uses, deletes outdated ones and returns all.
 pub(super) async fn record_bindings(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     used: &[StageBinding],
     live_ms: u64,
@@ -45,7 +44,7 @@ pub(super) async fn record_bindings(
 
 /// Records that this host is live, deletes the rows of those that are gone and returns the live ones.
 pub(super) async fn record_host(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     settings: &SharedSettings,
 ) -> Result<Vec<HostReport>, TransactionError> {
@@ -63,7 +62,7 @@ pub(super) async fn record_host(
 }
 
 /// Writes to this host's row, if there is one.
-pub(super) async fn probe(db: &PgPool, context: &Context) -> Result<(), StoreError> {
+pub(super) async fn probe(db: &Pool, context: &Context) -> Result<(), StoreError> {
     let sql = "UPDATE hosts SET seen_ms = seen_ms WHERE host = $1";
     let written = fetch(db, sql, args![context.host.as_str()]).await;
     written.map(drop).map_err(|error| store_error(&error))
@@ -71,7 +70,7 @@ pub(super) async fn probe(db: &PgPool, context: &Context) -> Result<(), StoreErr
 
 /// Deletes a binding; false when a live host uses it.
 pub(super) async fn delete_binding(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     binding: &StageBinding,
     live_ms: u64,
@@ -97,7 +96,7 @@ pub(super) async fn delete_binding(
 
 /// Takes or renews the lease of a stage; false when another host has it.
 pub(super) async fn lease_stage(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     stage: &str,
     ttl_ms: u64,
@@ -119,7 +118,7 @@ pub(super) async fn lease_stage(
 
 /// Releases the lease if this host has it.
 pub(super) async fn release_stage(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     stage: &str,
 ) -> Result<(), StoreError> {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::PgPool;
 use sqlx::postgres::PgRow;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::pool::Pool;
 use super::sql::{TransactionError, columns, fetch, fetch_built, push, store_error};
 use super::transaction::PooledTransaction;
 use super::{Context, committer, read, write};
@@ -26,7 +26,7 @@ use crate::store::{Batch, Commit, LockedState, StateRow, StateSource, StoreError
 
 /// Where locked batches get their connections.
 pub(super) struct Locks<'a> {
-    pub(super) pool: &'a PgPool,
+    pub(super) pool: &'a Pool,
     pub(super) context: &'a Arc<Context>,
     /// Locked batches that may hold a connection at the same time.
     pub(super) slots: &'a Arc<Semaphore>,
@@ -144,8 +144,8 @@ impl Held {
 
 impl Reader for Held {
     type Row = PgRow;
-    const NAMED: &'static str = <PgPool as Reader>::NAMED;
-    const NAMED_WIDTH: usize = <PgPool as Reader>::NAMED_WIDTH;
+    const NAMED: &'static str = <Pool as Reader>::NAMED;
+    const NAMED_WIDTH: usize = <Pool as Reader>::NAMED_WIDTH;
 
     async fn rows(&self, sql: String, values: &[Arg<'_>]) -> Result<Vec<PgRow>, StoreError> {
         let args = read::bind(values);

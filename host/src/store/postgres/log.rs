@@ -10,9 +10,9 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
 use tokio::sync::Mutex;
 
+use super::pool::Pool;
 use super::sql::{script, store_error};
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
@@ -56,7 +56,7 @@ impl Progress {
 
 impl End {
     /// See [`crate::store::Store::log_end`].
-    pub(super) async fn find(&self, db: &PgPool) -> Result<i64, StoreError> {
+    pub(super) async fn find(&self, db: &Pool) -> Result<i64, StoreError> {
         let mut known = self.0.lock().await;
         let began = Instant::now();
         let (wanted, writers) = look(db).await?;
@@ -85,7 +85,7 @@ impl End {
 
 /// The last position that was given out, then the holders of the writers' lock: two statements in
 /// this subject, in one round trip.
-async fn look(db: &PgPool) -> Result<(i64, HashSet<String>), StoreError> {
+async fn look(db: &Pool) -> Result<(i64, HashSet<String>), StoreError> {
     let mut conn = db.acquire().await.map_err(|error| store_error(&error))?;
     let sql = "SELECT (CASE WHEN is_called THEN last_value + 1 ELSE last_value END << 20) - 1, \
                NULL::text FROM numbers; \
@@ -93,6 +93,7 @@ async fn look(db: &PgPool) -> Result<(i64, HashSet<String>), StoreError> {
                WHERE locktype = 'advisory' AND classid = 1886352244 AND objsubid = 2 \
                AND objid = to_regnamespace(current_schema()::text)::oid AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     let rows = script(&mut conn, sql).await.map_err(|error| store_error(&error))?;
+    conn.give_back().await;
     let mut end = 0;
     let mut writers = HashSet::new();
     for row in &rows {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
-use sqlx::postgres::PgPool;
-use sqlx::{AssertSqlSafe, PgConnection, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr as _};
 use tokio::time::timeout;
 
 use super::connect::Target;
+use super::pool::Pool;
 use super::sql::{args, execute, fetch};
 use crate::domain::connection_string::UrlError;
 use crate::domain::name::DEFAULT_NAMESPACE;
@@ -29,6 +29,9 @@ const WAIT_NOTICE: Duration = Duration::from_secs(5);
 const PROTOCOL_VIOLATION: &str = "08P01";
 /// `query_canceled`.
 const CANCELED: &str = "57014";
+
+/// Fewest connections of a pool: one for a batch that holds locks, one for readers.
+const CONNECTIONS_MIN: u32 = 2;
 
 /// Why the database was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,17 @@ pub enum OpenError {
         /// The pooler's error.
         #[source]
         source: sqlx::Error,
+    },
+    /// The pool of the embedding program is too small.
+    #[error(
+        "the pool to {server} has at most {connections} connection(s); the host needs \
+         {CONNECTIONS_MIN} beside those that the program itself holds"
+    )]
+    SmallPool {
+        /// Host, port and database.
+        server: String,
+        /// Its limit.
+        connections: u32,
     },
     /// Statements of one connection run in different sessions.
     #[error(
@@ -151,7 +165,9 @@ pub enum OpenError {
 pub(super) struct Opened {
     pub(super) target: Arc<Target>,
     pub(super) writer: PgConnection,
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
+    /// The schema of the tables, quoted.
+    pub(super) schema: String,
     /// The database's clock, milliseconds since 1970-01-01 UTC.
     pub(super) now_ms: u64,
 }
@@ -167,6 +183,14 @@ pub struct PostgresSettings<'a> {
     pub timeout: Duration,
     /// Longest time for migrations, the wait for those of other hosts included.
     pub migration_timeout: Duration,
+}
+
+/// Where the connections come from.
+pub(super) enum ConnectionSource {
+    /// The connection string; so many beside the writer's.
+    Url { connections: u32 },
+    /// A pool of the embedding program.
+    Pool(PgPool),
 }
 
 /// The schema of a namespace; none: the default one stays where the server or the URL says.
@@ -188,9 +212,12 @@ struct Opening<'a> {
 pub(super) async fn open(
     settings: PostgresSettings<'_>,
     migrate: bool,
-    connections: u32,
+    source: ConnectionSource,
 ) -> Result<Opened, OpenError> {
-    let opening = Opening::new(settings)?;
+    let (opening, connections) = match source {
+        ConnectionSource::Url { connections } => (Opening::new(settings)?, connections),
+        ConnectionSource::Pool(pool) => (Opening::of_pool(settings, pool)?, 0),
+    };
     let mut writer = opening.connect().await?;
     if migrate {
         opening.migrate(&mut writer).await?;
@@ -201,8 +228,10 @@ pub(super) async fn open(
     let failed = |source| OpenError::Connect { server: opening.server.clone(), source };
     target.prepare(&mut writer).await.map_err(failed)?;
     let now_ms = database_time_ms(&mut writer).await.map_err(failed)?;
+    let schema = "SELECT quote_ident(current_schema()::text)";
+    let (schema,) = sqlx::query_as(schema).fetch_one(&mut writer).await.map_err(failed)?;
     let pool = target.pool(connections);
-    Ok(Opened { target, writer, pool, now_ms: now_ms as u64 })
+    Ok(Opened { target, writer, pool, schema, now_ms: now_ms as u64 })
 }
 
 /// Migrates the schema of a database, and nothing else.
@@ -253,6 +282,18 @@ impl<'a> Opening<'a> {
         let target = Target::new(settings.url, schema.as_deref(), settings.timeout);
         let target = Arc::new(target.map_err(OpenError::Url)?);
         let server = target.name();
+        Ok(Self { settings, schema, target, server })
+    }
+
+    /// The same on connections of a pool of the embedding program.
+    fn of_pool(settings: PostgresSettings<'a>, pool: PgPool) -> Result<Self, OpenError> {
+        let connections = pool.options().get_max_connections();
+        let schema = schema_of(settings.namespace);
+        let target = Arc::new(Target::given(pool, schema.as_deref(), settings.timeout));
+        let server = target.name();
+        if connections < CONNECTIONS_MIN {
+            return Err(OpenError::SmallPool { server, connections });
+        }
         Ok(Self { settings, schema, target, server })
     }
 

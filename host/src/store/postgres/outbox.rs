@@ -7,9 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sqlx::PgPool;
-
 use super::Context;
+use super::pool::Pool;
 use super::sql::{TransactionError, args, execute, fetch, list, store_error};
 use super::transaction::PooledTransaction;
 use super::write;
@@ -40,7 +39,7 @@ fn bytes(count: u64) -> i64 {
 /// Leases rows that are due or whose lease expired, the earliest first, at most `limit` of them, and
 /// none once the data of their events has `max_bytes`.
 pub(super) async fn claim(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     (limit, max_bytes): (u32, u64),
 ) -> Result<Vec<OutboxRow>, StoreError> {
@@ -76,7 +75,7 @@ pub(super) async fn claim(
 
 /// Releases rows until they are due again.
 pub(super) async fn postpone(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     ids: &[i64],
     delay_ms: u64,
@@ -94,7 +93,7 @@ pub(super) async fn postpone(
 
 /// Replaces rows with one row for each stage that did not confirm.
 pub(super) async fn narrow(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     rows: &[NarrowedRow],
     delay_ms: u64,
@@ -115,7 +114,7 @@ pub(super) async fn narrow(
 /// Records that this host holds the messages of open deliveries. Rows that a transaction is settling
 /// are left out.
 pub(super) async fn mark_held(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     stage: &str,
     held: &[EventKey],
@@ -139,7 +138,7 @@ pub(super) async fn mark_held(
 
 /// Adds outbox rows for open deliveries that were queued long ago and have none.
 pub(super) async fn requeue(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     stage: &str,
     lost: LostDeliveries,
@@ -197,7 +196,7 @@ pub(super) async fn requeue(
 
 /// Counts the events that wait for a stage.
 pub(super) async fn unrouted(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
 ) -> Result<Vec<UnroutedEvents>, StoreError> {
     let sql = count_unrouted!("<> ALL($1)");
@@ -208,7 +207,7 @@ pub(super) async fn unrouted(
 /// Routes events that waited. Several hosts may do so at the same time: each skips events that
 /// another one has locked.
 pub(super) async fn route(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     routing: &Routing,
 ) -> Result<Routed, TransactionError> {

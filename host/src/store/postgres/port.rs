@@ -353,6 +353,10 @@ impl Store for PostgresStore {
         self.within(hosts::probe(&self.pool, &self.context)).await
     }
 
+    fn postgres(&self) -> Option<&PostgresStore> {
+        Some(self)
+    }
+
     async fn close(&self) {
         // The writer ends when the last sender is gone: calls in progress drop theirs once they are
         // answered.

@@ -9,10 +9,11 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool};
 
 use super::Context;
+use super::pool::Pool;
 use super::sql::{TransactionError, args, columns, execute, fetch};
 use super::transaction::PooledTransaction;
 use crate::store::decode::Columns as _;
@@ -38,7 +39,7 @@ fn advance(cursor: &AtomicI64, ages: &[i64], limit: u32) {
 }
 
 pub(super) async fn prune(
-    db: &PgPool,
+    db: &Pool,
     context: &Context,
     before_ms: u64,
     limit: u32,

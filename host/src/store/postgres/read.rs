@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Executor, PgPool, Postgres};
+use sqlx::{Executor, Postgres};
 
+use super::pool::Pool;
 use super::sql::{args, columns, fetch, fetch_built, push, store_error};
 use crate::domain::event::without_nul;
 use crate::store::decode::{self, Columns as _, columns_of};
@@ -13,7 +14,7 @@ use crate::store::{AttemptKey, StateRow, StoreError};
 
 columns_of!(PgRow, store_error);
 
-impl Reader for PgPool {
+impl Reader for Pool {
     type Row = PgRow;
     const NAMED: &'static str = "unnest($1::int8[], $2::text[]) k (number, name)";
     const NAMED_WIDTH: usize = 2;
@@ -70,7 +71,7 @@ pub(super) async fn state_folders(
 }
 
 pub(super) async fn already_settled(
-    db: &PgPool,
+    db: &Pool,
     keys: &[AttemptKey],
 ) -> Result<Vec<AttemptKey>, StoreError> {
     let sql = "SELECT k.at FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[], $5::int8[]) \

@@ -104,6 +104,7 @@ impl Database {
             group_max_ops: 64,
             publish_all: false,
             connections: 4,
+            pool: None,
             timeout_ms: 10_000,
             migration_timeout_ms: 60_000,
             migrate: true,

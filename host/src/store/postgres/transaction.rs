@@ -5,14 +5,15 @@
 
 use std::ops::{Deref, DerefMut};
 
-use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, PgPool, Postgres};
+use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
 
 use super::Context;
+use super::pool::{Lease, Pool};
 use super::sql::{TransactionError, args, execute, script};
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
-use crate::store::transaction::{Numbers, TransactionTime, WriteSet};
+use crate::store::transaction::{Numbers, Sender, TransactionTime, WriteSet};
 
 /// What a transaction knows once it has begun.
 #[derive(Debug, Clone, Copy)]
@@ -20,56 +21,80 @@ pub(super) struct Started {
     pub(super) time: TransactionTime,
     /// Numbers that no other transaction gets.
     numbers: Numbers,
+    sender: Sender,
 }
 
 impl Started {
     /// An empty write set.
     pub(super) fn write_set<'a>(&self, context: &Context) -> WriteSet<'a> {
-        WriteSet::new(self.numbers, self.time, context.publish_all)
+        WriteSet::new(self.numbers, self.time, context.publish_all).sent_by(self.sender)
     }
 }
 
-/// Begins a transaction in one round trip. The lock, taken before the number, tells [`super::log`]
-/// which transactions may still write at a position that was given out; it never blocks. Its second
-/// key is the schema: namespaces have logs of their own.
+/// Reads the time and takes a number. The lock, taken before the number, tells [`super::log`] which
+/// transactions may still write at a position that was given out; it never blocks. Its second key is
+/// the schema: namespaces have logs of their own. Without the tables, there is no number.
+macro_rules! start {
+    () => {
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, \
+         nextval(to_regclass('numbers')) << 20 FROM pg_advisory_xact_lock_shared(1886352244, \
+         to_regnamespace(current_schema()::text)::oid::int4)"
+    };
+}
+
+/// Begins a transaction in one round trip.
 pub(super) async fn begin(
     conn: &mut PgConnection,
     context: &Context,
 ) -> Result<Started, TransactionError> {
-    let rows = script(
-        conn,
-        "BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, \
-         nextval('numbers') << 20 FROM pg_advisory_xact_lock_shared(1886352244, \
-         to_regnamespace(current_schema()::text)::oid::int4)",
-    )
-    .await?;
+    let rows = script(conn, concat!("BEGIN; ", start!())).await?;
+    let started = started(&rows, context, Sender::ThisHost)?;
+    Ok(started.ok_or_else(StoreError::missing_row)?)
+}
+
+/// Joins a transaction of the embedding program; none when the namespace is not in its database.
+/// This host does not learn when it commits, so any host sends what it writes.
+pub(super) async fn join(
+    conn: &mut PgConnection,
+    context: &Context,
+) -> Result<Option<Started>, TransactionError> {
+    let rows = script(conn, start!()).await?;
+    Ok(started(&rows, context, Sender::AnyHost)?)
+}
+
+fn started(
+    rows: &[PgRow],
+    context: &Context,
+    sender: Sender,
+) -> Result<Option<Started>, StoreError> {
     let row = rows.first().ok_or_else(StoreError::missing_row)?;
+    let Some(first) = row.maybe_int(1)? else { return Ok(None) };
     if let Some(clock) = &context.steady {
         clock.follow(row.unsigned(0)?);
     }
     let host_ms = context.clock.now_ms();
     // In tests, and only there, the clock of the host is the clock of the store.
     let now_ms = if context.host_time { host_ms } else { row.unsigned(0)? };
-    let first = row.int(1)?;
-    Ok(Started {
+    Ok(Some(Started {
         time: TransactionTime { now_ms, host_ms },
         numbers: Numbers { event: first, outbox: first },
-    })
+        sender,
+    }))
 }
 
 /// A transaction on a pooled connection.
 pub(super) struct PooledTransaction {
-    conn: Option<PoolConnection<Postgres>>,
+    lease: Option<Lease>,
     pub(super) started: Started,
 }
 
 impl PooledTransaction {
-    pub(super) async fn begin(pool: &PgPool, context: &Context) -> Result<Self, TransactionError> {
-        let mut conn = pool.acquire().await?;
-        match begin(&mut conn, context).await {
-            Ok(started) => Ok(Self { conn: Some(conn), started }),
+    pub(super) async fn begin(pool: &Pool, context: &Context) -> Result<Self, TransactionError> {
+        let mut lease = pool.acquire().await?;
+        match begin(&mut lease, context).await {
+            Ok(started) => Ok(Self { lease: Some(lease), started }),
             Err(error) => {
-                drop(conn.detach());
+                lease.close();
                 Err(error)
             }
         }
@@ -82,7 +107,9 @@ impl PooledTransaction {
     /// Commits, and returns the connection to the pool.
     pub(super) async fn commit(mut self) -> Result<(), TransactionError> {
         execute(&mut self, "COMMIT", args![]).await?;
-        drop(self.conn.take());
+        if let Some(lease) = self.lease.take() {
+            lease.give_back().await;
+        }
         Ok(())
     }
 }
@@ -91,20 +118,20 @@ impl Deref for PooledTransaction {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.conn.as_ref().expect("taken only by commit")
+        self.lease.as_ref().expect("taken only by commit")
     }
 }
 
 impl DerefMut for PooledTransaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.conn.as_mut().expect("taken only by commit")
+        self.lease.as_mut().expect("taken only by commit")
     }
 }
 
 impl Drop for PooledTransaction {
     fn drop(&mut self) {
-        if let Some(conn) = self.conn.take() {
-            drop(conn.detach());
+        if let Some(mut lease) = self.lease.take() {
+            lease.close();
         }
     }
 }

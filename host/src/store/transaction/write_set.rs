@@ -50,6 +50,16 @@ impl TransactionTime {
     }
 }
 
+/// Who sends the outbox rows that are due now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// The host that commits the transaction, right afterwards: the rows are leased to it.
+    #[default]
+    ThisHost,
+    /// Whichever host finds the rows.
+    AnyHost,
+}
+
 /// Whether an event's subject waits for something to follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SubjectProgress {
@@ -87,13 +97,19 @@ pub(crate) struct WriteSet<'a> {
     time: TransactionTime,
     /// Also sends events that no stage consumes: other programs listen.
     publish_all: bool,
+    sender: Sender,
     pub(crate) events: Vec<EventRow<'a>>,
     pub(super) rows: Rows<'a>,
 }
 
 impl<'a> WriteSet<'a> {
     pub(crate) fn new(numbers: Numbers, time: TransactionTime, publish_all: bool) -> Self {
-        Self { numbers, time, publish_all, events: Vec::new(), rows: Rows::default() }
+        let (sender, events, rows) = (Sender::default(), Vec::new(), Rows::default());
+        Self { numbers, time, publish_all, sender, events, rows }
+    }
+
+    pub(crate) fn sent_by(self, sender: Sender) -> Self {
+        Self { sender, ..self }
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -243,7 +259,7 @@ impl<'a> WriteSet<'a> {
         self.numbers.outbox += 1;
         let id = self.numbers.outbox;
         let later_ms = self.time.due_ms(due_at_ms);
-        let leased = later_ms.is_none();
+        let leased = later_ms.is_none() && self.sender == Sender::ThisHost;
         self.rows.outbox.push(OutboxInsert {
             id,
             seq,

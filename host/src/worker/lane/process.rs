@@ -7,12 +7,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
+use tracing::Instrument as _;
 
 use super::batch::BatchRun;
 use super::{Lane, Work};
 use crate::domain::trace_context::TraceContext;
 use crate::pipeline::Running;
 use crate::pipeline::plugin_change::PluginChange;
+use crate::services::SPANS;
 use crate::stage::circuit_breaker::{BreakerState, CallReport, Health, Reported};
 use crate::stage::handler::{Call, CallContext, ExternalCalls, Handled, panic_text};
 use crate::stage::outcome::Outcome;
@@ -101,7 +103,15 @@ impl Lane {
         let call = self.prepare(work, run.state);
         let (recorder, now_ms) = (call.context.recorder.clone(), call.context.now_ms);
         // A bug of the host that one message triggers must not stop the lane again and again.
-        let handled = AssertUnwindSafe(run.running.handler.handle(call)).catch_unwind().await;
+        let span = tracing::info_span!(
+            target: SPANS,
+            "call",
+            stage = %self.stage.name,
+            event = %work.message.envelope.event.id,
+            attempt = work.message.attempt
+        );
+        let handling = run.running.handler.handle(call).instrument(span);
+        let handled = AssertUnwindSafe(handling).catch_unwind().await;
         let handled = handled.unwrap_or_else(|panic| Handled {
             outcome: Outcome::Trapped {
                 kind: "host-panic".to_owned(),

@@ -1,0 +1,334 @@
+//! Collects what a host is made of, and builds it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tracing::Instrument as _;
+
+use super::Host;
+#[cfg(feature = "http")]
+use super::api::{Api, Listen};
+use super::error::BuildError;
+use super::open::{HostIdentity, open_broker, open_store};
+use super::plugins::PluginLoading;
+use super::tasks::HostTasks;
+use crate::app::App;
+#[cfg(feature = "metrics")]
+use crate::app::HostMetrics;
+use crate::background::control_sync::ControlSync;
+use crate::background::faults::TaskFaults;
+use crate::config::{Config, StoreUrl};
+use crate::domain::clock::{Clock, SteadyClock};
+use crate::pipeline::{Pipeline, TopologyStage};
+use crate::plugins::supervisor::PluginSupervisor;
+use crate::plugins::{PluginFiles, PluginPlaces};
+use crate::relay::Relay;
+use crate::runtime::provenance::PluginArchive;
+use crate::services::{Observer, SPANS, Services};
+use crate::stage::handler::{Native, NativeStage, StageHandler};
+use crate::store::Settlement;
+
+/// Plugin changes that wait for the plugin supervisor.
+const CHANGES_MAX: usize = 64;
+
+/// Collects what a host is made of.
+///
+/// ```no_run
+/// use postrider::{Config, Host};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let host = Host::builder()
+///     .config(Config::load(None)?)
+///     .observe(|settled| println!("{} settled {}", settled.delivery.stage, settled.delivery.event.id))
+///     .build()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Default)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct HostBuilder {
+    config: Config,
+    clock: Option<Arc<dyn Clock>>,
+    #[cfg(feature = "postgres")]
+    pool: Option<sqlx::PgPool>,
+    stages: Vec<Arc<dyn StageHandler>>,
+    #[cfg(feature = "wasm")]
+    plugins: Vec<(String, Bytes)>,
+    #[cfg(feature = "wasm")]
+    plugin_dir: Option<PathBuf>,
+    #[cfg(feature = "http")]
+    listen: Listen,
+    #[cfg(feature = "metrics")]
+    metrics: HostMetrics,
+    observer: Option<Observer>,
+    faults: TaskFaults,
+}
+
+impl HostBuilder {
+    /// Sets the configuration. [`build`](Self::build) validates it, wherever it comes from: the
+    /// problems are those that a configuration file would have.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Adds a stage that is a Rust value, under the name it describes.
+    pub fn stage(mut self, stage: impl NativeStage) -> Self {
+        self.stages.push(Arc::new(Native::new(stage)));
+        self
+    }
+
+    /// Adds a plugin that is compiled into the program, or comes from elsewhere than a file. It
+    /// serves the stage `name`, with the settings, limits and grants of that stage. The policy of
+    /// the plugins folder does not apply to it, and it cannot be replaced while the host runs.
+    ///
+    /// ```no_run
+    /// # async fn example(wasm: Vec<u8>) -> Result<(), postrider::BuildError> {
+    /// let host = postrider::Host::builder().plugin_bytes("audit", wasm).build().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "wasm")]
+    pub fn plugin_bytes(mut self, name: impl Into<String>, wasm: impl Into<Bytes>) -> Self {
+        self.plugins.push((name.into(), wasm.into()));
+        self
+    }
+
+    /// Serves every `*.wasm` in a folder, and follows its changes; in place of `plugins.dir` of the
+    /// configuration.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), postrider::BuildError> {
+    /// let host = postrider::Host::builder().plugin_dir("stages").build().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "wasm")]
+    pub fn plugin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.plugin_dir = Some(dir.into());
+        self
+    }
+
+    /// Keeps the host's data in the Postgres database of this pool, whatever `store.url` says, in
+    /// the schema of the namespace. The host opens one connection for its writer, with the pool's
+    /// options; all others are the pool's, and return to it with the settings that they had. It
+    /// needs two at least, beside those that the program itself holds. The pool stays open when the
+    /// host stops. A pooler between the pool and Postgres must keep sessions.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = sqlx::PgPool::connect("postgres://localhost/shop").await?;
+    /// let host = postrider::Host::builder().pool(pool.clone()).build().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "postgres")]
+    pub fn pool(mut self, pool: sqlx::PgPool) -> Self {
+        self.pool = Some(pool);
+        self
+    }
+
+    /// Replaces the host's clock, which follows that of Postgres, or else the operating system's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Calls `observer` for every delivery that this host has settled, after its commit. It runs on
+    /// the path of each message, so it must be quick.
+    pub fn observe(mut self, observer: impl Fn(&Settlement) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Collects the host's metrics in a registry of the program, whether or not the API is served.
+    /// They are those of `GET /metrics`; they are absent before the host is built and after it is
+    /// dropped. Programs with several hosts give each a label.
+    ///
+    /// ```no_run
+    /// use prometheus_client::registry::Registry;
+    /// # async fn example() -> Result<(), postrider::BuildError> {
+    /// let mut registry = Registry::default();
+    /// let orders = registry.sub_registry_with_label(("host".into(), "orders".into()));
+    /// let host = postrider::Host::builder().metrics(orders).build().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "metrics")]
+    pub fn metrics(self, registry: &mut prometheus_client::registry::Registry) -> Self {
+        registry.register_collector(Box::new(self.metrics.clone()));
+        self
+    }
+
+    /// Serves the API on the configured address, `http.listen`. Without this or
+    /// [`listener`](Self::listener) the host binds no address; see also
+    /// [`HostHandle::router`](crate::HostHandle::router).
+    #[cfg(feature = "http")]
+    pub fn listen(mut self) -> Self {
+        self.listen = Listen::Configured;
+        self
+    }
+
+    /// Serves the API on a listener that is bound already.
+    #[cfg(feature = "http")]
+    pub fn listener(mut self, listener: tokio::net::TcpListener) -> Self {
+        self.listen = Listen::Bound(listener);
+        self
+    }
+
+    /// Makes background tasks panic on request; for tests only.
+    #[doc(hidden)]
+    pub fn task_faults(mut self, faults: TaskFaults) -> Self {
+        self.faults = faults;
+        self
+    }
+
+    /// Validates the configuration, opens the store, loads every plugin, and binds the address.
+    /// Nothing is consumed yet.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime with its time and I/O drivers enabled.
+    pub async fn build(self) -> Result<Host, BuildError> {
+        let name = host_name();
+        let span = tracing::info_span!(
+            target: SPANS,
+            "postrider",
+            host = %name,
+            namespace = %self.config.namespace
+        );
+        self.build_named(&name).instrument(span).await
+    }
+
+    async fn build_named(self, name: &str) -> Result<Host, BuildError> {
+        let Self { mut config, clock, observer, faults, .. } = self;
+        #[cfg(feature = "postgres")]
+        if self.pool.is_some() {
+            // What depends on the kind of the store is that of Postgres.
+            "postgres://localhost".clone_into(&mut config.store.url);
+        }
+        #[cfg(feature = "wasm")]
+        if let Some(dir) = self.plugin_dir {
+            config.plugins.dir = dir;
+        }
+        config.finish()?;
+        let tasks = HostTasks::new(faults);
+        let (clock, steady) = host_clock(&config, clock);
+        let identity = HostIdentity {
+            config: &config,
+            name,
+            clock: &clock,
+            steady: steady.as_ref(),
+            #[cfg(feature = "postgres")]
+            pool: self.pool.as_ref(),
+        };
+        let broker = open_broker(&identity, &tasks)?;
+        let store = open_store(&identity, &tasks, broker.has_outside_consumers()).await?;
+        let pipeline = Pipeline::new(&config);
+        let (relay, relay_handle) = Relay::new(
+            Arc::clone(&store),
+            Arc::clone(&broker),
+            Arc::clone(&pipeline),
+            config.broker.relay_max_bytes,
+        );
+        let (changed, changes) = mpsc::channel(CHANGES_MAX);
+        let services = Services {
+            plugins: changed.downgrade(),
+            store,
+            broker,
+            relay: relay_handle,
+            pipeline,
+            unrouted: Arc::default(),
+            clock,
+            host: name.into(),
+            observer,
+        };
+        #[cfg(feature = "http")]
+        let api = Api::bind(self.listen, &config).await?;
+        let archive = PluginArchive::new(config.plugins.archive_dir.clone());
+        let places = PluginPlaces { dir: config.plugins.dir.clone(), archive };
+        let files = Arc::new(PluginFiles::default());
+        let (shared, watched) = (services.clone(), Arc::clone(&files));
+        let workers = tasks.workers();
+        let plugins = PluginSupervisor::new(shared, watched, places.clone(), workers, changes);
+        install(&plugins, self.stages).await?;
+        let loading = PluginLoading { supervisor: &plugins, changes: changed, tasks: &tasks };
+        #[cfg(feature = "wasm")]
+        loading.load(&config, self.plugins, &places, &files).await?;
+        #[cfg(not(feature = "wasm"))]
+        loading.finish_without_folder().await?;
+        warn(&config, &services.pipeline);
+        // A stage that operators hold must not run before its control is known.
+        let controls = ControlSync::new(services.clone());
+        controls.tick().await.map_err(|error| BuildError::Store(error.into()))?;
+        let app = Arc::new(App::new(&config, services, files, places, tasks.health()));
+        #[cfg(feature = "metrics")]
+        self.metrics.attach(&app);
+        Ok(Host {
+            config,
+            app,
+            relay,
+            plugins,
+            #[cfg(feature = "http")]
+            api,
+            tasks,
+        })
+    }
+}
+
+/// Installs the stages that are Rust values.
+async fn install(
+    plugins: &PluginSupervisor,
+    stages: Vec<Arc<dyn StageHandler>>,
+) -> Result<(), BuildError> {
+    for stage in stages {
+        let name = stage.description().name.clone();
+        let installed = plugins.install(&name, stage, None).await;
+        installed.map_err(|refused| BuildError::Stage(refused.to_string()))?;
+    }
+    Ok(())
+}
+
+/// The given clock, or one that follows the store's.
+fn host_clock(
+    config: &Config,
+    given: Option<Arc<dyn Clock>>,
+) -> (Arc<dyn Clock>, Option<Arc<SteadyClock>>) {
+    if let Some(given) = given {
+        return (given, None);
+    }
+    let steady = Arc::new(match StoreUrl::parse(&config.store.url) {
+        Some(StoreUrl::Postgres(_)) => SteadyClock::following_store(),
+        _ => SteadyClock::following_system(),
+    });
+    (Arc::clone(&steady) as _, Some(steady))
+}
+
+/// Logs what is doubtful about a configuration and its pipeline. The warnings about single stages
+/// were logged when they were installed.
+fn warn(config: &Config, pipeline: &Pipeline) {
+    for warning in config.warnings.iter().chain(&config.missing_files()) {
+        tracing::warn!("{warning}");
+    }
+    let topology = pipeline.topology();
+    let of_stages: Vec<String> = topology.stages.iter().flat_map(TopologyStage::warnings).collect();
+    for warning in topology.warnings.iter().filter(|warning| !of_stages.contains(warning)) {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// A name that no other host has, not even one in this process: leases are held in its name.
+fn host_name() -> String {
+    static BUILT: AtomicUsize = AtomicUsize::new(0);
+    let machine = std::env::var("HOSTNAME").unwrap_or_else(|_| "host".into());
+    match BUILT.fetch_add(1, Ordering::Relaxed) {
+        0 => format!("{machine}-{}", std::process::id()),
+        before => format!("{machine}-{}-{}", std::process::id(), before + 1),
+    }
+}
