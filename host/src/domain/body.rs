@@ -126,6 +126,8 @@ mod tests {
     fn a_body_is_decompressed_up_to_the_limit_only() {
         let bomb = gzip(&vec![0; 10 << 20]);
         assert!(bomb.len() < 20_000);
+        // One byte more than allowed tells that there is more; nothing beyond it is decompressed.
+        assert_eq!(decompressed(&bomb, 1_000).unwrap().len(), 1_001);
         assert!(matches!(decoded("gzip", bomb, 1_000), Err(BodyError::TooLarge(1_000))));
         assert!(matches!(decoded("", "abc".into(), 2), Err(BodyError::TooLarge(2))));
         assert!(decoded("gzip", gzip(b"abc"), 3).is_ok());
