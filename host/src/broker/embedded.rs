@@ -3,8 +3,8 @@
 //! A queue is a window over the open deliveries of its stage, bounded in messages and in bytes. It
 //! reports missing messages (after a restart, or because it was full) as a gap, and the reconciler
 //! refills it from the store, as it refills a wiped `RabbitMQ`. So nothing is written twice, and a
-//! backlog of any length takes a bounded amount of memory. While older messages wait in the store only, newer ones stay out
-//! of the queue, so that a busy queue does not starve them.
+//! backlog of any length takes a bounded amount of memory. While older messages wait in the store
+//! only, newer ones stay out of the queue, so that a busy queue does not starve them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
