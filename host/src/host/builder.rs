@@ -22,6 +22,7 @@ use crate::background::control_sync::ControlSync;
 use crate::background::faults::TaskFaults;
 use crate::config::{Config, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
+use crate::pipeline::plugin_change::PluginChange;
 use crate::pipeline::{Pipeline, TopologyStage};
 use crate::plugins::supervisor::PluginSupervisor;
 use crate::plugins::{PluginFiles, PluginPlaces};
@@ -206,49 +207,11 @@ impl HostBuilder {
         self.build_named(&name).instrument(span).await
     }
 
-    async fn build_named(self, name: &str) -> Result<Host, BuildError> {
-        let Self { mut config, clock, observer, faults, .. } = self;
-        #[cfg(feature = "postgres")]
-        if self.pool.is_some() {
-            // What depends on the kind of the store is that of Postgres.
-            "postgres://localhost".clone_into(&mut config.store.url);
-        }
-        #[cfg(feature = "wasm")]
-        if let Some(dir) = self.plugin_dir {
-            config.plugins.dir = dir;
-        }
-        config.finish()?;
-        let tasks = HostTasks::new(faults);
-        let (clock, steady) = host_clock(&config, clock);
-        let identity = HostIdentity {
-            config: &config,
-            name,
-            clock: &clock,
-            steady: steady.as_ref(),
-            #[cfg(feature = "postgres")]
-            pool: self.pool.as_ref(),
-        };
-        let broker = open_broker(&identity, &tasks)?;
-        let store = open_store(&identity, &tasks, broker.has_outside_consumers()).await?;
-        let pipeline = Pipeline::new(&config);
-        let (relay, relay_handle) = Relay::new(
-            Arc::clone(&store),
-            Arc::clone(&broker),
-            Arc::clone(&pipeline),
-            config.broker.relay_max_bytes,
-        );
+    async fn build_named(mut self, name: &str) -> Result<Host, BuildError> {
+        let config = self.finish_config()?;
+        let tasks = HostTasks::new(std::mem::take(&mut self.faults));
         let (changed, changes) = mpsc::channel(CHANGES_MAX);
-        let services = Services {
-            plugins: changed.downgrade(),
-            store,
-            broker,
-            relay: relay_handle,
-            pipeline,
-            unrouted: Arc::default(),
-            clock,
-            host: name.into(),
-            observer,
-        };
+        let (services, relay) = self.open(&config, name, &tasks, &changed).await?;
         #[cfg(feature = "http")]
         let api = Api::bind(self.listen, &config).await?;
         let archive = PluginArchive::new(config.plugins.archive_dir.clone());
@@ -279,6 +242,62 @@ impl HostBuilder {
             api,
             tasks,
         })
+    }
+
+    /// The configuration with what the builder overrides, checked.
+    fn finish_config(&mut self) -> Result<Config, BuildError> {
+        let mut config = std::mem::take(&mut self.config);
+        #[cfg(feature = "postgres")]
+        if self.pool.is_some() {
+            // What depends on the kind of the store is that of Postgres.
+            "postgres://localhost".clone_into(&mut config.store.url);
+        }
+        #[cfg(feature = "wasm")]
+        if let Some(dir) = self.plugin_dir.take() {
+            config.plugins.dir = dir;
+        }
+        config.finish()?;
+        Ok(config)
+    }
+
+    /// Opens the store and the broker, and connects them.
+    async fn open(
+        &mut self,
+        config: &Config,
+        name: &str,
+        tasks: &HostTasks,
+        changed: &mpsc::Sender<PluginChange>,
+    ) -> Result<(Services, Relay), BuildError> {
+        let (clock, steady) = host_clock(config, self.clock.take());
+        let identity = HostIdentity {
+            config,
+            name,
+            clock: &clock,
+            steady: steady.as_ref(),
+            #[cfg(feature = "postgres")]
+            pool: self.pool.as_ref(),
+        };
+        let broker = open_broker(&identity, tasks)?;
+        let store = open_store(&identity, tasks, broker.has_outside_consumers()).await?;
+        let pipeline = Pipeline::new(config);
+        let (relay, handle) = Relay::new(
+            Arc::clone(&store),
+            Arc::clone(&broker),
+            Arc::clone(&pipeline),
+            config.broker.relay_max_bytes,
+        );
+        let services = Services {
+            plugins: changed.downgrade(),
+            store,
+            broker,
+            relay: handle,
+            pipeline,
+            unrouted: Arc::default(),
+            clock,
+            host: name.into(),
+            observer: self.observer.take(),
+        };
+        Ok((services, relay))
     }
 }
 

@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use axum::routing::any_service;
 
 use super::problem::Problem;
 
@@ -62,8 +63,8 @@ impl<S: Sync> FromRequestParts<S> for Prefix {
 /// of a prefix, is its own: handlers do not see it.
 pub(super) fn mounted(api: Router) -> Router {
     // Routes, and not only a fallback: a layer for the routes of the other router covers them.
-    let routes =
-        Router::new().route_service("/", api.clone()).route_service("/{*path}", api.clone());
+    let all = any_service(api.clone());
+    let routes = Router::new().route("/", all.clone()).route("/{*path}", all);
     routes.fallback_service(api).layer(axum::middleware::from_fn(isolate))
 }
 

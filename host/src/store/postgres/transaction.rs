@@ -33,12 +33,15 @@ impl Started {
 
 /// Reads the time and takes a number. The lock, taken before the number, tells [`super::log`] which
 /// transactions may still write at a position that was given out; it never blocks. Its second key is
-/// the schema: namespaces have logs of their own. Without the tables, there is no number.
+/// the schema: namespaces have logs of their own.
 macro_rules! start {
-    () => {
-        "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, \
-         nextval(to_regclass('numbers')) << 20 FROM pg_advisory_xact_lock_shared(1886352244, \
-         to_regnamespace(current_schema()::text)::oid::int4)"
+    ($numbers:literal) => {
+        concat!(
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, nextval(",
+            $numbers,
+            ") << 20 FROM pg_advisory_xact_lock_shared(1886352244, \
+             to_regnamespace(current_schema()::text)::oid::int4)"
+        )
     };
 }
 
@@ -47,7 +50,7 @@ pub(super) async fn begin(
     conn: &mut PgConnection,
     context: &Context,
 ) -> Result<Started, TransactionError> {
-    let rows = script(conn, concat!("BEGIN; ", start!())).await?;
+    let rows = script(conn, concat!("BEGIN; ", start!("'numbers'"))).await?;
     let started = started(&rows, context, Sender::ThisHost)?;
     Ok(started.ok_or_else(StoreError::missing_row)?)
 }
@@ -58,7 +61,8 @@ pub(super) async fn join(
     conn: &mut PgConnection,
     context: &Context,
 ) -> Result<Option<Started>, TransactionError> {
-    let rows = script(conn, start!()).await?;
+    // Without the tables, there is no number.
+    let rows = script(conn, start!("to_regclass('numbers')")).await?;
     Ok(started(&rows, context, Sender::AnyHost)?)
 }
 
