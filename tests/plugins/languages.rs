@@ -131,6 +131,8 @@ fn examples_contain_the_sdk_of_the_templates() -> Result<()> {
         ("loyalty", "js", "component.js"),
         ("fraud-score", "python", "postrider.py"),
         ("fraud-score", "python", "component.py"),
+        ("documents/classify", "python", "postrider.py"),
+        ("documents/classify", "python", "component.py"),
     ] {
         let read = |folder: &str| {
             std::fs::read_to_string(root().join(folder).join(file))

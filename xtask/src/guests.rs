@@ -56,6 +56,23 @@ fn install_stages() -> Result<()> {
         .try_for_each(|stage| install(stage, &root().join("plugins").join(format!("{stage}.wasm"))))
 }
 
+/// Builds the stages of the documents example to its `plugins/`. The program tests the one in Python
+/// after it has built it.
+pub(crate) fn build_documents(program: &Path) -> Result<()> {
+    say("building the stages of the documents example (Python's takes a minute the first time)");
+    let stages = ["extract", "index"];
+    let packages = stages.map(|stage| format!("--package=document-{stage}"));
+    build(&Compiler::find()?, &packages, &[])?;
+    let example = root().join("plugins/examples/documents");
+    let plugins = example.join("plugins");
+    for stage in stages {
+        install(stage, &plugins.join(format!("{stage}.wasm")))?;
+    }
+    let classify = example.join("classify");
+    call(Command::new(program).args(["plugin", "test"]).arg(&classify))?;
+    install_file(&classify.join("classify.wasm"), &plugins.join("classify.wasm"))
+}
+
 /// Runs the stages' own tests, natively.
 pub(crate) fn test_all() -> Result<()> {
     say("testing the stages' logic");
@@ -189,18 +206,23 @@ fn build(compiler: &Compiler, packages: &[String], env: &[(&str, &str)]) -> Resu
     call(command.env("CARGO_TARGET_DIR", root().join("target/guests")).envs(env.iter().copied()))
 }
 
-/// Copies a built guest to `to`. The copy is atomic, and skipped when nothing changed, because a
-/// running host reloads a file that appears.
+/// Copies a built guest to `to`.
 fn install(name: &str, to: &Path) -> Result<()> {
-    let built =
-        root().join("target/guests").join(TARGET).join("release").join(format!("{name}.wasm"));
+    let file = format!("{name}.wasm");
+    install_file(&root().join("target/guests").join(TARGET).join("release").join(file), to)
+}
+
+/// Copies a built file to `to`. The copy is atomic, and skipped when nothing changed, because a
+/// running host reloads a file that appears.
+fn install_file(built: &Path, to: &Path) -> Result<()> {
     let bytes =
-        std::fs::read(&built).with_context(|| format!("{} was not built", built.display()))?;
+        std::fs::read(built).with_context(|| format!("{} was not built", built.display()))?;
     if std::fs::read(to).is_ok_and(|present| present == bytes) {
         return Ok(());
     }
     let folder = to.parent().context("a folder")?;
     std::fs::create_dir_all(folder)?;
+    let name = to.file_name().context("a file")?.to_string_lossy();
     let part = folder.join(format!(".{name}.part"));
     std::fs::write(&part, bytes)?;
     Ok(std::fs::rename(part, to)?)

@@ -27,6 +27,9 @@ Tasks:
   plugins     Build the stages to plugins/ and the test guests to target/fixtures/
   build       Build the stages and the host (release); the program's symbols go to a file beside it
   run [ARGS]  Build, then run `postrider ARGS`; default: serve, with the embedded store and queue
+  example documents [ARGS]
+              Build the documents example (plugins/examples/documents), and run `postrider ARGS` with
+              its configuration; default: serve
   test        Run all tests: the stages' own, unit tests, integration tests, measured tests;
               finds or starts Postgres and RabbitMQ
   fuzz [loader|contract|message] [--seconds N]
@@ -44,6 +47,7 @@ fn main() -> Result<()> {
         ["plugins"] => guests::build_all(),
         ["build"] => build().map(drop),
         ["run", "--", args @ ..] | ["run", args @ ..] => run(args),
+        ["example", "documents", args @ ..] => example(args),
         ["test"] => test(),
         ["fuzz", args @ ..] => fuzz::fuzz(&fuzz::Options::parse(args)?),
         ["embedding"] => embedding(),
@@ -75,6 +79,15 @@ fn run(args: &[&str]) -> Result<()> {
     let program = build()?;
     let args = if args.is_empty() { &["serve"] } else { args };
     call(Command::new(program).args(args).current_dir(root()))
+}
+
+/// Runs the documents example: a pipeline without orders, with stages in Rust and Python.
+fn example(args: &[&str]) -> Result<()> {
+    let program = build()?;
+    guests::build_documents(&program)?;
+    let args = if args.is_empty() { &["serve"] } else { args };
+    let config = ["--config", "plugins/examples/documents/postrider.toml"];
+    call(Command::new(program).args(config).args(args).current_dir(root()))
 }
 
 fn test() -> Result<()> {
