@@ -63,6 +63,15 @@ async fn host_shares_the_pool_of_the_program_and_leaves_its_sessions_as_they_are
     for id in 0..20 {
         shop.wait_for(&id.to_string(), "authorized").await?;
     }
+    // Reads that are cancelled half-way.
+    let app = shop.handle.app();
+    for _ in 0..50 {
+        let read = app.status("1");
+        tokio::pin!(read);
+        let _ = futures::poll!(&mut read);
+        tokio::task::yield_now().await;
+        let _ = futures::poll!(&mut read);
+    }
     // While the host runs, whichever connection the program gets.
     let settings = "SELECT current_setting('search_path') || ' ' || \
                     current_setting('statement_timeout') || ' ' || current_setting('enable_seqscan')";

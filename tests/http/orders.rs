@@ -212,7 +212,7 @@ async fn second_host_on_the_same_file_is_refused() -> Result<()> {
         .build()
         .await
         .err()
-        .map(|error| format!("{error:#}"));
+        .map(|error| format!("{:#}", anyhow::Error::from(error)));
     assert!(refused.as_deref().is_some_and(|text| text.contains("postrider.db")), "{refused:?}");
     host.stop().await
 }
@@ -257,7 +257,7 @@ async fn unwritable_data_folder_is_named_in_the_error() -> Result<()> {
         .build()
         .await
         .err()
-        .map(|error| format!("{error:#}"));
+        .map(|error| format!("{:#}", anyhow::Error::from(error)));
     assert!(refused.as_deref().is_some_and(|text| text.contains("data")), "{refused:?}");
     Ok(())
 }

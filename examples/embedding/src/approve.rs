@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize)]
 pub struct Order {
     pub order_id: String,
-    pub user_id: u32,
+    pub user_id: String,
     pub items: Vec<&'static str>,
     pub total: f64,
 }
 
 impl Order {
     pub fn of_a_book(id: &str) -> Self {
-        Self { order_id: id.to_owned(), user_id: 42, items: vec!["Book"], total: 20.0 }
+        Self { order_id: id.to_owned(), user_id: "42".to_owned(), items: vec!["Book"], total: 20.0 }
     }
 }
 

@@ -89,7 +89,10 @@ async fn submit_and_follow(handle: &HostHandle) -> Result<i64, Box<dyn Error>> {
     assert!(matches!(again, Submitted::Duplicate(_)));
     let first = approvals.next().await.ok_or("the stream ended")?;
     let approved: Approved = first.event.json()?;
-    assert_eq!((approved.order_id.as_str(), approved.by.as_str()), (&*first.event.subject, "the shop"));
+    assert_eq!(
+        (approved.order_id.as_str(), approved.by.as_str()),
+        (&*first.event.subject, "the shop")
+    );
     let second = approvals.next().await.ok_or("the stream ended")?;
     assert!(second.cursor > first.cursor);
     while handle.app().status(&"order/1".parse()?).await?.as_deref() != Some("authorized") {

@@ -200,8 +200,9 @@ impl App {
     /// that it writes. A host sends the event to the stages within a tenth of a second of the
     /// commit; nothing was submitted if the transaction rolls back.
     ///
-    /// After an error the transaction can still be used. Commit it soon: until it ends, live event
-    /// streams wait for it, and whoever submits a subject of the same id waits.
+    /// After an error the transaction can still be used; roll it back if this future is dropped before
+    /// it completes. Commit soon: until it ends, live event streams wait for it, and whoever submits a
+    /// subject of the same id waits.
     ///
     /// ```no_run
     /// # async fn example(app: &postrider::App, pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {

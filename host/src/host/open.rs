@@ -51,8 +51,7 @@ pub(super) fn open_broker(
                 expiry_ms: host.config.events.expiry_ms,
                 ingress: host.config.ingress(),
             };
-            let (rabbit, links) =
-                Rabbit::new(options).map_err(|error| BuildError::Broker(error.to_string()))?;
+            let (rabbit, links) = Rabbit::new(options).map_err(BuildError::Broker)?;
             tasks.start_rabbit(links);
             Ok(rabbit)
         }

@@ -36,6 +36,8 @@ pub(super) struct Lease {
     conn: Option<PoolConnection<Postgres>>,
     /// What has to be restored first.
     before: Option<Before>,
+    /// Its session may differ from what it was.
+    changed: bool,
 }
 
 impl Pool {
@@ -63,15 +65,10 @@ impl Pool {
 
     pub(super) async fn acquire(&self) -> Result<Lease, Error> {
         let conn = self.connections.acquire().await?;
-        let mut lease = Lease { conn: Some(conn), before: None };
+        let changed = self.borrowed.is_some();
+        let mut lease = Lease { conn: Some(conn), before: None, changed };
         if let Some(session) = &self.borrowed {
-            match session.borrow(&mut lease, Scope::Session).await {
-                Ok(before) => lease.before = Some(before),
-                Err(error) => {
-                    lease.close();
-                    return Err(error);
-                }
-            }
+            lease.before = Some(session.borrow(&mut lease, Scope::Session).await?);
         }
         Ok(lease)
     }
@@ -87,8 +84,7 @@ impl Lease {
                 return;
             }
         }
-        self.before = None;
-        drop(self.conn.take());
+        self.changed = false;
     }
 
     /// Closes the connection: whatever it was doing is rolled back.
@@ -101,7 +97,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.before.is_some() {
+        if self.changed {
             self.close();
         }
     }
