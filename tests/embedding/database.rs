@@ -65,8 +65,9 @@ async fn host_shares_the_pool_of_the_program_and_leaves_its_sessions_as_they_are
     }
     // Reads that are cancelled half-way.
     let app = shop.handle.app();
+    let key = "order/1".parse()?;
     for _ in 0..50 {
-        let read = app.status("1");
+        let read = app.status(&key);
         tokio::pin!(read);
         let _ = futures::poll!(&mut read);
         tokio::task::yield_now().await;

@@ -74,7 +74,7 @@ async fn kills_pauses_and_clock_jumps_lose_and_duplicate_nothing(backend: Backen
     // Clocks that differ by two days must not make an event expire.
     let expiry_ms = Duration::from_hours(4 * 24).as_millis();
     let toml = format!(
-        "orders.expiry_ms = {expiry_ms}\n[recording]\nenabled = true\n{AMPLE_STOCK}{lanes}"
+        "events.expiry_ms = {expiry_ms}\n[recording]\nenabled = true\n{AMPLE_STOCK}{lanes}"
     );
     let env = TestEnv::shipped_on(backend, &toml).await?;
     let hosts = if backend == Backend::Servers { 2 } else { 1 };

@@ -245,7 +245,7 @@ async fn event_of_an_unknown_order_belongs_to_none(backend: Backend) -> Result<(
     let (status, answer) = host.client.post("/orders", &order).await?;
     assert!(status.is_success(), "{answer}");
     let mut ids = Vec::new();
-    for (order, expected) in [("known", json!("known")), ("unknown", Value::Null)] {
+    for (order, expected) in [("known", json!("order/known")), ("unknown", Value::Null)] {
         let id = format!("http-{order}");
         let batch = json!([{ "specversion": "1.0", "id": id, "source": "/desk",
             "type": "desk.note", "subject": order, "data": {} }]);
@@ -260,7 +260,7 @@ async fn event_of_an_unknown_order_belongs_to_none(backend: Backend) -> Result<(
     }
     if backend == Backend::Servers {
         let outsider = Outsider::connect(&env).await?;
-        for (order, expected) in [("known", json!("known")), ("unknown", Value::Null)] {
+        for (order, expected) in [("known", json!("order/known")), ("unknown", Value::Null)] {
             let id = format!("amqp-{order}");
             let subject = AMQPValue::LongString(order.into());
             outsider.publish(b"{}", binary(&id, &[("cloudEvents_subject", subject)])).await?;
@@ -270,14 +270,14 @@ async fn event_of_an_unknown_order_belongs_to_none(backend: Backend) -> Result<(
     }
     for (id, expected) in ids {
         let event = logged(&host, &id).await?;
-        assert_eq!(event["order_id"], expected, "{event}");
+        assert_eq!(event["subject_key"], expected, "{event}");
         // What the stage emits belongs to the same order.
         let emitted = eventually("an emitted event", || async {
             let events = host.client.get_all(&format!("/events?correlation={id}&limit=50")).await?;
             Ok(events.into_iter().find(|event| event["id"] != json!(id)))
         })
         .await?;
-        assert_eq!(emitted["order_id"], expected, "{emitted}");
+        assert_eq!(emitted["subject_key"], expected, "{emitted}");
     }
     host.stop().await
 }
