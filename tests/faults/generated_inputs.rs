@@ -109,7 +109,7 @@ async fn run(backend: Backend) -> Result<()> {
     let mut left = inputs;
     for host in 0.. {
         let share = left.min(LONG_RUN);
-        // Each host has a seed of its own, so that it can be run alone.
+        // Each host has a seed of its own, so that a run of it can be repeated.
         let seed = seed.wrapping_add(host);
         let round = if share == LONG_RUN { LONG_ROUND } else { ROUND };
         let counts = run_host(backend, seed, share, round)
