@@ -5,6 +5,7 @@
 mod dead_letter_codes;
 mod imports;
 mod modules;
+mod subjects;
 mod verdicts;
 mod vocabulary;
 

@@ -40,7 +40,7 @@ async fn main() -> anyhow::Result<()> {
 
     let host = Host::builder(config).stage(Approve).build().await?;
     let order = json!({ "order_id": "1", "user_id": "42", "items": ["Book"] });
-    let order = host.submit(order).await?.into_subject();
+    let order = host.submit("order", order).await?.into_subject();
     println!("{} is {}", order.key, order.status);
     let app = host.app();
     host.run_until(async move {

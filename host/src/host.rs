@@ -117,11 +117,17 @@ impl HostBuilder {
         let tasks = HostTasks::new(faults);
         let name = host_name();
         let (clock, steady) = host_clock(&config, clock);
-        let identity =
-            HostIdentity { config: &config, name: &name, clock: &clock, steady: steady.as_ref() };
+        let kinds = config.kinds()?;
+        let identity = HostIdentity {
+            config: &config,
+            kinds: &kinds,
+            name: &name,
+            clock: &clock,
+            steady: steady.as_ref(),
+        };
         let broker = open_broker(&identity, &tasks)?;
         let store = open_store(&identity, &tasks, broker.has_outside_consumers()).await?;
-        let pipeline = Pipeline::new(&config);
+        let pipeline = Pipeline::new(&config, Arc::clone(&kinds));
         let (relay, relay_handle) =
             Relay::new(Arc::clone(&store), Arc::clone(&broker), Arc::clone(&pipeline));
         let (changed, changes) = mpsc::channel(CHANGES_MAX);
@@ -214,7 +220,7 @@ fn host_name() -> String {
     }
 }
 
-/// A built host. Orders may be submitted at once; stages consume them while it runs.
+/// A built host. Subjects may be submitted at once; stages consume them while it runs.
 ///
 /// ```no_run
 /// # async fn example(host: postrider::Host) -> anyhow::Result<()> {
@@ -259,13 +265,14 @@ impl Host {
         Arc::clone(&self.app)
     }
 
-    /// Accepts an order as `POST /orders` does: when it returns, the order is durable.
+    /// Accepts a subject as a `POST` to the path of its kind does: when it returns, the subject is
+    /// durable.
     ///
     /// # Errors
-    /// See [`SubmitError`]: an invalid order, a conflict with a stored one, a reused idempotency
-    /// key, or a store that failed.
-    pub async fn submit(&self, order: Value) -> Result<Submitted, SubmitError> {
-        self.app.submit(order).await
+    /// See [`SubmitError`]: an unknown kind, an invalid body, a conflict with a stored subject, a reused
+    /// idempotency key, or a store that failed.
+    pub async fn submit(&self, kind: &str, body: Value) -> Result<Submitted, SubmitError> {
+        self.app.submit(kind, body).await
     }
 
     /// Runs until `shutdown` resolves or a background task has failed too often, then stops in two

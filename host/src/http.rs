@@ -23,9 +23,10 @@ use utoipa_swagger_ui::SwaggerUi;
 use self::routes::Routes;
 use crate::app::App;
 use crate::config::HttpSettings;
+use crate::domain::subject_kind::SubjectKinds;
 
 mod routes;
-mod orders;
+mod subjects;
 mod events;
 mod products;
 mod dead_letters;
@@ -45,14 +46,14 @@ mod openapi;
 /// What handlers share.
 type Shared = Arc<App>;
 
-/// The OpenAPI 3.1 document of the API.
-pub fn document() -> Value {
-    routes::routes().document
+/// The OpenAPI 3.1 document of the API of a host with these kinds of subjects.
+pub fn document(kinds: &SubjectKinds) -> Value {
+    routes::routes(kinds).document
 }
 
 /// The whole API: routes, limits, and problem documents for errors.
 pub fn router(app: Arc<App>, settings: &HttpSettings, work: &RequestsInProgress) -> Router {
-    let Routes { business, operations, health, document } = routes::routes();
+    let Routes { business, operations, health, document } = routes::routes(app.kinds());
     let pages = SwaggerUi::new(openapi::DOCS_PATH).external_url_unchecked(openapi::PATH, document);
     let slots = Arc::new(Semaphore::new(settings.concurrency_max));
     let timeout = Duration::from_millis(settings.request_timeout_ms);

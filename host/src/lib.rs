@@ -49,7 +49,7 @@
 //! # async fn example() -> anyhow::Result<()> {
 //! let host = Host::builder(Config::load(None)?).stage(Approve).build().await?;
 //! let order = serde_json::json!({ "order_id": "1", "items": ["Book"] });
-//! let order = host.submit(order).await?.into_subject();
+//! let order = host.submit("order", order).await?.into_subject();
 //! println!("{} is {}", order.key, order.status);
 //! host.run_until(async { _ = tokio::signal::ctrl_c().await }).await
 //! # }
@@ -98,7 +98,7 @@ pub use crate::app::{
     App, ChainControl, PluginState, PluginStatus, Readiness, RollBack, SkippedPlugin,
     StageDeletion, StageStatus, SubjectHistory, Submission, SubmitError, Submitted,
 };
-pub use crate::config::{Config, ConfigError, StageConfig};
+pub use crate::config::{Config, ConfigError, StageConfig, SubjectConfig};
 pub use crate::domain::clock::{Clock, ManualClock, SystemClock};
 pub use crate::domain::field_error::FieldError;
 pub use crate::domain::subject::SubjectKey;

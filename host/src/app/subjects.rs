@@ -3,26 +3,25 @@
 
 use serde_json::Value;
 
+use super::subject_metrics::SubjectOutcome;
 use super::{App, Draft};
-use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED, without_nul};
+use crate::domain::body_shape::ParsedBody;
+use crate::domain::event::without_nul;
 use crate::domain::field_error::FieldError;
-use crate::domain::order::{ParsedOrder, parse_order};
 use crate::domain::subject::SubjectKey;
+use crate::domain::subject_kind::SubjectKind;
 use crate::domain::trace_context::TraceContext;
 use crate::store::{
     Accepted, Cancelled, DeliveryRecord, NewCancel, NewSubject, Page, StoreError, Subject,
 };
 
-/// The only kind.
-const KIND: &str = "order";
-
 /// A subject that is durable.
 ///
 /// ```no_run
-/// # async fn example(app: &postrider::App, subject: serde_json::Value) -> anyhow::Result<()> {
+/// # async fn example(app: &postrider::App, body: serde_json::Value) -> anyhow::Result<()> {
 /// use postrider::Submitted;
 ///
-/// match app.submit(subject).await? {
+/// match app.submit("document", body).await? {
 ///     Submitted::New(subject) => println!("accepted {}", subject.key),
 ///     Submitted::Duplicate(subject) => println!("{} was accepted before", subject.key),
 /// }
@@ -50,10 +49,10 @@ impl Submitted {
 /// Why a subject was not accepted. Nothing was written.
 ///
 /// ```no_run
-/// # async fn example(app: &postrider::App, subject: serde_json::Value) -> anyhow::Result<()> {
+/// # async fn example(app: &postrider::App, body: serde_json::Value) -> anyhow::Result<()> {
 /// use postrider::SubmitError;
 ///
-/// match app.submit(subject).await {
+/// match app.submit("document", body).await {
 ///     Ok(submitted) => println!("{}", submitted.into_subject().key),
 ///     Err(SubmitError::Conflict { key }) => eprintln!("{key} exists with a different body"),
 ///     Err(other) => return Err(other.into()),
@@ -73,6 +72,9 @@ pub enum SubmitError {
         /// The key of the subject.
         key: SubjectKey,
     },
+    /// No kind of this name is configured.
+    #[error("{0}")]
+    UnknownKind(String),
     /// The idempotency key was used with a different request.
     #[error("idempotency key reused with a different request")]
     KeyReused,
@@ -91,12 +93,12 @@ fn summary(problems: &[FieldError]) -> String {
 /// What accompanies the body of a subject.
 ///
 /// ```no_run
-/// # async fn example(app: &postrider::App, subject: serde_json::Value) -> anyhow::Result<()> {
+/// # async fn example(app: &postrider::App, body: serde_json::Value) -> anyhow::Result<()> {
 /// use postrider::Submission;
 ///
 /// let key = Some("checkout-7".to_owned());
 /// let submission = Submission { idempotency_key: key, ..Submission::default() };
-/// let subject = app.submit_with(subject, submission).await?.into_subject();
+/// let subject = app.submit_with("document", body, submission).await?.into_subject();
 /// # Ok(())
 /// # }
 /// ```
@@ -140,17 +142,13 @@ pub struct SubjectHistory {
 }
 
 impl App {
-    /// The status of a subject that was just accepted.
-    pub fn initial_status(&self) -> &str {
-        &self.initial_status
-    }
-
-    /// Accepts a subject, as `POST /orders` does: when it returns, the subject is durable.
+    /// Accepts a subject, as a `POST` to the path of its kind does: when it returns, the subject is
+    /// durable.
     ///
     /// # Errors
     /// See [`SubmitError`]; a conflict with a stored subject is one of them.
-    pub async fn submit(&self, subject: Value) -> Result<Submitted, SubmitError> {
-        self.submit_with(subject, Submission::default()).await
+    pub async fn submit(&self, kind: &str, body: Value) -> Result<Submitted, SubmitError> {
+        self.submit_with(kind, body, Submission::default()).await
     }
 
     /// Accepts a subject with an idempotency key, a schedule or a trace of its caller.
@@ -159,17 +157,36 @@ impl App {
     /// See [`SubmitError`].
     pub async fn submit_with(
         &self,
-        subject: Value,
+        kind: &str,
+        body: Value,
+        submission: Submission,
+    ) -> Result<Submitted, SubmitError> {
+        let unknown = || SubmitError::UnknownKind(self.kinds.unknown(kind));
+        let kind = self.kinds.named(kind).ok_or_else(unknown)?;
+        let submitted = self.accept(kind, body, submission).await;
+        let outcome = match &submitted {
+            Ok(Submitted::New(_)) => SubjectOutcome::Accepted,
+            Ok(Submitted::Duplicate(_)) => SubjectOutcome::Duplicate,
+            Err(SubmitError::Store(_)) => return submitted,
+            Err(_) => SubjectOutcome::Refused,
+        };
+        self.subject_metrics.count(&kind.name, outcome);
+        submitted
+    }
+
+    async fn accept(
+        &self,
+        kind: &SubjectKind,
+        body: Value,
         submission: Submission,
     ) -> Result<Submitted, SubmitError> {
         let Submission { trace, idempotency_key, due_at_ms } = submission;
-        let subject =
-            parse_order(subject, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
-        let ParsedOrder { id, customer, body, fingerprint } = subject;
-        let key = SubjectKey::new(KIND, &id);
+        let parsed = kind.parse(body, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
+        let ParsedBody { id, customer, body, fingerprint } = parsed;
+        let key = SubjectKey::new(&kind.name, &id);
         let event = self.new_event(Draft {
-            id: format!("order-{id}"),
-            event_type: ORDER_CREATED,
+            id: kind.first_event_id(&id),
+            event_type: &kind.first_event,
             subject: &id,
             data: body.to_string().into(),
             subject_key: Some(key.clone()),
@@ -181,7 +198,7 @@ impl App {
             customer,
             body,
             fingerprint,
-            status: self.initial_status.clone(),
+            status: kind.initial_status().to_owned(),
             idempotency_key,
             event,
         };
@@ -224,49 +241,43 @@ impl App {
         reason: Option<String>,
         trace: TraceContext,
     ) -> Result<Cancelled, StoreError> {
+        let Some(kind) = self.kinds.of(key) else { return Ok(Cancelled::NotFound) };
         let reason = reason.map(without_nul);
+        let mut data = serde_json::json!({ "reason": reason });
+        data[&kind.id.field] = key.id().into();
         let event = self.new_event(Draft {
             id: uuid::Uuid::now_v7().to_string(),
-            event_type: ORDER_CANCELLED,
+            event_type: &kind.cancel_event,
             subject: key.id(),
-            data: serde_json::json!({ "order_id": key.id(), "reason": reason }).to_string().into(),
+            data: data.to_string().into(),
             subject_key: Some(key.clone()),
             trace,
             due_at_ms: None,
         });
-        let (cancelled, rows) = self
-            .services
-            .store
-            .cancel_subject(NewCancel { subject_key: key.clone(), event })
-            .await?;
+        let cancel = NewCancel { subject_key: key.clone(), event };
+        let (cancelled, rows) = self.services.store.cancel_subject(cancel).await?;
         self.services.relay.enqueue(rows);
+        if matches!(cancelled, Cancelled::Begun(_)) {
+            self.subject_metrics.count(&kind.name, SubjectOutcome::Cancelled);
+        }
         Ok(cancelled)
     }
+}
 
-    /// Whether a subject is cancelled and every compensation has completed.
-    pub fn is_cancelled(&self, subject: &Subject) -> bool {
-        self.status.cancelling().is_some() && subject.status == self.status.cancel.done
-    }
-
-    /// Explains why a subject cannot be cancelled, for people.
-    pub fn why_not_cancelled(&self, subject: &Subject) -> String {
-        let (kind, id, status) = (subject.kind(), subject.id(), &subject.status);
-        match self
-            .status
-            .transitions
-            .get(ORDER_CANCELLED)
-            .map(|transition| transition.from.as_deref())
-        {
-            None => {
-                "orders cannot be cancelled: `orders.status.transitions` has no `order.cancelled`"
-                    .to_owned()
-            }
-            Some(Some(from)) => format!(
-                "{kind} `{id}` is `{status}`; it can be cancelled while it is {}",
-                one_of(from)
-            ),
-            Some(None) => format!("{kind} `{id}` is `{status}`, which is final"),
+/// Explains why a subject cannot be cancelled, for people.
+pub fn why_not_cancelled(kind: &SubjectKind, subject: &Subject) -> String {
+    let SubjectKind { name, plural, cancel_event, .. } = kind;
+    let (id, status) = (subject.id(), &subject.status);
+    let transition = kind.status.transitions.get(cancel_event);
+    match transition.map(|transition| transition.from.as_deref()) {
+        None => format!(
+            "{plural} cannot be cancelled: `subjects.{name}.status.transitions` has no \
+             `{cancel_event}`"
+        ),
+        Some(Some(from)) => {
+            format!("{name} `{id}` is `{status}`; it can be cancelled while it is {}", one_of(from))
         }
+        Some(None) => format!("{name} `{id}` is `{status}`, which is final"),
     }
 }
 

@@ -123,8 +123,8 @@ impl Collector for StageCollector {
     }
 }
 
-/// What the task supervisor counts, chains at their limit, and events that wait for a stage, read when
-/// they are collected.
+/// What the task supervisor counts, chains at their limit, subjects by kind, and events that wait for
+/// a stage, read when they are collected.
 struct TaskCollector(Shared);
 
 impl fmt::Debug for TaskCollector {
@@ -146,6 +146,13 @@ impl Collector for TaskCollector {
         let name = "postrider_chain_limit_refusals";
         let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(self.0.services().pipeline.chains().refused()).encode(metric)?;
+        let help = "Subjects submitted to this host and cancelled on it, by kind and outcome";
+        let name = "postrider_subjects";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (kind, outcome, count) in self.0.subject_metrics().counts() {
+            ConstCounter::new(count)
+                .encode(metric.encode_family(&[("kind", kind), ("outcome", outcome)])?)?;
+        }
         let help = "Events of unfinished subjects that wait for a stage that consumes their type";
         let name = "postrider_unrouted_events";
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

@@ -4,6 +4,7 @@
 //! transaction back.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres};
@@ -25,7 +26,7 @@ pub(super) struct Started {
 impl Started {
     /// An empty write set.
     pub(super) fn write_set<'a>(&self, context: &Context) -> WriteSet<'a> {
-        WriteSet::new(self.numbers, self.time, context.publish_all)
+        WriteSet::new(self.numbers, self.time, context.publish_all, Arc::clone(&context.kinds))
     }
 }
 
