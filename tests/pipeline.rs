@@ -15,4 +15,5 @@ mod several_hosts;
 mod stage_controls;
 mod stage_order;
 mod stock;
+mod subjects;
 mod unrouted_events;

@@ -6,6 +6,7 @@ mod dead_letter_codes;
 mod documentation;
 mod imports;
 mod modules;
+mod subjects;
 mod verdicts;
 mod vocabulary;
 

@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let host = Host::builder().config(config).stage(Approve).build().await?;
     let handle = host.start()?;
     let order = json!({ "order_id": "1", "user_id": "42", "items": ["Book"] });
-    let order = handle.submit(order).await?.into_subject();
+    let order = handle.submit("order", order).await?.into_subject();
     println!("{} is {}", order.key, order.status);
     while handle.app().status(&order.key).await?.as_deref() != Some("authorized") {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

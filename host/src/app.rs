@@ -11,12 +11,13 @@ use bytes::Bytes;
 
 use self::dead_letters::DeadLetterService;
 use self::event_feed::EventFeed;
+use self::subject_metrics::SubjectMetrics;
 use crate::background::health::TaskHealth;
 use crate::config::Config;
 use crate::domain::cloud_events::ingress::{IngressSettings, Rules};
-use crate::domain::event::{Envelope, Event, ORDER_CREATED};
+use crate::domain::event::{Envelope, Event};
 use crate::domain::subject::SubjectKey;
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::domain::trace_context::TraceContext;
 use crate::pipeline::routes::Routes as _;
 use crate::plugins::{PluginFiles, PluginPlaces};
@@ -24,6 +25,7 @@ use crate::services::Services;
 use crate::store::NewEvent;
 
 mod chains;
+mod subject_metrics;
 mod subjects;
 mod products;
 mod stages;
@@ -44,7 +46,7 @@ pub use self::plugins::{PluginState, PluginStatus, RollBack};
 pub use self::products::{StockError, as_json};
 pub use self::readiness::{FailingTask, Readiness, SkippedPlugin};
 pub use self::stages::{StageDeletion, StageStatus};
-pub use self::subjects::{SubjectHistory, Submission, SubmitError, Submitted};
+pub use self::subjects::{SubjectHistory, Submission, SubmitError, Submitted, why_not_cancelled};
 
 /// What the API and the embedding program call: subjects, products, stages, plugins, dead letters,
 /// the event feed and readiness. Cheap to share in an `Arc`, and usable while the host runs.
@@ -53,7 +55,7 @@ pub use self::subjects::{SubjectHistory, Submission, SubmitError, Submitted};
 /// # async fn example(host: postrider::Host) -> anyhow::Result<()> {
 /// let app = host.app();
 /// let order = serde_json::json!({ "order_id": "1", "items": ["Book"] });
-/// let subject = app.submit(order).await?.into_subject();
+/// let subject = app.submit("order", order).await?.into_subject();
 /// assert_eq!(app.status(&subject.key).await?, Some(subject.status));
 /// # Ok(())
 /// # }
@@ -66,8 +68,8 @@ pub struct App {
     tasks: Arc<TaskHealth>,
     /// CloudEvents source of the events that the API writes.
     source: String,
-    initial_status: String,
-    status: StatusRules,
+    kinds: Arc<SubjectKinds>,
+    subject_metrics: SubjectMetrics,
     expiry_ms: u64,
     ingress: IngressSettings,
     event_feed: Arc<EventFeed>,
@@ -98,32 +100,37 @@ impl App {
         let source = format!("/{}/api", config.namespace);
         let dead_letters =
             DeadLetterService::new(services.clone(), source.clone(), config.events.expiry_ms);
-        let terminal = config.orders.status.terminal.clone();
+        let kinds = Arc::clone(services.pipeline.kinds());
         Self {
             dead_letters: Arc::new(dead_letters),
             event_feed: EventFeed::new(
                 Arc::clone(&services.store),
-                terminal,
+                Arc::clone(&kinds),
                 config.http.streams_max,
             ),
-            ingress: config.ingress(),
+            ingress: config.ingress(&kinds),
             services,
             files,
             places,
             tasks,
             source,
-            initial_status: config
-                .orders
-                .status
-                .initial(ORDER_CREATED)
-                .unwrap_or("received")
-                .to_owned(),
-            status: config.orders.status.clone(),
+            subject_metrics: SubjectMetrics::of(&kinds),
+            kinds: Arc::clone(&kinds),
             expiry_ms: config.events.expiry_ms,
             products_stage: config.products.stage.clone(),
             products_prefix: config.products.prefix.clone(),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Submissions and cancellations on this host, by kind.
+    pub(crate) fn subject_metrics(&self) -> &SubjectMetrics {
+        &self.subject_metrics
+    }
+
+    /// The kinds of subjects of this host.
+    pub fn kinds(&self) -> &Arc<SubjectKinds> {
+        &self.kinds
     }
 
     /// The store, the broker, the relay and the pipeline of this host.

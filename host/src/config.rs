@@ -16,10 +16,13 @@ use self::environment::Variables;
 use self::reader::Reader;
 use self::sources::Sources;
 pub use self::stage::StageConfig;
+#[cfg(test)]
+pub(crate) use self::subjects::RESERVED_SEGMENTS;
+pub use self::subjects::SubjectConfig;
 pub use self::urls::{BrokerUrl, StoreUrl, mask_password};
 use crate::domain::cloud_events::ingress::IngressSettings;
 use crate::domain::name::DEFAULT_NAMESPACE;
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::runtime::RuntimeSettings;
 use crate::runtime::provenance::{Policy, Provenance};
 use crate::stage::event_settings;
@@ -33,6 +36,7 @@ mod reader;
 mod shared;
 mod sources;
 mod stage;
+mod subjects;
 #[cfg(test)]
 mod tests;
 mod urls;
@@ -45,7 +49,7 @@ const SECTIONS: [&str; 14] = [
     "broker",
     "plugins",
     "runtime",
-    "orders",
+    "subjects",
     "events",
     "products",
     "recording",
@@ -92,8 +96,8 @@ pub struct Config {
     pub plugins: PluginsConfig,
     /// The WebAssembly engine.
     pub runtime: RuntimeSettings,
-    /// Orders and their status.
-    pub orders: OrdersConfig,
+    /// Kinds of subjects, by name: what events are about. `order` is built in.
+    pub subjects: BTreeMap<String, SubjectConfig>,
     /// Limits on events.
     pub events: EventsConfig,
     /// Where product reads come from.
@@ -253,14 +257,6 @@ impl Default for PluginsConfig {
     }
 }
 
-/// Orders and their status.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OrdersConfig {
-    /// Which events move an order to which status.
-    pub status: StatusRules,
-}
-
 /// Limits on events.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -380,7 +376,7 @@ impl Default for Config {
             broker: BrokerConfig::default(),
             plugins: PluginsConfig::default(),
             runtime: RuntimeSettings::default(),
-            orders: OrdersConfig::default(),
+            subjects: subjects::built_in(),
             events: EventsConfig::default(),
             products: ProductsConfig::default(),
             recording: RecordingConfig::default(),
@@ -399,9 +395,20 @@ impl Config {
         self.stages.get(name).unwrap_or(&self.defaults)
     }
 
+    /// The kinds of subjects that are declared and enabled.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn kinds(&self) -> Result<Arc<SubjectKinds>, ConfigError> {
+        let mut problems = Vec::new();
+        let kinds = subjects::kinds(&self.subjects, &mut problems);
+        if problems.is_empty() { Ok(Arc::new(kinds)) } else { Err(ConfigError(problems)) }
+    }
+
     /// The limits on events of other programs.
-    pub fn ingress(&self) -> IngressSettings {
+    pub fn ingress(&self, kinds: &Arc<SubjectKinds>) -> IngressSettings {
         IngressSettings {
+            kinds: Arc::clone(kinds),
             schedule_max_ms: self.events.schedule_max_ms,
             body_max_bytes: self.http.body_max_bytes,
             namespace: self.namespace.clone(),
@@ -519,7 +526,7 @@ impl Config {
             broker: reader.section("broker"),
             plugins: reader.section("plugins"),
             runtime: reader.section("runtime"),
-            orders: reader.section("orders"),
+            subjects: reader.subjects(),
             events: reader.section("events"),
             products: reader.section("products"),
             recording: reader.section("recording"),

@@ -83,13 +83,18 @@ impl Host {
         Arc::clone(&self.app)
     }
 
-    /// Accepts an order as `POST /orders` does: when it returns, the order is durable.
+    /// Accepts a subject as a `POST` to the path of its kind does: when it returns, the subject is
+    /// durable.
     ///
     /// # Errors
-    /// See [`SubmitError`]: an invalid order, a conflict with a stored one, a reused idempotency
-    /// key, or a store that failed.
-    pub async fn submit(&self, order: impl Serialize) -> Result<Submitted, SubmitError> {
-        self.app.submit(order).await
+    /// See [`SubmitError`]: an unknown kind, an invalid body, a conflict with a stored subject, a reused
+    /// idempotency key, or a store that failed.
+    pub async fn submit(
+        &self,
+        kind: &str,
+        body: impl Serialize,
+    ) -> Result<Submitted, SubmitError> {
+        self.app.submit(kind, body).await
     }
 
     /// Starts to consume, to send and to serve.

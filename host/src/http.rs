@@ -23,10 +23,11 @@ use self::routes::Routes;
 pub use self::server::Server;
 use crate::app::App;
 use crate::config::HttpSettings;
+use crate::domain::subject_kind::SubjectKinds;
 
 mod server;
 mod routes;
-mod orders;
+mod subjects;
 mod events;
 mod products;
 mod dead_letters;
@@ -47,14 +48,14 @@ mod prefix;
 /// What handlers share.
 type Shared = Arc<App>;
 
-/// The OpenAPI 3.1 document of the API.
-pub fn document() -> Value {
-    routes::routes().document
+/// The OpenAPI 3.1 document of the API of a host with these kinds of subjects.
+pub fn document(kinds: &SubjectKinds) -> Value {
+    routes::routes(kinds).document
 }
 
 /// The whole API: routes, limits, and problem documents for errors.
 pub fn router(app: Arc<App>, settings: &HttpSettings, work: &RequestsInProgress) -> Router {
-    let Routes { business, operations, health, document } = routes::routes();
+    let Routes { business, operations, health, document } = routes::routes(app.kinds());
     // The page finds the document beside it, whatever the prefix of both.
     let pages = SwaggerUi::new(openapi::DOCS_PATH).config(Config::new([openapi::PATH_FROM_DOCS]));
     let document = Arc::new(document);

@@ -13,12 +13,11 @@ pub use crate::background::task::{Impact, Task, TaskName};
 pub use crate::broker::rabbit::{QueueStatus, Rabbit, RabbitOptions};
 pub use crate::config::{BrokerUrl, HttpSettings, OTHER_VARIABLES, StoreUrl, mask_password};
 pub use crate::domain::cloud_events::BATCH;
-pub use crate::domain::event::{
-    HOST_EVENT_PREFIX, ORDER_CANCELLED, ORDER_CREATED, PRODUCT_STOCKED,
-};
+pub use crate::domain::event::{HOST_EVENT_PREFIX, PRODUCT_STOCKED};
 pub use crate::domain::event::{hex, idempotency_key, topic_matches};
 pub use crate::domain::field_error::pointer;
 pub use crate::domain::name::is_name;
+pub use crate::domain::subject_kind::{SubjectKind, SubjectKinds};
 pub use crate::domain::trace_context::TraceContext;
 pub use crate::domain::{timestamp, trace_context};
 #[cfg(feature = "http")]

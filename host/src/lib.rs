@@ -50,7 +50,7 @@
 //! let host = Host::builder().config(Config::load(None)?).stage(Approve).build().await?;
 //! let handle = host.start()?;
 //! let order = serde_json::json!({ "order_id": "1", "items": ["Book"] });
-//! let order = handle.submit(order).await?.into_subject();
+//! let order = handle.submit("order", order).await?.into_subject();
 //! println!("{} is {}", order.key, order.status);
 //! handle.shutdown().await?;
 //! # Ok(())
@@ -101,7 +101,7 @@ pub use crate::app::{
     SkippedPlugin, StageDeletion, StageStatus, StreamedEvent, SubjectHistory, Submission,
     SubmitError, Submitted, TooManyStreams,
 };
-pub use crate::config::{Config, ConfigError, StageConfig};
+pub use crate::config::{Config, ConfigError, StageConfig, SubjectConfig};
 pub use crate::domain::clock::{Clock, ManualClock, SystemClock};
 pub use crate::domain::field_error::FieldError;
 pub use crate::domain::subject::SubjectKey;

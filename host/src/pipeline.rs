@@ -21,6 +21,7 @@ use self::routes::{RouteTable, Routes};
 pub use self::stage::{Consumption, Running, Stage};
 pub use self::topology::{Topology, TopologyStage};
 use crate::config::{Config, StageConfig};
+use crate::domain::subject_kind::SubjectKinds;
 use crate::stage::handler::StageHandler;
 use crate::stage::policy::StagePolicy;
 use crate::store::StageBinding;
@@ -28,6 +29,7 @@ use crate::store::StageBinding;
 /// All stages of this host.
 pub struct Pipeline {
     config: Config,
+    kinds: Arc<SubjectKinds>,
     stages: RwLock<BTreeMap<Arc<str>, Arc<Stage>>>,
     routes: RouteTable,
     chains: Arc<Chains>,
@@ -35,13 +37,19 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// A pipeline without stages.
-    pub fn new(config: &Config) -> Arc<Self> {
+    pub fn new(config: &Config, kinds: Arc<SubjectKinds>) -> Arc<Self> {
         Arc::new(Self {
             config: config.clone(),
+            kinds,
             stages: RwLock::default(),
             routes: RouteTable::default(),
             chains: Chains::new(config.events.chain_events_max),
         })
+    }
+
+    /// The kinds of subjects.
+    pub fn kinds(&self) -> &Arc<SubjectKinds> {
+        &self.kinds
     }
 
     /// The chains of events that pass through this host.
@@ -161,7 +169,9 @@ impl Pipeline {
     /// The stages that run here and the event types between them, with warnings.
     pub fn topology(&self) -> Topology {
         let stages = self.stages().iter().filter_map(|stage| self.topology_of(stage)).collect();
-        Topology::of(stages, &self.config.events.external_event_types)
+        let external = self.config.events.external_event_types.iter().map(String::as_str);
+        let own = self.kinds.iter().flat_map(|kind| [&*kind.first_event, &*kind.cancel_event]);
+        Topology::of(stages, &external.chain(own).collect::<Vec<_>>())
     }
 
     /// A stage of the topology; none while nothing runs it here.

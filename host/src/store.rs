@@ -53,7 +53,7 @@ pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
 pub use self::stages::{ControlState, PluginLoad, StageBacklog, StageControl};
 pub use self::state::{LockedState, StateRow, StateSource, Version};
 pub use self::subjects::{
-    Accepted, Cancelled, NewCancel, NewSubject, Pruned, Subject, SubjectFilter,
+    Accepted, Cancelled, NewCancel, NewSubject, PruneRequest, Pruned, Subject, SubjectFilter,
 };
 pub use self::unrouted::{Routed, Routing, UnroutedEvents};
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
@@ -267,10 +267,10 @@ pub trait Store: StateSource {
     /// Releases this host's lease of a stage.
     async fn release_stage(&self, stage: &str) -> Result<(), StoreError>;
 
-    /// Examines the next `limit` subjects, and as many events without a subject, that were last changed
-    /// before then, and deletes those that are finished. Repeated calls reach all of them. A subject's
-    /// key and fingerprint stay.
-    async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError>;
+    /// Examines the next subjects of each kind, and events without a subject, that were last changed
+    /// before a time, and deletes those that are finished. Repeated calls reach all of them. A
+    /// subject's key and fingerprint stay.
+    async fn prune(&self, request: PruneRequest) -> Result<Pruned, StoreError>;
 
     /// Writes something: the store accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;

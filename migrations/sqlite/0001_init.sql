@@ -19,8 +19,8 @@ CREATE INDEX subjects_by_kind ON subjects (kind);
 CREATE INDEX subjects_by_status ON subjects (kind, status);
 CREATE INDEX subjects_by_customer ON subjects (kind, customer) WHERE customer IS NOT NULL;
 CREATE UNIQUE INDEX subjects_by_idempotency_key ON subjects (kind, idempotency_key) WHERE idempotency_key IS NOT NULL;
--- Retention reads the oldest subjects first.
-CREATE INDEX subjects_by_age ON subjects (updated_ms) WHERE status <> 'pruned';
+-- Retention reads the oldest subjects of a kind first.
+CREATE INDEX subjects_by_age ON subjects (kind, updated_ms) WHERE status <> 'pruned';
 
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -58,7 +58,7 @@ async fn pool(env: &TestEnv, connections: u32) -> Result<PgPool> {
 async fn host_shares_the_pool_of_the_program_and_leaves_its_sessions_as_they_are() -> Result<()> {
     let shop = Shop::start().await?;
     for id in 0..20 {
-        let _ = shop.handle.submit(order(&id.to_string())).await?;
+        let _ = shop.handle.submit("order", order(&id.to_string())).await?;
     }
     for id in 0..20 {
         shop.wait_for(&id.to_string(), "authorized").await?;
@@ -115,7 +115,7 @@ async fn order_is_submitted_with_the_transaction_of_the_caller() -> Result<()> {
     let mut transaction = shop.pool.begin().await?;
     sqlx::query("INSERT INTO carts VALUES ('kept')").execute(&mut *transaction).await?;
     let submitted =
-        app.submit_within(&mut transaction, order("kept"), Submission::default()).await?;
+        app.submit_within(&mut transaction, "order", order("kept"), Submission::default()).await?;
     assert!(matches!(submitted, Submitted::New(_)));
     // The session is as it was, for what the program does next.
     sqlx::query("INSERT INTO carts VALUES ('too')").execute(&mut *transaction).await?;
@@ -144,13 +144,13 @@ async fn nothing_is_submitted_when_the_transaction_rolls_back() -> Result<()> {
     let shop = Shop::start().await?;
     let app = shop.handle.app();
     let mut transaction = shop.pool.begin().await?;
-    let _ = app.submit_within(&mut transaction, order("gone"), Submission::default()).await?;
+    let _ = app.submit_within(&mut transaction, "order", order("gone"), Submission::default()).await?;
     transaction.rollback().await?;
     // Dropped, without a word.
     let mut transaction = shop.pool.begin().await?;
-    let _ = app.submit_within(&mut transaction, order("gone"), Submission::default()).await?;
+    let _ = app.submit_within(&mut transaction, "order", order("gone"), Submission::default()).await?;
     drop(transaction);
-    let accepted = shop.handle.submit(order("gone")).await?;
+    let accepted = shop.handle.submit("order", order("gone")).await?;
     assert!(matches!(accepted, Submitted::New(_)), "it was never submitted");
     shop.wait_for("gone", "authorized").await?;
     assert_eq!(shop.count("SELECT count(*) FROM events WHERE type = 'order.created'").await?, 1);
@@ -161,10 +161,10 @@ async fn nothing_is_submitted_when_the_transaction_rolls_back() -> Result<()> {
 async fn refused_order_leaves_the_transaction_usable() -> Result<()> {
     let shop = Shop::start().await?;
     let app = shop.handle.app();
-    let _ = shop.handle.submit(order("1")).await?;
+    let _ = shop.handle.submit("order", order("1")).await?;
     let mut transaction = shop.pool.begin().await?;
     let submit = async |transaction: &mut sqlx::PgTransaction<'_>, order: Value| {
-        app.submit_within(transaction, order, Submission::default()).await
+        app.submit_within(transaction, "order", order, Submission::default()).await
     };
     assert!(matches!(submit(&mut transaction, order("1")).await?, Submitted::Duplicate(_)));
     let conflict = submit(&mut transaction, json!({ "order_id": "1", "items": ["Lamp"] })).await;
@@ -191,7 +191,7 @@ async fn transaction_on_another_database_is_refused() -> Result<()> {
     let elsewhere = PgPool::connect(&url).await?;
     let mut transaction = elsewhere.begin().await?;
     let app = shop.handle.app();
-    let refused = app.submit_within(&mut transaction, order("1"), Submission::default()).await;
+    let refused = app.submit_within(&mut transaction, "order", order("1"), Submission::default()).await;
     assert!(matches!(refused, Err(SubmitError::OtherDatabase)), "{refused:?}");
     sqlx::raw_sql("SELECT 1").execute(&mut *transaction).await?;
     shop.handle.shutdown().await?;
@@ -199,7 +199,7 @@ async fn transaction_on_another_database_is_refused() -> Result<()> {
     let embedded = TestEnv::empty("")?;
     let host = Host::builder().config(embedded.config()?).build().await?;
     let refused =
-        host.app().submit_within(&mut transaction, order("1"), Submission::default()).await;
+        host.app().submit_within(&mut transaction, "order", order("1"), Submission::default()).await;
     assert!(matches!(refused, Err(SubmitError::OtherDatabase)), "{refused:?}");
     drop(transaction);
     elsewhere.close().await;
@@ -214,8 +214,8 @@ async fn cursor_does_not_skip_an_event_of_a_transaction_that_commits_late() -> R
     let app = shop.handle.app();
     let mut stream = app.events(EventQuery::new().event_type("order.created"))?;
     let mut transaction = shop.pool.begin().await?;
-    let _ = app.submit_within(&mut transaction, order("late"), Submission::default()).await?;
-    let _ = shop.handle.submit(order("early")).await?;
+    let _ = app.submit_within(&mut transaction, "order", order("late"), Submission::default()).await?;
+    let _ = shop.handle.submit("order", order("early")).await?;
     // Processing goes on meanwhile; the log waits.
     shop.wait_for("early", "authorized").await?;
     let next = stream.next();

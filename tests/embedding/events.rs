@@ -18,7 +18,7 @@ async fn stream_resumes_from_a_cursor_after_a_restart(backend: Backend) -> Resul
     };
     let handle = build().await?;
     for id in ["1", "2", "3"] {
-        let _ = handle.submit(order(id)).await?;
+        let _ = handle.submit("order", order(id)).await?;
     }
     let query = EventQuery::new().event_type("payment.*");
     let mut stream = handle.app().events(query.clone())?;
@@ -39,7 +39,7 @@ async fn stream_resumes_from_a_cursor_after_a_restart(backend: Backend) -> Resul
     let mut stream = handle.app().events(query.after(first.cursor))?;
     assert_eq!(stream.next().await.context("no event")?, second, "it resumes after the cursor");
     let third = stream.next().await.context("no event")?;
-    let _ = handle.submit(order("4")).await?;
+    let _ = handle.submit("order", order("4")).await?;
     let live = stream.next().await.context("no event")?;
     assert!(third.cursor < live.cursor);
     assert_eq!(live.event.subject, "4");

@@ -21,7 +21,7 @@ async fn shutdown_finishes_the_work_in_flight(backend: Backend) -> Result<()> {
     let handle = start(&env).await?;
     assert_eq!(handle.address(), None, "no address is bound unless asked");
     for id in 0..20 {
-        let _ = handle.submit(order(&id.to_string())).await?;
+        let _ = handle.submit("order", order(&id.to_string())).await?;
     }
     let app = handle.app();
     eventually("an order to be approved", || async {
@@ -29,7 +29,7 @@ async fn shutdown_finishes_the_work_in_flight(backend: Backend) -> Result<()> {
     })
     .await?;
     handle.shutdown().await?;
-    assert!(app.submit(order("late")).await.is_err(), "the store is closed");
+    assert!(app.submit("order", order("late")).await.is_err(), "the store is closed");
     // Everything was released, so another host can open it.
     let handle = start(&env).await?;
     for id in 0..20 {
@@ -73,7 +73,7 @@ async fn aborted_host_stops_its_calls(backend: Backend) -> Result<()> {
         Stuck { called: Arc::clone(&called), alive: alive.clone(), keeps: Some(call).into() };
     assert!(stuck.alive.upgrade().is_some());
     let host = Host::builder().config(env.config()?).stage(stuck).build().await?;
-    let _ = host.submit(order("1")).await?;
+    let _ = host.submit("order", order("1")).await?;
     let running = tokio::spawn(host.run_until(std::future::pending()));
     called.notified().await;
     running.abort();

@@ -24,7 +24,7 @@ async fn metrics_of_two_hosts_are_in_the_registry_of_the_program() -> Result<()>
         let builder = approving(Host::builder().config(env.config()?)).metrics(labelled);
         handles.push(builder.build().await?.start()?);
     }
-    let _ = handles[0].submit(order("1")).await?;
+    let _ = handles[0].submit("order", order("1")).await?;
     let counted = |host: &str, count: u32| {
         format!(
             "postrider_deliveries_total{{host=\"{host}\",stage=\"approve\",outcome=\"done\"}} {count}"

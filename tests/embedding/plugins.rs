@@ -18,7 +18,7 @@ async fn plugin_given_as_bytes_serves_without_a_folder() -> Result<()> {
     let payment = std::fs::read(guest("payment")?)?;
     let builder = Host::builder().config(config(&env)?).plugin_bytes("payment", payment);
     let handle = builder.build().await?.start()?;
-    let _ = handle.submit(order("1")).await?;
+    let _ = handle.submit("order", order("1")).await?;
     let app = handle.app();
     eventually("the order to be authorized", || async {
         Ok((app.status(&"order/1".parse()?).await?.as_deref() == Some("authorized")).then_some(()))

@@ -23,7 +23,7 @@ async fn hosts_in_one_process_are_independent(backend: Backend) -> Result<()> {
     let builder = approving(Host::builder().config(two.config()?)).clock(clock);
     let second = builder.build().await?.start()?;
     for (host, is_later) in [(&first, false), (&second, true)] {
-        let Submitted::New(order) = host.submit(order("1")).await? else {
+        let Submitted::New(order) = host.submit("order", order("1")).await? else {
             anyhow::bail!("an order of one host is known to the other");
         };
         let by_its_clock = order.created_at_ms >= LATER_MS;
@@ -43,7 +43,7 @@ async fn hosts_in_one_process_are_independent(backend: Backend) -> Result<()> {
     let app = first.app();
     assert_eq!(app.status(&"order/1".parse()?).await?.as_deref(), Some("received"));
     assert!(app.readiness().await.ready);
-    let late = first.submit(order("2")).await?.into_subject();
+    let late = first.submit("order", order("2")).await?.into_subject();
     let history = app.history(&late.key, 0, 10).await?.context("no such order")?;
     assert_eq!(history.deliveries.len(), 0, "its stage does not consume orders");
     Ok(first.shutdown().await?)

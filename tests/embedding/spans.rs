@@ -52,7 +52,7 @@ async fn spans_of_the_host_are_children_of_the_callers() -> Result<()> {
     };
     let handle = handle.instrument(shop).await?;
     let submit = tracing::info_span!("checkout");
-    let _ = handle.submit(order("1")).instrument(submit).await?;
+    let _ = handle.submit("order", order("1")).instrument(submit).await?;
     let app = handle.app();
     eventually("the order to be approved", || async {
         Ok((app.status(&"order/1".parse()?).await?.as_deref() == Some("authorized")).then_some(()))

@@ -101,7 +101,7 @@ async fn drop_a_handle(env: &TestEnv) -> Result<()> {
 async fn process_an_order(handle: &HostHandle) -> Result<()> {
     let id = next_order_id();
     let order = json!({ "order_id": id, "user_id": "1", "items": ["Book"] });
-    let _ = handle.submit(order).await?;
+    let _ = handle.submit("order", order).await?;
     let app = handle.app();
     eventually("the order to be processed", || async {
         Ok((app.status(&format!("order/{id}").parse()?).await?.as_deref() == Some("ready"))

@@ -141,7 +141,7 @@ async fn cancel_is_idempotent_and_explains_a_refusal(backend: Backend) -> Result
     let (status, problem) = cancel(client, "2").await?;
     assert_eq!(
         (status, problem["type"].as_str()),
-        (StatusCode::CONFLICT, Some("/problems/order-not-cancellable"))
+        (StatusCode::CONFLICT, Some("/problems/subject-not-cancellable"))
     );
     let expected = "order `2` is `declined`; it can be cancelled while it is `received`, `authorized`, `reserved`, `ready` or `failed`";
     assert_eq!(problem["detail"], expected);
@@ -274,7 +274,7 @@ async fn cancel_recalls_a_ready_order_and_refuses_a_dispatched_one(backend: Back
         let (status, problem) = cancel(client, "2").await?;
         assert_eq!(
             (status, problem["type"].as_str()),
-            (StatusCode::CONFLICT, Some("/problems/order-not-cancellable"))
+            (StatusCode::CONFLICT, Some("/problems/subject-not-cancellable"))
         );
         assert!(
             problem["detail"].as_str().is_some_and(|detail| detail.contains("`dispatched`")),

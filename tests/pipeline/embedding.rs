@@ -69,14 +69,14 @@ async fn submit_reports_a_conflicting_order_as_an_error() -> Result<()> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let host = Host::builder().config(env.config()?).listener(listener).build().await?;
     let order = json!({ "order_id": "1", "items": ["Book"] });
-    assert!(matches!(host.submit(order.clone()).await?, Submitted::New(_)));
-    let Submitted::Duplicate(stored) = host.submit(order).await? else {
+    assert!(matches!(host.submit("order", order.clone()).await?, Submitted::New(_)));
+    let Submitted::Duplicate(stored) = host.submit("order", order).await? else {
         panic!("the same order is a duplicate")
     };
     assert_eq!(stored.id(), "1");
-    let other = host.submit(json!({ "order_id": "1", "items": ["Lamp"] })).await;
+    let other = host.submit("order", json!({ "order_id": "1", "items": ["Lamp"] })).await;
     assert!(matches!(&other, Err(SubmitError::Conflict { key }) if key.id() == "1"), "{other:?}");
-    let invalid = host.submit(json!({ "order_id": "2" })).await;
+    let invalid = host.submit("order", json!({ "order_id": "2" })).await;
     assert!(matches!(&invalid, Err(SubmitError::Invalid(_))), "{invalid:?}");
     Ok(host.run_until(async {}).await?)
 }

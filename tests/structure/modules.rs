@@ -117,7 +117,7 @@ const fn confined(name: &'static str, to: &'static [&'static str]) -> Confined {
 }
 
 /// Crates whose types do not leave the given modules of the library.
-const CONFINED: [Confined; 15] = [
+const CONFINED: [Confined; 16] = [
     confined("sqlx", &["store", "host", "app"]),
     confined("lapin", &["broker"]),
     confined("wasmtime", &["runtime"]),
@@ -133,6 +133,7 @@ const CONFINED: [Confined; 15] = [
     confined("prometheus_client", &["app", "host"]),
     confined("minisign_verify", &["runtime"]),
     confined("figment", &["config"]),
+    confined("jsonschema", &["domain"]),
 ];
 
 /// The same for the command line.

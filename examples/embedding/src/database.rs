@@ -33,11 +33,11 @@ async fn sell(pool: &PgPool) -> Result<(), Box<dyn Error>> {
     let mut kept = pool.begin().await?;
     sqlx::query("INSERT INTO carts VALUES ('kept')").execute(&mut *kept).await?;
     let order = Order::of_a_book("kept");
-    let _ = app.submit_within(&mut kept, order, Submission::default()).await?;
+    let _ = app.submit_within(&mut kept, "order", order, Submission::default()).await?;
     kept.commit().await?;
     let mut gone = pool.begin().await?;
     let order = Order::of_a_book("gone");
-    let _ = app.submit_within(&mut gone, order, Submission::default()).await?;
+    let _ = app.submit_within(&mut gone, "order", order, Submission::default()).await?;
     gone.rollback().await?;
 
     while app.history(&"order/kept".parse()?, 0, 1).await?.is_none_or(|history| history.deliveries.is_empty()) {

@@ -82,10 +82,10 @@ fn shipped(stage: &str) -> PathBuf {
 async fn submit_and_follow(handle: &HostHandle) -> Result<i64, Box<dyn Error>> {
     let mut approvals = handle.app().events(EventQuery::new().event_type("shop.approved"))?;
     for id in ["1", "2"] {
-        let submitted = handle.submit(Order::of_a_book(id)).await?;
+        let submitted = handle.submit("order", Order::of_a_book(id)).await?;
         assert!(matches!(submitted, Submitted::New(_)));
     }
-    let again = handle.submit(Order::of_a_book("1")).await?;
+    let again = handle.submit("order", Order::of_a_book("1")).await?;
     assert!(matches!(again, Submitted::Duplicate(_)));
     let first = approvals.next().await.ok_or("the stream ended")?;
     let approved: Approved = first.event.json()?;

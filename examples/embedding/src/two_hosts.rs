@@ -20,7 +20,7 @@ pub async fn run() -> Result<(), Box<dyn Error>> {
     let books = books.build().await?.start()?;
     let lamps = Host::builder().config(config("lamps")).build().await?.start()?;
     assert_eq!((books.address(), lamps.address()), (Some(address), None));
-    let _ = books.submit(Order::of_a_book("1")).await?;
+    let _ = books.submit("order", Order::of_a_book("1")).await?;
     assert_eq!(lamps.app().status(&"order/1".parse()?).await?, None);
     lamps.shutdown().await?;
     assert!(books.app().readiness().await.ready);

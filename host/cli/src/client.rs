@@ -13,7 +13,7 @@ use serde_json::Value;
 use postrider::Config;
 
 /// The host to talk to.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Target {
     /// Base URL of the host's API [default: the address in `http.listen` of the configuration].
     #[arg(long, env = "POSTRIDER_URL", value_parser = base_url)]

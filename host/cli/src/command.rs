@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::output::{self, Output};
 use crate::telemetry::{self, LogFormat};
-use crate::{bench, client, dev, dlq, doctor, events, host, orders, plugin, replay, stages};
+use crate::{bench, client, dev, dlq, doctor, events, host, plugin, replay, stages, subjects};
 use postrider::Config;
 
 /// The exit codes of every command.
@@ -21,7 +21,7 @@ Exit codes:
 /// Heading of the options that every command accepts.
 const GLOBAL: &str = "Global options";
 
-/// Runs and operates an order pipeline whose stages are sandboxed WebAssembly plugins.
+/// Runs and operates a pipeline whose stages are sandboxed WebAssembly plugins.
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
@@ -66,9 +66,13 @@ enum Command {
     /// Create, test and inspect plugins.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
-    /// Submit, list, follow and cancel orders.
+    /// Submit, list, follow and cancel subjects: orders, documents, or whatever the host is configured
+    /// with.
     #[command(subcommand)]
-    Orders(orders::OrdersCommand),
+    Subjects(subjects::SubjectsCommand),
+    /// Submit, list, follow and cancel orders: short for `subjects` of the kind `order`.
+    #[command(subcommand)]
+    Orders(subjects::OrdersCommand),
     /// Follow, export, import and send events.
     #[command(subcommand)]
     Events(events::EventsCommand),
@@ -137,7 +141,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Topology => host::topology(config, output).await,
         Command::Doctor => doctor::run(config, output).await,
         Command::Plugin(command) => plugin::run(command, config, output).await,
-        Command::Orders(command) => orders::run(command, output).await,
+        Command::Subjects(command) => subjects::run(command, output).await,
+        Command::Orders(command) => subjects::run_orders(command, output).await,
         Command::Dlq(command) => dlq::run(*command, output).await,
         Command::Events(command) => events::run(command, output).await,
         Command::Stages(command) => stages::run(command, output).await,
@@ -145,7 +150,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate => host::migrate(config).await,
         Command::Bench(args) => bench::run(Config::load(config)?, args, output).await,
         Command::Openapi => {
-            outln!("{:#}", postrider::internals::openapi_document());
+            let kinds = Config::declared(config)?.kinds()?;
+            outln!("{:#}", postrider::internals::openapi_document(&kinds));
             Ok(ExitCode::SUCCESS)
         }
         Command::Completions { shell } => {

@@ -15,10 +15,10 @@ mod dev;
 mod doctor;
 mod plugin;
 mod permission_check;
-mod orders;
 mod events;
 mod dlq;
 mod stages;
+mod subjects;
 mod replay;
 mod bench;
 

@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use self::subscription::Subscription;
 use crate::domain::event::LoggedEvent;
 use crate::domain::subject::SubjectKey;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::{EventFilter, LogRange, Page, Store, StoreError, SubjectCursor};
 
 mod subscription;
@@ -51,7 +52,7 @@ pub enum FeedItem {
 /// The reader of the log and its subscribers.
 pub struct EventFeed {
     store: Arc<dyn Store>,
-    terminal: BTreeSet<String>,
+    kinds: Arc<SubjectKinds>,
     subscribers: Mutex<Subscribers>,
     joined: Notify,
     streams: Arc<Semaphore>,
@@ -99,13 +100,12 @@ impl Subscribers {
 }
 
 impl EventFeed {
-    /// A feed over a store with at most `streams_max` concurrent streams. `terminal` lists the
-    /// statuses that are final.
-    pub fn new(store: Arc<dyn Store>, terminal: BTreeSet<String>, streams_max: usize) -> Arc<Self> {
+    /// A feed over a store with at most `streams_max` concurrent streams.
+    pub fn new(store: Arc<dyn Store>, kinds: Arc<SubjectKinds>, streams_max: usize) -> Arc<Self> {
         let streams = Arc::new(Semaphore::new(streams_max));
         Arc::new(Self {
             store,
-            terminal,
+            kinds,
             subscribers: Mutex::default(),
             joined: Notify::new(),
             streams,
@@ -162,7 +162,8 @@ impl EventFeed {
             subscribers.end = end;
         }
         for one in settled {
-            let is_final = self.terminal.contains(&one.status);
+            let kind = self.kinds.of(&one.subject);
+            let is_final = kind.is_some_and(|kind| kind.status.terminal.contains(&one.status));
             let item = FeedItem::Settled { status: one.status, is_final };
             subscribers.all.retain(|subscriber| {
                 let concerned = subscriber.subject.as_ref() == Some(&one.subject);

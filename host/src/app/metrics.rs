@@ -143,6 +143,13 @@ impl App {
         let name = "postrider_chain_limit_refusals";
         let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(self.services.pipeline.chains().refused()).encode(metric)?;
+        let help = "Subjects submitted to this host and cancelled on it, by kind and outcome";
+        let name = "postrider_subjects";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (kind, outcome, count) in self.subject_metrics().counts() {
+            ConstCounter::new(count)
+                .encode(metric.encode_family(&[("kind", kind), ("outcome", outcome)])?)?;
+        }
         let help = "Events of unfinished subjects that wait for a stage that consumes their type";
         let name = "postrider_unrouted_events";
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{App, Draft};
 use crate::domain::event::PRODUCT_STOCKED;
-use crate::domain::order::ParsedStock;
+use crate::domain::stock::ParsedStock;
 use crate::domain::trace_context::TraceContext;
 use crate::store::{AcceptedEvent, StoreError};
 

@@ -4,11 +4,13 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::subject_metrics::SubjectOutcome;
 use super::{App, Draft};
-use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED, without_nul};
+use crate::domain::body_shape::ParsedBody;
+use crate::domain::event::without_nul;
 use crate::domain::field_error::FieldError;
-use crate::domain::order::{ParsedOrder, parse_order};
 use crate::domain::subject::SubjectKey;
+use crate::domain::subject_kind::SubjectKind;
 use crate::domain::trace_context::TraceContext;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::WithinError;
@@ -16,16 +18,13 @@ use crate::store::{
     Accepted, Cancelled, DeliveryRecord, NewCancel, NewSubject, Page, StoreError, Subject,
 };
 
-/// The only kind.
-const KIND: &str = "order";
-
 /// A subject that is durable.
 ///
 /// ```no_run
-/// # async fn example(app: &postrider::App, subject: serde_json::Value) -> anyhow::Result<()> {
+/// # async fn example(app: &postrider::App, body: serde_json::Value) -> anyhow::Result<()> {
 /// use postrider::Submitted;
 ///
-/// match app.submit(subject).await? {
+/// match app.submit("document", body).await? {
 ///     Submitted::New(subject) => println!("accepted {}", subject.key),
 ///     Submitted::Duplicate(subject) => println!("{} was accepted before", subject.key),
 /// }
@@ -53,10 +52,10 @@ impl Submitted {
 /// Why a subject was not accepted. Nothing was written.
 ///
 /// ```no_run
-/// # async fn example(app: &postrider::App, subject: serde_json::Value) -> anyhow::Result<()> {
+/// # async fn example(app: &postrider::App, body: serde_json::Value) -> anyhow::Result<()> {
 /// use postrider::SubmitError;
 ///
-/// match app.submit(subject).await {
+/// match app.submit("document", body).await {
 ///     Ok(submitted) => println!("{}", submitted.into_subject().key),
 ///     Err(SubmitError::Conflict { key }) => eprintln!("{key} exists with a different body"),
 ///     Err(other) => return Err(other.into()),
@@ -84,6 +83,9 @@ pub enum SubmitError {
         /// The most that the broker accepts, as far as this host knows.
         limit: usize,
     },
+    /// No kind of this name is configured.
+    #[error("{0}")]
+    UnknownKind(String),
     /// The idempotency key was used with a different request.
     #[error("idempotency key reused with a different request")]
     KeyReused,
@@ -109,12 +111,12 @@ fn summary(problems: &[FieldError]) -> String {
 /// What accompanies the body of a subject.
 ///
 /// ```no_run
-/// # async fn example(app: &postrider::App, subject: serde_json::Value) -> anyhow::Result<()> {
+/// # async fn example(app: &postrider::App, body: serde_json::Value) -> anyhow::Result<()> {
 /// use postrider::Submission;
 ///
 /// let key = Some("checkout-7".to_owned());
 /// let submission = Submission { idempotency_key: key, ..Submission::default() };
-/// let subject = app.submit_with(subject, submission).await?.into_subject();
+/// let subject = app.submit_with("document", body, submission).await?.into_subject();
 /// # Ok(())
 /// # }
 /// ```
@@ -158,17 +160,17 @@ pub struct SubjectHistory {
 }
 
 impl App {
-    /// The status of a subject that was just accepted.
-    pub fn initial_status(&self) -> &str {
-        &self.initial_status
-    }
-
-    /// Accepts a subject, as `POST /orders` does: when it returns, the subject is durable.
+    /// Accepts a subject, as a `POST` to the path of its kind does: when it returns, the subject is
+    /// durable.
     ///
     /// # Errors
     /// See [`SubmitError`]; a conflict with a stored subject is one of them.
-    pub async fn submit(&self, subject: impl Serialize) -> Result<Submitted, SubmitError> {
-        self.submit_with(subject, Submission::default()).await
+    pub async fn submit(
+        &self,
+        kind: &str,
+        body: impl Serialize,
+    ) -> Result<Submitted, SubmitError> {
+        self.submit_with(kind, body, Submission::default()).await
     }
 
     /// Accepts a subject with an idempotency key, a schedule or a trace of its caller.
@@ -177,22 +179,52 @@ impl App {
     /// See [`SubmitError`].
     pub async fn submit_with(
         &self,
-        subject: impl Serialize,
+        kind: &str,
+        body: impl Serialize,
         submission: Submission,
     ) -> Result<Submitted, SubmitError> {
-        self.accept(serde_json::to_value(subject)?, submission).await
+        let body = serde_json::to_value(body)?;
+        self.accept(kind, body, submission).await
     }
 
     pub(crate) async fn accept(
         &self,
-        subject: Value,
+        kind: &str,
+        body: Value,
         submission: Submission,
     ) -> Result<Submitted, SubmitError> {
-        let subject = self.new_subject(subject, submission)?;
+        let kind = self.kind(kind)?;
+        let submitted = self.write(kind, body, submission).await;
+        self.count(kind, &submitted);
+        submitted
+    }
+
+    async fn write(
+        &self,
+        kind: &SubjectKind,
+        body: Value,
+        submission: Submission,
+    ) -> Result<Submitted, SubmitError> {
+        let subject = self.new_subject(kind, body, submission)?;
         let key = subject.key.clone();
         let (accepted, rows) = self.services.store.accept_subject(subject).await?;
         self.services.relay.enqueue(rows);
         submitted(key, accepted)
+    }
+
+    fn kind(&self, name: &str) -> Result<&SubjectKind, SubmitError> {
+        let unknown = || SubmitError::UnknownKind(self.kinds.unknown(name));
+        self.kinds.named(name).map(|kind| &**kind).ok_or_else(unknown)
+    }
+
+    fn count(&self, kind: &SubjectKind, submitted: &Result<Submitted, SubmitError>) {
+        let outcome = match submitted {
+            Ok(Submitted::New(_)) => SubjectOutcome::Accepted,
+            Ok(Submitted::Duplicate(_)) => SubjectOutcome::Duplicate,
+            Err(SubmitError::Store(_)) => return,
+            Err(_) => SubjectOutcome::Refused,
+        };
+        self.subject_metrics.count(&kind.name, outcome);
     }
 
     /// Accepts a subject inside a transaction of the embedding program, on the database of the host:
@@ -211,7 +243,7 @@ impl App {
     /// let mut transaction = pool.begin().await?;
     /// sqlx::query("UPDATE carts SET state = 'ordered' WHERE id = 7").execute(&mut *transaction).await?;
     /// let order = serde_json::json!({ "order_id": "cart-7", "items": ["Book"] });
-    /// let _ = app.submit_within(&mut transaction, order, Submission::default()).await?;
+    /// let _ = app.submit_within(&mut transaction, "order", order, Submission::default()).await?;
     /// transaction.commit().await?;
     /// # Ok(())
     /// # }
@@ -223,10 +255,12 @@ impl App {
     pub async fn submit_within(
         &self,
         transaction: &mut sqlx::PgTransaction<'_>,
-        subject: impl Serialize,
+        kind: &str,
+        body: impl Serialize,
         submission: Submission,
     ) -> Result<Submitted, SubmitError> {
-        let subject = self.new_subject(serde_json::to_value(subject)?, submission)?;
+        let kind = self.kind(kind)?;
+        let subject = self.new_subject(kind, serde_json::to_value(body)?, submission)?;
         let key = subject.key.clone();
         let store = self.services.store.postgres().ok_or(SubmitError::OtherDatabase)?;
         match store.accept_subject_within(transaction, subject).await {
@@ -236,18 +270,23 @@ impl App {
         }
     }
 
-    fn new_subject(&self, body: Value, submission: Submission) -> Result<NewSubject, SubmitError> {
+    fn new_subject(
+        &self,
+        kind: &SubjectKind,
+        body: Value,
+        submission: Submission,
+    ) -> Result<NewSubject, SubmitError> {
         let Submission { trace, idempotency_key, due_at_ms } = submission;
-        let order = parse_order(body, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
-        let ParsedOrder { id, customer, body, fingerprint } = order;
+        let parsed = kind.parse(body, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
+        let ParsedBody { id, customer, body, fingerprint } = parsed;
         let data = body.to_string();
         if let Some(limit) = self.exceeded_limit(data.len()) {
             return Err(SubmitError::TooLarge { bytes: data.len(), limit });
         }
-        let key = SubjectKey::new(KIND, &id);
+        let key = SubjectKey::new(&kind.name, &id);
         let event = self.new_event(Draft {
-            id: format!("order-{id}"),
-            event_type: ORDER_CREATED,
+            id: kind.first_event_id(&id),
+            event_type: &kind.first_event,
             subject: &id,
             data: data.into(),
             subject_key: Some(key.clone()),
@@ -259,7 +298,7 @@ impl App {
             customer,
             body,
             fingerprint,
-            status: self.initial_status.clone(),
+            status: kind.initial_status().to_owned(),
             idempotency_key,
             event,
         })
@@ -294,49 +333,43 @@ impl App {
         reason: Option<String>,
         trace: TraceContext,
     ) -> Result<Cancelled, StoreError> {
+        let Some(kind) = self.kinds.of(key) else { return Ok(Cancelled::NotFound) };
         let reason = reason.map(without_nul);
+        let mut data = serde_json::json!({ "reason": reason });
+        data[&kind.id.field] = key.id().into();
         let event = self.new_event(Draft {
             id: uuid::Uuid::now_v7().to_string(),
-            event_type: ORDER_CANCELLED,
+            event_type: &kind.cancel_event,
             subject: key.id(),
-            data: serde_json::json!({ "order_id": key.id(), "reason": reason }).to_string().into(),
+            data: data.to_string().into(),
             subject_key: Some(key.clone()),
             trace,
             due_at_ms: None,
         });
-        let (cancelled, rows) = self
-            .services
-            .store
-            .cancel_subject(NewCancel { subject_key: key.clone(), event })
-            .await?;
+        let cancel = NewCancel { subject_key: key.clone(), event };
+        let (cancelled, rows) = self.services.store.cancel_subject(cancel).await?;
         self.services.relay.enqueue(rows);
+        if matches!(cancelled, Cancelled::Begun(_)) {
+            self.subject_metrics.count(&kind.name, SubjectOutcome::Cancelled);
+        }
         Ok(cancelled)
     }
+}
 
-    /// Whether a subject is cancelled and every compensation has completed.
-    pub fn is_cancelled(&self, subject: &Subject) -> bool {
-        self.status.cancelling().is_some() && subject.status == self.status.cancel.done
-    }
-
-    /// Explains why a subject cannot be cancelled, for people.
-    pub fn why_not_cancelled(&self, subject: &Subject) -> String {
-        let (kind, id, status) = (subject.kind(), subject.id(), &subject.status);
-        match self
-            .status
-            .transitions
-            .get(ORDER_CANCELLED)
-            .map(|transition| transition.from.as_deref())
-        {
-            None => {
-                "orders cannot be cancelled: `orders.status.transitions` has no `order.cancelled`"
-                    .to_owned()
-            }
-            Some(Some(from)) => format!(
-                "{kind} `{id}` is `{status}`; it can be cancelled while it is {}",
-                one_of(from)
-            ),
-            Some(None) => format!("{kind} `{id}` is `{status}`, which is final"),
+/// Explains why a subject cannot be cancelled, for people.
+pub fn why_not_cancelled(kind: &SubjectKind, subject: &Subject) -> String {
+    let SubjectKind { name, plural, cancel_event, .. } = kind;
+    let (id, status) = (subject.id(), &subject.status);
+    let transition = kind.status.transitions.get(cancel_event);
+    match transition.map(|transition| transition.from.as_deref()) {
+        None => format!(
+            "{plural} cannot be cancelled: `subjects.{name}.status.transitions` has no \
+             `{cancel_event}`"
+        ),
+        Some(Some(from)) => {
+            format!("{name} `{id}` is `{status}`; it can be cancelled while it is {}", one_of(from))
         }
+        Some(None) => format!("{name} `{id}` is `{status}`, which is final"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Retention: deletes finished subjects past their retention period, in small batches.
 //!
 //! A subject is deleted with its events, deliveries, attempts, dead letters and state under
-//! `order/<id>/`, once none of it is open; its id and fingerprint stay. Guarantee: nothing is
+//! its key, once none of it is open; its id and fingerprint stay. Guarantee: nothing is
 //! deleted that a broker may still deliver, because the configuration keeps subjects at least twice
 //! as long as events live.
 
@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::RetentionConfig;
+use crate::domain::subject_kind::SubjectKind;
 use crate::services::Services;
-use crate::store::{Pruned, StoreError};
+use crate::store::{PruneRequest, Pruned, StoreError};
 
 /// Pause between two full batches, so that deliveries have the store to themselves most of the time.
 const BETWEEN: Duration = Duration::from_millis(50);
@@ -30,8 +31,7 @@ impl Retention {
 
     /// Deletes until cancelled.
     pub async fn run(&self, cancel: CancellationToken) {
-        if self.config.max_age_ms == 0 {
-            // Everything is kept.
+        if self.keeps_everything() {
             return cancel.cancelled().await;
         }
         loop {
@@ -52,10 +52,29 @@ impl Retention {
         }
     }
 
+    /// The period of a kind; 0: forever.
+    fn period_of(&self, kind: &SubjectKind) -> u64 {
+        kind.max_age_ms.unwrap_or(self.config.max_age_ms)
+    }
+
+    fn keeps_everything(&self) -> bool {
+        let mut kinds = self.services.pipeline.kinds().iter();
+        self.config.max_age_ms == 0 && kinds.all(|kind| self.period_of(kind) == 0)
+    }
+
     /// Deletes one batch.
     pub async fn tick(&self) -> Result<Pruned, StoreError> {
-        let before_ms = self.services.clock.now_ms().saturating_sub(self.config.max_age_ms);
-        let pruned = self.services.store.prune(before_ms, self.config.batch).await?;
+        let now_ms = self.services.clock.now_ms();
+        let before = |age_ms: u64| (age_ms > 0).then(|| now_ms.saturating_sub(age_ms));
+        let kinds = self.services.pipeline.kinds().iter();
+        let request = PruneRequest {
+            subjects: kinds
+                .filter_map(|kind| Some((kind.name.clone(), before(self.period_of(kind))?)))
+                .collect(),
+            others: before(self.config.max_age_ms),
+            limit: self.config.batch,
+        };
+        let pruned = self.services.store.prune(request).await?;
         if pruned.subjects + pruned.events > 0 {
             tracing::info!(
                 subjects = pruned.subjects,

@@ -14,6 +14,7 @@ use figment::value::{Dict, Value};
 use serde_json::Value as Json;
 
 use super::Config;
+use super::SubjectConfig;
 use super::sources::{complete_status, insert};
 use crate::stage::settings::read_secret_file;
 
@@ -310,13 +311,20 @@ impl Names<'_> {
             let name = self.chosen(&path, name, '-');
             return self.below([path, vec![name]].concat(), &self.shape["defaults"], rest);
         }
+        if path[0] == "subjects" {
+            let (name, rest) = rest.split_first()?;
+            let name = self.chosen(&path, name, '-');
+            let shape = serde_json::to_value(SubjectConfig::default().filled(&name)).ok()?;
+            return self.below([path, vec![name]].concat(), &shape, rest);
+        }
         // A whole section is no value.
         if rest.is_empty() && shape.is_object() { None } else { self.below(path, shape, rest) }
     }
 
     fn below(&self, path: Vec<String>, shape: &Json, rest: &[&str]) -> Option<(Vec<String>, Kind)> {
         let Some((part, after)) = rest.split_first() else {
-            return (path.len() > 2 || path[0] != "stages").then_some((path, Kind::Key));
+            return (path.len() > 2 || !["stages", "subjects"].contains(&path[0].as_str()))
+                .then_some((path, Kind::Key));
         };
         let join = |name: String| [path.clone(), vec![name]].concat();
         match path.last().map(String::as_str) {

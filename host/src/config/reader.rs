@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use super::environment::nearest;
 use super::features;
 use super::sources::merge;
-use super::{SECTIONS, StageConfig};
+use super::subjects::built_in;
+use super::{SECTIONS, StageConfig, SubjectConfig};
 
 /// Reads sections one by one.
 pub(super) struct Reader<'a> {
@@ -64,6 +65,29 @@ impl Reader<'_> {
             }
         }
         stages
+    }
+
+    pub(super) fn subjects(&mut self) -> BTreeMap<String, SubjectConfig> {
+        let mut subjects = built_in();
+        match self.tree.get("subjects") {
+            None => {}
+            Some(Value::Dict(_, named)) => {
+                for (name, value) in named {
+                    let place = format!("subjects.{name}");
+                    if !matches!(value, Value::Dict(..)) {
+                        self.problems.push(format!("{place}: must be a table: [{place}]"));
+                        continue;
+                    }
+                    if let Some(config) = self.read::<SubjectConfig>(&place, value.clone()) {
+                        subjects.insert(name.clone(), config.filled(name));
+                    }
+                }
+            }
+            Some(_) => {
+                self.problems.push("subjects: must be a table: [subjects.<name>]".to_owned());
+            }
+        }
+        subjects
     }
 
     /// Reads a value; none when nothing of it can be used.

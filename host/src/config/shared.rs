@@ -13,7 +13,7 @@ use crate::domain::event::hex;
 
 /// Sections whose values decide what happens to subjects, on whichever host.
 const SECTIONS: [&str; 7] =
-    ["orders", "events", "products", "retention", "recording", "defaults", "stages"];
+    ["subjects", "events", "products", "retention", "recording", "defaults", "stages"];
 /// Longest value that is shown.
 const SHOWN_MAX: usize = 40;
 

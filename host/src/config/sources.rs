@@ -9,8 +9,8 @@ use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
 
 use super::environment::{self, Override, Variables};
+use super::subjects::default_table;
 use super::{ConfigError, DEFAULT_FILE};
-use crate::domain::subject_status::StatusRules;
 
 /// The values of all sources.
 #[derive(Debug, Default)]
@@ -83,16 +83,17 @@ impl Sources {
     }
 }
 
-/// Before a part of the status rules is set: they are a whole, so the others must be there.
+/// Before a part of a kind's status table is set: it is a whole, so the others must be there.
 pub(super) fn complete_status(tree: &mut Dict, path: &[String]) {
-    let Some(place @ [orders, status]) = path.get(..2) else { return };
-    if orders != "orders" || status != "status" {
+    let Some(place @ [subjects, name, status]) = path.get(..3) else { return };
+    if subjects != "subjects" || status != "status" {
         return;
     }
-    let present = tree.get(orders).and_then(Value::as_dict);
-    if present.is_none_or(|orders| !orders.contains_key(status)) {
-        let rules = Value::serialize(StatusRules::default()).expect("rules are plain values");
-        insert(tree, place, rules);
+    let kinds = tree.get(subjects).and_then(Value::as_dict);
+    let present = kinds.and_then(|kinds| kinds.get(name)).and_then(Value::as_dict);
+    if present.is_none_or(|kind| !kind.contains_key(status)) {
+        let table = Value::serialize(default_table(name)).expect("tables are plain values");
+        insert(tree, place, table);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::features::Feature;
 use super::urls::scheme;
-use super::{BrokerUrl, Config, StoreUrl};
+use super::{BrokerUrl, Config, StoreUrl, subjects};
 use crate::domain::event::topic_problem;
 use crate::domain::name::is_name;
 
@@ -34,7 +34,7 @@ impl Config {
         }
         self.validate_urls(problems);
         self.validate_numbers(problems);
-        self.validate_orders(problems);
+        self.validate_subjects(problems);
         self.defaults.validate("defaults", problems);
         // Defaults would apply to every file that is added to the folder.
         for (key, given) in [
@@ -116,36 +116,20 @@ impl Config {
             let max_bytes = self.recording.max_bytes;
             problems.push(format!("recording.max_bytes: {max_bytes} must be from {RECORDING_MIN_BYTES} to {RECORDING_MAX_BYTES}"));
         }
-        // A copy of a deleted order's event would be processed again, so every copy must have
-        // expired by then.
-        if self.retention.max_age_ms != 0
-            && self.retention.max_age_ms < self.events.expiry_ms.saturating_mul(2)
-        {
-            let least_ms = self.events.expiry_ms.saturating_mul(2);
-            problems.push(format!(
-                "retention.max_age_ms: {} must be 0 or at least twice events.expiry_ms: {least_ms}",
-                self.retention.max_age_ms
-            ));
-        }
+        problems.extend(self.period_problem("retention.max_age_ms", self.retention.max_age_ms));
     }
 
-    fn validate_orders(&self, problems: &mut Vec<String>) {
-        self.orders.status.validate("orders.status", problems);
-        let patterns = self.events.external_event_types.iter();
-        let patterns = patterns.map(|one| ("events.external_event_types", one));
-        let compensations = self.orders.status.cancel.compensations.iter();
-        let compensations = compensations.filter(|one| !one.is_empty());
-        let compensations = compensations.map(|one| ("orders.status.cancel.compensations", one));
-        for (key, pattern) in patterns.chain(compensations) {
-            if let Some(why) = topic_problem(pattern) {
-                problems.push(format!("{key}: the event type `{pattern}` {why}"));
-            }
+    fn validate_subjects(&self, problems: &mut Vec<String>) {
+        subjects::kinds(&self.subjects, problems);
+        for (name, config) in self.subjects.iter().filter(|(_, config)| config.enabled) {
+            let periods =
+                config.max_age_ms.map(|age_ms| (format!("subjects.{name}.max_age_ms"), age_ms));
+            problems.extend(periods.and_then(|(key, age_ms)| self.period_problem(&key, age_ms)));
         }
-        for event_type in self.orders.status.transitions.keys() {
-            if let Some(why) = topic_problem(event_type) {
-                problems.push(format!(
-                    "orders.status.transitions: the event type `{event_type}` {why}"
-                ));
+        for pattern in &self.events.external_event_types {
+            if let Some(why) = topic_problem(pattern) {
+                problems
+                    .push(format!("events.external_event_types: the event type `{pattern}` {why}"));
             }
         }
         if !is_name(&self.products.stage) {
@@ -156,6 +140,15 @@ impl Config {
     /// Whether a folder of plugins is watched.
     pub(crate) fn has_plugins_dir(&self) -> bool {
         !self.plugins.dir.as_os_str().is_empty()
+    }
+
+    /// Why a retention period is too short: a copy of a deleted subject's event would be processed
+    /// again, so every copy must have expired by then.
+    fn period_problem(&self, key: &str, max_age_ms: u64) -> Option<String> {
+        let least_ms = self.events.expiry_ms.saturating_mul(2);
+        (max_age_ms != 0 && max_age_ms < least_ms).then(|| {
+            format!("{key}: {max_age_ms} must be 0 or at least twice events.expiry_ms: {least_ms}")
+        })
     }
 
     /// Files that the configuration names and that are not there. A host starts all the same, and

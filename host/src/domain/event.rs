@@ -19,10 +19,6 @@ pub const HOST_EVENT_PREFIX: &str = "postrider.";
 pub const UNREADABLE: &str = "postrider.unreadable";
 /// A delivery was dead-lettered. The stage is an attribute.
 pub const DEAD_LETTERED: &str = "postrider.dead-lettered";
-/// An order was accepted. Its subject is the order id.
-pub const ORDER_CREATED: &str = "order.created";
-/// An order was cancelled: stages compensate what they did for it. Its subject is the order id.
-pub const ORDER_CANCELLED: &str = "order.cancelled";
 /// The circuit breaker of a stage opened or closed on a host. Its subject is the stage.
 pub const BREAKER_CHANGED: &str = "postrider.breaker-changed";
 /// A new version of a stage trapped too often on a host and was rolled back. Its subject is the

@@ -1,5 +1,5 @@
 //! How a subject's status follows from its events: a table from event type to status, with the
-//! statuses that it may follow.
+//! statuses that it may follow. Each kind has its own.
 //!
 //! Pure; the store applies it in the transaction that writes the event. Guarantees: only a
 //! transition that names a terminal status leaves it, in whatever order late events arrive; no event
@@ -9,9 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::event::{
-    DEAD_LETTERED, HOST_EVENT_PREFIX, ORDER_CANCELLED, ORDER_CREATED, topic_matches,
-};
+use crate::domain::event::{HOST_EVENT_PREFIX, topic_matches};
 
 mod validate;
 
@@ -29,27 +27,12 @@ pub struct Transition {
     pub from: Option<Vec<String>>,
 }
 
-/// The whole table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StatusRules {
-    /// Transitions by event type.
-    pub transitions: BTreeMap<String, Transition>,
-    /// Statuses that only a transition naming them can leave.
-    #[serde(default)]
-    pub terminal: BTreeSet<String>,
-    /// What still runs when a subject is cancelled.
-    #[serde(default)]
-    pub cancel: CancelRules,
-}
-
-/// What still runs when a subject is cancelled. The transition of `order.cancelled` names the statuses
-/// that allow it, and the status until every compensation has completed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// What still runs when a subject is cancelled. The transition of the kind's cancel event names the
+/// statuses that allow it, and the status until every compensation has completed.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CancelRules {
-    /// Topic patterns of compensation events: they are processed although the subject is cancelled, and
-    /// the subject is cancelled when all of them have completed. All its other events are skipped.
+    /// Topic patterns of compensation events: they are processed although the subject is cancelled,
+    /// and the subject is cancelled when all of them have completed. All its other events are skipped.
     pub compensations: Vec<String>,
     /// Stages that receive every event of a cancelled subject, because they only observe.
     pub observers: Vec<String>,
@@ -57,26 +40,29 @@ pub struct CancelRules {
     pub done: String,
 }
 
-impl Default for CancelRules {
-    fn default() -> Self {
-        let compensations = [
-            ORDER_CANCELLED,
-            "payment.refunded",
-            "inventory.released",
-            "shipping.recalled",
-            "notification.sent",
-        ];
-        Self {
-            compensations: compensations.map(String::from).to_vec(),
-            observers: Vec::new(),
-            done: "cancelled".to_owned(),
-        }
-    }
+/// The status rules of a kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusRules {
+    /// Type of the event that begins a subject.
+    pub first_event: String,
+    /// Type of the event that cancels a subject.
+    pub cancel_event: String,
+    /// Transitions by event type.
+    pub transitions: BTreeMap<String, Transition>,
+    /// Statuses that only a transition naming them can leave.
+    pub terminal: BTreeSet<String>,
+    /// What still runs when a subject is cancelled.
+    pub cancel: CancelRules,
 }
 
 impl StatusRules {
-    /// The status of a subject that starts with an event of this type.
-    pub fn initial(&self, event_type: &str) -> Option<&str> {
+    /// The status of a new subject.
+    pub fn initial(&self) -> Option<&str> {
+        self.entered_by(&self.first_event)
+    }
+
+    /// The status that an event of this type leads to.
+    fn entered_by(&self, event_type: &str) -> Option<&str> {
         self.transitions.get(event_type).map(|transition| transition.status.as_str())
     }
 
@@ -93,18 +79,18 @@ impl StatusRules {
 
     /// The status of a subject that is being cancelled; none: subjects cannot be cancelled.
     pub fn cancelling(&self) -> Option<&str> {
-        self.initial(ORDER_CANCELLED)
-    }
-
-    /// The statuses of a cancelled subject: during its compensations, and after them. Empty where subjects
-    /// cannot be cancelled.
-    pub fn cancelled_statuses(&self) -> [&str; 2] {
-        self.cancelling().map_or([""; 2], |cancelling| [cancelling, &self.cancel.done])
+        self.entered_by(&self.cancel_event)
     }
 
     /// Whether a subject of this status is cancelled, or being cancelled.
     pub fn is_cancelled(&self, status: &str) -> bool {
-        self.cancelled_statuses().contains(&status)
+        self.cancelling()
+            .is_some_and(|cancelling| status == cancelling || status == self.cancel.done)
+    }
+
+    /// Whether a subject of this status is cancelled, and every compensation has completed.
+    pub fn is_fully_cancelled(&self, status: &str) -> bool {
+        self.is_cancelled(status) && status == self.cancel.done
     }
 
     /// The statuses of subjects that wait for nothing: no event has to follow.
@@ -113,9 +99,14 @@ impl StatusRules {
         terminal.chain([self.cancel.done.as_str(), PRUNED]).collect()
     }
 
+    /// Whether no event has to follow for a subject of this status.
+    pub fn is_finished(&self, status: &str) -> bool {
+        self.terminal.contains(status) || status == self.cancel.done || status == PRUNED
+    }
+
     /// Whether an event of this type moves its subject to a status in which nothing has to follow.
     pub fn finishes(&self, event_type: &str) -> bool {
-        self.initial(event_type).is_some_and(|status| self.terminal.contains(status))
+        self.entered_by(event_type).is_some_and(|status| self.terminal.contains(status))
     }
 
     /// Whether events of this type are compensations.
@@ -129,91 +120,64 @@ impl StatusRules {
             || event_type.starts_with(HOST_EVENT_PREFIX)
             || self.cancel.observers.iter().any(|name| name == stage)
     }
-
-    /// The subjects among unfinished deliveries (subject, event type) that have an open compensation.
-    pub(crate) fn compensating<'a, E>(
-        &self,
-        unfinished: impl Iterator<Item = Result<(String, &'a str), E>>,
-    ) -> Result<Vec<String>, E> {
-        let left = unfinished.filter(|row| {
-            row.as_ref().map_or(true, |(_, event_type)| self.compensates(event_type))
-        });
-        left.map(|row| row.map(|(subject, _)| subject)).collect()
-    }
-}
-
-impl Default for StatusRules {
-    fn default() -> Self {
-        let named = |statuses: &[&str]| Some(statuses.iter().map(ToString::to_string).collect());
-        let rules: [(&str, &str, Option<Vec<String>>); 10] = [
-            (ORDER_CREATED, "received", Some(Vec::new())),
-            ("payment.authorized", "authorized", None),
-            ("payment.declined", "declined", None),
-            ("inventory.reserved", "reserved", None),
-            // Not terminal: the refund follows.
-            ("inventory.rejected", "rejected", None),
-            // A replayed refund follows `failed`.
-            ("payment.refunded", "refunded", named(&["rejected", "failed"])),
-            ("shipping.ready", "ready", None),
-            // The point of no return.
-            ("shipping.dispatched", "dispatched", named(&["ready"])),
-            (
-                ORDER_CANCELLED,
-                "cancelling",
-                named(&["received", "authorized", "reserved", "ready", "failed"]),
-            ),
-            // Not terminal: a replay continues from here.
-            (DEAD_LETTERED, "failed", None),
-        ];
-        Self {
-            transitions: rules
-                .into_iter()
-                .map(|(event_type, status, from)| {
-                    let status = status.to_owned();
-                    (event_type.to_owned(), Transition { status, from })
-                })
-                .collect(),
-            terminal: ["declined", "refunded", "ready", "dispatched"].map(String::from).into(),
-            cancel: CancelRules::default(),
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use serde_json::json;
+
     use super::*;
 
+    /// Rules with these transitions, for subjects that `doc.created` begins.
+    pub(crate) fn rules(transitions: serde_json::Value, terminal: &[&str]) -> StatusRules {
+        StatusRules {
+            first_event: "doc.created".to_owned(),
+            cancel_event: "doc.cancelled".to_owned(),
+            transitions: serde_json::from_value(transitions).expect("transitions"),
+            terminal: terminal.iter().map(ToString::to_string).collect(),
+            cancel: CancelRules {
+                compensations: vec!["doc.cancelled".to_owned(), "*.undone".to_owned()],
+                observers: Vec::new(),
+                done: "cancelled".to_owned(),
+            },
+        }
+    }
+
+    fn documents() -> StatusRules {
+        let transitions = json!({
+            "doc.created": { "status": "received", "from": [] },
+            "scan.done": { "status": "scanned" },
+            "scan.refused": { "status": "refused" },
+            "scan.undone": { "status": "unscanned", "from": ["scanned", "failed"] },
+            "post.sent": { "status": "sent", "from": ["scanned"] },
+            "doc.cancelled": { "status": "cancelling", "from": ["received", "scanned", "failed"] },
+            "postrider.dead-lettered": { "status": "failed" },
+        });
+        rules(transitions, &["refused", "sent", "unscanned"])
+    }
+
     #[test]
-    fn the_default_rules_follow_the_pipeline() {
-        let rules = StatusRules::default();
-        assert_eq!(rules.initial(ORDER_CREATED), Some("received"));
+    fn the_status_follows_the_events() {
+        let rules = documents();
+        assert_eq!(rules.initial(), Some("received"));
         for (present, event_type, expected) in [
-            ("received", "payment.authorized", Some("authorized")),
-            ("authorized", "payment.authorized", None),
-            ("authorized", ORDER_CREATED, None),
-            ("authorized", "inventory.reserved", Some("reserved")),
-            ("reserved", "shipping.ready", Some("ready")),
-            ("ready", DEAD_LETTERED, None),
-            ("declined", "payment.authorized", None),
-            ("reserved", DEAD_LETTERED, Some("failed")),
-            ("failed", "shipping.ready", Some("ready")),
-            ("rejected", "payment.refunded", Some("refunded")),
-            ("failed", "payment.refunded", Some("refunded")),
-            ("authorized", "payment.refunded", None),
-            ("authorized", "something.else", None),
-            ("ready", "shipping.dispatched", Some("dispatched")),
-            ("reserved", "shipping.dispatched", None),
-            ("ready", ORDER_CANCELLED, Some("cancelling")),
-            ("failed", ORDER_CANCELLED, Some("cancelling")),
-            ("dispatched", ORDER_CANCELLED, None),
-            ("declined", ORDER_CANCELLED, None),
-            ("rejected", ORDER_CANCELLED, None),
+            ("received", "scan.done", Some("scanned")),
+            ("scanned", "scan.done", None),
+            ("scanned", "doc.created", None),
+            ("refused", "scan.done", None),
+            ("scanned", "postrider.dead-lettered", Some("failed")),
+            ("failed", "scan.done", Some("scanned")),
+            ("received", "scan.undone", None),
+            ("received", "something.else", None),
+            ("scanned", "post.sent", Some("sent")),
+            ("received", "post.sent", None),
+            ("scanned", "doc.cancelled", Some("cancelling")),
+            ("sent", "doc.cancelled", None),
             // No event changes a cancelled subject.
-            ("cancelling", "shipping.ready", None),
-            ("cancelling", DEAD_LETTERED, None),
-            ("cancelling", "payment.refunded", None),
-            ("cancelled", "payment.authorized", None),
-            ("pruned", "payment.authorized", None),
+            ("cancelling", "scan.done", None),
+            ("cancelling", "postrider.dead-lettered", None),
+            ("cancelled", "scan.done", None),
+            ("pruned", "scan.done", None),
         ] {
             assert_eq!(rules.next(present, event_type), expected, "{event_type} on {present}");
         }
@@ -221,34 +185,39 @@ mod tests {
 
     #[test]
     fn compensations_and_observers_run_on_cancelled_subjects() {
-        let mut rules = StatusRules::default();
+        let mut rules = documents();
         rules.cancel.observers.push("audit".to_owned());
         for (stage, event_type, expected) in [
-            ("inventory", "payment.authorized", false),
-            ("audit", "payment.authorized", true),
-            ("inventory", ORDER_CANCELLED, true),
-            ("notification", "payment.refunded", true),
-            ("alerts", DEAD_LETTERED, true),
+            ("post", "scan.done", false),
+            ("audit", "scan.done", true),
+            ("scan", "doc.cancelled", true),
+            ("post", "scan.undone", true),
+            ("alerts", "postrider.dead-lettered", true),
         ] {
-            assert_eq!(
-                rules.runs_when_cancelled(stage, event_type),
-                expected,
-                "{event_type} at {stage}"
-            );
+            let runs = rules.runs_when_cancelled(stage, event_type);
+            assert_eq!(runs, expected, "{event_type} at {stage}");
         }
-        assert_eq!(rules.cancelled_statuses(), ["cancelling", "cancelled"]);
-        rules.transitions.remove(ORDER_CANCELLED);
+        assert!(rules.is_cancelled("cancelling") && rules.is_cancelled("cancelled"));
+        assert!(rules.is_fully_cancelled("cancelled") && !rules.is_fully_cancelled("cancelling"));
+        rules.transitions.remove("doc.cancelled");
         assert!(!rules.is_cancelled("cancelled") && !rules.is_cancelled("cancelling"));
     }
 
     #[test]
     fn a_transition_can_leave_a_terminal_status_that_it_names() {
-        let rules: StatusRules = serde_json::from_value(serde_json::json!({
-            "transitions": {"shipping.recalled": {"status": "recalled", "from": ["ready"]}},
-            "terminal": ["ready"],
-        }))
-        .unwrap();
-        assert_eq!(rules.next("ready", "shipping.recalled"), Some("recalled"));
-        assert_eq!(rules.next("reserved", "shipping.recalled"), None);
+        let transitions = json!({ "post.recalled": { "status": "recalled", "from": ["sent"] } });
+        let rules = rules(transitions, &["sent"]);
+        assert_eq!(rules.next("sent", "post.recalled"), Some("recalled"));
+        assert_eq!(rules.next("scanned", "post.recalled"), None);
+    }
+
+    #[test]
+    fn finished_statuses_agree_with_the_check() {
+        let rules = documents();
+        let finished = rules.finished_statuses();
+        for status in ["received", "scanned", "sent", "cancelling", "cancelled", "pruned", "failed"]
+        {
+            assert_eq!(rules.is_finished(status), finished.contains(&status), "{status}");
+        }
     }
 }

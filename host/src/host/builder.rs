@@ -269,8 +269,10 @@ impl HostBuilder {
         changed: &mpsc::Sender<PluginChange>,
     ) -> Result<(Services, Relay), BuildError> {
         let (clock, steady) = host_clock(config, self.clock.take());
+        let kinds = config.kinds()?;
         let identity = HostIdentity {
             config,
+            kinds: &kinds,
             name,
             clock: &clock,
             steady: steady.as_ref(),
@@ -279,7 +281,7 @@ impl HostBuilder {
         };
         let broker = open_broker(&identity, tasks)?;
         let store = open_store(&identity, tasks, broker.has_outside_consumers()).await?;
-        let pipeline = Pipeline::new(config);
+        let pipeline = Pipeline::new(config, kinds);
         let (relay, handle) = Relay::new(
             Arc::clone(&store),
             Arc::clone(&broker),

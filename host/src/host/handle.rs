@@ -17,7 +17,7 @@ use crate::app::{App, SubmitError, Submitted};
 /// # async fn example(host: postrider::Host) -> Result<(), Box<dyn std::error::Error>> {
 /// let handle = host.start()?;
 /// let order = serde_json::json!({ "order_id": "1", "items": ["Book"] });
-/// let order = handle.submit(order).await?.into_subject();
+/// let order = handle.submit("order", order).await?.into_subject();
 /// tokio::signal::ctrl_c().await?;
 /// handle.shutdown().await?;
 /// # Ok(())
@@ -40,13 +40,18 @@ impl HostHandle {
         Arc::clone(&self.app)
     }
 
-    /// Accepts an order as `POST /orders` does: when it returns, the order is durable.
+    /// Accepts a subject as a `POST` to the path of its kind does: when it returns, the subject is
+    /// durable.
     ///
     /// # Errors
-    /// See [`SubmitError`]: an invalid order, a conflict with a stored one, a reused idempotency
-    /// key, or a store that failed.
-    pub async fn submit(&self, order: impl Serialize) -> Result<Submitted, SubmitError> {
-        self.app.submit(order).await
+    /// See [`SubmitError`]: an unknown kind, an invalid body, a conflict with a stored subject, a reused
+    /// idempotency key, or a store that failed.
+    pub async fn submit(
+        &self,
+        kind: &str,
+        body: impl Serialize,
+    ) -> Result<Submitted, SubmitError> {
+        self.app.submit(kind, body).await
     }
 
     /// The address on which the API is served; none without a listener.

@@ -10,6 +10,7 @@ use crate::broker::rabbit::{Rabbit, RabbitOptions};
 use crate::broker::{Broker, Capacity};
 use crate::config::{BrokerConfig, BrokerUrl, Config, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::Store;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::{PostgresOptions, PostgresStore};
@@ -19,6 +20,7 @@ use crate::store::sqlite::{SqliteOptions, SqliteStore};
 /// What the store and the broker know of the host.
 pub(super) struct HostIdentity<'a> {
     pub(super) config: &'a Config,
+    pub(super) kinds: &'a Arc<SubjectKinds>,
     /// Owner of leases, and name of connections.
     pub(super) name: &'a str,
     pub(super) clock: &'a Arc<dyn Clock>,
@@ -49,7 +51,7 @@ pub(super) fn open_broker(
                 host_name: host.name.to_owned(),
                 clock: Arc::clone(host.clock),
                 expiry_ms: host.config.events.expiry_ms,
-                ingress: host.config.ingress(),
+                ingress: host.config.ingress(host.kinds),
             };
             let (rabbit, links) = Rabbit::new(options).map_err(BuildError::Broker)?;
             tasks.start_rabbit(links);
@@ -68,7 +70,7 @@ pub(super) async fn open_store(
     publish_all: bool,
 ) -> Result<Arc<dyn Store>, BuildError> {
     let store = &host.config.store;
-    let status = Arc::new(host.config.orders.status.clone());
+    let kinds = Arc::clone(host.kinds);
     match StoreUrl::parse(&store.url) {
         None => Err(BuildError::Store("unknown scheme".into())),
         #[cfg(feature = "sqlite")]
@@ -79,7 +81,7 @@ pub(super) async fn open_store(
                 host_name: host.name.to_owned(),
                 clock: Arc::clone(host.clock),
                 steady: host.steady.cloned(),
-                status,
+                kinds,
                 lease_ms: store.lease_ms,
                 group_max_ops: store.group_max_ops,
                 publish_all,
@@ -98,7 +100,7 @@ pub(super) async fn open_store(
                 clock: Arc::clone(host.clock),
                 steady: host.steady.cloned(),
                 host_time: false,
-                status,
+                kinds,
                 lease_ms: store.lease_ms,
                 group_max_ops: store.group_max_ops,
                 publish_all,

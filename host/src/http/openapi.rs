@@ -9,12 +9,15 @@ use utoipa::openapi::schema::{
 };
 use utoipa::openapi::{Ref, Required};
 
+use self::kinds::Template;
 use super::pages::{PAGE, PAGE_MAX};
 use super::prefix::Prefix;
 use super::problem::{Kind, MEDIA_TYPE};
 use crate::domain::cloud_events::{TYPE_MAX, TYPE_PATTERN};
 use crate::domain::subject::KEY_PATTERN;
+use crate::domain::subject_kind::SubjectKinds;
 
+mod kinds;
 mod schemas;
 
 /// Where the document is served.
@@ -24,8 +27,9 @@ pub(super) const PATH_FROM_DOCS: &str = "../openapi.json";
 /// Where people read it, as a web page.
 pub(super) const DOCS_PATH: &str = "/docs";
 
-const DESCRIPTION: &str = "Orders, their events and dead letters, and the stages that process them.\n\n\
-    Everything under `/orders`, `/events` and `/products` is also served under `/api/v1`. Every \
+const DESCRIPTION: &str = "Subjects, their events and dead letters, and the stages that process them.\n\n\
+    Everything under the paths of subjects, `/subjects`, `/events` and `/products` is also served \
+    under `/api/v1`. Every \
     error is a problem document (RFC 9457) whose `type` this host explains. Times are milliseconds \
     since 1970-01-01 UTC; parameters also accept RFC 3339.";
 
@@ -101,8 +105,9 @@ pub(super) fn below(prefix: &Prefix, document: &Value) -> Json<Value> {
 }
 
 /// Completes the document that was collected from the handlers.
-pub(super) fn complete(collected: utoipa::openapi::OpenApi) -> Value {
+pub(super) fn complete(collected: utoipa::openapi::OpenApi, kinds: &SubjectKinds) -> Value {
     let mut document = json!(collected);
+    let template = Template::take(&mut document);
     document["info"] = json!({
         "title": "Postrider",
         "version": env!("CARGO_PKG_VERSION"),
@@ -110,7 +115,7 @@ pub(super) fn complete(collected: utoipa::openapi::OpenApi) -> Value {
         "license": { "name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE") },
     });
     document["tags"] = json!([
-        { "name": "orders", "description": "Orders and their deliveries" },
+        { "name": "subjects", "description": "Kinds of subjects" },
         { "name": "products", "description": "Stock" },
         { "name": "events", "description": "The event log, and events of other programs" },
         { "name": "chains", "description": "Events that one event led to: their number, stop, resume" },
@@ -123,6 +128,9 @@ pub(super) fn complete(collected: utoipa::openapi::OpenApi) -> Value {
     let schemas = &mut document["components"]["schemas"];
     for (name, schema) in schemas::all() {
         schemas[name] = schema;
+    }
+    for kind in kinds.iter() {
+        template.describe(kind, &mut document);
     }
     for operation in members(&mut document["paths"]).flat_map(members) {
         finish(operation);
@@ -214,7 +222,8 @@ mod tests {
 
     #[test]
     fn operation_ids_are_unique_and_references_resolve() {
-        let document = crate::http::document();
+        let document =
+            crate::http::document(&crate::config::Config::default().kinds().expect("valid"));
         let operations = || {
             document["paths"]
                 .as_object()
@@ -231,7 +240,7 @@ mod tests {
         assert!(elsewhere.iter().all(|parameter| parameter["required"] == false), "{elsewhere:?}");
         let names: BTreeSet<&str> =
             operations().filter_map(|operation| operation["operationId"].as_str()).collect();
-        assert_eq!((names.len(), operations().count()), (45, 45), "{names:?}");
+        assert_eq!((names.len(), operations().count()), (46, 46), "{names:?}");
         let text = document.to_string();
         for reference in
             text.split("\"#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next())
@@ -243,5 +252,19 @@ mod tests {
                 responses.contains_key("200") || responses.contains_key("202")
             })
         }));
+    }
+
+    #[test]
+    fn no_kind_can_take_a_path_or_a_tag_of_the_api() {
+        let document = crate::http::document(&SubjectKinds::default());
+        let reserved = crate::config::RESERVED_SEGMENTS;
+        let paths =
+            document["paths"].as_object().into_iter().flatten().map(|(path, _)| path.as_str());
+        let tags = document["tags"].as_array().into_iter().flatten();
+        let tags = tags.filter_map(|tag| tag["name"].as_str()).filter(|tag| !tag.contains(' '));
+        for path in paths.chain(tags).chain([DOCS_PATH, "/api/v1"]) {
+            let segment = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+            assert!(reserved.contains(&segment), "{path}");
+        }
     }
 }

@@ -10,13 +10,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Shared, chains, dead_letters, events, health, metrics, openapi, orders, plugins, problem,
-    products, stages,
+    Shared, chains, dead_letters, events, health, metrics, openapi, plugins, problem, products,
+    stages, subjects,
 };
+use crate::domain::subject_kind::SubjectKinds;
 
 /// Every route, grouped by how it is served.
 pub(super) struct Routes {
-    /// Orders, events and products: also served under `/api/v1`.
+    /// Subjects, events and products: also served under `/api/v1`.
     pub(super) business: Router<Shared>,
     /// Imports, dead letters, chains of events, stages and plugins.
     pub(super) operations: Router<Shared>,
@@ -26,14 +27,11 @@ pub(super) struct Routes {
     pub(super) document: Value,
 }
 
-/// Builds the route table.
+/// Builds the route table of a host with these kinds of subjects.
 #[rustfmt::skip]
-pub(super) fn routes() -> Routes {
-    let (business, mut document) = OpenApiRouter::default()
-        .routes(routes!(orders::create, orders::list))        // POST, GET /orders
-        .routes(routes!(orders::show))                        // GET       /orders/{id}
-        .routes(routes!(orders::events))                      // GET       /orders/{id}/events
-        .routes(routes!(orders::cancel))                      // POST      /orders/{id}/cancel
+pub(super) fn routes(kinds: &SubjectKinds) -> Routes {
+    let (mut business, mut document) = OpenApiRouter::default()
+        .routes(routes!(subjects::kinds))                     // GET       /subjects
         .routes(routes!(events::ingest, events::list))        // POST, GET /events
         .routes(routes!(events::export))                      // GET       /events/export
         .routes(routes!(events::send, events::show))          // POST, GET /events/{name}
@@ -78,5 +76,10 @@ pub(super) fn routes() -> Routes {
         .routes(routes!(problem::routes::show))               // GET       /problems/{name}
         .split_for_parts();
     document.merge(more);
-    Routes { business, operations, health, document: openapi::complete(document) }
+    // Each kind: POST, GET <path>; GET <path>/{id}; GET <path>/{id}/events; POST <path>/{id}/cancel
+    for kind in kinds.iter() {
+        business = business.merge(subjects::routes_of(kind));
+    }
+    document.merge(subjects::template());
+    Routes { business, operations, health, document: openapi::complete(document, kinds) }
 }

@@ -5,20 +5,14 @@ use serde::Serialize;
 use super::stage::Running;
 use crate::config::StageConfig;
 use crate::domain::event::{
-    BREAKER_CHANGED, DEAD_LETTERED, ORDER_CANCELLED, ORDER_CREATED, PLUGIN_ROLLED_BACK,
-    PRODUCT_STOCKED, topic_covers, topic_matches,
+    BREAKER_CHANGED, DEAD_LETTERED, PLUGIN_ROLLED_BACK, PRODUCT_STOCKED, topic_covers,
+    topic_matches,
 };
 use crate::stage::event_settings;
 
-/// Event types that the host itself publishes.
-const HOST_EVENTS: [&str; 6] = [
-    ORDER_CREATED,
-    ORDER_CANCELLED,
-    PRODUCT_STOCKED,
-    DEAD_LETTERED,
-    BREAKER_CHANGED,
-    PLUGIN_ROLLED_BACK,
-];
+/// Event types that the host itself publishes, beside those of subjects.
+const HOST_EVENTS: [&str; 4] =
+    [PRODUCT_STOCKED, DEAD_LETTERED, BREAKER_CHANGED, PLUGIN_ROLLED_BACK];
 
 /// The pipeline as stages and the event types between them.
 #[derive(Debug, Serialize)]
@@ -73,10 +67,10 @@ impl TopologyStage {
 }
 
 impl Topology {
-    /// The topology of stages by name, on a host that also accepts `external` event types.
-    pub(super) fn of(stages: Vec<TopologyStage>, external: &[String]) -> Self {
+    /// The topology of stages by name, on a host that also publishes or accepts `external` event types.
+    pub(super) fn of(stages: Vec<TopologyStage>, external: &[&str]) -> Self {
         let emitted = |pattern: &str| {
-            let external = external.iter().map(String::as_str);
+            let external = external.iter().copied();
             let emitted = stages.iter().flat_map(|stage| &stage.emits).map(String::as_str);
             HOST_EVENTS
                 .into_iter()
@@ -101,6 +95,8 @@ impl Topology {
 mod tests {
     use super::*;
 
+    const TYPES: [&str; 2] = ["order.created", "order.cancelled"];
+
     fn stage(consumes: &[&str], handles: &[&str]) -> TopologyStage {
         let texts = |all: &[&str]| all.iter().map(ToString::to_string).collect();
         TopologyStage {
@@ -115,9 +111,9 @@ mod tests {
     #[test]
     fn types_that_a_stage_cannot_handle_are_reported() {
         let fits = stage(&["order.created", "order.cancelled"], &["order.*"]);
-        assert_eq!(Topology::of(vec![fits], &[]).warnings, Vec::<String>::new());
+        assert_eq!(Topology::of(vec![fits], &TYPES).warnings, Vec::<String>::new());
         let odd = stage(&["order.created", "order.#"], &["order.created", "order.*"]);
-        let warnings = Topology::of(vec![odd], &[]).warnings;
+        let warnings = Topology::of(vec![odd], &TYPES).warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("consumes `order.#`, which its plugin does not handle"));
     }

@@ -97,7 +97,7 @@ async fn only_the_queue_that_did_not_confirm_receives_the_event_again() {
     let clock = Arc::new(ManualClock::at(START_MS));
     let store = open_store(&folder.path().join("store.db"), Arc::clone(&clock)).await;
     let event = sample_event("e1", &["full", "other"]);
-    let pipeline = Pipeline::new(&Config::default());
+    let pipeline = Pipeline::new(&Config::default(), Config::default().kinds().expect("valid"));
     for stage in ["full", "other"] {
         let consumes = [event.envelope.event.event_type.clone()];
         pipeline.route(&pipeline.stage(stage), &consumes);

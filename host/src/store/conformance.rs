@@ -9,6 +9,7 @@ pub(in crate::store) mod cancelling;
 mod dead_lettering;
 mod hosts;
 mod intake;
+mod kinds;
 mod log;
 mod outbox;
 mod pruning;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+pub(in crate::store) use self::build::kinds;
 use super::Store;
 use crate::domain::clock::ManualClock;
 
@@ -33,7 +35,7 @@ pub const LEASE_MS: u64 = 30_000;
 /// The fixture of an exercise.
 #[derive(Clone)]
 pub struct Bench {
-    /// An empty store, with [`LEASE_MS`], the default status rules and `clock`.
+    /// An empty store, with [`LEASE_MS`], the kinds of [`kinds`] and `clock`.
     pub store: Arc<dyn Store>,
     /// Its clock, at [`START_MS`].
     pub clock: Arc<ManualClock>,
@@ -126,6 +128,13 @@ exercises![
     unrouted::a_subject_without_a_stage_is_routed_when_one_appears,
     unrouted::an_event_waits_while_its_subject_is_unfinished,
     unrouted::open_deliveries_of_a_stage_are_listed,
+    kinds::each_kind_has_its_own_status_table,
+    kinds::each_kind_has_its_own_ids_and_idempotency_keys,
+    kinds::a_cancellation_completes_by_the_rules_of_its_kind,
+    kinds::subjects_are_listed_by_kind,
+    kinds::each_kind_has_its_own_retention_period,
+    kinds::a_subject_of_a_removed_kind_keeps_its_status,
+    kinds::an_event_waits_by_the_status_of_its_kind,
     pruning::finished_subjects_past_their_retention_are_deleted,
     pruning::unfinished_subjects_are_kept,
     pruning::an_old_event_that_was_logged_now_is_kept,

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::domain::event::{Envelope, HOST_EVENT_PREFIX, ORDER_CANCELLED};
+use crate::domain::event::{Envelope, HOST_EVENT_PREFIX};
+use crate::domain::subject_kind::SubjectKinds;
 
 /// Who made an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,12 +83,13 @@ impl NewEvent {
     /// Whether something depends on the event being processed, while its subject is unfinished: a
     /// subject or stock that was accepted, or the next step of a subject. A cancellation completes
     /// without a stage.
-    pub(super) fn needs_a_stage(&self) -> bool {
+    pub(super) fn needs_a_stage(&self, kinds: &SubjectKinds) -> bool {
         let event_type = self.envelope.event.event_type.as_str();
+        let subject = self.envelope.subject_key.as_deref();
         self.origin == Origin::Host
-            && event_type != ORDER_CANCELLED
+            && !subject.is_some_and(|key| kinds.is_cancel_event(key, event_type))
             && !event_type.starts_with(HOST_EVENT_PREFIX)
-            && (self.producer.is_none() || self.envelope.subject_key.is_some())
+            && (self.producer.is_none() || subject.is_some())
     }
 
     /// The same event, sent to the queue of `stage` alone, whatever else consumes its type.

@@ -47,7 +47,7 @@ pub use self::within::WithinError;
 use super::StoreError;
 use super::transaction::{Op, Operation, Request};
 use crate::domain::clock::{Clock, SteadyClock};
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 
 /// How to open the store.
 pub struct PostgresOptions {
@@ -64,7 +64,7 @@ pub struct PostgresOptions {
     /// Leases count by `clock` as well: for tests with a manual clock.
     pub host_time: bool,
     /// Subject status by events.
-    pub status: Arc<StatusRules>,
+    pub kinds: Arc<SubjectKinds>,
     /// How long an outbox row is held for sending.
     pub lease_ms: u64,
     /// Maximum number of operations in one transaction.
@@ -88,7 +88,7 @@ pub struct PostgresOptions {
 struct Context {
     host: String,
     lease_ms: u64,
-    status: Arc<StatusRules>,
+    kinds: Arc<SubjectKinds>,
     publish_all: bool,
     clock: Arc<dyn Clock>,
     steady: Option<Arc<SteadyClock>>,
@@ -149,7 +149,7 @@ impl PostgresStore {
         let context = Arc::new(Context {
             host: options.host_name,
             lease_ms: options.lease_ms,
-            status: options.status,
+            kinds: options.kinds,
             publish_all: options.publish_all,
             clock: options.clock,
             steady: options.steady,
@@ -188,9 +188,9 @@ impl PostgresStore {
     /// Inspects a database without changing it.
     pub async fn examine(
         settings: PostgresSettings<'_>,
-        status: &StatusRules,
+        kinds: &SubjectKinds,
     ) -> Result<DatabaseStatus, OpenError> {
-        open::examine(settings, &status.finished_statuses()).await
+        open::examine(settings, &kinds.finished_statuses()).await
     }
 
     /// Deletes everything of a namespace that is not the default one.

@@ -41,7 +41,7 @@ use super::StoreError;
 use super::decode::Columns as _;
 use super::transaction::{self, Numbers, Operation, Request, TransactionTime, WriteSet};
 use crate::domain::clock::{Clock, SteadyClock};
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 
 /// How to open the store.
 pub struct SqliteOptions {
@@ -56,7 +56,7 @@ pub struct SqliteOptions {
     /// The same, when it has to continue the time of what is stored.
     pub steady: Option<Arc<SteadyClock>>,
     /// Subject status by events.
-    pub status: Arc<StatusRules>,
+    pub kinds: Arc<SubjectKinds>,
     /// How long an outbox row is held for sending.
     pub lease_ms: u64,
     /// Maximum number of operations in one transaction.
@@ -72,7 +72,7 @@ struct Context {
     /// Length of a lease.
     lease_ms: u64,
     /// Subject status by events.
-    status: Arc<StatusRules>,
+    kinds: Arc<SubjectKinds>,
     publish_all: bool,
     /// The last numbers that were written: this is the only writer.
     numbers: Numbers,
@@ -82,7 +82,7 @@ impl Context {
     /// An empty write set.
     fn write_set<'a>(&self, now_ms: u64) -> WriteSet<'a> {
         let time = TransactionTime { now_ms, host_ms: now_ms };
-        WriteSet::new(self.numbers, time, self.publish_all)
+        WriteSet::new(self.numbers, time, self.publish_all, Arc::clone(&self.kinds))
     }
 }
 
@@ -90,7 +90,7 @@ impl Context {
 pub struct SqliteStore {
     readers: SqlitePool,
     clock: Arc<dyn Clock>,
-    status: Arc<StatusRules>,
+    kinds: Arc<SubjectKinds>,
     /// None once closed.
     writer: Mutex<Option<mpsc::Sender<Op>>>,
     /// Tracks the writer: [`Store::close`](super::Store::close) waits until it is gone.
@@ -102,9 +102,9 @@ impl SqliteStore {
     pub async fn examine(
         path: &Path,
         namespace: &str,
-        status: &StatusRules,
+        kinds: &SubjectKinds,
     ) -> Result<FileStatus, OpenError> {
-        open::examine(path, namespace, &status.finished_statuses()).await
+        open::examine(path, namespace, &kinds.finished_statuses()).await
     }
 
     /// Opens the file and migrates its schema. Leases and bindings of earlier runs are released.
@@ -126,7 +126,7 @@ impl SqliteStore {
             context: Context {
                 host: options.host_name,
                 lease_ms: options.lease_ms,
-                status: Arc::clone(&options.status),
+                kinds: Arc::clone(&options.kinds),
                 publish_all: options.publish_all,
                 numbers,
             },
@@ -140,7 +140,7 @@ impl SqliteStore {
         let store = Arc::new(Self {
             readers: opened.readers,
             clock: options.clock,
-            status: options.status,
+            kinds: options.kinds,
             writer: Mutex::new(Some(sender)),
             writers,
         });

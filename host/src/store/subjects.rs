@@ -64,7 +64,7 @@ pub enum Cancelled {
 ///
 /// ```no_run
 /// # async fn example(app: &postrider::App) -> anyhow::Result<()> {
-/// let subject = app.submit(serde_json::json!({ "order_id": "1", "items": ["Book"] })).await?;
+/// let subject = app.submit("document", serde_json::json!({ "title": "Minutes" })).await?;
 /// let subject = subject.into_subject();
 /// println!("{} is {} since {} ms", subject.key, subject.status, subject.updated_at_ms);
 /// # Ok(())
@@ -116,6 +116,18 @@ pub struct SubjectFilter {
     /// Cursor: position (`rowid`-like, growing) of the last subject seen; newest first.
     pub before: Option<i64>,
     /// Page size.
+    pub limit: u32,
+}
+
+/// What one batch of retention may delete.
+#[derive(Debug, Clone)]
+pub struct PruneRequest {
+    /// Kinds, and the time before which their finished subjects were last changed, milliseconds since
+    /// 1970-01-01 UTC. Subjects of other kinds are kept.
+    pub subjects: Vec<(String, u64)>,
+    /// The same for events without a subject, and for what belongs to no event; none keeps them.
+    pub others: Option<u64>,
+    /// Most subjects of each kind, and most events without a subject, that are examined.
     pub limit: u32,
 }
 

@@ -53,23 +53,24 @@ pub(super) struct RoutedEvents {
 }
 
 impl Routing {
-    /// Adds what is sent to `write_set`. Each row has position, whether the subject is finished, due
+    /// Adds what is sent to `write_set`. Each row has position, status of the subject, due
     /// time and envelope.
     pub(super) fn route<'a>(
         &'a self,
         rows: &[impl Columns],
         write_set: &mut WriteSet<'a>,
     ) -> Result<RoutedEvents, StoreError> {
-        let mut routed = RoutedEvents::default();
+        let (mut routed, kinds) = (RoutedEvents::default(), write_set.kinds());
         for row in rows {
-            let (seq, is_finished) = (row.int(0)?, row.flag(1)?);
+            let seq = row.int(0)?;
+            let mut envelope = decode::envelope(row, 3)?;
             routed.all.push(seq);
-            if is_finished {
+            let subject = envelope.subject_key.as_deref().zip(row.maybe_text(1)?);
+            if subject.is_some_and(|(key, status)| kinds.is_finished(key, status)) {
                 continue;
             }
             routed.sent.push(seq);
             let due_ms = row.maybe_int(2)?.map_or(IMMEDIATELY, |due_ms| due_ms as u64);
-            let mut envelope = decode::envelope(row, 3)?;
             envelope.expires_at_ms = envelope.expires_at_ms.max(self.expires_at_ms);
             routed.outbox.extend(write_set.route(seq, &Arc::new(envelope), &self.stages, due_ms));
         }
@@ -77,14 +78,14 @@ impl Routing {
     }
 }
 
-/// Counts waiting events by type, for [`decode`]: those whose subject's status is not finished. At most
+/// Counts waiting events by type, for [`decode`]: those whose subject's `<kind>/<status>` is not finished. At most
 /// 10,000 are counted.
 macro_rules! count_unrouted {
     ($is_unfinished:literal) => {
         concat!(
             "SELECT k.type, count(*), min(k.unrouted_ms) FROM (SELECT e.type, e.unrouted_ms FROM \
              events e LEFT JOIN subjects sub ON sub.key = e.subject_key WHERE e.unrouted_ms IS NOT NULL AND \
-             (sub.key IS NULL OR sub.status ",
+             (sub.key IS NULL OR sub.kind || '/' || sub.status ",
             $is_unfinished,
             ") LIMIT 10000) k GROUP BY k.type ORDER BY k.type"
         )

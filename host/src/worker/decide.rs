@@ -291,8 +291,10 @@ fn bounded(text: String, max_bytes: usize) -> String {
 
 fn dead_letter(inputs: &DecisionInputs<'_>, code: &str, message: String) -> Verdict {
     let DecisionInputs { policy, envelope, attempt, now_ms, .. } = *inputs;
+    let subject = envelope.subject_key.as_ref();
     let data = serde_json::json!({
         "stage": &*policy.name,
+        "subject": subject.map(|key| serde_json::json!({ "kind": key.kind(), "id": key.id() })),
         "code": code,
         "message": message,
         "event": {

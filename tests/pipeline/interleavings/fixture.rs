@@ -168,7 +168,7 @@ async fn open_store(
     clock: &Arc<ManualClock>,
 ) -> Result<(Arc<dyn Store>, Place)> {
     let (namespace, host_name) = (config.namespace.clone(), "here".to_owned());
-    let status = Arc::new(config.orders.status.clone());
+    let kinds = config.kinds()?;
     let (clock, group_max_ops) = (Arc::clone(clock) as _, config.store.group_max_ops);
     match backend {
         Backend::Embedded => {
@@ -180,7 +180,7 @@ async fn open_store(
                 host_name,
                 clock,
                 steady: None,
-                status,
+                kinds,
                 lease_ms: LEASE_MS,
                 group_max_ops,
                 publish_all: false,
@@ -198,7 +198,7 @@ async fn open_store(
                 clock,
                 steady: None,
                 host_time: true,
-                status,
+                kinds,
                 lease_ms: LEASE_MS,
                 group_max_ops,
                 publish_all: false,

@@ -14,8 +14,8 @@ use futures::future::{BoxFuture, FutureExt as _, join_all};
 use postrider::internals::{
     Attempt, Batch, BatchState, Call, Cancelled, ChainStatus, Commit, DeadLetterAction,
     DeadLetterFilter, DeadLetterStatus, Decision, DecisionInputs, LaneCache, LostDeliveries,
-    NewCancel, NewEvent, NewSubject, ORDER_CANCELLED, ORDER_CREATED, OutboxRow, Outcome,
-    PRODUCT_STOCKED, Progress, Routes as _, StateSource, decide,
+    NewCancel, NewEvent, NewSubject, OutboxRow, Outcome, PRODUCT_STOCKED, Progress, Routes as _,
+    StateSource, decide,
 };
 use postrider::{
     CallContext, Clock as _, DeliveryKey, Envelope, Event, Failure, Settlement, StoreError,
@@ -483,7 +483,7 @@ fn apply<'a>(
         Ok(match step {
             Step::Client(Action::Order(id)) => {
                 let body = orders[&id].body.clone();
-                let created = event(fixture, ORDER_CREATED, &id, (&id, Some(&id)), &body);
+                let created = event(fixture, "order.created", &id, (&id, Some(&id)), &body);
                 let (fingerprint, status) = (id.clone(), "received".to_owned());
                 let order = NewSubject {
                     key: key(&id),
@@ -519,7 +519,7 @@ fn apply<'a>(
             Step::Client(Action::Cancel(id)) => {
                 let cancelled = event(
                     fixture,
-                    ORDER_CANCELLED,
+                    "order.cancelled",
                     &id,
                     (&id, Some(&id)),
                     &json!({ "reason": null }),

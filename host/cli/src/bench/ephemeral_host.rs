@@ -31,7 +31,7 @@ pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> 
             host_name: name,
             clock: Arc::new(SystemClock),
             expiry_ms: 0,
-            ingress: config.ingress(),
+            ingress: config.ingress(&config.kinds()?),
         };
         let stages = ["payment", "inventory", "shipping", "notification"].map(Arc::from);
         Rabbit::delete_namespace(options, &stages)

@@ -282,7 +282,7 @@ impl DryRunResult {
 /// The stages that a configuration runs with a plugin file; at least one.
 pub(crate) fn stages_of(config: &Config, file: &Path, described: &str) -> Vec<String> {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
-    Pipeline::new(config).names_for(&name.unwrap_or_default(), described)
+    Pipeline::new(config, Arc::default()).names_for(&name.unwrap_or_default(), described)
 }
 
 /// Loads a plugin file. Compiled code is cached in the user's home, so a large plugin is compiled

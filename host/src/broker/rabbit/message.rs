@@ -310,11 +310,13 @@ mod tests {
     use super::*;
     use crate::store::Direct;
 
-    const INGRESS: Ingress<'_> = Ingress {
-        rules: Rules::for_tests(1_700_000_000_123),
-        body_max_bytes: 1_000,
-        expiry_ms: 500_000,
-    };
+    fn ingress() -> Ingress<'static> {
+        Ingress {
+            rules: Rules::for_tests(1_700_000_000_123),
+            body_max_bytes: 1_000,
+            expiry_ms: 500_000,
+        }
+    }
 
     fn envelope() -> Envelope {
         Envelope {
@@ -347,7 +349,7 @@ mod tests {
             mandatory: true,
         };
         let decoded =
-            decode(&encode(&message), message.envelope.event.data.to_vec(), INGRESS).unwrap();
+            decode(&encode(&message), message.envelope.event.data.to_vec(), ingress()).unwrap();
         assert_eq!((&*decoded.envelope, decoded.round, decoded.attempt), (&envelope(), 2, 7));
     }
 
@@ -360,7 +362,8 @@ mod tests {
         assert!(header_bytes(&encode(&message)) > 200_000);
         let properties = encode_unsendable(&message, "it is too large");
         assert!(header_bytes(&properties) < 2_000);
-        let Err(Unreadable::Unsendable { decoded, why }) = decode(&properties, Vec::new(), INGRESS)
+        let Err(Unreadable::Unsendable { decoded, why }) =
+            decode(&properties, Vec::new(), ingress())
         else {
             panic!("it is read as an event");
         };
@@ -386,12 +389,12 @@ mod tests {
             ("cloudEvents:subject", "7"),
         ];
         let binary =
-            decode(&properties("text/plain", &headers), b"hello".to_vec(), INGRESS).unwrap();
+            decode(&properties("text/plain", &headers), b"hello".to_vec(), ingress()).unwrap();
         let body = br#"{"specversion":"1.0","id":"9","source":"/desk","type":"order.flagged","subject":"7","datacontenttype":"text/plain","data":"hello"}"#;
         let structured = decode(
             &properties("application/cloudevents+json; charset=utf-8", &[]),
             body.to_vec(),
-            INGRESS,
+            ingress(),
         )
         .unwrap();
         assert_eq!(binary.envelope, structured.envelope);
@@ -402,11 +405,11 @@ mod tests {
         );
         assert_eq!(
             (envelope.correlation_id.as_str(), envelope.hops, envelope.expires_at_ms),
-            ("9", 0, INGRESS.rules.now_ms + INGRESS.expiry_ms)
+            ("9", 0, ingress().rules.now_ms + ingress().expiry_ms)
         );
         assert_eq!(
             (envelope.event.time_ms, binary.round, binary.attempt),
-            (INGRESS.rules.now_ms, 1, 1)
+            (ingress().rules.now_ms, 1, 1)
         );
         assert_eq!(binary.sender, Sender::OtherProgram { due_at_ms: None });
     }
@@ -424,7 +427,7 @@ mod tests {
             direct: None,
             mandatory: false,
         };
-        let decoded = decode(&encode(&message), inner.to_vec(), INGRESS).unwrap();
+        let decoded = decode(&encode(&message), inner.to_vec(), ingress()).unwrap();
         assert_eq!(decoded.envelope, message.envelope);
     }
 
@@ -438,7 +441,7 @@ mod tests {
                 ("cloudEvents_type", "x"),
                 (key, value),
             ];
-            decode(&properties("text/plain", &event), Vec::new(), INGRESS)
+            decode(&properties("text/plain", &event), Vec::new(), ingress())
         };
         for (key, value) in [(ROUND, "0"), (ATTEMPT, "0"), (ATTEMPT, "4294967297"), (ROUND, "one")]
         {
@@ -466,9 +469,9 @@ mod tests {
             (HOPS, "none"),
             (EXPIRES_MS, "1"),
         ];
-        let decoded = decode(&properties("text/plain", &event), Vec::new(), INGRESS).unwrap();
+        let decoded = decode(&properties("text/plain", &event), Vec::new(), ingress()).unwrap();
         assert_eq!((decoded.round, decoded.attempt, decoded.envelope.hops), (1, 1, 0));
-        assert!(decoded.envelope.expires_at_ms > INGRESS.rules.now_ms);
+        assert!(decoded.envelope.expires_at_ms > ingress().rules.now_ms);
     }
 
     #[test]
@@ -480,10 +483,10 @@ mod tests {
             ("cloudEvents_type", "x"),
             ("cloudEvents_deliverat", "2023-11-14T22:13:50Z"),
         ];
-        let decoded = decode(&properties("text/plain", &event), Vec::new(), INGRESS).unwrap();
+        let decoded = decode(&properties("text/plain", &event), Vec::new(), ingress()).unwrap();
         let due_at_ms = 1_700_000_030_000;
         assert_eq!(decoded.sender, Sender::OtherProgram { due_at_ms: Some(due_at_ms) });
-        assert_eq!(decoded.envelope.expires_at_ms, due_at_ms + INGRESS.expiry_ms);
+        assert_eq!(decoded.envelope.expires_at_ms, due_at_ms + ingress().expiry_ms);
         assert_eq!(decoded.envelope.event.attributes, []);
     }
 
@@ -502,13 +505,13 @@ mod tests {
             ];
             assert!(
                 matches!(
-                    decode(&properties("text/plain", &event), Vec::new(), INGRESS),
+                    decode(&properties("text/plain", &event), Vec::new(), ingress()),
                     Err(Unreadable::Unstorable(_))
                 ),
                 "{key}"
             );
         }
-        assert_eq!(stand_in(&properties("a\0b", &[]), b"", INGRESS).validate(), None);
+        assert_eq!(stand_in(&properties("a\0b", &[]), b"", ingress()).validate(), None);
     }
 
     #[test]
@@ -517,16 +520,19 @@ mod tests {
             "application/json",
             &[("cloudEvents_id", "1"), ("cloudEvents_source", "/x"), (CORRELATION, "1")],
         );
-        assert!(matches!(decode(&nothing, Vec::new(), INGRESS), Err(Unreadable::Missing("type"))));
+        assert!(matches!(
+            decode(&nothing, Vec::new(), ingress()),
+            Err(Unreadable::Missing("type"))
+        ));
         let garbage = properties(STRUCTURED, &[]);
-        assert!(matches!(decode(&garbage, b"{".to_vec(), INGRESS), Err(Unreadable::Json(_))));
+        assert!(matches!(decode(&garbage, b"{".to_vec(), ingress()), Err(Unreadable::Json(_))));
         assert_eq!(
-            stand_in(&garbage, b"{", INGRESS).event.id,
-            stand_in(&garbage, b"{", INGRESS).event.id
+            stand_in(&garbage, b"{", ingress()).event.id,
+            stand_in(&garbage, b"{", ingress()).event.id
         );
         assert_ne!(
-            stand_in(&garbage, b"{", INGRESS).event.id,
-            stand_in(&nothing, b"{", INGRESS).event.id
+            stand_in(&garbage, b"{", ingress()).event.id,
+            stand_in(&nothing, b"{", ingress()).event.id
         );
     }
 }

@@ -50,7 +50,7 @@ impl Namespace {
             host_name: "test".into(),
             clock: Arc::new(SystemClock),
             expiry_ms: 60_000,
-            ingress: Config::default().ingress(),
+            ingress: Config::default().ingress(&Config::default().kinds().expect("valid")),
         };
         let (rabbit, links) = Rabbit::new(options).unwrap();
         tokio::spawn(async move { tokio::join!(links.publishing.run(), links.consuming.run()) });

@@ -51,15 +51,15 @@ fn the_key_decides_how_a_text_is_read() {
             r#"[{"host": "a.example", "methods": ["POST"]}]"#,
         ),
         ("POSTRIDER_STAGES__FRAUD_SCORE__WARM", "{ calls_max = 7 }"),
-        ("POSTRIDER_ORDERS__STATUS__TRANSITIONS__ORDER_CREATED__STATUS", "new"),
-        ("POSTRIDER_ORDERS__STATUS__TRANSITIONS__ORDER_CANCELLED__FROM", "new,ready"),
+        ("POSTRIDER_SUBJECTS__ORDER__STATUS__TRANSITIONS__ORDER_CREATED__STATUS", "new"),
+        ("POSTRIDER_SUBJECTS__ORDER__STATUS__TRANSITIONS__ORDER_CANCELLED__FROM", "new,ready"),
     ])
     .unwrap();
     assert_eq!(config.namespace, "other");
     assert_eq!((config.http.body_max_bytes, config.store.migrate), (10, false));
     assert_eq!(config.runtime.cache_dir.as_deref(), Some("123".as_ref()));
     assert_eq!(config.events.external_event_types, ["a.b", "c.d"]);
-    assert_eq!(config.orders.status.initial("order.created"), Some("new"));
+    assert_eq!(config.kinds().unwrap().named("order").unwrap().initial_status(), "new");
     let fraud = &config.stages["fraud-score"];
     assert_eq!(fraud.consumes.as_deref(), Some(&["order.*".to_owned()][..]));
     assert_eq!((fraud.rate_per_s, fraud.warm.calls_max, fraud.retry.jitter), (Some(5), 7, 0.0));

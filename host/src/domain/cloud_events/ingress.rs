@@ -5,6 +5,7 @@
 //! within the operator's horizon.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -15,9 +16,10 @@ use crate::domain::cloud_events::{
     self, BATCH, Document, HOST, HOST_CORRELATION, HOST_SUBJECT, STRUCTURED,
 };
 use crate::domain::event::{Envelope, Event, HOST_EVENT_PREFIX};
-use crate::domain::field_error::FieldError;
+use crate::domain::field_error::{FieldError, pointer};
 use crate::domain::json;
-use crate::domain::subject::{SubjectKey, SubjectKeyError, is_id};
+use crate::domain::subject::SubjectKey;
+use crate::domain::subject_kind::{ResolveError, SubjectKinds};
 use crate::domain::timestamp;
 
 /// Most events in one batch.
@@ -32,6 +34,8 @@ const FORMATS: &str = "application/cloudevents";
 /// The operator's limits on incoming events, and the host's names.
 #[derive(Debug, Clone)]
 pub struct IngressSettings {
+    /// The kinds of subjects that events may be about.
+    pub kinds: Arc<SubjectKinds>,
     /// First part of the host's own sources.
     pub namespace: String,
     /// Longest time that an event may be scheduled ahead.
@@ -46,6 +50,7 @@ impl IngressSettings {
     /// The rules at a time.
     pub fn rules(&self, now_ms: u64) -> Rules<'_> {
         Rules {
+            kinds: &self.kinds,
             now_ms,
             schedule_max_ms: self.schedule_max_ms,
             namespace: &self.namespace,
@@ -67,6 +72,8 @@ pub enum Admission {
 /// Limits and defaults for the checks.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
+    /// The kinds of subjects that events may be about.
+    pub kinds: &'a SubjectKinds,
     /// Milliseconds since 1970-01-01 UTC.
     pub now_ms: u64,
     /// Longest time that an event may be scheduled ahead.
@@ -121,8 +128,11 @@ impl Rules<'_> {
 
     /// Rules of the namespace `orders`, for tests.
     #[cfg(any(test, fuzzing))]
-    pub(crate) const fn for_tests(now_ms: u64) -> Rules<'static> {
+    pub(crate) fn for_tests(now_ms: u64) -> Rules<'static> {
+        static KINDS: std::sync::LazyLock<Arc<SubjectKinds>> =
+            std::sync::LazyLock::new(|| crate::config::Config::default().kinds().expect("valid"));
         Rules {
+            kinds: &KINDS,
             now_ms,
             schedule_max_ms: 60_000,
             namespace: "orders",
@@ -281,11 +291,16 @@ fn ingested(
             None
         });
     let correlation_id = own(&event, HOST_CORRELATION);
-    let subject_key =
-        subject_key(own(&event, HOST_SUBJECT), &event.subject).unwrap_or_else(|why| {
-            problems.push(FieldError::at(format!("/{HOST_SUBJECT}"), why));
-            None
-        });
+    let named = own(&event, HOST_SUBJECT);
+    let resolved = rules.kinds.resolve(named.as_deref(), &event.event_type, &event.subject);
+    let subject_key = resolved.unwrap_or_else(|error| {
+        let (name, why) = match error {
+            ResolveError::Named(why) => (HOST_SUBJECT, why),
+            ResolveError::Subject(why) => ("subject", why),
+        };
+        problems.push(FieldError::at(pointer(name), why));
+        None
+    });
     event.attributes.retain(|(name, _)| !name.starts_with(HOST) && name != DELIVER_AT);
     // What no store and no broker can accept, whichever of them this host has.
     let envelope = Envelope {
@@ -301,15 +316,6 @@ fn ingested(
         Ok(IngestedEvent { event, subject_key, correlation_id, due_at_ms })
     } else {
         Err(problems)
-    }
-}
-
-/// The key of the subject that an event belongs to: the one that it names, else an order with the id
-/// that is its CloudEvents subject.
-fn subject_key(named: Option<String>, subject: &str) -> Result<Option<SubjectKey>, String> {
-    match named {
-        Some(named) => named.parse().map(Some).map_err(|error: SubjectKeyError| error.to_string()),
-        None => Ok(is_id(subject).then(|| SubjectKey::new("order", subject))),
     }
 }
 
@@ -341,15 +347,17 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules<'_> = Rules::for_tests(1_700_000_000_000);
+    fn rules() -> Rules<'static> {
+        Rules::for_tests(1_700_000_000_000)
+    }
 
     #[test]
     fn the_three_modes_are_equivalent() {
         let document = json!({ "specversion": "1.0", "id": "9", "source": "/desk", "type": "order.flagged", "subject": "7", "data": {"a": 1},
             "deliverat": "2023-11-14T22:13:50Z", "zone": "x", "postridersubject": "order/o-7", "postriderstage": "payment" });
-        let one = structured(&document.to_string(), RULES).unwrap();
+        let one = structured(&document.to_string(), rules()).unwrap();
         assert_eq!(
-            batch(&json!([document]).to_string(), RULES).unwrap(),
+            batch(&json!([document]).to_string(), rules()).unwrap(),
             std::slice::from_ref(&one)
         );
         let attributes = [
@@ -365,7 +373,7 @@ mod tests {
             ("deliverat".to_owned(), "1700000030000".to_owned()),
             ("postridersubject".to_owned(), "order/o-7".to_owned()),
         ]);
-        assert_eq!(binary(attributes, None, "{\"a\":1}".into(), RULES).unwrap(), one);
+        assert_eq!(binary(attributes, None, "{\"a\":1}".into(), rules()).unwrap(), one);
         assert_eq!(
             (one.subject_key.as_deref(), one.due_at_ms),
             (Some("order/o-7"), Some(1_700_000_030_000))
@@ -378,17 +386,17 @@ mod tests {
         let good = json!({ "specversion": "1.0", "id": "1", "source": "/a", "type": "a" });
         let late = json!({ "specversion": "1.0", "id": "1", "source": "/a", "type": "a", "deliverat": "2100-01-01T00:00:00Z" });
         let problems =
-            batch(&json!([good, { "id": "1" }, 7, late]).to_string(), RULES).unwrap_err();
+            batch(&json!([good, { "id": "1" }, 7, late]).to_string(), rules()).unwrap_err();
         let pointers: Vec<&str> = problems.iter().map(|problem| problem.pointer.as_str()).collect();
         assert_eq!(pointers, ["/1/specversion", "/1/source", "/1/type", "/2", "/3/deliverat"]);
         let reserved = json!({ "specversion": "1.0", "type": "postrider.x", "Bad": "x" });
-        let pointers: Vec<String> = structured(&reserved.to_string(), RULES)
+        let pointers: Vec<String> = structured(&reserved.to_string(), rules())
             .unwrap_err()
             .into_iter()
             .map(|problem| problem.pointer)
             .collect();
         assert_eq!(pointers, ["/id", "/source", "/type", "/Bad"]);
-        assert!(batch(&json!(vec![good; BATCH_MAX + 1]).to_string(), RULES).is_err());
+        assert!(batch(&json!(vec![good; BATCH_MAX + 1]).to_string(), rules()).is_err());
     }
 
     #[test]
@@ -405,10 +413,10 @@ mod tests {
             "/postrider/unreadable",
             "/postrider",
         ] {
-            let problems = read(source, RULES).unwrap_err();
+            let problems = read(source, rules()).unwrap_err();
             assert_eq!(problems.len(), 1, "{source}");
             assert_eq!(problems[0].pointer, "/source", "{source}");
-            assert!(read(source, RULES.for_import()).is_ok(), "{source}");
+            assert!(read(source, rules().for_import()).is_ok(), "{source}");
         }
         for source in [
             "/orders/events",
@@ -421,10 +429,10 @@ mod tests {
             "/desk",
             "/postriders",
         ] {
-            assert!(read(source, RULES).is_ok(), "{source}");
+            assert!(read(source, rules()).is_ok(), "{source}");
         }
         // A namespace may have any name.
-        let rules = Rules { namespace: "postrider", source: "/postrider/events", ..RULES };
+        let rules = Rules { namespace: "postrider", source: "/postrider/events", ..rules() };
         assert!(read("/postrider/events", rules).is_ok());
         assert!(read("/postrider/api", rules).is_err());
     }
@@ -432,10 +440,10 @@ mod tests {
     #[test]
     fn imports_take_events_of_any_source() {
         let event = |event_type: &str| json!({ "specversion": "1.0", "id": "..", "source": "/orders/stages/x", "type": event_type, "My_attr": "x" });
-        assert!(structured(&event("a.b").to_string(), RULES.for_import()).is_ok());
-        assert!(structured(&event("a.b").to_string(), RULES).is_err());
+        assert!(structured(&event("a.b").to_string(), rules().for_import()).is_ok());
+        assert!(structured(&event("a.b").to_string(), rules()).is_err());
         let problems =
-            structured(&event("postrider.x").to_string(), RULES.for_import()).unwrap_err();
+            structured(&event("postrider.x").to_string(), rules().for_import()).unwrap_err();
         assert_eq!(problems[0].pointer, "/type");
     }
 
@@ -445,23 +453,23 @@ mod tests {
         for number in 0..64 {
             event[format!("a{number}")] = json!("x".repeat(400));
         }
-        assert!(structured(&event.to_string(), RULES).is_ok());
+        assert!(structured(&event.to_string(), rules()).is_ok());
         for number in 0..64 {
             event[format!("a{number}")] = json!("💩".repeat(1_024));
         }
-        let problems = structured(&event.to_string(), RULES).unwrap_err();
+        let problems = structured(&event.to_string(), rules()).unwrap_err();
         assert!(problems[0].detail.contains("the limit is 32768"), "{problems:?}");
         let long =
             json!({ "specversion": "1.0", "id": "💩".repeat(255), "source": "/a", "type": "a" });
         assert!(
-            structured(&long.to_string(), RULES).unwrap_err()[0]
+            structured(&long.to_string(), rules()).unwrap_err()[0]
                 .detail
                 .contains("the limit is 1000")
         );
         let kind = json!({ "specversion": "1.0", "id": "1", "source": "/a", "type": "a",
             "datacontenttype": "ä".repeat(255) });
         assert!(
-            structured(&kind.to_string(), RULES).unwrap_err()[0]
+            structured(&kind.to_string(), rules()).unwrap_err()[0]
                 .detail
                 .contains("the limit is 255")
         );
@@ -469,12 +477,12 @@ mod tests {
 
     #[test]
     fn schedules_are_bounded_and_past_times_mean_now() {
-        assert_eq!(schedule(None, Some("30s"), RULES), Ok(Some(RULES.now_ms + 30_000)));
-        assert_eq!(schedule(Some("2001-01-01T00:00:00Z"), None, RULES), Ok(None));
-        assert!(schedule(None, Some("61s"), RULES).unwrap_err().contains("schedule_max_ms"));
+        assert_eq!(schedule(None, Some("30s"), rules()), Ok(Some(rules().now_ms + 30_000)));
+        assert_eq!(schedule(Some("2001-01-01T00:00:00Z"), None, rules()), Ok(None));
+        assert!(schedule(None, Some("61s"), rules()).unwrap_err().contains("schedule_max_ms"));
         assert!(
-            schedule(Some("1"), Some("1s"), RULES).is_err()
-                && schedule(None, Some("soon"), RULES).is_err()
+            schedule(Some("1"), Some("1s"), rules()).is_err()
+                && schedule(None, Some("soon"), rules()).is_err()
         );
     }
 
@@ -482,10 +490,10 @@ mod tests {
     fn json_media_types_are_recognised() {
         let attributes = || BTreeMap::from([("type".to_owned(), "a.b".to_owned())]);
         assert_eq!(
-            binary(attributes(), Some("application/json"), "{".into(), RULES).unwrap_err().len(),
+            binary(attributes(), Some("application/json"), "{".into(), rules()).unwrap_err().len(),
             1
         );
-        let ingested = binary(attributes(), Some("text/plain"), "{".into(), RULES).unwrap();
+        let ingested = binary(attributes(), Some("text/plain"), "{".into(), rules()).unwrap();
         assert_eq!(
             (ingested.event.source.as_str(), ingested.subject_key),
             ("/orders/events", None)

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::{PRUNED, StatusRules};
-use crate::domain::event::{ORDER_CANCELLED, ORDER_CREATED};
+use crate::domain::event::topic_problem;
 use crate::domain::name::is_name;
 
 impl StatusRules {
@@ -16,6 +16,11 @@ impl StatusRules {
         self.check_transitions(key, problems);
         self.check_reach(key, problems);
         self.check_cancel(key, problems);
+        for pattern in &self.cancel.compensations {
+            if let Some(why) = topic_problem(pattern) {
+                problems.push(format!("{key}.cancel.compensations: the pattern `{pattern}` {why}"));
+            }
+        }
     }
 
     /// Statuses that an event, or a completed cancellation, leads to.
@@ -26,12 +31,16 @@ impl StatusRules {
 
     fn check_transitions(&self, key: &str, problems: &mut Vec<String>) {
         let known = self.known();
-        if !self.transitions.contains_key(ORDER_CREATED) {
+        if !self.transitions.contains_key(&self.first_event) {
             problems.push(format!(
-                "{key}.transitions: `{ORDER_CREATED}` is missing: new subjects need a status"
+                "{key}.transitions: `{}` is missing: new subjects need a status",
+                self.first_event
             ));
         }
         for (event_type, transition) in &self.transitions {
+            if let Some(why) = topic_problem(event_type) {
+                problems.push(format!("{key}.transitions: the event type `{event_type}` {why}"));
+            }
             let place = format!("{key}.transitions.\"{event_type}\"");
             if !is_name(&transition.status) || transition.status == PRUNED {
                 problems.push(format!(
@@ -48,9 +57,12 @@ impl StatusRules {
                     "{place}.from: no event may follow `{status}`, the subject is cancelled"
                 ));
             }
-            if event_type != ORDER_CREATED && transition.from.as_ref().is_some_and(Vec::is_empty) {
+            if *event_type != self.first_event
+                && transition.from.as_ref().is_some_and(Vec::is_empty)
+            {
                 problems.push(format!(
-                    "{place}.from: is empty, but only `{ORDER_CREATED}` starts a subject"
+                    "{place}.from: is empty, but only `{}` starts a subject",
+                    self.first_event
                 ));
             }
         }
@@ -61,7 +73,7 @@ impl StatusRules {
 
     /// Follows the transitions from the initial status.
     fn check_reach(&self, key: &str, problems: &mut Vec<String>) {
-        let Some(first) = self.initial(ORDER_CREATED) else { return };
+        let Some(first) = self.initial() else { return };
         let (mut reached, mut waiting) = (BTreeSet::from([first]), vec![first]);
         while let Some(status) = waiting.pop() {
             let mut next: Vec<&str> = self
@@ -94,7 +106,7 @@ impl StatusRules {
             problems.push(format!("{key}.cancel.done: `{done}` {rule}"));
         }
         let others =
-            self.transitions.iter().filter(|(event_type, _)| *event_type != ORDER_CANCELLED);
+            self.transitions.iter().filter(|(event_type, _)| **event_type != self.cancel_event);
         for (event_type, transition) in
             others.filter(|(_, transition)| self.is_cancelled(&transition.status))
         {
@@ -104,14 +116,11 @@ impl StatusRules {
                  cancellations"
             ));
         }
-        if !self.compensates(ORDER_CANCELLED) {
+        if !self.compensates(&self.cancel_event) {
             problems.push(format!(
-                "{key}.cancel.compensations: must cover `{ORDER_CANCELLED}`, or no compensation \
-                 runs"
+                "{key}.cancel.compensations: must cover `{}`, or no compensation runs",
+                self.cancel_event
             ));
-        }
-        if self.cancel.compensations.iter().any(String::is_empty) {
-            problems.push(format!("{key}.cancel.compensations: a pattern is empty"));
         }
         for name in self.cancel.observers.iter().filter(|name| !is_name(name)) {
             problems.push(format!("{key}.cancel.observers: `{name}` is not a stage name"));
@@ -121,70 +130,71 @@ impl StatusRules {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::{Value, json};
 
-    fn problems(rules: &serde_json::Value) -> Vec<String> {
-        let rules: StatusRules = serde_json::from_value(rules.clone()).expect("a table");
+    use super::*;
+    use crate::domain::subject_status::tests::rules;
+
+    const KEY: &str = "subjects.doc.status";
+
+    fn problems(rules: &StatusRules) -> Vec<String> {
         let mut problems = Vec::new();
-        rules.validate("orders.status", &mut problems);
+        rules.validate(KEY, &mut problems);
         problems
     }
 
     #[test]
-    fn the_default_rules_are_valid() {
-        let mut problems = Vec::new();
-        StatusRules::default().validate("orders.status", &mut problems);
-        assert!(problems.is_empty(), "{problems:#?}");
-    }
-
-    #[test]
     fn all_problems_are_reported_with_their_keys() {
-        let found = problems(&serde_json::json!({
-            "transitions": {
-                "order.created": {"status": "received", "from": []},
-                "a": {"status": "Bad Name"},
-                "b": {"status": "never", "from": ["nowhere"]},
-                "c": {"status": "stuck", "from": ["received"]},
-                "d": {"status": "begun", "from": []},
-                "e": {"status": "back", "from": ["cancelling"]},
-                "f": {"status": "cancelled", "from": ["received"]},
-                "order.cancelled": {"status": "cancelling", "from": ["received"]},
-            },
-            "terminal": ["unknown", "Bad Name"],
-            "cancel": {"compensations": ["payment.*", ""], "observers": ["Audit!"]},
-        }));
+        let transitions = json!({
+            "doc.created": {"status": "received", "from": []},
+            "a": {"status": "Bad Name"},
+            "b": {"status": "never", "from": ["nowhere"]},
+            "c": {"status": "stuck", "from": ["received"]},
+            "d": {"status": "begun", "from": []},
+            "e": {"status": "back", "from": ["cancelling"]},
+            "f": {"status": "cancelled", "from": ["received"]},
+            "g..h": {"status": "odd", "from": ["received"]},
+            "doc.cancelled": {"status": "cancelling", "from": ["received"]},
+        });
+        let mut rules = rules(transitions, &["unknown", "Bad Name", "odd"]);
+        rules.cancel.compensations = vec!["scan.*".to_owned(), String::new()];
+        rules.cancel.observers = vec!["Audit!".to_owned()];
+        let found = problems(&rules);
         for expected in [
-            "orders.status.transitions.\"a\".status: `Bad Name`",
-            "orders.status.transitions.\"b\".from: no event leads to `nowhere`",
-            "orders.status.transitions: no subject can reach `never`",
-            "orders.status.terminal: no event leads to `unknown`",
-            "orders.status.transitions.\"d\".from: is empty",
-            "orders.status.transitions.\"e\".from: no event may follow `cancelling`",
-            "orders.status.transitions: no subject can reach `back`",
-            "orders.status.transitions.\"f\".status: `cancelled` is reserved for cancellations",
-            "orders.status.cancel.compensations: must cover `order.cancelled`",
-            "orders.status.cancel.compensations: a pattern is empty",
-            "orders.status.cancel.observers: `Audit!`",
+            ".transitions.\"a\".status: `Bad Name`",
+            ".transitions.\"b\".from: no event leads to `nowhere`",
+            ".transitions: no subject can reach `never`",
+            ".terminal: no event leads to `unknown`",
+            ".transitions.\"d\".from: is empty, but only `doc.created`",
+            ".transitions.\"e\".from: no event may follow `cancelling`",
+            ".transitions: no subject can reach `back`",
+            ".transitions.\"f\".status: `cancelled` is reserved for cancellations",
+            ".transitions: the event type `g..h` has an empty word",
+            ".cancel.compensations: must cover `doc.cancelled`",
+            ".cancel.compensations: the pattern `` is empty",
+            ".cancel.observers: `Audit!`",
         ] {
             assert!(
-                found.iter().any(|problem| problem.starts_with(expected)),
+                found.iter().any(|problem| problem.starts_with(&format!("{KEY}{expected}"))),
                 "`{expected}` is missing from {found:#?}"
             );
         }
-        let found = problems(&serde_json::json!({
-            "transitions": {"order.created": {"status": "received", "from": []}, "c": {"status": "stuck", "from": ["received"]}},
-        }));
-        assert_eq!(
-            found,
-            ["orders.status.terminal: no event follows `stuck`, and it is not terminal"]
-        );
-        let found = problems(&serde_json::json!({
-            "transitions": {
-                "order.created": {"status": "received", "from": []},
-                "order.cancelled": {"status": "cancelled", "from": ["received"]},
-            },
-        }));
-        assert_eq!(found.len(), 1, "{found:#?}");
-        assert!(problems(&serde_json::json!({"transitions": {}}))[0].contains("order.created"));
+    }
+
+    #[test]
+    fn subjects_must_begin_and_end() {
+        let of = |transitions: Value| problems(&rules(transitions, &[]));
+        let stuck = json!({
+            "doc.created": {"status": "received", "from": []},
+            "c": {"status": "stuck", "from": ["received"]},
+        });
+        let expected = format!("{KEY}.terminal: no event follows `stuck`, and it is not terminal");
+        assert_eq!(of(stuck), [expected]);
+        let same = json!({
+            "doc.created": {"status": "received", "from": []},
+            "doc.cancelled": {"status": "cancelled", "from": ["received"]},
+        });
+        assert_eq!(of(same).len(), 1, "the status during and after a cancellation is the same");
+        assert!(of(json!({}))[0].contains("doc.created"));
     }
 }

@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 
 mod events;
 mod operations;
-mod orders;
+mod bodies;
 mod recordings;
+
+pub(super) use self::bodies::new_subject;
 
 /// A schema with its name.
 type Named = (&'static str, Value);
@@ -20,7 +22,7 @@ pub(super) fn is_optional(reference: &str) -> bool {
 
 /// Every such schema.
 pub(super) fn all() -> impl Iterator<Item = Named> {
-    orders::all().into_iter().chain(operations::all()).chain(events::all()).chain(recordings::all())
+    bodies::all().into_iter().chain(operations::all()).chain(events::all()).chain(recordings::all())
 }
 
 fn reference(name: &str) -> Value {

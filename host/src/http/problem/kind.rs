@@ -70,14 +70,14 @@ problem_types! {
     NOT_FOUND: "not-found", NOT_FOUND, "Not found",
         "No such route, or no resource with this name or id: it never existed, or retention \
          deleted it.";
-    ORDER_EXISTS: "order-exists", CONFLICT, "Order id already in use",
-        "An order with this id and a different body exists: use another `order_id`.";
-    ORDER_NOT_CANCELLABLE: "order-not-cancellable", CONFLICT, "Order not cancellable",
-        "The order has gone too far, or has ended: `detail` gives its status. Nothing was changed.";
     ROLLBACK_FAILED: "rollback-failed", CONFLICT, "Rollback failed",
         "The earlier version could not be restored, or did not load: `detail` says why.";
     STAGE_IN_USE: "stage-in-use", CONFLICT, "Stage in use",
         "A host runs the stage, or did so in the last 30 seconds: remove its plugin first.";
+    SUBJECT_EXISTS: "subject-exists", CONFLICT, "Id already in use",
+        "A subject of this kind with this id and a different body exists: use another id.";
+    SUBJECT_NOT_CANCELLABLE: "subject-not-cancellable", CONFLICT, "Not cancellable",
+        "The subject has gone too far, or has ended: `detail` gives its status. Nothing was changed.";
     UNAVAILABLE: "unavailable", SERVICE_UNAVAILABLE, "Service unavailable",
         "The store or the broker does not answer, or the host is at a limit: retry after the \
          seconds in `Retry-After`.";

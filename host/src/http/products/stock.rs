@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::app::StockError;
-use crate::domain::order::parse_stock;
+use crate::domain::stock::parse_stock;
 use crate::domain::trace_context::TraceContext;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Problem};

@@ -22,7 +22,7 @@ macro_rules! path_parameters {
 }
 
 path_parameters! {
-    OrderId(String) is "id": "The order's id", text_schema();
+    SubjectId(String) is "id": "The subject's id", text_schema();
     EventId(String) is "name": "The event's id", text_schema();
     CorrelationId(String) is "correlation": "The id of the chain's first event", text_schema();
     EventType(String) is "name": "The event's type", event_type_schema();

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use crate::domain::clock::ManualClock;
 use crate::domain::event::DeliveryKey;
-use crate::domain::subject_status::StatusRules;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{
     Batch, Commit, DeadLetterFilter, NewEvent, OutboxRow, Settlement, Store as _, StoreError,
@@ -79,7 +78,7 @@ impl Open {
             host_name: "here".to_owned(),
             clock: Arc::new(ManualClock::at(LATER_MS)),
             steady: None,
-            status: Arc::new(StatusRules::default()),
+            kinds: crate::config::Config::default().kinds().expect("valid"),
             lease_ms: 1_000,
             group_max_ops: 64,
             publish_all: true,

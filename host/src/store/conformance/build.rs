@@ -8,12 +8,39 @@ use super::{Bench, LEASE_MS, START_MS};
 use crate::domain::event::DeliveryKey;
 use crate::domain::event::{Envelope, Event, EventKey, emitted_id};
 use crate::domain::subject::SubjectKey;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::{
     Batch, Commit, DeadLetter, DeadLetterFilter, DeliveryRecord, FailedAttempt, LoggedEvent,
-    NewEvent, NewSubject, OutboxRow, Settlement, SubjectCursor, Verdict, Version,
+    NewEvent, NewSubject, OutboxRow, PruneRequest, Pruned, Settlement, StoreError, SubjectCursor,
+    Verdict, Version,
 };
 
 pub(super) const DAY_MS: u64 = 86_400_000;
+
+/// The kinds that exercises have: orders, and documents whose status table is another.
+pub(in crate::store) fn kinds() -> Arc<SubjectKinds> {
+    let text = r#"
+        [subjects.document]
+        customer_field = "author"
+        [subjects.document.status]
+        terminal = ["archived", "authorized"]
+        [subjects.document.status.transitions]
+        "document.created" = { status = "received", from = [] }
+        "document.scanned" = { status = "scanned" }
+        "document.archived" = { status = "archived" }
+        "payment.authorized" = { status = "authorized", from = ["scanned"] }
+        "document.cancelled" = { status = "withdrawing", from = ["received", "scanned"] }
+        [subjects.document.status.cancel]
+        compensations = ["document.cancelled", "document.unscanned"]
+        done = "withdrawn"
+    "#;
+    crate::config::Config::from_toml(text).expect("valid").kinds().expect("valid")
+}
+
+/// The key of a document.
+pub(super) fn document(id: &str) -> SubjectKey {
+    SubjectKey::new("document", id)
+}
 
 /// The key of an order.
 pub(super) fn order(id: &str) -> SubjectKey {
@@ -71,6 +98,13 @@ impl Bench {
 
     pub(super) async fn sent(&self, rows: &[OutboxRow]) {
         self.store.outbox_sent(rows.iter().map(|row| row.id).collect()).await.unwrap();
+    }
+
+    /// Prunes every kind, and events without a subject.
+    pub(super) async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {
+        let kinds = kinds();
+        let subjects = kinds.iter().map(|kind| (kind.name.clone(), before_ms)).collect();
+        self.store.prune(PruneRequest { subjects, others: Some(before_ms), limit }).await
     }
 
     pub(super) async fn done(&self, batch: Batch) -> (Vec<Version>, Vec<OutboxRow>) {

@@ -7,7 +7,7 @@ use super::Bench;
 use super::build::{
     batch, dead, emits, envelope, key, new_event, new_subject, order, retry, settlement, writing,
 };
-use crate::domain::event::{Envelope, ORDER_CANCELLED};
+use crate::domain::event::Envelope;
 use crate::store::{
     Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeliveryStatus, NewCancel, OutboxRow,
     Settlement, Store, Verdict,
@@ -18,7 +18,7 @@ fn cancel_request(subject: &str, routed_to: &[&str]) -> NewCancel {
     let id = uuid::Uuid::now_v7().to_string();
     NewCancel {
         subject_key: order(subject),
-        event: new_event(envelope(ORDER_CANCELLED, &id, Some(&order(subject))), routed_to),
+        event: new_event(envelope("order.cancelled", &id, Some(&order(subject))), routed_to),
     }
 }
 
@@ -68,7 +68,7 @@ pub(super) async fn a_cancellation_is_written_with_its_event_once(bench: Bench) 
         ("cancelling", 5)
     );
     assert_eq!(bench.store.subject(&order("1")).await.unwrap(), Some(subject.clone()));
-    assert_eq!((rows.len(), rows[0].envelope.event.event_type.as_str()), (1, ORDER_CANCELLED));
+    assert_eq!((rows.len(), rows[0].envelope.event.event_type.as_str()), (1, "order.cancelled"));
     assert_eq!(bench.delivery("1", "inventory").await.status, DeliveryStatus::Open);
     let (again, rows) =
         bench.store.cancel_subject(cancel_request("1", &["payment"])).await.unwrap();

@@ -17,13 +17,13 @@ pub(super) async fn finished_subjects_past_their_retention_are_deleted(bench: Be
     bench.done(writing(Vec::new(), "stock/1", 0, Some("7"))).await;
     bench.store.accept_event(sample_event("lonely", &[]).external()).await.unwrap();
     assert_eq!(
-        bench.store.prune(START_MS, 10).await.unwrap(),
+        bench.prune(START_MS, 10).await.unwrap(),
         Pruned::default(),
         "nothing is old enough"
     );
     bench.clock.advance(1_000);
-    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap(), Pruned { subjects: 1, events: 1 });
-    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap(), Pruned::default(), "it goes once");
+    assert_eq!(bench.prune(LATER_MS, 10).await.unwrap(), Pruned { subjects: 1, events: 1 });
+    assert_eq!(bench.prune(LATER_MS, 10).await.unwrap(), Pruned::default(), "it goes once");
     assert!(bench.events("1").await.is_empty());
     assert!(bench.store.subject_deliveries(&order("1"), 0, 200).await.unwrap().items.is_empty());
     assert_eq!(
@@ -52,11 +52,11 @@ pub(super) async fn unfinished_subjects_are_kept(bench: Bench) {
     let finished = bench.subject("finished").await;
     bench.done(batch(vec![settlement(&finished, Verdict::Skipped)])).await;
     bench.clock.advance(1_000);
-    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().subjects, 1, "the finished one");
-    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().subjects, 0);
+    assert_eq!(bench.prune(LATER_MS, 10).await.unwrap().subjects, 1, "the finished one");
+    assert_eq!(bench.prune(LATER_MS, 10).await.unwrap().subjects, 0);
     bench.store.discard(dead_letter.id, "seen".into()).await.unwrap();
     // The dead-letter event is routed to a stage that has not settled it.
-    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().subjects, 0);
+    assert_eq!(bench.prune(LATER_MS, 10).await.unwrap().subjects, 0);
     for id in ["open", "unsent", "dead"] {
         assert_ne!(bench.status(id).await, "pruned", "{id}");
     }
@@ -66,11 +66,11 @@ pub(super) async fn an_old_event_that_was_logged_now_is_kept(bench: Bench) {
     let mut event = sample_event("dated", &[]).external();
     std::sync::Arc::make_mut(&mut event.envelope).event.time_ms = 0;
     bench.store.accept_event(event.clone()).await.unwrap();
-    assert_eq!(bench.store.prune(START_MS, 10).await.unwrap(), Pruned::default());
+    assert_eq!(bench.prune(START_MS, 10).await.unwrap(), Pruned::default());
     let (accepted, _) = bench.store.accept_event(event).await.unwrap();
     assert_eq!(accepted, AcceptedEvent::Duplicate, "its repetition is recognised");
     bench.clock.advance(1_000);
-    assert_eq!(bench.store.prune(LATER_MS, 10).await.unwrap().events, 1);
+    assert_eq!(bench.prune(LATER_MS, 10).await.unwrap().events, 1);
 }
 
 pub(super) async fn old_chains_are_deleted(bench: Bench) {
@@ -94,12 +94,12 @@ pub(super) async fn old_chains_are_deleted(bench: Bench) {
         ids.sort();
         ids
     };
-    bench.store.prune(LATER_MS, 10).await.unwrap();
+    bench.prune(LATER_MS, 10).await.unwrap();
     let mut expected = [waits.into(), "young".into()];
     expected.sort();
     assert_eq!(left().await, expected, "a stop is kept while a delivery of the chain is open");
     bench.done(batch(vec![settlement(&waiting, Verdict::Skipped)])).await;
-    bench.store.prune(LATER_MS, 10).await.unwrap();
+    bench.prune(LATER_MS, 10).await.unwrap();
     assert_eq!(left().await, ["young".into()]);
 }
 
@@ -123,7 +123,7 @@ pub(super) async fn removed_keys_and_old_loads_and_controls_are_deleted(bench: B
     }
     bench.store.set_stage_control("shipping", ControlState::Paused, None).await.unwrap();
     bench.clock.advance(2 * 3_600_000);
-    bench.store.prune(LATER_MS, 10).await.unwrap();
+    bench.prune(LATER_MS, 10).await.unwrap();
     assert!(bench.store.state_get("payment", "basket").await.unwrap().is_none());
     assert!(bench.store.state_get("payment", "stock/1").await.unwrap().is_some());
     assert!(bench.store.plugin_loads("payment", 10).await.unwrap().is_empty());

@@ -132,6 +132,6 @@ pub(super) async fn recordings_are_deleted_with_their_subject(bench: Bench) {
     ];
     bench.done(batch(settlements)).await;
     bench.clock.advance(1_000);
-    assert_eq!(bench.store.prune(START_MS + 1_000, 10).await.unwrap().subjects, 1);
+    assert_eq!(bench.prune(START_MS + 1_000, 10).await.unwrap().subjects, 1);
     assert_eq!(bodies(&list(&bench, all()).await), ["open"]);
 }

@@ -41,7 +41,7 @@ pub(super) async fn a_subject_without_a_stage_is_routed_when_one_appears(bench: 
     assert_eq!(bench.waiting().await, [waits("order.created", 3)]);
     bench.clock.advance(DAY_MS * 2);
     // A subject that waits is not finished, however old it is.
-    assert_eq!(bench.store.prune(START_MS + DAY_MS, 10).await.unwrap().subjects, 0);
+    assert_eq!(bench.prune(START_MS + DAY_MS, 10).await.unwrap().subjects, 0);
     let routed = bench.route("order.created", &["payment", "audit"], 2).await;
     assert_eq!((routed.events, routed.outbox.len()), (2, 4), "two events to two stages each");
     assert_eq!(bench.waiting().await, [waits("order.created", 1)]);

@@ -181,7 +181,7 @@ async fn attempt(
     let read_set = ReadSet::of(&group);
     settle(conn, context, started, read_set, |loaded, write_set| {
         for operation in group {
-            operation.decide(loaded, write_set, &context.status);
+            operation.decide(loaded, write_set, &context.kinds);
         }
     })
     .await?;
@@ -197,7 +197,7 @@ pub(super) async fn settle<'a, R>(
     read_set: ReadSet<'a>,
     decide: impl FnOnce(&mut Loaded<'a>, &mut WriteSet<'a>) -> R,
 ) -> Result<R, TransactionError> {
-    let mut loaded = load::load(conn, &context.status, &read_set).await?;
+    let mut loaded = load::load(conn, &context.kinds, &read_set).await?;
     let mut write_set = started.write_set(context);
     let decided = decide(&mut loaded, &mut write_set);
     write::write(conn, context, write_set).await?;

@@ -7,15 +7,15 @@ use std::borrow::Cow;
 
 use sqlx::PgConnection;
 
-use super::sql::{TransactionError, args, columns, fetch, push};
-use crate::domain::subject_status::StatusRules;
+use super::sql::{TransactionError, args, columns, fetch};
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
 use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
 
 /// Reads everything in the read set.
 pub(super) async fn load<'a>(
     conn: &mut PgConnection,
-    rules: &StatusRules,
+    kinds: &SubjectKinds,
     read_set: &ReadSet<'a>,
 ) -> Result<Loaded<'a>, TransactionError> {
     let mut loaded = Loaded::default();
@@ -24,7 +24,7 @@ pub(super) async fn load<'a>(
     events(conn, read_set, &mut loaded).await?;
     subjects(conn, read_set, &mut loaded).await?;
     subjects_by_key(conn, read_set, &mut loaded).await?;
-    deliveries(conn, rules, read_set, &mut loaded).await?;
+    deliveries(conn, kinds, read_set, &mut loaded).await?;
     versions(conn, read_set, &mut loaded).await?;
     Ok(loaded)
 }
@@ -95,7 +95,7 @@ async fn events<'a>(
 
 async fn deliveries<'a>(
     conn: &mut PgConnection,
-    rules: &StatusRules,
+    kinds: &SubjectKinds,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
 ) -> Result<(), TransactionError> {
@@ -103,20 +103,19 @@ async fn deliveries<'a>(
         return Ok(());
     }
     let sql = "SELECT k.at, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, \
-               d.queued_ms, \
-               coalesce(sub.status IN ($5, $6), FALSE), coalesce(sub.status = ANY($7), FALSE) \
+               d.queued_ms, sub.status \
                FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY k \
                (stage, source, id, subject, at) \
                LEFT JOIN events e ON e.id = k.id AND e.source = k.source \
                LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.stage \
                LEFT JOIN subjects sub ON sub.key = k.subject";
-    let mut args = columns![&read_set.deliveries;
-        |one| one.key.0, |one| one.key.1.source.as_str(), |one| one.key.1.id.as_str(), |one| one.subject];
-    for status in rules.cancelled_statuses() {
-        push(&mut args, status);
-    }
-    push(&mut args, rules.finished_statuses());
+    let args = columns![&read_set.deliveries;
+        |one| one.key.0,
+        |one| one.key.1.source.as_str(),
+        |one| one.key.1.id.as_str(),
+        |one| one.subject];
     for row in &fetch(conn, sql, args).await? {
+        let one = lookup(&read_set.deliveries, row.int(0)? - 1)?;
         let state = match row.maybe_flag(2)? {
             None => None,
             Some(open) => Some(DeliveryState {
@@ -127,13 +126,17 @@ async fn deliveries<'a>(
                 queued_ms: row.unsigned(6)?,
             }),
         };
+        let subject = one.subject.zip(row.maybe_text(7)?);
+        let is = |what: fn(&SubjectKinds, &str, &str) -> bool| {
+            subject.is_some_and(|(key, status)| what(kinds, key, status))
+        };
         let stored = LoadedDelivery {
             seq: row.maybe_int(1)?,
             state,
-            subject_cancelled: row.flag(7)?,
-            subject_finished: row.flag(8)?,
+            subject_cancelled: is(SubjectKinds::is_cancelled),
+            subject_finished: is(SubjectKinds::is_finished),
         };
-        loaded.deliveries.insert(lookup(&read_set.deliveries, row.int(0)? - 1)?.key, stored);
+        loaded.deliveries.insert(one.key, stored);
     }
     Ok(())
 }

@@ -90,7 +90,7 @@ impl Locked {
             context,
             started,
             ReadSet::of_batch(batch),
-            |loaded, write_set| decide_batch(loaded, write_set, &context.status, batch),
+            |loaded, write_set| decide_batch(loaded, write_set, &context.kinds, batch),
         )
         .await?;
         transaction.commit().await?;

@@ -259,7 +259,7 @@ pub struct DatabaseStatus {
 /// Inspects a database without changing it.
 pub(super) async fn examine(
     settings: PostgresSettings<'_>,
-    finished: &[&str],
+    finished: &[String],
 ) -> Result<DatabaseStatus, OpenError> {
     let opening = Opening::new(settings)?;
     let silent = |_| opening.silent();
@@ -453,7 +453,7 @@ impl<'a> Opening<'a> {
         Ok(migrator.iter().find(lacks).map(|migration| migration.version))
     }
 
-    async fn examine(&self, finished: &[&str]) -> Result<DatabaseStatus, OpenError> {
+    async fn examine(&self, finished: &[String]) -> Result<DatabaseStatus, OpenError> {
         let failed = |error| self.failed(error);
         let mut conn = self.connect().await?;
         self.target.prepare(&mut conn).await.map_err(failed)?;

@@ -200,7 +200,7 @@ pub(super) async fn unrouted(
     context: &Context,
 ) -> Result<Vec<UnroutedEvents>, StoreError> {
     let sql = count_unrouted!("<> ALL($1)");
-    let rows = fetch(db, sql, args![context.status.finished_statuses()]).await;
+    let rows = fetch(db, sql, args![context.kinds.finished_statuses()]).await;
     unrouted::decode(&rows.map_err(|error| store_error(&error))?)
 }
 
@@ -213,13 +213,12 @@ pub(super) async fn route(
 ) -> Result<Routed, TransactionError> {
     let mut transaction = PooledTransaction::begin(db, context).await?;
     let sql = concat!(
-        "SELECT e.seq, coalesce(sub.status = ANY($2), FALSE), e.due_ms, ",
+        "SELECT e.seq, sub.status, e.due_ms, ",
         envelope_columns!(),
         " FROM events e LEFT JOIN subjects sub ON sub.key = e.subject_key WHERE e.type = $1 AND \
-         e.unrouted_ms IS NOT NULL ORDER BY e.seq LIMIT $3 FOR UPDATE OF e SKIP LOCKED"
+         e.unrouted_ms IS NOT NULL ORDER BY e.seq LIMIT $2 FOR UPDATE OF e SKIP LOCKED"
     );
-    let finished = context.status.finished_statuses();
-    let args = args![routing.event_type.as_str(), finished, i64::from(routing.limit)];
+    let args = args![routing.event_type.as_str(), i64::from(routing.limit)];
     let rows = fetch(&mut *transaction, sql, args).await?;
     let mut write_set = transaction.started.write_set(context);
     let RoutedEvents { all, sent, outbox } = routing.route(&rows, &mut write_set)?;

@@ -16,9 +16,9 @@ use crate::store::{
     ControlState, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
     DeliveryRecord, EventFilter, HostReport, KnownBindings, LockedState, LogRange, LostDeliveries,
     NarrowedRow, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad,
-    Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledSubject,
-    SharedSettings, StageBacklog, StageBinding, StageControl, StateRow, StateSource, Store,
-    StoreError, Subject, SubjectCursor, SubjectFilter, UnroutedEvents,
+    PruneRequest, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing,
+    SettledSubject, SharedSettings, StageBacklog, StageBinding, StageControl, StateRow,
+    StateSource, Store, StoreError, Subject, SubjectCursor, SubjectFilter, UnroutedEvents,
 };
 
 #[async_trait]
@@ -343,8 +343,8 @@ impl Store for PostgresStore {
         self.within(hosts::release_stage(&self.pool, &self.context, stage)).await
     }
 
-    async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {
-        self.within(prune::prune(&self.pool, &self.context, before_ms, limit)).await
+    async fn prune(&self, request: PruneRequest) -> Result<Pruned, StoreError> {
+        self.within(prune::prune(&self.pool, &self.context, &request)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -6,8 +6,9 @@
 //! the end. Every query takes a list of keys, with one index search each, so the cost of a batch does
 //! not depend on the size of the tables.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
@@ -17,57 +18,109 @@ use super::pool::Pool;
 use super::sql::{TransactionError, args, columns, execute, fetch};
 use super::transaction::PooledTransaction;
 use crate::store::decode::Columns as _;
-use crate::store::{Pruned, StoreError, upkeep};
+use crate::store::{PruneRequest, Pruned, StoreError, upkeep};
 
-/// Where the next batch starts, milliseconds since 1970-01-01 UTC.
+/// Where the next batches start, milliseconds since 1970-01-01 UTC: of subjects by kind, and of events
+/// without a subject.
 #[derive(Default)]
 pub(super) struct Cursors {
-    subjects: AtomicI64,
+    subjects: Mutex<HashMap<String, i64>>,
     events: AtomicI64,
 }
 
-/// Where the next batch starts, given the ages of this one: after the last one, or at the start when
-/// there are no more.
-fn advance(cursor: &AtomicI64, ages: &[i64], limit: u32) {
-    let next = match ages.last() {
-        Some(last) if ages.len() >= limit as usize => {
-            (cursor.load(Ordering::Relaxed) + 1).max(*last)
-        }
+impl Cursors {
+    fn of_kind(&self, kind: &str) -> i64 {
+        self.lock().get(kind).copied().unwrap_or_default()
+    }
+
+    fn advance_kind(&self, kind: &str, ages: &[i64], limit: u32) {
+        let next = after(self.of_kind(kind), ages, limit);
+        self.lock().insert(kind.to_owned(), next);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, i64>> {
+        self.subjects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the next batch starts, given the start and the ages of this one: after the last one, or at the
+/// start when there are no more.
+fn after(start: i64, ages: &[i64], limit: u32) -> i64 {
+    match ages.last() {
+        Some(last) if ages.len() >= limit as usize => (start + 1).max(*last),
         _ => 0,
-    };
-    cursor.store(next, Ordering::Relaxed);
+    }
+}
+
+/// What a batch deletes.
+#[derive(Default)]
+struct Batch {
+    subjects: Vec<String>,
+    /// Positions of events.
+    seqs: Vec<i64>,
 }
 
 pub(super) async fn prune(
     db: &Pool,
     context: &Context,
+    request: &PruneRequest,
+) -> Result<Pruned, TransactionError> {
+    let mut transaction = PooledTransaction::begin(db, context).await?;
+    let mut batch = Batch::default();
+    for (kind, before_ms) in &request.subjects {
+        let age = Age { before_ms: *before_ms, limit: request.limit };
+        add_subjects(&mut transaction, context, &mut batch, (kind, age)).await?;
+    }
+    let of_subjects = batch.seqs.len();
+    if let Some(before_ms) = request.others {
+        let age = Age { before_ms, limit: request.limit };
+        add_events(&mut transaction, context, &mut batch, age).await?;
+    }
+    let events = (batch.seqs.len() - of_subjects) as u64;
+    let now_ms = transaction.now_ms();
+    remove(&mut transaction, &batch, now_ms).await?;
+    if let Some(before_ms) = request.others {
+        remove_by_age(&mut transaction, before_ms, now_ms).await?;
+    }
+    transaction.commit().await?;
+    Ok(Pruned { subjects: batch.subjects.len() as u64, events })
+}
+
+/// Which rows are examined.
+#[derive(Clone, Copy)]
+struct Age {
     before_ms: u64,
     limit: u32,
-) -> Result<Pruned, TransactionError> {
-    let cursors = &context.prune;
-    let mut transaction = PooledTransaction::begin(db, context).await?;
-    let sql = "SELECT key, updated_ms, status = ANY($4) FROM subjects WHERE status <> 'pruned' AND \
-               updated_ms < $1 AND updated_ms >= $2 \
-               ORDER BY updated_ms LIMIT $3 FOR UPDATE SKIP LOCKED";
-    let from = cursors.subjects.load(Ordering::Relaxed);
-    let finished = context.status.finished_statuses();
-    let args = args![before_ms as i64, from, i64::from(limit), finished];
-    let rows = fetch(&mut *transaction, sql, args).await?;
+}
+
+/// Adds the subjects of a kind of which nothing is open, and their events.
+async fn add_subjects(
+    conn: &mut PgConnection,
+    context: &Context,
+    batch: &mut Batch,
+    (kind, age): (&str, Age),
+) -> Result<(), TransactionError> {
+    let sql = "SELECT key, updated_ms, status FROM subjects WHERE kind = $1 AND status <> 'pruned' AND \
+               updated_ms < $2 AND updated_ms >= $3 \
+               ORDER BY updated_ms LIMIT $4 FOR UPDATE SKIP LOCKED";
+    let from = context.prune.of_kind(kind);
+    let args = args![kind, age.before_ms as i64, from, i64::from(age.limit)];
+    let rows = fetch(&mut *conn, sql, args).await?;
     let mut unfinished: HashSet<String> = HashSet::new();
     for row in &rows {
-        if !row.flag(2)? {
+        if !context.kinds.is_finished(row.text(0)?, row.text(2)?) {
             unfinished.insert(row.owned(0)?);
         }
     }
     let candidates = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
-    advance(&cursors.subjects, &numbers(&rows, 1)?, limit);
+    context.prune.advance_kind(kind, &numbers(&rows, 1)?, age.limit);
     let rows = fetch(
-        &mut *transaction,
+        &mut *conn,
         "SELECT seq, subject_key, unrouted_ms IS NOT NULL FROM events WHERE subject_key = ANY($1)",
         args![&candidates],
     )
     .await?;
-    let open = open_events(&mut transaction, &numbers(&rows, 0)?).await?;
+    let open = open_events(conn, &numbers(&rows, 0)?).await?;
     let mut kept: HashSet<&str> = HashSet::new();
     for row in &rows {
         let waits = row.flag(2)? && unfinished.contains(row.text(1)?);
@@ -75,32 +128,34 @@ pub(super) async fn prune(
             kept.insert(row.text(1)?);
         }
     }
-    let subjects: Vec<&str> =
-        candidates.iter().map(String::as_str).filter(|id| !kept.contains(id)).collect();
-    let mut seqs = Vec::with_capacity(rows.len());
     for row in &rows {
         if !kept.contains(row.text(1)?) {
-            seqs.push(row.int(0)?);
+            batch.seqs.push(row.int(0)?);
         }
     }
+    batch.subjects.extend(candidates.iter().filter(|key| !kept.contains(key.as_str())).cloned());
+    Ok(())
+}
 
+/// Adds events without a subject of which nothing is open.
+async fn add_events(
+    conn: &mut PgConnection,
+    context: &Context,
+    batch: &mut Batch,
+    age: Age,
+) -> Result<(), TransactionError> {
     let sql = "SELECT seq, logged_ms FROM events WHERE subject_key IS NULL AND logged_ms < $1 AND \
                logged_ms >= $2 AND unrouted_ms IS NULL \
                ORDER BY logged_ms LIMIT $3 FOR UPDATE SKIP LOCKED";
-    let from = cursors.events.load(Ordering::Relaxed);
+    let from = context.prune.events.load(Ordering::Relaxed);
     let rows =
-        fetch(&mut *transaction, sql, args![before_ms as i64, from, i64::from(limit)]).await?;
-    advance(&cursors.events, &numbers(&rows, 1)?, limit);
+        fetch(&mut *conn, sql, args![age.before_ms as i64, from, i64::from(age.limit)]).await?;
+    let next = after(from, &numbers(&rows, 1)?, age.limit);
+    context.prune.events.store(next, Ordering::Relaxed);
     let lonely = numbers(&rows, 0)?;
-    let open = open_events(&mut transaction, &lonely).await?;
-    let before = seqs.len();
-    seqs.extend(lonely.into_iter().filter(|seq| !open.contains(seq)));
-    let events = (seqs.len() - before) as u64;
-    let now_ms = transaction.now_ms();
-    remove(&mut transaction, &subjects, &seqs, now_ms).await?;
-    remove_by_age(&mut transaction, before_ms, now_ms).await?;
-    transaction.commit().await?;
-    Ok(Pruned { subjects: subjects.len() as u64, events })
+    let open = open_events(conn, &lonely).await?;
+    batch.seqs.extend(lonely.into_iter().filter(|seq| !open.contains(seq)));
+    Ok(())
 }
 
 fn numbers(rows: &[PgRow], at: usize) -> Result<Vec<i64>, StoreError> {
@@ -140,16 +195,16 @@ async fn remove_by_age(
 
 async fn remove(
     conn: &mut PgConnection,
-    subjects: &[&str],
-    seqs: &[i64],
+    batch: &Batch,
     now_ms: u64,
 ) -> Result<(), TransactionError> {
+    let Batch { subjects, seqs } = batch;
     let rows = fetch(&mut *conn, upkeep::STAGES_WITH_STATE, args![]).await?;
     let mut folders: Vec<(&str, String, String)> = Vec::with_capacity(rows.len() * subjects.len());
     for row in &rows {
         let stage = row.text(0)?;
         // '0' follows '/' in byte order.
-        let of = |subject: &&str| (stage, format!("{subject}/"), format!("{subject}0"));
+        let of = |subject: &String| (stage, format!("{subject}/"), format!("{subject}0"));
         folders.extend(subjects.iter().map(of));
     }
     let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM \

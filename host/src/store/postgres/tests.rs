@@ -14,7 +14,6 @@ use super::{PostgresOptions, PostgresStore};
 use crate::domain::clock::ManualClock;
 use crate::domain::event::DeliveryKey;
 use crate::domain::name::DEFAULT_NAMESPACE;
-use crate::domain::subject_status::StatusRules;
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::{
     Batch, Commit, EventFilter, LogRange, Settlement, StageBinding, StateSource as _, Store,
@@ -99,7 +98,7 @@ impl Database {
             clock,
             steady: None,
             host_time: true,
-            status: Arc::new(StatusRules::default()),
+            kinds: crate::store::conformance::kinds(),
             lease_ms: LEASE_MS,
             group_max_ops: 64,
             publish_all: false,

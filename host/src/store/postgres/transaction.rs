@@ -4,6 +4,7 @@
 //! transaction back.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
@@ -27,7 +28,8 @@ pub(super) struct Started {
 impl Started {
     /// An empty write set.
     pub(super) fn write_set<'a>(&self, context: &Context) -> WriteSet<'a> {
-        WriteSet::new(self.numbers, self.time, context.publish_all).sent_by(self.sender)
+        let kinds = Arc::clone(&context.kinds);
+        WriteSet::new(self.numbers, self.time, context.publish_all, kinds).sent_by(self.sender)
     }
 }
 

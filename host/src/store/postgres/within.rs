@@ -95,7 +95,7 @@ impl PostgresStore {
         let read_set = ReadSet::of(&group);
         settle(conn, context, started, read_set, |loaded, write_set| {
             for operation in group {
-                operation.decide(loaded, write_set, &context.status);
+                operation.decide(loaded, write_set, &context.kinds);
             }
         })
         .await?;

@@ -36,7 +36,7 @@ pub(super) async fn write(
     attempts(conn, &write_set).await?;
     dead_letters(conn, &write_set).await?;
     recordings(conn, &write_set).await?;
-    subjects::update_status(conn, &context.status, &write_set).await?;
+    subjects::update_status(conn, &context.kinds, &write_set).await?;
     if !write_set.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id = ANY($1)";
         execute(conn, sql, args![&write_set.sent]).await?;

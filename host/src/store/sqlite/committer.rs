@@ -181,11 +181,11 @@ async fn group(writer: &mut Writer<'_>, ops: &mut [Op]) -> Result<(), StoreError
             Op::Single(request) => single.push(request),
         }
     }
-    let rules = Arc::clone(&writer.context.status);
-    let mut loaded = load::load(writer.conn, &rules, &ReadSet::of(&shared)).await?;
+    let kinds = Arc::clone(&writer.context.kinds);
+    let mut loaded = load::load(writer.conn, &kinds, &ReadSet::of(&shared)).await?;
     let mut write_set = writer.write_set();
     for operation in shared {
-        operation.decide(&mut loaded, &mut write_set, &rules);
+        operation.decide(&mut loaded, &mut write_set, &kinds);
     }
     writer.write(write_set).await?;
     for request in single {

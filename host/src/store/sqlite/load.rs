@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use sqlx::SqliteConnection;
 
 use super::sql::{args, fetch, json};
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
 use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
@@ -13,14 +13,14 @@ use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, 
 /// Reads everything in the read set.
 pub(super) async fn load<'a>(
     conn: &mut SqliteConnection,
-    rules: &StatusRules,
+    kinds: &SubjectKinds,
     read_set: &ReadSet<'a>,
 ) -> Result<Loaded<'a>, StoreError> {
     let mut loaded = Loaded::default();
     subjects(conn, read_set, &mut loaded).await?;
     subjects_by_key(conn, read_set, &mut loaded).await?;
     events(conn, read_set, &mut loaded).await?;
-    deliveries(conn, rules, read_set, &mut loaded).await?;
+    deliveries(conn, kinds, read_set, &mut loaded).await?;
     versions(conn, read_set, &mut loaded).await?;
     Ok(loaded)
 }
@@ -89,7 +89,7 @@ async fn events<'a>(
 
 async fn deliveries<'a>(
     conn: &mut SqliteConnection,
-    rules: &StatusRules,
+    kinds: &SubjectKinds,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
@@ -102,16 +102,13 @@ async fn deliveries<'a>(
         .map(|one| (one.key.0, &*one.key.1.source, &*one.key.1.id, one.subject))
         .collect();
     let sql = "SELECT k.key, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, \
-               d.queued_ms, \
-               coalesce(sub.status IN (?2, ?3), 0), \
-               coalesce(sub.status IN (SELECT value FROM json_each(?4)), 0) \
+               d.queued_ms, sub.status \
                FROM json_each(?1) k \
                LEFT JOIN events e ON e.id = k.value ->> 2 AND e.source = k.value ->> 1 \
                LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 0 \
                LEFT JOIN subjects sub ON sub.key = k.value ->> 3";
-    let [cancelling, cancelled] = rules.cancelled_statuses();
-    let finished = json(&rules.finished_statuses());
-    for row in &fetch(conn, sql, args![json(&keys), cancelling, cancelled, finished]).await? {
+    for row in &fetch(conn, sql, args![json(&keys)]).await? {
+        let one = lookup(&read_set.deliveries, row.int(0)?)?;
         let state = match row.maybe_flag(2)? {
             None => None,
             Some(open) => Some(DeliveryState {
@@ -122,13 +119,17 @@ async fn deliveries<'a>(
                 queued_ms: row.unsigned(6)?,
             }),
         };
+        let subject = one.subject.zip(row.maybe_text(7)?);
+        let is = |what: fn(&SubjectKinds, &str, &str) -> bool| {
+            subject.is_some_and(|(key, status)| what(kinds, key, status))
+        };
         let stored = LoadedDelivery {
             seq: row.maybe_int(1)?,
             state,
-            subject_cancelled: row.flag(7)?,
-            subject_finished: row.flag(8)?,
+            subject_cancelled: is(SubjectKinds::is_cancelled),
+            subject_finished: is(SubjectKinds::is_finished),
         };
-        loaded.deliveries.insert(lookup(&read_set.deliveries, row.int(0)?)?.key, stored);
+        loaded.deliveries.insert(one.key, stored);
     }
     Ok(())
 }

@@ -152,7 +152,7 @@ pub struct FileStatus {
 pub(super) async fn examine(
     path: &Path,
     namespace: &str,
-    finished: &[&str],
+    finished: &[String],
 ) -> Result<FileStatus, OpenError> {
     let schema = examine_schema(path).await?;
     let mut status = FileStatus { schema, unrouted: Vec::new() };

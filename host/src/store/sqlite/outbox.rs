@@ -12,7 +12,7 @@ use sqlx::sqlite::SqlitePool;
 use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch, json};
 use crate::domain::event::EventKey;
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
 use crate::store::transaction::{IMMEDIATELY, Operation};
 use crate::store::unrouted::{Routed, RoutedEvents, Routing, count_unrouted};
@@ -201,10 +201,10 @@ impl SingleOperation for Requeue {
 /// Counts the events that wait for a stage.
 pub(super) async fn unrouted(
     readers: &SqlitePool,
-    rules: &StatusRules,
+    kinds: &SubjectKinds,
 ) -> Result<Vec<UnroutedEvents>, StoreError> {
     let sql = count_unrouted!("NOT IN (SELECT value FROM json_each($1))");
-    let rows = fetch(readers, sql, args![json(&rules.finished_statuses())]).await?;
+    let rows = fetch(readers, sql, args![json(&kinds.finished_statuses())]).await?;
     unrouted::decode(&rows)
 }
 
@@ -216,13 +216,12 @@ impl Operation for Routing {
 impl SingleOperation for Routing {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<Routed, StoreError> {
         let sql = concat!(
-            "SELECT e.seq, coalesce(sub.status IN (SELECT value FROM json_each(?2)), 0), e.due_ms, ",
+            "SELECT e.seq, sub.status, e.due_ms, ",
             envelope_columns!(),
             " FROM events e LEFT JOIN subjects sub ON sub.key = e.subject_key WHERE e.type = ?1 AND \
-             e.unrouted_ms IS NOT NULL ORDER BY e.seq LIMIT ?3"
+             e.unrouted_ms IS NOT NULL ORDER BY e.seq LIMIT ?2"
         );
-        let finished = json(&writer.context.status.finished_statuses());
-        let args = args![self.event_type.as_str(), finished, i64::from(self.limit)];
+        let args = args![self.event_type.as_str(), i64::from(self.limit)];
         let rows = fetch(&mut *writer.conn, sql, args).await?;
         let mut write_set = writer.write_set();
         let RoutedEvents { all, sent, outbox } = self.route(&rows, &mut write_set)?;

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use async_trait::async_trait;
 
 use super::sql::{args, fetch};
-use super::{SqliteStore, chains, controls, dead_letters, hosts, outbox, prune, read};
+use super::{SqliteStore, chains, controls, dead_letters, hosts, outbox, read};
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::domain::subject::SubjectKey;
 use crate::store::decode::Columns as _;
@@ -16,9 +16,9 @@ use crate::store::{
     ControlState, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
     DeliveryRecord, EventFilter, HostReport, KnownBindings, LockedState, LogRange, LostDeliveries,
     NarrowedRow, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad,
-    Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing, SettledSubject,
-    SharedSettings, StageBacklog, StageBinding, StageControl, StateRow, StateSource, Store,
-    StoreError, Subject, SubjectCursor, SubjectFilter, UnroutedEvents,
+    PruneRequest, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing,
+    SettledSubject, SharedSettings, StageBacklog, StageBinding, StageControl, StateRow,
+    StateSource, Store, StoreError, Subject, SubjectCursor, SubjectFilter, UnroutedEvents,
 };
 
 #[async_trait]
@@ -112,7 +112,7 @@ impl Store for SqliteStore {
     }
 
     async fn unrouted_events(&self) -> Result<Vec<UnroutedEvents>, StoreError> {
-        outbox::unrouted(&self.readers, &self.status).await
+        outbox::unrouted(&self.readers, &self.kinds).await
     }
 
     async fn route_unrouted(&self, routing: Routing) -> Result<Routed, StoreError> {
@@ -334,8 +334,8 @@ impl Store for SqliteStore {
         Ok(())
     }
 
-    async fn prune(&self, before_ms: u64, limit: u32) -> Result<Pruned, StoreError> {
-        self.run(prune::Prune { before_ms, limit }).await
+    async fn prune(&self, request: PruneRequest) -> Result<Pruned, StoreError> {
+        self.run(request).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

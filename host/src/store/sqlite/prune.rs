@@ -8,7 +8,7 @@ use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch, json};
 use crate::store::decode::Columns as _;
 use crate::store::transaction::Operation;
-use crate::store::{Pruned, StoreError, upkeep};
+use crate::store::{PruneRequest, Pruned, StoreError, upkeep};
 
 /// None of the events has an open delivery, an open dead letter or an outbox row.
 macro_rules! nothing_open {
@@ -27,52 +27,64 @@ macro_rules! nothing_open {
     };
 }
 
-/// One batch of retention.
-pub(super) struct Prune {
-    pub(super) before_ms: u64,
-    pub(super) limit: u32,
-}
-
-impl Operation for Prune {
+impl Operation for PruneRequest {
     type Reply = Pruned;
 }
 
 #[async_trait]
-impl SingleOperation for Prune {
+impl SingleOperation for PruneRequest {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<Pruned, StoreError> {
-        let Writer { conn, context, now_ms } = writer;
-        let sql = concat!(
-            "SELECT sub.key FROM subjects sub WHERE sub.status <> 'pruned' AND sub.updated_ms < ?1 AND (sub.status \
-             IN (SELECT value FROM json_each(?3)) OR NOT EXISTS (SELECT 1 FROM events u WHERE \
-             u.subject_key = sub.key AND u.unrouted_ms IS NOT NULL)) AND ",
-            nothing_open!("(SELECT seq FROM events WHERE subject_key = sub.key) e"),
-            " ORDER BY sub.updated_ms LIMIT ?2"
-        );
-        let finished = json(&context.status.finished_statuses());
-        let args = args![self.before_ms as i64, i64::from(self.limit), finished];
-        let rows = fetch(&mut **conn, sql, args).await?;
-        let subjects = rows.iter().map(|row| row.owned(0)).collect::<Result<Vec<_>, _>>()?;
+        let mut subjects = Vec::new();
+        for (kind, before_ms) in &self.subjects {
+            subjects.extend(finished(writer, kind, *before_ms, self.limit).await?);
+        }
+        let Writer { conn, now_ms, .. } = writer;
         let sql =
             "SELECT e.seq FROM json_each(?1) k CROSS JOIN events e ON e.subject_key = k.value";
         let mut seqs = positions(conn, sql, args![json(&subjects)]).await?;
-        let sql = concat!(
-            "SELECT o.seq FROM events o WHERE o.subject_key IS NULL AND o.logged_ms < ?1 AND \
-             o.unrouted_ms IS NULL AND ",
-            nothing_open!("(SELECT o.seq AS seq) e"),
-            " ORDER BY o.logged_ms LIMIT ?2"
-        );
-        let others =
-            positions(conn, sql, args![self.before_ms as i64, i64::from(self.limit)]).await?;
-        let events = others.len() as u64;
-        seqs.extend(others);
-        remove(conn, &subjects, &seqs, *now_ms).await?;
-        for sql in upkeep::BY_AGE {
-            execute(conn, sql, args![self.before_ms as i64]).await?;
+        let mut events = 0;
+        if let Some(before_ms) = self.others {
+            let sql = concat!(
+                "SELECT o.seq FROM events o WHERE o.subject_key IS NULL AND o.logged_ms < ?1 AND \
+                 o.unrouted_ms IS NULL AND ",
+                nothing_open!("(SELECT o.seq AS seq) e"),
+                " ORDER BY o.logged_ms LIMIT ?2"
+            );
+            let args = args![before_ms as i64, i64::from(self.limit)];
+            let others = positions(conn, sql, args).await?;
+            events = others.len() as u64;
+            seqs.extend(others);
         }
-        let removed_ms = upkeep::removed_before_ms(self.before_ms, *now_ms);
-        execute(conn, upkeep::REMOVED_KEYS, args![removed_ms as i64]).await?;
+        remove(conn, &subjects, &seqs, *now_ms).await?;
+        if let Some(before_ms) = self.others {
+            for sql in upkeep::BY_AGE {
+                execute(conn, sql, args![before_ms as i64]).await?;
+            }
+            let removed_ms = upkeep::removed_before_ms(before_ms, *now_ms);
+            execute(conn, upkeep::REMOVED_KEYS, args![removed_ms as i64]).await?;
+        }
         Ok(Pruned { subjects: subjects.len() as u64, events })
     }
+}
+
+/// Subjects of a kind that were last changed before then, and of which nothing is open.
+async fn finished(
+    writer: &mut Writer<'_>,
+    kind: &str,
+    before_ms: u64,
+    limit: u32,
+) -> Result<Vec<String>, StoreError> {
+    let Writer { conn, context, .. } = writer;
+    let sql = concat!(
+        "SELECT sub.key FROM subjects sub WHERE sub.kind = ?4 AND sub.status <> 'pruned' AND \
+         sub.updated_ms < ?1 AND (sub.status IN (SELECT value FROM json_each(?3)) OR NOT EXISTS \
+         (SELECT 1 FROM events u WHERE u.subject_key = sub.key AND u.unrouted_ms IS NOT NULL)) AND ",
+        nothing_open!("(SELECT seq FROM events WHERE subject_key = sub.key) e"),
+        " ORDER BY sub.updated_ms LIMIT ?2"
+    );
+    let statuses = json(&context.kinds.finished_statuses_of(kind));
+    let args = args![before_ms as i64, i64::from(limit), statuses, kind];
+    fetch(&mut **conn, sql, args).await?.iter().map(|row| row.owned(0)).collect()
 }
 
 async fn positions(

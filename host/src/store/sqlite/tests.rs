@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::{SqliteOptions, SqliteStore};
 use crate::domain::clock::{Clock, ManualClock};
-use crate::domain::subject_status::StatusRules;
 use crate::store::StateSource as _;
 use crate::store::conformance::{self, LEASE_MS, START_MS};
 use crate::store::{AcceptedEvent, Batch, Commit, Store, StoreError};
@@ -18,7 +17,7 @@ pub(crate) async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStor
         host_name: "here".to_owned(),
         clock,
         steady: None,
-        status: Arc::new(StatusRules::default()),
+        kinds: crate::store::conformance::kinds(),
         lease_ms: LEASE_MS,
         group_max_ops: 64,
         publish_all: false,

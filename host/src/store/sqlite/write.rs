@@ -7,10 +7,10 @@ use sqlx::SqliteConnection;
 use super::Context;
 use super::rows;
 use super::sql::{args, execute, execute_all, fetch, json};
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
-use crate::store::transaction::{LockedSubject, NumberedWriteSet, WriteSet};
+use crate::store::transaction::{Completion, LockedSubject, NumberedWriteSet, WriteSet};
 
 /// Claims the positions in the log, then writes everything else.
 pub(super) async fn write(
@@ -30,7 +30,7 @@ pub(super) async fn write(
     execute_all(conn, rows::attempts(&write_set.attempts)).await?;
     execute_all(conn, rows::dead_letters(&write_set.dead_letters, now_ms)).await?;
     execute_all(conn, rows::recordings(&write_set.recordings, now_ms)).await?;
-    update_subject_status(conn, &context.status, &write_set).await?;
+    update_subject_status(conn, &context.kinds, &write_set).await?;
     if !write_set.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))";
         execute(conn, sql, args![json(&write_set.sent)]).await?;
@@ -73,10 +73,10 @@ async fn known_positions(
 /// Updates the status of all affected subjects: one query, the status rules, one update.
 async fn update_subject_status(
     conn: &mut SqliteConnection,
-    rules: &StatusRules,
+    kinds: &SubjectKinds,
     write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), StoreError> {
-    let ids = write_set.subjects_to_lock(rules);
+    let ids = write_set.subjects_to_lock(kinds);
     if ids.is_empty() {
         return Ok(());
     }
@@ -88,9 +88,9 @@ async fn update_subject_status(
     }
     // There is one writer: the subjects are as they were when the group was decided.
     let conflict = || StoreError::Corrupt("a subject changed within a transaction".to_owned());
-    let changes = write_set.status_changes(rules, &locked).ok_or_else(conflict)?;
-    let open = open_compensations(conn, rules, &changes.maybe_completed).await?;
-    let changed: Vec<(i64, &str)> = changes.complete(rules, &open).into_iter().collect();
+    let changes = write_set.status_changes(kinds, &locked).ok_or_else(conflict)?;
+    let open = open_compensations(conn, kinds, &changes.maybe_completed).await?;
+    let changed: Vec<(i64, &str)> = changes.complete(&open).into_iter().collect();
     if changed.is_empty() {
         return Ok(());
     }
@@ -103,8 +103,8 @@ async fn update_subject_status(
 /// Which of these subjects have a compensation that is open or dead-lettered.
 async fn open_compensations(
     conn: &mut SqliteConnection,
-    rules: &StatusRules,
-    subjects: &BTreeMap<&str, i64>,
+    kinds: &SubjectKinds,
+    subjects: &BTreeMap<&str, Completion<'_>>,
 ) -> Result<Vec<String>, StoreError> {
     if subjects.is_empty() {
         return Ok(Vec::new());
@@ -114,5 +114,5 @@ async fn open_compensations(
                CROSS JOIN deliveries d ON d.event_seq = e.seq WHERE d.status IN ('open', 'dead')";
     let ids: Vec<&str> = subjects.keys().copied().collect();
     let rows = fetch(conn, sql, args![json(&ids)]).await?;
-    rules.compensating(rows.iter().map(|row| Ok((row.owned(0)?, row.text(1)?))))
+    kinds.compensating(rows.iter().map(|row| Ok((row.owned(0)?, row.text(1)?))))
 }

@@ -18,7 +18,7 @@ use super::write_set::{SubjectProgress, WriteSet};
 use crate::domain::cloud_events::is_repetition;
 use crate::domain::event::{DeliveryKey, EventKey};
 use crate::domain::failure_fingerprint::FailureFingerprint;
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::{
     Accepted, AcceptedEvent, AttemptKey, Batch, Commit, DeliveryStatus, Direct, NewEvent,
     NewSubject, OutboxRow, Settlement, Subject, Verdict, Version,
@@ -99,17 +99,17 @@ pub(super) fn event<'a>(
 pub(crate) fn batch<'a>(
     loaded: &mut Loaded<'a>,
     write_set: &mut WriteSet<'a>,
-    rules: &StatusRules,
+    kinds: &SubjectKinds,
     batch: &'a Batch,
 ) -> Commit {
-    if let Some(refused) = conflict(loaded, batch).or_else(|| cancelled(loaded, rules, batch)) {
+    if let Some(refused) = conflict(loaded, batch).or_else(|| cancelled(loaded, kinds, batch)) {
         return refused;
     }
     for settlement in &batch.settlements {
         let Some(subject) = settlement.envelope.subject_key.as_deref() else { continue };
         if subject_cancelled(loaded, settlement) {
             write_set.rows.maybe_completed.push(subject);
-        } else if is_stopped_by_cancel(rules, settlement) {
+        } else if is_stopped_by_cancel(kinds, settlement) {
             write_set.rows.not_cancelled.push(subject);
         }
     }
@@ -119,7 +119,7 @@ pub(crate) fn batch<'a>(
     for settlement in &batch.settlements {
         let before = stored(loaded, settlement);
         queued_ms = before.state.map_or(0, |state| state.queued_ms).max(queued_ms);
-        outbox.extend(settle(loaded, write_set, rules, settlement, before));
+        outbox.extend(settle(loaded, write_set, kinds, settlement, before));
     }
     Commit::Done { versions, outbox, queued_ms }
 }
@@ -139,11 +139,11 @@ fn conflict(loaded: &Loaded<'_>, batch: &Batch) -> Option<Commit> {
 }
 
 /// The refusal of a batch that a cancellation stops.
-fn cancelled(loaded: &Loaded<'_>, rules: &StatusRules, batch: &Batch) -> Option<Commit> {
+fn cancelled(loaded: &Loaded<'_>, kinds: &SubjectKinds, batch: &Batch) -> Option<Commit> {
     let stopped: Vec<DeliveryKey> = batch
         .settlements
         .iter()
-        .filter(|one| subject_cancelled(loaded, one) && is_stopped_by_cancel(rules, one))
+        .filter(|one| subject_cancelled(loaded, one) && is_stopped_by_cancel(kinds, one))
         .map(|one| one.delivery.clone())
         .collect();
     (!stopped.is_empty()).then_some(Commit::SubjectCancelled(stopped))
@@ -228,7 +228,7 @@ fn next(settlement: &Settlement) -> Next {
 fn settle<'a>(
     loaded: &mut Loaded<'a>,
     write_set: &mut WriteSet<'a>,
-    rules: &StatusRules,
+    kinds: &SubjectKinds,
     settlement: &'a Settlement,
     before: LoadedDelivery,
 ) -> Vec<OutboxRow> {
@@ -256,7 +256,7 @@ fn settle<'a>(
     if let Some(body) = settlement.recording.as_deref().filter(|_| !open) {
         write_set.rows.recordings.push(RecordingRow { seq, stage, body });
     }
-    let progress = progress(rules, before, settlement);
+    let progress = progress(kinds, before, settlement);
     let (emitted, mut outbox) = consequences(write_set, settlement, seq, progress);
     write_set.rows.deliveries.push(DeliveryRow {
         seq,
@@ -288,17 +288,22 @@ fn settle<'a>(
 
 /// Whether the settlement's subject waits for something after the events that the settlement emits.
 fn progress(
-    rules: &StatusRules,
+    kinds: &SubjectKinds,
     stored: LoadedDelivery,
     settlement: &Settlement,
 ) -> SubjectProgress {
-    let finishes = || match &settlement.verdict {
-        Verdict::Done(events) => {
-            events.iter().any(|event| rules.finishes(&event.envelope.event.event_type))
-        }
+    let finishes = |event: &NewEvent| {
+        let envelope = &event.envelope;
+        envelope
+            .subject_key
+            .as_deref()
+            .is_some_and(|key| kinds.finishes(key, &envelope.event.event_type))
+    };
+    let finished = match &settlement.verdict {
+        Verdict::Done(events) => events.iter().any(finishes),
         _ => false,
     };
-    if stored.subject_finished || finishes() {
+    if stored.subject_finished || finished {
         SubjectProgress::Finished
     } else {
         SubjectProgress::Unfinished

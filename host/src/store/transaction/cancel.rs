@@ -5,15 +5,14 @@
 
 use super::read_set::Loaded;
 use super::write_set::WriteSet;
-use crate::domain::event::ORDER_CANCELLED;
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::{Cancelled, NewCancel, OutboxRow, Settlement, Subject, Verdict};
 
 /// A request to cancel a subject.
 pub(super) fn subject<'a>(
     loaded: &mut Loaded<'a>,
     write_set: &mut WriteSet<'a>,
-    rules: &StatusRules,
+    kinds: &SubjectKinds,
     cancel: &'a NewCancel,
 ) -> (Cancelled, Vec<OutboxRow>) {
     let key = cancel.subject_key.as_str();
@@ -21,12 +20,13 @@ pub(super) fn subject<'a>(
         return (Cancelled::NotFound, Vec::new());
     };
     // Operations of the same group may have changed the status.
-    let status = write_set.status_of(rules, key, &subject.status);
+    let status = write_set.status_of(kinds, key, &subject.status);
     let subject = Subject { status: status.to_owned(), ..subject.clone() };
-    if rules.is_cancelled(&subject.status) {
+    if kinds.is_cancelled(key, &subject.status) {
         return (Cancelled::Already(subject), Vec::new());
     }
-    let Some(next) = rules.next(&subject.status, ORDER_CANCELLED) else {
+    let Some(next) = kinds.next(key, &subject.status, &cancel.event.envelope.event.event_type)
+    else {
         return (Cancelled::Refused(subject), Vec::new());
     };
     loaded.cancelled.insert(key);
@@ -37,8 +37,9 @@ pub(super) fn subject<'a>(
 
 /// Whether a cancellation stops this settlement: its subject must not be cancelled when it is
 /// written.
-pub(super) fn is_stopped_by_cancel(rules: &StatusRules, settlement: &Settlement) -> bool {
+pub(super) fn is_stopped_by_cancel(kinds: &SubjectKinds, settlement: &Settlement) -> bool {
+    let Some(key) = settlement.envelope.subject_key.as_deref() else { return false };
     let event_type = &settlement.envelope.event.event_type;
     !matches!(settlement.verdict, Verdict::Skipped)
-        && !rules.runs_when_cancelled(&settlement.delivery.stage, event_type)
+        && !kinds.runs_when_cancelled(key, &settlement.delivery.stage, event_type)
 }

@@ -10,7 +10,7 @@ use std::ops::Deref;
 
 use super::rows::Effect;
 use super::write_set::Rows;
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 
 /// The rows that remain to be written.
 pub(crate) struct NumberedWriteSet<'a> {
@@ -31,8 +31,17 @@ pub(crate) struct LockedSubject<'r> {
 pub(crate) struct StatusChanges<'r> {
     /// New status by position.
     pub(crate) changed: BTreeMap<i64, &'r str>,
-    /// Subjects being cancelled (id → position): complete once no compensation is open.
-    pub(crate) maybe_completed: BTreeMap<&'r str, i64>,
+    /// Subjects being cancelled, by key: complete once no compensation is open.
+    pub(crate) maybe_completed: BTreeMap<&'r str, Completion<'r>>,
+}
+
+/// What completes a cancellation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Completion<'r> {
+    /// Position of the subject in the table.
+    pos: i64,
+    /// Its status then.
+    done: &'r str,
 }
 
 impl<'a> Deref for NumberedWriteSet<'a> {
@@ -54,28 +63,28 @@ impl<'a> NumberedWriteSet<'a> {
 
     /// Subjects whose row must be locked: those whose status an event may change, and those whose
     /// cancellation may be complete.
-    pub(crate) fn subjects_to_lock(&self, rules: &StatusRules) -> Vec<&'a str> {
+    pub(crate) fn subjects_to_lock(&self, kinds: &SubjectKinds) -> Vec<&'a str> {
         let changing = self
             .rows
             .status_events
             .iter()
-            .filter(|event| rules.transitions.contains_key(event.event_type))
+            .filter(|event| kinds.may_change(event.subject, event.event_type))
             .map(|event| event.subject);
         changing.chain(self.rows.maybe_completed.iter().copied()).collect()
     }
 
-    /// What changes, given the locked subjects by id. None on a conflict: a subject was cancelled
+    /// What changes, given the locked subjects by key. None on a conflict: a subject was cancelled
     /// meanwhile, or can no longer be.
     pub(crate) fn status_changes<'r>(
         &self,
-        rules: &'r StatusRules,
+        kinds: &'r SubjectKinds,
         locked: &HashMap<&'r str, LockedSubject<'r>>,
     ) -> Option<StatusChanges<'r>>
     where
         'a: 'r,
     {
-        let cancelled = |subject: &&str| {
-            locked.get(*subject).is_some_and(|subject| rules.is_cancelled(subject.status))
+        let cancelled = |key: &&str| {
+            locked.get(*key).is_some_and(|subject| kinds.is_cancelled(key, subject.status))
         };
         if self.rows.not_cancelled.iter().any(&cancelled) {
             return None;
@@ -84,16 +93,17 @@ impl<'a> NumberedWriteSet<'a> {
         for event in &self.rows.status_events {
             let Some(subject) = locked.get(event.subject) else { continue };
             let status = changed.get(&subject.pos).unwrap_or(&subject.status);
-            match rules.next(status, event.event_type) {
+            match kinds.next(event.subject, status, event.event_type) {
                 Some(next) => _ = changed.insert(subject.pos, next),
                 None if event.effect == Effect::Required => return None,
                 None => {}
             }
         }
-        let being_cancelled = |id: &&'a str| {
-            let subject = locked.get(*id)?;
+        let being_cancelled = |key: &&'a str| {
+            let subject = locked.get(*key)?;
             let status = changed.get(&subject.pos).unwrap_or(&subject.status);
-            (Some(*status) == rules.cancelling()).then_some((*id, subject.pos))
+            let done = kinds.completed(key, status)?;
+            Some((*key, Completion { pos: subject.pos, done }))
         };
         let maybe_completed =
             self.rows.maybe_completed.iter().filter_map(being_cancelled).collect();
@@ -103,16 +113,12 @@ impl<'a> NumberedWriteSet<'a> {
 
 impl<'r> StatusChanges<'r> {
     /// The new statuses by position; subjects with an `open` compensation stay as they are.
-    pub(crate) fn complete(
-        mut self,
-        rules: &'r StatusRules,
-        open: &[String],
-    ) -> BTreeMap<i64, &'r str> {
+    pub(crate) fn complete(mut self, open: &[String]) -> BTreeMap<i64, &'r str> {
         for subject in open {
             self.maybe_completed.remove(subject.as_str());
         }
         let completed = self.maybe_completed.into_values();
-        self.changed.extend(completed.map(|pos| (pos, rules.cancel.done.as_str())));
+        self.changed.extend(completed.map(|one| (one.pos, one.done)));
         self.changed
     }
 }

@@ -9,7 +9,7 @@ use super::apply;
 use super::cancel;
 use super::read_set::{Loaded, ReadSet};
 use super::write_set::WriteSet;
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::{
     Accepted, AcceptedEvent, Batch, Cancelled, Commit, NewCancel, NewEvent, NewSubject, OutboxRow,
     StoreError,
@@ -176,7 +176,7 @@ impl<'a> Pending<'a> {
         self,
         loaded: &mut Loaded<'a>,
         write_set: &mut WriteSet<'a>,
-        rules: &StatusRules,
+        kinds: &SubjectKinds,
     ) {
         match self {
             Self::Subject(subject, reply) => {
@@ -184,10 +184,10 @@ impl<'a> Pending<'a> {
             }
             Self::Event(event, reply) => *reply = Some(apply::event(loaded, write_set, event)),
             Self::Cancel(cancel, reply) => {
-                *reply = Some(cancel::subject(loaded, write_set, rules, cancel));
+                *reply = Some(cancel::subject(loaded, write_set, kinds, cancel));
             }
             Self::Commit(batch, reply) => {
-                *reply = Some(apply::batch(loaded, write_set, rules, batch));
+                *reply = Some(apply::batch(loaded, write_set, kinds, batch));
             }
             Self::Sent(SentRows(ids), reply) => {
                 write_set.delete_outbox_rows(ids);

@@ -12,8 +12,8 @@ use super::rows::{
     AttemptRow, DeadLetterRow, DeliveryRow, Effect, EventRow, OpenDeliveryRow, OutboxInsert,
     RecordingRow, StateWrite, StatusEvent, SubjectRow,
 };
-use crate::domain::event::{Envelope, ORDER_CANCELLED};
-use crate::domain::subject_status::StatusRules;
+use crate::domain::event::Envelope;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::{Direct, NarrowedRow, NewEvent, OutboxRow, Settlement};
 
 /// The last numbers that were given out; a write set takes the next ones.
@@ -98,14 +98,20 @@ pub(crate) struct WriteSet<'a> {
     /// Also sends events that no stage consumes: other programs listen.
     publish_all: bool,
     sender: Sender,
+    kinds: Arc<SubjectKinds>,
     pub(crate) events: Vec<EventRow<'a>>,
     pub(super) rows: Rows<'a>,
 }
 
 impl<'a> WriteSet<'a> {
-    pub(crate) fn new(numbers: Numbers, time: TransactionTime, publish_all: bool) -> Self {
+    pub(crate) fn new(
+        numbers: Numbers,
+        time: TransactionTime,
+        publish_all: bool,
+        kinds: Arc<SubjectKinds>,
+    ) -> Self {
         let (sender, events, rows) = (Sender::default(), Vec::new(), Rows::default());
-        Self { numbers, time, publish_all, sender, events, rows }
+        Self { numbers, time, publish_all, sender, kinds, events, rows }
     }
 
     pub(crate) fn sent_by(self, sender: Sender) -> Self {
@@ -114,6 +120,11 @@ impl<'a> WriteSet<'a> {
 
     pub(crate) fn now_ms(&self) -> u64 {
         self.time.now_ms
+    }
+
+    /// The kinds of subjects.
+    pub(crate) fn kinds(&self) -> Arc<SubjectKinds> {
+        Arc::clone(&self.kinds)
     }
 
     /// The last numbers that this write set took.
@@ -156,7 +167,7 @@ impl<'a> WriteSet<'a> {
     ) -> Option<OutboxRow> {
         if let Some(subject) = &new.envelope.subject_key {
             self.status_event(subject, new, Effect::Optional);
-            if new.envelope.event.event_type == ORDER_CANCELLED {
+            if self.kinds.is_cancel_event(subject, &new.envelope.event.event_type) {
                 self.rows.maybe_completed.push(subject);
             }
         }
@@ -198,7 +209,7 @@ impl<'a> WriteSet<'a> {
             due_ms: later_ms.map(|_| new.due_at_ms),
             unrouted: !is_consumed
                 && progress == SubjectProgress::Unfinished
-                && new.needs_a_stage(),
+                && new.needs_a_stage(&self.kinds),
             must_be_new: false,
         });
         let queued_ms = later_ms.unwrap_or(self.time.now_ms);
@@ -297,12 +308,14 @@ impl<'a> WriteSet<'a> {
     /// The status of a subject after the events of this write set so far, given its stored status.
     pub(super) fn status_of<'r>(
         &self,
-        rules: &'r StatusRules,
+        kinds: &'r SubjectKinds,
         subject: &str,
         stored: &'r str,
     ) -> &'r str {
         let events = self.rows.status_events.iter().filter(|event| event.subject == subject);
-        events.fold(stored, |status, event| rules.next(status, event.event_type).unwrap_or(status))
+        events.fold(stored, |status, event| {
+            kinds.next(subject, status, event.event_type).unwrap_or(status)
+        })
     }
 
     /// Makes the positions final. `known` has those of events that were in the log before (planned

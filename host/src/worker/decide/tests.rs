@@ -183,6 +183,9 @@ fn errors_that_no_retry_resolves_are_dead_lettered() {
         };
         assert_eq!(code, expected);
         assert_eq!(announcement.envelope.event.event_type, DEAD_LETTERED);
+        let told: serde_json::Value =
+            serde_json::from_slice(&announcement.envelope.event.data).unwrap();
+        assert_eq!(told["subject"], serde_json::json!({ "kind": "order", "id": "123" }));
     }
 }
 

@@ -69,7 +69,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(START_MS));
         let store = open_store(&folder.path().join("store.db"), Arc::clone(&clock)).await;
-        let pipeline = Pipeline::new(config);
+        let pipeline = Pipeline::new(config, config.kinds().expect("valid"));
         let stage = pipeline.stage("flaky");
         let calls = Arc::new(AtomicU32::new(0));
         let flaky = Flaky { failures: AtomicU32::new(failures), calls: Arc::clone(&calls) };

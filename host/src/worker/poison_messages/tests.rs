@@ -41,7 +41,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(START_MS));
         let store = open_store(&folder.path().join("store.db"), Arc::clone(&clock)).await;
-        let pipeline = Pipeline::new(&Config::default());
+        let pipeline = Pipeline::new(&Config::default(), Config::default().kinds().expect("valid"));
         pipeline.swap(&pipeline.stage("idle"), Arc::new(Native::new(Idle)), None, START_MS);
         let (_, rows) = store.accept_event(sample_event("e1", &["idle"])).await.unwrap();
         let message = RejectedMessage {

@@ -1,13 +1,14 @@
 //! Checks of the store and the broker: reachable, the right schema and queues, and clocks that agree.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Finding, Stages};
 use crate::host::postgres_settings;
 use postrider::Config;
 use postrider::internals::{
     BrokerUrl, HostReport, PostgresStore, QueueStatus, Rabbit, SchemaStatus, SqliteStore, StoreUrl,
-    UnroutedEvents,
+    SubjectKinds, UnroutedEvents,
 };
 
 /// Maximum clock difference. Leases and due times are wrong by as much as the clocks differ.
@@ -21,9 +22,17 @@ pub(super) async fn store(config: &Config) -> Vec<Finding> {
     }
 }
 
+/// The kinds of a configuration; without them, why it is invalid.
+fn kinds(config: &Config) -> Result<Arc<SubjectKinds>, Vec<Finding>> {
+    config.kinds().map_err(|error| vec![Finding::failed("store", error)])
+}
+
 async fn sqlite(config: &Config, path: &str) -> Vec<Finding> {
-    let examined =
-        SqliteStore::examine(path.as_ref(), &config.namespace, &config.orders.status).await;
+    let kinds = match kinds(config) {
+        Ok(kinds) => kinds,
+        Err(findings) => return findings,
+    };
+    let examined = SqliteStore::examine(path.as_ref(), &config.namespace, &kinds).await;
     let status = match examined {
         Ok(status) => status,
         Err(error) => return vec![Finding::failed("store", error)],
@@ -42,8 +51,11 @@ async fn sqlite(config: &Config, path: &str) -> Vec<Finding> {
 }
 
 async fn postgres(config: &Config, url: &str) -> Vec<Finding> {
-    let examined =
-        PostgresStore::examine(postgres_settings(config, url), &config.orders.status).await;
+    let kinds = match kinds(config) {
+        Ok(kinds) => kinds,
+        Err(findings) => return findings,
+    };
+    let examined = PostgresStore::examine(postgres_settings(config, url), &kinds).await;
     let status = match examined {
         Ok(status) => status,
         Err(error) => return vec![Finding::failed("store", error)],

@@ -99,8 +99,9 @@ mod tests {
     use crate::domain::cloud_events::ingress::Rules;
     use crate::domain::event::Event;
 
-    const INGRESS: Ingress<'_> =
-        Ingress { rules: Rules::for_tests(1_700_000_000_123), body_max_bytes: 1_000, expiry_ms: 1 };
+    fn ingress() -> Ingress<'static> {
+        Ingress { rules: Rules::for_tests(1_700_000_000_123), body_max_bytes: 1_000, expiry_ms: 1 }
+    }
 
     fn message(
         content_type: Option<&str>,
@@ -125,13 +126,13 @@ mod tests {
 
     fn binary(headers: &[(&str, AMQPValue)]) -> Result<Event, String> {
         let (properties, _) = message(Some("text/plain"), headers);
-        let read = read(&properties, b"x".to_vec(), INGRESS);
+        let read = read(&properties, b"x".to_vec(), ingress());
         read.map(|ingested| ingested.event).map_err(|error| error.to_string())
     }
 
     fn structured(content_type: &str, body: &str) -> Result<IngestedEvent, String> {
         let properties = BasicProperties::default().with_content_type(content_type.into());
-        read(&properties, body.as_bytes().to_vec(), INGRESS).map_err(|error| error.to_string())
+        read(&properties, body.as_bytes().to_vec(), ingress()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -224,7 +225,7 @@ mod tests {
                 ("cloudEvents_postridersubject", AMQPValue::LongString("order/o".into())),
             ],
         );
-        let one = read(&properties, br#"{"a":1}"#.to_vec(), INGRESS).unwrap();
+        let one = read(&properties, br#"{"a":1}"#.to_vec(), ingress()).unwrap();
         let body = r#"{"specversion":"1.0","id":"9","source":"/d","type":"a.b","data":{"a":1},
             "deliverat":"2023-11-14T22:13:50Z","count":2.0,"postridersubject":"order/o"}"#;
         assert_eq!(structured("application/cloudevents+json", body).unwrap(), one);
@@ -239,7 +240,7 @@ mod tests {
         let read_as = |content_type: &str, encoding: &str, body: &[u8]| {
             let (properties, _) = message(Some(content_type), &[]);
             let properties = properties.with_content_encoding(encoding.into());
-            read(&properties, body.to_vec(), INGRESS).map_err(|error| error.to_string())
+            read(&properties, body.to_vec(), ingress()).map_err(|error| error.to_string())
         };
         for encoding in ["UTF-8", "identity", "binary", ""] {
             assert!(read_as("application/json", encoding, b"{}").is_ok(), "{encoding}");
@@ -265,7 +266,7 @@ mod tests {
     #[test]
     fn data_is_checked_against_its_media_type() {
         let (properties, _) = message(None, &[]);
-        let error = read(&properties, b"hello".to_vec(), INGRESS).unwrap_err().to_string();
+        let error = read(&properties, b"hello".to_vec(), ingress()).unwrap_err().to_string();
         assert!(error.contains("the body is not JSON"), "{error}");
     }
 }

@@ -22,11 +22,13 @@ use crate::internals::fuzz::{
 };
 use crate::store::Direct;
 
-const INGRESS: Ingress<'_> = Ingress {
-    rules: Rules::for_tests(1_700_000_000_123),
-    body_max_bytes: 1_000,
-    expiry_ms: 500_000,
-};
+fn ingress() -> Ingress<'static> {
+    Ingress {
+        rules: Rules::for_tests(1_700_000_000_123),
+        body_max_bytes: 1_000,
+        expiry_ms: 500_000,
+    }
+}
 
 /// Decodes generated messages.
 pub struct Message {
@@ -49,8 +51,8 @@ impl Message {
 
     fn arrive(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let (properties, body) = message(u)?;
-        is_fit(&stand_in(&properties, &body, INGRESS));
-        let decoded = match decode(&properties, body, INGRESS) {
+        is_fit(&stand_in(&properties, &body, ingress()));
+        let decoded = match decode(&properties, body, ingress()) {
             Ok(decoded) => decoded,
             Err(unreadable) => {
                 assert!(!unreadable.to_string().is_empty());
@@ -83,7 +85,8 @@ pub(crate) fn arrives_as_sent(envelope: Arc<Envelope>, direct: Option<Direct>) {
     let (round, attempt) = direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
     let message = Outgoing { envelope, direct, mandatory: false };
     let body = message.envelope.event.data.to_vec();
-    let decoded = decode(&encode(&message), body, INGRESS).expect("a sent message can be decoded");
+    let decoded =
+        decode(&encode(&message), body, ingress()).expect("a sent message can be decoded");
     assert_eq!((decoded.round, decoded.attempt), (round, attempt));
     assert_eq!(normal(&decoded.envelope), normal(&message.envelope));
 }

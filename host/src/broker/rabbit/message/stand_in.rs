@@ -122,11 +122,13 @@ mod tests {
     use super::*;
     use crate::domain::cloud_events::ingress::Rules;
 
-    const INGRESS: Ingress<'_> = Ingress {
-        rules: Rules::for_tests(1_700_000_000_123),
-        body_max_bytes: 100_000,
-        expiry_ms: 500_000,
-    };
+    fn ingress() -> Ingress<'static> {
+        Ingress {
+            rules: Rules::for_tests(1_700_000_000_123),
+            body_max_bytes: 100_000,
+            expiry_ms: 500_000,
+        }
+    }
 
     fn properties(headers: &[(&str, AMQPValue)]) -> BasicProperties {
         let mut table = FieldTable::default();
@@ -142,7 +144,7 @@ mod tests {
             ("cloudEvents_id", AMQPValue::ShortShortInt(42)),
             ("list", AMQPValue::FieldArray(vec![AMQPValue::Boolean(true)].into())),
         ]);
-        let envelope = stand_in(&message, b"not JSON", INGRESS);
+        let envelope = stand_in(&message, b"not JSON", ingress());
         assert_eq!(envelope.validate(), None);
         assert_eq!(envelope.event.data, "not JSON");
         let attributes: BTreeMap<_, _> = envelope.event.attributes.into_iter().collect();
@@ -159,7 +161,7 @@ mod tests {
             (0..200).map(|number| (format!("h{number}"), long.clone())).collect();
         let many: Vec<(&str, AMQPValue)> =
             many.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-        let envelope = stand_in(&properties(&many), &vec![b'x'; 10 << 20], INGRESS);
+        let envelope = stand_in(&properties(&many), &vec![b'x'; 10 << 20], ingress());
         assert_eq!(envelope.validate(), None);
         assert_eq!(envelope.event.data.len(), BODY_KEPT_BYTES);
         assert_eq!(envelope.event.attributes[2], (BODY_BYTES.to_owned(), "10485760".to_owned()));
@@ -168,13 +170,13 @@ mod tests {
     #[test]
     fn a_message_is_the_same_however_often_it_is_delivered() {
         let id = |headers: &[(&str, AMQPValue)], body: &[u8]| {
-            stand_in(&properties(headers), body, INGRESS).event.id
+            stand_in(&properties(headers), body, ingress()).event.id
         };
         let counted = [("x-delivery-count", AMQPValue::LongLongInt(3))];
         assert_eq!(id(&[], b"{"), id(&counted, b"{"));
         assert_ne!(id(&[], b"{"), id(&[], b"["));
         assert_ne!(id(&[], b"{"), id(&[("a", AMQPValue::Void)], b"{"));
         let other = BasicProperties::default().with_message_id("m-2".into());
-        assert_ne!(id(&[], b"{"), stand_in(&other, b"{", INGRESS).event.id);
+        assert_ne!(id(&[], b"{"), stand_in(&other, b"{", ingress()).event.id);
     }
 }

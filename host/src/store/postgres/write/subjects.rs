@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use sqlx::PgConnection;
 
 use super::expect;
-use crate::domain::subject_status::StatusRules;
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
 use crate::store::postgres::sql::{TransactionError, args, columns, execute, fetch, push};
-use crate::store::transaction::{LockedSubject, NumberedWriteSet};
+use crate::store::transaction::{Completion, LockedSubject, NumberedWriteSet};
 
 pub(super) async fn insert(
     conn: &mut PgConnection,
@@ -41,10 +41,10 @@ pub(super) async fn insert(
 /// subject's lock, that it is the last.
 pub(super) async fn update_status(
     conn: &mut PgConnection,
-    rules: &StatusRules,
+    kinds: &SubjectKinds,
     write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), TransactionError> {
-    let ids = write_set.subjects_to_lock(rules);
+    let ids = write_set.subjects_to_lock(kinds);
     if ids.is_empty() {
         return Ok(());
     }
@@ -55,9 +55,9 @@ pub(super) async fn update_status(
     for row in &rows {
         locked.insert(row.text(0)?, LockedSubject { pos: row.int(1)?, status: row.text(2)? });
     }
-    let changes = write_set.status_changes(rules, &locked).ok_or(TransactionError::Conflict)?;
-    let open = open_compensations(conn, rules, &changes.maybe_completed).await?;
-    let changed = changes.complete(rules, &open);
+    let changes = write_set.status_changes(kinds, &locked).ok_or(TransactionError::Conflict)?;
+    let open = open_compensations(conn, kinds, &changes.maybe_completed).await?;
+    let changed = changes.complete(&open);
     if changed.is_empty() {
         return Ok(());
     }
@@ -72,8 +72,8 @@ pub(super) async fn update_status(
 /// Which of these subjects have a compensation that is open or dead-lettered.
 async fn open_compensations(
     conn: &mut PgConnection,
-    rules: &StatusRules,
-    subjects: &BTreeMap<&str, i64>,
+    kinds: &SubjectKinds,
+    subjects: &BTreeMap<&str, Completion<'_>>,
 ) -> Result<Vec<String>, TransactionError> {
     if subjects.is_empty() {
         return Ok(Vec::new());
@@ -83,5 +83,5 @@ async fn open_compensations(
     let ids: Vec<&str> = subjects.keys().copied().collect();
     let rows = fetch(conn, sql, args![&ids]).await?;
     let unfinished = rows.iter().map(|row| Ok::<_, StoreError>((row.owned(0)?, row.text(1)?)));
-    Ok(rules.compensating(unfinished)?)
+    Ok(kinds.compensating(unfinished)?)
 }

@@ -1,4 +1,4 @@
-//! `GET /orders/{id}/events`: the events of one order, as a page or as a live stream.
+//! `GET /<path of the kind>/{id}/events`: the events of one subject, as a page or as a live stream.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -7,21 +7,21 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::key;
+use super::OfKind;
 use crate::domain::subject::SubjectKey;
 use crate::http::Shared;
 use crate::http::events::{EventView, live};
 use crate::http::openapi::{page_size_schema, position_schema};
 use crate::http::pages::Listing;
 use crate::http::problem::{Answer, Problem};
-use crate::http::request::{OrderId, QueryValidator, ValidQuery, last_event_id, wants_stream};
+use crate::http::request::{QueryValidator, SubjectId, ValidQuery, last_event_id, wants_stream};
 use crate::store::{EventFilter, LogRange};
 
-/// Which events of an order.
+/// Which events of a subject.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct ListOrderEvents {
+pub(crate) struct ListSubjectEvents {
     /// `next` of the previous page: the position in the event log after which the page starts.
     #[param(schema_with = position_schema)]
     after: Option<i64>,
@@ -30,35 +30,35 @@ pub(crate) struct ListOrderEvents {
     limit: Option<u32>,
 }
 
-/// Lists the events of an order, oldest first.
+/// Lists the events of a subject, oldest first.
 ///
 /// With `Accept: text/event-stream` they arrive as server-sent events, live, until an event of
-/// type `end` reports that the order is settled; `Last-Event-ID` resumes an interrupted stream.
-#[utoipa::path(get, path = "/orders/{id}/events", tag = "orders",
-    params(OrderId, ListOrderEvents),
+/// type `end` reports that the subject is settled; `Last-Event-ID` resumes an interrupted stream.
+#[utoipa::path(get, path = "/kind/{id}/events", tag = "subjects",
+    params(SubjectId, ListSubjectEvents),
     responses(
         (status = 200, content(
             (Listing<EventView> = "application/json"),
             (String = "text/event-stream"),
         )),
-        (status = 204, description = "To a resumed stream: the order is settled, and every event \
+        (status = 204, description = "To a resumed stream: the subject is settled, and every event \
             was sent"),
-        (status = 404, description = "No order has this id", body = Problem),
+        (status = 404, description = "No subject has this id", body = Problem),
     ))]
 pub(crate) async fn events(
     State(app): State<Shared>,
-    Path(OrderId(id)): Path<OrderId>,
-    ValidQuery(query): ValidQuery<ListOrderEvents>,
+    kind: OfKind,
+    Path(SubjectId(id)): Path<SubjectId>,
+    ValidQuery(query): ValidQuery<ListSubjectEvents>,
     headers: HeaderMap,
 ) -> Answer<Response> {
     let mut validator = QueryValidator::default();
     let after = validator.position("after", query.after).unwrap_or(0);
     let limit = validator.limit(query.limit);
     validator.finish()?;
-    let missing = || Problem::not_found(format!("no order `{id}`"));
-    let key = key(&id).ok_or_else(missing)?;
+    let key = kind.key(&id)?;
     if app.status(&key).await?.is_none() {
-        return Err(missing());
+        return Err(kind.missing(&id));
     }
     let last = last_event_id(&headers)?;
     let filter = EventFilter { subject: Some(key), ..EventFilter::default() };

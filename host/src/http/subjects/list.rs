@@ -1,12 +1,14 @@
-//! `GET /orders`: lists orders.
+//! `GET /<path of the kind>`: lists subjects.
 
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::IntoParams;
 
-use super::KIND;
-use super::view::OrderSummary;
+use super::OfKind;
+use super::view::{SubjectSummary, named};
+use crate::domain::subject_kind::SubjectKind;
 use crate::http::Shared;
 use crate::http::openapi::{instant_schema, page_size_schema, position_schema};
 use crate::http::pages::Listing;
@@ -14,17 +16,17 @@ use crate::http::problem::Answer;
 use crate::http::request::{QueryValidator, ValidQuery};
 use crate::store::SubjectFilter;
 
-/// Which orders.
+/// Which subjects.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct ListOrders {
+pub(crate) struct ListSubjects {
     /// Filter by status.
     status: Option<String>,
     /// Filter by customer.
     #[serde(alias = "user_id", alias = "customer_id")]
     customer: Option<String>,
-    /// Filter by stage: orders with an open or dead-lettered delivery at this stage.
+    /// Filter by stage: subjects with an open or dead-lettered delivery at this stage.
     stage: Option<String>,
     /// Filter by creation time: at or after.
     #[param(schema_with = instant_schema)]
@@ -40,11 +42,11 @@ pub(crate) struct ListOrders {
     limit: Option<u32>,
 }
 
-impl ListOrders {
-    fn filter(self) -> Answer<SubjectFilter> {
+impl ListSubjects {
+    fn filter(self, kind: &SubjectKind) -> Answer<SubjectFilter> {
         let mut validator = QueryValidator::default();
         let filter = SubjectFilter {
-            kind: Some(KIND.to_owned()),
+            kind: Some(kind.name.clone()),
             since_ms: validator.instant("since", self.since.as_deref()),
             until_ms: validator.instant("until", self.until.as_deref()),
             before: validator.position("cursor", self.cursor),
@@ -57,12 +59,16 @@ impl ListOrders {
     }
 }
 
-/// Lists orders, newest first.
-#[utoipa::path(get, path = "/orders", tag = "orders", params(ListOrders),
-    responses((status = 200, body = Listing<OrderSummary>)))]
+/// Lists subjects, newest first.
+#[utoipa::path(get, path = "/kind", tag = "subjects", params(ListSubjects),
+    responses((status = 200, body = Listing<SubjectSummary>)))]
 pub(crate) async fn list(
     State(app): State<Shared>,
-    ValidQuery(query): ValidQuery<ListOrders>,
-) -> Answer<Json<Listing<OrderSummary>>> {
-    Ok(Json(Listing::of(app.services().store.subjects(query.filter()?).await?)))
+    kind: OfKind,
+    ValidQuery(query): ValidQuery<ListSubjects>,
+) -> Answer<Json<Listing<Value>>> {
+    let page = app.services().store.subjects(query.filter(&kind.0)?).await?;
+    let shown = |subject| named(&SubjectSummary::of(subject, &kind.0), &kind.0);
+    let items = page.items.into_iter().map(shown).collect();
+    Ok(Json(Listing { items, next: page.next }))
 }

@@ -1,19 +1,63 @@
-//! Orders, stock and products.
+//! Bodies of subjects, stock and products.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Named, reference};
-use crate::domain::order::{ITEMS_MAX, NAME_PATTERN, QUANTITY_MAX};
+use crate::domain::body_fields::QUANTITY_MAX;
+use crate::domain::body_shape::BodyShape;
+use crate::domain::body_shape::order::{ITEMS_MAX, NAME_PATTERN};
 use crate::domain::subject::ID_PATTERN;
+use crate::domain::subject_kind::SubjectKind;
 
-pub(super) fn all() -> [Named; 5] {
-    [
-        ("Id", id_schema()),
-        ("NewOrder", new_order()),
-        ("OrderLine", order_line()),
-        ("Stock", stock()),
-        ("Product", product()),
-    ]
+pub(super) fn all() -> [Named; 4] {
+    [("Id", id_schema()), ("OrderLine", order_line()), ("Stock", stock()), ("Product", product())]
+}
+
+/// The body of a new subject.
+pub(in crate::http::openapi) fn new_subject(kind: &SubjectKind) -> Value {
+    let shape = match kind.body {
+        BodyShape::Order => new_order(),
+        BodyShape::Plain => plain(kind),
+    };
+    match &kind.schema {
+        None => shape,
+        Some(schema) => with_schema(shape, schema.document(), kind),
+    }
+}
+
+/// Any JSON object with an id and perhaps a customer.
+fn plain(kind: &SubjectKind) -> Value {
+    let mut properties = Map::new();
+    properties.extend(kind.customer_field.iter().map(|field| (field.clone(), id())));
+    properties.insert(kind.id.field.clone(), id());
+    json!({
+        "description": format!("The body of a new {}.", kind.name),
+        "type": "object",
+        "properties": properties,
+    })
+}
+
+/// A shape with the schema that the configuration adds.
+fn with_schema(mut shape: Value, schema: &Value, kind: &SubjectKind) -> Value {
+    if schema.to_string().contains("\"$ref\"") {
+        // A resource of its own, so that its references stay within it.
+        let mut schema = schema.clone();
+        if let Some(members) = schema.as_object_mut() {
+            let own = format!("urn:postrider:subjects:{}", kind.name);
+            members.entry("$id").or_insert_with(|| own.into());
+        }
+        shape["allOf"] = json!([schema]);
+        return shape;
+    }
+    for (name, member) in schema.as_object().into_iter().flatten() {
+        match (shape.get_mut(name), member) {
+            (Some(Value::Object(known)), Value::Object(more)) if name == "properties" => {
+                known.extend(more.clone());
+            }
+            _ => shape[name] = member.clone(),
+        }
+    }
+    shape
 }
 
 fn id() -> Value {

@@ -1,22 +1,23 @@
-//! `GET /orders/{id}`: shows one order.
+//! `GET /<path of the kind>/{id}`: shows one subject.
 
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::IntoParams;
 
-use super::key;
-use super::view::OrderView;
+use super::OfKind;
+use super::view::{SubjectView, named};
 use crate::http::Shared;
 use crate::http::openapi::{page_size_schema, position_schema};
 use crate::http::problem::{Answer, Problem};
-use crate::http::request::{OrderId, QueryValidator, ValidQuery};
+use crate::http::request::{QueryValidator, SubjectId, ValidQuery};
 
 /// Which part of the timeline.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct ShowOrder {
+pub(crate) struct ShowSubject {
     /// `next` of the previous page: the position in the event log after which the page starts.
     #[param(schema_with = position_schema)]
     after: Option<i64>,
@@ -25,25 +26,25 @@ pub(crate) struct ShowOrder {
     limit: Option<u32>,
 }
 
-/// Shows an order with its deliveries.
+/// Shows a subject with its deliveries.
 ///
 /// The timeline has the deliveries of one page of events.
-#[utoipa::path(get, path = "/orders/{id}", tag = "orders", params(OrderId, ShowOrder),
+#[utoipa::path(get, path = "/kind/{id}", tag = "subjects", params(SubjectId, ShowSubject),
     responses(
-        (status = 200, body = OrderView),
-        (status = 404, description = "No order has this id", body = Problem),
+        (status = 200, body = SubjectView),
+        (status = 404, description = "No subject has this id", body = Problem),
     ))]
 pub(crate) async fn show(
     State(app): State<Shared>,
-    Path(OrderId(id)): Path<OrderId>,
-    ValidQuery(query): ValidQuery<ShowOrder>,
-) -> Answer<Json<OrderView>> {
+    kind: OfKind,
+    Path(SubjectId(id)): Path<SubjectId>,
+    ValidQuery(query): ValidQuery<ShowSubject>,
+) -> Answer<Json<Value>> {
     let mut validator = QueryValidator::default();
     let after = validator.position("after", query.after).unwrap_or(0);
     let limit = validator.limit(query.limit);
     validator.finish()?;
-    let missing = || Problem::not_found(format!("no order `{id}`"));
-    let key = key(&id).ok_or_else(missing)?;
-    let history = app.history(&key, after, limit).await?;
-    history.map(|history| Json(history.into())).ok_or_else(missing)
+    let history = app.history(&kind.key(&id)?, after, limit).await?;
+    let history = history.ok_or_else(|| kind.missing(&id))?;
+    Ok(Json(named(&SubjectView::of(history, &kind.0), &kind.0)))
 }
