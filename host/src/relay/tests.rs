@@ -133,7 +133,7 @@ async fn rows_beyond_the_budget_are_released_and_claimed_when_there_is_room() {
     let store = open_store(&folder.path().join("store.db"), Arc::clone(&clock)).await;
     let broker =
         crate::broker::embedded::Embedded::new(Capacity::UNBOUNDED, Arc::clone(&clock) as _);
-    let pipeline = Pipeline::new(&Config::default());
+    let pipeline = Pipeline::new(&Config::default(), Config::default().kinds().expect("valid"));
     let mut groups = Vec::new();
     for number in 1..=3 {
         let mut event = sample_event(&format!("e{number}"), &["payment"]);
