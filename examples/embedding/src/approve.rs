@@ -45,6 +45,6 @@ impl NativeStage for Approve {
         // In the span of the call, which is in that of the host, which is in the program's.
         tracing::info!(order = event.subject, "approving");
         let approved = Approved { order_id: event.subject.clone(), by: "the shop".to_owned() };
-        Ok(vec![Emitted::json("shop.approved", &approved)])
+        Ok(vec![Emitted::json("shop.approved", &serde_json::json!(approved))])
     }
 }

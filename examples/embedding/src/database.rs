@@ -40,7 +40,11 @@ async fn sell(pool: &PgPool) -> Result<(), Box<dyn Error>> {
     let _ = app.submit_within(&mut gone, "order", order, Submission::default()).await?;
     gone.rollback().await?;
 
-    while app.history(&"order/kept".parse()?, 0, 1).await?.is_none_or(|history| history.deliveries.is_empty()) {
+    while app
+        .history(&"order/kept".parse()?, 0, 1)
+        .await?
+        .is_none_or(|history| history.deliveries.is_empty())
+    {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(app.status(&"order/gone".parse()?).await?, None);

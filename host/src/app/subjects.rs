@@ -165,11 +165,7 @@ impl App {
     ///
     /// # Errors
     /// See [`SubmitError`]; a conflict with a stored subject is one of them.
-    pub async fn submit(
-        &self,
-        kind: &str,
-        body: impl Serialize,
-    ) -> Result<Submitted, SubmitError> {
+    pub async fn submit(&self, kind: &str, body: impl Serialize) -> Result<Submitted, SubmitError> {
         self.submit_with(kind, body, Submission::default()).await
     }
 

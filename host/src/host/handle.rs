@@ -46,11 +46,7 @@ impl HostHandle {
     /// # Errors
     /// See [`SubmitError`]: an unknown kind, an invalid body, a conflict with a stored subject, a reused
     /// idempotency key, or a store that failed.
-    pub async fn submit(
-        &self,
-        kind: &str,
-        body: impl Serialize,
-    ) -> Result<Submitted, SubmitError> {
+    pub async fn submit(&self, kind: &str, body: impl Serialize) -> Result<Submitted, SubmitError> {
         self.app.submit(kind, body).await
     }
 

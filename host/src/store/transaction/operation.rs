@@ -180,7 +180,7 @@ impl<'a> Pending<'a> {
     ) {
         match self {
             Self::Subject(subject, reply) => {
-                *reply = Some(apply::subject(loaded, write_set, subject))
+                *reply = Some(apply::subject(loaded, write_set, subject));
             }
             Self::Event(event, reply) => *reply = Some(apply::event(loaded, write_set, event)),
             Self::Cancel(cancel, reply) => {
