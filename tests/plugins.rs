@@ -3,6 +3,7 @@
 mod capabilities;
 mod compilation;
 mod contract;
+mod documents;
 pub(crate) mod egress;
 mod guest_time;
 mod hostile_guests;

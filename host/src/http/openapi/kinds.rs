@@ -130,6 +130,10 @@ impl Words {
         for part in schema.get_mut("allOf").and_then(Value::as_array_mut).into_iter().flatten() {
             self.name_fields(part, kind);
         }
+        // A listing has the schema of its items in it.
+        if let Some(item) = schema.pointer_mut("/properties/items/items") {
+            self.name_fields(item, kind);
+        }
         let renamed = |name: &str| match name {
             ID => kind.id.field.clone(),
             BODY => kind.name.clone(),
@@ -151,8 +155,8 @@ impl Words {
 }
 
 fn capitalized(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    let mut chars = word.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 #[cfg(test)]
@@ -193,6 +197,8 @@ mod tests {
         assert_eq!(fields("OrderReceipt"), ["created_at_ms", "order_id", "status"]);
         assert!(schemas["DocumentSummary"]["properties"]["display"].is_object());
         assert!(schemas["OrderSummary"]["properties"]["display"].is_null());
+        let item = &schemas["Listing_OrderSummary"]["properties"]["items"]["items"];
+        assert!(item["properties"]["order_id"].is_object(), "{item}");
         let text = document.to_string();
         assert!(
             !text.contains("\"/kind") && !text.contains("SubjectReceipt"),
