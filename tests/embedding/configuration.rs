@@ -10,8 +10,7 @@ async fn configuration_in_code_has_the_problems_of_a_file() -> Result<()> {
                 events.hops_max = 0\n[stages.payment]\nlanes = 65\nconsumes = []\n\
                 [stages.payment.retry]\njitter = 2.0\n";
     let ConfigError(of_file) = Config::from_toml(text).err().context("the file is invalid")?;
-    let mut config = Config::default();
-    config.namespace = "Not A Name".into();
+    let mut config = Config { namespace: "Not A Name".into(), ..Config::default() };
     config.http.listen = "nowhere".into();
     config.store.url = "mysql:x".into();
     config.events.hops_max = 0;

@@ -8,7 +8,7 @@ use crate::support::harness::{TestEnv, eventually, guest};
 
 fn config(env: &TestEnv) -> Result<Config> {
     let mut config = env.config()?;
-    config.plugins.dir = Default::default();
+    config.plugins.dir = std::path::PathBuf::default();
     Ok(config)
 }
 

@@ -13,9 +13,12 @@ use tracing_subscriber::registry::LookupSpan;
 use super::{approving, order};
 use crate::support::harness::{TestEnv, eventually};
 
-/// Remembers the names of the spans around each event, the outermost first.
+/// The target of an event, and the names of the spans around it, the outermost first.
+type Traced = (String, Vec<&'static str>);
+
+/// Remembers the spans around each event.
 #[derive(Clone, Default)]
-struct Recorded(Arc<Mutex<Vec<(String, Vec<&'static str>)>>>);
+struct Recorded(Arc<Mutex<Vec<Traced>>>);
 
 impl Recorded {
     fn of(&self, target: &str) -> Vec<Vec<&'static str>> {

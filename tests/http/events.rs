@@ -287,15 +287,13 @@ async fn exported_events_are_imported_once(backend: Backend) -> Result<()> {
         postrider(&["events", "import", "--json", "--url", &fresh.client.url, &file]).await?;
     let expected = r#"{"accepted":1,"conflicts":0,"duplicates":0,"skipped":2}"#;
     assert_eq!((code, answer.trim()), (0, expected), "{told}");
-    let changed = event("1", "a.c");
-    std::fs::write(&file, format!("{}\n{changed}\n", event("9", "a.b")))?;
-    let (code, _, told) =
-        postrider(&["events", "import", "--url", &fresh.client.url, &file]).await?;
-    assert!(code == 1 && told.contains("in line 2"), "{told}");
-    std::fs::write(&file, "{\"id\": 1}\nnot JSON\n")?;
-    let (code, _, told) =
-        postrider(&["events", "import", "--url", &fresh.client.url, &file]).await?;
-    assert!(code == 1 && told.contains("line 2"), "{told}");
+    let changed = format!("{}\n{}\n", event("9", "a.b"), event("1", "a.c"));
+    for (lines, problem) in [(&*changed, "in line 2"), ("{\"id\": 1}\nnot JSON\n", "line 2")] {
+        std::fs::write(&file, lines)?;
+        let (code, _, told) =
+            postrider(&["events", "import", "--url", &fresh.client.url, &file]).await?;
+        assert!(code == 1 && told.contains(problem), "{told}");
+    }
     fresh.stop().await?;
     host.stop().await
 }

@@ -204,7 +204,8 @@ impl HostBuilder {
             host = %name,
             namespace = %self.config.namespace
         );
-        self.build_named(&name).instrument(span).await
+        // The future is large: programs that await it keep theirs small.
+        Box::pin(self.build_named(&name)).instrument(span).await
     }
 
     async fn build_named(mut self, name: &str) -> Result<Host, BuildError> {

@@ -141,7 +141,7 @@ fn a_schema_can_be_a_file() {
 #[test]
 fn all_problems_of_all_kinds_are_reported_together() {
     let found = problems(
-        r##"
+        r#"
         [subjects.Bad]
         [subjects.order]
         id_field = "number"
@@ -166,7 +166,7 @@ fn all_problems_of_all_kinds_are_reported_together() {
         path = "/bills"
         [subjects.bill]
         first_event = "invoice.created"
-    "##,
+    "#,
     );
     for expected in [
         "subjects.Bad: the name must match",

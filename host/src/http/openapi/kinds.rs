@@ -48,7 +48,7 @@ impl Template {
         for (name, schema) in &self.schemas {
             let mut schema = schema.clone();
             words.apply(&mut schema);
-            words.name_fields(&mut schema, kind);
+            name_fields(&mut schema, kind);
             document["components"]["schemas"][words.schema(name)] = schema;
         }
         document["components"]["schemas"][words.schema(NEW)] = schemas::new_subject(kind);
@@ -124,32 +124,32 @@ impl Words {
             *place = format!("{REFERENCE}{}", self.schema(name));
         }
     }
+}
 
-    /// Gives the fields that depend on the kind their names.
-    fn name_fields(&self, schema: &mut Value, kind: &SubjectKind) {
-        for part in schema.get_mut("allOf").and_then(Value::as_array_mut).into_iter().flatten() {
-            self.name_fields(part, kind);
-        }
-        // A listing has the schema of its items in it.
-        if let Some(item) = schema.pointer_mut("/properties/items/items") {
-            self.name_fields(item, kind);
-        }
-        let renamed = |name: &str| match name {
-            ID => kind.id.field.clone(),
-            BODY => kind.name.clone(),
-            other => other.to_owned(),
-        };
-        let shows = |name: &str| name != DISPLAY || !kind.display.is_empty();
-        if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-            let old = std::mem::take(properties).into_iter();
-            let kept = old.filter(|(name, _)| shows(name));
-            properties.extend(kept.map(|(name, property)| (renamed(&name), property)));
-        }
-        if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
-            required.retain(|name| name.as_str() != Some(DISPLAY));
-            for name in required {
-                *name = json!(renamed(name.as_str().unwrap_or_default()));
-            }
+/// Gives the fields that depend on the kind their names.
+fn name_fields(schema: &mut Value, kind: &SubjectKind) {
+    for part in schema.get_mut("allOf").and_then(Value::as_array_mut).into_iter().flatten() {
+        name_fields(part, kind);
+    }
+    // A listing has the schema of its items in it.
+    if let Some(item) = schema.pointer_mut("/properties/items/items") {
+        name_fields(item, kind);
+    }
+    let renamed = |name: &str| match name {
+        ID => kind.id.field.clone(),
+        BODY => kind.name.clone(),
+        other => other.to_owned(),
+    };
+    let shows = |name: &str| name != DISPLAY || !kind.display.is_empty();
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        let old = std::mem::take(properties).into_iter();
+        let kept = old.filter(|(name, _)| shows(name));
+        properties.extend(kept.map(|(name, property)| (renamed(&name), property)));
+    }
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|name| name.as_str() != Some(DISPLAY));
+        for name in required {
+            *name = json!(renamed(name.as_str().unwrap_or_default()));
         }
     }
 }

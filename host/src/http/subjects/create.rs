@@ -29,6 +29,7 @@ use crate::store::Subject;
         (status = 409, description = "A subject with this id and a different body exists",
             body = Problem),
     ))]
+#[expect(clippy::too_many_arguments, reason = "each is a part of the request")]
 pub(crate) async fn create(
     State(app): State<Shared>,
     trace: TraceContext,
