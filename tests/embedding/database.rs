@@ -223,7 +223,7 @@ async fn cursor_does_not_skip_an_event_of_a_transaction_that_commits_late() -> R
     let _ =
         app.submit_within(&mut transaction, "order", order("late"), Submission::default()).await?;
     let _ = shop.handle.submit("order", order("early")).await?;
-    // Processing goes on meanwhile; the log waits.
+    // Stages go on in the meantime; readers of the log stop before the open transaction.
     shop.wait_for("early", "authorized").await?;
     let next = stream.next();
     tokio::pin!(next);

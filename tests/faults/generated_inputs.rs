@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::support::harness::{Backend, Client, TestEnv, eventually};
-use crate::support::process::{HostProcess, unused_port};
+use crate::support::process::HostProcess;
 
 /// Inputs between two checks of the host.
 const ROUND: u32 = 2_000;
@@ -26,8 +26,10 @@ const LONG_ROUND: u32 = 20_000;
 /// What a host may use, however many inputs it has seen.
 const MEMORY_MAX_BYTES: u64 = 1 << 30;
 
-/// Failed attempts are soon repeated, so that the run does not wait for them.
-const CONFIG: &str = "[stages.inventory.settings]\ndefault_stock = \"1000000000\"\n\
+/// Failed attempts are soon repeated, so that the run does not wait for them. A request may take long:
+/// how busy the machine is says nothing about the host.
+const CONFIG: &str = "[http]\nrequest_timeout_ms = 120000\n\
+    [stages.inventory.settings]\ndefault_stock = \"1000000000\"\n\
     [defaults.retry]\nmax_attempts = 2\ninitial_ms = 10\nmax_ms = 20\n";
 
 fn number(name: &str, default: u64) -> u64 {
@@ -60,10 +62,7 @@ struct Run {
 impl Run {
     async fn start(backend: Backend, seed: u64) -> Result<Self> {
         let env = TestEnv::shipped_on(backend, CONFIG).await?;
-        let port = unused_port()?;
-        let client = Client::new(format!("http://127.0.0.1:{port}"));
-        let process = HostProcess::start(&env, port, None)?;
-        process.wait_until_ready(&client, &env).await?;
+        let (process, client) = HostProcess::start_ready(&env).await?;
         let rng = StdRng::seed_from_u64(seed);
         let (counts, named) = (Counts::default(), HashSet::new());
         Ok(Self { env, client, process, rng, counts, named })

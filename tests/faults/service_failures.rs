@@ -15,7 +15,7 @@ use reqwest::StatusCode;
 use crate::faults::host_crashes::crash_count;
 use crate::support::harness::{Backend, Client, TestEnv, eventually};
 use crate::support::load::{AMPLE_STOCK, Load, assert_nothing_lost_or_duplicated};
-use crate::support::process::{HostProcess, unused_port};
+use crate::support::process::HostProcess;
 use crate::support::proxy::Proxy;
 use crate::support::servers::Servers;
 
@@ -38,10 +38,7 @@ impl FaultScenario {
         env.servers = Some(servers);
         let mut scenario = Self { env, clients: Vec::new(), hosts: Vec::new(), load: None };
         for _ in 0..2 {
-            let port = unused_port()?;
-            let client = Client::new(format!("http://127.0.0.1:{port}"));
-            let host = HostProcess::start(&scenario.env, port, None)?;
-            host.wait_until_ready(&client, &scenario.env).await?;
+            let (host, client) = HostProcess::start_ready(&scenario.env).await?;
             scenario.clients.push(client);
             scenario.hosts.push(host);
         }

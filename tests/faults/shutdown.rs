@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::support::guests::{LOOP, WatStage};
 use crate::support::harness::{Client, TestEnv, eventually};
-use crate::support::process::{HostProcess, unused_port};
+use crate::support::process::HostProcess;
 
 /// No test waits for as long as this.
 const LONG_GRACE: &str = "shutdown.grace_ms = 120000\n";
@@ -84,10 +84,7 @@ async fn second_signal_ends_the_process_immediately() -> Result<()> {
             "{LONG_GRACE}[stages.busy]\nlimits = {{ deadline_ms = 100000 }}\n"
         ))?;
         std::fs::write(env.plugins().join("busy.wasm"), &busy)?;
-        let port = unused_port()?;
-        let mut host = HostProcess::start(&env, port, None)?;
-        let client = Client::new(format!("http://127.0.0.1:{port}"));
-        host.wait_until_ready(&client, &env).await?;
+        let (mut host, client) = HostProcess::start_ready(&env).await?;
         client.wait_until_serving("busy.wasm").await?;
         client.post("/events/busy.poke", &json!({})).await?;
         eventually("the stage's log line", || async {

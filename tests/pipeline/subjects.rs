@@ -6,9 +6,7 @@ use postrider::{Description, Emitted, Event, NativeContext, NativeError, NativeS
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::harness::{
-    Backend, Client, RunningHost, TestEnv, eventually, on_both_back_ends,
-};
+use crate::support::harness::{Backend, RunningHost, TestEnv, eventually, on_both_back_ends};
 use crate::support::load::AMPLE_STOCK;
 use crate::support::process::postrider;
 
@@ -99,21 +97,13 @@ fn order(id: &str) -> Value {
     json!({ "order_id": id, "user_id": "ann", "items": ["Book"], "total": 1 })
 }
 
-async fn wait_for(client: &Client, path: &str, status: &str) -> Result<Value> {
-    eventually(&format!("{path} to be {status}"), || async {
-        let (_, subject) = client.get(path).await?;
-        Ok((subject["status"] == status).then_some(subject))
-    })
-    .await
-}
-
 async fn a_document_is_submitted_once_and_shown_with_its_history(backend: Backend) -> Result<()> {
     let (env, host) = host_on(backend).await?;
     let client = &host.client;
     let (status, headers) = client.post_for_headers("/library", &document("d-1")).await?;
     assert_eq!(status, StatusCode::ACCEPTED);
     assert_eq!(headers["location"], "/library/d-1");
-    let shown = wait_for(client, "/library/d-1", "scanned").await?;
+    let shown = client.wait_for_subject("/library/d-1", "scanned").await?;
     assert_eq!((&shown["document_id"], &shown["customer"]), (&json!("d-1"), &json!("ann")));
     assert_eq!(shown["document"], document("d-1"));
     assert_eq!(shown["display"], json!({ "title": "About d-1" }));
@@ -207,9 +197,9 @@ async fn documents_are_listed_and_filtered_apart_from_orders(backend: Backend) -
     }
     let broken = json!({ "document_id": "d-4", "author": "bob", "title": "unreadable" });
     ensure!(client.post("/library", &broken).await?.0.is_success());
-    wait_for(client, "/library/d-4", "failed").await?;
+    client.wait_for_subject("/library/d-4", "failed").await?;
     for id in ["d-1", "d-2", "d-3"] {
-        wait_for(client, &format!("/library/{id}"), "scanned").await?;
+        client.wait_for_subject(&format!("/library/{id}"), "scanned").await?;
         client.wait_for_status(id, "ready").await?;
     }
     let ids = async |query: &str, field: &str| -> Result<Vec<String>> {
@@ -243,7 +233,7 @@ async fn a_cancelled_document_is_compensated(backend: Backend) -> Result<()> {
     let client = &host.client;
     for subject in ["d-1", "d-2"] {
         ensure!(client.post("/library", &document(subject)).await?.0.is_success());
-        wait_for(client, &format!("/library/{subject}"), "scanned").await?;
+        client.wait_for_subject(&format!("/library/{subject}"), "scanned").await?;
     }
     let kept = "SELECT count(*) FROM state WHERE key = 'document/d-1/scan' AND value IS NOT NULL";
     assert_eq!(env.query_count(kept).await?, 1);
@@ -251,7 +241,7 @@ async fn a_cancelled_document_is_compensated(backend: Backend) -> Result<()> {
         client.post("/library/d-1/cancel", &json!({ "reason": "withdrawn by its author" })).await?;
     ensure!(status.is_success(), "{begun}");
     assert_eq!(begun["document_id"], "d-1");
-    let withdrawn = wait_for(client, "/library/d-1", "withdrawn").await?;
+    let withdrawn = client.wait_for_subject("/library/d-1", "withdrawn").await?;
     let steps = withdrawn["timeline"].as_array().context("a timeline")?;
     assert!(steps.iter().all(|step| step["status"] == "done"), "{withdrawn}");
     let types = client.get_all("/events?subject=document/d-1").await?;
@@ -263,7 +253,7 @@ async fn a_cancelled_document_is_compensated(backend: Backend) -> Result<()> {
     // Too late, and unknown.
     let published = ("ce-subject", "document/d-2");
     client.post_with_header("/events/document.published", &json!({}), published).await?;
-    wait_for(client, "/library/d-2", "published").await?;
+    client.wait_for_subject("/library/d-2", "published").await?;
     let (status, problem) = client.post("/library/d-2/cancel", &json!({})).await?;
     assert_eq!(
         (status, &problem["type"]),
@@ -340,7 +330,7 @@ async fn a_document_is_scheduled_and_expires_by_the_period_of_its_kind(
     assert_eq!(waiting["timeline"][0]["status"], "open");
     // As if an hour had passed, on the clock of the store.
     env.execute("UPDATE outbox SET due_ms = due_ms - 3600001").await?;
-    wait_for(client, "/library/d-1", "scanned").await?;
+    client.wait_for_subject("/library/d-1", "scanned").await?;
     eventually("all deliveries to be settled", || async {
         let open = env.query_count("SELECT count(*) FROM deliveries WHERE status = 'open'").await?;
         Ok((open == 0).then_some(()))
@@ -348,7 +338,7 @@ async fn a_document_is_scheduled_and_expires_by_the_period_of_its_kind(
     .await?;
     // Documents are kept for some days, orders for ninety.
     env.execute("UPDATE subjects SET updated_ms = updated_ms - 3 * 86400000").await?;
-    let pruned = wait_for(client, "/library/d-1", "pruned").await?;
+    let pruned = client.wait_for_subject("/library/d-1", "pruned").await?;
     assert_eq!((&pruned["document"], &pruned["timeline"]), (&Value::Null, &json!([])));
     let state = "SELECT count(*) FROM state WHERE key LIKE 'document/%'";
     assert_eq!(env.query_count(state).await?, 0);
@@ -365,7 +355,7 @@ async fn the_command_line_works_with_every_kind(backend: Backend) -> Result<()> 
     let run = async |args: &[&str]| postrider(&[args, &["--url", url]].concat()).await;
     let (code, told, _) = run(&["subjects", "submit", "document", file]).await?;
     assert!(code == 0 && told.starts_with("document d-1 is "), "{told}");
-    wait_for(&host.client, "/library/d-1", "scanned").await?;
+    host.client.wait_for_subject("/library/d-1", "scanned").await?;
     for (args, expected) in [
         (&["subjects", "kinds"][..], "/library"),
         (&["subjects", "get", "document/d-1"], "document d-1 is scanned"),
@@ -377,7 +367,7 @@ async fn the_command_line_works_with_every_kind(backend: Backend) -> Result<()> 
         let (code, told, error) = run(args).await?;
         assert!(code == 0 && told.contains(expected), "{args:?}: {told}{error}");
     }
-    wait_for(&host.client, "/library/d-1", "withdrawn").await?;
+    host.client.wait_for_subject("/library/d-1", "withdrawn").await?;
     let (code, _, error) = run(&["subjects", "list", "invoice"]).await?;
     assert!(code == 1 && error.contains("unknown kind `invoice`: this host has"), "{error}");
     host.stop().await

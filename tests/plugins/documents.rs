@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::languages::built;
 use crate::support::harness::{Backend, Client, TestEnv, eventually, root};
-use crate::support::process::{HostProcess, unused_port};
+use crate::support::process::HostProcess;
 
 /// Kills of the host while documents are uploaded.
 const KILLS: usize = 6;
@@ -33,22 +33,6 @@ async fn environment(backend: Backend) -> Result<TestEnv> {
     Ok(env)
 }
 
-async fn start(env: &TestEnv) -> Result<(Client, HostProcess)> {
-    let port = unused_port()?;
-    let client = Client::new(format!("http://127.0.0.1:{port}"));
-    let process = HostProcess::start(env, port, None)?;
-    process.wait_until_ready(&client, env).await?;
-    Ok((client, process))
-}
-
-async fn wait_for_status(client: &Client, id: &str, status: &str) -> Result<()> {
-    eventually(&format!("document {id} to be {status}"), || async {
-        let (_, document) = client.get(&format!("/documents/{id}")).await?;
-        Ok((document["status"] == status).then_some(()))
-    })
-    .await
-}
-
 async fn upload(client: &Client, id: &str, more: serde_json::Value) -> Result<()> {
     let mut document = json!({ "document_id": id, "title": id, "owner": "42" });
     document
@@ -63,18 +47,18 @@ async fn upload(client: &Client, id: &str, more: serde_json::Value) -> Result<()
 /// Every end of a document: indexed, rejected, failed, withdrawn.
 async fn documents_reach_every_end(backend: Backend) -> Result<()> {
     let env = environment(backend).await?;
-    let (client, process) = start(&env).await?;
+    let (process, client) = HostProcess::start_ready(&env).await?;
     upload(&client, "kept", json!({ "content": "annual report" })).await?;
     upload(&client, "gone", json!({ "content": "weekly report" })).await?;
     upload(&client, "image", json!({ "content": "x", "media_type": "image/png" })).await?;
     upload(&client, "broken", json!({ "content": "x", "force_fail": true })).await?;
-    wait_for_status(&client, "kept", "indexed").await?;
-    wait_for_status(&client, "gone", "indexed").await?;
-    wait_for_status(&client, "image", "rejected").await?;
-    wait_for_status(&client, "broken", "failed").await?;
+    client.wait_for_subject("/documents/kept", "indexed").await?;
+    client.wait_for_subject("/documents/gone", "indexed").await?;
+    client.wait_for_subject("/documents/image", "rejected").await?;
+    client.wait_for_subject("/documents/broken", "failed").await?;
     let (status, answer) = client.post("/documents/gone/cancel", &json!({})).await?;
     ensure!(status.is_success(), "{status}: {answer}");
-    wait_for_status(&client, "gone", "withdrawn").await?;
+    client.wait_for_subject("/documents/gone", "withdrawn").await?;
     let (status, answer) = client.post("/documents/image/cancel", &json!({})).await?;
     assert_eq!(status.as_u16(), 409, "{answer}");
     let (status, problem) =
@@ -99,7 +83,7 @@ async fn documents_reach_every_end(backend: Backend) -> Result<()> {
 /// Every uploaded document is indexed once, however often the host is killed meanwhile.
 async fn kills_lose_and_duplicate_no_document(backend: Backend) -> Result<()> {
     let env = environment(backend).await?;
-    let (mut client, mut process) = start(&env).await?;
+    let (mut process, mut client) = HostProcess::start_ready(&env).await?;
     for kill in 0..KILLS {
         for number in 0..BETWEEN_KILLS {
             upload(&client, &format!("d-{kill}-{number}"), json!({ "content": "a report" }))
@@ -107,7 +91,7 @@ async fn kills_lose_and_duplicate_no_document(backend: Backend) -> Result<()> {
         }
         // Most of them are still on their way.
         process.kill()?;
-        (client, process) = start(&env).await?;
+        (process, client) = HostProcess::start_ready(&env).await?;
     }
     let documents = i64::try_from(KILLS * BETWEEN_KILLS)?;
     eventually("every document to be indexed", || async {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::plugins::languages::{built, new_stage};
 use crate::support::harness::{Client, SHIPPED, TestEnv, eventually, root};
 use crate::support::load::{AMPLE_STOCK, assert_rate_is_kept, measure_ready_rate};
-use crate::support::process::{HostProcess, unused_port};
+use crate::support::process::HostProcess;
 
 /// A language, the folder of its tools, and the misbehaviour its guests are incapable of.
 struct Language {
@@ -112,10 +112,7 @@ fn config() -> String {
 async fn start(guest: &Path) -> Result<(TestEnv, HostProcess, Client)> {
     let env = TestEnv::shipped(&config())?;
     std::fs::copy(guest, env.plugins().join("hostile.wasm"))?;
-    let port = unused_port()?;
-    let process = HostProcess::start(&env, port, None)?;
-    let client = Client::new(format!("http://127.0.0.1:{port}"));
-    process.wait_until_ready(&client, &env).await?;
+    let (process, client) = HostProcess::start_ready(&env).await?;
     client.wait_until_serving("hostile.wasm").await?;
     Ok((env, process, client))
 }

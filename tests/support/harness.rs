@@ -450,9 +450,14 @@ impl Client {
 
     /// Waits until an order has `status`. Returns the order.
     pub(crate) async fn wait_for_status(&self, id: &str, status: &str) -> Result<Value> {
-        eventually(&format!("order {id} to be {status}"), || async {
-            let (_, order) = self.get(&format!("/orders/{id}")).await?;
-            Ok((order["status"] == status).then_some(order))
+        self.wait_for_subject(&format!("/orders/{id}"), status).await
+    }
+
+    /// Waits until the subject at `path` has `status`. Returns the subject.
+    pub(crate) async fn wait_for_subject(&self, path: &str, status: &str) -> Result<Value> {
+        eventually(&format!("{path} to be {status}"), || async {
+            let (_, subject) = self.get(path).await?;
+            Ok((subject["status"] == status).then_some(subject))
         })
         .await
     }

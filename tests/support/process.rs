@@ -17,7 +17,16 @@ impl HostProcess {
         Self::start_with(env, port, file_max_blocks, &[])
     }
 
-    /// The same with additional environment variables.
+    /// Starts the program on a port of its own, and waits until it is ready.
+    pub(crate) async fn start_ready(env: &TestEnv) -> Result<(Self, Client)> {
+        let port = unused_port()?;
+        let client = Client::new(format!("http://127.0.0.1:{port}"));
+        let process = Self::start(env, port, None)?;
+        process.wait_until_ready(&client, env).await?;
+        Ok((process, client))
+    }
+
+    /// Starts with additional environment variables.
     pub(crate) fn start_with(
         env: &TestEnv,
         port: u16,

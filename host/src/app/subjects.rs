@@ -179,17 +179,16 @@ impl App {
         body: impl Serialize,
         submission: Submission,
     ) -> Result<Submitted, SubmitError> {
-        let body = serde_json::to_value(body)?;
-        self.accept(kind, body, submission).await
+        let kind = self.kind(kind)?;
+        self.accept(kind, serde_json::to_value(body)?, submission).await
     }
 
     pub(crate) async fn accept(
         &self,
-        kind: &str,
+        kind: &SubjectKind,
         body: Value,
         submission: Submission,
     ) -> Result<Submitted, SubmitError> {
-        let kind = self.kind(kind)?;
         let submitted = self.write(kind, body, submission).await;
         self.count(kind, &submitted);
         submitted
@@ -229,8 +228,8 @@ impl App {
     /// commit; nothing was submitted if the transaction rolls back.
     ///
     /// After an error the transaction can still be used; roll it back if this future is dropped before
-    /// it completes. Commit soon: until it ends, live event streams wait for it, and whoever submits a
-    /// subject of the same id waits.
+    /// it completes. Commit soon: until the transaction ends, live event streams stop before its event,
+    /// and another submission of the same id waits.
     ///
     /// ```no_run
     /// # async fn example(app: &postrider::App, pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {

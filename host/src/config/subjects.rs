@@ -145,11 +145,16 @@ pub(super) fn built_in() -> BTreeMap<String, SubjectConfig> {
     BTreeMap::from([(order::NAME.to_owned(), SubjectConfig::default().filled(order::NAME))])
 }
 
-/// The status table of a kind that declares none.
+/// The status table of a kind that declares none, and none of its events.
 pub(super) fn default_table(name: &str) -> StatusTable {
+    table_with(name, &format!("{name}.created"), &format!("{name}.cancelled"))
+}
+
+/// The status table of a kind that declares none.
+fn table_with(name: &str, first_event: &str, cancel_event: &str) -> StatusTable {
     match name {
         order::NAME => order::table(),
-        _ => plain_table(name, &format!("{name}.created"), &format!("{name}.cancelled")),
+        _ => plain_table(name, first_event, cancel_event),
     }
 }
 
@@ -220,10 +225,7 @@ impl SubjectConfig {
         let first = self.first_event.get_or_insert_with(|| format!("{name}.created")).clone();
         let cancelled =
             self.cancel_event.get_or_insert_with(|| format!("{name}.cancelled")).clone();
-        let table = self.status.get_or_insert_with(|| match name {
-            order::NAME => order::table(),
-            _ => plain_table(name, &first, &cancelled),
-        });
+        let table = self.status.get_or_insert_with(|| table_with(name, &first, &cancelled));
         let cancel = &mut table.cancel;
         cancel.compensations.get_or_insert_with(|| match name {
             order::NAME => order::compensations(),
@@ -254,7 +256,7 @@ impl SubjectConfig {
                 problems.push(format!("{place}.{key}: the event type `{event_type}` {why}"));
             }
         }
-        let table = full.status.unwrap_or_else(|| default_table(name));
+        let table = full.status.expect("a filled section has a table");
         let status = table.rules(first_event.clone(), cancel_event.clone());
         status.validate(&format!("{place}.status"), problems);
         for pattern in &self.claims {

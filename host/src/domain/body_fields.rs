@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::domain::field_error::FieldError;
+use crate::domain::field_error::{FieldError, pointer};
 use crate::domain::json::whole;
 use crate::domain::subject::{ID_RULE, is_id};
 
@@ -18,7 +18,7 @@ pub(crate) fn refuse_both(
 ) {
     if fields.contains_key(one) && fields.contains_key(other) {
         problems.push(FieldError::at(
-            format!("/{other}"),
+            pointer(other),
             format!("conflicts with `{one}`: give only one of them"),
         ));
     }
@@ -41,13 +41,21 @@ pub(crate) fn take_only_id(
     problems: &mut Vec<FieldError>,
 ) -> Option<String> {
     let value = fields.remove(key)?;
-    id_text(&value).or_else(|| {
-        problems.push(FieldError::at(
-            format!("/{key}"),
-            format!("must be a whole number or a string of {ID_RULE}"),
-        ));
-        None
-    })
+    checked_id(&value, key, problems)
+}
+
+/// The id in the field `key`, as text.
+pub(crate) fn checked_id(
+    value: &Value,
+    key: &str,
+    problems: &mut Vec<FieldError>,
+) -> Option<String> {
+    let text = id_text(value);
+    if text.is_none() {
+        let detail = format!("must be a whole number or a string of {ID_RULE}");
+        problems.push(FieldError::at(pointer(key), detail));
+    }
+    text
 }
 
 /// An id as text; a whole number counts as its digits.

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::body_fields::{id_text, take_only_id};
+use super::body_fields::{checked_id, take_only_id};
 use super::event::hex;
 use super::field_error::{FieldError, pointer};
 use super::json;
-use super::subject::{ID_RULE, is_id};
+use super::subject::is_id;
 
 pub mod order;
 
@@ -131,12 +131,7 @@ fn customer(
 ) -> Option<String> {
     let field = field?;
     let value = fields.get(field).filter(|value| !value.is_null())?;
-    let text = id_text(value);
-    if text.is_none() {
-        let detail = format!("must be a whole number or a string of {ID_RULE}");
-        problems.push(FieldError::at(pointer(field), detail));
-    }
-    text
+    checked_id(value, field, problems)
 }
 
 #[cfg(test)]

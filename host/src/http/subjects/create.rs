@@ -40,7 +40,7 @@ pub(crate) async fn create(
 ) -> Answer<Response> {
     let has_key = idempotency_key.is_some();
     let submission = Submission { trace, idempotency_key, due_at_ms };
-    let submitted = app.accept(&kind.0.name, body, submission).await;
+    let submitted = app.accept(&kind.0, body, submission).await;
     let (status, subject) = match submitted.map_err(|error| refusal(&kind.0, error))? {
         Submitted::New(subject) => (StatusCode::ACCEPTED, subject),
         // A request that is repeated under its key gets the answer that it got at first.
