@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use reqwest::StatusCode;
 use serde_json::json;
 
@@ -62,14 +63,17 @@ async fn docs_page_works_offline() -> Result<()> {
 
 /// Where the tool is installed; kept between runs.
 fn schemathesis() -> Result<PathBuf> {
-    let place = root().join("target/schemathesis");
-    let tool = place.join(format!("{SCHEMATHESIS}/bin/schemathesis"));
-    if !tool.is_file() {
-        let folder = place.join(SCHEMATHESIS);
-        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    // The tests of both back ends need it at the same time.
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _installing = INSTALLING.lock().map_err(|_| anyhow!("the installation failed"))?;
+    let folder = root().join("target/schemathesis").join(SCHEMATHESIS);
+    let complete = folder.join("complete");
+    if !complete.is_file() {
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
         run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", SCHEMATHESIS]))?;
+        std::fs::write(complete, "")?;
     }
-    Ok(tool)
+    Ok(folder.join("bin/schemathesis"))
 }
 
 fn run(command: &mut Command) -> Result<()> {
