@@ -170,8 +170,9 @@ impl Pipeline {
     pub fn topology(&self) -> Topology {
         let stages = self.stages().iter().filter_map(|stage| self.topology_of(stage)).collect();
         let external = self.config.events.external_event_types.iter().map(String::as_str);
-        let own = self.kinds.iter().flat_map(|kind| [&*kind.first_event, &*kind.cancel_event]);
-        Topology::of(stages, &external.chain(own).collect::<Vec<_>>())
+        let cancels = self.kinds.iter().map(|kind| &*kind.cancel_event);
+        let first_events = self.kinds.iter().map(|kind| kind.first_event.clone()).collect();
+        Topology::of(first_events, stages, &external.chain(cancels).collect::<Vec<_>>())
     }
 
     /// A stage of the topology; none while nothing runs it here.

@@ -40,8 +40,9 @@ fn roots(topology: &Topology) -> Vec<&str> {
             roots.push(pattern);
         }
     }
-    // What begins an order comes first.
-    roots.sort_by_key(|root| !topic_matches(root, "order.created"));
+    // What begins a subject comes first.
+    let begins = |root: &str| topology.first_events.iter().any(|first| topic_matches(root, first));
+    roots.sort_by_key(|root| !begins(root));
     roots
 }
 
@@ -106,7 +107,11 @@ mod tests {
             stage("watcher", &["stock.*"], &["watch.again"]),
             stage("retry", &["watch.again"], &["stock.again"]),
         ];
-        let topology = Topology { stages, warnings: vec!["doubtful".into()] };
+        let topology = Topology {
+            first_events: vec!["order.created".into()],
+            stages,
+            warnings: vec!["doubtful".into()],
+        };
         let expected = "\
 order.created
 └─ payment 1
@@ -129,7 +134,8 @@ warning: doubtful
     #[test]
     fn a_cycle_without_a_beginning_is_drawn_once() {
         let stages = vec![stage("a", &["x"], &["y"]), stage("b", &["y"], &["x"])];
-        let drawn = draw(&Topology { stages, warnings: Vec::new() });
+        let topology = Topology { first_events: Vec::new(), stages, warnings: Vec::new() };
+        let drawn = draw(&topology);
         assert_eq!(drawn, "x\n└─ a 1\n   └─ y\n      └─ b 1\n         └─ x\n            └─ a ↑\n");
     }
 }

@@ -17,6 +17,8 @@ const HOST_EVENTS: [&str; 4] =
 /// The pipeline as stages and the event types between them.
 #[derive(Debug, Serialize)]
 pub struct Topology {
+    /// Types of the first events of subjects, which begin a pipeline.
+    pub first_events: Vec<String>,
     /// Stages by name.
     pub stages: Vec<TopologyStage>,
     /// Patterns that no event matches or that a stage does not handle, in words.
@@ -68,9 +70,13 @@ impl TopologyStage {
 
 impl Topology {
     /// The topology of stages by name, on a host that also publishes or accepts `external` event types.
-    pub(super) fn of(stages: Vec<TopologyStage>, external: &[&str]) -> Self {
+    pub(super) fn of(
+        first_events: Vec<String>,
+        stages: Vec<TopologyStage>,
+        external: &[&str],
+    ) -> Self {
         let emitted = |pattern: &str| {
-            let external = external.iter().copied();
+            let external = first_events.iter().map(String::as_str).chain(external.iter().copied());
             let emitted = stages.iter().flat_map(|stage| &stage.emits).map(String::as_str);
             HOST_EVENTS
                 .into_iter()
@@ -87,15 +93,13 @@ impl Topology {
             })
             .collect();
         let warnings = stages.iter().flat_map(TopologyStage::warnings).chain(warnings).collect();
-        Self { stages, warnings }
+        Self { first_events, stages, warnings }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TYPES: [&str; 2] = ["order.created", "order.cancelled"];
 
     fn stage(consumes: &[&str], handles: &[&str]) -> TopologyStage {
         let texts = |all: &[&str]| all.iter().map(ToString::to_string).collect();
@@ -108,12 +112,16 @@ mod tests {
         }
     }
 
+    fn topology(stage: TopologyStage) -> Topology {
+        Topology::of(vec!["order.created".to_owned()], vec![stage], &["order.cancelled"])
+    }
+
     #[test]
     fn types_that_a_stage_cannot_handle_are_reported() {
         let fits = stage(&["order.created", "order.cancelled"], &["order.*"]);
-        assert_eq!(Topology::of(vec![fits], &TYPES).warnings, Vec::<String>::new());
+        assert_eq!(topology(fits).warnings, Vec::<String>::new());
         let odd = stage(&["order.created", "order.#"], &["order.created", "order.*"]);
-        let warnings = Topology::of(vec![odd], &TYPES).warnings;
+        let warnings = topology(odd).warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("consumes `order.#`, which its plugin does not handle"));
     }

@@ -12,6 +12,8 @@ use crate::pipeline::{Topology, TopologyStage};
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Topology)]
 pub(crate) struct TopologyView {
+    /// Types of the first events of subjects, which begin a pipeline.
+    first_events: Vec<String>,
     /// Stages by name.
     stages: Vec<TopologyStageView>,
     /// Event types that no stage emits, or that a stage consumes and does not handle.
@@ -34,8 +36,8 @@ pub(crate) struct TopologyStageView {
 }
 
 impl From<Topology> for TopologyView {
-    fn from(Topology { stages, warnings }: Topology) -> Self {
-        Self { stages: stages.into_iter().map(Into::into).collect(), warnings }
+    fn from(Topology { first_events, stages, warnings }: Topology) -> Self {
+        Self { first_events, stages: stages.into_iter().map(Into::into).collect(), warnings }
     }
 }
 
