@@ -28,7 +28,7 @@ const MEMORY_MAX_BYTES: u64 = 1 << 30;
 
 /// Failed attempts are soon repeated, so that the run does not wait for them. A request may take long:
 /// how busy the machine is says nothing about the host.
-const CONFIG: &str = "[http]\nrequest_timeout_ms = 120000\n\
+const CONFIG: &str = "http.request_timeout_ms = 120000\n\
     [stages.inventory.settings]\ndefault_stock = \"1000000000\"\n\
     [defaults.retry]\nmax_attempts = 2\ninitial_ms = 10\nmax_ms = 20\n";
 

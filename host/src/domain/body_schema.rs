@@ -123,6 +123,54 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "exact-numbers")]
+    #[test]
+    fn numbers_are_compared_digit_by_digit() {
+        let check = |schema: &str, body: &str| {
+            let parse = |text: &str| crate::domain::json::parse(text.as_bytes()).unwrap();
+            BodySchema::compile(parse(schema)).unwrap().check(&parse(body)).len()
+        };
+        for (schema, valid, invalid) in [
+            (r#"{ "maximum": 9007199254740992 }"#, "9007199254740992", "9007199254740993"),
+            (r#"{ "exclusiveMinimum": 0.1 }"#, "0.10000000000000000001", "0.1"),
+            (r#"{ "const": 1.10 }"#, "1.1", "1.10000000000000000001"),
+            (r#"{ "multipleOf": 0.01 }"#, "19.99", "19.990000000000000001"),
+            (r#"{ "maximum": 1e400 }"#, "1e400", "1.1e400"),
+            (r#"{ "enum": [1e400] }"#, "1e400", "2e400"),
+            (r#"{ "uniqueItems": true }"#, "[1e400, 2e400]", "[1e400, 1e400]"),
+            (r#"{ "type": "integer" }"#, "1.0", "1.00000000000000000001"),
+        ] {
+            assert_eq!(check(schema, valid), 0, "{schema} {valid}");
+            assert_eq!(check(schema, invalid), 1, "{schema} {invalid}");
+        }
+    }
+
+    #[test]
+    fn no_number_takes_long() {
+        let (digits, schemas) = (
+            "9".repeat(100_000),
+            [
+                json!({ "type": "integer" }),
+                json!({ "maximum": 10 }),
+                json!({ "multipleOf": 0.01 }),
+                json!({ "multipleOf": 7 }),
+                json!({ "const": 7 }),
+                json!({ "uniqueItems": true }),
+            ],
+        );
+        for number in ["1e999999999", "1e-999999999", "-1.5e20000", &digits] {
+            let text = format!("[{}]", vec![number; 10].join(","));
+            let body = crate::domain::json::parse(text.as_bytes()).unwrap();
+            for schema in &schemas {
+                let schema = BodySchema::compile(json!({ "items": schema })).unwrap();
+                let began = std::time::Instant::now();
+                let _ = schema.check(&body);
+                let took = began.elapsed();
+                assert!(took.as_secs() < 2, "{schema:?} {number:.20}: {took:?}");
+            }
+        }
+    }
+
     #[test]
     fn patterns_take_linear_time() {
         let schema = BodySchema::compile(json!({ "pattern": "^(a+)+$" })).unwrap();
