@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::client::{Target, path, read_json, text};
 use crate::output::Output;
-use crate::time_args::time_ms;
+use crate::value_parsers::time_ms;
 
 mod bulk;
 mod edit;

@@ -17,7 +17,7 @@ use crate::client::{Problem, Target, path, path_and_query, text};
 use crate::follow::follow;
 use crate::output::Output;
 use crate::progress;
-use crate::time_args::time_ms;
+use crate::value_parsers::time_ms;
 use postrider::internals::{BATCH, HOST_EVENT_PREFIX, timestamp};
 
 mod chains;

@@ -14,7 +14,6 @@ mod host;
 mod dev;
 mod doctor;
 mod plugin;
-mod permission_check;
 mod events;
 mod dlq;
 mod stages;
@@ -29,7 +28,7 @@ mod offline_host;
 mod progress;
 mod table;
 mod telemetry;
-mod time_args;
+mod value_parsers;
 
 /// A host allocates many small, short-lived values. This allocator cuts their cost by about a
 /// sixth compared with the system's.

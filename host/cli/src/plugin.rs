@@ -12,7 +12,7 @@ use self::case::Case;
 use self::dry_run::{DryRun, RunAs, load};
 use crate::client::{Target, path, read_json, text};
 use crate::output::Output;
-use crate::permission_check;
+use crate::value_parsers::setting;
 use postrider::internals::{CONTRACT, Linked, RuntimeSettings};
 use postrider::{Clock as _, Config, SystemClock};
 
@@ -23,6 +23,7 @@ pub(crate) mod test;
 pub(crate) mod dry_run;
 mod bindings;
 mod check;
+mod permission_check;
 mod show;
 
 #[derive(Debug, Subcommand)]
@@ -105,11 +106,6 @@ pub(crate) struct RunArgs {
     /// Reuse one instance for all calls, like `instances = "warm"`, instead of a fresh one per call.
     #[arg(long)]
     warm: bool,
-}
-
-pub(crate) fn setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected key=value")?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// The configuration that is named, or else the defaults and the environment.

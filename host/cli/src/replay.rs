@@ -23,11 +23,10 @@ use self::report::Report;
 use self::source::Source;
 use crate::client::Target;
 use crate::output::Output;
-use crate::plugin::setting;
 use crate::progress;
 pub(crate) use crate::replay::engine::Nowhere;
 use crate::replay::engine::{Replay, Verdict};
-use crate::time_args::time_ms;
+use crate::value_parsers::{setting, time_ms};
 use postrider::Config;
 use postrider::internals::{InstancePolicy, Recorded, Runtime, RuntimeSettings, WasmStage};
 

@@ -13,7 +13,7 @@ use crate::client::{Target, path, read_json, text};
 use crate::events::line;
 use crate::follow::follow;
 use crate::output::Output;
-use crate::time_args::time_ms;
+use crate::value_parsers::time_ms;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SubjectsCommand {

@@ -6,8 +6,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::dry_run::stages_of;
+use super::permission_check::Request;
 use crate::output::Output;
-use crate::permission_check::Request;
 use postrider::internals::{
     CONTRACT, Linked, TopologyStage, event_settings_problem, handled_event_types,
 };

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
+use super::dry_run::stages_of;
 use crate::output::Output;
-use crate::plugin::dry_run::stages_of;
 use postrider::internals::{Linked, SETTINGS_SCHEMA};
 use postrider::{Config, StageConfig};
 

@@ -1,4 +1,4 @@
-//! Parsers for durations and times on the command line.
+//! Parsers for the values of options: durations, times, and settings of stages.
 
 use postrider::internals::timestamp;
 use postrider::{Clock as _, SystemClock};
@@ -14,6 +14,12 @@ pub(crate) fn time_ms(text: &str) -> Result<u64, String> {
     ago().or_else(|_| timestamp::instant_ms(text)).map_err(|_| {
         format!("expected a duration such as 1h, or a time such as 2026-01-31T12:00:00Z: `{text}`")
     })
+}
+
+/// A setting of a stage: `key=value`.
+pub(crate) fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected key=value")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]
