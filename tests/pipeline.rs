@@ -7,6 +7,7 @@ mod dead_letter_jobs;
 mod dead_letters;
 mod embedding;
 mod external_events;
+mod fairness;
 mod interleavings;
 mod namespaces;
 mod retention;

@@ -16,6 +16,7 @@ use crate::background::health::TaskHealth;
 use crate::config::Config;
 use crate::domain::cloud_events::ingress::{IngressSettings, Rules};
 use crate::domain::event::{Envelope, Event};
+use crate::domain::fair_queue::customer_hash;
 use crate::domain::subject::SubjectKey;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::domain::trace_context::TraceContext;
@@ -85,6 +86,7 @@ struct Draft<'a> {
     subject: &'a str,
     data: Bytes,
     subject_key: Option<SubjectKey>,
+    customer: Option<&'a str>,
     trace: TraceContext,
     due_at_ms: Option<u64>,
 }
@@ -164,7 +166,8 @@ impl App {
     }
 
     fn new_event(&self, draft: Draft<'_>) -> NewEvent {
-        let Draft { id, event_type, subject, data, subject_key, trace, due_at_ms } = draft;
+        let Draft { id, event_type, subject, data, subject_key, customer, trace, due_at_ms } =
+            draft;
         let now_ms = self.services.clock.now_ms();
         let due_at_ms = due_at_ms.unwrap_or(now_ms);
         let event = Event {
@@ -177,7 +180,8 @@ impl App {
             attributes: trace.headers(),
             id,
         };
-        let envelope = Envelope::first(event, subject_key, due_at_ms + self.expiry_ms);
+        let mut envelope = Envelope::first(event, subject_key, due_at_ms + self.expiry_ms);
+        envelope.customer_hash = customer_hash(customer);
         let routed_to = self.services.pipeline.stages_for(event_type);
         NewEvent::new(envelope, due_at_ms, routed_to)
     }

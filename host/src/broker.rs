@@ -5,7 +5,7 @@
 //! refills it from the open deliveries.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -215,6 +215,11 @@ pub trait Broker: Send + Sync + 'static {
     /// What still fits into a stage's queue; a queue that is not bounded has room for everything.
     fn room(&self, _stage: &str) -> Capacity {
         Capacity::UNBOUNDED
+    }
+    /// How long the message waits that has been ready for longest, in a queue that does not hand out its
+    /// messages in the order in which they came; none: it does, or no message is ready.
+    fn longest_wait(&self, _stage: &str) -> Option<Duration> {
+        None
     }
     /// Number of ready messages in a stage's queue.
     async fn depth(&self, stage: &str) -> Result<u64, BrokerError>;

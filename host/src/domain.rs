@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod event;
+pub mod fair_queue;
 pub mod trace_context;
 pub mod name;
 pub mod connection_string;

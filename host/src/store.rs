@@ -42,7 +42,8 @@ pub use self::dead_letters::{
     DeadLetterStatus,
 };
 pub use self::deliveries::{
-    AttemptKey, DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LostDeliveries, OpenDelivery,
+    AttemptKey, DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LostDeliveries,
+    OpenDelivery, Queued,
 };
 pub use self::error::StoreError;
 pub use self::events::{EventFilter, LogRange, SettledSubject, SubjectCursor};
@@ -125,6 +126,14 @@ pub trait Store: StateSource {
         &self,
         stage: &str,
         limit: u32,
+    ) -> Result<Vec<OpenDelivery>, StoreError>;
+
+    /// Open deliveries of a stage that wait in its queue, as if kinds of subjects took turns, and within
+    /// a kind customers: the longest queued of each first.
+    async fn deliveries_in_turn(
+        &self,
+        stage: &str,
+        queued: Queued,
     ) -> Result<Vec<OpenDelivery>, StoreError>;
 
     /// Writes outbox rows (leased to this host, returned) for open deliveries of `stage` that have

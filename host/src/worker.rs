@@ -1,8 +1,8 @@
 //! A stage's worker: consumes the stage's queue and feeds its lanes.
 //!
-//! Bounds: at most `prefetch` messages of at most `prefetch_max_bytes` are held; each lane has one
-//! batch in flight. Messages are split by subject, so two events of one (stage, subject) never run
-//! concurrently in this host. The broker redelivers the messages of a lane that stops; they lose no
+//! Bounds: at most `prefetch` messages of at most `prefetch_max_bytes` are held, and what
+//! [`read_ahead`] adds; each lane has one batch in flight. Messages are split by subject, so two events of one (stage, subject) never run
+//! concurrently in this host. Among the messages that are held, kinds and customers take turns. The broker redelivers the messages of a lane that stops; they lose no
 //! attempt.
 
 use std::collections::hash_map::DefaultHasher;
@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use self::lane_queue::{LaneSender, lane_queue};
 use self::lease::Lease;
+use self::read_ahead::{ReadAhead, is_read_ahead};
 use crate::broker::{Acker, BrokerError, Capacity, Consumer, Incoming};
 use crate::pipeline::{Consumption, Stage};
 use crate::services::Services;
@@ -27,8 +28,10 @@ pub mod decide;
 mod foreign;
 mod gate;
 mod lane;
+mod lane_queue;
 mod lease;
 pub mod poison_messages;
+mod read_ahead;
 
 /// Pause before a consumer that failed to open, or ended, is opened again.
 const REOPEN: Duration = Duration::from_millis(200);
@@ -123,8 +126,10 @@ impl StageWorker {
         let acker: Arc<dyn Acker> =
             Arc::new(TrackingAcker { stage: Arc::clone(&self.stage), inner: consumer.acker() });
         let mut lanes = JoinSet::new();
-        let senders = self.spawn_lanes(&mut lanes, &acker, cancel);
+        let queues = self.spawn_lanes(&mut lanes, &acker, cancel);
         let mut control = self.stage.watch_control();
+        let ahead = ReadAhead::new(Arc::clone(&self.stage), self.services.clone());
+        let mut reading = Box::pin(ahead.run(|messages| queues.feed(messages)));
         loop {
             let received = tokio::select! {
                 biased;
@@ -139,21 +144,15 @@ impl StageWorker {
                     Err(Ok(panic)) => std::panic::resume_unwind(panic),
                     _ => return,
                 },
+                never = &mut reading => match never {},
                 received = consumer.receive(self.stage.config.prefetch as usize) => received,
             };
-            let Some(messages) = received else { break };
-            let held =
-                |message: &Incoming| (message.tag, message.received, Arc::clone(&message.envelope));
-            self.stage.in_flight.receive(messages.iter().map(held));
-            for message in messages {
-                let lane = &senders[lane_of(&message.envelope.event.subject, senders.len())];
-                if lane.send(message).await.is_err() {
-                    // Its end is handled above.
-                    break;
-                }
-            }
+            let Some(mut messages) = received else { break };
+            ahead.mark_copies(&mut messages);
+            queues.feed(messages);
         }
-        drop(senders);
+        drop(reading);
+        drop(queues);
         while lanes.join_next().await.is_some() {}
         drop(in_flight);
     }
@@ -163,10 +162,10 @@ impl StageWorker {
         lanes: &mut JoinSet<()>,
         acker: &Arc<dyn Acker>,
         cancel: &CancellationToken,
-    ) -> Vec<mpsc::Sender<Incoming>> {
-        (0..self.stage.config.at_once())
+    ) -> LaneQueues {
+        let senders = (0..self.stage.config.at_once())
             .map(|_| {
-                let (sender, messages) = mpsc::channel(self.stage.config.prefetch.max(1) as usize);
+                let (sender, messages) = lane_queue();
                 let lane = lane::Lane::new(
                     Arc::clone(&self.stage),
                     self.services.clone(),
@@ -175,7 +174,27 @@ impl StageWorker {
                 lanes.spawn(lane.run(messages, cancel.clone()).in_current_span());
                 sender
             })
-            .collect()
+            .collect();
+        LaneQueues { stage: Arc::clone(&self.stage), senders }
+    }
+}
+
+/// What waits for the lanes; they end once it is dropped.
+struct LaneQueues {
+    stage: Arc<Stage>,
+    senders: Vec<LaneSender>,
+}
+
+impl LaneQueues {
+    /// Queues messages, each for the lane of its subject.
+    fn feed(&self, messages: Vec<Incoming>) {
+        let held =
+            |message: &Incoming| (message.tag, message.received, Arc::clone(&message.envelope));
+        self.stage.in_flight.receive(messages.iter().map(held));
+        for message in messages {
+            let lane = lane_of(&message.envelope.event.subject, self.senders.len());
+            self.senders[lane].send(message);
+        }
     }
 }
 
@@ -194,7 +213,9 @@ impl Acker for TrackingAcker {
 
     async fn requeue(&self, tags: &[u64]) {
         self.stage.in_flight.release(tags);
-        self.inner.requeue(tags).await;
+        // What was read ahead is in the broker's queue as well.
+        let of_broker = tags.iter().copied().filter(|tag| !is_read_ahead(*tag));
+        self.inner.requeue(&of_broker.collect::<Vec<u64>>()).await;
     }
 }
 
@@ -223,9 +244,8 @@ pub(crate) async fn run_isolated(
     acker: &Arc<dyn Acker>,
     message: Incoming,
 ) {
-    let (sender, messages) = mpsc::channel(1);
-    // The channel has room for one.
-    let _ = sender.try_send(message);
+    let (sender, messages) = lane_queue();
+    sender.send(message);
     drop(sender);
     lane::Lane::new(Arc::clone(stage), services.clone(), Arc::clone(acker))
         .run(messages, CancellationToken::new())

@@ -3,17 +3,18 @@
 //! Bounds: what one request may hold ([`crate::domain::cloud_events::ingress`]), and
 //! [`CONCURRENT_LOOKUPS`] lookups of subjects at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt as _;
 
 use super::App;
 use crate::domain::cloud_events::ingress::IngestedEvent;
 use crate::domain::event::{Envelope, EventKey, LoggedEvent};
+use crate::domain::fair_queue::customer_hash;
 use crate::domain::subject::SubjectKey;
 use crate::domain::trace_context::{self, TraceContext};
 use crate::pipeline::routes::Routes as _;
-use crate::store::{AcceptedEvent, NewEvent, StoreError};
+use crate::store::{AcceptedEvent, NewEvent, StoreError, Subject};
 
 /// Concurrent lookups of subjects that events name.
 const CONCURRENT_LOOKUPS: usize = 8;
@@ -43,20 +44,21 @@ impl App {
         futures::future::join_all(published).await.into_iter().collect()
     }
 
-    /// The subjects that events name and that exist. An event that names another one is logged
+    /// The subjects that events name and that exist, with the hashes of their customers. An event that names another one is logged
     /// without a subject.
     async fn known_subjects(
         &self,
         events: &[IngestedEvent],
-    ) -> Result<BTreeSet<SubjectKey>, StoreError> {
+    ) -> Result<BTreeMap<SubjectKey, u64>, StoreError> {
         let named: BTreeSet<SubjectKey> =
             events.iter().filter_map(|event| event.subject_key.clone()).collect();
         let lookups =
             named.into_iter().map(async |key: SubjectKey| self.services.store.subject(&key).await);
         let mut found = futures::stream::iter(lookups).buffered(CONCURRENT_LOOKUPS);
-        let mut known = BTreeSet::new();
+        let mut known = BTreeMap::new();
         while let Some(subject) = found.next().await {
-            known.extend(subject?.map(|subject| subject.key));
+            let customer = |subject: &Subject| customer_hash(subject.customer.as_deref());
+            known.extend(subject?.map(|subject| (subject.key.clone(), customer(&subject))));
         }
         Ok(known)
     }
@@ -64,7 +66,7 @@ impl App {
     fn new_ingested(
         &self,
         ingested: IngestedEvent,
-        subjects: &BTreeSet<SubjectKey>,
+        subjects: &BTreeMap<SubjectKey, u64>,
         trace: &TraceContext,
     ) -> NewEvent {
         let IngestedEvent { mut event, subject_key, correlation_id, due_at_ms } = ingested;
@@ -82,11 +84,10 @@ impl App {
         let now_ms = self.services.clock.now_ms();
         let due_at_ms = due_at_ms.unwrap_or(now_ms);
         let routed_to = self.services.pipeline.stages_for(&event.event_type);
-        let mut envelope = Envelope::first(
-            event,
-            subject_key.filter(|key| subjects.contains(key)),
-            due_at_ms + self.expiry_ms,
-        );
+        let known = subject_key.and_then(|key| subjects.get_key_value(&key));
+        let subject_key = known.map(|(key, _)| key.clone());
+        let mut envelope = Envelope::first(event, subject_key, due_at_ms + self.expiry_ms);
+        envelope.customer_hash = known.map_or(0, |(_, customer)| *customer);
         envelope.correlation_id = correlation_id.unwrap_or(envelope.correlation_id);
         NewEvent::new(envelope, due_at_ms, routed_to).external()
     }

@@ -39,6 +39,7 @@ impl App {
             subject: &stock.sku,
             data: stock.body.to_string().into(),
             subject_key: None,
+            customer: None,
             trace,
             due_at_ms: None,
         });

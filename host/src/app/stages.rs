@@ -204,6 +204,7 @@ impl App {
             subject: &event.subject,
             data: event.data.clone(),
             subject_key: None,
+            customer: None,
             trace: TraceContext::begin(),
             due_at_ms: None,
         });

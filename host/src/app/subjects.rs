@@ -1,6 +1,8 @@
 //! Subjects: submit, show, cancel. The store decides under the subject's lock; what it writes is
 //! durable before a method returns, and goes to the relay afterwards.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -8,6 +10,7 @@ use super::subject_metrics::SubjectOutcome;
 use super::{App, Draft};
 use crate::domain::body_shape::ParsedBody;
 use crate::domain::event::without_nul;
+use crate::domain::fair_queue::customer_hash;
 use crate::domain::field_error::FieldError;
 use crate::domain::subject::SubjectKey;
 use crate::domain::subject_kind::SubjectKind;
@@ -285,6 +288,7 @@ impl App {
             subject: &id,
             data: data.into(),
             subject_key: Some(key.clone()),
+            customer: customer.as_deref(),
             trace,
             due_at_ms,
         });
@@ -338,15 +342,20 @@ impl App {
             subject: key.id(),
             data: data.to_string().into(),
             subject_key: Some(key.clone()),
+            customer: None,
             trace,
             due_at_ms: None,
         });
         let cancel = NewCancel { subject_key: key.clone(), event };
-        let (cancelled, rows) = self.services.store.cancel_subject(cancel).await?;
-        self.services.relay.enqueue(rows);
-        if matches!(cancelled, Cancelled::Begun(_)) {
+        let (cancelled, mut rows) = self.services.store.cancel_subject(cancel).await?;
+        if let Cancelled::Begun(subject) = &cancelled {
+            for row in &mut rows {
+                let customer = customer_hash(subject.customer.as_deref());
+                Arc::make_mut(&mut row.envelope).customer_hash = customer;
+            }
             self.subject_metrics.count(&kind.name, SubjectOutcome::Cancelled);
         }
+        self.services.relay.enqueue(rows);
         Ok(cancelled)
     }
 }

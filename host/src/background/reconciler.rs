@@ -169,11 +169,10 @@ impl Reconciler {
     async fn sweep_stage(&self, stage: &Stage, is_empty: bool) -> Result<(), StoreError> {
         let store = &self.services.store;
         store.mark_held(&stage.name, stage.in_flight.held_for(HELD)).await?;
-        let settled_ms = stage.in_flight.settled_queued_ms();
         let (queued_before_ms, limit) = if is_empty {
             (u64::MAX, REFILL_MAX)
         } else {
-            (settled_ms.saturating_sub(SWEEP_GRACE_MS), BUSY_MAX)
+            (self.passed_ms(stage).saturating_sub(SWEEP_GRACE_MS), BUSY_MAX)
         };
         let (min_age_ms, max_bytes) = (SWEEP_GRACE_MS, REFILL_MAX_BYTES);
         let lost = LostDeliveries { queued_before_ms, min_age_ms, limit, max_bytes };
@@ -187,6 +186,18 @@ impl Reconciler {
         }
         self.services.relay.enqueue(rows);
         Ok(())
+    }
+}
+
+impl Reconciler {
+    /// Everything queued before then has left the stage's queue, milliseconds since 1970-01-01 UTC.
+    fn passed_ms(&self, stage: &Stage) -> u64 {
+        let settled_ms = stage.in_flight.settled_queued_ms();
+        let wait = self.services.broker.longest_wait(&stage.name);
+        wait.map_or(settled_ms, |wait| {
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            settled_ms.min(self.services.clock.now_ms().saturating_sub(wait_ms))
+        })
     }
 }
 

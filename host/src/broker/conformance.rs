@@ -71,6 +71,7 @@ pub(super) fn event(event_type: &str, id: usize) -> Outgoing {
     let envelope = Envelope {
         event,
         subject_key: None,
+        customer_hash: 0,
         correlation_id: "c".into(),
         cause: None,
         hops: 1,

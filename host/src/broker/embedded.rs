@@ -4,11 +4,12 @@
 //! reports missing messages (after a restart, or because it was full) as a gap, and the reconciler
 //! refills it from the store, as it refills a wiped `RabbitMQ`. So nothing is written twice, and a
 //! backlog of any length takes a bounded amount of memory. While older messages wait in the store
-//! only, newer ones stay out of the queue, so that a busy queue does not starve them.
+//! only, newer ones stay out of the queue, so that a busy queue does not starve them. In the queue
+//! kinds of subjects and customers take turns.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::domain::clock::Clock;
 use crate::domain::event::topic_matches;
+use crate::domain::fair_queue::{FairQueue, Place};
 
 /// Queues in this process.
 pub struct Embedded {
@@ -41,7 +43,7 @@ struct State {
 
 struct Queue {
     patterns: Vec<String>,
-    ready: VecDeque<Incoming>,
+    ready: FairQueue<Incoming>,
     unacked: HashMap<u64, Incoming>,
     /// Messages in the queue, unacknowledged ones included.
     held: Capacity,
@@ -112,7 +114,7 @@ impl Shared {
                 message.redelivered = true;
                 message.deliveries += 1;
                 queue.held_unacked.remove(message.envelope.bytes());
-                queue.ready.push_front(message);
+                queue.ready.push_front(Place::of(&message.envelope), message);
             }
         }
         queue.arrived.notify_one();
@@ -137,7 +139,7 @@ impl Queue {
         self.held.add(bytes);
         let envelope = Arc::clone(&message.envelope);
         let received = Instant::now();
-        self.ready.push_back(Incoming {
+        let incoming = Incoming {
             envelope,
             round,
             attempt,
@@ -146,7 +148,8 @@ impl Queue {
             sender: Sender::Host,
             received,
             tag: self.next_tag,
-        });
+        };
+        self.ready.push(Place::of(&message.envelope), incoming);
         self.arrived.notify_one();
     }
 }
@@ -161,7 +164,7 @@ impl Broker for Embedded {
         }
         let queue = Queue {
             patterns: binding.patterns,
-            ready: VecDeque::new(),
+            ready: FairQueue::default(),
             unacked: HashMap::new(),
             held: Capacity::NONE,
             held_unacked: Capacity::NONE,
@@ -271,6 +274,12 @@ impl Broker for Embedded {
         self.shared.capacity.without(held.unwrap_or(Capacity::NONE))
     }
 
+    fn longest_wait(&self, stage: &str) -> Option<Duration> {
+        let state = self.shared.lock();
+        let ready = state.queues.get(stage)?.ready.iter();
+        ready.map(|message| message.received.elapsed()).max()
+    }
+
     async fn depth(&self, stage: &str) -> Result<u64, BrokerError> {
         Ok(self.shared.lock().queues.get(stage).map_or(0, |queue| queue.ready.len() as u64))
     }
@@ -302,14 +311,13 @@ impl EmbeddedConsumer {
         let received = Instant::now();
         let mut messages = Vec::new();
         while messages.len() < max
-            && let Some(next) = queue.ready.front()
+            && let Some(next) = queue.ready.peek()
             && self.prefetch.fits(queue.held_unacked, next.envelope.bytes())
-            && let Some(message) = queue.ready.pop_front()
+            && let Some(message) = queue.ready.pop()
         {
             queue.held_unacked.add(message.envelope.bytes());
-            let message = Incoming { received, ..message };
             queue.unacked.insert(message.tag, message.clone());
-            messages.push(message);
+            messages.push(Incoming { received, ..message });
         }
         Some(messages)
     }
@@ -462,5 +470,35 @@ mod tests {
         let mut consumer = small.consume(&stage, LARGE).await.unwrap();
         small.publish(vec![large(1, false), message(2, false)]).await;
         assert_eq!(ids(&consumer.receive(100).await.unwrap()), ["1"]);
+    }
+
+    #[tokio::test]
+    async fn customers_take_turns_in_a_queue() {
+        let broker = Embedded::new(LARGE, Arc::new(SystemClock));
+        let stage = conformance::bound(&(Arc::clone(&broker) as _), "payment", &["#"]).await;
+        let of = |number: usize, customer: u64| {
+            let mut message = message(number, false);
+            let mut envelope = Envelope::clone(&message.envelope);
+            envelope.event.subject = number.to_string();
+            envelope.customer_hash = customer;
+            message.envelope = Arc::new(envelope);
+            message
+        };
+        broker.publish((1..=1_000).map(|number| of(number, 1)).collect()).await;
+        broker.publish(vec![of(2_001, 2), of(2_002, 2)]).await;
+        let mut consumer = broker.consume(&stage, LARGE).await.unwrap();
+        let received = consumer.receive(4).await.unwrap();
+        assert_eq!(ids(&received), ["1", "2001", "2", "2002"]);
+        // What a consumer leaves behind is next, in its order.
+        drop(consumer);
+        let mut consumer = broker.consume(&stage, LARGE).await.unwrap();
+        let received = consumer.receive(5).await.unwrap();
+        let own = |customer: u64| {
+            received.iter().filter(move |one| one.envelope.customer_hash == customer)
+        };
+        let ids =
+            |customer: u64| own(customer).map(|one| &*one.envelope.event.id).collect::<Vec<_>>();
+        assert_eq!((ids(1), ids(2)), (vec!["1", "2", "3"], vec!["2001", "2002"]));
+        assert!(received[..4].iter().all(|one| one.redelivered));
     }
 }

@@ -109,6 +109,9 @@ pub struct Envelope {
     pub event: Event,
     /// The subject that this event belongs to; inherited from its cause.
     pub subject_key: Option<SubjectKey>,
+    /// Hash of the customer of that subject, among whose customers each stage shares its capacity; 0:
+    /// none is known.
+    pub customer_hash: u64,
     /// Id of the first event of the chain.
     pub correlation_id: String,
     /// The event that caused this one; none for the first of a chain.
@@ -126,6 +129,7 @@ impl Envelope {
         Self {
             correlation_id: event.id.clone(),
             subject_key,
+            customer_hash: 0,
             cause: None,
             hops: 0,
             expires_at_ms,
@@ -142,6 +146,7 @@ impl Envelope {
     pub fn replacing(old: &Self, event: Event, expires_at_ms: u64) -> Self {
         Self {
             subject_key: old.subject_key.clone(),
+            customer_hash: old.customer_hash,
             correlation_id: old.correlation_id.clone(),
             cause: Some(old.key()),
             hops: old.hops,

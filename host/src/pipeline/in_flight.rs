@@ -1,9 +1,9 @@
 //! The messages of a stage that this host holds, and how far its queue has come.
 //!
-//! A queue hands out its messages in their order. So an open delivery that was queued well before
-//! the one that was settled last, and that no host holds, is lost; the reconciler sends it again. It
-//! only saves waiting: the guarantee is the open delivery in the store. Bounds: the stage's
-//! prefetch.
+//! A queue hands out its messages in their order, or tells how long they have waited. So an open
+//! delivery that was queued well before the one that was settled last, and that no host holds, is
+//! lost; the reconciler sends it again. It only saves waiting: the guarantee is the open delivery in
+//! the store. Bounds: the stage's prefetch, and a quarter of it that is read ahead.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,31 +21,41 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    fn held(&self) -> MutexGuard<'_, HashMap<u64, (Instant, Arc<Envelope>)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, (Instant, Arc<Envelope>)>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds received messages: the broker's name, the time and the event of each.
     pub fn receive(&self, messages: impl Iterator<Item = (u64, Instant, Arc<Envelope>)>) {
-        self.held().extend(messages.map(|(tag, received, event)| (tag, (received, event))));
+        self.lock().extend(messages.map(|(tag, received, event)| (tag, (received, event))));
     }
 
     /// Removes messages that were given back or acknowledged.
     pub fn release(&self, tags: &[u64]) {
-        let mut held = self.held();
+        let mut held = self.lock();
         for tag in tags {
             held.remove(tag);
         }
     }
 
+    /// The messages that are held: the broker's name and the event of each.
+    pub fn held(&self) -> Vec<(u64, Arc<Envelope>)> {
+        self.lock().iter().map(|(tag, (_, event))| (*tag, Arc::clone(event))).collect()
+    }
+
+    /// Whether a message has been held for longer than `age`.
+    pub fn holds_for(&self, age: Duration) -> bool {
+        self.lock().values().any(|(received, _)| received.elapsed() > age)
+    }
+
     /// The consumer is gone, and the broker has its messages.
     pub fn clear(&self) {
-        self.held().clear();
+        self.lock().clear();
     }
 
     /// Events of the messages that have been held for longer than `age`.
     pub fn held_for(&self, age: Duration) -> Vec<EventKey> {
-        let held = self.held();
+        let held = self.lock();
         let old = held.values().filter(|(received, _)| received.elapsed() > age);
         old.map(|(_, envelope)| envelope.key()).collect()
     }

@@ -128,6 +128,7 @@ exercises![
     unrouted::a_subject_without_a_stage_is_routed_when_one_appears,
     unrouted::an_event_waits_while_its_subject_is_unfinished,
     unrouted::open_deliveries_of_a_stage_are_listed,
+    unrouted::kinds_and_customers_take_turns_in_what_waits,
     kinds::each_kind_has_its_own_status_table,
     kinds::each_kind_has_its_own_ids_and_idempotency_keys,
     kinds::a_cancellation_completes_by_the_rules_of_its_kind,

@@ -14,14 +14,17 @@ use super::{
     StageControl, StateRow, StoreError, Subject,
 };
 use crate::domain::event::{Envelope, Event, EventKey};
+use crate::domain::fair_queue::customer_hash;
 use crate::domain::subject::SubjectKey;
 
-/// The columns that [`envelope`] reads, of `events e`: fourteen.
+/// The columns that [`envelope`] reads, of `events e`: fifteen. The customer is read from the subject,
+/// as only rows on the slow paths are read back.
 macro_rules! envelope_columns {
     () => {
         "e.source, e.id, e.type, e.subject, e.time_ms, e.content_type, e.data, e.attributes, \
          e.subject_key, e.correlation_id, \
-         e.cause_source, e.cause_id, e.hops, e.expires_ms"
+         e.cause_source, e.cause_id, e.hops, e.expires_ms, \
+         (SELECT c.customer FROM subjects c WHERE c.key = e.subject_key)"
     };
 }
 pub(super) use envelope_columns;
@@ -152,6 +155,7 @@ pub(super) fn envelope(row: &impl Columns, at: usize) -> Result<Envelope, StoreE
             attributes: row.list(at + 7)?,
         },
         subject_key: row.maybe_subject(at + 8)?,
+        customer_hash: customer_hash(row.maybe_text(at + 14)?),
         correlation_id: row.owned(at + 9)?,
         cause: cause_source.zip(cause_id).map(|(source, id)| EventKey { source, id }),
         hops: row.small(at + 12)?,

@@ -116,6 +116,17 @@ impl LostDeliveries {
     }
 }
 
+/// Which open deliveries a stage reads ahead.
+#[derive(Debug, Clone, Copy)]
+pub struct Queued {
+    /// Only those queued before then, milliseconds since 1970-01-01 UTC.
+    pub before_ms: u64,
+    /// Maximum number.
+    pub limit: u32,
+    /// No further ones once the data of their events has this many bytes.
+    pub max_bytes: u64,
+}
+
 /// A delivery that is not settled.
 #[derive(Debug, Clone)]
 pub struct OpenDelivery {
@@ -125,4 +136,6 @@ pub struct OpenDelivery {
     pub round: u32,
     /// The attempt that is due, from 1.
     pub attempt: u32,
+    /// When it was queued last, milliseconds since 1970-01-01 UTC.
+    pub queued_at_ms: u64,
 }

@@ -17,9 +17,9 @@ use self::log::SUBJECTS;
 use super::chains;
 use super::decode::{self, Columns, attempt_columns, envelope_columns, subject_columns};
 use super::{
-    CHAINS_MAX, ChainRecord, DeliveryRecord, OpenDelivery, Page, PluginLoad, RecordedDelivery,
-    RecordingCursor, RecordingFilter, StageBacklog, StageControl, StateRow, StoreError, Subject,
-    SubjectFilter,
+    CHAINS_MAX, ChainRecord, DeliveryRecord, OpenDelivery, Page, PluginLoad, Queued,
+    RecordedDelivery, RecordingCursor, RecordingFilter, StageBacklog, StageControl, StateRow,
+    StoreError, Subject, SubjectFilter,
 };
 use crate::domain::event::{DeliveryKey, Event};
 use crate::domain::subject::SubjectKey;
@@ -230,19 +230,57 @@ pub(super) async fn open_deliveries(
     limit: u32,
 ) -> Result<Vec<OpenDelivery>, StoreError> {
     let sql = format!(
-        "SELECT d.round, d.attempt, {} FROM (SELECT * FROM deliveries WHERE stage = $1 AND status = 'open' \
+        "SELECT d.round, d.attempt, d.queued_ms, {} FROM (SELECT * FROM deliveries WHERE stage = $1 AND status = 'open' \
          ORDER BY queued_ms LIMIT $2) d CROSS JOIN events e WHERE e.seq = d.event_seq",
         envelope_columns!()
     );
     let rows = db.rows(sql, &[Arg::Text(stage), Arg::Int(i64::from(limit))]).await?;
-    let open = rows.iter().map(|row| {
-        Ok(OpenDelivery {
-            round: row.small(0)?,
-            attempt: row.small(1)?,
-            envelope: Arc::new(decode::envelope(row, 2)?),
-        })
-    });
-    open.collect()
+    rows.iter().map(open_delivery).collect()
+}
+
+/// Open deliveries of a stage (`$1`), queued before a time (`$2`): the longest queued of each kind,
+/// and within a kind of each customer, then the next of each. Without a customer, those from one source
+/// belong together. At most [`IN_TURN_MAX`] are considered.
+const IN_TURN: &str = "SELECT f.event_seq, f.round, f.attempt, f.queued_ms, row_number() OVER \
+     (PARTITION BY f.kind ORDER BY f.nth, f.queued_ms, f.event_seq) AS turn FROM \
+     (SELECT w.*, sub.kind, row_number() OVER (PARTITION BY sub.kind, sub.customer, \
+     CASE WHEN sub.customer IS NULL THEN e.source END ORDER BY w.queued_ms, w.event_seq) AS nth FROM \
+     (SELECT event_seq, round, attempt, queued_ms FROM deliveries WHERE stage = $1 AND \
+     status = 'open' AND queued_ms < $2 ORDER BY queued_ms LIMIT $3) w \
+     JOIN events e ON e.seq = w.event_seq LEFT JOIN subjects sub ON sub.key = e.subject_key) f \
+     ORDER BY turn, f.event_seq LIMIT $4";
+const IN_TURN_MAX: i64 = 100_000;
+
+pub(super) async fn deliveries_in_turn(
+    db: &impl Reader,
+    stage: &str,
+    queued: Queued,
+) -> Result<Vec<OpenDelivery>, StoreError> {
+    let sql = format!(
+        "SELECT d.round, d.attempt, d.queued_ms, {} FROM (SELECT t.*, sum(length(e.data)) OVER \
+         (ORDER BY t.turn, t.event_seq) - length(e.data) AS bytes_before FROM ({IN_TURN}) t \
+         JOIN events e ON e.seq = t.event_seq) d CROSS JOIN events e WHERE e.seq = d.event_seq AND \
+         d.bytes_before < $5 ORDER BY d.turn, d.event_seq",
+        envelope_columns!()
+    );
+    let number = |number: u64| Arg::Int(i64::try_from(number).unwrap_or(i64::MAX));
+    let args = [
+        Arg::Text(stage),
+        number(queued.before_ms),
+        Arg::Int(IN_TURN_MAX),
+        Arg::Int(i64::from(queued.limit)),
+        number(queued.max_bytes),
+    ];
+    db.rows(sql, &args).await?.iter().map(open_delivery).collect()
+}
+
+fn open_delivery(row: &impl Columns) -> Result<OpenDelivery, StoreError> {
+    Ok(OpenDelivery {
+        round: row.small(0)?,
+        attempt: row.small(1)?,
+        queued_at_ms: row.unsigned(2)?,
+        envelope: Arc::new(decode::envelope(row, 3)?),
+    })
 }
 
 /// Decodes deliveries and adds their failed attempts.

@@ -140,7 +140,7 @@ pub fn decide(mut inputs: DecisionInputs<'_>) -> Decision {
 
 /// The settlement of an open delivery whose stage was deleted from the pipeline: nothing will run it.
 pub(crate) fn deleted_stage(stage: &Arc<str>, open: OpenDelivery) -> Settlement {
-    let OpenDelivery { envelope, round, attempt } = open;
+    let OpenDelivery { envelope, round, attempt, .. } = open;
     Settlement {
         delivery: DeliveryKey { stage: Arc::clone(stage), event: envelope.key() },
         envelope,

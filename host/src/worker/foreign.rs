@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::broker::Sender;
 use crate::domain::cloud_events::is_repetition;
 use crate::domain::event::Envelope;
+use crate::domain::fair_queue::customer_hash;
 use crate::store::{Store, StoreError};
 
 /// What the log makes of a message.
@@ -34,17 +35,24 @@ pub(super) async fn identify(
     }
     let event = &envelope.event;
     let known = store.events_by_id(&event.id).await?.into_iter().map(|logged| logged.envelope);
-    let subject_key = match known.into_iter().find(|known| known.event.source == event.source) {
-        Some(known) if !is_repetition(&known.event, event) => return Ok(Identified::Conflict),
-        Some(known) => known.subject_key,
-        None => match &envelope.subject_key {
-            Some(key) => store.subject(key).await?.map(|subject| subject.key),
-            None => None,
-        },
-    };
-    Ok(Identified::Event(if subject_key == envelope.subject_key {
+    let (subject_key, customer_hash) =
+        match known.into_iter().find(|known| known.event.source == event.source) {
+            Some(known) if !is_repetition(&known.event, event) => return Ok(Identified::Conflict),
+            Some(known) => (known.subject_key, known.customer_hash),
+            None => {
+                let named = match &envelope.subject_key {
+                    Some(key) => store.subject(key).await?,
+                    None => None,
+                };
+                let customer = named.as_ref().and_then(|subject| subject.customer.as_deref());
+                let customer_hash = customer_hash(customer);
+                (named.map(|subject| subject.key), customer_hash)
+            }
+        };
+    let (named, hash) = (&envelope.subject_key, envelope.customer_hash);
+    Ok(Identified::Event(if (&subject_key, customer_hash) == (named, hash) {
         Arc::clone(envelope)
     } else {
-        Arc::new(Envelope { subject_key, ..Envelope::clone(envelope) })
+        Arc::new(Envelope { subject_key, customer_hash, ..Envelope::clone(envelope) })
     }))
 }

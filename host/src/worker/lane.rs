@@ -2,7 +2,8 @@
 //! outcomes in one transaction, acknowledges, and takes the next.
 //!
 //! One batch is in flight, so no call builds on an uncommitted batch. There is no timer: under low
-//! load a batch is one message, under high load batches grow. The guarantees are the commit's
+//! load a batch is one message, under high load batches grow. The lane takes no more messages than it
+//! ran in the time of a batch ([`TakeSize`]): what it took no longer gives way to other flows. The guarantees are the commit's
 //! compare-and-set and version check. A batch that they refuse runs again, which is no attempt.
 //! Keys that were in conflict with other hosts are locked before the next batches run. A batch that
 //! the store refuses for good is divided until the message at fault is alone.
@@ -23,14 +24,15 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::admit::Work;
 use self::batch::{BatchResult, BatchRun, batch_len};
 use self::contended_keys::ContendedKeys;
 use super::gate::Gate;
-use crate::broker::{Acker, Incoming};
+use super::lane_queue::LaneReceiver;
+use super::read_ahead::is_read_ahead;
+use crate::broker::Acker;
 use crate::domain::event::DeliveryKey;
 use crate::pipeline::metrics::OutcomeKind;
 use crate::pipeline::{Running, Stage};
@@ -76,6 +78,29 @@ impl Pace {
     }
 }
 
+/// How many messages the lane takes at a time: about as many as it runs in the time of a batch, so
+/// that a slow stage holds few that other flows have to wait for.
+#[derive(Debug)]
+struct TakeSize {
+    size: usize,
+    max: usize,
+}
+
+impl TakeSize {
+    fn new(max: usize) -> Self {
+        Self { size: 1, max }
+    }
+
+    /// Of the messages that were taken and admitted, so many ran in the first batch.
+    fn adapt(&mut self, taken: usize, admitted: usize, ran: usize) {
+        if ran < admitted {
+            self.size = ran.max(1);
+        } else if taken == self.size {
+            self.size = (self.size * 2).min(self.max);
+        }
+    }
+}
+
 /// A batch that could not be committed.
 struct Failed<'a> {
     /// Its messages.
@@ -91,45 +116,52 @@ pub(super) struct Lane {
     cache: LaneCache,
     contended: ContendedKeys,
     gate: Gate,
+    take: TakeSize,
 }
 
 impl Lane {
     pub(super) fn new(stage: Arc<Stage>, services: Services, acker: Arc<dyn Acker>) -> Self {
         let cache = new_cache(&stage);
         let gate = Gate::new(Arc::clone(&stage), Arc::clone(&services.clock));
-        Self { stage, services, acker, cache, contended: ContendedKeys::default(), gate }
+        let take = TakeSize::new(stage.config.batch_most());
+        let contended = ContendedKeys::default();
+        Self { stage, services, acker, cache, contended, gate, take }
     }
 
-    pub(super) async fn run(
-        mut self,
-        mut messages: mpsc::Receiver<Incoming>,
-        cancel: CancellationToken,
-    ) {
-        let mut received = Vec::new();
+    pub(super) async fn run(mut self, mut messages: LaneReceiver, cancel: CancellationToken) {
         loop {
-            let count = tokio::select! {
+            let received = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                count = messages.recv_many(&mut received, self.stage.config.batch_most()) => count,
+                received = messages.receive(self.take.size) => received,
             };
-            if count == 0 {
+            let taken = received.len();
+            if taken == 0 {
                 return;
             }
-            let work = self.admit(received.drain(..), &cancel).await;
-            self.settle_all(work, &cancel).await;
+            let work = self.admit(received.into_iter(), &cancel).await;
+            let admitted = work.len();
+            if let Some(ran) = self.settle_all(work, &cancel).await {
+                self.take.adapt(taken, admitted, ran);
+            }
         }
     }
 
     /// Runs and commits until every message is settled, or the lane is stopped (then the broker
-    /// delivers the rest again).
-    async fn settle_all(&mut self, mut work: Vec<Work>, cancel: &CancellationToken) {
+    /// delivers the rest again). Returns the number of messages in the first batch that was committed.
+    async fn settle_all(
+        &mut self,
+        mut work: Vec<Work>,
+        cancel: &CancellationToken,
+    ) -> Option<usize> {
         let mut pace = Pace::default();
+        let mut first = None;
         while !work.is_empty() && !cancel.is_cancelled() {
             let Some(permit) = self.gate.pass(work[0].message.received, cancel).await else {
-                return;
+                return first;
             };
             // Read for each batch: what is left of the last one runs on the version that serves now.
-            let Some(running) = self.stage.running() else { return };
+            let Some(running) = self.stage.running() else { return first };
             let len = pace.next_len(&work, permit);
             let result = self.run_and_commit(&work[..len], &running, permit).await;
             if let Permit::Probe(probe) = permit {
@@ -138,7 +170,12 @@ impl Lane {
             }
             match result {
                 Ok((Commit::Done { outbox, queued_ms, .. }, outcomes)) => {
-                    self.stage.in_flight.settle(queued_ms);
+                    first = first.or(Some(outcomes.len()));
+                    // What was read ahead says nothing about the queue.
+                    let ran = &work[..outcomes.len()];
+                    if !ran.iter().any(|work| is_read_ahead(work.message.tag)) {
+                        self.stage.in_flight.settle(queued_ms);
+                    }
                     self.services.relay.enqueue(outbox);
                     let settled: Vec<Work> = work.drain(..outcomes.len()).collect();
                     self.finish(&settled, outcomes).await;
@@ -161,6 +198,7 @@ impl Lane {
                 }
             }
         }
+        first
     }
 
     /// After a batch could not be committed: waits for the store, or makes the next batch smaller,

@@ -34,6 +34,7 @@ const CLOUD_EVENTS_COLON: &str = "cloudEvents:";
 const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
 const SUBJECT: &str = "postrider-subject";
+const CUSTOMER: &str = "postrider-customer";
 const CORRELATION: &str = "postrider-correlation";
 const CAUSE_SOURCE: &str = "postrider-cause-source";
 const CAUSE_ID: &str = "postrider-cause-id";
@@ -75,6 +76,9 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
     if let Some(subject) = &envelope.subject_key {
         put(SUBJECT, subject);
     }
+    if envelope.customer_hash != 0 {
+        put(CUSTOMER, &envelope.customer_hash.to_string());
+    }
     put(CORRELATION, &envelope.correlation_id);
     if let Some(cause) = &envelope.cause {
         put(CAUSE_SOURCE, &cause.source);
@@ -106,6 +110,7 @@ pub(super) fn encode_unsendable(message: &Outgoing, why: &str) -> BasicPropertie
     };
     let mut envelope = Envelope::first(event, subject_key.clone(), message.envelope.expires_at_ms);
     envelope.correlation_id.clone_from(correlation_id);
+    envelope.customer_hash = message.envelope.customer_hash;
     let properties = encode(&Outgoing { envelope: Arc::new(envelope), ..message.clone() });
     let mut headers = properties.headers().clone().unwrap_or_default();
     headers.insert(UNSENDABLE.into(), AMQPValue::LongString(why.into()));
@@ -218,6 +223,7 @@ fn own(
         .map(|(source, id)| EventKey { source, id });
     let envelope = Envelope {
         subject_key: header(headers, SUBJECT).and_then(|text| text.parse().ok()),
+        customer_hash: number(headers, CUSTOMER)?.unwrap_or(0),
         correlation_id,
         cause,
         hops: number(headers, HOPS)?.map_or(0, |hops| u32::try_from(hops).unwrap_or(u32::MAX)),
@@ -334,6 +340,7 @@ mod tests {
                 ],
             },
             subject_key: "order/o-1".parse().ok(),
+            customer_hash: u64::MAX,
             correlation_id: "c".into(),
             cause: Some(EventKey { source: "/orders/api".into(), id: "e0".into() }),
             hops: 3,

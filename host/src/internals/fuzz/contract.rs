@@ -296,7 +296,15 @@ fn envelope(u: &mut Unstructured<'_>, event: Event) -> Result<Envelope> {
         None
     };
     let expires_at_ms = if u.ratio(1, 8)? { u.arbitrary()? } else { NOW_MS + 1 };
-    Ok(Envelope { event, subject_key, correlation_id: any_text(u)?, cause, hops: 0, expires_at_ms })
+    Ok(Envelope {
+        event,
+        subject_key,
+        customer_hash: u.arbitrary()?,
+        correlation_id: any_text(u)?,
+        cause,
+        hops: 0,
+        expires_at_ms,
+    })
 }
 
 fn emitted(u: &mut Unstructured<'_>) -> Result<Emitted> {

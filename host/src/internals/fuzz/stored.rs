@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::domain::clock::ManualClock;
-use crate::domain::event::DeliveryKey;
+use crate::domain::event::{DeliveryKey, Envelope};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{
     Batch, Commit, DeadLetterFilter, NewEvent, OutboxRow, Settlement, Store as _, StoreError,
@@ -127,9 +127,11 @@ impl Open {
         assert_eq!(read.len(), rows.len(), "rows of the outbox");
         for row in &rows {
             let read = read.iter().find(|read| read.id == row.id).expect("a row of the outbox");
+            // The customer is read from the subject, which this store does not have.
+            let decided = Envelope { customer_hash: 0, ..Envelope::clone(&row.envelope) };
             assert_eq!(
-                (&read.envelope, &read.direct),
-                (&row.envelope, &row.direct),
+                (&*read.envelope, &read.direct),
+                (&decided, &row.direct),
                 "stored as it was decided"
             );
         }

@@ -154,6 +154,7 @@ impl Recorded {
                 attributes: event.attributes,
             },
             subject_key: self.subject_key.clone(),
+            customer_hash: 0,
             correlation_id: event.correlation_id,
             cause: event.cause,
             hops: event.hops,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{Bench, LEASE_MS, START_MS};
 use crate::domain::event::DeliveryKey;
 use crate::domain::event::{Envelope, Event, EventKey, emitted_id};
+use crate::domain::fair_queue::customer_hash;
 use crate::domain::subject::SubjectKey;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::{
@@ -47,6 +48,9 @@ pub(super) fn order(id: &str) -> SubjectKey {
     SubjectKey::new("order", id)
 }
 
+/// The customer of every subject.
+const CUSTOMER: &str = "42";
+
 pub(super) fn envelope(event_type: &str, id: &str, subject: Option<&SubjectKey>) -> Envelope {
     Envelope {
         event: Event {
@@ -60,6 +64,7 @@ pub(super) fn envelope(event_type: &str, id: &str, subject: Option<&SubjectKey>)
             attributes: vec![("traceparent".to_owned(), "00-1-2-01".to_owned())],
         },
         subject_key: subject.cloned(),
+        customer_hash: customer_hash(subject.map(|_| CUSTOMER)),
         correlation_id: "first".to_owned(),
         cause: None,
         hops: 0,
@@ -75,7 +80,7 @@ pub(super) fn new_event(envelope: Envelope, routed_to: &[&str]) -> NewEvent {
 pub(super) fn new_subject(id: &str, fingerprint: &str) -> NewSubject {
     NewSubject {
         key: order(id),
-        customer: Some("42".to_owned()),
+        customer: Some(CUSTOMER.to_owned()),
         body: serde_json::json!({"items": ["Book"], "total": 20.0}),
         fingerprint: fingerprint.to_owned(),
         status: "received".to_owned(),

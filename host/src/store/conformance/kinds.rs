@@ -13,7 +13,7 @@ use crate::store::{
     Verdict,
 };
 
-fn new_document(id: &str, fingerprint: &str) -> NewSubject {
+pub(super) fn new_document(id: &str, fingerprint: &str) -> NewSubject {
     let event = envelope("document.created", &format!("document-{id}"), Some(&document(id)));
     NewSubject {
         key: document(id),

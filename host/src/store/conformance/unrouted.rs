@@ -3,8 +3,13 @@
 use super::build::{
     DAY_MS, batch, emits, envelope, key, new_event, new_subject, order, settlement,
 };
-use super::{Bench, START_MS};
-use crate::store::{DeliveryStatus, Direct, NewSubject, Routed, Routing, Verdict};
+use super::kinds::new_document;
+use super::{Bench, LEASE_MS, START_MS};
+use crate::domain::clock::Clock as _;
+use crate::domain::fair_queue::customer_hash;
+use crate::store::{
+    DeliveryStatus, Direct, LostDeliveries, NewSubject, Queued, Routed, Routing, Verdict,
+};
 
 fn unrouted_subject(id: &str) -> NewSubject {
     let event =
@@ -84,4 +89,57 @@ pub(super) async fn open_deliveries_of_a_stage_are_listed(bench: Bench) {
     let [open] = &open[..] else { panic!("{open:?}") };
     assert_eq!((open.envelope.key(), open.round, open.attempt), (key(&two, "payment").event, 1, 1));
     assert!(bench.store.open_deliveries("inventory", 10).await.unwrap().is_empty());
+}
+
+pub(super) async fn kinds_and_customers_take_turns_in_what_waits(bench: Bench) {
+    let of = |customer: Option<&str>, subject: NewSubject| NewSubject {
+        customer: customer.map(str::to_owned),
+        ..subject
+    };
+    let accept = async |subject: NewSubject| {
+        let (_, rows) = bench.store.accept_subject(subject).await.unwrap();
+        bench.sent(&rows).await;
+        bench.clock.advance(1);
+    };
+    for id in ["x1", "x2", "x3", "x4"] {
+        accept(of(Some("x"), new_subject(id, "same"))).await;
+    }
+    accept(of(Some("y"), new_subject("y1", "same"))).await;
+    accept(of(Some("y"), new_subject("y2", "same"))).await;
+    accept(of(None, new_subject("n1", "same"))).await;
+    accept(of(Some("x"), new_document("d1", "same"))).await;
+    let late_ms = bench.clock.now_ms();
+    accept(of(Some("z"), new_subject("late", "same"))).await;
+    let of_others = new_event(envelope("order.created", "other", None), &["audit"]);
+    bench.store.accept_event(of_others).await.unwrap();
+    let read = async |before_ms: u64, limit: u32, max_bytes: u64| {
+        let queued = Queued { before_ms, limit, max_bytes };
+        bench.store.deliveries_in_turn("payment", queued).await.unwrap()
+    };
+    let found = read(late_ms, 100, u64::MAX).await;
+    let ids: Vec<&str> = found.iter().map(|one| one.envelope.event.id.as_str()).collect();
+    let expected = ["x1", "d1", "y1", "n1", "x2", "y2", "x3", "x4"];
+    let expected = expected.map(|id| match id {
+        "d1" => "document-d1".to_owned(),
+        id => format!("created-{id}"),
+    });
+    assert_eq!(ids, expected);
+    assert_eq!((found[0].round, found[0].attempt, found[0].queued_at_ms), (1, 1, START_MS));
+    let customer = |at: usize| found[at].envelope.customer_hash;
+    assert_eq!((customer(0), customer(2)), (customer_hash(Some("x")), customer_hash(Some("y"))));
+    assert_eq!((customer(1), customer(3)), (customer(0), 0));
+    assert_eq!(read(late_ms, 3, u64::MAX).await.len(), 3);
+    let bytes = found[0].envelope.event.data.len() as u64;
+    assert_eq!(read(late_ms, 100, 2 * bytes).await.len(), 2);
+    assert_eq!(read(late_ms + 1, 100, u64::MAX).await.len(), 9);
+    assert!(read(START_MS, 100, u64::MAX).await.is_empty());
+    // What is sent carries the customer as well.
+    bench.clock.advance(60_000);
+    let lost =
+        LostDeliveries { queued_before_ms: u64::MAX, min_age_ms: 0, limit: 1, max_bytes: u64::MAX };
+    let rows = bench.store.requeue_lost("payment", lost).await.unwrap();
+    assert_eq!(rows[0].envelope.customer_hash, customer(0));
+    bench.clock.advance(LEASE_MS);
+    let rows = bench.store.claim_outbox(10, u64::MAX).await.unwrap();
+    assert!(rows.iter().any(|row| row.envelope.customer_hash == customer(0)));
 }

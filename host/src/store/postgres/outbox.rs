@@ -67,7 +67,7 @@ pub(super) async fn claim(
     let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {
-        claimed.push((row.int(19)?, decode::outbox_row(row)?));
+        claimed.push((row.int(20)?, decode::outbox_row(row)?));
     }
     claimed.sort_by_key(|(due_ms, row)| (*due_ms, row.id));
     Ok(claimed.into_iter().map(|(_, row)| row).collect())

@@ -16,8 +16,8 @@ use crate::store::{
     ControlState, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
     DeliveryRecord, EventFilter, HostReport, KnownBindings, LockedState, LogRange, LostDeliveries,
     NarrowedRow, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad,
-    PruneRequest, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing,
-    SettledSubject, SharedSettings, StageBacklog, StageBinding, StageControl, StateRow,
+    PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter, Routed,
+    Routing, SettledSubject, SharedSettings, StageBacklog, StageBinding, StageControl, StateRow,
     StateSource, Store, StoreError, Subject, SubjectCursor, SubjectFilter, UnroutedEvents,
 };
 
@@ -124,6 +124,14 @@ impl Store for PostgresStore {
         limit: u32,
     ) -> Result<Vec<OpenDelivery>, StoreError> {
         self.within(queries::open_deliveries(&self.pool, stage, limit)).await
+    }
+
+    async fn deliveries_in_turn(
+        &self,
+        stage: &str,
+        queued: Queued,
+    ) -> Result<Vec<OpenDelivery>, StoreError> {
+        self.within(queries::deliveries_in_turn(&self.pool, stage, queued)).await
     }
 
     async fn requeue_lost(

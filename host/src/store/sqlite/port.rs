@@ -16,8 +16,8 @@ use crate::store::{
     ControlState, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
     DeliveryRecord, EventFilter, HostReport, KnownBindings, LockedState, LogRange, LostDeliveries,
     NarrowedRow, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad,
-    PruneRequest, Pruned, RecordedDelivery, RecordingCursor, RecordingFilter, Routed, Routing,
-    SettledSubject, SharedSettings, StageBacklog, StageBinding, StageControl, StateRow,
+    PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter, Routed,
+    Routing, SettledSubject, SharedSettings, StageBacklog, StageBinding, StageControl, StateRow,
     StateSource, Store, StoreError, Subject, SubjectCursor, SubjectFilter, UnroutedEvents,
 };
 
@@ -125,6 +125,14 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> Result<Vec<OpenDelivery>, StoreError> {
         queries::open_deliveries(&self.readers, stage, limit).await
+    }
+
+    async fn deliveries_in_turn(
+        &self,
+        stage: &str,
+        queued: Queued,
+    ) -> Result<Vec<OpenDelivery>, StoreError> {
+        queries::deliveries_in_turn(&self.readers, stage, queued).await
     }
 
     async fn requeue_lost(

@@ -49,6 +49,7 @@ fn envelope() -> Envelope {
     Envelope {
         event,
         subject_key: "order/123".parse().ok(),
+        customer_hash: 7,
         correlation_id: "e1".into(),
         cause: None,
         hops: 0,

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::broker::Sender;
+use crate::broker::{Incoming, Sender};
 use crate::config::Config;
 use crate::domain::clock::ManualClock;
 use crate::domain::event::Event;
@@ -16,6 +16,7 @@ use crate::stage::handler::{
 use crate::store::DeliveryStatus;
 use crate::store::conformance::{START_MS, sample_event};
 use crate::store::sqlite::tests::open as open_store;
+use crate::worker::lane_queue::lane_queue;
 
 /// Fails as often as told, then succeeds.
 struct Flaky {
@@ -81,15 +82,15 @@ impl Bench {
 
     /// Runs messages, which are ready at the same time, until all are settled.
     async fn run(&self, messages: Vec<Incoming>) {
-        let (sender, received) = mpsc::channel(16);
+        let (sender, received) = lane_queue();
         for message in messages {
-            sender.send(message).await.unwrap();
+            sender.send(message);
         }
         drop(sender);
         let acker = Arc::clone(&self.acknowledged) as Arc<dyn Acker>;
-        Lane::new(Arc::clone(&self.stage), self.services.clone(), acker)
-            .run(received, CancellationToken::new())
-            .await;
+        let mut lane = Lane::new(Arc::clone(&self.stage), self.services.clone(), acker);
+        lane.take.size = lane.take.max;
+        lane.run(received, CancellationToken::new()).await;
     }
 
     fn acknowledged(&self) -> Vec<u64> {
@@ -178,4 +179,23 @@ async fn a_batch_ends_at_its_bytes() {
     let run = batch::BatchRun { running: &running, state: &state, permit: Permit::Run };
     let result = lane.run_batch(&work, &run).await.unwrap();
     assert_eq!(result.outcomes.len(), 2);
+}
+
+#[test]
+fn a_lane_takes_as_many_messages_as_it_runs_in_a_batch() {
+    let mut take = TakeSize::new(128);
+    let mut sizes = Vec::new();
+    for _ in 0..8 {
+        sizes.push(take.size);
+        take.adapt(take.size, take.size, take.size);
+    }
+    assert_eq!(sizes, [1, 2, 4, 8, 16, 32, 64, 128]);
+    take.adapt(3, 3, 3);
+    assert_eq!(take.size, 128, "fewer were ready");
+    take.adapt(128, 100, 5);
+    assert_eq!(take.size, 5, "the time was up");
+    take.adapt(5, 4, 4);
+    assert_eq!(take.size, 10, "one of them was settled before");
+    take.adapt(10, 10, 0);
+    assert_eq!(take.size, 1);
 }
