@@ -9,7 +9,7 @@ use super::locked::Locks;
 use super::{PostgresStore, chains, controls, dead_letters, hosts, outbox, prune, read};
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::domain::subject::SubjectKey;
-use crate::store::queries;
+use crate::store::queries::{self, KeyRange};
 use crate::store::transaction::SentRows;
 use crate::store::{
     Accepted, AcceptedEvent, AttemptKey, Batch, Cancelled, ChainCount, ChainRecord, Commit,
@@ -24,7 +24,7 @@ use crate::store::{
 #[async_trait]
 impl StateSource for PostgresStore {
     async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
-        self.within(queries::state_get(&self.pool, stage, key)).await
+        self.within(queries::state_get(&self.pool, self.table(stage).name(), stage, key)).await
     }
 
     async fn state_folders(
@@ -32,7 +32,7 @@ impl StateSource for PostgresStore {
         stage: &str,
         folders: &[String],
     ) -> Result<Vec<StateRow>, StoreError> {
-        self.within(read::state_folders(&self.pool, stage, folders)).await
+        self.within(read::state_folders(&self.pool, self.table(stage), stage, folders)).await
     }
 
     async fn state_keys(
@@ -42,7 +42,8 @@ impl StateSource for PostgresStore {
         after: &str,
         limit: u32,
     ) -> Result<Vec<String>, StoreError> {
-        self.within(queries::state_keys(&self.pool, stage, prefix, after, limit)).await
+        let range = KeyRange { table: self.table(stage).name(), stage, prefix, after };
+        self.within(queries::state_keys(&self.pool, range, limit)).await
     }
 }
 

@@ -14,6 +14,7 @@ use super::{PostgresOptions, PostgresStore};
 use crate::domain::clock::ManualClock;
 use crate::domain::event::DeliveryKey;
 use crate::domain::name::DEFAULT_NAMESPACE;
+use crate::domain::state_place::{StatePlace, StatePlaces};
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::{
     Batch, Commit, EventFilter, LogRange, Settlement, StageBinding, StateSource as _, Store,
@@ -98,6 +99,7 @@ impl Database {
             clock,
             steady: None,
             host_time: true,
+            places: StatePlaces::new(),
             kinds: crate::store::conformance::kinds(),
             lease_ms: LEASE_MS,
             group_max_ops: 64,
@@ -137,6 +139,22 @@ async fn it_conforms() {
     conformance::run(async |clock| {
         let namespace = format!("exercise-{}", made.fetch_add(1, Ordering::Relaxed));
         let store: Arc<dyn Store> = database.open_in(&namespace, "here", clock).await;
+        store
+    })
+    .await;
+}
+
+/// The same when a stage of the exercises keeps its state in a schema of its own.
+#[tokio::test]
+async fn it_conforms_with_state_in_a_schema_of_its_own() {
+    let database = Database::create().await;
+    let made = AtomicUsize::new(0);
+    conformance::run(async |clock| {
+        let number = made.fetch_add(1, Ordering::Relaxed);
+        let options = database.options(&format!("exercise-{number}"), "here", clock);
+        let place = StatePlace { schema: format!("payment_{number}"), role: None };
+        let places = StatePlaces::from([("payment".to_owned(), place)]);
+        let store: Arc<dyn Store> = Database::start(PostgresOptions { places, ..options }).await;
         store
     })
     .await;
