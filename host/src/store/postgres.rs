@@ -210,9 +210,9 @@ impl PostgresStore {
         open::drop_namespace(settings).await
     }
 
-    /// The table of a stage's state.
-    fn table(&self, stage: &str) -> &StateTable {
-        self.context.state.of(stage)
+    /// The table of a stage's state; an error when it was moved.
+    fn table(&self, stage: &str) -> Result<&StateTable, StoreError> {
+        self.context.state.usable(stage)
     }
 
     /// Queues an operation for the writer and waits for its commit. It is carried out even if the

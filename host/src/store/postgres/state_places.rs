@@ -170,14 +170,15 @@ impl Wanted<'_> {
 }
 
 /// Where the state of stages is.
-pub(super) async fn recorded(conn: &mut PgConnection) -> Result<StatePlaces, PlaceError> {
+pub(super) async fn recorded(conn: &mut PgConnection) -> Result<StatePlaces, sqlx::Error> {
     let sql = "SELECT stage, schema_name, role_name FROM state_places";
     let rows = fetch(conn, sql, args![]).await?;
     let places = rows.iter().map(|row| {
         let place = StatePlace { schema: row.owned(1)?, role: row.maybe_owned(2)? };
         Ok::<_, StoreError>((row.owned(0)?, place))
     });
-    Ok(places.collect::<Result<BTreeMap<_, _>, _>>()?)
+    let places: Result<BTreeMap<_, _>, _> = places.collect();
+    places.map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// A key of a stage's place.

@@ -8,7 +8,8 @@
 //! lock in the same order.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{PoisonError, RwLock};
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Postgres};
@@ -16,7 +17,7 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Postgres};
 use super::sql::{
     TransactionError, database_message, execute, fetch, is_conflict, sql_state, store_error,
 };
-use crate::domain::state_place::StatePlaces;
+use crate::domain::state_place::{StatePlace, StatePlaces};
 use crate::store::StoreError;
 
 /// How statements name the table.
@@ -32,6 +33,10 @@ const OUT_OF_REACH: [&str; 3] = ["42501", "42P01", "3F000"];
 pub(super) struct StateTables {
     shared: StateTable,
     own: BTreeMap<String, StateTable>,
+    /// Where this host looks for the state of stages.
+    places: StatePlaces,
+    /// Stages whose state is elsewhere since.
+    moved: RwLock<BTreeSet<String>>,
 }
 
 /// A table of state.
@@ -51,12 +56,35 @@ impl StateTables {
             let own = OwnTable { stage: stage.clone(), view: view(&place.schema) };
             (stage.clone(), StateTable(Some(own)))
         });
-        Self { shared: StateTable::default(), own: own.collect() }
+        Self { own: own.collect(), places: places.clone(), ..Self::default() }
     }
 
     /// The table of a stage.
     pub(super) fn of(&self, stage: &str) -> &StateTable {
         self.own.get(stage).unwrap_or(&self.shared)
+    }
+
+    /// The table of a stage; an error when its state was moved.
+    pub(super) fn usable(&self, stage: &str) -> Result<&StateTable, StoreError> {
+        let moved = self.moved.read().unwrap_or_else(PoisonError::into_inner);
+        if moved.contains(stage) { Err(moved_state(stage)) } else { Ok(self.of(stage)) }
+    }
+
+    /// Compares the places of this host with those that are recorded.
+    pub(super) fn compare(&self, recorded: &StatePlaces) {
+        let stages = self.places.keys().chain(recorded.keys());
+        let schema = |places: &StatePlaces, stage| {
+            places.get(stage).map(|place: &StatePlace| place.schema.clone())
+        };
+        let elsewhere: BTreeSet<String> = stages
+            .filter(|stage| schema(&self.places, stage) != schema(recorded, stage))
+            .cloned()
+            .collect();
+        let mut moved = self.moved.write().unwrap_or_else(PoisonError::into_inner);
+        for stage in elsewhere.difference(&moved) {
+            tracing::error!(stage, error = %moved_state(stage), "a stage cannot run on this host");
+        }
+        *moved = elsewhere;
     }
 
     /// The stages that have a table of their own.
@@ -175,7 +203,6 @@ pub(super) fn view(schema: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::state_place::StatePlace;
 
     #[test]
     fn rows_are_grouped_by_table_in_one_order() {
