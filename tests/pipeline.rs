@@ -14,6 +14,7 @@ mod scheduling;
 mod several_hosts;
 mod stage_controls;
 mod stage_order;
+mod state_places;
 mod stock;
 mod subjects;
 mod unrouted_events;
