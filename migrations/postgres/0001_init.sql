@@ -202,7 +202,7 @@ CREATE TABLE hosts (
     settings TEXT NOT NULL         -- JSON: key to value or digest
 );
 
--- Stages whose state is in a schema of its own. The state of any other stage is in `state`.
+-- Stages whose state is in a schema of its own. The state of any other stage is in `state`. SQLite has no schemas and no such table.
 CREATE TABLE state_places (
     stage TEXT COLLATE "C" PRIMARY KEY,
     schema_name TEXT NOT NULL,
