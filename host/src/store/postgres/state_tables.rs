@@ -72,14 +72,12 @@ impl StateTables {
 
     /// Compares the places of this host with those that are recorded.
     pub(super) fn compare(&self, recorded: &StatePlaces) {
-        let stages = self.places.keys().chain(recorded.keys());
-        let schema = |places: &StatePlaces, stage| {
+        let schema = |places: &StatePlaces, stage: &str| {
             places.get(stage).map(|place: &StatePlace| place.schema.clone())
         };
-        let elsewhere: BTreeSet<String> = stages
-            .filter(|stage| schema(&self.places, stage) != schema(recorded, stage))
-            .cloned()
-            .collect();
+        let is_elsewhere = |stage: &&String| schema(&self.places, stage) != schema(recorded, stage);
+        let stages = self.places.keys().chain(recorded.keys());
+        let elsewhere: BTreeSet<String> = stages.filter(is_elsewhere).cloned().collect();
         let mut moved = self.moved.write().unwrap_or_else(PoisonError::into_inner);
         for stage in elsewhere.difference(&moved) {
             tracing::error!(stage, error = %moved_state(stage), "a stage cannot run on this host");

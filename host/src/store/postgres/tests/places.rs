@@ -1,6 +1,6 @@
 //! State of stages in schemas of their own: permissions, atomicity, moves, and hosts that disagree.
 
-use sqlx::{Connection as _, PgConnection};
+use sqlx::PgConnection;
 
 use super::*;
 use crate::store::postgres::{MovedState, OpenError, PlaceProblem};
