@@ -163,7 +163,7 @@ async fn places_of_state_are_checked() -> Result<()> {
     env.execute("INSERT INTO state VALUES ('payment', 'k', 'v', 1, NULL)").await?;
     let (code, said, errors) = postrider(&["--config", path, "migrate"]).await?;
     let line =
-        "moved 1 keys of the stage payment from the table of the namespace to the schema `money`";
+        "moved 1 key(s) of the stage payment from the table of the namespace to the schema `money`";
     assert!(code == 0 && said.contains(line), "{said}{errors}");
     assert_eq!(env.query_count("SELECT count(*) FROM money.state").await?, 1);
     assert_eq!(doctor(&format!("store.migrate = false\n{text}{place}")).await?, (0, vec![]));

@@ -129,6 +129,9 @@ pub struct PostgresStore {
     writers: TaskTracker,
 }
 
+/// Longest time to tell the other hosts that this one stops.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 impl PostgresStore {
     /// Connects and migrates the schema.
     ///

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::dead_letters::Action;
 use super::locked::Locks;
-use super::{PostgresStore, chains, controls, dead_letters, hosts, outbox, prune, read};
+use super::{FAREWELL, PostgresStore, chains, controls, dead_letters, hosts, outbox, prune, read};
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::domain::subject::SubjectKey;
 use crate::store::queries::{self, KeyRange};
@@ -368,9 +368,9 @@ impl Store for PostgresStore {
         self.writers.close();
         self.writers.wait().await;
         // It does not count as live for longer than it lives.
-        if let Err(error) = self.within(hosts::delete_host(&self.pool, &self.context)).await {
-            tracing::debug!(%error, "the other hosts will find out that this one stopped");
-        }
+        // Best effort: otherwise they notice after a while.
+        let deleted = hosts::delete_host(&self.pool, &self.context);
+        let _ = tokio::time::timeout(FAREWELL.min(self.timeout), deleted).await;
         if tokio::time::timeout(self.timeout, self.pool.close()).await.is_err() {
             tracing::warn!("timed out closing connections");
         }

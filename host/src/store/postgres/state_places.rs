@@ -53,7 +53,7 @@ impl std::fmt::Display for MovedState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { stage, keys, from, to } = self;
         let (from, to) = (named(from.as_deref()), named(to.as_deref()));
-        write!(f, "moved {keys} keys of the stage {stage} from {from} to {to}")
+        write!(f, "moved {keys} key(s) of the stage {stage} from {from} to {to}")
     }
 }
 
