@@ -15,6 +15,7 @@ mod scheduling;
 mod several_hosts;
 mod stage_controls;
 mod stage_order;
+mod state_places;
 mod stock;
 mod subjects;
 mod unrouted_events;

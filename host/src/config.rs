@@ -16,6 +16,7 @@ use self::environment::Variables;
 use self::reader::Reader;
 use self::sources::Sources;
 pub use self::stage::StageConfig;
+pub use self::stage_store::StageStoreConfig;
 #[cfg(test)]
 pub(crate) use self::subjects::RESERVED_SEGMENTS;
 pub use self::subjects::SubjectConfig;
@@ -36,6 +37,7 @@ mod reader;
 mod shared;
 mod sources;
 mod stage;
+mod stage_store;
 mod subjects;
 #[cfg(test)]
 mod tests;

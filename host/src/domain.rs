@@ -16,6 +16,7 @@ pub mod body_fields;
 pub mod body_schema;
 pub mod body_shape;
 pub mod stock;
+pub mod state_place;
 pub mod subject;
 pub mod subject_kind;
 pub mod subject_status;

@@ -17,6 +17,7 @@ pub use crate::domain::event::{HOST_EVENT_PREFIX, PRODUCT_STOCKED};
 pub use crate::domain::event::{hex, idempotency_key, topic_matches};
 pub use crate::domain::field_error::pointer;
 pub use crate::domain::name::is_name;
+pub use crate::domain::state_place::{StatePlace, StatePlaces};
 pub use crate::domain::subject_kind::{SubjectKind, SubjectKinds};
 pub use crate::domain::trace_context::TraceContext;
 pub use crate::domain::{timestamp, trace_context};
@@ -49,7 +50,7 @@ pub use crate::stage::state::{BatchState, LaneCache, StateLimits};
 pub use crate::store::memory::MemoryState;
 #[cfg(feature = "postgres")]
 pub use crate::store::postgres::{
-    DatabaseStatus, PostgresOptions, PostgresSettings, PostgresStore,
+    DatabaseStatus, MovedState, PlaceProblem, PostgresOptions, PostgresSettings, PostgresStore,
 };
 #[cfg(feature = "sqlite")]
 pub use crate::store::sqlite::{FileStatus, SchemaStatus, SqliteOptions, SqliteStore};

@@ -101,7 +101,7 @@ pub use crate::app::{
     SkippedPlugin, StageDeletion, StageStatus, StreamedEvent, SubjectHistory, Submission,
     SubmitError, Submitted, TooManyStreams,
 };
-pub use crate::config::{Config, ConfigError, StageConfig, SubjectConfig};
+pub use crate::config::{Config, ConfigError, StageConfig, StageStoreConfig, SubjectConfig};
 pub use crate::domain::clock::{Clock, ManualClock, SystemClock};
 pub use crate::domain::field_error::FieldError;
 pub use crate::domain::subject::SubjectKey;

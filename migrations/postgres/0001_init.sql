@@ -202,6 +202,13 @@ CREATE TABLE hosts (
     settings TEXT NOT NULL         -- JSON: key to value or digest
 );
 
+-- Stages whose state is in a schema of its own. The state of any other stage is in `state`. SQLite has no schemas and no such table.
+CREATE TABLE state_places (
+    stage TEXT COLLATE "C" PRIMARY KEY,
+    schema_name TEXT NOT NULL,
+    role_name TEXT                 -- the owner of its table; NULL: the host's own
+);
+
 -- The namespace that these tables belong to: one row.
 CREATE TABLE namespace (
     id BIGINT PRIMARY KEY CHECK (id = 1),

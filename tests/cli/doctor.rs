@@ -144,6 +144,33 @@ async fn hosts_whose_settings_disagree_are_reported() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_of_state_are_checked() -> Result<()> {
+    let (env, text) = on_servers(str::to_owned).await?;
+    let place = "[stages.payment.store]\nschema = \"money\"\n";
+    let strange = format!("{text}{place}role = \"postrider-no-such-role\"\n");
+    env.start().await?.stop().await?;
+    let key = "stages.payment.store.role";
+    finds(&strange, key, "the role `postrider-no-such-role` does not exist").await?;
+    let (key, moved) = ("stages.payment.store.schema", "not in the schema `money`");
+    warns(&format!("{text}{place}"), key, moved).await?;
+    finds(&format!("store.migrate = false\n{text}{place}"), key, moved).await?;
+    // The same words when a host refuses to start, and the command that it names.
+    let file = env.folder.path().join("moved.toml");
+    std::fs::write(&file, format!("store.migrate = false\n{text}{place}"))?;
+    let path = file.to_str().context("a path")?;
+    let (code, _, errors) = postrider(&["--config", path, "serve"]).await?;
+    assert!(code == 1 && errors.contains(key) && errors.contains(moved), "{errors}");
+    env.execute("INSERT INTO state VALUES ('payment', 'k', 'v', 1, NULL)").await?;
+    let (code, said, errors) = postrider(&["--config", path, "migrate"]).await?;
+    let line =
+        "moved 1 key(s) of the stage payment from the table of the namespace to the schema `money`";
+    assert!(code == 0 && said.contains(line), "{said}{errors}");
+    assert_eq!(env.query_count("SELECT count(*) FROM money.state").await?, 1);
+    assert_eq!(doctor(&format!("store.migrate = false\n{text}{place}")).await?, (0, vec![]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rejected_broker_credentials_are_reported() -> Result<()> {
     let stranger =
         |text: &str| text.replace(&amqp_url(), &amqp_url().replace("guest:guest@", "guest:wrong@"));

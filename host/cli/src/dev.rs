@@ -24,7 +24,9 @@ use crate::plugin::dry_run::{DryRun, RunAs, load, stages_of};
 use crate::plugin::named_config;
 use crate::plugin::project::{DATA_FOLDER as FOLDER, Project};
 use postrider::internals::{HttpSettings, Linked, Routes as _, hex};
-use postrider::{App, Clock as _, Config, Host, Settlement, SystemClock, Verdict};
+use postrider::{
+    App, Clock as _, Config, Host, Settlement, StageStoreConfig, SystemClock, Verdict,
+};
 
 mod console;
 
@@ -107,6 +109,7 @@ fn configure(mut config: Config, folder: &Path) -> Config {
     // The author's newest build serves, also while it traps.
     config.defaults.guard.messages = 0;
     for stage in config.stages.values_mut() {
+        stage.store = StageStoreConfig::default();
         stage.guard.messages = 0;
     }
     config

@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::drawing;
 use crate::offline_host::OfflineHost;
 use crate::output::Output;
-use postrider::internals::{PostgresSettings, PostgresStore, StoreUrl, mask_password};
+use postrider::internals::{PostgresSettings, PostgresStore, StatePlaces, StoreUrl, mask_password};
 use postrider::{Config, ConfigError, Host};
 use serde_json::json;
 
@@ -69,7 +69,11 @@ pub(crate) async fn migrate(config: Option<&Path>) -> Result<ExitCode> {
     let config = Config::load(config)?;
     match StoreUrl::parse(&config.store.url) {
         Some(StoreUrl::Postgres(url)) => {
-            PostgresStore::migrate(postgres_settings(&config, url)).await.context("store.url")?;
+            let places = config.state_places();
+            let settings = postgres_settings(&config, url, &places);
+            for moved in PostgresStore::migrate(settings).await.context("store.url")? {
+                outln!("{moved}");
+            }
             outln!("the schema is up to date");
         }
         _ => outln!("nothing to do: the embedded store migrates its schema when it is opened"),
@@ -78,10 +82,15 @@ pub(crate) async fn migrate(config: Option<&Path>) -> Result<ExitCode> {
 }
 
 /// How a command connects to Postgres at `url`.
-pub(crate) fn postgres_settings<'a>(config: &'a Config, url: &'a str) -> PostgresSettings<'a> {
+pub(crate) fn postgres_settings<'a>(
+    config: &'a Config,
+    url: &'a str,
+    places: &'a StatePlaces,
+) -> PostgresSettings<'a> {
     PostgresSettings {
         url,
         namespace: &config.namespace,
+        places,
         timeout: Duration::from_millis(config.store.timeout_ms),
         migration_timeout: Duration::from_millis(config.store.migration_timeout_ms),
     }

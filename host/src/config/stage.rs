@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::StageStoreConfig;
 use super::validate::at_least_one;
 use crate::domain::event::topic_problem;
 use crate::runtime::egress::Grants;
@@ -67,6 +68,8 @@ pub struct StageConfig {
     pub settings: BTreeMap<String, String>,
     /// External services that it may call. None by default.
     pub grants: Grants,
+    /// Where it keeps its state.
+    pub store: StageStoreConfig,
     /// Confidential settings that `config.get` returns as well: where to read each.
     pub secrets: BTreeMap<String, SecretSource>,
     /// The values, read when the configuration is loaded. Never serialised or logged.
@@ -96,6 +99,7 @@ impl Default for StageConfig {
             limits: StageLimits::default(),
             settings: BTreeMap::new(),
             grants: Grants::default(),
+            store: StageStoreConfig::default(),
             secrets: BTreeMap::new(),
             secret_values: Secrets::default(),
         }

@@ -35,6 +35,7 @@ impl Config {
         self.validate_urls(problems);
         self.validate_numbers(problems);
         self.validate_subjects(problems);
+        self.validate_state_places(problems);
         self.defaults.validate("defaults", problems);
         // Defaults would apply to every file that is added to the folder.
         for (key, given) in [

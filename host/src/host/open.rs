@@ -100,6 +100,7 @@ pub(super) async fn open_store(
                 clock: Arc::clone(host.clock),
                 steady: host.steady.cloned(),
                 host_time: false,
+                places: host.config.state_places(),
                 kinds,
                 lease_ms: store.lease_ms,
                 group_max_ops: store.group_max_ops,

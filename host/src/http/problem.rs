@@ -151,7 +151,9 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed during a request");
         match error {
-            StoreError::Unavailable(_) | StoreError::Contended => {
+            StoreError::Unavailable(_)
+            | StoreError::Contended
+            | StoreError::StateUnavailable { .. } => {
                 Self::unavailable("the store does not answer, retry")
             }
             StoreError::Rejected { message, .. } => Self::new(

@@ -21,6 +21,15 @@ pub enum StoreError {
     /// Other hosts change the same rows all the time: retry later; this counts as no attempt.
     #[error("the store is busy: too many conflicts with other hosts")]
     Contended,
+    /// The state of one stage cannot be used, because it was moved or a permission is missing: retry
+    /// later; this counts as no attempt, and other stages go on.
+    #[error("the state of the stage `{stage}` cannot be used: {problem}")]
+    StateUnavailable {
+        /// The stage.
+        stage: String,
+        /// Why, and what to do.
+        problem: String,
+    },
     /// The database refuses the values: a retry cannot help.
     #[error("the store refuses the values ({code}): {message}")]
     Rejected {
@@ -39,7 +48,7 @@ impl StoreError {
     /// the rows that it needs, that fail: others succeed.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Contended => true,
+            Self::Unavailable(_) | Self::Contended | Self::StateUnavailable { .. } => true,
             Self::Rejected { .. } | Self::Corrupt(_) => false,
         }
     }

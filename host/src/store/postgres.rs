@@ -16,6 +16,7 @@ mod load;
 mod locked;
 mod log;
 mod open;
+mod open_error;
 mod pool;
 mod outbox;
 mod port;
@@ -23,6 +24,8 @@ mod prune;
 mod read;
 mod session;
 mod sql;
+mod state_places;
+mod state_tables;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -40,13 +43,17 @@ use tokio_util::task::TaskTracker;
 pub use self::committer::PostgresWriter;
 use self::committer::{Committer, QUEUE_OPS};
 use self::open::ConnectionSource;
-pub use self::open::{DatabaseStatus, OpenError, PostgresSettings};
+pub use self::open::{DatabaseStatus, PostgresSettings};
+pub use self::open_error::OpenError;
 use self::pool::Pool;
 use self::session::Session;
+pub use self::state_places::{MovedState, PlaceProblem};
+use self::state_tables::{StateTable, StateTables};
 pub use self::within::WithinError;
 use super::StoreError;
 use super::transaction::{Op, Operation, Request};
 use crate::domain::clock::{Clock, SteadyClock};
+use crate::domain::state_place::StatePlaces;
 use crate::domain::subject_kind::SubjectKinds;
 
 /// How to open the store.
@@ -63,6 +70,8 @@ pub struct PostgresOptions {
     pub steady: Option<Arc<SteadyClock>>,
     /// Leases count by `clock` as well: for tests with a manual clock.
     pub host_time: bool,
+    /// Stages whose state has a place of its own.
+    pub places: StatePlaces,
     /// Subject status by events.
     pub kinds: Arc<SubjectKinds>,
     /// How long an outbox row is held for sending.
@@ -94,6 +103,7 @@ struct Context {
     steady: Option<Arc<SteadyClock>>,
     host_time: bool,
     prune: prune::Cursors,
+    state: StateTables,
     /// The settings of a transaction of the embedding program, while this module uses it.
     within: Session,
 }
@@ -119,6 +129,9 @@ pub struct PostgresStore {
     writers: TaskTracker,
 }
 
+/// Longest time to tell the other hosts that this one stops.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 impl PostgresStore {
     /// Connects and migrates the schema.
     ///
@@ -139,6 +152,7 @@ impl PostgresStore {
         let settings = PostgresSettings {
             url: &options.url,
             namespace: &options.namespace,
+            places: &options.places,
             timeout,
             migration_timeout: Duration::from_millis(options.migration_timeout_ms),
         };
@@ -155,6 +169,7 @@ impl PostgresStore {
             steady: options.steady,
             host_time: options.host_time,
             prune: prune::Cursors::default(),
+            state: StateTables::new(&options.places),
             within: Session::within_transaction(&opened.schema, timeout),
         });
         let committer = Committer {
@@ -180,8 +195,8 @@ impl PostgresStore {
         Ok((store, writer))
     }
 
-    /// Migrates the schema, and nothing else.
-    pub async fn migrate(settings: PostgresSettings<'_>) -> Result<(), OpenError> {
+    /// Migrates the schema, and nothing else. Returns what was moved.
+    pub async fn migrate(settings: PostgresSettings<'_>) -> Result<Vec<MovedState>, OpenError> {
         open::migrate_only(settings).await
     }
 
@@ -196,6 +211,11 @@ impl PostgresStore {
     /// Deletes everything of a namespace that is not the default one.
     pub async fn drop_namespace(settings: PostgresSettings<'_>) -> Result<(), OpenError> {
         open::drop_namespace(settings).await
+    }
+
+    /// The table of a stage's state; an error when it was moved.
+    fn table(&self, stage: &str) -> Result<&StateTable, StoreError> {
+        self.context.state.usable(stage)
     }
 
     /// Queues an operation for the writer and waits for its commit. It is carried out even if the

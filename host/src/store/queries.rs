@@ -52,27 +52,37 @@ pub(super) trait Reader: Sync {
 
 pub(super) async fn state_get(
     db: &impl Reader,
+    table: &str,
     stage: &str,
     key: &str,
 ) -> Result<Option<StateRow>, StoreError> {
-    let sql = "SELECT key, value, version FROM state WHERE stage = $1 AND key = $2";
-    let rows = db.rows(sql.to_owned(), &[Arg::Text(stage), Arg::Text(key)]).await?;
+    let sql = format!("SELECT key, value, version FROM {table} WHERE stage = $1 AND key = $2");
+    let rows = db.rows(sql, &[Arg::Text(stage), Arg::Text(key)]).await?;
     let row = rows.first().map(decode::state_row).transpose()?;
     // Version 0 is a key that was only ever locked.
     Ok(row.filter(|row| row.version > 0))
 }
 
+/// Keys of a stage's state with a prefix, after one of them.
+pub(super) struct KeyRange<'a> {
+    /// The table of the state, as SQL.
+    pub(super) table: &'a str,
+    pub(super) stage: &'a str,
+    pub(super) prefix: &'a str,
+    pub(super) after: &'a str,
+}
+
 pub(super) async fn state_keys(
     db: &impl Reader,
-    stage: &str,
-    prefix: &str,
-    after: &str,
+    KeyRange { table, stage, prefix, after }: KeyRange<'_>,
     limit: u32,
 ) -> Result<Vec<String>, StoreError> {
     // The last code point, which no text uses, ends the range of any prefix.
     let end = format!("{prefix}\u{10ffff}");
-    let sql = "SELECT key FROM state WHERE stage = $1 AND key >= $2 AND key < $3 AND key > $4 AND \
-               value IS NOT NULL ORDER BY key LIMIT $5";
+    let sql = format!(
+        "SELECT key FROM {table} WHERE stage = $1 AND key >= $2 AND key < $3 AND key > $4 AND \
+         value IS NOT NULL ORDER BY key LIMIT $5"
+    );
     let args = [
         Arg::Text(stage),
         Arg::Text(prefix),
@@ -80,7 +90,7 @@ pub(super) async fn state_keys(
         Arg::Text(after),
         Arg::Int(i64::from(limit)),
     ];
-    db.rows(sql.to_owned(), &args).await?.iter().map(|row| row.owned(0)).collect()
+    db.rows(sql, &args).await?.iter().map(|row| row.owned(0)).collect()
 }
 
 pub(super) async fn subject(

@@ -20,7 +20,7 @@ pub(super) const BY_AGE: [&str; 3] = [
 
 /// Deletes state keys that were removed before then.
 pub(super) const REMOVED_KEYS: &str =
-    "DELETE FROM state WHERE removed_ms IS NOT NULL AND removed_ms < $1";
+    "DELETE FROM state AS s WHERE s.removed_ms IS NOT NULL AND s.removed_ms < $1";
 
 /// Every stage that has state: one index search for each.
 pub(super) const STAGES_WITH_STATE: &str = "WITH RECURSIVE s AS (SELECT min(stage) AS stage FROM \

@@ -198,7 +198,9 @@ impl Refusal {
         let (code, message) = match error {
             StoreError::Rejected { code, message } => (code.as_str(), message.clone()),
             StoreError::Contended => ("contended", error.to_string()),
-            StoreError::Unavailable(_) | StoreError::Corrupt(_) => ("corrupt", error.to_string()),
+            StoreError::Unavailable(_)
+            | StoreError::StateUnavailable { .. }
+            | StoreError::Corrupt(_) => ("corrupt", error.to_string()),
         };
         let message = match why {
             Some(why) => format!("{message}; the message cannot be read: {why}"),

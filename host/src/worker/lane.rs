@@ -218,7 +218,7 @@ impl Lane {
         self.cache = new_cache(&self.stage);
         self.contended = ContendedKeys::default();
         let is_refused = match &error {
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(_) | StoreError::StateUnavailable { .. } => {
                 if !pause(&mut pace.backoff, cancel).await {
                     return work.clear();
                 }

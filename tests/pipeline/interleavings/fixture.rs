@@ -198,6 +198,7 @@ async fn open_store(
                 clock,
                 steady: None,
                 host_time: true,
+                places: config.state_places(),
                 kinds,
                 lease_ms: LEASE_MS,
                 group_max_ops,

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{BenchArgs, Instances, Report, load};
 use crate::host::postgres_settings;
 use postrider::internals::{InstanceMode, PostgresStore, Rabbit, RabbitOptions};
-use postrider::{Config, Host, SystemClock};
+use postrider::{Config, Host, StageStoreConfig, SystemClock};
 #[cfg(feature = "reference-stages")]
 use postrider::{HostBuilder, SdkStage};
 
@@ -40,7 +40,7 @@ pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> 
             .context("--broker: cannot remove the temporary queues")?;
     }
     if let Some(url) = &args.store {
-        PostgresStore::drop_namespace(postgres_settings(&config, url))
+        PostgresStore::drop_namespace(postgres_settings(&config, url, &config.state_places()))
             .await
             .context("--store: cannot remove the temporary schema")?;
     }
@@ -111,7 +111,11 @@ fn adapt(mut config: Config, args: &BenchArgs, resources: Resources<'_>) -> Conf
         }
     };
     config.defaults.instances = mode;
-    config.stages.values_mut().for_each(|stage| stage.instances = mode);
+    for stage in config.stages.values_mut() {
+        stage.instances = mode;
+        // A schema that is named belongs to the namespace of the configuration.
+        stage.store = StageStoreConfig::default();
+    }
     config
         .stages
         .entry("inventory".into())

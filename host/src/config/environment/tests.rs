@@ -203,3 +203,16 @@ fn variables_of_other_programs_override_their_keys_in_every_stage() {
     let ConfigError(problems) = super::tests::config(&wrong).unwrap_err();
     assert_eq!(problems.len(), 2, "{problems:?}");
 }
+
+#[test]
+fn the_place_of_a_stages_state_is_read_from_the_environment() {
+    let config = config(&[
+        ("DATABASE_URL", "postgres://db/shop"),
+        ("POSTRIDER_STAGES__PAYMENT__STORE__SCHEMA", "payment"),
+        ("POSTRIDER_STAGES__PAYMENT__STORE__ROLE", "007"),
+    ])
+    .unwrap();
+    let place = &config.state_places()["payment"];
+    assert_eq!((place.schema.as_str(), place.role.as_deref()), ("payment", Some("007")));
+    assert_eq!(config.warnings, Vec::<String>::new());
+}

@@ -166,7 +166,10 @@ impl Committer {
 fn is_divisible(error: &StoreError) -> bool {
     match error {
         StoreError::Unavailable(_) => false,
-        StoreError::Contended | StoreError::Rejected { .. } | StoreError::Corrupt(_) => true,
+        StoreError::Contended
+        | StoreError::StateUnavailable { .. }
+        | StoreError::Rejected { .. }
+        | StoreError::Corrupt(_) => true,
     }
 }
 
@@ -197,7 +200,7 @@ pub(super) async fn settle<'a, R>(
     read_set: ReadSet<'a>,
     decide: impl FnOnce(&mut Loaded<'a>, &mut WriteSet<'a>) -> R,
 ) -> Result<R, TransactionError> {
-    let mut loaded = load::load(conn, &context.kinds, &read_set).await?;
+    let mut loaded = load::load(conn, context, &read_set).await?;
     let mut write_set = started.write_set(context);
     let decided = decide(&mut loaded, &mut write_set);
     write::write(conn, context, write_set).await?;

@@ -17,8 +17,9 @@ use super::session::{Session, read_only};
 use super::url;
 use crate::domain::connection_string::{ConnectionString, UrlError};
 
-/// Prepared statements a connection keeps: every statement of this module.
-const STATEMENTS: usize = 128;
+/// Prepared statements a connection keeps: every statement of this module, also those on the tables
+/// of single stages.
+const STATEMENTS: usize = 512;
 /// Comparisons of two connections that detect a transaction pooler.
 const POOLER_CHECKS: usize = 3;
 

@@ -5,6 +5,7 @@ use super::Context;
 use super::outbox::now;
 use super::pool::Pool;
 use super::sql::{TransactionError, args, execute, fetch, store_error};
+use super::state_places;
 use super::transaction::PooledTransaction;
 use crate::store::StoreError;
 use crate::store::bindings::{self, KnownBindings, StageBinding};
@@ -43,6 +44,7 @@ pub(super) async fn record_bindings(
 }
 
 /// Records that this host is live, deletes the rows of those that are gone and returns the live ones.
+/// Finds out whether the state of a stage was moved meanwhile.
 pub(super) async fn record_host(
     db: &Pool,
     context: &Context,
@@ -57,8 +59,17 @@ pub(super) async fn record_host(
     execute(&mut transaction, hosts::DELETE_GONE, args![gone_ms]).await?;
     let live_ms = now_ms.saturating_sub(hosts::LIVE_MS) as i64;
     let rows = fetch(&mut *transaction, hosts::LIVE, args![live_ms]).await?;
+    let recorded = state_places::recorded(&mut transaction).await?;
     transaction.commit().await?;
+    context.state.compare(&recorded);
     Ok(hosts::decode(&rows)?)
+}
+
+/// Deletes this host's row, when it stops.
+pub(super) async fn delete_host(db: &Pool, context: &Context) -> Result<(), StoreError> {
+    let sql = "DELETE FROM hosts WHERE host = $1";
+    let deleted = fetch(db, sql, args![context.host.as_str()]).await;
+    deleted.map(drop).map_err(|error| store_error(&error))
 }
 
 /// Writes to this host's row, if there is one.

@@ -7,7 +7,9 @@ use std::borrow::Cow;
 
 use sqlx::PgConnection;
 
+use super::Context;
 use super::sql::{TransactionError, args, columns, fetch};
+use super::state_tables::StateTables;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
 use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
@@ -15,7 +17,7 @@ use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, 
 /// Reads everything in the read set.
 pub(super) async fn load<'a>(
     conn: &mut PgConnection,
-    kinds: &SubjectKinds,
+    context: &Context,
     read_set: &ReadSet<'a>,
 ) -> Result<Loaded<'a>, TransactionError> {
     let mut loaded = Loaded::default();
@@ -24,8 +26,8 @@ pub(super) async fn load<'a>(
     events(conn, read_set, &mut loaded).await?;
     subjects(conn, read_set, &mut loaded).await?;
     subjects_by_key(conn, read_set, &mut loaded).await?;
-    deliveries(conn, kinds, read_set, &mut loaded).await?;
-    versions(conn, read_set, &mut loaded).await?;
+    deliveries(conn, &context.kinds, read_set, &mut loaded).await?;
+    versions(conn, &context.state, read_set, &mut loaded).await?;
     Ok(loaded)
 }
 
@@ -143,6 +145,7 @@ async fn deliveries<'a>(
 
 async fn versions<'a>(
     conn: &mut PgConnection,
+    tables: &StateTables,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
 ) -> Result<(), TransactionError> {
@@ -151,9 +154,12 @@ async fn versions<'a>(
     }
     let sql = "SELECT k.at, s.version FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k \
                (stage, key, at) \
-               JOIN state s ON s.stage = k.stage AND s.key = k.key";
-    for row in &fetch(conn, sql, columns![&read_set.versions; |key| key.0, |key| key.1]).await? {
-        loaded.versions.insert(lookup(&read_set.versions, row.int(0)? - 1)?, row.int(1)?);
+               JOIN state AS s ON s.stage = k.stage AND s.key = k.key";
+    for (table, keys) in tables.group(read_set.versions.iter().copied(), |key| key.0) {
+        let args = columns![&keys; |key| key.0, |key| key.1];
+        for row in &table.fetch(&mut *conn, sql, args).await? {
+            loaded.versions.insert(lookup(&keys, row.int(0)? - 1)?, row.int(1)?);
+        }
     }
     Ok(())
 }

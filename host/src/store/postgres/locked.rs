@@ -16,11 +16,12 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::pool::Pool;
-use super::sql::{TransactionError, columns, fetch, fetch_built, push, store_error};
+use super::sql::{TransactionError, columns, fetch_built, push, store_error};
+use super::state_tables::StateTable;
 use super::transaction::PooledTransaction;
 use super::{Context, committer, read, write};
 use crate::store::decode;
-use crate::store::queries::{self, Arg, Reader};
+use crate::store::queries::{self, Arg, KeyRange, Reader};
 use crate::store::transaction::{ReadSet, decide_batch};
 use crate::store::{Batch, Commit, LockedState, StateRow, StateSource, StoreError};
 
@@ -46,6 +47,7 @@ pub(super) struct Locked {
 struct Held {
     /// None once it was committed.
     transaction: Mutex<Option<PooledTransaction>>,
+    context: Arc<Context>,
     timeout: Duration,
 }
 
@@ -63,18 +65,22 @@ impl Locks<'_> {
         let ordered: BTreeSet<(&str, &str)> =
             keys.iter().map(|key| (stage, key.as_str())).collect();
         let now_ms = transaction.now_ms();
-        write::lock_keys(&mut transaction, &ordered, now_ms).await?;
+        let tables = &self.context.state;
+        write::lock_keys(&mut transaction, tables, &ordered, now_ms).await?;
         let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[]) k (key) \
-                   JOIN state s ON s.stage = $2 AND s.key = k.key";
+                   JOIN state AS s ON s.stage = $2 AND s.key = k.key";
         let mut args = columns![keys; String::as_str];
         push(&mut args, stage);
-        let rows = fetch(&mut *transaction, sql, args)
+        let rows = tables
+            .of(stage)
+            .fetch(&mut *transaction, sql, args)
             .await?
             .iter()
             .map(decode::state_row)
             .collect::<Result<_, _>>()?;
         let timeout = self.timeout;
-        let held = Arc::new(Held { transaction: Mutex::new(Some(transaction)), timeout });
+        let context = Arc::clone(self.context);
+        let held = Arc::new(Held { transaction: Mutex::new(Some(transaction)), context, timeout });
         Ok(Locked { held, context: Arc::clone(self.context), timeout, rows, _slot: slot })
     }
 }
@@ -132,6 +138,10 @@ impl LockedState for Locked {
 }
 
 impl Held {
+    fn table(&self, stage: &str) -> &StateTable {
+        self.context.state.of(stage)
+    }
+
     /// Applies the time-out to a read.
     async fn within<T>(
         &self,
@@ -158,7 +168,7 @@ impl Reader for Held {
 #[async_trait]
 impl StateSource for Held {
     async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
-        self.within(queries::state_get(self, stage, key)).await
+        self.within(queries::state_get(self, self.table(stage).name(), stage, key)).await
     }
 
     async fn state_folders(
@@ -169,7 +179,7 @@ impl StateSource for Held {
         self.within(async {
             let mut transaction = self.transaction.lock().await;
             let transaction = transaction.as_mut().ok_or_else(StoreError::closed)?;
-            read::state_folders(&mut **transaction, stage, folders).await
+            read::state_folders(&mut **transaction, self.table(stage), stage, folders).await
         })
         .await
     }
@@ -181,6 +191,7 @@ impl StateSource for Held {
         after: &str,
         limit: u32,
     ) -> Result<Vec<String>, StoreError> {
-        self.within(queries::state_keys(self, stage, prefix, after, limit)).await
+        let range = KeyRange { table: self.table(stage).name(), stage, prefix, after };
+        self.within(queries::state_keys(self, range, limit)).await
     }
 }

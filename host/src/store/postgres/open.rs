@@ -14,10 +14,12 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr as _};
 use tokio::time::timeout;
 
 use super::connect::Target;
+use super::open_error::{CONNECTIONS_MIN, OpenError};
 use super::pool::Pool;
 use super::sql::{args, execute, fetch};
-use crate::domain::connection_string::UrlError;
+use super::state_places::{MovedState, PlaceError, PlaceProblem, Wanted};
 use crate::domain::name::DEFAULT_NAMESPACE;
+use crate::domain::state_place::StatePlaces;
 use crate::store::decode::Columns as _;
 use crate::store::hosts::{self, HostReport};
 use crate::store::unrouted::{self, count_unrouted};
@@ -29,137 +31,6 @@ const WAIT_NOTICE: Duration = Duration::from_secs(5);
 const PROTOCOL_VIOLATION: &str = "08P01";
 /// `query_canceled`.
 const CANCELED: &str = "57014";
-
-/// Fewest connections of a pool: one for a batch that holds locks, one for readers.
-const CONNECTIONS_MIN: u32 = 2;
-
-/// Why the database was not opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The URL is invalid.
-    #[error("not a Postgres URL")]
-    Url(#[source] UrlError),
-    /// The server is unreachable, or refuses the user.
-    #[error(
-        "cannot connect to Postgres at {server}; check that it runs, and the user, password and \
-         database of the URL"
-    )]
-    Connect {
-        /// Host, port and database.
-        server: String,
-        /// The database's error.
-        #[source]
-        source: sqlx::Error,
-    },
-    /// A pooler refused a parameter of the connection.
-    #[error(
-        "{server} is a connection pooler that refuses parameters of the connection; remove \
-         `options` from the URL, or connect to Postgres itself"
-    )]
-    RefusedParameter {
-        /// Host, port and database.
-        server: String,
-        /// The pooler's error.
-        #[source]
-        source: sqlx::Error,
-    },
-    /// The pool of the embedding program is too small.
-    #[error(
-        "the pool to {server} has at most {connections} connection(s); the host needs \
-         {CONNECTIONS_MIN} beside those that the program itself holds"
-    )]
-    SmallPool {
-        /// Host, port and database.
-        server: String,
-        /// Its limit.
-        connections: u32,
-    },
-    /// Statements of one connection run in different sessions.
-    #[error(
-        "{server} is a transaction pooler, which mixes the sessions of its clients; connect to \
-         Postgres itself, or use session mode (PgBouncer: pool_mode = session)"
-    )]
-    TransactionPooler {
-        /// Host, port and database.
-        server: String,
-    },
-    /// The database cannot store every text.
-    #[error(
-        "the database {server} has the encoding {encoding}, which cannot store every text; create \
-         one with ENCODING 'UTF8' TEMPLATE template0"
-    )]
-    Encoding {
-        /// Host, port and database.
-        server: String,
-        /// Its encoding.
-        encoding: String,
-    },
-    /// It did not answer in time.
-    #[error("Postgres at {server} did not answer within {timeout_ms} ms")]
-    Silent {
-        /// Host, port and database.
-        server: String,
-        /// The limit.
-        timeout_ms: u64,
-    },
-    /// It was written by a newer Postrider.
-    #[error(
-        "{server} has schema {version}, which this version of Postrider does not know; run a \
-         newer one"
-    )]
-    Newer {
-        /// Host, port and database.
-        server: String,
-        /// The first unknown migration.
-        version: i64,
-    },
-    /// The schema is older than this program, and the host was told not to change it.
-    #[error(
-        "{server} lacks schema {version}; run `postrider migrate`, or set store.migrate = true"
-    )]
-    Older {
-        /// Host, port and database.
-        server: String,
-        /// The first missing migration.
-        version: i64,
-    },
-    /// The tables belong to another namespace.
-    #[error(
-        "the tables in {server} belong to the namespace `{owner}`, not `{namespace}`; give each \
-         namespace a database or a schema of its own"
-    )]
-    OtherNamespace {
-        /// Host, port and database.
-        server: String,
-        /// The namespace of the tables.
-        owner: String,
-        /// The namespace of this host.
-        namespace: String,
-    },
-    /// A migration, or the wait for another host's, took too long.
-    #[error(
-        "the schema of {server} was not migrated within {timeout_ms} ms; another host may be \
-         migrating it. Raise store.migration_timeout_ms"
-    )]
-    MigrationTimeout {
-        /// Host, port and database.
-        server: String,
-        /// The limit.
-        timeout_ms: u64,
-    },
-    /// A migration failed.
-    #[error(
-        "failed to migrate the schema of {server}; if the database belongs to another program, \
-         give Postrider one of its own"
-    )]
-    Migration {
-        /// Host, port and database.
-        server: String,
-        /// The database's error.
-        #[source]
-        source: Box<MigrateError>,
-    },
-}
 
 /// Everything that belongs to an open database.
 pub(super) struct Opened {
@@ -179,6 +50,8 @@ pub struct PostgresSettings<'a> {
     pub url: &'a str,
     /// The namespace whose tables are used.
     pub namespace: &'a str,
+    /// Stages whose state has a place of its own.
+    pub places: &'a StatePlaces,
     /// Longest wait for a connection, and for a statement.
     pub timeout: Duration,
     /// Longest time for migrations, the wait for those of other hosts included.
@@ -234,8 +107,10 @@ pub(super) async fn open(
     Ok(Opened { target, writer, pool, schema, now_ms: now_ms as u64 })
 }
 
-/// Migrates the schema of a database, and nothing else.
-pub(super) async fn migrate_only(settings: PostgresSettings<'_>) -> Result<(), OpenError> {
+/// Migrates the schema of a database, and nothing else. Returns what was moved.
+pub(super) async fn migrate_only(
+    settings: PostgresSettings<'_>,
+) -> Result<Vec<MovedState>, OpenError> {
     let opening = Opening::new(settings)?;
     let mut writer = opening.connect().await?;
     opening.migrate(&mut writer).await
@@ -254,6 +129,10 @@ pub struct DatabaseStatus {
     pub hosts: Vec<HostReport>,
     /// Events that wait for a stage.
     pub unrouted: Vec<UnroutedEvents>,
+    /// What prevents the state of stages from being where the configuration wants it.
+    pub place_problems: Vec<PlaceProblem>,
+    /// Places that a migration would change.
+    pub place_changes: Vec<PlaceProblem>,
 }
 
 /// Inspects a database without changing it.
@@ -366,7 +245,7 @@ impl<'a> Opening<'a> {
     }
 
     /// Migrates, one host after another.
-    async fn migrate(&self, conn: &mut PgConnection) -> Result<(), OpenError> {
+    async fn migrate(&self, conn: &mut PgConnection) -> Result<Vec<MovedState>, OpenError> {
         let limit = self.settings.migration_timeout;
         let migrated = timeout(limit, async {
             self.begin_migration(conn).await?;
@@ -377,12 +256,28 @@ impl<'a> Opening<'a> {
             let mut migrator = migrator();
             migrator.set_locking(false);
             migrator.run(&mut *conn).await?;
-            let owner = claim(conn, self.settings.namespace).await?;
-            conn.unlock().await?;
-            Ok::<_, MigrateError>(owner)
+            Ok::<_, MigrateError>(claim(conn, self.settings.namespace).await?)
         });
         let owner = migrated.await.map_err(|_| self.migration_timeout())?;
-        self.check_owner(owner.map_err(|error| self.migration(error))?)
+        self.check_owner(owner.map_err(|error| self.migration(error))?)?;
+        // Still under the lock, which ends with this connection if anything fails.
+        let wanted = self.wanted();
+        let applied = timeout(limit, wanted.apply(conn));
+        let moved = applied.await.map_err(|_| self.migration_timeout())?;
+        let moved = moved.map_err(|error| self.place(error))?;
+        conn.unlock().await.map_err(|error| self.migration(error))?;
+        Ok(moved)
+    }
+
+    fn wanted(&self) -> Wanted<'a> {
+        Wanted { namespace: self.settings.namespace, places: self.settings.places }
+    }
+
+    fn place(&self, error: PlaceError) -> OpenError {
+        match error {
+            PlaceError::Problems(problems) => OpenError::Places(problems),
+            PlaceError::Database(error) => self.migration(MigrateError::Execute(error)),
+        }
     }
 
     /// Sets up the session for migrations: any time-out of the server's is lifted.
@@ -420,7 +315,8 @@ impl<'a> Opening<'a> {
             return Err(OpenError::Older { server: self.server.clone(), version });
         }
         let owner = claim(conn, self.settings.namespace).await;
-        self.check_owner(owner.map_err(failed)?)
+        self.check_owner(owner.map_err(failed)?)?;
+        self.wanted().check(conn).await.map_err(|error| self.place(error))
     }
 
     fn check_owner(&self, owner: String) -> Result<(), OpenError> {
@@ -470,6 +366,8 @@ impl<'a> Opening<'a> {
             clock_ahead_ms: theirs - here,
             hosts: Vec::new(),
             unrouted: Vec::new(),
+            place_problems: Vec::new(),
+            place_changes: Vec::new(),
         };
         if missing.is_none() {
             let stored = |error: StoreError| failed(sqlx::Error::Io(std::io::Error::other(error)));
@@ -483,6 +381,9 @@ impl<'a> Opening<'a> {
             let sql = count_unrouted!("<> ALL($1)");
             let rows = fetch(&mut conn, sql, args![finished]).await.map_err(failed)?;
             status.unrouted = unrouted::decode(&rows).map_err(stored)?;
+            let examined = self.wanted().examine(&mut conn).await;
+            (status.place_problems, status.place_changes) =
+                examined.map_err(|error| self.place(error))?;
         }
         Ok(status)
     }

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 
 use super::dead_letters::Action;
 use super::locked::Locks;
-use super::{PostgresStore, chains, controls, dead_letters, hosts, outbox, prune, read};
+use super::{FAREWELL, PostgresStore, chains, controls, dead_letters, hosts, outbox, prune, read};
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::domain::subject::SubjectKey;
-use crate::store::queries;
+use crate::store::queries::{self, KeyRange};
 use crate::store::transaction::SentRows;
 use crate::store::{
     Accepted, AcceptedEvent, AttemptKey, Batch, Cancelled, ChainCount, ChainRecord, Commit,
@@ -24,7 +24,8 @@ use crate::store::{
 #[async_trait]
 impl StateSource for PostgresStore {
     async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
-        self.within(queries::state_get(&self.pool, stage, key)).await
+        let table = self.table(stage)?.name();
+        self.within(queries::state_get(&self.pool, table, stage, key)).await
     }
 
     async fn state_folders(
@@ -32,7 +33,7 @@ impl StateSource for PostgresStore {
         stage: &str,
         folders: &[String],
     ) -> Result<Vec<StateRow>, StoreError> {
-        self.within(read::state_folders(&self.pool, stage, folders)).await
+        self.within(read::state_folders(&self.pool, self.table(stage)?, stage, folders)).await
     }
 
     async fn state_keys(
@@ -42,7 +43,8 @@ impl StateSource for PostgresStore {
         after: &str,
         limit: u32,
     ) -> Result<Vec<String>, StoreError> {
-        self.within(queries::state_keys(&self.pool, stage, prefix, after, limit)).await
+        let range = KeyRange { table: self.table(stage)?.name(), stage, prefix, after };
+        self.within(queries::state_keys(&self.pool, range, limit)).await
     }
 }
 
@@ -70,6 +72,7 @@ impl Store for PostgresStore {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Commit, StoreError> {
+        self.table(&batch.stage)?;
         self.submit(batch).await
     }
 
@@ -78,6 +81,7 @@ impl Store for PostgresStore {
         stage: &str,
         keys: &[String],
     ) -> Result<Option<Box<dyn LockedState>>, StoreError> {
+        self.table(stage)?;
         let locks = Locks {
             pool: &self.pool,
             context: &self.context,
@@ -371,6 +375,10 @@ impl Store for PostgresStore {
         drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.writers.close();
         self.writers.wait().await;
+        // It does not count as live for longer than it lives.
+        // Best effort: otherwise they notice after a while.
+        let deleted = hosts::delete_host(&self.pool, &self.context);
+        let _ = tokio::time::timeout(FAREWELL.min(self.timeout), deleted).await;
         if tokio::time::timeout(self.timeout, self.pool.close()).await.is_err() {
             tracing::warn!("timed out closing connections");
         }

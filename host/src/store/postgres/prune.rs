@@ -78,9 +78,9 @@ pub(super) async fn prune(
     }
     let events = (batch.seqs.len() - of_subjects) as u64;
     let now_ms = transaction.now_ms();
-    remove(&mut transaction, &batch, now_ms).await?;
+    remove(&mut transaction, context, &batch, now_ms).await?;
     if let Some(before_ms) = request.others {
-        remove_by_age(&mut transaction, before_ms, now_ms).await?;
+        remove_by_age(&mut transaction, context, before_ms, now_ms).await?;
     }
     transaction.commit().await?;
     Ok(Pruned { subjects: batch.subjects.len() as u64, events })
@@ -181,6 +181,7 @@ async fn open_events(
 /// Deletes old rows that belong to no subject.
 async fn remove_by_age(
     conn: &mut PgConnection,
+    context: &Context,
     before_ms: u64,
     now_ms: u64,
 ) -> Result<(), TransactionError> {
@@ -188,32 +189,47 @@ async fn remove_by_age(
         execute(conn, sql, args![before_ms as i64]).await?;
     }
     let removed_ms = upkeep::removed_before_ms(before_ms, now_ms);
-    execute(conn, upkeep::REMOVED_KEYS, args![removed_ms as i64]).await?;
+    for table in context.state.all() {
+        table.execute(conn, upkeep::REMOVED_KEYS, args![removed_ms as i64]).await?;
+    }
     execute(conn, "DELETE FROM stage_leases WHERE until_ms < $1", args![before_ms as i64]).await?;
+    Ok(())
+}
+
+/// Deletes the state of stages in the folders of these subjects.
+async fn remove_state(
+    conn: &mut PgConnection,
+    context: &Context,
+    subjects: &[String],
+) -> Result<(), TransactionError> {
+    let rows = fetch(&mut *conn, upkeep::STAGES_WITH_STATE, args![]).await?;
+    let shared = rows.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
+    let mut folders: Vec<(&str, String, String)> = Vec::new();
+    for stage in shared.into_iter().chain(context.state.placed()) {
+        // '0' follows '/' in byte order.
+        let of = |subject: &String| (stage, format!("{subject}/"), format!("{subject}0"));
+        folders.extend(subjects.iter().map(of));
+    }
+    let sql = "DELETE FROM state AS s WHERE (s.stage, s.key) IN (SELECT s.stage, s.key FROM \
+               unnest($1::text[], $2::text[], $3::text[]) \
+               k (stage, first, last) CROSS JOIN LATERAL \
+               (SELECT * FROM state AS s WHERE s.stage = k.stage AND s.key >= k.first AND s.key < \
+               k.last OFFSET 0) s)";
+    for (table, folders) in context.state.group(&folders, |row| row.0) {
+        let args = columns![&folders; |row| row.0, |row| row.1.as_str(), |row| row.2.as_str()];
+        table.execute(conn, sql, args).await?;
+    }
     Ok(())
 }
 
 async fn remove(
     conn: &mut PgConnection,
+    context: &Context,
     batch: &Batch,
     now_ms: u64,
 ) -> Result<(), TransactionError> {
     let Batch { subjects, seqs } = batch;
-    let rows = fetch(&mut *conn, upkeep::STAGES_WITH_STATE, args![]).await?;
-    let mut folders: Vec<(&str, String, String)> = Vec::with_capacity(rows.len() * subjects.len());
-    for row in &rows {
-        let stage = row.text(0)?;
-        // '0' follows '/' in byte order.
-        let of = |subject: &String| (stage, format!("{subject}/"), format!("{subject}0"));
-        folders.extend(subjects.iter().map(of));
-    }
-    let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM \
-               unnest($1::text[], $2::text[], $3::text[]) \
-               k (stage, first, last) CROSS JOIN LATERAL \
-               (SELECT * FROM state s WHERE s.stage = k.stage AND s.key >= k.first AND s.key < \
-               k.last OFFSET 0) s)";
-    execute(conn, sql, columns![&folders; |row| row.0, |row| row.1.as_str(), |row| row.2.as_str()])
-        .await?;
+    remove_state(conn, context, subjects).await?;
     execute(conn, "DELETE FROM attempts WHERE event_seq = ANY($1)", args![seqs]).await?;
     execute(conn, "DELETE FROM dead_letters WHERE event_seq = ANY($1)", args![seqs]).await?;
     let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.* FROM \

@@ -7,6 +7,7 @@ use sqlx::{Executor, Postgres};
 
 use super::pool::Pool;
 use super::sql::{args, columns, fetch, fetch_built, push, store_error};
+use super::state_tables::StateTable;
 use crate::domain::event::without_nul;
 use crate::store::decode::{self, Columns as _, columns_of};
 use crate::store::queries::{Arg, Reader};
@@ -47,6 +48,7 @@ fn as_kept(text: &str) -> String {
 
 pub(super) async fn state_folders(
     db: impl Executor<'_, Database = Postgres>,
+    table: &StateTable,
     stage: &str,
     folders: &[String],
 ) -> Result<Vec<StateRow>, StoreError> {
@@ -56,11 +58,11 @@ pub(super) async fn state_folders(
     // stage and compares them.
     let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[], $2::text[]) k (first, \
                last) CROSS JOIN LATERAL \
-               (SELECT * FROM state s WHERE s.stage = $3 AND s.key >= k.first AND s.key < k.last \
+               (SELECT * FROM state AS s WHERE s.stage = $3 AND s.key >= k.first AND s.key < k.last \
                AND s.version > 0 OFFSET 0) s";
     let mut args = columns![folders; String::as_str, end];
     push(&mut args, stage);
-    let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
+    let rows = table.fetch(db, sql, args).await?;
     // A folder inside another one is found twice.
     let rows: Result<BTreeMap<String, StateRow>, StoreError> = rows
         .iter()

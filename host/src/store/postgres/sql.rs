@@ -4,7 +4,9 @@
 //! cannot help, and `Conflict` only when the transaction left nothing behind.
 
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Encode, Executor, PgConnection, Postgres, Type};
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Encode, Executor, PgConnection, Postgres, SqlSafeStr, Type,
+};
 
 use crate::store::StoreError;
 
@@ -45,12 +47,7 @@ impl From<StoreError> for TransactionError {
 
 impl From<sqlx::Error> for TransactionError {
     fn from(error: sqlx::Error) -> Self {
-        // Class 40 is a transaction that was rolled back in favour of another one.
-        if sql_state(&error).is_some_and(|state| state.starts_with("40")) {
-            Self::Conflict
-        } else {
-            Self::Store(store_error(&error))
-        }
+        if is_conflict(&error) { Self::Conflict } else { Self::Store(store_error(&error)) }
     }
 }
 
@@ -71,7 +68,7 @@ pub(super) fn push<'t, T: Encode<'t, Postgres> + Type<Postgres>>(args: &mut PgAr
 /// Runs a statement; returns the number of rows that it changed.
 pub(super) async fn execute(
     conn: &mut PgConnection,
-    sql: &'static str,
+    sql: impl SqlSafeStr,
     args: PgArguments,
 ) -> Result<u64, sqlx::Error> {
     Ok(sqlx::query_with(sql, args).execute(conn).await?.rows_affected())
@@ -80,7 +77,7 @@ pub(super) async fn execute(
 /// Runs a query.
 pub(super) async fn fetch<'e, E>(
     executor: E,
-    sql: &'static str,
+    sql: impl SqlSafeStr,
     args: PgArguments,
 ) -> Result<Vec<PgRow>, sqlx::Error>
 where
@@ -115,13 +112,18 @@ pub(super) fn list<T: serde::Serialize>(items: &[T]) -> Option<String> {
         .then(|| serde_json::to_string(items).expect("lists of strings always serialise"))
 }
 
+/// Class 40 is a transaction that was rolled back in favour of another one.
+pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|state| state.starts_with("40"))
+}
+
 /// The error's code: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
-fn sql_state(error: &sqlx::Error) -> Option<String> {
+pub(super) fn sql_state(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(std::borrow::Cow::into_owned)
 }
 
 /// The database's own words.
-fn database_message(error: &sqlx::Error) -> String {
+pub(super) fn database_message(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 

@@ -1,6 +1,7 @@
 //! The conformance suite on a database of its own, and tests of several hosts.
 
 mod cancelling;
+mod places;
 mod sessions;
 
 use std::str::FromStr as _;
@@ -14,6 +15,7 @@ use super::{PostgresOptions, PostgresStore};
 use crate::domain::clock::ManualClock;
 use crate::domain::event::DeliveryKey;
 use crate::domain::name::DEFAULT_NAMESPACE;
+use crate::domain::state_place::{StatePlace, StatePlaces};
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::{
     Batch, Commit, EventFilter, LogRange, Settlement, StageBinding, StateSource as _, Store,
@@ -28,9 +30,17 @@ fn server() -> PgConnectOptions {
     PgConnectOptions::from_str(&url).expect("POSTRIDER_TEST_POSTGRES is a Postgres URL")
 }
 
+/// Payment keeps its state in a schema.
+fn payment_in(schema: &str, role: Option<&str>) -> StatePlaces {
+    let place = StatePlace { schema: schema.to_owned(), role: role.map(str::to_owned) };
+    StatePlaces::from([("payment".to_owned(), place)])
+}
+
 /// A database that is dropped at the end.
 struct Database {
     name: String,
+    /// Of stages in the stores that it opens.
+    places: StatePlaces,
 }
 
 impl Database {
@@ -47,7 +57,15 @@ impl Database {
             .execute(&mut conn)
             .await
             .unwrap();
-        Self { name }
+        Self { name, places: StatePlaces::new() }
+    }
+
+    /// One where each stage keeps its state with everything else, and one where payment has a
+    /// schema of its own.
+    async fn create_both() -> [Self; 2] {
+        let mut own = Self::create().await;
+        own.places = payment_in("money", None);
+        [Self::create().await, own]
     }
 
     /// A store of the default namespace.
@@ -98,6 +116,7 @@ impl Database {
             clock,
             steady: None,
             host_time: true,
+            places: self.places.clone(),
             kinds: crate::store::conformance::kinds(),
             lease_ms: LEASE_MS,
             group_max_ops: 64,
@@ -142,6 +161,21 @@ async fn it_conforms() {
     .await;
 }
 
+/// The same when a stage of the exercises keeps its state in a schema of its own.
+#[tokio::test]
+async fn it_conforms_with_state_in_a_schema_of_its_own() {
+    let database = Database::create().await;
+    let made = AtomicUsize::new(0);
+    conformance::run(async |clock| {
+        let number = made.fetch_add(1, Ordering::Relaxed);
+        let options = database.options(&format!("exercise-{number}"), "here", clock);
+        let places = payment_in(&format!("payment_{number}"), None);
+        let store: Arc<dyn Store> = Database::start(PostgresOptions { places, ..options }).await;
+        store
+    })
+    .await;
+}
+
 /// Batches of two hosts that add to one counter.
 async fn count(store: &PostgresStore, times: usize) -> usize {
     let mut refused = 0;
@@ -173,90 +207,95 @@ async fn count(store: &PostgresStore, times: usize) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_updates_of_two_hosts_are_not_lost() {
-    let database = Database::create().await;
-    let clock = Arc::new(ManualClock::at(conformance::START_MS));
-    let (one, other) = tokio::join!(
-        database.open("one", Arc::clone(&clock)),
-        database.open("other", Arc::clone(&clock))
-    );
-    let (refused_here, refused_there) = tokio::join!(count(&one, 200), count(&other, 200));
-    let row = one.state_get("payment", "count").await.unwrap().unwrap();
-    assert_eq!((row.value.as_deref(), row.version), (Some(&b"400"[..]), 400));
-    assert!(refused_here + refused_there > 0, "the hosts never met");
-    one.close().await;
-    other.close().await;
+    for database in Database::create_both().await {
+        let clock = Arc::new(ManualClock::at(conformance::START_MS));
+        let (one, other) = tokio::join!(
+            database.open("one", Arc::clone(&clock)),
+            database.open("other", Arc::clone(&clock))
+        );
+        let (refused_here, refused_there) = tokio::join!(count(&one, 200), count(&other, 200));
+        let row = one.state_get("payment", "count").await.unwrap().unwrap();
+        assert_eq!((row.value.as_deref(), row.version), (Some(&b"400"[..]), 400));
+        assert!(refused_here + refused_there > 0, "the hosts never met");
+        one.close().await;
+        other.close().await;
+    }
 }
 
 /// Each host writes its own key after it found the other's absent: only one of the two may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_read_as_absent_cannot_be_created_meanwhile() {
-    let database = Database::create().await;
-    let clock = Arc::new(ManualClock::at(conformance::START_MS));
-    let (one, other) = tokio::join!(
-        database.open("one", Arc::clone(&clock)),
-        database.open("other", Arc::clone(&clock))
-    );
-    for number in 0..50 {
-        let claim = |mine: &str, theirs: &str| Batch {
-            stage: "payment".into(),
-            settlements: Vec::new(),
-            reads: vec![(format!("{number}/{mine}"), 0), (format!("{number}/{theirs}"), 0)],
-            writes: vec![(format!("{number}/{mine}"), Some("taken".into()))],
-        };
-        let (here, there) =
-            tokio::join!(one.commit(claim("a", "b")), other.commit(claim("b", "a")));
-        let won = [here.unwrap(), there.unwrap()]
-            .iter()
-            .filter(|commit| matches!(commit, Commit::Done { .. }))
-            .count();
-        assert_eq!(won, 1, "claim {number}");
+    for database in Database::create_both().await {
+        let clock = Arc::new(ManualClock::at(conformance::START_MS));
+        let (one, other) = tokio::join!(
+            database.open("one", Arc::clone(&clock)),
+            database.open("other", Arc::clone(&clock))
+        );
+        for number in 0..50 {
+            let claim = |mine: &str, theirs: &str| Batch {
+                stage: "payment".into(),
+                settlements: Vec::new(),
+                reads: vec![(format!("{number}/{mine}"), 0), (format!("{number}/{theirs}"), 0)],
+                writes: vec![(format!("{number}/{mine}"), Some("taken".into()))],
+            };
+            let (here, there) =
+                tokio::join!(one.commit(claim("a", "b")), other.commit(claim("b", "a")));
+            let won = [here.unwrap(), there.unwrap()]
+                .iter()
+                .filter(|commit| matches!(commit, Commit::Done { .. }))
+                .count();
+            assert_eq!(won, 1, "claim {number}");
+        }
+        one.close().await;
+        other.close().await;
     }
-    one.close().await;
-    other.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_holder_of_a_lock_commits_before_a_rival() {
-    let database = Database::create().await;
-    let clock = Arc::new(ManualClock::at(conformance::START_MS));
-    let (one, other) = tokio::join!(
-        database.open("one", Arc::clone(&clock)),
-        database.open("other", Arc::clone(&clock))
-    );
-    let write = |value: &str| Batch {
-        stage: "payment".into(),
-        settlements: Vec::new(),
-        reads: vec![("count".into(), 0)],
-        writes: vec![("count".into(), Some(value.to_owned().into()))],
-    };
-    let lock = one.lock_state("payment", &["count".to_owned()]).await.unwrap().unwrap();
-    assert_eq!(
-        lock.rows().iter().map(|row| (row.key.as_str(), row.version)).collect::<Vec<_>>(),
-        [("count", 0)]
-    );
-    let rival = tokio::spawn({
-        let (other, batch) = (Arc::clone(&other), write("rival"));
-        async move { other.commit(batch).await }
-    });
-    // The rival waits in the database: that is the condition under which the holder must still win.
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let mut conn = server().database(&database.name).connect().await.unwrap();
-    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut conn).await.unwrap() == 0 {
-        tokio::task::yield_now().await;
+    for database in Database::create_both().await {
+        let clock = Arc::new(ManualClock::at(conformance::START_MS));
+        let (one, other) = tokio::join!(
+            database.open("one", Arc::clone(&clock)),
+            database.open("other", Arc::clone(&clock))
+        );
+        let write = |value: &str| Batch {
+            stage: "payment".into(),
+            settlements: Vec::new(),
+            reads: vec![("count".into(), 0)],
+            writes: vec![("count".into(), Some(value.to_owned().into()))],
+        };
+        let lock = one.lock_state("payment", &["count".to_owned()]).await.unwrap().unwrap();
+        assert_eq!(
+            lock.rows().iter().map(|row| (row.key.as_str(), row.version)).collect::<Vec<_>>(),
+            [("count", 0)]
+        );
+        let rival = tokio::spawn({
+            let (other, batch) = (Arc::clone(&other), write("rival"));
+            async move { other.commit(batch).await }
+        });
+        // The rival waits in the database: that is the condition under which the holder must still win.
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let mut conn = server().database(&database.name).connect().await.unwrap();
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut conn).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(
+            matches!(lock.commit(write("holder")).await.unwrap(), Commit::Done { ref versions, .. } if *versions == [1])
+        );
+        assert!(
+            matches!(rival.await.unwrap().unwrap(), Commit::Conflict { ref conflicts, .. } if *conflicts == ["count"])
+        );
+        // Dropping a lock leaves no row behind.
+        drop(
+            one.lock_state("payment", &["count".to_owned(), "never-written".to_owned()])
+                .await
+                .unwrap(),
+        );
+        assert!(other.state_get("payment", "never-written").await.unwrap().is_none());
+        one.close().await;
+        other.close().await;
     }
-    assert!(
-        matches!(lock.commit(write("holder")).await.unwrap(), Commit::Done { ref versions, .. } if *versions == [1])
-    );
-    assert!(
-        matches!(rival.await.unwrap().unwrap(), Commit::Conflict { ref conflicts, .. } if *conflicts == ["count"])
-    );
-    // Dropping a lock leaves no row behind.
-    drop(
-        one.lock_state("payment", &["count".to_owned(), "never-written".to_owned()]).await.unwrap(),
-    );
-    assert!(other.state_get("payment", "never-written").await.unwrap().is_none());
-    one.close().await;
-    other.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -30,8 +30,8 @@ pub(super) async fn write(
     subjects::insert(conn, &write_set).await?;
     deliveries::open(conn, &write_set).await?;
     deliveries::settle(conn, &write_set).await?;
-    state::verify_reads(conn, &write_set).await?;
-    state::write(conn, &write_set.state, write_set.now_ms()).await?;
+    state::verify_reads(conn, &context.state, &write_set).await?;
+    state::write(conn, &context.state, &write_set.state, write_set.now_ms()).await?;
     outbox(conn, context, &write_set).await?;
     attempts(conn, &write_set).await?;
     dead_letters(conn, &write_set).await?;

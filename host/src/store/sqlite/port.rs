@@ -9,7 +9,7 @@ use super::{SqliteStore, chains, controls, dead_letters, hosts, outbox, read};
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::domain::subject::SubjectKey;
 use crate::store::decode::Columns as _;
-use crate::store::queries;
+use crate::store::queries::{self, KeyRange};
 use crate::store::transaction::SentRows;
 use crate::store::{
     Accepted, AcceptedEvent, AttemptKey, Batch, Cancelled, ChainCount, ChainRecord, Commit,
@@ -24,7 +24,7 @@ use crate::store::{
 #[async_trait]
 impl StateSource for SqliteStore {
     async fn state_get(&self, stage: &str, key: &str) -> Result<Option<StateRow>, StoreError> {
-        queries::state_get(&self.readers, stage, key).await
+        queries::state_get(&self.readers, "state", stage, key).await
     }
 
     async fn state_folders(
@@ -42,7 +42,8 @@ impl StateSource for SqliteStore {
         after: &str,
         limit: u32,
     ) -> Result<Vec<String>, StoreError> {
-        queries::state_keys(&self.readers, stage, prefix, after, limit).await
+        let range = KeyRange { table: "state", stage, prefix, after };
+        queries::state_keys(&self.readers, range, limit).await
     }
 }
 

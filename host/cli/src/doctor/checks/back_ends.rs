@@ -7,8 +7,8 @@ use super::{Finding, Stages};
 use crate::host::postgres_settings;
 use postrider::Config;
 use postrider::internals::{
-    BrokerUrl, HostReport, PostgresStore, QueueStatus, Rabbit, SchemaStatus, SqliteStore, StoreUrl,
-    SubjectKinds, UnroutedEvents,
+    BrokerUrl, DatabaseStatus, HostReport, PostgresStore, QueueStatus, Rabbit, SchemaStatus,
+    SqliteStore, StoreUrl, SubjectKinds, UnroutedEvents,
 };
 
 /// Maximum clock difference. Leases and due times are wrong by as much as the clocks differ.
@@ -55,7 +55,8 @@ async fn postgres(config: &Config, url: &str) -> Vec<Finding> {
         Ok(kinds) => kinds,
         Err(findings) => return findings,
     };
-    let examined = PostgresStore::examine(postgres_settings(config, url), &kinds).await;
+    let places = config.state_places();
+    let examined = PostgresStore::examine(postgres_settings(config, url, &places), &kinds).await;
     let status = match examined {
         Ok(status) => status,
         Err(error) => return vec![Finding::failed("store", error)],
@@ -74,8 +75,27 @@ async fn postgres(config: &Config, url: &str) -> Vec<Finding> {
         ),
     };
     let mut findings = vec![schema, clock(server, status.clock_ahead_ms)];
+    findings.extend(state_places(config.store.migrate, &status));
     findings.extend(hosts(&config.namespace, &status.hosts));
     findings.extend(unrouted(&status.unrouted));
+    findings
+}
+
+/// Stages whose state is not where the configuration wants it, or cannot be used there.
+fn state_places(migrates: bool, status: &DatabaseStatus) -> Vec<Finding> {
+    let problems = status.place_problems.iter();
+    let mut findings: Vec<Finding> = problems
+        .map(|found| Finding::problem(found.key.as_str(), found.problem.as_str(), &found.remedy))
+        .collect();
+    findings.extend(status.place_changes.iter().map(|change| {
+        if migrates {
+            let remedy = "stop every host of the namespace: the next one that starts moves the \
+                          state; or change the configuration back";
+            Finding::warning(change.key.as_str(), change.problem.as_str(), remedy)
+        } else {
+            Finding::problem(change.key.as_str(), change.problem.as_str(), &change.remedy)
+        }
+    }));
     findings
 }
 

@@ -10,14 +10,18 @@ use tokio::sync::Mutex;
 
 use super::{Database, server};
 use crate::domain::clock::ManualClock;
+use crate::domain::state_place::StatePlaces;
 use crate::store::conformance::{START_MS, sample_event};
 use crate::store::postgres::{OpenError, PostgresSettings, PostgresStore};
 use crate::store::{AcceptedEvent, EventFilter, LogRange, Store, StoreError};
+
+static NO_PLACES: StatePlaces = StatePlaces::new();
 
 fn settings<'a>(url: &'a str, namespace: &'a str) -> PostgresSettings<'a> {
     PostgresSettings {
         url,
         namespace,
+        places: &NO_PLACES,
         timeout: Duration::from_secs(5),
         migration_timeout: Duration::from_secs(30),
     }

@@ -6,7 +6,8 @@ use sqlx::PgConnection;
 
 use super::expect;
 use crate::store::decode::Columns as _;
-use crate::store::postgres::sql::{TransactionError, columns, execute, fetch, push};
+use crate::store::postgres::sql::{TransactionError, columns, push};
+use crate::store::postgres::state_tables::StateTables;
 use crate::store::transaction::{NumberedWriteSet, StateWrite};
 
 /// Verifies the versions of keys that were read and not written. First locks every key that the group
@@ -15,6 +16,7 @@ use crate::store::transaction::{NumberedWriteSet, StateWrite};
 /// it writes needs none of this.
 pub(super) async fn verify_reads(
     conn: &mut PgConnection,
+    tables: &StateTables,
     write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), TransactionError> {
     if write_set.verified_reads.is_empty() {
@@ -26,23 +28,23 @@ pub(super) async fn verify_reads(
         .chain(&write_set.state)
         .map(|row| (row.stage, row.key))
         .collect();
-    lock_keys(conn, &keys, write_set.now_ms()).await?;
+    lock_keys(conn, tables, &keys, write_set.now_ms()).await?;
     let sql = "SELECT count(*) FROM unnest($1::text[], $2::text[], $3::int8[]) k (stage, key, \
                version) \
-               JOIN state s ON s.stage = k.stage AND s.key = k.key AND s.version = k.version";
-    let found = fetch(
-        conn,
-        sql,
-        columns![&write_set.verified_reads; |row| row.stage, |row| row.key, |row| row.version],
-    )
-    .await?;
-    let found = found.first().map_or(Ok(0), |row| row.unsigned(0))?;
-    expect(found, write_set.verified_reads.len())
+               JOIN state AS s ON s.stage = k.stage AND s.key = k.key AND s.version = k.version";
+    for (table, reads) in tables.group(&write_set.verified_reads, |row| row.stage) {
+        let args = columns![&reads; |row| row.stage, |row| row.key, |row| row.version];
+        let found = table.fetch(&mut *conn, sql, args).await?;
+        let found = found.first().map_or(Ok(0), |row| row.unsigned(0))?;
+        expect(found, reads.len())?;
+    }
+    Ok(())
 }
 
 /// Locks state keys in their order; an absent one gets a row with version 0.
 pub(in crate::store::postgres) async fn lock_keys(
     conn: &mut PgConnection,
+    tables: &StateTables,
     keys: &BTreeSet<(&str, &str)>,
     now_ms: u64,
 ) -> Result<(), TransactionError> {
@@ -51,9 +53,11 @@ pub(in crate::store::postgres) async fn lock_keys(
                unnest($1::text[], $2::text[]) k (stage, key) \
                ORDER BY stage, key ON CONFLICT (stage, key) DO UPDATE SET version = s.version \
                WHERE FALSE";
-    let mut args = columns![&keys; |key| key.0, |key| key.1];
-    push(&mut args, now_ms as i64);
-    execute(conn, sql, args).await?;
+    for (table, keys) in tables.group(keys, |key| key.0) {
+        let mut args = columns![&keys; |key| key.0, |key| key.1];
+        push(&mut args, now_ms as i64);
+        table.execute(conn, sql, args).await?;
+    }
     Ok(())
 }
 
@@ -61,6 +65,7 @@ pub(in crate::store::postgres) async fn lock_keys(
 /// written several times, one statement after another.
 pub(super) async fn write(
     conn: &mut PgConnection,
+    tables: &StateTables,
     rows: &[StateWrite<'_>],
     now_ms: u64,
 ) -> Result<(), TransactionError> {
@@ -75,10 +80,12 @@ pub(super) async fn write(
         let mut keys = HashSet::new();
         let (now, later): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|row| keys.insert((row.stage, row.key)));
-        let mut args =
-            columns![&now; |row| row.stage, |row| row.key, |row| row.value, |row| row.version];
-        push(&mut args, now_ms as i64);
-        expect(execute(conn, sql, args).await?, now.len())?;
+        for (table, rows) in tables.group(now, |row| row.stage) {
+            let mut args =
+                columns![&rows; |row| row.stage, |row| row.key, |row| row.value, |row| row.version];
+            push(&mut args, now_ms as i64);
+            expect(table.execute(conn, sql, args).await?, rows.len())?;
+        }
         rest = later;
     }
     Ok(())
