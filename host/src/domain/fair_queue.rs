@@ -41,8 +41,8 @@ impl Flow {
 /// Identifies a customer in messages, the same on every host; 0 stands for none.
 pub fn customer_hash(customer: Option<&str>) -> u64 {
     let Some(customer) = customer else { return 0 };
-    let [.., a, b, c, d, e, f, g, h] = event::hash(&["customer", customer]);
-    u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(1)
+    let hash = u128::from_be_bytes(event::hash(&["customer", customer]));
+    (hash as u64).max(1)
 }
 
 fn hash(value: impl Hash) -> u64 {
@@ -180,14 +180,14 @@ impl<T> FairQueue<T> {
 struct Turns<Q> {
     queues: HashMap<u64, Q>,
     /// The next one is in front.
-    order: VecDeque<u64>,
+    next: VecDeque<u64>,
     /// Empty ones, which keep their memory.
     spare: Vec<Q>,
 }
 
 impl<Q> Default for Turns<Q> {
     fn default() -> Self {
-        Self { queues: HashMap::new(), order: VecDeque::new(), spare: Vec::new() }
+        Self { queues: HashMap::new(), next: VecDeque::new(), spare: Vec::new() }
     }
 }
 
@@ -197,25 +197,25 @@ impl<Q: Default> Turns<Q> {
         match self.queues.entry(hash) {
             Entry::Occupied(queue) => queue.into_mut(),
             Entry::Vacant(free) => {
-                self.order.push_back(hash);
+                self.next.push_back(hash);
                 free.insert(self.spare.pop().unwrap_or_default())
             }
         }
     }
 
     fn next(&self) -> Option<&Q> {
-        self.queues.get(self.order.front()?)
+        self.queues.get(self.next.front()?)
     }
 
     fn next_mut(&mut self) -> Option<&mut Q> {
-        self.queues.get_mut(self.order.front()?)
+        self.queues.get_mut(self.next.front()?)
     }
 
     /// The queue whose turn was next had it.
     fn end_turn(&mut self, is_empty: bool) {
-        let Some(hash) = self.order.pop_front() else { return };
+        let Some(hash) = self.next.pop_front() else { return };
         if !is_empty {
-            self.order.push_back(hash);
+            self.next.push_back(hash);
         } else if let Some(queue) = self.queues.remove(&hash)
             && self.spare.len() < SPARE_MAX
         {

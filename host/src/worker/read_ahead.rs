@@ -64,17 +64,17 @@ pub(super) struct ReadAhead {
 struct Copies {
     hashes: HashSet<u64>,
     /// In the order in which they were read; some of them have come.
-    order: VecDeque<u64>,
+    oldest_first: VecDeque<u64>,
 }
 
 impl Copies {
     fn add(&mut self, key: &EventKey) {
         let hash = hash(key);
         if self.hashes.insert(hash) {
-            self.order.push_back(hash);
+            self.oldest_first.push_back(hash);
         }
-        while self.order.len() > COPIES_MAX
-            && let Some(oldest) = self.order.pop_front()
+        while self.oldest_first.len() > COPIES_MAX
+            && let Some(oldest) = self.oldest_first.pop_front()
         {
             self.hashes.remove(&oldest);
         }

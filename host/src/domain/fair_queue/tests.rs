@@ -134,13 +134,10 @@ impl Model {
         let found = self.waiting.iter().position(|(_, message)| *message == popped);
         let at = found.expect("nothing is taken twice, or was never pushed");
         let (flow, _) = self.waiting.remove(at);
-        let overtaken = |(of, other): &(Flow, Message)| {
+        let is_earlier = |(of, other): &(Flow, Message)| {
             *of == flow || popped.subject.is_some() && other.subject == popped.subject
         };
-        assert!(
-            !self.waiting[..at].iter().any(overtaken),
-            "it overtook one of its flow or subject"
-        );
+        assert!(!self.waiting[..at].iter().any(is_earlier), "it passed one of its flow or subject");
         for turns in self.turns.values_mut() {
             *turns += 1;
         }
@@ -173,8 +170,8 @@ impl Model {
             self.waiting.iter().map(|(flow, _)| (flow.kind, flow.customer)).collect();
         let kept: usize = kinds.queues.values().map(|customers| customers.queues.len()).sum();
         assert_eq!(kept, flows.len(), "an empty flow is forgotten");
-        let ordered: usize = kinds.queues.values().map(|customers| customers.order.len()).sum();
-        assert_eq!((ordered, kinds.order.len()), (kept, kinds.queues.len()));
+        let ordered: usize = kinds.queues.values().map(|customers| customers.next.len()).sum();
+        assert_eq!((ordered, kinds.next.len()), (kept, kinds.queues.len()));
         let waiting: BTreeSet<u64> =
             self.waiting.iter().filter_map(|(_, message)| message.subject).collect();
         assert_eq!(subjects.len(), waiting.len(), "a subject that does not wait is forgotten");

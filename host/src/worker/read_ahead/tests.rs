@@ -71,6 +71,6 @@ fn the_keys_of_a_bounded_number_of_events_are_remembered() {
     for number in 0..COPIES_MAX + 3 {
         copies.add(&key(number));
     }
-    assert_eq!((copies.hashes.len(), copies.order.len()), (COPIES_MAX, COPIES_MAX));
+    assert_eq!((copies.hashes.len(), copies.oldest_first.len()), (COPIES_MAX, COPIES_MAX));
     assert!(!copies.hashes.contains(&hash(&key(2))) && copies.hashes.contains(&hash(&key(3))));
 }
