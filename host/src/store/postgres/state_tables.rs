@@ -96,11 +96,11 @@ impl StateTables {
     }
 
     /// Rows by table; `stage` tells the stage of a row. Within a table, they stay in their order.
-    pub(super) fn group<'t, T>(
-        &'t self,
+    pub(super) fn group<T>(
+        &self,
         rows: impl IntoIterator<Item = T>,
         stage: impl Fn(&T) -> &str,
-    ) -> Vec<(&'t StateTable, Vec<T>)> {
+    ) -> Vec<(&StateTable, Vec<T>)> {
         if self.own.is_empty() {
             return vec![(&self.shared, rows.into_iter().collect())];
         }

@@ -21,6 +21,7 @@ pub(super) struct Examined<'a> {
 }
 
 /// What the catalogs say about a place.
+#[expect(clippy::struct_excessive_bools, reason = "each is the answer to a question of its own")]
 struct Facts {
     login: String,
     /// Whether the role exists; none: no role is wanted.

@@ -25,17 +25,17 @@ pub(super) struct Change<'a> {
 }
 
 impl Change<'_> {
-    fn from_schema(&self) -> Option<&str> {
+    fn source_schema(&self) -> Option<&str> {
         self.from.map(|place| place.schema.as_str())
     }
 
-    fn to_schema(&self) -> Option<&str> {
+    fn target_schema(&self) -> Option<&str> {
         self.to.map(|place| place.schema.as_str())
     }
 
     /// Only the role changes.
     fn stays(&self) -> bool {
-        self.from_schema() == self.to_schema()
+        self.source_schema() == self.target_schema()
     }
 
     /// The change as a reason not to start.
@@ -46,7 +46,7 @@ impl Change<'_> {
         let (name, problem) = if self.stays() {
             ("role", format!("the role of its table is {}, not {}", role(self.from), role(self.to)))
         } else {
-            let (from, to) = (named(self.from_schema()), named(self.to_schema()));
+            let (from, to) = (named(self.source_schema()), named(self.target_schema()));
             ("schema", format!("the state of the stage is in {from}, not in {to}"))
         };
         let remedy = "stop every host of the namespace and run `postrider migrate`, or change the \
@@ -206,8 +206,8 @@ impl Change<'_> {
     /// them.
     async fn move_rows(&self, conn: &mut PgConnection) -> Result<MovedState, PlaceError> {
         let shared = || "state".to_owned();
-        let source = self.from_schema().map_or_else(shared, table);
-        let target = self.to_schema().map_or_else(shared, table);
+        let source = self.source_schema().map_or_else(shared, table);
+        let target = self.target_schema().map_or_else(shared, table);
         let fence = quoted(&format!("{MOVED}{}", self.stage));
         let stage = self.stage;
         // Readers wait as well: one that began before must not write afterwards.
@@ -215,8 +215,8 @@ impl Change<'_> {
         let unfence = format!("ALTER TABLE {target} DROP CONSTRAINT IF EXISTS {fence}");
         as_owner(conn, self.to, unfence).await?;
         // Each is used as a host does, with the permissions of its role.
-        let source = self.from_schema().map_or_else(shared, view);
-        let target = self.to_schema().map_or_else(shared, view);
+        let source = self.source_schema().map_or_else(shared, view);
+        let target = self.target_schema().map_or_else(shared, view);
         let sql = format!(
             "INSERT INTO {target} (stage, key, value, version, removed_ms) SELECT stage, key, value, \
              version, removed_ms FROM {source} WHERE stage = $1"
@@ -224,14 +224,14 @@ impl Change<'_> {
         let keys = execute(conn, AssertSqlSafe(sql), args![stage]).await?;
         let sql = format!("DELETE FROM {source} WHERE stage = $1");
         execute(conn, AssertSqlSafe(sql), args![stage]).await?;
-        let source = self.from_schema().map_or_else(shared, table);
+        let source = self.source_schema().map_or_else(shared, table);
         // The name of a stage contains no quote.
         let sql = format!(
             "ALTER TABLE {source} ADD CONSTRAINT {fence} CHECK (stage <> '{stage}') NOT VALID"
         );
         as_owner(conn, self.from, sql).await?;
         let owned = |schema: Option<&str>| schema.map(str::to_owned);
-        let (from, to) = (owned(self.from_schema()), owned(self.to_schema()));
+        let (from, to) = (owned(self.source_schema()), owned(self.target_schema()));
         Ok(MovedState { stage: stage.to_owned(), keys, from, to })
     }
 }
