@@ -27,6 +27,7 @@ mod drawing;
 mod follow;
 mod offline_host;
 mod progress;
+mod scope;
 mod table;
 mod telemetry;
 mod time_args;
