@@ -103,6 +103,7 @@ fn api(
     let document = Arc::new(document);
     let document =
         get(move |prefix: Prefix| async move { openapi::below(&prefix, &own_path, &document) });
+    let turnstile = app.services().turnstile.clone();
     let slots = Arc::new(Semaphore::new(settings.concurrency_max));
     let timeout = Duration::from_millis(settings.request_timeout_ms);
     let mut limited = Router::new()
@@ -113,6 +114,7 @@ fn api(
         .merge(operations)
         .fallback(middleware::no_such_route)
         .method_not_allowed_fallback(middleware::method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(turnstile, middleware::take_turn))
         .layer(axum::middleware::from_fn_with_state(work.clone(), middleware::track))
         .layer(axum::middleware::from_fn_with_state(settings.body_max_bytes, middleware::read_body))
         .layer(DefaultBodyLimit::max(settings.body_max_bytes))

@@ -27,6 +27,7 @@ use crate::background::faults::TaskFaults;
 use crate::config::{Config, ConfigError, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
 use crate::pipeline::plugin_change::PluginChange;
+use crate::pipeline::turns::Turnstile;
 use crate::pipeline::{Pipeline, TopologyStage};
 use crate::plugins::supervisor::PluginSupervisor;
 use crate::plugins::{PluginFiles, PluginPlaces};
@@ -71,6 +72,7 @@ pub struct HostBuilder {
     metrics: HostMetrics,
     observer: Option<Observer>,
     faults: TaskFaults,
+    turnstile: Turnstile,
     /// What further namespaces are made of, beside their configuration.
     namespaces: BTreeMap<String, HostBuilder>,
 }
@@ -252,11 +254,16 @@ impl HostBuilder {
 
     async fn build_all(mut self) -> Result<Host, BuildError> {
         let mut config = self.finish_config()?;
-        let further: Vec<_> = config
+        let mut further: Vec<_> = config
             .take_namespaces()
             .into_iter()
             .map(|(name, config)| (self.namespaces.remove(&name).unwrap_or_default(), config))
             .collect();
+        let mut turnstiles = Turnstile::of_process(further.len() + 1).into_iter();
+        self.turnstile = turnstiles.next().unwrap_or_default();
+        for ((builder, _), turnstile) in further.iter_mut().zip(turnstiles) {
+            builder.turnstile = turnstile;
+        }
         #[cfg(feature = "http")]
         let mut api = Api::bind(std::mem::take(&mut self.listen), &config).await?;
         #[cfg(feature = "metrics")]
@@ -411,6 +418,7 @@ impl HostBuilder {
             clock,
             host: name.into(),
             observer: self.observer.take(),
+            turnstile: self.turnstile.clone(),
         };
         Ok((services, relay))
     }
