@@ -20,7 +20,7 @@ use tower_http::timeout::TimeoutLayer;
 use tracing::Span;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use self::hand_over::{Destination, hand_over};
+use self::dispatch::{Destination, dispatch};
 use self::prefix::Prefix;
 use self::routes::Routes;
 pub use self::server::Server;
@@ -41,7 +41,7 @@ mod deliveries;
 mod health;
 mod metrics;
 mod namespaces;
-mod hand_over;
+mod dispatch;
 mod request;
 mod pages;
 mod problem;
@@ -120,9 +120,9 @@ fn api(
         .layer(DefaultBodyLimit::max(settings.body_max_bytes))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout));
     if let Some(destination) = destination {
-        let hand_over = axum::middleware::from_fn_with_state(destination, hand_over);
-        limited = limited.layer(hand_over.clone());
-        health = health.layer(hand_over);
+        let dispatch = axum::middleware::from_fn_with_state(destination, dispatch);
+        limited = limited.layer(dispatch.clone());
+        health = health.layer(dispatch);
     }
     limited
         .layer(axum::middleware::from_fn_with_state(slots, middleware::admit))

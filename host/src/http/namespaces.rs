@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::hand_over::Destination;
+use super::dispatch::Destination;
 use super::health::ReadinessView;
 use super::metrics;
 use super::pages::Items;

@@ -1,4 +1,4 @@
-//! Hands requests over to the threads of their namespace, so that nothing that a namespace does for a
+//! Dispatches requests to the threads of their namespace, so that nothing that a namespace does for a
 //! request runs on the thread of the server.
 //!
 //! The limit on concurrent requests applies before: a refused request costs its namespace nothing.
@@ -43,7 +43,7 @@ impl Destination {
 }
 
 /// Lets the namespace answer the request.
-pub(super) async fn hand_over(
+pub(super) async fn dispatch(
     State(destination): State<Destination>,
     request: Request,
     next: Next,
