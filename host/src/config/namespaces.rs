@@ -286,7 +286,9 @@ pub(super) fn serialize<S: Serializer>(
         let mut shown = serde_json::to_value(config).map_err(serde::ser::Error::custom)?;
         for (key, outside) in OF_PROCESS.iter().filter_map(|key| key.split_last()) {
             let inside = outside.iter().try_fold(&mut shown, |value, key| value.get_mut(*key));
-            inside.and_then(|value| value.as_object_mut()).map(|section| section.remove(*key));
+            if let Some(section) = inside.and_then(serde_json::Value::as_object_mut) {
+                section.remove(*key);
+            }
         }
         Ok((name, shown))
     });

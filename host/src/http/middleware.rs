@@ -65,10 +65,8 @@ pub(super) async fn take_turn(
     request: Request,
     next: Next,
 ) -> Response {
-    let _turn = match request.method().is_safe() {
-        true => None,
-        false => turnstile.request().await,
-    };
+    let writes = !request.method().is_safe();
+    let _turn = if writes { turnstile.request().await } else { None };
     next.run(request).await
 }
 

@@ -78,12 +78,12 @@ pub(crate) async fn examine(config: Config) -> Vec<Finding> {
     let several = all.len() > 1;
     for config in &all {
         let of_one = examine_namespace(config).await;
-        findings.extend(of_one.into_iter().map(|finding| match several {
-            true => {
-                Finding { check: format!("{}: {}", config.namespace, finding.check), ..finding }
-            }
-            false => finding,
-        }));
+        let place = if several { format!("{}: ", config.namespace) } else { String::new() };
+        findings.extend(
+            of_one
+                .into_iter()
+                .map(|finding| Finding { check: format!("{place}{}", finding.check), ..finding }),
+        );
     }
     findings.push(machine::address(&listen).await);
     findings.extend(machine::disk(&all));
