@@ -4,5 +4,6 @@ mod closed_pipes;
 mod configuration;
 mod dev;
 mod doctor;
+mod namespaces;
 mod plugin_tools;
 mod replay;

@@ -3,6 +3,7 @@
 pub(crate) mod guests;
 pub(crate) mod harness;
 pub(crate) mod load;
+pub(crate) mod namespaces;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod servers;

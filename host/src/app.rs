@@ -67,6 +67,7 @@ pub struct App {
     files: Arc<PluginFiles>,
     places: PluginPlaces,
     tasks: Arc<TaskHealth>,
+    namespace: String,
     /// CloudEvents source of the events that the API writes.
     source: String,
     kinds: Arc<SubjectKinds>,
@@ -115,6 +116,7 @@ impl App {
             files,
             places,
             tasks,
+            namespace: config.namespace.clone(),
             source,
             subject_metrics: SubjectMetrics::of(&kinds),
             kinds: Arc::clone(&kinds),

@@ -33,6 +33,7 @@ use crate::stage::settings::Secrets;
 
 mod environment;
 mod features;
+mod namespaces;
 mod reader;
 mod shared;
 mod sources;
@@ -44,8 +45,9 @@ mod tests;
 mod urls;
 mod validate;
 
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "namespace",
+    "namespaces",
     "http",
     "store",
     "broker",
@@ -114,6 +116,10 @@ pub struct Config {
     pub defaults: StageConfig,
     /// Settings of single stages, by name.
     pub stages: BTreeMap<String, StageConfig>,
+    /// Further namespaces of this process, by name; see [`Config::beside`]. What belongs to the process
+    /// is that of the top level: `http.listen`, `http.cors`, `runtime` and `shutdown`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "namespaces::serialize")]
+    pub namespaces: BTreeMap<String, Config>,
     /// What was ignored when it was read: environment variables that mean nothing.
     #[serde(skip)]
     pub warnings: Vec<String>,
@@ -386,6 +392,7 @@ impl Default for Config {
             shutdown: ShutdownConfig::default(),
             defaults: StageConfig::default(),
             stages: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             warnings: Vec::new(),
         }
     }
@@ -483,16 +490,23 @@ impl Config {
     pub(crate) fn finish(&mut self) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         self.find_problems(&mut problems);
-        self.read_secrets(&mut problems);
+        self.read_all_secrets(&mut problems);
         if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
     }
 
-    fn read_secrets(&mut self, problems: &mut Vec<String>) {
+    fn read_all_secrets(&mut self, problems: &mut Vec<String>) {
+        self.read_secrets("", problems);
+        for (name, config) in &mut self.namespaces {
+            config.read_secrets(&format!("{}.{name}.", namespaces::SECTION), problems);
+        }
+    }
+
+    fn read_secrets(&mut self, place: &str, problems: &mut Vec<String>) {
         for (name, stage) in &mut self.stages {
             if stage.secret_values.has_all(&stage.secrets) {
                 continue;
             }
-            let key = format!("stages.{name}.secrets");
+            let key = format!("{place}stages.{name}.secrets");
             stage.secret_values = Secrets::read(&stage.secrets, &key, problems);
         }
     }
@@ -509,9 +523,10 @@ impl Config {
         problems.extend(found);
         config.find_problems(&mut problems);
         if secrecy == Secrecy::Read {
-            config.read_secrets(&mut problems);
+            config.read_all_secrets(&mut problems);
         }
         config.warnings = std::mem::take(&mut sources.warnings);
+        let problems = namespaces::without_inherited(problems, &sources.tree);
         let problems = sources.with_variables(problems);
         (config, problems)
     }
@@ -520,8 +535,19 @@ impl Config {
     fn extract(tree: &Dict) -> (Self, Vec<String>) {
         let mut reader = Reader { tree, problems: Vec::new() };
         reader.refuse_unknown_sections();
+        let mut config = Self::sections(&mut reader);
+        let plugins = tree.get("plugins").and_then(Value::as_dict);
+        if plugins.is_none_or(|plugins| !plugins.contains_key("dir")) {
+            config.plugins.dir = DEFAULT_PLUGINS_DIR.into();
+        }
+        config.namespaces = namespaces::read(tree, &config, &mut reader.problems);
+        (config, reader.problems)
+    }
+
+    /// The sections of one namespace.
+    fn sections(reader: &mut Reader<'_>) -> Self {
         let defaults: StageConfig = reader.section("defaults");
-        let mut config = Self {
+        Self {
             namespace: reader.value("namespace", DEFAULT_NAMESPACE.to_owned()),
             http: reader.section("http"),
             store: reader.section("store"),
@@ -536,13 +562,9 @@ impl Config {
             shutdown: reader.section("shutdown"),
             stages: reader.stages(&defaults),
             defaults,
+            namespaces: BTreeMap::new(),
             warnings: Vec::new(),
-        };
-        let plugins = tree.get("plugins").and_then(Value::as_dict);
-        if plugins.is_none_or(|plugins| !plugins.contains_key("dir")) {
-            config.plugins.dir = DEFAULT_PLUGINS_DIR.into();
         }
-        (config, reader.problems)
     }
 }
 

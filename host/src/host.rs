@@ -26,13 +26,12 @@ use self::api::Api;
 pub use self::builder::HostBuilder;
 pub use self::error::{BuildError, RunError};
 pub use self::handle::HostHandle;
-use self::tasks::HostTasks;
+use self::namespace::Namespace;
 use crate::app::{App, SubmitError, Submitted};
-use crate::config::Config;
-use crate::plugins::supervisor::PluginSupervisor;
-use crate::relay::Relay;
 
 mod builder;
+mod namespace;
+mod own_threads;
 mod open;
 mod plugins;
 mod tasks;
@@ -56,13 +55,10 @@ mod error;
 /// ```
 #[must_use = "dropping it stops the host"]
 pub struct Host {
-    config: Config,
-    app: Arc<App>,
-    relay: Relay,
-    plugins: PluginSupervisor,
+    first: Namespace,
+    further: Vec<Namespace>,
     #[cfg(feature = "http")]
     api: Api,
-    tasks: HostTasks,
 }
 
 impl Host {
@@ -80,7 +76,13 @@ impl Host {
 
     /// What the API does, for callers in this process; also usable while the host runs.
     pub fn app(&self) -> Arc<App> {
-        Arc::clone(&self.app)
+        Arc::clone(&self.first.app)
+    }
+
+    /// The same for a namespace of the configuration; none if there is no such namespace.
+    pub fn namespace(&self, name: &str) -> Option<Arc<App>> {
+        let mut all = std::iter::once(&self.first).chain(&self.further);
+        all.find(|one| one.config.namespace == name).map(|one| Arc::clone(&one.app))
     }
 
     /// Accepts a subject as a `POST` to the path of its kind does: when it returns, the subject is
@@ -90,7 +92,7 @@ impl Host {
     /// See [`SubmitError`]: an unknown kind, an invalid body, a conflict with a stored subject, a reused
     /// idempotency key, or a store that failed.
     pub async fn submit(&self, kind: &str, body: impl Serialize) -> Result<Submitted, SubmitError> {
-        self.app.submit(kind, body).await
+        self.first.app.submit(kind, body).await
     }
 
     /// Starts to consume, to send and to serve.
@@ -101,27 +103,23 @@ impl Host {
     /// # Panics
     /// Outside of a Tokio runtime.
     pub fn start(self) -> Result<HostHandle, RunError> {
-        let Self { config, app, relay, plugins, tasks, .. } = self;
-        if let Some(failure) = tasks.failure() {
-            return Err(failure.into());
-        }
-        tasks.start_background(&app, &config);
-        tasks.start_plugins(plugins);
-        tasks.start_relay(relay);
+        let grace = Duration::from_millis(self.first.config.shutdown.grace_ms);
+        let several = !self.further.is_empty();
+        let first = self.first.start(several)?;
+        let further =
+            self.further.into_iter().map(|one| one.start(several)).collect::<Result<_, _>>()?;
         #[cfg(feature = "http")]
         let api = {
             let mut api = self.api;
-            api.start(&app, &tasks);
+            api.start(&first.tasks);
             api
         };
-        tracing::info!(stages = %app.services().pipeline.consuming().join(","), "running");
         Ok(HostHandle {
-            grace: Duration::from_millis(config.shutdown.grace_ms),
-            _close_streams: app.event_feed().close_on_drop(),
-            app,
-            tasks,
+            first,
+            further,
             #[cfg(feature = "http")]
             api,
+            grace,
         })
     }
 

@@ -16,6 +16,7 @@
 //! re-exported here, and only that is covered by semantic versioning.
 //!
 //! - **Run a host**: [`Host::builder`], [`Host::start`], [`HostHandle::shutdown`]; [`Config`].
+//! - **Run several pipelines in it**: [`Config::beside`], [`HostBuilder::namespace`].
 //! - **Write a stage in Rust**: [`NativeStage`]; [`SdkStage`] runs one that was written with the
 //!   `postrider-stage` SDK.
 //! - **Use a running host**: [`App`].

@@ -12,6 +12,7 @@ pub mod routes;
 mod topology;
 pub mod metrics;
 pub mod plugin_change;
+pub mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -11,6 +11,7 @@ use crate::domain::clock::Clock;
 use crate::domain::event::{BREAKER_CHANGED, Envelope, Event};
 use crate::pipeline::plugin_change::PluginChange;
 use crate::pipeline::routes::Routes as _;
+use crate::pipeline::turns::Turnstile;
 use crate::pipeline::{Pipeline, Running, Stage};
 use crate::relay::RelayHandle;
 use crate::stage::circuit_breaker::{BreakerState, BreakerStatus};
@@ -46,6 +47,8 @@ pub struct Services {
     pub plugins: mpsc::WeakSender<PluginChange>,
     /// Called with every settled delivery.
     pub observer: Option<Observer>,
+    /// Where the namespace waits while others of the process work.
+    pub turnstile: Turnstile,
 }
 
 impl Services {
@@ -143,6 +146,7 @@ impl Services {
             host: "here".into(),
             plugins: mpsc::channel(1).0.downgrade(),
             observer: None,
+            turnstile: Turnstile::default(),
         };
         (services, relay)
     }

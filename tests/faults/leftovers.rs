@@ -17,6 +17,7 @@ use serde_json::json;
 
 use crate::support::harness::{Backend, Client, TestEnv, eventually};
 use crate::support::load::AMPLE_STOCK;
+use crate::support::namespaces::TwoNamespaces;
 
 #[test]
 fn hosts_on_the_embedded_store_leave_nothing_behind() -> Result<()> {
@@ -59,27 +60,46 @@ fn in_a_process_of_its_own(name: &str, backend: Backend) -> Result<()> {
 
 async fn leave_nothing_behind(backend: Backend) -> Result<()> {
     let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
-    // Threads that libraries start once for each process.
-    build_and_drop(&env).await?;
-    settle().await?;
-    abort_a_run(&env).await?;
+    leave_nothing_behind_in(&env, RUNS).await?;
+    let two = TwoNamespaces::create(backend).await?;
+    leave_nothing_behind_in(&two.env, RUNS / 10).await?;
     let before = settle().await?;
-    build_and_drop(&env).await?;
+    fail_to_build_a_namespace(&two).await?;
+    assert_leftovers("a build of which one namespace failed", &before).await
+}
+
+async fn leave_nothing_behind_in(env: &TestEnv, runs: usize) -> Result<()> {
+    // Threads that libraries start once for each process.
+    build_and_drop(env).await?;
+    settle().await?;
+    abort_a_run(env).await?;
+    let before = settle().await?;
+    build_and_drop(env).await?;
     assert_leftovers("a host that was built and dropped", &before).await?;
-    fail_to_bind(&env).await?;
+    fail_to_bind(env).await?;
     assert_leftovers("a build that could not bind its address", &before).await?;
-    fail_to_read_the_policy(&env).await?;
+    fail_to_read_the_policy(env).await?;
     assert_leftovers("a build with an invalid plugin policy", &before).await?;
-    fail_to_install(&env).await?;
+    fail_to_install(env).await?;
     assert_leftovers("a build with a stage that cannot be installed", &before).await?;
-    abort_a_run(&env).await?;
+    abort_a_run(env).await?;
     assert_leftovers("a run that was aborted", &before).await?;
-    drop_a_handle(&env).await?;
+    drop_a_handle(env).await?;
     assert_leftovers("a handle that was dropped", &before).await?;
-    for _ in 0..RUNS {
-        run(&env).await?;
+    for _ in 0..runs {
+        run(env).await?;
     }
-    assert_leftovers("a hundred runs", &before).await
+    assert_leftovers(&format!("{runs} runs"), &before).await
+}
+
+async fn fail_to_build_a_namespace(two: &TwoNamespaces) -> Result<()> {
+    let mut config = two.env.config()?;
+    let further = config.namespaces.get_mut(&two.further).context("two namespaces")?;
+    further.store.url = "sqlite:/proc/none/shop.db".into();
+    let built = Host::builder().config(config).build().await;
+    let error = built.err().context("there is no such folder")?;
+    ensure!(error.to_string().contains(&two.further), "{error:#}");
+    Ok(())
 }
 
 /// Runs of hosts in one process, one after another.

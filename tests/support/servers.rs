@@ -87,6 +87,10 @@ impl Servers {
         }
     }
 
+    pub(crate) fn namespace(&self) -> &str {
+        &self.name
+    }
+
     fn database(&self) -> String {
         database_of(&self.database_owner)
     }

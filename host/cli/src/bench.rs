@@ -13,7 +13,9 @@ use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::client;
 use crate::output::Output;
+use crate::scope::Scope;
 use postrider::Config;
 
 mod load;
@@ -93,11 +95,14 @@ impl Quantiles {
 }
 
 /// Runs the benchmark and prints the report.
-pub(crate) async fn run(config: Config, args: BenchArgs, output: Output) -> Result<ExitCode> {
+pub(crate) async fn run(scope: &Scope, args: BenchArgs, output: Output) -> Result<ExitCode> {
     let report = if args.url.is_empty() {
+        let config = scope.one(Config::load(scope.config.as_deref())?)?;
         ephemeral_host::measure(config, &args).await?
     } else {
-        load::measure(&args, &args.url, None).await?
+        let path = client::namespace_path();
+        let hosts: Vec<String> = args.url.iter().map(|url| format!("{url}{path}")).collect();
+        load::measure(&args, &hosts, None).await?
     };
     output.print(&report, print)?;
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,5 @@
 //! A client of a running host's API. A problem document becomes a one-line error.
 
-use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
+use crate::scope::Scope;
 use postrider::Config;
 
 /// The host to talk to.
@@ -22,20 +22,26 @@ pub(crate) struct Target {
 
 /// Where a host listens unless its configuration says otherwise.
 const USUAL_URL: &str = "http://127.0.0.1:8000";
-/// The configuration that the command line names.
-static CONFIG: OnceLock<Option<PathBuf>> = OnceLock::new();
+/// What the command line names.
+static SCOPE: OnceLock<Scope> = OnceLock::new();
 static CONFIGURED_URL: OnceLock<String> = OnceLock::new();
 
-/// Notes the configuration, for commands without --url.
-pub(crate) fn note_config(file: Option<&Path>) {
-    let _ = CONFIG.set(file.map(Path::to_owned));
+/// Notes the namespace to talk to, and the configuration for commands without --url.
+pub(crate) fn note_scope(scope: &Scope) {
+    let _ = SCOPE.set(scope.clone());
+}
+
+/// Below which path the API of the chosen namespace is; empty for that of the root.
+pub(crate) fn namespace_path() -> String {
+    let namespace = SCOPE.get().and_then(|scope| scope.namespace.as_deref());
+    namespace.map(|name| format!("/namespaces/{name}")).unwrap_or_default()
 }
 
 /// Where the host of the present configuration listens. An invalid configuration is of no interest
 /// here: `config check` reports it.
 fn configured_url() -> &'static str {
     CONFIGURED_URL.get_or_init(|| {
-        let file = CONFIG.get().and_then(Option::as_deref);
+        let file = SCOPE.get().and_then(|scope| scope.config.as_deref());
         let config = Config::check(file).map(|(config, _)| config).unwrap_or_default();
         url_of_listen(&config.http.listen).unwrap_or_else(|| USUAL_URL.to_owned())
     })
@@ -177,7 +183,7 @@ impl Target {
     }
 
     fn url_of(&self, path: &str) -> String {
-        format!("{}{path}", self.url())
+        format!("{}{}{path}", self.url(), namespace_path())
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Unreachable {

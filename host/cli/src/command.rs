@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::output::{self, Output};
+use crate::scope::Scope;
 use crate::telemetry::{self, LogFormat};
 use crate::{bench, client, dev, dlq, doctor, events, host, plugin, replay, stages, subjects};
 use postrider::Config;
@@ -28,6 +29,10 @@ pub(crate) struct Cli {
     /// Configuration file [default: config/postrider.toml, if it exists].
     #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL, env = "POSTRIDER_CONFIG")]
     config: Option<PathBuf>,
+    /// Namespace of the host or of the configuration [default: the first one; `serve`, `doctor`,
+    /// `migrate` and `config check` take all].
+    #[arg(long, value_name = "NAME", global = true, help_heading = GLOBAL)]
+    namespace: Option<String>,
     /// Format of log lines on standard error.
     #[arg(
         long,
@@ -131,26 +136,27 @@ pub(crate) async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let config = cli.config.as_deref();
+    let scope = Scope { config: cli.config, namespace: cli.namespace };
+    let config = scope.config.as_deref();
     let output = if cli.json { Output::Json } else { Output::Text };
-    client::note_config(config);
+    client::note_scope(&scope);
     match cli.command {
-        Command::Serve => host::serve(config).await,
-        Command::Dev(args) => dev::run(args, config).await,
-        Command::Config(ConfigCommand::Check) => host::check_config(config, output),
-        Command::Topology => host::topology(config, output).await,
-        Command::Doctor => doctor::run(config, output).await,
-        Command::Plugin(command) => plugin::run(command, config, output).await,
+        Command::Serve => host::serve(&scope).await,
+        Command::Dev(args) => dev::run(args, &scope).await,
+        Command::Config(ConfigCommand::Check) => host::check_config(&scope, output),
+        Command::Topology => host::topology(&scope, output).await,
+        Command::Doctor => doctor::run(&scope, output).await,
+        Command::Plugin(command) => plugin::run(command, &scope, output).await,
         Command::Subjects(command) => subjects::run(command, output).await,
         Command::Orders(command) => subjects::run_orders(command, output).await,
         Command::Dlq(command) => dlq::run(*command, output).await,
         Command::Events(command) => events::run(command, output).await,
         Command::Stages(command) => stages::run(command, output).await,
-        Command::Replay(args) => replay::run(Config::load(config)?, args, output).await,
-        Command::Migrate => host::migrate(config).await,
-        Command::Bench(args) => bench::run(Config::load(config)?, args, output).await,
+        Command::Replay(args) => replay::run(scope.one(Config::load(config)?)?, args, output).await,
+        Command::Migrate => host::migrate(&scope).await,
+        Command::Bench(args) => bench::run(&scope, args, output).await,
         Command::Openapi => {
-            let kinds = Config::declared(config)?.kinds()?;
+            let kinds = scope.one(Config::declared(config)?)?.kinds()?;
             outln!("{:#}", postrider::internals::openapi_document(&kinds));
             Ok(ExitCode::SUCCESS)
         }

@@ -23,6 +23,7 @@ use crate::plugin::case::Case;
 use crate::plugin::dry_run::{DryRun, RunAs, load, stages_of};
 use crate::plugin::named_config;
 use crate::plugin::project::{DATA_FOLDER as FOLDER, Project};
+use crate::scope::Scope;
 use postrider::internals::{HttpSettings, Linked, Routes as _, hex};
 use postrider::{
     App, Clock as _, Config, Host, Settlement, StageStoreConfig, SystemClock, Verdict,
@@ -53,7 +54,7 @@ pub(crate) struct DevArgs {
     listen: Option<String>,
 }
 
-pub(crate) async fn run(args: DevArgs, config: Option<&Path>) -> Result<ExitCode> {
+pub(crate) async fn run(args: DevArgs, scope: &Scope) -> Result<ExitCode> {
     let projects = Project::find(&args.dir, DEPTH)?;
     ensure!(
         !projects.is_empty(),
@@ -61,7 +62,7 @@ pub(crate) async fn run(args: DevArgs, config: Option<&Path>) -> Result<ExitCode
         args.dir.display()
     );
     let folder = args.dir.join(FOLDER);
-    let mut config = configure(named_config(config)?, &folder);
+    let mut config = configure(named_config(scope)?, &folder);
     // Before the builds, which may take a minute.
     let listener = listen(&mut config, args.listen.as_deref()).await?;
     let plugins = folder.join("plugins");

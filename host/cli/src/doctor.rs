@@ -2,18 +2,21 @@
 
 pub(crate) mod checks;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use console::style;
 
-use crate::doctor::checks::{Finding, Level, examine};
+use crate::doctor::checks::{Finding, Level, examine, invalid};
 use crate::output::Output;
+use crate::scope::Scope;
 use postrider::Config;
 
-pub(crate) async fn run(config: Option<&Path>, output: Output) -> Result<ExitCode> {
-    let findings = examine(Config::load(config)).await;
+pub(crate) async fn run(scope: &Scope, output: Output) -> Result<ExitCode> {
+    let findings = match Config::load(scope.config.as_deref()) {
+        Ok(config) => examine(scope.any(config)?).await,
+        Err(error) => invalid(error),
+    };
     output.print(&findings, |findings| {
         findings.iter().for_each(show);
         outln!("{}", summary(findings));

@@ -1,6 +1,5 @@
 //! `serve`, `config check`, `migrate` and `topology`: the commands that only read a configuration.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,17 +9,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::drawing;
 use crate::offline_host::OfflineHost;
 use crate::output::Output;
+use crate::scope::Scope;
 use postrider::internals::{PostgresSettings, PostgresStore, StatePlaces, StoreUrl, mask_password};
 use postrider::{Config, ConfigError, Host};
 use serde_json::json;
 
 /// Runs a host until SIGINT or SIGTERM.
-pub(crate) async fn serve(config: Option<&Path>) -> Result<ExitCode> {
+pub(crate) async fn serve(scope: &Scope) -> Result<ExitCode> {
     // Before the build, which compiles plugins: as the first process of a container, the program
     // would otherwise ignore the signals until then.
     let stop = stop_signal()?;
     tokio::pin!(stop);
-    let building = Host::builder().config(Config::load(config)?).listen().build();
+    let config = scope.any(Config::load(scope.config.as_deref())?)?;
+    let building = Host::builder().config(config).listen().build();
     let host = tokio::select! {
         host = building => host?,
         () = &mut stop => return Ok(ExitCode::SUCCESS),
@@ -30,9 +31,9 @@ pub(crate) async fn serve(config: Option<&Path>) -> Result<ExitCode> {
 }
 
 /// Validates a configuration and reports every problem, as JSON too; as JSON, a valid one is printed
-/// with every default.
-pub(crate) fn check_config(config: Option<&Path>, output: Output) -> Result<ExitCode> {
-    let checked = Config::check(config);
+/// with every default, or that of the chosen namespace.
+pub(crate) fn check_config(scope: &Scope, output: Output) -> Result<ExitCode> {
+    let checked = Config::check(scope.config.as_deref());
     let (config, problems) = match checked {
         Ok(checked) => checked,
         Err(ConfigError(problems)) => (Config::default(), problems),
@@ -42,10 +43,8 @@ pub(crate) fn check_config(config: Option<&Path>, output: Output) -> Result<Exit
         errln!("warning: {warning}");
     }
     if problems.is_empty() {
-        let mut shown = config;
-        for url in [&mut shown.store.url, &mut shown.broker.url] {
-            *url = mask_password(url);
-        }
+        let mut shown = scope.any(config)?;
+        mask_passwords(&mut shown);
         let mut shown = serde_json::to_value(&shown)?;
         shown["warnings"] = json!(warnings);
         output.print(&shown, |_| outln!("the configuration is valid"))?;
@@ -64,19 +63,33 @@ pub(crate) fn check_config(config: Option<&Path>, output: Output) -> Result<Exit
     Ok(ExitCode::FAILURE)
 }
 
-/// Migrates the schema. The embedded store migrates itself when it is opened.
-pub(crate) async fn migrate(config: Option<&Path>) -> Result<ExitCode> {
-    let config = Config::load(config)?;
-    match StoreUrl::parse(&config.store.url) {
-        Some(StoreUrl::Postgres(url)) => {
-            let places = config.state_places();
-            let settings = postgres_settings(&config, url, &places);
-            for moved in PostgresStore::migrate(settings).await.context("store.url")? {
-                outln!("{moved}");
+fn mask_passwords(config: &mut Config) {
+    for url in [&mut config.store.url, &mut config.broker.url] {
+        *url = mask_password(url);
+    }
+    config.namespaces.values_mut().for_each(mask_passwords);
+}
+
+/// Migrates the schema of every namespace. The embedded store migrates itself when it is opened.
+pub(crate) async fn migrate(scope: &Scope) -> Result<ExitCode> {
+    let all = scope.any(Config::load(scope.config.as_deref())?)?.into_namespaces();
+    let several = all.len() > 1;
+    for config in all {
+        let place = if several { format!("{}: ", config.namespace) } else { String::new() };
+        match StoreUrl::parse(&config.store.url) {
+            Some(StoreUrl::Postgres(url)) => {
+                let places = config.state_places();
+                let migrated =
+                    PostgresStore::migrate(postgres_settings(&config, url, &places)).await;
+                for moved in migrated.with_context(|| format!("{place}store.url"))? {
+                    outln!("{place}{moved}");
+                }
+                outln!("{place}the schema is up to date");
             }
-            outln!("the schema is up to date");
+            _ => outln!(
+                "{place}nothing to do: the embedded store migrates its schema when it is opened"
+            ),
         }
-        _ => outln!("nothing to do: the embedded store migrates its schema when it is opened"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -97,8 +110,9 @@ pub(crate) fn postgres_settings<'a>(
 }
 
 /// Prints the pipeline that the plugins folder makes, without serving it.
-pub(crate) async fn topology(config: Option<&Path>, output: Output) -> Result<ExitCode> {
-    let offline = OfflineHost::load(Config::load(config)?).await?;
+pub(crate) async fn topology(scope: &Scope, output: Output) -> Result<ExitCode> {
+    let config = scope.one(Config::load(scope.config.as_deref())?)?;
+    let offline = OfflineHost::load(config).await?;
     let topology = offline.host.app().services().pipeline.topology();
     output.print(&topology, |topology| out!("{}", drawing::draw(topology)))?;
     Ok(ExitCode::SUCCESS)

@@ -26,6 +26,7 @@ mod drawing;
 mod follow;
 mod offline_host;
 mod progress;
+mod scope;
 mod table;
 mod telemetry;
 mod value_parsers;

@@ -1,7 +1,7 @@
 //! `postrider plugin`: create, build, test and inspect plugins; only `list`, `history` and `rollback`
 //! need a running host.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -12,6 +12,7 @@ use self::case::Case;
 use self::dry_run::{DryRun, RunAs, load};
 use crate::client::{Target, path, read_json, text};
 use crate::output::Output;
+use crate::scope::Scope;
 use crate::value_parsers::setting;
 use postrider::internals::{CONTRACT, Linked, RuntimeSettings};
 use postrider::{Clock as _, Config, SystemClock};
@@ -109,24 +110,21 @@ pub(crate) struct RunArgs {
 }
 
 /// The configuration that is named, or else the defaults and the environment.
-pub(crate) fn named_config(file: Option<&Path>) -> Result<Config> {
-    Ok(match file {
+pub(crate) fn named_config(scope: &Scope) -> Result<Config> {
+    scope.one(match scope.config.as_deref() {
         Some(file) => Config::load(Some(file))?,
         None => Config::without_file()?,
     })
 }
 
-pub(crate) async fn run(
-    command: PluginCommand,
-    config: Option<&Path>,
-    output: Output,
-) -> Result<ExitCode> {
+pub(crate) async fn run(command: PluginCommand, scope: &Scope, output: Output) -> Result<ExitCode> {
     match command {
         PluginCommand::New(args) => new::run(args, output),
-        PluginCommand::Test(args) => test::run(args, named_config(config)?, output).await,
+        PluginCommand::Test(args) => test::run(args, named_config(scope)?, output).await,
         PluginCommand::Bindings(args) => bindings::run(args),
         PluginCommand::Check { file, grants, stage } => {
-            let config = Config::declared(grants.as_deref().or(config))?;
+            let file_of = grants.as_deref().or(scope.config.as_deref());
+            let config = scope.one(Config::declared(file_of)?)?;
             let linked = load(&file, &config.runtime).await?;
             let request =
                 permission_check::Request { file: &file, config: &config, stage: stage.as_deref() };
@@ -161,7 +159,7 @@ pub(crate) async fn run(
             })?;
             Ok(ExitCode::SUCCESS)
         }
-        PluginCommand::Run(args) => run_one(args, named_config(config)?, output).await,
+        PluginCommand::Run(args) => run_one(args, named_config(scope)?, output).await,
     }
 }
 

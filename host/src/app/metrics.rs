@@ -1,6 +1,6 @@
 //! The metrics of a host, read when they are collected: `GET /metrics` serves them, and a program
-//! that embeds the host collects them in its own registry. [`App::encode_stages`] and
-//! [`App::encode_host`] are the table of metrics.
+//! that embeds the host collects them in its own registry. [`encode_stages`] and [`encode_hosts`] are the
+//! table of metrics. Those of several namespaces have a label `namespace`.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
@@ -53,19 +53,21 @@ const FLAGS: [Flag; 3] = [
 /// Collects the metrics of a host, for as long as there is the host. It can be registered before
 /// the host is built.
 #[derive(Clone, Default)]
-pub(crate) struct HostMetrics(Arc<OnceLock<Weak<App>>>);
+pub(crate) struct HostMetrics(Arc<OnceLock<Vec<Weak<App>>>>);
 
 impl HostMetrics {
-    /// Collects the metrics of `app` from now on.
-    pub(crate) fn attach(&self, app: &Arc<App>) {
+    /// Collects the metrics of a host's namespaces from now on.
+    pub(crate) fn attach<'a>(&self, apps: impl IntoIterator<Item = &'a Arc<App>>) {
         // A host is built once.
-        let _ = self.0.set(Arc::downgrade(app));
+        let _ = self.0.set(apps.into_iter().map(Arc::downgrade).collect());
     }
 
-    /// The metrics of `app` in the OpenMetrics text format.
-    pub(crate) fn text(app: &Arc<App>) -> Result<String, fmt::Error> {
+    /// The metrics of a host's namespaces in the OpenMetrics text format.
+    pub(crate) fn text<'a>(
+        apps: impl IntoIterator<Item = &'a Arc<App>>,
+    ) -> Result<String, fmt::Error> {
         let metrics = Self::default();
-        metrics.attach(app);
+        metrics.attach(apps);
         let mut registry = Registry::default();
         registry.register_collector(Box::new(metrics));
         let mut text = String::new();
@@ -82,83 +84,132 @@ impl fmt::Debug for HostMetrics {
 
 impl Collector for HostMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(app) = self.0.get().and_then(Weak::upgrade) else { return Ok(()) };
-        app.encode_stages(&mut encoder)?;
-        app.encode_host(&mut encoder)
+        let Some(attached) = self.0.get() else { return Ok(()) };
+        let several = attached.len() > 1;
+        let namespaces: Vec<Labelled> = attached
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(|app| Labelled { label: several.then(|| app.namespace.clone()), app })
+            .collect();
+        if namespaces.is_empty() {
+            return Ok(());
+        }
+        encode_stages(&namespaces, &mut encoder)?;
+        encode_hosts(&namespaces, &mut encoder)
     }
 }
 
-impl App {
-    /// Encodes a gauge that is 1 for each stage to which it applies, else 0.
-    fn encode_flag(&self, encoder: &mut DescriptorEncoder<'_>, flag: &Flag) -> fmt::Result {
-        let mut metric =
-            encoder.encode_descriptor(flag.name, flag.help, None, MetricType::Gauge)?;
-        for stage in self.services.pipeline.stages() {
-            ConstGauge::new(i64::from((flag.applies)(&stage)))
-                .encode(metric.encode_family(&[("stage", &*stage.name)])?)?;
-        }
-        Ok(())
-    }
+/// A namespace whose metrics are collected.
+struct Labelled {
+    /// The value of the label `namespace`, if there are several.
+    label: Option<String>,
+    app: Arc<App>,
+}
 
-    /// Metrics of the stages.
-    fn encode_stages(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let stages = self.services.pipeline.stages();
-        let help = "Deliveries settled and acknowledged by this host, by outcome";
-        let mut metric =
-            encoder.encode_descriptor("postrider_deliveries", help, None, MetricType::Counter)?;
-        for stage in &stages {
-            for (settled, name) in OutcomeKind::ALL {
-                let count = ConstCounter::new(stage.metrics.count(settled));
-                count
-                    .encode(metric.encode_family(&[("stage", &*stage.name), ("outcome", name)])?)?;
+impl Labelled {
+    /// The labels of a metric.
+    fn with<'a>(&'a self, own: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let namespace = self.label.as_deref().map(|name| ("namespace", name));
+        namespace.into_iter().chain(own.iter().copied()).collect()
+    }
+}
+
+/// Every stage, with its namespace.
+fn stages(namespaces: &[Labelled]) -> Vec<(&Labelled, Arc<Stage>)> {
+    let stages = |one: &Labelled| one.app.services.pipeline.stages();
+    let pairs = namespaces.iter().map(|one| (one, stages(one)));
+    pairs.flat_map(|(one, stages)| stages.into_iter().map(move |stage| (one, stage))).collect()
+}
+
+/// Encodes a gauge that is 1 for each stage to which it applies, else 0.
+fn encode_flag(
+    namespaces: &[Labelled],
+    encoder: &mut DescriptorEncoder<'_>,
+    flag: &Flag,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(flag.name, flag.help, None, MetricType::Gauge)?;
+    for (namespace, stage) in stages(namespaces) {
+        let labels = namespace.with(&[("stage", &stage.name)]);
+        ConstGauge::new(i64::from((flag.applies)(&stage)))
+            .encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// Metrics of the stages.
+fn encode_stages(namespaces: &[Labelled], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let stages = stages(namespaces);
+    let help = "Deliveries settled and acknowledged by this host, by outcome";
+    let mut metric =
+        encoder.encode_descriptor("postrider_deliveries", help, None, MetricType::Counter)?;
+    for (namespace, stage) in &stages {
+        for (settled, name) in OutcomeKind::ALL {
+            let labels = namespace.with(&[("stage", &stage.name), ("outcome", name)]);
+            ConstCounter::new(stage.metrics.count(settled))
+                .encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    let help = "Time from the receipt of a message to its acknowledgement";
+    let mut metric = encoder.encode_descriptor(
+        "postrider_stage",
+        help,
+        Some(&Unit::Seconds),
+        MetricType::Histogram,
+    )?;
+    for (namespace, stage) in &stages {
+        let times = stage.metrics.times();
+        let sum = stage.metrics.total_us() as f64 / 1e6;
+        let labels = namespace.with(&[("stage", &stage.name)]);
+        let mut family = metric.encode_family(&labels)?;
+        family.encode_histogram::<NoLabelSet>(sum, times.len(), &buckets(&times), None)?;
+    }
+    FLAGS.iter().try_for_each(|flag| encode_flag(namespaces, encoder, flag))
+}
+
+/// What the task supervisor counts, chains at their limit, and events that wait for a stage.
+fn encode_hosts(namespaces: &[Labelled], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Restarts of background tasks that ended or panicked";
+    let name = "postrider_task_restarts";
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for namespace in namespaces {
+        for (task, restarts) in namespace.app.task_restarts() {
+            let labels = namespace.with(&[("task", &task)]);
+            ConstCounter::new(restarts).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    let help = "Outcomes refused because their chain of events was at its limit";
+    let name = "postrider_chain_limit_refusals";
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    let refused = |one: &Labelled| ConstCounter::new(one.app.services.pipeline.chains().refused());
+    match namespaces {
+        // An empty set of labels would be written, too.
+        [one] if one.label.is_none() => refused(one).encode(metric)?,
+        all => {
+            for namespace in all {
+                let labels = namespace.with(&[]);
+                refused(namespace).encode(metric.encode_family(&labels)?)?;
             }
         }
-        let help = "Time from the receipt of a message to its acknowledgement";
-        let mut metric = encoder.encode_descriptor(
-            "postrider_stage",
-            help,
-            Some(&Unit::Seconds),
-            MetricType::Histogram,
-        )?;
-        for stage in &stages {
-            let times = stage.metrics.times();
-            let sum = stage.metrics.total_us() as f64 / 1e6;
-            let labels = [("stage", &*stage.name)];
-            let mut family = metric.encode_family(&labels)?;
-            family.encode_histogram::<NoLabelSet>(sum, times.len(), &buckets(&times), None)?;
-        }
-        FLAGS.iter().try_for_each(|flag| self.encode_flag(encoder, flag))
     }
-
-    /// What the task supervisor counts, chains at their limit, and events that wait for a stage.
-    fn encode_host(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Restarts of background tasks that ended or panicked";
-        let name = "postrider_task_restarts";
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (task, restarts) in self.task_restarts() {
-            ConstCounter::new(restarts)
-                .encode(metric.encode_family(&[("task", task.as_str())])?)?;
+    let help = "Subjects submitted to this host and cancelled on it, by kind and outcome";
+    let name = "postrider_subjects";
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for namespace in namespaces {
+        for (kind, outcome, count) in namespace.app.subject_metrics().counts() {
+            let labels = namespace.with(&[("kind", kind), ("outcome", outcome)]);
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
-        let help = "Outcomes refused because their chain of events was at its limit";
-        let name = "postrider_chain_limit_refusals";
-        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        ConstCounter::new(self.services.pipeline.chains().refused()).encode(metric)?;
-        let help = "Subjects submitted to this host and cancelled on it, by kind and outcome";
-        let name = "postrider_subjects";
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (kind, outcome, count) in self.subject_metrics().counts() {
-            ConstCounter::new(count)
-                .encode(metric.encode_family(&[("kind", kind), ("outcome", outcome)])?)?;
-        }
-        let help = "Events of unfinished subjects that wait for a stage that consumes their type";
-        let name = "postrider_unrouted_events";
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for events in self.unrouted_events() {
-            ConstGauge::new(events.count as i64)
-                .encode(metric.encode_family(&[("type", events.event_type.as_str())])?)?;
-        }
-        Ok(())
     }
+    let help = "Events of unfinished subjects that wait for a stage that consumes their type";
+    let name = "postrider_unrouted_events";
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for namespace in namespaces {
+        for events in namespace.app.unrouted_events() {
+            let labels = namespace.with(&[("type", &events.event_type)]);
+            ConstGauge::new(events.count as i64).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Counts per bucket of [`BOUNDS_S`], not cumulative, from a histogram of microseconds.

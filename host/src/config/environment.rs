@@ -15,7 +15,8 @@ use serde_json::Value as Json;
 
 use super::Config;
 use super::SubjectConfig;
-use super::sources::{complete_status, insert};
+use super::namespaces;
+use super::sources::{complete_status, insert, value_at};
 use crate::stage::settings::read_secret_file;
 
 const PREFIX: &str = "POSTRIDER_";
@@ -134,6 +135,30 @@ pub(super) fn overrides(
     (all, problems, warnings)
 }
 
+/// A part of the file that has sections: the top level, or a namespace.
+struct Place<'a> {
+    /// Empty, or that of a namespace with a dot at its end.
+    key: String,
+    tree: &'a Dict,
+}
+
+fn places(file: &Dict) -> Vec<Place<'_>> {
+    let further = file.get(namespaces::SECTION).and_then(Value::as_dict);
+    let further = further.into_iter().flatten().filter_map(|(name, value)| {
+        Some(Place { key: format!("{}.{name}.", namespaces::SECTION), tree: value.as_dict()? })
+    });
+    std::iter::once(Place { key: String::new(), tree: file }).chain(further).collect()
+}
+
+impl Place<'_> {
+    /// The sections of its stages.
+    fn stages(&self) -> impl Iterator<Item = String> {
+        let stages = self.tree.get("stages").and_then(Value::as_dict);
+        let names = stages.into_iter().flat_map(|stages| stages.keys());
+        names.map(|name| format!("stages.{name}"))
+    }
+}
+
 /// Names of variables that orchestrators set for a service called `postrider`, of the tests, and
 /// those that a secret of the configuration names.
 fn is_foreign(name: &str, text: &str, file: &Dict) -> bool {
@@ -147,8 +172,9 @@ fn is_foreign(name: &str, text: &str, file: &Dict) -> bool {
 
 /// Whether a secret is read from this variable.
 fn names_secret(file: &Dict, name: &str) -> bool {
-    let Some(Value::Dict(_, stages)) = file.get("stages") else { return false };
-    let secrets = stages.values().filter_map(|stage| stage.as_dict()?.get("secrets")?.as_dict());
+    let stages = places(file).into_iter().filter_map(|place| place.tree.get("stages")?.as_dict());
+    let stages = stages.flat_map(|stages| stages.values());
+    let secrets = stages.filter_map(|stage| stage.as_dict()?.get("secrets")?.as_dict());
     let sources = secrets.flat_map(|secrets| secrets.values());
     let mut names = sources.filter_map(|source| source.as_dict()?.get("env")?.as_str());
     names.any(|one| one == name)
@@ -174,10 +200,11 @@ fn well_known(variables: &Variables, file: &Dict, problems: &mut Vec<String>) ->
             (None, None) => {}
         }
     }
-    let stages = file.get("stages").and_then(Value::as_dict);
-    let stages = stages.into_iter().flat_map(|stages| stages.keys());
-    let everywhere: Vec<String> =
-        stages.map(|name| format!("stages.{name}")).chain(["defaults".to_owned()]).collect();
+    let mut everywhere = Vec::new();
+    for place in places(file) {
+        let sections = place.stages().chain(["defaults".to_owned()]);
+        everywhere.extend(sections.map(|section| format!("{}{section}", place.key)));
+    }
     if let Some(text) = variables.get("MAX_RETRY_ATTEMPTS") {
         match text.parse::<u32>() {
             Ok(attempts) => {
@@ -303,29 +330,40 @@ impl Names<'_> {
     /// The key that the parts of a name stand for.
     fn path(&self, parts: &[&str]) -> Option<(Vec<String>, Kind)> {
         let (first, rest) = parts.split_first()?;
+        if !first.eq_ignore_ascii_case(namespaces::SECTION) {
+            return self.path_in(Vec::new(), parts);
+        }
+        let (name, rest) = rest.split_first()?;
+        let section = namespaces::SECTION.to_owned();
+        let name = self.chosen(std::slice::from_ref(&section), name, '-');
+        self.path_in(vec![section, name], rest)
+    }
+
+    /// The same, in the sections at `base`: those of the top level, or of a namespace.
+    fn path_in(&self, base: Vec<String>, parts: &[&str]) -> Option<(Vec<String>, Kind)> {
+        let (first, rest) = parts.split_first()?;
         let section = first.to_ascii_lowercase();
         let shape = self.shape.get(&section)?;
-        let path = vec![section];
-        if path[0] == "stages" {
-            let (name, rest) = rest.split_first()?;
-            let name = self.chosen(&path, name, '-');
-            return self.below([path, vec![name]].concat(), &self.shape["defaults"], rest);
+        let path = [base, vec![section.clone()]].concat();
+        // A whole section is no value, and neither is that of a stage or a kind.
+        if rest.is_empty() && shape.is_object() {
+            return None;
         }
-        if path[0] == "subjects" {
-            let (name, rest) = rest.split_first()?;
-            let name = self.chosen(&path, name, '-');
-            let shape = serde_json::to_value(SubjectConfig::default().filled(&name)).ok()?;
-            return self.below([path, vec![name]].concat(), &shape, rest);
+        let named = |name: &str| [path.clone(), vec![self.chosen(&path, name, '-')]].concat();
+        match (section.as_str(), rest) {
+            ("stages" | "subjects", [_]) => None,
+            ("stages", [name, rest @ ..]) => self.below(named(name), &self.shape["defaults"], rest),
+            ("subjects", [name, rest @ ..]) => {
+                let path = named(name);
+                let filled = SubjectConfig::default().filled(path.last()?);
+                self.below(path, &serde_json::to_value(filled).ok()?, rest)
+            }
+            _ => self.below(path, shape, rest),
         }
-        // A whole section is no value.
-        if rest.is_empty() && shape.is_object() { None } else { self.below(path, shape, rest) }
     }
 
     fn below(&self, path: Vec<String>, shape: &Json, rest: &[&str]) -> Option<(Vec<String>, Kind)> {
-        let Some((part, after)) = rest.split_first() else {
-            return (path.len() > 2 || !["stages", "subjects"].contains(&path[0].as_str()))
-                .then_some((path, Kind::Key));
-        };
+        let Some((part, after)) = rest.split_first() else { return Some((path, Kind::Key)) };
         let join = |name: String| [path.clone(), vec![name]].concat();
         match path.last().map(String::as_str) {
             Some("settings") => {
@@ -356,7 +394,7 @@ impl Names<'_> {
     /// case if it is all capitals. Names of variables cannot contain `separator`.
     fn chosen(&self, path: &[String], part: &str, separator: char) -> String {
         let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
-        let known = self.at(path).and_then(Value::as_dict);
+        let known = value_at(self.file, path).and_then(Value::as_dict);
         let names = || known.into_iter().flat_map(|known| known.keys());
         if let Some(exact) = names().find(|name| *name == part) {
             return exact.clone();
@@ -373,13 +411,8 @@ impl Names<'_> {
         }
     }
 
-    fn at(&self, path: &[String]) -> Option<&Value> {
-        let (first, rest) = path.split_first()?;
-        rest.iter().try_fold(self.file.get(first)?, |value, key| value.as_dict()?.get(key))
-    }
-
     fn in_file(&self, path: &[String]) -> bool {
-        self.at(path).is_some()
+        value_at(self.file, path).is_some()
     }
 
     /// The warning about a variable that means nothing.
@@ -395,11 +428,17 @@ impl Names<'_> {
     /// Every name without a part that an author chooses, and those of the file's stages.
     fn all(&self) -> Vec<String> {
         let mut names: Vec<String> = OTHER_VARIABLES.map(str::to_owned).to_vec();
-        collect_names(PREFIX.trim_end_matches('_'), self.shape, &mut names);
-        let stages = self.file.get("stages").and_then(Value::as_dict);
-        for stage in stages.into_iter().flat_map(|stages| stages.keys()) {
-            let stage = stage.to_ascii_uppercase().replace('-', "_");
-            collect_names(&format!("{PREFIX}STAGES__{stage}"), &self.shape["defaults"], &mut names);
+        let prefix = PREFIX.trim_end_matches('_');
+        for place in places(self.file) {
+            let at = |key: &str| {
+                let name = format!("{prefix}.{}{key}", place.key).to_ascii_uppercase();
+                let name = name.trim_end_matches('.').replace('-', "_");
+                name.replacen('.', "_", 1).replace('.', "__")
+            };
+            collect_names(&at(""), self.shape, &mut names);
+            for stage in place.stages() {
+                collect_names(&at(&stage), &self.shape["defaults"], &mut names);
+            }
         }
         names
     }

@@ -10,7 +10,7 @@ use figment::value::{Dict, Value};
 
 use super::environment::{self, Override, Variables};
 use super::subjects::default_table;
-use super::{ConfigError, DEFAULT_FILE};
+use super::{ConfigError, DEFAULT_FILE, namespaces};
 
 /// The values of all sources.
 #[derive(Debug, Default)]
@@ -85,16 +85,31 @@ impl Sources {
 
 /// Before a part of a kind's status table is set: it is a whole, so the others must be there.
 pub(super) fn complete_status(tree: &mut Dict, path: &[String]) {
-    let Some(place @ [subjects, name, status]) = path.get(..3) else { return };
-    if subjects != "subjects" || status != "status" {
-        return;
-    }
-    let kinds = tree.get(subjects).and_then(Value::as_dict);
-    let present = kinds.and_then(|kinds| kinds.get(name)).and_then(Value::as_dict);
-    if present.is_none_or(|kind| !kind.contains_key(status)) {
+    let (place, name) = match path {
+        [subjects, name, status, ..] if subjects == "subjects" && status == "status" => {
+            (&path[..3], name)
+        }
+        [section, _, subjects, name, status, ..]
+            if section == namespaces::SECTION && subjects == "subjects" && status == "status" =>
+        {
+            (&path[..5], name)
+        }
+        _ => return,
+    };
+    if value_at(tree, place).is_none() {
         let table = Value::serialize(default_table(name)).expect("tables are plain values");
         insert(tree, place, table);
     }
+}
+
+/// The value at a path.
+pub(super) fn value_at(
+    tree: &Dict,
+    path: impl IntoIterator<Item = impl AsRef<str>>,
+) -> Option<&Value> {
+    let mut path = path.into_iter();
+    let first = tree.get(path.next()?.as_ref())?;
+    path.try_fold(first, |value, key| value.as_dict()?.get(key.as_ref()))
 }
 
 /// Sets the value at a path. A value on the way that is not a table is replaced by one.

@@ -20,7 +20,7 @@ use crate::domain::subject_status::{CancelRules, StatusRules, Transition};
 mod order;
 
 /// First segments of the paths that the API serves itself, and its tags.
-pub const RESERVED_SEGMENTS: [&str; 14] = [
+pub const RESERVED_SEGMENTS: [&str; 15] = [
     "api",
     "chains",
     "dead-letters",
@@ -28,6 +28,7 @@ pub const RESERVED_SEGMENTS: [&str; 14] = [
     "events",
     "health",
     "metrics",
+    "namespaces",
     "plugins",
     "problems",
     "products",

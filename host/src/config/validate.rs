@@ -21,6 +21,12 @@ impl Config {
             problems
                 .push(format!("namespace: `{}` must match [a-z][a-z0-9-]{{0,39}}", self.namespace));
         }
+        self.find_problems_of_process(problems);
+        self.find_problems_of_pipeline(problems);
+        self.find_problems_of_namespaces(problems);
+    }
+
+    fn find_problems_of_process(&self, problems: &mut Vec<String>) {
         if let Some(problem) = listen_problem(&self.http.listen) {
             problems.push(format!("http.listen: `{}` {problem}", self.http.listen));
         }
@@ -29,6 +35,17 @@ impl Config {
                 problems.push(format!("http.cors.allowed_origins: `{origin}` {problem}"));
             }
         }
+        for (key, value) in [
+            ("runtime.instances_max", u64::from(self.runtime.instances_max)),
+            ("runtime.epoch_tick_ms", self.runtime.epoch_tick_ms),
+            ("runtime.stack_max_bytes", self.runtime.stack_max_bytes as u64),
+        ] {
+            at_least_one(key, value, problems);
+        }
+    }
+
+    /// The problems of one namespace, as keys of its own sections.
+    pub(super) fn find_problems_of_pipeline(&self, problems: &mut Vec<String>) {
         if let Err(found) = self.plugins.provenance() {
             problems.extend(found);
         }
@@ -95,9 +112,6 @@ impl Config {
             ("broker.queue_capacity", u64::from(self.broker.queue_capacity)),
             ("broker.queue_max_bytes", self.broker.queue_max_bytes),
             ("broker.relay_max_bytes", self.broker.relay_max_bytes),
-            ("runtime.instances_max", u64::from(self.runtime.instances_max)),
-            ("runtime.epoch_tick_ms", self.runtime.epoch_tick_ms),
-            ("runtime.stack_max_bytes", self.runtime.stack_max_bytes as u64),
             ("retention.interval_ms", self.retention.interval_ms),
             ("retention.batch", u64::from(self.retention.batch)),
             ("events.expiry_ms", self.events.expiry_ms),
@@ -165,7 +179,11 @@ impl Config {
                 )
             })
         });
-        plugins.collect()
+        let further = self.namespaces.iter().flat_map(|(name, config)| {
+            let missing = config.missing_files().into_iter();
+            missing.map(move |problem| format!("namespaces.{name}.{problem}"))
+        });
+        plugins.chain(further).collect()
     }
 }
 

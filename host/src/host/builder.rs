@@ -1,18 +1,22 @@
 //! Collects what a host is made of, and builds it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::Host;
 #[cfg(feature = "http")]
 use super::api::{Api, Listen};
 use super::error::BuildError;
+use super::namespace::Namespace;
 use super::open::{HostIdentity, open_broker, open_store};
+use super::own_threads::OwnThreads;
 use super::plugins::PluginLoading;
 use super::tasks::HostTasks;
 use crate::app::App;
@@ -20,9 +24,10 @@ use crate::app::App;
 use crate::app::HostMetrics;
 use crate::background::control_sync::ControlSync;
 use crate::background::faults::TaskFaults;
-use crate::config::{Config, StoreUrl};
+use crate::config::{Config, ConfigError, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
 use crate::pipeline::plugin_change::PluginChange;
+use crate::pipeline::turns::Turnstile;
 use crate::pipeline::{Pipeline, TopologyStage};
 use crate::plugins::supervisor::PluginSupervisor;
 use crate::plugins::{PluginFiles, PluginPlaces};
@@ -67,6 +72,9 @@ pub struct HostBuilder {
     metrics: HostMetrics,
     observer: Option<Observer>,
     faults: TaskFaults,
+    turnstile: Turnstile,
+    /// What further namespaces are made of, beside their configuration.
+    namespaces: BTreeMap<String, HostBuilder>,
 }
 
 impl HostBuilder {
@@ -74,6 +82,48 @@ impl HostBuilder {
     /// problems are those that a configuration file would have.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Adds stages, plugins or an observer to a further namespace of the configuration,
+    /// `[namespaces.<name>]`. The address, the metrics and the configuration are those of the host; its
+    /// clock and its pool are, too, unless `adapt` sets others.
+    ///
+    /// ```no_run
+    /// use postrider::{Config, Host};
+    /// # use postrider::{Description, Emitted, Event, NativeContext, NativeError, NativeStage};
+    /// # struct Approve;
+    /// # #[async_trait::async_trait]
+    /// # impl NativeStage for Approve {
+    /// #     fn describe(&self) -> Description {
+    /// #         Description::new("approve", "1.0.0", "Approves").consumes(["order.created"])
+    /// #     }
+    /// #     async fn handle(
+    /// #         &self,
+    /// #         _: &mut NativeContext,
+    /// #         _: &Event,
+    /// #     ) -> Result<Vec<Emitted>, NativeError> {
+    /// #         Ok(vec![])
+    /// #     }
+    /// # }
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut config = Config::load(None)?;
+    /// config.namespaces.insert("shop".to_owned(), config.beside("shop"));
+    /// let host = Host::builder()
+    ///     .config(config)
+    ///     .namespace("shop", |shop| shop.stage(Approve))
+    ///     .build()
+    ///     .await?;
+    /// let shop = host.namespace("shop").ok_or("no such namespace")?;
+    /// let _ = shop.submit("order", serde_json::json!({ "order_id": "1", "items": ["Book"] })).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn namespace(mut self, name: impl Into<String>, adapt: impl FnOnce(Self) -> Self) -> Self {
+        let name = name.into();
+        let builder = self.namespaces.remove(&name).unwrap_or_default();
+        self.namespaces.insert(name, adapt(builder));
         self
     }
 
@@ -189,7 +239,8 @@ impl HostBuilder {
     }
 
     /// Validates the configuration, opens the store, loads every plugin, and binds the address.
-    /// Nothing is consumed yet.
+    /// Nothing is consumed yet. A host with one namespace runs where it is built. Of several, each has
+    /// threads of its own, and only the server runs where the host is built.
     ///
     /// # Errors
     /// See [`BuildError`].
@@ -197,24 +248,71 @@ impl HostBuilder {
     /// # Panics
     /// Outside of a Tokio runtime with its time and I/O drivers enabled.
     pub async fn build(self) -> Result<Host, BuildError> {
+        // The future is large: programs that await it keep theirs small.
+        Box::pin(self.build_all()).await
+    }
+
+    async fn build_all(mut self) -> Result<Host, BuildError> {
+        let mut config = self.finish_config()?;
+        let mut further: Vec<_> = config
+            .take_namespaces()
+            .into_iter()
+            .map(|(name, config)| (self.namespaces.remove(&name).unwrap_or_default(), config))
+            .collect();
+        let mut turnstiles = Turnstile::of_process(further.len() + 1).into_iter();
+        self.turnstile = turnstiles.next().unwrap_or_default();
+        for ((builder, _), turnstile) in further.iter_mut().zip(turnstiles) {
+            builder.turnstile = turnstile;
+        }
+        #[cfg(feature = "http")]
+        let mut api = Api::bind(std::mem::take(&mut self.listen), &config).await?;
+        #[cfg(feature = "metrics")]
+        let metrics = self.metrics.clone();
+        let (first, further) = if further.is_empty() {
+            (self.build_one(config).await?, Vec::new())
+        } else {
+            let further = further.into_iter().map(|(builder, config)| builder.build_apart(config));
+            tokio::try_join!(self.build_apart(config), futures::future::try_join_all(further))?
+        };
+        #[cfg(feature = "metrics")]
+        metrics.attach(std::iter::once(&first).chain(&further).map(|one| &one.app));
+        #[cfg(feature = "http")]
+        api.serve(std::iter::once(&first).chain(&further));
+        Ok(Host {
+            first,
+            further,
+            #[cfg(feature = "http")]
+            api,
+        })
+    }
+
+    /// Builds one of several namespaces, on threads of its own.
+    async fn build_apart(self, config: Config) -> Result<Namespace, BuildError> {
+        let name = config.namespace.clone();
+        let failed =
+            |source| BuildError::Namespace { name: name.clone(), source: Box::new(source) };
+        let threads = OwnThreads::start(&name, own_workers());
+        let threads = threads.map_err(|error| failed(BuildError::Threads(error)))?;
+        let built = threads.run(move || self.build_one(config)).await;
+        Ok(Namespace { threads: Some(threads), ..built.map_err(failed)? })
+    }
+
+    /// Builds one namespace where it is called.
+    async fn build_one(self, config: Config) -> Result<Namespace, BuildError> {
         let name = host_name();
         let span = tracing::info_span!(
             target: SPANS,
             "postrider",
             host = %name,
-            namespace = %self.config.namespace
+            namespace = %config.namespace
         );
-        // The future is large: programs that await it keep theirs small.
-        Box::pin(self.build_named(&name)).instrument(span).await
+        self.build_named(config, name).instrument(span).await
     }
 
-    async fn build_named(mut self, name: &str) -> Result<Host, BuildError> {
-        let config = self.finish_config()?;
+    async fn build_named(mut self, config: Config, name: String) -> Result<Namespace, BuildError> {
         let tasks = HostTasks::new(std::mem::take(&mut self.faults));
         let (changed, changes) = mpsc::channel(CHANGES_MAX);
-        let (services, relay) = self.open(&config, name, &tasks, &changed).await?;
-        #[cfg(feature = "http")]
-        let api = Api::bind(self.listen, &config).await?;
+        let (services, relay) = self.open(&config, &name, &tasks, &changed).await?;
         let archive = PluginArchive::new(config.plugins.archive_dir.clone());
         let places = PluginPlaces { dir: config.plugins.dir.clone(), archive };
         let files = Arc::new(PluginFiles::default());
@@ -232,22 +330,45 @@ impl HostBuilder {
         let controls = ControlSync::new(services.clone());
         controls.tick().await.map_err(|error| BuildError::Store(error.into()))?;
         let app = Arc::new(App::new(&config, services, files, places, tasks.health()));
-        #[cfg(feature = "metrics")]
-        self.metrics.attach(&app);
-        Ok(Host {
+        Ok(Namespace {
             config,
             app,
             relay,
             plugins,
-            #[cfg(feature = "http")]
-            api,
             tasks,
+            span: Span::current(),
+            runtime: Handle::current(),
+            threads: None,
         })
     }
 
-    /// The configuration with what the builder overrides, checked.
+    /// The configuration with what the builders override, checked.
     fn finish_config(&mut self) -> Result<Config, BuildError> {
         let mut config = std::mem::take(&mut self.config);
+        let unknown = self.namespaces.keys().filter(|name| !config.namespaces.contains_key(*name));
+        let unknown: Vec<String> = unknown
+            .map(|name| {
+                format!("namespaces.{name}: the configuration has no such namespace: add it")
+            })
+            .collect();
+        if !unknown.is_empty() {
+            return Err(ConfigError(unknown).into());
+        }
+        for (name, config) in &mut config.namespaces {
+            let builder = self.namespaces.entry(name.clone()).or_default();
+            builder.clock = builder.clock.take().or_else(|| self.clock.clone());
+            #[cfg(feature = "postgres")]
+            {
+                builder.pool = builder.pool.take().or_else(|| self.pool.clone());
+            }
+            builder.override_config(config);
+        }
+        self.override_config(&mut config);
+        config.finish()?;
+        Ok(config)
+    }
+
+    fn override_config(&mut self, config: &mut Config) {
         #[cfg(feature = "postgres")]
         if self.pool.is_some() {
             // What depends on the kind of the store is that of Postgres.
@@ -257,8 +378,6 @@ impl HostBuilder {
         if let Some(dir) = self.plugin_dir.take() {
             config.plugins.dir = dir;
         }
-        config.finish()?;
-        Ok(config)
     }
 
     /// Opens the store and the broker, and connects them.
@@ -299,6 +418,7 @@ impl HostBuilder {
             clock,
             host: name.into(),
             observer: self.observer.take(),
+            turnstile: self.turnstile.clone(),
         };
         Ok((services, relay))
     }
@@ -343,6 +463,12 @@ fn warn(config: &Config, pipeline: &Pipeline) {
     for warning in topology.warnings.iter().filter(|warning| !of_stages.contains(warning)) {
         tracing::warn!("{warning}");
     }
+}
+
+/// Worker threads of one of several namespaces: any of them may use the whole machine while the
+/// others are idle.
+fn own_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A name that no other host has, not even one in this process: leases are held in its name.

@@ -62,6 +62,18 @@ pub enum BuildError {
     /// A background task failed too often while the host was built.
     #[error(transparent)]
     Task(#[from] RunError),
+    /// The threads of a namespace could not be started.
+    #[error("no threads to run on")]
+    Threads(#[source] std::io::Error),
+    /// One of several namespaces could not be built.
+    #[error("namespace `{name}`")]
+    Namespace {
+        /// The namespace.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<BuildError>,
+    },
 }
 
 /// Why a host stopped by itself.
@@ -89,6 +101,15 @@ pub enum RunError {
         failures: u32,
         /// How it ended last.
         reason: String,
+    },
+    /// One of several namespaces stopped by itself.
+    #[error("namespace `{name}`")]
+    Namespace {
+        /// The namespace.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<RunError>,
     },
 }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use serde::Serialize;
-use tokio_util::sync::DropGuard;
 
 use super::error::RunError;
-use super::tasks::HostTasks;
+use super::namespace::RunningNamespace;
 use crate::app::{App, SubmitError, Submitted};
 
 /// A running host. Dropping it stops everything without a grace period;
@@ -25,19 +25,26 @@ use crate::app::{App, SubmitError, Submitted};
 /// ```
 #[must_use = "dropping it stops the host"]
 pub struct HostHandle {
-    pub(super) app: Arc<App>,
-    pub(super) grace: Duration,
-    pub(super) tasks: HostTasks,
+    pub(super) first: RunningNamespace,
+    pub(super) further: Vec<RunningNamespace>,
     #[cfg(feature = "http")]
     pub(super) api: super::api::Api,
-    /// Ends the event streams, also those that the embedding program holds.
-    pub(super) _close_streams: DropGuard,
+    pub(super) grace: Duration,
 }
 
 impl HostHandle {
     /// What the API does, for callers in this process.
     pub fn app(&self) -> Arc<App> {
-        Arc::clone(&self.app)
+        Arc::clone(&self.first.app)
+    }
+
+    /// The same for a namespace of the configuration; none if there is no such namespace.
+    pub fn namespace(&self, name: &str) -> Option<Arc<App>> {
+        self.all().find(|one| one.name == name).map(|one| Arc::clone(&one.app))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &RunningNamespace> {
+        std::iter::once(&self.first).chain(&self.further)
     }
 
     /// Accepts a subject as a `POST` to the path of its kind does: when it returns, the subject is
@@ -47,7 +54,7 @@ impl HostHandle {
     /// See [`SubmitError`]: an unknown kind, an invalid body, a conflict with a stored subject, a reused
     /// idempotency key, or a store that failed.
     pub async fn submit(&self, kind: &str, body: impl Serialize) -> Result<Submitted, SubmitError> {
-        self.app.submit(kind, body).await
+        self.first.app.submit(kind, body).await
     }
 
     /// The address on which the API is served; none without a listener.
@@ -68,7 +75,7 @@ impl HostHandle {
     /// ```
     #[cfg(feature = "http")]
     pub fn router(&self) -> axum::Router {
-        self.api.mounted(&self.app)
+        self.api.mounted()
     }
 
     /// Waits until a background task has failed so often that the host cannot work. It completes
@@ -84,7 +91,8 @@ impl HostHandle {
     /// # }
     /// ```
     pub async fn failed(&self) -> RunError {
-        self.tasks.failed().await.into()
+        let failed = self.all().map(|namespace| Box::pin(namespace.failed()));
+        futures::future::select_all(failed).await.0
     }
 
     /// Stops in two phases: no new work, then, when `shutdown.grace_ms` is over, whatever is still
@@ -94,31 +102,28 @@ impl HostHandle {
     /// A background task had failed too often.
     pub async fn shutdown(self) -> Result<(), RunError> {
         tracing::info!("stopping: finishing work in flight");
-        self.app.stopping();
+        self.all().for_each(|namespace| namespace.app.stopping());
         if !self.drain().await {
             let grace_ms = self.grace.as_millis() as u64;
             tracing::warn!(grace_ms, "grace period over; unfinished work runs again after restart");
         }
-        self.tasks.begin_close();
-        let services = self.app.services();
-        services.broker.close().await;
-        services.store.close().await;
-        let failure = self.tasks.failure();
-        self.tasks.end().await;
-        failure.map_or(Ok(()), |failure| Err(failure.into()))
+        let Self { first, further, .. } = self;
+        let all = std::iter::once(first).chain(further);
+        let closed = join_all(all.map(RunningNamespace::close)).await;
+        closed.into_iter().collect()
     }
 
-    /// Ends the intake, requests to nested routers, and the relay; false when the grace period ends
-    /// before.
+    /// Ends the intake, requests to nested routers, and the relay of all namespaces together; false
+    /// when the grace period ends before.
     async fn drain(&self) -> bool {
         let drained = tokio::time::timeout(self.grace, async {
-            self.tasks.stop_intake().await;
+            join_all(self.all().map(|namespace| namespace.tasks.stop_intake())).await;
             #[cfg(feature = "http")]
             self.api.finish_requests().await;
-            self.tasks.stop_relay().await;
+            join_all(self.all().map(|namespace| namespace.tasks.stop_relay())).await;
         });
         let drained = drained.await.is_ok();
-        self.tasks.begin_stop();
+        self.all().for_each(|namespace| namespace.tasks.begin_stop());
         drained
     }
 }

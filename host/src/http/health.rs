@@ -32,6 +32,29 @@ pub(crate) struct ServiceHealth {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Readiness)]
 pub(crate) struct ReadinessView {
+    #[serde(flatten)]
+    own: FindingsView,
+    /// The namespaces of the process, if there are several; only at its root, where `ready` covers all of
+    /// them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    namespaces: Vec<NamespaceReadinessView>,
+}
+
+/// Whether a namespace can do its work.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = NamespaceReadiness)]
+pub(crate) struct NamespaceReadinessView {
+    /// Its name.
+    namespace: String,
+    #[serde(flatten)]
+    own: FindingsView,
+}
+
+/// Whether a host can do its work, and what is in the way.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = ReadinessFindings)]
+pub(crate) struct FindingsView {
     /// The store and the broker answer, every stage has a plugin and is consumed, the start skipped
     /// no plugin, no critical task is failing, and the host is not stopping.
     ready: bool,
@@ -61,7 +84,7 @@ pub(crate) struct ReadinessView {
 }
 
 /// A plugin file that the start skipped.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = SkippedPlugin)]
 pub(crate) struct SkippedPluginView {
     /// Its name, or the path of the folder.
@@ -80,7 +103,7 @@ impl From<SkippedPlugin> for SkippedPluginView {
 }
 
 /// Events of one type that wait for a stage.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = UnroutedEvents)]
 pub(crate) struct UnroutedEventsView {
     /// Their type.
@@ -98,7 +121,7 @@ impl From<UnroutedEvents> for UnroutedEventsView {
 }
 
 /// A background task that is failing.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = FailingTask)]
 pub(crate) struct FailingTaskView {
     /// Its name, such as `relay` or `stage-worker:payment`.
@@ -113,7 +136,28 @@ impl From<FailingTask> for FailingTaskView {
     }
 }
 
-impl From<Readiness> for ReadinessView {
+impl ReadinessView {
+    /// The findings about the first namespace at the top, and about all by name.
+    pub(super) fn of_all(all: Vec<(String, Readiness)>) -> (StatusCode, Json<Self>) {
+        let namespaces: Vec<NamespaceReadinessView> = all
+            .into_iter()
+            .map(|(namespace, readiness)| NamespaceReadinessView {
+                namespace,
+                own: readiness.into(),
+            })
+            .collect();
+        let ready = namespaces.iter().all(|namespace| namespace.own.ready);
+        let first = namespaces.first().expect("a process has a namespace");
+        let own = FindingsView { ready, ..first.own.clone() };
+        (code_of(ready), Json(Self { own, namespaces }))
+    }
+}
+
+fn code_of(ready: bool) -> StatusCode {
+    if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+impl From<Readiness> for FindingsView {
     fn from(readiness: Readiness) -> Self {
         Self {
             ready: readiness.ready,
@@ -166,8 +210,8 @@ pub(crate) async fn broker(State(app): State<Shared>) -> (StatusCode, Json<Servi
     ))]
 pub(crate) async fn ready(State(app): State<Shared>) -> (StatusCode, Json<ReadinessView>) {
     let readiness = app.readiness().await;
-    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(readiness.into()))
+    let code = code_of(readiness.ready);
+    (code, Json(ReadinessView { own: readiness.into(), namespaces: Vec::new() }))
 }
 
 fn answer(error: Option<String>) -> (StatusCode, Json<ServiceHealth>) {

@@ -22,6 +22,7 @@ use super::problem::{Answer, Kind, Problem};
 use super::request::{Payload, content_encoding, content_type};
 use crate::domain::body;
 use crate::domain::cloud_events::is_json;
+use crate::pipeline::turns::Turnstile;
 
 /// Admits a request while a slot is free; otherwise 503, never a queue.
 pub(super) async fn admit(
@@ -56,6 +57,17 @@ pub(super) async fn read_body(
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     Ok(next.run(Request::from_parts(parts, bytes.into())).await)
+}
+
+/// Lets a request that writes wait for the turn of its namespace.
+pub(super) async fn take_turn(
+    State(turnstile): State<Turnstile>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let writes = !request.method().is_safe();
+    let _turn = if writes { turnstile.request().await } else { None };
+    next.run(request).await
 }
 
 /// Counts a request that was received as work in progress, until its answer was sent.

@@ -10,6 +10,7 @@ use utoipa::openapi::schema::{
 use utoipa::openapi::{Ref, Required};
 
 use self::kinds::Template;
+use super::namespaces;
 use super::pages::{PAGE, PAGE_MAX};
 use super::prefix::Prefix;
 use super::problem::{Kind, MEDIA_TYPE};
@@ -95,11 +96,17 @@ pub(super) fn page_size_schema() -> Object {
     integer.minimum(Some(1)).maximum(Some(PAGE_MAX as usize)).build()
 }
 
-/// The document of an API below a prefix.
-pub(super) fn below(prefix: &Prefix, document: &Value) -> Json<Value> {
+/// The document of an API below a prefix. `own_path` is that of its namespace, where the others are
+/// not served.
+pub(super) fn below(prefix: &Prefix, own_path: &str, document: &Value) -> Json<Value> {
     let mut document = document.clone();
     if let Some(path) = prefix.path() {
         document["servers"] = json!([{ "url": path }]);
+        if path.ends_with(own_path)
+            && let Some(paths) = document["paths"].as_object_mut()
+        {
+            paths.remove(namespaces::PATH);
+        }
     }
     Json(document)
 }
@@ -122,6 +129,7 @@ pub(super) fn complete(collected: utoipa::openapi::OpenApi, kinds: &SubjectKinds
         { "name": "dead letters", "description": "Events that a stage could not process" },
         { "name": "stages", "description": "State and control of stages" },
         { "name": "plugins", "description": "What runs, and how stages are connected" },
+        { "name": "namespaces", "description": "The pipelines of this process" },
         { "name": "health", "description": "Probes and metrics" },
         { "name": "problems", "description": "Explanations of error types" },
     ]);
@@ -187,7 +195,8 @@ fn shared_responses(operation: &Value) -> Vec<(Kind, &'static str)> {
     let has_body = operation.get("requestBody").is_some();
     let has_parameters =
         operation["parameters"].as_array().is_some_and(|parameters| !parameters.is_empty());
-    let limited = !["health", "problems"].iter().any(|tag| operation["tags"][0] == **tag);
+    let limited =
+        !["health", "namespaces", "problems"].iter().any(|tag| operation["tags"][0] == **tag);
     let mut responses = Vec::new();
     if has_body || has_parameters {
         responses
@@ -240,7 +249,7 @@ mod tests {
         assert!(elsewhere.iter().all(|parameter| parameter["required"] == false), "{elsewhere:?}");
         let names: BTreeSet<&str> =
             operations().filter_map(|operation| operation["operationId"].as_str()).collect();
-        assert_eq!((names.len(), operations().count()), (46, 46), "{names:?}");
+        assert_eq!((names.len(), operations().count()), (47, 47), "{names:?}");
         let text = document.to_string();
         for reference in
             text.split("\"#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next())

@@ -1,7 +1,7 @@
 //! The route table: every path, method and handler of the API. A handler's path and method are in
 //! its `#[utoipa::path]`; the comments here repeat them.
 //!
-//! Beside these, [`super::router`] serves `GET /openapi.json` and `GET /docs`. A name that is a route
+//! Beside these, [`super::router`] serves `GET /openapi.json`, `GET /docs` and `/namespaces`. A name that is a route
 //! of its own, such as `/events/import`, is never taken for an id or a type.
 
 use axum::Router;
@@ -10,8 +10,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Shared, chains, dead_letters, events, health, metrics, openapi, plugins, problem, products,
-    stages, subjects,
+    Shared, chains, dead_letters, events, health, metrics, namespaces, openapi, plugins, problem,
+    products, stages, subjects,
 };
 use crate::domain::subject_kind::SubjectKinds;
 
@@ -76,6 +76,7 @@ pub(super) fn routes(kinds: &SubjectKinds) -> Routes {
         .routes(routes!(problem::routes::show))               // GET       /problems/{name}
         .split_for_parts();
     document.merge(more);
+    document.merge(namespaces::document());                   // GET       /namespaces
     // Each kind: POST, GET <path>; GET <path>/{id}; GET <path>/{id}/events; POST <path>/{id}/cancel
     for kind in kinds.iter() {
         business = business.merge(subjects::routes_of(kind));

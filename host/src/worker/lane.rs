@@ -163,6 +163,7 @@ impl Lane {
             // Read for each batch: what is left of the last one runs on the version that serves now.
             let Some(running) = self.stage.running() else { return first };
             let len = pace.next_len(&work, permit);
+            let (len, _turn) = self.services.turnstile.batch(len).await;
             let result = self.run_and_commit(&work[..len], &running, permit).await;
             if let Permit::Probe(probe) = permit {
                 // The message may have been settled without a call, or not at all.

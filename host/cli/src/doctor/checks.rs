@@ -63,26 +63,39 @@ impl Finding {
     }
 }
 
-/// Runs every check for a configuration.
-pub(crate) async fn examine(config: Result<Config, ConfigError>) -> Vec<Finding> {
-    let config = match config {
-        Ok(config) => config,
-        Err(ConfigError(problems)) => {
-            let remedy = "fix the configuration file or environment variable";
-            return problems
-                .into_iter()
-                .map(|problem| Finding::problem("config", problem, remedy))
-                .collect();
-        }
-    };
+/// The findings about a configuration with problems.
+pub(crate) fn invalid(ConfigError(problems): ConfigError) -> Vec<Finding> {
+    let remedy = "fix the configuration file or environment variable";
+    let problems = problems.into_iter();
+    problems.map(|problem| Finding::problem("config", problem, remedy)).collect()
+}
+
+/// Runs every check for a configuration. What is found about one of several namespaces has its name.
+pub(crate) async fn examine(config: Config) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("config", "valid")];
-    findings.extend(back_ends::store(&config).await);
-    let (stages, plugin_findings) = plugins::examine(&config).await;
-    findings.extend(back_ends::broker(&config, &stages).await);
-    findings.extend(plugin_findings);
-    findings.push(machine::address(&config.http.listen).await);
-    findings.extend(machine::disk(&config));
+    let listen = config.http.listen.clone();
+    let all = config.into_namespaces();
+    let several = all.len() > 1;
+    for config in &all {
+        let of_one = examine_namespace(config).await;
+        let place = if several { format!("{}: ", config.namespace) } else { String::new() };
+        findings.extend(
+            of_one
+                .into_iter()
+                .map(|finding| Finding { check: format!("{place}{}", finding.check), ..finding }),
+        );
+    }
+    findings.push(machine::address(&listen).await);
+    findings.extend(machine::disk(&all));
     findings.push(machine::open_files());
+    findings
+}
+
+async fn examine_namespace(config: &Config) -> Vec<Finding> {
+    let mut findings = back_ends::store(config).await;
+    let (stages, plugin_findings) = plugins::examine(config).await;
+    findings.extend(back_ends::broker(config, &stages).await);
+    findings.extend(plugin_findings);
     findings
 }
 

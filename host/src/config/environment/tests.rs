@@ -216,3 +216,64 @@ fn the_place_of_a_stages_state_is_read_from_the_environment() {
     assert_eq!((place.schema.as_str(), place.role.as_deref()), ("payment", Some("007")));
     assert_eq!(config.warnings, Vec::<String>::new());
 }
+
+#[test]
+fn variables_set_keys_of_namespaces() {
+    let text = "[namespaces.doc-store.stages.scan-page]\nlanes = 2\n";
+    let of = |all: &[(&str, &str)]| {
+        let mut sources = Sources::of_text(text)?;
+        sources.override_with(&variables(all));
+        Config::from_sources(sources, crate::config::Secrecy::Declare)
+    };
+    let config = of(&[
+        ("POSTRIDER_NAMESPACES__DOC_STORE__STAGES__SCAN_PAGE__LANES", "3"),
+        ("POSTRIDER_NAMESPACES__DOC_STORE__STAGES__SCAN_PAGE__SETTINGS__MODE", "7"),
+        ("POSTRIDER_NAMESPACES__DOC_STORE__STAGES__SCAN_PAGE__SECRETS__TOKEN", "hidden"),
+        ("POSTRIDER_NAMESPACES__DOC_STORE__HTTP__CONCURRENCY_MAX", "8"),
+        (
+            "POSTRIDER_NAMESPACES__DOC_STORE__SUBJECTS__ORDER__STATUS__TRANSITIONS__ORDER_CREATED__STATUS",
+            "new",
+        ),
+        (
+            "POSTRIDER_NAMESPACES__DOC_STORE__SUBJECTS__ORDER__STATUS__TRANSITIONS__ORDER_CANCELLED__FROM",
+            "new,ready",
+        ),
+        ("POSTRIDER_NAMESPACES__SHOP__EVENTS__HOPS_MAX", "5"),
+        ("POSTRIDER_OVERRIDES", "namespaces.shop.events.expiry_ms = 9"),
+        ("MAX_RETRY_ATTEMPTS", "7"),
+    ])
+    .unwrap();
+    let (store, shop) = (&config.namespaces["doc-store"], &config.namespaces["shop"]);
+    let scan = &store.stages["scan-page"];
+    assert_eq!((scan.lanes, scan.settings["mode"].as_str()), (3, "7"));
+    let secret = "POSTRIDER_NAMESPACES__DOC_STORE__STAGES__SCAN_PAGE__SECRETS__TOKEN";
+    assert_eq!(scan.secrets["token"].env.as_deref(), Some(secret));
+    assert_eq!((scan.retry.max_attempts, store.defaults.retry.max_attempts), (7, 7));
+    assert_eq!(store.http.concurrency_max, 8);
+    assert_eq!(store.kinds().unwrap().named("order").unwrap().initial_status(), "new");
+    assert_eq!((shop.events.hops_max, shop.events.expiry_ms), (5, 9));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    for (variable, expected) in [
+        (
+            "POSTRIDER_NAMESPACES__DOC_STORE__STAGES__SCAN_PAGE__LANS",
+            Some("POSTRIDER_NAMESPACES__DOC_STORE__STAGES__SCAN_PAGE__LANES"),
+        ),
+        (
+            "POSTRIDER_NAMESPACES__DOC_STORE__STORE__TIMEOUT",
+            Some("POSTRIDER_NAMESPACES__DOC_STORE__STORE__TIMEOUT_MS"),
+        ),
+        ("POSTRIDER_NAMESPACES", None),
+        ("POSTRIDER_NAMESPACES__SHOP", None),
+    ] {
+        let warnings = of(&[(variable, "1")]).unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{variable}: {warnings:?}");
+        if let Some(expected) = expected {
+            assert!(warnings[0].ends_with(&format!("did you mean {expected}?")), "{warnings:?}");
+        }
+    }
+    let ConfigError(problems) =
+        of(&[("POSTRIDER_NAMESPACES__SHOP__HTTP__LISTEN", "127.0.0.1:1")]).unwrap_err();
+    let variable = "(set by POSTRIDER_NAMESPACES__SHOP__HTTP__LISTEN)";
+    assert!(problems[0].starts_with("namespaces.shop.http.listen: "), "{problems:?}");
+    assert!(problems[0].ends_with(variable), "{problems:?}");
+}

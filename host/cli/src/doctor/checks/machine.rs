@@ -49,11 +49,14 @@ async fn serves(listen: &str) -> bool {
 }
 
 /// Checks the free space where the host writes; one finding per file system.
-pub(super) fn disk(config: &Config) -> Vec<Finding> {
-    let mut folders: Vec<PathBuf> = vec![config.plugins.archive_dir.clone()];
-    folders.extend(config.runtime.cache_dir.clone());
-    if let Some(StoreUrl::Sqlite(path)) = StoreUrl::parse(&config.store.url) {
-        folders.push(Path::new(path).parent().map_or_else(PathBuf::new, Path::to_owned));
+pub(super) fn disk(namespaces: &[Config]) -> Vec<Finding> {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for config in namespaces {
+        folders.push(config.plugins.archive_dir.clone());
+        folders.extend(config.runtime.cache_dir.clone());
+        if let Some(StoreUrl::Sqlite(path)) = StoreUrl::parse(&config.store.url) {
+            folders.push(Path::new(path).parent().map_or_else(PathBuf::new, Path::to_owned));
+        }
     }
     let mut seen = BTreeSet::new();
     let mut findings = Vec::new();

@@ -1,0 +1,27 @@
+//! What the global options select: a configuration, and a namespace of it.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+
+use postrider::Config;
+
+/// The options `--config` and `--namespace`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scope {
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) namespace: Option<String>,
+}
+
+impl Scope {
+    /// The configuration of one namespace: the one that is named, or else the first.
+    pub(crate) fn one(&self, config: Config) -> Result<Config> {
+        let name = self.namespace.clone().unwrap_or_else(|| config.namespace.clone());
+        config.into_namespace(&name).map_err(|why| anyhow!("--namespace: {why}"))
+    }
+
+    /// The same, but all namespaces if none is named.
+    pub(crate) fn any(&self, config: Config) -> Result<Config> {
+        if self.namespace.is_some() { self.one(config) } else { Ok(config) }
+    }
+}
