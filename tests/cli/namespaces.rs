@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::support::harness::{Backend, TestEnv, on_both_back_ends};
-use crate::support::namespaces::TwoNamespaces;
+use crate::support::namespaces::{TwoNamespaces, client_of};
 use crate::support::process::postrider;
 
 on_both_back_ends![commands_talk_to_the_chosen_namespace, doctor_checks_every_namespace];
@@ -12,7 +12,7 @@ on_both_back_ends![commands_talk_to_the_chosen_namespace, doctor_checks_every_na
 async fn commands_talk_to_the_chosen_namespace(backend: Backend) -> Result<()> {
     let two = TwoNamespaces::create(backend).await?;
     let host = two.env.start().await?;
-    let there = two.client_of(&host.client, &two.further);
+    let there = client_of(&host.client, &two.further);
     let order = json!({ "order_id": "c-1", "user_id": "1", "items": ["Book"] });
     let (status, answer) = there.post("/orders", &order).await?;
     ensure!(status.is_success(), "{answer}");

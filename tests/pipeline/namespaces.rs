@@ -10,7 +10,7 @@ use crate::support::harness::{
     Backend, Client, RunningHost, TestEnv, eventually, on_both_back_ends,
 };
 use crate::support::load::AMPLE_STOCK;
-use crate::support::namespaces::TwoNamespaces;
+use crate::support::namespaces::{TwoNamespaces, client_of};
 
 mod flood;
 
@@ -67,7 +67,7 @@ on_both_back_ends![
 async fn namespaces_of_one_configuration_are_apart(backend: Backend) -> Result<()> {
     let two = TwoNamespaces::create(backend).await?;
     let host = two.env.start().await?;
-    let (here, there) = (host.client.clone(), two.client_of(&host.client, &two.further));
+    let (here, there) = (host.client.clone(), client_of(&host.client, &two.further));
     post(&here, "n-1", "here").await?;
     here.wait_for_status("n-1", "ready").await?;
     assert_eq!(there.get("/orders/n-1").await?.0, StatusCode::NOT_FOUND);
@@ -79,8 +79,7 @@ async fn namespaces_of_one_configuration_are_apart(backend: Backend) -> Result<(
     post(&here, "n-2", "here").await?;
     here.wait_for_status("n-2", "authorized").await?;
     // The first namespace is at the root and below its name.
-    for (client, orders) in [(&here, 2), (&two.client_of(&host.client, &two.first), 2), (&there, 1)]
-    {
+    for (client, orders) in [(&here, 2), (&client_of(&host.client, &two.first), 2), (&there, 1)] {
         assert_eq!(client.get_all("/orders?limit=10").await?.len(), orders, "{}", client.url);
     }
     // A live stream of one has the events of that one.
@@ -102,7 +101,7 @@ async fn namespaces_of_one_configuration_are_apart(backend: Backend) -> Result<(
 async fn the_api_of_a_namespace_is_below_its_path(backend: Backend) -> Result<()> {
     let two = TwoNamespaces::create(backend).await?;
     let host = two.env.start().await?;
-    let there = two.client_of(&host.client, &two.further);
+    let there = client_of(&host.client, &two.further);
     let (first, further) = (two.first.as_str(), two.further.as_str());
     let path = format!("/namespaces/{further}");
     let expected = json!({ "items": [
@@ -137,7 +136,7 @@ async fn the_api_of_a_namespace_is_below_its_path(backend: Backend) -> Result<()
 
 /// `/ready` and `/metrics` at the root cover both namespaces, and those of one cover that one.
 async fn probes_name_the_namespace(two: &TwoNamespaces, host: &RunningHost) -> Result<()> {
-    let there = two.client_of(&host.client, &two.further);
+    let there = client_of(&host.client, &two.further);
     let (status, readiness) = host.client.get("/ready").await?;
     assert_eq!((status, readiness["ready"].as_bool()), (StatusCode::OK, Some(true)), "{readiness}");
     there.post("/stages/payment/pause", &json!({})).await?;
@@ -170,14 +169,14 @@ async fn shutdown_finishes_the_work_of_every_namespace(backend: Backend) -> Resu
     const ORDERS: usize = 20;
     let two = TwoNamespaces::create(backend).await?;
     let host = two.env.start().await?;
-    let clients = [host.client.clone(), two.client_of(&host.client, &two.further)];
+    let clients = [host.client.clone(), client_of(&host.client, &two.further)];
     for (client, number) in clients.iter().flat_map(|client| (0..ORDERS).map(move |n| (client, n)))
     {
         post(client, &format!("s-{number}"), "1").await?;
     }
     host.stop().await?;
     let host = two.env.start().await?;
-    for client in [host.client.clone(), two.client_of(&host.client, &two.further)] {
+    for client in [host.client.clone(), client_of(&host.client, &two.further)] {
         for number in 0..ORDERS {
             client.wait_for_status(&format!("s-{number}"), "ready").await?;
         }

@@ -33,9 +33,9 @@ impl TwoNamespaces {
         }
         Ok(Self { _beside: beside, env, first, further })
     }
+}
 
-    /// A client of one of the namespaces of a host.
-    pub(crate) fn client_of(&self, host: &Client, namespace: &str) -> Client {
-        Client::new(format!("{}/namespaces/{namespace}", host.url))
-    }
+/// A client of one of the namespaces of a host.
+pub(crate) fn client_of(host: &Client, namespace: &str) -> Client {
+    Client::new(format!("{}/namespaces/{namespace}", host.url))
 }

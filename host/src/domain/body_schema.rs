@@ -159,7 +159,7 @@ mod tests {
             ],
         );
         for number in ["1e999999999", "1e-999999999", "-1.5e20000", &digits] {
-            let text = format!("[{}]", vec![number; 10].join(","));
+            let text = format!("[{}]", [number; 10].join(","));
             let body = crate::domain::json::parse(text.as_bytes()).unwrap();
             for schema in &schemas {
                 let schema = BodySchema::compile(json!({ "items": schema })).unwrap();

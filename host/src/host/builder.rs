@@ -269,7 +269,7 @@ impl HostBuilder {
         #[cfg(feature = "metrics")]
         let metrics = self.metrics.clone();
         let (first, further) = if further.is_empty() {
-            (self.build_one(config).await?, Vec::new())
+            (Box::pin(self.build_one(config)).await?, Vec::new())
         } else {
             let further = further.into_iter().map(|(builder, config)| builder.build_apart(config));
             tokio::try_join!(self.build_apart(config), futures::future::try_join_all(further))?

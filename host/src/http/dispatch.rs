@@ -7,7 +7,7 @@
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
 use futures::stream;
 use tokio::runtime::Handle;
@@ -50,7 +50,7 @@ pub(super) async fn dispatch(
 ) -> Response {
     let runtime = destination.runtime.clone();
     let answering = async move { stream_from(&runtime, next.run(request).await) };
-    destination.run(answering).await.unwrap_or_else(|ended| ended.into_response())
+    destination.run(answering).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// The answer, with a body that the namespace makes on its own threads if it is not complete.

@@ -145,7 +145,7 @@ async fn read_status(connection: &mut BufReader<TcpStream>) -> Result<u16> {
 /// A process with two namespaces: the flooded one and the other.
 struct Process {
     _two: TwoNamespaces,
-    process: HostProcess,
+    host: HostProcess,
     flooded: Orders,
     other: Orders,
     flooded_client: Client,
@@ -176,7 +176,7 @@ impl Process {
             flooded_client: Client::new(format!("{}{of_flooded}", client.url)),
             other_client: Client::new(format!("{}{of_other}", client.url)),
             _two: two,
-            process,
+            host: process,
         };
         let warm = tokio::try_join!(started.flooded.clone().post(), started.other.clone().post())?;
         times(&started.flooded_client, "w", &warm.0).await?;
@@ -228,7 +228,7 @@ async fn capacity_per_s(backend: Backend, flooded: Flooded) -> Result<f64> {
     let ready = posted.accepted.values().zip(&times).map(|(sent, time)| sent + time);
     let first = posted.accepted.values().min().context("no order")?;
     let last = ready.max().context("no order")?;
-    process.process.kill()?;
+    process.host.kill()?;
     Ok(times.len() as f64 * 1_000.0 / (last - first) as f64)
 }
 
@@ -254,7 +254,7 @@ async fn measure(backend: Backend, flooded: Flooded) -> Result<()> {
             flood.offered_per_s() / capacity,
         );
         ratios.push(beside as f64 / quiet as f64);
-        process.process.kill()?;
+        process.host.kill()?;
     }
     ratios.sort_by(f64::total_cmp);
     let ratio = ratios[ROUNDS / 2];
