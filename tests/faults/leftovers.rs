@@ -185,8 +185,8 @@ async fn fail_to_install(env: &TestEnv) -> Result<()> {
     let mut config = env.config()?;
     config.http.listen = "127.0.0.1:0".into();
     let built = Host::builder().config(config).stage(Unnameable).build().await;
-    let error = built.err().context("the name is invalid")?;
-    ensure!(error.to_string().contains("Not A Name"), "{error:#}");
+    let error = anyhow::Error::from(built.err().context("the name is invalid")?);
+    ensure!(format!("{error:#}").contains("Not A Name"), "{error:#}");
     Ok(())
 }
 
