@@ -368,6 +368,10 @@ impl HostBuilder {
         Ok(config)
     }
 
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "wasm")),
+        expect(clippy::unused_self, reason = "without them the builder overrides nothing")
+    )]
     fn override_config(&mut self, config: &mut Config) {
         #[cfg(feature = "postgres")]
         if self.pool.is_some() {
