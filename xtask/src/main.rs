@@ -103,7 +103,8 @@ fn test() -> Result<()> {
     call(cargo().args(["test", "--workspace"]).envs(environment()))?;
     say("running the measured tests one at a time: faults, hostile guests, languages");
     let measured = ["test", "--workspace", "--test", "integration"];
-    let alone = ["--", "--ignored", "--test-threads", "1"];
+    // How much one namespace delays another depends on what else the machine does: docs/testing.md.
+    let alone = ["--", "--ignored", "--test-threads", "1", "--skip", "a_flood_of"];
     call(cargo().args(measured).args(alone).envs(environment()))
 }
 

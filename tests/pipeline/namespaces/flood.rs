@@ -266,7 +266,7 @@ async fn measure(backend: Backend, flooded: Flooded) -> Result<()> {
 macro_rules! measured {
     ($($name:ident: $backend:ident, $flooded:ident;)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        #[ignore = "a measurement: `cargo xtask test` runs it alone, after the others"]
+        #[ignore = "a measurement for a machine that does nothing else: docs/testing.md"]
         async fn $name() -> Result<()> {
             measure(Backend::$backend, Flooded::$flooded).await
         }
