@@ -1,8 +1,9 @@
 //! A stage's worker: consumes the stage's queue and feeds its lanes.
 //!
 //! Bounds: at most `prefetch` messages of at most `prefetch_max_bytes` are held, and what
-//! [`read_ahead`] adds; each lane has one batch in flight. Messages are split by subject, so two events of one (stage, subject) never run
-//! concurrently in this host. Among the messages that are held, kinds and customers take turns. The broker redelivers the messages of a lane that stops; they lose no
+//! [`read_ahead`] adds; each lane has one batch in flight. Messages are split by subject, so two events
+//! of one (stage, subject) never run concurrently in this host. Among the messages that are held, kinds
+//! and customers take turns. The broker redelivers the messages of a lane that stops; they lose no
 //! attempt.
 
 use std::collections::hash_map::DefaultHasher;

@@ -25,9 +25,7 @@ use crate::plugin::named_config;
 use crate::plugin::project::{DATA_FOLDER as FOLDER, Project};
 use crate::scope::Scope;
 use postrider::internals::{HttpSettings, Linked, Routes as _, hex};
-use postrider::{
-    App, Clock as _, Config, Host, Settlement, StageStoreConfig, SystemClock, Verdict,
-};
+use postrider::{App, Clock as _, Config, Host, Settlement, SystemClock, Verdict};
 
 mod console;
 
@@ -107,10 +105,10 @@ fn configure(mut config: Config, folder: &Path) -> Config {
     config.runtime.cache_dir = Some(folder.join("cache"));
     config.runtime.quick = true;
     config.recording.enabled = true;
+    config.clear_state_places();
     // The author's newest build serves, also while it traps.
     config.defaults.guard.messages = 0;
     for stage in config.stages.values_mut() {
-        stage.store = StageStoreConfig::default();
         stage.guard.messages = 0;
     }
     config

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::drawing;
 use crate::offline_host::OfflineHost;
 use crate::output::Output;
-use crate::scope::Scope;
+use crate::scope::{Scope, namespaces};
 use postrider::internals::{PostgresSettings, PostgresStore, StatePlaces, StoreUrl, mask_password};
 use postrider::{Config, ConfigError, Host};
 use serde_json::json;
@@ -72,22 +72,20 @@ fn mask_passwords(config: &mut Config) {
 
 /// Migrates the schema of every namespace. The embedded store migrates itself when it is opened.
 pub(crate) async fn migrate(scope: &Scope) -> Result<ExitCode> {
-    let all = scope.any(Config::load(scope.config.as_deref())?)?.into_namespaces();
-    let several = all.len() > 1;
-    for config in all {
-        let place = if several { format!("{}: ", config.namespace) } else { String::new() };
+    let config = scope.any(Config::load(scope.config.as_deref())?)?;
+    for (label, config) in namespaces(config) {
         match StoreUrl::parse(&config.store.url) {
             Some(StoreUrl::Postgres(url)) => {
                 let places = config.state_places();
                 let migrated =
                     PostgresStore::migrate(postgres_settings(&config, url, &places)).await;
-                for moved in migrated.with_context(|| format!("{place}store.url"))? {
-                    outln!("{place}{moved}");
+                for moved in migrated.with_context(|| format!("{label}store.url"))? {
+                    outln!("{label}{moved}");
                 }
-                outln!("{place}the schema is up to date");
+                outln!("{label}the schema is up to date");
             }
             _ => outln!(
-                "{place}nothing to do: the embedded store migrates its schema when it is opened"
+                "{label}nothing to do: the embedded store migrates its schema when it is opened"
             ),
         }
     }

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result};
 
-use postrider::{Config, Host, StageStoreConfig};
+use postrider::{Config, Host};
 
 /// A host with every plugin loaded; its store is removed when it is dropped.
 pub(crate) struct OfflineHost {
@@ -17,9 +17,7 @@ impl OfflineHost {
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         config.store.url = format!("sqlite:{}/offline.db", folder.path().display());
         "embedded:".clone_into(&mut config.broker.url);
-        for stage in config.stages.values_mut() {
-            stage.store = StageStoreConfig::default();
-        }
+        config.clear_state_places();
         config.plugins.archive_dir = folder.path().join("archive");
         let host = Host::builder().config(config).build().await?;
         Ok(Self { host, _folder: folder })

@@ -13,6 +13,18 @@ pub(crate) struct Scope {
     pub(crate) namespace: Option<String>,
 }
 
+/// Every namespace of a configuration, with what precedes whatever is said of it: its name, if there
+/// are several.
+pub(crate) fn namespaces(config: Config) -> Vec<(String, Config)> {
+    let all = config.into_namespaces();
+    let several = all.len() > 1;
+    let labelled = all.into_iter().map(|config| {
+        let label = if several { format!("{}: ", config.namespace) } else { String::new() };
+        (label, config)
+    });
+    labelled.collect()
+}
+
 impl Scope {
     /// The configuration of one namespace: the one that is named, or else the first.
     pub(crate) fn one(&self, config: Config) -> Result<Config> {

@@ -55,6 +55,13 @@ impl Config {
         places.collect()
     }
 
+    /// Leaves the state of every stage in the common table: for stores that are not the configured one.
+    pub fn clear_state_places(&mut self) {
+        for stage in self.stages.values_mut() {
+            stage.store = StageStoreConfig::default();
+        }
+    }
+
     pub(super) fn validate_state_places(&self, problems: &mut Vec<String>) {
         let StageStoreConfig { schema, role } = &self.defaults.store;
         for (name, given) in [("schema", schema), ("role", role)] {

@@ -1,5 +1,5 @@
-//! A queue in which nobody waits for the backlog of another: kinds of subjects take turns, and within
-//! a kind its customers do. A turn is one message.
+//! A queue that is fair to kinds of subjects and to customers: kinds take turns, and within a kind its
+//! customers do. A turn is one message.
 //!
 //! With one flow it is first in, first out. In any case the messages of one subject stay in their
 //! order: while one of them waits, the next ones join its flow, whatever flow they name. Pure. Bounds:

@@ -168,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn a_queue_waits_for_a_namespace_that_has_used_less() {
         let [busy, light] = <[Turnstile; 2]>::try_from(Turnstile::of_process(2)).ok().unwrap();
-        // Nobody else is at work.
+        // No other namespace is at work.
         assert_eq!(busy.batch(500).await.0, 500);
         let working = light.batch(1).await;
         assert_eq!(busy.batch(500).await.0, SHORT_BATCH, "it waited");

@@ -3,9 +3,9 @@
 //!
 //! One batch is in flight, so no call builds on an uncommitted batch. There is no timer: under low
 //! load a batch is one message, under high load batches grow. The lane takes no more messages than it
-//! ran in the time of a batch ([`TakeSize`]): what it took no longer gives way to other flows. The guarantees are the commit's
-//! compare-and-set and version check. A batch that they refuse runs again, which is no attempt.
-//! Keys that were in conflict with other hosts are locked before the next batches run. A batch that
+//! ran in the time of a batch ([`TakeSize`]): what it took no longer gives way to other flows. The
+//! guarantees are the commit's compare-and-set and version check. A batch that they refuse runs again,
+//! which is no attempt. Keys that were in conflict with other hosts are locked before the next batches run. A batch that
 //! the store refuses for good is divided until the message at fault is alone.
 //!
 //! A stage that calls the outside has many lanes, and its batches are single messages: no message

@@ -130,6 +130,9 @@ impl ReadAhead {
 
     /// The deliveries to run now.
     async fn tick(&self) -> Result<Vec<Incoming>, StoreError> {
+        if !self.is_held_up() {
+            return Ok(Vec::new());
+        }
         let held = self.stage.in_flight.held();
         let read = held.iter().filter(|(tag, _)| is_read_ahead(*tag)).count();
         let config = &self.stage.config;
@@ -139,7 +142,7 @@ impl ReadAhead {
             limit: u32::try_from(room * LOOKED_AT).unwrap_or(u32::MAX),
             max_bytes: config.prefetch_max_bytes / 4,
         };
-        let may_find = room > 0 && queued.before_ms >= self.opened_ms && self.is_held_up();
+        let may_find = room > 0 && queued.before_ms >= self.opened_ms;
         if !may_find || !self.has_ready_messages().await {
             return Ok(Vec::new());
         }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{BenchArgs, Instances, Report, load};
 use crate::host::postgres_settings;
 use postrider::internals::{InstanceMode, PostgresStore, Rabbit, RabbitOptions};
-use postrider::{Config, Host, StageStoreConfig, SystemClock};
+use postrider::{Config, Host, SystemClock};
 #[cfg(feature = "reference-stages")]
 use postrider::{HostBuilder, SdkStage};
 
@@ -111,11 +111,9 @@ fn adapt(mut config: Config, args: &BenchArgs, resources: Resources<'_>) -> Conf
         }
     };
     config.defaults.instances = mode;
-    for stage in config.stages.values_mut() {
-        stage.instances = mode;
-        // A schema that is named belongs to the namespace of the configuration.
-        stage.store = StageStoreConfig::default();
-    }
+    config.stages.values_mut().for_each(|stage| stage.instances = mode);
+    // A schema that is named belongs to the namespace of the configuration.
+    config.clear_state_places();
     config
         .stages
         .entry("inventory".into())

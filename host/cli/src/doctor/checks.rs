@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::scope::namespaces;
 use postrider::{Config, ConfigError};
 
 /// Severity of a finding.
@@ -74,19 +75,15 @@ pub(crate) fn invalid(ConfigError(problems): ConfigError) -> Vec<Finding> {
 pub(crate) async fn examine(config: Config) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("config", "valid")];
     let listen = config.http.listen.clone();
-    let all = config.into_namespaces();
-    let several = all.len() > 1;
-    for config in &all {
-        let of_one = examine_namespace(config).await;
-        let place = if several { format!("{}: ", config.namespace) } else { String::new() };
+    let all = namespaces(config);
+    for (label, config) in &all {
+        let of_one = examine_namespace(config).await.into_iter();
         findings.extend(
-            of_one
-                .into_iter()
-                .map(|finding| Finding { check: format!("{place}{}", finding.check), ..finding }),
+            of_one.map(|finding| Finding { check: format!("{label}{}", finding.check), ..finding }),
         );
     }
     findings.push(machine::address(&listen).await);
-    findings.extend(machine::disk(&all));
+    findings.extend(machine::disk(all.iter().map(|(_, config)| config)));
     findings.push(machine::open_files());
     findings
 }

@@ -18,8 +18,8 @@ use crate::domain::name::DEFAULT_NAMESPACE;
 use crate::domain::state_place::{StatePlace, StatePlaces};
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::{
-    Batch, Commit, EventFilter, LogRange, Settlement, StageBinding, StateSource as _, Store,
-    Verdict,
+    Batch, Commit, EventFilter, LogRange, NewEvent, Settlement, StageBinding, StateSource as _,
+    Store, Verdict,
 };
 
 /// A server to make databases on: from the environment, else the one that listens on the default
@@ -298,6 +298,23 @@ async fn the_holder_of_a_lock_commits_before_a_rival() {
     }
 }
 
+/// The settlement of a first attempt that the payment stage skips.
+fn skipped(event: &NewEvent) -> Settlement {
+    Settlement {
+        delivery: DeliveryKey { stage: "payment".into(), event: event.envelope.key() },
+        envelope: Arc::clone(&event.envelope),
+        scheduled_ms: None,
+        round: 1,
+        attempt: 1,
+        verdict: Verdict::Skipped,
+        version: "1.0.0".into(),
+        digest: "d".into(),
+        duration_us: 1,
+        failure: None,
+        recording: None,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hosts_settle_a_delivery_once() {
     let database = Database::create().await;
@@ -311,19 +328,7 @@ async fn two_hosts_settle_a_delivery_once() {
         one.accept_event(event.clone()).await.unwrap();
         let settle = || Batch {
             stage: "payment".into(),
-            settlements: vec![Settlement {
-                delivery: DeliveryKey { stage: "payment".into(), event: event.envelope.key() },
-                envelope: Arc::clone(&event.envelope),
-                scheduled_ms: None,
-                round: 1,
-                attempt: 1,
-                verdict: Verdict::Skipped,
-                version: "1.0.0".into(),
-                digest: "d".into(),
-                duration_us: 1,
-                failure: None,
-                recording: None,
-            }],
+            settlements: vec![skipped(&event)],
             reads: Vec::new(),
             writes: Vec::new(),
         };

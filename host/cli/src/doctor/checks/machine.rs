@@ -49,7 +49,7 @@ async fn serves(listen: &str) -> bool {
 }
 
 /// Checks the free space where the host writes; one finding per file system.
-pub(super) fn disk(namespaces: &[Config]) -> Vec<Finding> {
+pub(super) fn disk<'a>(namespaces: impl Iterator<Item = &'a Config>) -> Vec<Finding> {
     let mut folders: Vec<PathBuf> = Vec::new();
     for config in namespaces {
         folders.push(config.plugins.archive_dir.clone());

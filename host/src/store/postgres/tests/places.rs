@@ -97,19 +97,7 @@ async fn value(store: &PostgresStore, key: &str) -> Option<(Version, String)> {
 async fn settling(store: &PostgresStore, id: &str) -> Batch {
     let event = conformance::sample_event(id, &["payment"]);
     store.accept_event(event.clone()).await.unwrap();
-    let settlement = Settlement {
-        delivery: DeliveryKey { stage: "payment".into(), event: event.envelope.key() },
-        envelope: Arc::clone(&event.envelope),
-        scheduled_ms: None,
-        round: 1,
-        attempt: 1,
-        verdict: Verdict::Skipped,
-        version: "1.0.0".into(),
-        digest: "d".into(),
-        duration_us: 1,
-        failure: None,
-        recording: Some("{}".into()),
-    };
+    let settlement = Settlement { recording: Some("{}".into()), ..skipped(&event) };
     Batch { settlements: vec![settlement], ..write("payment", id, 0, Some("settled")) }
 }
 
@@ -165,7 +153,7 @@ async fn a_merged_group_of_several_places_is_one_transaction() {
     while database.count(waiting).await == 0 {
         tokio::task::yield_now().await;
     }
-    // Nobody sees a part of it.
+    // The transaction is open: other sessions see none of it.
     let all = "SELECT (SELECT count(*) FROM money.state) + (SELECT count(*) FROM state)";
     assert_eq!(database.count(all).await, 0);
     run(&mut blocker, "ROLLBACK".into()).await;
