@@ -120,6 +120,14 @@ async fn submit(client: &Client, subjects: Vec<(&'static str, Value)>) -> Result
     Ok(())
 }
 
+/// Waits until the host holds so many messages of the stage: they are in the queues of its lanes.
+async fn wait_until_held(host: &RunningHost, count: usize) -> Result<()> {
+    eventually("the host to hold the messages", || async {
+        Ok((host.client.stage("desk").await?["held"] == count).then_some(()))
+    })
+    .await
+}
+
 /// Waits until everything that was submitted is in the stage's queue, or held by the host.
 async fn wait_until_published(env: &TestEnv) -> Result<()> {
     eventually("the outbox to be empty", || async {
@@ -133,11 +141,11 @@ fn of<'a>(calls: &'a [String], customer: &str) -> Vec<&'a str> {
 }
 
 async fn a_few_orders_pass_the_backlog_of_another_customer(backend: Backend) -> Result<()> {
-    let (env, host, desk) = warm_host_on(backend).await?;
+    let (_env, host, desk) = warm_host_on(backend).await?;
     submit(&host.client, (0..FLOOD).map(|number| order("x", number)).collect()).await?;
-    wait_until_published(&env).await?;
+    wait_until_held(&host, FLOOD + 1).await?;
     submit(&host.client, (0..5).map(|number| order("y", number)).collect()).await?;
-    wait_until_published(&env).await?;
+    wait_until_held(&host, FLOOD + 6).await?;
     let calls = desk.permit(25, 25).await?;
     assert_eq!(of(&calls, "y").len(), 5, "they wait for another customer: {calls:?}");
     // Everything else follows, once.
@@ -149,13 +157,13 @@ async fn a_few_orders_pass_the_backlog_of_another_customer(backend: Backend) -> 
 }
 
 async fn a_few_orders_pass_a_backlog_of_documents(backend: Backend) -> Result<()> {
-    let (env, host, desk) = warm_host_on(backend).await?;
+    let (_env, host, desk) = warm_host_on(backend).await?;
     // Each of them has another author.
     let flood = (0..FLOOD).map(|number| document(&number.to_string(), number)).collect();
     submit(&host.client, flood).await?;
-    wait_until_published(&env).await?;
+    wait_until_held(&host, FLOOD + 1).await?;
     submit(&host.client, (0..5).map(|number| order("y", number)).collect()).await?;
-    wait_until_published(&env).await?;
+    wait_until_held(&host, FLOOD + 6).await?;
     let calls = desk.permit(25, 25).await?;
     assert_eq!(of(&calls, "y").len(), 5, "they wait for another kind: {calls:?}");
     assert_eq!(of(&calls, "d-").len(), 19);

@@ -42,6 +42,8 @@ pub struct StageStatus {
     pub waiting: Option<u64>,
     /// Those of them that fall due later: retries and scheduled events.
     pub scheduled: Option<u64>,
+    /// Those of them that this host holds: they run, or wait for one that runs.
+    pub held: u64,
 }
 
 /// Deliveries of a deleted stage that are settled in one transaction.
@@ -90,6 +92,7 @@ fn status(stage: &Stage, backlog: Option<&[StageBacklog]>) -> StageStatus {
         consumption: stage.consumption(),
         waiting: count(|backlog| backlog.waiting),
         scheduled: count(|backlog| backlog.scheduled),
+        held: stage.in_flight.len() as u64,
     }
 }
 

@@ -38,6 +38,11 @@ impl InFlight {
         }
     }
 
+    /// How many messages are held.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     /// The messages that are held: the broker's name and the event of each.
     pub fn held(&self) -> Vec<(u64, Arc<Envelope>)> {
         self.lock().iter().map(|(tag, (_, event))| (*tag, Arc::clone(event))).collect()

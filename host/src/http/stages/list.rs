@@ -41,6 +41,8 @@ pub(crate) struct StageStatusView {
     waiting: Option<u64>,
     /// Those of them that fall due later: retries and scheduled events.
     scheduled: Option<u64>,
+    /// Those of them that this host holds: they run, or wait for one that runs.
+    held: u64,
 }
 
 impl From<StageStatus> for StageStatusView {
@@ -58,6 +60,7 @@ impl From<StageStatus> for StageStatusView {
             consumption: status.consumption.into(),
             waiting: status.waiting,
             scheduled: status.scheduled,
+            held: status.held,
         }
     }
 }
