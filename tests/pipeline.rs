@@ -8,6 +8,7 @@ mod dead_letters;
 mod embedding;
 mod external_events;
 mod fairness;
+mod hand_over;
 mod interleavings;
 mod namespaces;
 mod retention;

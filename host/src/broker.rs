@@ -88,6 +88,22 @@ pub struct Incoming {
     pub tag: u64,
 }
 
+impl Incoming {
+    /// The first attempt at an event that this host hands over to its own stage.
+    pub fn handed_over(tag: u64, envelope: Arc<Envelope>) -> Self {
+        Self {
+            envelope,
+            round: 1,
+            attempt: 1,
+            redelivered: false,
+            deliveries: 1,
+            sender: Sender::Host,
+            received: Instant::now(),
+            tag,
+        }
+    }
+}
+
 /// A stage's queue and the event types that reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
@@ -208,6 +224,11 @@ pub trait Broker: Send + Sync + 'static {
     ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError>;
     /// Queues that may have lost messages since the last call.
     fn take_gaps(&self) -> Vec<Gap>;
+    /// These messages were not published and nobody will do so: a broker in memory reports a gap.
+    fn missed(&self, messages: &[Outgoing]) {
+        let _ = messages;
+    }
+
     /// Waits until [`Broker::take_gaps`] returns a gap.
     async fn gap(&self);
     /// Nothing is left that the gap lacked.

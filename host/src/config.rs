@@ -213,6 +213,19 @@ pub struct BrokerConfig {
     /// Most bytes of events that wait to be sent, or for the broker's confirm; further ones wait in
     /// the store.
     pub relay_max_bytes: u64,
+    /// Whether a host runs the next stage itself when that stage runs there and has room, without a
+    /// message; for RabbitMQ, and only if `subscriptions` is set.
+    pub local_handover: bool,
+    /// Topic patterns of the events that queues of other programs receive from RabbitMQ: these are
+    /// always published. None: not known, so every event is published.
+    pub subscriptions: Option<Vec<String>>,
+}
+
+impl BrokerConfig {
+    /// Whether hosts hand events over to their own stages. The embedded queues are in the host already.
+    pub(crate) fn hands_over(&self) -> bool {
+        self.local_handover && !matches!(BrokerUrl::parse(&self.url), Some(BrokerUrl::Embedded))
+    }
 }
 
 impl Default for BrokerConfig {
@@ -222,6 +235,8 @@ impl Default for BrokerConfig {
             queue_capacity: 10_000,
             queue_max_bytes: 64 << 20,
             relay_max_bytes: 64 << 20,
+            local_handover: true,
+            subscriptions: None,
         }
     }
 }

@@ -56,7 +56,7 @@ pub use crate::store::postgres::{
 pub use crate::store::sqlite::{FileStatus, SchemaStatus, SqliteOptions, SqliteStore};
 pub use crate::store::{
     Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryStatus,
-    HostReport, LostDeliveries, NewCancel, NewEvent, NewSubject, OutboxRow, StateRow, StateSource,
+    HostReport, Listeners, LostDeliveries, NewCancel, NewEvent, NewSubject, OutboxRow, Publishing, StateRow, StateSource,
     Store, SubjectCursor, UnroutedEvents,
 };
 pub use crate::worker::decide::{self, Attempt, Decision, DecisionInputs, Progress, decide};

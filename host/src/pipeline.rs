@@ -5,6 +5,7 @@
 //! supervisor loads plugins into it, and background tasks tell it about other hosts. Bounds: the
 //! stages that are configured, loaded, or bound by other hosts.
 
+pub mod hand_over;
 mod in_flight;
 mod stage;
 pub mod chains;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use self::chains::Chains;
+use self::hand_over::HandOver;
 use self::routes::{RouteTable, Routes};
 pub use self::stage::{Consumption, Running, Stage};
 pub use self::topology::{Topology, TopologyStage};
@@ -34,6 +36,7 @@ pub struct Pipeline {
     stages: RwLock<BTreeMap<Arc<str>, Arc<Stage>>>,
     routes: RouteTable,
     chains: Arc<Chains>,
+    hand_over: HandOver,
 }
 
 impl Pipeline {
@@ -45,6 +48,7 @@ impl Pipeline {
             stages: RwLock::default(),
             routes: RouteTable::default(),
             chains: Chains::new(config.events.chain_events_max),
+            hand_over: HandOver::new(&config.broker),
         })
     }
 

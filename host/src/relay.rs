@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +53,7 @@ pub struct RelayHandle {
     /// Ids of rows that did not fit.
     excess: mpsc::Sender<Vec<i64>>,
     budget: Budget,
+    broker: Arc<dyn Broker>,
 }
 
 impl RelayHandle {
@@ -60,15 +62,33 @@ impl RelayHandle {
         if rows.is_empty() {
             return;
         }
-        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        let queued = self
-            .budget
-            .reserve(bytes_of(&rows))
-            .is_some_and(|reserved| self.groups.try_send(Group { rows, reserved }).is_ok());
-        if !queued && self.excess.try_send(ids).is_err() {
+        let Some(reserved) = self.budget.reserve(bytes_of(&rows)) else {
+            return self.leave(&rows);
+        };
+        let group = Group { rows, reserved };
+        if let Err(TrySendError::Full(group) | TrySendError::Closed(group)) =
+            self.groups.try_send(group)
+        {
+            self.leave(&group.rows);
+        }
+    }
+
+    /// Leaves rows that do not fit to the outbox, or to the broker, which asks for them later.
+    fn leave(&self, rows: &[OutboxRow]) {
+        let unrecorded: Vec<Outgoing> =
+            rows.iter().filter(|row| row.id.is_none()).map(|row| outgoing(row, true)).collect();
+        if !unrecorded.is_empty() {
+            self.broker.missed(&unrecorded);
+        }
+        let ids: Vec<i64> = rows.iter().filter_map(|row| row.id).collect();
+        if !ids.is_empty() && self.excess.try_send(ids).is_err() {
             tracing::debug!("the relay is behind; rows are claimed again when their lease ends");
         }
     }
+}
+
+fn outgoing(row: &OutboxRow, mandatory: bool) -> Outgoing {
+    Outgoing { mandatory, envelope: Arc::clone(&row.envelope), direct: row.direct.clone() }
 }
 
 fn bytes_of(rows: &[OutboxRow]) -> u64 {
@@ -98,10 +118,15 @@ impl Relay {
     ) -> (Self, RelayHandle) {
         let (sender, groups) = mpsc::channel(QUEUE_MAX);
         let (released, excess) = mpsc::channel(QUEUE_MAX);
-        let outlet = Outlet { store, broker, pipeline };
         let budget = Budget::new(max_bytes);
         let queues = Mutex::new(Queues { groups, excess });
-        let handle = RelayHandle { groups: sender, excess: released, budget: budget.clone() };
+        let handle = RelayHandle {
+            groups: sender,
+            excess: released,
+            budget: budget.clone(),
+            broker: Arc::clone(&broker),
+        };
+        let outlet = Outlet { store, broker, pipeline };
         (Self { outlet, budget, queues }, handle)
     }
 
@@ -212,23 +237,19 @@ impl Outlet {
     async fn send(&self, group: Group, sent: &mpsc::Sender<Vec<i64>>) -> bool {
         // Released once everything is confirmed.
         let Group { rows, reserved: _reserved } = group;
-        let outgoing = |row: &OutboxRow| Outgoing {
-            mandatory: self.must_arrive(row),
-            envelope: Arc::clone(&row.envelope),
-            direct: row.direct.clone(),
-        };
-        let answers = self.broker.publish(rows.iter().map(outgoing).collect()).await;
+        let messages = rows.iter().map(|row| outgoing(row, self.must_arrive(row))).collect();
+        let answers = self.broker.publish(messages).await;
         let (mut confirmed, mut refused, mut in_part, mut why) =
             (Vec::with_capacity(rows.len()), Vec::new(), Vec::new(), None);
         for (row, answer) in rows.into_iter().zip(answers) {
             match answer {
-                Ok(()) => confirmed.push(row.id),
+                Ok(()) => confirmed.extend(row.id),
                 Err(error) => {
                     match &error {
                         BrokerError::Refused(_) if self.has_several_queues(&row) => {
                             in_part.push(row);
                         }
-                        _ => refused.push(row.id),
+                        _ => refused.extend(row.id),
                     }
                     why = Some(error);
                 }
@@ -271,14 +292,16 @@ impl Outlet {
             direct: Some(Direct { stage: Arc::clone(stage), round: 1, attempt: 1 }),
         };
         let answers = self.broker.publish(copies.iter().map(outgoing).collect()).await;
-        let narrowed =
-            |row: OutboxRow| NarrowedRow { id: row.id, envelope: row.envelope, stages: Vec::new() };
-        let mut narrowed: Vec<NarrowedRow> = rows.into_iter().map(narrowed).collect();
+        let mut unconfirmed: Vec<Vec<Arc<str>>> = vec![Vec::new(); rows.len()];
         for ((at, stage), answer) in copies.into_iter().zip(answers) {
             if answer.is_err() {
-                narrowed[at].stages.push(stage);
+                unconfirmed[at].push(stage);
             }
         }
+        let narrowed = |(row, stages): (OutboxRow, Vec<Arc<str>>)| {
+            Some(NarrowedRow { id: row.id?, envelope: row.envelope, stages })
+        };
+        let narrowed = rows.into_iter().zip(unconfirmed).filter_map(narrowed).collect();
         if let Err(error) = self.store.outbox_narrowed(narrowed, POSTPONE_MS).await {
             tracing::warn!(%error, "rows could not be narrowed; they are due again when their lease ends");
         }

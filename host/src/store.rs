@@ -49,7 +49,7 @@ pub use self::error::StoreError;
 pub use self::events::{EventFilter, LogRange, SettledSubject, SubjectCursor};
 pub use self::hosts::{HostReport, SharedSettings};
 pub use self::new_event::{AcceptedEvent, NewEvent};
-pub use self::outbox::{NarrowedRow, OutboxRow};
+pub use self::outbox::{Listeners, NarrowedRow, OutboxRow, Publishing};
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
 pub use self::stages::{ControlState, PluginLoad, StageBacklog, StageControl};
 pub use self::state::{LockedState, StateRow, StateSource, Version};
@@ -143,6 +143,9 @@ pub trait Store: StateSource {
         stage: &str,
         lost: LostDeliveries,
     ) -> Result<Vec<OutboxRow>, StoreError>;
+
+    /// Writes an outbox row, which any host sends, for each of these deliveries of `stage` that is open.
+    async fn requeue(&self, stage: &str, events: Vec<EventKey>) -> Result<(), StoreError>;
 
     /// Records that this host holds the messages of these events, so that no host takes them for
     /// lost: open deliveries of `stage` count as queued now.

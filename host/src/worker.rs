@@ -20,6 +20,8 @@ use self::lane_queue::{LaneSender, lane_queue};
 use self::lease::Lease;
 use self::read_ahead::{ReadAhead, is_read_ahead};
 use crate::broker::{Acker, BrokerError, Capacity, Consumer, Incoming};
+use crate::domain::event::EventKey;
+use crate::pipeline::hand_over::is_handed_over;
 use crate::pipeline::{Consumption, Stage};
 use crate::services::Services;
 use crate::store::{ControlState, StageControl};
@@ -127,7 +129,11 @@ impl StageWorker {
         let acker: Arc<dyn Acker> =
             Arc::new(TrackingAcker { stage: Arc::clone(&self.stage), inner: consumer.acker() });
         let mut lanes = JoinSet::new();
-        let queues = self.spawn_lanes(&mut lanes, &acker, cancel);
+        let queues = Arc::new(self.spawn_lanes(&mut lanes, &acker, cancel));
+        let handed_over = Arc::clone(&queues);
+        self.stage.window.open(Box::new(move |tag, envelope| {
+            handed_over.feed(vec![Incoming::handed_over(tag, envelope)]);
+        }));
         let mut control = self.stage.watch_control();
         let ahead = ReadAhead::new(Arc::clone(&self.stage), self.services.clone());
         let mut reading = Box::pin(ahead.run(|messages| queues.feed(messages)));
@@ -153,9 +159,30 @@ impl StageWorker {
             queues.feed(messages);
         }
         drop(reading);
+        self.stage.window.close();
         drop(queues);
         while lanes.join_next().await.is_some() {}
+        self.give_back().await;
         drop(in_flight);
+    }
+
+    /// Sends what was handed over and not run to the stage's queue: no message of it is there.
+    async fn give_back(&self) {
+        let held = self.stage.in_flight.held().into_iter();
+        let left: Vec<EventKey> = held
+            .filter(|(tag, _)| is_handed_over(*tag))
+            .map(|(_, envelope)| envelope.key())
+            .collect();
+        if left.is_empty() {
+            return;
+        }
+        tracing::debug!(stage = %self.stage.name, messages = left.len(), "giving back what was handed over");
+        if let Err(error) = self.services.store.requeue(&self.stage.name, left).await {
+            tracing::warn!(
+                stage = %self.stage.name, %error,
+                "what was handed over could not be sent to the queue: the reconciler will do so"
+            );
+        }
     }
 
     fn spawn_lanes(
@@ -205,18 +232,27 @@ struct TrackingAcker {
     inner: Arc<dyn Acker>,
 }
 
+impl TrackingAcker {
+    /// Records that these messages are not held any more; returns those of the broker.
+    fn of_broker(&self, tags: &[u64]) -> Vec<u64> {
+        for (tag, envelope) in self.stage.in_flight.release(tags) {
+            if is_handed_over(tag) {
+                self.stage.window.release(envelope.bytes());
+            }
+        }
+        tags.iter().copied().filter(|tag| is_of_broker(*tag)).collect()
+    }
+}
+
 #[async_trait]
 impl Acker for TrackingAcker {
     async fn ack(&self, tags: &[u64]) {
-        self.stage.in_flight.release(tags);
-        self.inner.ack(tags).await;
+        self.inner.ack(&self.of_broker(tags)).await;
     }
 
     async fn requeue(&self, tags: &[u64]) {
-        self.stage.in_flight.release(tags);
         // What was read ahead is in the broker's queue as well.
-        let of_broker = tags.iter().copied().filter(|tag| !is_read_ahead(*tag));
-        self.inner.requeue(&of_broker.collect::<Vec<u64>>()).await;
+        self.inner.requeue(&self.of_broker(tags)).await;
     }
 }
 
@@ -225,7 +261,13 @@ struct InFlightGuard<'a>(&'a Stage);
 
 impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.clear();
+        self.0.window.close();
+        let held: Vec<u64> = self.0.in_flight.held().iter().map(|(tag, _)| *tag).collect();
+        for (tag, envelope) in self.0.in_flight.release(&held) {
+            if is_handed_over(tag) {
+                self.0.window.release(envelope.bytes());
+            }
+        }
     }
 }
 
@@ -251,6 +293,11 @@ pub(crate) async fn run_isolated(
     lane::Lane::new(Arc::clone(stage), services.clone(), Arc::clone(acker))
         .run(messages, CancellationToken::new())
         .await;
+}
+
+/// Whether the broker has a message for this tag.
+fn is_of_broker(tag: u64) -> bool {
+    !is_handed_over(tag) && !is_read_ahead(tag)
 }
 
 fn drains(control: Option<&StageControl>) -> bool {

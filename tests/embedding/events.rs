@@ -26,7 +26,8 @@ async fn stream_resumes_from_a_cursor_after_a_restart(backend: Backend) -> Resul
     let data = first.event.json::<Value>()?;
     assert_eq!(data["order_id"], first.event.subject);
     assert_eq!(first.stage.as_deref(), Some("approve"));
-    assert_eq!(first.subject_key.as_deref(), Some("order/1"));
+    // Different subjects run in any order.
+    assert_eq!(first.subject_key, Some(format!("order/{}", first.event.subject).parse()?));
     let second = stream.next().await.context("no event")?;
     assert!(second.cursor > first.cursor);
     handle.shutdown().await?;

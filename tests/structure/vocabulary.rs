@@ -90,8 +90,6 @@ const RETIRED: &[Retired] = &[
     retired(Words("accepted same"), "`Duplicate`"),
     retired(Words("accepted different"), "`Conflict`"),
     retired(Name("accept_as"), "`accept_with`"),
-    retired(Words("hand over"), "enqueue"),
-    retired(Words("handed over"), "enqueued"),
     retired(Words("story"), "history"),
     retired(Words("unfit"), "invalid"),
     retired(Words("run alone"), "`run_single_active`, or `run_isolated`"),

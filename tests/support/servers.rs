@@ -122,7 +122,12 @@ impl Servers {
         let (postgres, amqp) =
             self.host_urls.clone().unwrap_or_else(|| (self.postgres.clone(), self.amqp.clone()));
         let store = with_database(&postgres, &self.database());
-        format!("namespace = \"{}\"\nstore.url = \"{store}\"\nbroker.url = \"{amqp}\"\n", self.name)
+        // No other program subscribes, so hosts hand events over to their own stages.
+        format!(
+            "namespace = \"{}\"\nstore.url = \"{store}\"\nbroker.url = \"{amqp}\"\n\
+             broker.subscriptions = []\n",
+            self.name
+        )
     }
 }
 

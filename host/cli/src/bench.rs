@@ -45,6 +45,9 @@ pub(crate) struct BenchArgs {
     /// RabbitMQ server to measure, in a temporary namespace [default: the embedded broker].
     #[arg(long, value_name = "URL")]
     broker: Option<String>,
+    /// Send every event through RabbitMQ (broker.local_handover = false).
+    #[arg(long, conflicts_with = "url")]
+    no_handover: bool,
     /// Measure running hosts instead, round-robin; repeat the option for several hosts.
     #[arg(long, value_parser = crate::client::base_url, conflicts_with_all = ["store", "broker", "plugins"])]
     url: Vec<String>,

@@ -149,6 +149,21 @@ fn encode_stages(namespaces: &[Labelled], encoder: &mut DescriptorEncoder<'_>) -
                 .encode(metric.encode_family(&labels)?)?;
         }
     }
+    let help = "Messages that this host handed over to the stage without RabbitMQ";
+    let name = "postrider_handed_over";
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (namespace, stage) in &stages {
+        let labels = namespace.with(&[("stage", &stage.name)]);
+        ConstCounter::new(stage.window.handed_over()).encode(metric.encode_family(&labels)?)?;
+    }
+    let help = "Messages in the local window of the stage: handed over, and not settled yet";
+    let name = "postrider_local_window_messages";
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (namespace, stage) in &stages {
+        let labels = namespace.with(&[("stage", &stage.name)]);
+        ConstGauge::new(i64::from(stage.window.messages()))
+            .encode(metric.encode_family(&labels)?)?;
+    }
     let help = "Time from the receipt of a message to its acknowledgement";
     let mut metric = encoder.encode_descriptor(
         "postrider_stage",

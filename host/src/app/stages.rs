@@ -44,6 +44,8 @@ pub struct StageStatus {
     pub scheduled: Option<u64>,
     /// Those of them that this host holds: they run, or wait for one that runs.
     pub held: u64,
+    /// Messages that this host handed over to the stage without RabbitMQ since it started.
+    pub handed_over: u64,
 }
 
 /// Deliveries of a deleted stage that are settled in one transaction.
@@ -93,6 +95,7 @@ fn status(stage: &Stage, backlog: Option<&[StageBacklog]>) -> StageStatus {
         waiting: count(|backlog| backlog.waiting),
         scheduled: count(|backlog| backlog.scheduled),
         held: stage.in_flight.len() as u64,
+        handed_over: stage.window.handed_over(),
     }
 }
 

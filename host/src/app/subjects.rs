@@ -203,10 +203,11 @@ impl App {
         body: Value,
         submission: Submission,
     ) -> Result<Submitted, SubmitError> {
-        let subject = self.new_subject(kind, body, submission)?;
+        let mut subject = self.new_subject(kind, body, submission)?;
         let key = subject.key.clone();
+        let reserved = self.services.pipeline.reserve(std::iter::once(&mut subject.event));
         let (accepted, rows) = self.services.store.accept_subject(subject).await?;
-        self.services.relay.enqueue(rows);
+        self.services.relay.enqueue(reserved.deliver(rows));
         submitted(key, accepted)
     }
 

@@ -42,6 +42,7 @@ struct State {
 }
 
 struct Queue {
+    stage: Arc<str>,
     patterns: Vec<String>,
     ready: FairQueue<Incoming>,
     unacked: HashMap<u64, Incoming>,
@@ -122,16 +123,34 @@ impl Shared {
 }
 
 impl Queue {
-    fn push(&mut self, message: &Outgoing, capacity: Capacity) {
+    /// Whether a message goes to it.
+    fn receives(&self, message: &Outgoing) -> bool {
+        let event_type = &message.envelope.event.event_type;
+        match &message.direct {
+            Some(direct) => direct.stage == self.stage,
+            None => self.patterns.iter().any(|pattern| topic_matches(pattern, event_type)),
+        }
+    }
+
+    /// A message stays out. Whether a refill has to be requested now: nothing is acknowledged in an
+    /// empty queue.
+    fn leave_out(&mut self) -> bool {
+        let asks = self.held == Capacity::NONE && !matches!(self.overflow, Overflow::Refilling { .. });
+        self.overflow = match self.overflow {
+            _ if asks => Overflow::Refilling { again: false },
+            Overflow::None | Overflow::Overflowed => Overflow::Overflowed,
+            Overflow::Refilling { .. } => Overflow::Refilling { again: true },
+        };
+        asks
+    }
+
+    /// Adds a message, or leaves it out. Whether a refill has to be requested now.
+    fn push(&mut self, message: &Outgoing, capacity: Capacity) -> bool {
         // What is sent to one stage is a refill or a retry: older than what is published.
         let is_late = message.direct.is_none() && self.overflow != Overflow::None;
         let bytes = message.envelope.bytes();
         if is_late || !capacity.fits(self.held, bytes) {
-            self.overflow = match self.overflow {
-                Overflow::None | Overflow::Overflowed => Overflow::Overflowed,
-                Overflow::Refilling { .. } => Overflow::Refilling { again: true },
-            };
-            return;
+            return self.leave_out();
         }
         let (round, attempt) =
             message.direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
@@ -151,6 +170,7 @@ impl Queue {
         };
         self.ready.push(Place::of(&message.envelope), incoming);
         self.arrived.notify_one();
+        false
     }
 }
 
@@ -163,6 +183,7 @@ impl Broker for Embedded {
             return Ok(());
         }
         let queue = Queue {
+            stage: Arc::clone(&binding.stage),
             patterns: binding.patterns,
             ready: FairQueue::default(),
             unacked: HashMap::new(),
@@ -195,23 +216,17 @@ impl Broker for Embedded {
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>> {
         let mut state = self.shared.lock();
+        let mut asking = Vec::new();
         for message in &messages {
-            match &message.direct {
-                // A queue that is not declared yet is filled from the store once it is.
-                Some(direct) => {
-                    if let Some(queue) = state.queues.get_mut(&direct.stage) {
-                        queue.push(message, self.shared.capacity);
-                    }
-                }
-                None => {
-                    let event_type = &message.envelope.event.event_type;
-                    for queue in state.queues.values_mut() {
-                        if queue.patterns.iter().any(|pattern| topic_matches(pattern, event_type)) {
-                            queue.push(message, self.shared.capacity);
-                        }
-                    }
+            // A queue that is not declared yet is filled from the store once it is.
+            for queue in state.queues.values_mut().filter(|queue| queue.receives(message)) {
+                if queue.push(message, self.shared.capacity) {
+                    asking.push(Arc::clone(&queue.stage));
                 }
             }
+        }
+        for stage in asking {
+            self.shared.report(&mut state, &stage);
         }
         messages.iter().map(|_| Ok(())).collect()
     }
@@ -249,6 +264,19 @@ impl Broker for Embedded {
 
     fn take_gaps(&self) -> Vec<Gap> {
         std::mem::take(&mut self.shared.lock().gaps)
+    }
+
+    fn missed(&self, messages: &[Outgoing]) {
+        let mut state = self.shared.lock();
+        let mut reported = Vec::new();
+        for (stage, queue) in &mut state.queues {
+            if messages.iter().any(|message| queue.receives(message)) && queue.leave_out() {
+                reported.push(Arc::clone(stage));
+            }
+        }
+        for stage in reported {
+            self.shared.report(&mut state, &stage);
+        }
     }
 
     async fn gap(&self) {

@@ -26,6 +26,7 @@ impl Config {
             flatten(section, &all[section], &mut settings);
         }
         settings.insert("broker.url".to_owned(), digest(&mask_password(&self.broker.url)));
+        flatten("broker.subscriptions", &all["broker"]["subscriptions"], &mut settings);
         settings.insert("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
         settings
     }

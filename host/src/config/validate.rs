@@ -50,6 +50,7 @@ impl Config {
             problems.extend(found);
         }
         self.validate_urls(problems);
+        self.validate_subscriptions(problems);
         self.validate_numbers(problems);
         self.validate_subjects(problems);
         self.validate_state_places(problems);
@@ -98,6 +99,14 @@ impl Config {
                 "broker.url: `{}…` must be `embedded:` or `amqp://…`",
                 scheme(&self.broker.url)
             )),
+        }
+    }
+
+    fn validate_subscriptions(&self, problems: &mut Vec<String>) {
+        for pattern in self.broker.subscriptions.iter().flatten() {
+            if let Some(why) = topic_problem(pattern) {
+                problems.push(format!("broker.subscriptions: the topic pattern `{pattern}` {why}"));
+            }
         }
     }
 

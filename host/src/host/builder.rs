@@ -35,7 +35,7 @@ use crate::relay::Relay;
 use crate::runtime::provenance::PluginArchive;
 use crate::services::{Observer, SPANS, Services};
 use crate::stage::handler::{Native, NativeStage, StageHandler};
-use crate::store::Settlement;
+use crate::store::{Listeners, Publishing, Settlement};
 
 /// Plugin changes that wait for the plugin supervisor.
 const CHANGES_MAX: usize = 64;
@@ -404,7 +404,14 @@ impl HostBuilder {
             pool: self.pool.as_ref(),
         };
         let broker = open_broker(&identity, tasks)?;
-        let store = open_store(&identity, tasks, broker.has_outside_consumers()).await?;
+        let from_outbox = broker.has_outside_consumers();
+        let listeners = match &config.broker.subscriptions {
+            _ if !from_outbox => Listeners::Known(Arc::default()),
+            None => Listeners::Unknown,
+            Some(patterns) => Listeners::Known(patterns.as_slice().into()),
+        };
+        let publishing = Publishing { listeners, from_outbox };
+        let store = open_store(&identity, tasks, publishing).await?;
         let pipeline = Pipeline::new(config, kinds);
         let (relay, handle) = Relay::new(
             Arc::clone(&store),

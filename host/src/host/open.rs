@@ -11,7 +11,7 @@ use crate::broker::{Broker, Capacity};
 use crate::config::{BrokerConfig, BrokerUrl, Config, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
 use crate::domain::subject_kind::SubjectKinds;
-use crate::store::Store;
+use crate::store::{Publishing, Store};
 #[cfg(feature = "postgres")]
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
@@ -67,7 +67,7 @@ pub(super) fn open_broker(
 pub(super) async fn open_store(
     host: &HostIdentity<'_>,
     tasks: &HostTasks,
-    publish_all: bool,
+    publishing: Publishing,
 ) -> Result<Arc<dyn Store>, BuildError> {
     let store = &host.config.store;
     let kinds = Arc::clone(host.kinds);
@@ -84,7 +84,7 @@ pub(super) async fn open_store(
                 kinds,
                 lease_ms: store.lease_ms,
                 group_max_ops: store.group_max_ops,
-                publish_all,
+                publishing,
             };
             let opened = SqliteStore::open(options).await;
             let (store, writer) = opened.map_err(|error| BuildError::Store(error.into()))?;
@@ -104,7 +104,7 @@ pub(super) async fn open_store(
                 kinds,
                 lease_ms: store.lease_ms,
                 group_max_ops: store.group_max_ops,
-                publish_all,
+                publishing,
                 connections: store.connections,
                 pool: host.pool.cloned(),
                 timeout_ms: store.timeout_ms,

@@ -30,12 +30,11 @@ impl InFlight {
         self.lock().extend(messages.map(|(tag, received, event)| (tag, (received, event))));
     }
 
-    /// Removes messages that were given back or acknowledged.
-    pub fn release(&self, tags: &[u64]) {
+    /// Removes messages that were given back or acknowledged; returns those of them that were held.
+    pub fn release(&self, tags: &[u64]) -> Vec<(u64, Arc<Envelope>)> {
         let mut held = self.lock();
-        for tag in tags {
-            held.remove(tag);
-        }
+        let removed = tags.iter().filter_map(|tag| Some((*tag, held.remove(tag)?.1)));
+        removed.collect()
     }
 
     /// How many messages are held.

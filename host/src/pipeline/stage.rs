@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
+use super::hand_over::Window;
 use super::in_flight::InFlight;
 use super::metrics::StageMetrics;
 use crate::config::{RecordingConfig, StageConfig};
@@ -78,6 +79,8 @@ pub struct Stage {
     pub metrics: StageMetrics,
     /// Its messages that this host holds.
     pub in_flight: InFlight,
+    /// What is handed over to it on this host.
+    pub window: Window,
     consumption: Mutex<Consumption>,
     rollout: Mutex<Rollout>,
 }
@@ -100,6 +103,7 @@ impl Stage {
         let egress = Egress::new(&config.grants);
         let breaker = Mutex::new(CircuitBreaker::new(config.breaker.clone()));
         let rate = config.rate_per_s.and_then(rate_limit::per_second);
+        let window = Window::new(config.prefetch, config.prefetch_max_bytes);
         Self {
             name,
             config,
@@ -114,6 +118,7 @@ impl Stage {
             rate,
             metrics: StageMetrics::default(),
             in_flight: InFlight::default(),
+            window,
             consumption: Mutex::default(),
             rollout: Mutex::default(),
         }

@@ -50,6 +50,26 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// The events that the stage emitted.
+    pub(crate) fn emitted(&self) -> &[NewEvent] {
+        match self {
+            Self::Done(events) => events,
+            Self::Retry { .. } | Self::Dead { .. } | Self::Skipped | Self::Deferred { .. } => &[],
+        }
+    }
+
+    /// The events that the stage emitted.
+    pub(crate) fn emitted_mut(&mut self) -> &mut [NewEvent] {
+        match self {
+            Self::Done(events) => events,
+            Self::Retry { .. } | Self::Dead { .. } | Self::Skipped | Self::Deferred { .. } => {
+                &mut []
+            }
+        }
+    }
+}
+
 /// One delivery's part of a batch.
 ///
 /// ```no_run
@@ -102,14 +122,8 @@ impl Settlement {
 
     /// The bytes of its event and of those that it emits.
     pub(crate) fn bytes(&self) -> u64 {
-        let emitted: u64 = match &self.verdict {
-            Verdict::Done(events) => events.iter().map(|event| event.envelope.bytes()).sum(),
-            Verdict::Dead { .. }
-            | Verdict::Retry { .. }
-            | Verdict::Skipped
-            | Verdict::Deferred { .. } => 0,
-        };
-        self.envelope.bytes() + emitted
+        let emitted = self.verdict.emitted().iter().map(|event| event.envelope.bytes());
+        self.envelope.bytes() + emitted.sum::<u64>()
     }
 }
 

@@ -199,7 +199,7 @@ pub(super) fn outbox_row(row: &impl Columns) -> Result<OutboxRow, StoreError> {
         }
     };
     Ok(OutboxRow {
-        id: row.int(0)?,
+        id: Some(row.int(0)?),
         envelope: Arc::new(envelope(row, 5)?),
         direct,
         routed: row.flag(4)?,

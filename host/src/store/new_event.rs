@@ -46,6 +46,9 @@ pub struct NewEvent {
     pub origin: Origin,
     /// It is written to the log and not sent to any stage.
     pub only_logged: bool,
+    /// The host that commits it can run it right away: there is no message, unless an earlier event
+    /// of its subject waits for one of the stages.
+    pub hand_over: bool,
 }
 
 impl NewEvent {
@@ -59,6 +62,7 @@ impl NewEvent {
             only_stage: None,
             origin: Origin::Host,
             only_logged: false,
+            hand_over: false,
         }
     }
 
@@ -90,6 +94,12 @@ impl NewEvent {
             && !subject.is_some_and(|key| kinds.is_cancel_event(key, event_type))
             && !event_type.starts_with(HOST_EVENT_PREFIX)
             && (self.producer.is_none() || subject.is_some())
+    }
+
+    /// Its subject with each stage that it is routed to; nothing without a subject.
+    pub(super) fn stages_of_subject(&self) -> impl Iterator<Item = (&str, &str)> {
+        let subject = self.envelope.subject_key.as_deref();
+        subject.into_iter().flat_map(|subject| self.routed_to.iter().map(move |to| (subject, &**to)))
     }
 
     /// The same event, sent to the queue of `stage` alone, whatever else consumes its type.

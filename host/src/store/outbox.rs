@@ -3,13 +3,52 @@
 use std::sync::Arc;
 
 use super::Direct;
-use crate::domain::event::Envelope;
+use crate::domain::event::{Envelope, topic_matches};
 
-/// An outbox row with its event: what the relay sends.
+/// Other programs that receive events from the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listeners {
+    /// Any event may be received.
+    Unknown,
+    /// Events that match one of these topic patterns are received.
+    Known(Arc<[String]>),
+}
+
+impl Listeners {
+    /// Whether another program may receive events of this type.
+    pub fn hear(&self, event_type: &str) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::Known(patterns) => {
+                patterns.iter().any(|pattern| topic_matches(pattern, event_type))
+            }
+        }
+    }
+}
+
+/// What a store does with events that are to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publishing {
+    /// Events that they receive are sent even if no stage consumes them.
+    pub listeners: Listeners,
+    /// Keeps an event that is due now in the outbox until it is sent. A broker in memory needs no
+    /// such row: it fills its queues from the open deliveries.
+    pub from_outbox: bool,
+}
+
+#[cfg(test)]
+impl Publishing {
+    /// Stages only, through the outbox.
+    pub(crate) fn to_stages() -> Self {
+        Self { listeners: Listeners::Known(Arc::default()), from_outbox: true }
+    }
+}
+
+/// An event that was committed and is to be sent, mostly with its outbox row.
 #[derive(Debug, Clone)]
 pub struct OutboxRow {
-    /// Row id.
-    pub id: i64,
+    /// Row id; none: there is no row, and if the message is lost, its open deliveries are found later.
+    pub id: Option<i64>,
     /// The event.
     pub envelope: Arc<Envelope>,
     /// Sent directly to one stage's queue, with its round and attempt (a retry, a replay, a refilled

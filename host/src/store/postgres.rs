@@ -50,7 +50,7 @@ use self::session::Session;
 pub use self::state_places::{MovedState, PlaceProblem};
 use self::state_tables::{StateTable, StateTables};
 pub use self::within::WithinError;
-use super::StoreError;
+use super::{Publishing, StoreError};
 use super::transaction::{Op, Operation, Request};
 use crate::domain::clock::{Clock, SteadyClock};
 use crate::domain::state_place::StatePlaces;
@@ -78,8 +78,8 @@ pub struct PostgresOptions {
     pub lease_ms: u64,
     /// Maximum number of operations in one transaction.
     pub group_max_ops: usize,
-    /// Also sends events that no stage consumes: other programs may listen.
-    pub publish_all: bool,
+    /// What is sent, and how.
+    pub publishing: Publishing,
     /// Connections beside the writer's.
     pub connections: u32,
     /// A pool of the embedding program, which is used instead of the URL and of connections beside
@@ -98,7 +98,7 @@ struct Context {
     host: String,
     lease_ms: u64,
     kinds: Arc<SubjectKinds>,
-    publish_all: bool,
+    publishing: Publishing,
     clock: Arc<dyn Clock>,
     steady: Option<Arc<SteadyClock>>,
     host_time: bool,
@@ -164,7 +164,7 @@ impl PostgresStore {
             host: options.host_name,
             lease_ms: options.lease_ms,
             kinds: options.kinds,
-            publish_all: options.publish_all,
+            publishing: options.publishing,
             clock: options.clock,
             steady: options.steady,
             host_time: options.host_time,

@@ -37,7 +37,7 @@ use self::committer::{Committer, QUEUE_OPS};
 pub use self::open::{FileStatus, OpenError, SchemaStatus};
 use self::operation::{Op, SingleOperation};
 use self::sql::{args, fetch};
-use super::StoreError;
+use super::{Publishing, StoreError};
 use super::decode::Columns as _;
 use super::transaction::{self, Numbers, Operation, Request, TransactionTime, WriteSet};
 use crate::domain::clock::{Clock, SteadyClock};
@@ -61,8 +61,8 @@ pub struct SqliteOptions {
     pub lease_ms: u64,
     /// Maximum number of operations in one transaction.
     pub group_max_ops: usize,
-    /// Also sends events that no stage consumes: other programs may listen.
-    pub publish_all: bool,
+    /// What is sent, and how.
+    pub publishing: Publishing,
 }
 
 /// What the writer knows.
@@ -73,7 +73,7 @@ struct Context {
     lease_ms: u64,
     /// Subject status by events.
     kinds: Arc<SubjectKinds>,
-    publish_all: bool,
+    publishing: Publishing,
     /// The last numbers that were written: this is the only writer.
     numbers: Numbers,
 }
@@ -82,7 +82,7 @@ impl Context {
     /// An empty write set.
     fn write_set<'a>(&self, now_ms: u64) -> WriteSet<'a> {
         let time = TransactionTime { now_ms, host_ms: now_ms };
-        WriteSet::new(self.numbers, time, self.publish_all, Arc::clone(&self.kinds))
+        WriteSet::new(self.numbers, time, self.publishing.clone(), Arc::clone(&self.kinds))
     }
 }
 
@@ -127,7 +127,7 @@ impl SqliteStore {
                 host: options.host_name,
                 lease_ms: options.lease_ms,
                 kinds: Arc::clone(&options.kinds),
-                publish_all: options.publish_all,
+                publishing: options.publishing,
                 numbers,
             },
             clock: Arc::clone(&options.clock),

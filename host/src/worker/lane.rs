@@ -31,7 +31,7 @@ use self::batch::{BatchResult, BatchRun, batch_len};
 use self::contended_keys::ContendedKeys;
 use super::gate::Gate;
 use super::lane_queue::LaneReceiver;
-use super::read_ahead::is_read_ahead;
+use super::is_of_broker;
 use crate::broker::Acker;
 use crate::domain::event::DeliveryKey;
 use crate::pipeline::metrics::OutcomeKind;
@@ -170,14 +170,13 @@ impl Lane {
                 self.stage.breaker().release_probe(probe, self.services.clock.now_ms());
             }
             match result {
-                Ok((Commit::Done { outbox, queued_ms, .. }, outcomes)) => {
+                Ok((Commit::Done { queued_ms, .. }, outcomes)) => {
                     first = first.or(Some(outcomes.len()));
-                    // What was read ahead says nothing about the queue.
+                    // Other messages than the queue's say nothing about it.
                     let ran = &work[..outcomes.len()];
-                    if !ran.iter().any(|work| is_read_ahead(work.message.tag)) {
+                    if ran.iter().all(|work| is_of_broker(work.message.tag)) {
                         self.stage.in_flight.settle(queued_ms);
                     }
-                    self.services.relay.enqueue(outbox);
                     let settled: Vec<Work> = work.drain(..outcomes.len()).collect();
                     self.finish(&settled, outcomes).await;
                     pace = Pace { reruns: pace.reruns, ..Pace::default() };
@@ -273,20 +272,23 @@ impl Lane {
             |lock| lock.source(),
         );
         let state = self.batch_state(source);
-        let BatchResult { batch, outcomes, counted } =
+        let BatchResult { mut batch, outcomes, counted } =
             self.run_batch(work, &BatchRun { running, state: &state, permit }).await?;
+        let emitted = batch.settlements.iter_mut().flat_map(|one| one.verdict.emitted_mut());
+        let reserved = self.services.pipeline.reserve(emitted);
         let written = batch.writes.clone();
         let observed =
             self.services.observer.as_ref().map(|observer| (observer, batch.settlements.clone()));
-        let commit = match lock {
+        let mut commit = match lock {
             Some(lock) => lock.commit(batch).await?,
             None => self.services.store.commit(batch).await?,
         };
-        if let Commit::Done { versions, .. } = &commit {
+        if let Commit::Done { versions, outbox, .. } = &mut commit {
+            self.services.relay.enqueue(reserved.deliver(std::mem::take(outbox)));
             counted.keep();
             let stored = written
                 .into_iter()
-                .zip(versions)
+                .zip(versions.iter())
                 .map(|((key, value), version): (_, &Version)| (key, value, *version));
             self.cache.store(stored);
             if let Some((observer, settlements)) = observed {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use async_trait::async_trait;
 use postrider::internals::{
-    Native, PostgresOptions, PostgresStore, Routes, Settings, SqliteOptions, SqliteStore,
+    Listeners, Native, PostgresOptions, PostgresStore, Publishing, Routes, Settings, SqliteOptions, SqliteStore,
     StageHandler, StagePolicy, Store, topic_matches,
 };
 use postrider::{
@@ -162,6 +162,11 @@ impl Fixture {
     }
 }
 
+/// To stages only, through the outbox.
+fn through_outbox() -> Publishing {
+    Publishing { listeners: Listeners::Known(Arc::default()), from_outbox: true }
+}
+
 async fn open_store(
     backend: Backend,
     config: &Config,
@@ -183,7 +188,7 @@ async fn open_store(
                 kinds,
                 lease_ms: LEASE_MS,
                 group_max_ops,
-                publish_all: false,
+                publishing: through_outbox(),
             };
             let (store, writer) = SqliteStore::open(options).await?;
             tokio::spawn(async move { writer.run().await });
@@ -202,7 +207,7 @@ async fn open_store(
                 kinds,
                 lease_ms: LEASE_MS,
                 group_max_ops,
-                publish_all: false,
+                publishing: through_outbox(),
                 connections: config.store.connections,
                 pool: None,
                 timeout_ms: 60_000,

@@ -565,7 +565,7 @@ pub(super) async fn round(fixture: &Fixture, simulations: &mut [Simulation]) -> 
         for answer in answers {
             let (answer, rows) = answer?;
             // A row whose confirm was lost is sent again when its lease expires.
-            sent.extend(rows.iter().filter(|_| !simulation.fault(40)).map(|row| row.id));
+            sent.extend(rows.iter().filter(|_| !simulation.fault(40)).filter_map(|row| row.id));
             simulation.learn(fixture, (answer, rows));
         }
     }
@@ -583,7 +583,7 @@ async fn claim(
     let rows = fixture.store.claim_outbox(10_000, u64::MAX).await?;
     for row in &rows {
         hand_to(fixture, simulations, row)?;
-        sent.push(row.id);
+        sent.extend(row.id);
     }
     Ok(!rows.is_empty())
 }
@@ -617,7 +617,7 @@ pub(super) async fn wake(fixture: &Fixture, simulations: &mut [Simulation]) -> R
         };
         for row in fixture.store.requeue_lost(&stage.policy.name, lost).await? {
             hand_to(fixture, simulations, &row)?;
-            sent.push(row.id);
+            sent.extend(row.id);
             woken = true;
         }
     }
@@ -635,7 +635,7 @@ pub(super) async fn wake(fixture: &Fixture, simulations: &mut [Simulation]) -> R
         };
         for row in &rows {
             hand_to(fixture, simulations, row)?;
-            sent.push(row.id);
+            sent.extend(row.id);
         }
         woken = true;
     }

@@ -43,6 +43,8 @@ pub(crate) struct StageStatusView {
     scheduled: Option<u64>,
     /// Those of them that this host holds: they run, or wait for one that runs.
     held: u64,
+    /// Messages that this host handed over to the stage without RabbitMQ since it started.
+    handed_over: u64,
 }
 
 impl From<StageStatus> for StageStatusView {
@@ -61,6 +63,7 @@ impl From<StageStatus> for StageStatusView {
             waiting: status.waiting,
             scheduled: status.scheduled,
             held: status.held,
+            handed_over: status.handed_over,
         }
     }
 }

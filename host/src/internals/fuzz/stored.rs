@@ -10,7 +10,7 @@ use crate::domain::clock::ManualClock;
 use crate::domain::event::{DeliveryKey, Envelope};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{
-    Batch, Commit, DeadLetterFilter, NewEvent, OutboxRow, Settlement, Store as _, StoreError,
+    Batch, Commit, DeadLetterFilter, Listeners, NewEvent, OutboxRow, Publishing, Settlement, Store as _, StoreError,
     SubjectCursor,
 };
 
@@ -81,7 +81,7 @@ impl Open {
             kinds: crate::config::Config::default().kinds().expect("valid"),
             lease_ms: 1_000,
             group_max_ops: 64,
-            publish_all: true,
+            publishing: Publishing { listeners: Listeners::Unknown, from_outbox: true },
         };
         let (store, writer) = tokio.block_on(SqliteStore::open(options)).expect("a store");
         tokio.spawn(async move { writer.run().await });
@@ -122,7 +122,7 @@ impl Open {
         }
         store.dead_letters(DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() }).await?;
         // As another host reads them, after this one has gone.
-        store.outbox_postponed(rows.iter().map(|row| row.id).collect(), 0).await?;
+        store.outbox_postponed(rows.iter().filter_map(|row| row.id).collect(), 0).await?;
         let read = store.claim_outbox(100, u64::MAX).await?;
         assert_eq!(read.len(), rows.len(), "rows of the outbox");
         for row in &rows {
@@ -135,7 +135,7 @@ impl Open {
                 "stored as it was decided"
             );
         }
-        store.outbox_sent(rows.iter().map(|row| row.id).collect()).await?;
+        store.outbox_sent(rows.iter().filter_map(|row| row.id).collect()).await?;
         Ok(rows)
     }
 }

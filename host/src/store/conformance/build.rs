@@ -102,7 +102,7 @@ impl Bench {
     }
 
     pub(super) async fn sent(&self, rows: &[OutboxRow]) {
-        self.store.outbox_sent(rows.iter().map(|row| row.id).collect()).await.unwrap();
+        self.store.outbox_sent(rows.iter().filter_map(|row| row.id).collect()).await.unwrap();
     }
 
     /// Prunes every kind, and events without a subject.

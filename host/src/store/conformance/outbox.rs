@@ -95,7 +95,7 @@ pub(super) async fn an_expired_lease_frees_its_row(bench: Bench) {
 
 pub(super) async fn a_postponed_row_is_claimed_when_it_is_due(bench: Bench) {
     let (_, rows) = bench.store.accept_subject(super::build::new_subject("1", "a")).await.unwrap();
-    bench.store.outbox_postponed(vec![rows[0].id], 7).await.unwrap();
+    bench.store.outbox_postponed(rows[0].id.into_iter().collect(), 7).await.unwrap();
     assert!(bench.store.claim_outbox(10, u64::MAX).await.unwrap().is_empty());
     bench.clock.advance(6);
     assert!(bench.store.claim_outbox(10, u64::MAX).await.unwrap().is_empty());
@@ -108,7 +108,7 @@ pub(super) async fn a_row_is_narrowed_to_the_stages_that_did_not_confirm(bench: 
     let event = new_event(envelope("news", "n", None), &["payment", "shipping"]);
     let (_, rows) = bench.store.accept_event(event).await.unwrap();
     let narrowed = |row: &OutboxRow, stages: &[&str]| NarrowedRow {
-        id: row.id,
+        id: row.id.unwrap(),
         envelope: Arc::clone(&row.envelope),
         stages: stages.iter().map(|stage| (*stage).into()).collect(),
     };

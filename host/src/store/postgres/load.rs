@@ -28,6 +28,7 @@ pub(super) async fn load<'a>(
     subjects_by_key(conn, read_set, &mut loaded).await?;
     deliveries(conn, &context.kinds, read_set, &mut loaded).await?;
     versions(conn, &context.state, read_set, &mut loaded).await?;
+    waiting(conn, read_set, &mut loaded).await?;
     Ok(loaded)
 }
 
@@ -160,6 +161,26 @@ async fn versions<'a>(
         for row in &table.fetch(&mut *conn, sql, args).await? {
             loaded.versions.insert(lookup(&keys, row.int(0)? - 1)?, row.int(1)?);
         }
+    }
+    Ok(())
+}
+
+async fn waiting<'a>(
+    conn: &mut PgConnection,
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
+) -> Result<(), TransactionError> {
+    if read_set.hand_overs.is_empty() {
+        return Ok(());
+    }
+    // An open delivery is one without `settled_ms`. The limits keep the planner from joining whole
+    // tables: it looks up the events of each subject, and the delivery of each event.
+    let sql = "SELECT k.at FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k (subject, stage, at) \
+               CROSS JOIN LATERAL (SELECT 1 FROM events e CROSS JOIN LATERAL (SELECT 1 FROM \
+               deliveries d WHERE d.event_seq = e.seq AND d.stage = k.stage AND d.settled_ms IS NULL \
+               LIMIT 1) open WHERE e.subject_key = k.subject LIMIT 1) waiting";
+    for row in &fetch(conn, sql, columns![&read_set.hand_overs; |key| key.0, |key| key.1]).await? {
+        loaded.waiting.insert(lookup(&read_set.hand_overs, row.int(0)? - 1)?);
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::transaction::PooledTransaction;
 use super::write;
 use crate::domain::event::EventKey;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
-use crate::store::transaction::IMMEDIATELY;
+use crate::store::transaction::{IMMEDIATELY, Sender};
 use crate::store::unrouted::{Routed, RoutedEvents, Routing, count_unrouted};
 use crate::store::{
     Direct, LostDeliveries, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted,
@@ -137,7 +137,7 @@ pub(super) async fn mark_held(
 }
 
 /// Adds outbox rows for open deliveries that were queued long ago and have none.
-pub(super) async fn requeue(
+pub(super) async fn requeue_lost(
     db: &Pool,
     context: &Context,
     stage: &str,
@@ -192,6 +192,36 @@ pub(super) async fn requeue(
     write::write(&mut transaction, context, write_set).await?;
     transaction.commit().await?;
     Ok(sent)
+}
+
+/// Adds an outbox row for each of these deliveries that is open.
+pub(super) async fn requeue(
+    db: &Pool,
+    context: &Context,
+    stage: &str,
+    events: &[EventKey],
+) -> Result<(), TransactionError> {
+    let mut transaction = PooledTransaction::begin(db, context).await?;
+    let sql = concat!(
+        "SELECT d.event_seq, d.round, d.attempt, ",
+        envelope_columns!(),
+        " FROM unnest($2::text[], $3::text[]) k (source, id) \
+         JOIN events e ON e.id = k.id AND e.source = k.source \
+         JOIN deliveries d ON d.event_seq = e.seq AND d.stage = $1 AND d.status = 'open' \
+         ORDER BY d.event_seq FOR UPDATE OF d"
+    );
+    let sources: Vec<&str> = events.iter().map(|key| key.source.as_str()).collect();
+    let ids: Vec<&str> = events.iter().map(|key| key.id.as_str()).collect();
+    let rows = fetch(&mut *transaction, sql, args![stage, sources, ids]).await?;
+    let mut write_set = transaction.started.write_set(context).sent_by(Sender::AnyHost);
+    for row in &rows {
+        let direct = Direct { stage: stage.into(), round: row.small(1)?, attempt: row.small(2)? };
+        let envelope = Arc::new(decode::envelope(row, 3)?);
+        let none = write_set.send(row.int(0)?, &envelope, Some(direct), IMMEDIATELY);
+        debug_assert!(none.is_none(), "any host sends it");
+    }
+    write::write(&mut transaction, context, write_set).await?;
+    transaction.commit().await
 }
 
 /// Counts the events that wait for a stage.

@@ -143,7 +143,11 @@ impl Store for PostgresStore {
         stage: &str,
         lost: LostDeliveries,
     ) -> Result<Vec<OutboxRow>, StoreError> {
-        self.within(outbox::requeue(&self.pool, &self.context, stage, lost)).await
+        self.within(outbox::requeue_lost(&self.pool, &self.context, stage, lost)).await
+    }
+
+    async fn requeue(&self, stage: &str, events: Vec<EventKey>) -> Result<(), StoreError> {
+        self.within(outbox::requeue(&self.pool, &self.context, stage, &events)).await
     }
 
     async fn mark_held(&self, stage: &str, held: Vec<EventKey>) -> Result<(), StoreError> {

@@ -18,7 +18,7 @@ use crate::domain::name::DEFAULT_NAMESPACE;
 use crate::domain::state_place::{StatePlace, StatePlaces};
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::{
-    Batch, Commit, EventFilter, LogRange, NewEvent, Settlement, StageBinding, StateSource as _,
+    Batch, Commit, EventFilter, LogRange, NewEvent, Publishing, Settlement, StageBinding, StateSource as _,
     Store, Verdict,
 };
 
@@ -120,7 +120,7 @@ impl Database {
             kinds: crate::store::conformance::kinds(),
             lease_ms: LEASE_MS,
             group_max_ops: 64,
-            publish_all: false,
+            publishing: Publishing::to_stages(),
             connections: 4,
             pool: None,
             timeout_ms: 10_000,

@@ -28,8 +28,8 @@ pub(super) struct Started {
 impl Started {
     /// An empty write set.
     pub(super) fn write_set<'a>(&self, context: &Context) -> WriteSet<'a> {
-        let kinds = Arc::clone(&context.kinds);
-        WriteSet::new(self.numbers, self.time, context.publish_all, kinds).sent_by(self.sender)
+        let (publishing, kinds) = (context.publishing.clone(), Arc::clone(&context.kinds));
+        WriteSet::new(self.numbers, self.time, publishing, kinds).sent_by(self.sender)
     }
 }
 

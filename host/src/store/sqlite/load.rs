@@ -22,6 +22,7 @@ pub(super) async fn load<'a>(
     events(conn, read_set, &mut loaded).await?;
     deliveries(conn, kinds, read_set, &mut loaded).await?;
     versions(conn, read_set, &mut loaded).await?;
+    waiting(conn, read_set, &mut loaded).await?;
     Ok(loaded)
 }
 
@@ -146,6 +147,23 @@ async fn versions<'a>(
                k.value ->> 0 AND s.key = k.value ->> 1";
     for row in &fetch(conn, sql, args![json(&read_set.versions)]).await? {
         loaded.versions.insert(lookup(&read_set.versions, row.int(0)?)?, row.int(1)?);
+    }
+    Ok(())
+}
+
+async fn waiting<'a>(
+    conn: &mut SqliteConnection,
+    read_set: &ReadSet<'a>,
+    loaded: &mut Loaded<'a>,
+) -> Result<(), StoreError> {
+    if read_set.hand_overs.is_empty() {
+        return Ok(());
+    }
+    let sql = "SELECT k.key FROM json_each(?1) k WHERE EXISTS (SELECT 1 FROM events e CROSS JOIN \
+               deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 1 \
+               WHERE e.subject_key = k.value ->> 0 AND d.status = 'open')";
+    for row in &fetch(conn, sql, args![json(&read_set.hand_overs)]).await? {
+        loaded.waiting.insert(lookup(&read_set.hand_overs, row.int(0)?)?);
     }
     Ok(())
 }

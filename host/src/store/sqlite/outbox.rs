@@ -14,7 +14,7 @@ use super::sql::{args, execute, fetch, json};
 use crate::domain::event::EventKey;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
-use crate::store::transaction::{IMMEDIATELY, Operation};
+use crate::store::transaction::{IMMEDIATELY, Operation, Sender};
 use crate::store::unrouted::{Routed, RoutedEvents, Routing, count_unrouted};
 use crate::store::{
     Direct, LostDeliveries, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted,
@@ -59,7 +59,7 @@ impl SingleOperation for Claim {
         let rows = fetch(&mut **conn, sql, args).await?;
         let claimed = rows.iter().map(decode::outbox_row).collect::<Result<Vec<_>, _>>()?;
         if !claimed.is_empty() {
-            let ids: Vec<i64> = claimed.iter().map(|row| row.id).collect();
+            let ids: Vec<i64> = claimed.iter().filter_map(|row| row.id).collect();
             let until_ms = (*now_ms + context.lease_ms) as i64;
             let sql = "UPDATE outbox SET owner = ?1, lease_until_ms = ?2 \
                        WHERE id IN (SELECT value FROM json_each(?3))";
@@ -156,18 +156,18 @@ fn bytes(count: u64) -> i64 {
 }
 
 /// Adds outbox rows for those of the deliveries that are still lost.
-pub(super) struct Requeue {
+pub(super) struct RequeueLost {
     pub(super) stage: Arc<str>,
     pub(super) events: Vec<i64>,
     pub(super) queued_before_ms: u64,
 }
 
-impl Operation for Requeue {
+impl Operation for RequeueLost {
     type Reply = Vec<OutboxRow>;
 }
 
 #[async_trait]
-impl SingleOperation for Requeue {
+impl SingleOperation for RequeueLost {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<Vec<OutboxRow>, StoreError> {
         let sql = concat!(
             "SELECT d.event_seq, d.round, d.attempt, ",
@@ -256,5 +256,40 @@ impl SingleOperation for MarkHeld {
                    events e ON e.id = k.value ->> 1 AND e.source = k.value ->> 0)";
         execute(writer.conn, sql, args![writer.now_ms as i64, &*self.stage, json(&keys)]).await?;
         Ok(())
+    }
+}
+
+/// Adds an outbox row for each of these deliveries that is open.
+pub(super) struct Requeue {
+    pub(super) stage: Arc<str>,
+    pub(super) events: Vec<EventKey>,
+}
+
+impl Operation for Requeue {
+    type Reply = ();
+}
+
+#[async_trait]
+impl SingleOperation for Requeue {
+    async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
+        let keys: Vec<_> = self.events.iter().map(|key| (&key.source, &key.id)).collect();
+        let sql = concat!(
+            "SELECT d.event_seq, d.round, d.attempt, ",
+            envelope_columns!(),
+            " FROM json_each(?2) k \
+             CROSS JOIN events e ON e.id = k.value ->> 1 AND e.source = k.value ->> 0 \
+             CROSS JOIN deliveries d ON d.event_seq = e.seq AND d.stage = ?1 \
+             WHERE d.status = 'open' ORDER BY d.event_seq"
+        );
+        let rows = fetch(&mut *writer.conn, sql, args![&*self.stage, json(&keys)]).await?;
+        let mut write_set = writer.write_set().sent_by(Sender::AnyHost);
+        for row in &rows {
+            let stage = Arc::clone(&self.stage);
+            let direct = Direct { stage, round: row.small(1)?, attempt: row.small(2)? };
+            let envelope = Arc::new(decode::envelope(row, 3)?);
+            let none = write_set.send(row.int(0)?, &envelope, Some(direct), IMMEDIATELY);
+            debug_assert!(none.is_none(), "any host sends it");
+        }
+        writer.write(write_set).await
     }
 }

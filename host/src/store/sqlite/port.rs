@@ -147,7 +147,11 @@ impl Store for SqliteStore {
             return Ok(Vec::new());
         }
         let stage = stage.into();
-        self.run(outbox::Requeue { stage, events, queued_before_ms }).await
+        self.run(outbox::RequeueLost { stage, events, queued_before_ms }).await
+    }
+
+    async fn requeue(&self, stage: &str, events: Vec<EventKey>) -> Result<(), StoreError> {
+        self.run(outbox::Requeue { stage: stage.into(), events }).await
     }
 
     async fn mark_held(&self, stage: &str, held: Vec<EventKey>) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use super::{SqliteOptions, SqliteStore};
 use crate::domain::clock::{Clock, ManualClock};
 use crate::store::StateSource as _;
 use crate::store::conformance::{self, LEASE_MS, START_MS};
-use crate::store::{AcceptedEvent, Batch, Commit, Store, StoreError};
+use crate::store::{AcceptedEvent, Batch, Commit, Publishing, Store, StoreError};
 
 /// A store in this file, with its writer.
 pub(crate) async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStore> {
@@ -20,7 +20,7 @@ pub(crate) async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStor
         kinds: crate::store::conformance::kinds(),
         lease_ms: LEASE_MS,
         group_max_ops: 64,
-        publish_all: false,
+        publishing: Publishing::to_stages(),
     };
     let (store, writer) = SqliteStore::open(options).await.unwrap();
     tokio::spawn(async move { writer.run().await });

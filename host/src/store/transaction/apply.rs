@@ -6,6 +6,7 @@
 //! cancellation stops only when its subject is not cancelled.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
@@ -257,7 +258,7 @@ fn settle<'a>(
         write_set.rows.recordings.push(RecordingRow { seq, stage, body });
     }
     let progress = progress(kinds, before, settlement);
-    let (emitted, mut outbox) = consequences(write_set, settlement, seq, progress);
+    let (emitted, mut outbox) = consequences(loaded, write_set, settlement, (seq, progress));
     write_set.rows.deliveries.push(DeliveryRow {
         seq,
         stage,
@@ -313,15 +314,18 @@ fn progress(
 /// Logs the events of a verdict and adds the dead letter; the ids of emitted events, and the rows to
 /// send.
 fn consequences<'a>(
+    loaded: &mut Loaded<'a>,
     write_set: &mut WriteSet<'a>,
     settlement: &'a Settlement,
-    seq: i64,
-    progress: SubjectProgress,
+    (seq, progress): (i64, SubjectProgress),
 ) -> (Vec<&'a str>, Vec<OutboxRow>) {
     match &settlement.verdict {
         Verdict::Done(events) => (
             events.iter().map(|event| event.envelope.event.id.as_str()).collect(),
-            events.iter().filter_map(|event| write_set.event(event, progress)).collect(),
+            events
+                .iter()
+                .filter_map(|event| emit(&mut loaded.waiting, write_set, event, progress))
+                .collect(),
         ),
         Verdict::Dead { code, message, announcement } => {
             let stage: &'a str = &settlement.delivery.stage;
@@ -342,4 +346,19 @@ fn consequences<'a>(
             (Vec::new(), Vec::new())
         }
     }
+}
+
+/// Logs an emitted event, and hands it over or sends it. It is not handed over while an earlier event
+/// of its subject waits for one of its stages, which would come second.
+fn emit<'a>(
+    waiting: &mut HashSet<(&'a str, &'a str)>,
+    write_set: &mut WriteSet<'a>,
+    event: &'a NewEvent,
+    progress: SubjectProgress,
+) -> Option<OutboxRow> {
+    if event.hand_over && !event.stages_of_subject().any(|key| waiting.contains(&key)) {
+        return write_set.hand_over(event, progress);
+    }
+    waiting.extend(event.stages_of_subject());
+    write_set.event(event, progress)
 }

@@ -53,6 +53,8 @@ pub(crate) struct ReadSet<'a> {
     pub(crate) deliveries: Vec<DeliveryLookup<'a>>,
     /// State keys (stage, key), sorted.
     pub(crate) versions: Vec<(&'a str, &'a str)>,
+    /// Stages to which an event of a subject may be handed over: (subject, stage).
+    pub(crate) hand_overs: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> ReadSet<'a> {
@@ -97,6 +99,10 @@ impl<'a> ReadSet<'a> {
             key: (&*one.delivery.stage, &one.delivery.event),
             subject: one.envelope.subject_key.as_deref(),
         }));
+        let emitted = batch.settlements.iter().flat_map(|one| one.verdict.emitted());
+        self.hand_overs.extend(
+            emitted.filter(|event| event.hand_over).flat_map(NewEvent::stages_of_subject),
+        );
         let read = batch.reads.iter().map(|(key, _)| key);
         let written = batch.writes.iter().map(|(key, _)| key);
         self.versions.extend(read.chain(written).map(|key| (&*batch.stage, key.as_str())));
@@ -118,6 +124,8 @@ pub(crate) struct Loaded<'a> {
     pub(crate) cancelled: HashSet<&'a str>,
     /// Versions of state keys (stage, key); absent: 0.
     pub(crate) versions: HashMap<(&'a str, &'a str), Version>,
+    /// Subjects and stages with an open delivery that came before, or a message of this group.
+    pub(crate) waiting: HashSet<(&'a str, &'a str)>,
 }
 
 /// The key of a new event.

@@ -14,7 +14,7 @@ use super::rows::{
 };
 use crate::domain::event::Envelope;
 use crate::domain::subject_kind::SubjectKinds;
-use crate::store::{Direct, NarrowedRow, NewEvent, OutboxRow, Settlement};
+use crate::store::{Direct, NarrowedRow, NewEvent, OutboxRow, Publishing, Settlement};
 
 /// The last numbers that were given out; a write set takes the next ones.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +60,15 @@ pub(crate) enum Sender {
     AnyHost,
 }
 
+/// How an event that is due now reaches its stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Through the broker.
+    Message,
+    /// The committing host runs it.
+    HandOver,
+}
+
 /// Whether an event's subject waits for something to follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SubjectProgress {
@@ -95,8 +104,7 @@ pub(crate) struct Rows<'a> {
 pub(crate) struct WriteSet<'a> {
     numbers: Numbers,
     time: TransactionTime,
-    /// Also sends events that no stage consumes: other programs listen.
-    publish_all: bool,
+    publishing: Publishing,
     sender: Sender,
     kinds: Arc<SubjectKinds>,
     pub(crate) events: Vec<EventRow<'a>>,
@@ -107,11 +115,11 @@ impl<'a> WriteSet<'a> {
     pub(crate) fn new(
         numbers: Numbers,
         time: TransactionTime,
-        publish_all: bool,
+        publishing: Publishing,
         kinds: Arc<SubjectKinds>,
     ) -> Self {
         let (sender, events, rows) = (Sender::default(), Vec::new(), Rows::default());
-        Self { numbers, time, publish_all, sender, kinds, events, rows }
+        Self { numbers, time, publishing, sender, kinds, events, rows }
     }
 
     pub(crate) fn sent_by(self, sender: Sender) -> Self {
@@ -165,13 +173,28 @@ impl<'a> WriteSet<'a> {
         new: &'a NewEvent,
         progress: SubjectProgress,
     ) -> Option<OutboxRow> {
+        self.may_change_status(new);
+        self.log_and_send(new, progress, Way::Message)
+    }
+
+    /// Logs an event that the committing host runs, which may change its subject's status, and opens
+    /// its deliveries.
+    pub(super) fn hand_over(
+        &mut self,
+        new: &'a NewEvent,
+        progress: SubjectProgress,
+    ) -> Option<OutboxRow> {
+        self.may_change_status(new);
+        self.log_and_send(new, progress, Way::HandOver)
+    }
+
+    fn may_change_status(&mut self, new: &'a NewEvent) {
         if let Some(subject) = &new.envelope.subject_key {
             self.status_event(subject, new, Effect::Optional);
             if self.kinds.is_cancel_event(subject, &new.envelope.event.event_type) {
                 self.rows.maybe_completed.push(subject);
             }
         }
-        self.log_and_send(new, progress)
     }
 
     /// Logs the event that cancels a subject; it must change the subject's status.
@@ -179,7 +202,7 @@ impl<'a> WriteSet<'a> {
         self.status_event(subject, new, Effect::Required);
         // There may be nothing to compensate.
         self.rows.maybe_completed.push(subject);
-        self.log_and_send(new, SubjectProgress::Unfinished)
+        self.log_and_send(new, SubjectProgress::Unfinished, Way::Message)
     }
 
     /// The event is logged next, so it takes the next position.
@@ -191,12 +214,18 @@ impl<'a> WriteSet<'a> {
 
     /// Logs a subject's first event: the subject's row has the resulting status already.
     pub(super) fn first_event(&mut self, new: &'a NewEvent) -> Option<OutboxRow> {
-        let row = self.log_and_send(new, SubjectProgress::Unfinished);
+        let way = if new.hand_over { Way::HandOver } else { Way::Message };
+        let row = self.log_and_send(new, SubjectProgress::Unfinished, way);
         self.require_new();
         row
     }
 
-    fn log_and_send(&mut self, new: &'a NewEvent, progress: SubjectProgress) -> Option<OutboxRow> {
+    fn log_and_send(
+        &mut self,
+        new: &'a NewEvent,
+        progress: SubjectProgress,
+        way: Way,
+    ) -> Option<OutboxRow> {
         let routed_to: Vec<&'a str> = new.routed_to.iter().map(AsRef::as_ref).collect();
         let producer = new.producer.as_ref().map(|(stage, digest)| (&**stage, &**digest));
         let is_consumed = !routed_to.is_empty() || new.only_stage.is_some();
@@ -215,8 +244,13 @@ impl<'a> WriteSet<'a> {
         let queued_ms = later_ms.unwrap_or(self.time.now_ms);
         let opened = new.routed_to.iter().map(|stage| OpenDeliveryRow { seq, stage, queued_ms });
         self.rows.open_deliveries.extend(opened);
-        if new.only_logged || (!is_consumed && !self.publish_all) {
+        let event_type = &new.envelope.event.event_type;
+        if new.only_logged || (!is_consumed && !self.publishing.listeners.hear(event_type)) {
             return None;
+        }
+        if way == Way::HandOver && later_ms.is_none() && is_consumed {
+            let envelope = Arc::clone(&new.envelope);
+            return Some(OutboxRow { id: None, envelope, direct: None, routed: true });
         }
         let direct = new.only_stage.as_ref().map(|stage| Direct {
             stage: Arc::clone(stage),
@@ -259,7 +293,7 @@ impl<'a> WriteSet<'a> {
     }
 
     /// Adds an outbox row, due at `due_at_ms` by the host's clock. One that is due now is leased to
-    /// this host and returned, for the relay.
+    /// this host and returned, for the relay; without an outbox, it is only returned.
     pub(crate) fn send(
         &mut self,
         seq: i64,
@@ -267,10 +301,13 @@ impl<'a> WriteSet<'a> {
         direct: Option<Direct>,
         due_at_ms: u64,
     ) -> Option<OutboxRow> {
-        self.numbers.outbox += 1;
-        let id = self.numbers.outbox;
         let later_ms = self.time.due_ms(due_at_ms);
         let leased = later_ms.is_none() && self.sender == Sender::ThisHost;
+        if leased && !self.publishing.from_outbox {
+            return Some(OutboxRow { id: None, envelope: Arc::clone(envelope), direct, routed: true });
+        }
+        self.numbers.outbox += 1;
+        let id = self.numbers.outbox;
         self.rows.outbox.push(OutboxInsert {
             id,
             seq,
@@ -278,7 +315,7 @@ impl<'a> WriteSet<'a> {
             leased,
             direct: direct.clone(),
         });
-        leased.then(|| OutboxRow { id, envelope: Arc::clone(envelope), direct, routed: true })
+        leased.then(|| OutboxRow { id: Some(id), envelope: Arc::clone(envelope), direct, routed: true })
     }
 
     /// Replaces outbox rows, whose events have these positions, with one row for each stage.
