@@ -406,9 +406,9 @@ impl HostBuilder {
         let broker = open_broker(&identity, tasks)?;
         let from_outbox = broker.has_outside_consumers();
         let listeners = match &config.broker.subscriptions {
-            _ if !from_outbox => Listeners::Known(Arc::default()),
+            _ if !from_outbox => Listeners::Patterns(Arc::default()),
             None => Listeners::Unknown,
-            Some(patterns) => Listeners::Known(patterns.as_slice().into()),
+            Some(patterns) => Listeners::Patterns(patterns.as_slice().into()),
         };
         let publishing = Publishing { listeners, from_outbox };
         let store = open_store(&identity, tasks, publishing).await?;

@@ -11,7 +11,7 @@ pub enum Listeners {
     /// Any event may be received.
     Unknown,
     /// Events that match one of these topic patterns are received.
-    Known(Arc<[String]>),
+    Patterns(Arc<[String]>),
 }
 
 impl Listeners {
@@ -19,7 +19,7 @@ impl Listeners {
     pub fn hear(&self, event_type: &str) -> bool {
         match self {
             Self::Unknown => true,
-            Self::Known(patterns) => {
+            Self::Patterns(patterns) => {
                 patterns.iter().any(|pattern| topic_matches(pattern, event_type))
             }
         }
@@ -40,7 +40,7 @@ pub struct Publishing {
 impl Publishing {
     /// Stages only, through the outbox.
     pub(crate) fn to_stages() -> Self {
-        Self { listeners: Listeners::Known(Arc::default()), from_outbox: true }
+        Self { listeners: Listeners::Patterns(Arc::default()), from_outbox: true }
     }
 }
 

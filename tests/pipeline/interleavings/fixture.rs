@@ -164,7 +164,7 @@ impl Fixture {
 
 /// To stages only, through the outbox.
 fn through_outbox() -> Publishing {
-    Publishing { listeners: Listeners::Known(Arc::default()), from_outbox: true }
+    Publishing { listeners: Listeners::Patterns(Arc::default()), from_outbox: true }
 }
 
 async fn open_store(
