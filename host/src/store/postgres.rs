@@ -26,6 +26,7 @@ mod session;
 mod sql;
 mod state_places;
 mod state_tables;
+mod statistics;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -49,6 +50,7 @@ use self::pool::Pool;
 use self::session::Session;
 pub use self::state_places::{MovedState, PlaceProblem};
 use self::state_tables::{StateTable, StateTables};
+pub use self::statistics::{TableWrites, WriteAheadLog};
 pub use self::within::WithinError;
 use super::StoreError;
 use super::transaction::{Op, Operation, Request};
@@ -206,6 +208,20 @@ impl PostgresStore {
         kinds: &SubjectKinds,
     ) -> Result<DatabaseStatus, OpenError> {
         open::examine(settings, &kinds.finished_statuses()).await
+    }
+
+    /// What was written to each table of a namespace, as the server has counted it so far.
+    pub async fn table_writes(
+        settings: PostgresSettings<'_>,
+    ) -> Result<Vec<TableWrites>, OpenError> {
+        statistics::tables(settings).await
+    }
+
+    /// The server's write-ahead log.
+    pub async fn write_ahead_log(
+        settings: PostgresSettings<'_>,
+    ) -> Result<WriteAheadLog, OpenError> {
+        statistics::log(settings).await
     }
 
     /// Deletes everything of a namespace that is not the default one.

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::admit::Work;
 use self::batch::{BatchResult, BatchRun, batch_len};
@@ -34,6 +35,7 @@ use super::lane_queue::LaneReceiver;
 use super::read_ahead::is_read_ahead;
 use crate::broker::Acker;
 use crate::domain::event::DeliveryKey;
+use crate::domain::steps::STEPS;
 use crate::pipeline::metrics::OutcomeKind;
 use crate::pipeline::{Running, Stage};
 use crate::services::Services;
@@ -139,11 +141,15 @@ impl Lane {
             if taken == 0 {
                 return;
             }
-            let work = self.admit(received.into_iter(), &cancel).await;
-            let admitted = work.len();
-            if let Some(ran) = self.settle_all(work, &cancel).await {
-                self.take.adapt(taken, admitted, ran);
-            }
+            let step = tracing::trace_span!(target: STEPS, "batch");
+            let settling = async {
+                let work = self.admit(received.into_iter(), &cancel).await;
+                let admitted = work.len();
+                if let Some(ran) = self.settle_all(work, &cancel).await {
+                    self.take.adapt(taken, admitted, ran);
+                }
+            };
+            settling.instrument(step).await;
         }
     }
 
