@@ -124,7 +124,7 @@ pub(crate) async fn run(cli: Cli) -> ExitCode {
         _ => telemetry::DEFAULT,
     };
     match &cli.command {
-        Command::Bench(args) if args.costs => telemetry::init_with_costs(default),
+        Command::Bench(args) if args.costs => telemetry::init_with_costs(),
         _ => telemetry::init(cli.log_format, default),
     }
     match dispatch(cli).await {

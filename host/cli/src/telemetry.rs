@@ -43,11 +43,12 @@ pub(crate) fn init(format: LogFormat, default: &str) {
     };
 }
 
-/// The same for `bench --costs`, which also counts what the host's spans and events tell.
-pub(crate) fn init_with_costs(default: &str) {
+/// For `bench --costs`, which also counts what the host's spans and events tell. The stages log every
+/// order, which is of no interest here.
+pub(crate) fn init_with_costs() {
     let log = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let subscriber = tracing_subscriber::registry()
-        .with(log.with_filter(filter(default)))
+        .with(log.with_filter(filter("warn")))
         .with(CostLayer.with_filter(costs::targets()));
     let _ = subscriber.try_init();
 }

@@ -40,8 +40,15 @@ pub(super) async fn execute(
 ) -> Result<u64, StoreError> {
     let done =
         sqlx::query_with(sql, args).execute(conn).await.map_err(|error| store_error(&error))?;
-    count_statement(0, done.rows_affected());
+    count_change(sql, done.rows_affected());
     Ok(done.rows_affected())
+}
+
+/// Counts a statement, for measurements. After one that changes no rows, such as BEGIN, `SQLite`
+/// repeats the number of the one before.
+fn count_change(sql: &str, changed: u64) {
+    let changes = ["INSERT", "UPDATE", "DELETE"].iter().any(|verb| sql.starts_with(verb));
+    count_statement(0, if changes { changed } else { 0 });
 }
 
 /// Runs a query.
