@@ -2,6 +2,7 @@
 
 mod closed_pipes;
 mod configuration;
+mod costs;
 mod dev;
 mod doctor;
 mod namespaces;

@@ -2,6 +2,7 @@
 //! module of the crate.
 
 pub mod clock;
+pub mod steps;
 pub mod event;
 pub mod fair_queue;
 pub mod trace_context;

@@ -18,6 +18,7 @@ pub use crate::domain::event::{hex, idempotency_key, topic_matches};
 pub use crate::domain::field_error::pointer;
 pub use crate::domain::name::is_name;
 pub use crate::domain::state_place::{StatePlace, StatePlaces};
+pub use crate::domain::steps::{COSTS, STEPS};
 pub use crate::domain::subject_kind::{SubjectKind, SubjectKinds};
 pub use crate::domain::trace_context::TraceContext;
 pub use crate::domain::{timestamp, trace_context};
@@ -35,7 +36,7 @@ pub use crate::runtime::provenance::{Policy, signature_of};
 #[cfg(feature = "wasm")]
 pub use crate::runtime::{CONTRACT, Linked, Runtime, WasmStage, producers};
 pub use crate::runtime::{InstanceMode, InstancePolicy, Pool, RuntimeSettings, StageLimits};
-pub use crate::services::Services;
+pub use crate::services::{SPANS, Services};
 pub use crate::stage::event_settings::{
     SETTINGS_SCHEMA, handles as handled_event_types, problem as event_settings_problem,
 };
@@ -51,12 +52,13 @@ pub use crate::store::memory::MemoryState;
 #[cfg(feature = "postgres")]
 pub use crate::store::postgres::{
     DatabaseStatus, MovedState, PlaceProblem, PostgresOptions, PostgresSettings, PostgresStore,
+    TableWrites, WriteAheadLog,
 };
 #[cfg(feature = "sqlite")]
 pub use crate::store::sqlite::{FileStatus, SchemaStatus, SqliteOptions, SqliteStore};
 pub use crate::store::{
     Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryStatus,
-    HostReport, Listeners, LostDeliveries, NewCancel, NewEvent, NewSubject, OutboxRow, Publishing, StateRow, StateSource,
-    Store, SubjectCursor, UnroutedEvents,
+    HostReport, Listeners, LostDeliveries, NewCancel, NewEvent, NewSubject, OutboxRow, Publishing,
+    StateRow, StateSource, Store, SubjectCursor, UnroutedEvents,
 };
 pub use crate::worker::decide::{self, Attempt, Decision, DecisionInputs, Progress, decide};

@@ -16,9 +16,11 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::budget::{Budget, Reserved};
 use crate::broker::{Broker, BrokerError, Outgoing};
+use crate::domain::steps::STEPS;
 use crate::pipeline::Pipeline;
 use crate::pipeline::routes::Routes as _;
 use crate::store::{Direct, NarrowedRow, OutboxRow, Store};
@@ -140,6 +142,10 @@ impl Relay {
             let mut poll = tokio::time::interval(POLL);
             poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut in_flight = FuturesUnordered::new();
+            let publish = |group| {
+                let step = tracing::trace_span!(target: STEPS, "publish");
+                outlet.send(group, &sent).instrument(step)
+            };
             loop {
                 let room = in_flight.len() < IN_FLIGHT_MAX;
                 tokio::select! {
@@ -153,7 +159,9 @@ impl Relay {
                             }
                         }
                     }
-                    Some(group) = groups.recv(), if room => in_flight.push(outlet.send(gather(group, groups), &sent)),
+                    Some(group) = groups.recv(), if room => {
+                        in_flight.push(publish(gather(group, groups)));
+                    }
                     Some(ids) = excess.recv(), if room => outlet.release(ids).await,
                     _ = poll.tick(), if room => {
                         let (due, is_full) = outlet.claim(&self.budget).await;
@@ -162,7 +170,7 @@ impl Relay {
                             poll.reset_immediately();
                         }
                         if let Some(due) = due {
-                            in_flight.push(outlet.send(due, &sent));
+                            in_flight.push(publish(due));
                         }
                     }
                 }
@@ -313,7 +321,8 @@ async fn delete_sent(store: Arc<dyn Store>, mut confirmed: mpsc::Receiver<Vec<i6
     let mut groups = Vec::new();
     while confirmed.recv_many(&mut groups, QUEUE_MAX).await > 0 {
         let ids: Vec<i64> = groups.drain(..).flatten().collect();
-        if let Err(error) = store.outbox_sent(ids).await {
+        let step = tracing::trace_span!(target: STEPS, "outbox");
+        if let Err(error) = store.outbox_sent(ids).instrument(step).await {
             tracing::warn!(%error, "published rows could not be deleted; they are published again when their lease ends");
         }
     }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 mod bindings;
 mod chains;
 mod commit;
+mod costs;
 #[cfg(test)]
 pub mod conformance;
 mod dead_letters;

@@ -21,6 +21,7 @@ use self::lease::Lease;
 use self::read_ahead::{ReadAhead, is_read_ahead};
 use crate::broker::{Acker, BrokerError, Capacity, Consumer, Incoming};
 use crate::domain::event::EventKey;
+use crate::domain::steps::STEPS;
 use crate::pipeline::hand_over::is_handed_over;
 use crate::pipeline::{Consumption, Stage};
 use crate::services::Services;
@@ -100,7 +101,8 @@ impl StageWorker {
                 Ok(consumer) => {
                     logged = None;
                     self.stage.set_consumption(Consumption::Consuming);
-                    self.consume(consumer, cancel).await;
+                    let step = tracing::trace_span!(target: STEPS, "consume");
+                    self.consume(consumer, cancel).instrument(step).await;
                 }
                 Err(error) => {
                     if logged.as_ref() != Some(&error) {

@@ -7,6 +7,7 @@ use postrider::Host;
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Instrument as _, Subscriber};
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -46,7 +47,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorded {
 #[tokio::test(flavor = "current_thread")]
 async fn spans_of_the_host_are_children_of_the_callers() -> Result<()> {
     let recorded = Recorded::default();
-    let subscriber = tracing_subscriber::registry().with(recorded.clone());
+    // The steps within the host are at level trace.
+    let layer = recorded.clone().with_filter(LevelFilter::INFO);
+    let subscriber = tracing_subscriber::registry().with(layer);
     let _default = tracing::subscriber::set_default(subscriber);
     let env = TestEnv::empty("")?;
     let shop = tracing::info_span!("shop");

@@ -197,11 +197,7 @@ impl NativeStage for Desk {
         Description::new("desk", "1.0.0", "Waits").consumes(["clerk.passed"])
     }
 
-    async fn handle(
-        &self,
-        _: &mut NativeContext,
-        _: &Event,
-    ) -> Result<Vec<Emitted>, NativeError> {
+    async fn handle(&self, _: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {
         self.permits.acquire().await.expect("the permits").forget();
         self.done.fetch_add(1, Ordering::SeqCst);
         Ok(vec![])

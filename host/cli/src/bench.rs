@@ -20,6 +20,7 @@ use postrider::Config;
 
 mod load;
 mod ephemeral_host;
+pub(crate) mod costs;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -54,6 +55,9 @@ pub(crate) struct BenchArgs {
     /// Number of distinct products ordered; 1 makes every order contend for one key.
     #[arg(long, default_value_t = 100)]
     products: u64,
+    /// Print what an order costs instead: allocations, statements, rows, messages and more, by step.
+    #[arg(long, conflicts_with = "url")]
+    pub(crate) costs: bool,
     /// Plugins folder [default: plugins.dir of the configuration].
     #[arg(long)]
     plugins: Option<PathBuf>,
@@ -99,6 +103,11 @@ impl Quantiles {
 
 /// Runs the benchmark and prints the report.
 pub(crate) async fn run(scope: &Scope, args: BenchArgs, output: Output) -> Result<ExitCode> {
+    if args.costs {
+        let config = scope.one(Config::load(scope.config.as_deref())?)?;
+        output.print(&costs::measure(config, &args).await?, costs::print)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let report = if args.url.is_empty() {
         let config = scope.one(Config::load(scope.config.as_deref())?)?;
         ephemeral_host::measure(config, &args).await?

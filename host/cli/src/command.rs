@@ -123,7 +123,10 @@ pub(crate) async fn run(cli: Cli) -> ExitCode {
         Command::Topology => "warn",
         _ => telemetry::DEFAULT,
     };
-    telemetry::init(cli.log_format, default);
+    match &cli.command {
+        Command::Bench(args) if args.costs => telemetry::init_with_costs(),
+        _ => telemetry::init(cli.log_format, default),
+    }
     match dispatch(cli).await {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -3,7 +3,11 @@
 use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+
+use crate::bench::costs::{self, CostLayer};
 
 /// Format of log lines.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -23,20 +27,7 @@ pub(crate) const DEFAULT: &str = "info";
 /// Installs the subscriber; `RUST_LOG` overrides the filter `default`. Only the first call in a
 /// process has an effect.
 pub(crate) fn init(format: LogFormat, default: &str) {
-    let mut wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| default.to_owned());
-    // The AMQP client logs as errors what the broker module expects and reports itself.
-    if !wanted.contains("lapin") {
-        wanted += ",lapin=off";
-    }
-    // Spans tell hosts of one process apart, and there is one.
-    if !wanted.contains("postrider::span") {
-        wanted += ",postrider::span=off";
-    }
-    // The HTTP bindings trace what guests pass them, including paths and queries. These may contain
-    // secrets, so RUST_LOG cannot turn that on.
-    let harmless = wanted.split(',').filter(|directive| !directive.contains("wasmtime_wasi_http"));
-    let wanted = harmless.chain(["wasmtime_wasi_http=info"]).collect::<Vec<_>>().join(",");
-    let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter(default);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
@@ -50,4 +41,32 @@ pub(crate) fn init(format: LogFormat, default: &str) {
     } else {
         builder.with_target(false).try_init()
     };
+}
+
+/// For `bench --costs`, which also counts what the host's spans and events tell. The stages log every
+/// order, which is of no interest here.
+pub(crate) fn init_with_costs() {
+    let log = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let subscriber = tracing_subscriber::registry()
+        .with(log.with_filter(filter("warn")))
+        .with(CostLayer.with_filter(costs::targets()));
+    let _ = subscriber.try_init();
+}
+
+/// What is logged: `RUST_LOG`, or else `default`, and of some targets never.
+fn filter(default: &str) -> EnvFilter {
+    let mut wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| default.to_owned());
+    // The AMQP client logs as errors what the broker module expects and reports itself.
+    if !wanted.contains("lapin") {
+        wanted += ",lapin=off";
+    }
+    // Spans tell hosts of one process apart, and there is one.
+    if !wanted.contains("postrider::span") {
+        wanted += ",postrider::span=off";
+    }
+    // The HTTP bindings trace what guests pass them, including paths and queries. These may contain
+    // secrets, so RUST_LOG cannot turn that on.
+    let harmless = wanted.split(',').filter(|directive| !directive.contains("wasmtime_wasi_http"));
+    let wanted = harmless.chain(["wasmtime_wasi_http=info"]).collect::<Vec<_>>().join(",");
+    EnvFilter::try_new(&wanted).unwrap_or_else(|_| EnvFilter::new("info"))
 }

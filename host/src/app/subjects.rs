@@ -12,6 +12,7 @@ use crate::domain::body_shape::ParsedBody;
 use crate::domain::event::without_nul;
 use crate::domain::fair_queue::customer_hash;
 use crate::domain::field_error::FieldError;
+use crate::domain::steps::count_json_written;
 use crate::domain::subject::SubjectKey;
 use crate::domain::subject_kind::SubjectKind;
 use crate::domain::trace_context::TraceContext;
@@ -278,6 +279,7 @@ impl App {
         let Submission { trace, idempotency_key, due_at_ms } = submission;
         let parsed = kind.parse(body, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
         let ParsedBody { id, customer, body, fingerprint } = parsed;
+        count_json_written();
         let data = body.to_string();
         if let Some(limit) = self.exceeded_limit(data.len()) {
             return Err(SubmitError::TooLarge { bytes: data.len(), limit });

@@ -135,7 +135,8 @@ impl Queue {
     /// A message stays out. Whether a refill has to be requested now: nothing is acknowledged in an
     /// empty queue.
     fn leave_out(&mut self) -> bool {
-        let asks = self.held == Capacity::NONE && !matches!(self.overflow, Overflow::Refilling { .. });
+        let asks =
+            self.held == Capacity::NONE && !matches!(self.overflow, Overflow::Refilling { .. });
         self.overflow = match self.overflow {
             _ if asks => Overflow::Refilling { again: false },
             Overflow::None | Overflow::Overflowed => Overflow::Overflowed,

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::steps::count_json_read;
 use super::subject::SubjectKey;
 
 /// Event types that start with this are the host's own; stages may consume but never emit them.
@@ -89,6 +90,7 @@ impl Event {
     /// # Errors
     /// The payload is not JSON, or not such a value.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        count_json_read();
         serde_json::from_slice(&self.data)
     }
 }

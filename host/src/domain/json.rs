@@ -15,16 +15,21 @@ use std::fmt::{self, Formatter};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Error, Number, Value};
 
+use crate::domain::steps::count_json_read;
+
 /// Most values in one text: numbers, strings, literals, lists and objects together.
 pub const VALUES_MAX: usize = 100_000;
 
 /// Parses a text that passes [`check`].
 pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
-    serde_json::from_str(check(bytes)?)
+    let text = check(bytes)?;
+    count_json_read();
+    serde_json::from_str(text)
 }
 
 /// Returns the text if it is valid JSON without repeated keys and within the bounds. Builds nothing.
 pub fn check(bytes: &[u8]) -> Result<&str, Error> {
+    count_json_read();
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     reader.deserialize_any(&Checker::default())?;
     reader.end()?;

@@ -11,11 +11,11 @@ use crate::broker::{Broker, Capacity};
 use crate::config::{BrokerConfig, BrokerUrl, Config, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
 use crate::domain::subject_kind::SubjectKinds;
-use crate::store::{Publishing, Store};
 #[cfg(feature = "postgres")]
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{Publishing, Store};
 
 /// What the store and the broker know of the host.
 pub(super) struct HostIdentity<'a> {

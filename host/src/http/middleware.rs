@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::Semaphore;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{Instrument as _, Span};
 
 use super::RequestsInProgress;
 use super::prefix::original_path;
@@ -22,6 +23,7 @@ use super::problem::{Answer, Kind, Problem};
 use super::request::{Payload, content_encoding, content_type};
 use crate::domain::body;
 use crate::domain::cloud_events::is_json;
+use crate::domain::steps::STEPS;
 use crate::pipeline::turns::Turnstile;
 
 /// Admits a request while a slot is free; otherwise 503, never a queue.
@@ -35,7 +37,12 @@ pub(super) async fn admit(
             "too many concurrent requests (`http.concurrency_max`), retry",
         ));
     };
-    Ok(next.run(request).await)
+    let step = if request.method().is_safe() {
+        Span::none()
+    } else {
+        tracing::trace_span!(target: STEPS, "request")
+    };
+    Ok(next.run(request).instrument(step).await)
 }
 
 /// Reads the body before a handler can refuse the request: a client that is still sending may not

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::domain::event::{Envelope, Event, EventKey};
 use crate::domain::fair_queue::customer_hash;
+use crate::domain::steps::count_json_read;
 use crate::domain::subject::SubjectKey;
 
 /// The columns that [`envelope`] reads, of `events e`: fifteen. The customer is read from the subject,
@@ -114,6 +115,7 @@ pub(super) trait Columns {
     fn list<T: DeserializeOwned>(&self, at: usize) -> Result<Vec<T>, StoreError> {
         let text = self.maybe_text(at)?;
         text.map_or(Ok(Vec::new()), |text| {
+            count_json_read();
             serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))
         })
     }
@@ -165,6 +167,7 @@ pub(super) fn envelope(row: &impl Columns, at: usize) -> Result<Envelope, StoreE
 
 /// Decodes a subject.
 pub(super) fn subject(row: &impl Columns) -> Result<Subject, StoreError> {
+    count_json_read();
     Ok(Subject {
         key: row.subject(0)?,
         customer: row.maybe_owned(1)?,

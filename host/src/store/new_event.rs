@@ -99,7 +99,9 @@ impl NewEvent {
     /// Its subject with each stage that it is routed to; nothing without a subject.
     pub(super) fn stages_of_subject(&self) -> impl Iterator<Item = (&str, &str)> {
         let subject = self.envelope.subject_key.as_deref();
-        subject.into_iter().flat_map(|subject| self.routed_to.iter().map(move |to| (subject, &**to)))
+        subject
+            .into_iter()
+            .flat_map(|subject| self.routed_to.iter().map(move |to| (subject, &**to)))
     }
 
     /// The same event, sent to the queue of `stage` alone, whatever else consumes its type.

@@ -26,6 +26,7 @@ mod session;
 mod sql;
 mod state_places;
 mod state_tables;
+mod statistics;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -49,9 +50,10 @@ use self::pool::Pool;
 use self::session::Session;
 pub use self::state_places::{MovedState, PlaceProblem};
 use self::state_tables::{StateTable, StateTables};
+pub use self::statistics::{TableWrites, WriteAheadLog};
 pub use self::within::WithinError;
-use super::{Publishing, StoreError};
 use super::transaction::{Op, Operation, Request};
+use super::{Publishing, StoreError};
 use crate::domain::clock::{Clock, SteadyClock};
 use crate::domain::state_place::StatePlaces;
 use crate::domain::subject_kind::SubjectKinds;
@@ -206,6 +208,20 @@ impl PostgresStore {
         kinds: &SubjectKinds,
     ) -> Result<DatabaseStatus, OpenError> {
         open::examine(settings, &kinds.finished_statuses()).await
+    }
+
+    /// What was written to each table of a namespace, as the server has counted it so far.
+    pub async fn table_writes(
+        settings: PostgresSettings<'_>,
+    ) -> Result<Vec<TableWrites>, OpenError> {
+        statistics::tables(settings).await
+    }
+
+    /// The server's write-ahead log.
+    pub async fn write_ahead_log(
+        settings: PostgresSettings<'_>,
+    ) -> Result<WriteAheadLog, OpenError> {
+        statistics::log(settings).await
     }
 
     /// Deletes everything of a namespace that is not the default one.

@@ -37,9 +37,9 @@ use self::committer::{Committer, QUEUE_OPS};
 pub use self::open::{FileStatus, OpenError, SchemaStatus};
 use self::operation::{Op, SingleOperation};
 use self::sql::{args, fetch};
-use super::{Publishing, StoreError};
 use super::decode::Columns as _;
 use super::transaction::{self, Numbers, Operation, Request, TransactionTime, WriteSet};
+use super::{Publishing, StoreError};
 use crate::domain::clock::{Clock, SteadyClock};
 use crate::domain::subject_kind::SubjectKinds;
 

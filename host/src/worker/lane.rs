@@ -25,15 +25,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::admit::Work;
 use self::batch::{BatchResult, BatchRun, batch_len};
 use self::contended_keys::ContendedKeys;
 use super::gate::Gate;
-use super::lane_queue::LaneReceiver;
 use super::is_of_broker;
+use super::lane_queue::LaneReceiver;
 use crate::broker::Acker;
 use crate::domain::event::DeliveryKey;
+use crate::domain::steps::STEPS;
 use crate::pipeline::metrics::OutcomeKind;
 use crate::pipeline::{Running, Stage};
 use crate::services::Services;
@@ -139,11 +141,15 @@ impl Lane {
             if taken == 0 {
                 return;
             }
-            let work = self.admit(received.into_iter(), &cancel).await;
-            let admitted = work.len();
-            if let Some(ran) = self.settle_all(work, &cancel).await {
-                self.take.adapt(taken, admitted, ran);
-            }
+            let step = tracing::trace_span!(target: STEPS, "batch");
+            let settling = async {
+                let work = self.admit(received.into_iter(), &cancel).await;
+                let admitted = work.len();
+                if let Some(ran) = self.settle_all(work, &cancel).await {
+                    self.take.adapt(taken, admitted, ran);
+                }
+            };
+            settling.instrument(step).await;
         }
     }
 

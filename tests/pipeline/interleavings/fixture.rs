@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use async_trait::async_trait;
 use postrider::internals::{
-    Listeners, Native, PostgresOptions, PostgresStore, Publishing, Routes, Settings, SqliteOptions, SqliteStore,
-    StageHandler, StagePolicy, Store, topic_matches,
+    Listeners, Native, PostgresOptions, PostgresStore, Publishing, Routes, Settings, SqliteOptions,
+    SqliteStore, StageHandler, StagePolicy, Store, topic_matches,
 };
 use postrider::{
     Config, Description, Emitted, Event, ManualClock, NativeContext, NativeError, NativeStage,

@@ -10,70 +10,105 @@ use tokio::sync::oneshot;
 
 use super::{BenchArgs, Instances, Report, load};
 use crate::host::postgres_settings;
-use postrider::internals::{InstanceMode, PostgresStore, Rabbit, RabbitOptions};
-use postrider::{Config, Host, SystemClock};
+use postrider::internals::{
+    InstanceMode, PostgresSettings, PostgresStore, Rabbit, RabbitOptions, StatePlaces,
+};
+use postrider::{App, Config, Host, SystemClock};
 #[cfg(feature = "reference-stages")]
 use postrider::{HostBuilder, SdkStage};
 
+/// What a run uses and leaves behind.
+pub(super) struct EphemeralHost<'a> {
+    args: &'a BenchArgs,
+    name: String,
+    config: Config,
+    /// Exists as long as the host does.
+    _folder: tempfile::TempDir,
+}
+
 /// Measures a host in this process, and removes its data afterwards.
 pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> {
-    let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let name = format!("bench-{}", std::process::id());
-    let embedded = || format!("sqlite:{}/bench.db", folder.path().display());
-    let store_url = args.store.clone().unwrap_or_else(embedded);
-    let resources = Resources { name: &name, store_url, folder: folder.path() };
-    let config = adapt(config, args, resources);
-    let measured = host(args, config.clone()).await;
-    if let Some(url) = &args.broker {
-        let options = RabbitOptions {
-            url: url.clone(),
-            namespace: name.clone(),
-            host_name: name,
-            clock: Arc::new(SystemClock),
-            expiry_ms: 0,
-            ingress: config.ingress(&config.kinds()?),
-        };
-        let stages = ["payment", "inventory", "shipping", "notification"].map(Arc::from);
-        Rabbit::delete_namespace(options, &stages)
-            .await
-            .map_err(anyhow::Error::msg)
-            .context("--broker: cannot remove the temporary queues")?;
-    }
-    if let Some(url) = &args.store {
-        PostgresStore::drop_namespace(postgres_settings(&config, url, &config.state_places()))
-            .await
-            .context("--store: cannot remove the temporary schema")?;
-    }
+    let host = EphemeralHost::new(config, args)?;
+    let measured = host
+        .run(async |url, app| {
+            load::measure(args, &[url.to_owned()], Some(&app.services().pipeline)).await
+        })
+        .await;
+    host.remove().await?;
     measured
 }
 
-/// Starts the host, measures it and stops it.
-async fn host(args: &BenchArgs, config: Config) -> Result<Report> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?);
-    let builder = Host::builder().config(config).listener(listener);
-    #[cfg(feature = "reference-stages")]
-    let builder = if matches!(args.instances, Instances::Native) {
-        with_reference_stages(builder)
-    } else {
-        builder
-    };
-    let host = builder.build().await?;
-    let app = host.app();
-    ensure!(
-        !app.services().pipeline.consuming().is_empty(),
-        "no plugins are loaded: build the shipped ones with `cargo xtask plugins`"
-    );
-    let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(host.run_until(async { _ = stopped.await }));
-    let measured = tokio::time::timeout(
-        Duration::from_secs(args.time_limit_s),
-        load::measure(args, &[url], Some(&app.services().pipeline)),
-    )
-    .await;
-    drop(stop);
-    serving.await??;
-    measured.context("the run exceeded --time-limit-s")?
+impl<'a> EphemeralHost<'a> {
+    pub(super) fn new(config: Config, args: &'a BenchArgs) -> Result<Self> {
+        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+        let name = format!("bench-{}", std::process::id());
+        let embedded = || format!("sqlite:{}/bench.db", folder.path().display());
+        let store_url = args.store.clone().unwrap_or_else(embedded);
+        let resources = Resources { name: &name, store_url, folder: folder.path() };
+        let config = adapt(config, args, resources);
+        Ok(Self { args, name, config, _folder: folder })
+    }
+
+    /// How to connect to its schema; none on the embedded store.
+    pub(super) fn postgres<'s>(&'s self, places: &'s StatePlaces) -> Option<PostgresSettings<'s>> {
+        let url = self.args.store.as_deref()?;
+        Some(postgres_settings(&self.config, url, places))
+    }
+
+    /// Starts the host, measures it at its URL, and stops it.
+    pub(super) async fn run<R>(
+        &self,
+        measure: impl AsyncFnOnce(&str, &App) -> Result<R>,
+    ) -> Result<R> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let builder = Host::builder().config(self.config.clone()).listener(listener);
+        #[cfg(feature = "reference-stages")]
+        let builder = if matches!(self.args.instances, Instances::Native) {
+            with_reference_stages(builder)
+        } else {
+            builder
+        };
+        let host = builder.build().await?;
+        let app = host.app();
+        ensure!(
+            !app.services().pipeline.consuming().is_empty(),
+            "no plugins are loaded: build the shipped ones with `cargo xtask plugins`"
+        );
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(host.run_until(async { _ = stopped.await }));
+        let limit = Duration::from_secs(self.args.time_limit_s);
+        let measured = tokio::time::timeout(limit, measure(&url, &app)).await;
+        drop(stop);
+        serving.await??;
+        measured.context("the run exceeded --time-limit-s")?
+    }
+
+    /// Removes its schema and queues.
+    pub(super) async fn remove(self) -> Result<()> {
+        let Self { args, name, config, .. } = self;
+        if let Some(url) = &args.broker {
+            let options = RabbitOptions {
+                url: url.clone(),
+                namespace: name.clone(),
+                host_name: name,
+                clock: Arc::new(SystemClock),
+                expiry_ms: 0,
+                ingress: config.ingress(&config.kinds()?),
+            };
+            let stages = ["payment", "inventory", "shipping", "notification"].map(Arc::from);
+            Rabbit::delete_namespace(options, &stages)
+                .await
+                .map_err(anyhow::Error::msg)
+                .context("--broker: cannot remove the temporary queues")?;
+        }
+        if let Some(url) = &args.store {
+            PostgresStore::drop_namespace(postgres_settings(&config, url, &config.state_places()))
+                .await
+                .context("--store: cannot remove the temporary schema")?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(feature = "reference-stages")]

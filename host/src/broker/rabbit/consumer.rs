@@ -29,6 +29,7 @@ use crate::broker::{
 };
 use crate::domain::clock::Clock;
 use crate::domain::cloud_events::ingress::IngressSettings;
+use crate::domain::steps::COSTS;
 
 /// Prefetch of dead-letter queues: rejected messages are rare, and may be large.
 const DEAD_PREFETCH: u32 = 1;
@@ -148,6 +149,7 @@ impl Subscription {
             .map(|delivery| (delivery.delivery_tag, message::bytes(delivery)))
             .collect();
         for (_, bytes) in &sizes {
+            tracing::trace!(target: COSTS, amqp_delivered = 1_u64, amqp_bytes = bytes);
             self.window.receive(*bytes);
         }
         self.acker.hold(sizes);
@@ -412,6 +414,8 @@ fn log(result: lapin::Result<()>) {
 impl Acker for RabbitAcker {
     async fn ack(&self, tags: &[u64]) {
         let (front, behind) = self.settle(tags);
+        let acks = behind.len() + usize::from(front.is_some());
+        tracing::trace!(target: COSTS, amqp_acks = acks);
         if let Some(front) = front {
             log(self.channel.basic_ack(front, BasicAckOptions { multiple: true }).await);
         }

@@ -21,6 +21,7 @@ use super::link::{Link, within};
 use super::message;
 use super::topology::{self, Names};
 use crate::broker::{BrokerError, Outgoing};
+use crate::domain::steps::COSTS;
 
 /// Longest wait for the confirms of one call.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -154,6 +155,11 @@ impl Publisher {
             }
         };
         let (properties, body) = self.fitting(message).map_err(Unsent::Failed)?;
+        tracing::trace!(
+            target: COSTS,
+            amqp_published = 1_u64,
+            amqp_bytes = body.len() + message::header_bytes(&properties)
+        );
         let options =
             BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
         let sent = channel.basic_publish(exchange, key, options, body, properties).await;

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::OfKind;
 use super::view::{SubjectReceipt, named};
 use crate::app::{Submission, SubmitError, Submitted};
+use crate::domain::steps::count_json_written;
 use crate::domain::subject_kind::SubjectKind;
 use crate::domain::trace_context::TraceContext;
 use crate::http::Shared;
@@ -51,6 +52,7 @@ pub(crate) async fn create(
         Submitted::Duplicate(subject) => (StatusCode::OK, subject),
     };
     let location = [(header::LOCATION, kind.location(&subject.key))];
+    count_json_written();
     let receipt = named(&SubjectReceipt::from(subject), &kind.0);
     Ok((status, location, Json(receipt)).into_response())
 }

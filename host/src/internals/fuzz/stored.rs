@@ -10,8 +10,8 @@ use crate::domain::clock::ManualClock;
 use crate::domain::event::{DeliveryKey, Envelope};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{
-    Batch, Commit, DeadLetterFilter, Listeners, NewEvent, OutboxRow, Publishing, Settlement, Store as _, StoreError,
-    SubjectCursor,
+    Batch, Commit, DeadLetterFilter, Listeners, NewEvent, OutboxRow, Publishing, Settlement,
+    Store as _, StoreError, SubjectCursor,
 };
 
 /// The time of every decision.

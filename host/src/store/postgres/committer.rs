@@ -17,13 +17,16 @@ use sqlx::PgConnection;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::Instrument as _;
 
 use super::connect::Target;
 use super::pool::Pool;
 use super::sql::{TransactionError, args, execute};
 use super::transaction::{Started, begin};
 use super::{Context, load, write};
+use crate::domain::steps::STEPS;
 use crate::store::StoreError;
+use crate::store::costs::count_commit;
 use crate::store::transaction::{Loaded, Op, Pending, ReadSet, WriteSet};
 
 /// Operations that wait for the writer before their callers have to.
@@ -56,7 +59,8 @@ impl PostgresWriter {
         let Some((committer, queue)) = guard.as_mut() else { return };
         let mut ops = Vec::with_capacity(committer.group_max_ops);
         while queue.recv_many(&mut ops, committer.group_max_ops).await > 0 {
-            committer.tick(&mut ops).await;
+            let step = tracing::trace_span!(target: STEPS, "commit");
+            committer.tick(&mut ops).instrument(step).await;
         }
         if let Some((committer, _)) = guard.take() {
             committer.close().await;
@@ -189,6 +193,7 @@ async fn attempt(
     })
     .await?;
     execute(conn, "COMMIT", args![]).await?;
+    count_commit();
     Ok(())
 }
 

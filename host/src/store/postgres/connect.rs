@@ -16,6 +16,7 @@ use super::pool::Pool;
 use super::session::{Session, read_only};
 use super::url;
 use crate::domain::connection_string::{ConnectionString, UrlError};
+use crate::store::costs::count_statement;
 
 /// Prepared statements a connection keeps: every statement of this module, also those on the tables
 /// of single stages.
@@ -186,6 +187,7 @@ impl Target {
                     }
                     let sql = "SELECT current_setting('transaction_read_only') = 'on'";
                     let row = sqlx::raw_sql(sql).fetch_one(conn).await?;
+                    count_statement(1, 0);
                     Ok(!row.try_get::<bool, _>(0)?)
                 })
             })

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr as _};
 use tokio::time::timeout;
 
@@ -143,6 +144,19 @@ pub(super) async fn examine(
     let opening = Opening::new(settings)?;
     let silent = |_| opening.silent();
     timeout(settings.timeout, opening.examine(finished)).await.map_err(silent)?
+}
+
+/// Runs a query in the schema of a namespace.
+pub(super) async fn query(
+    settings: PostgresSettings<'_>,
+    sql: &'static str,
+) -> Result<Vec<PgRow>, OpenError> {
+    let opening = Opening::new(settings)?;
+    let rows = async {
+        let mut conn = opening.target.connect().await?;
+        fetch(&mut conn, sql, args![]).await
+    };
+    rows.await.map_err(|error| opening.failed(error))
 }
 
 /// Deletes the schema of a namespace that is not the default one, with everything in it.

@@ -8,7 +8,9 @@ use sqlx::{
     Arguments as _, AssertSqlSafe, Encode, Executor, PgConnection, Postgres, SqlSafeStr, Type,
 };
 
+use crate::domain::steps::count_json_written;
 use crate::store::StoreError;
+use crate::store::costs::{count_script, count_statement};
 
 /// Arguments in the order of the placeholders.
 macro_rules! args {
@@ -71,7 +73,9 @@ pub(super) async fn execute(
     sql: impl SqlSafeStr,
     args: PgArguments,
 ) -> Result<u64, sqlx::Error> {
-    Ok(sqlx::query_with(sql, args).execute(conn).await?.rows_affected())
+    let changed = sqlx::query_with(sql, args).execute(conn).await?.rows_affected();
+    count_statement(0, changed);
+    Ok(changed)
 }
 
 /// Runs a query.
@@ -83,7 +87,9 @@ pub(super) async fn fetch<'e, E>(
 where
     E: Executor<'e, Database = Postgres>,
 {
-    sqlx::query_with(sql, args).fetch_all(executor).await
+    let rows = sqlx::query_with(sql, args).fetch_all(executor).await?;
+    count_statement(rows.len(), 0);
+    Ok(rows)
 }
 
 /// Runs a query built from constant parts.
@@ -95,7 +101,7 @@ pub(super) async fn fetch_built<'e, E>(
 where
     E: Executor<'e, Database = Postgres>,
 {
-    sqlx::query_with(AssertSqlSafe(sql), args).fetch_all(executor).await
+    fetch(executor, AssertSqlSafe(sql), args).await
 }
 
 /// Runs statements without arguments in one round trip; returns all their rows.
@@ -103,13 +109,17 @@ pub(super) async fn script(
     conn: &mut PgConnection,
     sql: &'static str,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
-    sqlx::raw_sql(sql).fetch_all(conn).await
+    let rows = sqlx::raw_sql(sql).fetch_all(conn).await?;
+    count_script(sql, rows.len());
+    Ok(rows)
 }
 
 /// JSON for a column that holds a list; none for an empty one.
 pub(super) fn list<T: serde::Serialize>(items: &[T]) -> Option<String> {
-    (!items.is_empty())
-        .then(|| serde_json::to_string(items).expect("lists of strings always serialise"))
+    (!items.is_empty()).then(|| {
+        count_json_written();
+        serde_json::to_string(items).expect("lists of strings always serialise")
+    })
 }
 
 /// Class 40 is a transaction that was rolled back in favour of another one.

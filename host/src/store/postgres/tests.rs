@@ -18,8 +18,8 @@ use crate::domain::name::DEFAULT_NAMESPACE;
 use crate::domain::state_place::{StatePlace, StatePlaces};
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::{
-    Batch, Commit, EventFilter, LogRange, NewEvent, Publishing, Settlement, StageBinding, StateSource as _,
-    Store, Verdict,
+    Batch, Commit, EventFilter, LogRange, NewEvent, Publishing, Settlement, StageBinding,
+    StateSource as _, Store, Verdict,
 };
 
 /// A server to make databases on: from the environment, else the one that listens on the default

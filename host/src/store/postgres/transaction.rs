@@ -13,6 +13,7 @@ use super::Context;
 use super::pool::{Lease, Pool};
 use super::sql::{TransactionError, args, execute, script};
 use crate::store::StoreError;
+use crate::store::costs::count_commit;
 use crate::store::decode::Columns as _;
 use crate::store::transaction::{Numbers, Sender, TransactionTime, WriteSet};
 
@@ -113,6 +114,7 @@ impl PooledTransaction {
     /// Commits, and returns the connection to the pool.
     pub(super) async fn commit(mut self) -> Result<(), TransactionError> {
         execute(&mut self, "COMMIT", args![]).await?;
+        count_commit();
         if let Some(lease) = self.lease.take() {
             lease.give_back().await;
         }

@@ -12,13 +12,16 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::Instrument as _;
 
 use super::open::FileLock;
 use super::operation::{Op, Writer};
 use super::sql::{args, execute, store_error};
 use super::{Context, load};
 use crate::domain::clock::Clock;
+use crate::domain::steps::STEPS;
 use crate::store::StoreError;
+use crate::store::costs::count_commit;
 use crate::store::transaction::{Pending, ReadSet};
 
 /// Operations that wait for the writer before their callers have to.
@@ -62,7 +65,8 @@ impl SqliteWriter {
         let mut ops = Vec::with_capacity(most);
         while state.queue.recv_many(&mut ops, most).await > 0 {
             state.interrupted = true;
-            state.committer.tick(&mut ops).await;
+            let step = tracing::trace_span!(target: STEPS, "commit");
+            state.committer.tick(&mut ops).instrument(step).await;
             state.interrupted = false;
         }
         if let Some(state) = guard.take() {
@@ -129,7 +133,7 @@ impl Committer {
             now_ms: self.clock.now_ms(),
         };
         let written = match group(&mut writer, ops).await {
-            Ok(()) => execute(&mut self.conn, "COMMIT", args![]).await.map(drop),
+            Ok(()) => execute(&mut self.conn, "COMMIT", args![]).await.map(|_| count_commit()),
             Err(error) => Err(error),
         };
         if let Err(error) = written {

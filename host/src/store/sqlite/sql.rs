@@ -9,7 +9,9 @@
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Encode, Executor, Sqlite, SqliteConnection, Type};
 
+use crate::domain::steps::count_json_written;
 use crate::store::StoreError;
+use crate::store::costs::count_statement;
 
 /// Rows per multi-row statement, largest first.
 const CHUNKS: [usize; 4] = [64, 16, 4, 1];
@@ -38,7 +40,15 @@ pub(super) async fn execute(
 ) -> Result<u64, StoreError> {
     let done =
         sqlx::query_with(sql, args).execute(conn).await.map_err(|error| store_error(&error))?;
+    count_change(sql, done.rows_affected());
     Ok(done.rows_affected())
+}
+
+/// Counts a statement, for measurements. After one that changes no rows, such as BEGIN, `SQLite`
+/// repeats the number of the one before.
+fn count_change(sql: &str, changed: u64) {
+    let changes = ["INSERT", "UPDATE", "DELETE"].iter().any(|verb| sql.starts_with(verb));
+    count_statement(0, if changes { changed } else { 0 });
 }
 
 /// Runs a query.
@@ -50,7 +60,10 @@ pub(super) async fn fetch<'e, E>(
 where
     E: Executor<'e, Database = Sqlite>,
 {
-    sqlx::query_with(sql, args).fetch_all(executor).await.map_err(|error| store_error(&error))
+    let rows = sqlx::query_with(sql, args).fetch_all(executor).await;
+    let rows = rows.map_err(|error| store_error(&error))?;
+    count_statement(rows.len(), 0);
+    Ok(rows)
 }
 
 /// Runs a query built from constant parts.
@@ -62,14 +75,15 @@ pub(super) async fn fetch_built<'e, E>(
 where
     E: Executor<'e, Database = Sqlite>,
 {
-    sqlx::query_with(AssertSqlSafe(sql), args)
-        .fetch_all(executor)
-        .await
-        .map_err(|error| store_error(&error))
+    let rows = sqlx::query_with(AssertSqlSafe(sql), args).fetch_all(executor).await;
+    let rows = rows.map_err(|error| store_error(&error))?;
+    count_statement(rows.len(), 0);
+    Ok(rows)
 }
 
 /// JSON for `json_each`.
 pub(super) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
+    count_json_written();
     serde_json::to_string(value).expect("lists of strings and numbers always serialise")
 }
 
@@ -127,7 +141,9 @@ pub(super) async fn execute_all(
     let mut changed = 0;
     for Statement { sql, args } in statements {
         let done = sqlx::query_with(AssertSqlSafe(sql), args).execute(&mut *conn).await;
-        changed += done.map_err(|error| store_error(&error))?.rows_affected();
+        let done = done.map_err(|error| store_error(&error))?.rows_affected();
+        count_statement(0, done);
+        changed += done;
     }
     Ok(changed)
 }

@@ -100,9 +100,8 @@ impl<'a> ReadSet<'a> {
             subject: one.envelope.subject_key.as_deref(),
         }));
         let emitted = batch.settlements.iter().flat_map(|one| one.verdict.emitted());
-        self.hand_overs.extend(
-            emitted.filter(|event| event.hand_over).flat_map(NewEvent::stages_of_subject),
-        );
+        self.hand_overs
+            .extend(emitted.filter(|event| event.hand_over).flat_map(NewEvent::stages_of_subject));
         let read = batch.reads.iter().map(|(key, _)| key);
         let written = batch.writes.iter().map(|(key, _)| key);
         self.versions.extend(read.chain(written).map(|key| (&*batch.stage, key.as_str())));

@@ -304,7 +304,12 @@ impl<'a> WriteSet<'a> {
         let later_ms = self.time.due_ms(due_at_ms);
         let leased = later_ms.is_none() && self.sender == Sender::ThisHost;
         if leased && !self.publishing.from_outbox {
-            return Some(OutboxRow { id: None, envelope: Arc::clone(envelope), direct, routed: true });
+            return Some(OutboxRow {
+                id: None,
+                envelope: Arc::clone(envelope),
+                direct,
+                routed: true,
+            });
         }
         self.numbers.outbox += 1;
         let id = self.numbers.outbox;
@@ -315,7 +320,12 @@ impl<'a> WriteSet<'a> {
             leased,
             direct: direct.clone(),
         });
-        leased.then(|| OutboxRow { id: Some(id), envelope: Arc::clone(envelope), direct, routed: true })
+        leased.then(|| OutboxRow {
+            id: Some(id),
+            envelope: Arc::clone(envelope),
+            direct,
+            routed: true,
+        })
     }
 
     /// Replaces outbox rows, whose events have these positions, with one row for each stage.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use sqlx::PgConnection;
 
 use super::expect;
+use crate::domain::steps::count_json_written;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
@@ -28,7 +29,10 @@ pub(super) async fn insert(
         |row| row.0.key.kind(),
         |row| row.0.customer.as_deref(),
         |row| row.0.status.as_str(),
-        |row| row.0.body.to_string(),
+        |row| {
+            count_json_written();
+            row.0.body.to_string()
+        },
         |row| row.0.fingerprint.as_str(),
         |row| row.0.idempotency_key.as_deref(),
     ];
