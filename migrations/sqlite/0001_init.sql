@@ -13,14 +13,17 @@ CREATE TABLE subjects (
     fingerprint TEXT NOT NULL,
     idempotency_key TEXT,
     created_ms INTEGER NOT NULL,
-    updated_ms INTEGER NOT NULL
+    updated_ms INTEGER NOT NULL,
+    finished_status TEXT,          -- `status`, once nothing has to follow; NULL before: `status` changes too often for an index
+    finished_ms INTEGER            -- since when; NULL: not finished, or pruned
 ) STRICT;
 CREATE INDEX subjects_by_kind ON subjects (kind);
-CREATE INDEX subjects_by_status ON subjects (kind, status);
+CREATE INDEX subjects_unfinished ON subjects (kind) WHERE finished_status IS NULL;
+CREATE INDEX subjects_finished ON subjects (kind, finished_status) WHERE finished_status IS NOT NULL;
 CREATE INDEX subjects_by_customer ON subjects (kind, customer) WHERE customer IS NOT NULL;
 CREATE UNIQUE INDEX subjects_by_idempotency_key ON subjects (kind, idempotency_key) WHERE idempotency_key IS NOT NULL;
 -- Retention reads the oldest subjects of a kind first.
-CREATE INDEX subjects_by_age ON subjects (kind, updated_ms) WHERE status <> 'pruned';
+CREATE INDEX subjects_by_age ON subjects (kind, finished_ms) WHERE finished_ms IS NOT NULL;
 
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -502,6 +502,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn messages_that_nobody_publishes_are_asked_for() {
+        let broker = Embedded::new(LARGE, Arc::new(SystemClock));
+        let stage: Arc<str> = "payment".into();
+        let patterns = vec!["order.created".to_owned()];
+        broker.declare(Binding { stage: Arc::clone(&stage), patterns }).await.unwrap();
+        broker.refilled(&broker.take_gaps()[0]).await;
+        // Of another type, and for another stage.
+        let to_other = Direct { stage: "other".into(), round: 1, attempt: 1 };
+        let other = Outgoing { direct: Some(to_other), ..message(1, false) };
+        broker.missed(&[conformance::event("order.cancelled", 1), other]);
+        assert!(broker.take_gaps().is_empty());
+        // Nothing is in the queue, so nothing would be acknowledged.
+        broker.missed(&[message(1, false)]);
+        let gaps = broker.take_gaps();
+        assert_eq!(gaps.len(), 1);
+        // While it is being filled, one more is missed.
+        broker.missed(&[message(2, false)]);
+        assert!(broker.take_gaps().is_empty());
+        broker.refilled(&gaps[0]).await;
+        assert_eq!(broker.take_gaps().len(), 1, "it has to be filled again");
+    }
+
+    #[tokio::test]
     async fn customers_take_turns_in_a_queue() {
         let broker = Embedded::new(LARGE, Arc::new(SystemClock));
         let stage = conformance::bound(&(Arc::clone(&broker) as _), "payment", &["#"]).await;

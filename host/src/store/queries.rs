@@ -151,32 +151,70 @@ pub(super) async fn subjects(
     db: &impl Reader,
     filter: &SubjectFilter,
 ) -> Result<Page<Subject>, StoreError> {
-    let mut query =
-        Conditions::after(concat!("SELECT ", subject_columns!(), " FROM subjects sub WHERE TRUE"));
-    query.and("sub.kind =", filter.kind.as_deref().map(Arg::Text));
-    query.and("sub.status =", filter.status.as_deref().map(Arg::Text));
-    query.and("sub.customer =", filter.customer.as_deref().map(Arg::Text));
-    if let Some(stage) = &filter.stage {
-        query.args.push(Arg::Text(stage));
-        let _ = write!(
-            query.sql,
-            " AND sub.key IN (SELECT e.subject_key FROM ({}) k CROSS JOIN events e WHERE e.seq = k.event_seq)",
-            waiting_at(query.args.len())
-        );
-    }
+    let mut positions = Positions { before: filter.before, ..Positions::default() };
     // Times grow with positions: the positions bound the search, the times decide.
     if let Some(since_ms) = filter.since_ms {
-        query.and("sub.pos >", Some(Arg::Int(SUBJECTS.before(db, since_ms).await?)));
-        query.and("sub.created_ms >=", Some(Arg::Int(since_ms as i64)));
+        positions.since = Some((SUBJECTS.before(db, since_ms).await?, since_ms as i64));
     }
     if let Some(until_ms) = filter.until_ms {
-        query.and("sub.pos <=", Some(Arg::Int(SUBJECTS.after(db, until_ms).await?)));
-        query.and("sub.created_ms <", Some(Arg::Int(until_ms as i64)));
+        positions.until = Some((SUBJECTS.after(db, until_ms).await?, until_ms as i64));
     }
-    query.and("sub.pos <", filter.before.map(Arg::Int));
-    let (sql, args) = query.newest_first("sub.pos", filter.limit);
+    let mut query = Conditions::after("");
+    if filter.status.is_some() {
+        // Each half has an index; an unfinished subject may have a status that is final by now.
+        query.sql.push_str("SELECT * FROM (");
+        query.subjects(filter, positions, "sub.finished_status =");
+        query.sql.push_str(") finished UNION ALL SELECT * FROM (");
+        query.subjects(filter, positions, "sub.finished_status IS NULL AND sub.status =");
+        query.sql.push_str(") unfinished");
+    } else {
+        query.subjects(filter, positions, "");
+    }
+    // The seventh column is the position.
+    let (sql, args) = query.newest_first("7", filter.limit);
     let rows = db.rows(sql, &args).await?;
     decode::page(&rows, filter.limit, |row| Ok((row.int(6)?, decode::subject(row)?)))
+}
+
+/// Positions that bound a search for subjects.
+#[derive(Clone, Copy, Default)]
+struct Positions {
+    /// After this position, and not created before this time.
+    since: Option<(i64, i64)>,
+    /// Up to this position, and created before this time.
+    until: Option<(i64, i64)>,
+    before: Option<i64>,
+}
+
+impl<'a> Conditions<'a> {
+    /// Selects the newest subjects of a filter, with its status in `has_status`.
+    fn subjects(&mut self, filter: &'a SubjectFilter, positions: Positions, has_status: &str) {
+        self.sql.push_str(concat!(
+            "SELECT ",
+            subject_columns!(),
+            " FROM subjects sub WHERE TRUE"
+        ));
+        self.and("sub.kind =", filter.kind.as_deref().map(Arg::Text));
+        self.and(has_status, filter.status.as_deref().map(Arg::Text));
+        self.and("sub.customer =", filter.customer.as_deref().map(Arg::Text));
+        if let Some(stage) = &filter.stage {
+            self.args.push(Arg::Text(stage));
+            let _ = write!(
+                self.sql,
+                " AND sub.key IN (SELECT e.subject_key FROM ({}) k CROSS JOIN events e WHERE e.seq = k.event_seq)",
+                waiting_at(self.args.len())
+            );
+        }
+        self.and("sub.pos >", positions.since.map(|since| Arg::Int(since.0)));
+        self.and("sub.created_ms >=", positions.since.map(|since| Arg::Int(since.1)));
+        self.and("sub.pos <=", positions.until.map(|until| Arg::Int(until.0)));
+        self.and("sub.created_ms <", positions.until.map(|until| Arg::Int(until.1)));
+        self.and("sub.pos <", positions.before.map(Arg::Int));
+        if filter.status.is_some() {
+            self.args.push(Arg::Int(i64::from(filter.limit) + 1));
+            let _ = write!(self.sql, " ORDER BY sub.pos DESC LIMIT ${}", self.args.len());
+        }
+    }
 }
 
 async fn attempts_of<R: Reader>(

@@ -270,6 +270,12 @@ impl Simulation {
         for message in &work {
             settlements.push(self.run_one(fixture, stage, message, &state).await);
         }
+        // Some events are handed over, without a message that a broker could send again.
+        for settlement in &mut settlements {
+            if let Verdict::Done(events) = &mut settlement.verdict {
+                events.iter_mut().for_each(|event| event.hand_over = self.rng.random_ratio(1, 2));
+            }
+        }
         let (reads, writes, cache) = state.finish();
         let (reads, writes) = (reads.into_iter().collect(), writes.into_iter().collect());
         let batch = Batch { stage: Arc::clone(&stage.policy.name), settlements, reads, writes };
@@ -402,7 +408,10 @@ impl Simulation {
             }
         }
         for row in &rows {
-            self.take(fixture, row);
+            // The host that took the event over may stop.
+            if row.id.is_some() || !self.fault(40) {
+                self.take(fixture, row);
+            }
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::build::{batch, emits, envelope, new_event, retry, settlement};
+use super::build::{batch, emits, envelope, new_event, order, retry, settlement};
 use super::{Bench, LEASE_MS, START_MS};
+use crate::domain::event::Envelope;
 use crate::store::{
     AcceptedEvent, DeliveryStatus, Direct, LostDeliveries, NarrowedRow, OutboxRow, Settlement,
     Verdict,
@@ -186,4 +187,79 @@ pub(super) async fn lost_deliveries_are_sent_again(bench: Bench) {
     let rows = bench.store.requeue_lost("payment", all).await.unwrap();
     assert_eq!(rows.len(), 1);
     assert_eq!((&rows[0].envelope, &rows[0].direct), (&retried, &Some(direct(1, 2))));
+}
+
+/// An attempt that emits one event of this type, which the host wants to hand over.
+fn hands_over(event: &Arc<Envelope>, event_type: &str, routed_to: &[&str]) -> Settlement {
+    let mut settlement = emits(event, event_type, routed_to);
+    for event in settlement.verdict.emitted_mut() {
+        event.hand_over = true;
+    }
+    settlement
+}
+
+pub(super) async fn an_event_that_is_handed_over_has_no_row(bench: Bench) {
+    let event = bench.subject("1").await;
+    let emitted = hands_over(&event, "payment.authorized", &["inventory", "notification"]);
+    let (_, rows) = bench.done(batch(vec![emitted])).await;
+    let [row] = &rows[..] else { panic!("{rows:?}") };
+    assert_eq!((row.id, &row.direct), (None, &None));
+    assert_eq!(row.envelope.event.event_type, "payment.authorized");
+    assert!(bench.outbox_is_empty().await);
+    for stage in ["inventory", "notification"] {
+        assert_eq!(bench.delivery("1", stage).await.status, DeliveryStatus::Open);
+    }
+    // What is due later has to wait in the outbox.
+    let event = bench.subject("2").await;
+    let mut later = hands_over(&event, "payment.authorized", &["inventory"]);
+    later.verdict.emitted_mut()[0].due_at_ms = START_MS + 5;
+    assert!(bench.done(batch(vec![later])).await.1.is_empty());
+    assert!(!bench.outbox_is_empty().await);
+}
+
+pub(super) async fn an_event_is_not_handed_over_before_an_earlier_one(bench: Bench) {
+    // An earlier event of the subject waits for one of the stages.
+    let event = bench.subject("1").await;
+    let earlier = new_event(
+        envelope("news", "n1", Some(&order("1"))),
+        &["notification"],
+    );
+    let (_, sent) = bench.store.accept_event(earlier).await.unwrap();
+    bench.sent(&sent).await;
+    let both = hands_over(&event, "payment.authorized", &["inventory", "notification"]);
+    let (_, rows) = bench.done(batch(vec![both])).await;
+    assert!(rows.len() == 1 && rows[0].id.is_some(), "{rows:?}");
+    // One that was sent in the same commit counts, too; another subject's does not.
+    let (two, three) = (bench.subject("2").await, bench.subject("3").await);
+    let mut several = hands_over(&two, "payment.authorized", &["notification"]);
+    if let Verdict::Done(events) = &mut several.verdict {
+        let mut second = events[0].clone();
+        let mut envelope = Envelope::clone(&second.envelope);
+        envelope.event.id = "second".to_owned();
+        second.envelope = Arc::new(envelope);
+        events[0].hand_over = false;
+        events.push(second);
+    }
+    let other = hands_over(&three, "payment.authorized", &["notification"]);
+    let (_, rows) = bench.done(batch(vec![several, other])).await;
+    let has_row: Vec<bool> = rows.iter().map(|row| row.id.is_some()).collect();
+    assert_eq!(has_row, [true, true, false]);
+}
+
+pub(super) async fn messages_that_were_not_run_are_given_back(bench: Bench) {
+    let event = bench.subject("1").await;
+    let emitted = hands_over(&event, "payment.authorized", &["inventory"]);
+    let (_, rows) = bench.done(batch(vec![emitted])).await;
+    let unknown = super::build::event_key("nobody", "nothing");
+    let keys = vec![rows[0].envelope.key(), event.key(), unknown];
+    bench.store.requeue("inventory", keys.clone()).await.unwrap();
+    // Any host sends it.
+    let claimed = bench.store.claim_outbox(10, u64::MAX).await.unwrap();
+    let [row] = &claimed[..] else { panic!("{claimed:?}") };
+    let to_inventory = Direct { stage: "inventory".into(), round: 1, attempt: 1 };
+    assert_eq!((&row.envelope, &row.direct), (&rows[0].envelope, &Some(to_inventory)));
+    bench.sent(&claimed).await;
+    // A settled delivery is not sent again.
+    bench.store.requeue("payment", vec![event.key()]).await.unwrap();
+    assert!(bench.outbox_is_empty().await);
 }

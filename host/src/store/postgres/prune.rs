@@ -100,9 +100,16 @@ async fn add_subjects(
     batch: &mut Batch,
     (kind, age): (&str, Age),
 ) -> Result<(), TransactionError> {
-    let sql = "SELECT key, updated_ms, status FROM subjects WHERE kind = $1 AND status <> 'pruned' AND \
-               updated_ms < $2 AND updated_ms >= $3 \
-               ORDER BY updated_ms LIMIT $4 FOR UPDATE SKIP LOCKED";
+    // Unfinished ones are read up to the first that was created later: they have no index by age.
+    let sql = "SELECT key, updated_ms, status FROM subjects WHERE pos IN (SELECT pos FROM ( \
+               (SELECT pos, finished_ms AS age_ms FROM subjects WHERE kind = $1 AND finished_ms < $2 \
+               AND finished_ms >= $3 ORDER BY finished_ms LIMIT $4) UNION ALL \
+               (SELECT pos, updated_ms FROM subjects WHERE kind = $1 AND finished_status IS NULL AND \
+               updated_ms < $2 AND updated_ms >= $3 AND pos < coalesce((SELECT later.pos FROM \
+               subjects later WHERE later.kind = $1 AND later.finished_status IS NULL AND \
+               later.created_ms >= $2 ORDER BY later.pos LIMIT 1), 9223372036854775807) \
+               ORDER BY updated_ms LIMIT $4)) old ORDER BY age_ms LIMIT $4) AND updated_ms < $2 \
+               ORDER BY updated_ms FOR UPDATE SKIP LOCKED";
     let from = context.prune.of_kind(kind);
     let args = args![kind, age.before_ms as i64, from, i64::from(age.limit)];
     let rows = fetch(&mut *conn, sql, args).await?;
@@ -239,8 +246,8 @@ async fn remove(
     execute(conn, sql, args![seqs]).await?;
     execute(conn, "DELETE FROM deliveries WHERE event_seq = ANY($1)", args![seqs]).await?;
     execute(conn, "DELETE FROM events WHERE seq = ANY($1)", args![seqs]).await?;
-    let sql = "UPDATE subjects SET status = 'pruned', body = 'null', customer = NULL, updated_ms = \
-               $2 WHERE key = ANY($1)";
+    let sql = "UPDATE subjects SET status = 'pruned', finished_status = 'pruned', finished_ms = NULL, \
+               body = 'null', customer = NULL, updated_ms = $2 WHERE key = ANY($1)";
     execute(conn, sql, args![subjects, now_ms as i64]).await?;
     Ok(())
 }

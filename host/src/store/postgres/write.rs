@@ -27,7 +27,7 @@ pub(super) async fn write(
     write_set: WriteSet<'_>,
 ) -> Result<(), TransactionError> {
     let write_set = log::claim(conn, write_set).await?;
-    subjects::insert(conn, &write_set).await?;
+    subjects::insert(conn, &context.kinds, &write_set).await?;
     deliveries::open(conn, &write_set).await?;
     deliveries::settle(conn, &write_set).await?;
     state::verify_reads(conn, &context.state, &write_set).await?;

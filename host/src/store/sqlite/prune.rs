@@ -67,6 +67,17 @@ impl SingleOperation for PruneRequest {
     }
 }
 
+/// Whether nothing of the subject `sub` is open, and no event of it waits for a stage that is needed.
+macro_rules! may_be_pruned {
+    () => {
+        concat!(
+            "(sub.status IN (SELECT value FROM json_each(?3)) OR NOT EXISTS (SELECT 1 FROM events u \
+             WHERE u.subject_key = sub.key AND u.unrouted_ms IS NOT NULL)) AND ",
+            nothing_open!("(SELECT seq FROM events WHERE subject_key = sub.key) e")
+        )
+    };
+}
+
 /// Subjects of a kind that were last changed before then, and of which nothing is open.
 async fn finished(
     writer: &mut Writer<'_>,
@@ -75,12 +86,18 @@ async fn finished(
     limit: u32,
 ) -> Result<Vec<String>, StoreError> {
     let Writer { conn, context, .. } = writer;
+    // Unfinished ones are read up to the first that was created later: they have no index by age.
     let sql = concat!(
-        "SELECT sub.key FROM subjects sub WHERE sub.kind = ?4 AND sub.status <> 'pruned' AND \
-         sub.updated_ms < ?1 AND (sub.status IN (SELECT value FROM json_each(?3)) OR NOT EXISTS \
-         (SELECT 1 FROM events u WHERE u.subject_key = sub.key AND u.unrouted_ms IS NOT NULL)) AND ",
-        nothing_open!("(SELECT seq FROM events WHERE subject_key = sub.key) e"),
-        " ORDER BY sub.updated_ms LIMIT ?2"
+        "SELECT key FROM (SELECT * FROM (SELECT sub.key AS key, sub.finished_ms AS age_ms FROM subjects \
+         sub WHERE sub.kind = ?4 AND sub.finished_ms < ?1 AND ",
+        may_be_pruned!(),
+        " ORDER BY sub.finished_ms LIMIT ?2) UNION ALL SELECT * FROM (SELECT sub.key, sub.updated_ms \
+         FROM subjects sub WHERE sub.kind = ?4 AND sub.finished_status IS NULL AND sub.updated_ms < ?1 \
+         AND sub.pos < coalesce((SELECT later.pos FROM subjects later WHERE later.kind = ?4 AND \
+         later.finished_status IS NULL AND later.created_ms >= ?1 ORDER BY later.pos LIMIT 1), \
+         9223372036854775807) AND ",
+        may_be_pruned!(),
+        " ORDER BY sub.updated_ms LIMIT ?2)) ORDER BY age_ms LIMIT ?2"
     );
     let statuses = json(&context.kinds.finished_statuses_of(kind));
     let args = args![before_ms as i64, i64::from(limit), statuses, kind];
@@ -139,8 +156,8 @@ async fn remove(
         args![seqs.as_str()],
     )
     .await?;
-    let sql = "UPDATE subjects SET status = 'pruned', body = 'null', customer = NULL, updated_ms = \
-               ?2 \
+    let sql = "UPDATE subjects SET status = 'pruned', finished_status = 'pruned', finished_ms = NULL, \
+               body = 'null', customer = NULL, updated_ms = ?2 \
                WHERE key IN (SELECT value FROM json_each(?1))";
     execute(conn, sql, args![subjects.as_str(), now_ms as i64]).await?;
     Ok(())

@@ -3,6 +3,7 @@
 //! Nothing is decided here, these functions only bind.
 
 use super::sql::{Shape, Statement, json, push};
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::DeliveryStatus;
 use crate::store::decode::status_name;
 use crate::store::transaction::{
@@ -14,11 +15,15 @@ fn list(items: &[&str]) -> Option<String> {
     (!items.is_empty()).then(|| json(items))
 }
 
-pub(super) fn subjects(rows: &[SubjectRow<'_>], now_ms: u64) -> Vec<Statement> {
+pub(super) fn subjects(
+    rows: &[SubjectRow<'_>],
+    kinds: &SubjectKinds,
+    now_ms: u64,
+) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO subjects (key, kind, customer, status, body, fingerprint, \
-               created_ms, updated_ms, idempotency_key)",
-        columns: 9,
+               created_ms, updated_ms, idempotency_key, finished_status, finished_ms)",
+        columns: 11,
         tail: "",
     };
     shape.statements(rows, |SubjectRow(subject), args| {
@@ -31,6 +36,9 @@ pub(super) fn subjects(rows: &[SubjectRow<'_>], now_ms: u64) -> Vec<Statement> {
         push(args, now_ms as i64);
         push(args, now_ms as i64);
         push(args, subject.idempotency_key.as_deref());
+        let finished = kinds.is_finished(&subject.key, &subject.status);
+        push(args, finished.then_some(subject.status.as_str()));
+        push(args, finished.then_some(now_ms as i64));
     })
 }
 

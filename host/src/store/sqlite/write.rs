@@ -21,7 +21,7 @@ pub(super) async fn write(
     let numbers = write_set.numbers();
     let write_set = claim(conn, write_set).await?;
     let now_ms = write_set.now_ms();
-    execute_all(conn, rows::subjects(&write_set.subjects, now_ms)).await?;
+    execute_all(conn, rows::subjects(&write_set.subjects, &context.kinds, now_ms)).await?;
     execute_all(conn, rows::open_deliveries(&write_set.open_deliveries, now_ms)).await?;
     execute_all(conn, rows::deliveries(&write_set.deliveries)).await?;
     let lease_until_ms = now_ms + context.lease_ms;
@@ -90,12 +90,17 @@ async fn update_subject_status(
     let conflict = || StoreError::Corrupt("a subject changed within a transaction".to_owned());
     let changes = write_set.status_changes(kinds, &locked).ok_or_else(conflict)?;
     let open = open_compensations(conn, kinds, &changes.maybe_completed).await?;
-    let changed: Vec<(i64, &str)> = changes.complete(&open).into_iter().collect();
+    let changed: Vec<(i64, &str, bool)> = changes
+        .complete(&open, kinds, &locked)
+        .into_iter()
+        .map(|one| (one.pos, one.status, one.finished))
+        .collect();
     if changed.is_empty() {
         return Ok(());
     }
-    let sql = "UPDATE subjects SET status = k.value ->> 1, updated_ms = ?2 FROM json_each(?1) k \
-               WHERE subjects.pos = k.value ->> 0";
+    let sql = "UPDATE subjects SET status = k.value ->> 1, updated_ms = ?2, finished_status = CASE \
+               WHEN k.value ->> 2 THEN k.value ->> 1 END, finished_ms = CASE WHEN k.value ->> 2 THEN \
+               ?2 END FROM json_each(?1) k WHERE subjects.pos = k.value ->> 0";
     execute(conn, sql, args![json(&changed), write_set.now_ms() as i64]).await?;
     Ok(())
 }

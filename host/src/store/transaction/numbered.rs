@@ -26,6 +26,16 @@ pub(crate) struct LockedSubject<'r> {
     pub(crate) status: &'r str,
 }
 
+/// The new status of a subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NewStatus<'r> {
+    /// Position in the table.
+    pub(crate) pos: i64,
+    pub(crate) status: &'r str,
+    /// Whether nothing has to follow.
+    pub(crate) finished: bool,
+}
+
 /// The subjects whose status changes.
 #[derive(Debug)]
 pub(crate) struct StatusChanges<'r> {
@@ -113,12 +123,22 @@ impl<'a> NumberedWriteSet<'a> {
 
 impl<'r> StatusChanges<'r> {
     /// The new statuses by position; subjects with an `open` compensation stay as they are.
-    pub(crate) fn complete(mut self, open: &[String]) -> BTreeMap<i64, &'r str> {
+    pub(crate) fn complete(
+        mut self,
+        open: &[String],
+        kinds: &SubjectKinds,
+        locked: &HashMap<&str, LockedSubject<'_>>,
+    ) -> Vec<NewStatus<'r>> {
         for subject in open {
             self.maybe_completed.remove(subject.as_str());
         }
         let completed = self.maybe_completed.into_values();
         self.changed.extend(completed.map(|one| (one.pos, one.done)));
-        self.changed
+        let keys: HashMap<i64, &str> = locked.iter().map(|(key, one)| (one.pos, *key)).collect();
+        let new = |(pos, status)| {
+            let finished = keys.get(&pos).is_some_and(|key| kinds.is_finished(key, status));
+            NewStatus { pos, status, finished }
+        };
+        self.changed.into_iter().map(new).collect()
     }
 }

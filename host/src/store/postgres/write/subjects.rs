@@ -14,15 +14,18 @@ use crate::store::transaction::{Completion, LockedSubject, NumberedWriteSet};
 
 pub(super) async fn insert(
     conn: &mut PgConnection,
+    kinds: &SubjectKinds,
     write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), TransactionError> {
     if write_set.subjects.is_empty() {
         return Ok(());
     }
     let sql = "INSERT INTO subjects (key, kind, customer, status, body, fingerprint, \
-               idempotency_key, created_ms, updated_ms) \
-               SELECT k.*, $8, $8 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], \
-               $5::text[], $6::text[], $7::text[]) k \
+               idempotency_key, finished_status, finished_ms, created_ms, updated_ms) \
+               SELECT k.*, CASE WHEN k.finished IS NOT NULL THEN $9::int8 END, $9, $9 FROM \
+               unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], \
+               $7::text[], $8::text[]) k (key, kind, customer, status, body, fingerprint, \
+               idempotency_key, finished) \
                ON CONFLICT DO NOTHING";
     let mut args = columns![&write_set.subjects;
         |row| row.0.key.as_str(),
@@ -35,6 +38,7 @@ pub(super) async fn insert(
         },
         |row| row.0.fingerprint.as_str(),
         |row| row.0.idempotency_key.as_deref(),
+        |row| kinds.is_finished(&row.0.key, &row.0.status).then_some(row.0.status.as_str()),
     ];
     push(&mut args, write_set.now_ms() as i64);
     expect(execute(conn, sql, args).await?, write_set.subjects.len())
@@ -61,13 +65,15 @@ pub(super) async fn update_status(
     }
     let changes = write_set.status_changes(kinds, &locked).ok_or(TransactionError::Conflict)?;
     let open = open_compensations(conn, kinds, &changes.maybe_completed).await?;
-    let changed = changes.complete(&open);
+    let changed = changes.complete(&open, kinds, &locked);
     if changed.is_empty() {
         return Ok(());
     }
-    let sql = "UPDATE subjects sub SET status = k.status, updated_ms = $3 \
-               FROM unnest($1::int8[], $2::text[]) k (pos, status) WHERE sub.pos = k.pos";
-    let mut args = columns![&changed; |row| *row.0, |row| *row.1];
+    let sql = "UPDATE subjects sub SET status = k.status, updated_ms = $4, finished_status = CASE \
+               WHEN k.finished THEN k.status END, finished_ms = CASE WHEN k.finished THEN $4 END \
+               FROM unnest($1::int8[], $2::text[], $3::bool[]) k (pos, status, finished) \
+               WHERE sub.pos = k.pos";
+    let mut args = columns![&changed; |row| row.pos, |row| row.status, |row| row.finished];
     push(&mut args, write_set.now_ms() as i64);
     execute(conn, sql, args).await?;
     Ok(())
