@@ -237,11 +237,7 @@ struct TrackingAcker {
 impl TrackingAcker {
     /// Records that these messages are not held any more; returns those of the broker.
     fn of_broker(&self, tags: &[u64]) -> Vec<u64> {
-        for (tag, envelope) in self.stage.in_flight.release(tags) {
-            if is_handed_over(tag) {
-                self.stage.window.release(envelope.bytes());
-            }
-        }
+        release(&self.stage, tags);
         tags.iter().copied().filter(|tag| is_of_broker(*tag)).collect()
     }
 }
@@ -265,11 +261,7 @@ impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.0.window.close();
         let held: Vec<u64> = self.0.in_flight.held().iter().map(|(tag, _)| *tag).collect();
-        for (tag, envelope) in self.0.in_flight.release(&held) {
-            if is_handed_over(tag) {
-                self.0.window.release(envelope.bytes());
-            }
-        }
+        release(self.0, &held);
     }
 }
 
@@ -295,6 +287,15 @@ pub(crate) async fn run_isolated(
     lane::Lane::new(Arc::clone(stage), services.clone(), Arc::clone(acker))
         .run(messages, CancellationToken::new())
         .await;
+}
+
+/// These messages of a stage are not held any more.
+fn release(stage: &Stage, tags: &[u64]) {
+    for (tag, received, envelope) in stage.in_flight.release(tags) {
+        if is_handed_over(tag) {
+            stage.window.release(envelope.bytes(), received);
+        }
+    }
 }
 
 /// Whether the broker has a message for this tag.

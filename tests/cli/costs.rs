@@ -78,7 +78,10 @@ const SERVERS: Budget = &[
     ),
     // Everything is handed over within the host.
     ("steps/publish", &[("allocations", 0.1), ("amqp_published", 0.1), ("amqp_bytes", 10.0)]),
-    ("steps/consume", &[("allocations", 4.5), ("allocated_bytes", 1_100.0), ("amqp_delivered", 0.1)]),
+    (
+        "steps/consume",
+        &[("allocations", 4.5), ("allocated_bytes", 1_100.0), ("amqp_delivered", 0.1)],
+    ),
     (
         "steps/batch",
         &[

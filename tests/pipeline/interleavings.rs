@@ -27,7 +27,7 @@ mod simulation;
 /// Simulations that share one store.
 const SIMULATIONS_PER_BATCH: u64 = 500;
 /// A fault must be detected within this many simulations.
-const SABOTAGED: u64 = 100;
+const SABOTAGED: u64 = 200;
 /// Batches that run concurrently, each on its own store.
 const CONCURRENT_BATCHES: usize = 2;
 /// A batch of simulations must be idle after this many rounds.

@@ -2,13 +2,15 @@
 //! stages run here and have room.
 //!
 //! The open delivery is the guarantee, as for a message that the broker lost: what a host held when it
-//! stopped without warning is found by the reconciler of another host, or of its successor. Bounds: the window of a stage,
-//! which has room for as many messages and bytes as its prefetch, beside those of its queue. Everything
-//! else goes through the broker: what does not fit, so that work flows to hosts with room; what is due
-//! later; what a stage cannot take now; and events that other programs subscribe to.
+//! stopped without warning is found by the reconciler of another host, or of its successor. Bounds: the
+//! window of a stage, which has room for as many messages and bytes as its prefetch, beside those of its
+//! queue. Everything else goes through the broker: what does not fit, or would wait for more than
+//! [`WAIT_MAX`], so that work flows to hosts with room; what is due later; what a stage cannot take
+//! now; and events that other programs subscribe to.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::{Pipeline, Stage};
 use crate::config::BrokerConfig;
@@ -18,6 +20,9 @@ use crate::store::{ControlState, Direct, NewEvent, OutboxRow};
 
 /// The tags of handed-over messages; the broker's are smaller.
 const TAGS: std::ops::Range<u64> = 1 << 62..1 << 63;
+
+/// While messages wait for longer than this, nothing is handed over: another host may be idle.
+const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Whether a message was handed over, so that the broker knows nothing of it.
 pub fn is_handed_over(tag: u64) -> bool {
@@ -42,6 +47,23 @@ struct State {
     messages: u32,
     bytes: u64,
     handed_over: u64,
+    /// How long the message waited that was settled last, and when that was; or when the window was
+    /// empty last.
+    waited: Duration,
+    at: Option<Instant>,
+}
+
+impl State {
+    /// Whether a message that is handed over now would wait for long.
+    fn is_held_up(&self) -> bool {
+        let idle = self.at.map_or(Duration::ZERO, |at| at.elapsed());
+        self.messages > 0 && self.waited.max(idle) > WAIT_MAX
+    }
+
+    fn release(&mut self, bytes: u64) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
 }
 
 impl Window {
@@ -63,11 +85,12 @@ impl Window {
         self.lock().feed = None;
     }
 
-    /// Room for a message of so many bytes is free again.
-    pub fn release(&self, bytes: u64) {
+    /// A message of so many bytes that was handed over is not held any more.
+    pub fn release(&self, bytes: u64, received: Instant) {
         let mut state = self.lock();
-        state.messages = state.messages.saturating_sub(1);
-        state.bytes = state.bytes.saturating_sub(bytes);
+        state.release(bytes);
+        state.waited = received.elapsed();
+        state.at = Some(Instant::now());
     }
 
     /// Reserves room for a message of so many bytes, on a host that holds `held` messages of the stage:
@@ -77,8 +100,12 @@ impl Window {
         let after = state.bytes.saturating_add(bytes);
         let max = self.max_messages as usize;
         let fits = held < max && (state.messages as usize) < max;
-        if state.feed.is_none() || !fits || (state.bytes > 0 && after > self.max_bytes) {
+        let fits = fits && (state.bytes == 0 || after <= self.max_bytes);
+        if state.feed.is_none() || !fits || state.is_held_up() {
             return false;
+        }
+        if state.messages == 0 {
+            (state.waited, state.at) = (Duration::ZERO, Some(Instant::now()));
         }
         state.messages += 1;
         state.bytes = after;
@@ -121,7 +148,7 @@ impl Reservation {
             if stage.window.feed(&self.envelope) {
                 continue;
             }
-            stage.window.release(self.envelope.bytes());
+            stage.window.lock().release(self.envelope.bytes());
             let direct = Direct { stage: Arc::clone(&stage.name), round: 1, attempt: 1 };
             let envelope = Arc::clone(&self.envelope);
             rest.push(OutboxRow { id: None, envelope, direct: Some(direct), routed: true });
@@ -133,7 +160,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         for stage in &self.stages {
-            stage.window.release(self.envelope.bytes());
+            stage.window.lock().release(self.envelope.bytes());
         }
     }
 }
@@ -230,5 +257,94 @@ impl Stage {
         self.is_running()
             && self.control().is_none_or(|control| runs(control.state))
             && self.breaker().state() == BreakerState::Closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance::sample_event;
+
+    fn window(messages: u32, bytes: u64) -> Window {
+        let window = Window::new(messages, bytes);
+        window.open(Box::new(|_, _| {}));
+        window
+    }
+
+    #[test]
+    fn a_window_has_room_for_a_number_of_messages_and_bytes() {
+        let of_messages = window(2, 100);
+        assert!(of_messages.reserve(1, 0) && of_messages.reserve(1, 1));
+        assert!(!of_messages.reserve(1, 0), "two messages");
+        of_messages.lock().release(1);
+        assert!(!of_messages.reserve(1, 2), "the host holds as many of the queue");
+        assert!(of_messages.reserve(1, 1));
+        let of_bytes = window(10, 100);
+        assert!(of_bytes.reserve(60, 0) && !of_bytes.reserve(60, 0));
+        of_bytes.lock().release(60);
+        assert!(of_bytes.reserve(1_000, 0), "a larger one alone");
+    }
+
+    #[test]
+    fn nothing_is_handed_over_while_messages_wait_for_long() {
+        let window = window(10, 100);
+        let Some(long_ago) = Instant::now().checked_sub(WAIT_MAX * 2) else { return };
+        assert!(window.reserve(1, 0) && window.reserve(1, 0));
+        window.release(1, long_ago);
+        assert!(!window.reserve(1, 0), "the last one waited for long");
+        window.release(1, long_ago);
+        assert!(window.reserve(1, 0), "none waits any more");
+        window.lock().at = Some(long_ago);
+        assert!(!window.reserve(1, 0), "none is settled");
+        window.release(1, Instant::now());
+        assert!(window.reserve(1, 0) && window.reserve(1, 0));
+    }
+
+    #[test]
+    fn a_reservation_is_released_unless_it_is_delivered() {
+        let config = crate::config::Config::from_toml(
+            "broker.url = \"amqp://mq\"\nbroker.subscriptions = []\n",
+        );
+        let config = config.expect("valid");
+        let pipeline = Pipeline::new(&config, config.kinds().expect("valid"));
+        let stage = pipeline.stage("payment");
+        let fed = Arc::new(Mutex::new(Vec::new()));
+        let feed = Arc::clone(&fed);
+        stage.window.open(Box::new(move |tag, envelope: Arc<Envelope>| {
+            feed.lock().unwrap().push((tag, envelope.event.id.clone()));
+        }));
+        let row = |event: &NewEvent| OutboxRow {
+            id: None,
+            envelope: Arc::clone(&event.envelope),
+            direct: None,
+            routed: true,
+        };
+        let mut events = ["e1", "e2", "e3"].map(|id| sample_event(id, &["payment"]));
+        assert_eq!(pipeline.reserve(events.iter_mut()).0.len(), 0, "no version runs");
+        for event in &events {
+            assert!(stage.window.reserve(event.envelope.bytes(), 0));
+        }
+        let reserved = |event: &NewEvent| Reservation {
+            envelope: Arc::clone(&event.envelope),
+            stages: vec![Arc::clone(&stage)],
+        };
+        let reservations = Reservations(events.iter().map(reserved).collect());
+        // The store has sent the second one.
+        let sent = OutboxRow { id: Some(7), ..row(&events[1]) };
+        let left = reservations.deliver(vec![row(&events[0]), sent, row(&events[2])]);
+        assert_eq!(left.iter().map(|row| row.id).collect::<Vec<_>>(), [Some(7)]);
+        let tags = TAGS.start;
+        assert_eq!(*fed.lock().unwrap(), [(tags, "e1".to_owned()), (tags + 1, "e3".to_owned())]);
+        assert_eq!(stage.window.messages(), 2);
+        // The stage stops between the reservation and the commit.
+        assert!(stage.window.reserve(events[0].envelope.bytes(), 0));
+        stage.window.close();
+        let reservations = Reservations([reserved(&events[0])].into());
+        let left = reservations.deliver(vec![row(&events[0])]);
+        assert!(
+            left[0].id.is_none()
+                && left[0].direct.as_ref().is_some_and(|one| &*one.stage == "payment")
+        );
+        assert_eq!(stage.window.messages(), 2);
     }
 }

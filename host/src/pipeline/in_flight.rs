@@ -31,9 +31,12 @@ impl InFlight {
     }
 
     /// Removes messages that were given back or acknowledged; returns those of them that were held.
-    pub fn release(&self, tags: &[u64]) -> Vec<(u64, Arc<Envelope>)> {
+    pub fn release(&self, tags: &[u64]) -> Vec<(u64, Instant, Arc<Envelope>)> {
         let mut held = self.lock();
-        let removed = tags.iter().filter_map(|tag| Some((*tag, held.remove(tag)?.1)));
+        let removed = tags.iter().filter_map(|tag| {
+            let (received, envelope) = held.remove(tag)?;
+            Some((*tag, received, envelope))
+        });
         removed.collect()
     }
 

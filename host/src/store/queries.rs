@@ -189,11 +189,7 @@ struct Positions {
 impl<'a> Conditions<'a> {
     /// Selects the newest subjects of a filter, with its status in `has_status`.
     fn subjects(&mut self, filter: &'a SubjectFilter, positions: Positions, has_status: &str) {
-        self.sql.push_str(concat!(
-            "SELECT ",
-            subject_columns!(),
-            " FROM subjects sub WHERE TRUE"
-        ));
+        self.sql.push_str(concat!("SELECT ", subject_columns!(), " FROM subjects sub WHERE TRUE"));
         self.and("sub.kind =", filter.kind.as_deref().map(Arg::Text));
         self.and(has_status, filter.status.as_deref().map(Arg::Text));
         self.and("sub.customer =", filter.customer.as_deref().map(Arg::Text));
