@@ -337,7 +337,11 @@ async fn a_document_is_scheduled_and_expires_by_the_period_of_its_kind(
     })
     .await?;
     // Documents are kept for some days, orders for ninety.
-    env.execute("UPDATE subjects SET updated_ms = updated_ms - 3 * 86400000").await?;
+    env.execute(
+        "UPDATE subjects SET updated_ms = updated_ms - 3 * 86400000, finished_ms = finished_ms - 3 \
+         * 86400000",
+    )
+    .await?;
     let pruned = client.wait_for_subject("/library/d-1", "pruned").await?;
     assert_eq!((&pruned["document"], &pruned["timeline"]), (&Value::Null, &json!([])));
     let state = "SELECT count(*) FROM state WHERE key LIKE 'document/%'";

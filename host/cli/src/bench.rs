@@ -46,7 +46,7 @@ pub(crate) struct BenchArgs {
     /// RabbitMQ server to measure, in a temporary namespace [default: the embedded broker].
     #[arg(long, value_name = "URL")]
     broker: Option<String>,
-    /// Send every event through RabbitMQ (broker.local_handover = false).
+    /// Send every event through RabbitMQ (`broker.local_handover` is false).
     #[arg(long, conflicts_with = "url")]
     no_handover: bool,
     /// Measure running hosts instead, round-robin; repeat the option for several hosts.
@@ -105,7 +105,7 @@ impl Quantiles {
 pub(crate) async fn run(scope: &Scope, args: BenchArgs, output: Output) -> Result<ExitCode> {
     if args.costs {
         let config = scope.one(Config::load(scope.config.as_deref())?)?;
-        output.print(&costs::measure(config, &args).await?, costs::print)?;
+        output.print(&Box::pin(costs::measure(config, &args)).await?, costs::print)?;
         return Ok(ExitCode::SUCCESS);
     }
     let report = if args.url.is_empty() {

@@ -273,7 +273,9 @@ impl Simulation {
         // Some events are handed over, without a message that a broker could send again.
         for settlement in &mut settlements {
             if let Verdict::Done(events) = &mut settlement.verdict {
-                events.iter_mut().for_each(|event| event.hand_over = self.rng.random_ratio(1, 2));
+                for event in events {
+                    event.hand_over = self.rng.random_ratio(1, 2);
+                }
             }
         }
         let (reads, writes, cache) = state.finish();

@@ -41,7 +41,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// Measures a host in this process, and removes its data afterwards.
 pub(super) async fn measure(config: Config, args: &BenchArgs) -> Result<Report> {
     let host = EphemeralHost::new(config, args)?;
-    let measured = measure_host(&host, args).await;
+    let measured = Box::pin(measure_host(&host, args)).await;
     host.remove().await?;
     Ok(Report::new(args, measured?))
 }
@@ -51,17 +51,16 @@ async fn measure_host(host: &EphemeralHost<'_>, args: &BenchArgs) -> Result<Meas
     let postgres = host.postgres(&places);
     let log_before = log(postgres).await?;
     crate::allocations::start();
-    let (run, rest) = host
-        .run(async |url, _| {
-            post(args, url, args.warm_up).await?;
-            let run = observe(postgres, post(args, url, args.orders)).await?;
-            let resting = async {
-                sleep(REST).await;
-                Ok(())
-            };
-            Ok((run, observe(postgres, resting).await?))
-        })
-        .await?;
+    let (run, rest) = Box::pin(host.run(async |url, _| {
+        post(args, url, args.warm_up).await?;
+        let run = observe(postgres, post(args, url, args.orders)).await?;
+        let resting = async {
+            sleep(REST).await;
+            Ok(())
+        };
+        Ok((run, observe(postgres, resting).await?))
+    }))
+    .await?;
     let tables = match postgres {
         Some(settings) => tables(settings, args.warm_up + args.orders).await?,
         None => Vec::new(),

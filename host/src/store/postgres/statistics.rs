@@ -69,7 +69,8 @@ pub(super) async fn log(settings: PostgresSettings<'_>) -> Result<WriteAheadLog,
         syncs: row.get::<Option<i64>, _>(1).map(i64::unsigned_abs),
         full_pages: count(row, 2),
     };
-    Ok(rows.first().map(log).unwrap_or(WriteAheadLog { bytes: 0, syncs: None, full_pages: 0 }))
+    let none = WriteAheadLog { bytes: 0, syncs: None, full_pages: 0 };
+    Ok(rows.first().map_or(none, log))
 }
 
 fn count(row: &PgRow, at: usize) -> u64 {
