@@ -67,20 +67,21 @@ const SERVERS: Budget = &[
     (
         "steps/commit",
         &[
-            ("allocations", 1_150.0),
+            ("allocations", 1_165.0),
             ("allocated_bytes", 205_000.0),
             ("json_writes", 14.5),
-            ("statements", 50.5),
-            ("round_trips", 45.5),
-            ("rows_changed", 21.5),
-            ("commits", 5.1),
+            ("statements", 51.5),
+            ("round_trips", 46.5),
+            ("rows_changed", 22.5),
+            ("commits", 5.5),
         ],
     ),
-    // Everything is handed over within the host.
-    ("steps/publish", &[("allocations", 0.1), ("amqp_published", 0.1), ("amqp_bytes", 10.0)]),
+    // Everything is handed over within the host, except what would wait for long on a busy machine: a
+    // tenth of the messages.
+    ("steps/publish", &[("allocations", 40.0), ("amqp_published", 0.5), ("amqp_bytes", 750.0)]),
     (
         "steps/consume",
-        &[("allocations", 4.5), ("allocated_bytes", 1_100.0), ("amqp_delivered", 0.1)],
+        &[("allocations", 21.0), ("allocated_bytes", 2_900.0), ("amqp_delivered", 0.5)],
     ),
     (
         "steps/batch",
@@ -90,7 +91,7 @@ const SERVERS: Budget = &[
             ("json_reads", 4.1),
             ("statements", 8.1),
             ("round_trips", 8.1),
-            ("amqp_acks", 0.1),
+            ("amqp_acks", 0.5),
         ],
     ),
     ("steps/call", CALL),
@@ -101,10 +102,10 @@ const SERVERS: Budget = &[
     (
         "postgres/total",
         &[
-            ("inserted", 13.7),
+            ("inserted", 14.5),
             ("updated", 9.0),
-            ("deleted", 0.2),
-            ("index_entries", 64.0),
+            ("deleted", 0.6),
+            ("index_entries", 66.0),
             // A whole page follows the first change after a checkpoint: 8 KiB each.
             ("wal_bytes", 22_000.0),
             ("wal_syncs", 6.0),
