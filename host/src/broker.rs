@@ -224,7 +224,7 @@ pub trait Broker: Send + Sync + 'static {
     ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError>;
     /// Queues that may have lost messages since the last call.
     fn take_gaps(&self) -> Vec<Gap>;
-    /// These messages were not published and nobody will do so: a broker in memory reports a gap.
+    /// These messages will not be published: a broker in memory reports a gap for them.
     fn missed(&self, messages: &[Outgoing]) {
         let _ = messages;
     }

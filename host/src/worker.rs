@@ -9,7 +9,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::task::{JoinError, JoinSet};
@@ -20,7 +20,7 @@ use self::lane_queue::{LaneSender, lane_queue};
 use self::lease::Lease;
 use self::read_ahead::{ReadAhead, is_read_ahead};
 use crate::broker::{Acker, BrokerError, Capacity, Consumer, Incoming};
-use crate::domain::event::EventKey;
+use crate::domain::event::{Envelope, EventKey};
 use crate::domain::steps::STEPS;
 use crate::pipeline::hand_over::is_handed_over;
 use crate::pipeline::{Consumption, Stage};
@@ -237,7 +237,7 @@ struct TrackingAcker {
 impl TrackingAcker {
     /// Records that these messages are not held any more; returns those of the broker.
     fn of_broker(&self, tags: &[u64]) -> Vec<u64> {
-        release(&self.stage, tags);
+        free(&self.stage, self.stage.in_flight.release(tags));
         tags.iter().copied().filter(|tag| is_of_broker(*tag)).collect()
     }
 }
@@ -260,8 +260,7 @@ struct InFlightGuard<'a>(&'a Stage);
 impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.0.window.close();
-        let held: Vec<u64> = self.0.in_flight.held().iter().map(|(tag, _)| *tag).collect();
-        release(self.0, &held);
+        free(self.0, self.0.in_flight.clear());
     }
 }
 
@@ -289,9 +288,9 @@ pub(crate) async fn run_isolated(
         .await;
 }
 
-/// These messages of a stage are not held any more.
-fn release(stage: &Stage, tags: &[u64]) {
-    for (tag, received, envelope) in stage.in_flight.release(tags) {
+/// Frees the room of those messages that were handed over: they are not held any more.
+fn free(stage: &Stage, released: Vec<(u64, Instant, Arc<Envelope>)>) {
+    for (tag, received, envelope) in released {
         if is_handed_over(tag) {
             stage.window.release(envelope.bytes(), received);
         }

@@ -1,5 +1,5 @@
 //! Local hand-over behind RabbitMQ: what runs without a message, what is published all the same, and
-//! what happens to messages that a host holds when it stops or dies.
+//! what happens to messages that a host holds when it stops.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -405,11 +405,10 @@ impl HostBuilder {
         };
         let broker = open_broker(&identity, tasks)?;
         let from_outbox = broker.has_outside_consumers();
-        let listeners = match &config.broker.subscriptions {
-            _ if !from_outbox => Listeners::Patterns(Arc::default()),
-            None => Listeners::Unknown,
-            Some(patterns) => Listeners::Patterns(patterns.as_slice().into()),
-        };
+        // No other program receives events from a broker in memory.
+        let none: &[String] = &[];
+        let subscriptions = config.broker.subscriptions.as_deref();
+        let listeners = Listeners::of(if from_outbox { subscriptions } else { Some(none) });
         let publishing = Publishing { listeners, from_outbox };
         let store = open_store(&identity, tasks, publishing).await?;
         let pipeline = Pipeline::new(config, kinds);

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use super::{Pipeline, Stage};
 use crate::config::BrokerConfig;
-use crate::domain::event::{Envelope, topic_matches};
+use crate::domain::event::Envelope;
 use crate::stage::circuit_breaker::BreakerState;
-use crate::store::{ControlState, Direct, NewEvent, OutboxRow};
+use crate::store::{ControlState, Direct, Listeners, NewEvent, OutboxRow};
 
 /// The tags of handed-over messages; the broker's are smaller.
 const TAGS: std::ops::Range<u64> = 1 << 62..1 << 63;
@@ -198,24 +198,23 @@ impl Reservations {
 /// Which events may be handed over at all.
 pub(super) struct HandOver {
     enabled: bool,
-    /// Topic patterns of events that other programs subscribe to.
-    subscriptions: Vec<String>,
+    /// What they may receive is published.
+    listeners: Listeners,
 }
 
 impl HandOver {
     /// Without known subscriptions every event has to be published.
     pub(super) fn new(broker: &BrokerConfig) -> Self {
-        let enabled = broker.hands_over() && broker.subscriptions.is_some();
-        Self { enabled, subscriptions: broker.subscriptions.clone().unwrap_or_default() }
+        let listeners = Listeners::of(broker.subscriptions.as_deref());
+        Self { enabled: broker.hands_over() && listeners != Listeners::Unknown, listeners }
     }
 
     fn allows(&self, event: &NewEvent) -> bool {
-        let event_type = &event.envelope.event.event_type;
         self.enabled
             && event.only_stage.is_none()
             && !event.only_logged
             && !event.routed_to.is_empty()
-            && !self.subscriptions.iter().any(|pattern| topic_matches(pattern, event_type))
+            && !self.listeners.hear(&event.envelope.event.event_type)
     }
 }
 

@@ -55,9 +55,12 @@ impl InFlight {
         self.lock().values().any(|(received, _)| received.elapsed() > age)
     }
 
-    /// The consumer is gone, and the broker has its messages.
-    pub fn clear(&self) {
-        self.lock().clear();
+    /// The consumer is gone, and the broker has its messages: returns what was held.
+    pub fn clear(&self) -> Vec<(u64, Instant, Arc<Envelope>)> {
+        let all = std::mem::take(&mut *self.lock())
+            .into_iter()
+            .map(|(tag, (received, envelope))| (tag, received, envelope));
+        all.collect()
     }
 
     /// Events of the messages that have been held for longer than `age`.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::Direct;
+use super::decode::{self, Columns};
+use super::transaction::{IMMEDIATELY, WriteSet};
+use super::{Direct, StoreError};
 use crate::domain::event::{Envelope, topic_matches};
 
 /// Other programs that receive events from the broker.
@@ -15,6 +17,11 @@ pub enum Listeners {
 }
 
 impl Listeners {
+    /// Those of a broker whose subscriptions are these patterns; none: not known.
+    pub fn of(subscriptions: Option<&[String]>) -> Self {
+        subscriptions.map_or(Self::Unknown, |patterns| Self::Patterns(patterns.into()))
+    }
+
     /// Whether another program may receive events of this type.
     pub fn hear(&self, event_type: &str) -> bool {
         match self {
@@ -67,4 +74,22 @@ pub struct NarrowedRow {
     pub envelope: Arc<Envelope>,
     /// The stages to send it to; none: it is sent.
     pub stages: Vec<Arc<str>>,
+}
+
+/// Sends open deliveries of a stage again. Each row has the event's position, the round, the attempt and
+/// the event, from the column `at` on.
+pub(super) fn send_again(
+    write_set: &mut WriteSet<'_>,
+    stage: &Arc<str>,
+    rows: &[impl Columns],
+    at: usize,
+) -> Result<Vec<OutboxRow>, StoreError> {
+    let mut sent = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (round, attempt) = (row.small(at + 1)?, row.small(at + 2)?);
+        let direct = Direct { stage: Arc::clone(stage), round, attempt };
+        let envelope = Arc::new(decode::envelope(row, at + 3)?);
+        sent.extend(write_set.send(row.int(at)?, &envelope, Some(direct), IMMEDIATELY));
+    }
+    Ok(sent)
 }

@@ -15,7 +15,7 @@ mod rows;
 mod write_set;
 
 pub(crate) use self::apply::batch as decide_batch;
-pub(crate) use self::numbered::{Completion, LockedSubject, NumberedWriteSet};
+pub(crate) use self::numbered::{LockedSubject, NewStatus, NumberedWriteSet};
 pub(crate) use self::operation::{Op, Operation, Pending, Request, SentRows};
 pub(crate) use self::read_set::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
 pub(crate) use self::rows::{

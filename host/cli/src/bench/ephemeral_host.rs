@@ -133,7 +133,7 @@ fn adapt(mut config: Config, args: &BenchArgs, resources: Resources<'_>) -> Conf
     config.plugins.archive_dir = resources.folder.join("archive");
     config.broker.local_handover &= !args.no_handover;
     config.broker.url = args.broker.clone().unwrap_or_else(|| "embedded:".to_owned());
-    // Nobody subscribes to a namespace that exists for one run.
+    // No other program subscribes to a namespace that exists for one run.
     config.broker.subscriptions = Some(Vec::new());
     if let Some(plugins) = &args.plugins {
         config.plugins.dir.clone_from(plugins);

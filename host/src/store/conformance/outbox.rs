@@ -248,7 +248,7 @@ pub(super) async fn messages_that_were_not_run_are_given_back(bench: Bench) {
     let event = bench.subject("1").await;
     let emitted = hands_over(&event, "payment.authorized", &["inventory"]);
     let (_, rows) = bench.done(batch(vec![emitted])).await;
-    let unknown = super::build::event_key("nobody", "nothing");
+    let unknown = super::build::event_key("elsewhere", "unknown");
     let keys = vec![rows[0].envelope.key(), event.key(), unknown];
     bench.store.requeue("inventory", keys.clone()).await.unwrap();
     // Any host sends it.

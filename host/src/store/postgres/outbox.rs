@@ -14,11 +14,10 @@ use super::transaction::PooledTransaction;
 use super::write;
 use crate::domain::event::EventKey;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
-use crate::store::transaction::{IMMEDIATELY, Sender};
+use crate::store::outbox::send_again;
+use crate::store::transaction::Sender;
 use crate::store::unrouted::{Routed, RoutedEvents, Routing, count_unrouted};
-use crate::store::{
-    Direct, LostDeliveries, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted,
-};
+use crate::store::{LostDeliveries, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted};
 
 /// The time that leases count by: the first placeholder, or the database's own.
 macro_rules! now {
@@ -182,13 +181,7 @@ pub(super) async fn requeue_lost(
     rows.sort_by_key(|row| (row.int(0).ok(), row.int(1).ok()));
     let stage: Arc<str> = stage.into();
     let mut write_set = transaction.started.write_set(context);
-    let mut sent = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let direct =
-            Direct { stage: Arc::clone(&stage), round: row.small(2)?, attempt: row.small(3)? };
-        let envelope = Arc::new(decode::envelope(row, 4)?);
-        sent.extend(write_set.send(row.int(1)?, &envelope, Some(direct), IMMEDIATELY));
-    }
+    let sent = send_again(&mut write_set, &stage, &rows, 1)?;
     write::write(&mut transaction, context, write_set).await?;
     transaction.commit().await?;
     Ok(sent)
@@ -214,12 +207,8 @@ pub(super) async fn requeue(
     let ids: Vec<&str> = events.iter().map(|key| key.id.as_str()).collect();
     let rows = fetch(&mut *transaction, sql, args![stage, sources, ids]).await?;
     let mut write_set = transaction.started.write_set(context).sent_by(Sender::AnyHost);
-    for row in &rows {
-        let direct = Direct { stage: stage.into(), round: row.small(1)?, attempt: row.small(2)? };
-        let envelope = Arc::new(decode::envelope(row, 3)?);
-        let none = write_set.send(row.int(0)?, &envelope, Some(direct), IMMEDIATELY);
-        debug_assert!(none.is_none(), "any host sends it");
-    }
+    let none = send_again(&mut write_set, &stage.into(), &rows, 0)?;
+    debug_assert!(none.is_empty(), "any host sends them");
     write::write(&mut transaction, context, write_set).await?;
     transaction.commit().await
 }

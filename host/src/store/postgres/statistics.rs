@@ -1,7 +1,7 @@
 //! What the server counted: writes by table, and its write-ahead log. For measurements.
 //!
 //! A session reports its counts at most once a second, and when it ends. The log is that of the
-//! whole server, whoever writes to it.
+//! whole server, with what other programs write.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;

@@ -14,11 +14,10 @@ use super::sql::{args, execute, fetch, json};
 use crate::domain::event::EventKey;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::decode::{self, Columns as _, envelope_columns, outbox_columns};
-use crate::store::transaction::{IMMEDIATELY, Operation, Sender};
+use crate::store::outbox::send_again;
+use crate::store::transaction::{Operation, Sender};
 use crate::store::unrouted::{Routed, RoutedEvents, Routing, count_unrouted};
-use crate::store::{
-    Direct, LostDeliveries, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted,
-};
+use crate::store::{LostDeliveries, NarrowedRow, OutboxRow, StoreError, UnroutedEvents, unrouted};
 
 /// Whether a claim would find anything. Runs on a reader, so an idle relay costs no write.
 pub(super) async fn claimable(readers: &SqlitePool, now_ms: u64) -> Result<bool, StoreError> {
@@ -179,16 +178,9 @@ impl SingleOperation for RequeueLost {
         );
         let args = args![&*self.stage, self.queued_before_ms as i64, json(&self.events)];
         let rows = fetch(&mut *writer.conn, sql, args).await?;
-        let mut events: Vec<i64> = Vec::with_capacity(rows.len());
-        let mut sent = Vec::with_capacity(rows.len());
+        let events = rows.iter().map(|row| row.int(0)).collect::<Result<Vec<i64>, _>>()?;
         let mut write_set = writer.write_set();
-        for row in &rows {
-            let (seq, stage) = (row.int(0)?, Arc::clone(&self.stage));
-            let direct = Direct { stage, round: row.small(1)?, attempt: row.small(2)? };
-            let envelope = Arc::new(decode::envelope(row, 3)?);
-            sent.extend(write_set.send(seq, &envelope, Some(direct), IMMEDIATELY));
-            events.push(seq);
-        }
+        let sent = send_again(&mut write_set, &self.stage, &rows, 0)?;
         writer.write(write_set).await?;
         let sql = "UPDATE deliveries SET queued_ms = ?1 \
                    WHERE stage = ?2 AND event_seq IN (SELECT value FROM json_each(?3))";
@@ -283,13 +275,8 @@ impl SingleOperation for Requeue {
         );
         let rows = fetch(&mut *writer.conn, sql, args![&*self.stage, json(&keys)]).await?;
         let mut write_set = writer.write_set().sent_by(Sender::AnyHost);
-        for row in &rows {
-            let stage = Arc::clone(&self.stage);
-            let direct = Direct { stage, round: row.small(1)?, attempt: row.small(2)? };
-            let envelope = Arc::new(decode::envelope(row, 3)?);
-            let none = write_set.send(row.int(0)?, &envelope, Some(direct), IMMEDIATELY);
-            debug_assert!(none.is_none(), "any host sends it");
-        }
+        let none = send_again(&mut write_set, &self.stage, &rows, 0)?;
+        debug_assert!(none.is_empty(), "any host sends them");
         writer.write(write_set).await
     }
 }

@@ -10,7 +10,7 @@ use super::sql::{args, execute, execute_all, fetch, json};
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
-use crate::store::transaction::{Completion, LockedSubject, NumberedWriteSet, WriteSet};
+use crate::store::transaction::{LockedSubject, NewStatus, NumberedWriteSet, WriteSet};
 
 /// Claims the positions in the log, then writes everything else.
 pub(super) async fn write(
@@ -91,7 +91,7 @@ async fn update_subject_status(
     let changes = write_set.status_changes(kinds, &locked).ok_or_else(conflict)?;
     let open = open_compensations(conn, kinds, &changes.maybe_completed).await?;
     let changed: Vec<(i64, &str, bool)> = changes
-        .complete(&open, kinds, &locked)
+        .complete(&open)
         .into_iter()
         .map(|one| (one.pos, one.status, one.finished))
         .collect();
@@ -109,7 +109,7 @@ async fn update_subject_status(
 async fn open_compensations(
     conn: &mut SqliteConnection,
     kinds: &SubjectKinds,
-    subjects: &BTreeMap<&str, Completion<'_>>,
+    subjects: &BTreeMap<&str, NewStatus<'_>>,
 ) -> Result<Vec<String>, StoreError> {
     if subjects.is_empty() {
         return Ok(Vec::new());

@@ -15,7 +15,7 @@ use super::read_set::{DeliveryState, Loaded, LoadedDelivery, event_ref, idempote
 use super::rows::{
     AttemptRow, DeadLetterRow, DeliveryRow, RecordingRow, SettledBy, StateWrite, SubjectRow,
 };
-use super::write_set::{SubjectProgress, WriteSet};
+use super::write_set::{SubjectProgress, Way, WriteSet};
 use crate::domain::cloud_events::is_repetition;
 use crate::domain::event::{DeliveryKey, EventKey};
 use crate::domain::failure_fingerprint::FailureFingerprint;
@@ -357,7 +357,7 @@ fn emit<'a>(
     progress: SubjectProgress,
 ) -> Option<OutboxRow> {
     if event.hand_over && !event.stages_of_subject().any(|key| waiting.contains(&key)) {
-        return write_set.hand_over(event, progress);
+        return write_set.event_by(event, progress, Way::HandOver);
     }
     waiting.extend(event.stages_of_subject());
     write_set.event(event, progress)

@@ -39,19 +39,10 @@ pub(crate) struct NewStatus<'r> {
 /// The subjects whose status changes.
 #[derive(Debug)]
 pub(crate) struct StatusChanges<'r> {
-    /// New status by position.
-    pub(crate) changed: BTreeMap<i64, &'r str>,
+    /// By position.
+    pub(crate) changed: BTreeMap<i64, NewStatus<'r>>,
     /// Subjects being cancelled, by key: complete once no compensation is open.
-    pub(crate) maybe_completed: BTreeMap<&'r str, Completion<'r>>,
-}
-
-/// What completes a cancellation.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Completion<'r> {
-    /// Position of the subject in the table.
-    pos: i64,
-    /// Its status then.
-    done: &'r str,
+    pub(crate) maybe_completed: BTreeMap<&'r str, NewStatus<'r>>,
 }
 
 impl<'a> Deref for NumberedWriteSet<'a> {
@@ -99,21 +90,27 @@ impl<'a> NumberedWriteSet<'a> {
         if self.rows.not_cancelled.iter().any(&cancelled) {
             return None;
         }
-        let mut changed: BTreeMap<i64, &'r str> = BTreeMap::new();
+        let mut changed: BTreeMap<i64, NewStatus<'r>> = BTreeMap::new();
+        let new = |key: &str, pos, status| {
+            let finished = kinds.is_finished(key, status);
+            NewStatus { pos, status, finished }
+        };
         for event in &self.rows.status_events {
             let Some(subject) = locked.get(event.subject) else { continue };
-            let status = changed.get(&subject.pos).unwrap_or(&subject.status);
+            let status = changed.get(&subject.pos).map_or(subject.status, |new| new.status);
             match kinds.next(event.subject, status, event.event_type) {
-                Some(next) => _ = changed.insert(subject.pos, next),
+                Some(next) => {
+                    changed.insert(subject.pos, new(event.subject, subject.pos, next));
+                }
                 None if event.effect == Effect::Required => return None,
                 None => {}
             }
         }
         let being_cancelled = |key: &&'a str| {
             let subject = locked.get(*key)?;
-            let status = changed.get(&subject.pos).unwrap_or(&subject.status);
+            let status = changed.get(&subject.pos).map_or(subject.status, |new| new.status);
             let done = kinds.completed(key, status)?;
-            Some((*key, Completion { pos: subject.pos, done }))
+            Some((*key, new(key, subject.pos, done)))
         };
         let maybe_completed =
             self.rows.maybe_completed.iter().filter_map(being_cancelled).collect();
@@ -123,22 +120,12 @@ impl<'a> NumberedWriteSet<'a> {
 
 impl<'r> StatusChanges<'r> {
     /// The new statuses by position; subjects with an `open` compensation stay as they are.
-    pub(crate) fn complete(
-        mut self,
-        open: &[String],
-        kinds: &SubjectKinds,
-        locked: &HashMap<&str, LockedSubject<'_>>,
-    ) -> Vec<NewStatus<'r>> {
+    pub(crate) fn complete(mut self, open: &[String]) -> Vec<NewStatus<'r>> {
         for subject in open {
             self.maybe_completed.remove(subject.as_str());
         }
         let completed = self.maybe_completed.into_values();
-        self.changed.extend(completed.map(|one| (one.pos, one.done)));
-        let keys: HashMap<i64, &str> = locked.iter().map(|(key, one)| (one.pos, *key)).collect();
-        let new = |(pos, status)| {
-            let finished = keys.get(&pos).is_some_and(|key| kinds.is_finished(key, status));
-            NewStatus { pos, status, finished }
-        };
-        self.changed.into_iter().map(new).collect()
+        self.changed.extend(completed.map(|one| (one.pos, one)));
+        self.changed.into_values().collect()
     }
 }

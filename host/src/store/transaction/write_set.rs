@@ -62,7 +62,7 @@ pub(crate) enum Sender {
 
 /// How an event that is due now reaches its stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// Through the broker.
     Message,
     /// The committing host runs it.
@@ -173,28 +173,23 @@ impl<'a> WriteSet<'a> {
         new: &'a NewEvent,
         progress: SubjectProgress,
     ) -> Option<OutboxRow> {
-        self.may_change_status(new);
-        self.log_and_send(new, progress, Way::Message)
+        self.event_by(new, progress, Way::Message)
     }
 
-    /// Logs an event that the committing host runs, which may change its subject's status, and opens
-    /// its deliveries.
-    pub(super) fn hand_over(
+    /// The same, with the way to its stages.
+    pub(super) fn event_by(
         &mut self,
         new: &'a NewEvent,
         progress: SubjectProgress,
+        way: Way,
     ) -> Option<OutboxRow> {
-        self.may_change_status(new);
-        self.log_and_send(new, progress, Way::HandOver)
-    }
-
-    fn may_change_status(&mut self, new: &'a NewEvent) {
         if let Some(subject) = &new.envelope.subject_key {
             self.status_event(subject, new, Effect::Optional);
             if self.kinds.is_cancel_event(subject, &new.envelope.event.event_type) {
                 self.rows.maybe_completed.push(subject);
             }
         }
+        self.log_and_send(new, progress, way)
     }
 
     /// Logs the event that cancels a subject; it must change the subject's status.

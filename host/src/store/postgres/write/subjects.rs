@@ -10,7 +10,7 @@ use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
 use crate::store::postgres::sql::{TransactionError, args, columns, execute, fetch, push};
-use crate::store::transaction::{Completion, LockedSubject, NumberedWriteSet};
+use crate::store::transaction::{LockedSubject, NewStatus, NumberedWriteSet};
 
 pub(super) async fn insert(
     conn: &mut PgConnection,
@@ -65,7 +65,7 @@ pub(super) async fn update_status(
     }
     let changes = write_set.status_changes(kinds, &locked).ok_or(TransactionError::Conflict)?;
     let open = open_compensations(conn, kinds, &changes.maybe_completed).await?;
-    let changed = changes.complete(&open, kinds, &locked);
+    let changed = changes.complete(&open);
     if changed.is_empty() {
         return Ok(());
     }
@@ -83,7 +83,7 @@ pub(super) async fn update_status(
 async fn open_compensations(
     conn: &mut PgConnection,
     kinds: &SubjectKinds,
-    subjects: &BTreeMap<&str, Completion<'_>>,
+    subjects: &BTreeMap<&str, NewStatus<'_>>,
 ) -> Result<Vec<String>, TransactionError> {
     if subjects.is_empty() {
         return Ok(Vec::new());
