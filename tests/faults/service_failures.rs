@@ -24,6 +24,10 @@ const RECOVERY_MAX: Duration = Duration::from_secs(5);
 /// Duration of an outage.
 const OUTAGE: Duration = Duration::from_secs(4);
 
+/// Of two hosts, the first hands events over to its own stages, the second sends all of them through
+/// the broker.
+const HANDOVER: [&[(&str, &str)]; 2] = [&[], &[("POSTRIDER_BROKER__LOCAL_HANDOVER", "false")]];
+
 /// Two hosts under load, on private servers.
 struct FaultScenario {
     env: TestEnv,
@@ -37,8 +41,9 @@ impl FaultScenario {
         let mut env = TestEnv::shipped(AMPLE_STOCK)?;
         env.servers = Some(servers);
         let mut scenario = Self { env, clients: Vec::new(), hosts: Vec::new(), load: None };
-        for _ in 0..2 {
-            let (host, client) = HostProcess::start_ready(&scenario.env).await?;
+        for environment in HANDOVER {
+            let (host, client) =
+                HostProcess::start_ready_with(&scenario.env, environment).await?;
             scenario.clients.push(client);
             scenario.hosts.push(host);
         }
@@ -232,7 +237,7 @@ async fn hosts_survive_the_kill_of_another_host() -> Result<()> {
         scenario.hosts.remove(victim).kill()?;
         // The other host keeps working.
         scenario.load().wait_for_accepted(20).await?;
-        let host = HostProcess::start(&scenario.env, port, None)?;
+        let host = HostProcess::start_with(&scenario.env, port, None, HANDOVER[victim])?;
         host.wait_until_ready(&scenario.clients[victim], &scenario.env).await?;
         scenario.hosts.insert(victim, host);
     }

@@ -19,9 +19,17 @@ impl HostProcess {
 
     /// Starts the program on a port of its own, and waits until it is ready.
     pub(crate) async fn start_ready(env: &TestEnv) -> Result<(Self, Client)> {
+        Self::start_ready_with(env, &[]).await
+    }
+
+    /// The same, with additional environment variables.
+    pub(crate) async fn start_ready_with(
+        env: &TestEnv,
+        environment: &[(&str, &str)],
+    ) -> Result<(Self, Client)> {
         let port = unused_port()?;
         let client = Client::new(format!("http://127.0.0.1:{port}"));
-        let process = Self::start(env, port, None)?;
+        let process = Self::start_with(env, port, None, environment)?;
         process.wait_until_ready(&client, env).await?;
         Ok((process, client))
     }
