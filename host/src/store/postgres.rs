@@ -177,9 +177,11 @@ impl PostgresStore {
         let committer = Committer {
             target: opened.target,
             pool: opened.pool.clone(),
-            conn: Some(opened.writer),
+            // It opens one where it runs.
+            conn: None,
             context: Arc::clone(&context),
             group_max_ops: options.group_max_ops.max(1),
+            cautious_groups: 0,
             timeout,
         };
         let (sender, receiver) = mpsc::channel(QUEUE_OPS);

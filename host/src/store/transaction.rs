@@ -15,9 +15,11 @@ mod rows;
 mod write_set;
 
 pub(crate) use self::apply::batch as decide_batch;
-pub(crate) use self::numbered::{LockedSubject, NewStatus, NumberedWriteSet};
+pub(crate) use self::numbered::{NewStatus, NumberedWriteSet, StoredSubject};
 pub(crate) use self::operation::{Op, Operation, Pending, Request, SentRows};
-pub(crate) use self::read_set::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
+pub(crate) use self::read_set::{
+    DeliveryState, Loaded, LoadedDelivery, LoadedStatus, ReadSet, Reading, lookup,
+};
 pub(crate) use self::rows::{
     AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OutboxInsert, RecordingRow,
     StateWrite, SubjectRow,

@@ -2,7 +2,8 @@
 //! one transaction.
 //!
 //! Other hosts write beside it, so a group is verified while it is written and run again on a
-//! conflict ([`CONFLICTS_MAX`] times). Bounds: [`QUEUE_OPS`] operations wait, after that their
+//! conflict ([`CONFLICTS_MAX`] times). What is verified anyway is not read first, except after a
+//! conflict ([`Reading`]). Bounds: [`QUEUE_OPS`] operations wait, after that their
 //! callers do; a group has at most `group_max_ops`; a transaction that takes longer than the
 //! time-out is abandoned together with its connection. Guarantees: an operation is answered only
 //! after the commit that holds it; one that makes its group fail is run again on its own; after a
@@ -27,12 +28,16 @@ use super::{Context, load, write};
 use crate::domain::steps::STEPS;
 use crate::store::StoreError;
 use crate::store::costs::count_commit;
-use crate::store::transaction::{Loaded, Op, Pending, ReadSet, WriteSet};
+use crate::store::transaction::{Loaded, Op, Pending, ReadSet, Reading, WriteSet};
 
 /// Operations that wait for the writer before their callers have to.
 pub(super) const QUEUE_OPS: usize = 1024;
 /// Times that a group is run again after a conflict with another host.
 const CONFLICTS_MAX: usize = 10;
+
+/// Groups that read everything before they are decided, after one met a conflict: repeated requests and
+/// hosts that write the same keys come in bursts.
+const CAUTIOUS_GROUPS: u32 = 32;
 
 /// Commits what is queued. Owns everything that writes, so that it can run again after a panic: the
 /// connection of an interrupted transaction is dropped, which rolls it back.
@@ -77,6 +82,8 @@ pub(super) struct Committer {
     pub(super) context: Arc<Context>,
     pub(super) group_max_ops: usize,
     pub(super) timeout: Duration,
+    /// How many groups still read everything, because one met a conflict.
+    pub(super) cautious_groups: u32,
 }
 
 impl Committer {
@@ -120,8 +127,13 @@ impl Committer {
     async fn transaction(&mut self, ops: &mut [Op]) -> Result<(), StoreError> {
         for _ in 0..CONFLICTS_MAX {
             let mut conn = self.connection().await?;
-            match timeout(self.timeout, attempt(&mut conn, &self.context, ops)).await {
+            let reading = match self.cautious_groups {
+                0 => Reading::Optimistic,
+                _ => Reading::Complete,
+            };
+            match timeout(self.timeout, attempt(&mut conn, &self.context, reading, ops)).await {
                 Ok(Ok(())) => {
+                    self.cautious_groups = self.cautious_groups.saturating_sub(1);
                     self.conn = Some(conn);
                     return Ok(());
                 }
@@ -133,10 +145,14 @@ impl Committer {
                 Ok(Err(error)) => {
                     self.roll_back(conn).await;
                     match error {
-                        TransactionError::Conflict => tracing::debug!(
-                            operations = ops.len(),
-                            "conflict with another host, running the commit group again"
-                        ),
+                        TransactionError::Conflict => {
+                            self.cautious_groups = CAUTIOUS_GROUPS;
+                            tracing::debug!(
+                                operations = ops.len(),
+                                ?reading,
+                                "conflict, running the commit group again"
+                            );
+                        }
                         TransactionError::Store(error) => return Err(error),
                     }
                 }
@@ -159,6 +175,7 @@ impl Committer {
         if let Some(conn) = self.conn.take() {
             return Ok(conn);
         }
+        self.pool.check_again();
         // Each server has a time-out of its own.
         let conn = self.target.connect().await;
         self.target.direct(&self.pool);
@@ -181,11 +198,12 @@ fn is_divisible(error: &StoreError) -> bool {
 async fn attempt(
     conn: &mut PgConnection,
     context: &Context,
+    reading: Reading,
     ops: &mut [Op],
 ) -> Result<(), TransactionError> {
     let started = begin(conn, context).await?;
     let group: Vec<Pending<'_>> = ops.iter_mut().map(Op::pending).collect();
-    let read_set = ReadSet::of(&group);
+    let read_set = ReadSet::of(&group, reading);
     settle(conn, context, started, read_set, |loaded, write_set| {
         for operation in group {
             operation.decide(loaded, write_set, &context.kinds);
@@ -208,6 +226,6 @@ pub(super) async fn settle<'a, R>(
     let mut loaded = load::load(conn, context, &read_set).await?;
     let mut write_set = started.write_set(context);
     let decided = decide(&mut loaded, &mut write_set);
-    write::write(conn, context, write_set).await?;
+    write::write_group(conn, context, &loaded, write_set).await?;
     Ok(decided)
 }

@@ -12,7 +12,9 @@ use super::sql::{TransactionError, args, columns, fetch};
 use super::state_tables::StateTables;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
-use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
+use crate::store::transaction::{
+    DeliveryState, Loaded, LoadedDelivery, LoadedStatus, ReadSet, lookup,
+};
 
 /// Reads everything in the read set.
 pub(super) async fn load<'a>(
@@ -20,7 +22,7 @@ pub(super) async fn load<'a>(
     context: &Context,
     read_set: &ReadSet<'a>,
 ) -> Result<Loaded<'a>, TransactionError> {
-    let mut loaded = Loaded::default();
+    let mut loaded = Loaded::before(read_set);
     // Before the subjects: another host may commit a subject between two queries, and a subject whose
     // first event is known and which is not would be a conflict.
     events(conn, read_set, &mut loaded).await?;
@@ -106,7 +108,7 @@ async fn deliveries<'a>(
         return Ok(());
     }
     let sql = "SELECT k.at, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, \
-               d.queued_ms, sub.status \
+               d.queued_ms, sub.status, sub.pos \
                FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY k \
                (stage, source, id, subject, at) \
                LEFT JOIN events e ON e.id = k.id AND e.source = k.source \
@@ -140,6 +142,10 @@ async fn deliveries<'a>(
             subject_finished: is(SubjectKinds::is_finished),
         };
         loaded.deliveries.insert(one.key, stored);
+        if let Some((key, status)) = subject {
+            let status = LoadedStatus { pos: row.int(8)?, status: status.to_owned() };
+            loaded.statuses.insert(key, status);
+        }
     }
     Ok(())
 }

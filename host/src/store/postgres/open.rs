@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, SqlSafeStr as _};
 use tokio::time::timeout;
 
 use super::connect::Target;
@@ -36,7 +36,6 @@ const CANCELED: &str = "57014";
 /// Everything that belongs to an open database.
 pub(super) struct Opened {
     pub(super) target: Arc<Target>,
-    pub(super) writer: PgConnection,
     pub(super) pool: Pool,
     /// The schema of the tables, quoted.
     pub(super) schema: String,
@@ -105,7 +104,9 @@ pub(super) async fn open(
     let schema = "SELECT quote_ident(current_schema()::text)";
     let (schema,) = sqlx::query_as(schema).fetch_one(&mut writer).await.map_err(failed)?;
     let pool = target.pool(connections);
-    Ok(Opened { target, writer, pool, schema, now_ms: now_ms as u64 })
+    // Best effort: the server detects a closed connection on its own.
+    let _ = writer.close().await;
+    Ok(Opened { target, pool, schema, now_ms: now_ms as u64 })
 }
 
 /// Migrates the schema of a database, and nothing else. Returns what was moved.

@@ -3,25 +3,50 @@
 //! Guarantee: a connection of the program's pool returns to it with the settings that it had. One
 //! on which that fails, or whose use was cancelled, is closed instead. Costs: two more round trips
 //! for each use of such a connection; the writer, which processes all batches, has one of its own.
+//!
+//! sqlx's pool spends a round trip on a connection that it takes back, and `connect.rs` one on each
+//! that it gives out. So a connection of this host's pool stays ready for the next query for [`READY`]
+//! after it was checked, then returns to the pool. When one fails, or the writer loses its own, all
+//! are checked again: at most one query fails because of a server that is gone.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::session::{Before, Scope, Session};
+
+/// For how long a connection is used again without another check.
+const READY: Duration = Duration::from_secs(1);
 
 /// Connections whose sessions are set up.
 #[derive(Clone)]
 pub(super) struct Pool {
     connections: PgPool,
-    /// How to set up a session of the program; none: the pool is this host's, which sets up each
-    /// session once.
-    borrowed: Option<Arc<Session>>,
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    /// The pool is this host's, which sets up each session once.
+    Owned(Arc<Ready>),
+    /// How to set up a session of the program.
+    Borrowed(Arc<Session>),
+}
+
+/// Connections between two queries, and when the pool checked them.
+struct Ready {
+    checked: Mutex<Vec<(PoolConnection<Postgres>, Instant)>>,
+    /// One for each connection that is in use. They are as many as the pool has connections, so who
+    /// has one finds a connection here or in the pool.
+    permits: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -34,21 +59,41 @@ impl std::fmt::Debug for Pool {
 pub(super) struct Lease {
     /// None once it was given back.
     conn: Option<PoolConnection<Postgres>>,
+    /// Where it waits for the next query; none: it returns to the pool at once.
+    ready: Option<UsedAgain>,
     /// What has to be restored first.
     before: Option<Before>,
     /// Its session may differ from what it was.
     changed: bool,
 }
 
+/// How a connection becomes ready again.
+struct UsedAgain {
+    ready: Arc<Ready>,
+    /// When the pool checked it.
+    checked: Instant,
+    _permit: OwnedSemaphorePermit,
+}
+
 impl Pool {
     /// A pool of this host.
     pub(super) fn owned(connections: PgPool) -> Self {
-        Self { connections, borrowed: None }
+        let most = connections.options().get_max_connections() as usize;
+        let permits = Arc::new(Semaphore::new(most));
+        let ready = Ready { checked: Mutex::default(), permits };
+        Self { connections, source: Source::Owned(Arc::new(ready)) }
     }
 
     /// The pool of the embedding program.
     pub(super) fn borrowed(connections: PgPool, session: Arc<Session>) -> Self {
-        Self { connections, borrowed: Some(session) }
+        Self { connections, source: Source::Borrowed(session) }
+    }
+
+    /// Lets the pool check every connection again before its next use.
+    pub(super) fn check_again(&self) {
+        if let Source::Owned(ready) = &self.source {
+            ready.connections().clear();
+        }
     }
 
     /// The pool itself.
@@ -58,19 +103,48 @@ impl Pool {
 
     /// Closes the pool, if it is this host's.
     pub(super) async fn close(&self) {
-        if self.borrowed.is_none() {
+        if let Source::Owned(ready) = &self.source {
+            ready.permits.close();
+            self.check_again();
             self.connections.close().await;
         }
     }
 
     pub(super) async fn acquire(&self) -> Result<Lease, Error> {
-        let conn = self.connections.acquire().await?;
-        let changed = self.borrowed.is_some();
-        let mut lease = Lease { conn: Some(conn), before: None, changed };
-        if let Some(session) = &self.borrowed {
-            lease.before = Some(session.borrow(&mut lease, Scope::Session).await?);
+        match &self.source {
+            Source::Owned(ready) => {
+                let permits = Arc::clone(&ready.permits);
+                let limit = self.connections.options().get_acquire_timeout();
+                let permit = timeout(limit, permits.acquire_owned()).await;
+                let permit = permit.map_err(|_| Error::PoolTimedOut)?;
+                let permit = permit.map_err(|_| Error::PoolClosed)?;
+                let (conn, checked) = match ready.take() {
+                    Some(ready) => ready,
+                    None => (self.connections.acquire().await?, Instant::now()),
+                };
+                let ready = UsedAgain { ready: Arc::clone(ready), checked, _permit: permit };
+                Ok(Lease { conn: Some(conn), ready: Some(ready), before: None, changed: false })
+            }
+            Source::Borrowed(session) => {
+                let conn = Some(self.connections.acquire().await?);
+                let mut lease = Lease { conn, ready: None, before: None, changed: true };
+                lease.before = Some(session.borrow(&mut lease, Scope::Session).await?);
+                Ok(lease)
+            }
         }
-        Ok(lease)
+    }
+}
+
+impl Ready {
+    fn connections(&self) -> MutexGuard<'_, Vec<(PoolConnection<Postgres>, Instant)>> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that was used last. Those that have to be checked return to the pool.
+    fn take(&self) -> Option<(PoolConnection<Postgres>, Instant)> {
+        let mut ready = self.connections();
+        ready.retain(|(_, checked)| checked.elapsed() < READY);
+        ready.pop()
     }
 }
 
@@ -85,6 +159,12 @@ impl Lease {
             }
         }
         self.changed = false;
+        if let Some(UsedAgain { ready, checked, .. }) = &self.ready {
+            let mut connections = ready.connections();
+            if !ready.permits.is_closed() {
+                connections.extend(self.conn.take().map(|conn| (conn, *checked)));
+            }
+        }
     }
 
     /// Closes the connection: whatever it was doing is rolled back.
@@ -97,6 +177,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if let (Some(_), Some(used)) = (&self.conn, &self.ready) {
+            // Its query failed, or was cancelled.
+            used.ready.connections().clear();
+        }
         if self.changed {
             self.close();
         }

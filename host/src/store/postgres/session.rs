@@ -51,6 +51,9 @@ impl Session {
             off("enable_mergejoin"),
             off("enable_memoize"),
             off("jit"),
+            // They get few keys at a time, so one plan serves all: by itself, the server would plan
+            // joins again for each execution, which takes longer than running them.
+            ("plan_cache_mode", "force_generic_plan".to_owned()),
         ];
         settings.extend(schema.map(|schema| ("search_path", schema.to_owned())));
         Self(settings)

@@ -14,7 +14,7 @@ use super::committer::settle;
 use super::session::Scope;
 use super::sql::{TransactionError, script};
 use super::transaction::join;
-use crate::store::transaction::{Op, Operation, Pending, ReadSet, Request};
+use crate::store::transaction::{Op, Operation, Pending, ReadSet, Reading, Request};
 use crate::store::{Accepted, NewSubject, StoreError};
 
 /// Attempts after conflicts with another transaction. Its isolation may let none succeed.
@@ -92,7 +92,7 @@ impl PostgresStore {
         let before = context.within.borrow(conn, Scope::Transaction).await?;
         let Some(started) = join(conn, context).await? else { return Ok(false) };
         let group = vec![operation];
-        let read_set = ReadSet::of(&group);
+        let read_set = ReadSet::of(&group, Reading::Complete);
         settle(conn, context, started, read_set, |loaded, write_set| {
             for operation in group {
                 operation.decide(loaded, write_set, &context.kinds);

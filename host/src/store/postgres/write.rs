@@ -16,15 +16,25 @@ use sqlx::PgConnection;
 
 use super::Context;
 use super::sql::{TransactionError, args, columns, execute, push};
-use crate::store::transaction::{NumberedWriteSet, WriteSet};
+use crate::store::transaction::{Loaded, NumberedWriteSet, WriteSet};
 
 pub(super) use self::state::lock_keys;
 
-/// Claims the positions in the log, then writes everything else.
+/// Writes what was decided without the rows of a group, see [`write_group`].
 pub(super) async fn write(
     conn: &mut PgConnection,
     context: &Context,
     write_set: WriteSet<'_>,
+) -> Result<(), TransactionError> {
+    write_group(conn, context, &Loaded::default(), write_set).await
+}
+
+/// Claims the positions in the log, then writes everything else.
+pub(super) async fn write_group<'a>(
+    conn: &mut PgConnection,
+    context: &Context,
+    loaded: &Loaded<'a>,
+    write_set: WriteSet<'a>,
 ) -> Result<(), TransactionError> {
     let write_set = log::claim(conn, write_set).await?;
     subjects::insert(conn, &context.kinds, &write_set).await?;
@@ -36,7 +46,7 @@ pub(super) async fn write(
     attempts(conn, &write_set).await?;
     dead_letters(conn, &write_set).await?;
     recordings(conn, &write_set).await?;
-    subjects::update_status(conn, &context.kinds, &write_set).await?;
+    subjects::update_status(conn, &context.kinds, loaded, &write_set).await?;
     if !write_set.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id = ANY($1)";
         execute(conn, sql, args![&write_set.sent]).await?;

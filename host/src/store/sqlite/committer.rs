@@ -22,7 +22,7 @@ use crate::domain::clock::Clock;
 use crate::domain::steps::STEPS;
 use crate::store::StoreError;
 use crate::store::costs::count_commit;
-use crate::store::transaction::{Pending, ReadSet};
+use crate::store::transaction::{Pending, ReadSet, Reading};
 
 /// Operations that wait for the writer before their callers have to.
 pub(super) const QUEUE_OPS: usize = 1024;
@@ -186,12 +186,13 @@ async fn group(writer: &mut Writer<'_>, ops: &mut [Op]) -> Result<(), StoreError
         }
     }
     let kinds = Arc::clone(&writer.context.kinds);
-    let mut loaded = load::load(writer.conn, &kinds, &ReadSet::of(&shared)).await?;
+    let mut loaded =
+        load::load(writer.conn, &kinds, &ReadSet::of(&shared, Reading::Complete)).await?;
     let mut write_set = writer.write_set();
     for operation in shared {
         operation.decide(&mut loaded, &mut write_set, &kinds);
     }
-    writer.write(write_set).await?;
+    writer.write_group(&loaded, write_set).await?;
     for request in single {
         request.run(writer).await?;
     }

@@ -8,7 +8,9 @@ use super::sql::{args, fetch, json};
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
-use crate::store::transaction::{DeliveryState, Loaded, LoadedDelivery, ReadSet, lookup};
+use crate::store::transaction::{
+    DeliveryState, Loaded, LoadedDelivery, LoadedStatus, ReadSet, lookup,
+};
 
 /// Reads everything in the read set.
 pub(super) async fn load<'a>(
@@ -16,7 +18,7 @@ pub(super) async fn load<'a>(
     kinds: &SubjectKinds,
     read_set: &ReadSet<'a>,
 ) -> Result<Loaded<'a>, StoreError> {
-    let mut loaded = Loaded::default();
+    let mut loaded = Loaded::before(read_set);
     subjects(conn, read_set, &mut loaded).await?;
     subjects_by_key(conn, read_set, &mut loaded).await?;
     events(conn, read_set, &mut loaded).await?;
@@ -103,7 +105,7 @@ async fn deliveries<'a>(
         .map(|one| (one.key.0, &*one.key.1.source, &*one.key.1.id, one.subject))
         .collect();
     let sql = "SELECT k.key, e.seq, d.status = 'open', d.round, d.attempt, d.created_ms, \
-               d.queued_ms, sub.status \
+               d.queued_ms, sub.status, sub.pos \
                FROM json_each(?1) k \
                LEFT JOIN events e ON e.id = k.value ->> 2 AND e.source = k.value ->> 1 \
                LEFT JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 0 \
@@ -131,6 +133,10 @@ async fn deliveries<'a>(
             subject_finished: is(SubjectKinds::is_finished),
         };
         loaded.deliveries.insert(one.key, stored);
+        if let Some((key, status)) = subject {
+            let status = LoadedStatus { pos: row.int(8)?, status: status.to_owned() };
+            loaded.statuses.insert(key, status);
+        }
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 
 use super::{Context, write};
 use crate::store::StoreError;
-use crate::store::transaction::{self, Operation, Request, WriteSet};
+use crate::store::transaction::{self, Loaded, Operation, Request, WriteSet};
 
 /// The writer's connection within a transaction.
 pub(super) struct Writer<'w> {
@@ -24,7 +24,16 @@ impl Writer<'_> {
     }
 
     pub(super) async fn write(&mut self, write_set: WriteSet<'_>) -> Result<(), StoreError> {
-        write::write(self.conn, self.context, write_set).await
+        self.write_group(&Loaded::default(), write_set).await
+    }
+
+    /// Writes what was decided from `loaded`.
+    pub(super) async fn write_group<'a>(
+        &mut self,
+        loaded: &Loaded<'a>,
+        write_set: WriteSet<'a>,
+    ) -> Result<(), StoreError> {
+        write::write(self.conn, self.context, loaded, write_set).await
     }
 }
 

@@ -13,8 +13,9 @@ use crate::domain::steps::count_json_written;
 use crate::store::StoreError;
 use crate::store::costs::count_statement;
 
-/// Rows per multi-row statement, largest first.
-const CHUNKS: [usize; 4] = [64, 16, 4, 1];
+/// Rows per multi-row statement, largest first: two statements for most groups. Each size of each
+/// table is a statement of its own, which is kept prepared.
+const CHUNKS: [usize; 14] = [64, 48, 32, 24, 16, 12, 8, 7, 6, 5, 4, 3, 2, 1];
 
 /// Arguments in the order of the placeholders.
 macro_rules! args {

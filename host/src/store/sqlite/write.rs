@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
 
 use super::Context;
 use super::rows;
@@ -10,13 +11,15 @@ use super::sql::{args, execute, execute_all, fetch, json};
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
-use crate::store::transaction::{LockedSubject, NewStatus, NumberedWriteSet, WriteSet};
+use crate::store::transaction::{Loaded, NewStatus, NumberedWriteSet, StoredSubject, WriteSet};
 
-/// Claims the positions in the log, then writes everything else.
-pub(super) async fn write(
+/// Claims the positions in the log, then writes everything else. `loaded` is what was read of a
+/// group, before this transaction changed anything.
+pub(super) async fn write<'a>(
     conn: &mut SqliteConnection,
     context: &mut Context,
-    write_set: WriteSet<'_>,
+    loaded: &Loaded<'a>,
+    write_set: WriteSet<'a>,
 ) -> Result<(), StoreError> {
     let numbers = write_set.numbers();
     let write_set = claim(conn, write_set).await?;
@@ -30,7 +33,7 @@ pub(super) async fn write(
     execute_all(conn, rows::attempts(&write_set.attempts)).await?;
     execute_all(conn, rows::dead_letters(&write_set.dead_letters, now_ms)).await?;
     execute_all(conn, rows::recordings(&write_set.recordings, now_ms)).await?;
-    update_subject_status(conn, &context.kinds, &write_set).await?;
+    update_subject_status(conn, &context.kinds, loaded, &write_set).await?;
     if !write_set.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))";
         execute(conn, sql, args![json(&write_set.sent)]).await?;
@@ -70,25 +73,31 @@ async fn known_positions(
     rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect()
 }
 
-/// Updates the status of all affected subjects: one query, the status rules, one update.
-async fn update_subject_status(
+/// Updates the status of all affected subjects: one query for those that were not read, the status
+/// rules, one update.
+async fn update_subject_status<'a>(
     conn: &mut SqliteConnection,
     kinds: &SubjectKinds,
-    write_set: &NumberedWriteSet<'_>,
+    loaded: &Loaded<'a>,
+    write_set: &NumberedWriteSet<'a>,
 ) -> Result<(), StoreError> {
     let ids = write_set.subjects_to_lock(kinds);
     if ids.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT sub.key, sub.pos, sub.status FROM json_each(?1) k CROSS JOIN subjects sub ON sub.key = k.value";
-    let rows = fetch(&mut *conn, sql, args![json(&ids)]).await?;
-    let mut locked = HashMap::new();
-    for row in &rows {
-        locked.insert(row.text(0)?, LockedSubject { pos: row.int(1)?, status: row.text(2)? });
-    }
+    let rows;
+    let stored = match loaded.stored_subjects(&ids) {
+        Some(stored) => stored,
+        None => {
+            let sql = "SELECT sub.key, sub.pos, sub.status FROM json_each(?1) k CROSS JOIN subjects \
+                       sub ON sub.key = k.value";
+            rows = fetch(&mut *conn, sql, args![json(&ids)]).await?;
+            rows.iter().map(stored_subject).collect::<Result<_, _>>()?
+        }
+    };
     // There is one writer: the subjects are as they were when the group was decided.
     let conflict = || StoreError::Corrupt("a subject changed within a transaction".to_owned());
-    let changes = write_set.status_changes(kinds, &locked).ok_or_else(conflict)?;
+    let changes = write_set.status_changes(kinds, &stored).ok_or_else(conflict)?;
     let open = open_compensations(conn, kinds, &changes.maybe_completed).await?;
     let changed: Vec<(i64, &str, bool)> = changes
         .complete(&open)
@@ -103,6 +112,10 @@ async fn update_subject_status(
                ?2 END FROM json_each(?1) k WHERE subjects.pos = k.value ->> 0";
     execute(conn, sql, args![json(&changed), write_set.now_ms() as i64]).await?;
     Ok(())
+}
+
+fn stored_subject(row: &SqliteRow) -> Result<(&str, StoredSubject<'_>), StoreError> {
+    Ok((row.text(0)?, StoredSubject { pos: row.int(1)?, status: row.text(2)? }))
 }
 
 /// Which of these subjects have a compensation that is open or dead-lettered.

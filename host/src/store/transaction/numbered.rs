@@ -18,9 +18,9 @@ pub(crate) struct NumberedWriteSet<'a> {
     now_ms: u64,
 }
 
-/// A subject whose row is locked.
+/// A subject as it is stored: its row is locked, or is verified when it is written.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct LockedSubject<'r> {
+pub(crate) struct StoredSubject<'r> {
     /// Position in the table.
     pub(crate) pos: i64,
     pub(crate) status: &'r str,
@@ -31,6 +31,8 @@ pub(crate) struct LockedSubject<'r> {
 pub(crate) struct NewStatus<'r> {
     /// Position in the table.
     pub(crate) pos: i64,
+    /// The status that it has in the store.
+    pub(crate) stored: &'r str,
     pub(crate) status: &'r str,
     /// Whether nothing has to follow.
     pub(crate) finished: bool,
@@ -79,7 +81,7 @@ impl<'a> NumberedWriteSet<'a> {
     pub(crate) fn status_changes<'r>(
         &self,
         kinds: &'r SubjectKinds,
-        locked: &HashMap<&'r str, LockedSubject<'r>>,
+        locked: &HashMap<&'r str, StoredSubject<'r>>,
     ) -> Option<StatusChanges<'r>>
     where
         'a: 'r,
@@ -91,16 +93,16 @@ impl<'a> NumberedWriteSet<'a> {
             return None;
         }
         let mut changed: BTreeMap<i64, NewStatus<'r>> = BTreeMap::new();
-        let new = |key: &str, pos, status| {
+        let new = |key: &str, subject: &StoredSubject<'r>, status| {
             let finished = kinds.is_finished(key, status);
-            NewStatus { pos, status, finished }
+            NewStatus { pos: subject.pos, stored: subject.status, status, finished }
         };
         for event in &self.rows.status_events {
             let Some(subject) = locked.get(event.subject) else { continue };
             let status = changed.get(&subject.pos).map_or(subject.status, |new| new.status);
             match kinds.next(event.subject, status, event.event_type) {
                 Some(next) => {
-                    changed.insert(subject.pos, new(event.subject, subject.pos, next));
+                    changed.insert(subject.pos, new(event.subject, subject, next));
                 }
                 None if event.effect == Effect::Required => return None,
                 None => {}
@@ -110,7 +112,7 @@ impl<'a> NumberedWriteSet<'a> {
             let subject = locked.get(*key)?;
             let status = changed.get(&subject.pos).map_or(subject.status, |new| new.status);
             let done = kinds.completed(key, status)?;
-            Some((*key, new(key, subject.pos, done)))
+            Some((*key, new(key, subject, done)))
         };
         let maybe_completed =
             self.rows.maybe_completed.iter().filter_map(being_cancelled).collect();

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
+use super::numbered::StoredSubject;
 use super::operation::Pending;
 use crate::domain::event::{Event, EventKey};
 use crate::store::{Batch, NewCancel, NewEvent, NewSubject, StoreError, Subject, Version};
@@ -40,9 +41,22 @@ pub(crate) struct DeliveryLookup<'a> {
     pub(crate) subject: Option<&'a str>,
 }
 
+/// How much a group reads before it is decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Everything that its decisions depend on.
+    #[default]
+    Complete,
+    /// Only what the statements that write do not verify: subjects and events of callers count as new,
+    /// and state keys have the versions that the batches read. Where that is wrong, a statement finds
+    /// it, and the group is decided again from a complete read.
+    Optimistic,
+}
+
 /// The keys to read.
 #[derive(Default)]
 pub(crate) struct ReadSet<'a> {
+    reading: Reading,
     /// Subjects by key.
     pub(crate) subjects: Vec<&'a str>,
     /// Subjects by (kind, idempotency key).
@@ -55,12 +69,14 @@ pub(crate) struct ReadSet<'a> {
     pub(crate) versions: Vec<(&'a str, &'a str)>,
     /// Stages to which an event of a subject may be handed over: (subject, stage).
     pub(crate) hand_overs: Vec<(&'a str, &'a str)>,
+    /// Versions of state keys that are not read.
+    assumed: HashMap<(&'a str, &'a str), Version>,
 }
 
 impl<'a> ReadSet<'a> {
-    /// Everything that `operations` need to know.
-    pub(crate) fn of(operations: &[Pending<'a>]) -> Self {
-        let mut read_set = Self::default();
+    /// What `operations` need to know.
+    pub(crate) fn of(operations: &[Pending<'a>], reading: Reading) -> Self {
+        let mut read_set = Self { reading, ..Self::default() };
         for operation in operations {
             operation.read(&mut read_set);
         }
@@ -81,12 +97,18 @@ impl<'a> ReadSet<'a> {
     }
 
     pub(super) fn subject(&mut self, subject: &'a NewSubject) {
+        if self.reading == Reading::Optimistic {
+            return;
+        }
         self.subjects.push(&subject.key);
         self.idempotency_keys.extend(idempotency_ref(subject));
         self.event(&subject.event);
     }
 
     pub(super) fn event(&mut self, event: &'a NewEvent) {
+        if self.reading == Reading::Optimistic {
+            return;
+        }
         self.events.push(event_ref(event));
     }
 
@@ -102,15 +124,37 @@ impl<'a> ReadSet<'a> {
         let emitted = batch.settlements.iter().flat_map(|one| one.verdict.emitted());
         self.hand_overs
             .extend(emitted.filter(|event| event.hand_over).flat_map(NewEvent::stages_of_subject));
-        let read = batch.reads.iter().map(|(key, _)| key);
-        let written = batch.writes.iter().map(|(key, _)| key);
-        self.versions.extend(read.chain(written).map(|key| (&*batch.stage, key.as_str())));
+        let stage = &*batch.stage;
+        let read = batch.reads.iter().map(|(key, version)| ((stage, key.as_str()), *version));
+        let written = batch.writes.iter().map(|(key, _)| (stage, key.as_str()));
+        if self.reading == Reading::Complete {
+            self.versions.extend(read.map(|(key, _)| key).chain(written));
+            return;
+        }
+        let mut keys = HashSet::new();
+        for (key, version) in read {
+            keys.insert(key);
+            // Versions only grow: the lower one of two is no longer current.
+            let assumed = self.assumed.entry(key).or_default();
+            *assumed = version.max(*assumed);
+        }
+        self.versions.extend(written.filter(|key| !keys.contains(key)));
     }
+}
+
+/// A subject's row, as far as a compare-and-set needs it.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadedStatus {
+    /// Position in the table.
+    pub(crate) pos: i64,
+    pub(crate) status: String,
 }
 
 /// What was read, and what the group's operations changed in it so far.
 #[derive(Default)]
 pub(crate) struct Loaded<'a> {
+    /// Whether it is all that the decisions depend on.
+    pub(crate) reading: Reading,
     /// Subjects by key, with their fingerprints.
     pub(crate) subjects: HashMap<&'a str, (Subject, String)>,
     /// Subjects by (kind, idempotency key), with their fingerprints.
@@ -125,6 +169,28 @@ pub(crate) struct Loaded<'a> {
     pub(crate) versions: HashMap<(&'a str, &'a str), Version>,
     /// Subjects and stages with an open delivery that came before, or a message of this group.
     pub(crate) waiting: HashSet<(&'a str, &'a str)>,
+    /// The subjects of those deliveries, by key, as they are stored.
+    pub(crate) statuses: HashMap<&'a str, LoadedStatus>,
+}
+
+impl<'a> Loaded<'a> {
+    /// What is assumed without reading it.
+    pub(crate) fn before(read_set: &ReadSet<'a>) -> Self {
+        let (reading, versions) = (read_set.reading, read_set.assumed.clone());
+        Self { reading, versions, ..Self::default() }
+    }
+
+    /// The subjects with these keys; none unless all of them were read.
+    pub(crate) fn stored_subjects(
+        &self,
+        keys: &[&'a str],
+    ) -> Option<HashMap<&'a str, StoredSubject<'_>>> {
+        let stored = |key: &&'a str| {
+            let LoadedStatus { pos, status } = self.statuses.get(*key)?;
+            Some((*key, StoredSubject { pos: *pos, status }))
+        };
+        keys.iter().map(stored).collect()
+    }
 }
 
 /// The key of a new event.

@@ -12,6 +12,7 @@ use super::{Database, server};
 use crate::domain::clock::ManualClock;
 use crate::domain::state_place::StatePlaces;
 use crate::store::conformance::{START_MS, sample_event};
+use crate::store::decode::Columns as _;
 use crate::store::postgres::{OpenError, PostgresSettings, PostgresStore};
 use crate::store::{AcceptedEvent, EventFilter, LogRange, Store, StoreError};
 
@@ -137,6 +138,32 @@ async fn every_connection_leaves_a_server_that_accepts_no_writes() {
     sqlx::raw_sql(set("off")).execute(&mut admin).await.unwrap();
     store.accept_event(sample_event("e3", &["payment"])).await.unwrap();
     store.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_are_used_again_until_the_server_ends_them() {
+    let database = Database::create().await;
+    let store = database.open("here", Arc::new(ManualClock::at(START_MS))).await;
+    let read = || store.open_deliveries("payment", 10);
+    // More queries than connections: each waits for one.
+    for result in futures::future::join_all((0..50).map(|_| read())).await {
+        result.unwrap();
+    }
+    let mut admin = server().connect().await.unwrap();
+    let name = &database.name;
+    let sessions =
+        AssertSqlSafe(format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"));
+    let count = sqlx::raw_sql(sessions).fetch_one(&mut admin).await.unwrap().int(0).unwrap();
+    assert!(count > 2, "the writer's and several others: {count}");
+    let end = AssertSqlSafe(format!(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
+    ));
+    sqlx::raw_sql(end).execute(&mut admin).await.unwrap();
+    let mut failed = 0;
+    for _ in 0..count {
+        failed += u32::from(read().await.is_err());
+    }
+    assert!(failed <= 1, "{failed} queries failed on connections that were lost");
 }
 
 #[tokio::test]

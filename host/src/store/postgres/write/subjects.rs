@@ -10,7 +10,7 @@ use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::Columns as _;
 use crate::store::postgres::sql::{TransactionError, args, columns, execute, fetch, push};
-use crate::store::transaction::{LockedSubject, NewStatus, NumberedWriteSet};
+use crate::store::transaction::{Loaded, NewStatus, NumberedWriteSet, Reading, StoredSubject};
 
 pub(super) async fn insert(
     conn: &mut PgConnection,
@@ -44,39 +44,79 @@ pub(super) async fn insert(
     expect(execute(conn, sql, args).await?, write_set.subjects.len())
 }
 
-/// Updates the status of all affected subjects: one query that locks them, the status rules, one
-/// update. The transaction that settles the last compensation of a cancelled subject sees, under the
-/// subject's lock, that it is the last.
-pub(super) async fn update_status(
+/// Updates the status of all affected subjects.
+pub(super) async fn update_status<'a>(
+    conn: &mut PgConnection,
+    kinds: &SubjectKinds,
+    loaded: &Loaded<'a>,
+    write_set: &NumberedWriteSet<'a>,
+) -> Result<(), TransactionError> {
+    let keys = write_set.subjects_to_lock(kinds);
+    if keys.is_empty() || update_loaded(conn, kinds, loaded, write_set, &keys).await? {
+        return Ok(());
+    }
+    update_locked(conn, kinds, write_set, &keys).await
+}
+
+/// One update, given that the subjects still have the statuses that were read. False when that is not
+/// possible: some were not read, or are to be verified without a change, which takes a lock.
+async fn update_loaded<'a>(
+    conn: &mut PgConnection,
+    kinds: &SubjectKinds,
+    loaded: &Loaded<'a>,
+    write_set: &NumberedWriteSet<'a>,
+    keys: &[&'a str],
+) -> Result<bool, TransactionError> {
+    let (Reading::Optimistic, Some(stored)) = (loaded.reading, loaded.stored_subjects(keys)) else {
+        return Ok(false);
+    };
+    let changes = write_set.status_changes(kinds, &stored).ok_or(TransactionError::Conflict)?;
+    let all_change = stored.values().all(|subject| changes.changed.contains_key(&subject.pos));
+    if !all_change || !changes.maybe_completed.is_empty() {
+        return Ok(false);
+    }
+    let changed = changes.complete(&[]);
+    expect(update(conn, write_set, &changed).await?, changed.len())?;
+    Ok(true)
+}
+
+/// One query that locks the subjects, the status rules, one update. The transaction that settles the
+/// last compensation of a cancelled subject sees, under the subject's lock, that it is the last.
+async fn update_locked(
     conn: &mut PgConnection,
     kinds: &SubjectKinds,
     write_set: &NumberedWriteSet<'_>,
+    keys: &[&str],
 ) -> Result<(), TransactionError> {
-    let ids = write_set.subjects_to_lock(kinds);
-    if ids.is_empty() {
-        return Ok(());
-    }
     let sql =
         "SELECT key, pos, status FROM subjects WHERE key = ANY($1) ORDER BY pos FOR NO KEY UPDATE";
-    let rows = fetch(&mut *conn, sql, args![&ids]).await?;
+    let rows = fetch(&mut *conn, sql, args![keys]).await?;
     let mut locked = HashMap::new();
     for row in &rows {
-        locked.insert(row.text(0)?, LockedSubject { pos: row.int(1)?, status: row.text(2)? });
+        locked.insert(row.text(0)?, StoredSubject { pos: row.int(1)?, status: row.text(2)? });
     }
     let changes = write_set.status_changes(kinds, &locked).ok_or(TransactionError::Conflict)?;
     let open = open_compensations(conn, kinds, &changes.maybe_completed).await?;
-    let changed = changes.complete(&open);
+    update(conn, write_set, &changes.complete(&open)).await.map(drop)
+}
+
+/// The number of subjects that had their stored status.
+async fn update(
+    conn: &mut PgConnection,
+    write_set: &NumberedWriteSet<'_>,
+    changed: &[NewStatus<'_>],
+) -> Result<u64, TransactionError> {
     if changed.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
-    let sql = "UPDATE subjects sub SET status = k.status, updated_ms = $4, finished_status = CASE \
-               WHEN k.finished THEN k.status END, finished_ms = CASE WHEN k.finished THEN $4 END \
-               FROM unnest($1::int8[], $2::text[], $3::bool[]) k (pos, status, finished) \
-               WHERE sub.pos = k.pos";
-    let mut args = columns![&changed; |row| row.pos, |row| row.status, |row| row.finished];
+    let sql = "UPDATE subjects sub SET status = k.status, updated_ms = $5, finished_status = CASE \
+               WHEN k.finished THEN k.status END, finished_ms = CASE WHEN k.finished THEN $5 END \
+               FROM unnest($1::int8[], $2::text[], $3::text[], $4::bool[]) k (pos, stored, status, \
+               finished) WHERE sub.pos = k.pos AND sub.status = k.stored";
+    let mut args =
+        columns![changed; |row| row.pos, |row| row.stored, |row| row.status, |row| row.finished];
     push(&mut args, write_set.now_ms() as i64);
-    execute(conn, sql, args).await?;
-    Ok(())
+    Ok(execute(conn, sql, args).await?)
 }
 
 /// Which of these subjects have a compensation that is open or dead-lettered.
