@@ -69,13 +69,13 @@ impl HostTasks {
     #[cfg(feature = "sqlite")]
     pub(super) fn start_sqlite(&self, writer: SqliteWriter) {
         let run = |writer: Arc<SqliteWriter>, _| async move { writer.run().await };
-        self.ports.spawn(Task::StoreWriter, Arc::new(writer), run);
+        self.ports.spawn_thread(Task::StoreWriter, Arc::new(writer), run);
     }
 
     #[cfg(feature = "postgres")]
     pub(super) fn start_postgres(&self, writer: PostgresWriter) {
         let run = |writer: Arc<PostgresWriter>, _| async move { writer.run().await };
-        self.ports.spawn(Task::StoreWriter, Arc::new(writer), run);
+        self.ports.spawn_thread(Task::StoreWriter, Arc::new(writer), run);
     }
 
     #[cfg(feature = "rabbitmq")]
