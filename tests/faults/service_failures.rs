@@ -42,8 +42,7 @@ impl FaultScenario {
         env.servers = Some(servers);
         let mut scenario = Self { env, clients: Vec::new(), hosts: Vec::new(), load: None };
         for environment in HANDOVER {
-            let (host, client) =
-                HostProcess::start_ready_with(&scenario.env, environment).await?;
+            let (host, client) = HostProcess::start_ready_with(&scenario.env, environment).await?;
             scenario.clients.push(client);
             scenario.hosts.push(host);
         }

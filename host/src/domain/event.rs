@@ -3,7 +3,6 @@
 //!
 //! Bounds: an envelope carries its hop count, so that a cycle ends, and its absolute expiry.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -320,15 +319,20 @@ pub fn without_nul(text: String) -> String {
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let digits = |byte: &u8| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    let mut text = String::with_capacity(bytes.len() * 2);
+    text.extend(bytes.iter().flat_map(digits));
+    text
 }
 
 /// Whether an AMQP topic pattern (`*` is one word, `#` any number of words) matches an event type,
 /// in at most quadratic time.
 pub fn topic_matches(pattern: &str, event_type: &str) -> bool {
+    if !pattern.contains(['*', '#']) {
+        return pattern == event_type;
+    }
     let (pattern, words): (Vec<_>, Vec<_>) =
         (pattern.split('.').collect(), event_type.split('.').collect());
     let (mut at, mut word) = (0, 0);

@@ -6,9 +6,7 @@
 //! Each attempt of a delivery is a span; its id is derived from the delivery, so running a batch
 //! again gives the same spans.
 
-use std::collections::HashMap;
-
-use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
 use opentelemetry::trace::{
     SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
 };
@@ -27,12 +25,7 @@ pub struct TraceContext(SpanContext);
 impl TraceContext {
     /// A child of the caller's trace context, or a new trace if that is missing or invalid.
     pub fn enter<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> Self {
-        let caller = read(
-            NAMES
-                .iter()
-                .filter_map(|name| Some(((*name).to_owned(), header(name)?.to_owned())))
-                .collect(),
-        );
+        let caller = read(&NAMES.map(header));
         let span = SpanId::from_bytes(rand::random());
         match caller {
             Some(caller) => Self(caller).within(span),
@@ -47,13 +40,11 @@ impl TraceContext {
 
     /// The trace context of an event. An event without one starts a trace of its own.
     pub fn of_event(event: &Event) -> Self {
-        let marked = event
-            .attributes
-            .iter()
-            .filter(|(name, _)| NAMES.contains(&name.as_str()))
-            .cloned()
-            .collect();
-        Self(read(marked).unwrap_or_else(|| {
+        let attribute = |name: &str| {
+            let found = event.attributes.iter().find(|(attribute, _)| attribute == name);
+            found.map(|(_, value)| value.as_str())
+        };
+        Self(read(&NAMES.map(attribute)).unwrap_or_else(|| {
             let trace = TraceId::from_bytes(hash(&["trace", &event.source, &event.id]));
             new(trace, span_of(&["event", &event.source, &event.id]))
         }))
@@ -83,14 +74,10 @@ impl TraceContext {
 
     /// Headers of a call, or attributes of an event.
     pub fn headers(&self) -> Vec<(String, String)> {
-        let mut headers = HashMap::new();
+        let mut headers = Headers(Vec::with_capacity(NAMES.len()));
         let context = opentelemetry::Context::new().with_remote_span_context(self.0.clone());
         TraceContextPropagator::new().inject_context(&context, &mut headers);
-        NAMES
-            .iter()
-            .filter_map(|name| headers.remove_entry(*name))
-            .filter(|(_, value)| !value.is_empty())
-            .collect()
+        headers.0
     }
 
     /// Sets it in an event's attributes, replacing what they contain.
@@ -109,12 +96,36 @@ fn span_of(parts: &[&str]) -> SpanId {
     SpanId::from_bytes(std::array::from_fn(|at| hash[at]))
 }
 
-fn read(headers: HashMap<String, String>) -> Option<SpanContext> {
-    if headers.is_empty() {
+/// Headers that are not empty.
+struct Headers(Vec<(String, String)>);
+
+impl Injector for Headers {
+    fn set(&mut self, name: &str, value: String) {
+        if !value.is_empty() {
+            self.0.push((name.to_owned(), value));
+        }
+    }
+}
+
+/// The values of [`NAMES`].
+struct Values<'a>(&'a [Option<&'a str>; 2]);
+
+impl Extractor for Values<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        NAMES.iter().position(|known| *known == name).and_then(|at| self.0[at])
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        NAMES.iter().zip(self.0).filter_map(|(name, value)| value.map(|_| *name)).collect()
+    }
+}
+
+fn read(values: &[Option<&str>; 2]) -> Option<SpanContext> {
+    if values.iter().all(Option::is_none) {
         return None;
     }
     let context = TraceContextPropagator::new()
-        .extract_with_context(&opentelemetry::Context::new(), &headers);
+        .extract_with_context(&opentelemetry::Context::new(), &Values(values));
     let span = context.span().span_context().clone();
     span.is_valid().then_some(span)
 }
