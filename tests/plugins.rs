@@ -5,6 +5,7 @@ mod compilation;
 mod contract;
 mod documents;
 pub(crate) mod egress;
+mod guest_memory;
 mod guest_time;
 mod hostile_guests;
 mod hostile_languages;

@@ -305,7 +305,7 @@ impl Rebuilder {
         // The name by which the configuration knows the plugin.
         let plugin = PathBuf::from(format!("{}.wasm", project.name()));
         for stage in stages_of(&self.config, &plugin, &linked.description.name) {
-            let run_as = RunAs { stage: Some(&stage), warm: false };
+            let run_as = RunAs { stage: Some(&stage), ..RunAs::default() };
             let dry_run = DryRun::of(linked.clone(), &plugin, self.config.clone(), run_as)?;
             let ran = dry_run.run(&case, SystemClock.now_ms(), 1).await?;
             self.console.settled(&ran.settlement);

@@ -175,7 +175,7 @@ fn inspect(linked: &Linked, bytes: &[u8]) -> Value {
 }
 
 async fn run_one(args: RunArgs, config: Config, output: Output) -> Result<ExitCode> {
-    let run_as = RunAs { stage: args.stage.as_deref(), warm: args.warm };
+    let run_as = RunAs { stage: args.stage.as_deref(), warm: args.warm, timed: args.repeat > 1 };
     let plugin = DryRun::load(&args.file, config, run_as).await?;
     let mut case = Case::parse(read_json(&args.event)?).context("--event")?;
     if let Some(file) = &args.state {

@@ -71,7 +71,13 @@ const MACHINERY: [&str; 16] = [
 
 /// Where the files of functions are that are not the author's: the language's own library, and
 /// dependencies. They may be inlined, with a name that tells nothing.
-const MACHINERY_FILES: [&str; 3] = [" at /rustc/", "/library/std/src/", "/registry/src/"];
+const MACHINERY_FILES: [&str; 5] = [
+    " at /rustc/",
+    "/library/alloc/src/",
+    "/library/core/src/",
+    "/library/std/src/",
+    "/registry/src/",
+];
 
 /// Whether a frame of a backtrace is what ends a guest, rather than its author's code.
 pub fn is_machinery(frame: &str) -> bool {

@@ -32,6 +32,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+#[cfg(all(target_arch = "wasm32", not(target_feature = "atomics"), feature = "allocator"))]
+mod allocator;
 mod event_types;
 // The bindings only serve a guest: a host that links a stage natively does without their generator.
 #[cfg(target_arch = "wasm32")]

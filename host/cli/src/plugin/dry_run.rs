@@ -41,11 +41,18 @@ pub(crate) struct RunAs<'a> {
     pub(crate) stage: Option<&'a str>,
     /// Reuse one instance for all calls.
     pub(crate) warm: bool,
+    /// Instances come from where a host takes them, so that calls cost the same as there.
+    pub(crate) timed: bool,
 }
 
 impl DryRun {
     pub(crate) async fn load(file: &Path, config: Config, run_as: RunAs<'_>) -> Result<Self> {
-        Self::of(load(file, &config.runtime).await?, file, config, run_as)
+        let linked = if run_as.timed {
+            load_with(file, config.runtime.clone()).await?
+        } else {
+            load(file, &config.runtime).await?
+        };
+        Self::of(linked, file, config, run_as)
     }
 
     /// A plugin that is loaded already.
@@ -53,7 +60,7 @@ impl DryRun {
         linked: Linked,
         file: &Path,
         config: Config,
-        RunAs { stage, warm }: RunAs<'_>,
+        RunAs { stage, warm, timed: _ }: RunAs<'_>,
     ) -> Result<Self> {
         let described = &linked.description.name;
         let name = match stage {
@@ -109,8 +116,11 @@ impl DryRun {
         let first = handler.handle(call()).await;
         let lines = logs.take();
         let mut durations_ms = vec![first.duration.as_secs_f64() * 1_000.0];
+        let mut memory_bytes = first.memory_bytes;
         for _ in 1..times {
-            durations_ms.push(handler.handle(call()).await.duration.as_secs_f64() * 1_000.0);
+            let again = handler.handle(call()).await;
+            durations_ms.push(again.duration.as_secs_f64() * 1_000.0);
+            memory_bytes = memory_bytes.max(again.memory_bytes);
         }
         attempt.duration_us = first.duration.as_micros() as u64;
         let called = Progress::Called { outcome: first.outcome.clone(), uncounted: false };
@@ -124,6 +134,7 @@ impl DryRun {
             handled: Some(first),
             logs: json!(lines),
             durations_ms,
+            memory_bytes,
             refused: None,
         }
         .with_refusal())
@@ -207,6 +218,8 @@ pub(crate) struct DryRunResult {
     handled: Option<Handled>,
     pub(crate) logs: Value,
     durations_ms: Vec<f64>,
+    /// The most that a call left behind.
+    memory_bytes: u64,
     /// Why a host refuses what the stage did, with its code.
     pub(crate) refused: Option<(String, String)>,
 }
@@ -220,7 +233,14 @@ impl DryRunResult {
             policy.consumes.join(", ")
         );
         let refused = Some((NOT_CONSUMED.to_owned(), message));
-        Self { settlement, handled: None, logs: json!([]), durations_ms: Vec::new(), refused }
+        Self {
+            settlement,
+            handled: None,
+            logs: json!([]),
+            durations_ms: Vec::new(),
+            memory_bytes: 0,
+            refused,
+        }
     }
 
     /// Notes what the host refuses although the stage succeeded.
@@ -274,8 +294,7 @@ impl DryRunResult {
             "p95": quantile(0.95),
             "calls": sorted.len(),
         });
-        let memory = self.handled.as_ref().map(|handled| handled.memory_bytes);
-        json!({ "duration_ms": duration, "memory_bytes": memory })
+        json!({ "duration_ms": duration, "memory_bytes": self.memory_bytes })
     }
 }
 
@@ -285,15 +304,17 @@ pub(crate) fn stages_of(config: &Config, file: &Path, described: &str) -> Vec<St
     Pipeline::new(config, Arc::default()).names_for(&name.unwrap_or_default(), described)
 }
 
-/// Loads a plugin file. Compiled code is cached in the user's home, so a large plugin is compiled
-/// only once.
+/// Loads a plugin file for one call at a time, which needs no instance pool. Compiled code is cached
+/// in the user's home, so a large plugin is compiled only once.
 pub(crate) async fn load(file: &Path, settings: &RuntimeSettings) -> Result<Linked> {
+    load_with(file, RuntimeSettings { pool: Pool::OnDemand, ..settings.clone() }).await
+}
+
+async fn load_with(file: &Path, settings: RuntimeSettings) -> Result<Linked> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let home = || std::env::home_dir().map(|home| home.join(".cache/postrider"));
     let cache_dir = settings.cache_dir.clone().filter(|_| settings.quick).or_else(home);
-    // One call at a time needs no pool.
-    let settings = RuntimeSettings { cache_dir, pool: Pool::OnDemand, ..settings.clone() };
-    let runtime = Runtime::new(settings)?;
+    let runtime = Runtime::new(RuntimeSettings { cache_dir, ..settings })?;
     runtime.load(bytes).await.with_context(|| format!("{} is not a valid plugin", file.display()))
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn run(args: TestArgs, config: Config, output: Output) -> Resul
     } else {
         project.build_if_stale().await?;
     }
-    let run_as = RunAs { stage: args.stage.as_deref(), warm: false };
+    let run_as = RunAs { stage: args.stage.as_deref(), ..RunAs::default() };
     let plugin = DryRun::load(&project.artifact, config, run_as).await?;
     let folder = args.dir.join("fixtures");
     let wanted = |file: &PathBuf| {
