@@ -17,6 +17,8 @@ COPY --from=build /build/config/*.toml config/
 COPY --from=build /build/plugins/*.wasm plugins/
 RUN mkdir data && chown -R postrider data
 USER postrider
+# Others reach this address, so a host does not start before it is told who may use it: POSTRIDER_AUTH__MODE=tokens, or
+# POSTRIDER_AUTH__ALLOW_ANONYMOUS=true behind something that authenticates.
 ENV POSTRIDER_HTTP__LISTEN=0.0.0.0:8000
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s CMD curl --fail --silent http://127.0.0.1:8000/health

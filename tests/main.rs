@@ -3,10 +3,13 @@
 
 mod support;
 
+mod auth;
 mod cli;
+mod deploy;
 mod embedding;
 mod faults;
 mod http;
 mod pipeline;
 mod plugins;
 mod structure;
+mod tls;

@@ -1,11 +1,13 @@
 //! How orders and events pass through the stages.
 
 mod cancellation;
+mod broker_trust;
 mod chains;
 mod circuit_breaker;
 mod dead_letter_jobs;
 mod dead_letters;
 mod embedding;
+mod encryption;
 mod external_events;
 mod fairness;
 mod hand_over;

@@ -1,10 +1,13 @@
 //! Test support: hosts, processes, servers, load.
 
+pub(crate) mod certificates;
 pub(crate) mod guests;
 pub(crate) mod harness;
 pub(crate) mod load;
 pub(crate) mod namespaces;
 pub(crate) mod process;
+pub(crate) mod metrics;
+pub(crate) mod promtool;
 pub(crate) mod proxy;
 pub(crate) mod servers;
 pub(crate) mod shifted_clock;

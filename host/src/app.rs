@@ -11,6 +11,8 @@ use bytes::Bytes;
 
 use self::dead_letters::DeadLetterService;
 use self::event_feed::EventFeed;
+use self::keys::Keys;
+use self::sessions::Sessions;
 use self::subject_metrics::SubjectMetrics;
 use crate::background::health::TaskHealth;
 use crate::config::Config;
@@ -25,7 +27,10 @@ use crate::plugins::{PluginFiles, PluginPlaces};
 use crate::services::Services;
 use crate::store::NewEvent;
 
+pub(crate) mod audit;
 mod chains;
+pub mod keys;
+pub mod sessions;
 mod subject_metrics;
 mod subjects;
 mod products;
@@ -33,6 +38,12 @@ mod stages;
 mod plugins;
 mod readiness;
 mod ingest;
+#[cfg(feature = "http")]
+mod encryption;
+#[cfg(feature = "http")]
+mod limits;
+#[cfg(feature = "http")]
+mod message_keys;
 #[cfg(feature = "metrics")]
 mod metrics;
 pub mod event_feed;
@@ -40,9 +51,15 @@ mod event_stream;
 pub mod dead_letters;
 
 pub use self::chains::ChainControl;
+#[cfg(feature = "http")]
+pub(crate) use self::encryption::{EncryptionReport, ErasureRequest};
 pub use self::event_stream::{EventQuery, EventStream, StreamedEvent, TooManyStreams};
+#[cfg(feature = "http")]
+pub(crate) use self::limits::{Load, Refusal, Refusals};
+#[cfg(feature = "http")]
+pub(crate) use self::message_keys::{KeyRotation, MessageKeyInfo};
 #[cfg(feature = "metrics")]
-pub(crate) use self::metrics::HostMetrics;
+pub(crate) use self::metrics::{Format as MetricsFormat, HostMetrics};
 pub use self::plugins::{PluginState, PluginStatus, RollBack};
 pub use self::products::{StockError, as_json};
 pub use self::readiness::{FailingTask, Readiness, SkippedPlugin};
@@ -72,9 +89,14 @@ pub struct App {
     source: String,
     kinds: Arc<SubjectKinds>,
     subject_metrics: SubjectMetrics,
+    #[cfg(feature = "http")]
+    refusals: Arc<Refusals>,
     expiry_ms: u64,
     ingress: IngressSettings,
     event_feed: Arc<EventFeed>,
+    keys: Arc<Keys>,
+    sessions: Arc<Sessions>,
+    own_subjects_only: bool,
     products_stage: String,
     products_prefix: String,
     stopping: AtomicBool,
@@ -104,7 +126,13 @@ impl App {
         let dead_letters =
             DeadLetterService::new(services.clone(), source.clone(), config.events.expiry_ms);
         let kinds = Arc::clone(services.pipeline.kinds());
+        let (store, clock) = (&services.store, &services.clock);
+        let keys = Arc::new(Keys::new(Arc::clone(store), Arc::clone(clock)));
+        let sessions = Sessions::new(Arc::clone(store), Arc::clone(clock), Arc::clone(&keys));
         Self {
+            keys,
+            sessions: Arc::new(sessions),
+            own_subjects_only: config.auth.own_subjects_only,
             dead_letters: Arc::new(dead_letters),
             event_feed: EventFeed::new(
                 Arc::clone(&services.store),
@@ -119,6 +147,8 @@ impl App {
             namespace: config.namespace.clone(),
             source,
             subject_metrics: SubjectMetrics::of(&kinds),
+            #[cfg(feature = "http")]
+            refusals: Arc::default(),
             kinds: Arc::clone(&kinds),
             expiry_ms: config.events.expiry_ms,
             products_stage: config.products.stage.clone(),
@@ -145,6 +175,21 @@ impl App {
     /// The live end of the event log; its reader runs while the host runs.
     pub fn event_feed(&self) -> &Arc<EventFeed> {
         &self.event_feed
+    }
+
+    /// Whether a principal that may submit but not read sees only what it submitted.
+    pub(crate) fn own_subjects_only(&self) -> bool {
+        self.own_subjects_only
+    }
+
+    /// The API keys.
+    pub(crate) fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+
+    /// The sessions of browsers.
+    pub(crate) fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
     }
 
     /// Lists, replays and discards dead letters, one or many.

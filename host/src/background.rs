@@ -9,5 +9,6 @@ pub mod binding_sync;
 pub mod control_sync;
 pub mod reconciler;
 pub mod retention;
+pub mod store_figures;
 pub mod unrouted_events;
 pub mod idle_instances;

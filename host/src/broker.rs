@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 
 use crate::domain::event::Envelope;
-use crate::store::Direct;
+use crate::store::{Direct, StoreError};
 
 #[cfg(test)]
 pub mod conformance;
@@ -113,10 +113,30 @@ pub struct Binding {
     pub patterns: Vec<String>,
 }
 
+/// A message that claims to be a host's, and is not, or did not come by the way of hosts' messages.
+#[derive(Debug, Clone)]
+pub struct Forgery {
+    /// What gives it away.
+    pub why: String,
+    /// What it claims to be, if that can be read. It may be true: then the message is a copy.
+    pub claimed: Option<ClaimedAttempt>,
+}
+
+/// The attempt that a message claims to be.
+#[derive(Debug, Clone)]
+pub struct ClaimedAttempt {
+    /// The event.
+    pub envelope: Arc<Envelope>,
+    /// Round, from 1.
+    pub round: u32,
+    /// From 1.
+    pub attempt: u32,
+}
+
 /// A message that the broker dead-lettered.
 #[derive(Debug, Clone)]
 pub struct RejectedMessage {
-    /// The event; for an unreadable message a substitute with the message's body.
+    /// The event; for an unreadable or forged message a substitute with the message's body.
     pub envelope: Arc<Envelope>,
     /// Round, from 1: each replay starts the next one.
     pub round: u32,
@@ -126,6 +146,8 @@ pub struct RejectedMessage {
     pub sender: Sender,
     /// Why it cannot be read.
     pub unreadable: Option<String>,
+    /// Why it is not a host's, if it claims to be.
+    pub forged: Option<Forgery>,
     /// The broker's reason.
     pub reason: String,
     /// Whether it was delivered before, to a host that did not acknowledge it.
@@ -237,6 +259,10 @@ pub trait Broker: Send + Sync + 'static {
     fn room(&self, _stage: &str) -> Capacity {
         Capacity::UNBOUNDED
     }
+    /// What a stage's queue in this process holds, and may hold; none: it is elsewhere.
+    fn held(&self, _stage: &str) -> Option<(Capacity, Capacity)> {
+        None
+    }
     /// How long the message waits that has been ready for longest, in a queue that does not hand out its
     /// messages in the order in which they came; none: it does, or no message is ready.
     fn longest_wait(&self, _stage: &str) -> Option<Duration> {
@@ -249,6 +275,14 @@ pub trait Broker: Send + Sync + 'static {
     /// Most bytes that the data of an event may have; none: no limit is known.
     fn data_max_bytes(&self) -> Option<usize> {
         None
+    }
+    /// Whether hosts sign their messages, with keys that they share through the store.
+    fn signs(&self) -> bool {
+        false
+    }
+    /// Reads the keys again with which hosts sign their messages.
+    async fn refresh_keys(&self) -> Result<(), StoreError> {
+        Ok(())
     }
     /// Waits until the broker accepts messages.
     async fn up(&self);

@@ -4,15 +4,19 @@
 //! All problems are reported together, each with its key. Every bound that operators can set is
 //! here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize};
 
+pub use self::auth::{AuthConfig, AuthMode, JwtAlgorithm, JwtConfig, SessionsConfig};
+pub use self::encryption::EncryptionConfig;
 pub use self::environment::OTHER_VARIABLES;
 use self::environment::Variables;
+pub use self::http::{CorsSettings, HttpSettings, RateLimits};
+pub use self::ingress::{IngressConfig, IngressRule};
 use self::reader::Reader;
 use self::sources::Sources;
 pub use self::stage::StageConfig;
@@ -20,8 +24,11 @@ pub use self::stage_store::StageStoreConfig;
 #[cfg(test)]
 pub(crate) use self::subjects::RESERVED_SEGMENTS;
 pub use self::subjects::SubjectConfig;
+pub use self::tls::{BrokerTls, HttpTls};
 pub use self::urls::{BrokerUrl, StoreUrl, mask_password};
+use crate::domain::cloud_events::allow_list::AllowList;
 use crate::domain::cloud_events::ingress::IngressSettings;
+use crate::domain::event::topic_problem;
 use crate::domain::name::DEFAULT_NAMESPACE;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::runtime::RuntimeSettings;
@@ -31,8 +38,12 @@ use crate::stage::handler::Description;
 use crate::stage::policy::StagePolicy;
 use crate::stage::settings::Secrets;
 
+mod auth;
+mod encryption;
 mod environment;
 mod features;
+mod http;
+mod ingress;
 mod namespaces;
 mod reader;
 mod shared;
@@ -42,19 +53,23 @@ mod stage_store;
 mod subjects;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod urls;
 mod validate;
 
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 18] = [
     "namespace",
     "namespaces",
     "http",
+    "auth",
+    "encryption",
     "store",
     "broker",
     "plugins",
     "runtime",
     "subjects",
     "events",
+    "ingress",
     "products",
     "recording",
     "retention",
@@ -92,6 +107,10 @@ pub struct Config {
     pub namespace: String,
     /// The API.
     pub http: HttpSettings,
+    /// Who may use the API.
+    pub auth: AuthConfig,
+    /// Encryption of what is stored.
+    pub encryption: EncryptionConfig,
     /// The database.
     pub store: StoreConfig,
     /// The queues.
@@ -104,6 +123,8 @@ pub struct Config {
     pub subjects: BTreeMap<String, SubjectConfig>,
     /// Limits on events.
     pub events: EventsConfig,
+    /// What other programs may send.
+    pub ingress: IngressConfig,
     /// Where product reads come from.
     pub products: ProductsConfig,
     /// What is recorded of each delivery, for `postrider replay`.
@@ -123,45 +144,6 @@ pub struct Config {
     /// What was ignored when it was read: environment variables that mean nothing.
     #[serde(skip)]
     pub warnings: Vec<String>,
-}
-
-/// The API.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HttpSettings {
-    /// Address and port.
-    pub listen: String,
-    /// Largest request body.
-    pub body_max_bytes: usize,
-    /// Longest time for a request.
-    pub request_timeout_ms: u64,
-    /// Most requests in flight; further ones are refused with 503.
-    pub concurrency_max: usize,
-    /// Most live streams and exports in flight.
-    pub streams_max: usize,
-    /// Which pages of other origins may use the API.
-    pub cors: CorsSettings,
-}
-
-/// Which pages of other origins may use the API from a browser.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CorsSettings {
-    /// Their origins, such as `https://dashboard.example`, or `*` for every origin. Empty: none.
-    pub allowed_origins: Vec<String>,
-}
-
-impl Default for HttpSettings {
-    fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:8000".into(),
-            body_max_bytes: 1 << 20,
-            request_timeout_ms: 10_000,
-            concurrency_max: 1_024,
-            streams_max: 256,
-            cors: CorsSettings::default(),
-        }
-    }
 }
 
 /// The database.
@@ -204,7 +186,7 @@ impl Default for StoreConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerConfig {
-    /// `embedded:`, or `amqp://user:password@host:port/vhost`.
+    /// `embedded:`, or `amqp://user:password@host:port/vhost`; `amqps://…` is encrypted.
     pub url: String,
     /// Most messages that one embedded queue holds in memory; further ones wait in the store.
     pub queue_capacity: u32,
@@ -219,12 +201,19 @@ pub struct BrokerConfig {
     /// Topic patterns of the events that queues of other programs receive from RabbitMQ: these are
     /// always published. None: not known, so every event is published.
     pub subscriptions: Option<Vec<String>>,
+    /// Certificates of an `amqps://` connection.
+    pub tls: BrokerTls,
 }
 
 impl BrokerConfig {
     /// Whether hosts hand events over to their own stages. The embedded queues are in the host already.
     pub(crate) fn hands_over(&self) -> bool {
-        self.local_handover && !matches!(BrokerUrl::parse(&self.url), Some(BrokerUrl::Embedded))
+        self.local_handover && self.is_shared()
+    }
+
+    /// Whether other programs may use the broker.
+    pub(crate) fn is_shared(&self) -> bool {
+        !matches!(BrokerUrl::parse(&self.url), Some(BrokerUrl::Embedded))
     }
 }
 
@@ -237,6 +226,7 @@ impl Default for BrokerConfig {
             relay_max_bytes: 64 << 20,
             local_handover: true,
             subscriptions: None,
+            tls: BrokerTls::default(),
         }
     }
 }
@@ -356,11 +346,19 @@ pub struct RetentionConfig {
     pub interval_ms: u64,
     /// Most subjects deleted in one transaction.
     pub batch: u32,
+    /// Retention period of the audit log; 0 keeps it forever.
+    pub audit_max_age_ms: u64,
 }
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { max_age_ms: 90 * 24 * 60 * 60 * 1_000, interval_ms: 60_000, batch: 100 }
+        const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+        Self {
+            max_age_ms: 90 * DAY_MS,
+            interval_ms: 60_000,
+            batch: 100,
+            audit_max_age_ms: 400 * DAY_MS,
+        }
     }
 }
 
@@ -395,12 +393,15 @@ impl Default for Config {
         Self {
             namespace: DEFAULT_NAMESPACE.into(),
             http: HttpSettings::default(),
+            auth: AuthConfig::default(),
+            encryption: EncryptionConfig::default(),
             store: StoreConfig::default(),
             broker: BrokerConfig::default(),
             plugins: PluginsConfig::default(),
             runtime: RuntimeSettings::default(),
             subjects: subjects::built_in(),
             events: EventsConfig::default(),
+            ingress: IngressConfig::default(),
             products: ProductsConfig::default(),
             recording: RecordingConfig::default(),
             retention: RetentionConfig::default(),
@@ -429,6 +430,22 @@ impl Config {
         if problems.is_empty() { Ok(Arc::new(kinds)) } else { Err(ConfigError(problems)) }
     }
 
+    /// What other programs may send.
+    pub(crate) fn allow_list(&self, kinds: &SubjectKinds) -> AllowList {
+        AllowList::new(self.ingress.rules(), kinds, self.stock_events())
+    }
+
+    /// Types that the stage which counts products is told to act on, beside the host's own.
+    fn stock_events(&self) -> BTreeSet<String> {
+        let stage = self.stage(&self.products.stage);
+        let settings = stage.settings.values().flat_map(|value| value.split(','));
+        let consumed = stage.consumes.iter().flatten().map(String::as_str);
+        let is_type = |text: &&str| {
+            text.contains('.') && !text.contains(['*', '#']) && topic_problem(text).is_none()
+        };
+        settings.map(str::trim).chain(consumed).filter(is_type).map(str::to_owned).collect()
+    }
+
     /// The limits on events of other programs.
     pub fn ingress(&self, kinds: &Arc<SubjectKinds>) -> IngressSettings {
         IngressSettings {
@@ -437,6 +454,7 @@ impl Config {
             body_max_bytes: self.http.body_max_bytes,
             namespace: self.namespace.clone(),
             source: format!("/{}/events", self.namespace),
+            allow: self.allow_list(kinds),
         }
     }
 
@@ -505,6 +523,8 @@ impl Config {
     pub(crate) fn finish(&mut self) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         self.find_problems(&mut problems);
+        #[cfg(feature = "tls")]
+        self.check_all_tls_files(&mut problems);
         self.read_all_secrets(&mut problems);
         if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
     }
@@ -517,6 +537,7 @@ impl Config {
     }
 
     fn read_secrets(&mut self, place: &str, problems: &mut Vec<String>) {
+        self.encryption.read(place, problems);
         for (name, stage) in &mut self.stages {
             if stage.secret_values.has_all(&stage.secrets) {
                 continue;
@@ -538,6 +559,8 @@ impl Config {
         problems.extend(found);
         config.find_problems(&mut problems);
         if secrecy == Secrecy::Read {
+            #[cfg(feature = "tls")]
+            config.check_all_tls_files(&mut problems);
             config.read_all_secrets(&mut problems);
         }
         config.warnings = std::mem::take(&mut sources.warnings);
@@ -565,12 +588,15 @@ impl Config {
         Self {
             namespace: reader.value("namespace", DEFAULT_NAMESPACE.to_owned()),
             http: reader.section("http"),
+            auth: reader.section("auth"),
             store: reader.section("store"),
             broker: reader.section("broker"),
             plugins: reader.section("plugins"),
             runtime: reader.section("runtime"),
             subjects: reader.subjects(),
             events: reader.section("events"),
+            encryption: reader.section("encryption"),
+            ingress: reader.section("ingress"),
             products: reader.section("products"),
             recording: reader.section("recording"),
             retention: reader.section("retention"),

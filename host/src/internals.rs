@@ -6,12 +6,15 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
+pub use crate::app::keys::{IssuedKey, KeyError, KeyRequest, Keys, OVERLAP_MS};
 pub use crate::app::{FailingTask, as_json};
 pub use crate::background::faults::TaskFaults;
 pub use crate::background::task::{Impact, Task, TaskName};
 #[cfg(feature = "rabbitmq")]
-pub use crate::broker::rabbit::{QueueStatus, Rabbit, RabbitOptions};
+pub use crate::broker::rabbit::{MessageKeys, QueueStatus, Rabbit, RabbitOptions, RabbitServer};
 pub use crate::config::{BrokerUrl, HttpSettings, OTHER_VARIABLES, StoreUrl, mask_password};
+pub use crate::domain::access::Permission;
+pub use crate::domain::client_certificate::ClientCertificate;
 pub use crate::domain::cloud_events::BATCH;
 pub use crate::domain::event::{HOST_EVENT_PREFIX, PRODUCT_STOCKED};
 pub use crate::domain::event::{hex, idempotency_key, topic_matches};
@@ -23,7 +26,7 @@ pub use crate::domain::subject_kind::{SubjectKind, SubjectKinds};
 pub use crate::domain::trace_context::TraceContext;
 pub use crate::domain::{timestamp, trace_context};
 #[cfg(feature = "http")]
-pub use crate::http::document as openapi_document;
+pub use crate::http::{Peer, document as openapi_document};
 #[cfg(fuzzing)]
 pub use crate::internals::fuzz::{Contract, Loader, Message};
 pub use crate::pipeline::chains::{CHAIN_LIMIT_CODE, ChainStatus};
@@ -57,8 +60,11 @@ pub use crate::store::postgres::{
 #[cfg(feature = "sqlite")]
 pub use crate::store::sqlite::{FileStatus, SchemaStatus, SqliteOptions, SqliteStore};
 pub use crate::store::{
-    Batch, Cancelled, Commit, DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryStatus,
-    HostReport, Listeners, LostDeliveries, NewCancel, NewEvent, NewSubject, OutboxRow, Publishing,
-    StateRow, StateSource, Store, SubjectCursor, UnroutedEvents,
+    ApiKey, AuditPosition, AuditRecord, Batch, Cancelled, Commit, DeadLetterAction,
+    DeadLetterFilter, DeadLetterStatus, DeliveryStatus, HostReport, Listeners, LostDeliveries,
+    NewCancel, NewEvent, NewSubject, OutboxRow, Publishing, StateRow, StateSource, Store,
+    SubjectCursor, UnroutedEvents,
 };
+#[cfg(feature = "tls")]
+pub use crate::tls::{ClientFiles, NamedFile, client_config, explain, install_default_provider};
 pub use crate::worker::decide::{self, Attempt, Decision, DecisionInputs, Progress, decide};

@@ -20,6 +20,7 @@
 //! - **Write a stage in Rust**: [`NativeStage`]; [`SdkStage`] runs one that was written with the
 //!   `postrider-stage` SDK.
 //! - **Use a running host**: [`App`].
+//! - **Decide who may use its API**: [`Authenticator`], [`Principal`], [`Role`].
 //! - **Follow outcomes**: [`HostBuilder::observe`] with [`Settlement`].
 //!
 //! ```no_run
@@ -60,10 +61,12 @@
 
 #![cfg_attr(
     not(all(
+        feature = "encryption",
         feature = "http",
         feature = "postgres",
         feature = "rabbitmq",
         feature = "sqlite",
+        feature = "tls",
         feature = "wasm"
     )),
     allow(
@@ -78,6 +81,7 @@
 #![allow(unreachable_pub)]
 
 mod domain;
+mod tls;
 #[cfg(feature = "http")]
 mod http;
 mod app;
@@ -102,13 +106,23 @@ pub use crate::app::{
     SkippedPlugin, StageDeletion, StageStatus, StreamedEvent, SubjectHistory, Submission,
     SubmitError, Submitted, TooManyStreams,
 };
-pub use crate::config::{Config, ConfigError, StageConfig, StageStoreConfig, SubjectConfig};
+pub use crate::config::{
+    Config, ConfigError, IngressRule, StageConfig, StageStoreConfig, SubjectConfig,
+};
+pub use crate::domain::access::{Principal, Role, RoleError};
+pub use crate::domain::actor::Actor;
 pub use crate::domain::clock::{Clock, ManualClock, SystemClock};
 pub use crate::domain::field_error::FieldError;
 pub use crate::domain::subject::SubjectKey;
 pub use crate::host::{BuildError, Host, HostBuilder, HostHandle, RunError};
+#[cfg(feature = "http")]
+pub use crate::http::{AuthenticationError, Authenticator};
 pub use crate::pipeline::chains::ChainReport;
 pub use crate::store::{StoreError, Subject};
+
+// A compiler of plugin files in a process of its own.
+#[cfg(feature = "wasm")]
+pub use crate::runtime::CompilerProgram;
 
 // A stage.
 pub use crate::domain::event::Event;

@@ -52,6 +52,11 @@ impl Pipeline {
         })
     }
 
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// The kinds of subjects.
     pub fn kinds(&self) -> &Arc<SubjectKinds> {
         &self.kinds
@@ -111,6 +116,11 @@ impl Pipeline {
     /// The operator's configuration of a stage.
     pub fn config_of(&self, name: &str) -> &StageConfig {
         self.config.stage(name)
+    }
+
+    /// Most open dead letters of refused messages that a stage may have.
+    pub fn refused_max(&self) -> u64 {
+        self.config.ingress.dead_letters_max
     }
 
     /// What decisions follow when `handler` runs the stage.
@@ -177,7 +187,11 @@ impl Pipeline {
         let external = self.config.events.external_event_types.iter().map(String::as_str);
         let cancels = self.kinds.iter().map(|kind| &*kind.cancel_event);
         let first_events = self.kinds.iter().map(|kind| kind.first_event.clone()).collect();
-        Topology::of(first_events, stages, &external.chain(cancels).collect::<Vec<_>>())
+        let external = external.chain(cancels).collect::<Vec<_>>();
+        let mut topology = Topology::of(first_events, stages, &external);
+        let allowed = self.config.allow_list(&self.kinds);
+        topology.warn_of_refused(&self.config.events.external_event_types, &allowed);
+        topology
     }
 
     /// A stage of the topology; none while nothing runs it here.

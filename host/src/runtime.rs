@@ -4,8 +4,9 @@
 //! What bounds a guest: memory and tables summed over its store
 //! ([`StageLimits::memory_max_bytes`]), time by epochs (a busy guest yields every tick and ends at
 //! its deadline) with a timeout over host calls, the stack by the engine, output, events, state and
-//! log lines by count and bytes, external calls by the grants (`egress`). Costs: a compilation per
-//! digest, cached on disk; an instance per message.
+//! log lines by count and bytes, external calls by the grants (`egress`). What bounds a file before
+//! that: `limits` and `compiler`. Costs: a compilation per digest, cached on disk; an instance per
+//! message.
 
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +42,7 @@ pub(crate) use artifact::as_component;
 #[cfg(feature = "wasm")]
 pub use artifact::producers;
 #[cfg(feature = "wasm")]
-pub use compiler::CompileStep;
+pub use compiler::{CompileStep, CompilerProgram};
 #[cfg(all(feature = "wasm", any(test, fuzzing)))]
 pub(crate) use describe::check_description;
 #[cfg(feature = "wasm")]
@@ -67,6 +68,15 @@ pub struct RuntimeSettings {
     pub stack_max_bytes: usize,
     /// Where instances come from.
     pub pool: Pool,
+    /// Most memory that the compilation of one plugin file may allocate in a process of its own.
+    pub compile_memory_max_bytes: u64,
+    /// Most processor time that it may use, all its threads together.
+    pub compile_time_max_ms: u64,
+    /// Compiles plugin files in processes of their own; none: on threads of the host, which only the
+    /// limits of a file bound. Not part of the configuration.
+    #[cfg(feature = "wasm")]
+    #[serde(skip)]
+    pub compiler: Option<CompilerProgram>,
     /// Compile faster, to slower code: for development. Not part of the configuration.
     #[serde(skip)]
     pub quick: bool,
@@ -80,6 +90,10 @@ impl Default for RuntimeSettings {
             cache_dir: None,
             stack_max_bytes: 512 << 10,
             pool: Pool::Auto,
+            compile_memory_max_bytes: 1 << 30,
+            compile_time_max_ms: 120_000,
+            #[cfg(feature = "wasm")]
+            compiler: None,
             quick: false,
         }
     }

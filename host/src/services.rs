@@ -16,7 +16,9 @@ use crate::pipeline::{Pipeline, Running, Stage};
 use crate::relay::RelayHandle;
 use crate::stage::circuit_breaker::{BreakerState, BreakerStatus};
 use crate::stage::policy::StagePolicy;
-use crate::store::{AcceptedEvent, NewEvent, Settlement, Store, StoreError, UnroutedEvents};
+use crate::store::{
+    AcceptedEvent, Counted, NewEvent, Settlement, Store, StoreError, UnroutedEvents,
+};
 
 /// Target of the spans in which a host and its calls run. The host's is a child of the span in which
 /// it was built.
@@ -39,6 +41,8 @@ pub struct Services {
     pub pipeline: Arc<Pipeline>,
     /// Events that wait for a stage, as last counted.
     pub unrouted: Arc<ArcSwap<Vec<UnroutedEvents>>>,
+    /// What waits in the store and what finished, as last counted.
+    pub counted: Arc<Counted>,
     /// The host's clock.
     pub clock: Arc<dyn Clock>,
     /// This host's name.
@@ -142,6 +146,7 @@ impl Services {
             relay: handle,
             pipeline,
             unrouted: Arc::default(),
+            counted: Arc::default(),
             clock,
             host: "here".into(),
             plugins: mpsc::channel(1).0.downgrade(),

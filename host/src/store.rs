@@ -7,19 +7,25 @@
 
 use async_trait::async_trait;
 
+mod audit;
+mod api_keys;
 mod bindings;
 mod chains;
 mod commit;
 mod costs;
 #[cfg(test)]
 pub mod conformance;
+mod data_keys;
 mod dead_letters;
 mod decode;
 mod deliveries;
+mod erasure;
 mod error;
 mod events;
+mod figures;
 pub(crate) mod hosts;
 pub mod memory;
+mod message_keys;
 mod new_event;
 mod subjects;
 mod outbox;
@@ -27,6 +33,7 @@ mod outbox;
 pub mod postgres;
 mod queries;
 mod recordings;
+mod sealed;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod stages;
@@ -35,9 +42,14 @@ mod transaction;
 pub(crate) mod unrouted;
 mod upkeep;
 
+pub use self::api_keys::{ApiKey, CreatedKey, NewApiKey, Session};
+pub use self::audit::{
+    AuditEntry, AuditFilter, AuditOutcome, AuditPage, AuditPosition, AuditRecord, RecordedActor,
+};
 pub use self::bindings::{KnownBindings, StageBinding};
 pub use self::chains::{CHAINS_MAX, ChainCount, ChainRecord, ChainStop};
 pub use self::commit::{Batch, Commit, Settlement, Verdict};
+pub use self::data_keys::{DataKeyCount, Rewrapped};
 pub use self::dead_letters::{
     DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
     DeadLetterStatus,
@@ -46,18 +58,22 @@ pub use self::deliveries::{
     AttemptKey, DeliveryRecord, DeliveryStatus, Direct, FailedAttempt, LostDeliveries,
     OpenDelivery, Queued,
 };
+pub use self::erasure::{Erased, Erasure};
 pub use self::error::StoreError;
 pub use self::events::{EventFilter, LogRange, SettledSubject, SubjectCursor};
+pub use self::figures::{CommitMetrics, Counted, FinishedSubject, StoreFigures};
 pub use self::hosts::{HostReport, SharedSettings};
+pub use self::message_keys::{KeyAdded, KeyRemoved, MessageKey};
 pub use self::new_event::{AcceptedEvent, NewEvent};
 pub use self::outbox::{Listeners, NarrowedRow, OutboxRow, Publishing};
 pub use self::recordings::{RecordedDelivery, RecordingCursor, RecordingFilter};
-pub use self::stages::{ControlState, PluginLoad, StageBacklog, StageControl};
+pub use self::stages::{ControlChange, ControlState, PluginLoad, StageBacklog, StageControl};
 pub use self::state::{LockedState, StateRow, StateSource, Version};
 pub use self::subjects::{
     Accepted, Cancelled, NewCancel, NewSubject, PruneRequest, Pruned, Subject, SubjectFilter,
 };
 pub use self::unrouted::{Routed, Routing, UnroutedEvents};
+use crate::domain::actor::Actor;
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::domain::subject::SubjectKey;
 
@@ -117,6 +133,9 @@ pub trait Store: StateSource {
         delay_ms: u64,
     ) -> Result<(), StoreError>;
 
+    /// Bytes of what waits for the writer or is being committed, and the most that it may have.
+    fn writer_bytes(&self) -> (u64, u64);
+
     /// The events that wait for a stage, by type; at most 10,000 are counted.
     async fn unrouted_events(&self) -> Result<Vec<UnroutedEvents>, StoreError>;
     /// Routes waiting events of one type, oldest first: opens their deliveries and sends them. Those
@@ -145,7 +164,8 @@ pub trait Store: StateSource {
         lost: LostDeliveries,
     ) -> Result<Vec<OutboxRow>, StoreError>;
 
-    /// Writes an outbox row, which any host sends, for each of these deliveries of `stage` that is open.
+    /// Writes an outbox row, which any host sends, for each of these deliveries of `stage` that is open
+    /// and has none.
     async fn requeue(&self, stage: &str, events: Vec<EventKey>) -> Result<(), StoreError>;
 
     /// Records that this host holds the messages of these events, so that no host takes them for
@@ -193,6 +213,22 @@ pub trait Store: StateSource {
         limit: u32,
     ) -> Result<Page<DeliveryRecord>, StoreError>;
 
+    /// What waits in the store. The cost grows with it.
+    async fn figures(&self, now_ms: u64) -> Result<StoreFigures, StoreError>;
+    /// Subjects of a kind that finished after `after_ms` and not after `until_ms`, in the order in which
+    /// they did.
+    async fn finished_subjects(
+        &self,
+        kind: &str,
+        after_ms: u64,
+        until_ms: u64,
+        limit: u32,
+    ) -> Result<Vec<FinishedSubject>, StoreError>;
+    /// Connections beside the writer's: those that are open, and those of them that are idle.
+    fn connections(&self) -> (u32, u32);
+    /// The groups that this host committed.
+    fn commits(&self) -> &CommitMetrics;
+
     /// Open deliveries by stage; those that fall due after `now_ms` are scheduled.
     async fn backlog(&self, now_ms: u64) -> Result<Vec<StageBacklog>, StoreError>;
 
@@ -227,12 +263,34 @@ pub trait Store: StateSource {
         after: i64,
     ) -> Result<Vec<i64>, StoreError>;
     /// Reopens the delivery with round + 1, attempt 1. A second call changes nothing.
-    async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError>;
+    async fn replay(
+        &self,
+        id: i64,
+        expires_at_ms: u64,
+        actor: &Actor,
+    ) -> Result<DeadLetterAction, StoreError>;
     /// Replaces the delivery by `event`, sent to the same stage only.
-    async fn replay_edited(&self, id: i64, event: NewEvent)
-    -> Result<DeadLetterAction, StoreError>;
+    async fn replay_edited(
+        &self,
+        id: i64,
+        event: NewEvent,
+        actor: &Actor,
+    ) -> Result<DeadLetterAction, StoreError>;
     /// Closes the dead letter without another attempt.
-    async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError>;
+    async fn discard(
+        &self,
+        id: i64,
+        reason: String,
+        actor: &Actor,
+    ) -> Result<DeadLetterAction, StoreError>;
+
+    /// Erases finished subjects of a customer, in one transaction.
+    async fn erase(&self, erasure: Erasure) -> Result<Erased, StoreError>;
+    /// Wraps keys of subjects after a position with the primary key, a bounded number in one
+    /// transaction; from 0 on, the shared keys as well.
+    async fn rewrap_keys(&self, after: i64, actor: &Actor) -> Result<Rewrapped, StoreError>;
+    /// Which keys wrap the keys of subjects and the shared ones, and how many. Reads all of them.
+    async fn data_keys(&self) -> Result<Vec<DataKeyCount>, StoreError>;
 
     /// Records that this host serves a stage with a digest.
     async fn record_plugin_load(&self, load: PluginLoad) -> Result<(), StoreError>;
@@ -242,12 +300,7 @@ pub trait Store: StateSource {
     /// The control states of stages; a stage that is not listed runs.
     async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError>;
     /// Sets the control state of a stage.
-    async fn set_stage_control(
-        &self,
-        stage: &str,
-        state: ControlState,
-        reason: Option<String>,
-    ) -> Result<StageControl, StoreError>;
+    async fn set_stage_control(&self, change: ControlChange) -> Result<StageControl, StoreError>;
 
     /// Adds to the recorded numbers of events of chains.
     async fn count_chains(&self, counts: Vec<ChainCount>) -> Result<(), StoreError>;
@@ -259,9 +312,24 @@ pub trait Store: StateSource {
         &self,
         correlation_id: &str,
         reason: Option<String>,
+        actor: &Actor,
     ) -> Result<ChainRecord, StoreError>;
     /// Lets a chain run again, and counts its events from zero.
-    async fn resume_chain(&self, correlation_id: &str) -> Result<ChainRecord, StoreError>;
+    async fn resume_chain(
+        &self,
+        correlation_id: &str,
+        actor: &Actor,
+    ) -> Result<ChainRecord, StoreError>;
+
+    /// Records what no other method does.
+    async fn audit(&self, entry: AuditEntry) -> Result<(), StoreError>;
+    /// The same, unless the log has a record of this action on this object with the same result; false
+    /// if it has.
+    async fn audit_once(&self, entry: AuditEntry) -> Result<bool, StoreError>;
+    /// A page of the audit log, oldest record first.
+    async fn audit_records(&self, filter: AuditFilter) -> Result<AuditPage, StoreError>;
+    /// Deletes the oldest records from before a time, up to a number; returns how many.
+    async fn prune_audit(&self, before_ms: u64) -> Result<u64, StoreError>;
 
     /// Records the bindings that this host uses and returns those of all hosts; a host that recorded
     /// nothing for `live_ms` is gone.
@@ -273,12 +341,43 @@ pub trait Store: StateSource {
     /// Deletes a binding that no live host uses; false when one does, and nothing was changed.
     async fn delete_binding(&self, binding: StageBinding, live_ms: u64)
     -> Result<bool, StoreError>;
+    /// The keys with which the hosts of this namespace sign their messages, the newest first.
+    async fn message_keys(&self) -> Result<Vec<MessageKey>, StoreError>;
+    /// The same, after `first` was added if there was none.
+    async fn message_keys_or(&self, first: MessageKey) -> Result<Vec<MessageKey>, StoreError>;
+    /// Adds a key, which is the newest one from now on.
+    async fn add_message_key(&self, key: MessageKey, actor: &Actor)
+    -> Result<KeyAdded, StoreError>;
+    /// Removes a key that is not the newest.
+    async fn remove_message_key(&self, id: &str, actor: &Actor) -> Result<KeyRemoved, StoreError>;
+
     /// Records that this host is live, and its settings; returns the live hosts with theirs.
     async fn record_host(&self, settings: &SharedSettings) -> Result<Vec<HostReport>, StoreError>;
     /// Acquires or renews this host's lease of a stage for `ttl_ms`; false when another host holds it.
     async fn lease_stage(&self, stage: &str, ttl_ms: u64) -> Result<bool, StoreError>;
     /// Releases this host's lease of a stage.
     async fn release_stage(&self, stage: &str) -> Result<(), StoreError>;
+
+    /// Every API key, the newest first; at most 1,000.
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError>;
+    /// Writes a key unless its principal, or the store, has too many.
+    async fn create_api_key(&self, key: NewApiKey, actor: &Actor)
+    -> Result<CreatedKey, StoreError>;
+    /// Revokes a key and returns it; none if there is no such key. A second call changes nothing.
+    async fn revoke_api_key(
+        &self,
+        id: &str,
+        now_ms: u64,
+        actor: &Actor,
+    ) -> Result<Option<ApiKey>, StoreError>;
+    /// Records when keys were last used, milliseconds since 1970-01-01 UTC.
+    async fn api_keys_used(&self, used: Vec<(String, u64)>) -> Result<(), StoreError>;
+    /// Writes a session.
+    async fn create_session(&self, session: Session) -> Result<(), StoreError>;
+    /// The session with this digest of its id, whether or not it has expired.
+    async fn session(&self, digest: &str) -> Result<Option<Session>, StoreError>;
+    /// Deletes a session; false if there is none.
+    async fn delete_session(&self, digest: &str) -> Result<bool, StoreError>;
 
     /// Examines the next subjects of each kind, and events without a subject, that were last changed
     /// before a time, and deletes those that are finished. Repeated calls reach all of them. A

@@ -214,6 +214,14 @@ CREATE TABLE state_places (
     role_name TEXT                 -- the owner of its table; NULL: the host's own
 );
 
+-- What hosts sign their messages with, so that no other program's message is taken for a host's. The one with the highest number signs.
+CREATE TABLE message_keys (
+    number BIGINT PRIMARY KEY,
+    id TEXT COLLATE "C" NOT NULL UNIQUE, -- named in each message
+    secret BYTEA NOT NULL,
+    created_ms BIGINT NOT NULL
+);
+
 -- The namespace that these tables belong to: one row.
 CREATE TABLE namespace (
     id BIGINT PRIMARY KEY CHECK (id = 1),

@@ -196,6 +196,14 @@ CREATE TABLE hosts (
     settings TEXT NOT NULL         -- JSON: key to value or digest
 ) STRICT, WITHOUT ROWID;
 
+-- What the host signs its messages with, so that no other program's message is taken for its own. The one with the highest number signs.
+CREATE TABLE message_keys (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,       -- named in each message
+    secret BLOB NOT NULL,
+    created_ms INTEGER NOT NULL
+) STRICT;
+
 -- The namespace that the file belongs to: one row.
 CREATE TABLE namespace (
     id INTEGER PRIMARY KEY CHECK (id = 1),

@@ -99,7 +99,8 @@ const SERVERS: Budget = &[
     ("postgres/tables/deliveries", &[("inserted", 4.1), ("updated", 4.1), ("index_entries", 16.4)]),
     ("postgres/tables/events", &[("inserted", 5.1), ("index_entries", 25.5)]),
     ("postgres/tables/state", &[("inserted", 3.1), ("updated", 1.1), ("index_entries", 6.2)]),
-    ("postgres/tables/subjects", &[("inserted", 1.1), ("updated", 3.1), ("index_entries", 16.2)]),
+    // The index of owners counts, although it has no entry without tokens.
+    ("postgres/tables/subjects", &[("inserted", 1.1), ("updated", 3.1), ("index_entries", 18.2)]),
     (
         "postgres/total",
         &[

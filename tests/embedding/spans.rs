@@ -52,12 +52,15 @@ async fn spans_of_the_host_are_children_of_the_callers() -> Result<()> {
     let subscriber = tracing_subscriber::registry().with(layer);
     let _default = tracing::subscriber::set_default(subscriber);
     let env = TestEnv::empty("")?;
+    // Another test may reach a span for the first time just now, and would switch it off for all.
+    tracing::callsite::rebuild_interest_cache();
     let shop = tracing::info_span!("shop");
     let handle = async {
         anyhow::Ok(approving(Host::builder().config(env.config()?)).build().await?.start()?)
     };
     let handle = handle.instrument(shop).await?;
     let submit = tracing::info_span!("checkout");
+    tracing::callsite::rebuild_interest_cache();
     let _ = handle.submit("order", order("1")).instrument(submit).await?;
     let app = handle.app();
     eventually("the order to be approved", || async {

@@ -120,8 +120,15 @@ async fn every_background_task_is_restarted_after_a_panic(backend: Backend) -> R
         assert!(host.restarts(task).await? > Some(0), "{name}: restarts are not counted");
     }
     let expected: &[Task] = match backend {
-        Backend::Embedded => &[Task::RabbitmqPublishing, Task::RabbitmqConsuming],
-        Backend::Servers => &[],
+        Backend::Embedded => &[
+            Task::RabbitmqPublishing,
+            Task::RabbitmqConsuming,
+            // Without a certificate, and without tokens.
+            Task::TlsCertificates,
+            Task::ApiKeys,
+            Task::JwtKeys,
+        ],
+        Backend::Servers => &[Task::TlsCertificates, Task::ApiKeys, Task::JwtKeys],
     };
     assert_eq!(absent, expected, "these tasks do not run");
     host.stop().await

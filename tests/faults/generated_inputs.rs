@@ -27,8 +27,11 @@ const LONG_ROUND: u32 = 20_000;
 const MEMORY_MAX_BYTES: u64 = 1 << 30;
 
 /// Failed attempts are soon repeated, so that the run does not wait for them. A request may take long:
-/// how busy the machine is says nothing about the host.
+/// how busy the machine is says nothing about the host. Other programs may send whatever the stages
+/// consume, and each refused message has its dead letter.
 const CONFIG: &str = "http.request_timeout_ms = 120000\n\
+    ingress.allow = [\"#\", \"order.created\", \"payment.authorized\", \"payment.declined\", \"product.stocked\"]\n\
+    ingress.dead_letters_max = 10000000\n\
     [stages.inventory.settings]\ndefault_stock = \"1000000000\"\n\
     [defaults.retry]\nmax_attempts = 2\ninitial_ms = 10\nmax_ms = 20\n";
 

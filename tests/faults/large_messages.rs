@@ -1,4 +1,5 @@
-//! Events that are larger than the broker's limit on a message: they hold up no other event.
+//! Events that are larger than the broker carries, in their data or in their attributes: they hold up no
+//! other event.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +8,11 @@ use postrider_tests::private_servers::PrivateRabbit;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::harness::{RunningHost, TestEnv, eventually};
+use crate::support::harness::{Backend, RunningHost, TestEnv, eventually, on_both_back_ends};
 use crate::support::load::AMPLE_STOCK;
 use crate::support::servers::Servers;
+
+on_both_back_ends![attributes_that_no_broker_carries_are_refused];
 
 const LIMIT: &str = "max_message_size = 65536\n";
 /// A stage that handles `desk.note`.
@@ -35,8 +38,10 @@ async fn an_event_that_is_too_large_for_the_broker_is_dead_lettered_alone() -> R
     env.servers = Some(Servers::create_on(None, Some(rabbit.url())).await?);
     let host = env.start().await?;
     // The limit is not known yet. Two events exceed it, and orders are sent with them.
-    for (id, bytes) in [("large", 100_000), ("larger", 200_000)] {
-        let (status, answer) = note(&host, id, bytes).await?;
+    // Together, because the first refusal of the broker tells the host.
+    let (large, larger) =
+        tokio::try_join!(note(&host, "large", 100_000), note(&host, "larger", 200_000))?;
+    for (status, answer) in [large, larger] {
         ensure!(status == StatusCode::ACCEPTED, "{answer}");
     }
     let began = Instant::now();
@@ -74,6 +79,38 @@ async fn an_event_that_is_too_large_for_the_broker_is_dead_lettered_alone() -> R
     let done = "SELECT count(*) FROM deliveries d JOIN events e ON e.seq = d.event_seq \
                 WHERE e.id = 'small' AND d.status = 'done'";
     eventually("the small event", || async {
+        Ok((env.query_count(done).await? == 1).then_some(()))
+    })
+    .await?;
+    host.stop().await
+}
+
+/// Attributes become headers of a message, which RabbitMQ bounds; the limit is the same on every store
+/// and broker.
+async fn attributes_that_no_broker_carries_are_refused(backend: Backend) -> Result<()> {
+    const ATTRIBUTES: usize = 60;
+    let env = TestEnv::shipped_on(backend, &format!("{AMPLE_STOCK}{DESK}")).await?;
+    let host = env.start().await?;
+    let post = async |id: &str, value: &str| -> Result<(StatusCode, Value)> {
+        let mut event = json!({ "specversion": "1.0", "id": id, "source": "/desk",
+            "type": "desk.note", "data": {} });
+        for number in 0..ATTRIBUTES {
+            event[format!("a{number}")] = json!(value);
+        }
+        host.client.post_raw("/events", "application/cloudevents+json", event.to_string()).await
+    };
+    // Each attribute is as long as it may be, and all together are not.
+    let (status, problem) = post("large", &"\u{1f4a9}".repeat(1_024)).await?;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
+    assert!(problem["errors"].to_string().contains("the limit is 32768"), "{problem}");
+    let (status, answer) = post("fits", &"x".repeat(500)).await?;
+    assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+    let order = json!({ "order_id": "o", "user_id": "1", "items": ["Book"], "total": 1 });
+    host.client.post("/orders", &order).await?;
+    host.client.wait_for_status("o", "ready").await?;
+    let done = "SELECT count(*) FROM deliveries d JOIN events e ON e.seq = d.event_seq \
+                WHERE e.source = '/desk' AND d.status = 'done'";
+    eventually("the event that fits", || async {
         Ok((env.query_count(done).await? == 1).then_some(()))
     })
     .await?;

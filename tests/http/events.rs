@@ -44,7 +44,8 @@ async fn ordered(host: &RunningHost, id: &str, customer: &str) -> Result<()> {
 
 #[expect(clippy::too_many_lines, reason = "one scenario, told in order")]
 async fn event_is_ingested_once_in_every_http_mode(backend: Backend) -> Result<()> {
-    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let allow = "ingress.allow = [\"#\", \"product.stocked\"]\n";
+    let env = TestEnv::shipped_on(backend, &format!("{allow}{AMPLE_STOCK}")).await?;
     let host = env.start().await?;
     let http = reqwest::Client::new();
     let url = |path: &str| format!("{}{path}", host.client.url);

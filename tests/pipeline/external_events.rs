@@ -86,7 +86,7 @@ async fn dead_letters(host: &RunningHost, count: usize) -> Result<Vec<Value>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attributes_of_every_amqp_type_reach_the_log() -> Result<()> {
     let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
-    let host = env.start().await?;
+    let host = env.start_consuming().await?;
     let outsider = Outsider::connect(&env).await?;
     let sent = [
         ("cloudEvents_tiny", AMQPValue::ShortShortInt(-5), "-5"),
@@ -124,7 +124,7 @@ async fn attributes_of_every_amqp_type_reach_the_log() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_of_http_hold_for_messages() -> Result<()> {
     let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
-    let host = env.start().await?;
+    let host = env.start_consuming().await?;
     let outsider = Outsider::connect(&env).await?;
     let text = |text: &str| AMQPValue::LongString(text.into());
     let document = |id: &str| {
@@ -197,7 +197,7 @@ async fn rules_of_http_hold_for_messages() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_event_under_a_known_id_is_dead_lettered() -> Result<()> {
     let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
-    let host = env.start().await?;
+    let host = env.start_consuming().await?;
     let outsider = Outsider::connect(&env).await?;
     // A repetition is silent, whatever its order of keys; other contents are not.
     for body in [&br#"{"a":1,"b":2}"#[..], br#"{"b":2, "a":1}"#, br#"{"a":1,"b":3}"#] {
@@ -223,7 +223,7 @@ async fn other_event_under_a_known_id_is_dead_lettered() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn identical_unreadable_messages_have_a_dead_letter_each() -> Result<()> {
     let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
-    let host = env.start().await?;
+    let host = env.start_consuming().await?;
     let outsider = Outsider::connect(&env).await?;
     for _ in 0..20 {
         outsider.publish(b"not JSON", binary("1", &[])).await?;
@@ -231,7 +231,7 @@ async fn identical_unreadable_messages_have_a_dead_letter_each() -> Result<()> {
     assert_eq!(dead_letters(&host, 20).await?.len(), 20);
     host.stop().await?;
     // Nothing of them comes back.
-    let host = env.start().await?;
+    let host = env.start_consuming().await?;
     outsider.publish(b"not JSON", binary("2", &[])).await?;
     assert_eq!(dead_letters(&host, 21).await?.len(), 21);
     outsider.close().await?;
@@ -240,7 +240,7 @@ async fn identical_unreadable_messages_have_a_dead_letter_each() -> Result<()> {
 
 async fn event_of_an_unknown_order_belongs_to_none(backend: Backend) -> Result<()> {
     let env = TestEnv::shipped_on(backend, &format!("{AMPLE_STOCK}{DESK}")).await?;
-    let host = env.start().await?;
+    let host = env.start_consuming().await?;
     let order = json!({ "order_id": "known", "items": ["Book"], "total": 1 });
     let (status, answer) = host.client.post("/orders", &order).await?;
     assert!(status.is_success(), "{answer}");
@@ -287,7 +287,7 @@ on_both_back_ends![event_of_an_unknown_order_belongs_to_none];
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreadable_message_can_be_seen_and_repaired() -> Result<()> {
     let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
-    let host = env.start().await?;
+    let host = env.start_consuming().await?;
     let outsider = Outsider::connect(&env).await?;
     let forged = [("cloudEvents_source", AMQPValue::LongString("/postrider/x".into()))];
     let properties = binary("1", &forged).with_message_id("m-1".into());
@@ -322,7 +322,7 @@ async fn unreadable_message_can_be_seen_and_repaired() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scheduled_message_is_delivered_when_it_is_due() -> Result<()> {
     let env = TestEnv::shipped_on(Backend::Servers, &format!("{AMPLE_STOCK}{DESK}")).await?;
-    let host = env.start().await?;
+    let host = env.start_consuming().await?;
     let outsider = Outsider::connect(&env).await?;
     let due = SystemTime::now().duration_since(UNIX_EPOCH)? + Duration::from_secs(2);
     let later = due + Duration::from_hours(24);
@@ -350,8 +350,9 @@ async fn scheduled_message_is_delivered_when_it_is_due() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn external_events_are_processed_and_unreadable_ones_are_dead_lettered() -> Result<()> {
-    let env = TestEnv::shipped_on(Backend::Servers, AMPLE_STOCK).await?;
-    let host = env.start().await?;
+    let allow = "ingress.allow = [\"#\", \"product.stocked\"]\n";
+    let env = TestEnv::shipped_on(Backend::Servers, &format!("{allow}{AMPLE_STOCK}")).await?;
+    let host = env.start_consuming().await?;
     let exchange = env.servers.as_ref().context("servers")?.exchange();
     let connection = Connection::connect(&amqp_url(), ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
-use lapin::options::{BasicAckOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use postrider::{Description, Emitted, Event, NativeContext, NativeError, NativeStage};
@@ -61,18 +63,7 @@ impl Subscriber {
         let servers = env.servers.as_ref().context("servers")?;
         let connection = Connection::connect(&amqp_url(), ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
-        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-        let queue = channel.queue_declare("".into(), options, FieldTable::default()).await?;
-        let queue = queue.name().to_string();
-        channel
-            .queue_bind(
-                queue.as_str().into(),
-                servers.exchange().as_str().into(),
-                pattern.into(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
-            .await?;
+        let queue = servers.receive_events(&channel, pattern).await?;
         Ok(Self { connection, channel, queue })
     }
 
@@ -107,9 +98,26 @@ impl Subscriber {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_runs_all_stages_without_a_message() -> Result<()> {
     let env = TestEnv::shipped_on(Backend::Servers, AMPLE_STOCK).await?;
+    runs_all_stages_without_a_message(&env).await
+}
+
+/// The event has its data key only once it is written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_encrypted_is_handed_over() -> Result<()> {
+    let mut env = TestEnv::shipped_on(Backend::Servers, AMPLE_STOCK).await?;
+    let file = env.folder.path().join("keys.toml");
+    std::fs::write(
+        &file,
+        format!("primary = \"a\"\n[keys]\na = \"{}\"\n", STANDARD.encode([7; 32])),
+    )?;
+    env.toml = format!("{}[encryption]\nkey_file = \"{}\"\n", env.toml, file.display());
+    runs_all_stages_without_a_message(&env).await
+}
+
+async fn runs_all_stages_without_a_message(env: &TestEnv) -> Result<()> {
     let host = env.start().await?;
     wait_until_consuming(&host.client, &SHIPPED).await?;
-    let subscriber = Subscriber::bind(&env, "#").await?;
+    let subscriber = Subscriber::bind(env, "#").await?;
     run_orders(&host.client, 5).await?;
     assert_eq!(handed_over(&host.client).await?, 4 * 5);
     assert_eq!(subscriber.count().await?, 0, "nothing is published");

@@ -151,17 +151,17 @@ async fn probes_name_the_namespace(two: &TwoNamespaces, host: &RunningHost) -> R
     let (_, own) = there.get("/ready").await?;
     assert_eq!((own["held"].clone(), own.get("namespaces")), (json!(["payment"]), None), "{own}");
     let held = |value: u8, namespace: &str| {
-        format!("postrider_stage_held{{namespace=\"{namespace}\",stage=\"payment\"}} {value}\n")
+        format!("postrider_stage_held{{namespace=\"{namespace}\",stage=\"payment\"}} {value}.0\n")
     };
     let metrics = host.client.text("/metrics").await?;
     for line in [held(0, &two.first), held(1, &two.further)] {
         ensure!(metrics.contains(&line), "{line} in {metrics}");
     }
-    for family in ["# HELP postrider_stage_held ", "# HELP postrider_chain_limit_refusals "] {
+    for family in ["# HELP postrider_stage_held ", "# HELP postrider_chain_limit_refusals_total "] {
         assert_eq!(metrics.matches(family).count(), 1, "{metrics}");
     }
     let metrics = there.text("/metrics").await?;
-    ensure!(metrics.contains("postrider_stage_held{stage=\"payment\"} 1\n"), "{metrics}");
+    ensure!(metrics.contains("postrider_stage_held{stage=\"payment\"} 1.0\n"), "{metrics}");
     Ok(())
 }
 

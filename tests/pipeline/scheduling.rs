@@ -23,8 +23,8 @@ async fn scheduled_event_survives_a_restart_and_expires_after_its_due_time(
     backend: Backend,
 ) -> Result<()> {
     // Counted from the request, it would expire before it is due.
-    let env =
-        TestEnv::shipped_on(backend, &format!("events.expiry_ms = 1500\n{AMPLE_STOCK}")).await?;
+    let config = "events.expiry_ms = 1500\ningress.allow = [\"product.stocked\"]\n";
+    let env = TestEnv::shipped_on(backend, &format!("{config}{AMPLE_STOCK}")).await?;
     let host = env.start().await?;
     let order = json!({ "order_id": "later", "user_id": "1", "items": ["Book"], "total": 1 });
     let (status, _) = host.client.post_with_header("/orders", &order, ("delay", "2500ms")).await?;

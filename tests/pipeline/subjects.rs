@@ -20,7 +20,10 @@ on_both_back_ends![
     the_command_line_works_with_every_kind,
 ];
 
-const KINDS: &str = r#"
+const KINDS: &str = r##"
+[ingress]
+allow = ["#", "document.published"]
+
 [subjects.document]
 path = "/library"
 id_pattern = "^[a-z0-9.-]+$"
@@ -46,7 +49,7 @@ terminal = ["scanned", "published"]
 [subjects.document.status.cancel]
 compensations = ["document.cancelled", "document.unscanned"]
 done = "withdrawn"
-"#;
+"##;
 
 /// Scans documents, remembers it under the document's key, and forgets it when one is cancelled.
 struct Scanner;

@@ -52,7 +52,7 @@ async fn order_accepted_without_a_stage_is_processed_when_one_appears(
     host.client.post("/events/desk.note", &json!({})).await?;
     wait_for_unrouted(&host.client, &[("order.created", 2)]).await?;
     let metrics = host.client.text("/metrics").await?;
-    ensure!(metrics.contains("postrider_unrouted_events{type=\"order.created\"} 2"), "{metrics}");
+    ensure!(metrics.contains("postrider_unrouted_events{type=\"order.created\"} 2.0"), "{metrics}");
     host.stop().await?;
 
     // They wait across a restart, and then for the stage after the first one.

@@ -6,7 +6,8 @@ use std::fs;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::support::harness::{TestEnv, eventually};
+use crate::support::harness::{Client, TestEnv, eventually};
+use crate::support::process::HostProcess;
 
 /// A component with functions that take a while to compile, each just within the limits: so many
 /// branches over so many locals. It exports nothing, and is another file each time: tests share the
@@ -77,4 +78,89 @@ async fn what_would_take_long_to_compile_is_refused_with_the_limit() -> Result<(
         assert_eq!(plugin["waiting_for"], "other content of the file");
     }
     host.stop().await
+}
+
+/// Waits until the file is refused; returns why.
+async fn refusal(client: &Client, file: &str) -> Result<String> {
+    let refused = eventually(&format!("{file} to be refused"), || async {
+        let plugin = client.plugin(file).await?;
+        Ok(plugin["last_error"].is_string().then_some(plugin))
+    })
+    .await?;
+    assert_eq!(refused["waiting_for"], "other content of the file");
+    Ok(refused["last_error"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Waits until the program compiles in a process of its own; returns its id.
+async fn compiler_of(host: &HostProcess) -> Result<u32> {
+    eventually("a compiler", || async { Ok(host.children()?.first().copied()) }).await
+}
+
+async fn has_ended(process: u32) -> Result<()> {
+    eventually("the compiler to end", || async {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+        Ok(status.map_or(true, |status| status.contains("State:\tZ")).then_some(()))
+    })
+    .await
+}
+
+/// Files that cost more than the host allows are refused one after another, and meanwhile an order
+/// passes and another plugin is loaded.
+async fn are_refused(limit: &str, expected: &str) -> Result<()> {
+    let stock = "[stages.inventory.settings]\ndefault_stock = \"10\"\n";
+    let env = TestEnv::shipped(&format!("runtime.{limit}\n{stock}"))?;
+    let (host, client) = HostProcess::start_ready(&env).await?;
+    for file in ["one.wasm", "two.wasm"] {
+        fs::write(env.plugins().join(file), slow(40, 12_000)?)?;
+    }
+    compiler_of(&host).await?;
+    env.add_plugin("fifth", "fifth")?;
+    client.wait_until_serving("fifth.wasm").await?;
+    let order = json!({ "order_id": "o", "user_id": "1", "items": ["Book"], "total": 1 });
+    client.post("/orders", &order).await?;
+    client.wait_for_status("o", "ready").await?;
+    for file in ["one.wasm", "two.wasm"] {
+        let why = refusal(&client, file).await?;
+        assert!(why.contains(expected), "{file}: {why}");
+    }
+    assert!(host.children()?.is_empty(), "a compiler is left behind");
+    host.kill()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compilation_that_takes_too_much_processor_time_is_refused() -> Result<()> {
+    let expected =
+        "its compilation takes more than 5000 ms of processor time: runtime.compile_time_max_ms";
+    are_refused("compile_time_max_ms = 5000", expected).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compilation_that_takes_too_much_memory_is_refused() -> Result<()> {
+    let expected = "needed more than 300000000 bytes of memory (runtime.compile_memory_max_bytes)";
+    are_refused("compile_memory_max_bytes = 300000000", expected).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compiler_ends_with_the_need_for_it() -> Result<()> {
+    let env = TestEnv::empty("")?;
+    for signal in ["-TERM", "-KILL"] {
+        let (mut host, client) = HostProcess::start_ready(&env).await?;
+        let file = env.plugins().join("slow.wasm");
+        fs::write(&file, slow(40, 12_000)?)?;
+        let compiler = compiler_of(&host).await?;
+        // Nobody waits for the result any more.
+        fs::remove_file(&file)?;
+        has_ended(compiler).await?;
+        eventually("the removal", || async {
+            Ok((client.plugin("slow.wasm").await?["state"] != "compiling").then_some(()))
+        })
+        .await?;
+        fs::write(&file, slow(40, 12_000)?)?;
+        let compiler = compiler_of(&host).await?;
+        host.signal(signal)?;
+        host.wait().await?;
+        has_ended(compiler).await?;
+        fs::remove_file(&file)?;
+    }
+    Ok(())
 }

@@ -208,6 +208,11 @@ async fn version_is_rolled_back_under_load(backend: Backend) -> Result<()> {
         host.client.post("/plugins/nobody/rollback", &json!({})).await?.0,
         StatusCode::NOT_FOUND
     );
+    let (_, log) = host.client.get("/audit?action=plugin.roll-back&object=stage/audit").await?;
+    let rolled_back = log["items"].as_array().context("the audit log")?;
+    assert_eq!(rolled_back.len(), 2, "{log}");
+    assert_eq!(rolled_back[0]["before"]["digest"], next, "{log}");
+    assert_eq!(rolled_back[1]["after"]["digest"], next, "{log}");
     stop.cancel();
     assert_audited_once(&env, posting.await??).await?;
     assert_eq!(env.query_count("SELECT count(*) FROM attempts").await?, 0);

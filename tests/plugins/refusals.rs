@@ -5,10 +5,16 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use anyhow::Result;
-use serde_json::Value;
+use anyhow::{Context as _, Result};
+use postrider::internals::hex;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
-use crate::support::harness::{Client, RunningHost, TestEnv, eventually, guest};
+use crate::support::harness::{
+    Backend, Client, RunningHost, TestEnv, eventually, guest, on_both_back_ends,
+};
+
+on_both_back_ends![a_refused_file_leaves_one_record_for_each_content];
 
 /// The plugin `fifth`, which serves the stage `audit`, in a version of this mark; all of one size.
 fn version(mark: u8) -> Result<Vec<u8>> {
@@ -188,4 +194,79 @@ async fn first_file_by_name_gets_the_stage_at_every_start() -> Result<()> {
         host.stop().await?;
     }
     Ok(())
+}
+
+/// Records of refused files: object, digest and reason of each.
+async fn refusals(client: &Client) -> Result<Vec<(String, String, String)>> {
+    let records = client.get_all("/audit?action=plugin.refuse").await?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    for record in &records {
+        assert_eq!(record["actor"]["kind"], "host", "{record}");
+        assert_eq!(record["outcome"], "refused", "{record}");
+        assert!(record["before"].is_null() && record["after"]["waiting_for"].is_string());
+    }
+    let shown = records.iter().map(|record| {
+        (text(&record["object"]), text(&record["after"]["digest"]), text(&record["reason"]))
+    });
+    Ok(shown.collect())
+}
+
+async fn a_refused_file_leaves_one_record_for_each_content(backend: Backend) -> Result<()> {
+    let listed = hex(&Sha256::digest(version(b'a')?));
+    let listed_too = hex(&Sha256::digest(b"no WebAssembly"));
+    let policy = format!(
+        "plugins.policy = \"digest\"\nplugins.digests = [\"{listed}\", \"{listed_too}\"]\n"
+    );
+    let env = TestEnv::empty_on(backend, &policy).await?;
+    let place = env.plugins().join("b.wasm");
+    fs::write(env.plugins().join("a.wasm"), version(b'a')?)?;
+    fs::write(&place, version(b'b')?)?;
+    // Of a file that cannot be read nothing is known.
+    fs::create_dir(env.plugins().join("c.wasm"))?;
+    let expected = |content: &[u8], why: &str| {
+        let digest = hex(&Sha256::digest(content));
+        ("plugin/b.wasm".to_owned(), digest.clone(), why.replace("{}", &digest))
+    };
+    let not_listed = "plugins.policy is `digest` and plugins.digests does not list {}";
+    let mut all = vec![expected(&version(b'b')?, not_listed)];
+    // A start reports every file again.
+    for _ in 0..2 {
+        let host = env.start().await?;
+        refused(&host.client, "b.wasm").await?;
+        refused(&host.client, "c.wasm").await?;
+        assert_eq!(refusals(&host.client).await?, all);
+        host.stop().await?;
+    }
+    let host = env.start().await?;
+    let client = &host.client;
+    for (content, why) in [
+        (version(b'x')?, not_listed),
+        (
+            b"no WebAssembly".to_vec(),
+            "not WebAssembly: the file begins with neither the header of \
+            a component nor that of a core module",
+        ),
+    ] {
+        let count = all.len() + 1;
+        fs::write(&place, &content)?;
+        all.push(expected(&content, why));
+        eventually("another record", || async {
+            Ok((refusals(client).await?.len() == count).then_some(()))
+        })
+        .await?;
+        assert_eq!(refusals(client).await?, all);
+    }
+    // Content that was refused before, and a file that serves.
+    let (known, _) = refused(client, "b.wasm").await?;
+    fs::write(&place, version(b'b')?)?;
+    eventually("the first content", || async {
+        Ok((refused(client, "b.wasm").await?.0 != known).then_some(()))
+    })
+    .await?;
+    assert_eq!(refusals(client).await?, all);
+    let (_, loads) = client.get("/audit?action=plugin.load").await?;
+    let loads = loads["items"].as_array().context("items")?;
+    assert!(loads.iter().all(|load| load["object"] == "stage/audit"), "{loads:?}");
+    assert_eq!(loads[0]["after"]["digest"], json!(listed));
+    host.stop().await
 }

@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::plugins::egress::Server;
+use crate::support::guests::WatStage;
 use crate::support::harness::{Backend, Client, TestEnv, eventually, on_both_back_ends};
 use crate::support::process::{HostProcess, output, unused_port};
 
@@ -51,6 +52,9 @@ fn forms(secret: &str) -> Vec<String> {
         .chain(["LIVE-".to_owned(), hex("LIVE-"), hex("LIVE-").to_uppercase()])
         .collect()
 }
+
+/// The names of the secrets, which only the configuration and the log may show.
+const NAMES: [&str; 2] = ["api_key", "other_key"];
 
 fn holds(place: &str, text: &str) {
     for form in forms(SECRET).into_iter().chain(forms(OTHER)) {
@@ -147,8 +151,12 @@ async fn secret_leaves_the_host_nowhere(backend: Backend) -> Result<()> {
     assert_eq!(heads.len(), LEAKS.len());
     assert!(heads.iter().all(|head| head.contains(SECRET) && head.contains(OTHER)), "{heads:#?}");
 
-    holds("the API", &answers(&client).await?);
+    let shown = answers(&client).await?;
+    holds("the API", &shown);
     let database = env.dump().await?;
+    for name in NAMES {
+        assert!(!shown.contains(name) && !database.contains(name), "{name} is shown or stored");
+    }
     let payload: String = "with_secret".bytes().map(|byte| format!("{byte:02x}")).collect();
     assert!(
         database.contains("fail-code") && database.to_lowercase().contains(&payload),
@@ -163,10 +171,48 @@ async fn secret_leaves_the_host_nowhere(backend: Backend) -> Result<()> {
         "the masked lines are missing"
     );
     assert!(log.contains("`GET http://evil.example` is not granted"), "the refusal is missing");
+    assert!(log.contains("\"secret\":\"api_key\""), "the log does not name the secret that leaked");
     let config = env.folder.path().join(format!("postrider-{port}.toml"));
     let config = config.to_string_lossy();
     let printed = output(&["--config", &config, "config", "check", "--json"], &environment)?;
     assert!(printed.status.success(), "{printed:?}");
     holds("`config check`", &String::from_utf8(printed.stdout)?);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_key_that_holds_a_secret_is_not_recorded() -> Result<()> {
+    let mut env = TestEnv::empty("")?;
+    let file = env.folder.path().join("secret");
+    std::fs::write(&file, SECRET)?;
+    env.toml = format!(
+        "recording.enabled = true\n[stages.looker.secrets]\napi_key = {{ file = \"{}\" }}\n",
+        file.display()
+    );
+    // Reads the secret, and looks it up in its state: a cache by token.
+    let looker = WatStage {
+        imports: r#"
+            (import "postrider:stage/config@1.0.0" "get" (func $config (param i32 i32 i32)))
+            (import "postrider:stage/state@1.0.0" "get" (func $get (param i32 i32 i32)))
+            (import "postrider:stage/state@1.0.0" "list-keys"
+              (func $list (param i32 i32 i32 i32 i32 i32)))"#,
+        handle: r"(i64.store (i32.const 700) (i64.const 0x0079656b5f697061))
+            (call $config (i32.const 700) (i32.const 7) (i32.const 720))
+            (call $get (i32.load (i32.const 724)) (i32.load (i32.const 728)) (i32.const 740))
+            (call $list (i32.load (i32.const 724)) (i32.load (i32.const 728))
+              (i32.const 700) (i32.const 0) (i32.const 10) (i32.const 760))",
+        ..WatStage::named("looker")
+    };
+    std::fs::write(env.plugins().join("looker.wasm"), looker.build()?)?;
+    let host = env.start().await?;
+    host.client.post("/events/looker.poke", &json!({})).await?;
+    let recording = eventually("the recording", || async {
+        let (_, recordings) = host.client.get("/stages/looker/recordings").await?;
+        Ok(recordings["items"][0].is_object().then(|| recordings["items"][0].clone()))
+    })
+    .await?;
+    assert_eq!(recording["recording"]["given"]["incomplete"], true, "{recording}");
+    holds("a recording", &recording.to_string());
+    holds("the database", &env.dump().await?);
+    host.stop().await
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use postrider::internals::install_default_provider;
 use postrider::{Config, Host, HostBuilder, RunError};
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -121,6 +122,8 @@ impl TestEnv {
 
     /// Without stages.
     pub(crate) fn empty(toml: &str) -> Result<Self> {
+        // Of the HTTP clients.
+        install_default_provider();
         let folder = Arc::new(tempfile::tempdir()?);
         std::fs::create_dir(folder.path().join("plugins"))?;
         Ok(Self { folder, toml: toml.to_owned(), servers: None })
@@ -255,18 +258,39 @@ impl TestEnv {
         self.start_with(|builder| builder).await
     }
 
+    /// Starts a host and waits until all its stages consume: a message that another program sends
+    /// before has no queue, and the broker drops it.
+    pub(crate) async fn start_consuming(&self) -> Result<RunningHost> {
+        let host = self.start().await?;
+        eventually("all stages to consume", || async {
+            Ok((host.client.get("/ready").await?.0.is_success()).then_some(()))
+        })
+        .await?;
+        Ok(host)
+    }
+
     /// Starts a host whose builder `adapt` changes.
     pub(crate) async fn start_with(
         &self,
         adapt: impl FnOnce(HostBuilder) -> HostBuilder,
     ) -> Result<RunningHost> {
+        self.start_as("http://127.0.0.1", reqwest::Client::new(), adapt).await
+    }
+
+    /// Starts a host that is reached at `base` and its port, by a client that trusts it.
+    pub(crate) async fn start_as(
+        &self,
+        base: &str,
+        client: reqwest::Client,
+        adapt: impl FnOnce(HostBuilder) -> HostBuilder,
+    ) -> Result<RunningHost> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("http://{}", listener.local_addr()?);
+        let url = format!("{base}:{}", listener.local_addr()?.port());
         let host = adapt(Host::builder().config(self.config()?).listener(listener)).build().await?;
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(host.run_until(async { _ = stopped.await }));
         let running = RunningHost {
-            client: Client::new(url),
+            client: Client::with(url, client),
             stop: Some(stop),
             task: Some(task),
             _folder: Arc::clone(&self.folder),
@@ -310,7 +334,13 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: String) -> Self {
-        Self { url, http: reqwest::Client::new() }
+        install_default_provider();
+        Self::with(url, reqwest::Client::new())
+    }
+
+    /// With a client that trusts the host.
+    pub(crate) fn with(url: String, http: reqwest::Client) -> Self {
+        Self { url, http }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<(StatusCode, Value)> {

@@ -58,6 +58,16 @@ fn missing(what: &str) -> Error {
     Error::other(format!("{what} is not installed"))
 }
 
+/// The files of an encrypted Postgres server.
+pub struct PostgresTls<'a> {
+    /// The server's certificate.
+    pub cert: &'a Path,
+    /// Its key.
+    pub key: &'a Path,
+    /// The authority of client certificates.
+    pub ca: &'a Path,
+}
+
 /// A Postgres server.
 pub struct PrivatePostgres {
     folder: PathBuf,
@@ -68,7 +78,49 @@ pub struct PrivatePostgres {
 impl PrivatePostgres {
     /// Creates a data folder below `folder` and starts the server with it.
     pub fn start(folder: &Path) -> Result<Self> {
-        let mut server = Self { folder: folder.join("postgres"), port: free_port()?, child: None };
+        let mut server = Self::create(folder)?;
+        server.resume()?;
+        server.wait_until_it_answers()?;
+        Ok(server)
+    }
+
+    /// The same with encryption. `access` is the content of `pg_hba.conf`.
+    pub fn start_encrypted(folder: &Path, tls: &PostgresTls<'_>, access: &str) -> Result<Self> {
+        let mut server = Self::create(folder)?;
+        server.install(tls.ca, "root.crt")?;
+        server.install(tls.cert, "server.crt")?;
+        server.install(tls.key, "server.key")?;
+        let settings = "ssl = on\nssl_ca_file = 'root.crt'\n";
+        for (name, text) in [("postgresql.auto.conf", settings), ("pg_hba.conf", access)] {
+            std::fs::write(server.data().join(name), text)?;
+        }
+        server.resume()?;
+        server.wait_until_it_answers()?;
+        Ok(server)
+    }
+
+    /// Replaces the certificate of a running server.
+    pub fn replace_certificate(&self, cert: &Path, key: &Path) -> Result<()> {
+        self.install(cert, "server.crt")?;
+        self.install(key, "server.key")?;
+        let child = self.child.as_ref().ok_or_else(|| Error::other("the server does not run"))?;
+        signal("HUP", &[child.id()]);
+        Ok(())
+    }
+
+    /// Copies a file into the data folder, for the server only.
+    fn install(&self, file: &Path, name: &str) -> Result<()> {
+        let place = self.data().join(name);
+        std::fs::copy(file, &place)?;
+        run(Command::new("chmod").arg("600").arg(&place))?;
+        if is_root() {
+            run(Command::new("chown").arg("postgres").arg(&place))?;
+        }
+        Ok(())
+    }
+
+    fn create(folder: &Path) -> Result<Self> {
+        let server = Self { folder: folder.join("postgres"), port: free_port()?, child: None };
         std::fs::create_dir_all(&server.folder)?;
         if is_root() {
             // The server refuses to run as root, so it gets a separate user and folder.
@@ -80,8 +132,6 @@ impl PrivatePostgres {
             .command("initdb")?
             .args(["--auth=trust", "--username=postgres", "--no-sync", "--pgdata"])
             .arg(data))?;
-        server.resume()?;
-        server.wait_until_it_answers()?;
         Ok(server)
     }
 
@@ -210,11 +260,23 @@ impl PrivateRabbit {
 
     /// The same with a configuration, in the format of `rabbitmq.conf`.
     pub fn start_with(folder: &Path, config: &str) -> Result<Self> {
+        Self::start_with_plugins(folder, config, &[])
+    }
+
+    /// The same with plugins of the installation.
+    pub fn start_with_plugins(folder: &Path, config: &str, plugins: &[&str]) -> Result<Self> {
         let mut broker = Self { folder: folder.join("rabbitmq"), port: free_port()?, child: None };
         std::fs::create_dir_all(&broker.folder)?;
-        std::fs::write(broker.folder.join("rabbitmq.conf"), config)?;
+        broker.configure(config)?;
+        let plugins = format!("[{}].\n", plugins.join(","));
+        std::fs::write(broker.folder.join("enabled_plugins"), plugins)?;
         broker.resume()?;
         Ok(broker)
+    }
+
+    /// Changes the configuration of the next start.
+    pub fn configure(&self, config: &str) -> Result<()> {
+        std::fs::write(self.folder.join("rabbitmq.conf"), config)
     }
 
     /// The URL for clients.

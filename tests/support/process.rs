@@ -41,6 +41,21 @@ impl HostProcess {
         file_max_blocks: Option<u32>,
         environment: &[(&str, &str)],
     ) -> Result<Self> {
+        // The shell ignores the signal of the limit, and the program inherits that: writes fail
+        // instead.
+        let limit = file_max_blocks
+            .map(|blocks| format!("trap '' XFSZ; ulimit -f {blocks}; "))
+            .unwrap_or_default();
+        Self::start_limited(env, port, &limit, environment)
+    }
+
+    /// Starts the program after a command of the shell that limits it, such as `ulimit -n 1024; `.
+    pub(crate) fn start_limited(
+        env: &TestEnv,
+        port: u16,
+        limit: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         // Hosts that share the environment have ports of their own.
         let config = env.folder.path().join(format!("postrider-{port}.toml"));
         std::fs::write(
@@ -52,11 +67,6 @@ impl HostProcess {
             .create(true)
             .append(true)
             .open(env.folder.path().join("log"))?;
-        // The shell ignores the signal of the limit, and the program inherits that: writes fail
-        // instead.
-        let limit = file_max_blocks
-            .map(|blocks| format!("trap '' XFSZ; ulimit -f {blocks}; "))
-            .unwrap_or_default();
         let mut command = Command::new("sh");
         command
             .arg("-c")
@@ -79,12 +89,34 @@ impl HostProcess {
 
     /// The resident set of the process.
     pub(crate) fn memory_bytes(&self) -> Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The largest resident set that the process has had.
+    pub(crate) fn peak_memory_bytes(&self) -> Result<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, name: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("no resident set")?;
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(name)).context("no resident set")?;
         Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? << 10)
+    }
+
+    /// The processes that it has started and that have not ended, by their ids.
+    pub(crate) fn children(&self) -> Result<Vec<u32>> {
+        let of_host = format!("PPid:\t{}\n", self.0.id());
+        let mut children = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let Ok(id) = entry?.file_name().to_string_lossy().parse() else { continue };
+            // One that has ended since has no status.
+            let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+            if status.contains(&of_host) && !status.contains("State:\tZ") {
+                children.push(id);
+            }
+        }
+        Ok(children)
     }
 
     /// Suspends the process for a time (`SIGSTOP`, then `SIGCONT`).

@@ -6,8 +6,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
-use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
-use lapin::{Connection, ConnectionProperties};
+use lapin::options::{
+    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 /// Stages whose queues tests create.
@@ -87,6 +90,24 @@ impl Servers {
         }
     }
 
+    /// A queue of the channel's connection that receives a copy of each event whose type matches.
+    pub(crate) async fn receive_events(&self, channel: &Channel, pattern: &str) -> Result<String> {
+        let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare("".into(), exclusive, FieldTable::default()).await?;
+        let (queue, exchange) = (queue.name().to_string(), self.exchange());
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        channel
+            .queue_bind(
+                queue.as_str().into(),
+                exchange.as_str().into(),
+                pattern.into(),
+                options,
+                none,
+            )
+            .await?;
+        Ok(queue)
+    }
+
     pub(crate) fn namespace(&self) -> &str {
         &self.name
     }
@@ -133,8 +154,11 @@ impl Servers {
 
 /// The same server, another database.
 fn with_database(url: &str, database: &str) -> String {
-    let (server, _) = url.rsplit_once('/').unwrap_or((url, ""));
-    format!("{server}/{database}")
+    let (location, query) =
+        url.split_once('?').map_or((url, None), |(at, query)| (at, Some(query)));
+    let (server, _) = location.rsplit_once('/').unwrap_or((location, ""));
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    format!("{server}/{database}{query}")
 }
 
 /// Deletes database and namespace, also after a failed test.

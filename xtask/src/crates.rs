@@ -1,4 +1,4 @@
-//! Checks of the published crates: the library compiles with each feature alone, every crate can be
+//! Checks of the published crates: the library compiles with each feature alone and with encryption, every crate can be
 //! packaged, and a program outside of the workspace embeds the library as it was packaged.
 
 use std::fs;
@@ -9,8 +9,19 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{call, cargo, root, say};
 
-const FEATURES: [&str; 7] =
-    ["exact-numbers", "http", "metrics", "postgres", "rabbitmq", "sqlite", "wasm"];
+const FEATURES: [&str; 11] = [
+    "encryption",
+    "exact-numbers",
+    "http",
+    "metrics",
+    "postgres",
+    "rabbitmq",
+    "sqlite",
+    "tls",
+    "wasm",
+    "http,tls",
+    "rabbitmq,tls",
+];
 const PUBLISHED: [&str; 3] = ["postrider-stage", "postrider", "postrider-cli"];
 /// Optional dependencies of the command line, in a workspace of their own.
 const STAGES: [&str; 4] = ["inventory", "notification", "payment", "shipping"];

@@ -166,9 +166,14 @@ pub(crate) fn can_install_packages() -> bool {
     is_root && Path::new("/etc/debian_version").is_file()
 }
 
+/// Reads which Debian packages there are.
+pub(crate) fn update_packages() -> Result<()> {
+    call(Command::new("apt-get").args(["update", "-qq"]))
+}
+
 /// Installs Debian packages.
 pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
-    call(Command::new("apt-get").args(["update", "-qq"]))?;
+    update_packages()?;
     let mut command = Command::new("apt-get");
     call(
         command

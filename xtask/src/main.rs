@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+mod console;
 mod crates;
 mod fuzz;
 mod guests;
@@ -17,6 +18,7 @@ mod guests;
 mod lock;
 mod services;
 mod symbols;
+mod tools;
 
 const HELP: &str = "\
 Builds, runs and tests Postrider.
@@ -35,9 +37,12 @@ Tasks:
   fuzz [loader|contract|message] [--seconds N]
               Fuzz untrusted input with coverage and minimise the corpus (docs/fuzzing.md);
               default: every target, 60 seconds each
+  advisories  Check the dependencies for known vulnerabilities; fails if their database cannot be
+              fetched
   embedding   Package the library, and run a program outside of the workspace that embeds it
-  ci          Run everything CI runs: formatting, lints, documentation, dependencies, features,
-              tests, packages
+  console     Build the web console with Node.js into host/console/dist, which is committed
+  ci          Run everything CI runs: the console, formatting, lints, documentation, dependencies,
+              features, tests, packages
 ";
 
 fn main() -> Result<()> {
@@ -50,7 +55,9 @@ fn main() -> Result<()> {
         ["example", "documents", args @ ..] => example(args),
         ["test"] => test(),
         ["fuzz", args @ ..] => fuzz::fuzz(&fuzz::Options::parse(args)?),
+        ["advisories"] => advisories(),
         ["embedding"] => embedding(),
+        ["console"] => console::build(),
         ["ci"] => ci(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -97,11 +104,17 @@ fn test() -> Result<()> {
     // The crash tests start the program. Every command builds the whole workspace: a part of it
     // would compile its dependencies again, with other features.
     call(cargo().args(["build", "--workspace", "--all-targets"]))?;
+    tools::find()?;
     let services = services::Services::find()?;
     let environment = || services.environment.iter().cloned();
     say("running the tests");
-    call(cargo().args(["test", "--workspace"]).envs(environment()))?;
-    say("running the measured tests one at a time: faults, hostile guests, languages");
+    // Most of them wait for a server or a clock, so the machine runs more of them than it has cores.
+    let threads = 2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let threads = ["test", "--workspace", "--", "--test-threads", &threads.to_string()];
+    call(cargo().args(threads).envs(environment()))?;
+    say(
+        "running one at a time: the console, and measured tests of faults, hostile guests, languages",
+    );
     let measured = ["test", "--workspace", "--test", "integration"];
     // How much one namespace delays another depends on what else the machine does: docs/testing.md.
     let alone = ["--", "--ignored", "--test-threads", "1", "--skip", "a_flood_of"];
@@ -116,7 +129,9 @@ fn ci() -> Result<()> {
     call(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     say("building the documentation");
     call(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    console::check()?;
     deny()?;
+    known_advisories()?;
     crates::minimal()?;
     crates::features()?;
     test()?;
@@ -131,20 +146,67 @@ fn embedding() -> Result<()> {
     crates::embedding(services.environment.iter().cloned())
 }
 
+/// The lock files of what is released.
+const LOCKED: [&str; 2] = ["Cargo.toml", "plugins/Cargo.toml"];
+
 /// Checks licenses, sources and bans of the dependencies: deny.toml.
 fn deny() -> Result<()> {
-    if !runs(cargo().args(["deny", "--version"])) {
-        say("installing cargo-deny");
-        // It runs for a second, so optimising it costs more time than it saves.
-        call(
-            cargo()
-                .args(["install", "cargo-deny", "--locked", "--debug"])
-                .env("CARGO_PROFILE_DEV_DEBUG", "false"),
-        )?;
-    }
+    install_deny()?;
     say("checking the dependencies");
-    // Advisories need a download: they are checked where the network allows it, not here.
     call(cargo().args(["deny", "check", "licenses", "bans", "sources"]))
+}
+
+/// Checks for known vulnerabilities, if the network allows it.
+fn known_advisories() -> Result<()> {
+    match fetch_advisories() {
+        Ok(()) => check_advisories(),
+        Err(error) => {
+            say(&format!("NOT CHECKED: known vulnerabilities of the dependencies. {error:#}"));
+            Ok(())
+        }
+    }
+}
+
+fn advisories() -> Result<()> {
+    fetch_advisories()?;
+    check_advisories()
+}
+
+fn fetch_advisories() -> Result<()> {
+    install_deny()?;
+    say("fetching the database of known vulnerabilities");
+    let fetched = cargo().args(["deny", "fetch", "db"]).output()?;
+    let said = String::from_utf8_lossy(&fetched.stderr);
+    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+    ensure!(
+        fetched.status.success(),
+        "The database (https://github.com/rustsec/advisory-db) cannot be fetched: {last}; run `cargo xtask advisories` where it can"
+    );
+    Ok(())
+}
+
+fn check_advisories() -> Result<()> {
+    say("checking the dependencies for known vulnerabilities");
+    for manifest in LOCKED {
+        let mut check = cargo();
+        check.args(["deny", "--manifest-path"]).arg(root().join(manifest));
+        check.args(["check", "--disable-fetch", "--config"]).arg(root().join("deny.toml"));
+        call(check.arg("advisories"))?;
+    }
+    Ok(())
+}
+
+fn install_deny() -> Result<()> {
+    if runs(cargo().args(["deny", "--version"])) {
+        return Ok(());
+    }
+    say("installing cargo-deny");
+    // It runs for a second, so optimising it costs more time than it saves.
+    call(
+        cargo()
+            .args(["install", "cargo-deny", "--locked", "--debug"])
+            .env("CARGO_PROFILE_DEV_DEBUG", "false"),
+    )
 }
 
 /// Prints one progress line, with the minutes and seconds since the task began.

@@ -1,16 +1,18 @@
 //! A client of a running host's API. A problem document becomes a one-line error.
 
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{ClientBuilder, Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
 use crate::scope::Scope;
 use postrider::Config;
+use postrider::internals::{ClientFiles, NamedFile, client_config, explain};
 
 /// The host to talk to.
 #[derive(Debug, Clone, Args)]
@@ -18,7 +20,22 @@ pub(crate) struct Target {
     /// Base URL of the host's API [default: the address in `http.listen` of the configuration].
     #[arg(long, env = "POSTRIDER_URL", value_parser = base_url)]
     url: Option<String>,
+    /// Certificates of the authorities of an `https` host (PEM) [default: those of the machine].
+    #[arg(long, value_name = "FILE", env = "POSTRIDER_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// Certificate to show to the host (PEM).
+    #[arg(long, value_name = "FILE", env = "POSTRIDER_CERT_FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// Key of that certificate (PEM).
+    #[arg(long, value_name = "FILE", env = "POSTRIDER_KEY_FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
+    /// File with the API key or JSON Web Token to send [default: that of the environment].
+    #[arg(long, value_name = "FILE", env = "POSTRIDER_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
 }
+
+/// The variable with the token, which no option has: other users can read the options of a program.
+const TOKEN_VARIABLE: &str = "POSTRIDER_TOKEN";
 
 /// Where a host listens unless its configuration says otherwise.
 const USUAL_URL: &str = "http://127.0.0.1:8000";
@@ -43,12 +60,13 @@ fn configured_url() -> &'static str {
     CONFIGURED_URL.get_or_init(|| {
         let file = SCOPE.get().and_then(|scope| scope.config.as_deref());
         let config = Config::check(file).map(|(config, _)| config).unwrap_or_default();
-        url_of_listen(&config.http.listen).unwrap_or_else(|| USUAL_URL.to_owned())
+        let scheme = if config.http.tls.is_on() { "https" } else { "http" };
+        url_of_listen(scheme, &config.http.listen).unwrap_or_else(|| USUAL_URL.to_owned())
     })
 }
 
 /// The URL under which a host that listens on this address is reached from its own machine.
-fn url_of_listen(listen: &str) -> Option<String> {
+fn url_of_listen(scheme: &str, listen: &str) -> Option<String> {
     let (host, port) = listen.rsplit_once(':')?;
     let host = match host {
         "0.0.0.0" => "127.0.0.1",
@@ -57,7 +75,7 @@ fn url_of_listen(listen: &str) -> Option<String> {
     };
     // Port 0 is any free one.
     let port = port.parse::<u16>().ok().filter(|port| *port != 0)?;
-    Some(format!("http://{host}:{port}"))
+    Some(format!("{scheme}://{host}:{port}"))
 }
 
 /// A base URL; `http://` may be left out.
@@ -107,10 +125,7 @@ impl Target {
 
     /// Opens a response that the caller reads in chunks, without a limit on its duration.
     pub(crate) async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
-        let client = reqwest::Client::builder()
-            .connect_timeout(TIMEOUT)
-            .read_timeout(SILENCE_MAX)
-            .build()?;
+        let client = self.client()?.connect_timeout(TIMEOUT).read_timeout(SILENCE_MAX).build()?;
         let request =
             headers.iter().fold(client.get(self.url_of(path)), |request, (name, value)| {
                 request.header(*name, *value)
@@ -129,7 +144,7 @@ impl Target {
         headers: &[(&str, String)],
         body: Vec<u8>,
     ) -> Result<Value> {
-        let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let client = self.client()?.timeout(TIMEOUT).build()?;
         let request =
             headers.iter().fold(client.post(self.url_of(path)), |request, (name, value)| {
                 request.header(*name, value)
@@ -145,8 +160,27 @@ impl Target {
         self.send(Method::DELETE, path, None).await
     }
 
+    /// A client that sends the token, and trusts what the options name.
+    fn client(&self) -> Result<ClientBuilder> {
+        let builder = with_token(reqwest::Client::builder(), self.token_file.as_deref())?;
+        let named = |option: &str, path: &Option<PathBuf>| {
+            path.as_ref().map(|path| NamedFile::new(option, path))
+        };
+        let identity = named("--cert-file", &self.cert_file);
+        let files = ClientFiles {
+            ca: named("--ca-file", &self.ca_file),
+            identity: identity.zip(named("--key-file", &self.key_file)),
+        };
+        // Reading what the machine trusts takes time.
+        if files == ClientFiles::default() && !self.url().starts_with("https:") {
+            return Ok(builder);
+        }
+        let config = client_config(&files).map_err(|problems| anyhow!(problems.join("; ")))?;
+        Ok(builder.tls_backend_preconfigured(Arc::unwrap_or_clone(config)))
+    }
+
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-        let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let client = self.client()?.timeout(TIMEOUT).build()?;
         let mut request = client.request(method, self.url_of(path));
         if let Some(body) = body {
             request = request.json(body);
@@ -187,6 +221,9 @@ impl Target {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Unreachable {
+        if let Some(reason) = explain(error) {
+            return Unreachable { url: self.url().to_owned(), reason };
+        }
         let mut reason =
             if error.is_timeout() { "timed out" } else { "connection failed" }.to_owned();
         let mut source = std::error::Error::source(error);
@@ -203,6 +240,23 @@ impl Target {
 fn is_html(response: &Response) -> bool {
     let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     kind.is_some_and(|kind| kind.starts_with("text/html"))
+}
+
+/// Lets a client send the token in a file, or else the one in the environment, if there is one.
+pub(crate) fn with_token(builder: ClientBuilder, file: Option<&Path>) -> Result<ClientBuilder> {
+    let token = match file {
+        Some(file) => Some(
+            std::fs::read_to_string(file)
+                .with_context(|| format!("--token-file: {}", file.display()))?,
+        ),
+        None => std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()),
+    };
+    let Some(token) = token else { return Ok(builder) };
+    let source = if file.is_some() { "--token-file" } else { TOKEN_VARIABLE };
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+        .map_err(|_| anyhow!("{source}: is not a token"))?;
+    value.set_sensitive(true);
+    Ok(builder.default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)])))
 }
 
 /// A path and query with every segment and value percent-encoded.
@@ -241,6 +295,11 @@ impl std::fmt::Display for Problem {
 }
 
 impl Problem {
+    /// Whether the host refuses who asks: another attempt with the same token is of no use.
+    pub(crate) fn refuses_credential(&self) -> bool {
+        matches!(self.0["status"].as_u64(), Some(401 | 403))
+    }
+
     /// The problems of a body, with their JSON pointers.
     pub(crate) fn errors(&self) -> impl Iterator<Item = (String, String)> {
         let errors = self.0["errors"].as_array().into_iter().flatten();
@@ -316,7 +375,7 @@ mod tests {
             ("127.0.0.1:0", None),
             ("127.0.0.1", None),
         ] {
-            assert_eq!(url_of_listen(listen).as_deref(), expected, "{listen}");
+            assert_eq!(url_of_listen("http", listen).as_deref(), expected, "{listen}");
         }
     }
 }

@@ -8,7 +8,10 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::output::{self, Output};
 use crate::scope::Scope;
 use crate::telemetry::{self, LogFormat};
-use crate::{bench, client, dev, dlq, doctor, events, host, plugin, replay, stages, subjects};
+use crate::{
+    audit, bench, broker, client, compiler, dev, dlq, doctor, encryption, events, host, keys,
+    limits, plugin, replay, stages, subjects,
+};
 use postrider::Config;
 
 /// The exit codes of every command.
@@ -84,9 +87,23 @@ enum Command {
     /// List, inspect, replay and discard dead letters.
     #[command(subcommand, visible_alias = "dead-letters")]
     Dlq(Box<dlq::DlqCommand>),
+    /// List, export and verify what operators did.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// List, pause, drain and resume stages.
     #[command(subcommand)]
     Stages(stages::StagesCommand),
+    /// Print how much of each limit of a host is used, and by which clients.
+    Limits(limits::LimitsArgs),
+    /// List, rotate and remove the keys with which hosts sign their messages.
+    #[command(subcommand)]
+    Broker(broker::BrokerCommand),
+    /// Show and rotate the keys that encrypt what is stored; erase a customer.
+    #[command(subcommand)]
+    Encryption(encryption::EncryptionCommand),
+    /// Create, list, rotate and revoke API keys.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Run recorded events through another version of a stage, and compare the decisions.
     ///
     /// Writes nothing to the store and sends nothing. Exits with 1 if a decision differs.
@@ -102,6 +119,9 @@ enum Command {
         /// Shell to generate the script for.
         shell: clap_complete::Shell,
     },
+    /// Compile the plugin file on standard input; a host starts this.
+    #[command(name = compiler::COMMAND, hide = true)]
+    CompilePlugin,
 }
 
 #[derive(Debug, Subcommand)]
@@ -110,6 +130,13 @@ enum ConfigCommand {
     ///
     /// With --json, print the problems, or the effective configuration if there are none.
     Check,
+}
+
+impl Cli {
+    /// Whether a host started this program to compile a plugin file.
+    pub(crate) fn is_compiler(&self) -> bool {
+        matches!(self.command, Command::CompilePlugin)
+    }
 }
 
 /// Runs a command line.
@@ -127,7 +154,8 @@ pub(crate) async fn run(cli: Cli) -> ExitCode {
         Command::Bench(args) if args.costs => telemetry::init_with_costs(),
         _ => telemetry::init(cli.log_format, default),
     }
-    match dispatch(cli).await {
+    // The future is as large as that of the largest command.
+    match Box::pin(dispatch(cli)).await {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -154,7 +182,12 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Orders(command) => subjects::run_orders(command, output).await,
         Command::Dlq(command) => dlq::run(*command, output).await,
         Command::Events(command) => events::run(command, output).await,
+        Command::Audit(command) => audit::run(command, output).await,
         Command::Stages(command) => stages::run(command, output).await,
+        Command::Encryption(command) => encryption::run(command, output).await,
+        Command::Limits(args) => limits::run(args, output).await,
+        Command::Broker(command) => broker::run(command, output).await,
+        Command::Keys(command) => keys::run(command, &scope, output).await,
         Command::Replay(args) => replay::run(scope.one(Config::load(config)?)?, args, output).await,
         Command::Migrate => host::migrate(&scope).await,
         Command::Bench(args) => bench::run(&scope, args, output).await,
@@ -163,6 +196,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             outln!("{:#}", postrider::internals::openapi_document(&kinds));
             Ok(ExitCode::SUCCESS)
         }
+        // It runs without the threads of a command: `main`.
+        Command::CompilePlugin => Ok(ExitCode::FAILURE),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "postrider", &mut script);

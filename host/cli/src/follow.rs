@@ -9,7 +9,7 @@ use futures::{StreamExt as _, stream};
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
 
-use crate::client::{Target, Unreachable};
+use crate::client::{Problem, Target, Unreachable};
 
 /// Delay between two attempts to reconnect.
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
@@ -45,6 +45,10 @@ pub(crate) async fn follow(
                     return Ok(end);
                 }
                 disconnected_at = Some(Instant::now());
+            }
+            // The token was revoked, or has expired.
+            Err(error) if error.downcast_ref().is_some_and(Problem::refuses_credential) => {
+                return Err(error);
             }
             // A host that is starting or stopping also answers with an error: keep trying.
             Err(error) if disconnected_at.is_some_and(|at| at.elapsed() < AWAY_MAX) => {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::drawing;
@@ -14,12 +15,16 @@ use postrider::internals::{PostgresSettings, PostgresStore, StatePlaces, StoreUr
 use postrider::{Config, ConfigError, Host};
 use serde_json::json;
 
+/// Most open files that a host asks for.
+const OPEN_FILES_MAX: u64 = 1 << 16;
+
 /// Runs a host until SIGINT or SIGTERM.
 pub(crate) async fn serve(scope: &Scope) -> Result<ExitCode> {
     // Before the build, which compiles plugins: as the first process of a container, the program
     // would otherwise ignore the signals until then.
     let stop = stop_signal()?;
     tokio::pin!(stop);
+    raise_open_files();
     let config = scope.any(Config::load(scope.config.as_deref())?)?;
     let building = Host::builder().config(config).listen().build();
     let host = tokio::select! {
@@ -28,6 +33,16 @@ pub(crate) async fn serve(scope: &Scope) -> Result<ExitCode> {
     };
     host.run_until(stop).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Raises the limit on open files as far as a process may, within reason: the usual one is that of
+/// programs that use `select`. Without success the host accepts fewer connections.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(OPEN_FILES_MAX).min(OPEN_FILES_MAX);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit });
+    }
 }
 
 /// Validates a configuration and reports every problem, as JSON too; as JSON, a valid one is printed

@@ -17,12 +17,18 @@ mod plugin;
 mod events;
 mod dlq;
 mod stages;
+mod keys;
 mod subjects;
 mod replay;
 mod bench;
+mod broker;
+mod encryption;
+mod limits;
 
 mod allocations;
+mod audit;
 mod client;
+mod compiler;
 mod drawing;
 mod follow;
 mod offline_host;
@@ -37,6 +43,11 @@ const LINGER: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = command::Cli::parse();
+    if cli.is_compiler() {
+        return postrider::CompilerProgram::run();
+    }
+    // For the HTTP client of the commands.
+    postrider::internals::install_default_provider();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 
+use crate::compiler;
 use postrider::Config;
 
 /// The options `--config` and `--namespace`.
@@ -27,13 +28,15 @@ pub(crate) fn namespaces(config: Config) -> Vec<(String, Config)> {
 
 impl Scope {
     /// The configuration of one namespace: the one that is named, or else the first.
-    pub(crate) fn one(&self, config: Config) -> Result<Config> {
+    pub(crate) fn one(&self, mut config: Config) -> Result<Config> {
+        config.runtime.compiler = compiler::program();
         let name = self.namespace.clone().unwrap_or_else(|| config.namespace.clone());
         config.into_namespace(&name).map_err(|why| anyhow!("--namespace: {why}"))
     }
 
     /// The same, but all namespaces if none is named.
-    pub(crate) fn any(&self, config: Config) -> Result<Config> {
+    pub(crate) fn any(&self, mut config: Config) -> Result<Config> {
+        config.runtime.compiler = compiler::program();
         if self.namespace.is_some() { self.one(config) } else { Ok(config) }
     }
 }

@@ -311,6 +311,9 @@ fn timeline(kind: &Kind, subject: &Value) {
         style(text(&subject[&kind.id_field])).bold(),
         colored(&text(&subject["status"]))
     );
+    if let Some(why) = subject["unreadable"].as_str() {
+        outln!("  its body cannot be read: {why}");
+    }
     for step in subject["timeline"].as_array().into_iter().flatten() {
         let plugin = &step["plugin"];
         outln!(

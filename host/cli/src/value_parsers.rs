@@ -4,7 +4,7 @@ use postrider::internals::timestamp;
 use postrider::{Clock as _, SystemClock};
 
 /// A duration such as `90s`, `30m`, `1h` or `2d`, in milliseconds.
-fn duration_ms(text: &str) -> Result<u64, String> {
+pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
     timestamp::span_ms(text)
 }
 

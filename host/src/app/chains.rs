@@ -1,6 +1,7 @@
 //! Chains of events: the largest ones, stop and resume.
 
 use super::App;
+use super::audit::actor;
 use crate::domain::event::without_nul;
 use crate::pipeline::chains::ChainReport;
 use crate::store::{CHAINS_MAX, StoreError};
@@ -58,7 +59,7 @@ impl App {
         if !chains.is_stopped(correlation_id) && chains.stopped_len() >= CHAINS_MAX {
             return Ok(ChainControl::TooMany);
         }
-        let record = store.stop_chain(correlation_id, reason.map(without_nul)).await?;
+        let record = store.stop_chain(correlation_id, reason.map(without_nul), &actor()).await?;
         Ok(ChainControl::Set(chains.apply_control(&record)))
     }
 
@@ -71,7 +72,7 @@ impl App {
         if let Some(not_found) = self.missing_chain(correlation_id).await? {
             return Ok(not_found);
         }
-        let record = self.services.store.resume_chain(correlation_id).await?;
+        let record = self.services.store.resume_chain(correlation_id, &actor()).await?;
         Ok(ChainControl::Set(self.services.pipeline.chains().apply_control(&record)))
     }
 

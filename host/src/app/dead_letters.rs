@@ -13,7 +13,9 @@ use self::jobs::Jobs;
 pub use self::jobs::{
     Job, JobFailure, JobState, JobStatus, RATE, RATE_MAX, StartError, Task, Work,
 };
+use super::audit::actor;
 use crate::domain::cloud_events::is_json;
+use crate::domain::encryption::unreadable;
 use crate::domain::event::{DeliveryKey, Envelope, Event, EventKey, UNREADABLE, without_nul};
 use crate::domain::trace_context::TraceContext;
 use crate::pipeline::routes::Routes as _;
@@ -160,10 +162,12 @@ impl DeadLetterService {
         let store = &self.services.store;
         let (action, event) = match prepared {
             Prepared::Unchanged => {
-                (store.replay(id, self.services.clock.now_ms() + self.expiry_ms).await?, None)
+                let expires_at_ms = self.services.clock.now_ms() + self.expiry_ms;
+                (store.replay(id, expires_at_ms, &actor()).await?, None)
             }
             Prepared::Edited(event) => {
-                (store.replay_edited(id, (**event).clone()).await?, Some(event.envelope.key()))
+                let action = store.replay_edited(id, (**event).clone(), &actor()).await?;
+                (action, Some(event.envelope.key()))
             }
         };
         Ok(Replayed::Settled { action: self.enqueue(action), event })
@@ -171,7 +175,7 @@ impl DeadLetterService {
 
     /// Discards a dead letter: it can never be replayed. The reason is kept with it.
     pub async fn discard(&self, id: i64, reason: &str) -> Result<DeadLetterAction, StoreError> {
-        self.services.store.discard(id, without_nul(reason.to_owned())).await
+        self.services.store.discard(id, without_nul(reason.to_owned()), &actor()).await
     }
 
     /// Starts a job on all open dead letters that match the task's filter now. Later ones are not
@@ -210,6 +214,12 @@ impl DeadLetterService {
             Edit::None | Edit::Body(_) | Edit::Patch(_) => None,
         };
         if let Some(why) = self.cannot_run(&dead_letter, event_type) {
+            return Ok(Err(Replayed::NotEditable(why)));
+        }
+        if let Some(why) = unreadable(&dead_letter.envelope.event.data)
+            && !matches!(edit, Edit::None | Edit::Body(_))
+        {
+            let why = format!("the body of the event cannot be read: {why}");
             return Ok(Err(Replayed::NotEditable(why)));
         }
         Ok(match edit.applied(&dead_letter.envelope.event.data) {

@@ -56,6 +56,7 @@ pub struct EventFeed {
     subscribers: Mutex<Subscribers>,
     joined: Notify,
     streams: Arc<Semaphore>,
+    streams_max: usize,
     closed: CancellationToken,
 }
 
@@ -109,6 +110,7 @@ impl EventFeed {
             subscribers: Mutex::default(),
             joined: Notify::new(),
             streams,
+            streams_max,
             closed: CancellationToken::new(),
         })
     }
@@ -229,6 +231,13 @@ impl EventFeed {
     /// there are too many.
     pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.streams).try_acquire_owned().ok()
+    }
+
+    /// How many streams there are.
+    #[cfg(feature = "http")]
+    pub(crate) fn streams(&self) -> super::Load {
+        let used = self.streams_max.saturating_sub(self.streams.available_permits());
+        super::Load { used: used as u64, max: self.streams_max as u64 }
     }
 
     /// Ends every stream when it is dropped: the host stops, or its run was aborted.

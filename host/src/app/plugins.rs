@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::App;
+use super::audit::actor;
 use crate::plugins::FileStatus;
-use crate::store::{PluginLoad, StoreError};
+use crate::store::{AuditEntry, AuditOutcome, PluginLoad, StoreError};
 
 /// Loads that are searched for an earlier version.
 const HISTORY_MAX: u32 = 1_000;
@@ -157,12 +160,22 @@ impl App {
             return Ok(RollBack::NoSuchVersion);
         };
         let reload_count = self.reload_count(&file);
-        if let Err(error) = self.places.restore(&chosen, &file).await {
-            return Ok(RollBack::Refused(format!("{file} could not be replaced: {error}")));
-        }
-        Ok(match self.wait_until_loaded(&file, &chosen, reload_count).await {
-            Ok(_) => RollBack::Done(chosen),
-            Err(why) => RollBack::Refused(why),
+        let restored = match self.places.restore(&chosen, &file).await {
+            Ok(()) => self.wait_until_loaded(&file, &chosen, reload_count).await.map(drop),
+            Err(error) => Err(format!("{file} could not be replaced: {error}")),
+        };
+        let entry = AuditEntry::new(&actor(), "plugin.roll-back", format!("stage/{stage}"))
+            .change(json!({ "digest": present }), json!({ "digest": chosen }));
+        Ok(match restored {
+            Ok(()) => {
+                self.record(entry).await;
+                RollBack::Done(chosen)
+            }
+            Err(why) => {
+                let outcome = AuditOutcome::Refused;
+                self.record(AuditEntry { outcome, ..entry.because(Some(why.clone())) }).await;
+                RollBack::Refused(why)
+            }
         })
     }
 

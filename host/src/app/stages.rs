@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
+
+use super::audit::actor;
 use super::{App, Draft};
 use crate::background::binding_sync::LIVE_MS;
 use crate::domain::event::{Event, without_nul};
@@ -9,7 +12,9 @@ use crate::domain::trace_context::TraceContext;
 use crate::pipeline::{Consumption, Stage};
 use crate::services::Services;
 use crate::stage::circuit_breaker::{BreakerState, BreakerStatus};
-use crate::store::{Batch, Commit, ControlState, StageBacklog, StageControl, StoreError};
+use crate::store::{
+    AuditEntry, Batch, Commit, ControlChange, ControlState, StageBacklog, StageControl, StoreError,
+};
 use crate::worker::decide;
 
 /// The state of a stage on this host.
@@ -112,6 +117,11 @@ impl App {
     pub async fn close_breaker(&self, stage: &str) -> Option<StageStatus> {
         let stage = self.services.pipeline.find(stage)?;
         let was_open = stage.breaker().close();
+        if was_open {
+            let entry = AuditEntry::new(&actor(), "breaker.close", format!("stage/{}", stage.name));
+            self.record(entry.change(json!({ "state": "open" }), json!({ "state": "closed" })))
+                .await;
+        }
         if let Some(running) = stage.running().filter(|_| was_open) {
             self.services.announce_breaker(&stage, &running, BreakerState::Closed).await;
         }
@@ -141,7 +151,17 @@ impl App {
         let control = self
             .services
             .store
-            .set_stage_control(&stage.name, state, reason.map(without_nul))
+            .set_stage_control(ControlChange {
+                stage: stage.name.to_string(),
+                state,
+                reason: reason.map(without_nul),
+                actor: actor(),
+                action: match state {
+                    ControlState::Running => "stage.resume",
+                    ControlState::Paused => "stage.pause",
+                    ControlState::Draining => "stage.drain",
+                },
+            })
             .await?;
         stage.apply_control(Some(control.clone()));
         Ok(Some(control))
@@ -171,7 +191,14 @@ impl App {
         }
         pipeline.delete(name);
         let skipped = self.skip_open_deliveries(name).await?;
-        store.set_stage_control(name, ControlState::Running, None).await?;
+        let deleted = ControlChange {
+            stage: name.to_owned(),
+            state: ControlState::Running,
+            reason: None,
+            actor: actor(),
+            action: "stage.delete",
+        };
+        store.set_stage_control(deleted).await?;
         Ok(StageDeletion::Deleted { skipped })
     }
 

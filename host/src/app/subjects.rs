@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::audit::actor;
 use super::subject_metrics::SubjectOutcome;
 use super::{App, Draft};
 use crate::domain::body_shape::ParsedBody;
@@ -133,12 +134,14 @@ pub struct Submission {
     pub idempotency_key: Option<String>,
     /// When its first event is delivered, milliseconds since 1970-01-01 UTC; none: immediately.
     pub due_at_ms: Option<u64>,
+    /// The id of the principal that submits it, which is stored with the subject.
+    pub owner: Option<String>,
 }
 
 impl Default for Submission {
     /// No key, due immediately, in a trace of its own.
     fn default() -> Self {
-        Self { trace: TraceContext::begin(), idempotency_key: None, due_at_ms: None }
+        Self { trace: TraceContext::begin(), idempotency_key: None, due_at_ms: None, owner: None }
     }
 }
 
@@ -276,7 +279,7 @@ impl App {
         body: Value,
         submission: Submission,
     ) -> Result<NewSubject, SubmitError> {
-        let Submission { trace, idempotency_key, due_at_ms } = submission;
+        let Submission { trace, idempotency_key, due_at_ms, owner } = submission;
         let parsed = kind.parse(body, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
         let ParsedBody { id, customer, body, fingerprint } = parsed;
         count_json_written();
@@ -302,6 +305,7 @@ impl App {
             fingerprint,
             status: kind.initial_status().to_owned(),
             idempotency_key,
+            owner,
             event,
         })
     }
@@ -349,7 +353,7 @@ impl App {
             trace,
             due_at_ms: None,
         });
-        let cancel = NewCancel { subject_key: key.clone(), event };
+        let cancel = NewCancel { subject_key: key.clone(), event, reason, actor: actor() };
         let (cancelled, mut rows) = self.services.store.cancel_subject(cancel).await?;
         if let Cancelled::Begun(subject) = &cancelled {
             for row in &mut rows {

@@ -1,5 +1,6 @@
 //! Exchanges bindings with the other hosts through the store: an event is routed to every stage that
-//! any of them runs, and a binding is removed only when no live host uses it.
+//! any of them runs, and a binding is removed only when no live host uses it. Reads the keys again with
+//! which hosts sign their messages.
 //!
 //! A stage that runs on no host keeps its bindings, even across restarts: its deliveries wait for
 //! it. Costs: one small transaction per host every few seconds.
@@ -49,6 +50,8 @@ impl BindingSync {
     pub async fn tick(&self) -> anyhow::Result<()> {
         let Services { store, broker, pipeline, .. } = &self.services;
         store.record_host(&self.settings).await?;
+        // Another host may have added a key, or an operator removed one.
+        broker.refresh_keys().await?;
         let known = store.record_bindings(pipeline.bindings(), LIVE_MS).await?;
         pipeline.set_remote_bindings(known.kept);
         for binding in known.unused {

@@ -59,7 +59,8 @@ impl Retention {
 
     fn keeps_everything(&self) -> bool {
         let mut kinds = self.services.pipeline.kinds().iter();
-        self.config.max_age_ms == 0 && kinds.all(|kind| self.period_of(kind) == 0)
+        let subjects = self.config.max_age_ms == 0 && kinds.all(|kind| self.period_of(kind) == 0);
+        subjects && self.config.audit_max_age_ms == 0
     }
 
     /// Deletes one batch.
@@ -75,6 +76,15 @@ impl Retention {
             limit: self.config.batch,
         };
         let pruned = self.services.store.prune(request).await?;
+        if let Some(before_ms) = before(self.config.audit_max_age_ms) {
+            let records = self.services.store.prune_audit(before_ms).await?;
+            if records > 0 {
+                tracing::info!(
+                    records,
+                    "deleted records of the audit log past their retention period"
+                );
+            }
+        }
         if pruned.subjects + pruned.events > 0 {
             tracing::info!(
                 subjects = pruned.subjects,

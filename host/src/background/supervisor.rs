@@ -155,52 +155,8 @@ impl TaskGroup {
         T: Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        self.tracker.spawn(self.running(name.into(), subject, run));
-    }
-
-    /// The same on a thread of its own: the task runs as soon as it can, instead of after the tasks
-    /// that the runtime's threads have to run before. What it waits for must not belong to another
-    /// runtime.
-    pub fn spawn_thread<T, R>(
-        &self,
-        name: impl Into<TaskName>,
-        subject: Arc<T>,
-        run: impl Fn(Arc<T>, CancellationToken) -> R + Send + Sync + 'static,
-    ) where
-        T: Send + Sync + 'static,
-        R: Future<Output = ()> + Send + 'static,
-    {
-        let (name, run) = (name.into(), Arc::new(run));
-        let task = || {
-            let run = Arc::clone(&run);
-            self.running(name.clone(), Arc::clone(&subject), move |subject, stop| {
-                run(subject, stop)
-            })
-        };
-        let start = || {
-            let own = runtime::Builder::new_current_thread().enable_all().build()?;
-            let (running, counted) = (task(), self.tracker.token());
-            std::thread::Builder::new().name(name.to_string()).spawn(move || {
-                own.block_on(running);
-                drop(counted);
-            })
-        };
-        if let Err(error) = start() {
-            tracing::warn!(task = %name, %error, "no thread for a background task, which may be slower");
-            self.tracker.spawn(task());
-        }
-    }
-
-    fn running<T, R>(
-        &self,
-        name: TaskName,
-        subject: Arc<T>,
-        run: impl Fn(Arc<T>, CancellationToken) -> R + Send + Sync + 'static,
-    ) -> impl Future<Output = ()> + Send + 'static
-    where
-        T: Send + Sync + 'static,
-        R: Future<Output = ()> + Send + 'static,
-    {
+        let name = name.into();
+        let has_own_thread = name.task.has_own_thread();
         let task =
             SupervisedTask { shared: Arc::clone(&self.shared), name, stop: self.stop.clone() };
         self.shared.health.clear(&task.name);
@@ -214,7 +170,14 @@ impl TaskGroup {
                 () = task.keep_running(start) => {}
             }
         };
-        running.instrument(self.shared.span.clone())
+        let running = running.instrument(self.shared.span.clone());
+        let own_thread =
+            has_own_thread.then(|| runtime::Builder::new_current_thread().enable_all().build());
+        match own_thread {
+            Some(Ok(own)) => self.tracker.spawn_blocking(move || own.block_on(running)),
+            // Without a thread of its own it is only slower.
+            Some(Err(_)) | None => self.tracker.spawn(running),
+        };
     }
 
     /// A group that stops with this one at the latest.

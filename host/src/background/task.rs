@@ -63,6 +63,8 @@ tasks! {
     UnroutedEvents = "unrouted-events", Critical;
     /// Serves the HTTP API.
     HttpServer = "http-server", Critical;
+    /// Follows the files of the API's certificate; encrypted APIs only.
+    TlsCertificates = "tls-certificates", Upkeep;
     /// Consumes the queue of a stage; one for each stage.
     StageWorker = "stage-worker", Critical;
     /// Handles what the broker rejected for a stage; one for each stage.
@@ -77,12 +79,27 @@ tasks! {
     DeadLetterJobs = "dead-letter-jobs", Upkeep;
     /// Follows the stage controls in the store.
     ControlSync = "control-sync", Upkeep;
+    /// Follows the API keys in the store; only if requests need tokens.
+    ApiKeys = "api-keys", Upkeep;
+    /// Reads the keys of JSON Web Tokens; only if an issuer is configured.
+    JwtKeys = "jwt-keys", Upkeep;
     /// Exchanges bindings with other hosts.
     BindingSync = "binding-sync", Upkeep;
     /// Deletes finished subjects past their retention period.
     Retention = "retention", Upkeep;
+    /// Counts what waits in the store, for metrics.
+    StoreFigures = "store-figures", Upkeep;
     /// Drops warm instances that have been idle too long.
     IdleInstances = "idle-instances", Upkeep;
+}
+
+impl Task {
+    /// Whether it has a thread of its own: it runs as soon as it can, instead of after what the
+    /// runtime's threads have to run before. What it waits for must not belong to the runtime.
+    pub const fn has_own_thread(self) -> bool {
+        // Every message waits for it.
+        matches!(self, Self::StoreWriter)
+    }
 }
 
 /// Names a running task: `relay`, or `stage-worker:payment` for one that a stage has of its own.

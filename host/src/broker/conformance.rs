@@ -69,6 +69,7 @@ pub(super) fn event(event_type: &str, id: usize) -> Outgoing {
         attributes: vec![("colour".to_owned(), "green".to_owned())],
     };
     let envelope = Envelope {
+        data_key: None,
         event,
         subject_key: None,
         customer_hash: 0,

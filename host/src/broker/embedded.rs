@@ -303,6 +303,11 @@ impl Broker for Embedded {
         self.shared.capacity.without(held.unwrap_or(Capacity::NONE))
     }
 
+    fn held(&self, stage: &str) -> Option<(Capacity, Capacity)> {
+        let held = self.shared.lock().queues.get(stage)?.held;
+        Some((held, self.shared.capacity))
+    }
+
     fn longest_wait(&self, stage: &str) -> Option<Duration> {
         let state = self.shared.lock();
         let ready = state.queues.get(stage)?.ready.iter();
@@ -483,6 +488,9 @@ mod tests {
         let received = consumer.receive(100).await.unwrap();
         assert_eq!(ids(&received), ["1", "2", "3", "4"]);
         assert_eq!(broker.room(&stage), Capacity { messages: 10_000 - 4, bytes: 0 });
+        let (held, most) = broker.held(&stage).unwrap();
+        assert_eq!((held, most.bytes), (Capacity { messages: 4, bytes }, bytes));
+        assert_eq!(broker.held("unknown"), None);
         let tags: Vec<u64> = received.iter().map(|message| message.tag).collect();
         consumer.acker().ack(&tags[..1]).await;
         assert!(broker.take_gaps().is_empty(), "less than half of it is free");

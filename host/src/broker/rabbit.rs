@@ -7,9 +7,14 @@
 //! reported as a gap that the reconciler refills from the store.
 
 mod consumer;
+#[cfg(feature = "tls")]
+mod encrypted;
+mod keys;
 mod link;
 mod message;
+mod origin;
 mod publisher;
+mod signature;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -19,44 +24,48 @@ mod window;
 pub(crate) use message::fuzz as message_fuzz;
 
 use std::collections::BTreeMap;
-use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
-use lapin::uri::AMQPUri;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use self::consumer::{RabbitConsumer, Reading, RejectedRabbitConsumer};
+pub use self::keys::MessageKeys;
 pub use self::link::LinkTask;
-use self::link::{Link, LinkOwner, within};
+use self::link::{Link, LinkOwner, Server, within};
 use self::publisher::Publisher;
 pub use self::topology::QueueStatus;
 use self::topology::{Found, Names};
 use super::{Binding, Broker, BrokerError, Capacity, Consumer, Gap, Outgoing, RejectedConsumer};
 use crate::domain::clock::Clock;
 use crate::domain::cloud_events::ingress::IngressSettings;
+use crate::domain::encryption::Encryption;
+use crate::store::StoreError;
+#[cfg(feature = "tls")]
+use crate::tls::ClientFiles;
 
 /// A recreated queue may miss messages published up to now; clocks may differ by this much.
 const GAP_MARGIN_MS: u64 = 5_000;
 
-fn parse(url: &str) -> Result<AMQPUri, String> {
-    AMQPUri::from_str(url).map_err(|error| {
-        format!(
-            "{error}; expected amqp://user:password@host:5672/vhost, with `%2f` for the \
-                 default vhost"
-        )
-    })
+/// Where the broker is.
+#[derive(Clone, Default)]
+pub struct RabbitServer {
+    /// `amqp://user:password@host:port/vhost`, or `amqps://…`.
+    pub url: String,
+    /// Certificates for an encrypted connection.
+    #[cfg(feature = "tls")]
+    pub tls: ClientFiles,
 }
 
 /// How to use the broker.
 pub struct RabbitOptions {
-    /// `amqp://user:password@host:port/vhost`.
-    pub url: String,
+    /// Where it is.
+    pub server: RabbitServer,
     /// First part of every name.
     pub namespace: String,
     /// Shown by the broker's management pages.
@@ -67,6 +76,10 @@ pub struct RabbitOptions {
     pub expiry_ms: u64,
     /// The limits on events of other programs.
     pub ingress: IngressSettings,
+    /// What tells the messages of hosts from those of other programs.
+    pub keys: Arc<MessageKeys>,
+    /// Seals the bodies of messages.
+    pub encryption: Arc<Encryption>,
 }
 
 /// The broker.
@@ -99,24 +112,32 @@ impl Rabbit {
     /// A broker, and the connections that it needs. Nothing is spawned and nothing connects until
     /// the caller runs them. An error only when the URL is invalid.
     pub fn new(options: RabbitOptions) -> Result<(Arc<Self>, RabbitLinks), String> {
-        let uri = parse(&options.url)?;
+        let server = Server::of(&options.server)?;
         let (stop, links) = (CancellationToken::new(), TaskTracker::new());
         let owner = || LinkOwner { stop: stop.clone(), alive: links.token() };
         let (publishing, publish_task) =
-            Link::new(uri.clone(), format!("postrider {} publish", options.host_name), owner());
+            Link::new(server.clone(), format!("postrider {} publish", options.host_name), owner());
         let (consuming, consume_task) =
-            Link::new(uri, format!("postrider {} consume", options.host_name), owner());
+            Link::new(server, format!("postrider {} consume", options.host_name), owner());
         let names = Names::new(&options.namespace);
         let rabbit = Arc::new(Self {
-            publisher: Publisher::new(publishing.clone(), names.clone()),
-            names,
-            publishing,
-            consuming,
+            publisher: Publisher::new(
+                publishing.clone(),
+                names.clone(),
+                Arc::clone(&options.keys),
+                Arc::clone(&options.encryption),
+            ),
             reading: Reading {
                 clock: options.clock,
                 expiry_ms: options.expiry_ms,
                 settings: Arc::new(options.ingress),
+                keys: options.keys,
+                encryption: options.encryption,
+                names: names.clone(),
             },
+            names,
+            publishing,
+            consuming,
             bindings: Mutex::default(),
             query_channel: tokio::sync::Mutex::default(),
             gaps: Mutex::default(),
@@ -130,12 +151,12 @@ impl Rabbit {
     /// Inspects the queues of these stages without changing anything; the error says why there is no
     /// connection.
     pub async fn examine(
-        url: &str,
+        server: &RabbitServer,
         namespace: &str,
         stages: &[Arc<str>],
     ) -> Result<Vec<(String, QueueStatus)>, String> {
         let names = Names::new(namespace);
-        let connection = link::connect(&parse(url)?, "postrider doctor").await?;
+        let connection = link::connect(&Server::of(server)?, "postrider doctor").await?;
         let mut queues = Vec::new();
         for stage in stages {
             let status = topology::examine(&connection, &names, stage)
@@ -257,13 +278,8 @@ impl Broker for Rabbit {
         prefetch: Capacity,
     ) -> Result<Box<dyn Consumer>, BrokerError> {
         self.ensure(&self.binding(stage)?).await?;
-        let consumer = RabbitConsumer::open(
-            &self.consuming,
-            self.names.queue(stage),
-            prefetch,
-            self.reading.clone(),
-        )
-        .await?;
+        let consumer =
+            RabbitConsumer::open(&self.consuming, stage, prefetch, self.reading.clone()).await?;
         Ok(Box::new(consumer))
     }
 
@@ -273,12 +289,7 @@ impl Broker for Rabbit {
     ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError> {
         self.ensure(&self.binding(stage)?).await?;
         Ok(Some(Box::new(
-            RejectedRabbitConsumer::open(
-                &self.consuming,
-                self.names.dead_queue(stage),
-                self.reading.clone(),
-            )
-            .await?,
+            RejectedRabbitConsumer::open(&self.consuming, stage, self.reading.clone()).await?,
         )))
     }
 
@@ -305,6 +316,14 @@ impl Broker for Rabbit {
 
     fn data_max_bytes(&self) -> Option<usize> {
         self.publishing.refused_bytes().map(|refused| refused.saturating_sub(1))
+    }
+
+    fn signs(&self) -> bool {
+        true
+    }
+
+    async fn refresh_keys(&self) -> Result<(), StoreError> {
+        self.reading.keys.refresh().await
     }
 
     async fn up(&self) {

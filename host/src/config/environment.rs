@@ -24,8 +24,17 @@ const FILE_SUFFIX: &str = "_FILE";
 /// TOML that overrides the file: for keys that no name of a variable can express.
 pub(super) const OVERRIDES: &str = "POSTRIDER_OVERRIDES";
 /// Variables that the program reads beside the configuration.
-pub const OTHER_VARIABLES: [&str; 4] =
-    ["POSTRIDER_CONFIG", "POSTRIDER_LOG_FORMAT", "POSTRIDER_URL", OVERRIDES];
+pub const OTHER_VARIABLES: [&str; 9] = [
+    "POSTRIDER_CONFIG",
+    "POSTRIDER_LOG_FORMAT",
+    "POSTRIDER_TOKEN",
+    "POSTRIDER_TOKEN_FILE",
+    "POSTRIDER_URL",
+    "POSTRIDER_CA_FILE",
+    "POSTRIDER_CERT_FILE",
+    "POSTRIDER_KEY_FILE",
+    OVERRIDES,
+];
 /// Variables of the project's own tests.
 const TEST_PREFIX: &str = "POSTRIDER_TEST_";
 

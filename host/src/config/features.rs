@@ -10,15 +10,17 @@ pub(super) struct Feature {
     enabled: bool,
 }
 
+const ENCRYPTION: Feature = Feature { name: "encryption", enabled: cfg!(feature = "encryption") };
 const HTTP: Feature = Feature { name: "http", enabled: cfg!(feature = "http") };
 const POSTGRES: Feature = Feature { name: "postgres", enabled: cfg!(feature = "postgres") };
 const RABBITMQ: Feature = Feature { name: "rabbitmq", enabled: cfg!(feature = "rabbitmq") };
 const SQLITE: Feature = Feature { name: "sqlite", enabled: cfg!(feature = "sqlite") };
+pub(super) const TLS: Feature = Feature { name: "tls", enabled: cfg!(feature = "tls") };
 const WASM: Feature = Feature { name: "wasm", enabled: cfg!(feature = "wasm") };
 
 /// Sections that configure nothing without their feature.
-pub(super) const SECTIONS: [(&str, Feature); 3] =
-    [("http", HTTP), ("plugins", WASM), ("runtime", WASM)];
+pub(super) const SECTIONS: [(&str, Feature); 4] =
+    [("encryption", ENCRYPTION), ("http", HTTP), ("plugins", WASM), ("runtime", WASM)];
 
 impl Feature {
     /// The feature that opens a store.
@@ -29,11 +31,12 @@ impl Feature {
         }
     }
 
-    /// The feature that connects to a broker; none for the embedded one.
-    pub(super) fn of_broker(url: BrokerUrl<'_>) -> Option<Self> {
+    /// The features that connect to a broker; none for the embedded one.
+    pub(super) fn of_broker(url: BrokerUrl<'_>) -> &'static [Self] {
         match url {
-            BrokerUrl::Embedded => None,
-            BrokerUrl::Amqp(_) => Some(RABBITMQ),
+            BrokerUrl::Embedded => &[],
+            BrokerUrl::Amqp(_) if url.is_encrypted() => &[RABBITMQ, TLS],
+            BrokerUrl::Amqp(_) => &[RABBITMQ],
         }
     }
 
@@ -63,8 +66,12 @@ mod tests {
         let store = |url| Feature::of_store(StoreUrl::parse(url).unwrap()).name;
         assert_eq!(store("postgres://localhost/orders"), "postgres");
         assert_eq!(store("sqlite:orders.db"), "sqlite");
-        let broker = |url| Feature::of_broker(BrokerUrl::parse(url).unwrap());
-        assert_eq!(broker("amqp://localhost").map(|feature| feature.name), Some("rabbitmq"));
-        assert_eq!(broker("embedded:"), None);
+        let broker = |url| -> Vec<&str> {
+            let features = Feature::of_broker(BrokerUrl::parse(url).unwrap());
+            features.iter().map(|feature| feature.name).collect()
+        };
+        assert_eq!(broker("amqp://localhost"), ["rabbitmq"]);
+        assert_eq!(broker("amqps://localhost"), ["rabbitmq", "tls"]);
+        assert!(broker("embedded:").is_empty());
     }
 }

@@ -19,9 +19,17 @@ use crate::domain::name::is_name;
 /// The section of further namespaces.
 pub(super) const SECTION: &str = "namespaces";
 /// Keys that belong to the process.
-const OF_PROCESS: [&[&str]; 6] = [
+const OF_PROCESS: [&[&str]; 14] = [
     &["http", "listen"],
+    &["http", "allowed_hosts"],
     &["http", "cors"],
+    &["http", "tls"],
+    &["http", "connections_max"],
+    &["http", "head_timeout_ms"],
+    &["http", "idle_timeout_ms"],
+    &["http", "stall_timeout_ms"],
+    &["http", "rate_limits", "per_address_per_s"],
+    &["http", "rate_limits", "per_address_burst"],
     &["runtime"],
     &["shutdown"],
     &[SECTION],
@@ -46,6 +54,7 @@ impl Config {
         Self {
             namespace: name.to_owned(),
             http: self.http.clone(),
+            auth: self.auth.clone(),
             store: StoreConfig { url: store_beside(&self.store.url, name), ..self.store.clone() },
             broker: self.broker.clone(),
             plugins: PluginsConfig {
@@ -59,6 +68,8 @@ impl Config {
                 external_event_types: EventsConfig::default().external_event_types,
                 ..self.events.clone()
             },
+            encryption: self.encryption.clone(),
+            ingress: self.ingress.clone(),
             products: ProductsConfig::default(),
             recording: self.recording,
             retention: self.retention,
@@ -74,8 +85,7 @@ impl Config {
     pub(crate) fn take_namespaces(&mut self) -> BTreeMap<String, Self> {
         let mut namespaces = std::mem::take(&mut self.namespaces);
         for config in namespaces.values_mut() {
-            config.http.listen.clone_from(&self.http.listen);
-            config.http.cors = self.http.cors.clone();
+            config.http = config.http.within(&self.http);
             config.runtime = self.runtime.clone();
             config.shutdown = self.shutdown.clone();
         }
@@ -122,6 +132,7 @@ impl Config {
             }
             let mut found = Vec::new();
             config.find_problems_of_pipeline(&mut found);
+            config.validate_anonymous(&self.http.listen, &mut found);
             problems.extend(found.into_iter().map(|problem| format!("{place}.{problem}")));
         }
         self.find_shared(problems);

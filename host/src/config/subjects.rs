@@ -20,26 +20,41 @@ use crate::domain::subject_status::{CancelRules, StatusRules, Transition};
 mod order;
 
 /// First segments of the paths that the API serves itself, and its tags.
-pub const RESERVED_SEGMENTS: [&str; 15] = [
+pub const RESERVED_SEGMENTS: [&str; 22] = [
     "api",
+    "audit",
+    "broker",
     "chains",
+    "console",
     "dead-letters",
     "docs",
+    "encryption",
     "events",
     "health",
+    "keys",
+    "limits",
     "metrics",
     "namespaces",
     "plugins",
     "problems",
     "products",
     "ready",
+    "session",
     "stages",
     "subjects",
     "topology",
 ];
 /// Fields that the API adds to subjects.
-const VIEW_FIELDS: [&str; 7] =
-    ["created_at_ms", "customer", "display", "next", "status", "timeline", "updated_at_ms"];
+const VIEW_FIELDS: [&str; 8] = [
+    "created_at_ms",
+    "customer",
+    "display",
+    "next",
+    "status",
+    "timeline",
+    "unreadable",
+    "updated_at_ms",
+];
 
 /// A kind of subjects, in [`Config::subjects`](super::Config::subjects).
 ///

@@ -183,3 +183,17 @@ fn a_stage_inherits_the_defaults() {
     assert_eq!(config.stages["payment"].retry.max_attempts, 2);
     assert_eq!(config.stages["payment"].retry.initial_ms, RetryPolicy::default().initial_ms);
 }
+
+#[test]
+fn rate_limits_are_checked() {
+    let text = "[http.rate_limits]\nper_address_per_s = 1000001\nper_principal_burst = 5\n";
+    let ConfigError(problems) = Config::from_toml(text).unwrap_err();
+    let expected = [
+        "http.rate_limits.per_address_per_s: 1000001 must be at most 1000000, or 0",
+        "http.rate_limits.per_principal_burst: 5 has no effect without \
+         http.rate_limits.per_principal_per_s: set it as well, or this to 0",
+    ];
+    assert_eq!(problems, expected);
+    let valid = "[http.rate_limits]\nper_address_per_s = 1000000\nper_address_burst = 1\n";
+    assert!(Config::from_toml(valid).is_ok());
+}

@@ -1,5 +1,6 @@
 //! Which store and which broker a URL names.
 
+use super::features::{Feature, TLS};
 use crate::domain::connection_string::ConnectionString;
 
 /// Which store a URL names.
@@ -37,6 +38,17 @@ impl StoreUrl<'_> {
             Self::Sqlite(_) => None,
         }
     }
+
+    /// The feature that its encryption needs; none if it does not insist on it.
+    pub(super) fn tls_feature(self) -> Option<Feature> {
+        match self {
+            Self::Postgres(url) => {
+                let parsed = ConnectionString::parse(url).ok()?;
+                parsed.requires_tls().then_some(TLS)
+            }
+            Self::Sqlite(_) => None,
+        }
+    }
 }
 
 /// Whether this is a list such as `host=/run/postgresql dbname=orders`.
@@ -59,9 +71,14 @@ impl<'a> BrokerUrl<'a> {
     pub fn parse(url: &'a str) -> Option<Self> {
         match url.split_once(':')? {
             ("embedded", "") => Some(Self::Embedded),
-            ("amqp", _) => Some(Self::Amqp(url)),
+            ("amqp" | "amqps", _) => Some(Self::Amqp(url)),
             _ => None,
         }
+    }
+
+    /// Whether the connection to it is encrypted.
+    pub(crate) fn is_encrypted(self) -> bool {
+        matches!(self, Self::Amqp(url) if url.starts_with("amqps:"))
     }
 }
 

@@ -5,6 +5,7 @@ use super::features::Feature;
 use super::urls::scheme;
 use super::{BrokerUrl, Config, StoreUrl, subjects};
 use crate::domain::event::topic_problem;
+use crate::domain::json::{VALUE_BYTES, VALUES_MAX};
 use crate::domain::name::is_name;
 
 /// Fewest connections of the store's pool: one for a batch that holds locks, one for readers.
@@ -13,6 +14,8 @@ const CONNECTIONS_MIN: u32 = 2;
 const RECORDING_MIN_BYTES: usize = 256;
 /// Largest `recording.max_bytes`: the recordings of a batch are held in memory.
 const RECORDING_MAX_BYTES: usize = 1 << 20;
+/// What the values of a body need in memory once it is parsed.
+const PARSED_MAX_BYTES: u64 = (VALUES_MAX * VALUE_BYTES) as u64;
 
 impl Config {
     /// Adds every problem to `problems`.
@@ -29,16 +32,31 @@ impl Config {
     fn find_problems_of_process(&self, problems: &mut Vec<String>) {
         if let Some(problem) = listen_problem(&self.http.listen) {
             problems.push(format!("http.listen: `{}` {problem}", self.http.listen));
+        } else {
+            self.validate_anonymous(&self.http.listen, problems);
+        }
+        for host in &self.http.allowed_hosts {
+            if let Some(problem) = host_problem(host) {
+                problems.push(format!("http.allowed_hosts: `{host}` {problem}"));
+            }
         }
         for origin in &self.http.cors.allowed_origins {
             if let Some(problem) = origin_problem(origin) {
                 problems.push(format!("http.cors.allowed_origins: `{origin}` {problem}"));
             }
         }
+        self.http.tls.validate(problems);
+        self.http.rate_limits.find_problems_of_process(problems);
         for (key, value) in [
+            ("http.connections_max", self.http.connections_max as u64),
+            ("http.head_timeout_ms", self.http.head_timeout_ms),
+            ("http.idle_timeout_ms", self.http.idle_timeout_ms),
+            ("http.stall_timeout_ms", self.http.stall_timeout_ms),
             ("runtime.instances_max", u64::from(self.runtime.instances_max)),
             ("runtime.epoch_tick_ms", self.runtime.epoch_tick_ms),
             ("runtime.stack_max_bytes", self.runtime.stack_max_bytes as u64),
+            ("runtime.compile_memory_max_bytes", self.runtime.compile_memory_max_bytes),
+            ("runtime.compile_time_max_ms", self.runtime.compile_time_max_ms),
         ] {
             at_least_one(key, value, problems);
         }
@@ -50,7 +68,10 @@ impl Config {
             problems.extend(found);
         }
         self.validate_urls(problems);
+        self.validate_auth(problems);
         self.validate_subscriptions(problems);
+        self.ingress.find_problems(problems);
+        self.encryption.find_problems(problems);
         self.validate_numbers(problems);
         self.validate_subjects(problems);
         self.validate_state_places(problems);
@@ -84,6 +105,7 @@ impl Config {
         match StoreUrl::parse(&self.store.url) {
             Some(url) => {
                 problems.extend(Feature::of_store(url).problem("store.url"));
+                problems.extend(url.tls_feature().and_then(|tls| tls.problem("store.url")));
                 problems.extend(url.problem().map(|problem| format!("store.url: {problem}")));
             }
             None => problems.push(format!(
@@ -91,12 +113,14 @@ impl Config {
                 scheme(&self.store.url)
             )),
         }
-        match BrokerUrl::parse(&self.broker.url).map(Feature::of_broker) {
-            Some(feature) => {
-                problems.extend(feature.and_then(|feature| feature.problem("broker.url")));
+        match BrokerUrl::parse(&self.broker.url) {
+            Some(url) => {
+                let features = Feature::of_broker(url).iter();
+                problems.extend(features.filter_map(|feature| feature.problem("broker.url")));
+                self.broker.tls.validate(url, problems);
             }
             None => problems.push(format!(
-                "broker.url: `{}…` must be `embedded:` or `amqp://…`",
+                "broker.url: `{}…` must be `embedded:`, `amqp://…` or `amqps://…`",
                 scheme(&self.broker.url)
             )),
         }
@@ -129,6 +153,7 @@ impl Config {
         ] {
             at_least_one(key, value, problems);
         }
+        self.http.rate_limits.find_problems(problems);
         if self.store.connections < CONNECTIONS_MIN {
             problems.push(format!(
                 "store.connections: {} must be at least {CONNECTIONS_MIN}: batches that hold locks \
@@ -139,6 +164,14 @@ impl Config {
         if !(RECORDING_MIN_BYTES..=RECORDING_MAX_BYTES).contains(&self.recording.max_bytes) {
             let max_bytes = self.recording.max_bytes;
             problems.push(format!("recording.max_bytes: {max_bytes} must be from {RECORDING_MIN_BYTES} to {RECORDING_MAX_BYTES}"));
+        }
+        let body_most = self.http.body_max_bytes as u64 + PARSED_MAX_BYTES;
+        if self.http.bodies_max_bytes < body_most {
+            problems.push(format!(
+                "http.bodies_max_bytes: {} must be at least {body_most}: `http.body_max_bytes`, and \
+                 {PARSED_MAX_BYTES} for its values once it is parsed",
+                self.http.bodies_max_bytes
+            ));
         }
         problems.extend(self.period_problem("retention.max_age_ms", self.retention.max_age_ms));
     }
@@ -218,6 +251,15 @@ fn listen_problem(listen: &str) -> Option<&'static str> {
         host.chars().all(named)
     };
     (!valid).then_some("has no valid host: write a name or an address, without a scheme")
+}
+
+/// Why a text is not the name of a host; none if it is one, or `*`.
+fn host_problem(host: &str) -> Option<&'static str> {
+    let named = |one: char| {
+        one.is_ascii_lowercase() || one.is_ascii_digit() || matches!(one, '-' | '.' | '_')
+    };
+    let valid = host == "*" || (!host.is_empty() && host.chars().all(named));
+    (!valid).then_some("is not the name of a host: write it in lower case, without scheme and port")
 }
 
 /// Why a text is not an origin as browsers send it; none if it is one, or `*`.

@@ -4,8 +4,10 @@
 //! Used wherever events enter or leave the host: the API, the broker, export and import. What the
 //! host adds to an event is in extension attributes that start with [`HOST`].
 
+pub mod allow_list;
 pub mod ingress;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -13,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::domain::encryption::unreadable;
 use crate::domain::event::LoggedEvent;
 use crate::domain::event::{Event, HOST_EVENT_PREFIX};
 use crate::domain::field_error::{FieldError, pointer};
@@ -324,7 +327,8 @@ pub fn write(logged: &LoggedEvent) -> String {
     if !event.subject.is_empty() {
         members.insert("subject", json_text(&event.subject));
     }
-    if !event.data.is_empty() {
+    let unreadable = unreadable(&event.data).map(Cow::into_owned);
+    if !event.data.is_empty() && unreadable.is_none() {
         let (name, data) = match written_data(event) {
             Some(data) => ("data", data),
             None => ("data_base64", json_text(&STANDARD.encode(&event.data))),
@@ -341,6 +345,7 @@ pub fn write(logged: &LoggedEvent) -> String {
         ("postridercauseid", envelope.cause.as_ref().map(|cause| cause.id.clone())),
         ("postriderlogged", Some(timestamp::text(logged.logged_at_ms))),
         ("postriderdue", logged.due_at_ms.map(timestamp::text)),
+        ("postriderunreadable", unreadable),
     ];
     let own = event.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let host = host.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));

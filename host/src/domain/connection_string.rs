@@ -88,17 +88,46 @@ impl ConnectionString {
             tls: tls.into_iter().filter_map(|name| Some((name, take(name)?))).collect(),
             options: startup_options(&take("options").unwrap_or_default())?,
         };
-        if let Some((_, mode)) = parsed.tls.iter().find(|(name, _)| *name == "sslmode")
-            && !TLS_MODES.contains(&mode.as_str())
-        {
-            return Err(UrlError::new(format!("sslmode must be one of {}", TLS_MODES.join(", "))));
-        }
+        parsed.check_tls()?;
         match parameters.keys().next() {
             None => Ok(parsed),
             Some(name) => Err(UrlError::new(format!(
                 "the parameter `{name}` is not supported; remove it. Supported: {SUPPORTED}"
             ))),
         }
+    }
+}
+
+impl ConnectionString {
+    /// A parameter of the encryption.
+    pub fn tls(&self, name: &str) -> Option<&str> {
+        let found = self.tls.iter().find(|(one, _)| *one == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn check_tls(&self) -> Result<(), UrlError> {
+        if self.tls("sslmode").is_some_and(|mode| !TLS_MODES.contains(&mode)) {
+            return Err(UrlError::new(format!("sslmode must be one of {}", TLS_MODES.join(", "))));
+        }
+        for name in ["sslrootcert", "sslcert"] {
+            if self.tls(name).is_some() && !self.requires_tls() {
+                return Err(UrlError::new(format!(
+                    "`{name}` needs an encrypted connection: add sslmode=verify-full"
+                )));
+            }
+        }
+        match (self.tls("sslcert"), self.tls("sslkey")) {
+            (Some(_), None) => {
+                Err(UrlError::new("`sslcert` needs the key of the certificate: add sslkey"))
+            }
+            (None, Some(_)) => Err(UrlError::new("`sslkey` needs its certificate: add sslcert")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a connection without encryption is refused.
+    pub fn requires_tls(&self) -> bool {
+        matches!(self.tls("sslmode"), Some("require" | "verify-ca" | "verify-full"))
     }
 }
 

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::encryption::DataKey;
 use super::steps::count_json_read;
 use super::subject::SubjectKey;
 
@@ -104,7 +105,7 @@ impl Event {
 ///     settled.envelope.subject_key.as_ref() == Some(subject)
 /// }
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Eq)]
 pub struct Envelope {
     /// The event itself.
     pub event: Event,
@@ -122,6 +123,23 @@ pub struct Envelope {
     /// From this time on the host dead-letters it instead of running a stage; milliseconds since
     /// 1970-01-01 UTC.
     pub expires_at_ms: u64,
+    /// What the data of this event and of those that follow from it are sealed with, if they are;
+    /// inherited from its cause.
+    pub(crate) data_key: Option<Arc<DataKey>>,
+}
+
+/// What an event is sealed with is no part of it.
+impl PartialEq for Envelope {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { event, subject_key, customer_hash, correlation_id, cause, .. } = self;
+        event == &other.event
+            && subject_key == &other.subject_key
+            && customer_hash == &other.customer_hash
+            && correlation_id == &other.correlation_id
+            && cause == &other.cause
+            && self.hops == other.hops
+            && self.expires_at_ms == other.expires_at_ms
+    }
 }
 
 impl Envelope {
@@ -134,6 +152,7 @@ impl Envelope {
             cause: None,
             hops: 0,
             expires_at_ms,
+            data_key: None,
             event,
         }
     }
@@ -152,6 +171,7 @@ impl Envelope {
             cause: Some(old.key()),
             hops: old.hops,
             expires_at_ms,
+            data_key: old.data_key.clone(),
             event,
         }
     }

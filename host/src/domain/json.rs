@@ -19,6 +19,21 @@ use crate::domain::steps::count_json_read;
 
 /// Most values in one text: numbers, strings, literals, lists and objects together.
 pub const VALUES_MAX: usize = 100_000;
+/// About what a parsed value needs in memory, beside the bytes of its text.
+pub const VALUE_BYTES: usize = 64;
+
+/// About what a parsed value and all within it need in memory.
+pub fn memory_bytes(value: &Value) -> u64 {
+    let within: u64 = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len() as u64,
+        Value::Array(items) => items.iter().map(memory_bytes).sum(),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| key.len() as u64 + memory_bytes(value)).sum()
+        }
+    };
+    VALUE_BYTES as u64 + within
+}
 
 /// Parses a text that passes [`check`].
 pub fn parse(bytes: &[u8]) -> Result<Value, Error> {

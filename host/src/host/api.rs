@@ -5,7 +5,8 @@
 //! request on those of its namespace.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
@@ -13,8 +14,12 @@ use tokio::net::TcpListener;
 use super::error::BuildError;
 use super::namespace::Namespace;
 use super::tasks::HostTasks;
-use crate::config::Config;
-use crate::http::{self, RequestsInProgress, ServedNamespace, Server};
+use crate::config::{Config, ConfigError, HttpSettings};
+use crate::http::{
+    self, OpenConnections, RequestsInProgress, ServedNamespace, Server, Timeouts, places,
+};
+#[cfg(feature = "tls")]
+use crate::tls::ReloadedTls;
 
 /// Where the API is served.
 #[derive(Default)]
@@ -34,8 +39,15 @@ pub(super) struct Api {
     /// Until it is served.
     listener: Option<std::net::TcpListener>,
     requests: RequestsInProgress,
+    connections: Arc<OpenConnections>,
     namespaces: Vec<ServedNamespace>,
     router: OnceLock<Router>,
+    settings: HttpSettings,
+    /// Connections to the stores of all namespaces.
+    store_connections: usize,
+    /// None: the listener is not encrypted.
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<ReloadedTls>>,
 }
 
 impl Api {
@@ -48,23 +60,48 @@ impl Api {
                 Some(TcpListener::bind(&config.http.listen).await.map_err(failed)?)
             }
         };
+        #[cfg(feature = "tls")]
+        let tls = match config.http.tls.files().filter(|_| listener.is_some()) {
+            Some(files) => Some(Arc::new(ReloadedTls::load(files).map_err(ConfigError)?)),
+            None => None,
+        };
         let address = listener.as_ref().map(TcpListener::local_addr).transpose();
         Ok(Self {
             address: address.map_err(failed)?,
             listener: listener.map(TcpListener::into_std).transpose().map_err(failed)?,
             requests: RequestsInProgress::new(),
+            connections: Arc::default(),
             namespaces: Vec::new(),
             router: OnceLock::new(),
+            settings: config.http.clone(),
+            store_connections: 0,
+            #[cfg(feature = "tls")]
+            tls,
         })
+    }
+
+    /// Refuses to let everyone in who can reach the address that is bound: that of a listener of the
+    /// program, or what a name stands for.
+    pub(super) fn check<'a>(
+        &self,
+        configs: impl Iterator<Item = &'a Config>,
+    ) -> Result<(), ConfigError> {
+        let Some(address) = self.address else { return Ok(()) };
+        let problems = configs.filter_map(|config| config.anonymous_problem(&address.to_string()));
+        let problems: Vec<String> = problems.collect();
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
     }
 
     /// Takes the namespaces whose API it is.
     pub(super) fn serve<'a>(&mut self, namespaces: impl Iterator<Item = &'a Namespace>) {
+        let connections = &mut self.store_connections;
         self.namespaces = namespaces
+            .inspect(|namespace| *connections += namespace.config.store.connections as usize)
             .map(|namespace| ServedNamespace {
                 name: namespace.config.namespace.clone(),
-                app: std::sync::Arc::clone(&namespace.app),
+                app: Arc::clone(&namespace.app),
                 settings: namespace.config.http.clone(),
+                access: std::sync::Arc::clone(&namespace.access),
                 runtime: namespace.runtime.clone(),
                 span: namespace.span.clone(),
             })
@@ -78,8 +115,28 @@ impl Api {
     /// Serves on the listener, if there is one, as a task of the first namespace.
     pub(super) fn start(&mut self, tasks: &HostTasks) {
         let Some(listener) = self.listener.take() else { return };
-        tasks.start_server(Server::new(listener, self.router(), self.requests.clone()));
+        let Some(first) = self.namespaces.first() else { return };
+        let router = http::under_names(self.router(), first);
+        let HttpSettings { connections_max, .. } = self.settings;
+        let server = Server::new(listener, router, self.requests.clone())
+            .counted(Arc::clone(&self.connections))
+            .bounded(places(connections_max, self.store_connections), self.timeouts());
+        #[cfg(feature = "tls")]
+        let server = server.encrypted(self.tls.clone());
+        tasks.start_server(server);
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            tasks.start_certificates(Arc::clone(tls));
+        }
         tracing::info!(address = ?self.address, "serving");
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            head: Duration::from_millis(self.settings.head_timeout_ms),
+            idle: Duration::from_millis(self.settings.idle_timeout_ms),
+            stall: Duration::from_millis(self.settings.stall_timeout_ms),
+        }
     }
 
     /// The API for the router of the embedding program.
@@ -89,7 +146,7 @@ impl Api {
 
     /// The router of this host: all servers share its limits.
     fn router(&self) -> Router {
-        let build = || http::router(&self.namespaces, &self.requests);
+        let build = || http::router(&self.namespaces, &self.requests, &self.connections);
         self.router.get_or_init(build).clone()
     }
 

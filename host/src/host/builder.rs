@@ -24,8 +24,10 @@ use crate::app::App;
 use crate::app::HostMetrics;
 use crate::background::control_sync::ControlSync;
 use crate::background::faults::TaskFaults;
-use crate::config::{Config, ConfigError, StoreUrl};
+use crate::config::{AuthMode, Config, ConfigError, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
+#[cfg(feature = "http")]
+use crate::http::{Access, Authenticator};
 use crate::pipeline::plugin_change::PluginChange;
 use crate::pipeline::turns::Turnstile;
 use crate::pipeline::{Pipeline, TopologyStage};
@@ -37,6 +39,9 @@ use crate::services::{Observer, SPANS, Services};
 use crate::stage::handler::{Native, NativeStage, StageHandler};
 use crate::store::{Listeners, Publishing, Settlement};
 
+/// Why a store is not used without keys.
+const ENCRYPTED: &str =
+    "what it stores is encrypted: set encryption.key_file or encryption.key_command";
 /// Plugin changes that wait for the plugin supervisor.
 const CHANGES_MAX: usize = 64;
 
@@ -71,6 +76,8 @@ pub struct HostBuilder {
     #[cfg(feature = "metrics")]
     metrics: HostMetrics,
     observer: Option<Observer>,
+    #[cfg(feature = "http")]
+    authenticator: Option<Arc<dyn Authenticator>>,
     faults: TaskFaults,
     turnstile: Turnstile,
     /// What further namespaces are made of, beside their configuration.
@@ -231,6 +238,15 @@ impl HostBuilder {
         self
     }
 
+    /// Authenticates the requests to the API, of all namespaces, in the program's own way, beside API keys
+    /// and JSON Web Tokens. It sets `auth.mode` to `tokens`: a request without valid credentials is
+    /// refused.
+    #[cfg(feature = "http")]
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticator = Some(Arc::new(authenticator));
+        self
+    }
+
     /// Makes background tasks panic on request; for tests only.
     #[doc(hidden)]
     pub fn task_faults(mut self, faults: TaskFaults) -> Self {
@@ -266,6 +282,8 @@ impl HostBuilder {
         }
         #[cfg(feature = "http")]
         let mut api = Api::bind(std::mem::take(&mut self.listen), &config).await?;
+        #[cfg(feature = "http")]
+        api.check(std::iter::once(&config).chain(further.iter().map(|(_, config)| config)))?;
         #[cfg(feature = "metrics")]
         let metrics = self.metrics.clone();
         let (first, further) = if further.is_empty() {
@@ -306,7 +324,7 @@ impl HostBuilder {
             host = %name,
             namespace = %config.namespace
         );
-        self.build_named(config, name).instrument(span).await
+        Box::pin(self.build_named(config, name).instrument(span)).await
     }
 
     async fn build_named(mut self, config: Config, name: String) -> Result<Namespace, BuildError> {
@@ -330,7 +348,19 @@ impl HostBuilder {
         let controls = ControlSync::new(services.clone());
         controls.tick().await.map_err(|error| BuildError::Store(error.into()))?;
         let app = Arc::new(App::new(&config, services, files, places, tasks.health()));
+        #[cfg(feature = "http")]
+        let access = {
+            let access = Access::new(&config, self.authenticator.take());
+            let access = access.map_err(|problem| ConfigError(vec![problem]))?;
+            if access.is_enforced() {
+                let read = app.keys().refresh().await;
+                read.map_err(|error| BuildError::Store(error.into()))?;
+            }
+            Arc::new(access)
+        };
         Ok(Namespace {
+            #[cfg(feature = "http")]
+            access,
             config,
             app,
             relay,
@@ -357,6 +387,11 @@ impl HostBuilder {
         for (name, config) in &mut config.namespaces {
             let builder = self.namespaces.entry(name.clone()).or_default();
             builder.clock = builder.clock.take().or_else(|| self.clock.clone());
+            #[cfg(feature = "http")]
+            {
+                builder.authenticator =
+                    builder.authenticator.take().or_else(|| self.authenticator.clone());
+            }
             #[cfg(feature = "postgres")]
             {
                 builder.pool = builder.pool.take().or_else(|| self.pool.clone());
@@ -369,7 +404,7 @@ impl HostBuilder {
     }
 
     #[cfg_attr(
-        not(any(feature = "postgres", feature = "wasm")),
+        not(any(feature = "http", feature = "postgres", feature = "wasm")),
         expect(clippy::unused_self, reason = "without them the builder overrides nothing")
     )]
     fn override_config(&mut self, config: &mut Config) {
@@ -377,6 +412,10 @@ impl HostBuilder {
         if self.pool.is_some() {
             // What depends on the kind of the store is that of Postgres.
             "postgres://localhost".clone_into(&mut config.store.url);
+        }
+        #[cfg(feature = "http")]
+        if self.authenticator.is_some() {
+            config.auth.mode = AuthMode::Tokens;
         }
         #[cfg(feature = "wasm")]
         if let Some(dir) = self.plugin_dir.take() {
@@ -394,23 +433,28 @@ impl HostBuilder {
     ) -> Result<(Services, Relay), BuildError> {
         let (clock, steady) = host_clock(config, self.clock.take());
         let kinds = config.kinds()?;
+        let encryption = config.encryption.encryption();
         let identity = HostIdentity {
             config,
             kinds: &kinds,
             name,
             clock: &clock,
+            encryption: &encryption,
             steady: steady.as_ref(),
             #[cfg(feature = "postgres")]
             pool: self.pool.as_ref(),
         };
-        let broker = open_broker(&identity, tasks)?;
-        let from_outbox = broker.has_outside_consumers();
+        let from_outbox = config.broker.is_shared();
         // No other program receives events from a broker in memory.
         let none: &[String] = &[];
         let subscriptions = config.broker.subscriptions.as_deref();
         let listeners = Listeners::of(if from_outbox { subscriptions } else { Some(none) });
         let publishing = Publishing { listeners, from_outbox };
         let store = open_store(&identity, tasks, publishing).await?;
+        if encryption.is_needed() && !encryption.is_on() {
+            return Err(BuildError::Store(ENCRYPTED.into()));
+        }
+        let broker = open_broker(&identity, tasks, &store).await?;
         let pipeline = Pipeline::new(config, kinds);
         let (relay, handle) = Relay::new(
             Arc::clone(&store),
@@ -425,6 +469,7 @@ impl HostBuilder {
             relay: handle,
             pipeline,
             unrouted: Arc::default(),
+            counted: Arc::default(),
             clock,
             host: name.into(),
             observer: self.observer.take(),

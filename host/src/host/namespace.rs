@@ -22,6 +22,9 @@ pub(super) struct Namespace {
     pub(super) relay: Relay,
     pub(super) plugins: PluginSupervisor,
     pub(super) tasks: HostTasks,
+    /// Who may use its API.
+    #[cfg(feature = "http")]
+    pub(super) access: Arc<crate::http::Access>,
     /// In which its tasks and requests run.
     pub(super) span: Span,
     /// Where it was built, and runs.
@@ -33,6 +36,8 @@ pub(super) struct Namespace {
 impl Namespace {
     /// Starts to consume and to send. `named`: errors name the namespace.
     pub(super) fn start(self, named: bool) -> Result<RunningNamespace, RunError> {
+        #[cfg(feature = "http")]
+        let access = Arc::clone(&self.access);
         let Self { config, app, relay, plugins, tasks, threads, .. } = self;
         let running = RunningNamespace {
             _close_streams: app.event_feed().close_on_drop(),
@@ -47,6 +52,8 @@ impl Namespace {
         }
         let _entered = self.runtime.enter();
         running.tasks.start_background(&running.app, &config);
+        #[cfg(feature = "http")]
+        running.tasks.start_access(&access);
         running.tasks.start_plugins(plugins);
         running.tasks.start_relay(relay);
         let stages = running.app.services().pipeline.consuming().join(",");

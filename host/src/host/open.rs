@@ -6,10 +6,11 @@ use super::error::BuildError;
 use super::tasks::HostTasks;
 use crate::broker::embedded::Embedded;
 #[cfg(feature = "rabbitmq")]
-use crate::broker::rabbit::{Rabbit, RabbitOptions};
+use crate::broker::rabbit::{MessageKeys, Rabbit, RabbitOptions, RabbitServer};
 use crate::broker::{Broker, Capacity};
 use crate::config::{BrokerConfig, BrokerUrl, Config, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
+use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::{PostgresOptions, PostgresStore};
@@ -24,6 +25,7 @@ pub(super) struct HostIdentity<'a> {
     /// Owner of leases, and name of connections.
     pub(super) name: &'a str,
     pub(super) clock: &'a Arc<dyn Clock>,
+    pub(super) encryption: &'a Arc<Encryption>,
     /// The same, when it follows the store's.
     pub(super) steady: Option<&'a Arc<SteadyClock>>,
     /// The pool of the embedding program.
@@ -31,9 +33,10 @@ pub(super) struct HostIdentity<'a> {
     pub(super) pool: Option<&'a sqlx::PgPool>,
 }
 
-pub(super) fn open_broker(
+pub(super) async fn open_broker(
     host: &HostIdentity<'_>,
     tasks: &HostTasks,
+    store: &Arc<dyn Store>,
 ) -> Result<Arc<dyn Broker>, BuildError> {
     // A valid configuration names one that this build has.
     match BrokerUrl::parse(&host.config.broker.url) {
@@ -45,13 +48,20 @@ pub(super) fn open_broker(
         }
         #[cfg(feature = "rabbitmq")]
         Some(BrokerUrl::Amqp(url)) => {
+            let keys = MessageKeys::open(Arc::clone(store), host.clock.now_ms()).await;
             let options = RabbitOptions {
-                url: url.to_owned(),
+                server: RabbitServer {
+                    url: url.to_owned(),
+                    #[cfg(feature = "tls")]
+                    tls: host.config.broker.tls.files(),
+                },
                 namespace: host.config.namespace.clone(),
                 host_name: host.name.to_owned(),
                 clock: Arc::clone(host.clock),
                 expiry_ms: host.config.events.expiry_ms,
                 ingress: host.config.ingress(host.kinds),
+                encryption: Arc::clone(host.encryption),
+                keys: keys.map_err(|error| BuildError::Store(error.into()))?,
             };
             let (rabbit, links) = Rabbit::new(options).map_err(BuildError::Broker)?;
             tasks.start_rabbit(links);
@@ -85,6 +95,7 @@ pub(super) async fn open_store(
                 lease_ms: store.lease_ms,
                 group_max_ops: store.group_max_ops,
                 publishing,
+                encryption: Arc::clone(host.encryption),
             };
             let opened = SqliteStore::open(options).await;
             let (store, writer) = opened.map_err(|error| BuildError::Store(error.into()))?;
@@ -105,6 +116,7 @@ pub(super) async fn open_store(
                 lease_ms: store.lease_ms,
                 group_max_ops: store.group_max_ops,
                 publishing,
+                encryption: Arc::clone(host.encryption),
                 connections: store.connections,
                 pool: host.pool.cloned(),
                 timeout_ms: store.timeout_ms,

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::RunError;
 use crate::app::App;
 use crate::app::event_feed::EventFeed;
+use crate::app::keys::Keys;
 use crate::background::binding_sync::BindingSync;
 use crate::background::control_sync::ControlSync;
 use crate::background::faults::TaskFaults;
@@ -17,14 +18,16 @@ use crate::background::health::TaskHealth;
 use crate::background::idle_instances::IdleInstances;
 use crate::background::reconciler::Reconciler;
 use crate::background::retention::Retention;
+#[cfg(feature = "metrics")]
+use crate::background::store_figures::StoreCounter;
 use crate::background::supervisor::{Restarts, Supervisor, TaskFailure, TaskGroup};
 use crate::background::task::Task;
 use crate::background::unrouted_events::UnroutedRouter;
 #[cfg(feature = "rabbitmq")]
 use crate::broker::rabbit::RabbitLinks;
-use crate::config::Config;
+use crate::config::{AuthMode, Config};
 #[cfg(feature = "http")]
-use crate::http::Server;
+use crate::http::{Access, Jwt, Server};
 use crate::pipeline::plugin_change::PluginChange;
 use crate::plugins::supervisor::PluginSupervisor;
 #[cfg(feature = "wasm")]
@@ -36,6 +39,8 @@ use crate::runtime::{EpochTicker, Runtime};
 use crate::store::postgres::PostgresWriter;
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::SqliteWriter;
+#[cfg(all(feature = "http", feature = "tls"))]
+use crate::tls::ReloadedTls;
 
 /// Longest wait for tasks that were dropped.
 const END_MAX: Duration = Duration::from_secs(1);
@@ -69,13 +74,13 @@ impl HostTasks {
     #[cfg(feature = "sqlite")]
     pub(super) fn start_sqlite(&self, writer: SqliteWriter) {
         let run = |writer: Arc<SqliteWriter>, _| async move { writer.run().await };
-        self.ports.spawn_thread(Task::StoreWriter, Arc::new(writer), run);
+        self.ports.spawn(Task::StoreWriter, Arc::new(writer), run);
     }
 
     #[cfg(feature = "postgres")]
     pub(super) fn start_postgres(&self, writer: PostgresWriter) {
         let run = |writer: Arc<PostgresWriter>, _| async move { writer.run().await };
-        self.ports.spawn_thread(Task::StoreWriter, Arc::new(writer), run);
+        self.ports.spawn(Task::StoreWriter, Arc::new(writer), run);
     }
 
     #[cfg(feature = "rabbitmq")]
@@ -126,6 +131,19 @@ impl HostTasks {
         self.intake.spawn(Task::HttpServer, Arc::new(server), run);
     }
 
+    #[cfg(all(feature = "http", feature = "tls"))]
+    pub(super) fn start_certificates(&self, tls: Arc<ReloadedTls>) {
+        self.intake.spawn(Task::TlsCertificates, tls, ReloadedTls::run);
+    }
+
+    /// Reads the keys of JSON Web Tokens again and again, if there are any.
+    #[cfg(feature = "http")]
+    pub(super) fn start_access(&self, access: &Access) {
+        if let Some(jwt) = access.jwt() {
+            self.intake.spawn(Task::JwtKeys, Arc::clone(jwt), Jwt::run);
+        }
+    }
+
     /// Starts the periodic tasks, the event feed and the dead-letter jobs.
     pub(super) fn start_background(&self, app: &Arc<App>, config: &Config) {
         let (group, services) = (&self.intake, app.services());
@@ -159,7 +177,16 @@ impl HostTasks {
             Arc::new(IdleInstances::new(Arc::clone(&services.pipeline))),
             |instances, stop| async move { instances.run(stop).await },
         );
+        #[cfg(feature = "metrics")]
+        group.spawn(
+            Task::StoreFigures,
+            Arc::new(StoreCounter::new(services.clone())),
+            |counter, stop| async move { counter.run(stop).await },
+        );
         group.spawn(Task::EventFeed, Arc::clone(app.event_feed()), EventFeed::run);
+        if config.auth.mode == AuthMode::Tokens {
+            group.spawn(Task::ApiKeys, Arc::clone(app.keys()), Keys::run);
+        }
         group.spawn(Task::DeadLetterJobs, Arc::clone(app.dead_letters()), |jobs, stop| {
             jobs.run(stop)
         });

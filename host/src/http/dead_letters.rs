@@ -17,11 +17,22 @@ pub(super) use self::many::*;
 pub(super) use self::replay::*;
 pub(super) use self::show::*;
 
+use super::Shared;
 use super::problem::{Answer, Kind, Problem};
+use crate::domain::access::{Permission, Requester, Target};
 use crate::store::{DeadLetterAction, DeadLetterStatus};
 
 fn missing(id: i64) -> Problem {
     Problem::not_found(format!("no dead letter {id}"))
+}
+
+/// Refuses a requester who may not operate the stage of a dead letter.
+async fn require_operator(app: &Shared, requester: &Requester, id: i64) -> Answer<()> {
+    if requester.may(Permission::Operate, Target::Everything) {
+        return Ok(());
+    }
+    let dead_letter = app.services().store.dead_letter(id).await?.ok_or_else(|| missing(id))?;
+    requester.require(Permission::Operate, Target::Stage(&dead_letter.stage))
 }
 
 /// Refuses an action that changed nothing.

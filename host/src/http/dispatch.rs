@@ -1,7 +1,6 @@
 //! Dispatches requests to the threads of their namespace, so that nothing that a namespace does for a
 //! request runs on the thread of the server.
 //!
-//! The limit on concurrent requests applies before: a refused request costs its namespace nothing.
 //! When the client goes away, what runs for its request is dropped.
 
 use axum::body::{Body, Bytes, HttpBody as _};

@@ -2,68 +2,112 @@
 //! that no handler makes (unknown routes and methods, panics, refusals of the layers below).
 
 use std::any::Any;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, FromRequest as _, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::Semaphore;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument as _, Span};
 
-use super::RequestsInProgress;
+use super::answers;
+use super::auth::Entrance;
+use super::body_budget::BodyBudget;
+use super::held_body::holding;
 use super::prefix::original_path;
 use super::problem::{Answer, Kind, Problem};
-use super::request::{Payload, content_encoding, content_type};
+use super::request::{content_encoding, content_type};
+use super::{OpenConnections, Peer, RequestsInProgress};
+use crate::app::{Load, Refusal};
 use crate::domain::body;
 use crate::domain::cloud_events::is_json;
 use crate::domain::steps::STEPS;
 use crate::pipeline::turns::Turnstile;
 
-/// Admits a request while a slot is free; otherwise 503, never a queue.
-pub(super) async fn admit(
-    State(slots): State<Arc<Semaphore>>,
+/// How the requests to a namespace are received.
+pub(super) struct Reception {
+    pub(super) entrance: Entrance,
+    /// Of the bytes of their bodies.
+    pub(super) budget: BodyBudget,
+    /// For those that were received whole.
+    pub(super) slots: Semaphore,
+    /// How many of these there are.
+    pub(super) concurrency_max: usize,
+    /// Of the bytes of their answers.
+    pub(super) answers: answers::Budget,
+    /// Those that were received, until their answer was sent.
+    pub(super) work: RequestsInProgress,
+    /// Those of the process; only its first namespace shows them.
+    pub(super) connections: Option<Arc<OpenConnections>>,
+}
+
+/// Refuses a request of a connection that was accepted only for health checks. Then finds out who sends
+/// the request and whether they sent too many, and reads the body before a handler can refuse the request: a
+/// client that is still sending may not receive an answer. A compressed body is decompressed, up to as
+/// many bytes; its bytes are counted until the request is answered. Then admits the request while a slot
+/// is free, otherwise 503, never a queue; until its answer was sent it is work in progress, and a large
+/// answer is counted. All this is one layer, because each layer costs every request
+/// eight allocations.
+pub(super) async fn receive(
+    State(reception): State<Arc<Reception>>,
     request: Request,
     next: Next,
 ) -> Answer<Response> {
-    let Ok(_slot) = slots.try_acquire() else {
-        return Err(Problem::unavailable(
+    let Reception { entrance, budget, .. } = &*reception;
+    let peer = request.extensions().get::<Arc<Peer>>();
+    if peer.is_some_and(|peer| peer.only_health) {
+        return Err(reception.refused(
+            Refusal::Connections,
+            "too many connections (`http.connections_max`, and the limit on open files), retry",
+        ));
+    }
+    let address = entrance.admit_address(&request)?;
+    let request = entrance.identified(request).await?;
+    let sender = entrance.admit_principal(&request, address)?;
+    let in_progress = sender.begin();
+    let (mut parts, body) = request.into_parts();
+    let mut held = budget.request(sender);
+    let sent = held.read(body).await?;
+    let Ok(_slot) = reception.slots.try_acquire() else {
+        return Err(reception.refused(
+            Refusal::Concurrency,
             "too many concurrent requests (`http.concurrency_max`), retry",
         ));
     };
-    let step = if request.method().is_safe() {
-        Span::none()
-    } else {
-        tracing::trace_span!(target: STEPS, "request")
-    };
-    Ok(next.run(request).instrument(step).await)
-}
-
-/// Reads the body before a handler can refuse the request: a client that is still sending may not
-/// receive an answer. A compressed body is decompressed, up to as many bytes.
-pub(super) async fn read_body(
-    State(max_bytes): State<usize>,
-    request: Request,
-    next: Next,
-) -> Answer<Response> {
-    let (mut parts, body) = request.into_parts();
-    // Only the body is read: the headers need no copy.
-    let mut reading = Request::new(body);
-    DefaultBodyLimit::max(max_bytes).apply(&mut reading);
-    let Payload(bytes) = Payload::from_request(reading, &()).await?;
-    let encoding = content_encoding(&parts.headers)?;
-    let bytes = body::decoded(&encoding, bytes, max_bytes)?;
+    let work = reception.work.token();
+    let (encoding, sent_bytes) = (content_encoding(&parts.headers)?, sent.len());
+    let bytes = body::decoded(&encoding, sent, budget.body_max_bytes())?;
+    held.hold_parsed(&bytes, sent_bytes)?;
     if !encoding.is_empty() {
         parts.headers.remove(header::CONTENT_ENCODING);
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    Ok(next.run(Request::from_parts(parts, bytes.into())).await)
+    let step = if parts.method.is_safe() {
+        Span::none()
+    } else {
+        tracing::trace_span!(target: STEPS, "request")
+    };
+    let answer = next.run(Request::from_parts(parts, bytes.into())).instrument(step).await;
+    let Some(answer) = reception.answers.bound(answer) else {
+        return Err(reception
+            .refused(Refusal::Answers, "too many large answers wait for their readers, retry"));
+    };
+    Ok(holding(answer, (work, in_progress)))
+}
+
+impl Reception {
+    /// How many requests are in progress, without those whose answer is being sent.
+    pub(super) fn load(&self) -> Load {
+        let max = self.concurrency_max;
+        Load { used: max.saturating_sub(self.slots.available_permits()) as u64, max: max as u64 }
+    }
+
+    fn refused(&self, refusal: Refusal, detail: &str) -> Problem {
+        self.entrance.app.refusals().count(refusal);
+        Problem::unavailable(detail)
+    }
 }
 
 /// Lets a request that writes wait for the turn of its namespace.
@@ -75,43 +119,6 @@ pub(super) async fn take_turn(
     let writes = !request.method().is_safe();
     let _turn = if writes { turnstile.request().await } else { None };
     next.run(request).await
-}
-
-/// Counts a request that was received as work in progress, until its answer was sent.
-pub(super) async fn track(
-    State(work): State<RequestsInProgress>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let token = work.token();
-    let answer = next.run(request).await;
-    answer.map(|body| Body::new(TrackedBody { body, _token: token }))
-}
-
-/// The body of an answer, which is in progress until it was sent.
-struct TrackedBody {
-    body: Body,
-    _token: TaskTrackerToken,
-}
-
-impl HttpBody for TrackedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response<Body> {

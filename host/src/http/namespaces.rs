@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::{any, get};
 use axum::{Json, Router};
@@ -15,15 +15,17 @@ use futures::future::join_all;
 use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::auth::{Entrance, authenticate};
 use super::dispatch::Destination;
 use super::health::ReadinessView;
 use super::metrics;
 use super::pages::Items;
 use super::prefix::{self, Prefix};
 use super::problem::{Answer, Problem};
+use super::routes::READ;
+use super::table::Table;
 use super::{ServedNamespace, health, middleware};
 use crate::app::{App, Readiness};
 
@@ -103,13 +105,13 @@ async fn ready(State(directory): State<Directory>) -> Answer<(StatusCode, Json<R
     Ok(ReadinessView::of_all(found.collect::<Answer<Vec<_>>>()?))
 }
 
-async fn all_metrics(State(directory): State<Directory>) -> Answer<Response> {
-    metrics::of(directory.iter().map(|entry| &entry.app))
+async fn all_metrics(State(directory): State<Directory>, headers: HeaderMap) -> Answer<Response> {
+    metrics::of(directory.iter().map(|entry| &entry.app), &headers)
 }
 
-/// The documentation of these routes.
-pub(super) fn document() -> utoipa::openapi::OpenApi {
-    OpenApiRouter::<Directory>::default().routes(routes!(list)).into_openapi()
+/// The part of the route table that belongs to the process.
+pub(super) fn table(enforced: bool) -> Table<Directory> {
+    Table::new(enforced).route(READ, routes!(list))
 }
 
 /// Where the API of a namespace is served.
@@ -118,16 +120,22 @@ pub(super) fn path_of(name: &str) -> String {
 }
 
 /// The APIs of all namespaces, the first at the root as well.
-pub(super) fn router(namespaces: &[ServedNamespace], apis: Vec<Router>) -> Router {
-    let mut own = Router::new()
-        .route(PATH, get(list))
+pub(super) fn router(namespaces: &[ServedNamespace], apis: Vec<(Entrance, Router)>) -> Router {
+    let (entrances, apis): (Vec<Entrance>, Vec<Router>) = apis.into_iter().unzip();
+    let enforced = namespaces.first().is_some_and(|first| first.access.is_enforced());
+    let (mut own, _) = table(enforced).split();
+    if namespaces.len() > 1 {
+        let handlers = get(all_metrics);
+        own = own.route("/metrics", if enforced { READ.guard(handlers) } else { handlers });
+    }
+    if let Some(entrance) = entrances.into_iter().next() {
+        own = own.route_layer(axum::middleware::from_fn_with_state(entrance, authenticate));
+    }
+    own = own
         .route("/namespaces/{name}", any(unknown))
         .route("/namespaces/{name}/{*path}", any(unknown));
     if namespaces.len() > 1 {
-        own = own
-            .route("/health", get(health::live))
-            .route("/ready", get(ready))
-            .route("/metrics", get(all_metrics));
+        own = own.route("/health", get(health::live)).route("/ready", get(ready));
     }
     let directory: Directory = Arc::new(namespaces.iter().map(Entry::of).collect());
     let mut router = own

@@ -14,6 +14,7 @@ use super::namespaces;
 use super::pages::{PAGE, PAGE_MAX};
 use super::prefix::Prefix;
 use super::problem::{Kind, MEDIA_TYPE};
+use super::table::{BEARER, EXTENSION, SESSION};
 use crate::domain::cloud_events::{TYPE_MAX, TYPE_PATTERN};
 use crate::domain::subject::KEY_PATTERN;
 use crate::domain::subject_kind::SubjectKinds;
@@ -127,9 +128,15 @@ pub(super) fn complete(collected: utoipa::openapi::OpenApi, kinds: &SubjectKinds
         { "name": "events", "description": "The event log, and events of other programs" },
         { "name": "chains", "description": "Events that one event led to: their number, stop, resume" },
         { "name": "dead letters", "description": "Events that a stage could not process" },
+        { "name": "audit", "description": "What operators did" },
+        { "name": "encryption", "description": "Keys of what is stored, and the erasure of a customer" },
+        { "name": "broker", "description": "Keys with which hosts sign their messages" },
         { "name": "stages", "description": "State and control of stages" },
+        { "name": "limits", "description": "How much of each limit is used, and by whom" },
         { "name": "plugins", "description": "What runs, and how stages are connected" },
         { "name": "namespaces", "description": "The pipelines of this process" },
+        { "name": "keys", "description": "API keys" },
+        { "name": "session", "description": "Sessions of browsers" },
         { "name": "health", "description": "Probes and metrics" },
         { "name": "problems", "description": "Explanations of error types" },
     ]);
@@ -142,6 +149,32 @@ pub(super) fn complete(collected: utoipa::openapi::OpenApi, kinds: &SubjectKinds
     }
     for operation in members(&mut document["paths"]).flat_map(members) {
         finish(operation);
+    }
+    document["components"]["securitySchemes"] = json!({
+        BEARER: {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key (`pr_…`), or a JSON Web Token.",
+        },
+        SESSION: {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": "postrider-<namespace>",
+            "description": "The cookie that `POST /session` sets.",
+        },
+    });
+    document
+}
+
+/// The document of a host without authentication.
+pub(super) fn without_security(mut document: Value) -> Value {
+    for operation in members(&mut document["paths"]).flat_map(members) {
+        if let Some(operation) = operation.as_object_mut() {
+            operation.remove("security");
+        }
+    }
+    if let Some(components) = document["components"].as_object_mut() {
+        components.remove("securitySchemes");
     }
     document
 }
@@ -162,7 +195,7 @@ fn finish(operation: &mut Value) {
     }
     for (kind, description) in shared_responses(operation) {
         let mut response = json!({ "description": description, "content": problem() });
-        if kind == Kind::UNAVAILABLE {
+        if matches!(kind, Kind::UNAVAILABLE | Kind::TOO_MANY_REQUESTS) {
             response["headers"] = json!({
                 "Retry-After": { "description": "Seconds", "schema": { "type": "integer" } },
             });
@@ -198,6 +231,12 @@ fn shared_responses(operation: &Value) -> Vec<(Kind, &'static str)> {
     let limited =
         !["health", "namespaces", "problems"].iter().any(|tag| operation["tags"][0] == **tag);
     let mut responses = Vec::new();
+    if operation.get(EXTENSION).is_some() {
+        responses.push((Kind::UNAUTHENTICATED, "No credentials, or invalid ones"));
+        responses.push((Kind::FORBIDDEN, "A permission is missing: `detail` names it"));
+        responses
+            .push((Kind::TOO_MANY_REQUESTS, "The address or the principal sent too many requests"));
+    }
     if has_body || has_parameters {
         responses
             .push((Kind::BAD_REQUEST, "The path, the query, a header or the body is malformed"));
@@ -228,6 +267,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::http::console;
 
     #[test]
     fn operation_ids_are_unique_and_references_resolve() {
@@ -249,7 +289,7 @@ mod tests {
         assert!(elsewhere.iter().all(|parameter| parameter["required"] == false), "{elsewhere:?}");
         let names: BTreeSet<&str> =
             operations().filter_map(|operation| operation["operationId"].as_str()).collect();
-        assert_eq!((names.len(), operations().count()), (47, 47), "{names:?}");
+        assert_eq!((names.len(), operations().count()), (62, 62), "{names:?}");
         let text = document.to_string();
         for reference in
             text.split("\"#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next())
@@ -257,9 +297,9 @@ mod tests {
             assert!(document["components"]["schemas"].get(reference).is_some(), "{reference}");
         }
         assert!(operations().all(|operation| {
-            operation["responses"].as_object().is_some_and(|responses| {
-                responses.contains_key("200") || responses.contains_key("202")
-            })
+            operation["responses"]
+                .as_object()
+                .is_some_and(|responses| responses.keys().any(|status| status.starts_with('2')))
         }));
     }
 
@@ -271,7 +311,7 @@ mod tests {
             document["paths"].as_object().into_iter().flatten().map(|(path, _)| path.as_str());
         let tags = document["tags"].as_array().into_iter().flatten();
         let tags = tags.filter_map(|tag| tag["name"].as_str()).filter(|tag| !tag.contains(' '));
-        for path in paths.chain(tags).chain([DOCS_PATH, "/api/v1"]) {
+        for path in paths.chain(tags).chain([DOCS_PATH, console::PATH, "/api/v1"]) {
             let segment = path.trim_start_matches('/').split('/').next().unwrap_or_default();
             assert!(reserved.contains(&segment), "{path}");
         }

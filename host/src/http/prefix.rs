@@ -5,16 +5,19 @@
 //! cannot disagree with the router. Handlers write paths as if there were none.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, OriginalUri, Request};
+use axum::extract::{ConnectInfo, FromRequestParts, OriginalUri, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::any_service;
 
+use super::Peer;
 use super::problem::Problem;
 
 /// The prefix of a request, such as `/pipeline`; empty at the root.
@@ -72,6 +75,11 @@ async fn isolate(mut request: Request, next: Next) -> Response {
     let extensions = std::mem::take(request.extensions_mut());
     if let Some(original) = extensions.get::<OriginalUri>() {
         request.extensions_mut().insert(original.clone());
+    }
+    if let Some(ConnectInfo(address)) = extensions.get::<ConnectInfo<SocketAddr>>() {
+        let (address, encrypted, only_health) = (*address, false, false);
+        let peer = Peer { address, certificate: None, encrypted, only_health };
+        request.extensions_mut().insert(Arc::new(peer));
     }
     next.run(request).await
 }

@@ -33,6 +33,9 @@ pub(crate) struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldErrorView>,
+    /// After how many seconds a retry may succeed: a header.
+    #[serde(skip)]
+    retry_after_s: Option<u64>,
 }
 
 /// A problem of one field of a body.
@@ -64,6 +67,7 @@ impl Problem {
             status: kind.status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
+            retry_after_s: (kind == Kind::UNAVAILABLE).then_some(1),
         }
     }
 
@@ -141,6 +145,16 @@ impl Problem {
         Self::new(Kind::UNAVAILABLE, detail)
     }
 
+    /// A client that may send its next request after `wait_s` seconds.
+    pub(super) fn too_many_requests(detail: impl Into<String>, wait_s: u64) -> Self {
+        Self { retry_after_s: Some(wait_s), ..Self::new(Kind::TOO_MANY_REQUESTS, detail) }
+    }
+
+    /// Its status.
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
     /// A status that needs no further detail.
     pub(crate) fn of(status: StatusCode) -> Self {
         Self { status: status.as_u16(), ..Self::new(Kind::BAD_REQUEST, status.to_string()) }
@@ -169,6 +183,14 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let is_encoding = self.kind == Kind::UNSUPPORTED_ENCODING.uri;
+        let challenge = match &*self.kind {
+            kind if kind == Kind::UNAUTHENTICATED.uri => Some("Bearer realm=\"postrider\""),
+            kind if kind == Kind::INVALID_CREDENTIALS.uri => {
+                Some("Bearer realm=\"postrider\", error=\"invalid_token\"")
+            }
+            _ => None,
+        };
+        let retry_after_s = self.retry_after_s;
         let mut response = (status, axum::Json(&self)).into_response();
         // Below a prefix it is written again.
         response.extensions_mut().insert(self);
@@ -178,8 +200,11 @@ impl IntoResponse for Problem {
             let accepted = HeaderValue::from_static(ACCEPTED_ENCODING);
             headers.insert(header::ACCEPT_ENCODING, accepted);
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(challenge) = challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Some(wait_s) = retry_after_s {
+            headers.insert(header::RETRY_AFTER, wait_s.into());
         }
         response
     }

@@ -14,6 +14,7 @@ pub(super) use self::headers::{
     IdempotencyKey, Schedule, content_encoding, content_type, last_event_id, wants_stream,
 };
 pub(super) use self::paths::{
-    CorrelationId, DeadLetterId, EventId, EventType, JobId, Sku, StageName, SubjectId,
+    CorrelationId, DeadLetterId, EventId, EventType, JobId, KeyId, MessageKeyId, Sku, StageName,
+    SubjectId,
 };
 pub(super) use self::query::{QueryValidator, ValidQuery};

@@ -1,19 +1,21 @@
 //! The routes of every kind of subjects: submit, list, show, cancel, and the events of one subject.
 //!
 //! One set of handlers serves all kinds: each kind has its routes at its own path, and a request
-//! carries the kind along ([`OfKind`]). The OpenAPI document describes them from [`template`].
+//! carries the kind along ([`OfKind`]). The OpenAPI document describes them from a template.
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::routing::{get, post};
-use axum::{Extension, Router};
-use utoipa_axum::router::OpenApiRouter;
+use axum::middleware::from_fn;
+use utoipa_axum::router::UtoipaMethodRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
+use super::audit::act;
 use super::problem::{Answer, Problem};
+use crate::domain::access::Requester;
 use crate::domain::subject::SubjectKey;
 use crate::domain::subject_kind::SubjectKind;
 
@@ -45,6 +47,26 @@ impl OfKind {
         Problem::not_found(format!("no {} `{id}`", self.0.name))
     }
 
+    /// The type of the first event of its subjects.
+    pub(super) fn first_event(&self) -> &str {
+        &self.0.first_event
+    }
+
+    /// Hides a subject from a requester who sees only its own.
+    async fn check_owner(
+        &self,
+        app: &Shared,
+        requester: &Requester,
+        key: &SubjectKey,
+    ) -> Answer<()> {
+        if requester.only_owner(app).is_none() {
+            return Ok(());
+        }
+        let subject = app.services().store.subject(key).await?;
+        let visible = subject.is_some_and(|subject| requester.may_see(app, &subject));
+        if visible { Ok(()) } else { Err(self.missing(key.id())) }
+    }
+
     /// Where the API serves the subject.
     fn location(&self, key: &SubjectKey) -> String {
         format!("{}/{}", self.0.path, key.id())
@@ -59,23 +81,19 @@ impl<S: Send + Sync> FromRequestParts<S> for OfKind {
     }
 }
 
-/// The routes of a kind.
-pub(super) fn routes_of(kind: &Arc<SubjectKind>) -> Router<Shared> {
-    let path = &kind.path;
-    Router::new()
-        .route(path, post(create::create).get(list::list))
-        .route(&format!("{path}/{{id}}"), get(show::show))
-        .route(&format!("{path}/{{id}}/events"), get(events::events))
-        .route(&format!("{path}/{{id}}/cancel"), post(cancel::cancel))
-        .route_layer(Extension(OfKind(Arc::clone(kind))))
+/// The handlers of every kind, each with its path below that of the kind. Who cancels is recorded.
+pub(super) fn handlers() -> [(&'static str, UtoipaMethodRouter<Shared>); 5] {
+    let (schemas, paths, cancel) = routes!(cancel::cancel);
+    [
+        ("", routes!(create::create)),
+        ("", routes!(list::list)),
+        ("/{id}", routes!(show::show)),
+        ("/{id}/events", routes!(events::events)),
+        ("/{id}/cancel", (schemas, paths, cancel.layer(from_fn(act)))),
+    ]
 }
 
-/// The documentation of the same routes, for a kind called `subject` at [`TEMPLATE_PATH`].
-pub(super) fn template() -> utoipa::openapi::OpenApi {
-    let router = OpenApiRouter::<Shared>::default()
-        .routes(routes!(create::create, list::list))
-        .routes(routes!(show::show))
-        .routes(routes!(events::events))
-        .routes(routes!(cancel::cancel));
-    router.split_for_parts().1
+/// Lets requests to the routes of a kind carry it along.
+pub(super) fn of_kind(kind: &Arc<SubjectKind>) -> Extension<OfKind> {
+    Extension(OfKind(Arc::clone(kind)))
 }

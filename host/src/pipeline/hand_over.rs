@@ -141,16 +141,23 @@ struct Reservation {
 }
 
 impl Reservation {
-    /// Hands the event over; returns a row for each stage that is not consumed here any more.
-    fn deliver(mut self) -> Vec<OutboxRow> {
+    /// Whether it is the room of this event. The store may have given the event a data key meanwhile.
+    fn is_for(&self, envelope: &Envelope) -> bool {
+        let (own, other) = (&self.envelope.event, &envelope.event);
+        own.id == other.id && own.source == other.source
+    }
+
+    /// Hands over the event as it was committed; returns a row for each stage that is not consumed here
+    /// any more.
+    fn deliver(mut self, committed: &Arc<Envelope>) -> Vec<OutboxRow> {
         let mut rest = Vec::new();
         for stage in std::mem::take(&mut self.stages) {
-            if stage.window.feed(&self.envelope) {
+            if stage.window.feed(committed) {
                 continue;
             }
             stage.window.lock().release(self.envelope.bytes());
             let direct = Direct { stage: Arc::clone(&stage.name), round: 1, attempt: 1 };
-            let envelope = Arc::clone(&self.envelope);
+            let envelope = Arc::clone(committed);
             rest.push(OutboxRow { id: None, envelope, direct: Some(direct), routed: true });
         }
         rest
@@ -184,11 +191,13 @@ impl Reservations {
                 continue;
             }
             // Both are in the order of the commit; the store left out some.
-            while let Some(reserved) = self.0.pop_front() {
-                if Arc::ptr_eq(&reserved.envelope, &row.envelope) {
-                    rest.extend(reserved.deliver());
-                    break;
+            match self.0.iter().position(|reserved| reserved.is_for(&row.envelope)) {
+                Some(at) => {
+                    drop(self.0.drain(..at));
+                    let reserved = self.0.pop_front();
+                    rest.extend(reserved.into_iter().flat_map(|one| one.deliver(&row.envelope)));
                 }
+                None => rest.push(row),
             }
         }
         rest
@@ -310,7 +319,7 @@ mod tests {
         let fed = Arc::new(Mutex::new(Vec::new()));
         let feed = Arc::clone(&fed);
         stage.window.open(Box::new(move |tag, envelope: Arc<Envelope>| {
-            feed.lock().unwrap().push((tag, envelope.event.id.clone()));
+            feed.lock().unwrap().push((tag, envelope.event.id.clone(), envelope.customer_hash));
         }));
         let row = |event: &NewEvent| OutboxRow {
             id: None,
@@ -319,6 +328,7 @@ mod tests {
             routed: true,
         };
         let mut events = ["e1", "e2", "e3"].map(|id| sample_event(id, &["payment"]));
+        let unknown = sample_event("e4", &["payment"]);
         assert_eq!(pipeline.reserve(events.iter_mut()).0.len(), 0, "no version runs");
         for event in &events {
             assert!(stage.window.reserve(event.envelope.bytes(), 0));
@@ -330,10 +340,19 @@ mod tests {
         let reservations = Reservations(events.iter().map(reserved).collect());
         // The store has sent the second one.
         let sent = OutboxRow { id: Some(7), ..row(&events[1]) };
-        let left = reservations.deliver(vec![row(&events[0]), sent, row(&events[2])]);
-        assert_eq!(left.iter().map(|row| row.id).collect::<Vec<_>>(), [Some(7)]);
+        // Another value of the third one was committed.
+        let committed = OutboxRow {
+            envelope: Arc::new(Envelope { customer_hash: 5, ..(*events[2].envelope).clone() }),
+            ..row(&events[2])
+        };
+        let left = reservations.deliver(vec![row(&unknown), row(&events[0]), sent, committed]);
+        let left: Vec<&str> = left.iter().map(|row| row.envelope.event.id.as_str()).collect();
+        assert_eq!(left, ["e4", "e2"], "what has no room is sent, not lost");
         let tags = TAGS.start;
-        assert_eq!(*fed.lock().unwrap(), [(tags, "e1".to_owned()), (tags + 1, "e3".to_owned())]);
+        assert_eq!(
+            *fed.lock().unwrap(),
+            [(tags, "e1".to_owned(), 0), (tags + 1, "e3".to_owned(), 5)]
+        );
         assert_eq!(stage.window.messages(), 2);
         // The stage stops between the reservation and the commit.
         assert!(stage.window.reserve(events[0].envelope.bytes(), 0));

@@ -18,6 +18,12 @@ pub struct LoadedPlugin {
     pub load_time: Duration,
 }
 
+/// The content of a file that was refused.
+pub struct RefusedContent {
+    /// SHA-256 in hex; none: the file is too large to be read.
+    pub digest: Option<Arc<str>>,
+}
+
 /// A change that the supervisor handles.
 pub enum PluginChange {
     /// A new or changed file is ready to serve.
@@ -31,6 +37,8 @@ pub enum PluginChange {
         error: String,
         /// What has to change before it can.
         waiting_for: String,
+        /// What was refused; none: the file could not be read.
+        content: Option<RefusedContent>,
     },
     /// A file was removed.
     Removed {

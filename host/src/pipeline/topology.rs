@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::stage::Running;
 use crate::config::StageConfig;
+use crate::domain::cloud_events::allow_list::AllowList;
 use crate::domain::event::{
     BREAKER_CHANGED, DEAD_LETTERED, PLUGIN_ROLLED_BACK, PRODUCT_STOCKED, topic_covers,
     topic_matches,
@@ -95,11 +96,32 @@ impl Topology {
         let warnings = stages.iter().flat_map(TopologyStage::warnings).chain(warnings).collect();
         Self { first_events, stages, warnings }
     }
+
+    /// Warns of types that a stage expects of other programs, and that they may not send.
+    pub(super) fn warn_of_refused(&mut self, external: &[String], allowed: &AllowList) {
+        let is_consumed = |event_type: &str| {
+            let mut patterns = self.stages.iter().flat_map(|stage| &stage.consumes);
+            patterns.any(|pattern| topic_matches(pattern, event_type))
+        };
+        let refused = external
+            .iter()
+            .filter(|one| !one.contains(['*', '#']) && is_consumed(one) && !allowed.has_type(one));
+        let warnings: Vec<String> = refused
+            .map(|event_type| {
+                format!(
+                    "other programs may not send `{event_type}`, which \
+                     `events.external_event_types` expects of them: add it to `ingress.allow`"
+                )
+            })
+            .collect();
+        self.warnings.extend(warnings);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn stage(consumes: &[&str], handles: &[&str]) -> TopologyStage {
         let texts = |all: &[&str]| all.iter().map(ToString::to_string).collect();
@@ -124,5 +146,21 @@ mod tests {
         let warnings = topology(odd).warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("consumes `order.#`, which its plugin does not handle"));
+    }
+
+    #[test]
+    fn expected_types_that_other_programs_may_not_send_are_reported() {
+        let warnings = |consumes: &[&str], allow: &str| {
+            let config = Config::from_toml(&format!("ingress.allow = {allow}")).unwrap();
+            let mut topology = topology(stage(consumes, &["#"]));
+            topology.warnings.clear();
+            let allowed = config.allow_list(&config.kinds().unwrap());
+            topology.warn_of_refused(&config.events.external_event_types, &allowed);
+            topology.warnings
+        };
+        assert_eq!(warnings(&["carrier.*"], "[\"#\"]"), Vec::<String>::new());
+        assert_eq!(warnings(&["order.created"], "[]"), Vec::<String>::new());
+        let found = warnings(&["carrier.*"], "[\"desk.*\"]");
+        assert!(found.len() == 1 && found[0].contains("`carrier.collected`"), "{found:?}");
     }
 }

@@ -138,6 +138,13 @@ pub struct Turn {
     kind: Kind,
 }
 
+impl Turn {
+    /// Whether it is the turn of another namespace by now.
+    pub fn is_over(&self) -> bool {
+        self.place.must_wait()
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut own = self.place.usage(self.place.own);

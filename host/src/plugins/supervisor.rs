@@ -19,11 +19,12 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use self::refusals::{Refusal, Refusals};
 use crate::background::supervisor::TaskGroup;
 use crate::background::task::{Task, TaskName};
 use crate::domain::event::PLUGIN_ROLLED_BACK;
 use crate::pipeline::Stage;
-use crate::pipeline::plugin_change::PluginChange;
+use crate::pipeline::plugin_change::{PluginChange, RefusedContent};
 use crate::plugins::{FileStatus, PluginFiles, PluginPlaces, RolledBackFile, WaitingFor};
 use crate::services::Services;
 use crate::worker::StageWorker;
@@ -32,6 +33,7 @@ use crate::worker::poison_messages::PoisonMessageHandler;
 mod install;
 #[cfg(feature = "wasm")]
 mod load;
+mod refusals;
 
 /// Time between two retries of what was refused.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -43,6 +45,7 @@ pub struct PluginSupervisor {
     places: PluginPlaces,
     /// Workers run in it, a group for each stage.
     tasks: TaskGroup,
+    refusals: Refusals,
     /// Survives a restart of the task.
     state: tokio::sync::Mutex<State>,
 }
@@ -83,7 +86,8 @@ impl PluginSupervisor {
             #[cfg(feature = "wasm")]
             waiting: BTreeMap::new(),
         };
-        Self { services, files, places, tasks, state: tokio::sync::Mutex::new(state) }
+        let (refusals, state) = (Refusals::new(), tokio::sync::Mutex::new(state));
+        Self { services, files, places, tasks, refusals, state }
     }
 
     /// Applies changes until the first scan of the folder is complete.
@@ -143,8 +147,17 @@ impl PluginSupervisor {
         match change {
             #[cfg(feature = "wasm")]
             PluginChange::Loaded(plugin) => self.load(state, *plugin).await,
-            PluginChange::Failed { file, error, waiting_for } => {
+            PluginChange::Failed { file, error, waiting_for, content } => {
                 tracing::error!(%file, %error, %waiting_for, "plugin refused; the version before keeps serving");
+                if let Some(RefusedContent { digest }) = content {
+                    let refusal = Refusal {
+                        file: &file,
+                        digest: digest.as_deref(),
+                        error: &error,
+                        waiting_for: &waiting_for,
+                    };
+                    self.refusals.record(&self.services, refusal).await;
+                }
                 #[cfg(feature = "wasm")]
                 state.waiting.remove(&file);
                 self.files.update(&file, |status| {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use wasmtime::component::Component;
 
 use super::Runtime;
-use super::compiler::CompileStep;
+use super::compiler::{CompileStep, ProgramError, run_on_threads};
 use super::limits::{self, FileCost};
 use super::load::LoadError;
 
@@ -86,8 +86,17 @@ impl Runtime {
             Found::Code(component) => return Ok(component),
             Found::Nothing(cost) => cost,
         };
+        let slot = self.compilers.turn(cost, report).await?;
+        match self.compile_apart(&digest, &bytes).await {
+            Ok(component) => return Ok(component),
+            Err(ProgramError::Refused(error)) => return Err(error),
+            Err(ProgramError::Absent) => {}
+            Err(ProgramError::Unusable(why)) => {
+                tracing::warn!(%why, "the compiler's process does not work; compiling in this one");
+            }
+        }
         let runtime = Arc::clone(self);
-        self.compilers.run(cost, report, move || runtime.compile_now(&digest, &bytes)).await?
+        run_on_threads(slot, move || runtime.compile_now(&digest, &bytes)).await?
     }
 
     /// Kept code, or what the file costs to compile.
@@ -102,6 +111,33 @@ impl Runtime {
         limits::check(bytes).map(Found::Nothing).map_err(LoadError::OverLimit)
     }
 
+    /// Compiles in a process of its own.
+    async fn compile_apart(
+        self: &Arc<Self>,
+        digest: &Arc<str>,
+        bytes: &[u8],
+    ) -> Result<Component, ProgramError> {
+        // Compiling quickly is for the developer's own stages.
+        let program = self.settings.compiler.as_ref().filter(|_| self.quick.is_none());
+        let code = program.ok_or(ProgramError::Absent)?.compile(&self.settings, bytes).await?;
+        let (runtime, digest) = (Arc::clone(self), Arc::clone(digest));
+        let adopting = tokio::task::spawn_blocking(move || runtime.adopt(&digest, &code));
+        adopting.await.map_err(LoadError::from_join)?
+    }
+
+    /// The component of code that the compiler's process made.
+    fn adopt(&self, digest: &str, code: &[u8]) -> Result<Component, ProgramError> {
+        // SAFETY: a program that the host trusts as it trusts itself made this code, and sent it
+        // through a pipe that no other process can write to.
+        #[expect(unsafe_code, reason = "deserialisation trusts the bytes")]
+        let component = unsafe { Component::deserialize(&self.optimizing.engine, code) };
+        let component = component.map_err(|error| {
+            ProgramError::Unusable(format!("its code is not for this engine: {error:#}"))
+        })?;
+        self.keep(digest, code);
+        Ok(component)
+    }
+
     pub(super) fn compile_now(&self, digest: &str, bytes: &[u8]) -> Result<Component, LoadError> {
         let bytes = as_component(bytes)?;
         if let Some(quick) = &self.quick {
@@ -113,12 +149,19 @@ impl Runtime {
         }
         let component = Component::from_binary(&self.optimizing.engine, &bytes)
             .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+        match component.serialize() {
+            Ok(code) => self.keep(digest, &code),
+            Err(error) => tracing::warn!(%error, digest, "compiled code cannot be kept"),
+        }
+        Ok(component)
+    }
+
+    fn keep(&self, digest: &str, code: &[u8]) {
         if let Some(cache) = &self.cache
-            && let Err(error) = cache.write(digest, &component)
+            && let Err(error) = cache.write(&self.optimizing.engine, digest, code)
         {
             tracing::warn!(%error, digest, "compiled code could not be kept; it is compiled again at the next start");
         }
-        Ok(component)
     }
 }
 

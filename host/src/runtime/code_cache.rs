@@ -84,12 +84,11 @@ impl CodeCache {
     }
 
     /// Keeps the code of a plugin file.
-    pub(super) fn write(&self, digest: &str, component: &Component) -> anyhow::Result<()> {
-        let name = name_of(component.engine(), digest);
-        let code = component.serialize().map_err(|error| anyhow::anyhow!("{error:#}"))?;
-        let tag = self.tagged(&name, &code).finalize().into_bytes();
+    pub(super) fn write(&self, engine: &Engine, digest: &str, code: &[u8]) -> io::Result<()> {
+        let name = name_of(engine, digest);
+        let tag = self.tagged(&name, code).finalize().into_bytes();
         let mut file = NamedTempFile::new_in(&self.folder)?;
-        file.write_all(&code)?;
+        file.write_all(code)?;
         file.write_all(&tag)?;
         file.as_file().sync_all()?;
         file.persist(self.folder.join(name))?;
@@ -195,7 +194,7 @@ mod tests {
         fn new() -> Self {
             let kept = Self { folder: tempfile::tempdir().unwrap(), engine: Engine::default() };
             for (digest, value) in [("one", 1), ("two", 2)] {
-                kept.open().write(digest, &kept.compiled(value)).unwrap();
+                kept.keep(digest, value);
             }
             kept
         }
@@ -203,6 +202,11 @@ mod tests {
         fn compiled(&self, value: u32) -> Component {
             let text = format!("(component (core module (func (result i32) i32.const {value})))");
             Component::from_binary(&self.engine, &wat::parse_str(text).unwrap()).unwrap()
+        }
+
+        fn keep(&self, digest: &str, value: u32) {
+            let code = self.compiled(value).serialize().unwrap();
+            self.open().write(&self.engine, digest, &code).unwrap();
         }
 
         fn open(&self) -> CodeCache {
@@ -283,7 +287,7 @@ mod tests {
             assert!(!kept.is_used("one"), "{what}");
             assert!(kept.is_used("two"), "{what}");
             if kept.place("one").is_file() {
-                kept.open().write("one", &kept.compiled(1)).unwrap();
+                kept.keep("one", 1);
                 assert!(kept.is_used("one"), "{what}");
             }
         }
@@ -317,7 +321,7 @@ mod tests {
             assert!(!kept.is_used("one"), "{what}");
             let key = fs::symlink_metadata(kept.key()).unwrap();
             assert!(key.is_file() && key.permissions().mode() & 0o777 == 0o600, "{what}");
-            kept.open().write("one", &kept.compiled(1)).unwrap();
+            kept.keep("one", 1);
             assert!(kept.is_used("one"), "{what}");
         }
     }

@@ -41,6 +41,7 @@ pub struct Runtime {
     pub(super) quick: Option<Platform>,
     pub(super) cache: Option<CodeCache>,
     pub(super) compilers: Compilers,
+    pub(super) settings: RuntimeSettings,
     pub(super) epochs: Arc<EpochTicker>,
 }
 
@@ -68,9 +69,10 @@ impl Runtime {
         Ok(Arc::new(Self {
             optimizing,
             quick,
-            cache: settings.cache_dir.and_then(open_cache),
+            cache: settings.cache_dir.clone().and_then(open_cache),
             compilers: Compilers::default(),
             epochs: Arc::new(epochs),
+            settings,
         }))
     }
 
@@ -115,6 +117,12 @@ impl Platform {
             .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         Ok(Self { engine, plain, wasi })
     }
+}
+
+/// An engine whose code runs in that of a host with this stack for guests; it needs no pool.
+pub(super) fn compiling_engine(stack_max_bytes: usize) -> Result<Engine, LoadError> {
+    let settings = RuntimeSettings { stack_max_bytes, ..RuntimeSettings::default() };
+    build(&settings, Strategy::Cranelift, false)
 }
 
 fn linker(engine: &Engine) -> Result<Linker<Guest>, LoadError> {

@@ -45,6 +45,23 @@ pub enum LoadError {
     /// Its compilation was given up.
     #[error("it was not compiled within {0} s; it is tried again")]
     CompileTime(u64),
+    /// Its compilation used up the processor time that the host allows, in ms.
+    #[error(
+        "its compilation takes more than {0} ms of processor time: runtime.compile_time_max_ms"
+    )]
+    CompileWork(u64),
+    /// A signal ended the compiler: it needed too much memory, or this file triggers a bug in it.
+    #[error(
+        "signal {signal} ended its compilation, which needed more than {memory_max_bytes} bytes of memory (runtime.compile_memory_max_bytes) or crashed the compiler: {said}"
+    )]
+    CompilerKilled {
+        /// The signal's number.
+        signal: i32,
+        /// Most memory that the compiler may allocate.
+        memory_max_bytes: u64,
+        /// What the compiler wrote before.
+        said: String,
+    },
     /// A component that does not validate.
     #[error("not a valid component: {0}")]
     Invalid(String),
@@ -92,6 +109,8 @@ impl LoadError {
             Self::NotWasm
             | Self::NotEncodable(_)
             | Self::OverLimit(_)
+            | Self::CompileWork(_)
+            | Self::CompilerKilled { .. }
             | Self::Invalid(_)
             | Self::Panicked(_)
             | Self::Import { .. }

@@ -239,7 +239,8 @@ impl Settings {
         }
     }
 
-    /// Which secret is where, in words.
+    /// Where a secret is, in words. Its name is for the log: people who see the failures of a stage
+    /// need not know what secrets it has.
     fn leak(&self, emitted: &[Emitted], writes: &StateWrites) -> Option<String> {
         let in_event = |event: &Emitted| {
             let attributes = event
@@ -259,17 +260,14 @@ impl Settings {
         if let Some((place, name)) =
             emitted.iter().enumerate().find_map(|(place, event)| Some((place, in_event(event)?)))
         {
-            return Some(format!(
-                "the returned event number {} contains the secret `{name}`",
-                place + 1
-            ));
+            return Some(leaked(&format!("the returned event number {}", place + 1), name));
         }
         let in_write = |(key, value): (&String, &Option<bytes::Bytes>)| {
             self.secret_in(key.as_bytes())
                 .or_else(|| value.as_ref().and_then(|value| self.secret_in(value)))
         };
         let name = writes.iter().find_map(in_write)?;
-        Some(format!("the state that the stage wrote contains the secret `{name}`"))
+        Some(leaked("the state that the stage wrote", name))
     }
 
     /// Whether a text or a value contains a secret.
@@ -285,6 +283,11 @@ impl Settings {
             .find(|secret| secret.forms.iter().any(holds))
             .map(|secret| secret.name.as_str())
     }
+}
+
+fn leaked(place: &str, secret: &str) -> String {
+    tracing::warn!(secret, "{place} contains a secret, so the message is refused");
+    format!("{place} contains a secret of the stage: the host's log names it")
 }
 
 impl Secret {

@@ -6,8 +6,11 @@
 
 use std::sync::Arc;
 
-use super::StoreError;
+use serde_json::json;
+
 use super::decode::Columns;
+use super::{AuditEntry, StoreError};
+use crate::domain::actor::Actor;
 
 /// Most chains in an answer, and most stops that hosts apply.
 pub const CHAINS_MAX: usize = 4_096;
@@ -107,6 +110,25 @@ pub(super) const CHANGED: &str = concat!(
     " FROM chains WHERE stopped_ms IS NOT NULL OR changed_ms >= $1 ORDER BY stopped_ms IS NULL, \
      changed_ms DESC LIMIT $2"
 );
+
+/// When a chain was stopped: correlation id.
+pub(super) const STOPPED: &str = "SELECT stopped_ms FROM chains WHERE correlation_id = $1";
+
+/// The record of a change in the audit log, given the row of the chain before.
+pub(super) fn audited(
+    actor: &Actor,
+    correlation_id: &str,
+    before: Option<&impl Columns>,
+    stopped: bool,
+) -> Result<AuditEntry, StoreError> {
+    let was_stopped = match before {
+        Some(row) => row.maybe_int(0)?.is_some(),
+        None => false,
+    };
+    let action = if stopped { "chain.stop" } else { "chain.resume" };
+    let entry = AuditEntry::new(actor, action, format!("chain/{correlation_id}"));
+    Ok(entry.change(json!({ "stopped": was_stopped }), json!({ "stopped": stopped })))
+}
 
 /// Decodes the columns of [`CHANGED`].
 pub(super) fn decode(row: &impl Columns) -> Result<ChainRecord, StoreError> {

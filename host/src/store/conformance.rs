@@ -3,14 +3,19 @@
 //! The list is [`EXERCISES`]. Each exercise gets an empty store and a clock that only the exercise
 //! advances, so nothing waits for time to pass. An exercise fails by panicking.
 
+mod audit;
+mod api_keys;
 mod build;
 mod chains;
 pub(in crate::store) mod cancelling;
 mod dead_lettering;
+mod erasing;
+mod figures;
 mod hosts;
 mod intake;
 mod kinds;
 mod log;
+mod message_keys;
 mod outbox;
 mod pruning;
 mod reading;
@@ -23,6 +28,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+pub(crate) use self::build::encryption;
 pub(in crate::store) use self::build::kinds;
 use super::Store;
 use crate::domain::clock::ManualClock;
@@ -35,7 +41,7 @@ pub const LEASE_MS: u64 = 30_000;
 /// The fixture of an exercise.
 #[derive(Clone)]
 pub struct Bench {
-    /// An empty store, with [`LEASE_MS`], the kinds of [`kinds`] and `clock`.
+    /// An empty store, with [`LEASE_MS`], the kinds of [`kinds`], the keys of [`encryption`] and `clock`.
     pub store: Arc<dyn Store>,
     /// Its clock, at [`START_MS`].
     pub clock: Arc<ManualClock>,
@@ -59,6 +65,8 @@ macro_rules! exercises {
 }
 
 exercises![
+    erasing::a_customer_is_erased_and_the_skeleton_remains,
+    erasing::values_are_sealed_with_the_key_of_their_subject,
     intake::a_subject_is_accepted_once,
     intake::concurrent_subjects_with_one_id_are_accepted_once,
     intake::an_event_is_accepted_once,
@@ -100,6 +108,7 @@ exercises![
     dead_letters::dead_letters_with_the_same_fingerprint_are_one_group,
     dead_letters::groups_are_listed_in_pages,
     dead_letters::dead_letters_are_found_by_every_filter,
+    dead_letters::pages_of_dead_letters_are_bounded_in_bytes,
     dead_letters::traps_are_grouped_by_function_and_line,
     dead_letters::the_outcome_of_a_dead_letter_is_kept,
     reading::subjects_are_listed_in_pages,
@@ -107,12 +116,16 @@ exercises![
     reading::state_is_found_by_folder_and_prefix,
     reading::a_delivery_is_found_by_its_key,
     log::the_log_is_read_by_filters_in_pages,
+    log::pages_of_the_log_are_bounded_in_bytes,
     log::events_are_found_by_subject_and_id,
     log::a_scheduled_event_shows_when_it_is_due,
     log::a_subject_is_settled_when_all_its_deliveries_are,
     log::subjects_are_found_by_time_and_by_waiting_stage,
     log::an_idempotency_key_is_bound_to_one_body,
+    figures::what_waits_is_counted,
+    figures::subjects_that_finished_are_found_by_time,
     recordings::recordings_are_listed_in_the_order_of_settlement,
+    recordings::pages_of_recordings_are_bounded_in_bytes,
     recordings::a_subject_has_its_own_recordings,
     recordings::only_settled_deliveries_are_recorded,
     recordings::an_event_of_another_program_has_its_recording,
@@ -121,6 +134,14 @@ exercises![
     reading::settled_deliveries_are_recognised,
     reading::plugin_loads_are_kept,
     reading::stage_controls_are_kept,
+    audit::every_write_of_an_operator_leaves_a_record,
+    audit::changes_of_keys_leave_a_record,
+    audit::a_write_that_changes_nothing_leaves_no_record,
+    audit::what_is_recorded_once_is_not_repeated,
+    audit::concurrent_records_of_the_same_are_one,
+    audit::the_log_is_filtered_and_read_in_pages,
+    audit::old_records_are_deleted_and_the_chain_goes_on,
+    audit::concurrent_writes_make_one_chain,
     chains::counts_of_hosts_are_added,
     chains::a_chain_is_stopped_and_resumed,
     chains::changed_chains_are_listed,
@@ -128,6 +149,16 @@ exercises![
     hosts::a_stage_without_a_host_keeps_its_bindings,
     hosts::a_lease_is_renewed_by_its_holder,
     hosts::a_host_is_live_while_it_reports,
+    message_keys::the_first_key_is_added_once,
+    message_keys::a_new_key_is_the_newest,
+    message_keys::a_key_is_removed_unless_it_is_the_newest,
+    message_keys::the_number_of_keys_is_bounded,
+    api_keys::an_api_key_is_kept_as_its_digest,
+    api_keys::a_principal_has_two_live_keys_at_most,
+    api_keys::a_replaced_key_expires,
+    api_keys::concurrent_keys_of_a_principal_are_two_at_most,
+    api_keys::a_session_is_found_until_it_is_deleted,
+    api_keys::subjects_are_listed_by_owner,
     unrouted::a_subject_without_a_stage_is_routed_when_one_appears,
     unrouted::an_event_waits_while_its_subject_is_unfinished,
     unrouted::open_deliveries_of_a_stage_are_listed,

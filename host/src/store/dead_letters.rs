@@ -1,7 +1,12 @@
 //! Dead letters as every store keeps them, their filters, and their groups by fingerprint.
 
-use super::{FailedAttempt, OutboxRow};
-use crate::domain::event::{Envelope, EventKey};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::decode::dead_letter_status_name;
+use super::{AuditEntry, FailedAttempt, NewEvent, OutboxRow};
+use crate::domain::actor::Actor;
+use crate::domain::event::{Envelope, EventKey, hex};
 use crate::domain::subject::SubjectKey;
 
 /// A dead letter.
@@ -118,4 +123,30 @@ pub struct DeadLetterCount {
     pub count: u64,
     /// Id of the newest; 0 when there are none.
     pub last: i64,
+}
+
+/// The record of a settled dead letter in the audit log.
+pub(super) fn audited(actor: &Actor, action: &'static str, id: i64) -> AuditEntry {
+    let after = match action {
+        "dead-letter.discard" => DeadLetterStatus::Discarded,
+        _ => DeadLetterStatus::Replayed,
+    };
+    let status = |status| json!({ "status": dead_letter_status_name(status) });
+    AuditEntry::new(actor, action, format!("dead-letter/{id}"))
+        .change(status(DeadLetterStatus::Open), status(after))
+}
+
+/// The same, of an edited replay: with the event that was sent instead.
+pub(super) fn audited_edit(actor: &Actor, id: i64, event: &NewEvent) -> AuditEntry {
+    let mut entry = audited(actor, "dead-letter.edit", id);
+    if let Some(after) = &mut entry.after {
+        let event = &event.envelope.event;
+        after["event"] = json!({
+            "source": event.source,
+            "id": event.id,
+            "type": event.event_type,
+            "data_sha256": hex(&Sha256::digest(&event.data)),
+        });
+    }
+    entry
 }

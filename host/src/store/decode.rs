@@ -2,30 +2,38 @@
 //!
 //! A negative time or count, or invalid JSON, is `Corrupt`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use super::sealed::{self, Owner};
 use super::{
     ControlState, DeadLetter, DeadLetterStatus, DeliveryRecord, DeliveryStatus, Direct,
     FailedAttempt, LoggedEvent, OutboxRow, Page, PluginLoad, RecordedDelivery, RecordingCursor,
     StageControl, StateRow, StoreError, Subject,
 };
+use crate::domain::encryption::{Encryption, unreadable};
 use crate::domain::event::{Envelope, Event, EventKey};
 use crate::domain::fair_queue::customer_hash;
 use crate::domain::steps::count_json_read;
 use crate::domain::subject::SubjectKey;
+use crate::domain::subject_kind::SubjectKinds;
+use crate::store::transaction::{
+    DeliveryLookup, DeliveryState, Loaded, LoadedDelivery, LoadedStatus, StoredSubject,
+};
 
-/// The columns that [`envelope`] reads, of `events e`: fifteen. The customer is read from the subject,
-/// as only rows on the slow paths are read back.
+/// The columns that [`envelope`] reads, of `events e`: sixteen. The customer and the data key are read from
+/// the subject, as only rows on the slow paths are read back.
 macro_rules! envelope_columns {
     () => {
         "e.source, e.id, e.type, e.subject, e.time_ms, e.content_type, e.data, e.attributes, \
          e.subject_key, e.correlation_id, \
          e.cause_source, e.cause_id, e.hops, e.expires_ms, \
-         (SELECT c.customer FROM subjects c WHERE c.key = e.subject_key)"
+         (SELECT c.customer FROM subjects c WHERE c.key = e.subject_key), \
+         (SELECT c.data_key FROM subjects c WHERE c.key = e.subject_key)"
     };
 }
 pub(super) use envelope_columns;
@@ -41,10 +49,11 @@ macro_rules! logged_columns {
 }
 pub(super) use logged_columns;
 
-/// The columns that [`subject`] reads, of `subjects sub`: seven, the last for the cursor.
+/// The columns that [`subject`] reads, of `subjects sub`: nine, the seventh for the cursor.
 macro_rules! subject_columns {
     () => {
-        "sub.key, sub.customer, sub.status, sub.body, sub.created_ms, sub.updated_ms, sub.pos"
+        "sub.key, sub.customer, sub.status, sub.body, sub.created_ms, sub.updated_ms, sub.pos, \
+         sub.owner, sub.data_key"
     };
 }
 pub(super) use subject_columns;
@@ -53,7 +62,9 @@ pub(super) use subject_columns;
 macro_rules! attempt_columns {
     () => {
         "a.event_seq, a.stage, a.round, a.attempt, a.code, a.message, a.backtrace, a.digest, \
-         a.duration_us, a.at_ms"
+         a.duration_us, a.at_ms, (SELECT e.subject_key FROM events e WHERE e.seq = a.event_seq), \
+         (SELECT c.data_key FROM events e JOIN subjects c ON c.key = e.subject_key WHERE e.seq = \
+         a.event_seq)"
     };
 }
 pub(super) use attempt_columns;
@@ -143,7 +154,12 @@ macro_rules! columns_of {
 pub(super) use columns_of;
 
 /// Decodes the envelope that begins at column `at`.
-pub(super) fn envelope(row: &impl Columns, at: usize) -> Result<Envelope, StoreError> {
+pub(super) fn envelope(
+    row: &impl Columns,
+    at: usize,
+    encryption: &Encryption,
+) -> Result<Envelope, StoreError> {
+    let owner = owner(row, at, encryption)?;
     let (cause_source, cause_id) = (row.maybe_owned(at + 10)?, row.maybe_owned(at + 11)?);
     Ok(Envelope {
         event: Event {
@@ -153,7 +169,7 @@ pub(super) fn envelope(row: &impl Columns, at: usize) -> Result<Envelope, StoreE
             subject: row.owned(at + 3)?,
             time_ms: row.unsigned(at + 4)?,
             content_type: row.owned(at + 5)?,
-            data: Bytes::copy_from_slice(row.blob(at + 6)?),
+            data: owner.data(row.text(at + 1)?, row.blob(at + 6)?),
             attributes: row.list(at + 7)?,
         },
         subject_key: row.maybe_subject(at + 8)?,
@@ -162,26 +178,88 @@ pub(super) fn envelope(row: &impl Columns, at: usize) -> Result<Envelope, StoreE
         cause: cause_source.zip(cause_id).map(|(source, id)| EventKey { source, id }),
         hops: row.small(at + 12)?,
         expires_at_ms: row.unsigned(at + 13)?,
+        data_key: owner.into_data_key(),
     })
 }
 
+/// The subject of the envelope that begins at column `at`.
+fn owner<'a>(
+    row: &'a impl Columns,
+    at: usize,
+    encryption: &'a Encryption,
+) -> Result<Owner<'a>, StoreError> {
+    Owner::of(encryption, row, (at + 8, at + 15))
+}
+
+/// The columns of a subject that may change: key, position and status.
+pub(super) fn stored_subject(row: &impl Columns) -> Result<(&str, StoredSubject<'_>), StoreError> {
+    Ok((row.text(0)?, StoredSubject { pos: row.int(1)?, status: row.text(2)? }))
+}
+
+/// Adds a delivery that a group settles, and its subject: from the second column on, the position of
+/// the event, whether the delivery is open, its round, attempt and times, then the subject's status and
+/// position. What is not stored is NULL.
+pub(super) fn loaded_delivery<'a>(
+    loaded: &mut Loaded<'a>,
+    one: DeliveryLookup<'a>,
+    row: &impl Columns,
+    kinds: &SubjectKinds,
+) -> Result<(), StoreError> {
+    let state = match row.maybe_flag(2)? {
+        None => None,
+        Some(open) => Some(DeliveryState {
+            open,
+            round: row.small(3)?,
+            attempt: row.small(4)?,
+            created_ms: row.unsigned(5)?,
+            queued_ms: row.unsigned(6)?,
+        }),
+    };
+    let subject = one.subject.zip(row.maybe_text(7)?);
+    let is = |what: fn(&SubjectKinds, &str, &str) -> bool| {
+        subject.is_some_and(|(key, status)| what(kinds, key, status))
+    };
+    let stored = LoadedDelivery {
+        seq: row.maybe_int(1)?,
+        state,
+        subject_cancelled: is(SubjectKinds::is_cancelled),
+        subject_finished: is(SubjectKinds::is_finished),
+    };
+    loaded.deliveries.insert(one.key, stored);
+    if let Some((key, status)) = subject {
+        let status = LoadedStatus { pos: row.int(8)?, status: status.to_owned() };
+        loaded.statuses.insert(key, status);
+    }
+    Ok(())
+}
+
 /// Decodes a subject.
-pub(super) fn subject(row: &impl Columns) -> Result<Subject, StoreError> {
+pub(super) fn subject(row: &impl Columns, encryption: &Encryption) -> Result<Subject, StoreError> {
     count_json_read();
+    let body = Owner::of(encryption, row, (0, 8))?.body(row.text(3)?);
+    let unreadable = unreadable(body.as_bytes()).map(Cow::into_owned);
     Ok(Subject {
         key: row.subject(0)?,
         customer: row.maybe_owned(1)?,
         status: row.owned(2)?,
-        body: serde_json::from_str(row.text(3)?)
-            .map_err(|error| StoreError::Corrupt(error.to_string()))?,
+        body: match &unreadable {
+            Some(_) => Value::Null,
+            None => serde_json::from_str(&body)
+                .map_err(|error| StoreError::Corrupt(error.to_string()))?,
+        },
         created_at_ms: row.unsigned(4)?,
         updated_at_ms: row.unsigned(5)?,
+        owner: row.maybe_owned(7)?,
+        unreadable,
     })
 }
 
 /// Decodes an event of the log: position, producer's stage and digest, routes, when it was logged
 /// and is due, envelope.
-pub(super) fn logged_event(row: &impl Columns) -> Result<LoggedEvent, StoreError> {
+pub(super) fn logged_event(
+    row: &impl Columns,
+    encryption: &Encryption,
+) -> Result<LoggedEvent, StoreError> {
     Ok(LoggedEvent {
         seq: row.int(0)?,
         stage: row.maybe_owned(1)?,
@@ -189,12 +267,15 @@ pub(super) fn logged_event(row: &impl Columns) -> Result<LoggedEvent, StoreError
         routed_to: row.list(3)?,
         logged_at_ms: row.unsigned(4)?,
         due_at_ms: row.maybe_int(5)?.map(|value| value as u64),
-        envelope: envelope(row, 6)?,
+        envelope: envelope(row, 6, encryption)?,
     })
 }
 
 /// Decodes an outbox row with its event.
-pub(super) fn outbox_row(row: &impl Columns) -> Result<OutboxRow, StoreError> {
+pub(super) fn outbox_row(
+    row: &impl Columns,
+    encryption: &Encryption,
+) -> Result<OutboxRow, StoreError> {
     let direct = match row.maybe_text(1)? {
         None => None,
         Some(stage) => {
@@ -203,17 +284,23 @@ pub(super) fn outbox_row(row: &impl Columns) -> Result<OutboxRow, StoreError> {
     };
     Ok(OutboxRow {
         id: Some(row.int(0)?),
-        envelope: Arc::new(envelope(row, 5)?),
+        envelope: Arc::new(envelope(row, 5, encryption)?),
         direct,
         routed: row.flag(4)?,
     })
 }
 
-/// Decodes key, value and version.
-pub(super) fn state_row(row: &impl Columns) -> Result<StateRow, StoreError> {
+/// Decodes key, value and version of a stage's state.
+pub(super) fn state_row(
+    row: &impl Columns,
+    stage: &str,
+    encryption: &Encryption,
+) -> Result<StateRow, StoreError> {
+    let key = row.owned(0)?;
+    let value = row.maybe_blob(1)?;
     Ok(StateRow {
-        key: row.owned(0)?,
-        value: row.maybe_blob(1)?.map(Bytes::copy_from_slice),
+        value: value.map(|value| sealed::state(encryption, (stage, &key), value)).transpose()?,
+        key,
         version: row.int(2)?,
     })
 }
@@ -233,15 +320,19 @@ pub(super) fn plugin_load(row: &impl Columns) -> Result<PluginLoad, StoreError> 
 pub(super) type Failures = HashMap<(i64, String), Vec<FailedAttempt>>;
 
 /// Decodes failed attempts.
-pub(super) fn attempts(rows: &[impl Columns]) -> Result<Failures, StoreError> {
+pub(super) fn attempts(
+    rows: &[impl Columns],
+    encryption: &Encryption,
+) -> Result<Failures, StoreError> {
     let mut failures = Failures::new();
     for row in rows {
+        let owner = Owner::of(encryption, row, (10, 11))?;
         let failure = FailedAttempt {
             round: row.small(2)?,
             attempt: row.small(3)?,
             code: row.owned(4)?,
-            message: row.owned(5)?,
-            backtrace: row.maybe_owned(6)?,
+            message: owner.message(row.text(5)?),
+            backtrace: row.maybe_text(6)?.map(|stored| owner.backtrace(stored)),
             digest: row.owned(7)?,
             duration_us: row.unsigned(8)?,
             at_ms: row.unsigned(9)?,
@@ -287,17 +378,18 @@ pub(super) fn delivery_record(
 pub(super) fn recorded_delivery(
     row: &impl Columns,
     emitted: Option<Vec<Event>>,
+    encryption: &Encryption,
 ) -> Result<RecordedDelivery, StoreError> {
     Ok(RecordedDelivery {
         at: RecordingCursor { settled_ms: row.int(0)?, event_seq: row.int(1)? },
         settled_at_ms: row.unsigned(0)?,
-        recording: row.owned(2)?,
+        recording: owner(row, 8, encryption)?.recording(row.text(2)?),
         round: row.small(3)?,
         attempt: row.small(4)?,
         version: row.maybe_owned(5)?,
         digest: row.maybe_owned(6)?,
         emitted,
-        envelope: envelope(row, 8)?,
+        envelope: envelope(row, 8, encryption)?,
     })
 }
 
@@ -306,26 +398,28 @@ pub(super) fn recorded_delivery(
 pub(super) fn dead_letter(
     row: &impl Columns,
     attempts: Vec<FailedAttempt>,
+    encryption: &Encryption,
 ) -> Result<DeadLetter, StoreError> {
+    let owner = owner(row, 15, encryption)?;
     Ok(DeadLetter {
         id: row.int(0)?,
         attempts,
         stage: row.owned(2)?,
         round: row.small(3)?,
         code: row.owned(4)?,
-        message: row.owned(5)?,
+        message: owner.message(row.text(5)?),
         digest: row.owned(6)?,
         dead_lettered_at_ms: row.unsigned(7)?,
         status: dead_letter_status(row.text(8)?)?,
         note: row.maybe_owned(9)?,
-        fingerprint: row.owned(10)?,
+        fingerprint: owner.fingerprint(row.text(10)?),
         group: row.owned(11)?,
         settled_at_ms: row.maybe_int(12)?.map(|value| value as u64),
         replayed_as: row
             .maybe_owned(13)?
             .zip(row.maybe_owned(14)?)
             .map(|(source, id)| EventKey { source, id }),
-        envelope: envelope(row, 15)?,
+        envelope: envelope(row, 15, encryption)?,
     })
 }
 

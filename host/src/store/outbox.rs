@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::decode::{self, Columns};
 use super::transaction::{IMMEDIATELY, WriteSet};
 use super::{Direct, StoreError};
+use crate::domain::encryption::Encryption;
 use crate::domain::event::{Envelope, topic_matches};
 
 /// Other programs that receive events from the broker.
@@ -83,12 +84,13 @@ pub(super) fn send_again(
     stage: &Arc<str>,
     rows: &[impl Columns],
     at: usize,
+    encryption: &Encryption,
 ) -> Result<Vec<OutboxRow>, StoreError> {
     let mut sent = Vec::with_capacity(rows.len());
     for row in rows {
         let (round, attempt) = (row.small(at + 1)?, row.small(at + 2)?);
         let direct = Direct { stage: Arc::clone(stage), round, attempt };
-        let envelope = Arc::new(decode::envelope(row, at + 3)?);
+        let envelope = Arc::new(decode::envelope(row, at + 3, encryption)?);
         sent.extend(write_set.send(row.int(at)?, &envelope, Some(direct), IMMEDIATELY));
     }
     Ok(sent)

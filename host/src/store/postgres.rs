@@ -1,20 +1,25 @@
 //! The store in Postgres, for any number of hosts: each has one writer that commits in groups, and
 //! a small pool beside it.
 //!
-//! Bounds: the writer's queue (`committer`), the pool's connections, a time-out on everything, the
+//! Bounds: the writer's queue (`transaction::queue`), the pool's connections, a time-out on everything, the
 //! caller's page sizes. Guarantees: a reply follows the commit; what a decision depends on is
 //! verified in the transaction that writes its outcome, so hosts coordinate through the database
 //! alone. Costs: a group is one commit and a constant number of statements, whatever its size.
 
+mod audit;
+mod api_keys;
 mod committer;
 mod connect;
 mod chains;
 mod controls;
+mod data_keys;
 mod dead_letters;
+mod erasure;
 mod hosts;
 mod load;
 mod locked;
 mod log;
+mod message_keys;
 mod open;
 mod open_error;
 mod pool;
@@ -34,15 +39,15 @@ mod url;
 mod within;
 mod write;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use self::committer::Committer;
 pub use self::committer::PostgresWriter;
-use self::committer::{Committer, QUEUE_OPS};
 use self::open::ConnectionSource;
 pub use self::open::{DatabaseStatus, PostgresSettings};
 pub use self::open_error::OpenError;
@@ -52,9 +57,10 @@ pub use self::state_places::{MovedState, PlaceProblem};
 use self::state_tables::{StateTable, StateTables};
 pub use self::statistics::{TableWrites, WriteAheadLog};
 pub use self::within::WithinError;
-use super::transaction::{Op, Operation, Request};
+use super::transaction::{Op, Operation, Request, WriterQueue};
 use super::{Publishing, StoreError};
 use crate::domain::clock::{Clock, SteadyClock};
+use crate::domain::encryption::Encryption;
 use crate::domain::state_place::StatePlaces;
 use crate::domain::subject_kind::SubjectKinds;
 
@@ -93,6 +99,8 @@ pub struct PostgresOptions {
     pub migration_timeout_ms: u64,
     /// Migrates the schema; otherwise an outdated schema is refused.
     pub migrate: bool,
+    /// Seals what is stored.
+    pub encryption: Arc<Encryption>,
 }
 
 /// What all transactions of this host share.
@@ -106,6 +114,7 @@ struct Context {
     host_time: bool,
     prune: prune::Cursors,
     state: StateTables,
+    encryption: Arc<Encryption>,
     /// The settings of a transaction of the embedding program, while this module uses it.
     within: Session,
 }
@@ -125,8 +134,7 @@ pub struct PostgresStore {
     /// Batches that may hold a connection while they run: half of the pool.
     lock_slots: Arc<Semaphore>,
     timeout: Duration,
-    /// None once closed.
-    writer: Mutex<Option<mpsc::Sender<Op>>>,
+    writer: WriterQueue<Op>,
     /// Tracks the writer: [`Store::close`](super::Store::close) waits until it is gone.
     writers: TaskTracker,
 }
@@ -158,7 +166,8 @@ impl PostgresStore {
             timeout,
             migration_timeout: Duration::from_millis(options.migration_timeout_ms),
         };
-        let opened = open::open(settings, options.migrate, source).await?;
+        let opened =
+            Box::pin(open::open(settings, (options.migrate, &options.encryption), source)).await?;
         if let Some(clock) = &options.steady {
             clock.begin_at(opened.now_ms);
         }
@@ -172,6 +181,7 @@ impl PostgresStore {
             host_time: options.host_time,
             prune: prune::Cursors::default(),
             state: StateTables::new(&options.places),
+            encryption: options.encryption,
             within: Session::within_transaction(&opened.schema, timeout),
         });
         let committer = Committer {
@@ -184,16 +194,17 @@ impl PostgresStore {
             cautious_groups: 0,
             timeout,
         };
-        let (sender, receiver) = mpsc::channel(QUEUE_OPS);
+        let (queue, receiver) = WriterQueue::new();
         let writers = TaskTracker::new();
-        let writer = PostgresWriter::new(committer, receiver, writers.token());
+        let writer =
+            PostgresWriter::new(committer, receiver, Arc::clone(queue.commits()), writers.token());
         let store = Arc::new(Self {
             pool: opened.pool,
             context,
             log_end: log::End::default(),
             lock_slots: Arc::new(Semaphore::new(connections as usize / 2)),
             timeout,
-            writer: Mutex::new(Some(sender)),
+            writer: queue,
             writers,
         });
         Ok((store, writer))
@@ -201,7 +212,7 @@ impl PostgresStore {
 
     /// Migrates the schema, and nothing else. Returns what was moved.
     pub async fn migrate(settings: PostgresSettings<'_>) -> Result<Vec<MovedState>, OpenError> {
-        open::migrate_only(settings).await
+        Box::pin(open::migrate_only(settings)).await
     }
 
     /// Inspects a database without changing it.
@@ -209,7 +220,7 @@ impl PostgresStore {
         settings: PostgresSettings<'_>,
         kinds: &SubjectKinds,
     ) -> Result<DatabaseStatus, OpenError> {
-        open::examine(settings, &kinds.finished_statuses()).await
+        Box::pin(open::examine(settings, &kinds.finished_statuses())).await
     }
 
     /// What was written to each table of a namespace, as the server has counted it so far.
@@ -228,7 +239,7 @@ impl PostgresStore {
 
     /// Deletes everything of a namespace that is not the default one.
     pub async fn drop_namespace(settings: PostgresSettings<'_>) -> Result<(), OpenError> {
-        open::drop_namespace(settings).await
+        Box::pin(open::drop_namespace(settings)).await
     }
 
     /// The table of a stage's state; an error when it was moved.
@@ -236,20 +247,12 @@ impl PostgresStore {
         self.context.state.usable(stage)
     }
 
-    /// Queues an operation for the writer and waits for its commit. It is carried out even if the
-    /// caller stops waiting.
+    /// Queues an operation for the writer and waits for its commit.
     async fn submit<O: Operation>(&self, operation: O) -> Result<O::Reply, StoreError>
     where
         Op: From<Request<O>>,
     {
-        let sender = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (request, reply) = Request::new(operation);
-        sender
-            .ok_or_else(StoreError::closed)?
-            .send(request.into())
-            .await
-            .map_err(|_| StoreError::closed())?;
-        reply.await.map_err(|_| StoreError::unanswered())?
+        self.writer.submit(operation, Op::from).await
     }
 
     /// Applies the time-out to work on the pool.

@@ -1,7 +1,8 @@
 //! Queries, the same for every database: they see the last commit and never wait for a writer.
 //!
 //! Bounded by the caller's page sizes; a subject's own events and deliveries are bounded by its
-//! hops.
+//! hops. A page of what holds payloads also ends once it has [`PAGE_MAX_BYTES`], so that large ones do
+//! not make large pages.
 
 mod dead_letters;
 pub(super) mod log;
@@ -14,15 +15,32 @@ pub(super) use self::dead_letters::{
     count_dead_letters, dead_letter, dead_letter_groups, dead_letter_ids, dead_letters,
 };
 use self::log::SUBJECTS;
-use super::chains;
+use super::api_keys::{self, ApiKey, Session};
 use super::decode::{self, Columns, attempt_columns, envelope_columns, subject_columns};
 use super::{
-    CHAINS_MAX, ChainRecord, DeliveryRecord, OpenDelivery, Page, PluginLoad, Queued,
-    RecordedDelivery, RecordingCursor, RecordingFilter, StageBacklog, StageControl, StateRow,
-    StoreError, Subject, SubjectFilter,
+    AuditFilter, AuditPage, CHAINS_MAX, ChainRecord, DeliveryRecord, FinishedSubject, MessageKey,
+    OpenDelivery, Page, PluginLoad, Queued, RecordedDelivery, RecordingCursor, RecordingFilter,
+    StageBacklog, StageControl, StateRow, StoreError, StoreFigures, Subject, SubjectFilter,
 };
+use super::{audit, chains, message_keys};
+use crate::domain::encryption::Encryption;
 use crate::domain::event::{DeliveryKey, Event};
 use crate::domain::subject::SubjectKey;
+
+/// Bytes after which a page of events, dead letters or recordings ends; it has one row at least.
+const PAGE_MAX_BYTES: i64 = 1 << 20;
+
+/// How many rows of these sizes, in their order, make a page of at most `limit` rows.
+fn page_rows(sizes: impl IntoIterator<Item = i64>, limit: u32) -> u32 {
+    let (mut rows, mut room) = (0, PAGE_MAX_BYTES);
+    for size in sizes.into_iter().take(limit as usize) {
+        if room <= 0 {
+            break;
+        }
+        (rows, room) = (rows + 1, room - size);
+    }
+    rows
+}
 
 /// A value for a placeholder; those of a query are `$1`, `$2`, ….
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +66,8 @@ pub(super) trait Reader: Sync {
         sql: String,
         args: &[Arg<'_>],
     ) -> impl Future<Output = Result<Vec<Self::Row>, StoreError>> + Send;
+    /// Opens what is sealed.
+    fn encryption(&self) -> &Encryption;
 }
 
 pub(super) async fn state_get(
@@ -58,7 +78,7 @@ pub(super) async fn state_get(
 ) -> Result<Option<StateRow>, StoreError> {
     let sql = format!("SELECT key, value, version FROM {table} WHERE stage = $1 AND key = $2");
     let rows = db.rows(sql, &[Arg::Text(stage), Arg::Text(key)]).await?;
-    let row = rows.first().map(decode::state_row).transpose()?;
+    let row = rows.first().map(|row| decode::state_row(row, stage, db.encryption())).transpose()?;
     // Version 0 is a key that was only ever locked.
     Ok(row.filter(|row| row.version > 0))
 }
@@ -98,7 +118,8 @@ pub(super) async fn subject(
     key: &SubjectKey,
 ) -> Result<Option<Subject>, StoreError> {
     let sql = concat!("SELECT ", subject_columns!(), " FROM subjects sub WHERE sub.key = $1");
-    db.rows(sql.to_owned(), &[Arg::Text(key)]).await?.first().map(decode::subject).transpose()
+    let rows = db.rows(sql.to_owned(), &[Arg::Text(key)]).await?;
+    rows.first().map(|row| decode::subject(row, db.encryption())).transpose()
 }
 
 /// Adds conditions, numbering their placeholders.
@@ -173,7 +194,9 @@ pub(super) async fn subjects(
     // The seventh column is the position.
     let (sql, args) = query.newest_first("7", filter.limit);
     let rows = db.rows(sql, &args).await?;
-    decode::page(&rows, filter.limit, |row| Ok((row.int(6)?, decode::subject(row)?)))
+    decode::page(&rows, filter.limit, |row| {
+        Ok((row.int(6)?, decode::subject(row, db.encryption())?))
+    })
 }
 
 /// Positions that bound a search for subjects.
@@ -193,6 +216,7 @@ impl<'a> Conditions<'a> {
         self.and("sub.kind =", filter.kind.as_deref().map(Arg::Text));
         self.and(has_status, filter.status.as_deref().map(Arg::Text));
         self.and("sub.customer =", filter.customer.as_deref().map(Arg::Text));
+        self.and("sub.owner =", filter.owner.as_deref().map(Arg::Text));
         if let Some(stage) = &filter.stage {
             self.args.push(Arg::Text(stage));
             let _ = write!(
@@ -226,7 +250,7 @@ async fn attempts_of<R: Reader>(
         attempt_columns!(),
         R::NAMED
     );
-    decode::attempts(&db.rows(sql, &[Arg::Named(deliveries)]).await?)
+    decode::attempts(&db.rows(sql, &[Arg::Named(deliveries)]).await?, db.encryption())
 }
 
 const DELIVERIES: &str = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, \
@@ -279,7 +303,7 @@ pub(super) async fn open_deliveries(
         envelope_columns!()
     );
     let rows = db.rows(sql, &[Arg::Text(stage), Arg::Int(i64::from(limit))]).await?;
-    rows.iter().map(open_delivery).collect()
+    rows.iter().map(|row| open_delivery(row, db.encryption())).collect()
 }
 
 /// Open deliveries of a stage (`$1`), queued before a time (`$2`): the longest queued of each kind,
@@ -315,15 +339,16 @@ pub(super) async fn deliveries_in_turn(
         Arg::Int(i64::from(queued.limit)),
         number(queued.max_bytes),
     ];
-    db.rows(sql, &args).await?.iter().map(open_delivery).collect()
+    let rows = db.rows(sql, &args).await?;
+    rows.iter().map(|row| open_delivery(row, db.encryption())).collect()
 }
 
-fn open_delivery(row: &impl Columns) -> Result<OpenDelivery, StoreError> {
+fn open_delivery(row: &impl Columns, encryption: &Encryption) -> Result<OpenDelivery, StoreError> {
     Ok(OpenDelivery {
         round: row.small(0)?,
         attempt: row.small(1)?,
         queued_at_ms: row.unsigned(2)?,
-        envelope: Arc::new(decode::envelope(row, 3)?),
+        envelope: Arc::new(decode::envelope(row, 3, encryption)?),
     })
 }
 
@@ -348,26 +373,69 @@ const RECORDINGS_OF_SUBJECT: &str = "SELECT r.* FROM events e CROSS JOIN deliver
      AND r.stage = d.stage AND r.settled_ms = d.settled_ms AND r.event_seq = d.event_seq \
      AND (r.settled_ms, r.event_seq) > ($2, $3) ORDER BY r.settled_ms, r.event_seq LIMIT $4";
 
-pub(super) async fn recordings<R: Reader>(
+/// Columns of the first `limit` recordings of a filter, with their deliveries and events.
+async fn recorded<R: Reader>(
     db: &R,
     filter: &RecordingFilter,
-) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
-    let (after, limit) = (filter.after, filter.limit as usize);
+    columns: &str,
+    limit: u32,
+) -> Result<Vec<R::Row>, StoreError> {
     let mut args = vec![
         Arg::Text(&filter.stage),
-        Arg::Int(after.settled_ms),
-        Arg::Int(after.event_seq),
-        Arg::Int(i64::from(filter.limit) + 1),
+        Arg::Int(filter.after.settled_ms),
+        Arg::Int(filter.after.event_seq),
+        Arg::Int(i64::from(limit)),
     ];
     args.extend(filter.subject.as_deref().map(Arg::Text));
     let picked = if filter.subject.is_some() { RECORDINGS_OF_SUBJECT } else { RECORDINGS };
     let sql = format!(
-        "SELECT r.settled_ms, r.event_seq, r.body, d.round, d.attempt, d.version, d.digest, d.emitted, {} \
-         FROM ({picked}) r CROSS JOIN deliveries d CROSS JOIN events e \
-         WHERE d.event_seq = r.event_seq AND d.stage = r.stage AND e.seq = r.event_seq ORDER BY r.settled_ms, r.event_seq",
+        "SELECT {columns} FROM ({picked}) r CROSS JOIN deliveries d CROSS JOIN events e \
+         WHERE d.event_seq = r.event_seq AND d.stage = r.stage AND e.seq = r.event_seq \
+         ORDER BY r.settled_ms, r.event_seq"
+    );
+    db.rows(sql, &args).await
+}
+
+/// How many recordings make a page: with the events that they received and emitted.
+async fn recordings_in_page<R: Reader>(
+    db: &R,
+    filter: &RecordingFilter,
+) -> Result<u32, StoreError> {
+    let sizes = "CAST(octet_length(r.body) + octet_length(e.data) AS BIGINT), d.emitted";
+    let rows = recorded(db, filter, sizes, filter.limit).await?;
+    let mut named: Vec<(i64, String)> = Vec::new();
+    let mut bytes = Vec::with_capacity(rows.len());
+    for (at, row) in rows.iter().enumerate() {
+        bytes.push(row.int(0)?);
+        let emitted: Vec<String> = row.list(1)?;
+        named.extend(emitted.into_iter().map(|id| (at as i64, id)));
+    }
+    if !named.is_empty() {
+        let sql = format!(
+            "SELECT k.number, CAST(octet_length(e.data) AS BIGINT) FROM {} CROSS JOIN events e \
+             WHERE e.id = k.name AND e.stage IS NOT NULL",
+            R::NAMED
+        );
+        for row in &db.rows(sql, &[Arg::Named(&named)]).await? {
+            if let Some(sum) = bytes.get_mut(row.int(0)? as usize) {
+                *sum += row.int(1)?;
+            }
+        }
+    }
+    Ok(page_rows(bytes, filter.limit))
+}
+
+pub(super) async fn recordings<R: Reader>(
+    db: &R,
+    filter: &RecordingFilter,
+) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
+    let columns = concat!(
+        "r.settled_ms, r.event_seq, r.body, d.round, d.attempt, d.version, d.digest, d.emitted, ",
         envelope_columns!()
     );
-    let rows = db.rows(sql, &args).await?;
+    let limit = recordings_in_page(db, filter).await?;
+    let rows = recorded(db, filter, columns, limit + 1).await?;
+    let limit = limit as usize;
     let shown = &rows[..rows.len().min(limit)];
     let mut named: Vec<(i64, String)> = Vec::new();
     let mut ids = Vec::with_capacity(shown.len());
@@ -380,7 +448,8 @@ pub(super) async fn recordings<R: Reader>(
     let mut items = Vec::with_capacity(shown.len());
     for (row, count) in shown.iter().zip(ids) {
         let events: Vec<Option<Event>> = emitted.by_ref().take(count).collect();
-        items.push(decode::recorded_delivery(row, events.into_iter().collect())?);
+        let emitted = events.into_iter().collect();
+        items.push(decode::recorded_delivery(row, emitted, db.encryption())?);
     }
     let next = items.last().filter(|_| rows.len() > shown.len()).map(|item| item.at);
     Ok((items, next))
@@ -401,7 +470,7 @@ async fn emitted_by<R: Reader>(
     );
     let mut found = HashMap::new();
     for row in &db.rows(sql, &[Arg::Named(named)]).await? {
-        let event = decode::envelope(row, 0)?.event;
+        let event = decode::envelope(row, 0, db.encryption())?.event;
         found.insert(event.id.clone(), event);
     }
     Ok(named.iter().map(|(_, id)| found.remove(id)).collect())
@@ -423,6 +492,43 @@ pub(super) async fn stage_controls(db: &impl Reader) -> Result<Vec<StageControl>
     db.rows(sql.to_owned(), &[]).await?.iter().map(decode::stage_control).collect()
 }
 
+/// A page of the audit log. The head is read first, so the page has nothing that is newer.
+pub(super) async fn audit_records(
+    db: &impl Reader,
+    filter: &AuditFilter,
+) -> Result<AuditPage, StoreError> {
+    let ends = db.rows(audit::ENDS.to_owned(), &[]).await?;
+    let ends = ends.first().ok_or_else(StoreError::missing_row)?;
+    let (head, anchor) = (audit::position(ends, 0)?, audit::position(ends, 2)?);
+    let select = format!("SELECT {} FROM audit WHERE pos > 0", audit::COLUMNS);
+    let mut query = Conditions::after(&select);
+    let time = |value: Option<u64>| value.map(|at_ms| Arg::Int(at_ms as i64));
+    query.and("pos >", Some(Arg::Int(filter.after)));
+    query.and("pos <=", Some(Arg::Int(head.pos)));
+    query.and("actor_id =", filter.actor.as_deref().map(Arg::Text));
+    query.and("action =", filter.action.as_deref().map(Arg::Text));
+    query.and("object =", filter.object.as_deref().map(Arg::Text));
+    query.and("at_ms >=", time(filter.since_ms));
+    query.and("at_ms <", time(filter.until_ms));
+    let Conditions { mut sql, args, .. } = query;
+    let _ = write!(sql, " ORDER BY pos LIMIT {}", filter.limit + 1);
+    let rows = db.rows(sql, &args).await?;
+    let numbered = |row: &_| audit::record(row).map(|record| (record.pos, record));
+    let Page { items: records, next } = decode::page(&rows, filter.limit, numbered)?;
+    Ok(AuditPage { records, next, anchor, head })
+}
+
+/// Every API key, the newest first.
+pub(super) async fn api_keys(db: &impl Reader) -> Result<Vec<ApiKey>, StoreError> {
+    db.rows(api_keys::ALL.to_owned(), &[]).await?.iter().map(api_keys::decode).collect()
+}
+
+/// The session with this digest.
+pub(super) async fn session(db: &impl Reader, digest: &str) -> Result<Option<Session>, StoreError> {
+    let rows = db.rows(api_keys::SESSION.to_owned(), &[Arg::Text(digest)]).await?;
+    rows.first().map(api_keys::decode_session).transpose()
+}
+
 pub(super) async fn chains(
     db: &impl Reader,
     changed_since_ms: u64,
@@ -431,16 +537,60 @@ pub(super) async fn chains(
     db.rows(chains::CHANGED.to_owned(), &args).await?.iter().map(chains::decode).collect()
 }
 
+pub(super) async fn message_keys(db: &impl Reader) -> Result<Vec<MessageKey>, StoreError> {
+    message_keys::decode(&db.rows(message_keys::ALL.to_owned(), &[]).await?)
+}
+
 pub(super) async fn backlog(
     db: &impl Reader,
     now_ms: u64,
 ) -> Result<Vec<StageBacklog>, StoreError> {
-    let sql = "SELECT stage, count(*), count(CASE WHEN queued_ms > $1 THEN 1 END) FROM deliveries \
-               WHERE status = 'open' GROUP BY stage";
+    let sql = "SELECT stage, count(*), count(CASE WHEN queued_ms > $1 THEN 1 END), min(CASE WHEN \
+               queued_ms <= $1 THEN created_ms END) FROM deliveries WHERE status = 'open' GROUP BY \
+               stage";
     let rows = db.rows(sql.to_owned(), &[Arg::Int(now_ms as i64)]).await?;
     let backlog = rows.iter().map(|row| {
         let (stage, waiting, scheduled) = (row.owned(0)?, row.unsigned(1)?, row.unsigned(2)?);
-        Ok(StageBacklog { stage, waiting, scheduled })
+        Ok(StageBacklog { stage, waiting, scheduled, oldest_ms: time(row, 3)? })
     });
     backlog.collect()
+}
+
+/// A time that may be missing.
+fn time(row: &impl Columns, at: usize) -> Result<Option<u64>, StoreError> {
+    row.maybe_int(at)?.map(|_| row.unsigned(at)).transpose()
+}
+
+pub(super) async fn figures(db: &impl Reader, now_ms: u64) -> Result<StoreFigures, StoreError> {
+    let now = Arg::Int(now_ms as i64);
+    let sql = "SELECT count(*), min(due_ms) FROM outbox WHERE due_ms <= $1";
+    let outbox = db.rows(sql.to_owned(), &[now]).await?;
+    let outbox = outbox.first().ok_or_else(StoreError::missing_row)?;
+    let sql = "SELECT stage, count(*) FROM dead_letters WHERE status = 'open' GROUP BY stage";
+    let dead_letters = db.rows(sql.to_owned(), &[]).await?;
+    let count = |row: &_| Ok((Columns::owned(row, 0)?, Columns::unsigned(row, 1)?));
+    Ok(StoreFigures {
+        backlog: backlog(db, now_ms).await?,
+        outbox: outbox.unsigned(0)?,
+        outbox_oldest_ms: time(outbox, 1)?,
+        dead_letters: dead_letters.iter().map(count).collect::<Result<_, StoreError>>()?,
+    })
+}
+
+pub(super) async fn finished_subjects(
+    db: &impl Reader,
+    kind: &str,
+    (after_ms, until_ms): (u64, u64),
+    limit: u32,
+) -> Result<Vec<FinishedSubject>, StoreError> {
+    let sql = "SELECT finished_status, created_ms, finished_ms FROM subjects WHERE kind = $1 AND \
+               finished_ms > $2 AND finished_ms <= $3 ORDER BY finished_ms LIMIT $4";
+    let times = [after_ms, until_ms].map(|at_ms| Arg::Int(at_ms as i64));
+    let args = [Arg::Text(kind), times[0], times[1], Arg::Int(i64::from(limit))];
+    let rows = db.rows(sql.to_owned(), &args).await?;
+    let finished = rows.iter().map(|row| {
+        let (status, created_ms) = (row.owned(0)?, row.unsigned(1)?);
+        Ok(FinishedSubject { status, created_ms, finished_ms: row.unsigned(2)? })
+    });
+    finished.collect()
 }

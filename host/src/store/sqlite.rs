@@ -1,17 +1,22 @@
 //! The store in one `SQLite` file, for a single host: one writer that commits in groups, readers
 //! beside it.
 //!
-//! Bounds: the writer's queue (`committer`), four readers, the caller's page sizes. Guarantees:
+//! Bounds: the writer's queue (`transaction::queue`), four readers, the caller's page sizes. Guarantees:
 //! `synchronous = FULL`, so a commit is on disk before its reply; a lock file excludes a second
 //! host. Costs: a group is one fsync and a constant number of statements, whatever the number of
 //! operations in it.
 
+mod audit;
+mod api_keys;
 mod committer;
 mod chains;
 mod controls;
+mod data_keys;
 mod dead_letters;
+mod erasure;
 mod hosts;
 mod load;
+mod message_keys;
 mod open;
 mod operation;
 mod outbox;
@@ -25,22 +30,24 @@ pub(crate) mod tests;
 mod write;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use sqlx::SqliteConnection;
-use sqlx::sqlite::SqlitePool;
-use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
+use self::committer::Committer;
 pub use self::committer::SqliteWriter;
-use self::committer::{Committer, QUEUE_OPS};
 pub use self::open::{FileStatus, OpenError, SchemaStatus};
 use self::operation::{Op, SingleOperation};
-use self::sql::{args, fetch};
+use self::read::Readers;
+use self::sql::{args, execute, fetch};
 use super::decode::Columns as _;
-use super::transaction::{self, Numbers, Operation, Request, TransactionTime, WriteSet};
-use super::{Publishing, StoreError};
+use super::transaction::{
+    self, Numbers, Operation, Request, TransactionTime, WriteSet, WriterQueue,
+};
+use super::{Publishing, StoreError, sealed};
 use crate::domain::clock::{Clock, SteadyClock};
+use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
 
 /// How to open the store.
@@ -63,6 +70,8 @@ pub struct SqliteOptions {
     pub group_max_ops: usize,
     /// What is sent, and how.
     pub publishing: Publishing,
+    /// Seals what is stored.
+    pub encryption: Arc<Encryption>,
 }
 
 /// What the writer knows.
@@ -74,6 +83,7 @@ struct Context {
     /// Subject status by events.
     kinds: Arc<SubjectKinds>,
     publishing: Publishing,
+    encryption: Arc<Encryption>,
     /// The last numbers that were written: this is the only writer.
     numbers: Numbers,
 }
@@ -88,11 +98,10 @@ impl Context {
 
 /// The store.
 pub struct SqliteStore {
-    readers: SqlitePool,
+    readers: Readers,
     clock: Arc<dyn Clock>,
     kinds: Arc<SubjectKinds>,
-    /// None once closed.
-    writer: Mutex<Option<mpsc::Sender<Op>>>,
+    writer: WriterQueue<Op>,
     /// Tracks the writer: [`Store::close`](super::Store::close) waits until it is gone.
     writers: TaskTracker,
 }
@@ -104,14 +113,14 @@ impl SqliteStore {
         namespace: &str,
         kinds: &SubjectKinds,
     ) -> Result<FileStatus, OpenError> {
-        open::examine(path, namespace, &kinds.finished_statuses()).await
+        Box::pin(open::examine(path, namespace, &kinds.finished_statuses())).await
     }
 
     /// Opens the file and migrates its schema. Leases and bindings of earlier runs are released.
     ///
     /// Nothing is spawned: the caller runs the writer, and writes wait until it does.
     pub async fn open(options: SqliteOptions) -> Result<(Arc<Self>, SqliteWriter), OpenError> {
-        let opened = open::open(&options.path, &options.namespace).await?;
+        let opened = Box::pin(open::open(&options.path, &options.namespace)).await?;
         let mut conn = opened.writer;
         let failed = |error: StoreError| open::database(&options.path, error);
         hosts::release(&mut conn).await.map_err(failed)?;
@@ -120,6 +129,7 @@ impl SqliteStore {
         if let Some((clock, last_ms)) = options.steady.zip(last_ms) {
             clock.begin_after(last_ms);
         }
+        take_shared_keys(&mut conn, &options.encryption, &*options.clock).await.map_err(failed)?;
         let committer = Committer {
             conn,
             options: opened.writer_options,
@@ -128,48 +138,38 @@ impl SqliteStore {
                 lease_ms: options.lease_ms,
                 kinds: Arc::clone(&options.kinds),
                 publishing: options.publishing,
+                encryption: Arc::clone(&options.encryption),
                 numbers,
             },
             clock: Arc::clone(&options.clock),
             group_max_ops: options.group_max_ops.max(1),
             lock: opened.lock,
         };
-        let (sender, receiver) = mpsc::channel(QUEUE_OPS);
+        let (queue, receiver) = WriterQueue::new();
         let writers = TaskTracker::new();
-        let writer = SqliteWriter::new(committer, receiver, writers.token());
+        let writer =
+            SqliteWriter::new(committer, receiver, Arc::clone(queue.commits()), writers.token());
         let store = Arc::new(Self {
-            readers: opened.readers,
+            readers: Readers { pool: opened.readers, encryption: options.encryption },
             clock: options.clock,
             kinds: options.kinds,
-            writer: Mutex::new(Some(sender)),
+            writer: queue,
             writers,
         });
         Ok((store, writer))
     }
 
-    fn sender(&self) -> Result<mpsc::Sender<Op>, StoreError> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.clone().filter(|writer| !writer.is_closed()).ok_or_else(StoreError::closed)
-    }
-
-    /// Queues an operation that shares its statements with a group, and waits for its commit. It is
-    /// carried out even if the caller stops waiting.
+    /// Queues an operation that shares its statements with a group, and waits for its commit.
     async fn submit<O: Operation>(&self, operation: O) -> Result<O::Reply, StoreError>
     where
         transaction::Op: From<Request<O>>,
     {
-        let (request, reply) = Request::new(operation);
-        let op = Op::Shared(request.into());
-        self.sender()?.send(op).await.map_err(|_| StoreError::closed())?;
-        reply.await.map_err(|_| StoreError::unanswered())?
+        self.writer.submit(operation, |request| Op::Shared(request.into())).await
     }
 
     /// The same for an operation with statements of its own.
     async fn run<O: SingleOperation>(&self, operation: O) -> Result<O::Reply, StoreError> {
-        let (request, reply) = Request::new(operation);
-        let op = Op::Single(Box::new(request));
-        self.sender()?.send(op).await.map_err(|_| StoreError::closed())?;
-        reply.await.map_err(|_| StoreError::unanswered())?
+        self.writer.submit(operation, |request| Op::Single(Box::new(request))).await
     }
 }
 
@@ -177,6 +177,21 @@ impl SqliteStore {
 async fn last_logged_ms(conn: &mut SqliteConnection) -> Result<Option<u64>, StoreError> {
     let sql = "SELECT logged_ms FROM events ORDER BY seq DESC LIMIT 1";
     fetch(conn, sql, args![]).await?.first().map(|row| row.unsigned(0)).transpose()
+}
+
+/// Takes the keys for what belongs to no subject, and adds one if there is none.
+async fn take_shared_keys(
+    conn: &mut SqliteConnection,
+    encryption: &Encryption,
+    clock: &dyn Clock,
+) -> Result<(), StoreError> {
+    let stored = sealed::shared_keys(&fetch(&mut *conn, sealed::SHARED_KEYS, args![]).await?)?;
+    let Some(new) = encryption.take_shared(&stored) else { return Ok(()) };
+    let args = args![i64::from(new.number), new.wrapped, clock.now_ms() as i64];
+    execute(&mut *conn, sealed::ADD_SHARED_KEY, args).await?;
+    let stored = sealed::shared_keys(&fetch(conn, sealed::SHARED_KEYS, args![]).await?)?;
+    let _ = encryption.take_shared(&stored);
+    Ok(())
 }
 
 /// The last numbers of events and outbox rows in the file.

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::NewEvent;
+use crate::domain::actor::Actor;
 use crate::domain::subject::SubjectKey;
 
 /// A new subject.
@@ -21,6 +22,8 @@ pub struct NewSubject {
     pub status: String,
     /// The request's idempotency key, bound to this body for ever.
     pub idempotency_key: Option<String>,
+    /// The principal that submits it.
+    pub owner: Option<String>,
     /// Its first event.
     pub event: NewEvent,
 }
@@ -45,6 +48,10 @@ pub struct NewCancel {
     pub subject_key: SubjectKey,
     /// `order.cancelled`, written with the new status or not at all.
     pub event: NewEvent,
+    /// Why, for the audit log.
+    pub reason: Option<String>,
+    /// Who cancels it.
+    pub actor: Actor,
 }
 
 /// The result of a cancellation request.
@@ -84,6 +91,10 @@ pub struct Subject {
     pub created_at_ms: u64,
     /// Milliseconds since 1970-01-01 UTC.
     pub updated_at_ms: u64,
+    /// The principal that submitted it; none: not known.
+    pub owner: Option<String>,
+    /// Why the body, which is null, cannot be read: it was erased, or its key is missing.
+    pub unreadable: Option<String>,
 }
 
 impl Subject {
@@ -107,6 +118,8 @@ pub struct SubjectFilter {
     pub status: Option<String>,
     /// Only this customer.
     pub customer: Option<String>,
+    /// Only those that this principal submitted.
+    pub owner: Option<String>,
     /// Only subjects with an open delivery or an open dead letter at this stage.
     pub stage: Option<String>,
     /// Only those created then or later, milliseconds since 1970-01-01 UTC.

@@ -10,6 +10,7 @@ mod apply;
 mod cancel;
 mod numbered;
 mod operation;
+mod queue;
 mod read_set;
 mod rows;
 mod write_set;
@@ -17,8 +18,9 @@ mod write_set;
 pub(crate) use self::apply::batch as decide_batch;
 pub(crate) use self::numbered::{NewStatus, NumberedWriteSet, StoredSubject};
 pub(crate) use self::operation::{Op, Operation, Pending, Request, SentRows};
+pub(crate) use self::queue::WriterQueue;
 pub(crate) use self::read_set::{
-    DeliveryState, Loaded, LoadedDelivery, LoadedStatus, ReadSet, Reading, lookup,
+    DeliveryLookup, DeliveryState, Loaded, LoadedDelivery, LoadedStatus, ReadSet, Reading, lookup,
 };
 pub(crate) use self::rows::{
     AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OutboxInsert, RecordingRow,

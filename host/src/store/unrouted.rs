@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::decode::{self, Columns};
 use super::transaction::{IMMEDIATELY, WriteSet};
 use super::{OutboxRow, StoreError};
+use crate::domain::encryption::Encryption;
 
 /// The events of one type that wait for a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,11 +60,12 @@ impl Routing {
         &'a self,
         rows: &[impl Columns],
         write_set: &mut WriteSet<'a>,
+        encryption: &Encryption,
     ) -> Result<RoutedEvents, StoreError> {
         let (mut routed, kinds) = (RoutedEvents::default(), write_set.kinds());
         for row in rows {
             let seq = row.int(0)?;
-            let mut envelope = decode::envelope(row, 3)?;
+            let mut envelope = decode::envelope(row, 3, encryption)?;
             routed.all.push(seq);
             let subject = envelope.subject_key.as_deref().zip(row.maybe_text(1)?);
             if subject.is_some_and(|(key, status)| kinds.is_finished(key, status)) {

@@ -14,6 +14,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use self::inputs::{Attempt, DecisionInputs, IsolatedRun, Progress, Rejection};
+use crate::domain::encryption::{ERASED, unreadable};
 use crate::domain::event::{
     DEAD_LETTERED, DeliveryKey, Envelope, Event, EventKey, dead_letter_event_id, topic_matches,
     without_nul,
@@ -163,6 +164,12 @@ fn before_call(inputs: &DecisionInputs<'_>) -> Decision {
         let message = format!("expired {} ms ago", now_ms - expires_at_ms);
         return dead_letter(inputs, "expired", message).into();
     }
+    if let Some(why) = unreadable(&envelope.event.data) {
+        let again = (why != ERASED).then_some(0);
+        let error =
+            AttemptError::fatal("unreadable-body", format!("the body cannot be read: {why}"));
+        return failed(inputs, AttemptError { retry_after_ms: again, ..error });
+    }
     let event_type = &envelope.event.event_type;
     if policy.consumes.iter().any(|pattern| topic_matches(pattern, event_type)) {
         Decision::Call
@@ -201,6 +208,10 @@ fn rejected(inputs: &DecisionInputs<'_>, rejection: Rejection<'_>) -> Decision {
         Rejection::Unreadable(why) => {
             AttemptError::fatal("unreadable", format!("the message cannot be read: {why}"))
         }
+        Rejection::Forged(why) => AttemptError::fatal(
+            "forged",
+            format!("a message that claims to be a host's is not: {why}"),
+        ),
         Rejection::Queue(reason) => AttemptError::fatal(
             reason.replace('_', "-"),
             format!("the broker dead-lettered the message ({reason})"),

@@ -14,9 +14,9 @@ use crate::store::{Store, StoreError};
 
 /// What the log makes of a message.
 pub(super) enum Identified {
-    /// The event to run. One that the log has belongs to the subject that the log says; a new one
-    /// to the subject that it names, if there is one.
-    Event(Arc<Envelope>),
+    /// The event to run. One that the log has is taken from the log, with its place in a chain, its
+    /// expiry and its schedule; a new one belongs to the subject that it names, if there is one.
+    Event { envelope: Arc<Envelope>, sender: Sender },
     /// The log has another event with its source and id.
     Conflict,
 }
@@ -31,28 +31,27 @@ pub(super) async fn identify(
     envelope: &Arc<Envelope>,
 ) -> Result<Identified, StoreError> {
     if sender == Sender::Host {
-        return Ok(Identified::Event(Arc::clone(envelope)));
+        return Ok(Identified::Event { envelope: Arc::clone(envelope), sender });
     }
     let event = &envelope.event;
-    let known = store.events_by_id(&event.id).await?.into_iter().map(|logged| logged.envelope);
-    let (subject_key, customer_hash) =
-        match known.into_iter().find(|known| known.event.source == event.source) {
-            Some(known) if !is_repetition(&known.event, event) => return Ok(Identified::Conflict),
-            Some(known) => (known.subject_key, known.customer_hash),
-            None => {
-                let named = match &envelope.subject_key {
-                    Some(key) => store.subject(key).await?,
-                    None => None,
-                };
-                let customer = named.as_ref().and_then(|subject| subject.customer.as_deref());
-                let customer_hash = customer_hash(customer);
-                (named.map(|subject| subject.key), customer_hash)
-            }
-        };
-    let (named, hash) = (&envelope.subject_key, envelope.customer_hash);
-    Ok(Identified::Event(if (&subject_key, customer_hash) == (named, hash) {
-        Arc::clone(envelope)
-    } else {
-        Arc::new(Envelope { subject_key, customer_hash, ..Envelope::clone(envelope) })
-    }))
+    let mut known = store.events_by_id(&event.id).await?.into_iter();
+    match known.find(|known| known.envelope.event.source == event.source) {
+        Some(known) if !is_repetition(&known.envelope.event, event) => Ok(Identified::Conflict),
+        Some(known) => {
+            let due_at_ms = known.due_at_ms;
+            let envelope = Arc::new(known.envelope);
+            Ok(Identified::Event { envelope, sender: Sender::OtherProgram { due_at_ms } })
+        }
+        None => {
+            let named = match &envelope.subject_key {
+                Some(key) => store.subject(key).await?,
+                None => None,
+            };
+            let customer = named.as_ref().and_then(|subject| subject.customer.as_deref());
+            let customer_hash = customer_hash(customer);
+            let subject_key = named.map(|subject| subject.key);
+            let envelope = Envelope { subject_key, customer_hash, ..Envelope::clone(envelope) };
+            Ok(Identified::Event { envelope: Arc::new(envelope), sender })
+        }
+    }
 }

@@ -69,7 +69,9 @@ impl Gate {
     /// Waits until the rate limit allows a message.
     pub(super) async fn wait_for_rate(&self) {
         if let Some(rate) = &self.stage.rate {
+            let began = Instant::now();
             rate.until_ready().await;
+            self.stage.metrics.count_rate_wait(began.elapsed());
         }
     }
 

@@ -22,7 +22,7 @@ mod tests;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -36,7 +36,8 @@ use super::lane_queue::LaneReceiver;
 use crate::broker::Acker;
 use crate::domain::event::DeliveryKey;
 use crate::domain::steps::STEPS;
-use crate::pipeline::metrics::OutcomeKind;
+use crate::pipeline::metrics::{OutcomeKind, Settled};
+use crate::pipeline::turns::Turn;
 use crate::pipeline::{Running, Stage};
 use crate::services::Services;
 use crate::stage::circuit_breaker::Permit;
@@ -127,6 +128,7 @@ impl Lane {
         let gate = Gate::new(Arc::clone(&stage), Arc::clone(&services.clock));
         let take = TakeSize::new(stage.config.batch_most());
         let contended = ContendedKeys::default();
+        stage.metrics.open_lane();
         Self { stage, services, acker, cache, contended, gate, take }
     }
 
@@ -169,8 +171,8 @@ impl Lane {
             // Read for each batch: what is left of the last one runs on the version that serves now.
             let Some(running) = self.stage.running() else { return first };
             let len = pace.next_len(&work, permit);
-            let (len, _turn) = self.services.turnstile.batch(len).await;
-            let result = self.run_and_commit(&work[..len], &running, permit).await;
+            let (len, turn) = self.services.turnstile.batch(len).await;
+            let result = self.run_and_commit(&work[..len], &running, permit, turn.as_ref()).await;
             if let Permit::Probe(probe) = permit {
                 // The message may have been settled without a call, or not at all.
                 self.stage.breaker().release_probe(probe, self.services.clock.now_ms());
@@ -264,6 +266,7 @@ impl Lane {
         work: &[Work],
         running: &Running,
         permit: Permit,
+        turn: Option<&Turn>,
     ) -> Result<(Commit, Vec<OutcomeKind>), StoreError> {
         if self.stage.config.calls_out() {
             self.cache.clear();
@@ -278,8 +281,9 @@ impl Lane {
             |lock| lock.source(),
         );
         let state = self.batch_state(source);
+        let began = Instant::now();
         let BatchResult { mut batch, outcomes, counted } =
-            self.run_batch(work, &BatchRun { running, state: &state, permit }).await?;
+            self.run_batch(work, &BatchRun { running, state: &state, permit, turn }).await?;
         let emitted = batch.settlements.iter_mut().flat_map(|one| one.verdict.emitted_mut());
         let reserved = self.services.pipeline.reserve(emitted);
         let written = batch.writes.clone();
@@ -289,6 +293,7 @@ impl Lane {
             Some(lock) => lock.commit(batch).await?,
             None => self.services.store.commit(batch).await?,
         };
+        self.stage.metrics.count_busy(began.elapsed());
         if let Commit::Done { versions, outbox, .. } = &mut commit {
             self.services.relay.enqueue(reserved.deliver(std::mem::take(outbox)));
             counted.keep();
@@ -324,8 +329,12 @@ impl Lane {
     /// Acknowledges settled messages and counts them.
     async fn finish(&self, settled: &[Work], outcomes: Vec<OutcomeKind>) {
         self.ack(settled).await;
-        let times = settled.iter().map(|work| work.message.received.elapsed());
-        self.stage.metrics.record(outcomes.into_iter().zip(times));
+        let settled = settled.iter().zip(outcomes).map(|(work, outcome)| Settled {
+            outcome,
+            time: work.message.received.elapsed(),
+            attempt: work.key.attempt,
+        });
+        self.stage.metrics.record(&settled.collect::<Vec<_>>());
     }
 
     fn note_conflict(&mut self, stale: &[AttemptKey], conflicts: &[String]) {
@@ -355,6 +364,12 @@ impl Lane {
         if !tags.is_empty() {
             self.acker.ack(&tags).await;
         }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.stage.metrics.close_lane();
     }
 }
 

@@ -6,11 +6,14 @@
 //! recorded before it begins, so a message that stops this host, too, is a dead letter when it
 //! comes back. The record names its host, and this process remembers the records that no run has
 //! followed yet: one whose commit was never answered is not mistaken for the record of a host that
-//! stopped. A message that cannot be read is dead-lettered with its body and the reason ([`copies`]
-//! tells identical ones apart). Bounds: the broker's prefetch, and [`UNCONFIRMED_MAX`] remembered
-//! records. It acknowledges only after the commit.
+//! stopped. What cannot be read, or claims to be a host's and is not, is dead-lettered with the reason
+//! ([`refused`]). Whatever else arrives says nothing about its delivery that the store does not know
+//! better: an open delivery is sent again. Bounds: the broker's prefetch, and [`UNCONFIRMED_MAX`]
+//! remembered records. It acknowledges only after the commit.
 
+mod budget;
 mod copies;
+mod refused;
 #[cfg(test)]
 mod tests;
 
@@ -20,9 +23,10 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use self::copies::{Copies, Numbers, numbered};
+use self::budget::Budget;
+use self::copies::Copies;
 use crate::broker::{Incoming, RejectedConsumer, RejectedMessage, Sender};
-use crate::domain::event::DeliveryKey;
+use crate::domain::event::{DeliveryKey, Envelope, EventKey};
 use crate::pipeline::{Running, Stage};
 use crate::services::Services;
 use crate::store::{Commit, FailedAttempt, StoreError};
@@ -52,6 +56,8 @@ pub struct PoisonMessageHandler {
     copies: Copies,
     /// The message, by its tag, whose dead letter was written last or may have been, and its number.
     numbered: Option<(u64, u32)>,
+    /// How many dead letters of refused messages may still be written.
+    budget: Budget,
 }
 
 /// What to do with a message after it was classified.
@@ -76,8 +82,9 @@ enum Settled {
 impl PoisonMessageHandler {
     /// A handler for the dead-letter queue of `stage`.
     pub fn new(stage: Arc<Stage>, services: Services) -> Self {
-        let copies = Copies::default();
-        Self { stage, services, unconfirmed: HashMap::new(), copies, numbered: None }
+        let budget = Budget::new(services.pipeline.refused_max());
+        let (unconfirmed, copies) = (HashMap::new(), Copies::default());
+        Self { stage, services, unconfirmed, copies, numbered: None, budget }
     }
 
     /// Drains until cancelled.
@@ -154,7 +161,9 @@ impl PoisonMessageHandler {
         error: &StoreError,
     ) -> Result<Handling, StoreError> {
         let alone = self.alone(message, running);
-        let is_settled = alone.dead_letter_refused(error, message.unreadable.as_deref()).await?;
+        let forged = message.forged.as_ref().map(|forgery| forgery.why.as_str());
+        let why = message.unreadable.as_deref().or(forged);
+        let is_settled = alone.dead_letter_refused(error, why).await?;
         self.unconfirmed.remove(&self.key(message));
         Ok(if is_settled { Handling::Acknowledge } else { Handling::Leave })
     }
@@ -176,18 +185,26 @@ impl PoisonMessageHandler {
         message: &RejectedMessage,
         running: &Running,
     ) -> Result<Handling, StoreError> {
+        if let Some(forgery) = &message.forged {
+            return self.handle_forged(message, running, forgery).await;
+        }
         if let Some(why) = &message.unreadable {
             return match message.sender {
-                // It names its delivery.
-                Sender::Host => self.handle_identified(message, running).await,
-                Sender::OtherProgram { .. } => self.number(message, running, why).await,
+                Sender::Host => self.handle_unsendable(message, running).await,
+                Sender::OtherProgram { .. } => {
+                    self.refuse(message, running, Rejection::Unreadable(why)).await
+                }
             };
         }
         let store = &*self.services.store;
         match foreign::identify(store, message.sender, &message.envelope).await? {
-            Identified::Event(envelope) => {
-                let message = RejectedMessage { envelope, ..message.clone() };
-                self.handle_identified(&message, running).await
+            Identified::Event { envelope, sender } => {
+                let message = RejectedMessage { envelope, sender, ..message.clone() };
+                if message.reason == DELIVERY_LIMIT {
+                    self.handle_identified(&message, running).await
+                } else {
+                    self.handle_lost(&message, running).await
+                }
             }
             Identified::Conflict => {
                 self.alone(message, running).dead_letter_conflict().await?;
@@ -196,60 +213,58 @@ impl PoisonMessageHandler {
         }
     }
 
-    /// Dead-letters an unreadable message under the next number of its contents, unless it was
-    /// delivered and dead-lettered before.
-    async fn number(
+    /// Handles a message that stands for one that the broker cannot carry: it names its delivery. A copy
+    /// that another program sent to another stage names none.
+    async fn handle_unsendable(
         &mut self,
         message: &RejectedMessage,
         running: &Running,
-        why: &str,
     ) -> Result<Handling, StoreError> {
-        let contents = &message.envelope.event.id;
-        let mut numbers = match self.copies.get(contents) {
-            Some(numbers) => numbers,
-            None => Numbers::stored(self.last_number(message).await?),
-        };
-        let is_known = message.redelivered && numbers.claim();
-        self.copies.set(contents, numbers);
-        let mut is_settled = is_known;
-        while !is_settled {
-            let next = (message.tag, numbers.last + 1);
-            let was_tried = self.numbered.replace(next) == Some(next);
-            let envelope = numbered(&message.envelope, next.1);
-            let message = RejectedMessage { envelope, ..message.clone() };
-            let decision = self.decide(&message, running, Rejection::Unreadable(why));
-            let Decision::Settle(ruling) = decision else { break };
-            // Refused: another host took the number, unless an earlier commit came through.
-            is_settled =
-                self.settle(&message, running, ruling).await? == Settled::Committed || was_tried;
-            numbers.last = next.1;
-            self.copies.set(contents, numbers);
+        let is_known = self.services.store.delivery(&self.key(message)).await?.is_some();
+        if is_known {
+            return self.handle_identified(message, running).await;
+        }
+        tracing::warn!(
+            stage = %self.stage.name, event = %message.envelope.event.id,
+            "the store has no such delivery: the message is dropped"
+        );
+        Ok(Handling::Acknowledge)
+    }
+
+    /// Handles a message that the queue lost for its own reason. A delivery that the store knows is sent
+    /// again if it is open: the message may be a copy that another program sent. An event that is not in
+    /// the log is dead-lettered, without its subject, which has nothing to do with it.
+    async fn handle_lost(
+        &self,
+        message: &RejectedMessage,
+        running: &Running,
+    ) -> Result<Handling, StoreError> {
+        let key = self.key(message);
+        let is_known = self.services.store.delivery(&key).await?.is_some();
+        tracing::warn!(
+            stage = %self.stage.name, event = %key.event.id, reason = %message.reason, is_known,
+            "the queue lost a message"
+        );
+        if is_known {
+            self.services.store.requeue(&self.stage.name, vec![key.event]).await?;
+        } else if message.sender != Sender::Host && !self.is_logged(&key.event).await? {
+            let envelope = Envelope {
+                subject_key: None,
+                customer_hash: 0,
+                ..Envelope::clone(&message.envelope)
+            };
+            let message = RejectedMessage { envelope: Arc::new(envelope), ..message.clone() };
+            let decision = self.decide(&message, running, Rejection::Queue(&message.reason));
+            if let Decision::Settle(ruling) = decision {
+                self.settle(&message, running, ruling).await?;
+            }
         }
         Ok(Handling::Acknowledge)
     }
 
-    /// The last number of these contents that the store has; 0: none. Numbers are given out in order,
-    /// so it is found in a few steps.
-    async fn last_number(&self, message: &RejectedMessage) -> Result<u32, StoreError> {
-        let (mut used, mut free) = (0, 1);
-        while self.is_used(message, free).await? {
-            (used, free) = (free, free * 2);
-        }
-        while free - used > 1 {
-            let middle = used.midpoint(free);
-            if self.is_used(message, middle).await? {
-                used = middle;
-            } else {
-                free = middle;
-            }
-        }
-        Ok(used)
-    }
-
-    async fn is_used(&self, message: &RejectedMessage, number: u32) -> Result<bool, StoreError> {
-        let event = numbered(&message.envelope, number).key();
-        let key = DeliveryKey { stage: Arc::clone(&self.stage.name), event };
-        Ok(self.services.store.delivery(&key).await?.is_some())
+    async fn is_logged(&self, key: &EventKey) -> Result<bool, StoreError> {
+        let found = self.services.store.events_by_id(&key.id).await?;
+        Ok(found.iter().any(|logged| logged.envelope.event.source == key.source))
     }
 
     async fn handle_identified(
@@ -259,6 +274,13 @@ impl PoisonMessageHandler {
     ) -> Result<Handling, StoreError> {
         let next = RejectedMessage { attempt: message.attempt + 1, ..message.clone() };
         let rejection = self.classify(message).await?;
+        let is_abandoned = matches!(rejection, Rejection::DeliveryLimit(IsolatedRun::Abandoned));
+        if is_abandoned && !message.redelivered {
+            // The message whose run was recorded comes back marked as redelivered: this is a copy, and
+            // the outbox has the delivery's next attempt.
+            tracing::warn!(stage = %self.stage.name, "a copy of a message that ran isolated is dropped");
+            return Ok(Handling::Acknowledge);
+        }
         let (judged, records_run) = match rejection {
             // The record is the attempt before it.
             Rejection::DeliveryLimit(IsolatedRun::Abandoned) => (&next, false),
@@ -287,9 +309,6 @@ impl PoisonMessageHandler {
     ) -> Result<Rejection<'a>, StoreError> {
         if let Some(why) = &message.unreadable {
             return Ok(Rejection::Unreadable(why));
-        }
-        if message.reason != DELIVERY_LIMIT {
-            return Ok(Rejection::Queue(&message.reason));
         }
         let key = self.key(message);
         let is_record = |failure: &&FailedAttempt| {

@@ -189,6 +189,7 @@ async fn open_store(
                 lease_ms: LEASE_MS,
                 group_max_ops,
                 publishing: through_outbox(),
+                encryption: config.encryption.encryption(),
             };
             let (store, writer) = SqliteStore::open(options).await?;
             tokio::spawn(async move { writer.run().await });
@@ -208,6 +209,7 @@ async fn open_store(
                 lease_ms: LEASE_MS,
                 group_max_ops,
                 publishing: through_outbox(),
+                encryption: config.encryption.encryption(),
                 connections: config.store.connections,
                 pool: None,
                 timeout_ms: 60_000,

@@ -18,7 +18,7 @@ use postrider::internals::{
     StateSource, decide,
 };
 use postrider::{
-    CallContext, Clock as _, DeliveryKey, Envelope, Event, Failure, Settlement, StoreError,
+    Actor, CallContext, Clock as _, DeliveryKey, Envelope, Event, Failure, Settlement, StoreError,
     SubjectKey, Verdict,
 };
 use rand::rngs::StdRng;
@@ -503,6 +503,7 @@ fn apply<'a>(
                     fingerprint,
                     status,
                     idempotency_key: None,
+                    owner: None,
                     event: created,
                 };
                 let (_, rows) = store.accept_subject(order).await?;
@@ -536,7 +537,12 @@ fn apply<'a>(
                     &json!({ "reason": null }),
                 );
                 let (cancelled, rows) = store
-                    .cancel_subject(NewCancel { subject_key: key(&id), event: cancelled })
+                    .cancel_subject(NewCancel {
+                        subject_key: key(&id),
+                        event: cancelled,
+                        reason: None,
+                        actor: Actor::new("key", "key/ada"),
+                    })
                     .await?;
                 (Answer::Cancelled(id, cancelled), rows)
             }
@@ -639,8 +645,10 @@ pub(super) async fn wake(fixture: &Fixture, simulations: &mut [Simulation]) -> R
     };
     for dead_letter in fixture.store.dead_letters(open).await?.items {
         let expires_at_ms = fixture.clock.now_ms() + fixture.config.events.expiry_ms;
-        let DeadLetterAction::Done(rows) =
-            fixture.store.replay(dead_letter.id, expires_at_ms).await?
+        let DeadLetterAction::Done(rows) = fixture
+            .store
+            .replay(dead_letter.id, expires_at_ms, &Actor::new("key", "key/ada"))
+            .await?
         else {
             continue;
         };

@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 use super::{BenchArgs, Instances, Report, load};
 use crate::host::postgres_settings;
 use postrider::internals::{
-    InstanceMode, PostgresSettings, PostgresStore, Rabbit, RabbitOptions, StatePlaces,
+    InstanceMode, MessageKeys, PostgresSettings, PostgresStore, Rabbit, RabbitOptions,
+    RabbitServer, StatePlaces,
 };
 use postrider::{App, Config, Host, SystemClock};
 #[cfg(feature = "reference-stages")]
@@ -89,15 +90,17 @@ impl<'a> EphemeralHost<'a> {
         let Self { args, name, config, .. } = self;
         if let Some(url) = &args.broker {
             let options = RabbitOptions {
-                url: url.clone(),
+                server: RabbitServer { url: url.clone(), tls: config.broker.tls.files() },
                 namespace: name.clone(),
                 host_name: name,
                 clock: Arc::new(SystemClock),
                 expiry_ms: 0,
                 ingress: config.ingress(&config.kinds()?),
+                encryption: config.encryption.encryption(),
+                keys: MessageKeys::of_process(),
             };
             let stages = ["payment", "inventory", "shipping", "notification"].map(Arc::from);
-            Rabbit::delete_namespace(options, &stages)
+            Box::pin(Rabbit::delete_namespace(options, &stages))
                 .await
                 .map_err(anyhow::Error::msg)
                 .context("--broker: cannot remove the temporary queues")?;

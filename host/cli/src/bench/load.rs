@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{BenchArgs, Quantiles, Report};
+use crate::client::with_token;
 use crate::progress;
 use postrider::internals::Pipeline;
 
@@ -23,8 +24,8 @@ pub(super) async fn measure(
     pipeline: Option<&Pipeline>,
 ) -> Result<Report> {
     let run = uuid::Uuid::now_v7().simple().to_string();
-    let client =
-        reqwest::Client::builder().pool_max_idle_per_host(args.concurrency as usize).build()?;
+    let builder = reqwest::Client::builder().pool_max_idle_per_host(args.concurrency as usize);
+    let client = with_token(builder, None)?.build()?;
     let warm =
         Run { args, hosts, client: client.clone(), name: format!("{run}w"), count: args.warm_up };
     warm.post(None).await?;
@@ -54,7 +55,10 @@ pub(super) async fn measure(
 /// Times of each stage so far, in microseconds.
 fn stage_times(pipeline: Option<&Pipeline>) -> BTreeMap<String, Histogram<u64>> {
     let stages = pipeline.map(Pipeline::stages).unwrap_or_default();
-    stages.into_iter().map(|stage| (stage.name.to_string(), stage.metrics.times())).collect()
+    stages
+        .into_iter()
+        .map(|stage| (stage.name.to_string(), stage.metrics.deliveries.recorded().values))
+        .collect()
 }
 
 fn since(

@@ -74,7 +74,7 @@ pub(crate) fn invalid(ConfigError(problems): ConfigError) -> Vec<Finding> {
 /// Runs every check for a configuration. What is found about one of several namespaces has its name.
 pub(crate) async fn examine(config: Config) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("config", "valid")];
-    let listen = config.http.listen.clone();
+    let http = config.http.clone();
     let all = namespaces(config);
     for (label, config) in &all {
         let of_one = examine_namespace(config).await.into_iter();
@@ -82,7 +82,7 @@ pub(crate) async fn examine(config: Config) -> Vec<Finding> {
             of_one.map(|finding| Finding { check: format!("{label}{}", finding.check), ..finding }),
         );
     }
-    findings.push(machine::address(&listen).await);
+    findings.push(machine::address(&http).await);
     findings.extend(machine::disk(all.iter().map(|(_, config)| config)));
     findings.push(machine::open_files());
     findings

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::case::Case;
+use crate::compiler;
 use crate::replay::Nowhere;
 use postrider::internals::{
     Attempt, BatchState, Call, ChainStatus, Decision, DecisionInputs, Egress, Handled,
@@ -60,7 +61,7 @@ impl DryRun {
         linked: Linked,
         file: &Path,
         config: Config,
-        RunAs { stage, warm, timed: _ }: RunAs<'_>,
+        RunAs { stage, warm, .. }: RunAs<'_>,
     ) -> Result<Self> {
         let described = &linked.description.name;
         let name = match stage {
@@ -113,14 +114,13 @@ impl DryRun {
         let mut context = CallContext::new(&attempt.delivery, attempt.attempt, now_ms);
         context.logs = Some(logs.clone());
         let call = self.call(case, stage, &envelope, context);
-        let first = handler.handle(call()).await;
+        let mut first = handler.handle(call()).await;
         let lines = logs.take();
         let mut durations_ms = vec![first.duration.as_secs_f64() * 1_000.0];
-        let mut memory_bytes = first.memory_bytes;
         for _ in 1..times {
             let again = handler.handle(call()).await;
             durations_ms.push(again.duration.as_secs_f64() * 1_000.0);
-            memory_bytes = memory_bytes.max(again.memory_bytes);
+            first.memory_bytes = first.memory_bytes.max(again.memory_bytes);
         }
         attempt.duration_us = first.duration.as_micros() as u64;
         let called = Progress::Called { outcome: first.outcome.clone(), uncounted: false };
@@ -134,7 +134,6 @@ impl DryRun {
             handled: Some(first),
             logs: json!(lines),
             durations_ms,
-            memory_bytes,
             refused: None,
         }
         .with_refusal())
@@ -218,8 +217,6 @@ pub(crate) struct DryRunResult {
     handled: Option<Handled>,
     pub(crate) logs: Value,
     durations_ms: Vec<f64>,
-    /// The most that a call left behind.
-    memory_bytes: u64,
     /// Why a host refuses what the stage did, with its code.
     pub(crate) refused: Option<(String, String)>,
 }
@@ -233,14 +230,7 @@ impl DryRunResult {
             policy.consumes.join(", ")
         );
         let refused = Some((NOT_CONSUMED.to_owned(), message));
-        Self {
-            settlement,
-            handled: None,
-            logs: json!([]),
-            durations_ms: Vec::new(),
-            memory_bytes: 0,
-            refused,
-        }
+        Self { settlement, handled: None, logs: json!([]), durations_ms: Vec::new(), refused }
     }
 
     /// Notes what the host refuses although the stage succeeded.
@@ -294,7 +284,8 @@ impl DryRunResult {
             "p95": quantile(0.95),
             "calls": sorted.len(),
         });
-        json!({ "duration_ms": duration, "memory_bytes": self.memory_bytes })
+        let memory = self.handled.as_ref().map(|handled| handled.memory_bytes);
+        json!({ "duration_ms": duration, "memory_bytes": memory })
     }
 }
 
@@ -314,7 +305,8 @@ async fn load_with(file: &Path, settings: RuntimeSettings) -> Result<Linked> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let home = || std::env::home_dir().map(|home| home.join(".cache/postrider"));
     let cache_dir = settings.cache_dir.clone().filter(|_| settings.quick).or_else(home);
-    let runtime = Runtime::new(RuntimeSettings { cache_dir, ..settings })?;
+    let runtime =
+        Runtime::new(RuntimeSettings { cache_dir, compiler: compiler::program(), ..settings })?;
     runtime.load(bytes).await.with_context(|| format!("{} is not a valid plugin", file.display()))
 }
 

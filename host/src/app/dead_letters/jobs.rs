@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{DeadLetterService, Edit, Prepared, Replayed};
+use crate::app::App;
+use crate::app::audit::actor;
+use crate::domain::actor::Actor;
 use crate::store::{
     DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterStatus, StoreError,
 };
@@ -132,6 +135,8 @@ pub struct Job {
     pub id: String,
     /// Its task.
     pub task: Task,
+    /// Who started it.
+    actor: Actor,
     /// Dead letters with this id or a higher one are not part of it: they were dead-lettered later.
     before: i64,
     cancel: CancellationToken,
@@ -156,6 +161,7 @@ impl Job {
         Self {
             id,
             task,
+            actor: actor(),
             before: last + 1,
             cancel: CancellationToken::new(),
             status: Mutex::new(status),
@@ -231,7 +237,9 @@ pub(super) async fn run(service: Arc<DeadLetterService>, stop: CancellationToken
             Some(ended) = running.join_next(), if !running.is_empty() => note_panic(ended),
             Some(job) = queue.recv(), if running.len() < RUNNING_MAX => {
                 let (service, stop) = (Arc::clone(&service), stop.clone());
-                let run = async move { service.run_job(&job, &stop).await };
+                let run = async move {
+                    App::acting_as(job.actor.clone(), service.run_job(&job, &stop)).await;
+                };
                 running.spawn(run.in_current_span());
             }
         }

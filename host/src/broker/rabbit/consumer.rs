@@ -2,8 +2,8 @@
 //!
 //! Bounds: the broker delivers at most `prefetch` unacknowledged messages; [`window`](super::window)
 //! chooses how many fit into the bytes that may be held, and the consumer is opened again with that
-//! many. An unreadable message is rejected, and comes back with its reason through the stage's
-//! dead-letter queue.
+//! many. A message that is unreadable, or claims to be a host's and is not, is rejected, and comes back
+//! with its reason through the stage's dead-letter queue.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
@@ -17,29 +17,38 @@ use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
     BasicRejectOptions,
 };
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use tokio::sync::Notify;
 
+use super::keys::MessageKeys;
 use super::link::{Link, within};
-use super::message::{self, Ingress, Unreadable};
+use super::message::{self, Decoded, Ingress, Trust, Unreadable};
+use super::origin::{DeadLettering, Origin, UNKNOWN};
+use super::signature::{Destination, key_id};
+use super::topology::Names;
 use super::window::{Step, Window};
 use crate::broker::{
-    Acker, BrokerError, Capacity, Consumer, Incoming, RejectedConsumer, RejectedMessage, Sender,
+    Acker, BrokerError, Capacity, Consumer, Forgery, Incoming, RejectedConsumer, RejectedMessage,
+    Sender,
 };
 use crate::domain::clock::Clock;
 use crate::domain::cloud_events::ingress::IngressSettings;
+use crate::domain::encryption::Encryption;
 use crate::domain::steps::COSTS;
 
 /// Prefetch of dead-letter queues: rejected messages are rare, and may be large.
 const DEAD_PREFETCH: u32 = 1;
 
-/// What messages of other programs are checked against, and what they get.
+/// What messages are checked against, and what those of other programs get.
 #[derive(Clone)]
 pub(super) struct Reading {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) expiry_ms: u64,
     pub(super) settings: Arc<IngressSettings>,
+    pub(super) keys: Arc<MessageKeys>,
+    pub(super) encryption: Arc<Encryption>,
+    pub(super) names: Names,
 }
 
 impl Reading {
@@ -47,6 +56,86 @@ impl Reading {
         let rules = self.settings.rules(self.clock.now_ms());
         let body_max_bytes = self.settings.body_max_bytes;
         Ingress { rules, body_max_bytes, expiry_ms: self.expiry_ms }
+    }
+
+    /// Learns the keys that messages name, so that they can be judged.
+    async fn learn_keys(&self, deliveries: &[Delivery]) {
+        self.keys.learn(deliveries.iter().filter_map(|one| key_id(&one.properties))).await;
+    }
+
+    /// Decodes a message to a stage. One of a host must have come from `origin` as hosts send it.
+    fn decode(
+        &self,
+        stage: &str,
+        origin: Origin<'_>,
+        message: (&BasicProperties, Vec<u8>),
+    ) -> Result<Decoded, Unreadable> {
+        let decoded = self.decode_from_anywhere(stage, message)?;
+        match origin.detour(&decoded, &self.names) {
+            None => Ok(decoded),
+            Some(why) => Err(Unreadable::Forged { claimed: Some(Box::new(decoded)), why }),
+        }
+    }
+
+    fn decode_from_anywhere(
+        &self,
+        stage: &str,
+        (properties, body): (&BasicProperties, Vec<u8>),
+    ) -> Result<Decoded, Unreadable> {
+        let signers = self.keys.signers();
+        let place = Destination { namespace: self.names.namespace(), stage };
+        let trust = Trust { signers: &signers, place, encryption: &self.encryption };
+        message::decode(properties, body, self.ingress(), trust)
+    }
+
+    /// A message of a stage's dead-letter queue, which only the broker fills.
+    fn read_rejected(&self, stage: &str, delivery: &Delivery) -> RejectedMessage {
+        let Delivery { properties, data, redelivered, delivery_tag: tag, .. } = delivery;
+        let message = (properties, data.clone());
+        let (origin, reason, decoded) = match DeadLettering::of(delivery, &self.names, stage) {
+            Some(DeadLettering { origin, reason }) => {
+                (origin, reason, self.decode(stage, origin, message))
+            }
+            None => {
+                let decoded = self.decode_from_anywhere(stage, message);
+                let forged = decoded.and_then(|decoded| {
+                    let is_claim = decoded.sender == Sender::Host;
+                    let claimed = is_claim.then(|| Box::new(decoded));
+                    let why = "another program sent it to the dead-letter queue".to_owned();
+                    Err(Unreadable::Forged { claimed, why })
+                });
+                (Origin::of(delivery), UNKNOWN, forged)
+            }
+        };
+        let (decoded, unreadable, forged) = match decoded {
+            Ok(decoded) => (decoded, None, None),
+            Err(Unreadable::Unsendable { decoded, why }) => (*decoded, Some(why), None),
+            Err(error) => {
+                let ingress = self.ingress();
+                let substitute = message::stand_in(properties, data, origin, ingress, &error);
+                let substitute = Decoded::substitute(substitute);
+                match error {
+                    Unreadable::Forged { claimed, why } => {
+                        let claimed = claimed.map(|claimed| claimed.attempt());
+                        (substitute, None, Some(Forgery { why, claimed }))
+                    }
+                    error => (substitute, Some(with_source(&error)), None),
+                }
+            }
+        };
+        let Decoded { envelope, round, attempt, sender, .. } = decoded;
+        let (redelivered, tag, reason) = (*redelivered, *tag, reason.to_owned());
+        RejectedMessage {
+            envelope,
+            round,
+            attempt,
+            sender,
+            unreadable,
+            forged,
+            reason,
+            redelivered,
+            tag,
+        }
     }
 }
 
@@ -169,30 +258,35 @@ async fn next(consumer: &mut lapin::Consumer) -> Option<Delivery> {
 
 pub(super) struct RabbitConsumer {
     subscription: Subscription,
+    stage: Arc<str>,
     reading: Reading,
 }
 
 impl RabbitConsumer {
     pub(super) async fn open(
         link: &Link,
-        queue: ShortString,
+        stage: &Arc<str>,
         prefetch: Capacity,
         reading: Reading,
     ) -> Result<Self, BrokerError> {
         let expected = reading.settings.body_max_bytes as u64;
-        Ok(Self { subscription: subscribe(link, queue, prefetch, expected).await?, reading })
+        let queue = reading.names.queue(stage);
+        let subscription = subscribe(link, queue, prefetch, expected).await?;
+        Ok(Self { subscription, stage: Arc::clone(stage), reading })
     }
 
     async fn read(&self, delivery: Delivery) -> Option<Incoming> {
         let deliveries = delivery_count(&delivery.properties) + 1;
         let tag = delivery.delivery_tag;
-        match message::decode(&delivery.properties, delivery.data, self.reading.ingress()) {
+        let Delivery { properties, data, exchange, routing_key, redelivered, .. } = delivery;
+        let origin = Origin { exchange: exchange.as_str(), routing_key: routing_key.as_str() };
+        match self.reading.decode(&self.stage, origin, (&properties, data)) {
             Ok(decoded) => Some(Incoming {
                 envelope: decoded.envelope,
                 round: decoded.round,
                 attempt: decoded.attempt,
                 // Sent to this queue, through no exchange: a retry or a refill.
-                redelivered: delivery.redelivered || delivery.exchange.as_str().is_empty(),
+                redelivered: redelivered || origin.exchange.is_empty(),
                 deliveries,
                 sender: decoded.sender,
                 received: Instant::now(),
@@ -200,7 +294,7 @@ impl RabbitConsumer {
             }),
             Err(error) => {
                 let error = with_source(&error);
-                tracing::warn!(%error, "unreadable message is dead-lettered");
+                tracing::warn!(stage = %self.stage, %error, "message is dead-lettered");
                 self.subscription.acker.reject(tag).await;
                 None
             }
@@ -213,7 +307,9 @@ impl Consumer for RabbitConsumer {
     async fn receive(&mut self, max: usize) -> Option<Vec<Incoming>> {
         loop {
             let mut messages = Vec::new();
-            for delivery in self.subscription.receive(max).await? {
+            let deliveries = self.subscription.receive(max).await?;
+            self.reading.learn_keys(&deliveries).await;
+            for delivery in deliveries {
                 messages.extend(self.read(delivery).await);
             }
             if !messages.is_empty() {
@@ -230,17 +326,20 @@ impl Consumer for RabbitConsumer {
 /// Consumes a stage's dead-letter queue.
 pub(super) struct RejectedRabbitConsumer {
     subscription: Subscription,
+    stage: Arc<str>,
     reading: Reading,
 }
 
 impl RejectedRabbitConsumer {
     pub(super) async fn open(
         link: &Link,
-        queue: ShortString,
+        stage: &Arc<str>,
         reading: Reading,
     ) -> Result<Self, BrokerError> {
         let prefetch = Capacity { messages: DEAD_PREFETCH, ..Capacity::UNBOUNDED };
-        Ok(Self { subscription: subscribe(link, queue, prefetch, 1).await?, reading })
+        let queue = reading.names.dead_queue(stage);
+        let subscription = subscribe(link, queue, prefetch, 1).await?;
+        Ok(Self { subscription, stage: Arc::clone(stage), reading })
     }
 }
 
@@ -248,47 +347,9 @@ impl RejectedRabbitConsumer {
 impl RejectedConsumer for RejectedRabbitConsumer {
     async fn receive(&mut self) -> Option<Vec<RejectedMessage>> {
         let deliveries = self.subscription.receive(DEAD_PREFETCH as usize).await?;
-        let ingress = self.reading.ingress();
-        let read = |delivery: Delivery| {
-            let (tag, redelivered) = (delivery.delivery_tag, delivery.redelivered);
-            match message::decode(&delivery.properties, delivery.data.clone(), ingress) {
-                Ok(decoded) => RejectedMessage {
-                    envelope: decoded.envelope,
-                    round: decoded.round,
-                    attempt: decoded.attempt,
-                    sender: decoded.sender,
-                    unreadable: None,
-                    reason: dead_letter_reason(&delivery.properties),
-                    redelivered,
-                    tag,
-                },
-                Err(Unreadable::Unsendable { decoded, why }) => RejectedMessage {
-                    envelope: decoded.envelope,
-                    round: decoded.round,
-                    attempt: decoded.attempt,
-                    sender: decoded.sender,
-                    unreadable: Some(why),
-                    reason: dead_letter_reason(&delivery.properties),
-                    redelivered,
-                    tag,
-                },
-                Err(error) => RejectedMessage {
-                    envelope: Arc::new(message::stand_in(
-                        &delivery.properties,
-                        &delivery.data,
-                        ingress,
-                    )),
-                    round: 1,
-                    attempt: 1,
-                    sender: Sender::OtherProgram { due_at_ms: None },
-                    unreadable: Some(with_source(&error)),
-                    reason: dead_letter_reason(&delivery.properties),
-                    redelivered,
-                    tag,
-                },
-            }
-        };
-        Some(deliveries.into_iter().map(read).collect())
+        self.reading.learn_keys(&deliveries).await;
+        let read = |delivery: &Delivery| self.reading.read_rejected(&self.stage, delivery);
+        Some(deliveries.iter().map(read).collect())
     }
 
     fn acker(&self) -> Arc<dyn Acker> {
@@ -309,18 +370,6 @@ fn delivery_count(properties: &BasicProperties) -> u32 {
     let count =
         properties.headers().as_ref().and_then(|headers| headers.inner().get("x-delivery-count"));
     count.and_then(message::unsigned).and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
-}
-
-/// Why the broker dead-lettered a message: `rejected`, `delivery_limit`, ….
-fn dead_letter_reason(properties: &BasicProperties) -> String {
-    let reason = properties
-        .headers()
-        .as_ref()
-        .and_then(|headers| headers.inner().get("x-first-death-reason"));
-    match reason {
-        Some(AMQPValue::LongString(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
-        _ => "unknown".to_owned(),
-    }
 }
 
 struct RabbitAcker {

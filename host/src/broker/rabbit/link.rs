@@ -4,19 +4,23 @@
 //! connection at a time, a time-out on connecting, heartbeats every [`HEARTBEAT_S`] seconds so that
 //! a silent network is noticed, a wait between attempts that grows to [`BACKOFF_MAX`] with jitter.
 
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use futures::StreamExt as _;
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::RabbitServer;
 use crate::broker::BrokerError;
+#[cfg(feature = "tls")]
+use crate::tls::ClientFiles;
 
 /// Seconds; used when the URL does not name another interval.
 const HEARTBEAT_S: u16 = 5;
@@ -27,6 +31,45 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// First and longest pause between two attempts.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// A server, with what it takes to connect.
+#[derive(Clone)]
+pub(super) struct Server {
+    uri: AMQPUri,
+    #[cfg(feature = "tls")]
+    tls: ClientFiles,
+}
+
+impl Server {
+    /// The error says what is wrong with the URL, without its password.
+    pub(super) fn of(server: &RabbitServer) -> Result<Self, String> {
+        let uri = AMQPUri::from_str(&server.url).map_err(|error| {
+            format!(
+                "{error}; expected amqp://user:password@host:5672/vhost or amqps://…, with `%2f` \
+                 for the default vhost"
+            )
+        })?;
+        Ok(Self {
+            uri,
+            #[cfg(feature = "tls")]
+            tls: server.tls.clone(),
+        })
+    }
+
+    async fn connect(&self, properties: ConnectionProperties) -> Result<Connection, String> {
+        let uri = self.uri.clone();
+        match uri.scheme {
+            AMQPScheme::AMQP => {
+                let connected = Connection::connect_uri(uri, properties).await;
+                connected.map_err(|error| error.to_string())
+            }
+            #[cfg(feature = "tls")]
+            AMQPScheme::AMQPS => super::encrypted::connect(uri, properties, &self.tls).await,
+            #[cfg(not(feature = "tls"))]
+            AMQPScheme::AMQPS => Err("enable the cargo feature `tls`".to_owned()),
+        }
+    }
+}
 
 /// The state of the connection.
 #[derive(Clone)]
@@ -48,13 +91,13 @@ pub(super) struct Link {
 
 impl Link {
     /// The handle, and the task that keeps the connection.
-    pub(super) fn new(mut uri: AMQPUri, name: String, owner: LinkOwner) -> (Self, LinkTask) {
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+    pub(super) fn new(mut server: Server, name: String, owner: LinkOwner) -> (Self, LinkTask) {
+        server.uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
         let (sender, state) = watch::channel(State::Down("not connected yet".to_owned()));
         let LinkOwner { stop, alive } = owner;
         let refused_bytes = Arc::new(AtomicUsize::new(usize::MAX));
         let link = Self { state, refused_bytes: Arc::clone(&refused_bytes) };
-        (link, LinkTask { uri, name, state: sender, refused_bytes, stop, _alive: alive })
+        (link, LinkTask { server, name, state: sender, refused_bytes, stop, _alive: alive })
     }
 
     /// Records that the broker refuses a body of this size. It may be configured otherwise when it is
@@ -111,7 +154,7 @@ pub(super) struct LinkOwner {
 
 /// Keeps one connection open.
 pub struct LinkTask {
-    uri: AMQPUri,
+    server: Server,
     name: String,
     state: watch::Sender<State>,
     refused_bytes: Arc<AtomicUsize>,
@@ -136,7 +179,7 @@ impl LinkTask {
             let connected = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                connected = connect(&self.uri, &self.name) => connected,
+                connected = connect(&self.server, &self.name) => connected,
             };
             let why = match connected {
                 Ok(connection) => {
@@ -197,15 +240,10 @@ impl LinkTask {
 }
 
 /// Opens a named connection; the error says why it failed.
-pub(super) async fn connect(uri: &AMQPUri, name: &str) -> Result<Connection, String> {
+pub(super) async fn connect(server: &Server, name: &str) -> Result<Connection, String> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    match tokio::time::timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties))
-        .await
-    {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no reply within {} s", CONNECT_TIMEOUT.as_secs())),
-    }
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, server.connect(properties)).await;
+    connected.unwrap_or_else(|_| Err(format!("no reply within {} s", CONNECT_TIMEOUT.as_secs())))
 }
 
 /// Applies the time-out to a reply of the server.

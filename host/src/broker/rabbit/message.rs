@@ -1,8 +1,9 @@
 //! Envelopes as AMQP messages and back: CloudEvents 1.0 in binary mode (attributes in headers),
 //! structured mode is read as well.
 //!
-//! The host's own headers carry what CloudEvents has no attribute for; a message without them comes
-//! from another program ([`foreign`]) and starts a chain of its own. Pure: no connection is needed.
+//! The host's own headers carry what CloudEvents has no attribute for. A message with them claims to be
+//! a host's, and is one only if its [`signature`](super::signature) says so. One without them comes from
+//! another program ([`foreign`]) and starts a chain of its own. Pure: no connection is needed.
 
 mod foreign;
 #[cfg(any(test, fuzzing))]
@@ -10,25 +11,30 @@ pub(crate) mod fuzz;
 mod stand_in;
 mod value;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
-use crate::broker::{Outgoing, Sender};
+use super::signature::{self, Contents, Destination, SIGNATURE, Signer};
+use crate::broker::{ClaimedAttempt, Outgoing, Sender};
 use crate::domain::body::BodyError;
 use crate::domain::cloud_events::STRUCTURED;
 use crate::domain::cloud_events::ingress::{IngestedEvent, Rules};
+use crate::domain::encryption::{Encryption, Place};
 use crate::domain::event::{Envelope, Event, EventKey, TIME_MAX_MS};
+use crate::domain::subject::SubjectKey;
 use crate::domain::timestamp;
 
 pub(super) use self::stand_in::stand_in;
 pub(super) use self::value::unsigned;
 
 /// Prefix of CloudEvents attributes in headers; the colon form is read as well.
-const CLOUD_EVENTS: &str = "cloudEvents_";
+pub(super) const CLOUD_EVENTS: &str = "cloudEvents_";
 const CLOUD_EVENTS_COLON: &str = "cloudEvents:";
 /// W3C trace context is sent under its own name as well: <https://www.w3.org/TR/trace-context/>.
 const TRACE: [&str; 2] = ["traceparent", "tracestate"];
@@ -40,8 +46,10 @@ const CAUSE_SOURCE: &str = "postrider-cause-source";
 const CAUSE_ID: &str = "postrider-cause-id";
 const HOPS: &str = "postrider-hops";
 const EXPIRES_MS: &str = "postrider-expires-ms";
-const ROUND: &str = "postrider-round";
+pub(super) const ROUND: &str = "postrider-round";
 const ATTEMPT: &str = "postrider-attempt";
+/// What the body is sealed with, if it is, as it is stored with the subject.
+const DATA_KEY: &str = "postrider-data-key";
 /// Why the message stands for one that the broker cannot carry.
 const UNSENDABLE: &str = "postrider-unsendable";
 
@@ -51,8 +59,53 @@ const COUNT_MAX: u32 = 1_000_000;
 /// Persistent.
 const DELIVERY_MODE: u8 = 2;
 
-/// Properties of a message; its payload is the event's data.
-pub(super) fn encode(message: &Outgoing) -> BasicProperties {
+/// Who signs the messages of a host.
+#[derive(Clone, Copy)]
+pub(super) struct Signing<'a> {
+    pub(super) signer: &'a Signer,
+    pub(super) namespace: &'a str,
+}
+
+/// Properties of a message, signed; its payload is [`sealed_body`].
+pub(super) fn encode(message: &Outgoing, body: &[u8], signing: Signing<'_>) -> BasicProperties {
+    signed(message, headers_of(message), body, signing)
+}
+
+/// The event's data as they are sent.
+pub(super) fn sealed_body(message: &Outgoing, encryption: &Encryption) -> Bytes {
+    let Envelope { event, subject_key, data_key, .. } = &*message.envelope;
+    let place = body_place(subject_key.as_deref().unwrap_or_default(), &event.id);
+    encryption.seal_body(data_key.as_deref(), place, &event.data)
+}
+
+fn body_place<'a>(subject: &'a str, event_id: &'a str) -> Place<'a> {
+    Place { column: "message.body", owner: subject, name: event_id }
+}
+
+/// The properties with these headers and their signature.
+fn signed(
+    message: &Outgoing,
+    mut headers: FieldTable,
+    body: &[u8],
+    signing: Signing<'_>,
+) -> BasicProperties {
+    let content_type = ShortString::try_new(message.envelope.event.content_type.as_str()).ok();
+    let contents = Contents {
+        content_type: content_type.as_ref().map(ShortString::as_str).unwrap_or_default(),
+        body,
+    };
+    let stage = message.direct.as_ref().map(|direct| &*direct.stage).unwrap_or_default();
+    let place = Destination { namespace: signing.namespace, stage };
+    signing.signer.sign(&mut headers, place, contents);
+    let properties =
+        BasicProperties::default().with_delivery_mode(DELIVERY_MODE).with_headers(headers);
+    match content_type {
+        Some(content_type) => properties.with_content_type(content_type),
+        None => properties,
+    }
+}
+
+fn headers_of(message: &Outgoing) -> FieldTable {
     let (envelope, event) = (&*message.envelope, &message.envelope.event);
     let mut headers = FieldTable::default();
     let mut put = |key: &str, value: &str| {
@@ -79,6 +132,9 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
     if envelope.customer_hash != 0 {
         put(CUSTOMER, &envelope.customer_hash.to_string());
     }
+    if let Some(key) = &envelope.data_key {
+        put(DATA_KEY, key.wrapped());
+    }
     put(CORRELATION, &envelope.correlation_id);
     if let Some(cause) = &envelope.cause {
         put(CAUSE_SOURCE, &cause.source);
@@ -90,17 +146,16 @@ pub(super) fn encode(message: &Outgoing) -> BasicProperties {
         put(ROUND, &direct.round.to_string());
         put(ATTEMPT, &direct.attempt.to_string());
     }
-    let properties =
-        BasicProperties::default().with_delivery_mode(DELIVERY_MODE).with_headers(headers);
-    match ShortString::try_new(event.content_type.as_str()) {
-        Ok(content_type) => properties.with_content_type(content_type),
-        Err(_) => properties,
-    }
+    headers
 }
 
 /// Properties of a message without a body, in place of one that the broker cannot carry: it names the
 /// delivery, so that its stage dead-letters it.
-pub(super) fn encode_unsendable(message: &Outgoing, why: &str) -> BasicProperties {
+pub(super) fn encode_unsendable(
+    message: &Outgoing,
+    why: &str,
+    signing: Signing<'_>,
+) -> BasicProperties {
     let Envelope { event, subject_key, correlation_id, .. } = &*message.envelope;
     let event = Event {
         subject: String::new(),
@@ -111,10 +166,10 @@ pub(super) fn encode_unsendable(message: &Outgoing, why: &str) -> BasicPropertie
     let mut envelope = Envelope::first(event, subject_key.clone(), message.envelope.expires_at_ms);
     envelope.correlation_id.clone_from(correlation_id);
     envelope.customer_hash = message.envelope.customer_hash;
-    let properties = encode(&Outgoing { envelope: Arc::new(envelope), ..message.clone() });
-    let mut headers = properties.headers().clone().unwrap_or_default();
+    let message = Outgoing { envelope: Arc::new(envelope), ..message.clone() };
+    let mut headers = headers_of(&message);
     headers.insert(UNSENDABLE.into(), AMQPValue::LongString(why.into()));
-    properties.with_headers(headers)
+    signed(&message, headers, &[], signing)
 }
 
 /// At most as many bytes as the frame has that carries the properties: every header is a long
@@ -142,6 +197,22 @@ pub(super) struct Decoded {
     pub(super) round: u32,
     pub(super) attempt: u32,
     pub(super) sender: Sender,
+    /// A host sent it to one stage; others are published by their type.
+    pub(super) is_direct: bool,
+}
+
+impl Decoded {
+    /// A message that an event stands for.
+    pub(super) fn substitute(envelope: Envelope) -> Self {
+        let sender = Sender::OtherProgram { due_at_ms: None };
+        Self { envelope: Arc::new(envelope), round: 1, attempt: 1, sender, is_direct: false }
+    }
+
+    /// The attempt that it is, or claims to be.
+    pub(super) fn attempt(self) -> ClaimedAttempt {
+        let Self { envelope, round, attempt, .. } = self;
+        ClaimedAttempt { envelope, round, attempt }
+    }
 }
 
 /// Why a message is not an event.
@@ -165,6 +236,13 @@ pub(super) enum Unreadable {
     Number(&'static str),
     #[error("the event has {0}")]
     Unstorable(String),
+    /// It claims to be a host's, and is not.
+    #[error("a message that claims to be a host's is not: {why}")]
+    Forged {
+        /// What it claims, if that can be read.
+        claimed: Option<Box<Decoded>>,
+        why: String,
+    },
     /// A host sent it in place of a message that the broker cannot carry.
     #[error("{why}")]
     Unsendable {
@@ -184,24 +262,59 @@ pub(super) struct Ingress<'a> {
     pub(super) expiry_ms: u64,
 }
 
+/// What tells a host's message from one that only claims to be one.
+#[derive(Clone, Copy)]
+pub(super) struct Trust<'a> {
+    /// The keys of hosts.
+    pub(super) signers: &'a [Signer],
+    /// Where the message arrived.
+    pub(super) place: Destination<'a>,
+    /// Opens the bodies of hosts.
+    pub(super) encryption: &'a Encryption,
+}
+
 /// Decodes a message of this program or of another one.
 pub(super) fn decode(
     properties: &BasicProperties,
     body: Vec<u8>,
     ingress: Ingress<'_>,
+    trust: Trust<'_>,
 ) -> Result<Decoded, Unreadable> {
     let empty = FieldTable::default();
     let headers = properties.headers().as_ref().unwrap_or(&empty);
-    let decoded = match header(headers, CORRELATION) {
-        Some(correlation_id) => {
-            let decoded = own(properties, headers, correlation_id, body, ingress)?;
-            if let Some(why) = header(headers, UNSENDABLE) {
-                return Err(Unreadable::Unsendable { decoded: Box::new(decoded), why });
-            }
-            decoded
-        }
-        None => of_another_program(foreign::read(properties, body, ingress)?, ingress),
-    };
+    let claims = [CORRELATION, SIGNATURE].iter().any(|name| headers.inner().contains_key(*name));
+    if claims {
+        return of_a_host(properties, body, ingress, trust);
+    }
+    let decoded = of_another_program(foreign::read(properties, body, ingress)?, ingress);
+    storable(decoded)
+}
+
+/// A message that claims to be a host's.
+fn of_a_host(
+    properties: &BasicProperties,
+    body: Vec<u8>,
+    ingress: Ingress<'_>,
+    trust: Trust<'_>,
+) -> Result<Decoded, Unreadable> {
+    let empty = FieldTable::default();
+    let headers = properties.headers().as_ref().unwrap_or(&empty);
+    let content_type = properties.content_type().as_ref().map(ShortString::as_str);
+    let contents = Contents { content_type: content_type.unwrap_or_default(), body: &body };
+    let problem = signature::problem(trust.signers, headers, trust.place, contents);
+    let decoded = own(content_type, headers, body, (ingress, trust.encryption));
+    if let Some(why) = problem {
+        let claimed = decoded.and_then(storable).ok().map(Box::new);
+        return Err(Unreadable::Forged { claimed, why });
+    }
+    let decoded = decoded?;
+    if let Some(why) = header(headers, UNSENDABLE) {
+        return Err(Unreadable::Unsendable { decoded: Box::new(decoded), why });
+    }
+    storable(decoded)
+}
+
+fn storable(decoded: Decoded) -> Result<Decoded, Unreadable> {
     match decoded.envelope.validate() {
         Some(why) => Err(Unreadable::Unstorable(why)),
         None => Ok(decoded),
@@ -210,19 +323,28 @@ pub(super) fn decode(
 
 /// A message that a host published, exactly as it was.
 fn own(
-    properties: &BasicProperties,
+    content_type: Option<&str>,
     headers: &FieldTable,
-    correlation_id: String,
     body: Vec<u8>,
-    ingress: Ingress<'_>,
+    (ingress, encryption): (Ingress<'_>, &Encryption),
 ) -> Result<Decoded, Unreadable> {
     let Ingress { rules, expiry_ms, .. } = ingress;
-    let content_type = properties.content_type().as_ref().map(ShortString::as_str);
+    let correlation_id = header(headers, CORRELATION).ok_or(Unreadable::Missing(CORRELATION))?;
     let cause = header(headers, CAUSE_SOURCE)
         .zip(header(headers, CAUSE_ID))
         .map(|(source, id)| EventKey { source, id });
+    let subject_key: Option<SubjectKey> =
+        header(headers, SUBJECT).and_then(|text| text.parse().ok());
+    let subject = subject_key.as_deref().unwrap_or_default();
+    let key = encryption.key_of(subject, header(headers, DATA_KEY).as_deref());
+    let mut event = own_event(headers, content_type, body, rules.now_ms)?;
+    let place = body_place(subject, &event.id);
+    if let Cow::Owned(data) = encryption.open(&key, place, &event.data) {
+        event.data = data.into();
+    }
     let envelope = Envelope {
-        subject_key: header(headers, SUBJECT).and_then(|text| text.parse().ok()),
+        data_key: key.ok(),
+        subject_key,
         customer_hash: number(headers, CUSTOMER)?.unwrap_or(0),
         correlation_id,
         cause,
@@ -230,10 +352,11 @@ fn own(
         expires_at_ms: number(headers, EXPIRES_MS)?
             .unwrap_or(rules.now_ms + expiry_ms)
             .min(TIME_MAX_MS),
-        event: own_event(headers, content_type, body, rules.now_ms)?,
+        event,
     };
     let (round, attempt) = (count(headers, ROUND)?, count(headers, ATTEMPT)?);
-    Ok(Decoded { envelope: Arc::new(envelope), round, attempt, sender: Sender::Host })
+    let is_direct = headers.inner().contains_key(ROUND);
+    Ok(Decoded { envelope: Arc::new(envelope), round, attempt, sender: Sender::Host, is_direct })
 }
 
 /// An event that starts a chain of its own.
@@ -243,7 +366,7 @@ fn of_another_program(ingested: IngestedEvent, ingress: Ingress<'_>) -> Decoded 
     let mut envelope = Envelope::first(event, subject_key, expires_at_ms.min(TIME_MAX_MS));
     envelope.correlation_id = correlation_id.unwrap_or(envelope.correlation_id);
     let sender = Sender::OtherProgram { due_at_ms };
-    Decoded { envelope: Arc::new(envelope), round: 1, attempt: 1, sender }
+    Decoded { envelope: Arc::new(envelope), round: 1, attempt: 1, sender, is_direct: false }
 }
 
 fn own_event(
@@ -310,236 +433,4 @@ fn count(headers: &FieldTable, key: &'static str) -> Result<u32, Unreadable> {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::store::Direct;
-
-    fn ingress() -> Ingress<'static> {
-        Ingress {
-            rules: Rules::for_tests(1_700_000_000_123),
-            body_max_bytes: 1_000,
-            expiry_ms: 500_000,
-        }
-    }
-
-    fn envelope() -> Envelope {
-        Envelope {
-            event: Event {
-                id: "e1".into(),
-                event_type: "payment.authorized".into(),
-                source: "/orders/stages/payment".into(),
-                subject: "o-1".into(),
-                time_ms: 1_700_000_000_007,
-                content_type: "application/octet-stream".into(),
-                data: Bytes::from_static(b"\x00\xff"),
-                attributes: vec![
-                    ("traceparent".into(), "00-a-b-01".into()),
-                    ("zone".into(), "ä".into()),
-                ],
-            },
-            subject_key: "order/o-1".parse().ok(),
-            customer_hash: u64::MAX,
-            correlation_id: "c".into(),
-            cause: Some(EventKey { source: "/orders/api".into(), id: "e0".into() }),
-            hops: 3,
-            expires_at_ms: 1_700_000_900_000,
-        }
-    }
-
-    #[test]
-    fn what_is_sent_is_what_arrives() {
-        let message = Outgoing {
-            envelope: Arc::new(envelope()),
-            direct: Some(Direct { stage: "x".into(), round: 2, attempt: 7 }),
-            mandatory: true,
-        };
-        let decoded =
-            decode(&encode(&message), message.envelope.event.data.to_vec(), ingress()).unwrap();
-        assert_eq!((&*decoded.envelope, decoded.round, decoded.attempt), (&envelope(), 2, 7));
-    }
-
-    #[test]
-    fn what_cannot_be_sent_is_named_by_a_small_message() {
-        let mut large = envelope();
-        large.event.attributes = vec![("a".into(), "x".repeat(200_000))];
-        let direct = Some(Direct { stage: "x".into(), round: 2, attempt: 7 });
-        let message = Outgoing { envelope: Arc::new(large), direct, mandatory: true };
-        assert!(header_bytes(&encode(&message)) > 200_000);
-        let properties = encode_unsendable(&message, "it is too large");
-        assert!(header_bytes(&properties) < 2_000);
-        let Err(Unreadable::Unsendable { decoded, why }) =
-            decode(&properties, Vec::new(), ingress())
-        else {
-            panic!("it is read as an event");
-        };
-        assert_eq!((decoded.round, decoded.attempt, why.as_str()), (2, 7, "it is too large"));
-        assert_eq!(decoded.envelope.key(), message.envelope.key());
-    }
-
-    fn properties(content_type: &str, headers: &[(&str, &str)]) -> BasicProperties {
-        let mut table = FieldTable::default();
-        for (key, value) in headers {
-            table.insert((*key).into(), AMQPValue::LongString((*value).into()));
-        }
-        BasicProperties::default().with_content_type(content_type.into()).with_headers(table)
-    }
-
-    #[test]
-    fn events_of_other_programs_are_read_in_both_modes() {
-        let headers = [
-            ("cloudEvents:specversion", "1.0"),
-            ("cloudEvents:id", "9"),
-            ("cloudEvents:source", "/desk"),
-            ("cloudEvents:type", "order.flagged"),
-            ("cloudEvents:subject", "7"),
-        ];
-        let binary =
-            decode(&properties("text/plain", &headers), b"hello".to_vec(), ingress()).unwrap();
-        let body = br#"{"specversion":"1.0","id":"9","source":"/desk","type":"order.flagged","subject":"7","datacontenttype":"text/plain","data":"hello"}"#;
-        let structured = decode(
-            &properties("application/cloudevents+json; charset=utf-8", &[]),
-            body.to_vec(),
-            ingress(),
-        )
-        .unwrap();
-        assert_eq!(binary.envelope, structured.envelope);
-        let envelope = &binary.envelope;
-        assert_eq!(
-            (envelope.event.data.as_ref(), envelope.subject_key.as_deref()),
-            (&b"hello"[..], Some("order/7"))
-        );
-        assert_eq!(
-            (envelope.correlation_id.as_str(), envelope.hops, envelope.expires_at_ms),
-            ("9", 0, ingress().rules.now_ms + ingress().expiry_ms)
-        );
-        assert_eq!(
-            (envelope.event.time_ms, binary.round, binary.attempt),
-            (ingress().rules.now_ms, 1, 1)
-        );
-        assert_eq!(binary.sender, Sender::OtherProgram { due_at_ms: None });
-    }
-
-    #[test]
-    fn an_event_in_an_event_is_two() {
-        let inner = br#"{"specversion":"1.0","id":"inner","source":"/x","type":"x"}"#;
-        let event = Event {
-            content_type: STRUCTURED.into(),
-            data: Bytes::from_static(inner),
-            ..envelope().event
-        };
-        let message = Outgoing {
-            envelope: Arc::new(Envelope { event, ..envelope() }),
-            direct: None,
-            mandatory: false,
-        };
-        let decoded = decode(&encode(&message), inner.to_vec(), ingress()).unwrap();
-        assert_eq!(decoded.envelope, message.envelope);
-    }
-
-    #[test]
-    fn numbers_that_cannot_be_are_no_trouble_later() {
-        let with = |key, value| {
-            let event = [
-                (CORRELATION, "9"),
-                ("cloudEvents_id", "9"),
-                ("cloudEvents_source", "/desk"),
-                ("cloudEvents_type", "x"),
-                (key, value),
-            ];
-            decode(&properties("text/plain", &event), Vec::new(), ingress())
-        };
-        for (key, value) in [(ROUND, "0"), (ATTEMPT, "0"), (ATTEMPT, "4294967297"), (ROUND, "one")]
-        {
-            assert!(
-                matches!(with(key, value), Err(Unreadable::Number(header)) if header == key),
-                "{key}: {value}"
-            );
-        }
-        assert_eq!(with(HOPS, "4294967296").unwrap().envelope.hops, u32::MAX);
-        assert_eq!(
-            with(EXPIRES_MS, "18446744073709551615").unwrap().envelope.expires_at_ms,
-            TIME_MAX_MS
-        );
-    }
-
-    #[test]
-    fn headers_of_the_host_mean_nothing_in_messages_of_others() {
-        let event = [
-            ("cloudEvents_specversion", "1.0"),
-            ("cloudEvents_id", "9"),
-            ("cloudEvents_source", "/desk"),
-            ("cloudEvents_type", "x"),
-            (ATTEMPT, "1000000"),
-            (ROUND, "7"),
-            (HOPS, "none"),
-            (EXPIRES_MS, "1"),
-        ];
-        let decoded = decode(&properties("text/plain", &event), Vec::new(), ingress()).unwrap();
-        assert_eq!((decoded.round, decoded.attempt, decoded.envelope.hops), (1, 1, 0));
-        assert!(decoded.envelope.expires_at_ms > ingress().rules.now_ms);
-    }
-
-    #[test]
-    fn a_scheduled_event_expires_after_it_was_due() {
-        let event = [
-            ("cloudEvents_specversion", "1.0"),
-            ("cloudEvents_id", "9"),
-            ("cloudEvents_source", "/desk"),
-            ("cloudEvents_type", "x"),
-            ("cloudEvents_deliverat", "2023-11-14T22:13:50Z"),
-        ];
-        let decoded = decode(&properties("text/plain", &event), Vec::new(), ingress()).unwrap();
-        let due_at_ms = 1_700_000_030_000;
-        assert_eq!(decoded.sender, Sender::OtherProgram { due_at_ms: Some(due_at_ms) });
-        assert_eq!(decoded.envelope.expires_at_ms, due_at_ms + ingress().expiry_ms);
-        assert_eq!(decoded.envelope.event.attributes, []);
-    }
-
-    #[test]
-    fn unstorable_message_is_unreadable_and_can_be_dead_lettered() {
-        let long = "s".repeat(100_000);
-        for (key, value) in
-            [("cloudEvents_zone", "a\0b"), ("cloudEvents_subject", &long), (CORRELATION, &long)]
-        {
-            let event = [
-                (CORRELATION, "9"),
-                ("cloudEvents_id", "9"),
-                ("cloudEvents_source", "/desk"),
-                ("cloudEvents_type", "x"),
-                (key, value),
-            ];
-            assert!(
-                matches!(
-                    decode(&properties("text/plain", &event), Vec::new(), ingress()),
-                    Err(Unreadable::Unstorable(_))
-                ),
-                "{key}"
-            );
-        }
-        assert_eq!(stand_in(&properties("a\0b", &[]), b"", ingress()).validate(), None);
-    }
-
-    #[test]
-    fn what_cannot_be_read_says_why_and_keeps_its_key() {
-        let nothing = properties(
-            "application/json",
-            &[("cloudEvents_id", "1"), ("cloudEvents_source", "/x"), (CORRELATION, "1")],
-        );
-        assert!(matches!(
-            decode(&nothing, Vec::new(), ingress()),
-            Err(Unreadable::Missing("type"))
-        ));
-        let garbage = properties(STRUCTURED, &[]);
-        assert!(matches!(decode(&garbage, b"{".to_vec(), ingress()), Err(Unreadable::Json(_))));
-        assert_eq!(
-            stand_in(&garbage, b"{", ingress()).event.id,
-            stand_in(&garbage, b"{", ingress()).event.id
-        );
-        assert_ne!(
-            stand_in(&garbage, b"{", ingress()).event.id,
-            stand_in(&nothing, b"{", ingress()).event.id
-        );
-    }
-}
+mod tests;

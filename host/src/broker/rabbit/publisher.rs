@@ -7,8 +7,10 @@
 //! channel over it, is found and replaced by a small message that is dead-lettered, so that it holds
 //! up no other. Bounds: [`CONFIRM_TIMEOUT`], [`SEARCHES_MAX`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::AMQPSoftError;
@@ -17,10 +19,12 @@ use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
+use super::keys::MessageKeys;
 use super::link::{Link, within};
-use super::message;
+use super::message::{self, Signing};
 use super::topology::{self, Names};
 use crate::broker::{BrokerError, Outgoing};
+use crate::domain::encryption::Encryption;
 use crate::domain::steps::COSTS;
 
 /// Longest wait for the confirms of one call.
@@ -65,12 +69,19 @@ type Sent = Result<(), Unsent>;
 pub(super) struct Publisher {
     link: Link,
     names: Names,
+    keys: Arc<MessageKeys>,
+    encryption: Arc<Encryption>,
     channel: Mutex<Option<Channel>>,
 }
 
 impl Publisher {
-    pub(super) fn new(link: Link, names: Names) -> Self {
-        Self { link, names, channel: Mutex::new(None) }
+    pub(super) fn new(
+        link: Link,
+        names: Names,
+        keys: Arc<MessageKeys>,
+        encryption: Arc<Encryption>,
+    ) -> Self {
+        Self { link, names, keys, encryption, channel: Mutex::new(None) }
     }
 
     /// Sends messages; one result per message, in their order.
@@ -162,18 +173,20 @@ impl Publisher {
         );
         let options =
             BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
-        let sent = channel.basic_publish(exchange, key, options, body, properties).await;
+        let sent = channel.basic_publish(exchange, key, options, &body, properties).await;
         sent.map_err(|error| Unsent::of(&error))
     }
 
     /// The message, or a small one in its place if its headers do not fit into a frame, or its body is
     /// too large: the broker would close the connection or the channel, with everything in flight.
-    fn fitting<'m>(
-        &self,
-        message: &'m Outgoing,
-    ) -> Result<(BasicProperties, &'m [u8]), BrokerError> {
-        let properties = message::encode(message);
-        let data = &message.envelope.event.data;
+    fn fitting(&self, message: &Outgoing) -> Result<(BasicProperties, Bytes), BrokerError> {
+        let signers = self.keys.signers();
+        let newest = signers.first().ok_or_else(|| {
+            BrokerError::Unavailable("there is no key to sign messages with".to_owned())
+        })?;
+        let signing = Signing { signer: newest, namespace: self.names.namespace() };
+        let data = message::sealed_body(message, &self.encryption);
+        let properties = message::encode(message, &data, signing);
         // 0: the broker sets no limit.
         let frame_max = self.link.frame_max().filter(|frame_max| *frame_max > 0);
         let frame_max = frame_max.unwrap_or(usize::MAX);
@@ -196,11 +209,11 @@ impl Publisher {
             return Ok((properties, data));
         };
         tracing::warn!(event = %message.envelope.event.id, why, "an event cannot be sent");
-        let properties = message::encode_unsendable(message, &why);
+        let properties = message::encode_unsendable(message, &why, signing);
         if message::header_bytes(&properties) > frame_max {
             return Err(BrokerError::Refused(why));
         }
-        Ok((properties, &[]))
+        Ok((properties, Bytes::new()))
     }
 
     async fn channel(&self) -> Result<Channel, BrokerError> {

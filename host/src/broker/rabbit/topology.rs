@@ -31,9 +31,18 @@ impl Names {
         Self { namespace: namespace.to_owned() }
     }
 
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The topic exchange that every event is published to.
     pub(super) fn events(&self) -> ShortString {
         short(format!("{}.events", self.namespace))
+    }
+
+    /// Whether it is that exchange.
+    pub(super) fn is_events(&self, exchange: &str) -> bool {
+        exchange.strip_suffix(".events") == Some(self.namespace.as_str())
     }
 
     /// The exchange that dead-lettered messages go through.

@@ -1,6 +1,6 @@
 //! What a namespace inherits, what it cannot set, and what two of them cannot share.
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, RateLimits};
 
 const FILE: &str = r#"
     namespace = "orders"
@@ -106,6 +106,7 @@ fn all_problems_of_all_namespaces_are_reported_together() {
         [namespaces.shop.http]
         listen = "127.0.0.1:1"
         cors = {}
+        rate_limits = { per_address_per_s = 1, per_principal_burst = 1 }
         concurency_max = 1
         [namespaces.shop.shutdown]
         grace_ms = 1
@@ -133,10 +134,12 @@ fn all_problems_of_all_namespaces_are_reported_together() {
         "namespaces.shop.colour: unknown key",
         "namespaces.shop.http.listen: belongs to the process: set `http.listen`",
         "namespaces.shop.http.cors: belongs to the process",
+        "namespaces.shop.http.rate_limits.per_address_per_s: belongs to the process",
         "namespaces.shop.http.concurency_max: unknown key: did you mean `concurrency_max`?",
         "namespaces.shop.shutdown: belongs to the process",
         "namespaces.shop.runtime: belongs to the process",
         "namespaces.shop.namespaces: a namespace has no namespaces",
+        "namespaces.shop.http.rate_limits.per_principal_burst: 1 has no effect",
         "namespaces.shop.store.timeout_ms: must be at least 1",
         "namespaces.shop.stages.payment.lanes: 65 is more than 64",
         "namespaces.shop.stages.payment.retry.max_attempts: must be a whole number",
@@ -190,6 +193,21 @@ fn what_is_shown_can_be_read_again() {
     assert!(shop["http"].get("listen").is_none());
     let without = serde_json::to_value(Config::default()).unwrap();
     assert!(without.get("namespaces").is_none());
+}
+
+#[test]
+fn a_namespace_runs_with_its_own_limits_on_requests() {
+    let limits = "[namespaces.shop.http]\nbody_max_bytes = 1\nbodies_max_bytes = 20000000\n\
+                  request_timeout_ms = 3\nconcurrency_max = 4\nstreams_max = 5\n\
+                  rate_limits.per_principal_per_s = 6\n";
+    let file = FILE.replace("[store]", "rate_limits.per_address_per_s = 8\n[store]");
+    let config = Config::from_toml(&format!("{file}{limits}")).unwrap();
+    let http = config.into_namespace("shop").unwrap().http;
+    assert_eq!((http.body_max_bytes, http.bodies_max_bytes), (1, 20_000_000));
+    assert_eq!((http.request_timeout_ms, http.concurrency_max, http.streams_max), (3, 4, 5));
+    assert_eq!(http.listen, "127.0.0.1:1234", "that of the process");
+    let RateLimits { per_address_per_s, per_principal_per_s, .. } = http.rate_limits;
+    assert_eq!((per_address_per_s, per_principal_per_s), (8, 6));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::domain::body::{self, BodyError};
+use crate::domain::cloud_events::allow_list::AllowList;
 use crate::domain::cloud_events::{
     self, BATCH, Document, HOST, HOST_CORRELATION, HOST_SUBJECT, STRUCTURED,
 };
@@ -44,6 +45,8 @@ pub struct IngressSettings {
     pub body_max_bytes: usize,
     /// Source of an event that names none.
     pub source: String,
+    /// What other programs may send.
+    pub allow: AllowList,
 }
 
 impl IngressSettings {
@@ -55,6 +58,7 @@ impl IngressSettings {
             schedule_max_ms: self.schedule_max_ms,
             namespace: &self.namespace,
             source: &self.source,
+            allow: &self.allow,
             admission: Admission::Outsider,
         }
     }
@@ -82,6 +86,8 @@ pub struct Rules<'a> {
     pub namespace: &'a str,
     /// Source of an event that names none.
     pub source: &'a str,
+    /// What other programs may send.
+    pub allow: &'a AllowList,
     /// Whose events are admitted.
     pub admission: Admission,
 }
@@ -123,16 +129,23 @@ impl Rules<'_> {
                 format!("`{}` is a source of the host itself: use one of your own", event.source),
             ));
         }
+        // What has no valid type or source is not looked up.
+        if problems.is_empty() {
+            problems.extend(self.allow.problem(&event.event_type, &event.source));
+        }
         problems
     }
 
     /// Rules of the namespace `orders`, for tests.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn for_tests(now_ms: u64) -> Rules<'static> {
-        static KINDS: std::sync::LazyLock<Arc<SubjectKinds>> =
-            std::sync::LazyLock::new(|| crate::config::Config::default().kinds().expect("valid"));
+        static SETTINGS: std::sync::LazyLock<IngressSettings> = std::sync::LazyLock::new(|| {
+            let config = crate::config::Config::default();
+            config.ingress(&config.kinds().expect("valid"))
+        });
         Rules {
-            kinds: &KINDS,
+            kinds: &SETTINGS.kinds,
+            allow: &SETTINGS.allow,
             now_ms,
             schedule_max_ms: 60_000,
             namespace: "orders",

@@ -5,7 +5,8 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::require_done;
+use super::{require_done, require_operator};
+use crate::domain::access::Requester;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Problem};
 use crate::http::request::{DeadLetterId, Parsed, Reason};
@@ -29,9 +30,11 @@ pub(crate) struct DeadLetterDiscarded {
     ))]
 pub(crate) async fn discard(
     State(app): State<Shared>,
+    requester: Requester,
     Path(DeadLetterId(id)): Path<DeadLetterId>,
     Parsed(Reason(reason)): Parsed<Reason>,
 ) -> Answer<Json<DeadLetterDiscarded>> {
+    require_operator(&app, &requester, id).await?;
     let reason = reason.as_deref().unwrap_or("no reason given");
     require_done(id, &app.dead_letters().discard(id, reason).await?)?;
     Ok(Json(DeadLetterDiscarded { id, status: "discarded" }))

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::view::DeadLetterStatusView;
+use crate::domain::access::Target;
 use crate::http::openapi::{instant_schema, page_size_schema, position_schema, subject_schema};
 use crate::http::problem::Answer;
 use crate::http::request::{Fields, QueryValidator};
@@ -75,4 +76,9 @@ pub(super) fn selection(fields: &mut Fields) -> DeadLetterFilter {
         fields.problem("", "select dead letters, or every open one with `\"all\": true`");
     }
     filter
+}
+
+/// The stage that a filter is limited to, or everything.
+pub(super) fn stage_of(filter: &DeadLetterFilter) -> Target<'_> {
+    filter.stage.as_deref().map_or(Target::Everything, Target::Stage)
 }

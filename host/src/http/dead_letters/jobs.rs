@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::filter::stage_of;
 use crate::app::dead_letters::{Job, JobFailure, JobState, JobStatus, Work};
+use crate::domain::access::{Permission, Requester};
 use crate::http::Shared;
 use crate::http::pages::Items;
 use crate::http::problem::{Answer, Problem};
@@ -23,7 +25,8 @@ pub(crate) struct JobView {
     id: String,
     /// `replay` or `discard`.
     action: &'static str,
-    /// Merge patch (RFC 7396) that is applied to each body.
+    /// Merge patch (RFC 7396) that is applied to each body; null for a principal that may not see
+    /// payloads.
     edit: Option<Value>,
     /// Why the dead letters are discarded.
     reason: Option<String>,
@@ -106,10 +109,13 @@ impl From<JobFailure> for JobFailureView {
     }
 }
 
-impl From<&Job> for JobView {
-    fn from(job: &Job) -> Self {
+impl JobView {
+    /// As a requester sees it: the edit may contain payloads.
+    pub(super) fn of(job: &Job, requester: &Requester) -> Self {
         let (action, edit, reason) = match &job.task.work {
-            Work::Replay { patch } => ("replay", patch.clone(), None),
+            Work::Replay { patch } => {
+                ("replay", patch.clone().filter(|_| requester.sees_payloads()), None)
+            }
             Work::Discard { reason } => ("discard", None, Some(reason.clone())),
         };
         let DeadLetterFilter { stage, code, group, subject, since_ms, until_ms, .. } =
@@ -145,8 +151,14 @@ impl From<&Job> for JobView {
 /// Lists the jobs of this host, newest first.
 #[utoipa::path(get, path = "/dead-letters/jobs", tag = "dead letters",
     responses((status = 200, body = Items<JobView>)))]
-pub(crate) async fn list_jobs(State(app): State<Shared>) -> Json<Items<JobView>> {
-    Json(Items::of(app.dead_letters().jobs().iter().map(AsRef::as_ref)))
+pub(crate) async fn list_jobs(
+    State(app): State<Shared>,
+    requester: Requester,
+) -> Json<Items<JobView>> {
+    let jobs = app.dead_letters().jobs();
+    let visible =
+        jobs.iter().filter(|job| requester.may(Permission::Read, stage_of(&job.task.filter)));
+    Json(Items { items: visible.map(|job| JobView::of(job, &requester)).collect() })
 }
 
 /// Shows the progress of a job.
@@ -157,9 +169,12 @@ pub(crate) async fn list_jobs(State(app): State<Shared>) -> Json<Items<JobView>>
     ))]
 pub(crate) async fn show_job(
     State(app): State<Shared>,
+    requester: Requester,
     Path(JobId(id)): Path<JobId>,
 ) -> Answer<Json<JobView>> {
-    Ok(Json(JobView::from(&*find(&app, &id)?)))
+    let job = find(&app, &id)?;
+    requester.require(Permission::Read, stage_of(&job.task.filter))?;
+    Ok(Json(JobView::of(&job, &requester)))
 }
 
 /// Cancels a job; what it has not settled stays open.
@@ -170,11 +185,13 @@ pub(crate) async fn show_job(
     ))]
 pub(crate) async fn cancel_job(
     State(app): State<Shared>,
+    requester: Requester,
     Path(JobId(id)): Path<JobId>,
 ) -> Answer<(StatusCode, Json<JobView>)> {
     let job = find(&app, &id)?;
+    requester.require(Permission::Operate, stage_of(&job.task.filter))?;
     job.cancel();
-    Ok((StatusCode::ACCEPTED, Json(JobView::from(&*job))))
+    Ok((StatusCode::ACCEPTED, Json(JobView::of(&job, &requester))))
 }
 
 fn find(app: &Shared, id: &str) -> Answer<Arc<Job>> {

@@ -8,9 +8,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
-use super::filter::selection;
+use super::filter::{selection, stage_of};
 use super::jobs::JobView;
 use crate::app::dead_letters::{RATE, RATE_MAX, StartError, Task, Work};
+use crate::domain::access::{Permission, Requester};
 use crate::domain::json::whole;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Problem};
@@ -73,9 +74,10 @@ fn rate(fields: &mut Fields) -> NonZeroU32 {
         headers(("Location" = String, description = "The job")))))]
 pub(crate) async fn replay_many(
     State(app): State<Shared>,
+    requester: Requester,
     Parsed(ReplayMany(task)): Parsed<ReplayMany>,
 ) -> Answer<Response> {
-    start(&app, task).await
+    start(&app, &requester, task).await
 }
 
 /// Discards many dead letters, at a bounded rate.
@@ -85,16 +87,18 @@ pub(crate) async fn replay_many(
         headers(("Location" = String, description = "The job")))))]
 pub(crate) async fn discard_many(
     State(app): State<Shared>,
+    requester: Requester,
     Parsed(DiscardMany(task)): Parsed<DiscardMany>,
 ) -> Answer<Response> {
-    start(&app, task).await
+    start(&app, &requester, task).await
 }
 
-async fn start(app: &Shared, task: Task) -> Answer<Response> {
+async fn start(app: &Shared, requester: &Requester, task: Task) -> Answer<Response> {
+    requester.require(Permission::Operate, stage_of(&task.filter))?;
     let job = app.dead_letters().start(task).await?;
     let location = format!("/dead-letters/jobs/{}", job.id);
     let headers = [(header::LOCATION, location)];
-    Ok((StatusCode::ACCEPTED, headers, Json(JobView::from(&*job))).into_response())
+    Ok((StatusCode::ACCEPTED, headers, Json(JobView::of(&job, requester))).into_response())
 }
 
 impl From<StartError> for Problem {

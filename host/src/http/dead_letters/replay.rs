@@ -5,8 +5,9 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::require_done;
+use super::{require_done, require_operator};
 use crate::app::dead_letters::{Edit, Replayed};
+use crate::domain::access::Requester;
 use crate::domain::cloud_events::is_type;
 use crate::domain::event::HOST_EVENT_PREFIX;
 use crate::http::Shared;
@@ -66,9 +67,11 @@ impl RequestBody for Edit {
     ))]
 pub(crate) async fn replay(
     State(app): State<Shared>,
+    requester: Requester,
     Path(DeadLetterId(id)): Path<DeadLetterId>,
     Parsed(edit): Parsed<Edit>,
 ) -> Answer<Json<DeadLetterReplayed>> {
+    require_operator(&app, &requester, id).await?;
     match app.dead_letters().replay(id, &edit).await? {
         Replayed::Settled { action, event } => {
             require_done(id, &action)?;

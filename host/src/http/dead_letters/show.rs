@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 
 use super::missing;
 use super::view::DeadLetterView;
+use crate::domain::access::{Permission, Requester, Target};
 use crate::http::Shared;
 use crate::http::problem::{Answer, Problem};
 use crate::http::request::DeadLetterId;
@@ -17,8 +18,11 @@ use crate::http::request::DeadLetterId;
     ))]
 pub(crate) async fn show(
     State(app): State<Shared>,
+    requester: Requester,
     Path(DeadLetterId(id)): Path<DeadLetterId>,
 ) -> Answer<Json<DeadLetterView>> {
     let history = app.dead_letters().dead_letter(id).await?;
-    history.map(|history| Json(history.into())).ok_or_else(|| missing(id))
+    let history = history.ok_or_else(|| missing(id))?;
+    requester.require(Permission::Read, Target::Stage(&history.dead_letter.stage))?;
+    Ok(Json(DeadLetterView::of(history, requester.sees_payloads())))
 }

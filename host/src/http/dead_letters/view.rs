@@ -1,5 +1,6 @@
 //! How the API shows dead letters and their groups.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::app::dead_letters::{DeadLetterHistory, Successor};
+use crate::domain::encryption::unreadable;
 use crate::domain::event::Event;
 use crate::http::deliveries::{DeliveryStatusView, EventKeyView, FailedAttemptView};
 use crate::http::request::json_or_text;
@@ -143,8 +145,12 @@ impl From<DeadLetter> for DeadLetterSummary {
 pub(crate) struct DeadLetterView {
     #[serde(flatten)]
     summary: DeadLetterSummary,
-    /// The event's body: JSON as it is, anything else as text.
+    /// The event's body: JSON as it is, anything else as text; null for a principal that may not see
+    /// payloads.
     data: Value,
+    /// Why the body cannot be read: it was erased, or its key is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<String>,
     /// Failed attempts, oldest first.
     attempts: Vec<FailedAttemptView>,
     /// The first event of the chain.
@@ -183,11 +189,17 @@ pub(crate) struct SuccessorDelivery {
     settled_at_ms: Option<u64>,
 }
 
-impl From<DeadLetterHistory> for DeadLetterView {
-    fn from(DeadLetterHistory { dead_letter, successor }: DeadLetterHistory) -> Self {
+impl DeadLetterView {
+    /// `payloads`: with the event's body.
+    pub(super) fn of(history: DeadLetterHistory, payloads: bool) -> Self {
+        let DeadLetterHistory { dead_letter, successor } = history;
+        let data = &dead_letter.envelope.event.data;
+        let unreadable = unreadable(data).map(Cow::into_owned);
+        let is_shown = payloads && unreadable.is_none();
         Self {
             summary: (&dead_letter).into(),
-            data: json_or_text(&dead_letter.envelope.event.data),
+            data: if is_shown { json_or_text(data) } else { Value::Null },
+            unreadable,
             attempts: dead_letter.attempts.into_iter().map(Into::into).collect(),
             correlation_id: dead_letter.envelope.correlation_id,
             cause: dead_letter.envelope.cause.map(Into::into),

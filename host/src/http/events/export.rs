@@ -8,6 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::list::{EventQuery, ListEvents};
 use super::stream::lines;
 use crate::http::Shared;
+use crate::http::auth::streams::StreamCredential;
 use crate::http::problem::Answer;
 use crate::http::request::ValidQuery;
 
@@ -17,10 +18,11 @@ use crate::http::request::ValidQuery;
         headers(("Content-Disposition" = String, description = "A name for the file")))))]
 pub(crate) async fn export(
     State(app): State<Shared>,
+    credential: StreamCredential,
     ValidQuery(query): ValidQuery<ListEvents>,
 ) -> Answer<Response> {
     let EventQuery { filter, cursor, .. } = query.validate()?;
-    let lines = lines(&app, filter, cursor.unwrap_or(0)).await?;
+    let lines = lines(&app, credential, filter, cursor.unwrap_or(0)).await?;
     let headers = [
         (header::CONTENT_TYPE, "application/x-ndjson"),
         (header::CONTENT_DISPOSITION, "attachment; filename=\"events.jsonl\""),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
 use super::receipt::{EventsAccepted, accept, accept_all};
+use crate::domain::access::{Permission, Requester, Target};
 use crate::domain::body;
 use crate::domain::cloud_events::ingress::{self, IngestedEvent, Mode};
 use crate::domain::field_error::FieldError;
@@ -32,8 +33,10 @@ use crate::http::request::{Payload, Schedule, content_type};
         headers(("Location" = String, description = "The event, when it is a single one"))),
         (status = 409, description = "The log has another event with this source and id",
             body = Problem)))]
+#[expect(clippy::too_many_arguments, reason = "each argument extracts one part of the request")]
 pub(crate) async fn ingest(
     State(app): State<Shared>,
+    requester: Requester,
     trace: TraceContext,
     schedule: Schedule,
     headers: HeaderMap,
@@ -46,6 +49,10 @@ pub(crate) async fn ingest(
         Mode::Batch => {
             let batch = ingress::batch(check(&body)?, rules)
                 .map_err(|errors| Problem::invalid("batch of events", errors))?;
+            for one in &batch {
+                let event_type = &one.event.event_type;
+                requester.require(Permission::Submit, Target::Type(event_type))?;
+            }
             let batch = batch.into_iter().map(|event| scheduled(event, &schedule)).collect();
             return accept_all(&app, batch, &trace).await;
         }
@@ -63,6 +70,7 @@ pub(crate) async fn ingest(
         }
     };
     let event = event.map_err(|errors| Problem::invalid("event", errors))?;
+    requester.require(Permission::Submit, Target::Type(&event.event.event_type))?;
     let (id, source) = (event.event.id.clone(), event.event.source.clone());
     let accepted = accept(&app, scheduled(event, &schedule), &trace).await?;
     accepted.ok_or_else(|| Problem::event_exists(&id, &source))

@@ -9,7 +9,9 @@ use utoipa::IntoParams;
 
 use super::stream::live;
 use super::view::EventView;
+use crate::domain::access::Requester;
 use crate::http::Shared;
+use crate::http::auth::streams::StreamCredential;
 use crate::http::openapi::{instant_schema, page_size_schema, position_schema, subject_schema};
 use crate::http::pages::Listing;
 use crate::http::problem::Answer;
@@ -87,6 +89,8 @@ impl ListEvents {
     ))))]
 pub(crate) async fn list(
     State(app): State<Shared>,
+    requester: Requester,
+    credential: StreamCredential,
     ValidQuery(query): ValidQuery<ListEvents>,
     headers: HeaderMap,
 ) -> Answer<Response> {
@@ -99,9 +103,9 @@ pub(crate) async fn list(
             // Without a start, a live stream begins with what comes next.
             None => store.log_end().await?,
         };
-        return live(&app, filter, after);
+        return live(&app, credential, filter, after, requester.sees_payloads());
     }
     let range = LogRange { after: cursor.unwrap_or(0), up_to: store.log_end().await?, limit };
-    let page: Listing<EventView> = Listing::of(store.events(filter, range).await?);
+    let page = EventView::page(store.events(filter, range).await?, requester.sees_payloads());
     Ok(Json(page).into_response())
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::view::EventView;
+use crate::domain::access::Requester;
 use crate::domain::event::EventKey;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Problem};
@@ -29,9 +30,11 @@ pub(crate) struct ShowEvent {
     ))]
 pub(crate) async fn show(
     State(app): State<Shared>,
+    requester: Requester,
     Path(EventId(id)): Path<EventId>,
     ValidQuery(ShowEvent { source }): ValidQuery<ShowEvent>,
 ) -> Answer<Json<EventView>> {
+    let show = |event| Json(EventView::of(event, requester.sees_payloads()));
     let missing = || Problem::not_found(format!("no event `{id}`"));
     let Some(source) = source else {
         let mut found = app.services().store.events_by_id(&id).await?;
@@ -41,8 +44,8 @@ pub(crate) async fn show(
                 "{sources} sources have an event `{id}`: name one in `source`"
             )));
         }
-        return found.pop().map(|event| Json(event.into())).ok_or_else(missing);
+        return found.pop().map(show).ok_or_else(missing);
     };
     let found = app.event(&EventKey { source, id: id.clone() }).await?;
-    found.map(|event| Json(event.into())).ok_or_else(missing)
+    found.map(show).ok_or_else(missing)
 }

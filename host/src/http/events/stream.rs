@@ -1,7 +1,8 @@
 //! Answers that are written as events arrive: server-sent events, and the log as JSON lines.
 //!
 //! Bounds: concurrent streams and exports (`http.streams_max`), and one page of events in memory
-//! for each. An idle stream sends a comment every [`KEEP_ALIVE`]. Streams end when the host stops.
+//! for each. An idle stream sends a comment every [`KEEP_ALIVE`]. Streams end when the host stops, and
+//! with the credential of their request.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,10 +17,12 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::view::EventView;
-use crate::app::event_feed::FeedItem;
+use crate::app::Refusal;
+use crate::app::event_feed::{FeedItem, Subscription};
 use crate::domain::cloud_events;
 use crate::domain::event::LoggedEvent;
 use crate::http::Shared;
+use crate::http::auth::streams::StreamCredential;
 use crate::http::problem::{Answer, Problem};
 use crate::store::{EventFilter, LogRange, Page, StoreError};
 
@@ -30,23 +33,44 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Events in one read of the store.
 const PAGE: u32 = 200;
 
-fn too_many() -> Problem {
+fn ended() -> io::Error {
+    io::Error::other("the credential of the request is no longer valid")
+}
+
+fn too_many(app: &Shared) -> Problem {
+    app.refusals().count(Refusal::Streams);
     Problem::unavailable("too many open streams (`http.streams_max`), retry")
+}
+
+/// A live stream under way.
+struct Live {
+    subscription: Subscription,
+    credential: StreamCredential,
+    /// Sent with the first message.
+    retry: Option<Duration>,
 }
 
 /// A live stream of the log after a position. A message's id is the position of its event, so that
 /// `Last-Event-ID` resumes after it.
-pub(crate) fn live(app: &Shared, filter: EventFilter, after: i64) -> Answer<Response> {
-    let subscription = app.event_feed().subscribe(filter, after).ok_or_else(too_many)?;
-    let messages =
-        stream::unfold((subscription, Some(RETRY)), |(mut subscription, retry)| async move {
-            let message = message(subscription.next().await?);
-            let message = match retry {
-                Some(retry) => message.retry(retry),
-                None => message,
-            };
-            Some((Ok::<_, Infallible>(message), (subscription, None)))
-        });
+/// `payloads`: with the data of events.
+pub(crate) fn live(
+    app: &Shared,
+    credential: StreamCredential,
+    filter: EventFilter,
+    after: i64,
+    payloads: bool,
+) -> Answer<Response> {
+    let subscription = app.event_feed().subscribe(filter, after).ok_or_else(|| too_many(app))?;
+    let live = Live { subscription, credential, retry: Some(RETRY) };
+    let messages = stream::unfold(live, move |mut live| async move {
+        let Live { subscription, credential, retry } = &mut live;
+        let message = message(credential.during(subscription.next()).await??, payloads);
+        let message = match retry.take() {
+            Some(retry) => message.retry(retry),
+            None => message,
+        };
+        Some((Ok::<_, Infallible>(message), live))
+    });
     // Proxies must not hold messages back.
     let headers =
         [(header::CACHE_CONTROL, "no-cache"), (HeaderName::from_static("x-accel-buffering"), "no")];
@@ -54,11 +78,11 @@ pub(crate) fn live(app: &Shared, filter: EventFilter, after: i64) -> Answer<Resp
     Ok((headers, messages).into_response())
 }
 
-fn message(item: FeedItem) -> Message {
+fn message(item: FeedItem, payloads: bool) -> Message {
     match item {
         FeedItem::Event(event) => Message::default()
             .id(event.seq.to_string())
-            .data(json!(EventView::from(LoggedEvent::clone(&event))).to_string()),
+            .data(json!(EventView::of(LoggedEvent::clone(&event), payloads)).to_string()),
         FeedItem::Settled { status, is_final } => Message::default()
             .event("end")
             .data(json!({ "status": status, "final": is_final }).to_string()),
@@ -68,6 +92,7 @@ fn message(item: FeedItem) -> Message {
 /// An export under way.
 struct Export {
     app: Shared,
+    credential: StreamCredential,
     filter: EventFilter,
     up_to: i64,
     /// The page that is written next; none after the last.
@@ -79,18 +104,22 @@ struct Export {
 /// because its status is already sent.
 pub(super) async fn lines(
     app: &Shared,
+    credential: StreamCredential,
     filter: EventFilter,
     after: i64,
 ) -> Answer<impl Stream<Item = io::Result<Bytes>> + use<>> {
-    let permit = app.event_feed().permit().ok_or_else(too_many)?;
+    let permit = app.event_feed().permit().ok_or_else(|| too_many(app))?;
     let up_to = app.services().store.log_end().await?;
-    let mut export = Export { app: app.clone(), filter, up_to, page: None, _permit: permit };
+    let app = app.clone();
+    let mut export = Export { app, credential, filter, up_to, page: None, _permit: permit };
     export.page = Some(export.read(after).await?);
     Ok(stream::try_unfold(export, |mut export| async move {
         let Some(page) = export.page.take() else { return Ok(None) };
         if export.app.event_feed().is_closed() {
             return Err(io::Error::other("the host is stopping"));
         }
+        // A reader may have taken nothing for a while.
+        export.credential.during(std::future::ready(())).await.ok_or_else(ended)?;
         let mut text = String::new();
         for event in &page.items {
             text.push_str(&cloud_events::write(event));

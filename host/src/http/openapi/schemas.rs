@@ -15,7 +15,7 @@ type Named = (&'static str, Value);
 
 /// Whether a body with this schema may be left out.
 pub(super) fn is_optional(reference: &str) -> bool {
-    ["Reason", "RollbackRequest", "Replay", "Json"]
+    ["Reason", "RollbackRequest", "Replay", "Rotation", "RewrapBatch", "Json"]
         .iter()
         .any(|name| reference.strip_prefix("#/components/schemas/") == Some(name))
 }

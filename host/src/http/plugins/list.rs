@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::PluginStatus;
+use crate::domain::access::{Permission, Requester, Target};
 use crate::http::Shared;
 use crate::http::pages::Items;
 
@@ -62,9 +63,17 @@ impl From<PluginStatus> for PluginStatusView {
     }
 }
 
-/// Lists every stage with the plugin that serves it, and every file that serves none.
+/// Lists every stage with the plugin that serves it, and every file that serves none: those that the
+/// principal may see.
 #[utoipa::path(get, path = "/plugins", tag = "plugins",
     responses((status = 200, body = Items<PluginStatusView>)))]
-pub(crate) async fn list(State(app): State<Shared>) -> Json<Items<PluginStatusView>> {
-    Json(Items::of(app.plugins()))
+pub(crate) async fn list(
+    State(app): State<Shared>,
+    requester: Requester,
+) -> Json<Items<PluginStatusView>> {
+    let visible = |plugin: &PluginStatus| {
+        let target = plugin.stage.as_deref().map_or(Target::Everything, Target::Stage);
+        requester.may(Permission::Read, target)
+    };
+    Json(Items::of(app.plugins().into_iter().filter(visible)))
 }

@@ -43,11 +43,16 @@ problem_types! {
     BODY_TOO_LARGE: "body-too-large", PAYLOAD_TOO_LARGE, "Body too large",
         "The operator's `http.body_max_bytes` is the limit, or the `max_message_size` of RabbitMQ: \
          `detail` says which.";
+    CROSS_SITE_REQUEST: "cross-site-request", FORBIDDEN, "Cross-site request",
+        "A page of another site made a browser send it: only pages of the host, and of the origins in \
+         `http.cors.allowed_origins`, may change anything.";
     DEAD_LETTER_SETTLED: "dead-letter-settled", CONFLICT, "Dead letter already settled",
         "It was replayed or discarded before. Nothing was changed.";
     EVENT_EXISTS: "event-exists", CONFLICT, "Event id already in use",
         "An event with this source and id and different contents exists: use another id for each \
          event.";
+    FORBIDDEN: "forbidden", FORBIDDEN, "Permission missing",
+        "`detail` names the permission: an administrator can give it to the principal.";
     IDEMPOTENCY_KEY_REUSED: "idempotency-key-reused", UNPROCESSABLE_ENTITY,
         "Idempotency key reused",
         "The `Idempotency-Key` was used with a different request: use a new key for each request.";
@@ -56,15 +61,25 @@ problem_types! {
     INVALID_BODY: "invalid-body", UNPROCESSABLE_ENTITY, "Invalid request body",
         "The body is JSON with invalid contents; `errors` lists every problem with a JSON pointer \
          (RFC 6901).";
+    INVALID_CREDENTIALS: "invalid-credentials", UNAUTHORIZED, "Invalid credentials",
+        "The token or the session is unknown, expired, revoked or malformed: `detail` says what is \
+         known of it.";
     INVALID_HEADER: "invalid-header", BAD_REQUEST, "Invalid header",
         "`detail` names the header and the expected format.";
     INVALID_QUERY: "invalid-query", BAD_REQUEST, "Invalid query",
         "`detail` names every invalid parameter; unknown parameters are refused.";
+    KEY_ENDED: "key-ended", CONFLICT, "API key no longer valid",
+        "The key has expired or was revoked, so it has no successor: create another one.";
     MALFORMED_JSON: "malformed-json", BAD_REQUEST, "Malformed JSON",
         "`detail` gives line and column. A truncated body, or text that is not UTF-8, is malformed \
          too.";
+    MESSAGE_KEY: "message-key", CONFLICT, "Message key in use",
+        "Hosts sign with the key, there are too many keys, or the broker is embedded and nothing is \
+         signed: `detail` says which. Nothing was changed.";
     METHOD_NOT_ALLOWED: "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed",
         "The header `Allow` lists the methods of this path.";
+    MISDIRECTED_REQUEST: "misdirected-request", MISDIRECTED_REQUEST, "Unknown host name",
+        "The header `Host` has a name that the host does not serve: add it to `http.allowed_hosts`.";
     NOT_EDITABLE: "not-editable", CONFLICT, "Body not editable",
         "A merge patch needs a body that is a JSON object: send the whole new body as `data`.";
     NOT_FOUND: "not-found", NOT_FOUND, "Not found",
@@ -78,6 +93,13 @@ problem_types! {
         "A subject of this kind with this id and a different body exists: use another id.";
     SUBJECT_NOT_CANCELLABLE: "subject-not-cancellable", CONFLICT, "Not cancellable",
         "The subject has gone too far, or has ended: `detail` gives its status. Nothing was changed.";
+    TOO_MANY_KEYS: "too-many-keys", CONFLICT, "Too many API keys",
+        "A principal has at most two valid keys, and a namespace 1,000 keys: revoke one first.";
+    TOO_MANY_REQUESTS: "too-many-requests", TOO_MANY_REQUESTS, "Too many requests",
+        "The address or the principal sent more requests than the operator allows (\
+         `http.rate_limits`): retry after the seconds in `Retry-After`.";
+    UNAUTHENTICATED: "unauthenticated", UNAUTHORIZED, "Authentication required",
+        "Send an API key or a JSON Web Token in `Authorization`, or the cookie of a session.";
     UNAVAILABLE: "unavailable", SERVICE_UNAVAILABLE, "Service unavailable",
         "The store or the broker does not answer, or the host is at a limit: retry after the \
          seconds in `Retry-After`.";

@@ -28,6 +28,8 @@ path_parameters! {
     EventType(String) is "name": "The event's type", event_type_schema();
     DeadLetterId(i64) is "id": "The dead letter's id", position_schema();
     JobId(String) is "id": "The job's id", text_schema();
+    MessageKeyId(String) is "key": "The key's name, as in `GET /broker/keys`", text_schema();
+    KeyId(String) is "id": "The key's id", text_schema();
     StageName(String) is "stage": "The stage's name", text_schema();
     Sku(String) is "sku": "The product's SKU", text_schema();
 }

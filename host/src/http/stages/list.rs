@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::control::ControlStateView;
 use crate::app::StageStatus;
+use crate::domain::access::{Permission, Requester, Target};
 use crate::http::Shared;
 use crate::http::pages::Items;
 use crate::pipeline::Consumption;
@@ -120,9 +121,14 @@ impl From<Consumption> for ConsumptionView {
     }
 }
 
-/// Lists every stage that this host knows, with its state.
+/// Lists every stage that this host knows, with its state: those that the principal may see.
 #[utoipa::path(get, path = "/stages", tag = "stages",
     responses((status = 200, body = Items<StageStatusView>)))]
-pub(crate) async fn list(State(app): State<Shared>) -> Json<Items<StageStatusView>> {
-    Json(Items::of(app.stages().await))
+pub(crate) async fn list(
+    State(app): State<Shared>,
+    requester: Requester,
+) -> Json<Items<StageStatusView>> {
+    let visible =
+        |stage: &StageStatus| requester.may(Permission::Read, Target::Stage(&stage.stage));
+    Json(Items::of(app.stages().await.into_iter().filter(visible)))
 }

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::OfKind;
 use super::view::{SubjectCancelReceipt, named};
 use crate::app::why_not_cancelled;
+use crate::domain::access::Requester;
 use crate::domain::trace_context::TraceContext;
 use crate::http::Shared;
 use crate::http::problem::{Answer, Kind, Problem};
@@ -30,14 +31,17 @@ use crate::store::Cancelled;
         (status = 404, description = "No subject has this id", body = Problem),
         (status = 409, description = "Too late: `detail` says why", body = Problem),
     ))]
+#[expect(clippy::too_many_arguments, reason = "each is a part of the request")]
 pub(crate) async fn cancel(
     State(app): State<Shared>,
+    requester: Requester,
     trace: TraceContext,
     kind: OfKind,
     Path(SubjectId(id)): Path<SubjectId>,
     Parsed(Reason(reason)): Parsed<Reason>,
 ) -> Answer<Response> {
     let key = kind.key(&id)?;
+    kind.check_owner(&app, &requester, &key).await?;
     let subject = match app.cancel(&key, reason, trace).await? {
         Cancelled::Begun(subject) | Cancelled::Already(subject) => subject,
         Cancelled::Refused(subject) => {

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::OfKind;
 use super::view::{SubjectReceipt, named};
 use crate::app::{Submission, SubmitError, Submitted};
+use crate::domain::access::Requester;
 use crate::domain::steps::count_json_written;
 use crate::domain::subject_kind::SubjectKind;
 use crate::domain::trace_context::TraceContext;
@@ -33,6 +34,7 @@ use crate::store::Subject;
 #[expect(clippy::too_many_arguments, reason = "each is a part of the request")]
 pub(crate) async fn create(
     State(app): State<Shared>,
+    requester: Requester,
     trace: TraceContext,
     kind: OfKind,
     IdempotencyKey(idempotency_key): IdempotencyKey,
@@ -40,9 +42,15 @@ pub(crate) async fn create(
     JsonBody(body): JsonBody,
 ) -> Answer<Response> {
     let has_key = idempotency_key.is_some();
-    let submission = Submission { trace, idempotency_key, due_at_ms };
+    let owner = requester.owner().map(str::to_owned);
+    let submission = Submission { trace, idempotency_key, due_at_ms, owner };
     let submitted = app.accept(&kind.0, body, submission).await;
     let (status, subject) = match submitted.map_err(|error| refusal(&kind.0, error))? {
+        // What others submitted is not shown, not even its status.
+        Submitted::Duplicate(subject) if !requester.may_see(&app, &subject) => {
+            let key = subject.key;
+            return Err(refusal(&kind.0, SubmitError::Conflict { key }));
+        }
         Submitted::New(subject) => (StatusCode::ACCEPTED, subject),
         // A request that is repeated under its key gets the answer that it got at first.
         Submitted::Duplicate(subject) if has_key => {

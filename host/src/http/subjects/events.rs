@@ -8,8 +8,10 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::OfKind;
+use crate::domain::access::Requester;
 use crate::domain::subject::SubjectKey;
 use crate::http::Shared;
+use crate::http::auth::streams::StreamCredential;
 use crate::http::events::{EventView, live};
 use crate::http::openapi::{page_size_schema, position_schema};
 use crate::http::pages::Listing;
@@ -45,8 +47,11 @@ pub(crate) struct ListSubjectEvents {
             was sent"),
         (status = 404, description = "No subject has this id", body = Problem),
     ))]
+#[expect(clippy::too_many_arguments, reason = "each is a part of the request")]
 pub(crate) async fn events(
     State(app): State<Shared>,
+    requester: Requester,
+    credential: StreamCredential,
     kind: OfKind,
     Path(SubjectId(id)): Path<SubjectId>,
     ValidQuery(query): ValidQuery<ListSubjectEvents>,
@@ -60,6 +65,8 @@ pub(crate) async fn events(
     if app.status(&key).await?.is_none() {
         return Err(kind.missing(&id));
     }
+    kind.check_owner(&app, &requester, &key).await?;
+    let payloads = requester.sees_payloads();
     let last = last_event_id(&headers)?;
     let filter = EventFilter { subject: Some(key), ..EventFilter::default() };
     if wants_stream(&headers) {
@@ -68,13 +75,12 @@ pub(crate) async fn events(
                 // No content tells a browser's `EventSource` not to reconnect.
                 Ok(StatusCode::NO_CONTENT.into_response())
             }
-            last => live(&app, filter, last.unwrap_or(after)),
+            last => live(&app, credential, filter, last.unwrap_or(after), payloads),
         };
     }
     let store = &app.services().store;
     let range = LogRange { after, up_to: store.log_end().await?, limit };
-    let page: Listing<EventView> = Listing::of(store.events(filter, range).await?);
-    Ok(Json(page).into_response())
+    Ok(Json(EventView::page(store.events(filter, range).await?, payloads)).into_response())
 }
 
 /// Whether the subject of the filter is settled and the log holds nothing of it after `last`.

@@ -8,6 +8,7 @@ use utoipa::IntoParams;
 
 use super::OfKind;
 use super::view::{SubjectSummary, named};
+use crate::domain::access::Requester;
 use crate::domain::subject_kind::SubjectKind;
 use crate::http::Shared;
 use crate::http::openapi::{instant_schema, page_size_schema, position_schema};
@@ -53,6 +54,7 @@ impl ListSubjects {
             limit: validator.limit(self.limit),
             status: self.status,
             customer: self.customer,
+            owner: None,
             stage: self.stage,
         };
         validator.finish().map(|()| filter)
@@ -64,11 +66,15 @@ impl ListSubjects {
     responses((status = 200, body = Listing<SubjectSummary>)))]
 pub(crate) async fn list(
     State(app): State<Shared>,
+    requester: Requester,
     kind: OfKind,
     ValidQuery(query): ValidQuery<ListSubjects>,
 ) -> Answer<Json<Listing<Value>>> {
-    let page = app.services().store.subjects(query.filter(&kind.0)?).await?;
-    let shown = |subject| named(&SubjectSummary::of(subject, &kind.0), &kind.0);
+    let owner = requester.only_owner(&app).map(str::to_owned);
+    let filter = SubjectFilter { owner, ..query.filter(&kind.0)? };
+    let page = app.services().store.subjects(filter).await?;
+    let payloads = requester.sees_payloads();
+    let shown = |subject| named(&SubjectSummary::of(subject, &kind.0, payloads), &kind.0);
     let items = page.items.into_iter().map(shown).collect();
     Ok(Json(Listing { items, next: page.next }))
 }

@@ -8,6 +8,7 @@ use utoipa::IntoParams;
 
 use super::OfKind;
 use super::view::{SubjectView, named};
+use crate::domain::access::Requester;
 use crate::http::Shared;
 use crate::http::openapi::{page_size_schema, position_schema};
 use crate::http::problem::{Answer, Problem};
@@ -36,6 +37,7 @@ pub(crate) struct ShowSubject {
     ))]
 pub(crate) async fn show(
     State(app): State<Shared>,
+    requester: Requester,
     kind: OfKind,
     Path(SubjectId(id)): Path<SubjectId>,
     ValidQuery(query): ValidQuery<ShowSubject>,
@@ -45,6 +47,8 @@ pub(crate) async fn show(
     let limit = validator.limit(query.limit);
     validator.finish()?;
     let history = app.history(&kind.key(&id)?, after, limit).await?;
+    let history = history.filter(|history| requester.may_see(&app, &history.subject));
     let history = history.ok_or_else(|| kind.missing(&id))?;
-    Ok(Json(named(&SubjectView::of(history, &kind.0), &kind.0)))
+    let view = SubjectView::of(history, &kind.0, requester.sees_payloads());
+    Ok(Json(named(&view, &kind.0)))
 }

@@ -81,9 +81,10 @@ pub(crate) struct SubjectSummary {
 }
 
 impl SubjectSummary {
-    pub(super) fn of(subject: Subject, kind: &SubjectKind) -> Self {
+    /// `payloads`: with the fields of its body.
+    pub(super) fn of(subject: Subject, kind: &SubjectKind, payloads: bool) -> Self {
         let shown = |name: &String| Some((name.clone(), subject.body.get(name)?.clone()));
-        let display = kind.display.iter().filter_map(shown).collect();
+        let display = kind.display.iter().filter(|_| payloads).filter_map(shown).collect();
         let subject_id = subject.id().to_owned();
         let Subject { customer, status, created_at_ms, updated_at_ms, .. } = subject;
         Self { subject_id, customer, status, created_at_ms, updated_at_ms, display }
@@ -96,8 +97,11 @@ impl SubjectSummary {
 pub(crate) struct SubjectView {
     #[serde(flatten)]
     summary: SubjectSummary,
-    /// The body as stages see it.
+    /// The body as stages see it; null for a principal that may not see payloads.
     subject: Value,
+    /// Why the body cannot be read: it was erased, or its key is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<String>,
     /// Its deliveries, by the position of their events in the log.
     timeline: Vec<DeliveryView>,
     /// `after` of the next page of the timeline; none at the end.
@@ -105,10 +109,13 @@ pub(crate) struct SubjectView {
 }
 
 impl SubjectView {
-    pub(super) fn of(history: SubjectHistory, kind: &SubjectKind) -> Self {
-        let SubjectHistory { subject, deliveries, next } = history;
-        let body = subject.body.clone();
+    /// `payloads`: with its body.
+    pub(super) fn of(history: SubjectHistory, kind: &SubjectKind, payloads: bool) -> Self {
+        let SubjectHistory { mut subject, deliveries, next } = history;
+        let unreadable = subject.unreadable.take();
+        let body = if payloads { subject.body.clone() } else { Value::Null };
         let timeline = deliveries.into_iter().map(Into::into).collect();
-        Self { summary: SubjectSummary::of(subject, kind), subject: body, timeline, next }
+        let summary = SubjectSummary::of(subject, kind, payloads);
+        Self { summary, subject: body, unreadable, timeline, next }
     }
 }

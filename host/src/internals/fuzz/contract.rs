@@ -297,6 +297,7 @@ fn envelope(u: &mut Unstructured<'_>, event: Event) -> Result<Envelope> {
     };
     let expires_at_ms = if u.ratio(1, 8)? { u.arbitrary()? } else { NOW_MS + 1 };
     Ok(Envelope {
+        data_key: None,
         event,
         subject_key,
         customer_hash: u.arbitrary()?,

@@ -82,6 +82,7 @@ impl Open {
             lease_ms: 1_000,
             group_max_ops: 64,
             publishing: Publishing { listeners: Listeners::Unknown, from_outbox: true },
+            encryption: Arc::default(),
         };
         let (store, writer) = tokio.block_on(SqliteStore::open(options)).expect("a store");
         tokio.spawn(async move { writer.run().await });

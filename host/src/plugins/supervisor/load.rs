@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::install::Refused;
+use super::refusals::Refusal;
 use super::{PluginSupervisor, State, short};
 use crate::pipeline::plugin_change::LoadedPlugin;
 use crate::plugins::{RolledBackFile, WaitingFor};
@@ -32,6 +33,7 @@ impl PluginSupervisor {
             self.stop(state, &name);
         }
         report_load(&plugin, &stages, &refused);
+        self.record_refusals(&plugin, &refused).await;
         self.files.update(&plugin.file, |status| {
             if !stages.is_empty() || refused.is_empty() {
                 status.stages = stages;
@@ -71,6 +73,7 @@ impl PluginSupervisor {
             let again = self.install_all(&plugin, &names).await;
             if again.refused != refused {
                 report_load(&plugin, &again.stages, &again.refused);
+                self.record_refusals(&plugin, &again.refused).await;
                 self.files.update(&file, |status| {
                     status.stages.extend(again.stages);
                     status.error = joined(&again.refused, error);
@@ -83,6 +86,22 @@ impl PluginSupervisor {
             if !again.refused.is_empty() {
                 state.waiting.insert(file, WaitingPlugin { plugin, refused: again.refused });
             }
+        }
+    }
+
+    /// Records what was refused because of the file.
+    async fn record_refusals(&self, plugin: &LoadedPlugin, refused: &[(String, Refused)]) {
+        for (_, Refused { error, waiting_for }) in refused {
+            if *waiting_for == WaitingFor::Broker {
+                continue;
+            }
+            let refusal = Refusal {
+                file: &plugin.file,
+                digest: Some(&plugin.linked.digest),
+                error,
+                waiting_for: &waiting_for.to_string(),
+            };
+            self.refusals.record(&self.services, refusal).await;
         }
     }
 

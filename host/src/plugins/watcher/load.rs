@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::listing::Look;
 use crate::domain::clock::{Clock as _, SystemClock};
 use crate::domain::event::hex;
+use crate::pipeline::plugin_change::RefusedContent;
 use crate::plugins::PluginFiles;
 use crate::plugins::waiting::WaitingFor;
 use crate::runtime::provenance::{PluginArchive, Provenance, Refused, signature_of};
@@ -57,13 +58,25 @@ pub(super) enum Loaded {
 pub(super) struct Refusal {
     pub(super) error: String,
     pub(super) waiting_for: WaitingFor,
-    /// Of the content, if that is what is wrong.
-    pub(super) digest: Option<Arc<str>>,
+    /// The content; none: it could not be read.
+    pub(super) content: Option<RefusedContent>,
 }
 
 impl Refusal {
+    /// Of a file whose content does not matter.
     pub(super) fn new(error: impl Into<String>, waiting_for: WaitingFor) -> Self {
-        Self { error: error.into(), waiting_for, digest: None }
+        Self { error: error.into(), waiting_for, content: None }
+    }
+
+    /// Of this content.
+    fn of(content: RefusedContent, error: impl Into<String>, waiting_for: WaitingFor) -> Self {
+        Self { error: error.into(), waiting_for, content: Some(content) }
+    }
+
+    /// The digest of the content, if nothing but other content helps.
+    pub(super) fn settled_digest(&self) -> Option<Arc<str>> {
+        let content = self.content.as_ref().filter(|_| self.waiting_for == WaitingFor::Content);
+        content.and_then(|content| content.digest.clone())
     }
 }
 
@@ -83,7 +96,8 @@ impl Loader {
         };
         if size > FILE_MAX_BYTES {
             let error = format!("the file has {size} bytes; the limit is {FILE_MAX_BYTES}");
-            return Err(Refusal::new(error, WaitingFor::Content));
+            let content = RefusedContent { digest: None };
+            return Err(Refusal::of(content, error, WaitingFor::Content));
         }
         let path = self.dir.join(&request.file);
         let reading = {
@@ -114,6 +128,7 @@ impl Loader {
             .map_err(|error| {
                 Refusal::new(format!("it cannot be read: {error}"), WaitingFor::ReadableFile)
             })?;
+        let digest: Arc<str> = hex(&Sha256::digest(&content)).into();
         self.provenance.verify(path, &content).map_err(|refused| {
             let waiting_for = match &refused {
                 Refused::NotListed(_) => {
@@ -127,9 +142,9 @@ impl Loader {
                     )
                 }
             };
-            Refusal::new(refused.to_string(), waiting_for)
+            let content = RefusedContent { digest: Some(Arc::clone(&digest)) };
+            Refusal::of(content, refused.to_string(), waiting_for)
         })?;
-        let digest = hex(&Sha256::digest(&content)).into();
         Ok((content.into(), digest))
     }
 
@@ -182,9 +197,6 @@ impl Drop for Compilation<'_> {
 }
 
 fn refused(error: &LoadError, digest: Arc<str>) -> Refusal {
-    if error.may_pass() {
-        return Refusal::new(error.to_string(), WaitingFor::AnotherTry);
-    }
-    let waiting_for = WaitingFor::Content;
-    Refusal { error: error.to_string(), waiting_for, digest: Some(digest) }
+    let waiting_for = if error.may_pass() { WaitingFor::AnotherTry } else { WaitingFor::Content };
+    Refusal::of(RefusedContent { digest: Some(digest) }, error.to_string(), waiting_for)
 }

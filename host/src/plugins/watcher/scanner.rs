@@ -210,9 +210,10 @@ impl Scanner {
                 let plugin = LoadedPlugin { file, linked, load_time };
                 (None, Some(PluginChange::Loaded(Box::new(plugin))))
             }
-            Err(Refusal { error, waiting_for, digest }) => {
+            Err(refusal) => {
                 seen.failures = seen.failures.saturating_add(1);
-                seen.digest = digest;
+                seen.digest = refusal.settled_digest();
+                let Refusal { error, waiting_for, content } = refusal;
                 let wait = waiting_for.retry_after(seen.failures);
                 // Tried again with the same result: there is no news.
                 if seen.error.as_ref() == Some(&error) {
@@ -220,7 +221,7 @@ impl Scanner {
                 }
                 seen.error = Some(error.clone());
                 let waiting_for = waiting_for.to_string();
-                (wait, Some(PluginChange::Failed { file, error, waiting_for }))
+                (wait, Some(PluginChange::Failed { file, error, waiting_for, content }))
             }
         }
     }

@@ -51,6 +51,21 @@ impl Egress {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let answer = self.exchange(target, request, patience).await;
+        self.count(&target.host, answer.is_ok());
+        answer
+    }
+
+    async fn exchange<B>(
+        &self,
+        target: &Target,
+        request: Request<B>,
+        patience: Patience,
+    ) -> Result<(Response<Reply>, Driver), CallError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let began = Instant::now();
         let end = began + self.timeout.min(patience.whole);
         let within =

@@ -1,6 +1,7 @@
 //! Admits the calls of one stage: by its grants, its rate and its number of concurrent calls.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::request::Parts;
@@ -11,6 +12,11 @@ use super::rule::Rule;
 use super::{CallError, Grants, Target};
 use crate::stage::rate_limit::{self, RateLimit};
 
+/// Hosts that are counted apart, times the outcomes.
+const COUNTED_MAX: usize = 200;
+/// What further ones are counted as.
+const OTHERS: &str = "others";
+
 /// The calls of one stage on this host.
 pub struct Egress {
     pub(super) rules: Vec<Rule>,
@@ -20,6 +26,7 @@ pub struct Egress {
     pub(super) slots: Arc<Semaphore>,
     pub(super) rate: Option<RateLimit>,
     pub(super) dialer: Dialer,
+    counts: Mutex<BTreeMap<(String, &'static str), u64>>,
 }
 
 impl Egress {
@@ -40,7 +47,27 @@ impl Egress {
             slots: Arc::new(Semaphore::new(grants.http_concurrency as usize)),
             rate: grants.http_rate_per_s.and_then(rate_limit::per_second),
             dialer,
+            counts: Mutex::default(),
         }
+    }
+
+    /// The calls so far, by host and whether it answered.
+    pub fn counts(&self) -> BTreeMap<(String, &'static str), u64> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a call.
+    pub(super) fn count(&self, host: &str, answered: bool) {
+        let outcome = if answered { "answered" } else { "failed" };
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (host.to_owned(), outcome);
+        // A grant may cover names without number.
+        let key = if counts.len() >= COUNTED_MAX && !counts.contains_key(&key) {
+            (OTHERS.to_owned(), outcome)
+        } else {
+            key
+        };
+        *counts.entry(key).or_default() += 1;
     }
 
     /// The target of a call, if it is granted as call number `number` (from 1) of its attempt. Does

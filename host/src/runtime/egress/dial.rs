@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -16,6 +16,9 @@ use tokio_rustls::TlsConnector;
 use super::address::special;
 use super::mock::{self, HttpMock};
 use super::{CallError, Phase, Target};
+#[cfg(test)]
+use crate::tls::trusting;
+use crate::tls::trusting_the_system;
 
 /// Most addresses of one name that are tried, one after another.
 const ADDRESSES_MAX: usize = 4;
@@ -150,32 +153,4 @@ async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         }
     }
     Err(last)
-}
-
-/// The trusted certificates of the machine, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`; read
-/// once.
-fn trusting_the_system() -> Arc<ClientConfig> {
-    static TRUST: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    let read = || {
-        let found = rustls_native_certs::load_native_certs();
-        let mut roots = rustls::RootCertStore::empty();
-        let (usable, _) = roots.add_parsable_certificates(found.certs);
-        if usable == 0 {
-            tracing::warn!(errors = ?found.errors, "no trusted certificates found: https calls of stages will fail");
-        }
-        trusting(roots)
-    };
-    Arc::clone(TRUST.get_or_init(read))
-}
-
-fn trusting(roots: rustls::RootCertStore) -> Arc<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    Arc::new(
-        versions
-            .expect("the provider speaks the default versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth(),
-    )
 }

@@ -159,6 +159,7 @@ impl Recorded {
             cause: event.cause,
             hops: event.hops,
             expires_at_ms: u64::MAX,
+            data_key: None,
         }
     }
 }

@@ -5,18 +5,39 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Bench, LEASE_MS, START_MS};
+use crate::domain::actor::Actor;
+use crate::domain::encryption::{Encryption, KeyRing};
 use crate::domain::event::DeliveryKey;
 use crate::domain::event::{Envelope, Event, EventKey, emitted_id};
 use crate::domain::fair_queue::customer_hash;
 use crate::domain::subject::SubjectKey;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::{
-    Batch, Commit, DeadLetter, DeadLetterFilter, DeliveryRecord, FailedAttempt, LoggedEvent,
-    NewEvent, NewSubject, OutboxRow, PruneRequest, Pruned, Settlement, StoreError, SubjectCursor,
-    Verdict, Version,
+    Batch, Commit, ControlChange, ControlState, DeadLetter, DeadLetterFilter, DeliveryRecord,
+    FailedAttempt, LoggedEvent, NewEvent, NewSubject, OutboxRow, PruneRequest, Pruned, Settlement,
+    StoreError, SubjectCursor, Verdict, Version,
 };
 
 pub(super) const DAY_MS: u64 = 86_400_000;
+
+/// Who does what operators do.
+pub(super) fn operator() -> Actor {
+    Actor::new("key", "key/ada").at(Some([127, 0, 0, 1].into()))
+}
+
+/// A control that the operator sets.
+pub(super) fn control_change(
+    stage: &str,
+    state: ControlState,
+    reason: Option<String>,
+) -> ControlChange {
+    let action = match state {
+        ControlState::Running => "stage.resume",
+        ControlState::Paused => "stage.pause",
+        ControlState::Draining => "stage.drain",
+    };
+    ControlChange { stage: stage.to_owned(), state, reason, actor: operator(), action }
+}
 
 /// The kinds that exercises have: orders, and documents whose status table is another.
 pub(in crate::store) fn kinds() -> Arc<SubjectKinds> {
@@ -38,6 +59,16 @@ pub(in crate::store) fn kinds() -> Arc<SubjectKinds> {
     crate::config::Config::from_toml(text).expect("valid").kinds().expect("valid")
 }
 
+/// Keys for what is stored. A store of the exercises is encrypted.
+pub(crate) fn encryption() -> Arc<Encryption> {
+    let text = serde_json::json!({
+        "primary": "test",
+        "keys": { "test": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" },
+    });
+    let text = serde_json::from_value(text).expect("a key ring");
+    Arc::new(Encryption::with(Arc::new(KeyRing::new(text).expect("valid"))))
+}
+
 /// The key of a document.
 pub(super) fn document(id: &str) -> SubjectKey {
     SubjectKey::new("document", id)
@@ -53,6 +84,7 @@ const CUSTOMER: &str = "42";
 
 pub(super) fn envelope(event_type: &str, id: &str, subject: Option<&SubjectKey>) -> Envelope {
     Envelope {
+        data_key: None,
         event: Event {
             id: id.to_owned(),
             event_type: event_type.to_owned(),
@@ -85,6 +117,7 @@ pub(super) fn new_subject(id: &str, fingerprint: &str) -> NewSubject {
         fingerprint: fingerprint.to_owned(),
         status: "received".to_owned(),
         idempotency_key: None,
+        owner: None,
         event: new_event(
             envelope("order.created", &format!("created-{id}"), Some(&order(id))),
             &["payment"],
@@ -95,7 +128,18 @@ pub(super) fn new_subject(id: &str, fingerprint: &str) -> NewSubject {
 impl Bench {
     /// Accepts a subject and confirms the sending of its first event, which is returned.
     pub(super) async fn subject(&self, id: &str) -> Arc<Envelope> {
-        let (_, rows) = self.store.accept_subject(new_subject(id, "same")).await.unwrap();
+        self.accepted(new_subject(id, "same")).await
+    }
+
+    /// The same, with this much data in the event.
+    pub(super) async fn subject_with_data(&self, id: &str, bytes: usize) -> Arc<Envelope> {
+        let mut subject = new_subject(id, "same");
+        Arc::make_mut(&mut subject.event.envelope).event.data = vec![b'x'; bytes].into();
+        self.accepted(subject).await
+    }
+
+    async fn accepted(&self, subject: NewSubject) -> Arc<Envelope> {
+        let (_, rows) = self.store.accept_subject(subject).await.unwrap();
         assert_eq!(rows.len(), 1);
         self.sent(&rows).await;
         Arc::clone(&rows[0].envelope)
@@ -201,6 +245,7 @@ pub(super) fn emits(event: &Arc<Envelope>, event_type: &str, routed_to: &[&str])
     emitted.event.source = String::from("/orders/stages/payment");
     emitted.cause = Some(event.key());
     emitted.hops = event.hops + 1;
+    emitted.data_key.clone_from(&event.data_key);
     let new = new_event(emitted, routed_to).produced_by("payment".into(), "d1".into());
     settlement(event, Verdict::Done(vec![new]))
 }

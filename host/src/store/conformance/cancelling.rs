@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::Bench;
 use super::build::{
-    batch, dead, emits, envelope, key, new_event, new_subject, order, retry, settlement, writing,
+    batch, dead, emits, envelope, key, new_event, new_subject, operator, order, retry, settlement,
+    writing,
 };
 use crate::domain::event::Envelope;
 use crate::store::{
@@ -19,6 +20,8 @@ fn cancel_request(subject: &str, routed_to: &[&str]) -> NewCancel {
     NewCancel {
         subject_key: order(subject),
         event: new_event(envelope("order.cancelled", &id, Some(&order(subject))), routed_to),
+        reason: None,
+        actor: operator(),
     }
 }
 
@@ -244,7 +247,7 @@ pub(super) async fn a_dead_lettered_compensation_delays_the_cancellation(bench: 
     let dead_letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
     let expires_at_ms = super::START_MS + super::build::DAY_MS;
     assert!(matches!(
-        bench.store.replay(dead_letter.id, expires_at_ms).await.unwrap(),
+        bench.store.replay(dead_letter.id, expires_at_ms, &operator()).await.unwrap(),
         DeadLetterAction::Done(_)
     ));
     bench.done(batch(vec![Settlement { round: 2, ..settlement(&event, done()) }])).await;

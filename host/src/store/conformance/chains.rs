@@ -1,5 +1,6 @@
 //! Recorded chains of events.
 
+use super::build::operator;
 use super::{Bench, START_MS};
 use crate::store::{ChainCount, ChainRecord, ChainStop};
 
@@ -35,26 +36,26 @@ pub(super) async fn counts_of_hosts_are_added(bench: Bench) {
 
 pub(super) async fn a_chain_is_stopped_and_resumed(bench: Bench) {
     bench.store.count_chains(vec![count("a", 100, 5)]).await.unwrap();
-    let stopped = bench.store.stop_chain("a", Some("a loop".into())).await.unwrap();
+    let stopped = bench.store.stop_chain("a", Some("a loop".into()), &operator()).await.unwrap();
     let reason = Some("a loop".to_owned());
     assert_eq!(stopped.stop, Some(ChainStop { at_ms: START_MS, reason }));
     assert_eq!(stopped, bench.chain("a").await);
     bench.clock.advance(10);
     // Events that were on their way are counted all the same.
     bench.store.count_chains(vec![count("a", 1, 9)]).await.unwrap();
-    let again = bench.store.stop_chain("a", None).await.unwrap();
+    let again = bench.store.stop_chain("a", None, &operator()).await.unwrap();
     assert_eq!((again.events, again.changed_at_ms), (101, START_MS + 10));
     assert_eq!(again.stop, Some(ChainStop { at_ms: START_MS, reason: None }), "the first stop");
-    let resumed = bench.store.resume_chain("a").await.unwrap();
+    let resumed = bench.store.resume_chain("a", &operator()).await.unwrap();
     assert_eq!((resumed.events, &resumed.stop), (0, &None));
     assert_eq!(resumed, bench.chain("a").await);
     // A chain that was never recorded.
-    assert!(bench.store.stop_chain("b", None).await.unwrap().stop.is_some());
-    assert_eq!(bench.store.resume_chain("c").await.unwrap().stop, None);
+    assert!(bench.store.stop_chain("b", None, &operator()).await.unwrap().stop.is_some());
+    assert_eq!(bench.store.resume_chain("c", &operator()).await.unwrap().stop, None);
 }
 
 pub(super) async fn changed_chains_are_listed(bench: Bench) {
-    bench.store.stop_chain("stopped", None).await.unwrap();
+    bench.store.stop_chain("stopped", None, &operator()).await.unwrap();
     bench.store.count_chains(vec![count("old", 1, 5)]).await.unwrap();
     for id in ["first", "second"] {
         bench.clock.advance(10);

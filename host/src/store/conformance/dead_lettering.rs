@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::build::{DAY_MS, batch, dead, emits, envelope, key, new_event, order, settlement};
+use super::build::{
+    DAY_MS, batch, dead, emits, envelope, key, new_event, operator, order, settlement,
+};
 use super::{Bench, START_MS};
 use crate::store::{
     DeadLetterAction, DeadLetterFilter, DeadLetterStatus, DeliveryStatus, Direct, Settlement,
@@ -38,14 +40,14 @@ pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
     let dead_letter = bench.dead_letter_of("1").await;
     bench.clock.advance(10);
     let expires_at_ms = START_MS + 9 * DAY_MS;
-    let action = bench.store.replay(dead_letter.id, expires_at_ms).await.unwrap();
+    let action = bench.store.replay(dead_letter.id, expires_at_ms, &operator()).await.unwrap();
     let DeadLetterAction::Done(rows) = action else { panic!("{action:?}") };
     assert_eq!(rows.len(), 1);
     let expected = Direct { stage: "payment".into(), round: 2, attempt: 1 };
     assert_eq!(rows[0].direct, Some(expected));
     assert_eq!(rows[0].envelope.expires_at_ms, expires_at_ms);
     assert_eq!(rows[0].envelope.event, dead_letter.envelope.event);
-    let again = bench.store.replay(dead_letter.id, expires_at_ms).await.unwrap();
+    let again = bench.store.replay(dead_letter.id, expires_at_ms, &operator()).await.unwrap();
     assert!(
         matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)),
         "{again:?}"
@@ -64,7 +66,10 @@ pub(super) async fn a_replay_reopens_the_delivery_once(bench: Bench) {
         (dead_letter.status, dead_letter.envelope.expires_at_ms),
         (DeadLetterStatus::Replayed, expires_at_ms)
     );
-    assert!(matches!(bench.store.replay(99, 0).await.unwrap(), DeadLetterAction::NotFound));
+    assert!(matches!(
+        bench.store.replay(99, 0, &operator()).await.unwrap(),
+        DeadLetterAction::NotFound
+    ));
 }
 
 pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
@@ -73,7 +78,8 @@ pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
     edited.cause = Some(dead_letter.envelope.key());
     let mut event = new_event(edited, &["payment"]);
     event.only_stage = Some("payment".into());
-    let action = bench.store.replay_edited(dead_letter.id, event.clone()).await.unwrap();
+    let action =
+        bench.store.replay_edited(dead_letter.id, event.clone(), &operator()).await.unwrap();
     let DeadLetterAction::Done(rows) = action else { panic!("{action:?}") };
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].envelope, event.envelope);
@@ -81,7 +87,8 @@ pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
         rows[0].direct.as_ref().map(|direct| (&*direct.stage, direct.round, direct.attempt)),
         Some(("payment", 1, 1))
     );
-    let again = bench.store.replay_edited(dead_letter.id, event.clone()).await.unwrap();
+    let again =
+        bench.store.replay_edited(dead_letter.id, event.clone(), &operator()).await.unwrap();
     assert!(
         matches!(again, DeadLetterAction::AlreadySettled(DeadLetterStatus::Replayed)),
         "{again:?}"
@@ -101,11 +108,15 @@ pub(super) async fn an_edited_replay_replaces_the_delivery(bench: Bench) {
 
 pub(super) async fn a_discard_is_final(bench: Bench) {
     let dead_letter = bench.dead_letter_of("1").await;
-    let action = bench.store.discard(dead_letter.id, "a test subject".to_owned()).await.unwrap();
+    let action = bench
+        .store
+        .discard(dead_letter.id, "a test subject".to_owned(), &operator())
+        .await
+        .unwrap();
     assert!(matches!(&action, DeadLetterAction::Done(rows) if rows.is_empty()), "{action:?}");
     for action in [
-        bench.store.discard(dead_letter.id, "again".to_owned()).await.unwrap(),
-        bench.store.replay(dead_letter.id, START_MS).await.unwrap(),
+        bench.store.discard(dead_letter.id, "again".to_owned(), &operator()).await.unwrap(),
+        bench.store.replay(dead_letter.id, START_MS, &operator()).await.unwrap(),
     ] {
         assert!(
             matches!(action, DeadLetterAction::AlreadySettled(DeadLetterStatus::Discarded)),
@@ -116,7 +127,7 @@ pub(super) async fn a_discard_is_final(bench: Bench) {
     assert_eq!(dead_letter.note.as_deref(), Some("a test subject"));
     assert_eq!(bench.delivery("1", "payment").await.status, DeliveryStatus::Dead);
     assert!(matches!(
-        bench.store.discard(99, String::new()).await.unwrap(),
+        bench.store.discard(99, String::new(), &operator()).await.unwrap(),
         DeadLetterAction::NotFound
     ));
 }

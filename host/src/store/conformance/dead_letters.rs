@@ -1,6 +1,6 @@
 //! Groups, filters and outcomes of dead letters.
 
-use super::build::{DAY_MS, batch, dead, envelope, failure, new_event, order};
+use super::build::{DAY_MS, batch, dead, envelope, failure, new_event, operator, order};
 use super::{Bench, START_MS};
 use crate::store::{
     DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterGroup, DeadLetterStatus,
@@ -69,7 +69,7 @@ pub(super) async fn dead_letters_with_the_same_fingerprint_are_one_group(bench: 
     let other = bench.fails_with("3", "declined", "bank 18 is silent").await;
     assert_eq!((first.fingerprint.as_str(), &first.group), ("bank <n> is silent", &second.group));
     assert_ne!(second.group, other.group);
-    bench.store.discard(first.id, "a test".to_owned()).await.unwrap();
+    bench.store.discard(first.id, "a test".to_owned(), &operator()).await.unwrap();
     let groups = bench.groups(filter()).await;
     let expected = DeadLetterGroup {
         id: first.group.clone(),
@@ -127,7 +127,7 @@ pub(super) async fn dead_letters_are_found_by_every_filter(bench: Bench) {
     }
     let [first, second, third] =
         [&dead_letters[0], &dead_letters[1], &dead_letters[2]].map(|dead_letter| dead_letter.id);
-    bench.store.discard(second, "a test".to_owned()).await.unwrap();
+    bench.store.discard(second, "a test".to_owned(), &operator()).await.unwrap();
     for (picked, expected) in [
         (filter(), vec![first, second, third]),
         (
@@ -168,6 +168,35 @@ pub(super) async fn dead_letters_are_found_by_every_filter(bench: Bench) {
     assert_eq!(bench.store.dead_letter_ids(filter(), first).await.unwrap(), [second, third]);
 }
 
+pub(super) async fn pages_of_dead_letters_are_bounded_in_bytes(bench: Bench) {
+    const LARGE: usize = 600 << 10;
+    for id in ["1", "2"] {
+        let event = bench.subject_with_data(id, LARGE).await;
+        let (_, rows) = bench.done(batch(vec![dead(&event)])).await;
+        bench.sent(&rows).await;
+    }
+    // Large failures count as large events do.
+    let large = "x".repeat(LARGE);
+    bench.fails_with("3", "a", &large).await;
+    bench.fails_in("4", ("a", "why"), Some(&large), "d1").await;
+    bench.fails_with("5", "a", "why").await;
+    let mut page = DeadLetterFilter { limit: 10, ..filter() };
+    let (mut pages, mut ids) = (Vec::new(), Vec::new());
+    loop {
+        let found = bench.store.dead_letters(page.clone()).await.unwrap();
+        pages.push(found.items.len());
+        ids.extend(found.items.iter().map(|one| one.id));
+        match found.next {
+            Some(next) => page.before = Some(next),
+            None => break,
+        }
+    }
+    // The one that exceeds the bound is the last of its page.
+    assert_eq!(pages, [3, 2]);
+    ids.reverse();
+    assert_eq!(ids, bench.ids(filter()).await);
+}
+
 pub(super) async fn traps_are_grouped_by_function_and_line(bench: Bench) {
     let one = bench
         .fails_in(
@@ -198,9 +227,9 @@ pub(super) async fn the_outcome_of_a_dead_letter_is_kept(bench: Bench) {
     let edited = bench.fails_with("2", "a", "why").await;
     assert_eq!((edited.settled_at_ms, &edited.replayed_as), (None, &None));
     bench.clock.advance(7);
-    bench.store.replay(as_it_was.id, START_MS + DAY_MS).await.unwrap();
+    bench.store.replay(as_it_was.id, START_MS + DAY_MS, &operator()).await.unwrap();
     let event = new_event(envelope("order.created", "edited", Some(&order("2"))), &["payment"]);
-    let action = bench.store.replay_edited(edited.id, event.clone()).await.unwrap();
+    let action = bench.store.replay_edited(edited.id, event.clone(), &operator()).await.unwrap();
     assert!(matches!(action, DeadLetterAction::Done(_)), "{action:?}");
     let as_it_was = bench.store.dead_letter(as_it_was.id).await.unwrap().unwrap();
     assert_eq!((as_it_was.settled_at_ms, as_it_was.replayed_as), (Some(START_MS + 7), None));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::build::{
-    batch, document, emits, envelope, key, new_event, new_subject, order, settlement,
+    batch, document, emits, envelope, key, new_event, new_subject, operator, order, settlement,
 };
 use super::{Bench, START_MS};
 use crate::domain::event::Envelope;
@@ -44,7 +44,12 @@ impl Bench {
     async fn cancel_document(&self, id: &str) -> Cancelled {
         let event_id = uuid::Uuid::now_v7().to_string();
         let event = envelope("document.cancelled", &event_id, Some(&document(id)));
-        let cancel = NewCancel { subject_key: document(id), event: new_event(event, &["payment"]) };
+        let cancel = NewCancel {
+            subject_key: document(id),
+            event: new_event(event, &["payment"]),
+            reason: None,
+            actor: operator(),
+        };
         let (cancelled, rows) = self.store.cancel_subject(cancel).await.unwrap();
         self.sent(&rows).await;
         cancelled

@@ -1,6 +1,8 @@
 //! The event log: positions, filters, pages; what is settled.
 
-use super::build::{batch, dead, emits, envelope, new_event, new_subject, order, settlement};
+use super::build::{
+    batch, dead, emits, envelope, new_event, new_subject, operator, order, settlement,
+};
 use super::{Bench, START_MS};
 use crate::store::{
     Accepted, EventFilter, LogRange, LoggedEvent, NewEvent, SettledSubject, SubjectCursor,
@@ -33,6 +35,30 @@ impl Bench {
         );
         found.into_iter().map(|event| event.envelope.event.id).collect()
     }
+}
+
+pub(super) async fn pages_of_the_log_are_bounded_in_bytes(bench: Bench) {
+    const LARGE: usize = 600 << 10;
+    for id in ["1", "2", "3", "4"] {
+        let mut large = envelope("desk.note", id, None);
+        large.event.data = vec![b'x'; LARGE].into();
+        bench.store.accept_event(new_event(large, &[])).await.unwrap();
+    }
+    let up_to = bench.store.log_end().await.unwrap();
+    let mut range = LogRange { after: 0, up_to, limit: 10 };
+    let mut pages = Vec::new();
+    loop {
+        let page = bench.store.events(EventFilter::default(), range).await.unwrap();
+        pages.push(page.items.len());
+        match page.next {
+            Some(next) => range.after = next,
+            None => break,
+        }
+    }
+    // The event that exceeds the bound is the last of its page.
+    assert_eq!(pages, [2, 2, 0]);
+    let all = bench.log(&EventFilter::default(), 3).await;
+    assert!(all.len() == 4 && all.is_sorted_by_key(|event| event.seq));
 }
 
 pub(super) async fn the_log_is_read_by_filters_in_pages(bench: Bench) {
@@ -191,7 +217,7 @@ pub(super) async fn subjects_are_found_by_time_and_by_waiting_stage(bench: Bench
         .unwrap()
         .items
         .remove(0);
-    bench.store.discard(dead_letter.id, "a test".to_owned()).await.unwrap();
+    bench.store.discard(dead_letter.id, "a test".to_owned(), &operator()).await.unwrap();
     assert_eq!(found(at("payment")).await, ["3"]);
 }
 

@@ -137,7 +137,7 @@ pub(super) async fn rows_are_claimed_and_requeued_up_to_a_number_of_bytes(bench:
     };
     bench.clock.advance(10);
     // A row that is larger than the limit is claimed alone.
-    for (limit, expected) in [(500, &["s0"][..]), (401, &["s1", "s2"]), (500, &["s3"])] {
+    for (limit, expected) in [(500, &["s0"][..]), (450, &["s1", "s2"]), (500, &["s3"])] {
         let rows = bench.store.claim_outbox(10, limit).await.unwrap();
         assert_eq!(ids(&rows), expected);
         bench.sent(&rows).await;
@@ -149,7 +149,7 @@ pub(super) async fn rows_are_claimed_and_requeued_up_to_a_number_of_bytes(bench:
         limit: 10,
         max_bytes,
     };
-    for (limit, expected) in [(500, &["s0"][..]), (401, &["s1", "s2"]), (500, &["s3"])] {
+    for (limit, expected) in [(500, &["s0"][..]), (450, &["s1", "s2"]), (500, &["s3"])] {
         let rows = bench.store.requeue_lost("notification", lost(limit)).await.unwrap();
         assert_eq!(ids(&rows), expected);
     }
@@ -250,7 +250,10 @@ pub(super) async fn messages_that_were_not_run_are_given_back(bench: Bench) {
     let (_, rows) = bench.done(batch(vec![emitted])).await;
     let unknown = super::build::event_key("elsewhere", "unknown");
     let keys = vec![rows[0].envelope.key(), event.key(), unknown];
-    bench.store.requeue("inventory", keys.clone()).await.unwrap();
+    // Twice: one that has a row gets no second one.
+    for _ in 0..2 {
+        bench.store.requeue("inventory", keys.clone()).await.unwrap();
+    }
     // Any host sends it.
     let claimed = bench.store.claim_outbox(10, u64::MAX).await.unwrap();
     let [row] = &claimed[..] else { panic!("{claimed:?}") };

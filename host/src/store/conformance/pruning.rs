@@ -1,6 +1,8 @@
 //! Retention: what goes, and what stays.
 
-use super::build::{batch, emits, new_subject, order, settlement, writing};
+use super::build::{
+    batch, control_change, emits, new_subject, operator, order, settlement, writing,
+};
 use super::{Bench, START_MS, sample_event};
 use crate::store::{
     Accepted, AcceptedEvent, ChainCount, ControlState, PluginLoad, Pruned, Verdict,
@@ -54,7 +56,7 @@ pub(super) async fn unfinished_subjects_are_kept(bench: Bench) {
     bench.clock.advance(1_000);
     assert_eq!(bench.prune(LATER_MS, 10).await.unwrap().subjects, 1, "the finished one");
     assert_eq!(bench.prune(LATER_MS, 10).await.unwrap().subjects, 0);
-    bench.store.discard(dead_letter.id, "seen".into()).await.unwrap();
+    bench.store.discard(dead_letter.id, "seen".into(), &operator()).await.unwrap();
     // The dead-letter event is routed to a stage that has not settled it.
     assert_eq!(bench.prune(LATER_MS, 10).await.unwrap().subjects, 0);
     for id in ["open", "unsent", "dead"] {
@@ -84,7 +86,7 @@ pub(super) async fn old_chains_are_deleted(bench: Bench) {
     };
     bench.store.count_chains(vec![count("counted")]).await.unwrap();
     for stopped in ["stopped", waits] {
-        bench.store.stop_chain(stopped, None).await.unwrap();
+        bench.store.stop_chain(stopped, None, &operator()).await.unwrap();
     }
     bench.clock.advance(1_000);
     bench.store.count_chains(vec![count("young")]).await.unwrap();
@@ -119,9 +121,13 @@ pub(super) async fn removed_keys_and_old_loads_and_controls_are_deleted(bench: B
         .await
         .unwrap();
     for state in [ControlState::Paused, ControlState::Running] {
-        bench.store.set_stage_control("payment", state, None).await.unwrap();
+        bench.store.set_stage_control(control_change("payment", state, None)).await.unwrap();
     }
-    bench.store.set_stage_control("shipping", ControlState::Paused, None).await.unwrap();
+    bench
+        .store
+        .set_stage_control(control_change("shipping", ControlState::Paused, None))
+        .await
+        .unwrap();
     bench.clock.advance(2 * 3_600_000);
     bench.prune(LATER_MS, 10).await.unwrap();
     assert!(bench.store.state_get("payment", "basket").await.unwrap().is_none());

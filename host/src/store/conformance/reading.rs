@@ -1,7 +1,7 @@
 //! Queries.
 
 use super::Bench;
-use super::build::{batch, emits, key, new_subject, order, settlement};
+use super::build::{batch, control_change, emits, key, new_subject, order, settlement};
 use crate::store::{
     AttemptKey, Batch, ControlState, PluginLoad, StoreError, SubjectFilter, Verdict,
 };
@@ -159,7 +159,11 @@ pub(super) async fn stage_controls_are_kept(bench: Bench) {
     assert!(bench.store.stage_controls().await.unwrap().is_empty());
     let paused = bench
         .store
-        .set_stage_control("payment", ControlState::Paused, Some("bank holiday".into()))
+        .set_stage_control(control_change(
+            "payment",
+            ControlState::Paused,
+            Some("bank holiday".into()),
+        ))
         .await
         .unwrap();
     assert_eq!(
@@ -167,23 +171,33 @@ pub(super) async fn stage_controls_are_kept(bench: Bench) {
         (ControlState::Paused, super::START_MS, Some(super::START_MS))
     );
     bench.clock.advance(10);
-    let draining =
-        bench.store.set_stage_control("payment", ControlState::Draining, None).await.unwrap();
+    let draining = bench
+        .store
+        .set_stage_control(control_change("payment", ControlState::Draining, None))
+        .await
+        .unwrap();
     assert_eq!(
         (draining.since_ms, draining.held_from_ms),
         (super::START_MS + 10, Some(super::START_MS)),
         "held all the time"
     );
     bench.clock.advance(10);
-    let running =
-        bench.store.set_stage_control("payment", ControlState::Running, None).await.unwrap();
+    let running = bench
+        .store
+        .set_stage_control(control_change("payment", ControlState::Running, None))
+        .await
+        .unwrap();
     assert_eq!(
         (running.state, running.held_from_ms),
         (ControlState::Running, Some(super::START_MS)),
         "what expired meanwhile is known"
     );
     bench.clock.advance(10);
-    let again = bench.store.set_stage_control("payment", ControlState::Paused, None).await.unwrap();
+    let again = bench
+        .store
+        .set_stage_control(control_change("payment", ControlState::Paused, None))
+        .await
+        .unwrap();
     assert_eq!(again.held_from_ms, Some(super::START_MS + 30));
     assert_eq!(bench.store.stage_controls().await.unwrap(), [again]);
 }

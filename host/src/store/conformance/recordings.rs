@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::build::{batch, dead, emits, envelope, order, recorded, retry, settlement};
+use super::build::{batch, dead, emits, envelope, operator, order, recorded, retry, settlement};
 use super::{Bench, START_MS};
 use crate::store::{
     Batch, DeadLetterAction, RecordedDelivery, RecordingCursor, RecordingFilter, Settlement,
@@ -63,6 +63,40 @@ pub(super) async fn recordings_are_listed_in_the_order_of_settlement(bench: Benc
     );
 }
 
+pub(super) async fn pages_of_recordings_are_bounded_in_bytes(bench: Bench) {
+    const LARGE: usize = 600 << 10;
+    let large_body = format!("\"{}\"", "x".repeat(LARGE));
+    let mut recordings = Vec::new();
+    // What was received, what was decided, and what was emitted count.
+    let received = bench.subject_with_data("1", LARGE).await;
+    recordings.push(recorded(emits(&received, "payment.authorized", &[]), "1"));
+    let decided = bench.subject("2").await;
+    recordings.push(recorded(emits(&decided, "payment.authorized", &[]), &large_body));
+    let mut emitted = emits(&bench.subject("3").await, "payment.authorized", &[]);
+    if let Verdict::Done(events) = &mut emitted.verdict {
+        Arc::make_mut(&mut events[0].envelope).event.data = vec![b'x'; LARGE].into();
+    }
+    recordings.push(recorded(emitted, "3"));
+    let last = bench.subject_with_data("4", LARGE).await;
+    recordings.push(recorded(emits(&last, "payment.authorized", &[]), "4"));
+    let small = bench.subject("5").await;
+    recordings.push(recorded(emits(&small, "payment.authorized", &[]), "5"));
+    for recording in recordings {
+        bench.done(batch(vec![recording])).await;
+        bench.clock.advance(10);
+    }
+    let (mut filter, mut pages) = (all(), Vec::new());
+    loop {
+        let (items, next) = bench.store.recordings(filter.clone()).await.unwrap();
+        pages.push(items.len());
+        let Some(next) = next else { break };
+        filter.after = next;
+    }
+    assert_eq!(pages, [2, 2, 1]);
+    let of_subject = RecordingFilter { subject: Some(order("3")), ..all() };
+    assert_eq!(bodies(&list(&bench, of_subject).await), ["3"]);
+}
+
 pub(super) async fn a_subject_has_its_own_recordings(bench: Bench) {
     let (one, two) = (bench.subject("1").await, bench.subject("2").await);
     bench
@@ -115,7 +149,11 @@ pub(super) async fn a_replayed_delivery_gets_a_new_recording(bench: Bench) {
     let page = crate::store::DeadLetterFilter { limit: 1, ..Default::default() };
     let dead_letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
     bench.clock.advance(10);
-    let action = bench.store.replay(dead_letter.id, START_MS + super::build::DAY_MS).await.unwrap();
+    let action = bench
+        .store
+        .replay(dead_letter.id, START_MS + super::build::DAY_MS, &operator())
+        .await
+        .unwrap();
     let DeadLetterAction::Done(rows) = action else { panic!("{action:?}") };
     assert!(list(&bench, all()).await.is_empty(), "it is open again");
     let second = Settlement { round: 2, ..emits(&rows[0].envelope, "payment.authorized", &[]) };

@@ -3,6 +3,8 @@
 use super::Context;
 use super::pool::Pool;
 use super::sql::{TransactionError, args, fetch};
+use super::transaction::PooledTransaction;
+use crate::domain::actor::Actor;
 use crate::store::StoreError;
 use crate::store::chains::{self, ChainCount, ChainRecord};
 
@@ -26,12 +28,16 @@ pub(super) async fn stop(
     db: &Pool,
     context: &Context,
     correlation_id: &str,
-    reason: Option<&str>,
+    (reason, actor): (Option<&str>, &Actor),
 ) -> Result<ChainRecord, TransactionError> {
+    let mut transaction = PooledTransaction::begin(db, context).await?;
+    let before = fetch(&mut *transaction, chains::STOPPED, args![correlation_id]).await?;
+    let entry = chains::audited(actor, correlation_id, before.first(), true)?;
     let args = args![correlation_id, reason, context.clock.now_ms() as i64];
-    let rows = fetch(db, chains::STOP, args).await?;
-    let row = rows.first().ok_or_else(StoreError::missing_row)?;
-    Ok(chains::decode(row)?)
+    let rows = fetch(&mut *transaction, chains::STOP, args).await?;
+    let chain = chains::decode(rows.first().ok_or_else(StoreError::missing_row)?)?;
+    transaction.commit_with(context, entry.because(reason.map(str::to_owned))).await?;
+    Ok(chain)
 }
 
 /// Lets a chain run again.
@@ -39,9 +45,14 @@ pub(super) async fn resume(
     db: &Pool,
     context: &Context,
     correlation_id: &str,
+    actor: &Actor,
 ) -> Result<ChainRecord, TransactionError> {
+    let mut transaction = PooledTransaction::begin(db, context).await?;
+    let before = fetch(&mut *transaction, chains::STOPPED, args![correlation_id]).await?;
+    let entry = chains::audited(actor, correlation_id, before.first(), false)?;
     let args = args![correlation_id, context.clock.now_ms() as i64];
-    let rows = fetch(db, chains::RESUME, args).await?;
-    let row = rows.first().ok_or_else(StoreError::missing_row)?;
-    Ok(chains::decode(row)?)
+    let rows = fetch(&mut *transaction, chains::RESUME, args).await?;
+    let chain = chains::decode(rows.first().ok_or_else(StoreError::missing_row)?)?;
+    transaction.commit_with(context, entry).await?;
+    Ok(chain)
 }

@@ -3,8 +3,8 @@
 //!
 //! Other hosts write beside it, so a group is verified while it is written and run again on a
 //! conflict ([`CONFLICTS_MAX`] times). What is verified anyway is not read first, except after a
-//! conflict ([`Reading`]). Bounds: [`QUEUE_OPS`] operations wait, after that their
-//! callers do; a group has at most `group_max_ops`; a transaction that takes longer than the
+//! conflict ([`Reading`]). Bounds: those of the queue
+//! (`transaction::queue`); a group has at most `group_max_ops`; a transaction that takes longer than the
 //! time-out is abandoned together with its connection. Guarantees: an operation is answered only
 //! after the commit that holds it; one that makes its group fail is run again on its own; after a
 //! commit of unknown outcome the callers are told that the store is unavailable, and may repeat
@@ -12,7 +12,7 @@
 
 use std::slice;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 use tokio::sync::{Mutex, mpsc};
@@ -26,12 +26,10 @@ use super::sql::{TransactionError, args, execute};
 use super::transaction::{Started, begin};
 use super::{Context, load, write};
 use crate::domain::steps::STEPS;
-use crate::store::StoreError;
 use crate::store::costs::count_commit;
 use crate::store::transaction::{Loaded, Op, Pending, ReadSet, Reading, WriteSet};
+use crate::store::{CommitMetrics, StoreError};
 
-/// Operations that wait for the writer before their callers have to.
-pub(super) const QUEUE_OPS: usize = 1024;
 /// Times that a group is run again after a conflict with another host.
 const CONFLICTS_MAX: usize = 10;
 
@@ -44,6 +42,7 @@ const CAUTIOUS_GROUPS: u32 = 32;
 pub struct PostgresWriter {
     /// None once the store is closed.
     state: Mutex<Option<(Committer, mpsc::Receiver<Op>)>>,
+    commits: Arc<CommitMetrics>,
     /// [`Store::close`](crate::store::Store::close) waits until it is dropped.
     _alive: TaskTrackerToken,
 }
@@ -52,9 +51,10 @@ impl PostgresWriter {
     pub(super) fn new(
         committer: Committer,
         queue: mpsc::Receiver<Op>,
+        commits: Arc<CommitMetrics>,
         alive: TaskTrackerToken,
     ) -> Self {
-        Self { state: Mutex::new(Some((committer, queue))), _alive: alive }
+        Self { state: Mutex::new(Some((committer, queue))), commits, _alive: alive }
     }
 
     /// Commits until the store is closed or dropped. Restartable: after a panic, callers whose
@@ -65,7 +65,9 @@ impl PostgresWriter {
         let mut ops = Vec::with_capacity(committer.group_max_ops);
         while queue.recv_many(&mut ops, committer.group_max_ops).await > 0 {
             let step = tracing::trace_span!(target: STEPS, "commit");
+            let (began, operations) = (Instant::now(), ops.len());
             committer.tick(&mut ops).instrument(step).await;
+            self.commits.record(operations, began.elapsed());
         }
         if let Some((committer, _)) = guard.take() {
             committer.close().await;
@@ -223,7 +225,7 @@ pub(super) async fn settle<'a, R>(
     read_set: ReadSet<'a>,
     decide: impl FnOnce(&mut Loaded<'a>, &mut WriteSet<'a>) -> R,
 ) -> Result<R, TransactionError> {
-    let mut loaded = load::load(conn, context, &read_set).await?;
+    let mut loaded = load::load(conn, context, read_set).await?;
     let mut write_set = started.write_set(context);
     let decided = decide(&mut loaded, &mut write_set);
     write::write_group(conn, context, &loaded, write_set).await?;

@@ -11,10 +11,13 @@ use super::pool::Pool;
 use super::sql::{TransactionError, args, execute, fetch};
 use super::transaction::PooledTransaction;
 use super::{Context, write};
+use crate::domain::actor::Actor;
+use crate::domain::encryption::Encryption;
 use crate::domain::event::Envelope;
+use crate::store::dead_letters::{audited, audited_edit};
 use crate::store::decode::{self, Columns as _, envelope_columns};
 use crate::store::transaction::{IMMEDIATELY, SubjectProgress};
-use crate::store::{DeadLetterAction, DeadLetterStatus, Direct, NewEvent, StoreError};
+use crate::store::{AuditEntry, DeadLetterAction, DeadLetterStatus, Direct, NewEvent, StoreError};
 
 /// A dead letter that can be settled.
 struct OpenDeadLetter {
@@ -35,6 +38,17 @@ pub(super) enum Action<'a> {
 }
 
 impl Action<'_> {
+    fn audited(&self, id: i64, actor: &Actor) -> AuditEntry {
+        match self {
+            Self::Replay { .. } => audited(actor, "dead-letter.replay", id),
+            Self::ReplayEdited(event) => audited_edit(actor, id, event),
+            Self::Discard { reason } => {
+                let reason = Some((*reason).to_owned());
+                audited(actor, "dead-letter.discard", id).because(reason)
+            }
+        }
+    }
+
     fn status(&self) -> DeadLetterStatus {
         match self {
             Self::Replay { .. } | Self::ReplayEdited(_) => DeadLetterStatus::Replayed,
@@ -46,6 +60,7 @@ impl Action<'_> {
 /// Locks the dead letter; the error says why it cannot be settled.
 async fn lock_open(
     conn: &mut PgConnection,
+    encryption: &Encryption,
     id: i64,
 ) -> Result<Result<OpenDeadLetter, DeadLetterAction>, TransactionError> {
     let sql = concat!(
@@ -72,7 +87,7 @@ async fn lock_open(
         seq: row.int(1)?,
         stage: row.text(2)?.into(),
         round: row.small(3)?,
-        envelope: decode::envelope(row, 5)?,
+        envelope: decode::envelope(row, 5, encryption)?,
     }))
 }
 
@@ -102,15 +117,16 @@ pub(super) async fn settle(
     db: &Pool,
     context: &Context,
     id: i64,
-    action: Action<'_>,
+    (action, actor): (Action<'_>, &Actor),
 ) -> Result<DeadLetterAction, TransactionError> {
     let mut transaction = PooledTransaction::begin(db, context).await?;
     let now_ms = transaction.now_ms();
-    let dead_letter = match lock_open(&mut transaction, id).await? {
+    let dead_letter = match lock_open(&mut transaction, &context.encryption, id).await? {
         Ok(dead_letter) => dead_letter,
         Err(refused) => return Ok(refused),
     };
     close(&mut transaction, id, &action, now_ms).await?;
+    let entry = action.audited(id, actor);
     let event;
     let mut write_set = transaction.started.write_set(context);
     let sent = match action {
@@ -130,7 +146,7 @@ pub(super) async fn settle(
         Action::Discard { .. } => None,
     };
     write::write(&mut transaction, context, write_set).await?;
-    transaction.commit().await?;
+    transaction.commit_with(context, entry).await?;
     Ok(DeadLetterAction::Done(sent.into_iter().collect()))
 }
 

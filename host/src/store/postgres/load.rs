@@ -10,24 +10,25 @@ use sqlx::PgConnection;
 use super::Context;
 use super::sql::{TransactionError, args, columns, fetch};
 use super::state_tables::StateTables;
+use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
-use crate::store::transaction::{
-    DeliveryState, Loaded, LoadedDelivery, LoadedStatus, ReadSet, lookup,
-};
+use crate::store::transaction::{Loaded, ReadSet, lookup};
 
 /// Reads everything in the read set.
 pub(super) async fn load<'a>(
     conn: &mut PgConnection,
     context: &Context,
-    read_set: &ReadSet<'a>,
+    mut read_set: ReadSet<'a>,
 ) -> Result<Loaded<'a>, TransactionError> {
-    let mut loaded = Loaded::before(read_set);
+    let mut loaded = Loaded::assumed(&mut read_set);
+    let read_set = &read_set;
     // Before the subjects: another host may commit a subject between two queries, and a subject whose
     // first event is known and which is not would be a conflict.
-    events(conn, read_set, &mut loaded).await?;
-    subjects(conn, read_set, &mut loaded).await?;
-    subjects_by_key(conn, read_set, &mut loaded).await?;
+    let encryption = &*context.encryption;
+    events(conn, encryption, read_set, &mut loaded).await?;
+    subjects(conn, encryption, read_set, &mut loaded).await?;
+    subjects_by_key(conn, encryption, read_set, &mut loaded).await?;
     deliveries(conn, &context.kinds, read_set, &mut loaded).await?;
     versions(conn, &context.state, read_set, &mut loaded).await?;
     waiting(conn, read_set, &mut loaded).await?;
@@ -36,6 +37,7 @@ pub(super) async fn load<'a>(
 
 async fn subjects<'a>(
     conn: &mut PgConnection,
+    encryption: &Encryption,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
 ) -> Result<(), TransactionError> {
@@ -48,14 +50,15 @@ async fn subjects<'a>(
         ", sub.fingerprint, k.at FROM unnest($1) WITH ORDINALITY k (key, at) JOIN subjects sub USING (key)"
     );
     for row in &fetch(conn, sql, args![&read_set.subjects]).await? {
-        let id = lookup(&read_set.subjects, row.int(8)? - 1)?;
-        loaded.subjects.insert(id, (decode::subject(row)?, row.owned(7)?));
+        let id = lookup(&read_set.subjects, row.int(10)? - 1)?;
+        loaded.subjects.insert(id, (decode::subject(row, encryption)?, row.owned(9)?));
     }
     Ok(())
 }
 
 async fn subjects_by_key<'a>(
     conn: &mut PgConnection,
+    encryption: &Encryption,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
 ) -> Result<(), TransactionError> {
@@ -71,14 +74,15 @@ async fn subjects_by_key<'a>(
     for row in
         &fetch(conn, sql, columns![&read_set.idempotency_keys; |key| key.0, |key| key.1]).await?
     {
-        let key = lookup(&read_set.idempotency_keys, row.int(8)? - 1)?;
-        loaded.idempotency_keys.insert(key, (decode::subject(row)?, row.owned(7)?));
+        let key = lookup(&read_set.idempotency_keys, row.int(10)? - 1)?;
+        loaded.idempotency_keys.insert(key, (decode::subject(row, encryption)?, row.owned(9)?));
     }
     Ok(())
 }
 
 async fn events<'a>(
     conn: &mut PgConnection,
+    encryption: &Encryption,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
 ) -> Result<(), TransactionError> {
@@ -93,7 +97,7 @@ async fn events<'a>(
     );
     for row in &fetch(conn, sql, columns![&read_set.events; |key| key.0, |key| key.1]).await? {
         let key = lookup(&read_set.events, row.int(0)? - 1)?;
-        loaded.events.insert(key, Cow::Owned(decode::envelope(row, 1)?.event));
+        loaded.events.insert(key, Cow::Owned(decode::envelope(row, 1, encryption)?.event));
     }
     Ok(())
 }
@@ -121,31 +125,7 @@ async fn deliveries<'a>(
         |one| one.subject];
     for row in &fetch(conn, sql, args).await? {
         let one = lookup(&read_set.deliveries, row.int(0)? - 1)?;
-        let state = match row.maybe_flag(2)? {
-            None => None,
-            Some(open) => Some(DeliveryState {
-                open,
-                round: row.small(3)?,
-                attempt: row.small(4)?,
-                created_ms: row.unsigned(5)?,
-                queued_ms: row.unsigned(6)?,
-            }),
-        };
-        let subject = one.subject.zip(row.maybe_text(7)?);
-        let is = |what: fn(&SubjectKinds, &str, &str) -> bool| {
-            subject.is_some_and(|(key, status)| what(kinds, key, status))
-        };
-        let stored = LoadedDelivery {
-            seq: row.maybe_int(1)?,
-            state,
-            subject_cancelled: is(SubjectKinds::is_cancelled),
-            subject_finished: is(SubjectKinds::is_finished),
-        };
-        loaded.deliveries.insert(one.key, stored);
-        if let Some((key, status)) = subject {
-            let status = LoadedStatus { pos: row.int(8)?, status: status.to_owned() };
-            loaded.statuses.insert(key, status);
-        }
+        decode::loaded_delivery(&mut *loaded, one, row, kinds)?;
     }
     Ok(())
 }

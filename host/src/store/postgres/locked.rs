@@ -20,6 +20,7 @@ use super::sql::{TransactionError, columns, fetch_built, push, store_error};
 use super::state_tables::StateTable;
 use super::transaction::PooledTransaction;
 use super::{Context, committer, read, write};
+use crate::domain::encryption::Encryption;
 use crate::store::decode;
 use crate::store::queries::{self, Arg, KeyRange, Reader};
 use crate::store::transaction::{ReadSet, decide_batch};
@@ -76,7 +77,7 @@ impl Locks<'_> {
             .fetch(&mut *transaction, sql, args)
             .await?
             .iter()
-            .map(decode::state_row)
+            .map(|row| decode::state_row(row, stage, &self.context.encryption))
             .collect::<Result<_, _>>()?;
         let timeout = self.timeout;
         let context = Arc::clone(self.context);
@@ -163,6 +164,10 @@ impl Reader for Held {
         let transaction = transaction.as_mut().ok_or_else(StoreError::closed)?;
         fetch_built(&mut **transaction, sql, args).await.map_err(|error| store_error(&error))
     }
+
+    fn encryption(&self) -> &Encryption {
+        &self.context.encryption
+    }
 }
 
 #[async_trait]
@@ -179,7 +184,8 @@ impl StateSource for Held {
         self.within(async {
             let mut transaction = self.transaction.lock().await;
             let transaction = transaction.as_mut().ok_or_else(StoreError::closed)?;
-            read::state_folders(&mut **transaction, self.table(stage), stage, folders).await
+            let table = (self.table(stage), &*self.context.encryption);
+            read::state_folders(&mut **transaction, table, stage, folders).await
         })
         .await
     }

@@ -15,16 +15,17 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, SqlSafeStr as _
 use tokio::time::timeout;
 
 use super::connect::Target;
-use super::open_error::{CONNECTIONS_MIN, OpenError};
+use super::open_error::{CONNECTIONS_MIN, OpenError, tls_reason};
 use super::pool::Pool;
 use super::sql::{args, execute, fetch};
 use super::state_places::{MovedState, PlaceError, PlaceProblem, Wanted};
+use crate::domain::encryption::{Encryption, SharedKey};
 use crate::domain::name::DEFAULT_NAMESPACE;
 use crate::domain::state_place::StatePlaces;
 use crate::store::decode::Columns as _;
 use crate::store::hosts::{self, HostReport};
 use crate::store::unrouted::{self, count_unrouted};
-use crate::store::{StoreError, UnroutedEvents};
+use crate::store::{StoreError, UnroutedEvents, sealed};
 
 /// Pause between two messages about another host's migration.
 const WAIT_NOTICE: Duration = Duration::from_secs(5);
@@ -84,7 +85,7 @@ struct Opening<'a> {
 /// Connects and migrates; otherwise an outdated schema is refused.
 pub(super) async fn open(
     settings: PostgresSettings<'_>,
-    migrate: bool,
+    (migrate, encryption): (bool, &Arc<Encryption>),
     source: ConnectionSource,
 ) -> Result<Opened, OpenError> {
     let (opening, connections) = match source {
@@ -103,10 +104,30 @@ pub(super) async fn open(
     let now_ms = database_time_ms(&mut writer).await.map_err(failed)?;
     let schema = "SELECT quote_ident(current_schema()::text)";
     let (schema,) = sqlx::query_as(schema).fetch_one(&mut writer).await.map_err(failed)?;
-    let pool = target.pool(connections);
+    take_shared_keys(&mut writer, encryption, now_ms).await.map_err(failed)?;
+    let pool = target.pool(connections).opening(Arc::clone(encryption));
     // Best effort: the server detects a closed connection on its own.
     let _ = writer.close().await;
     Ok(Opened { target, pool, schema, now_ms: now_ms as u64 })
+}
+
+/// Takes the keys for what belongs to no subject, and adds one if there is none.
+async fn take_shared_keys(
+    conn: &mut PgConnection,
+    encryption: &Encryption,
+    now_ms: i64,
+) -> Result<(), sqlx::Error> {
+    let Some(new) = encryption.take_shared(&shared_keys(conn).await?) else { return Ok(()) };
+    let args = args![i64::from(new.number), new.wrapped, now_ms];
+    execute(conn, sealed::ADD_SHARED_KEY, args).await?;
+    // Another host may have added one before.
+    let _ = encryption.take_shared(&shared_keys(conn).await?);
+    Ok(())
+}
+
+async fn shared_keys(conn: &mut PgConnection) -> Result<Vec<SharedKey>, sqlx::Error> {
+    let rows = fetch(conn, sealed::SHARED_KEYS, args![]).await?;
+    sealed::shared_keys(&rows).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// Migrates the schema of a database, and nothing else. Returns what was moved.
@@ -198,6 +219,9 @@ impl<'a> Opening<'a> {
 
     fn failed(&self, source: sqlx::Error) -> OpenError {
         let server = self.server.clone();
+        if let Some(reason) = tls_reason(&source) {
+            return OpenError::Tls { server, reason };
+        }
         match &source {
             sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => self.silent(),
             sqlx::Error::Database(error) if error.code().as_deref() == Some(PROTOCOL_VIOLATION) => {
@@ -430,12 +454,17 @@ async fn claim(conn: &mut PgConnection, namespace: &str) -> Result<String, sqlx:
 }
 
 fn migrator() -> Migrator {
-    let init = include_str!("../../../migrations/postgres/0001_init.sql").into_sql_str();
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "init".into(),
-        MigrationType::Simple,
-        init,
-        false,
-    )])
+    let migrations = [
+        ("init", include_str!("../../../migrations/postgres/0001_init.sql").into_sql_str()),
+        ("auth", include_str!("../../../migrations/postgres/0002_auth.sql").into_sql_str()),
+        ("audit", include_str!("../../../migrations/postgres/0003_audit.sql").into_sql_str()),
+        (
+            "encryption",
+            include_str!("../../../migrations/postgres/0004_encryption.sql").into_sql_str(),
+        ),
+    ];
+    let numbered = (1..).zip(migrations).map(|(version, (name, sql))| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    });
+    Migrator::with_migrations(numbered.collect())
 }

@@ -5,6 +5,22 @@ use sqlx::migrate::MigrateError;
 use super::state_places::PlaceProblem;
 use crate::domain::connection_string::UrlError;
 
+/// What is wrong with the encryption of a connection; none if it is something else.
+pub(super) fn tls_reason(error: &sqlx::Error) -> Option<String> {
+    #[cfg(feature = "tls")]
+    if let Some(reason) = crate::tls::explain(error) {
+        return Some(reason);
+    }
+    match error {
+        sqlx::Error::Tls(why) if why.to_string().contains("does not support TLS") => Some(
+            "the server does not offer it: set `ssl = on` there, or remove sslmode from the URL"
+                .to_owned(),
+        ),
+        sqlx::Error::Tls(why) => Some(why.to_string()),
+        _ => None,
+    }
+}
+
 /// Fewest connections of a pool: one for a batch that holds locks, one for readers.
 pub(super) const CONNECTIONS_MIN: u32 = 2;
 
@@ -25,6 +41,14 @@ pub enum OpenError {
         /// The database's error.
         #[source]
         source: sqlx::Error,
+    },
+    /// The connection could not be encrypted as the URL demands.
+    #[error("cannot encrypt the connection to Postgres at {server}: {reason}")]
+    Tls {
+        /// Host, port and database.
+        server: String,
+        /// What is wrong.
+        reason: String,
     },
     /// A pooler refused a parameter of the connection.
     #[error(

@@ -66,7 +66,7 @@ pub(super) async fn claim(
     let rows = fetch(db, sql, args).await.map_err(|error| store_error(&error))?;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {
-        claimed.push((row.int(20)?, decode::outbox_row(row)?));
+        claimed.push((row.int(21)?, decode::outbox_row(row, &context.encryption)?));
     }
     claimed.sort_by_key(|(due_ms, row)| (*due_ms, row.id));
     Ok(claimed.into_iter().map(|(_, row)| row).collect())
@@ -181,13 +181,13 @@ pub(super) async fn requeue_lost(
     rows.sort_by_key(|row| (row.int(0).ok(), row.int(1).ok()));
     let stage: Arc<str> = stage.into();
     let mut write_set = transaction.started.write_set(context);
-    let sent = send_again(&mut write_set, &stage, &rows, 1)?;
+    let sent = send_again(&mut write_set, &stage, &rows, 1, &context.encryption)?;
     write::write(&mut transaction, context, write_set).await?;
     transaction.commit().await?;
     Ok(sent)
 }
 
-/// Adds an outbox row for each of these deliveries that is open.
+/// Adds an outbox row for each of these deliveries that is open and has none.
 pub(super) async fn requeue(
     db: &Pool,
     context: &Context,
@@ -201,13 +201,14 @@ pub(super) async fn requeue(
         " FROM unnest($2::text[], $3::text[]) k (source, id) \
          JOIN events e ON e.id = k.id AND e.source = k.source \
          JOIN deliveries d ON d.event_seq = e.seq AND d.stage = $1 AND d.status = 'open' \
-         ORDER BY d.event_seq FOR UPDATE OF d"
+         WHERE NOT EXISTS (SELECT 1 FROM outbox o WHERE o.event_seq = d.event_seq AND \
+         (o.stage IS NULL OR o.stage = d.stage)) ORDER BY d.event_seq FOR UPDATE OF d"
     );
     let sources: Vec<&str> = events.iter().map(|key| key.source.as_str()).collect();
     let ids: Vec<&str> = events.iter().map(|key| key.id.as_str()).collect();
     let rows = fetch(&mut *transaction, sql, args![stage, sources, ids]).await?;
     let mut write_set = transaction.started.write_set(context).sent_by(Sender::AnyHost);
-    let none = send_again(&mut write_set, &stage.into(), &rows, 0)?;
+    let none = send_again(&mut write_set, &stage.into(), &rows, 0, &context.encryption)?;
     debug_assert!(none.is_empty(), "any host sends them");
     write::write(&mut transaction, context, write_set).await?;
     transaction.commit().await
@@ -240,7 +241,8 @@ pub(super) async fn route(
     let args = args![routing.event_type.as_str(), i64::from(routing.limit)];
     let rows = fetch(&mut *transaction, sql, args).await?;
     let mut write_set = transaction.started.write_set(context);
-    let RoutedEvents { all, sent, outbox } = routing.route(&rows, &mut write_set)?;
+    let RoutedEvents { all, sent, outbox } =
+        routing.route(&rows, &mut write_set, &context.encryption)?;
     let sql = "UPDATE events SET unrouted_ms = NULL WHERE seq = ANY($1)";
     execute(&mut transaction, sql, args![all]).await?;
     let sql = "UPDATE events SET routed_to = $2, expires_ms = greatest(expires_ms, $3) WHERE seq = \

@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::session::{Before, Scope, Session};
+use crate::domain::encryption::Encryption;
 
 /// For how long a connection is used again without another check.
 const READY: Duration = Duration::from_secs(1);
@@ -31,6 +32,7 @@ const READY: Duration = Duration::from_secs(1);
 pub(super) struct Pool {
     connections: PgPool,
     source: Source,
+    encryption: Arc<Encryption>,
 }
 
 #[derive(Clone)]
@@ -81,12 +83,24 @@ impl Pool {
         let most = connections.options().get_max_connections() as usize;
         let permits = Arc::new(Semaphore::new(most));
         let ready = Ready { checked: Mutex::default(), permits };
-        Self { connections, source: Source::Owned(Arc::new(ready)) }
+        let source = Source::Owned(Arc::new(ready));
+        Self { connections, source, encryption: Arc::default() }
     }
 
     /// The pool of the embedding program.
     pub(super) fn borrowed(connections: PgPool, session: Arc<Session>) -> Self {
-        Self { connections, source: Source::Borrowed(session) }
+        let source = Source::Borrowed(session);
+        Self { connections, source, encryption: Arc::default() }
+    }
+
+    /// The same, of a host with these keys.
+    pub(super) fn opening(self, encryption: Arc<Encryption>) -> Self {
+        Self { encryption, ..self }
+    }
+
+    /// Opens what queries return.
+    pub(super) fn encryption(&self) -> &Encryption {
+        &self.encryption
     }
 
     /// Lets the pool check every connection again before its next use.
@@ -94,6 +108,15 @@ impl Pool {
         if let Source::Owned(ready) = &self.source {
             ready.connections().clear();
         }
+    }
+
+    /// The connections that are open, and those of them that no query uses.
+    pub(super) fn load(&self) -> (u32, u32) {
+        let ready = match &self.source {
+            Source::Owned(ready) => ready.connections().len(),
+            Source::Borrowed(_) => 0,
+        };
+        (self.connections.size(), (self.connections.num_idle() + ready) as u32)
     }
 
     /// The pool itself.
@@ -120,13 +143,14 @@ impl Pool {
                 let permit = permit.map_err(|_| Error::PoolClosed)?;
                 let (conn, checked) = match ready.take() {
                     Some(ready) => ready,
-                    None => (self.connections.acquire().await?, Instant::now()),
+                    // It may have to connect: every query would be as large as that.
+                    None => (Box::pin(self.connections.acquire()).await?, Instant::now()),
                 };
                 let ready = UsedAgain { ready: Arc::clone(ready), checked, _permit: permit };
                 Ok(Lease { conn: Some(conn), ready: Some(ready), before: None, changed: false })
             }
             Source::Borrowed(session) => {
-                let conn = Some(self.connections.acquire().await?);
+                let conn = Some(Box::pin(self.connections.acquire()).await?);
                 let mut lease = Lease { conn, ready: None, before: None, changed: true };
                 lease.before = Some(session.borrow(&mut lease, Scope::Session).await?);
                 Ok(lease)

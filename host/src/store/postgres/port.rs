@@ -1,24 +1,29 @@
 //! The port's methods: each forwards to the module that holds its statements.
 
-use std::sync::PoisonError;
-
 use async_trait::async_trait;
 
 use super::dead_letters::Action;
 use super::locked::Locks;
-use super::{FAREWELL, PostgresStore, chains, controls, dead_letters, hosts, outbox, prune, read};
+use super::{
+    FAREWELL, PostgresStore, api_keys, audit, chains, controls, data_keys, dead_letters, erasure,
+    hosts, message_keys, outbox, prune, read,
+};
+use crate::domain::actor::Actor;
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::domain::subject::SubjectKey;
 use crate::store::queries::{self, KeyRange};
 use crate::store::transaction::SentRows;
 use crate::store::{
-    Accepted, AcceptedEvent, AttemptKey, Batch, Cancelled, ChainCount, ChainRecord, Commit,
-    ControlState, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
-    DeliveryRecord, EventFilter, HostReport, KnownBindings, LockedState, LogRange, LostDeliveries,
-    NarrowedRow, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad,
-    PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter, Routed,
-    Routing, SettledSubject, SharedSettings, StageBacklog, StageBinding, StageControl, StateRow,
-    StateSource, Store, StoreError, Subject, SubjectCursor, SubjectFilter, UnroutedEvents,
+    Accepted, AcceptedEvent, ApiKey, AttemptKey, AuditEntry, AuditFilter, AuditPage, Batch,
+    Cancelled, ChainCount, ChainRecord, Commit, CommitMetrics, ControlChange, CreatedKey,
+    DataKeyCount, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
+    DeliveryRecord, Erased, Erasure, EventFilter, FinishedSubject, HostReport, KeyAdded,
+    KeyRemoved, KnownBindings, LockedState, LogRange, LostDeliveries, MessageKey, NarrowedRow,
+    NewApiKey, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad,
+    PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter, Rewrapped,
+    Routed, Routing, Session, SettledSubject, SharedSettings, StageBacklog, StageBinding,
+    StageControl, StateRow, StateSource, Store, StoreError, StoreFigures, Subject, SubjectCursor,
+    SubjectFilter, UnroutedEvents, sealed,
 };
 
 #[async_trait]
@@ -33,7 +38,8 @@ impl StateSource for PostgresStore {
         stage: &str,
         folders: &[String],
     ) -> Result<Vec<StateRow>, StoreError> {
-        self.within(read::state_folders(&self.pool, self.table(stage)?, stage, folders)).await
+        let table = (self.table(stage)?, self.pool.encryption());
+        self.within(read::state_folders(&self.pool, table, stage, folders)).await
     }
 
     async fn state_keys(
@@ -54,7 +60,7 @@ impl Store for PostgresStore {
         &self,
         subject: NewSubject,
     ) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
-        self.submit(subject).await
+        self.submit(sealed::give_key(&self.context.encryption, subject)).await
     }
 
     async fn accept_event(
@@ -112,6 +118,10 @@ impl Store for PostgresStore {
         delay_ms: u64,
     ) -> Result<(), StoreError> {
         self.within(outbox::narrow(&self.pool, &self.context, &rows, delay_ms)).await
+    }
+
+    fn writer_bytes(&self) -> (u64, u64) {
+        self.writer.bytes()
     }
 
     async fn unrouted_events(&self) -> Result<Vec<UnroutedEvents>, StoreError> {
@@ -209,6 +219,29 @@ impl Store for PostgresStore {
         self.within(queries::subject_deliveries(&self.pool, key, after, limit)).await
     }
 
+    async fn figures(&self, now_ms: u64) -> Result<StoreFigures, StoreError> {
+        self.within(queries::figures(&self.pool, now_ms)).await
+    }
+
+    async fn finished_subjects(
+        &self,
+        kind: &str,
+        after_ms: u64,
+        until_ms: u64,
+        limit: u32,
+    ) -> Result<Vec<FinishedSubject>, StoreError> {
+        let range = (after_ms, until_ms);
+        self.within(queries::finished_subjects(&self.pool, kind, range, limit)).await
+    }
+
+    fn connections(&self) -> (u32, u32) {
+        self.pool.load()
+    }
+
+    fn commits(&self) -> &CommitMetrics {
+        self.writer.commits()
+    }
+
     async fn backlog(&self, now_ms: u64) -> Result<Vec<StageBacklog>, StoreError> {
         self.within(queries::backlog(&self.pool, now_ms)).await
     }
@@ -254,12 +287,17 @@ impl Store for PostgresStore {
         self.within(queries::dead_letter_ids(&self.pool, &filter, after)).await
     }
 
-    async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {
+    async fn replay(
+        &self,
+        id: i64,
+        expires_at_ms: u64,
+        actor: &Actor,
+    ) -> Result<DeadLetterAction, StoreError> {
         self.within(dead_letters::settle(
             &self.pool,
             &self.context,
             id,
-            Action::Replay { expires_at_ms },
+            (Action::Replay { expires_at_ms }, actor),
         ))
         .await
     }
@@ -268,28 +306,46 @@ impl Store for PostgresStore {
         &self,
         id: i64,
         event: NewEvent,
+        actor: &Actor,
     ) -> Result<DeadLetterAction, StoreError> {
         self.within(dead_letters::settle(
             &self.pool,
             &self.context,
             id,
-            Action::ReplayEdited(&event),
+            (Action::ReplayEdited(&event), actor),
         ))
         .await
     }
 
-    async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError> {
+    async fn discard(
+        &self,
+        id: i64,
+        reason: String,
+        actor: &Actor,
+    ) -> Result<DeadLetterAction, StoreError> {
         self.within(dead_letters::settle(
             &self.pool,
             &self.context,
             id,
-            Action::Discard { reason: &reason },
+            (Action::Discard { reason: &reason }, actor),
         ))
         .await
     }
 
+    async fn erase(&self, erasure: Erasure) -> Result<Erased, StoreError> {
+        self.within(erasure::erase(&self.pool, &self.context, &erasure)).await
+    }
+
+    async fn rewrap_keys(&self, after: i64, actor: &Actor) -> Result<Rewrapped, StoreError> {
+        self.within(data_keys::rewrap(&self.pool, &self.context, after, actor)).await
+    }
+
+    async fn data_keys(&self) -> Result<Vec<DataKeyCount>, StoreError> {
+        self.within(data_keys::counts(&self.pool)).await
+    }
+
     async fn record_plugin_load(&self, load: PluginLoad) -> Result<(), StoreError> {
-        self.within(controls::record_plugin_load(&self.pool, &load)).await
+        self.within(controls::record_plugin_load(&self.pool, &self.context, &load)).await
     }
 
     async fn plugin_loads(&self, stage: &str, limit: u32) -> Result<Vec<PluginLoad>, StoreError> {
@@ -300,14 +356,8 @@ impl Store for PostgresStore {
         self.within(queries::stage_controls(&self.pool)).await
     }
 
-    async fn set_stage_control(
-        &self,
-        stage: &str,
-        state: ControlState,
-        reason: Option<String>,
-    ) -> Result<StageControl, StoreError> {
-        let (reason, now_ms) = (reason.as_deref(), self.context.clock.now_ms());
-        self.within(controls::set_stage_control(&self.pool, stage, state, reason, now_ms)).await
+    async fn set_stage_control(&self, change: ControlChange) -> Result<StageControl, StoreError> {
+        self.within(controls::set_stage_control(&self.pool, &self.context, &change)).await
     }
 
     async fn count_chains(&self, counts: Vec<ChainCount>) -> Result<(), StoreError> {
@@ -322,13 +372,34 @@ impl Store for PostgresStore {
         &self,
         correlation_id: &str,
         reason: Option<String>,
+        actor: &Actor,
     ) -> Result<ChainRecord, StoreError> {
-        let reason = reason.as_deref();
-        self.within(chains::stop(&self.pool, &self.context, correlation_id, reason)).await
+        let given = (reason.as_deref(), actor);
+        self.within(chains::stop(&self.pool, &self.context, correlation_id, given)).await
     }
 
-    async fn resume_chain(&self, correlation_id: &str) -> Result<ChainRecord, StoreError> {
-        self.within(chains::resume(&self.pool, &self.context, correlation_id)).await
+    async fn resume_chain(
+        &self,
+        correlation_id: &str,
+        actor: &Actor,
+    ) -> Result<ChainRecord, StoreError> {
+        self.within(chains::resume(&self.pool, &self.context, correlation_id, actor)).await
+    }
+
+    async fn audit(&self, entry: AuditEntry) -> Result<(), StoreError> {
+        self.within(audit::write(&self.pool, &self.context, entry)).await
+    }
+
+    async fn audit_once(&self, entry: AuditEntry) -> Result<bool, StoreError> {
+        self.within(audit::write_once(&self.pool, &self.context, entry)).await
+    }
+
+    async fn audit_records(&self, filter: AuditFilter) -> Result<AuditPage, StoreError> {
+        self.within(queries::audit_records(&self.pool, &filter)).await
+    }
+
+    async fn prune_audit(&self, before_ms: u64) -> Result<u64, StoreError> {
+        self.within(audit::prune(&self.pool, &self.context, before_ms)).await
     }
 
     async fn record_bindings(
@@ -347,6 +418,26 @@ impl Store for PostgresStore {
         self.within(hosts::delete_binding(&self.pool, &self.context, &binding, live_ms)).await
     }
 
+    async fn message_keys(&self) -> Result<Vec<MessageKey>, StoreError> {
+        self.within(queries::message_keys(&self.pool)).await
+    }
+
+    async fn message_keys_or(&self, first: MessageKey) -> Result<Vec<MessageKey>, StoreError> {
+        self.within(message_keys::all_or(&self.pool, &first)).await
+    }
+
+    async fn add_message_key(
+        &self,
+        key: MessageKey,
+        actor: &Actor,
+    ) -> Result<KeyAdded, StoreError> {
+        self.within(message_keys::add(&self.pool, &self.context, &key, actor)).await
+    }
+
+    async fn remove_message_key(&self, id: &str, actor: &Actor) -> Result<KeyRemoved, StoreError> {
+        self.within(message_keys::remove(&self.pool, &self.context, id, actor)).await
+    }
+
     async fn record_host(&self, settings: &SharedSettings) -> Result<Vec<HostReport>, StoreError> {
         self.within(hosts::record_host(&self.pool, &self.context, settings)).await
     }
@@ -357,6 +448,44 @@ impl Store for PostgresStore {
 
     async fn release_stage(&self, stage: &str) -> Result<(), StoreError> {
         self.within(hosts::release_stage(&self.pool, &self.context, stage)).await
+    }
+
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        self.within(queries::api_keys(&self.pool)).await
+    }
+
+    async fn create_api_key(
+        &self,
+        key: NewApiKey,
+        actor: &Actor,
+    ) -> Result<CreatedKey, StoreError> {
+        self.within(api_keys::create(&self.pool, &self.context, &key, actor)).await
+    }
+
+    async fn revoke_api_key(
+        &self,
+        id: &str,
+        now_ms: u64,
+        actor: &Actor,
+    ) -> Result<Option<ApiKey>, StoreError> {
+        self.within(api_keys::revoke(&self.pool, &self.context, (id, now_ms), actor)).await
+    }
+
+    async fn api_keys_used(&self, used: Vec<(String, u64)>) -> Result<(), StoreError> {
+        self.within(api_keys::used(&self.pool, &used)).await
+    }
+
+    async fn create_session(&self, session: Session) -> Result<(), StoreError> {
+        let now_ms = self.context.clock.now_ms();
+        self.within(api_keys::create_session(&self.pool, &session, now_ms)).await
+    }
+
+    async fn session(&self, digest: &str) -> Result<Option<Session>, StoreError> {
+        self.within(queries::session(&self.pool, digest)).await
+    }
+
+    async fn delete_session(&self, digest: &str) -> Result<bool, StoreError> {
+        self.within(api_keys::delete_session(&self.pool, digest)).await
     }
 
     async fn prune(&self, request: PruneRequest) -> Result<Pruned, StoreError> {
@@ -376,7 +505,7 @@ impl Store for PostgresStore {
     async fn close(&self) {
         // The writer ends when the last sender is gone: calls in progress drop theirs once they are
         // answered.
-        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.writer.close();
         self.writers.close();
         self.writers.wait().await;
         // It does not count as live for longer than it lives.

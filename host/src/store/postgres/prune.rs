@@ -204,7 +204,7 @@ async fn remove_by_age(
 }
 
 /// Deletes the state of stages in the folders of these subjects.
-async fn remove_state(
+pub(super) async fn remove_state(
     conn: &mut PgConnection,
     context: &Context,
     subjects: &[String],
@@ -229,6 +229,19 @@ async fn remove_state(
     Ok(())
 }
 
+/// Deletes what deliveries of these events recorded.
+pub(super) async fn remove_recordings(
+    conn: &mut PgConnection,
+    seqs: &[i64],
+) -> Result<(), TransactionError> {
+    let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.* FROM \
+               unnest($1::int8[]) k (seq) \
+               CROSS JOIN LATERAL (SELECT stage, settled_ms, event_seq FROM deliveries d WHERE \
+               d.event_seq = k.seq OFFSET 0) d)";
+    execute(conn, sql, args![seqs]).await?;
+    Ok(())
+}
+
 async fn remove(
     conn: &mut PgConnection,
     context: &Context,
@@ -239,15 +252,11 @@ async fn remove(
     remove_state(conn, context, subjects).await?;
     execute(conn, "DELETE FROM attempts WHERE event_seq = ANY($1)", args![seqs]).await?;
     execute(conn, "DELETE FROM dead_letters WHERE event_seq = ANY($1)", args![seqs]).await?;
-    let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.* FROM \
-               unnest($1::int8[]) k (seq) \
-               CROSS JOIN LATERAL (SELECT stage, settled_ms, event_seq FROM deliveries d WHERE \
-               d.event_seq = k.seq OFFSET 0) d)";
-    execute(conn, sql, args![seqs]).await?;
+    remove_recordings(conn, seqs).await?;
     execute(conn, "DELETE FROM deliveries WHERE event_seq = ANY($1)", args![seqs]).await?;
     execute(conn, "DELETE FROM events WHERE seq = ANY($1)", args![seqs]).await?;
     let sql = "UPDATE subjects SET status = 'pruned', finished_status = 'pruned', finished_ms = NULL, \
-               body = 'null', customer = NULL, updated_ms = $2 WHERE key = ANY($1)";
+               body = 'null', customer = NULL, data_key = NULL, updated_ms = $2 WHERE key = ANY($1)";
     execute(conn, sql, args![subjects, now_ms as i64]).await?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use sqlx::{Executor, Postgres};
 use super::pool::Pool;
 use super::sql::{args, columns, fetch, fetch_built, push, store_error};
 use super::state_tables::StateTable;
+use crate::domain::encryption::Encryption;
 use crate::domain::event::without_nul;
 use crate::store::decode::{self, Columns as _, columns_of};
 use crate::store::queries::{Arg, Reader};
@@ -22,6 +23,10 @@ impl Reader for Pool {
 
     async fn rows(&self, sql: String, values: &[Arg<'_>]) -> Result<Vec<PgRow>, StoreError> {
         fetch_built(self, sql, bind(values)).await.map_err(|error| store_error(&error))
+    }
+
+    fn encryption(&self) -> &Encryption {
+        Pool::encryption(self)
     }
 }
 
@@ -48,7 +53,7 @@ fn as_kept(text: &str) -> String {
 
 pub(super) async fn state_folders(
     db: impl Executor<'_, Database = Postgres>,
-    table: &StateTable,
+    (table, encryption): (&StateTable, &Encryption),
     stage: &str,
     folders: &[String],
 ) -> Result<Vec<StateRow>, StoreError> {
@@ -66,7 +71,7 @@ pub(super) async fn state_folders(
     // A folder inside another one is found twice.
     let rows: Result<BTreeMap<String, StateRow>, StoreError> = rows
         .iter()
-        .map(decode::state_row)
+        .map(|row| decode::state_row(row, stage, encryption))
         .map(|row| row.map(|row| (row.key.clone(), row)))
         .collect();
     Ok(rows?.into_values().collect())

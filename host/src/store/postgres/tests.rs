@@ -121,6 +121,7 @@ impl Database {
             lease_ms: LEASE_MS,
             group_max_ops: 64,
             publishing: Publishing::to_stages(),
+            encryption: crate::store::conformance::encryption(),
             connections: 4,
             pool: None,
             timeout_ms: 10_000,

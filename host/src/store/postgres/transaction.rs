@@ -10,12 +10,13 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
 
 use super::Context;
+use super::audit;
 use super::pool::{Lease, Pool};
 use super::sql::{TransactionError, args, execute, script};
-use crate::store::StoreError;
 use crate::store::costs::count_commit;
 use crate::store::decode::Columns as _;
 use crate::store::transaction::{Numbers, Sender, TransactionTime, WriteSet};
+use crate::store::{AuditEntry, StoreError};
 
 /// What a transaction knows once it has begun.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +110,17 @@ impl PooledTransaction {
 
     pub(super) fn now_ms(&self) -> u64 {
         self.started.time.now_ms
+    }
+
+    /// Records what an operator did, and commits: nothing is locked after the audit log.
+    pub(super) async fn commit_with(
+        mut self,
+        context: &Context,
+        entry: AuditEntry,
+    ) -> Result<(), TransactionError> {
+        let now_ms = self.now_ms();
+        audit::append(&mut self, &context.host, now_ms, &[entry]).await?;
+        self.commit().await
     }
 
     /// Commits, and returns the connection to the pool.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::str::FromStr as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::domain::connection_string::{ConnectionString, Server, UrlError};
 
@@ -33,12 +33,19 @@ pub(super) fn options(
     url.push_str("?application_name=");
     url.push_str(&encoded(&parsed.application_name));
     for (name, value) in &parsed.tls {
+        let value = if *name == "sslmode" { mode(parsed, value) } else { value };
         // Writing into a string does not fail.
         let _ = write!(url, "&{name}={}", encoded(value));
     }
     // The driver's error may quote the URL, with its password.
     let options = PgConnectOptions::from_str(&url)
         .map_err(|_| UrlError::new("the host or a certificate is invalid"))?;
+    let options = match host {
+        Some(host) if is_this_machine(host) && is_default_mode(parsed) => {
+            options.ssl_mode(PgSslMode::Disable)
+        }
+        _ => options,
+    };
     let options = match host {
         None => options.host(PgConnectOptions::new_without_pgpass().get_host()),
         Some(folder) if folder.starts_with('/') => options.socket(folder),
@@ -48,6 +55,28 @@ pub(super) fn options(
         return Ok(options);
     }
     Ok(options.options(parsed.options.iter().map(|(name, value)| (name, value))))
+}
+
+/// The mode for the driver. It trusts the authorities of the machine beside `sslrootcert`, so a
+/// certificate says nothing unless the name in it is checked as well. As in libpq, a connection that
+/// names an authority asks for that check.
+fn mode<'a>(parsed: &ConnectionString, mode: &'a str) -> &'a str {
+    match mode {
+        "verify-ca" => "verify-full",
+        "require" if parsed.tls("sslrootcert").is_some() => "verify-full",
+        mode => mode,
+    }
+}
+
+/// Whether no mode is configured. Then the driver prefers encryption without any check, which
+/// protects nothing on the way to a server of the same machine.
+fn is_default_mode(parsed: &ConnectionString) -> bool {
+    parsed.tls.is_empty() && std::env::var_os("PGSSLMODE").is_none()
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let address = host.parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// The user of this process, as in libpq. The driver only knows `PGUSER`.
@@ -67,6 +96,24 @@ mod tests {
     fn only(text: &str) -> PgConnectOptions {
         let parsed = ConnectionString::parse(text).unwrap();
         options(&parsed, &parsed.servers[0]).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_is_checked_with_its_name() {
+        let mode = |text: &str| format!("{:?}", only(text).get_ssl_mode());
+        for (text, expected) in [
+            ("postgres://u@db/x", "Prefer"),
+            ("postgres://u@127.0.0.1/x", "Disable"),
+            ("postgres://u@[::1]/x", "Disable"),
+            ("postgres://u@localhost/x", "Disable"),
+            ("postgres://u@localhost/x?sslmode=prefer", "Prefer"),
+            ("postgres://u@db/x?sslmode=require", "Require"),
+            ("postgres://u@db/x?sslmode=require&sslrootcert=ca", "VerifyFull"),
+            ("postgres://u@db/x?sslmode=verify-ca&sslrootcert=ca", "VerifyFull"),
+            ("postgres://u@db/x?sslmode=verify-full", "VerifyFull"),
+        ] {
+            assert_eq!(mode(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::session::Scope;
 use super::sql::{TransactionError, script};
 use super::transaction::join;
 use crate::store::transaction::{Op, Operation, Pending, ReadSet, Reading, Request};
-use crate::store::{Accepted, NewSubject, StoreError};
+use crate::store::{Accepted, NewSubject, StoreError, sealed};
 
 /// Attempts after conflicts with another transaction. Its isolation may let none succeed.
 const CONFLICTS_MAX: usize = 3;
@@ -43,7 +43,9 @@ impl PostgresStore {
         transaction: &mut PgTransaction<'_>,
         subject: NewSubject,
     ) -> Result<Accepted, WithinError> {
-        let (accepted, _) = self.run_within(transaction, subject).await?;
+        let (accepted, _) = self
+            .run_within(transaction, sealed::give_key(&self.context.encryption, subject))
+            .await?;
         Ok(accepted)
     }
 
@@ -55,7 +57,7 @@ impl PostgresStore {
     where
         Op: From<Request<O>>,
     {
-        let (request, reply) = Request::new(operation);
+        let (request, reply) = Request::new(operation, None);
         let mut op = Op::from(request);
         for _ in 0..CONFLICTS_MAX {
             run(conn, "SAVEPOINT postrider").await?;

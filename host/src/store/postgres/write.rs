@@ -15,7 +15,9 @@ mod state;
 use sqlx::PgConnection;
 
 use super::Context;
+use super::audit;
 use super::sql::{TransactionError, args, columns, execute, push};
+use crate::domain::encryption::Encryption;
 use crate::store::transaction::{Loaded, NumberedWriteSet, WriteSet};
 
 pub(super) use self::state::lock_keys;
@@ -36,22 +38,23 @@ pub(super) async fn write_group<'a>(
     loaded: &Loaded<'a>,
     write_set: WriteSet<'a>,
 ) -> Result<(), TransactionError> {
-    let write_set = log::claim(conn, write_set).await?;
-    subjects::insert(conn, &context.kinds, &write_set).await?;
+    let encryption = &*context.encryption;
+    let write_set = log::claim(conn, encryption, write_set).await?;
+    subjects::insert(conn, (&context.kinds, encryption), &write_set).await?;
     deliveries::open(conn, &write_set).await?;
     deliveries::settle(conn, &write_set).await?;
     state::verify_reads(conn, &context.state, &write_set).await?;
-    state::write(conn, &context.state, &write_set.state, write_set.now_ms()).await?;
+    state::write(conn, (&context.state, encryption), &write_set.state, write_set.now_ms()).await?;
     outbox(conn, context, &write_set).await?;
-    attempts(conn, &write_set).await?;
-    dead_letters(conn, &write_set).await?;
-    recordings(conn, &write_set).await?;
+    attempts(conn, encryption, &write_set).await?;
+    dead_letters(conn, encryption, &write_set).await?;
+    recordings(conn, encryption, &write_set).await?;
     subjects::update_status(conn, &context.kinds, loaded, &write_set).await?;
     if !write_set.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id = ANY($1)";
         execute(conn, sql, args![&write_set.sent]).await?;
     }
-    Ok(())
+    audit::append(conn, &context.host, write_set.now_ms(), &write_set.audit).await
 }
 
 /// Fails with a conflict unless a statement found all rows that it expects.
@@ -88,6 +91,7 @@ async fn outbox(
 
 async fn attempts(
     conn: &mut PgConnection,
+    encryption: &Encryption,
     write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), TransactionError> {
     if write_set.attempts.is_empty() {
@@ -104,8 +108,8 @@ async fn attempts(
         |row| i64::from(row.failure.round),
         |row| i64::from(row.failure.attempt),
         |row| row.failure.code.as_str(),
-        |row| row.failure.message.as_str(),
-        |row| row.failure.backtrace.as_deref(),
+        |row| row.stored_message(encryption),
+        |row| row.stored_backtrace(encryption),
         |row| row.failure.digest.as_str(),
         |row| row.failure.duration_us as i64,
         |row| row.failure.at_ms as i64,
@@ -116,6 +120,7 @@ async fn attempts(
 
 async fn dead_letters(
     conn: &mut PgConnection,
+    encryption: &Encryption,
     write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), TransactionError> {
     if write_set.dead_letters.is_empty() {
@@ -131,9 +136,9 @@ async fn dead_letters(
         |row| row.stage,
         |row| i64::from(row.round),
         |row| row.code,
-        |row| row.message,
+        |row| row.stored_message(encryption),
         |row| row.digest,
-        |row| row.fingerprint.text.as_str(),
+        |row| row.stored_fingerprint(encryption),
         |row| row.fingerprint.group.as_str(),
     ];
     push(&mut args, write_set.now_ms() as i64);
@@ -143,6 +148,7 @@ async fn dead_letters(
 
 async fn recordings(
     conn: &mut PgConnection,
+    encryption: &Encryption,
     write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), TransactionError> {
     if write_set.recordings.is_empty() {
@@ -151,7 +157,7 @@ async fn recordings(
     let sql = "INSERT INTO recordings (stage, event_seq, body, settled_ms) \
                SELECT k.*, $4 FROM unnest($1::text[], $2::int8[], $3::text[]) k ON CONFLICT DO \
                NOTHING";
-    let mut args = columns![&write_set.recordings; |row| row.stage, |row| row.seq, |row| row.body];
+    let mut args = columns![&write_set.recordings; |row| row.stage, |row| row.seq, |row| row.stored_body(encryption)];
     push(&mut args, write_set.now_ms() as i64);
     execute(conn, sql, args).await?;
     Ok(())

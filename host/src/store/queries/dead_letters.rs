@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 
-use super::{Arg, Conditions, Reader, attempts_of};
+use super::{Arg, Conditions, Reader, attempts_of, page_rows};
 use crate::store::decode::{self, Columns as _, envelope_columns};
+use crate::store::sealed::Owner;
 use crate::store::{
     DeadLetter, DeadLetterCount, DeadLetterFilter, DeadLetterGroup, DeadLetterStatus, Page,
     StoreError,
@@ -26,15 +27,40 @@ async fn with_attempts<R: Reader>(db: &R, rows: &[R::Row]) -> Result<Vec<DeadLet
     let keys = decode::delivery_keys(rows, 1)?;
     let failures = attempts_of(db, &keys).await?;
     let with_failures = |(row, key): (_, &_)| {
-        decode::dead_letter(row, failures.get(key).cloned().unwrap_or_default())
+        decode::dead_letter(row, failures.get(key).cloned().unwrap_or_default(), db.encryption())
     };
     rows.iter().zip(&keys).map(with_failures).collect()
+}
+
+/// The size of a dead letter with its event and its failed attempts.
+const SIZES: &str = "SELECT l.id, CAST(octet_length(e.data) + octet_length(l.message) + \
+     coalesce((SELECT sum(octet_length(a.message) + coalesce(octet_length(a.backtrace), 0)) \
+     FROM attempts a WHERE a.event_seq = l.event_seq AND a.stage = l.stage), 0) AS BIGINT) \
+     FROM dead_letters l CROSS JOIN events e WHERE e.seq = l.event_seq";
+
+/// The same filter, for a page that is also bounded in bytes.
+async fn bounded(
+    db: &impl Reader,
+    filter: &DeadLetterFilter,
+) -> Result<DeadLetterFilter, StoreError> {
+    let mut query = Conditions::after(SIZES);
+    pick(&mut query, filter);
+    query.and("l.id <", filter.before.map(Arg::Int));
+    let (sql, args) = query.newest_first("l.id", filter.limit);
+    let rows = db.rows(sql, &args).await?;
+    let sizes = rows.iter().map(|row| row.int(1)).collect::<Result<Vec<_>, _>>()?;
+    // Newer ones, which were not measured, belong to no page of this cursor.
+    let newest = rows.first().map(|row| row.int(0)).transpose()?;
+    let before = newest.map(|id| id.saturating_add(1)).or(filter.before);
+    let limit = page_rows(sizes, filter.limit);
+    Ok(DeadLetterFilter { before, limit, ..filter.clone() })
 }
 
 pub(in crate::store) async fn dead_letters(
     db: &impl Reader,
     filter: &DeadLetterFilter,
 ) -> Result<Page<DeadLetter>, StoreError> {
+    let filter = &bounded(db, filter).await?;
     let mut query = Conditions::after(DEAD_LETTERS);
     pick(&mut query, filter);
     query.and("l.id <", filter.before.map(Arg::Int));
@@ -104,7 +130,9 @@ async fn groups<R: Reader>(
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT l.group_id, l.stage, l.code, l.fingerprint, l.id FROM {} CROSS JOIN dead_letters l WHERE l.id = k.number",
+        "SELECT l.group_id, l.stage, l.code, l.fingerprint, l.id, e.subject_key, (SELECT c.data_key FROM \
+         subjects c WHERE c.key = e.subject_key) FROM {} CROSS JOIN dead_letters l CROSS JOIN events e \
+         WHERE l.id = k.number AND e.seq = l.event_seq",
         R::NAMED
     );
     let mut groups: HashMap<String, DeadLetterGroup> = HashMap::new();
@@ -113,7 +141,7 @@ async fn groups<R: Reader>(
             id: row.owned(0)?,
             stage: row.owned(1)?,
             code: row.owned(2)?,
-            fingerprint: row.owned(3)?,
+            fingerprint: Owner::of(db.encryption(), row, (5, 6))?.fingerprint(row.text(3)?),
             example: row.int(4)?,
             open: 0,
             replayed: 0,

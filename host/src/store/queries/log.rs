@@ -1,12 +1,13 @@
 //! Queries on the event log.
 //!
 //! Bounds: one page reads [`WINDOW`] events at most [`WINDOWS_MAX`] times, so a rare event costs no
-//! more than a frequent one; the caller continues where the page ended. No query needs an index
+//! more than a frequent one; the caller continues where the page ended. A page also ends once its
+//! events have [`PAGE_MAX_BYTES`]. No query needs an index
 //! that only serves it: times grow with positions, so a binary search finds a time.
 
 use std::fmt::Write as _;
 
-use super::{Arg, Conditions, Reader};
+use super::{Arg, Conditions, PAGE_MAX_BYTES, Reader};
 use crate::domain::event::topic_matches;
 use crate::domain::subject::SubjectKey;
 use crate::store::decode::{self, Columns as _, logged_columns};
@@ -89,19 +90,24 @@ pub(in crate::store) async fn events(
         return Ok(Page { items: Vec::new(), next: None });
     };
     let limit = range.limit as usize;
-    let mut items = Vec::new();
+    let (mut items, mut room) = (Vec::new(), PAGE_MAX_BYTES);
     for _ in 0..WINDOWS_MAX {
         let Some(end) = scan.window(db).await? else { return Ok(Page { items, next: None }) };
-        let want = limit - items.len();
-        let found = scan.read(db, end, want).await?;
-        let full = found.len() == want;
-        scan.after = found.last().filter(|_| full).map_or(end, |last| last.seq);
-        items.extend(found.into_iter().filter(|event| filter.matches(event)));
-        if items.len() == limit {
+        let part = scan.part(db, end, limit - items.len(), &mut room).await?;
+        items.extend(part.events.into_iter().filter(|event| filter.matches(event)));
+        scan.after = part.end;
+        if items.len() == limit || room <= 0 {
             break;
         }
     }
     Ok(Page { items, next: Some(scan.after) })
+}
+
+/// Events of a window, up to a position.
+struct Part {
+    events: Vec<LoggedEvent>,
+    /// Nothing before it remains to be read.
+    end: i64,
 }
 
 /// A scan of the log.
@@ -166,17 +172,45 @@ impl<'a> Scan<'a> {
         rows.first().map_or(Ok(None), |row| row.maybe_int(0))
     }
 
-    /// Events of a window that may match: the database filters what it can.
-    async fn read(
+    /// The first events of a window that may match: at most `limit`, and as many as there is room for.
+    async fn part(
         &self,
         db: &impl Reader,
+        window: i64,
+        limit: usize,
+        room: &mut i64,
+    ) -> Result<Part, StoreError> {
+        let sizes = self.query(db, "e.seq, CAST(length(e.data) AS BIGINT)", window, limit).await?;
+        let mut end = if sizes.len() == limit { None } else { Some(window) };
+        let mut last = None;
+        for row in &sizes {
+            if *room <= 0 {
+                end = None;
+                break;
+            }
+            *room -= row.int(1)?;
+            last = Some(row.int(0)?);
+        }
+        let Some(last) = last else { return Ok(Part { events: Vec::new(), end: window }) };
+        let rows = self.query(db, logged_columns!(), last, limit).await?;
+        let events = rows
+            .iter()
+            .map(|row| decode::logged_event(row, db.encryption()))
+            .collect::<Result<_, _>>()?;
+        Ok(Part { events, end: end.unwrap_or(last) })
+    }
+
+    /// Columns of the first events up to `end` that may match: the database filters what it can.
+    async fn query<R: Reader>(
+        &self,
+        db: &R,
+        columns: &str,
         end: i64,
         limit: usize,
-    ) -> Result<Vec<LoggedEvent>, StoreError> {
+    ) -> Result<Vec<R::Row>, StoreError> {
         let prefix = self.filter.event_type.as_deref().map(literal);
         let last = prefix.as_ref().map(|prefix| format!("{prefix}\u{10ffff}"));
-        let mut query =
-            Conditions::after(concat!("SELECT ", logged_columns!(), " FROM events e WHERE TRUE"));
+        let mut query = Conditions::after(&format!("SELECT {columns} FROM events e WHERE TRUE"));
         query.and("e.subject_key =", self.subject.as_deref().map(Arg::Text));
         query.and("e.seq >", Some(Arg::Int(self.after)));
         query.and("e.seq <=", Some(Arg::Int(end)));
@@ -190,7 +224,7 @@ impl<'a> Scan<'a> {
         let (mut sql, mut args) = (query.sql, query.args);
         args.push(Arg::Int(limit as i64));
         let _ = write!(sql, " ORDER BY e.seq LIMIT ${}", args.len());
-        db.rows(sql, &args).await?.iter().map(decode::logged_event).collect()
+        db.rows(sql, &args).await
     }
 }
 
@@ -222,7 +256,8 @@ pub(in crate::store) async fn events_of_subjects<R: Reader>(
         logged_columns!(),
         R::NAMED
     );
-    db.rows(sql, &[Arg::Named(&named)]).await?.iter().map(decode::logged_event).collect()
+    let rows = db.rows(sql, &[Arg::Named(&named)]).await?;
+    rows.iter().map(|row| decode::logged_event(row, db.encryption())).collect()
 }
 
 pub(in crate::store) async fn events_by_id(
@@ -234,7 +269,8 @@ pub(in crate::store) async fn events_by_id(
         logged_columns!(),
         " FROM events e WHERE e.id = $1 ORDER BY e.seq LIMIT 100"
     );
-    db.rows(sql.to_owned(), &[Arg::Text(id)]).await?.iter().map(decode::logged_event).collect()
+    let rows = db.rows(sql.to_owned(), &[Arg::Text(id)]).await?;
+    rows.iter().map(|row| decode::logged_event(row, db.encryption())).collect()
 }
 
 pub(in crate::store) async fn settled_subjects<R: Reader>(

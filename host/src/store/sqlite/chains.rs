@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch};
+use crate::domain::actor::Actor;
 use crate::store::StoreError;
 use crate::store::chains::{self, ChainCount, ChainRecord};
 use crate::store::transaction::Operation;
@@ -34,6 +35,7 @@ impl SingleOperation for CountChains {
 pub(super) struct StopChain {
     pub(super) correlation_id: String,
     pub(super) reason: Option<String>,
+    pub(super) actor: Actor,
 }
 
 impl Operation for StopChain {
@@ -44,15 +46,20 @@ impl Operation for StopChain {
 impl SingleOperation for StopChain {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<ChainRecord, StoreError> {
         let (id, reason) = (self.correlation_id.as_str(), self.reason.as_deref());
+        let before = fetch(&mut *writer.conn, chains::STOPPED, args![id]).await?;
+        let entry = chains::audited(&self.actor, id, before.first(), true)?;
         let args = args![id, reason, writer.now_ms as i64];
         let rows = fetch(&mut *writer.conn, chains::STOP, args).await?;
-        rows.first().ok_or_else(StoreError::missing_row).and_then(chains::decode)
+        let chain = rows.first().ok_or_else(StoreError::missing_row).and_then(chains::decode)?;
+        writer.audit(entry.because(self.reason.clone())).await?;
+        Ok(chain)
     }
 }
 
 /// Lets a chain run again.
 pub(super) struct ResumeChain {
     pub(super) correlation_id: String,
+    pub(super) actor: Actor,
 }
 
 impl Operation for ResumeChain {
@@ -62,8 +69,13 @@ impl Operation for ResumeChain {
 #[async_trait]
 impl SingleOperation for ResumeChain {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<ChainRecord, StoreError> {
-        let args = args![self.correlation_id.as_str(), writer.now_ms as i64];
-        let rows = fetch(&mut *writer.conn, chains::RESUME, args).await?;
-        rows.first().ok_or_else(StoreError::missing_row).and_then(chains::decode)
+        let id = self.correlation_id.as_str();
+        let before = fetch(&mut *writer.conn, chains::STOPPED, args![id]).await?;
+        let entry = chains::audited(&self.actor, id, before.first(), false)?;
+        let rows =
+            fetch(&mut *writer.conn, chains::RESUME, args![id, writer.now_ms as i64]).await?;
+        let chain = rows.first().ok_or_else(StoreError::missing_row).and_then(chains::decode)?;
+        writer.audit(entry).await?;
+        Ok(chain)
     }
 }

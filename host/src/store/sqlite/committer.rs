@@ -1,12 +1,12 @@
 //! The only writer: a task that owns the connection which writes, and merges all waiting operations
 //! into one transaction.
 //!
-//! Bounds: [`QUEUE_OPS`] operations wait, after that their callers do; a group has at most
-//! `group_max_ops`. Guarantees: an operation is answered only after the commit that holds it; one
+//! Bounds: those of the queue (`transaction::queue`); a group has at most `group_max_ops`. Guarantees: an operation is answered only after the commit that holds it; one
 //! that makes its group fail is run again on its own, so the others are written.
 
 use std::slice;
 use std::sync::Arc;
+use std::time::Instant;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
@@ -20,17 +20,15 @@ use super::sql::{args, execute, store_error};
 use super::{Context, load};
 use crate::domain::clock::Clock;
 use crate::domain::steps::STEPS;
-use crate::store::StoreError;
 use crate::store::costs::count_commit;
 use crate::store::transaction::{Pending, ReadSet, Reading};
-
-/// Operations that wait for the writer before their callers have to.
-pub(super) const QUEUE_OPS: usize = 1024;
+use crate::store::{CommitMetrics, StoreError};
 
 /// Commits what is queued. Owns everything that writes, so that it can run again after a panic.
 pub struct SqliteWriter {
     /// None once the store is closed.
     state: Mutex<Option<WriterState>>,
+    commits: Arc<CommitMetrics>,
     /// [`Store::close`](crate::store::Store::close) waits until it is dropped.
     _alive: TaskTrackerToken,
 }
@@ -46,10 +44,11 @@ impl SqliteWriter {
     pub(super) fn new(
         committer: Committer,
         queue: mpsc::Receiver<Op>,
+        commits: Arc<CommitMetrics>,
         alive: TaskTrackerToken,
     ) -> Self {
         let state = WriterState { committer, queue, interrupted: false };
-        Self { state: Mutex::new(Some(state)), _alive: alive }
+        Self { state: Mutex::new(Some(state)), commits, _alive: alive }
     }
 
     /// Commits until the store is closed or dropped. Restartable: after a panic, callers whose
@@ -66,7 +65,9 @@ impl SqliteWriter {
         while state.queue.recv_many(&mut ops, most).await > 0 {
             state.interrupted = true;
             let step = tracing::trace_span!(target: STEPS, "commit");
+            let (began, operations) = (Instant::now(), ops.len());
             state.committer.tick(&mut ops).instrument(step).await;
+            self.commits.record(operations, began.elapsed());
             state.interrupted = false;
         }
         if let Some(state) = guard.take() {
@@ -186,8 +187,9 @@ async fn group(writer: &mut Writer<'_>, ops: &mut [Op]) -> Result<(), StoreError
         }
     }
     let kinds = Arc::clone(&writer.context.kinds);
+    let read_set = ReadSet::of(&shared, Reading::Complete);
     let mut loaded =
-        load::load(writer.conn, &kinds, &ReadSet::of(&shared, Reading::Complete)).await?;
+        load::load(writer.conn, (&kinds, &writer.context.encryption), read_set).await?;
     let mut write_set = writer.write_set();
     for operation in shared {
         operation.decide(&mut loaded, &mut write_set, &kinds);

@@ -10,7 +10,10 @@ use sqlx::SqliteConnection;
 
 use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch};
+use crate::domain::actor::Actor;
+use crate::domain::encryption::Encryption;
 use crate::domain::event::Envelope;
+use crate::store::dead_letters::{audited, audited_edit};
 use crate::store::decode::{self, Columns as _, envelope_columns};
 use crate::store::transaction::{IMMEDIATELY, Operation, SubjectProgress};
 use crate::store::{DeadLetterAction, DeadLetterStatus, Direct, NewEvent, StoreError};
@@ -26,6 +29,7 @@ struct OpenDeadLetter {
 /// Reads the dead letter; the error says why it cannot be settled.
 async fn find_open(
     conn: &mut SqliteConnection,
+    encryption: &Encryption,
     id: i64,
 ) -> Result<Result<OpenDeadLetter, DeadLetterAction>, StoreError> {
     let sql = concat!(
@@ -51,7 +55,7 @@ async fn find_open(
         seq: row.int(1)?,
         stage: row.text(2)?.into(),
         round: row.small(3)?,
-        envelope: decode::envelope(row, 5)?,
+        envelope: decode::envelope(row, 5, encryption)?,
     }))
 }
 
@@ -78,6 +82,7 @@ async fn close(writer: &mut Writer<'_>, id: i64, closed: Closed<'_>) -> Result<(
 pub(super) struct Replay {
     pub(super) id: i64,
     pub(super) expires_at_ms: u64,
+    pub(super) actor: Actor,
 }
 
 impl Operation for Replay {
@@ -87,7 +92,7 @@ impl Operation for Replay {
 #[async_trait]
 impl SingleOperation for Replay {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<DeadLetterAction, StoreError> {
-        let dead_letter = match find_open(writer.conn, self.id).await? {
+        let dead_letter = match find_open(writer.conn, &writer.context.encryption, self.id).await? {
             Ok(dead_letter) => dead_letter,
             Err(refused) => return Ok(refused),
         };
@@ -111,6 +116,7 @@ impl SingleOperation for Replay {
         let direct = Direct { stage, round, attempt: 1 };
         let sent = write_set.send(seq, &Arc::new(envelope), Some(direct), IMMEDIATELY);
         writer.write(write_set).await?;
+        writer.audit(audited(&self.actor, "dead-letter.replay", self.id)).await?;
         Ok(DeadLetterAction::Done(sent.into_iter().collect()))
     }
 }
@@ -119,6 +125,7 @@ impl SingleOperation for Replay {
 pub(super) struct ReplayEdited {
     pub(super) id: i64,
     pub(super) event: NewEvent,
+    pub(super) actor: Actor,
 }
 
 impl Operation for ReplayEdited {
@@ -128,7 +135,7 @@ impl Operation for ReplayEdited {
 #[async_trait]
 impl SingleOperation for ReplayEdited {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<DeadLetterAction, StoreError> {
-        let dead_letter = match find_open(writer.conn, self.id).await? {
+        let dead_letter = match find_open(writer.conn, &writer.context.encryption, self.id).await? {
             Ok(dead_letter) => dead_letter,
             Err(refused) => return Ok(refused),
         };
@@ -142,6 +149,7 @@ impl SingleOperation for ReplayEdited {
         let mut write_set = writer.write_set();
         let sent = write_set.event(&event, SubjectProgress::Unfinished);
         writer.write(write_set).await?;
+        writer.audit(audited_edit(&self.actor, self.id, &self.event)).await?;
         Ok(DeadLetterAction::Done(sent.into_iter().collect()))
     }
 }
@@ -150,6 +158,7 @@ impl SingleOperation for ReplayEdited {
 pub(super) struct Discard {
     pub(super) id: i64,
     pub(super) reason: String,
+    pub(super) actor: Actor,
 }
 
 impl Operation for Discard {
@@ -159,12 +168,14 @@ impl Operation for Discard {
 #[async_trait]
 impl SingleOperation for Discard {
     async fn run(&self, writer: &mut Writer<'_>) -> Result<DeadLetterAction, StoreError> {
-        if let Err(refused) = find_open(writer.conn, self.id).await? {
+        if let Err(refused) = find_open(writer.conn, &writer.context.encryption, self.id).await? {
             return Ok(refused);
         }
         let note = Some(self.reason.as_str());
         let closed = Closed { status: DeadLetterStatus::Discarded, note, replayed_as: None };
         close(writer, self.id, closed).await?;
+        let entry = audited(&self.actor, "dead-letter.discard", self.id);
+        writer.audit(entry.because(Some(self.reason.clone()))).await?;
         Ok(DeadLetterAction::Done(Vec::new()))
     }
 }

@@ -5,23 +5,23 @@ use std::borrow::Cow;
 use sqlx::SqliteConnection;
 
 use super::sql::{args, fetch, json};
+use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
-use crate::store::transaction::{
-    DeliveryState, Loaded, LoadedDelivery, LoadedStatus, ReadSet, lookup,
-};
+use crate::store::transaction::{Loaded, ReadSet, lookup};
 
 /// Reads everything in the read set.
 pub(super) async fn load<'a>(
     conn: &mut SqliteConnection,
-    kinds: &SubjectKinds,
-    read_set: &ReadSet<'a>,
+    (kinds, encryption): (&SubjectKinds, &Encryption),
+    mut read_set: ReadSet<'a>,
 ) -> Result<Loaded<'a>, StoreError> {
-    let mut loaded = Loaded::before(read_set);
-    subjects(conn, read_set, &mut loaded).await?;
-    subjects_by_key(conn, read_set, &mut loaded).await?;
-    events(conn, read_set, &mut loaded).await?;
+    let mut loaded = Loaded::assumed(&mut read_set);
+    let read_set = &read_set;
+    subjects(conn, encryption, read_set, &mut loaded).await?;
+    subjects_by_key(conn, encryption, read_set, &mut loaded).await?;
+    events(conn, encryption, read_set, &mut loaded).await?;
     deliveries(conn, kinds, read_set, &mut loaded).await?;
     versions(conn, read_set, &mut loaded).await?;
     waiting(conn, read_set, &mut loaded).await?;
@@ -30,6 +30,7 @@ pub(super) async fn load<'a>(
 
 async fn subjects<'a>(
     conn: &mut SqliteConnection,
+    encryption: &Encryption,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
@@ -42,14 +43,15 @@ async fn subjects<'a>(
         ", sub.fingerprint, k.key FROM json_each(?1) k CROSS JOIN subjects sub ON sub.key = k.value"
     );
     for row in &fetch(conn, sql, args![json(&read_set.subjects)]).await? {
-        let id = lookup(&read_set.subjects, row.int(8)?)?;
-        loaded.subjects.insert(id, (decode::subject(row)?, row.owned(7)?));
+        let id = lookup(&read_set.subjects, row.int(10)?)?;
+        loaded.subjects.insert(id, (decode::subject(row, encryption)?, row.owned(9)?));
     }
     Ok(())
 }
 
 async fn subjects_by_key<'a>(
     conn: &mut SqliteConnection,
+    encryption: &Encryption,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
@@ -63,14 +65,15 @@ async fn subjects_by_key<'a>(
          sub.idempotency_key = k.value ->> 1"
     );
     for row in &fetch(conn, sql, args![json(&read_set.idempotency_keys)]).await? {
-        let key = lookup(&read_set.idempotency_keys, row.int(8)?)?;
-        loaded.idempotency_keys.insert(key, (decode::subject(row)?, row.owned(7)?));
+        let key = lookup(&read_set.idempotency_keys, row.int(10)?)?;
+        loaded.idempotency_keys.insert(key, (decode::subject(row, encryption)?, row.owned(9)?));
     }
     Ok(())
 }
 
 async fn events<'a>(
     conn: &mut SqliteConnection,
+    encryption: &Encryption,
     read_set: &ReadSet<'a>,
     loaded: &mut Loaded<'a>,
 ) -> Result<(), StoreError> {
@@ -85,7 +88,7 @@ async fn events<'a>(
     );
     for row in &fetch(conn, sql, args![json(&read_set.events)]).await? {
         let key = lookup(&read_set.events, row.int(0)?)?;
-        loaded.events.insert(key, Cow::Owned(decode::envelope(row, 1)?.event));
+        loaded.events.insert(key, Cow::Owned(decode::envelope(row, 1, encryption)?.event));
     }
     Ok(())
 }
@@ -112,31 +115,7 @@ async fn deliveries<'a>(
                LEFT JOIN subjects sub ON sub.key = k.value ->> 3";
     for row in &fetch(conn, sql, args![json(&keys)]).await? {
         let one = lookup(&read_set.deliveries, row.int(0)?)?;
-        let state = match row.maybe_flag(2)? {
-            None => None,
-            Some(open) => Some(DeliveryState {
-                open,
-                round: row.small(3)?,
-                attempt: row.small(4)?,
-                created_ms: row.unsigned(5)?,
-                queued_ms: row.unsigned(6)?,
-            }),
-        };
-        let subject = one.subject.zip(row.maybe_text(7)?);
-        let is = |what: fn(&SubjectKinds, &str, &str) -> bool| {
-            subject.is_some_and(|(key, status)| what(kinds, key, status))
-        };
-        let stored = LoadedDelivery {
-            seq: row.maybe_int(1)?,
-            state,
-            subject_cancelled: is(SubjectKinds::is_cancelled),
-            subject_finished: is(SubjectKinds::is_finished),
-        };
-        loaded.deliveries.insert(one.key, stored);
-        if let Some((key, status)) = subject {
-            let status = LoadedStatus { pos: row.int(8)?, status: status.to_owned() };
-            loaded.statuses.insert(key, status);
-        }
+        decode::loaded_delivery(&mut *loaded, one, row, kinds)?;
     }
     Ok(())
 }

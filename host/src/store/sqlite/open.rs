@@ -303,14 +303,19 @@ fn writer_options(path: &Path) -> SqliteConnectOptions {
 }
 
 fn migrator() -> Migrator {
-    let init = include_str!("../../../migrations/sqlite/0001_init.sql").into_sql_str();
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "init".into(),
-        MigrationType::Simple,
-        init,
-        false,
-    )])
+    let migrations = [
+        ("init", include_str!("../../../migrations/sqlite/0001_init.sql").into_sql_str()),
+        ("auth", include_str!("../../../migrations/sqlite/0002_auth.sql").into_sql_str()),
+        ("audit", include_str!("../../../migrations/sqlite/0003_audit.sql").into_sql_str()),
+        (
+            "encryption",
+            include_str!("../../../migrations/sqlite/0004_encryption.sql").into_sql_str(),
+        ),
+    ];
+    let numbered = (1..).zip(migrations).map(|(version, (name, sql))| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    });
+    Migrator::with_migrations(numbered.collect())
 }
 
 /// Refuses a database that has tables but no migrations of Postrider.

@@ -6,9 +6,9 @@
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
-use super::{Context, write};
-use crate::store::StoreError;
+use super::{Context, audit, write};
 use crate::store::transaction::{self, Loaded, Operation, Request, WriteSet};
+use crate::store::{AuditEntry, StoreError};
 
 /// The writer's connection within a transaction.
 pub(super) struct Writer<'w> {
@@ -21,6 +21,11 @@ impl Writer<'_> {
     /// An empty write set.
     pub(super) fn write_set<'a>(&self) -> WriteSet<'a> {
         self.context.write_set(self.now_ms)
+    }
+
+    /// Records what an operator did, in the same transaction.
+    pub(super) async fn audit(&mut self, entry: AuditEntry) -> Result<(), StoreError> {
+        audit::append(self.conn, &self.context.host, self.now_ms, &[entry]).await
     }
 
     pub(super) async fn write(&mut self, write_set: WriteSet<'_>) -> Result<(), StoreError> {

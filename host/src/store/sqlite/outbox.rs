@@ -56,7 +56,10 @@ impl SingleOperation for Claim {
         );
         let args = args![*now_ms as i64, i64::from(self.limit), bytes(self.max_bytes)];
         let rows = fetch(&mut **conn, sql, args).await?;
-        let claimed = rows.iter().map(decode::outbox_row).collect::<Result<Vec<_>, _>>()?;
+        let claimed = rows
+            .iter()
+            .map(|row| decode::outbox_row(row, &context.encryption))
+            .collect::<Result<Vec<_>, _>>()?;
         if !claimed.is_empty() {
             let ids: Vec<i64> = claimed.iter().filter_map(|row| row.id).collect();
             let until_ms = (*now_ms + context.lease_ms) as i64;
@@ -180,7 +183,7 @@ impl SingleOperation for RequeueLost {
         let rows = fetch(&mut *writer.conn, sql, args).await?;
         let events = rows.iter().map(|row| row.int(0)).collect::<Result<Vec<i64>, _>>()?;
         let mut write_set = writer.write_set();
-        let sent = send_again(&mut write_set, &self.stage, &rows, 0)?;
+        let sent = send_again(&mut write_set, &self.stage, &rows, 0, &writer.context.encryption)?;
         writer.write(write_set).await?;
         let sql = "UPDATE deliveries SET queued_ms = ?1 \
                    WHERE stage = ?2 AND event_seq IN (SELECT value FROM json_each(?3))";
@@ -216,7 +219,8 @@ impl SingleOperation for Routing {
         let args = args![self.event_type.as_str(), i64::from(self.limit)];
         let rows = fetch(&mut *writer.conn, sql, args).await?;
         let mut write_set = writer.write_set();
-        let RoutedEvents { all, sent, outbox } = self.route(&rows, &mut write_set)?;
+        let RoutedEvents { all, sent, outbox } =
+            self.route(&rows, &mut write_set, &writer.context.encryption)?;
         let sql = "UPDATE events SET unrouted_ms = NULL WHERE seq IN (SELECT value FROM \
                    json_each(?1))";
         execute(writer.conn, sql, args![json(&all)]).await?;
@@ -251,7 +255,7 @@ impl SingleOperation for MarkHeld {
     }
 }
 
-/// Adds an outbox row for each of these deliveries that is open.
+/// Adds an outbox row for each of these deliveries that is open and has none.
 pub(super) struct Requeue {
     pub(super) stage: Arc<str>,
     pub(super) events: Vec<EventKey>,
@@ -271,11 +275,13 @@ impl SingleOperation for Requeue {
             " FROM json_each(?2) k \
              CROSS JOIN events e ON e.id = k.value ->> 1 AND e.source = k.value ->> 0 \
              CROSS JOIN deliveries d ON d.event_seq = e.seq AND d.stage = ?1 \
-             WHERE d.status = 'open' ORDER BY d.event_seq"
+             WHERE d.status = 'open' AND NOT EXISTS (SELECT 1 FROM outbox o WHERE \
+             o.event_seq = d.event_seq AND (o.stage IS NULL OR o.stage = d.stage)) \
+             ORDER BY d.event_seq"
         );
         let rows = fetch(&mut *writer.conn, sql, args![&*self.stage, json(&keys)]).await?;
         let mut write_set = writer.write_set().sent_by(Sender::AnyHost);
-        let none = send_again(&mut write_set, &self.stage, &rows, 0)?;
+        let none = send_again(&mut write_set, &self.stage, &rows, 0, &writer.context.encryption)?;
         debug_assert!(none.is_empty(), "any host sends them");
         writer.write(write_set).await
     }

@@ -1,24 +1,29 @@
 //! The port's methods: each forwards to the module that holds its statements.
 
-use std::sync::PoisonError;
-
 use async_trait::async_trait;
 
 use super::sql::{args, fetch};
-use super::{SqliteStore, chains, controls, dead_letters, hosts, outbox, read};
+use super::{
+    SqliteStore, api_keys, audit, chains, data_keys, dead_letters, hosts, message_keys, outbox,
+    read,
+};
+use crate::domain::actor::Actor;
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
 use crate::domain::subject::SubjectKey;
 use crate::store::decode::Columns as _;
 use crate::store::queries::{self, KeyRange};
 use crate::store::transaction::SentRows;
 use crate::store::{
-    Accepted, AcceptedEvent, AttemptKey, Batch, Cancelled, ChainCount, ChainRecord, Commit,
-    ControlState, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
-    DeliveryRecord, EventFilter, HostReport, KnownBindings, LockedState, LogRange, LostDeliveries,
-    NarrowedRow, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad,
-    PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter, Routed,
-    Routing, SettledSubject, SharedSettings, StageBacklog, StageBinding, StageControl, StateRow,
-    StateSource, Store, StoreError, Subject, SubjectCursor, SubjectFilter, UnroutedEvents,
+    Accepted, AcceptedEvent, ApiKey, AttemptKey, AuditEntry, AuditFilter, AuditPage, Batch,
+    Cancelled, ChainCount, ChainRecord, Commit, CommitMetrics, ControlChange, CreatedKey,
+    DataKeyCount, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
+    DeliveryRecord, Erased, Erasure, EventFilter, FinishedSubject, HostReport, KeyAdded,
+    KeyRemoved, KnownBindings, LockedState, LogRange, LostDeliveries, MessageKey, NarrowedRow,
+    NewApiKey, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad,
+    PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter, Rewrapped,
+    Routed, Routing, Session, SettledSubject, SharedSettings, StageBacklog, StageBinding,
+    StageControl, StateRow, StateSource, Store, StoreError, StoreFigures, Subject, SubjectCursor,
+    SubjectFilter, UnroutedEvents, sealed,
 };
 
 #[async_trait]
@@ -53,7 +58,7 @@ impl Store for SqliteStore {
         &self,
         subject: NewSubject,
     ) -> Result<(Accepted, Vec<OutboxRow>), StoreError> {
-        self.submit(subject).await
+        self.submit(sealed::give_key(&self.readers.encryption, subject)).await
     }
 
     async fn accept_event(
@@ -110,6 +115,10 @@ impl Store for SqliteStore {
         delay_ms: u64,
     ) -> Result<(), StoreError> {
         self.run(outbox::Narrow { rows, delay_ms }).await
+    }
+
+    fn writer_bytes(&self) -> (u64, u64) {
+        self.writer.bytes()
     }
 
     async fn unrouted_events(&self) -> Result<Vec<UnroutedEvents>, StoreError> {
@@ -176,7 +185,7 @@ impl Store for SqliteStore {
     /// There is one writer, so positions are committed in their order.
     async fn log_end(&self) -> Result<i64, StoreError> {
         let rows =
-            fetch(&self.readers, "SELECT coalesce(max(seq), 0) FROM events", args![]).await?;
+            fetch(&*self.readers, "SELECT coalesce(max(seq), 0) FROM events", args![]).await?;
         rows.first().map_or(Ok(0), |row| row.int(0))
     }
 
@@ -214,6 +223,29 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> Result<Page<DeliveryRecord>, StoreError> {
         queries::subject_deliveries(&self.readers, key, after, limit).await
+    }
+
+    async fn figures(&self, now_ms: u64) -> Result<StoreFigures, StoreError> {
+        queries::figures(&self.readers, now_ms).await
+    }
+
+    async fn finished_subjects(
+        &self,
+        kind: &str,
+        after_ms: u64,
+        until_ms: u64,
+        limit: u32,
+    ) -> Result<Vec<FinishedSubject>, StoreError> {
+        queries::finished_subjects(&self.readers, kind, (after_ms, until_ms), limit).await
+    }
+
+    fn connections(&self) -> (u32, u32) {
+        let pool = &self.readers.pool;
+        (pool.size(), pool.num_idle() as u32)
+    }
+
+    fn commits(&self) -> &CommitMetrics {
+        self.writer.commits()
     }
 
     async fn backlog(&self, now_ms: u64) -> Result<Vec<StageBacklog>, StoreError> {
@@ -261,20 +293,43 @@ impl Store for SqliteStore {
         queries::dead_letter_ids(&self.readers, &filter, after).await
     }
 
-    async fn replay(&self, id: i64, expires_at_ms: u64) -> Result<DeadLetterAction, StoreError> {
-        self.run(dead_letters::Replay { id, expires_at_ms }).await
+    async fn replay(
+        &self,
+        id: i64,
+        expires_at_ms: u64,
+        actor: &Actor,
+    ) -> Result<DeadLetterAction, StoreError> {
+        self.run(dead_letters::Replay { id, expires_at_ms, actor: actor.clone() }).await
     }
 
     async fn replay_edited(
         &self,
         id: i64,
         event: NewEvent,
+        actor: &Actor,
     ) -> Result<DeadLetterAction, StoreError> {
-        self.run(dead_letters::ReplayEdited { id, event }).await
+        self.run(dead_letters::ReplayEdited { id, event, actor: actor.clone() }).await
     }
 
-    async fn discard(&self, id: i64, reason: String) -> Result<DeadLetterAction, StoreError> {
-        self.run(dead_letters::Discard { id, reason }).await
+    async fn discard(
+        &self,
+        id: i64,
+        reason: String,
+        actor: &Actor,
+    ) -> Result<DeadLetterAction, StoreError> {
+        self.run(dead_letters::Discard { id, reason, actor: actor.clone() }).await
+    }
+
+    async fn erase(&self, erasure: Erasure) -> Result<Erased, StoreError> {
+        self.run(erasure).await
+    }
+
+    async fn rewrap_keys(&self, after: i64, actor: &Actor) -> Result<Rewrapped, StoreError> {
+        self.run(data_keys::Rewrap { after, actor: actor.clone() }).await
+    }
+
+    async fn data_keys(&self) -> Result<Vec<DataKeyCount>, StoreError> {
+        data_keys::counts(&self.readers).await
     }
 
     async fn record_plugin_load(&self, load: PluginLoad) -> Result<(), StoreError> {
@@ -289,13 +344,8 @@ impl Store for SqliteStore {
         queries::stage_controls(&self.readers).await
     }
 
-    async fn set_stage_control(
-        &self,
-        stage: &str,
-        state: ControlState,
-        reason: Option<String>,
-    ) -> Result<StageControl, StoreError> {
-        self.run(controls::SetStageControl { stage: stage.to_owned(), state, reason }).await
+    async fn set_stage_control(&self, change: ControlChange) -> Result<StageControl, StoreError> {
+        self.run(change).await
     }
 
     async fn count_chains(&self, counts: Vec<ChainCount>) -> Result<(), StoreError> {
@@ -310,12 +360,35 @@ impl Store for SqliteStore {
         &self,
         correlation_id: &str,
         reason: Option<String>,
+        actor: &Actor,
     ) -> Result<ChainRecord, StoreError> {
-        self.run(chains::StopChain { correlation_id: correlation_id.to_owned(), reason }).await
+        let (correlation_id, actor) = (correlation_id.to_owned(), actor.clone());
+        self.run(chains::StopChain { correlation_id, reason, actor }).await
     }
 
-    async fn resume_chain(&self, correlation_id: &str) -> Result<ChainRecord, StoreError> {
-        self.run(chains::ResumeChain { correlation_id: correlation_id.to_owned() }).await
+    async fn resume_chain(
+        &self,
+        correlation_id: &str,
+        actor: &Actor,
+    ) -> Result<ChainRecord, StoreError> {
+        let (correlation_id, actor) = (correlation_id.to_owned(), actor.clone());
+        self.run(chains::ResumeChain { correlation_id, actor }).await
+    }
+
+    async fn audit(&self, entry: AuditEntry) -> Result<(), StoreError> {
+        self.run(entry).await
+    }
+
+    async fn audit_once(&self, entry: AuditEntry) -> Result<bool, StoreError> {
+        self.run(audit::Once(entry)).await
+    }
+
+    async fn audit_records(&self, filter: AuditFilter) -> Result<AuditPage, StoreError> {
+        queries::audit_records(&self.readers, &filter).await
+    }
+
+    async fn prune_audit(&self, before_ms: u64) -> Result<u64, StoreError> {
+        self.run(audit::Prune { before_ms }).await
     }
 
     async fn record_bindings(
@@ -334,6 +407,26 @@ impl Store for SqliteStore {
         self.run(hosts::DeleteBinding { binding, live_ms }).await
     }
 
+    async fn message_keys(&self) -> Result<Vec<MessageKey>, StoreError> {
+        queries::message_keys(&self.readers).await
+    }
+
+    async fn message_keys_or(&self, first: MessageKey) -> Result<Vec<MessageKey>, StoreError> {
+        self.run(message_keys::AddFirst(first)).await
+    }
+
+    async fn add_message_key(
+        &self,
+        key: MessageKey,
+        actor: &Actor,
+    ) -> Result<KeyAdded, StoreError> {
+        self.run(message_keys::Add { key, actor: actor.clone() }).await
+    }
+
+    async fn remove_message_key(&self, id: &str, actor: &Actor) -> Result<KeyRemoved, StoreError> {
+        self.run(message_keys::Remove { id: id.to_owned(), actor: actor.clone() }).await
+    }
+
     async fn record_host(&self, settings: &SharedSettings) -> Result<Vec<HostReport>, StoreError> {
         self.run(hosts::RecordHost { settings: settings.clone() }).await
     }
@@ -347,19 +440,57 @@ impl Store for SqliteStore {
         Ok(())
     }
 
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        queries::api_keys(&self.readers).await
+    }
+
+    async fn create_api_key(
+        &self,
+        new: NewApiKey,
+        actor: &Actor,
+    ) -> Result<CreatedKey, StoreError> {
+        self.run(api_keys::CreateKey { new, actor: actor.clone() }).await
+    }
+
+    async fn revoke_api_key(
+        &self,
+        id: &str,
+        now_ms: u64,
+        actor: &Actor,
+    ) -> Result<Option<ApiKey>, StoreError> {
+        let (id, actor) = (id.to_owned(), actor.clone());
+        self.run(api_keys::RevokeKey { id, now_ms, actor }).await
+    }
+
+    async fn api_keys_used(&self, used: Vec<(String, u64)>) -> Result<(), StoreError> {
+        self.run(api_keys::KeysUsed(used)).await
+    }
+
+    async fn create_session(&self, session: Session) -> Result<(), StoreError> {
+        self.run(session).await
+    }
+
+    async fn session(&self, digest: &str) -> Result<Option<Session>, StoreError> {
+        queries::session(&self.readers, digest).await
+    }
+
+    async fn delete_session(&self, digest: &str) -> Result<bool, StoreError> {
+        self.run(api_keys::DeleteSession(digest.to_owned())).await
+    }
+
     async fn prune(&self, request: PruneRequest) -> Result<Pruned, StoreError> {
         self.run(request).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let read = async { fetch(&self.readers, "SELECT 1", args![]).await };
+        let read = async { fetch(&*self.readers, "SELECT 1", args![]).await };
         tokio::try_join!(read, self.run(hosts::Probe)).map(drop)
     }
 
     async fn close(&self) {
         // The writer ends when the last sender is gone: calls in progress drop theirs once they are
         // answered.
-        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.writer.close();
         // Readers first: an open one would block the final checkpoint.
         self.readers.close().await;
         self.writers.close();

@@ -104,7 +104,8 @@ async fn finished(
     fetch(&mut **conn, sql, args).await?.iter().map(|row| row.owned(0)).collect()
 }
 
-async fn positions(
+/// Positions of events that a query finds.
+pub(super) async fn positions(
     conn: &mut SqliteConnection,
     sql: &'static str,
     args: sqlx::sqlite::SqliteArguments,
@@ -112,13 +113,11 @@ async fn positions(
     fetch(conn, sql, args).await?.iter().map(|row| row.int(0)).collect()
 }
 
-async fn remove(
+/// Deletes the state of stages in the folders of these subjects.
+pub(super) async fn remove_state(
     conn: &mut SqliteConnection,
     subjects: &[String],
-    seqs: &[i64],
-    now_ms: u64,
 ) -> Result<(), StoreError> {
-    let (subjects, seqs) = (json(subjects), json(seqs));
     let mut stages = Vec::new();
     for row in &fetch(&mut *conn, upkeep::STAGES_WITH_STATE, args![]).await? {
         stages.push(row.owned(0)?);
@@ -127,7 +126,30 @@ async fn remove(
     let sql = "DELETE FROM state WHERE (stage, key) IN (SELECT s.stage, s.key FROM json_each(?1) t \
                CROSS JOIN json_each(?2) k CROSS JOIN state s ON s.stage = t.value AND s.key >= \
                k.value || '/' AND s.key < k.value || '0')";
-    execute(conn, sql, args![json(&stages), subjects.as_str()]).await?;
+    execute(conn, sql, args![json(&stages), json(subjects)]).await?;
+    Ok(())
+}
+
+/// Deletes what deliveries of these events, a JSON list of positions, recorded.
+pub(super) async fn remove_recordings(
+    conn: &mut SqliteConnection,
+    seqs: &str,
+) -> Result<(), StoreError> {
+    let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.stage, \
+               d.settled_ms, d.event_seq \
+               FROM json_each(?1) k CROSS JOIN deliveries d ON d.event_seq = k.value)";
+    execute(conn, sql, args![seqs]).await?;
+    Ok(())
+}
+
+async fn remove(
+    conn: &mut SqliteConnection,
+    subjects: &[String],
+    seqs: &[i64],
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    remove_state(conn, subjects).await?;
+    let (subjects, seqs) = (json(subjects), json(seqs));
     execute(
         conn,
         "DELETE FROM attempts WHERE event_seq IN (SELECT value FROM json_each(?1))",
@@ -140,10 +162,7 @@ async fn remove(
         args![seqs.as_str()],
     )
     .await?;
-    let sql = "DELETE FROM recordings WHERE (stage, settled_ms, event_seq) IN (SELECT d.stage, \
-               d.settled_ms, d.event_seq \
-               FROM json_each(?1) k CROSS JOIN deliveries d ON d.event_seq = k.value)";
-    execute(conn, sql, args![seqs.as_str()]).await?;
+    remove_recordings(conn, &seqs).await?;
     execute(
         conn,
         "DELETE FROM deliveries WHERE event_seq IN (SELECT value FROM json_each(?1))",
@@ -157,7 +176,7 @@ async fn remove(
     )
     .await?;
     let sql = "UPDATE subjects SET status = 'pruned', finished_status = 'pruned', finished_ms = NULL, \
-               body = 'null', customer = NULL, updated_ms = ?2 \
+               body = 'null', customer = NULL, data_key = NULL, updated_ms = ?2 \
                WHERE key IN (SELECT value FROM json_each(?1))";
     execute(conn, sql, args![subjects.as_str(), now_ms as i64]).await?;
     Ok(())

@@ -1,15 +1,33 @@
 //! Queries on the readers' connections: they see the last commit and never wait for the writer.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::sql::{args, fetch, fetch_built, json, push, store_error};
+use crate::domain::encryption::Encryption;
 use crate::store::decode::{self, Columns as _, columns_of};
 use crate::store::queries::{Arg, Reader};
 use crate::store::{AttemptKey, StateRow, StoreError};
 
 columns_of!(SqliteRow, store_error);
 
-impl Reader for SqlitePool {
+/// The readers' connections.
+pub(super) struct Readers {
+    pub(super) pool: SqlitePool,
+    pub(super) encryption: Arc<Encryption>,
+}
+
+impl Deref for Readers {
+    type Target = SqlitePool;
+
+    fn deref(&self) -> &SqlitePool {
+        &self.pool
+    }
+}
+
+impl Reader for Readers {
     type Row = SqliteRow;
     const NAMED: &'static str =
         "(SELECT value ->> 0 AS number, value ->> 1 AS name FROM json_each($1)) k";
@@ -24,12 +42,16 @@ impl Reader for SqlitePool {
                 Arg::Named(keys) => push(&mut args, json(keys)),
             }
         }
-        fetch_built(self, sql, args).await
+        fetch_built(&**self, sql, args).await
+    }
+
+    fn encryption(&self) -> &Encryption {
+        &self.encryption
     }
 }
 
 pub(super) async fn state_folders(
-    db: &SqlitePool,
+    db: &Readers,
     stage: &str,
     folders: &[String],
 ) -> Result<Vec<StateRow>, StoreError> {
@@ -41,12 +63,12 @@ pub(super) async fn state_folders(
     }
     let sql = "SELECT DISTINCT s.key, s.value, s.version FROM json_each(?2) k CROSS JOIN state s \
                ON s.stage = ?1 AND s.key >= k.value ->> 0 AND s.key < k.value ->> 1 ORDER BY s.key";
-    let rows = fetch(db, sql, args![stage, json(&ranges)]).await?;
-    rows.iter().map(decode::state_row).collect()
+    let rows = fetch(&**db, sql, args![stage, json(&ranges)]).await?;
+    rows.iter().map(|row| decode::state_row(row, stage, db.encryption())).collect()
 }
 
 pub(super) async fn already_settled(
-    db: &SqlitePool,
+    db: &Readers,
     keys: &[AttemptKey],
 ) -> Result<Vec<AttemptKey>, StoreError> {
     let asked: Vec<_> = keys
@@ -59,7 +81,7 @@ pub(super) async fn already_settled(
                CROSS JOIN events e ON e.id = k.value ->> 2 AND e.source = k.value ->> 1 \
                CROSS JOIN deliveries d ON d.event_seq = e.seq AND d.stage = k.value ->> 0 \
                WHERE d.status <> 'open' OR (d.round, d.attempt) > (k.value ->> 3, k.value ->> 4)";
-    let rows = fetch(db, sql, args![json(&asked)]).await?;
+    let rows = fetch(&**db, sql, args![json(&asked)]).await?;
     let found = rows.iter().map(|row| Ok(keys.get(row.int(0)? as usize).cloned()));
     found.filter_map(Result::transpose).collect()
 }

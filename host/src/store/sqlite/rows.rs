@@ -3,6 +3,7 @@
 //! Nothing is decided here, these functions only bind.
 
 use super::sql::{Shape, Statement, json, push};
+use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::DeliveryStatus;
 use crate::store::decode::status_name;
@@ -17,32 +18,41 @@ fn list(items: &[&str]) -> Option<String> {
 
 pub(super) fn subjects(
     rows: &[SubjectRow<'_>],
+    encryption: &Encryption,
     kinds: &SubjectKinds,
     now_ms: u64,
 ) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO subjects (key, kind, customer, status, body, fingerprint, \
-               created_ms, updated_ms, idempotency_key, finished_status, finished_ms)",
-        columns: 11,
+               created_ms, updated_ms, idempotency_key, owner, finished_status, finished_ms, \
+               data_key)",
+        columns: 13,
         tail: "",
     };
-    shape.statements(rows, |SubjectRow(subject), args| {
+    shape.statements(rows, |row, args| {
+        let SubjectRow(subject) = row;
         push(args, subject.key.as_str());
         push(args, subject.key.kind());
         push(args, subject.customer.as_deref());
         push(args, subject.status.as_str());
-        push(args, subject.body.to_string());
+        push(args, row.stored_body(encryption));
         push(args, subject.fingerprint.as_str());
         push(args, now_ms as i64);
         push(args, now_ms as i64);
         push(args, subject.idempotency_key.as_deref());
+        push(args, subject.owner.as_deref());
         let finished = kinds.is_finished(&subject.key, &subject.status);
         push(args, finished.then_some(subject.status.as_str()));
         push(args, finished.then_some(now_ms as i64));
+        push(args, row.data_key());
     })
 }
 
-pub(super) fn events(rows: &[EventRow<'_>], now_ms: u64) -> Vec<Statement> {
+pub(super) fn events(
+    rows: &[EventRow<'_>],
+    encryption: &Encryption,
+    now_ms: u64,
+) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, \
                attributes, subject_key, \
@@ -60,7 +70,7 @@ pub(super) fn events(rows: &[EventRow<'_>], now_ms: u64) -> Vec<Statement> {
         push(args, event.subject.as_str());
         push(args, event.time_ms as i64);
         push(args, event.content_type.as_str());
-        push(args, &event.data[..]);
+        push(args, &*row.stored_data(encryption));
         push(args, (!event.attributes.is_empty()).then(|| json(&event.attributes)));
         push(args, envelope.subject_key.as_deref());
         push(args, envelope.correlation_id.as_str());
@@ -145,7 +155,11 @@ pub(super) fn outbox(rows: &[OutboxInsert], host: &str, lease_until_ms: u64) -> 
     })
 }
 
-pub(super) fn state(rows: &[StateWrite<'_>], now_ms: u64) -> Vec<Statement> {
+pub(super) fn state(
+    rows: &[StateWrite<'_>],
+    encryption: &Encryption,
+    now_ms: u64,
+) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO state (stage, key, value, version, removed_ms)",
         columns: 5,
@@ -155,13 +169,13 @@ pub(super) fn state(rows: &[StateWrite<'_>], now_ms: u64) -> Vec<Statement> {
     shape.statements(rows, |row, args| {
         push(args, row.stage);
         push(args, row.key);
-        push(args, row.value);
+        push(args, row.stored_value(encryption).as_deref());
         push(args, row.version);
         push(args, row.value.is_none().then_some(now_ms as i64));
     })
 }
 
-pub(super) fn attempts(rows: &[AttemptRow<'_>]) -> Vec<Statement> {
+pub(super) fn attempts(rows: &[AttemptRow<'_>], encryption: &Encryption) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO attempts (event_seq, stage, round, attempt, code, message, backtrace, \
                digest, duration_us, at_ms)",
@@ -175,15 +189,19 @@ pub(super) fn attempts(rows: &[AttemptRow<'_>]) -> Vec<Statement> {
         push(args, i64::from(failure.round));
         push(args, i64::from(failure.attempt));
         push(args, failure.code.as_str());
-        push(args, failure.message.as_str());
-        push(args, failure.backtrace.as_deref());
+        push(args, &*row.stored_message(encryption));
+        push(args, row.stored_backtrace(encryption).as_deref());
         push(args, failure.digest.as_str());
         push(args, failure.duration_us as i64);
         push(args, failure.at_ms as i64);
     })
 }
 
-pub(super) fn recordings(rows: &[RecordingRow<'_>], now_ms: u64) -> Vec<Statement> {
+pub(super) fn recordings(
+    rows: &[RecordingRow<'_>],
+    encryption: &Encryption,
+    now_ms: u64,
+) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO recordings (stage, settled_ms, event_seq, body)",
         columns: 4,
@@ -193,11 +211,15 @@ pub(super) fn recordings(rows: &[RecordingRow<'_>], now_ms: u64) -> Vec<Statemen
         push(args, row.stage);
         push(args, now_ms as i64);
         push(args, row.seq);
-        push(args, row.body);
+        push(args, &*row.stored_body(encryption));
     })
 }
 
-pub(super) fn dead_letters(rows: &[DeadLetterRow<'_>], now_ms: u64) -> Vec<Statement> {
+pub(super) fn dead_letters(
+    rows: &[DeadLetterRow<'_>],
+    encryption: &Encryption,
+    now_ms: u64,
+) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, \
                fingerprint, group_id, dead_lettered_ms, status)",
@@ -209,9 +231,9 @@ pub(super) fn dead_letters(rows: &[DeadLetterRow<'_>], now_ms: u64) -> Vec<State
         push(args, row.stage);
         push(args, i64::from(row.round));
         push(args, row.code);
-        push(args, row.message);
+        push(args, &*row.stored_message(encryption));
         push(args, row.digest);
-        push(args, row.fingerprint.text.as_str());
+        push(args, &*row.stored_fingerprint(encryption));
         push(args, row.fingerprint.group.as_str());
         push(args, now_ms as i64);
         push(args, "open");

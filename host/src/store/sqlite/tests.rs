@@ -21,6 +21,7 @@ pub(crate) async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStor
         lease_ms: LEASE_MS,
         group_max_ops: 64,
         publishing: Publishing::to_stages(),
+        encryption: crate::store::conformance::encryption(),
     };
     let (store, writer) = SqliteStore::open(options).await.unwrap();
     tokio::spawn(async move { writer.run().await });

@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 
 use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 
 use super::Context;
+use super::audit;
 use super::rows;
 use super::sql::{args, execute, execute_all, fetch, json};
+use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
-use crate::store::decode::Columns as _;
-use crate::store::transaction::{Loaded, NewStatus, NumberedWriteSet, StoredSubject, WriteSet};
+use crate::store::decode::{self, Columns as _};
+use crate::store::transaction::{Loaded, NewStatus, NumberedWriteSet, WriteSet};
 
 /// Claims the positions in the log, then writes everything else. `loaded` is what was read of a
 /// group, before this transaction changed anything.
@@ -22,22 +23,26 @@ pub(super) async fn write<'a>(
     write_set: WriteSet<'a>,
 ) -> Result<(), StoreError> {
     let numbers = write_set.numbers();
-    let write_set = claim(conn, write_set).await?;
+    let encryption = &*context.encryption;
+    let write_set = claim(conn, encryption, write_set).await?;
     let now_ms = write_set.now_ms();
-    execute_all(conn, rows::subjects(&write_set.subjects, &context.kinds, now_ms)).await?;
+    let subjects = rows::subjects(&write_set.subjects, encryption, &context.kinds, now_ms);
+    execute_all(conn, subjects).await?;
     execute_all(conn, rows::open_deliveries(&write_set.open_deliveries, now_ms)).await?;
     execute_all(conn, rows::deliveries(&write_set.deliveries)).await?;
     let lease_until_ms = now_ms + context.lease_ms;
     execute_all(conn, rows::outbox(&write_set.outbox, &context.host, lease_until_ms)).await?;
-    execute_all(conn, rows::state(&write_set.state, now_ms)).await?;
-    execute_all(conn, rows::attempts(&write_set.attempts)).await?;
-    execute_all(conn, rows::dead_letters(&write_set.dead_letters, now_ms)).await?;
-    execute_all(conn, rows::recordings(&write_set.recordings, now_ms)).await?;
+    execute_all(conn, rows::state(&write_set.state, encryption, now_ms)).await?;
+    execute_all(conn, rows::attempts(&write_set.attempts, encryption)).await?;
+    let dead_letters = rows::dead_letters(&write_set.dead_letters, encryption, now_ms);
+    execute_all(conn, dead_letters).await?;
+    execute_all(conn, rows::recordings(&write_set.recordings, encryption, now_ms)).await?;
     update_subject_status(conn, &context.kinds, loaded, &write_set).await?;
     if !write_set.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))";
         execute(conn, sql, args![json(&write_set.sent)]).await?;
     }
+    audit::append(conn, &context.host, now_ms, &write_set.audit).await?;
     context.numbers = numbers;
     Ok(())
 }
@@ -46,9 +51,10 @@ pub(super) async fn write<'a>(
 /// old position, which costs a query only when it happens.
 async fn claim<'a>(
     conn: &mut SqliteConnection,
+    encryption: &Encryption,
     write_set: WriteSet<'a>,
 ) -> Result<NumberedWriteSet<'a>, StoreError> {
-    let statements = rows::events(&write_set.events, write_set.now_ms());
+    let statements = rows::events(&write_set.events, encryption, write_set.now_ms());
     let known = if execute_all(conn, statements).await? < write_set.events.len() as u64 {
         known_positions(conn, &write_set).await?
     } else {
@@ -92,7 +98,7 @@ async fn update_subject_status<'a>(
             let sql = "SELECT sub.key, sub.pos, sub.status FROM json_each(?1) k CROSS JOIN subjects \
                        sub ON sub.key = k.value";
             rows = fetch(&mut *conn, sql, args![json(&ids)]).await?;
-            rows.iter().map(stored_subject).collect::<Result<_, _>>()?
+            rows.iter().map(decode::stored_subject).collect::<Result<_, _>>()?
         }
     };
     // There is one writer: the subjects are as they were when the group was decided.
@@ -112,10 +118,6 @@ async fn update_subject_status<'a>(
                ?2 END FROM json_each(?1) k WHERE subjects.pos = k.value ->> 0";
     execute(conn, sql, args![json(&changed), write_set.now_ms() as i64]).await?;
     Ok(())
-}
-
-fn stored_subject(row: &SqliteRow) -> Result<(&str, StoredSubject<'_>), StoreError> {
-    Ok((row.text(0)?, StoredSubject { pos: row.int(1)?, status: row.text(2)? }))
 }
 
 /// Which of these subjects have a compensation that is open or dead-lettered.

@@ -41,6 +41,8 @@ pub(super) fn subject<'a>(
         body: new.body.clone(),
         created_at_ms: write_set.now_ms(),
         updated_at_ms: write_set.now_ms(),
+        owner: new.owner.clone(),
+        unreadable: None,
     };
     loaded.subjects.insert(&new.key, (subject.clone(), new.fingerprint.clone()));
     let key = idempotency_ref(new);
@@ -251,11 +253,12 @@ fn settle<'a>(
     };
     let after = LoadedDelivery { seq: Some(seq), state: Some(state), ..before };
     loaded.deliveries.insert((stage, &settlement.delivery.event), after);
+    let envelope = &*settlement.envelope;
     if let Some(failure) = &settlement.failure {
-        write_set.rows.attempts.push(AttemptRow { seq, stage, failure });
+        write_set.rows.attempts.push(AttemptRow { seq, stage, failure, envelope });
     }
     if let Some(body) = settlement.recording.as_deref().filter(|_| !open) {
-        write_set.rows.recordings.push(RecordingRow { seq, stage, body });
+        write_set.rows.recordings.push(RecordingRow { seq, stage, body, envelope });
     }
     let progress = progress(kinds, before, settlement);
     let (emitted, mut outbox) = consequences(loaded, write_set, settlement, (seq, progress));
@@ -339,6 +342,7 @@ fn consequences<'a>(
                 message,
                 digest: &settlement.digest,
                 fingerprint: FailureFingerprint::of(stage, (code, message), backtrace),
+                envelope: &settlement.envelope,
             });
             (Vec::new(), write_set.event(announcement, progress).into_iter().collect())
         }

@@ -3,10 +3,12 @@
 //! Guarantee carried here: a subject is cancelled at most once, and only from a status that allows
 //! it. The stored status is verified under the subject's lock when the write set is written.
 
+use serde_json::json;
+
 use super::read_set::Loaded;
 use super::write_set::WriteSet;
 use crate::domain::subject_kind::SubjectKinds;
-use crate::store::{Cancelled, NewCancel, OutboxRow, Settlement, Subject, Verdict};
+use crate::store::{AuditEntry, Cancelled, NewCancel, OutboxRow, Settlement, Subject, Verdict};
 
 /// A request to cancel a subject.
 pub(super) fn subject<'a>(
@@ -30,6 +32,9 @@ pub(super) fn subject<'a>(
         return (Cancelled::Refused(subject), Vec::new());
     };
     loaded.cancelled.insert(key);
+    let (before, after) = (json!({ "status": subject.status }), json!({ "status": next }));
+    let entry = AuditEntry::new(&cancel.actor, "subject.cancel", key).change(before, after);
+    write_set.audit(entry.because(cancel.reason.clone()));
     let subject = Subject { status: next.to_owned(), updated_at_ms: write_set.now_ms(), ..subject };
     let outbox = write_set.cancel(key, &cancel.event).into_iter().collect();
     (Cancelled::Begun(subject), outbox)

@@ -76,18 +76,18 @@ impl<'a> NumberedWriteSet<'a> {
         changing.chain(self.rows.maybe_completed.iter().copied()).collect()
     }
 
-    /// What changes, given the locked subjects by key. None on a conflict: a subject was cancelled
+    /// What changes, given the stored subjects by key. None on a conflict: a subject was cancelled
     /// meanwhile, or can no longer be.
     pub(crate) fn status_changes<'r>(
         &self,
         kinds: &'r SubjectKinds,
-        locked: &HashMap<&'r str, StoredSubject<'r>>,
+        stored: &HashMap<&'r str, StoredSubject<'r>>,
     ) -> Option<StatusChanges<'r>>
     where
         'a: 'r,
     {
         let cancelled = |key: &&str| {
-            locked.get(*key).is_some_and(|subject| kinds.is_cancelled(key, subject.status))
+            stored.get(*key).is_some_and(|subject| kinds.is_cancelled(key, subject.status))
         };
         if self.rows.not_cancelled.iter().any(&cancelled) {
             return None;
@@ -98,7 +98,7 @@ impl<'a> NumberedWriteSet<'a> {
             NewStatus { pos: subject.pos, stored: subject.status, status, finished }
         };
         for event in &self.rows.status_events {
-            let Some(subject) = locked.get(event.subject) else { continue };
+            let Some(subject) = stored.get(event.subject) else { continue };
             let status = changed.get(&subject.pos).map_or(subject.status, |new| new.status);
             match kinds.next(event.subject, status, event.event_type) {
                 Some(next) => {
@@ -109,7 +109,7 @@ impl<'a> NumberedWriteSet<'a> {
             }
         }
         let being_cancelled = |key: &&'a str| {
-            let subject = locked.get(*key)?;
+            let subject = stored.get(*key)?;
             let status = changed.get(&subject.pos).map_or(subject.status, |new| new.status);
             let done = kinds.completed(key, status)?;
             Some((*key, new(key, subject, done)))

@@ -3,30 +3,44 @@
 //! A [`Request`] holds an operation, the place for its reply and the channel to its caller, so the
 //! compiler rejects a reply of another type. The reply is sent after the commit.
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::apply;
 use super::cancel;
 use super::read_set::{Loaded, ReadSet};
 use super::write_set::WriteSet;
+use crate::domain::json;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::{
     Accepted, AcceptedEvent, Batch, Cancelled, Commit, NewCancel, NewEvent, NewSubject, OutboxRow,
-    StoreError,
+    Settlement, StoreError,
 };
 
 /// Something that a store's writer does for a caller.
 pub(crate) trait Operation: Send + Sync + 'static {
     /// What the caller receives after the commit.
     type Reply: Send + 'static;
+
+    /// About how many bytes of events and state it holds; none when they do not matter.
+    fn bytes(&self) -> u64 {
+        0
+    }
 }
 
 impl Operation for NewSubject {
     type Reply = (Accepted, Vec<OutboxRow>);
+
+    fn bytes(&self) -> u64 {
+        json::memory_bytes(&self.body) + self.event.envelope.bytes()
+    }
 }
 
 impl Operation for NewEvent {
     type Reply = (AcceptedEvent, Vec<OutboxRow>);
+
+    fn bytes(&self) -> u64 {
+        self.envelope.bytes()
+    }
 }
 
 impl Operation for NewCancel {
@@ -35,6 +49,12 @@ impl Operation for NewCancel {
 
 impl Operation for Batch {
     type Reply = Commit;
+
+    fn bytes(&self) -> u64 {
+        let written =
+            self.writes.iter().filter_map(|(_, value)| Some(value.as_ref()?.len() as u64));
+        self.settlements.iter().map(Settlement::bytes).sum::<u64>() + written.sum::<u64>()
+    }
 }
 
 /// Ids of outbox rows whose sending was confirmed.
@@ -54,12 +74,17 @@ pub(crate) struct Request<O: Operation> {
     /// Set when the operation is decided, again on every attempt of its group.
     reply: Option<O::Reply>,
     caller: oneshot::Sender<Result<O::Reply, StoreError>>,
+    /// Its part of the bytes that may wait for the writer.
+    _reserved: Option<OwnedSemaphorePermit>,
 }
 
 impl<O: Operation> Request<O> {
-    pub(crate) fn new(operation: O) -> (Self, ReplyReceiver<O>) {
+    pub(crate) fn new(
+        operation: O,
+        reserved: Option<OwnedSemaphorePermit>,
+    ) -> (Self, ReplyReceiver<O>) {
         let (caller, receiver) = oneshot::channel();
-        (Self { operation, reply: None, caller }, receiver)
+        (Self { operation, reply: None, caller, _reserved: reserved }, receiver)
     }
 
     /// The operation, and the place for its reply.
@@ -205,12 +230,12 @@ mod tests {
     async fn a_reply_is_sent_only_after_its_group_committed() {
         let unavailable = || StoreError::Unavailable("disk full".to_owned());
         for committed in [Ok(()), Err(unavailable())] {
-            let (mut request, receiver) = Request::new(SentRows(vec![1]));
+            let (mut request, receiver) = Request::new(SentRows(vec![1]), None);
             *request.parts().1 = Some(());
             request.respond(committed.clone());
             assert_eq!(receiver.await.unwrap().is_ok(), committed.is_ok());
         }
-        let (undecided, receiver) = Request::new(SentRows(vec![1]));
+        let (undecided, receiver) = Request::new(SentRows(vec![1]), None);
         undecided.respond(Ok(()));
         assert!(receiver.await.is_err(), "an undecided operation is not answered");
     }

@@ -131,14 +131,12 @@ impl<'a> ReadSet<'a> {
             self.versions.extend(read.map(|(key, _)| key).chain(written));
             return;
         }
-        let mut keys = HashSet::new();
         for (key, version) in read {
-            keys.insert(key);
             // Versions only grow: the lower one of two is no longer current.
             let assumed = self.assumed.entry(key).or_default();
             *assumed = version.max(*assumed);
         }
-        self.versions.extend(written.filter(|key| !keys.contains(key)));
+        self.versions.extend(written.filter(|key| !self.assumed.contains_key(key)));
     }
 }
 
@@ -174,10 +172,10 @@ pub(crate) struct Loaded<'a> {
 }
 
 impl<'a> Loaded<'a> {
-    /// What is assumed without reading it.
-    pub(crate) fn before(read_set: &ReadSet<'a>) -> Self {
-        let (reading, versions) = (read_set.reading, read_set.assumed.clone());
-        Self { reading, versions, ..Self::default() }
+    /// What is assumed without reading it, taken from the read set.
+    pub(crate) fn assumed(read_set: &mut ReadSet<'a>) -> Self {
+        let versions = std::mem::take(&mut read_set.assumed);
+        Self { reading: read_set.reading, versions, ..Self::default() }
     }
 
     /// The subjects with these keys; none unless all of them were read.

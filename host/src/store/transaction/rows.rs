@@ -75,6 +75,8 @@ pub(crate) struct AttemptRow<'a> {
     pub(crate) seq: i64,
     pub(crate) stage: &'a str,
     pub(crate) failure: &'a FailedAttempt,
+    /// Of the delivery.
+    pub(crate) envelope: &'a Envelope,
 }
 
 /// The recording of a settled delivery.
@@ -82,6 +84,8 @@ pub(crate) struct RecordingRow<'a> {
     pub(crate) seq: i64,
     pub(crate) stage: &'a str,
     pub(crate) body: &'a str,
+    /// Of the delivery.
+    pub(crate) envelope: &'a Envelope,
 }
 
 /// A new dead letter.
@@ -93,6 +97,8 @@ pub(crate) struct DeadLetterRow<'a> {
     pub(crate) message: &'a str,
     pub(crate) digest: &'a str,
     pub(crate) fingerprint: FailureFingerprint,
+    /// Of the delivery.
+    pub(crate) envelope: &'a Envelope,
 }
 
 /// An event that may change its subject's status.

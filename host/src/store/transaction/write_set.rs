@@ -14,7 +14,7 @@ use super::rows::{
 };
 use crate::domain::event::Envelope;
 use crate::domain::subject_kind::SubjectKinds;
-use crate::store::{Direct, NarrowedRow, NewEvent, OutboxRow, Publishing, Settlement};
+use crate::store::{AuditEntry, Direct, NarrowedRow, NewEvent, OutboxRow, Publishing, Settlement};
 
 /// The last numbers that were given out; a write set takes the next ones.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +98,8 @@ pub(crate) struct Rows<'a> {
     pub(crate) maybe_completed: Vec<&'a str>,
     /// Outbox rows to delete.
     pub(crate) sent: Vec<i64>,
+    /// What operators did.
+    pub(crate) audit: Vec<AuditEntry>,
 }
 
 /// The rows before their positions are final.
@@ -341,6 +343,11 @@ impl<'a> WriteSet<'a> {
             }
             self.rows.sent.push(row.id);
         }
+    }
+
+    /// Records what an operator did.
+    pub(super) fn audit(&mut self, entry: AuditEntry) {
+        self.rows.audit.push(entry);
     }
 
     pub(super) fn delete_outbox_rows(&mut self, ids: &[i64]) {

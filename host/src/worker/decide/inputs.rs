@@ -85,6 +85,8 @@ pub enum Progress<'a> {
 pub enum Rejection<'a> {
     /// The message cannot be read, for this reason.
     Unreadable(&'a str),
+    /// It claims to be a host's, and is not, for this reason.
+    Forged(&'a str),
     /// The queue's own reason, in the broker's words (`maxlen`, `expired`).
     Queue(&'a str),
     /// It was delivered too often without being settled: it is run once more, isolated.

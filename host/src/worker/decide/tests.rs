@@ -47,6 +47,7 @@ fn envelope() -> Envelope {
         attributes: vec![],
     };
     Envelope {
+        data_key: None,
         event,
         subject_key: "order/123".parse().ok(),
         customer_hash: 7,
@@ -411,6 +412,7 @@ fn a_failure_that_does_not_count_defers_its_message() {
 fn a_rejected_message_is_dead_lettered_with_the_reason() {
     for (rejection, expected, text) in [
         (Rejection::Unreadable("no id"), "unreadable", "no id"),
+        (Rejection::Forged("no signature"), "forged", "no signature"),
         (Rejection::Queue("max_len"), "max-len", "max_len"),
         (Rejection::DeliveryLimit(IsolatedRun::Abandoned), "delivery-limit", "isolated"),
     ] {

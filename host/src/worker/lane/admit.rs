@@ -1,7 +1,8 @@
 //! Admission: joins copies of the same attempt, and acknowledges what is settled already.
 //!
-//! It only saves work: the commit's compare-and-set refuses a delivery that is settled. Bounds: the
-//! messages of one batch, and one query to the store when the broker redelivered one of them.
+//! It only saves work: the commit's compare-and-set refuses a delivery that is settled. And it drops
+//! messages that no host sent to this stage, which would be settled without a call. Bounds: the messages
+//! of one batch, and one query to the store when the broker redelivered one of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::conflicts::differ;
 use super::{Lane, STORE_BACKOFF, pause};
-use crate::broker::Incoming;
-use crate::domain::event::DeliveryKey;
+use crate::broker::{Incoming, Sender};
+use crate::domain::event::{DeliveryKey, topic_matches};
 use crate::pipeline::Running;
 use crate::store::{AttemptKey, StoreError};
 use crate::worker::decide::Attempt;
+use crate::worker::is_of_broker;
 
 /// An attempt at a delivery, with every copy of it that the broker sent.
 pub(super) struct Work {
@@ -44,11 +46,65 @@ impl Lane {
         cancel: &CancellationToken,
     ) -> Vec<Work> {
         let work = join(&self.stage.name, received);
-        let mut work = self.refuse_conflicts(work, cancel).await;
+        let work = self.refuse_conflicts(work, cancel).await;
+        let mut work = self.drop_misdirected(work, cancel).await;
         if work.iter().any(|work| work.message.redelivered || work.follows_another) {
             self.drop_settled(&mut work, cancel).await;
         }
         work
+    }
+
+    /// Drops messages that would be settled without a call although the store has no such delivery: copies
+    /// of a host's message, or of an old event, that another program sent to this stage. Others cost no
+    /// query.
+    async fn drop_misdirected(&self, work: Vec<Work>, cancel: &CancellationToken) -> Vec<Work> {
+        let Some(running) = self.stage.running() else { return work };
+        if !work.iter().any(|work| self.is_uncalled(work, &running)) {
+            return work;
+        }
+        let (mut kept, mut dropped) = (Vec::with_capacity(work.len()), Vec::new());
+        for work in work {
+            if self.is_uncalled(&work, &running) && !self.is_stored(&work, cancel).await {
+                tracing::warn!(
+                    stage = %self.stage.name,
+                    event = %work.message.envelope.event.id,
+                    "the store has no such delivery: the message is dropped"
+                );
+                dropped.push(work);
+            } else {
+                kept.push(work);
+            }
+        }
+        self.ack(&dropped).await;
+        kept
+    }
+
+    /// Whether a message that the store should know is expired, or a host's of a type that the stage does
+    /// not consume.
+    fn is_uncalled(&self, work: &Work, running: &Running) -> bool {
+        let Incoming { envelope, sender, tag, .. } = &work.message;
+        if !is_of_broker(*tag) {
+            return false;
+        }
+        let policy = &running.policy;
+        let expires_at_ms = self.stage.expires_at_ms(envelope.expires_at_ms, policy.expiry_ms);
+        let is_consumed = || {
+            let event_type = &envelope.event.event_type;
+            policy.consumes.iter().any(|pattern| topic_matches(pattern, event_type))
+        };
+        expires_at_ms <= self.services.clock.now_ms() || (*sender == Sender::Host && !is_consumed())
+    }
+
+    /// Whether the store has the delivery; true when it cannot say.
+    async fn is_stored(&self, work: &Work, cancel: &CancellationToken) -> bool {
+        let mut backoff = STORE_BACKOFF;
+        loop {
+            match self.services.store.delivery(&work.key.delivery).await {
+                Ok(delivery) => return delivery.is_some(),
+                Err(error) if error.is_transient() && pause(&mut backoff, cancel).await => {}
+                Err(_) => return true,
+            }
+        }
     }
 
     /// Asks the store which deliveries are settled, waiting out an outage, and acknowledges those.

@@ -2,7 +2,7 @@
 //! is up.
 //!
 //! Bounds: `batch_time_ms` and `batch_max_bytes`, checked between messages; the rate limit; the gate,
-//! which may close while the batch runs.
+//! which may close while the batch runs; the turn of its namespace, which may end.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use crate::domain::subject::SubjectKey;
 use crate::pipeline::Running;
 use crate::pipeline::chains::Counted;
 use crate::pipeline::metrics::OutcomeKind;
+use crate::pipeline::turns::Turn;
 use crate::stage::circuit_breaker::Permit;
 use crate::stage::state::{BatchState, LaneCache};
 use crate::store::{Batch, StateSource, StoreError};
@@ -34,6 +35,8 @@ pub(super) struct BatchRun<'a> {
     pub(super) running: &'a Running,
     pub(super) state: &'a Arc<BatchState>,
     pub(super) permit: Permit,
+    /// None if the process has one namespace.
+    pub(super) turn: Option<&'a Turn>,
 }
 
 impl Lane {
@@ -62,7 +65,8 @@ impl Lane {
             settlements.push(settlement);
             breaker_change = change.or(breaker_change);
             let is_full = began.elapsed() >= time_max || bytes >= self.stage.config.batch_max_bytes;
-            if is_full || self.is_replaced(running) || !self.gate.is_open() {
+            let is_over = run.turn.is_some_and(Turn::is_over);
+            if is_full || is_over || self.is_replaced(running) || !self.gate.is_open() {
                 break;
             }
         }

@@ -65,8 +65,8 @@ impl Lane {
         let mut kept = Vec::with_capacity(work.len());
         for (mut work, identified) in work.into_iter().zip(identified) {
             match identified {
-                Identified::Event(envelope) => {
-                    work.message.envelope = envelope;
+                Identified::Event { envelope, sender } => {
+                    (work.message.envelope, work.message.sender) = (envelope, sender);
                     kept.push(work);
                 }
                 Identified::Conflict => self.refuse_conflict(work, cancel).await,

@@ -5,12 +5,14 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use tracing::Instrument as _;
 
 use super::batch::BatchRun;
 use super::{Lane, Work};
+use crate::broker::{Incoming, Sender};
 use crate::domain::trace_context::TraceContext;
 use crate::pipeline::Running;
 use crate::pipeline::plugin_change::PluginChange;
@@ -102,6 +104,7 @@ impl Lane {
     ) -> (Progress<'static>, Called) {
         let call = self.prepare(work, run.state);
         let (recorder, now_ms) = (call.context.recorder.clone(), call.context.now_ms);
+        let waited = waited(&work.message, now_ms);
         // A bug of the host that one message triggers must not stop the lane again and again.
         let span = tracing::info_span!(
             target: SPANS,
@@ -120,7 +123,8 @@ impl Lane {
             },
             ..Handled::nothing()
         });
-        let Handled { outcome, writes, duration, external, .. } = handled;
+        let Handled { outcome, writes, duration, memory_bytes, external } = handled;
+        self.stage.metrics.record_call(waited, duration, memory_bytes);
         attempt.duration_us = duration.as_micros() as u64;
         if let Outcome::Unavailable(why) = &outcome {
             tracing::warn!(stage = %self.stage.name, %why, "call not possible, deferring the message");
@@ -223,6 +227,20 @@ impl Called {
             state.merge(result.writes);
         }
         recording
+    }
+}
+
+/// How long a message waited for the stage: since its event was written, or, on a later attempt and for
+/// another program's event, since this host received it.
+fn waited(message: &Incoming, now_ms: u64) -> Duration {
+    let here = message.received.elapsed();
+    match message.sender {
+        Sender::Host if message.attempt == 1 && message.round == 1 => {
+            let written =
+                Duration::from_millis(now_ms.saturating_sub(message.envelope.event.time_ms));
+            written.max(here)
+        }
+        _ => here,
     }
 }
 

@@ -176,7 +176,7 @@ async fn a_batch_ends_at_its_bytes() {
     let work = lane.admit(messages, &CancellationToken::new()).await;
     let state = lane.batch_state(Arc::clone(&bench.services.store) as Arc<dyn StateSource>);
     let running = bench.stage.running().unwrap();
-    let run = batch::BatchRun { running: &running, state: &state, permit: Permit::Run };
+    let run = batch::BatchRun { running: &running, state: &state, permit: Permit::Run, turn: None };
     let result = lane.run_batch(&work, &run).await.unwrap();
     assert_eq!(result.outcomes.len(), 2);
 }

@@ -1,8 +1,10 @@
 //! Isolated runs, on a store whose commits are answered late or not at all.
 
+use super::copies::Numbers;
 use super::*;
-use crate::broker::Sender;
+use crate::broker::{ClaimedAttempt, Forgery, Sender};
 use crate::config::Config;
+use crate::domain::actor::Actor;
 use crate::domain::clock::ManualClock;
 use crate::domain::event::{Envelope, Event};
 use crate::pipeline::Pipeline;
@@ -10,9 +12,9 @@ use crate::relay::Relay;
 use crate::stage::handler::{
     Description, Emitted, Native, NativeContext, NativeError, NativeStage,
 };
-use crate::store::conformance::{START_MS, sample_event};
+use crate::store::conformance::{LEASE_MS, START_MS, sample_event};
 use crate::store::sqlite::tests::open as open_store;
-use crate::store::{DeadLetterFilter, DeliveryStatus, Store};
+use crate::store::{DeadLetterFilter, DeliveryStatus, OutboxRow, Store};
 
 struct Idle;
 
@@ -50,6 +52,7 @@ impl Bench {
             attempt: 1,
             sender: Sender::Host,
             unreadable: None,
+            forged: None,
             reason: DELIVERY_LIMIT.to_owned(),
             redelivered: false,
             tag: 7,
@@ -120,20 +123,22 @@ async fn a_record_that_is_committed_late_is_followed_by_its_run() {
 
 #[tokio::test]
 async fn a_message_whose_isolated_run_was_abandoned_is_dead_lettered() {
-    let bench = Bench::new().await;
+    let mut bench = Bench::new().await;
     assert_eq!(bench.handle(&mut bench.process()).await, Some(2));
     // That process stopped, and another one has its name.
+    bench.message.redelivered = true;
     assert_eq!(bench.handle(&mut bench.process()).await, None);
     assert_eq!(bench.delivery().await, (DeliveryStatus::Dead, 2));
 }
 
 #[tokio::test]
 async fn a_process_runs_a_message_isolated_once() {
-    let bench = Bench::new().await;
+    let mut bench = Bench::new().await;
     let mut handler = bench.process();
     assert_eq!(bench.handle(&mut handler).await, Some(2));
-    // The run begins.
+    // The run begins, and the process stops before it ends.
     handler.unconfirmed.remove(&handler.key(&bench.message));
+    bench.message.redelivered = true;
     assert_eq!(bench.handle(&mut handler).await, None);
     assert_eq!(bench.delivery().await.0, DeliveryStatus::Dead);
 }
@@ -216,4 +221,159 @@ async fn a_dead_letter_whose_commit_was_not_answered_is_not_written_again() {
     assert_eq!(dead_letters(&bench).await, 1);
     settle(&mut handler, &garbage(&bench, 2, false)).await;
     assert_eq!(dead_letters(&bench).await, 2);
+}
+
+/// A message that claims to be the one of the bench, and `change`s something in it.
+fn forged(bench: &Bench, change: impl FnOnce(&mut Envelope)) -> RejectedMessage {
+    let mut envelope = Envelope::clone(&bench.message.envelope);
+    change(&mut envelope);
+    let claimed = ClaimedAttempt { envelope: Arc::new(envelope), round: 1, attempt: 1 };
+    let why = "it has no signature".to_owned();
+    RejectedMessage {
+        unreadable: None,
+        forged: Some(Forgery { why, claimed: Some(claimed) }),
+        ..garbage(bench, 1, false)
+    }
+}
+
+/// The outbox rows, after those of the bench's own event were sent.
+async fn rows(bench: &Bench) -> Vec<OutboxRow> {
+    bench.services.store.claim_outbox(10, u64::MAX).await.unwrap()
+}
+
+impl Bench {
+    /// As after the relay sent the event.
+    async fn sent(&self) {
+        self.clock.advance(LEASE_MS + 1);
+        let ids = rows(self).await.iter().filter_map(|row| row.id).collect();
+        self.services.store.outbox_sent(ids).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_claims_what_is_not_true_is_forged() {
+    type Change = fn(&mut Envelope);
+    let changes: [(&str, Change); 8] = [
+        ("body", |envelope| envelope.event.data = "{}".into()),
+        ("type", |envelope| envelope.event.event_type = "other".into()),
+        ("id", |envelope| envelope.event.id = "to-come".into()),
+        ("source", |envelope| envelope.event.source = "/orders/api".into()),
+        ("expiry", |envelope| envelope.expires_at_ms = 1),
+        ("hops", |envelope| envelope.hops += 1),
+        ("correlation", |envelope| envelope.correlation_id = "another".into()),
+        ("subject", |envelope| envelope.subject_key = "order/7".parse().ok()),
+    ];
+    for (number, (changed, change)) in changes.into_iter().enumerate() {
+        let bench = Bench::new().await;
+        bench.sent().await;
+        let mut handler = bench.process();
+        settle(&mut handler, &forged(&bench, change)).await;
+        assert_eq!(dead_letters(&bench).await, 1, "{number}: {changed}");
+        let filter = DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() };
+        let found = bench.services.store.dead_letters(filter).await.unwrap().items.remove(0);
+        assert_eq!(
+            (found.code.as_str(), found.envelope.subject_key),
+            ("forged", None),
+            "{changed}"
+        );
+        assert!(found.message.contains("no signature"), "{}", found.message);
+        assert_eq!(bench.delivery().await, (DeliveryStatus::Open, 1), "{changed}");
+        let direct = rows(&bench).await.into_iter().filter_map(|row| row.direct);
+        assert_eq!(direct.count(), 0, "{changed}: it was sent again");
+    }
+    // An attempt that was not made.
+    let bench = Bench::new().await;
+    let mut message = forged(&bench, |_| {});
+    if let Some(Forgery { claimed: Some(claimed), .. }) = &mut message.forged {
+        claimed.attempt = 2;
+    }
+    settle(&mut bench.process(), &message).await;
+    assert_eq!(dead_letters(&bench).await, 1);
+}
+
+#[tokio::test]
+async fn a_true_copy_is_taken_from_the_store() {
+    let bench = Bench::new().await;
+    let mut handler = bench.process();
+    // The outbox is about to send it.
+    settle(&mut handler, &forged(&bench, |_| {})).await;
+    bench.sent().await;
+    assert_eq!(rows(&bench).await.len(), 0);
+    for _ in 0..2 {
+        settle(&mut handler, &forged(&bench, |_| {})).await;
+    }
+    let sent = rows(&bench).await;
+    let [row] = &sent[..] else { panic!("{sent:?}") };
+    let direct = row.direct.as_ref().map(|direct| (direct.round, direct.attempt));
+    assert_eq!((&row.envelope, direct), (&bench.message.envelope, Some((1, 1))));
+    assert_eq!(dead_letters(&bench).await, 0);
+    assert_eq!(bench.delivery().await, (DeliveryStatus::Open, 1));
+}
+
+#[tokio::test]
+async fn a_message_that_the_queue_lost_settles_no_delivery() {
+    for reason in ["expired", "rejected", "maxlen", "unknown"] {
+        let mut bench = Bench::new().await;
+        bench.sent().await;
+        bench.message.reason = reason.to_owned();
+        for sender in [Sender::Host, Sender::OtherProgram { due_at_ms: None }] {
+            bench.message.sender = sender;
+            settle(&mut bench.process(), &bench.message).await;
+        }
+        assert_eq!(rows(&bench).await.len(), 1, "{reason}: it is sent again, once");
+        assert_eq!(bench.delivery().await, (DeliveryStatus::Open, 1), "{reason}");
+        assert_eq!(dead_letters(&bench).await, 0, "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_the_queue_lost_before_it_was_known_belongs_to_no_subject() {
+    let bench = Bench::new().await;
+    let mut envelope = Envelope::clone(&bench.message.envelope);
+    envelope.event.id = "new".into();
+    envelope.subject_key = "order/7".parse().ok();
+    let mut message = RejectedMessage {
+        envelope: Arc::new(envelope),
+        reason: "expired".to_owned(),
+        ..bench.message.clone()
+    };
+    // A copy of a host's message at a stage that it was not routed to.
+    settle(&mut bench.process(), &message).await;
+    assert_eq!(dead_letters(&bench).await, 0);
+    message.sender = Sender::OtherProgram { due_at_ms: None };
+    settle(&mut bench.process(), &message).await;
+    let filter = DeadLetterFilter { limit: 1, ..DeadLetterFilter::default() };
+    let found = bench.services.store.dead_letters(filter).await.unwrap().items.remove(0);
+    assert_eq!((found.code.as_str(), found.envelope.subject_key), ("expired", None));
+}
+
+#[tokio::test]
+async fn a_copy_of_a_message_that_runs_isolated_is_dropped() {
+    let bench = Bench::new().await;
+    assert_eq!(bench.handle(&mut bench.process()).await, Some(2));
+    // Another host receives a second message, which the broker has not delivered before.
+    assert_eq!(bench.handle(&mut bench.process()).await, None);
+    assert_eq!(bench.delivery().await, (DeliveryStatus::Open, 2));
+    assert_eq!(dead_letters(&bench).await, 0);
+}
+
+#[tokio::test]
+async fn refused_messages_beyond_the_bound_are_counted() {
+    let bench = Bench::new().await;
+    let mut handler = bench.process();
+    handler.budget = Budget::new(2);
+    for tag in 1..=5 {
+        settle(&mut handler, &garbage(&bench, tag, false)).await;
+    }
+    assert_eq!((dead_letters(&bench).await, handler.stage.metrics.refused()), (2, 3));
+    // Another host finds no room either, until an operator discards one.
+    let mut other = bench.process();
+    other.budget = Budget::new(2);
+    settle(&mut other, &forged(&bench, |envelope| envelope.hops += 1)).await;
+    assert_eq!((dead_letters(&bench).await, handler.stage.metrics.refused()), (2, 4));
+    bench.services.store.discard(1, "a test".to_owned(), &Actor::program()).await.unwrap();
+    let mut next = bench.process();
+    next.budget = Budget::new(2);
+    settle(&mut next, &forged(&bench, |envelope| envelope.hops += 1)).await;
+    assert_eq!(dead_letters(&bench).await, 3);
 }

@@ -7,8 +7,8 @@ use super::{Finding, Stages};
 use crate::host::postgres_settings;
 use postrider::Config;
 use postrider::internals::{
-    BrokerUrl, DatabaseStatus, HostReport, PostgresStore, QueueStatus, Rabbit, SchemaStatus,
-    SqliteStore, StoreUrl, SubjectKinds, UnroutedEvents,
+    BrokerUrl, DatabaseStatus, HostReport, PostgresStore, QueueStatus, Rabbit, RabbitServer,
+    SchemaStatus, SqliteStore, StoreUrl, SubjectKinds, UnroutedEvents,
 };
 
 /// Maximum clock difference. Leases and due times are wrong by as much as the clocks differ.
@@ -150,11 +150,12 @@ pub(super) async fn broker(config: &Config, stages: &Stages) -> Vec<Finding> {
     let Some(BrokerUrl::Amqp(url)) = BrokerUrl::parse(&config.broker.url) else {
         return vec![Finding::ok("broker", "the embedded broker is always available")];
     };
-    let queues = match Rabbit::examine(url, &config.namespace, stages).await {
+    let server = RabbitServer { url: url.to_owned(), tls: config.broker.tls.files() };
+    let queues = match Rabbit::examine(&server, &config.namespace, stages).await {
         Ok(queues) => queues,
         Err(why) => {
-            let remedy =
-                "check that RabbitMQ is running, and the user, password and vhost in broker.url";
+            let remedy = "check that RabbitMQ is running, the user, password and vhost in broker.url, and \
+                 the files in broker.tls";
             return vec![Finding::problem(
                 "broker",
                 format!("cannot connect to RabbitMQ: {why}"),

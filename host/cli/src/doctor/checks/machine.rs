@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use super::Finding;
 use postrider::Config;
-use postrider::internals::StoreUrl;
+use postrider::internals::{HttpSettings, StoreUrl};
 
 /// Timeout for a request to a host that already listens at the address.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,11 +21,12 @@ const FREE_MIN_BYTES: u64 = 64 << 20;
 const OPEN_FILES_MIN: u64 = 1_024;
 
 /// Checks that the API can listen at its address.
-pub(super) async fn address(listen: &str) -> Finding {
+pub(super) async fn address(http: &HttpSettings) -> Finding {
+    let listen = &http.listen;
     let Err(error) = TcpListener::bind(listen).await else {
         return Finding::ok("address", format!("{listen} is free"));
     };
-    if error.kind() == ErrorKind::AddrInUse && serves(listen).await {
+    if error.kind() == ErrorKind::AddrInUse && serves(http).await {
         return Finding::ok("address", format!("a host is running at {listen}"));
     }
     let remedy = "set http.listen to an address of this machine and a free port";
@@ -33,12 +34,16 @@ pub(super) async fn address(listen: &str) -> Finding {
 }
 
 /// Whether a Postrider host serves at the address.
-async fn serves(listen: &str) -> bool {
+async fn serves(http: &HttpSettings) -> bool {
+    let scheme = if http.tls.is_on() { "https" } else { "http" };
+    let url = format!("{scheme}://{}/ready", http.listen);
     let ready = async {
         let answer = reqwest::Client::builder()
             .timeout(REQUEST_TIMEOUT)
+            // The request holds no secret, and it goes to an address, for which certificates are rare.
+            .tls_danger_accept_invalid_certs(true)
             .build()?
-            .get(format!("http://{listen}/ready"))
+            .get(url)
             .send()
             .await?;
         answer.json::<serde_json::Value>().await

@@ -11,16 +11,38 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, ShortString};
 
 use super::{
-    ATTEMPT, CAUSE_ID, CAUSE_SOURCE, CLOUD_EVENTS, CLOUD_EVENTS_COLON, CORRELATION, EXPIRES_MS,
-    HOPS, Ingress, ROUND, STRUCTURED, SUBJECT, decode, encode, stand_in,
+    ATTEMPT, CAUSE_ID, CAUSE_SOURCE, CLOUD_EVENTS, CLOUD_EVENTS_COLON, CORRELATION, Contents,
+    Destination, EXPIRES_MS, HOPS, Ingress, ROUND, STRUCTURED, SUBJECT, Signer, Signing, Trust,
+    decode, encode, stand_in,
 };
 use crate::broker::Outgoing;
+use crate::broker::rabbit::origin::Origin;
 use crate::domain::cloud_events::ingress::Rules;
+use crate::domain::encryption::Encryption;
 use crate::domain::event::{Envelope, Event};
 use crate::internals::fuzz::{
     ReceivedMessage, Stored, any_bytes, any_list, any_stage, any_text, decide_and_store, is_fit,
 };
-use crate::store::Direct;
+use crate::store::{Direct, MessageKey};
+
+const NAMESPACE: &str = "orders";
+const STAGE: &str = "x";
+
+fn signer() -> Signer {
+    Signer::new(&MessageKey { id: "0a1b2c3d".into(), secret: [7; 32], created_at_ms: 0 })
+}
+
+/// What claims to be a host's is signed, so that it is read further than its signature.
+fn signed(properties: BasicProperties, body: &[u8]) -> BasicProperties {
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    if !headers.contains_key(CORRELATION) {
+        return properties;
+    }
+    let content_type = properties.content_type().as_ref().map(ShortString::as_str);
+    let contents = Contents { content_type: content_type.unwrap_or_default(), body };
+    signer().sign(&mut headers, Destination { namespace: NAMESPACE, stage: STAGE }, contents);
+    properties.with_headers(headers)
+}
 
 fn ingress() -> Ingress<'static> {
     Ingress {
@@ -51,11 +73,15 @@ impl Message {
 
     fn arrive(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let (properties, body) = message(u)?;
-        is_fit(&stand_in(&properties, &body, ingress()));
-        let decoded = match decode(&properties, body, ingress()) {
+        let properties = signed(properties, &body);
+        let place = Destination { namespace: NAMESPACE, stage: STAGE };
+        let trust = Trust { signers: &[signer()], place, encryption: &Encryption::default() };
+        let decoded = match decode(&properties, body.clone(), ingress(), trust) {
             Ok(decoded) => decoded,
             Err(unreadable) => {
                 assert!(!unreadable.to_string().is_empty());
+                let origin = Origin { exchange: "orders.events", routing_key: STAGE };
+                is_fit(&stand_in(&properties, &body, origin, ingress(), &unreadable));
                 return Ok(());
             }
         };
@@ -63,7 +89,10 @@ impl Message {
         let event = &envelope.event;
         assert!(!event.id.is_empty() && !event.event_type.is_empty() && !event.source.is_empty());
         is_fit(&envelope);
-        arrives_as_sent(Arc::clone(&envelope), Some(Direct { stage: "x".into(), round, attempt }));
+        arrives_as_sent(
+            Arc::clone(&envelope),
+            Some(Direct { stage: STAGE.into(), round, attempt }),
+        );
         // A later round starts in a store that has the event, which this one has not.
         if round != 1 {
             return Ok(());
@@ -85,8 +114,16 @@ pub(crate) fn arrives_as_sent(envelope: Arc<Envelope>, direct: Option<Direct>) {
     let (round, attempt) = direct.as_ref().map_or((1, 1), |direct| (direct.round, direct.attempt));
     let message = Outgoing { envelope, direct, mandatory: false };
     let body = message.envelope.event.data.to_vec();
+    let stage = message.direct.as_ref().map_or(STAGE, |direct| &*direct.stage);
+    let place = Destination { namespace: NAMESPACE, stage };
+    let trust = Trust { signers: &[signer()], place, encryption: &Encryption::default() };
+    let properties = encode(
+        &message,
+        &message.envelope.event.data,
+        Signing { signer: &signer(), namespace: NAMESPACE },
+    );
     let decoded =
-        decode(&encode(&message), body, ingress()).expect("a sent message can be decoded");
+        decode(&properties, body, ingress(), trust).expect("a sent message can be decoded");
     assert_eq!((decoded.round, decoded.attempt), (round, attempt));
     assert_eq!(normal(&decoded.envelope), normal(&message.envelope));
 }

@@ -1,8 +1,9 @@
-//! The event that stands for an unreadable message: its body is the message's, its attributes are the
-//! message's headers and properties, so that an operator can see and repair it.
+//! The event that stands for an unreadable or forged message: its body is the message's, its attributes
+//! are the message's headers and properties and where it was sent to, so that an operator can see where
+//! it came from, and repair an unreadable one.
 //!
 //! Bounds: [`DETAILS_MAX_BYTES`] of headers and of properties; a body that is larger than the host
-//! accepts is truncated to [`BODY_KEPT_BYTES`].
+//! accepts is truncated to [`BODY_KEPT_BYTES`], that of a forged message to [`FORGED_KEPT_BYTES`].
 
 use std::collections::BTreeMap;
 
@@ -12,25 +13,32 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{Ingress, value};
+use super::{Ingress, Unreadable, value};
+use crate::broker::rabbit::origin::Origin;
 use crate::domain::event::{Envelope, Event, UNREADABLE, hex, without_nul};
 
 /// Attributes of the substitute: JSON objects.
 const HEADERS: &str = "amqpheaders";
 const PROPERTIES: &str = "amqpproperties";
+/// Where it was sent to.
+const EXCHANGE: &str = "amqpexchange";
+const ROUTING_KEY: &str = "amqproutingkey";
 /// How many bytes the body had, if it is truncated.
 const BODY_BYTES: &str = "amqpbodybytes";
 /// Headers that the broker counts deliveries in: they differ between deliveries of one message.
 const COUNTERS: [&str; 2] = ["x-delivery-count", "x-acquired-count"];
 const DETAILS_MAX_BYTES: usize = 8 << 10;
 const BODY_KEPT_BYTES: usize = 64 << 10;
+const FORGED_KEPT_BYTES: usize = 4 << 10;
 
-/// A substitute event for an unreadable message. Its key is a hash of the message, so the same message
-/// is the same event, however often it is delivered.
+/// A substitute event for a message that is refused for `error`. Its key is a hash of the message, so the
+/// same message is the same event, however often it is delivered.
 pub(in crate::broker::rabbit) fn stand_in(
     properties: &BasicProperties,
     body: &[u8],
+    origin: Origin<'_>,
     ingress: Ingress<'_>,
+    error: &Unreadable,
 ) -> Envelope {
     let Ingress { rules, expiry_ms, body_max_bytes } = ingress;
     let headers = lasting(properties.headers().as_ref());
@@ -49,8 +57,14 @@ pub(in crate::broker::rabbit) fn stand_in(
         ),
         (PROPERTIES.to_owned(), details(named(properties).into_iter())),
     ];
-    let kept =
-        if body.len() > body_max_bytes { &body[..BODY_KEPT_BYTES.min(body.len())] } else { body };
+    let sent_to = [(EXCHANGE, origin.exchange), (ROUTING_KEY, origin.routing_key)];
+    attributes.extend(sent_to.map(|(name, text)| (name.to_owned(), without_nul(text.to_owned()))));
+    let kept_max = match error {
+        Unreadable::Forged { .. } => FORGED_KEPT_BYTES,
+        _ if body.len() > body_max_bytes => BODY_KEPT_BYTES,
+        _ => body.len(),
+    };
+    let kept = &body[..kept_max.min(body.len())];
     if kept.len() < body.len() {
         attributes.push((BODY_BYTES.to_owned(), body.len().to_string()));
     }
@@ -130,6 +144,11 @@ mod tests {
         }
     }
 
+    fn stand_in_for(properties: &BasicProperties, body: &[u8]) -> Envelope {
+        let origin = Origin { exchange: "orders.events", routing_key: "a.b" };
+        stand_in(properties, body, origin, ingress(), &Unreadable::Batch)
+    }
+
     fn properties(headers: &[(&str, AMQPValue)]) -> BasicProperties {
         let mut table = FieldTable::default();
         for (name, value) in headers {
@@ -144,13 +163,14 @@ mod tests {
             ("cloudEvents_id", AMQPValue::ShortShortInt(42)),
             ("list", AMQPValue::FieldArray(vec![AMQPValue::Boolean(true)].into())),
         ]);
-        let envelope = stand_in(&message, b"not JSON", ingress());
+        let envelope = stand_in_for(&message, b"not JSON");
         assert_eq!(envelope.validate(), None);
         assert_eq!(envelope.event.data, "not JSON");
         let attributes: BTreeMap<_, _> = envelope.event.attributes.into_iter().collect();
         assert!(attributes[HEADERS].contains(r#""cloudEvents_id":"42""#), "{attributes:?}");
         assert!(attributes[HEADERS].contains("list"), "{attributes:?}");
         assert_eq!(attributes[PROPERTIES], r#"{"message-id":"m-1"}"#);
+        assert_eq!((&*attributes[EXCHANGE], &*attributes[ROUTING_KEY]), ("orders.events", "a.b"));
         assert_eq!(attributes.get(BODY_BYTES), None);
     }
 
@@ -161,22 +181,33 @@ mod tests {
             (0..200).map(|number| (format!("h{number}"), long.clone())).collect();
         let many: Vec<(&str, AMQPValue)> =
             many.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-        let envelope = stand_in(&properties(&many), &vec![b'x'; 10 << 20], ingress());
+        let envelope = stand_in_for(&properties(&many), &vec![b'x'; 10 << 20]);
         assert_eq!(envelope.validate(), None);
         assert_eq!(envelope.event.data.len(), BODY_KEPT_BYTES);
-        assert_eq!(envelope.event.attributes[2], (BODY_BYTES.to_owned(), "10485760".to_owned()));
+        let size = (BODY_BYTES.to_owned(), "10485760".to_owned());
+        assert!(envelope.event.attributes.contains(&size));
+    }
+
+    #[test]
+    fn of_a_forged_message_little_is_kept() {
+        let origin = Origin { exchange: "", routing_key: "q" };
+        let forged = Unreadable::Forged { claimed: None, why: "it has no signature".into() };
+        let body = vec![b'x'; 100_000];
+        let envelope = stand_in(&properties(&[]), &body, origin, ingress(), &forged);
+        assert_eq!(envelope.event.data.len(), FORGED_KEPT_BYTES);
+        assert_eq!(envelope.validate(), None);
     }
 
     #[test]
     fn a_message_is_the_same_however_often_it_is_delivered() {
         let id = |headers: &[(&str, AMQPValue)], body: &[u8]| {
-            stand_in(&properties(headers), body, ingress()).event.id
+            stand_in_for(&properties(headers), body).event.id
         };
         let counted = [("x-delivery-count", AMQPValue::LongLongInt(3))];
         assert_eq!(id(&[], b"{"), id(&counted, b"{"));
         assert_ne!(id(&[], b"{"), id(&[], b"["));
         assert_ne!(id(&[], b"{"), id(&[("a", AMQPValue::Void)], b"{"));
         let other = BasicProperties::default().with_message_id("m-2".into());
-        assert_ne!(id(&[], b"{"), stand_in(&other, b"{", ingress()).event.id);
+        assert_ne!(id(&[], b"{"), stand_in_for(&other, b"{").event.id);
     }
 }

@@ -7,7 +7,7 @@ use crate::app::dead_letters::{RATE, RATE_MAX};
 use crate::domain::subject::KEY_PATTERN;
 use crate::http::request::REASON_MAX;
 
-pub(super) fn all() -> [Named; 6] {
+pub(super) fn all() -> [Named; 10] {
     [
         ("Reason", reason()),
         ("RollbackRequest", rollback()),
@@ -15,6 +15,10 @@ pub(super) fn all() -> [Named; 6] {
         ("DeadLetterFilter", dead_letter_filter()),
         ("ReplayMany", replay_many()),
         ("DiscardMany", discard_many()),
+        ("NewApiKey", new_api_key()),
+        ("Rotation", rotation()),
+        ("RewrapBatch", rewrap_batch()),
+        ("Erasure", erasure()),
     ]
 }
 
@@ -27,6 +31,66 @@ fn reason() -> Value {
         "description": "Why, for the record.",
         "type": ["object", "null"],
         "properties": { "reason": { "type": ["string", "null"], "maxLength": REASON_MAX } },
+        "additionalProperties": false,
+    })
+}
+
+fn new_api_key() -> Value {
+    json!({
+        "description": "A key of a client. A role is the name of a permission, maybe limited to a \
+            stage or to event types: `read`, `operate:stage/payment`, `submit:type/order.*`.",
+        "type": "object",
+        "properties": {
+            "principal": { "type": "string", "pattern": "^[A-Za-z0-9._@:-]{1,100}$" },
+            "description": {
+                "type": ["string", "null"],
+                "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$",
+                "maxLength": 100,
+            },
+            "roles": {
+                "type": "array",
+                "items": { "type": "string", "pattern": ROLE_PATTERN },
+                "minItems": 1,
+                "maxItems": 50,
+            },
+            "expires_at": instant(),
+        },
+        "required": ["principal", "roles"],
+        "additionalProperties": false,
+    })
+}
+
+/// A role, as far as a regular expression can say it.
+const ROLE_PATTERN: &str = "^(admin|payloads|secret-names|(read|operate)(:stage/[a-z][a-z0-9-]{0,39})?|submit(:type/[A-Za-z0-9_*#-]{1,40}([.][A-Za-z0-9_*#-]{1,40}){0,3})?)$";
+
+fn rotation() -> Value {
+    json!({
+        "description": "How long the old key stays valid, milliseconds; a day by default.",
+        "type": ["object", "null"],
+        "properties": { "overlap_ms": { "type": ["integer", "null"], "minimum": 0, "maximum": i64::MAX } },
+        "additionalProperties": false,
+    })
+}
+
+fn rewrap_batch() -> Value {
+    json!({
+        "description": "Where the batch begins: `next` of the one before, or 0.",
+        "type": ["object", "null"],
+        "properties": { "after": { "type": ["integer", "null"], "minimum": 0, "maximum": i64::MAX } },
+        "additionalProperties": false,
+    })
+}
+
+fn erasure() -> Value {
+    json!({
+        "description": "Whose subjects are erased, of which kind (by default of every kind), and why.",
+        "type": "object",
+        "properties": {
+            "customer": { "type": "string", "minLength": 1 },
+            "kind": nullable_string(),
+            "reason": { "type": ["string", "null"], "maxLength": REASON_MAX },
+        },
+        "required": ["customer"],
         "additionalProperties": false,
     })
 }

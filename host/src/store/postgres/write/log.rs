@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
+use crate::domain::encryption::Encryption;
 use crate::store::decode::Columns as _;
 use crate::store::postgres::sql::{TransactionError, columns, execute, fetch, list, push};
 use crate::store::transaction::{EventRow, NumberedWriteSet, WriteSet};
@@ -12,9 +13,10 @@ use crate::store::transaction::{EventRow, NumberedWriteSet, WriteSet};
 /// only when it happens.
 pub(super) async fn claim<'a>(
     conn: &mut PgConnection,
+    encryption: &Encryption,
     write_set: WriteSet<'a>,
 ) -> Result<NumberedWriteSet<'a>, TransactionError> {
-    let known = if insert(conn, &write_set).await? < write_set.events.len() as u64 {
+    let known = if insert(conn, encryption, &write_set).await? < write_set.events.len() as u64 {
         known_positions(conn, &write_set).await?
     } else {
         HashMap::new()
@@ -30,6 +32,7 @@ pub(super) async fn claim<'a>(
 /// The number of events that were not in the log.
 async fn insert(
     conn: &mut PgConnection,
+    encryption: &Encryption,
     write_set: &WriteSet<'_>,
 ) -> Result<u64, TransactionError> {
     if write_set.events.is_empty() {
@@ -45,27 +48,29 @@ async fn insert(
                $15::int8[], $16::text[], $17::text[], \
                $18::text[], $19::int8[], $20::int8[]) k ON CONFLICT (id, source) DO NOTHING";
     let now_ms = write_set.now_ms() as i64;
-    let mut args = columns![&write_set.events;
-        |row| row.seq,
-        |row| row.envelope.event.id.as_str(),
-        |row| row.envelope.event.source.as_str(),
-        |row| row.envelope.event.event_type.as_str(),
-        |row| row.envelope.event.subject.as_str(),
-        |row| row.envelope.event.time_ms as i64,
-        |row| row.envelope.event.content_type.as_str(),
-        |row| &row.envelope.event.data[..],
-        |row| list(&row.envelope.event.attributes),
-        |row| row.envelope.subject_key.as_deref(),
-        |row| row.envelope.correlation_id.as_str(),
-        |row| row.envelope.cause.as_ref().map(|cause| cause.source.as_str()),
-        |row| row.envelope.cause.as_ref().map(|cause| cause.id.as_str()),
-        |row| i64::from(row.envelope.hops),
-        |row| row.envelope.expires_at_ms as i64,
-        |row| row.producer.map(|producer| producer.0),
-        |row| row.producer.map(|producer| producer.1),
-        |row| list(&row.routed_to),
-        |row| row.due_ms.map(|due_ms| due_ms as i64),
-        |row| row.unrouted.then_some(now_ms),
+    let data: Vec<_> = write_set.events.iter().map(|row| row.stored_data(encryption)).collect();
+    let rows: Vec<_> = write_set.events.iter().zip(&data).collect();
+    let mut args = columns![&rows;
+        |(row, _)| row.seq,
+        |(row, _)| row.envelope.event.id.as_str(),
+        |(row, _)| row.envelope.event.source.as_str(),
+        |(row, _)| row.envelope.event.event_type.as_str(),
+        |(row, _)| row.envelope.event.subject.as_str(),
+        |(row, _)| row.envelope.event.time_ms as i64,
+        |(row, _)| row.envelope.event.content_type.as_str(),
+        |(_, data)| &***data,
+        |(row, _)| list(&row.envelope.event.attributes),
+        |(row, _)| row.envelope.subject_key.as_deref(),
+        |(row, _)| row.envelope.correlation_id.as_str(),
+        |(row, _)| row.envelope.cause.as_ref().map(|cause| cause.source.as_str()),
+        |(row, _)| row.envelope.cause.as_ref().map(|cause| cause.id.as_str()),
+        |(row, _)| i64::from(row.envelope.hops),
+        |(row, _)| row.envelope.expires_at_ms as i64,
+        |(row, _)| row.producer.map(|producer| producer.0),
+        |(row, _)| row.producer.map(|producer| producer.1),
+        |(row, _)| list(&row.routed_to),
+        |(row, _)| row.due_ms.map(|due_ms| due_ms as i64),
+        |(row, _)| row.unrouted.then_some(now_ms),
     ];
     push(&mut args, now_ms);
     Ok(execute(conn, sql, args).await?)

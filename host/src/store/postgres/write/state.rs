@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use sqlx::PgConnection;
 
 use super::expect;
+use crate::domain::encryption::Encryption;
 use crate::store::decode::Columns as _;
 use crate::store::postgres::sql::{TransactionError, columns, push};
 use crate::store::postgres::state_tables::StateTables;
@@ -65,7 +66,7 @@ pub(in crate::store::postgres) async fn lock_keys(
 /// written several times, one statement after another.
 pub(super) async fn write(
     conn: &mut PgConnection,
-    tables: &StateTables,
+    (tables, encryption): (&StateTables, &Encryption),
     rows: &[StateWrite<'_>],
     now_ms: u64,
 ) -> Result<(), TransactionError> {
@@ -81,8 +82,10 @@ pub(super) async fn write(
         let (now, later): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|row| keys.insert((row.stage, row.key)));
         for (table, rows) in tables.group(now, |row| row.stage) {
-            let mut args =
-                columns![&rows; |row| row.stage, |row| row.key, |row| row.value, |row| row.version];
+            let values: Vec<_> = rows.iter().map(|row| row.stored_value(encryption)).collect();
+            let mut args = columns![&rows; |row| row.stage, |row| row.key];
+            push(&mut args, values.iter().map(Option::as_deref).collect::<Vec<Option<&[u8]>>>());
+            push(&mut args, rows.iter().map(|row| row.version).collect::<Vec<_>>());
             push(&mut args, now_ms as i64);
             expect(table.execute(conn, sql, args).await?, rows.len())?;
         }

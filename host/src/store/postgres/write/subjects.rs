@@ -5,27 +5,29 @@ use std::collections::{BTreeMap, HashMap};
 use sqlx::PgConnection;
 
 use super::expect;
+use crate::domain::encryption::Encryption;
 use crate::domain::steps::count_json_written;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
-use crate::store::decode::Columns as _;
+use crate::store::decode::{self, Columns as _};
 use crate::store::postgres::sql::{TransactionError, args, columns, execute, fetch, push};
-use crate::store::transaction::{Loaded, NewStatus, NumberedWriteSet, Reading, StoredSubject};
+use crate::store::transaction::{Loaded, NewStatus, NumberedWriteSet, Reading};
 
 pub(super) async fn insert(
     conn: &mut PgConnection,
-    kinds: &SubjectKinds,
+    (kinds, encryption): (&SubjectKinds, &Encryption),
     write_set: &NumberedWriteSet<'_>,
 ) -> Result<(), TransactionError> {
     if write_set.subjects.is_empty() {
         return Ok(());
     }
     let sql = "INSERT INTO subjects (key, kind, customer, status, body, fingerprint, \
-               idempotency_key, finished_status, finished_ms, created_ms, updated_ms) \
-               SELECT k.*, CASE WHEN k.finished IS NOT NULL THEN $9::int8 END, $9, $9 FROM \
+               idempotency_key, owner, data_key, finished_status, finished_ms, created_ms, \
+               updated_ms) \
+               SELECT k.*, CASE WHEN k.finished IS NOT NULL THEN $11::int8 END, $11, $11 FROM \
                unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], \
-               $7::text[], $8::text[]) k (key, kind, customer, status, body, fingerprint, \
-               idempotency_key, finished) \
+               $7::text[], $8::text[], $9::text[], $10::text[]) k (key, kind, customer, status, \
+               body, fingerprint, idempotency_key, owner, data_key, finished) \
                ON CONFLICT DO NOTHING";
     let mut args = columns![&write_set.subjects;
         |row| row.0.key.as_str(),
@@ -34,10 +36,12 @@ pub(super) async fn insert(
         |row| row.0.status.as_str(),
         |row| {
             count_json_written();
-            row.0.body.to_string()
+            row.stored_body(encryption)
         },
         |row| row.0.fingerprint.as_str(),
         |row| row.0.idempotency_key.as_deref(),
+        |row| row.0.owner.as_deref(),
+        |row| row.data_key(),
         |row| kinds.is_finished(&row.0.key, &row.0.status).then_some(row.0.status.as_str()),
     ];
     push(&mut args, write_set.now_ms() as i64);
@@ -91,10 +95,8 @@ async fn update_locked(
     let sql =
         "SELECT key, pos, status FROM subjects WHERE key = ANY($1) ORDER BY pos FOR NO KEY UPDATE";
     let rows = fetch(&mut *conn, sql, args![keys]).await?;
-    let mut locked = HashMap::new();
-    for row in &rows {
-        locked.insert(row.text(0)?, StoredSubject { pos: row.int(1)?, status: row.text(2)? });
-    }
+    let locked: HashMap<_, _> =
+        rows.iter().map(decode::stored_subject).collect::<Result<_, StoreError>>()?;
     let changes = write_set.status_changes(kinds, &locked).ok_or(TransactionError::Conflict)?;
     let open = open_compensations(conn, kinds, &changes.maybe_completed).await?;
     update(conn, write_set, &changes.complete(&open)).await.map(drop)

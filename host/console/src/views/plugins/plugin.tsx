@@ -1,0 +1,253 @@
+// One plugin: why it serves or does not, its history, roll back, and what its versions decided.
+
+import { ApiError, get, path, post } from "../../api/client.ts";
+import { newestRecords } from "../../api/audit.ts";
+import { refresh, useGet, usePoll } from "../../api/poll.ts";
+import type { AuditRecord, Page, PluginLoad, PluginStatus, Recorded } from "../../api/types.ts";
+import { count, shortDigest } from "../../lib/format.ts";
+import { href } from "../../lib/router.ts";
+import { can, missing } from "../../session.ts";
+import { Action, Digest, Empty, Facts, ProblemNote, Section, Skeleton, Status, Time } from "../../ui/basics.tsx";
+import { ask, say } from "../../ui/dialog.tsx";
+import { Icon } from "../../ui/icons.tsx";
+import { DetailHead } from "../../ui/list.tsx";
+import { Types } from "../pipeline/stage.tsx";
+import { decisionsOf, type Decisions } from "./decisions.ts";
+
+export function Plugin({ plugin }: { plugin: PluginStatus }) {
+  const { stage } = plugin;
+  const title = stage ?? plugin.file ?? "?";
+  return (
+    <>
+      <DetailHead view="plugins" title={title} label="Plugin">
+        {stage && (
+          <a class="button" href={href("pipeline", stage)}>
+            Stage
+          </a>
+        )}
+      </DetailHead>
+      <div class="detail-body">
+        <Trouble plugin={plugin} />
+        <Facts
+          of={[
+            ["State", <Status value={plugin.state} />],
+            ["Version", plugin.version],
+            ["Digest", plugin.digest && <Digest value={plugin.digest} />],
+            ["File", plugin.file],
+            ["Loaded", plugin.loaded_at_ms ? <Time at={plugin.loaded_at_ms} /> : null],
+            ["Compiling", plugin.compiling_since_ms ? <Time at={plugin.compiling_since_ms} /> : null],
+            ["Consumes", stage ? <Types of={plugin.consumes} /> : null],
+            ["Emits", stage ? <Types of={plugin.emits} /> : null],
+          ]}
+        />
+        {stage && <History stage={stage} serving={plugin.digest} />}
+        {can("admin") && <Actions plugin={plugin} />}
+        {stage && <Recordings stage={stage} />}
+      </div>
+    </>
+  );
+}
+
+function Trouble({ plugin }: { plugin: PluginStatus }) {
+  const notes: [string, string, string][] = [];
+  if (plugin.last_error) notes.push(["bad", "The newest content of the file was refused", plugin.last_error]);
+  if (plugin.rolled_back) notes.push(["warn", "The rollout guard restored this version", plugin.rolled_back]);
+  if (plugin.waiting_for) notes.push(["", "It waits for", plugin.waiting_for]);
+  for (const warning of plugin.warnings) notes.push(["warn", "Doubtful", warning]);
+  if (notes.length === 0) return null;
+  return (
+    <div class="notes">
+      {notes.map(([level, title, text]) => (
+        <div class={`note ${level}`} key={title + text}>
+          <Icon name={level === "" ? "info" : "warning"} />
+          <div>
+            <strong>{title}</strong>
+            <div class="wrap">{text}</div>
+          </div>
+        </div>
+      ))}
+    </div>
+  );
+}
+
+function History(props: { stage: string; serving: string | null | undefined }) {
+  const { stage, serving } = props;
+  const history = useGet<Page<PluginLoad>>(path`plugins/${stage}/history`, 10_000);
+  const loads = [...(history.data?.items ?? [])].sort((a, b) => b.loaded_at_ms - a.loaded_at_ms);
+  const off = missing("operate", stage);
+  const rollBack = (digest: string, version: string) =>
+    ask({
+      title: `Roll ${stage} back to ${version}?`,
+      text: (
+        <>
+          This host restores the archived file <code>{shortDigest(digest)}</code> in its plugins
+          folder and loads it. Messages that run are finished by the present version.
+        </>
+      ),
+      action: "Roll back",
+      kind: "danger",
+      run: async () => {
+        await post(path`plugins/${stage}/rollback`, { digest });
+        say(`${stage} was rolled back to ${version}`);
+        refresh("plugins", "stages", "topology");
+      },
+    });
+  return (
+    <Section title="Load history" side="all hosts">
+      <ProblemNote problem={history.problem} />
+      {!history.data && !history.problem && <Skeleton lines={3} />}
+      {history.data && loads.length === 0 && (
+        <Empty title="Never loaded">A native stage has no file.</Empty>
+      )}
+      {loads.length > 0 && (
+        <div class="card table-wrap" tabIndex={0}>
+          <table>
+            <thead>
+              <tr>
+                <th>Version</th>
+                <th class="hide-narrow">Digest</th>
+                <th>Host</th>
+                <th class="right">Loaded</th>
+                <th>
+                  <span class="visually-hidden">Actions</span>
+                </th>
+              </tr>
+            </thead>
+            <tbody>
+              {loads.map((load, place) => (
+                <tr key={`${load.host} ${load.loaded_at_ms} ${load.digest}`}>
+                  <td class="num">{load.version}</td>
+                  <td class="hide-narrow">
+                    <Digest value={load.digest} />
+                  </td>
+                  <td class="ellipsis customer" title={load.host}>
+                    {load.host}
+                  </td>
+                  <td class="right">
+                    <Time at={load.loaded_at_ms} />
+                  </td>
+                  <td class="right shrink">
+                    {load.digest === serving ? (
+                      <span class="muted small">serves</span>
+                    ) : (
+                      loads.findIndex((one) => one.digest === load.digest) === place && (
+                        <Action
+                          label="Roll back"
+                          off={off}
+                          onClick={() => rollBack(load.digest, load.version)}
+                        />
+                      )
+                    )}
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </Section>
+  );
+}
+
+/** Refusals and roll-backs, from the audit log. */
+function Actions({ plugin }: { plugin: PluginStatus }) {
+  const { stage, file } = plugin;
+  const records = usePoll<AuditRecord[]>(`plugin-audit:${stage}:${file}`, 15_000, async () => {
+    const reads = [];
+    if (file) reads.push(newestRecords({ action: "plugin.refuse", object: `plugin/${file}` }, 20));
+    if (stage) reads.push(newestRecords({ action: "plugin.roll-back", object: `stage/${stage}` }, 20));
+    const found = (await Promise.all(reads)).flatMap((one) => one.items);
+    return found.sort((a, b) => b.at_ms - a.at_ms);
+  });
+  if (!records.data || records.data.length === 0) return null;
+  return (
+    <Section title="Refusals and roll-backs" side="newest first">
+      <ul class="notes">
+        {records.data.map((one) => (
+          <li class="note" key={one.pos}>
+            <Icon name={one.action === "plugin.refuse" ? "warning" : "replaced"} />
+            <div>
+              <strong>{one.action === "plugin.refuse" ? "Refused" : "Rolled back"}</strong>{" "}
+              {one.outcome === "refused" && one.action !== "plugin.refuse" && "(did not work) "}
+              <span class="muted">
+                by {one.actor.id} on {one.host}
+              </span>
+              {one.reason && <div class="wrap">{one.reason}</div>}
+            </div>
+            <span class="note-side">
+              <Time at={one.at_ms} />
+            </span>
+          </li>
+        ))}
+      </ul>
+    </Section>
+  );
+}
+
+/** Recordings that are compared, and the period, milliseconds. */
+const COMPARED = 200;
+const PERIOD_MS = 3_600_000;
+
+/** What the versions decided in the last hour, and how to try a new one on the same events. */
+function Recordings({ stage }: { stage: string }) {
+  const allowed = can("payloads") && can("read", stage);
+  const recorded = usePoll<Decisions[] | null>(
+    allowed ? `recordings:${stage}` : null,
+    30_000,
+    async () => {
+      try {
+        const query = { since_ms: Date.now() - PERIOD_MS, limit: COMPARED };
+        return decisionsOf((await get<Page<Recorded>>(path`stages/${stage}/recordings`, { query })).items);
+      } catch (error) {
+        if (error instanceof ApiError && error.status < 500) return null;
+        throw error;
+      }
+    },
+  );
+  if (!recorded.data) return null;
+  return (
+    <Section title="Recorded decisions" side="of the last hour, by version">
+      {recorded.data.length === 0 ? (
+        <p class="muted">
+          None. With <code>recording.enabled</code> the host records what a stage read and decided.
+        </p>
+      ) : (
+        <div class="card table-wrap" tabIndex={0}>
+          <table>
+            <thead>
+              <tr>
+                <th>Version</th>
+                <th class="right">Decisions</th>
+                <th>Emitted and failed</th>
+              </tr>
+            </thead>
+            <tbody>
+              {recorded.data.map((one) => (
+                <tr key={one.key}>
+                  <td class="nowrap">
+                    {one.version ?? "–"} <span class="id muted">{shortDigest(one.digest)}</span>
+                  </td>
+                  <td class="num right">{count(one.total)}</td>
+                  <td>
+                    <span class="chips">
+                      {one.results.map(([name, amount, bad]) => (
+                        <span class={`chip num ${bad ? "bad-text" : ""}`} key={name}>
+                          {bad && <Icon name="dead" size={11} />}
+                          {name} × {count(amount)}
+                        </span>
+                      ))}
+                    </span>
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+      <p class="small muted">
+        Try a candidate on the same events:{" "}
+        <code class="wrap">postrider replay --stage {stage} --plugin candidate.wasm --since 1h</code>
+      </p>
+    </Section>
+  );
+}

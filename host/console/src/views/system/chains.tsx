@@ -1,0 +1,87 @@
+// Chains of events: the stopped ones and the largest ones; stop and resume.
+
+import { path, post } from "../../api/client.ts";
+import { refresh, useGet } from "../../api/poll.ts";
+import type { Chain, Page } from "../../api/types.ts";
+import { count } from "../../lib/format.ts";
+import { href } from "../../lib/router.ts";
+import { missing } from "../../session.ts";
+import { Action, Empty, ProblemNote, Section, Skeleton, Status, Time } from "../../ui/basics.tsx";
+import { ask, say } from "../../ui/dialog.tsx";
+
+export function Chains() {
+  const chains = useGet<Page<Chain>>("chains", 5_000);
+  const off = missing("operate");
+  return (
+    <Section title="Chains of events" side="the stopped ones and the largest ones">
+      <ProblemNote problem={chains.problem} />
+      <div class="card table-wrap" tabIndex={0}>
+        {!chains.data && !chains.problem && <Skeleton />}
+        {chains.data?.items.length === 0 && (
+          <Empty title="No large chains">
+            A chain that does not end by itself appears here, and can be stopped.
+          </Empty>
+        )}
+        {chains.data && chains.data.items.length > 0 && (
+          <table>
+            <thead>
+              <tr>
+                <th>First event</th>
+                <th>State</th>
+                <th class="right">Events</th>
+                <th class="right hide-narrow">Last</th>
+                <th>
+                  <span class="visually-hidden">Actions</span>
+                </th>
+              </tr>
+            </thead>
+            <tbody>
+              {chains.data.items.map((one) => (
+                <tr key={one.correlation_id}>
+                  <td class="truncate">
+                    <a class="id" href={href("events", null, { correlation: one.correlation_id })}>
+                      {one.correlation_id}
+                    </a>
+                    {one.reason && <div class="muted small ellipsis">{one.reason}</div>}
+                  </td>
+                  <td>
+                    <Status value={one.state} />
+                  </td>
+                  <td class="num right">{count(one.events)}</td>
+                  <td class="right hide-narrow">
+                    <Time at={one.last_at_ms} />
+                  </td>
+                  <td class="right shrink">
+                    <Action
+                      label={one.state === "stopped" ? "Resume" : "Stop"}
+                      off={off}
+                      onClick={() => change(one)}
+                    />
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        )}
+      </div>
+    </Section>
+  );
+}
+
+function change({ correlation_id: id, state }: Chain): void {
+  const stops = state !== "stopped";
+  ask({
+    title: stops ? `Stop the chain ${id}?` : `Resume the chain ${id}?`,
+    text: stops
+      ? "Every delivery of it is skipped, on every host: those that wait, those that fall due later, and the call under way."
+      : "It may run again, counted from zero. What was skipped is not repeated.",
+    action: stops ? "Stop" : "Resume",
+    ...(stops ? { kind: "danger" as const, reason: "optional" as const } : {}),
+    run: async (reason) => {
+      const verb = stops ? "stop" : "resume";
+      await post(path`chains/${id}` + `/${verb}`, reason ? { reason } : {});
+      say(stops ? "The chain is stopped" : "The chain runs again");
+      refresh("chains");
+    },
+  });
+}

@@ -1,0 +1,126 @@
+// Each action does what it says, and the console shows what came of it.
+
+import assert from "node:assert/strict";
+import { until, withPage } from "./browser.mjs";
+
+export async function actions(all) {
+  const { base, browser } = all;
+  await withPage(browser, base, {}, async (session) => {
+    await controlsStage(all, session);
+    await cancelsOrder(all, session);
+    await replaysOne(all, session);
+    await editsOne(all, session);
+    await discardsOne(all, session);
+    await replaysGroup(all, session);
+    await rollsBack(all, session);
+  });
+}
+
+async function controlsStage({ api }, { page, open }) {
+  const state = async () => (await api.get("/stages")).items.find((one) => one.stage === "shipping").control;
+  await open("pipeline/shipping");
+  for (const [button, reason, control] of [
+    ["Pause", "the carrier is closed", "paused"],
+    ["Resume", "", "running"],
+    ["Drain", "", "draining"],
+    ["Resume", "", "running"],
+  ]) {
+    await page.locator(".detail-head").getByRole("button", { name: button }).click();
+    if (reason) await page.locator("dialog input[name=reason]").fill(reason);
+    await page.locator("dialog").getByRole("button", { name: button }).click();
+    await until(`shipping to be ${control}`, async () => (await state()) === control);
+    await page.locator(".split-detail .status", { hasText: control }).first().waitFor();
+    if (reason) await page.locator(".note", { hasText: reason }).waitFor();
+  }
+}
+
+async function cancelsOrder({ api }, { page, open }) {
+  await open("orders/cancel-me");
+  await page.getByRole("button", { name: "Cancel" }).click();
+  await page.locator("dialog input[name=reason]").fill("changed my mind");
+  await page.locator("dialog").getByRole("button", { name: "Cancel order" }).click();
+  await until("the order to be cancelled", async () => {
+    return (await api.get("/orders/cancel-me")).status === "cancelled";
+  });
+  await page.locator(".detail-body .status", { hasText: "cancelled" }).waitFor();
+  await open("system/audit");
+  const record = page.locator(".record", { hasText: "subject.cancel" }).first();
+  await record.locator("summary").click();
+  await record.locator("text=changed my mind").waitFor();
+}
+
+async function letterOf(api, id, status = "open") {
+  const { items } = await api.get(`/dead-letters?subject=order/${id}&status=${status}`);
+  return items[0]?.id;
+}
+
+async function replaysOne({ api }, { page, open }) {
+  await open(`dead-letters/${await letterOf(api, "replay-me")}?view=letters`);
+  await page.locator(".detail-head").getByRole("button", { name: "Replay" }).click();
+  await page.locator("dialog").getByRole("button", { name: "Replay" }).click();
+  // The order still asks for a failure: the console must not call this a success.
+  await page.locator(".note >> text=failed again").waitFor();
+}
+
+async function editsOne({ api }, { page, open }) {
+  const letter = await letterOf(api, "digits");
+  await open(`dead-letters/${letter}?view=letters`);
+  await page.locator(".detail-head").getByRole("button", { name: "Edit" }).click();
+  const body = page.locator("dialog textarea[name=body]");
+  const before = await body.inputValue();
+  await body.fill("{");
+  assert.ok(await page.locator("dialog button.primary").isDisabled(), "no JSON is not sent");
+  await body.fill(before.replace('"force_fail": true', '"force_fail": false'));
+  await page.locator(".diff .removed >> text=true").waitFor();
+  await page.locator(".diff .added >> text=false").waitFor();
+  await page.locator("dialog").getByRole("button", { name: "Replay edited" }).click();
+  await page.locator(".note >> text=succeeded").waitFor();
+  const { items } = await api.get("/events?subject=order/digits");
+  const response = await fetch(`${api.base}/events?subject=order/digits`);
+  assert.ok((await response.text()).includes("12345678901234567890.10"), "a number lost digits");
+  assert.ok(items.length > 1);
+}
+
+async function discardsOne({ api }, { page, open }) {
+  const letter = await letterOf(api, "discard-me");
+  await open(`dead-letters/${letter}?view=letters`);
+  await page.locator(".detail-head").getByRole("button", { name: "Discard" }).click();
+  await page.locator("dialog input[name=reason]").fill("a test order");
+  await page.locator("dialog").getByRole("button", { name: "Discard" }).click();
+  await page.locator(".note >> text=a test order").waitFor();
+  assert.equal((await api.get(`/dead-letters/${letter}`)).status, "discarded");
+}
+
+/** The patch lets every order of the group through. */
+async function replaysGroup({ api }, { page, open }) {
+  await open("dead-letters?stage=payment&code=simulated-failure");
+  await page.locator("a[data-row]").first().click();
+  await page.locator(".crumbs >> text=simulated-failure").waitFor();
+  await page.getByRole("button", { name: "Replay matching" }).click();
+  const groups = await api.get("/dead-letters/groups?stage=payment&code=simulated-failure&status=open");
+  const open_ = groups.items.reduce((sum, one) => sum + one.open, 0);
+  await until("the count to be shown", async () => {
+    return (await page.locator(".big-number").innerText()) === open_.toLocaleString("en-US");
+  });
+  await page.locator("dialog textarea").fill('{"force_fail": null}');
+  await page.locator("dialog input[type=number]").fill("500");
+  await page.locator("dialog button[type=submit]").click();
+  await page.locator("dialog .status", { hasText: "done" }).waitFor();
+  await page.locator("dialog .results >> text=succeeded").waitFor();
+  await page.locator("dialog").getByRole("button", { name: "Close" }).last().click();
+}
+
+/** There is one version: the host says why it cannot roll back, and the console shows it. */
+async function rollsBack({ api }, { page, open }) {
+  const { items } = await api.get("/plugins/payment/history");
+  await open("plugins/payment");
+  await page.locator(".card >> text=serves").first().waitFor();
+  const others = items.filter((one) => one.digest !== items[0].digest);
+  if (others.length === 0) return;
+  await page.getByRole("button", { name: "Roll back" }).first().click();
+  await page.locator("dialog").getByRole("button", { name: "Roll back" }).click();
+  await until("the other version to serve", async () => {
+    const serving = (await api.get("/plugins")).items.find((one) => one.stage === "payment");
+    return others.some((one) => one.digest === serving.digest);
+  });
+}
