@@ -9,6 +9,7 @@ import { missing } from "../../session.ts";
 import { Action, Empty, ProblemNote, Skeleton, Status, Time } from "../../ui/basics.tsx";
 import { FilterSelect, FilterText, RowLink, SearchField, Split } from "../../ui/list.tsx";
 import { ListEnd, usePaged } from "../../ui/paged.tsx";
+import { Table } from "../../ui/table.tsx";
 import { TopBar } from "../../ui/topbar.tsx";
 import { Bulk, type Verb } from "./bulk.tsx";
 import { filterOf, queryOf, readsAll } from "./filter.ts";
@@ -160,44 +161,51 @@ function Groups() {
   );
   if (list.length === 0) return <Nothing />;
   return (
-    <table class="rows">
-      <thead>
-        <tr>
-          <th>Cause</th>
-          <th class="right">Open</th>
-          <th class="right hide-narrow">Replayed</th>
-          <th class="right hide-narrow">Discarded</th>
-          <th class="right">Last</th>
-        </tr>
-      </thead>
-      <tbody>
-        {list.map((group) => (
-          <tr key={group.id}>
-            <td class="truncate">
-              <div class="two-lines">
-                <div>
-                  <RowLink
-                    to={href("dead-letters", null, { ...query, group: group.id })}
-                    current={false}
-                  >
-                    {group.stage} <code class="group-code bad-text">{group.code}</code>
-                  </RowLink>
-                </div>
-                <div class="fingerprint" title={group.fingerprint}>
-                  {group.fingerprint}
-                </div>
+    <Table
+      class="rows"
+      rows={list}
+      keyOf={(group) => group.id}
+      columns={[
+        {
+          title: "Cause",
+          class: "truncate",
+          cell: (group) => (
+            <div class="two-lines">
+              <div>
+                <RowLink
+                  to={href("dead-letters", null, { ...query, group: group.id })}
+                  current={false}
+                >
+                  {group.stage} <code class="group-code bad-text">{group.code}</code>
+                </RowLink>
               </div>
-            </td>
-            <td class={`num right ${group.open > 0 ? "bad-text" : ""}`}>{count(group.open)}</td>
-            <td class="num right hide-narrow">{count(group.replayed)}</td>
-            <td class="num right hide-narrow">{count(group.discarded)}</td>
-            <td class="right shrink">
-              <Time at={group.last_at_ms} />
-            </td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
+              <div class="fingerprint" title={group.fingerprint}>
+                {group.fingerprint}
+              </div>
+            </div>
+          ),
+        },
+        {
+          title: "Open",
+          class: "right",
+          cellClass: "num",
+          cell: ({ open }) => <span class={open > 0 ? "bad-text" : ""}>{count(open)}</span>,
+        },
+        {
+          title: "Replayed",
+          class: "right hide-narrow",
+          cellClass: "num",
+          cell: (group) => count(group.replayed),
+        },
+        {
+          title: "Discarded",
+          class: "right hide-narrow",
+          cellClass: "num",
+          cell: (group) => count(group.discarded),
+        },
+        { title: "Last", class: "right shrink", cell: (group) => <Time at={group.last_at_ms} /> },
+      ]}
+    />
   );
 }
 
@@ -227,48 +235,53 @@ function Letters() {
   if (list.items.length === 0) return <Nothing />;
   return (
     <>
-      <table class="rows">
-        <thead>
-          <tr>
-            <th>Letter</th>
-            <th>Failure</th>
-            <th class="hide-narrow hide-split">Subject</th>
-            <th>Status</th>
-            <th class="right">Dead since</th>
-          </tr>
-        </thead>
-        <tbody>
-          {list.items.map((one) => (
-            <tr key={one.id}>
-              <td class="num shrink">
-                <RowLink
-                  to={href("dead-letters", String(one.id), query)}
-                  current={id === String(one.id)}
-                >
-                  {one.id}
-                </RowLink>
-              </td>
-              <td class="truncate">
-                <div class="two-lines">
-                  <div>
-                    {one.stage} <code class="bad-text">{one.code}</code>
-                  </div>
-                  <div class="muted" title={one.message}>
-                    {one.message}
-                  </div>
+      <Table
+        class="rows"
+        rows={list.items}
+        keyOf={(one) => one.id}
+        columns={[
+          {
+            title: "Letter",
+            class: "shrink",
+            cellClass: "num",
+            cell: (one) => (
+              <RowLink
+                to={href("dead-letters", String(one.id), query)}
+                current={id === String(one.id)}
+              >
+                {one.id}
+              </RowLink>
+            ),
+          },
+          {
+            title: "Failure",
+            class: "truncate",
+            cell: (one) => (
+              <div class="two-lines">
+                <div>
+                  {one.stage} <code class="bad-text">{one.code}</code>
                 </div>
-              </td>
-              <td class="id hide-narrow hide-split ellipsis customer">{one.subject_key ?? "–"}</td>
-              <td class="shrink">
-                <Status value={one.status} />
-              </td>
-              <td class="right shrink">
-                <Time at={one.dead_lettered_at_ms} />
-              </td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
+                <div class="muted" title={one.message}>
+                  {one.message}
+                </div>
+              </div>
+            ),
+          },
+          {
+            title: "Subject",
+            class: "hide-narrow hide-split",
+            cellClass: "id ellipsis customer",
+            hint: (one) => one.subject_key,
+            cell: (one) => one.subject_key ?? "–",
+          },
+          { title: "Status", class: "shrink", cell: (one) => <Status value={one.status} /> },
+          {
+            title: "Dead since",
+            class: "right shrink",
+            cell: (one) => <Time at={one.dead_lettered_at_ms} />,
+          },
+        ]}
+      />
       <ListEnd of={list} noun="letters" />
     </>
   );

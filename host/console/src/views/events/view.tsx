@@ -18,6 +18,7 @@ import {
   sinceOf,
   Split,
 } from "../../ui/list.tsx";
+import { Table } from "../../ui/table.tsx";
 import { TopBar } from "../../ui/topbar.tsx";
 import { EventDetail } from "./event.tsx";
 import { Log } from "./log.ts";
@@ -118,25 +119,29 @@ function Rows({ log }: { log: Log }) {
           New ones appear here as they are logged.
         </Empty>
       ) : (
-        <table class="rows events-table">
-          <thead>
-            <tr>
-              <th class="right hide-narrow">Position</th>
-              <th>Logged</th>
-              <th>Type</th>
-              <th class="hide-narrow">Subject</th>
-              <th class="hide-narrow hide-split">Emitted by</th>
-              <th class="hide-narrow hide-split">To</th>
-            </tr>
-          </thead>
-          <tbody>
-            {rows.map((one) => (
-              <tr key={one.seq}>
-                <td class="num right muted hide-narrow">{one.seq}</td>
-                <td class="num shrink" title={exact(one.logged_at_ms)}>
-                  {clock(one.logged_at_ms)}
-                </td>
-                <td class="truncate">
+        <Table
+          class="rows events-table"
+          rows={rows}
+          keyOf={(one) => one.seq}
+          columns={[
+            {
+              title: "Position",
+              class: "right hide-narrow",
+              cellClass: "num muted",
+              cell: (one) => one.seq,
+            },
+            {
+              title: "Logged",
+              class: "shrink",
+              cellClass: "num",
+              hint: (one) => exact(one.logged_at_ms),
+              cell: (one) => clock(one.logged_at_ms),
+            },
+            {
+              title: "Type",
+              class: "truncate",
+              cell: (one) => (
+                <>
                   <RowLink
                     to={href("events", one.id, { ...query, from: one.source })}
                     current={id === one.id && (!query["from"] || query["from"] === one.source)}
@@ -145,20 +150,30 @@ function Rows({ log }: { log: Log }) {
                     {one.type}
                   </RowLink>
                   <span class="event-lines ellipsis">{one.subject_key ?? one.subject}</span>
-                </td>
-                <td class="id ellipsis customer hide-narrow" title={one.subject_key ?? one.subject}>
-                  {one.subject_key ?? one.subject}
-                </td>
-                <td class="hide-narrow hide-split nowrap">
-                  {one.stage ?? <span class="muted">outside</span>}
-                </td>
-                <td class="hide-narrow hide-split nowrap">
-                  {one.routed_to.join(", ") || <span class="faint">no stage</span>}
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
+                </>
+              ),
+            },
+            {
+              title: "Subject",
+              class: "hide-narrow",
+              cellClass: "id ellipsis customer",
+              hint: (one) => one.subject_key ?? one.subject,
+              cell: (one) => one.subject_key ?? one.subject,
+            },
+            {
+              title: "Emitted by",
+              class: "hide-narrow hide-split",
+              cellClass: "nowrap",
+              cell: (one) => one.stage ?? <span class="muted">outside</span>,
+            },
+            {
+              title: "To",
+              class: "hide-narrow hide-split",
+              cellClass: "nowrap",
+              cell: (one) => one.routed_to.join(", ") || <span class="faint">no stage</span>,
+            },
+          ]}
+        />
       )}
       <div class="list-foot">
         <ProblemNote problem={problem} />

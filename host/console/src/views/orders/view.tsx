@@ -16,6 +16,7 @@ import {
   Split,
 } from "../../ui/list.tsx";
 import { ListEnd, usePaged, type Paged } from "../../ui/paged.tsx";
+import { Table } from "../../ui/table.tsx";
 import { TopBar } from "../../ui/topbar.tsx";
 import { Order } from "./order.tsx";
 
@@ -153,59 +154,52 @@ function List(props: {
   }
   return (
     <>
-      <table class="rows">
-        <thead>
-          <tr>
-            <th>{capital(kind.name)}</th>
-            <th>Status</th>
-            {kind.customer_field && <th>Customer</th>}
-            {kind.display.map((field) => (
-              <th class="hide-narrow hide-split" key={field}>
-                {field}
-              </th>
-            ))}
-            <th class="right">Created</th>
-            <th class="right hide-narrow hide-split">Took</th>
-            <th class="right hide-narrow">Changed</th>
-          </tr>
-        </thead>
-        <tbody>
-          {list.items.map((one) => {
-            const own = idOf(one);
-            return (
-              <tr key={own}>
-                <td class="truncate">
-                  <RowLink to={href("orders", own, query)} current={id === own} title={own}>
-                    <span class="id">{own}</span>
-                  </RowLink>
-                </td>
-                <td class="shrink">
-                  <Status value={one.status} />
-                </td>
-                {kind.customer_field && (
-                  <td class="id ellipsis customer" title={one.customer ?? undefined}>
-                    {one.customer ?? "–"}
-                  </td>
-                )}
-                {kind.display.map((field) => (
-                  <td class="hide-narrow hide-split ellipsis customer" key={field}>
-                    {textOf(one.display?.[field])}
-                  </td>
-                ))}
-                <td class="right shrink">
-                  <Time at={one.created_at_ms} />
-                </td>
-                <td class="right shrink num hide-narrow hide-split">
-                  {duration(one.updated_at_ms - one.created_at_ms)}
-                </td>
-                <td class="right shrink hide-narrow">
-                  <Time at={one.updated_at_ms} />
-                </td>
-              </tr>
-            );
-          })}
-        </tbody>
-      </table>
+      <Table
+        class="rows"
+        rows={list.items}
+        keyOf={idOf}
+        columns={[
+          {
+            title: capital(kind.name),
+            class: "truncate",
+            cell: (one) => {
+              const own = idOf(one);
+              return (
+                <RowLink to={href("orders", own, query)} current={id === own} title={own}>
+                  <span class="id">{own}</span>
+                </RowLink>
+              );
+            },
+          },
+          { title: "Status", class: "shrink", cell: (one) => <Status value={one.status} /> },
+          kind.customer_field
+            ? {
+                title: "Customer",
+                cellClass: "id ellipsis customer",
+                hint: (one) => one.customer,
+                cell: (one) => one.customer ?? "–",
+              }
+            : null,
+          ...kind.display.map((field) => ({
+            title: field,
+            class: "hide-narrow hide-split",
+            cellClass: "ellipsis customer",
+            cell: (one: SubjectSummary) => textOf(one.display?.[field]),
+          })),
+          { title: "Created", class: "right shrink", cell: (one) => <Time at={one.created_at_ms} /> },
+          {
+            title: "Took",
+            class: "right shrink hide-narrow hide-split",
+            cellClass: "num",
+            cell: (one) => duration(one.updated_at_ms - one.created_at_ms),
+          },
+          {
+            title: "Changed",
+            class: "right shrink hide-narrow",
+            cell: (one) => <Time at={one.updated_at_ms} />,
+          },
+        ]}
+      />
       <ListEnd of={list} noun={kind.plural} />
     </>
   );

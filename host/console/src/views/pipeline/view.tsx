@@ -15,6 +15,7 @@ import { Empty, ProblemNote, Section, Skeleton, Time } from "../../ui/basics.tsx
 import { Icon } from "../../ui/icons.tsx";
 import { RowLink, Split } from "../../ui/list.tsx";
 import { Sparkline } from "../../ui/sparkline.tsx";
+import { TableCard } from "../../ui/table.tsx";
 import { TopBar } from "../../ui/topbar.tsx";
 import { StageActions } from "./control.tsx";
 import { Graph } from "./graph.tsx";
@@ -67,7 +68,7 @@ export function Pipeline() {
           </Section>
         )}
         <Section title="Stages" side={<span>rates of this host, backlog of all hosts</span>}>
-          <div class="card">{stages.data && <StageTable stages={list} open={open} />}</div>
+          {stages.data && <StageTable stages={list} open={open} />}
         </Section>
       </div>
     </div>
@@ -165,13 +166,6 @@ function Findings({ found }: { found: Finding[] }) {
 
 function StageTable(props: { stages: StageStatus[]; open: Map<string, number> }) {
   const { stages, open } = props;
-  if (stages.length === 0) {
-    return (
-      <Empty title="No stages yet">
-        Copy a plugin file into the plugins folder of the host: it is loaded while the host runs.
-      </Empty>
-    );
-  }
   const worst = (stage: StageStatus) =>
     (open.get(stage.stage) ? 4 : 0) +
     (stage.breaker !== "closed" || !stage.version ? 2 : 0) +
@@ -180,60 +174,74 @@ function StageTable(props: { stages: StageStatus[]; open: Map<string, number> })
     (a, b) => worst(b) - worst(a) || a.stage.localeCompare(b.stage),
   );
   return (
-    <div class="table-wrap">
-      <table class="rows">
-        <thead>
-          <tr>
-            <th>Stage</th>
-            <th>State</th>
-            <th class="right">Rate</th>
-            <th class="hide-narrow hide-split">Last minutes</th>
-            <th class="right">p95</th>
-            <th class="right">Waiting</th>
-            <th class="right">Failed</th>
-            <th class="right">Dead</th>
-            <th class="hide-split">Version</th>
-            <th class="hide-split">
-              <span class="visually-hidden">Actions</span>
-            </th>
-          </tr>
-        </thead>
-        <tbody>
-          {sorted.map((stage) => {
-            const rates = ratesOf(stage.stage);
-            const dead = open.get(stage.stage) ?? 0;
-            return (
-              <tr key={stage.stage}>
-                <td>
-                  <RowLink
-                    to={href("pipeline", stage.stage)}
-                    current={route.value.id === stage.stage}
-                  >
-                    {stage.stage}
-                  </RowLink>
-                </td>
-                <td class="nowrap">
-                  <StageState stage={stage} />
-                </td>
-                <td class="num right">{rate(rates?.perSecond)}</td>
-                <td class="hide-narrow hide-split">
-                  <Sparkline values={history(stage.stage)} />
-                </td>
-                <td class="num right nowrap">{duration(rates?.p95Ms)}</td>
-                <td class="num right">{count(stage.waiting)}</td>
-                <td class={`num right ${rates?.failedPerSecond ? "bad-text" : ""}`}>
-                  {rate(rates?.failedPerSecond)}
-                </td>
-                <td class={`num right ${dead > 0 ? "bad-text" : ""}`}>{count(dead)}</td>
-                <td class="num hide-split">{stage.version ?? "–"}</td>
-                <td class="right hide-split shrink">
-                  <StageActions status={stage} />
-                </td>
-              </tr>
-            );
-          })}
-        </tbody>
-      </table>
-    </div>
+    <TableCard
+      class="rows"
+      rows={sorted}
+      keyOf={(stage) => stage.stage}
+      empty={
+        <Empty title="No stages yet">
+          Copy a plugin file into the plugins folder of the host: it is loaded while the host runs.
+        </Empty>
+      }
+      columns={[
+        {
+          title: "Stage",
+          cell: ({ stage }) => (
+            <RowLink to={href("pipeline", stage)} current={route.value.id === stage}>
+              {stage}
+            </RowLink>
+          ),
+        },
+        { title: "State", cellClass: "nowrap", cell: (stage) => <StageState stage={stage} /> },
+        {
+          title: "Rate",
+          class: "right",
+          cellClass: "num",
+          cell: ({ stage }) => rate(ratesOf(stage)?.perSecond),
+        },
+        {
+          title: "Last minutes",
+          class: "hide-narrow hide-split",
+          cell: ({ stage }) => <Sparkline values={history(stage)} />,
+        },
+        {
+          title: "p95",
+          class: "right",
+          cellClass: "num nowrap",
+          cell: ({ stage }) => duration(ratesOf(stage)?.p95Ms),
+        },
+        { title: "Waiting", class: "right", cellClass: "num", cell: (stage) => count(stage.waiting) },
+        {
+          title: "Failed",
+          class: "right",
+          cellClass: "num",
+          cell: ({ stage }) => {
+            const failed = ratesOf(stage)?.failedPerSecond;
+            return <span class={failed ? "bad-text" : ""}>{rate(failed)}</span>;
+          },
+        },
+        {
+          title: "Dead",
+          class: "right",
+          cellClass: "num",
+          cell: ({ stage }) => {
+            const dead = open.get(stage) ?? 0;
+            return <span class={dead > 0 ? "bad-text" : ""}>{count(dead)}</span>;
+          },
+        },
+        {
+          title: "Version",
+          class: "hide-split",
+          cellClass: "num",
+          cell: (stage) => stage.version ?? "–",
+        },
+        {
+          title: "Actions",
+          hidden: true,
+          class: "right hide-split shrink",
+          cell: (stage) => <StageActions status={stage} />,
+        },
+      ]}
+    />
   );
 }

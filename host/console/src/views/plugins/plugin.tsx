@@ -7,10 +7,11 @@ import type { AuditRecord, Page, PluginLoad, PluginStatus, Recorded } from "../.
 import { count, shortDigest } from "../../lib/format.ts";
 import { href } from "../../lib/router.ts";
 import { can, missing } from "../../session.ts";
-import { Action, Digest, Empty, Facts, ProblemNote, Section, Skeleton, Status, Time } from "../../ui/basics.tsx";
+import { Action, Digest, Empty, Facts, Section, Status, Time } from "../../ui/basics.tsx";
 import { ask, say } from "../../ui/dialog.tsx";
 import { Icon } from "../../ui/icons.tsx";
 import { DetailHead } from "../../ui/list.tsx";
+import { TableCard } from "../../ui/table.tsx";
 import { Types } from "../pipeline/stage.tsx";
 import { decisionsOf, type Decisions } from "./decisions.ts";
 
@@ -94,57 +95,41 @@ function History(props: { stage: string; serving: string | null | undefined }) {
     });
   return (
     <Section title="Load history" side="all hosts">
-      <ProblemNote problem={history.problem} />
-      {!history.data && !history.problem && <Skeleton lines={3} />}
-      {history.data && loads.length === 0 && (
-        <Empty title="Never loaded">A native stage has no file.</Empty>
-      )}
-      {loads.length > 0 && (
-        <div class="card table-wrap" tabIndex={0}>
-          <table>
-            <thead>
-              <tr>
-                <th>Version</th>
-                <th class="hide-narrow">Digest</th>
-                <th>Host</th>
-                <th class="right">Loaded</th>
-                <th>
-                  <span class="visually-hidden">Actions</span>
-                </th>
-              </tr>
-            </thead>
-            <tbody>
-              {loads.map((load, place) => (
-                <tr key={`${load.host} ${load.loaded_at_ms} ${load.digest}`}>
-                  <td class="num">{load.version}</td>
-                  <td class="hide-narrow">
-                    <Digest value={load.digest} />
-                  </td>
-                  <td class="ellipsis customer" title={load.host}>
-                    {load.host}
-                  </td>
-                  <td class="right">
-                    <Time at={load.loaded_at_ms} />
-                  </td>
-                  <td class="right shrink">
-                    {load.digest === serving ? (
-                      <span class="muted small">serves</span>
-                    ) : (
-                      loads.findIndex((one) => one.digest === load.digest) === place && (
-                        <Action
-                          label="Roll back"
-                          off={off}
-                          onClick={() => rollBack(load.digest, load.version)}
-                        />
-                      )
-                    )}
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
-      )}
+      <TableCard
+        reading={history}
+        rows={history.data && loads}
+        keyOf={(load) => `${load.host} ${load.loaded_at_ms} ${load.digest}`}
+        empty={<Empty title="Never loaded">A native stage has no file.</Empty>}
+        columns={[
+          { title: "Version", cellClass: "num", cell: (load) => load.version },
+          { title: "Digest", class: "hide-narrow", cell: (load) => <Digest value={load.digest} /> },
+          {
+            title: "Host",
+            cellClass: "ellipsis customer",
+            hint: (load) => load.host,
+            cell: (load) => load.host,
+          },
+          { title: "Loaded", class: "right", cell: (load) => <Time at={load.loaded_at_ms} /> },
+          {
+            title: "Actions",
+            hidden: true,
+            class: "right shrink",
+            cell: (load) =>
+              load.digest === serving ? (
+                <span class="muted small">serves</span>
+              ) : (
+                // Once for each version, beside its newest load.
+                loads.find((one) => one.digest === load.digest) === load && (
+                  <Action
+                    label="Roll back"
+                    off={off}
+                    onClick={() => rollBack(load.digest, load.version)}
+                  />
+                )
+              ),
+          },
+        ]}
+      />
     </Section>
   );
 }
@@ -207,43 +192,45 @@ function Recordings({ stage }: { stage: string }) {
   if (!recorded.data) return null;
   return (
     <Section title="Recorded decisions" side="of the last hour, by version">
-      {recorded.data.length === 0 ? (
-        <p class="muted">
-          None. With <code>recording.enabled</code> the host records what a stage read and decided.
-        </p>
-      ) : (
-        <div class="card table-wrap" tabIndex={0}>
-          <table>
-            <thead>
-              <tr>
-                <th>Version</th>
-                <th class="right">Decisions</th>
-                <th>Emitted and failed</th>
-              </tr>
-            </thead>
-            <tbody>
-              {recorded.data.map((one) => (
-                <tr key={one.key}>
-                  <td class="nowrap">
-                    {one.version ?? "–"} <span class="id muted">{shortDigest(one.digest)}</span>
-                  </td>
-                  <td class="num right">{count(one.total)}</td>
-                  <td>
-                    <span class="chips">
-                      {one.results.map(([name, amount, bad]) => (
-                        <span class={`chip num ${bad ? "bad-text" : ""}`} key={name}>
-                          {bad && <Icon name="dead" size={11} />}
-                          {name} × {count(amount)}
-                        </span>
-                      ))}
-                    </span>
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
-      )}
+      <TableCard
+        rows={recorded.data}
+        keyOf={(one) => one.key}
+        empty={
+          <Empty title="None recorded">
+            With <code>recording.enabled</code> the host records what a stage read and decided.
+          </Empty>
+        }
+        columns={[
+          {
+            title: "Version",
+            cellClass: "nowrap",
+            cell: (one) => (
+              <>
+                {one.version ?? "–"} <span class="id muted">{shortDigest(one.digest)}</span>
+              </>
+            ),
+          },
+          {
+            title: "Decisions",
+            class: "right",
+            cellClass: "num",
+            cell: (one) => count(one.total),
+          },
+          {
+            title: "Emitted and failed",
+            cell: (one) => (
+              <span class="chips">
+                {one.results.map(([name, amount, bad]) => (
+                  <span class={`chip num ${bad ? "bad-text" : ""}`} key={name}>
+                    {bad && <Icon name="dead" size={11} />}
+                    {name} × {count(amount)}
+                  </span>
+                ))}
+              </span>
+            ),
+          },
+        ]}
+      />
       <p class="small muted">
         Try a candidate on the same events:{" "}
         <code class="wrap">postrider replay --stage {stage} --plugin candidate.wasm --since 1h</code>

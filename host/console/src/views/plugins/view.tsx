@@ -6,6 +6,7 @@ import { plural, shortDigest } from "../../lib/format.ts";
 import { href, route } from "../../lib/router.ts";
 import { Empty, ProblemNote, Skeleton, Status, Time } from "../../ui/basics.tsx";
 import { RowLink, Split } from "../../ui/list.tsx";
+import { Table } from "../../ui/table.tsx";
 import { TopBar } from "../../ui/topbar.tsx";
 import { Plugin } from "./plugin.tsx";
 
@@ -43,7 +44,7 @@ export function Plugins() {
           <>
             <ProblemNote problem={plugins.problem} />
             {!plugins.data && !plugins.problem && <Skeleton lines={6} />}
-            {plugins.data && <Table plugins={sorted} />}
+            {plugins.data && <List plugins={sorted} />}
           </>
         }
         detail={opened ? <Plugin key={nameOf(opened)} plugin={opened} /> : null}
@@ -52,7 +53,7 @@ export function Plugins() {
   );
 }
 
-function Table({ plugins }: { plugins: PluginStatus[] }) {
+function List({ plugins }: { plugins: PluginStatus[] }) {
   if (plugins.length === 0) {
     return (
       <Empty title="No plugins">
@@ -61,51 +62,48 @@ function Table({ plugins }: { plugins: PluginStatus[] }) {
     );
   }
   return (
-    <table class="rows">
-      <thead>
-        <tr>
-          <th>Stage</th>
-          <th>State</th>
-          <th>Version</th>
-          <th class="hide-narrow">Digest</th>
-          <th class="hide-narrow hide-split">File</th>
-          <th class="right">Loaded</th>
-        </tr>
-      </thead>
-      <tbody>
-        {plugins.map((one) => (
-          <tr key={`${one.stage} ${one.file}`}>
-            <td class="truncate">
-              <div class="two-lines">
-                <div>
-                  <RowLink
-                    to={href("plugins", nameOf(one))}
-                    current={route.value.id === nameOf(one)}
-                  >
-                    {nameOf(one)}
-                  </RowLink>
-                </div>
-                {(one.last_error ?? one.rolled_back) && (
-                  <div class="bad-text small" title={one.last_error ?? one.rolled_back ?? ""}>
-                    {one.last_error ?? one.rolled_back}
-                  </div>
-                )}
-              </div>
-            </td>
-            <td class="shrink">
-              <Status value={one.state} />
-            </td>
-            <td class="num shrink">{one.version ?? "–"}</td>
-            <td class="id shrink hide-narrow">{shortDigest(one.digest)}</td>
-            <td class="hide-narrow hide-split ellipsis customer" title={one.file ?? undefined}>
-              {one.file ?? <span class="muted">in the program</span>}
-            </td>
-            <td class="right shrink">
-              <Time at={one.loaded_at_ms} />
-            </td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
+    <Table
+      class="rows"
+      rows={plugins}
+      keyOf={(one) => `${one.stage} ${one.file}`}
+      columns={[
+        { title: "Stage", class: "truncate", cell: (one) => <Name plugin={one} /> },
+        { title: "State", class: "shrink", cell: (one) => <Status value={one.state} /> },
+        { title: "Version", class: "shrink", cellClass: "num", cell: (one) => one.version ?? "–" },
+        {
+          title: "Digest",
+          class: "shrink hide-narrow",
+          cellClass: "id",
+          cell: (one) => shortDigest(one.digest),
+        },
+        {
+          title: "File",
+          class: "hide-narrow hide-split",
+          cellClass: "ellipsis customer",
+          hint: (one) => one.file,
+          cell: (one) => one.file ?? <span class="muted">in the program</span>,
+        },
+        { title: "Loaded", class: "right shrink", cell: (one) => <Time at={one.loaded_at_ms} /> },
+      ]}
+    />
+  );
+}
+
+function Name({ plugin }: { plugin: PluginStatus }) {
+  const name = nameOf(plugin);
+  const problem = plugin.last_error ?? plugin.rolled_back;
+  return (
+    <div class="two-lines">
+      <div>
+        <RowLink to={href("plugins", name)} current={route.value.id === name}>
+          {name}
+        </RowLink>
+      </div>
+      {problem && (
+        <div class="bad-text small" title={problem}>
+          {problem}
+        </div>
+      )}
+    </div>
   );
 }

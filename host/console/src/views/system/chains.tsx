@@ -6,64 +6,58 @@ import type { Chain, Page } from "../../api/types.ts";
 import { count } from "../../lib/format.ts";
 import { href } from "../../lib/router.ts";
 import { missing } from "../../session.ts";
-import { Action, Empty, ProblemNote, Section, Skeleton, Status, Time } from "../../ui/basics.tsx";
+import { Action, Empty, Section, Status, Time } from "../../ui/basics.tsx";
 import { ask, say } from "../../ui/dialog.tsx";
+import { TableCard } from "../../ui/table.tsx";
 
 export function Chains() {
   const chains = useGet<Page<Chain>>("chains", 5_000);
   const off = missing("operate");
   return (
     <Section title="Chains of events" side="the stopped ones and the largest ones">
-      <ProblemNote problem={chains.problem} />
-      <div class="card table-wrap" tabIndex={0}>
-        {!chains.data && !chains.problem && <Skeleton />}
-        {chains.data?.items.length === 0 && (
+      <TableCard
+        reading={chains}
+        rows={chains.data?.items}
+        keyOf={(one) => one.correlation_id}
+        empty={
           <Empty title="No large chains">
             A chain that does not end by itself appears here, and can be stopped.
           </Empty>
-        )}
-        {chains.data && chains.data.items.length > 0 && (
-          <table>
-            <thead>
-              <tr>
-                <th>First event</th>
-                <th>State</th>
-                <th class="right">Events</th>
-                <th class="right hide-narrow">Last</th>
-                <th>
-                  <span class="visually-hidden">Actions</span>
-                </th>
-              </tr>
-            </thead>
-            <tbody>
-              {chains.data.items.map((one) => (
-                <tr key={one.correlation_id}>
-                  <td class="truncate">
-                    <a class="id" href={href("events", null, { correlation: one.correlation_id })}>
-                      {one.correlation_id}
-                    </a>
-                    {one.reason && <div class="muted small ellipsis">{one.reason}</div>}
-                  </td>
-                  <td>
-                    <Status value={one.state} />
-                  </td>
-                  <td class="num right">{count(one.events)}</td>
-                  <td class="right hide-narrow">
-                    <Time at={one.last_at_ms} />
-                  </td>
-                  <td class="right shrink">
-                    <Action
-                      label={one.state === "stopped" ? "Resume" : "Stop"}
-                      off={off}
-                      onClick={() => change(one)}
-                    />
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        )}
-      </div>
+        }
+        columns={[
+          {
+            title: "First event",
+            class: "truncate",
+            cell: (one) => (
+              <>
+                <a class="id" href={href("events", null, { correlation: one.correlation_id })}>
+                  {one.correlation_id}
+                </a>
+                {one.reason && <div class="muted small ellipsis">{one.reason}</div>}
+              </>
+            ),
+          },
+          { title: "State", cell: (one) => <Status value={one.state} /> },
+          { title: "Events", class: "right", cellClass: "num", cell: (one) => count(one.events) },
+          {
+            title: "Last",
+            class: "right hide-narrow",
+            cell: (one) => <Time at={one.last_at_ms} />,
+          },
+          {
+            title: "Actions",
+            hidden: true,
+            class: "right shrink",
+            cell: (one) => (
+              <Action
+                label={one.state === "stopped" ? "Resume" : "Stop"}
+                off={off}
+                onClick={() => change(one)}
+              />
+            ),
+          },
+        ]}
+      />
     </Section>
   );
 }

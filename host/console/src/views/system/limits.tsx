@@ -3,7 +3,8 @@
 import { useGet } from "../../api/poll.ts";
 import type { Limits } from "../../api/types.ts";
 import { bytes, count } from "../../lib/format.ts";
-import { ProblemNote, Section, Skeleton } from "../../ui/basics.tsx";
+import { Empty, ProblemNote, Section, Skeleton } from "../../ui/basics.tsx";
+import { TableCard } from "../../ui/table.tsx";
 
 export function LimitsTab() {
   const limits = useGet<Limits>("limits", 5_000);
@@ -16,70 +17,93 @@ export function LimitsTab() {
     <div class="sections">
       <ProblemNote problem={limits.problem} />
       <Section title="Limits" side="of this host, the fullest first">
-        <div class="card table-wrap" tabIndex={0}>
-          <table>
-            <thead>
-              <tr>
-                <th>Limit</th>
-                <th class="right">Used</th>
-                <th class="right">Of</th>
-                <th class="hide-narrow">Share</th>
-                <th class="hide-narrow">Setting</th>
-              </tr>
-            </thead>
-            <tbody>
-              {sorted.map((one) => {
-                const share = one.max === 0 ? 0 : one.used / one.max;
-                return (
-                  <tr key={`${one.limit} ${one.stage} ${one.unit}`}>
-                    <td>
-                      {one.limit}
-                      {one.stage && <span class="muted"> of {one.stage}</span>}
-                    </td>
-                    <td class="num right nowrap">{amount(one.used, one.unit)}</td>
-                    <td class="num right nowrap">{amount(one.max, one.unit)}</td>
-                    <td class="hide-narrow nowrap">
-                      <span class="gauge progress">
-                        <div style={{ width: `${Math.min(100, share * 100)}%` }} />
-                      </span>{" "}
-                      <span class={`num ${share > 0.8 ? "bad-text" : "muted"}`}>
-                        {Math.round(share * 100)} %
-                      </span>
-                    </td>
-                    <td class="id hide-narrow">{one.setting ?? "fixed"}</td>
-                  </tr>
-                );
-              })}
-            </tbody>
-          </table>
-        </div>
+        <TableCard
+          rows={sorted}
+          keyOf={(one) => `${one.limit} ${one.stage} ${one.unit}`}
+          columns={[
+            {
+              title: "Limit",
+              cell: (one) => (
+                <>
+                  {one.limit}
+                  {one.stage && <span class="muted"> of {one.stage}</span>}
+                </>
+              ),
+            },
+            {
+              title: "Used",
+              class: "right",
+              cellClass: "num nowrap",
+              cell: (one) => amount(one.used, one.unit),
+            },
+            {
+              title: "Of",
+              class: "right",
+              cellClass: "num nowrap",
+              cell: (one) => amount(one.max, one.unit),
+            },
+            {
+              title: "Share",
+              class: "hide-narrow",
+              cellClass: "nowrap",
+              cell: (one) => <Share used={one.used} max={one.max} />,
+            },
+            {
+              title: "Setting",
+              class: "hide-narrow",
+              cellClass: "id",
+              cell: (one) => one.setting ?? "fixed",
+            },
+          ]}
+        />
       </Section>
       <Section title="Clients" side="of the last minute">
-        <div class="card table-wrap" tabIndex={0}>
-          <table>
-            <thead>
-              <tr>
-                <th>Client</th>
-                <th class="right">Requests</th>
-                <th class="right">Open</th>
-                <th class="right">Bytes</th>
-                <th class="right">Refused</th>
-              </tr>
-            </thead>
-            <tbody>
-              {clients.map((one) => (
-                <tr key={one.client}>
-                  <td class="id">{one.client}</td>
-                  <td class="num right">{count(one.requests_last_minute)}</td>
-                  <td class="num right">{count(one.requests_in_progress)}</td>
-                  <td class="num right nowrap">{bytes(one.bytes_in_progress)}</td>
-                  <td class={`num right ${one.refused > 0 ? "bad-text" : ""}`}>{count(one.refused)}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <TableCard
+          rows={clients}
+          keyOf={(one) => one.client}
+          empty={<Empty title="No clients">No request came within the last minute.</Empty>}
+          columns={[
+            { title: "Client", cellClass: "id", cell: (one) => one.client },
+            {
+              title: "Requests",
+              class: "right",
+              cellClass: "num",
+              cell: (one) => count(one.requests_last_minute),
+            },
+            {
+              title: "Open",
+              class: "right",
+              cellClass: "num",
+              cell: (one) => count(one.requests_in_progress),
+            },
+            {
+              title: "Bytes",
+              class: "right",
+              cellClass: "num nowrap",
+              cell: (one) => bytes(one.bytes_in_progress),
+            },
+            {
+              title: "Refused",
+              class: "right",
+              cellClass: "num",
+              cell: (one) => <span class={one.refused > 0 ? "bad-text" : ""}>{count(one.refused)}</span>,
+            },
+          ]}
+        />
       </Section>
     </div>
+  );
+}
+
+/** How full a limit is, as a bar and a number. */
+function Share({ used, max }: { used: number; max: number }) {
+  const share = max === 0 ? 0 : used / max;
+  return (
+    <>
+      <span class="gauge progress">
+        <div style={{ width: `${Math.min(100, share * 100)}%` }} />
+      </span>{" "}
+      <span class={`num ${share > 0.8 ? "bad-text" : "muted"}`}>{Math.round(share * 100)} %</span>
+    </>
   );
 }

@@ -13,7 +13,8 @@ import type {
 import { count } from "../../lib/format.ts";
 import { hostsOf } from "./hosts.ts";
 import { can, session } from "../../session.ts";
-import { Facts, ProblemNote, Section, Skeleton, Status, Time } from "../../ui/basics.tsx";
+import { Facts, ProblemNote, Section, Status, Time } from "../../ui/basics.tsx";
+import { TableCard } from "../../ui/table.tsx";
 
 interface Health {
   status: string;
@@ -40,11 +41,7 @@ export function Overview() {
               ["Version", live.data?.version ?? "…"],
               [
                 "Ready",
-                ready ? (
-                  <Status value={ready.ready ? "ready" : "not ready"} tone={ready.ready ? "good" : "bad"} icon={ready.ready ? "done" : "dead"} />
-                ) : (
-                  "…"
-                ),
+                ready ? <Ready value={ready.ready} /> : "…",
               ],
               ["Store", <Service health={store.data} problem={store.problem?.detail} />],
               ["Broker", <Service health={broker.data} problem={broker.problem?.detail} />],
@@ -82,65 +79,59 @@ export function Overview() {
       <Queues />
       {namespaces.data && namespaces.data.items.length > 1 && (
         <Section title="Namespaces of this process">
-          <div class="card table-wrap" tabIndex={0}>
-            <table>
-              <thead>
-                <tr>
-                  <th>Namespace</th>
-                  <th>Path</th>
-                  <th>State</th>
-                </tr>
-              </thead>
-              <tbody>
-                {namespaces.data.items.map((one) => (
-                  <tr key={one.namespace}>
-                    <td>
-                      <a href={`${one.path}/console/`} target="_self">
-                        {one.namespace}
-                      </a>
-                    </td>
-                    <td class="id">{one.path}</td>
-                    <td>
-                      <Status value={one.ready ? "ready" : "not ready"} tone={one.ready ? "good" : "bad"} icon={one.ready ? "done" : "dead"} />
-                    </td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </div>
+          <TableCard
+            rows={namespaces.data.items}
+            keyOf={(one) => one.namespace}
+            columns={[
+              {
+                title: "Namespace",
+                cell: (one) => (
+                  <a href={`${one.path}/console/`} target="_self">
+                    {one.namespace}
+                  </a>
+                ),
+              },
+              { title: "Path", cellClass: "id", cell: (one) => one.path },
+              { title: "State", cell: (one) => <Ready value={one.ready} /> },
+            ]}
+          />
         </Section>
       )}
       {encryption.data && encryption.data.keys.length > 0 && (
         <Section title="Encryption keys">
-          <div class="card table-wrap" tabIndex={0}>
-            <table>
-              <thead>
-                <tr>
-                  <th>Key</th>
-                  <th>State</th>
-                  <th class="right">Wraps</th>
-                </tr>
-              </thead>
-              <tbody>
-                {encryption.data.keys.map((key) => (
-                  <tr key={key.id}>
-                    <td class="id">{key.id}</td>
-                    <td>
-                      {key.present ? (
-                        <Status value={key.id === encryption.data!.primary ? "primary" : "present"} tone="good" icon="done" />
-                      ) : (
-                        <Status value="missing" tone="bad" icon="warning" />
-                      )}
-                    </td>
-                    <td class="num right">{count(key.wraps)}</td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </div>
+          <TableCard
+            rows={encryption.data.keys}
+            keyOf={(key) => key.id}
+            columns={[
+              { title: "Key", cellClass: "id", cell: (key) => key.id },
+              {
+                title: "State",
+                cell: (key) =>
+                  key.present ? (
+                    <Status
+                      value={key.id === encryption.data!.primary ? "primary" : "present"}
+                      tone="good"
+                      icon="done"
+                    />
+                  ) : (
+                    <Status value="missing" tone="bad" icon="warning" />
+                  ),
+              },
+              { title: "Wraps", class: "right", cellClass: "num", cell: (key) => count(key.wraps) },
+            ]}
+          />
         </Section>
       )}
     </div>
+  );
+}
+
+/** Whether a host or a namespace can do its work. */
+function Ready({ value }: { value: boolean }) {
+  return value ? (
+    <Status value="ready" />
+  ) : (
+    <Status value="not ready" tone="bad" icon="dead" />
   );
 }
 
@@ -165,33 +156,17 @@ function Hosts() {
   });
   return (
     <Section title="Hosts" side="from the load history of all stages">
-      <ProblemNote problem={hosts.problem} />
-      <div class="card table-wrap" tabIndex={0}>
-        {!hosts.data ? (
-          <Skeleton lines={2} />
-        ) : (
-          <table>
-            <thead>
-              <tr>
-                <th>Host</th>
-                <th>Stages that it loaded</th>
-                <th class="right">Last load</th>
-              </tr>
-            </thead>
-            <tbody>
-              {hosts.data.map((one) => (
-                <tr key={one.host}>
-                  <td class="id">{one.host}</td>
-                  <td>{one.stages.join(", ")}</td>
-                  <td class="right">
-                    <Time at={one.at} />
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        )}
-      </div>
+      <TableCard
+        reading={hosts}
+        rows={hosts.data}
+        keyOf={(one) => one.host}
+        lines={2}
+        columns={[
+          { title: "Host", cellClass: "id", cell: (one) => one.host },
+          { title: "Stages that it loaded", cell: (one) => one.stages.join(", ") },
+          { title: "Last load", class: "right", cell: (one) => <Time at={one.at} /> },
+        ]}
+      />
     </Section>
   );
 }
@@ -201,42 +176,43 @@ function Queues() {
   const stages = useGet<Page<StageStatus>>("stages", HEALTH_MS);
   return (
     <Section title="Queues" side="backlog of all hosts, the rest of this host">
-      <div class="card table-wrap" tabIndex={0}>
-        {!stages.data ? (
-          <Skeleton lines={3} />
-        ) : (
-          <table>
-            <thead>
-              <tr>
-                <th>Stage</th>
-                <th>This host</th>
-                <th class="right">Waiting</th>
-                <th class="right">Due later</th>
-                <th class="right hide-narrow">Held here</th>
-                <th class="right hide-narrow">Handed over</th>
-              </tr>
-            </thead>
-            <tbody>
-              {stages.data.items.map((one) => (
-                <tr key={one.stage}>
-                  <td>{one.stage}</td>
-                  <td>
-                    <Status
-                      value={one.consumption}
-                      tone={one.consumption === "consuming" ? "good" : "calm"}
-                      icon={one.consumption === "consuming" ? "done" : "waiting"}
-                    />
-                  </td>
-                  <td class="num right">{count(one.waiting)}</td>
-                  <td class="num right">{count(one.scheduled)}</td>
-                  <td class="num right hide-narrow">{count(one.held)}</td>
-                  <td class="num right hide-narrow">{count(one.handed_over)}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        )}
-      </div>
+      <TableCard
+        reading={stages}
+        rows={stages.data?.items}
+        keyOf={(one) => one.stage}
+        columns={[
+          { title: "Stage", cell: (one) => one.stage },
+          {
+            title: "This host",
+            cell: (one) => (
+              <Status
+                value={one.consumption}
+                tone={one.consumption === "consuming" ? "good" : "calm"}
+                icon={one.consumption === "consuming" ? "done" : "waiting"}
+              />
+            ),
+          },
+          { title: "Waiting", class: "right", cellClass: "num", cell: (one) => count(one.waiting) },
+          {
+            title: "Due later",
+            class: "right",
+            cellClass: "num",
+            cell: (one) => count(one.scheduled),
+          },
+          {
+            title: "Held here",
+            class: "right hide-narrow",
+            cellClass: "num",
+            cell: (one) => count(one.held),
+          },
+          {
+            title: "Handed over",
+            class: "right hide-narrow",
+            cellClass: "num",
+            cell: (one) => count(one.handed_over),
+          },
+        ]}
+      />
     </Section>
   );
 }
