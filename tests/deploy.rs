@@ -1,5 +1,5 @@
-//! What is under `deploy/`: the alerts fire when they should, each has a runbook, and every metric of
-//! an alert or a dashboard exists.
+//! What is under `deploy/`, and Docker Compose: the alerts fire when they should, each has a runbook, and
+//! every metric of an alert or a dashboard exists.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,9 @@ use serde_json::Value;
 use crate::support::harness::root;
 use crate::support::metrics::documented;
 use crate::support::promtool::promtool;
+
+mod cloudwatch;
+mod compose;
 
 /// Metrics of Postgres' and RabbitMQ's exporters.
 const OF_SERVICES: [&str; 2] = ["pg_", "rabbitmq_"];

@@ -11,3 +11,4 @@ pub(crate) mod promtool;
 pub(crate) mod proxy;
 pub(crate) mod servers;
 pub(crate) mod shifted_clock;
+pub(crate) mod yaml;
