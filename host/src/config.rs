@@ -15,7 +15,7 @@ pub use self::auth::{AuthConfig, AuthMode, JwtAlgorithm, JwtConfig, SessionsConf
 pub use self::encryption::EncryptionConfig;
 pub use self::environment::OTHER_VARIABLES;
 use self::environment::Variables;
-pub use self::http::{CorsSettings, HttpSettings, RateLimits};
+pub use self::http::{ConsoleSettings, CorsSettings, HttpSettings, RateLimits};
 pub use self::ingress::{IngressConfig, IngressRule};
 use self::reader::Reader;
 use self::sources::Sources;

@@ -168,6 +168,7 @@ fn api(
     let authenticate = axum::middleware::from_fn_with_state(entrance, auth::authenticate);
     let operations = operations
         .layer(axum::middleware::from_fn(audit::act))
+        .layer(axum::Extension(Arc::new(settings.console.clone())))
         .layer(axum::Extension(Arc::clone(&namespace.access)));
     let observation =
         observation.layer(authenticate).layer(axum::Extension(Arc::clone(&reception)));

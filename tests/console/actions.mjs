@@ -13,6 +13,8 @@ export async function actions(all) {
     await discardsOne(all, session);
     await replaysGroup(all, session);
     await rollsBack(all, session);
+    await closesBreaker(all, session);
+    await controlsChain(all, session);
   });
 }
 
@@ -110,17 +112,66 @@ async function replaysGroup({ api }, { page, open }) {
   await page.locator("dialog").getByRole("button", { name: "Close" }).last().click();
 }
 
-/** There is one version: the host says why it cannot roll back, and the console shows it. */
-async function rollsBack({ api }, { page, open }) {
-  const { items } = await api.get("/plugins/payment/history");
+/** `upgrade` puts another version of payment into the plugins folder. */
+async function rollsBack({ api, command }, { page, open }) {
+  const serving = async () => {
+    return (await api.get("/plugins")).items.find((one) => one.stage === "payment").digest;
+  };
+  const before = await serving();
+  await command("upgrade");
+  await until("the other version to serve", async () => (await serving()) !== before);
   await open("plugins/payment");
-  await page.locator(".card >> text=serves").first().waitFor();
-  const others = items.filter((one) => one.digest !== items[0].digest);
-  if (others.length === 0) return;
-  await page.getByRole("button", { name: "Roll back" }).first().click();
+  const load = page.locator(".card tr", { hasText: before.slice(0, 8) });
+  await load.getByRole("button", { name: "Roll back" }).click();
   await page.locator("dialog").getByRole("button", { name: "Roll back" }).click();
-  await until("the other version to serve", async () => {
-    const serving = (await api.get("/plugins")).items.find((one) => one.stage === "payment");
-    return others.some((one) => one.digest === serving.digest);
+  await until("the version before to serve", async () => (await serving()) === before);
+  await load.locator("text=serves").first().waitFor();
+  assert.equal(await page.locator(".card >> text=serves").count(), await load.locator("text=serves").count());
+  await page.locator(".note", { hasText: "Rolled back" }).first().waitFor();
+}
+
+/** Payment's breaker takes `simulated-failure` for an outage if enough orders fail so. */
+async function closesBreaker({ api }, { page, open }) {
+  const orders = Array.from({ length: 20 }, (_, at) => `outage-${at}`);
+  for (const id of orders) await api.order(id, { force_fail: true });
+  const stage = async () => (await api.get("/stages")).items.find((one) => one.stage === "payment");
+  await until("the breaker to open", async () => (await stage()).breaker === "open");
+  await open("pipeline/payment");
+  const facts = page.locator(".split-detail .facts");
+  await facts.locator("dd", { hasText: (await stage()).breaker_reason }).waitFor();
+  // It is among what needs attention, too.
+  await page.locator(".note", { hasText: "payment" }).filter({ hasText: "breaker" }).first().waitFor();
+  await page.locator(".detail-head").getByRole("button", { name: "Close breaker" }).click();
+  await page.locator("dialog").getByRole("button", { name: "Close breaker" }).click();
+  await until("the breaker to close", async () => (await stage()).breaker === "closed");
+  await page.locator(".detail-head").getByRole("button", { name: "Close breaker" }).waitFor({ state: "detached" });
+  for (const id of orders) {
+    await until(`${id} to be processed`, async () => (await api.get(`/orders/${id}`)).status === "failed");
+  }
+}
+
+/** Its chain is stopped while shipping is paused, so shipping never prepares the order. */
+async function controlsChain({ api }, { page, open }) {
+  await api.post("/stages/shipping/pause");
+  await api.order("chained");
+  const chain = (await api.get("/events?subject=order/chained")).items[0].correlation_id;
+  const found = async () => (await api.get("/chains")).items.find((one) => one.correlation_id === chain);
+  await until("the chain to be large", async () => (await found()) !== undefined);
+  await open("system/chains");
+  const row = page.locator("tr", { hasText: chain });
+  await row.getByRole("button", { name: "Stop" }).click();
+  await page.locator("dialog input[name=reason]").fill("it loops");
+  await page.locator("dialog").getByRole("button", { name: "Stop" }).click();
+  await row.locator(".status", { hasText: "stopped" }).waitFor();
+  await row.locator("text=it loops").waitFor();
+  assert.equal((await found()).state, "stopped");
+  await api.post("/stages/shipping/resume");
+  await until("the delivery to be skipped", async () => {
+    const { timeline } = await api.get("/orders/chained");
+    return timeline.some((one) => one.stage === "shipping" && one.status === "skipped");
   });
+  await row.getByRole("button", { name: "Resume" }).click();
+  await page.locator("dialog").getByRole("button", { name: "Resume" }).click();
+  await until("the chain to be resumed", async () => (await found())?.state !== "stopped");
+  await row.locator(".status", { hasText: "stopped" }).waitFor({ state: "detached" });
 }

@@ -1,6 +1,6 @@
 // Drives the console in a browser. The host under test is at CONSOLE_URL, with the shipped stages and one
-// attempt for each message, and `bulk-1` to `bulk-10000` among its orders. The program that runs this stops and
-// starts the host: it answers a line `stop` or `start` on the standard output by a line on the input.
+// attempt for each message, and `bulk-1` to `bulk-10000` among its orders. The program that runs this answers lines
+// on the standard output by a line on the input: `stop` and `start` are about the host, `upgrade` about payment.
 //
 //   CONSOLE_URL=http://127.0.0.1:8000 node run.mjs [part of a check's name]
 
@@ -16,6 +16,7 @@ import { login } from "./login.mjs";
 import { prefix } from "./prefix.mjs";
 import { restart } from "./restart.mjs";
 import { seed } from "./seed.mjs";
+import { trace } from "./trace.mjs";
 import { views } from "./views.mjs";
 import { volume } from "./volume.mjs";
 
@@ -31,7 +32,7 @@ async function command(name) {
   if (done) throw new Error(`no answer to \`${name}\``);
 }
 
-const checks = { views, keyboard, hostile, looks, prefix, login, actions, restart, volume };
+const checks = { views, keyboard, hostile, looks, prefix, login, trace, actions, restart, volume };
 const part = process.argv[2] ?? "";
 // Looks depend on nothing that differs between back ends.
 const skipped = process.env.CONSOLE_SKIP ?? "-";

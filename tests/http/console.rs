@@ -1,6 +1,6 @@
 //! The web console, driven in a browser against real hosts on both back ends by the scripts in
-//! `tests/console`: each view, each action, keyboard, log-in, hostile data, a restart of the host,
-//! many orders and dead letters, accessibility, and pictures of each view in
+//! `tests/console`: each view, each action, traces, keyboard, log-in, hostile data, a restart of the
+//! host, many orders and dead letters, accessibility, and pictures of each view in
 //! `target/console-shots`.
 
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
-use crate::support::harness::{Backend, TestEnv, root};
+use crate::support::harness::{Backend, TestEnv, guest, root};
 use crate::support::load::AMPLE_STOCK;
 use crate::support::process::{HostProcess, postrider, unused_port};
 
@@ -31,6 +31,13 @@ async fn console_serves_operators_on_servers() -> Result<()> {
 
 /// A file name that is markup, and runs a script in a page that takes it for such.
 const HOSTILE_PLUGIN: &str = "<img src=x onerror=\"window.pwned=5\">.wasm";
+
+/// What the scripts expect: payment's breaker opens when many orders fail together, chains are soon
+/// large, and traces are shown somewhere.
+const SETTINGS: &str = "recording.enabled = true\nevents.chain_events_max = 20\n\
+    http.console.trace_url = \"https://jaeger.example/trace/{trace_id}\"\n\
+    [stages.payment.breaker]\nunavailable = [\"simulated-failure\"]\nmin_calls = 15\n\
+    min_subjects = 15\nopen_ms = 60000\nopen_max_ms = 60000\n";
 
 /// Copies of the order `pattern` and of its dead letter, written while no host runs. With the stages of
 /// a debug build they would take minutes.
@@ -106,6 +113,13 @@ impl Restartable {
         Ok(())
     }
 
+    /// Puts another version of payment into the plugins folder.
+    fn upgrade(&self) -> Result<()> {
+        let upgraded = self.env.plugins().join("payment.wasm");
+        std::fs::copy(guest("payment-strict")?, upgraded)?;
+        Ok(())
+    }
+
     async fn stop(&mut self, signal: &str) -> Result<()> {
         let mut process = self.process.take().context("the host runs")?;
         process.signal(signal)?;
@@ -113,7 +127,7 @@ impl Restartable {
     }
 }
 
-/// The scripts. They ask for the host to be stopped and started by lines on their standard output.
+/// The scripts. They ask for what they cannot do themselves by lines on their standard output.
 struct Scripts {
     child: Child,
     requests: Lines<BufReader<ChildStdout>>,
@@ -137,6 +151,7 @@ impl Scripts {
             match &*request {
                 "stop" => host.stop("-KILL").await?,
                 "start" => host.start_again().await?,
+                "upgrade" => host.upgrade()?,
                 other => bail!("unknown request: {other}"),
             }
             self.answers.write_all(b"done\n").await?;
@@ -162,8 +177,7 @@ async fn guarded() -> Result<(Restartable, String)> {
 
 async fn console_serves_operators(backend: Backend) -> Result<()> {
     let folder = tokio::task::spawn_blocking(install).await??;
-    let toml =
-        format!("recording.enabled = true\n{AMPLE_STOCK}[defaults.retry]\nmax_attempts = 1\n");
+    let toml = format!("{SETTINGS}{AMPLE_STOCK}[defaults.retry]\nmax_attempts = 1\n");
     let mut host = Restartable::start(TestEnv::shipped_on(backend, &toml).await?).await?;
     let pattern = json!({
         "order_id": "pattern", "user_id": "bulk", "items": ["Book"], "total": 1, "force_fail": true,

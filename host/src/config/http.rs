@@ -38,6 +38,8 @@ pub struct HttpSettings {
     pub rate_limits: RateLimits,
     /// Which pages of other origins may use the API.
     pub cors: CorsSettings,
+    /// What the web console shows beside the data of the host.
+    pub console: ConsoleSettings,
     /// Encryption; without a certificate there is none.
     pub tls: HttpTls,
 }
@@ -48,6 +50,15 @@ pub struct HttpSettings {
 pub struct CorsSettings {
     /// Their origins, such as `https://dashboard.example`, or `*` for every origin. Empty: none.
     pub allowed_origins: Vec<String>,
+}
+
+/// What the web console shows beside the data of the host.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConsoleSettings {
+    /// Where the tracing system shows a trace, with `{trace_id}` in the place of its id:
+    /// `https://jaeger.example/trace/{trace_id}`. None: the console shows the id without a link.
+    pub trace_url: Option<String>,
 }
 
 /// How many requests a client may send; further ones are refused with 429.
@@ -118,6 +129,7 @@ impl Default for HttpSettings {
             allowed_hosts: Vec::new(),
             rate_limits: RateLimits::default(),
             cors: CorsSettings::default(),
+            console: ConsoleSettings::default(),
             tls: HttpTls::default(),
         }
     }
@@ -136,6 +148,7 @@ impl HttpSettings {
             allowed_hosts,
             rate_limits,
             cors,
+            console,
             tls,
             body_max_bytes: _,
             bodies_max_bytes: _,
@@ -157,6 +170,7 @@ impl HttpSettings {
             allowed_hosts,
             rate_limits: self.rate_limits.within(rate_limits),
             cors,
+            console,
             tls,
         }
     }

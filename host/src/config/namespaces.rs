@@ -19,10 +19,11 @@ use crate::domain::name::is_name;
 /// The section of further namespaces.
 pub(super) const SECTION: &str = "namespaces";
 /// Keys that belong to the process.
-const OF_PROCESS: [&[&str]; 14] = [
+const OF_PROCESS: [&[&str]; 15] = [
     &["http", "listen"],
     &["http", "allowed_hosts"],
     &["http", "cors"],
+    &["http", "console"],
     &["http", "tls"],
     &["http", "connections_max"],
     &["http", "head_timeout_ms"],

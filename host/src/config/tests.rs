@@ -197,3 +197,20 @@ fn rate_limits_are_checked() {
     let valid = "[http.rate_limits]\nper_address_per_s = 1000000\nper_address_burst = 1\n";
     assert!(Config::from_toml(valid).is_ok());
 }
+
+#[test]
+fn the_address_of_a_trace_is_checked() {
+    let with = |url: &str| Config::from_toml(&format!("http.console.trace_url = \"{url}\"\n"));
+    for (url, problem) in [
+        ("https://jaeger.example/trace/", "has no `{trace_id}`"),
+        ("javascript:alert({trace_id})", "is not the address of a page"),
+        ("jaeger.example/trace/{trace_id}", "is not the address of a page"),
+    ] {
+        let ConfigError(problems) = with(url).unwrap_err();
+        let expected = format!("http.console.trace_url: `{url}` {problem}");
+        assert!(problems.len() == 1 && problems[0].starts_with(&expected), "{problems:?}");
+    }
+    let config = with("https://jaeger.example/trace/{trace_id}?x=1").unwrap();
+    let shown = config.http.console.trace_url.as_deref();
+    assert_eq!(shown, Some("https://jaeger.example/trace/{trace_id}?x=1"));
+}

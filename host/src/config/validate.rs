@@ -45,6 +45,11 @@ impl Config {
                 problems.push(format!("http.cors.allowed_origins: `{origin}` {problem}"));
             }
         }
+        if let Some(url) = &self.http.console.trace_url
+            && let Some(problem) = trace_url_problem(url)
+        {
+            problems.push(format!("http.console.trace_url: `{url}` {problem}"));
+        }
         self.http.tls.validate(problems);
         self.http.rate_limits.find_problems_of_process(problems);
         for (key, value) in [
@@ -284,6 +289,19 @@ fn origin_problem(origin: &str) -> Option<&'static str> {
     let canonical = format!("{}://{host}", scheme.unwrap_or_default());
     let valid = origin == canonical && !host.contains(['@', '*']) && host == host.to_lowercase();
     (!valid).then_some(EXPECTED)
+}
+
+/// The place of the id in the address of a trace.
+const TRACE_ID: &str = "{trace_id}";
+
+/// What is wrong with the address of a trace. The console links to it, so no other scheme is allowed.
+fn trace_url_problem(url: &str) -> Option<&'static str> {
+    if !url.contains(TRACE_ID) {
+        return Some("has no `{trace_id}`: write it where the id of the trace belongs");
+    }
+    let parsed = url.replace(TRACE_ID, "0").parse::<http::Uri>().ok();
+    let web = parsed.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
+    (!web).then_some("is not the address of a page: write http:// or https://, host and path")
 }
 
 pub(super) fn at_least_one(key: &str, value: u64, problems: &mut Vec<String>) {

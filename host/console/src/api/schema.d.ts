@@ -2779,6 +2779,11 @@ export interface components {
             principal: string;
             /** @description What it may do. */
             roles: string[];
+            /**
+             * @description Where the tracing system shows a trace, with `{trace_id}` in the place of its id, as in
+             *     `http.console.trace_url`; none: not configured.
+             */
+            trace_url?: string | null;
         };
         /** @description A plugin file that the start skipped. */
         SkippedPlugin: {

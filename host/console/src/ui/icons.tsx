@@ -28,6 +28,7 @@ const PATHS: Record<string, string> = {
   copy: "M5.5 5.5h8v8h-8zM3.5 10.5h-1v-8h8v1",
   edit: "M3 13l.7-3L10.500 3.200l2.300 2.300L6 12.300z",
   replay: "M3 8a5 5 0 1 1 1.700 3.750M3 13v-3h3",
+  outside: "M9 3h4v4M13 3L7.500 8.500M11 9.500V13H3V5h3.500",
   live: "M8 7.900v.2M5 5a4.200 4.200 0 0 0 0 6M11 5a4.200 4.200 0 0 1 0 6",
 };
 

@@ -12,6 +12,7 @@ import { Action, Copy, Digest, Facts, ProblemNote, Section, Skeleton, Status, Ti
 import { ask, say } from "../../ui/dialog.tsx";
 import { Payload } from "../../ui/json.tsx";
 import { DetailHead } from "../../ui/list.tsx";
+import { tracesOf } from "../../ui/trace.tsx";
 import { Attempts, EventLink } from "../orders/lanes.tsx";
 import { Editor } from "./editor.tsx";
 import { resultOf, type Result } from "./results.ts";
@@ -153,6 +154,7 @@ function Body({ letter, data }: { letter: DeadLetter; data: string | null }) {
                 {letter.correlation_id}
               </a>,
             ],
+            ["Trace", tracesOf([letter.event.attributes["traceparent"]])],
             ...Object.entries(letter.event.attributes).map(
               ([name, value]): [string, preact.ComponentChildren] => [name, <Copy text={value} />],
             ),

@@ -8,6 +8,7 @@ import { href } from "../../lib/router.ts";
 import { Copy, Digest, Facts, ProblemNote, Section, Skeleton, Time } from "../../ui/basics.tsx";
 import { Payload } from "../../ui/json.tsx";
 import { DetailHead } from "../../ui/list.tsx";
+import { tracesOf } from "../../ui/trace.tsx";
 import { EventLink } from "../orders/lanes.tsx";
 
 export function EventDetail({ id, source }: { id: string; source: string | undefined }) {
@@ -82,6 +83,7 @@ function Body({ event }: { event: EventRow }) {
                 {event.correlation_id}
               </a>,
             ],
+            ["Trace", tracesOf([event.attributes["traceparent"]])],
             ["Content type", event.content_type],
             ...Object.entries(event.attributes).map(
               ([name, value]): [string, preact.ComponentChildren] => [name, <Copy text={value} />],

@@ -10,10 +10,11 @@ import { capital, duration } from "../../lib/format.ts";
 import { raw } from "../../lib/json.ts";
 import { href } from "../../lib/router.ts";
 import { can } from "../../session.ts";
-import { Action, Copy, Facts, ProblemNote, Section, Skeleton, Status, Time } from "../../ui/basics.tsx";
+import { Action, Facts, ProblemNote, Section, Skeleton, Status, Time } from "../../ui/basics.tsx";
 import { ask, say } from "../../ui/dialog.tsx";
 import { Payload } from "../../ui/json.tsx";
 import { DetailHead } from "../../ui/list.tsx";
+import { tracesOf } from "../../ui/trace.tsx";
 import { Timeline } from "./lanes.tsx";
 
 /** How often an order is read again , milliseconds. */
@@ -89,7 +90,6 @@ export function Order({ id, kind }: { id: string; kind: SubjectKind }) {
 
 function Body({ known, kind }: { known: Known; kind: SubjectKind }) {
   const { subject, body, events } = known;
-  const trace = events[0]?.attributes["traceparent"]?.split("-")[1];
   const correlation = events[0]?.correlation_id;
   const took = subject.updated_at_ms - subject.created_at_ms;
   return (
@@ -121,7 +121,7 @@ function Body({ known, kind }: { known: Known; kind: SubjectKind }) {
               </a>
             ),
           ],
-          ["Trace", trace && <Copy text={trace} />],
+          ["Trace", tracesOf(events.map((one) => one.attributes["traceparent"]))],
         ]}
       />
       <Section title="Timeline" side={<TimelineLegend />}>

@@ -90,7 +90,7 @@ function History(props: { stage: string; serving: string | null | undefined }) {
       run: async () => {
         await post(path`plugins/${stage}/rollback`, { digest });
         say(`${stage} was rolled back to ${version}`);
-        refresh("plugins", "stages", "topology");
+        refresh("plugin", "stages", "topology");
       },
     });
   return (
