@@ -237,3 +237,18 @@ async fn console_files_are_served_with_a_strict_policy() -> Result<()> {
     assert_eq!(get("/orders").await?.status(), StatusCode::UNAUTHORIZED);
     host.stop().await
 }
+
+#[tokio::test]
+async fn session_says_where_traces_are_shown() -> Result<()> {
+    let template = "https://jaeger.example/trace/{trace_id}";
+    for expected in [json!(template), json!(null)] {
+        let setting = expected.as_str().map(|url| format!("http.console.trace_url = \"{url}\"\n"));
+        let env = TestEnv::empty(&setting.unwrap_or_default())?;
+        let host = env.start().await?;
+        assert_eq!(host.client.get("/session").await?.1["trace_url"], expected);
+        let (_, begun) = host.client.post("/session", &json!({})).await?;
+        assert_eq!(begun["trace_url"], expected);
+        host.stop().await?;
+    }
+    Ok(())
+}

@@ -101,7 +101,15 @@ function History(props: { stage: string; serving: string | null | undefined }) {
         keyOf={(load) => `${load.host} ${load.loaded_at_ms} ${load.digest}`}
         empty={<Empty title="Never loaded">A native stage has no file.</Empty>}
         columns={[
-          { title: "Version", cellClass: "num", cell: (load) => load.version },
+          {
+            title: "Version",
+            cellClass: "num",
+            cell: (load) => (
+              <>
+                {load.version} <div class="id muted only-narrow">{shortDigest(load.digest)}</div>
+              </>
+            ),
+          },
           { title: "Digest", class: "hide-narrow", cell: (load) => <Digest value={load.digest} /> },
           {
             title: "Host",
@@ -114,19 +122,13 @@ function History(props: { stage: string; serving: string | null | undefined }) {
             title: "Actions",
             hidden: true,
             class: "right shrink",
-            cell: (load) =>
-              load.digest === serving ? (
-                <span class="muted small">serves</span>
-              ) : (
-                // Once for each version, beside its newest load.
-                loads.find((one) => one.digest === load.digest) === load && (
-                  <Action
-                    label="Roll back"
-                    off={off}
-                    onClick={() => rollBack(load.digest, load.version)}
-                  />
-                )
-              ),
+            cell: (load) => {
+              // Once for each content, beside its newest load.
+              if (loads.find((one) => one.digest === load.digest) !== load) return null;
+              if (load.digest === serving) return <span class="muted small">serves</span>;
+              const change = () => rollBack(load.digest, load.version);
+              return <Action label="Roll back" off={off} onClick={change} />;
+            },
           },
         ]}
       />
