@@ -113,7 +113,7 @@ function History(props: { stage: string; serving: string | null | undefined }) {
           { title: "Digest", class: "hide-narrow", cell: (load) => <Digest value={load.digest} /> },
           {
             title: "Host",
-            cellClass: "ellipsis customer",
+            class: "truncate",
             hint: (load) => load.host,
             cell: (load) => load.host,
           },
