@@ -39,7 +39,7 @@ fn list(value: &Value) -> Result<&Vec<Value>> {
     value.as_array().with_context(|| format!("no list: {value}"))
 }
 
-/// A text as it is, or the one in which CloudFormation replaces parameters.
+/// A text as it is, or the one whose parameters are replaced.
 fn substituted(value: &Value) -> Result<&str> {
     text(value.get("!Sub").unwrap_or(value))
 }
