@@ -178,6 +178,38 @@ async fn failed_attempts_are_spans_of_their_own(backend: Backend) -> Result<()> 
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_request_leaves_one_line_without_its_query() -> Result<()> {
+    const TRACE: &str = "3af7651916cd43dd8448eb211c80319c";
+    let env = TestEnv::shipped("")?;
+    let (mut process, client) = HostProcess::start_ready(&env).await?;
+    submit(&client, &order("a-1"), TRACE, "01").await?;
+    client.get("/nowhere?token=hidden").await?;
+    client.text("/metrics").await?;
+    process.signal("-TERM")?;
+    ensure!(process.wait().await? == Some(0), "the host stops cleanly");
+    let log = std::fs::read_to_string(env.folder.path().join("log"))?;
+    assert!(!log.contains("hidden"), "queries may contain secrets: {log}");
+    let lines = log.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
+    let lines: Vec<&Value> =
+        lines.iter().filter(|line| line["target"] == "postrider::access").collect();
+    let seen: Vec<_> =
+        lines.iter().map(|line| (&line["method"], &line["path"], &line["status"])).collect();
+    // Probes are of the level `debug`.
+    let expected = [
+        (&json!("POST"), &json!("/orders"), &json!(202)),
+        (&json!("GET"), &json!("/nowhere"), &json!(404)),
+    ];
+    assert_eq!(seen, expected, "{log}");
+    let accepted = lines[0];
+    assert_eq!(
+        (&accepted["trace_id"], &accepted["route"], &accepted["address"]),
+        (&json!(TRACE), &json!("/orders"), &json!("127.0.0.1"))
+    );
+    assert!(accepted["duration_us"].as_u64() > Some(0) && accepted["span_id"].is_string());
+    Ok(())
+}
+
 /// How much memory a host has after so many orders, and how long it took to stop.
 async fn run_orders(environment: &[(&str, &str)]) -> Result<(u64, Duration)> {
     const ORDERS: usize = 600;

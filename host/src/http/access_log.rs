@@ -11,14 +11,14 @@ use std::time::{Instant, SystemTime};
 
 use axum::body::HttpBody as _;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::SpanKind;
 
 use super::middleware::to_problem;
-use super::prefix::original_path;
+use super::prefix::original_uri;
 use super::{Peer, ServedNamespace, console, openapi};
 use crate::domain::access::{Principal, PrincipalKind};
 use crate::domain::spans::{Entered, FinishedSpan, Spans};
@@ -72,9 +72,9 @@ struct Observation {
     log: Arc<AccessLog>,
     request: Arc<ObservedRequest>,
     method: Method,
-    path: String,
+    uri: Uri,
     route: Option<MatchedPath>,
-    user_agent: Option<String>,
+    user_agent: Option<HeaderValue>,
     address: Option<IpAddr>,
     received_bytes: Option<u64>,
     start: SystemTime,
@@ -89,9 +89,9 @@ impl Observation {
             log,
             request: observed,
             method: request.method().clone(),
-            path: shortened(original_path(request)),
+            uri: original_uri(request).clone(),
             route: extensions.get::<MatchedPath>().cloned(),
-            user_agent: user_agent(request.headers()),
+            user_agent: request.headers().get(header::USER_AGENT).cloned(),
             address: extensions.get::<Arc<Peer>>().map(|peer| peer.address.ip()),
             received_bytes: request.body().size_hint().exact(),
             start: SystemTime::now(),
@@ -104,6 +104,14 @@ impl Observation {
         self.ended = true;
         self.write_line(Some(status), sent_bytes);
         self.record_span(Some(status));
+    }
+
+    fn path(&self) -> &str {
+        shortened(self.uri.path())
+    }
+
+    fn user_agent(&self) -> Option<&str> {
+        self.user_agent.as_ref()?.to_str().ok().map(shortened)
     }
 
     /// Whether nobody reads about it: a probe, or a file of the console.
@@ -126,7 +134,7 @@ impl Observation {
                     target: ACCESS,
                     namespace = %self.log.namespace,
                     method = %self.method,
-                    path = %self.path,
+                    path = self.path(),
                     route = self.route.as_ref().map(MatchedPath::as_str),
                     status = status.map(|status| status.as_u16()),
                     duration_us = self.began.elapsed().as_micros() as u64,
@@ -134,7 +142,7 @@ impl Observation {
                     sent_bytes,
                     principal = principal.map(|principal| principal.id()),
                     address = self.address.map(tracing::field::display),
-                    user_agent = self.user_agent.as_deref(),
+                    user_agent = self.user_agent(),
                     trace_id = %context.trace_id(),
                     span_id = %context.span_id(),
                     "{}",
@@ -161,13 +169,13 @@ impl Observation {
         };
         let mut attributes = vec![
             KeyValue::new("http.request.method", self.method.to_string()),
-            KeyValue::new("url.path", self.path.clone()),
+            KeyValue::new("url.path", self.path().to_owned()),
             KeyValue::new("postrider.namespace", self.log.namespace.clone()),
         ];
         let further = [
             route.map(|route| KeyValue::new("http.route", route)),
             self.address.map(|address| KeyValue::new("client.address", address.to_string())),
-            self.user_agent.clone().map(|agent| KeyValue::new("user_agent.original", agent)),
+            self.user_agent().map(|agent| KeyValue::new("user_agent.original", agent.to_owned())),
         ];
         attributes.extend(further.into_iter().flatten());
         let failed = match status {
@@ -204,10 +212,6 @@ impl Drop for Observation {
     }
 }
 
-fn user_agent(headers: &HeaderMap) -> Option<String> {
-    headers.get(header::USER_AGENT)?.to_str().ok().map(shortened)
-}
-
-fn shortened(text: &str) -> String {
-    text[..text.floor_char_boundary(TEXT_MAX_BYTES)].to_owned()
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_MAX_BYTES)]
 }
