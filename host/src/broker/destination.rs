@@ -41,13 +41,17 @@ impl Destination {
     }
 
     /// The attributes of a span of this kind of operation, such as `send`.
-    pub fn attributes(&self, operation: &'static str) -> [KeyValue; 5] {
-        [
+    pub fn attributes(&self, operation: &'static str) -> Vec<KeyValue> {
+        let mut attributes = vec![
             KeyValue::new("messaging.system", self.system),
             KeyValue::new("messaging.operation.name", operation),
             KeyValue::new("messaging.operation.type", operation),
             KeyValue::new("messaging.destination.name", self.name.clone()),
-            KeyValue::new("messaging.rabbitmq.destination.routing_key", self.routing_key.clone()),
-        ]
+        ];
+        if self.system == "rabbitmq" {
+            let key = "messaging.rabbitmq.destination.routing_key";
+            attributes.push(KeyValue::new(key, self.routing_key.clone()));
+        }
+        attributes
     }
 }

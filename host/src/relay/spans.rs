@@ -24,7 +24,7 @@ impl Outlet {
         }
         let stage = row.direct.as_ref().map(|direct| &*direct.stage);
         let destination = Destination::of_sent(&*self.broker, &event.event_type, stage);
-        let mut attributes = destination.attributes("send").to_vec();
+        let mut attributes = destination.attributes("send");
         attributes.extend([
             KeyValue::new("messaging.message.id", event.id.clone()),
             KeyValue::new("messaging.message.conversation_id", row.envelope.correlation_id.clone()),

@@ -71,8 +71,7 @@ impl Lane {
             by_exchange,
         );
         let outcome = OutcomeKind::from(&settlement.verdict).name();
-        let mut attributes = Vec::with_capacity(20);
-        attributes.extend(destination.attributes("process"));
+        let mut attributes = destination.attributes("process");
         attributes.extend([
             KeyValue::new("messaging.message.id", event.id.clone()),
             KeyValue::new(
