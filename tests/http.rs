@@ -14,3 +14,4 @@ mod openapi;
 mod orders;
 mod rate_limits;
 mod streams;
+mod traces;

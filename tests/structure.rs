@@ -3,6 +3,7 @@
 //! nothing.
 
 mod dead_letter_codes;
+mod dependencies;
 mod documentation;
 mod imports;
 mod modules;

@@ -5,6 +5,7 @@ pub(crate) mod guests;
 pub(crate) mod harness;
 pub(crate) mod load;
 pub(crate) mod namespaces;
+pub(crate) mod otlp;
 pub(crate) mod process;
 pub(crate) mod metrics;
 pub(crate) mod promtool;

@@ -14,6 +14,7 @@ use crate::store::{Direct, StoreError};
 
 #[cfg(test)]
 pub mod conformance;
+pub mod destination;
 pub mod embedded;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbit;
@@ -244,6 +245,18 @@ pub trait Broker: Send + Sync + 'static {
         &self,
         stage: &Arc<str>,
     ) -> Result<Option<Box<dyn RejectedConsumer>>, BrokerError>;
+    /// What operates the queues, in the terms of OpenTelemetry's messaging conventions.
+    fn system(&self) -> &'static str {
+        "postrider"
+    }
+    /// Where events of a type are published; none: they go to the queues of their stages.
+    fn exchange(&self) -> Option<String> {
+        None
+    }
+    /// The name of a stage's queue.
+    fn queue(&self, stage: &str) -> String {
+        stage.to_owned()
+    }
     /// Queues that may have lost messages since the last call.
     fn take_gaps(&self) -> Vec<Gap>;
     /// These messages will not be published: a broker in memory reports a gap for them.

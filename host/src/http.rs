@@ -21,6 +21,7 @@ use tower_http::timeout::TimeoutLayer;
 use tracing::Span;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use self::access_log::AccessLog;
 use self::auth::Entrance;
 pub use self::auth::jwt::Jwt;
 pub use self::auth::{Access, AuthenticationError, Authenticator};
@@ -65,6 +66,7 @@ mod request;
 mod pages;
 mod problem;
 mod middleware;
+mod access_log;
 mod body_budget;
 mod rate_limits;
 mod answers;
@@ -195,8 +197,8 @@ fn api(
         .merge(health.method_not_allowed_fallback(middleware::method_not_allowed))
         .route(openapi::PATH, document)
         .merge(pages)
-        .layer(axum::middleware::from_fn(middleware::to_problem))
         .layer(CatchPanicLayer::custom(middleware::panicked))
+        .layer(axum::middleware::from_fn_with_state(AccessLog::of(namespace), access_log::observe))
         .layer(axum::middleware::from_fn(prefix::follow))
         .with_state(Arc::clone(app))
 }

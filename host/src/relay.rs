@@ -9,7 +9,7 @@
 //! While the broker is unavailable, nothing is claimed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -20,12 +20,14 @@ use tracing::Instrument as _;
 
 use self::budget::{Budget, Reserved};
 use crate::broker::{Broker, BrokerError, Outgoing};
+use crate::domain::spans::Spans;
 use crate::domain::steps::STEPS;
 use crate::pipeline::Pipeline;
 use crate::pipeline::routes::Routes as _;
 use crate::store::{Direct, NarrowedRow, OutboxRow, Store};
 
 mod budget;
+mod spans;
 #[cfg(test)]
 mod tests;
 
@@ -128,8 +130,15 @@ impl Relay {
             budget: budget.clone(),
             broker: Arc::clone(&broker),
         };
-        let outlet = Outlet { store, broker, pipeline };
+        let outlet = Outlet { store, broker, pipeline, spans: Spans::default() };
         (Self { outlet, budget, queues }, handle)
+    }
+
+    /// Records a span for each message that the broker confirmed.
+    #[must_use]
+    pub fn with_spans(mut self, spans: Spans) -> Self {
+        self.outlet.spans = spans;
+        self
     }
 
     /// Publishes until cancelled, then waits for the confirms of what is in flight.
@@ -202,6 +211,7 @@ struct Outlet {
     store: Arc<dyn Store>,
     broker: Arc<dyn Broker>,
     pipeline: Arc<Pipeline>,
+    spans: Spans,
 }
 
 impl Outlet {
@@ -245,13 +255,17 @@ impl Outlet {
     async fn send(&self, group: Group, sent: &mpsc::Sender<Vec<i64>>) -> bool {
         // Released once everything is confirmed.
         let Group { rows, reserved: _reserved } = group;
+        let start = SystemTime::now();
         let messages = rows.iter().map(|row| outgoing(row, self.must_arrive(row))).collect();
         let answers = self.broker.publish(messages).await;
         let (mut confirmed, mut refused, mut in_part, mut why) =
             (Vec::with_capacity(rows.len()), Vec::new(), Vec::new(), None);
         for (row, answer) in rows.into_iter().zip(answers) {
             match answer {
-                Ok(()) => confirmed.extend(row.id),
+                Ok(()) => {
+                    self.record_sent(&row, start);
+                    confirmed.extend(row.id);
+                }
                 Err(error) => {
                     match &error {
                         BrokerError::Refused(_) if self.has_several_queues(&row) => {

@@ -15,6 +15,8 @@ use crate::stage::state::StateLimits;
 #[cfg(feature = "wasm")]
 mod artifact;
 #[cfg(feature = "wasm")]
+mod call_span;
+#[cfg(feature = "wasm")]
 mod code_cache;
 #[cfg(feature = "wasm")]
 mod compiler;

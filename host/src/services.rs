@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::broker::Broker;
 use crate::domain::clock::Clock;
 use crate::domain::event::{BREAKER_CHANGED, Envelope, Event};
+use crate::domain::spans::Spans;
 use crate::pipeline::plugin_change::PluginChange;
 use crate::pipeline::routes::Routes as _;
 use crate::pipeline::turns::Turnstile;
@@ -51,6 +52,8 @@ pub struct Services {
     pub plugins: mpsc::WeakSender<PluginChange>,
     /// Called with every settled delivery.
     pub observer: Option<Observer>,
+    /// Where spans go that have ended.
+    pub spans: Spans,
     /// Where the namespace waits while others of the process work.
     pub turnstile: Turnstile,
 }
@@ -151,6 +154,7 @@ impl Services {
             host: "here".into(),
             plugins: mpsc::channel(1).0.downgrade(),
             observer: None,
+            spans: Spans::default(),
             turnstile: Turnstile::default(),
         };
         (services, relay)

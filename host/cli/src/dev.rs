@@ -24,6 +24,7 @@ use crate::plugin::dry_run::{DryRun, RunAs, load, stages_of};
 use crate::plugin::named_config;
 use crate::plugin::project::{DATA_FOLDER as FOLDER, Project};
 use crate::scope::Scope;
+use crate::traces::Traces;
 use postrider::internals::{HttpSettings, Linked, Routes as _, hex};
 use postrider::{App, Clock as _, Config, Host, Settlement, SystemClock, Verdict};
 
@@ -79,7 +80,9 @@ pub(crate) async fn run(args: DevArgs, scope: &Scope) -> Result<ExitCode> {
     for at in 0..rebuilder.projects.len() {
         rebuilder.rebuild(at, Instant::now()).await?;
     }
-    let host = Host::builder()
+    let traces = Traces::from_environment()?;
+    let host = traces
+        .export(Host::builder())
         .config(config)
         .listener(listener)
         .observe(move |settlement| console.settled(settlement))
@@ -89,8 +92,10 @@ pub(crate) async fn run(args: DevArgs, scope: &Scope) -> Result<ExitCode> {
     rebuilder.app = Some(host.app());
     Console::serving(address, &host.app().plugins());
     let rebuilding = tokio::spawn(rebuilder.run(changes));
-    host.run_until(crate::host::stop_signal()?).await?;
+    let ran = host.run_until(crate::host::stop_signal()?).await;
     rebuilding.abort();
+    traces.finish().await;
+    ran?;
     Ok(ExitCode::SUCCESS)
 }
 

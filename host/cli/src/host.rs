@@ -11,6 +11,7 @@ use crate::drawing;
 use crate::offline_host::OfflineHost;
 use crate::output::Output;
 use crate::scope::{Scope, namespaces};
+use crate::traces::Traces;
 use postrider::internals::{PostgresSettings, PostgresStore, StatePlaces, StoreUrl, mask_password};
 use postrider::{Config, ConfigError, Host};
 use serde_json::json;
@@ -26,12 +27,15 @@ pub(crate) async fn serve(scope: &Scope) -> Result<ExitCode> {
     tokio::pin!(stop);
     raise_open_files();
     let config = scope.any(Config::load(scope.config.as_deref())?)?;
-    let building = Host::builder().config(config).listen().build();
+    let traces = Traces::from_environment()?;
+    let building = traces.export(Host::builder()).config(config).listen().build();
     let host = tokio::select! {
         host = building => host?,
         () = &mut stop => return Ok(ExitCode::SUCCESS),
     };
-    host.run_until(stop).await?;
+    let ran = host.run_until(stop).await;
+    traces.finish().await;
+    ran?;
     Ok(ExitCode::SUCCESS)
 }
 

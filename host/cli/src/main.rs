@@ -36,6 +36,7 @@ mod progress;
 mod scope;
 mod table;
 mod telemetry;
+mod traces;
 mod value_parsers;
 
 /// Time for blocking calls when the program ends; one on a file system that hangs may never return.

@@ -78,8 +78,11 @@ impl App {
                 .find(|(attribute, _)| attribute == name)
                 .map(|(_, value)| value.as_str())
         };
-        let trace =
-            if own(TRACE_PARENT).is_some() { TraceContext::enter(own) } else { trace.clone() };
+        let trace = if own(TRACE_PARENT).is_some() {
+            self.services.spans.enter(own).context
+        } else {
+            trace.clone()
+        };
         trace.mark(&mut event.attributes);
         let now_ms = self.services.clock.now_ms();
         let due_at_ms = due_at_ms.unwrap_or(now_ms);

@@ -8,7 +8,6 @@ use super::audit::actor;
 use super::{App, Draft};
 use crate::background::binding_sync::LIVE_MS;
 use crate::domain::event::{Event, without_nul};
-use crate::domain::trace_context::TraceContext;
 use crate::pipeline::{Consumption, Stage};
 use crate::services::Services;
 use crate::stage::circuit_breaker::{BreakerState, BreakerStatus};
@@ -238,7 +237,7 @@ impl App {
             data: event.data.clone(),
             subject_key: None,
             customer: None,
-            trace: TraceContext::begin(),
+            trace: self.services.spans.begin(),
             due_at_ms: None,
         });
         self.services.publish(sent.only_for(stage.into())).await.map(|_| ())

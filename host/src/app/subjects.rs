@@ -125,10 +125,10 @@ fn summary(problems: &[FieldError]) -> String {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Submission {
-    /// The trace that the subject's events continue.
-    pub trace: TraceContext,
+    /// The trace that the subject's events continue; none: they begin one.
+    pub trace: Option<TraceContext>,
     /// Names the request: repeated with the same body it is a duplicate, with another body an
     /// error. Keys never expire.
     pub idempotency_key: Option<String>,
@@ -136,13 +136,6 @@ pub struct Submission {
     pub due_at_ms: Option<u64>,
     /// The id of the principal that submits it, which is stored with the subject.
     pub owner: Option<String>,
-}
-
-impl Default for Submission {
-    /// No key, due immediately, in a trace of its own.
-    fn default() -> Self {
-        Self { trace: TraceContext::begin(), idempotency_key: None, due_at_ms: None, owner: None }
-    }
 }
 
 /// A subject with its deliveries.
@@ -280,6 +273,7 @@ impl App {
         submission: Submission,
     ) -> Result<NewSubject, SubmitError> {
         let Submission { trace, idempotency_key, due_at_ms, owner } = submission;
+        let trace = trace.unwrap_or_else(|| self.services.spans.begin());
         let parsed = kind.parse(body, idempotency_key.as_deref()).map_err(SubmitError::Invalid)?;
         let ParsedBody { id, customer, body, fingerprint } = parsed;
         count_json_written();

@@ -293,6 +293,18 @@ impl Broker for Rabbit {
         )))
     }
 
+    fn system(&self) -> &'static str {
+        "rabbitmq"
+    }
+
+    fn exchange(&self) -> Option<String> {
+        Some(self.names.events().to_string())
+    }
+
+    fn queue(&self, stage: &str) -> String {
+        self.names.queue(stage).to_string()
+    }
+
     fn take_gaps(&self) -> Vec<Gap> {
         std::mem::take(&mut self.gaps.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -23,19 +23,42 @@ pub const NAMES: [&str; 2] = ["traceparent", "tracestate"];
 pub struct TraceContext(SpanContext);
 
 impl TraceContext {
-    /// A child of the caller's trace context, or a new trace if that is missing or invalid.
-    pub fn enter<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> Self {
-        let caller = read(&NAMES.map(header));
-        let span = SpanId::from_bytes(rand::random());
-        match caller {
-            Some(caller) => Self(caller).within(span),
-            None => Self(new(TraceId::from_bytes(rand::random()), span)),
-        }
+    /// The caller's trace context; none if it is missing or invalid.
+    pub fn read<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> Option<Self> {
+        read(&NAMES.map(header)).map(Self)
     }
 
-    /// A new trace.
-    pub fn begin() -> Self {
-        Self::enter(|_| None)
+    /// The first span of a trace.
+    pub fn root(trace: TraceId, span: SpanId, sampled: bool) -> Self {
+        let flags = TraceFlags::default().with_sampled(sampled);
+        Self(SpanContext::new(trace, span, flags, false, TraceState::NONE))
+    }
+
+    /// A span below this one, recorded or not.
+    pub fn child(&self, span: SpanId, sampled: bool) -> Self {
+        let flags = self.0.trace_flags().with_sampled(sampled);
+        let state = self.0.trace_state().clone();
+        Self(SpanContext::new(self.0.trace_id(), span, flags, false, state))
+    }
+
+    /// The span of a call that the attempt of this span makes, by its number, from 1.
+    pub fn of_call(&self, number: u32) -> Self {
+        self.within(span_of(&["call", &self.0.span_id().to_string(), &number.to_string()]))
+    }
+
+    /// The trace and the span as OpenTelemetry's crates name them.
+    pub fn span(&self) -> &SpanContext {
+        &self.0
+    }
+
+    /// Its trace.
+    pub fn trace_id(&self) -> TraceId {
+        self.0.trace_id()
+    }
+
+    /// Whether its trace is recorded.
+    pub fn is_sampled(&self) -> bool {
+        self.0.is_sampled()
     }
 
     /// The trace context of an event. An event without one starts a trace of its own.
@@ -46,7 +69,7 @@ impl TraceContext {
         };
         Self(read(&NAMES.map(attribute)).unwrap_or_else(|| {
             let trace = TraceId::from_bytes(hash(&["trace", &event.source, &event.id]));
-            new(trace, span_of(&["event", &event.source, &event.id]))
+            Self::root(trace, span_of(&["event", &event.source, &event.id]), true).0
         }))
     }
 
@@ -63,13 +86,7 @@ impl TraceContext {
     }
 
     fn within(&self, span: SpanId) -> Self {
-        Self(SpanContext::new(
-            self.0.trace_id(),
-            span,
-            self.0.trace_flags(),
-            false,
-            self.0.trace_state().clone(),
-        ))
+        self.child(span, self.is_sampled())
     }
 
     /// Headers of a call, or attributes of an event.
@@ -85,10 +102,6 @@ impl TraceContext {
         attributes.retain(|(name, _)| !NAMES.contains(&name.as_str()));
         attributes.extend(self.headers());
     }
-}
-
-fn new(trace: TraceId, span: SpanId) -> SpanContext {
-    SpanContext::new(trace, span, TraceFlags::SAMPLED, false, TraceState::NONE)
 }
 
 fn span_of(parts: &[&str]) -> SpanId {
@@ -134,11 +147,17 @@ fn read(values: &[Option<&str>; 2]) -> Option<SpanContext> {
 mod tests {
     use super::*;
     use crate::domain::event::EventKey;
+    use crate::domain::spans::Spans;
 
     const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     fn parent(headers: &[(String, String)]) -> Vec<&str> {
         headers[0].1.split('-').collect()
+    }
+
+    /// The context of a request with these headers.
+    fn enter<'a>(header: impl Fn(&'static str) -> Option<&'a str>) -> TraceContext {
+        Spans::default().enter(header).context
     }
 
     fn event(attributes: Vec<(String, String)>) -> Event {
@@ -156,18 +175,15 @@ mod tests {
 
     #[test]
     fn a_callers_trace_continues_with_a_new_span() {
-        let headers =
-            TraceContext::enter(|name| (name == "traceparent").then_some(CALLER)).headers();
+        let headers = enter(|name| (name == "traceparent").then_some(CALLER)).headers();
         let (here, caller) = (parent(&headers), CALLER.split('-').collect::<Vec<_>>());
         assert_eq!((here[1], here[3], headers.len()), (caller[1], caller[3], 1));
         assert_ne!(here[2], caller[2]);
-        let with_state = TraceContext::enter(|name| {
-            Some(if name == "traceparent" { CALLER } else { "vendor=1" })
-        })
-        .headers();
+        let with_state =
+            enter(|name| Some(if name == "traceparent" { CALLER } else { "vendor=1" })).headers();
         assert_eq!(with_state[1], ("tracestate".to_owned(), "vendor=1".to_owned()));
         // What is no trace context is not carried on.
-        let broken = TraceContext::enter(|_| Some("garbage")).headers();
+        let broken = enter(|_| Some("garbage")).headers();
         assert_eq!((broken.len(), broken[0].1.len()), (1, CALLER.len()));
     }
 
@@ -175,8 +191,7 @@ mod tests {
     fn each_attempt_has_a_span_with_a_stable_id() {
         let mut marked =
             event(vec![("zone".into(), "x".into()), ("traceparent".into(), "old".into())]);
-        TraceContext::enter(|name| (name == "traceparent").then_some(CALLER))
-            .mark(&mut marked.attributes);
+        enter(|name| (name == "traceparent").then_some(CALLER)).mark(&mut marked.attributes);
         assert_eq!(marked.attributes.len(), 2, "{:?}", marked.attributes);
         let key = DeliveryKey {
             stage: "payment".into(),

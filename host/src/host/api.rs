@@ -128,7 +128,7 @@ impl Api {
         if let Some(tls) = &self.tls {
             tasks.start_certificates(Arc::clone(tls));
         }
-        tracing::info!(address = ?self.address, "serving");
+        tracing::info!(address = self.address.map(tracing::field::display), "serving");
     }
 
     fn timeouts(&self) -> Timeouts {

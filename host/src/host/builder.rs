@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use opentelemetry_sdk::trace::{ShouldSample, SpanProcessor};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, Span};
@@ -26,6 +27,7 @@ use crate::background::control_sync::ControlSync;
 use crate::background::faults::TaskFaults;
 use crate::config::{AuthMode, Config, ConfigError, StoreUrl};
 use crate::domain::clock::{Clock, SteadyClock};
+use crate::domain::spans::Spans;
 #[cfg(feature = "http")]
 use crate::http::{Access, Authenticator};
 use crate::pipeline::plugin_change::PluginChange;
@@ -76,6 +78,7 @@ pub struct HostBuilder {
     #[cfg(feature = "metrics")]
     metrics: HostMetrics,
     observer: Option<Observer>,
+    spans: Spans,
     #[cfg(feature = "http")]
     authenticator: Option<Arc<dyn Authenticator>>,
     faults: TaskFaults,
@@ -200,6 +203,34 @@ impl HostBuilder {
     /// the path of each message, so it must be quick.
     pub fn observe(mut self, observer: impl Fn(&Settlement) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Passes spans to a processor of OpenTelemetry's SDK: one for each request to the API, each message that
+    /// is sent, each attempt at a delivery and each HTTP call of a plugin, with the ids that events and
+    /// calls carry. They are passed on after the commit, on the path of each message, so the processor
+    /// must be quick; the SDK's `BatchSpanProcessor` is. `sampler` decides which traces are recorded;
+    /// wrap it in `Sampler::ParentBased` to follow callers. Give the processor its resource before,
+    /// and shut it down after the host has stopped. Applies to all namespaces.
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    ///
+    /// use opentelemetry_sdk::trace::{BatchSpanProcessor, InMemorySpanExporter, Sampler};
+    /// # async fn example() -> Result<(), postrider::BuildError> {
+    /// let exporter = InMemorySpanExporter::default();
+    /// let processor = Arc::new(BatchSpanProcessor::builder(exporter).build());
+    /// let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(0.1)));
+    /// let host = postrider::Host::builder().spans(processor, sampler).build().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn spans(
+        mut self,
+        processor: Arc<dyn SpanProcessor>,
+        sampler: impl Into<Box<dyn ShouldSample>>,
+    ) -> Self {
+        self.spans = Spans::new(processor, sampler.into());
         self
     }
 
@@ -387,6 +418,9 @@ impl HostBuilder {
         for (name, config) in &mut config.namespaces {
             let builder = self.namespaces.entry(name.clone()).or_default();
             builder.clock = builder.clock.take().or_else(|| self.clock.clone());
+            if !builder.spans.are_recorded() {
+                builder.spans = self.spans.clone();
+            }
             #[cfg(feature = "http")]
             {
                 builder.authenticator =
@@ -473,9 +507,10 @@ impl HostBuilder {
             clock,
             host: name.into(),
             observer: self.observer.take(),
+            spans: self.spans.clone(),
             turnstile: self.turnstile.clone(),
         };
-        Ok((services, relay))
+        Ok((services, relay.with_spans(self.spans.clone())))
     }
 }
 

@@ -19,6 +19,7 @@ use self::credentials::{Credential, session_cookies};
 use self::jwt::{Jwt, JwtError};
 pub use self::permission::{Need, On};
 use super::Peer;
+use super::access_log::ObservedRequest;
 use super::problem::{Answer, Kind, Problem};
 use super::rate_limits::{Addresses, Principals};
 use crate::app::App;
@@ -283,6 +284,9 @@ impl Entrance {
         } else {
             Principal::anonymous()
         };
+        if let Some(observed) = request.extensions().get::<Arc<ObservedRequest>>() {
+            let _ = observed.principal.set(Arc::clone(&principal));
+        }
         let peer = request.extensions().get::<Arc<Peer>>();
         let address: Option<IpAddr> = peer.map(|peer| peer.address.ip());
         request.extensions_mut().insert(Requester { principal, address });

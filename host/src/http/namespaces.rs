@@ -17,6 +17,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
+use super::access_log::AccessLog;
 use super::auth::{Entrance, authenticate};
 use super::dispatch::Destination;
 use super::health::ReadinessView;
@@ -26,7 +27,7 @@ use super::prefix::{self, Prefix};
 use super::problem::{Answer, Problem};
 use super::routes::READ;
 use super::table::Table;
-use super::{ServedNamespace, health, middleware};
+use super::{ServedNamespace, access_log, health, middleware};
 use crate::app::{App, Readiness};
 
 /// Where namespaces are served.
@@ -138,12 +139,14 @@ pub(super) fn router(namespaces: &[ServedNamespace], apis: Vec<(Entrance, Router
         own = own.route("/health", get(health::live)).route("/ready", get(ready));
     }
     let directory: Directory = Arc::new(namespaces.iter().map(Entry::of).collect());
-    let mut router = own
+    own = own
         .method_not_allowed_fallback(middleware::method_not_allowed)
-        .layer(axum::middleware::from_fn(middleware::to_problem))
-        .layer(CatchPanicLayer::custom(middleware::panicked))
-        .layer(axum::middleware::from_fn(prefix::follow))
-        .with_state(directory);
+        .layer(CatchPanicLayer::custom(middleware::panicked));
+    if let Some(first) = namespaces.first() {
+        let log = AccessLog::of(first);
+        own = own.layer(axum::middleware::from_fn_with_state(log, access_log::observe));
+    }
+    let mut router = own.layer(axum::middleware::from_fn(prefix::follow)).with_state(directory);
     if let Some(first) = apis.first() {
         router = router.fallback_service(first.clone());
     }

@@ -86,8 +86,13 @@ async fn isolate(mut request: Request, next: Next) -> Response {
 
 /// The path that the client sent.
 pub(super) fn original_path(request: &Request) -> &str {
+    original_uri(request).path()
+}
+
+/// What the client sent, with its query.
+pub(super) fn original_uri(request: &Request) -> &Uri {
     let original = request.extensions().get::<OriginalUri>().map(|OriginalUri(uri)| uri);
-    original.unwrap_or(request.uri()).path()
+    original.unwrap_or(request.uri())
 }
 
 /// Tells handlers the prefix, and lets what they answer follow it.

@@ -190,6 +190,25 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// What went wrong in a word or two, for metrics and spans.
+    #[cfg(feature = "wasm")]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotGranted(_) | Self::Nothing => "not_granted",
+            Self::Address(_) => "invalid_url",
+            Self::TooManyCalls(_) => "too_many_calls",
+            Self::Prohibited { .. } => "prohibited_address",
+            Self::Busy(_) => "no_slot",
+            Self::Name(_) => "name_not_resolved",
+            Self::Connect(_) => "cannot_connect",
+            Self::Tls(_) => "tls_handshake",
+            Self::TimedOut(_) => "timeout",
+            Self::RequestTooLarge(_) => "request_too_large",
+            Self::AnswerTooLarge(_) => "answer_too_large",
+            Self::Http(_) => "http_exchange",
+        }
+    }
+
     /// Whether this host refused the call, rather than the network failing it.
     pub fn is_refusal(&self) -> bool {
         match self {

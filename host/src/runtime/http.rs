@@ -12,7 +12,9 @@ use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
 };
 
+use super::call_span::CallSpan;
 use super::guest::CallData;
+use crate::domain::spans::CallSpans;
 use crate::domain::trace_context;
 use crate::runtime::egress::{CallError, Egress, Patience, Phase, Target};
 use crate::stage::handler::ExternalCalls;
@@ -24,6 +26,14 @@ const FIELDS_MAX_BYTES: usize = 64 << 10;
 const LAST_WORDS: Duration = Duration::from_millis(50);
 /// Most refusals of one attempt that are logged.
 const LOGGED_MAX: u32 = 10;
+
+/// A call that is granted.
+struct Admitted {
+    egress: Arc<Egress>,
+    about: About,
+    target: Target,
+    span: Option<CallSpan>,
+}
 
 type Sent = (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
 
@@ -46,6 +56,8 @@ struct About {
     event: String,
     settings: Arc<Settings>,
     trace_headers: Vec<(String, String)>,
+    /// Collects the spans of its calls, if they are recorded.
+    spans: Option<CallSpans>,
     deadline: Instant,
     calls: u32,
     logged: u32,
@@ -72,6 +84,7 @@ impl Http {
                 event: call.envelope.event.id.clone(),
                 settings: Arc::clone(&call.context.settings),
                 trace_headers: call.context.trace_headers.clone(),
+                spans: call.context.calls.clone(),
                 deadline,
                 calls: 0,
                 logged: 0,
@@ -92,18 +105,16 @@ impl Http {
 
 impl Outside {
     /// Checks a request against the grants, and adds the trace context.
-    fn admit(
-        &mut self,
-        parts: &mut http::request::Parts,
-    ) -> Result<(Arc<Egress>, About, Target), CallError> {
+    fn admit(&mut self, parts: &mut http::request::Parts) -> Result<Admitted, CallError> {
         let (Some(egress), Some(about)) = (&self.egress, &mut self.about) else {
             return Err(CallError::Nothing);
         };
         about.calls = about.calls.saturating_add(1);
         match egress.admit(parts, about.calls) {
             Ok(target) => {
-                about.mark(&mut parts.headers);
-                Ok((Arc::clone(egress), about.clone(), target))
+                let span = CallSpan::begin(about.spans.as_ref(), parts, &target);
+                about.mark(&mut parts.headers, span.as_ref());
+                Ok(Admitted { egress: Arc::clone(egress), about: about.clone(), target, span })
             }
             Err(error) => {
                 about.logged += 1;
@@ -117,12 +128,14 @@ impl Outside {
 }
 
 impl About {
-    /// The trace context of the call, unless the guest set its own.
-    fn mark(&self, headers: &mut http::HeaderMap) {
+    /// The trace context of the call, unless the guest set its own: the span of the call if that is
+    /// recorded, or else that of the attempt.
+    fn mark(&self, headers: &mut http::HeaderMap, span: Option<&CallSpan>) {
         if headers.contains_key(trace_context::NAMES[0]) {
             return;
         }
-        for (name, value) in &self.trace_headers {
+        let own = span.map(|span| span.context.headers());
+        for (name, value) in own.as_ref().unwrap_or(&self.trace_headers) {
             if let (Ok(name), Ok(value)) =
                 (http::HeaderName::try_from(name), http::HeaderValue::try_from(value))
             {
@@ -186,13 +199,16 @@ impl WasiHttpHooks for Outside {
         let (mut parts, body) = request.into_parts();
         let admitted = self.admit(&mut parts);
         Box::new(async move {
-            let (egress, about, target) = admitted.map_err(in_wasi)?;
+            let Admitted { egress, about, target, mut span } = admitted.map_err(in_wasi)?;
             let request = http::Request::from_parts(parts, body);
             // If the attempt times out first, this call is why.
             let before = std::mem::replace(&mut *about.external(), ExternalCalls::Failed);
             let sent = egress.send(&target, request, about.patience(options)).await;
             if sent.as_ref().is_err_and(CallError::is_refusal) {
                 *about.external() = before;
+            }
+            if let Some(span) = &mut span {
+                span.end(sent.as_ref().map(|(answer, _)| answer.status()).map_err(CallError::kind));
             }
             let (answer, driver) =
                 sent.inspect_err(|error| about.failed(error)).map_err(in_wasi)?;

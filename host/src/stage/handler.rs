@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::domain::event::{DeliveryKey, Envelope, Event, idempotency_key};
+use crate::domain::spans::CallSpans;
 use crate::stage::recording::Recorder;
 use crate::stage::settings::Settings;
 use crate::stage::state::{StateError, StateView};
@@ -76,6 +77,8 @@ pub struct CallContext {
     /// The operator's settings for the stage, secrets among them; [`CallContext::setting`] reads
     /// one.
     pub settings: Arc<Settings>,
+    /// Collects the spans of its HTTP calls; none: they are not recorded.
+    pub(crate) calls: Option<CallSpans>,
     /// Receives its log lines; none: the host's log does.
     pub logs: Option<Logs>,
     /// Records the answers that the call gets.
@@ -92,6 +95,7 @@ impl CallContext {
             now_ms,
             trace_headers: Vec::new(),
             settings: Arc::default(),
+            calls: None,
             logs: None,
             recorder: Recorder::default(),
         }

@@ -17,6 +17,7 @@ mod batch;
 mod conflicts;
 mod contended_keys;
 mod process;
+mod spans;
 #[cfg(test)]
 mod tests;
 
@@ -282,7 +283,7 @@ impl Lane {
         );
         let state = self.batch_state(source);
         let began = Instant::now();
-        let BatchResult { mut batch, outcomes, counted } =
+        let BatchResult { mut batch, outcomes, counted, spans } =
             self.run_batch(work, &BatchRun { running, state: &state, permit, turn }).await?;
         let emitted = batch.settlements.iter_mut().flat_map(|one| one.verdict.emitted_mut());
         let reserved = self.services.pipeline.reserve(emitted);
@@ -302,6 +303,7 @@ impl Lane {
                 .zip(versions.iter())
                 .map(|((key, value), version): (_, &Version)| (key, value, *version));
             self.cache.store(stored);
+            spans.into_iter().for_each(|span| self.services.spans.record(span));
             if let Some((observer, settlements)) = observed {
                 for settlement in &settlements {
                     observer(settlement);

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{BenchArgs, Instances, Report, load};
 use crate::host::postgres_settings;
+use crate::traces::Traces;
 use postrider::internals::{
     InstanceMode, MessageKeys, PostgresSettings, PostgresStore, Rabbit, RabbitOptions,
     RabbitServer, StatePlaces,
@@ -63,7 +64,9 @@ impl<'a> EphemeralHost<'a> {
     ) -> Result<R> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let builder = Host::builder().config(self.config.clone()).listener(listener);
+        let traces = Traces::from_environment()?;
+        let builder = traces.export(Host::builder());
+        let builder = builder.config(self.config.clone()).listener(listener);
         #[cfg(feature = "reference-stages")]
         let builder = if matches!(self.args.instances, Instances::Native) {
             with_reference_stages(builder)
@@ -82,6 +85,7 @@ impl<'a> EphemeralHost<'a> {
         let measured = tokio::time::timeout(limit, measure(&url, &app)).await;
         drop(stop);
         serving.await??;
+        traces.finish().await;
         measured.context("the run exceeded --time-limit-s")?
     }
 

@@ -43,7 +43,7 @@ pub(crate) async fn create(
 ) -> Answer<Response> {
     let has_key = idempotency_key.is_some();
     let owner = requester.owner().map(str::to_owned);
-    let submission = Submission { trace, idempotency_key, due_at_ms, owner };
+    let submission = Submission { trace: Some(trace), idempotency_key, due_at_ms, owner };
     let submitted = app.accept(&kind.0, body, submission).await;
     let (status, subject) = match submitted.map_err(|error| refusal(&kind.0, error))? {
         // What others submitted is not shown, not even its status.

@@ -130,6 +130,18 @@ impl HostPattern {
 }
 
 impl Target {
+    /// The name or address that is called.
+    #[cfg(feature = "wasm")]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port that is called.
+    #[cfg(feature = "wasm")]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The target of a request.
     pub(super) fn of(uri: &Uri) -> Result<Self, CallError> {
         let secure = match uri.scheme() {

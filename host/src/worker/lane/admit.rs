@@ -13,6 +13,7 @@ use super::conflicts::differ;
 use super::{Lane, STORE_BACKOFF, pause};
 use crate::broker::{Incoming, Sender};
 use crate::domain::event::{DeliveryKey, topic_matches};
+use crate::domain::trace_context::TraceContext;
 use crate::pipeline::Running;
 use crate::store::{AttemptKey, StoreError};
 use crate::worker::decide::Attempt;
@@ -30,6 +31,13 @@ pub(super) struct Work {
 }
 
 impl Work {
+    /// The span of this attempt.
+    pub(super) fn trace(&self) -> TraceContext {
+        let Self { key, message, .. } = self;
+        let event = &message.envelope.event;
+        TraceContext::of_attempt(event, &key.delivery, message.round, message.attempt)
+    }
+
     /// This attempt on the version that runs it, before it is called.
     pub(super) fn attempt_on(&self, running: &Running) -> Attempt {
         let AttemptKey { delivery, round, attempt } = self.key.clone();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Lane, Work};
+use crate::domain::spans::FinishedSpan;
 use crate::domain::subject::SubjectKey;
 use crate::pipeline::Running;
 use crate::pipeline::chains::Counted;
@@ -28,6 +29,8 @@ pub(super) struct BatchResult {
     pub(super) outcomes: Vec<OutcomeKind>,
     /// The events of the batch, until it is committed.
     pub(super) counted: Counted,
+    /// To be recorded once it is committed.
+    pub(super) spans: Vec<FinishedSpan>,
 }
 
 /// What the messages of one batch share.
@@ -53,13 +56,14 @@ impl Lane {
         let time_max = Duration::from_millis(self.stage.config.batch_time_ms);
         let (began, mut bytes) = (Instant::now(), 0);
         let (mut settlements, mut breaker_change) = (Vec::with_capacity(work.len()), None);
+        let mut spans = Vec::new();
         let mut counted = self.services.pipeline.chains().begin();
         for work in work {
             // A started batch is committed before the lane waits for the rate limit.
             if !settlements.is_empty() && self.is_to_run(work) && !self.gate.allows_rate() {
                 break;
             }
-            let (settlement, change) = self.process(work, run).await;
+            let (settlement, change) = self.process(work, run, &mut spans).await;
             counted.add(&settlement);
             bytes += settlement.bytes();
             settlements.push(settlement);
@@ -83,7 +87,7 @@ impl Lane {
             reads: reads.into_iter().collect(),
             writes: writes.into_iter().collect(),
         };
-        Ok(BatchResult { batch, outcomes, counted })
+        Ok(BatchResult { batch, outcomes, counted, spans })
     }
 
     /// State for one batch, read from `source`; it borrows the lane's cache.

@@ -11,9 +11,10 @@ use futures::FutureExt as _;
 use tracing::Instrument as _;
 
 use super::batch::BatchRun;
+use super::spans::CallTimes;
 use super::{Lane, Work};
 use crate::broker::{Incoming, Sender};
-use crate::domain::trace_context::TraceContext;
+use crate::domain::spans::{CallSpans, FinishedSpan};
 use crate::pipeline::Running;
 use crate::pipeline::plugin_change::PluginChange;
 use crate::services::SPANS;
@@ -39,16 +40,19 @@ struct Called {
     result: CallResult,
     /// The breaker's new state, if the call opened or closed it.
     breaker_change: Option<BreakerState>,
+    times: CallTimes,
 }
 
 impl Lane {
-    /// Processes one message. Returns the breaker's new state, too, if its call opened or closed
-    /// it.
+    /// Processes one message, and adds what is to be recorded of it to `spans`. Returns the breaker's new
+    /// state, too, if its call opened or closed it.
     pub(super) async fn process(
         &self,
         work: &Work,
         run: &BatchRun<'_>,
+        spans: &mut Vec<FinishedSpan>,
     ) -> (Settlement, Option<BreakerState>) {
+        let recorded = self.begin_span(work);
         let mut attempt = work.attempt_on(run.running);
         let due_at_ms = work.message.sender.due_at_ms();
         let begin =
@@ -58,17 +62,22 @@ impl Lane {
             match self.decide(work, run.running, &attempt, progress) {
                 Decision::Settle(ruling) => break ruling,
                 Decision::Call => {
-                    let (outcome, call) = self.call(work, run, &mut attempt).await;
+                    let calls = recorded.as_ref().map(|recorded| recorded.calls.clone());
+                    let (outcome, call) = self.call(work, run, &mut attempt, calls).await;
                     (progress, called) = (outcome, Some(call));
                 }
             }
         };
         log_failure(work, &ruling);
         let breaker_change = called.as_ref().and_then(|called| called.breaker_change);
+        let times = called.as_ref().map(|called| called.times);
         let recording = called.and_then(|called| called.record(&ruling, run.state));
         let version = run.running.handler.description().version.clone();
         let envelope = Arc::clone(&work.message.envelope);
         let settlement = ruling.into_settlement(attempt, envelope, version, recording);
+        if let Some(recorded) = recorded {
+            spans.extend(self.spans_of(recorded, work, &settlement, times));
+        }
         (Settlement { scheduled_ms: due_at_ms, ..settlement }, breaker_change)
     }
 
@@ -101,8 +110,10 @@ impl Lane {
         work: &Work,
         run: &BatchRun<'_>,
         attempt: &mut Attempt,
+        calls: Option<CallSpans>,
     ) -> (Progress<'static>, Called) {
-        let call = self.prepare(work, run.state);
+        let mut call = self.prepare(work, run.state);
+        call.context.calls = calls;
         let (recorder, now_ms) = (call.context.recorder.clone(), call.context.now_ms);
         let waited = waited(&work.message, now_ms);
         // A bug of the host that one message triggers must not stop the lane again and again.
@@ -135,22 +146,17 @@ impl Lane {
         }
         let Reported { change, uncounted } = self.report_health(work, run, &outcome, external);
         let result = CallResult { retryable: outcome.is_retryable(), writes };
-        let called = Called { recorder, now_ms, result, breaker_change: change };
+        let times = CallTimes { waited, duration };
+        let called = Called { recorder, now_ms, result, breaker_change: change, times };
         (Progress::Called { outcome, uncounted }, called)
     }
 
     fn prepare(&self, work: &Work, state: &Arc<BatchState>) -> Call {
         let message = &work.message;
         let recorder = self.stage.recorder();
-        let trace = TraceContext::of_attempt(
-            &message.envelope.event,
-            &work.key.delivery,
-            message.round,
-            message.attempt,
-        );
         let now_ms = self.services.clock.now_ms();
         let mut context = CallContext::new(&work.key.delivery, message.attempt, now_ms);
-        context.trace_headers = trace.headers();
+        context.trace_headers = work.trace().headers();
         context.settings = Arc::clone(&self.stage.settings);
         context.recorder = recorder.clone();
         Call {
@@ -244,7 +250,7 @@ fn waited(message: &Incoming, now_ms: u64) -> Duration {
     }
 }
 
-fn shortened(text: &str, max_bytes: usize) -> &str {
+pub(super) fn shortened(text: &str, max_bytes: usize) -> &str {
     &text[..text.floor_char_boundary(max_bytes)]
 }
 
