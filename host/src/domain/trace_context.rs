@@ -62,6 +62,16 @@ impl TraceContext {
         ]))
     }
 
+    /// Its trace: 32 hexadecimal digits.
+    pub fn trace_id(&self) -> TraceId {
+        self.0.trace_id()
+    }
+
+    /// Its span: 16 hexadecimal digits.
+    pub fn span_id(&self) -> SpanId {
+        self.0.span_id()
+    }
+
     fn within(&self, span: SpanId) -> Self {
         Self(SpanContext::new(
             self.0.trace_id(),

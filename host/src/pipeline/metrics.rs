@@ -33,6 +33,11 @@ impl OutcomeKind {
         (Self::Skipped, "skipped"),
         (Self::Deferred, "deferred"),
     ];
+
+    /// Its name in metrics and log lines.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
+    }
 }
 
 impl From<&Verdict> for OutcomeKind {

@@ -14,6 +14,7 @@ use super::{Lane, STORE_BACKOFF, pause};
 use crate::broker::{Incoming, Sender};
 use crate::domain::event::{DeliveryKey, topic_matches};
 use crate::pipeline::Running;
+use crate::stage::delivery_log::log_delivery;
 use crate::store::{AttemptKey, StoreError};
 use crate::worker::decide::Attempt;
 use crate::worker::is_of_broker;
@@ -65,11 +66,8 @@ impl Lane {
         let (mut kept, mut dropped) = (Vec::with_capacity(work.len()), Vec::new());
         for work in work {
             if self.is_uncalled(&work, &running) && !self.is_stored(&work, cancel).await {
-                tracing::warn!(
-                    stage = %self.stage.name,
-                    event = %work.message.envelope.event.id,
-                    "the store has no such delivery: the message is dropped"
-                );
+                let log = work.attempt_on(&running).log(&self.stage, &work.message.envelope);
+                log_delivery!(WARN, &log, "the store has no such delivery: the message is dropped");
                 dropped.push(work);
             } else {
                 kept.push(work);

@@ -13,17 +13,18 @@ use tracing::Instrument as _;
 use super::batch::BatchRun;
 use super::{Lane, Work};
 use crate::broker::{Incoming, Sender};
-use crate::domain::trace_context::TraceContext;
 use crate::pipeline::Running;
 use crate::pipeline::plugin_change::PluginChange;
 use crate::services::SPANS;
 use crate::stage::circuit_breaker::{BreakerState, CallReport, Health, Reported};
+use crate::stage::delivery_log::{DeliveryLog, log_delivery};
 use crate::stage::handler::{Call, CallContext, ExternalCalls, Handled, panic_text};
 use crate::stage::outcome::Outcome;
 use crate::stage::recording::{CallResult, Decided, Recorder};
 use crate::stage::state::BatchState;
 use crate::store::{Settlement, Verdict};
 use crate::worker::decide::{self, Attempt, Decision, DecisionInputs, Progress, Ruling};
+use crate::worker::delivery_log::log_ruling;
 
 /// The code of a failure that means that a dependency is down, and the attribute of a description
 /// that lists further ones, separated by commas.
@@ -50,6 +51,7 @@ impl Lane {
         run: &BatchRun<'_>,
     ) -> (Settlement, Option<BreakerState>) {
         let mut attempt = work.attempt_on(run.running);
+        let log = Arc::new(attempt.log(&self.stage, &work.message.envelope));
         let due_at_ms = work.message.sender.due_at_ms();
         let begin =
             due_at_ms.map_or(Progress::NotCalled, |due_at_ms| Progress::Scheduled { due_at_ms });
@@ -58,12 +60,12 @@ impl Lane {
             match self.decide(work, run.running, &attempt, progress) {
                 Decision::Settle(ruling) => break ruling,
                 Decision::Call => {
-                    let (outcome, call) = self.call(work, run, &mut attempt).await;
+                    let (outcome, call) = self.call(work, run, (&mut attempt, &log)).await;
                     (progress, called) = (outcome, Some(call));
                 }
             }
         };
-        log_failure(work, &ruling);
+        log_ruling(&log, &ruling, attempt.duration_us);
         let breaker_change = called.as_ref().and_then(|called| called.breaker_change);
         let recording = called.and_then(|called| called.record(&ruling, run.state));
         let version = run.running.handler.description().version.clone();
@@ -100,9 +102,9 @@ impl Lane {
         &self,
         work: &Work,
         run: &BatchRun<'_>,
-        attempt: &mut Attempt,
+        (attempt, log): (&mut Attempt, &Arc<DeliveryLog>),
     ) -> (Progress<'static>, Called) {
-        let call = self.prepare(work, run.state);
+        let call = self.prepare(work, run.state, log);
         let (recorder, now_ms) = (call.context.recorder.clone(), call.context.now_ms);
         let waited = waited(&work.message, now_ms);
         // A bug of the host that one message triggers must not stop the lane again and again.
@@ -127,7 +129,7 @@ impl Lane {
         self.stage.metrics.record_call(waited, duration, memory_bytes);
         attempt.duration_us = duration.as_micros() as u64;
         if let Outcome::Unavailable(why) = &outcome {
-            tracing::warn!(stage = %self.stage.name, %why, "call not possible, deferring the message");
+            log_delivery!(WARN, log, %why, "call not possible, deferring the message");
         }
         let envelope = &work.message.envelope;
         if let Some(why) = self.stage.report_call(&attempt.digest, envelope, &outcome) {
@@ -139,18 +141,13 @@ impl Lane {
         (Progress::Called { outcome, uncounted }, called)
     }
 
-    fn prepare(&self, work: &Work, state: &Arc<BatchState>) -> Call {
+    fn prepare(&self, work: &Work, state: &Arc<BatchState>, log: &Arc<DeliveryLog>) -> Call {
         let message = &work.message;
         let recorder = self.stage.recorder();
-        let trace = TraceContext::of_attempt(
-            &message.envelope.event,
-            &work.key.delivery,
-            message.round,
-            message.attempt,
-        );
         let now_ms = self.services.clock.now_ms();
         let mut context = CallContext::new(&work.key.delivery, message.attempt, now_ms);
-        context.trace_headers = trace.headers();
+        context.trace_headers = log.trace.headers();
+        context.log = Some(Arc::clone(log));
         context.settings = Arc::clone(&self.stage.settings);
         context.recorder = recorder.clone();
         Call {
@@ -246,19 +243,4 @@ fn waited(message: &Incoming, now_ms: u64) -> Duration {
 
 fn shortened(text: &str, max_bytes: usize) -> &str {
     &text[..text.floor_char_boundary(max_bytes)]
-}
-
-fn log_failure(work: &Work, ruling: &Ruling) {
-    let Some(failure) = ruling.failure() else { return };
-    let event = &work.message.envelope.event;
-    tracing::warn!(
-        stage = %work.key.delivery.stage,
-        event = %event.id,
-        event_type = %event.event_type,
-        subject = work.message.envelope.subject_key.as_deref(),
-        attempt = work.message.attempt,
-        code = %failure.code,
-        dead_lettered = matches!(ruling.verdict(), Verdict::Dead { .. }),
-        "{}", failure.message
-    );
 }
