@@ -5,6 +5,7 @@ mod configuration;
 mod costs;
 mod dev;
 mod doctor;
+mod logs;
 mod namespaces;
 mod plugin_tools;
 mod replay;

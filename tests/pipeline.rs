@@ -12,6 +12,7 @@ mod external_events;
 mod fairness;
 mod hand_over;
 mod interleavings;
+mod logs;
 mod namespaces;
 mod retention;
 mod scheduling;

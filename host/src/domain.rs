@@ -10,6 +10,7 @@ pub mod encryption;
 pub mod fair_queue;
 pub mod trace_context;
 pub mod spans;
+pub mod log_level;
 pub mod name;
 pub mod client_certificate;
 pub mod connection_string;

@@ -113,6 +113,7 @@ pub use crate::domain::access::{Principal, Role, RoleError};
 pub use crate::domain::actor::Actor;
 pub use crate::domain::clock::{Clock, ManualClock, SystemClock};
 pub use crate::domain::field_error::FieldError;
+pub use crate::domain::log_level::LogLevel;
 pub use crate::domain::subject::SubjectKey;
 pub use crate::host::{BuildError, Host, HostBuilder, HostHandle, RunError};
 #[cfg(feature = "http")]
@@ -131,6 +132,9 @@ pub use crate::stage::handler::{
 };
 pub use crate::stage::sdk::SdkStage;
 pub use crate::stage::state::{StateError, StateView};
+
+// A subscriber of log lines.
+pub use crate::stage::log_level::StageLogLevels;
 
 // An observer.
 pub use crate::domain::event::{DeliveryKey, Envelope};

@@ -24,6 +24,7 @@ mod error;
 mod events;
 mod figures;
 pub(crate) mod hosts;
+mod log_levels;
 pub mod memory;
 mod message_keys;
 mod new_event;
@@ -63,6 +64,7 @@ pub use self::error::StoreError;
 pub use self::events::{EventFilter, LogRange, SettledSubject, SubjectCursor};
 pub use self::figures::{CommitMetrics, Counted, FinishedSubject, StoreFigures};
 pub use self::hosts::{HostReport, SharedSettings};
+pub use self::log_levels::{LogLevelChange, StageLogLevel};
 pub use self::message_keys::{KeyAdded, KeyRemoved, MessageKey};
 pub use self::new_event::{AcceptedEvent, NewEvent};
 pub use self::outbox::{Listeners, NarrowedRow, OutboxRow, Publishing};
@@ -301,6 +303,14 @@ pub trait Store: StateSource {
     async fn stage_controls(&self) -> Result<Vec<StageControl>, StoreError>;
     /// Sets the control state of a stage.
     async fn set_stage_control(&self, change: ControlChange) -> Result<StageControl, StoreError>;
+    /// The log levels of stages, those that have ended included; a stage that is not listed has that of
+    /// the process.
+    async fn stage_log_levels(&self) -> Result<Vec<StageLogLevel>, StoreError>;
+    /// Sets or removes the log level of a stage; returns the one that holds.
+    async fn set_stage_log_level(
+        &self,
+        change: LogLevelChange,
+    ) -> Result<Option<StageLogLevel>, StoreError>;
 
     /// Adds to the recorded numbers of events of chains.
     async fn count_chains(&self, counts: Vec<ChainCount>) -> Result<(), StoreError>;

@@ -29,6 +29,7 @@ use crate::store::{ControlState, StageControl};
 
 mod alone;
 pub mod decide;
+mod delivery_log;
 mod foreign;
 mod gate;
 mod lane;

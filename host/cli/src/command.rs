@@ -10,7 +10,7 @@ use crate::scope::Scope;
 use crate::telemetry::{self, LogFormat};
 use crate::{
     audit, bench, broker, client, compiler, dev, dlq, doctor, encryption, events, host, keys,
-    limits, plugin, replay, stages, subjects,
+    limits, logs, plugin, replay, stages, subjects,
 };
 use postrider::Config;
 
@@ -90,9 +90,14 @@ enum Command {
     /// List, export and verify what operators did.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// List, pause, drain and resume stages.
+    /// List, pause, drain and resume stages, and set their log level.
     #[command(subcommand)]
     Stages(stages::StagesCommand),
+    /// Print the log lines of a subject, a trace, an event or a stage, from JSON log lines of hosts.
+    ///
+    /// Examples: docker compose logs --no-color --follow | postrider logs order 17, or postrider logs
+    /// order/17 --file host.log --follow.
+    Logs(logs::LogsArgs),
     /// Print how much of each limit of a host is used, and by which clients.
     Limits(limits::LimitsArgs),
     /// List, rotate and remove the keys with which hosts sign their messages.
@@ -185,6 +190,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Audit(command) => audit::run(command, output).await,
         Command::Stages(command) => stages::run(command, output).await,
         Command::Encryption(command) => encryption::run(command, output).await,
+        Command::Logs(args) => logs::run(args, output).await,
         Command::Limits(args) => limits::run(args, output).await,
         Command::Broker(command) => broker::run(command, output).await,
         Command::Keys(command) => keys::run(command, &scope, output).await,

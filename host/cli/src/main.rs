@@ -24,6 +24,7 @@ mod bench;
 mod broker;
 mod encryption;
 mod limits;
+mod logs;
 
 mod allocations;
 mod audit;

@@ -1,15 +1,16 @@
-//! `postrider stages`: list, pause, drain, resume and delete the stages of a running host.
+//! `postrider stages`: list, pause, drain, resume and delete the stages, and set their log level, of a running host.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::client::{Target, path, text};
 use crate::output::Output;
 use crate::table::{self, column};
+use crate::value_parsers::duration_ms;
 
 /// How often `drain --wait` polls the host.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -44,6 +45,18 @@ pub(crate) enum StagesCommand {
         /// Stage whose breaker to close.
         stage: String,
     },
+    /// Set how much is logged about the deliveries of a stage and by the stage itself, on every host.
+    LogLevel {
+        #[command(flatten)]
+        target: Target,
+        /// Stage whose lines to change.
+        stage: String,
+        /// error, warn, info, debug, trace, or default for the filter of each host's process.
+        level: Level,
+        /// How long, such as 15m [default: until it is set again].
+        #[arg(long = "for", value_name = "TIME", value_parser = duration_ms)]
+        duration_ms: Option<u64>,
+    },
     /// Delete a stage that no live host runs: new events are no longer routed to it, and what waits
     /// for it is skipped.
     ///
@@ -54,6 +67,23 @@ pub(crate) enum StagesCommand {
         /// Stage to delete.
         stage: String,
     },
+}
+
+/// The level of a stage's log lines.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+    Default,
+}
+
+impl Level {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +149,13 @@ pub(crate) async fn run(command: StagesCommand, output: Output) -> Result<ExitCo
             let path = path(&["stages", &stage, "breaker", "close"])?;
             (target.post(&path, &Value::Null).await?, breaker)
         }
+        StagesCommand::LogLevel { target, stage, level, duration_ms } => {
+            let mut body = json!({ "level": level.name() });
+            if let Some(duration_ms) = duration_ms {
+                body["duration_ms"] = duration_ms.into();
+            }
+            (target.post(&path(&["stages", &stage, "log-level"])?, &body).await?, log_level)
+        }
         StagesCommand::Delete { target, stage } => {
             (target.delete(&path(&["stages", &stage])?).await?, deleted)
         }
@@ -141,6 +178,7 @@ fn list(answer: &Value) {
         row.push(table::state(&cell(&stage["breaker"])));
         row.extend([
             cell(&stage["waiting"]),
+            cell(&stage["log_level"]),
             table::time(&stage["next_probe_at_ms"]),
             table::time(&stage["since_ms"]),
             reasons(stage),
@@ -160,6 +198,7 @@ fn list(answer: &Value) {
         column("CONSUMPTION"),
         column("BREAKER"),
         column("WAITING"),
+        column("LOG LEVEL").optional(),
         column("NEXT PROBE").optional(),
         column("SINCE").optional(),
         column("REASON").text(),
@@ -180,6 +219,15 @@ fn breaker(stage: &Value) {
         text(&stage["breaker"]),
         text(&stage["waiting"])
     );
+}
+
+fn log_level(stage: &Value) {
+    let level = stage["log_level"].as_str().unwrap_or("default");
+    let until = match stage["log_level_until_ms"].as_u64() {
+        Some(_) => format!(" until {}", table::time(&stage["log_level_until_ms"])),
+        None => String::new(),
+    };
+    outln!("stage {} logs at level {level}{until}, on every host", text(&stage["stage"]));
 }
 
 fn drained(stage: &Value) {

@@ -3,7 +3,12 @@
 use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
-use tracing_subscriber::layer::SubscriberExt as _;
+use postrider::StageLogLevels;
+use tracing::Metadata;
+use tracing::level_filters::LevelFilter;
+use tracing::subscriber::Interest;
+use tracing_subscriber::filter::FilterExt as _;
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
@@ -27,20 +32,41 @@ pub(crate) const DEFAULT: &str = "info";
 /// Installs the subscriber; `RUST_LOG` overrides the filter `default`. Only the first call in a
 /// process has an effect.
 pub(crate) fn init(format: LogFormat, default: &str) {
-    let filter = filter(default);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Pretty => false,
         LogFormat::Json => true,
     };
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = if json {
+        lines.json().flatten_event(true).boxed()
+    } else {
+        lines.with_target(false).boxed()
+    };
+    let filter = filter(default).or(StageLevels);
     // A second initialisation in one process (tests, embedders with their own subscriber) is not
     // an error.
-    let _ = if json {
-        builder.json().flatten_event(true).try_init()
-    } else {
-        builder.with_target(false).try_init()
-    };
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+}
+
+/// Lets lines pass that the log level of their stage asks for, although the filter of the process does
+/// not. It costs nothing until a level is set.
+struct StageLevels;
+
+impl<S> Filter<S> for StageLevels {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        StageLogLevels::enabled(metadata)
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        let may_be =
+            StageLogLevels::covers(metadata) && *metadata.level() <= StageLogLevels::max_level();
+        if may_be { Interest::sometimes() } else { Interest::never() }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(StageLogLevels::max_level())
+    }
 }
 
 /// For `bench --costs`, which also counts what the host's spans and events tell. The stages log every

@@ -1,6 +1,7 @@
 //! Stages: their state, pause, drain and resume, and deletion.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -8,11 +9,13 @@ use super::audit::actor;
 use super::{App, Draft};
 use crate::background::binding_sync::LIVE_MS;
 use crate::domain::event::{Event, without_nul};
+use crate::domain::log_level::LogLevel;
 use crate::pipeline::{Consumption, Stage};
 use crate::services::Services;
 use crate::stage::circuit_breaker::{BreakerState, BreakerStatus};
 use crate::store::{
-    AuditEntry, Batch, Commit, ControlChange, ControlState, StageBacklog, StageControl, StoreError,
+    AuditEntry, Batch, Commit, ControlChange, ControlState, LogLevelChange, StageBacklog,
+    StageControl, StoreError,
 };
 use crate::worker::decide;
 
@@ -38,6 +41,10 @@ pub struct StageStatus {
     pub reason: Option<String>,
     /// When the control was last set, milliseconds since 1970-01-01 UTC.
     pub since_ms: Option<u64>,
+    /// The log level that operators set; none: the filter of each process decides.
+    pub log_level: Option<LogLevel>,
+    /// When the log level ends, milliseconds since 1970-01-01 UTC; none: when an operator ends it.
+    pub log_level_until_ms: Option<u64>,
     /// Its circuit breaker on this host.
     pub breaker: BreakerStatus,
     /// Whether this host consumes its queue.
@@ -82,7 +89,7 @@ pub enum StageDeletion {
 }
 
 fn status(stage: &Stage, backlog: Option<&[StageBacklog]>) -> StageStatus {
-    let control = stage.control();
+    let (control, log_level) = (stage.control(), stage.log_level());
     // A stage without open deliveries is not in the list.
     let count = |of: fn(&StageBacklog) -> u64| {
         let backlog = backlog?.iter().find(|backlog| backlog.stage == *stage.name);
@@ -94,6 +101,8 @@ fn status(stage: &Stage, backlog: Option<&[StageBacklog]>) -> StageStatus {
         control: control.as_ref().map_or(ControlState::Running, |control| control.state),
         reason: control.as_ref().and_then(|control| control.reason.clone()),
         since_ms: control.map(|control| control.since_ms),
+        log_level: log_level.as_ref().map(|level| level.level),
+        log_level_until_ms: log_level.and_then(|level| level.until_ms),
         breaker: stage.breaker().status(),
         consumption: stage.consumption(),
         waiting: count(|backlog| backlog.waiting),
@@ -166,6 +175,25 @@ impl App {
         Ok(Some(control))
     }
 
+    /// Sets how much is logged about the deliveries of a stage and by the stage itself, on every host,
+    /// for `duration` or until it is set again; `level` none: what the filter of each process says.
+    /// Returns the state of the stage; none when this host does not know it.
+    pub async fn set_log_level(
+        &self,
+        stage: &str,
+        level: Option<LogLevel>,
+        duration: Option<Duration>,
+    ) -> Result<Option<StageStatus>, StoreError> {
+        let Some(stage) = self.services.pipeline.find(stage) else { return Ok(None) };
+        let now_ms = self.services.clock.now_ms();
+        let until_ms = duration.map(|duration| now_ms.saturating_add(duration.as_millis() as u64));
+        let change =
+            LogLevelChange { stage: stage.name.to_string(), level, until_ms, actor: actor() };
+        let level = self.services.store.set_stage_log_level(change).await?;
+        stage.apply_log_level(level, now_ms);
+        Ok(Some(status(&stage, self.backlog().await.as_deref())))
+    }
+
     /// Deletes a stage from the pipeline: nothing is routed to it any more, and the deliveries that
     /// wait for it are skipped, so that no subject waits for it. Messages that are in its queue stay
     /// there; a later stage of this name ignores them.
@@ -198,6 +226,9 @@ impl App {
             action: "stage.delete",
         };
         store.set_stage_control(deleted).await?;
+        let stage = name.to_owned();
+        let change = LogLevelChange { stage, level: None, until_ms: None, actor: actor() };
+        store.set_stage_log_level(change).await?;
         Ok(StageDeletion::Deleted { skipped })
     }
 

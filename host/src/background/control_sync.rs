@@ -1,7 +1,7 @@
-//! Applies what operators said on any host to this one: stage controls (pause, drain, resume), and
-//! stopped chains of events. Exchanges the counts of large chains with the other hosts.
+//! Applies what operators said on any host to this one: stage controls (pause, drain, resume), log
+//! levels of stages, and stopped chains of events. Exchanges the counts of large chains with the other hosts.
 //!
-//! Both hold on every host and survive restarts. Each host reads them twice a second; one that
+//! All hold on every host and survive restarts. Each host reads them twice a second; one that
 //! cannot reach the store keeps what it read last.
 
 use std::time::Duration;
@@ -47,10 +47,16 @@ impl ControlSync {
     async fn sync_stages(&self) -> Result<(), StoreError> {
         let stages = self.services.pipeline.stages();
         let seen: Vec<u64> = stages.iter().map(|stage| stage.controls_set()).collect();
+        // Also while the store does not answer.
+        let now_ms = self.services.clock.now_ms();
+        stages.iter().for_each(|stage| stage.expire_log_level(now_ms));
         let controls = self.services.store.stage_controls().await?;
+        let levels = self.services.store.stage_log_levels().await?;
         for (stage, seen) in stages.iter().zip(seen) {
             let control = controls.iter().find(|control| control.stage == *stage.name).cloned();
             stage.refresh_control(control, seen);
+            let level = levels.iter().find(|level| level.stage == *stage.name).cloned();
+            stage.refresh_log_level(level, seen, now_ms);
         }
         Ok(())
     }

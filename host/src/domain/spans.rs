@@ -279,7 +279,7 @@ mod tests {
         let data = &kept[0];
         assert_eq!(&data.span_context, context.span());
         let caller = caller.as_ref().expect("a caller");
-        assert_eq!(data.parent_span_id, caller.span().span_id());
+        assert_eq!(data.parent_span_id, caller.span_id());
         assert_eq!(data.links.links[0].span_context, *caller.span());
         assert_eq!((data.start_time, data.end_time), (at, at), "it does not end before it began");
         assert_eq!(data.status, Status::error("why"));

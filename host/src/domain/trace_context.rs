@@ -51,11 +51,6 @@ impl TraceContext {
         &self.0
     }
 
-    /// Its trace.
-    pub fn trace_id(&self) -> TraceId {
-        self.0.trace_id()
-    }
-
     /// Whether its trace is recorded.
     pub fn is_sampled(&self) -> bool {
         self.0.is_sampled()
@@ -83,6 +78,16 @@ impl TraceContext {
             &delivery.event.id,
             &try_number,
         ]))
+    }
+
+    /// Its trace: 32 hexadecimal digits.
+    pub fn trace_id(&self) -> TraceId {
+        self.0.trace_id()
+    }
+
+    /// Its span: 16 hexadecimal digits.
+    pub fn span_id(&self) -> SpanId {
+        self.0.span_id()
     }
 
     fn within(&self, span: SpanId) -> Self {

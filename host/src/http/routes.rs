@@ -110,6 +110,7 @@ pub(super) fn routes(kinds: &SubjectKinds, enforced: bool) -> Routes {
         .route(OPERATE,      routes!(stages::drain))                  // POST   /stages/{stage}/drain
         .route(OPERATE,      routes!(stages::resume))                 // POST   /stages/{stage}/resume
         .route(OPERATE,      routes!(stages::close_breaker))          // POST   /stages/{stage}/breaker/close
+        .route(OPERATE,      routes!(stages::set_log_level))          // POST   /stages/{stage}/log-level
         .route(READ_STAGE.and(Payloads), routes!(stages::recordings)) // GET    /stages/{stage}/recordings
         .route(READ_SOME,    routes!(plugins::list))                  // GET    /plugins
         .route(READ_STAGE,   routes!(plugins::history))               // GET    /plugins/{stage}/history

@@ -34,7 +34,7 @@ impl OutcomeKind {
         (Self::Deferred, "deferred"),
     ];
 
-    /// Its name in metrics and spans.
+    /// Its name in metrics, spans and log lines.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
     }

@@ -19,13 +19,14 @@ use crate::domain::event::Envelope;
 use crate::runtime::egress::Egress;
 use crate::stage::circuit_breaker::CircuitBreaker;
 use crate::stage::handler::StageHandler;
+use crate::stage::log_level::LogThreshold;
 use crate::stage::outcome::Outcome;
 use crate::stage::policy::StagePolicy;
 use crate::stage::rate_limit::{self, RateLimit};
 use crate::stage::recording::Recorder;
 use crate::stage::rollout_guard::{CallEnd, Finding, RolloutGuard};
 use crate::stage::settings::Settings;
-use crate::store::{ControlState, StageControl};
+use crate::store::{ControlState, StageControl, StageLogLevel};
 
 /// A version of a stage that serves.
 pub struct Running {
@@ -70,7 +71,7 @@ pub struct Stage {
     running: ArcSwapOption<Running>,
     /// The control that operators set; none: it runs.
     control: watch::Sender<Option<StageControl>>,
-    /// Controls that were set on this host; changed under the lock of `control`.
+    /// Controls and log levels that were set on this host; changed under the lock of what is set.
     controls_set: AtomicU64,
     breaker: Mutex<CircuitBreaker>,
     /// Messages per second, shared by its lanes; none: no limit.
@@ -83,6 +84,10 @@ pub struct Stage {
     pub window: Window,
     consumption: Mutex<Consumption>,
     rollout: Mutex<Rollout>,
+    /// What is logged about its deliveries.
+    pub log_threshold: Arc<LogThreshold>,
+    /// The log level that operators set, of which `log_threshold` has what holds now.
+    log_level: Mutex<Option<StageLogLevel>>,
 }
 
 /// What this host knows about the versions that ran here.
@@ -121,6 +126,8 @@ impl Stage {
             window,
             consumption: Mutex::default(),
             rollout: Mutex::default(),
+            log_threshold: Arc::default(),
+            log_level: Mutex::default(),
         }
     }
 
@@ -142,7 +149,7 @@ impl Stage {
         });
     }
 
-    /// The number of controls that were set on this host: what is read from the store after this
+    /// The number of controls and log levels that were set on this host: what is read from the store after this
     /// call includes all of them.
     pub fn controls_set(&self) -> u64 {
         self.controls_set.load(Ordering::Acquire)
@@ -167,6 +174,54 @@ impl Stage {
             }
             changed
         });
+    }
+
+    /// Applies a log level that an operator set on this host.
+    pub fn apply_log_level(&self, level: Option<StageLogLevel>, now_ms: u64) {
+        let mut present = self.locked_log_level();
+        self.controls_set.fetch_add(1, Ordering::AcqRel);
+        self.replace_log_level(&mut present, level, now_ms);
+    }
+
+    /// Applies a log level that was read from the store, as [`Stage::refresh_control`] does.
+    pub fn refresh_log_level(&self, level: Option<StageLogLevel>, seen: u64, now_ms: u64) {
+        let mut present = self.locked_log_level();
+        if self.controls_set() == seen {
+            self.replace_log_level(&mut present, level, now_ms);
+        }
+    }
+
+    /// Ends a log level whose time is over.
+    pub fn expire_log_level(&self, now_ms: u64) {
+        let mut present = self.locked_log_level();
+        let level = present.clone();
+        self.replace_log_level(&mut present, level, now_ms);
+    }
+
+    /// The log level that an operator set and that holds; none: the filter of the process decides.
+    pub fn log_level(&self) -> Option<StageLogLevel> {
+        self.locked_log_level().clone()
+    }
+
+    fn locked_log_level(&self) -> MutexGuard<'_, Option<StageLogLevel>> {
+        self.log_level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replace_log_level(
+        &self,
+        present: &mut Option<StageLogLevel>,
+        level: Option<StageLogLevel>,
+        now_ms: u64,
+    ) {
+        let level = level.filter(|level| level.holds(now_ms));
+        if *present == level {
+            return;
+        }
+        let name = level.as_ref().map_or("default", |level| level.level.name());
+        let until_ms = level.as_ref().and_then(|level| level.until_ms);
+        tracing::info!(stage = %self.name, log_level = name, until_ms, "log level changed");
+        self.log_threshold.set(level.as_ref().map(|level| level.level));
+        *present = level;
     }
 
     /// The control that applies now; none: the stage runs.

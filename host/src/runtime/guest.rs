@@ -15,9 +15,10 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::StageLimits;
 use super::http::Http;
-use crate::domain::event::Envelope;
+use crate::domain::log_level::LogLevel;
 use crate::runtime::egress::Egress;
-use crate::stage::handler::{CallContext, ExternalCalls, Limit, LogLine};
+use crate::stage::guest_log::guest_line;
+use crate::stage::handler::{CallContext, ExternalCalls, Limit};
 use crate::stage::state::{StateError, StateView};
 
 /// Generated from the contract.
@@ -62,7 +63,6 @@ impl From<StateError> for Stop {
 /// The message that a guest handles.
 pub(super) struct CallData {
     pub(super) context: CallContext,
-    pub(super) envelope: Arc<Envelope>,
     pub(super) state: StateView,
 }
 
@@ -164,10 +164,10 @@ impl Guest {
 
     /// Logs it line by line.
     pub(super) fn log_stderr(&self, text: &str) {
-        let call = self.call.as_ref();
-        let text = call.map_or(Cow::Borrowed(text), |call| call.context.settings.redact(text));
+        let call = self.call.as_ref().map(|call| &call.context);
+        let text = call.map_or(Cow::Borrowed(text), |call| call.settings.redact(text));
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            emit(call, log::Level::Info, line, &[]);
+            guest_line(call, LogLevel::Info, line, &[]);
         }
     }
 
@@ -315,7 +315,8 @@ impl log::Host for Guest {
             Some(call) => call.context.settings.redact_line(message, fields),
             None => (message, fields),
         };
-        emit(self.call.as_ref(), level, &message, &fields);
+        let call = self.call.as_ref().map(|call| &call.context);
+        guest_line(call, level_of(level), &message, &fields);
         if matches!(level, log::Level::Error) {
             self.last_error = Some(message);
         }
@@ -323,42 +324,12 @@ impl log::Host for Guest {
     }
 }
 
-fn name(level: log::Level) -> &'static str {
+fn level_of(level: log::Level) -> LogLevel {
     match level {
-        log::Level::Trace => "trace",
-        log::Level::Debug => "debug",
-        log::Level::Info => "info",
-        log::Level::Warn => "warn",
-        log::Level::Error => "error",
-    }
-}
-
-/// Logs a guest's line with the stage, subject, event and attempt that it belongs to.
-fn emit(call: Option<&CallData>, level: log::Level, message: &str, fields: &[(String, String)]) {
-    let stage = call.map(|call| &*call.context.stage);
-    let attempt = call.map(|call| call.context.attempt);
-    let event = call.map(|call| call.envelope.event.id.as_str());
-    let subject = call.and_then(|call| call.envelope.subject_key.as_deref());
-    if let Some(logs) = call.and_then(|call| call.context.logs.as_ref()) {
-        return logs.push(LogLine {
-            level: name(level),
-            message: message.to_owned(),
-            fields: fields.to_vec(),
-        });
-    }
-    let fields = (!fields.is_empty()).then(|| {
-        fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
-    });
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(target: "postrider::guest", stage, subject, event, attempt, fields, "{message}")
-        };
-    }
-    match level {
-        log::Level::Trace => line!(trace),
-        log::Level::Debug => line!(debug),
-        log::Level::Info => line!(info),
-        log::Level::Warn => line!(warn),
-        log::Level::Error => line!(error),
+        log::Level::Trace => LogLevel::Trace,
+        log::Level::Debug => LogLevel::Debug,
+        log::Level::Info => LogLevel::Info,
+        log::Level::Warn => LogLevel::Warn,
+        log::Level::Error => LogLevel::Error,
     }
 }

@@ -17,6 +17,7 @@ use super::guest::CallData;
 use crate::domain::spans::CallSpans;
 use crate::domain::trace_context;
 use crate::runtime::egress::{CallError, Egress, Patience, Phase, Target};
+use crate::stage::delivery_log::{DeliveryLog, log_delivery};
 use crate::stage::handler::ExternalCalls;
 use crate::stage::settings::Settings;
 
@@ -52,8 +53,8 @@ struct Outside {
 /// The call in progress.
 #[derive(Clone)]
 struct About {
-    stage: Arc<str>,
-    event: String,
+    /// None: a dry run.
+    log: Option<Arc<DeliveryLog>>,
     settings: Arc<Settings>,
     trace_headers: Vec<(String, String)>,
     /// Collects the spans of its calls, if they are recorded.
@@ -80,8 +81,7 @@ impl Http {
     pub(super) fn begin(&mut self, call: &CallData, deadline: Instant) {
         if self.outside.egress.is_some() {
             self.outside.about = Some(About {
-                stage: Arc::clone(&call.context.stage),
-                event: call.envelope.event.id.clone(),
+                log: call.context.log.clone(),
                 settings: Arc::clone(&call.context.settings),
                 trace_headers: call.context.trace_headers.clone(),
                 spans: call.context.calls.clone(),
@@ -174,11 +174,12 @@ impl About {
 
     fn say(&self, error: &CallError) {
         let reason = self.settings.redact(chain(error));
-        let (stage, event) = (&*self.stage, self.event.as_str());
-        if error.is_refusal() {
-            tracing::warn!(target: "postrider::runtime::egress", stage, event, %reason, "external call refused");
-        } else {
-            tracing::info!(target: "postrider::runtime::egress", stage, event, %reason, "external call failed");
+        match (&self.log, error.is_refusal()) {
+            (Some(log), true) => log_delivery!(WARN, log, %reason, "external call refused"),
+            (Some(log), false) => log_delivery!(INFO, log, %reason, "external call failed"),
+            // A dry run.
+            (None, true) => tracing::warn!(%reason, "external call refused"),
+            (None, false) => tracing::info!(%reason, "external call failed"),
         }
     }
 }

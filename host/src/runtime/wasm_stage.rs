@@ -89,7 +89,7 @@ impl WasmStage {
     async fn run(&self, call: Call) -> Handled {
         let (mut store, started) = self.take();
         let event = event(&call);
-        let data = CallData { context: call.context, envelope: call.envelope, state: call.state };
+        let data = CallData { context: call.context, state: call.state };
         store.data_mut().restart_deadline();
         store.set_epoch_deadline(1);
         let answering = async {
@@ -189,9 +189,9 @@ impl StageHandler for WasmStage {
 
     async fn handle(&self, call: Call) -> Handled {
         let began = Instant::now();
-        let settings = Arc::clone(&call.context.settings);
+        let (settings, log) = (Arc::clone(&call.context.settings), call.context.log.clone());
         let handled = self.run(call).await;
-        let outcome = settings.guard(handled.outcome, &handled.writes);
+        let outcome = settings.guard(handled.outcome, &handled.writes, log.as_deref());
         Handled { outcome, duration: began.elapsed(), ..handled }
     }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::domain::event::{DeliveryKey, Envelope, Event, idempotency_key};
 use crate::domain::spans::CallSpans;
+use crate::stage::delivery_log::DeliveryLog;
 use crate::stage::recording::Recorder;
 use crate::stage::settings::Settings;
 use crate::stage::state::{StateError, StateView};
@@ -81,6 +82,8 @@ pub struct CallContext {
     pub(crate) calls: Option<CallSpans>,
     /// Receives its log lines; none: the host's log does.
     pub logs: Option<Logs>,
+    /// What its lines in the host's log belong to; none: no delivery.
+    pub(crate) log: Option<Arc<DeliveryLog>>,
     /// Records the answers that the call gets.
     pub recorder: Recorder,
 }
@@ -97,6 +100,7 @@ impl CallContext {
             settings: Arc::default(),
             calls: None,
             logs: None,
+            log: None,
             recorder: Recorder::default(),
         }
     }
@@ -277,7 +281,7 @@ impl<S: NativeStage> StageHandler for Native<S> {
     async fn handle(&self, call: Call) -> Handled {
         use futures::FutureExt as _;
         let began = std::time::Instant::now();
-        let settings = Arc::clone(&call.context.settings);
+        let (settings, log) = (Arc::clone(&call.context.settings), call.context.log.clone());
         let mut cx = NativeContext { call: call.context, state: call.state };
         let run = std::panic::AssertUnwindSafe(self.stage.handle(&mut cx, &call.envelope.event))
             .catch_unwind()
@@ -294,7 +298,7 @@ impl<S: NativeStage> StageHandler for Native<S> {
         };
         let writes = cx.state.into_writes();
         Handled {
-            outcome: settings.guard(outcome, &writes),
+            outcome: settings.guard(outcome, &writes, log.as_deref()),
             writes,
             duration: began.elapsed(),
             memory_bytes: 0,

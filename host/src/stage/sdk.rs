@@ -12,8 +12,10 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use postrider_stage as sdk;
 
+use super::guest_log::guest_line;
 use super::handler::{Description, Emitted, Failure, NativeContext, NativeError, NativeStage};
 use crate::domain::event::Event;
+use crate::domain::log_level::LogLevel;
 use crate::stage::state::StateError;
 
 /// Runs `S` natively.
@@ -166,14 +168,14 @@ impl sdk::Host for NativeHost<'_> {
 
     fn log(&self, level: sdk::Level, message: &str, fields: &[(String, String)]) {
         let cx = self.cx.borrow();
-        let stage = &*cx.call.stage;
         let (message, fields) = cx.call.settings.redact_line(message.to_owned(), fields.to_vec());
-        match level {
-            sdk::Level::Trace => tracing::trace!(stage, ?fields, "{message}"),
-            sdk::Level::Debug => tracing::debug!(stage, ?fields, "{message}"),
-            sdk::Level::Info => tracing::info!(stage, ?fields, "{message}"),
-            sdk::Level::Warn => tracing::warn!(stage, ?fields, "{message}"),
-            sdk::Level::Error => tracing::error!(stage, ?fields, "{message}"),
-        }
+        let level = match level {
+            sdk::Level::Trace => LogLevel::Trace,
+            sdk::Level::Debug => LogLevel::Debug,
+            sdk::Level::Info => LogLevel::Info,
+            sdk::Level::Warn => LogLevel::Warn,
+            sdk::Level::Error => LogLevel::Error,
+        };
+        guest_line(Some(&cx.call), level, &message, &fields);
     }
 }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 
+use crate::stage::delivery_log::{DeliveryLog, log_delivery};
 use crate::stage::outcome::{Emitted, Failure, Outcome};
 use crate::stage::state_writes::StateWrites;
 
@@ -212,15 +213,21 @@ impl Settings {
         )
     }
 
-    /// The outcome with secrets masked in its texts; a failure if an event or a write contains one.
+    /// The outcome with secrets masked in its texts; a failure if an event or a write contains one, which
+    /// is logged. `log` none: a dry run.
     #[must_use]
-    pub fn guard(&self, outcome: Outcome, writes: &StateWrites) -> Outcome {
+    pub fn guard(
+        &self,
+        outcome: Outcome,
+        writes: &StateWrites,
+        log: Option<&DeliveryLog>,
+    ) -> Outcome {
         if self.secrets.is_empty() {
             return outcome;
         }
         let clean = |text: String| self.redact(text).into_owned();
         match outcome {
-            Outcome::Done(emitted) => match self.leak(&emitted, writes) {
+            Outcome::Done(emitted) => match self.leak(&emitted, writes, log) {
                 None => Outcome::Done(emitted),
                 Some(message) => Outcome::Failed(Failure::reject(SECRET_LEAK, message)),
             },
@@ -241,7 +248,12 @@ impl Settings {
 
     /// Where a secret is, in words. Its name is for the log: people who see the failures of a stage
     /// need not know what secrets it has.
-    fn leak(&self, emitted: &[Emitted], writes: &StateWrites) -> Option<String> {
+    fn leak(
+        &self,
+        emitted: &[Emitted],
+        writes: &StateWrites,
+        log: Option<&DeliveryLog>,
+    ) -> Option<String> {
         let in_event = |event: &Emitted| {
             let attributes = event
                 .attributes
@@ -260,14 +272,14 @@ impl Settings {
         if let Some((place, name)) =
             emitted.iter().enumerate().find_map(|(place, event)| Some((place, in_event(event)?)))
         {
-            return Some(leaked(&format!("the returned event number {}", place + 1), name));
+            return Some(leaked(&format!("the returned event number {}", place + 1), name, log));
         }
         let in_write = |(key, value): (&String, &Option<bytes::Bytes>)| {
             self.secret_in(key.as_bytes())
                 .or_else(|| value.as_ref().and_then(|value| self.secret_in(value)))
         };
         let name = writes.iter().find_map(in_write)?;
-        Some(leaked("the state that the stage wrote", name))
+        Some(leaked("the state that the stage wrote", name, log))
     }
 
     /// Whether a text or a value contains a secret.
@@ -285,8 +297,13 @@ impl Settings {
     }
 }
 
-fn leaked(place: &str, secret: &str) -> String {
-    tracing::warn!(secret, "{place} contains a secret, so the message is refused");
+fn leaked(place: &str, secret: &str, log: Option<&DeliveryLog>) -> String {
+    match log {
+        Some(log) => {
+            log_delivery!(WARN, log, secret, "{place} contains a secret, so the message is refused")
+        }
+        None => tracing::warn!(secret, "{place} contains a secret, so the message is refused"),
+    }
     format!("{place} contains a secret of the stage: the host's log names it")
 }
 

@@ -15,6 +15,7 @@ mod hosts;
 mod intake;
 mod kinds;
 mod log;
+mod log_levels;
 mod message_keys;
 mod outbox;
 mod pruning;
@@ -134,6 +135,9 @@ exercises![
     reading::settled_deliveries_are_recognised,
     reading::plugin_loads_are_kept,
     reading::stage_controls_are_kept,
+    log_levels::log_levels_are_kept,
+    log_levels::changes_of_log_levels_leave_a_record,
+    log_levels::log_levels_that_ended_are_deleted,
     audit::every_write_of_an_operator_leaves_a_record,
     audit::changes_of_keys_leave_a_record,
     audit::a_write_that_changes_nothing_leaves_no_record,

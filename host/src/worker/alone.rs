@@ -9,9 +9,11 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use super::decide::{self, Attempt, Decision, DecisionInputs, Progress};
+use super::delivery_log::log_ruling;
 use crate::domain::event::{DeliveryKey, Envelope, Event, EventKey, hex};
 use crate::pipeline::{Running, Stage};
 use crate::services::Services;
+use crate::stage::delivery_log::{DeliveryLog, log_delivery};
 use crate::store::{Batch, Commit, Settlement, StoreError};
 
 /// Source of the event that stands for one that the database cannot store.
@@ -40,6 +42,21 @@ impl Alone<'_> {
         DeliveryKey { stage: Arc::clone(&self.stage.name), event: self.envelope.key() }
     }
 
+    fn attempt(&self) -> Attempt {
+        Attempt {
+            delivery: self.delivery(),
+            round: self.round,
+            attempt: self.attempt,
+            digest: self.running.handler.digest().into(),
+            duration_us: 0,
+        }
+    }
+
+    /// What log lines say of the delivery.
+    pub(super) fn log(&self) -> DeliveryLog {
+        self.attempt().log(self.stage, &self.envelope)
+    }
+
     /// Dead-letters an event whose source and id another event has, under a key of its own.
     pub(super) async fn dead_letter_conflict(&self) -> Result<(), StoreError> {
         let key = self.envelope.key();
@@ -56,9 +73,9 @@ impl Alone<'_> {
         error: &StoreError,
         why: Option<&str>,
     ) -> Result<bool, StoreError> {
-        tracing::error!(
-            stage = %self.stage.name,
-            event = %self.envelope.event.id,
+        log_delivery!(
+            ERROR,
+            &self.log(),
             %error,
             "the store refuses the outcome of a message, dead-lettering it"
         );
@@ -93,9 +110,9 @@ impl Alone<'_> {
             Ok(()) => Ok(true),
             Err(error) if error.is_transient() => Err(error),
             Err(error) => {
-                tracing::error!(
-                    stage = %self.stage.name,
-                    event = %self.envelope.event.id,
+                log_delivery!(
+                    ERROR,
+                    &self.log(),
                     %error,
                     "the store refuses the dead letter, too: the message stays in its queue"
                 );
@@ -108,15 +125,10 @@ impl Alone<'_> {
     async fn settle(&self, cause: Cause<'_>) -> Result<(), StoreError> {
         let mut subject_cancelled = false;
         loop {
-            let attempt = Attempt {
-                delivery: self.delivery(),
-                round: self.round,
-                attempt: self.attempt,
-                digest: self.running.handler.digest().into(),
-                duration_us: 0,
-            };
+            let attempt = self.attempt();
             let decision = self.decide(&attempt, cause.progress(), subject_cancelled);
             let Decision::Settle(ruling) = decision else { return Ok(()) };
+            log_ruling(&self.log(), &ruling, 0);
             let version = self.running.handler.description().version.clone();
             let envelope = Arc::clone(&self.envelope);
             let settlement = ruling.into_settlement(attempt, envelope, version, None);

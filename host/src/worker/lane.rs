@@ -42,6 +42,7 @@ use crate::pipeline::turns::Turn;
 use crate::pipeline::{Running, Stage};
 use crate::services::Services;
 use crate::stage::circuit_breaker::Permit;
+use crate::stage::delivery_log::log_delivery;
 use crate::stage::state::LaneCache;
 use crate::store::{AttemptKey, Commit, LockedState, StateSource, StoreError, Version};
 
@@ -223,6 +224,10 @@ impl Lane {
         tracing::warn!(
             stage = %self.stage.name, %error, messages = len, "commit failed, retrying"
         );
+        for work in work.iter().take(len) {
+            let log = work.attempt_on(running).log(&self.stage, &work.message.envelope);
+            log_delivery!(DEBUG, &log, %error, "commit failed, the delivery runs again");
+        }
         // The cached versions are unknown; and a locked transaction may be what fails.
         self.cache = new_cache(&self.stage);
         self.contended = ContendedKeys::default();

@@ -29,6 +29,7 @@ use crate::broker::{Incoming, RejectedConsumer, RejectedMessage, Sender};
 use crate::domain::event::{DeliveryKey, Envelope, EventKey};
 use crate::pipeline::{Running, Stage};
 use crate::services::Services;
+use crate::stage::delivery_log::log_delivery;
 use crate::store::{Commit, FailedAttempt, StoreError};
 use crate::worker;
 use crate::worker::alone::{Alone, commit_alone};
@@ -36,6 +37,7 @@ use crate::worker::decide::{
     self, Attempt, Decision, DecisionInputs, IsolatedRun, Progress, Rejection, Ruling,
     records_isolated_run,
 };
+use crate::worker::delivery_log::log_ruling;
 use crate::worker::foreign::{self, Identified};
 
 /// Pause after the broker or the store did not answer.
@@ -143,9 +145,9 @@ impl PoisonMessageHandler {
             match handled {
                 Ok(handling) => return handling,
                 Err(error) => {
-                    tracing::warn!(
-                        stage = %self.stage.name, %error,
-                        "a rejected message could not be stored, retrying"
+                    let log = self.alone(message, running).log();
+                    log_delivery!(
+                        WARN, &log, %error, "a rejected message could not be stored, retrying"
                     );
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -224,10 +226,8 @@ impl PoisonMessageHandler {
         if is_known {
             return self.handle_identified(message, running).await;
         }
-        tracing::warn!(
-            stage = %self.stage.name, event = %message.envelope.event.id,
-            "the store has no such delivery: the message is dropped"
-        );
+        let log = self.alone(message, running).log();
+        log_delivery!(WARN, &log, "the store has no such delivery: the message is dropped");
         Ok(Handling::Acknowledge)
     }
 
@@ -241,10 +241,8 @@ impl PoisonMessageHandler {
     ) -> Result<Handling, StoreError> {
         let key = self.key(message);
         let is_known = self.services.store.delivery(&key).await?.is_some();
-        tracing::warn!(
-            stage = %self.stage.name, event = %key.event.id, reason = %message.reason, is_known,
-            "the queue lost a message"
-        );
+        let log = self.alone(message, running).log();
+        log_delivery!(WARN, &log, reason = %message.reason, is_known, "the queue lost a message");
         if is_known {
             self.services.store.requeue(&self.stage.name, vec![key.event]).await?;
         } else if message.sender != Sender::Host && !self.is_logged(&key.event).await? {
@@ -278,7 +276,8 @@ impl PoisonMessageHandler {
         if is_abandoned && !message.redelivered {
             // The message whose run was recorded comes back marked as redelivered: this is a copy, and
             // the outbox has the delivery's next attempt.
-            tracing::warn!(stage = %self.stage.name, "a copy of a message that ran isolated is dropped");
+            let log = self.alone(message, running).log();
+            log_delivery!(WARN, &log, "a copy of a message that ran isolated is dropped");
             return Ok(Handling::Acknowledge);
         }
         let (judged, records_run) = match rejection {
@@ -420,8 +419,10 @@ impl PoisonMessageHandler {
                 Ok(Settled::Refused)
             }
             Commit::Conflict { .. } => {
-                tracing::debug!(
-                    stage = %self.stage.name,
+                let log = self.alone(message, running).log();
+                log_delivery!(
+                    DEBUG,
+                    &log,
                     "the delivery of a rejected message was settled already"
                 );
                 Ok(Settled::Refused)
@@ -436,6 +437,7 @@ impl PoisonMessageHandler {
         ruling: Ruling,
     ) -> Result<Commit, StoreError> {
         let attempt = self.attempt(message, running);
+        log_ruling(&attempt.log(&self.stage, &message.envelope), &ruling, 0);
         let version = running.handler.description().version.clone();
         let envelope = Arc::clone(&message.envelope);
         let settlement = ruling.into_settlement(attempt, envelope, version, None);

@@ -26,6 +26,7 @@ use super::topology::{self, Names};
 use crate::broker::{BrokerError, Outgoing};
 use crate::domain::encryption::Encryption;
 use crate::domain::steps::COSTS;
+use crate::domain::trace_context::TraceContext;
 
 /// Longest wait for the confirms of one call.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -208,7 +209,16 @@ impl Publisher {
         } else {
             return Ok((properties, data));
         };
-        tracing::warn!(event = %message.envelope.event.id, why, "an event cannot be sent");
+        let event = &message.envelope.event;
+        let trace = TraceContext::of_event(event);
+        tracing::warn!(
+            trace_id = %trace.trace_id(),
+            span_id = %trace.span_id(),
+            subject = message.envelope.subject_key.as_deref(),
+            event = %event.id,
+            why,
+            "an event cannot be sent"
+        );
         let properties = message::encode_unsendable(message, &why, signing);
         if message::header_bytes(&properties) > frame_max {
             return Err(BrokerError::Refused(why));

@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::control::ControlStateView;
+use super::log_level::LogLevelView;
 use crate::app::StageStatus;
 use crate::domain::access::{Permission, Requester, Target};
 use crate::http::Shared;
@@ -27,6 +28,10 @@ pub(crate) struct StageStatusView {
     reason: Option<String>,
     /// When the control was last set, milliseconds since 1970-01-01 UTC.
     since_ms: Option<u64>,
+    /// The log level that operators set; none: the filter of each process decides.
+    log_level: Option<LogLevelView>,
+    /// When the log level ends, milliseconds since 1970-01-01 UTC; none: when an operator ends it.
+    log_level_until_ms: Option<u64>,
     /// Its circuit breaker on this host.
     breaker: BreakerStateView,
     /// Why the breaker is open.
@@ -56,6 +61,8 @@ impl From<StageStatus> for StageStatusView {
             control: status.control.into(),
             reason: status.reason,
             since_ms: status.since_ms,
+            log_level: status.log_level.map(Into::into),
+            log_level_until_ms: status.log_level_until_ms,
             breaker: status.breaker.state.into(),
             breaker_reason: status.breaker.reason,
             breaker_opened_at_ms: status.breaker.opened_at_ms,

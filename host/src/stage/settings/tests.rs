@@ -38,7 +38,7 @@ fn the_longest_secret_is_masked_first_also_in_json() {
     let json = serde_json::json!({ "said": "a\"b\\c\nd-and-more" }).to_string();
     assert_eq!(settings.redact(&json), r#"{"said":"***"}"#);
     assert!(matches!(
-        settings.guard(Outcome::Done(vec![emitted(&json)]), &StateWrites::new()),
+        settings.guard(Outcome::Done(vec![emitted(&json)]), &StateWrites::new(), None),
         Outcome::Failed(_)
     ));
     // Quotes at the ends of a value belong to it.
@@ -65,7 +65,7 @@ fn texts_of_outcomes_are_masked() {
         message: KEY.into(),
     };
     for outcome in [Outcome::Failed(failed), trapped, limit, Outcome::Unavailable(KEY.into())] {
-        let guarded = format!("{:?}", settings.guard(outcome, &StateWrites::new()));
+        let guarded = format!("{:?}", settings.guard(outcome, &StateWrites::new(), None));
         assert!(
             guarded.contains(MASK) && !guarded.contains(KEY) && !guarded.contains("1234"),
             "{guarded}"
@@ -76,9 +76,11 @@ fn texts_of_outcomes_are_masked() {
 #[test]
 fn events_and_state_with_a_secret_are_refused() {
     let settings = settings(&[("key", KEY), ("pin", "1234")]);
-    let leaks = |emitted: Vec<Emitted>, writes: StateWrites| match settings
-        .guard(Outcome::Done(emitted), &writes)
-    {
+    let leaks = |emitted: Vec<Emitted>, writes: StateWrites| match settings.guard(
+        Outcome::Done(emitted),
+        &writes,
+        None,
+    ) {
         Outcome::Failed(Failure { retryable: false, code, message, .. }) => {
             assert!(code == SECRET_LEAK && message.contains("a secret of the stage"), "{message}");
             // People who see it need not know what secrets there are.

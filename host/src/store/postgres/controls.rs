@@ -1,12 +1,13 @@
-//! Plugin loads and stage controls, written one at a time.
+//! Plugin loads, stage controls and log levels, written one at a time.
 
 use super::Context;
 use super::pool::Pool;
 use super::sql::{TransactionError, args, execute, fetch};
 use super::transaction::PooledTransaction;
-use crate::store::decode;
-use crate::store::stages;
-use crate::store::{ControlChange, PluginLoad, StageControl, StoreError};
+use crate::store::{
+    ControlChange, LogLevelChange, PluginLoad, StageControl, StageLogLevel, StoreError, decode,
+    log_levels, stages,
+};
 
 pub(super) async fn record_plugin_load(
     db: &Pool,
@@ -41,4 +42,27 @@ pub(super) async fn set_stage_control(
     let control = decode::stage_control(rows.first().ok_or_else(StoreError::missing_row)?)?;
     transaction.commit_with(context, entry).await?;
     Ok(control)
+}
+
+/// Sets or removes the log level of a stage.
+pub(super) async fn set_log_level(
+    db: &Pool,
+    context: &Context,
+    change: &LogLevelChange,
+) -> Result<Option<StageLogLevel>, TransactionError> {
+    let (stage, now_ms) = (change.stage.as_str(), context.clock.now_ms());
+    let mut transaction = PooledTransaction::begin(db, context).await?;
+    let before = fetch(&mut *transaction, log_levels::ONE, args![stage]).await?;
+    let before = before.first().map(log_levels::decode).transpose()?;
+    let Some(entry) = change.audited(before.as_ref(), now_ms) else { return Ok(None) };
+    let until_ms = change.until_ms.map(|until_ms| until_ms as i64);
+    match change.level {
+        Some(level) => {
+            let args = args![stage, level.name(), now_ms as i64, until_ms];
+            execute(&mut transaction, log_levels::SET, args).await?;
+        }
+        None => _ = execute(&mut transaction, log_levels::REMOVE, args![stage]).await?,
+    }
+    transaction.commit_with(context, entry).await?;
+    Ok(change.level(now_ms))
 }

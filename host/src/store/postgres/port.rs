@@ -18,12 +18,12 @@ use crate::store::{
     Cancelled, ChainCount, ChainRecord, Commit, CommitMetrics, ControlChange, CreatedKey,
     DataKeyCount, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
     DeliveryRecord, Erased, Erasure, EventFilter, FinishedSubject, HostReport, KeyAdded,
-    KeyRemoved, KnownBindings, LockedState, LogRange, LostDeliveries, MessageKey, NarrowedRow,
-    NewApiKey, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad,
-    PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter, Rewrapped,
-    Routed, Routing, Session, SettledSubject, SharedSettings, StageBacklog, StageBinding,
-    StageControl, StateRow, StateSource, Store, StoreError, StoreFigures, Subject, SubjectCursor,
-    SubjectFilter, UnroutedEvents, sealed,
+    KeyRemoved, KnownBindings, LockedState, LogLevelChange, LogRange, LostDeliveries, MessageKey,
+    NarrowedRow, NewApiKey, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page,
+    PluginLoad, PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter,
+    Rewrapped, Routed, Routing, Session, SettledSubject, SharedSettings, StageBacklog,
+    StageBinding, StageControl, StageLogLevel, StateRow, StateSource, Store, StoreError,
+    StoreFigures, Subject, SubjectCursor, SubjectFilter, UnroutedEvents, log_levels, sealed,
 };
 
 #[async_trait]
@@ -358,6 +358,17 @@ impl Store for PostgresStore {
 
     async fn set_stage_control(&self, change: ControlChange) -> Result<StageControl, StoreError> {
         self.within(controls::set_stage_control(&self.pool, &self.context, &change)).await
+    }
+
+    async fn stage_log_levels(&self) -> Result<Vec<StageLogLevel>, StoreError> {
+        self.within(log_levels::list(&self.pool)).await
+    }
+
+    async fn set_stage_log_level(
+        &self,
+        change: LogLevelChange,
+    ) -> Result<Option<StageLogLevel>, StoreError> {
+        self.within(controls::set_log_level(&self.pool, &self.context, &change)).await
     }
 
     async fn count_chains(&self, counts: Vec<ChainCount>) -> Result<(), StoreError> {

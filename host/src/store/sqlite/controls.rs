@@ -1,13 +1,14 @@
-//! Plugin loads and stage controls, written one at a time.
+//! Plugin loads, stage controls and log levels, written one at a time.
 
 use async_trait::async_trait;
 
 use super::operation::{SingleOperation, Writer};
 use super::sql::{args, execute, fetch};
-use crate::store::decode;
-use crate::store::stages;
 use crate::store::transaction::Operation;
-use crate::store::{ControlChange, PluginLoad, StageControl, StoreError};
+use crate::store::{
+    ControlChange, LogLevelChange, PluginLoad, StageControl, StageLogLevel, StoreError, decode,
+    log_levels, stages,
+};
 
 impl Operation for PluginLoad {
     type Reply = ();
@@ -44,5 +45,29 @@ impl SingleOperation for ControlChange {
             rows.first().ok_or_else(StoreError::missing_row).and_then(decode::stage_control)?;
         writer.audit(entry).await?;
         Ok(control)
+    }
+}
+
+impl Operation for LogLevelChange {
+    type Reply = Option<StageLogLevel>;
+}
+
+#[async_trait]
+impl SingleOperation for LogLevelChange {
+    async fn run(&self, writer: &mut Writer<'_>) -> Result<Option<StageLogLevel>, StoreError> {
+        let (stage, now_ms) = (self.stage.as_str(), writer.now_ms);
+        let before = fetch(&mut *writer.conn, log_levels::ONE, args![stage]).await?;
+        let before = before.first().map(log_levels::decode).transpose()?;
+        let Some(entry) = self.audited(before.as_ref(), now_ms) else { return Ok(None) };
+        let until_ms = self.until_ms.map(|until_ms| until_ms as i64);
+        match self.level {
+            Some(level) => {
+                let args = args![stage, level.name(), now_ms as i64, until_ms];
+                execute(&mut *writer.conn, log_levels::SET, args).await?;
+            }
+            None => _ = execute(&mut *writer.conn, log_levels::REMOVE, args![stage]).await?,
+        }
+        writer.audit(entry).await?;
+        Ok(self.level(now_ms))
     }
 }

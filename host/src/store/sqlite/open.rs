@@ -311,6 +311,10 @@ fn migrator() -> Migrator {
             "encryption",
             include_str!("../../../migrations/sqlite/0004_encryption.sql").into_sql_str(),
         ),
+        (
+            "log_levels",
+            include_str!("../../../migrations/sqlite/0005_log_levels.sql").into_sql_str(),
+        ),
     ];
     let numbered = (1..).zip(migrations).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)

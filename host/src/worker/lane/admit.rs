@@ -13,8 +13,8 @@ use super::conflicts::differ;
 use super::{Lane, STORE_BACKOFF, pause};
 use crate::broker::{Incoming, Sender};
 use crate::domain::event::{DeliveryKey, topic_matches};
-use crate::domain::trace_context::TraceContext;
 use crate::pipeline::Running;
+use crate::stage::delivery_log::log_delivery;
 use crate::store::{AttemptKey, StoreError};
 use crate::worker::decide::Attempt;
 use crate::worker::is_of_broker;
@@ -31,13 +31,6 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// The span of this attempt.
-    pub(super) fn trace(&self) -> TraceContext {
-        let Self { key, message, .. } = self;
-        let event = &message.envelope.event;
-        TraceContext::of_attempt(event, &key.delivery, message.round, message.attempt)
-    }
-
     /// This attempt on the version that runs it, before it is called.
     pub(super) fn attempt_on(&self, running: &Running) -> Attempt {
         let AttemptKey { delivery, round, attempt } = self.key.clone();
@@ -73,11 +66,8 @@ impl Lane {
         let (mut kept, mut dropped) = (Vec::with_capacity(work.len()), Vec::new());
         for work in work {
             if self.is_uncalled(&work, &running) && !self.is_stored(&work, cancel).await {
-                tracing::warn!(
-                    stage = %self.stage.name,
-                    event = %work.message.envelope.event.id,
-                    "the store has no such delivery: the message is dropped"
-                );
+                let log = work.attempt_on(&running).log(&self.stage, &work.message.envelope);
+                log_delivery!(WARN, &log, "the store has no such delivery: the message is dropped");
                 dropped.push(work);
             } else {
                 kept.push(work);

@@ -14,6 +14,7 @@ use crate::domain::cloud_events::is_repetition;
 use crate::domain::event::Envelope;
 use crate::pipeline::Running;
 use crate::pipeline::metrics::OutcomeKind;
+use crate::stage::delivery_log::log_delivery;
 use crate::store::StoreError;
 use crate::worker::alone::Alone;
 use crate::worker::foreign::{Identified, identify};
@@ -98,7 +99,10 @@ impl Lane {
                 Err(error) if error.is_transient() && pause(&mut backoff, cancel).await => {}
                 // It is not acknowledged: the broker delivers it again.
                 Err(error) => {
-                    return tracing::warn!(%error, "a conflicting event could not be dead-lettered");
+                    let log = self.alone(&work, &running).log();
+                    return log_delivery!(
+                        WARN, &log, %error, "a conflicting event could not be dead-lettered"
+                    );
                 }
             }
         }

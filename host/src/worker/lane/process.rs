@@ -19,18 +19,27 @@ use crate::pipeline::Running;
 use crate::pipeline::plugin_change::PluginChange;
 use crate::services::SPANS;
 use crate::stage::circuit_breaker::{BreakerState, CallReport, Health, Reported};
+use crate::stage::delivery_log::{DeliveryLog, log_delivery};
 use crate::stage::handler::{Call, CallContext, ExternalCalls, Handled, panic_text};
 use crate::stage::outcome::Outcome;
 use crate::stage::recording::{CallResult, Decided, Recorder};
 use crate::stage::state::BatchState;
 use crate::store::{Settlement, Verdict};
 use crate::worker::decide::{self, Attempt, Decision, DecisionInputs, Progress, Ruling};
+use crate::worker::delivery_log::log_ruling;
 
 /// The code of a failure that means that a dependency is down, and the attribute of a description
 /// that lists further ones, separated by commas.
 const UNAVAILABLE: &str = "unavailable";
 /// Longest error in the reason of an open circuit breaker.
 const ERROR_MAX_BYTES: usize = 300;
+
+/// What is told about an attempt, beside its outcome.
+struct Told<'a> {
+    log: &'a Arc<DeliveryLog>,
+    /// Collects the spans of its calls, if they are recorded.
+    calls: Option<CallSpans>,
+}
 
 /// What a call left beside its outcome.
 struct Called {
@@ -52,8 +61,9 @@ impl Lane {
         run: &BatchRun<'_>,
         spans: &mut Vec<FinishedSpan>,
     ) -> (Settlement, Option<BreakerState>) {
-        let recorded = self.begin_span(work);
         let mut attempt = work.attempt_on(run.running);
+        let log = Arc::new(attempt.log(&self.stage, &work.message.envelope));
+        let recorded = self.begin_span(&log.trace);
         let due_at_ms = work.message.sender.due_at_ms();
         let begin =
             due_at_ms.map_or(Progress::NotCalled, |due_at_ms| Progress::Scheduled { due_at_ms });
@@ -62,13 +72,16 @@ impl Lane {
             match self.decide(work, run.running, &attempt, progress) {
                 Decision::Settle(ruling) => break ruling,
                 Decision::Call => {
-                    let calls = recorded.as_ref().map(|recorded| recorded.calls.clone());
-                    let (outcome, call) = self.call(work, run, &mut attempt, calls).await;
+                    let told = Told {
+                        log: &log,
+                        calls: recorded.as_ref().map(|recorded| recorded.calls.clone()),
+                    };
+                    let (outcome, call) = self.call(work, run, &mut attempt, told).await;
                     (progress, called) = (outcome, Some(call));
                 }
             }
         };
-        log_failure(work, &ruling);
+        log_ruling(&log, &ruling, attempt.duration_us);
         let breaker_change = called.as_ref().and_then(|called| called.breaker_change);
         let times = called.as_ref().map(|called| called.times);
         let recording = called.and_then(|called| called.record(&ruling, run.state));
@@ -110,10 +123,10 @@ impl Lane {
         work: &Work,
         run: &BatchRun<'_>,
         attempt: &mut Attempt,
-        calls: Option<CallSpans>,
+        told: Told<'_>,
     ) -> (Progress<'static>, Called) {
-        let mut call = self.prepare(work, run.state);
-        call.context.calls = calls;
+        let log = told.log;
+        let call = self.prepare(work, run.state, told);
         let (recorder, now_ms) = (call.context.recorder.clone(), call.context.now_ms);
         let waited = waited(&work.message, now_ms);
         // A bug of the host that one message triggers must not stop the lane again and again.
@@ -138,7 +151,7 @@ impl Lane {
         self.stage.metrics.record_call(waited, duration, memory_bytes);
         attempt.duration_us = duration.as_micros() as u64;
         if let Outcome::Unavailable(why) = &outcome {
-            tracing::warn!(stage = %self.stage.name, %why, "call not possible, deferring the message");
+            log_delivery!(WARN, log, %why, "call not possible, deferring the message");
         }
         let envelope = &work.message.envelope;
         if let Some(why) = self.stage.report_call(&attempt.digest, envelope, &outcome) {
@@ -151,12 +164,15 @@ impl Lane {
         (Progress::Called { outcome, uncounted }, called)
     }
 
-    fn prepare(&self, work: &Work, state: &Arc<BatchState>) -> Call {
+    fn prepare(&self, work: &Work, state: &Arc<BatchState>, told: Told<'_>) -> Call {
+        let Told { log, calls } = told;
         let message = &work.message;
         let recorder = self.stage.recorder();
         let now_ms = self.services.clock.now_ms();
         let mut context = CallContext::new(&work.key.delivery, message.attempt, now_ms);
-        context.trace_headers = work.trace().headers();
+        context.trace_headers = log.trace.headers();
+        context.log = Some(Arc::clone(log));
+        context.calls = calls;
         context.settings = Arc::clone(&self.stage.settings);
         context.recorder = recorder.clone();
         Call {
@@ -252,19 +268,4 @@ fn waited(message: &Incoming, now_ms: u64) -> Duration {
 
 pub(super) fn shortened(text: &str, max_bytes: usize) -> &str {
     &text[..text.floor_char_boundary(max_bytes)]
-}
-
-fn log_failure(work: &Work, ruling: &Ruling) {
-    let Some(failure) = ruling.failure() else { return };
-    let event = &work.message.envelope.event;
-    tracing::warn!(
-        stage = %work.key.delivery.stage,
-        event = %event.id,
-        event_type = %event.event_type,
-        subject = work.message.envelope.subject_key.as_deref(),
-        attempt = work.message.attempt,
-        code = %failure.code,
-        dead_lettered = matches!(ruling.verdict(), Verdict::Dead { .. }),
-        "{}", failure.message
-    );
 }

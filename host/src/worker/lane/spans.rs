@@ -39,14 +39,10 @@ pub(super) struct CallTimes {
 
 impl Lane {
     /// Begins the span of an attempt, if it is to be recorded.
-    pub(super) fn begin_span(&self, work: &Work) -> Option<RecordedAttempt> {
-        if !self.services.spans.are_recorded() {
-            return None;
-        }
-        let context = work.trace();
-        self.services.spans.wants(&context).then(|| RecordedAttempt {
+    pub(super) fn begin_span(&self, context: &TraceContext) -> Option<RecordedAttempt> {
+        self.services.spans.wants(context).then(|| RecordedAttempt {
             calls: CallSpans::of(context.clone()),
-            context,
+            context: context.clone(),
             start: SystemTime::now(),
         })
     }

@@ -15,7 +15,9 @@ use crate::broker::{ClaimedAttempt, Forgery, RejectedMessage};
 use crate::domain::cloud_events::is_repetition;
 use crate::domain::event::{DeliveryKey, Envelope};
 use crate::pipeline::Running;
+use crate::stage::delivery_log::log_delivery;
 use crate::store::StoreError;
+use crate::worker::alone::Alone;
 use crate::worker::decide::{Decision, Rejection};
 
 impl PoisonMessageHandler {
@@ -31,8 +33,14 @@ impl PoisonMessageHandler {
             && self.is_copy(claimed).await?
         {
             let event = claimed.envelope.key();
-            tracing::warn!(
-                stage = %self.stage.name, event = %event.id, %why,
+            // What it claims is true.
+            let (envelope, round, attempt) =
+                (Arc::clone(&claimed.envelope), claimed.round, claimed.attempt);
+            let claimed = Alone { envelope, round, attempt, ..self.alone(message, running) };
+            log_delivery!(
+                WARN,
+                &claimed.log(),
+                %why,
                 "a message is not a host's: its delivery is taken from the store"
             );
             self.services.store.requeue(&self.stage.name, vec![event]).await?;

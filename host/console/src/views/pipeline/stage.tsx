@@ -32,6 +32,7 @@ export function StageDetail({ status }: { status: StageStatus }) {
               ["Version", status.version ?? "no plugin serves this stage"],
               ["Breaker", status.breaker],
               ["Breaker reason", status.breaker_reason],
+              ["Log level", status.log_level],
               ["Next probe", status.next_probe_at_ms ? <Time at={status.next_probe_at_ms} /> : ""],
               ["Queue", status.consumption],
             ]}

@@ -6,10 +6,12 @@ use super::{Named, instant, nullable_string, reference};
 use crate::app::dead_letters::{RATE, RATE_MAX};
 use crate::domain::subject::KEY_PATTERN;
 use crate::http::request::REASON_MAX;
+use crate::http::stages::DURATION_MAX_MS as LOG_LEVEL_MAX_MS;
 
-pub(super) fn all() -> [Named; 10] {
+pub(super) fn all() -> [Named; 11] {
     [
         ("Reason", reason()),
+        ("LogLevelRequest", log_level()),
         ("RollbackRequest", rollback()),
         ("Replay", replay()),
         ("DeadLetterFilter", dead_letter_filter()),
@@ -31,6 +33,22 @@ fn reason() -> Value {
         "description": "Why, for the record.",
         "type": ["object", "null"],
         "properties": { "reason": { "type": ["string", "null"], "maxLength": REASON_MAX } },
+        "additionalProperties": false,
+    })
+}
+
+fn log_level() -> Value {
+    json!({
+        "description": "How much a stage logs, and for how long: without `duration_ms` until it is set \
+            again. `default` stands for the filter of each process.",
+        "type": "object",
+        "properties": {
+            "level": { "enum": ["error", "warn", "info", "debug", "trace", "default"] },
+            "duration_ms": {
+                "type": ["integer", "null"], "minimum": 1, "maximum": LOG_LEVEL_MAX_MS,
+            },
+        },
+        "required": ["level"],
         "additionalProperties": false,
     })
 }
