@@ -311,6 +311,10 @@ fn migrator() -> Migrator {
             "encryption",
             include_str!("../../../migrations/sqlite/0004_encryption.sql").into_sql_str(),
         ),
+        (
+            "host_reports",
+            include_str!("../../../migrations/sqlite/0006_host_reports.sql").into_sql_str(),
+        ),
     ];
     let numbered = (1..).zip(migrations).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)

@@ -19,7 +19,7 @@ import { TopBar } from "../../ui/topbar.tsx";
 import { StageActions } from "./control.tsx";
 import { Graph } from "./graph.tsx";
 import { findings, type Finding } from "./problems.ts";
-import { history, METRICS_MS, ratesOf, useReadings } from "./readings.ts";
+import { history, METRICS_MS, ratesOfAll, useReadings } from "./readings.ts";
 import { StageDetail } from "./stage.tsx";
 import { StageState } from "./state.tsx";
 
@@ -66,7 +66,7 @@ export function Pipeline() {
             )}
           </Section>
         )}
-        <Section title="Stages" side={<span>rates of this host, backlog of all hosts</span>}>
+        <Section title="Stages" side={<span>of all hosts</span>}>
           <div class="card">{stages.data && <StageTable stages={list} open={open} />}</div>
         </Section>
       </div>
@@ -108,7 +108,7 @@ function Legend() {
 
 function Figures(props: { stages: StageStatus[]; open: Map<string, number> }) {
   const { stages, open } = props;
-  const rates = stages.map((stage) => ratesOf(stage.stage));
+  const rates = stages.map(ratesOfAll);
   const known = rates.filter((one) => one !== null);
   const sum = (of: (one: (typeof known)[number]) => number) =>
     known.length > 0 ? known.reduce((total, one) => total + of(one), 0) : null;
@@ -200,7 +200,7 @@ function StageTable(props: { stages: StageStatus[]; open: Map<string, number> })
         </thead>
         <tbody>
           {sorted.map((stage) => {
-            const rates = ratesOf(stage.stage);
+            const rates = ratesOfAll(stage);
             const dead = open.get(stage.stage) ?? 0;
             return (
               <tr key={stage.stage}>

@@ -3,8 +3,8 @@
 import { ApiError, get, path, post } from "../../api/client.ts";
 import { newestRecords } from "../../api/audit.ts";
 import { refresh, useGet, usePoll } from "../../api/poll.ts";
-import type { AuditRecord, Page, PluginLoad, PluginStatus, Recorded } from "../../api/types.ts";
-import { count, shortDigest } from "../../lib/format.ts";
+import type { AuditRecord, Page, PluginLoad, PluginRolledBack, PluginStatus, Recorded } from "../../api/types.ts";
+import { count, plural, shortDigest } from "../../lib/format.ts";
 import { href } from "../../lib/router.ts";
 import { can, missing } from "../../session.ts";
 import { Action, Digest, Empty, Facts, ProblemNote, Section, Skeleton, Status, Time } from "../../ui/basics.tsx";
@@ -40,6 +40,7 @@ export function Plugin({ plugin }: { plugin: PluginStatus }) {
             ["Emits", stage ? <Types of={plugin.emits} /> : null],
           ]}
         />
+        <OnHosts plugin={plugin} />
         {stage && <History stage={stage} serving={plugin.digest} />}
         {can("admin") && <Actions plugin={plugin} />}
         {stage && <Recordings stage={stage} />}
@@ -70,6 +71,43 @@ function Trouble({ plugin }: { plugin: PluginStatus }) {
   );
 }
 
+/** What each host has: versions may differ, and a file may be refused on one host only. */
+function OnHosts({ plugin }: { plugin: PluginStatus }) {
+  return (
+    <Section title="On hosts">
+      <div class="card table-wrap" tabIndex={0}>
+        <table>
+          <thead>
+            <tr>
+              <th>Host</th>
+              <th>State</th>
+              <th>Version</th>
+              <th class="right">Loaded</th>
+            </tr>
+          </thead>
+          <tbody>
+            {plugin.hosts.map((one) => (
+              <tr key={one.host}>
+                <td class="id">
+                  {one.host}
+                  {one.last_error && <div class="bad-text small wrap">{one.last_error}</div>}
+                </td>
+                <td class="shrink">
+                  <Status value={one.state} />
+                </td>
+                <td class="num">{one.version ?? "–"}</td>
+                <td class="right">
+                  <Time at={one.loaded_at_ms} />
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </Section>
+  );
+}
+
 function History(props: { stage: string; serving: string | null | undefined }) {
   const { stage, serving } = props;
   const history = useGet<Page<PluginLoad>>(path`plugins/${stage}/history`, 10_000);
@@ -80,15 +118,21 @@ function History(props: { stage: string; serving: string | null | undefined }) {
       title: `Roll ${stage} back to ${version}?`,
       text: (
         <>
-          This host restores the archived file <code>{shortDigest(digest)}</code> in its plugins
-          folder and loads it. Messages that run are finished by the present version.
+          Every host that serves the stage from a file restores the archived file{" "}
+          <code>{shortDigest(digest)}</code> in its plugins folder and loads it. Messages that run
+          are finished by the present version.
         </>
       ),
       action: "Roll back",
       kind: "danger",
       run: async () => {
-        await post(path`plugins/${stage}/rollback`, { digest });
-        say(`${stage} was rolled back to ${version}`);
+        const done = await post<PluginRolledBack>(path`plugins/${stage}/rollback`, { digest });
+        const failed = done.hosts.filter((one) => one.error);
+        say(
+          failed.length === 0
+            ? `${stage} was rolled back to ${version} on ${plural(done.hosts.length, "host")}`
+            : failed.map((one) => `${one.host} was not rolled back: ${one.error}`).join("; "),
+        );
         refresh("plugins", "stages", "topology");
       },
     });

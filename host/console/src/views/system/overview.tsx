@@ -1,17 +1,15 @@
 // Whether the host can do its work, and which hosts there are.
 
-import { pages, path } from "../../api/client.ts";
-import { useGet, usePoll, useReadiness } from "../../api/poll.ts";
+import { useGet, useReadiness } from "../../api/poll.ts";
 import type {
   Encryption,
+  Hosts as HostList,
   Liveness,
   Namespace,
   Page,
-  PluginLoad,
   StageStatus,
 } from "../../api/types.ts";
 import { count } from "../../lib/format.ts";
-import { hostsOf } from "./hosts.ts";
 import { can, session } from "../../session.ts";
 import { Facts, ProblemNote, Section, Skeleton, Status, Time } from "../../ui/basics.tsx";
 
@@ -153,18 +151,11 @@ function Service({ health, problem }: { health: Health | null; problem?: string 
   );
 }
 
-/** The API has no list of hosts; the load history says which hosts loaded plugins. */
+/** The live hosts of the namespace, and what each runs. */
 function Hosts() {
-  const stages = useGet<Page<StageStatus>>("stages", HEALTH_MS);
-  const names = stages.data?.items.map((one) => one.stage).filter((name) => can("read", name));
-  const hosts = usePoll(names ? `plugins/hosts:${names.join()}` : null, 30_000, async () => {
-    const reads = names!.map((stage) =>
-      pages<PluginLoad>(path`plugins/${stage}/history`, {}, 1).then((found) => found.items),
-    );
-    return hostsOf((await Promise.all(reads)).flat());
-  });
+  const hosts = useGet<HostList>(can("read") ? "hosts" : null, HEALTH_MS);
   return (
-    <Section title="Hosts" side="from the load history of all stages">
+    <Section title="Hosts" side="live, and what each runs">
       <ProblemNote problem={hosts.problem} />
       <div class="card table-wrap" tabIndex={0}>
         {!hosts.data ? (
@@ -174,17 +165,28 @@ function Hosts() {
             <thead>
               <tr>
                 <th>Host</th>
-                <th>Stages that it loaded</th>
-                <th class="right">Last load</th>
+                <th>Stages</th>
+                <th class="hide-narrow">Address</th>
+                <th>Version</th>
+                <th class="right hide-narrow">Started</th>
+                <th class="right">Last report</th>
               </tr>
             </thead>
             <tbody>
-              {hosts.data.map((one) => (
+              {hosts.data.items.map((one) => (
                 <tr key={one.host}>
-                  <td class="id">{one.host}</td>
-                  <td>{one.stages.join(", ")}</td>
+                  <td class="id">
+                    {one.host}
+                    {one.host === hosts.data!.answered_by && <span class="muted"> (this one)</span>}
+                  </td>
+                  <td>{one.stages.map(({ stage, version }) => `${stage} ${version}`).join(", ") || "–"}</td>
+                  <td class="id hide-narrow">{one.api ?? "–"}</td>
+                  <td class="num">{one.version ?? "not known"}</td>
+                  <td class="right hide-narrow">
+                    <Time at={one.started_at_ms} />
+                  </td>
                   <td class="right">
-                    <Time at={one.at} />
+                    <Time at={one.seen_at_ms} />
                   </td>
                 </tr>
               ))}
@@ -196,11 +198,11 @@ function Hosts() {
   );
 }
 
-/** What waits, and whether this host takes it: `standby` means that another host has the lease. */
+/** What waits, and whether a host takes it. */
 function Queues() {
   const stages = useGet<Page<StageStatus>>("stages", HEALTH_MS);
   return (
-    <Section title="Queues" side="backlog of all hosts, the rest of this host">
+    <Section title="Queues" side="of all hosts">
       <div class="card table-wrap" tabIndex={0}>
         {!stages.data ? (
           <Skeleton lines={3} />
@@ -209,10 +211,10 @@ function Queues() {
             <thead>
               <tr>
                 <th>Stage</th>
-                <th>This host</th>
+                <th>State</th>
                 <th class="right">Waiting</th>
                 <th class="right">Due later</th>
-                <th class="right hide-narrow">Held here</th>
+                <th class="right hide-narrow">Held</th>
                 <th class="right hide-narrow">Handed over</th>
               </tr>
             </thead>
