@@ -61,10 +61,14 @@ impl HostSync {
     /// Exchanges until cancelled.
     pub(crate) async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let mut commands = JoinSet::new();
+        let mut is_failing = false;
         loop {
-            if let Err(error) = self.tick(&mut commands).await {
+            let ended = self.tick(&mut commands).await;
+            // Once for each outage: it tries again every second.
+            if let Some(error) = ended.as_ref().err().filter(|_| !is_failing) {
                 tracing::warn!(%error, "reports could not be exchanged with other hosts, retrying");
             }
+            is_failing = ended.is_err();
             while let Some(ended) = commands.try_join_next() {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a command of another host failed");
