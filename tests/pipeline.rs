@@ -4,6 +4,7 @@ mod cancellation;
 mod broker_trust;
 mod chains;
 mod circuit_breaker;
+mod cluster;
 mod dead_letter_jobs;
 mod dead_letters;
 mod embedding;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
+use self::cluster::Cluster;
 use self::dead_letters::DeadLetterService;
 use self::event_feed::EventFeed;
 use self::keys::Keys;
@@ -29,6 +30,7 @@ use crate::store::NewEvent;
 
 pub(crate) mod audit;
 mod chains;
+pub(crate) mod cluster;
 pub mod keys;
 pub mod sessions;
 mod subject_metrics;
@@ -51,6 +53,11 @@ mod event_stream;
 pub mod dead_letters;
 
 pub use self::chains::ChainControl;
+#[cfg(feature = "http")]
+pub(crate) use self::cluster::{
+    ClusterPlugin, ClusterStage, ClusterTopology, HostAnswer, HostStatus, OnHost, RolledBackStage,
+    StageRates,
+};
 #[cfg(feature = "http")]
 pub(crate) use self::encryption::{EncryptionReport, ErasureRequest};
 pub use self::event_stream::{EventQuery, EventStream, StreamedEvent, TooManyStreams};
@@ -80,6 +87,7 @@ pub use self::subjects::{SubjectHistory, Submission, SubmitError, Submitted, why
 /// ```
 pub struct App {
     services: Services,
+    cluster: Cluster,
     dead_letters: Arc<DeadLetterService>,
     files: Arc<PluginFiles>,
     places: PluginPlaces,
@@ -140,6 +148,7 @@ impl App {
                 config.http.streams_max,
             ),
             ingress: config.ingress(&kinds),
+            cluster: Cluster::new(services.clock.now_ms()),
             services,
             files,
             places,

@@ -55,6 +55,7 @@ mod chains;
 mod stages;
 mod plugins;
 mod deliveries;
+mod hosts;
 mod limits;
 mod health;
 mod encryption;

@@ -143,6 +143,11 @@ impl Pipeline {
         self.routes.bindings_of(name)
     }
 
+    /// Names of the stages that events are routed to, here and on other hosts, sorted.
+    pub fn bound_stages(&self) -> Vec<Arc<str>> {
+        self.routes.bound_stages()
+    }
+
     /// Bindings of the stages that run here.
     pub fn bindings(&self) -> Vec<StageBinding> {
         self.routes.local_bindings(&self.consuming())
@@ -183,7 +188,12 @@ impl Pipeline {
 
     /// The stages that run here and the event types between them, with warnings.
     pub fn topology(&self) -> Topology {
-        let stages = self.stages().iter().filter_map(|stage| self.topology_of(stage)).collect();
+        let stages = self.stages();
+        self.topology_with(stages.iter().filter_map(|stage| self.topology_of(stage)).collect())
+    }
+
+    /// The same, of these stages by name.
+    pub fn topology_with(&self, stages: Vec<TopologyStage>) -> Topology {
         let external = self.config.events.external_event_types.iter().map(String::as_str);
         let cancels = self.kinds.iter().map(|kind| &*kind.cancel_event);
         let first_events = self.kinds.iter().map(|kind| kind.first_event.clone()).collect();

@@ -11,6 +11,7 @@ mod audit;
 mod api_keys;
 mod bindings;
 mod chains;
+mod commands;
 mod commit;
 mod costs;
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub use self::audit::{
 };
 pub use self::bindings::{KnownBindings, StageBinding};
 pub use self::chains::{CHAINS_MAX, ChainCount, ChainRecord, ChainStop};
+pub use self::commands::{NewCommand, TakenCommand};
 pub use self::commit::{Batch, Commit, Settlement, Verdict};
 pub use self::data_keys::{DataKeyCount, Rewrapped};
 pub use self::dead_letters::{
@@ -63,7 +65,7 @@ pub use self::erasure::{Erased, Erasure};
 pub use self::error::StoreError;
 pub use self::events::{EventFilter, LogRange, SettledSubject, SubjectCursor};
 pub use self::figures::{CommitMetrics, Counted, FinishedSubject, StoreFigures};
-pub use self::hosts::{HostReport, SharedSettings};
+pub use self::hosts::{HostReport, LiveHost, SharedSettings};
 pub use self::log_levels::{LogLevelChange, StageLogLevel};
 pub use self::message_keys::{KeyAdded, KeyRemoved, MessageKey};
 pub use self::new_event::{AcceptedEvent, NewEvent};
@@ -361,8 +363,19 @@ pub trait Store: StateSource {
     /// Removes a key that is not the newest.
     async fn remove_message_key(&self, id: &str, actor: &Actor) -> Result<KeyRemoved, StoreError>;
 
-    /// Records that this host is live, and its settings; returns the live hosts with theirs.
-    async fn record_host(&self, settings: &SharedSettings) -> Result<Vec<HostReport>, StoreError>;
+    /// Records that this host is live, its settings, and its report: what it runs, as JSON.
+    async fn record_host(&self, settings: &SharedSettings, report: &str) -> Result<(), StoreError>;
+    /// The live hosts with their reports, by name.
+    async fn live_hosts(&self) -> Result<Vec<LiveHost>, StoreError>;
+    /// Asks other hosts to do something; returns the ids of the commands in their order.
+    async fn send_commands(&self, commands: Vec<NewCommand>) -> Result<Vec<i64>, StoreError>;
+    /// Takes what other hosts asked this one to do in the last minute, in its order. No command is
+    /// taken twice.
+    async fn take_commands(&self) -> Result<Vec<TakenCommand>, StoreError>;
+    /// Answers a command that this host took.
+    async fn answer_command(&self, id: i64, answer: &str) -> Result<(), StoreError>;
+    /// The answers to these commands, as far as there are any.
+    async fn command_answers(&self, ids: &[i64]) -> Result<Vec<(i64, String)>, StoreError>;
     /// Acquires or renews this host's lease of a stage for `ttl_ms`; false when another host holds it.
     async fn lease_stage(&self, stage: &str, ttl_ms: u64) -> Result<bool, StoreError>;
     /// Releases this host's lease of a stage.

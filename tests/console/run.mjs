@@ -9,6 +9,7 @@ import { createInterface } from "node:readline";
 import { actions } from "./actions.mjs";
 import { Api } from "./api.mjs";
 import { launch } from "./browser.mjs";
+import { cluster } from "./cluster.mjs";
 import { hostile } from "./hostile.mjs";
 import { keyboard } from "./keyboard.mjs";
 import { looks } from "./looks.mjs";
@@ -32,7 +33,9 @@ async function command(name) {
   if (done) throw new Error(`no answer to \`${name}\``);
 }
 
-const checks = { views, keyboard, hostile, looks, prefix, login, trace, actions, restart, volume };
+const checks = {
+  views, keyboard, hostile, looks, prefix, login, trace, actions, restart, volume, cluster,
+};
 const part = process.argv[2] ?? "";
 // Looks depend on nothing that differs between back ends.
 const skipped = process.env.CONSOLE_SKIP ?? "-";

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
-use crate::support::harness::{Backend, TestEnv, guest, root};
+use crate::support::harness::{Backend, TestEnv, eventually, guest, root};
 use crate::support::load::AMPLE_STOCK;
 use crate::support::process::{HostProcess, postrider, unused_port};
 
@@ -203,6 +203,37 @@ async fn console_serves_operators(backend: Backend) -> Result<()> {
     Scripts::start(folder, &environment)?.serve(&mut host).await?;
     guarded.stop("-TERM").await?;
     host.stop("-TERM").await
+}
+
+/// The console at one of two hosts with different plugins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it drives a browser, which needs the machine: `cargo xtask test` runs it alone"]
+async fn console_shows_and_controls_stages_of_other_hosts() -> Result<()> {
+    let folder = tokio::task::spawn_blocking(install).await??;
+    let env = TestEnv::empty_on(Backend::Servers, AMPLE_STOCK).await?;
+    let remote = tempfile::tempdir()?;
+    env.add_plugin("payment", "payment")?;
+    std::fs::copy(guest("shipping")?, remote.path().join("shipping.wasm"))?;
+    let host = env.start().await?;
+    let other = env.start_with(|builder| builder.plugin_dir(remote.path())).await?;
+    eventually("the stage of the other host", || async {
+        Ok(host.client.stage("shipping").await?["hosts"][0]["host"].is_string().then_some(()))
+    })
+    .await?;
+    let out = root().join("target/console-shots/cluster");
+    let status = tokio::process::Command::new("node")
+        .args(["run.mjs", "cluster"])
+        .current_dir(folder)
+        .env("CONSOLE_URL", &host.client.url)
+        .env("CONSOLE_OUT", out)
+        .env("CONSOLE_SEED", "0")
+        .env("CONSOLE_REMOTE_STAGE", "shipping")
+        .kill_on_drop(true)
+        .status()
+        .await?;
+    ensure!(status.success(), "the scripts failed: see their output");
+    host.stop().await?;
+    other.stop().await
 }
 
 /// The headers of the console's files, where they are served, and what is not a file.

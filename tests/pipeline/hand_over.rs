@@ -33,7 +33,7 @@ async fn handed_over(client: &Client) -> Result<u64> {
 async fn wait_until_consuming(client: &Client, stages: &[&str]) -> Result<()> {
     for name in stages {
         eventually("the stage to be consumed", || async {
-            Ok((client.stage(name).await?["consumption"] == "consuming").then_some(()))
+            Ok((client.stage_here(name).await?["consumption"] == "consuming").then_some(()))
         })
         .await?;
     }

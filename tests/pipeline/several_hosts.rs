@@ -29,8 +29,9 @@ async fn post(client: &Client, ids: std::ops::Range<usize>) -> Result<()> {
     Ok(())
 }
 
+/// Whether the host of this client consumes the stage's queue.
 async fn consumption(client: &Client, name: &str) -> Result<String> {
-    Ok(client.stage(name).await?["consumption"].as_str().unwrap_or("unknown").to_owned())
+    Ok(client.stage_here(name).await?["consumption"].as_str().unwrap_or("unknown").to_owned())
 }
 
 /// Waits until one host consumes the stage and the other is on standby. Returns the consuming host

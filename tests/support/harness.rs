@@ -468,6 +468,15 @@ impl Client {
         self.item("/stages", "stage", name).await
     }
 
+    /// What the host that answers runs of a stage, or null.
+    pub(crate) async fn stage_here(&self, name: &str) -> Result<Value> {
+        let (_, hosts) = self.get("/hosts").await?;
+        let stage = self.stage(name).await?;
+        let mut on_hosts = stage["hosts"].as_array().into_iter().flatten();
+        let here = on_hosts.find(|host| host["host"] == hosts["answered_by"]);
+        Ok(here.cloned().unwrap_or(Value::Null))
+    }
+
     /// Waits until a plugin file serves. Fails when the file is refused.
     pub(crate) async fn wait_until_serving(&self, file: &str) -> Result<()> {
         eventually(&format!("{file} to serve"), || async {

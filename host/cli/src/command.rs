@@ -9,8 +9,8 @@ use crate::output::{self, Output};
 use crate::scope::Scope;
 use crate::telemetry::{self, LogFormat};
 use crate::{
-    audit, bench, broker, client, compiler, dev, dlq, doctor, encryption, events, host, keys,
-    limits, logs, plugin, replay, stages, subjects,
+    audit, bench, broker, client, compiler, dev, dlq, doctor, encryption, events, host, hosts,
+    keys, limits, logs, plugin, replay, stages, subjects,
 };
 use postrider::Config;
 
@@ -98,6 +98,8 @@ enum Command {
     /// Examples: docker compose logs --no-color --follow | postrider logs order 17, or postrider logs
     /// order/17 --file host.log --follow.
     Logs(logs::LogsArgs),
+    /// List the live hosts that share a host's namespace, and what each runs.
+    Hosts(hosts::HostsArgs),
     /// Print how much of each limit of a host is used, and by which clients.
     Limits(limits::LimitsArgs),
     /// List, rotate and remove the keys with which hosts sign their messages.
@@ -191,6 +193,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Stages(command) => stages::run(command, output).await,
         Command::Encryption(command) => encryption::run(command, output).await,
         Command::Logs(args) => logs::run(args, output).await,
+        Command::Hosts(args) => hosts::run(args, output).await,
         Command::Limits(args) => limits::run(args, output).await,
         Command::Broker(command) => broker::run(command, output).await,
         Command::Keys(command) => keys::run(command, &scope, output).await,

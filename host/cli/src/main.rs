@@ -23,6 +23,7 @@ mod replay;
 mod bench;
 mod broker;
 mod encryption;
+mod hosts;
 mod limits;
 mod logs;
 

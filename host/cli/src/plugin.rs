@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use self::case::Case;
 use self::dry_run::{DryRun, RunAs, load};
-use crate::client::{Target, path, read_json, text};
+use crate::client::{Target, path, read_json};
 use crate::output::Output;
 use crate::scope::Scope;
 use crate::value_parsers::setting;
@@ -68,7 +68,9 @@ pub(crate) enum PluginCommand {
         /// Stage to list.
         stage: String,
     },
-    /// Roll a stage of a running host back to an earlier version.
+    /// Roll a stage back to an earlier version, on every live host that serves it from a file.
+    ///
+    /// Exits with 1 if a host could not follow.
     Rollback {
         #[command(flatten)]
         target: Target,
@@ -154,10 +156,10 @@ pub(crate) async fn run(command: PluginCommand, scope: &Scope, output: Output) -
             let answer = target
                 .post(&path(&["plugins", &stage, "rollback"])?, &json!({ "digest": digest }))
                 .await?;
-            output.print(&answer, |result| {
-                outln!("stage {stage} is rolled back to {}", text(&result["digest"]));
-            })?;
-            Ok(ExitCode::SUCCESS)
+            output.print(&answer, |result| show::rolled_back(&stage, result))?;
+            let mut hosts = answer["hosts"].as_array().into_iter().flatten();
+            let all_followed = hosts.all(|host| host["error"].is_null());
+            Ok(if all_followed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         PluginCommand::Run(args) => run_one(args, named_config(scope)?, output).await,
     }

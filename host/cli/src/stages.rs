@@ -17,7 +17,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StagesCommand {
-    /// List stages: version, control, circuit breaker and waiting messages.
+    /// List the stages of all live hosts: version, control, circuit breaker and waiting messages.
     List {
         #[command(flatten)]
         target: Target,
@@ -30,15 +30,15 @@ pub(crate) enum StagesCommand {
     Drain {
         #[command(flatten)]
         control: ControlArgs,
-        /// Wait until this host holds no more messages of the stage. Messages in the queue stay
+        /// Wait until the live hosts hold no more messages of the stage. Messages in the queue stay
         /// there.
         #[arg(long)]
         wait: bool,
     },
     /// Resume a paused or draining stage on every host.
     Resume(ControlArgs),
-    /// Close the circuit breaker of a stage on the host: its messages run, until enough of them fail
-    /// again.
+    /// Close the circuit breaker of a stage on every live host: its messages run, until enough of them
+    /// fail again.
     CloseBreaker {
         #[command(flatten)]
         target: Target,
@@ -104,7 +104,7 @@ impl ControlArgs {
             .await
     }
 
-    /// Waits until the stage is drained on this host; returns its status.
+    /// Waits until the stage is drained on every live host; returns its status.
     async fn wait_until_drained(&self) -> Result<Value> {
         let progress = indicatif::ProgressBar::new_spinner()
             .with_message(format!("waiting for {} to drain", self.stage));
@@ -122,7 +122,7 @@ impl ControlArgs {
                 self.stage,
                 text(&stage["control"])
             );
-            // A stage that no plugin runs on this host holds no messages.
+            // A stage that no plugin runs holds no messages.
             if matches!(stage["consumption"].as_str(), Some("drained" | "idle")) {
                 progress.finish_and_clear();
                 return Ok(stage.clone());
@@ -235,7 +235,7 @@ fn drained(stage: &Value) {
         .as_u64()
         .map(|waiting| format!("; {waiting} messages in its queue"))
         .unwrap_or_default();
-    outln!("stage {} is drained on this host{waiting}", text(&stage["stage"]));
+    outln!("stage {} is drained{waiting}", text(&stage["stage"]));
 }
 
 fn deleted(answer: &Value) {

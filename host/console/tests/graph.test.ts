@@ -20,6 +20,7 @@ function topology(stages: Record<string, [string[], string[]]>): Topology {
     consumes,
     emits,
     handles: consumes,
+    hosts: ["here"],
     version: "1.0.0",
   }));
   return { first_events: ["order.created"], stages: all, warnings: [] };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::App;
@@ -12,7 +13,7 @@ use crate::store::{AuditEntry, AuditOutcome, PluginLoad, StoreError};
 /// Loads that are searched for an earlier version.
 const HISTORY_MAX: u32 = 1_000;
 /// How long a replaced file may take to load: the largest compile for half a minute.
-const LOAD_TIMEOUT: Duration = Duration::from_mins(2);
+pub(super) const LOAD_TIMEOUT: Duration = Duration::from_mins(2);
 const LOAD_POLL: Duration = Duration::from_millis(2);
 
 /// Whether a plugin serves.
@@ -22,7 +23,8 @@ const LOAD_POLL: Duration = Duration::from_millis(2);
 ///
 /// assert_eq!(PluginState::Serving.as_str(), "serving");
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum PluginState {
     /// It serves its stage.
@@ -47,7 +49,7 @@ impl PluginState {
     }
 }
 
-/// A stage with the plugin that serves it, or a file that serves none.
+/// A stage of this host with the plugin that serves it, or a file that serves none.
 ///
 /// ```no_run
 /// # fn example(app: &postrider::App) {
@@ -58,7 +60,7 @@ impl PluginState {
 /// }
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PluginStatus {
     /// The stage; none for a file that was refused before its stage was known.
@@ -292,4 +294,31 @@ fn not_serving(file: &str, status: FileStatus) -> impl Iterator<Item = PluginSta
         emits: Vec::new(),
         warnings: Vec::new(),
     })
+}
+
+/// The texts of a plugin that quote an error.
+pub(super) fn texts(plugin: &mut PluginStatus) -> [&mut Option<String>; 3] {
+    [&mut plugin.last_error, &mut plugin.waiting_for, &mut plugin.rolled_back]
+}
+
+#[cfg(test)]
+impl PluginStatus {
+    /// A plugin that serves the stage of its name.
+    pub(super) fn named(name: &str, version: &str) -> Self {
+        Self {
+            stage: Some(name.to_owned()),
+            file: Some(format!("{name}.wasm")),
+            version: Some(version.to_owned()),
+            digest: None,
+            state: PluginState::Serving,
+            last_error: None,
+            waiting_for: None,
+            compiling_since_ms: None,
+            rolled_back: None,
+            loaded_at_ms: Some(1),
+            consumes: Vec::new(),
+            emits: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
 }

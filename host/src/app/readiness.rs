@@ -1,10 +1,13 @@
 //! Readiness: whether this host can do its work, and what is in the way.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::App;
+use super::cluster::HostStatus;
+use super::stages::StageStatus;
 pub use crate::background::health::FailingTask;
 use crate::background::task::Impact;
 use crate::pipeline::{Consumption, Stage};
@@ -40,9 +43,12 @@ pub struct Readiness {
     /// Plugin files that were in the folder when the host started and do not serve, or the folder if
     /// it could not be read. A file that is refused later does not affect readiness.
     pub skipped_plugins: Vec<SkippedPlugin>,
-    /// Stages that operators paused or drain; they do not affect readiness.
+    /// Stages that events are routed to and that no live host of the namespace runs: their messages wait,
+    /// whichever host is asked. They do not affect the readiness of this host.
+    pub stages_without_host: Vec<String>,
+    /// Stages that operators paused or drain, on any host; they do not affect readiness.
     pub held: Vec<String>,
-    /// Stages whose circuit breaker is not closed; they do not affect readiness.
+    /// Stages whose circuit breaker is not closed on some host; they do not affect readiness.
     pub breakers_open: Vec<String>,
     /// Stages whose queue this host should consume, but does not.
     pub not_consuming: Vec<String>,
@@ -88,6 +94,7 @@ impl App {
         let failing_tasks = self.failing_tasks();
         let critical = |task: &FailingTask| task.name.task.impact() == Impact::Critical;
         let stopping = self.stopping.load(Ordering::SeqCst);
+        let hosts = self.hosts();
         let ready = store.is_none()
             && broker.is_none()
             && stages_without_plugin.is_empty()
@@ -101,11 +108,12 @@ impl App {
             broker,
             stages_without_plugin,
             skipped_plugins,
-            held: self.stages_that(|stage| {
-                stage.control().is_some_and(|control| control.state != ControlState::Running)
-            }),
-            breakers_open: self
-                .stages_that(|stage| stage.breaker().state() != BreakerState::Closed),
+            stages_without_host: Self::stages_without_host(
+                &hosts,
+                &self.services.pipeline.bound_stages(),
+            ),
+            held: stages_of(&hosts, |stage| stage.control != ControlState::Running),
+            breakers_open: stages_of(&hosts, |stage| stage.breaker.state != BreakerState::Closed),
             not_consuming,
             failing_tasks,
             unrouted: self.unrouted_events(),
@@ -149,6 +157,13 @@ impl App {
         let stages = self.services.pipeline.stages().into_iter();
         stages.filter(|stage| applies(stage)).map(|stage| stage.name.to_string()).collect()
     }
+}
+
+/// The stages to which this applies on some host, by name.
+fn stages_of(hosts: &[HostStatus], applies: fn(&StageStatus) -> bool) -> Vec<String> {
+    let stages = hosts.iter().flat_map(|host| &host.stages).filter(|stage| applies(stage));
+    let names: BTreeSet<&String> = stages.map(|stage| &stage.stage).collect();
+    names.into_iter().cloned().collect()
 }
 
 /// What is wrong with a service, if it answers with an error or not in time.

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::audit::actor;
+use super::cluster::StageRates;
 use super::{App, Draft};
 use crate::background::binding_sync::LIVE_MS;
 use crate::domain::event::{Event, without_nul};
@@ -15,7 +17,7 @@ use crate::services::Services;
 use crate::stage::circuit_breaker::{BreakerState, BreakerStatus};
 use crate::store::{
     AuditEntry, Batch, Commit, ControlChange, ControlState, LogLevelChange, StageBacklog,
-    StageControl, StoreError,
+    StageControl, StageLogLevel, StoreError,
 };
 use crate::worker::decide;
 
@@ -28,13 +30,17 @@ use crate::worker::decide;
 /// }
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StageStatus {
     /// Its name.
     pub stage: String,
     /// Version that runs here; none when no plugin serves the stage.
     pub version: Option<String>,
+    /// Digest of that version.
+    pub digest: Option<String>,
+    /// When that version was loaded, milliseconds since 1970-01-01 UTC.
+    pub loaded_at_ms: Option<u64>,
     /// Whether operators paused or drain it.
     pub control: ControlState,
     /// Why, as they gave it.
@@ -57,6 +63,63 @@ pub struct StageStatus {
     pub held: u64,
     /// Messages that this host handed over to the stage without RabbitMQ since it started.
     pub handed_over: u64,
+    /// How much it does on this host.
+    #[serde(default)]
+    pub(crate) rates: StageRates,
+}
+
+impl StageStatus {
+    /// A stage that nothing is known of.
+    pub(super) fn named(name: &str) -> Self {
+        Self {
+            stage: name.to_owned(),
+            version: None,
+            digest: None,
+            loaded_at_ms: None,
+            control: ControlState::Running,
+            reason: None,
+            since_ms: None,
+            log_level: None,
+            log_level_until_ms: None,
+            breaker: BreakerStatus::default(),
+            consumption: Consumption::Idle,
+            waiting: None,
+            scheduled: None,
+            held: 0,
+            handed_over: 0,
+            rates: StageRates::default(),
+        }
+    }
+
+    /// Sets the control; none: the stage runs.
+    pub(super) fn set_control(&mut self, control: Option<&StageControl>) {
+        self.control = control.map_or(ControlState::Running, |control| control.state);
+        self.reason = control.and_then(|control| control.reason.clone());
+        self.since_ms = control.map(|control| control.since_ms);
+    }
+
+    /// Sets the log level; none: the filter of each process decides.
+    pub(super) fn set_log_level(&mut self, level: Option<&StageLogLevel>) {
+        self.log_level = level.map(|level| level.level);
+        self.log_level_until_ms = level.and_then(|level| level.until_ms);
+    }
+
+    /// Sets what waits for it; none: it is not known.
+    pub(super) fn set_backlog(&mut self, backlog: Option<&[StageBacklog]>) {
+        // A stage without open deliveries is not in the list.
+        let count = |of: fn(&StageBacklog) -> u64| {
+            let backlog = backlog?.iter().find(|backlog| backlog.stage == self.stage);
+            Some(backlog.map_or(0, of))
+        };
+        let waiting = count(|backlog| backlog.waiting);
+        self.scheduled = count(|backlog| backlog.scheduled);
+        self.waiting = waiting;
+    }
+}
+
+/// The texts of a stage that quote an error or an operator.
+pub(super) fn texts(stage: &mut StageStatus) -> [&mut Option<String>; 2] {
+    [&mut stage.reason, &mut stage.breaker.reason]
 }
 
 /// Deliveries of a deleted stage that are settled in one transaction.
@@ -88,36 +151,37 @@ pub enum StageDeletion {
     NotFound,
 }
 
-fn status(stage: &Stage, backlog: Option<&[StageBacklog]>) -> StageStatus {
-    let (control, log_level) = (stage.control(), stage.log_level());
-    // A stage without open deliveries is not in the list.
-    let count = |of: fn(&StageBacklog) -> u64| {
-        let backlog = backlog?.iter().find(|backlog| backlog.stage == *stage.name);
-        Some(backlog.map_or(0, of))
-    };
-    StageStatus {
-        stage: stage.name.to_string(),
-        version: stage.running().map(|running| running.handler.description().version.clone()),
-        control: control.as_ref().map_or(ControlState::Running, |control| control.state),
-        reason: control.as_ref().and_then(|control| control.reason.clone()),
-        since_ms: control.map(|control| control.since_ms),
-        log_level: log_level.as_ref().map(|level| level.level),
-        log_level_until_ms: log_level.and_then(|level| level.until_ms),
-        breaker: stage.breaker().status(),
-        consumption: stage.consumption(),
-        waiting: count(|backlog| backlog.waiting),
-        scheduled: count(|backlog| backlog.scheduled),
-        held: stage.in_flight.len() as u64,
-        handed_over: stage.window.handed_over(),
-    }
-}
-
 impl App {
     /// Returns every stage that this host knows, with its control, its breaker and its backlog.
     pub async fn stages(&self) -> Vec<StageStatus> {
         let backlog = self.backlog().await;
-        let stages = self.services.pipeline.stages();
-        stages.iter().map(|stage| status(stage, backlog.as_deref())).collect()
+        let mut stages = self.own_stages();
+        for stage in &mut stages {
+            stage.set_backlog(backlog.as_deref());
+        }
+        stages
+    }
+
+    /// The same, without what the store knows.
+    pub(super) fn own_stages(&self) -> Vec<StageStatus> {
+        self.services.pipeline.stages().iter().map(|stage| self.own_stage(stage)).collect()
+    }
+
+    fn own_stage(&self, stage: &Stage) -> StageStatus {
+        let mut status = StageStatus::named(&stage.name);
+        if let Some(running) = stage.running() {
+            status.version = Some(running.handler.description().version.clone());
+            status.digest = Some(running.handler.digest().to_owned());
+            status.loaded_at_ms = Some(running.loaded_at_ms);
+        }
+        status.set_control(stage.control().as_ref());
+        status.set_log_level(stage.log_level().as_ref());
+        status.breaker = stage.breaker().status();
+        status.consumption = stage.consumption();
+        status.held = stage.in_flight.len() as u64;
+        status.handed_over = stage.window.handed_over();
+        status.rates = self.cluster.rates_of(&stage.name);
+        status
     }
 
     /// Closes the circuit breaker of a stage on this host. Returns the state of the stage; none when
@@ -133,7 +197,9 @@ impl App {
         if let Some(running) = stage.running().filter(|_| was_open) {
             self.services.announce_breaker(&stage, &running, BreakerState::Closed).await;
         }
-        Some(status(&stage, self.backlog().await.as_deref()))
+        let mut status = self.own_stage(&stage);
+        status.set_backlog(self.backlog().await.as_deref());
+        Some(status)
     }
 
     async fn backlog(&self) -> Option<Vec<StageBacklog>> {
@@ -147,20 +213,22 @@ impl App {
         }
     }
 
-    /// Pauses, drains or resumes a stage on every host; none when this host does not know the
-    /// stage.
+    /// Pauses, drains or resumes a stage on every host; none when no live host knows the stage and no
+    /// events are routed to it.
     pub async fn set_control(
         &self,
         stage: &str,
         state: ControlState,
         reason: Option<String>,
     ) -> Result<Option<StageControl>, StoreError> {
-        let Some(stage) = self.services.pipeline.find(stage) else { return Ok(None) };
+        if !self.is_known(stage) {
+            return Ok(None);
+        }
         let control = self
             .services
             .store
             .set_stage_control(ControlChange {
-                stage: stage.name.to_string(),
+                stage: stage.to_owned(),
                 state,
                 reason: reason.map(without_nul),
                 actor: actor(),
@@ -171,27 +239,32 @@ impl App {
                 },
             })
             .await?;
-        stage.apply_control(Some(control.clone()));
+        if let Some(stage) = self.services.pipeline.find(stage) {
+            stage.apply_control(Some(control.clone()));
+        }
         Ok(Some(control))
     }
 
     /// Sets how much is logged about the deliveries of a stage and by the stage itself, on every host,
     /// for `duration` or until it is set again; `level` none: what the filter of each process says.
-    /// Returns the state of the stage; none when this host does not know it.
+    /// Returns false when no live host knows the stage and no events are routed to it.
     pub async fn set_log_level(
         &self,
         stage: &str,
         level: Option<LogLevel>,
         duration: Option<Duration>,
-    ) -> Result<Option<StageStatus>, StoreError> {
-        let Some(stage) = self.services.pipeline.find(stage) else { return Ok(None) };
+    ) -> Result<bool, StoreError> {
+        if !self.is_known(stage) {
+            return Ok(false);
+        }
         let now_ms = self.services.clock.now_ms();
         let until_ms = duration.map(|duration| now_ms.saturating_add(duration.as_millis() as u64));
-        let change =
-            LogLevelChange { stage: stage.name.to_string(), level, until_ms, actor: actor() };
+        let change = LogLevelChange { stage: stage.to_owned(), level, until_ms, actor: actor() };
         let level = self.services.store.set_stage_log_level(change).await?;
-        stage.apply_log_level(level, now_ms);
-        Ok(Some(status(&stage, self.backlog().await.as_deref())))
+        if let Some(stage) = self.services.pipeline.find(stage) {
+            stage.apply_log_level(level, now_ms);
+        }
+        Ok(true)
     }
 
     /// Deletes a stage from the pipeline: nothing is routed to it any more, and the deliveries that

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::Binding;
 use crate::services::Services;
-use crate::store::{SharedSettings, StageBinding};
+use crate::store::StageBinding;
 
 /// Time between two exchanges.
 const EVERY: Duration = Duration::from_secs(5);
@@ -21,13 +21,12 @@ pub(crate) const LIVE_MS: u64 = crate::store::hosts::LIVE_MS;
 /// Publishes this host's bindings, and learns those of others.
 pub struct BindingSync {
     services: Services,
-    settings: SharedSettings,
 }
 
 impl BindingSync {
-    /// For the pipeline of these services, on a host with these settings.
-    pub fn new(services: Services, settings: SharedSettings) -> Self {
-        Self { services, settings }
+    /// For the pipeline of these services.
+    pub fn new(services: Services) -> Self {
+        Self { services }
     }
 
     /// Exchanges until cancelled.
@@ -49,7 +48,6 @@ impl BindingSync {
     /// Exchanges once.
     pub async fn tick(&self) -> anyhow::Result<()> {
         let Services { store, broker, pipeline, .. } = &self.services;
-        store.record_host(&self.settings).await?;
         // Another host may have added a key, or an operator removed one.
         broker.refresh_keys().await?;
         let known = store.record_bindings(pipeline.bindings(), LIVE_MS).await?;

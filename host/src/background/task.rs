@@ -85,6 +85,8 @@ tasks! {
     JwtKeys = "jwt-keys", Upkeep;
     /// Exchanges bindings with other hosts.
     BindingSync = "binding-sync", Upkeep;
+    /// Exchanges what hosts run, and what they ask each other to do.
+    HostReports = "host-reports", Upkeep;
     /// Deletes finished subjects past their retention period.
     Retention = "retention", Upkeep;
     /// Counts what waits in the store, for metrics.

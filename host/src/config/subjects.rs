@@ -20,7 +20,7 @@ use crate::domain::subject_status::{CancelRules, StatusRules, Transition};
 mod order;
 
 /// First segments of the paths that the API serves itself, and its tags.
-pub const RESERVED_SEGMENTS: [&str; 22] = [
+pub const RESERVED_SEGMENTS: [&str; 23] = [
     "api",
     "audit",
     "broker",
@@ -31,6 +31,7 @@ pub const RESERVED_SEGMENTS: [&str; 22] = [
     "encryption",
     "events",
     "health",
+    "hosts",
     "keys",
     "limits",
     "metrics",

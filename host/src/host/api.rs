@@ -95,8 +95,14 @@ impl Api {
     /// Takes the namespaces whose API it is.
     pub(super) fn serve<'a>(&mut self, namespaces: impl Iterator<Item = &'a Namespace>) {
         let connections = &mut self.store_connections;
+        let address = self.address;
         self.namespaces = namespaces
             .inspect(|namespace| *connections += namespace.config.store.connections as usize)
+            .inspect(|namespace| {
+                if let Some(address) = address {
+                    namespace.app.serves_at(address);
+                }
+            })
             .map(|namespace| ServedNamespace {
                 name: namespace.config.namespace.clone(),
                 app: Arc::clone(&namespace.app),

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::RunError;
 use crate::app::App;
+use crate::app::cluster::sync::HostSync;
 use crate::app::event_feed::EventFeed;
 use crate::app::keys::Keys;
 use crate::background::binding_sync::BindingSync;
@@ -169,8 +170,13 @@ impl HostTasks {
         );
         group.spawn(
             Task::BindingSync,
-            Arc::new(BindingSync::new(services.clone(), config.shared_settings())),
+            Arc::new(BindingSync::new(services.clone())),
             |bindings, stop| async move { bindings.run(stop).await },
+        );
+        group.spawn(
+            Task::HostReports,
+            Arc::new(HostSync::new(Arc::clone(app), config.shared_settings())),
+            HostSync::run,
         );
         group.spawn(
             Task::IdleInstances,

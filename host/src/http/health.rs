@@ -62,14 +62,17 @@ pub(crate) struct FindingsView {
     store: Option<String>,
     /// Why the broker does not answer.
     broker: Option<String>,
-    /// Stages without a plugin.
+    /// Stages of this host without a plugin.
     stages_without_plugin: Vec<String>,
     /// Plugin files that were in the folder when the host started and do not serve, or the folder if
     /// it could not be read. A file that is refused later does not affect readiness.
     skipped_plugins: Vec<SkippedPluginView>,
-    /// Stages that operators paused or drain; they do not affect readiness.
+    /// Stages that events are routed to and that no live host of the namespace runs; they do not affect the
+    /// readiness of this host.
+    stages_without_host: Vec<String>,
+    /// Stages that operators paused or drain, on any host; they do not affect readiness.
     held: Vec<String>,
-    /// Stages whose circuit breaker is not closed; they do not affect readiness.
+    /// Stages whose circuit breaker is not closed on some host; they do not affect readiness.
     breakers_open: Vec<String>,
     /// Stages whose queue this host should consume, but does not.
     not_consuming: Vec<String>,
@@ -165,6 +168,7 @@ impl From<Readiness> for FindingsView {
             broker: readiness.broker,
             stages_without_plugin: readiness.stages_without_plugin,
             skipped_plugins: readiness.skipped_plugins.into_iter().map(Into::into).collect(),
+            stages_without_host: readiness.stages_without_host,
             held: readiness.held,
             breakers_open: readiness.breakers_open,
             not_consuming: readiness.not_consuming,

@@ -131,6 +131,7 @@ pub(super) fn complete(collected: utoipa::openapi::OpenApi, kinds: &SubjectKinds
         { "name": "audit", "description": "What operators did" },
         { "name": "encryption", "description": "Keys of what is stored, and the erasure of a customer" },
         { "name": "broker", "description": "Keys with which hosts sign their messages" },
+        { "name": "hosts", "description": "The live hosts of the namespace" },
         { "name": "stages", "description": "State and control of stages" },
         { "name": "limits", "description": "How much of each limit is used, and by whom" },
         { "name": "plugins", "description": "What runs, and how stages are connected" },
@@ -289,7 +290,7 @@ mod tests {
         assert!(elsewhere.iter().all(|parameter| parameter["required"] == false), "{elsewhere:?}");
         let names: BTreeSet<&str> =
             operations().filter_map(|operation| operation["operationId"].as_str()).collect();
-        assert_eq!((names.len(), operations().count()), (62, 62), "{names:?}");
+        assert_eq!((names.len(), operations().count()), (63, 63), "{names:?}");
         let text = document.to_string();
         for reference in
             text.split("\"#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next())

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use super::auth::{Need, On};
 use super::table::Table;
 use super::{
-    Shared, audit, chains, console, dead_letters, encryption, events, health, keys, limits,
+    Shared, audit, chains, console, dead_letters, encryption, events, health, hosts, keys, limits,
     message_keys, metrics, namespaces, openapi, plugins, problem, products, session, stages,
     subjects,
 };
@@ -104,6 +104,7 @@ pub(super) fn routes(kinds: &SubjectKinds, enforced: bool) -> Routes {
         .route(ADMIN,        routes!(encryption::show))               // GET    /encryption
         .route(ADMIN,        routes!(encryption::rewrap))             // POST   /encryption/rewrap
         .route(ADMIN,        routes!(encryption::erase))              // POST   /encryption/erase
+        .route(READ,         routes!(hosts::list))                    // GET    /hosts
         .route(READ_SOME,    routes!(stages::list))                   // GET    /stages
         .route(OPERATE,      routes!(stages::delete))                 // DELETE /stages/{stage}
         .route(OPERATE,      routes!(stages::pause))                  // POST   /stages/{stage}/pause

@@ -69,6 +69,14 @@ impl RouteTable {
             .collect()
     }
 
+    /// Names of the stages with a binding, here or on other hosts, sorted.
+    pub(super) fn bound_stages(&self) -> Vec<Arc<str>> {
+        let (local, remote) = (self.local.load(), self.remote.load());
+        let local = local.iter().filter(|(_, patterns)| !patterns.is_empty());
+        let names = local.map(|(stage, _)| stage).chain(remote.iter().map(|one| &one.stage));
+        names.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     /// Bindings of these stages on this host.
     pub(super) fn local_bindings(&self, stages: &[Arc<str>]) -> Vec<StageBinding> {
         let routes = self.local.load();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::hand_over::Window;
@@ -41,7 +42,8 @@ pub struct Running {
 }
 
 /// Whether a host consumes a stage's queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Consumption {
     /// No version of the stage runs here.
     #[default]

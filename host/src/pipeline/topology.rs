@@ -1,6 +1,6 @@
 //! The topology: the stages that run here and the event types between them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::stage::Running;
 use crate::config::StageConfig;
@@ -27,7 +27,7 @@ pub struct Topology {
 }
 
 /// A stage and the event types that it consumes and emits.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TopologyStage {
     /// Name under which the operator runs it.
     pub name: String,
@@ -90,7 +90,7 @@ impl Topology {
             .flat_map(|stage| stage.consumes.iter().map(move |pattern| (stage, pattern)))
             .filter(|(_, pattern)| !emitted(pattern))
             .map(|(stage, pattern)| {
-                format!("stage `{}` consumes `{pattern}`, which no stage here emits", stage.name)
+                format!("stage `{}` consumes `{pattern}`, which no stage emits", stage.name)
             })
             .collect();
         let warnings = stages.iter().flat_map(TopologyStage::warnings).chain(warnings).collect();

@@ -112,7 +112,7 @@ pub struct Reported {
 }
 
 /// The state of a breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BreakerState {
     /// Messages run.
@@ -124,7 +124,7 @@ pub enum BreakerState {
 }
 
 /// The state of a breaker, for operators.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BreakerStatus {
     /// The state.
     pub state: BreakerState,
@@ -178,6 +178,13 @@ pub struct CircuitBreaker {
     last_lane: u64,
     /// Lanes that wait for a probe, with the arrival of their longest-waiting message.
     waiting: BTreeMap<u64, Instant>,
+}
+
+impl Default for BreakerStatus {
+    fn default() -> Self {
+        let state = BreakerState::Closed;
+        Self { state, reason: None, opened_at_ms: None, next_probe_at_ms: None }
+    }
 }
 
 impl CircuitBreaker {

@@ -152,6 +152,8 @@ exercises![
     hosts::a_binding_stays_while_it_is_used,
     hosts::a_stage_without_a_host_keeps_its_bindings,
     hosts::a_lease_is_renewed_by_its_holder,
+    hosts::a_command_is_taken_once_by_its_host,
+    hosts::a_command_that_is_not_taken_expires,
     hosts::a_host_is_live_while_it_reports,
     message_keys::the_first_key_is_added_once,
     message_keys::a_new_key_is_the_newest,

@@ -8,6 +8,7 @@
 
 mod audit;
 mod api_keys;
+mod commands;
 mod committer;
 mod connect;
 mod chains;

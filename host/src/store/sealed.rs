@@ -24,6 +24,7 @@ const RECORDING: &str = "recordings.body";
 const MESSAGE: &str = "failure.message";
 const BACKTRACE: &str = "failure.backtrace";
 const FINGERPRINT: &str = "failure.fingerprint";
+const REPORT: &str = "hosts.report";
 
 /// Gives a new subject the key that its values are sealed with.
 pub(super) fn give_key(encryption: &Encryption, mut subject: NewSubject) -> NewSubject {
@@ -189,6 +190,18 @@ pub(super) fn state(
             problem: format!("the value of `{key}` cannot be read: {why}"),
         }),
     }
+}
+
+/// What a host reports of itself: it may quote failures.
+pub(super) fn report<'a>(encryption: &Encryption, host: &str, plain: &'a str) -> Cow<'a, str> {
+    encryption.seal_text(None, Place::of(REPORT, host), plain)
+}
+
+/// The report of a host; none if it cannot be read.
+pub(super) fn open_report(encryption: &Encryption, host: &str, stored: &str) -> Option<String> {
+    let key = encryption.key_of("", None);
+    let opened = encryption.open_text(&key, Place::of(REPORT, host), stored).into_owned();
+    unreadable(opened.as_bytes()).is_none().then_some(opened)
 }
 
 /// All shared keys, for [`shared_keys`].

@@ -1,5 +1,6 @@
 //! What a store keeps about stages: plugin loads, and the state that operators set.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::decode::{Columns, control_name};
@@ -21,7 +22,8 @@ pub struct PluginLoad {
 }
 
 /// The state that an operator set for a stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ControlState {
     /// It runs.
     Running,

@@ -55,6 +55,17 @@ pub(super) fn list(answer: &Value) {
     table::print(&columns, &rows);
 }
 
+/// What came of a roll-back on each host.
+pub(super) fn rolled_back(stage: &str, result: &Value) {
+    outln!("stage {stage} is rolled back to {}", text(&result["digest"]));
+    for host in result["hosts"].as_array().into_iter().flatten() {
+        match host["error"].as_str() {
+            Some(error) => outln!("{}: not rolled back: {error}", text(&host["host"])),
+            None => outln!("{}: rolled back", text(&host["host"])),
+        }
+    }
+}
+
 pub(super) fn history(answer: &Value) {
     let row = |load: &Value| {
         vec![

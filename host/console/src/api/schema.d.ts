@@ -546,6 +546,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/hosts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Lists the live hosts of the namespace, with the stages that each runs. A host that stops leaves the list;
+         *     one that crashed does so after 30 seconds.
+         * @description Needs: `read`.
+         */
+        get: operations["hosts_list"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/keys": {
         parameters: {
             query?: never;
@@ -776,8 +797,9 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Lists every stage with the plugin that serves it, and every file that serves none: those that the
-         *     principal may see.
+         * Lists every stage of the live hosts with the plugin that serves it, and every file that serves none:
+         *     those that the principal may see. A stage that hosts serve from files of different names is listed once
+         *     for each.
          * @description Needs: `read` on what the request is about.
          */
         get: operations["plugins_list"];
@@ -819,8 +841,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Rolls a plugin back to an earlier version on this host: to the one given, or to the version
-         *     before the present one.
+         * Rolls a plugin back to an earlier version on every live host that serves it from a file: to the one given,
+         *     or to the version before the present one. The host that loaded its version last goes first; if it is
+         *     refused there, no other host is asked.
          * @description Needs: `operate` on the stage.
          */
         post: operations["plugins_roll_back"];
@@ -964,7 +987,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Lists every stage that this host knows, with its state: those that the principal may see.
+         * Lists every stage of the live hosts, and those that events are routed to although no host runs them,
+         *     with their state: those that the principal may see. Other hosts report theirs about every second.
          * @description Needs: `read` on what the request is about.
          */
         get: operations["stages_list"];
@@ -1006,8 +1030,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Closes the circuit breaker of a stage on this host: its messages run, until enough of them fail
-         *     again.
+         * Closes the circuit breaker of a stage on every live host: its messages run, until enough of them fail
+         *     again. A host that does not answer within five seconds is not waited for.
          * @description Needs: `operate` on the stage.
          */
         post: operations["stages_close_breaker"];
@@ -1032,27 +1056,6 @@ export interface paths {
          * @description Needs: `operate` on the stage.
          */
         post: operations["stages_drain"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/stages/{stage}/log-level": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Sets how much is logged about the deliveries of a stage and by the stage itself, on every host: for a
-         *     time, or until it is set again.
-         * @description Needs: `operate` on the stage.
-         */
-        post: operations["stages_set_log_level"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1147,7 +1150,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Shows how stages are connected.
+         * Shows how the stages that live hosts run are connected. A stage that runs in several versions consumes and
+         *     emits what any of them does.
          * @description Needs: `read`.
          */
         get: operations["plugins_topology"];
@@ -1734,6 +1738,53 @@ export interface components {
             fingerprint: string;
             id: string;
         };
+        /** @description A live host. */
+        Host: {
+            /** @description The address on which it serves its API, if it serves one itself. */
+            api?: string | null;
+            /** @description Its name. */
+            host: string;
+            /**
+             * Format: int64
+             * @description When it reported last, milliseconds since 1970-01-01 UTC.
+             */
+            seen_at_ms: number;
+            /** @description The stages that it runs. */
+            stages: components["schemas"]["HostStage"][];
+            /**
+             * Format: int64
+             * @description When it started, milliseconds since 1970-01-01 UTC.
+             */
+            started_at_ms?: number | null;
+            /**
+             * @description Version of the program; none: it has not reported yet, or in a format that the host that answers
+             *     cannot read.
+             */
+            version?: string | null;
+        };
+        /** @description What came of a roll-back on one host. */
+        HostRolledBack: {
+            /** @description SHA-256 of the file that serves there now; none: it was not rolled back. */
+            digest?: string | null;
+            /** @description Why it was not rolled back. */
+            error?: string | null;
+            /** @description Name of the host. */
+            host: string;
+        };
+        /** @description The live hosts of a namespace. */
+        Hosts: {
+            /** @description The name of the host that answers. */
+            answered_by: string;
+            /** @description The hosts by name. */
+            items: components["schemas"]["Host"][];
+        };
+        /** @description A stage that a host runs. */
+        HostStage: {
+            /** @description Its name. */
+            stage: string;
+            /** @description Version that runs there. */
+            version: string;
+        };
         /** @description An integer is read as its decimal digits. */
         Id: string | number;
         /** @description A new API key with its secret, which is never shown again. */
@@ -1927,6 +1978,8 @@ export interface components {
                 emits: string[];
                 /** @description Plugin file; none for a native stage. */
                 file?: string | null;
+                /** @description The live hosts that have it, by name. */
+                hosts: components["schemas"]["PluginOnHost"][];
                 /** @description Why the newest content of the file does not serve, or why the folder cannot be read. */
                 last_error?: string | null;
                 /**
@@ -1967,41 +2020,39 @@ export interface components {
         /** @description A list without pages. */
         Items_StageStatus: {
             items: {
-                /** @description Its circuit breaker on this host. */
+                /** @description Its circuit breaker: `open` if it is on any host, else `half-open` if it is on any. */
                 breaker: components["schemas"]["BreakerState"];
                 /**
                  * Format: int64
                  * @description When the breaker opened, milliseconds since 1970-01-01 UTC.
                  */
                 breaker_opened_at_ms?: number | null;
-                /** @description Why the breaker is open. */
+                /** @description Why the breaker is open, on the host where it is. */
                 breaker_reason?: string | null;
-                /** @description Whether this host consumes its queue. */
+                /** @description Whether a host consumes its queue: the state of the host that comes closest to it. */
                 consumption: components["schemas"]["Consumption"];
                 /** @description Whether operators paused or drain it. */
                 control: components["schemas"]["ControlState"];
                 /**
                  * Format: int64
-                 * @description Messages that this host handed over to the stage without RabbitMQ since it started.
+                 * @description Messages that the live hosts handed over to the stage without RabbitMQ since they started.
                  */
                 handed_over: number;
                 /**
                  * Format: int64
-                 * @description Those of them that this host holds: they run, or wait for one that runs.
+                 * @description Those of them that hosts hold: they run, or wait for one that runs.
                  */
                 held: number;
-                log_level?: components["schemas"]["LogLevel"] | null;
-                /**
-                 * Format: int64
-                 * @description When the log level ends, milliseconds since 1970-01-01 UTC; none: when an operator ends it.
-                 */
-                log_level_until_ms?: number | null;
+                /** @description The live hosts that know the stage, by name. */
+                hosts: components["schemas"]["StageOnHost"][];
                 /**
                  * Format: int64
                  * @description When the next message probes the stage's dependency, milliseconds since 1970-01-01 UTC; none
                  *     when the breaker is closed.
                  */
                 next_probe_at_ms?: number | null;
+                /** @description How much the live hosts do, and the slowest of them. */
+                rates: components["schemas"]["StageRates"];
                 /** @description Why, as they gave it. */
                 reason?: string | null;
                 /**
@@ -2016,7 +2067,7 @@ export interface components {
                 since_ms?: number | null;
                 /** @description Its name. */
                 stage: string;
-                /** @description Version that runs here; none when no plugin serves the stage. */
+                /** @description Version that runs; of several, the one that was loaded last. None when no live host runs the stage. */
                 version?: string | null;
                 /**
                  * Format: int64
@@ -2360,17 +2411,6 @@ export interface components {
             /** @description Version of the host. */
             version: string;
         };
-        /**
-         * @description How much is logged.
-         * @enum {string}
-         */
-        LogLevel: "error" | "warn" | "info" | "debug" | "trace";
-        /** @description How much a stage logs, and for how long: without `duration_ms` until it is set again. `default` stands for the filter of each process. */
-        LogLevelRequest: {
-            duration_ms?: number | null;
-            /** @enum {unknown} */
-            level: "error" | "warn" | "info" | "debug" | "trace" | "default";
-        };
         /** @description A key with which hosts sign their messages to RabbitMQ. Its secret is never shown. */
         MessageKey: {
             /**
@@ -2515,6 +2555,34 @@ export interface components {
             /** @description Version that the plugin states. */
             version: string;
         };
+        /** @description A plugin on one host. */
+        PluginOnHost: {
+            /**
+             * Format: int64
+             * @description Since when the newest content of the file is compiled or waits for that, milliseconds since
+             *     1970-01-01 UTC.
+             */
+            compiling_since_ms?: number | null;
+            /** @description SHA-256 of the file that serves there. */
+            digest?: string | null;
+            /** @description Name of the host. */
+            host: string;
+            /** @description Why the newest content of the file does not serve there, or why the folder cannot be read. */
+            last_error?: string | null;
+            /**
+             * Format: int64
+             * @description When this version was loaded there, milliseconds since 1970-01-01 UTC.
+             */
+            loaded_at_ms?: number | null;
+            /** @description Why the host rolled a newer version back to this one. */
+            rolled_back?: string | null;
+            /** @description `serving`, `compiling`, `removed` or `failed`. */
+            state: string;
+            /** @description Version that serves there. */
+            version?: string | null;
+            /** @description What has to change before the newest content serves there. */
+            waiting_for?: string | null;
+        };
         /** @description A version of a plugin. */
         PluginReference: {
             /** @description SHA-256 of the file. */
@@ -2523,11 +2591,16 @@ export interface components {
         };
         /** @description A plugin that was rolled back. */
         PluginRolledBack: {
-            /** @description SHA-256 of the file that serves now. */
+            /** @description SHA-256 of the file that serves now, on the host that went first. */
             digest: string;
+            /** @description What came of it on each host that served another version from a file; first, the host that went first. */
+            hosts: components["schemas"]["HostRolledBack"][];
             stage: string;
         };
-        /** @description A stage with the plugin that serves it, or a file that serves none. */
+        /**
+         * @description A stage with the plugin that serves it, or a file that serves none, on all live hosts: as on the host that
+         *     loaded it last.
+         */
         PluginStatus: {
             /**
              * Format: int64
@@ -2543,6 +2616,8 @@ export interface components {
             emits: string[];
             /** @description Plugin file; none for a native stage. */
             file?: string | null;
+            /** @description The live hosts that have it, by name. */
+            hosts: components["schemas"]["PluginOnHost"][];
             /** @description Why the newest content of the file does not serve, or why the folder cannot be read. */
             last_error?: string | null;
             /**
@@ -2608,7 +2683,7 @@ export interface components {
         };
         /** @description Whether a host can do its work, and what is in the way. */
         ReadinessFindings: {
-            /** @description Stages whose circuit breaker is not closed; they do not affect readiness. */
+            /** @description Stages whose circuit breaker is not closed on some host; they do not affect readiness. */
             breakers_open: string[];
             /** @description Why the broker does not answer. */
             broker?: string | null;
@@ -2617,7 +2692,7 @@ export interface components {
              *     and stops when one keeps failing.
              */
             failing_tasks: components["schemas"]["FailingTask"][];
-            /** @description Stages that operators paused or drain; they do not affect readiness. */
+            /** @description Stages that operators paused or drain, on any host; they do not affect readiness. */
             held: string[];
             /** @description Stages whose queue this host should consume, but does not. */
             not_consuming: string[];
@@ -2631,7 +2706,12 @@ export interface components {
              *     it could not be read. A file that is refused later does not affect readiness.
              */
             skipped_plugins: components["schemas"]["SkippedPlugin"][];
-            /** @description Stages without a plugin. */
+            /**
+             * @description Stages that events are routed to and that no live host of the namespace runs; they do not affect the
+             *     readiness of this host.
+             */
+            stages_without_host: string[];
+            /** @description Stages of this host without a plugin. */
             stages_without_plugin: string[];
             /** @description The host is stopping. */
             stopping: boolean;
@@ -2817,11 +2897,6 @@ export interface components {
             principal: string;
             /** @description What it may do. */
             roles: string[];
-            /**
-             * @description Where the tracing system shows a trace, with `{trace_id}` in the place of its id, as in
-             *     `http.console.trace_url`; none: not configured.
-             */
-            trace_url?: string | null;
         };
         /** @description A plugin file that the start skipped. */
         SkippedPlugin: {
@@ -2861,43 +2936,94 @@ export interface components {
             /** @description `deleted`. */
             state: string;
         };
-        /** @description The state of a stage on this host. */
+        /** @description The state of a stage on one host. */
+        StageOnHost: {
+            /** @description Its circuit breaker there. */
+            breaker: components["schemas"]["BreakerState"];
+            /** @description Why the breaker is open. */
+            breaker_reason?: string | null;
+            /** @description Whether the host consumes the stage's queue. */
+            consumption: components["schemas"]["Consumption"];
+            /** @description The control that the host follows: it reads the store twice a second. */
+            control: components["schemas"]["ControlState"];
+            /** @description SHA-256 of the file of that version. */
+            digest?: string | null;
+            /**
+             * Format: int64
+             * @description Messages that the host handed over to the stage without RabbitMQ since it started.
+             */
+            handed_over: number;
+            /**
+             * Format: int64
+             * @description Deliveries that the host holds.
+             */
+            held: number;
+            /** @description Name of the host. */
+            host: string;
+            /**
+             * Format: int64
+             * @description When that version was loaded, milliseconds since 1970-01-01 UTC.
+             */
+            loaded_at_ms?: number | null;
+            /** @description How much the stage does there. */
+            rates: components["schemas"]["StageRates"];
+            /** @description Version that runs there; none when no plugin serves the stage there. */
+            version?: string | null;
+        };
+        /** @description How much a stage does, over the last seconds. */
+        StageRates: {
+            /**
+             * Format: double
+             * @description Dead letters and retries, per second.
+             */
+            failed_per_second: number;
+            /**
+             * Format: double
+             * @description 95 % of the deliveries took at most this from the receipt of their message to its acknowledgement,
+             *     milliseconds; none without deliveries.
+             */
+            p95_ms?: number | null;
+            /**
+             * Format: double
+             * @description Deliveries that were settled, per second.
+             */
+            per_second: number;
+        };
+        /** @description The state of a stage on all live hosts. */
         StageStatus: {
-            /** @description Its circuit breaker on this host. */
+            /** @description Its circuit breaker: `open` if it is on any host, else `half-open` if it is on any. */
             breaker: components["schemas"]["BreakerState"];
             /**
              * Format: int64
              * @description When the breaker opened, milliseconds since 1970-01-01 UTC.
              */
             breaker_opened_at_ms?: number | null;
-            /** @description Why the breaker is open. */
+            /** @description Why the breaker is open, on the host where it is. */
             breaker_reason?: string | null;
-            /** @description Whether this host consumes its queue. */
+            /** @description Whether a host consumes its queue: the state of the host that comes closest to it. */
             consumption: components["schemas"]["Consumption"];
             /** @description Whether operators paused or drain it. */
             control: components["schemas"]["ControlState"];
             /**
              * Format: int64
-             * @description Messages that this host handed over to the stage without RabbitMQ since it started.
+             * @description Messages that the live hosts handed over to the stage without RabbitMQ since they started.
              */
             handed_over: number;
             /**
              * Format: int64
-             * @description Those of them that this host holds: they run, or wait for one that runs.
+             * @description Those of them that hosts hold: they run, or wait for one that runs.
              */
             held: number;
-            log_level?: components["schemas"]["LogLevel"] | null;
-            /**
-             * Format: int64
-             * @description When the log level ends, milliseconds since 1970-01-01 UTC; none: when an operator ends it.
-             */
-            log_level_until_ms?: number | null;
+            /** @description The live hosts that know the stage, by name. */
+            hosts: components["schemas"]["StageOnHost"][];
             /**
              * Format: int64
              * @description When the next message probes the stage's dependency, milliseconds since 1970-01-01 UTC; none
              *     when the breaker is closed.
              */
             next_probe_at_ms?: number | null;
+            /** @description How much the live hosts do, and the slowest of them. */
+            rates: components["schemas"]["StageRates"];
             /** @description Why, as they gave it. */
             reason?: string | null;
             /**
@@ -2912,7 +3038,7 @@ export interface components {
             since_ms?: number | null;
             /** @description Its name. */
             stage: string;
-            /** @description Version that runs here; none when no plugin serves the stage. */
+            /** @description Version that runs; of several, the one that was loaded last. None when no live host runs the stage. */
             version?: string | null;
             /**
              * Format: int64
@@ -3014,8 +3140,10 @@ export interface components {
             emits: string[];
             /** @description Topic patterns that its code handles with the operator's settings. */
             handles: string[];
+            /** @description Names of the live hosts that run it. */
+            hosts: string[];
             name: string;
-            /** @description Version of its plugin. */
+            /** @description Version of its plugin; of several, the one that was loaded last. */
             version: string;
         };
         /**
@@ -5452,6 +5580,65 @@ export interface operations {
             };
         };
     };
+    hosts_list: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Hosts"];
+                };
+            };
+            /** @description No credentials, or invalid ones */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A permission is missing: `detail` names it */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The address or the principal sent too many requests */
+            429: {
+                headers: {
+                    /** @description Seconds */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The store or the broker does not answer, or the host is at a limit */
+            503: {
+                headers: {
+                    /** @description Seconds */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     keys_list: {
         parameters: {
             query?: never;
@@ -6683,7 +6870,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No plugin file serves such a stage here */
+            /** @description No plugin file serves such a stage on a live host */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7469,7 +7656,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This host knows no such stage */
+            /** @description No host knows such a stage */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7553,118 +7740,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This host knows no such stage */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The body is too large */
-            413: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The body has an unsupported media type */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The body is invalid, or its `Idempotency-Key` was used with a different request */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The address or the principal sent too many requests */
-            429: {
-                headers: {
-                    /** @description Seconds */
-                    "Retry-After"?: number;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description The store or the broker does not answer, or the host is at a limit */
-            503: {
-                headers: {
-                    /** @description Seconds */
-                    "Retry-After"?: number;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    stages_set_log_level: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                /** @description The stage's name */
-                stage: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["LogLevelRequest"];
-            };
-        };
-        responses: {
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["StageStatus"];
-                };
-            };
-            /** @description The path, the query, a header or the body is malformed */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description No credentials, or invalid ones */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description A permission is missing: `detail` names it */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description This host knows no such stage */
+            /** @description No host knows such a stage */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7775,7 +7851,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This host knows no such stage */
+            /** @description No host knows such a stage */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -7963,7 +8039,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description This host knows no such stage */
+            /** @description No host knows such a stage */
             404: {
                 headers: {
                     [name: string]: unknown;

@@ -5,6 +5,7 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::app::ClusterTopology;
 use crate::http::Shared;
 use crate::pipeline::{Topology, TopologyStage};
 
@@ -25,7 +26,7 @@ pub(crate) struct TopologyView {
 #[schema(as = TopologyStage)]
 pub(crate) struct TopologyStageView {
     name: String,
-    /// Version of its plugin.
+    /// Version of its plugin; of several, the one that was loaded last.
     version: String,
     /// Topic patterns that it consumes.
     consumes: Vec<String>,
@@ -33,24 +34,26 @@ pub(crate) struct TopologyStageView {
     handles: Vec<String>,
     /// Event types that it emits.
     emits: Vec<String>,
+    /// Names of the live hosts that run it.
+    hosts: Vec<String>,
 }
 
-impl From<Topology> for TopologyView {
-    fn from(Topology { first_events, stages, warnings }: Topology) -> Self {
-        Self { first_events, stages: stages.into_iter().map(Into::into).collect(), warnings }
+impl From<ClusterTopology> for TopologyView {
+    fn from(ClusterTopology { topology, mut hosts }: ClusterTopology) -> Self {
+        let Topology { first_events, stages, warnings } = topology;
+        let stages = stages.into_iter().map(|stage| {
+            let TopologyStage { name, version, consumes, handles, emits } = stage;
+            let hosts = hosts.remove(&name).unwrap_or_default();
+            TopologyStageView { name, version, consumes, handles, emits, hosts }
+        });
+        Self { first_events, stages: stages.collect(), warnings }
     }
 }
 
-impl From<TopologyStage> for TopologyStageView {
-    fn from(stage: TopologyStage) -> Self {
-        let TopologyStage { name, version, consumes, handles, emits } = stage;
-        Self { name, version, consumes, handles, emits }
-    }
-}
-
-/// Shows how stages are connected.
+/// Shows how the stages that live hosts run are connected. A stage that runs in several versions consumes and
+/// emits what any of them does.
 #[utoipa::path(get, path = "/topology", tag = "plugins",
     responses((status = 200, body = TopologyView)))]
 pub(crate) async fn topology(State(app): State<Shared>) -> Json<TopologyView> {
-    Json(app.services().pipeline.topology().into())
+    Json(app.cluster_topology().into())
 }

@@ -9,17 +9,17 @@ use crate::http::Shared;
 use crate::http::problem::{Answer, Problem};
 use crate::http::request::StageName;
 
-/// Closes the circuit breaker of a stage on this host: its messages run, until enough of them fail
-/// again.
+/// Closes the circuit breaker of a stage on every live host: its messages run, until enough of them fail
+/// again. A host that does not answer within five seconds is not waited for.
 #[utoipa::path(post, path = "/stages/{stage}/breaker/close", tag = "stages", params(StageName),
     responses(
         (status = 200, body = StageStatusView),
-        (status = 404, description = "This host knows no such stage", body = Problem),
+        (status = 404, description = "No host knows such a stage", body = Problem),
     ))]
 pub(crate) async fn close_breaker(
     State(app): State<Shared>,
     Path(StageName(stage)): Path<StageName>,
 ) -> Answer<Json<StageStatusView>> {
-    let status = app.close_breaker(&stage).await.ok_or_else(|| unknown_stage(&stage))?;
-    Ok(Json(status.into()))
+    let closed = app.close_breaker_on_all_hosts(&stage).await?;
+    Ok(Json(closed.ok_or_else(|| unknown_stage(&stage))?.into()))
 }

@@ -60,7 +60,7 @@ impl From<StageControl> for StageControlView {
     request_body = ref("#/components/schemas/Reason"),
     responses(
         (status = 200, body = StageControlView),
-        (status = 404, description = "This host knows no such stage", body = Problem),
+        (status = 404, description = "No host knows such a stage", body = Problem),
     ))]
 pub(crate) async fn pause(
     State(app): State<Shared>,
@@ -76,7 +76,7 @@ pub(crate) async fn pause(
     request_body = ref("#/components/schemas/Reason"),
     responses(
         (status = 200, body = StageControlView),
-        (status = 404, description = "This host knows no such stage", body = Problem),
+        (status = 404, description = "No host knows such a stage", body = Problem),
     ))]
 pub(crate) async fn drain(
     State(app): State<Shared>,
@@ -91,7 +91,7 @@ pub(crate) async fn drain(
     request_body = ref("#/components/schemas/Reason"),
     responses(
         (status = 200, body = StageControlView),
-        (status = 404, description = "This host knows no such stage", body = Problem),
+        (status = 404, description = "No host knows such a stage", body = Problem),
     ))]
 pub(crate) async fn resume(
     State(app): State<Shared>,
@@ -112,5 +112,5 @@ async fn set_control(
 }
 
 pub(super) fn unknown_stage(stage: &str) -> Problem {
-    Problem::not_found(format!("no stage `{stage}` on this host"))
+    Problem::not_found(format!("no live host knows a stage `{stage}`"))
 }

@@ -98,13 +98,14 @@ fn duration(fields: &mut Fields) -> Option<Duration> {
     request_body = ref("#/components/schemas/LogLevelRequest"),
     responses(
         (status = 200, body = StageStatusView),
-        (status = 404, description = "This host knows no such stage", body = Problem),
+        (status = 404, description = "No host knows such a stage", body = Problem),
     ))]
 pub(crate) async fn set_log_level(
     State(app): State<Shared>,
     Path(StageName(stage)): Path<StageName>,
     Parsed(LevelRequest { level, duration }): Parsed<LevelRequest>,
 ) -> Answer<Json<StageStatusView>> {
-    let status = app.set_log_level(&stage, level, duration).await?;
+    let is_known = app.set_log_level(&stage, level, duration).await?;
+    let status = if is_known { app.cluster_stage(&stage).await } else { None };
     Ok(Json(status.ok_or_else(|| unknown_stage(&stage))?.into()))
 }

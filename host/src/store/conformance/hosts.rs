@@ -2,7 +2,8 @@
 //! stores that have several.
 
 use super::{Bench, START_MS};
-use crate::store::{KnownBindings, StageBinding};
+use crate::store::commands::{KEPT_MS, VALID_MS};
+use crate::store::{KnownBindings, LiveHost, NewCommand, StageBinding, TakenCommand};
 
 const LIVE_MS: u64 = 30_000;
 
@@ -62,8 +63,58 @@ pub(super) async fn a_lease_is_renewed_by_its_holder(bench: Bench) {
 
 pub(super) async fn a_host_is_live_while_it_reports(bench: Bench) {
     let settings = [("events.hops_max".to_owned(), "64".to_owned())].into();
-    let live = bench.store.record_host(&settings).await.unwrap();
-    let [host] = &live[..] else { panic!("{live:?}") };
-    assert_eq!((host.host.as_str(), &host.settings), ("here", &settings));
+    assert_eq!(bench.store.live_hosts().await.unwrap(), []);
+    bench.store.record_host(&settings, r#"{"stages":[]}"#).await.unwrap();
     bench.store.ping().await.unwrap();
+    let mut here = LiveHost {
+        host: "here".to_owned(),
+        seen_at_ms: START_MS,
+        report: Some(r#"{"stages":[]}"#.to_owned()),
+    };
+    assert_eq!(bench.store.live_hosts().await.unwrap(), [here.clone()]);
+    bench.clock.advance(LIVE_MS - 1);
+    here.report = Some("{}".to_owned());
+    here.seen_at_ms = START_MS + LIVE_MS - 1;
+    bench.store.record_host(&settings, "{}").await.unwrap();
+    bench.clock.advance(LIVE_MS - 1);
+    assert_eq!(bench.store.live_hosts().await.unwrap(), [here]);
+    bench.clock.advance(1);
+    assert_eq!(bench.store.live_hosts().await.unwrap(), []);
+}
+
+fn commands(to: &[(&str, &str)]) -> Vec<NewCommand> {
+    let commands = to.iter().map(|(host, command)| NewCommand {
+        host: (*host).to_owned(),
+        command: (*command).to_owned(),
+    });
+    commands.collect()
+}
+
+pub(super) async fn a_command_is_taken_once_by_its_host(bench: Bench) {
+    let store = &bench.store;
+    let sent = commands(&[("here", "1"), ("elsewhere", "2"), ("here", "3")]);
+    let ids = store.send_commands(sent).await.unwrap();
+    let taken = store.take_commands().await.unwrap();
+    let here = [
+        TakenCommand { id: ids[0], command: "1".to_owned() },
+        TakenCommand { id: ids[2], command: "3".to_owned() },
+    ];
+    assert_eq!(taken, here);
+    assert_eq!(store.take_commands().await.unwrap(), []);
+    assert_eq!(store.command_answers(&ids).await.unwrap(), []);
+    store.answer_command(ids[2], "done").await.unwrap();
+    store.answer_command(ids[1], "not for this host").await.unwrap();
+    let answers = store.command_answers(&ids).await.unwrap();
+    assert_eq!(answers, [(ids[2], "done".to_owned())]);
+}
+
+pub(super) async fn a_command_that_is_not_taken_expires(bench: Bench) {
+    let ids = bench.store.send_commands(commands(&[("here", "1")])).await.unwrap();
+    bench.store.answer_command(ids[0], "late").await.unwrap();
+    bench.clock.advance(VALID_MS);
+    assert_eq!(bench.store.take_commands().await.unwrap(), []);
+    assert_eq!(bench.store.command_answers(&ids).await.unwrap().len(), 1);
+    bench.clock.advance(KEPT_MS);
+    bench.store.send_commands(commands(&[("elsewhere", "2")])).await.unwrap();
+    assert_eq!(bench.store.command_answers(&ids).await.unwrap(), []);
 }

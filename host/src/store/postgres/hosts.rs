@@ -9,7 +9,8 @@ use super::state_places;
 use super::transaction::PooledTransaction;
 use crate::store::StoreError;
 use crate::store::bindings::{self, KnownBindings, StageBinding};
-use crate::store::hosts::{self, HostReport, SharedSettings};
+use crate::store::hosts::{self, LiveHost, SharedSettings};
+use crate::store::sealed;
 
 /// Records the bindings that this host uses, deletes outdated ones and returns all.
 pub(super) async fn record_bindings(
@@ -43,26 +44,43 @@ pub(super) async fn record_bindings(
     Ok(bindings::decode(&rows)?)
 }
 
-/// Records that this host is live, deletes the rows of those that are gone and returns the live ones.
-/// Finds out whether the state of a stage was moved meanwhile.
+/// Records that this host is live, and deletes the rows of those that are gone. Finds out whether the
+/// state of a stage was moved meanwhile.
 pub(super) async fn record_host(
     db: &Pool,
     context: &Context,
     settings: &SharedSettings,
-) -> Result<Vec<HostReport>, TransactionError> {
+    report: &str,
+) -> Result<(), TransactionError> {
     let mut transaction = PooledTransaction::begin(db, context).await?;
     let now_ms = transaction.now_ms();
     let settings = serde_json::to_string(settings).expect("a map of strings always serialises");
-    let args = args![context.host.as_str(), now_ms as i64, settings];
-    execute(&mut transaction, hosts::RECORD, args).await?;
+    let host = context.host.as_str();
+    let report = sealed::report(&context.encryption, host, report);
+    execute(&mut transaction, hosts::RECORD, args![host, now_ms as i64, settings, &*report])
+        .await?;
     let gone_ms = now_ms.saturating_sub(hosts::KEPT_MS) as i64;
     execute(&mut transaction, hosts::DELETE_GONE, args![gone_ms]).await?;
-    let live_ms = now_ms.saturating_sub(hosts::LIVE_MS) as i64;
-    let rows = fetch(&mut *transaction, hosts::LIVE, args![live_ms]).await?;
     let recorded = state_places::recorded(&mut transaction).await?;
     transaction.commit().await?;
     context.state.compare(&recorded);
-    Ok(hosts::decode(&rows)?)
+    Ok(())
+}
+
+/// The live hosts, by name.
+pub(super) async fn live_hosts(
+    db: &Pool,
+    context: &Context,
+) -> Result<Vec<LiveHost>, TransactionError> {
+    let sql = concat!(
+        "SELECT ",
+        hosts::live_columns!(),
+        " FROM hosts WHERE seen_ms > ",
+        now!(),
+        " - $2 ORDER BY host"
+    );
+    let rows = fetch(db, sql, args![context.fixed_time(), hosts::LIVE_MS as i64]).await?;
+    Ok(hosts::decode_live(&rows, &context.encryption)?)
 }
 
 /// Deletes this host's row, when it stops.

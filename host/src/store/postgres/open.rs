@@ -466,6 +466,10 @@ fn migrator() -> Migrator {
             "log_levels",
             include_str!("../../../migrations/postgres/0005_log_levels.sql").into_sql_str(),
         ),
+        (
+            "host_reports",
+            include_str!("../../../migrations/postgres/0006_host_reports.sql").into_sql_str(),
+        ),
     ];
     let numbered = (1..).zip(migrations).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use super::dead_letters::Action;
 use super::locked::Locks;
 use super::{
-    FAREWELL, PostgresStore, api_keys, audit, chains, controls, data_keys, dead_letters, erasure,
-    hosts, message_keys, outbox, prune, read,
+    FAREWELL, PostgresStore, api_keys, audit, chains, commands, controls, data_keys, dead_letters,
+    erasure, hosts, message_keys, outbox, prune, read,
 };
 use crate::domain::actor::Actor;
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
@@ -17,13 +17,7 @@ use crate::store::{
     Accepted, AcceptedEvent, ApiKey, AttemptKey, AuditEntry, AuditFilter, AuditPage, Batch,
     Cancelled, ChainCount, ChainRecord, Commit, CommitMetrics, ControlChange, CreatedKey,
     DataKeyCount, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
-    DeliveryRecord, Erased, Erasure, EventFilter, FinishedSubject, HostReport, KeyAdded,
-    KeyRemoved, KnownBindings, LockedState, LogLevelChange, LogRange, LostDeliveries, MessageKey,
-    NarrowedRow, NewApiKey, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page,
-    PluginLoad, PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter,
-    Rewrapped, Routed, Routing, Session, SettledSubject, SharedSettings, StageBacklog,
-    StageBinding, StageControl, StageLogLevel, StateRow, StateSource, Store, StoreError,
-    StoreFigures, Subject, SubjectCursor, SubjectFilter, UnroutedEvents, log_levels, sealed,
+    DeliveryRecord, Erased, Erasure, EventFilter, FinishedSubject, KeyAdded, KeyRemoved, KnownBindings, LiveHost, LockedState, LogLevelChange, LogRange, LostDeliveries, MessageKey, NarrowedRow, NewApiKey, NewCancel, NewCommand, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad, PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter, Rewrapped, Routed, Routing, Session, SettledSubject, SharedSettings, StageBacklog, StageBinding, StageControl, StageLogLevel, StateRow, StateSource, Store, StoreError, StoreFigures, Subject, SubjectCursor, SubjectFilter, TakenCommand, UnroutedEvents, log_levels, sealed,
 };
 
 #[async_trait]
@@ -449,8 +443,28 @@ impl Store for PostgresStore {
         self.within(message_keys::remove(&self.pool, &self.context, id, actor)).await
     }
 
-    async fn record_host(&self, settings: &SharedSettings) -> Result<Vec<HostReport>, StoreError> {
-        self.within(hosts::record_host(&self.pool, &self.context, settings)).await
+    async fn record_host(&self, settings: &SharedSettings, report: &str) -> Result<(), StoreError> {
+        self.within(hosts::record_host(&self.pool, &self.context, settings, report)).await
+    }
+
+    async fn live_hosts(&self) -> Result<Vec<LiveHost>, StoreError> {
+        self.within(hosts::live_hosts(&self.pool, &self.context)).await
+    }
+
+    async fn send_commands(&self, commands: Vec<NewCommand>) -> Result<Vec<i64>, StoreError> {
+        self.within(commands::send(&self.pool, &self.context, &commands)).await
+    }
+
+    async fn take_commands(&self) -> Result<Vec<TakenCommand>, StoreError> {
+        self.within(commands::take(&self.pool, &self.context)).await
+    }
+
+    async fn answer_command(&self, id: i64, answer: &str) -> Result<(), StoreError> {
+        self.within(commands::answer(&self.pool, &self.context, id, answer)).await
+    }
+
+    async fn command_answers(&self, ids: &[i64]) -> Result<Vec<(i64, String)>, StoreError> {
+        self.within(commands::answers(&self.pool, ids)).await
     }
 
     async fn lease_stage(&self, stage: &str, ttl_ms: u64) -> Result<bool, StoreError> {

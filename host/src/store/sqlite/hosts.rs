@@ -4,10 +4,12 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 use super::operation::{SingleOperation, Writer};
+use super::read::Readers;
 use super::sql::{args, execute, fetch, json};
 use crate::store::StoreError;
 use crate::store::bindings::{self, KnownBindings, StageBinding};
-use crate::store::hosts::{self, HostReport, SharedSettings};
+use crate::store::hosts::{self, LiveHost, SharedSettings};
+use crate::store::sealed;
 use crate::store::transaction::Operation;
 
 /// Releases what earlier runs held: leases of outbox rows, bindings in use, and hosts.
@@ -58,26 +60,36 @@ impl SingleOperation for RecordBindings {
     }
 }
 
-/// Records that this host is live; returns the live hosts.
+/// Records that this host is live.
 pub(super) struct RecordHost {
     pub(super) settings: SharedSettings,
+    pub(super) report: String,
 }
 
 impl Operation for RecordHost {
-    type Reply = Vec<HostReport>;
+    type Reply = ();
 }
 
 #[async_trait]
 impl SingleOperation for RecordHost {
-    async fn run(&self, writer: &mut Writer<'_>) -> Result<Vec<HostReport>, StoreError> {
+    async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         let Writer { conn, context, now_ms } = writer;
-        let args = args![context.host.as_str(), *now_ms as i64, json(&self.settings)];
+        let host = context.host.as_str();
+        let report = sealed::report(&context.encryption, host, &self.report);
+        let args = args![host, *now_ms as i64, json(&self.settings), &*report];
         execute(conn, hosts::RECORD, args).await?;
         let gone_ms = now_ms.saturating_sub(hosts::KEPT_MS) as i64;
         execute(conn, hosts::DELETE_GONE, args![gone_ms]).await?;
-        let live_ms = now_ms.saturating_sub(hosts::LIVE_MS) as i64;
-        hosts::decode(&fetch(&mut **conn, hosts::LIVE, args![live_ms]).await?)
+        Ok(())
     }
+}
+
+/// The live hosts, by name.
+pub(super) async fn live_hosts(db: &Readers, now_ms: u64) -> Result<Vec<LiveHost>, StoreError> {
+    let sql =
+        concat!("SELECT ", hosts::live_columns!(), " FROM hosts WHERE seen_ms > $1 ORDER BY host");
+    let live_ms = now_ms.saturating_sub(hosts::LIVE_MS) as i64;
+    hosts::decode_live(&fetch(&**db, sql, args![live_ms]).await?, &db.encryption)
 }
 
 /// Writes something: `SQLite` finds a full disk only when it writes.

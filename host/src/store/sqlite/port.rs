@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use super::sql::{args, fetch};
 use super::{
-    SqliteStore, api_keys, audit, chains, data_keys, dead_letters, hosts, message_keys, outbox,
-    read,
+    SqliteStore, api_keys, audit, chains, commands, data_keys, dead_letters, hosts, message_keys,
+    outbox, read,
 };
 use crate::domain::actor::Actor;
 use crate::domain::event::{DeliveryKey, EventKey, LoggedEvent};
@@ -17,13 +17,7 @@ use crate::store::{
     Accepted, AcceptedEvent, ApiKey, AttemptKey, AuditEntry, AuditFilter, AuditPage, Batch,
     Cancelled, ChainCount, ChainRecord, Commit, CommitMetrics, ControlChange, CreatedKey,
     DataKeyCount, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
-    DeliveryRecord, Erased, Erasure, EventFilter, FinishedSubject, HostReport, KeyAdded,
-    KeyRemoved, KnownBindings, LockedState, LogLevelChange, LogRange, LostDeliveries, MessageKey,
-    NarrowedRow, NewApiKey, NewCancel, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page,
-    PluginLoad, PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter,
-    Rewrapped, Routed, Routing, Session, SettledSubject, SharedSettings, StageBacklog,
-    StageBinding, StageControl, StageLogLevel, StateRow, StateSource, Store, StoreError,
-    StoreFigures, Subject, SubjectCursor, SubjectFilter, UnroutedEvents, log_levels, sealed,
+    DeliveryRecord, Erased, Erasure, EventFilter, FinishedSubject, KeyAdded, KeyRemoved, KnownBindings, LiveHost, LockedState, LogLevelChange, LogRange, LostDeliveries, MessageKey, NarrowedRow, NewApiKey, NewCancel, NewCommand, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad, PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter, Rewrapped, Routed, Routing, Session, SettledSubject, SharedSettings, StageBacklog, StageBinding, StageControl, StageLogLevel, StateRow, StateSource, Store, StoreError, StoreFigures, Subject, SubjectCursor, SubjectFilter, TakenCommand, UnroutedEvents, log_levels, sealed,
 };
 
 #[async_trait]
@@ -438,8 +432,29 @@ impl Store for SqliteStore {
         self.run(message_keys::Remove { id: id.to_owned(), actor: actor.clone() }).await
     }
 
-    async fn record_host(&self, settings: &SharedSettings) -> Result<Vec<HostReport>, StoreError> {
-        self.run(hosts::RecordHost { settings: settings.clone() }).await
+    async fn record_host(&self, settings: &SharedSettings, report: &str) -> Result<(), StoreError> {
+        let (settings, report) = (settings.clone(), report.to_owned());
+        self.run(hosts::RecordHost { settings, report }).await
+    }
+
+    async fn live_hosts(&self) -> Result<Vec<LiveHost>, StoreError> {
+        hosts::live_hosts(&self.readers, self.clock.now_ms()).await
+    }
+
+    async fn send_commands(&self, commands: Vec<NewCommand>) -> Result<Vec<i64>, StoreError> {
+        self.run(commands::Send(commands)).await
+    }
+
+    async fn take_commands(&self) -> Result<Vec<TakenCommand>, StoreError> {
+        self.run(commands::Take).await
+    }
+
+    async fn answer_command(&self, id: i64, answer: &str) -> Result<(), StoreError> {
+        self.run(commands::Answer { id, answer: answer.to_owned() }).await
+    }
+
+    async fn command_answers(&self, ids: &[i64]) -> Result<Vec<(i64, String)>, StoreError> {
+        commands::answers(&self.readers, ids).await
     }
 
     /// There is one host, which holds every lease.

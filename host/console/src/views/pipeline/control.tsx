@@ -31,7 +31,7 @@ function control(stage: string, verb: keyof typeof EFFECT): void {
 function closeBreaker(stage: string): void {
   ask({
     title: `Close the circuit breaker of ${stage}?`,
-    text: "The host that answers this request sends messages to the stage again, without waiting for the next probe.",
+    text: "Every host that runs it sends messages to the stage again, without waiting for the next probe.",
     action: "Close breaker",
     run: async () => {
       await post(path`stages/${stage}/breaker/close`);

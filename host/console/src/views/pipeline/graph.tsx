@@ -8,7 +8,7 @@ import { graphOf } from "../../graph/model.ts";
 import { count, duration, rate } from "../../lib/format.ts";
 import { href, route } from "../../lib/router.ts";
 import { Status } from "../../ui/basics.tsx";
-import { ratesOf } from "./readings.ts";
+import { ratesOfAll } from "./readings.ts";
 
 const SIZES = {
   nodeWidth: 194,
@@ -104,7 +104,7 @@ function levelOf(status: StageStatus | undefined, open = 0): string {
 
 function StageHead(props: { node: PlacedNode; status: StageStatus | undefined; pick: object }) {
   const { node, status } = props;
-  const rates = ratesOf(node.name);
+  const rates = status ? ratesOfAll(status) : null;
   return (
     <a
       class="node-head"

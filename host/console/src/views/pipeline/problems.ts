@@ -40,6 +40,10 @@ export function findings({ readiness, stages, groups, plugins, topology }: Known
     for (const stage of readiness.stages_without_plugin) {
       bad({ title: `${stage} has no plugin`, detail: "Its messages wait.", to: at(stage) });
     }
+    for (const stage of readiness.stages_without_host) {
+      if (readiness.stages_without_plugin.includes(stage)) continue;
+      bad({ title: `${stage} runs on no host`, detail: "Its messages wait.", to: at(stage) });
+    }
     for (const stage of readiness.not_consuming) {
       bad({ title: `${stage} does not consume its queue`, detail: "", to: at(stage) });
     }

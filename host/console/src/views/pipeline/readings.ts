@@ -4,6 +4,7 @@
 import { signal } from "@preact/signals";
 import { ApiError, send } from "../../api/client.ts";
 import { usePoll } from "../../api/poll.ts";
+import type { StageStatus } from "../../api/types.ts";
 import { parseMetrics, ratesBetween, readStages, type Reading, type StageRates } from "../../lib/metrics.ts";
 
 export const METRICS_MS = 3_000;
@@ -58,6 +59,18 @@ export function ratesOf(stage: string): StageRates | null {
   if (!last) return null;
   const first = all.find((one) => last.at - one.at <= WINDOW_MS);
   return first && first !== last ? ratesBetween(first, last, stage) : null;
+}
+
+/**
+ * The same for all hosts. The metrics are those of the host that answers, so what runs elsewhere has the rates
+ * that its hosts report.
+ */
+export function ratesOfAll({ stage, hosts, rates }: StageStatus): StageRates | null {
+  const own = ratesOf(stage);
+  if (own && hosts.length < 2) return own;
+  if (hosts.length === 0) return null;
+  const { per_second: perSecond, failed_per_second: failedPerSecond, p95_ms } = rates;
+  return { perSecond, failedPerSecond, p95Ms: p95_ms ?? null, waitP95Ms: own?.waitP95Ms ?? null };
 }
 
 /** Deliveries per second between consecutive readings, oldest first. */

@@ -9,13 +9,13 @@ import { Facts, Section, Time } from "../../ui/basics.tsx";
 import { DetailHead } from "../../ui/list.tsx";
 import { Sparkline } from "../../ui/sparkline.tsx";
 import { StageActions } from "./control.tsx";
-import { history, ratesOf } from "./readings.ts";
+import { history, ratesOfAll } from "./readings.ts";
 import { StageState } from "./state.tsx";
 
 export function StageDetail({ status }: { status: StageStatus }) {
   const topology = useGet<Topology>(can("read") ? "topology" : null, 15_000);
   const declared = topology.data?.stages.find((one) => one.name === status.stage);
-  const rates = ratesOf(status.stage);
+  const rates = ratesOfAll(status);
   const { stage } = status;
   return (
     <>
@@ -46,11 +46,25 @@ export function StageDetail({ status }: { status: StageStatus }) {
               ["p95", <span class="num">{duration(rates?.p95Ms)}</span>],
               ["Queue wait p95", <span class="num">{duration(rates?.waitP95Ms)}</span>],
               ["Failed", <span class="num">{rate(rates?.failedPerSecond)}</span>],
-              ["Waiting", <span class="num">{count(status.waiting)} on all hosts</span>],
+              ["Waiting", <span class="num">{count(status.waiting)}</span>],
               ["Due later", <span class="num">{count(status.scheduled)}</span>],
-              ["In this host", <span class="num">{count(status.held)}</span>],
+              ["Held by hosts", <span class="num">{count(status.held)}</span>],
             ]}
           />
+        </Section>
+        <Section title="Hosts">
+          {status.hosts.length === 0 ? (
+            <p class="muted">No live host runs it; its messages wait.</p>
+          ) : (
+            <Facts
+              of={status.hosts.map((one) => [
+                one.host,
+                <>
+                  <StageState stage={one} /> <span class="num">{one.version}</span>
+                </>,
+              ])}
+            />
+          )}
         </Section>
         {declared && (
           <Section title="Events">

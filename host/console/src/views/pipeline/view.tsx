@@ -20,7 +20,7 @@ import { TopBar } from "../../ui/topbar.tsx";
 import { StageActions } from "./control.tsx";
 import { Graph } from "./graph.tsx";
 import { findings, type Finding } from "./problems.ts";
-import { history, METRICS_MS, ratesOf, useReadings } from "./readings.ts";
+import { history, METRICS_MS, ratesOfAll, useReadings } from "./readings.ts";
 import { StageDetail } from "./stage.tsx";
 import { StageState } from "./state.tsx";
 
@@ -67,7 +67,7 @@ export function Pipeline() {
             )}
           </Section>
         )}
-        <Section title="Stages" side={<span>rates of this host, backlog of all hosts</span>}>
+        <Section title="Stages" side={<span>of all hosts</span>}>
           {stages.data && <StageTable stages={list} open={open} />}
         </Section>
       </div>
@@ -109,7 +109,7 @@ function Legend() {
 
 function Figures(props: { stages: StageStatus[]; open: Map<string, number> }) {
   const { stages, open } = props;
-  const rates = stages.map((stage) => ratesOf(stage.stage));
+  const rates = stages.map(ratesOfAll);
   const known = rates.filter((one) => one !== null);
   const sum = (of: (one: (typeof known)[number]) => number) =>
     known.length > 0 ? known.reduce((total, one) => total + of(one), 0) : null;
@@ -197,7 +197,7 @@ function StageTable(props: { stages: StageStatus[]; open: Map<string, number> })
           title: "Rate",
           class: "right",
           cellClass: "num",
-          cell: ({ stage }) => rate(ratesOf(stage)?.perSecond),
+          cell: (stage) => rate(ratesOfAll(stage)?.perSecond),
         },
         {
           title: "Last minutes",
@@ -208,15 +208,15 @@ function StageTable(props: { stages: StageStatus[]; open: Map<string, number> })
           title: "p95",
           class: "right",
           cellClass: "num nowrap",
-          cell: ({ stage }) => duration(ratesOf(stage)?.p95Ms),
+          cell: (stage) => duration(ratesOfAll(stage)?.p95Ms),
         },
         { title: "Waiting", class: "right", cellClass: "num", cell: (stage) => count(stage.waiting) },
         {
           title: "Failed",
           class: "right",
           cellClass: "num",
-          cell: ({ stage }) => {
-            const failed = ratesOf(stage)?.failedPerSecond;
+          cell: (stage) => {
+            const failed = ratesOfAll(stage)?.failedPerSecond;
             return <span class={failed ? "bad-text" : ""}>{rate(failed)}</span>;
           },
         },

@@ -3,8 +3,8 @@
 import { ApiError, get, path, post } from "../../api/client.ts";
 import { newestRecords } from "../../api/audit.ts";
 import { refresh, useGet, usePoll } from "../../api/poll.ts";
-import type { AuditRecord, Page, PluginLoad, PluginStatus, Recorded } from "../../api/types.ts";
-import { count, shortDigest } from "../../lib/format.ts";
+import type { AuditRecord, Page, PluginLoad, PluginRolledBack, PluginStatus, Recorded } from "../../api/types.ts";
+import { count, plural, shortDigest } from "../../lib/format.ts";
 import { href } from "../../lib/router.ts";
 import { can, missing } from "../../session.ts";
 import { Action, Digest, Empty, Facts, Section, Status, Time } from "../../ui/basics.tsx";
@@ -41,6 +41,7 @@ export function Plugin({ plugin }: { plugin: PluginStatus }) {
             ["Emits", stage ? <Types of={plugin.emits} /> : null],
           ]}
         />
+        <OnHosts plugin={plugin} />
         {stage && <History stage={stage} serving={plugin.digest} />}
         {can("admin") && <Actions plugin={plugin} />}
         {stage && <Recordings stage={stage} />}
@@ -71,6 +72,33 @@ function Trouble({ plugin }: { plugin: PluginStatus }) {
   );
 }
 
+/** What each host has: versions may differ, and a file may be refused on one host only. */
+function OnHosts({ plugin }: { plugin: PluginStatus }) {
+  return (
+    <Section title="On hosts">
+      <TableCard
+        rows={plugin.hosts}
+        keyOf={(one) => one.host}
+        columns={[
+          {
+            title: "Host",
+            cellClass: "id",
+            cell: (one) => (
+              <>
+                {one.host}
+                {one.last_error && <div class="bad-text small wrap">{one.last_error}</div>}
+              </>
+            ),
+          },
+          { title: "State", class: "shrink", cell: (one) => <Status value={one.state} /> },
+          { title: "Version", cellClass: "num", cell: (one) => one.version ?? "–" },
+          { title: "Loaded", class: "right", cell: (one) => <Time at={one.loaded_at_ms} /> },
+        ]}
+      />
+    </Section>
+  );
+}
+
 function History(props: { stage: string; serving: string | null | undefined }) {
   const { stage, serving } = props;
   const history = useGet<Page<PluginLoad>>(path`plugins/${stage}/history`, 10_000);
@@ -81,16 +109,22 @@ function History(props: { stage: string; serving: string | null | undefined }) {
       title: `Roll ${stage} back to ${version}?`,
       text: (
         <>
-          This host restores the archived file <code>{shortDigest(digest)}</code> in its plugins
-          folder and loads it. Messages that run are finished by the present version.
+          Every host that serves the stage from a file restores the archived file{" "}
+          <code>{shortDigest(digest)}</code> in its plugins folder and loads it. Messages that run
+          are finished by the present version.
         </>
       ),
       action: "Roll back",
       kind: "danger",
       run: async () => {
-        await post(path`plugins/${stage}/rollback`, { digest });
-        say(`${stage} was rolled back to ${version}`);
-        refresh("plugin", "stages", "topology");
+        const done = await post<PluginRolledBack>(path`plugins/${stage}/rollback`, { digest });
+        const failed = done.hosts.filter((one) => one.error);
+        say(
+          failed.length === 0
+            ? `${stage} was rolled back to ${version} on ${plural(done.hosts.length, "host")}`
+            : failed.map((one) => `${one.host} was not rolled back: ${one.error}`).join("; "),
+        );
+        refresh("plugins", "stages", "topology");
       },
     });
   return (

@@ -1,4 +1,4 @@
-// Plugins: what serves each stage on this host, what was refused, and one of them.
+// Plugins: what serves each stage, what was refused, and one of them.
 
 import { useGet } from "../../api/poll.ts";
 import type { Page, PluginStatus } from "../../api/types.ts";

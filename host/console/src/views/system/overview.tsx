@@ -1,17 +1,15 @@
 // Whether the host can do its work, and which hosts there are.
 
-import { pages, path } from "../../api/client.ts";
-import { useGet, usePoll, useReadiness } from "../../api/poll.ts";
+import { useGet, useReadiness } from "../../api/poll.ts";
 import type {
   Encryption,
+  Hosts as HostList,
   Liveness,
   Namespace,
   Page,
-  PluginLoad,
   StageStatus,
 } from "../../api/types.ts";
 import { count } from "../../lib/format.ts";
-import { hostsOf } from "./hosts.ts";
 import { can, session } from "../../session.ts";
 import { Facts, ProblemNote, Section, Status, Time } from "../../ui/basics.tsx";
 import { TableCard } from "../../ui/table.tsx";
@@ -144,38 +142,51 @@ function Service({ health, problem }: { health: Health | null; problem?: string 
   );
 }
 
-/** The API has no list of hosts; the load history says which hosts loaded plugins. */
+/** The live hosts of the namespace, and what each runs. */
 function Hosts() {
-  const stages = useGet<Page<StageStatus>>("stages", HEALTH_MS);
-  const names = stages.data?.items.map((one) => one.stage).filter((name) => can("read", name));
-  const hosts = usePoll(names ? `plugins/hosts:${names.join()}` : null, 30_000, async () => {
-    const reads = names!.map((stage) =>
-      pages<PluginLoad>(path`plugins/${stage}/history`, {}, 1).then((found) => found.items),
-    );
-    return hostsOf((await Promise.all(reads)).flat());
-  });
+  const hosts = useGet<HostList>(can("read") ? "hosts" : null, HEALTH_MS);
   return (
-    <Section title="Hosts" side="from the load history of all stages">
+    <Section title="Hosts" side="live, and what each runs">
       <TableCard
         reading={hosts}
-        rows={hosts.data}
+        rows={hosts.data?.items}
         keyOf={(one) => one.host}
         lines={2}
         columns={[
-          { title: "Host", cellClass: "id", cell: (one) => one.host },
-          { title: "Stages that it loaded", cell: (one) => one.stages.join(", ") },
-          { title: "Last load", class: "right", cell: (one) => <Time at={one.at} /> },
+          {
+            title: "Host",
+            cellClass: "id",
+            cell: (one) => (
+              <>
+                {one.host}
+                {one.host === hosts.data?.answered_by && <span class="muted"> (this one)</span>}
+              </>
+            ),
+          },
+          {
+            title: "Stages",
+            cell: (one) =>
+              one.stages.map(({ stage, version }) => `${stage} ${version}`).join(", ") || "–",
+          },
+          { title: "Address", class: "hide-narrow", cellClass: "id", cell: (one) => one.api ?? "–" },
+          { title: "Version", cellClass: "num", cell: (one) => one.version ?? "not known" },
+          {
+            title: "Started",
+            class: "right hide-narrow",
+            cell: (one) => <Time at={one.started_at_ms} />,
+          },
+          { title: "Last report", class: "right", cell: (one) => <Time at={one.seen_at_ms} /> },
         ]}
       />
     </Section>
   );
 }
 
-/** What waits, and whether this host takes it: `standby` means that another host has the lease. */
+/** What waits, and whether a host takes it. */
 function Queues() {
   const stages = useGet<Page<StageStatus>>("stages", HEALTH_MS);
   return (
-    <Section title="Queues" side="backlog of all hosts, the rest of this host">
+    <Section title="Queues" side="of all hosts">
       <TableCard
         reading={stages}
         rows={stages.data?.items}
@@ -183,7 +194,7 @@ function Queues() {
         columns={[
           { title: "Stage", cell: (one) => one.stage },
           {
-            title: "This host",
+            title: "State",
             cell: (one) => (
               <Status
                 value={one.consumption}
@@ -200,7 +211,7 @@ function Queues() {
             cell: (one) => count(one.scheduled),
           },
           {
-            title: "Held here",
+            title: "Held",
             class: "right hide-narrow",
             cellClass: "num",
             cell: (one) => count(one.held),

@@ -379,7 +379,7 @@ async fn a_host_that_missed_a_move_commits_nothing_of_the_stage() {
         only_reads.writes.clear();
         state_unavailable(missed.commit(only_reads).await);
         // With its next report it knows, and reads nothing either.
-        missed.record_host(&crate::store::SharedSettings::new()).await.unwrap();
+        missed.record_host(&crate::store::SharedSettings::new(), "{}").await.unwrap();
         let read = missed.state_keys("payment", "", "", 10).await;
         assert!(matches!(read, Err(StoreError::StateUnavailable { .. })), "{read:?}");
         state_unavailable(missed.commit(settling(&missed, "e").await).await);
@@ -395,11 +395,11 @@ async fn state_is_not_moved_while_another_host_runs() {
     let one = database.start_in("one", StatePlaces::new()).await;
     put(&one, "payment", "k", 0, "v").await;
     let settings = crate::store::SharedSettings::new();
-    one.record_host(&settings).await.unwrap();
+    one.record_host(&settings, "{}").await.unwrap();
     let reporting = async {
         loop {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            one.record_host(&settings).await.unwrap();
+            one.record_host(&settings, "{}").await.unwrap();
         }
     };
     let options = database.placed("other", payment_in("money", None));
