@@ -148,7 +148,7 @@ impl App {
                 config.http.streams_max,
             ),
             ingress: config.ingress(&kinds),
-            cluster: Cluster::new(services.clock.now_ms()),
+            cluster: Cluster::new(services.clock.now_ms(), config.http.request_timeout_ms),
             services,
             files,
             places,

@@ -27,6 +27,7 @@ pub(crate) use self::ask::{HostAnswer, RolledBackStage};
 pub(crate) use self::merge::{ClusterPlugin, ClusterStage, ClusterTopology, OnHost};
 pub(crate) use self::report::HostStatus;
 use super::App;
+use super::plugins::LOAD_TIMEOUT;
 use crate::background::binding_sync::LIVE_MS;
 use crate::store::StoreError;
 
@@ -57,15 +58,19 @@ pub(crate) struct Cluster {
     rates: ArcSwap<HashMap<Arc<str>, StageRates>>,
     api: OnceLock<SocketAddr>,
     started_at_ms: u64,
+    /// How long a request may wait for other hosts.
+    patience: Duration,
 }
 
 impl Cluster {
-    pub(super) fn new(started_at_ms: u64) -> Self {
+    /// Of a host that starts now and whose API answers within `request_timeout_ms`.
+    pub(super) fn new(started_at_ms: u64, request_timeout_ms: u64) -> Self {
         Self {
             others: ArcSwap::default(),
             rates: ArcSwap::default(),
             api: OnceLock::new(),
             started_at_ms,
+            patience: Duration::from_millis(request_timeout_ms / 5 * 4).min(LOAD_TIMEOUT),
         }
     }
 

@@ -1,8 +1,8 @@
 //! What an operator asks of all hosts through one of them.
 //!
 //! The host that is asked does its own part, and writes a command for each other host that runs the stage to
-//! the store. Bounds: it waits [`CLOSE_TIMEOUT`] or [`ROLL_BACK_TIMEOUT`] for answers, and for none of a host
-//! that is not live any more.
+//! the store. Bounds: it waits [`CLOSE_TIMEOUT`] for answers, or four fifths of the time that a request may take,
+//! and for none of a host that is not live any more.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,13 +13,11 @@ use super::commands::{Act, Answer, Command};
 use super::{ClusterStage, HostStatus};
 use crate::app::App;
 use crate::app::audit::actor;
-use crate::app::plugins::{LOAD_TIMEOUT, PluginStatus, RollBack};
+use crate::app::plugins::{PluginStatus, RollBack};
 use crate::store::{NewCommand, StoreError};
 
 /// How long other hosts may take to close a breaker.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long other hosts may take to roll back: they load the file, after they have read the command.
-const ROLL_BACK_TIMEOUT: Duration = LOAD_TIMEOUT.saturating_add(CLOSE_TIMEOUT);
 /// Time between two looks for answers.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -55,8 +53,9 @@ impl From<Option<Answer>> for RollBack {
     }
 }
 
-/// Why a host is taken for one that did not do it.
-const NO_ANSWER: &str = "the host did not answer; see GET /hosts and GET /plugins";
+/// What is known of a host that did not answer.
+const NO_ANSWER: &str =
+    "the host did not answer in time, and may still do it: see GET /hosts and GET /plugins";
 
 /// The plugin file that serves a stage on a host.
 fn serving<'h>(host: &'h HostStatus, stage: &str) -> Option<&'h PluginStatus> {
@@ -85,7 +84,7 @@ impl App {
             |host: &&HostStatus| host.stage(stage).is_some_and(|stage| stage.version.is_some());
         let hosts: Vec<String> = others.iter().filter(run).map(|host| host.host.clone()).collect();
         if !hosts.is_empty() {
-            self.ask(&hosts, stage, &Act::CloseBreaker, CLOSE_TIMEOUT).await?;
+            self.ask(&hosts, stage, &Act::CloseBreaker, Instant::now() + CLOSE_TIMEOUT).await?;
             self.refresh_hosts().await?;
         }
         Ok(self.cluster_stage(stage).await)
@@ -102,6 +101,7 @@ impl App {
         stage: &str,
         digest: Option<&str>,
     ) -> Result<RolledBackStage, StoreError> {
+        let until = Instant::now() + self.cluster.patience;
         let hosts = self.hosts();
         let own = self.host_name().to_owned();
         let newest = hosts
@@ -116,7 +116,7 @@ impl App {
                 && serving(host, stage).is_some_and(|plugin| plugin.digest == newest.digest)
         };
         let leader = if hosts.iter().any(|host| runs_it(&host)) { &own } else { leader };
-        let result = self.roll_back_on(leader, stage, digest).await?;
+        let result = self.roll_back_on(leader, (stage, digest), until).await?;
         let mut others = Vec::new();
         if let RollBack::Done(chosen) = &result {
             let differs = |host: &&HostStatus| {
@@ -126,7 +126,7 @@ impl App {
             };
             let follow: Vec<String> =
                 hosts.iter().filter(differs).map(|host| host.host.clone()).collect();
-            others = self.follow(&follow, stage, chosen).await?;
+            others = self.follow(&follow, (stage, chosen), until).await?;
             self.refresh_hosts().await?;
         }
         Ok(RolledBackStage { host: leader.clone(), result, others })
@@ -135,14 +135,14 @@ impl App {
     async fn roll_back_on(
         &self,
         host: &str,
-        stage: &str,
-        digest: Option<&str>,
+        (stage, digest): (&str, Option<&str>),
+        until: Instant,
     ) -> Result<RollBack, StoreError> {
         if host == self.host_name() {
             return self.roll_back(stage, digest).await;
         }
         let act = Act::RollBack { digest: digest.map(str::to_owned) };
-        let mut answers = self.ask(&[host.to_owned()], stage, &act, ROLL_BACK_TIMEOUT).await?;
+        let mut answers = self.ask(&[host.to_owned()], stage, &act, until).await?;
         Ok(answers.remove(host).into())
     }
 
@@ -150,8 +150,8 @@ impl App {
     async fn follow(
         &self,
         hosts: &[String],
-        stage: &str,
-        digest: &str,
+        (stage, digest): (&str, &str),
+        until: Instant,
     ) -> Result<Vec<HostAnswer>, StoreError> {
         let act = Act::RollBack { digest: Some(digest.to_owned()) };
         let (own, others): (Vec<String>, Vec<String>) =
@@ -163,7 +163,7 @@ impl App {
                     None => None,
                 }
             },
-            self.ask(&others, stage, &act, ROLL_BACK_TIMEOUT)
+            self.ask(&others, stage, &act, until)
         );
         let mut answers = answers?;
         if let (Some(host), Some(result)) = (own.first(), own_result) {
@@ -188,9 +188,9 @@ impl App {
         hosts: &[String],
         stage: &str,
         act: &Act,
-        timeout: Duration,
+        until: Instant,
     ) -> Result<HashMap<String, Answer>, StoreError> {
-        let (store, until) = (&self.services.store, Instant::now() + timeout);
+        let store = &self.services.store;
         let command = Command { stage: stage.to_owned(), act: act.clone(), by: actor().into() };
         let command = serde_json::to_string(&command).expect("texts always serialise");
         let commands =
