@@ -220,7 +220,7 @@ async fn invalid_log_levels_are_refused() -> Result<()> {
 
 /// Logs `chatty` on each level, with the field `chatty=1.0.0`, then a line of standard error that is no
 /// line of the host.
-const CHATTER: &str = r#"
+const CHATTER: &str = "
     (i32.store (i32.const 700) (i32.const 1024)) (i32.store (i32.const 704) (i32.const 6))
     (i32.store (i32.const 708) (i32.const 1200)) (i32.store (i32.const 712) (i32.const 5))
     (local.set 0 (i32.const 0))
@@ -229,7 +229,7 @@ const CHATTER: &str = r#"
       (local.set 0 (i32.add (local.get 0) (i32.const 1)))
       (br_if 0 (i32.lt_u (local.get 0) (i32.const 5))))
     (i32.store (i32.const 720) (i32.const 1024)) (i32.store (i32.const 724) (i32.const 6))
-    (drop (call $write (i32.const 2) (i32.const 720) (i32.const 1) (i32.const 730)))"#;
+    (drop (call $write (i32.const 2) (i32.const 720) (i32.const 1) (i32.const 730)))";
 
 const CHATTER_IMPORTS: &str = r#"
     (import "postrider:stage/log@1.0.0" "log" (func $log (param i32 i32 i32 i32 i32)))
