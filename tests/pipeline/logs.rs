@@ -28,7 +28,7 @@ fn lines(env: &TestEnv) -> Result<Vec<Value>> {
     log.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 
-fn is_of_delivery(line: &&Value) -> bool {
+fn is_of_delivery(line: &Value) -> bool {
     matches!(line["target"].as_str(), Some("postrider::delivery" | "postrider::guest"))
 }
 
@@ -72,9 +72,9 @@ async fn lines_about_a_delivery_have_its_fields_and_its_trace(backend: Backend) 
     for line in &lines {
         let names_one = ["event", "attempt", "span_id"].iter().any(|name| line.get(name).is_some());
         let is_access = line["target"] == "postrider::access";
-        ensure!(is_access || !names_one || is_of_delivery(&line), "has no target: {line}");
+        ensure!(is_access || !names_one || is_of_delivery(line), "has no target: {line}");
     }
-    let about: Vec<&Value> = lines.iter().filter(is_of_delivery).collect();
+    let about: Vec<&Value> = lines.iter().filter(|line| is_of_delivery(line)).collect();
     let subjects: BTreeSet<&str> =
         about.iter().filter_map(|line| line["subject"].as_str()).collect();
     assert_eq!(subjects, BTreeSet::from(["order/bad", "order/good"]));
@@ -107,7 +107,7 @@ fn levels(lines: &[Value], id: &str, stage: &str) -> BTreeSet<String> {
     let subject = format!("order/{id}");
     let of_stage = lines
         .iter()
-        .filter(is_of_delivery)
+        .filter(|line| is_of_delivery(line))
         .filter(|line| line["subject"] == *subject && line["stage"] == *stage);
     of_stage.filter_map(|line| line["level"].as_str().map(str::to_owned)).collect()
 }
@@ -220,7 +220,7 @@ async fn invalid_log_levels_are_refused() -> Result<()> {
 
 /// Logs `chatty` on each level, with the field `chatty=1.0.0`, then a line of standard error that is no
 /// line of the host.
-const CHATTER: &str = r#"
+const CHATTER: &str = "
     (i32.store (i32.const 700) (i32.const 1024)) (i32.store (i32.const 704) (i32.const 6))
     (i32.store (i32.const 708) (i32.const 1200)) (i32.store (i32.const 712) (i32.const 5))
     (local.set 0 (i32.const 0))
@@ -229,7 +229,7 @@ const CHATTER: &str = r#"
       (local.set 0 (i32.add (local.get 0) (i32.const 1)))
       (br_if 0 (i32.lt_u (local.get 0) (i32.const 5))))
     (i32.store (i32.const 720) (i32.const 1024)) (i32.store (i32.const 724) (i32.const 6))
-    (drop (call $write (i32.const 2) (i32.const 720) (i32.const 1) (i32.const 730)))"#;
+    (drop (call $write (i32.const 2) (i32.const 720) (i32.const 1) (i32.const 730)))";
 
 const CHATTER_IMPORTS: &str = r#"
     (import "postrider:stage/log@1.0.0" "log" (func $log (param i32 i32 i32 i32 i32)))

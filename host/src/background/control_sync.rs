@@ -49,7 +49,9 @@ impl ControlSync {
         let seen: Vec<u64> = stages.iter().map(|stage| stage.controls_set()).collect();
         // Also while the store does not answer.
         let now_ms = self.services.clock.now_ms();
-        stages.iter().for_each(|stage| stage.expire_log_level(now_ms));
+        for stage in &stages {
+            stage.expire_log_level(now_ms);
+        }
         let controls = self.services.store.stage_controls().await?;
         let levels = self.services.store.stage_log_levels().await?;
         for (stage, seen) in stages.iter().zip(seen) {

@@ -1,4 +1,4 @@
-//! Log lines about one attempt at a delivery ([`log_delivery!`]); those of the stage itself are in
+//! Log lines about one attempt at a delivery (`log_delivery!`); those of the stage itself are in
 //! `guest_log`.
 //!
 //! Each carries the same flat fields: `trace_id`, `span_id`, `subject`, `stage`, `event`, `attempt` and

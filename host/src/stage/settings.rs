@@ -298,11 +298,10 @@ impl Settings {
 }
 
 fn leaked(place: &str, secret: &str, log: Option<&DeliveryLog>) -> String {
-    match log {
-        Some(log) => {
-            log_delivery!(WARN, log, secret, "{place} contains a secret, so the message is refused")
-        }
-        None => tracing::warn!(secret, "{place} contains a secret, so the message is refused"),
+    if let Some(log) = log {
+        log_delivery!(WARN, log, secret, "{place} contains a secret, so the message is refused");
+    } else {
+        tracing::warn!(secret, "{place} contains a secret, so the message is refused");
     }
     format!("{place} contains a secret of the stage: the host's log names it")
 }

@@ -52,20 +52,17 @@ impl Line {
 
     /// Time, level, stage and attempt, message, then the other fields.
     pub(super) fn text(&self, shown: Shown) -> String {
-        let mut text = style(timestamp::text(self.at_ms)).dim().to_string();
-        if let Some(label) = &self.label {
-            text += &format!(" {}", style(printable(label)).dim());
-        }
-        let level = self.field("level").unwrap_or("-");
-        let padded = style(format!("{:<5}", printable(level)));
-        let colored = match self.level() {
-            Some(LogLevel::Error) => padded.red(),
-            Some(LogLevel::Warn) => padded.yellow(),
-            _ => padded.dim(),
+        let mut parts = vec![style(timestamp::text(self.at_ms)).dim().to_string()];
+        parts.extend(self.label.as_deref().map(|label| style(printable(label)).dim().to_string()));
+        let level = style(format!("{:<5}", printable(self.field("level").unwrap_or("-"))));
+        let level = match self.level() {
+            Some(LogLevel::Error) => level.red(),
+            Some(LogLevel::Warn) => level.yellow(),
+            _ => level.dim(),
         };
-        text += &format!(" {colored} {}", style(format!("{:<14}", self.place())).bold());
-        let message = self.field("message").unwrap_or_default();
-        text += &format!(" {}", printable(message));
+        parts.push(level.to_string());
+        parts.push(style(format!("{:<14}", self.place())).bold().to_string());
+        parts.push(printable(self.field("message").unwrap_or_default()));
         for (name, value) in self.fields.as_object().into_iter().flatten() {
             let is_shown = match name.as_str() {
                 "subject" => shown.subject,
@@ -80,10 +77,11 @@ impl Line {
                     Value::String(text) => text.clone(),
                     other => other.to_string(),
                 };
-                text += &format!(" {}{}", style(format!("{name}=")).dim(), printable(&value));
+                let name = style(format!("{}=", printable(name))).dim();
+                parts.push(format!("{name}{}", printable(&value)));
             }
         }
-        text
+        parts.join(" ")
     }
 
     /// `payment#2` for the host's lines about an attempt, `payment#2>` for those of the stage itself, and
