@@ -20,11 +20,12 @@ use crate::domain::subject_status::{CancelRules, StatusRules, Transition};
 mod order;
 
 /// First segments of the paths that the API serves itself, and its tags.
-pub const RESERVED_SEGMENTS: [&str; 22] = [
+pub const RESERVED_SEGMENTS: [&str; 23] = [
     "api",
     "audit",
     "broker",
     "chains",
+    "config",
     "console",
     "dead-letters",
     "docs",

@@ -129,6 +129,7 @@ pub(super) fn complete(collected: utoipa::openapi::OpenApi, kinds: &SubjectKinds
         { "name": "chains", "description": "Events that one event led to: their number, stop, resume" },
         { "name": "dead letters", "description": "Events that a stage could not process" },
         { "name": "audit", "description": "What operators did" },
+        { "name": "config", "description": "The configuration of a host" },
         { "name": "encryption", "description": "Keys of what is stored, and the erasure of a customer" },
         { "name": "broker", "description": "Keys with which hosts sign their messages" },
         { "name": "stages", "description": "State and control of stages" },
