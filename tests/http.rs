@@ -3,6 +3,7 @@
 mod audit;
 mod documented_requests;
 mod bodies;
+mod configuration;
 mod console;
 mod cors;
 mod events;

@@ -50,6 +50,7 @@ mod subjects;
 mod events;
 mod products;
 mod audit;
+mod config;
 mod dead_letters;
 mod chains;
 mod stages;

@@ -12,7 +12,7 @@ pub use crate::background::faults::TaskFaults;
 pub use crate::background::task::{Impact, Task, TaskName};
 #[cfg(feature = "rabbitmq")]
 pub use crate::broker::rabbit::{MessageKeys, QueueStatus, Rabbit, RabbitOptions, RabbitServer};
-pub use crate::config::{BrokerUrl, HttpSettings, OTHER_VARIABLES, StoreUrl, mask_password};
+pub use crate::config::{Beside, BrokerUrl, HttpSettings, OTHER_VARIABLES, StoreUrl};
 pub use crate::domain::access::Permission;
 pub use crate::domain::client_certificate::ClientCertificate;
 pub use crate::domain::cloud_events::BATCH;

@@ -63,7 +63,7 @@ pub use self::deliveries::{
 };
 pub use self::erasure::{Erased, Erasure};
 pub use self::error::StoreError;
-pub use self::events::{EventFilter, LogRange, SettledSubject, SubjectCursor};
+pub use self::events::{Direction, EventFilter, LogRange, SettledSubject, SubjectCursor};
 pub use self::figures::{CommitMetrics, Counted, FinishedSubject, StoreFigures};
 pub use self::hosts::{HostReport, LiveHost, SharedSettings};
 pub use self::log_levels::{LogLevelChange, StageLogLevel};

@@ -20,6 +20,7 @@ export const VIEWS = [
   ["system", "System", "text=Broker"],
   ["system/audit", "System", ".record"],
   ["system/limits", "System", "text=http.streams_max"],
+  ["system/config", "System", "text=store.lease_ms"],
   ["system/chains", "System", "text=Chains of events"],
   ["system/keys", "System", "text=API keys"],
 ];

@@ -10,6 +10,7 @@ use crate::support::process::postrider;
 
 on_both_back_ends![
     what_operators_do_is_recorded,
+    the_log_is_read_from_either_end,
     records_that_were_changed_or_removed_are_found,
     a_job_acts_as_whoever_started_it,
 ];
@@ -56,6 +57,27 @@ async fn verify(client: &Client, more: &[&str]) -> Result<(i32, Value)> {
 
 fn config() -> String {
     format!("{AMPLE_STOCK}[stages.payment.retry]\nmax_attempts = 1\n")
+}
+
+async fn the_log_is_read_from_either_end(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, &config()).await?;
+    let host = env.start().await?;
+    for action in ["pause", "resume", "pause", "resume"] {
+        let (status, _) =
+            host.client.post(&format!("/stages/shipping/{action}"), &json!({})).await?;
+        anyhow::ensure!(status.is_success(), "{action}: {status}");
+    }
+    for filter in ["", "&action=stage.pause"] {
+        let oldest = host.client.get_all(&format!("/audit?limit=2{filter}")).await?;
+        let mut newest =
+            host.client.get_all(&format!("/audit?limit=2&order=newest{filter}")).await?;
+        newest.reverse();
+        assert!(oldest.len() >= 2, "{oldest:?}");
+        assert_eq!(newest, oldest);
+    }
+    let (status, _) = host.client.get("/audit?order=latest").await?;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    host.stop().await
 }
 
 async fn what_operators_do_is_recorded(backend: Backend) -> Result<()> {

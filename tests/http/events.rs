@@ -14,6 +14,7 @@ use crate::support::process::postrider;
 on_both_back_ends![
     event_is_ingested_once_in_every_http_mode,
     log_is_filtered,
+    log_is_read_from_either_end,
     exported_events_are_imported_once,
     orders_are_listed_by_filter_and_cursor,
     idempotency_key_belongs_to_one_request
@@ -222,6 +223,37 @@ async fn log_is_filtered(backend: Backend) -> Result<()> {
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(["since:", "until:", "limit:"].iter().all(|name| detail.contains(name)), "{problem}");
     assert_eq!(host.client.get("/events/nothing").await?.0, StatusCode::NOT_FOUND);
+    host.stop().await
+}
+
+async fn log_is_read_from_either_end(backend: Backend) -> Result<()> {
+    let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
+    let host = env.start().await?;
+    for id in ["a", "b"] {
+        ordered(&host, id, "1").await?;
+    }
+    let reversed = |mut events: Vec<Value>| {
+        events.reverse();
+        events
+    };
+    for filter in ["", "subject=order/a", "type=payment.*", "stage=shipping"] {
+        let newest = log(&host.client, &format!("order=newest&{filter}")).await?;
+        assert!(!newest.is_empty(), "{filter}");
+        assert_eq!(newest, reversed(log(&host.client, filter).await?), "{filter}");
+    }
+    let all = log(&host.client, "order=oldest").await?;
+    // A cursor is a position in both orders.
+    let cursor = &all[4]["seq"];
+    let (_, before) = host.client.get(&format!("/events?order=newest&cursor={cursor}")).await?;
+    assert_eq!(before["items"], Value::from(reversed(all[..4].to_vec())));
+    let (_, after) = host.client.get(&format!("/events?cursor={cursor}")).await?;
+    assert_eq!(after["items"], Value::from(all[5..].to_vec()));
+    let (status, problem) = host.client.get("/events?order=latest").await?;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{problem}");
+    let export = host.client.text("/events/export?order=newest").await?;
+    let exported: Vec<Value> =
+        export.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    assert_eq!(types(&exported), types(&all), "an export is always oldest first");
     host.stop().await
 }
 

@@ -12,7 +12,7 @@ use crate::offline_host::OfflineHost;
 use crate::output::Output;
 use crate::scope::{Scope, namespaces};
 use crate::traces::Traces;
-use postrider::internals::{PostgresSettings, PostgresStore, StatePlaces, StoreUrl, mask_password};
+use postrider::internals::{Beside, PostgresSettings, PostgresStore, StatePlaces, StoreUrl};
 use postrider::{Config, ConfigError, Host};
 use serde_json::json;
 
@@ -62,9 +62,9 @@ pub(crate) fn check_config(scope: &Scope, output: Output) -> Result<ExitCode> {
         errln!("warning: {warning}");
     }
     if problems.is_empty() {
-        let mut shown = scope.any(config)?;
-        mask_passwords(&mut shown);
-        let mut shown = serde_json::to_value(&shown)?;
+        // Who can run this can read the file, but may show others what it prints.
+        let beside = [Beside::SecretNames, Beside::StageSettings];
+        let mut shown = scope.any(config)?.masked(&beside);
         shown["warnings"] = json!(warnings);
         output.print(&shown, |_| outln!("the configuration is valid"))?;
         return Ok(ExitCode::SUCCESS);
@@ -80,13 +80,6 @@ pub(crate) fn check_config(scope: &Scope, output: Output) -> Result<ExitCode> {
     });
     output.print(&report, |_| errln!("postrider: {}", ConfigError(problems)))?;
     Ok(ExitCode::FAILURE)
-}
-
-fn mask_passwords(config: &mut Config) {
-    for url in [&mut config.store.url, &mut config.broker.url] {
-        *url = mask_password(url);
-    }
-    config.namespaces.values_mut().for_each(mask_passwords);
 }
 
 /// Migrates the schema of every namespace. The embedded store migrates itself when it is opened.

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { newestRecords } from "../src/api/audit.ts";
-import { newestEvents, type EventRow } from "../src/api/events.ts";
+import { newestEvents, type EventPage, type EventRow } from "../src/api/events.ts";
 import type { AuditRecord } from "../src/api/types.ts";
 import { permits } from "../src/lib/access.ts";
 import { appendOlder, mergeNewest } from "../src/lib/paged.ts";
@@ -16,43 +16,51 @@ test("a new first page is put before what is known", () => {
   assert.deepEqual(appendOlder(["c", "b"], ["b", "a"], own), ["c", "b", "a"]);
 });
 
-/** A log with an event each second, of which every tenth matches. */
-function log(length: number, now: number) {
-  const events = Array.from({ length }, (_, at) => ({
-    seq: at + 1,
-    logged_at_ms: now - (length - at) * 1_000,
-  })).filter((one) => one.seq % 10 === 0) as EventRow[];
-  return async (query: Record<string, unknown>) => {
-    const after = Number(query["cursor"] ?? 0);
-    const since = Number(query["since"] ?? 0);
-    const rest = events.filter((one) => one.seq > after && one.logged_at_ms >= since);
+/** A log of which every tenth event matches, as the API lists it from its end: 1,000 positions a page. */
+function log(length: number) {
+  const events = Array.from({ length }, (_, at) => ({ seq: at + 1 })).filter(
+    (one) => one.seq % 10 === 0,
+  ) as EventRow[];
+  const reads: unknown[] = [];
+  const read = async (query: Record<string, unknown>) => {
+    reads.push(query);
+    assert.equal(query["order"], "newest");
+    const before = Number(query["cursor"] ?? length + 1);
+    const rest = events.filter((one) => one.seq < before && one.seq >= before - 1_000).reverse();
     const items = rest.slice(0, Number(query["limit"]));
-    return { items, next: rest.length > items.length ? items.at(-1)!.seq : null };
+    const next = items.length < rest.length ? items.at(-1)!.seq : before - 1_000;
+    return { items, next: next > 1 ? next : null };
   };
+  return { read, reads };
 }
 
 test("the newest events are found without reading the whole log", async () => {
-  const now = 1_000_000_000_000;
-  const found = await newestEvents({}, 100, now, log(50_000, now));
-  assert.equal(found.items.length, 100);
-  assert.deepEqual([found.items[0]?.seq, found.items.at(-1)?.seq, found.end], [49_010, 50_000, 50_000]);
-  assert.ok(found.older);
-  const few = await newestEvents({}, 100, now, log(300, now));
-  assert.deepEqual([few.items.length, few.older], [30, false]);
-  const none = await newestEvents({}, 100, now, log(0, now));
-  assert.deepEqual([none.items.length, none.end], [0, 0]);
+  const long = log(50_000);
+  const found = await newestEvents({}, 150, null, long.read);
+  const ends = (page: EventPage) => [page.items[0]?.seq, page.items.at(-1)?.seq, page.items.length];
+  assert.deepEqual(ends(found), [50_000, 48_510, 150]);
+  assert.equal(long.reads.length, 2);
+  const older = await newestEvents({}, 100, found.next, long.read);
+  assert.deepEqual(ends(older), [48_500, 47_510, 100]);
+  const few = await newestEvents({}, 100, null, log(300).read);
+  assert.deepEqual([few.items.length, few.next], [30, null]);
+  const none = await newestEvents({}, 100, null, log(0).read);
+  assert.deepEqual([none.items.length, none.next], [0, null]);
 });
 
 test("the newest records of the audit log come first", async () => {
-  const all = Array.from({ length: 900 }, (_, at) => ({ pos: at + 1 }) as AuditRecord);
+  const all = Array.from({ length: 900 }, (_, at) => ({ pos: 900 - at }) as AuditRecord);
   const read = async (query: Record<string, unknown>) => {
-    const rest = all.filter((one) => one.pos > Number(query["cursor"] ?? 0));
+    assert.equal(query["order"], "newest");
+    const rest = all.filter((one) => one.pos < Number(query["cursor"] ?? 1_000));
     const items = rest.slice(0, Number(query["limit"]));
     const next = rest.length > items.length ? items.at(-1)!.pos : null;
     return { items, next, head: { pos: 900, hash: "" }, anchor: { pos: 0, hash: "" } };
   };
   const found = await newestRecords({}, 300, read);
   assert.deepEqual([found.items[0]?.pos, found.items.length, found.older], [900, 300, true]);
+  const whole = await newestRecords({}, 1_000, read);
+  assert.deepEqual([whole.items.length, whole.older], [900, false]);
 });
 
 test("jobs select what the list shows, and everything only when nothing is set", () => {

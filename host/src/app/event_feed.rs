@@ -18,7 +18,7 @@ pub use self::subscription::Subscription;
 use crate::domain::event::LoggedEvent;
 use crate::domain::subject::SubjectKey;
 use crate::domain::subject_kind::SubjectKinds;
-use crate::store::{EventFilter, LogRange, Page, Store, StoreError, SubjectCursor};
+use crate::store::{Direction, EventFilter, LogRange, Page, Store, StoreError, SubjectCursor};
 
 mod subscription;
 
@@ -179,7 +179,12 @@ impl EventFeed {
     /// Reads the whole log, because at least one subscriber receives all events.
     async fn pass_on_all(&self, subscribers: &mut Subscribers, end: i64) -> Result<(), StoreError> {
         loop {
-            let range = LogRange { after: subscribers.end, up_to: end, limit: PAGE };
+            let range = LogRange {
+                after: subscribers.end,
+                up_to: end,
+                limit: PAGE,
+                direction: Direction::Oldest,
+            };
             let Page { items, next } = self.store.events(EventFilter::default(), range).await?;
             for event in items {
                 subscribers.send_event(event);

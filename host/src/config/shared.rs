@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::{Config, mask_password};
+use super::Config;
+use super::urls::mask_password;
 use crate::domain::event::hex;
 
 /// Sections whose values decide what happens to subjects, on whichever host.

@@ -25,6 +25,7 @@ pub const RESERVED_SEGMENTS: [&str; 23] = [
     "audit",
     "broker",
     "chains",
+    "config",
     "console",
     "dead-letters",
     "docs",

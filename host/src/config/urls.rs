@@ -3,6 +3,11 @@
 use super::features::{Feature, TLS};
 use crate::domain::connection_string::ConnectionString;
 
+/// What stands in the place of a masked value.
+const MASK: &str = "***";
+/// What the console replaces by the id of a trace.
+const TRACE_ID: &str = "{trace_id}";
+
 /// Which store a URL names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreUrl<'a> {
@@ -93,7 +98,7 @@ pub(super) fn scheme(url: &str) -> &str {
 
 /// The URL with `***` in place of every password. It may be malformed: too much is masked rather than
 /// too little.
-pub fn mask_password(url: &str) -> String {
+pub(super) fn mask_password(url: &str) -> String {
     let mut masked = String::with_capacity(url.len());
     let mut rest = url;
     if let Some((scheme, after)) = url.split_once("://")
@@ -120,6 +125,76 @@ pub fn mask_password(url: &str) -> String {
     masked + rest
 }
 
+/// A URL without its password and the values of its query; `{trace_id}` stands for no value. Only the
+/// user of a broker is shown: elsewhere a token may stand in its place.
+pub(super) fn shown_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return if BrokerUrl::parse(url) == Some(BrokerUrl::Embedded) {
+            url.to_owned()
+        } else {
+            MASK.into()
+        };
+    };
+    // Up to the last one: a password may contain another.
+    let (credentials, place) = match rest.rsplit_once('@') {
+        Some((credentials, place)) => (Some(credentials), place),
+        None => (None, rest),
+    };
+    let credentials = credentials.map(|credentials| match credentials.split_once(':') {
+        Some((user, _)) if scheme.starts_with("amqp") => format!("{user}:{MASK}@"),
+        None if scheme.starts_with("amqp") => format!("{credentials}@"),
+        _ => format!("{MASK}@"),
+    });
+    format!("{scheme}://{}{}", credentials.unwrap_or_default(), without_values(place))
+}
+
+/// A place without the values of its query and fragment.
+fn without_values(place: &str) -> String {
+    let Some(at) = place.find(['?', '#']) else { return place.to_owned() };
+    let (place, values) = place.split_at(at);
+    let shown = values.split_inclusive(['?', '#', '&']).map(|part| {
+        let (part, end) = match part.strip_suffix(['?', '#', '&']) {
+            Some(before) => part.split_at(before.len()),
+            None => (part, ""),
+        };
+        match part.split_once('=') {
+            _ if part.is_empty() || part == TRACE_ID => format!("{part}{end}"),
+            Some((_, TRACE_ID)) => format!("{part}{end}"),
+            Some((name, _)) => format!("{name}={MASK}{end}"),
+            None => format!("{MASK}{end}"),
+        }
+    });
+    place.to_owned() + &shown.collect::<String>()
+}
+
+/// The URL of a store without its password: written from what was understood of it.
+pub(super) fn shown_store(url: &str) -> String {
+    match StoreUrl::parse(url) {
+        Some(StoreUrl::Sqlite(_)) => without_values(url),
+        Some(StoreUrl::Postgres(url)) => {
+            ConnectionString::parse(url).map_or_else(|_| MASK.to_owned(), |parsed| shown(&parsed))
+        }
+        None => MASK.to_owned(),
+    }
+}
+
+fn shown(parsed: &ConnectionString) -> String {
+    let servers = parsed.servers.iter().map(|server| {
+        let port = server.port.map(|port| format!(":{port}")).unwrap_or_default();
+        server.host.clone().unwrap_or_default() + &port
+    });
+    let servers = servers.collect::<Vec<_>>().join(",");
+    let password = parsed.password.as_ref().map(|_| format!(":{MASK}")).unwrap_or_default();
+    let user = match (&parsed.user, &*password) {
+        (None, "") => String::new(),
+        (user, password) => format!("{}{password}@", user.as_deref().unwrap_or_default()),
+    };
+    let database = parsed.database.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+    // Other values may be the text of a file.
+    let tls = parsed.tls("sslmode").map(|mode| format!("?sslmode={mode}")).unwrap_or_default();
+    format!("postgres://{user}{servers}{database}{tls}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +215,40 @@ mod tests {
             assert_eq!(mask_password(url), expected);
         }
         assert_eq!((scheme("mysql://u:secret@db"), scheme("hosts=x password=a:b")), ("mysql:", ""));
+    }
+
+    #[test]
+    fn urls_are_shown_without_anything_confidential() {
+        for (url, expected) in [
+            ("embedded:", "embedded:"),
+            (
+                "amqp://guest:se/c@ret@mq:5672/%2f?heartbeat=5",
+                "amqp://guest:***@mq:5672/%2f?heartbeat=***",
+            ),
+            ("https://secret@keys/jwks?token=secret&secret", "https://***@keys/jwks?token=***&***"),
+            ("https://u:secret@keys/jwks", "https://***@keys/jwks"),
+            ("https://jaeger/trace/{trace_id}", "https://jaeger/trace/{trace_id}"),
+            ("https://x/?org=secret&id={trace_id}#secret", "https://x/?org=***&id={trace_id}#***"),
+            ("secret", "***"),
+        ] {
+            assert_eq!(shown_url(url), expected, "{url}");
+        }
+        for (url, expected) in [
+            ("sqlite:data/postrider.db", "sqlite:data/postrider.db"),
+            ("sqlite:x.db?key=secret", "sqlite:x.db?key=***"),
+            ("postgres://u:secret@a:1,b:2/x?options=-c%20a%3Dsecret", "postgres://u:***@a:1,b:2/x"),
+            ("postgres://db/x?user=u&pass%77ord=secret", "postgres://u:***@db/x"),
+            ("postgresql:///x?password=secret", "postgres://:***@/x"),
+            ("host=db password = 'se\\'cret' user=u", "postgres://u:***@db"),
+            (
+                "postgres://u@db/x?sslmode=verify-full&sslcert=/c&sslkey=-----BEGIN%20secret",
+                "postgres://u@db/x?sslmode=verify-full",
+            ),
+            ("postgres://u:secret@db:port/x", "***"),
+            ("mysql://u:secret@db/x", "***"),
+        ] {
+            assert_eq!(shown_store(url), expected, "{url}");
+        }
     }
 
     #[test]

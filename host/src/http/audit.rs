@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
-use super::openapi::{instant_schema, page_size_schema, position_schema};
+use super::openapi::{instant_schema, order_schema, page_size_schema, position_schema};
 use super::problem::Answer;
 use super::request::{QueryValidator, ValidQuery};
 use crate::app::App;
@@ -58,6 +58,9 @@ pub(crate) struct ListAudit {
     /// `next` of the previous page: the position after which the page starts.
     #[param(schema_with = position_schema)]
     cursor: Option<i64>,
+    /// Order of the records. A cursor is a position, and valid in both.
+    #[param(schema_with = order_schema)]
+    order: Option<String>,
     /// Page size.
     #[param(schema_with = page_size_schema)]
     limit: Option<u32>,
@@ -161,7 +164,7 @@ impl From<AuditRecord> for AuditRecordView {
     }
 }
 
-/// Lists what operators did, oldest first.
+/// Lists what operators did, oldest first unless `order` is `newest`.
 ///
 /// Each record has a hash over itself and the record before, so that one that was changed or removed is
 /// found: `postrider audit verify`.
@@ -175,7 +178,8 @@ pub(crate) async fn list(
     let filter = AuditFilter {
         since_ms: validator.instant("since", query.since.as_deref()),
         until_ms: validator.instant("until", query.until.as_deref()),
-        after: validator.position("cursor", query.cursor).unwrap_or(0),
+        after: validator.position("cursor", query.cursor),
+        direction: validator.parsed("order", query.order.as_deref()).unwrap_or_default(),
         limit: validator.limit(query.limit),
         actor: query.actor,
         action: query.action,

@@ -97,6 +97,11 @@ pub(super) fn page_size_schema() -> Object {
     integer.minimum(Some(1)).maximum(Some(PAGE_MAX as usize)).build()
 }
 
+pub(super) fn order_schema() -> Object {
+    let text = ObjectBuilder::new().schema_type(Type::String).default(Some(json!("oldest")));
+    text.enum_values(Some(["oldest", "newest"])).build()
+}
+
 /// The document of an API below a prefix. `own_path` is that of its namespace, where the others are
 /// not served.
 pub(super) fn below(prefix: &Prefix, own_path: &str, document: &Value) -> Json<Value> {
@@ -129,6 +134,7 @@ pub(super) fn complete(collected: utoipa::openapi::OpenApi, kinds: &SubjectKinds
         { "name": "chains", "description": "Events that one event led to: their number, stop, resume" },
         { "name": "dead letters", "description": "Events that a stage could not process" },
         { "name": "audit", "description": "What operators did" },
+        { "name": "config", "description": "The configuration of a host" },
         { "name": "encryption", "description": "Keys of what is stored, and the erasure of a customer" },
         { "name": "broker", "description": "Keys with which hosts sign their messages" },
         { "name": "hosts", "description": "The live hosts of the namespace" },

@@ -12,7 +12,8 @@ use utoipa_axum::routes;
 use super::auth::{Need, On};
 use super::table::Table;
 use super::{
-    Shared, audit, chains, console, dead_letters, encryption, events, health, hosts, keys, limits,
+    Shared, audit, chains, config, console, dead_letters, encryption, events, health, hosts, keys,
+    limits,
     message_keys, metrics, namespaces, openapi, plugins, problem, products, session, stages,
     subjects,
 };
@@ -24,7 +25,7 @@ use crate::domain::subject_kind::SubjectKinds;
 pub(super) struct Routes {
     /// Subjects, events and products: also served under `/api/v1`.
     pub(super) business: Router<Shared>,
-    /// Imports, dead letters, the audit log, chains of events, encryption, stages, plugins, keys and sessions.
+    /// Imports, dead letters, the audit log, the configuration, chains of events, encryption, stages, plugins, keys and sessions.
     pub(super) operations: Router<Shared>,
     /// Metrics, and what is used of the limits: exempt from all of them but the rate of an address.
     pub(super) observation: Router<Shared>,
@@ -95,6 +96,7 @@ pub(super) fn routes(kinds: &SubjectKinds, enforced: bool) -> Routes {
         .route(OPERATE_SOME, routes!(dead_letters::replay))           // POST   /dead-letters/{id}/replay
         .route(OPERATE_SOME, routes!(dead_letters::discard))          // POST   /dead-letters/{id}/discard
         .route(ADMIN,        routes!(audit::list))                    // GET    /audit
+        .route(ADMIN,        routes!(config::show))                   // GET    /config
         .route(READ,         routes!(chains::list))                   // GET    /chains
         .route(OPERATE_ALL,  routes!(chains::stop))                   // POST   /chains/{correlation}/stop
         .route(OPERATE_ALL,  routes!(chains::resume))                 // POST   /chains/{correlation}/resume

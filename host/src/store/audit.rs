@@ -13,8 +13,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use super::StoreError;
 use super::decode::Columns;
+use super::{Direction, StoreError};
 use crate::domain::actor::Actor;
 use crate::domain::event::hex;
 
@@ -217,13 +217,25 @@ pub struct AuditFilter {
     pub since_ms: Option<u64>,
     /// Before, milliseconds since 1970-01-01 UTC.
     pub until_ms: Option<u64>,
-    /// The position after which the page starts.
-    pub after: i64,
+    /// The position after which the page starts; none: at the end from which it is read.
+    pub after: Option<i64>,
+    /// From which end the page is read.
+    pub direction: Direction,
     /// Page size.
     pub limit: u32,
 }
 
-/// A page of the audit log, oldest record first.
+impl AuditFilter {
+    /// The condition on what follows a position, in the order of the page.
+    pub(super) const fn beyond(&self) -> &'static str {
+        match self.direction {
+            Direction::Oldest => "pos >",
+            Direction::Newest => "pos <",
+        }
+    }
+}
+
+/// A page of the audit log.
 #[derive(Debug, Clone)]
 pub struct AuditPage {
     /// The records.

@@ -2,6 +2,8 @@
 //!
 //! Positions grow along causes: an event that another one caused has a higher position.
 
+use std::str::FromStr;
+
 use super::LoggedEvent;
 use crate::domain::event::topic_matches;
 use crate::domain::subject::SubjectKey;
@@ -46,6 +48,38 @@ impl EventFilter {
     }
 }
 
+/// From which end a list is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// Oldest first.
+    #[default]
+    Oldest,
+    /// Newest first.
+    Newest,
+}
+
+impl FromStr for Direction {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "oldest" => Ok(Self::Oldest),
+            "newest" => Ok(Self::Newest),
+            _ => Err("must be `oldest` or `newest`"),
+        }
+    }
+}
+
+impl Direction {
+    /// Its name in SQL.
+    pub(super) const fn sql(self) -> &'static str {
+        match self {
+            Self::Oldest => "ASC",
+            Self::Newest => "DESC",
+        }
+    }
+}
+
 /// A part of the log: after one position, up to another one.
 #[derive(Debug, Clone, Copy)]
 pub struct LogRange {
@@ -55,6 +89,9 @@ pub struct LogRange {
     pub up_to: i64,
     /// Page size.
     pub limit: u32,
+    /// Where the page begins. The next one of the newest events is up to the position before its
+    /// cursor.
+    pub direction: Direction,
 }
 
 /// A position in a subject's events.

@@ -503,7 +503,7 @@ pub(super) async fn audit_records(
     let select = format!("SELECT {} FROM audit WHERE pos > 0", audit::COLUMNS);
     let mut query = Conditions::after(&select);
     let time = |value: Option<u64>| value.map(|at_ms| Arg::Int(at_ms as i64));
-    query.and("pos >", Some(Arg::Int(filter.after)));
+    query.and(filter.beyond(), filter.after.map(Arg::Int));
     query.and("pos <=", Some(Arg::Int(head.pos)));
     query.and("actor_id =", filter.actor.as_deref().map(Arg::Text));
     query.and("action =", filter.action.as_deref().map(Arg::Text));
@@ -511,7 +511,7 @@ pub(super) async fn audit_records(
     query.and("at_ms >=", time(filter.since_ms));
     query.and("at_ms <", time(filter.until_ms));
     let Conditions { mut sql, args, .. } = query;
-    let _ = write!(sql, " ORDER BY pos LIMIT {}", filter.limit + 1);
+    let _ = write!(sql, " ORDER BY pos {} LIMIT {}", filter.direction.sql(), filter.limit + 1);
     let rows = db.rows(sql, &args).await?;
     let numbered = |row: &_| audit::record(row).map(|record| (record.pos, record));
     let Page { items: records, next } = decode::page(&rows, filter.limit, numbered)?;

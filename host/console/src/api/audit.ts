@@ -1,14 +1,12 @@
-// The audit log. The API lists it from its beginning; people want its end.
+// The audit log, newest first.
 
 import { get } from "./client.ts";
 import type { AuditLog, AuditRecord } from "./types.ts";
 
 export type AuditFilter = Record<string, string | number | null | undefined>;
 
-/** How far before the newest record the search begins, step by step. */
-const SPANS = [200, 2_000, 20_000, Infinity];
-/** Pages that are read in one step. */
-const PAGES_MAX = 25;
+/** Records in one page, at most. */
+const PAGE = 200;
 
 export interface NewestRecords {
   /** Newest first. */
@@ -22,20 +20,13 @@ export async function newestRecords(
   wanted: number,
   read: (query: AuditFilter) => Promise<AuditLog> = (query) => get("audit", { query }),
 ): Promise<NewestRecords> {
-  const { head, anchor } = await read({ limit: 1 });
-  for (const span of SPANS) {
-    const start = Math.max(anchor.pos, head.pos - span);
-    let items: AuditRecord[] = [];
-    let cursor: number | null = start;
-    for (let page = 0; cursor !== null && page < PAGES_MAX; page += 1) {
-      const found: AuditLog = await read({ ...filter, cursor, limit: 200 });
-      items = [...items, ...found.items].slice(-wanted - 1);
-      cursor = found.next ?? null;
-    }
-    const whole = start <= anchor.pos;
-    if (items.length >= wanted || whole) {
-      return { items: items.slice(-wanted).reverse(), older: !whole || items.length > wanted };
-    }
-  }
-  return { items: [], older: false };
+  const items: AuditRecord[] = [];
+  let cursor: number | null = null;
+  do {
+    const limit = Math.min(PAGE, wanted - items.length);
+    const page: AuditLog = await read({ ...filter, order: "newest", cursor, limit });
+    items.push(...page.items);
+    cursor = page.next ?? null;
+  } while (cursor !== null && items.length < wanted);
+  return { items, older: cursor !== null };
 }

@@ -12,7 +12,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Lists what operators did, oldest first.
+         * Lists what operators did, oldest first unless `order` is `newest`.
          * @description Each record has a hash over itself and the record before, so that one that was changed or removed is
          *     found: `postrider audit verify`.
          *
@@ -128,6 +128,29 @@ export interface paths {
          * @description Needs: `operate`.
          */
         post: operations["chains_stop"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/config": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Shows the configuration with which this host runs: the file, the environment and the defaults.
+         * @description Passwords, commands and the settings of stages are `***`, and so is every text that is not known to
+         *     be harmless. The names of secrets need the permission `secret-names`.
+         *
+         *     Needs: `admin`.
+         */
+        get: operations["config_show"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -403,7 +426,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Lists the event log, oldest first.
+         * Lists the event log, oldest first unless `order` is `newest`.
          * @description With `Accept: text/event-stream` the events arrive as server-sent events, live;
          *     `Last-Event-ID` resumes an interrupted stream.
          *
@@ -1365,6 +1388,11 @@ export interface components {
         };
         /** @description A batch. Either every event of it is accepted, or none. */
         CloudEvents: components["schemas"]["CloudEvent"][];
+        /** @description The configuration of a host. */
+        Configuration: {
+            /** @description Every setting that has an effect, in the order of the keys. */
+            settings: components["schemas"]["Setting"][];
+        };
         /**
          * @description Whether a host consumes a stage's queue.
          * @enum {string}
@@ -2898,6 +2926,17 @@ export interface components {
             /** @description What it may do. */
             roles: string[];
         };
+        /** @description A setting. */
+        Setting: {
+            /** @description Whether it differs from its default; for a setting of a stage, from that in `defaults`. */
+            changed: boolean;
+            /** @description Its key, such as `http.listen`. */
+            key: string;
+            /** @description Whether something of the value is hidden. */
+            masked: boolean;
+            /** @description Its value, with `***` in the place of what is confidential. */
+            value: unknown;
+        };
         /** @description A plugin file that the start skipped. */
         SkippedPlugin: {
             /** @description Why it does not serve. */
@@ -3197,6 +3236,7 @@ export interface operations {
                 limit?: number;
                 /** @description Filter by object, such as `stage/payment`. */
                 object?: string;
+                order?: "oldest" | "newest";
                 since?: string | number;
                 until?: string | number;
             };
@@ -3701,6 +3741,65 @@ export interface operations {
             };
             /** @description The body is invalid, or its `Idempotency-Key` was used with a different request */
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The address or the principal sent too many requests */
+            429: {
+                headers: {
+                    /** @description Seconds */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The store or the broker does not answer, or the host is at a limit */
+            503: {
+                headers: {
+                    /** @description Seconds */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    config_show: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Configuration"];
+                };
+            };
+            /** @description No credentials, or invalid ones */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A permission is missing: `detail` names it */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4913,6 +5012,7 @@ export interface operations {
                 correlation?: string;
                 cursor?: number;
                 limit?: number;
+                order?: "oldest" | "newest";
                 since?: string | number;
                 /** @description Filter by source. */
                 source?: string;
@@ -5328,6 +5428,7 @@ export interface operations {
                 correlation?: string;
                 cursor?: number;
                 limit?: number;
+                order?: "oldest" | "newest";
                 since?: string | number;
                 /** @description Filter by source. */
                 source?: string;

@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{BACKOFF, EventFeed, FeedItem, PAGE};
 use crate::domain::event::LoggedEvent;
-use crate::store::{EventFilter, LogRange, Page};
+use crate::store::{Direction, EventFilter, LogRange, Page};
 
 /// One stream of the log.
 pub struct Subscription {
@@ -73,7 +73,12 @@ impl Subscription {
                 },
                 Phase::CatchingUp { up_to, .. } if self.cursor >= *up_to => self.go_live(),
                 Phase::CatchingUp { up_to, .. } => {
-                    let range = LogRange { after: self.cursor, up_to: *up_to, limit: PAGE };
+                    let range = LogRange {
+                        after: self.cursor,
+                        up_to: *up_to,
+                        limit: PAGE,
+                        direction: Direction::Oldest,
+                    };
                     self.read(range).await;
                 }
                 Phase::Live(received) => match received.recv().await {

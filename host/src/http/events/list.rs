@@ -12,11 +12,13 @@ use super::view::EventView;
 use crate::domain::access::Requester;
 use crate::http::Shared;
 use crate::http::auth::streams::StreamCredential;
-use crate::http::openapi::{instant_schema, page_size_schema, position_schema, subject_schema};
+use crate::http::openapi::{
+    instant_schema, order_schema, page_size_schema, position_schema, subject_schema,
+};
 use crate::http::pages::Listing;
 use crate::http::problem::Answer;
 use crate::http::request::{QueryValidator, ValidQuery, last_event_id, wants_stream};
-use crate::store::{EventFilter, LogRange};
+use crate::store::{Direction, EventFilter, LogRange};
 
 /// Which events of the log.
 #[derive(Deserialize, IntoParams)]
@@ -44,6 +46,10 @@ pub(crate) struct ListEvents {
     /// `next` of the previous page: the position in the log after which the page starts.
     #[param(schema_with = position_schema)]
     cursor: Option<i64>,
+    /// Order of the events of a page; live streams and exports are always oldest first. A cursor
+    /// is a position in the log, and valid in both orders.
+    #[param(schema_with = order_schema)]
+    order: Option<String>,
     /// Page size.
     #[param(schema_with = page_size_schema)]
     limit: Option<u32>,
@@ -54,6 +60,7 @@ pub(super) struct EventQuery {
     pub(super) filter: EventFilter,
     /// The position after which to start.
     pub(super) cursor: Option<i64>,
+    pub(super) direction: Direction,
     pub(super) limit: u32,
 }
 
@@ -63,6 +70,7 @@ impl ListEvents {
         let mut validator = QueryValidator::default();
         let query = EventQuery {
             cursor: validator.position("cursor", self.cursor),
+            direction: validator.parsed("order", self.order.as_deref()).unwrap_or_default(),
             limit: validator.limit(self.limit),
             filter: EventFilter {
                 since_ms: validator.instant("since", self.since.as_deref()),
@@ -78,7 +86,18 @@ impl ListEvents {
     }
 }
 
-/// Lists the event log, oldest first.
+impl EventQuery {
+    /// The part of a log with this end that the page is read from.
+    fn range(&self, end: i64) -> LogRange {
+        let (after, up_to) = match (self.direction, self.cursor) {
+            (Direction::Oldest, cursor) => (cursor.unwrap_or(0), end),
+            (Direction::Newest, cursor) => (0, cursor.map_or(end, |cursor| end.min(cursor - 1))),
+        };
+        LogRange { after, up_to, limit: self.limit, direction: self.direction }
+    }
+}
+
+/// Lists the event log, oldest first unless `order` is `newest`.
 ///
 /// With `Accept: text/event-stream` the events arrive as server-sent events, live;
 /// `Last-Event-ID` resumes an interrupted stream.
@@ -94,9 +113,10 @@ pub(crate) async fn list(
     ValidQuery(query): ValidQuery<ListEvents>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    let EventQuery { filter, cursor, limit } = query.validate()?;
+    let query = query.validate()?;
     let store = &app.services().store;
     if wants_stream(&headers) {
+        let EventQuery { filter, cursor, .. } = query;
         let after = match last_event_id(&headers)?.or(cursor) {
             Some(after) => after,
             None if filter.since_ms.is_some() => 0,
@@ -105,7 +125,8 @@ pub(crate) async fn list(
         };
         return live(&app, credential, filter, after, requester.sees_payloads());
     }
-    let range = LogRange { after: cursor.unwrap_or(0), up_to: store.log_end().await?, limit };
-    let page = EventView::page(store.events(filter, range).await?, requester.sees_payloads());
+    let range = query.range(store.log_end().await?);
+    let found = store.events(query.filter, range).await?;
+    let page = EventView::page(found, requester.sees_payloads());
     Ok(Json(page).into_response())
 }

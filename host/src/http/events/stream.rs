@@ -24,7 +24,7 @@ use crate::domain::event::LoggedEvent;
 use crate::http::Shared;
 use crate::http::auth::streams::StreamCredential;
 use crate::http::problem::{Answer, Problem};
-use crate::store::{EventFilter, LogRange, Page, StoreError};
+use crate::store::{Direction, EventFilter, LogRange, Page, StoreError};
 
 /// Interval of the comments on an idle stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -134,7 +134,8 @@ pub(super) async fn lines(
 
 impl Export {
     async fn read(&self, after: i64) -> Result<Page<LoggedEvent>, StoreError> {
-        let range = LogRange { after, up_to: self.up_to, limit: PAGE };
+        let range =
+            LogRange { after, up_to: self.up_to, limit: PAGE, direction: Direction::Oldest };
         self.app.services().store.events(self.filter.clone(), range).await
     }
 }

@@ -17,7 +17,7 @@ use crate::http::openapi::{page_size_schema, position_schema};
 use crate::http::pages::Listing;
 use crate::http::problem::{Answer, Problem};
 use crate::http::request::{QueryValidator, SubjectId, ValidQuery, last_event_id, wants_stream};
-use crate::store::{EventFilter, LogRange};
+use crate::store::{Direction, EventFilter, LogRange};
 
 /// Which events of a subject.
 #[derive(Deserialize, IntoParams)]
@@ -79,7 +79,8 @@ pub(crate) async fn events(
         };
     }
     let store = &app.services().store;
-    let range = LogRange { after, up_to: store.log_end().await?, limit };
+    let range =
+        LogRange { after, up_to: store.log_end().await?, limit, direction: Direction::Oldest };
     Ok(Json(EventView::page(store.events(filter, range).await?, payloads)).into_response())
 }
 
@@ -91,6 +92,11 @@ async fn is_complete(app: &Shared, filter: &EventFilter, last: i64) -> Answer<bo
     if store.settled_subjects(&subject).await?.is_empty() {
         return Ok(false);
     }
-    let range = LogRange { after: last, up_to: store.log_end().await?, limit: 1 };
+    let range = LogRange {
+        after: last,
+        up_to: store.log_end().await?,
+        limit: 1,
+        direction: Direction::Oldest,
+    };
     Ok(store.events(filter.clone(), range).await?.items.is_empty())
 }

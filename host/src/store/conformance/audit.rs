@@ -9,7 +9,7 @@ use super::{Bench, START_MS};
 use crate::domain::actor::Actor;
 use crate::store::{
     AuditEntry, AuditFilter, AuditOutcome, AuditPage, AuditRecord, Cancelled, ControlState,
-    MessageKey, NewApiKey, NewCancel, PluginLoad,
+    Direction, MessageKey, NewApiKey, NewCancel, PluginLoad,
 };
 
 impl Bench {
@@ -242,9 +242,22 @@ pub(super) async fn the_log_is_filtered_and_read_in_pages(bench: Bench) {
     let positions = |page: &AuditPage| page.records.iter().map(|one| one.pos).collect::<Vec<_>>();
     let first = bench.audit_page(all.clone()).await;
     assert_eq!((positions(&first), first.next), (vec![1, 2, 3, 4, 5], Some(5)));
-    let last = bench.audit_page(AuditFilter { after: 10, ..all.clone() }).await;
+    let last = bench.audit_page(AuditFilter { after: Some(10), ..all.clone() }).await;
     assert_eq!((positions(&last), last.next), (vec![11, 12], None));
+    let newest = AuditFilter { direction: Direction::Newest, ..all.clone() };
+    for (after, expected, next) in [
+        (None, vec![12, 11, 10, 9, 8], Some(8)),
+        (Some(8), vec![7, 6, 5, 4, 3], Some(3)),
+        (Some(3), vec![2, 1], None),
+        // The cursor of the other order.
+        (first.next, vec![4, 3, 2, 1], None),
+    ] {
+        let page = bench.audit_page(AuditFilter { after, ..newest.clone() }).await;
+        assert_eq!((positions(&page), page.next), (expected, next), "{after:?}");
+    }
     let some = |text: &str| Some(text.to_owned());
+    let page = bench.audit_page(AuditFilter { actor: some("key/1"), ..newest }).await;
+    assert_eq!((positions(&page), page.next), (vec![12, 10, 8, 6, 4], Some(4)));
     for (filter, expected) in [
         (AuditFilter { actor: some("key/1"), ..all.clone() }, vec![2, 4, 6, 8, 10]),
         (AuditFilter { action: some("stage.pause"), ..all.clone() }, vec![1, 4, 7, 10]),

@@ -5,13 +5,18 @@ use super::build::{
 };
 use super::{Bench, START_MS};
 use crate::store::{
-    Accepted, EventFilter, LogRange, LoggedEvent, NewEvent, SettledSubject, SubjectCursor,
-    SubjectFilter, Verdict,
+    Accepted, Direction, EventFilter, LogRange, LoggedEvent, NewEvent, SettledSubject,
+    SubjectCursor, SubjectFilter, Verdict,
 };
 
 impl Bench {
     async fn log(&self, filter: &EventFilter, limit: u32) -> Vec<LoggedEvent> {
-        let mut range = LogRange { after: 0, up_to: self.store.log_end().await.unwrap(), limit };
+        let mut range = LogRange {
+            after: 0,
+            up_to: self.store.log_end().await.unwrap(),
+            limit,
+            direction: Direction::Oldest,
+        };
         let mut events = Vec::new();
         loop {
             let page = self.store.events(filter.clone(), range).await.unwrap();
@@ -27,12 +32,37 @@ impl Bench {
         }
     }
 
+    /// The same, read from the end.
+    async fn log_backwards(&self, filter: &EventFilter, limit: u32) -> Vec<LoggedEvent> {
+        let up_to = self.store.log_end().await.unwrap();
+        let mut range = LogRange { after: 0, up_to, limit, direction: Direction::Newest };
+        let mut events: Vec<LoggedEvent> = Vec::new();
+        loop {
+            let page = self.store.events(filter.clone(), range).await.unwrap();
+            assert!(page.items.len() <= limit as usize);
+            assert!(page.items.iter().all(|event| event.seq <= range.up_to));
+            events.extend(page.items);
+            match page.next {
+                Some(next) => range.up_to = next - 1,
+                None => break,
+            }
+        }
+        events.reverse();
+        events
+    }
+
     async fn event_ids(&self, filter: EventFilter) -> Vec<String> {
         let found = self.log(&filter, 2).await;
         assert!(
             found.iter().all(|event| filter.matches(event)),
             "what the store finds is what the filter means"
         );
+        for limit in [1, 2, 50] {
+            let backwards = self.log_backwards(&filter, limit).await;
+            let seqs =
+                |events: &[LoggedEvent]| events.iter().map(|one| one.seq).collect::<Vec<_>>();
+            assert_eq!(seqs(&backwards), seqs(&found), "{filter:?} in pages of {limit}");
+        }
         found.into_iter().map(|event| event.envelope.event.id).collect()
     }
 }
@@ -45,7 +75,7 @@ pub(super) async fn pages_of_the_log_are_bounded_in_bytes(bench: Bench) {
         bench.store.accept_event(new_event(large, &[])).await.unwrap();
     }
     let up_to = bench.store.log_end().await.unwrap();
-    let mut range = LogRange { after: 0, up_to, limit: 10 };
+    let mut range = LogRange { after: 0, up_to, limit: 10, direction: Direction::Oldest };
     let mut pages = Vec::new();
     loop {
         let page = bench.store.events(EventFilter::default(), range).await.unwrap();
@@ -57,6 +87,17 @@ pub(super) async fn pages_of_the_log_are_bounded_in_bytes(bench: Bench) {
     }
     // The event that exceeds the bound is the last of its page.
     assert_eq!(pages, [2, 2, 0]);
+    let mut range = LogRange { after: 0, up_to, limit: 10, direction: Direction::Newest };
+    let mut sizes = Vec::new();
+    loop {
+        let page = bench.store.events(EventFilter::default(), range).await.unwrap();
+        sizes.push(page.items.iter().map(|one| one.envelope.event.id.clone()).collect::<String>());
+        match page.next {
+            Some(next) => range.up_to = next - 1,
+            None => break,
+        }
+    }
+    assert_eq!(sizes, ["43", "21", ""]);
     let all = bench.log(&EventFilter::default(), 3).await;
     assert!(all.len() == 4 && all.is_sorted_by_key(|event| event.seq));
 }

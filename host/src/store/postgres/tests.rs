@@ -18,8 +18,8 @@ use crate::domain::name::DEFAULT_NAMESPACE;
 use crate::domain::state_place::{StatePlace, StatePlaces};
 use crate::store::conformance::{self, LEASE_MS};
 use crate::store::{
-    Batch, Commit, EventFilter, LogRange, NewEvent, Publishing, Settlement, StageBinding,
-    StateSource as _, Store, Verdict,
+    Batch, Commit, Direction, EventFilter, LogRange, NewEvent, Publishing, Settlement,
+    StageBinding, StateSource as _, Store, Verdict,
 };
 
 /// A server to make databases on: from the environment, else the one that listens on the default
@@ -410,7 +410,12 @@ async fn a_reader_of_the_log_sees_every_event_of_other_hosts_once() {
         let mut seen: Vec<String> = Vec::new();
         let (mut after, mut reads) = (0, 0);
         while seen.len() < EVENTS * 2 {
-            let range = LogRange { after, up_to: reader.log_end().await.unwrap(), limit: 1_000 };
+            let range = LogRange {
+                after,
+                up_to: reader.log_end().await.unwrap(),
+                limit: 1_000,
+                direction: Direction::Oldest,
+            };
             let page = reader.events(EventFilter::default(), range).await.unwrap();
             after = range.up_to.max(after);
             assert!(page.next.is_none(), "a page holds it all");
@@ -447,7 +452,7 @@ async fn the_log_ends_before_a_transaction_in_progress() {
     // batch runs.
     let lock = one.lock_state("payment", &["count".to_owned()]).await.unwrap().unwrap();
     other.accept_event(conformance::sample_event("overtakes", &["payment"])).await.unwrap();
-    let all = LogRange { after: 0, up_to: i64::MAX, limit: 10 };
+    let all = LogRange { after: 0, up_to: i64::MAX, limit: 10, direction: Direction::Oldest };
     assert_eq!(
         other.events(EventFilter::default(), all).await.unwrap().items.len(),
         2,
@@ -464,7 +469,10 @@ async fn the_log_ends_before_a_transaction_in_progress() {
     assert!(matches!(lock.commit(batch).await.unwrap(), Commit::Done { .. }));
     let up_to = other.log_end().await.unwrap();
     let page = other
-        .events(EventFilter::default(), LogRange { after: held, up_to, limit: 10 })
+        .events(
+            EventFilter::default(),
+            LogRange { after: held, up_to, limit: 10, direction: Direction::Oldest },
+        )
         .await
         .unwrap();
     assert_eq!(

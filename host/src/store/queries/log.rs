@@ -12,7 +12,7 @@ use crate::domain::event::topic_matches;
 use crate::domain::subject::SubjectKey;
 use crate::store::decode::{self, Columns as _, logged_columns};
 use crate::store::{
-    EventFilter, LogRange, LoggedEvent, Page, SettledSubject, StoreError, SubjectCursor,
+    Direction, EventFilter, LogRange, LoggedEvent, Page, SettledSubject, StoreError, SubjectCursor,
 };
 
 /// Events that one query reads.
@@ -95,18 +95,18 @@ pub(in crate::store) async fn events(
         let Some(end) = scan.window(db).await? else { return Ok(Page { items, next: None }) };
         let part = scan.part(db, end, limit - items.len(), &mut room).await?;
         items.extend(part.events.into_iter().filter(|event| filter.matches(event)));
-        scan.after = part.end;
+        scan.move_on(part.end);
         if items.len() == limit || room <= 0 {
             break;
         }
     }
-    Ok(Page { items, next: Some(scan.after) })
+    Ok(Page { items, next: Some(scan.cursor()) })
 }
 
 /// Events of a window, up to a position.
 struct Part {
     events: Vec<LoggedEvent>,
-    /// Nothing before it remains to be read.
+    /// Nothing up to it, in the order of the list, remains to be read.
     end: i64,
 }
 
@@ -117,6 +117,7 @@ struct Scan<'a> {
     subject: Option<SubjectKey>,
     after: i64,
     up_to: i64,
+    direction: Direction,
 }
 
 impl<'a> Scan<'a> {
@@ -126,7 +127,7 @@ impl<'a> Scan<'a> {
         filter: &'a EventFilter,
         range: LogRange,
     ) -> Result<Option<Self>, StoreError> {
-        let LogRange { mut after, mut up_to, .. } = range;
+        let LogRange { mut after, mut up_to, direction, .. } = range;
         let mut subject = filter.subject.clone();
         if let Some(first) = &filter.correlation {
             // A chain follows its first event, and nearly always stays within its subject.
@@ -149,26 +150,41 @@ impl<'a> Scan<'a> {
                 up_to = up_to.min(LOG.after(db, until_ms).await?);
             }
         }
-        Ok((after < up_to).then_some(Self { filter, subject, after, up_to }))
+        Ok((after < up_to).then_some(Self { filter, subject, after, up_to, direction }))
+    }
+
+    /// Leaves what was read, up to a position.
+    fn move_on(&mut self, end: i64) {
+        match self.direction {
+            Direction::Oldest => self.after = end,
+            Direction::Newest => self.up_to = end - 1,
+        }
+    }
+
+    /// The cursor of what remains.
+    fn cursor(&self) -> i64 {
+        match self.direction {
+            Direction::Oldest => self.after,
+            Direction::Newest => self.up_to + 1,
+        }
     }
 
     /// The end of the next window; none: the range ends here.
     async fn window(&self, db: &impl Reader) -> Result<Option<i64>, StoreError> {
-        let (sql, subject) = match &self.subject {
-            Some(subject) => (
-                "SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 AND \
-                 subject_key = $4 ORDER BY seq LIMIT $3) k",
-                Some(subject),
-            ),
-            None => (
-                "SELECT max(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 \
-                 ORDER BY seq LIMIT $3) k",
-                None,
-            ),
+        let last = match self.direction {
+            Direction::Oldest => "max",
+            Direction::Newest => "min",
         };
+        let direction = self.direction.sql();
+        let subject = self.subject.as_ref();
+        let of_subject = subject.map_or("", |_| "AND subject_key = $4 ");
+        let sql = format!(
+            "SELECT {last}(k.seq) FROM (SELECT seq FROM events WHERE seq > $1 AND seq <= $2 \
+             {of_subject}ORDER BY seq {direction} LIMIT $3) k"
+        );
         let mut args = vec![Arg::Int(self.after), Arg::Int(self.up_to), Arg::Int(WINDOW)];
         args.extend(subject.map(|subject| Arg::Text(subject)));
-        let rows = db.rows(sql.to_owned(), &args).await?;
+        let rows = db.rows(sql, &args).await?;
         rows.first().map_or(Ok(None), |row| row.maybe_int(0))
     }
 
@@ -212,8 +228,12 @@ impl<'a> Scan<'a> {
         let last = prefix.as_ref().map(|prefix| format!("{prefix}\u{10ffff}"));
         let mut query = Conditions::after(&format!("SELECT {columns} FROM events e WHERE TRUE"));
         query.and("e.subject_key =", self.subject.as_deref().map(Arg::Text));
-        query.and("e.seq >", Some(Arg::Int(self.after)));
-        query.and("e.seq <=", Some(Arg::Int(end)));
+        let (after, up_to) = match self.direction {
+            Direction::Oldest => (self.after, end),
+            Direction::Newest => (end - 1, self.up_to),
+        };
+        query.and("e.seq >", Some(Arg::Int(after)));
+        query.and("e.seq <=", Some(Arg::Int(up_to)));
         query.and("e.source =", self.filter.source.as_deref().map(Arg::Text));
         query.and("e.stage =", self.filter.stage.as_deref().map(Arg::Text));
         query.and("e.correlation_id =", self.filter.correlation.as_deref().map(Arg::Text));
@@ -223,7 +243,7 @@ impl<'a> Scan<'a> {
         query.and("e.logged_ms <", self.filter.until_ms.map(|at_ms| Arg::Int(at_ms as i64)));
         let (mut sql, mut args) = (query.sql, query.args);
         args.push(Arg::Int(limit as i64));
-        let _ = write!(sql, " ORDER BY e.seq LIMIT ${}", args.len());
+        let _ = write!(sql, " ORDER BY e.seq {} LIMIT ${}", self.direction.sql(), args.len());
         db.rows(sql, &args).await
     }
 }

@@ -2,7 +2,7 @@
 
 import { signal, type Signal } from "@preact/signals";
 import { asProblem } from "../../api/client.ts";
-import { newestEvents, readEvents, eventOf, type EventRow, type Filter } from "../../api/events.ts";
+import { newestEvents, eventOf, type EventRow, type Filter } from "../../api/events.ts";
 import { follow, type StreamState } from "../../api/stream.ts";
 import type { Problem } from "../../api/types.ts";
 
@@ -39,6 +39,8 @@ export class Log {
   private timer: ReturnType<typeof setTimeout> | undefined;
   private stopStream: (() => void) | undefined;
   private stopped = false;
+  /** The position before which older rows are. */
+  private next: number | null = null;
 
   constructor(
     private readonly filter: Filter,
@@ -54,11 +56,12 @@ export class Log {
   private async start(): Promise<void> {
     const began = Date.now();
     try {
-      const { items, older, end } = await newestEvents(this.filter, FIRST, began);
+      const { items, next } = await newestEvents(this.filter, FIRST);
       if (this.stopped) return;
       for (const one of items) this.seen.add(one.seq);
-      this.change({ rows: [...items].reverse(), older, problem: null });
-      if (this.live) this.open(end, began);
+      this.next = next;
+      this.change({ rows: items, older: next !== null, problem: null });
+      if (this.live) this.open(items[0]?.seq ?? 0, began);
     } catch (error) {
       if (this.stopped) return;
       this.change({ problem: asProblem(error) });
@@ -98,33 +101,21 @@ export class Log {
     const kept = all.slice(0, ROWS_MAX);
     for (const one of all.slice(ROWS_MAX)) this.seen.delete(one.seq);
     const lost = all.length > kept.length;
+    if (lost) this.next = kept.at(-1)?.seq ?? this.next;
     this.change({ rows: kept, dropped: dropped || lost, older: this.state.peek().older || lost });
   }
 
   /** Reads the rows before the oldest one. */
   async loadOlder(): Promise<void> {
-    const { rows } = this.state.peek();
-    const oldest = rows?.at(-1)?.seq;
-    if (!rows || oldest === undefined) return;
-    // As far back as the listed rows suggest, then further and further until enough match. Positions
-    // have gaps: on Postgres each transaction begins a block of its own.
-    const apart = (rows[0]!.seq - oldest) / Math.max(1, rows.length - 1);
-    for (let span = Math.max(FIRST, Math.ceil(FIRST * apart)); ; span *= 8) {
-      const cursor = Math.max(0, oldest - 1 - span);
-      const found: EventRow[] = [];
-      let next: number | null = cursor;
-      while (next !== null && next < oldest) {
-        const page = await readEvents("events", { ...this.filter, cursor: next, limit: 200 });
-        found.push(...page.items.filter((one) => one.seq < oldest));
-        next = page.items.some((one) => one.seq >= oldest) ? null : page.next;
-      }
-      if (this.stopped) return;
-      if (found.length < FIRST / 2 && cursor > 0) continue;
-      for (const one of found) this.seen.add(one.seq);
-      const current = this.state.peek().rows ?? [];
-      this.change({ rows: [...current, ...found.reverse()], older: cursor > 0 });
-      return;
-    }
+    const before = this.next;
+    if (before === null) return;
+    const { items, next } = await newestEvents(this.filter, FIRST, before);
+    // Rows may have been dropped meanwhile: these no longer follow the oldest one.
+    if (this.stopped || this.next !== before) return;
+    this.next = next;
+    for (const one of items) this.seen.add(one.seq);
+    const current = this.state.peek().rows ?? [];
+    this.change({ rows: [...current, ...items], older: next !== null });
   }
 
   stop(): void {

@@ -6,6 +6,7 @@ import { Empty } from "../../ui/basics.tsx";
 import { TopBar } from "../../ui/topbar.tsx";
 import { Audit } from "./audit.tsx";
 import { Chains } from "./chains.tsx";
+import { ConfigurationTab } from "./configuration.tsx";
 import { Keys } from "./keys.tsx";
 import { LimitsTab } from "./limits.tsx";
 import { Overview } from "./overview.tsx";
@@ -16,6 +17,7 @@ const TABS = [
   ["limits", "Limits"],
   ["chains", "Chains"],
   ["keys", "Keys"],
+  ["config", "Configuration"],
 ] as const;
 
 export function System() {
@@ -54,6 +56,8 @@ function Tab({ name }: { name: string }) {
       return can("read") ? <Chains /> : <Needs permission="read" />;
     case "keys":
       return can("admin") ? <Keys /> : <Needs permission="admin" />;
+    case "config":
+      return can("admin") ? <ConfigurationTab /> : <Needs permission="admin" />;
     default:
       return <Empty title="No such page" />;
   }

@@ -14,7 +14,7 @@ use crate::domain::state_place::StatePlaces;
 use crate::store::conformance::{START_MS, sample_event};
 use crate::store::decode::Columns as _;
 use crate::store::postgres::{OpenError, PostgresSettings, PostgresStore};
-use crate::store::{AcceptedEvent, EventFilter, LogRange, Store, StoreError};
+use crate::store::{AcceptedEvent, Direction, EventFilter, LogRange, Store, StoreError};
 
 static NO_PLACES: StatePlaces = StatePlaces::new();
 
@@ -196,7 +196,7 @@ async fn namespaces_have_tables_and_logs_of_their_own() {
                to_regnamespace(current_schema()::text)::oid::int4)";
     sqlx::raw_sql(sql).execute(&mut writing).await.unwrap();
     let last = async |store: &PostgresStore| {
-        let range = LogRange { after: 0, up_to: i64::MAX, limit: 10 };
+        let range = LogRange { after: 0, up_to: i64::MAX, limit: 10, direction: Direction::Oldest };
         let page = store.events(EventFilter::default(), range).await.unwrap();
         page.items.last().unwrap().seq
     };
