@@ -125,11 +125,8 @@ impl App {
     pub(crate) async fn cluster_stages(&self) -> Vec<ClusterStage> {
         let store = &self.services.store;
         let now_ms = self.services.clock.now_ms();
-        let (backlog, controls, levels) = tokio::join!(
-            store.backlog(now_ms),
-            store.stage_controls(),
-            store.stage_log_levels()
-        );
+        let (backlog, controls, levels) =
+            tokio::join!(store.backlog(now_ms), store.stage_controls(), store.stage_log_levels());
         let unanswered = |error: &StoreError| {
             tracing::debug!(%error, "what the store knows of the stages could not be read");
         };

@@ -13,9 +13,8 @@ use super::auth::{Need, On};
 use super::table::Table;
 use super::{
     Shared, audit, chains, config, console, dead_letters, encryption, events, health, hosts, keys,
-    limits,
-    message_keys, metrics, namespaces, openapi, plugins, problem, products, session, stages,
-    subjects,
+    limits, message_keys, metrics, namespaces, openapi, plugins, problem, products, session,
+    stages, subjects,
 };
 use crate::domain::access::Permission::{Admin, Operate, Payloads, Read, Submit};
 use crate::domain::event::PRODUCT_STOCKED;

@@ -17,7 +17,14 @@ use crate::store::{
     Accepted, AcceptedEvent, ApiKey, AttemptKey, AuditEntry, AuditFilter, AuditPage, Batch,
     Cancelled, ChainCount, ChainRecord, Commit, CommitMetrics, ControlChange, CreatedKey,
     DataKeyCount, DeadLetter, DeadLetterAction, DeadLetterCount, DeadLetterFilter, DeadLetterGroup,
-    DeliveryRecord, Erased, Erasure, EventFilter, FinishedSubject, KeyAdded, KeyRemoved, KnownBindings, LiveHost, LockedState, LogLevelChange, LogRange, LostDeliveries, MessageKey, NarrowedRow, NewApiKey, NewCancel, NewCommand, NewEvent, NewSubject, OpenDelivery, OutboxRow, Page, PluginLoad, PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor, RecordingFilter, Rewrapped, Routed, Routing, Session, SettledSubject, SharedSettings, StageBacklog, StageBinding, StageControl, StageLogLevel, StateRow, StateSource, Store, StoreError, StoreFigures, Subject, SubjectCursor, SubjectFilter, TakenCommand, UnroutedEvents, log_levels, sealed,
+    DeliveryRecord, Erased, Erasure, EventFilter, FinishedSubject, KeyAdded, KeyRemoved,
+    KnownBindings, LiveHost, LockedState, LogLevelChange, LogRange, LostDeliveries, MessageKey,
+    NarrowedRow, NewApiKey, NewCancel, NewCommand, NewEvent, NewSubject, OpenDelivery, OutboxRow,
+    Page, PluginLoad, PruneRequest, Pruned, Queued, RecordedDelivery, RecordingCursor,
+    RecordingFilter, Rewrapped, Routed, Routing, Session, SettledSubject, SharedSettings,
+    StageBacklog, StageBinding, StageControl, StageLogLevel, StateRow, StateSource, Store,
+    StoreError, StoreFigures, Subject, SubjectCursor, SubjectFilter, TakenCommand, UnroutedEvents,
+    log_levels, sealed,
 };
 
 #[async_trait]
