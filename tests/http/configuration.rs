@@ -23,6 +23,7 @@ fn with_password(url: &str) -> String {
     url.replacen("postgres@", &format!("postgres:{MARKER}@"), 1)
 }
 
+#[expect(clippy::too_many_lines, reason = "one scenario, told in order")]
 async fn no_secret_is_shown_wherever_it_is_configured(backend: Backend) -> Result<()> {
     let mut env = TestEnv::shipped_on(backend, "").await?;
     let url = with_password(&env.config()?.store.url);

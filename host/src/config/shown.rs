@@ -270,6 +270,7 @@ fn at<'a>(tree: &'a Value, path: &[String]) -> Option<&'a Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::path::PathBuf;
 
     use super::*;
@@ -294,7 +295,7 @@ mod tests {
     }
 
     /// The keys whose texts are shown, of a configuration that has everything.
-    fn shown_keys(beside: &[Beside]) -> Vec<String> {
+    fn shown_keys(beside: &[Beside]) -> BTreeSet<Vec<String>> {
         let mut config = Config::default();
         config.auth.jwt.roles.insert("staff".into(), Vec::new());
         let mut stage = StageConfig::default();
@@ -303,27 +304,42 @@ mod tests {
         let token = SecretSource { env: Some(String::new()), file: Some(PathBuf::new()) };
         stage.secrets.insert("token".into(), token);
         config.stages.insert("payment".into(), stage);
-        let masked = mask(&mut Vec::new(), marked(config.tree()), beside);
-        let mut found = Vec::new();
-        let all = Comparison { values: masked.clone(), defaults: Value::Null };
-        all.flatten(&mut Vec::new(), &masked, &mut found);
-        let shown = found.into_iter().filter(|one| one.value.to_string().contains(MARKER));
-        shown.map(|one| one.key).collect()
+        let mut found = BTreeSet::new();
+        find_marker(
+            &mut Vec::new(),
+            &mask(&mut Vec::new(), marked(config.tree()), beside),
+            &mut found,
+        );
+        found
+    }
+
+    /// The keys of the texts with the marker.
+    fn find_marker(path: &mut Vec<String>, value: &Value, found: &mut BTreeSet<Vec<String>>) {
+        match value {
+            Value::Object(inside) => {
+                for (name, value) in inside {
+                    path.push(name.clone());
+                    find_marker(path, value, found);
+                    path.pop();
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| find_marker(path, item, found)),
+            value if value.to_string().contains(MARKER) => _ = found.insert(path.clone()),
+            _ => {}
+        }
     }
 
     #[test]
     fn only_listed_texts_are_shown() {
-        for key in shown_keys(&[]) {
-            let path: Vec<String> = key.split('.').map(str::to_owned).collect();
-            // Types of events have dots: they are keys of a table.
-            assert!(is_plain(&path, &[]) || key.contains(".transitions."), "{key}");
+        for path in shown_keys(&[]) {
+            assert!(is_plain(&path, &[]), "{path:?}");
             for hidden in ["url", "key_command", "settings", "secrets"] {
-                assert!(!path.iter().any(|name| name == hidden), "{key}");
+                assert!(!path.iter().any(|name| name == hidden), "{path:?}");
             }
         }
         let more = shown_keys(&[Beside::SecretNames, Beside::StageSettings]);
         for key in ["stages.payment.secrets.token.env", "stages.payment.settings.a"] {
-            assert!(more.iter().any(|one| one == key), "{key}: {more:?}");
+            assert!(more.iter().any(|path| path.join(".") == key), "{key}: {more:?}");
         }
     }
 
@@ -359,10 +375,14 @@ mod tests {
             "stages.*.guard",
             "stages.*.limits",
         ];
-        for plain in PLAIN.iter().filter(|plain| !tables.contains(plain)) {
-            // Types of events have dots.
-            let found = plain.contains("transitions")
-                || shown.iter().any(|key| starts_with(plain, &key.split('.').collect::<Vec<_>>()));
+        // Its elements are texts or tables, and the default has texts.
+        let rules = ["ingress.allow.types", "ingress.allow.sources"];
+        let unfilled = |plain: &&&str| !tables.contains(*plain) && !rules.contains(*plain);
+        for plain in PLAIN.iter().filter(unfilled) {
+            let found = shown.iter().any(|path| {
+                let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                path.len() == plain.split('.').count() && starts_with(plain, &path)
+            });
             assert!(found, "{plain}: {shown:#?}");
         }
     }
