@@ -7,6 +7,7 @@ pub(crate) mod load;
 pub(crate) mod namespaces;
 pub(crate) mod process;
 pub(crate) mod metrics;
+pub(crate) mod prometheus;
 pub(crate) mod promtool;
 pub(crate) mod proxy;
 pub(crate) mod servers;
