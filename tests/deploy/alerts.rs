@@ -3,16 +3,22 @@
 //!
 //! An alert without a condition here fails `every_alert_has_a_condition`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
 use futures::future::try_join_all;
 use postrider::internals::{Task, TaskFaults};
-use postrider::{Description, Emitted, Event, Failure, NativeContext, NativeError, NativeStage};
+use postrider::{
+    Clock, Description, Emitted, Event, Failure, NativeContext, NativeError, NativeStage,
+    SystemClock,
+};
 use serde_json::json;
 use sqlx::Connection as _;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteConnectOptions;
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,7 +29,6 @@ use crate::support::process::{HostProcess, unused_port};
 use crate::support::prometheus::{Expected, Prometheus};
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Servers, amqp_url, postgres_url};
-use crate::support::shifted_clock::ShiftedClock;
 
 on_both_back_ends![
     alerts_about_stages_and_requests_fire,
@@ -47,7 +52,7 @@ const BY_STAGES_AND_REQUESTS: [Expected; 8] = [
     about("PostriderStageHeld", "stage", "watcher"),
 ];
 
-/// Caused by a broker that does not answer for ten minutes.
+/// Caused by a broker that does not answer for ten minutes of the host's clock.
 const BY_THE_BROKER: [Expected; 3] = [
     about("PostriderStageNotConsumed", "stage", "payment"),
     about("PostriderOutboxStuck", "", ""),
@@ -209,9 +214,22 @@ async fn alert_about_a_removed_plugin_fires(backend: Backend) -> Result<()> {
     host.stop().await
 }
 
+/// For how long the broker does not answer.
+const OUTAGE_MS: u64 = 10 * 60_000;
+
+/// The system's clock, and by how many milliseconds this one is ahead.
+#[derive(Default)]
+struct ClockAhead(AtomicU64);
+
+impl Clock for ClockAhead {
+    fn now_ms(&self) -> u64 {
+        SystemClock.now_ms() + self.0.load(Ordering::SeqCst)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alerts_about_what_waits_for_the_broker_fire() -> Result<()> {
-    let toml = "[stages.payment]\nrate_per_s = 10\n";
+    let toml = "broker.local_handover = false\n[stages.payment]\nrate_per_s = 10\n";
     let mut env = TestEnv::empty(toml)?;
     env.add_plugin("payment", "payment")?;
     let broker = amqp_url();
@@ -221,10 +239,9 @@ async fn alerts_about_what_waits_for_the_broker_fire() -> Result<()> {
     let proxied = broker.replace(&format!(":{port}"), &format!(":{}", proxy.port()));
     servers.host_urls = Some((postgres_url(), proxied));
     env.servers = Some(servers);
-    let clock = ShiftedClock::create(env.folder.path())?;
-    let mut environment = clock.environment()?.to_vec();
-    environment.push(("POSTRIDER_BROKER__LOCAL_HANDOVER", "false"));
-    let (process, client) = HostProcess::start_ready_with(&env, &environment).await?;
+    let clock = Arc::new(ClockAhead::default());
+    let host = env.start_with(|builder| builder.clock(Arc::clone(&clock) as _)).await?;
+    let client = host.client.clone();
     post_orders(&client, 0..5).await?;
     for id in 0..5 {
         client.wait_for_status(&format!("a-{id}"), "authorized").await?;
@@ -237,13 +254,13 @@ async fn alerts_about_what_waits_for_the_broker_fire() -> Result<()> {
     proxy.reset();
     post_orders(&client, 5..405).await?;
     // The host's clock is that of the test, so the outage need not last.
-    clock.set_ahead(Duration::from_mins(10))?;
+    clock.0.store(OUTAGE_MS, Ordering::SeqCst);
     prometheus.wait_for(&BY_THE_BROKER).await?;
     prometheus.ensure_silent(&BY_ITS_RETURN).await?;
     proxy.pass();
     proxy.reset();
     prometheus.wait_for(&BY_ITS_RETURN).await?;
-    process.kill()
+    host.stop().await
 }
 
 /// Longer than a commit may take.
