@@ -202,7 +202,7 @@ async fn alerts_about_stages_and_requests_fire(backend: Backend) -> Result<()> {
     host.stop().await
 }
 
-/// The plugin of the only host is deleted, with the events of its stage waiting.
+/// The plugin of the only host is deleted.
 async fn alert_about_a_removed_plugin_fires(backend: Backend) -> Result<()> {
     let env = TestEnv::empty_on(backend, "").await?;
     env.add_plugin("payment", "payment")?;
