@@ -340,7 +340,8 @@ const FILES_MAX: usize = 1_024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alerts_about_a_host_without_files_and_without_a_process_fire() -> Result<()> {
-    let env = TestEnv::shipped("")?;
+    // Connections that send nothing stay open for as long as the test needs them.
+    let env = TestEnv::shipped("http.head_timeout_ms = 120000\n")?;
     let port = unused_port()?;
     let client = Client::new(format!("http://127.0.0.1:{port}"));
     let process = HostProcess::start_limited(&env, port, &format!("ulimit -n {FILES_MAX}; "), &[])?;
