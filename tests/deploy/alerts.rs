@@ -33,24 +33,32 @@ use crate::support::servers::{Servers, amqp_url, postgres_url};
 on_both_back_ends![
     alerts_about_stages_and_requests_fire,
     alert_about_slow_commits_fires,
-    alert_about_a_removed_plugin_fires,
+    alert_about_a_stage_without_a_plugin_after_a_restart_fires,
 ];
 
 const fn about(alert: &'static str, name: &'static str, value: &'static str) -> Expected {
-    Expected { alert, label: (name, value) }
+    Expected { alert, label: (name, value), also: &[] }
 }
 
+/// About stages whose attempts fail while they cause other alerts.
+const ATTEMPTS_FAIL: Expected =
+    Expected { also: &["bank", "picky"], ..about("PostriderAttemptsFail", "stage", "failing") };
+
 /// Caused on one host, each by a stage of its own or by a client.
-const BY_STAGES_AND_REQUESTS: [Expected; 8] = [
+const BY_STAGES_AND_REQUESTS: [Expected; 9] = [
     about("PostriderBreakerOpen", "stage", "bank"),
-    about("PostriderAttemptsFail", "stage", "failing"),
+    ATTEMPTS_FAIL,
     about("PostriderDeadLetters", "stage", "picky"),
     about("PostriderUnroutedEvents", "type", "order.created"),
     about("PostriderTaskRestarts", "task", "retention"),
     about("PostriderLanesSaturated", "stage", "busy"),
     about("PostriderRefusesRequests", "limit", "streams"),
     about("PostriderStageHeld", "stage", "watcher"),
+    about("PostriderStageNotConsumed", "stage", "inventory"),
 ];
+
+/// Caused by a plugin that is missing after a restart.
+const BY_A_RESTART: [Expected; 1] = [about("PostriderStageNotConsumed", "stage", "payment")];
 
 /// Caused by a broker that does not answer for ten minutes of the host's clock.
 const BY_THE_BROKER: [Expected; 3] = [
@@ -72,8 +80,9 @@ const BY_A_CRASH: [Expected; 1] = [about("PostriderDown", "job", "postrider")];
 
 #[test]
 fn every_alert_has_a_condition() -> Result<()> {
-    let groups: [&[Expected]; 7] = [
+    let groups: [&[Expected]; 8] = [
         &BY_STAGES_AND_REQUESTS,
+        &BY_A_RESTART,
         &BY_THE_BROKER,
         &BY_ITS_RETURN,
         &BY_THE_DATABASE,
@@ -84,6 +93,7 @@ fn every_alert_has_a_condition() -> Result<()> {
     let mut caused: Vec<&str> = groups.concat().iter().map(|one| one.alert).collect();
     let mut alerts = super::alerts()?;
     caused.sort_unstable();
+    caused.dedup();
     alerts.sort_unstable();
     assert_eq!(caused, alerts, "the alerts that a test causes are those of the rules");
     Ok(())
@@ -130,16 +140,20 @@ const STAGES: [Behaving; 5] = [
     Behaving { name: "busy", does: Does::Work(Duration::from_millis(50)) },
 ];
 
-/// The failing stage repeats its attempts for as long as the test lasts, and the batches of the busy
-/// one are short.
+/// The failing stage repeats its attempts for as long as the test lasts. The busy one has short
+/// batches, because the time of a batch counts when it ends.
 const TOML: &str = "http.streams_max = 1\n\
     [stages.bank.breaker]\nunavailable = [\"bank-down\"]\n\
     [stages.failing.retry]\nmax_attempts = 10000\ninitial_ms = 200\nmax_ms = 200\n\
     [stages.busy]\nprefetch = 4\n";
 
+/// Sends events for a stage, each about a subject of its own: a breaker counts those that failed.
 async fn poke(client: &Client, stage: &str, times: usize) -> Result<()> {
-    for _ in 0..times {
-        let (status, answer) = client.post(&format!("/events/{stage}.poke"), &json!({})).await?;
+    for number in 0..times {
+        let subject = format!("{stage}-{number}");
+        let path = format!("/events/{stage}.poke");
+        let (status, answer) =
+            client.post_with_header(&path, &json!({}), ("ce-subject", &subject)).await?;
         ensure!(status.is_success(), "{stage}: {answer}");
     }
     Ok(())
@@ -162,6 +176,7 @@ async fn listen(client: &Client) -> Result<reqwest::Response> {
 
 async fn alerts_about_stages_and_requests_fire(backend: Backend) -> Result<()> {
     let env = TestEnv::empty_on(backend, TOML).await?;
+    env.add_plugin("inventory", "inventory")?;
     let faults = TaskFaults::new();
     let host = env
         .start_with(|builder| {
@@ -171,6 +186,7 @@ async fn alerts_about_stages_and_requests_fire(backend: Backend) -> Result<()> {
         })
         .await?;
     let client = host.client.clone();
+    client.wait_until_serving("inventory.wasm").await?;
     // Healthy: each stage that succeeds has done something.
     poke(&client, "watcher", 5).await?;
     poke(&client, "busy", 5).await?;
@@ -178,7 +194,7 @@ async fn alerts_about_stages_and_requests_fire(backend: Backend) -> Result<()> {
     prometheus.ensure_silent(&BY_STAGES_AND_REQUESTS).await?;
 
     client.post("/stages/watcher/pause", &json!({ "reason": "a test" })).await?;
-    faults.inject(Task::Retention);
+    std::fs::remove_file(env.plugins().join("inventory.wasm"))?;
     post_orders(&client, 0..2).await?;
     poke(&client, "bank", 40).await?;
     poke(&client, "failing", 3).await?;
@@ -195,22 +211,41 @@ async fn alerts_about_stages_and_requests_fire(backend: Backend) -> Result<()> {
         #[expect(unreachable_code, reason = "the type of the task")]
         Ok(())
     }));
-    prometheus.wait_for(&BY_STAGES_AND_REQUESTS).await?;
+    let restarts = fail_task(&client, &faults, Task::Retention);
+    tokio::try_join!(restarts, prometheus.wait_for(&BY_STAGES_AND_REQUESTS))?;
     ensure!(!pressure.is_finished(), "the clients failed");
     drop((pressure, stream));
-    faults.clear(Task::Retention);
     host.stop().await
 }
 
-/// The plugin of the only host is deleted.
-async fn alert_about_a_removed_plugin_fires(backend: Backend) -> Result<()> {
+/// Lets a task fail until it was restarted five times; the eighth failure would stop the host.
+async fn fail_task(client: &Client, faults: &TaskFaults, task: Task) -> Result<()> {
+    faults.inject(task);
+    let series = format!("postrider_task_restarts_total{{task=\"{}\"}} 5", task.name());
+    eventually("five restarts", || async {
+        Ok(client.text("/metrics").await?.lines().any(|line| line == series).then_some(()))
+    })
+    .await?;
+    faults.clear(task);
+    Ok(())
+}
+
+/// A delivery waits for a stage whose plugin was deleted while the only host was stopped.
+async fn alert_about_a_stage_without_a_plugin_after_a_restart_fires(
+    backend: Backend,
+) -> Result<()> {
     let env = TestEnv::empty_on(backend, "").await?;
     env.add_plugin("payment", "payment")?;
     let host = env.start_consuming().await?;
     let prometheus = Prometheus::watch(&[&host.client]).await?;
-    prometheus.ensure_silent(&BY_THE_BROKER[..1]).await?;
+    prometheus.ensure_silent(&BY_A_RESTART).await?;
+    host.client.post("/stages/payment/pause", &json!({ "reason": "a test" })).await?;
+    post_orders(&host.client, 0..1).await?;
+    host.stop().await?;
     std::fs::remove_file(env.plugins().join("payment.wasm"))?;
-    prometheus.wait_for(&BY_THE_BROKER[..1]).await?;
+    let host = env.start().await?;
+    let prometheus = Prometheus::watch(&[&host.client]).await?;
+    prometheus.wait_for(&BY_A_RESTART).await?;
     host.stop().await
 }
 
