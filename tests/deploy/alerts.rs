@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use futures::future::try_join_all;
 use postrider::internals::{Task, TaskFaults};
 use postrider::{
-    Clock, Description, Emitted, Event, Failure, NativeContext, NativeError, NativeStage,
-    SystemClock,
+    Clock, Description, Emitted, Event, Failure, HostBuilder, NativeContext, NativeError,
+    NativeStage, SystemClock,
 };
 use serde_json::json;
 use sqlx::Connection as _;
@@ -180,9 +180,7 @@ async fn alerts_about_stages_and_requests_fire(backend: Backend) -> Result<()> {
     let faults = TaskFaults::new();
     let host = env
         .start_with(|builder| {
-            STAGES
-                .into_iter()
-                .fold(builder.task_faults(faults.clone()), |builder, stage| builder.stage(stage))
+            STAGES.into_iter().fold(builder.task_faults(faults.clone()), HostBuilder::stage)
         })
         .await?;
     let client = host.client.clone();
@@ -331,7 +329,7 @@ async fn hold_back_writer(env: &TestEnv) -> Result<()> {
 async fn alert_about_slow_commits_fires(backend: Backend) -> Result<()> {
     let env = TestEnv::empty_on(backend, "").await?;
     let host = env.start().await?;
-    let load = Load::start(&[host.client.clone()], 2, Duration::from_millis(20));
+    let load = Load::start(std::slice::from_ref(&host.client), 2, Duration::from_millis(20));
     load.wait_for_accepted(20).await?;
     let prometheus = Prometheus::watch(&[&host.client]).await?;
     prometheus.ensure_silent(&BY_THE_DATABASE).await?;

@@ -4,6 +4,7 @@
 //! hold, at most twenty seconds here, and the windows of rates. Thresholds are unchanged.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -193,7 +194,7 @@ fn faster(rules: &str) -> Result<String> {
             let mut changed = parts.next().unwrap_or_default().to_owned();
             for part in parts {
                 let (duration, rest) = part.split_once(']').context(line.to_owned())?;
-                changed += &format!("[{}ms]{rest}", shorter_ms(duration)?);
+                write!(changed, "[{}ms]{rest}", shorter_ms(duration)?)?;
             }
             lines.push(changed);
         }
