@@ -1,6 +1,8 @@
 //! What is under `deploy/`, and Docker Compose: the alerts fire when they should, each has a runbook, and
 //! every metric of an alert or a dashboard exists.
 
+mod alerts;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;

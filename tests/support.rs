@@ -8,6 +8,7 @@ pub(crate) mod namespaces;
 pub(crate) mod otlp;
 pub(crate) mod process;
 pub(crate) mod metrics;
+pub(crate) mod prometheus;
 pub(crate) mod promtool;
 pub(crate) mod proxy;
 pub(crate) mod servers;

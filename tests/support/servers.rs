@@ -14,7 +14,7 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 /// Stages whose queues tests create.
-const STAGES: [&str; 12] = [
+const STAGES: [&str; 14] = [
     "payment",
     "inventory",
     "shipping",
@@ -27,6 +27,8 @@ const STAGES: [&str; 12] = [
     "bank",
     "approve",
     "stuck",
+    "busy",
+    "failing",
 ];
 
 /// The Postgres server. Its database is used only to create others.

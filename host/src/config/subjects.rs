@@ -20,7 +20,7 @@ use crate::domain::subject_status::{CancelRules, StatusRules, Transition};
 mod order;
 
 /// First segments of the paths that the API serves itself, and its tags.
-pub const RESERVED_SEGMENTS: [&str; 23] = [
+pub const RESERVED_SEGMENTS: [&str; 24] = [
     "api",
     "audit",
     "broker",

@@ -1,6 +1,7 @@
 //! Metrics of the store. What waits and what finished is that of all hosts, as each of them counts it;
 //! the rest is this host's.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ pub(super) fn encode(table: &mut Table<'_, '_>) -> fmt::Result {
     commits(table)
 }
 
-/// What waits, with the names of all stages: what is not counted waits for none.
+/// What waits for each stage of this host, and for each other one that something waits for.
 fn waiting(table: &mut Table<'_, '_>) -> fmt::Result {
     let namespaces = table.namespaces;
     let counted: Vec<Backlog<'_>> = namespaces.iter().filter_map(Backlog::of).collect();
@@ -52,7 +53,8 @@ fn waiting(table: &mut Table<'_, '_>) -> fmt::Result {
 struct Backlog<'a> {
     namespace: &'a Labelled,
     figures: Arc<StoreFigures>,
-    stages: Vec<Arc<str>>,
+    /// Those that run here, and those that something waits for: they may have lost their plugins.
+    stages: BTreeSet<Arc<str>>,
     now_ms: u64,
 }
 
@@ -60,7 +62,10 @@ impl<'a> Backlog<'a> {
     fn of(namespace: &'a Labelled) -> Option<Self> {
         let services = &namespace.app.services;
         let figures = services.counted.figures()?;
-        let stages = services.pipeline.stages().iter().map(|stage| stage.name.clone()).collect();
+        let waiting = figures.backlog.iter().map(|backlog| &*backlog.stage);
+        let waiting = waiting.chain(figures.dead_letters.iter().map(|(stage, _)| &**stage));
+        let running = services.pipeline.stages().into_iter().map(|stage| Arc::clone(&stage.name));
+        let stages = waiting.map(Arc::from).chain(running).collect();
         Some(Self { namespace, figures, stages, now_ms: services.clock.now_ms() })
     }
 
