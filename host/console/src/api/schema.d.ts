@@ -1085,6 +1085,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/stages/{stage}/log-level": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Sets how much is logged about the deliveries of a stage and by the stage itself, on every host: for a
+         *     time, or until it is set again.
+         * @description Needs: `operate` on the stage.
+         */
+        post: operations["stages_set_log_level"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/stages/{stage}/pause": {
         parameters: {
             query?: never;
@@ -2073,6 +2094,12 @@ export interface components {
                 held: number;
                 /** @description The live hosts that know the stage, by name. */
                 hosts: components["schemas"]["StageOnHost"][];
+                log_level?: components["schemas"]["LogLevel"] | null;
+                /**
+                 * Format: int64
+                 * @description When the log level ends, milliseconds since 1970-01-01 UTC; none: when an operator ends it.
+                 */
+                log_level_until_ms?: number | null;
                 /**
                  * Format: int64
                  * @description When the next message probes the stage's dependency, milliseconds since 1970-01-01 UTC; none
@@ -2438,6 +2465,17 @@ export interface components {
             status: string;
             /** @description Version of the host. */
             version: string;
+        };
+        /**
+         * @description How much is logged.
+         * @enum {string}
+         */
+        LogLevel: "error" | "warn" | "info" | "debug" | "trace";
+        /** @description How much a stage logs, and for how long: without `duration_ms` until it is set again. `default` stands for the filter of each process. */
+        LogLevelRequest: {
+            duration_ms?: number | null;
+            /** @enum {unknown} */
+            level: "error" | "warn" | "info" | "debug" | "trace" | "default";
         };
         /** @description A key with which hosts sign their messages to RabbitMQ. Its secret is never shown. */
         MessageKey: {
@@ -2925,6 +2963,11 @@ export interface components {
             principal: string;
             /** @description What it may do. */
             roles: string[];
+            /**
+             * @description Where the tracing system shows a trace, with `{trace_id}` in the place of its id, as in
+             *     `http.console.trace_url`; none: not configured.
+             */
+            trace_url?: string | null;
         };
         /** @description A setting. */
         Setting: {
@@ -3055,6 +3098,12 @@ export interface components {
             held: number;
             /** @description The live hosts that know the stage, by name. */
             hosts: components["schemas"]["StageOnHost"][];
+            log_level?: components["schemas"]["LogLevel"] | null;
+            /**
+             * Format: int64
+             * @description When the log level ends, milliseconds since 1970-01-01 UTC; none: when an operator ends it.
+             */
+            log_level_until_ms?: number | null;
             /**
              * Format: int64
              * @description When the next message probes the stage's dependency, milliseconds since 1970-01-01 UTC; none
@@ -7812,6 +7861,117 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["StageControl"];
+                };
+            };
+            /** @description The path, the query, a header or the body is malformed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No credentials, or invalid ones */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A permission is missing: `detail` names it */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No host knows such a stage */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body has an unsupported media type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is invalid, or its `Idempotency-Key` was used with a different request */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The address or the principal sent too many requests */
+            429: {
+                headers: {
+                    /** @description Seconds */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The store or the broker does not answer, or the host is at a limit */
+            503: {
+                headers: {
+                    /** @description Seconds */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    stages_set_log_level: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The stage's name */
+                stage: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LogLevelRequest"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StageStatus"];
                 };
             };
             /** @description The path, the query, a header or the body is malformed */
