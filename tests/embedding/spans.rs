@@ -45,6 +45,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorded {
 /// A process of its own is not needed: the subscriber is the default of this thread only, where the
 /// runtime runs every task.
 #[tokio::test(flavor = "current_thread")]
+#[ignore = "runs alone: subscribers of other threads switch spans on and off for all"]
 async fn spans_of_the_host_are_children_of_the_callers() -> Result<()> {
     let recorded = Recorded::default();
     // The steps within the host are at level trace.

@@ -35,6 +35,7 @@ impl TraceContext {
     }
 
     /// A span below this one, recorded or not.
+    #[must_use]
     pub fn child(&self, span: SpanId, sampled: bool) -> Self {
         let flags = self.0.trace_flags().with_sampled(sampled);
         let state = self.0.trace_state().clone();
@@ -42,6 +43,7 @@ impl TraceContext {
     }
 
     /// The span of a call that the attempt of this span makes, by its number, from 1.
+    #[must_use]
     pub fn of_call(&self, number: u32) -> Self {
         self.within(span_of(&["call", &self.0.span_id().to_string(), &number.to_string()]))
     }

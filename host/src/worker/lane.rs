@@ -308,7 +308,9 @@ impl Lane {
                 .zip(versions.iter())
                 .map(|((key, value), version): (_, &Version)| (key, value, *version));
             self.cache.store(stored);
-            spans.into_iter().for_each(|span| self.services.spans.record(span));
+            for span in spans {
+                self.services.spans.record(span);
+            }
             if let Some((observer, settlements)) = observed {
                 for settlement in &settlements {
                     observer(settlement);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::HostStatus;
-use crate::app::plugins::PluginStatus;
+use crate::app::plugins::{PluginState, PluginStatus};
 use crate::app::stages::StageStatus;
 use crate::pipeline::{Consumption, Topology, TopologyStage};
 use crate::stage::circuit_breaker::BreakerState;
@@ -128,7 +128,13 @@ pub(super) fn plugins(hosts: &[HostStatus]) -> Vec<ClusterPlugin> {
         status.rolled_back = status.rolled_back.or_else(|| other(|plugin| &plugin.rolled_back));
         ClusterPlugin { status, hosts }
     });
-    merged.collect()
+    let mut merged: Vec<ClusterPlugin> = merged.collect();
+    // What serves a stage comes before files that served it once.
+    merged.sort_by_key(|plugin| {
+        let status = &plugin.status;
+        (status.stage.is_none(), status.stage.clone(), status.state != PluginState::Serving)
+    });
+    merged
 }
 
 /// The stages that hosts run by name, and by which hosts.
