@@ -109,7 +109,7 @@ async fn trace_arrives_complete_from_the_request_to_the_call_of_a_guest(
         for span in spans.iter().filter(|span| of_event(span)) {
             assert_eq!(span.parent, creator, "{kind}: {span:?}");
         }
-        // One that nobody consumes is not sent.
+        // An event that no stage consumes is not sent.
         if spans.iter().any(|span| of_event(span) && span.kind() == "SPAN_KIND_CONSUMER") {
             let sent =
                 one(&spans, kind, |span| of_event(span) && span.kind() == "SPAN_KIND_PRODUCER")?;

@@ -47,7 +47,7 @@ pub(crate) struct StageRates {
 /// What this host knows of the others.
 #[derive(Default)]
 struct OtherHosts {
-    hosts: Vec<HostStatus>,
+    hosts: Arc<Vec<HostStatus>>,
     /// None: never.
     read_at: Option<Instant>,
 }
@@ -76,11 +76,11 @@ impl Cluster {
 
     /// The other live hosts. Those that were read before the store stopped to answer stay for as long as
     /// they count as live.
-    fn others(&self) -> Vec<HostStatus> {
+    fn others(&self) -> Arc<Vec<HostStatus>> {
         let known = self.others.load();
         let live = Duration::from_millis(LIVE_MS);
         let is_current = known.read_at.is_some_and(|read_at| read_at.elapsed() < live);
-        if is_current { known.hosts.clone() } else { Vec::new() }
+        if is_current { Arc::clone(&known.hosts) } else { Arc::default() }
     }
 
     pub(super) fn rates_of(&self, stage: &str) -> StageRates {
@@ -98,7 +98,7 @@ impl App {
     /// Returns the live hosts of the namespace by name, with what each runs. The others are as they
     /// reported last: every five seconds, and when something changes.
     pub(crate) fn hosts(&self) -> Vec<HostStatus> {
-        let mut hosts = self.cluster.others();
+        let mut hosts = self.cluster.others().to_vec();
         hosts.push(self.own_status());
         hosts.sort_by(|one, other| one.host.cmp(&other.host));
         hosts
@@ -114,7 +114,7 @@ impl App {
     async fn refresh_hosts(&self) -> Result<(), StoreError> {
         let live = self.services.store.live_hosts().await?;
         let others = live.into_iter().filter(|host| *host.host != *self.services.host);
-        let hosts = others.map(HostStatus::from_store).collect();
+        let hosts = Arc::new(others.map(HostStatus::from_store).collect());
         self.cluster.others.store(Arc::new(OtherHosts { hosts, read_at: Some(Instant::now()) }));
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
-use crate::domain::event::{hash, hex};
+use crate::domain::event::{hash, hex, shortened};
 
 /// Bytes of a message, or of a line of a backtrace, that are read.
 const READ_MAX: usize = 4_096;
@@ -112,7 +112,7 @@ fn place(code: &str, backtrace: Option<&str>) -> Option<String> {
     }
     let frames: Vec<&str> = backtrace?
         .lines()
-        .map(|line| head(line, READ_MAX).trim())
+        .map(|line| shortened(line, READ_MAX).trim())
         .filter(|line| !line.is_empty())
         .collect();
     let own = frames.iter().find(|frame| !is_machinery(frame));
@@ -135,7 +135,7 @@ fn without_folders(frame: &str) -> Cow<'_, str> {
 
 /// A message with placeholders, on one line.
 pub fn normalise(message: &str) -> String {
-    let one_line = head(message, READ_MAX).split_whitespace().collect::<Vec<_>>().join(" ");
+    let one_line = shortened(message, READ_MAX).split_whitespace().collect::<Vec<_>>().join(" ");
     let mut text = VARIABLE.replace_all(&one_line, placeholder).into_owned();
     for placeholder in PLACEHOLDERS {
         for between in [", ", " ", ","] {
@@ -177,11 +177,6 @@ fn word(word: &str) -> String {
         return "<hex>".to_owned();
     }
     "<id>".to_owned()
-}
-
-/// At most `max` bytes, cut between characters.
-fn head(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
 }
 
 fn shorten(text: &str) -> String {

@@ -65,7 +65,8 @@ impl Spans {
         let caller = TraceContext::read(header);
         let context = match &caller {
             Some(caller) => {
-                caller.child(SpanId::from_bytes(rand::random()), self.samples(Some(caller)))
+                let sampled = self.is_sampled(Some(caller), caller.trace_id());
+                caller.child(SpanId::from_bytes(rand::random()), sampled)
             }
             None => self.begin(),
         };
@@ -76,10 +77,6 @@ impl Spans {
     pub fn begin(&self) -> TraceContext {
         let trace = TraceId::from_bytes(rand::random());
         TraceContext::root(trace, SpanId::from_bytes(rand::random()), self.is_sampled(None, trace))
-    }
-
-    fn samples(&self, caller: Option<&TraceContext>) -> bool {
-        caller.is_some_and(|caller| self.is_sampled(Some(caller), caller.trace_id()))
     }
 
     /// Whether a trace is recorded. Without a processor, callers' decisions are passed on, and new traces
@@ -110,9 +107,8 @@ impl Spans {
         let Some(recording) = &self.0 else { return };
         let FinishedSpan { context, parent, link, kind, name, start, end, attributes, error } =
             span;
-        let links = link.map(|to| Link::new(to.span().clone(), Vec::new(), 0)).into_iter();
-        let mut span_links = SpanLinks::default();
-        span_links.links = links.collect();
+        let mut links = SpanLinks::default();
+        links.links.extend(link.map(|to| Link::new(to.span().clone(), Vec::new(), 0)));
         let parent = parent.as_ref().map(TraceContext::span);
         recording.processor.on_end(SpanData {
             span_context: context.span().clone(),
@@ -125,7 +121,7 @@ impl Spans {
             attributes,
             dropped_attributes_count: 0,
             events: SpanEvents::default(),
-            links: span_links,
+            links,
             status: error.map_or(Status::Unset, Status::error),
             instrumentation_scope: recording.scope.clone(),
         });
@@ -243,7 +239,7 @@ mod tests {
         assert!(all.wants(&all.begin()) && !none.wants(&none.begin()));
         assert!(none.begin().headers()[0].1.ends_with("-00"), "stages and callees follow");
         let off = Spans::default();
-        assert!(!off.wants(&enter(&off, "01").context), "nobody records");
+        assert!(!off.wants(&enter(&off, "01").context), "there is no processor");
         assert!(enter(&off, "01").context.is_sampled() && !enter(&off, "00").context.is_sampled());
         let half = spans(Sampler::TraceIdRatioBased(0.5)).0;
         let sampled = (0..1_000).filter(|_| half.wants(&half.begin())).count();

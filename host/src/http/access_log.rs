@@ -21,6 +21,7 @@ use super::middleware::to_problem;
 use super::prefix::original_uri;
 use super::{Peer, ServedNamespace, console, openapi};
 use crate::domain::access::{Principal, PrincipalKind};
+use crate::domain::event::shortened;
 use crate::domain::spans::{Entered, FinishedSpan, Spans};
 
 /// Target of the lines.
@@ -107,14 +108,14 @@ impl Observation {
     }
 
     fn path(&self) -> &str {
-        shortened(self.uri.path())
+        shortened(self.uri.path(), TEXT_MAX_BYTES)
     }
 
     fn user_agent(&self) -> Option<&str> {
-        self.user_agent.as_ref()?.to_str().ok().map(shortened)
+        Some(shortened(self.user_agent.as_ref()?.to_str().ok()?, TEXT_MAX_BYTES))
     }
 
-    /// Whether nobody reads about it: a probe, or a file of the console.
+    /// Whether it is rarely of interest: a probe, or a file of the console.
     fn is_quiet(&self) -> bool {
         self.route.as_ref().is_some_and(|route| {
             let route = route.as_str();
@@ -210,8 +211,4 @@ impl Drop for Observation {
             self.record_span(None);
         }
     }
-}
-
-fn shortened(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_MAX_BYTES)]
 }

@@ -101,7 +101,7 @@ impl HostSync {
     async fn carry_out(&self, id: i64, command: &str) {
         let answer = self.app.carry_out(command).await;
         let answer = serde_json::to_string(&answer).expect("texts always serialise");
-        // Whoever asked reads the reports next.
+        // The host that sent the command reads the reports next.
         let reported = self.report().await;
         let answered = self.app.services.store.answer_command(id, &answer).await;
         if let Err(error) = reported.and(answered) {

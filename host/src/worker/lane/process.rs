@@ -14,6 +14,7 @@ use super::batch::BatchRun;
 use super::spans::CallTimes;
 use super::{Lane, Work};
 use crate::broker::{Incoming, Sender};
+use crate::domain::event::shortened;
 use crate::domain::spans::{CallSpans, FinishedSpan};
 use crate::pipeline::Running;
 use crate::pipeline::plugin_change::PluginChange;
@@ -264,8 +265,4 @@ fn waited(message: &Incoming, now_ms: u64) -> Duration {
         }
         _ => here,
     }
-}
-
-pub(super) fn shortened(text: &str, max_bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(max_bytes)]
 }

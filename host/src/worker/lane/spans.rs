@@ -4,7 +4,6 @@
 //! They are recorded after the commit. A batch that runs again gives the same ids, and only what was
 //! committed is recorded.
 
-use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::KeyValue;
@@ -13,6 +12,7 @@ use opentelemetry::trace::SpanKind;
 use super::{Lane, Work};
 use crate::broker::Sender;
 use crate::broker::destination::Destination;
+use crate::domain::event::shortened;
 use crate::domain::spans::{CallSpans, FinishedSpan};
 use crate::domain::trace_context::TraceContext;
 use crate::pipeline::hand_over::is_handed_over;
@@ -101,13 +101,11 @@ impl Lane {
             parent: Some(created.clone()),
             link: Some(created),
             kind: SpanKind::Consumer,
-            name: Cow::Owned(format!("process {}", destination.name)),
+            name: format!("process {}", destination.name).into(),
             start,
             end: start + duration,
             attributes,
-            error: failure.map(|failure| {
-                super::process::shortened(&failure.message, ERROR_MAX_BYTES).to_owned()
-            }),
+            error: failure.map(|failure| shortened(&failure.message, ERROR_MAX_BYTES).to_owned()),
         };
         std::iter::once(span).chain(calls.take())
     }
