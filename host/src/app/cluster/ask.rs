@@ -102,6 +102,8 @@ impl App {
         digest: Option<&str>,
     ) -> Result<RolledBackStage, StoreError> {
         let until = Instant::now() + self.cluster.patience;
+        // What was read last may be a second old, and another host may have changed the version since.
+        self.refresh_hosts().await?;
         let hosts = self.hosts();
         let own = self.host_name().to_owned();
         let newest = hosts
