@@ -330,6 +330,7 @@ pub trait Store: StateSource {
     async fn resume_chain(
         &self,
         correlation_id: &str,
+        reason: Option<String>,
         actor: &Actor,
     ) -> Result<ChainRecord, StoreError>;
 

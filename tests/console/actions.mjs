@@ -136,11 +136,16 @@ async function rollsBack({ api, command }, { page, open }) {
   await open("plugins/payment");
   const load = page.locator(".card tr", { hasText: before.slice(0, 8) });
   await load.getByRole("button", { name: "Roll back" }).click();
+  await page.locator("dialog input[name=reason]").fill("it declines too many");
   await page.locator("dialog").getByRole("button", { name: "Roll back" }).click();
   await until("the version before to serve", async () => (await serving()) === before);
   await load.locator("text=serves").waitFor();
   assert.equal(await page.locator(".card >> text=serves").count(), 1);
-  await page.locator(".note", { hasText: "Rolled back" }).first().waitFor();
+  await page
+    .locator(".note", { hasText: "Rolled back" })
+    .filter({ hasText: "it declines too many" })
+    .first()
+    .waitFor();
 }
 
 /** Payment's breaker takes `simulated-failure` for an outage if enough orders fail so. */

@@ -60,6 +60,8 @@ async function showsOrder(page, open, api) {
   assert.equal(await page.locator(".lane").count(), order.timeline.length);
   await page.locator(".lane summary").first().click();
   await page.locator(".lane-body >> text=emitted").first().waitFor();
+  const host = page.locator(".lane-body .facts div", { hasText: "Host" }).first().locator("dd");
+  assert.equal(await host.innerText(), order.timeline[0].host);
   await open("orders/digits");
   await page.locator("text=12345678901234567890.10").first().waitFor();
 }

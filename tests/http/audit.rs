@@ -102,7 +102,7 @@ async fn what_operators_do_is_recorded(backend: Backend) -> Result<()> {
     let (_, events) = client.get("/orders/c/events").await?;
     let chain = events["items"][0]["id"].as_str().unwrap_or_default().to_owned();
     client.post(&format!("/chains/{chain}/stop"), &json!({ "reason": "a loop" })).await?;
-    client.post(&format!("/chains/{chain}/resume"), &json!({})).await?;
+    client.post(&format!("/chains/{chain}/resume"), &json!({ "reason": "it ended" })).await?;
 
     let expected = [
         ("stage.pause", "stage/shipping".to_owned()),
@@ -126,6 +126,8 @@ async fn what_operators_do_is_recorded(backend: Backend) -> Result<()> {
     let (_, page) = client.get("/audit?action=plugin.load&object=stage/payment").await?;
     assert_eq!(page["items"].as_array().map(Vec::len), Some(1), "{page}");
     assert_eq!(page["items"][0]["actor"]["kind"], "host");
+    let (_, page) = client.get("/audit?action=chain.resume").await?;
+    assert_eq!(page["items"][0]["reason"], "it ended", "{page}");
     assert_eq!(client.get("/audit?since=yesterday").await?.0, StatusCode::BAD_REQUEST);
 
     let (code, said, _) = postrider(&["audit", "export", "--url", &client.url]).await?;

@@ -9,7 +9,7 @@ use crate::support::load::AMPLE_STOCK;
 use crate::support::process::postrider;
 
 on_both_back_ends![
-    order_history_names_the_stages_and_versions_that_ran,
+    order_history_names_the_stages_versions_and_hosts_that_ran,
     long_timeline_is_read_in_pages,
     duplicate_order_is_accepted_and_conflicting_order_is_refused,
     nul_in_a_query_is_a_client_error
@@ -48,7 +48,9 @@ async fn long_timeline_is_read_in_pages(backend: Backend) -> Result<()> {
     host.stop().await
 }
 
-async fn order_history_names_the_stages_and_versions_that_ran(backend: Backend) -> Result<()> {
+async fn order_history_names_the_stages_versions_and_hosts_that_ran(
+    backend: Backend,
+) -> Result<()> {
     let env = TestEnv::shipped_on(backend, AMPLE_STOCK).await?;
     let host = env.start().await?;
     let (status, accepted) = host.client.post("/orders", &book("123")).await?;
@@ -62,8 +64,9 @@ async fn order_history_names_the_stages_and_versions_that_ran(backend: Backend) 
         Ok(done.then_some(history))
     })
     .await?;
+    let host_name = &host.client.get("/hosts").await?.1["answered_by"];
     for (entry, stage) in history["timeline"].as_array().expect("a timeline").iter().zip(SHIPPED) {
-        assert_eq!(entry["stage"], stage);
+        assert_eq!((&entry["stage"], &entry["host"]), (&json!(stage), host_name));
         assert_eq!(entry["plugin"]["digest"].as_str().map(str::len), Some(64), "{entry}");
         assert!(
             entry["plugin"]["version"].is_string() && entry["duration_ms"].is_number(),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::harness::{Backend, Client, RunningHost, TestEnv, eventually, guest};
 use crate::support::load::AMPLE_STOCK;
-use crate::support::process::HostProcess;
+use crate::support::process::{HostProcess, postrider};
 
 /// Starts a host with a plugins folder and an archive of its own.
 async fn start_in(env: &TestEnv, name: &str, guests: &[(&str, &str)]) -> Result<RunningHost> {
@@ -217,6 +217,96 @@ impl NativeStage for Bank {
     }
 }
 
+/// Fails on one host, and succeeds on another.
+#[derive(Clone)]
+struct Local {
+    fails: bool,
+}
+
+#[async_trait]
+impl NativeStage for Local {
+    fn describe(&self) -> Description {
+        Description::new("local", "1.0.0", "Depends on its host").consumes(["order.created"])
+    }
+
+    async fn handle(
+        &self,
+        _: &mut NativeContext,
+        event: &Event,
+    ) -> Result<Vec<Emitted>, NativeError> {
+        match (self.fails, event.subject.as_str()) {
+            (true, "c-1") => Err(Failure::reject("local-fault", "the disk is gone").into()),
+            (true, _) => Err(Failure::retry("local-fault", "the disk is full").into()),
+            (false, _) => Ok(vec![]),
+        }
+    }
+}
+
+/// What the order's history has of the stage `local`.
+async fn local_of(client: &Client, id: &str) -> Result<Value> {
+    let (_, order) = client.get(&format!("/orders/{id}")).await?;
+    let mut timeline = order["timeline"].as_array().into_iter().flatten();
+    Ok(timeline.find(|entry| entry["stage"] == "local").cloned().unwrap_or_default())
+}
+
+fn hosts_of_failures(delivery: &Value, field: &str) -> Vec<Value> {
+    let failures = delivery[field].as_array().into_iter().flatten();
+    failures.map(|failure| failure["host"].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_has_the_host_of_each_attempt() -> Result<()> {
+    // The attempts last until the other host is there.
+    let toml = "[stages.local.retry]\nmax_attempts = 100000\ninitial_ms = 50\nmax_ms = 50\n";
+    let env = TestEnv::empty_on(Backend::Servers, toml).await?;
+    let failing = env.start_with(|builder| builder.stage(Local { fails: true })).await?;
+    let first = name_of(&failing.client).await?;
+    post(&failing.client, 0..2).await?;
+    let open = eventually("a failed attempt", || async {
+        let delivery = local_of(&failing.client, "c-0").await?;
+        Ok((!hosts_of_failures(&delivery, "failures").is_empty()).then_some(delivery))
+    })
+    .await?;
+    assert_eq!((&open["status"], &open["host"]), (&json!("open"), &json!(first)), "{open}");
+    let letter = eventually("the dead letter", || async {
+        Ok(failing.client.get("/dead-letters").await?.1["items"].get(0).cloned())
+    })
+    .await?;
+    failing.stop().await?;
+
+    let working = env.start_with(|builder| builder.stage(Local { fails: false })).await?;
+    let (client, second) = (&working.client, name_of(&working.client).await?);
+    assert_ne!(first, second);
+    let done = eventually("the success", || async {
+        let delivery = local_of(client, "c-0").await?;
+        Ok((delivery["status"] == "done").then_some(delivery))
+    })
+    .await?;
+    assert_eq!(done["host"], second, "{done}");
+    let failed_on = hosts_of_failures(&done, "failures");
+    assert!(!failed_on.is_empty() && failed_on.iter().all(|host| *host == first), "{done}");
+    let (_, shown, _) = postrider(&["orders", "get", "c-0", "--url", &client.url]).await?;
+    assert!(shown.contains(&format!(" ms  on {second}\n")), "{shown}");
+    assert!(shown.contains(&format!("attempt 1 on {first}: local-fault: ")), "{shown}");
+
+    let id = letter["id"].to_string();
+    let (_, letter) = client.get(&format!("/dead-letters/{id}")).await?;
+    assert_eq!(hosts_of_failures(&letter, "attempts"), [json!(first)], "{letter}");
+    let (_, shown, _) = postrider(&["dlq", "show", &id, "--url", &client.url]).await?;
+    assert!(shown.contains(&format!("  {first}  local-fault: ")), "{shown}");
+    // Its replay runs on the other host.
+    assert_eq!(local_of(client, "c-1").await?["host"], first);
+    client.post(&format!("/dead-letters/{id}/replay"), &json!({})).await?;
+    let replayed = eventually("the replay", || async {
+        let (_, letter) = client.get(&format!("/dead-letters/{id}")).await?;
+        let delivery = letter["replayed_as"]["delivery"].clone();
+        Ok((delivery["status"] == "done").then_some(delivery))
+    })
+    .await?;
+    assert_eq!(replayed["host"], second, "{replayed}");
+    working.stop().await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn breaker_is_closed_through_a_host_that_does_not_run_the_stage() -> Result<()> {
     // Without a command it would stay open for an hour.
@@ -236,7 +326,8 @@ async fn breaker_is_closed_through_a_host_that_does_not_run_the_stage() -> Resul
     assert!(reason.contains("unavailable: no answer"), "{shown}");
     assert_eq!(plain.client.get("/ready").await?.1["breakers_open"], json!(["bank"]));
     bank.is_up.store(true, Ordering::SeqCst);
-    let (status, said) = plain.client.post("/stages/bank/breaker/close", &json!({})).await?;
+    let why = json!({ "reason": "the bank answers" });
+    let (status, said) = plain.client.post("/stages/bank/breaker/close", &why).await?;
     assert_eq!((status, &said["breaker"]), (StatusCode::OK, &json!("closed")), "{said}");
     let done = "SELECT count(*) FROM deliveries WHERE stage = 'bank' AND status = 'done'";
     eventually("all orders to be done", || async {
@@ -247,6 +338,7 @@ async fn breaker_is_closed_through_a_host_that_does_not_run_the_stage() -> Resul
     let [closed] = items(&log) else { anyhow::bail!("{log}") };
     assert_eq!(closed["host"], name_of(&banking.client).await?);
     assert_eq!(closed["actor"]["id"], "anonymous", "who asked, and not the host: {closed}");
+    assert_eq!(closed["reason"], why["reason"], "{closed}");
     let (status, _) = plain.client.post("/stages/nobody/breaker/close", &json!({})).await?;
     assert_eq!(status, StatusCode::NOT_FOUND);
     plain.stop().await?;
@@ -269,7 +361,8 @@ async fn plugin_is_rolled_back_on_all_hosts_through_one_that_has_none() -> Resul
     install(&env, "one", "fifth-next", "fifth")?;
     install(&env, "two", "fifth-next", "other")?;
     wait_on_all_hosts(&plain.client, "audit", "version", "1.1.0").await?;
-    let (status, said) = plain.client.post("/plugins/audit/rollback", &json!({})).await?;
+    let why = json!({ "reason": "it counts twice" });
+    let (status, said) = plain.client.post("/plugins/audit/rollback", &why).await?;
     assert_eq!(status, StatusCode::OK, "{said}");
     let answers = said["hosts"].as_array().context("hosts")?;
     assert_eq!(answers.len(), 2, "{said}");
@@ -280,7 +373,8 @@ async fn plugin_is_rolled_back_on_all_hosts_through_one_that_has_none() -> Resul
         assert!(served == std::fs::read(guest("fifth")?)?, "the file of host {host}");
     }
     let (_, log) = plain.client.get("/audit?action=plugin.roll-back").await?;
-    assert_eq!(items(&log).iter().filter(|one| one["outcome"] == "done").count(), 2, "{log}");
+    let done: Vec<&Value> = items(&log).iter().filter(|one| one["outcome"] == "done").collect();
+    assert!(done.len() == 2 && done.iter().all(|one| one["reason"] == why["reason"]), "{log}");
     let (status, _) = plain.client.post("/plugins/nobody/rollback", &json!({})).await?;
     assert_eq!(status, StatusCode::NOT_FOUND);
     // A host without the version says so; the others follow it nevertheless.

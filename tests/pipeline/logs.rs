@@ -177,7 +177,8 @@ async fn log_level_is_set_through_any_host_and_ends_on_all() -> Result<()> {
         .await
     };
     for name in LogLevel::ALL {
-        set_level(&one.client, "payment", json!({ "level": name })).await?;
+        let body = json!({ "level": name, "reason": "it declines too many" });
+        set_level(&one.client, "payment", body).await?;
         level(&json!(name)).await?;
     }
     set_level(&one.client, "payment", json!({ "level": "debug", "duration_ms": 2_000 })).await?;
@@ -190,6 +191,7 @@ async fn log_level_is_set_through_any_host_and_ends_on_all() -> Result<()> {
         (&json!("stage/payment"), &json!("default"), &json!("error")),
         "{audit}"
     );
+    assert_eq!(record["reason"], "it declines too many", "{audit}");
     one.stop().await?;
     other.stop().await
 }
@@ -203,6 +205,7 @@ async fn invalid_log_levels_are_refused() -> Result<()> {
         (json!({ "level": "loud" }), "/level"),
         (json!({ "level": 1 }), "/level"),
         (json!({ "level": "debug", "duration_ms": 0 }), "/duration_ms"),
+        (json!({ "level": "debug", "reason": 1 }), "/reason"),
         (json!({ "level": "debug", "duration_ms": "1h" }), "/duration_ms"),
         (json!({ "level": "debug", "minutes": 5 }), "/minutes"),
     ] {

@@ -237,6 +237,9 @@ async fn message_beyond_the_delivery_limit_runs_isolated_once() -> Result<()> {
         (&json!(2), &json!("delivery-limit")),
         "{delivery}"
     );
+    let name = &host.client.get("/hosts").await?.1["answered_by"];
+    assert_eq!(&delivery["host"], name, "the isolated run");
+    assert_eq!(delivery["failures"][0]["host"], json!(null), "whichever hosts took it: {delivery}");
 
     // A message whose isolated run crashes the host: it is dead-lettered after the restart.
     watcher.hangs.store(true, Ordering::SeqCst);

@@ -14,6 +14,7 @@ use crate::support::harness::{
     Backend, Client, RunningHost, TestEnv, eventually, guest, on_both_back_ends,
 };
 use crate::support::load::AMPLE_STOCK;
+use crate::support::process::postrider;
 
 on_both_back_ends![trapping_version_is_rolled_back_under_load, version_is_rolled_back_under_load];
 
@@ -185,7 +186,8 @@ async fn version_is_rolled_back_under_load(backend: Backend) -> Result<()> {
     );
     env.add_plugin("fifth-next", "fifth")?;
     serves(&host.client, "1.1.0").await?;
-    let (status, said) = host.client.post("/plugins/audit/rollback", &json!({})).await?;
+    let why = json!({ "reason": "it counts twice" });
+    let (status, said) = host.client.post("/plugins/audit/rollback", &why).await?;
     assert_eq!(status, StatusCode::OK, "{said}");
     assert_eq!(version(&host.client).await?, "1.0.0");
     let (_, history) = host.client.get("/plugins/audit/history").await?;
@@ -197,9 +199,17 @@ async fn version_is_rolled_back_under_load(backend: Backend) -> Result<()> {
         .collect();
     assert_eq!(versions, ["1.0.0", "1.1.0", "1.0.0"]);
     let next = history["items"][1]["digest"].as_str().context("a digest")?;
-    let (status, said) =
-        host.client.post("/plugins/audit/rollback", &json!({ "digest": &next[..10] })).await?;
-    assert_eq!((status, said["digest"].as_str()), (StatusCode::OK, Some(next)), "{said}");
+    let forward = ["plugin", "rollback", "audit", &next[..10], "--reason", "it was right"];
+    let (code, said, errors) =
+        postrider(&[&forward[..], &["--json", "--url", &host.client.url]].concat()).await?;
+    assert!(code == 0 && said.contains(next), "{said}{errors}");
+    let too_long = json!({ "reason": "x".repeat(1_025) });
+    let (status, problem) = host.client.post("/plugins/audit/rollback", &too_long).await?;
+    assert_eq!(
+        (status, &problem["errors"][0]["pointer"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("/reason")),
+        "{problem}"
+    );
     assert_eq!(
         host.client.post("/plugins/audit/rollback", &json!({ "digest": "ffff" })).await?.0,
         StatusCode::CONFLICT
@@ -213,6 +223,8 @@ async fn version_is_rolled_back_under_load(backend: Backend) -> Result<()> {
     assert_eq!(rolled_back.len(), 2, "{log}");
     assert_eq!(rolled_back[0]["before"]["digest"], next, "{log}");
     assert_eq!(rolled_back[1]["after"]["digest"], next, "{log}");
+    let reasons: Vec<_> = rolled_back.iter().map(|record| record["reason"].as_str()).collect();
+    assert_eq!(reasons, [Some("it counts twice"), Some("it was right")], "{log}");
     stop.cancel();
     assert_audited_once(&env, posting.await??).await?;
     assert_eq!(env.query_count("SELECT count(*) FROM attempts").await?, 0);

@@ -65,7 +65,13 @@ pub(crate) enum EventsCommand {
     ///
     /// Deliveries that were skipped are not repeated. Dead letters with the code chain-limit can be
     /// replayed afterwards.
-    Resume(ChainArgs),
+    Resume {
+        #[command(flatten)]
+        chain: ChainArgs,
+        /// Reason, kept in the audit log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -158,7 +164,9 @@ pub(crate) async fn run(command: EventsCommand, output: Output) -> Result<ExitCo
         EventsCommand::Stop { chain, reason } => {
             output.print_line(&chain.stop(reason.as_deref()).await?, chains::stopped);
         }
-        EventsCommand::Resume(chain) => output.print_line(&chain.resume().await?, chains::resumed),
+        EventsCommand::Resume { chain, reason } => {
+            output.print_line(&chain.resume(reason.as_deref()).await?, chains::resumed);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -78,6 +78,9 @@ pub(crate) enum PluginCommand {
         stage: String,
         /// Digest to roll back to, or a unique prefix [default: the previous version].
         digest: Option<String>,
+        /// Reason, kept in the audit log.
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Run one event through a plugin, without a host, and show what a host would do.
     ///
@@ -152,10 +155,9 @@ pub(crate) async fn run(command: PluginCommand, scope: &Scope, output: Output) -
             output.print(&answer, show::history)?;
             Ok(ExitCode::SUCCESS)
         }
-        PluginCommand::Rollback { target, stage, digest } => {
-            let answer = target
-                .post(&path(&["plugins", &stage, "rollback"])?, &json!({ "digest": digest }))
-                .await?;
+        PluginCommand::Rollback { target, stage, digest, reason } => {
+            let body = json!({ "digest": digest, "reason": reason });
+            let answer = target.post(&path(&["plugins", &stage, "rollback"])?, &body).await?;
             output.print(&answer, |result| show::rolled_back(&stage, result))?;
             let mut hosts = answer["hosts"].as_array().into_iter().flatten();
             let all_followed = hosts.all(|host| host["error"].is_null());

@@ -44,6 +44,9 @@ pub(crate) enum StagesCommand {
         target: Target,
         /// Stage whose breaker to close.
         stage: String,
+        /// Reason, kept in the audit log.
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Set how much is logged about the deliveries of a stage and by the stage itself, on every host.
     LogLevel {
@@ -56,6 +59,9 @@ pub(crate) enum StagesCommand {
         /// How long, such as 15m [default: until it is set again].
         #[arg(long = "for", value_name = "TIME", value_parser = duration_ms)]
         duration_ms: Option<u64>,
+        /// Reason, kept in the audit log.
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Delete a stage that no live host runs: new events are no longer routed to it, and what waits
     /// for it is skipped.
@@ -145,12 +151,12 @@ pub(crate) async fn run(command: StagesCommand, output: Output) -> Result<ExitCo
             (args.wait_until_drained().await?, drained)
         }
         StagesCommand::Resume(args) => (args.set_control("resume").await?, control),
-        StagesCommand::CloseBreaker { target, stage } => {
+        StagesCommand::CloseBreaker { target, stage, reason } => {
             let path = path(&["stages", &stage, "breaker", "close"])?;
-            (target.post(&path, &Value::Null).await?, breaker)
+            (target.post(&path, &json!({ "reason": reason })).await?, breaker)
         }
-        StagesCommand::LogLevel { target, stage, level, duration_ms } => {
-            let mut body = json!({ "level": level.name() });
+        StagesCommand::LogLevel { target, stage, level, duration_ms, reason } => {
+            let mut body = json!({ "level": level.name(), "reason": reason });
             if let Some(duration_ms) = duration_ms {
                 body["duration_ms"] = duration_ms.into();
             }

@@ -317,23 +317,30 @@ fn timeline(kind: &Kind, subject: &Value) {
     for step in subject["timeline"].as_array().into_iter().flatten() {
         let plugin = &step["plugin"];
         outln!(
-            "  {:<14} {:<20} {:<8} attempt {}  {}  {} ms",
+            "  {:<14} {:<20} {:<8} attempt {}  {}  {} ms{}",
             text(&step["stage"]),
             text(&step["event"]["type"]),
             text(&step["status"]),
             step["attempt"],
             plugin["version"].as_str().unwrap_or("-"),
-            step["duration_ms"]
+            step["duration_ms"],
+            on_host("  ", step)
         );
         for failure in step["failures"].as_array().into_iter().flatten() {
             outln!(
-                "    attempt {}: {}: {}",
+                "    attempt {}{}: {}: {}",
                 failure["attempt"],
+                on_host(" ", failure),
                 text(&failure["code"]),
                 text(&failure["message"])
             );
         }
     }
+}
+
+/// ` on a-host`, after `space`; nothing if no host is known.
+fn on_host(space: &str, of: &Value) -> String {
+    of["host"].as_str().map(|host| format!("{space}on {host}")).unwrap_or_default()
 }
 
 /// Fetches pages until the limit is reached. JSON output has one subject per line.

@@ -68,11 +68,16 @@ impl App {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn resume_chain(&self, correlation_id: &str) -> Result<ChainControl, StoreError> {
+    pub async fn resume_chain(
+        &self,
+        correlation_id: &str,
+        reason: Option<String>,
+    ) -> Result<ChainControl, StoreError> {
         if let Some(not_found) = self.missing_chain(correlation_id).await? {
             return Ok(not_found);
         }
-        let record = self.services.store.resume_chain(correlation_id, &actor()).await?;
+        let (store, reason) = (&self.services.store, reason.map(without_nul));
+        let record = store.resume_chain(correlation_id, reason, &actor()).await?;
         Ok(ChainControl::Set(self.services.pipeline.chains().apply_control(&record)))
     }
 

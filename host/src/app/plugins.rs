@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::App;
 use super::audit::actor;
+use crate::domain::event::without_nul;
 use crate::plugins::FileStatus;
 use crate::store::{AuditEntry, AuditOutcome, PluginLoad, StoreError};
 
@@ -98,7 +99,7 @@ pub struct PluginStatus {
 /// # async fn example(app: &postrider::App) -> anyhow::Result<()> {
 /// use postrider::RollBack;
 ///
-/// match app.roll_back("payment", None).await? {
+/// match app.roll_back("payment", None, Some("it declines everyone")).await? {
 ///     RollBack::Done(digest) => println!("{digest} serves again"),
 ///     RollBack::NotFound => println!("no plugin file runs this stage"),
 ///     RollBack::NoSuchVersion => println!("there is no earlier version"),
@@ -132,11 +133,12 @@ impl App {
 
     /// Rolls a stage's plugin back to an earlier version on this host: to the one with this digest
     /// (or the only one that starts with it), or else to the version before the present one.
-    /// Returns once the file is loaded or refused.
+    /// Returns once the file is loaded or refused. The audit log has the reason.
     pub async fn roll_back(
         &self,
         stage: &str,
         digest: Option<&str>,
+        reason: Option<&str>,
     ) -> Result<RollBack, StoreError> {
         let running = self.services.pipeline.find(stage).and_then(|stage| stage.running());
         let Some((running, file)) =
@@ -168,14 +170,15 @@ impl App {
         };
         let entry = AuditEntry::new(&actor(), "plugin.roll-back", format!("stage/{stage}"))
             .change(json!({ "digest": present }), json!({ "digest": chosen }));
+        let given = reason.map(|reason| without_nul(reason.to_owned()));
         Ok(match restored {
             Ok(()) => {
-                self.record(entry).await;
+                self.record(entry.because(given)).await;
                 RollBack::Done(chosen)
             }
             Err(why) => {
-                let outcome = AuditOutcome::Refused;
-                self.record(AuditEntry { outcome, ..entry.because(Some(why.clone())) }).await;
+                let (outcome, reason) = (AuditOutcome::Refused, refusal(&why, given.as_deref()));
+                self.record(AuditEntry { outcome, ..entry.because(Some(reason)) }).await;
                 RollBack::Refused(why)
             }
         })
@@ -264,6 +267,11 @@ impl App {
     }
 }
 
+/// The reason in the record of a roll-back that was refused: why, and the reason that was given for it.
+fn refusal(why: &str, given: Option<&str>) -> String {
+    given.map_or_else(|| why.to_owned(), |given| format!("{why}; the reason given: {given}"))
+}
+
 /// A file that serves nothing: one entry for each stage it served, or one without a stage.
 fn not_serving(file: &str, status: FileStatus) -> impl Iterator<Item = PluginStatus> {
     let FileStatus { stages, removed, error, waiting_for, compiling_since_ms, .. } = status;
@@ -320,5 +328,17 @@ impl PluginStatus {
             emits: Vec::new(),
             warnings: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_of_a_refused_roll_back_keeps_the_reason_that_was_given() {
+        assert_eq!(refusal("it does not load", None), "it does not load");
+        let both = refusal("it does not load", Some("it counts twice"));
+        assert_eq!(both, "it does not load; the reason given: it counts twice");
     }
 }

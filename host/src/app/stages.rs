@@ -186,13 +186,14 @@ impl App {
 
     /// Closes the circuit breaker of a stage on this host. Returns the state of the stage; none when
     /// this host does not know it.
-    pub async fn close_breaker(&self, stage: &str) -> Option<StageStatus> {
+    pub async fn close_breaker(&self, stage: &str, reason: Option<&str>) -> Option<StageStatus> {
         let stage = self.services.pipeline.find(stage)?;
         let was_open = stage.breaker().close();
         if was_open {
             let entry = AuditEntry::new(&actor(), "breaker.close", format!("stage/{}", stage.name));
-            self.record(entry.change(json!({ "state": "open" }), json!({ "state": "closed" })))
-                .await;
+            let entry = entry.change(json!({ "state": "open" }), json!({ "state": "closed" }));
+            let reason = reason.map(|reason| without_nul(reason.to_owned()));
+            self.record(entry.because(reason)).await;
         }
         if let Some(running) = stage.running().filter(|_| was_open) {
             self.services.announce_breaker(&stage, &running, BreakerState::Closed).await;
@@ -253,13 +254,15 @@ impl App {
         stage: &str,
         level: Option<LogLevel>,
         duration: Option<Duration>,
+        reason: Option<String>,
     ) -> Result<bool, StoreError> {
         if !self.is_known(stage) {
             return Ok(false);
         }
         let now_ms = self.services.clock.now_ms();
         let until_ms = duration.map(|duration| now_ms.saturating_add(duration.as_millis() as u64));
-        let change = LogLevelChange { stage: stage.to_owned(), level, until_ms, actor: actor() };
+        let (stage_name, reason) = (stage.to_owned(), reason.map(without_nul));
+        let change = LogLevelChange { stage: stage_name, level, until_ms, reason, actor: actor() };
         let level = self.services.store.set_stage_log_level(change).await?;
         if let Some(stage) = self.services.pipeline.find(stage) {
             stage.apply_log_level(level, now_ms);
@@ -300,7 +303,8 @@ impl App {
         };
         store.set_stage_control(deleted).await?;
         let stage = name.to_owned();
-        let change = LogLevelChange { stage, level: None, until_ms: None, actor: actor() };
+        let (level, until_ms, reason) = (None, None, None);
+        let change = LogLevelChange { stage, level, until_ms, reason, actor: actor() };
         store.set_stage_log_level(change).await?;
         Ok(StageDeletion::Deleted { skipped })
     }

@@ -75,6 +75,7 @@ pub(crate) async fn stop(
 /// Lets a chain of events run again on every host, and counts its events from zero. Deliveries that
 /// were skipped are not repeated.
 #[utoipa::path(post, path = "/chains/{correlation}/resume", tag = "chains", params(CorrelationId),
+    request_body = ref("#/components/schemas/Reason"),
     responses(
         (status = 200, body = ChainView),
         (status = 404, description = "No chain begins with such an event", body = Problem),
@@ -82,8 +83,9 @@ pub(crate) async fn stop(
 pub(crate) async fn resume(
     State(app): State<Shared>,
     Path(CorrelationId(id)): Path<CorrelationId>,
+    Parsed(Reason(reason)): Parsed<Reason>,
 ) -> Answer<Json<ChainView>> {
-    view(&id, app.resume_chain(&id).await?)
+    view(&id, app.resume_chain(&id, reason).await?)
 }
 
 fn view(id: &str, control: ChainControl) -> Answer<Json<ChainView>> {

@@ -62,6 +62,9 @@ pub(crate) struct DeliveryView {
     attempt: u32,
     /// The plugin that settled it.
     plugin: PluginReference,
+    /// The host that handled it last: ran, skipped or deferred it; null if no host did, or it was not
+    /// recorded.
+    host: Option<String>,
     /// Time in the stage on the settling attempt, milliseconds.
     duration_ms: Option<f64>,
     /// Milliseconds since 1970-01-01 UTC.
@@ -101,6 +104,7 @@ impl From<DeliveryRecord> for DeliveryView {
             round: delivery.round,
             attempt: delivery.attempt,
             plugin: PluginReference { version: delivery.version, digest: delivery.digest },
+            host: delivery.host,
             duration_ms: delivery.duration_us.map(|micros| micros as f64 / 1_000.0),
             created_at_ms: delivery.created_at_ms,
             settled_at_ms: delivery.settled_at_ms,
@@ -126,6 +130,8 @@ pub(crate) struct FailedAttemptView {
     backtrace: Option<String>,
     /// SHA-256 of the plugin that failed.
     digest: String,
+    /// The host that ran it; null if no host did, or it was not recorded.
+    host: Option<String>,
     /// Time in the stage, microseconds.
     duration_us: u64,
     /// Milliseconds since 1970-01-01 UTC.
@@ -134,8 +140,9 @@ pub(crate) struct FailedAttemptView {
 
 impl From<FailedAttempt> for FailedAttemptView {
     fn from(failed: FailedAttempt) -> Self {
-        let FailedAttempt { round, attempt, code, message, backtrace, digest, duration_us, at_ms } =
-            failed;
-        Self { round, attempt, code, message, backtrace, digest, duration_us, at_ms }
+        let FailedAttempt { round, attempt, code, message, backtrace, .. } = failed;
+        let FailedAttempt { digest, host, duration_us, at_ms, .. } = failed;
+        let host = host.map(|host| host.to_string());
+        Self { round, attempt, code, message, backtrace, digest, host, duration_us, at_ms }
     }
 }

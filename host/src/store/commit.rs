@@ -105,6 +105,8 @@ pub struct Settlement {
     pub version: String,
     /// Digest of the plugin that ran.
     pub digest: Arc<str>,
+    /// Name of the host that ran it, or decided without a call; none: no host ran it.
+    pub host: Option<Arc<str>>,
     /// Time spent in the stage.
     pub duration_us: u64,
     /// The failed attempt, for `Retry` and for a dead letter that an attempt led to.

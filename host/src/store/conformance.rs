@@ -80,6 +80,8 @@ exercises![
     settling::concurrent_batches_settle_a_delivery_once,
     settling::an_event_of_another_program_is_logged,
     settling::a_skipped_delivery_is_settled,
+    settling::every_attempt_has_its_host,
+    settling::a_dead_letter_has_the_hosts_of_its_attempts,
     settling::status_follows_the_events,
     cancelling::a_cancellation_is_written_with_its_event_once,
     cancelling::a_late_cancellation_changes_nothing,

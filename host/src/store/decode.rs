@@ -62,7 +62,7 @@ pub(super) use subject_columns;
 macro_rules! attempt_columns {
     () => {
         "a.event_seq, a.stage, a.round, a.attempt, a.code, a.message, a.backtrace, a.digest, \
-         a.duration_us, a.at_ms, (SELECT e.subject_key FROM events e WHERE e.seq = a.event_seq), \
+         a.duration_us, a.at_ms, a.host, (SELECT e.subject_key FROM events e WHERE e.seq = a.event_seq), \
          (SELECT c.data_key FROM events e JOIN subjects c ON c.key = e.subject_key WHERE e.seq = \
          a.event_seq)"
     };
@@ -326,7 +326,7 @@ pub(super) fn attempts(
 ) -> Result<Failures, StoreError> {
     let mut failures = Failures::new();
     for row in rows {
-        let owner = Owner::of(encryption, row, (10, 11))?;
+        let owner = Owner::of(encryption, row, (11, 12))?;
         let failure = FailedAttempt {
             round: row.small(2)?,
             attempt: row.small(3)?,
@@ -336,6 +336,7 @@ pub(super) fn attempts(
             digest: row.owned(7)?,
             duration_us: row.unsigned(8)?,
             at_ms: row.unsigned(9)?,
+            host: row.maybe_text(10)?.map(Arc::from),
         };
         failures.entry((row.int(0)?, row.owned(1)?)).or_default().push(failure);
     }
@@ -351,7 +352,7 @@ pub(super) fn delivery_keys(
 }
 
 /// Decodes a delivery: position, stage, source, id, type, status, round, attempt, version, digest,
-/// duration, created, settled, emitted.
+/// duration, created, settled, emitted, host.
 pub(super) fn delivery_record(
     row: &impl Columns,
     failures: Vec<FailedAttempt>,
@@ -370,11 +371,12 @@ pub(super) fn delivery_record(
         created_at_ms: row.unsigned(11)?,
         settled_at_ms: row.maybe_int(12)?.map(|value| value as u64),
         emitted: row.list(13)?,
+        host: row.maybe_owned(14)?,
     })
 }
 
 /// Decodes a recording: settled, position, body, round, attempt, version, digest, ids emitted (not
-/// read here), envelope.
+/// read here), host, envelope.
 pub(super) fn recorded_delivery(
     row: &impl Columns,
     emitted: Option<Vec<Event>>,
@@ -383,13 +385,14 @@ pub(super) fn recorded_delivery(
     Ok(RecordedDelivery {
         at: RecordingCursor { settled_ms: row.int(0)?, event_seq: row.int(1)? },
         settled_at_ms: row.unsigned(0)?,
-        recording: owner(row, 8, encryption)?.recording(row.text(2)?),
+        recording: owner(row, 9, encryption)?.recording(row.text(2)?),
         round: row.small(3)?,
         attempt: row.small(4)?,
         version: row.maybe_owned(5)?,
         digest: row.maybe_owned(6)?,
+        host: row.maybe_owned(8)?,
         emitted,
-        envelope: envelope(row, 8, encryption)?,
+        envelope: envelope(row, 9, encryption)?,
     })
 }
 

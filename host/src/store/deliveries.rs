@@ -50,6 +50,9 @@ pub struct DeliveryRecord {
     pub version: Option<String>,
     /// Digest that settled it.
     pub digest: Option<String>,
+    /// The host that handled it last: ran it, skipped it or deferred it. None: no host did, or a
+    /// version of the program that did not record it.
+    pub host: Option<String>,
     /// Microseconds spent in the stage on the settling attempt.
     pub duration_us: Option<u64>,
     /// Milliseconds since 1970-01-01 UTC.
@@ -77,6 +80,8 @@ pub struct FailedAttempt {
     pub backtrace: Option<String>,
     /// Digest of the plugin that failed.
     pub digest: String,
+    /// The host that ran it. None: no host did, or a version of the program that did not record it.
+    pub host: Option<Arc<str>>,
     /// Microseconds spent in the stage.
     pub duration_us: u64,
     /// Milliseconds since 1970-01-01 UTC.

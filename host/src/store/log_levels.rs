@@ -37,6 +37,8 @@ pub struct LogLevelChange {
     pub level: Option<LogLevel>,
     /// When it ends, milliseconds since 1970-01-01 UTC; none: when an operator ends it.
     pub until_ms: Option<u64>,
+    /// Why, for the audit log.
+    pub reason: Option<String>,
     /// Who sets it.
     pub actor: Actor,
 }
@@ -91,6 +93,7 @@ impl LogLevelChange {
         }
         let object = format!("stage/{}", self.stage);
         let entry = AuditEntry::new(&self.actor, "stage.log-level", object);
+        let entry = entry.because(self.reason.clone());
         Some(entry.change(shown(before), shown(after.as_ref())))
     }
 }

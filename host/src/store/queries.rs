@@ -254,7 +254,7 @@ async fn attempts_of<R: Reader>(
 }
 
 const DELIVERIES: &str = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, \
-     d.duration_us, d.created_ms, d.settled_ms, d.emitted FROM events e CROSS JOIN deliveries d WHERE d.event_seq = e.seq";
+     d.duration_us, d.created_ms, d.settled_ms, d.emitted, d.host FROM events e CROSS JOIN deliveries d WHERE d.event_seq = e.seq";
 
 /// Positions of a subject's events after one.
 const EVENT_POSITIONS: &str =
@@ -430,7 +430,8 @@ pub(super) async fn recordings<R: Reader>(
     filter: &RecordingFilter,
 ) -> Result<(Vec<RecordedDelivery>, Option<RecordingCursor>), StoreError> {
     let columns = concat!(
-        "r.settled_ms, r.event_seq, r.body, d.round, d.attempt, d.version, d.digest, d.emitted, ",
+        "r.settled_ms, r.event_seq, r.body, d.round, d.attempt, d.version, d.digest, d.emitted, \
+         d.host, ",
         envelope_columns!()
     );
     let limit = recordings_in_page(db, filter).await?;

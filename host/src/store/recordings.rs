@@ -18,6 +18,8 @@ pub struct RecordedDelivery {
     pub version: Option<String>,
     /// Digest that settled it.
     pub digest: Option<String>,
+    /// The host that settled it; none: a version of the program that did not record it.
+    pub host: Option<String>,
     /// Milliseconds since 1970-01-01 UTC.
     pub settled_at_ms: u64,
     /// See [`crate::stage::recording::Recording`].

@@ -28,6 +28,8 @@ pub(super) struct Alone<'a> {
     pub(super) stage: &'a Stage,
     pub(super) services: &'a Services,
     pub(super) running: &'a Running,
+    /// The host that ran it or would have; none: the broker dead-lettered its message.
+    pub(super) host: Option<&'a Arc<str>>,
     pub(super) envelope: Arc<Envelope>,
     pub(super) round: u32,
     pub(super) attempt: u32,
@@ -48,6 +50,7 @@ impl Alone<'_> {
             round: self.round,
             attempt: self.attempt,
             digest: self.running.handler.digest().into(),
+            host: self.host.cloned(),
             duration_us: 0,
         }
     }

@@ -84,7 +84,7 @@ impl Ruling {
         recording: Option<String>,
     ) -> Settlement {
         let Self { verdict, failure } = self;
-        let Attempt { delivery, round, attempt, digest, duration_us } = attempt;
+        let Attempt { delivery, round, attempt, digest, host, duration_us } = attempt;
         Settlement {
             delivery,
             envelope,
@@ -94,6 +94,7 @@ impl Ruling {
             verdict,
             version,
             digest,
+            host,
             duration_us,
             failure,
             recording,
@@ -151,6 +152,7 @@ pub(crate) fn deleted_stage(stage: &Arc<str>, open: OpenDelivery) -> Settlement 
         verdict: Verdict::Skipped,
         version: String::new(),
         digest: "".into(),
+        host: None,
         duration_us: 0,
         failure: None,
         recording: None,
@@ -285,6 +287,7 @@ fn failed_attempt(inputs: &DecisionInputs<'_>, error: AttemptError) -> FailedAtt
         message: bounded(error.message, MESSAGE_MAX_BYTES),
         backtrace: error.backtrace.map(|text| bounded(text, MESSAGE_MAX_BYTES)),
         digest: attempt.digest.to_string(),
+        host: attempt.host.clone(),
         duration_us: attempt.duration_us,
         at_ms: inputs.now_ms,
     }

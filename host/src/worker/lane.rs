@@ -225,7 +225,7 @@ impl Lane {
             stage = %self.stage.name, %error, messages = len, "commit failed, retrying"
         );
         for work in work.iter().take(len) {
-            let log = work.attempt_on(running).log(&self.stage, &work.message.envelope);
+            let log = self.attempt(work, running).log(&self.stage, &work.message.envelope);
             log_delivery!(DEBUG, &log, %error, "commit failed, the delivery runs again");
         }
         // The cached versions are unknown; and a locked transaction may be what fails.

@@ -175,6 +175,7 @@ impl PoisonMessageHandler {
             stage: &self.stage,
             services: &self.services,
             running,
+            host: None,
             envelope: Arc::clone(&message.envelope),
             round: message.round,
             attempt: message.attempt,
@@ -372,12 +373,14 @@ impl PoisonMessageHandler {
         }
     }
 
+    /// The attempt that the broker gave up on: whichever host took the message, it is unknown.
     fn attempt(&self, message: &RejectedMessage, running: &Running) -> Attempt {
         Attempt {
             delivery: self.key(message),
             round: message.round,
             attempt: message.attempt,
             digest: running.handler.digest().into(),
+            host: None,
             duration_us: 0,
         }
     }

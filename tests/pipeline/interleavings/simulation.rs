@@ -295,7 +295,8 @@ impl Simulation {
             DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
         let (round, number, envelope) = (message.round, message.attempt, &message.envelope);
         let digest = stage.handler.digest().into();
-        let attempt = Attempt { delivery, round, attempt: number, digest, duration_us: 1 };
+        let host = Some("here".into());
+        let attempt = Attempt { delivery, round, attempt: number, digest, host, duration_us: 1 };
         let random = self.rng.random();
         let (mut progress, mut writes) = (Progress::NotCalled, None);
         let ruling = loop {

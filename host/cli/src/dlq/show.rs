@@ -151,10 +151,11 @@ fn attempts(dead_letter: &Value) {
         let took_ms = attempt["duration_us"].as_f64().unwrap_or_default() / 1_000.0;
         let digest: String = cell(&attempt["digest"]).chars().take(12).collect();
         outln!(
-            "  {}.{}  {}  {took_ms:.1} ms  {digest}  {}: {}",
+            "  {}.{}  {}  {took_ms:.1} ms  {digest}  {}  {}: {}",
             attempt["round"],
             attempt["attempt"],
             table::time(&attempt["at_ms"]),
+            cell(&attempt["host"]),
             style(cell(&attempt["code"])).red(),
             cell(&attempt["message"]),
         );

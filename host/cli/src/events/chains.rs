@@ -20,8 +20,8 @@ impl ChainArgs {
         self.post("stop", &json!({ "reason": reason })).await
     }
 
-    pub(crate) async fn resume(&self) -> Result<Value> {
-        self.post("resume", &Value::Null).await
+    pub(crate) async fn resume(&self, reason: Option<&str>) -> Result<Value> {
+        self.post("resume", &json!({ "reason": reason })).await
     }
 
     async fn post(&self, verb: &str, body: &Value) -> Result<Value> {

@@ -101,6 +101,7 @@ impl DryRun {
             round: 1,
             attempt: case.attempt,
             digest: Arc::clone(&self.linked.digest),
+            host: None,
             duration_us: 0,
         };
         let policy = config.stage_policy(&self.name, &self.linked.description);

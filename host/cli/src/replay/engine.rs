@@ -100,6 +100,7 @@ impl Replay {
             round: recorded.round,
             attempt: recorded.attempt,
             digest,
+            host: None,
             duration_us: 0,
         };
         // How many events the chain had is not recorded, only whether they were too many.

@@ -1606,6 +1606,11 @@ export interface components {
             event: components["schemas"]["EventReference"];
             /** @description Failed attempts, oldest first. */
             failures: components["schemas"]["FailedAttempt"][];
+            /**
+             * @description The host that handled it last: ran, skipped or deferred it; null if no host did, or it was not
+             *     recorded.
+             */
+            host?: string | null;
             /** @description The plugin that settled it. */
             plugin: components["schemas"]["PluginReference"];
             /**
@@ -1759,6 +1764,8 @@ export interface components {
              * @description Time in the stage, microseconds.
              */
             duration_us: number;
+            /** @description The host that ran it; null if no host did, or it was not recorded. */
+            host?: string | null;
             /** @description For people. */
             message: string;
             /**
@@ -2476,6 +2483,7 @@ export interface components {
             duration_ms?: number | null;
             /** @enum {unknown} */
             level: "error" | "warn" | "info" | "debug" | "trace" | "default";
+            reason?: string | null;
         };
         /** @description A key with which hosts sign their messages to RabbitMQ. Its secret is never shown. */
         MessageKey: {
@@ -2800,6 +2808,8 @@ export interface components {
             /** @description SHA-256 of the plugin that settled it. */
             digest?: string | null;
             event: components["schemas"]["RecordedEvent"];
+            /** @description The host that settled it; null: it was not recorded. */
+            host?: string | null;
             /** @description The outcome; null when an emitted event is no longer in the log. */
             outcome?: components["schemas"]["RecordedOutcome"] | null;
             /** @description The stage's inputs; null when they cannot be read. */
@@ -2935,9 +2945,10 @@ export interface components {
              */
             wrapped: number;
         };
-        /** @description The version: its digest or the first characters of it; by default the version before the present one. */
+        /** @description The version: its digest or the first characters of it; by default the version before the present one. And why, for the record. */
         RollbackRequest: {
             digest?: string | null;
+            reason?: string | null;
         } | null;
         /** @description How long the old key stays valid, milliseconds; a day by default. */
         Rotation: {
@@ -3199,6 +3210,8 @@ export interface components {
             attempt: number;
             /** @description SHA-256 of the plugin's file that settled it. */
             digest?: string | null;
+            /** @description The host that handled it last; null if no host did, or it was not recorded. */
+            host?: string | null;
             /**
              * Format: int32
              * @description From 1; every replay starts a new round.
@@ -3640,7 +3653,11 @@ export interface operations {
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["Reason"];
+            };
+        };
         responses: {
             200: {
                 headers: {
@@ -3679,6 +3696,33 @@ export interface operations {
             };
             /** @description No chain begins with such an event */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body has an unsupported media type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is invalid, or its `Idempotency-Key` was used with a different request */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7769,7 +7813,11 @@ export interface operations {
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["Reason"];
+            };
+        };
         responses: {
             200: {
                 headers: {
@@ -7808,6 +7856,33 @@ export interface operations {
             };
             /** @description No host knows such a stage */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body has an unsupported media type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is invalid, or its `Idempotency-Key` was used with a different request */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -41,6 +41,21 @@ pub(crate) struct RolledBackStage {
     pub(crate) others: Vec<HostAnswer>,
 }
 
+/// A roll-back that an operator asks for.
+#[derive(Clone, Copy)]
+struct RollBackRequest<'a> {
+    stage: &'a str,
+    /// The version: its digest or the first characters of it; none: the one before.
+    digest: Option<&'a str>,
+    reason: Option<&'a str>,
+}
+
+impl From<RollBackRequest<'_>> for Act {
+    fn from(RollBackRequest { digest, reason, .. }: RollBackRequest<'_>) -> Self {
+        Self::RollBack { digest: digest.map(str::to_owned), reason: reason.map(str::to_owned) }
+    }
+}
+
 impl From<Option<Answer>> for RollBack {
     fn from(answer: Option<Answer>) -> Self {
         match answer {
@@ -74,17 +89,19 @@ impl App {
     pub(crate) async fn close_breaker_on_all_hosts(
         &self,
         stage: &str,
+        reason: Option<&str>,
     ) -> Result<Option<ClusterStage>, StoreError> {
         if !self.is_known(stage) {
             return Ok(None);
         }
-        let _ = self.close_breaker(stage).await;
+        let _ = self.close_breaker(stage, reason).await;
         let others = self.cluster.others();
         let run =
             |host: &&HostStatus| host.stage(stage).is_some_and(|stage| stage.version.is_some());
         let hosts: Vec<String> = others.iter().filter(run).map(|host| host.host.clone()).collect();
         if !hosts.is_empty() {
-            self.ask(&hosts, stage, &Act::CloseBreaker, Instant::now() + CLOSE_TIMEOUT).await?;
+            let act = Act::CloseBreaker { reason: reason.map(str::to_owned) };
+            self.ask(&hosts, stage, &act, Instant::now() + CLOSE_TIMEOUT).await?;
             self.refresh_hosts().await?;
         }
         Ok(self.cluster_stage(stage).await)
@@ -100,6 +117,7 @@ impl App {
         &self,
         stage: &str,
         digest: Option<&str>,
+        reason: Option<&str>,
     ) -> Result<RolledBackStage, StoreError> {
         let until = Instant::now() + self.cluster.patience;
         // What was read last may be a second old, and another host may have changed the version since.
@@ -118,7 +136,8 @@ impl App {
                 && serving(host, stage).is_some_and(|plugin| plugin.digest == newest.digest)
         };
         let leader = if hosts.iter().any(|host| runs_it(&host)) { &own } else { leader };
-        let result = self.roll_back_on(leader, (stage, digest), until).await?;
+        let result =
+            self.roll_back_on(leader, RollBackRequest { stage, digest, reason }, until).await?;
         let mut others = Vec::new();
         if let RollBack::Done(chosen) = &result {
             let differs = |host: &&HostStatus| {
@@ -128,7 +147,8 @@ impl App {
             };
             let follow: Vec<String> =
                 hosts.iter().filter(differs).map(|host| host.host.clone()).collect();
-            others = self.follow(&follow, (stage, chosen), until).await?;
+            let chosen = RollBackRequest { stage, digest: Some(chosen), reason };
+            others = self.follow(&follow, chosen, until).await?;
             self.refresh_hosts().await?;
         }
         Ok(RolledBackStage { host: leader.clone(), result, others })
@@ -137,14 +157,14 @@ impl App {
     async fn roll_back_on(
         &self,
         host: &str,
-        (stage, digest): (&str, Option<&str>),
+        wanted: RollBackRequest<'_>,
         until: Instant,
     ) -> Result<RollBack, StoreError> {
+        let RollBackRequest { stage, digest, reason } = wanted;
         if host == self.host_name() {
-            return self.roll_back(stage, digest).await;
+            return self.roll_back(stage, digest, reason).await;
         }
-        let act = Act::RollBack { digest: digest.map(str::to_owned) };
-        let mut answers = self.ask(&[host.to_owned()], stage, &act, until).await?;
+        let mut answers = self.ask(&[host.to_owned()], stage, &wanted.into(), until).await?;
         Ok(answers.remove(host).into())
     }
 
@@ -152,16 +172,17 @@ impl App {
     async fn follow(
         &self,
         hosts: &[String],
-        (stage, digest): (&str, &str),
+        wanted: RollBackRequest<'_>,
         until: Instant,
     ) -> Result<Vec<HostAnswer>, StoreError> {
-        let act = Act::RollBack { digest: Some(digest.to_owned()) };
+        let RollBackRequest { stage, digest, reason } = wanted;
+        let act = wanted.into();
         let (own, others): (Vec<String>, Vec<String>) =
             hosts.iter().cloned().partition(|host| host == self.host_name());
         let (own_result, answers) = tokio::join!(
             async {
                 match own.first() {
-                    Some(_) => Some(self.roll_back_to(stage, Some(digest)).await),
+                    Some(_) => Some(self.roll_back_to(stage, digest, reason).await),
                     None => None,
                 }
             },

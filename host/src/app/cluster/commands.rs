@@ -25,8 +25,8 @@ pub(super) struct Command {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "act", rename_all = "kebab-case")]
 pub(super) enum Act {
-    CloseBreaker,
-    RollBack { digest: Option<String> },
+    CloseBreaker { reason: Option<String> },
+    RollBack { digest: Option<String>, reason: Option<String> },
 }
 
 /// An [`Actor`], as it is stored.
@@ -78,12 +78,13 @@ impl App {
         &self,
         stage: &str,
         digest: Option<&str>,
+        reason: Option<&str>,
     ) -> Result<RollBack, StoreError> {
         let running = self.services.pipeline.find(stage).and_then(|stage| stage.running());
         let serves = running.is_some_and(|running| digest == Some(running.handler.digest()));
         match digest.filter(|_| serves) {
             Some(digest) => Ok(RollBack::Done(digest.to_owned())),
-            None => self.roll_back(stage, digest).await,
+            None => self.roll_back(stage, digest, reason).await,
         }
     }
 
@@ -105,12 +106,14 @@ impl App {
         );
         let work = async {
             match act {
-                Act::CloseBreaker => match self.close_breaker(&stage).await {
-                    Some(_) => Answer::Closed,
-                    None => Answer::NotFound,
-                },
-                Act::RollBack { digest } => {
-                    match self.roll_back_to(&stage, digest.as_deref()).await {
+                Act::CloseBreaker { reason } => {
+                    match self.close_breaker(&stage, reason.as_deref()).await {
+                        Some(_) => Answer::Closed,
+                        None => Answer::NotFound,
+                    }
+                }
+                Act::RollBack { digest, reason } => {
+                    match self.roll_back_to(&stage, digest.as_deref(), reason.as_deref()).await {
                         Ok(result) => result.into(),
                         Err(error) => Answer::Refused { why: error.to_string() },
                     }
@@ -127,12 +130,19 @@ mod tests {
 
     #[test]
     fn commands_and_answers_are_read_as_they_were_written() {
-        for act in [Act::CloseBreaker, Act::RollBack { digest: Some("ab".to_owned()) }] {
+        let reason = Some("slow".to_owned());
+        let roll_back = Act::RollBack { digest: Some("ab".to_owned()), reason: reason.clone() };
+        for act in [Act::CloseBreaker { reason }, roll_back] {
             let by = Operator::from(Actor::new("key", "key/ada").at("10.0.0.1".parse().ok()));
             let command = Command { stage: "payment".to_owned(), act, by };
             let text = serde_json::to_string(&command).unwrap();
             assert_eq!(serde_json::from_str::<Command>(&text).unwrap(), command);
         }
+        // As hosts write it that know no reasons.
+        let by = r#""by": { "kind": "key", "id": "key/ada", "address": null }"#;
+        let text = format!(r#"{{ "stage": "payment", "act": "close-breaker", {by} }}"#);
+        let command = serde_json::from_str::<Command>(&text).unwrap();
+        assert_eq!(command.act, Act::CloseBreaker { reason: None });
         for answer in [Answer::Closed, Answer::Refused { why: "no".to_owned() }] {
             let text = serde_json::to_string(&answer).unwrap();
             assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer);

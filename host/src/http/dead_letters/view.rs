@@ -185,6 +185,8 @@ pub(crate) struct SuccessorDelivery {
     attempt: u32,
     /// SHA-256 of the plugin's file that settled it.
     digest: Option<String>,
+    /// The host that handled it last; null if no host did, or it was not recorded.
+    host: Option<String>,
     /// Milliseconds since 1970-01-01 UTC.
     settled_at_ms: Option<u64>,
 }
@@ -217,8 +219,8 @@ impl From<Successor> for SuccessorView {
 
 impl From<DeliveryRecord> for SuccessorDelivery {
     fn from(delivery: DeliveryRecord) -> Self {
-        let DeliveryRecord { status, round, attempt, digest, settled_at_ms, .. } = delivery;
-        Self { status: status.into(), round, attempt, digest, settled_at_ms }
+        let DeliveryRecord { status, round, attempt, digest, host, settled_at_ms, .. } = delivery;
+        Self { status: status.into(), round, attempt, digest, host, settled_at_ms }
     }
 }
 

@@ -10,17 +10,19 @@ use crate::http::Shared;
 use crate::http::problem::{Answer, Kind, Problem};
 use crate::http::request::{Fields, Parsed, RequestBody, StageName};
 
-/// Which version: a digest or its first characters; none: the version before the present one.
+/// Which version, and why.
 pub(crate) struct RollbackRequest {
+    /// A digest or its first characters; none: the version before the present one.
     digest: Option<String>,
+    reason: Option<String>,
 }
 
 impl RequestBody for RollbackRequest {
     const NAME: &'static str = "rollback request";
-    const FIELDS: &'static [&'static str] = &["digest"];
+    const FIELDS: &'static [&'static str] = &["digest", "reason"];
 
     fn take(fields: &mut Fields) -> Self {
-        Self { digest: fields.text("digest") }
+        Self { digest: fields.text("digest"), reason: fields.reason() }
     }
 }
 
@@ -67,9 +69,10 @@ impl From<HostAnswer> for HostRolledBack {
 pub(crate) async fn roll_back(
     State(app): State<Shared>,
     Path(StageName(stage)): Path<StageName>,
-    Parsed(RollbackRequest { digest }): Parsed<RollbackRequest>,
+    Parsed(RollbackRequest { digest, reason }): Parsed<RollbackRequest>,
 ) -> Answer<Json<PluginRolledBack>> {
-    let rolled_back = app.roll_back_on_all_hosts(&stage, digest.as_deref()).await?;
+    let (version, reason) = (digest.as_deref(), reason.as_deref());
+    let rolled_back = app.roll_back_on_all_hosts(&stage, version, reason).await?;
     let RolledBackStage { host, result, others } = rolled_back;
     match result {
         RollBack::Done(digest) => {

@@ -49,18 +49,19 @@ impl From<LogLevel> for LogLevelView {
     }
 }
 
-/// A level, and for how long; without a level what the filter of each process says.
+/// A level, for how long, and why; without a level what the filter of each process says.
 pub(crate) struct LevelRequest {
     level: Option<LogLevel>,
     duration: Option<Duration>,
+    reason: Option<String>,
 }
 
 impl RequestBody for LevelRequest {
     const NAME: &'static str = "log level";
-    const FIELDS: &'static [&'static str] = &["level", "duration_ms"];
+    const FIELDS: &'static [&'static str] = &["level", "duration_ms", "reason"];
 
     fn take(fields: &mut Fields) -> Self {
-        Self { level: level(fields), duration: duration(fields) }
+        Self { level: level(fields), duration: duration(fields), reason: fields.reason() }
     }
 }
 
@@ -103,9 +104,9 @@ fn duration(fields: &mut Fields) -> Option<Duration> {
 pub(crate) async fn set_log_level(
     State(app): State<Shared>,
     Path(StageName(stage)): Path<StageName>,
-    Parsed(LevelRequest { level, duration }): Parsed<LevelRequest>,
+    Parsed(LevelRequest { level, duration, reason }): Parsed<LevelRequest>,
 ) -> Answer<Json<StageStatusView>> {
-    let is_known = app.set_log_level(&stage, level, duration).await?;
+    let is_known = app.set_log_level(&stage, level, duration, reason).await?;
     let status = if is_known { app.cluster_stage(&stage).await } else { None };
     Ok(Json(status.ok_or_else(|| unknown_stage(&stage))?.into()))
 }

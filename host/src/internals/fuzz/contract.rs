@@ -101,6 +101,7 @@ pub(crate) fn decide_and_store(
         round,
         attempt,
         digest: "d".into(),
+        host: Some("here".into()),
         duration_us: u.arbitrary::<u32>()?.into(),
     };
     let mut progress = Progress::NotCalled;

@@ -30,6 +30,7 @@ fn settlement(chain: &str, verdict: Verdict) -> Settlement {
         verdict,
         version: "1".into(),
         digest: "d".into(),
+        host: Some("here".into()),
         duration_us: 0,
         failure: None,
         recording: None,

@@ -25,6 +25,8 @@ pub struct Recorded {
     pub version: Option<String>,
     /// Digest of the plugin that settled it.
     pub digest: Option<String>,
+    /// Host that settled it.
+    pub host: Option<String>,
     /// When it was settled, milliseconds since 1970-01-01 UTC.
     pub settled_at_ms: u64,
     /// Inputs and decision of the call; none when the recording cannot be read.
@@ -127,6 +129,7 @@ impl Recorded {
             attempt: delivery.attempt,
             version: delivery.version,
             digest: delivery.digest,
+            host: delivery.host,
             settled_at_ms: delivery.settled_at_ms,
             recording,
             outcome,

@@ -72,7 +72,7 @@ pub(super) async fn every_write_of_an_operator_leaves_a_record(bench: Bench) {
     store.set_stage_control(pause).await.unwrap();
     store.set_stage_control(control_change("payment", ControlState::Running, None)).await.unwrap();
     store.stop_chain("first", Some("a loop".to_owned()), &actor).await.unwrap();
-    store.resume_chain("first", &actor).await.unwrap();
+    store.resume_chain("first", Some("it ended".to_owned()), &actor).await.unwrap();
     store.replay(replayed, START_MS, &actor).await.unwrap();
     let event = new_event(envelope("order.created", "edited", Some(&order("2"))), &["payment"]);
     store.replay_edited(edited, event, &actor).await.unwrap();
@@ -103,7 +103,7 @@ pub(super) async fn every_write_of_an_operator_leaves_a_record(bench: Bench) {
         ("stage.pause", stage, running.clone(), paused.clone(), Some("a test")),
         ("stage.resume", stage, paused, running, None),
         ("chain.stop", chain, stopped(false), stopped(true), Some("a loop")),
-        ("chain.resume", chain, stopped(true), stopped(false), None),
+        ("chain.resume", chain, stopped(true), stopped(false), Some("it ended")),
         ("dead-letter.replay", &*one, status("open"), status("replayed"), None),
         (
             "dead-letter.edit",

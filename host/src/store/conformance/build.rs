@@ -20,6 +20,9 @@ use crate::store::{
 
 pub(super) const DAY_MS: u64 = 86_400_000;
 
+/// The host that runs what an exercise settles.
+pub(super) const RAN_ON: &str = "north";
+
 /// Who does what operators do.
 pub(super) fn operator() -> Actor {
     Actor::new("key", "key/ada").at(Some([127, 0, 0, 1].into()))
@@ -227,6 +230,7 @@ pub(super) fn settlement(event: &Arc<Envelope>, verdict: Verdict) -> Settlement 
         verdict,
         version: "1.2.3".to_owned(),
         digest: "d1".into(),
+        host: Some(RAN_ON.into()),
         duration_us: 55,
         failure: None,
         recording: None,
@@ -258,6 +262,7 @@ pub(super) fn failure(round: u32, attempt: u32) -> FailedAttempt {
         message: "the bank did not answer".to_owned(),
         backtrace: Some("at pay".to_owned()),
         digest: "d1".to_owned(),
+        host: Some(RAN_ON.into()),
         duration_us: 77,
         at_ms: START_MS,
     }

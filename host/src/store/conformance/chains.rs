@@ -46,12 +46,12 @@ pub(super) async fn a_chain_is_stopped_and_resumed(bench: Bench) {
     let again = bench.store.stop_chain("a", None, &operator()).await.unwrap();
     assert_eq!((again.events, again.changed_at_ms), (101, START_MS + 10));
     assert_eq!(again.stop, Some(ChainStop { at_ms: START_MS, reason: None }), "the first stop");
-    let resumed = bench.store.resume_chain("a", &operator()).await.unwrap();
+    let resumed = bench.store.resume_chain("a", None, &operator()).await.unwrap();
     assert_eq!((resumed.events, &resumed.stop), (0, &None));
     assert_eq!(resumed, bench.chain("a").await);
     // A chain that was never recorded.
     assert!(bench.store.stop_chain("b", None, &operator()).await.unwrap().stop.is_some());
-    assert_eq!(bench.store.resume_chain("c", &operator()).await.unwrap().stop, None);
+    assert_eq!(bench.store.resume_chain("c", None, &operator()).await.unwrap().stop, None);
 }
 
 pub(super) async fn changed_chains_are_listed(bench: Bench) {

@@ -8,7 +8,8 @@ use crate::domain::log_level::LogLevel;
 use crate::store::{AuditFilter, LogLevelChange, StageLogLevel};
 
 fn change(stage: &str, level: Option<LogLevel>, until_ms: Option<u64>) -> LogLevelChange {
-    LogLevelChange { stage: stage.to_owned(), level, until_ms, actor: operator() }
+    let reason = level.map(|level| format!("it should log at {level:?}"));
+    LogLevelChange { stage: stage.to_owned(), level, until_ms, reason, actor: operator() }
 }
 
 fn level(stage: &str, level: LogLevel, since_ms: u64, until_ms: Option<u64>) -> StageLogLevel {
@@ -58,6 +59,9 @@ pub(super) async fn changes_of_log_levels_leave_a_record(bench: Bench) {
     let json = |raw: &Option<Box<serde_json::value::RawValue>>| {
         raw.as_ref().map(|raw| serde_json::from_str::<serde_json::Value>(raw.get()).unwrap())
     };
+    let reasons: Vec<_> = records.iter().map(|one| one.reason.as_deref()).collect();
+    let (debug, warn) = (Some("it should log at Debug"), Some("it should log at Warn"));
+    assert_eq!(reasons[..4], [debug, warn, None, debug]);
     let changes: Vec<_> = records.iter().map(|one| (json(&one.before), json(&one.after))).collect();
     let value =
         |level: &str, until_ms: Option<u64>| Some(json!({ "level": level, "until_ms": until_ms }));

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::build::{batch, dead, emits, envelope, operator, order, recorded, retry, settlement};
+use super::build::{
+    RAN_ON, batch, dead, emits, envelope, operator, order, recorded, retry, settlement,
+};
 use super::{Bench, START_MS};
 use crate::store::{
     Batch, DeadLetterAction, RecordedDelivery, RecordingCursor, RecordingFilter, Settlement,
@@ -53,6 +55,7 @@ pub(super) async fn recordings_are_listed_in_the_order_of_settlement(bench: Benc
     assert_eq!(first.envelope, *events[4]);
     assert_eq!((first.round, first.attempt, first.settled_at_ms), (1, 1, START_MS));
     assert_eq!((first.version.as_deref(), first.digest.as_deref()), (Some("1.2.3"), Some("d1")));
+    assert_eq!(first.host.as_deref(), Some(RAN_ON));
     let emitted = first.emitted.expect("its events are in the log");
     let types: Vec<_> = emitted.iter().map(|event| event.event_type.as_str()).collect();
     assert_eq!(types, ["payment.authorized"]);

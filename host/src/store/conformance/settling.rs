@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
-use super::Bench;
-use super::build::{batch, emits, envelope, event_key, key, new_event, order, settlement, writing};
-use crate::store::{Batch, Commit, DeliveryStatus, Settlement, Verdict};
+use super::build::{
+    RAN_ON, batch, dead, emits, envelope, event_key, failure, key, new_event, operator, order,
+    retry, settlement, writing,
+};
+use super::{Bench, START_MS};
+use crate::store::{
+    Batch, Commit, DeadLetterFilter, DeliveryRecord, DeliveryStatus, FailedAttempt, Settlement,
+    Verdict,
+};
 
 pub(super) async fn a_batch_is_committed_with_its_effects(bench: Bench) {
     let (one, two) = (bench.subject("1").await, bench.subject("2").await);
@@ -142,6 +148,49 @@ pub(super) async fn a_skipped_delivery_is_settled(bench: Bench) {
     assert!(outbox.is_empty());
     assert_eq!(bench.delivery("1", "payment").await.status, DeliveryStatus::Skipped);
     assert_eq!(bench.delivery("1", "payment").await.event, event_key("/orders", "created-1"));
+}
+
+/// The host of a delivery, and those of its failed attempts.
+fn hosts(delivery: &DeliveryRecord) -> (Option<&str>, Vec<Option<&str>>) {
+    let failures = delivery.failures.iter().map(|failure| failure.host.as_deref());
+    (delivery.host.as_deref(), failures.collect())
+}
+
+pub(super) async fn every_attempt_has_its_host(bench: Bench) {
+    let (retried, skipped) = (bench.subject("1").await, bench.subject("2").await);
+    assert_eq!(hosts(&bench.delivery("1", "payment").await), (None, vec![]), "nothing ran it yet");
+    bench
+        .done(batch(vec![retry(&retried, START_MS + 1), settlement(&skipped, Verdict::Skipped)]))
+        .await;
+    let north = Some(RAN_ON);
+    assert_eq!(hosts(&bench.delivery("1", "payment").await), (north, vec![north]));
+    assert_eq!(hosts(&bench.delivery("2", "payment").await), (north, vec![]));
+    let emitted = emits(&retried, "payment.authorized", &[]);
+    bench.done(batch(vec![Settlement { attempt: 2, host: Some("south".into()), ..emitted }])).await;
+    assert_eq!(hosts(&bench.delivery("1", "payment").await), (Some("south"), vec![north]));
+    // An event of another program: its delivery is written when it is settled.
+    let foreign = Arc::new(envelope("order.flagged", "f1", Some(&order("3"))));
+    bench.subject("3").await;
+    bench.done(batch(vec![settlement(&foreign, Verdict::Skipped)])).await;
+    let adopted = bench.store.delivery(&key(&foreign, "payment")).await.unwrap().unwrap();
+    assert_eq!(hosts(&adopted), (north, vec![]));
+}
+
+pub(super) async fn a_dead_letter_has_the_hosts_of_its_attempts(bench: Bench) {
+    let (ran, drained) = (bench.subject("1").await, bench.subject("2").await);
+    // A message that the broker dead-lettered: no host ran it.
+    let failed = FailedAttempt { host: None, ..failure(1, 1) };
+    let without_host = Settlement { host: None, failure: Some(failed), ..dead(&drained) };
+    bench.done(batch(vec![dead(&ran), without_host])).await;
+    let north = Some(RAN_ON);
+    assert_eq!(hosts(&bench.delivery("1", "payment").await), (north, vec![north]));
+    assert_eq!(hosts(&bench.delivery("2", "payment").await), (None, vec![None]));
+    let page = DeadLetterFilter { subject: Some(order("1")), limit: 1, ..Default::default() };
+    let dead_letter = bench.store.dead_letters(page).await.unwrap().items.remove(0);
+    assert_eq!(dead_letter.attempts[0].host.as_deref(), north);
+    bench.store.replay(dead_letter.id, START_MS + 9, &operator()).await.unwrap();
+    let reopened = bench.delivery("1", "payment").await;
+    assert_eq!(hosts(&reopened), (None, vec![north]), "the next round ran nowhere yet");
 }
 
 pub(super) async fn status_follows_the_events(bench: Bench) {

@@ -45,7 +45,7 @@ pub(super) async fn resume(
     db: &Pool,
     context: &Context,
     correlation_id: &str,
-    actor: &Actor,
+    (reason, actor): (Option<&str>, &Actor),
 ) -> Result<ChainRecord, TransactionError> {
     let mut transaction = PooledTransaction::begin(db, context).await?;
     let before = fetch(&mut *transaction, chains::STOPPED, args![correlation_id]).await?;
@@ -53,6 +53,6 @@ pub(super) async fn resume(
     let args = args![correlation_id, context.clock.now_ms() as i64];
     let rows = fetch(&mut *transaction, chains::RESUME, args).await?;
     let chain = chains::decode(rows.first().ok_or_else(StoreError::missing_row)?)?;
-    transaction.commit_with(context, entry).await?;
+    transaction.commit_with(context, entry.because(reason.map(str::to_owned))).await?;
     Ok(chain)
 }

@@ -166,7 +166,7 @@ async fn reopen(
                WHERE event_seq = $1 AND stage = $2)";
     execute(conn, sql, args![*seq, &**stage]).await?;
     let sql = "UPDATE deliveries SET status = 'open', round = $3, attempt = 1, version = NULL, \
-               digest = NULL, duration_us = NULL, settled_ms = NULL, queued_ms = $4 \
+               digest = NULL, host = NULL, duration_us = NULL, settled_ms = NULL, queued_ms = $4 \
                WHERE event_seq = $1 AND stage = $2";
     let round = round + 1;
     execute(conn, sql, args![*seq, &**stage, i64::from(round), now_ms as i64]).await?;

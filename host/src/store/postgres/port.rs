@@ -393,9 +393,11 @@ impl Store for PostgresStore {
     async fn resume_chain(
         &self,
         correlation_id: &str,
+        reason: Option<String>,
         actor: &Actor,
     ) -> Result<ChainRecord, StoreError> {
-        self.within(chains::resume(&self.pool, &self.context, correlation_id, actor)).await
+        let given = (reason.as_deref(), actor);
+        self.within(chains::resume(&self.pool, &self.context, correlation_id, given)).await
     }
 
     async fn audit(&self, entry: AuditEntry) -> Result<(), StoreError> {

@@ -310,6 +310,7 @@ fn skipped(event: &NewEvent) -> Settlement {
         verdict: Verdict::Skipped,
         version: "1.0.0".into(),
         digest: "d".into(),
+        host: Some("one".into()),
         duration_us: 1,
         failure: None,
         recording: None,

@@ -98,10 +98,10 @@ async fn attempts(
         return Ok(());
     }
     let sql = "INSERT INTO attempts (event_seq, stage, round, attempt, code, message, backtrace, \
-               digest, duration_us, at_ms) \
+               digest, duration_us, at_ms, host) \
                SELECT * FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], $5::text[], \
                $6::text[], $7::text[], $8::text[], \
-               $9::int8[], $10::int8[]) ON CONFLICT DO NOTHING";
+               $9::int8[], $10::int8[], $11::text[]) ON CONFLICT DO NOTHING";
     let args = columns![&write_set.attempts;
         |row| row.seq,
         |row| row.stage,
@@ -113,6 +113,7 @@ async fn attempts(
         |row| row.failure.digest.as_str(),
         |row| row.failure.duration_us as i64,
         |row| row.failure.at_ms as i64,
+        |row| row.failure.host.as_deref(),
     ];
     execute(conn, sql, args).await?;
     Ok(())

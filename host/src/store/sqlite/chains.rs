@@ -59,6 +59,7 @@ impl SingleOperation for StopChain {
 /// Lets a chain run again.
 pub(super) struct ResumeChain {
     pub(super) correlation_id: String,
+    pub(super) reason: Option<String>,
     pub(super) actor: Actor,
 }
 
@@ -75,7 +76,7 @@ impl SingleOperation for ResumeChain {
         let rows =
             fetch(&mut *writer.conn, chains::RESUME, args![id, writer.now_ms as i64]).await?;
         let chain = rows.first().ok_or_else(StoreError::missing_row).and_then(chains::decode)?;
-        writer.audit(entry).await?;
+        writer.audit(entry.because(self.reason.clone())).await?;
         Ok(chain)
     }
 }

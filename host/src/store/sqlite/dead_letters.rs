@@ -108,7 +108,8 @@ impl SingleOperation for Replay {
                    WHERE event_seq = ?1 AND stage = ?2)";
         execute(writer.conn, sql, args![seq, &*stage]).await?;
         let sql = "UPDATE deliveries SET status = 'open', round = ?3, attempt = 1, version = NULL, \
-                   digest = NULL, duration_us = NULL, settled_ms = NULL, queued_ms = ?4 \
+                   digest = NULL, host = NULL, duration_us = NULL, settled_ms = NULL, \
+                   queued_ms = ?4 \
                    WHERE event_seq = ?1 AND stage = ?2";
         let (round, now_ms) = (round + 1, writer.now_ms);
         execute(writer.conn, sql, args![seq, &*stage, i64::from(round), now_ms as i64]).await?;

@@ -319,6 +319,10 @@ fn migrator() -> Migrator {
             "host_reports",
             include_str!("../../../migrations/sqlite/0006_host_reports.sql").into_sql_str(),
         ),
+        (
+            "host_of_deliveries",
+            include_str!("../../../migrations/sqlite/0007_host_of_deliveries.sql").into_sql_str(),
+        ),
     ];
     let numbered = (1..).zip(migrations).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)

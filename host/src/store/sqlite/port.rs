@@ -381,10 +381,11 @@ impl Store for SqliteStore {
     async fn resume_chain(
         &self,
         correlation_id: &str,
+        reason: Option<String>,
         actor: &Actor,
     ) -> Result<ChainRecord, StoreError> {
         let (correlation_id, actor) = (correlation_id.to_owned(), actor.clone());
-        self.run(chains::ResumeChain { correlation_id, actor }).await
+        self.run(chains::ResumeChain { correlation_id, reason, actor }).await
     }
 
     async fn audit(&self, entry: AuditEntry) -> Result<(), StoreError> {

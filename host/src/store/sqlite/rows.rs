@@ -108,14 +108,14 @@ pub(super) fn open_deliveries(rows: &[OpenDeliveryRow<'_>], now_ms: u64) -> Vec<
 pub(super) fn deliveries(rows: &[DeliveryRow<'_>]) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO deliveries (event_seq, stage, round, attempt, status, version, digest, \
-               duration_us, emitted, \
+               host, duration_us, emitted, \
                created_ms, queued_ms, settled_ms)",
-        columns: 12,
+        columns: 13,
         tail: "ON CONFLICT (event_seq, stage) DO UPDATE SET round = excluded.round, attempt = \
                excluded.attempt, \
                status = excluded.status, version = excluded.version, digest = excluded.digest, \
-               duration_us = excluded.duration_us, emitted = excluded.emitted, queued_ms = \
-               excluded.queued_ms, \
+               host = excluded.host, duration_us = excluded.duration_us, \
+               emitted = excluded.emitted, queued_ms = excluded.queued_ms, \
                settled_ms = excluded.settled_ms",
     };
     shape.statements(rows, |row, args| {
@@ -127,6 +127,7 @@ pub(super) fn deliveries(rows: &[DeliveryRow<'_>]) -> Vec<Statement> {
         push(args, status_name(row.status));
         push(args, settled.map(|by| by.version));
         push(args, settled.map(|by| by.digest));
+        push(args, row.host);
         push(args, settled.map(|by| by.duration_us as i64));
         push(args, list(&row.emitted));
         push(args, row.created_ms as i64);
@@ -178,8 +179,8 @@ pub(super) fn state(
 pub(super) fn attempts(rows: &[AttemptRow<'_>], encryption: &Encryption) -> Vec<Statement> {
     let shape = Shape {
         head: "INSERT INTO attempts (event_seq, stage, round, attempt, code, message, backtrace, \
-               digest, duration_us, at_ms)",
-        columns: 10,
+               digest, duration_us, at_ms, host)",
+        columns: 11,
         tail: "ON CONFLICT DO NOTHING",
     };
     shape.statements(rows, |row, args| {
@@ -194,6 +195,7 @@ pub(super) fn attempts(rows: &[AttemptRow<'_>], encryption: &Encryption) -> Vec<
         push(args, failure.digest.as_str());
         push(args, failure.duration_us as i64);
         push(args, failure.at_ms as i64);
+        push(args, failure.host.as_deref());
     })
 }
 

@@ -275,6 +275,7 @@ fn settle<'a>(
             duration_us: settlement.duration_us,
             at_ms: now_ms,
         }),
+        host: settlement.host.as_deref(),
         emitted,
         created_ms: state.created_ms,
         queued_ms: state.queued_ms,

@@ -39,6 +39,8 @@ pub(crate) struct DeliveryRow<'a> {
     pub(crate) expected: Option<(u32, u32)>,
     pub(crate) status: DeliveryStatus,
     pub(crate) settled: Option<SettledBy<'a>>,
+    /// The host that made the attempt.
+    pub(crate) host: Option<&'a str>,
     pub(crate) emitted: Vec<&'a str>,
     pub(crate) created_ms: u64,
     pub(crate) queued_ms: u64,

@@ -20,6 +20,9 @@ pub struct Attempt {
     pub attempt: u32,
     /// Digest of the plugin that runs it.
     pub digest: Arc<str>,
+    /// The host that makes it; none: it is decided about without one, such as a message that the
+    /// broker dead-lettered.
+    pub host: Option<Arc<str>>,
     /// Microseconds spent in the stage; 0 before the call.
     pub duration_us: u64,
 }

@@ -63,7 +63,8 @@ fn attempt(number: u32) -> Attempt {
         stage: "payment".into(),
         event: EventKey { source: "/orders/api".into(), id: "e1".into() },
     };
-    Attempt { delivery, round: 1, attempt: number, digest: "d".into(), duration_us: 7 }
+    let host = Some("here".into());
+    Attempt { delivery, round: 1, attempt: number, digest: "d".into(), host, duration_us: 7 }
 }
 
 const NOW_MS: u64 = 1_000;
@@ -166,6 +167,13 @@ fn retries_wait_longer_and_stop_after_max_attempts() {
 fn the_wait_that_a_plugin_asks_for_is_a_minimum() {
     assert!(matches!(run(1, failed(true, Some(700))).0, Verdict::Retry { due_at_ms: 1_700 }));
     assert!(matches!(run(1, failed(true, Some(7))).0, Verdict::Retry { due_at_ms: 1_100 }));
+}
+
+#[test]
+fn a_failed_attempt_has_the_version_and_the_host_that_made_it() {
+    let (_, failure) = run(1, failed(true, None));
+    let failure = failure.expect("an attempt");
+    assert_eq!((failure.digest.as_str(), failure.host.as_deref()), ("d", Some("here")));
 }
 
 #[test]

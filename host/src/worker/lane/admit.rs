@@ -30,16 +30,15 @@ pub(super) struct Work {
     pub(super) subject_cancelled: bool,
 }
 
-impl Work {
-    /// This attempt on the version that runs it, before it is called.
-    pub(super) fn attempt_on(&self, running: &Running) -> Attempt {
-        let AttemptKey { delivery, round, attempt } = self.key.clone();
-        let digest = running.handler.digest().into();
-        Attempt { delivery, round, attempt, digest, duration_us: 0 }
-    }
-}
-
 impl Lane {
+    /// The attempt at `work` on this host and the version that runs it, before the call.
+    pub(super) fn attempt(&self, work: &Work, running: &Running) -> Attempt {
+        let AttemptKey { delivery, round, attempt } = work.key.clone();
+        let digest = running.handler.digest().into();
+        let host = Some(Arc::clone(&self.services.host));
+        Attempt { delivery, round, attempt, digest, host, duration_us: 0 }
+    }
+
     /// The deliveries to run.
     pub(super) async fn admit(
         &self,
@@ -66,7 +65,7 @@ impl Lane {
         let (mut kept, mut dropped) = (Vec::with_capacity(work.len()), Vec::new());
         for work in work {
             if self.is_uncalled(&work, &running) && !self.is_stored(&work, cancel).await {
-                let log = work.attempt_on(&running).log(&self.stage, &work.message.envelope);
+                let log = self.attempt(&work, &running).log(&self.stage, &work.message.envelope);
                 log_delivery!(WARN, &log, "the store has no such delivery: the message is dropped");
                 dropped.push(work);
             } else {

@@ -34,6 +34,7 @@ impl Lane {
             stage: &self.stage,
             services: &self.services,
             running,
+            host: Some(&self.services.host),
             envelope: Arc::clone(&work.message.envelope),
             round: work.key.round,
             attempt: work.key.attempt,

@@ -62,7 +62,7 @@ impl Lane {
         run: &BatchRun<'_>,
         spans: &mut Vec<FinishedSpan>,
     ) -> (Settlement, Option<BreakerState>) {
-        let mut attempt = work.attempt_on(run.running);
+        let mut attempt = self.attempt(work, run.running);
         let log = Arc::new(attempt.log(&self.stage, &work.message.envelope));
         let recorded = self.begin_span(&log.trace);
         let due_at_ms = work.message.sender.due_at_ms();

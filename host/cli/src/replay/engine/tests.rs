@@ -105,6 +105,7 @@ fn recorded(question: &str, answer: &str, wrote_own: bool) -> Recorded {
         attempt: 3,
         version: None,
         digest: None,
+        host: None,
         settled_at_ms: 5,
         recording: Some(Recording {
             now_ms: 4_711,

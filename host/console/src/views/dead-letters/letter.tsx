@@ -191,6 +191,7 @@ function Replayed({ letter }: { letter: DeadLetter }) {
             <>
               : <Status value={delivery.status} />, attempt {delivery.attempt} of round{" "}
               {delivery.round}
+              {delivery.host && <> on {delivery.host}</>}
             </>
           )}
         </div>

@@ -95,6 +95,7 @@ function Row(props: {
                 </>
               ) : null,
             ],
+            ["Host", delivery.host],
           ]}
         />
         {delivery.failures.length > 0 && <Attempts failures={delivery.failures} />}
@@ -138,6 +139,7 @@ export function Attempts({ failures }: { failures: FailedAttempt[] }) {
             <span class="wrap">
               <code class="bad-text">{one.code}</code> {one.message}{" "}
               <span class="muted num">after {duration(one.duration_us / 1000)}</span>
+              {one.host && <span class="muted"> on {one.host}</span>}
             </span>
           </div>
           {one.backtrace && (

@@ -33,8 +33,9 @@ function closeBreaker(stage: string): void {
     title: `Close the circuit breaker of ${stage}?`,
     text: "Every host that runs it sends messages to the stage again, without waiting for the next probe.",
     action: "Close breaker",
-    run: async () => {
-      await post(path`stages/${stage}/breaker/close`);
+    reason: "optional",
+    run: async (reason) => {
+      await post(path`stages/${stage}/breaker/close`, reason ? { reason } : {});
       say(`The circuit breaker of ${stage} is closed`);
       refresh("stages", "ready");
     },

@@ -116,8 +116,10 @@ function History(props: { stage: string; serving: string | null | undefined }) {
       ),
       action: "Roll back",
       kind: "danger",
-      run: async () => {
-        const done = await post<PluginRolledBack>(path`plugins/${stage}/rollback`, { digest });
+      reason: "optional",
+      run: async (reason) => {
+        const body = { digest, ...(reason ? { reason } : {}) };
+        const done = await post<PluginRolledBack>(path`plugins/${stage}/rollback`, body);
         const failed = done.hosts.filter((one) => one.error);
         say(
           failed.length === 0

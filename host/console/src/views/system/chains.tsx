@@ -70,7 +70,8 @@ function change({ correlation_id: id, state }: Chain): void {
       ? "Every delivery of it is skipped, on every host: those that wait, those that fall due later, and the call under way."
       : "It may run again, counted from zero. What was skipped is not repeated.",
     action: stops ? "Stop" : "Resume",
-    ...(stops ? { kind: "danger" as const, reason: "optional" as const } : {}),
+    ...(stops ? { kind: "danger" as const } : {}),
+    reason: "optional",
     run: async (reason) => {
       const verb = stops ? "stop" : "resume";
       await post(path`chains/${id}` + `/${verb}`, reason ? { reason } : {});

@@ -32,9 +32,13 @@ fn reason() -> Value {
     json!({
         "description": "Why, for the record.",
         "type": ["object", "null"],
-        "properties": { "reason": { "type": ["string", "null"], "maxLength": REASON_MAX } },
+        "properties": { "reason": reason_or_null() },
         "additionalProperties": false,
     })
+}
+
+fn reason_or_null() -> Value {
+    json!({ "type": ["string", "null"], "maxLength": REASON_MAX })
 }
 
 fn log_level() -> Value {
@@ -47,6 +51,7 @@ fn log_level() -> Value {
             "duration_ms": {
                 "type": ["integer", "null"], "minimum": 1, "maximum": LOG_LEVEL_MAX_MS,
             },
+            "reason": reason_or_null(),
         },
         "required": ["level"],
         "additionalProperties": false,
@@ -106,7 +111,7 @@ fn erasure() -> Value {
         "properties": {
             "customer": { "type": "string", "minLength": 1 },
             "kind": nullable_string(),
-            "reason": { "type": ["string", "null"], "maxLength": REASON_MAX },
+            "reason": reason_or_null(),
         },
         "required": ["customer"],
         "additionalProperties": false,
@@ -116,9 +121,9 @@ fn erasure() -> Value {
 fn rollback() -> Value {
     json!({
         "description": "The version: its digest or the first characters of it; by default the \
-            version before the present one.",
+            version before the present one. And why, for the record.",
         "type": ["object", "null"],
-        "properties": { "digest": nullable_string() },
+        "properties": { "digest": nullable_string(), "reason": reason_or_null() },
         "additionalProperties": false,
     })
 }

@@ -69,6 +69,8 @@ fn recorded() -> Value {
                 "type": ["string", "null"] },
             "digest": { "description": "SHA-256 of the plugin that settled it.",
                 "type": ["string", "null"] },
+            "host": { "description": "The host that settled it; null: it was not recorded.",
+                "type": ["string", "null"] },
             "settled_at_ms": { "description": "Milliseconds since 1970-01-01 UTC.",
                 "type": "integer", "minimum": 0 },
             "recording":
@@ -270,6 +272,7 @@ mod tests {
             attempt: 1,
             version: Some(key()),
             digest: Some(key()),
+            host: Some(key()),
             settled_at_ms: 1,
             recording: Some(Recording {
                 now_ms: 1,

@@ -36,14 +36,14 @@ pub(super) async fn settle(
         // would walk the index of open deliveries, and all entries since the last vacuum.
         let sql = "UPDATE deliveries d SET round = k.round, attempt = k.attempt, status = \
                    k.status, version = k.version, \
-                   digest = k.digest, duration_us = k.duration_us, emitted = k.emitted, queued_ms \
-                   = k.queued_ms, \
+                   digest = k.digest, host = k.host, duration_us = k.duration_us, emitted = \
+                   k.emitted, queued_ms = k.queued_ms, \
                    settled_ms = k.settled_ms \
                    FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], $5::text[], \
-                   $6::text[], $7::text[], $8::int8[], \
-                   $9::text[], $10::int8[], $11::int8[], $12::int8[], $13::int8[]) \
-                   k (seq, stage, round, attempt, status, version, digest, duration_us, emitted, \
-                   queued_ms, settled_ms, expected_round, \
+                   $6::text[], $7::text[], $8::text[], $9::int8[], \
+                   $10::text[], $11::int8[], $12::int8[], $13::int8[], $14::int8[]) \
+                   k (seq, stage, round, attempt, status, version, digest, host, duration_us, \
+                   emitted, queued_ms, settled_ms, expected_round, \
                    expected_attempt) \
                    WHERE d.event_seq = k.seq AND d.stage = k.stage AND d.settled_ms IS NULL AND \
                    d.round = k.expected_round \
@@ -67,11 +67,11 @@ pub(super) async fn settle(
     }
     if !adopted.is_empty() {
         let sql = "INSERT INTO deliveries (event_seq, stage, round, attempt, status, version, \
-                   digest, duration_us, emitted, \
+                   digest, host, duration_us, emitted, \
                    queued_ms, settled_ms, created_ms) \
                    SELECT * FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], \
-                   $5::text[], $6::text[], $7::text[], \
-                   $8::int8[], $9::text[], $10::int8[], $11::int8[], $12::int8[]) ON CONFLICT DO \
+                   $5::text[], $6::text[], $7::text[], $8::text[], \
+                   $9::int8[], $10::text[], $11::int8[], $12::int8[], $13::int8[]) ON CONFLICT DO \
                    NOTHING";
         let mut args = settled_columns(&adopted);
         push(&mut args, adopted.iter().map(|row| row.created_ms as i64).collect::<Vec<_>>());
@@ -90,6 +90,7 @@ fn settled_columns(rows: &[&DeliveryRow<'_>]) -> PgArguments {
         |row| status_name(row.status),
         |row| row.settled.as_ref().map(|by| by.version),
         |row| row.settled.as_ref().map(|by| by.digest),
+        |row| row.host,
         |row| row.settled.as_ref().map(|by| by.duration_us as i64),
         |row| list(&row.emitted),
         |row| row.queued_ms as i64,
