@@ -1,6 +1,7 @@
 //! Plugin files: what they may do, and how they are loaded, replaced and contained.
 
 mod capabilities;
+mod comparisons;
 mod compilation;
 mod contract;
 mod documents;

@@ -5,9 +5,11 @@
 //! event feed and the dead-letter jobs, nothing here keeps state of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+#[cfg(feature = "http")]
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use self::cluster::Cluster;
 use self::dead_letters::DeadLetterService;
@@ -24,7 +26,7 @@ use crate::domain::subject::SubjectKey;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::domain::trace_context::TraceContext;
 use crate::pipeline::routes::Routes as _;
-use crate::plugins::{PluginFiles, PluginPlaces};
+use crate::plugins::{Candidates, PluginFiles, PluginPlaces};
 use crate::services::Services;
 use crate::store::NewEvent;
 
@@ -38,6 +40,8 @@ mod subjects;
 mod products;
 mod stages;
 mod plugins;
+#[cfg(feature = "http")]
+mod comparison;
 mod readiness;
 mod ingest;
 #[cfg(feature = "http")]
@@ -59,6 +63,10 @@ pub(crate) use self::cluster::{
     StageRates,
 };
 #[cfg(feature = "http")]
+pub(crate) use self::comparison::{
+    COMPARED, COMPARED_MAX, ComparedVersion, ComparisonError, ComparisonFilter, ComparisonReport,
+};
+#[cfg(feature = "http")]
 pub(crate) use self::encryption::{EncryptionReport, ErasureRequest};
 pub use self::event_stream::{EventQuery, EventStream, StreamedEvent, TooManyStreams};
 #[cfg(feature = "http")]
@@ -72,6 +80,10 @@ pub use self::products::{StockError, as_json};
 pub use self::readiness::{FailingTask, Readiness, SkippedPlugin};
 pub use self::stages::{StageDeletion, StageStatus};
 pub use self::subjects::{SubjectHistory, Submission, SubmitError, Submitted, why_not_cancelled};
+#[cfg(feature = "http")]
+pub(crate) use crate::plugins::{CandidateError, FILE_MAX_BYTES as COMPONENT_MAX_BYTES};
+#[cfg(feature = "http")]
+pub(crate) use crate::worker::replay::{Change, Differences, Reason, ReplayedEvent};
 
 /// What the API and the embedding program call: subjects, products, stages, plugins, dead letters,
 /// the event feed and readiness. Cheap to share in an `Arc`, and usable while the host runs.
@@ -91,6 +103,11 @@ pub struct App {
     dead_letters: Arc<DeadLetterService>,
     files: Arc<PluginFiles>,
     places: PluginPlaces,
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only the API compares"))]
+    candidates: Candidates,
+    /// Of the only comparison.
+    #[cfg(feature = "http")]
+    comparing: Arc<Semaphore>,
     tasks: Arc<TaskHealth>,
     namespace: String,
     /// CloudEvents source of the events that the API writes.
@@ -107,7 +124,14 @@ pub struct App {
     own_subjects_only: bool,
     products_stage: String,
     products_prefix: String,
-    stopping: AtomicBool,
+    stopping: CancellationToken,
+}
+
+/// The plugins of a host, beside those that serve.
+pub(crate) struct OwnPlugins {
+    pub(crate) files: Arc<PluginFiles>,
+    pub(crate) places: PluginPlaces,
+    pub(crate) candidates: Candidates,
 }
 
 /// An event that the API writes.
@@ -126,10 +150,10 @@ impl App {
     pub(crate) fn new(
         config: &Config,
         services: Services,
-        files: Arc<PluginFiles>,
-        places: PluginPlaces,
+        own_plugins: OwnPlugins,
         tasks: Arc<TaskHealth>,
     ) -> Self {
+        let OwnPlugins { files, places, candidates } = own_plugins;
         let source = format!("/{}/api", config.namespace);
         let dead_letters =
             DeadLetterService::new(services.clone(), source.clone(), config.events.expiry_ms);
@@ -152,6 +176,9 @@ impl App {
             services,
             files,
             places,
+            candidates,
+            #[cfg(feature = "http")]
+            comparing: Arc::new(Semaphore::new(1)),
             tasks,
             namespace: config.namespace.clone(),
             source,
@@ -162,7 +189,7 @@ impl App {
             expiry_ms: config.events.expiry_ms,
             products_stage: config.products.stage.clone(),
             products_prefix: config.products.prefix.clone(),
-            stopping: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -218,7 +245,7 @@ impl App {
 
     /// Marks the host as stopping: from now on it is not ready.
     pub(crate) fn stopping(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+        self.stopping.cancel();
     }
 
     fn new_event(&self, draft: Draft<'_>) -> NewEvent {

@@ -3,7 +3,7 @@
 //!
 //! Bounds: size of a body, duration of a request, concurrent requests that were received (beyond that:
 //! 503, never a queue), bytes of answers that wait for their readers. A body that is slow to arrive
-//! takes no place from a request that is complete.
+//! takes no place from a request that is complete. Components have bounds of their own (`uploads.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +70,7 @@ mod problem;
 mod middleware;
 mod access_log;
 mod body_budget;
+mod uploads;
 mod rate_limits;
 mod answers;
 mod held_body;
@@ -157,7 +158,7 @@ fn api(
 ) -> Router {
     let ServedNamespace { app, settings, .. } = namespace;
     let enforced = namespace.access.is_enforced();
-    let Routes { business, operations, observation, open, document } =
+    let Routes { business, operations, uploads, observation, open, document } =
         routes::routes(app.kinds(), enforced);
     let document = if enforced { document } else { openapi::without_security(document) };
     let own_path = namespaces::path_of(&namespace.name);
@@ -176,6 +177,13 @@ fn api(
         .layer(axum::Extension(Arc::clone(&namespace.access)));
     let observation =
         observation.layer(authenticate).layer(axum::Extension(Arc::clone(&reception)));
+    let uploads = uploads
+        .layer(axum::middleware::from_fn(audit::act))
+        .method_not_allowed_fallback(middleware::method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(&reception),
+            middleware::receive_upload,
+        ));
     let mut limited = Router::new()
         .nest("/api/v1", business.clone())
         // Without a route of its own it would be taken for an event of the type `import`.
@@ -188,7 +196,8 @@ fn api(
         // It is read whole before, up to a limit of its own.
         .layer(DefaultBodyLimit::disable())
         .layer(axum::middleware::from_fn_with_state(reception, middleware::receive))
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout));
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout))
+        .merge(uploads);
     let mut health = observation.merge(open);
     if let Some(destination) = destination {
         let dispatch = axum::middleware::from_fn_with_state(destination, dispatch);

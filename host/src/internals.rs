@@ -68,3 +68,4 @@ pub use crate::store::{
 #[cfg(feature = "tls")]
 pub use crate::tls::{ClientFiles, NamedFile, client_config, explain, install_default_provider};
 pub use crate::worker::decide::{self, Attempt, Decision, DecisionInputs, Progress, decide};
+pub use crate::worker::replay::{Nowhere, Replay, ReplayReport, ReplayVerdict, ReplayedEvent};

@@ -37,6 +37,7 @@ mod lane_queue;
 mod lease;
 pub mod poison_messages;
 mod read_ahead;
+pub mod replay;
 
 /// Pause before a consumer that failed to open, or ended, is opened again.
 const REOPEN: Duration = Duration::from_millis(200);

@@ -36,6 +36,12 @@ export async function login({ browser }) {
     await pause.waitFor();
     assert.equal(await pause.getAttribute("aria-disabled"), "true");
     assert.match(await pause.getAttribute("title"), /operate/);
+    await page.goto(`${base}/console/plugins/payment`);
+    const compare = page.locator(".compare").getByRole("button", { name: "Compare" });
+    await compare.waitFor();
+    assert.equal(await compare.getAttribute("aria-disabled"), "true");
+    await page.locator(".compare >> text=Needs the permission operate").waitFor();
+    assert.ok(await page.locator("input[name=component]").isDisabled());
     await page.goto(`${base}/console/system/audit`);
     await page.locator("text=Not for you").waitFor();
     await page.goto(`${base}/console/`);

@@ -11,7 +11,7 @@ const source = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe
 
 /** The other theme has other colours and nothing else. */
 const COLOURS = ["color-contrast"];
-const LOOKS = [
+export const LOOKS = [
   { width: 1440, height: 900, colorScheme: "light", rules: null },
   { width: 360, height: 780, colorScheme: "light", rules: null },
   { width: 1440, height: 900, colorScheme: "dark", rules: COLOURS },
@@ -49,7 +49,7 @@ async function go(page, path) {
   }, `/console/${path}`);
 }
 
-async function inspect(page, { width, colorScheme, rules }, where, out) {
+export async function inspect(page, { width, colorScheme, rules }, where, out) {
   const overflow = await page.evaluate(() => document.documentElement.scrollWidth);
   assert.ok(overflow <= width, `${where} is ${overflow} wide on a screen of ${width}`);
   const name = where.replace(/[^a-z0-9]+/gi, "-");

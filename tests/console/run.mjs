@@ -10,6 +10,7 @@ import { actions } from "./actions.mjs";
 import { Api } from "./api.mjs";
 import { launch } from "./browser.mjs";
 import { cluster } from "./cluster.mjs";
+import { compare } from "./compare.mjs";
 import { hostile } from "./hostile.mjs";
 import { keyboard } from "./keyboard.mjs";
 import { looks } from "./looks.mjs";
@@ -34,7 +35,7 @@ async function command(name) {
 }
 
 const checks = {
-  views, keyboard, hostile, looks, prefix, login, trace, actions, restart, volume, cluster,
+  views, keyboard, hostile, looks, prefix, login, trace, compare, actions, restart, volume, cluster,
 };
 const part = process.argv[2] ?? "";
 // Looks depend on nothing that differs between back ends.

@@ -192,11 +192,13 @@ async fn console_serves_operators(backend: Backend) -> Result<()> {
     std::fs::write(host.env.plugins().join(HOSTILE_PLUGIN), "no plugin")?;
     let (mut guarded, token) = guarded().await?;
     let out = root().join(format!("target/console-shots/{backend:?}").to_lowercase());
+    let candidate = guest("payment-strict")?;
     let environment = [
         ("CONSOLE_URL", &*host.url()),
         ("CONSOLE_OUT", out.to_str().context("a path that is text")?),
         ("CONSOLE_TOKENS_URL", &*guarded.url()),
         ("CONSOLE_TOKEN", &*token),
+        ("CONSOLE_CANDIDATE", candidate.to_str().context("a path that is text")?),
         // Looks depend on nothing that differs between back ends.
         ("CONSOLE_SKIP", if backend == Backend::Embedded { "" } else { "looks" }),
     ];

@@ -4,7 +4,6 @@
 //! The recordings come from a running host or from a file of JSON lines; the replay changes neither.
 //! It is bounded by `--limit` events, one call per core, and one prefetched page of recordings.
 
-mod engine;
 mod report;
 mod source;
 
@@ -24,11 +23,12 @@ use self::source::Source;
 use crate::client::Target;
 use crate::output::Output;
 use crate::progress;
-pub(crate) use crate::replay::engine::Nowhere;
-use crate::replay::engine::{Replay, Verdict};
 use crate::value_parsers::{setting, time_ms};
 use postrider::Config;
-use postrider::internals::{InstancePolicy, Recorded, Runtime, RuntimeSettings, WasmStage};
+use postrider::internals::{
+    InstancePolicy, Recorded, Replay, ReplayVerdict, Runtime, RuntimeSettings, StageHandler as _,
+    WasmStage,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
@@ -89,7 +89,7 @@ pub(crate) async fn run(config: Config, args: ReplayArgs, output: Output) -> Res
     }
     progress.finish_and_clear();
     source.finish()?;
-    report.more = source.has_more();
+    report.set_more(source.has_more());
     output.print(&report.json(), |_| out!("{}", report.text()))?;
     let clean = if args.strict { report.is_strictly_clean() } else { report.is_clean() };
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -106,12 +106,9 @@ async fn load(config: &Config, args: &ReplayArgs) -> Result<Replay> {
         .with_context(|| format!("{} is not a valid plugin", args.plugin.display()))?;
     let limits = config.stage(&args.stage).limits;
     let settings: BTreeMap<String, String> = args.settings.iter().cloned().collect();
-    Ok(Replay::new(
-        Arc::new(WasmStage::new(&linked, limits, InstancePolicy::Fresh)),
-        &args.stage,
-        config,
-        settings,
-    ))
+    let handler = WasmStage::new(&linked, limits, InstancePolicy::Fresh);
+    let policy = config.stage_policy(&args.stage.as_str().into(), handler.description());
+    Ok(Replay::new(Arc::new(handler), policy, limits.state_limits(), settings))
 }
 
 /// Runs a page of events, one per core at a time; returns the verdicts in the order of the page.
@@ -119,7 +116,7 @@ async fn decide(
     replay: &Arc<Replay>,
     page: Vec<Recorded>,
     progress: &ProgressBar,
-) -> Vec<(Recorded, Verdict)> {
+) -> Vec<(Recorded, ReplayVerdict)> {
     let concurrency = std::thread::available_parallelism().map_or(1, usize::from);
     let runs = page.into_iter().map(|recorded| {
         let replay = Arc::clone(replay);

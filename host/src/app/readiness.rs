@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::App;
@@ -93,7 +92,7 @@ impl App {
             self.stages_that(|stage| stage.consumption() == Consumption::Connecting);
         let failing_tasks = self.failing_tasks();
         let critical = |task: &FailingTask| task.name.task.impact() == Impact::Critical;
-        let stopping = self.stopping.load(Ordering::SeqCst);
+        let stopping = self.stopping.is_cancelled();
         let hosts = self.hosts();
         let ready = store.is_none()
             && broker.is_none()

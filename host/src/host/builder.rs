@@ -20,9 +20,9 @@ use super::open::{HostIdentity, open_broker, open_store};
 use super::own_threads::OwnThreads;
 use super::plugins::PluginLoading;
 use super::tasks::HostTasks;
-use crate::app::App;
 #[cfg(feature = "metrics")]
 use crate::app::HostMetrics;
+use crate::app::{App, OwnPlugins};
 use crate::background::control_sync::ControlSync;
 use crate::background::faults::TaskFaults;
 use crate::config::{AuthMode, Config, ConfigError, StoreUrl};
@@ -34,7 +34,7 @@ use crate::pipeline::plugin_change::PluginChange;
 use crate::pipeline::turns::Turnstile;
 use crate::pipeline::{Pipeline, TopologyStage};
 use crate::plugins::supervisor::PluginSupervisor;
-use crate::plugins::{PluginFiles, PluginPlaces};
+use crate::plugins::{Candidates, PluginFiles, PluginPlaces};
 use crate::relay::Relay;
 use crate::runtime::provenance::PluginArchive;
 use crate::services::{Observer, SPANS, Services};
@@ -369,7 +369,14 @@ impl HostBuilder {
         let workers = tasks.workers();
         let plugins = PluginSupervisor::new(shared, watched, places.clone(), workers, changes);
         install(&plugins, self.stages).await?;
-        let loading = PluginLoading { supervisor: &plugins, changes: changed, tasks: &tasks };
+        let provenance = config.plugins.provenance().map_err(ConfigError)?;
+        let candidates = Candidates::new(config.runtime.clone(), provenance);
+        let loading = PluginLoading {
+            supervisor: &plugins,
+            changes: changed,
+            tasks: &tasks,
+            candidates: &candidates,
+        };
         #[cfg(feature = "wasm")]
         loading.load(&config, self.plugins, &places, &files).await?;
         #[cfg(not(feature = "wasm"))]
@@ -378,7 +385,8 @@ impl HostBuilder {
         // A stage that operators hold must not run before its control is known.
         let controls = ControlSync::new(services.clone());
         controls.tick().await.map_err(|error| BuildError::Store(error.into()))?;
-        let app = Arc::new(App::new(&config, services, files, places, tasks.health()));
+        let own_plugins = OwnPlugins { files, places, candidates };
+        let app = Arc::new(App::new(&config, services, own_plugins, tasks.health()));
         #[cfg(feature = "http")]
         let access = {
             let access = Access::new(&config, self.authenticator.take());

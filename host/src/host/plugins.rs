@@ -12,6 +12,7 @@ use super::tasks::HostTasks;
 #[cfg(feature = "wasm")]
 use crate::config::{Config, ConfigError};
 use crate::pipeline::plugin_change::PluginChange;
+use crate::plugins::Candidates;
 use crate::plugins::supervisor::PluginSupervisor;
 #[cfg(feature = "wasm")]
 use crate::plugins::watcher::{FolderOptions, PluginWatcher};
@@ -25,6 +26,8 @@ pub(super) struct PluginLoading<'a> {
     pub(super) supervisor: &'a PluginSupervisor,
     pub(super) changes: mpsc::Sender<PluginChange>,
     pub(super) tasks: &'a HostTasks,
+    #[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "no engine is started"))]
+    pub(super) candidates: &'a Candidates,
 }
 
 impl PluginLoading<'_> {
@@ -45,6 +48,7 @@ impl PluginLoading<'_> {
         let runtime = Runtime::new(config.runtime.clone());
         let runtime = runtime.map_err(|error| BuildError::Engine(error.into()))?;
         self.tasks.start_epochs(&runtime);
+        self.candidates.compile_beside(&runtime);
         for (name, wasm) in given {
             self.install(&runtime, &name, wasm).await?;
         }

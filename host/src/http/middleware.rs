@@ -18,7 +18,9 @@ use super::body_budget::BodyBudget;
 use super::held_body::holding;
 use super::prefix::original_path;
 use super::problem::{Answer, Kind, Problem};
+use super::rate_limits::RequestSender;
 use super::request::{content_encoding, content_type};
+use super::uploads::Upload;
 use super::{OpenConnections, Peer, RequestsInProgress};
 use crate::app::{Load, Refusal};
 use crate::domain::body;
@@ -55,17 +57,8 @@ pub(super) async fn receive(
     request: Request,
     next: Next,
 ) -> Answer<Response> {
-    let Reception { entrance, budget, .. } = &*reception;
-    let peer = request.extensions().get::<Arc<Peer>>();
-    if peer.is_some_and(|peer| peer.only_health) {
-        return Err(reception.refused(
-            Refusal::Connections,
-            "too many connections (`http.connections_max`, and the limit on open files), retry",
-        ));
-    }
-    let address = entrance.admit_address(&request)?;
-    let request = entrance.identified(request).await?;
-    let sender = entrance.admit_principal(&request, address)?;
+    let (request, sender) = reception.admit(request).await?;
+    let budget = &reception.budget;
     let in_progress = sender.begin();
     let (mut parts, body) = request.into_parts();
     let mut held = budget.request(sender);
@@ -90,14 +83,50 @@ pub(super) async fn receive(
         tracing::trace_span!(target: STEPS, "request")
     };
     let answer = next.run(Request::from_parts(parts, bytes.into())).instrument(step).await;
-    let Some(answer) = reception.answers.bound(answer) else {
-        return Err(reception
-            .refused(Refusal::Answers, "too many large answers wait for their readers, retry"));
-    };
-    Ok(holding(answer, (work, in_progress)))
+    Ok(holding(reception.bound(answer)?, (work, in_progress)))
+}
+
+/// The same for a component, which its handler reads: its size and its time have limits of their own,
+/// and it takes no slot.
+pub(super) async fn receive_upload(
+    State(reception): State<Arc<Reception>>,
+    request: Request,
+    next: Next,
+) -> Answer<Response> {
+    let (request, sender) = reception.admit(request).await?;
+    let (work, in_progress) = (reception.work.token(), sender.begin());
+    let (mut parts, body) = request.into_parts();
+    let upload = Upload::new(body);
+    parts.extensions.insert(upload.clone());
+    let answer = next.run(Request::from_parts(parts, Body::empty())).await;
+    upload.drain().await;
+    Ok(holding(reception.bound(answer)?, (work, in_progress)))
 }
 
 impl Reception {
+    /// Refuses a request of a connection that was accepted only for health checks, then one without
+    /// valid credentials, or one too many of its address or its principal.
+    async fn admit(&self, request: Request) -> Answer<(Request, RequestSender)> {
+        let peer = request.extensions().get::<Arc<Peer>>();
+        if peer.is_some_and(|peer| peer.only_health) {
+            return Err(self.refused(
+                Refusal::Connections,
+                "too many connections (`http.connections_max`, and the limit on open files), retry",
+            ));
+        }
+        let address = self.entrance.admit_address(&request)?;
+        let request = self.entrance.identified(request).await?;
+        let sender = self.entrance.admit_principal(&request, address)?;
+        Ok((request, sender))
+    }
+
+    /// The answer, if it is small or the bytes of large ones are free.
+    fn bound(&self, answer: Response) -> Answer<Response> {
+        self.answers.bound(answer).ok_or_else(|| {
+            self.refused(Refusal::Answers, "too many large answers wait for their readers, retry")
+        })
+    }
+
     /// How many requests are in progress, without those whose answer is being sent.
     pub(super) fn load(&self) -> Load {
         let max = self.concurrency_max;

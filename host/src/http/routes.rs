@@ -26,6 +26,8 @@ pub(super) struct Routes {
     pub(super) business: Router<Shared>,
     /// Imports, dead letters, the audit log, the configuration, chains of events, encryption, stages, plugins, keys and sessions.
     pub(super) operations: Router<Shared>,
+    /// Comparisons of components: their bodies and their time have limits of their own.
+    pub(super) uploads: Router<Shared>,
     /// Metrics, and what is used of the limits: exempt from all of them but the rate of an address.
     pub(super) observation: Router<Shared>,
     /// Health, problem types and the files of the console: exempt from the limits on requests, and open to
@@ -127,6 +129,10 @@ pub(super) fn routes(kinds: &SubjectKinds, enforced: bool) -> Routes {
         .route(Need::PRINCIPAL, routes!(session::end))                // DELETE /session
         .split();
     document.merge(more);
+    let (uploads, more) = Table::new(enforced)
+        .route(OPERATE.and(Payloads), routes!(stages::compare))       // POST   /stages/{stage}/compare
+        .split();
+    document.merge(more);
     let (observation, more) = Table::new(enforced)
         .route(READ,         routes!(metrics::metrics))               // GET    /metrics
         .route(OPERATE_ALL,  routes!(limits::show))                   // GET    /limits
@@ -159,5 +165,5 @@ pub(super) fn routes(kinds: &SubjectKinds, enforced: bool) -> Routes {
         }
         business = business.merge(of_kind.route_layer(subjects::of_kind(kind)));
     }
-    Routes { business, operations, observation, open, document: openapi::complete(document, kinds) }
+    Routes { business, operations, uploads, observation, open, document: openapi::complete(document, kinds) }
 }

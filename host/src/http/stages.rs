@@ -1,6 +1,8 @@
-//! `/stages`: list, pause, drain, resume, delete; circuit breakers; log levels; and what a stage recorded.
+//! `/stages`: list, pause, drain, resume, delete; circuit breakers; log levels; what a stage recorded, and
+//! what another build would decide.
 
 mod breaker;
+mod compare;
 mod control;
 mod delete;
 mod list;
@@ -8,6 +10,7 @@ mod log_level;
 mod recordings;
 
 pub(super) use self::breaker::*;
+pub(super) use self::compare::*;
 pub(super) use self::control::*;
 pub(super) use self::delete::*;
 pub(super) use self::list::*;

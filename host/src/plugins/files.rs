@@ -9,6 +9,10 @@ use serde::Serialize;
 
 use crate::runtime::provenance::PluginArchive;
 
+/// Largest plugin file; larger ones are refused unread.
+#[cfg(any(feature = "http", feature = "wasm"))]
+pub const FILE_MAX_BYTES: u64 = 256 << 20;
+
 /// The state of one plugin file.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FileStatus {

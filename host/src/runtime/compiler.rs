@@ -47,6 +47,7 @@ pub enum CompileStep {
 }
 
 /// Limits the compilations that run at the same time.
+#[derive(Clone)]
 pub(super) struct Compilers {
     small: Arc<Semaphore>,
     big: Arc<Semaphore>,

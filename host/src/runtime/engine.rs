@@ -58,6 +58,18 @@ pub(super) struct Platform {
 impl Runtime {
     /// Starts an engine; pooled where the address space allows it.
     pub fn new(settings: RuntimeSettings) -> Result<Arc<Self>, LoadError> {
+        Self::start(settings, Compilers::default())
+    }
+
+    /// Starts an engine for plugins that do not serve. It shares with this one only what limits the
+    /// compilations that run at the same time: not its instances, nor its compiled code.
+    pub fn apart(&self) -> Result<Arc<Self>, LoadError> {
+        let settings =
+            RuntimeSettings { cache_dir: None, pool: Pool::OnDemand, ..self.settings.clone() };
+        Self::start(settings, self.compilers.clone())
+    }
+
+    fn start(settings: RuntimeSettings, compilers: Compilers) -> Result<Arc<Self>, LoadError> {
         let optimizing = Platform::new(&settings, Strategy::Cranelift)?;
         let quick =
             settings.quick.then(|| Platform::new(&settings, Strategy::Winch)).transpose()?;
@@ -70,7 +82,7 @@ impl Runtime {
             optimizing,
             quick,
             cache: settings.cache_dir.clone().and_then(open_cache),
-            compilers: Compilers::default(),
+            compilers,
             epochs: Arc::new(epochs),
             settings,
         }))

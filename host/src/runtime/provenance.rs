@@ -43,6 +43,12 @@ pub enum Refused {
     /// There is no signature.
     #[error("plugins.policy is `signed` and there is no {0}: sign it with `minisign -S -m <file>`")]
     NotSigned(String),
+    /// It was sent without a file, and so without a signature.
+    #[error(
+        "plugins.policy is `signed`, and what is sent to the host has no signature: \
+         use `postrider replay --plugin <file>`"
+    )]
+    Sent,
     /// The signature cannot be read.
     #[error("{0} is not a minisign signature: {1}")]
     Unreadable(String, String),
@@ -117,6 +123,15 @@ impl Provenance {
                 }
             }
             Policy::Signed => self.verify_signature(path, content),
+        }
+    }
+
+    /// Whether content that was sent to the host, beside which there is no signature, may be compiled
+    /// and run.
+    pub fn verify_sent(&self, content: &[u8]) -> Result<(), Refused> {
+        match self.policy {
+            Policy::Signed => Err(Refused::Sent),
+            Policy::Open | Policy::Digest => self.verify(Path::new(""), content),
         }
     }
 
@@ -257,8 +272,10 @@ mod tests {
         assert_eq!(provenance.verify(Path::new("x.wasm"), b"listed"), Ok(()));
         assert_eq!(
             provenance.verify(Path::new("x.wasm"), b"other!"),
-            Err(Refused::NotListed(other))
+            Err(Refused::NotListed(other.clone()))
         );
+        assert_eq!(provenance.verify_sent(b"listed"), Ok(()));
+        assert_eq!(provenance.verify_sent(b"other!"), Err(Refused::NotListed(other)));
     }
 
     #[test]

@@ -14,12 +14,11 @@ use serde_json::{Value, json};
 
 use super::case::Case;
 use crate::compiler;
-use crate::replay::Nowhere;
 use postrider::internals::{
     Attempt, BatchState, Call, ChainStatus, Decision, DecisionInputs, Egress, Handled,
-    InstancePolicy, LaneCache, Linked, Logs, MemoryState, Outcome, Pipeline, Pool, Progress,
-    Runtime, RuntimeSettings, SECRET_LEAK, Settings, StageHandler, StagePolicy, TraceContext,
-    WasmStage, as_json, decide, event_settings_problem,
+    InstancePolicy, LaneCache, Linked, Logs, MemoryState, Nowhere, Outcome, Pipeline, Pool,
+    Progress, Runtime, RuntimeSettings, SECRET_LEAK, Settings, StageHandler, StagePolicy,
+    TraceContext, WasmStage, as_json, decide, event_settings_problem,
 };
 use postrider::{CallContext, Config, DeliveryKey, Envelope, Settlement, StageConfig, Verdict};
 

@@ -54,6 +54,10 @@ export interface Options {
   query?: Record<string, Value>;
   /** The body as JSON text. */
   body?: string;
+  /** A body of another type, in the place of JSON. */
+  file?: { type: string; bytes: Blob };
+  /** Ends the request. */
+  signal?: AbortSignal;
   token?: string;
   /** A status that is no error here: the state of a host that is not ready has the status 503. */
   accepts?: number;
@@ -63,6 +67,7 @@ export interface Options {
 export async function send(at: string, options: Options = {}): Promise<Answer> {
   const headers: Record<string, string> = { accept: "application/json" };
   if (options.body !== undefined) headers["content-type"] = "application/json";
+  if (options.file) headers["content-type"] = options.file.type;
   if (options.token) headers["authorization"] = `Bearer ${options.token}`;
   let response: Response;
   let text: string;
@@ -70,12 +75,17 @@ export async function send(at: string, options: Options = {}): Promise<Answer> {
     response = await fetch(address(at, options.query), {
       method: options.method ?? "GET",
       headers,
-      body: options.body ?? null,
+      body: options.file?.bytes ?? options.body ?? null,
+      signal: options.signal ?? null,
       credentials: "same-origin",
       cache: "no-store",
     });
     text = await response.text();
   } catch {
+    if (options.signal?.aborted) {
+      const detail = "The request was ended before the host answered.";
+      throw new ApiError({ type: "about:blank", title: "Cancelled", status: 0, detail });
+    }
     reachable.value = false;
     throw new ApiError({
       type: "about:blank",

@@ -1064,6 +1064,31 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/stages/{stage}/compare": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Compares a candidate, which is another build of a stage's plugin, with what the stage decided: this
+         *     host runs the recorded events through the candidate, one after another. The candidate reads only what
+         *     was recorded, and calls nothing. Nothing is stored but a record in the audit log.
+         * @description The body is a component, as a file of the plugins folder. A host compares one candidate at a time, for
+         *     at most a minute after it was compiled. When the client goes away, the comparison ends.
+         *
+         *     Needs: `operate` on the stage, and `payloads`.
+         */
+        post: operations["stages_compare"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/stages/{stage}/drain": {
         parameters: {
             query?: never;
@@ -1409,6 +1434,101 @@ export interface components {
         };
         /** @description A batch. Either every event of it is accepted, or none. */
         CloudEvents: components["schemas"]["CloudEvent"][];
+        /** @description A difference between two decisions. */
+        ComparedChange: {
+            /** @description What was recorded, at most 200 characters. */
+            from: string;
+            /** @description What the candidate decides, at most 200 characters. */
+            to: string;
+            /** @description What differs: `outcome`, `event 1 /amount`, `state order/7/payment`. */
+            what: string;
+        };
+        /** @description An event with another decision. */
+        ComparedDifference: {
+            /** @description How the decisions differ: at least one change, at most 32. */
+            changes: components["schemas"]["ComparedChange"][];
+            event: components["schemas"]["ComparedEvent"];
+        };
+        /** @description An event that was compared, and what decided about it. */
+        ComparedEvent: {
+            /** @description Digest of that version. */
+            digest?: string | null;
+            /** @description Unique for its `source`. */
+            id: string;
+            /**
+             * Format: int64
+             * @description When its delivery was settled, milliseconds since 1970-01-01 UTC.
+             */
+            settled_at_ms: number;
+            source: string;
+            /** @description Subject of the event. */
+            subject: string;
+            /** @description The subject that the event belongs to. */
+            subject_key?: string | null;
+            /** @description Type of the event. */
+            type: string;
+            /** @description Version that settled it. */
+            version?: string | null;
+        };
+        /** @description An event without a decision to compare. */
+        ComparedReason: {
+            event: components["schemas"]["ComparedEvent"];
+            /** @description Why. */
+            reason: string;
+        };
+        /** @description A version of a plugin. */
+        ComparedVersion: {
+            /** @description SHA-256 of the file. */
+            digest: string;
+            /** @description Version that the plugin states. */
+            version: string;
+        };
+        /** @description What another build of a plugin would have decided about recorded events. */
+        Comparison: {
+            candidate: components["schemas"]["ComparedVersion"];
+            /** @description The first 50 events with another decision. */
+            differences: components["schemas"]["ComparedDifference"][];
+            /**
+             * Format: int64
+             * @description How many with another decision.
+             */
+            different: number;
+            /**
+             * Format: int64
+             * @description How many with the same decision.
+             */
+            equal: number;
+            /**
+             * Format: int64
+             * @description How many events were compared.
+             */
+            events: number;
+            /**
+             * Format: int64
+             * @description How many that could not be run.
+             */
+            failed: number;
+            /** @description The first 50 events that could not be run. */
+            failures: components["schemas"]["ComparedReason"][];
+            /** @description Whether further events were recorded that were not compared. */
+            more: boolean;
+            serving?: components["schemas"]["ComparedVersion"] | null;
+            stage: string;
+            /** @description Whether it ended because it took too long. */
+            timed_out: boolean;
+            /**
+             * Format: int64
+             * @description How many whose decision is not known, because the candidate read what was not recorded.
+             */
+            unknown: number;
+            /** @description The first 50 events whose decision is not known. */
+            unknowns: components["schemas"]["ComparedReason"][];
+        };
+        /**
+         * Format: binary
+         * @description A WebAssembly component, or a core module that carries its component type, as in a file of the plugins folder.
+         */
+        Component: string;
         /** @description The configuration of a host. */
         Configuration: {
             /** @description Every setting that has an effect, in the order of the keys. */
@@ -7856,6 +7976,130 @@ export interface operations {
             };
             /** @description No host knows such a stage */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body has an unsupported media type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is invalid, or its `Idempotency-Key` was used with a different request */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The address or the principal sent too many requests */
+            429: {
+                headers: {
+                    /** @description Seconds */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The store or the broker does not answer, or the host is at a limit */
+            503: {
+                headers: {
+                    /** @description Seconds */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    stages_compare: {
+        parameters: {
+            query?: {
+                limit?: number;
+                since?: string | number;
+                subject?: string;
+            };
+            header?: never;
+            path: {
+                /** @description The stage's name */
+                stage: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/wasm": components["schemas"]["Component"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Comparison"];
+                };
+            };
+            /** @description The path, the query, a header or the body is malformed */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No credentials, or invalid ones */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A permission is missing: `detail` names it */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No host knows such a stage */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Another comparison runs, or there are no recordings */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -41,8 +41,10 @@ problem_types! {
         "The request violates HTTP, or its path cannot be parsed; `status` may be another 4xx or \
          5xx.";
     BODY_TOO_LARGE: "body-too-large", PAYLOAD_TOO_LARGE, "Body too large",
-        "The operator's `http.body_max_bytes` is the limit, or the `max_message_size` of RabbitMQ: \
-         `detail` says which.";
+        "The operator's `http.body_max_bytes` is the limit, or the `max_message_size` of RabbitMQ, or \
+         that of a plugin file: `detail` says which.";
+    COMPARISON_RUNNING: "comparison-running", CONFLICT, "Comparison running",
+        "The host compares one candidate at a time: retry when the other comparison has ended.";
     CROSS_SITE_REQUEST: "cross-site-request", FORBIDDEN, "Cross-site request",
         "A page of another site made a browser send it: only pages of the host, and of the origins in \
          `http.cors.allowed_origins`, may change anything.";
@@ -66,6 +68,9 @@ problem_types! {
          known of it.";
     INVALID_HEADER: "invalid-header", BAD_REQUEST, "Invalid header",
         "`detail` names the header and the expected format.";
+    INVALID_PLUGIN: "invalid-plugin", UNPROCESSABLE_ENTITY, "Invalid plugin",
+        "The component is no plugin that this host can run, or not one of the stage: `detail` says what \
+         does not fit, and how to fix it.";
     INVALID_QUERY: "invalid-query", BAD_REQUEST, "Invalid query",
         "`detail` names every invalid parameter; unknown parameters are refused.";
     KEY_ENDED: "key-ended", CONFLICT, "API key no longer valid",
@@ -80,6 +85,9 @@ problem_types! {
         "The header `Allow` lists the methods of this path.";
     MISDIRECTED_REQUEST: "misdirected-request", MISDIRECTED_REQUEST, "Unknown host name",
         "The header `Host` has a name that the host does not serve: add it to `http.allowed_hosts`.";
+    NO_RECORDINGS: "no-recordings", CONFLICT, "No recordings",
+        "The stage has recorded nothing that could be compared: `detail` says whether to turn \
+         `recording.enabled` on, or to choose another period.";
     NOT_EDITABLE: "not-editable", CONFLICT, "Body not editable",
         "A merge patch needs a body that is a JSON object: send the whole new body as `data`.";
     NOT_FOUND: "not-found", NOT_FOUND, "Not found",

@@ -61,9 +61,14 @@ impl QueryValidator {
 
     /// The page size; the default where none is given.
     pub(crate) fn limit(&mut self, asked: Option<u32>) -> u32 {
-        let limit = asked.unwrap_or(PAGE);
-        if !(1..=PAGE_MAX).contains(&limit) {
-            self.problems.push(format!("limit: {limit} must be from 1 to {PAGE_MAX}"));
+        self.limit_of(asked, PAGE, PAGE_MAX)
+    }
+
+    /// A number of items, up to `max`; the default where none is given.
+    pub(crate) fn limit_of(&mut self, asked: Option<u32>, default: u32, max: u32) -> u32 {
+        let limit = asked.unwrap_or(default);
+        if !(1..=max).contains(&limit) {
+            self.problems.push(format!("limit: {limit} must be from 1 to {max}"));
         }
         limit
     }

@@ -15,13 +15,10 @@ use super::listing::Look;
 use crate::domain::clock::{Clock as _, SystemClock};
 use crate::domain::event::hex;
 use crate::pipeline::plugin_change::RefusedContent;
-use crate::plugins::PluginFiles;
 use crate::plugins::waiting::WaitingFor;
+use crate::plugins::{FILE_MAX_BYTES, PluginFiles};
 use crate::runtime::provenance::{PluginArchive, Provenance, Refused, signature_of};
 use crate::runtime::{CompileStep, Linked, LoadError, Runtime};
-
-/// Larger files are refused unread.
-const FILE_MAX_BYTES: u64 = 256 << 20;
 
 /// What loading a file needs.
 pub(super) struct Loader {
@@ -134,13 +131,14 @@ impl Loader {
                 Refused::NotListed(_) => {
                     WaitingFor::Configuration("its digest in plugins.digests".to_owned())
                 }
-                Refused::NotSigned(_) | Refused::Unreadable(..) | Refused::Untrusted(_) => {
-                    WaitingFor::Signature(
-                        signature_of(path)
-                            .file_name()
-                            .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-                    )
-                }
+                Refused::NotSigned(_)
+                | Refused::Sent
+                | Refused::Unreadable(..)
+                | Refused::Untrusted(_) => WaitingFor::Signature(
+                    signature_of(path)
+                        .file_name()
+                        .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+                ),
             };
             let content = RefusedContent { digest: Some(Arc::clone(&digest)) };
             Refusal::of(content, refused.to_string(), waiting_for)

@@ -4,11 +4,12 @@ import { useSignal } from "@preact/signals";
 import { asProblem, post } from "../../api/client.ts";
 import { refresh } from "../../api/poll.ts";
 import type { DeadLetter, Problem } from "../../api/types.ts";
-import { diffLines, withContext } from "../../lib/diff.ts";
+import { diffLines } from "../../lib/diff.ts";
 import { plural } from "../../lib/format.ts";
 import { jsonProblem, pretty, sameJson } from "../../lib/json.ts";
 import { ProblemNote } from "../../ui/basics.tsx";
 import { Dialog, say } from "../../ui/dialog.tsx";
+import { Diff } from "../../ui/diff.tsx";
 
 export function Editor(props: { letter: DeadLetter; data: string | null; onClose: () => void }) {
   const { letter, onClose } = props;
@@ -92,26 +93,4 @@ function changes(before: string, after: string): string {
   const lines = diffLines(before, after);
   const amount = (kind: string) => lines.filter((one) => one.kind === kind).length;
   return `${plural(amount("removed"), "line")} removed, ${plural(amount("added"), "line")} added.`;
-}
-
-const MARKS = { same: "  ", removed: "- ", added: "+ " };
-
-export function Diff({ before, after }: { before: string; after: string }) {
-  const lines = withContext(diffLines(before, after));
-  return (
-    <div class="diff" role="region" aria-label="Difference" tabIndex={0}>
-      {lines.map((one, place) =>
-        "gap" in one ? (
-          <div class="gap" key={place}>
-            … {plural(one.gap, "line")}
-          </div>
-        ) : (
-          <div class={one.kind} key={place}>
-            {MARKS[one.kind]}
-            {one.text}
-          </div>
-        ),
-      )}
-    </div>
-  );
 }

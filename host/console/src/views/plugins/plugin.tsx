@@ -13,6 +13,7 @@ import { Icon } from "../../ui/icons.tsx";
 import { DetailHead } from "../../ui/list.tsx";
 import { TableCard } from "../../ui/table.tsx";
 import { Types } from "../pipeline/stage.tsx";
+import { Compare } from "./compare.tsx";
 import { decisionsOf, type Decisions } from "./decisions.ts";
 
 export function Plugin({ plugin }: { plugin: PluginStatus }) {
@@ -45,6 +46,7 @@ export function Plugin({ plugin }: { plugin: PluginStatus }) {
         {stage && <History stage={stage} serving={plugin.digest} />}
         {can("admin") && <Actions plugin={plugin} />}
         {stage && <Recordings stage={stage} />}
+        {stage && <Compare stage={stage} />}
       </div>
     </>
   );
@@ -211,7 +213,7 @@ function Actions({ plugin }: { plugin: PluginStatus }) {
 const COMPARED = 200;
 const PERIOD_MS = 3_600_000;
 
-/** What the versions decided in the last hour, and how to try a new one on the same events. */
+/** What the versions decided in the last hour. */
 function Recordings({ stage }: { stage: string }) {
   const allowed = can("payloads") && can("read", stage);
   const recorded = usePoll<Decisions[] | null>(
@@ -269,10 +271,6 @@ function Recordings({ stage }: { stage: string }) {
           },
         ]}
       />
-      <p class="small muted">
-        Try a candidate on the same events:{" "}
-        <code class="wrap">postrider replay --stage {stage} --plugin candidate.wasm --since 1h</code>
-      </p>
     </Section>
   );
 }

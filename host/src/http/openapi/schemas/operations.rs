@@ -8,11 +8,12 @@ use crate::domain::subject::KEY_PATTERN;
 use crate::http::request::REASON_MAX;
 use crate::http::stages::DURATION_MAX_MS as LOG_LEVEL_MAX_MS;
 
-pub(super) fn all() -> [Named; 11] {
+pub(super) fn all() -> [Named; 12] {
     [
         ("Reason", reason()),
         ("LogLevelRequest", log_level()),
         ("RollbackRequest", rollback()),
+        ("Component", component()),
         ("Replay", replay()),
         ("DeadLetterFilter", dead_letter_filter()),
         ("ReplayMany", replay_many()),
@@ -55,6 +56,15 @@ fn log_level() -> Value {
         },
         "required": ["level"],
         "additionalProperties": false,
+    })
+}
+
+fn component() -> Value {
+    json!({
+        "description": "A WebAssembly component, or a core module that carries its component type, as in \
+            a file of the plugins folder.",
+        "type": "string",
+        "format": "binary",
     })
 }
 

@@ -4,8 +4,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::*;
-use postrider::internals::{JsonBytes, Listed, Native, RecordedEmit, RecordedEvent};
-use postrider::{Description, Emitted, Event, Failure, NativeContext, NativeError, NativeStage};
+use crate::config::Config;
+use crate::domain::event::Event;
+use crate::stage::handler::{
+    Description, Emitted, Failure, Native, NativeContext, NativeError, NativeStage,
+};
+use crate::stage::recording::{JsonBytes, Listed, RecordedEmit, RecordedEvent, Writes};
 
 /// Asks what its event says: `get:<key>`, `list:<prefix>:<limit>`, `setting:<key>`, `now`,
 /// `attempt`, `fail`; answers with an event.
@@ -117,7 +121,13 @@ fn recorded(question: &str, answer: &str, wrote_own: bool) -> Recorded {
 }
 
 fn replay() -> Replay {
-    Replay::new(Arc::new(Native::new(Asks)), "asks", &Config::default(), BTreeMap::new())
+    replay_with(BTreeMap::new())
+}
+
+fn replay_with(settings: BTreeMap<String, String>) -> Replay {
+    let (handler, config) = (Arc::new(Native::new(Asks)), Config::default());
+    let policy = config.stage_policy(&"asks".into(), handler.description());
+    Replay::new(handler, policy, config.stage("asks").limits.state_limits(), settings)
 }
 
 #[tokio::test]
@@ -136,12 +146,12 @@ async fn a_stage_reads_what_was_recorded() {
     ] {
         assert_eq!(
             replay().run(&recorded(question, answer, wrote_own)).await,
-            Verdict::Equal,
+            ReplayVerdict::Equal,
             "{question}"
         );
         let other = replay().run(&recorded(question, "something else", wrote_own)).await;
         assert!(
-            matches!(other, Verdict::Different(ref changes) if changes.len() == 1),
+            matches!(other, ReplayVerdict::Different(ref changes) if changes.len() == 1),
             "{question}: {other:?}"
         );
     }
@@ -156,24 +166,24 @@ async fn reads_that_were_not_recorded_make_the_verdict_unknown() {
         ("setting:other", "the setting `other` was not recorded"),
     ] {
         let verdict = replay().run(&recorded(question, "nothing", true)).await;
-        assert_eq!(verdict, Verdict::Unknown(missed.to_owned()), "{question}");
+        assert_eq!(verdict, ReplayVerdict::Unknown(missed.to_owned()), "{question}");
     }
     let mut cut = recorded("get:other", "nothing", true);
     cut.recording.as_mut().unwrap().given.incomplete = true;
     let verdict = replay().run(&cut).await;
     assert!(
-        matches!(&verdict, Verdict::Unknown(why) if why.contains("recording.max_bytes")),
+        matches!(&verdict, ReplayVerdict::Unknown(why) if why.contains("recording.max_bytes")),
         "{verdict:?}"
     );
     // A truncated recording still answers the reads that it contains.
     let mut cut = recorded("get:k", "v", true);
     cut.recording.as_mut().unwrap().given.incomplete = true;
-    assert_eq!(replay().run(&cut).await, Verdict::Equal);
+    assert_eq!(replay().run(&cut).await, ReplayVerdict::Equal);
     for hole in [
         Recorded { recording: None, ..recorded("now", "", false) },
         Recorded { outcome: None, ..recorded("now", "", false) },
     ] {
-        assert!(matches!(replay().run(&hole).await, Verdict::Unknown(_)));
+        assert!(matches!(replay().run(&hole).await, ReplayVerdict::Unknown(_)));
     }
 }
 
@@ -183,9 +193,9 @@ async fn settings_override_the_recorded_ones() {
         ("limit".to_owned(), "99".to_owned()),
         ("other".to_owned(), "1".to_owned()),
     ]);
-    let replay = Replay::new(Arc::new(Native::new(Asks)), "asks", &Config::default(), settings);
-    assert_eq!(replay.run(&recorded("setting:limit", "99", false)).await, Verdict::Equal);
-    assert_eq!(replay.run(&recorded("setting:other", "1", false)).await, Verdict::Equal);
+    let replay = replay_with(settings);
+    assert_eq!(replay.run(&recorded("setting:limit", "99", false)).await, ReplayVerdict::Equal);
+    assert_eq!(replay.run(&recorded("setting:other", "1", false)).await, ReplayVerdict::Equal);
 }
 
 #[tokio::test]
@@ -197,20 +207,42 @@ async fn failures_are_compared_by_code_and_unconsumed_types_are_skipped() {
         recorded.outcome = Some(RecordedOutcome::Dead { code: code.to_owned() });
         recorded
     };
-    assert_eq!(replay().run(&dead_lettered("bank-closed", "bank-closed")).await, Verdict::Equal);
+    assert_eq!(
+        replay().run(&dead_lettered("bank-closed", "bank-closed")).await,
+        ReplayVerdict::Equal
+    );
     for other in [
         dead_lettered("bank-closed", "other"),
         dead_lettered("now", "bank-closed"),
         recorded("bank-closed", "", false),
     ] {
         assert!(
-            matches!(replay().run(&other).await, Verdict::Different(ref changes) if changes[0].what == "outcome")
+            matches!(replay().run(&other).await, ReplayVerdict::Different(ref changes) if changes[0].what == "outcome")
         );
     }
     let mut foreign = recorded("now", "4711", false);
     foreign.event.event_type = "ask.v2".into();
-    let Verdict::Different(changes) = replay().run(&foreign).await else {
+    let ReplayVerdict::Different(changes) = replay().run(&foreign).await else {
         panic!("it does not consume that")
     };
     assert_eq!(changes[0].to, "skipped: the type is not consumed");
+}
+
+#[test]
+fn a_report_counts_every_event_and_lists_the_first_of_each_verdict() {
+    let mut report = ReplayReport::new(2);
+    let change = Change { what: "outcome".into(), from: "a".into(), to: "b".into() };
+    for number in 0..5 {
+        let mut event = recorded("now", "", false);
+        event.event.id = number.to_string();
+        report.note(&event, ReplayVerdict::Equal);
+        report.note(&event, ReplayVerdict::Different(vec![change.clone()]));
+        report.note(&event, ReplayVerdict::Unknown("a key".into()));
+        report.note(&event, ReplayVerdict::Failed("no instance".into()));
+    }
+    let counts = [report.equal, report.different, report.unknown, report.failed, report.count()];
+    assert_eq!(counts, [5, 5, 5, 5, 20]);
+    let listed: Vec<&str> = report.differences.iter().map(|entry| &*entry.event.id).collect();
+    assert_eq!(listed, ["0", "1"]);
+    assert_eq!((report.unknowns.len(), report.failures.len()), (2, 2));
 }

@@ -1,27 +1,37 @@
 //! Replays recorded events through another version of their stage. Writes nothing, sends nothing.
 //!
 //! The stage receives exactly what was recorded. A read that was not recorded ends the call, and the
-//! verdict is [`Verdict::Unknown`], never [`Verdict::Equal`]. The outcome goes through the same
-//! decision function as in the pipeline before it is compared. Each [`Replay::run`] makes one call,
-//! under the limits of the stage.
+//! verdict is [`ReplayVerdict::Unknown`], never [`ReplayVerdict::Equal`]. The outcome goes through
+//! the same decision function as in the pipeline before it is compared. Each [`Replay::run`] makes
+//! one call, under the limits of the stage. The command `replay` and the API use it.
 
 mod compare;
 mod recorded_state;
+mod report;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::Serialize;
 
-pub(crate) use self::compare::{Change, Decision};
+pub use self::compare::Change;
+use self::compare::Decision;
 use self::recorded_state::RecordedState;
-use postrider::internals::{
-    Attempt, BatchState, CHAIN_LIMIT_CODE, Call, CallResult, ChainStatus, Decided, DecisionInputs,
-    LaneCache, Logs, Outcome, Progress, Recorded, RecordedInputs, RecordedOutcome, Recorder,
-    Recording, Routes, StageHandler, StagePolicy, StateLimits, StateSource, TraceContext, Writes,
-    decide,
+#[cfg(feature = "http")]
+pub use self::report::{Differences, Reason};
+pub use self::report::{ReplayReport, ReplayedEvent};
+use crate::domain::event::Envelope;
+use crate::domain::trace_context::TraceContext;
+use crate::pipeline::chains::{CHAIN_LIMIT_CODE, ChainStatus};
+use crate::pipeline::routes::Routes;
+use crate::stage::handler::{Call, CallContext, Logs, Outcome, StageHandler};
+use crate::stage::policy::StagePolicy;
+use crate::stage::recording::{
+    CallResult, Decided, Recorded, RecordedInputs, RecordedOutcome, Recorder, Recording,
 };
-use postrider::{CallContext, Config, Envelope};
+use crate::stage::state::{BatchState, LaneCache, StateLimits};
+use crate::store::StateSource;
+use crate::worker::decide::{self, Attempt, DecisionInputs, Progress};
 
 /// Maximum size of the settings that one call may read.
 const NOTED_MAX_BYTES: usize = 1 << 20;
@@ -29,7 +39,7 @@ const NOTED_MAX_BYTES: usize = 1 << 20;
 /// The result of replaying one event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Verdict {
+pub enum ReplayVerdict {
     /// The same decision.
     Equal,
     /// The decision differs in these ways.
@@ -41,7 +51,7 @@ pub(crate) enum Verdict {
 }
 
 /// A version of a stage, with the policy, limits and settings to replay it with.
-pub(crate) struct Replay {
+pub struct Replay {
     handler: Arc<dyn StageHandler>,
     policy: StagePolicy,
     limits: StateLimits,
@@ -49,7 +59,7 @@ pub(crate) struct Replay {
 }
 
 /// Routes for a decision whose events are never sent.
-pub(crate) struct Nowhere;
+pub struct Nowhere;
 
 impl Routes for Nowhere {
     fn stages_for(&self, _: &str) -> Vec<Arc<str>> {
@@ -58,31 +68,37 @@ impl Routes for Nowhere {
 }
 
 impl Replay {
-    /// Replays with `handler`, configured as `stage`. `settings` override the recorded ones.
-    pub(crate) fn new(
+    /// Replays with `handler` under the policy and the limits of its stage. `settings` override the
+    /// recorded ones.
+    pub fn new(
         handler: Arc<dyn StageHandler>,
-        stage: &str,
-        config: &Config,
+        mut policy: StagePolicy,
+        limits: StateLimits,
         settings: BTreeMap<String, String>,
     ) -> Self {
-        let mut policy = config.stage_policy(&stage.into(), handler.description());
         // A replay has a single attempt, so a failure is compared as it is.
         policy.retry.max_attempts = 1;
-        Self { limits: config.stage(stage).limits.state_limits(), handler, policy, settings }
+        Self { handler, policy, limits, settings }
     }
 
     /// Runs one recorded event and compares.
-    pub(crate) async fn run(&self, recorded: &Recorded) -> Verdict {
+    pub async fn run(&self, recorded: &Recorded) -> ReplayVerdict {
         let Some(recording) = &recorded.recording else {
-            return Verdict::Unknown("the recording cannot be read".to_owned());
+            return ReplayVerdict::Unknown("the recording cannot be read".to_owned());
         };
         let Some(before) = recorded_decision(recording, recorded.outcome.as_ref()) else {
-            return Verdict::Unknown("an event it emitted is no longer in the log".to_owned());
+            return ReplayVerdict::Unknown(
+                "an event it emitted is no longer in the log".to_owned(),
+            );
         };
         match self.decide(recorded, recording).await {
             Ok(after) => {
                 let changes = compare::changes(&before, &after);
-                if changes.is_empty() { Verdict::Equal } else { Verdict::Different(changes) }
+                if changes.is_empty() {
+                    ReplayVerdict::Equal
+                } else {
+                    ReplayVerdict::Different(changes)
+                }
             }
             Err(other) => other,
         }
@@ -92,7 +108,7 @@ impl Replay {
         &self,
         recorded: &Recorded,
         recording: &Recording,
-    ) -> Result<Decision, Verdict> {
+    ) -> Result<Decision, ReplayVerdict> {
         let (key, envelope) = (recorded.key(), Arc::new(recorded.envelope()));
         let digest = self.handler.digest().into();
         let attempt = Attempt {
@@ -144,10 +160,10 @@ impl Replay {
             } else {
                 ""
             };
-            return Err(Verdict::Unknown(format!("{missed}{truncated}")));
+            return Err(ReplayVerdict::Unknown(format!("{missed}{truncated}")));
         }
         if let Outcome::Unavailable(reason) = handled.outcome {
-            return Err(Verdict::Failed(reason));
+            return Err(ReplayVerdict::Failed(reason));
         }
         let retryable = handled.outcome.is_retryable();
         let result = CallResult { retryable, writes: handled.writes };
@@ -160,7 +176,7 @@ impl Replay {
             }
             decide::Decision::Call => None,
         };
-        decision.ok_or_else(|| Verdict::Failed("the stage made no decision".to_owned()))
+        decision.ok_or_else(|| ReplayVerdict::Failed("the stage made no decision".to_owned()))
     }
 
     /// The context that the recorded call had, with the overridden settings.

@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use postrider::StoreError;
-use postrider::internals::{ListQuery, RecordedInputs, StateRow, StateSource};
+use crate::stage::recording::{ListQuery, RecordedInputs};
+use crate::store::{StateRow, StateSource, StoreError};
 
 pub(super) struct RecordedState {
     given: RecordedInputs,

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Writes;
-use postrider::internals::{Decided, JsonBytes, RecordedEmit, trace_context};
+use crate::domain::{field_error, trace_context};
+use crate::stage::recording::{Decided, JsonBytes, RecordedEmit, Writes};
+use crate::store::Verdict;
 
 /// Maximum number of changes reported per event.
 const CHANGES_MAX: usize = 32;
@@ -17,7 +18,7 @@ const TEXT_MAX: usize = 200;
 
 /// A stage's decision about an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub(super) enum Decision {
     /// The stage succeeded.
     Done {
         /// Emitted events, in order.
@@ -38,7 +39,7 @@ pub(crate) enum Decision {
 
 /// A difference between two decisions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Change {
+pub struct Change {
     /// What differs: `outcome`, `event 1 /amount`, `state order/7/payment`.
     pub what: String,
     /// The recorded value.
@@ -49,9 +50,9 @@ pub(crate) struct Change {
 
 impl Decision {
     /// From a verdict of the pipeline; `None` if the verdict leaves the delivery open.
-    pub(super) fn of_verdict(decided: Decided, verdict: postrider::Verdict) -> Option<Self> {
+    pub(super) fn of_verdict(decided: Decided, verdict: Verdict) -> Option<Self> {
         match (decided, verdict) {
-            (Decided::Done { writes, delays_ms }, postrider::Verdict::Done(events)) => {
+            (Decided::Done { writes, delays_ms }, Verdict::Done(events)) => {
                 let delays = delays_ms.into_iter().chain(std::iter::repeat(0));
                 let events = events.into_iter().zip(delays).map(|(event, delay_ms)| {
                     RecordedEmit::of(event.envelope.event.clone(), delay_ms)
@@ -164,7 +165,7 @@ impl Changes {
             (was, is) if was == is => {}
             (Some(Value::Object(was)), Some(Value::Object(is))) => {
                 for key in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
-                    let below = format!("{pointer}{}", postrider::internals::pointer(key));
+                    let below = format!("{pointer}{}", field_error::pointer(key));
                     self.json(name, &below, was.get(key), is.get(key));
                 }
             }
