@@ -137,15 +137,16 @@ const STAGES: [Behaving; 5] = [
     Behaving { name: "bank", does: Does::Fail("bank-down") },
     Behaving { name: "failing", does: Does::Fail("failed") },
     Behaving { name: "picky", does: Does::Reject },
-    Behaving { name: "busy", does: Does::Work(Duration::from_millis(50)) },
+    Behaving { name: "busy", does: Does::Work(Duration::from_millis(100)) },
 ];
 
-/// The failing stage repeats its attempts for as long as the test lasts. The busy one has short
-/// batches, because the time of a batch counts when it ends.
+/// The failing stage repeats its attempts for as long as the test lasts. The busy one holds more than
+/// it runs at a time, so that its lane does not wait for the broker; its batches are short, because
+/// the time of a batch counts when it ends.
 const TOML: &str = "http.streams_max = 1\n\
     [stages.bank.breaker]\nunavailable = [\"bank-down\"]\n\
     [stages.failing.retry]\nmax_attempts = 10000\ninitial_ms = 200\nmax_ms = 200\n\
-    [stages.busy]\nprefetch = 4\n";
+    [stages.busy]\nprefetch = 8\nbatch_max = 2\n";
 
 /// Sends events for a stage, each about a subject of its own: a breaker counts those that failed.
 async fn poke(client: &Client, stage: &str, times: usize) -> Result<()> {

@@ -165,7 +165,10 @@ async fn stopped_chain_ends_on_every_host_and_stays_stopped(backend: Backend) ->
     ensure!(
         env.query_count("SELECT count(*) FROM deliveries WHERE status = 'skipped'").await? == 1
     );
-    ensure!(chain(client, &other).await?["state"] == "running");
+    eventually("the other chain to be listed", || async {
+        Ok((chain(client, &other).await?["state"] == "running").then_some(()))
+    })
+    .await?;
     let calls = rabbit.calls();
     eventually("the other chain to run", || async { Ok((rabbit.calls() > calls).then_some(())) })
         .await?;

@@ -268,7 +268,7 @@ async fn history_has_the_host_of_each_attempt() -> Result<()> {
     })
     .await?;
     assert_eq!((&open["status"], &open["host"]), (&json!("open"), &json!(first)), "{open}");
-    let letter = eventually("the dead letter", || async {
+    let dead_letter = eventually("the dead letter", || async {
         Ok(failing.client.get("/dead-letters").await?.1["items"].get(0).cloned())
     })
     .await?;
@@ -289,17 +289,17 @@ async fn history_has_the_host_of_each_attempt() -> Result<()> {
     assert!(shown.contains(&format!(" ms  on {second}\n")), "{shown}");
     assert!(shown.contains(&format!("attempt 1 on {first}: local-fault: ")), "{shown}");
 
-    let id = letter["id"].to_string();
-    let (_, letter) = client.get(&format!("/dead-letters/{id}")).await?;
-    assert_eq!(hosts_of_failures(&letter, "attempts"), [json!(first)], "{letter}");
+    let id = dead_letter["id"].to_string();
+    let (_, dead_letter) = client.get(&format!("/dead-letters/{id}")).await?;
+    assert_eq!(hosts_of_failures(&dead_letter, "attempts"), [json!(first)], "{dead_letter}");
     let (_, shown, _) = postrider(&["dlq", "show", &id, "--url", &client.url]).await?;
     assert!(shown.contains(&format!("  {first}  local-fault: ")), "{shown}");
     // Its replay runs on the other host.
     assert_eq!(local_of(client, "c-1").await?["host"], first);
     client.post(&format!("/dead-letters/{id}/replay"), &json!({})).await?;
     let replayed = eventually("the replay", || async {
-        let (_, letter) = client.get(&format!("/dead-letters/{id}")).await?;
-        let delivery = letter["replayed_as"]["delivery"].clone();
+        let (_, dead_letter) = client.get(&format!("/dead-letters/{id}")).await?;
+        let delivery = dead_letter["replayed_as"]["delivery"].clone();
         Ok((delivery["status"] == "done").then_some(delivery))
     })
     .await?;

@@ -77,9 +77,9 @@ impl NativeStage for Desk {
 }
 
 /// A host that holds up to 512 messages (with RabbitMQ, after it has seen that they are small), and whose
-/// stage is busy with one order.
+/// stage is busy with one order. What the host hands over to itself, RabbitMQ's consumer does not see.
 async fn warm_host_on(backend: Backend) -> Result<(TestEnv, RunningHost, Desk)> {
-    let (env, host, desk) = host_on(backend, "").await?;
+    let (env, host, desk) = host_on(backend, "broker.local_handover = false\n").await?;
     desk.permits.add_permits(FLOOD);
     submit(&host.client, (0..FLOOD).map(|number| order("warm", number)).collect()).await?;
     desk.permit(0, FLOOD).await?;
