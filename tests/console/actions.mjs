@@ -140,7 +140,7 @@ async function rollsBack({ api, command }, { page, open }) {
   await page.locator("dialog").getByRole("button", { name: "Roll back" }).click();
   await until("the version before to serve", async () => (await serving()) === before);
   await load.locator("text=serves").waitFor();
-  assert.equal(await page.locator(".card >> text=serves").count(), 1);
+  assert.equal(await page.locator(".card tr >> text=serves").count(), 1);
   await page
     .locator(".note", { hasText: "Rolled back" })
     .filter({ hasText: "it declines too many" })
