@@ -262,9 +262,11 @@ async fn history_has_the_host_of_each_attempt() -> Result<()> {
     let failing = env.start_with(|builder| builder.stage(Local { fails: true })).await?;
     let first = name_of(&failing.client).await?;
     post(&failing.client, 0..2).await?;
+    // The delivery is read before its attempts.
     let open = eventually("a failed attempt", || async {
         let delivery = local_of(&failing.client, "c-0").await?;
-        Ok((!hosts_of_failures(&delivery, "failures").is_empty()).then_some(delivery))
+        let has_failed = !hosts_of_failures(&delivery, "failures").is_empty();
+        Ok((has_failed && !delivery["host"].is_null()).then_some(delivery))
     })
     .await?;
     assert_eq!((&open["status"], &open["host"]), (&json!("open"), &json!(first)), "{open}");
