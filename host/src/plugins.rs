@@ -11,7 +11,7 @@ pub mod watcher;
 
 pub use candidates::Candidates;
 #[cfg(feature = "http")]
-pub use candidates::{CandidateError, digest_of};
+pub use candidates::{Candidate, CandidateError};
 #[cfg(any(feature = "http", feature = "wasm"))]
 pub use files::FILE_MAX_BYTES;
 pub use files::{FileStatus, PluginFiles, PluginPlaces, RolledBackFile};

@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::App;
 use super::audit::actor;
 use crate::domain::subject::SubjectKey;
-use crate::plugins::{CandidateError, digest_of};
+use crate::plugins::{Candidate, CandidateError};
 use crate::stage::handler::StageHandler;
 use crate::stage::recording::Recorded;
 use crate::store::{AuditEntry, AuditOutcome, RecordingCursor, RecordingFilter, StoreError};
@@ -189,13 +189,14 @@ impl Comparison<'_> {
         serving: Option<&dyn StageHandler>,
     ) -> Result<Arc<dyn StageHandler>, ComparisonError> {
         let (app, stage) = (self.app, &self.filter.stage);
-        let digest = digest_of(&content);
+        let candidate = Candidate::of(content).await?;
+        let digest = Arc::clone(&candidate.digest);
         let limits = app.services.pipeline.config_of(stage).limits;
-        let loaded = app.candidates.load(content, limits).await.map_err(Into::into);
+        let loaded = app.candidates.load(candidate, limits).await.map_err(Into::into);
         let loaded = loaded.and_then(|handler| self.check_name(handler, serving));
         let before = serving.map_or(Value::Null, |serving| json!({ "digest": serving.digest() }));
         let entry = AuditEntry::new(&actor(), "plugin.compare", format!("stage/{stage}"))
-            .change(before, json!({ "candidate": digest }));
+            .change(before, json!({ "candidate": &*digest }));
         match &loaded {
             Ok(_) => app.record(entry).await,
             Err(why) => {

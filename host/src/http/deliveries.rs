@@ -140,8 +140,17 @@ pub(crate) struct FailedAttemptView {
 
 impl From<FailedAttempt> for FailedAttemptView {
     fn from(failed: FailedAttempt) -> Self {
-        let FailedAttempt { round, attempt, code, message, backtrace, .. } = failed;
-        let FailedAttempt { digest, host, duration_us, at_ms, .. } = failed;
+        let FailedAttempt {
+            round,
+            attempt,
+            code,
+            message,
+            backtrace,
+            digest,
+            host,
+            duration_us,
+            at_ms,
+        } = failed;
         let host = host.map(|host| host.to_string());
         Self { round, attempt, code, message, backtrace, digest, host, duration_us, at_ms }
     }

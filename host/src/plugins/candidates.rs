@@ -33,6 +33,25 @@ pub enum CandidateError {
     Unavailable(String),
 }
 
+/// A component that was sent.
+pub struct Candidate {
+    #[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "no engine is started"))]
+    content: Bytes,
+    /// SHA-256, in hex.
+    pub digest: Arc<str>,
+}
+
+impl Candidate {
+    /// Computes its digest, off the async threads: it may be large.
+    pub async fn of(content: Bytes) -> Result<Self, CandidateError> {
+        let hashing = tokio::task::spawn_blocking(move || {
+            let digest = hex(&Sha256::digest(&content)).into();
+            Self { content, digest }
+        });
+        hashing.await.map_err(|error| CandidateError::Unavailable(error.to_string()))
+    }
+}
+
 /// Loads candidates.
 pub struct Candidates {
     #[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "no engine is started"))]
@@ -64,10 +83,10 @@ impl Candidates {
     #[cfg(feature = "wasm")]
     pub async fn load(
         &self,
-        content: Bytes,
+        Candidate { content, digest }: Candidate,
         limits: StageLimits,
     ) -> Result<Arc<dyn StageHandler>, CandidateError> {
-        self.provenance.verify_sent(&content)?;
+        self.provenance.verify_sent(&digest)?;
         let serving = self.serving.get().and_then(Weak::upgrade);
         let settings = self.settings.clone();
         let starting = tokio::task::spawn_blocking(move || match serving {
@@ -79,7 +98,7 @@ impl Candidates {
         });
         let runtime = starting.await;
         let runtime = runtime.map_err(|error| CandidateError::Unavailable(error.to_string()))??;
-        let linked = runtime.load(content).await?;
+        let linked = runtime.load_known(digest, content, &|_| {}).await?;
         Ok(Arc::new(WasmStage::new(&linked, limits, InstancePolicy::Fresh)))
     }
 
@@ -88,18 +107,13 @@ impl Candidates {
     #[allow(clippy::unused_async, reason = "as with the feature")]
     pub async fn load(
         &self,
-        content: Bytes,
+        candidate: Candidate,
         _: StageLimits,
     ) -> Result<Arc<dyn StageHandler>, CandidateError> {
-        self.provenance.verify_sent(&content)?;
+        self.provenance.verify_sent(&candidate.digest)?;
         let why = "this program is built without the feature `wasm`, and runs no plugins";
         Err(CandidateError::Invalid(why.to_owned()))
     }
-}
-
-/// The digest of a candidate: SHA-256, in hex.
-pub fn digest_of(content: &[u8]) -> String {
-    hex(&Sha256::digest(content))
 }
 
 #[cfg(feature = "wasm")]

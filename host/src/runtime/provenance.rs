@@ -110,28 +110,30 @@ impl Provenance {
         }
     }
 
-    /// Whether this content of the file at `path` may be loaded.
-    pub fn verify(&self, path: &Path, content: &[u8]) -> Result<(), Refused> {
+    /// Whether this content of the file at `path`, which has this digest, may be loaded.
+    pub fn verify(&self, path: &Path, content: &[u8], digest: &str) -> Result<(), Refused> {
         match self.policy {
             Policy::Open => Ok(()),
-            Policy::Digest => {
-                let digest = hex(&Sha256::digest(content));
-                if self.digests.contains(&digest) {
-                    Ok(())
-                } else {
-                    Err(Refused::NotListed(digest))
-                }
-            }
+            Policy::Digest => self.verify_digest(digest),
             Policy::Signed => self.verify_signature(path, content),
         }
     }
 
-    /// Whether content that was sent to the host, beside which there is no signature, may be compiled
-    /// and run.
-    pub fn verify_sent(&self, content: &[u8]) -> Result<(), Refused> {
+    /// Whether content with this digest that was sent to the host, beside which there is no signature,
+    /// may be compiled and run.
+    pub fn verify_sent(&self, digest: &str) -> Result<(), Refused> {
         match self.policy {
+            Policy::Open => Ok(()),
+            Policy::Digest => self.verify_digest(digest),
             Policy::Signed => Err(Refused::Sent),
-            Policy::Open | Policy::Digest => self.verify(Path::new(""), content),
+        }
+    }
+
+    fn verify_digest(&self, digest: &str) -> Result<(), Refused> {
+        if self.digests.contains(digest) {
+            Ok(())
+        } else {
+            Err(Refused::NotListed(digest.to_owned()))
         }
     }
 
@@ -268,14 +270,16 @@ mod tests {
     #[test]
     fn only_listed_digests_are_loaded() {
         let [listed, other] = [b"listed", b"other!"].map(|content| hex(&Sha256::digest(content)));
-        let provenance = Provenance::new(Policy::Digest, &[listed], &[]).unwrap();
-        assert_eq!(provenance.verify(Path::new("x.wasm"), b"listed"), Ok(()));
+        let provenance =
+            Provenance::new(Policy::Digest, std::slice::from_ref(&listed), &[]).unwrap();
+        let path = Path::new("x.wasm");
+        assert_eq!(provenance.verify(path, b"listed", &listed), Ok(()));
         assert_eq!(
-            provenance.verify(Path::new("x.wasm"), b"other!"),
+            provenance.verify(path, b"other!", &other),
             Err(Refused::NotListed(other.clone()))
         );
-        assert_eq!(provenance.verify_sent(b"listed"), Ok(()));
-        assert_eq!(provenance.verify_sent(b"other!"), Err(Refused::NotListed(other)));
+        assert_eq!(provenance.verify_sent(&listed), Ok(()));
+        assert_eq!(provenance.verify_sent(&other), Err(Refused::NotListed(other)));
     }
 
     #[test]

@@ -373,7 +373,7 @@ impl PoisonMessageHandler {
         }
     }
 
-    /// The attempt that the broker gave up on: whichever host took the message, it is unknown.
+    /// The attempt that the broker gave up on. It is not known which host took the message.
     fn attempt(&self, message: &RejectedMessage, running: &Running) -> Attempt {
         Attempt {
             delivery: self.key(message),

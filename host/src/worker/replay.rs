@@ -12,8 +12,6 @@ mod report;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use serde::Serialize;
-
 pub use self::compare::Change;
 use self::compare::Decision;
 use self::recorded_state::RecordedState;
@@ -37,8 +35,7 @@ use crate::worker::decide::{self, Attempt, DecisionInputs, Progress};
 const NOTED_MAX_BYTES: usize = 1 << 20;
 
 /// The result of replaying one event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplayVerdict {
     /// The same decision.
     Equal,

@@ -22,7 +22,7 @@ pub(super) fn run(linked: &Linked, request: &Request<'_>, output: Output) -> Res
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     match config.plugins.provenance() {
         Ok(provenance) => {
-            let refused = provenance.verify(file, &std::fs::read(file)?).err();
+            let refused = provenance.verify(file, &std::fs::read(file)?, &linked.digest).err();
             problems.extend(refused.map(|refused| refused.to_string()));
         }
         Err(invalid) => problems.extend(invalid),

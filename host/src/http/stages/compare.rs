@@ -118,11 +118,11 @@ pub(crate) struct ComparedEvent {
     digest: Option<String>,
 }
 
-impl<T> From<ReplayedEvent<T>> for ComparedEvent {
-    fn from(
-        ReplayedEvent { subject_key, event, settled_at_ms, version, digest, .. }: ReplayedEvent<T>,
-    ) -> Self {
-        Self {
+impl ComparedEvent {
+    /// The event, and what was found about it.
+    fn split<T>(entry: ReplayedEvent<T>) -> (Self, T) {
+        let ReplayedEvent { subject_key, event, settled_at_ms, version, digest, result } = entry;
+        let event = Self {
             subject_key: subject_key.map(|key| key.to_string()),
             event_type: event.event_type,
             id: event.id,
@@ -131,7 +131,8 @@ impl<T> From<ReplayedEvent<T>> for ComparedEvent {
             settled_at_ms,
             version,
             digest,
-        }
+        };
+        (event, result)
     }
 }
 
@@ -155,10 +156,10 @@ pub(crate) struct ComparedChange {
 }
 
 impl From<ReplayedEvent<Differences>> for ComparedDifference {
-    fn from(mut entry: ReplayedEvent<Differences>) -> Self {
-        let changes = std::mem::take(&mut entry.result.changes).into_iter();
-        let changes = changes.map(|Change { what, from, to }| ComparedChange { what, from, to });
-        Self { changes: changes.collect(), event: entry.into() }
+    fn from(entry: ReplayedEvent<Differences>) -> Self {
+        let (event, Differences { changes }) = ComparedEvent::split(entry);
+        let change = |Change { what, from, to }| ComparedChange { what, from, to };
+        Self { event, changes: changes.into_iter().map(change).collect() }
     }
 }
 
@@ -171,8 +172,9 @@ pub(crate) struct ComparedReason {
 }
 
 impl From<ReplayedEvent<Reason>> for ComparedReason {
-    fn from(mut entry: ReplayedEvent<Reason>) -> Self {
-        Self { reason: std::mem::take(&mut entry.result.reason), event: entry.into() }
+    fn from(entry: ReplayedEvent<Reason>) -> Self {
+        let (event, Reason { reason }) = ComparedEvent::split(entry);
+        Self { event, reason }
     }
 }
 

@@ -126,7 +126,7 @@ impl Loader {
                 Refusal::new(format!("it cannot be read: {error}"), WaitingFor::ReadableFile)
             })?;
         let digest: Arc<str> = hex(&Sha256::digest(&content)).into();
-        self.provenance.verify(path, &content).map_err(|refused| {
+        self.provenance.verify(path, &content, &digest).map_err(|refused| {
             let waiting_for = match &refused {
                 Refused::NotListed(_) => {
                     WaitingFor::Configuration("its digest in plugins.digests".to_owned())

@@ -57,7 +57,7 @@ function Runs({ stage, off }: { stage: string; off: string | undefined }) {
   const running = useSignal<Running | null>(null);
   const result = useSignal<Comparison | null>(null);
   const refused = useSignal<Problem | null>(null);
-  // Nobody looks at what is left.
+  // The comparison ends when the view is left.
   useEffect(() => () => running.peek()?.abort.abort(), []);
   const run = async (file: File, period: string, limit: number) => {
     const abort = new AbortController();
