@@ -216,9 +216,10 @@ impl HostBuilder {
     /// ```no_run
     /// use std::sync::Arc;
     ///
-    /// use opentelemetry_sdk::trace::{BatchSpanProcessor, InMemorySpanExporter, Sampler};
-    /// # async fn example() -> Result<(), postrider::BuildError> {
-    /// let exporter = InMemorySpanExporter::default();
+    /// use opentelemetry_sdk::trace::{BatchSpanProcessor, Sampler, SpanExporter};
+    /// # async fn example(
+    /// #     exporter: impl SpanExporter + 'static,
+    /// # ) -> Result<(), postrider::BuildError> {
     /// let processor = Arc::new(BatchSpanProcessor::builder(exporter).build());
     /// let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(0.1)));
     /// let host = postrider::Host::builder().spans(processor, sampler).build().await?;
