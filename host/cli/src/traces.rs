@@ -4,6 +4,8 @@
 //! Nothing is exported unless an endpoint is set. The export has a thread of its own and a bounded queue:
 //! a receiver that hangs or is absent costs spans, and nothing else.
 
+mod sampler;
+
 use std::env;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use postrider::HostBuilder;
 
 /// Where spans are sent: the base URL of a receiver, or that of its traces.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
 /// How long the end of the program waits for the last spans.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
@@ -62,13 +65,15 @@ impl Traces {
         Ok(Self(Some(Arc::new(processor))))
     }
 
-    /// A builder whose host exports its spans: those that `OTEL_TRACES_SAMPLER` selects, or else all that
-    /// no caller left out.
+    /// A builder whose host exports its spans: those of the traces that `OTEL_TRACES_SAMPLER` selects, or
+    /// else those that callers record and a bounded number of new ones.
     pub(crate) fn export(&self, builder: HostBuilder) -> HostBuilder {
-        match &self.0 {
-            Some(processor) => builder.spans(Arc::clone(processor) as _, Config::default().sampler),
-            None => builder,
-        }
+        let Some(processor) = &self.0 else { return builder };
+        let sampler = match variable(SAMPLER) {
+            Some(_) => Config::default().sampler,
+            None => sampler::limited(),
+        };
+        builder.spans(Arc::clone(processor) as _, sampler)
     }
 
     /// Exports what is left, if the receiver takes it soon enough.
