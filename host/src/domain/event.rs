@@ -295,26 +295,24 @@ pub fn idempotency_key(delivery: &DeliveryKey) -> String {
     hash_id(&["idempotency", &delivery.stage, &delivery.event.source, &delivery.event.id])
 }
 
-/// The id of the `position`-th event that a stage emits for an incoming event: a retry repeats it.
-pub fn emitted_id(delivery: &DeliveryKey, position: usize) -> String {
-    hash_id(&[
-        "emitted",
-        &delivery.stage,
-        &delivery.event.source,
-        &delivery.event.id,
-        &position.to_string(),
-    ])
+/// The id of the `position`-th event that a stage emits for an event that was created at `cause_ms`: a
+/// retry repeats it.
+pub fn emitted_id(delivery: &DeliveryKey, cause_ms: u64, position: usize) -> String {
+    following_id("emitted", delivery, cause_ms, &position.to_string())
 }
 
-/// The id of the `postrider.dead-lettered` event of one round of a delivery.
-pub fn dead_letter_event_id(delivery: &DeliveryKey, round: u32) -> String {
-    hash_id(&[
-        "dead-letter",
-        &delivery.stage,
-        &delivery.event.source,
-        &delivery.event.id,
-        &round.to_string(),
-    ])
+/// The id of the `postrider.dead-lettered` event of one round of the delivery of an event that was
+/// created at `cause_ms`.
+pub fn dead_letter_event_id(delivery: &DeliveryKey, cause_ms: u64, round: u32) -> String {
+    following_id("dead-letter", delivery, cause_ms, &round.to_string())
+}
+
+/// An id that grows with the time of its cause, so that the stores' indexes grow at their ends: 48 bits
+/// of the time in milliseconds, then a hash that tells it from every other one.
+fn following_id(what: &str, delivery: &DeliveryKey, cause_ms: u64, number: &str) -> String {
+    let DeliveryKey { stage, event: EventKey { source, id } } = delivery;
+    let hash = hash_id(&[what, stage, source, id, number]);
+    format!("{:012x}{hash}", cause_ms & 0xffff_ffff_ffff)
 }
 
 fn hash_id(parts: &[&str]) -> String {
@@ -542,9 +540,27 @@ mod tests {
             stage: stage.into(),
             event: EventKey { source: "/s".into(), id: id.into() },
         };
-        assert_eq!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("payment", "1"), 0));
-        assert_ne!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("payment", "1"), 1));
-        assert_ne!(emitted_id(&key("payment", "1"), 0), emitted_id(&key("shipping", "1"), 0));
+        let (first, second) = (key("payment", "1"), key("payment", "2"));
+        assert_eq!(emitted_id(&first, 7, 0), emitted_id(&first, 7, 0));
+        assert_ne!(emitted_id(&first, 7, 0), emitted_id(&first, 7, 1));
+        assert_ne!(emitted_id(&first, 7, 0), emitted_id(&second, 7, 0));
+        assert_ne!(emitted_id(&first, 7, 0), emitted_id(&key("shipping", "1"), 7, 0));
+        assert_ne!(emitted_id(&first, 7, 1), dead_letter_event_id(&first, 7, 1));
         assert_ne!(idempotency_key(&key("a", "bc")), idempotency_key(&key("ab", "c")));
+    }
+
+    #[test]
+    fn ids_of_what_follows_grow_with_the_time_of_the_cause() {
+        let key = |id: &str| DeliveryKey {
+            stage: "payment".into(),
+            event: EventKey { source: "/s".into(), id: id.into() },
+        };
+        let ids: Vec<String> = [0, 1, 1_700_000_000_000, 1_700_000_000_001]
+            .into_iter()
+            .map(|at_ms| emitted_id(&key("1"), at_ms, 0))
+            .collect();
+        assert!(ids.is_sorted(), "{ids:?}");
+        // A producer may name any time.
+        assert_eq!(emitted_id(&key("1"), u64::MAX, 0).len(), ids[0].len());
     }
 }

@@ -319,7 +319,7 @@ fn dead_letter(inputs: &DecisionInputs<'_>, code: &str, message: String) -> Verd
         "attempts": attempt.attempt,
     });
     let event = Event {
-        id: dead_letter_event_id(&attempt.delivery, attempt.round),
+        id: dead_letter_event_id(&attempt.delivery, envelope.event.time_ms, attempt.round),
         event_type: DEAD_LETTERED.to_owned(),
         source: policy.source.clone(),
         subject: envelope.event.subject.clone(),

@@ -245,7 +245,11 @@ pub(super) fn recorded(settlement: Settlement, body: &str) -> Settlement {
 /// An attempt that emits one event of this type, routed to `routed_to`.
 pub(super) fn emits(event: &Arc<Envelope>, event_type: &str, routed_to: &[&str]) -> Settlement {
     let delivery = key(event, "payment");
-    let mut emitted = envelope(event_type, &emitted_id(&delivery, 0), event.subject_key.as_ref());
+    let mut emitted = envelope(
+        event_type,
+        &emitted_id(&delivery, event.event.time_ms, 0),
+        event.subject_key.as_ref(),
+    );
     emitted.event.source = String::from("/orders/stages/payment");
     emitted.cause = Some(event.key());
     emitted.hops = event.hops + 1;
@@ -270,7 +274,8 @@ pub(super) fn failure(round: u32, attempt: u32) -> FailedAttempt {
 
 /// An attempt that dead-letters the delivery.
 pub(super) fn dead(event: &Arc<Envelope>) -> Settlement {
-    let id = crate::domain::event::dead_letter_event_id(&key(event, "payment"), 1);
+    let id =
+        crate::domain::event::dead_letter_event_id(&key(event, "payment"), event.event.time_ms, 1);
     let announcement =
         envelope(crate::domain::event::DEAD_LETTERED, &id, event.subject_key.as_ref());
     let verdict = Verdict::Dead {

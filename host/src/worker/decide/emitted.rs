@@ -101,7 +101,7 @@ fn new_event(
 ) -> Result<NewEvent, AttemptError> {
     let due_at_ms = inputs.now_ms + u64::from(emitted.delay_ms);
     let event = Event {
-        id: emitted_id(&inputs.attempt.delivery, position),
+        id: emitted_id(&inputs.attempt.delivery, inputs.envelope.event.time_ms, position),
         event_type: emitted.event_type,
         source: inputs.policy.source.clone(),
         subject: emitted.subject.unwrap_or_else(|| inputs.envelope.event.subject.clone()),

@@ -144,7 +144,7 @@ fn emitted_events_have_repeatable_ids_and_inherit_the_chain() {
     assert_eq!(next.envelope.expires_at_ms, 11_050);
     assert_eq!(next.envelope.hops, 1);
     assert_eq!(next.envelope.subject_key.as_deref(), Some("order/123"));
-    assert_eq!(next.envelope.event.id, emitted_id(&attempt(2).delivery, 0));
+    assert_eq!(next.envelope.event.id, emitted_id(&attempt(2).delivery, 0, 0));
     assert_eq!(next.routed_to, ["inventory".into()]);
 }
 
