@@ -28,6 +28,22 @@ pub struct NewSubject {
     pub event: NewEvent,
 }
 
+impl NewSubject {
+    /// As it is stored at `now_ms`, milliseconds since 1970-01-01 UTC.
+    pub(crate) fn stored_at(&self, now_ms: u64) -> Subject {
+        Subject {
+            key: self.key.clone(),
+            customer: self.customer.clone(),
+            status: self.status.clone(),
+            body: self.body.clone(),
+            created_at_ms: now_ms,
+            updated_at_ms: now_ms,
+            owner: self.owner.clone(),
+            unreadable: None,
+        }
+    }
+}
+
 /// The result of accepting a subject.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Accepted {

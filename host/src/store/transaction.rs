@@ -20,7 +20,8 @@ pub(crate) use self::numbered::{NewStatus, NumberedWriteSet, StoredSubject};
 pub(crate) use self::operation::{Op, Operation, Pending, Request, SentRows};
 pub(crate) use self::queue::WriterQueue;
 pub(crate) use self::read_set::{
-    DeliveryLookup, DeliveryState, Loaded, LoadedDelivery, LoadedStatus, ReadSet, Reading, lookup,
+    DeliveryLookup, DeliveryState, KnownSubject, Loaded, LoadedDelivery, LoadedStatus, ReadSet,
+    Reading, lookup,
 };
 pub(crate) use self::rows::{
     AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OutboxInsert, RecordingRow,

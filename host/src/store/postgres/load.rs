@@ -13,7 +13,7 @@ use super::state_tables::StateTables;
 use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
-use crate::store::transaction::{Loaded, ReadSet, lookup};
+use crate::store::transaction::{KnownSubject, Loaded, ReadSet, lookup};
 
 /// Reads everything in the read set.
 pub(super) async fn load<'a>(
@@ -51,7 +51,8 @@ async fn subjects<'a>(
     );
     for row in &fetch(conn, sql, args![&read_set.subjects]).await? {
         let id = lookup(&read_set.subjects, row.int(10)? - 1)?;
-        loaded.subjects.insert(id, (decode::subject(row, encryption)?, row.owned(9)?));
+        let stored = Box::new(decode::subject(row, encryption)?);
+        loaded.subjects.insert(id, KnownSubject::Stored(stored, row.owned(9)?));
     }
     Ok(())
 }
@@ -75,7 +76,8 @@ async fn subjects_by_key<'a>(
         &fetch(conn, sql, columns![&read_set.idempotency_keys; |key| key.0, |key| key.1]).await?
     {
         let key = lookup(&read_set.idempotency_keys, row.int(10)? - 1)?;
-        loaded.idempotency_keys.insert(key, (decode::subject(row, encryption)?, row.owned(9)?));
+        let stored = Box::new(decode::subject(row, encryption)?);
+        loaded.idempotency_keys.insert(key, KnownSubject::Stored(stored, row.owned(9)?));
     }
     Ok(())
 }
@@ -142,7 +144,8 @@ async fn versions<'a>(
     let sql = "SELECT k.at, s.version FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k \
                (stage, key, at) \
                JOIN state AS s ON s.stage = k.stage AND s.key = k.key";
-    for (table, keys) in tables.group(read_set.versions.iter().copied(), |key| key.0) {
+    let keys = read_set.versions.iter().map(|(stage, key, _)| (*stage, *key));
+    for (table, keys) in tables.group(keys, |key| key.0) {
         let args = columns![&keys; |key| key.0, |key| key.1];
         for row in &table.fetch(&mut *conn, sql, args).await? {
             loaded.versions.insert(lookup(&keys, row.int(0)? - 1)?, row.int(1)?);

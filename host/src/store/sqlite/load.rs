@@ -9,7 +9,7 @@ use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
-use crate::store::transaction::{Loaded, ReadSet, lookup};
+use crate::store::transaction::{KnownSubject, Loaded, ReadSet, lookup};
 
 /// Reads everything in the read set.
 pub(super) async fn load<'a>(
@@ -44,7 +44,8 @@ async fn subjects<'a>(
     );
     for row in &fetch(conn, sql, args![json(&read_set.subjects)]).await? {
         let id = lookup(&read_set.subjects, row.int(10)?)?;
-        loaded.subjects.insert(id, (decode::subject(row, encryption)?, row.owned(9)?));
+        let stored = Box::new(decode::subject(row, encryption)?);
+        loaded.subjects.insert(id, KnownSubject::Stored(stored, row.owned(9)?));
     }
     Ok(())
 }
@@ -66,7 +67,8 @@ async fn subjects_by_key<'a>(
     );
     for row in &fetch(conn, sql, args![json(&read_set.idempotency_keys)]).await? {
         let key = lookup(&read_set.idempotency_keys, row.int(10)?)?;
-        loaded.idempotency_keys.insert(key, (decode::subject(row, encryption)?, row.owned(9)?));
+        let stored = Box::new(decode::subject(row, encryption)?);
+        loaded.idempotency_keys.insert(key, KnownSubject::Stored(stored, row.owned(9)?));
     }
     Ok(())
 }
@@ -128,10 +130,14 @@ async fn versions<'a>(
     if read_set.versions.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT k.key, s.version FROM json_each(?1) k CROSS JOIN state s ON s.stage = \
-               k.value ->> 0 AND s.key = k.value ->> 1";
+    let expected = read_set.versions.iter().map(|(stage, key, version)| ((*stage, *key), *version));
+    loaded.versions.extend(expected);
+    // Most are as they were read, so only those that differ are returned.
+    let sql = "SELECT k.key, ifnull(s.version, 0) FROM json_each(?1) k LEFT JOIN state s ON s.stage = \
+               k.value ->> 0 AND s.key = k.value ->> 1 WHERE ifnull(s.version, 0) <> k.value ->> 2";
     for row in &fetch(conn, sql, args![json(&read_set.versions)]).await? {
-        loaded.versions.insert(lookup(&read_set.versions, row.int(0)?)?, row.int(1)?);
+        let (stage, key, _) = lookup(&read_set.versions, row.int(0)?)?;
+        loaded.versions.insert((stage, key), row.int(1)?);
     }
     Ok(())
 }

@@ -16,20 +16,20 @@ fn list(items: &[&str]) -> Option<String> {
     (!items.is_empty()).then(|| json(items))
 }
 
-pub(super) fn subjects(
-    rows: &[SubjectRow<'_>],
-    encryption: &Encryption,
-    kinds: &SubjectKinds,
+pub(super) fn subjects<'r>(
+    rows: &'r [SubjectRow<'_>],
+    encryption: &'r Encryption,
+    kinds: &'r SubjectKinds,
     now_ms: u64,
-) -> Vec<Statement> {
+) -> impl Iterator<Item = Statement> + 'r {
     let shape = Shape {
-        head: "INSERT INTO subjects (key, kind, customer, status, body, fingerprint, \
+        head: "INSERT OR FAIL INTO subjects (key, kind, customer, status, body, fingerprint, \
                created_ms, updated_ms, idempotency_key, owner, finished_status, finished_ms, \
                data_key)",
         columns: 13,
         tail: "",
     };
-    shape.statements(rows, |row, args| {
+    shape.statements(rows, move |row, args| {
         let SubjectRow(subject) = row;
         push(args, subject.key.as_str());
         push(args, subject.key.kind());
@@ -48,20 +48,20 @@ pub(super) fn subjects(
     })
 }
 
-pub(super) fn events(
-    rows: &[EventRow<'_>],
-    encryption: &Encryption,
+pub(super) fn events<'r>(
+    rows: &'r [EventRow<'_>],
+    encryption: &'r Encryption,
     now_ms: u64,
-) -> Vec<Statement> {
+) -> impl Iterator<Item = Statement> + 'r {
     let shape = Shape {
-        head: "INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, \
+        head: "INSERT OR FAIL INTO events (seq, id, source, type, subject, time_ms, content_type, data, \
                attributes, subject_key, \
                correlation_id, cause_source, cause_id, hops, expires_ms, stage, digest, routed_to, \
                logged_ms, due_ms, unrouted_ms)",
         columns: 21,
         tail: "ON CONFLICT DO NOTHING",
     };
-    shape.statements(rows, |row, args| {
+    shape.statements(rows, move |row, args| {
         let (envelope, event) = (row.envelope, &row.envelope.event);
         push(args, row.seq);
         push(args, event.id.as_str());
@@ -87,14 +87,17 @@ pub(super) fn events(
     })
 }
 
-pub(super) fn open_deliveries(rows: &[OpenDeliveryRow<'_>], now_ms: u64) -> Vec<Statement> {
+pub(super) fn open_deliveries<'r>(
+    rows: &'r [OpenDeliveryRow<'_>],
+    now_ms: u64,
+) -> impl Iterator<Item = Statement> + 'r {
     let shape = Shape {
-        head: "INSERT INTO deliveries (event_seq, stage, round, attempt, status, created_ms, \
+        head: "INSERT OR FAIL INTO deliveries (event_seq, stage, round, attempt, status, created_ms, \
                queued_ms)",
         columns: 7,
         tail: "ON CONFLICT DO NOTHING",
     };
-    shape.statements(rows, |row, args| {
+    shape.statements(rows, move |row, args| {
         push(args, row.seq);
         push(args, row.stage);
         push(args, 1_i64);
@@ -105,9 +108,9 @@ pub(super) fn open_deliveries(rows: &[OpenDeliveryRow<'_>], now_ms: u64) -> Vec<
     })
 }
 
-pub(super) fn deliveries(rows: &[DeliveryRow<'_>]) -> Vec<Statement> {
+pub(super) fn deliveries<'r>(rows: &'r [DeliveryRow<'_>]) -> impl Iterator<Item = Statement> + 'r {
     let shape = Shape {
-        head: "INSERT INTO deliveries (event_seq, stage, round, attempt, status, version, digest, \
+        head: "INSERT OR FAIL INTO deliveries (event_seq, stage, round, attempt, status, version, digest, \
                host, duration_us, emitted, \
                created_ms, queued_ms, settled_ms)",
         columns: 13,
@@ -118,7 +121,7 @@ pub(super) fn deliveries(rows: &[DeliveryRow<'_>]) -> Vec<Statement> {
                emitted = excluded.emitted, queued_ms = excluded.queued_ms, \
                settled_ms = excluded.settled_ms",
     };
-    shape.statements(rows, |row, args| {
+    shape.statements(rows, move |row, args| {
         let settled = row.settled.as_ref();
         push(args, row.seq);
         push(args, row.stage);
@@ -136,14 +139,18 @@ pub(super) fn deliveries(rows: &[DeliveryRow<'_>]) -> Vec<Statement> {
     })
 }
 
-pub(super) fn outbox(rows: &[OutboxInsert], host: &str, lease_until_ms: u64) -> Vec<Statement> {
+pub(super) fn outbox<'r>(
+    rows: &'r [OutboxInsert],
+    host: &'r str,
+    lease_until_ms: u64,
+) -> impl Iterator<Item = Statement> + 'r {
     let shape = Shape {
-        head: "INSERT INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, \
+        head: "INSERT OR FAIL INTO outbox (id, event_seq, due_ms, owner, lease_until_ms, stage, round, \
                attempt)",
         columns: 8,
         tail: "",
     };
-    shape.statements(rows, |row, args| {
+    shape.statements(rows, move |row, args| {
         let direct = row.direct.as_ref();
         push(args, row.id);
         push(args, row.seq);
@@ -156,18 +163,18 @@ pub(super) fn outbox(rows: &[OutboxInsert], host: &str, lease_until_ms: u64) -> 
     })
 }
 
-pub(super) fn state(
-    rows: &[StateWrite<'_>],
-    encryption: &Encryption,
+pub(super) fn state<'r>(
+    rows: &'r [StateWrite<'_>],
+    encryption: &'r Encryption,
     now_ms: u64,
-) -> Vec<Statement> {
+) -> impl Iterator<Item = Statement> + 'r {
     let shape = Shape {
-        head: "INSERT INTO state (stage, key, value, version, removed_ms)",
+        head: "INSERT OR FAIL INTO state (stage, key, value, version, removed_ms)",
         columns: 5,
         tail: "ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, version = \
                excluded.version, removed_ms = excluded.removed_ms",
     };
-    shape.statements(rows, |row, args| {
+    shape.statements(rows, move |row, args| {
         push(args, row.stage);
         push(args, row.key);
         push(args, row.stored_value(encryption).as_deref());
@@ -176,14 +183,17 @@ pub(super) fn state(
     })
 }
 
-pub(super) fn attempts(rows: &[AttemptRow<'_>], encryption: &Encryption) -> Vec<Statement> {
+pub(super) fn attempts<'r>(
+    rows: &'r [AttemptRow<'_>],
+    encryption: &'r Encryption,
+) -> impl Iterator<Item = Statement> + 'r {
     let shape = Shape {
-        head: "INSERT INTO attempts (event_seq, stage, round, attempt, code, message, backtrace, \
+        head: "INSERT OR FAIL INTO attempts (event_seq, stage, round, attempt, code, message, backtrace, \
                digest, duration_us, at_ms, host)",
         columns: 11,
         tail: "ON CONFLICT DO NOTHING",
     };
-    shape.statements(rows, |row, args| {
+    shape.statements(rows, move |row, args| {
         let failure = row.failure;
         push(args, row.seq);
         push(args, row.stage);
@@ -199,17 +209,17 @@ pub(super) fn attempts(rows: &[AttemptRow<'_>], encryption: &Encryption) -> Vec<
     })
 }
 
-pub(super) fn recordings(
-    rows: &[RecordingRow<'_>],
-    encryption: &Encryption,
+pub(super) fn recordings<'r>(
+    rows: &'r [RecordingRow<'_>],
+    encryption: &'r Encryption,
     now_ms: u64,
-) -> Vec<Statement> {
+) -> impl Iterator<Item = Statement> + 'r {
     let shape = Shape {
-        head: "INSERT INTO recordings (stage, settled_ms, event_seq, body)",
+        head: "INSERT OR FAIL INTO recordings (stage, settled_ms, event_seq, body)",
         columns: 4,
         tail: "ON CONFLICT DO NOTHING",
     };
-    shape.statements(rows, |row, args| {
+    shape.statements(rows, move |row, args| {
         push(args, row.stage);
         push(args, now_ms as i64);
         push(args, row.seq);
@@ -217,18 +227,18 @@ pub(super) fn recordings(
     })
 }
 
-pub(super) fn dead_letters(
-    rows: &[DeadLetterRow<'_>],
-    encryption: &Encryption,
+pub(super) fn dead_letters<'r>(
+    rows: &'r [DeadLetterRow<'_>],
+    encryption: &'r Encryption,
     now_ms: u64,
-) -> Vec<Statement> {
+) -> impl Iterator<Item = Statement> + 'r {
     let shape = Shape {
-        head: "INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, \
+        head: "INSERT OR FAIL INTO dead_letters (event_seq, stage, round, code, message, digest, \
                fingerprint, group_id, dead_lettered_ms, status)",
         columns: 10,
         tail: "",
     };
-    shape.statements(rows, |row, args| {
+    shape.statements(rows, move |row, args| {
         push(args, row.seq);
         push(args, row.stage);
         push(args, i64::from(row.round));

@@ -1,10 +1,12 @@
 //! The thin layer over sqlx: binding, multi-row statements, and what a database error means to a
 //! caller.
 //!
-//! Bounds: a multi-row statement has at most [`CHUNKS`]`[0]` rows, and there are few sizes, so that
-//! every statement is prepared once per connection. Guarantee: an error is `Rejected` or `Corrupt`
-//! only when
+//! Bounds: a multi-row statement has room for one of the numbers of rows in [`SIZES`], so that every
+//! statement is prepared once per connection. Guarantee: an error is `Rejected` or `Corrupt` only when
 //! trying again cannot help.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Encode, Executor, Sqlite, SqliteConnection, Type};
@@ -13,9 +15,12 @@ use crate::domain::steps::count_json_written;
 use crate::store::StoreError;
 use crate::store::costs::count_statement;
 
-/// Rows per multi-row statement, largest first: two statements for most groups. Each size of each
-/// table is a statement of its own, which is kept prepared.
-const CHUNKS: [usize; 14] = [64, 48, 32, 24, 16, 12, 8, 7, 6, 5, 4, 3, 2, 1];
+/// Rows that multi-row statements have room for. Each size of each table is a statement of its own,
+/// which is kept prepared.
+const SIZES: [usize; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+/// Most arguments of a multi-row statement: `SQLite` takes 32,766, but a list that is larger than this
+/// is memory that the allocator gets from the kernel, and gives back.
+const ARGUMENTS_MAX: usize = 1_344;
 
 /// Arguments in the order of the placeholders.
 macro_rules! args {
@@ -88,63 +93,84 @@ pub(super) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("lists of strings and numbers always serialise")
 }
 
-/// A statement that takes any number of rows: `head VALUES (…), (…) tail`.
+/// A statement that takes any number of rows: `head SELECT … tail`.
 pub(super) struct Shape {
     /// Up to the values.
     pub(super) head: &'static str,
-    /// Placeholders of one row.
+    /// Placeholders of one row. The first one is never NULL.
     pub(super) columns: usize,
     /// After the values.
     pub(super) tail: &'static str,
 }
 
+/// Texts of statements, by the head of their shape and their size.
+type Texts = HashMap<(&'static str, usize), Arc<str>>;
+
 impl Shape {
-    fn sql(&self, rows: usize) -> String {
-        let row = format!("({}?)", "?, ".repeat(self.columns - 1));
-        let values = format!("{}{row}", format!("{row}, ").repeat(rows - 1));
-        format!("{} VALUES {values} {}", self.head, self.tail)
+    /// What takes `size` rows or fewer: placeholders without an argument are NULL, and a row of them is
+    /// not written.
+    fn sql(&self, size: usize) -> Arc<str> {
+        static TEXTS: LazyLock<Mutex<Texts>> = LazyLock::new(Mutex::default);
+        let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = texts.entry((self.head, size)).or_insert_with(|| {
+            let row = format!("({}?)", "?, ".repeat(self.columns - 1));
+            let values = format!("{}{row}", format!("{row}, ").repeat(size - 1));
+            let Self { head, tail, .. } = self;
+            format!("{head} SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL {tail}")
+                .into()
+        });
+        Arc::clone(text)
     }
 
-    /// Splits rows into statements of the sizes of [`CHUNKS`].
-    pub(super) fn statements<T>(
-        &self,
-        rows: &[T],
-        bind: impl Fn(&T, &mut SqliteArguments),
-    ) -> Vec<Statement> {
-        let mut statements = Vec::new();
-        let mut rest = rows;
-        while !rest.is_empty() {
-            let size = CHUNKS.into_iter().find(|size| *size <= rest.len()).unwrap_or(1);
-            let (chunk, after) = rest.split_at(size);
+    /// Statements that write all rows: one, unless there are many. Each is built when it is asked for.
+    pub(super) fn statements<'r, T>(
+        self,
+        rows: &'r [T],
+        bind: impl Fn(&T, &mut SqliteArguments) + 'r,
+    ) -> impl Iterator<Item = Statement> + 'r {
+        let fits = |size: &usize| size * self.columns <= ARGUMENTS_MAX;
+        let most = SIZES.into_iter().rfind(fits).unwrap_or(1);
+        rows.chunks(most).map(move |rows| {
+            let size = SIZES.into_iter().find(|size| *size >= rows.len()).unwrap_or(most);
             let mut args = SqliteArguments::default();
-            args.reserve(size * self.columns, 0);
-            for row in chunk {
+            args.reserve(rows.len() * self.columns, 0);
+            for row in rows {
                 bind(row, &mut args);
             }
-            statements.push(Statement { sql: self.sql(size), args });
-            rest = after;
-        }
-        statements
+            Statement { sql: self.sql(size), args }
+        })
     }
 }
 
 /// A statement ready to run.
 pub(super) struct Statement {
-    sql: String,
+    sql: Arc<str>,
     args: SqliteArguments,
 }
 
-/// Runs statements one after another; returns the number of rows that they changed.
+impl Statement {
+    async fn execute(self, conn: &mut SqliteConnection) -> Result<u64, StoreError> {
+        let done = sqlx::query_with(AssertSqlSafe(self.sql), self.args).execute(conn).await;
+        let changed = done.map_err(|error| store_error(&error))?.rows_affected();
+        count_statement(0, changed);
+        Ok(changed)
+    }
+}
+
+/// Runs statements one after another, and builds the next one meanwhile; returns the number of rows
+/// that they changed.
 pub(super) async fn execute_all(
     conn: &mut SqliteConnection,
-    statements: Vec<Statement>,
+    mut statements: impl Iterator<Item = Statement>,
 ) -> Result<u64, StoreError> {
     let mut changed = 0;
-    for Statement { sql, args } in statements {
-        let done = sqlx::query_with(AssertSqlSafe(sql), args).execute(&mut *conn).await;
-        let done = done.map_err(|error| store_error(&error))?.rows_affected();
-        count_statement(0, done);
-        changed += done;
+    let mut next = statements.next();
+    while let Some(statement) = next {
+        // The connection's thread has the statement once it was polled.
+        let building = async { statements.next() };
+        let (done, following) = tokio::join!(biased; statement.execute(conn), building);
+        changed += done?;
+        next = following;
     }
     Ok(changed)
 }

@@ -26,17 +26,17 @@ pub(super) async fn write<'a>(
     let encryption = &*context.encryption;
     let write_set = claim(conn, encryption, write_set).await?;
     let now_ms = write_set.now_ms();
-    let subjects = rows::subjects(&write_set.subjects, encryption, &context.kinds, now_ms);
-    execute_all(conn, subjects).await?;
-    execute_all(conn, rows::open_deliveries(&write_set.open_deliveries, now_ms)).await?;
-    execute_all(conn, rows::deliveries(&write_set.deliveries)).await?;
     let lease_until_ms = now_ms + context.lease_ms;
-    execute_all(conn, rows::outbox(&write_set.outbox, &context.host, lease_until_ms)).await?;
-    execute_all(conn, rows::state(&write_set.state, encryption, now_ms)).await?;
-    execute_all(conn, rows::attempts(&write_set.attempts, encryption)).await?;
-    let dead_letters = rows::dead_letters(&write_set.dead_letters, encryption, now_ms);
-    execute_all(conn, dead_letters).await?;
-    execute_all(conn, rows::recordings(&write_set.recordings, encryption, now_ms)).await?;
+    let kinds = &*context.kinds;
+    let statements = rows::subjects(&write_set.subjects, encryption, kinds, now_ms)
+        .chain(rows::open_deliveries(&write_set.open_deliveries, now_ms))
+        .chain(rows::deliveries(&write_set.deliveries))
+        .chain(rows::outbox(&write_set.outbox, &context.host, lease_until_ms))
+        .chain(rows::state(&write_set.state, encryption, now_ms))
+        .chain(rows::attempts(&write_set.attempts, encryption))
+        .chain(rows::dead_letters(&write_set.dead_letters, encryption, now_ms))
+        .chain(rows::recordings(&write_set.recordings, encryption, now_ms));
+    execute_all(conn, statements).await?;
     update_subject_status(conn, &context.kinds, loaded, &write_set).await?;
     if !write_set.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))";

@@ -11,7 +11,9 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::cancel::is_stopped_by_cancel;
-use super::read_set::{DeliveryState, Loaded, LoadedDelivery, event_ref, idempotency_ref};
+use super::read_set::{
+    DeliveryState, KnownSubject, Loaded, LoadedDelivery, event_ref, idempotency_ref,
+};
 use super::rows::{
     AttemptRow, DeadLetterRow, DeliveryRow, RecordingRow, SettledBy, StateWrite, SubjectRow,
 };
@@ -22,7 +24,7 @@ use crate::domain::failure_fingerprint::FailureFingerprint;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::{
     Accepted, AcceptedEvent, AttemptKey, Batch, Commit, DeliveryStatus, Direct, NewEvent,
-    NewSubject, OutboxRow, Settlement, Subject, Verdict, Version,
+    NewSubject, OutboxRow, Settlement, Verdict, Version,
 };
 
 /// A new subject: the first one with its key is accepted, also within one group.
@@ -31,33 +33,22 @@ pub(super) fn subject<'a>(
     write_set: &mut WriteSet<'a>,
     new: &'a NewSubject,
 ) -> (Accepted, Vec<OutboxRow>) {
-    if let Some(accepted) = known_subject(loaded, new) {
+    let now_ms = write_set.now_ms();
+    if let Some(accepted) = known_subject(loaded, new, now_ms) {
         return (accepted, Vec::new());
     }
-    let subject = Subject {
-        key: new.key.clone(),
-        customer: new.customer.clone(),
-        status: new.status.clone(),
-        body: new.body.clone(),
-        created_at_ms: write_set.now_ms(),
-        updated_at_ms: write_set.now_ms(),
-        owner: new.owner.clone(),
-        unreadable: None,
-    };
-    loaded.subjects.insert(&new.key, (subject.clone(), new.fingerprint.clone()));
+    loaded.subjects.insert(&new.key, KnownSubject::New(new));
     let key = idempotency_ref(new);
-    loaded
-        .idempotency_keys
-        .extend(key.map(|key| (key, (subject.clone(), new.fingerprint.clone()))));
+    loaded.idempotency_keys.extend(key.map(|key| (key, KnownSubject::New(new))));
     write_set.rows.subjects.push(SubjectRow(new));
     let event = &new.event.envelope.event;
     loaded.events.insert(event_ref(&new.event), Cow::Borrowed(event));
     let outbox = write_set.first_event(&new.event).into_iter().collect();
-    (Accepted::New(subject), outbox)
+    (Accepted::New(new.stored_at(now_ms)), outbox)
 }
 
 /// The outcome for a subject whose idempotency key or own key is in use.
-fn known_subject(loaded: &Loaded<'_>, new: &NewSubject) -> Option<Accepted> {
+fn known_subject(loaded: &Loaded<'_>, new: &NewSubject, now_ms: u64) -> Option<Accepted> {
     let by_key = idempotency_ref(new).and_then(|key| loaded.idempotency_keys.get(&key));
     let (known, otherwise) = match by_key {
         Some(known) => (known, Accepted::KeyReused),
@@ -70,9 +61,8 @@ fn known_subject(loaded: &Loaded<'_>, new: &NewSubject) -> Option<Accepted> {
             }
         },
     };
-    let (subject, fingerprint) = known;
-    Some(if *fingerprint == new.fingerprint {
-        Accepted::Duplicate(subject.clone())
+    Some(if known.fingerprint() == new.fingerprint {
+        Accepted::Duplicate(known.subject(now_ms))
     } else {
         otherwise
     })

@@ -18,12 +18,13 @@ pub(super) fn subject<'a>(
     cancel: &'a NewCancel,
 ) -> (Cancelled, Vec<OutboxRow>) {
     let key = cancel.subject_key.as_str();
-    let Some((subject, _)) = loaded.subjects.get(key) else {
+    let Some(known) = loaded.subjects.get(key) else {
         return (Cancelled::NotFound, Vec::new());
     };
+    let subject = known.subject(write_set.now_ms());
     // Operations of the same group may have changed the status.
     let status = write_set.status_of(kinds, key, &subject.status);
-    let subject = Subject { status: status.to_owned(), ..subject.clone() };
+    let subject = Subject { status: status.to_owned(), ..subject };
     if kinds.is_cancelled(key, &subject.status) {
         return (Cancelled::Already(subject), Vec::new());
     }

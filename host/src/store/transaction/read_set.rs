@@ -65,8 +65,8 @@ pub(crate) struct ReadSet<'a> {
     pub(crate) events: Vec<(&'a str, &'a str)>,
     /// Deliveries that the group settles.
     pub(crate) deliveries: Vec<DeliveryLookup<'a>>,
-    /// State keys (stage, key), sorted.
-    pub(crate) versions: Vec<(&'a str, &'a str)>,
+    /// State keys (stage, key) with the version that a batch read, or 0; sorted.
+    pub(crate) versions: Vec<(&'a str, &'a str, Version)>,
     /// Stages to which an event of a subject may be handed over: (subject, stage).
     pub(crate) hand_overs: Vec<(&'a str, &'a str)>,
     /// Versions of state keys that are not read.
@@ -125,18 +125,20 @@ impl<'a> ReadSet<'a> {
         self.hand_overs
             .extend(emitted.filter(|event| event.hand_over).flat_map(NewEvent::stages_of_subject));
         let stage = &*batch.stage;
-        let read = batch.reads.iter().map(|(key, version)| ((stage, key.as_str()), *version));
-        let written = batch.writes.iter().map(|(key, _)| (stage, key.as_str()));
+        let read = batch.reads.iter().map(|(key, version)| (stage, key.as_str(), *version));
+        let written = batch.writes.iter().map(|(key, _)| (stage, key.as_str(), 0));
         if self.reading == Reading::Complete {
-            self.versions.extend(read.map(|(key, _)| key).chain(written));
+            let is_read = |key: &str| batch.reads.iter().any(|(read, _)| read == key);
+            self.versions.extend(read.chain(written.filter(|(_, key, _)| !is_read(key))));
             return;
         }
-        for (key, version) in read {
+        for (stage, key, version) in read {
             // Versions only grow: the lower one of two is no longer current.
-            let assumed = self.assumed.entry(key).or_default();
+            let assumed = self.assumed.entry((stage, key)).or_default();
             *assumed = version.max(*assumed);
         }
-        self.versions.extend(written.filter(|key| !self.assumed.contains_key(key)));
+        let is_assumed = |stage, key| self.assumed.contains_key(&(stage, key));
+        self.versions.extend(written.filter(|(stage, key, _)| !is_assumed(stage, key)));
     }
 }
 
@@ -148,15 +150,41 @@ pub(crate) struct LoadedStatus {
     pub(crate) status: String,
 }
 
+/// A subject whose key is in use.
+#[derive(Debug, Clone)]
+pub(crate) enum KnownSubject<'a> {
+    /// It is stored, with this fingerprint.
+    Stored(Box<Subject>, String),
+    /// This group accepts it.
+    New(&'a NewSubject),
+}
+
+impl KnownSubject<'_> {
+    pub(super) fn fingerprint(&self) -> &str {
+        match self {
+            Self::Stored(_, fingerprint) => fingerprint,
+            Self::New(new) => &new.fingerprint,
+        }
+    }
+
+    /// As it is stored; a new one is stored at `now_ms`.
+    pub(super) fn subject(&self, now_ms: u64) -> Subject {
+        match self {
+            Self::Stored(subject, _) => Subject::clone(subject),
+            Self::New(new) => new.stored_at(now_ms),
+        }
+    }
+}
+
 /// What was read, and what the group's operations changed in it so far.
 #[derive(Default)]
 pub(crate) struct Loaded<'a> {
     /// Whether it is all that the decisions depend on.
     pub(crate) reading: Reading,
-    /// Subjects by key, with their fingerprints.
-    pub(crate) subjects: HashMap<&'a str, (Subject, String)>,
-    /// Subjects by (kind, idempotency key), with their fingerprints.
-    pub(crate) idempotency_keys: HashMap<(&'a str, &'a str), (Subject, String)>,
+    /// Subjects by key.
+    pub(crate) subjects: HashMap<&'a str, KnownSubject<'a>>,
+    /// Subjects by (kind, idempotency key).
+    pub(crate) idempotency_keys: HashMap<(&'a str, &'a str), KnownSubject<'a>>,
     /// Events by (source, id), those of this group included.
     pub(crate) events: HashMap<(&'a str, &'a str), Cow<'a, Event>>,
     /// Deliveries that the group settles.
