@@ -311,8 +311,11 @@ pub fn dead_letter_event_id(delivery: &DeliveryKey, cause_ms: u64, round: u32) -
 /// of the time in milliseconds, then a hash that tells it from every other one.
 fn following_id(what: &str, delivery: &DeliveryKey, cause_ms: u64, number: &str) -> String {
     let DeliveryKey { stage, event: EventKey { source, id } } = delivery;
-    let hash = hash_id(&[what, stage, source, id, number]);
-    format!("{:012x}{hash}", cause_ms & 0xffff_ffff_ffff)
+    let mut bytes = [0; 22];
+    let (time, hashed) = bytes.split_at_mut(6);
+    time.copy_from_slice(&cause_ms.to_be_bytes()[2..]);
+    hashed.copy_from_slice(&hash(&[what, stage, source, id, number]));
+    hex(&bytes)
 }
 
 fn hash_id(parts: &[&str]) -> String {
