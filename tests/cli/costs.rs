@@ -22,8 +22,8 @@ type Budget = &'static [(&'static str, &'static [(&'static str, f64)])];
 
 /// The budgets of allocations leave 3 %, for another compiler; those of counts leave less than one.
 const REQUEST: &[(&str, f64)] = &[
-    ("allocations", 199.0),
-    ("allocated_bytes", 18_500.0),
+    ("allocations", 155.0),
+    ("allocated_bytes", 14_700.0),
     ("json_reads", 2.1),
     ("json_writes", 2.1),
     ("statements", 0.1),
@@ -36,8 +36,8 @@ const EMBEDDED: Budget = &[
     (
         "steps/commit",
         &[
-            ("allocations", 868.0),
-            ("allocated_bytes", 93_000.0),
+            ("allocations", 675.0),
+            ("allocated_bytes", 73_800.0),
             ("json_writes", 25.5),
             ("statements", 39.5),
             ("rows_changed", 21.5),
@@ -67,8 +67,8 @@ const SERVERS: Budget = &[
     (
         "steps/commit",
         &[
-            ("allocations", 995.0),
-            ("allocated_bytes", 183_000.0),
+            ("allocations", 983.0),
+            ("allocated_bytes", 180_000.0),
             ("json_writes", 14.5),
             ("statements", 43.5),
             ("round_trips", 38.5),
