@@ -1,6 +1,7 @@
 //! Rows as they are written, one multi-row statement shape per table.
 //!
-//! Nothing is decided here, these functions only bind.
+//! Nothing is decided here, these functions only bind. `OR FAIL`: a group that cannot be written is rolled back as
+//! a whole, so `SQLite` need not be able to undo a single statement.
 
 use super::sql::{Shape, Statement, json, push};
 use crate::domain::encryption::Encryption;

@@ -50,6 +50,26 @@ fn state(key: &str, value: &str) -> Batch {
 }
 
 #[tokio::test]
+async fn groups_of_every_size_are_written_row_by_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(START_MS));
+    let store = open(&folder.path().join("postrider.db"), clock).await;
+    // Around the sizes that statements have room for, and more than fits into one.
+    for rows in [1, 2, 5, 7, 24, 25, 49, 65, 129, 192, 257, 700] {
+        let write = |n: usize| (format!("{rows}/{n:04}"), Some(format!("{n}").into_bytes().into()));
+        let writes = (0..rows).map(write).collect();
+        let batch = Batch { stage: format!("s{rows}").into(), writes, ..state("", "") };
+        let stage = Arc::clone(&batch.stage);
+        let committed = store.commit(batch).await.unwrap();
+        assert!(matches!(&committed, Commit::Done { versions, .. } if versions.len() == rows));
+        let stored = store.state_folders(&stage, &[format!("{rows}/")]).await.unwrap();
+        let values = stored.iter().map(|row| row.value.as_deref().map(<[u8]>::to_vec));
+        let written = (0..rows).map(|n| Some(format!("{n}").into_bytes()));
+        assert!(values.eq(written), "{rows}: {stored:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_restart_keeps_data_and_releases_leases() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("postrider.db");
