@@ -40,13 +40,20 @@ export async function views({ base, api, browser }) {
     await showsWhatIsMissing(page, open);
   });
   await withPage(browser, base, {}, async ({ page, open }) => {
-    const began = Date.now();
+    await page.addInitScript(() => {
+      new MutationObserver((_, observer) => {
+        if (!document.querySelector(".node")) return;
+        window.graphMs = performance.now();
+        observer.disconnect();
+      }).observe(document, { childList: true, subtree: true });
+    });
     await open("");
     await page.locator(".node >> text=payment").first().waitFor();
-    const paint = await page.evaluate(
-      () => performance.getEntriesByName("first-contentful-paint")[0]?.startTime,
-    );
-    console.error(`  first paint ${Math.round(paint)} ms, graph ${Date.now() - began} ms`);
+    const [paint, graph] = await page.evaluate(() => [
+      performance.getEntriesByName("first-contentful-paint")[0]?.startTime,
+      window.graphMs,
+    ]);
+    console.error(`  first paint ${Math.round(paint)} ms, graph ${Math.round(graph)} ms`);
   });
 }
 
