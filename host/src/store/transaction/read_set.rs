@@ -65,7 +65,7 @@ pub(crate) struct ReadSet<'a> {
     pub(crate) events: Vec<(&'a str, &'a str)>,
     /// Deliveries that the group settles.
     pub(crate) deliveries: Vec<DeliveryLookup<'a>>,
-    /// State keys (stage, key) with the version that a batch read, or 0; sorted.
+    /// State keys (stage, key), sorted, with the highest version that a batch read, or 0.
     pub(crate) versions: Vec<(&'a str, &'a str, Version)>,
     /// Stages to which an event of a subject may be handed over: (subject, stage).
     pub(crate) hand_overs: Vec<(&'a str, &'a str)>,
@@ -91,8 +91,9 @@ impl<'a> ReadSet<'a> {
     }
 
     fn sorted(mut self) -> Self {
-        self.versions.sort_unstable();
-        self.versions.dedup();
+        // The highest version of each key: versions only grow, so a lower one is no longer current.
+        self.versions.sort_unstable_by(|a, b| (a.0, a.1, b.2).cmp(&(b.0, b.1, a.2)));
+        self.versions.dedup_by_key(|(stage, key, _)| (*stage, *key));
         self
     }
 
@@ -128,8 +129,7 @@ impl<'a> ReadSet<'a> {
         let read = batch.reads.iter().map(|(key, version)| (stage, key.as_str(), *version));
         let written = batch.writes.iter().map(|(key, _)| (stage, key.as_str(), 0));
         if self.reading == Reading::Complete {
-            let is_read = |key: &str| batch.reads.iter().any(|(read, _)| read == key);
-            self.versions.extend(read.chain(written.filter(|(_, key, _)| !is_read(key))));
+            self.versions.extend(read.chain(written));
             return;
         }
         for (stage, key, version) in read {
