@@ -48,7 +48,7 @@ async fn served(host: &RunningHost, line: &str) -> Result<String> {
 
 /// Orders of which one is finished, and one is a dead letter.
 async fn process_orders(host: &RunningHost) -> Result<()> {
-    host.client.post("/products", &json!({ "sku": "Book", "stock": 10 })).await?;
+    host.client.stock("Book", 10).await?;
     let order = json!({ "order_id": "1", "user_id": "1", "items": ["Book"], "total": 1 });
     host.client.post("/orders", &order).await?;
     host.client.wait_for_status("1", "ready").await?;

@@ -76,7 +76,7 @@ async fn metrics_count_outcomes() -> Result<()> {
             .extend(more.as_object().cloned().unwrap_or_default());
         order
     };
-    host.client.post("/products", &json!({ "sku": "Book", "stock": 10 })).await?;
+    host.client.stock("Book", 10).await?;
     for id in ["1", "2", "3"] {
         host.client.post("/orders", &order(id, json!({}))).await?;
     }

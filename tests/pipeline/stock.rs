@@ -40,11 +40,7 @@ async fn post_all(client: &Client) -> Result<()> {
 async fn thousand_orders_for_ten_lamps_reserve_exactly_ten(backend: Backend) -> Result<()> {
     let env = TestEnv::shipped_on(backend, "[stages.inventory]\nlanes = 2\n").await?;
     let host = env.start().await?;
-    host.client.post("/products", &json!({ "sku": "Lamp", "stock": 10 })).await?;
-    eventually("the stock", || async {
-        Ok((host.client.get("/products/Lamp").await?.1["available"] == 10).then_some(()))
-    })
-    .await?;
+    host.client.stock("Lamp", 10).await?;
     post_all(&host.client).await?;
     let expected = BTreeMap::from([("ready".to_owned(), 10), ("refunded".to_owned(), 990)]);
     for _again in 0..2 {

@@ -407,7 +407,7 @@ async fn version_that_needs_more_grants_does_not_replace_the_old_one() -> Result
         "{after}"
     );
     assert_eq!((&after["state"], &after["digest"]), (&json!("serving"), &before["digest"]));
-    host.client.post("/products", &json!({ "sku": "Book", "stock": 10 })).await?;
+    host.client.stock("Book", 10).await?;
     host.client
         .post(
             "/orders",

@@ -492,6 +492,19 @@ impl Client {
         self.wait_for_subject(&format!("/orders/{id}"), status).await
     }
 
+    /// Adds stock of a product that has none, and waits until orders can have it: before, an order of it is
+    /// refunded.
+    pub(crate) async fn stock(&self, sku: &str, quantity: u64) -> Result<()> {
+        let stock = serde_json::json!({ "sku": sku, "stock": quantity });
+        let (status, answer) = self.post("/products", &stock).await?;
+        ensure!(status.is_success(), "{answer}");
+        eventually("the stock", || async {
+            let (_, product) = self.get(&format!("/products/{sku}")).await?;
+            Ok((product["available"] == quantity).then_some(()))
+        })
+        .await
+    }
+
     /// Waits until the subject at `path` has `status`. Returns the subject.
     pub(crate) async fn wait_for_subject(&self, path: &str, status: &str) -> Result<Value> {
         eventually(&format!("{path} to be {status}"), || async {
