@@ -537,12 +537,12 @@ mod tests {
         }
     }
 
+    fn key(stage: &str, id: &str) -> DeliveryKey {
+        DeliveryKey { stage: stage.into(), event: EventKey { source: "/s".into(), id: id.into() } }
+    }
+
     #[test]
     fn derived_ids_repeat_and_differ() {
-        let key = |stage: &str, id: &str| DeliveryKey {
-            stage: stage.into(),
-            event: EventKey { source: "/s".into(), id: id.into() },
-        };
         let (first, second) = (key("payment", "1"), key("payment", "2"));
         assert_eq!(emitted_id(&first, 7, 0), emitted_id(&first, 7, 0));
         assert_ne!(emitted_id(&first, 7, 0), emitted_id(&first, 7, 1));
@@ -554,16 +554,11 @@ mod tests {
 
     #[test]
     fn ids_of_what_follows_grow_with_the_time_of_the_cause() {
-        let key = |id: &str| DeliveryKey {
-            stage: "payment".into(),
-            event: EventKey { source: "/s".into(), id: id.into() },
-        };
-        let ids: Vec<String> = [0, 1, 1_700_000_000_000, 1_700_000_000_001]
-            .into_iter()
-            .map(|at_ms| emitted_id(&key("1"), at_ms, 0))
-            .collect();
+        let id = |at_ms| emitted_id(&key("payment", "1"), at_ms, 0);
+        let ids: Vec<String> =
+            [0, 1, 1_700_000_000_000, 1_700_000_000_001].into_iter().map(id).collect();
         assert!(ids.is_sorted(), "{ids:?}");
         // A producer may name any time.
-        assert_eq!(emitted_id(&key("1"), u64::MAX, 0).len(), ids[0].len());
+        assert_eq!(id(u64::MAX).len(), ids[0].len());
     }
 }

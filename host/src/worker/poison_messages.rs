@@ -373,7 +373,7 @@ impl PoisonMessageHandler {
         }
     }
 
-    /// The attempt that the broker gave up on. It is not known which host took the message.
+    /// The attempt that the broker gave up on, by an unknown host.
     fn attempt(&self, message: &RejectedMessage, running: &Running) -> Attempt {
         Attempt {
             delivery: self.key(message),

@@ -1,5 +1,4 @@
-//! Which new traces are recorded unless `OTEL_TRACES_SAMPLER` says otherwise: each one, until there are too many in a
-//! second.
+//! Which new traces are recorded unless `OTEL_TRACES_SAMPLER` says otherwise: each one, unless there are very many.
 //!
 //! At the saturated rate of a small machine, recording every trace costs a tenth of the orders. A few hundred complete
 //! traces are worth more than thousands that the full queue of the processor has holes in.
@@ -8,11 +7,11 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use opentelemetry::trace::{Link, SpanKind, TraceContextExt as _, TraceId, TraceState};
+use opentelemetry::trace::{Link, SpanKind, TraceId, TraceState};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
 
-/// New traces that are recorded in a second.
+/// New traces that are recorded in a second, and at once after a quiet one.
 const NEW_TRACES_PER_SECOND: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
 
 /// Records a bounded number of traces in a second. Clones share the bound.
@@ -28,7 +27,7 @@ pub(super) fn limited() -> Box<dyn ShouldSample> {
 impl ShouldSample for Limited {
     fn should_sample(
         &self,
-        parent: Option<&Context>,
+        _: Option<&Context>,
         _: TraceId,
         _: &str,
         _: &SpanKind,
@@ -39,9 +38,8 @@ impl ShouldSample for Limited {
             Ok(()) => SamplingDecision::RecordAndSample,
             Err(_) => SamplingDecision::Drop,
         };
-        let trace_state = parent
-            .map_or(TraceState::NONE, |parent| parent.span().span_context().trace_state().clone());
-        SamplingResult { decision, attributes: Vec::new(), trace_state }
+        // It is asked about the first span of a trace only, which no caller gave a state.
+        SamplingResult { decision, attributes: Vec::new(), trace_state: TraceState::NONE }
     }
 }
 
@@ -49,7 +47,7 @@ impl ShouldSample for Limited {
 mod tests {
     use std::time::Instant;
 
-    use opentelemetry::trace::{SpanContext, SpanId, TraceFlags};
+    use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags};
 
     use super::*;
 
