@@ -4,6 +4,7 @@
 //! and the state that stages keep under the same prefix goes with the subject. Pure. Bounds: a key
 //! has at most 169 bytes, and exactly one `/`.
 
+use std::borrow::Borrow;
 use std::fmt::{self, Formatter};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -104,6 +105,13 @@ impl TryFrom<String> for SubjectKey {
 impl From<SubjectKey> for String {
     fn from(key: SubjectKey) -> Self {
         key.0.as_ref().to_owned()
+    }
+}
+
+/// So that a map by keys can be asked with a text.
+impl Borrow<str> for SubjectKey {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 
 pub(crate) use self::build::encryption;
-pub(in crate::store) use self::build::kinds;
+pub(in crate::store) use self::build::{batch, kinds, new_subject, settlement};
 use super::Store;
 use crate::domain::clock::ManualClock;
 

@@ -227,7 +227,7 @@ pub(super) fn loaded_delivery<'a>(
     };
     loaded.deliveries.insert(one.key, stored);
     if let Some((key, status)) = subject {
-        let status = LoadedStatus { pos: row.int(8)?, status: status.to_owned() };
+        let status = LoadedStatus { pos: row.int(8)?, status: status.into() };
         loaded.statuses.insert(key, status);
     }
     Ok(())

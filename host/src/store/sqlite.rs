@@ -19,6 +19,7 @@ mod hosts;
 mod load;
 mod message_keys;
 mod open;
+mod open_work;
 mod operation;
 mod outbox;
 mod port;
@@ -39,6 +40,7 @@ use tokio_util::task::TaskTracker;
 use self::committer::Committer;
 pub use self::committer::SqliteWriter;
 pub use self::open::{FileStatus, OpenError, SchemaStatus};
+use self::open_work::OpenWork;
 use self::operation::{Op, SingleOperation};
 use self::read::Readers;
 use self::sql::{args, execute, fetch};
@@ -87,6 +89,9 @@ struct Context {
     encryption: Arc<Encryption>,
     /// The last numbers that were written: this is the only writer.
     numbers: Numbers,
+    /// The last position of a subject that was written.
+    subject_pos: i64,
+    open_work: OpenWork,
 }
 
 impl Context {
@@ -125,7 +130,7 @@ impl SqliteStore {
         let mut conn = opened.writer;
         let failed = |error: StoreError| open::database(&options.path, error);
         hosts::release(&mut conn).await.map_err(failed)?;
-        let numbers = last_numbers(&mut conn).await.map_err(failed)?;
+        let (numbers, subject_pos) = last_numbers(&mut conn).await.map_err(failed)?;
         let last_ms = last_logged_ms(&mut conn).await.map_err(failed)?;
         if let Some((clock, last_ms)) = options.steady.zip(last_ms) {
             clock.begin_after(last_ms);
@@ -141,6 +146,8 @@ impl SqliteStore {
                 publishing: options.publishing,
                 encryption: Arc::clone(&options.encryption),
                 numbers,
+                subject_pos,
+                open_work: OpenWork::default(),
             },
             clock: Arc::clone(&options.clock),
             group_max_ops: options.group_max_ops.max(1),
@@ -195,12 +202,13 @@ async fn take_shared_keys(
     Ok(())
 }
 
-/// The last numbers of events and outbox rows in the file.
-async fn last_numbers(conn: &mut SqliteConnection) -> Result<Numbers, StoreError> {
+/// The last numbers of events and outbox rows in the file, and the last position of a subject.
+async fn last_numbers(conn: &mut SqliteConnection) -> Result<(Numbers, i64), StoreError> {
     let sql = "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0), \
                coalesce((SELECT max(seq) FROM events), 0)), coalesce((SELECT max(id) FROM \
-               outbox), 0)";
+               outbox), 0), max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = \
+               'subjects'), 0), coalesce((SELECT max(pos) FROM subjects), 0))";
     let rows = fetch(conn, sql, args![]).await?;
     let row = rows.first().ok_or_else(StoreError::missing_row)?;
-    Ok(Numbers { event: row.int(0)?, outbox: row.int(1)? })
+    Ok((Numbers { event: row.int(0)?, outbox: row.int(1)? }, row.int(2)?))
 }

@@ -112,7 +112,7 @@ pub(super) fn new_event(envelope: Envelope, routed_to: &[&str]) -> NewEvent {
     NewEvent::new(envelope, START_MS, routed_to)
 }
 
-pub(super) fn new_subject(id: &str, fingerprint: &str) -> NewSubject {
+pub(in crate::store) fn new_subject(id: &str, fingerprint: &str) -> NewSubject {
     NewSubject {
         key: order(id),
         customer: Some(CUSTOMER.to_owned()),
@@ -220,7 +220,7 @@ pub(super) fn key(event: &Envelope, stage: &str) -> DeliveryKey {
 }
 
 /// The first attempt of an event at `payment`.
-pub(super) fn settlement(event: &Arc<Envelope>, verdict: Verdict) -> Settlement {
+pub(in crate::store) fn settlement(event: &Arc<Envelope>, verdict: Verdict) -> Settlement {
     Settlement {
         delivery: key(event, "payment"),
         envelope: Arc::clone(event),
@@ -290,7 +290,7 @@ pub(super) fn retry(event: &Arc<Envelope>, due_at_ms: u64) -> Settlement {
     Settlement { failure: Some(failure(1, 1)), ..settlement(event, Verdict::Retry { due_at_ms }) }
 }
 
-pub(super) fn batch(settlements: Vec<Settlement>) -> Batch {
+pub(in crate::store) fn batch(settlements: Vec<Settlement>) -> Batch {
     Batch { stage: "payment".into(), settlements, reads: Vec::new(), writes: Vec::new() }
 }
 

@@ -73,6 +73,8 @@ impl Operation for KeysUsed {
 
 #[async_trait]
 impl SingleOperation for KeysUsed {
+    const CHANGES_WORK: bool = false;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         for (id, at_ms) in &self.0 {
             let args = args![id.as_str(), *at_ms as i64];
@@ -88,6 +90,8 @@ impl Operation for Session {
 
 #[async_trait]
 impl SingleOperation for Session {
+    const CHANGES_WORK: bool = false;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         execute(writer.conn, api_keys::DELETE_EXPIRED, args![writer.now_ms as i64]).await?;
         execute(writer.conn, api_keys::INSERT_SESSION, session_args!(args, self)).await?;

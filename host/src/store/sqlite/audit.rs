@@ -36,6 +36,8 @@ impl Operation for AuditEntry {
 
 #[async_trait]
 impl SingleOperation for AuditEntry {
+    const CHANGES_WORK: bool = false;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         writer.audit(self.clone()).await
     }

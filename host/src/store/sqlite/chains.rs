@@ -20,6 +20,8 @@ impl Operation for CountChains {
 
 #[async_trait]
 impl SingleOperation for CountChains {
+    const CHANGES_WORK: bool = false;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         for count in &self.counts {
             let (first_ms, last_ms) = (count.first_at_ms as i64, count.last_at_ms as i64);

@@ -43,6 +43,8 @@ impl Operation for Take {
 
 #[async_trait]
 impl SingleOperation for Take {
+    const CHANGES_WORK: bool = false;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<Vec<TakenCommand>, StoreError> {
         let Writer { conn, context, now_ms } = writer;
         let since_ms = now_ms.saturating_sub(VALID_MS) as i64;
@@ -63,6 +65,8 @@ impl Operation for Answer {
 
 #[async_trait]
 impl SingleOperation for Answer {
+    const CHANGES_WORK: bool = false;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         let Writer { conn, context, .. } = writer;
         execute(conn, ANSWER, args![self.id, self.answer.as_str(), context.host.as_str()]).await?;

@@ -16,11 +16,12 @@ use tracing::Instrument as _;
 
 use super::open::FileLock;
 use super::operation::{Op, Writer};
-use super::sql::{args, execute, store_error};
+use super::sql::{args, execute, fetch, store_error};
 use super::{Context, load};
 use crate::domain::clock::Clock;
 use crate::domain::steps::STEPS;
 use crate::store::costs::count_commit;
+use crate::store::decode::Columns as _;
 use crate::store::transaction::{Pending, ReadSet, Reading};
 use crate::store::{CommitMetrics, StoreError};
 
@@ -124,9 +125,12 @@ impl Committer {
     }
 
     async fn transaction(&mut self, ops: &mut [Op]) -> Result<(), Failed> {
-        if let Err(error) = execute(&mut self.conn, "BEGIN IMMEDIATE", args![]).await {
-            self.roll_back().await;
-            return Err(Failed::Begin(error));
+        match begin(&mut self.conn).await {
+            Ok(data_version) => self.context.open_work.check(data_version),
+            Err(error) => {
+                self.roll_back().await;
+                return Err(Failed::Begin(error));
+            }
         }
         let mut writer = Writer {
             conn: &mut self.conn,
@@ -148,6 +152,7 @@ impl Committer {
     /// (a full disk), and then refuses a ROLLBACK; since that looks like a broken connection, the
     /// connection is replaced in both cases.
     async fn roll_back(&mut self) {
+        self.context.open_work.forget();
         if execute(&mut self.conn, "ROLLBACK", args![]).await.is_ok() {
             return;
         }
@@ -158,6 +163,12 @@ impl Committer {
             }
         }
     }
+}
+
+/// Begins a transaction; returns a number that is another one after other programs wrote into the file.
+async fn begin(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
+    let rows = fetch(conn, "BEGIN IMMEDIATE; PRAGMA data_version", args![]).await?;
+    rows.first().ok_or_else(StoreError::missing_row)?.int(0)
 }
 
 /// Where a transaction failed.
@@ -188,8 +199,7 @@ async fn group(writer: &mut Writer<'_>, ops: &mut [Op]) -> Result<(), StoreError
     }
     let kinds = Arc::clone(&writer.context.kinds);
     let read_set = ReadSet::of(&shared, Reading::Complete);
-    let mut loaded =
-        load::load(writer.conn, (&kinds, &writer.context.encryption), read_set).await?;
+    let mut loaded = load::load(writer.conn, writer.context, read_set).await?;
     let mut write_set = writer.write_set();
     for operation in shared {
         operation.decide(&mut loaded, &mut write_set, &kinds);
@@ -197,6 +207,9 @@ async fn group(writer: &mut Writer<'_>, ops: &mut [Op]) -> Result<(), StoreError
     writer.write_group(&loaded, write_set).await?;
     for request in single {
         request.run(writer).await?;
+        if request.changes_work() {
+            writer.context.open_work.forget();
+        }
     }
     Ok(())
 }

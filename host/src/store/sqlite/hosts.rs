@@ -38,6 +38,8 @@ impl Operation for RecordBindings {
 
 #[async_trait]
 impl SingleOperation for RecordBindings {
+    const CHANGES_WORK: bool = false;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<KnownBindings, StoreError> {
         let Writer { conn, context, now_ms } = writer;
         let (host, cut_ms) = (context.host.as_str(), now_ms.saturating_sub(self.live_ms) as i64);
@@ -72,6 +74,8 @@ impl Operation for RecordHost {
 
 #[async_trait]
 impl SingleOperation for RecordHost {
+    const CHANGES_WORK: bool = false;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         let Writer { conn, context, now_ms } = writer;
         let host = context.host.as_str();
@@ -101,6 +105,8 @@ impl Operation for Probe {
 
 #[async_trait]
 impl SingleOperation for Probe {
+    const CHANGES_WORK: bool = false;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         let sql = "INSERT INTO hosts (host, seen_ms, settings) VALUES ($1, $2, '{}') ON CONFLICT \
                    (host) DO UPDATE SET seen_ms = excluded.seen_ms";

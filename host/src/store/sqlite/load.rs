@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use sqlx::SqliteConnection;
 
+use super::Context;
 use super::sql::{args, fetch, json};
 use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
@@ -11,13 +12,22 @@ use crate::store::StoreError;
 use crate::store::decode::{self, Columns as _, envelope_columns, subject_columns};
 use crate::store::transaction::{KnownSubject, Loaded, ReadSet, lookup};
 
-/// Reads everything in the read set.
+/// Reads everything in the read set that the writer does not remember.
 pub(super) async fn load<'a>(
     conn: &mut SqliteConnection,
-    (kinds, encryption): (&SubjectKinds, &Encryption),
+    context: &Context,
     mut read_set: ReadSet<'a>,
 ) -> Result<Loaded<'a>, StoreError> {
+    let Context { kinds, encryption, open_work, .. } = context;
+    #[cfg(test)]
+    compare_with_file(conn, context, &read_set).await?;
     let mut loaded = Loaded::assumed(&mut read_set);
+    read_set.deliveries.retain(|one| !open_work.load(*one, kinds, &mut loaded));
+    read_set.hand_overs.retain(|&(subject, stage)| {
+        let waiting = open_work.is_waiting(subject, stage);
+        loaded.waiting.extend(waiting.unwrap_or_default().then_some((subject, stage)));
+        waiting.is_none()
+    });
     let read_set = &read_set;
     subjects(conn, encryption, read_set, &mut loaded).await?;
     subjects_by_key(conn, encryption, read_set, &mut loaded).await?;
@@ -26,6 +36,32 @@ pub(super) async fn load<'a>(
     versions(conn, read_set, &mut loaded).await?;
     waiting(conn, read_set, &mut loaded).await?;
     Ok(loaded)
+}
+
+/// Whatever the writer remembers is as it is in the file.
+#[cfg(test)]
+async fn compare_with_file(
+    conn: &mut SqliteConnection,
+    Context { kinds, open_work, .. }: &Context,
+    read_set: &ReadSet<'_>,
+) -> Result<(), StoreError> {
+    let (mut remembered, mut read) = (Loaded::default(), Loaded::default());
+    deliveries(conn, kinds, read_set, &mut read).await?;
+    waiting(conn, read_set, &mut read).await?;
+    for one in &read_set.deliveries {
+        if open_work.load(*one, kinds, &mut remembered) {
+            assert_eq!(remembered.deliveries[&one.key], read.deliveries[&one.key]);
+        }
+    }
+    for (subject, status) in &remembered.statuses {
+        assert_eq!(*status, read.statuses[subject], "{subject}");
+    }
+    for (subject, stage) in &read_set.hand_overs {
+        if let Some(is_waiting) = open_work.is_waiting(subject, stage) {
+            assert_eq!(is_waiting, read.waiting.contains(&(*subject, *stage)), "{subject} {stage}");
+        }
+    }
+    Ok(())
 }
 
 async fn subjects<'a>(

@@ -45,6 +45,9 @@ impl Writer<'_> {
 /// An operation with statements of its own.
 #[async_trait]
 pub(super) trait SingleOperation: Operation {
+    /// Whether its statements may change deliveries, events or subjects.
+    const CHANGES_WORK: bool = true;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<Self::Reply, StoreError>;
 }
 
@@ -53,6 +56,8 @@ pub(super) trait SingleOperation: Operation {
 pub(super) trait SingleRequest: Send {
     /// Runs the operation and keeps its reply.
     async fn run(&mut self, writer: &mut Writer<'_>) -> Result<(), StoreError>;
+    /// See [`SingleOperation::CHANGES_WORK`].
+    fn changes_work(&self) -> bool;
     /// Answers the caller, see [`Request::respond`].
     fn respond(self: Box<Self>, committed: Result<(), StoreError>);
 }
@@ -63,6 +68,10 @@ impl<O: SingleOperation> SingleRequest for Request<O> {
         let (operation, reply) = self.parts();
         *reply = Some(operation.run(writer).await?);
         Ok(())
+    }
+
+    fn changes_work(&self) -> bool {
+        O::CHANGES_WORK
     }
 
     fn respond(self: Box<Self>, committed: Result<(), StoreError>) {

@@ -39,6 +39,8 @@ impl Operation for Claim {
 
 #[async_trait]
 impl SingleOperation for Claim {
+    const CHANGES_WORK: bool = false;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<Vec<OutboxRow>, StoreError> {
         let Writer { conn, context, now_ms } = writer;
         let sql = "UPDATE outbox SET owner = NULL, lease_until_ms = NULL \
@@ -83,6 +85,8 @@ impl Operation for Postpone {
 
 #[async_trait]
 impl SingleOperation for Postpone {
+    const CHANGES_WORK: bool = false;
+
     async fn run(&self, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         let sql = "UPDATE outbox SET owner = NULL, lease_until_ms = NULL, due_ms = ?1 \
                    WHERE id IN (SELECT value FROM json_each(?2))";

@@ -18,20 +18,21 @@ fn list(items: &[&str]) -> Option<String> {
 }
 
 pub(super) fn subjects<'r>(
-    rows: &'r [SubjectRow<'_>],
+    rows: &'r [(i64, &SubjectRow<'_>)],
     encryption: &'r Encryption,
     kinds: &'r SubjectKinds,
     now_ms: u64,
 ) -> impl Iterator<Item = Statement> + 'r {
     let shape = Shape {
-        head: "INSERT OR FAIL INTO subjects (key, kind, customer, status, body, fingerprint, \
+        head: "INSERT OR FAIL INTO subjects (pos, key, kind, customer, status, body, fingerprint, \
                created_ms, updated_ms, idempotency_key, owner, finished_status, finished_ms, \
                data_key)",
-        columns: 13,
+        columns: 14,
         tail: "",
     };
-    shape.statements(rows, move |row, args| {
+    shape.statements(rows, move |(pos, row), args| {
         let SubjectRow(subject) = row;
+        push(args, *pos);
         push(args, subject.key.as_str());
         push(args, subject.key.kind());
         push(args, subject.customer.as_deref());
@@ -100,7 +101,7 @@ pub(super) fn open_deliveries<'r>(
     };
     shape.statements(rows, move |row, args| {
         push(args, row.seq);
-        push(args, row.stage);
+        push(args, &**row.stage);
         push(args, 1_i64);
         push(args, 1_i64);
         push(args, status_name(DeliveryStatus::Open));

@@ -7,7 +7,7 @@ use super::{SqliteOptions, SqliteStore};
 use crate::domain::clock::{Clock, ManualClock};
 use crate::store::StateSource as _;
 use crate::store::conformance::{self, LEASE_MS, START_MS};
-use crate::store::{AcceptedEvent, Batch, Commit, Publishing, Store, StoreError};
+use crate::store::{AcceptedEvent, Batch, Commit, Publishing, Store, StoreError, Verdict};
 
 /// A store in this file, with its writer.
 pub(crate) async fn open(path: &Path, clock: Arc<ManualClock>) -> Arc<SqliteStore> {
@@ -119,6 +119,26 @@ async fn a_failing_operation_does_not_fail_its_group() {
     }
     assert_eq!(store.state_keys("payment", "", "", 10).await.unwrap(), ["a", "b", "c"]);
     store.close().await;
+}
+
+#[tokio::test]
+async fn what_another_program_writes_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.db");
+    let store = open(&path, Arc::new(ManualClock::at(START_MS))).await;
+    let (_, rows) = store.accept_subject(conformance::new_subject("o1", "same")).await.unwrap();
+    let mut other =
+        sqlx::ConnectOptions::connect(&sqlx::sqlite::SqliteConnectOptions::new().filename(&path))
+            .await
+            .unwrap();
+    let settled = "UPDATE deliveries SET status = 'done'";
+    assert_eq!(super::sql::execute(&mut other, settled, super::sql::args![]).await.unwrap(), 1);
+    let settlement = conformance::settlement(&rows[0].envelope, Verdict::Skipped);
+    let committed = store.commit(conformance::batch(vec![settlement])).await.unwrap();
+    assert!(
+        matches!(committed, Commit::Conflict { ref stale, .. } if stale.len() == 1),
+        "{committed:?}"
+    );
 }
 
 #[tokio::test]

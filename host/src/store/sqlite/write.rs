@@ -6,13 +6,14 @@ use sqlx::SqliteConnection;
 
 use super::Context;
 use super::audit;
+use super::open_work::OpenWork;
 use super::rows;
 use super::sql::{args, execute, execute_all, fetch, json};
 use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::{self, Columns as _};
-use crate::store::transaction::{Loaded, NewStatus, NumberedWriteSet, WriteSet};
+use crate::store::transaction::{EventRow, Loaded, NewStatus, NumberedWriteSet, WriteSet};
 
 /// Claims the positions in the log, then writes everything else. `loaded` is what was read of a
 /// group, before this transaction changed anything.
@@ -23,12 +24,13 @@ pub(super) async fn write<'a>(
     write_set: WriteSet<'a>,
 ) -> Result<(), StoreError> {
     let numbers = write_set.numbers();
-    let encryption = &*context.encryption;
-    let write_set = claim(conn, encryption, write_set).await?;
+    let Context { encryption, kinds, open_work, .. } = context;
+    let encryption = &**encryption;
+    let Claimed { write_set, events } = claim(conn, encryption, write_set).await?;
     let now_ms = write_set.now_ms();
     let lease_until_ms = now_ms + context.lease_ms;
-    let kinds = &*context.kinds;
-    let statements = rows::subjects(&write_set.subjects, encryption, kinds, now_ms)
+    let subjects: Vec<_> = (context.subject_pos + 1..).zip(&write_set.subjects).collect();
+    let statements = rows::subjects(&subjects, encryption, kinds, now_ms)
         .chain(rows::open_deliveries(&write_set.open_deliveries, now_ms))
         .chain(rows::deliveries(&write_set.deliveries))
         .chain(rows::outbox(&write_set.outbox, &context.host, lease_until_ms))
@@ -37,14 +39,27 @@ pub(super) async fn write<'a>(
         .chain(rows::dead_letters(&write_set.dead_letters, encryption, now_ms))
         .chain(rows::recordings(&write_set.recordings, encryption, now_ms));
     execute_all(conn, statements).await?;
-    update_subject_status(conn, &context.kinds, loaded, &write_set).await?;
+    subjects.iter().for_each(|(pos, row)| open_work.add(*pos, row));
+    update_subject_status(conn, (kinds, open_work), loaded, &write_set).await?;
+    match events {
+        Some(events) => open_work.update(&events, &write_set),
+        None => open_work.forget(),
+    }
     if !write_set.sent.is_empty() {
         let sql = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))";
         execute(conn, sql, args![json(&write_set.sent)]).await?;
     }
     audit::append(conn, &context.host, now_ms, &write_set.audit).await?;
+    context.subject_pos += subjects.len() as i64;
     context.numbers = numbers;
     Ok(())
+}
+
+/// A write set whose events are written.
+struct Claimed<'a> {
+    write_set: NumberedWriteSet<'a>,
+    /// Its events; none if some were in the log already.
+    events: Option<Vec<EventRow<'a>>>,
 }
 
 /// Inserts the events, which makes their positions final. One that is in the log already keeps its
@@ -52,15 +67,15 @@ pub(super) async fn write<'a>(
 async fn claim<'a>(
     conn: &mut SqliteConnection,
     encryption: &Encryption,
-    write_set: WriteSet<'a>,
-) -> Result<NumberedWriteSet<'a>, StoreError> {
+    mut write_set: WriteSet<'a>,
+) -> Result<Claimed<'a>, StoreError> {
     let statements = rows::events(&write_set.events, encryption, write_set.now_ms());
-    let known = if execute_all(conn, statements).await? < write_set.events.len() as u64 {
-        known_positions(conn, &write_set).await?
-    } else {
-        HashMap::new()
-    };
-    Ok(write_set.number(&known))
+    if execute_all(conn, statements).await? < write_set.events.len() as u64 {
+        let known = known_positions(conn, &write_set).await?;
+        return Ok(Claimed { write_set: write_set.number(&known), events: None });
+    }
+    let events = std::mem::take(&mut write_set.events);
+    Ok(Claimed { write_set: write_set.number(&HashMap::new()), events: Some(events) })
 }
 
 /// Planned position → position in the log, of the events that were in the log already.
@@ -83,7 +98,7 @@ async fn known_positions(
 /// rules, one update.
 async fn update_subject_status<'a>(
     conn: &mut SqliteConnection,
-    kinds: &SubjectKinds,
+    (kinds, open_work): (&SubjectKinds, &mut OpenWork),
     loaded: &Loaded<'a>,
     write_set: &NumberedWriteSet<'a>,
 ) -> Result<(), StoreError> {
@@ -105,14 +120,13 @@ async fn update_subject_status<'a>(
     let conflict = || StoreError::Corrupt("a subject changed within a transaction".to_owned());
     let changes = write_set.status_changes(kinds, &stored).ok_or_else(conflict)?;
     let open = open_compensations(conn, kinds, &changes.maybe_completed).await?;
-    let changed: Vec<(i64, &str, bool)> = changes
-        .complete(&open)
-        .into_iter()
-        .map(|one| (one.pos, one.status, one.finished))
-        .collect();
-    if changed.is_empty() {
+    let changes = changes.complete(&open);
+    if changes.is_empty() {
         return Ok(());
     }
+    changes.iter().for_each(|one| open_work.change(one));
+    let changed: Vec<(i64, &str, bool)> =
+        changes.iter().map(|one| (one.pos, one.status, one.finished)).collect();
     let sql = "UPDATE subjects SET status = k.value ->> 1, updated_ms = ?2, finished_status = CASE \
                WHEN k.value ->> 2 THEN k.value ->> 1 END, finished_ms = CASE WHEN k.value ->> 2 THEN \
                ?2 END FROM json_each(?1) k WHERE subjects.pos = k.value ->> 0";

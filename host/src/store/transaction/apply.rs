@@ -255,6 +255,7 @@ fn settle<'a>(
     write_set.rows.deliveries.push(DeliveryRow {
         seq,
         stage,
+        subject: envelope.subject_key.as_deref(),
         round: state.round,
         attempt: state.attempt,
         expected: before.state.map(|state| (state.round, state.attempt)),

@@ -29,6 +29,8 @@ pub(crate) struct StoredSubject<'r> {
 /// The new status of a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NewStatus<'r> {
+    /// Key of the subject.
+    pub(crate) subject: &'r str,
     /// Position in the table.
     pub(crate) pos: i64,
     /// The status that it has in the store.
@@ -93,9 +95,9 @@ impl<'a> NumberedWriteSet<'a> {
             return None;
         }
         let mut changed: BTreeMap<i64, NewStatus<'r>> = BTreeMap::new();
-        let new = |key: &str, subject: &StoredSubject<'r>, status| {
+        let new = |key: &'r str, subject: &StoredSubject<'r>, status| {
             let finished = kinds.is_finished(key, status);
-            NewStatus { pos: subject.pos, stored: subject.status, status, finished }
+            NewStatus { subject: key, pos: subject.pos, stored: subject.status, status, finished }
         };
         for event in &self.rows.status_events {
             let Some(subject) = stored.get(event.subject) else { continue };

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::numbered::StoredSubject;
 use super::operation::Pending;
@@ -10,7 +11,7 @@ use crate::domain::event::{Event, EventKey};
 use crate::store::{Batch, NewCancel, NewEvent, NewSubject, StoreError, Subject, Version};
 
 /// A delivery's row, as far as a compare-and-set needs it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeliveryState {
     pub(crate) open: bool,
     pub(crate) round: u32,
@@ -20,7 +21,7 @@ pub(crate) struct DeliveryState {
 }
 
 /// What is stored of a delivery: nothing, only its event, or both.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct LoadedDelivery {
     /// Position of its event in the log.
     pub(crate) seq: Option<i64>,
@@ -143,11 +144,11 @@ impl<'a> ReadSet<'a> {
 }
 
 /// A subject's row, as far as a compare-and-set needs it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LoadedStatus {
     /// Position in the table.
     pub(crate) pos: i64,
-    pub(crate) status: String,
+    pub(crate) status: Arc<str>,
 }
 
 /// A subject whose key is in use.

@@ -1,5 +1,8 @@
 //! Rows of a write set: what a database's module binds and writes.
 
+use std::sync::Arc;
+
+use super::read_set::DeliveryState;
 use crate::domain::event::Envelope;
 use crate::domain::failure_fingerprint::FailureFingerprint;
 use crate::store::{DeliveryStatus, Direct, FailedAttempt, NewSubject, Version};
@@ -25,7 +28,7 @@ pub(crate) struct EventRow<'a> {
 /// A new delivery.
 pub(crate) struct OpenDeliveryRow<'a> {
     pub(crate) seq: i64,
-    pub(crate) stage: &'a str,
+    pub(crate) stage: &'a Arc<str>,
     pub(crate) queued_ms: u64,
 }
 
@@ -33,6 +36,7 @@ pub(crate) struct OpenDeliveryRow<'a> {
 pub(crate) struct DeliveryRow<'a> {
     pub(crate) seq: i64,
     pub(crate) stage: &'a str,
+    pub(crate) subject: Option<&'a str>,
     pub(crate) round: u32,
     pub(crate) attempt: u32,
     /// Round and attempt of the open row that this one replaces; none: there is no row.
@@ -44,6 +48,19 @@ pub(crate) struct DeliveryRow<'a> {
     pub(crate) emitted: Vec<&'a str>,
     pub(crate) created_ms: u64,
     pub(crate) queued_ms: u64,
+}
+
+impl DeliveryRow<'_> {
+    /// What a compare-and-set of the next attempt needs to know.
+    pub(crate) fn state(&self) -> DeliveryState {
+        DeliveryState {
+            open: self.status == DeliveryStatus::Open,
+            round: self.round,
+            attempt: self.attempt,
+            created_ms: self.created_ms,
+            queued_ms: self.queued_ms,
+        }
+    }
 }
 
 /// The plugin that settled a delivery, and when.

@@ -19,7 +19,7 @@ pub(super) async fn open(
                created_ms) \
                SELECT k.*, 1, 1, 'open', $4 FROM unnest($1::int8[], $2::text[], $3::int8[]) k ON \
                CONFLICT DO NOTHING";
-    let mut args = columns![&write_set.open_deliveries; |row| row.seq, |row| row.stage, |row| row.queued_ms as i64];
+    let mut args = columns![&write_set.open_deliveries; |row| row.seq, |row| &**row.stage, |row| row.queued_ms as i64];
     push(&mut args, write_set.now_ms() as i64);
     execute(conn, sql, args).await?;
     Ok(())
