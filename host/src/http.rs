@@ -4,6 +4,9 @@
 //! Bounds: size of a body, duration of a request, concurrent requests that were received (beyond that:
 //! 503, never a queue), bytes of answers that wait for their readers. A body that is slow to arrive
 //! takes no place from a request that is complete. Components have bounds of their own (`uploads.rs`).
+//!
+//! Costs: for each request, every layer of a router clones all layers below it, so layers of the same
+//! routes are added as one: `(outer, inner)`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,7 +170,6 @@ fn api(
     let document = Arc::new(document);
     let document =
         get(move |prefix: Prefix| async move { openapi::below(&prefix, &own_path, &document) });
-    let turnstile = app.services().turnstile.clone();
     let timeout = Duration::from_millis(settings.request_timeout_ms);
     let entrance = reception.entrance.clone();
     let authenticate = axum::middleware::from_fn_with_state(entrance, auth::authenticate);
@@ -191,12 +193,19 @@ fn api(
         .merge(business)
         .merge(operations)
         .fallback(middleware::no_such_route)
-        .method_not_allowed_fallback(middleware::method_not_allowed)
-        .layer(axum::middleware::from_fn_with_state(turnstile, middleware::take_turn))
-        // It is read whole before, up to a limit of its own.
-        .layer(DefaultBodyLimit::disable())
-        .layer(axum::middleware::from_fn_with_state(reception, middleware::receive))
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout))
+        .method_not_allowed_fallback(middleware::method_not_allowed);
+    if destination.is_some() {
+        let turnstile = app.services().turnstile.clone();
+        let take_turn = axum::middleware::from_fn_with_state(turnstile, middleware::take_turn);
+        limited = limited.layer(take_turn);
+    }
+    let mut limited = limited
+        .layer((
+            TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout),
+            axum::middleware::from_fn_with_state(reception, middleware::receive),
+            // A body is read whole before, up to a limit of its own.
+            DefaultBodyLimit::disable(),
+        ))
         .merge(uploads);
     let mut health = observation.merge(open);
     if let Some(destination) = destination {
@@ -208,9 +217,11 @@ fn api(
         .merge(health.method_not_allowed_fallback(middleware::method_not_allowed))
         .route(openapi::PATH, document)
         .merge(pages)
-        .layer(CatchPanicLayer::custom(middleware::panicked))
-        .layer(axum::middleware::from_fn_with_state(AccessLog::of(namespace), access_log::observe))
-        .layer(axum::middleware::from_fn(prefix::follow))
+        .layer((
+            axum::middleware::from_fn(prefix::follow),
+            axum::middleware::from_fn_with_state(AccessLog::of(namespace), access_log::observe),
+            CatchPanicLayer::custom(middleware::panicked),
+        ))
         .with_state(Arc::clone(app))
 }
 

@@ -19,6 +19,7 @@ use crate::scope::Scope;
 use postrider::Config;
 
 mod load;
+mod load_client;
 mod ephemeral_host;
 pub(crate) mod costs;
 
@@ -55,6 +56,9 @@ pub(crate) struct BenchArgs {
     /// Number of distinct products ordered; 1 makes every order contend for one key.
     #[arg(long, default_value_t = 100)]
     products: u64,
+    /// Make the body of each order longer by about this many bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    body_bytes: usize,
     /// Print what an order costs instead: allocations, statements, rows, messages and more, by step.
     #[arg(long, conflicts_with = "url")]
     pub(crate) costs: bool,

@@ -243,7 +243,13 @@ fn is_html(response: &Response) -> bool {
 }
 
 /// Lets a client send the token in a file, or else the one in the environment, if there is one.
-pub(crate) fn with_token(builder: ClientBuilder, file: Option<&Path>) -> Result<ClientBuilder> {
+fn with_token(builder: ClientBuilder, file: Option<&Path>) -> Result<ClientBuilder> {
+    let headers = authorization(file)?.into_iter().map(|value| (AUTHORIZATION, value));
+    Ok(builder.default_headers(HeaderMap::from_iter(headers)))
+}
+
+/// The header with the token in a file, or else with the one in the environment, if there is one.
+pub(crate) fn authorization(file: Option<&Path>) -> Result<Option<HeaderValue>> {
     let token = match file {
         Some(file) => Some(
             std::fs::read_to_string(file)
@@ -251,12 +257,12 @@ pub(crate) fn with_token(builder: ClientBuilder, file: Option<&Path>) -> Result<
         ),
         None => std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()),
     };
-    let Some(token) = token else { return Ok(builder) };
+    let Some(token) = token else { return Ok(None) };
     let source = if file.is_some() { "--token-file" } else { TOKEN_VARIABLE };
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
         .map_err(|_| anyhow!("{source}: is not a token"))?;
     value.set_sensitive(true);
-    Ok(builder.default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)])))
+    Ok(Some(value))
 }
 
 /// A path and query with every segment and value percent-encoded.

@@ -24,8 +24,11 @@ use crate::config::HttpSettings;
 /// Adds the protection, in the order in which requests pass it: headers, CORS, cross-site writes.
 pub(super) fn protect(router: Router, first: &ServedNamespace) -> Router {
     let origins = Arc::new(first.settings.cors.allowed_origins.clone());
-    let guarded = router.layer(from_fn_with_state(origins, refuse_cross_site_writes));
-    cors::allow(guarded, &first.settings.cors).layer(from_fn(add_headers))
+    let refuse = from_fn_with_state(origins, refuse_cross_site_writes);
+    match cors::layer(&first.settings.cors) {
+        Some(cors) => router.layer((from_fn(add_headers), cors, refuse)),
+        None => router.layer((from_fn(add_headers), refuse)),
+    }
 }
 
 /// Serves only the names of a host. It is for the host's own listener: the router of an embedding

@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -18,11 +17,12 @@ const MAX_AGE: Duration = Duration::from_mins(10);
 const EXPOSED: [HeaderName; 4] =
     [header::LOCATION, header::RETRY_AFTER, header::ACCEPT_ENCODING, header::CONTENT_DISPOSITION];
 
-/// Answers preflight requests of the allowed origins, and marks the answers that they may read.
-pub(super) fn allow(router: Router, settings: &CorsSettings) -> Router {
+/// Answers preflight requests of the allowed origins, and marks the answers that they may read; none
+/// if no origin is allowed.
+pub(super) fn layer(settings: &CorsSettings) -> Option<CorsLayer> {
     let origins = &settings.allowed_origins;
     if origins.is_empty() {
-        return router;
+        return None;
     }
     let origin = if origins.iter().any(|origin| origin == "*") {
         AllowOrigin::any()
@@ -30,12 +30,12 @@ pub(super) fn allow(router: Router, settings: &CorsSettings) -> Router {
         // An origin that is no header value was refused with the configuration.
         AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
     };
-    let cors = CorsLayer::new()
+    let layer = CorsLayer::new()
         .allow_origin(origin)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         // `ce-…` headers have any name.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED)
         .max_age(MAX_AGE);
-    router.layer(cors)
+    Some(layer)
 }

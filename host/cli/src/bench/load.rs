@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use hdrhistogram::Histogram;
+use http::Uri;
 use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use super::load_client::LoadClient;
 use super::{BenchArgs, Quantiles, Report};
-use crate::client::with_token;
+use crate::client::path_and_query;
 use crate::progress;
 use postrider::internals::Pipeline;
 
@@ -24,8 +26,7 @@ pub(super) async fn measure(
     pipeline: Option<&Pipeline>,
 ) -> Result<Report> {
     let run = uuid::Uuid::now_v7().simple().to_string();
-    let builder = reqwest::Client::builder().pool_max_idle_per_host(args.concurrency as usize);
-    let client = with_token(builder, None)?.build()?;
+    let client = LoadClient::new()?;
     let warm =
         Run { args, hosts, client: client.clone(), name: format!("{run}w"), count: args.warm_up };
     warm.post(None).await?;
@@ -79,7 +80,7 @@ fn since(
 struct Run<'a> {
     args: &'a BenchArgs,
     hosts: &'a [String],
-    client: reqwest::Client,
+    client: LoadClient,
     name: String,
     count: u64,
 }
@@ -101,11 +102,13 @@ struct OrderPage {
 
 /// What the concurrent requests of a run share.
 struct Sender {
-    client: reqwest::Client,
-    urls: Vec<String>,
+    client: LoadClient,
+    uris: Vec<Uri>,
     name: String,
     count: u64,
     products: u64,
+    /// Makes each body longer; may be empty.
+    note: String,
     /// Orders per second; `None` posts as fast as the host answers.
     rate: Option<f64>,
     began: Instant,
@@ -119,16 +122,23 @@ impl Sender {
             due = self.began + Duration::from_secs_f64(number as f64 / rate);
             tokio::time::sleep_until(due.into()).await;
         }
-        let order = json!({
+        let uri = &self.uris[number as usize % self.uris.len()];
+        self.client.post(uri, self.order(number)).await?;
+        Ok(due.elapsed())
+    }
+
+    /// The body of an order.
+    fn order(&self, number: u64) -> Vec<u8> {
+        let mut order = json!({
             "order_id": format!("{}-{number}", self.name),
             "user_id": self.name,
             "items": [{ "sku": format!("sku-{}", number % self.products), "quantity": 1 }],
             "total": 20.0,
         });
-        let url = &self.urls[number as usize % self.urls.len()];
-        let response = self.client.post(url).json(&order).send().await?;
-        ensure!(response.status().is_success(), "POST /orders returned {}", response.status());
-        Ok(due.elapsed())
+        if !self.note.is_empty() {
+            order["note"] = json!(self.note);
+        }
+        order.to_string().into_bytes()
     }
 }
 
@@ -139,10 +149,11 @@ impl Run<'_> {
         let next = Arc::new(AtomicU64::new(0));
         let sender = Sender {
             client: self.client.clone(),
-            urls: self.hosts.iter().map(|host| format!("{host}/orders")).collect(),
+            uris: self.hosts.iter().map(|host| format!("{host}/orders").parse()).collect::<Result<_, _>>()?,
             name: self.name.clone(),
             count: self.count,
             products: self.args.products.max(1),
+            note: "x".repeat(self.args.body_bytes),
             rate: self.args.rate,
             began: Instant::now(),
         };
@@ -196,9 +207,10 @@ impl Run<'_> {
     }
 
     async fn page(&self, cursor: Option<i64>) -> Result<OrderPage> {
-        let url = format!("{}/orders", self.hosts[0]);
-        let mut query = vec![("customer", self.name.clone()), ("limit", "200".to_owned())];
-        query.extend(cursor.map(|cursor| ("cursor", cursor.to_string())));
-        Ok(self.client.get(url).query(&query).send().await?.error_for_status()?.json().await?)
+        let cursor = cursor.map(|cursor| cursor.to_string());
+        let mut query = vec![("customer", self.name.as_str()), ("limit", "200")];
+        query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+        let page = path_and_query(&["orders"], &query)?;
+        self.client.get(&format!("{}{page}", self.hosts[0]).parse()?).await
     }
 }
