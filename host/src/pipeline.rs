@@ -178,7 +178,8 @@ impl Pipeline {
         now_ms: u64,
     ) {
         let policy = self.policy(stage, &*handler);
-        stage.replace(Running { handler, policy, file, loaded_at_ms: now_ms });
+        let digest = handler.digest().into();
+        stage.replace(Running { handler, digest, policy, file, loaded_at_ms: now_ms });
     }
 
     /// The stage runs nothing from the next batch on; its queue and routes stay.

@@ -23,7 +23,7 @@ impl NativeStage for Watcher {
     }
 
     async fn handle(&self, cx: &mut NativeContext, _: &Event) -> Result<Vec<Emitted>, NativeError> {
-        self.0.lock().expect("no test panics here").extend(cx.call.trace_headers.clone());
+        self.0.lock().expect("no test panics here").extend(cx.call.trace_headers());
         Ok(vec![])
     }
 }

@@ -115,14 +115,37 @@ impl<'de> Visitor<'de> for &Checker {
     // With exact numbers, serde_json presents a number as a map with one key: it passes, too.
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
         self.count()?;
-        let mut seen = HashSet::new();
+        let mut seen = Keys::default();
         while let Some(key) = fields.next_key_seed(Key)? {
-            if let Some(key) = seen.replace(key) {
+            if let Some(key) = seen.add(key) {
                 return Err(A::Error::custom(format_args!("the key `{key}` occurs twice")));
             }
             fields.next_value_seed(self)?;
         }
         Ok(())
+    }
+}
+
+/// The keys of an object. Most objects have few, for which nothing is allocated or hashed.
+#[derive(Default)]
+struct Keys<'de> {
+    few: [Cow<'de, str>; 8],
+    len: usize,
+    more: HashSet<Cow<'de, str>>,
+}
+
+impl<'de> Keys<'de> {
+    /// Adds a key, or returns it if it was there.
+    fn add(&mut self, key: Cow<'de, str>) -> Option<Cow<'de, str>> {
+        if self.few[..self.len].contains(&key) {
+            return Some(key);
+        }
+        if let Some(free) = self.few.get_mut(self.len) {
+            *free = key;
+            self.len += 1;
+            return None;
+        }
+        self.more.replace(key)
     }
 }
 

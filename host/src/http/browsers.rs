@@ -222,6 +222,7 @@ async fn add_headers(request: Request, next: Next) -> Response {
 
 fn set_headers(response: &mut Response, policy: &'static str) {
     let headers = response.headers_mut();
+    headers.reserve(HEADERS.len() + 2);
     headers.extend(HEADERS);
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     if policy != DOCS_POLICY {

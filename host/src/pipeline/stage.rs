@@ -33,6 +33,8 @@ use crate::store::{ControlState, StageControl, StageLogLevel};
 pub struct Running {
     /// Decides about events.
     pub handler: Arc<dyn StageHandler>,
+    /// SHA-256 of its plugin file in hex, or `native`.
+    pub digest: Arc<str>,
     /// What decisions about its deliveries follow.
     pub policy: StagePolicy,
     /// Name of the plugin file; none for a native stage.

@@ -102,7 +102,7 @@ fn wrong_types(store: &mut Store<Guest>, instance: &Instance, error: &wasmtime::
         (
             "handle",
             handle.and_then(|at| {
-                instance.get_typed_func::<(&contract::Event,), Handle>(&mut *store, at).err()
+                instance.get_typed_func::<(&contract::Event<'_>,), Handle>(&mut *store, at).err()
             }),
         ),
     ];

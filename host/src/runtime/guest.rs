@@ -33,6 +33,7 @@ pub(super) mod bindings {
             default: trappable,
         },
         exports: { default: async },
+        ownership: Borrowing { duplicate_if_necessary: false },
     });
 }
 
@@ -258,7 +259,7 @@ impl delivery::Host for Guest {
     }
 
     fn trace_headers(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        Ok(self.call("delivery")?.context.trace_headers.clone())
+        Ok(self.call("delivery")?.context.trace_headers())
     }
 }
 

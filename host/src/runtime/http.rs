@@ -83,7 +83,7 @@ impl Http {
             self.outside.about = Some(About {
                 log: call.context.log.clone(),
                 settings: Arc::clone(&call.context.settings),
-                trace_headers: call.context.trace_headers.clone(),
+                trace_headers: call.context.trace_headers(),
                 spans: call.context.calls.clone(),
                 deadline,
                 calls: 0,

@@ -14,6 +14,7 @@ use wasmtime_wasi::I32Exit;
 use super::guest::{CallData, Guest, Stop, bindings};
 use super::load::{Linked, new_store};
 use super::{InstancePolicy, StageLimits};
+use crate::domain::event::{Envelope, Event};
 use crate::domain::failure_fingerprint::is_machinery;
 use crate::runtime::egress::Egress;
 use crate::stage::handler::{
@@ -88,8 +89,10 @@ impl WasmStage {
     /// does for the message, its start functions included.
     async fn run(&self, call: Call) -> Handled {
         let (mut store, started) = self.take();
-        let event = event(&call);
-        let data = CallData { context: call.context, state: call.state };
+        let Call { envelope, context, state } = call;
+        let attributes = attributes(&envelope);
+        let event = event(&envelope.event, &attributes);
+        let data = CallData { context, state };
         store.data_mut().restart_deadline();
         store.set_epoch_deadline(1);
         let answering = async {
@@ -103,7 +106,7 @@ impl WasmStage {
             };
             store.data_mut().begin(data);
             let handler = started.bindings.postrider_stage_handler();
-            let answer = handler.call_handle(&mut store, &event).await?;
+            let answer = handler.call_handle(&mut store, event).await?;
             Ok((started, answer))
         };
         let patience = Duration::from_millis(self.limits.deadline_ms) + HOST_CALL_GRACE;
@@ -213,23 +216,29 @@ pub(super) fn cause(error: &wasmtime::Error) -> (&'static str, String) {
     }
 }
 
-fn event(call: &Call) -> contract::Event {
-    let event = &call.envelope.event;
-    let mut attributes = event.attributes.clone();
-    attributes.push(("correlationid".into(), call.envelope.correlation_id.clone()));
-    if let Some(cause) = &call.envelope.cause {
-        attributes.push(("causationid".into(), cause.id.clone()));
-    }
+/// What a guest sees of an event beside its attributes.
+fn event<'a>(event: &'a Event, attributes: &'a Vec<(String, String)>) -> contract::Event<'a> {
+    let Event { id, event_type, source, subject, time_ms, content_type, data, .. } = event;
     contract::Event {
-        id: event.id.clone(),
-        event_type: event.event_type.clone(),
-        source: event.source.clone(),
-        subject: event.subject.clone(),
-        time_ms: event.time_ms,
-        content_type: event.content_type.clone(),
-        data: event.data.to_vec(),
+        id,
+        event_type,
+        source,
+        subject,
+        time_ms: *time_ms,
+        content_type,
+        data,
         attributes,
     }
+}
+
+/// The attributes that a guest sees: those of the event, and its place in the chain.
+fn attributes(envelope: &Envelope) -> Vec<(String, String)> {
+    let Envelope { event, correlation_id, cause, .. } = envelope;
+    let mut attributes = Vec::with_capacity(event.attributes.len() + 2);
+    attributes.extend_from_slice(&event.attributes);
+    attributes.push(("correlationid".into(), correlation_id.clone()));
+    attributes.extend(cause.as_ref().map(|cause| ("causationid".into(), cause.id.clone())));
+    attributes
 }
 
 /// Bytes of an emitted event.

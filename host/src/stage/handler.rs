@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::domain::event::{DeliveryKey, Envelope, Event, idempotency_key};
 use crate::domain::spans::CallSpans;
+use crate::domain::trace_context::TraceContext;
 use crate::stage::delivery_log::DeliveryLog;
 use crate::stage::recording::Recorder;
 use crate::stage::settings::Settings;
@@ -73,8 +74,8 @@ pub struct CallContext {
     /// The clock when the attempt began, milliseconds since 1970-01-01 UTC; constant within an
     /// attempt.
     pub now_ms: u64,
-    /// W3C trace headers for HTTP calls of the stage.
-    pub trace_headers: Vec<(String, String)>,
+    /// Its place in a trace; none: it has none.
+    pub(crate) trace: Option<TraceContext>,
     /// The operator's settings for the stage, secrets among them; [`CallContext::setting`] reads
     /// one.
     pub settings: Arc<Settings>,
@@ -96,13 +97,31 @@ impl CallContext {
             attempt,
             idempotency_key: idempotency_key(delivery),
             now_ms,
-            trace_headers: Vec::new(),
+            trace: None,
             settings: Arc::default(),
             calls: None,
             logs: None,
             log: None,
             recorder: Recorder::default(),
         }
+    }
+
+    /// The same, as a part of a trace.
+    #[must_use]
+    #[doc(hidden)]
+    pub fn traced(self, trace: TraceContext) -> Self {
+        Self { trace: Some(trace), ..self }
+    }
+
+    /// W3C trace headers for calls of the stage; none if the attempt has no place in a trace.
+    ///
+    /// ```
+    /// fn mark(cx: &postrider::NativeContext, headers: &mut Vec<(String, String)>) {
+    ///     headers.extend(cx.call.trace_headers());
+    /// }
+    /// ```
+    pub fn trace_headers(&self) -> Vec<(String, String)> {
+        self.trace.as_ref().map(TraceContext::headers).unwrap_or_default()
     }
 
     /// The operator's setting under `key`. It is recorded unless it is a secret.

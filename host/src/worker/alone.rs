@@ -45,14 +45,10 @@ impl Alone<'_> {
     }
 
     fn attempt(&self) -> Attempt {
-        Attempt {
-            delivery: self.delivery(),
-            round: self.round,
-            attempt: self.attempt,
-            digest: self.running.handler.digest().into(),
-            host: self.host.cloned(),
-            duration_us: 0,
-        }
+        let digest = Arc::clone(&self.running.digest);
+        let mut attempt = Attempt::new(self.delivery(), self.round, self.attempt, digest);
+        attempt.host = self.host.cloned();
+        attempt
     }
 
     /// What log lines say of the delivery.

@@ -19,7 +19,6 @@ use crate::domain::event::{
     DEAD_LETTERED, DeliveryKey, Envelope, Event, EventKey, dead_letter_event_id, topic_matches,
     without_nul,
 };
-use crate::domain::trace_context::TraceContext;
 use crate::stage::outcome::Outcome;
 use crate::store::{FailedAttempt, NewEvent, OpenDelivery, Settlement, Verdict};
 
@@ -84,7 +83,7 @@ impl Ruling {
         recording: Option<String>,
     ) -> Settlement {
         let Self { verdict, failure } = self;
-        let Attempt { delivery, round, attempt, digest, host, duration_us } = attempt;
+        let Attempt { delivery, round, attempt, digest, host, duration_us, .. } = attempt;
         Settlement {
             delivery,
             envelope,
@@ -344,8 +343,7 @@ fn is_exhausted(inputs: &DecisionInputs<'_>) -> bool {
 /// An event caused by the one under decision, with its routes and its place in the trace.
 fn following_event(inputs: &DecisionInputs<'_>, mut event: Event, due_at_ms: u64) -> NewEvent {
     let DecisionInputs { policy, routes, envelope, attempt, .. } = *inputs;
-    TraceContext::of_attempt(&envelope.event, &attempt.delivery, attempt.round, attempt.attempt)
-        .mark(&mut event.attributes);
+    attempt.trace(&envelope.event).mark(&mut event.attributes);
     let routed_to = routes.stages_for(&event.event_type);
     let envelope = Envelope::caused_by(envelope, event, due_at_ms + policy.expiry_ms);
     NewEvent::new(envelope, due_at_ms, routed_to)

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::decide::{Attempt, Ruling};
 use crate::domain::event::Envelope;
-use crate::domain::trace_context::TraceContext;
 use crate::pipeline::Stage;
 use crate::pipeline::metrics::OutcomeKind;
 use crate::stage::delivery_log::{DeliveryLog, log_delivery};
@@ -13,14 +12,13 @@ use crate::store::Verdict;
 impl Attempt {
     /// What log lines say of it.
     pub(super) fn log(&self, stage: &Stage, envelope: &Arc<Envelope>) -> DeliveryLog {
-        let (round, attempt) = (self.round, self.attempt);
         DeliveryLog {
             threshold: Arc::clone(&stage.log_threshold),
             stage: Arc::clone(&stage.name),
             envelope: Arc::clone(envelope),
-            attempt,
+            attempt: self.attempt,
             digest: Arc::clone(&self.digest),
-            trace: TraceContext::of_attempt(&envelope.event, &self.delivery, round, attempt),
+            trace: self.trace(&envelope.event).clone(),
         }
     }
 }

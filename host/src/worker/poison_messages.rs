@@ -375,14 +375,8 @@ impl PoisonMessageHandler {
 
     /// The attempt that the broker gave up on, by an unknown host.
     fn attempt(&self, message: &RejectedMessage, running: &Running) -> Attempt {
-        Attempt {
-            delivery: self.key(message),
-            round: message.round,
-            attempt: message.attempt,
-            digest: running.handler.digest().into(),
-            host: None,
-            duration_us: 0,
-        }
+        let digest = Arc::clone(&running.digest);
+        Attempt::new(self.key(message), message.round, message.attempt, digest)
     }
 
     fn key(&self, message: &RejectedMessage) -> DeliveryKey {

@@ -108,14 +108,7 @@ impl Replay {
     ) -> Result<Decision, ReplayVerdict> {
         let (key, envelope) = (recorded.key(), Arc::new(recorded.envelope()));
         let digest = self.handler.digest().into();
-        let attempt = Attempt {
-            delivery: key.clone(),
-            round: recorded.round,
-            attempt: recorded.attempt,
-            digest,
-            host: None,
-            duration_us: 0,
-        };
+        let attempt = Attempt::new(key.clone(), recorded.round, recorded.attempt, digest);
         // How many events the chain had is not recorded, only whether they were too many.
         let events = if was_at_chain_limit(recording) { u64::MAX } else { 0 };
         let chain = ChainStatus { events, stopped: false };
@@ -188,7 +181,7 @@ impl Replay {
         let trace =
             TraceContext::of_attempt(&envelope.event, &key, recorded.round, recorded.attempt);
         let mut context = CallContext::new(&key, recorded.attempt, recording.now_ms);
-        context.trace_headers = trace.headers();
+        context.trace = Some(trace);
         context.settings = Arc::new(self.settings(&recording.given).into_iter().collect());
         // Collected and dropped: a replay must not write to the host's log.
         context.logs = Some(Logs::default());

@@ -295,8 +295,8 @@ impl Simulation {
             DeliveryKey { stage: Arc::clone(&stage.policy.name), event: message.envelope.key() };
         let (round, number, envelope) = (message.round, message.attempt, &message.envelope);
         let digest = stage.handler.digest().into();
-        let host = Some("here".into());
-        let attempt = Attempt { delivery, round, attempt: number, digest, host, duration_us: 1 };
+        let mut attempt = Attempt::new(delivery, round, number, digest);
+        (attempt.host, attempt.duration_us) = (Some("here".into()), 1);
         let random = self.rng.random();
         let (mut progress, mut writes) = (Progress::NotCalled, None);
         let ruling = loop {

@@ -149,7 +149,11 @@ impl Run<'_> {
         let next = Arc::new(AtomicU64::new(0));
         let sender = Sender {
             client: self.client.clone(),
-            uris: self.hosts.iter().map(|host| format!("{host}/orders").parse()).collect::<Result<_, _>>()?,
+            uris: self
+                .hosts
+                .iter()
+                .map(|host| format!("{host}/orders").parse())
+                .collect::<Result<_, _>>()?,
             name: self.name.clone(),
             count: self.count,
             products: self.args.products.max(1),

@@ -95,14 +95,7 @@ impl DryRun {
         let now_ms = case.now_ms.unwrap_or(now_ms);
         let envelope = Arc::new(case.envelope(now_ms)?);
         let delivery = DeliveryKey { stage: Arc::clone(&self.name), event: envelope.key() };
-        let mut attempt = Attempt {
-            delivery,
-            round: 1,
-            attempt: case.attempt,
-            digest: Arc::clone(&self.linked.digest),
-            host: None,
-            duration_us: 0,
-        };
+        let mut attempt = Attempt::new(delivery, 1, case.attempt, Arc::clone(&self.linked.digest));
         let policy = config.stage_policy(&self.name, &self.linked.description);
         let judge = Judge { policy: &policy, envelope: &envelope, now_ms };
         if let Decision::Settle(ruling) = judge.decide(&attempt, Progress::NotCalled) {
@@ -161,13 +154,13 @@ impl DryRun {
         case: &Case,
         stage: &StageConfig,
         envelope: &Arc<Envelope>,
-        mut context: CallContext,
+        context: CallContext,
     ) -> impl Fn() -> Call + use<> {
         let initial: BTreeMap<String, Bytes> =
             case.state.iter().map(|(key, value)| (key.clone(), value.to_string().into())).collect();
         let delivery = DeliveryKey { stage: Arc::clone(&self.name), event: envelope.key() };
         let trace = TraceContext::of_attempt(&envelope.event, &delivery, 1, context.attempt);
-        context.trace_headers = trace.headers();
+        let mut context = context.traced(trace);
         let secrets = stage.secret_values.with(case.secrets.clone());
         context.settings = Arc::new(Settings::new(&stage.settings, &secrets));
         let state = BatchState::new(

@@ -96,14 +96,9 @@ pub(crate) fn decide_and_store(
 ) -> Result<()> {
     let ReceivedMessage { envelope, round, attempt } = given;
     let delivery = DeliveryKey { stage: Arc::clone(&policy.name), event: envelope.key() };
-    let attempt = Attempt {
-        delivery,
-        round,
-        attempt,
-        digest: "d".into(),
-        host: Some("here".into()),
-        duration_us: u.arbitrary::<u32>()?.into(),
-    };
+    let mut attempt = Attempt::new(delivery, round, attempt, "d".into());
+    attempt.host = Some("here".into());
+    attempt.duration_us = u.arbitrary::<u32>()?.into();
     let mut progress = Progress::NotCalled;
     let ruling = loop {
         let decision = decide(DecisionInputs {

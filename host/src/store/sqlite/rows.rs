@@ -3,7 +3,7 @@
 //! Nothing is decided here, these functions only bind. `OR FAIL`: a group that cannot be written is rolled back as
 //! a whole, so `SQLite` need not be able to undo a single statement.
 
-use super::sql::{Shape, Statement, json, push};
+use super::sql::{Shape, Statement, json};
 use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::DeliveryStatus;
@@ -32,21 +32,21 @@ pub(super) fn subjects<'r>(
     };
     shape.statements(rows, move |(pos, row), args| {
         let SubjectRow(subject) = row;
-        push(args, *pos);
-        push(args, subject.key.as_str());
-        push(args, subject.key.kind());
-        push(args, subject.customer.as_deref());
-        push(args, subject.status.as_str());
-        push(args, row.stored_body(encryption));
-        push(args, subject.fingerprint.as_str());
-        push(args, now_ms as i64);
-        push(args, now_ms as i64);
-        push(args, subject.idempotency_key.as_deref());
-        push(args, subject.owner.as_deref());
+        args.push(*pos);
+        args.text(subject.key.as_str());
+        args.text(subject.key.kind());
+        args.text(subject.customer.as_deref());
+        args.text(subject.status.as_str());
+        args.push(row.stored_body(encryption));
+        args.text(subject.fingerprint.as_str());
+        args.push(now_ms as i64);
+        args.push(now_ms as i64);
+        args.text(subject.idempotency_key.as_deref());
+        args.text(subject.owner.as_deref());
         let finished = kinds.is_finished(&subject.key, &subject.status);
-        push(args, finished.then_some(subject.status.as_str()));
-        push(args, finished.then_some(now_ms as i64));
-        push(args, row.data_key());
+        args.text(finished.then_some(subject.status.as_str()));
+        args.push(finished.then_some(now_ms as i64));
+        args.text(row.data_key());
     })
 }
 
@@ -65,27 +65,27 @@ pub(super) fn events<'r>(
     };
     shape.statements(rows, move |row, args| {
         let (envelope, event) = (row.envelope, &row.envelope.event);
-        push(args, row.seq);
-        push(args, event.id.as_str());
-        push(args, event.source.as_str());
-        push(args, event.event_type.as_str());
-        push(args, event.subject.as_str());
-        push(args, event.time_ms as i64);
-        push(args, event.content_type.as_str());
-        push(args, &*row.stored_data(encryption));
-        push(args, (!event.attributes.is_empty()).then(|| json(&event.attributes)));
-        push(args, envelope.subject_key.as_deref());
-        push(args, envelope.correlation_id.as_str());
-        push(args, envelope.cause.as_ref().map(|cause| cause.source.as_str()));
-        push(args, envelope.cause.as_ref().map(|cause| cause.id.as_str()));
-        push(args, i64::from(envelope.hops));
-        push(args, envelope.expires_at_ms as i64);
-        push(args, row.producer.map(|producer| producer.0));
-        push(args, row.producer.map(|producer| producer.1));
-        push(args, list(&row.routed_to));
-        push(args, now_ms as i64);
-        push(args, row.due_ms.map(|due_ms| due_ms as i64));
-        push(args, row.unrouted.then_some(now_ms as i64));
+        args.push(row.seq);
+        args.text(event.id.as_str());
+        args.text(event.source.as_str());
+        args.text(event.event_type.as_str());
+        args.text(event.subject.as_str());
+        args.push(event.time_ms as i64);
+        args.text(event.content_type.as_str());
+        args.bytes(&*row.stored_data(encryption));
+        args.push((!event.attributes.is_empty()).then(|| json(&event.attributes)));
+        args.text(envelope.subject_key.as_deref());
+        args.text(envelope.correlation_id.as_str());
+        args.text(envelope.cause.as_ref().map(|cause| cause.source.as_str()));
+        args.text(envelope.cause.as_ref().map(|cause| cause.id.as_str()));
+        args.push(i64::from(envelope.hops));
+        args.push(envelope.expires_at_ms as i64);
+        args.text(row.producer.map(|producer| producer.0));
+        args.text(row.producer.map(|producer| producer.1));
+        args.text(list(&row.routed_to).as_deref());
+        args.push(now_ms as i64);
+        args.push(row.due_ms.map(|due_ms| due_ms as i64));
+        args.push(row.unrouted.then_some(now_ms as i64));
     })
 }
 
@@ -100,13 +100,13 @@ pub(super) fn open_deliveries<'r>(
         tail: "ON CONFLICT DO NOTHING",
     };
     shape.statements(rows, move |row, args| {
-        push(args, row.seq);
-        push(args, &**row.stage);
-        push(args, 1_i64);
-        push(args, 1_i64);
-        push(args, status_name(DeliveryStatus::Open));
-        push(args, now_ms as i64);
-        push(args, row.queued_ms as i64);
+        args.push(row.seq);
+        args.text(&**row.stage);
+        args.push(1_i64);
+        args.push(1_i64);
+        args.text(status_name(DeliveryStatus::Open));
+        args.push(now_ms as i64);
+        args.push(row.queued_ms as i64);
     })
 }
 
@@ -125,19 +125,19 @@ pub(super) fn deliveries<'r>(rows: &'r [DeliveryRow<'_>]) -> impl Iterator<Item 
     };
     shape.statements(rows, move |row, args| {
         let settled = row.settled.as_ref();
-        push(args, row.seq);
-        push(args, row.stage);
-        push(args, i64::from(row.round));
-        push(args, i64::from(row.attempt));
-        push(args, status_name(row.status));
-        push(args, settled.map(|by| by.version));
-        push(args, settled.map(|by| by.digest));
-        push(args, row.host);
-        push(args, settled.map(|by| by.duration_us as i64));
-        push(args, list(&row.emitted));
-        push(args, row.created_ms as i64);
-        push(args, row.queued_ms as i64);
-        push(args, settled.map(|by| by.at_ms as i64));
+        args.push(row.seq);
+        args.text(row.stage);
+        args.push(i64::from(row.round));
+        args.push(i64::from(row.attempt));
+        args.text(status_name(row.status));
+        args.text(settled.map(|by| by.version));
+        args.text(settled.map(|by| by.digest));
+        args.text(row.host);
+        args.push(settled.map(|by| by.duration_us as i64));
+        args.push(list(&row.emitted));
+        args.push(row.created_ms as i64);
+        args.push(row.queued_ms as i64);
+        args.push(settled.map(|by| by.at_ms as i64));
     })
 }
 
@@ -154,14 +154,14 @@ pub(super) fn outbox<'r>(
     };
     shape.statements(rows, move |row, args| {
         let direct = row.direct.as_ref();
-        push(args, row.id);
-        push(args, row.seq);
-        push(args, row.due_ms as i64);
-        push(args, row.leased.then_some(host));
-        push(args, row.leased.then_some(lease_until_ms as i64));
-        push(args, direct.map(|direct| &*direct.stage));
-        push(args, direct.map(|direct| i64::from(direct.round)));
-        push(args, direct.map(|direct| i64::from(direct.attempt)));
+        args.push(row.id);
+        args.push(row.seq);
+        args.push(row.due_ms as i64);
+        args.text(row.leased.then_some(host));
+        args.push(row.leased.then_some(lease_until_ms as i64));
+        args.text(direct.map(|direct| &*direct.stage));
+        args.push(direct.map(|direct| i64::from(direct.round)));
+        args.push(direct.map(|direct| i64::from(direct.attempt)));
     })
 }
 
@@ -177,11 +177,11 @@ pub(super) fn state<'r>(
                excluded.version, removed_ms = excluded.removed_ms",
     };
     shape.statements(rows, move |row, args| {
-        push(args, row.stage);
-        push(args, row.key);
-        push(args, row.stored_value(encryption).as_deref());
-        push(args, row.version);
-        push(args, row.value.is_none().then_some(now_ms as i64));
+        args.text(row.stage);
+        args.text(row.key);
+        args.bytes(row.stored_value(encryption).as_deref());
+        args.push(row.version);
+        args.push(row.value.is_none().then_some(now_ms as i64));
     })
 }
 
@@ -197,17 +197,17 @@ pub(super) fn attempts<'r>(
     };
     shape.statements(rows, move |row, args| {
         let failure = row.failure;
-        push(args, row.seq);
-        push(args, row.stage);
-        push(args, i64::from(failure.round));
-        push(args, i64::from(failure.attempt));
-        push(args, failure.code.as_str());
-        push(args, &*row.stored_message(encryption));
-        push(args, row.stored_backtrace(encryption).as_deref());
-        push(args, failure.digest.as_str());
-        push(args, failure.duration_us as i64);
-        push(args, failure.at_ms as i64);
-        push(args, failure.host.as_deref());
+        args.push(row.seq);
+        args.text(row.stage);
+        args.push(i64::from(failure.round));
+        args.push(i64::from(failure.attempt));
+        args.text(failure.code.as_str());
+        args.text(&*row.stored_message(encryption));
+        args.text(row.stored_backtrace(encryption).as_deref());
+        args.text(failure.digest.as_str());
+        args.push(failure.duration_us as i64);
+        args.push(failure.at_ms as i64);
+        args.text(failure.host.as_deref());
     })
 }
 
@@ -222,10 +222,10 @@ pub(super) fn recordings<'r>(
         tail: "ON CONFLICT DO NOTHING",
     };
     shape.statements(rows, move |row, args| {
-        push(args, row.stage);
-        push(args, now_ms as i64);
-        push(args, row.seq);
-        push(args, &*row.stored_body(encryption));
+        args.text(row.stage);
+        args.push(now_ms as i64);
+        args.push(row.seq);
+        args.text(&*row.stored_body(encryption));
     })
 }
 
@@ -241,15 +241,15 @@ pub(super) fn dead_letters<'r>(
         tail: "",
     };
     shape.statements(rows, move |row, args| {
-        push(args, row.seq);
-        push(args, row.stage);
-        push(args, i64::from(row.round));
-        push(args, row.code);
-        push(args, &*row.stored_message(encryption));
-        push(args, row.digest);
-        push(args, &*row.stored_fingerprint(encryption));
-        push(args, row.fingerprint.group.as_str());
-        push(args, now_ms as i64);
-        push(args, "open");
+        args.push(row.seq);
+        args.text(row.stage);
+        args.push(i64::from(row.round));
+        args.text(row.code);
+        args.text(&*row.stored_message(encryption));
+        args.text(row.digest);
+        args.text(&*row.stored_fingerprint(encryption));
+        args.text(row.fingerprint.group.as_str());
+        args.push(now_ms as i64);
+        args.text("open");
     })
 }

@@ -103,6 +103,42 @@ pub(super) struct Shape {
     pub(super) tail: &'static str,
 }
 
+/// Arguments of one row after another. A text that is also in the row before is not copied again: rows of
+/// a group have many texts in common.
+pub(super) struct Rows {
+    args: SqliteArguments,
+    columns: usize,
+    /// The last text of each column.
+    texts: Vec<Option<Arc<str>>>,
+}
+
+impl Rows {
+    fn new(rows: usize, columns: usize) -> Self {
+        let mut args = SqliteArguments::default();
+        args.reserve(rows * columns, 0);
+        Self { args, columns, texts: vec![None; columns] }
+    }
+
+    /// Binds the next placeholder.
+    pub(super) fn push<T: Encode<'static, Sqlite> + Type<Sqlite>>(&mut self, value: T) {
+        push(&mut self.args, value);
+    }
+
+    /// Binds the next placeholder to a text.
+    pub(super) fn text<'t>(&mut self, text: impl Into<Option<&'t str>>) {
+        let Some(text) = text.into() else { return self.push(None::<Arc<str>>) };
+        let last = &mut self.texts[self.args.len() % self.columns];
+        let same = last.as_ref().filter(|last| ***last == *text).cloned();
+        let text = same.unwrap_or_else(|| last.insert(text.into()).clone());
+        self.push(text);
+    }
+
+    /// Binds the next placeholder to bytes.
+    pub(super) fn bytes<'t>(&mut self, bytes: impl Into<Option<&'t [u8]>>) {
+        self.push(bytes.into().map(<[u8]>::to_vec));
+    }
+}
+
 /// Texts of statements, by the head of their shape and their size.
 type Texts = HashMap<(&'static str, usize), Arc<str>>;
 
@@ -126,18 +162,15 @@ impl Shape {
     pub(super) fn statements<'r, T>(
         self,
         rows: &'r [T],
-        bind: impl Fn(&T, &mut SqliteArguments) + 'r,
+        bind: impl Fn(&T, &mut Rows) + 'r,
     ) -> impl Iterator<Item = Statement> + 'r {
         let fits = |size: &usize| size * self.columns <= ARGUMENTS_MAX;
         let most = SIZES.into_iter().rfind(fits).unwrap_or(1);
         rows.chunks(most).map(move |rows| {
             let size = SIZES.into_iter().find(|size| *size >= rows.len()).unwrap_or(most);
-            let mut args = SqliteArguments::default();
-            args.reserve(rows.len() * self.columns, 0);
-            for row in rows {
-                bind(row, &mut args);
-            }
-            Statement { sql: self.sql(size), args }
+            let mut bound = Rows::new(rows.len(), self.columns);
+            rows.iter().for_each(|row| bind(row, &mut bound));
+            Statement { sql: self.sql(size), args: bound.args }
         })
     }
 }

@@ -1,8 +1,9 @@
 //! The inputs of a decision: values and references only, so that a test or a replay can name each.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crate::domain::event::{DeliveryKey, Envelope, EventKey};
+use crate::domain::event::{DeliveryKey, Envelope, Event, EventKey};
+use crate::domain::trace_context::TraceContext;
 use crate::pipeline::chains::ChainStatus;
 use crate::pipeline::routes::Routes;
 use crate::stage::outcome::Outcome;
@@ -25,6 +26,22 @@ pub struct Attempt {
     pub host: Option<Arc<str>>,
     /// Microseconds spent in the stage; 0 before the call.
     pub duration_us: u64,
+    trace: OnceLock<TraceContext>,
+}
+
+impl Attempt {
+    /// An attempt that no host has begun.
+    pub fn new(delivery: DeliveryKey, round: u32, attempt: u32, digest: Arc<str>) -> Self {
+        let trace = OnceLock::new();
+        Self { delivery, round, attempt, digest, host: None, duration_us: 0, trace }
+    }
+
+    /// Its place in the trace of `event`, which is that of its delivery.
+    pub fn trace(&self, event: &Event) -> &TraceContext {
+        self.trace.get_or_init(|| {
+            TraceContext::of_attempt(event, &self.delivery, self.round, self.attempt)
+        })
+    }
 }
 
 /// Everything that affects a decision.

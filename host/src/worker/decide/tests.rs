@@ -63,8 +63,9 @@ fn attempt(number: u32) -> Attempt {
         stage: "payment".into(),
         event: EventKey { source: "/orders/api".into(), id: "e1".into() },
     };
-    let host = Some("here".into());
-    Attempt { delivery, round: 1, attempt: number, digest: "d".into(), host, duration_us: 7 }
+    let mut attempt = Attempt::new(delivery, 1, number, "d".into());
+    (attempt.host, attempt.duration_us) = (Some("here".into()), 7);
+    attempt
 }
 
 const NOW_MS: u64 = 1_000;

@@ -5,6 +5,7 @@
 //! of one batch, and one query to the store when the broker redelivered one of them.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::conflicts::differ;
 use super::{Lane, STORE_BACKOFF, pause};
 use crate::broker::{Incoming, Sender};
-use crate::domain::event::{DeliveryKey, topic_matches};
+use crate::domain::event::{DeliveryKey, Envelope, Event, topic_matches};
 use crate::pipeline::Running;
 use crate::stage::delivery_log::log_delivery;
 use crate::store::{AttemptKey, StoreError};
@@ -34,9 +35,9 @@ impl Lane {
     /// The attempt at `work` on this host and the version that runs it, before the call.
     pub(super) fn attempt(&self, work: &Work, running: &Running) -> Attempt {
         let AttemptKey { delivery, round, attempt } = work.key.clone();
-        let digest = running.handler.digest().into();
-        let host = Some(Arc::clone(&self.services.host));
-        Attempt { delivery, round, attempt, digest, host, duration_us: 0 }
+        let mut attempt = Attempt::new(delivery, round, attempt, Arc::clone(&running.digest));
+        attempt.host = Some(Arc::clone(&self.services.host));
+        attempt
     }
 
     /// The deliveries to run.
@@ -138,15 +139,40 @@ impl Lane {
     }
 }
 
+/// An event, which is the same as another one with its source and id.
+struct SameEvent(Arc<Envelope>);
+
+impl SameEvent {
+    fn key(&self) -> (&str, &str) {
+        let Event { id, source, .. } = &self.0.event;
+        (id, source)
+    }
+}
+
+impl PartialEq for SameEvent {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for SameEvent {}
+
+impl Hash for SameEvent {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.key().hash(hasher);
+    }
+}
+
 /// Joins the copies of each attempt, in the order of their first copy.
 fn join(stage: &Arc<str>, received: impl Iterator<Item = Incoming>) -> Vec<Work> {
     // Where the first attempt at each delivery is.
-    let mut firsts: HashMap<DeliveryKey, usize> = HashMap::new();
+    let mut firsts: HashMap<SameEvent, usize> = HashMap::new();
     let mut work: Vec<Work> = Vec::new();
     for message in received {
         let delivery = DeliveryKey { stage: Arc::clone(stage), event: message.envelope.key() };
         let key = AttemptKey { delivery, round: message.round, attempt: message.attempt };
-        let first = firsts.get(&key.delivery).copied();
+        let event = SameEvent(Arc::clone(&message.envelope));
+        let first = firsts.get(&event).copied();
         // Copies are rare, so what comes after the first attempt is searched.
         let is_copy = |work: &&mut Work| work.key == key && !differ(&work.message, &message);
         let same = first.and_then(|first| work[first..].iter_mut().find(is_copy));
@@ -155,7 +181,7 @@ fn join(stage: &Arc<str>, received: impl Iterator<Item = Incoming>) -> Vec<Work>
             continue;
         }
         if first.is_none() {
-            firsts.insert(key.delivery.clone(), work.len());
+            firsts.insert(event, work.len());
         }
         work.push(Work {
             key,

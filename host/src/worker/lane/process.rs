@@ -171,7 +171,7 @@ impl Lane {
         let recorder = self.stage.recorder();
         let now_ms = self.services.clock.now_ms();
         let mut context = CallContext::new(&work.key.delivery, message.attempt, now_ms);
-        context.trace_headers = log.trace.headers();
+        context.trace = Some(log.trace.clone());
         context.log = Some(Arc::clone(log));
         context.calls = calls;
         context.settings = Arc::clone(&self.stage.settings);
