@@ -6,6 +6,7 @@
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
+use super::sql::WriteError;
 use super::{Context, audit, write};
 use crate::store::transaction::{self, Loaded, Operation, Request, WriteSet};
 use crate::store::{AuditEntry, StoreError};
@@ -29,7 +30,7 @@ impl Writer<'_> {
     }
 
     pub(super) async fn write(&mut self, write_set: WriteSet<'_>) -> Result<(), StoreError> {
-        self.write_group(&Loaded::default(), write_set).await
+        Ok(self.write_group(&Loaded::default(), write_set).await?)
     }
 
     /// Writes what was decided from `loaded`.
@@ -37,7 +38,7 @@ impl Writer<'_> {
         &mut self,
         loaded: &Loaded<'a>,
         write_set: WriteSet<'a>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), WriteError> {
         write::write(self.conn, self.context, loaded, write_set).await
     }
 }
