@@ -151,7 +151,6 @@ impl SqliteStore {
             },
             clock: Arc::clone(&options.clock),
             group_max_ops: options.group_max_ops.max(1),
-            cautious_groups: 0,
             lock: opened.lock,
         };
         let (queue, receiver) = WriterQueue::new();

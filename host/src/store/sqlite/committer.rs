@@ -1,10 +1,8 @@
 //! The only writer: a task that owns the connection which writes, and merges all waiting operations
 //! into one transaction.
 //!
-//! Bounds: those of the queue (`transaction::queue`); a group has at most `group_max_ops`. Guarantees: an
-//! operation is answered only after the commit that holds it; one that makes its group fail is run again
-//! on its own, so the others are written. What the statements that write find out anyway is not read
-//! before, except after a conflict ([`Reading`]).
+//! Bounds: those of the queue (`transaction::queue`); a group has at most `group_max_ops`. Guarantees: an operation is answered only after the commit that holds it; one
+//! that makes its group fail is run again on its own, so the others are written.
 
 use std::slice;
 use std::sync::Arc;
@@ -18,7 +16,7 @@ use tracing::Instrument as _;
 
 use super::open::FileLock;
 use super::operation::{Op, Writer};
-use super::sql::{WriteError, args, execute, fetch, store_error};
+use super::sql::{args, execute, fetch, store_error};
 use super::{Context, load};
 use crate::domain::clock::Clock;
 use crate::domain::steps::STEPS;
@@ -26,9 +24,6 @@ use crate::store::costs::count_commit;
 use crate::store::decode::Columns as _;
 use crate::store::transaction::{Pending, ReadSet, Reading};
 use crate::store::{CommitMetrics, StoreError};
-
-/// Groups that read everything after a conflict: callers that repeat one request repeat others.
-const CAUTIOUS_GROUPS: u32 = 32;
 
 /// Commits what is queued. Owns everything that writes, so that it can run again after a panic.
 pub struct SqliteWriter {
@@ -90,8 +85,6 @@ pub(super) struct Committer {
     pub(super) context: Context,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) group_max_ops: usize,
-    /// How many groups still read everything, because one met a conflict.
-    pub(super) cautious_groups: u32,
     /// Keeps other hosts off the file for as long as there is a writer.
     pub(super) lock: FileLock,
 }
@@ -132,22 +125,6 @@ impl Committer {
     }
 
     async fn transaction(&mut self, ops: &mut [Op]) -> Result<(), Failed> {
-        let reading = match self.cautious_groups {
-            0 => Reading::Optimistic,
-            _ => Reading::Complete,
-        };
-        self.cautious_groups = self.cautious_groups.saturating_sub(1);
-        match self.attempt(ops, reading).await {
-            Err(Failed::Conflict) => {
-                self.cautious_groups = CAUTIOUS_GROUPS;
-                tracing::debug!(operations = ops.len(), "conflict, running the commit group again");
-                self.attempt(ops, Reading::Complete).await
-            }
-            attempted => attempted,
-        }
-    }
-
-    async fn attempt(&mut self, ops: &mut [Op], reading: Reading) -> Result<(), Failed> {
         match begin(&mut self.conn).await {
             Ok(data_version) => self.context.open_work.check(data_version),
             Err(error) => {
@@ -160,18 +137,15 @@ impl Committer {
             context: &mut self.context,
             now_ms: self.clock.now_ms(),
         };
-        let written = match group(&mut writer, ops, reading).await {
-            Ok(()) => {
-                let committed = execute(&mut self.conn, "COMMIT", args![]).await;
-                committed.map(|_| count_commit()).map_err(Failed::Group)
-            }
-            Err(WriteError::Conflict) => Err(Failed::Conflict),
-            Err(WriteError::Store(error)) => Err(Failed::Group(error)),
+        let written = match group(&mut writer, ops).await {
+            Ok(()) => execute(&mut self.conn, "COMMIT", args![]).await.map(|_| count_commit()),
+            Err(error) => Err(error),
         };
-        if written.is_err() {
+        if let Err(error) = written {
             self.roll_back().await;
+            return Err(Failed::Group(error));
         }
-        written
+        Ok(())
     }
 
     /// Leaves the connection without a transaction. `SQLite` rolls back by itself after some errors
@@ -203,25 +177,18 @@ enum Failed {
     Begin(StoreError),
     /// While its operations ran.
     Group(StoreError),
-    /// What it assumed is wrong.
-    Conflict,
 }
 
 impl Failed {
     fn into_error(self) -> StoreError {
         match self {
             Self::Begin(error) | Self::Group(error) => error,
-            Self::Conflict => StoreError::Contended,
         }
     }
 }
 
 /// All operations of a group: those that share statements first.
-async fn group(
-    writer: &mut Writer<'_>,
-    ops: &mut [Op],
-    reading: Reading,
-) -> Result<(), WriteError> {
+async fn group(writer: &mut Writer<'_>, ops: &mut [Op]) -> Result<(), StoreError> {
     let mut shared: Vec<Pending<'_>> = Vec::with_capacity(ops.len());
     let mut single = Vec::new();
     for op in ops {
@@ -231,7 +198,7 @@ async fn group(
         }
     }
     let kinds = Arc::clone(&writer.context.kinds);
-    let read_set = ReadSet::of(&shared, reading);
+    let read_set = ReadSet::of(&shared, Reading::Complete);
     let mut loaded = load::load(writer.conn, writer.context, read_set).await?;
     let mut write_set = writer.write_set();
     for operation in shared {

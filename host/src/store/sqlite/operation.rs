@@ -6,7 +6,6 @@
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
-use super::sql::WriteError;
 use super::{Context, audit, write};
 use crate::store::transaction::{self, Loaded, Operation, Request, WriteSet};
 use crate::store::{AuditEntry, StoreError};
@@ -30,7 +29,7 @@ impl Writer<'_> {
     }
 
     pub(super) async fn write(&mut self, write_set: WriteSet<'_>) -> Result<(), StoreError> {
-        Ok(self.write_group(&Loaded::default(), write_set).await?)
+        self.write_group(&Loaded::default(), write_set).await
     }
 
     /// Writes what was decided from `loaded`.
@@ -38,7 +37,7 @@ impl Writer<'_> {
         &mut self,
         loaded: &Loaded<'a>,
         write_set: WriteSet<'a>,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), StoreError> {
         write::write(self.conn, self.context, loaded, write_set).await
     }
 }

@@ -9,15 +9,14 @@ use crate::domain::subject_kind::SubjectKinds;
 use crate::store::DeliveryStatus;
 use crate::store::decode::status_name;
 use crate::store::transaction::{
-    AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OutboxInsert, Reading,
-    RecordingRow, StateWrite, SubjectRow,
+    AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OutboxInsert, RecordingRow,
+    StateWrite, SubjectRow,
 };
 
 fn list(items: &[&str]) -> Option<String> {
     (!items.is_empty()).then(|| json(items))
 }
 
-/// Keys that are in use are not written.
 pub(super) fn subjects<'r>(
     rows: &'r [(i64, &SubjectRow<'_>)],
     encryption: &'r Encryption,
@@ -29,7 +28,7 @@ pub(super) fn subjects<'r>(
                created_ms, updated_ms, idempotency_key, owner, finished_status, finished_ms, \
                data_key)",
         columns: 14,
-        tail: "ON CONFLICT DO NOTHING",
+        tail: "",
     };
     shape.statements(rows, move |(pos, row), args| {
         let SubjectRow(subject) = row;
@@ -166,28 +165,16 @@ pub(super) fn outbox<'r>(
     })
 }
 
-/// With [`Reading::Optimistic`], keys that do not have the version before are not written.
 pub(super) fn state<'r>(
     rows: &'r [StateWrite<'_>],
-    reading: Reading,
     encryption: &'r Encryption,
     now_ms: u64,
 ) -> impl Iterator<Item = Statement> + 'r {
     let shape = Shape {
         head: "INSERT OR FAIL INTO state (stage, key, value, version, removed_ms)",
         columns: 5,
-        tail: match reading {
-            Reading::Complete => {
-                "ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, version = \
-                 excluded.version, removed_ms = excluded.removed_ms"
-            }
-            Reading::Optimistic => {
-                "AND (column4 = 1 OR EXISTS (SELECT 1 FROM state s WHERE s.stage = column1 AND s.key = \
-                 column2)) ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, version = \
-                 excluded.version, removed_ms = excluded.removed_ms WHERE state.version = \
-                 excluded.version - 1"
-            }
-        },
+        tail: "ON CONFLICT (stage, key) DO UPDATE SET value = excluded.value, version = \
+               excluded.version, removed_ms = excluded.removed_ms",
     };
     shape.statements(rows, move |row, args| {
         args.text(row.stage);

@@ -93,13 +93,13 @@ pub(super) fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("lists of strings and numbers always serialise")
 }
 
-/// A statement that takes any number of rows: `head SELECT … WHERE … tail`.
+/// A statement that takes any number of rows: `head SELECT … tail`.
 pub(super) struct Shape {
     /// Up to the values.
     pub(super) head: &'static str,
     /// Placeholders of one row. The first one is never NULL.
     pub(super) columns: usize,
-    /// After the condition that a row is there.
+    /// After the values.
     pub(super) tail: &'static str,
 }
 
@@ -139,8 +139,8 @@ impl Rows {
     }
 }
 
-/// Texts of statements, by the head and tail of their shape and their size.
-type Texts = HashMap<(&'static str, &'static str, usize), Arc<str>>;
+/// Texts of statements, by the head of their shape and their size.
+type Texts = HashMap<(&'static str, usize), Arc<str>>;
 
 impl Shape {
     /// What takes `size` rows or fewer: placeholders without an argument are NULL, and a row of them is
@@ -148,7 +148,7 @@ impl Shape {
     fn sql(&self, size: usize) -> Arc<str> {
         static TEXTS: LazyLock<Mutex<Texts>> = LazyLock::new(Mutex::default);
         let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = texts.entry((self.head, self.tail, size)).or_insert_with(|| {
+        let text = texts.entry((self.head, size)).or_insert_with(|| {
             let row = format!("({}?)", "?, ".repeat(self.columns - 1));
             let values = format!("{}{row}", format!("{row}, ").repeat(size - 1));
             let Self { head, tail, .. } = self;
@@ -206,29 +206,6 @@ pub(super) async fn execute_all(
         next = following;
     }
     Ok(changed)
-}
-
-/// Why a group was not written.
-#[derive(Debug)]
-pub(super) enum WriteError {
-    /// What was assumed without reading it is wrong.
-    Conflict,
-    Store(StoreError),
-}
-
-impl From<StoreError> for WriteError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<WriteError> for StoreError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Conflict => Self::Contended,
-            WriteError::Store(error) => error,
-        }
-    }
 }
 
 /// `SQLite`'s primary result code of an error, where it has one: <https://sqlite.org/rescode.html>.

@@ -8,14 +8,12 @@ use super::Context;
 use super::audit;
 use super::open_work::OpenWork;
 use super::rows;
-use super::sql::{WriteError, args, execute, execute_all, fetch, json};
+use super::sql::{args, execute, execute_all, fetch, json};
 use crate::domain::encryption::Encryption;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::StoreError;
 use crate::store::decode::{self, Columns as _};
-use crate::store::transaction::{
-    EventRow, Loaded, NewStatus, NumberedWriteSet, Reading, StateWrite, WriteSet,
-};
+use crate::store::transaction::{EventRow, Loaded, NewStatus, NumberedWriteSet, WriteSet};
 
 /// Claims the positions in the log, then writes everything else. `loaded` is what was read of a
 /// group, before this transaction changed anything.
@@ -24,30 +22,19 @@ pub(super) async fn write<'a>(
     context: &mut Context,
     loaded: &Loaded<'a>,
     write_set: WriteSet<'a>,
-) -> Result<(), WriteError> {
+) -> Result<(), StoreError> {
     let numbers = write_set.numbers();
     let Context { encryption, kinds, open_work, .. } = context;
-    let (encryption, reading) = (&**encryption, loaded.reading);
-    let Claimed { write_set, events } = claim(conn, encryption, reading, write_set).await?;
+    let encryption = &**encryption;
+    let Claimed { write_set, events } = claim(conn, encryption, write_set).await?;
     let now_ms = write_set.now_ms();
     let lease_until_ms = now_ms + context.lease_ms;
     let subjects: Vec<_> = (context.subject_pos + 1..).zip(&write_set.subjects).collect();
-    if reading == Reading::Optimistic {
-        verify_reads(conn, &write_set.verified_reads).await?;
-    }
-    let statements = rows::subjects(&subjects, encryption, kinds, now_ms).chain(rows::state(
-        &write_set.state,
-        reading,
-        encryption,
-        now_ms,
-    ));
-    let verified = (subjects.len() + write_set.state.len()) as u64;
-    if execute_all(conn, statements).await? < verified {
-        return Err(WriteError::Conflict);
-    }
-    let statements = rows::open_deliveries(&write_set.open_deliveries, now_ms)
+    let statements = rows::subjects(&subjects, encryption, kinds, now_ms)
+        .chain(rows::open_deliveries(&write_set.open_deliveries, now_ms))
         .chain(rows::deliveries(&write_set.deliveries))
         .chain(rows::outbox(&write_set.outbox, &context.host, lease_until_ms))
+        .chain(rows::state(&write_set.state, encryption, now_ms))
         .chain(rows::attempts(&write_set.attempts, encryption))
         .chain(rows::dead_letters(&write_set.dead_letters, encryption, now_ms))
         .chain(rows::recordings(&write_set.recordings, encryption, now_ms));
@@ -80,34 +67,15 @@ struct Claimed<'a> {
 async fn claim<'a>(
     conn: &mut SqliteConnection,
     encryption: &Encryption,
-    reading: Reading,
     mut write_set: WriteSet<'a>,
-) -> Result<Claimed<'a>, WriteError> {
+) -> Result<Claimed<'a>, StoreError> {
     let statements = rows::events(&write_set.events, encryption, write_set.now_ms());
     if execute_all(conn, statements).await? < write_set.events.len() as u64 {
-        if reading == Reading::Optimistic {
-            return Err(WriteError::Conflict);
-        }
         let known = known_positions(conn, &write_set).await?;
         return Ok(Claimed { write_set: write_set.number(&known), events: None });
     }
     let events = std::mem::take(&mut write_set.events);
     Ok(Claimed { write_set: write_set.number(&HashMap::new()), events: Some(events) })
-}
-
-/// Whether state keys that batches read, and did not write, have the versions that they read.
-async fn verify_reads(
-    conn: &mut SqliteConnection,
-    reads: &[StateWrite<'_>],
-) -> Result<(), WriteError> {
-    if reads.is_empty() {
-        return Ok(());
-    }
-    let keys: Vec<_> = reads.iter().map(|one| (one.stage, one.key, one.version)).collect();
-    let sql = "SELECT k.key FROM json_each(?1) k LEFT JOIN state s ON s.stage = k.value ->> 0 AND s.key = \
-               k.value ->> 1 WHERE ifnull(s.version, 0) <> k.value ->> 2 LIMIT 1";
-    let differ = fetch(conn, sql, args![json(&keys)]).await?;
-    if differ.is_empty() { Ok(()) } else { Err(WriteError::Conflict) }
 }
 
 /// Planned position → position in the log, of the events that were in the log already.
