@@ -122,6 +122,38 @@ async fn a_failing_operation_does_not_fail_its_group() {
 }
 
 #[tokio::test]
+async fn what_a_group_assumed_is_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.db");
+    let store = open(&path, Arc::new(ManualClock::at(START_MS))).await;
+    // Writes of one new key that nobody read, in one group.
+    let writes = ["a", "b", "c", "d"].map(|value| store.commit(state("count", value)));
+    let mut versions: Vec<_> = futures::future::join_all(writes)
+        .await
+        .into_iter()
+        .map(|commit| match commit.unwrap() {
+            Commit::Done { versions, .. } => versions[0],
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    versions.sort_unstable();
+    assert_eq!(versions, [1, 2, 3, 4]);
+    // A version that is not current, and one of a key that the store has forgotten; each is written, or only
+    // read.
+    for (key, read) in [("count", 3), ("gone", 5)] {
+        for writes in [vec![], vec![(key.to_owned(), None)]] {
+            let reads = vec![(key.to_owned(), read)];
+            let committed = store.commit(Batch { reads, writes, ..state("", "") }).await.unwrap();
+            let Commit::Conflict { conflicts, .. } = committed else { panic!("{committed:?}") };
+            assert_eq!(conflicts, [key]);
+        }
+    }
+    let reads = vec![("count".to_owned(), 4), ("new".to_owned(), 0)];
+    let committed = store.commit(Batch { reads, ..state("new", "v") }).await.unwrap();
+    assert!(matches!(committed, Commit::Done { ref versions, .. } if *versions == [1]));
+}
+
+#[tokio::test]
 async fn what_another_program_writes_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("postrider.db");
