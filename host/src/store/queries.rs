@@ -126,18 +126,23 @@ pub(super) async fn subject(
 pub(super) struct Conditions<'a> {
     pub(super) sql: String,
     pub(super) args: Vec<Arg<'a>>,
+    /// The column of the index to use: see [`Conditions::equals`].
+    pub(super) lead: Option<&'static str>,
+    /// The placeholder of its value.
+    lead_value: usize,
     /// Number of placeholders that arguments take beyond one each.
     beyond: usize,
 }
 
 impl<'a> Conditions<'a> {
     pub(super) fn after(sql: &str) -> Self {
-        Self { sql: sql.to_owned(), args: Vec::new(), beyond: 0 }
+        Self { sql: sql.to_owned(), args: Vec::new(), lead: None, lead_value: 0, beyond: 0 }
     }
 
     /// The same, of a query that reads from [`Reader::NAMED`].
     pub(super) fn after_named<R: Reader>(sql: &str, named: &'a [(i64, String)]) -> Self {
-        Self { sql: sql.to_owned(), args: vec![Arg::Named(named)], beyond: R::NAMED_WIDTH - 1 }
+        let beyond = R::NAMED_WIDTH - 1;
+        Self { args: vec![Arg::Named(named)], beyond, ..Self::after(sql) }
     }
 
     /// `condition` up to its placeholder.
@@ -149,11 +154,43 @@ impl<'a> Conditions<'a> {
         }
     }
 
+    /// That a column has a value. For the leading column this is a range of one value, and rows are
+    /// sorted by it first: only its own index gives them in that order. For a plain equality Postgres
+    /// may prefer to read the table by position until it has found enough rows, which is all of it for
+    /// a value that is rare.
+    pub(super) fn equals(&mut self, column: &'static str, arg: Option<Arg<'a>>) {
+        if self.lead != Some(column) {
+            return self.and(&format!("{column} ="), arg);
+        }
+        let Some(arg) = arg else { return };
+        self.args.push(arg);
+        let number = self.args.len() + self.beyond;
+        self.lead_value = number;
+        let _ = write!(self.sql, " AND {column} >= ${number} AND {column} <= ${number}");
+    }
+
+    /// A bound on the position, by which rows are sorted after the leading column.
+    pub(super) fn bound(&mut self, column: &str, operator: &str, position: Option<i64>) {
+        let Some(position) = position else { return };
+        let Some(lead) = self.lead else {
+            return self.and(&format!("{column} {operator}"), Some(Arg::Int(position)));
+        };
+        self.args.push(Arg::Int(position));
+        let (value, number) = (self.lead_value, self.args.len() + self.beyond);
+        let _ = write!(self.sql, " AND ({lead}, {column}) {operator} (${value}, ${number})");
+    }
+
+    /// What rows are sorted by, as SQL.
+    pub(super) fn order(&self, column: &str, direction: &str) -> String {
+        let lead = self.lead.map(|lead| format!("{lead} {direction}, ")).unwrap_or_default();
+        format!("ORDER BY {lead}{column} {direction}")
+    }
+
     /// Reads one row more than the page holds, which tells whether there is another page.
     fn newest_first(mut self, column: &str, limit: u32) -> (String, Vec<Arg<'a>>) {
         self.args.push(Arg::Int(i64::from(limit) + 1));
-        let number = self.args.len();
-        let _ = write!(self.sql, " ORDER BY {column} DESC LIMIT ${number}");
+        let (order, number) = (self.order(column, "DESC"), self.args.len());
+        let _ = write!(self.sql, " {order} LIMIT ${number}");
         (self.sql, self.args)
     }
 }
@@ -184,10 +221,11 @@ pub(super) async fn subjects(
     if filter.status.is_some() {
         // Each half has an index; an unfinished subject may have a status that is final by now.
         query.sql.push_str("SELECT * FROM (");
-        query.subjects(filter, positions, "sub.finished_status =");
+        query.subjects(filter, positions, "sub.finished_status");
         query.sql.push_str(") finished UNION ALL SELECT * FROM (");
-        query.subjects(filter, positions, "sub.finished_status IS NULL AND sub.status =");
+        query.subjects(filter, positions, "sub.finished_status IS NULL AND sub.status");
         query.sql.push_str(") unfinished");
+        query.lead = None;
     } else {
         query.subjects(filter, positions, "");
     }
@@ -210,13 +248,21 @@ struct Positions {
 }
 
 impl<'a> Conditions<'a> {
-    /// Selects the newest subjects of a filter, with its status in `has_status`.
-    fn subjects(&mut self, filter: &'a SubjectFilter, positions: Positions, has_status: &str) {
+    /// Selects the newest subjects of a filter, whose status is in the column `status`.
+    fn subjects(&mut self, filter: &'a SubjectFilter, positions: Positions, status: &'static str) {
         self.sql.push_str(concat!("SELECT ", subject_columns!(), " FROM subjects sub WHERE TRUE"));
-        self.and("sub.kind =", filter.kind.as_deref().map(Arg::Text));
-        self.and(has_status, filter.status.as_deref().map(Arg::Text));
-        self.and("sub.customer =", filter.customer.as_deref().map(Arg::Text));
-        self.and("sub.owner =", filter.owner.as_deref().map(Arg::Text));
+        // Every index begins with the kind.
+        self.lead = match filter {
+            SubjectFilter { kind: None, .. } => None,
+            SubjectFilter { customer: Some(_), .. } => Some("sub.customer"),
+            SubjectFilter { owner: Some(_), .. } => Some("sub.owner"),
+            SubjectFilter { status: Some(_), .. } => Some("sub.finished_status"),
+            _ => None,
+        };
+        self.equals("sub.kind", filter.kind.as_deref().map(Arg::Text));
+        self.equals(status, filter.status.as_deref().map(Arg::Text));
+        self.equals("sub.customer", filter.customer.as_deref().map(Arg::Text));
+        self.equals("sub.owner", filter.owner.as_deref().map(Arg::Text));
         if let Some(stage) = &filter.stage {
             self.args.push(Arg::Text(stage));
             let _ = write!(
@@ -225,14 +271,15 @@ impl<'a> Conditions<'a> {
                 waiting_at(self.args.len())
             );
         }
-        self.and("sub.pos >", positions.since.map(|since| Arg::Int(since.0)));
+        self.bound("sub.pos", ">", positions.since.map(|since| since.0));
         self.and("sub.created_ms >=", positions.since.map(|since| Arg::Int(since.1)));
-        self.and("sub.pos <=", positions.until.map(|until| Arg::Int(until.0)));
+        self.bound("sub.pos", "<=", positions.until.map(|until| until.0));
         self.and("sub.created_ms <", positions.until.map(|until| Arg::Int(until.1)));
-        self.and("sub.pos <", positions.before.map(Arg::Int));
+        self.bound("sub.pos", "<", positions.before);
         if filter.status.is_some() {
             self.args.push(Arg::Int(i64::from(filter.limit) + 1));
-            let _ = write!(self.sql, " ORDER BY sub.pos DESC LIMIT ${}", self.args.len());
+            let (order, number) = (self.order("sub.pos", "DESC"), self.args.len());
+            let _ = write!(self.sql, " {order} LIMIT ${number}");
         }
     }
 }
@@ -253,15 +300,15 @@ async fn attempts_of<R: Reader>(
     decode::attempts(&db.rows(sql, &[Arg::Named(deliveries)]).await?, db.encryption())
 }
 
-const DELIVERIES: &str = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, \
-     d.duration_us, d.created_ms, d.settled_ms, d.emitted, d.host FROM events e CROSS JOIN deliveries d WHERE d.event_seq = e.seq";
+const DELIVERY: &str = "SELECT d.event_seq, d.stage, e.source, e.id, e.type, d.status, d.round, d.attempt, d.version, d.digest, \
+     d.duration_us, d.created_ms, d.settled_ms, d.emitted, d.host FROM";
 
 /// Positions of a subject's events after one.
 const EVENT_POSITIONS: &str =
     "SELECT e.seq FROM events e WHERE e.subject_key = $1 AND e.seq > $2 ORDER BY e.seq LIMIT $3";
 
-pub(super) async fn subject_deliveries(
-    db: &impl Reader,
+pub(super) async fn subject_deliveries<R: Reader>(
+    db: &R,
     key: &SubjectKey,
     after: i64,
     limit: u32,
@@ -274,10 +321,15 @@ pub(super) async fn subject_deliveries(
     let Some(last) = next.or(positions.last().copied()) else {
         return Ok(Page { items: Vec::new(), next: None });
     };
+    // By position: of a join with the events by subject, Postgres may read all deliveries first.
+    let events = positions.into_iter().filter(|position| *position <= last);
+    let events: Vec<_> = events.map(|position| (position, String::new())).collect();
     let sql = format!(
-        "{DELIVERIES} AND e.subject_key = $1 AND e.seq > $2 AND e.seq <= $3 ORDER BY e.seq, d.stage"
+        "{DELIVERY} {} CROSS JOIN events e CROSS JOIN deliveries d WHERE e.seq = k.number AND \
+         d.event_seq = k.number ORDER BY e.seq, d.stage",
+        R::NAMED
     );
-    let rows = db.rows(sql, &[Arg::Text(key), Arg::Int(after), Arg::Int(last)]).await?;
+    let rows = db.rows(sql, &[Arg::Named(&events)]).await?;
     Ok(Page { items: deliveries(db, rows).await?, next })
 }
 
@@ -285,7 +337,10 @@ pub(super) async fn delivery(
     db: &impl Reader,
     key: &DeliveryKey,
 ) -> Result<Option<DeliveryRecord>, StoreError> {
-    let sql = format!("{DELIVERIES} AND e.id = $1 AND e.source = $2 AND d.stage = $3");
+    let sql = format!(
+        "{DELIVERY} events e CROSS JOIN deliveries d WHERE d.event_seq = e.seq AND e.id = $1 AND \
+         e.source = $2 AND d.stage = $3"
+    );
     let rows = db
         .rows(sql, &[Arg::Text(&key.event.id), Arg::Text(&key.event.source), Arg::Text(&key.stage)])
         .await?;

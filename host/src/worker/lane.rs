@@ -189,13 +189,16 @@ impl Lane {
                     }
                     let settled: Vec<Work> = work.drain(..outcomes.len()).collect();
                     self.finish(&settled, outcomes).await;
-                    pace = Pace { reruns: pace.reruns, ..Pace::default() };
+                    let reruns = if pace.reruns > RERUNS_MAX { pace.reruns } else { 0 };
+                    pace = Pace { reruns, ..Pace::default() };
                 }
                 Ok((Commit::Conflict { stale, conflicts }, _)) => {
                     self.note_conflict(&stale, &conflicts);
                     self.drop_keys(&mut work, &stale, cancel).await;
                     pace.reruns += 1;
-                    if stale.is_empty() && conflicts.is_empty() {
+                    // It is not known what changed: by now, all that the batch wrote is locked.
+                    let is_unknown = stale.is_empty() && conflicts.is_empty();
+                    if is_unknown && pace.reruns > RERUNS_MAX {
                         let failed =
                             Failed { len, running: &running, error: StoreError::Contended };
                         self.recover(&mut work, failed, &mut pace, cancel).await;
@@ -300,7 +303,9 @@ impl Lane {
             None => self.services.store.commit(batch).await?,
         };
         self.stage.metrics.count_busy(began.elapsed());
-        if let Commit::Done { versions, outbox, .. } = &mut commit {
+        if let Commit::Conflict { .. } = &commit {
+            self.contended.run_again(written.into_iter().map(|(key, _)| key));
+        } else if let Commit::Done { versions, outbox, .. } = &mut commit {
             self.services.relay.enqueue(reserved.deliver(std::mem::take(outbox)));
             counted.keep();
             let stored = written

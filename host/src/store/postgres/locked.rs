@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::pool::Pool;
-use super::sql::{TransactionError, columns, fetch_built, push, store_error};
+use super::sql::{TransactionError, args, columns, execute, fetch_built, push, store_error};
 use super::state_tables::StateTable;
 use super::transaction::PooledTransaction;
 use super::{Context, committer, read, write};
@@ -25,6 +25,10 @@ use crate::store::decode;
 use crate::store::queries::{self, Arg, KeyRange, Reader};
 use crate::store::transaction::{ReadSet, decide_batch};
 use crate::store::{Batch, Commit, LockedState, StateRow, StateSource, StoreError};
+
+/// How long a locked batch waits for a row that it did not lock before it ran; then it runs again, with that row
+/// locked.
+const LOCK_TIMEOUT: &str = "20ms";
 
 /// Where locked batches get their connections.
 pub(super) struct Locks<'a> {
@@ -68,6 +72,10 @@ impl Locks<'_> {
         let now_ms = transaction.now_ms();
         let tables = &self.context.state;
         write::lock_keys(&mut transaction, tables, &ordered, now_ms).await?;
+        // A key that is locked later is out of order: waiting for it may be a deadlock, which the server
+        // only finds after a second, in which no host gets these keys.
+        let sql = "SELECT set_config('lock_timeout', $1, true)";
+        execute(&mut transaction, sql, args![LOCK_TIMEOUT]).await?;
         let sql = "SELECT s.key, s.value, s.version FROM unnest($1::text[]) k (key) \
                    JOIN state AS s ON s.stage = $2 AND s.key = k.key";
         let mut args = columns![keys; String::as_str];

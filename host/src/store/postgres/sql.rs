@@ -122,9 +122,10 @@ pub(super) fn list<T: serde::Serialize>(items: &[T]) -> Option<String> {
     })
 }
 
-/// Class 40 is a transaction that was rolled back in favour of another one.
+/// Class 40 is a transaction that was rolled back in favour of another one, and 55P03 one that would wait
+/// for a lock for too long.
 pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
-    sql_state(error).is_some_and(|state| state.starts_with("40"))
+    sql_state(error).is_some_and(|state| state.starts_with("40") || state == "55P03")
 }
 
 /// The error's code: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.

@@ -2,6 +2,7 @@
 
 mod cancelling;
 mod places;
+mod plans;
 mod sessions;
 
 use std::str::FromStr as _;

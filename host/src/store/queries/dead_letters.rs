@@ -44,8 +44,9 @@ async fn bounded(
     filter: &DeadLetterFilter,
 ) -> Result<DeadLetterFilter, StoreError> {
     let mut query = Conditions::after(SIZES);
+    query.lead = lead(filter);
     pick(&mut query, filter);
-    query.and("l.id <", filter.before.map(Arg::Int));
+    query.bound("l.id", "<", filter.before);
     let (sql, args) = query.newest_first("l.id", filter.limit);
     let rows = db.rows(sql, &args).await?;
     let sizes = rows.iter().map(|row| row.int(1)).collect::<Result<Vec<_>, _>>()?;
@@ -62,8 +63,9 @@ pub(in crate::store) async fn dead_letters(
 ) -> Result<Page<DeadLetter>, StoreError> {
     let filter = &bounded(db, filter).await?;
     let mut query = Conditions::after(DEAD_LETTERS);
+    query.lead = lead(filter);
     pick(&mut query, filter);
-    query.and("l.id <", filter.before.map(Arg::Int));
+    query.bound("l.id", "<", filter.before);
     let (sql, args) = query.newest_first("l.id", filter.limit);
     let rows = db.rows(sql, &args).await?;
     let shown = &rows[..rows.len().min(filter.limit as usize)];
@@ -80,15 +82,27 @@ pub(in crate::store) async fn dead_letter(
     Ok(with_attempts(db, &rows).await?.into_iter().next())
 }
 
+/// The column whose index gives the rows of a filter in the order of their ids.
+fn lead(filter: &DeadLetterFilter) -> Option<&'static str> {
+    match filter {
+        // A group is found by its own index, and sorted.
+        DeadLetterFilter { group: Some(_), .. } => None,
+        DeadLetterFilter { code: Some(_), .. } => Some("l.code"),
+        DeadLetterFilter { stage: Some(_), .. } => Some("l.stage"),
+        DeadLetterFilter { status: Some(_), .. } => Some("l.status"),
+        _ => None,
+    }
+}
+
 /// The conditions of a filter on `dead_letters l`, without the page.
 fn pick<'a>(query: &mut Conditions<'a>, filter: &'a DeadLetterFilter) {
-    query.and("l.stage =", filter.stage.as_deref().map(Arg::Text));
-    query.and("l.code =", filter.code.as_deref().map(Arg::Text));
-    query.and(
-        "l.status =",
+    query.equals("l.stage", filter.stage.as_deref().map(Arg::Text));
+    query.equals("l.code", filter.code.as_deref().map(Arg::Text));
+    query.equals(
+        "l.status",
         filter.status.map(|status| Arg::Text(decode::dead_letter_status_name(status))),
     );
-    query.and("l.group_id =", filter.group.as_deref().map(Arg::Text));
+    query.equals("l.group_id", filter.group.as_deref().map(Arg::Text));
     query.and("l.dead_lettered_ms >=", filter.since_ms.map(|time| Arg::Int(time as i64)));
     query.and("l.dead_lettered_ms <", filter.until_ms.map(|time| Arg::Int(time as i64)));
     if let Some(subject) = &filter.subject {
@@ -207,10 +221,11 @@ pub(in crate::store) async fn dead_letter_ids(
     after: i64,
 ) -> Result<Vec<i64>, StoreError> {
     let mut query = Conditions::after("SELECT l.id FROM dead_letters l WHERE TRUE");
+    query.lead = lead(filter);
     pick(&mut query, filter);
-    query.and("l.id >", Some(Arg::Int(after)));
-    query.and("l.id <", filter.before.map(Arg::Int));
+    query.bound("l.id", ">", Some(after));
+    query.bound("l.id", "<", filter.before);
     query.args.push(Arg::Int(i64::from(filter.limit)));
-    let sql = format!("{} ORDER BY l.id LIMIT ${}", query.sql, query.args.len());
+    let sql = format!("{} {} LIMIT ${}", query.sql, query.order("l.id", "ASC"), query.args.len());
     db.rows(sql, &query.args).await?.iter().map(|row| row.int(0)).collect()
 }

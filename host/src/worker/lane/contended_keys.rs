@@ -1,4 +1,5 @@
-//! State keys that other hosts write as well: the lane locks them before its next batches run.
+//! State keys that other hosts write as well: the lane locks them before its next batches run. A batch
+//! that conflicted runs again with all the keys that it wrote locked, so it conflicts once.
 //!
 //! It only saves reruns; the commit's version check carries the guarantee. Bounds: [`KEYS_MAX`]
 //! keys for [`BATCHES`] batches.
@@ -6,7 +7,7 @@
 use std::collections::BTreeSet;
 
 /// Keys that a lane locks at most.
-const KEYS_MAX: usize = 64;
+const KEYS_MAX: usize = 512;
 /// Batches for which a key stays locked after its last conflict.
 const BATCHES: u32 = 64;
 
@@ -14,9 +15,16 @@ const BATCHES: u32 = 64;
 pub(super) struct ContendedKeys {
     keys: BTreeSet<String>,
     batches_left: u32,
+    /// Keys for the next batch only.
+    rerun: Vec<String>,
 }
 
 impl ContendedKeys {
+    /// The batch that wrote these keys runs again.
+    pub(super) fn run_again(&mut self, written: impl Iterator<Item = String>) {
+        self.rerun = written.take(KEYS_MAX).collect();
+    }
+
     /// Adds keys on which a commit was refused.
     pub(super) fn note(&mut self, conflicts: &[String]) {
         if conflicts.is_empty() {
@@ -35,7 +43,9 @@ impl ContendedKeys {
             self.keys.clear();
         }
         self.batches_left = self.batches_left.saturating_sub(1);
-        self.keys.iter().cloned().collect()
+        let mut keys = std::mem::take(&mut self.rerun);
+        keys.extend(self.keys.iter().cloned());
+        keys
     }
 }
 
@@ -48,7 +58,9 @@ mod tests {
         let mut contended = ContendedKeys::default();
         assert!(contended.next_batch().is_empty());
         contended.note(&["k".to_owned()]);
-        for _ in 0..BATCHES {
+        contended.run_again(std::iter::once("written".to_owned()));
+        assert_eq!(contended.next_batch(), ["written", "k"]);
+        for _ in 1..BATCHES {
             assert_eq!(contended.next_batch(), ["k"]);
         }
         assert!(contended.next_batch().is_empty());
