@@ -14,7 +14,7 @@ use crate::store::conformance::{START_MS, encryption};
 use crate::store::postgres::pool::Pool;
 use crate::store::postgres::session::Session;
 use crate::store::queries::{self, Arg, Reader};
-use crate::store::{DeadLetterFilter, DeadLetterStatus, StoreError, SubjectFilter};
+use crate::store::{DeadLetterFilter, DeadLetterStatus, Store as _, StoreError, SubjectFilter};
 
 /// Explains queries instead of running them: they find nothing.
 struct Explainer {
@@ -66,6 +66,9 @@ impl Explainer {
         let fill = "INSERT INTO subjects (key, kind, customer, owner, status, body, fingerprint, created_ms, \
              updated_ms, finished_status, finished_ms) SELECT 'order/' || n, 'order', 'often', \
              'often', 'often', '{}', '', n, n, 'often', n FROM generate_series(1, 50000) n;
+             INSERT INTO events (seq, id, source, type, subject, time_ms, content_type, data, correlation_id, \
+             hops, expires_ms, logged_ms) SELECT n, 'e' || n, '/s', 't', 's', n, 'text/plain', '', 'c', 0, n, n \
+             FROM generate_series(1, 50000) n;
              INSERT INTO dead_letters (event_seq, stage, round, code, message, digest, fingerprint, group_id, \
              dead_lettered_ms, status) SELECT n, 'often', 1, 'often', '', '', '', 'g', n, 'replayed' FROM \
              generate_series(1, 50000) n; ANALYZE";
