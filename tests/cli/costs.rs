@@ -22,24 +22,24 @@ type Budget = &'static [(&'static str, &'static [(&'static str, f64)])];
 
 /// The budgets of allocations leave 3 %, for another compiler; those of counts leave less than one.
 const REQUEST: &[(&str, f64)] = &[
-    ("allocations", 155.0),
-    ("allocated_bytes", 14_700.0),
+    ("allocations", 136.0),
+    ("allocated_bytes", 12_100.0),
     ("json_reads", 2.1),
     ("json_writes", 2.1),
     ("statements", 0.1),
 ];
 
-const CALL: &[(&str, f64)] = &[("allocations", 243.0), ("allocated_bytes", 67_600.0)];
+const CALL: &[(&str, f64)] = &[("allocations", 215.0), ("allocated_bytes", 66_500.0)];
 
 const EMBEDDED: Budget = &[
     ("steps/request", REQUEST),
     (
         "steps/commit",
         &[
-            ("allocations", 675.0),
-            ("allocated_bytes", 73_800.0),
-            ("json_writes", 25.5),
-            ("statements", 39.5),
+            ("allocations", 586.0),
+            ("allocated_bytes", 71_800.0),
+            ("json_writes", 21.5),
+            ("statements", 35.5),
             ("rows_changed", 21.5),
             // The subject and four batches.
             ("commits", 5.1),
@@ -50,8 +50,8 @@ const EMBEDDED: Budget = &[
     (
         "steps/batch",
         &[
-            ("allocations", 430.0),
-            ("allocated_bytes", 66_500.0),
+            ("allocations", 362.0),
+            ("allocated_bytes", 62_200.0),
             ("json_reads", 4.1),
             ("json_writes", 4.1),
             ("statements", 4.1),
@@ -86,8 +86,8 @@ const SERVERS: Budget = &[
     (
         "steps/batch",
         &[
-            ("allocations", 432.0),
-            ("allocated_bytes", 80_500.0),
+            ("allocations", 370.0),
+            ("allocated_bytes", 76_000.0),
             ("json_reads", 4.1),
             // A connection is checked once a second.
             ("statements", 4.6),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{ClientBuilder, Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
@@ -245,7 +245,7 @@ fn is_html(response: &Response) -> bool {
 /// Lets a client send the token in a file, or else the one in the environment, if there is one.
 fn with_token(builder: ClientBuilder, file: Option<&Path>) -> Result<ClientBuilder> {
     let headers = authorization(file)?.into_iter().map(|value| (AUTHORIZATION, value));
-    Ok(builder.default_headers(HeaderMap::from_iter(headers)))
+    Ok(builder.default_headers(headers.collect()))
 }
 
 /// The header with the token in a file, or else with the one in the environment, if there is one.

@@ -181,7 +181,7 @@ impl<'a> Conditions<'a> {
     }
 
     /// What rows are sorted by, as SQL.
-    pub(super) fn order(&self, column: &str, direction: &str) -> String {
+    pub(super) fn sorting(&self, column: &str, direction: &str) -> String {
         let lead = self.lead.map(|lead| format!("{lead} {direction}, ")).unwrap_or_default();
         format!("ORDER BY {lead}{column} {direction}")
     }
@@ -189,8 +189,8 @@ impl<'a> Conditions<'a> {
     /// Reads one row more than the page holds, which tells whether there is another page.
     fn newest_first(mut self, column: &str, limit: u32) -> (String, Vec<Arg<'a>>) {
         self.args.push(Arg::Int(i64::from(limit) + 1));
-        let (order, number) = (self.order(column, "DESC"), self.args.len());
-        let _ = write!(self.sql, " {order} LIMIT ${number}");
+        let (sorting, number) = (self.sorting(column, "DESC"), self.args.len());
+        let _ = write!(self.sql, " {sorting} LIMIT ${number}");
         (self.sql, self.args)
     }
 }
@@ -278,8 +278,8 @@ impl<'a> Conditions<'a> {
         self.bound("sub.pos", "<", positions.before);
         if filter.status.is_some() {
             self.args.push(Arg::Int(i64::from(filter.limit) + 1));
-            let (order, number) = (self.order("sub.pos", "DESC"), self.args.len());
-            let _ = write!(self.sql, " {order} LIMIT ${number}");
+            let (sorting, number) = (self.sorting("sub.pos", "DESC"), self.args.len());
+            let _ = write!(self.sql, " {sorting} LIMIT ${number}");
         }
     }
 }

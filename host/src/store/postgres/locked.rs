@@ -72,7 +72,7 @@ impl Locks<'_> {
         let now_ms = transaction.now_ms();
         let tables = &self.context.state;
         write::lock_keys(&mut transaction, tables, &ordered, now_ms).await?;
-        // A key that is locked later is out of order: waiting for it may be a deadlock, which the server
+        // A key that is locked later comes out of turn: waiting for it may be a deadlock, which the server
         // only finds after a second, in which no host gets these keys.
         let sql = "SELECT set_config('lock_timeout', $1, true)";
         execute(&mut transaction, sql, args![LOCK_TIMEOUT]).await?;

@@ -226,6 +226,6 @@ pub(in crate::store) async fn dead_letter_ids(
     query.bound("l.id", ">", Some(after));
     query.bound("l.id", "<", filter.before);
     query.args.push(Arg::Int(i64::from(filter.limit)));
-    let sql = format!("{} {} LIMIT ${}", query.sql, query.order("l.id", "ASC"), query.args.len());
+    let sql = format!("{} {} LIMIT ${}", query.sql, query.sorting("l.id", "ASC"), query.args.len());
     db.rows(sql, &query.args).await?.iter().map(|row| row.int(0)).collect()
 }

@@ -169,7 +169,9 @@ impl Shape {
         rows.chunks(most).map(move |rows| {
             let size = SIZES.into_iter().find(|size| *size >= rows.len()).unwrap_or(most);
             let mut bound = Rows::new(rows.len(), self.columns);
-            rows.iter().for_each(|row| bind(row, &mut bound));
+            for row in rows {
+                bind(row, &mut bound);
+            }
             Statement { sql: self.sql(size), args: bound.args }
         })
     }

@@ -39,7 +39,9 @@ pub(super) async fn write<'a>(
         .chain(rows::dead_letters(&write_set.dead_letters, encryption, now_ms))
         .chain(rows::recordings(&write_set.recordings, encryption, now_ms));
     execute_all(conn, statements).await?;
-    subjects.iter().for_each(|(pos, row)| open_work.add(*pos, row));
+    for (pos, row) in &subjects {
+        open_work.add(*pos, row);
+    }
     update_subject_status(conn, (kinds, open_work), loaded, &write_set).await?;
     match events {
         Some(events) => open_work.update(&events, &write_set),
@@ -124,7 +126,9 @@ async fn update_subject_status<'a>(
     if changes.is_empty() {
         return Ok(());
     }
-    changes.iter().for_each(|one| open_work.change(one));
+    for one in &changes {
+        open_work.change(one);
+    }
     let changed: Vec<(i64, &str, bool)> =
         changes.iter().map(|one| (one.pos, one.status, one.finished)).collect();
     let sql = "UPDATE subjects SET status = k.value ->> 1, updated_ms = ?2, finished_status = CASE \
