@@ -5,8 +5,8 @@
 //! 503, never a queue), bytes of answers that wait for their readers. A body that is slow to arrive
 //! takes no place from a request that is complete. Components have bounds of their own (`uploads.rs`).
 //!
-//! Costs: for each request, every layer of a router clones all layers below it, so layers of the same
-//! routes are added as one: `(outer, inner)`.
+//! Costs: for each request, every layer of a router clones all layers below it, so those that frequent
+//! requests pass are added as one: `(outer, inner)`.
 
 use std::sync::Arc;
 use std::time::Duration;

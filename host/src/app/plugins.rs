@@ -146,7 +146,7 @@ impl App {
         else {
             return Ok(RollBack::NotFound);
         };
-        let present = running.handler.digest();
+        let present = &*running.digest;
         let loads = self.services.store.plugin_loads(stage, HISTORY_MAX).await?;
         let mut known: Vec<String> = Vec::new();
         for load in loads {
@@ -239,7 +239,7 @@ impl App {
                 stage: Some(stage.name.to_string()),
                 file: running.file.clone(),
                 version: Some(description.version.clone()),
-                digest: Some(running.handler.digest().to_owned()),
+                digest: Some(running.digest.to_string()),
                 state: PluginState::Serving,
                 last_error: file_status.and_then(|status| status.error.clone().or(folder.clone())),
                 waiting_for: file_status.and_then(|status| status.waiting_for.clone()),

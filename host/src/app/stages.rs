@@ -171,7 +171,7 @@ impl App {
         let mut status = StageStatus::named(&stage.name);
         if let Some(running) = stage.running() {
             status.version = Some(running.handler.description().version.clone());
-            status.digest = Some(running.handler.digest().to_owned());
+            status.digest = Some(running.digest.to_string());
             status.loaded_at_ms = Some(running.loaded_at_ms);
         }
         status.set_control(stage.control().as_ref());

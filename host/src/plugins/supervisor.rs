@@ -187,7 +187,7 @@ impl PluginSupervisor {
             return;
         };
         let Some(file) = running.file.clone() else { return };
-        let digest = running.handler.digest().to_owned();
+        let digest = running.digest.to_string();
         let note = format!("rolled back from {} to {}: {why}", short(rolled_back), short(&digest));
         tracing::error!(stage, %file, "{note}");
         let note = match self.places.restore(&digest, &file).await {

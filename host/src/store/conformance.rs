@@ -115,6 +115,7 @@ exercises![
     dead_letters::traps_are_grouped_by_function_and_line,
     dead_letters::the_outcome_of_a_dead_letter_is_kept,
     reading::subjects_are_listed_in_pages,
+    reading::subjects_of_each_filter_are_listed_in_pages,
     reading::a_subject_has_its_events_and_deliveries,
     reading::state_is_found_by_folder_and_prefix,
     reading::a_delivery_is_found_by_its_key,

@@ -22,7 +22,7 @@ use crate::domain::steps::count_json_read;
 use crate::domain::subject::SubjectKey;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::transaction::{
-    DeliveryLookup, DeliveryState, Loaded, LoadedDelivery, LoadedStatus, StoredSubject,
+    DeliveryLookup, DeliveryState, Loaded, LoadedStatus, StoredSubject,
 };
 
 /// The columns that [`envelope`] reads, of `events e`: sixteen. The customer and the data key are read from
@@ -215,21 +215,11 @@ pub(super) fn loaded_delivery<'a>(
             queued_ms: row.unsigned(6)?,
         }),
     };
-    let subject = one.subject.zip(row.maybe_text(7)?);
-    let is = |what: fn(&SubjectKinds, &str, &str) -> bool| {
-        subject.is_some_and(|(key, status)| what(kinds, key, status))
+    let status = match row.maybe_text(7)? {
+        None => None,
+        Some(status) => Some(LoadedStatus { pos: row.int(8)?, status: status.into() }),
     };
-    let stored = LoadedDelivery {
-        seq: row.maybe_int(1)?,
-        state,
-        subject_cancelled: is(SubjectKinds::is_cancelled),
-        subject_finished: is(SubjectKinds::is_finished),
-    };
-    loaded.deliveries.insert(one.key, stored);
-    if let Some((key, status)) = subject {
-        let status = LoadedStatus { pos: row.int(8)?, status: status.into() };
-        loaded.statuses.insert(key, status);
-    }
+    loaded.add_delivery(one, (row.maybe_int(1)?, state), status, kinds);
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! hops. A page of what holds payloads also ends once it has [`PAGE_MAX_BYTES`], so that large ones do
 //! not make large pages.
 
+mod conditions;
 mod dead_letters;
 pub(super) mod log;
 
@@ -11,6 +12,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use self::conditions::Conditions;
 pub(super) use self::dead_letters::{
     count_dead_letters, dead_letter, dead_letter_groups, dead_letter_ids, dead_letters,
 };
@@ -122,79 +124,6 @@ pub(super) async fn subject(
     rows.first().map(|row| decode::subject(row, db.encryption())).transpose()
 }
 
-/// Adds conditions, numbering their placeholders.
-pub(super) struct Conditions<'a> {
-    pub(super) sql: String,
-    pub(super) args: Vec<Arg<'a>>,
-    /// The column of the index to use: see [`Conditions::equals`].
-    pub(super) lead: Option<&'static str>,
-    /// The placeholder of its value.
-    lead_value: usize,
-    /// Number of placeholders that arguments take beyond one each.
-    beyond: usize,
-}
-
-impl<'a> Conditions<'a> {
-    pub(super) fn after(sql: &str) -> Self {
-        Self { sql: sql.to_owned(), args: Vec::new(), lead: None, lead_value: 0, beyond: 0 }
-    }
-
-    /// The same, of a query that reads from [`Reader::NAMED`].
-    pub(super) fn after_named<R: Reader>(sql: &str, named: &'a [(i64, String)]) -> Self {
-        let beyond = R::NAMED_WIDTH - 1;
-        Self { args: vec![Arg::Named(named)], beyond, ..Self::after(sql) }
-    }
-
-    /// `condition` up to its placeholder.
-    pub(super) fn and(&mut self, condition: &str, arg: Option<Arg<'a>>) {
-        if let Some(arg) = arg {
-            self.args.push(arg);
-            let number = self.args.len() + self.beyond;
-            let _ = write!(self.sql, " AND {condition} ${number}");
-        }
-    }
-
-    /// That a column has a value. For the leading column this is a range of one value, and rows are
-    /// sorted by it first: only its own index gives them in that order. For a plain equality Postgres
-    /// may prefer to read the table by position until it has found enough rows, which is all of it for
-    /// a value that is rare.
-    pub(super) fn equals(&mut self, column: &'static str, arg: Option<Arg<'a>>) {
-        if self.lead != Some(column) {
-            return self.and(&format!("{column} ="), arg);
-        }
-        let Some(arg) = arg else { return };
-        self.args.push(arg);
-        let number = self.args.len() + self.beyond;
-        self.lead_value = number;
-        let _ = write!(self.sql, " AND {column} >= ${number} AND {column} <= ${number}");
-    }
-
-    /// A bound on the position, by which rows are sorted after the leading column.
-    pub(super) fn bound(&mut self, column: &str, operator: &str, position: Option<i64>) {
-        let Some(position) = position else { return };
-        let Some(lead) = self.lead else {
-            return self.and(&format!("{column} {operator}"), Some(Arg::Int(position)));
-        };
-        self.args.push(Arg::Int(position));
-        let (value, number) = (self.lead_value, self.args.len() + self.beyond);
-        let _ = write!(self.sql, " AND ({lead}, {column}) {operator} (${value}, ${number})");
-    }
-
-    /// What rows are sorted by, as SQL.
-    pub(super) fn sorting(&self, column: &str, direction: &str) -> String {
-        let lead = self.lead.map(|lead| format!("{lead} {direction}, ")).unwrap_or_default();
-        format!("ORDER BY {lead}{column} {direction}")
-    }
-
-    /// Reads one row more than the page holds, which tells whether there is another page.
-    fn newest_first(mut self, column: &str, limit: u32) -> (String, Vec<Arg<'a>>) {
-        self.args.push(Arg::Int(i64::from(limit) + 1));
-        let (sorting, number) = (self.sorting(column, "DESC"), self.args.len());
-        let _ = write!(self.sql, " {sorting} LIMIT ${number}");
-        (self.sql, self.args)
-    }
-}
-
 /// Events with an open delivery or an open dead letter at a stage, given the number of its
 /// placeholder.
 fn waiting_at(stage: usize) -> String {
@@ -225,7 +154,7 @@ pub(super) async fn subjects(
         query.sql.push_str(") finished UNION ALL SELECT * FROM (");
         query.subjects(filter, positions, "sub.finished_status IS NULL AND sub.status");
         query.sql.push_str(") unfinished");
-        query.lead = None;
+        query.forget_lead();
     } else {
         query.subjects(filter, positions, "");
     }
@@ -252,23 +181,26 @@ impl<'a> Conditions<'a> {
     fn subjects(&mut self, filter: &'a SubjectFilter, positions: Positions, status: &'static str) {
         self.sql.push_str(concat!("SELECT ", subject_columns!(), " FROM subjects sub WHERE TRUE"));
         // Every index begins with the kind.
-        self.lead = match filter {
+        let lead = match filter {
             SubjectFilter { kind: None, .. } => None,
             SubjectFilter { customer: Some(_), .. } => Some("sub.customer"),
             SubjectFilter { owner: Some(_), .. } => Some("sub.owner"),
-            SubjectFilter { status: Some(_), .. } => Some("sub.finished_status"),
-            _ => None,
+            _ => Some("sub.finished_status"),
         };
-        self.equals("sub.kind", filter.kind.as_deref().map(Arg::Text));
-        self.equals(status, filter.status.as_deref().map(Arg::Text));
-        self.equals("sub.customer", filter.customer.as_deref().map(Arg::Text));
-        self.equals("sub.owner", filter.owner.as_deref().map(Arg::Text));
+        self.equal(
+            lead,
+            [
+                ("sub.kind", filter.kind.as_deref().map(Arg::Text)),
+                (status, filter.status.as_deref().map(Arg::Text)),
+                ("sub.customer", filter.customer.as_deref().map(Arg::Text)),
+                ("sub.owner", filter.owner.as_deref().map(Arg::Text)),
+            ],
+        );
         if let Some(stage) = &filter.stage {
-            self.args.push(Arg::Text(stage));
+            let waiting = waiting_at(self.bind(Arg::Text(stage)));
             let _ = write!(
                 self.sql,
-                " AND sub.key IN (SELECT e.subject_key FROM ({}) k CROSS JOIN events e WHERE e.seq = k.event_seq)",
-                waiting_at(self.args.len())
+                " AND sub.key IN (SELECT e.subject_key FROM ({waiting}) k CROSS JOIN events e WHERE e.seq = k.event_seq)"
             );
         }
         self.bound("sub.pos", ">", positions.since.map(|since| since.0));
@@ -277,9 +209,7 @@ impl<'a> Conditions<'a> {
         self.and("sub.created_ms <", positions.until.map(|until| Arg::Int(until.1)));
         self.bound("sub.pos", "<", positions.before);
         if filter.status.is_some() {
-            self.args.push(Arg::Int(i64::from(filter.limit) + 1));
-            let (sorting, number) = (self.sorting("sub.pos", "DESC"), self.args.len());
-            let _ = write!(self.sql, " {sorting} LIMIT ${number}");
+            self.page("sub.pos", "DESC", filter.limit + 1);
         }
     }
 }

@@ -20,8 +20,7 @@ pub(crate) use self::numbered::{NewStatus, NumberedWriteSet, StoredSubject};
 pub(crate) use self::operation::{Op, Operation, Pending, Request, SentRows};
 pub(crate) use self::queue::WriterQueue;
 pub(crate) use self::read_set::{
-    DeliveryLookup, DeliveryState, KnownSubject, Loaded, LoadedDelivery, LoadedStatus, ReadSet,
-    Reading, lookup,
+    DeliveryLookup, DeliveryState, KnownSubject, Loaded, LoadedStatus, ReadSet, Reading, lookup,
 };
 pub(crate) use self::rows::{
     AttemptRow, DeadLetterRow, DeliveryRow, EventRow, OpenDeliveryRow, OutboxInsert, RecordingRow,

@@ -81,7 +81,7 @@ impl App {
         reason: Option<&str>,
     ) -> Result<RollBack, StoreError> {
         let running = self.services.pipeline.find(stage).and_then(|stage| stage.running());
-        let serves = running.is_some_and(|running| digest == Some(running.handler.digest()));
+        let serves = running.is_some_and(|running| digest == Some(&*running.digest));
         match digest.filter(|_| serves) {
             Some(digest) => Ok(RollBack::Done(digest.to_owned())),
             None => self.roll_back(stage, digest, reason).await,

@@ -161,7 +161,7 @@ fn versions(table: &mut Table<'_, '_>, stages: &[(&Labelled, Arc<Stage>)]) -> fm
         namespace.with(&[
             ("stage", &*stage.name),
             ("version", &running.handler.description().version),
-            ("digest", running.handler.digest()),
+            ("digest", &*running.digest),
         ])
     });
     table.info(metric, versions)?;

@@ -1,7 +1,7 @@
 //! Queries.
 
-use super::Bench;
 use super::build::{batch, control_change, emits, key, new_subject, order, settlement};
+use super::{Bench, START_MS};
 use crate::store::{
     AttemptKey, Batch, ControlState, PluginLoad, StoreError, SubjectFilter, Verdict,
 };
@@ -26,6 +26,53 @@ pub(super) async fn subjects_are_listed_in_pages(bench: Bench) {
     assert_eq!(pages, [["5", "4"], ["2", "1"]]);
     filter.status = Some("declined".to_owned());
     assert!(bench.store.subjects(filter).await.unwrap().items.is_empty());
+}
+
+pub(super) async fn subjects_of_each_filter_are_listed_in_pages(bench: Bench) {
+    for number in 0..12 {
+        let mut subject = new_subject(&format!("{number:02}"), "a");
+        // Of these, `declined` is final.
+        subject.status = ["received", "declined"][number % 2].to_owned();
+        subject.customer = (number % 3 == 0).then(|| "42".to_owned());
+        subject.owner = (number % 4 < 2).then(|| "key/a".to_owned());
+        bench.store.accept_subject(subject).await.unwrap();
+    }
+    let kind = || Some("order".to_owned());
+    let all = SubjectFilter { kind: kind(), limit: 2, ..SubjectFilter::default() };
+    let some = |text: &str| Some(text.to_owned());
+    for (filter, expected) in [
+        (all.clone(), (0..12).collect::<Vec<_>>()),
+        (SubjectFilter { status: some("received"), ..all.clone() }, vec![0, 2, 4, 6, 8, 10]),
+        (SubjectFilter { status: some("declined"), ..all.clone() }, vec![1, 3, 5, 7, 9, 11]),
+        (SubjectFilter { customer: some("42"), ..all.clone() }, vec![0, 3, 6, 9]),
+        (SubjectFilter { owner: some("key/a"), ..all.clone() }, vec![0, 1, 4, 5, 8, 9]),
+        (
+            SubjectFilter { customer: some("42"), status: some("received"), ..all.clone() },
+            vec![0, 6],
+        ),
+        (
+            SubjectFilter { owner: some("key/a"), status: some("declined"), ..all.clone() },
+            vec![1, 5, 9],
+        ),
+    ] {
+        for times in [(None, None), (Some(START_MS), Some(START_MS + 1))] {
+            for kind in [kind(), None] {
+                let (since_ms, until_ms) = times;
+                let mut filter = SubjectFilter { kind, since_ms, until_ms, ..filter.clone() };
+                let mut listed = Vec::new();
+                loop {
+                    let page = bench.store.subjects(filter.clone()).await.unwrap();
+                    listed.extend(page.items.iter().map(|one| one.id().parse::<i32>().unwrap()));
+                    filter.before = page.next;
+                    if page.next.is_none() {
+                        break;
+                    }
+                }
+                listed.reverse();
+                assert_eq!(listed, expected, "{filter:?}");
+            }
+        }
+    }
 }
 
 pub(super) async fn a_subject_has_its_events_and_deliveries(bench: Bench) {

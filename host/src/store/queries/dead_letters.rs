@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 
-use super::{Arg, Conditions, Reader, attempts_of, page_rows};
+use super::conditions::Conditions;
+use super::{Arg, Reader, attempts_of, page_rows};
 use crate::store::decode::{self, Columns as _, envelope_columns};
 use crate::store::sealed::Owner;
 use crate::store::{
@@ -44,8 +45,7 @@ async fn bounded(
     filter: &DeadLetterFilter,
 ) -> Result<DeadLetterFilter, StoreError> {
     let mut query = Conditions::after(SIZES);
-    query.lead = lead(filter);
-    pick(&mut query, filter);
+    pick(&mut query, filter, lead(filter));
     query.bound("l.id", "<", filter.before);
     let (sql, args) = query.newest_first("l.id", filter.limit);
     let rows = db.rows(sql, &args).await?;
@@ -63,8 +63,7 @@ pub(in crate::store) async fn dead_letters(
 ) -> Result<Page<DeadLetter>, StoreError> {
     let filter = &bounded(db, filter).await?;
     let mut query = Conditions::after(DEAD_LETTERS);
-    query.lead = lead(filter);
-    pick(&mut query, filter);
+    pick(&mut query, filter, lead(filter));
     query.bound("l.id", "<", filter.before);
     let (sql, args) = query.newest_first("l.id", filter.limit);
     let rows = db.rows(sql, &args).await?;
@@ -94,15 +93,18 @@ fn lead(filter: &DeadLetterFilter) -> Option<&'static str> {
     }
 }
 
-/// The conditions of a filter on `dead_letters l`, without the page.
-fn pick<'a>(query: &mut Conditions<'a>, filter: &'a DeadLetterFilter) {
-    query.equals("l.stage", filter.stage.as_deref().map(Arg::Text));
-    query.equals("l.code", filter.code.as_deref().map(Arg::Text));
-    query.equals(
-        "l.status",
-        filter.status.map(|status| Arg::Text(decode::dead_letter_status_name(status))),
+/// The conditions of a filter on `dead_letters l`, without the page, which is read by the index of `lead`.
+fn pick<'a>(query: &mut Conditions<'a>, filter: &'a DeadLetterFilter, lead: Option<&str>) {
+    let status = filter.status.map(|status| Arg::Text(decode::dead_letter_status_name(status)));
+    query.equal(
+        lead,
+        [
+            ("l.stage", filter.stage.as_deref().map(Arg::Text)),
+            ("l.code", filter.code.as_deref().map(Arg::Text)),
+            ("l.status", status),
+            ("l.group_id", filter.group.as_deref().map(Arg::Text)),
+        ],
     );
-    query.equals("l.group_id", filter.group.as_deref().map(Arg::Text));
     query.and("l.dead_lettered_ms >=", filter.since_ms.map(|time| Arg::Int(time as i64)));
     query.and("l.dead_lettered_ms <", filter.until_ms.map(|time| Arg::Int(time as i64)));
     if let Some(subject) = &filter.subject {
@@ -120,7 +122,7 @@ pub(in crate::store) async fn dead_letter_groups<R: Reader>(
 ) -> Result<Page<DeadLetterGroup>, StoreError> {
     let mut query =
         Conditions::after("SELECT l.group_id, max(l.id) FROM dead_letters l WHERE TRUE");
-    pick(&mut query, filter);
+    pick(&mut query, filter, None);
     query.sql.push_str(" GROUP BY l.group_id HAVING TRUE");
     query.and("max(l.id) <", filter.before.map(Arg::Int));
     let (sql, args) = query.newest_first("max(l.id)", filter.limit);
@@ -173,7 +175,7 @@ async fn groups<R: Reader>(
         R::NAMED
     );
     let mut query = Conditions::after_named::<R>(&counted, keys);
-    pick(&mut query, filter);
+    pick(&mut query, filter, None);
     query.sql.push_str(" GROUP BY l.group_id, l.status, l.digest");
     for row in &db.rows(query.sql, &query.args).await? {
         if let Some(group) = groups.get_mut(row.text(0)?) {
@@ -208,7 +210,7 @@ pub(in crate::store) async fn count_dead_letters(
 ) -> Result<DeadLetterCount, StoreError> {
     let mut query =
         Conditions::after("SELECT count(*), coalesce(max(l.id), 0) FROM dead_letters l WHERE TRUE");
-    pick(&mut query, filter);
+    pick(&mut query, filter, None);
     let rows = db.rows(query.sql, &query.args).await?;
     rows.first().map_or(Ok(DeadLetterCount::default()), |row| {
         Ok(DeadLetterCount { count: row.unsigned(0)?, last: row.int(1)? })
@@ -221,11 +223,9 @@ pub(in crate::store) async fn dead_letter_ids(
     after: i64,
 ) -> Result<Vec<i64>, StoreError> {
     let mut query = Conditions::after("SELECT l.id FROM dead_letters l WHERE TRUE");
-    query.lead = lead(filter);
-    pick(&mut query, filter);
+    pick(&mut query, filter, lead(filter));
     query.bound("l.id", ">", Some(after));
     query.bound("l.id", "<", filter.before);
-    query.args.push(Arg::Int(i64::from(filter.limit)));
-    let sql = format!("{} {} LIMIT ${}", query.sql, query.sorting("l.id", "ASC"), query.args.len());
-    db.rows(sql, &query.args).await?.iter().map(|row| row.int(0)).collect()
+    query.page("l.id", "ASC", filter.limit);
+    db.rows(query.sql, &query.args).await?.iter().map(|row| row.int(0)).collect()
 }

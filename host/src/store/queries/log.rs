@@ -5,9 +5,8 @@
 //! events have [`PAGE_MAX_BYTES`]. No query needs an index
 //! that only serves it: times grow with positions, so a binary search finds a time.
 
-use std::fmt::Write as _;
-
-use super::{Arg, Conditions, PAGE_MAX_BYTES, Reader};
+use super::conditions::Conditions;
+use super::{Arg, PAGE_MAX_BYTES, Reader};
 use crate::domain::event::topic_matches;
 use crate::domain::subject::SubjectKey;
 use crate::store::decode::{self, Columns as _, logged_columns};
@@ -241,10 +240,8 @@ impl<'a> Scan<'a> {
         query.and("e.type <", last.as_deref().map(Arg::Text));
         query.and("e.logged_ms >=", self.filter.since_ms.map(|at_ms| Arg::Int(at_ms as i64)));
         query.and("e.logged_ms <", self.filter.until_ms.map(|at_ms| Arg::Int(at_ms as i64)));
-        let (mut sql, mut args) = (query.sql, query.args);
-        args.push(Arg::Int(limit as i64));
-        let _ = write!(sql, " ORDER BY e.seq {} LIMIT ${}", self.direction.sql(), args.len());
-        db.rows(sql, &args).await
+        query.page("e.seq", self.direction.sql(), limit as u32);
+        db.rows(query.sql, &query.args).await
     }
 }
 

@@ -15,8 +15,8 @@ use crate::domain::subject::SubjectKey;
 use crate::domain::subject_kind::SubjectKinds;
 use crate::store::DeliveryStatus;
 use crate::store::transaction::{
-    DeliveryLookup, DeliveryRow, DeliveryState, EventRow, Loaded, LoadedDelivery, LoadedStatus,
-    NewStatus, NumberedWriteSet, SubjectRow,
+    DeliveryLookup, DeliveryRow, DeliveryState, EventRow, Loaded, LoadedStatus, NewStatus,
+    NumberedWriteSet, SubjectRow,
 };
 
 /// Subjects that are remembered.
@@ -66,22 +66,16 @@ impl OpenWork {
         kinds: &SubjectKinds,
         loaded: &mut Loaded<'a>,
     ) -> bool {
-        let Some(key) = one.subject else { return false };
-        let Some(subject) = self.subjects.get(key) else { return false };
+        let Some(subject) = one.subject.and_then(|key| self.subjects.get(key)) else {
+            return false;
+        };
         let (stage, event) = one.key;
         let mut open = subject.deliveries.iter();
         let Some(open) = open.find(|open| *open.stage == *stage && open.event == *event) else {
             return false;
         };
-        let status = &*subject.status.status;
-        let delivery = LoadedDelivery {
-            seq: Some(open.seq),
-            state: Some(open.state),
-            subject_cancelled: kinds.is_cancelled(key, status),
-            subject_finished: kinds.is_finished(key, status),
-        };
-        loaded.deliveries.insert(one.key, delivery);
-        loaded.statuses.insert(key, subject.status.clone());
+        let status = Some(subject.status.clone());
+        loaded.add_delivery(one, (Some(open.seq), Some(open.state)), status, kinds);
         true
     }
 
@@ -121,24 +115,19 @@ impl OpenWork {
             let envelope = event.envelope;
             let Some(key) = envelope.subject_key.as_deref() else { continue };
             let event = &envelope.event;
-            let state = DeliveryState {
-                open: true,
-                round: 1,
-                attempt: 1,
-                created_ms: rows.now_ms(),
-                queued_ms: row.queued_ms,
-            };
             let open = OpenDelivery {
                 event: EventKey { source: event.source.clone(), id: event.id.clone() },
                 seq: row.seq,
                 stage: Arc::clone(row.stage),
-                state,
+                state: row.state(rows.now_ms()),
             };
             self.open(key, open);
         }
-        rows.deliveries.iter().for_each(|row| self.settle(row));
-        for envelope in events.iter().map(|event| event.envelope) {
-            envelope.subject_key.as_deref().into_iter().for_each(|key| self.drop_idle(key));
+        for row in &rows.deliveries {
+            self.settle(row);
+        }
+        for key in events.iter().filter_map(|event| event.envelope.subject_key.as_deref()) {
+            self.drop_idle(key);
         }
     }
 

@@ -105,14 +105,14 @@ pub(super) struct Shape {
 
 /// Arguments of one row after another. A text that is also in the row before is not copied again: rows of
 /// a group have many texts in common.
-pub(super) struct Rows {
+pub(super) struct RowArgs {
     args: SqliteArguments,
     columns: usize,
     /// The last text of each column.
     texts: Vec<Option<Arc<str>>>,
 }
 
-impl Rows {
+impl RowArgs {
     fn new(rows: usize, columns: usize) -> Self {
         let mut args = SqliteArguments::default();
         args.reserve(rows * columns, 0);
@@ -162,13 +162,13 @@ impl Shape {
     pub(super) fn statements<'r, T>(
         self,
         rows: &'r [T],
-        bind: impl Fn(&T, &mut Rows) + 'r,
+        bind: impl Fn(&T, &mut RowArgs) + 'r,
     ) -> impl Iterator<Item = Statement> + 'r {
         let fits = |size: &usize| size * self.columns <= ARGUMENTS_MAX;
         let most = SIZES.into_iter().rfind(fits).unwrap_or(1);
         rows.chunks(most).map(move |rows| {
             let size = SIZES.into_iter().find(|size| *size >= rows.len()).unwrap_or(most);
-            let mut bound = Rows::new(rows.len(), self.columns);
+            let mut bound = RowArgs::new(rows.len(), self.columns);
             for row in rows {
                 bind(row, &mut bound);
             }

@@ -122,11 +122,11 @@ async fn a_failing_operation_does_not_fail_its_group() {
 }
 
 #[tokio::test]
-async fn what_a_group_assumed_is_verified() {
+async fn writes_of_a_group_count_up_and_stale_reads_conflict() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("postrider.db");
     let store = open(&path, Arc::new(ManualClock::at(START_MS))).await;
-    // Writes of one new key that nobody read, in one group.
+    // Four batches of one group write the same new key, which none of them has read.
     let writes = ["a", "b", "c", "d"].map(|value| store.commit(state("count", value)));
     let mut versions: Vec<_> = futures::future::join_all(writes)
         .await

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::numbered::StoredSubject;
 use super::operation::Pending;
 use crate::domain::event::{Event, EventKey};
+use crate::domain::subject_kind::SubjectKinds;
 use crate::store::{Batch, NewCancel, NewEvent, NewSubject, StoreError, Subject, Version};
 
 /// A delivery's row, as far as a compare-and-set needs it.
@@ -205,6 +206,29 @@ impl<'a> Loaded<'a> {
     pub(crate) fn assumed(read_set: &mut ReadSet<'a>) -> Self {
         let versions = std::mem::take(&mut read_set.assumed);
         Self { reading: read_set.reading, versions, ..Self::default() }
+    }
+
+    /// Adds a delivery that the group settles, and its subject: the position of its event, the
+    /// delivery's row, and the subject's, as far as they are stored.
+    pub(crate) fn add_delivery(
+        &mut self,
+        one: DeliveryLookup<'a>,
+        (seq, state): (Option<i64>, Option<DeliveryState>),
+        status: Option<LoadedStatus>,
+        kinds: &SubjectKinds,
+    ) {
+        let subject = one.subject.zip(status);
+        let is = |what: fn(&SubjectKinds, &str, &str) -> bool| {
+            subject.as_ref().is_some_and(|(key, stored)| what(kinds, key, &stored.status))
+        };
+        let stored = LoadedDelivery {
+            seq,
+            state,
+            subject_cancelled: is(SubjectKinds::is_cancelled),
+            subject_finished: is(SubjectKinds::is_finished),
+        };
+        self.deliveries.insert(one.key, stored);
+        self.statuses.extend(subject);
     }
 
     /// The subjects with these keys; none unless all of them were read.

@@ -32,6 +32,14 @@ pub(crate) struct OpenDeliveryRow<'a> {
     pub(crate) queued_ms: u64,
 }
 
+impl OpenDeliveryRow<'_> {
+    /// What a compare-and-set of the first attempt needs to know.
+    pub(crate) fn state(&self, now_ms: u64) -> DeliveryState {
+        let Self { queued_ms, .. } = *self;
+        DeliveryState { open: true, round: 1, attempt: 1, created_ms: now_ms, queued_ms }
+    }
+}
+
 /// A delivery after an attempt, with all its columns.
 pub(crate) struct DeliveryRow<'a> {
     pub(crate) seq: i64,
