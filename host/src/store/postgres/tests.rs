@@ -300,6 +300,35 @@ async fn the_holder_of_a_lock_commits_before_a_rival() {
     }
 }
 
+/// It would be a deadlock if the other batch wrote the first key as well, and the server finds that only
+/// after a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_batch_does_not_wait_for_a_key_that_another_one_locked() {
+    for database in Database::create_both().await {
+        let clock = Arc::new(ManualClock::at(conformance::START_MS));
+        let (one, other) = tokio::join!(
+            database.open("one", Arc::clone(&clock)),
+            database.open("other", Arc::clone(&clock))
+        );
+        let both = || Batch {
+            stage: "payment".into(),
+            settlements: Vec::new(),
+            reads: Vec::new(),
+            writes: ["a", "b"].map(|key| (key.to_owned(), Some("v".into()))).into(),
+        };
+        let first = one.lock_state("payment", &["a".to_owned()]).await.unwrap().unwrap();
+        let second = other.lock_state("payment", &["b".to_owned()]).await.unwrap().unwrap();
+        let refused = first.commit(both()).await.unwrap();
+        assert!(
+            matches!(refused, Commit::Conflict { ref stale, ref conflicts } if stale.is_empty() && conflicts.is_empty()),
+            "{refused:?}"
+        );
+        assert!(matches!(second.commit(both()).await.unwrap(), Commit::Done { .. }));
+        one.close().await;
+        other.close().await;
+    }
+}
+
 /// The settlement of a first attempt that the payment stage skips.
 fn skipped(event: &NewEvent) -> Settlement {
     Settlement {
